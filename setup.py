@@ -1,0 +1,28 @@
+"""Builds the compiled kernels; everything else is in pyproject.toml."""
+
+import sys
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# No -ffast-math and no contraction: fused multiply-adds only where tile.h writes
+# them. What is left out (errno, traps) changes no value.
+FLAGS = [] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+KERNELS = "src/lrpfast/kernels"
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "lrpfast.kernels._cpu",
+                [f"{KERNELS}/_cpu.pyx", f"{KERNELS}/compute.c", f"{KERNELS}/pool.c"],
+                depends=[f"{KERNELS}/{name}" for name in ("compute.h", "tile.h", "pool.h")],
+                include_dirs=[KERNELS, numpy.get_include()],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+                extra_compile_args=FLAGS,
+                extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+            )
+        ]
+    )
+)

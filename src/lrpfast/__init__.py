@@ -1,0 +1,61 @@
+"""Layer-wise Relevance Propagation, compiled.
+
+    model file or object ──readers──▶ Model (layers in order)
+                                          │
+    rule, composite or analyzer name ─────┴──assign──▶ {layer: Rule} ──plan──▶ Plan
+                                                                                │
+    inputs x ──▶ forward (keeps what the plan needs) ──▶ relevance of the target ──▶ backward ──▶ relevance of x
+                     └───────────────────── kernels: cpu (Cython) ─────────────────────┘
+
+>>> import numpy as np, lrpfast
+>>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+>>> lrpfast.Analyzer(model, "epsilon", precision="float64").analyze(np.array([[1.0, 1.0]])).round(3)
+array([[1., 2.]])
+"""
+
+from .engine.analyzer import Analyzer, Explanation, redistribute
+from .engine.balance import Balance, Conservation
+from .engine.innvestigate import create_analyzer
+from .errors import (
+    AmplificationWarning,
+    DeviceError,
+    InputError,
+    LrpfastError,
+    ModelFormatError,
+    ModelNotFoundError,
+    RuleError,
+    ShapeError,
+    UnsupportedLayerError,
+)
+from . import composites, layers, rules
+from .model.graph import Model, from_layers, model_wo_softmax
+from .readers import from_keras, from_sklearn, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AmplificationWarning",
+    "Analyzer",
+    "Balance",
+    "Conservation",
+    "DeviceError",
+    "Explanation",
+    "InputError",
+    "LrpfastError",
+    "Model",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "RuleError",
+    "ShapeError",
+    "UnsupportedLayerError",
+    "composites",
+    "create_analyzer",
+    "from_keras",
+    "from_layers",
+    "from_sklearn",
+    "layers",
+    "load",
+    "model_wo_softmax",
+    "redistribute",
+    "rules",
+]

@@ -1,0 +1,448 @@
+"""Analyzer: a model, a rule, and everything decided once, for any number of batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, RuleError, ShapeError
+from ..kernels import Start, backend
+from ..model.graph import Model, from_layers
+from ..model.layers import Dense, Layer
+from ..rules import composites
+from ..rules import rule as rule_module
+from ..rules.composites import Composite
+from ..rules.rule import Rule
+from .balance import Conservation, layer_balance, make_conservation
+from .execute import as_rows, begin_at, chunks, run
+from .inputs import as_batch, as_start, check_memory, check_out, check_precision, check_range, check_threads
+from .lower import Lowered, lower
+from .plan import Plan, make_plan
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A batch's relevance with what is needed to trust it.
+
+    Attributes
+    ----------
+    relevance : array, shaped like the input
+    output : array, shape (samples, *output_shape)
+        The model's output before a final softmax or sigmoid, less ``y_ref``.
+    target : array or None
+        The output explained for each sample (for several targets, their array; for
+        a pair, both); None when the start was an array or a callable.
+    conservation : Conservation
+        Where relevance went, layer by layer from the output down.
+    layers : dict or None
+        Relevance of every layer's output, by the layer's name, when asked for.
+    """
+
+    relevance: np.ndarray
+    output: np.ndarray
+    target: np.ndarray | None
+    conservation: Conservation
+    layers: dict[str, np.ndarray] | None = None
+
+
+def as_composite(rule: Any) -> Composite:
+    """A composite from a rule, a composite, or the name of a rule."""
+    if isinstance(rule, Composite):
+        return rule
+    if isinstance(rule, Rule):
+        return composites.Uniform(rule)
+    if isinstance(rule, str):
+        if rule.startswith(("lrp", "deep_taylor")):
+            raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
+        return composites.Uniform(rule_module.from_name(rule))
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise RuleError(f"rule must be an instance: write {rule.__name__}(), not {rule.__name__}")
+    raise RuleError(f"rule must be a rule, a composite or a rule's name, not {type(rule).__name__}")
+
+
+class Analyzer:
+    """Explains a model's outputs by LRP.
+
+    Decides once which contractions are needed and packs the weights; `analyze` and
+    `explain` may then be called with any number of batches, from several threads.
+
+    Parameters
+    ----------
+    model : Model
+    rule : Rule, Composite or str
+        A rule, a composite that gives layers their rules, or a rule's name.
+    target : "max", "all", int, sequence, tuple, array or callable
+        Default target of `analyze`: the largest output ("max", the first of equals),
+        every output's own value ("all"), an output's index, one index per sample,
+        a (samples, k) integer array for k explanations of each sample, a pair (a, b)
+        for the difference of two outputs, the starting relevance itself (floats
+        shaped like the output), or a callable that makes it of the output. Outputs
+        of several axes are indexed flat. The starting relevance is the target's
+        value before a final softmax or sigmoid.
+    start : str, int or (layer, neuron), optional
+        A hidden layer to explain instead of the output.
+    y_ref : float or array, optional
+        Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
+    input_range : (low, high), optional
+        The input's range, which lets the planner drop work; every batch is checked.
+    device : {"auto", "cpu"}
+    precision : {"float32", "float64", "tf32"}
+        "tf32" rounds both operands of every contraction to 10 mantissa bits.
+    threads : int, optional
+        All cores this process may use when None. Results do not depend on it.
+    memory : int, optional
+        Bytes that the threads' workspaces may take together.
+    mask_nan : bool
+        NaN features contribute nothing and come back NaN.
+
+    Raises
+    ------
+    RuleError, InputError, ShapeError, DeviceError, UnsupportedLayerError
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rule: Rule | Composite | str,
+        *,
+        target: Any = "max",
+        start: Any = None,
+        y_ref: Any = None,
+        input_range: tuple[float, float] | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
+        memory: int | None = None,
+        mask_nan: bool = False,
+    ) -> None:
+        self._build(
+            model, rule, target, start, y_ref, input_range, device, precision, threads, memory, mask_nan,
+            strip=("softmax", "sigmoid"), rectify=False,
+        )  # fmt: skip
+
+    def _build(
+        self,
+        model: Model,
+        rule: Any,
+        target: Any,
+        start: Any,
+        y_ref: Any,
+        input_range: Any,
+        device: str,
+        precision: str,
+        threads: Any,
+        memory: Any,
+        mask_nan: bool,
+        *,
+        strip: Sequence[str],
+        rectify: bool,
+    ) -> None:
+        if not isinstance(model, Model):
+            raise InputError(
+                f"model must be an lrpfast Model, not {type(model).__name__}; "
+                "see lrpfast.load, from_keras, from_sklearn, from_layers"
+            )
+        self.model = model
+        self.precision = precision
+        self._dtype_name, self._tf32 = check_precision(precision)
+        self._dtype = np.dtype(self._dtype_name)
+        self._threads = check_threads(threads)
+        self._memory = check_memory(memory)
+        self._range = check_range(input_range)
+        self._mask_nan = bool(mask_nan)
+        self._device = device
+        self._rectify = rectify
+        rules = as_composite(rule).assign(model)
+        explained, target = _explained(model, start, target)
+        explained = explained.without_output_activation(strip)
+        if y_ref is not None:
+            explained = _minus_reference(explained, y_ref)
+        self._explained = explained
+        self._plan = make_plan(explained, rules, input_range=self._range, mask_nan=self._mask_nan)
+        self._input_shape = explained.input_shape
+        self._output_shape = explained.output_shape
+        self._per_sample = 2 * math.prod(self._input_shape) * self._dtype.itemsize  # type: ignore[arg-type]
+        self._compile()
+        self.target = target
+        if not callable(target):
+            # a target that does not fit is told now; arrays per sample only when their batch is there
+            if not isinstance(target, (list, np.ndarray)):
+                as_start(target, 1, self._output_shape, self._dtype, lambda: np.empty(0))  # type: ignore[arg-type]
+            self._plain = as_start(target, 1, self._output_shape, self._dtype, lambda: np.empty(0))[0] if isinstance(  # type: ignore[arg-type]
+                target, (str, int, np.integer, tuple)
+            ) else None
+        else:
+            self._plain = None
+
+    def _compile(self) -> None:
+        self._backend = backend(self._device)
+        lowered = self._lower(trace=False)
+        self._compiled = self._backend.compile(lowered.program)
+        self._traced: tuple[Lowered, Any] | None = None
+
+    def _lower(self, *, trace: bool) -> Lowered:
+        return lower(
+            self._plan,
+            self._backend,
+            dtype=self._dtype_name,
+            tf32=self._tf32,
+            trace=trace,
+            rectify=self._rectify,
+            input_range=self._range,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        for key in ("_compiled", "_traced", "_backend"):
+            del state[key]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._compile()
+
+    def plan(self) -> Plan:
+        """What will be computed for each layer and what it costs; prints as a table."""
+        return self._plan
+
+    def __repr__(self) -> str:
+        rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules.values()))
+        return f"<lrpfast.Analyzer of {self.model.name!r}: {rules}; {self.precision}, {self._backend.name}>"
+
+    def analyze(self, x: Any, target: Any = None, out: np.ndarray | None = None) -> np.ndarray:
+        """Relevance of every input feature.
+
+        Parameters
+        ----------
+        x : array, shape (samples, *input_shape)
+            Any real dtype, cast once to the precision.
+        target : optional
+            As in `Analyzer`; the analyzer's own target when None.
+        out : array, optional
+            C-contiguous, of the result's shape and dtype; filled and returned.
+
+        Returns
+        -------
+        array, shaped like x; float32, or float64 under that precision
+            With k targets per sample (samples, k, *input_shape).
+
+        Raises
+        ------
+        InputError, ShapeError
+        """
+        x = as_batch(x, self._input_shape)  # type: ignore[arg-type]
+        samples = len(x)
+        start, axes = (self._plain, ()) if target is None and self._plain else self._start(x, target)
+        shape = (samples, *axes, *self._input_shape)
+        result = np.empty(shape, self._dtype) if out is None else check_out(out, shape, self._dtype, x)  # type: ignore[arg-type]
+        whole = samples * self._per_sample <= 1 << 20
+        parts = (slice(0, samples),) if whole else chunks(samples, self._per_sample * math.prod(axes))
+        for part in parts:
+            rows = as_rows(x if whole else x[part], self._dtype)
+            into = result if whole else result[part]
+            if axes:
+                into = np.empty((*axes, *rows.shape), self._dtype)  # the run's own order: one target after another
+            self._run(self._compiled, rows, into, part.start, start if whole else begin_at(start, part))
+            if axes:
+                result[part] = into.swapaxes(0, 1)
+        return result
+
+    def _run(
+        self,
+        compiled: Any,
+        x: np.ndarray,
+        out: np.ndarray,
+        first: int,
+        start: Start,
+        keep: dict[int, np.ndarray] | None = None,
+    ) -> None:
+        run(
+            compiled,
+            x,
+            out,
+            first=first,
+            threads=self._threads,
+            memory=self._memory,
+            start=start,
+            keep=keep,
+            precision=self.precision,
+            input_range=self._range,
+            mask_nan=self._mask_nan,
+        )
+
+    def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:
+        target = self.target if target is None else target
+        return as_start(target, len(x), self._output_shape, self._dtype, lambda: self._outputs(x))  # type: ignore[arg-type]
+
+    def _outputs(self, x: np.ndarray) -> np.ndarray:
+        """The explained output of every sample, from a traced run."""
+        outputs = np.empty((len(x), *self._output_shape), self._dtype)  # type: ignore[arg-type]
+        for part, _, kept in self._traced_chunks(x, Start("all")):
+            lowered, _ = self._trace()
+            outputs[part] = kept[lowered.program.output].reshape(outputs[part].shape)
+        return outputs
+
+    def _trace(self) -> tuple[Lowered, Any]:
+        if self._traced is None:
+            lowered = self._lower(trace=True)
+            self._traced = (lowered, self._backend.compile(lowered.program))
+        return self._traced
+
+    def _traced_chunks(self, x: np.ndarray, start: Start) -> Any:
+        """Chunks of a traced run: (slice, relevance, kept buffers)."""
+        lowered, compiled = self._trace()
+        sizes = lowered.program.sizes
+        kept_size = sum(sizes[b] for b in lowered.program.keep)
+        for part in chunks(len(x), self._per_sample + kept_size * self._dtype.itemsize):
+            rows = as_rows(x[part], self._dtype)
+            kept = {b: np.empty((len(rows), sizes[b]), self._dtype) for b in lowered.program.keep}
+            relevance = np.empty(rows.shape, self._dtype)
+            self._run(compiled, rows, relevance, part.start, begin_at(start, part), kept)
+            assert lowered.program.result is not None
+            kept[lowered.program.result] = relevance.reshape(len(rows), -1)
+            yield part, relevance, kept
+
+    def explain(self, x: Any, target: Any = None, layers: bool = False) -> Explanation:
+        """Relevance with the output, the target and every layer's balance.
+
+        The relevance is the very same as `analyze` gives, bit for bit.
+
+        Parameters
+        ----------
+        x, target
+            As in `analyze`; one target per sample.
+        layers : bool
+            Whether to return the relevance of every layer's output too.
+
+        Returns
+        -------
+        Explanation
+
+        Warns
+        -----
+        AmplificationWarning
+            Where a layer's relevance grows so much that single values mean little.
+        """
+        x = as_batch(x, self._input_shape)  # type: ignore[arg-type]
+        start, axes = self._start(x, target)
+        if axes:
+            raise InputError("explain takes one target per sample; call it once for each column of targets")
+        lowered, _ = self._trace()
+        samples = len(x)
+        relevance = np.empty((samples, *self._input_shape), self._dtype)  # type: ignore[arg-type]
+        output = np.empty((samples, *self._output_shape), self._dtype)  # type: ignore[arg-type]
+        nodes = self._explained.nodes
+        hidden = {i: np.empty((samples, *n.shape), self._dtype) for i, n in enumerate(nodes)} if layers else {}  # type: ignore[arg-type]
+        figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
+        for part, piece, kept in self._traced_chunks(x, start):
+            relevance[part] = piece
+            output[part] = kept[lowered.program.output].reshape(output[part].shape)
+            for i, array in hidden.items():
+                array[part] = kept[lowered.relevance[i]].reshape(array[part].shape)
+            for trace, figure in zip(lowered.layers, figures, strict=True):
+                figure.append(layer_balance(trace, kept, len(piece)))
+        joined = [
+            {key: np.concatenate([p[key] for p in figure]) for key in figure[0]}
+            if figure
+            else layer_balance(trace, {b: np.empty((0, n)) for b, n in enumerate(lowered.program.sizes)}, 0)
+            for trace, figure in zip(lowered.layers, figures, strict=True)
+        ]
+        return Explanation(
+            relevance,
+            output,
+            _targets(start, output),
+            make_conservation(lowered.layers, joined),
+            {str(nodes[i].layer.name): array for i, array in hidden.items()} if layers else None,
+        )
+
+
+def _targets(start: Start, output: np.ndarray) -> np.ndarray | None:
+    """The output explained for each sample, where there is one."""
+    samples = len(output)
+    if start.mode == "max":
+        return output.reshape(samples, -1).argmax(1) if samples else np.empty(0, np.int64)
+    if start.mode == "index" and start.targets is not None:
+        return np.broadcast_to(start.targets.ravel(), (samples,)).copy()
+    if start.mode == "pair" and start.targets is not None:
+        return np.broadcast_to(start.targets, (samples, 2)).copy()
+    return None
+
+
+def _explained(model: Model, start: Any, target: Any) -> tuple[Model, Any]:
+    """The model up to the layer to explain, and the target there."""
+    if start is None:
+        return model, target
+    if isinstance(start, tuple):
+        if len(start) != 2:
+            raise InputError(f"start must be a layer, or a pair (layer, neuron), not {start!r}")
+        start, target = start
+    if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
+        raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
+    return model.until(start), target
+
+
+def _minus_reference(model: Model, y_ref: Any) -> Model:
+    """The model with y_ref subtracted from its output's bias."""
+    nodes = [(node.layer, node.inputs) for node in model.nodes]
+    at = len(nodes) - 1
+    while at > 0 and nodes[at][0].identity:
+        at -= 1
+    layer = nodes[at][0]
+    if not isinstance(layer, Dense) or layer.activation is not None:
+        raise InputError(f"y_ref needs a linear Dense layer as output, not {layer} ({layer.describe()})")
+    reference = np.asarray(y_ref)
+    width = layer.kernel.shape[1]
+    if reference.dtype.kind not in "fiu" or not np.isfinite(reference).all():
+        raise InputError(f"y_ref must hold finite real numbers, not {y_ref!r}")
+    if reference.shape not in ((), (1,), (width,)):
+        raise ShapeError(f"y_ref must be one number or one per output ({width}), not of shape {reference.shape}")
+    bias = np.zeros(width) if layer.bias is None else layer.bias
+    nodes[at] = (replace(layer, bias=bias - np.broadcast_to(reference, (width,)).astype(np.float64)), nodes[at][1])
+    return Model(nodes, model.name)
+
+
+def redistribute(
+    rule: Rule | str,
+    layer: Layer,
+    x: Any,
+    relevance: Any,
+    device: str = "auto",
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Relevance of one layer's input, given its input and the relevance of its output.
+
+    Parameters
+    ----------
+    rule : Rule or str
+    layer : Dense
+    x : array, shape (samples, …, in)
+    relevance : array, shape (samples, …, out)
+    device : {"auto", "cpu"}
+    precision : {"float32", "float64", "tf32"}, optional
+        float64 for a float64 x, float32 otherwise, when None.
+    threads : int, optional
+
+    Returns
+    -------
+    array, shaped like x
+
+    Raises
+    ------
+    RuleError, InputError, ShapeError
+    """
+    if not isinstance(layer, Layer):
+        raise InputError(f"layer must be a layer from lrpfast.layers, not {type(layer).__name__}")
+    x = np.asarray(x)
+    if x.ndim < 2:
+        raise ShapeError(f"x must have shape (samples, …, features), not {x.shape}")
+    if precision is None:
+        precision = "float64" if x.dtype == np.float64 else "float32"
+    model = from_layers([layer], input_shape=x.shape[1:])
+    analyzer = Analyzer(model, rule, device=device, precision=precision, threads=threads)
+    return analyzer.analyze(x, np.asarray(relevance, dtype=np.float64))

@@ -1,0 +1,160 @@
+"""Where relevance went: the balance of every layer, and the report of an explanation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+
+from ..errors import AmplificationWarning
+from .lower import LayerTrace
+from .plan import describe
+
+#: Growth of Σ|R| in one layer above which its figures are said to mean little. α2β1
+#: triples Σ|R| by construction; what passes this has denominators near zero.
+AMPLIFICATION_LIMIT = 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class Balance:
+    """Relevance into and out of one layer, for every sample, in float64.
+
+    incoming = outgoing + bias + stabilizer + lost, to the rounding of the run's dtype.
+
+    Attributes
+    ----------
+    layer : str
+    rule : str
+    incoming, outgoing : array, shape (samples,)
+        Σ_j R_j above and Σ_i R_i below the layer.
+    bias : array
+        c · Σ_j s_j b_j of every group: what the bias took.
+    stabilizer : array
+        c · Σ_j s_j (stabilize(z_j) − z_j): what the stabilizer took.
+    lost : array
+        What met a denominator of exactly zero or a mask; may be negative.
+    amplification : array
+        Σ_i |R_i| / Σ_j |R_j|.
+    """
+
+    layer: str
+    rule: str
+    incoming: np.ndarray
+    outgoing: np.ndarray
+    bias: np.ndarray
+    stabilizer: np.ndarray
+    lost: np.ndarray
+    amplification: np.ndarray
+
+    @property
+    def rounding(self) -> np.ndarray:
+        """What is left: the rounding of the run, which TF32 makes visible."""
+        return self.incoming - self.outgoing - self.bias - self.stabilizer - self.lost
+
+
+FIELDS = ("incoming", "outgoing", "bias", "stabilizer", "lost")
+COLUMNS = (*FIELDS, "rounding", "amplification")
+
+
+class Conservation(Sequence[Balance]):
+    """The balance of every layer, from the output down; prints as a table of means."""
+
+    def __init__(self, layers: Sequence[Balance]) -> None:
+        self._layers = tuple(layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Balance: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Balance]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self._layers[index]
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Balance]:
+        return iter(self._layers)
+
+    def __str__(self) -> str:
+        rows = [("layer", "rule", *COLUMNS)]
+        samples = len(self._layers[0].incoming) if self._layers else 0
+        for b in self._layers:
+            means = [float(np.mean(getattr(b, key))) if samples else math.nan for key in COLUMNS]
+            rows.append((b.layer, b.rule, *(f"{m:.6g}" for m in means)))
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines = [
+            "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
+            for row in rows
+        ]
+        return "\n".join([f"relevance by layer, mean of {samples} samples", *(line.rstrip() for line in lines)])
+
+    __repr__ = __str__
+
+
+def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:
+    if kind == "zero":
+        return np.where(z == 0, z + value, z)
+    return z + np.where(z >= 0, value, -value)
+
+
+def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) -> dict[str, np.ndarray]:
+    """The figures of one layer from a traced run's buffers; Σ|R| in and out beside them."""
+
+    def value(source: Any) -> np.ndarray:
+        if isinstance(source, np.ndarray):
+            return source.astype(np.float64)[None]
+        return kept[source].reshape(samples, -1).astype(np.float64)
+
+    incoming, outgoing = value(trace.incoming), value(trace.outgoing)
+    outgoing = np.nan_to_num(outgoing, nan=0.0)  # masked features
+    bias, stabilizer, assigned = np.zeros(samples), np.zeros(samples), np.zeros(samples)
+    dead_relevance = np.zeros(samples)
+    for g in trace.groups:
+        c = g.group.coefficient
+        s, z = value(g.s), value(g.z)
+        open_ = np.ones_like(incoming, dtype=bool)
+        if g.mask_z is not None:
+            mask_z = value(g.mask_z)
+            open_ = mask_z > 0 if g.group.mask > 0 else mask_z < 0
+        if g.bias is not None:
+            b = np.resize(g.bias.astype(np.float64), s.shape[1])
+            bias += c * (s * b).sum(1)
+        dead = np.broadcast_to(z == 0, s.shape)
+        taken = s * (_stabilized(z, g.group.stabilizer.value, g.group.stabilizer.kind) - z)
+        stabilizer += c * np.where(dead, 0.0, taken).sum(1)
+        dead_relevance += c * np.where(dead & open_, incoming, 0.0).sum(1)
+        assigned += c * np.where(open_, incoming, 0.0).sum(1)
+    return {
+        "incoming": incoming.sum(1),
+        "outgoing": outgoing.sum(1),
+        "bias": bias,
+        "stabilizer": stabilizer,
+        "lost": dead_relevance + incoming.sum(1) - assigned,
+        "absolute_in": np.abs(incoming).sum(1),
+        "absolute_out": np.abs(outgoing).sum(1),
+    }
+
+
+def make_conservation(traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]]) -> Conservation:
+    """Records from the figures of each layer; warns where relevance grew beyond meaning."""
+    balances = []
+    for trace, p in zip(traces, parts, strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            growth = np.where(p["absolute_in"] > 0, p["absolute_out"] / p["absolute_in"], 1.0)
+        figures = {key: p[key] for key in FIELDS}
+        balances.append(Balance(str(trace.step.layer.name), describe(trace.step.rule), amplification=growth, **figures))
+        if len(growth) and growth.max() > AMPLIFICATION_LIMIT:
+            worst = int(growth.argmax())
+            warnings.warn(
+                f"{trace.step.layer}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
+                f"(sample {worst}; more than {AMPLIFICATION_LIMIT:g}-fold in {int((growth > AMPLIFICATION_LIMIT).sum())} "
+                f"of {len(growth)} samples): its denominators nearly vanish, "
+                "so that single values mean little. A larger epsilon or bias='absorb' prevents it.",
+                AmplificationWarning,
+                stacklevel=4,
+            )
+    return Conservation(balances)

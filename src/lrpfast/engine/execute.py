@@ -1,0 +1,114 @@
+"""Runs compiled programs over batches, a chunk at a time, and turns faults into errors."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..kernels import Compiled, Fault, Start, backend
+from ..model.graph import Model
+from ..rules.rule import Zero
+from .inputs import as_batch, check_precision, check_threads
+from .lower import lower_forward
+from .plan import make_plan
+
+#: Input and output bytes handled between two looks at the interpreter's signals, so
+#: that Ctrl-C is heard and that inputs to be cast are cast a piece at a time.
+CHUNK_BYTES = 64 << 20
+
+
+def chunks(samples: int, bytes_per_sample: int) -> Iterator[slice]:
+    """The batch as slices of at most `CHUNK_BYTES`, at least one sample each."""
+    rows = max(1, CHUNK_BYTES // max(1, bytes_per_sample))
+    for first in range(0, samples, rows):
+        yield slice(first, min(samples, first + rows))
+
+
+def as_rows(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """C-contiguous samples in the program's dtype; a view where x already is."""
+    if x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned:
+        return x
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the run reports
+        return np.ascontiguousarray(x, dtype)
+
+
+def raise_fault(
+    fault: Fault, x: np.ndarray, first: int, precision: str, input_range: tuple[float, float] | None, mask_nan: bool
+) -> None:
+    """The error for a fault that a run found in ``x``, whose first row is sample ``first``."""
+    row = np.asarray(x[fault.sample])
+    sample = first + fault.sample
+    if fault.kind == "not_finite":
+        raise InputError(
+            f"sample {sample}: an activation or relevance overflows {precision}; "
+            + ("rescale the input or the model" if precision == "float64" else "use precision='float64' or rescale")
+        )
+    if fault.kind == "input_out_of_range":
+        assert input_range is not None
+        outside = np.argwhere((row < input_range[0]) | (row > input_range[1]))[0]
+        place = ", ".join(str(int(i)) for i in (sample, *outside))
+        raise InputError(f"x[{place}] = {row[tuple(outside)]:g} is outside the declared input_range {input_range}")
+    bad = np.isinf(row) if mask_nan else ~np.isfinite(row)
+    at = np.argwhere(bad)
+    if not len(at):
+        raise InputError(f"sample {sample}: a value does not fit {precision}; use precision='float64' or rescale")
+    place = ", ".join(str(int(i)) for i in (sample, *at[0]))
+    value = row[tuple(at[0])]
+    hint = "; for masked features pass mask_nan=True" if np.isnan(value) else ""
+    raise InputError(f"x[{place}] is {value}: inputs must be finite{hint}")
+
+
+def run(
+    compiled: Compiled,
+    x: np.ndarray,
+    out: np.ndarray,
+    *,
+    first: int,
+    threads: int,
+    memory: int | None = None,
+    start: Start | None = None,
+    keep: dict[int, np.ndarray] | None = None,
+    precision: str,
+    input_range: tuple[float, float] | None = None,
+    mask_nan: bool = False,
+) -> None:
+    """Run one chunk, x already cast; raises InputError for what the run finds wrong."""
+    fault = compiled.run(x, out, threads=threads, memory=memory, start=start or Start(), keep=keep)
+    if fault is not None:
+        raise_fault(fault, x, first, precision, input_range, mask_nan)
+
+
+def begin_at(start: Start, part: slice) -> Start:
+    """The start for a slice of the samples it was made for."""
+    if start.mode == "index" and start.step and start.targets is not None:
+        return Start("index", start.targets[part], start.step, start.count)
+    if start.mode == "array" and start.array is not None:
+        return Start("array", array=start.array[part])
+    return start
+
+
+_predictors: weakref.WeakKeyDictionary[Model, dict[tuple[str, str], Compiled]] = weakref.WeakKeyDictionary()
+
+
+def predict(model: Model, x: Any, *, precision: str = "float32", device: str = "auto", threads: int | None = None) -> np.ndarray:
+    """`Model.predict`: compiles the forward pass once per model and precision."""
+    dtype_name, tf32 = check_precision(precision)
+    dtype = np.dtype(dtype_name)
+    count = check_threads(threads)
+    programs = _predictors.setdefault(model, {})
+    compiled = programs.get((precision, device))
+    if compiled is None:
+        plan = make_plan(model, dict.fromkeys(range(len(model.nodes)), Zero()), predict=True)
+        compiled = backend(device).compile(lower_forward(plan, dtype=dtype_name, tf32=tf32))
+        programs[precision, device] = compiled
+    x = as_batch(x, model.input_shape)  # type: ignore[arg-type]
+    out = np.empty((len(x), *model.output_shape), dtype)  # type: ignore[arg-type]
+    per_sample = (math.prod(x.shape[1:]) + math.prod(out.shape[1:])) * dtype.itemsize
+    for part in chunks(len(x), per_sample):
+        run(compiled, as_rows(x[part], dtype), out[part], first=part.start, threads=count, precision=precision)
+    return out

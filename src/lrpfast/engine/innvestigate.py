@@ -1,0 +1,155 @@
+"""`create_analyzer`: iNNvestigate's call, on lrpfast's engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, RuleError, UnsupportedLayerError
+from ..model.graph import Model
+from ..model.layers import Activation, Dense
+from ..rules.innvestigate import composite, keywords
+from .analyzer import Analyzer, Explanation
+
+#: iNNvestigate's selection modes, as targets.
+MODES = {"max_activation": "max", "all": "all", "index": None}
+
+
+class InnvestigateAnalyzer(Analyzer):
+    """An Analyzer that is called as iNNvestigate's are; made by `create_analyzer`."""
+
+    def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], options: dict[str, Any]) -> None:
+        self.name, self.neuron_selection_mode = name, mode
+        rules = composite(name, **parameters)
+        taylor = name.startswith("deep_taylor")
+        if taylor and isinstance(model, Model):
+            _only_relu(model.without_softmax(), name)
+        self._build(
+            model,
+            rules,
+            MODES[mode] or "max",
+            None,
+            None,
+            options["input_range"],
+            options["device"],
+            options["precision"],
+            options["threads"],
+            options["memory"],
+            options["mask_nan"],
+            strip=("softmax",),  # a final sigmoid stays, and its output is where relevance starts
+            rectify=taylor,  # deep Taylor explains max(y, 0)
+        )
+
+    def _selection(self, neuron_selection: Any) -> Any:
+        if self.neuron_selection_mode != "index":
+            if neuron_selection is not None:
+                raise InputError(
+                    f"neuron_selection needs neuron_selection_mode='index', not {self.neuron_selection_mode!r}"
+                )
+            return None
+        if neuron_selection is None:
+            raise InputError("neuron_selection_mode='index' needs neuron_selection, an index or one per sample")
+        selection = np.asarray(neuron_selection)
+        if selection.dtype.kind not in "iu" or selection.ndim > 1:
+            raise InputError(f"neuron_selection must be an integer or one per sample, not {neuron_selection!r}")
+        return int(selection.ravel()[0]) if selection.size == 1 else selection
+
+    def analyze(self, x: Any, neuron_selection: Any = None, out: np.ndarray | None = None) -> np.ndarray:  # type: ignore[override]
+        """Relevance of every input feature.
+
+        Parameters
+        ----------
+        x : array, shape (samples, *input_shape)
+        neuron_selection : int or array of int, optional
+            The output to explain, under ``neuron_selection_mode="index"``.
+        out : array, optional
+            Filled and returned.
+
+        Returns
+        -------
+        array, shaped like x
+        """
+        return super().analyze(x, self._selection(neuron_selection), out)
+
+    def explain(self, x: Any, neuron_selection: Any = None, layers: bool = False) -> Explanation:  # type: ignore[override]
+        """As `Analyzer.explain`, with iNNvestigate's ``neuron_selection``."""
+        return super().explain(x, self._selection(neuron_selection), layers)
+
+
+def _only_relu(model: Model, name: str) -> None:
+    """iNNvestigate's deep Taylor takes ReLU networks only."""
+    for i, layer in enumerate(model.layers):
+        activation = layer.activation if isinstance(layer, Dense) else layer if isinstance(layer, Activation) else None
+        if activation is not None and not activation.is_plain_relu:
+            raise UnsupportedLayerError(
+                f"{layer} (layer {i}): {name} explains ReLU networks only, this layer has {activation.describe()}"
+            )
+
+
+def create_analyzer(
+    name: str,
+    model: Model,
+    *,
+    neuron_selection_mode: str = "max_activation",
+    input_layer_rule: Any = None,
+    device: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+    memory: int | None = None,
+    input_range: tuple[float, float] | None = None,
+    mask_nan: bool = False,
+    **parameters: Any,
+) -> InnvestigateAnalyzer:
+    """An analyzer by iNNvestigate's name and keywords, with iNNvestigate's conventions.
+
+    Parameters
+    ----------
+    name : str
+        One of iNNvestigate 2.1.2's LRP and deep-Taylor names, or "lrp.z_IB".
+    model : Model
+        A final softmax is left out, as ``model_wo_softmax`` does.
+    neuron_selection_mode : {"max_activation", "index", "all"}
+    input_layer_rule : str, (low, high) or Rule, optional
+        For the first layer with weights; (low, high) is ``Bounded`` in that range.
+    device, precision, threads, memory, input_range, mask_nan
+        As in `Analyzer`.
+    **parameters
+        The name's own keywords: ``epsilon``, ``bias``, ``alpha``, ``beta``, ``low``,
+        ``high``, ``rule``, ``until_layer_idx``, ``until_layer_rule``.
+
+    Returns
+    -------
+    InnvestigateAnalyzer
+        With ``analyze(x, neuron_selection=None)``.
+
+    Raises
+    ------
+    RuleError
+        For an unknown name, keyword or value.
+    UnsupportedLayerError
+        When deep Taylor meets another activation than ReLU.
+
+    Notes
+    -----
+    Where iNNvestigate's arithmetic is wrong, the right value is given;
+    ``docs/conventions.md`` lists these places.
+    """
+    if not isinstance(name, str):
+        raise RuleError(f"name must be a string, not {type(name).__name__}")
+    known = keywords(name)
+    if neuron_selection_mode not in MODES:
+        raise InputError(f"neuron_selection_mode must be one of {', '.join(MODES)}, not {neuron_selection_mode!r}")
+    if input_layer_rule is not None:
+        if "input_layer_rule" not in known:
+            raise RuleError(f"{name} has no keyword 'input_layer_rule'; it takes {', '.join(known) or 'none'}")
+        parameters["input_layer_rule"] = input_layer_rule
+    options = {
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "memory": memory,
+        "input_range": input_range,
+        "mask_nan": mask_nan,
+    }
+    return InnvestigateAnalyzer(name, model, neuron_selection_mode, parameters, options)

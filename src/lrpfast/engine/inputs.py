@@ -1,0 +1,175 @@
+"""Checks of what a caller passes: inputs, targets, output arrays, options."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import DeviceError, InputError, ShapeError
+from ..kernels import Start
+
+PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
+
+
+def check_precision(precision: Any) -> tuple[str, bool]:
+    """(dtype name, whether operands are rounded to TF32) of a precision's name."""
+    try:
+        return PRECISIONS[precision]
+    except (KeyError, TypeError):
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}") from None
+
+
+def check_threads(threads: Any) -> int:
+    """A thread count; None is every core this process may use."""
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
+        raise DeviceError(f"threads must be a whole number of at least 1, or None for all cores, not {threads!r}")
+    return int(threads)
+
+
+def check_memory(memory: Any) -> int | None:
+    """A byte budget for workspaces, or None."""
+    if memory is None:
+        return None
+    if isinstance(memory, bool) or not isinstance(memory, (int, np.integer)) or memory < 1:
+        raise InputError(f"memory must be a number of bytes of at least 1, or None, not {memory!r}")
+    return int(memory)
+
+
+def check_range(input_range: Any) -> tuple[float, float] | None:
+    """(low, high) as floats, or None."""
+    if input_range is None:
+        return None
+    try:
+        low, high = (float(v) for v in input_range)
+    except (TypeError, ValueError):
+        raise InputError(f"input_range must be a pair (low, high) of numbers, not {input_range!r}") from None
+    if math.isnan(low) or math.isnan(high) or low > high:
+        raise InputError(f"input_range needs low <= high, not ({low}, {high})")
+    return low, high
+
+
+def as_batch(x: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """x as a NumPy array of samples of the given shape, real and not yet cast.
+
+    Raises
+    ------
+    InputError
+        For anything that does not hold real numbers.
+    ShapeError
+        For a wrong rank or width; says what was expected and what came.
+    """
+    if not isinstance(x, np.ndarray):
+        try:
+            x = np.from_dlpack(x) if not hasattr(x, "__array__") and hasattr(x, "__dlpack__") else np.asarray(x)
+        except (TypeError, ValueError, BufferError, RuntimeError) as error:
+            raise InputError(f"inputs cannot be made an array: {error}") from None
+    if x.dtype.kind not in "fiub":
+        if x.dtype.kind == "O":
+            raise InputError("inputs have dtype object (rows of different lengths, or None?); give an array of real numbers")
+        raise InputError(f"inputs must be real numbers, not dtype {x.dtype}")
+    if x.shape[1:] != shape or x.ndim == 0:
+        wanted = f"(samples, {', '.join(map(str, shape))})"
+        hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else ""
+        raise ShapeError(f"inputs must have shape {wanted}, not {x.shape}{hint}")
+    return x
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: np.ndarray) -> np.ndarray:
+    """The caller's output array, if relevance can be written into it."""
+    if not isinstance(out, np.ndarray):
+        raise InputError(f"out must be a NumPy array, not {type(out).__name__}")
+    if out.shape != shape:
+        raise ShapeError(f"out must have shape {shape}, not {out.shape}")
+    if out.dtype != dtype:
+        raise InputError(f"out must have dtype {dtype}, not {out.dtype}")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise InputError("out must be C-contiguous and writeable")
+    if np.may_share_memory(out, x):
+        raise InputError("out must not share memory with the inputs")
+    return out
+
+
+def _check_index(value: int, size: int) -> int:
+    if not 0 <= value < size:
+        raise InputError(f"target {value} is out of range: the model has outputs 0 to {size - 1}")
+    return int(value)
+
+
+def as_start(
+    target: Any,
+    samples: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    output: Callable[[], np.ndarray],
+) -> tuple[Start, tuple[int, ...]]:
+    """How an explanation begins, from what the caller calls its target.
+
+    Parameters
+    ----------
+    target
+        "max", "all", an integer, one integer per sample, a (samples, k) integer
+        array, a pair of integers, a float array shaped like the output, or a
+        callable that makes such an array of the output.
+    samples, shape
+        The batch size and one sample's output shape.
+    dtype
+        Of the relevance.
+    output
+        Computes the output, for a callable target.
+
+    Returns
+    -------
+    start : Start
+    axes : tuple of int
+        (k,) for several targets a sample, else ().
+    """
+    size = math.prod(shape)
+    if isinstance(target, str):
+        if target not in ("max", "all"):
+            raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
+        return Start(target), ()
+    if isinstance(target, (bool, np.bool_)):
+        raise InputError("target must not be True or False")
+    if isinstance(target, (int, np.integer)):
+        return Start("index", np.array([_check_index(int(target), size)], np.int64)), ()
+    if isinstance(target, tuple):
+        if len(target) != 2 or not all(isinstance(t, (int, np.integer)) and not isinstance(t, bool) for t in target):
+            raise InputError(f"a tuple target is a pair (a, b) of outputs whose difference is explained, not {target!r}")
+        a, b = (_check_index(int(t), size) for t in target)
+        if a == b:
+            raise InputError(f"target ({a}, {b}) is an output's difference with itself")
+        return Start("pair", np.array([a, b], np.int64)), ()
+    if callable(target):
+        y = output()
+        target = target(y.reshape(samples, *shape))
+        if not isinstance(target, np.ndarray) or target.dtype.kind != "f":
+            target = np.asarray(target, dtype=np.float64)
+    array = np.asarray(target)
+    if array.dtype.kind in "iu":
+        if array.ndim not in (1, 2) or array.shape[0] != samples or 0 in array.shape[1:]:
+            raise ShapeError(
+                f"integer targets must have shape ({samples},), one per sample, or ({samples}, k), not {array.shape}"
+            )
+        if array.size:
+            _check_index(int(array.min()), size)
+            _check_index(int(array.max()), size)
+        targets = np.ascontiguousarray(array, np.int64)
+        k = array.shape[1] if array.ndim == 2 else 1
+        return Start("index", targets, step=k, count=k), (k,) if array.ndim == 2 else ()
+    if array.dtype.kind == "f":
+        if array.shape != (samples, *shape):
+            raise ShapeError(
+                f"a starting relevance must have the output's shape {(samples, *shape)}, not {array.shape}"
+            )
+        if not np.isfinite(array).all():
+            place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise InputError(f"the starting relevance is not finite at {place}: {array[place]}")
+        with np.errstate(over="ignore"):
+            return Start("array", array=np.ascontiguousarray(array, dtype)), ()
+    raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not dtype {array.dtype}")

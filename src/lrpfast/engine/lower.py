@@ -1,0 +1,351 @@
+"""From a plan to a backend's program: weight parts taken, buffers named, epilogues fused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..errors import InputError
+from ..kernels import Backend
+from ..kernels.program import (
+    Activate,
+    Begin,
+    Contract,
+    Copy,
+    Divide,
+    Operation,
+    Output,
+    Program,
+    Redistribute,
+    Remask,
+    Scale,
+    Share,
+    Term,
+    Unmask,
+)
+from ..rules.rule import WEIGHT_PARTS, Product
+from .plan import FunctionPlan, GroupPlan, LinearPlan, Plan
+
+
+@dataclass(frozen=True)
+class GroupTrace:
+    """Where a group's s and z are kept, for the balance of relevance."""
+
+    group: GroupPlan
+    s: int
+    z: int | np.ndarray
+    mask_z: int | None
+    bias: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """Buffers of one layer's incoming and outgoing relevance."""
+
+    step: LinearPlan
+    incoming: int
+    outgoing: int
+    groups: tuple[GroupTrace, ...]
+
+
+@dataclass
+class Lowered:
+    """A program, and, when traced, where its parts are kept."""
+
+    program: Program
+    layers: list[LayerTrace] = field(default_factory=list)
+    relevance: dict[int, int] = field(default_factory=dict)  # relevance of each node's output
+
+
+def _layer_bias(step: LinearPlan, part: str, dtype: np.dtype) -> np.ndarray:
+    return WEIGHT_PARTS[part](step.layer.bias.astype(dtype), step.gamma)
+
+
+def _weights(step: LinearPlan, part: str, of: str, dtype: np.dtype) -> np.ndarray:
+    """A weight part in the layer's own orientation, (in, out)."""
+    if of == "kernel":
+        return WEIGHT_PARTS[part](step.layer.kernel.astype(dtype), step.gamma)
+    row = _layer_bias(step, part, dtype)
+    if of == "bias/n":
+        row = row / dtype.type(step.layer.kernel.shape[0])
+    return np.broadcast_to(row, step.layer.kernel.shape)
+
+
+def _bound(step: LinearPlan, key: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """low or high as the kernels take it: one value, or one for every element of a sample."""
+    value = getattr(step.rule, key)
+    return value.astype(dtype).reshape(1) if value.ndim == 0 else np.broadcast_to(value, shape).astype(dtype).ravel()
+
+
+def lower_forward(plan: Plan, *, dtype: str, tf32: bool) -> Program:
+    """The forward pass alone."""
+    return _Lowering(plan, dtype, tf32, None, trace=False).forward_only()
+
+
+def lower(
+    plan: Plan,
+    backend: Backend,
+    *,
+    dtype: str,
+    tf32: bool,
+    trace: bool = False,
+    rectify: bool = False,
+    input_range: tuple[float, float] | None = None,
+) -> Lowered:
+    """The program of an explanation; ``trace`` keeps what the balance of relevance needs."""
+    lowering = _Lowering(plan, dtype, tf32, backend, trace=trace)
+    return lowering.explain(rectify, input_range)
+
+
+class _Lowering:
+    def __init__(self, plan: Plan, dtype: str, tf32: bool, backend: Backend | None, *, trace: bool) -> None:
+        self.plan, self.dtype, self.tf32, self.backend, self.trace = plan, np.dtype(dtype), tf32, backend, trace
+        self.sizes: list[int] = [math.prod(plan.model.input_shape)]
+        self.forward: list[Operation] = []
+        self.present: int | None = None
+        self.inputs: dict[int, int] = {}  # of each step with weights, by its place in the plan
+        self.z: dict[int, int] = {}  # its z, bias included, where it is kept
+        self.activation: dict[int, int] = {}  # the ReLU above it
+        self.own: dict[tuple[int, int], int] = {}  # denominators of its groups
+
+    def buffer(self, size: int) -> int:
+        self.sizes.append(size)
+        return len(self.sizes) - 1
+
+    def shape(self, step: LinearPlan) -> tuple[int, ...]:
+        node = self.plan.model.nodes[step.node]
+        return self.plan.model.nodes[node.inputs[0]].shape  # type: ignore[return-value]
+
+    # forward
+
+    def run_forward(self, explain: bool) -> int:
+        """Lower the forward pass; returns the output's buffer."""
+        at = 0
+        if self.plan.mask_nan:
+            clean, self.present = self.buffer(self.sizes[0]), self.buffer(self.sizes[0])
+            self.forward.append(Unmask(0, clean, self.present))
+            at = clean
+        steps = self.plan.steps
+        skip = False
+        for k, step in enumerate(steps):
+            if skip:
+                skip = False
+                continue
+            if isinstance(step, FunctionPlan):
+                out = self.buffer(self.sizes[at])
+                self.forward.append(
+                    Activate(at, out, step.layer.function, step.layer.parameters, step.shape[-1] if step.shape else 1)
+                )
+                if step.layer.function == "prelu":
+                    slopes = np.broadcast_to(step.layer.parameters["negative_slope"], step.shape)
+                    self.forward[-1] = replace(self.forward[-1], parameters={"negative_slope": slopes})
+                at = out
+                continue
+            after = steps[k + 1] if k + 1 < len(steps) else None
+            relu = isinstance(after, FunctionPlan) and after.layer.is_plain_relu
+            at = self.linear_forward(k, step, at, relu, explain)
+            skip = relu
+        if at == 0:
+            out = self.buffer(self.sizes[0])
+            self.forward.append(Copy(0, out))
+            at = out
+        return at
+
+    def linear_forward(self, k: int, step: LinearPlan, x: int, relu: bool, explain: bool) -> int:
+        """The layer's contraction; returns its output, after a ReLU if one follows."""
+        self.inputs[k] = x
+        size = step.rows * step.layer.kernel.shape[1]
+        bias = None if step.layer.bias is None else step.layer.bias.astype(self.dtype)
+        if not explain:
+            out = self.buffer(size)
+            term = Term(x, step.layer.kernel.astype(self.dtype))
+            self.forward.append(Contract((term,), (Output(out, (1.0,), bias, relu),), step.rows))
+            return out
+        outputs = []
+        needs_z = any(g.z == "output" or g.mask for g in step.groups) or (
+            self.trace and any(g.z == "activation" for g in step.groups)
+        )
+        if not relu or needs_z:
+            self.z[k] = self.buffer(size)
+            outputs.append(Output(self.z[k], step.forward, bias))
+        if relu:
+            self.activation[k] = self.buffer(size)
+            outputs.append(Output(self.activation[k], step.forward, bias, relu=True))
+        for i, g in enumerate(step.groups):
+            if g.z == "own":
+                self.own[k, i] = self.buffer(size)
+                outputs.append(Output(self.own[k, i], g.coefficients, self.constant(step, g)))
+        sources = {"x": x, "1": self.present}
+        for key in ("low", "high"):
+            if any(s.source == key for s in step.sums):
+                sources[key] = self.buffer(self.sizes[x])
+                bound = np.broadcast_to(_bound(step, key, self.shape(step), self.dtype), (self.sizes[x],))
+                self.forward.append(Scale(self.present, sources[key], bound))
+        terms = tuple(
+            Term(sources[s.source], _weights(step, s.weight, s.of, self.dtype), s.part, s.accumulator)
+            for s in step.sums
+        )
+        self.forward.append(Contract(terms, tuple(outputs), step.rows))
+        return self.activation[k] if relu else self.z[k]
+
+    def constant(self, step: LinearPlan, group: GroupPlan) -> np.ndarray | None:
+        """What does not depend on x in a group's z: bounds and ones times weights, and the bias.
+
+        The backend computes the products, so that they are rounded as all others are.
+        """
+        total = None if group.bias is None else _layer_bias(step, group.bias, self.dtype)
+        if group.constants:
+            products = self.contract_constants(step, group.constants)
+            total = products if total is None else (products.reshape(-1, len(total)) + total).ravel()
+        return total
+
+    def contract_constants(self, step: LinearPlan, products: Sequence[Product]) -> np.ndarray:
+        depth, columns = step.layer.kernel.shape
+        ones = np.ones(1, self.dtype)
+        values = [
+            ones if p.input == "1" else _bound(step, p.input, self.shape(step), self.dtype) for p in products
+        ]
+        rows = step.rows if any(v.size > 1 for v in values) else 1
+        total = np.zeros((1, rows * columns), self.dtype)
+        out = np.empty_like(total)
+        for p, value in zip(products, values, strict=True):
+            if p.of != "kernel":  # n inputs, each with b or with b/n
+                total += _layer_bias(step, p.weight, self.dtype) * (depth if p.of == "bias" else 1)
+                continue
+            term = Term(0, _weights(step, p.weight, p.of, self.dtype))
+            program = Program(
+                (rows * depth, rows * columns),
+                (Contract((term,), (Output(1),), rows),),
+                (),
+                output=1,
+                result=None,
+                dtype=self.dtype.name,
+                tf32=self.tf32,
+            )
+            x = np.ascontiguousarray(np.broadcast_to(value, (1, rows * depth)))
+            assert self.backend is not None
+            if self.backend.compile(program).run(x, out, threads=1) is not None:
+                raise InputError(f"{step.layer}: the constant denominator of {step.rule.name} overflows {self.dtype}")
+            total += p.sign * out
+        return total[0]
+
+    def forward_only(self) -> Program:
+        output = self.run_forward(explain=False)
+        return Program(
+            tuple(self.sizes), tuple(self.forward), (), output, None, self.dtype.name, self.tf32
+        )
+
+    # backward
+
+    def explain(self, rectify: bool, input_range: tuple[float, float] | None) -> Lowered:
+        plan = self.plan
+        output = self.run_forward(explain=True)
+        backward: list[Operation] = []
+        traces: list[LayerTrace] = []
+        relevance: dict[int, int] = {}
+        linear = [k for k, step in enumerate(plan.steps) if isinstance(step, LinearPlan)]
+        r = self.buffer(self.sizes[output])
+        backward.append(Begin(output, r, rectify))
+        top = len(plan.model.nodes)
+        pending: Redistribute | None = None
+        for k in reversed(linear):
+            step = plan.steps[k]
+            assert isinstance(step, LinearPlan)
+            for node in range(step.node, top):
+                relevance[node] = r
+            top = step.node
+            groups = [self.group(k, i, r) for i in range(len(step.groups))]
+            used = sorted({t.group for t in step.back})
+            if pending is not None and len(used) == 1 and groups[used[0]].mask == 0 and not self.trace:
+                # the layer above hands over s at once: its relevance is not stored
+                divide = groups[used[0]]
+                divide = replace(divide, out=pending.out)
+                backward[-1] = replace(pending, divide=divide)
+                groups[used[0]] = divide
+            else:
+                kept = range(len(groups)) if self.trace else used
+                backward.extend(groups[i] for i in kept)
+            terms = tuple(
+                Term(groups[t.group].out, _weights(step, t.weight, t.of, self.dtype).T, "x", t.accumulator)
+                for t in step.back
+            )
+            shares = tuple(
+                Share(
+                    s.accumulator,
+                    s.part,
+                    s.coefficient,
+                    _bound(step, s.part[2:], self.shape(step), self.dtype) if s.part.startswith("x-") and len(s.part) > 2 else None,
+                )
+                for s in step.shares
+            )
+            out = self.buffer(self.sizes[self.inputs[k]])
+            pending = Redistribute(terms, shares, self.inputs[k], out, step.rows)
+            backward.append(pending)
+            if self.trace:
+                traces.append(
+                    LayerTrace(
+                        step,
+                        r,
+                        out,
+                        tuple(
+                            GroupTrace(
+                                g, d.out, d.z, d.mask_z, None if g.bias is None else _layer_bias(step, g.bias, self.dtype)
+                            )
+                            for g, d in zip(step.groups, groups, strict=True)
+                        ),
+                    )
+                )
+            r = out
+        for node in range(top):
+            relevance[node] = r
+        if not linear:
+            out = self.buffer(self.sizes[0])
+            backward.append(Copy(r, out))
+            r = out
+        if self.present is not None:
+            backward.append(Remask(r, self.present))
+        keep: set[int] = set()
+        if self.trace:
+            keep = {output, *relevance.values()} - {r}
+            for t in traces:
+                keep |= {t.incoming, t.outgoing} - {r}
+                for g in t.groups:
+                    keep |= {b for b in (g.s, g.z, g.mask_z) if isinstance(b, int)}
+        program = Program(
+            tuple(self.sizes),
+            tuple(self.forward),
+            tuple(backward),
+            output,
+            r,
+            self.dtype.name,
+            self.tf32,
+            tuple(sorted(keep)),
+            input_range,
+            plan.mask_nan,
+        )
+        return Lowered(program, traces, relevance)
+
+    def group(self, k: int, i: int, r: int) -> Divide:
+        """What computes s of a group from the layer's relevance r."""
+        step = self.plan.steps[k]
+        assert isinstance(step, LinearPlan)
+        g = step.groups[i]
+        size = step.rows * step.layer.kernel.shape[1]
+        z: int | np.ndarray
+        if g.z == "activation":
+            z = self.z[k] if self.trace else self.activation[k]
+        elif g.z == "output":
+            z = self.z[k]
+        elif g.z == "own":
+            z = self.own[k, i]
+        else:
+            constant = self.constant(step, g)
+            columns = step.layer.kernel.shape[1]
+            z = np.zeros(size, self.dtype) if constant is None else np.resize(constant, (size // columns, columns)).ravel()
+        mask_z = self.z[k] if g.mask else None
+        out = self.buffer(size)
+        value = self.dtype.type(g.stabilizer.value)
+        return Divide(r, z, out, float(value), g.stabilizer.kind, g.mask, mask_z)

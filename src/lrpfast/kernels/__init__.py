@@ -1,0 +1,81 @@
+"""Backends: they know arrays and programs, no layer and no rule.
+
+A backend compiles a `program.Program` and runs it on batches; `backend` chooses
+one by device name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import DeviceError
+from .program import Program
+
+
+class Compiled(Protocol):
+    """A program ready to run; safe to call from several threads at once."""
+
+    def run(
+        self,
+        x: np.ndarray,
+        out: np.ndarray,
+        *,
+        threads: int,
+        memory: int | None = None,
+        start: Start | None = None,
+        keep: dict[int, np.ndarray] | None = None,
+    ) -> Fault | None:
+        """Run on all samples of x into out; says what went wrong, if anything."""
+        ...
+
+
+class Start:
+    """How the starting relevance is chosen.
+
+    ``mode`` is "max", "index" (``targets``: int64, ``step`` apart by sample,
+    ``count`` to a sample), "pair" (two targets), "array" (``array`` itself) or "all".
+    """
+
+    __slots__ = ("array", "count", "mode", "step", "targets")
+
+    def __init__(
+        self,
+        mode: str = "max",
+        targets: np.ndarray | None = None,
+        step: int = 0,
+        count: int = 1,
+        array: np.ndarray | None = None,
+    ) -> None:
+        self.mode, self.targets, self.step, self.count, self.array = mode, targets, step, count, array
+
+
+class Fault:
+    """What a run found: ``kind`` and the first ``sample`` it is true of."""
+
+    __slots__ = ("kind", "sample")
+
+    def __init__(self, kind: str, sample: int) -> None:
+        self.kind, self.sample = kind, sample
+
+
+class Backend(Protocol):
+    """What the engine needs of a device."""
+
+    name: str
+
+    def compile(self, program: Program) -> Compiled: ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for ``lrpfast info``."""
+        ...
+
+
+def backend(device: str = "auto") -> Backend:
+    """The backend for a device name; DeviceError says which there are."""
+    from .cpu import CpuBackend
+
+    if device in ("auto", "cpu"):
+        return CpuBackend()
+    raise DeviceError(f"device {device!r} is not available; this version of lrpfast has 'cpu' (and 'auto', which is it)")

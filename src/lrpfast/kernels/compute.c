@@ -1,0 +1,143 @@
+/* tile.h, once for every dtype and instruction set, chosen at run time. */
+#include "compute.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+/* Baseline: 16-byte vectors. On 64-bit Arm this is NEON with its fused multiply-add. */
+#define VBYTES 16
+#define T float
+#define NAME(x) JOIN(x, _f32_base)
+#if defined(__aarch64__)
+#define WIDE 1
+#define FMA(a, b, c) ((v_f32_base)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
+#else
+#define WIDE 0
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
+typedef lrpfast_f32 kernels_t_f32_base;
+#include "tile.h"
+#undef T
+#undef NAME
+#undef FMA
+#define T double
+#define NAME(x) JOIN(x, _f64_base)
+#if defined(__aarch64__)
+#define FMA(a, b, c) ((v_f64_base)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b)))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
+typedef lrpfast_f64 kernels_t_f64_base;
+#include "tile.h"
+#undef T
+#undef NAME
+#undef FMA
+#undef WIDE
+#undef VBYTES
+
+#if defined(__x86_64__)
+
+/* x86-64-v3: AVX2 and FMA. */
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,bmi,bmi2")
+#endif
+#define VBYTES 32
+#define WIDE 0
+#define T float
+#define NAME(x) JOIN(x, _f32_v3)
+#define FMA(a, b, c) ((v_f32_v3)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+typedef lrpfast_f32 kernels_t_f32_v3;
+#include "tile.h"
+#undef T
+#undef NAME
+#undef FMA
+#define T double
+#define NAME(x) JOIN(x, _f64_v3)
+#define FMA(a, b, c) ((v_f64_v3)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
+typedef lrpfast_f64 kernels_t_f64_v3;
+#include "tile.h"
+#undef T
+#undef NAME
+#undef FMA
+#undef WIDE
+#undef VBYTES
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+/* x86-64-v4: AVX-512 at its full width. */
+#if defined(__clang__)
+#pragma clang attribute push(                                                              \
+    __attribute__((target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
+#define VBYTES 64
+#define WIDE 1
+#define T float
+#define NAME(x) JOIN(x, _f32_v4)
+#define FMA(a, b, c) ((v_f32_v4)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+typedef lrpfast_f32 kernels_t_f32_v4;
+#include "tile.h"
+#undef T
+#undef NAME
+#undef FMA
+#define T double
+#define NAME(x) JOIN(x, _f64_v4)
+#define FMA(a, b, c) ((v_f64_v4)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
+typedef lrpfast_f64 kernels_t_f64_v4;
+#include "tile.h"
+#undef T
+#undef NAME
+#undef FMA
+#undef WIDE
+#undef VBYTES
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+int lrpfast_isa_count(void)
+{
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2"))
+        return 1;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return 2;
+    return 3;
+}
+const char *lrpfast_isa_name(int isa)
+{
+    return isa == 2 ? "x86-64-v4" : isa == 1 ? "x86-64-v3" : "baseline";
+}
+const lrpfast_f32 *lrpfast_kernels_f32(int isa)
+{
+    return isa == 2 ? &kernels_f32_v4 : isa == 1 ? &kernels_f32_v3 : &kernels_f32_base;
+}
+const lrpfast_f64 *lrpfast_kernels_f64(int isa)
+{
+    return isa == 2 ? &kernels_f64_v4 : isa == 1 ? &kernels_f64_v3 : &kernels_f64_base;
+}
+
+#else
+
+int lrpfast_isa_count(void) { return 1; }
+const char *lrpfast_isa_name(int isa) { return (void)isa, "baseline"; }
+const lrpfast_f32 *lrpfast_kernels_f32(int isa) { return (void)isa, &kernels_f32_base; }
+const lrpfast_f64 *lrpfast_kernels_f64(int isa) { return (void)isa, &kernels_f64_base; }
+
+#endif

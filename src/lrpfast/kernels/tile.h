@@ -1,0 +1,243 @@
+/* The register tile and the row epilogues, for one dtype and one instruction set.
+ *
+ * compute.c includes this file once for every pair, with
+ *   T      the element type, float or double
+ *   NAME   a macro that makes a name unique to the pair
+ *   VBYTES the vector width in bytes
+ *   FMA(a, b, c)  a * b + c on vectors, fused where the instruction set can
+ *   WIDE   1 where there are 32 vector registers, 0 where there are 16
+ *
+ * Each output's sum runs over k in order, one fused multiply-add a step, whatever
+ * the tile's shape: results do not depend on how rows are grouped.
+ */
+
+#define VL ((long)(VBYTES / sizeof(T)))
+
+typedef T NAME(v) __attribute__((vector_size(VBYTES)));                                     /* in registers */
+typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_alias));      /* in memory */
+
+static inline __attribute__((always_inline)) void NAME(tile)(
+    const int MR, const int NV, long K, const T *restrict A, long lda,
+    const T *restrict B, T *restrict C, long ldc, int accumulate)
+{
+    NAME(v) c[14][4];
+    #pragma GCC unroll 14
+    for (int i = 0; i < MR; i++)
+        #pragma GCC unroll 4
+        for (int j = 0; j < NV; j++)
+            c[i][j] = (NAME(v)){0};
+    for (long k = 0; k < K; k++) {
+        NAME(v) b[4];
+        #pragma GCC unroll 4
+        for (int j = 0; j < NV; j++)
+            b[j] = *(const NAME(u) *)(B + (k * NV + j) * VL);
+        #pragma GCC unroll 14
+        for (int i = 0; i < MR; i++) {
+            NAME(v) a = A[i * lda + k] - (NAME(v)){0};
+            #pragma GCC unroll 4
+            for (int j = 0; j < NV; j++)
+                c[i][j] = FMA(a, b[j], c[i][j]);
+        }
+    }
+    #pragma GCC unroll 14
+    for (int i = 0; i < MR; i++)
+        #pragma GCC unroll 4
+        for (int j = 0; j < NV; j++) {
+            NAME(u) *p = (NAME(u) *)(C + i * ldc + j * VL);
+            if (accumulate)
+                c[i][j] = *p + c[i][j];
+            *p = c[i][j];
+        }
+}
+
+#define TILE(MR, NV)                                                                       \
+    static __attribute__((noinline)) void NAME(tile_##MR##x##NV)(                          \
+        long K, const T *A, long lda, const T *B, T *C, long ldc, int accumulate)          \
+    {                                                                                      \
+        NAME(tile)(MR, NV, K, A, lda, B, C, ldc, accumulate);                              \
+    }
+#define ENTRY(MR, NV) {MR, NAME(tile_##MR##x##NV)}
+
+typedef struct {
+    int rows;
+    void (*run)(long, const T *, long, const T *, T *, long, int);
+} NAME(entry);
+
+#if WIDE
+#define PANEL 4
+TILE(14, 1) TILE(7, 1) TILE(3, 1) TILE(1, 1)
+TILE(12, 2) TILE(6, 2) TILE(3, 2) TILE(1, 2)
+TILE(8, 3) TILE(4, 3) TILE(2, 3) TILE(1, 3)
+TILE(6, 4) TILE(4, 4) TILE(2, 4) TILE(1, 4)
+static const NAME(entry) NAME(tiles)[4][4] = {
+    {ENTRY(14, 1), ENTRY(7, 1), ENTRY(3, 1), ENTRY(1, 1)},
+    {ENTRY(12, 2), ENTRY(6, 2), ENTRY(3, 2), ENTRY(1, 2)},
+    {ENTRY(8, 3), ENTRY(4, 3), ENTRY(2, 3), ENTRY(1, 3)},
+    {ENTRY(6, 4), ENTRY(4, 4), ENTRY(2, 4), ENTRY(1, 4)},
+};
+#else
+#define PANEL 2
+TILE(10, 1) TILE(5, 1) TILE(2, 1) TILE(1, 1)
+TILE(6, 2) TILE(4, 2) TILE(2, 2) TILE(1, 2)
+static const NAME(entry) NAME(tiles)[2][4] = {
+    {ENTRY(10, 1), ENTRY(5, 1), ENTRY(2, 1), ENTRY(1, 1)},
+    {ENTRY(6, 2), ENTRY(4, 2), ENTRY(2, 2), ENTRY(1, 2)},
+};
+#endif
+
+/* C[rows, columns] (+)= A[rows, depth] · packed B; columns is a multiple of VL. */
+static void NAME(block)(long rows, long depth, const T *A, long lda, const T *B, long columns,
+                        T *C, long ldc, int accumulate)
+{
+    for (long n = 0; n < columns; n += PANEL * VL) {
+        long width = columns - n < PANEL * VL ? columns - n : PANEL * VL;
+        const NAME(entry) *entry = NAME(tiles)[width / VL - 1];
+        for (long i = 0; i < rows; i += entry->rows) {
+            while (entry->rows > rows - i)
+                entry++;
+            entry->run(depth, A + i * lda, lda, B, C + i * ldc + n, ldc, accumulate);
+        }
+        B += depth * width;
+    }
+}
+
+static T NAME(tf32)(T value)
+{
+    float f = (float)value;
+    unsigned int bits;
+    __builtin_memcpy(&bits, &f, 4);
+    bits = (bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu; /* to nearest, ties to even */
+    __builtin_memcpy(&f, &bits, 4);
+    return (T)f;
+}
+
+/* A row's part of x, rounded to TF32 if asked: part 0 is x, 1 is x+, 2 is x-. */
+static void NAME(load)(long n, const T *restrict x, int part, int tf32, T *restrict out)
+{
+    if (part == 0)
+        for (long j = 0; j < n; j++) out[j] = x[j];
+    else if (part == 1)
+        for (long j = 0; j < n; j++) out[j] = x[j] > 0 ? x[j] : 0;
+    else
+        for (long j = 0; j < n; j++) out[j] = x[j] < 0 ? x[j] : 0;
+    if (tf32)
+        for (long j = 0; j < n; j++) out[j] = NAME(tf32)(out[j]);
+}
+
+/* out = Σ_a coefficient_a · accumulator_a + constant, then max(., 0) if asked. */
+static void NAME(combine)(long n, int count, const T *const *accumulators, const double *coefficients,
+                          const T *restrict constant, int relu, T *restrict out)
+{
+    int first = 1;
+    for (int a = 0; a < count; a++) {
+        const T *restrict acc = accumulators[a];
+        T c = (T)coefficients[a];
+        if (c == 0) continue;
+        if (first && c == 1)
+            for (long j = 0; j < n; j++) out[j] = acc[j];
+        else if (first)
+            for (long j = 0; j < n; j++) out[j] = c * acc[j];
+        else
+            for (long j = 0; j < n; j++) out[j] = out[j] + c * acc[j];
+        first = 0;
+    }
+    if (first)
+        for (long j = 0; j < n; j++) out[j] = 0;
+    if (constant)
+        for (long j = 0; j < n; j++) out[j] = out[j] + constant[j];
+    if (relu)
+        for (long j = 0; j < n; j++) out[j] = out[j] > 0 ? out[j] : 0;
+}
+
+/* out (+)= c · part(x) ⊙ acc. Parts 0 to 2 as in load, 3 is 1, 4 is x − bound;
+ * a bound is one number (step 0) or one per element (step 1). Under TF32 the
+ * difference is taken after multiplying, as the reference does. */
+static void NAME(share)(long n, int first, T c, int part, const T *restrict acc, const T *restrict x,
+                        const T *restrict bound, int step, int tf32, T *restrict out)
+{
+#define LOOP(expression)                                                                   \
+    do {                                                                                   \
+        if (first)                                                                         \
+            for (long j = 0; j < n; j++) out[j] = (expression);                            \
+        else                                                                               \
+            for (long j = 0; j < n; j++) out[j] = out[j] + (expression);                   \
+    } while (0)
+    if (part == 0 && c == 1)
+        LOOP(x[j] * acc[j]);
+    else if (part == 0)
+        LOOP(c * (x[j] * acc[j]));
+    else if (part == 1)
+        LOOP(c * ((x[j] > 0 ? x[j] : 0) * acc[j]));
+    else if (part == 2)
+        LOOP(c * ((x[j] < 0 ? x[j] : 0) * acc[j]));
+    else if (part == 3)
+        LOOP(c * acc[j]);
+    else if (tf32)
+        LOOP(c * (x[j] * acc[j] - bound[j * step] * acc[j]));
+    else if (step)
+        LOOP(c * ((x[j] - bound[j]) * acc[j]));
+    else {
+        T b = bound[0];
+        LOOP(c * ((x[j] - b) * acc[j]));
+    }
+#undef LOOP
+}
+
+/* Two shares of x − bound with scalar bounds at once, term for term as `share` would. */
+static void NAME(share_bounds)(long n, const T *restrict low, const T *restrict high, T b_low, T b_high,
+                               const T *restrict x, T *restrict out)
+{
+    for (long j = 0; j < n; j++)
+        out[j] = (x[j] - b_low) * low[j] + (x[j] - b_high) * high[j];
+}
+
+/* Ask for n elements to be brought to the L2 cache, for reading or writing. */
+static void NAME(fetch)(long n, const T *x, int write)
+{
+    for (long j = 0; j < n; j += 64 / (long)sizeof(T))
+        if (write)
+            __builtin_prefetch(x + j, 1, 2);
+        else
+            __builtin_prefetch(x + j, 0, 2);
+}
+
+/* out = R / (z + stabilizer); kind 0: value · sign(z) with sign(0) = +1, kind 1: only
+ * where z == 0. mask +1 or −1: zero unless mask_z has that sign. */
+static void NAME(divide)(long n, const T *R, const T *z, T value, int kind, int mask,
+                         const T *restrict mask_z, T *out)
+{
+    if (kind == 0)
+        for (long j = 0; j < n; j++) out[j] = R[j] / (z[j] + (z[j] >= 0 ? value : -value));
+    else
+        for (long j = 0; j < n; j++) out[j] = R[j] / (z[j] + (z[j] == 0 ? value : 0));
+    if (mask > 0)
+        for (long j = 0; j < n; j++) out[j] = mask_z[j] > 0 ? out[j] : 0;
+    if (mask < 0)
+        for (long j = 0; j < n; j++) out[j] = mask_z[j] < 0 ? out[j] : 0;
+}
+
+/* Whether every value is finite: x · 0 is 0 for a finite x and NaN for any other. */
+static int NAME(finite)(long n, const T *x)
+{
+    NAME(v) sums[4] = {{0}, {0}, {0}, {0}}; /* four chains, for speed */
+    long j = 0;
+    for (; j + 4 * VL <= n; j += 4 * VL)
+        #pragma GCC unroll 4
+        for (int c = 0; c < 4; c++)
+            sums[c] = sums[c] + *(const NAME(u) *)(x + j + c * VL) * (T)0;
+    NAME(v) sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    T total = 0;
+    for (long k = 0; k < VL; k++) total = total + sum[k];
+    for (; j < n; j++) total = total + x[j] * (T)0;
+    return total == 0;
+}
+
+static const NAME(kernels_t) NAME(kernels) = {
+    sizeof(T) == 4 ? VBYTES / 4 : VBYTES / 8, PANEL,
+    NAME(block), NAME(load), NAME(combine), NAME(share), NAME(share_bounds), NAME(fetch), NAME(divide), NAME(finite), NAME(tf32),
+};
+
+#undef VL
+#undef TILE
+#undef ENTRY
+#undef PANEL

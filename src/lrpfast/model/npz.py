@@ -1,0 +1,124 @@
+"""lrpfast's own model file: a NumPy ``.npz`` with a JSON description, no pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import LrpfastError, ModelFormatError
+from . import layers as layer_types
+from .graph import Model
+
+FORMAT = "lrpfast-model"
+VERSION = 1
+_TYPES = {
+    cls.__name__: cls
+    for cls in vars(layer_types).values()
+    if isinstance(cls, type) and issubclass(cls, layer_types.Layer) and cls is not layer_types.Layer
+}
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """A binary file to write, renamed to ``path`` when all went well, else removed."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, np.ndarray):
+        key = f"array_{len(arrays)}"
+        arrays[key] = value
+        return {"array": key}
+    if isinstance(value, layer_types.Layer):
+        fields = {f.name: _encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {"mapping": {k: _encode(v, arrays) for k, v in value.items()}}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return arrays[value["array"]]
+    if "mapping" in value:
+        return {k: _decode(v, arrays) for k, v in value["mapping"].items()}
+    fields = {k: _decode(v, arrays) for k, v in value.items() if k != "type"}
+    return _TYPES[value["type"]](**fields)
+
+
+def write(model: Model, path: Path) -> None:
+    """Write ``model`` to ``path`` atomically."""
+    arrays: dict[str, np.ndarray] = {}
+    nodes = [{"layer": _encode(node.layer, arrays), "inputs": list(node.inputs)} for node in model.nodes]
+    header = json.dumps({"format": FORMAT, "version": VERSION, "name": model.name, "nodes": nodes})
+    with replacing(path) as file:
+        np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse arrays that declare more data than the archive holds, before NumPy makes room for them."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.file_size > max(64 * 2**20, 100 * info.compress_size):
+                raise ModelFormatError(f"{path}: {info.filename} unpacks to {info.file_size:,} bytes")
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                if version != (1, 0):  # all that NumPy writes for plain numbers
+                    raise ModelFormatError(f"{path}: {info.filename} has .npy version {version}, expected (1, 0)")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
+                    raise ModelFormatError(
+                        f"{path}: {info.filename} declares {dtype} values of shape {shape}, "
+                        f"the archive holds {info.file_size - file.tell():,} bytes of them"
+                    )
+
+
+def read(path: Path) -> Model:
+    """Read what `write` wrote; ModelFormatError for anything else."""
+    try:
+        _check_sizes(path)
+        with np.load(path, allow_pickle=False) as file:
+            if "header" not in file.files:
+                raise ModelFormatError(
+                    f"{path}: an .npz archive, but not an lrpfast model (no header); "
+                    "lrpfast.load reads what Model.save writes"
+                )
+            header = json.loads(file["header"].tobytes())
+            arrays = {key: file[key] for key in file.files if key != "header"}
+        if header.get("format") != FORMAT or header.get("version") != VERSION:
+            raise ModelFormatError(
+                f"{path}: made for {header.get('format')!r} version {header.get('version')!r}, "
+                f"this lrpfast reads {FORMAT!r} version {VERSION}"
+            )
+        nodes = [(_decode(node["layer"], arrays), tuple(node["inputs"])) for node in header["nodes"]]
+        return Model(nodes, str(header["name"]))
+    except LrpfastError:
+        raise
+    except Exception as error:  # whatever a damaged archive provokes in zipfile, NumPy or JSON
+        raise ModelFormatError(f"{path}: damaged lrpfast model file ({type(error).__name__}: {error})") from error

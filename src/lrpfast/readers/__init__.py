@@ -1,0 +1,126 @@
+"""Model files and objects in, `Model` out: `load` decides by a file's content, never by its name."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, ModelFormatError, ModelNotFoundError
+from ..model.graph import Model
+from .keras import from_keras, read_archive, read_h5
+from .sklearn import from_sklearn
+
+__all__ = ["from_keras", "from_sklearn", "load"]
+
+ACCEPTED = "lrpfast.load reads Keras .h5 and .keras files, and the .npz that Model.save writes"
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+#: What other files begin with, where it helps the user to hear it.
+_KINDS = (
+    (b"version https://git-lfs", "a Git LFS pointer in place of the file; run `git lfs pull`"),
+    (b"<!DOCTYPE", "a web page (the download failed?)"),
+    (b"<html", "a web page (the download failed?)"),
+    (b"\x93NUMPY", "a NumPy .npy array"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"\x80\x02", "a Python pickle (never opened: it can run code)"),
+    (b"\x80\x03", "a Python pickle (never opened: it can run code)"),
+    (b"\x80\x04", "a Python pickle (never opened: it can run code)"),
+    (b"\x80\x05", "a Python pickle (never opened: it can run code)"),
+)
+
+
+def load(path: str | os.PathLike) -> Model:
+    """The model in a file, whatever the file's name.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A Keras model (legacy .h5, or .keras of Keras 2 and 3) or an .npz that `Model.save` wrote.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelNotFoundError
+        When there is nothing at ``path``.
+    ModelFormatError
+        When it is no model file, a damaged one, or one that must be converted first; the message says how.
+    UnsupportedLayerError
+        When the model has a layer that lrpfast does not read; the message names it.
+    InputError
+        When ``path`` is not a path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"load takes a path, not {type(path).__name__}; from_keras and from_sklearn take models")
+    path = Path(os.fsdecode(path))
+    try:
+        if path.is_dir():
+            raise ModelFormatError(f"{path}: {_directory(path)}")
+        if not path.exists():
+            raise ModelNotFoundError(f"{path}: there is no such file")
+        if not path.is_file():
+            raise ModelFormatError(f"{path}: not a regular file. {ACCEPTED}")
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except (OSError, ValueError) as error:  # no permission, a NUL in the name
+        if isinstance(error, ModelFormatError):
+            raise
+        raise ModelFormatError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if head.startswith(_ZIP):  # first: the HDF5 file stored in a .keras archive may lie at one of HDF5's offsets
+        return _load_zip(path)
+    if any(head.startswith(_HDF5, offset) for offset in (0, 512, 1024, 2048)):
+        return read_h5(path)
+    raise ModelFormatError(f"{path}: {_kind(head)}. {ACCEPTED}")
+
+
+def _load_zip(path: Path) -> Model:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as error:  # whatever a damaged archive provokes
+        raise ModelFormatError(f"{path}: damaged or truncated zip archive ({error})") from error
+    if "header.npy" in names:
+        from ..model.npz import read
+
+        return read(path)
+    if "config.json" in names:
+        return read_archive(path)
+    if any(name.endswith("data.pkl") for name in names):
+        found = "a PyTorch file with pickled code inside, which is never opened"
+    elif any(name.endswith("/serialized_exported_program.json") or "/models/" in name for name in names):
+        found = "a PyTorch exported program"
+    else:
+        found = f"a zip archive, but not a model's (it holds {', '.join(names[:3]) or 'nothing'})"
+    raise ModelFormatError(f"{path}: {found}. {ACCEPTED}")
+
+
+def _directory(path: Path) -> str:
+    if any((path / name).is_file() for name in ("saved_model.pb", "keras_metadata.pb")):
+        return (
+            "a TensorFlow SavedModel directory, which holds a program rather than layers. Convert it with Keras 2 "
+            f'(TensorFlow up to 2.15): tf.keras.models.load_model("{path}").save("model.keras")'
+        )
+    return f"a directory, not a model file. {ACCEPTED}"
+
+
+def _kind(head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    for magic, kind in _KINDS:
+        if head.startswith(magic):
+            return kind
+    if head[4:8] == b"TFL3":
+        return "a TensorFlow Lite model; convert the Keras model it came from"
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text = "" if error.start < len(head) - 3 else head[: error.start].decode()  # a character cut by the end
+    if text and all(c.isprintable() or c in "\t\r\n\f" for c in text):
+        first: Any = text.strip().splitlines()[:1]
+        return f"a text file, not a model (it begins with {first[0][:40]!r})" if first else "a text file, not a model"
+    return f"a file of unknown kind (it begins with the bytes {head[:8].hex(' ')})"

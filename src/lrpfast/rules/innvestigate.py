@@ -1,0 +1,204 @@
+"""iNNvestigate 2.1.2's analyzer names, in terms of rules and composites.
+
+Its conventions: a stabilizer of 1e-7 only where a denominator is zero, except in
+epsilon; the whole signed bias in both αβ groups; ``Bounded`` between −1 and 1
+unless told otherwise. ``docs/conventions.md`` sets them beside the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import RuleError
+from ..model.layers import Dense, Layer
+from .composites import Composite, Entry
+from .rule import AlphaBeta, Epsilon, Flat, Rule, Stabilizer, WSquare, ZBox, Zero, ZPlus
+
+STABILIZER = Stabilizer(1e-7, "zero")
+
+
+def _alpha_beta(alpha: float, beta: float, bias: bool) -> AlphaBeta:
+    return AlphaBeta(alpha, beta, stabilizer=STABILIZER, bias="full" if bias else "ignore")
+
+
+#: The names that iNNvestigate's ``rule`` and ``input_layer_rule`` take.
+RULE_NAMES: dict[str, Callable[[], Rule]] = {
+    "Z": lambda: Zero(STABILIZER),
+    "Epsilon": lambda: Epsilon(1e-7),
+    "WSquare": lambda: WSquare(STABILIZER),
+    "Flat": lambda: Flat(STABILIZER),
+    "Alpha2Beta1": lambda: _alpha_beta(2, 1, True),
+    "Alpha2Beta1IgnoreBias": lambda: _alpha_beta(2, 1, False),
+    "Alpha1Beta0": lambda: _alpha_beta(1, 0, True),
+    "Alpha1Beta0IgnoreBias": lambda: _alpha_beta(1, 0, False),
+    "ZPlus": lambda: _alpha_beta(1, 0, False),
+    "ZPlusFast": lambda: ZPlus(split_input=False, stabilizer=STABILIZER, bias="ignore"),
+    "Bounded": lambda: ZBox(-1, 1, STABILIZER),
+}
+
+
+def is_dense(layer: Layer) -> bool:
+    """Whether the presets treat the layer as dense."""
+    return isinstance(layer, Dense)
+
+
+def as_rule(value: Any, what: str) -> Rule:
+    """A rule from one of iNNvestigate's names, a (low, high) tuple, or a rule."""
+    if isinstance(value, Rule):
+        return value
+    if isinstance(value, tuple):
+        if len(value) != 2:
+            raise RuleError(f"{what}: a tuple is (low, high), the input's range, not {value!r}")
+        return ZBox(*value, STABILIZER)
+    if isinstance(value, str) and value in RULE_NAMES:
+        return RULE_NAMES[value]()
+    if value in ("AlphaBeta", "AlphaBetaIgnoreBias"):
+        raise RuleError(f"{what}: {value} needs alpha and beta; pass lrpfast.rules.AlphaBeta(alpha, beta)")
+    raise RuleError(f"{what} must be one of {', '.join(RULE_NAMES)}, a (low, high) tuple or a rule, not {value!r}")
+
+
+def _lrp(
+    rule: Any,
+    input_layer_rule: Any = None,
+    until_layer_idx: int | None = None,
+    until_layer_rule: Any = None,
+    bare: Sequence[Entry] = (),
+) -> tuple[Entry, ...]:
+    """iNNvestigate's ``LRP``: the input layer's rule, then those below an index, then the rest."""
+    entries: list[Entry] = []
+    if input_layer_rule is not None:
+        entries.append(Entry("first", as_rule(input_layer_rule, "input_layer_rule")))
+    if until_layer_idx is not None and until_layer_rule is not None:
+        if isinstance(until_layer_idx, bool) or not isinstance(until_layer_idx, int) or until_layer_idx < 0:
+            raise RuleError(f"until_layer_idx must be an index into the model's layers, not {until_layer_idx!r}")
+        below = as_rule(until_layer_rule, "until_layer_rule")
+        entries.extend(Entry("index", below, i) for i in range(until_layer_idx + 1))
+    elif until_layer_rule is not None:
+        raise RuleError("until_layer_rule needs until_layer_idx")
+    if bare:
+        return (*entries, *bare)
+    if isinstance(rule, (list, tuple)) and rule and isinstance(rule[0], tuple):
+        for pair in rule:
+            if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[0]):
+                raise RuleError(f"rule: every entry must be a (condition, rule) pair, not {pair!r}")
+            entries.append(Entry("when", as_rule(pair[1], "rule"), pair[0]))
+    elif isinstance(rule, list):
+        if until_layer_rule is not None:
+            raise RuleError("until_layer_idx does not go with a list of rules: put the rules into the list")
+        offset = 1 if input_layer_rule is not None else 0
+        entries.extend(Entry("nth", as_rule(r, "rule"), i + offset) for i, r in enumerate(rule))
+        entries.append(Entry("count", Zero(), len(rule) + offset))
+    elif rule is None:
+        raise RuleError("lrp needs rule=: a name, a list of names, or a list of (condition, rule) pairs")
+    else:
+        entries.append(Entry("all", as_rule(rule, "rule")))
+    return tuple(entries)
+
+
+def _analyzer(rule: Callable[..., Rule]) -> Callable[..., tuple[Entry, ...]]:
+    """An analyzer of one rule: its own keywords, and those of ``LRP``."""
+    own = inspect.signature(rule).parameters
+
+    def build(**keywords: Any) -> tuple[Entry, ...]:
+        mine = {k: keywords.pop(k) for k in list(keywords) if k in own}
+        return _lrp(rule(**mine), **keywords)
+
+    build.keywords = (*own, *_COMMON)  # type: ignore[attr-defined]
+    return build
+
+
+_COMMON = ("input_layer_rule", "until_layer_idx", "until_layer_rule")
+
+
+def _alpha_beta_rule(alpha: float | None = None, beta: float | None = None, bias: bool = True) -> Rule:
+    """One of alpha and beta implies the other, as in iNNvestigate."""
+    if alpha is None and beta is None:
+        raise RuleError("lrp.alpha_beta needs alpha, beta or both, with alpha - beta = 1")
+    alpha = beta + 1 if alpha is None else alpha  # type: ignore[operator]
+    return _alpha_beta(alpha, alpha - 1 if beta is None else beta, bias)
+
+
+def _preset(flat: bool, until: bool = False) -> Callable[..., tuple[Entry, ...]]:
+    """Epsilon on dense layers; flat on the first layer of the flat presets."""
+
+    def build(epsilon: float = 0.1, **keywords: Any) -> tuple[Entry, ...]:
+        if flat:
+            if keywords.get("input_layer_rule") not in (None, "Flat"):
+                raise RuleError(f"this preset has input_layer_rule='Flat', not {keywords['input_layer_rule']!r}")
+            keywords["input_layer_rule"] = "Flat"
+        if until:
+            keywords["until_layer_rule"] = "Flat" if keywords.get("until_layer_idx") is not None else None
+        return _lrp(None, **keywords, bare=(Entry("when", Epsilon(epsilon), is_dense),))
+
+    common = [k for k in _COMMON if not (until and k == "until_layer_rule")]
+    build.keywords = ("epsilon", *common)  # type: ignore[attr-defined]
+    return build
+
+
+def _deep_taylor() -> tuple[Entry, ...]:
+    return (Entry("all", _alpha_beta(1, 0, False)),)
+
+
+def _deep_taylor_bounded(low: Any = None, high: Any = None) -> tuple[Entry, ...]:
+    if low is None or high is None:
+        raise RuleError("deep_taylor.bounded needs low and high, the input's range")
+    return (Entry("first", ZBox(low, high, STABILIZER)), *_deep_taylor())
+
+
+def _epsilon_rule(epsilon: float = 1e-7, bias: bool = True) -> Rule:
+    return Epsilon(epsilon, "absorb" if bias else "ignore")
+
+
+#: iNNvestigate's names, and ``lrp.z_IB``, which it lacks.
+ANALYZERS: dict[str, Callable[..., tuple[Entry, ...]]] = {
+    "lrp": _lrp,
+    "lrp.z": _analyzer(lambda: Zero(STABILIZER)),
+    "lrp.z_IB": _analyzer(lambda: Zero(STABILIZER, "ignore")),
+    "lrp.epsilon": _analyzer(_epsilon_rule),
+    "lrp.w_square": _analyzer(RULE_NAMES["WSquare"]),
+    "lrp.flat": _analyzer(RULE_NAMES["Flat"]),
+    "lrp.alpha_beta": _analyzer(_alpha_beta_rule),
+    "lrp.alpha_2_beta_1": _analyzer(RULE_NAMES["Alpha2Beta1"]),
+    "lrp.alpha_2_beta_1_IB": _analyzer(RULE_NAMES["Alpha2Beta1IgnoreBias"]),
+    "lrp.alpha_1_beta_0": _analyzer(RULE_NAMES["Alpha1Beta0"]),
+    "lrp.alpha_1_beta_0_IB": _analyzer(RULE_NAMES["Alpha1Beta0IgnoreBias"]),
+    "lrp.z_plus": _analyzer(RULE_NAMES["ZPlus"]),
+    "lrp.z_plus_fast": _analyzer(RULE_NAMES["ZPlusFast"]),
+    "lrp.sequential_preset_a": _preset(flat=False),
+    "lrp.sequential_preset_b": _preset(flat=False),
+    "lrp.sequential_preset_a_flat": _preset(flat=True),
+    "lrp.sequential_preset_b_flat": _preset(flat=True),
+    "lrp.sequential_preset_b_flat_until_idx": _preset(flat=True, until=True),
+    "deep_taylor": _deep_taylor,
+    "deep_taylor.bounded": _deep_taylor_bounded,
+}
+
+
+def keywords(name: str) -> tuple[str, ...]:
+    """The keywords that an analyzer's name takes."""
+    if name not in ANALYZERS:
+        raise RuleError(f"unknown analyzer {name!r}; the names are {', '.join(ANALYZERS)}")
+    build = ANALYZERS[name]
+    if name == "lrp":
+        return ("rule", *_COMMON)
+    known: Sequence[str] | None = getattr(build, "keywords", None)
+    return tuple(inspect.signature(build).parameters) if known is None else tuple(known)
+
+
+def composite(name: str, **parameters: Any) -> Composite:
+    """The composite that an analyzer's name and keywords stand for.
+
+    Raises
+    ------
+    RuleError
+        For an unknown name or keyword, or a value that makes no sense.
+    """
+    known = keywords(name)
+    for key in parameters:
+        if key not in known:
+            raise RuleError(f"{name} has no keyword {key!r}; it takes {', '.join(known) or 'none'}")
+    if name == "lrp":
+        parameters.setdefault("rule", None)
+    return Composite(ANALYZERS[name](**parameters), name)

@@ -1,0 +1,514 @@
+"""Rules as data: each LRP rule is a list of groups, written once.
+
+For a linear layer z = x W + b, every group g of a rule contributes
+
+    z_g  = Σ_products sign · part(x) · part(W) + part(b)
+    s_g  = mask_g · R / stabilize(z_g)
+    R_in = Σ_g coefficient_g · Σ_products sign · part(x) ⊙ (s_g · part(W)ᵀ)
+
+and nothing else in lrpfast knows a rule's formula. A new rule is a class here
+with a ``groups`` method, an oracle function in ``tests/oracle.py`` and a line in
+``docs/rules.md``.
+
+Parts of x: ``x``, ``x+``, ``x-``, ``1``, ``low``, ``high``. Parts of W and b:
+``w``, ``w+``, ``w-``, ``w^2``, ``1``, ``w+gw+`` (w + γw⁺) and ``w+gw-``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import RuleError
+
+#: Bias conventions, in the order that messages list them.
+BIAS = ("absorb", "ignore", "full", "distribute", "repeat")
+
+#: Weight and bias parts: name -> function of the array and gamma.
+WEIGHT_PARTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "w": lambda w, g: w,
+    "w+": lambda w, g: np.maximum(w, 0),
+    "w-": lambda w, g: np.minimum(w, 0),
+    "w^2": lambda w, g: w * w,
+    "1": lambda w, g: np.ones_like(w),
+    "w+gw+": lambda w, g: w + w.dtype.type(g) * np.maximum(w, 0),
+    "w+gw-": lambda w, g: w + w.dtype.type(g) * np.minimum(w, 0),
+}
+
+
+@dataclass(frozen=True)
+class Stabilizer:
+    """What keeps a denominator away from zero.
+
+    Parameters
+    ----------
+    value : float
+        Above zero.
+    kind : {"sign", "zero"}
+        "sign" adds value · sign(z) with sign(0) = +1; "zero" adds it only where
+        z == 0 (iNNvestigate's convention).
+    """
+
+    value: float
+    kind: str = "sign"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", _number(self.value, "stabilizer"))
+        if self.value <= 0:
+            raise RuleError(f"a stabilizer must be above zero, not {self.value}")
+        if self.kind not in ("sign", "zero"):
+            raise RuleError(f"a stabilizer's kind is 'sign' or 'zero', not {self.kind!r}")
+
+    def __str__(self) -> str:
+        return f"{self.value:g}·sign" if self.kind == "sign" else f"{self.value:g} where z = 0"
+
+
+@dataclass(frozen=True)
+class Product:
+    """sign · part(x) · part(W); ``of`` says whose part the weight is.
+
+    ``of="bias"`` is the bias written into every row of a matrix shaped like W,
+    ``of="bias/n"`` the same divided by the number of inputs: the two
+    conventions that give the inputs a share of the bias.
+    """
+
+    input: str
+    weight: str
+    sign: int = 1
+    of: str = "kernel"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One term of a rule: products over a common denominator.
+
+    ``mask`` is +1 or −1 for "only outputs whose z, bias included, has this sign".
+    """
+
+    products: tuple[Product, ...]
+    stabilizer: Stabilizer
+    bias: str | None = None
+    coefficient: float = 1.0
+    mask: int = 0
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise RuleError(f"{what} must be a number, not {value!r}")
+    if not math.isfinite(value):
+        raise RuleError(f"{what} must be finite, not {value}")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base of every rule. Rules are immutable, comparable and picklable."""
+
+    name: ClassVar[str] = ""
+    #: bias conventions that make sense for the rule
+    conventions: ClassVar[tuple[str, ...]] = ()
+    equation: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if f.name == "stabilizer" and not isinstance(self.stabilizer, Stabilizer):
+                object.__setattr__(self, "stabilizer", Stabilizer(self.stabilizer))
+            elif f.name in ("epsilon", "gamma", "alpha", "beta") and not isinstance(getattr(self, f.name), tuple):
+                object.__setattr__(self, f.name, _number(getattr(self, f.name), f"{self.name}: {f.name}"))
+            elif f.name == "bias" and self.bias not in self.conventions:
+                raise RuleError(
+                    f"{self.name}: bias={self.bias!r} is not a convention of this rule; "
+                    f"choose from {', '.join(map(repr, self.conventions))}"
+                )
+            elif f.type == "bool" and not isinstance(getattr(self, f.name), bool):
+                raise RuleError(f"{self.name}: {f.name} is True or False, not {getattr(self, f.name)!r}")
+
+    def groups(self) -> tuple[Group, ...]:
+        """The rule as data; see the module's docstring."""
+        raise TypeError(f"{type(self).__name__} has no groups: it is not a rule for layers with weights")
+
+    @property
+    def multiplies_input(self) -> bool:
+        """Whether relevance is proportional to x, so that x = 0 receives none."""
+        return all(p.input in ("x", "x+", "x-") for g in self.groups() for p in g.products)
+
+    def _group(self, products: tuple[Product, ...], bias: str, **rest: Any) -> Group:
+        """A group under this rule's bias convention; ``bias`` is the group's own bias part."""
+        stabilizer = rest.pop("stabilizer", None) or self.stabilizer  # type: ignore[attr-defined]
+        convention = self.bias  # type: ignore[attr-defined]
+        if convention in ("distribute", "repeat"):
+            of = "bias" if convention == "repeat" else "bias/n"
+            return Group((*products, Product("1", bias, of=of)), stabilizer, None, **rest)
+        part = {"absorb": bias, "ignore": None, "full": "w"}[convention]
+        return Group(products, stabilizer, part, **rest)
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Hand relevance through unchanged: R_in = R.
+
+    The rule of activations, reshapes and inference no-ops (Bach et al. 2015, section 2.3).
+    """
+
+    name: ClassVar[str] = "pass"
+    equation: ClassVar[str] = "R_in = R"
+
+    @property
+    def multiplies_input(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Zero(Rule):
+    """LRP-0 (z rule): each input receives its share of z.
+
+    R_i = Σ_j x_i w_ij / (z_j + stabilizer) · R_j with z_j = Σ_i x_i w_ij + b_j.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+    bias : {"absorb", "ignore", "distribute", "repeat"}
+
+    References
+    ----------
+    Bach et al. (2015), equation 56; Montavon et al. (2019), section 10.2.1.
+    """
+
+    stabilizer: Any = 1e-9
+    bias: str = "absorb"
+    name: ClassVar[str] = "zero"
+    conventions: ClassVar[tuple[str, ...]] = ("absorb", "ignore", "distribute", "repeat")
+    equation: ClassVar[str] = "R_i = sum_j x_i w_ij / z_j R_j"
+
+    def groups(self) -> tuple[Group, ...]:
+        return (self._group((Product("x", "w"),), "w"),)
+
+
+@dataclass(frozen=True)
+class Epsilon(Rule):
+    """LRP-epsilon: the z rule with epsilon in the denominator.
+
+    R_i = Σ_j x_i w_ij / (z_j + ε · sign(z_j)) · R_j, sign(0) = +1.
+
+    Parameters
+    ----------
+    epsilon : float
+        Above zero; in the units of z.
+    bias : {"absorb", "ignore", "distribute", "repeat"}
+
+    References
+    ----------
+    Bach et al. (2015), equation 58; Montavon et al. (2019), section 10.2.1.
+    """
+
+    epsilon: float = 1e-6
+    bias: str = "absorb"
+    name: ClassVar[str] = "epsilon"
+    conventions: ClassVar[tuple[str, ...]] = Zero.conventions
+    equation: ClassVar[str] = "R_i = sum_j x_i w_ij / (z_j + epsilon sign(z_j)) R_j"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epsilon <= 0:
+            raise RuleError(f"epsilon must be above zero, not {self.epsilon:g}")
+
+    def groups(self) -> tuple[Group, ...]:
+        return (self._group((Product("x", "w"),), "w", stabilizer=Stabilizer(self.epsilon)),)
+
+
+@dataclass(frozen=True)
+class Gamma(Rule):
+    """LRP-gamma: contributions of the output's own sign are favoured by 1 + γ.
+
+    Original: R_i = Σ_j x_i (w_ij + γ w_ij⁺) / Σ_i x_i (w_ij + γ w_ij⁺) · R_j.
+    Generalized: where z_j > 0 the positive, where z_j < 0 the negative
+    contributions x_i w_ij are scaled by 1 + γ; nothing passes where z_j = 0.
+
+    Parameters
+    ----------
+    gamma : float
+        0 or above.
+    generalized : bool
+        Whether inputs and outputs of both signs are treated as above.
+    scale_bias : bool
+        Whether the bias is scaled like the weights.
+    stabilizer : float or Stabilizer
+    bias : {"absorb", "ignore", "distribute", "repeat"}
+
+    References
+    ----------
+    Montavon et al. (2019), section 10.2.1; Andéol et al. (2021), appendix B (generalized).
+    """
+
+    gamma: float = 0.25
+    generalized: bool = True
+    scale_bias: bool = True
+    stabilizer: Any = 1e-6
+    bias: str = "absorb"
+    name: ClassVar[str] = "gamma"
+    conventions: ClassVar[tuple[str, ...]] = Zero.conventions
+    equation: ClassVar[str] = "R_i = sum_j x_i (w_ij + gamma w_ij+) / sum_i x_i (w_ij + gamma w_ij+) R_j"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gamma < 0:
+            raise RuleError(f"gamma must be 0 or above, not {self.gamma:g}")
+
+    def groups(self) -> tuple[Group, ...]:
+        up, down = "w+gw+", "w+gw-"
+        bias_up, bias_down = (up, down) if self.scale_bias else ("w", "w")
+        if not self.generalized:
+            return (self._group((Product("x", up),), bias_up),)
+        return (
+            self._group((Product("x+", up), Product("x-", down)), bias_up, mask=1),
+            self._group((Product("x+", down), Product("x-", up)), bias_down, mask=-1),
+        )
+
+
+def _alpha_beta(rule: Any, alpha: float, beta: float) -> tuple[Group, ...]:
+    if rule.split_input:
+        agree = (Product("x+", "w+"), Product("x-", "w-"))
+        oppose = (Product("x+", "w-"), Product("x-", "w+"))
+    else:
+        agree, oppose = (Product("x", "w+"),), (Product("x", "w-"),)
+    groups = (rule._group(agree, "w+", coefficient=alpha),)
+    return groups + ((rule._group(oppose, "w-", coefficient=-beta),) if beta else ())
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    """LRP-αβ: positive and negative contributions redistributed apart.
+
+    R_i = Σ_j (α (x_i w_ij)⁺ / Σ_i (x_i w_ij)⁺ − β (x_i w_ij)⁻ / Σ_i (x_i w_ij)⁻) R_j.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        With alpha − beta = 1 and beta ≥ 0.
+    split_input : bool
+        True splits contributions x_i w_ij by their sign; False splits only the
+        weights (captum's convention), which is the same for x ≥ 0.
+    stabilizer : float or Stabilizer
+    bias : {"absorb", "ignore", "full", "distribute", "repeat"}
+        "absorb" puts b⁺ in the α and b⁻ in the β denominator; "full" is
+        iNNvestigate's: the whole signed bias in both.
+
+    References
+    ----------
+    Bach et al. (2015), equation 60.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    split_input: bool = True
+    stabilizer: Any = 1e-6
+    bias: str = "absorb"
+    name: ClassVar[str] = "alpha_beta"
+    conventions: ClassVar[tuple[str, ...]] = BIAS
+    equation: ClassVar[str] = "R_i = sum_j (alpha z_ij+ / sum_i z_ij+ - beta z_ij- / sum_i z_ij-) R_j"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isclose(self.alpha - self.beta, 1.0, rel_tol=1e-9, abs_tol=1e-9):
+            raise RuleError(
+                f"alpha - beta must be 1, but alpha={self.alpha:g}, beta={self.beta:g} give {self.alpha - self.beta:g}"
+            )
+        if self.beta < 0:
+            raise RuleError(f"beta must be 0 or above, not {self.beta:g}")
+
+    def groups(self) -> tuple[Group, ...]:
+        return _alpha_beta(self, self.alpha, self.beta)
+
+
+@dataclass(frozen=True)
+class ZPlus(Rule):
+    """LRP-z⁺: αβ with alpha = 1 and beta = 0, positive contributions only.
+
+    R_i = Σ_j (x_i w_ij)⁺ / Σ_i (x_i w_ij)⁺ · R_j.
+
+    Parameters
+    ----------
+    split_input : bool
+    stabilizer : float or Stabilizer
+    bias : {"absorb", "ignore", "full", "distribute", "repeat"}
+
+    References
+    ----------
+    Montavon et al. (2017), equation 11.
+    """
+
+    split_input: bool = True
+    stabilizer: Any = 1e-6
+    bias: str = "absorb"
+    name: ClassVar[str] = "z_plus"
+    conventions: ClassVar[tuple[str, ...]] = BIAS
+    equation: ClassVar[str] = "R_i = sum_j z_ij+ / sum_i z_ij+ R_j"
+
+    def groups(self) -> tuple[Group, ...]:
+        return _alpha_beta(self, 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class AlphaBetaX(Rule):
+    """iNNvestigate's four-way αβ: every sign pair of x and w over its own denominator.
+
+    R_i = Σ_j (α₀ x⁺w⁺/Σx⁺w⁺ + α₁ x⁻w⁻/Σx⁻w⁻ − β₀ x⁺w⁻/Σx⁺w⁻ − β₁ x⁻w⁺/Σx⁻w⁺) R_j.
+
+    Parameters
+    ----------
+    alpha, beta : pair of float
+    stabilizer : float or Stabilizer
+    bias : {"absorb", "ignore", "distribute", "repeat"}
+        Each denominator has the part of b that has its weight's sign.
+
+    References
+    ----------
+    iNNvestigate 2.1.2, ``AlphaBetaXRule`` (which applies β₁ where α₁ was meant).
+    """
+
+    alpha: tuple[float, float] = (0.5, 0.5)
+    beta: tuple[float, float] = (0.5, 0.5)
+    stabilizer: Any = 1e-6
+    bias: str = "absorb"
+    name: ClassVar[str] = "alpha_beta_x"
+    conventions: ClassVar[tuple[str, ...]] = Zero.conventions
+    equation: ClassVar[str] = "alpha_0 x+w+, alpha_1 x-w-, -beta_0 x+w-, -beta_1 x-w+, each over its own sum"
+
+    def __post_init__(self) -> None:
+        for key in ("alpha", "beta"):
+            value = getattr(self, key)
+            if not isinstance(value, (tuple, list)) or len(value) != 2:
+                raise RuleError(f"{self.name}: {key} is a pair of numbers, not {value!r}")
+            object.__setattr__(self, key, tuple(_number(v, f"{self.name}: {key}") for v in value))
+        super().__post_init__()
+
+    def groups(self) -> tuple[Group, ...]:
+        signs = (("x+", "w+", self.alpha[0]), ("x-", "w-", self.alpha[1]))
+        signs += (("x+", "w-", -self.beta[0]), ("x-", "w+", -self.beta[1]))
+        return tuple(self._group((Product(x, w),), w, coefficient=c) for x, w, c in signs if c)
+
+
+@dataclass(frozen=True)
+class WSquare(Rule):
+    """LRP-w²: relevance by squared weights, whatever the input.
+
+    R_i = Σ_j w_ij² / Σ_i w_ij² · R_j.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+    bias : {"ignore", "absorb"}
+        "absorb" puts b² in the denominator (zennit's default).
+
+    References
+    ----------
+    Montavon et al. (2017), equation 12.
+    """
+
+    stabilizer: Any = 1e-6
+    bias: str = "ignore"
+    name: ClassVar[str] = "w_square"
+    conventions: ClassVar[tuple[str, ...]] = ("ignore", "absorb")
+    equation: ClassVar[str] = "R_i = sum_j w_ij^2 / sum_i w_ij^2 R_j"
+
+    def groups(self) -> tuple[Group, ...]:
+        return (self._group((Product("1", "w^2"),), "w^2"),)
+
+
+@dataclass(frozen=True)
+class Flat(Rule):
+    """LRP-flat: equal shares for all inputs of an output.
+
+    R_i = Σ_j 1 / n_j · R_j with n_j the inputs that output j sees.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+    bias : {"ignore"}
+
+    References
+    ----------
+    Lapuschkin et al. (2019), supplement.
+    """
+
+    stabilizer: Any = 1e-6
+    bias: str = "ignore"
+    name: ClassVar[str] = "flat"
+    conventions: ClassVar[tuple[str, ...]] = ("ignore",)
+    equation: ClassVar[str] = "R_i = sum_j 1 / n_j R_j"
+
+    def groups(self) -> tuple[Group, ...]:
+        return (self._group((Product("1", "1"),), "1"),)
+
+
+@dataclass(frozen=True, eq=False)
+class ZBox(Rule):
+    """LRP-z^B: for a first layer whose inputs lie between low and high.
+
+    R_i = Σ_j (x_i w_ij − low_i w_ij⁺ − high_i w_ij⁻) / Σ_i (…) · R_j.
+
+    Parameters
+    ----------
+    low, high : float or array
+        The input's bounds, low ≤ high, in the input's units; a scalar, one per
+        feature, or one per channel (the last axis).
+    stabilizer : float or Stabilizer
+    bias : {"ignore"}
+        The bias cancels: b − b⁺ − b⁻ = 0.
+
+    References
+    ----------
+    Montavon et al. (2017), equation 13.
+    """
+
+    low: Any = field(default=None)
+    high: Any = field(default=None)
+    stabilizer: Any = 1e-6
+    bias: str = "ignore"
+    name: ClassVar[str] = "z_box"
+    conventions: ClassVar[tuple[str, ...]] = ("ignore",)
+    equation: ClassVar[str] = "R_i = sum_j (x_i w_ij - low_i w_ij+ - high_i w_ij-) / sum_i (...) R_j"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("low", "high"):
+            value = getattr(self, key)
+            if value is None:
+                raise RuleError(f"z_box needs {key}: the input's {'lowest' if key == 'low' else 'highest'} value")
+            array = np.asarray(value)
+            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+                raise RuleError(f"z_box: {key} must hold finite real numbers, not {value!r}")
+            array = array.astype(np.float64)
+            array.setflags(write=False)
+            object.__setattr__(self, key, array)
+        try:
+            ordered = bool((self.low <= self.high).all())
+        except ValueError:
+            raise RuleError(f"z_box: low has shape {self.low.shape}, high {self.high.shape}: they must fit") from None
+        if not ordered:
+            raise RuleError("z_box: low must not be above high")
+
+    def groups(self) -> tuple[Group, ...]:
+        return (self._group((Product("x", "w"), Product("low", "w+", -1), Product("high", "w-", -1)), "w"),)
+
+
+#: Every rule by its name, in the order that ``lrpfast rules`` lists them.
+RULES: dict[str, type[Rule]] = {
+    cls.name: cls for cls in (Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox, Pass)
+}
+
+
+def from_name(name: str, **parameters: Any) -> Rule:
+    """The rule called ``name`` with the given parameters; RuleError says which names and parameters there are."""
+    if name not in RULES:
+        raise RuleError(f"unknown rule {name!r}; the rules are {', '.join(RULES)}")
+    cls = RULES[name]
+    known = [f.name for f in fields(cls)]
+    for key in parameters:
+        if key not in known:
+            raise RuleError(f"{name} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
+    return cls(**parameters)
