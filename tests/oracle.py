@@ -72,10 +72,13 @@ def stabilized(z, stabilizer):
 
 
 class Ledger:
-    """Where relevance went that no input got: per layer, summed over the rule's terms."""
+    """Where relevance went that no input got: per layer, summed over the rule's terms.
+
+    ``absolute`` is the sum of the absolute values of every s_j c_ij and s_j b_j: what rounding errors are relative to.
+    """
 
     def __init__(self):
-        self.bias = self.stabilizer = self.lost = 0.0
+        self.bias = self.stabilizer = self.lost = self.absolute = 0.0
 
 
 def share(ar, pairs, b, own_b, r, stabilizer, bias, ledger, coefficient=1.0, here=True, split=False):
@@ -97,6 +100,7 @@ def share(ar, pairs, b, own_b, r, stabilizer, bias, ledger, coefficient=1.0, her
         result = result + ar.total(seen * ar.operand(each), 0)
     else:
         ledger.bias += coefficient * (s * added).sum()
+    ledger.absolute += abs(coefficient) * (np.abs(s) * (np.abs(contributions).sum(0) + np.abs(added))).sum()
     alive = z != 0
     ledger.stabilizer += coefficient * (s * (stabilized(z, stabilizer) - z))[alive].sum()
     ledger.lost += coefficient * (np.where(here & alive, 0, r)).sum()

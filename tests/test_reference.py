@@ -124,7 +124,9 @@ SAFE = (1e-7, "zero")
 def parse(key):
     """(analyzer, keywords, neuron_selection) of a recorded key ``NAME|KEYWORDS-AS-JSON``."""
     name, keywords = key.split("|")
-    keywords = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(keywords).items()}
+    keywords = json.loads(keywords)
+    if isinstance(keywords.get("input_layer_rule"), list):
+        keywords["input_layer_rule"] = tuple(keywords["input_layer_rule"])
     return name, keywords, keywords.pop("neuron_selection", None)
 
 
@@ -226,6 +228,23 @@ def test_the_oracle_meets_the_record(name, key):
     exact = oracle.explain(layers, rules, record["x"][some], target)
     allowed = record_allows(layers, rules, record["x"][some], target, exact)
     assert (np.abs(exact - record[key][some]) <= allowed).all()
+
+
+# Further calls of iNNvestigate on mlp_relu, recorded for this suite: the name "lrp" itself, and keywords.
+
+FURTHER = np.load(DATA / "mlp_relu_lrp.npz")
+
+
+@pytest.mark.parametrize("key", FURTHER.files)
+def test_further_recorded_explanations(key):
+    name, keywords, selection = parse(key)
+    if isinstance(keywords.get("rule"), list) and isinstance(keywords["rule"][0], list):
+        keywords["rule"] = [(lambda layer, text=text: text in layer.name, rule) for text, rule in keywords["rule"]]
+    model = lrpfast.model_wo_softmax(lrpfast.load(DATA / "mlp_relu.h5"))
+    x = np.load(DATA / "mlp_relu.npz")["x"]
+    got = lrpfast.create_analyzer(name, model, **keywords).analyze(x, selection)
+    largest = np.abs(FURTHER[key]).max(1, keepdims=True)
+    assert (np.abs(got - FURTHER[key]) <= 1e-5 * largest).all()
 
 
 @pytest.mark.parametrize("name", FILES)

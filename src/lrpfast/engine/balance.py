@@ -107,7 +107,7 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
     def value(source: Any) -> np.ndarray:
         if isinstance(source, np.ndarray):
             return source.astype(np.float64)[None]
-        return kept[source].reshape(samples, -1).astype(np.float64)
+        return kept[source].astype(np.float64)
 
     incoming, outgoing = value(trace.incoming), value(trace.outgoing)
     outgoing = np.nan_to_num(outgoing, nan=0.0)  # masked features

@@ -219,11 +219,14 @@ def _simplify(product: Product, x_sign: int, w_sign: int, gamma: float) -> Produ
     return product
 
 
-def _atoms(quantity: dict[Key, float], x_sign: int, w_sign: int, gamma: float) -> dict[Key, float]:
-    """The quantity as a combination of sums over one sign of x and one of w, where it can be."""
+def _atoms(quantity: dict[Key, float], x_sign: int, w_sign: int, gamma: float, tf32: bool) -> dict[Key, float]:
+    """The quantity as a combination of sums over one sign of x and one of w, where it can be.
+
+    Under TF32 w + γw⁺ is rounded as a whole before it is multiplied, so it has no parts.
+    """
     total: dict[Key, float] = {}
     for (x, w, of), factor in quantity.items():
-        if of != "kernel" or x not in ("x", "x+", "x-") or w not in _IN_SIGNS:
+        if of != "kernel" or x not in ("x", "x+", "x-") or w not in _IN_SIGNS or (tf32 and "g" in w):
             total[x, w, of] = total.get((x, w, of), 0.0) + factor
             continue
         for xp in ("x+", "x-") if x == "x" and not x_sign else (x,):
@@ -243,6 +246,7 @@ def _plan_linear(
     x_sign: int,
     relu_above: bool,
     masked: bool,
+    tf32: bool,
 ) -> LinearPlan:
     """Decide one layer. ``relu_above``: all relevance that comes is proportional to max(z, 0)."""
     gamma = float(getattr(rule, "gamma", 0.0))
@@ -284,7 +288,7 @@ def _plan_linear(
 
     # as they are written, or all from sums over single signs: whichever takes fewer contractions
     direct = list(dict.fromkeys(key for q in quantities for key in q))
-    split = [_atoms(q, x_sign, w_sign, gamma) for q in quantities]
+    split = [_atoms(q, x_sign, w_sign, gamma, tf32) for q in quantities]
     atoms = list(dict.fromkeys(key for q in split for key in q))
     if len(atoms) < len(direct):
         quantities, direct = split, atoms
@@ -333,6 +337,7 @@ def make_plan(
     *,
     input_range: tuple[float, float] | None = None,
     mask_nan: bool = False,
+    tf32: bool = False,
     predict: bool = False,
 ) -> Plan:
     """Plan an explanation of a chain whose output is already the value to explain.
@@ -358,7 +363,7 @@ def make_plan(
             units.append((i, node.layer, before))
             if node.layer.activation is not None:
                 units.append((i, node.layer.activation, node.shape))
-        elif isinstance(node.layer, Activation):
+        elif isinstance(node.layer, Activation) and node.layer.function != "linear":
             units.append((i, node.layer, node.shape))
     steps: list[Step] = []
     sign = _sign(np.asarray(input_range)) if input_range is not None else 0
@@ -392,6 +397,7 @@ def make_plan(
                 sign,
                 _relevance_follows_relu(units, at, rules),
                 masked,
+                tf32,
             )
         )
         sign, masked = 0, False

@@ -31,6 +31,7 @@ class Function:
 #: Every activation function by name, with its parameters' defaults. ``None``
 #: marks a parameter that must be given (PReLU's slopes) or an absent ceiling.
 FUNCTIONS: dict[str, Function] = {
+    "linear": Function({}),
     "relu": Function({"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, nonnegative=True),
     "leaky_relu": Function({"negative_slope": 0.2}),
     "prelu": Function({"negative_slope": None}),
@@ -185,7 +186,7 @@ def as_activation(value: str | Activation | None, layer: str) -> Activation | No
     if value is None or value == "linear":
         return None
     if isinstance(value, Activation):
-        return value
+        return None if value.function == "linear" else value
     if isinstance(value, str):
         try:
             return Activation(value)

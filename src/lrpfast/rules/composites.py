@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ..errors import RuleError
 from ..model.graph import Model
-from ..model.layers import Dense, Layer
-from .rule import Pass, Rule
+from ..model.layers import Dense, Flatten, Layer, Reshape
+from .rule import Pass, Rule, ZBox
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,37 @@ class Composite:
                 raise RuleError(f"{layer} (layer {i}): no entry of {self.name} gives it a rule")
             if isinstance(entry.rule, Pass):
                 raise RuleError(f"{layer} (layer {i}): 'pass' is no rule for a layer with weights")
-            check_bounds(entry.rule, layer, model.nodes[model.nodes[i].inputs[0]].shape)
-            rules[i] = entry.rule
+            rules[i] = fit_bounds(entry.rule, model, i)
         return rules
 
 
-def check_bounds(rule: Rule, layer: Layer, shape: tuple[int | None, ...]) -> None:
-    """RuleError unless z-box bounds fit the layer's input (scalar, per feature or per channel)."""
+def _fits(bound: np.ndarray, shape: tuple[int | None, ...]) -> bool:
+    pairs = zip(reversed(bound.shape), reversed(shape), strict=False)
+    return bound.ndim <= len(shape) and all(b in (1, n) for b, n in pairs)
+
+
+def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
+    """The rule with its z-box bounds in the shape of the layer's input, where it has any.
+
+    Bounds may be scalar, or fit the layer's input or, where only reshapes lie
+    between, the model's (per feature, or per channel on the last axis).
+    """
+    if not isinstance(rule, ZBox):
+        return rule
+    shape = model.nodes[model.nodes[index].inputs[0]].shape
+    before = model.layers[1:index]
+    reshaped = all(layer.identity or isinstance(layer, (Flatten, Reshape)) for layer in before)
+    fitted = {}
     for key in ("low", "high"):
-        bound = getattr(rule, key, None)
-        if bound is None or bound.ndim == 0:
-            continue
-        fits = bound.ndim <= len(shape) and all(
-            b in (1, n) for b, n in zip(reversed(bound.shape), reversed(shape), strict=False)
-        )
-        if not fits or math.prod(bound.shape) == 0:
-            raise RuleError(f"{layer}: {key} has shape {bound.shape}, which does not fit its input of shape {shape}")
+        bound = getattr(rule, key)
+        if bound.ndim and not _fits(bound, shape):
+            if not reshaped or not _fits(bound, model.input_shape):
+                raise RuleError(
+                    f"{model.layers[index]}: {key} has shape {bound.shape}, which does not fit its input of shape {shape}"
+                )
+            bound = np.broadcast_to(bound, model.input_shape).reshape(shape)  # type: ignore[arg-type]
+        fitted[key] = bound
+    return replace(rule, **fitted)
 
 
 def Uniform(rule: Rule, first: Rule | None = None) -> Composite:  # noqa: N802, it reads as a class

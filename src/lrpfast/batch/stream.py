@@ -1,0 +1,138 @@
+"""Explains an array of any length a chunk at a time, from memory-mapped inputs into a file."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..engine.analyzer import Analyzer
+from ..engine.inputs import as_batch, as_start
+from ..errors import InputError, ShapeError
+from .files import check_target, replacing
+
+#: A chunk's inputs and relevances in memory, and its work: together they keep memory
+#: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
+CHUNK_BYTES = 64 << 20
+CHUNK_FLOPS = 10_000_000_000
+
+NORMALIZATIONS = ("maxabs", "sum")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `explain_file` did: the array's shape, how long it took, and how many were not normalized."""
+
+    shape: tuple[int, ...]
+    explanations: int
+    seconds: float
+    left: int
+
+
+def explain_file(
+    analyzer: Analyzer,
+    x: np.ndarray,
+    output: str | os.PathLike,
+    *,
+    target: Any = None,
+    normalize: str | None = None,
+    progress: Callable[[int], object] = lambda samples: None,
+) -> Written:
+    """Write the relevance of every sample of ``x`` to an .npy file.
+
+    The file appears when it is whole; see `files.replacing`. Memory does not grow
+    with the number of samples.
+
+    Parameters
+    ----------
+    analyzer : Analyzer
+    x : array, shape (samples, *input_shape)
+        Best memory-mapped; see `files.open_array`.
+    output : path
+    target : optional
+        As in `Analyzer.analyze`, but no callable.
+    normalize : {"maxabs", "sum"}, optional
+        Divide each explanation by max|R| or by ΣR; where that is zero it is left as it is.
+    progress : callable, optional
+        Called with the number of samples of each chunk that is done.
+
+    Returns
+    -------
+    Written
+    """
+    begin = time.perf_counter()
+    samples, shape = len(as_batch(x, analyzer.model.input_shape)), x.shape[1:]  # type: ignore[arg-type]
+    whole = isinstance(target, np.ndarray)
+    if whole:
+        _check_targets(analyzer, target, samples)
+    # an empty batch has every other property of the result: its dtype, and an axis for several targets
+    made = _analyze(analyzer, x[:0], target[:0] if whole else target)
+    result = (samples, *made.shape[1:])
+    axes = made.ndim - 1 - len(shape)
+    per_sample = math.prod(shape) * (made.itemsize * (1 + math.prod(result[1 : 1 + axes])) + x.itemsize)
+    rows = max(1, min(samples, CHUNK_BYTES // max(1, per_sample), CHUNK_FLOPS // max(1, analyzer.plan().flops)))
+    check_target(output, math.prod(result) * made.itemsize)
+    buffer = np.empty((rows, *result[1:]), made.dtype)
+    left = 0
+    with replacing(output) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(made.dtype), "fortran_order": False, "shape": result}
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, samples, rows):
+            part = slice(first, min(samples, first + rows))
+            out = buffer[: part.stop - first]
+            try:
+                _analyze(analyzer, x[part], target[part] if whole else target, out)
+            except InputError as error:
+                raise InputError(_counted_from(first, str(error))) from None
+            if normalize is not None:
+                left += normalize_rows(out.reshape(-1, math.prod(shape)), normalize)
+            file.write(out.data)
+            progress(len(out))
+    explanations = samples * math.prod(result[1 : 1 + axes])
+    return Written(result, explanations, time.perf_counter() - begin, left)
+
+
+def _analyze(analyzer: Analyzer, x: np.ndarray, target: Any, out: np.ndarray | None = None) -> np.ndarray:
+    # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
+    return Analyzer.analyze(analyzer, x, target, out)
+
+
+def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int) -> None:
+    """Tell of a wrong target before the work begins, not when its sample's turn comes."""
+    if target.ndim == 0 or len(target) != samples:
+        raise ShapeError(f"there are {samples} samples, but the targets have shape {target.shape}")
+    shape: tuple[int, ...] = analyzer._output_shape  # type: ignore[assignment]
+    as_start(target, samples, shape, np.dtype(np.float64), lambda: np.empty(0))
+
+
+def _counted_from(first: int, message: str) -> str:
+    """A message about a chunk, its sample counted from the beginning of the file."""
+    return re.sub(r"\b(x\[|sample )(\d+)", lambda m: f"{m[1]}{int(m[2]) + first}", message, count=1)
+
+
+def normalize_rows(relevance: np.ndarray, how: str) -> int:
+    """Divide every row by max|R| ("maxabs") or ΣR ("sum"), in place; masked features (NaN) do not count.
+
+    Returns
+    -------
+    int
+        Rows left as they are, because what they would be divided by is zero, or so
+        near that the result overflows.
+    """
+    if how not in NORMALIZATIONS:
+        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {how!r}")
+    low = np.fmin.reduce(relevance, 1, initial=0.0).astype(np.float64)  # 0 where all are NaN
+    high = np.fmax.reduce(relevance, 1, initial=0.0).astype(np.float64)
+    largest = np.maximum(-low, high)
+    # NaN only where features are masked: the run refuses what is not finite
+    scale = largest if how == "maxabs" else np.nansum(relevance, 1, dtype=np.float64)
+    good = (scale != 0) & (largest / 2 < np.abs(scale) * (np.finfo(relevance.dtype).max / 2))
+    scale[~good] = 1.0
+    np.divide(relevance, scale[:, None], out=relevance, casting="same_kind")
+    return int((~good).sum())

@@ -1,0 +1,377 @@
+"""Bad input: an error of lrpfast's own that says which argument, what was expected and what came."""
+
+import cases
+import lrpfast
+import numpy as np
+import pytest
+
+LAYERS = cases.network((6, 9, 4), "relu", last="softmax")
+MODEL = cases.model(LAYERS)
+X = cases.inputs(5, 6)
+RULES = lrpfast.rules
+
+
+@pytest.fixture(scope="module")
+def analyzer():
+    return lrpfast.Analyzer(MODEL, "epsilon")
+
+
+def says(error, function, *parts):
+    """function raises the error, and its message has every part."""
+    with pytest.raises(error) as caught:
+        function()
+    message = str(caught.value)
+    assert isinstance(caught.value, lrpfast.LrpfastError)
+    for part in parts:
+        assert part in message, f"{part!r} is not in {message!r}"
+    assert "\n" not in message.strip() and len(message) < 500
+
+
+def spoiled(value, *at):
+    x = X.copy()
+    x[at] = value
+    return x
+
+
+# Inputs.
+
+
+@pytest.mark.parametrize(
+    "x, error, parts",
+    [
+        (X[0], lrpfast.ShapeError, ["(samples, 6)", "(6,)"]),
+        (X[None], lrpfast.ShapeError, ["(samples, 6)", "(1, 5, 6)"]),
+        (X[:, :5], lrpfast.ShapeError, ["(samples, 6)", "(5, 5)"]),
+        (np.float32(1), lrpfast.ShapeError, ["(samples, 6)", "()"]),
+        (1.5, lrpfast.ShapeError, ["(samples, 6)"]),
+        ([], lrpfast.ShapeError, ["(samples, 6)", "(0,)"]),
+        (X + 1j, lrpfast.InputError, ["complex"]),
+        (X.astype(str), lrpfast.InputError, ["real numbers"]),
+        ("a file name", lrpfast.InputError, ["real numbers"]),
+        (X.astype(object), lrpfast.InputError, ["object"]),
+        (None, lrpfast.InputError, ["object"]),
+        ([[1.0, 2.0], [1.0]], lrpfast.InputError, []),
+        ({"x": X}, lrpfast.InputError, ["object"]),
+        (X.astype("M8[s]"), lrpfast.InputError, ["datetime64"]),
+        (spoiled(np.nan, 3, 2), lrpfast.InputError, ["3", "2", "nan"]),
+        (spoiled(np.inf, 0, 5), lrpfast.InputError, ["0", "5", "inf"]),
+        (spoiled(-np.inf, 4, 0), lrpfast.InputError, ["4", "0", "inf"]),
+        (np.float64(X) * 1e300, lrpfast.InputError, ["float32"]),
+    ],
+    ids=["one sample", "rank", "width", "scalar", "float", "empty list", "complex", "strings", "string", "objects",
+         "None", "ragged", "dict", "dates", "nan", "inf", "-inf", "beyond float32"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["analyze", "explain", "predict"])
+def test_inputs(analyzer, method, x, error, parts):
+    function = MODEL.predict if method == "predict" else getattr(analyzer, method)
+    says(error, lambda: function(x), *parts)
+
+
+def test_the_first_bad_value_is_named_in_a_large_batch():
+    many = np.tile(X, (500, 1))
+    many[[1234, 2000], [4, 1]] = np.nan
+    for threads in (1, 3):
+        analyzer = lrpfast.Analyzer(MODEL, "epsilon", threads=threads)
+        says(lrpfast.InputError, lambda analyzer=analyzer: analyzer.analyze(many), "1234", "4", "nan")
+
+
+def test_infinity_is_no_mask():
+    analyzer = lrpfast.Analyzer(MODEL, "epsilon", mask_nan=True)
+    says(lrpfast.InputError, lambda: analyzer.analyze(spoiled(np.inf, 2, 1)), "2", "1", "inf")
+
+
+def test_inputs_outside_the_declared_range():
+    analyzer = lrpfast.Analyzer(MODEL, "z_plus", input_range=(-3, 3))
+    assert analyzer.analyze(X).shape == X.shape
+    says(lrpfast.InputError, lambda: analyzer.analyze(spoiled(3.5, 2, 1)), "3.5", "-3", "3")
+    says(lrpfast.InputError, lambda: analyzer.analyze(spoiled(-4, 2, 1)), "-4")
+
+
+# Rules.
+
+
+@pytest.mark.parametrize(
+    "make, parts",
+    [
+        (lambda: lrpfast.Analyzer(MODEL, "epsilom"), ["epsilom", "epsilon"]),
+        (lambda: lrpfast.Analyzer(MODEL, "lrp.epsilon"), ["create_analyzer"]),
+        (lambda: lrpfast.Analyzer(MODEL, RULES.Epsilon), ["Epsilon"]),
+        (lambda: lrpfast.Analyzer(MODEL, 3), ["int"]),
+        (lambda: lrpfast.Analyzer(MODEL, None), ["None"]),
+        (lambda: lrpfast.Analyzer(MODEL, RULES.Pass()), ["pass"]),
+        (lambda: RULES.Epsilon(0), ["epsilon", "0"]),
+        (lambda: RULES.Epsilon(-1e-3), ["epsilon", "-0.001"]),
+        (lambda: RULES.Epsilon(np.nan), ["epsilon", "nan"]),
+        (lambda: RULES.Epsilon(np.inf), ["epsilon", "inf"]),
+        (lambda: RULES.Epsilon("0.1"), ["epsilon", "0.1"]),
+        (lambda: RULES.Epsilon(True), ["epsilon", "True"]),
+        (lambda: RULES.Epsilon(None), ["epsilon", "None"]),
+        (lambda: RULES.AlphaBeta(1, 1), ["alpha", "beta", "1"]),
+        (lambda: RULES.AlphaBeta(2, 0.5), ["alpha", "beta", "1.5"]),
+        (lambda: RULES.AlphaBeta(0.5, -0.5), ["beta", "-0.5"]),
+        (lambda: RULES.AlphaBeta(split_input=1), ["split_input", "1"]),
+        (lambda: RULES.AlphaBetaX(alpha=1), ["alpha", "pair"]),
+        (lambda: RULES.AlphaBetaX(beta=(1, 2, 3)), ["beta", "pair"]),
+        (lambda: RULES.AlphaBetaX(alpha=("a", 1)), ["alpha", "a"]),
+        (lambda: RULES.Gamma(-0.1), ["gamma", "-0.1"]),
+        (lambda: RULES.Gamma(generalized="yes"), ["generalized", "yes"]),
+        (lambda: RULES.Zero(stabilizer=0), ["stabilizer", "0"]),
+        (lambda: RULES.Zero(stabilizer=-1.0), ["stabilizer", "-1"]),
+        (lambda: RULES.Zero(stabilizer="tiny"), ["stabilizer", "tiny"]),
+        (lambda: RULES.Stabilizer(1e-7, "both"), ["kind", "both"]),
+        (lambda: RULES.ZBox(), ["low"]),
+        (lambda: RULES.ZBox(0), ["high"]),
+        (lambda: RULES.ZBox(1, 0), ["low", "high"]),
+        (lambda: RULES.ZBox(np.nan, 1), ["low", "finite"]),
+        (lambda: RULES.ZBox("a", 1), ["low"]),
+        (lambda: RULES.ZBox([0, 0, 0], [1, 1]), ["low", "high"]),
+        (lambda: lrpfast.Analyzer(MODEL, RULES.ZBox([0, 0, 0], 1)), ["low", "(3,)", "(6,)"]),
+        (lambda: RULES.from_name("flat", epsilon=1), ["flat", "epsilon"]),
+        (lambda: lrpfast.composites.Uniform("epsilon"), []),
+        (lambda: lrpfast.composites.Uniform(RULES.Epsilon(), first=3), []),
+    ],
+)
+def test_rules(make, parts):
+    says(lrpfast.RuleError, make, *parts)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"epsilom": 1}, {"bias": "absorb", "alpha": 2}],
+)
+def test_unknown_keywords_are_python_s_own_error(arguments):
+    with pytest.raises(TypeError):
+        RULES.Epsilon(**arguments)
+
+
+# Targets and starts.
+
+
+@pytest.mark.parametrize(
+    "target, error, parts",
+    [
+        (4, lrpfast.InputError, ["4", "0 to 3"]),
+        (-1, lrpfast.InputError, ["-1", "0 to 3"]),
+        (10**20, lrpfast.InputError, ["0 to 3"]),
+        ("min", lrpfast.InputError, ["min", "max"]),
+        (True, lrpfast.InputError, ["True"]),
+        (1.5, lrpfast.LrpfastError, []),
+        ([0, 1], lrpfast.ShapeError, ["(5,)", "(2,)"]),
+        ([0, 1, 2, 3, 4], lrpfast.InputError, ["4", "0 to 3"]),
+        ([0, 1, 2, 3, -1], lrpfast.InputError, ["-1", "0 to 3"]),
+        (np.zeros((5, 2, 1), int), lrpfast.ShapeError, ["(5,)"]),
+        (np.zeros((4, 2), int), lrpfast.ShapeError, ["(5,)", "(4, 2)"]),
+        (np.zeros((5, 3)), lrpfast.ShapeError, ["(5, 4)", "(5, 3)"]),
+        (np.zeros(5), lrpfast.ShapeError, ["(5, 4)", "(5,)"]),
+        (np.full((5, 4), np.nan), lrpfast.InputError, ["finite", "(0, 0)"]),
+        (np.full((5, 4), 1j), lrpfast.InputError, ["complex"]),
+        ((0, 4), lrpfast.InputError, ["4", "0 to 3"]),
+        ((0, 1, 2), lrpfast.InputError, ["pair"]),
+        ((0, 1.5), lrpfast.InputError, ["pair"]),
+        ((1, 1), lrpfast.InputError, ["1"]),
+        (["a"] * 5, lrpfast.InputError, []),
+        ({}, lrpfast.InputError, []),
+        (lambda y: y[:, :2], lrpfast.ShapeError, ["(5, 4)", "(5, 2)"]),
+        (lambda y: None, lrpfast.LrpfastError, []),
+        (lambda y: y * np.nan, lrpfast.InputError, ["finite"]),
+        (lambda y: [0, 9, 0, 0, 0], lrpfast.LrpfastError, []),
+    ],
+    ids=lambda v: None if isinstance(v, (type, list)) else repr(v)[:30],
+)
+def test_targets(analyzer, target, error, parts):
+    says(error, lambda: analyzer.analyze(X, target), *parts)
+
+
+@pytest.mark.parametrize("target", [4, -1, "min", True, (0, 4), (0, 1, 2), 1.5], ids=str)
+def test_targets_are_checked_when_the_analyzer_is_made(target):
+    says(lrpfast.LrpfastError, lambda: lrpfast.Analyzer(MODEL, "epsilon", target=target))
+
+
+@pytest.mark.parametrize(
+    "start, parts",
+    [
+        ("no such layer", ["no such layer", "dense"]),
+        (17, ["17"]),
+        (("dense", 9), ["9", "0 to 8"]),
+        (("dense", 1, 2), ["pair"]),
+        (1.5, ["1.5"]),
+        (True, ["True"]),
+        (["dense"], ["dense"]),
+    ],
+    ids=str,
+)
+def test_starts(start, parts):
+    says(lrpfast.InputError, lambda: lrpfast.Analyzer(MODEL, "epsilon", start=start), *parts)
+
+
+@pytest.mark.parametrize(
+    "y_ref, parts",
+    [([1, 2], ["(2,)", "4"]), ("a", ["y_ref"]), (np.nan, ["y_ref", "nan"]), (1j, ["y_ref"])],
+    ids=["shape", "string", "nan", "complex"],
+)
+def test_reference_values(y_ref, parts):
+    model = cases.model(cases.network((6, 9, 4), "relu"))
+    says(lrpfast.LrpfastError, lambda: lrpfast.Analyzer(model, "epsilon", y_ref=y_ref), *parts)
+
+
+def test_a_reference_value_needs_a_linear_output():
+    model = cases.model(cases.network((6, 9, 4), "relu", last="tanh"))
+    says(lrpfast.InputError, lambda: lrpfast.Analyzer(model, "epsilon", y_ref=1.0), "y_ref", "tanh")
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    "options, error, parts",
+    [
+        ({"precision": "float16"}, lrpfast.InputError, ["float16", "float32", "float64", "tf32"]),
+        ({"precision": np.float32}, lrpfast.InputError, ["precision"]),
+        ({"precision": None}, lrpfast.InputError, ["precision"]),
+        ({"precision": ["tf32"]}, lrpfast.InputError, ["precision"]),
+        ({"threads": 0}, lrpfast.DeviceError, ["threads", "0"]),
+        ({"threads": -2}, lrpfast.DeviceError, ["threads", "-2"]),
+        ({"threads": 1.0}, lrpfast.DeviceError, ["threads", "1.0"]),
+        ({"threads": "all"}, lrpfast.DeviceError, ["threads", "all"]),
+        ({"threads": True}, lrpfast.DeviceError, ["threads", "True"]),
+        ({"memory": 0}, lrpfast.InputError, ["memory", "0"]),
+        ({"memory": "1 GiB"}, lrpfast.InputError, ["memory", "1 GiB"]),
+        ({"device": "gpu"}, lrpfast.DeviceError, ["gpu", "cpu"]),
+        ({"device": None}, lrpfast.DeviceError, ["None", "cpu"]),
+        ({"input_range": (1, 0)}, lrpfast.InputError, ["input_range", "1", "0"]),
+        ({"input_range": 1}, lrpfast.InputError, ["input_range", "1"]),
+        ({"input_range": (0, np.nan)}, lrpfast.InputError, ["input_range", "nan"]),
+        ({"input_range": ("a", "b")}, lrpfast.InputError, ["input_range"]),
+        ({"input_range": (0, 1, 2)}, lrpfast.InputError, ["input_range"]),
+    ],
+    ids=str,
+)
+def test_options(options, error, parts):
+    says(error, lambda: lrpfast.Analyzer(MODEL, "epsilon", **options), *parts)
+
+
+def test_memory_that_is_too_little_says_how_much_is_needed():
+    analyzer = lrpfast.Analyzer(MODEL, "epsilon", memory=1)
+    says(lrpfast.LrpfastError, lambda: analyzer.analyze(X), "memory", "bytes")
+
+
+@pytest.mark.parametrize("model", [None, "model.h5", LAYERS, 3, np.eye(2)], ids=lambda m: type(m).__name__)
+def test_models(model):
+    says(lrpfast.InputError, lambda: lrpfast.Analyzer(model, "epsilon"), "model", type(model).__name__)
+
+
+def test_several_targets_cannot_be_explained_at_once(analyzer):
+    says(lrpfast.InputError, lambda: analyzer.explain(X, np.zeros((5, 2), int)), "one target")
+
+
+# Layers.
+
+L = lrpfast.layers
+
+
+@pytest.mark.parametrize(
+    "make, parts",
+    [
+        (lambda: L.Dense(np.zeros(3)), ["kernel", "(3,)"]),
+        (lambda: L.Dense(np.zeros((2, 3, 4))), ["kernel", "(2, 3, 4)"]),
+        (lambda: L.Dense(np.zeros((0, 3))), ["kernel", "(0, 3)"]),
+        (lambda: L.Dense(np.zeros((2, 3)), np.zeros(2)), ["bias", "(2,)", "(3,)"]),
+        (lambda: L.Dense(np.full((2, 3), np.nan)), ["kernel", "finite", "(0, 0)"]),
+        (lambda: L.Dense(np.zeros((2, 3)), [0, np.inf, 0]), ["bias", "finite"]),
+        (lambda: L.Dense(np.zeros((2, 3), complex)), ["kernel", "complex"]),
+        (lambda: L.Dense([["a"]]), ["kernel"]),
+        (lambda: L.Dense(np.eye(2), activation="rolu"), ["rolu", "relu"]),
+        (lambda: L.Dense(np.eye(2), activation=3), ["activation", "int"]),
+        (lambda: L.Activation("rolu"), ["rolu", "relu"]),
+        (lambda: L.Activation("relu", {"slope": 1}), ["relu", "slope"]),
+        (lambda: L.Activation("elu", {"alpha": "a"}), ["alpha", "a"]),
+        (lambda: L.Activation("prelu"), ["negative_slope"]),
+        (lambda: L.Reshape((0, 2)), ["(0, 2)"]),
+        (lambda: L.Reshape((-1, -1)), ["(-1, -1)"]),
+        (lambda: lrpfast.from_layers([]), ["at least one layer"]),
+        (lambda: lrpfast.from_layers([np.eye(2)]), ["ndarray"]),
+        (lambda: lrpfast.from_layers([L.Flatten()]), ["input_shape"]),
+        (lambda: lrpfast.from_layers([L.Dense(np.eye(2)), L.Dense(np.eye(3))]), ["3", "(2,)"]),
+        (lambda: lrpfast.from_layers([L.Dense(np.eye(2))], input_shape=(3,)), ["2", "(3,)"]),
+        (lambda: lrpfast.from_layers([L.Reshape((2, 2))], input_shape=(3,)), ["(2, 2)", "(3,)"]),
+        (lambda: lrpfast.from_layers([L.Dense(np.eye(2), name="a"), L.Dense(np.eye(2), name="a")]), ["'a'"]),
+    ],
+)
+def test_layers(make, parts):
+    says(lrpfast.LrpfastError, make, *parts)
+
+
+def test_a_softmax_in_the_middle_cannot_be_explained():
+    model = lrpfast.from_layers([L.Dense(np.eye(2), activation="softmax"), L.Dense(np.eye(2))])
+    says(lrpfast.UnsupportedLayerError, lambda: lrpfast.Analyzer(model, "epsilon"), "softmax")
+
+
+def test_a_size_left_open_must_be_given():
+    model = lrpfast.from_layers([L.Dense(np.eye(2))], input_shape=(None, 2))
+    says(lrpfast.LrpfastError, lambda: lrpfast.Analyzer(model, "epsilon"), "None")
+
+
+# redistribute
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (("epsilon", L.Dense(np.eye(6)), X[0], X), ["(6,)"]),
+        (("epsilon", L.Dense(np.eye(5)), X, X), ["5", "(6,)"]),
+        (("epsilon", L.Dense(np.eye(6)), X, X[:, :4]), ["(5, 6)", "(5, 4)"]),
+        (("epsilon", L.Dense(np.eye(6)), X, X[:4]), ["(5, 6)", "(4, 6)"]),
+        (("epsilon", L.Dense(np.eye(6)), X, X * np.nan), ["finite"]),
+        (("epsilon", L.Dense(np.eye(6)), X, X + 1j), ["complex"]),
+        (("epsilon", L.Dense(np.eye(6)), X, X.astype(str)), []),
+        (("epsilon", L.Dense(np.eye(6)), X + 1j, X), ["complex"]),
+        (("epsilon", L.Dense(np.eye(6)), spoiled(np.nan, 1, 1), X), ["nan"]),
+        (("epsilon", MODEL, X, X), ["Model"]),
+        (("epsilon", np.eye(6), X, X), ["ndarray"]),
+        (("nothing", L.Dense(np.eye(6)), X, X), ["nothing"]),
+    ],
+)
+def test_redistribute(arguments, parts):
+    says(lrpfast.LrpfastError, lambda: lrpfast.redistribute(*arguments), *parts)
+
+
+# iNNvestigate's names
+
+
+@pytest.mark.parametrize(
+    "make, parts",
+    [
+        (lambda m: lrpfast.create_analyzer("lrp.epsilom", m), ["lrp.epsilom", "lrp.epsilon"]),
+        (lambda m: lrpfast.create_analyzer("gradient", m), ["gradient"]),
+        (lambda m: lrpfast.create_analyzer(None, m), []),
+        (lambda m: lrpfast.create_analyzer("lrp.epsilon", m, epsilon=0), ["epsilon", "0"]),
+        (lambda m: lrpfast.create_analyzer("lrp.epsilon", m, epsilom=1), ["epsilom"]),
+        (lambda m: lrpfast.create_analyzer("lrp.epsilon", m, bias="yes"), ["bias"]),
+        (lambda m: lrpfast.create_analyzer("lrp.alpha_beta", m, alpha=2, beta=2), ["alpha", "beta"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", m, input_layer_rule="Sqare"), ["Sqare", "WSquare"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", m, input_layer_rule=(1, 0)), ["low", "high"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", m, input_layer_rule=(0, 1, 2)), ["input_layer_rule"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", m, neuron_selection_mode="min"), ["neuron_selection_mode", "min"]),
+        (lambda m: lrpfast.create_analyzer("deep_taylor.bounded", m), ["low", "high"]),
+        (lambda m: lrpfast.create_analyzer("lrp", m), ["rule"]),
+        (lambda m: lrpfast.create_analyzer("lrp", m, rule="Nothing"), ["Nothing"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", None), ["NoneType"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", m).analyze(X, 1), ["neuron_selection"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", m, neuron_selection_mode="index").analyze(X), ["neuron_selection"]),
+        (lambda m: lrpfast.create_analyzer("lrp.z", m, neuron_selection_mode="index").analyze(X, 4), ["4", "0 to 3"]),
+    ],
+)
+def test_create_analyzer(make, parts):
+    says(lrpfast.LrpfastError, lambda: make(lrpfast.model_wo_softmax(MODEL)), *parts)
+
+
+# The classes of errors.
+
+
+def test_errors_are_also_what_callers_expect():
+    assert issubclass(lrpfast.InputError, ValueError) and issubclass(lrpfast.ShapeError, ValueError)
+    assert issubclass(lrpfast.RuleError, ValueError) and issubclass(lrpfast.DeviceError, RuntimeError)
+    assert issubclass(lrpfast.ModelFormatError, ValueError)
+    assert issubclass(lrpfast.UnsupportedLayerError, NotImplementedError)
+    for name in ("InputError", "ShapeError", "RuleError", "DeviceError", "ModelFormatError", "UnsupportedLayerError"):
+        assert issubclass(getattr(lrpfast, name), lrpfast.LrpfastError)
