@@ -319,7 +319,7 @@ def test_a_size_left_open_must_be_given():
     [
         (("epsilon", L.Dense(np.eye(6)), X[0], X), ["(6,)"]),
         (("epsilon", L.Dense(np.eye(5)), X, X), ["5", "(6,)"]),
-        (("epsilon", L.Dense(np.eye(6)), X, X[:, :4]), ["(5, 6)", "(5, 4)"]),
+        (("epsilon", L.Dense(np.eye(6)), X, X[:, :4]), ["(samples, 6)", "(5, 4)"]),
         (("epsilon", L.Dense(np.eye(6)), X, X[:4]), ["(5, 6)", "(4, 6)"]),
         (("epsilon", L.Dense(np.eye(6)), X, X * np.nan), ["finite"]),
         (("epsilon", L.Dense(np.eye(6)), X, X + 1j), ["complex"]),

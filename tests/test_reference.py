@@ -255,3 +255,53 @@ def test_recorded_predictions(name):
         np.testing.assert_allclose(model.predict(record["x"]), record["y"], rtol=2e-6, atol=2e-6)
         wo_softmax = lrpfast.model_wo_softmax(model).predict(record["x"])
         np.testing.assert_allclose(wo_softmax, record["y_wo_softmax"], rtol=1e-5, atol=3e-6)
+
+
+# zennit 0.5.1 and captum 0.9 on a dense network, in float64 on float32 weights, from the value of class 0.
+
+TORCH = np.load(DATA / "torch_mlp.npz")
+
+
+def torch_rules(key):
+    """What zennit and captum call a rule, in ours: one rule for all layers, or (first, rest)."""
+    peer, name, keywords = key.split("|")
+    keywords = json.loads(keywords)
+    r = lrpfast.rules
+    epsilon = r.Epsilon(1e-6)
+    if peer == "captum":
+        return {
+            "epsilon": lambda: r.Epsilon(**keywords),
+            "gamma": lambda: r.Gamma(**keywords, generalized=False, scale_bias=False, stabilizer=1e-9),
+            "alpha1_beta0": lambda: r.ZPlus(split_input=False, bias="full", stabilizer=1e-9),
+        }[name]()
+    if name.startswith("composite:"):  # on dense networks these differ in the first layer alone
+        if name == "composite:excitation_backprop":
+            return r.ZPlus()
+        return (r.Flat(), epsilon) if name.endswith("_flat") else epsilon
+    rule = {
+        "epsilon": r.Epsilon,
+        "zplus": r.ZPlus,
+        "alpha_beta": r.AlphaBeta,
+        "gamma": r.Gamma,
+        "wsquare": lambda: r.WSquare(bias="absorb"),
+        "flat": r.Flat,
+        "zbox": r.ZBox,
+    }[name.split(":")[1]](**keywords)
+    return (rule, epsilon) if name.startswith("first:") else rule
+
+
+@pytest.mark.parametrize("key", [k for k in TORCH.files if "|" in k])
+def test_zennit_and_captum(key):
+    weights = np.load(DATA / "torch_mlp.weights.npz")
+    make = lrpfast.layers.Dense
+    model = lrpfast.from_layers(
+        [make(weights[f"{i}.weight"].T, weights[f"{i}.bias"], "relu" if i < 4 else None) for i in (0, 2, 4)]
+    )
+    np.testing.assert_allclose(model.predict(TORCH["x"], precision="float64"), TORCH["y"], rtol=0, atol=1e-14)
+    rules = torch_rules(key)
+    composite = lrpfast.composites.Uniform(rules[1], first=rules[0]) if isinstance(rules, tuple) else rules
+    wanted = TORCH[key]
+    largest = np.abs(wanted).max(1, keepdims=True)
+    for precision, tolerance in (("float64", 1e-13), ("float32", 1e-5)):
+        got = lrpfast.Analyzer(model, composite, target=0, precision=precision).analyze(TORCH["x"])
+        assert (np.abs(got - wanted) <= tolerance * largest).all()

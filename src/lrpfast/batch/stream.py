@@ -132,7 +132,8 @@ def normalize_rows(relevance: np.ndarray, how: str) -> int:
     largest = np.maximum(-low, high)
     # NaN only where features are masked: the run refuses what is not finite
     scale = largest if how == "maxabs" else np.nansum(relevance, 1, dtype=np.float64)
-    good = (scale != 0) & (largest / 2 < np.abs(scale) * (np.finfo(relevance.dtype).max / 2))
+    with np.errstate(over="ignore"):
+        good = (scale != 0) & np.isfinite(scale) & (largest / 2 < np.abs(scale) * (np.finfo(relevance.dtype).max / 2))
     scale[~good] = 1.0
     np.divide(relevance, scale[:, None], out=relevance, casting="same_kind")
     return int((~good).sum())

@@ -18,7 +18,7 @@ from ..rules import rule as rule_module
 from ..rules.composites import Composite
 from ..rules.rule import Rule
 from .balance import Conservation, layer_balance, make_conservation
-from .execute import as_rows, begin_at, chunks, run
+from .execute import begin_at, chunks, run
 from .inputs import as_batch, as_start, check_memory, check_out, check_precision, check_range, check_threads
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
@@ -244,7 +244,7 @@ class Analyzer:
         whole = samples * self._per_sample <= 1 << 20
         parts = (slice(0, samples),) if whole else chunks(samples, self._per_sample * math.prod(axes))
         for part in parts:
-            rows = as_rows(x if whole else x[part], self._dtype)
+            rows = x if whole else x[part]
             into = result if whole else result[part]
             if axes:
                 into = np.empty((*axes, *rows.shape), self._dtype)  # the run's own order: one target after another
@@ -300,7 +300,7 @@ class Analyzer:
         sizes = lowered.program.sizes
         kept_size = sum(sizes[b] for b in lowered.program.keep)
         for part in chunks(len(x), self._per_sample + kept_size * self._dtype.itemsize):
-            rows = as_rows(x[part], self._dtype)
+            rows = x[part]
             kept = {b: np.empty((len(rows), sizes[b]), self._dtype) for b in lowered.program.keep}
             relevance = np.empty(rows.shape, self._dtype)
             self._run(compiled, rows, relevance, part.start, begin_at(start, part), kept)
@@ -447,4 +447,5 @@ def redistribute(
         precision = "float64" if x.dtype == np.float64 else "float32"
     model = from_layers([layer], input_shape=x.shape[1:])
     analyzer = Analyzer(model, rule, device=device, precision=precision, threads=threads)
-    return analyzer.analyze(x, np.asarray(relevance, dtype=np.float64))
+    relevance = as_batch(relevance, model.output_shape, "relevances")  # type: ignore[arg-type]
+    return analyzer.analyze(x, relevance.astype(np.float64))

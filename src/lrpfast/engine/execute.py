@@ -40,7 +40,7 @@ def as_rows(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def raise_fault(
     fault: Fault, x: np.ndarray, first: int, precision: str, input_range: tuple[float, float] | None, mask_nan: bool
 ) -> None:
-    """The error for a fault that a run found in ``x``, whose first row is sample ``first``."""
+    """The error for a fault that a run found in ``x``, not yet cast, whose first row is sample ``first``."""
     row = np.asarray(x[fault.sample])
     sample = first + fault.sample
     if fault.kind == "not_finite":
@@ -56,7 +56,11 @@ def raise_fault(
     bad = np.isinf(row) if mask_nan else ~np.isfinite(row)
     at = np.argwhere(bad)
     if not len(at):
-        raise InputError(f"sample {sample}: a value does not fit {precision}; use precision='float64' or rescale")
+        beyond = np.argwhere(np.abs(row) > np.finfo(np.float32).max)[0]
+        place = ", ".join(str(int(i)) for i in (sample, *beyond))
+        raise InputError(
+            f"x[{place}] = {row[tuple(beyond)]:g} is beyond {precision}; use precision='float64' or rescale"
+        )
     place = ", ".join(str(int(i)) for i in (sample, *at[0]))
     value = row[tuple(at[0])]
     hint = "; for masked features pass mask_nan=True" if np.isnan(value) else ""
@@ -77,8 +81,9 @@ def run(
     input_range: tuple[float, float] | None = None,
     mask_nan: bool = False,
 ) -> None:
-    """Run one chunk, x already cast; raises InputError for what the run finds wrong."""
-    fault = compiled.run(x, out, threads=threads, memory=memory, start=start or Start(), keep=keep)
+    """Cast one chunk to out's dtype and run it; raises InputError for what the run finds wrong."""
+    rows = as_rows(x, out.dtype)
+    fault = compiled.run(rows, out, threads=threads, memory=memory, start=start or Start(), keep=keep)
     if fault is not None:
         raise_fault(fault, x, first, precision, input_range, mask_nan)
 
@@ -110,5 +115,5 @@ def predict(model: Model, x: Any, *, precision: str = "float32", device: str = "
     out = np.empty((len(x), *model.output_shape), dtype)  # type: ignore[arg-type]
     per_sample = (math.prod(x.shape[1:]) + math.prod(out.shape[1:])) * dtype.itemsize
     for part in chunks(len(x), per_sample):
-        run(compiled, as_rows(x[part], dtype), out[part], first=part.start, threads=count, precision=precision)
+        run(compiled, x[part], out[part], first=part.start, threads=count, precision=precision)
     return out

@@ -54,7 +54,7 @@ def check_range(input_range: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def as_batch(x: Any, shape: tuple[int, ...]) -> np.ndarray:
+def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> np.ndarray:
     """x as a NumPy array of samples of the given shape, real and not yet cast.
 
     Raises
@@ -68,15 +68,15 @@ def as_batch(x: Any, shape: tuple[int, ...]) -> np.ndarray:
         try:
             x = np.from_dlpack(x) if not hasattr(x, "__array__") and hasattr(x, "__dlpack__") else np.asarray(x)
         except (TypeError, ValueError, BufferError, RuntimeError) as error:
-            raise InputError(f"inputs cannot be made an array: {error}") from None
+            raise InputError(f"{what} cannot be made an array: {error}") from None
     if x.dtype.kind not in "fiub":
         if x.dtype.kind == "O":
-            raise InputError("inputs have dtype object (rows of different lengths, or None?); give an array of real numbers")
-        raise InputError(f"inputs must be real numbers, not dtype {x.dtype}")
+            raise InputError(f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers")
+        raise InputError(f"{what} must be real numbers, not dtype {x.dtype}")
     if x.shape[1:] != shape or x.ndim == 0:
         wanted = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else ""
-        raise ShapeError(f"inputs must have shape {wanted}, not {x.shape}{hint}")
+        raise ShapeError(f"{what} must have shape {wanted}, not {x.shape}{hint}")
     return x
 
 
@@ -151,6 +151,8 @@ def as_start(
         if not isinstance(target, np.ndarray) or target.dtype.kind != "f":
             target = np.asarray(target, dtype=np.float64)
     array = np.asarray(target)
+    if array.shape == (0,) and samples == 0:
+        array = array.astype(np.int64)  # one target for each of no samples
     if array.dtype.kind in "iu":
         if array.ndim not in (1, 2) or array.shape[0] != samples or 0 in array.shape[1:]:
             raise ShapeError(

@@ -18,8 +18,8 @@ from .rule import Pass, Rule, ZBox
 class Entry:
     """One line of a composite: the layers it speaks of, and their rule.
 
-    ``where`` is "first" (the first layer with weights), "nth" (``value``-th layer
-    with weights), "index" (index ``value`` in the model's layers), "when"
+    ``where`` is "first" (the first layer with weights), "nth" (the ``value``-th layer
+    with weights, negative from the output), "index" (index ``value`` in the model's layers), "when"
     (``value(layer)`` is true) or "all". An entry "count" gives no rule: it says that
     there must be ``value`` layers with weights.
     """
@@ -28,12 +28,12 @@ class Entry:
     rule: Rule
     value: Any = None
 
-    def applies(self, layer: Layer, index: int, position: int) -> bool:
-        """Whether the line speaks of the layer at ``index``, the ``position``-th with weights."""
+    def applies(self, layer: Layer, index: int, position: int, weighted: int) -> bool:
+        """Whether the line speaks of the layer at ``index``, the ``position``-th of ``weighted`` with weights."""
         if self.where == "first":
             return position == 0
         if self.where == "nth":
-            return position == self.value
+            return position == self.value or position - weighted == self.value
         if self.where == "index":
             return index == self.value
         if self.where == "when":
@@ -64,7 +64,7 @@ class Composite:
         for i, layer in enumerate(model.layers):
             if not isinstance(layer, Dense):
                 continue
-            entry = next((e for e in self.entries if e.applies(layer, i, len(rules))), None)
+            entry = next((e for e in self.entries if e.applies(layer, i, len(rules), weighted)), None)
             if entry is None:
                 raise RuleError(f"{layer} (layer {i}): no entry of {self.name} gives it a rule")
             if isinstance(entry.rule, Pass):

@@ -19,6 +19,13 @@ from .rule import AlphaBeta, Epsilon, Flat, Rule, Stabilizer, WSquare, ZBox, Zer
 STABILIZER = Stabilizer(1e-7, "zero")
 
 
+def _flag(bias: Any) -> bool:
+    """iNNvestigate's ``bias``: whether the layer keeps its bias."""
+    if not isinstance(bias, bool):
+        raise RuleError(f"bias is True or False here, not {bias!r}; lrpfast.rules has the named conventions")
+    return bias
+
+
 def _alpha_beta(alpha: float, beta: float, bias: bool) -> AlphaBeta:
     return AlphaBeta(alpha, beta, stabilizer=STABILIZER, bias="full" if bias else "ignore")
 
@@ -88,7 +95,8 @@ def _lrp(
         if until_layer_rule is not None:
             raise RuleError("until_layer_idx does not go with a list of rules: put the rules into the list")
         offset = 1 if input_layer_rule is not None else 0
-        entries.extend(Entry("nth", as_rule(r, "rule"), i + offset) for i, r in enumerate(rule))
+        # iNNvestigate takes rules off the list's end, so that its first is the output layer's
+        entries.extend(Entry("nth", as_rule(r, "rule"), -1 - i) for i, r in enumerate(rule))
         entries.append(Entry("count", Zero(), len(rule) + offset))
     elif rule is None:
         raise RuleError("lrp needs rule=: a name, a list of names, or a list of (condition, rule) pairs")
@@ -117,7 +125,7 @@ def _alpha_beta_rule(alpha: float | None = None, beta: float | None = None, bias
     if alpha is None and beta is None:
         raise RuleError("lrp.alpha_beta needs alpha, beta or both, with alpha - beta = 1")
     alpha = beta + 1 if alpha is None else alpha  # type: ignore[operator]
-    return _alpha_beta(alpha, alpha - 1 if beta is None else beta, bias)
+    return _alpha_beta(alpha, alpha - 1 if beta is None else beta, _flag(bias))
 
 
 def _preset(flat: bool, until: bool = False) -> Callable[..., tuple[Entry, ...]]:
@@ -148,7 +156,7 @@ def _deep_taylor_bounded(low: Any = None, high: Any = None) -> tuple[Entry, ...]
 
 
 def _epsilon_rule(epsilon: float = 1e-7, bias: bool = True) -> Rule:
-    return Epsilon(epsilon, "absorb" if bias else "ignore")
+    return Epsilon(epsilon, "absorb" if _flag(bias) else "ignore")
 
 
 #: iNNvestigate's names, and ``lrp.z_IB``, which it lacks.
