@@ -35,7 +35,9 @@ CLASSES = {
 _BOX = {"low": -3.5, "high": 4.0}
 
 #: one case per rule and convention under default parameters …
-PLAIN = [(name, {"bias": bias, **(_BOX if name == "z_box" else {})}) for name in CONVENTIONS for bias in CONVENTIONS[name]]
+PLAIN = [
+    (name, {"bias": bias, **(_BOX if name == "z_box" else {})}) for name in CONVENTIONS for bias in CONVENTIONS[name]
+]
 
 #: … and the other parameters, each with a convention or two
 OTHER = [

@@ -166,9 +166,7 @@ def z_plus(ar, ledger, x, w, b, r, split_input=True, stabilizer=(1e-6, SIGN), bi
     return share(ar, [(x, v)], b, np.maximum(b, 0), r, stabilizer, bias, ledger, split=True)
 
 
-def alpha_beta_x(
-    ar, ledger, x, w, b, r, alpha=(0.5, 0.5), beta=(0.5, 0.5), stabilizer=(1e-6, SIGN), bias="absorb"
-):
+def alpha_beta_x(ar, ledger, x, w, b, r, alpha=(0.5, 0.5), beta=(0.5, 0.5), stabilizer=(1e-6, SIGN), bias="absorb"):
     """x+w+, x-w-, x+w- and x-w+ share alpha_0 R_j, alpha_1 R_j, -beta_0 R_j, -beta_1 R_j, each among themselves."""
     result = np.zeros_like(x)
     up, down = np.where(w > 0, w, 0), np.where(w < 0, w, 0)
@@ -204,9 +202,7 @@ def z_box(ar, ledger, x, w, b, r, low=None, high=None, stabilizer=(1e-6, SIGN), 
     return share(ar, pairs, b, b, r, stabilizer, bias, ledger)
 
 
-RULES = {
-    f.__name__: f for f in (zero, epsilon, gamma, alpha_beta, alpha_beta_x, z_plus, w_square, flat, z_box)
-}
+RULES = {f.__name__: f for f in (zero, epsilon, gamma, alpha_beta, alpha_beta_x, z_plus, w_square, flat, z_box)}
 
 
 # Activations, from their definitions.
@@ -330,7 +326,9 @@ def backward(layers, rules, x, target="max", ar=EXACT, ledgers=None):
 
 
 def as_float64(layers):
-    return [Dense(np.float64(n.w), None if n.b is None else np.float64(n.b), n.activation, n.parameters) for n in layers]
+    return [
+        Dense(np.float64(n.w), None if n.b is None else np.float64(n.b), n.activation, n.parameters) for n in layers
+    ]
 
 
 def explain(layers, rules, x, target="max", ar=EXACT):

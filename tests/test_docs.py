@@ -43,7 +43,8 @@ def test_there_are_figures():
 
 
 def test_expressions_for_the_peers_rules():
-    expressions = re.findall(r"^\| (?:iNNvestigate|zennit|captum) `[^|]*\| `(.*)` \|$", PAGE.read_text(encoding="utf-8"), re.M)
+    text = PAGE.read_text(encoding="utf-8")
+    expressions = re.findall(r"^\| (?:iNNvestigate|zennit|captum) `[^|]*\| `(.*)` \|$", text, re.M)
     assert len(expressions) >= 7
     for expression in expressions:
         assert isinstance(rule(expression), lrpfast.rules.Rule)
@@ -52,15 +53,16 @@ def test_expressions_for_the_peers_rules():
 def test_the_matrix_of_conventions_is_the_code_s():
     """docs/rules.md: which rule takes which convention, and the default."""
     text = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
-    header = "| rule | absorb | ignore | full | distribute | repeat |"
-    lines = text[text.index(header) :].splitlines()[2:6]
+    conventions = ("absorb", "ignore", "full", "distribute", "repeat")
+    lines = text[text.index(f"| rule | {' | '.join(conventions)} |") :].splitlines()[2:6]
     seen = set()
     for line in lines:
         names, *marks = (cell.strip() for cell in line.strip("|").split("|"))
+        marked = dict(zip(conventions, marks, strict=True))
+        allowed = {b for b, mark in marked.items() if mark != "–"}
+        default = [b for b, mark in marked.items() if mark in ("default", "only")]
         for name in re.findall(r"`(\w+)`", names):
             cls = getattr(lrpfast.rules, name)
-            allowed = {b for b, mark in zip(("absorb", "ignore", "full", "distribute", "repeat"), marks, strict=True) if mark != "–"}
-            default = [b for b, mark in zip(("absorb", "ignore", "full", "distribute", "repeat"), marks, strict=True) if mark in ("default", "only")]
             assert allowed == set(cls.conventions) and default == [cls.__dataclass_fields__["bias"].default], name
             seen.add(name)
     assert seen == {cls.__name__ for cls in lrpfast.rules.RULES.values()} - {"Pass"}

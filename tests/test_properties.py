@@ -409,9 +409,9 @@ def masked(layers, rules, x, ar):
     for row, into in zip(np.float64(x), rows, strict=True):
         there = ~np.isnan(row)
         first = layers[0]._replace(w=layers[0].w[there])
-        first_rule = (rules[0][0], {k: v[there] if np.ndim(v) else v for k, v in rules[0][1].items() if k in ("low", "high")})
-        first_rule[1].update({k: v for k, v in rules[0][1].items() if k not in first_rule[1]})
-        into[there] = oracle.explain([first, *layers[1:]], [first_rule, *rules[1:]], row[None, there], ar=ar)[0]
+        name, parameters = rules[0]
+        own = {k: v[there] if k in ("low", "high") and np.ndim(v) else v for k, v in parameters.items()}
+        into[there] = oracle.explain([first, *layers[1:]], [(name, own), *rules[1:]], row[None, there], ar=ar)[0]
     return rows
 
 
@@ -454,7 +454,9 @@ def test_masking_changes_nothing_where_nothing_is_masked():
         np.testing.assert_array_equal(plain, ready)
 
 
-@pytest.mark.parametrize("case", [c for c in cases.PLAIN if c[1]["bias"] in ("distribute", "repeat")], ids=cases.case_id)
+@pytest.mark.parametrize(
+    "case", [c for c in cases.PLAIN if c[1]["bias"] in ("distribute", "repeat")], ids=cases.case_id
+)
 def test_a_shared_bias_cannot_be_masked(case):
     layers = cases.network((8, 9, 4), "relu")
     with pytest.raises(lrpfast.RuleError, match="bias"):
@@ -477,8 +479,11 @@ def test_pickle_and_copy(small):
     for other in (pickle.loads(pickle.dumps(analyzer)), copy.deepcopy(analyzer), copy.copy(analyzer)):
         assert other.analyze(x).tobytes() == wanted
         assert quietly(other.explain, x).relevance.tobytes() == wanted
-    lrpfast.redistribute(pickle.loads(pickle.dumps(lrpfast.rules.ZBox(-1, [1, 2, 3, 4, 5, 6]))), analyzer.model.layers[1],
-                         x.clip(-1, 1), np.ones((12, 9)))  # fmt: skip
+    box = lrpfast.rules.ZBox(-1, [1, 2, 3, 4, 5, 6])  # rules hold arrays too
+    dense, r = analyzer.model.layers[1], np.ones((12, 9))
+    inside = x.clip(-1, 1)
+    again = lrpfast.redistribute(pickle.loads(pickle.dumps(box)), dense, inside, r)
+    assert again.tobytes() == lrpfast.redistribute(box, dense, inside, r).tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

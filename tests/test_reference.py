@@ -210,7 +210,9 @@ def test_recorded_explanations(name, key):
         exact = oracle.explain(layers, rules, x[doubtful], target)
         allowed = record_allows(layers, rules, x[doubtful], target, exact)
         excess = np.abs(got - wanted)[doubtful] - allowed
-        assert (excess <= 0).all(), f"sample {doubtful[np.argmax(excess.max(1))]} is off by {np.abs(got - wanted).max()}"
+        assert (excess <= 0).all(), (
+            f"sample {doubtful[np.argmax(excess.max(1))]} is off by {np.abs(got - wanted).max()}"
+        )
 
 
 @pytest.mark.parametrize("name, key", RECORDS, ids=lambda v: v)

@@ -251,7 +251,9 @@ def test_weights_of_one_sign(case, sign):
 
 
 def test_float64_weights_stay_float64():
-    layers = [n._replace(w=np.float64(n.w) * (1 + 1e-10), b=np.float64(n.b) * (1 - 1e-10)) for n in cases.network((5, 8, 3))]
+    layers = [
+        n._replace(w=np.float64(n.w) * (1 + 1e-10), b=np.float64(n.b) * (1 - 1e-10)) for n in cases.network((5, 8, 3))
+    ]
     x = np.random.default_rng(0).normal(size=(3, 5))
     got = lrpfast.Analyzer(cases.model(layers), "epsilon", precision="float64").analyze(x)
     Expected(lambda ar: oracle.explain(layers, [("epsilon", {})] * 2, x, ar=ar)).check(got, "float64")

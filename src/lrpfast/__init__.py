@@ -24,6 +24,7 @@ from .errors import (
     ModelFormatError,
     ModelNotFoundError,
     RuleError,
+    SampleError,
     ShapeError,
     UnsupportedLayerError,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "ModelFormatError",
     "ModelNotFoundError",
     "RuleError",
+    "SampleError",
     "ShapeError",
     "UnsupportedLayerError",
     "composites",

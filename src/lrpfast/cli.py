@@ -115,7 +115,7 @@ def _with_negatives(arguments: Sequence[str]) -> list[str]:
 def _as_options(message: str) -> str:
     """A message in the words of the command line, where it speaks of Python's keywords."""
     message = message.replace("mask_nan=True", "--mask-nan").replace("precision='float64'", "--precision float64")
-    return message.replace("; add the batch axis: x[None]", "; one sample needs a first axis of length 1")
+    return message.replace("add the batch axis: x[None]", "add a first axis of length 1")
 
 
 # The command line

@@ -131,16 +131,16 @@ def run(output: str, threads: int | None = None) -> None:
         relevances = {f"{c.label} | {precision}": c.relevance[precision] for c in cells for precision in PRECISIONS}
         np.savez(file, inputs=x, **relevances)
     count = len(cells) * len(PRECISIONS) * SAMPLES
-    device = backend().describe()["instruction set"]
+    isa, used = backend().describe()["instruction set"], check_threads(threads)
     print(
         f"{count:,} explanations in {seconds:.3g} s, {count / seconds:,.0f} a second "
-        f"(cpu, {device}, {check_threads(threads)} threads)."
+        f"(cpu, {isa}, {used} {'thread' if used == 1 else 'threads'})."
     )
     print(f"Wrote them to {output}, an array for every analyzer and precision.")
 
 
 def _row(label: str, source: str, first: Any, second: Any, rest: Any, mark: str = "") -> str:
-    return f"{label:<26}{source:<10}{first:>14}{second:>14}{rest:>23}  {mark}".rstrip()
+    return f"{label:<28}{source:<10}{first:>14}{second:>14}{rest:>23}  {mark}".rstrip()
 
 
 def _digits(value: np.floating) -> str:

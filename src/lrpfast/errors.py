@@ -37,5 +37,31 @@ class InputError(LrpfastError, ValueError):
     """Inputs, targets or options do not suit the model, or a value is not finite."""
 
 
+class SampleError(InputError):
+    """A value of one sample is wrong; names the sample and, where there is one, the feature.
+
+    Parameters
+    ----------
+    text : str
+        The message, with ``{where}`` for the place.
+    sample : int
+        Index of the sample in the batch.
+    feature : tuple of int
+        Index of the value within the sample; empty where the whole sample is meant.
+    """
+
+    def __init__(self, text: str, sample: int, feature: tuple[int, ...] = ()) -> None:
+        super().__init__(text, sample, feature)
+        self.text, self.sample, self.feature = text, sample, feature
+
+    def __str__(self) -> str:
+        index = ", ".join(map(str, (self.sample, *self.feature)))
+        return self.text.format(where=f"x[{index}]" if self.feature else f"sample {index}")
+
+    def moved(self, by: int) -> "SampleError":
+        """The same error for a batch that is part of a larger one, ``by`` samples from its begin."""
+        return SampleError(self.text, self.sample + by, self.feature)
+
+
 class AmplificationWarning(UserWarning):
     """A layer's relevance grew so much that its signs and sizes mean little."""

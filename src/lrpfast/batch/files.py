@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import secrets
 import shutil
@@ -46,6 +47,17 @@ def open_array(path: str | os.PathLike) -> np.ndarray:
         if "length is greater" in str(error) or isinstance(error, EOFError):
             raise InputError(f"{path}: truncated, its array does not fit in its {os.path.getsize(path):,} bytes") from None
         raise InputError(f"{path}: damaged .npy file ({error})") from None
+
+
+def release(x: np.ndarray) -> None:
+    """Give back the memory of a mapped array's pages; the next access reads them again.
+
+    The kernel would take them back anyway when memory is short, but until then they
+    look like memory in use, which a batch system may count.
+    """
+    mapped = getattr(x, "_mmap", None)
+    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED") and not x.flags.writeable:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_start
 from ..errors import InputError, ShapeError
-from .files import check_target, replacing
+from .files import check_target, release, replacing
 
 #: A chunk's inputs and relevances in memory, and its work: together they keep memory
 #: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
@@ -93,6 +93,7 @@ def explain_file(
             if normalize is not None:
                 left += normalize_rows(out.reshape(-1, math.prod(shape)), normalize)
             file.write(out.data)
+            release(x)
             progress(len(out))
     explanations = samples * math.prod(result[1 : 1 + axes])
     return Written(result, explanations, time.perf_counter() - begin, left)

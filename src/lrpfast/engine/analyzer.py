@@ -170,15 +170,11 @@ class Analyzer:
         self._per_sample = 2 * math.prod(self._input_shape) * self._dtype.itemsize  # type: ignore[arg-type]
         self._compile()
         self.target = target
-        if not callable(target):
-            # a target that does not fit is told now; arrays per sample only when their batch is there
-            if not isinstance(target, (list, np.ndarray)):
-                as_start(target, 1, self._output_shape, self._dtype, lambda: np.empty(0))  # type: ignore[arg-type]
-            self._plain = as_start(target, 1, self._output_shape, self._dtype, lambda: np.empty(0))[0] if isinstance(  # type: ignore[arg-type]
-                target, (str, int, np.integer, tuple)
-            ) else None
-        else:
-            self._plain = None
+        self._plain: Start | None = None  # where the target is the same for every batch
+        if isinstance(target, (str, bool, int, np.integer, tuple)):
+            self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
+        elif not callable(target) and not isinstance(target, (list, np.ndarray)):
+            raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
 
     def _compile(self) -> None:
         self._backend = backend(self._device)
@@ -206,6 +202,16 @@ class Analyzer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._compile()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One sample's shape."""
+        return self._input_shape  # type: ignore[return-value]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape, for one sample, of what is explained."""
+        return self._output_shape  # type: ignore[return-value]
 
     def plan(self) -> Plan:
         """What will be computed for each layer and what it costs; prints as a table."""
@@ -236,7 +242,7 @@ class Analyzer:
         ------
         InputError, ShapeError
         """
-        x = as_batch(x, self._input_shape)  # type: ignore[arg-type]
+        x = as_batch(x, self.input_shape)
         samples = len(x)
         start, axes = (self._plain, ()) if target is None and self._plain else self._start(x, target)
         shape = (samples, *axes, *self._input_shape)
@@ -278,11 +284,11 @@ class Analyzer:
 
     def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:
         target = self.target if target is None else target
-        return as_start(target, len(x), self._output_shape, self._dtype, lambda: self._outputs(x))  # type: ignore[arg-type]
+        return as_start(target, len(x), self.output_shape, self._dtype, lambda: self._outputs(x))
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
         """The explained output of every sample, from a traced run."""
-        outputs = np.empty((len(x), *self._output_shape), self._dtype)  # type: ignore[arg-type]
+        outputs = np.empty((len(x), *self.output_shape), self._dtype)
         for part, _, kept in self._traced_chunks(x, Start("all")):
             lowered, _ = self._trace()
             outputs[part] = kept[lowered.program.output].reshape(outputs[part].shape)
@@ -329,14 +335,14 @@ class Analyzer:
         AmplificationWarning
             Where a layer's relevance grows so much that single values mean little.
         """
-        x = as_batch(x, self._input_shape)  # type: ignore[arg-type]
+        x = as_batch(x, self.input_shape)
         start, axes = self._start(x, target)
         if axes:
             raise InputError("explain takes one target per sample; call it once for each column of targets")
         lowered, _ = self._trace()
         samples = len(x)
-        relevance = np.empty((samples, *self._input_shape), self._dtype)  # type: ignore[arg-type]
-        output = np.empty((samples, *self._output_shape), self._dtype)  # type: ignore[arg-type]
+        relevance = np.empty((samples, *self.input_shape), self._dtype)
+        output = np.empty((samples, *self.output_shape), self._dtype)
         nodes = self._explained.nodes
         hidden = {i: np.empty((samples, *n.shape), self._dtype) for i, n in enumerate(nodes)} if layers else {}  # type: ignore[arg-type]
         figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import SampleError
 from ..kernels import Compiled, Fault, Start, backend
 from ..model.graph import Model
 from ..rules.rule import Zero
@@ -42,29 +42,24 @@ def raise_fault(
 ) -> None:
     """The error for a fault that a run found in ``x``, not yet cast, whose first row is sample ``first``."""
     row = np.asarray(x[fault.sample])
-    sample = first + fault.sample
+
+    def error(text: str, wrong: np.ndarray | None = None) -> SampleError:
+        feature = () if wrong is None else tuple(int(i) for i in np.argwhere(wrong)[0])
+        shown = f"{row[feature]:g}" if feature else ""
+        return SampleError(text.replace("{value}", shown), first + fault.sample, feature)
+
+    rescale = "rescale the input or the model" if precision == "float64" else "use precision='float64' or rescale"
     if fault.kind == "not_finite":
-        raise InputError(
-            f"sample {sample}: an activation or relevance overflows {precision}; "
-            + ("rescale the input or the model" if precision == "float64" else "use precision='float64' or rescale")
-        )
+        raise error(f"{{where}}: an activation or relevance overflows {precision}; {rescale}")
     if fault.kind == "input_out_of_range":
         assert input_range is not None
-        outside = np.argwhere((row < input_range[0]) | (row > input_range[1]))[0]
-        place = ", ".join(str(int(i)) for i in (sample, *outside))
-        raise InputError(f"x[{place}] = {row[tuple(outside)]:g} is outside the declared input_range {input_range}")
+        outside = (row < input_range[0]) | (row > input_range[1])
+        raise error(f"{{where}} = {{value}} is outside the declared input_range {input_range}", outside)
     bad = np.isinf(row) if mask_nan else ~np.isfinite(row)
-    at = np.argwhere(bad)
-    if not len(at):
-        beyond = np.argwhere(np.abs(row) > np.finfo(np.float32).max)[0]
-        place = ", ".join(str(int(i)) for i in (sample, *beyond))
-        raise InputError(
-            f"x[{place}] = {row[tuple(beyond)]:g} is beyond {precision}; use precision='float64' or rescale"
-        )
-    place = ", ".join(str(int(i)) for i in (sample, *at[0]))
-    value = row[tuple(at[0])]
-    hint = "; for masked features pass mask_nan=True" if np.isnan(value) else ""
-    raise InputError(f"x[{place}] is {value}: inputs must be finite{hint}")
+    if not bad.any():
+        raise error(f"{{where}} = {{value}} is beyond {precision}; {rescale}", np.abs(row) > np.finfo(np.float32).max)
+    hint = "" if mask_nan or np.isinf(row[bad][0]) else "; for masked features pass mask_nan=True"
+    raise error(f"{{where}} is {{value}}: inputs must be finite{hint}", bad)
 
 
 def run(

@@ -59,6 +59,8 @@ ctypedef fused real:
 # reproducible, so it depends on nothing. A block's panel stays in the L2 cache.
 cdef enum:
     DEPTH = 256
+    NARROW = 10     # rows of a pass over many inputs of few outputs
+    SHALLOW = 12    # rows of a pass over few inputs of many outputs
     ROWS = 42       # rows of one tile pass: fills tiles of 14, 12 + 6 and 6 rows
     COLUMNS = 512   # columns whose accumulators are held at a time
     MAX_SUMS = 8    # accumulators of one contraction
@@ -117,6 +119,7 @@ cdef struct Operation:
     const lrpfast_f32* f32      # kernels of a contraction: a narrow one takes half the vector width
     const lrpfast_f64* f64_kernels
     long lanes, panel
+    long pass_rows              # rows of one tile pass
     int terms_count, sums, outputs_count, shares_count
     Term* terms
     Output* outputs
@@ -248,25 +251,21 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, long m0,
     cdef long width = min(ceil_to(nc, op.lanes), padded - n0)
     cdef long k0, kc, i, lda
     cdef int t, begun = 0, fine = 1
-    cdef int narrow = op.columns <= op.lanes * op.panel and op.depth > DEPTH
     cdef const Term* term
     cdef const real* x
     cdef const real* a
-    for t in range(op.terms_count):
-        term = &op.terms[t]
-        x = <const real*>base[term.source] + m0 * op.depth
-        for k0 from 0 <= k0 < op.depth by DEPTH:
-            kc = min(<long>DEPTH, op.depth - k0)
-            a, lda = x + k0, op.depth
-            if narrow:  # bound by memory, and a block of a row is too short for the hardware to see it coming
-                for i in range(rows):
-                    k_fetch(code, min(<long>DEPTH, op.depth - k0 - kc), a + i * lda + kc, 0)
-            if op.inspect and t == 0 and n0 == 0:
-                for i in range(rows):
-                    fine &= k_finite(code, kc, a + i * lda)
+    for k0 from 0 <= k0 < op.depth by DEPTH:
+        kc = min(<long>DEPTH, op.depth - k0)
+        if op.inspect and n0 == 0:
+            for i in range(rows):
+                fine &= k_finite(code, kc, <const real*>base[0] + (m0 + i) * op.depth + k0)
+        for t in range(op.terms_count):
+            term = &op.terms[t]
+            x = <const real*>base[term.source] + m0 * op.depth + k0
+            a, lda = x, op.depth
             if term.part or code.tf32:
                 for i in range(rows):
-                    k_load(code, kc, x + i * op.depth + k0, term.part, loaded + i * DEPTH)
+                    k_load(code, kc, x + i * op.depth, term.part, loaded + i * DEPTH)
                 a, lda = loaded, DEPTH
             k_block(op, rows, kc, a, lda, <const real*>term.weights + k0 * padded + kc * n0, width,
                     sums + term.accumulator * ROWS * COLUMNS, COLUMNS, (begun >> term.accumulator) & 1)
@@ -282,8 +281,8 @@ cdef int contract(const Code* code, const Operation* op, char** base, long sampl
     cdef const real* sums_of_row[MAX_SUMS]
     cdef const real* constant
     cdef real* out
-    for m0 from 0 <= m0 < total by ROWS:
-        rows = min(<long>ROWS, total - m0)
+    for m0 from 0 <= m0 < total by op.pass_rows:
+        rows = min(op.pass_rows, total - m0)
         for n0 from 0 <= n0 < op.columns by COLUMNS:
             nc = min(<long>COLUMNS, op.columns - n0)
             if not accumulate(code, op, base, m0, rows, n0, nc, sums, loaded):
@@ -310,8 +309,8 @@ cdef int redistribute(const Code* code, const Operation* op, char** base, long s
     cdef const Divide* divide = &op.divide
     cdef const real* bound
     cdef real* out
-    for m0 from 0 <= m0 < total by ROWS:
-        rows = min(<long>ROWS, total - m0)
+    for m0 from 0 <= m0 < total by op.pass_rows:
+        rows = min(op.pass_rows, total - m0)
         for n0 from 0 <= n0 < op.columns by COLUMNS:
             nc = min(<long>COLUMNS, op.columns - n0)
             accumulate(code, op, base, m0, rows, n0, nc, sums, loaded)
@@ -655,6 +654,13 @@ cdef class Executable:
         op.f32, op.f64_kernels = lrpfast_kernels_f32(isa), lrpfast_kernels_f64(isa)
         op.lanes = op.f64_kernels.lanes if self.code.f64 else op.f32.lanes
         op.panel = op.f64_kernels.panel if self.code.f64 else op.f32.panel
+        # Bound by memory: few rows at once, since the hardware fetches ahead on so
+        # many sequences only, and accumulators that stay in the L1 cache.
+        op.pass_rows = ROWS
+        if op.columns <= op.lanes and op.depth > DEPTH:
+            op.pass_rows = NARROW
+        elif op.depth <= 16 and op.columns > COLUMNS:
+            op.pass_rows = SHALLOW
 
     cdef int translate_divide(self, source, Divide* d) except -1:
         d.relevance, d.out = source.relevance, source.out
@@ -763,7 +769,7 @@ cdef class Executable:
             workspace = self.spare.pop()
         except IndexError:
             pass
-        if workspace is None or workspace.nbytes < job.workspace_bytes * slots + code.buffers * sizeof(char*):
+        if workspace is None or workspace.nbytes < job.workspace_bytes * slots + code.buffers * <long>sizeof(char*):
             workspace = None
             workspace = Workspace(job.workspace_bytes * slots + code.buffers * sizeof(char*))
         job.workspace = workspace.aligned

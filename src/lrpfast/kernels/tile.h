@@ -28,6 +28,10 @@ static inline __attribute__((always_inline)) void NAME(tile)(
             c[i][j] = (NAME(v)){0};
     for (long k = 0; k < K; k++) {
         NAME(v) b[4];
+        if (NV == 1 && k % (64 / (long)sizeof(T)) == 0) /* few outputs: the input's stream is the bottleneck */
+            #pragma GCC unroll 14
+            for (int i = 0; i < MR; i++)
+                __builtin_prefetch(A + i * lda + k + K, 0, 2);
         #pragma GCC unroll 4
         for (int j = 0; j < NV; j++)
             b[j] = *(const NAME(u) *)(B + (k * NV + j) * VL);

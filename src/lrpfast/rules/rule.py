@@ -117,7 +117,7 @@ class Rule:
         for f in fields(self):
             if f.name == "stabilizer" and not isinstance(self.stabilizer, Stabilizer):
                 object.__setattr__(self, "stabilizer", Stabilizer(self.stabilizer))
-            elif f.name in ("epsilon", "gamma", "alpha", "beta") and not isinstance(getattr(self, f.name), tuple):
+            elif f.type == "float":
                 object.__setattr__(self, f.name, _number(getattr(self, f.name), f"{self.name}: {f.name}"))
             elif f.name == "bias" and self.bias not in self.conventions:
                 raise RuleError(

@@ -1,0 +1,712 @@
+"""The command line: files in, files out, and one clear line for everything that can be wrong."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lrpfast
+import numpy as np
+import pytest
+from lrpfast import batch, cli
+
+DATA = Path(__file__).parent / "data"
+MODEL = DATA / "mlp_relu.h5"
+LIMITED = os.name == "posix" and hasattr(os, "geteuid") and os.geteuid() != 0
+
+
+@pytest.fixture
+def x():
+    return np.load(DATA / "mlp_relu.npz")["x"]
+
+
+@pytest.fixture
+def files(tmp_path, x):
+    """(inputs, output) in an otherwise empty folder."""
+    np.save(tmp_path / "x.npy", x)
+    return tmp_path / "x.npy", tmp_path / "r.npy"
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+def explain(files, *options, model=MODEL):
+    """The relevances that the command writes."""
+    assert run("explain", model, files[0], "-o", files[1], *options) == 0
+    return np.load(files[1], allow_pickle=False)
+
+
+def refuse(capfd, *arguments):
+    """The one line that a wrong command prints."""
+    assert run(*arguments) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("lrpfast: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def command(*arguments, **keywords):
+    return subprocess.Popen(
+        [sys.executable, "-m", "lrpfast", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **keywords,
+    )
+
+
+def leftovers(files):
+    return sorted(p.name for p in files[0].parent.iterdir() if p != files[0])
+
+
+# What it computes is what the library computes
+
+
+def test_explain(files, x, capsys):
+    got = explain(files)
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon").analyze(x)
+    assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
+    printed = capsys.readouterr()
+    assert printed.err == ""  # no progress bar where there is no terminal
+    assert f"{len(x)} samples explained in" in printed.out
+    assert "explanations a second" in printed.out and str(files[1]) in printed.out
+    assert leftovers(files) == ["r.npy"]
+
+
+RULES = [
+    (["--rule", "zero"], lrpfast.rules.Zero(), None),
+    (["--epsilon", "0.25"], lrpfast.rules.Epsilon(0.25), None),
+    (["--rule", "epsilon", "--epsilon", "1e-3", "--bias", "ignore"], lrpfast.rules.Epsilon(1e-3, "ignore"), None),
+    (["--rule", "gamma", "--gamma", "0.5"], lrpfast.rules.Gamma(0.5), None),
+    (["--rule", "alpha_beta", "--alpha", "3", "--beta", "2"], lrpfast.rules.AlphaBeta(3, 2), None),
+    (
+        ["--rule", "alpha_beta_x", "--alpha", "1,0", "--beta", "-0,-1"],
+        lrpfast.rules.AlphaBetaX((1, 0), (0, -1)),
+        None,
+    ),
+    (["--rule", "z_box", "--low", "-1.5", "--high", "2"], lrpfast.rules.ZBox(-1.5, 2), None),
+    (["--rule", "z_plus", "--input-layer-rule", "flat"], lrpfast.rules.ZPlus(), lrpfast.rules.Flat()),
+    (["--rule", "z_plus", "--input-layer-rule", "-4,4"], lrpfast.rules.ZPlus(), lrpfast.rules.ZBox(-4, 4)),
+    (
+        ["--input-layer-rule", "z_box", "--low", "-1e0", "--high", "1"],
+        lrpfast.rules.Epsilon(),
+        lrpfast.rules.ZBox(-1, 1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "rule", "first"), RULES, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_rules_and_their_parameters(options, rule, first, files, x):
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), lrpfast.composites.Uniform(rule, first)).analyze(x)
+    assert explain(files, *options).tobytes() == expected.tobytes()
+
+
+INNVESTIGATE = [
+    (["--rule", "lrp.z"], "lrp.z", {}),
+    (["--rule", "lrp.z_IB"], "lrp.z_IB", {}),
+    (["--rule", "lrp.epsilon", "--epsilon", "0.5", "--bias", "false"], "lrp.epsilon", {"epsilon": 0.5, "bias": False}),
+    (["--rule", "lrp.epsilon", "--bias", "True"], "lrp.epsilon", {"bias": True}),
+    (["--rule", "lrp.alpha_beta", "--alpha", "3"], "lrp.alpha_beta", {"alpha": 3.0}),
+    (
+        ["--rule", "lrp.alpha_1_beta_0_IB", "--input-layer-rule", "Bounded"],
+        "lrp.alpha_1_beta_0_IB",
+        {"input_layer_rule": "Bounded"},
+    ),
+    (
+        ["--rule", "lrp.alpha_1_beta_0", "--input-layer-rule", "-4,4.5"],
+        "lrp.alpha_1_beta_0",
+        {"input_layer_rule": (-4.0, 4.5)},
+    ),
+    (
+        ["--rule", "lrp.z", "--input-layer-rule", "Bounded", "--low", "-4", "--high", "5"],
+        "lrp.z",
+        {"input_layer_rule": (-4.0, 5.0)},
+    ),
+    (["--rule", "deep_taylor"], "deep_taylor", {}),
+    (["--rule", "deep_taylor.bounded", "--low", "-4", "--high", "4"], "deep_taylor.bounded", {"low": -4.0, "high": 4.0}),
+    (
+        ["--rule", "lrp.z", "--until-layer-idx", "1", "--until-layer-rule", "Flat"],
+        "lrp.z",
+        {"until_layer_idx": 1, "until_layer_rule": "Flat"},
+    ),
+    (
+        ["--rule", "lrp.sequential_preset_b_flat_until_idx", "--until-layer-idx", "2"],
+        "lrp.sequential_preset_b_flat_until_idx",
+        {"until_layer_idx": 2},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "name", "keywords"), INNVESTIGATE, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_innvestigate_names(options, name, keywords, files, x):
+    expected = lrpfast.create_analyzer(name, lrpfast.load(MODEL), **keywords).analyze(x)
+    assert explain(files, *options).tobytes() == expected.tobytes()
+
+
+def test_bounds_from_a_file(files, x):
+    np.save(files[0].parent / "low.npy", x.min(0))
+    np.save(files[0].parent / "high.npy", x.max(0))
+    options = ["--low", files[0].parent / "low.npy", "--high", files[0].parent / "high.npy"]
+    rule = lrpfast.composites.Uniform(lrpfast.rules.Epsilon(), lrpfast.rules.ZBox(x.min(0), x.max(0)))
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), rule).analyze(x)
+    assert explain(files, "--input-layer-rule", "z_box", *options).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "lrp.z"])
+@pytest.mark.parametrize(("text", "target"), [("max", "max"), ("all", "all"), ("3", 3), ("4,0", (4, 0))])
+def test_targets(text, target, rule, files, x):
+    analyzer = lrpfast.Analyzer(lrpfast.load(MODEL), lrpfast.rules.Epsilon(), target=target)
+    if rule == "lrp.z":
+        rule_of = lrpfast.rules.Zero(lrpfast.rules.Stabilizer(1e-7, "zero"))
+        analyzer = lrpfast.Analyzer(lrpfast.load(MODEL), rule_of, target=target)
+    assert explain(files, "--rule", rule, "--target", text).tobytes() == analyzer.analyze(x).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["one each", "two each", "relevance"])
+def test_targets_from_a_file(kind, files, x, monkeypatch):
+    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)  # targets go along with their chunks
+    rng = np.random.default_rng(0)
+    n = len(x)
+    target = {
+        "one each": rng.integers(5, size=n),
+        "two each": rng.integers(5, size=(n, 2)),
+        "relevance": rng.normal(size=(n, 5)),
+    }[kind]
+    np.save(files[0].parent / "t.npy", target)
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon").analyze(x, target)
+    got = explain(files, "--target", files[0].parent / "t.npy")
+    assert got.shape == expected.shape and got.tobytes() == expected.tobytes()
+
+
+def test_a_hidden_layer(files, x):
+    model = lrpfast.load(MODEL)
+    expected = lrpfast.Analyzer(model, "epsilon", start="dense_1", target=7).analyze(x)
+    for start in ("dense_1", "2"):
+        assert explain(files, "--start", start, "--target", "7").tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "tf32"])
+def test_precision_threads_and_memory(precision, files, x):
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon", precision=precision).analyze(x)
+    options = ["--precision", precision, "--threads", "1", "--memory", "1M", "--device", "cpu", "--input-range", "-9,9"]
+    got = explain(files, *options)
+    assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
+
+
+def test_masked_features(files, x, capsys):
+    x = x.copy()
+    x[3, 4] = np.nan
+    np.save(files[0], x)
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon", mask_nan=True).analyze(x)
+    got = explain(files, "--mask-nan", "--normalize", "maxabs")
+    assert (np.isnan(got) == np.isnan(x)).all()
+    np.testing.assert_allclose(got, expected / np.nanmax(np.abs(expected), 1)[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp_relu.h5", "mlp_relu.keras", "mlp_relu.k3.keras"])
+def test_every_model_format(name, files, x):
+    assert explain(files, model=DATA / name).tobytes() == explain(files).tobytes()
+
+
+def test_a_model_of_its_own_format(files, tmp_path):
+    expected = explain(files)
+    lrpfast.load(MODEL).save(tmp_path / "m.npz")
+    assert explain(files, model=tmp_path / "m.npz").tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int16, ">f4", bool], ids=str)
+def test_real_inputs_of_any_dtype(dtype, files, x):
+    x = (x * 8).astype(dtype)
+    np.save(files[0], np.asfortranarray(x))
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon").analyze(x)
+    assert explain(files).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_few_samples(samples, files, x, capsys):
+    np.save(files[0], x[:samples])
+    assert explain(files).shape == (samples, 12)
+    assert f"{samples} samples explained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", ["CHUNK_BYTES", "CHUNK_FLOPS"])
+def test_chunks_change_nothing(limit, files, monkeypatch):
+    expected = explain(files)
+    for size in (1, 10_000):
+        monkeypatch.setattr(f"lrpfast.batch.stream.{limit}", size)
+        assert explain(files).tobytes() == expected.tobytes()
+
+
+def test_quiet(files, capsys):
+    explain(files, "--quiet")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_on_a_terminal(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    explain(files)
+    assert "samples" in capsys.readouterr().err
+    explain(files, "--quiet")
+    assert capsys.readouterr().err == ""
+
+
+# Normalizing
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normalize_rows(dtype):
+    r = np.array([[1, -4, 2], [0, 0, 0], [1, -1, 0], [np.nan, 2, 2], [np.nan] * 3, [1e-30, 0, 0]], dtype)
+    by_max, by_sum = r.copy(), r.copy()
+    assert batch.stream.normalize_rows(by_max, "maxabs") == 2
+    assert batch.stream.normalize_rows(by_sum, "sum") == 3
+    nan = np.nan
+    tiny = 1.0
+    np.testing.assert_allclose(
+        by_max, np.array([[0.25, -1, 0.5], [0, 0, 0], [1, -1, 0], [nan, 1, 1], [nan] * 3, [tiny, 0, 0]]), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        by_sum, np.array([[-1, 4, -2], [0, 0, 0], [1, -1, 0], [nan, 0.5, 0.5], [nan] * 3, [tiny, 0, 0]]), rtol=1e-6
+    )
+
+
+def test_normalizing_does_not_overflow():
+    r = np.array([[3e38, -3e38, 1e-3]], np.float32)
+    assert batch.stream.normalize_rows(r, "sum") == 1
+    assert r[0, 0] == np.float32(3e38)
+
+
+@pytest.mark.parametrize("how", ["maxabs", "sum"])
+def test_normalize(how, files, x, capsys):
+    x = x.copy()
+    x[2] = 0  # the z rule gives relevance 0 for it
+    np.save(files[0], x)
+    plain = explain(files, "--target", "2").astype(np.float64)
+    capsys.readouterr()
+    got = explain(files, "--target", "2", "--normalize", how)
+    scale = np.abs(plain).max(1) if how == "maxabs" else plain.sum(1)
+    scale[2] = 1
+    np.testing.assert_allclose(got, plain / scale[:, None], rtol=1e-5, atol=1e-7)
+    what = "largest |R|" if how == "maxabs" else "sum"
+    assert f"1 of {len(x)} explanations are not normalized: their {what} is 0" in capsys.readouterr().out
+
+
+# One line and exit code 2 for what is wrong
+
+
+def test_missing_files(files, capfd):
+    assert "no such file" in refuse(capfd, "explain", "missing.h5", files[0], "-o", files[1])
+    assert "missing.npy" in refuse(capfd, "explain", MODEL, "missing.npy", "-o", files[1])
+    assert "no such file" in refuse(capfd, "inspect", "missing.h5")
+    assert "missing.npy" in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], "--target", "missing.npy")
+    assert leftovers(files) == []
+
+
+def test_wrong_model_files(files, tmp_path, capfd):
+    text, short, wrong, empty = (tmp_path / f"{n}.h5" for n in ("text", "short", "wrong", "empty"))
+    text.write_text("epoch,loss\n1,0.5\n")
+    short.write_bytes(MODEL.read_bytes()[:5000])
+    wrong.write_bytes(bytes(range(256)) * 8)
+    empty.touch()
+    assert "a text file" in refuse(capfd, "explain", text, files[0], "-o", files[1])
+    for path in (short, wrong, empty, tmp_path, files[0]):
+        assert str(path) in refuse(capfd, "explain", path, files[0], "-o", files[1])
+        assert str(path) in refuse(capfd, "inspect", path)
+
+
+RULE_ERRORS = [
+    (["--rule", "epsilo"], "unknown rule 'epsilo', did you mean 'epsilon'?"),
+    (["--rule", "lrp.alpha1"], "unknown rule"),
+    (["--rule", "pass"], "'pass' is no rule for a layer with weights"),
+    (["--epsilon", "0"], "epsilon must be above zero"),
+    (["--epsilon", "-1e-3"], "epsilon must be above zero"),
+    (["--epsilon", "nan"], "epsilon must be finite"),
+    (["--epsilon", "small"], "'small' is not a number"),
+    (["--rule", "alpha_beta", "--alpha", "2", "--beta", "0"], "alpha - beta must be 1"),
+    (["--rule", "lrp.alpha_beta", "--alpha", "2", "--beta", "0"], "alpha - beta must be 1"),
+    (["--rule", "lrp.alpha_beta"], "needs alpha, beta or both"),
+    (["--rule", "zero", "--epsilon", "1"], "zero has no parameter 'epsilon'"),
+    (["--rule", "lrp.z", "--gamma", "1"], "lrp.z has no keyword 'gamma'"),
+    (["--rule", "lrp.z", "--epsilon", "1"], "lrp.z has no keyword 'epsilon'"),
+    (["--rule", "gamma", "--gamma", "-1"], "gamma must be 0 or above"),
+    (["--bias", "sometimes"], "is not a convention of this rule"),
+    (["--rule", "lrp.epsilon", "--bias", "absorb"], "is true or false"),
+    (["--rule", "z_box"], "z_box needs low"),
+    (["--rule", "z_box", "--low", "1", "--high", "0"], "low must not be above high"),
+    (["--rule", "z_box", "--low", "a", "--high", "0"], "--low is a number or an .npy file"),
+    (["--low", "0", "--high", "1"], "--low and --high go with z_box"),
+    (["--input-layer-rule", "flatt"], "unknown rule 'flatt'"),
+    (["--input-layer-rule", "0,1,2"], "a rule's name or LOW,HIGH"),
+    (["--rule", "lrp.z", "--input-layer-rule", "flat"], "input_layer_rule must be one of"),
+    (["--rule", "deep_taylor", "--input-layer-rule", "Flat"], "has no keyword 'input_layer_rule'"),
+    (["--rule", "deep_taylor.bounded"], "needs low and high"),
+    (["--rule", "lrp"], "lrp takes a list of rules"),
+    (["--until-layer-idx", "1"], "--until-layer-idx goes with iNNvestigate's names"),
+    (["--rule", "lrp.z", "--start", "dense"], "--start goes with lrpfast's own rules"),
+    (["--start", "dens"], "no layer is named 'dens'"),
+    (["--device", "gpu"], "'gpu' is not available"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), RULE_ERRORS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_wrong_rules(options, message, files, capfd):
+    assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
+    assert message in refuse(capfd, "inspect", MODEL, *options)
+    assert leftovers(files) == []
+
+
+RUN_ERRORS = [
+    (["--target", "5"], "target 5 is out of range: the model has outputs 0 to 4"),
+    (["--target", "-1"], "target -1 is out of range"),
+    (["--target", "1,9"], "target 9 is out of range"),
+    (["--target", "1,1"], "difference with itself"),
+    (["--target", "best"], "--target is max, all, an index"),
+    (["--threads", "0"], "threads must be a whole number of at least 1"),
+    (["--threads", "two"], "'two' is not a whole number"),
+    (["--memory", "0"], "memory must be a number of bytes"),
+    (["--memory", "10"], "too little"),
+    (["--memory", "much"], "'much' is not a number of bytes"),
+    (["--input-range", "1,0"], "input_range needs low <= high"),
+    (["--input-range", "0,0.001"], "outside the declared input_range"),
+    (["--input-range", "0"], "'0' is not a pair"),
+    (["--precision", "float16"], "invalid choice: 'float16'"),
+    (["--normalize", "l2"], "invalid choice: 'l2'"),
+    (["--unknown"], "--unknown"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), RUN_ERRORS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_wrong_options(options, message, files, capfd):
+    assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
+    assert leftovers(files) == []
+
+
+def _with(x, place, value):
+    x = x.copy()
+    x[place] = value
+    return x
+
+
+WRONG_INPUTS = {
+    "width": (lambda x: x[:, :5], "inputs must have shape (samples, 12), not ("),
+    "one sample": (lambda x: x[0], "for one sample add a first axis of length 1"),
+    "rank": (lambda x: x[:, :, None], "inputs must have shape (samples, 12)"),
+    "scalar": (lambda x: np.float32(3), "inputs must have shape (samples, 12)"),
+    "nan": (lambda x: _with(x, (2, 4), np.nan), "x[2, 4] is nan: inputs must be finite; for masked features pass --mask-nan"),
+    "infinity": (lambda x: _with(x, (3, 1), -np.inf), "x[3, 1] is -inf"),
+    "complex": (lambda x: x.astype(np.complex64), "inputs must be real numbers, not dtype complex64"),
+    "strings": (lambda x: x.astype(str), "inputs must be real numbers"),
+    "dates": (lambda x: x.astype("M8[s]"), "inputs must be real numbers"),
+    "objects": (lambda x: x.astype(object), "holds Python objects (a pickle, never opened)"),
+    "records": (lambda x: np.zeros(3, [("a", "f4")]), "inputs must be real numbers"),
+    "beyond float32": (lambda x: np.float64(x) * 1e300, "--precision float64"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_INPUTS)
+@pytest.mark.parametrize("chunk", [1 << 26, 200], ids=["whole", "chunked"])
+def test_wrong_inputs(kind, chunk, files, x, capfd, monkeypatch):
+    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", chunk)
+    make, message = WRONG_INPUTS[kind]
+    np.save(files[0], make(x))
+    assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1])
+    assert leftovers(files) == []
+
+
+WRONG_FILES = {
+    "empty": (lambda b: b"", "an empty file"),
+    "text": (lambda b: b"1,2,3\n", "not an .npy file"),
+    "archive": (lambda b: b"PK\x03\x04" + b, "a zip archive"),
+    "HDF5": (lambda b: MODEL.read_bytes(), "an HDF5 file"),
+    "pickle": (lambda b: b"\x80\x04" + b, "a Python pickle"),
+    "truncated": (lambda b: b[:-7], "truncated"),
+    "only the magic": (lambda b: b[:6], "x.npy"),
+    "half a header": (lambda b: b[:40], "x.npy"),
+    "damaged header": (lambda b: b[:10] + b"?" * 60 + b[70:], "damaged .npy file"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_FILES)
+def test_wrong_input_files(kind, files, capfd):
+    make, message = WRONG_FILES[kind]
+    files[0].write_bytes(make(files[0].read_bytes()))
+    assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1])
+    assert leftovers(files) == []
+
+
+WRONG_TARGETS = {
+    "too few": (lambda n: np.zeros(n - 1, int), "samples, but the targets have shape"),
+    "one": (lambda n: np.array(1), "samples, but the targets have shape"),
+    "out of range at the end": (lambda n: np.r_[np.zeros(n - 1, int), 5], "target 5 is out of range"),
+    "another width": (lambda n: np.zeros((n, 4)), "a starting relevance must have the output's shape"),
+    "nan at the end": (lambda n: _with(np.zeros((n, 5)), (n - 1, 2), np.nan), "not finite at"),
+    "strings": (lambda n: np.full(n, "a"), "target must be"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_TARGETS)
+def test_wrong_target_files(kind, files, x, capfd, monkeypatch):
+    """They are told before the work begins, whichever sample they concern."""
+    monkeypatch.setattr("lrpfast.batch.stream.replacing", lambda path: pytest.fail("began to write"))
+    make, message = WRONG_TARGETS[kind]
+    np.save(files[0].parent / "t.npy", make(len(x)))
+    assert message in refuse(
+        capfd, "explain", MODEL, files[0], "-o", files[1], "--target", files[0].parent / "t.npy"
+    )
+
+
+def test_the_output_may_not_be_an_input(files, tmp_path, capfd):
+    before = files[0].read_bytes()
+    (tmp_path / "link.npy").symlink_to(files[0])
+    for output in (files[0], tmp_path / "." / "x.npy", tmp_path / "link.npy"):
+        assert "is an input of this command" in refuse(capfd, "explain", MODEL, files[0], "-o", output)
+    assert files[0].read_bytes() == before
+
+
+def test_wrong_outputs(files, tmp_path, capfd):
+    assert "there is no folder" in refuse(capfd, "explain", MODEL, files[0], "-o", tmp_path / "no" / "r.npy")
+    assert "is a folder" in refuse(capfd, "explain", MODEL, files[0], "-o", tmp_path)
+    assert "not a regular file" in refuse(capfd, "explain", MODEL, files[0], "-o", os.devnull)
+    assert "an .npy file" in refuse(capfd, "explain", MODEL, files[0], "-o", tmp_path / "r.npz")
+    assert os.path.exists(os.devnull) and not os.path.isfile(os.devnull)
+    assert leftovers(files) == []
+
+
+@pytest.mark.skipif(not LIMITED, reason="root may write everywhere")
+def test_an_output_folder_that_is_not_writeable(files, tmp_path, capfd):
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    assert "not writeable" in refuse(capfd, "explain", MODEL, files[0], "-o", folder / "r.npy")
+
+
+def test_command_lines(capfd):
+    assert "COMMAND" in refuse(capfd)
+    assert "invalid choice: 'explian'" in refuse(capfd, "explian")
+    assert "INPUTS.npy, -o/--output; see lrpfast explain --help" in refuse(capfd, "explain", MODEL)
+    assert "expected one argument" in refuse(capfd, "explain", MODEL, "x.npy", "-o")
+
+
+# Output appears whole or not at all
+
+
+@pytest.fixture
+def earlier(files):
+    """An output of an earlier run."""
+    files[1].write_bytes(b"earlier")
+    return files
+
+
+def test_output_is_replaced(earlier):
+    os.chmod(earlier[1], 0o640)
+    assert explain(earlier).shape[1] == 12
+    assert leftovers(earlier) == ["r.npy"]
+    assert os.stat(earlier[1]).st_mode & 0o777 == 0o640
+
+
+def test_a_linked_output_is_replaced_behind_the_link(earlier, tmp_path):
+    (tmp_path / "link.npy").symlink_to("r.npy")
+    explain((earlier[0], tmp_path / "link.npy"))
+    assert (tmp_path / "link.npy").is_symlink()
+    assert np.load(earlier[1]).shape[1] == 12
+
+
+def test_new_output_has_the_usual_permissions(files, tmp_path):
+    (tmp_path / "usual").touch()
+    explain(files)
+    assert os.stat(files[1]).st_mode == os.stat(tmp_path / "usual").st_mode
+
+
+def test_an_error_half_way_leaves_the_earlier_output(earlier, x, capfd, monkeypatch):
+    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)
+    np.save(earlier[0], _with(x, (len(x) - 1, 2), np.inf))
+    assert f"x[{len(x) - 1}, 2] is inf" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
+    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
+
+
+class Full:
+    """A file on a disk that is full after some bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= memoryview(data).nbytes
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+
+@pytest.mark.parametrize("room", [0, 200])
+def test_a_full_disk(room, earlier, capfd, monkeypatch):
+    import contextlib
+
+    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)
+    real = batch.replacing
+
+    @contextlib.contextmanager
+    def on_a_full_disk(path):
+        with real(path) as file:
+            yield Full(file, room)
+
+    monkeypatch.setattr("lrpfast.batch.stream.replacing", on_a_full_disk)
+    line = refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
+    assert str(earlier[1]) in line and "No space left on device" in line
+    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
+
+
+def test_a_disk_without_the_room_is_told_first(earlier, capfd, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(earlier[0])._replace(free=200)
+    monkeypatch.setattr("lrpfast.batch.files.shutil.disk_usage", lambda path: usage)
+    assert "but the disk has 200 free" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
+    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
+
+
+def test_a_disk_that_is_really_full(files, x, tmp_path, capfd, monkeypatch):
+    """On a small file system of its own, where this machine lets us make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        monkeypatch.setattr("lrpfast.batch.stream.check_target", lambda *_: None)
+        np.save(files[0], np.tile(x, (2_000_000 // x.nbytes, 1)))
+        line = refuse(capfd, "explain", MODEL, files[0], "-o", disk / "r.npy")
+        assert "No space left on device" in line and str(disk / "r.npy") in line
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_ctrl_c_inside(earlier, capfd, monkeypatch):
+    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)
+    chunks = []
+
+    def interrupted(x):
+        chunks.append(x)
+        if len(chunks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrpfast.batch.stream.release", interrupted)
+    assert run("explain", MODEL, earlier[0], "-o", earlier[1]) == 130
+    assert capfd.readouterr() == ("", "")
+    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_signals(number, earlier, x):
+    """A real run, stopped while it writes."""
+    samples = 50_000_000  # seconds of work; a sparse file takes no room
+    header = {"descr": "<f4", "fortran_order": False, "shape": (samples, 12)}
+    with open(earlier[0], "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + samples * 12 * 4)
+    process = command("explain", MODEL, earlier[0], "-o", earlier[1], "--threads", "1")
+    deadline = time.monotonic() + 60
+    while leftovers(earlier) == ["r.npy"] and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert (out, err) == ("", "")
+    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_reader_that_goes_away():
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run([sys.executable, "-m", "lrpfast", "rules"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert process.stderr == b"" and process.returncode == 141
+
+
+# The other commands
+
+
+@pytest.mark.parametrize("sub", [[], ["demo"], ["explain"], ["inspect"], ["rules"], ["info"]], ids=" ".join)
+def test_help(sub, capsys):
+    assert run(*sub, "--help") == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("usage: lrpfast") and printed.err == ""
+    assert max(map(len, printed.out.splitlines())) <= 120
+
+
+def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
+    """Every command that --help shows can be run as it stands."""
+    import re
+    import shlex
+
+    monkeypatch.chdir(tmp_path)
+    x = x.clip(0, 1)
+    np.save("x.npy", x)
+    np.save("classes.npy", np.zeros(len(x), int))
+    for name in ("mlp_relu.h5", "mlp_relu.keras"):
+        (tmp_path / name.replace("mlp_relu", "model")).write_bytes((DATA / name).read_bytes())
+    text = "\n".join((cli.ABOUT, cli.EXPLAIN_EXAMPLES, cli.INSPECT_EXAMPLES))
+    shown = re.findall(r"^  (lrpfast .+?)(?:   .*)?$", text, re.MULTILINE)
+    assert len(shown) > 10
+    for line in shown:
+        assert run(*shlex.split(line)[1:]) == 0, line
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"lrpfast {lrpfast.__version__}\n"
+
+
+def test_inspect(capsys):
+    assert run("inspect", MODEL, "--rule", "lrp.alpha_1_beta_0_IB", "--input-layer-rule", "Bounded") == 0
+    printed = capsys.readouterr().out
+    model = lrpfast.load(MODEL)
+    analyzer = lrpfast.create_analyzer("lrp.alpha_1_beta_0_IB", model, input_layer_rule="Bounded")
+    assert model.summary() in printed
+    assert str(analyzer.plan()) in printed
+    assert "dense    z_box(low=-1, high=1" in printed
+    assert "input_1  pass" in printed
+    assert "the final softmax or sigmoid is left out" in printed
+
+
+def test_inspect_a_hidden_layer(capsys):
+    assert run("inspect", MODEL, "--start", "dense_1") == 0
+    printed = capsys.readouterr().out
+    assert "left out" not in printed and "dense_2" not in printed.split("rules under")[1]
+
+
+def test_rules_shows_every_rule_and_name(capsys):
+    assert run("rules") == 0
+    printed = capsys.readouterr().out
+    for name, rule in lrpfast.rules.RULES.items():
+        assert f"  {name.ljust(13)} {rule.equation}\n" in printed
+    for name in lrpfast.rules.innvestigate.ANALYZERS:
+        assert f"  {name}" in printed
+    assert "epsilon 1e-06\n" in printed and "bias absorb (or ignore, distribute, repeat)\n" in printed
+    assert "low required, high required" in printed
+    assert max(map(len, printed.splitlines())) <= 110
+
+
+def test_info(capsys):
+    assert run("info") == 0
+    printed = capsys.readouterr().out
+    assert lrpfast.__version__ in printed and np.__version__ in printed
+    assert "devices    cpu" in printed and "instruction set:" in printed
+
+
+def test_info_when_the_instruction_set_is_not_there(capfd, monkeypatch):
+    monkeypatch.setenv("LRPFAST_ISA", "z80")
+    assert "LRPFAST_ISA='z80'" in refuse(capfd, "info")
+
+
+def test_a_terminal_without_unicode():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    process = subprocess.run([sys.executable, "-m", "lrpfast", "inspect", MODEL], capture_output=True, env=environment)
+    assert process.returncode == 0 and process.stderr == b""
+    assert b"dense 12?32" in process.stdout
