@@ -225,14 +225,14 @@ def selu(x):
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
-def gelu(x, approximate=False):
-    if approximate:
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
-
 def sigmoid(x):
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    return np.exp(-np.logaddexp(0, -x))  # keeps its digits where it is close to 0
+
+
+def gelu(x, approximate=False):
+    if approximate:  # x (1 + tanh u) / 2, without cancelling where x is far below 0
+        return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    return 0.5 * x * np.vectorize(math.erfc)(-x / math.sqrt(2))
 
 
 def softplus(x):

@@ -171,7 +171,7 @@ def test_batches_and_threads_do_not_change_a_bit(case, activation, sizes, precis
     analyzer = lrpfast.Analyzer(model, rule, precision=precision, threads=2)
     parts = np.split(x, sorted(min(c, count) for c in cuts))
     assert np.concatenate([analyzer.analyze(p) for p in parts]).tobytes() == whole.tobytes(), "batches"
-    single = lrpfast.Analyzer(model, rule, precision=precision, threads=1, memory=1 << 19)
+    single = lrpfast.Analyzer(model, rule, precision=precision, threads=1, memory=1 << 21)
     assert single.analyze(x[:7]).tobytes() == whole[:7].tobytes(), "little memory"
 
 

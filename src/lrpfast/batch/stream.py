@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_start
-from ..errors import InputError, ShapeError
+from ..errors import InputError, SampleError, ShapeError
 from .files import check_target, release, replacing
 
 #: A chunk's inputs and relevances in memory, and its work: together they keep memory
@@ -88,8 +87,8 @@ def explain_file(
             out = buffer[: part.stop - first]
             try:
                 _analyze(analyzer, x[part], target[part] if whole else target, out)
-            except InputError as error:
-                raise InputError(_counted_from(first, str(error))) from None
+            except SampleError as error:
+                raise error.moved(first) from None
             if normalize is not None:
                 left += normalize_rows(out.reshape(-1, math.prod(shape)), normalize)
             file.write(out.data)
@@ -108,13 +107,7 @@ def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int) -> None
     """Tell of a wrong target before the work begins, not when its sample's turn comes."""
     if target.ndim == 0 or len(target) != samples:
         raise ShapeError(f"there are {samples} samples, but the targets have shape {target.shape}")
-    shape: tuple[int, ...] = analyzer._output_shape  # type: ignore[assignment]
-    as_start(target, samples, shape, np.dtype(np.float64), lambda: np.empty(0))
-
-
-def _counted_from(first: int, message: str) -> str:
-    """A message about a chunk, its sample counted from the beginning of the file."""
-    return re.sub(r"\b(x\[|sample )(\d+)", lambda m: f"{m[1]}{int(m[2]) + first}", message, count=1)
+    as_start(target, samples, analyzer.output_shape, np.dtype(np.float64), lambda: np.empty(0))
 
 
 def normalize_rows(relevance: np.ndarray, how: str) -> int:

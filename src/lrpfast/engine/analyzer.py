@@ -19,7 +19,7 @@ from ..rules.composites import Composite
 from ..rules.rule import Rule
 from .balance import Conservation, layer_balance, make_conservation
 from .execute import begin_at, chunks, run
-from .inputs import as_batch, as_start, check_memory, check_out, check_precision, check_range, check_threads
+from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range, check_threads
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
 
@@ -104,6 +104,11 @@ class Analyzer:
     RuleError, InputError, ShapeError, DeviceError, UnsupportedLayerError
     """
 
+    #: final activations that are left out: relevance starts at their input
+    _stripped: Sequence[str] = ("softmax", "sigmoid")
+    #: whether relevance starts at max(output, 0)
+    _rectify = False
+
     def __init__(
         self,
         model: Model,
@@ -119,28 +124,6 @@ class Analyzer:
         memory: int | None = None,
         mask_nan: bool = False,
     ) -> None:
-        self._build(
-            model, rule, target, start, y_ref, input_range, device, precision, threads, memory, mask_nan,
-            strip=("softmax", "sigmoid"), rectify=False,
-        )  # fmt: skip
-
-    def _build(
-        self,
-        model: Model,
-        rule: Any,
-        target: Any,
-        start: Any,
-        y_ref: Any,
-        input_range: Any,
-        device: str,
-        precision: str,
-        threads: Any,
-        memory: Any,
-        mask_nan: bool,
-        *,
-        strip: Sequence[str],
-        rectify: bool,
-    ) -> None:
         if not isinstance(model, Model):
             raise InputError(
                 f"model must be an lrpfast Model, not {type(model).__name__}; "
@@ -153,12 +136,11 @@ class Analyzer:
         self._threads = check_threads(threads)
         self._memory = check_memory(memory)
         self._range = check_range(input_range)
-        self._mask_nan = bool(mask_nan)
+        self._mask_nan = check_flag(mask_nan, "mask_nan")
         self._device = device
-        self._rectify = rectify
         rules = as_composite(rule).assign(model)
         explained, target = _explained(model, start, target)
-        explained = explained.without_output_activation(strip)
+        explained = explained.without_output_activation(self._stripped)
         if y_ref is not None:
             explained = _minus_reference(explained, y_ref)
         self._explained = explained

@@ -12,34 +12,21 @@ from ..model.layers import Activation, Dense
 from ..rules.innvestigate import composite, keywords
 from .analyzer import Analyzer, Explanation
 
-#: iNNvestigate's selection modes, as targets.
-MODES = {"max_activation": "max", "all": "all", "index": None}
+#: iNNvestigate's selection modes, as default targets ("index" gets its own with every call).
+MODES = {"max_activation": "max", "all": "all", "index": "max"}
 
 
 class InnvestigateAnalyzer(Analyzer):
     """An Analyzer that is called as iNNvestigate's are; made by `create_analyzer`."""
 
-    def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], options: dict[str, Any]) -> None:
+    _stripped = ("softmax",)  # a final sigmoid stays, and relevance starts at its output
+
+    def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], **options: Any) -> None:
         self.name, self.neuron_selection_mode = name, mode
-        rules = composite(name, **parameters)
-        taylor = name.startswith("deep_taylor")
-        if taylor and isinstance(model, Model):
+        self._rectify = name.startswith("deep_taylor")  # it explains max(y, 0)
+        if self._rectify and isinstance(model, Model):
             _only_relu(model.without_softmax(), name)
-        self._build(
-            model,
-            rules,
-            MODES[mode] or "max",
-            None,
-            None,
-            options["input_range"],
-            options["device"],
-            options["precision"],
-            options["threads"],
-            options["memory"],
-            options["mask_nan"],
-            strip=("softmax",),  # a final sigmoid stays, and its output is where relevance starts
-            rectify=taylor,  # deep Taylor explains max(y, 0)
-        )
+        super().__init__(model, composite(name, **parameters), target=MODES[mode], **options)
 
     def _selection(self, neuron_selection: Any) -> Any:
         if self.neuron_selection_mode != "index":
@@ -144,12 +131,15 @@ def create_analyzer(
         if "input_layer_rule" not in known:
             raise RuleError(f"{name} has no keyword 'input_layer_rule'; it takes {', '.join(known) or 'none'}")
         parameters["input_layer_rule"] = input_layer_rule
-    options = {
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-        "memory": memory,
-        "input_range": input_range,
-        "mask_nan": mask_nan,
-    }
-    return InnvestigateAnalyzer(name, model, neuron_selection_mode, parameters, options)
+    return InnvestigateAnalyzer(
+        name,
+        model,
+        neuron_selection_mode,
+        parameters,
+        device=device,
+        precision=precision,
+        threads=threads,
+        memory=memory,
+        input_range=input_range,
+        mask_nan=mask_nan,
+    )

@@ -32,6 +32,13 @@ def check_threads(threads: Any) -> int:
     return int(threads)
 
 
+def check_flag(value: Any, what: str) -> bool:
+    """True or False, and nothing that only looks like it."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{what} must be True or False, not {value!r}")
+    return bool(value)
+
+
 def check_memory(memory: Any) -> int | None:
     """A byte budget for workspaces, or None."""
     if memory is None:

@@ -7,7 +7,7 @@ workspace, so that activations stay in cache and memory does not grow with the
 batch. The arithmetic is in tile.h.
 """
 
-from libc.math cimport erf, exp, expm1, fabs, isinf, isnan, log1p, tanh, NAN
+from libc.math cimport erfc, exp, expm1, fabs, isinf, isnan, log1p, tanh, NAN
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -25,8 +25,8 @@ cdef extern from "compute.h":
         void (*load)(long, const float*, int, int, float*) noexcept nogil
         void (*combine)(long, int, const float* const*, const double*, const float*, int, float*) noexcept nogil
         void (*share)(long, int, float, int, const float*, const float*, const float*, int, int, float*) noexcept nogil
-        void (*share_bounds)(long, const float*, const float*, float, float, const float*, float*) noexcept nogil
-        void (*fetch)(long, const float*, int) noexcept nogil
+        int (*shallow)(int, long, long, const float*, long, const float*, const float*, long,
+                       const float*, float, float, float*, long) noexcept nogil
         void (*divide)(long, const float*, const float*, float, int, int, const float*, float*) noexcept nogil
         int (*finite)(long, const float*) noexcept nogil
         float (*tf32)(float) noexcept nogil
@@ -37,8 +37,8 @@ cdef extern from "compute.h":
         void (*load)(long, const double*, int, int, double*) noexcept nogil
         void (*combine)(long, int, const double* const*, const double*, const double*, int, double*) noexcept nogil
         void (*share)(long, int, double, int, const double*, const double*, const double*, int, int, double*) noexcept nogil
-        void (*share_bounds)(long, const double*, const double*, double, double, const double*, double*) noexcept nogil
-        void (*fetch)(long, const double*, int) noexcept nogil
+        int (*shallow)(int, long, long, const double*, long, const double*, const double*, long,
+                       const double*, double, double, double*, long) noexcept nogil
         void (*divide)(long, const double*, const double*, double, int, int, const double*, double*) noexcept nogil
         int (*finite)(long, const double*) noexcept nogil
         double (*tf32)(double) noexcept nogil
@@ -60,7 +60,6 @@ ctypedef fused real:
 cdef enum:
     DEPTH = 256
     NARROW = 10     # rows of a pass over many inputs of few outputs
-    SHALLOW = 12    # rows of a pass over few inputs of many outputs
     ROWS = 42       # rows of one tile pass: fills tiles of 14, 12 + 6 and 6 rows
     COLUMNS = 512   # columns whose accumulators are held at a time
     MAX_SUMS = 8    # accumulators of one contraction
@@ -129,7 +128,7 @@ cdef struct Operation:
     int source, out, present
     int check                   # whether the output must be finite
     int inspect                 # whether to check the input's values as they are first loaded
-    int both_bounds             # whether the shares are x − low and x − high with scalar bounds
+    int shallow                 # which shares of the kernel for few k and many columns, or 0
     int function
     double p[3]
     void* values
@@ -149,6 +148,7 @@ cdef struct Code:
     int inspects                # the first operation inspects the input, so nothing else need
     double low, high
     long width                  # workspace elements per sample
+    long scratch                # workspace elements besides: accumulators and a block of loaded input
 
 cdef struct Job:
     const Code* code
@@ -194,18 +194,12 @@ cdef inline void k_share(const Code* k, long n, int first, double c, int part, c
     else:
         k.f64_kernels.share(n, first, c, part, acc, x, bound, step, k.tf32, out)
 
-cdef inline void k_share_bounds(const Code* k, long n, const real* low, const real* high, real b_low, real b_high,
-                                const real* x, real* out) noexcept nogil:
+cdef inline int k_shallow(const Code* k, int shares, long m, long d, const real* a, long lda, const real* b,
+                          const real* b2, long n, const real* x, real low, real high, real* out, long ld) noexcept nogil:
     if real is float:
-        k.f32.share_bounds(n, low, high, b_low, b_high, x, out)
+        return k.f32.shallow(shares, m, d, a, lda, b, b2, n, x, low, high, out, ld)
     else:
-        k.f64_kernels.share_bounds(n, low, high, b_low, b_high, x, out)
-
-cdef inline void k_fetch(const Code* k, long n, const real* x, int write) noexcept nogil:
-    if real is float:
-        k.f32.fetch(n, x, write)
-    else:
-        k.f64_kernels.fetch(n, x, write)
+        return k.f64_kernels.shallow(shares, m, d, a, lda, b, b2, n, x, low, high, out, ld)
 
 cdef inline void k_divide(const Code* k, long n, const real* r, const real* z, const Divide* d,
                           const real* mask_z, real* out) noexcept nogil:
@@ -308,7 +302,15 @@ cdef int redistribute(const Code* code, const Operation* op, char** base, long s
     cdef const Share* share
     cdef const Divide* divide = &op.divide
     cdef const real* bound
+    cdef const Share* second
     cdef real* out
+    if op.shallow:
+        share, second = &op.shares[0], &op.shares[op.shares_count - 1]
+        fine = k_shallow(code, op.shallow, total, op.depth, <const real*>base[op.terms[0].source], op.depth,
+                         <const real*>op.terms[0].weights, <const real*>op.terms[op.terms_count - 1].weights, op.columns,
+                         <const real*>base[op.source], (<const real*>share.bound)[0] if op.shallow == 3 else 0,
+                         (<const real*>second.bound)[0] if op.shallow == 3 else 0, <real*>base[op.out], op.columns)
+        return FINE if fine or not op.check else NOT_FINITE
     for m0 from 0 <= m0 < total by op.pass_rows:
         rows = min(op.pass_rows, total - m0)
         for n0 from 0 <= n0 < op.columns by COLUMNS:
@@ -317,16 +319,8 @@ cdef int redistribute(const Code* code, const Operation* op, char** base, long s
             for i in range(rows):
                 at = (m0 + i) * op.columns + n0
                 out = <real*>base[op.out] + at
-                if op.depth <= DEPTH and op.columns > COLUMNS:  # shallow and wide: bound by memory
-                    k_fetch(code, min(<long>COLUMNS, op.columns - n0 - nc), out + nc, 1)
-                    k_fetch(code, min(<long>COLUMNS, op.columns - n0 - nc), <const real*>base[op.source] + at + nc, 0)
                 for h in range(op.shares_count):
                     share = &op.shares[h]
-                    if op.both_bounds:
-                        k_share_bounds(code, nc, sums + i * COLUMNS, sums + (ROWS + i) * COLUMNS,
-                                       (<const real*>share.bound)[0], (<const real*>op.shares[1].bound)[0],
-                                       <const real*>base[op.source] + at, out)
-                        break
                     bound = <const real*>share.bound
                     if share.step:
                         bound += (m0 + i) % op.rows * op.columns + n0
@@ -358,9 +352,9 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
     if function == 4:                                   # selu (Klambauer et al. 2017)
         return 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))
     if function == 5:                                   # gelu, exact or by tanh
-        if p[0]:
-            return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
-        return 0.5 * x * (1 + erf(x * 0.7071067811865476))
+        if p[0]:                                        # 1 + tanh(u) as 2 · sigmoid(2 u), and 1 + erf as
+            return x * evaluate(8, 1.5957691216057308 * (x + 0.044715 * x * x * x), p)
+        return 0.5 * x * erfc(x * -0.7071067811865476)  # erfc: no digits lost far below zero
     if function == 6:                                   # silu
         return x * evaluate(8, x, p)
     if function == 7:
@@ -525,7 +519,7 @@ cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nog
     cdef long samples = min(job.micro, job.samples - first)
     cdef char* workspace = job.workspace + slot * job.workspace_bytes
     cdef real* sums = <real*>workspace
-    cdef real* loaded = sums + MAX_SUMS * ROWS * COLUMNS
+    cdef real* loaded = sums + code.scratch - ROWS * DEPTH
     cdef real* buffers = loaded + ROWS * DEPTH
     cdef char** base = <char**>(workspace + job.workspace_bytes) - code.buffers
     cdef int b, t, which, fault
@@ -617,9 +611,15 @@ cdef class Executable:
         code.operations = <Operation*>self.zeros(max(1, len(operations)) * sizeof(Operation))
         for i, operation in enumerate(operations):
             self.translate(operation, &code.operations[i])
+            code.scratch = max(code.scratch, code.operations[i].sums * ROWS * COLUMNS)
+        code.scratch += ROWS * DEPTH
         # one pass over memory less, where the input goes straight into a contraction
         if not code.allow_nan and not code.ranged and code.operations[0].kind == CONTRACT and code.forward_count:
             code.inspects = code.operations[0].inspect = 1
+
+    def workspace_bytes(self, long micro):
+        """Bytes that one thread needs for micro-batches of that size."""
+        return (self.code.scratch + self.code.width * micro) * self.itemsize
 
     cdef void* zeros(self, long nbytes) except NULL:
         """Zeroed memory that lives as long as this object."""
@@ -654,13 +654,22 @@ cdef class Executable:
         op.f32, op.f64_kernels = lrpfast_kernels_f32(isa), lrpfast_kernels_f64(isa)
         op.lanes = op.f64_kernels.lanes if self.code.f64 else op.f32.lanes
         op.panel = op.f64_kernels.panel if self.code.f64 else op.f32.panel
-        # Bound by memory: few rows at once, since the hardware fetches ahead on so
-        # many sequences only, and accumulators that stay in the L1 cache.
-        op.pass_rows = ROWS
-        if op.columns <= op.lanes and op.depth > DEPTH:
-            op.pass_rows = NARROW
-        elif op.depth <= 16 and op.columns > COLUMNS:
-            op.pass_rows = SHALLOW
+        # Bound by memory: few rows at once, since the hardware fetches ahead on so many sequences only.
+        op.pass_rows = NARROW if op.columns <= op.lanes and op.depth > DEPTH else ROWS
+
+    cdef int choose_shallow(self, source, Operation* op) except -1:
+        """Whether the kernel for few k and many columns can do a whole redistribution, and with which shares."""
+        if op.depth > 16 or op.columns <= COLUMNS or self.code.tf32 or source.divide is not None:
+            return 0
+        if any(s.coefficient != 1 or s.accumulator != i for i, s in enumerate(source.shares)):
+            return 0
+        if len(source.terms) != len(source.shares) or len({t.source for t in source.terms}) > 1:
+            return 0
+        parts = [s.part for s in source.shares]
+        if parts in (["1"], ["x"]):
+            return 1 if parts == ["1"] else 2
+        scalar = all(s.bound is not None and np.size(s.bound) == 1 for s in source.shares)
+        return 3 if parts == ["x-low", "x-high"] and scalar else 0
 
     cdef int translate_divide(self, source, Divide* d) except -1:
         d.relevance, d.out = source.relevance, source.out
@@ -708,9 +717,7 @@ cdef class Executable:
                 op.shares[i].part = {"x": 0, "x+": 1, "x-": 2, "1": 3, "x-low": 4, "x-high": 4}[share.part]
                 op.shares[i].bound = self.vector(share.bound)
                 op.shares[i].step = share.bound is not None and np.size(share.bound) > 1
-            op.both_bounds = not self.code.tf32 and op.shares_count == 2 and all(
-                s.part in ("x-low", "x-high") and s.accumulator == i and s.coefficient == 1 and np.size(s.bound) == 1
-                for i, s in enumerate(source.shares))
+            op.shallow = self.choose_shallow(source, op)
             if source.divide is not None:
                 op.divides = 1
                 self.translate_divide(source.divide, &op.divide)
@@ -763,7 +770,7 @@ cdef class Executable:
         slots = min(slots, 256, count)
         memset(faults, 0, slots * sizeof(int))
         job.workspace_bytes = ceil_to(
-            (MAX_SUMS * ROWS * COLUMNS + ROWS * DEPTH + code.width * micro) * self.itemsize
+            (code.scratch + code.width * micro) * self.itemsize
             + code.buffers * sizeof(char*), 64)
         try:
             workspace = self.spare.pop()

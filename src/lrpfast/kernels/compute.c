@@ -7,6 +7,13 @@
 #include <arm_neon.h>
 #endif
 
+/* Before a loop over a tile's rows or vectors: it must become registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 14")
+#endif
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 

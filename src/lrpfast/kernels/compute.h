@@ -10,8 +10,8 @@
         void (*load)(long, const T *, int, int, T *);                                      \
         void (*combine)(long, int, const T *const *, const double *, const T *, int, T *); \
         void (*share)(long, int, T, int, const T *, const T *, const T *, int, int, T *);  \
-        void (*share_bounds)(long, const T *, const T *, T, T, const T *, T *);            \
-        void (*fetch)(long, const T *, int);                                               \
+        int (*shallow)(int, long, long, const T *, long, const T *, const T *, long,       \
+                       const T *, T, T, T *, long);                                        \
         void (*divide)(long, const T *, const T *, T, int, int, const T *, T *);           \
         int (*finite)(long, const T *);                                                    \
         T (*tf32)(T);                                                                      \

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError
+from ..errors import DeviceError, InputError
 from . import Fault, Start
 from ._cpu import Executable, instruction_sets
 from .program import (
@@ -27,8 +27,8 @@ from .program import (
 #: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
 CACHE_BYTES = 1 << 20
 #: Where one sample is larger than that, weights are reread for every few samples;
-#: this many rows keep the rereading small beside the samples themselves.
-MINIMUM_ROWS = 42
+#: this many rows, which fill tiles of 10 and of 6, keep that small beside the samples themselves.
+MINIMUM_ROWS = 30
 #: Rows of one tile pass: micro-batches are multiples of it where they can be.
 ROWS = 42
 #: Below this much work a second thread costs more than it saves.
@@ -127,7 +127,6 @@ class CompiledProgram:
         self._executable = Executable(program, isa, offsets, width)
         itemsize = np.dtype(program.dtype).itemsize
         self._flops = max(1, flops(program))
-        self._workspace_bytes = max(1, width * itemsize)
         result = program.output if program.result is None else program.result
         touched = (width + program.sizes[0] + program.sizes[result]) * itemsize
         rows = CACHE_BYTES // max(1, touched)
@@ -148,12 +147,11 @@ class CompiledProgram:
         if threads > 1:
             threads = min(threads, 1 + samples * self._flops // FLOPS_PER_THREAD)
         if memory is not None:
-            micro = min(micro, memory // (threads * self._workspace_bytes))
-            if micro < 1:
-                raise DeviceError(
-                    f"memory={memory:,} bytes is too little: one sample needs "
-                    f"{self._workspace_bytes:,} bytes on each of {threads} threads"
-                )
+            fixed, one = self._executable.workspace_bytes(0), self._executable.workspace_bytes(1)
+            if memory < one:
+                raise InputError(f"memory={memory:,} bytes is too little: one sample needs {one:,}")
+            threads = min(threads, memory // one)
+            micro = min(micro, (memory // threads - fixed) // max(1, one - fixed))
         if samples < micro * threads:  # a share for every thread
             micro = max(1, -(-samples // threads))
         return self._run(x, out, samples, micro, threads, start, keep)

@@ -21,31 +21,31 @@ static inline __attribute__((always_inline)) void NAME(tile)(
     const T *restrict B, T *restrict C, long ldc, int accumulate)
 {
     NAME(v) c[14][4];
-    #pragma GCC unroll 14
+    UNROLL
     for (int i = 0; i < MR; i++)
-        #pragma GCC unroll 4
+        UNROLL
         for (int j = 0; j < NV; j++)
             c[i][j] = (NAME(v)){0};
     for (long k = 0; k < K; k++) {
         NAME(v) b[4];
         if (NV == 1 && k % (64 / (long)sizeof(T)) == 0) /* few outputs: the input's stream is the bottleneck */
-            #pragma GCC unroll 14
+            UNROLL
             for (int i = 0; i < MR; i++)
                 __builtin_prefetch(A + i * lda + k + K, 0, 2);
-        #pragma GCC unroll 4
+        UNROLL
         for (int j = 0; j < NV; j++)
             b[j] = *(const NAME(u) *)(B + (k * NV + j) * VL);
-        #pragma GCC unroll 14
+        UNROLL
         for (int i = 0; i < MR; i++) {
             NAME(v) a = A[i * lda + k] - (NAME(v)){0};
-            #pragma GCC unroll 4
+            UNROLL
             for (int j = 0; j < NV; j++)
                 c[i][j] = FMA(a, b[j], c[i][j]);
         }
     }
-    #pragma GCC unroll 14
+    UNROLL
     for (int i = 0; i < MR; i++)
-        #pragma GCC unroll 4
+        UNROLL
         for (int j = 0; j < NV; j++) {
             NAME(u) *p = (NAME(u) *)(C + i * ldc + j * VL);
             if (accumulate)
@@ -187,23 +187,117 @@ static void NAME(share)(long n, int first, T c, int part, const T *restrict acc,
 #undef LOOP
 }
 
-/* Two shares of x − bound with scalar bounds at once, term for term as `share` would. */
-static void NAME(share_bounds)(long n, const T *restrict low, const T *restrict high, T b_low, T b_high,
-                               const T *restrict x, T *restrict out)
+/* A whole redistribution with few k and many columns, where memory is the limit: sums
+ * stay in registers, x is read and out written once, and both are fetched ahead.
+ * shares 1: out = sum; 2: out = x ⊙ sum; 3: out = (x − low) ⊙ sum + (x − high) ⊙ second,
+ * term for term as `block` and `share` compute them. Returns whether out is finite. */
+#define AHEAD (2048 / (long)sizeof(T))
+
+static inline __attribute__((always_inline)) void NAME(shallow_tile)(
+    const int MR, const int NV, const int shares, long K, const T *restrict A, long lda,
+    const T *restrict B, const T *restrict B2, long step, long columns,
+    const T *restrict x, T low, T high, T *restrict out, long ld, NAME(v) *check)
 {
-    for (long j = 0; j < n; j++)
-        out[j] = (x[j] - b_low) * low[j] + (x[j] - b_high) * high[j];
+    NAME(v) c[6][2], d[6][2];
+    UNROLL
+    for (int i = 0; i < MR; i++)
+        UNROLL
+        for (int j = 0; j < NV; j++)
+            c[i][j] = d[i][j] = (NAME(v)){0};
+    for (long k = 0; k < K; k++) {
+        NAME(v) b[2], b2[2];
+        UNROLL
+        for (int j = 0; j < NV; j++) {
+            b[j] = *(const NAME(u) *)(B + k * step + j * VL);
+            if (shares == 3)
+                b2[j] = *(const NAME(u) *)(B2 + k * step + j * VL);
+        }
+        UNROLL
+        for (int i = 0; i < MR; i++) {
+            NAME(v) a = A[i * lda + k] - (NAME(v)){0};
+            UNROLL
+            for (int j = 0; j < NV; j++) {
+                c[i][j] = FMA(a, b[j], c[i][j]);
+                if (shares == 3)
+                    d[i][j] = FMA(a, b2[j], d[i][j]);
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < MR; i++)
+        UNROLL
+        for (int j = 0; j < NV; j++) {
+            const T *from = x + i * ld + j * VL;
+            T *to = out + i * ld + j * VL;
+            __builtin_prefetch(from + AHEAD, 0, 2);
+            __builtin_prefetch(to + AHEAD, 1, 2);
+            long left = columns - j * VL;
+            NAME(u) value = {0};
+            if (shares > 1 && left >= VL)
+                value = *(const NAME(u) *)from;
+            else if (shares > 1)
+                for (long n = 0; n < left; n++)
+                    value[n] = from[n];
+            NAME(v) result = c[i][j];
+            if (shares == 2)
+                result = value * c[i][j];
+            if (shares == 3)
+                result = (value - low) * c[i][j] + (value - high) * d[i][j];
+            *check = *check + result * (T)0;
+            if (left >= VL)
+                *(NAME(u) *)to = result;
+            else
+                for (long n = 0; n < left; n++)
+                    to[n] = result[n];
+        }
 }
 
-/* Ask for n elements to be brought to the L2 cache, for reading or writing. */
-static void NAME(fetch)(long n, const T *x, int write)
+#if WIDE
+#define TALL 6
+#else
+#define TALL 2
+#endif
+
+static inline __attribute__((always_inline)) int NAME(shallow_any)(
+    const int shares, long rows, long K, const T *A, long lda, const T *B, const T *B2, long columns,
+    const T *x, T low, T high, T *out, long ld)
 {
-    for (long j = 0; j < n; j += 64 / (long)sizeof(T))
-        if (write)
-            __builtin_prefetch(x + j, 1, 2);
-        else
-            __builtin_prefetch(x + j, 0, 2);
+    NAME(v) check = {0};
+    for (long n = 0; n < columns; n += PANEL * VL) {
+        long width = columns - n < PANEL * VL ? (columns - n + VL - 1) / VL * VL : PANEL * VL;
+        for (long j = 0; j < width; j += 2 * VL) {
+            long i = 0, at = n + j, left = columns - at;
+            int pair = width - j >= 2 * VL;
+            for (; i + TALL <= rows && pair; i += TALL)
+                NAME(shallow_tile)(TALL, 2, shares, K, A + i * lda, lda, B + j, B2 + j, width, left,
+                                   x + i * ld + at, low, high, out + i * ld + at, ld, &check);
+            for (; i < rows && pair; i++)
+                NAME(shallow_tile)(1, 2, shares, K, A + i * lda, lda, B + j, B2 + j, width, left,
+                                   x + i * ld + at, low, high, out + i * ld + at, ld, &check);
+            for (; i < rows; i++)
+                NAME(shallow_tile)(1, 1, shares, K, A + i * lda, lda, B + j, B2 + j, width, left,
+                                   x + i * ld + at, low, high, out + i * ld + at, ld, &check);
+        }
+        B += K * width;
+        B2 += K * width;
+    }
+    T total = 0;
+    for (long k = 0; k < VL; k++)
+        total = total + check[k];
+    return total == 0;
 }
+
+static int NAME(shallow)(int shares, long rows, long K, const T *A, long lda, const T *B, const T *B2, long columns,
+                         const T *x, T low, T high, T *out, long ld)
+{
+    if (shares == 1)
+        return NAME(shallow_any)(1, rows, K, A, lda, B, B2, columns, x, low, high, out, ld);
+    if (shares == 2)
+        return NAME(shallow_any)(2, rows, K, A, lda, B, B2, columns, x, low, high, out, ld);
+    return NAME(shallow_any)(3, rows, K, A, lda, B, B2, columns, x, low, high, out, ld);
+}
+#undef TALL
+#undef AHEAD
 
 /* out = R / (z + stabilizer); kind 0: value · sign(z) with sign(0) = +1, kind 1: only
  * where z == 0. mask +1 or −1: zero unless mask_z has that sign. */
@@ -226,7 +320,7 @@ static int NAME(finite)(long n, const T *x)
     NAME(v) sums[4] = {{0}, {0}, {0}, {0}}; /* four chains, for speed */
     long j = 0;
     for (; j + 4 * VL <= n; j += 4 * VL)
-        #pragma GCC unroll 4
+        UNROLL
         for (int c = 0; c < 4; c++)
             sums[c] = sums[c] + *(const NAME(u) *)(x + j + c * VL) * (T)0;
     NAME(v) sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
@@ -238,7 +332,7 @@ static int NAME(finite)(long n, const T *x)
 
 static const NAME(kernels_t) NAME(kernels) = {
     sizeof(T) == 4 ? VBYTES / 4 : VBYTES / 8, PANEL,
-    NAME(block), NAME(load), NAME(combine), NAME(share), NAME(share_bounds), NAME(fetch), NAME(divide), NAME(finite), NAME(tf32),
+    NAME(block), NAME(load), NAME(combine), NAME(share), NAME(shallow), NAME(divide), NAME(finite), NAME(tf32),
 };
 
 #undef VL

@@ -1,0 +1,58 @@
+"""What the README shows runs as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lrpfast import cli
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "README.md"
+
+if not PAGE.exists() or "lrpfast" not in PAGE.read_text(encoding="utf-8"):
+    pytest.skip("the README is not beside these tests", allow_module_level=True)
+
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def at_root(tmp_path, monkeypatch):
+    """A folder where the README's relative paths hold, and its outputs do no harm."""
+    (tmp_path / "tests").symlink_to(ROOT / "tests", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_python(at_root, capsys):
+    names = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    (shown,) = blocks("text")
+    printed = capsys.readouterr().out
+    # all but the rounding of this machine: its column, and the last digits beside it
+    figures = [re.findall(r"\S+", line) for line in shown.splitlines()]
+    for ours, theirs in zip(figures, [re.findall(r"\S+", line) for line in printed.splitlines()], strict=True):
+        for at, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if re.fullmatch(r"-?[\d.]+(e-?\d+)?", a) and len(ours) == 9:
+                assert at == 7 or float(b) == pytest.approx(float(a), rel=1e-3)
+            else:
+                assert a == b
+
+
+def test_commands(at_root, capsys):
+    np.save("x.npy", np.load(ROOT / "tests" / "data" / "digits_mlp.npz")["x"])
+    (block,) = blocks("console")
+    commands = re.findall(r"^\$ lrpfast (.*)\n((?:[^$].*\n|\n)*)", block, re.MULTILINE)
+    assert len(commands) == 2
+    for command, output in commands:
+        assert cli.main(shlex.split(command)) == 0
+        printed = capsys.readouterr().out
+        if command.startswith("inspect"):
+            assert printed == output
+        else:
+            assert re.sub(r" in .* a second", "", printed) == re.sub(r" in .* a second", "", output)
