@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,14 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
     }
 
 
+def _callers_level() -> int:
+    """The stack level of the first caller outside lrpfast, so that a warning points at the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __name__.split(".")[0]:
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    return level
+
+
 def make_conservation(traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]]) -> Conservation:
     """Records from the figures of each layer; warns where relevance grew beyond meaning."""
     balances = []
@@ -149,12 +158,15 @@ def make_conservation(traces: Sequence[LayerTrace], parts: Sequence[dict[str, np
         balances.append(Balance(str(trace.step.layer.name), describe(trace.step.rule), amplification=growth, **figures))
         if len(growth) and growth.max() > AMPLIFICATION_LIMIT:
             worst = int(growth.argmax())
+            many = int((growth > AMPLIFICATION_LIMIT).sum())
+            remedy = "A larger epsilon prevents it" + (
+                ", and so does bias='absorb'." if getattr(trace.step.rule, "bias", "absorb") == "ignore" else "."
+            )
             warnings.warn(
                 f"{trace.step.layer}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
-                f"(sample {worst}; more than {AMPLIFICATION_LIMIT:g}-fold in {int((growth > AMPLIFICATION_LIMIT).sum())} "
-                f"of {len(growth)} samples): its denominators nearly vanish, "
-                "so that single values mean little. A larger epsilon or bias='absorb' prevents it.",
+                f"(sample {worst}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
+                f"its denominators nearly vanish, so that single values mean little. {remedy}",
                 AmplificationWarning,
-                stacklevel=4,
+                stacklevel=_callers_level(),
             )
     return Conservation(balances)
