@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import os
 import re
 import signal
@@ -15,19 +14,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import __version__
+from . import __version__, options
 from .batch import NORMALIZATIONS, explain_file, open_array
 from .batch.files import check_target
 from .engine.analyzer import Analyzer
-from .engine.innvestigate import create_analyzer
 from .engine.inputs import PRECISIONS, check_threads
 from .engine.plan import describe
-from .errors import InputError, LrpfastError, RuleError
-from .model.graph import Model
+from .errors import InputError, LrpfastError
 from .readers import load
-from .rules.composites import Uniform
 from .rules.innvestigate import ANALYZERS, keywords
-from .rules.rule import RULES, Rule, Stabilizer, from_name
+from .rules.rule import RULES, Rule, Stabilizer
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.
@@ -143,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "explain an included model and compare with published figures", epilog=DEMO_TEXT)
     demo.add_argument("-o", "--output", metavar="OUT.npz", default="lrpfast-demo.npz", help="default: %(default)s")
-    demo.add_argument("--threads", metavar="N", type=_integer, help="default: all cores")
+    demo.add_argument("--threads", metavar="N", type=options.integer, help="default: all cores")
 
     explain = command("explain", _explain, "explain every sample of an array", epilog=EXPLAIN_EXAMPLES)
     explain.add_argument("model", metavar="MODEL", help="a Keras .h5 or .keras file, or an .npz by Model.save")
@@ -164,11 +160,12 @@ def _parser() -> argparse.ArgumentParser:
         "--normalize", choices=NORMALIZATIONS, help="divide each explanation by its largest |R|, or by its sum"
     )
     group = _add_run_options(explain)
-    group.add_argument("--threads", metavar="N", type=_integer, help="default: all cores; results do not depend on it")
-    group.add_argument("--memory", metavar="BYTES", type=_bytes, help="for the threads' workspaces; 500M and 2G work")
+    group.add_argument("--threads", metavar="N", type=options.integer, help="default: all cores; results do not depend on it")
+    group.add_argument("--memory", metavar="BYTES", type=options.byte_count, help="for the threads' workspaces; 500M and 2G work")
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
 
-    inspect = command("inspect", _inspect, "a model's layers, the rule each one gets, the cost", epilog=INSPECT_EXAMPLES)
+    help_text = "a model's layers, the rule each one gets, the cost"
+    inspect = command("inspect", _inspect, help_text, epilog=INSPECT_EXAMPLES)
     inspect.add_argument("model", metavar="MODEL", help="a Keras .h5 or .keras file, or an .npz by Model.save")
     _add_rule_options(inspect)
     inspect.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
@@ -182,18 +179,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_rule_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the rule (see `lrpfast rules`)")
-    group.add_argument("--rule", metavar="NAME", default="epsilon", help="a rule, or an iNNvestigate name; default: epsilon")
+    group.add_argument(
+        "--rule", metavar="NAME", default="epsilon", help="a rule, or an iNNvestigate name; default: epsilon"
+    )
     group.add_argument(
         "--input-layer-rule", metavar="NAME|LOW,HIGH", help="for the first layer with weights; LOW,HIGH: z-box"
     )
-    group.add_argument("--epsilon", type=_number, metavar="E")
-    group.add_argument("--gamma", type=_number, metavar="G")
-    group.add_argument("--alpha", type=_number_or_pair, metavar="A")
-    group.add_argument("--beta", type=_number_or_pair, metavar="B", help="alpha - beta = 1")
-    group.add_argument("--bias", metavar="CONVENTION", help="absorb, ignore, …; true or false with iNNvestigate's names")
+    group.add_argument("--epsilon", type=options.number, metavar="E")
+    group.add_argument("--gamma", type=options.number, metavar="G")
+    group.add_argument("--alpha", type=options.number_or_pair, metavar="A")
+    group.add_argument("--beta", type=options.number_or_pair, metavar="B", help="alpha - beta = 1")
+    group.add_argument(
+        "--bias", metavar="CONVENTION", help="absorb, ignore, …; with iNNvestigate's names true or false"
+    )
     group.add_argument("--low", metavar="L", help="the input's lowest value, for z_box and deep_taylor.bounded")
     group.add_argument("--high", metavar="H", help="its highest; a number, or an .npy file with one per feature")
-    group.add_argument("--until-layer-idx", type=_integer, metavar="N", help="with iNNvestigate's names")
+    group.add_argument("--until-layer-idx", type=options.integer, metavar="N", help="with iNNvestigate's names")
     group.add_argument("--until-layer-rule", metavar="NAME", help="for layers 0 to N")
 
 
@@ -201,158 +202,37 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     group = parser.add_argument_group("how it runs")
     group.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help="default: %(default)s")
     group.add_argument(
-        "--input-range", metavar="LOW,HIGH", type=_pair, help="declare the inputs' range: less work, and it is checked"
+        "--input-range", metavar="LOW,HIGH", type=options.pair, help="declare the inputs' range: less work, and it is checked"
     )
     group.add_argument("--device", default="auto", metavar="NAME", help="auto or cpu")
     return group
 
 
-def _typed(convert: Any, what: str) -> Any:
-    """A type for argparse that says what was expected."""
-
-    def parse(text: str) -> Any:
-        try:
-            return convert(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-
-    return parse
-
-
-def _to_pair(text: str) -> tuple[float, float]:
-    low, high = (float(part) for part in text.split(","))
-    return low, high
-
-
-def _to_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise ValueError
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
-
-
-_integer = _typed(int, "a whole number")
-_number = _typed(float, "a number")
-_pair = _typed(_to_pair, "a pair LOW,HIGH of numbers")
-_number_or_pair = _typed(lambda text: _to_pair(text) if "," in text else float(text), "a number")
-_bytes = _typed(_to_bytes, "a number of bytes")
-
-
-# From options to an analyzer
-
-
-def _analyzer(model: Model, options: argparse.Namespace, threads: int | None = None, memory: int | None = None) -> Analyzer:
-    """The analyzer that the rule's options stand for."""
-    name = options.rule
-    if name not in RULES and name not in ANALYZERS:
-        near = difflib.get_close_matches(name, [*RULES, *ANALYZERS], n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise RuleError(f"unknown rule {name!r}{hint} `lrpfast rules` lists them")
-    common = {
-        "device": options.device,
-        "precision": options.precision,
-        "threads": threads,
-        "memory": memory,
-        "input_range": options.input_range,
-        "mask_nan": options.mask_nan,
-    }
-    own = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
-    parameters = {key: getattr(options, key) for key in own if getattr(options, key) is not None}
-    bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
-    first = _first_rule(options.input_layer_rule)
-    if name in ANALYZERS:
-        return _by_innvestigate_name(model, options, {**parameters, **bounds}, first, common)
-    for key in ("until_layer_idx", "until_layer_rule"):
-        if key in parameters:
-            raise RuleError(f"--{key.replace('_', '-')} goes with iNNvestigate's names, not with {name!r}")
-    if name == "z_box" or not bounds:
-        rule = from_name(name, **parameters, **bounds)
-        first = from_name(first) if isinstance(first, str) else from_name("z_box", low=first[0], high=first[1]) if first else None
-    else:
-        if first != "z_box":
-            raise RuleError(f"--low and --high go with z_box: as --rule or as --input-layer-rule; {name} has no bounds")
-        rule, first = from_name(name, **parameters), from_name("z_box", **bounds)
-    return Analyzer(model, Uniform(rule, first), start=_layer(options.start), **common)
-
-
-def _by_innvestigate_name(
-    model: Model, options: argparse.Namespace, parameters: dict[str, Any], first: Any, common: dict[str, Any]
-) -> Analyzer:
-    name = options.rule
-    if options.start is not None:
-        raise InputError("--start goes with lrpfast's own rules; iNNvestigate's names explain the output")
-    if name == "lrp":
-        raise RuleError("lrp takes a list of rules, which lrpfast.create_analyzer in Python can pass; name one rule here")
-    if "bias" in parameters:
-        truth = {"true": True, "false": False}.get(parameters["bias"].lower())
-        if truth is None:
-            raise RuleError(f"--bias with {name} is true or false, not {parameters['bias']!r}")
-        parameters["bias"] = truth
-    if first == "Bounded" and "low" not in keywords(name) and {"low", "high"} <= set(parameters):
-        first = parameters.pop("low"), parameters.pop("high")
-    return create_analyzer(name, model, input_layer_rule=first, **parameters, **common)
-
-
-def _first_rule(text: str | None) -> str | tuple[float, float] | None:
-    if text is None or "," not in text:
-        return text
-    try:
-        return _to_pair(text)
-    except ValueError:
-        raise RuleError(f"--input-layer-rule is a rule's name or LOW,HIGH, not {text!r}") from None
-
-
-def _bound(key: str, text: str) -> float | np.ndarray:
-    if text.endswith(".npy"):
-        return np.array(open_array(text))
-    try:
-        return float(text)
-    except ValueError:
-        raise RuleError(f"--{key} is a number or an .npy file, not {text!r}") from None
-
-
-def _layer(text: str | None) -> str | int | None:
-    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else text
-
-
-def _target(text: str) -> Any:
-    if re.fullmatch(r"-?\d+", text):
-        return int(text)
-    if re.fullmatch(r"-?\d+,-?\d+", text):
-        first, second = text.split(",")
-        return int(first), int(second)
-    if text.endswith(".npy"):
-        return np.asarray(open_array(text))
-    if text not in ("max", "all"):
-        raise InputError(f"--target is max, all, an index, a pair a,b or an .npy file, not {text!r}")
-    return text
-
-
 # The commands
 
 
-def _explain(options: argparse.Namespace) -> None:
-    sources = [options.model, options.inputs, *(p for p in (options.target, options.low, options.high) if p)]
-    if any(_same(options.output, source) for source in sources):
-        raise InputError(f"{options.output}: is an input of this command and would be overwritten")
-    if options.output.endswith((".npz", ".h5", ".nc")):
-        raise InputError(f"{options.output}: the relevances are written as one array, an .npy file")
-    check_target(options.output)
-    x = open_array(options.inputs)
-    target = _target(options.target)
-    analyzer = _analyzer(load(options.model), options, options.threads, options.memory)
-    with _terminable(), _progress(len(x) if x.ndim else 0, options.quiet) as progress:
+def _explain(arguments: argparse.Namespace) -> None:
+    sources = [arguments.model, arguments.inputs, *(p for p in (arguments.target, arguments.low, arguments.high) if p)]
+    if any(_same(arguments.output, source) for source in sources):
+        raise InputError(f"{arguments.output}: is an input of this command and would be overwritten")
+    if arguments.output.endswith((".npz", ".h5", ".nc")):
+        raise InputError(f"{arguments.output}: the relevances are written as one array, an .npy file")
+    check_target(arguments.output)
+    x = open_array(arguments.inputs)
+    target = options.target(arguments.target)
+    analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
+    with _terminable(), _progress(len(x) if x.ndim else 0, arguments.quiet) as progress:
         done = explain_file(
-            analyzer, x, options.output, target=target, normalize=options.normalize, progress=progress
+            analyzer, x, arguments.output, target=target, normalize=arguments.normalize, progress=progress
         )
-    if options.quiet:
+    if arguments.quiet:
         return
     if done.left:
-        print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {_DIVISOR[options.normalize]} is 0")
+        print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {_DIVISOR[arguments.normalize]} is 0")
     rate = done.explanations / done.seconds
     print(
         f"{done.shape[0]:,} samples explained in {done.seconds:.3g} s, {rate:,.0f} explanations a second; "
-        f"wrote {options.output}, {analyzer_dtype(analyzer)} {done.shape}"
+        f"wrote {arguments.output}, {analyzer_dtype(analyzer)} {done.shape}"
     )
 
 
@@ -401,12 +281,12 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _inspect(options: argparse.Namespace) -> None:
-    model = load(options.model)
-    analyzer = _analyzer(model, options)
+def _inspect(arguments: argparse.Namespace) -> None:
+    model = load(arguments.model)
+    analyzer = options.analyzer(model, arguments)
     plan = analyzer.plan()
     print(model.summary())
-    print(f"\nrules under {options.rule!r}")
+    print(f"\nrules under {arguments.rule!r}")
     width = max(len(str(layer.name)) for layer in model.layers)
     for i, node in enumerate(plan.model.nodes):
         rule = plan.rules.get(i)
@@ -414,10 +294,10 @@ def _inspect(options: argparse.Namespace) -> None:
     explained = [node.layer for node in plan.model.nodes]
     if any(layer is not original for layer, original in zip(explained, model.layers, strict=False)):
         print("  the final softmax or sigmoid is left out: its input is explained")
-    print(f"\nplan ({options.precision})\n{plan}")
+    print(f"\nplan ({arguments.precision})\n{plan}")
 
 
-def _rules(options: argparse.Namespace) -> None:
+def _rules(arguments: argparse.Namespace) -> None:
     print("Rules, with the defaults of their parameters\n")
     for name, rule in RULES.items():
         print(f"  {name.ljust(13)} {rule.equation}")
@@ -449,7 +329,7 @@ def _defaults(rule: type[Rule]) -> list[str]:
     return [", ".join(shown), *bias] if shown else bias
 
 
-def _info(options: argparse.Namespace) -> None:
+def _info(arguments: argparse.Namespace) -> None:
     import platform
 
     import h5py
@@ -466,8 +346,8 @@ def _info(options: argparse.Namespace) -> None:
     print(f"threads    {check_threads(None)} (all that this process may use)")
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(arguments: argparse.Namespace) -> None:
     from .demo import run
 
     with _terminable():
-        run(options.output, options.threads)
+        run(arguments.output, arguments.threads)

@@ -22,6 +22,7 @@ cdef extern from "compute.h":
         long lanes
         long panel
         void (*block)(long, long, const float*, long, const float*, long, float*, long, int) noexcept nogil
+        void (*deep)(long, long, long, const float*, long, const float*, float*, long) noexcept nogil
         void (*load)(long, const float*, int, int, float*) noexcept nogil
         void (*combine)(long, int, const float* const*, const double*, const float*, int, float*) noexcept nogil
         void (*share)(long, int, float, int, const float*, const float*, const float*, int, int, float*) noexcept nogil
@@ -34,6 +35,7 @@ cdef extern from "compute.h":
         long lanes
         long panel
         void (*block)(long, long, const double*, long, const double*, long, double*, long, int) noexcept nogil
+        void (*deep)(long, long, long, const double*, long, const double*, double*, long) noexcept nogil
         void (*load)(long, const double*, int, int, double*) noexcept nogil
         void (*combine)(long, int, const double* const*, const double*, const double*, int, double*) noexcept nogil
         void (*share)(long, int, double, int, const double*, const double*, const double*, int, int, double*) noexcept nogil
@@ -59,6 +61,7 @@ ctypedef fused real:
 # reproducible, so it depends on nothing. A block's panel stays in the L2 cache.
 cdef enum:
     DEPTH = 256
+    FEW = 4         # rows that take the kernel for many k alone
     NARROW = 10     # rows of a pass over many inputs of few outputs
     ROWS = 42       # rows of one tile pass: fills tiles of 14, 12 + 6 and 6 rows
     COLUMNS = 512   # columns whose accumulators are held at a time
@@ -128,6 +131,7 @@ cdef struct Operation:
     int source, out, present
     int check                   # whether the output must be finite
     int inspect                 # whether to check the input's values as they are first loaded
+    int deep                    # whether the kernel for many k and one vector of columns can do it
     int shallow                 # which shares of the kernel for few k and many columns, or 0
     int function
     double p[3]
@@ -173,6 +177,12 @@ cdef inline void k_block(const Operation* k, long m, long d, const real* a, long
         k.f32.block(m, d, a, lda, b, n, c, ldc, acc)
     else:
         k.f64_kernels.block(m, d, a, lda, b, n, c, ldc, acc)
+
+cdef inline void k_deep(const Operation* k, long m, long d, const real* a, const real* b, real* c) noexcept nogil:
+    if real is float:
+        k.f32.deep(m, d, DEPTH, a, d, b, c, COLUMNS)
+    else:
+        k.f64_kernels.deep(m, d, DEPTH, a, d, b, c, COLUMNS)
 
 cdef inline void k_load(const Code* k, long n, const real* x, int part, real* out) noexcept nogil:
     if real is float:
@@ -248,6 +258,14 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, long m0,
     cdef const Term* term
     cdef const real* x
     cdef const real* a
+    if op.deep and rows <= FEW:
+        for i in range(rows if op.inspect else 0):
+            fine &= k_finite(code, op.depth, <const real*>base[0] + (m0 + i) * op.depth)
+        for t in range(op.terms_count):
+            term = &op.terms[t]
+            k_deep(op, rows, op.depth, <const real*>base[term.source] + m0 * op.depth, <const real*>term.weights,
+                   sums + term.accumulator * ROWS * COLUMNS)
+        return fine
     for k0 from 0 <= k0 < op.depth by DEPTH:
         kc = min(<long>DEPTH, op.depth - k0)
         if op.inspect and n0 == 0:
@@ -696,6 +714,9 @@ cdef class Executable:
                 op.terms[i].part = ("x", "x+", "x-").index(term.part)
                 op.terms[i].weights = self.packed(term.weights, op)
                 op.sums = max(op.sums, term.accumulator + 1)
+            # blocks of several terms in one sum would be added in another order
+            op.deep = (op.columns <= op.lanes and op.depth > DEPTH and not self.code.tf32
+                       and op.sums == op.terms_count and all(term.part == "x" for term in source.terms))
             if op.sums > MAX_SUMS:
                 raise ValueError(f"a contraction has {op.sums} sums, at most {MAX_SUMS} are possible")
         if name == "Contract":

@@ -7,6 +7,7 @@
         long lanes; /* elements of one vector */                                           \
         long panel; /* vectors of one panel of packed weights */                           \
         void (*block)(long, long, const T *, long, const T *, long, T *, long, int);       \
+        void (*deep)(long, long, long, const T *, long, const T *, T *, long);             \
         void (*load)(long, const T *, int, int, T *);                                      \
         void (*combine)(long, int, const T *const *, const double *, const T *, int, T *); \
         void (*share)(long, int, T, int, const T *, const T *, const T *, int, int, T *);  \

@@ -105,6 +105,34 @@ static void NAME(block)(long rows, long depth, const T *A, long lda, const T *B,
     }
 }
 
+/* C[row] = A[row] · packed B for one vector of columns and many k, `depth` to a block:
+ * eight blocks at once, added in order. The same sums as one block after another, but
+ * no multiply-add waits for the one before; with few rows nothing else would fill the time. */
+static void NAME(deep)(long rows, long K, long depth, const T *A, long lda, const T *B, T *C, long ldc)
+{
+    for (long i = 0; i < rows; i++) {
+        const T *a = A + i * lda;
+        NAME(v) total = {0};
+        for (long k0 = 0; k0 < K;) {
+            NAME(v) c[8] = {{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}};
+            int count = 1;
+            if (k0 + 8 * depth <= K) {
+                count = 8;
+                for (long k = k0; k < k0 + depth; k++)
+                    UNROLL
+                    for (int j = 0; j < 8; j++)
+                        c[j] = FMA(a[k + j * depth] - (NAME(v)){0}, *(const NAME(u) *)(B + (k + j * depth) * VL), c[j]);
+            } else
+                for (long k = k0; k < k0 + depth && k < K; k++)
+                    c[0] = FMA(a[k] - (NAME(v)){0}, *(const NAME(u) *)(B + k * VL), c[0]);
+            for (int j = 0; j < count; j++)
+                total = k0 + j ? total + c[j] : c[0];
+            k0 += count * depth;
+        }
+        *(NAME(u) *)(C + i * ldc) = total;
+    }
+}
+
 static T NAME(tf32)(T value)
 {
     float f = (float)value;
@@ -332,7 +360,7 @@ static int NAME(finite)(long n, const T *x)
 
 static const NAME(kernels_t) NAME(kernels) = {
     sizeof(T) == 4 ? VBYTES / 4 : VBYTES / 8, PANEL,
-    NAME(block), NAME(load), NAME(combine), NAME(share), NAME(shallow), NAME(divide), NAME(finite), NAME(tf32),
+    NAME(block), NAME(deep), NAME(load), NAME(combine), NAME(share), NAME(shallow), NAME(divide), NAME(finite), NAME(tf32),
 };
 
 #undef VL
