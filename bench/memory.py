@@ -65,9 +65,10 @@ def main() -> None:
             "-m", "lrpfast", "explain", str(folder / "model.npz"), str(folder / "x.npy"), "-o", str(folder / "r.npy"),
             "--rule", "lrp.alpha_1_beta_0_IB", "--input-layer-rule", "Bounded",
         )  # fmt: skip
-        above = (largest["RssAnon"] - imported["RssAnon"]) / MIB
-        print(f"peak: {above:.0f} MiB of anonymous memory above the import's {imported['RssAnon'] / MIB:.0f} MiB; ", end="")
-        print(f"resident with the files' pages: {largest['VmHWM'] / MIB:.0f} MiB")
+        before, whole = imported["RssAnon"] / MIB, largest["VmHWM"] / MIB
+        above = largest["RssAnon"] / MIB - before
+        print(f"peak: {above:.0f} MiB of anonymous memory above the import's {before:.0f} MiB")
+        print(f"resident with the files' pages: {whole:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,12 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("options", "rule", "first"), RULES, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def as_typed(value):
+    """A test's name: the options as they are typed."""
+    return " ".join(value) if isinstance(value, list) else ""
+
+
+@pytest.mark.parametrize(("options", "rule", "first"), RULES, ids=as_typed)
 def test_rules_and_their_parameters(options, rule, first, files, x):
     expected = lrpfast.Analyzer(lrpfast.load(MODEL), lrpfast.composites.Uniform(rule, first)).analyze(x)
     assert explain(files, *options).tobytes() == expected.tobytes()
@@ -128,7 +133,11 @@ INNVESTIGATE = [
         {"input_layer_rule": (-4.0, 5.0)},
     ),
     (["--rule", "deep_taylor"], "deep_taylor", {}),
-    (["--rule", "deep_taylor.bounded", "--low", "-4", "--high", "4"], "deep_taylor.bounded", {"low": -4.0, "high": 4.0}),
+    (
+        ["--rule", "deep_taylor.bounded", "--low", "-4", "--high", "4"],
+        "deep_taylor.bounded",
+        {"low": -4.0, "high": 4.0},
+    ),
     (
         ["--rule", "lrp.z", "--until-layer-idx", "1", "--until-layer-rule", "Flat"],
         "lrp.z",
@@ -142,7 +151,7 @@ INNVESTIGATE = [
 ]
 
 
-@pytest.mark.parametrize(("options", "name", "keywords"), INNVESTIGATE, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize(("options", "name", "keywords"), INNVESTIGATE, ids=as_typed)
 def test_innvestigate_names(options, name, keywords, files, x):
     expected = lrpfast.create_analyzer(name, lrpfast.load(MODEL), **keywords).analyze(x)
     assert explain(files, *options).tobytes() == expected.tobytes()
@@ -352,7 +361,7 @@ RULE_ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), RULE_ERRORS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize(("options", "message"), RULE_ERRORS, ids=as_typed)
 def test_wrong_rules(options, message, files, capfd):
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
     assert message in refuse(capfd, "inspect", MODEL, *options)
@@ -379,7 +388,7 @@ RUN_ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), RUN_ERRORS, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize(("options", "message"), RUN_ERRORS, ids=as_typed)
 def test_wrong_options(options, message, files, capfd):
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
     assert leftovers(files) == []
@@ -396,7 +405,10 @@ WRONG_INPUTS = {
     "one sample": (lambda x: x[0], "for one sample add a first axis of length 1"),
     "rank": (lambda x: x[:, :, None], "inputs must have shape (samples, 12)"),
     "scalar": (lambda x: np.float32(3), "inputs must have shape (samples, 12)"),
-    "nan": (lambda x: _with(x, (2, 4), np.nan), "x[2, 4] is nan: inputs must be finite; for masked features pass --mask-nan"),
+    "nan": (
+        lambda x: _with(x, (2, 4), np.nan),
+        "x[2, 4] is nan: inputs must be finite; for masked features pass --mask",
+    ),
     "infinity": (lambda x: _with(x, (3, 1), -np.inf), "x[3, 1] is -inf"),
     "complex": (lambda x: x.astype(np.complex64), "inputs must be real numbers, not dtype complex64"),
     "strings": (lambda x: x.astype(str), "inputs must be real numbers"),
@@ -454,9 +466,7 @@ def test_wrong_target_files(kind, files, x, capfd, monkeypatch):
     monkeypatch.setattr("lrpfast.batch.stream.replacing", lambda path: pytest.fail("began to write"))
     make, message = WRONG_TARGETS[kind]
     np.save(files[0].parent / "t.npy", make(len(x)))
-    assert message in refuse(
-        capfd, "explain", MODEL, files[0], "-o", files[1], "--target", files[0].parent / "t.npy"
-    )
+    assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], "--target", files[0].parent / "t.npy")
 
 
 def test_the_output_may_not_be_an_input(files, tmp_path, capfd):

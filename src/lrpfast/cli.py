@@ -17,7 +17,6 @@ import numpy as np
 from . import __version__, options
 from .batch import NORMALIZATIONS, explain_file, open_array
 from .batch.files import check_target
-from .engine.analyzer import Analyzer
 from .engine.inputs import PRECISIONS, check_threads
 from .engine.plan import describe
 from .errors import InputError, LrpfastError
@@ -45,8 +44,8 @@ examples:
   lrpfast explain model.h5 x.npy -o r.npy --target classes.npy --normalize maxabs
         each sample's own class; every explanation scaled to a largest value of 1
 
-INPUTS.npy holds the samples along its first axis. It is mapped to memory and explained a chunk at a time, so it may
-be larger than memory. OUT.npy is written under a temporary name and renamed when it is whole."""
+INPUTS.npy holds the samples along its first axis. It is mapped to memory and explained a chunk at a time,
+so it may be larger than memory. OUT.npy is written under a temporary name and renamed when it is whole."""
 
 INSPECT_EXAMPLES = """\
 examples:
@@ -54,8 +53,8 @@ examples:
   lrpfast inspect model.h5 --rule lrp.alpha_2_beta_1 --input-layer-rule Bounded"""
 
 DEMO_TEXT = """\
-The model and its 10,000 inputs are those of a published notebook, which explained them with iNNvestigate on a GPU.
-The table sets the figures that the notebook printed beside lrpfast's under three precisions."""
+The model and its 10,000 inputs are those of a published notebook, which explained them with iNNvestigate
+on a GPU. The table sets the figures that the notebook printed beside lrpfast's under three precisions."""
 
 #: Arguments that begin like an option to argparse, such as -1,1 or -1e-3.
 _NEGATIVE = re.compile(r"-\.?\d")
@@ -160,8 +159,12 @@ def _parser() -> argparse.ArgumentParser:
         "--normalize", choices=NORMALIZATIONS, help="divide each explanation by its largest |R|, or by its sum"
     )
     group = _add_run_options(explain)
-    group.add_argument("--threads", metavar="N", type=options.integer, help="default: all cores; results do not depend on it")
-    group.add_argument("--memory", metavar="BYTES", type=options.byte_count, help="for the threads' workspaces; 500M and 2G work")
+    group.add_argument(
+        "--threads", metavar="N", type=options.integer, help="default: all cores; results do not depend on it"
+    )
+    group.add_argument(
+        "--memory", metavar="BYTES", type=options.byte_count, help="for the threads' workspaces; 500M and 2G work"
+    )
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
 
     help_text = "a model's layers, the rule each one gets, the cost"
@@ -202,7 +205,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     group = parser.add_argument_group("how it runs")
     group.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help="default: %(default)s")
     group.add_argument(
-        "--input-range", metavar="LOW,HIGH", type=options.pair, help="declare the inputs' range: less work, and it is checked"
+        "--input-range",
+        metavar="LOW,HIGH",
+        type=options.pair,
+        help="declare the inputs' range: less work, and it is checked",
     )
     group.add_argument("--device", default="auto", metavar="NAME", help="auto or cpu")
     return group
@@ -222,26 +228,18 @@ def _explain(arguments: argparse.Namespace) -> None:
     target = options.target(arguments.target)
     analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
     with _terminable(), _progress(len(x) if x.ndim else 0, arguments.quiet) as progress:
-        done = explain_file(
-            analyzer, x, arguments.output, target=target, normalize=arguments.normalize, progress=progress
-        )
+        how = {"target": target, "normalize": arguments.normalize, "progress": progress}
+        done = explain_file(analyzer, x, arguments.output, **how)
     if arguments.quiet:
         return
     if done.left:
-        print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {_DIVISOR[arguments.normalize]} is 0")
+        divisor = {"maxabs": "largest |R|", "sum": "sum"}[arguments.normalize]
+        print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
     rate = done.explanations / done.seconds
     print(
         f"{done.shape[0]:,} samples explained in {done.seconds:.3g} s, {rate:,.0f} explanations a second; "
-        f"wrote {arguments.output}, {analyzer_dtype(analyzer)} {done.shape}"
+        f"wrote {arguments.output}, {done.dtype} {done.shape}"
     )
-
-
-_DIVISOR = {"maxabs": "largest |R|", "sum": "sum"}
-
-
-def analyzer_dtype(analyzer: Analyzer) -> str:
-    """The dtype of an analyzer's relevances."""
-    return PRECISIONS[analyzer.precision][0]
 
 
 def _same(output: str, source: str) -> bool:
@@ -307,7 +305,7 @@ def _rules(arguments: argparse.Namespace) -> None:
     for name in ANALYZERS:
         print(f"  {name.ljust(39)} {', '.join(k for k in keywords(name) if k not in _LRP_KEYWORDS)}".rstrip())
     print(f"\n  All lrp.* also take {', '.join(_LRP_KEYWORDS)}.")
-    print("\nConventions: docs/conventions.md. Equations and references: docs/rules.md, or help(lrpfast.rules.Epsilon).")
+    print("\nConventions: docs/conventions.md. Equations and sources: docs/rules.md, or help(lrpfast.rules.ZBox).")
 
 
 _LRP_KEYWORDS = ("input_layer_rule", "until_layer_idx", "until_layer_rule")
@@ -320,10 +318,10 @@ def _defaults(rule: type[Rule]) -> list[str]:
         if f.name == "bias":
             others = [c for c in rule.conventions if c != f.default]
             bias = [f"bias {f.default}" + (f" (or {', '.join(others)})" if others else "")]
-        elif f.name == "stabilizer":
-            shown.append(f"stabilizer {Stabilizer(f.default)}")
         elif f.default is None or f.default is MISSING:
             shown.append(f"{f.name} required")
+        elif f.name == "stabilizer":
+            shown.append(f"stabilizer {Stabilizer(f.default)}")
         else:
             shown.append(f"{f.name} {f.default:g}" if isinstance(f.default, float) else f"{f.name} {f.default}".lower())
     return [", ".join(shown), *bias] if shown else bias

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -46,20 +47,22 @@ class Cell:
     def table(self) -> str:
         """The notebook's figures, lrpfast's below them, and where the rest went."""
         labels = [self.name, *(f"  {key}={value}" for key, value in self.parameters.items()), ""]
-        lines = [_row(labels[0], "notebook", *self.printed, self.residual)]
+        lines = [_row(labels[0], "notebook", self.printed, self.residual)]
         for precision, label in zip(PRECISIONS, [*labels[1:], "", ""], strict=False):
             mark = ("same" if self.same else "DIFFERS") if precision == "tf32" else ""
             residual = self.residuals[precision]
             # the notebook printed its float32 residual with all the digits of a Python float
             shown = float(residual) if precision == "tf32" else _digits(residual)
-            lines.append(_row(label, precision, *map(_digits, self.relevance[precision][SHOWN]), shown, mark))
+            lines.append(_row(label, precision, [*map(_digits, self.relevance[precision][SHOWN])], shown, mark))
         return "\n".join([*lines, f"    of it under tf32: {self.where}"])
 
     @property
     def same(self) -> bool:
         """Whether the figures under TF32 are the notebook's, digit for digit."""
         got = self.relevance["tf32"][SHOWN]
-        return bool((got == np.float32(self.printed)).all() and float(self.residuals["tf32"]) == self.residual)
+        return bool(
+            (got == np.array(self.printed, np.float32)).all() and float(self.residuals["tf32"]) == self.residual
+        )
 
 
 def inputs() -> np.ndarray:
@@ -117,19 +120,19 @@ def run(output: str, threads: int | None = None) -> None:
     cells, seconds = explain_cells(threads)
     print(f"A published notebook's model, Dense 2 → 2 without its softmax, and its {SAMPLES:,} inputs.")
     print("Shown: the sample that the notebook printed, x = [0.15601864 0.15599452].\n")
-    print(_row("", "", "y_0", "y_1", ""))
-    print(_row("prediction", "notebook", *figures["model"]["predicted"][0], ""))
+    print(_row("", "", ("y_0", "y_1")))
+    print(_row("prediction", "notebook", figures["model"]["predicted"][0]))
     for precision in PRECISIONS:
         y = model.without_softmax().predict(x[SHOWN : SHOWN + 1], precision=precision)[0]
-        print(_row("", precision, *map(_digits, y), ""))
-    print("\n" + _row("", "", "R_0", "R_1", "R − ΣR_i"))
+        print(_row("", precision, [*map(_digits, y)]))
+    print("\n" + _row("", "", ("R_0", "R_1"), "R − ΣR_i"))
     for cell in cells:
         print(cell.table())
     equal = sum(cell.same for cell in cells)
     print(f"\nUnder tf32 {equal} of the notebook's {len(cells)} cells come out digit for digit.")
     with replacing(output) as file:
         relevances = {f"{c.label} | {precision}": c.relevance[precision] for c in cells for precision in PRECISIONS}
-        np.savez(file, inputs=x, **relevances)
+        np.savez(file, inputs=x, **relevances)  # type: ignore[arg-type]
     count = len(cells) * len(PRECISIONS) * SAMPLES
     isa, used = backend().describe()["instruction set"], check_threads(threads)
     print(
@@ -139,7 +142,8 @@ def run(output: str, threads: int | None = None) -> None:
     print(f"Wrote them to {output}, an array for every analyzer and precision.")
 
 
-def _row(label: str, source: str, first: Any, second: Any, rest: Any, mark: str = "") -> str:
+def _row(label: str, source: str, figures: Sequence[Any], rest: Any = "", mark: str = "") -> str:
+    first, second = figures
     return f"{label:<28}{source:<10}{first:>14}{second:>14}{rest:>23}  {mark}".rstrip()
 
 

@@ -45,7 +45,8 @@ def open_array(path: str | os.PathLike) -> np.ndarray:
         if "object" in str(error).lower():
             raise InputError(f"{path}: holds Python objects (a pickle, never opened), not numbers") from None
         if "length is greater" in str(error) or isinstance(error, EOFError):
-            raise InputError(f"{path}: truncated, its array does not fit in its {os.path.getsize(path):,} bytes") from None
+            size = os.path.getsize(path)
+            raise InputError(f"{path}: truncated, its array does not fit in its {size:,} bytes") from None
         raise InputError(f"{path}: damaged .npy file ({error})") from None
 
 
@@ -56,7 +57,7 @@ def release(x: np.ndarray) -> None:
     look like memory in use, which a batch system may count.
     """
     mapped = getattr(x, "_mmap", None)
-    if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED") and not x.flags.writeable:
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and not x.flags.writeable:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 

@@ -26,9 +26,10 @@ NORMALIZATIONS = ("maxabs", "sum")
 
 @dataclass(frozen=True)
 class Written:
-    """What `explain_file` did: the array's shape, how long it took, and how many were not normalized."""
+    """What `explain_file` did: the array it wrote, how long it took, and how many were not normalized."""
 
     shape: tuple[int, ...]
+    dtype: np.dtype
     explanations: int
     seconds: float
     left: int
@@ -95,7 +96,7 @@ def explain_file(
             release(x)
             progress(len(out))
     explanations = samples * math.prod(result[1 : 1 + axes])
-    return Written(result, explanations, time.perf_counter() - begin, left)
+    return Written(result, made.dtype, explanations, time.perf_counter() - begin, left)
 
 
 def _analyze(analyzer: Analyzer, x: np.ndarray, target: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -125,7 +126,7 @@ def normalize_rows(relevance: np.ndarray, how: str) -> int:
     high = np.fmax.reduce(relevance, 1, initial=0.0).astype(np.float64)
     largest = np.maximum(-low, high)
     # NaN only where features are masked: the run refuses what is not finite
-    scale = largest if how == "maxabs" else np.nansum(relevance, 1, dtype=np.float64)
+    scale = largest if how == "maxabs" else np.asarray(np.nansum(relevance, 1, dtype=np.float64))
     with np.errstate(over="ignore"):
         good = (scale != 0) & np.isfinite(scale) & (largest / 2 < np.abs(scale) * (np.finfo(relevance.dtype).max / 2))
     scale[~good] = 1.0
