@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import lrpfast
 import numpy as np
 import pytest
+
+import lrpfast
 
 #: A layer as (kernel, bias); every layer but the last has a ReLU.
 Network = list[tuple[np.ndarray, np.ndarray]]

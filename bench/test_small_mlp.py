@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import lrpfast
 import numpy as np
 import pytest
+
+import lrpfast
 from networks import assert_close, innvestigate_analyzer, model, network, reference_epsilon
 
 EPSILON = 0.01

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import lrpfast
 import numpy as np
 import pytest
+
+import lrpfast
 from networks import assert_close, innvestigate_analyzer, model, network, reference_bounded
 
 RULE: tuple[str, dict[str, Any]] = ("lrp.alpha_1_beta_0_IB", {"input_layer_rule": "Bounded"})

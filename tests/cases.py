@@ -1,7 +1,8 @@
 """Every rule with every bias convention and its other parameters, for lrpfast and for the oracle alike."""
 
-import lrpfast
 import numpy as np
+
+import lrpfast
 import oracle
 
 FOUR = ("absorb", "ignore", "distribute", "repeat")

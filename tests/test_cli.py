@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import lrpfast
 import numpy as np
 import pytest
+
+import lrpfast
 from lrpfast import batch, cli
 
 DATA = Path(__file__).parent / "data"
@@ -572,7 +573,7 @@ def test_a_disk_without_the_room_is_told_first(earlier, capfd, monkeypatch):
     import shutil
 
     usage = shutil.disk_usage(earlier[0])._replace(free=200)
-    monkeypatch.setattr("lrpfast.batch.files.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("lrpfast.output.shutil.disk_usage", lambda path: usage)
     assert "but the disk has 200 free" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
     assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
 

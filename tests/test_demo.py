@@ -4,9 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import lrpfast
 import numpy as np
 import pytest
+
+import lrpfast
 from lrpfast import cli, demo
 
 SEED = json.loads((Path(__file__).parent / "data" / "seed.json").read_text())

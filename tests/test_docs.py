@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-import lrpfast
 import numpy as np
 import pytest
+
+import lrpfast
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "conventions.md"

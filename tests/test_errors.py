@@ -1,9 +1,10 @@
 """Bad input: an error of lrpfast's own that says which argument, what was expected and what came."""
 
-import cases
-import lrpfast
 import numpy as np
 import pytest
+
+import cases
+import lrpfast
 
 LAYERS = cases.network((6, 9, 4), "relu", last="softmax")
 MODEL = cases.model(LAYERS)

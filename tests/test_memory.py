@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import lrpfast
 import numpy as np
 import pytest
+
+import lrpfast
 
 FEATURES = 31_811
 MIB = 1 << 20

@@ -10,13 +10,14 @@ import threading
 import warnings
 from pathlib import Path
 
-import cases
-import lrpfast
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import cases
+import lrpfast
+import oracle
 from tolerances import SAFETY, UNITS, Expected
 
 PRECISIONS = ("float32", "float64", "tf32")

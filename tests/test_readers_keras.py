@@ -14,8 +14,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from forward import forward
 
+from forward import forward
 from lrpfast.errors import InputError, LrpfastError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
 from lrpfast.model.graph import from_layers
 from lrpfast.model.layers import Activation, Dense

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from forward import forward
 
+from forward import forward
 from lrpfast.errors import InputError, UnsupportedLayerError
 from lrpfast.readers import from_sklearn
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lrpfast import cli
 
 ROOT = Path(__file__).parents[1]

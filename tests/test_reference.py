@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-import lrpfast
 import numpy as np
-import oracle
 import pytest
+
+import lrpfast
+import oracle
 from tolerances import record_allows
 
 DATA = Path(__file__).parent / "data"

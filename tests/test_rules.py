@@ -1,10 +1,11 @@
 """Every rule, convention and precision against the oracle: one layer, then networks."""
 
+import numpy as np
+import pytest
+
 import cases
 import lrpfast
-import numpy as np
 import oracle
-import pytest
 from tolerances import Expected
 
 PRECISIONS = ("float32", "float64", "tf32")

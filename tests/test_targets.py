@@ -1,10 +1,11 @@
 """What is explained: targets, hidden layers, reference values."""
 
+import numpy as np
+import pytest
+
 import cases
 import lrpfast
-import numpy as np
 import oracle
-import pytest
 from tolerances import Expected
 
 RULES = [("epsilon", {"epsilon": 0.05}), ("alpha_beta", {}), ("zero", {"bias": "ignore"}), ("flat", {})]

@@ -13,6 +13,7 @@ errors decide it by chance too, and so allow for it.
 """
 
 import numpy as np
+
 import oracle
 
 #: precision: (unit roundoff, TF32 operands, the oracle's own share of the error)

@@ -13,6 +13,7 @@
 array([[1., 2.]])
 """
 
+from . import composites, layers, rules
 from .engine.analyzer import Analyzer, Explanation, redistribute
 from .engine.balance import Balance, Conservation
 from .engine.innvestigate import create_analyzer
@@ -28,7 +29,6 @@ from .errors import (
     ShapeError,
     UnsupportedLayerError,
 )
-from . import composites, layers, rules
 from .model.graph import Model, from_layers, model_wo_softmax
 from .readers import from_keras, from_sklearn, load
 

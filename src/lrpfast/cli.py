@@ -16,10 +16,10 @@ import numpy as np
 
 from . import __version__, options
 from .batch import NORMALIZATIONS, explain_file, open_array
-from .batch.files import check_target
 from .engine.inputs import PRECISIONS, check_threads
 from .engine.plan import describe
 from .errors import InputError, LrpfastError
+from .output import check_target
 from .readers import load
 from .rules.innvestigate import ANALYZERS, keywords
 from .rules.rule import RULES, Rule, Stabilizer

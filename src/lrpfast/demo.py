@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from .batch.files import check_target, replacing
 from .engine.innvestigate import InnvestigateAnalyzer, create_analyzer
 from .engine.inputs import check_threads
 from .kernels import backend
 from .model.graph import Model
+from .output import check_target, replacing
 from .readers import load
 
 PRECISIONS = ("tf32", "float32", "float64")

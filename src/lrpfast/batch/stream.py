@@ -14,7 +14,8 @@ import numpy as np
 from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_start
 from ..errors import InputError, SampleError, ShapeError
-from .files import check_target, release, replacing
+from ..output import check_target, replacing
+from .files import release
 
 #: A chunk's inputs and relevances in memory, and its work: together they keep memory
 #: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
@@ -46,7 +47,7 @@ def explain_file(
 ) -> Written:
     """Write the relevance of every sample of ``x`` to an .npy file.
 
-    The file appears when it is whole; see `files.replacing`. Memory does not grow
+    The file appears when it is whole; see `output.replacing`. Memory does not grow
     with the number of samples.
 
     Parameters

@@ -144,9 +144,7 @@ class Analyzer:
         if y_ref is not None:
             explained = _minus_reference(explained, y_ref)
         self._explained = explained
-        self._plan = make_plan(
-            explained, rules, input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32
-        )
+        self._plan = make_plan(explained, rules, input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32)
         self._input_shape = explained.input_shape
         self._output_shape = explained.output_shape
         self._per_sample = 2 * math.prod(self._input_shape) * self._dtype.itemsize  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from ..errors import SampleError
 from ..kernels import Compiled, Fault, Start, backend
 from ..model.graph import Model
 from ..rules.rule import Zero
-from .inputs import as_batch, check_precision, check_threads
+from .inputs import PRECISIONS, as_batch, check_precision, check_threads
 from .lower import lower_forward
 from .plan import make_plan
 
@@ -49,15 +49,17 @@ def raise_fault(
         return SampleError(text.replace("{value}", shown), first + fault.sample, feature)
 
     rescale = "rescale the input or the model" if precision == "float64" else "use precision='float64' or rescale"
-    if fault.kind == "not_finite":
+    # what is not finite in the input shows in its sums at the latest
+    bad = np.isinf(row) if mask_nan else ~np.isfinite(row)
+    beyond = np.abs(row) > np.finfo(PRECISIONS[precision][0]).max
+    if fault.kind == "not_finite" and not (bad | beyond).any():
         raise error(f"{{where}}: an activation or relevance overflows {precision}; {rescale}")
     if fault.kind == "input_out_of_range":
         assert input_range is not None
         outside = (row < input_range[0]) | (row > input_range[1])
         raise error(f"{{where}} = {{value}} is outside the declared input_range {input_range}", outside)
-    bad = np.isinf(row) if mask_nan else ~np.isfinite(row)
     if not bad.any():
-        raise error(f"{{where}} = {{value}} is beyond {precision}; {rescale}", np.abs(row) > np.finfo(np.float32).max)
+        raise error(f"{{where}} = {{value}} is beyond {precision}; {rescale}", beyond)
     hint = "" if mask_nan or np.isinf(row[bad][0]) else "; for masked features pass mask_nan=True"
     raise error(f"{{where}} is {{value}}: inputs must be finite{hint}", bad)
 
@@ -95,7 +97,9 @@ def begin_at(start: Start, part: slice) -> Start:
 _predictors: weakref.WeakKeyDictionary[Model, dict[tuple[str, str], Compiled]] = weakref.WeakKeyDictionary()
 
 
-def predict(model: Model, x: Any, *, precision: str = "float32", device: str = "auto", threads: int | None = None) -> np.ndarray:
+def predict(
+    model: Model, x: Any, *, precision: str = "float32", device: str = "auto", threads: int | None = None
+) -> np.ndarray:
     """`Model.predict`: compiles the forward pass once per model and precision."""
     dtype_name, tf32 = check_precision(precision)
     dtype = np.dtype(dtype_name)

@@ -78,7 +78,9 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> np.ndarray
             raise InputError(f"{what} cannot be made an array: {error}") from None
     if x.dtype.kind not in "fiub":
         if x.dtype.kind == "O":
-            raise InputError(f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers")
+            raise InputError(
+                f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers"
+            )
         raise InputError(f"{what} must be real numbers, not dtype {x.dtype}")
     if x.shape[1:] != shape or x.ndim == 0:
         wanted = f"(samples, {', '.join(map(str, shape))})"
@@ -147,7 +149,9 @@ def as_start(
         return Start("index", np.array([_check_index(int(target), size)], np.int64)), ()
     if isinstance(target, tuple):
         if len(target) != 2 or not all(isinstance(t, (int, np.integer)) and not isinstance(t, bool) for t in target):
-            raise InputError(f"a tuple target is a pair (a, b) of outputs whose difference is explained, not {target!r}")
+            raise InputError(
+                f"a tuple target is a pair (a, b) of outputs whose difference is explained, not {target!r}"
+            )
         a, b = (_check_index(int(t), size) for t in target)
         if a == b:
             raise InputError(f"target ({a}, {b}) is an output's difference with itself")

@@ -205,9 +205,7 @@ class _Lowering:
     def contract_constants(self, step: LinearPlan, products: Sequence[Product]) -> np.ndarray:
         depth, columns = step.layer.kernel.shape
         ones = np.ones(1, self.dtype)
-        values = [
-            ones if p.input == "1" else _bound(step, p.input, self.shape(step), self.dtype) for p in products
-        ]
+        values = [ones if p.input == "1" else _bound(step, p.input, self.shape(step), self.dtype) for p in products]
         rows = step.rows if any(v.size > 1 for v in values) else 1
         total = np.zeros((1, rows * columns), self.dtype)
         out = np.empty_like(total)
@@ -234,9 +232,7 @@ class _Lowering:
 
     def forward_only(self) -> Program:
         output = self.run_forward(explain=False)
-        return Program(
-            tuple(self.sizes), tuple(self.forward), (), output, None, self.dtype.name, self.tf32
-        )
+        return Program(tuple(self.sizes), tuple(self.forward), (), output, None, self.dtype.name, self.tf32)
 
     # backward
 
@@ -277,7 +273,9 @@ class _Lowering:
                     s.accumulator,
                     s.part,
                     s.coefficient,
-                    _bound(step, s.part[2:], self.shape(step), self.dtype) if s.part.startswith("x-") and len(s.part) > 2 else None,
+                    _bound(step, s.part[2:], self.shape(step), self.dtype)
+                    if s.part.startswith("x-") and len(s.part) > 2
+                    else None,
                 )
                 for s in step.shares
             )
@@ -292,7 +290,11 @@ class _Lowering:
                         out,
                         tuple(
                             GroupTrace(
-                                g, d.out, d.z, d.mask_z, None if g.bias is None else _layer_bias(step, g.bias, self.dtype)
+                                g,
+                                d.out,
+                                d.z,
+                                d.mask_z,
+                                None if g.bias is None else _layer_bias(step, g.bias, self.dtype),
                             )
                             for g, d in zip(step.groups, groups, strict=True)
                         ),
@@ -344,7 +346,11 @@ class _Lowering:
         else:
             constant = self.constant(step, g)
             columns = step.layer.kernel.shape[1]
-            z = np.zeros(size, self.dtype) if constant is None else np.resize(constant, (size // columns, columns)).ravel()
+            z = (
+                np.zeros(size, self.dtype)
+                if constant is None
+                else np.resize(constant, (size // columns, columns)).ravel()
+            )
         mask_z = self.z[k] if g.mask else None
         out = self.buffer(size)
         value = self.dtype.type(g.stabilizer.value)

@@ -253,9 +253,7 @@ def _plan_linear(
     w_sign = _sign(layer.kernel)
     groups = [g for g in rule.groups() if g.coefficient]
     if layer.bias is None:
-        groups = [
-            replace(g, bias=None, products=tuple(p for p in g.products if p.of == "kernel")) for g in groups
-        ]
+        groups = [replace(g, bias=None, products=tuple(p for p in g.products if p.of == "kernel")) for g in groups]
     if relu_above:
         # relevance is zero unless z > 0: the group for z < 0 has nothing to do, the mask neither
         groups = [replace(g, mask=0) for g in groups if g.mask >= 0]
@@ -295,7 +293,13 @@ def _plan_linear(
     columns = {key: tuple(q.get(key, 0.0) for q in quantities) for key in direct}
     accumulators = list(dict.fromkeys(columns.values()))
     sums = tuple(
-        Sum("x" if x in ("x", "x+", "x-") else x, x if x in ("x", "x+", "x-") else "x", w, of, accumulators.index(column))
+        Sum(
+            "x" if x in ("x", "x+", "x-") else x,
+            x if x in ("x", "x+", "x-") else "x",
+            w,
+            of,
+            accumulators.index(column),
+        )
         for (x, w, of), column in columns.items()
     )
     combinations = [tuple(column[q] for column in accumulators) for q in range(len(quantities))]
@@ -314,9 +318,7 @@ def _plan_linear(
                 keys.append(key)
             back.append(BackTerm(i, product.weight, product.of, keys.index(key)))
     shares = tuple(SharePlan(i, part, c) for i, (part, c) in enumerate(keys))
-    return LinearPlan(
-        node, layer, rule, rows, x_sign > 0, masked, sums, combinations[0], planned, tuple(back), shares
-    )
+    return LinearPlan(node, layer, rule, rows, x_sign > 0, masked, sums, combinations[0], planned, tuple(back), shares)
 
 
 def _backward_products(group: Group) -> list[tuple[str, Product, float]]:

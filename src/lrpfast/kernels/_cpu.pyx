@@ -149,7 +149,7 @@ cdef struct Code:
     Operation* operations       # forward, then backward
     int output, result
     int allow_nan, ranged
-    int inspects                # the first operation inspects the input, so nothing else need
+    int inspects                # the first operation tells whether the input is finite, so nothing else need
     double low, high
     long width                  # workspace elements per sample
     long scratch                # workspace elements besides: accumulators and a block of loaded input
@@ -301,7 +301,9 @@ cdef int contract(const Code* code, const Operation* op, char** base, long sampl
                 return INPUT_NOT_FINITE
             for i in range(rows):
                 for a in range(op.sums):
+                    # before a ReLU can hide it
                     sums_of_row[a] = sums + (a * ROWS + i) * COLUMNS
+                    fine &= k_finite(code, nc, sums_of_row[a])
                 for o in range(op.outputs_count):
                     output = &op.outputs[o]
                     out = <real*>base[output.buffer] + (m0 + i) * op.columns + n0
@@ -631,9 +633,11 @@ cdef class Executable:
             self.translate(operation, &code.operations[i])
             code.scratch = max(code.scratch, code.operations[i].sums * ROWS * COLUMNS)
         code.scratch += ROWS * DEPTH
-        # one pass over memory less, where the input goes straight into a contraction
-        if not code.allow_nan and not code.ranged and code.operations[0].kind == CONTRACT and code.forward_count:
-            code.inspects = code.operations[0].inspect = 1
+        # One pass over memory less, where the input goes straight into a contraction: x · w is not
+        # finite for any w when x is not, so the sums tell. Not so for parts of x, nor after rounding.
+        if not code.allow_nan and not code.ranged and program.forward and code.operations[0].kind == CONTRACT:
+            code.inspects = 1
+            code.operations[0].inspect = code.tf32 or all(term.part != "x" for term in program.forward[0].terms)
 
     def workspace_bytes(self, long micro):
         """Bytes that one thread needs for micro-batches of that size."""

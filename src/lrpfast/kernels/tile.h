@@ -271,7 +271,7 @@ static inline __attribute__((always_inline)) void NAME(shallow_tile)(
                 result = value * c[i][j];
             if (shares == 3)
                 result = (value - low) * c[i][j] + (value - high) * d[i][j];
-            *check = *check + result * (T)0;
+            *check = FMA(result, (NAME(v)){0}, *check);
             if (left >= VL)
                 *(NAME(u) *)to = result;
             else

@@ -100,7 +100,9 @@ class Model:
             for i, node in enumerate(self.nodes):
                 if node.layer.name == layer:
                     return i
-            raise InputError(f"no layer is named {layer!r}; the layers are {', '.join(str(x.name) for x in self.layers)}")
+            raise InputError(
+                f"no layer is named {layer!r}; the layers are {', '.join(str(x.name) for x in self.layers)}"
+            )
         if not -len(self.nodes) <= layer < len(self.nodes):
             raise InputError(f"layer index {layer} is out of range: the model has {len(self.nodes)} layers")
         return layer % len(self.nodes)
@@ -171,7 +173,9 @@ class Model:
             arrays = [getattr(layer, key, None) for key in ("kernel", "bias")]
             count = sum(math.prod(a.shape) for a in arrays if a is not None)
             total += count
-            rows.append((str(i), str(layer.name), type(layer).__name__, str(node.shape), f"{count:,}", layer.describe()))
+            rows.append(
+                (str(i), str(layer.name), type(layer).__name__, str(node.shape), f"{count:,}", layer.describe())
+            )
         widths = [max(len(row[k]) for row in rows) for k in range(6)]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters", *lines])

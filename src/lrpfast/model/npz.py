@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LrpfastError, ModelFormatError
+from ..output import replacing
 from . import layers as layer_types
 from .graph import Model
 
@@ -25,25 +23,6 @@ _TYPES = {
     for cls in vars(layer_types).values()
     if isinstance(cls, type) and issubclass(cls, layer_types.Layer) and cls is not layer_types.Layer
 }
-
-
-@contextlib.contextmanager
-def replacing(path: Path):
-    """A binary file to write, renamed to ``path`` when all went well, else removed."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:

@@ -1,0 +1,62 @@
+"""Files that appear only when they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from .errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` when the block ends well.
+
+    It is written beside its target under a temporary name. On any error, a full
+    disk or an interrupt it is removed, and what was at ``path`` is left as it was.
+
+    Raises
+    ------
+    InputError
+        When ``path`` is something else than a regular file or a free name.
+    OSError
+        Naming ``path``, when it cannot be written.
+    """
+    target = os.path.realpath(path)  # a link's target is replaced, not the link
+    check_target(path)
+    temporary = os.path.join(os.path.dirname(target), f".lrpfast-{secrets.token_hex(4)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # network disks report a full disk only here
+        if os.path.exists(target):
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from None
+        raise
+
+
+def check_target(path: str | os.PathLike, size: int = 0) -> None:
+    """InputError or OSError unless a file of ``size`` bytes can be put at ``path``."""
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    if os.path.isdir(target):
+        raise InputError(f"{path}: is a folder; name the file to write")
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise InputError(f"{path}: is not a regular file, and would be replaced by one")
+    if not os.path.isdir(folder):
+        raise InputError(f"{path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: the folder {folder} is not writeable")
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(f"{path}: needs {size:,} bytes, but the disk has {free:,} free")
