@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lrpfast
-from lrpfast import batch, cli
+from lrpfast import batch, cli, output
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "mlp_relu.h5"
@@ -473,8 +473,8 @@ def test_wrong_target_files(kind, files, x, capfd, monkeypatch):
 def test_the_output_may_not_be_an_input(files, tmp_path, capfd):
     before = files[0].read_bytes()
     (tmp_path / "link.npy").symlink_to(files[0])
-    for output in (files[0], tmp_path / "." / "x.npy", tmp_path / "link.npy"):
-        assert "is an input of this command" in refuse(capfd, "explain", MODEL, files[0], "-o", output)
+    for same in (files[0], tmp_path / "." / "x.npy", tmp_path / "link.npy"):
+        assert "is an input of this command" in refuse(capfd, "explain", MODEL, files[0], "-o", same)
     assert files[0].read_bytes() == before
 
 
@@ -556,7 +556,7 @@ def test_a_full_disk(room, earlier, capfd, monkeypatch):
     import contextlib
 
     monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)
-    real = batch.replacing
+    real = output.replacing
 
     @contextlib.contextmanager
     def on_a_full_disk(path):

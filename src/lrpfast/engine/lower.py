@@ -237,85 +237,37 @@ class _Lowering:
     # backward
 
     def explain(self, rectify: bool, input_range: tuple[float, float] | None) -> Lowered:
-        plan = self.plan
         output = self.run_forward(explain=True)
-        backward: list[Operation] = []
+        r = self.buffer(self.sizes[output])
+        backward: list[Operation] = [Begin(output, r, rectify)]
         traces: list[LayerTrace] = []
         relevance: dict[int, int] = {}
-        linear = [k for k, step in enumerate(plan.steps) if isinstance(step, LinearPlan)]
-        r = self.buffer(self.sizes[output])
-        backward.append(Begin(output, r, rectify))
-        top = len(plan.model.nodes)
-        pending: Redistribute | None = None
-        for k in reversed(linear):
-            step = plan.steps[k]
-            assert isinstance(step, LinearPlan)
-            for node in range(step.node, top):
-                relevance[node] = r
+        top = len(self.plan.model.nodes)  # the lowest node whose relevance is known
+        for k, step in reversed(list(enumerate(self.plan.steps))):
+            if not isinstance(step, LinearPlan):
+                continue  # relevance passes activations unchanged
+            relevance.update(dict.fromkeys(range(step.node, top), r))
             top = step.node
             groups = [self.group(k, i, r) for i in range(len(step.groups))]
             used = sorted({t.group for t in step.back})
-            if pending is not None and len(used) == 1 and groups[used[0]].mask == 0 and not self.trace:
+            above = backward[-1]
+            if isinstance(above, Redistribute) and len(used) == 1 and not groups[used[0]].mask and not self.trace:
                 # the layer above hands over s at once: its relevance is not stored
-                divide = groups[used[0]]
-                divide = replace(divide, out=pending.out)
-                backward[-1] = replace(pending, divide=divide)
-                groups[used[0]] = divide
+                groups[used[0]] = replace(groups[used[0]], out=r)
+                backward[-1] = replace(above, divide=groups[used[0]])
             else:
-                kept = range(len(groups)) if self.trace else used
-                backward.extend(groups[i] for i in kept)
-            terms = tuple(
-                Term(groups[t.group].out, _weights(step, t.weight, t.of, self.dtype).T, "x", t.accumulator)
-                for t in step.back
-            )
-            shares = tuple(
-                Share(
-                    s.accumulator,
-                    s.part,
-                    s.coefficient,
-                    _bound(step, s.part[2:], self.shape(step), self.dtype)
-                    if s.part.startswith("x-") and len(s.part) > 2
-                    else None,
-                )
-                for s in step.shares
-            )
+                backward.extend(groups[i] for i in (range(len(groups)) if self.trace else used))
             out = self.buffer(self.sizes[self.inputs[k]])
-            pending = Redistribute(terms, shares, self.inputs[k], out, step.rows)
-            backward.append(pending)
-            if self.trace:
-                traces.append(
-                    LayerTrace(
-                        step,
-                        r,
-                        out,
-                        tuple(
-                            GroupTrace(
-                                g,
-                                d.out,
-                                d.z,
-                                d.mask_z,
-                                None if g.bias is None else _layer_bias(step, g.bias, self.dtype),
-                            )
-                            for g, d in zip(step.groups, groups, strict=True)
-                        ),
-                    )
-                )
+            backward.append(self.redistribute(step, groups, self.inputs[k], out))
+            traces.append(self.layer_trace(step, groups, r, out))
             r = out
-        for node in range(top):
-            relevance[node] = r
-        if not linear:
+        if not traces:
             out = self.buffer(self.sizes[0])
             backward.append(Copy(r, out))
             r = out
+        relevance.update(dict.fromkeys(range(top), r))
         if self.present is not None:
             backward.append(Remask(r, self.present))
-        keep: set[int] = set()
-        if self.trace:
-            keep = {output, *relevance.values()} - {r}
-            for t in traces:
-                keep |= {t.incoming, t.outgoing} - {r}
-                for g in t.groups:
-                    keep |= {b for b in (g.s, g.z, g.mask_z) if isinstance(b, int)}
         program = Program(
             tuple(self.sizes),
             tuple(self.forward),
@@ -324,11 +276,42 @@ class _Lowering:
             r,
             self.dtype.name,
             self.tf32,
-            tuple(sorted(keep)),
+            self.kept(output, relevance, traces, r) if self.trace else (),
             input_range,
-            plan.mask_nan,
+            self.plan.mask_nan,
         )
         return Lowered(program, traces, relevance)
+
+    def redistribute(self, step: LinearPlan, groups: Sequence[Divide], x: int, out: int) -> Redistribute:
+        """The layer's contraction backwards, from the s of its groups."""
+        terms = tuple(
+            Term(groups[t.group].out, _weights(step, t.weight, t.of, self.dtype).T, "x", t.accumulator)
+            for t in step.back
+        )
+        shares = []
+        for s in step.shares:
+            key = {"x-low": "low", "x-high": "high"}.get(s.part)
+            bound = _bound(step, key, self.shape(step), self.dtype) if key else None
+            shares.append(Share(s.accumulator, s.part, s.coefficient, bound))
+        return Redistribute(terms, tuple(shares), x, out, step.rows)
+
+    def layer_trace(self, step: LinearPlan, groups: Sequence[Divide], incoming: int, outgoing: int) -> LayerTrace:
+        """What the layer's balance is made of."""
+        traced = []
+        for g, d in zip(step.groups, groups, strict=True):
+            bias = None if g.bias is None else _layer_bias(step, g.bias, self.dtype)
+            traced.append(GroupTrace(g, d.out, d.z, d.mask_z, bias))
+        return LayerTrace(step, incoming, outgoing, tuple(traced))
+
+    @staticmethod
+    def kept(output: int, relevance: dict[int, int], traces: Sequence[LayerTrace], result: int) -> tuple[int, ...]:
+        """The buffers that a traced run hands out besides its result."""
+        keep = {output, *relevance.values()}
+        for t in traces:
+            keep |= {t.incoming, t.outgoing}
+            for g in t.groups:
+                keep |= {b for b in (g.s, g.z, g.mask_z) if isinstance(b, int)}
+        return tuple(sorted(keep - {result}))
 
     def group(self, k: int, i: int, r: int) -> Divide:
         """What computes s of a group from the layer's relevance r."""
@@ -345,12 +328,7 @@ class _Lowering:
             z = self.own[k, i]
         else:
             constant = self.constant(step, g)
-            columns = step.layer.kernel.shape[1]
-            z = (
-                np.zeros(size, self.dtype)
-                if constant is None
-                else np.resize(constant, (size // columns, columns)).ravel()
-            )
+            z = np.zeros(size, self.dtype) if constant is None else np.resize(constant, size)
         mask_z = self.z[k] if g.mask else None
         out = self.buffer(size)
         value = self.dtype.type(g.stabilizer.value)

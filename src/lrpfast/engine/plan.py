@@ -293,13 +293,7 @@ def _plan_linear(
     columns = {key: tuple(q.get(key, 0.0) for q in quantities) for key in direct}
     accumulators = list(dict.fromkeys(columns.values()))
     sums = tuple(
-        Sum(
-            "x" if x in ("x", "x+", "x-") else x,
-            x if x in ("x", "x+", "x-") else "x",
-            w,
-            of,
-            accumulators.index(column),
-        )
+        Sum(*(("x", x) if x in ("x", "x+", "x-") else (x, "x")), w, of, accumulators.index(column))
         for (x, w, of), column in columns.items()
     )
     combinations = [tuple(column[q] for column in accumulators) for q in range(len(quantities))]

@@ -78,6 +78,4 @@ def backend(device: str = "auto") -> Backend:
 
     if device in ("auto", "cpu"):
         return CpuBackend()
-    raise DeviceError(
-        f"device {device!r} is not available; this version of lrpfast has 'cpu' (and 'auto', which is it)"
-    )
+    raise DeviceError(f"device {device!r} is not available; this version of lrpfast has 'cpu', which 'auto' takes")

@@ -228,7 +228,7 @@ class Dense(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         if not shape or shape[-1] != self.kernel.shape[0]:
             raise ShapeError(
-                f"{self}: its kernel takes {self.kernel.shape[0]} features on the last axis, the input has shape {shape}"
+                f"{self}: it takes {self.kernel.shape[0]} features on the last axis, its input has shape {shape}"
             )
         return (*shape[:-1], self.kernel.shape[1])
 

@@ -95,7 +95,7 @@ def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
         if bound.ndim and not _fits(bound, shape):
             if not reshaped or not _fits(bound, model.input_shape):
                 raise RuleError(
-                    f"{model.layers[index]}: {key} has shape {bound.shape}, which does not fit its input of shape {shape}"
+                    f"{model.layers[index]}: {key} of shape {bound.shape} does not fit its input of shape {shape}"
                 )
             bound = np.broadcast_to(bound, model.input_shape).reshape(shape)  # type: ignore[arg-type]
         fitted[key] = bound
