@@ -92,8 +92,6 @@ class LinearPlan:
     layer: Dense
     rule: Rule
     rows: int
-    nonnegative_input: bool
-    masked: bool
     sums: tuple[Sum, ...]
     forward: tuple[float, ...]
     groups: tuple[GroupPlan, ...]
@@ -312,7 +310,7 @@ def _plan_linear(
                 keys.append(key)
             back.append(BackTerm(i, product.weight, product.of, keys.index(key)))
     shares = tuple(SharePlan(i, part, c) for i, (part, c) in enumerate(keys))
-    return LinearPlan(node, layer, rule, rows, x_sign > 0, masked, sums, combinations[0], planned, tuple(back), shares)
+    return LinearPlan(node, layer, rule, rows, sums, combinations[0], planned, tuple(back), shares)
 
 
 def _backward_products(group: Group) -> list[tuple[str, Product, float]]:

@@ -15,6 +15,8 @@ from libc.string cimport memcpy, memset
 import numpy as np
 cimport numpy as cnp
 
+from .program import INPUT_PARTS, SHARE_PARTS
+
 cnp.import_array()
 
 cdef extern from "compute.h":
@@ -715,7 +717,7 @@ cdef class Executable:
             op.terms = <Term*>self.zeros(op.terms_count * sizeof(Term))
             for i, term in enumerate(source.terms):
                 op.terms[i].source, op.terms[i].accumulator = term.source, term.accumulator
-                op.terms[i].part = ("x", "x+", "x-").index(term.part)
+                op.terms[i].part = INPUT_PARTS.index(term.part)
                 op.terms[i].weights = self.packed(term.weights, op)
                 op.sums = max(op.sums, term.accumulator + 1)
             # blocks of several terms in one sum would be added in another order
@@ -739,7 +741,7 @@ cdef class Executable:
             op.shares = <Share*>self.zeros(op.shares_count * sizeof(Share))
             for i, share in enumerate(source.shares):
                 op.shares[i].accumulator, op.shares[i].coefficient = share.accumulator, share.coefficient
-                op.shares[i].part = {"x": 0, "x+": 1, "x-": 2, "1": 3, "x-low": 4, "x-high": 4}[share.part]
+                op.shares[i].part = min(SHARE_PARTS.index(share.part), 4)  # both bounds alike
                 op.shares[i].bound = self.vector(share.bound)
                 op.shares[i].step = share.bound is not None and np.size(share.bound) > 1
             op.shallow = self.choose_shallow(source, op)

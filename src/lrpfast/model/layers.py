@@ -25,7 +25,6 @@ class Function:
 
     parameters: Mapping[str, Any]
     nonnegative: bool = False
-    elementwise: bool = True
 
 
 #: Every activation function by name, with its parameters' defaults. ``None``
@@ -46,7 +45,7 @@ FUNCTIONS: dict[str, Function] = {
     "softsign": Function({}),
     "exponential": Function({}, nonnegative=True),
     "mish": Function({}),
-    "softmax": Function({}, nonnegative=True, elementwise=False),
+    "softmax": Function({}, nonnegative=True),
 }
 
 
