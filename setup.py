@@ -17,7 +17,7 @@ setup(
             Extension(
                 "lrpfast.kernels._cpu",
                 [f"{KERNELS}/_cpu.pyx", f"{KERNELS}/compute.c", f"{KERNELS}/pool.c"],
-                depends=[f"{KERNELS}/{name}" for name in ("compute.h", "tile.h", "pool.h")],
+                depends=[f"{KERNELS}/{name}" for name in ("_cpu.pxd", "compute.h", "tile.h", "pool.h")],
                 include_dirs=[KERNELS, numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
                 extra_compile_args=FLAGS,

@@ -1,0 +1,207 @@
+# cython: language_level=3
+"""What the CPU backend's loops work with: the C kernels, and a program as C records."""
+
+from libc.stdint cimport int64_t
+
+cdef extern from "compute.h":
+    ctypedef struct lrpfast_f32:
+        long lanes
+        long panel
+        void (*block)(long, long, const float*, long, const float*, long, float*, long, int) noexcept nogil
+        void (*deep)(long, long, long, const float*, long, const float*, float*, long) noexcept nogil
+        void (*load)(long, const float*, int, int, float*) noexcept nogil
+        void (*combine)(long, int, const float* const*, const double*, const float*, int, float*) noexcept nogil
+        void (*share)(long, int, float, int, const float*, const float*, const float*, int, int, float*) noexcept nogil
+        int (*shallow)(int, long, long, const float*, long, const float*, const float*, long,
+                       const float*, float, float, float*, long) noexcept nogil
+        void (*divide)(long, const float*, const float*, float, int, int, const float*, float*) noexcept nogil
+        int (*finite)(long, const float*) noexcept nogil
+        float (*tf32)(float) noexcept nogil
+    ctypedef struct lrpfast_f64:
+        long lanes
+        long panel
+        void (*block)(long, long, const double*, long, const double*, long, double*, long, int) noexcept nogil
+        void (*deep)(long, long, long, const double*, long, const double*, double*, long) noexcept nogil
+        void (*load)(long, const double*, int, int, double*) noexcept nogil
+        void (*combine)(long, int, const double* const*, const double*, const double*, int, double*) noexcept nogil
+        void (*share)(long, int, double, int, const double*, const double*, const double*, int, int, double*) noexcept nogil
+        int (*shallow)(int, long, long, const double*, long, const double*, const double*, long,
+                       const double*, double, double, double*, long) noexcept nogil
+        void (*divide)(long, const double*, const double*, double, int, int, const double*, double*) noexcept nogil
+        int (*finite)(long, const double*) noexcept nogil
+        double (*tf32)(double) noexcept nogil
+    int lrpfast_isa_count() nogil
+    const char* lrpfast_isa_name(int) nogil
+    const lrpfast_f32* lrpfast_kernels_f32(int) nogil
+    const lrpfast_f64* lrpfast_kernels_f64(int) nogil
+
+cdef extern from "pool.h":
+    ctypedef void (*lrpfast_task)(void*, long, int) noexcept nogil
+    void lrpfast_pool_run(lrpfast_task, void*, long, int) nogil
+
+ctypedef fused real:
+    float
+    double
+
+# Sums run over blocks of this many k, added in order: part of what makes results
+# reproducible, so it depends on nothing. A block's panel stays in the L2 cache.
+cdef enum:
+    DEPTH = 256
+    FEW = 4         # rows that take the kernel for many k alone
+    NARROW = 10     # rows of a pass over many inputs of few outputs
+    ROWS = 42       # rows of one tile pass: fills tiles of 14, 12 + 6 and 6 rows
+    COLUMNS = 512   # columns whose accumulators are held at a time
+    MAX_SUMS = 8    # accumulators of one contraction
+
+cdef enum Kind:
+    CONTRACT, REDISTRIBUTE, DIVIDE, ACTIVATE, UNMASK, SCALE, REMASK, START, COPY
+
+cdef enum Mode:  # how the starting relevance is chosen
+    START_MAX, START_INDEX, START_PAIR, START_ARRAY, START_ALL
+
+cdef enum Fault:
+    FINE, INPUT_NOT_FINITE, INPUT_OUT_OF_RANGE, NOT_FINITE
+
+
+cdef struct Term:
+    int source
+    int part
+    int accumulator
+    void* weights
+
+cdef struct Output:
+    int buffer
+    double coefficients[MAX_SUMS]
+    void* constant
+    int per_row       # whether the constant has its own values for each row of a sample
+    int relu
+
+cdef struct Share:
+    int accumulator
+    int part
+    double coefficient
+    void* bound
+    int step
+
+cdef struct Divide:
+    int relevance
+    int z             # a buffer, or -1 for z_constant
+    void* z_constant
+    int out
+    double value
+    int kind
+    int mask
+    int mask_z
+
+cdef struct Operation:
+    int kind
+    long rows, depth, columns   # of a contraction; columns also of an activation's last axis
+    const lrpfast_f32* f32      # kernels of a contraction: a narrow one takes half the vector width
+    const lrpfast_f64* f64_kernels
+    long lanes, panel
+    long pass_rows              # rows of one tile pass
+    int terms_count, sums, outputs_count, shares_count
+    Term* terms
+    Output* outputs
+    Share* shares
+    int divides
+    Divide divide
+    int source, out, present
+    int check                   # whether the output must be finite
+    int inspect                 # whether to check the input's values as they are first loaded
+    int deep                    # whether the kernel for many k and one vector of columns can do it
+    int shallow                 # which shares of the kernel for few k and many columns, or 0
+    int function
+    double p[3]
+    void* values
+
+cdef struct Code:
+    int f64
+    int tf32
+    const lrpfast_f32* f32
+    const lrpfast_f64* f64_kernels
+    int buffers
+    long* size                  # elements per sample
+    long* offset                # in a workspace, elements per sample; -1 for an outside array
+    int forward_count, backward_count
+    Operation* operations       # forward, then backward
+    int output, result
+    int allow_nan, ranged
+    int inspects                # the first operation tells whether the input is finite, so nothing else need
+    double low, high
+    long width                  # workspace elements per sample
+    long scratch                # workspace elements besides: accumulators and a block of loaded input
+
+cdef struct Job:
+    const Code* code
+    long samples, micro
+    char** outside              # base address of every outside array, by buffer; NULL else
+    char* workspace
+    long workspace_bytes
+    int mode
+    const int64_t* targets
+    long target_step
+    int targets_count
+    const char* start
+    int* fault                  # per slot: the fault of the lowest sample seen
+    long* fault_at
+
+
+# One thin line per kernel, so that the loops below are written once for both dtypes.
+
+cdef inline void k_block(const Operation* k, long m, long d, const real* a, long lda, const real* b, long n,
+                         real* c, long ldc, int acc) noexcept nogil:
+    if real is float:
+        k.f32.block(m, d, a, lda, b, n, c, ldc, acc)
+    else:
+        k.f64_kernels.block(m, d, a, lda, b, n, c, ldc, acc)
+
+cdef inline void k_deep(const Operation* k, long m, long d, const real* a, const real* b, real* c) noexcept nogil:
+    if real is float:
+        k.f32.deep(m, d, DEPTH, a, d, b, c, COLUMNS)
+    else:
+        k.f64_kernels.deep(m, d, DEPTH, a, d, b, c, COLUMNS)
+
+cdef inline void k_load(const Code* k, long n, const real* x, int part, real* out) noexcept nogil:
+    if real is float:
+        k.f32.load(n, x, part, k.tf32, out)
+    else:
+        k.f64_kernels.load(n, x, part, k.tf32, out)
+
+cdef inline void k_combine(const Code* k, long n, int count, const real* const* acc, const double* c,
+                           const real* constant, int relu, real* out) noexcept nogil:
+    if real is float:
+        k.f32.combine(n, count, acc, c, constant, relu, out)
+    else:
+        k.f64_kernels.combine(n, count, acc, c, constant, relu, out)
+
+cdef inline void k_share(const Code* k, long n, int first, double c, int part, const real* acc, const real* x,
+                         const real* bound, int step, real* out) noexcept nogil:
+    if real is float:
+        k.f32.share(n, first, <float>c, part, acc, x, bound, step, k.tf32, out)
+    else:
+        k.f64_kernels.share(n, first, c, part, acc, x, bound, step, k.tf32, out)
+
+cdef inline int k_shallow(const Code* k, int shares, long m, long d, const real* a, long lda, const real* b,
+                          const real* b2, long n, const real* x, real low, real high, real* out, long ld) noexcept nogil:
+    if real is float:
+        return k.f32.shallow(shares, m, d, a, lda, b, b2, n, x, low, high, out, ld)
+    else:
+        return k.f64_kernels.shallow(shares, m, d, a, lda, b, b2, n, x, low, high, out, ld)
+
+cdef inline void k_divide(const Code* k, long n, const real* r, const real* z, const Divide* d,
+                          const real* mask_z, real* out) noexcept nogil:
+    if real is float:
+        k.f32.divide(n, r, z, <float>d.value, d.kind, d.mask, mask_z, out)
+    else:
+        k.f64_kernels.divide(n, r, z, d.value, d.kind, d.mask, mask_z, out)
+
+cdef inline int k_finite(const Code* k, long n, const real* x) noexcept nogil:
+    if real is float:
+        return k.f32.finite(n, x)
+    else:
+        return k.f64_kernels.finite(n, x)
+
+
+cdef inline long ceil_to(long n, long multiple) noexcept nogil:
+    return (n + multiple - 1) // multiple * multiple
