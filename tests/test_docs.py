@@ -1,5 +1,6 @@
 """The figures in docs/conventions.md are what lrpfast computes."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def test_figures(small, expression, first, second, total, missing):
     got = [*relevance, relevance.sum(), start - relevance.sum()]
     shown = [float(v.replace("−", "-")) for v in (first, second, total, missing)]
     np.testing.assert_allclose(got, shown, rtol=0, atol=6e-8)
+
+
+def test_the_package_s_own_example():
+    result = doctest.testmod(lrpfast)
+    assert result.attempted and not result.failed
 
 
 def test_there_are_figures():

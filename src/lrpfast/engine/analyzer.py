@@ -48,6 +48,12 @@ class Explanation:
     conservation: Conservation
     layers: dict[str, np.ndarray] | None = None
 
+    def __repr__(self) -> str:
+        kept = "" if self.layers is None else f", {len(self.layers)} layers"
+        return (
+            f"<lrpfast.Explanation: relevance {self.relevance.shape} {self.relevance.dtype}{kept}>\n{self.conservation}"
+        )
+
 
 def as_composite(rule: Any) -> Composite:
     """A composite from a rule, a composite, or the name of a rule."""

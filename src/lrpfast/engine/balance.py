@@ -112,8 +112,8 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
 
     incoming, outgoing = value(trace.incoming), value(trace.outgoing)
     outgoing = np.nan_to_num(outgoing, nan=0.0)  # masked features
-    bias, stabilizer, assigned = np.zeros(samples), np.zeros(samples), np.zeros(samples)
-    dead_relevance = np.zeros(samples)
+    bias, stabilizer = np.zeros(samples), np.zeros(samples)
+    lost = np.ones_like(incoming)  # the share of each output's relevance that no live denominator takes
     for g in trace.groups:
         c = g.group.coefficient
         s, z = value(g.s), value(g.z)
@@ -127,14 +127,13 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
         dead = np.broadcast_to(z == 0, s.shape)
         taken = s * (_stabilized(z, g.group.stabilizer.value, g.group.stabilizer.kind) - z)
         stabilizer += c * np.where(dead, 0.0, taken).sum(1)
-        dead_relevance += c * np.where(dead & open_, incoming, 0.0).sum(1)
-        assigned += c * np.where(open_, incoming, 0.0).sum(1)
+        lost -= c * (open_ & ~dead)
     return {
         "incoming": incoming.sum(1),
         "outgoing": outgoing.sum(1),
         "bias": bias,
         "stabilizer": stabilizer,
-        "lost": dead_relevance + incoming.sum(1) - assigned,
+        "lost": (incoming * lost).sum(1),
         "absolute_in": np.abs(incoming).sum(1),
         "absolute_out": np.abs(outgoing).sum(1),
     }
