@@ -50,9 +50,8 @@ class Explanation:
 
     def __repr__(self) -> str:
         kept = "" if self.layers is None else f", {len(self.layers)} layers"
-        return (
-            f"<lrpfast.Explanation: relevance {self.relevance.shape} {self.relevance.dtype}{kept}>\n{self.conservation}"
-        )
+        head = f"<lrpfast.Explanation: relevance {self.relevance.shape} {self.relevance.dtype}{kept}>"
+        return f"{head}\n{self.conservation}"
 
 
 def as_composite(rule: Any) -> Composite:
