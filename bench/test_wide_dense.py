@@ -58,6 +58,13 @@ def test_lrpfast_new_array(benchmark, ours, case):
 
 
 @pytest.mark.benchmark(group=BATCH)
+def test_lrpfast_batches_of_100(benchmark, ours, case):
+    """New arrays again, but small enough for the allocator to have their pages at hand."""
+    x = case[1]
+    benchmark(lambda: [ours.analyze(x[i : i + 100]) for i in range(0, len(x), 100)])
+
+
+@pytest.mark.benchmark(group=BATCH)
 def test_innvestigate(benchmark, theirs, case):
     benchmark(theirs.analyze, case[1])
 
