@@ -19,7 +19,7 @@ def test_benchmarks_run():
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout
 
 
 @pytest.mark.skipif(not BENCH.is_dir(), reason="the benchmarks are not beside the tests")
