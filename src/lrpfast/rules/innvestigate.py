@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import RuleError
 from ..model.layers import Dense, Layer
 from .composites import Composite, Entry
@@ -78,7 +80,8 @@ def _lrp(
     if input_layer_rule is not None:
         entries.append(Entry("first", as_rule(input_layer_rule, "input_layer_rule")))
     if until_layer_idx is not None and until_layer_rule is not None:
-        if isinstance(until_layer_idx, bool) or not isinstance(until_layer_idx, int) or until_layer_idx < 0:
+        whole = isinstance(until_layer_idx, (int, np.integer)) and not isinstance(until_layer_idx, bool)
+        if not whole or until_layer_idx < 0:
             raise RuleError(f"until_layer_idx must be an index into the model's layers, not {until_layer_idx!r}")
         below = as_rule(until_layer_rule, "until_layer_rule")
         entries.extend(Entry("index", below, i) for i in range(until_layer_idx + 1))
