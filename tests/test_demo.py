@@ -15,7 +15,7 @@ SEED = json.loads((Path(__file__).parent / "data" / "seed.json").read_text())
 
 @pytest.fixture(scope="module")
 def cells():
-    return demo.explain_cells()[0]
+    return demo.explain_cells(*demo.notebook(), demo.inputs())[0]
 
 
 def test_the_packaged_figures_are_the_tests_figures():

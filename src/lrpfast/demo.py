@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .engine.innvestigate import InnvestigateAnalyzer, create_analyzer
+from .engine.balance import Conservation
+from .engine.innvestigate import create_analyzer
 from .engine.inputs import check_threads
 from .kernels import backend
 from .model.graph import Model
@@ -78,10 +79,10 @@ def notebook() -> tuple[Model, dict[str, Any]]:
     return model, json.loads((data / "seed.json").read_text(encoding="utf-8"))
 
 
-def explain_cells(threads: int | None = None) -> tuple[list[Cell], float]:
+def explain_cells(
+    model: Model, figures: dict[str, Any], x: np.ndarray, threads: int | None = None
+) -> tuple[list[Cell], float]:
     """Every cell of the notebook under every precision, and the seconds that the explanations took."""
-    model, figures = notebook()
-    x = inputs()
     cells, seconds = [], 0.0
     for entry in figures["library_cells_tf32"]:
         cell = Cell(entry["analyzer"], entry["kwargs"], entry["relevance"][0], entry["R_minus_sum"])
@@ -92,17 +93,16 @@ def explain_cells(threads: int | None = None) -> tuple[list[Cell], float]:
             seconds += time.perf_counter() - begin
             cell.relevance[precision] = relevance
             # in the precision's own arithmetic, as the notebook did
-            start = analyzer.explain(x[SHOWN : SHOWN + 1]).output.max()
-            cell.residuals[precision] = start - relevance[SHOWN].sum()
+            explanation = analyzer.explain(x[SHOWN : SHOWN + 1])
+            cell.residuals[precision] = explanation.output.max() - relevance[SHOWN].sum()
             if precision == "tf32":
-                cell.where = _where(analyzer, x)
+                cell.where = _where(explanation.conservation)
         cells.append(cell)
     return cells, seconds
 
 
-def _where(analyzer: InnvestigateAnalyzer, x: np.ndarray) -> str:
+def _where(layers: Conservation) -> str:
     """Where the relevance that does not arrive went."""
-    layers = analyzer.explain(x[SHOWN : SHOWN + 1]).conservation
     parts = {
         "bias": sum(float(b.bias[0]) for b in layers),
         "stabilizer": sum(float(b.stabilizer[0]) for b in layers),
@@ -117,7 +117,7 @@ def run(output: str, threads: int | None = None) -> None:
     check_target(output)
     model, figures = notebook()
     x = inputs()
-    cells, seconds = explain_cells(threads)
+    cells, seconds = explain_cells(model, figures, x, threads)
     print(f"A published notebook's model, Dense 2 → 2 without its softmax, and its {SAMPLES:,} inputs.")
     print("Shown: the sample that the notebook printed, x = [0.15601864 0.15599452].\n")
     print(_row("", "", ("y_0", "y_1")))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, RuleError, ShapeError
-from ..kernels import Start, backend
+from ..kernels import DEFAULT_START, Start, backend
 from ..model.graph import Model, from_layers
 from ..model.layers import Dense, Layer
 from ..rules import composites
@@ -165,7 +165,8 @@ class Analyzer:
         self._backend = backend(self._device)
         lowered = self._lower(trace=False)
         self._compiled = self._backend.compile(lowered.program)
-        self._traced: tuple[Lowered, Any] | None = None
+        self._traced: tuple[Lowered, Any] | None = None  # compiled when first asked for, as is the forward half
+        self._forward: Any = None
 
     def _lower(self, *, trace: bool) -> Lowered:
         return lower(
@@ -180,7 +181,7 @@ class Analyzer:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for key in ("_compiled", "_traced", "_backend"):
+        for key in ("_compiled", "_traced", "_forward", "_backend"):
             del state[key]
         return state
 
@@ -232,7 +233,7 @@ class Analyzer:
         start, axes = (self._plain, ()) if target is None and self._plain else self._start(x, target)
         shape = (samples, *axes, *self._input_shape)
         result = np.empty(shape, self._dtype) if out is None else check_out(out, shape, self._dtype, x)  # type: ignore[arg-type]
-        whole = samples * self._per_sample <= 1 << 20
+        whole = samples * self._per_sample <= 1 << 20  # a small batch is spared the slicing, a fair part of its time
         parts = (slice(0, samples),) if whole else chunks(samples, self._per_sample * math.prod(axes))
         for part in parts:
             rows = x if whole else x[part]
@@ -272,11 +273,13 @@ class Analyzer:
         return as_start(target, len(x), self.output_shape, self._dtype, lambda: self._outputs(x))
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
-        """The explained output of every sample, from a traced run."""
+        """The explained output of every sample: the forward half of the analyzer's own program."""
+        if self._forward is None:
+            program = replace(self._lower(trace=False).program, backward=(), result=None)
+            self._forward = self._backend.compile(program)
         outputs = np.empty((len(x), *self.output_shape), self._dtype)
-        for part, _, kept in self._traced_chunks(x, Start("all")):
-            lowered, _ = self._trace()
-            outputs[part] = kept[lowered.program.output].reshape(outputs[part].shape)
+        for part in chunks(len(x), self._per_sample):
+            self._run(self._forward, x[part], outputs[part], part.start, DEFAULT_START)
         return outputs
 
     def _trace(self) -> tuple[Lowered, Any]:
@@ -295,8 +298,9 @@ class Analyzer:
             kept = {b: np.empty((len(rows), sizes[b]), self._dtype) for b in lowered.program.keep}
             relevance = np.empty(rows.shape, self._dtype)
             self._run(compiled, rows, relevance, part.start, begin_at(start, part), kept)
-            assert lowered.program.result is not None
-            kept[lowered.program.result] = relevance.reshape(len(rows), -1)
+            result = lowered.program.result
+            assert result is not None
+            kept[result] = relevance.reshape(len(rows), sizes[result])
             yield part, relevance, kept
 
     def explain(self, x: Any, target: Any = None, layers: bool = False) -> Explanation:
@@ -338,12 +342,7 @@ class Analyzer:
                 array[part] = kept[lowered.relevance[i]].reshape(array[part].shape)
             for trace, figure in zip(lowered.layers, figures, strict=True):
                 figure.append(layer_balance(trace, kept, len(piece)))
-        joined = [
-            {key: np.concatenate([p[key] for p in figure]) for key in figure[0]}
-            if figure
-            else layer_balance(trace, {b: np.empty((0, n)) for b, n in enumerate(lowered.program.sizes)}, 0)
-            for trace, figure in zip(lowered.layers, figures, strict=True)
-        ]
+        joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
         return Explanation(
             relevance,
             output,

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from .. import table
 from ..errors import AmplificationWarning
 from .lower import LayerTrace
 from .plan import describe
@@ -86,12 +87,7 @@ class Conservation(Sequence[Balance]):
         for b in self._layers:
             means = [float(np.mean(getattr(b, key))) if samples else math.nan for key in COLUMNS]
             rows.append((b.layer, b.rule, *(f"{m:.6g}" for m in means)))
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines = [
-            "  ".join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
-            for row in rows
-        ]
-        return "\n".join([f"relevance by layer, mean of {samples} samples", *(line.rstrip() for line in lines)])
+        return "\n".join([f"relevance by layer, mean of {samples} samples", *table.lines(rows, right=2)])
 
     __repr__ = __str__
 

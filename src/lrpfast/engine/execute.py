@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SampleError
-from ..kernels import Compiled, Fault, Start, backend
+from ..kernels import DEFAULT_START, Compiled, Fault, Start, backend
 from ..model.graph import Model
 from ..rules.rule import Zero
 from .inputs import PRECISIONS, as_batch, check_precision, check_threads
@@ -23,9 +23,9 @@ CHUNK_BYTES = 64 << 20
 
 
 def chunks(samples: int, bytes_per_sample: int) -> Iterator[slice]:
-    """The batch as slices of at most `CHUNK_BYTES`, at least one sample each."""
+    """The batch as slices of at most `CHUNK_BYTES`, at least one sample each; an empty batch is one empty slice."""
     rows = max(1, CHUNK_BYTES // max(1, bytes_per_sample))
-    for first in range(0, samples, rows):
+    for first in range(0, max(1, samples), rows):
         yield slice(first, min(samples, first + rows))
 
 
@@ -72,7 +72,7 @@ def run(
     first: int,
     threads: int,
     memory: int | None = None,
-    start: Start | None = None,
+    start: Start = DEFAULT_START,
     keep: dict[int, np.ndarray] | None = None,
     precision: str,
     input_range: tuple[float, float] | None = None,
@@ -80,7 +80,7 @@ def run(
 ) -> None:
     """Cast one chunk to out's dtype and run it; raises InputError for what the run finds wrong."""
     rows = as_rows(x, out.dtype)
-    fault = compiled.run(rows, out, threads=threads, memory=memory, start=start or Start(), keep=keep)
+    fault = compiled.run(rows, out, threads=threads, memory=memory, start=start, keep=keep)
     if fault is not None:
         raise_fault(fault, x, first, precision, input_range, mask_nan)
 

@@ -135,13 +135,11 @@ class _Lowering:
                 skip = False
                 continue
             if isinstance(step, FunctionPlan):
+                function, parameters = step.layer.function, step.layer.parameters
+                if function == "prelu":
+                    parameters = {"negative_slope": np.broadcast_to(parameters["negative_slope"], step.shape)}
                 out = self.buffer(self.sizes[at])
-                self.forward.append(
-                    Activate(at, out, step.layer.function, step.layer.parameters, step.shape[-1] if step.shape else 1)
-                )
-                if step.layer.function == "prelu":
-                    slopes = np.broadcast_to(step.layer.parameters["negative_slope"], step.shape)
-                    self.forward[-1] = replace(self.forward[-1], parameters={"negative_slope": slopes})
+                self.forward.append(Activate(at, out, function, parameters, step.shape[-1] if step.shape else 1))
                 at = out
                 continue
             after = steps[k + 1] if k + 1 < len(steps) else None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .. import table
 from ..errors import InputError, RuleError, UnsupportedLayerError
 from ..model.graph import Model
 from ..model.layers import Activation, Dense, Layer
@@ -153,10 +154,8 @@ class Plan:
             where = ", ".join(dict.fromkeys(_DENOMINATOR[g.z] for g in step.groups))
             name = f"{step.layer.name} {step.layer.kernel.shape[0]}→{step.layer.kernel.shape[1]}"
             rows.append((name, describe(step.rule), forward, backward, str(step.contractions), where))
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.append(f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample")
-        return "\n".join(lines)
+        foot = f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
+        return "\n".join([*table.lines(rows), foot])
 
     __repr__ = __str__
 

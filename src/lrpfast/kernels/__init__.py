@@ -24,7 +24,7 @@ class Compiled(Protocol):
         *,
         threads: int,
         memory: int | None = None,
-        start: Start | None = None,
+        start: Start,
         keep: dict[int, np.ndarray] | None = None,
     ) -> Fault | None:
         """Run on all samples of x into out; says what went wrong, if anything."""
@@ -49,6 +49,10 @@ class Start:
         array: np.ndarray | None = None,
     ) -> None:
         self.mode, self.targets, self.step, self.count, self.array = mode, targets, step, count, array
+
+
+#: Each sample's largest output.
+DEFAULT_START = Start()
 
 
 class Fault:

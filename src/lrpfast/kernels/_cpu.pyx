@@ -9,7 +9,7 @@ batch. The arithmetic is in tile.h, the records are in _cpu.pxd.
 
 from libc.math cimport erfc, exp, expm1, fabs, isinf, isnan, log1p, tanh, NAN
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -438,7 +438,7 @@ cdef class Executable:
             code.inspects = 1
             code.operations[0].inspect = code.tf32 or all(term.part != "x" for term in program.forward[0].terms)
 
-    def workspace_bytes(self, long micro):
+    cpdef long workspace_bytes(self, long micro):
         """Bytes that one thread needs for micro-batches of that size."""
         return (self.code.scratch + self.code.width * micro) * self.itemsize
 
@@ -483,6 +483,8 @@ cdef class Executable:
         if op.depth > 16 or op.columns <= COLUMNS or self.code.tf32 or source.divide is not None:
             return 0
         if any(s.coefficient != 1 or s.accumulator != i for i, s in enumerate(source.shares)):
+            return 0
+        if any(t.accumulator != i for i, t in enumerate(source.terms)):
             return 0
         if len(source.terms) != len(source.shares) or len({t.source for t in source.terms}) > 1:
             return 0
@@ -593,9 +595,7 @@ cdef class Executable:
             return None
         slots = min(slots, 256, count)
         memset(faults, 0, slots * sizeof(int))
-        job.workspace_bytes = ceil_to(
-            (code.scratch + code.width * micro) * self.itemsize
-            + code.buffers * sizeof(char*), 64)
+        job.workspace_bytes = ceil_to(self.workspace_bytes(micro) + code.buffers * sizeof(char*), 64)
         try:
             workspace = self.spare.pop()
         except IndexError:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, InputError
-from . import Fault, Start
+from . import DEFAULT_START, Fault, Start
 from ._cpu import Executable, instruction_sets
 from .program import (
     Activate,
@@ -33,7 +33,6 @@ MINIMUM_ROWS = 30
 ROWS = 42
 #: Below this much work a second thread costs more than it saves.
 FLOPS_PER_THREAD = 1 << 20
-DEFAULT = Start()
 
 
 def isa() -> int:
@@ -139,7 +138,7 @@ class CompiledProgram:
         *,
         threads: int,
         memory: int | None = None,
-        start: Start = DEFAULT,
+        start: Start = DEFAULT_START,
         keep: dict[int, np.ndarray] | None = None,
     ) -> Fault | None:
         samples = len(x)

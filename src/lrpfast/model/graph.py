@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import table
 from ..errors import InputError, ShapeError, UnsupportedLayerError
-from .layers import Activation, Dense, Input, Layer, Shape
+from .layers import Activation, Dense, Identity, Input, Layer, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,8 +121,6 @@ class Model:
             at -= 1
         layer, inputs = nodes[at]
         if isinstance(layer, Activation) and layer.function in functions and at > 0:
-            from .layers import Identity
-
             nodes[at] = (Identity(f"without {layer.function}", name=layer.name), inputs)
         elif isinstance(layer, Dense) and layer.activation is not None and layer.activation.function in functions:
             nodes[at] = (replace(layer, activation=None), inputs)
@@ -176,9 +175,8 @@ class Model:
             rows.append(
                 (str(i), str(layer.name), type(layer).__name__, str(node.shape), f"{count:,}", layer.describe())
             )
-        widths = [max(len(row[k]) for row in rows) for k in range(6)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters", *lines])
+        head = f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters"
+        return "\n".join([head, *table.lines(rows)])
 
     def __repr__(self) -> str:
         return f"<lrpfast.Model {self.name!r}: {self.input_shape} -> {self.output_shape}, {len(self.layers)} layers>"

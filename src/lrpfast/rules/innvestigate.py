@@ -69,7 +69,7 @@ def as_rule(value: Any, what: str) -> Rule:
 
 
 def _lrp(
-    rule: Any,
+    rule: Any = None,
     input_layer_rule: Any = None,
     until_layer_idx: int | None = None,
     until_layer_rule: Any = None,
@@ -210,6 +210,4 @@ def composite(name: str, **parameters: Any) -> Composite:
     for key in parameters:
         if key not in known:
             raise RuleError(f"{name} has no keyword {key!r}; it takes {', '.join(known) or 'none'}")
-    if name == "lrp":
-        parameters.setdefault("rule", None)
     return Composite(ANALYZERS[name](**parameters), name)
