@@ -36,9 +36,11 @@ class Start:
 
     ``mode`` is "max", "index" (``targets``: int64, ``step`` apart by sample,
     ``count`` to a sample), "pair" (two targets), "array" (``array`` itself) or "all".
+    ``window`` is (first, size) of the part of the output that "max" and "all" look at,
+    the whole when None; targets count from the whole output's beginning.
     """
 
-    __slots__ = ("array", "count", "mode", "step", "targets")
+    __slots__ = ("array", "count", "mode", "step", "targets", "window")
 
     def __init__(
         self,
@@ -47,8 +49,10 @@ class Start:
         step: int = 0,
         count: int = 1,
         array: np.ndarray | None = None,
+        window: tuple[int, int] | None = None,
     ) -> None:
         self.mode, self.targets, self.step, self.count, self.array = mode, targets, step, count, array
+        self.window = window
 
 
 #: Each sample's largest output.

@@ -22,20 +22,79 @@ SHARE_PARTS = ("x", "x+", "x-", "1", "x-low", "x-high")
 
 
 @dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of a geometry: for each of some output positions, the source positions of its taps.
+
+    Attributes
+    ----------
+    positions : int64 array, shape (n,)
+        Output positions along the axis, ascending.
+    index : int64 array, shape (n, taps)
+        Source position of each tap, −1 outside.
+    factor : float64 array, shape (n, taps), or None
+        What each tap's value is multiplied by; the factors of all axes multiply. Diagonal terms only.
+    """
+
+    positions: np.ndarray
+    index: np.ndarray
+    factor: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Output positions that share a tap pattern and weights: the product of three axes.
+
+    Taps are numbered in row-major order of the axes, and so are rows. There may be
+    no taps at all: the sums are then zero.
+    """
+
+    axes: tuple[Axis, Axis, Axis]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Which source rows an output row sees: an operand's rows lie on a grid of three axes, channels last.
+
+    Attributes
+    ----------
+    source, out : (int, int, int)
+        Sizes of the two grids; unused axes are 1.
+    regions : tuple of Region
+        Together they cover every output row exactly once.
+    """
+
+    source: tuple[int, int, int]
+    out: tuple[int, int, int]
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Term:
-    """part(source) · weights, added to an accumulator; weights have shape (K, N)."""
+    """part(source) · weights, added to an accumulator.
+
+    Without geometry, row m of the source meets weights of shape (K, N). With one,
+    ``weights`` holds an array for each region: (groups, taps · K, N), where group g
+    contracts source channels g·K to (g + 1)·K and makes output channels g·N to (g + 1)·N.
+    Taps outside contribute nothing.
+
+    Of a diagonal operation: out channel c gets Σ_taps part(source[tap, c]) · factor · weights[tap, c];
+    ``weights`` has shape (taps, C), or (taps, 1) for all channels alike, one such array for
+    each region where there is a geometry, and taps = 1 where there is none.
+    """
 
     source: int
-    weights: np.ndarray
+    weights: np.ndarray | tuple[np.ndarray, ...]
     part: str = "x"
     accumulator: int = 0
+    geometry: Geometry | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
     """buffer = Σ_a coefficients[a] · accumulator_a + constant, clamped at 0 where ``relu``.
 
-    The constant has shape (N,), or (rows · N,) where it differs by row.
+    The constant has shape (N,), or (rows · N,) where it differs by row; N is here the number of
+    output channels, of all groups together.
     """
 
     buffer: int
@@ -46,11 +105,19 @@ class Output:
 
 @dataclass(frozen=True, eq=False)
 class Contract:
-    """One or more outputs from shared sums over K, for ``rows`` rows a sample."""
+    """One or more outputs from shared sums over K, for ``rows`` rows a sample.
+
+    All terms have a geometry or none has; geometries may differ in taps and
+    factors, but not in ``out``, nor in their regions' positions. ``diagonal``
+    operations contract taps only, channel by channel, and are never rounded to TF32
+    unless ``tf32`` says so.
+    """
 
     terms: tuple[Term, ...]
     outputs: tuple[Output, ...]
     rows: int = 1
+    diagonal: bool = False
+    tf32: bool = True  # whether operands are rounded where the program asks for TF32
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +151,7 @@ class Divide:
 class Redistribute:
     """out = Σ_shares coefficient · part(x) ⊙ accumulator, then, if asked, divided.
 
-    ``divide`` holds what the layer below divides by; its ``relevance`` and
+    Terms, ``diagonal`` and ``tf32`` are as in `Contract`. ``divide`` holds what the layer below divides by; its ``relevance`` and
     ``out`` are this operation's own output.
     """
 
@@ -94,6 +161,8 @@ class Redistribute:
     out: int
     rows: int = 1
     divide: Divide | None = None
+    diagonal: bool = False
+    tf32: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +204,10 @@ class Remask:
 
 @dataclass(frozen=True, eq=False)
 class Begin:
-    """out = the starting relevance, taken from the output as the call asks."""
+    """out = the starting relevance, taken from the output as the call asks.
+
+    A call may name a window of the output; what lies outside starts with 0.
+    """
 
     output: int
     out: int
@@ -150,7 +222,244 @@ class Copy:
     out: int
 
 
-Operation = Contract | Redistribute | Divide | Activate | Unmask | Scale | Remask | Begin | Copy
+@dataclass(frozen=True, eq=False)
+class Accumulate:
+    """out = Σ sources, in order; there are at least two."""
+
+    sources: tuple[int, ...]
+    out: int
+
+
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """out = relevance ⊙ f'(x); the derivative at a kink is that of the left side (0 for ReLU at 0)."""
+
+    x: int
+    relevance: int
+    out: int
+    function: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxBack:
+    """out = x ⊙ (relevance − y · Σ relevance) along the last ``columns`` values; y is softmax(x)."""
+
+    x: int
+    y: int
+    relevance: int
+    out: int
+    columns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """out[j] = source[index[j]], or 0 where index[j] is −1; index has shape (size of out,), int64."""
+
+    source: int
+    out: int
+    index: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Scatter:
+    """out = 0, then out[index[j]] += source[j] in order of j, −1 skipped; index has shape (size of source,), int64."""
+
+    source: int
+    out: int
+    index: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Strided:
+    """``count`` runs of ``length`` values copied: run i from source_offset + i · source_step to out_offset + i · out_step.
+
+    What lies between the runs of ``out`` is left as it is.
+    """
+
+    source: int
+    out: int
+    count: int
+    length: int
+    source_offset: int = 0
+    source_step: int = 0
+    out_offset: int = 0
+    out_step: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """out = the largest value among each row's taps, channel by channel; ``winner`` = its tap's number, the first of equals.
+
+    The geometry has one region.
+    """
+
+    source: int
+    out: int
+    winner: int | None
+    geometry: Geometry
+    columns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Unpool:
+    """out = 0, then each row's relevance is added to its winner, channel by channel, rows in order."""
+
+    relevance: int
+    winner: int
+    out: int
+    geometry: Geometry
+    columns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply:
+    """out = Π sources, element by element."""
+
+    sources: tuple[int, ...]
+    out: int
+
+
+@dataclass(frozen=True, eq=False)
+class Extremum:
+    """out = the largest (``sign`` +1) or smallest (−1) of the sources; ``winner`` = its place, the first of equals."""
+
+    sources: tuple[int, ...]
+    out: int
+    winner: int | None
+    sign: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Select:
+    """out = relevance where winner is ``place``, else 0."""
+
+    relevance: int
+    winner: int
+    out: int
+    place: int
+
+
+@dataclass(frozen=True, eq=False)
+class Normalize:
+    """Statistics over the last ``columns`` values: out = gamma · (x − mean) / σ + beta.
+
+    ``centered`` subtracts the mean, and σ = √(mean((x − mean)²) + epsilon); else the mean is taken
+    as 0: σ = √(mean(x²) + epsilon). ``length`` takes sums instead of means (σ is then the length).
+    gamma and beta have shape (columns,) or are None. Computed in double precision.
+    """
+
+    source: int
+    out: int
+    columns: int
+    centered: bool
+    epsilon: float
+    gamma: np.ndarray | None = None
+    beta: np.ndarray | None = None
+    length: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizeBack:
+    """out = x ⊙ Jᵀ s of a `Normalize`; ``detached`` takes σ as a constant, not as a function of x."""
+
+    x: int
+    s: int
+    out: int
+    columns: int
+    centered: bool
+    epsilon: float
+    detached: bool
+    gamma: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LocalNormalize:
+    """out = x / (k + alpha / size · Σ x²)^beta, the sum over channels c − size // 2 to c + (size − 1) // 2."""
+
+    source: int
+    out: int
+    columns: int
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+@dataclass(frozen=True, eq=False)
+class Dot:
+    """out[m, n] = Σ_k a[m, k] · b[n, k] for each sample, K in order in one accumulator."""
+
+    a: int
+    b: int
+    out: int
+    m: int
+    n: int
+    k: int
+
+
+@dataclass(frozen=True, eq=False)
+class DotBack:
+    """out[m, k] = coefficient · x[m, k] · Σ_n s[m, n] · other[n, k]; ``transposed``: s has shape (n, m)."""
+
+    x: int
+    other: int
+    s: int
+    out: int
+    m: int
+    n: int
+    k: int
+    coefficient: float
+    transposed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """out[i] = table[source[i]]: rows of a table by index."""
+
+    source: int
+    out: int
+    table: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """out[i] = Σ_c source[i, c] over ``columns`` channels."""
+
+    source: int
+    out: int
+    columns: int
+
+
+Operation = (
+    Contract
+    | Redistribute
+    | Divide
+    | Activate
+    | Unmask
+    | Scale
+    | Remask
+    | Begin
+    | Copy
+    | Accumulate
+    | Slope
+    | SoftmaxBack
+    | Gather
+    | Scatter
+    | Strided
+    | Pool
+    | Unpool
+    | Multiply
+    | Extremum
+    | Select
+    | Normalize
+    | NormalizeBack
+    | LocalNormalize
+    | Dot
+    | DotBack
+    | Lookup
+    | Total
+)
 
 
 @dataclass(frozen=True, eq=False)

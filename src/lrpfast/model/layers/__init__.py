@@ -1,0 +1,58 @@
+"""Layers as frozen records: what a layer is, not how it is computed.
+
+A layer holds its arrays (read-only, channels last, as Keras stores them) and says
+which shape it makes of which shape. Forward passes live in ``kernels``,
+relevance in ``rules`` and ``engine``.
+"""
+
+from .activation import FUNCTIONS, Activation, Function
+from .base import Identity, Input, Layer, Shape
+from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
+from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
+from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
+from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, UpSample, ZeroPad
+
+__all__ = [
+    "Activation",
+    "AdaptiveAveragePool",
+    "Add",
+    "Average",
+    "AveragePool",
+    "BatchNorm",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Crop",
+    "Dense",
+    "DepthwiseConv",
+    "Dot",
+    "Embedding",
+    "FUNCTIONS",
+    "Flatten",
+    "Function",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Identity",
+    "Input",
+    "Layer",
+    "LayerNorm",
+    "Linear",
+    "LocalResponseNorm",
+    "LocallyConnected",
+    "MaxPool",
+    "Maximum",
+    "Merge",
+    "Minimum",
+    "Multiply",
+    "Permute",
+    "RMSNorm",
+    "ReflectPad",
+    "RepeatVector",
+    "Reshape",
+    "SeparableConv",
+    "Shape",
+    "Subtract",
+    "UpSample",
+    "ZeroPad",
+]

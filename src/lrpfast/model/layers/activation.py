@@ -1,0 +1,135 @@
+"""Activation functions, as layers and as attributes of layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, ShapeError
+from .base import Layer, Shape, as_array
+
+
+@dataclass(frozen=True)
+class Function:
+    """What is known about an activation function, apart from its formula."""
+
+    parameters: Mapping[str, Any]
+    nonnegative: bool = False
+
+
+#: Every activation function by name, with its parameters' defaults. ``None``
+#: marks a parameter that must be given (PReLU's slopes) or an absent ceiling.
+FUNCTIONS: dict[str, Function] = {
+    "linear": Function({}),
+    "relu": Function({"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, nonnegative=True),
+    "leaky_relu": Function({"negative_slope": 0.2}),
+    "prelu": Function({"negative_slope": None}),
+    "elu": Function({"alpha": 1.0}),
+    "selu": Function({}),
+    "gelu": Function({"approximate": False}),
+    "silu": Function({}),
+    "tanh": Function({}),
+    "sigmoid": Function({}, nonnegative=True),
+    "hard_sigmoid": Function({"slope": 0.2}, nonnegative=True),
+    "softplus": Function({}, nonnegative=True),
+    "softsign": Function({}),
+    "exponential": Function({}, nonnegative=True),
+    "mish": Function({}),
+    "softmax": Function({}, nonnegative=True),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Layer):
+    """An activation function as a layer: y = f(x).
+
+    Parameters
+    ----------
+    function : str
+        A name in ``FUNCTIONS``.
+    parameters : mapping, optional
+        The function's parameters; those left out take the defaults of ``FUNCTIONS``.
+    """
+
+    function: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.function not in FUNCTIONS:
+            raise InputError(
+                f"{self}: unknown activation function {self.function!r}; known: {', '.join(sorted(FUNCTIONS))}"
+            )
+        known = FUNCTIONS[self.function].parameters
+        for key in self.parameters:
+            if key not in known:
+                raise InputError(f"{self}: {self.function} has no parameter {key!r}; it has {list(known)}")
+        merged = {**known, **self.parameters}
+        if self.function == "prelu":
+            if merged["negative_slope"] is None:
+                raise InputError(f"{self}: prelu needs negative_slope, an array that fits one sample")
+            merged["negative_slope"] = as_array(merged["negative_slope"], "negative_slope", str(self))
+        elif self.function == "gelu":
+            merged["approximate"] = bool(merged["approximate"])
+        else:
+            for key, value in merged.items():
+                if value is None and key == "max_value":
+                    continue
+                if not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+                    raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
+                merged[key] = float(value)
+        object.__setattr__(self, "parameters", merged)
+
+    @property
+    def is_plain_relu(self) -> bool:
+        """Exactly max(x, 0): no ceiling, threshold or slope."""
+        return self.function == "relu" and self.parameters == FUNCTIONS["relu"].parameters
+
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether every output is >= 0, whatever the input."""
+        if self.function == "relu":
+            p = self.parameters
+            ceiling = p["max_value"]
+            return p["negative_slope"] == 0 and p["threshold"] >= 0 and (ceiling is None or ceiling >= 0)
+        return FUNCTIONS[self.function].nonnegative
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if self.function == "softmax" and not shape:
+            raise ShapeError(f"{self}: softmax needs an axis to sum over, the input has none")
+        if self.function == "prelu":
+            slope = self.parameters["negative_slope"]
+            if None in shape:
+                raise ShapeError(f"{self}: prelu needs a fixed input shape, not {shape}")
+            try:
+                fits = np.broadcast_shapes(slope.shape, shape) == shape
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ShapeError(f"{self}: negative_slope of shape {slope.shape} does not fit an input of {shape}")
+        return shape
+
+    def describe(self) -> str:
+        changed = {
+            k: v
+            for k, v in self.parameters.items()
+            if not isinstance(v, np.ndarray) and v != FUNCTIONS[self.function].parameters[k]
+        }
+        return self.function + (f"({', '.join(f'{k}={v:g}' for k, v in changed.items())})" if changed else "")
+
+
+def as_activation(value: str | Activation | None, layer: str) -> Activation | None:
+    """``None`` for no activation or a linear one, an Activation otherwise."""
+    if value is None or value == "linear":
+        return None
+    if isinstance(value, Activation):
+        return None if value.function == "linear" else value
+    if isinstance(value, str):
+        try:
+            return Activation(value)
+        except InputError as error:
+            raise InputError(f"{layer}: {error}") from None
+    raise InputError(f"{layer}: activation must be a name, an Activation or None, not {type(value).__name__}")

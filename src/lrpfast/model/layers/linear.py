@@ -1,0 +1,333 @@
+"""Layers with weights: z = x W + b, with W dense, convolutional, depthwise or local."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, ShapeError
+from .activation import Activation, as_activation
+from .base import Layer, Shape, as_array
+from .window import as_padding, channels_last, per_axis, slid, spread
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Layer):
+    """Base of the layers with a kernel: what their checks share."""
+
+    kernel: np.ndarray
+    bias: np.ndarray | None = None
+
+    def _check_kernel(self, rank: tuple[int, ...], axes: str) -> None:
+        kernel = as_array(self.kernel, "kernel", str(self))
+        if kernel.ndim not in rank or 0 in kernel.shape:
+            raise ShapeError(f"{self}: kernel must have shape {axes}, all at least 1, not {kernel.shape}")
+        object.__setattr__(self, "kernel", kernel)
+
+    def _check_bias(self, shape: tuple[int, ...]) -> None:
+        if self.bias is not None:
+            bias = as_array(self.bias, "bias", str(self))
+            if bias.shape != shape:
+                raise ShapeError(f"{self}: bias has shape {bias.shape}, the kernel asks for {shape}")
+            object.__setattr__(self, "bias", bias)
+
+    def _set(self, **values: Any) -> None:
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    def describe(self) -> str:
+        activation = getattr(self, "activation", None)
+        return activation.describe() if activation else "linear"
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Linear):
+    """A fully connected layer on the last axis: y = f(x W + b).
+
+    Parameters
+    ----------
+    kernel : array, shape (in, out)
+        W, as Keras stores it.
+    bias : array, shape (out,), optional
+        b.
+    activation : str or Activation, optional
+        f; None is linear.
+    """
+
+    activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        self._check_kernel((2,), "(in, out)")
+        self._check_bias(self.kernel.shape[1:])
+        self._set(activation=as_activation(self.activation, str(self)))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not shape or shape[-1] != self.kernel.shape[0]:
+            raise ShapeError(
+                f"{self}: it takes {self.kernel.shape[0]} features on the last axis, its input has shape {shape}"
+            )
+        return (*shape[:-1], self.kernel.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Linear):
+    """A convolution in 1, 2 or 3 dimensions, channels last: y = f(x * W + b).
+
+    Parameters
+    ----------
+    kernel : array, shape (spatial…, in / groups, out)
+        As Keras stores it; its rank decides the dimensions.
+    bias : array, shape (out,), optional
+    strides, dilation : int or tuple of int
+        For each spatial axis.
+    padding : {"valid", "same", "causal"} or pairs
+        Zeros (before, after) each spatial axis. "same" is TensorFlow's: the output has
+        ceil(n / stride) values, and the odd zero goes after. "causal" is for 1 dimension.
+    groups : int
+        Channels are split into that many groups, each with its own part of the kernel.
+    activation : str or Activation, optional
+    """
+
+    strides: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    groups: int = 1
+    activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        self._check_kernel((3, 4, 5), "(spatial…, in / groups, out) with 1 to 3 spatial axes")
+        rank, out = self.rank, self.kernel.shape[-1]
+        self._check_bias((out,))
+        (groups,) = per_axis(self.groups, 1, "groups", str(self))
+        if out % groups:
+            raise InputError(f"{self}: {out} output channels do not divide into {groups} groups")
+        names = ("valid", "same", "causal") if rank == 1 else ("valid", "same")
+        self._set(
+            strides=per_axis(self.strides, rank, "strides", str(self)),
+            dilation=per_axis(self.dilation, rank, "dilation", str(self)),
+            padding=as_padding(self.padding, rank, str(self), names),
+            groups=groups,
+            activation=as_activation(self.activation, str(self)),
+        )
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return self.kernel.ndim - 2
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The window's taps along each spatial axis."""
+        return self.kernel.shape[:-2]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        if channels != self.kernel.shape[-2] * self.groups:
+            raise ShapeError(
+                f"{self}: it takes {self.kernel.shape[-2] * self.groups} channels, its input has shape {shape}"
+            )
+        sizes = slid(str(self), spatial, self.padding, self.size, self.strides, self.dilation)
+        return (*sizes, self.kernel.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class ConvTranspose(Linear):
+    """A transposed convolution in 1, 2 or 3 dimensions, channels last.
+
+    Parameters
+    ----------
+    kernel : array, shape (spatial…, out / groups, in)
+        As Keras stores it: the kernel of the convolution that it transposes.
+    bias : array, shape (out,), optional
+    strides, dilation : int or tuple of int
+    padding : {"valid", "same"} or pairs
+        "valid" and "same" as in Keras. Pairs are the values cut off (before, after) each
+        spatial axis of the full result, as PyTorch's ``padding`` does.
+    output_padding : int or tuple of int, optional
+        Values added after each spatial axis.
+    groups : int
+    activation : str or Activation, optional
+    """
+
+    strides: Any = 1
+    padding: Any = "valid"
+    output_padding: Any = None
+    dilation: Any = 1
+    groups: int = 1
+    activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        self._check_kernel((3, 4, 5), "(spatial…, out / groups, in) with 1 to 3 spatial axes")
+        rank = self.rank
+        (groups,) = per_axis(self.groups, 1, "groups", str(self))
+        if self.kernel.shape[-1] % groups:
+            raise InputError(f"{self}: {self.kernel.shape[-1]} input channels do not divide into {groups} groups")
+        self._check_bias((self.kernel.shape[-2] * groups,))
+        extra = self.output_padding
+        self._set(
+            strides=per_axis(self.strides, rank, "strides", str(self)),
+            dilation=per_axis(self.dilation, rank, "dilation", str(self)),
+            padding=as_padding(self.padding, rank, str(self)),
+            output_padding=None if extra is None else per_axis(extra, rank, "output_padding", str(self), 0),
+            groups=groups,
+            activation=as_activation(self.activation, str(self)),
+        )
+
+    rank = Conv.rank
+    size = Conv.size
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        if channels != self.kernel.shape[-1]:
+            raise ShapeError(f"{self}: it takes {self.kernel.shape[-1]} channels, its input has shape {shape}")
+        sizes = spread(str(self), spatial, self.padding, self.size, self.strides, self.dilation, self.output_padding)
+        return (*sizes, self.kernel.shape[-2] * self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class DepthwiseConv(Linear):
+    """A convolution of each channel by itself, channels last.
+
+    Parameters
+    ----------
+    kernel : array, shape (spatial…, in, multiplier)
+        As Keras stores it. Output channel c · multiplier + j comes from channel c.
+    bias : array, shape (in · multiplier,), optional
+    strides, dilation, padding, activation
+        As in `Conv`.
+    """
+
+    strides: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        self._check_kernel((3, 4, 5), "(spatial…, in, multiplier) with 1 to 3 spatial axes")
+        rank = self.rank
+        self._check_bias((math.prod(self.kernel.shape[-2:]),))
+        names = ("valid", "same", "causal") if rank == 1 else ("valid", "same")
+        self._set(
+            strides=per_axis(self.strides, rank, "strides", str(self)),
+            dilation=per_axis(self.dilation, rank, "dilation", str(self)),
+            padding=as_padding(self.padding, rank, str(self), names),
+            activation=as_activation(self.activation, str(self)),
+        )
+
+    rank = Conv.rank
+    size = Conv.size
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        if channels != self.kernel.shape[-2]:
+            raise ShapeError(f"{self}: it takes {self.kernel.shape[-2]} channels, its input has shape {shape}")
+        sizes = slid(str(self), spatial, self.padding, self.size, self.strides, self.dilation)
+        return (*sizes, math.prod(self.kernel.shape[-2:]))
+
+
+@dataclass(frozen=True, eq=False)
+class SeparableConv(Layer):
+    """A depthwise convolution and a convolution with windows of one, one after the other.
+
+    A model holds it as these two layers, NAME/depthwise and NAME, and relevance is
+    redistributed through one after the other.
+
+    Parameters
+    ----------
+    depthwise_kernel : array, shape (spatial…, in, multiplier)
+    pointwise_kernel : array, shape (1…, in · multiplier, out)
+    bias : array, shape (out,), optional
+    strides, dilation, padding, activation
+        As in `Conv`.
+    """
+
+    depthwise_kernel: np.ndarray
+    pointwise_kernel: np.ndarray
+    bias: np.ndarray | None = None
+    strides: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        self.factors()  # checks
+
+    def factors(self) -> tuple[DepthwiseConv, Conv]:
+        """The two layers."""
+        name = self.name or "separable_conv"
+        first = DepthwiseConv(
+            self.depthwise_kernel, None, self.strides, self.padding, self.dilation, name=f"{name}/depthwise"
+        )
+        second = Conv(self.pointwise_kernel, self.bias, activation=self.activation, name=name)
+        if any(n != 1 for n in second.size) or second.rank != first.rank:
+            raise ShapeError(
+                f"{self}: pointwise_kernel must have windows of one in {first.rank} axes, not {second.kernel.shape}"
+            )
+        return first, second
+
+    def output_shape(self, shape: Shape) -> Shape:
+        first, second = self.factors()
+        return second.output_shape(first.output_shape(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class LocallyConnected(Linear):
+    """A convolution whose kernel differs at every position, channels last.
+
+    Parameters
+    ----------
+    kernel : array, shape (positions, taps · in, out)
+        As Keras stores it: positions and taps in row-major order.
+    bias : array, shape (out,) or (output spatial…, out), optional
+    size : int or tuple of int
+        The window's taps along each spatial axis: a tuple for 2 or 3 dimensions.
+    strides : int or tuple of int
+    padding : {"valid", "same"} or pairs
+    activation : str or Activation, optional
+    """
+
+    size: Any = 1
+    strides: Any = 1
+    padding: Any = "valid"
+    activation: Activation | None = None
+
+    def __post_init__(self) -> None:
+        self._check_kernel((3,), "(positions, taps · in, out)")
+        rank = len(self.size) if isinstance(self.size, (tuple, list)) else 1
+        if rank > 3:
+            raise InputError(f"{self}: size has {rank} axes, at most 3 are possible")
+        self._set(
+            size=per_axis(self.size, rank, "size", str(self)),
+            strides=per_axis(self.strides, rank, "strides", str(self)),
+            padding=as_padding(self.padding, rank, str(self)),
+            activation=as_activation(self.activation, str(self)),
+        )
+        if self.kernel.shape[1] % math.prod(self.size):
+            raise ShapeError(f"{self}: kernel of shape {self.kernel.shape} does not fit windows of {self.size}")
+        if self.bias is not None:
+            bias = as_array(self.bias, "bias", str(self))
+            if bias.shape[-1:] != self.kernel.shape[-1:] or bias.ndim not in (1, rank + 1):
+                raise ShapeError(f"{self}: bias has shape {bias.shape}, the kernel {self.kernel.shape}")
+            self._set(bias=bias)
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        depth = self.kernel.shape[1] // math.prod(self.size)
+        if channels != depth:
+            raise ShapeError(f"{self}: it takes {depth} channels, its input has shape {shape}")
+        sizes = slid(str(self), spatial, self.padding, self.size, self.strides, (1,) * self.rank)
+        if None in sizes:
+            raise ShapeError(f"{self}: it needs a fixed input shape, not {shape}")
+        if math.prod(sizes) != self.kernel.shape[0]:  # type: ignore[arg-type]
+            raise ShapeError(f"{self}: kernel has {self.kernel.shape[0]} positions, an input of {shape} has {sizes}")
+        if self.bias is not None and self.bias.ndim > 1 and self.bias.shape[:-1] != sizes:
+            raise ShapeError(f"{self}: bias has shape {self.bias.shape}, the output {(*sizes, self.kernel.shape[-1])}")
+        return (*sizes, self.kernel.shape[-1])

@@ -1,0 +1,151 @@
+"""Layers with several inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...errors import InputError, ShapeError
+from .base import Layer, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Merge(Layer):
+    """Base of the layers with several inputs."""
+
+    #: how many inputs there may be
+    least: ClassVar[int] = 1
+    most: ClassVar[int | None] = None
+
+    def check_count(self, count: int) -> None:
+        """ShapeError unless the layer can take that many inputs."""
+        if count < self.least or (self.most is not None and count > self.most):
+            wanted = f"{self.least}" if self.most == self.least else f"at least {self.least}"
+            raise ShapeError(f"{self}: it takes {wanted} inputs, not {count}")
+
+    def output_shape(self, *shapes: Shape) -> Shape:  # type: ignore[override]
+        return self._broadcast(shapes)
+
+    def _broadcast(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The shape that all inputs are stretched to, as NumPy does, axes of size 1 and missing first axes."""
+        self.check_count(len(shapes))
+        rank = max(map(len, shapes))
+        out: list[int | None] = []
+        for axis in range(-rank, 0):
+            sizes = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
+            if len(sizes) > 1:
+                raise ShapeError(f"{self}: its inputs have shapes {', '.join(map(str, shapes))}, which do not fit")
+            out.append(sizes.pop() if sizes else 1)
+        return tuple(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Merge):
+    """The sum of all inputs; smaller ones are stretched as in NumPy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subtract(Merge):
+    """The first input minus the second."""
+
+    least: ClassVar[int] = 2
+    most: ClassVar[int | None] = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Average(Merge):
+    """The mean of all inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply(Merge):
+    """The product of all inputs, element by element."""
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum(Merge):
+    """The largest of all inputs, element by element."""
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum(Merge):
+    """The smallest of all inputs, element by element."""
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Merge):
+    """All inputs one after the other along an axis.
+
+    Parameters
+    ----------
+    axis : int
+        Of one sample: 0 is the first after the batch axis; negative from the last.
+    """
+
+    axis: int = -1
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        self.check_count(len(shapes))
+        rank = len(shapes[0])
+        if isinstance(self.axis, bool) or not isinstance(self.axis, int):
+            raise InputError(f"{self}: axis must be a whole number, not {self.axis!r}")
+        if any(len(s) != rank for s in shapes) or not -rank <= self.axis < rank:
+            raise ShapeError(f"{self}: it joins axis {self.axis}, its inputs have shapes {', '.join(map(str, shapes))}")
+        at = self.axis % rank
+        out: list[int | None] = []
+        for axis in range(rank):
+            sizes = [s[axis] for s in shapes]
+            if axis == at:
+                out.append(None if None in sizes else sum(sizes))  # type: ignore[arg-type]
+            elif len(set(sizes)) > 1:
+                raise ShapeError(f"{self}: its inputs have shapes {', '.join(map(str, shapes))}, which do not fit")
+            else:
+                out.append(sizes[0])
+        return tuple(out)
+
+    def describe(self) -> str:
+        return f"axis {self.axis}"
+
+
+@dataclass(frozen=True, eq=False)
+class Dot(Merge):
+    """Products summed over an axis of each input; all other axes are kept, the first input's first.
+
+    Parameters
+    ----------
+    axes : int or pair of int
+        Of one sample, for the first and the second input: 0 is the first after the batch axis.
+    normalize : bool
+        Whether both are first divided by their length along that axis.
+    """
+
+    axes: tuple[int, int] | int = -1
+    normalize: bool = False
+    least: ClassVar[int] = 2
+    most: ClassVar[int | None] = 2
+
+    def __post_init__(self) -> None:
+        axes = tuple(self.axes) if isinstance(self.axes, (tuple, list)) else (self.axes, self.axes)
+        if len(axes) != 2 or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+            raise InputError(f"{self}: axes must be a whole number or a pair of them, not {self.axes!r}")
+        object.__setattr__(self, "axes", axes)
+
+    def contracted(self, a: Shape, b: Shape) -> tuple[int, int]:
+        """The two axes, counted from 0."""
+        for shape, axis in zip((a, b), self.axes, strict=True):  # type: ignore[arg-type]
+            if not -len(shape) <= axis < len(shape):
+                raise ShapeError(f"{self}: it sums over axes {self.axes}, its inputs have shapes {a}, {b}")
+        i, j = self.axes[0] % len(a), self.axes[1] % len(b)  # type: ignore[index]
+        if a[i] != b[j] or a[i] is None:
+            raise ShapeError(f"{self}: it sums over axes {self.axes}, its inputs have shapes {a}, {b}")
+        return i, j
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        self.check_count(len(shapes))
+        a, b = shapes
+        i, j = self.contracted(a, b)
+        out = (*a[:i], *a[i + 1 :], *b[:j], *b[j + 1 :])
+        return out or (1,)
+
+    def describe(self) -> str:
+        return f"axes {self.axes}"

@@ -1,0 +1,150 @@
+"""Normalization at inference: by stored statistics, or by a sample's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, ShapeError
+from .base import Layer, Shape, as_array
+from .window import per_axis
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm(Layer):
+    """y = γ (x − mean) / √(variance + epsilon) + β, per channel on the last axis.
+
+    Parameters
+    ----------
+    mean, variance : array, shape (channels,)
+        The moving statistics.
+    gamma, beta : array, shape (channels,), optional
+        1 and 0 when None.
+    epsilon : float
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    gamma: np.ndarray | None = None
+    beta: np.ndarray | None = None
+    epsilon: float = 1e-3
+
+    def __post_init__(self) -> None:
+        mean = as_array(self.mean, "mean", str(self))
+        if mean.ndim != 1:
+            raise ShapeError(f"{self}: mean must have shape (channels,), not {mean.shape}")
+        object.__setattr__(self, "mean", mean)
+        for key in ("variance", "gamma", "beta"):
+            value = getattr(self, key)
+            if value is None and key != "variance":
+                continue
+            array = as_array(value, key, str(self))
+            if array.shape != mean.shape:
+                raise ShapeError(f"{self}: {key} has shape {array.shape}, mean {mean.shape}")
+            object.__setattr__(self, key, array)
+        object.__setattr__(self, "epsilon", _epsilon(self.epsilon, str(self)))
+        if not (self.variance + self.epsilon > 0).all():
+            raise InputError(f"{self}: variance + epsilon must be above zero")
+
+    def factor(self) -> np.ndarray:
+        """γ / √(variance + epsilon), float64."""
+        scale = 1 / np.sqrt(self.variance.astype(np.float64) + self.epsilon)
+        return scale if self.gamma is None else self.gamma.astype(np.float64) * scale
+
+    def offset(self) -> np.ndarray:
+        """β − mean · factor, float64."""
+        beta = 0.0 if self.beta is None else self.beta.astype(np.float64)
+        return beta - self.mean.astype(np.float64) * self.factor()
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not shape or shape[-1] != len(self.mean):
+            raise ShapeError(
+                f"{self}: it takes {len(self.mean)} channels on the last axis, its input has shape {shape}"
+            )
+        return shape
+
+
+def _epsilon(value: Any, layer: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < np.inf:
+        raise InputError(f"{layer}: epsilon must be a finite number of at least 0, not {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class _SampleNorm(Layer):
+    gamma: np.ndarray | None = None
+    beta: np.ndarray | None = None
+    epsilon: float = 1e-3
+    axes: int = 1
+
+    def __post_init__(self) -> None:
+        (axes,) = per_axis(self.axes, 1, "axes", str(self))
+        object.__setattr__(self, "axes", axes)
+        object.__setattr__(self, "epsilon", _epsilon(self.epsilon, str(self)))
+        for key in ("gamma", "beta"):
+            value = getattr(self, key)
+            if value is not None:
+                array = as_array(value, key, str(self))
+                if array.ndim != axes:
+                    raise ShapeError(f"{self}: {key} must have the shape of the last {axes} axes, not {array.shape}")
+                object.__setattr__(self, key, array)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) < self.axes or None in shape[len(shape) - self.axes :]:
+            raise ShapeError(f"{self}: it normalizes the last {self.axes} axes, its input has shape {shape}")
+        for key in ("gamma", "beta"):
+            value = getattr(self, key)
+            if value is not None and value.shape != shape[len(shape) - self.axes :]:
+                raise ShapeError(f"{self}: {key} has shape {value.shape}, its input {shape}")
+        return shape
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm(_SampleNorm):
+    """y = γ (x − mean(x)) / √(var(x) + epsilon) + β over the last axes of each sample.
+
+    Parameters
+    ----------
+    gamma, beta : array with the shape of the last ``axes`` axes, optional
+        1 and 0 when None.
+    epsilon : float
+    axes : int
+        How many axes, from the last, are normalized together.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class RMSNorm(_SampleNorm):
+    """y = γ x / √(mean(x²) + epsilon) + β over the last axes of each sample; as `LayerNorm`, mean not subtracted."""
+
+
+@dataclass(frozen=True, eq=False)
+class LocalResponseNorm(Layer):
+    """y = x / (k + alpha / size · Σ x²)^beta, the sum over ``size`` neighbouring channels (PyTorch's definition).
+
+    Parameters
+    ----------
+    size : int
+    alpha, beta, k : float
+    """
+
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+    def __post_init__(self) -> None:
+        (size,) = per_axis(self.size, 1, "size", str(self))
+        object.__setattr__(self, "size", size)
+        for key in ("alpha", "beta", "k"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+                raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
+            object.__setattr__(self, key, float(value))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not shape:
+            raise ShapeError(f"{self}: it needs a channel axis, its input has none")
+        return shape

@@ -1,0 +1,136 @@
+"""Pooling: the largest or the mean value of a window, channels last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import InputError, ShapeError
+from .base import Layer, Shape
+from .window import as_padding, channels_last, pads, per_axis, slid
+
+
+def _rank(size: Any, layer: str) -> int:
+    rank = len(size) if isinstance(size, (tuple, list)) else 1
+    if not 1 <= rank <= 3:
+        raise InputError(f"{layer}: size must be a number (one dimension) or 2 or 3 numbers, not {size!r}")
+    return rank
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool(Layer):
+    size: Any
+    strides: Any = None
+    padding: Any = "valid"
+
+    def __post_init__(self) -> None:
+        rank = _rank(self.size, str(self))
+        size = per_axis(self.size, rank, "size", str(self))
+        strides = size if self.strides is None else per_axis(self.strides, rank, "strides", str(self))
+        padding = as_padding(self.padding, rank, str(self))
+        if not isinstance(padding, str) and any(max(pair) >= k for pair, k in zip(padding, size, strict=True)):
+            raise InputError(f"{self}: padding {padding} leaves windows of {size} with nothing but padding")
+        for key, value in (("size", size), ("strides", strides), ("padding", padding)):
+            object.__setattr__(self, key, value)
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        sizes = slid(str(self), spatial, self.padding, self.size, self.strides, (1,) * self.rank)
+        for axis, (n, count) in enumerate(zip(spatial, sizes, strict=True)):
+            if n is not None and count is not None:
+                k, s = self.size[axis], self.strides[axis]
+                before, _ = pads(self.padding, axis, n, k, s)
+                if (count - 1) * s - before >= n:
+                    raise ShapeError(f"{self}: the last window of axis {axis} of {shape} holds nothing but padding")
+        return (*sizes, channels)
+
+    def describe(self) -> str:
+        return f"{'×'.join(map(str, self.size))}"
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(_Pool):
+    """The largest value of each window; padding never wins.
+
+    Parameters
+    ----------
+    size : int (1 dimension) or tuple of int (2 or 3)
+    strides : int or tuple of int, optional
+        The size when None.
+    padding : {"valid", "same"} or pairs
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePool(_Pool):
+    """The mean of each window.
+
+    Parameters
+    ----------
+    size, strides, padding
+        As in `MaxPool`.
+    count_include_pad : bool
+        Whether padding counts as zeros (PyTorch's default) or not at all (Keras).
+    """
+
+    count_include_pad: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveAveragePool(Layer):
+    """The mean of windows that cut each axis into a given number of parts.
+
+    Window i of n values into m covers floor(i n / m) to ceil((i + 1) n / m), as in PyTorch.
+
+    Parameters
+    ----------
+    size : int (1 dimension) or tuple of int or None
+        Output sizes; None keeps an axis.
+    """
+
+    size: Any
+
+    def __post_init__(self) -> None:
+        rank = _rank(self.size, str(self))
+        values = tuple(self.size) if isinstance(self.size, (tuple, list)) else (self.size,)
+        for v in values:
+            if v is not None:
+                per_axis(v, 1, "size", str(self))
+        object.__setattr__(self, "size", values[:rank])
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        return (*(n if k is None else k for n, k in zip(spatial, self.size, strict=True)), channels)
+
+    def describe(self) -> str:
+        return f"to {self.size}"
+
+
+@dataclass(frozen=True, eq=False)
+class _GlobalPool(Layer):
+    keepdims: bool = False
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not 2 <= len(shape) <= 4:
+            raise ShapeError(f"{self}: it takes 1 to 3 spatial axes and channels last, its input has shape {shape}")
+        return (*(1,) * (len(shape) - 1), shape[-1]) if self.keepdims else shape[-1:]
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalAveragePool(_GlobalPool):
+    """The mean over all spatial axes; ``keepdims`` keeps them with size 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalMaxPool(_GlobalPool):
+    """The largest value over all spatial axes; ``keepdims`` keeps them with size 1."""

@@ -1,0 +1,225 @@
+"""Layers that move, drop or repeat values, and the embedding that looks them up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, ShapeError
+from .base import Layer, Shape, as_array
+from .window import as_pairs, channels_last, per_axis
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Layer):
+    """Flatten one sample to a vector, in row-major order."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (None if None in shape else math.prod(shape),)
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Layer):
+    """Give one sample another shape, in row-major order; one entry may be -1."""
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(n) for n in self.shape)
+        if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
+            raise ShapeError(f"{self}: shape must hold positive integers and at most one -1, not {shape}")
+        object.__setattr__(self, "shape", shape)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if None in shape:
+            if -1 in self.shape:
+                return tuple(None if n == -1 else n for n in self.shape)
+            return self.shape
+        size, fixed = math.prod(shape), math.prod(n for n in self.shape if n != -1)
+        if (-1 in self.shape and size % fixed) or (-1 not in self.shape and size != fixed):
+            raise ShapeError(f"{self}: cannot make {self.shape} of {shape}: {size} values")
+        return tuple(size // fixed if n == -1 else n for n in self.shape)
+
+    def describe(self) -> str:
+        return f"to {self.shape}"
+
+
+@dataclass(frozen=True, eq=False)
+class Permute(Layer):
+    """Reorder a sample's axes, as ``numpy.transpose`` does.
+
+    Parameters
+    ----------
+    axes : tuple of int
+        Output axis i is input axis ``axes[i]``; 0 is the first after the batch axis.
+    """
+
+    axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        axes = tuple(self.axes) if isinstance(self.axes, (tuple, list)) else ()
+        if sorted(axes) != list(range(len(axes))) or not axes:
+            raise InputError(f"{self}: axes must hold each of 0 … n − 1 once, not {self.axes!r}")
+        object.__setattr__(self, "axes", tuple(int(a) for a in axes))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != len(self.axes):
+            raise ShapeError(f"{self}: it reorders {len(self.axes)} axes, its input has shape {shape}")
+        return tuple(shape[a] for a in self.axes)
+
+    def describe(self) -> str:
+        return f"axes {self.axes}"
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatVector(Layer):
+    """A vector of n features repeated ``count`` times: (n,) becomes (count, n)."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        per_axis(self.count, 1, "count", str(self))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 1:
+            raise ShapeError(f"{self}: it repeats vectors, its input has shape {shape}")
+        return (self.count, *shape)
+
+    def describe(self) -> str:
+        return f"{self.count} times"
+
+
+def _rank(pairs: Any) -> int:
+    """The number of spatial axes that a tuple of pairs, or of numbers, speaks of; 1 for a number or one pair."""
+    if not isinstance(pairs, (tuple, list)):
+        return 1
+    if len(pairs) == 2 and not isinstance(pairs[0], (tuple, list)):
+        return 1
+    return len(pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Edges(Layer):
+    """Base of the layers that add or take values at the edges of the spatial axes."""
+
+    pairs: Any
+
+    def __post_init__(self) -> None:
+        rank = _rank(self.pairs)
+        if not 1 <= rank <= 3:
+            raise InputError(f"{self}: pairs must speak of 1 to 3 axes, not {self.pairs!r}")
+        object.__setattr__(self, "pairs", as_pairs(self.pairs, rank, "pairs", str(self)))
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.pairs)
+
+    def _sized(self, shape: Shape, sign: int) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        sizes = tuple(None if n is None else n + sign * sum(p) for n, p in zip(spatial, self.pairs, strict=True))
+        if any(n is not None and n < 1 for n in sizes):
+            raise ShapeError(f"{self}: nothing is left of an input of shape {shape}")
+        return (*sizes, channels)
+
+    def describe(self) -> str:
+        return f"{self.pairs}"
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroPad(_Edges):
+    """Zeros before and after each spatial axis, channels last.
+
+    Parameters
+    ----------
+    pairs : pairs of int
+        (before, after) for each spatial axis; one number or one pair for 1 dimension.
+    """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._sized(shape, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class ReflectPad(_Edges):
+    """Values mirrored at the first and the last of each spatial axis (NumPy's "reflect"); as `ZeroPad`."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, _ = channels_last(str(self), shape, self.rank)
+        for n, pair in zip(spatial, self.pairs, strict=True):
+            if n is not None and max(pair) >= n:
+                raise ShapeError(f"{self}: an axis of {n} values can be mirrored over {n - 1} at most, not {max(pair)}")
+        return self._sized(shape, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Crop(_Edges):
+    """Values cut off before and after each spatial axis; as `ZeroPad`."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._sized(shape, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class UpSample(Layer):
+    """Each spatial axis made ``size`` times as long, channels last.
+
+    Parameters
+    ----------
+    size : int (1 dimension) or tuple of int (2 or 3)
+    interpolation : {"nearest", "bilinear"}
+        "nearest" repeats each value; "bilinear", for 1 or 2 dimensions, interpolates between
+        the centres of the values (half-pixel centres, as TensorFlow's ``resize``).
+    """
+
+    size: Any
+    interpolation: str = "nearest"
+
+    def __post_init__(self) -> None:
+        rank = len(self.size) if isinstance(self.size, (tuple, list)) else 1
+        if not 1 <= rank <= 3:
+            raise InputError(f"{self}: size must be a number (one dimension) or 2 or 3 numbers, not {self.size!r}")
+        object.__setattr__(self, "size", per_axis(self.size, rank, "size", str(self)))
+        if self.interpolation not in ("nearest", "bilinear") or (self.interpolation == "bilinear" and rank == 3):
+            raise InputError(
+                f"{self}: interpolation must be 'nearest', or 'bilinear' for 1 or 2 axes, not {self.interpolation!r}"
+            )
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        return (*(None if n is None else n * k for n, k in zip(spatial, self.size, strict=True)), channels)
+
+    def describe(self) -> str:
+        return f"{'×'.join(map(str, self.size))} {self.interpolation}"
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Layer):
+    """A row of a table for each index: the input holds whole numbers of 0 or more.
+
+    Parameters
+    ----------
+    table : array, shape (entries, features)
+    """
+
+    table: np.ndarray
+
+    def __post_init__(self) -> None:
+        table = as_array(self.table, "table", str(self))
+        if table.ndim != 2 or 0 in table.shape:
+            raise ShapeError(f"{self}: table must have shape (entries, features), both at least 1, not {table.shape}")
+        object.__setattr__(self, "table", table)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (*shape, self.table.shape[1])
+
+    def describe(self) -> str:
+        return f"{self.table.shape[0]} entries"

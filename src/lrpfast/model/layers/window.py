@@ -1,0 +1,131 @@
+"""Windows that slide over an axis: strides, dilation, padding, and the sizes they make."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from ...errors import InputError, ShapeError
+from .base import Shape
+
+#: Padding by name, or zeros before and after each spatial axis.
+Padding = str | tuple[tuple[int, int], ...]
+
+
+def per_axis(value: Any, rank: int, what: str, layer: str, least: int = 1) -> tuple[int, ...]:
+    """One whole number for each of ``rank`` axes; a single number stands for all."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
+    try:
+        numbers = tuple(operator.index(v) for v in values if not isinstance(v, bool))
+    except TypeError:
+        numbers = ()
+    if len(numbers) != rank or any(n < least for n in numbers):
+        raise InputError(f"{layer}: {what} must be one whole number of at least {least}, or {rank} of them: {value!r}")
+    return numbers
+
+
+def as_pairs(value: Any, rank: int, what: str, layer: str) -> tuple[tuple[int, int], ...]:
+    """(before, after) for each of ``rank`` axes, from a number, numbers, pairs, or for one axis a pair."""
+    if isinstance(value, (tuple, list)):
+        if rank == 1 and len(value) == 2 and not isinstance(value[0], (tuple, list)):
+            value = (value,)
+        pairs = [tuple(v) if isinstance(v, (tuple, list)) else (v, v) for v in value]
+    else:
+        pairs = [(value, value)] * rank
+    if len(pairs) != rank or any(len(p) != 2 for p in pairs):
+        raise InputError(
+            f"{layer}: {what} must be a number, or a pair (before, after) for each of {rank} axes: {value!r}"
+        )
+    return tuple(per_axis(p, 2, what, layer, 0) for p in pairs)  # type: ignore[misc]
+
+
+def as_padding(value: Any, rank: int, layer: str, names: tuple[str, ...] = ("valid", "same")) -> Padding:
+    """A padding by name, or explicit pairs; ``same`` is TensorFlow's, which depends on the input's size."""
+    if isinstance(value, str):
+        if value not in names:
+            raise InputError(f"{layer}: padding must be {', '.join(map(repr, names))} or pairs, not {value!r}")
+        return value
+    return as_pairs(value, rank, "padding", layer)
+
+
+def extent(size: int, dilation: int) -> int:
+    """How far a window of ``size`` taps reaches."""
+    return (size - 1) * dilation + 1
+
+
+def pads(padding: Padding, axis: int, n: int, size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """Zeros before and after an axis of n values."""
+    reach = extent(size, dilation)
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        total = max((-(-n // stride) - 1) * stride + reach - n, 0)
+        return total // 2, total - total // 2
+    if padding == "causal":
+        return reach - 1, 0
+    return padding[axis]  # type: ignore[return-value]
+
+
+def slid(
+    layer: str,
+    spatial: Shape,
+    padding: Padding,
+    size: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Shape:
+    """How many windows fit along each axis; ShapeError where not one does."""
+    counts: list[int | None] = []
+    for axis, (n, k, s, d) in enumerate(zip(spatial, size, strides, dilation, strict=True)):
+        if n is None:
+            counts.append(None)
+            continue
+        before, after = pads(padding, axis, n, k, s, d)
+        room = n + before + after - extent(k, d)
+        if room < 0:
+            raise ShapeError(f"{layer}: its window reaches over {extent(k, d)} values, the input has {n} in {spatial}")
+        counts.append(room // s + 1)
+    return tuple(counts)
+
+
+def spread(
+    layer: str,
+    spatial: Shape,
+    padding: Padding,
+    size: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilation: tuple[int, ...],
+    output_padding: tuple[int, ...] | None,
+) -> Shape:
+    """Sizes that a transposed convolution makes, as Keras (names) and PyTorch (pairs) count them."""
+    sizes: list[int | None] = []
+    for axis, (n, k, s, d) in enumerate(zip(spatial, size, strides, dilation, strict=True)):
+        if n is None:
+            sizes.append(None)
+            continue
+        reach = extent(k, d)
+        if isinstance(padding, str) and output_padding is None:
+            out = n * s + (max(reach - s, 0) if padding == "valid" else 0)
+        else:
+            trimmed = (2 * (reach // 2) if padding == "same" else 0) if isinstance(padding, str) else sum(padding[axis])
+            out = (n - 1) * s + reach - trimmed + (output_padding[axis] if output_padding else 0)
+        if out < 1:
+            raise ShapeError(f"{layer}: padding leaves {out} values of axis {axis} of {spatial}")
+        sizes.append(out)
+    return tuple(sizes)
+
+
+def trim(padding: Padding, axis: int, n: int, out: int, size: int, stride: int, dilation: int) -> int:
+    """Values that a transposed convolution cuts off before an axis that it widens from n to ``out``."""
+    if not isinstance(padding, str):
+        return padding[axis][0]
+    return max((n - 1) * stride + extent(size, dilation) - out, 0) // 2 if padding == "same" else 0
+
+
+def channels_last(layer: str, shape: Shape, rank: int) -> tuple[Shape, int | None]:
+    """The spatial sizes and the channels of a shape; ShapeError unless it has ``rank`` spatial axes."""
+    if len(shape) != rank + 1:
+        raise ShapeError(
+            f"{layer}: it takes channels last and {rank} spatial axis or axes, its input has shape {shape}"
+        )
+    return shape[:-1], shape[-1]
