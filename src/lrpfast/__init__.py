@@ -29,7 +29,7 @@ from .errors import (
     ShapeError,
     UnsupportedLayerError,
 )
-from .model.graph import Model, from_layers, model_wo_softmax
+from .model.graph import Graph, Model, from_layers, model_wo_softmax
 from .readers import from_keras, from_sklearn, load
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "Conservation",
     "DeviceError",
     "Explanation",
+    "Graph",
     "InputError",
     "LrpfastError",
     "Model",

@@ -151,8 +151,8 @@ class Divide:
 class Redistribute:
     """out = Σ_shares coefficient · part(x) ⊙ accumulator, then, if asked, divided.
 
-    Terms, ``diagonal`` and ``tf32`` are as in `Contract`. ``divide`` holds what the layer below divides by; its ``relevance`` and
-    ``out`` are this operation's own output.
+    Terms, ``diagonal`` and ``tf32`` are as in `Contract`. ``divide`` holds what the layer
+    below divides by; its ``relevance`` and ``out`` are this operation's own output.
     """
 
     terms: tuple[Term, ...]
@@ -272,9 +272,9 @@ class Scatter:
 
 @dataclass(frozen=True, eq=False)
 class Strided:
-    """``count`` runs of ``length`` values copied: run i from source_offset + i · source_step to out_offset + i · out_step.
+    """``count`` runs of ``length`` values copied.
 
-    What lies between the runs of ``out`` is left as it is.
+    Run i goes from source_offset + i · source_step to out_offset + i · out_step. What lies between the runs of ``out`` is left as it is.
     """
 
     source: int
@@ -289,9 +289,9 @@ class Strided:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """out = the largest value among each row's taps, channel by channel; ``winner`` = its tap's number, the first of equals.
+    """out = the largest value among each row's taps, channel by channel.
 
-    The geometry has one region.
+    ``winner`` gets its tap's number, the first of equals. The geometry has one region.
     """
 
     source: int

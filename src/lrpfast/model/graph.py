@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from .. import table
-from ..errors import InputError, ShapeError, UnsupportedLayerError
-from .layers import Activation, Dense, Identity, Input, Layer, Shape
-
-if TYPE_CHECKING:
-    import numpy as np
+from ..errors import InputError, ShapeError
+from .layers import Activation, Dense, Identity, Input, Layer, Merge, SeparableConv, Shape
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One use of a layer: which nodes feed it, and the shape it makes (per sample)."""
+    """One use of a layer: which nodes feed it, the shape it makes (per sample), and its name in the model.
+
+    The name is the layer's, with a number for a layer's second and later uses: ``shared``, ``shared:1``.
+    """
 
     layer: Layer
     inputs: tuple[int, ...]
     shape: Shape
+    name: str
+
+    def __str__(self) -> str:
+        return f"{type(self.layer).__name__} {self.name!r}"
 
 
 def _named(layers: Sequence[Layer]) -> list[Layer]:
-    """Give every unnamed layer a name as Keras would: dense, dense_1, …"""
-    taken = {layer.name for layer in layers if layer.name}
-    if len(taken) < sum(1 for layer in layers if layer.name):
-        names = [layer.name for layer in layers if layer.name]
+    """Give every unnamed layer a name as Keras would: dense, dense_1, … A layer used twice stays one layer."""
+    distinct = list({id(layer): layer for layer in layers}.values())
+    names = [layer.name for layer in distinct if layer.name]
+    taken = set(names)
+    if len(taken) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two layers are named {twice!r}; names must differ")
-    named = []
-    for layer in layers:
+    named = {}
+    for layer in distinct:
         if not layer.name:
             stem = re.sub(r"(?<!^)(?=[A-Z])", "_", type(layer).__name__).lower()
             name, count = stem, 0
@@ -43,44 +49,60 @@ def _named(layers: Sequence[Layer]) -> list[Layer]:
                 count += 1
                 name = f"{stem}_{count}"
             taken.add(name)
-            layer = replace(layer, name=name)
-        named.append(layer)
-    return named
+            named[id(layer)] = replace(layer, name=name)
+        else:
+            named[id(layer)] = layer
+    return [named[id(layer)] for layer in layers]
 
 
 class Model:
     """A network as a graph of layers, in forward order.
 
-    Make one with `lrpfast.load`, `from_layers`, `from_keras` or `from_sklearn`.
+    Make one with `lrpfast.load`, `from_layers`, `Graph`, `from_keras` or `from_sklearn`.
 
     Attributes
     ----------
     layers : tuple of Layer
-        In forward order; index 0 is the Input layer, as in a functional Keras model.
+        In forward order; index 0 is an Input layer, as in a functional Keras model.
+        A layer that is used twice stands there twice.
     nodes : tuple of Node
-        The layers with their connections and shapes.
+        The layers with their connections, shapes and names.
+    inputs, outputs : tuple of int
+        Indices of the nodes where data enters and leaves.
     input_shape, output_shape : tuple
-        Per sample, without the batch axis.
+        Per sample, without the batch axis; a list of them where there are several.
     """
 
-    def __init__(self, nodes: Sequence[tuple[Layer, tuple[int, ...]]], name: str = "model") -> None:
+    def __init__(
+        self,
+        nodes: Sequence[tuple[Layer, tuple[int, ...]]],
+        name: str = "model",
+        outputs: Sequence[int] | None = None,
+    ) -> None:
         if not nodes or not isinstance(nodes[0][0], Input):
             raise ShapeError("a model begins with an Input layer")
         built: list[Node] = []
-        layers = _named([layer for layer, _ in nodes])
-        for i, (layer, (_, inputs)) in enumerate(zip(layers, nodes, strict=True)):
+        uses: dict[int, int] = {}
+        for i, (layer, (_, inputs)) in enumerate(zip(_named([layer for layer, _ in nodes]), nodes, strict=True)):
             if isinstance(layer, Input) != (not inputs) or any(not 0 <= j < i for j in inputs):
                 raise ShapeError(f"{layer}: inputs must be earlier layers, and only an Input has none; got {inputs}")
-            if len(inputs) > 1 or (isinstance(layer, Input) and i):
-                raise UnsupportedLayerError(f"{layer}: layers with several inputs are not supported, only chains are")
-            built.append(Node(layer, tuple(inputs), layer.output_shape(built[inputs[0]].shape if inputs else ())))
-        used = [j for node in built for j in node.inputs]
-        for i, node in enumerate(built[:-1]):
-            if used.count(i) != 1:
-                raise UnsupportedLayerError(
-                    f"{node.layer}: its output feeds {used.count(i)} layers; only chains are supported"
-                )
+            if isinstance(layer, SeparableConv):
+                raise ShapeError(f"{layer}: a model holds its two factors; from_layers and Graph.add take it apart")
+            if len(inputs) > 1 and not isinstance(layer, Merge):
+                raise ShapeError(f"{layer}: it takes one input, not {len(inputs)}")
+            use = uses.get(id(layer), 0)
+            uses[id(layer)] = use + 1
+            shape = layer.output_shape(*(built[j].shape for j in inputs))
+            built.append(Node(layer, tuple(inputs), shape, f"{layer.name}:{use}" if use else str(layer.name)))
         self.nodes: tuple[Node, ...] = tuple(built)
+        self.inputs: tuple[int, ...] = tuple(i for i, node in enumerate(built) if isinstance(node.layer, Input))
+        self.outputs: tuple[int, ...] = (len(built) - 1,) if outputs is None else tuple(int(i) for i in outputs)
+        if not self.outputs or any(not 0 <= i < len(built) for i in self.outputs):
+            raise ShapeError(f"outputs must be indices of the model's {len(built)} layers, not {outputs}")
+        used = {j for node in built for j in node.inputs} | set(self.outputs)
+        for i, node in enumerate(built):
+            if i not in used:
+                raise ShapeError(f"{node}: nothing uses its output, and the model does not return it")
         self.name = name
 
     @property
@@ -88,22 +110,30 @@ class Model:
         return tuple(node.layer for node in self.nodes)
 
     @property
-    def input_shape(self) -> Shape:
-        return self.nodes[0].shape
+    def input_shape(self) -> Any:
+        shapes = [self.nodes[i].shape for i in self.inputs]
+        return shapes[0] if len(shapes) == 1 else shapes
 
     @property
-    def output_shape(self) -> Shape:
-        return self.nodes[-1].shape
+    def output_shape(self) -> Any:
+        shapes = [self.nodes[i].shape for i in self.outputs]
+        return shapes[0] if len(shapes) == 1 else shapes
+
+    def consumers(self) -> list[list[int]]:
+        """For each node, the nodes that its output feeds, in forward order; one that takes it twice is named twice."""
+        used: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for j in node.inputs:
+                used[j].append(i)
+        return used
 
     def index(self, layer: str | int) -> int:
         """Position of a layer given by name or index; InputError when there is none."""
         if isinstance(layer, str):
             for i, node in enumerate(self.nodes):
-                if node.layer.name == layer:
+                if node.name == layer:
                     return i
-            raise InputError(
-                f"no layer is named {layer!r}; the layers are {', '.join(str(x.name) for x in self.layers)}"
-            )
+            raise InputError(f"no layer is named {layer!r}; the layers are {', '.join(x.name for x in self.nodes)}")
         if not -len(self.nodes) <= layer < len(self.nodes):
             raise InputError(f"layer index {layer} is out of range: the model has {len(self.nodes)} layers")
         return layer % len(self.nodes)
@@ -111,22 +141,35 @@ class Model:
     def until(self, layer: str | int) -> Model:
         """The model that ends with the given layer's output (its activation included)."""
         last = self.index(layer)
-        return Model([(node.layer, node.inputs) for node in self.nodes[: last + 1]], self.name)
+        needed = {last}
+        for i in range(last, -1, -1):
+            if i in needed:
+                needed.update(self.nodes[i].inputs)
+        kept = sorted(needed | set(self.inputs) if len(self.inputs) == 1 else needed)
+        place = {i: k for k, i in enumerate(kept)}
+        nodes = [(self.nodes[i].layer, tuple(place[j] for j in self.nodes[i].inputs)) for i in kept]
+        return Model(nodes, self.name, [place[last]])
 
     def without_output_activation(self, functions: Sequence[str]) -> Model:
-        """The model without its final activation, where that is one of ``functions``."""
+        """The model without its outputs' final activations, where these are among ``functions``."""
         nodes = [(node.layer, node.inputs) for node in self.nodes]
-        at = len(nodes) - 1
-        while at > 0 and nodes[at][0].identity:
-            at -= 1
-        layer, inputs = nodes[at]
-        if isinstance(layer, Activation) and layer.function in functions and at > 0:
-            nodes[at] = (Identity(f"without {layer.function}", name=layer.name), inputs)
-        elif isinstance(layer, Dense) and layer.activation is not None and layer.activation.function in functions:
-            nodes[at] = (replace(layer, activation=None), inputs)
-        else:
-            return self
-        return Model(nodes, self.name)
+        consumers = self.consumers()
+        changed = False
+        for at in self.outputs:
+            # a layer that only hands the output on, and to nothing else
+            while nodes[at][0].identity and nodes[at][1] and len(consumers[at]) <= (at not in self.outputs):
+                at = nodes[at][1][0]
+            layer, inputs = nodes[at]
+            if len(consumers[at]) > (at not in self.outputs):
+                continue  # something else needs the activation
+            if isinstance(layer, Activation) and layer.function in functions and inputs:
+                nodes[at] = (Identity(f"without {layer.function}", name=layer.name), inputs)
+            elif getattr(layer, "activation", None) is not None and layer.activation.function in functions:  # type: ignore[attr-defined]
+                nodes[at] = (replace(layer, activation=None), inputs)  # type: ignore[call-arg]
+            else:
+                continue
+            changed = True
+        return Model(nodes, self.name, self.outputs) if changed else self
 
     def without_softmax(self) -> Model:
         """The same model with a final softmax left out, so that it predicts logits."""
@@ -145,7 +188,7 @@ class Model:
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            Any real dtype; cast once to the precision.
+            Any real dtype; cast once to the precision. A list of them for several inputs.
         precision : {"float32", "float64", "tf32"}
         device : {"auto", "cpu"}
         threads : int, optional
@@ -154,6 +197,7 @@ class Model:
         Returns
         -------
         array, shape (samples, *output_shape)
+            A list of them for several outputs.
 
         Raises
         ------
@@ -164,17 +208,22 @@ class Model:
         return predict(self, x, precision=precision, device=device, threads=threads)
 
     def summary(self) -> str:
-        """A table of the layers: index, name, type, shape, parameters, activation."""
-        rows = [("#", "layer", "type", "output", "parameters", "")]
+        """A table of the layers: index, name, type, shape, parameters, activation, and what feeds each."""
+        rows = [("#", "layer", "type", "output", "parameters", "", "from")]
+        counted: set[int] = set()
         total = 0
         for i, node in enumerate(self.nodes):
             layer = node.layer
-            arrays = [getattr(layer, key, None) for key in ("kernel", "bias")]
-            count = sum(math.prod(a.shape) for a in arrays if a is not None)
-            total += count
+            arrays = [getattr(layer, f.name) for f in fields(layer) if isinstance(getattr(layer, f.name), np.ndarray)]
+            count = sum(a.size for a in arrays)
+            total += 0 if id(layer) in counted else count
+            counted.add(id(layer))
+            source = ", ".join(self.nodes[j].name for j in node.inputs) if node.inputs not in ((), (i - 1,)) else ""
             rows.append(
-                (str(i), str(layer.name), type(layer).__name__, str(node.shape), f"{count:,}", layer.describe())
+                (str(i), node.name, type(layer).__name__, str(node.shape), f"{count:,}", layer.describe(), source)
             )
+        if not any(row[-1] for row in rows[1:]):
+            rows = [row[:-1] for row in rows]
         head = f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters"
         return "\n".join([head, *table.lines(rows)])
 
@@ -197,8 +246,63 @@ def model_wo_softmax(model: Model) -> Model:
     return model.without_softmax()
 
 
+class Graph:
+    """Builds a model with branches, several inputs or several outputs, a layer at a time.
+
+    >>> import numpy as np
+    >>> from lrpfast import Graph, layers
+    >>> graph = Graph()
+    >>> x = graph.input((4,))
+    >>> y = graph.add(layers.Dense(np.eye(4), activation="relu"), x)
+    >>> model = graph.model(graph.add(layers.Add(), x, y))
+    >>> model.output_shape
+    (4,)
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[tuple[Layer, tuple[int, ...]]] = []
+        self._factors: dict[int, tuple[Layer, tuple[Layer, ...]]] = {}  # with the layer, so that its id stays taken
+
+    def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
+        """A place where data enters, with its per-sample shape."""
+        return self._place(Input(tuple(shape) if not isinstance(shape, int) else shape, name=name), ())
+
+    def add(self, layer: Layer, *inputs: int) -> int:
+        """Feed a layer with earlier results; returns its own, for later layers. A layer may be added more than once.
+
+        Raises
+        ------
+        InputError, ShapeError
+            For what is no layer, or no result of this graph.
+        """
+        if not isinstance(layer, Layer) or isinstance(layer, Input):
+            raise InputError(f"add takes layers from lrpfast.layers, not {type(layer).__name__}; see Graph.input")
+        if not inputs or any(isinstance(i, bool) or not isinstance(i, int) for i in inputs):
+            raise InputError(f"{layer}: inputs must be what input() and add() returned, not {inputs!r}")
+        if not isinstance(layer, SeparableConv):
+            return self._place(layer, inputs)
+        if id(layer) not in self._factors:
+            named = layer if layer.name else replace(layer, name=self._free_name("separable_conv"))
+            self._factors[id(layer)] = (layer, named.factors())
+        for factor in self._factors[id(layer)][1]:
+            inputs = (self._place(factor, inputs),)
+        return inputs[0]
+
+    def _free_name(self, stem: str) -> str:
+        taken = {layer.name for layer, _ in self._nodes}
+        return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if name not in taken)
+
+    def _place(self, layer: Layer, inputs: tuple[int, ...]) -> int:
+        self._nodes.append((layer, inputs))
+        return len(self._nodes) - 1
+
+    def model(self, *outputs: int, name: str = "model") -> Model:
+        """The model that returns the given results, or, without any, the last one."""
+        return Model(self._nodes, name, outputs or None)
+
+
 def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None = None, name: str = "model") -> Model:
-    """A model from a chain of layers.
+    """A model from a chain of layers; see `Graph` for branches.
 
     Parameters
     ----------
@@ -219,12 +323,17 @@ def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None
             raise InputError(f"from_layers takes layers from lrpfast.layers, not {type(layer).__name__}")
     if not layers:
         raise ShapeError("from_layers needs at least one layer")
-    if not isinstance(layers[0], Input):
-        if input_shape is None:
-            if not isinstance(layers[0], Dense):
-                raise ShapeError("from_layers needs input_shape=(…): the first layer does not say what it takes")
-            input_shape = (layers[0].kernel.shape[0],)
-        layers.insert(0, Input(input_shape))
-    elif input_shape is not None and layers[0].shape != Input(input_shape).shape:
-        raise ShapeError(f"input_shape is {input_shape}, but the Input layer says {layers[0].shape}")
-    return Model([(layer, (i - 1,) if i else ()) for i, layer in enumerate(layers)], name)
+    first = Input(()) if input_shape is None else Input(input_shape)
+    if isinstance(layers[0], Input):
+        if input_shape is not None and layers[0].shape != first.shape:
+            raise ShapeError(f"input_shape is {input_shape}, but the Input layer says {layers[0].shape}")
+        first = layers.pop(0)  # type: ignore[assignment]
+    elif input_shape is None:
+        if not isinstance(layers[0], Dense):
+            raise ShapeError("from_layers needs input_shape=(…): the first layer does not say what it takes")
+        first = Input((layers[0].kernel.shape[0],))
+    graph = Graph()
+    at = graph.input(first.shape, first.name)
+    for layer in layers:
+        at = graph.add(layer, at)
+    return graph.model(at, name=name)

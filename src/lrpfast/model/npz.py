@@ -17,7 +17,7 @@ from . import layers as layer_types
 from .graph import Model
 
 FORMAT = "lrpfast-model"
-VERSION = 1
+VERSION = 2
 _TYPES = {
     cls.__name__: cls
     for cls in vars(layer_types).values()
@@ -35,12 +35,12 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"type": type(value).__name__, **fields}
     if isinstance(value, dict):
         return {"mapping": {k: _encode(v, arrays) for k, v in value.items()}}
-    return list(value) if isinstance(value, tuple) else value
+    return [_encode(v, arrays) for v in value] if isinstance(value, tuple) else value
 
 
 def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(_decode(v, arrays) for v in value)
     if not isinstance(value, dict):
         return value
     if "array" in value:
@@ -54,8 +54,15 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 def write(model: Model, path: Path) -> None:
     """Write ``model`` to ``path`` atomically."""
     arrays: dict[str, np.ndarray] = {}
-    nodes = [{"layer": _encode(node.layer, arrays), "inputs": list(node.inputs)} for node in model.nodes]
-    header = json.dumps({"format": FORMAT, "version": VERSION, "name": model.name, "nodes": nodes})
+    nodes: list[dict[str, Any]] = []
+    first: dict[int, int] = {}  # where a layer that is used again stands
+    for i, node in enumerate(model.nodes):
+        seen = first.setdefault(id(node.layer), i)
+        layer = _encode(node.layer, arrays) if seen == i else {"same_as": seen}
+        nodes.append({"layer": layer, "inputs": list(node.inputs)})
+    header = json.dumps(
+        {"format": FORMAT, "version": VERSION, "name": model.name, "nodes": nodes, "outputs": list(model.outputs)}
+    )
     with replacing(path) as file:
         np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
 
@@ -95,8 +102,12 @@ def read(path: Path) -> Model:
                 f"{path}: made for {header.get('format')!r} version {header.get('version')!r}, "
                 f"this lrpfast reads {FORMAT!r} version {VERSION}"
             )
-        nodes = [(_decode(node["layer"], arrays), tuple(node["inputs"])) for node in header["nodes"]]
-        return Model(nodes, str(header["name"]))
+        layers: list[layer_types.Layer] = []
+        for node in header["nodes"]:
+            same = node["layer"].get("same_as")
+            layers.append(_decode(node["layer"], arrays) if same is None else layers[same])
+        inputs = [tuple(node["inputs"]) for node in header["nodes"]]
+        return Model(list(zip(layers, inputs, strict=True)), str(header["name"]), header["outputs"])
     except LrpfastError:
         raise
     except Exception as error:  # whatever a damaged archive provokes in zipfile, NumPy or JSON

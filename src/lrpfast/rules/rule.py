@@ -163,6 +163,94 @@ class Pass(Rule):
 
 
 @dataclass(frozen=True)
+class Gradient(Rule):
+    """Multiply relevance by the layer's derivative: R_in,i = Σ_j ∂y_j/∂x_i R_j.
+
+    For activations, sums and batch normalization, where an analyzer asks for it:
+    excitation backprop's activations, deep Taylor's layers without weights.
+    It does not conserve relevance; the report counts the difference as lost.
+
+    References
+    ----------
+    iNNvestigate 2.1.2, ``DeepTaylor``; zennit 0.5.1, ``ExcitationBackprop``.
+    """
+
+    name: ClassVar[str] = "gradient"
+    equation: ClassVar[str] = "R_i = sum_j dy_j/dx_i R_j"
+
+    @property
+    def multiplies_input(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Split(Rule):
+    """Share a product's relevance equally among its factors: R_k = R / n.
+
+    For a product of matrices, z = Σ_k a_k b_k, each factor gets half of every
+    summand's share: R_a,k = ½ Σ a_k b_k / (z + stabilizer) R.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+        Of products of matrices.
+
+    References
+    ----------
+    Achtibat et al. (2024), proposition 3.3.
+    """
+
+    stabilizer: Any = 1e-6
+    name: ClassVar[str] = "split"
+    equation: ClassVar[str] = "R_k = R / n"
+
+    @property
+    def multiplies_input(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Taylor(Rule):
+    """The softmax's first-order Taylor expansion at its input: R_in,i = x_i (R_i − s_i Σ_j R_j).
+
+    References
+    ----------
+    Achtibat et al. (2024), proposition 3.1.
+    """
+
+    name: ClassVar[str] = "taylor"
+    equation: ClassVar[str] = "R_i = x_i (R_i - s_i sum_j R_j)"
+
+    @property
+    def multiplies_input(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Detached(Rule):
+    """A normalization as a linear layer, its standard deviation taken as a constant.
+
+    R_in,i = Σ_j x_i ∂y_j/∂x_i / (y_j + stabilizer) R_j, with σ fixed; β is in y.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+
+    References
+    ----------
+    Ali et al. (2022), section 3.2; Achtibat et al. (2024), section 3.3.
+    """
+
+    stabilizer: Any = 1e-6
+    name: ClassVar[str] = "detached"
+    equation: ClassVar[str] = "R_i = sum_j x_i dy_j/dx_i / y_j R_j, sigma constant"
+
+    @property
+    def multiplies_input(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
 class Zero(Rule):
     """LRP-0 (z rule): each input receives its share of z.
 
@@ -186,6 +274,29 @@ class Zero(Rule):
 
     def groups(self) -> tuple[Group, ...]:
         return (self._group((Product("x", "w"),), "w"),)
+
+
+@dataclass(frozen=True)
+class Norm(Rule):
+    """Shares in proportion to what each input adds to a sum: the z rule for sums and average pooling.
+
+    R_i = x_i w_i / (Σ_i x_i w_i + stabilizer) · R.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+
+    References
+    ----------
+    zennit 0.5.1, ``Norm``.
+    """
+
+    stabilizer: Any = 1e-6
+    name: ClassVar[str] = "norm"
+    equation: ClassVar[str] = "R_i = x_i w_i / sum_i x_i w_i R"
+
+    def groups(self) -> tuple[Group, ...]:
+        return (Group((Product("x", "w"),), self.stabilizer),)
 
 
 @dataclass(frozen=True)
@@ -498,7 +609,11 @@ class ZBox(Rule):
 
 #: Every rule by its name, in the order that ``lrpfast rules`` lists them.
 RULES: dict[str, type[Rule]] = {
-    cls.name: cls for cls in (Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox, Pass)
+    cls.name: cls
+    for cls in (
+        *(Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox),
+        *(Norm, Pass, Gradient, Split, Taylor, Detached),
+    )
 }
 
 

@@ -1,0 +1,112 @@
+"""What a layer is to LRP: which rules make sense for it, and which it has unless told otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import RuleError, UnsupportedLayerError
+from ..model.graph import Node
+from ..model.layers import (
+    Activation,
+    AdaptiveAveragePool,
+    Add,
+    Average,
+    AveragePool,
+    BatchNorm,
+    Concat,
+    Crop,
+    Dot,
+    Embedding,
+    Flatten,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    Identity,
+    Input,
+    Layer,
+    LayerNorm,
+    Linear,
+    LocalResponseNorm,
+    Maximum,
+    MaxPool,
+    Minimum,
+    Multiply,
+    Permute,
+    ReflectPad,
+    RepeatVector,
+    Reshape,
+    RMSNorm,
+    Subtract,
+    UpSample,
+    ZeroPad,
+)
+from .rule import Detached, Epsilon, Gradient, Norm, Pass, Rule, Split, Taylor, Zero
+
+
+@dataclass(frozen=True)
+class Role:
+    """A kind of layer: what it is called, its rule by default, and the rules besides that it takes.
+
+    ``groups`` says whether it takes the rules that are made of groups (`Rule.groups`); a layer
+    with ``default`` None must be given a rule.
+    """
+
+    name: str
+    default: Rule | None
+    others: tuple[type[Rule], ...] = ()
+    groups: bool = False
+
+    def takes(self, rule: Rule) -> bool:
+        """Whether the rule makes sense for such layers."""
+        return isinstance(rule, self.others) or (self.groups and type(rule).groups is not Rule.groups)
+
+
+_PROPORTIONAL = (Zero, Epsilon, Norm)
+
+WEIGHTS = Role("layer with weights", None, groups=True)
+AFFINE = Role("batch normalization", None, (Gradient, Pass), groups=True)
+SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
+PRODUCT = Role("product", Split(), (Split, Gradient))
+ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))
+ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
+SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
+NORMALIZATION = Role("normalization", Detached(), (Detached, Pass, *_PROPORTIONAL))
+NOTHING = Role("layer that does nothing", Pass(), (Pass,))
+
+_ROLES: dict[type[Layer], Role] = {
+    Input: NOTHING,
+    Identity: NOTHING,
+    BatchNorm: AFFINE,
+    **dict.fromkeys((Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool), SUM),
+    **dict.fromkeys((Multiply, Dot), PRODUCT),
+    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
+    **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, ZeroPad, ReflectPad, Crop, Concat, Embedding), ROUTE),
+    LocalResponseNorm: Role("local response normalization", Pass(), (Pass,)),
+    **dict.fromkeys((LayerNorm, RMSNorm), NORMALIZATION),
+}
+
+
+def role(layer: Layer) -> Role:
+    """The role of a layer; of its activation, see `activation_role`."""
+    if isinstance(layer, Linear):
+        return WEIGHTS
+    if isinstance(layer, UpSample):
+        return SUM if layer.interpolation == "bilinear" else ROUTE
+    if isinstance(layer, Activation):
+        return activation_role(layer)
+    for cls in type(layer).__mro__:
+        if cls in _ROLES:
+            return _ROLES[cls]
+    raise UnsupportedLayerError(f"{layer}: no rule is known for layers of type {type(layer).__name__}")
+
+
+def activation_role(function: Activation) -> Role:
+    """The role of an activation function, as a layer or as an attribute of one."""
+    return SOFTMAX if function.function == "softmax" else NOTHING if function.function == "linear" else ACTIVATION
+
+
+def check(rule: Rule, kind: Role, node: Node) -> Rule:
+    """The rule, if it makes sense for the node; RuleError says what would."""
+    if kind.takes(rule):
+        return rule
+    names = [cls.name for cls in kind.others] + (["every rule with groups"] if kind.groups else [])
+    raise RuleError(f"{node}: {rule.name!r} is no rule for a {kind.name}; it takes {', '.join(names)}")
