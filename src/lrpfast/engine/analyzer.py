@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,17 +11,19 @@ import numpy as np
 
 from ..errors import InputError, RuleError, ShapeError
 from ..kernels import DEFAULT_START, Start, backend
-from ..model.graph import Model, from_layers
-from ..model.layers import Dense, Layer
-from ..rules import composites
+from ..model.canonize import canonize
+from ..model.graph import Graph, Model
+from ..model.layers import Dense, Embedding, Layer
+from ..rules import composites, roles
 from ..rules import rule as rule_module
-from ..rules.composites import Composite
-from ..rules.rule import Rule
+from ..rules.composites import Assignment, Composite
+from ..rules.rule import Pass, Rule
 from .balance import Conservation, layer_balance, make_conservation
 from .execute import begin_at, chunks, run
 from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range, check_threads
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
+from .ports import Ports
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,32 +33,37 @@ class Explanation:
     Attributes
     ----------
     relevance : array, shaped like the input
+        A list of them for a model with several inputs.
     output : array, shape (samples, *output_shape)
-        The model's output before a final softmax or sigmoid, less ``y_ref``.
+        The model's output before a final softmax or sigmoid, less ``y_ref``. A list of
+        them for a model with several outputs.
     target : array or None
         The output explained for each sample (for several targets, their array; for
-        a pair, both); None when the start was an array or a callable.
+        a pair, both), within the output that the target names; None when the start was an
+        array or a callable.
     conservation : Conservation
         Where relevance went, layer by layer from the output down.
     layers : dict or None
         Relevance of every layer's output, by the layer's name, when asked for.
     """
 
-    relevance: np.ndarray
-    output: np.ndarray
+    relevance: Any
+    output: Any
     target: np.ndarray | None
     conservation: Conservation
     layers: dict[str, np.ndarray] | None = None
 
     def __repr__(self) -> str:
         kept = "" if self.layers is None else f", {len(self.layers)} layers"
-        head = f"<lrpfast.Explanation: relevance {self.relevance.shape} {self.relevance.dtype}{kept}>"
+        arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
+        shapes = ", ".join(str(a.shape) for a in arrays)
+        head = f"<lrpfast.Explanation: relevance {shapes} {arrays[0].dtype}{kept}>"
         return f"{head}\n{self.conservation}"
 
 
-def as_composite(rule: Any) -> Composite:
+def as_composite(rule: Any) -> Composite | _Everywhere:
     """A composite from a rule, a composite, or the name of a rule."""
-    if isinstance(rule, Composite):
+    if isinstance(rule, (Composite, _Everywhere)):
         return rule
     if isinstance(rule, Rule):
         return composites.Uniform(rule)
@@ -87,7 +94,8 @@ class Analyzer:
         for the difference of two outputs, the starting relevance itself (floats
         shaped like the output), or a callable that makes it of the output. Outputs
         of several axes are indexed flat. The starting relevance is the target's
-        value before a final softmax or sigmoid.
+        value before a final softmax or sigmoid. Of a model with several outputs, a
+        mapping {output: target} names one by name or index.
     start : str, int or (layer, neuron), optional
         A hidden layer to explain instead of the output.
     y_ref : float or array, optional
@@ -143,22 +151,26 @@ class Analyzer:
         self._range = check_range(input_range)
         self._mask_nan = check_flag(mask_nan, "mask_nan")
         self._device = device
-        rules = as_composite(rule).assign(model)
-        explained, target = _explained(model, start, target)
+        composite = as_composite(rule)
+        assignment = composite.assign(model)
+        explained, kept, target = _explained(model, start, target)
         explained = explained.without_output_activation(self._stripped)
         if y_ref is not None:
             explained = _minus_reference(explained, y_ref)
+        if composite.canonize:
+            explained = canonize(explained)
         self._explained = explained
-        self._plan = make_plan(explained, rules, input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32)
-        self._input_shape = explained.input_shape
-        self._output_shape = explained.output_shape
-        self._per_sample = 2 * math.prod(self._input_shape) * self._dtype.itemsize  # type: ignore[arg-type]
+        self._ports = Ports(explained)
+        self._plan = make_plan(
+            explained, _taken(assignment, kept), input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32
+        )
+        self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
         self._compile()
         self.target = target
         self._plain: Start | None = None  # where the target is the same for every batch
-        if isinstance(target, (str, bool, int, np.integer, tuple)):
+        if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._ports.outputs) == 1:
             self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
-        elif not callable(target) and not isinstance(target, (list, np.ndarray)):
+        elif not callable(target) and not isinstance(target, (str, int, np.integer, tuple, list, np.ndarray, Mapping)):
             raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
 
     def _compile(self) -> None:
@@ -190,21 +202,21 @@ class Analyzer:
         self._compile()
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """One sample's shape."""
-        return self._input_shape  # type: ignore[return-value]
+    def input_shape(self) -> Any:
+        """One sample's shape; a list of them for several inputs."""
+        return self._explained.input_shape
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
-        """The shape, for one sample, of what is explained."""
-        return self._output_shape  # type: ignore[return-value]
+    def output_shape(self) -> Any:
+        """The shape, for one sample, of what is explained; a list of them for several outputs."""
+        return self._explained.output_shape
 
     def plan(self) -> Plan:
         """What will be computed for each layer and what it costs; prints as a table."""
         return self._plan
 
     def __repr__(self) -> str:
-        rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules.values()))
+        rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules))
         return f"<lrpfast.Analyzer of {self.model.name!r}: {rules}; {self.precision}, {self._backend.name}>"
 
     def analyze(self, x: Any, target: Any = None, out: np.ndarray | None = None) -> np.ndarray:
@@ -213,7 +225,7 @@ class Analyzer:
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            Any real dtype, cast once to the precision.
+            Any real dtype, cast once to the precision. A list of arrays for several inputs.
         target : optional
             As in `Analyzer`; the analyzer's own target when None.
         out : array, optional
@@ -228,11 +240,15 @@ class Analyzer:
         ------
         InputError, ShapeError
         """
-        x = as_batch(x, self.input_shape)
+        given = out
+        x = self._ports.pack(x)
         samples = len(x)
         start, axes = (self._plain, ()) if target is None and self._plain else self._start(x, target)
-        shape = (samples, *axes, *self._input_shape)
-        result = np.empty(shape, self._dtype) if out is None else check_out(out, shape, self._dtype, x)  # type: ignore[arg-type]
+        shape = (samples, *axes, *self._ports.row)
+        if out is None or self._ports.several:
+            result = np.empty(shape, self._dtype)
+        else:
+            result = check_out(out, shape, self._dtype, x)
         whole = samples * self._per_sample <= 1 << 20  # a small batch is spared the slicing, a fair part of its time
         parts = (slice(0, samples),) if whole else chunks(samples, self._per_sample * math.prod(axes))
         for part in parts:
@@ -243,7 +259,16 @@ class Analyzer:
             self._run(self._compiled, rows, into, part.start, start if whole else begin_at(start, part))
             if axes:
                 result[part] = into.swapaxes(0, 1)
-        return result
+        return self._ports.unpack(result) if given is None or not self._ports.several else self._filled(result, given)
+
+    def _filled(self, result: np.ndarray, given: Any) -> Any:
+        """The caller's arrays, one for each input, with the relevance in them."""
+        pieces = self._ports.unpack(result)
+        if not isinstance(given, (list, tuple)) or len(given) != len(pieces):
+            raise InputError(f"out must be a list of {len(pieces)} arrays, one for each input")
+        for piece, into in zip(pieces, given, strict=True):
+            check_out(into, piece.shape, self._dtype, piece)[...] = piece
+        return given
 
     def _run(
         self,
@@ -269,15 +294,21 @@ class Analyzer:
         )
 
     def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:
-        target = self.target if target is None else target
-        return as_start(target, len(x), self.output_shape, self._dtype, lambda: self._outputs(x))
+        port, target = self._ports.output(self.target if target is None else target)
+
+        def output() -> np.ndarray:
+            rows = self._outputs(x).reshape(len(x), -1)
+            return rows[:, port.first : port.first + port.size]
+
+        start, axes = as_start(target, len(x), port.shape, self._dtype, output)
+        return self._ports.placed(start, port), axes
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
         """The explained output of every sample: the forward half of the analyzer's own program."""
         if self._forward is None:
             program = replace(self._lower(trace=False).program, backward=(), result=None)
             self._forward = self._backend.compile(program)
-        outputs = np.empty((len(x), *self.output_shape), self._dtype)
+        outputs = np.empty((len(x), *self._ports.output_row), self._dtype)
         for part in chunks(len(x), self._per_sample):
             self._run(self._forward, x[part], outputs[part], part.start, DEFAULT_START)
         return outputs
@@ -324,14 +355,14 @@ class Analyzer:
         AmplificationWarning
             Where a layer's relevance grows so much that single values mean little.
         """
-        x = as_batch(x, self.input_shape)
+        x = self._ports.pack(x)
         start, axes = self._start(x, target)
         if axes:
             raise InputError("explain takes one target per sample; call it once for each column of targets")
         lowered, _ = self._trace()
         samples = len(x)
-        relevance = np.empty((samples, *self.input_shape), self._dtype)
-        output = np.empty((samples, *self.output_shape), self._dtype)
+        relevance = np.empty((samples, *self._ports.row), self._dtype)
+        output = np.empty((samples, *self._ports.output_row), self._dtype)
         nodes = self._explained.nodes
         hidden = {i: np.empty((samples, *n.shape), self._dtype) for i, n in enumerate(nodes)} if layers else {}  # type: ignore[arg-type]
         figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
@@ -339,50 +370,83 @@ class Analyzer:
             relevance[part] = piece
             output[part] = kept[lowered.program.output].reshape(output[part].shape)
             for i, array in hidden.items():
-                array[part] = kept[lowered.relevance[i]].reshape(array[part].shape)
+                array[part] = kept[lowered.relevance[self._plan.values[i]]].reshape(array[part].shape)
             for trace, figure in zip(lowered.layers, figures, strict=True):
                 figure.append(layer_balance(trace, kept, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
         return Explanation(
-            relevance,
-            output,
+            self._ports.unpack(relevance),
+            self._ports.unpack_output(output),
             _targets(start, output),
             make_conservation(lowered.layers, joined),
-            {str(nodes[i].layer.name): array for i, array in hidden.items()} if layers else None,
+            {nodes[i].name: array for i, array in hidden.items()} if layers else None,
         )
 
 
 def _targets(start: Start, output: np.ndarray) -> np.ndarray | None:
     """The output explained for each sample, where there is one."""
     samples = len(output)
+    rows = output.reshape(samples, -1)
+    first, size = start.window or (0, rows.shape[1])
     if start.mode == "max":
-        return output.reshape(samples, -1).argmax(1) if samples else np.empty(0, np.int64)
+        return rows[:, first : first + size].argmax(1) if samples else np.empty(0, np.int64)
     if start.mode == "index" and start.targets is not None:
-        return np.broadcast_to(start.targets.ravel(), (samples,)).copy()
+        return np.broadcast_to(start.targets.ravel() - first, (samples,)).copy()
     if start.mode == "pair" and start.targets is not None:
-        return np.broadcast_to(start.targets, (samples, 2)).copy()
+        return np.broadcast_to(start.targets - first, (samples, 2)).copy()
     return None
 
 
-def _explained(model: Model, start: Any, target: Any) -> tuple[Model, Any]:
-    """The model up to the layer to explain, and the target there."""
+def _taken(assignment: Assignment, kept: Sequence[int]) -> Assignment:
+    """The rules of some of a model's nodes, by their places among these."""
+    return Assignment(
+        {place: assignment.rules[i] for place, i in enumerate(kept) if i in assignment.rules},
+        {place: assignment.activations[i] for place, i in enumerate(kept) if i in assignment.activations},
+    )
+
+
+class _Everywhere:
+    """The one rule that `redistribute` is about, whatever the layer is."""
+
+    canonize = False
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def assign(self, model: Model) -> Assignment:
+        rules: dict[int, Rule] = {}
+        functions: dict[int, Rule] = {}
+        for i, node in enumerate(model.nodes):
+            kind = roles.role(node.layer)
+            if kind is not roles.NOTHING:
+                rules[i] = composites.fit_bounds(roles.check(self.rule, kind, node), model, i)
+            function = getattr(node.layer, "activation", None)
+            if function is not None:
+                functions[i] = roles.activation_role(function).default or Pass()
+        return Assignment(rules, functions)
+
+
+def _explained(model: Model, start: Any, target: Any) -> tuple[Model, list[int], Any]:
+    """The model up to the layer to explain, its nodes' places in the whole one, and the target there."""
     if start is None:
-        return model, target
+        return model, list(range(len(model.nodes))), target
     if isinstance(start, tuple):
         if len(start) != 2:
             raise InputError(f"start must be a layer, or a pair (layer, neuron), not {start!r}")
         start, target = start
     if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
         raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
-    return model.until(start), target
+    return model.until(start), model.needed(start), target
 
 
 def _minus_reference(model: Model, y_ref: Any) -> Model:
     """The model with y_ref subtracted from its output's bias."""
+    if len(model.outputs) > 1:
+        raise InputError(f"y_ref is for models with one output, this one has {len(model.outputs)}")
     nodes = [(node.layer, node.inputs) for node in model.nodes]
-    at = len(nodes) - 1
-    while at > 0 and nodes[at][0].identity:
-        at -= 1
+    at = model.outputs[0]
+    while nodes[at][0].identity and nodes[at][1]:
+        at = nodes[at][1][0]
     layer = nodes[at][0]
     if not isinstance(layer, Dense) or layer.activation is not None:
         raise InputError(f"y_ref needs a linear Dense layer as output, not {layer} ({layer.describe()})")
@@ -394,7 +458,7 @@ def _minus_reference(model: Model, y_ref: Any) -> Model:
         raise ShapeError(f"y_ref must be one number or one per output ({width}), not of shape {reference.shape}")
     bias = np.zeros(width) if layer.bias is None else layer.bias
     nodes[at] = (replace(layer, bias=bias - np.broadcast_to(reference, (width,)).astype(np.float64)), nodes[at][1])
-    return Model(nodes, model.name)
+    return Model(nodes, model.name, model.outputs)
 
 
 def redistribute(
@@ -412,9 +476,11 @@ def redistribute(
     Parameters
     ----------
     rule : Rule or str
-    layer : Dense
-    x : array, shape (samples, …, in)
-    relevance : array, shape (samples, …, out)
+    layer : Layer
+        Its activation, if it has one, passes relevance on.
+    x : array, shape (samples, *input_shape)
+        A list of arrays for a layer with several inputs.
+    relevance : array, shape (samples, *output_shape)
     device : {"auto", "cpu"}
     precision : {"float32", "float64", "tf32"}, optional
         float64 for a float64 x, float32 otherwise, when None.
@@ -423,6 +489,7 @@ def redistribute(
     Returns
     -------
     array, shaped like x
+        A list of arrays for a layer with several inputs.
 
     Raises
     ------
@@ -430,12 +497,16 @@ def redistribute(
     """
     if not isinstance(layer, Layer):
         raise InputError(f"layer must be a layer from lrpfast.layers, not {type(layer).__name__}")
-    x = np.asarray(x)
-    if x.ndim < 2:
-        raise ShapeError(f"x must have shape (samples, …, features), not {x.shape}")
+    arrays = [np.asarray(a) for a in x] if isinstance(x, (list, tuple)) else [np.asarray(x)]
+    for array in arrays:
+        if array.ndim < 2 and not isinstance(layer, Embedding):
+            raise ShapeError(f"x must have shape (samples, …, features), not {array.shape}")
     if precision is None:
-        precision = "float64" if x.dtype == np.float64 else "float32"
-    model = from_layers([layer], input_shape=x.shape[1:])
-    analyzer = Analyzer(model, rule, device=device, precision=precision, threads=threads)
-    relevance = as_batch(relevance, model.output_shape, "relevances")  # type: ignore[arg-type]
-    return analyzer.analyze(x, relevance.astype(np.float64))
+        precision = "float64" if any(a.dtype == np.float64 for a in arrays) else "float32"
+    graph = Graph()
+    model = graph.model(graph.add(layer, *(graph.input(a.shape[1:]) for a in arrays)))
+    if isinstance(rule, str):
+        rule = rule_module.from_name(rule)
+    analyzer = Analyzer(model, _Everywhere(rule), device=device, precision=precision, threads=threads)
+    relevance = as_batch(relevance, model.output_shape, "relevances")
+    return analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))

@@ -38,7 +38,8 @@ class Balance:
     stabilizer : array
         c · Σ_j s_j (stabilize(z_j) − z_j): what the stabilizer took.
     lost : array
-        What met a denominator of exactly zero or a mask; may be negative.
+        What met a denominator of exactly zero, a mask or padding, and what a rule that does not
+        conserve relevance (gradient, taylor) adds or drops; may be negative.
     amplification : array
         Σ_i |R_i| / Σ_j |R_j|.
     """
@@ -106,11 +107,14 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
             return source.astype(np.float64)[None]
         return kept[source].astype(np.float64)
 
-    incoming, outgoing = value(trace.incoming), value(trace.outgoing)
-    outgoing = np.nan_to_num(outgoing, nan=0.0)  # masked features
-    bias, stabilizer = np.zeros(samples), np.zeros(samples)
-    lost = np.ones_like(incoming)  # the share of each output's relevance that no live denominator takes
+    incoming = value(trace.incoming)
+    # NaN: masked features
+    outgoing = np.concatenate([np.nan_to_num(value(b), nan=0.0) for b in trace.outgoing], 1)
+    bias, stabilizer, lost = np.zeros(samples), np.zeros(samples), np.zeros(samples)
+    # the share of each output's relevance that no live denominator takes
+    share = np.ones_like(incoming) if trace.groups else None
     for g in trace.groups:
+        assert share is not None
         c = g.group.coefficient
         s, z = value(g.s), value(g.z)
         open_ = np.ones_like(incoming, dtype=bool)
@@ -123,13 +127,20 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
         dead = np.broadcast_to(z == 0, s.shape)
         taken = s * (_stabilized(z, g.group.stabilizer.value, g.group.stabilizer.kind) - z)
         stabilizer += c * np.where(dead, 0.0, taken).sum(1)
-        lost -= c * (open_ & ~dead)
+        share -= c * (open_ & ~dead)
+    total_in, total_out = incoming.sum(1), outgoing.sum(1)
+    if trace.remainder:
+        lost = total_in - total_out - bias - stabilizer
+    elif share is not None:
+        lost = (incoming * share).sum(1)
+    if trace.lost_at is not None:
+        lost = lost + incoming[:, trace.lost_at].sum(1)
     return {
-        "incoming": incoming.sum(1),
-        "outgoing": outgoing.sum(1),
+        "incoming": total_in,
+        "outgoing": total_out,
         "bias": bias,
         "stabilizer": stabilizer,
-        "lost": (incoming * lost).sum(1),
+        "lost": lost,
         "absolute_in": np.abs(incoming).sum(1),
         "absolute_out": np.abs(outgoing).sum(1),
     }
@@ -150,7 +161,8 @@ def make_conservation(traces: Sequence[LayerTrace], parts: Sequence[dict[str, np
         with np.errstate(divide="ignore", invalid="ignore"):
             growth = np.where(p["absolute_in"] > 0, p["absolute_out"] / p["absolute_in"], 1.0)
         figures = {key: p[key] for key in FIELDS}
-        balances.append(Balance(str(trace.step.layer.name), describe(trace.step.rule), amplification=growth, **figures))
+        name = trace.step.name
+        balances.append(Balance(name, describe(trace.step.rule), amplification=growth, **figures))
         if len(growth) and growth.max() > AMPLIFICATION_LIMIT:
             worst = int(growth.argmax())
             many = int((growth > AMPLIFICATION_LIMIT).sum())
@@ -158,7 +170,7 @@ def make_conservation(traces: Sequence[LayerTrace], parts: Sequence[dict[str, np
                 ", and so does bias='absorb'." if getattr(trace.step.rule, "bias", "absorb") == "ignore" else "."
             )
             warnings.warn(
-                f"{trace.step.layer}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
+                f"{name}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
                 f"(sample {worst}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
                 f"its denominators nearly vanish, so that single values mean little. {remedy}",
                 AmplificationWarning,

@@ -12,10 +12,10 @@ import numpy as np
 from ..errors import SampleError
 from ..kernels import DEFAULT_START, Compiled, Fault, Start, backend
 from ..model.graph import Model
-from ..rules.rule import Zero
-from .inputs import PRECISIONS, as_batch, check_precision, check_threads
+from .inputs import PRECISIONS, check_precision, check_threads
 from .lower import lower_forward
 from .plan import make_plan
+from .ports import Ports
 
 #: Input and output bytes handled between two looks at the interpreter's signals, so
 #: that Ctrl-C is heard and that inputs to be cast are cast a piece at a time.
@@ -99,7 +99,7 @@ _predictors: weakref.WeakKeyDictionary[Model, dict[tuple[str, str], Compiled]] =
 
 def predict(
     model: Model, x: Any, *, precision: str = "float32", device: str = "auto", threads: int | None = None
-) -> np.ndarray:
+) -> Any:
     """`Model.predict`: compiles the forward pass once per model and precision."""
     dtype_name, tf32 = check_precision(precision)
     dtype = np.dtype(dtype_name)
@@ -107,12 +107,13 @@ def predict(
     programs = _predictors.setdefault(model, {})
     compiled = programs.get((precision, device))
     if compiled is None:
-        plan = make_plan(model, dict.fromkeys(range(len(model.nodes)), Zero()), predict=True)
+        plan = make_plan(model, None)
         compiled = backend(device).compile(lower_forward(plan, dtype=dtype_name, tf32=tf32))
         programs[precision, device] = compiled
-    x = as_batch(x, model.input_shape)  # type: ignore[arg-type]
-    out = np.empty((len(x), *model.output_shape), dtype)  # type: ignore[arg-type]
+    ports = Ports(model)
+    x = ports.pack(x)
+    out = np.empty((len(x), *ports.output_row), dtype)
     per_sample = (math.prod(x.shape[1:]) + math.prod(out.shape[1:])) * dtype.itemsize
     for part in chunks(len(x), per_sample):
         run(compiled, x[part], out[part], first=part.start, threads=count, precision=precision)
-    return out
+    return ports.unpack_output(out)

@@ -8,17 +8,32 @@ section 2, has the reasons; each is repeated where it is used.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .. import table
-from ..errors import InputError, RuleError, UnsupportedLayerError
-from ..model.graph import Model
-from ..model.layers import Activation, Dense, Layer
-from ..rules.rule import Group, Product, Rule, Stabilizer
+from ..errors import InputError, RuleError
+from ..model.graph import Model, Node
+from ..model.layers import (
+    Activation,
+    Concat,
+    Dot,
+    Embedding,
+    Flatten,
+    Input,
+    Layer,
+    LocalResponseNorm,
+    Maximum,
+    Minimum,
+    Multiply,
+    Reshape,
+)
+from ..rules.composites import Assignment
+from ..rules.roles import ROUTE, role
+from ..rules.rule import Gradient, Group, Pass, Product, Rule, Stabilizer, Zero
+from .operators import Operator, operator
 
 #: (input part, weight part, whose weights)
 Key = tuple[str, str, str]
@@ -85,14 +100,21 @@ class SharePlan:
     coefficient: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearPlan:
-    """Everything that is decided about one layer with weights."""
+    """Everything that is decided about one linear layer.
+
+    ``inputs`` and ``output`` are values: what layers hand on, numbered by the plan.
+    Under `Gradient` there are no groups, and ``back`` contracts the relevance itself.
+    """
 
     node: int
-    layer: Dense
+    name: str
+    layer: Layer
+    operator: Operator
     rule: Rule
-    rows: int
+    inputs: tuple[int, ...]
+    output: int
     sums: tuple[Sum, ...]
     forward: tuple[float, ...]
     groups: tuple[GroupPlan, ...]
@@ -104,6 +126,10 @@ class LinearPlan:
         return float(getattr(self.rule, "gamma", 0.0))
 
     @property
+    def gradient(self) -> bool:
+        return isinstance(self.rule, Gradient)
+
+    @property
     def contractions(self) -> int:
         """Matrix products for an explanation, the forward pass included."""
         return len(self.sums) + len(self.back)
@@ -111,28 +137,50 @@ class LinearPlan:
     @property
     def flops(self) -> int:
         """Floating-point operations of these products, per sample."""
-        return 2 * self.rows * self.layer.kernel.size * self.contractions
+        return 2 * self.operator.multiplications * self.contractions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FunctionPlan:
-    """An activation function; relevance passes it unchanged."""
+    """An activation function, as a layer or as an attribute of one."""
 
     node: int
+    name: str
     layer: Activation
     shape: tuple[int, ...]
+    rule: Rule
+    inputs: tuple[int, ...]
+    output: int
 
 
-Step = LinearPlan | FunctionPlan
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """Any other layer: what it does forwards and backwards is in ``passes.py``."""
+
+    node: int
+    name: str
+    layer: Layer
+    shapes: tuple[tuple[int, ...], ...]
+    shape: tuple[int, ...]
+    rule: Rule
+    inputs: tuple[int, ...]
+    output: int
 
 
-@dataclass(frozen=True)
+Step = LinearPlan | FunctionPlan | LayerPlan
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What an Analyzer will do, layer by layer; ``str`` of it is a table."""
+    """What an Analyzer will do, layer by layer; ``str`` of it is a table.
+
+    ``values`` gives each node's output as a value; nodes that change nothing share their input's.
+    """
 
     model: Model
-    rules: Mapping[int, Rule]
     steps: tuple[Step, ...]
+    values: tuple[int, ...]
+    sizes: tuple[int, ...]  # of each value
     mask_nan: bool
 
     @property
@@ -143,17 +191,25 @@ class Plan:
     def flops(self) -> int:
         return sum(s.flops for s in self.steps if isinstance(s, LinearPlan))
 
+    @property
+    def rules(self) -> list[Rule]:
+        """Every rule in use, in forward order."""
+        return [s.rule for s in self.steps]
+
     def __str__(self) -> str:
         rows = [("layer", "rule", "forward", "backward", "contractions", "denominator")]
         for step in self.steps:
-            if isinstance(step, FunctionPlan):
+            name = step.name
+            if not isinstance(step, LinearPlan):
+                if not isinstance(step.rule, Pass):
+                    rows.append((name, describe(step.rule), "", "", "", ""))
                 continue
             forward = " + ".join(_product(s.source if s.source != "x" else s.part, s.weight, s.of) for s in step.sums)
             parts = {share.accumulator: share.part for share in step.shares}
             backward = " + ".join(f"{parts[t.accumulator]}*(s·{_weight(t.weight, t.of)}ᵀ)" for t in step.back)
             where = ", ".join(dict.fromkeys(_DENOMINATOR[g.z] for g in step.groups))
-            name = f"{step.layer.name} {step.layer.kernel.shape[0]}→{step.layer.kernel.shape[1]}"
-            rows.append((name, describe(step.rule), forward, backward, str(step.contractions), where))
+            count = str(step.contractions)
+            rows.append((f"{name} {step.operator.text}", describe(step.rule), forward, backward, count, where))
         foot = f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
         return "\n".join([*table.lines(rows), foot])
 
@@ -235,21 +291,18 @@ def _atoms(quantity: dict[Key, float], x_sign: int, w_sign: int, gamma: float, t
     return total
 
 
-def _plan_linear(
-    rule: Rule,
-    layer: Dense,
-    node: int,
-    rows: int,
-    x_sign: int,
-    relu_above: bool,
-    masked: bool,
-    tf32: bool,
-) -> LinearPlan:
+def _plan_linear(unit: _Unit, x_sign: int, relu_above: bool, masked: bool, tf32: bool) -> LinearPlan:
     """Decide one layer. ``relu_above``: all relevance that comes is proportional to max(z, 0)."""
+    rule, op = unit.rule, unit.operator
+    assert op is not None
     gamma = float(getattr(rule, "gamma", 0.0))
-    w_sign = _sign(layer.kernel)
+    w_sign = _common([_sign(kernel) for kernel in op.kernels])
+    if isinstance(rule, Gradient):
+        sums = (Sum("x", "x", "w", "kernel", 0),)
+        back = (BackTerm(0, "w", "kernel", 0),)
+        return LinearPlan(*unit.head, sums, (1.0,), (), back, (SharePlan(0, "1", 1.0),))
     groups = [g for g in rule.groups() if g.coefficient]
-    if layer.bias is None:
+    if op.bias is None:
         groups = [replace(g, bias=None, products=tuple(p for p in g.products if p.of == "kernel")) for g in groups]
     if relu_above:
         # relevance is zero unless z > 0: the group for z < 0 has nothing to do, the mask neither
@@ -274,7 +327,7 @@ def _plan_linear(
         constants.append(fixed)
         if not varying:
             kinds.append("constant")
-        elif quantity == quantities[0] and not fixed and (g.bias == "w" or layer.bias is None):
+        elif quantity == quantities[0] and not fixed and (g.bias == "w" or op.bias is None):
             # ReLU's output is z wherever relevance is not zero: no need to keep z
             kinds.append("activation" if relu_above else "output")
         else:
@@ -283,7 +336,7 @@ def _plan_linear(
 
     # as they are written, or all from sums over single signs: whichever takes fewer contractions
     direct = list(dict.fromkeys(key for q in quantities for key in q))
-    split = [_atoms(q, x_sign, w_sign, gamma, tf32) for q in quantities]
+    split = [_atoms(q, x_sign, w_sign, gamma, tf32 and op.tf32) for q in quantities]
     atoms = list(dict.fromkeys(key for q in split for key in q))
     if len(atoms) < len(direct):
         quantities, direct = split, atoms
@@ -301,15 +354,15 @@ def _plan_linear(
     )
 
     keys: list[tuple[str, float]] = []
-    back: list[BackTerm] = []
+    terms: list[BackTerm] = []
     for i, g in enumerate(whole):
         for part, product, factor in _backward_products(g):
             key = (part, g.coefficient * factor)
             if key not in keys:
                 keys.append(key)
-            back.append(BackTerm(i, product.weight, product.of, keys.index(key)))
+            terms.append(BackTerm(i, product.weight, product.of, keys.index(key)))
     shares = tuple(SharePlan(i, part, c) for i, (part, c) in enumerate(keys))
-    return LinearPlan(node, layer, rule, rows, sums, combinations[0], planned, tuple(back), shares)
+    return LinearPlan(*unit.head, sums, combinations[0], planned, tuple(terms), shares)
 
 
 def _backward_products(group: Group) -> list[tuple[str, Product, float]]:
@@ -324,93 +377,197 @@ def _backward_products(group: Group) -> list[tuple[str, Product, float]]:
     return [(p.input, p, float(p.sign)) for p in group.products]
 
 
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """A step before it is decided."""
+
+    node: int
+    name: str
+    layer: Layer
+    operator: Operator | None
+    rule: Rule
+    inputs: tuple[int, ...]
+    output: int
+    shapes: tuple[tuple[int, ...], ...]
+    shape: tuple[int, ...]
+
+    @property
+    def head(self) -> tuple:
+        """A LinearPlan's first fields."""
+        return self.node, self.name, self.layer, self.operator, self.rule, self.inputs, self.output
+
+
+def _common(signs: Sequence[int]) -> int:
+    """The sign that all of several arrays have, 0 where they differ."""
+    return signs[0] if len(set(signs)) == 1 else 0
+
+
+def _units(model: Model, assignment: Assignment | None) -> tuple[list[_Unit], list[int], list[int]]:
+    """The steps in order, each node's value, and the size of every value."""
+    units: list[_Unit] = []
+    values: list[int] = []
+    sizes: list[int] = []
+
+    def value(node: Node) -> int:
+        size = 1
+        for n in node.shape:
+            if n is None:
+                raise InputError(f"{node}: its shape {node.shape} is open; build the model with a fixed input shape")
+            size *= n
+        sizes.append(size)
+        return len(sizes) - 1
+
+    for i, node in enumerate(model.nodes):
+        layer = node.layer
+        shapes: tuple = tuple(model.nodes[j].shape for j in node.inputs)
+        inputs = tuple(values[j] for j in node.inputs)
+        shape: tuple = node.shape
+        if isinstance(layer, Input):
+            values.append(value(node))
+            continue
+        linear = isinstance(layer, Activation) and layer.function == "linear"
+        if layer.identity or linear:
+            values.append(inputs[0])
+            continue
+        op = operator(layer, shapes, shape)
+        rule = assignment.rules[i] if assignment else Zero() if op else Pass()
+        if isinstance(layer, (Flatten, Reshape)) and isinstance(rule, (Pass, Gradient)):
+            values.append(inputs[0])
+            continue
+        out = value(node)
+        units.append(_Unit(i, node.name, layer, op, rule, inputs, out, shapes, shape))
+        function = getattr(layer, "activation", None)
+        if function is not None and function.function != "linear":
+            rule = assignment.activations[i] if assignment else Pass()
+            z, out = out, value(node)
+            name = f"{node.name}/{function.function}"
+            units.append(_Unit(i, name, function, None, rule, (z,), out, (shape,), shape))
+        values.append(out)
+    return units, values, sizes
+
+
+def _signs(units: Sequence[_Unit], count: int, inputs: dict[int, int]) -> list[int]:
+    """What is known of each value's sign: +1 for never below zero, −1 for never above, else 0."""
+    signs = [0] * count
+    for v, sign in inputs.items():
+        signs[v] = sign
+    for unit in units:
+        layer, got = unit.layer, [signs[v] for v in unit.inputs]
+        sign = 0
+        if unit.operator is not None:
+            sign = _common(got) * _common([_sign(k) for k in unit.operator.kernels])
+            if unit.operator.bias is not None and _sign(unit.operator.bias) != sign:
+                sign = 0
+        elif isinstance(layer, Activation):
+            sign = 1 if layer.is_nonnegative else 0
+        elif isinstance(layer, Embedding):
+            sign = _sign(layer.table)
+        elif isinstance(layer, (Multiply, Dot)):
+            sign = int(np.prod(got))
+        elif role(layer) is ROUTE or isinstance(layer, LocalResponseNorm):
+            sign = _common(got)
+        signs[unit.output] = sign
+    return signs
+
+
+def _follows(units: Sequence[_Unit], outputs: Sequence[int], count: int) -> list[bool]:
+    """For each value, whether all relevance that reaches it is zero wherever the value is.
+
+    A rule that multiplies by its input makes it so, and layers that hand values on
+    keep it; a model's output never counts, since an explanation may start there from
+    any array, and neither does a layer that shares relevance by other things.
+    """
+    follows = [True] * count
+    for v in outputs:
+        follows[v] = False
+    for unit in reversed(units):
+        after = follows[unit.output]
+        layer, rule = unit.layer, unit.rule
+        if isinstance(layer, Activation):
+            keeps = rule.multiplies_input if layer.function == "softmax" and not isinstance(rule, Pass) else False
+            keeps = keeps or (layer.is_plain_relu and (after or isinstance(rule, Gradient)))
+        elif unit.operator is not None:
+            keeps = not isinstance(rule, Pass) and rule.multiplies_input
+        elif isinstance(layer, (Multiply, Dot)):
+            keeps = isinstance(layer, Dot) and not isinstance(rule, Gradient)
+        elif isinstance(layer, (Maximum, Minimum, Concat, Embedding)) or role(layer) is ROUTE:
+            keeps = after or not isinstance(rule, (Pass, Gradient))
+        else:
+            keeps = not isinstance(rule, Pass) and rule.multiplies_input
+        for v in unit.inputs:
+            follows[v] = follows[v] and keeps
+    return follows
+
+
 def make_plan(
     model: Model,
-    rules: Mapping[int, Rule],
+    assignment: Assignment | None,
     *,
     input_range: tuple[float, float] | None = None,
     mask_nan: bool = False,
     tf32: bool = False,
-    predict: bool = False,
 ) -> Plan:
-    """Plan an explanation of a chain whose output is already the value to explain.
+    """Plan an explanation of a model whose outputs are already the values to explain.
 
-    ``predict`` plans for the forward pass alone, where a softmax may stand anywhere.
+    Without an assignment the plan is good for the forward pass alone.
 
     Raises
     ------
-    UnsupportedLayerError
-        For a softmax that is not the model's last activation.
     InputError
-        When ``mask_nan`` meets an activation before the first layer with weights.
+        When ``mask_nan`` meets another layer than one with weights first, or several inputs.
     RuleError
         When a rule gives inputs a share of the bias and features are masked.
     """
-    # linear layers and functions in order; reshapes and no-ops only rename
-    units: list[tuple[int, Layer, tuple[int, ...]]] = []
-    for i, node in enumerate(model.nodes):
-        if any(n is None for n in node.shape):
-            raise InputError(f"{node.layer}: its shape {node.shape} is open; build the model with a fixed input shape")
-        before = model.nodes[node.inputs[0]].shape if node.inputs else ()
-        if isinstance(node.layer, Dense):
-            units.append((i, node.layer, before))
-            if node.layer.activation is not None:
-                units.append((i, node.layer.activation, node.shape))
-        elif isinstance(node.layer, Activation) and node.layer.function != "linear":
-            units.append((i, node.layer, node.shape))
-    steps: list[Step] = []
+    units, values, sizes = _units(model, assignment)
+    outputs = [values[i] for i in model.outputs]
     sign = _sign(np.asarray(input_range)) if input_range is not None else 0
-    masked = mask_nan
-    for at, (i, layer, shape) in enumerate(units):
-        if isinstance(layer, Activation):
-            owner = model.nodes[i].layer
-            if layer.function == "softmax" and not predict:
-                raise UnsupportedLayerError(
-                    f"{owner}: a softmax inside the network has no rule yet; only a final softmax, which is left out"
-                )
-            if masked:
-                raise InputError(
-                    f"mask_nan: {owner} changes the input before the first layer with weights, "
-                    "so that masked features would contribute"
-                )
-            steps.append(FunctionPlan(i, layer, shape))
-            sign = 1 if layer.is_nonnegative else 0
+    signs = _signs(units, len(sizes), {values[i]: sign for i in model.inputs})
+    follows = _follows(units, outputs, len(sizes))
+    consumers: dict[int, list[_Unit]] = {}
+    for unit in units:
+        for v in set(unit.inputs):
+            consumers.setdefault(v, []).append(unit)
+    masked = _masked(model, units, values) if mask_nan else -1
+    steps: list[Step] = []
+    for unit in units:
+        if unit.operator is not None and not isinstance(unit.rule, Pass):
+            after = consumers.get(unit.output, [])
+            relu = len(after) == 1 and unit.output not in outputs and _is_relu(after[0].layer)
+            # a ReLU's gradient stops relevance where it is zero, whatever comes
+            relu = relu and (follows[after[0].output] or isinstance(after[0].rule, Gradient))
+            x_sign = _common([signs[v] for v in unit.inputs])
+            steps.append(_plan_linear(unit, x_sign, relu, masked in unit.inputs, tf32))
+        elif unit.operator is not None:
+            steps.append(LinearPlan(*unit.head, (Sum("x", "x", "w", "kernel", 0),), (1.0,), (), (), ()))
+        elif isinstance(unit.layer, Activation):
+            step = FunctionPlan(unit.node, unit.name, unit.layer, unit.shape, unit.rule, unit.inputs, unit.output)
+            steps.append(step)
+        else:
+            head = (unit.node, unit.name, unit.layer, unit.shapes, unit.shape, unit.rule, unit.inputs, unit.output)
+            steps.append(LayerPlan(*head))
+    return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan)
+
+
+def _is_relu(layer: Layer) -> bool:
+    return isinstance(layer, Activation) and layer.is_plain_relu
+
+
+def _masked(model: Model, units: Sequence[_Unit], values: Sequence[int]) -> int:
+    """The value whose features may be masked: the one input, which only layers with weights may take."""
+    if len(model.inputs) > 1:
+        raise InputError(f"mask_nan is for models with one input, this one has {len(model.inputs)}")
+    value = values[model.inputs[0]]
+    for unit in units:
+        if value not in unit.inputs:
             continue
-        if masked and getattr(rules[i], "bias", None) in ("distribute", "repeat"):
+        if unit.operator is None or isinstance(unit.rule, (Pass, Gradient)):
+            raise InputError(
+                f"mask_nan: {model.nodes[unit.node]} changes the input before the first layer with weights, "
+                "so that masked features would contribute"
+            )
+        if getattr(unit.rule, "bias", None) in ("distribute", "repeat"):
             raise RuleError(
-                f"{layer}: bias={rules[i].bias!r} shares the bias among a fixed number of inputs, "
+                f"{model.nodes[unit.node]}: bias={unit.rule.bias!r} shares the bias among a fixed number of inputs, "  # type: ignore[attr-defined]
                 "which mask_nan changes from sample to sample; use 'absorb' or 'ignore'"
             )
-        steps.append(
-            _plan_linear(
-                rules[i],
-                layer,
-                i,
-                math.prod(shape[:-1]),
-                sign,
-                _relevance_follows_relu(units, at, rules),
-                masked,
-                tf32,
-            )
-        )
-        sign, masked = 0, False
-    return Plan(model, rules, tuple(steps), mask_nan)
-
-
-def _relevance_follows_relu(
-    units: list[tuple[int, Layer, tuple[int, ...]]], at: int, rules: Mapping[int, Rule]
-) -> bool:
-    """Whether relevance that reaches this layer's z is zero wherever max(z, 0) is.
-
-    Exactly a ReLU next, then a layer whose rule multiplies by its input; the
-    output layer never counts, since an explanation may start there from any array.
-    """
-    if at + 2 >= len(units):
-        return False
-    after, consumer = units[at + 1][1], units[at + 2]
-    return (
-        isinstance(after, Activation)
-        and after.is_plain_relu
-        and isinstance(consumer[1], Dense)
-        and rules[consumer[0]].multiplies_input
-    )
+    return value

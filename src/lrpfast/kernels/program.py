@@ -243,9 +243,9 @@ class Slope:
 
 @dataclass(frozen=True, eq=False)
 class SoftmaxBack:
-    """out = x ⊙ (relevance − y · Σ relevance) along the last ``columns`` values; y is softmax(x)."""
+    """out = x ⊙ (relevance − y · Σ relevance) along the last ``columns`` values; x None stands for 1."""
 
-    x: int
+    x: int | None
     y: int
     relevance: int
     out: int

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import table
 from ..errors import InputError, ShapeError
-from .layers import Activation, Dense, Identity, Input, Layer, Merge, SeparableConv, Shape
+from .layers import Activation, Block, Dense, Identity, Input, Layer, Merge, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,8 @@ class Model:
         for i, (layer, (_, inputs)) in enumerate(zip(_named([layer for layer, _ in nodes]), nodes, strict=True)):
             if isinstance(layer, Input) != (not inputs) or any(not 0 <= j < i for j in inputs):
                 raise ShapeError(f"{layer}: inputs must be earlier layers, and only an Input has none; got {inputs}")
-            if isinstance(layer, SeparableConv):
-                raise ShapeError(f"{layer}: a model holds its two factors; from_layers and Graph.add take it apart")
+            if isinstance(layer, Block):
+                raise ShapeError(f"{layer}: a model holds its parts; from_layers and Graph.add take it apart")
             if len(inputs) > 1 and not isinstance(layer, Merge):
                 raise ShapeError(f"{layer}: it takes one input, not {len(inputs)}")
             use = uses.get(id(layer), 0)
@@ -140,15 +140,18 @@ class Model:
 
     def until(self, layer: str | int) -> Model:
         """The model that ends with the given layer's output (its activation included)."""
-        last = self.index(layer)
-        needed = {last}
-        for i in range(last, -1, -1):
-            if i in needed:
-                needed.update(self.nodes[i].inputs)
-        kept = sorted(needed | set(self.inputs) if len(self.inputs) == 1 else needed)
+        kept = self.needed(layer)
         place = {i: k for k, i in enumerate(kept)}
         nodes = [(self.nodes[i].layer, tuple(place[j] for j in self.nodes[i].inputs)) for i in kept]
-        return Model(nodes, self.name, [place[last]])
+        return Model(nodes, self.name, [len(kept) - 1])
+
+    def needed(self, layer: str | int) -> list[int]:
+        """The nodes that a layer's output depends on, itself included, in forward order."""
+        found = {self.index(layer)}
+        for i in range(max(found), -1, -1):
+            if i in found:
+                found.update(self.nodes[i].inputs)
+        return sorted(found)
 
     def without_output_activation(self, functions: Sequence[str]) -> Model:
         """The model without its outputs' final activations, where these are among ``functions``."""
@@ -261,7 +264,9 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[tuple[Layer, tuple[int, ...]]] = []
-        self._factors: dict[int, tuple[Layer, tuple[Layer, ...]]] = {}  # with the layer, so that its id stays taken
+        # a block's parts, for its next use; with the block, so that its id stays taken
+        self._parts: dict[int, tuple[Block, list[Layer]]] = {}
+        self._reused: list[Layer] | None = None
 
     def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
         """A place where data enters, with its per-sample shape."""
@@ -279,14 +284,26 @@ class Graph:
             raise InputError(f"add takes layers from lrpfast.layers, not {type(layer).__name__}; see Graph.input")
         if not inputs or any(isinstance(i, bool) or not isinstance(i, int) for i in inputs):
             raise InputError(f"{layer}: inputs must be what input() and add() returned, not {inputs!r}")
-        if not isinstance(layer, SeparableConv):
-            return self._place(layer, inputs)
-        if id(layer) not in self._factors:
-            named = layer if layer.name else replace(layer, name=self._free_name("separable_conv"))
-            self._factors[id(layer)] = (layer, named.factors())
-        for factor in self._factors[id(layer)][1]:
-            inputs = (self._place(factor, inputs),)
-        return inputs[0]
+        if isinstance(layer, Block):
+            return self._build(layer, inputs)
+        if self._reused is not None:
+            layer = self._reused.pop(0)
+        return self._place(layer, inputs)
+
+    def _build(self, block: Block, inputs: tuple[int, ...]) -> int:
+        """Add a block's parts; those of its first use, where it was added before."""
+        first = len(self._nodes)
+        if id(block) in self._parts:
+            self._reused = list(self._parts[id(block)][1])
+            try:
+                return block.build(self, *inputs)
+            finally:
+                self._reused = None
+        stem = re.sub(r"(?<!^)(?=[A-Z])", "_", type(block).__name__).lower()
+        named = block if block.name else replace(block, name=self._free_name(stem))
+        out = named.build(self, *inputs)
+        self._parts[id(block)] = (block, [layer for layer, _ in self._nodes[first:]])
+        return out
 
     def _free_name(self, stem: str) -> str:
         taken = {layer.name for layer, _ in self._nodes}

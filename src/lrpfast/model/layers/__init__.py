@@ -6,7 +6,7 @@ relevance in ``rules`` and ``engine``.
 """
 
 from .activation import FUNCTIONS, Activation, Function
-from .base import Identity, Input, Layer, Shape
+from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
@@ -20,6 +20,7 @@ __all__ = [
     "Average",
     "AveragePool",
     "BatchNorm",
+    "Block",
     "Concat",
     "Conv",
     "ConvTranspose",

@@ -49,6 +49,21 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
+class Block(Layer):
+    """A layer made of other layers: the way to give lrpfast a layer of one's own.
+
+    A model holds the parts, each with its own rule; see ``docs/extending.md``.
+    """
+
+    def build(self, graph: Any, *inputs: int) -> int:
+        """Add the parts to a `Graph`, fed by ``inputs``; returns the result of the last one.
+
+        Parts are best named ``f"{self.name}/…"``, the last one ``self.name``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define build(graph, *inputs)")
+
+
+@dataclass(frozen=True, eq=False)
 class Input(Layer):
     """Where a model's input enters; ``shape`` is per sample."""
 

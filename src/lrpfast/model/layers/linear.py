@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError, ShapeError
 from .activation import Activation, as_activation
-from .base import Layer, Shape, as_array
+from .base import Block, Layer, Shape, as_array
 from .window import as_padding, channels_last, per_axis, slid, spread
 
 
@@ -229,7 +229,7 @@ class DepthwiseConv(Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class SeparableConv(Layer):
+class SeparableConv(Block):
     """A depthwise convolution and a convolution with windows of one, one after the other.
 
     A model holds it as these two layers, NAME/depthwise and NAME, and relevance is
@@ -268,9 +268,10 @@ class SeparableConv(Layer):
             )
         return first, second
 
-    def output_shape(self, shape: Shape) -> Shape:
-        first, second = self.factors()
-        return second.output_shape(first.output_shape(shape))
+    def build(self, graph: Any, *inputs: int) -> int:
+        for factor in self.factors():
+            inputs = (graph.add(factor, *inputs),)
+        return inputs[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,159 @@
+"""A model's inputs and outputs as the engine runs them: one row of values for each sample.
+
+Several inputs lie one after the other in a row, and so do several outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, SampleError, ShapeError
+from ..kernels import Start
+from ..model.graph import Model
+from ..model.layers import Embedding
+from .inputs import as_batch
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output; ``entries`` is the size of the embedding that an input's indices go to, if any."""
+
+    name: str
+    shape: Shape
+    first: int
+    entries: int | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def _ports(model: Model, nodes: Sequence[int], entries: dict[int, int]) -> tuple[Port, ...]:
+    found: list[Port] = []
+    first = 0
+    for i in nodes:
+        node = model.nodes[i]
+        if any(n is None for n in node.shape):
+            raise InputError(f"{node}: its shape {node.shape} is open; build the model with a fixed input shape")
+        found.append(Port(node.name, node.shape, first, entries.get(i)))  # type: ignore[arg-type]
+        first += found[-1].size
+    return tuple(found)
+
+
+def _embedded(model: Model) -> dict[int, int]:
+    """Inputs whose values are indices, with the number of entries that they may name."""
+    source = {i: i for i in model.inputs}  # the input that a node hands on unchanged
+    entries: dict[int, int] = {}
+    for i, node in enumerate(model.nodes):
+        if node.inputs and node.layer.identity and node.inputs[0] in source:
+            source[i] = source[node.inputs[0]]
+        elif isinstance(node.layer, Embedding) and node.inputs[0] in source:
+            at = source[node.inputs[0]]
+            entries[at] = min(len(node.layer.table), entries.get(at, len(node.layer.table)))
+    return entries
+
+
+class Ports:
+    """The inputs and outputs of one model."""
+
+    def __init__(self, model: Model) -> None:
+        self.inputs = _ports(model, model.inputs, _embedded(model))
+        self.outputs = _ports(model, model.outputs, {})
+        #: one sample's shape as the engine runs it
+        self.row: Shape = self.inputs[0].shape if len(self.inputs) == 1 else (sum(p.size for p in self.inputs),)
+        self.output_row: Shape = (
+            self.outputs[0].shape if len(self.outputs) == 1 else (sum(p.size for p in self.outputs),)
+        )
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several inputs."""
+        return len(self.inputs) > 1
+
+    def pack(self, x: Any) -> np.ndarray:
+        """The inputs as one array of rows, checked and, where there is one input, not yet cast."""
+        if not self.several:
+            return self._checked(x, self.inputs[0], "inputs")
+        if isinstance(x, Mapping) or not isinstance(x, (list, tuple)) or len(x) != len(self.inputs):
+            names = ", ".join(p.name for p in self.inputs)
+            given = f"{len(x)}" if isinstance(x, (list, tuple)) else type(x).__name__
+            raise InputError(f"the model takes a list of {len(self.inputs)} inputs ({names}), not {given}")
+        arrays = [self._checked(a, p, f"input {p.name!r}") for a, p in zip(x, self.inputs, strict=True)]
+        if len({len(a) for a in arrays}) > 1:
+            counts = ", ".join(f"{p.name}: {len(a)}" for a, p in zip(arrays, self.inputs, strict=True))
+            raise ShapeError(f"inputs must have as many samples each, not {counts}")
+        rows = [a.reshape(len(a), p.size) for a, p in zip(arrays, self.inputs, strict=True)]
+        return np.concatenate(rows, 1, dtype=np.result_type(np.float32, *rows))
+
+    @staticmethod
+    def _checked(x: Any, port: Port, what: str) -> np.ndarray:
+        array = as_batch(x, port.shape, what)
+        if port.entries is not None:
+            with np.errstate(invalid="ignore"):
+                wrong = (array != np.floor(array)) | (array < 0) | (array >= port.entries)
+            if wrong.any():
+                place = tuple(int(i) for i in np.argwhere(wrong)[0])
+                raise SampleError(
+                    f"{{where}} of {what} is {array[place]}: an embedding of {port.entries} entries takes "
+                    f"whole numbers from 0 to {port.entries - 1}",
+                    place[0],
+                    place[1:],
+                )
+        return array
+
+    def unpack(self, rows: np.ndarray) -> Any:
+        """Rows of all inputs as the caller knows them: an array, or a list of arrays where there are several."""
+        return self._split(rows, self.inputs, rows.ndim - 1)
+
+    def unpack_output(self, rows: np.ndarray) -> Any:
+        """Rows of all outputs as the caller knows them."""
+        return self._split(rows, self.outputs, 1)
+
+    @staticmethod
+    def _split(rows: np.ndarray, ports: Sequence[Port], axis: int) -> Any:
+        if len(ports) == 1:
+            return rows
+        before = rows.shape[:axis]
+        return [np.ascontiguousarray(rows[..., p.first : p.first + p.size]).reshape(*before, *p.shape) for p in ports]
+
+    def output(self, target: Any) -> tuple[Port, Any]:
+        """The output that a target speaks of, and the target there."""
+        if isinstance(target, Mapping):
+            if len(target) != 1:
+                raise InputError(f"target names one output, as {{name: target}}, not {len(target)}")
+            ((key, inner),) = target.items()
+            for i, port in enumerate(self.outputs):
+                if key == port.name or (isinstance(key, (int, np.integer)) and key == i):
+                    return port, inner
+            raise InputError(f"the model has no output {key!r}; its outputs are {self._names()}")
+        if len(self.outputs) > 1:
+            raise InputError(
+                f"the model has {len(self.outputs)} outputs; say which to explain, as "
+                f"target={{{self.outputs[0].name!r}: 'max'}}; the outputs are {self._names()}"
+            )
+        return self.outputs[0], target
+
+    def _names(self) -> str:
+        return ", ".join(repr(p.name) for p in self.outputs)
+
+    def placed(self, start: Start, port: Port) -> Start:
+        """A start made for one output, in the row of all outputs."""
+        if len(self.outputs) == 1:
+            return start
+        if start.mode in ("max", "all"):
+            return Start(start.mode, window=(port.first, port.size))
+        if start.mode == "array":
+            assert start.array is not None
+            rows = np.zeros((len(start.array), *self.output_row), start.array.dtype)
+            rows[:, port.first : port.first + port.size] = start.array.reshape(len(rows), port.size)
+            return Start("array", array=rows, window=(port.first, port.size))
+        assert start.targets is not None
+        window = (port.first, port.size)
+        return Start(start.mode, start.targets + port.first, start.step, start.count, window=window)
