@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,9 @@ from .inputs import as_batch, as_start, check_flag, check_memory, check_out, che
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
 from .ports import Ports
+
+#: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
+MAX_VARIANTS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +155,22 @@ class Analyzer:
         self._range = check_range(input_range)
         self._mask_nan = check_flag(mask_nan, "mask_nan")
         self._device = device
-        composite = as_composite(rule)
-        assignment = composite.assign(model)
-        explained, kept, target = _explained(model, start, target)
+        self._composite = as_composite(rule)
+        self._start_at, self._y_ref, self.target = start, y_ref, target
+        self._variants: dict[tuple, Analyzer] = {}  # for a model that leaves input sizes open: one for each
+        self._open = model.is_open
+        if not self._open:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Decide and compile everything, for a model whose shapes are all known."""
+        model = self.model
+        assignment = self._composite.assign(model)
+        explained, kept, target = _explained(model, self._start_at, self.target)
         explained = explained.without_output_activation(self._stripped)
-        if y_ref is not None:
-            explained = _minus_reference(explained, y_ref)
-        if composite.canonize:
+        if self._y_ref is not None:
+            explained = _minus_reference(explained, self._y_ref)
+        if self._composite.canonize:
             explained = canonize(explained)
         self._explained = explained
         self._ports = Ports(explained)
@@ -172,6 +185,22 @@ class Analyzer:
             self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
         elif not callable(target) and not isinstance(target, (str, int, np.integer, tuple, list, np.ndarray, Mapping)):
             raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
+
+    def _fixed(self, x: Any) -> Analyzer:
+        """The same analyzer for the sizes that these inputs have; the last few are kept."""
+        shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+        return self._for_shapes(shapes)
+
+    def _for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Analyzer:
+        key = tuple(shapes)
+        if key not in self._variants:
+            variant = copy.copy(self)
+            variant.model, variant._open, variant._variants = self.model.with_input_shape(*shapes), False, {}
+            variant._prepare()
+            while len(self._variants) >= MAX_VARIANTS:
+                self._variants.pop(next(iter(self._variants)), None)
+            self._variants[key] = variant
+        return self._variants[key]
 
     def _compile(self) -> None:
         self._backend = backend(self._device)
@@ -194,28 +223,38 @@ class Analyzer:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         for key in ("_compiled", "_traced", "_forward", "_backend"):
-            del state[key]
-        return state
+            state.pop(key, None)
+        return {**state, "_variants": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._compile()
+        if not self._open:
+            self._compile()
 
     @property
     def input_shape(self) -> Any:
         """One sample's shape; a list of them for several inputs."""
-        return self._explained.input_shape
+        return (self.model if self._open else self._explained).input_shape
 
     @property
     def output_shape(self) -> Any:
         """The shape, for one sample, of what is explained; a list of them for several outputs."""
-        return self._explained.output_shape
+        return (self.model if self._open else self._explained).output_shape
 
-    def plan(self) -> Plan:
-        """What will be computed for each layer and what it costs; prints as a table."""
-        return self._plan
+    def plan(self, *input_shapes: Sequence[int]) -> Plan:
+        """What will be computed for each layer and what it costs; prints as a table.
+
+        A model that leaves input sizes open needs them here: one shape, without the batch axis, for each input.
+        """
+        if not self._open:
+            return self._plan
+        if not input_shapes:
+            raise InputError(f"the model's input shape {self.input_shape} is open: plan needs one, plan((…))")
+        return self._for_shapes([tuple(shape) for shape in input_shapes])._plan
 
     def __repr__(self) -> str:
+        if self._open:
+            return f"<lrpfast.Analyzer of {self.model.name!r}: {self.precision}, input sizes open>"
         rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules))
         return f"<lrpfast.Analyzer of {self.model.name!r}: {rules}; {self.precision}, {self._backend.name}>"
 
@@ -240,6 +279,8 @@ class Analyzer:
         ------
         InputError, ShapeError
         """
+        if self._open:
+            return self._fixed(x).analyze(x, target, out)
         given = out
         x = self._ports.pack(x)
         samples = len(x)
@@ -355,6 +396,8 @@ class Analyzer:
         AmplificationWarning
             Where a layer's relevance grows so much that single values mean little.
         """
+        if self._open:
+            return self._fixed(x).explain(x, target, layers)
         x = self._ports.pack(x)
         start, axes = self._start(x, target)
         if axes:

@@ -94,7 +94,7 @@ def begin_at(start: Start, part: slice) -> Start:
     return start
 
 
-_predictors: weakref.WeakKeyDictionary[Model, dict[tuple[str, str], Compiled]] = weakref.WeakKeyDictionary()
+_predictors: weakref.WeakKeyDictionary[Model, dict[tuple, tuple[Compiled, Ports]]] = weakref.WeakKeyDictionary()
 
 
 def predict(
@@ -105,12 +105,13 @@ def predict(
     dtype = np.dtype(dtype_name)
     count = check_threads(threads)
     programs = _predictors.setdefault(model, {})
-    compiled = programs.get((precision, device))
-    if compiled is None:
-        plan = make_plan(model, None)
-        compiled = backend(device).compile(lower_forward(plan, dtype=dtype_name, tf32=tf32))
-        programs[precision, device] = compiled
-    ports = Ports(model)
+    shapes = tuple(np.shape(a)[1:] for a in (x if len(model.inputs) > 1 else [x])) if model.is_open else ()
+    known = programs.get((precision, device, shapes))
+    if known is None:
+        fixed = model.with_input_shape(*shapes) if model.is_open else model
+        program = lower_forward(make_plan(fixed, None), dtype=dtype_name, tf32=tf32)
+        known = programs[precision, device, shapes] = backend(device).compile(program), Ports(fixed)
+    compiled, ports = known
     x = ports.pack(x)
     out = np.empty((len(x), *ports.output_row), dtype)
     per_sample = (math.prod(x.shape[1:]) + math.prod(out.shape[1:])) * dtype.itemsize

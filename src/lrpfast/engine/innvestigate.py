@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InputError, RuleError, UnsupportedLayerError
 from ..model.graph import Model
-from ..model.layers import Activation, Dense
+from ..model.layers import Activation
 from ..rules.innvestigate import composite, keywords
 from .analyzer import Analyzer, Explanation
 
@@ -67,7 +67,7 @@ class InnvestigateAnalyzer(Analyzer):
 def _only_relu(model: Model, name: str) -> None:
     """iNNvestigate's deep Taylor takes ReLU networks only."""
     for i, layer in enumerate(model.layers):
-        activation = layer.activation if isinstance(layer, Dense) else layer if isinstance(layer, Activation) else None
+        activation = layer if isinstance(layer, Activation) else getattr(layer, "activation", None)
         if activation is not None and not activation.is_plain_relu:
             raise UnsupportedLayerError(
                 f"{layer} (layer {i}): {name} explains ReLU networks only, this layer has {activation.describe()}"
@@ -103,7 +103,8 @@ def create_analyzer(
         As in `Analyzer`.
     **parameters
         The name's own keywords: ``epsilon``, ``bias``, ``alpha``, ``beta``, ``low``,
-        ``high``, ``rule``, ``until_layer_idx``, ``until_layer_rule``.
+        ``high``, ``rule``, ``until_layer_idx``, ``until_layer_rule``, ``bn_layer_rule``,
+        ``bn_layer_fuse_mode``.
 
     Returns
     -------

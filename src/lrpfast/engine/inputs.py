@@ -61,6 +61,11 @@ def check_range(input_range: Any) -> tuple[float, float] | None:
     return low, high
 
 
+def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether a sample's shape is one that the model takes; None is a size that it leaves open."""
+    return len(got) == len(shape) and all(n in (None, m) for n, m in zip(shape, got, strict=True))
+
+
 def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> np.ndarray:
     """x as a NumPy array of samples of the given shape, real and not yet cast.
 
@@ -82,7 +87,7 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> np.ndarray
                 f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers"
             )
         raise InputError(f"{what} must be real numbers, not dtype {x.dtype}")
-    if x.shape[1:] != shape or x.ndim == 0:
+    if x.shape[1:] != shape and not _fits(x.shape[1:], shape) or x.ndim == 0:
         wanted = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else ""
         raise ShapeError(f"{what} must have shape {wanted}, not {x.shape}{hint}")

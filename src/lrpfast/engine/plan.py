@@ -224,8 +224,11 @@ _DENOMINATOR = {
 }
 
 
+_WEIGHTS = {"w": "W", "w+": "W⁺", "w-": "W⁻", "w^2": "W²", "1": "1", "w+gw+": "(W+γW⁺)", "w+gw-": "(W+γW⁻)"}
+
+
 def _weight(part: str, of: str) -> str:
-    name = {"w": "W", "w+": "W⁺", "w-": "W⁻", "w^2": "W²", "1": "1", "w+gw+": "(W+γW⁺)", "w+gw-": "(W+γW⁻)"}[part]
+    name = _WEIGHTS.get(part, part.replace("w", "W"))  # a rule of a user's own may have parts of its own
     return name if of == "kernel" else name.replace("W", "b") + ("/n" if of == "bias/n" else "")
 
 

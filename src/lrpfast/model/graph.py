@@ -119,6 +119,30 @@ class Model:
         shapes = [self.nodes[i].shape for i in self.outputs]
         return shapes[0] if len(shapes) == 1 else shapes
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the model leaves sizes of its inputs to the data."""
+        return any(None in self.nodes[i].shape for i in self.inputs)
+
+    def with_input_shape(self, *shapes: Sequence[int]) -> Model:
+        """The same model for inputs of the given shapes, one for each input, where it leaves sizes open.
+
+        Raises
+        ------
+        ShapeError
+            When a shape does not fit what the model says of it.
+        """
+        if len(shapes) != len(self.inputs):
+            raise ShapeError(f"the model has {len(self.inputs)} inputs, not {len(shapes)}")
+        nodes: list[tuple[Layer, tuple[int, ...]]] = [(node.layer, node.inputs) for node in self.nodes]
+        for i, shape in zip(self.inputs, shapes, strict=True):
+            wanted = self.nodes[i].shape
+            fits = len(shape) == len(wanted) and all(n in (None, m) for n, m in zip(wanted, shape, strict=True))
+            if not fits:
+                raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {tuple(shape)}")
+            nodes[i] = (Input(tuple(shape), name=self.nodes[i].layer.name), ())
+        return Model(nodes, self.name, self.outputs)
+
     def consumers(self) -> list[list[int]]:
         """For each node, the nodes that its output feeds, in forward order; one that takes it twice is named twice."""
         used: list[list[int]] = [[] for _ in self.nodes]
@@ -293,7 +317,7 @@ class Graph:
     def _build(self, block: Block, inputs: tuple[int, ...]) -> int:
         """Add a block's parts; those of its first use, where it was added before."""
         first = len(self._nodes)
-        if id(block) in self._parts:
+        if self._reused is None and id(block) in self._parts:
             self._reused = list(self._parts[id(block)][1])
             try:
                 return block.build(self, *inputs)
