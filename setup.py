@@ -10,6 +10,7 @@ from setuptools import Extension, setup
 # them. What is left out (errno, traps) changes no value.
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 KERNELS = "src/lrpfast/kernels"
+DEPENDS = ("_cpu.pxd", "_check.pxi", "_contract.pxi", "_light.pxi", "compute.h", "tile.h", "pool.h")
 
 setup(
     ext_modules=cythonize(
@@ -17,7 +18,7 @@ setup(
             Extension(
                 "lrpfast.kernels._cpu",
                 [f"{KERNELS}/_cpu.pyx", f"{KERNELS}/compute.c", f"{KERNELS}/pool.c"],
-                depends=[f"{KERNELS}/{name}" for name in ("_cpu.pxd", "compute.h", "tile.h", "pool.h")],
+                depends=[f"{KERNELS}/{name}" for name in DEPENDS],
                 include_dirs=[KERNELS, numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
                 extra_compile_args=FLAGS,

@@ -10,6 +10,9 @@ cdef extern from "compute.h":
         void (*block)(long, long, const float*, long, const float*, long, float*, long, int) noexcept nogil
         void (*deep)(long, long, long, const float*, long, const float*, float*, long) noexcept nogil
         void (*load)(long, const float*, int, int, float*) noexcept nogil
+        void (*gather)(long, const int64_t*, long, long, long, const float*, long, long, int, int,
+                       float*, long) noexcept nogil
+        void (*lane)(long, long, int, const float* const*, const float* const*, const float*, int, float*) noexcept nogil
         void (*combine)(long, int, const float* const*, const double*, const float*, int, float*) noexcept nogil
         void (*share)(long, int, float, int, const float*, const float*, const float*, int, int, float*) noexcept nogil
         int (*shallow)(int, long, long, const float*, long, const float*, const float*, long,
@@ -23,6 +26,9 @@ cdef extern from "compute.h":
         void (*block)(long, long, const double*, long, const double*, long, double*, long, int) noexcept nogil
         void (*deep)(long, long, long, const double*, long, const double*, double*, long) noexcept nogil
         void (*load)(long, const double*, int, int, double*) noexcept nogil
+        void (*gather)(long, const int64_t*, long, long, long, const double*, long, long, int, int,
+                       double*, long) noexcept nogil
+        void (*lane)(long, long, int, const double* const*, const double* const*, const double*, int, double*) noexcept nogil
         void (*combine)(long, int, const double* const*, const double*, const double*, int, double*) noexcept nogil
         void (*share)(long, int, double, int, const double*, const double*, const double*, int, int, double*) noexcept nogil
         int (*shallow)(int, long, long, const double*, long, const double*, const double*, long,
@@ -54,7 +60,9 @@ cdef enum:
     MAX_SUMS = 8    # accumulators of one contraction
 
 cdef enum Kind:
-    CONTRACT, REDISTRIBUTE, DIVIDE, ACTIVATE, UNMASK, SCALE, REMASK, START, COPY
+    CONTRACT, REDISTRIBUTE, DIVIDE, ACTIVATE, UNMASK, SCALE, REMASK, START, COPY, ACCUMULATE, SLOPE, SOFTMAX_BACK,
+    GATHER, SCATTER, STRIDED, POOL, UNPOOL, MULTIPLY, EXTREMUM, SELECT, NORMALIZE, NORMALIZE_BACK, LOCAL_NORMALIZE,
+    DOT, DOT_BACK, LOOKUP, TOTAL
 
 cdef enum Mode:  # how the starting relevance is chosen
     START_MAX, START_INDEX, START_PAIR, START_ARRAY, START_ALL
@@ -63,11 +71,32 @@ cdef enum Fault:
     FINE, INPUT_NOT_FINITE, INPUT_OUT_OF_RANGE, NOT_FINITE
 
 
+cdef struct Axis:
+    long count, taps
+    const int64_t* positions
+    const int64_t* index        # (count, taps)
+    const double* factor        # (count, taps), or NULL
+
+cdef struct Region:
+    Axis axes[3]
+    long rows, taps
+
+cdef struct Geometry:
+    long source[3]
+    long out[3]
+    long source_rows
+    int regions_count
+    Region* regions
+
 cdef struct Term:
     int source
     int part
     int accumulator
-    void* weights
+    const Geometry* geometry
+    long channels               # of the source that a group contracts
+    int together                # terms from here on that contract the same input
+    void** weights              # by region; a single one where there is no geometry
+    int alike                   # of a diagonal operation: one weight for all channels
 
 cdef struct Output:
     int buffer
@@ -95,25 +124,41 @@ cdef struct Divide:
 
 cdef struct Operation:
     int kind
-    long rows, depth, columns   # of a contraction; columns also of an activation's last axis
+    int reads[3]                # buffers, in the order of cpu.BUFFERS; -1 for none
+    int writes[2]
+    int* sources                # buffers of an operation that takes any number
+    int sources_count
+    int checked                 # a buffer that must be finite afterwards, or -1
+    # contractions
+    long rows, depth, columns   # columns of one group; also of an operation on the last axis
+    long groups, width          # all groups' columns
     const lrpfast_f32* f32      # kernels of a contraction: a narrow one takes half the vector width
     const lrpfast_f64* f64_kernels
     long lanes, panel
     long pass_rows              # rows of one tile pass
+    int tf32
+    int diagonal
+    const Geometry* geometry    # where output rows lie: the first term's
     int terms_count, sums, outputs_count, shares_count
     Term* terms
     Output* outputs
     Share* shares
     int divides
     Divide divide
-    int source, out, present
-    int check                   # whether the output must be finite
+    int check                   # whether to check a redistribution's output on its way
     int inspect                 # whether to check the input's values as they are first loaded
     int deep                    # whether the kernel for many k and one vector of columns can do it
     int shallow                 # which shares of the kernel for few k and many columns, or 0
+    # light operations
     int function
-    double p[3]
+    int flag                    # rectify, centered, transposed, or a winner's place or sign
+    int detached, length
+    double p[4]                 # parameters in order
     void* values
+    void* more_values
+    const int64_t* index
+    long m, n, k                # of products of matrices
+    long run_count, run_length, source_offset, source_step, out_offset, out_step
 
 cdef struct Code:
     int f64
@@ -130,7 +175,9 @@ cdef struct Code:
     int inspects                # the first operation tells whether the input is finite, so nothing else need
     double low, high
     long width                  # workspace elements per sample
-    long scratch                # workspace elements besides: accumulators and a block of loaded input
+    long sums                   # workspace elements of accumulators
+    long tables                 # and, after them, of source rows or a packed matrix
+    long scratch                # both, and a block of loaded input
 
 cdef struct Job:
     const Code* code
@@ -143,6 +190,7 @@ cdef struct Job:
     long target_step
     int targets_count
     const char* start
+    long window_first, window_size  # of each sample's output, where the start is chosen from
     int* fault                  # per slot: the fault of the lowest sample seen
     long* fault_at
 
@@ -162,11 +210,25 @@ cdef inline void k_deep(const Operation* k, long m, long d, const real* a, const
     else:
         k.f64_kernels.deep(m, d, DEPTH, a, d, b, c, COLUMNS)
 
-cdef inline void k_load(const Code* k, long n, const real* x, int part, real* out) noexcept nogil:
+cdef inline void k_load(const Code* k, long n, const real* x, int part, int tf32, real* out) noexcept nogil:
     if real is float:
-        k.f32.load(n, x, part, k.tf32, out)
+        k.f32.load(n, x, part, tf32, out)
     else:
-        k.f64_kernels.load(n, x, part, k.tf32, out)
+        k.f64_kernels.load(n, x, part, tf32, out)
+
+cdef inline void k_gather(const Code* k, long rows, const int64_t* sources, long taps, long channels, long stride,
+                          const real* x, long k0, long depth, int part, int tf32, real* out) noexcept nogil:
+    if real is float:
+        k.f32.gather(rows, sources, taps, channels, stride, x, k0, depth, part, tf32, out, DEPTH)
+    else:
+        k.f64_kernels.gather(rows, sources, taps, channels, stride, x, k0, depth, part, tf32, out, DEPTH)
+
+cdef inline void k_lane(const Code* k, long n, long count, int part, const real* const* x, const real* const* weights,
+                        const real* factors, int acc, real* out) noexcept nogil:
+    if real is float:
+        k.f32.lane(n, count, part, x, weights, factors, acc, out)
+    else:
+        k.f64_kernels.lane(n, count, part, x, weights, factors, acc, out)
 
 cdef inline void k_combine(const Code* k, long n, int count, const real* const* acc, const double* c,
                            const real* constant, int relu, real* out) noexcept nogil:
@@ -176,11 +238,11 @@ cdef inline void k_combine(const Code* k, long n, int count, const real* const* 
         k.f64_kernels.combine(n, count, acc, c, constant, relu, out)
 
 cdef inline void k_share(const Code* k, long n, int first, double c, int part, const real* acc, const real* x,
-                         const real* bound, int step, real* out) noexcept nogil:
+                         const real* bound, int step, int tf32, real* out) noexcept nogil:
     if real is float:
-        k.f32.share(n, first, <float>c, part, acc, x, bound, step, k.tf32, out)
+        k.f32.share(n, first, <float>c, part, acc, x, bound, step, tf32, out)
     else:
-        k.f64_kernels.share(n, first, c, part, acc, x, bound, step, k.tf32, out)
+        k.f64_kernels.share(n, first, c, part, acc, x, bound, step, tf32, out)
 
 cdef inline int k_shallow(const Code* k, int shares, long m, long d, const real* a, long lda, const real* b,
                           const real* b2, long n, const real* x, real low, real high, real* out, long ld) noexcept nogil:

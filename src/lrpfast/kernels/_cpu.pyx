@@ -4,10 +4,11 @@
 `Executable` holds a `program.Program` as C records. A run splits the batch into
 micro-batches; a thread takes one at a time through the whole program in its own
 workspace, so that activations stay in cache and memory does not grow with the
-batch. The arithmetic is in tile.h, the records are in _cpu.pxd.
+batch. The heavy operations are in _contract.pxi and their arithmetic in tile.h, the
+light ones in _light.pxi; _check.pxi says what must hold of operations, _cpu.pxd has the records.
 """
 
-from libc.math cimport erfc, exp, expm1, fabs, isinf, isnan, log1p, tanh, NAN
+from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log1p, pow, sqrt, tanh, NAN
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -20,7 +21,40 @@ from .program import INPUT_PARTS, SHARE_PARTS
 cnp.import_array()
 
 KIND = {"Contract": CONTRACT, "Redistribute": REDISTRIBUTE, "Divide": DIVIDE, "Activate": ACTIVATE,
-        "Unmask": UNMASK, "Scale": SCALE, "Remask": REMASK, "Begin": START, "Copy": COPY}
+        "Unmask": UNMASK, "Scale": SCALE, "Remask": REMASK, "Begin": START, "Copy": COPY, "Accumulate": ACCUMULATE,
+        "Slope": SLOPE, "SoftmaxBack": SOFTMAX_BACK, "Gather": GATHER, "Scatter": SCATTER, "Strided": STRIDED,
+        "Pool": POOL, "Unpool": UNPOOL, "Multiply": MULTIPLY, "Extremum": EXTREMUM, "Select": SELECT,
+        "Normalize": NORMALIZE, "NormalizeBack": NORMALIZE_BACK, "LocalNormalize": LOCAL_NORMALIZE, "Dot": DOT,
+        "DotBack": DOT_BACK, "Lookup": LOOKUP, "Total": TOTAL}
+#: What each light operation reads and writes, by the names of its fields; besides, perhaps, ``sources``.
+BUFFERS = {
+    "Activate": (("source",), ("out",)),
+    "Unmask": (("source",), ("clean", "present")),
+    "Scale": (("source",), ("out",)),
+    "Remask": (("present",), ("buffer",)),
+    "Begin": (("output",), ("out",)),
+    "Copy": (("source",), ("out",)),
+    "Accumulate": ((), ("out",)),
+    "Slope": (("x", "relevance"), ("out",)),
+    "SoftmaxBack": (("x", "y", "relevance"), ("out",)),
+    "Gather": (("source",), ("out",)),
+    "Scatter": (("source",), ("out",)),
+    "Strided": (("source",), ("out",)),
+    "Pool": (("source",), ("out", "winner")),
+    "Unpool": (("relevance", "winner"), ("out",)),
+    "Multiply": ((), ("out",)),
+    "Extremum": ((), ("out", "winner")),
+    "Select": (("relevance", "winner"), ("out",)),
+    "Normalize": (("source",), ("out",)),
+    "NormalizeBack": (("x", "s"), ("out",)),
+    "LocalNormalize": (("source",), ("out",)),
+    "Dot": (("a", "b"), ("out",)),
+    "DotBack": (("s", "other", "x"), ("out",)),
+    "Lookup": (("source",), ("out",)),
+    "Total": (("source",), ("out",)),
+}
+#: Forward operations whose output may overflow; contractions and activations check their own.
+OVERFLOWS = {"Accumulate", "Multiply", "Normalize", "LocalNormalize", "Dot", "Lookup", "Total"}
 MODE = {"max": START_MAX, "index": START_INDEX, "pair": START_PAIR, "array": START_ARRAY, "all": START_ALL}
 FAULT = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 FUNCTION = {name: code for code, name in enumerate(
@@ -28,292 +62,72 @@ FUNCTION = {name: code for code, name in enumerate(
      "softplus", "softsign", "exponential", "mish", "softmax"))}
 
 
-cdef void pack(const Code* code, const Operation* op, const real* w, long depth, long columns, real* out) noexcept nogil:
-    """w, shape (depth, columns), as blocks of DEPTH rows, then panels, padded with zeros."""
-    cdef long step = op.lanes * op.panel
-    cdef long k0, kc, n0, width, padded, k, j
-    for k0 from 0 <= k0 < depth by DEPTH:
-        kc = min(<long>DEPTH, depth - k0)
-        for n0 from 0 <= n0 < columns by step:
-            width = min(step, columns - n0)
-            padded = ceil_to(width, op.lanes)
-            for k in range(kc):
-                k_load(code, width, w + (k0 + k) * columns + n0, 0, out)
-                for j in range(width, padded):
-                    out[j] = 0
-                out += padded
+include "_check.pxi"
+include "_contract.pxi"
+include "_light.pxi"
 
 
-cdef int accumulate(const Code* code, const Operation* op, char** base, long m0, long rows, long n0, long nc,
-                    real* sums, real* loaded) noexcept nogil:
-    """Every accumulator of a contraction for some rows and columns: sums[a] has shape (ROWS, COLUMNS).
-
-    Returns 0 if the input was to be inspected on its way and is not finite, else 1.
-    """
-    cdef long padded = ceil_to(op.columns, op.lanes)
-    cdef long width = min(ceil_to(nc, op.lanes), padded - n0)
-    cdef long k0, kc, i, lda
-    cdef int t, begun = 0, fine = 1
-    cdef const Term* term
-    cdef const real* x
-    cdef const real* a
-    if op.deep and rows <= FEW:
-        for i in range(rows if op.inspect else 0):
-            fine &= k_finite(code, op.depth, <const real*>base[0] + (m0 + i) * op.depth)
-        for t in range(op.terms_count):
-            term = &op.terms[t]
-            k_deep(op, rows, op.depth, <const real*>base[term.source] + m0 * op.depth, <const real*>term.weights,
-                   sums + term.accumulator * ROWS * COLUMNS)
-        return fine
-    for k0 from 0 <= k0 < op.depth by DEPTH:
-        kc = min(<long>DEPTH, op.depth - k0)
-        if op.inspect and n0 == 0:
-            for i in range(rows):
-                fine &= k_finite(code, kc, <const real*>base[0] + (m0 + i) * op.depth + k0)
-        for t in range(op.terms_count):
-            term = &op.terms[t]
-            x = <const real*>base[term.source] + m0 * op.depth + k0
-            a, lda = x, op.depth
-            if term.part or code.tf32:
-                for i in range(rows):
-                    k_load(code, kc, x + i * op.depth, term.part, loaded + i * DEPTH)
-                a, lda = loaded, DEPTH
-            k_block(op, rows, kc, a, lda, <const real*>term.weights + k0 * padded + kc * n0, width,
-                    sums + term.accumulator * ROWS * COLUMNS, COLUMNS, (begun >> term.accumulator) & 1)
-            begun |= 1 << term.accumulator
-    return fine
-
-
-cdef int contract(const Code* code, const Operation* op, char** base, long samples, real* sums, real* loaded) noexcept nogil:
-    """Forward: outputs from shared sums. Returns a fault, or FINE."""
-    cdef long total = samples * op.rows, m0, rows, n0, nc, i
-    cdef int o, a, fine = 1
-    cdef const Output* output
-    cdef const real* sums_of_row[MAX_SUMS]
-    cdef const real* constant
-    cdef real* out
-    for m0 from 0 <= m0 < total by op.pass_rows:
-        rows = min(op.pass_rows, total - m0)
-        for n0 from 0 <= n0 < op.columns by COLUMNS:
-            nc = min(<long>COLUMNS, op.columns - n0)
-            if not accumulate(code, op, base, m0, rows, n0, nc, sums, loaded):
-                return INPUT_NOT_FINITE
-            for i in range(rows):
-                for a in range(op.sums):
-                    # before a ReLU can hide it
-                    sums_of_row[a] = sums + (a * ROWS + i) * COLUMNS
-                    fine &= k_finite(code, nc, sums_of_row[a])
-                for o in range(op.outputs_count):
-                    output = &op.outputs[o]
-                    out = <real*>base[output.buffer] + (m0 + i) * op.columns + n0
-                    constant = <const real*>output.constant
-                    if constant != NULL:
-                        constant += n0 + ((m0 + i) % op.rows * op.columns if output.per_row else 0)
-                    k_combine(code, nc, op.sums, sums_of_row, output.coefficients, constant, output.relu, out)
-                    fine &= k_finite(code, nc, out)
-    return FINE if fine else NOT_FINITE
-
-
-cdef int redistribute(const Code* code, const Operation* op, char** base, long samples, real* sums, real* loaded) noexcept nogil:
-    """Backward: shares of sums, then perhaps a division. Returns a fault of a checked output, or FINE."""
-    cdef long total = samples * op.rows, m0, rows, n0, nc, i, at
-    cdef int h, fine = 1
-    cdef const Share* share
-    cdef const Divide* divide = &op.divide
-    cdef const real* bound
-    cdef const Share* second
-    cdef real* out
-    if op.shallow:
-        share, second = &op.shares[0], &op.shares[op.shares_count - 1]
-        fine = k_shallow(code, op.shallow, total, op.depth, <const real*>base[op.terms[0].source], op.depth,
-                         <const real*>op.terms[0].weights, <const real*>op.terms[op.terms_count - 1].weights, op.columns,
-                         <const real*>base[op.source], (<const real*>share.bound)[0] if op.shallow == 3 else 0,
-                         (<const real*>second.bound)[0] if op.shallow == 3 else 0, <real*>base[op.out], op.columns)
-        return FINE if fine or not op.check else NOT_FINITE
-    for m0 from 0 <= m0 < total by op.pass_rows:
-        rows = min(op.pass_rows, total - m0)
-        for n0 from 0 <= n0 < op.columns by COLUMNS:
-            nc = min(<long>COLUMNS, op.columns - n0)
-            accumulate(code, op, base, m0, rows, n0, nc, sums, loaded)
-            for i in range(rows):
-                at = (m0 + i) * op.columns + n0
-                out = <real*>base[op.out] + at
-                for h in range(op.shares_count):
-                    share = &op.shares[h]
-                    bound = <const real*>share.bound
-                    if share.step:
-                        bound += (m0 + i) % op.rows * op.columns + n0
-                    k_share(code, nc, h == 0, share.coefficient, share.part,
-                            sums + (share.accumulator * ROWS + i) * COLUMNS,
-                            <const real*>base[op.source] + at, bound, share.step, out)
-                if op.divides:
-                    if divide.z >= 0:
-                        k_divide(code, nc, out, <const real*>base[divide.z] + at, divide, <const real*>NULL, out)
-                    else:
-                        k_divide(code, nc, out,
-                                 <const real*>divide.z_constant + (m0 + i) % op.rows * op.columns + n0,
-                                 divide, <const real*>NULL, out)
-                if op.check:
-                    fine &= k_finite(code, nc, out)
-    return FINE if fine else NOT_FINITE
-
-
-cdef double evaluate(int function, double x, const double* p) noexcept nogil:
-    """An elementwise activation function of one value; p holds its parameters."""
-    cdef double t
-    if function == 0:                                   # relu: max_value, negative_slope, threshold
-        t = x if x > p[2] else p[1] * (x - p[2])
-        return p[0] if t > p[0] else t
-    if function == 1 or function == 2:                  # leaky_relu, prelu
-        return x if x > 0 else p[0] * x
-    if function == 3:                                   # elu
-        return x if x > 0 else p[0] * expm1(x)
-    if function == 4:                                   # selu (Klambauer et al. 2017)
-        return 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))
-    if function == 5:                                   # gelu, exact or by tanh
-        if p[0]:                                        # 1 + tanh(u) as 2 · sigmoid(2 u), and 1 + erf as
-            return x * evaluate(8, 1.5957691216057308 * (x + 0.044715 * x * x * x), p)
-        return 0.5 * x * erfc(x * -0.7071067811865476)  # erfc: no digits lost far below zero
-    if function == 6:                                   # silu
-        return x * evaluate(8, x, p)
-    if function == 7:
-        return tanh(x)
-    if function == 8:                                   # sigmoid
-        t = exp(-fabs(x))
-        return 1 / (1 + t) if x >= 0 else t / (1 + t)
-    if function == 9:                                   # hard_sigmoid: slope
-        t = p[0] * x + 0.5
-        return 0 if t < 0 else 1 if t > 1 else t
-    if function == 10:                                  # softplus
-        return (x if x > 0 else 0) + log1p(exp(-fabs(x)))
-    if function == 11:                                  # softsign
-        return x / (1 + fabs(x))
-    if function == 12:
-        return exp(x)
-    return x * tanh((x if x > 0 else 0) + log1p(exp(-fabs(x))))  # mish
-
-
-cdef void softmax(const real* x, long n, real* out) noexcept nogil:
-    cdef long j
-    cdef double top = x[0], total = 0
-    for j in range(1, n):
-        top = max(top, <double>x[j])
-    for j in range(n):
-        total += exp(x[j] - top)
-    for j in range(n):
-        out[j] = <real>(exp(x[j] - top) / total)
-
-
-cdef int activate(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef long size = code.size[op.source], n = samples * size, j
-    cdef const real* x = <const real*>base[op.source]
-    cdef const real* slopes = <const real*>op.values
-    cdef real* out = <real*>base[op.out]
-    cdef double slope
-    if op.function == 14:
-        for j from 0 <= j < n by op.columns:
-            softmax(x + j, op.columns, out + j)
-    elif op.function == 2:
-        for j in range(n):
-            slope = slopes[j % size]
-            out[j] = <real>evaluate(2, x[j], &slope)
-    else:
-        for j in range(n):
-            out[j] = <real>evaluate(op.function, x[j], op.p)
-    return FINE if k_finite(code, n, out) else NOT_FINITE
-
-
-cdef void unmask(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef const real* x = <const real*>base[op.source]
-    cdef real* clean = <real*>base[op.out]
-    cdef real* present = <real*>base[op.present]
-    cdef long j
-    for j in range(samples * code.size[op.source]):
-        present[j] = 0 if isnan(<double>x[j]) else 1
-        clean[j] = 0 if isnan(<double>x[j]) else x[j]
-
-
-cdef void scale(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef long size = code.size[op.source], j
-    cdef const real* x = <const real*>base[op.source]
-    cdef const real* values = <const real*>op.values
-    cdef real* out = <real*>base[op.out]
-    for j in range(samples * size):
-        out[j] = x[j] * values[j % size]
-
-
-cdef void remask(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef const real* present = <const real*>base[op.present]
-    cdef real* out = <real*>base[op.out]
-    cdef long j
-    for j in range(samples * code.size[op.out]):
-        if present[j] == 0:
-            out[j] = <real>NAN
-
-
-cdef void begin(const Job* job, const Operation* op, char** base, long first, long samples, int which, real* unused) noexcept nogil:
-    """The starting relevance of some samples for the which-th target."""
-    cdef const Code* code = job.code
-    cdef long size = code.size[op.source], i, j, at
-    cdef const real* y
-    cdef real* out
+cdef void divide(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+    cdef const Divide* d = &op.divide
+    cdef long size = code.size[d.relevance], i
     for i in range(samples):
-        y = <const real*>base[op.source] + i * size
-        out = <real*>base[op.out] + i * size
-        if job.mode == START_ARRAY:
-            memcpy(out, <const real*>job.start + (first + i) * size, size * sizeof(real))
-            continue
-        if job.mode == START_ALL:
-            for j in range(size):
-                out[j] = 0 if op.check and y[j] < 0 else y[j]
-            continue
-        memset(out, 0, size * sizeof(real))
-        if job.mode == START_PAIR:
-            out[job.targets[0]] = y[job.targets[0]]
-            out[job.targets[1]] = -y[job.targets[1]]
-            continue
-        at = 0
-        if job.mode == START_MAX:
-            for j in range(1, size):
-                if y[j] > y[at]:
-                    at = j
-        else:
-            at = job.targets[(first + i) * job.target_step + which]
-        out[at] = 0 if op.check and y[at] < 0 else y[at]
+        k_divide(code, size, <const real*>base[d.relevance] + i * size,
+                 <const real*>base[d.z] + i * size if d.z >= 0 else <const real*>d.z_constant, d,
+                 <const real*>base[d.mask_z] + i * size if d.mask else NULL,
+                 <real*>base[d.out] + i * size)
 
 
 cdef int step(const Job* job, const Operation* op, char** base, long first, long samples, int which,
               real* sums, real* loaded) noexcept nogil:
     """One operation on one micro-batch; returns a fault, or FINE."""
     cdef const Code* code = job.code
-    cdef const Divide* d = &op.divide
-    cdef long size, i
-    if op.kind == CONTRACT:
-        return contract(code, op, base, samples, sums, loaded)
-    if op.kind == REDISTRIBUTE:
-        return redistribute(code, op, base, samples, sums, loaded)
-    if op.kind == DIVIDE:
-        size = code.size[d.relevance]
-        for i in range(samples):
-            k_divide(code, size, <const real*>base[d.relevance] + i * size,
-                     <const real*>base[d.z] + i * size if d.z >= 0 else <const real*>d.z_constant, d,
-                     <const real*>base[d.mask_z] + i * size if d.mask else NULL,
-                     <real*>base[d.out] + i * size)
-    elif op.kind == ACTIVATE:
-        return activate(code, op, base, samples, sums)
-    elif op.kind == UNMASK:
+    cdef int kind = op.kind, fault = FINE
+    if kind == CONTRACT or kind == REDISTRIBUTE:
+        fault = contract(code, op, base, samples, sums, loaded)
+    elif kind == DIVIDE:
+        divide(code, op, base, samples, sums)
+    elif kind == ACTIVATE:
+        fault = activate(code, op, base, samples, sums)
+    elif kind == UNMASK:
         unmask(code, op, base, samples, sums)
-    elif op.kind == SCALE:
+    elif kind == SCALE:
         scale(code, op, base, samples, sums)
-    elif op.kind == REMASK:
+    elif kind == REMASK:
         remask(code, op, base, samples, sums)
-    elif op.kind == START:
+    elif kind == START:
         begin(job, op, base, first, samples, which, sums)
-    elif op.kind == COPY:
-        memcpy(base[op.out], base[op.source], samples * code.size[op.source] * sizeof(real))
-        if op.check and not k_finite(code, samples * code.size[op.out], <const real*>base[op.out]):
+    elif kind == COPY:
+        memcpy(base[op.writes[0]], base[op.reads[0]], samples * code.size[op.reads[0]] * sizeof(real))
+    elif kind == ACCUMULATE or kind == MULTIPLY or kind == EXTREMUM:
+        combine_sources(code, op, base, samples, sums)
+    elif kind == SLOPE:
+        slope(code, op, base, samples, sums)
+    elif kind == SOFTMAX_BACK:
+        softmax_back(code, op, base, samples, sums)
+    elif kind == GATHER or kind == SCATTER or kind == STRIDED:
+        move(code, op, base, samples, sums)
+    elif kind == POOL:
+        pool(code, op, base, samples, sums)
+    elif kind == UNPOOL:
+        unpool(code, op, base, samples, sums)
+    elif kind == SELECT:
+        select(code, op, base, samples, sums)
+    elif kind == NORMALIZE:
+        normalize(code, op, base, samples, sums)
+    elif kind == NORMALIZE_BACK:
+        normalize_back(code, op, base, samples, sums)
+    elif kind == LOCAL_NORMALIZE:
+        local_normalize(code, op, base, samples, sums)
+    elif kind == DOT or kind == DOT_BACK:
+        product(code, op, base, samples, sums)
+    elif kind == LOOKUP:
+        fault = lookup(code, op, base, samples, sums)
+    else:
+        add_channels(code, op, base, samples, sums)
+    if op.checked >= 0 and not fault:
+        if not k_finite(code, samples * code.size[op.checked], <const real*>base[op.checked]):
             return NOT_FINITE
-    return FINE
+    return fault
 
 
 cdef int examine(const Code* code, const real* x, long n) noexcept nogil:
@@ -397,6 +211,8 @@ cdef class Executable:
     cdef Code code
     cdef list held        # arrays that the records point into
     cdef list spare       # workspaces between runs
+    cdef dict placed      # addresses of packed weights and geometries while operations are translated
+    cdef tuple sizes
     cdef long itemsize
     cdef int isa
 
@@ -405,8 +221,10 @@ cdef class Executable:
 
     def __init__(self, program, int isa, offsets, long width):
         cdef Code* code = &self.code
+        cdef Operation* op
         cdef int i
-        self.held, self.spare, self.isa = [], [], isa
+        self.held, self.spare, self.placed, self.isa = [], [], {}, isa
+        self.sizes = tuple(program.sizes)
         code.f64 = program.dtype == "float64"
         code.tf32 = program.tf32
         self.itemsize = 8 if code.f64 else 4
@@ -429,14 +247,55 @@ cdef class Executable:
         operations = (*program.forward, *program.backward)
         code.operations = <Operation*>self.zeros(max(1, len(operations)) * sizeof(Operation))
         for i, operation in enumerate(operations):
-            self.translate(operation, &code.operations[i])
-            code.scratch = max(code.scratch, code.operations[i].sums * ROWS * COLUMNS)
-        code.scratch += ROWS * DEPTH
+            op = &code.operations[i]
+            op.checked = -1
+            self.translate(operation, op)
+            if i < code.forward_count and type(operation).__name__ in OVERFLOWS:
+                op.checked = op.writes[0]
+            code.sums = max(code.sums, op.sums * ROWS * COLUMNS)
+            code.tables = max(code.tables, ceil_to(self.table_bytes(op) // self.itemsize, 16))
+        self.placed = {}
+        code.scratch = code.sums + code.tables + ROWS * DEPTH
+        self.check_result(operations)
         # One pass over memory less, where the input goes straight into a contraction: x · w is not
         # finite for any w when x is not, so the sums tell. Not so for parts of x, nor after rounding.
-        if not code.allow_nan and not code.ranged and program.forward and code.operations[0].kind == CONTRACT:
-            code.inspects = 1
-            code.operations[0].inspect = code.tf32 or all(term.part != "x" for term in program.forward[0].terms)
+        op = &code.operations[0]
+        if not code.allow_nan and not code.ranged and program.forward and op.kind == CONTRACT:
+            if op.geometry == NULL and not op.diagonal:  # else some of the input may go nowhere
+                code.inspects = 1
+                op.inspect = op.tf32 or all(term.part != "x" for term in program.forward[0].terms)
+
+    cdef int check_result(self, operations) except -1:
+        """The relevance that is handed out must be finite: checked by the last operation that writes it."""
+        cdef int i
+        cdef Operation* op
+        for i in range(len(operations) - 1, self.code.forward_count - 1, -1):
+            op = &self.code.operations[i]
+            # NaN where the input was masked is meant
+            if op.kind == REMASK or self.code.result not in (op.writes[0], op.writes[1]):
+                continue
+            if op.kind == REDISTRIBUTE:
+                op.check = 1  # row by row, while it is in the cache
+            else:
+                op.checked = self.code.result
+            return 0
+        return 0
+
+    cdef long table_bytes(self, const Operation* op) except -1:
+        """Scratch memory besides accumulators: of source rows, or of a packed matrix."""
+        cdef long most = 0
+        cdef int r, t
+        if op.kind == POOL or op.kind == UNPOOL:
+            return op.geometry.regions[0].taps * sizeof(int64_t) + op.columns * self.itemsize
+        if op.kind == DOT or op.kind == DOT_BACK:
+            most = op.n if op.kind == DOT_BACK else op.k
+            return (most * ceil_to(op.columns, op.lanes) + (op.m * most if op.flag else 0)) * self.itemsize
+        if op.geometry == NULL or op.diagonal:
+            return 0
+        for t in range(op.terms_count):
+            for r in range(op.geometry.regions_count):
+                most = max(most, op.terms[t].geometry.regions[r].taps)
+        return ROWS * most * <long>sizeof(int64_t)
 
     cpdef long workspace_bytes(self, long micro):
         """Bytes that one thread needs for micro-batches of that size."""
@@ -456,15 +315,81 @@ cdef class Executable:
         self.held.append(array)
         return cnp.PyArray_DATA(array)
 
-    cdef void* packed(self, weights, Operation* op) except NULL:
+    cdef const int64_t* indices(self, value) except NULL:
+        array = np.ascontiguousarray(value, dtype=np.int64).reshape(-1)
+        self.held.append(array)
+        return <const int64_t*>cnp.PyArray_DATA(array)
+
+    cdef size_t packed(self, weights, const Operation* op) except 0:
+        """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; the same array only once."""
+        cdef size_t key = id(weights)
+        kept = self.placed.get((key, op.lanes, op.panel, op.tf32))
+        if kept is not None:
+            return kept[0]
         array = np.ascontiguousarray(weights, dtype=np.float64 if self.code.f64 else np.float32)
-        cdef long depth = array.shape[0], columns = array.shape[1]
-        cdef void* out = self.zeros(depth * ceil_to(columns, op.lanes) * self.itemsize)
-        if self.code.f64:
-            pack(&self.code, op, <const double*>cnp.PyArray_DATA(array), depth, columns, <double*>out)
-        else:
-            pack(&self.code, op, <const float*>cnp.PyArray_DATA(array), depth, columns, <float*>out)
-        return out
+        cdef long groups = array.shape[0] if array.ndim == 3 else 1
+        cdef long depth = array.shape[array.ndim - 2], columns = array.shape[array.ndim - 1], group
+        cdef long step = depth * ceil_to(columns, op.lanes) * self.itemsize
+        cdef char* out = <char*>self.zeros(groups * step)
+        cdef char* data = <char*>cnp.PyArray_DATA(array)
+        for group in range(groups):
+            if self.code.f64:
+                pack(&self.code, op, <const double*>data, depth, columns, <double*>(out + group * step))
+            else:
+                pack(&self.code, op, <const float*>data, depth, columns, <float*>(out + group * step))
+            data += depth * columns * self.itemsize
+        self.placed[key, op.lanes, op.panel, op.tf32] = <size_t>out, weights
+        return <size_t>out
+
+    cdef size_t diagonal(self, weights, const Operation* op) except 0:
+        """Weights of a diagonal operation as they are, rounded where asked; the same array only once."""
+        kept = self.placed.get((id(weights), "diagonal", op.tf32))
+        if kept is not None:
+            return kept[0]
+        cdef void* data = self.vector(weights)
+        cdef void* out = data
+        cdef long n = np.size(weights)
+        if op.tf32:
+            out = self.zeros(n * self.itemsize)
+            if self.code.f64:
+                k_load(&self.code, n, <const double*>data, 0, 1, <double*>out)
+            else:
+                k_load(&self.code, n, <const float*>data, 0, 1, <float*>out)
+        self.placed[id(weights), "diagonal", op.tf32] = <size_t>out, weights
+        return <size_t>out
+
+    cdef const Geometry* geometry(self, source, operation) except NULL:
+        """A geometry as a record, checked; the same one only once."""
+        cdef Geometry* g
+        cdef Region* region
+        cdef Axis* axis
+        cdef int r, d
+        kept = self.placed.get(id(source))
+        if kept is not None:
+            return <const Geometry*><size_t>kept[0]
+        check_geometry(source, operation)
+        g = <Geometry*>self.zeros(sizeof(Geometry))
+        g.regions_count = len(source.regions)
+        g.regions = <Region*>self.zeros(g.regions_count * sizeof(Region))
+        g.source_rows = 1
+        for d in range(3):
+            g.source[d], g.out[d] = source.source[d], source.out[d]
+            g.source_rows *= g.source[d]
+        for r in range(g.regions_count):
+            region = &g.regions[r]
+            region.rows = region.taps = 1
+            for d in range(3):
+                axis, given = &region.axes[d], source.regions[r].axes[d]
+                axis.count, axis.taps = given.index.shape
+                axis.positions, axis.index = self.indices(given.positions), self.indices(given.index)
+                if given.factor is not None:
+                    factor = np.ascontiguousarray(given.factor, dtype=np.float64)
+                    self.held.append(factor)
+                    axis.factor = <const double*>cnp.PyArray_DATA(factor)
+                region.rows *= axis.count
+                region.taps *= axis.taps
+        self.placed[id(source)] = <size_t>g, source
+        return g
 
     cdef void choose_kernels(self, Operation* op) noexcept:
         """This run's kernels, or those of half the vector width where columns fill no more: the same sums."""
@@ -480,7 +405,9 @@ cdef class Executable:
 
     cdef int choose_shallow(self, source, Operation* op) except -1:
         """Whether the kernel for few k and many columns can do a whole redistribution, and with which shares."""
-        if op.depth > 16 or op.columns <= COLUMNS or self.code.tf32 or source.divide is not None:
+        if op.diagonal or op.geometry != NULL:
+            return 0
+        if op.depth > 16 or op.columns <= COLUMNS or op.tf32 or source.divide is not None:
             return 0
         if any(s.coefficient != 1 or s.accumulator != i for i, s in enumerate(source.shares)):
             return 0
@@ -504,79 +431,171 @@ cdef class Executable:
         d.mask, d.mask_z = source.mask, -1 if source.mask_z is None else source.mask_z
         return 0
 
-    cdef int translate(self, source, Operation* op) except -1:
-        cdef int i, a
-        name = type(source).__name__
-        op.kind = KIND[name]
-        if name in ("Contract", "Redistribute"):
-            op.rows = source.rows
-            op.depth, op.columns = source.terms[0].weights.shape
-            self.choose_kernels(op)
-            op.terms_count = len(source.terms)
-            op.terms = <Term*>self.zeros(op.terms_count * sizeof(Term))
-            for i, term in enumerate(source.terms):
-                op.terms[i].source, op.terms[i].accumulator = term.source, term.accumulator
-                op.terms[i].part = INPUT_PARTS.index(term.part)
-                op.terms[i].weights = self.packed(term.weights, op)
-                op.sums = max(op.sums, term.accumulator + 1)
-            # blocks of several terms in one sum would be added in another order
-            op.deep = (op.columns <= op.lanes and op.depth > DEPTH and not self.code.tf32
-                       and op.sums == op.terms_count and all(term.part == "x" for term in source.terms))
-            if op.sums > MAX_SUMS:
-                raise ValueError(f"a contraction has {op.sums} sums, at most {MAX_SUMS} are possible")
-        if name == "Contract":
-            op.outputs_count = len(source.outputs)
-            op.outputs = <Output*>self.zeros(op.outputs_count * sizeof(Output))
-            for i, output in enumerate(source.outputs):
-                op.outputs[i].buffer, op.outputs[i].relu = output.buffer, output.relu
-                op.outputs[i].constant = self.vector(output.constant)
-                op.outputs[i].per_row = output.constant is not None and np.size(output.constant) > op.columns
-                for a, c in enumerate(output.coefficients):
-                    op.outputs[i].coefficients[a] = c
-        elif name == "Redistribute":
-            op.source, op.out = source.x, source.out
-            op.check = source.out == self.code.result
-            op.shares_count = len(source.shares)
-            op.shares = <Share*>self.zeros(op.shares_count * sizeof(Share))
-            for i, share in enumerate(source.shares):
-                op.shares[i].accumulator, op.shares[i].coefficient = share.accumulator, share.coefficient
-                op.shares[i].part = min(SHARE_PARTS.index(share.part), 4)  # both bounds alike
-                op.shares[i].bound = self.vector(share.bound)
-                op.shares[i].step = share.bound is not None and np.size(share.bound) > 1
-            op.shallow = self.choose_shallow(source, op)
-            if source.divide is not None:
-                op.divides = 1
-                self.translate_divide(source.divide, &op.divide)
-        elif name == "Divide":
-            self.translate_divide(source, &op.divide)
-        elif name == "Activate":
-            op.source, op.out, op.columns = source.source, source.out, source.columns
-            op.function = FUNCTION[source.function]
-            p = dict(source.parameters)
-            if source.function == "prelu":
-                op.values = self.vector(p["negative_slope"])
-            elif source.function == "relu":
-                ceiling = p["max_value"]
-                op.p[0] = float("inf") if ceiling is None else ceiling
-                op.p[1], op.p[2] = p["negative_slope"], p["threshold"]
-            elif p:
-                (value,) = p.values()
-                op.p[0] = value
-        elif name == "Unmask":
-            op.source, op.out, op.present = source.source, source.clean, source.present
-        elif name == "Scale":
-            op.source, op.out, op.values = source.source, source.out, self.vector(source.values)
-        elif name == "Remask":
-            op.out, op.present = source.buffer, source.present
-        elif name == "Begin":
-            op.source, op.out, op.check = source.output, source.out, source.rectify
-        elif name == "Copy":
-            op.source, op.out = source.source, source.out
-            op.check = source.out == self.code.result
+    cdef int translate_terms(self, source, Operation* op) except -1:
+        cdef int i, r, t, last = 0
+        cdef Term* term
+        cdef size_t address
+        # first, so that what is read below is sound
+        for given in source.terms:
+            if given.geometry is not None:
+                self.geometry(given.geometry, source)
+        check_contraction(source, self.sizes)
+        op.rows, op.diagonal, op.tf32 = source.rows, source.diagonal, source.tf32 and self.code.tf32
+        op.terms_count = len(source.terms)
+        op.terms = <Term*>self.zeros(op.terms_count * sizeof(Term))
+        backward = op.kind == REDISTRIBUTE
+        op.width = self.sizes[source.out if backward else source.outputs[0].buffer] // op.rows
+        first = source.terms[0]
+        weights = first.weights if first.geometry is None else first.weights[0]
+        op.groups = weights.shape[0] if weights.ndim == 3 else 1
+        op.columns = op.width // op.groups
+        op.depth = 0 if op.diagonal else weights.shape[weights.ndim - 2]
+        if first.geometry is not None:
+            op.geometry = self.geometry(first.geometry, source)
+        self.choose_kernels(op)
+        for i, given in enumerate(source.terms):
+            term = &op.terms[i]
+            term.source, term.accumulator, term.part = given.source, given.accumulator, INPUT_PARTS.index(given.part)
+            op.sums = max(op.sums, term.accumulator + 1)
+            matrices = (given.weights,)
+            if given.geometry is not None:
+                term.geometry, matrices = self.geometry(given.geometry, source), given.weights
+                term.channels = self.sizes[term.source] // term.geometry.source_rows // op.groups
+            term.weights = <void**>self.zeros(len(matrices) * sizeof(void*))
+            term.alike = op.diagonal and all(w.shape[1] == 1 for w in matrices)
+            for r, w in enumerate(matrices):
+                if op.diagonal and w.shape[1] < op.width and not term.alike:
+                    w = np.repeat(w, op.width, 1)  # one form for all regions
+                address = self.diagonal(w, op) if op.diagonal else self.packed(w, op)
+                term.weights[r] = <void*>address
+            # what several terms in a row contract is gathered once
+            if i and (term.source == op.terms[last].source and term.part == op.terms[last].part
+                      and term.geometry == op.terms[last].geometry):
+                op.terms[last].together += 1
+            else:
+                last, term.together = i, 1
+        # blocks of several terms in one sum would be added in another order
+        op.deep = (op.geometry == NULL and not op.diagonal and op.columns <= op.lanes and op.depth > DEPTH
+                   and not op.tf32 and op.sums == op.terms_count and all(t.part == "x" for t in source.terms))
         return 0
 
+    cdef int translate_contract(self, source, Operation* op) except -1:
+        cdef int i, a
+        self.translate_terms(source, op)
+        op.writes[0] = op.writes[1] = -1
+        op.outputs_count = len(source.outputs)
+        op.outputs = <Output*>self.zeros(op.outputs_count * sizeof(Output))
+        for i, output in enumerate(source.outputs):
+            op.outputs[i].buffer, op.outputs[i].relu = output.buffer, output.relu
+            op.outputs[i].constant = self.vector(output.constant)
+            op.outputs[i].per_row = output.constant is not None and np.size(output.constant) > op.width
+            for a, c in enumerate(output.coefficients):
+                op.outputs[i].coefficients[a] = c
+        return 0
+
+    cdef int translate_redistribute(self, source, Operation* op) except -1:
+        cdef int i
+        self.translate_terms(source, op)
+        op.reads[0], op.writes[0], op.writes[1] = source.x, source.out, -1
+        op.shares_count = len(source.shares)
+        op.shares = <Share*>self.zeros(op.shares_count * sizeof(Share))
+        for i, share in enumerate(source.shares):
+            op.shares[i].accumulator, op.shares[i].coefficient = share.accumulator, share.coefficient
+            op.shares[i].part = min(SHARE_PARTS.index(share.part), 4)  # both bounds alike
+            op.shares[i].bound = self.vector(share.bound)
+            op.shares[i].step = share.bound is not None and np.size(share.bound) > 1
+        op.shallow = self.choose_shallow(source, op)
+        if source.divide is not None:
+            op.divides = 1
+            self.translate_divide(source.divide, &op.divide)
+        return 0
+
+    cdef int translate_function(self, source, Operation* op) except -1:
+        """The function of an `Activate` or a `Slope`."""
+        op.function = FUNCTION[source.function]
+        p = dict(source.parameters)
+        if source.function == "prelu":
+            op.values = self.vector(p["negative_slope"])
+        elif source.function == "relu":
+            ceiling = p["max_value"]
+            op.p[0] = float("inf") if ceiling is None else ceiling
+            op.p[1], op.p[2] = p["negative_slope"], p["threshold"]
+        elif p:
+            (value,) = p.values()
+            op.p[0] = value
+        return 0
+
+    cdef int translate_light(self, source, Operation* op) except -1:
+        cdef int i, kind = op.kind
+        reads, writes = BUFFERS[type(source).__name__]
+        reads = [getattr(source, name) for name in reads]
+        writes = [getattr(source, name) for name in writes]
+        sources = getattr(source, "sources", ())
+        check_light(source, self.sizes, (*reads, *sources), [b for b in writes if b is not None])
+        for i, b in enumerate(reads):
+            op.reads[i] = b
+        op.writes[1] = -1
+        for i, b in enumerate(writes):
+            op.writes[i] = -1 if b is None else b
+        op.sources_count = len(sources)
+        op.sources = <int*>self.zeros(op.sources_count * sizeof(int))
+        for i, b in enumerate(sources):
+            op.sources[i] = b
+        op.columns = getattr(source, "columns", 1)
+        if kind == ACTIVATE or kind == SLOPE:
+            self.translate_function(source, op)
+        elif kind == SCALE:
+            op.values = self.vector(source.values)
+        elif kind == START:
+            op.flag = source.rectify
+        elif kind == GATHER or kind == SCATTER:
+            op.index = self.indices(source.index)
+        elif kind == STRIDED:
+            op.run_count, op.run_length = source.count, source.length
+            op.source_offset, op.source_step = source.source_offset, source.source_step
+            op.out_offset, op.out_step = source.out_offset, source.out_step
+        elif kind == POOL or kind == UNPOOL:
+            op.geometry = self.geometry(source.geometry, source)
+        elif kind == EXTREMUM:
+            op.flag = source.sign
+        elif kind == SELECT:
+            op.flag = source.place
+        elif kind == NORMALIZE or kind == NORMALIZE_BACK:
+            op.flag, op.p[0], op.values = source.centered, source.epsilon, self.vector(source.gamma)
+            if kind == NORMALIZE:
+                op.length, op.more_values = source.length, self.vector(source.beta)
+            else:
+                op.detached = source.detached
+        elif kind == LOCAL_NORMALIZE:
+            op.p[0], op.p[1], op.p[2] = source.alpha / source.size, source.beta, source.k
+            op.run_length = source.size
+        elif kind == DOT or kind == DOT_BACK:
+            op.m, op.n, op.k = source.m, source.n, source.k
+            op.columns = op.n if kind == DOT else op.k
+            op.sums = 1
+            if kind == DOT_BACK:
+                op.p[0], op.flag = source.coefficient, source.transposed
+            self.choose_kernels(op)
+        elif kind == LOOKUP:
+            op.values = self.vector(source.table)
+            op.rows, op.columns = source.table.shape
+        return 0
+
+    cdef int translate(self, source, Operation* op) except -1:
+        op.kind = KIND[type(source).__name__]
+        if op.kind == CONTRACT:
+            return self.translate_contract(source, op)
+        if op.kind == REDISTRIBUTE:
+            return self.translate_redistribute(source, op)
+        if op.kind == DIVIDE:
+            check_divide(source, self.sizes, self.sizes[source.out])
+            op.writes[0], op.writes[1] = source.out, -1
+            return self.translate_divide(source, &op.divide)
+        return self.translate_light(source, op)
+
     def run(self, cnp.ndarray x, cnp.ndarray out, long samples, long micro, int threads, str mode="max",
-            cnp.ndarray targets=None, long target_step=0, int targets_count=1, cnp.ndarray start=None, kept=None):
+            cnp.ndarray targets=None, long target_step=0, int targets_count=1, cnp.ndarray start=None, kept=None,
+            window=None):
         """Run on ``samples`` rows of x into ``out``.
 
         All arrays are C-contiguous and of the program's dtype (targets: int64);
@@ -617,6 +636,11 @@ cdef class Executable:
         job.targets = <const int64_t*>cnp.PyArray_DATA(targets) if targets is not None else NULL
         job.target_step, job.targets_count = target_step, targets_count
         job.start = <const char*>cnp.PyArray_DATA(start) if start is not None else NULL
+        job.window_first, job.window_size = 0, code.size[code.output]
+        if window is not None:
+            job.window_first, job.window_size = window
+            if not 0 <= job.window_first < job.window_first + job.window_size <= code.size[code.output]:
+                raise ValueError(f"window {window} is not part of {code.size[code.output]} outputs")
         job.fault, job.fault_at = faults, faults_at
         with nogil:
             lrpfast_pool_run(task_f64 if code.f64 else task_f32, &job, count, slots)

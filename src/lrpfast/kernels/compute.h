@@ -2,6 +2,8 @@
 #ifndef LRPFAST_COMPUTE_H
 #define LRPFAST_COMPUTE_H
 
+#include <stdint.h>
+
 #define LRPFAST_KERNELS(T, TABLE)                                                          \
     typedef struct {                                                                       \
         long lanes; /* elements of one vector */                                           \
@@ -9,6 +11,9 @@
         void (*block)(long, long, const T *, long, const T *, long, T *, long, int);       \
         void (*deep)(long, long, long, const T *, long, const T *, T *, long);             \
         void (*load)(long, const T *, int, int, T *);                                      \
+        void (*gather)(long, const int64_t *, long, long, long, const T *, long, long,     \
+                       int, int, T *, long);                                               \
+        void (*lane)(long, long, int, const T *const *, const T *const *, const T *, int, T *); \
         void (*combine)(long, int, const T *const *, const double *, const T *, int, T *); \
         void (*share)(long, int, T, int, const T *, const T *, const T *, int, int, T *);  \
         int (*shallow)(int, long, long, const T *, long, const T *, const T *, long,       \

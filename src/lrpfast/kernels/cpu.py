@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import DeviceError, InputError
 from . import DEFAULT_START, Fault, Start
-from ._cpu import Executable, instruction_sets
-from .program import (
-    Activate,
-    Begin,
-    Contract,
-    Copy,
-    Divide,
-    Operation,
-    Program,
-    Redistribute,
-    Remask,
-    Scale,
-    Unmask,
-)
+from ._cpu import BUFFERS, Executable, instruction_sets
+from .program import Contract, Divide, Dot, DotBack, Operation, Program, Redistribute, Remask, Strided
 
 #: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
 CACHE_BYTES = 1 << 20
 #: Where one sample is larger than that, weights are reread for every few samples;
 #: this many rows, which fill tiles of 10 and of 6, keep that small beside the samples themselves.
 MINIMUM_ROWS = 30
+#: But not more of them at a time than fit in this much workspace.
+WORKSPACE_BYTES = 64 << 20
+#: Contractions with less than this part of the work do not ask for more samples.
+HEAVY = 1 / 16
 #: Rows of one tile pass: micro-batches are multiples of it where they can be.
 ROWS = 42
 #: Below this much work a second thread costs more than it saves.
@@ -54,21 +48,19 @@ def _touched(operation: Operation) -> tuple[set[int], set[int]]:
             return {t.source for t in operation.terms}, {o.buffer for o in operation.outputs}
         case Redistribute():
             reads = {t.source for t in operation.terms} | {operation.x}
-            divide = operation.divide
-            return reads | ({divide.z} if divide and isinstance(divide.z, int) else set()), {operation.out}
+            return reads | (_divisors(operation.divide) if operation.divide else set()), {operation.out}
         case Divide():
-            reads = {operation.relevance}
-            reads |= {operation.z} if isinstance(operation.z, int) else set()
-            return reads | ({operation.mask_z} if operation.mask_z is not None else set()), {operation.out}
-        case Unmask():
-            return {operation.source}, {operation.clean, operation.present}
-        case Remask():
-            return {operation.present, operation.buffer}, {operation.buffer}
-        case Begin():
-            return {operation.output}, {operation.out}
-        case Activate() | Scale() | Copy():
-            return {operation.source}, {operation.out}
-    raise TypeError(f"not an operation: {operation!r}")
+            return {operation.relevance} | _divisors(operation), {operation.out}
+    fields_read, fields_written = BUFFERS[type(operation).__name__]
+    reads = {getattr(operation, name) for name in fields_read} | set(getattr(operation, "sources", ()))
+    writes = {getattr(operation, name) for name in fields_written} - {None}
+    if isinstance(operation, (Strided, Remask)):  # what they do not write, they keep
+        reads |= writes
+    return reads, writes
+
+
+def _divisors(divide: Divide) -> set[int]:
+    return {b for b in (divide.z, divide.mask_z) if isinstance(b, int)}
 
 
 def place(program: Program) -> tuple[list[int], int]:
@@ -107,15 +99,51 @@ def place(program: Program) -> tuple[list[int], int]:
     return offsets, width
 
 
+def work(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """(floating-point operations, rows that share weights) per sample of each product in an operation."""
+    match operation:
+        case Dot() | DotBack():
+            return [(2 * operation.m * operation.n * operation.k, operation.m)]
+        case Contract() | Redistribute():
+            out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
+            parts = []
+            for term in operation.terms:
+                if term.geometry is None:
+                    regions = [(operation.rows, term.weights)]
+                else:
+                    rows = (math.prod(len(axis.positions) for axis in region.axes) for region in term.geometry.regions)
+                    regions = list(zip(rows, term.weights, strict=True))
+                for rows, weights in regions:
+                    size = len(weights) * sizes[out] // operation.rows if operation.diagonal else weights.size
+                    parts.append((2 * rows * size, rows))
+            return parts
+    return []
+
+
 def flops(program: Program) -> int:
     """Floating-point operations of all contractions, per sample."""
     operations = (*program.forward, *program.backward)
-    return sum(
-        2 * op.rows * term.weights.size
-        for op in operations
-        if isinstance(op, (Contract, Redistribute))
-        for term in op.terms
-    )
+    return sum(flop for operation in operations for flop, _ in work(operation, program.sizes))
+
+
+def samples_at_once(program: Program, width: int) -> int:
+    """Samples of a micro-batch: as many as the cache holds, but enough to fill tiles where memory allows it.
+
+    Weights are reread for every micro-batch: that is nothing beside a convolution's many
+    rows a sample, but all the time of a layer with one.
+    """
+    itemsize = np.dtype(program.dtype).itemsize
+    result = program.output if program.result is None else program.result
+    cached = CACHE_BYTES // max(1, (width + program.sizes[0] + program.sizes[result]) * itemsize)
+    least: dict[int, int] = {}
+    for operation in (*program.forward, *program.backward):
+        if not getattr(operation, "diagonal", False):
+            for flop, rows in work(operation, program.sizes):
+                least[rows] = least.get(rows, 0) + flop
+    total = sum(least.values())
+    fewest = min((rows for rows, flop in least.items() if rows and flop >= HEAVY * total), default=1)
+    wanted = min(-(-MINIMUM_ROWS // fewest), WORKSPACE_BYTES // max(1, width * itemsize))
+    return max(1, wanted, cached // ROWS * ROWS)
 
 
 class CompiledProgram:
@@ -124,12 +152,8 @@ class CompiledProgram:
     def __init__(self, program: Program, isa: int) -> None:
         offsets, width = place(program)
         self._executable = Executable(program, isa, offsets, width)
-        itemsize = np.dtype(program.dtype).itemsize
         self._flops = max(1, flops(program))
-        result = program.output if program.result is None else program.result
-        touched = (width + program.sizes[0] + program.sizes[result]) * itemsize
-        rows = CACHE_BYTES // max(1, touched)
-        self._micro = max(MINIMUM_ROWS, rows // ROWS * ROWS)
+        self._micro = samples_at_once(program, width)
 
     def run(
         self,
@@ -166,7 +190,18 @@ class CompiledProgram:
         keep: dict[int, np.ndarray] | None,
     ) -> Fault | None:
         fault = self._executable.run(
-            x, out, samples, micro, threads, start.mode, start.targets, start.step, start.count, start.array, keep
+            x,
+            out,
+            samples,
+            micro,
+            threads,
+            start.mode,
+            start.targets,
+            start.step,
+            start.count,
+            start.array,
+            keep,
+            start.window,
         )
         if fault is None:
             return None

@@ -156,6 +156,105 @@ static void NAME(load)(long n, const T *restrict x, int part, int tf32, T *restr
         for (long j = 0; j < n; j++) out[j] = NAME(tf32)(out[j]);
 }
 
+static inline __attribute__((always_inline)) void NAME(copy)(long n, const T *from, T *to)
+{
+    if (n < VL) {
+        for (long j = 0; j < n; j++) to[j] = from[j];
+        return;
+    }
+    for (long j = 0; j + VL < n; j += VL)
+        *(NAME(u) *)(to + j) = *(const NAME(u) *)(from + j);
+    *(NAME(u) *)(to + n - VL) = *(const NAME(u) *)(from + n - VL); /* may overlap the one before */
+}
+
+/* Columns k0 to k0 + depth of the matrix that a convolution multiplies, for some rows: k counts
+ * (tap, channel), `sources` holds the row of x of every (row, tap), or −1 outside. */
+static void NAME(gather)(long rows, const int64_t *sources, long taps, long channels, long stride, const T *x,
+                         long k0, long depth, int part, int tf32, T *out, long ld)
+{
+    for (long i = 0; i < rows; i++) {
+        const int64_t *source = sources + i * taps + k0 / channels;
+        T *row = out + i * ld;
+        long from = k0 % channels;
+        for (long k = 0; k < depth;) {
+            long n = channels - from;
+            int64_t at = *source++;
+            if (at >= 0 && stride == channels) /* neighbours in memory are one run */
+                while (k + n < depth && *source == source[-1] + 1) {
+                    n += channels;
+                    source++;
+                }
+            n = n < depth - k ? n : depth - k;
+            if (at >= 0)
+                NAME(copy)(n, x + at * stride + from, row + k);
+            else
+                for (long j = 0; j < n; j++) row[k + j] = 0;
+            k += n;
+            from = 0;
+        }
+        if (part == 1)
+            for (long j = 0; j < depth; j++) row[j] = row[j] > 0 ? row[j] : 0;
+        if (part == 2)
+            for (long j = 0; j < depth; j++) row[j] = row[j] < 0 ? row[j] : 0;
+        if (tf32)
+            for (long j = 0; j < depth; j++) row[j] = NAME(tf32)(row[j]);
+    }
+}
+
+static inline __attribute__((always_inline)) NAME(v) NAME(some)(const T *x, long n)
+{
+    NAME(v) value = {0};
+    if (n >= VL)
+        return *(const NAME(u) *)x;
+    for (long j = 0; j < n; j++)
+        value[j] = x[j];
+    return value;
+}
+
+static inline __attribute__((always_inline)) void NAME(lane_any)(
+    const int part, const int weighted, long n, long count, const T *const *x, const T *const *weights,
+    const T *factors, int accumulate, T *out)
+{
+    const NAME(v) zero = {0};
+    for (long j = 0; j < n; j += VL) {
+        NAME(v) sum = zero;
+        for (long t = 0; t < count; t++) {
+            NAME(v) value = NAME(some)(x[t] + j, n - j);
+            if (part == 1)
+                value = (NAME(v))((__typeof__(value > zero))value & (value > zero));
+            if (part == 2)
+                value = (NAME(v))((__typeof__(value > zero))value & (value < zero));
+            NAME(v) factor = factors[t] - zero;
+            if (weighted)
+                sum = FMA(value * factor, NAME(some)(weights[t] + j, n - j), sum);
+            else
+                sum = FMA(value, factor, sum);
+        }
+        NAME(u) *to = (NAME(u) *)(out + j); /* whole vectors: sums have room for them */
+        if (accumulate)
+            sum = *to + sum;
+        *to = sum;
+    }
+}
+
+/* out (+)= Σ_t part(x_t) · factor_t ⊙ weights_t, for n channels; without weights where there are none. */
+static void NAME(lane)(long n, long count, int part, const T *const *x, const T *const *weights, const T *factors,
+                       int accumulate, T *out)
+{
+    if (part == 0 && weights)
+        NAME(lane_any)(0, 1, n, count, x, weights, factors, accumulate, out);
+    else if (part == 0)
+        NAME(lane_any)(0, 0, n, count, x, weights, factors, accumulate, out);
+    else if (part == 1 && weights)
+        NAME(lane_any)(1, 1, n, count, x, weights, factors, accumulate, out);
+    else if (part == 1)
+        NAME(lane_any)(1, 0, n, count, x, weights, factors, accumulate, out);
+    else if (weights)
+        NAME(lane_any)(2, 1, n, count, x, weights, factors, accumulate, out);
+    else
+        NAME(lane_any)(2, 0, n, count, x, weights, factors, accumulate, out);
+}
+
 /* out = Σ_a coefficient_a · accumulator_a + constant, then max(., 0) if asked. */
 static void NAME(combine)(long n, int count, const T *const *accumulators, const double *coefficients,
                           const T *restrict constant, int relu, T *restrict out)
@@ -360,7 +459,8 @@ static int NAME(finite)(long n, const T *x)
 
 static const NAME(kernels_t) NAME(kernels) = {
     sizeof(T) == 4 ? VBYTES / 4 : VBYTES / 8, PANEL,
-    NAME(block), NAME(deep), NAME(load), NAME(combine), NAME(share), NAME(shallow), NAME(divide), NAME(finite), NAME(tf32),
+    NAME(block), NAME(deep), NAME(load), NAME(gather), NAME(lane), NAME(combine), NAME(share), NAME(shallow),
+    NAME(divide), NAME(finite), NAME(tf32),
 };
 
 #undef VL
