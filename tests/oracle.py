@@ -2,7 +2,7 @@
 
 It shares no code with lrpfast and imports nothing but NumPy. Every rule is a function that builds its
 contributions c_ij explicitly, as a factor f_i (the input, or 1) times a matrix v_ij, and hands each output's
-relevance out in proportion to them::
+relevance out in proportion to them (oracle_layers.py makes such a matrix of every linear layer)::
 
     R_i = sum_j (c_ij + share of the bias) / stabilized(sum_i c_ij + bias) * R_j
 
@@ -52,6 +52,10 @@ class Arithmetic:
         """What a contraction sees of one of its operands."""
         return round_tf32(value) if self.tf32 else value
 
+    def whole(self):
+        """The same without TF32: for sums and means, which are no contractions."""
+        return Arithmetic(self.u, self.rng)
+
 
 EXACT = Arithmetic()
 TF32 = Arithmetic(tf32=True)
@@ -81,23 +85,28 @@ class Ledger:
         self.bias = self.stabilizer = self.lost = self.absolute = 0.0
 
 
-def share(ar, pairs, b, own_b, r, stabilizer, bias, ledger, coefficient=1.0, here=True, split=False):
+def share(ar, pairs, b, own_b, r, seen, stabilizer, bias, ledger, coefficient=1.0, here=True, split=False):
     """Hand r_j to the inputs in proportion to their contributions, one term of a rule.
 
     pairs: [(f, v), …] with contributions Σ f_i v_ij. b: the whole bias, own_b: this term's part of it.
+    seen: whether output j sees input i; a bias that the inputs share goes to the n_j that it sees.
     here: which outputs take part; relevance of the others is lost to this term.
     """
-    n = len(pairs[0][0])
+    n = seen.sum(0)
     contributions = np.concatenate([ar.operand(f)[:, None] * ar.operand(v) for f, v in pairs])
     z = ar.total(contributions, 0, split)
-    added = {"absorb": own_b, "ignore": 0 * b, "full": b, "distribute": own_b, "repeat": ar.off(n * own_b)}[bias]
+    shared = np.where(n > 0, own_b, 0)
+    added = {"absorb": own_b, "ignore": 0 * b, "full": b, "distribute": shared, "repeat": ar.off(n * own_b)}[bias]
     z = ar.off(z + added)
     s = ar.off(np.where(here, r, 0) / ar.off(stabilized(z, stabilizer)))
-    seen = ar.operand(s)
-    result = sum(ar.off(f * ar.total(seen[None, :] * ar.operand(v), 1)) for f, v in pairs)
+    result = sum(ar.off(f * ar.total(ar.operand(s) * ar.operand(v), 1)) for f, v in pairs)
     if bias in ("distribute", "repeat"):
-        each = ar.off(own_b / n) if bias == "distribute" else own_b
-        result = result + ar.total(seen * ar.operand(each), 0)
+        each, back = own_b, s
+        if bias == "distribute" and (n == n[0]).all():
+            each = ar.off(own_b / max(n[0], 1))
+        elif bias == "distribute":  # TF32 rounds s / n: there is no b / n that were the same for a whole image
+            back = ar.off(s / np.maximum(n, 1))
+        result = result + ar.total(seen * ar.operand(back) * ar.operand(each), 1)
     else:
         ledger.bias += coefficient * (s * added).sum()
     ledger.absolute += abs(coefficient) * (np.abs(s) * (np.abs(contributions).sum(0) + np.abs(added))).sum()
@@ -107,21 +116,21 @@ def share(ar, pairs, b, own_b, r, stabilizer, bias, ledger, coefficient=1.0, her
     return ar.off(coefficient * result)
 
 
-# The rules. Each is rule(ar, ledger, x, w, b, r, **parameters) -> R_in for one sample.
+# The rules. Each is rule(ar, ledger, x, w, b, r, seen, **parameters) -> R_in for one sample, with seen as in `share`.
 
 
-def zero(ar, ledger, x, w, b, r, stabilizer=(1e-9, SIGN), bias="absorb"):
+def zero(ar, ledger, x, w, b, r, seen, stabilizer=(1e-9, SIGN), bias="absorb"):
     """c_ij = x_i w_ij"""
-    return share(ar, [(x, w)], b, b, r, stabilizer, bias, ledger)
+    return share(ar, [(x, w)], b, b, r, seen, stabilizer, bias, ledger)
 
 
-def epsilon(ar, ledger, x, w, b, r, epsilon=1e-6, bias="absorb"):
+def epsilon(ar, ledger, x, w, b, r, seen, epsilon=1e-6, bias="absorb"):
     """c_ij = x_i w_ij over z_j + epsilon sign(z_j)"""
-    return share(ar, [(x, w)], b, b, r, (epsilon, SIGN), bias, ledger)
+    return share(ar, [(x, w)], b, b, r, seen, (epsilon, SIGN), bias, ledger)
 
 
 def gamma(
-    ar, ledger, x, w, b, r, gamma=0.25, generalized=True, scale_bias=True, stabilizer=(1e-6, SIGN), bias="absorb"
+    ar, ledger, x, w, b, r, seen, gamma=0.25, generalized=True, scale_bias=True, stabilizer=(1e-6, SIGN), bias="absorb"
 ):
     """Original: c_ij = x_i (w_ij + gamma w_ij+).
 
@@ -132,41 +141,55 @@ def gamma(
     b_down = ar.off(b + gamma * np.minimum(b, 0)) if scale_bias else b
     if not generalized:
         v = ar.off(w + gamma * np.maximum(w, 0))
-        return share(ar, [(x, v)], b, b_up, r, stabilizer, bias, ledger)
+        return share(ar, [(x, v)], b, b_up, r, seen, stabilizer, bias, ledger)
     z = ar.off(ar.total(ar.operand(x)[:, None] * ar.operand(w), 0, split=True) + b)
     helps = x[:, None] * w > 0
     hurts = x[:, None] * w < 0
     v_up = np.where(helps, ar.off((1 + gamma) * w), w)
     v_down = np.where(hurts, ar.off((1 + gamma) * w), w)
-    up = share(ar, [(x, v_up)], b, b_up, r, stabilizer, bias, ledger, here=z > 0, split=True)
+    up = share(ar, [(x, v_up)], b, b_up, r, seen, stabilizer, bias, ledger, here=z > 0, split=True)
     # what the first term counts as lost outside its mask is the second's, and the other way round
-    down = share(ar, [(x, v_down)], b, b_down, r, stabilizer, bias, ledger, here=z < 0, split=True)
+    down = share(ar, [(x, v_down)], b, b_down, r, seen, stabilizer, bias, ledger, here=z < 0, split=True)
     ledger.lost -= r.sum()
     return ar.off(up + down)
 
 
-def alpha_beta(ar, ledger, x, w, b, r, alpha=2.0, beta=1.0, split_input=True, stabilizer=(1e-6, SIGN), bias="absorb"):
+def alpha_beta(
+    ar, ledger, x, w, b, r, seen, alpha=2.0, beta=1.0, split_input=True, stabilizer=(1e-6, SIGN), bias="absorb"
+):
     """Positive contributions share alpha R_j, negative ones -beta R_j. Not split: the weight's sign decides alone."""
     sign = x[:, None] * w if split_input else w
     result = share(
-        ar, [(x, np.where(sign > 0, w, 0))], b, np.maximum(b, 0), r, stabilizer, bias, ledger, alpha, split=True
+        ar, [(x, np.where(sign > 0, w, 0))], b, np.maximum(b, 0), r, seen, stabilizer, bias, ledger, alpha, split=True
     )
     if beta:
         result = result + share(
-            ar, [(x, np.where(sign < 0, w, 0))], b, np.minimum(b, 0), r, stabilizer, bias, ledger, -beta, split=True
+            ar,
+            [(x, np.where(sign < 0, w, 0))],
+            b,
+            np.minimum(b, 0),
+            r,
+            seen,
+            stabilizer,
+            bias,
+            ledger,
+            -beta,
+            split=True,
         )
     ledger.lost += (1 - alpha + beta) * r.sum()
     return ar.off(result)
 
 
-def z_plus(ar, ledger, x, w, b, r, split_input=True, stabilizer=(1e-6, SIGN), bias="absorb"):
+def z_plus(ar, ledger, x, w, b, r, seen, split_input=True, stabilizer=(1e-6, SIGN), bias="absorb"):
     """c_ij = (x_i w_ij)+"""
     kept = x[:, None] * w > 0 if split_input else w > 0
     v = np.where(kept, w, 0)
-    return share(ar, [(x, v)], b, np.maximum(b, 0), r, stabilizer, bias, ledger, split=True)
+    return share(ar, [(x, v)], b, np.maximum(b, 0), r, seen, stabilizer, bias, ledger, split=True)
 
 
-def alpha_beta_x(ar, ledger, x, w, b, r, alpha=(0.5, 0.5), beta=(0.5, 0.5), stabilizer=(1e-6, SIGN), bias="absorb"):
+def alpha_beta_x(
+    ar, ledger, x, w, b, r, seen, alpha=(0.5, 0.5), beta=(0.5, 0.5), stabilizer=(1e-6, SIGN), bias="absorb"
+):
     """x+w+, x-w-, x+w- and x-w+ share alpha_0 R_j, alpha_1 R_j, -beta_0 R_j, -beta_1 R_j, each among themselves."""
     result = np.zeros_like(x)
     up, down = np.where(w > 0, w, 0), np.where(w < 0, w, 0)
@@ -179,37 +202,53 @@ def alpha_beta_x(ar, ledger, x, w, b, r, alpha=(0.5, 0.5), beta=(0.5, 0.5), stab
         (x_down, up, b_up, -beta[1]),
     ):
         if c:
-            result = result + share(ar, [(f, v)], b, part, r, stabilizer, bias, ledger, c, split=True)
+            result = result + share(ar, [(f, v)], b, part, r, seen, stabilizer, bias, ledger, c, split=True)
     ledger.lost += (1 - sum(alpha) + sum(beta)) * r.sum()
     return ar.off(result)
 
 
-def w_square(ar, ledger, x, w, b, r, stabilizer=(1e-6, SIGN), bias="ignore"):
+def w_square(ar, ledger, x, w, b, r, seen, stabilizer=(1e-6, SIGN), bias="ignore"):
     """c_ij = w_ij^2; absorb: b_j^2 in the denominator"""
-    return share(ar, [(np.ones_like(x), ar.off(w**2))], b, ar.off(b**2), r, stabilizer, bias, ledger)
+    return share(ar, [(np.ones_like(x), ar.off(w**2))], b, ar.off(b**2), r, seen, stabilizer, bias, ledger)
 
 
-def flat(ar, ledger, x, w, b, r, stabilizer=(1e-6, SIGN), bias="ignore"):
-    """c_ij = 1"""
-    return share(ar, [(np.ones_like(x), np.ones_like(w))], b, b, r, stabilizer, bias, ledger)
+def flat(ar, ledger, x, w, b, r, seen, stabilizer=(1e-6, SIGN), bias="ignore"):
+    """c_ij = 1, of the inputs that j sees"""
+    return share(ar, [(np.ones_like(x), seen * 1.0)], b, b, r, seen, stabilizer, bias, ledger)
 
 
-def z_box(ar, ledger, x, w, b, r, low=None, high=None, stabilizer=(1e-6, SIGN), bias="ignore"):
+def z_box(ar, ledger, x, w, b, r, seen, low=None, high=None, stabilizer=(1e-6, SIGN), bias="ignore"):
     """c_ij = x_i w_ij - low_i w_ij+ - high_i w_ij-"""
     low, high = np.zeros_like(x) + low, np.zeros_like(x) + high
     up, down = np.maximum(w, 0), np.minimum(w, 0)
     pairs = [(x, up), (x, down), (-low, up), (-high, down)]
-    return share(ar, pairs, b, b, r, stabilizer, bias, ledger)
+    return share(ar, pairs, b, b, r, seen, stabilizer, bias, ledger)
 
 
-RULES = {f.__name__: f for f in (zero, epsilon, gamma, alpha_beta, alpha_beta_x, z_plus, w_square, flat, z_box)}
+def norm(ar, ledger, x, w, b, r, seen, stabilizer=(1e-6, SIGN)):
+    """c_ij = x_i w_ij, of sums and means; a bias is absorbed by nobody"""
+    return share(ar, [(x, w)], b, b, r, seen, stabilizer, "ignore", ledger)
+
+
+def gradient(ar, ledger, x, w, b, r, seen):
+    """R_i = Σ_j w_ij R_j"""
+    result = ar.total(ar.operand(w) * ar.operand(r), 1)
+    ledger.lost += r.sum() - result.sum()
+    ledger.absolute += np.abs(w * r).sum()
+    return result
+
+
+RULES = {
+    f.__name__: f
+    for f in (zero, epsilon, gamma, alpha_beta, alpha_beta_x, z_plus, w_square, flat, z_box, norm, gradient)
+}
 
 
 # Activations, from their definitions.
 
 
 def relu(x, max_value=None, negative_slope=0.0, threshold=0.0):
-    y = np.where(x >= threshold, x, negative_slope * (x - threshold))
+    y = np.where(x > threshold, x, negative_slope * (x - threshold))  # Keras's text says >=, its code >
     return y if max_value is None else np.minimum(y, max_value)
 
 
@@ -229,10 +268,15 @@ def sigmoid(x):
     return np.exp(-np.logaddexp(0, -x))  # keeps its digits where it is close to 0
 
 
+def gelu_share(x):
+    """The normal distribution below x: what the exact gelu multiplies x by."""
+    return 0.5 * np.vectorize(math.erfc, otypes=[float])(-x / math.sqrt(2))
+
+
 def gelu(x, approximate=False):
     if approximate:  # x (1 + tanh u) / 2, without cancelling where x is far below 0
         return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-    return 0.5 * x * np.vectorize(math.erfc)(-x / math.sqrt(2))
+    return x * gelu_share(x)
 
 
 def softplus(x):
@@ -319,7 +363,7 @@ def backward(layers, rules, x, target="max", ar=EXACT, ledgers=None):
     for layer, (name, parameters), (x_in, _) in zip(layers[::-1], rules[::-1], seen[::-1], strict=True):
         ledger = Ledger()
         incoming = r
-        r = RULES[name](ar, ledger, x_in, layer.w, layer.bias, incoming, **parameters)
+        r = RULES[name](ar, ledger, x_in, layer.w, layer.bias, incoming, np.ones(layer.w.shape, bool), **parameters)
         if ledgers is not None:
             ledgers.append((ledger, incoming, r))
     return r
@@ -345,7 +389,8 @@ def redistribute(rule, layer, x, r, ar=EXACT):
     name, parameters = rule
     (layer,) = as_float64([layer])
     x, r = np.asarray(x, dtype=np.float64), np.asarray(r, dtype=np.float64)
-    rows = [RULES[name](ar, Ledger(), a, layer.w, layer.bias, c, **parameters) for a, c in zip(x, r, strict=True)]
+    seen = np.ones(layer.w.shape, bool)
+    rows = [RULES[name](ar, Ledger(), a, layer.w, layer.bias, c, seen, **parameters) for a, c in zip(x, r, strict=True)]
     return np.array(rows).reshape(x.shape)
 
 

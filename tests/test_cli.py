@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lrpfast
-from lrpfast import batch, cli, output
+from lrpfast import batch, cli, output, plot
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "mlp_relu.h5"
@@ -303,6 +303,106 @@ def test_normalize(how, files, x, capsys):
     np.testing.assert_allclose(got, plain / scale[:, None], rtol=1e-5, atol=1e-7)
     what = "largest |R|" if how == "maxabs" else "sum"
     assert f"1 of {len(x)} explanations are not normalized: their {what} is 0" in capsys.readouterr().out
+
+
+# Pictures
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments and the figure of every picture that is written."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    calls = []
+    heatmap = plot.heatmap
+
+    def spy(relevance, input=None, **keywords):
+        figure = heatmap(relevance, input, **keywords)
+        calls.append((np.array(relevance), input, keywords, figure))
+        return figure
+
+    monkeypatch.setattr(plot, "heatmap", spy)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("r.png", b"\x89PNG"), ("r.PDF", b"%PDF"), ("r.svg", b"<?xml")], ids=lambda v: str(v)
+)
+def test_plot(name, head, files, drawn, capsys):
+    path = files[0].parent / name
+    got = explain(files, "--rule", "gamma", "--target", "2", "--plot", path, "--plot-limit", "3")
+    assert path.read_bytes().startswith(head)
+    assert f", and {path}\n" in capsys.readouterr().out
+    relevance, beneath, _, figure = drawn[-1]
+    np.testing.assert_array_equal(relevance, got)
+    assert beneath is None and len(figure.axes) == 3
+    assert figure.get_suptitle() == f"gamma, target 2: first 3 of {len(got)} samples"
+    assert leftovers(files) == sorted([name, "r.npy"])
+
+
+def test_plot_options(files, x, drawn):
+    np.save(files[0].parent / "mask.npy", np.arange(20).reshape(4, 5) < 12)
+    options = ["--plot-mask", files[0].parent / "mask.npy", "--plot-origin", "lower", "--plot-input"]
+    options += ["--plot-scale", "shared", "--plot-percentile", "90", "--plot-kind", "image", "--normalize", "maxabs"]
+    explain(files, *options, "--plot", files[0].parent / "r.png")
+    _, beneath, keywords, figure = drawn[-1]
+    np.testing.assert_array_equal(beneath, x)
+    assert keywords["scale"] == "shared" and keywords["percentile"] == 90 and keywords["origin"] == "lower"
+    assert figure.axes[0].images[-1].get_array().shape == (4, 5)
+    assert figure.get_suptitle().startswith("epsilon, target max, divided by the largest |R|")
+    explain(files, "--plot", files[0].parent / "r.png", "--plot-shape", "3,4", "--start", "dense_1")
+    assert drawn[-1][3].axes[0].images[-1].get_array().shape == (3, 4)
+    assert ", from layer dense_1" in drawn[-1][3].get_suptitle()
+
+
+def test_plot_of_several_targets(files, x, drawn):
+    np.save(files[0].parent / "t.npy", np.tile([[1, 3, 0]], (len(x), 1)))
+    got = explain(
+        files, "--target", files[0].parent / "t.npy", "--plot", files[0].parent / "r.png", "--plot-limit", "2"
+    )
+    relevance, _, keywords, figure = drawn[-1]
+    np.testing.assert_array_equal(relevance, got[:2].reshape(6, -1))
+    assert keywords["rows"] == ["sample 0", "sample 1"] and len(keywords["columns"]) == 3
+    assert figure.get_suptitle() == f"epsilon, target t.npy: first 2 of {len(x)} samples"
+
+
+PLOT_ERRORS = [
+    (["--plot", "r.gif"], "a picture's name ends in .png, .pdf, .svg"),
+    (["--plot", "r"], "a picture's name ends in"),
+    (["--plot", "no/r.png"], "there is no folder"),
+    (["--plot-limit", "3"], "--plot-limit goes with --plot FILE"),
+    (["--plot", "r.png", "--plot-limit", "0"], "limit must be a whole number of at least 1"),
+    (["--plot", "r.png", "--plot-limit", "101"], "a picture has 100 panels at most"),
+    (["--plot", "r.png", "--plot-shape", "3,5"], "cannot be given the shape (samples, 3, 5)"),
+    (["--plot", "r.png", "--plot-shape", "3,a"], "'3,a' is not a shape"),
+    (["--plot", "r.png", "--plot-kind", "image"], "--plot-shape HEIGHT,WIDTH folds flat ones"),
+    (["--plot", "r.png", "--plot-percentile", "101"], "percentile must be"),
+    (["--plot", "r.png", "--plot-mask", "x.npy"], "mask must be a boolean grid"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), PLOT_ERRORS, ids=as_typed)
+def test_wrong_plots(options, message, files, capfd, monkeypatch):
+    """They are told before the work begins."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    monkeypatch.chdir(files[0].parent)
+    monkeypatch.setattr("lrpfast.batch.stream.replacing", lambda path: pytest.fail("began to write"))
+    assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
+    assert leftovers(files) == []
+
+
+def test_the_plot_may_be_neither_input_nor_output(files, tmp_path, capfd):
+    inputs = tmp_path / "x.png"
+    files[0].rename(inputs)
+    assert "is an input of this command" in refuse(capfd, "explain", MODEL, inputs, "-o", files[1], "--plot", inputs)
+    line = refuse(capfd, "explain", MODEL, inputs, "-o", tmp_path / "r.png", "--plot", tmp_path / "r.png")
+    assert "need two files" in line
+
+
+def test_plot_without_matplotlib(files, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    line = refuse(capfd, "explain", MODEL, files[0], "-o", files[1], "--plot", files[0].parent / "r.png")
+    assert "pip install 'lrpfast[plot]'" in line and leftovers(files) == []
+    explain(files)
 
 
 # One line and exit code 2 for what is wrong
@@ -653,6 +753,7 @@ def test_help(sub, capsys):
 
 def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     """Every command that --help shows can be run as it stands."""
+    pytest.importorskip("matplotlib", reason="one of them draws")
     import re
     import shlex
 
@@ -681,8 +782,12 @@ def test_inspect(capsys):
     analyzer = lrpfast.create_analyzer("lrp.alpha_1_beta_0_IB", model, input_layer_rule="Bounded")
     assert model.summary() in printed
     assert str(analyzer.plan()) in printed
-    assert "dense    z_box(low=-1, high=1" in printed
-    assert "input_1  pass" in printed
+    rows = [line.split() for line in printed.split("rules under")[1].split("plan (")[0].splitlines()[1:-2]]
+    assert rows[0] == ["#", "layer", "type", "rule", "activation"]
+    assert [row[:3] for row in rows[1:]] == [
+        [str(i), node.name, type(node.layer).__name__] for i, node in enumerate(model.nodes)
+    ]
+    assert rows[1][3:] == ["pass"] and rows[2][3] == "z_box(low=-1," and rows[-1][-2:] == ["left", "out"]
     assert "the final softmax or sigmoid is left out" in printed
 
 
@@ -692,12 +797,40 @@ def test_inspect_a_hidden_layer(capsys):
     assert "left out" not in printed and "dense_2" not in printed.split("rules under")[1]
 
 
+@pytest.mark.parametrize("name", lrpfast.composites.COMPOSITES)
+def test_composites(name, files, x, capsys):
+    """By name: what inspect shows is what assign gives, and explain follows it."""
+    bounds = {"low": -4.0, "high": 4.0} if name == "epsilon_gamma_box" else {}
+    options = [text for key, value in bounds.items() for text in (f"--{key}", value)]
+    composite = lrpfast.composites.from_name(name, **bounds)
+    model = lrpfast.load(MODEL)
+    expected = lrpfast.Analyzer(model, composite).analyze(x)
+    assert explain(files, "--rule", name, *options).tobytes() == expected.tobytes()
+    capsys.readouterr()
+    assert run("inspect", MODEL, "--rule", name, *options) == 0
+    printed = capsys.readouterr().out.split("rules under")[1].split("plan (")[0]
+    rules = composite.assign(model).rules
+    for i, node in enumerate(model.nodes):
+        shown = next(line.split() for line in printed.splitlines() if line.split()[:2] == [str(i), node.name])
+        assert shown[3].startswith(rules[i].name if i in rules else "pass")
+
+
+def test_a_composite_with_another_first_rule(files, x):
+    flat = lrpfast.composites.EpsilonPlusFlat()
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), flat).analyze(x)
+    got = explain(files, "--rule", "epsilon_plus", "--input-layer-rule", "flat")
+    assert got.tobytes() == expected.tobytes()
+    box = lrpfast.composites.Uniform(lrpfast.rules.Epsilon(), lrpfast.rules.ZBox(-4, 4))
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), box).analyze(x)
+    assert explain(files, "--rule", "epsilon_plus_flat", "--input-layer-rule", "-4,4").tobytes() == expected.tobytes()
+
+
 def test_rules_shows_every_rule_and_name(capsys):
     assert run("rules") == 0
     printed = capsys.readouterr().out
     for name, rule in lrpfast.rules.RULES.items():
         assert f"  {name.ljust(13)} {rule.equation}\n" in printed
-    for name in lrpfast.rules.innvestigate.ANALYZERS:
+    for name in (*lrpfast.rules.innvestigate.ANALYZERS, *lrpfast.composites.COMPOSITES):
         assert f"  {name}" in printed
     assert "epsilon 1e-06\n" in printed and "bias absorb (or ignore, distribute, repeat)\n" in printed
     assert "low required, high required" in printed

@@ -84,13 +84,17 @@ MAY_IMPORT = {
     "kernels": {"errors"},
     "engine": {"errors", "table", "model", "rules", "kernels"},
     "batch": {"errors", "output", "model", "readers", "rules", "engine"},
+    "plot": {"errors", "output"},
     "layers": {"model"},
     "composites": {"rules"},
     "demo": {"output", "model", "readers", "engine", "kernels"},
-    "options": {"errors", "model", "rules", "engine", "batch"},
-    "cli": {"", "errors", "output", "readers", "rules", "engine", "batch", "kernels", "demo", "options"},
+    "options": {"errors", "model", "rules", "engine", "batch", "plot"},
+    "cli": {
+        *("", "errors", "output", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
+        *("demo", "options", "plot"),
+    },
     "__main__": {"cli"},
-    "": {"errors", "model", "readers", "rules", "engine", "layers", "composites"},
+    "": {"errors", "model", "readers", "rules", "engine", "layers", "composites", "plot"},
 }
 #: the one import against the direction: `Model.predict` runs the engine when it is called
 AGAINST = {("model/graph.py", "engine", "predict")}

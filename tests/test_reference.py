@@ -1,6 +1,8 @@
-"""Numbers that others printed: the seed notebook's, and iNNvestigate's on three dense networks."""
+"""Numbers that others printed: the seed notebook's, iNNvestigate's, zennit's and captum's."""
 
+import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 
 import lrpfast
 import oracle
-from tolerances import record_allows
+from lrpfast.model.canonize import canonize
+from lrpfast.model.graph import Model
+from tolerances import RECORD_FLOOR, RECORD_RUNS, RECORD_SAFETY, RECORD_SIZE, record_allows
 
 DATA = Path(__file__).parent / "data"
 SEED = json.loads((DATA / "seed.json").read_text())
@@ -308,3 +312,216 @@ def test_zennit_and_captum(key):
     for precision, tolerance in (("float64", 1e-13), ("float32", 1e-5)):
         got = lrpfast.Analyzer(model, composite, target=0, precision=precision).analyze(TORCH["x"])
         assert (np.abs(got - wanted) <= tolerance * largest).all()
+
+
+# Convolutional and branched networks.
+
+GRAPHS = {
+    **{
+        name: (f"{name}.h5", f"{name}.keras", f"{name}.k3.keras")
+        for name in ("cnn", "cnn_bn_avg", "conv1d", "branch_concat", "resnet_add")
+    },
+    "digits_cnn": ("digits_cnn.h5",),
+    "keras_norm": ("keras_norm.h5",),
+}
+GRAPH_RECORDS = [(name, key) for name in GRAPHS for key in np.load(DATA / f"{name}.npz").files if "|" in key]
+
+
+@functools.cache
+def graph_models(name):
+    return [lrpfast.model_wo_softmax(lrpfast.load(DATA / file)) for file in GRAPHS[name]]
+
+
+def largest(relevance):
+    """Of each sample, as an array that broadcasts."""
+    return np.abs(relevance).max(tuple(range(1, relevance.ndim)), keepdims=True)
+
+
+def perturbed(model, rng):
+    """The model with every weight off by one part in 2^23, float32's spacing, up or down."""
+    made = {}  # a layer that is used twice stays one
+    for layer in model.layers:
+        arrays = {f: getattr(layer, f, None) for f in ("kernel", "bias", "gamma", "beta")}
+        changed = {
+            f: a.astype(float) * (1 + RECORD_SIZE * rng.choice([-1, 1], a.shape))
+            for f, a in arrays.items()
+            if isinstance(a, np.ndarray)
+        }
+        made[id(layer)] = replace(layer, **changed) if changed else layer
+    return Model([(made[id(node.layer)], node.inputs) for node in model.nodes], model.name, model.outputs)
+
+
+def graph_allows(model, make, x, exact, selection):
+    """How far a record may be off the float64 explanation, as `tolerances.record_allows` has it for dense networks.
+
+    The oracle is checked elsewhere against the same explanations in float64; here lrpfast itself, in float64, says
+    what one float32 rounding of each weight and input does.
+    """
+    rng = np.random.default_rng(0)
+    change = np.zeros_like(largest(exact))
+    for _ in range(RECORD_RUNS):
+        other = make(perturbed(model, rng), precision="float64")
+        change = np.maximum(
+            change, largest(run(other, x * (1 + RECORD_SIZE * rng.choice([-1, 1], x.shape)), selection) - exact)
+        )
+    return np.maximum(RECORD_FLOOR * largest(exact), RECORD_SAFETY * change)
+
+
+def run(analyzer, x, selection):
+    return analyzer.analyze(x) if selection is None else analyzer.analyze(x, selection)
+
+
+@pytest.mark.parametrize("name, key", GRAPH_RECORDS, ids=lambda v: v)
+def test_recorded_explanations_of_graphs(name, key):
+    record = np.load(DATA / f"{name}.npz")
+    x, wanted = record["x"], np.float64(record[key])
+    analyzer_name, keywords, selection = parse(key)
+
+    def make(model, **options):
+        return lrpfast.create_analyzer(analyzer_name, model, **keywords, **options)
+
+    results = [run(make(model), x, selection) for model in graph_models(name)]
+    assert all(r.tobytes() == results[0].tobytes() for r in results), "the file formats differ"
+    got = results[0]
+    assert got.dtype == np.float32 and got.shape == wanted.shape
+    doubtful = np.flatnonzero((np.abs(got - wanted) > RECORD_FLOOR * largest(wanted)).reshape(len(x), -1).any(1))
+    if len(doubtful):
+        model, some = graph_models(name)[0], np.float64(x[doubtful])
+        exact = run(make(model, precision="float64"), some, selection)
+        allowed = graph_allows(model, make, some, exact, selection)
+        for values in (got, wanted):
+            assert (np.abs(values[doubtful] - exact) <= allowed).all()
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_recorded_predictions_of_graphs(name):
+    record = np.load(DATA / f"{name}.npz")
+    for file, wo_softmax in zip(GRAPHS[name], graph_models(name), strict=True):
+        y = lrpfast.load(DATA / file).predict(record["x"])
+        np.testing.assert_allclose(y, record["y"], rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(wo_softmax.predict(record["x"]), record["y_wo_softmax"], rtol=1e-5, atol=1e-5)
+
+
+# zennit's and captum's, in float64 on float32 weights, from the value of class 0.
+
+
+def conv(w, at, pad=0, strides=1, **keywords):
+    """A convolution of PyTorch's weights (out, in, spatial…)."""
+    kernel = w[f"{at}.weight"]
+    kernel = kernel.transpose(*range(2, kernel.ndim), 1, 0)
+    return lrpfast.layers.Conv(
+        kernel, w.get(f"{at}.bias"), strides, [(pad, pad)] * (kernel.ndim - 2), name=f"conv_{at}", **keywords
+    )
+
+
+def linear(w, at, activation=None, flattened=None):
+    """A dense layer, its inputs moved from channels first to channels last where it follows a Flatten."""
+    kernel = w[f"{at}.weight"].T
+    if flattened:
+        kernel = np.moveaxis(kernel.reshape(*flattened, -1), 0, -2).reshape(kernel.shape)
+    return lrpfast.layers.Dense(kernel, w[f"{at}.bias"], activation, name=f"linear_{at}")
+
+
+def norm(w, at):
+    mean, variance, gamma, beta = (w[f"{at}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+    return lrpfast.layers.BatchNorm(mean, variance, gamma, beta, 1e-5, name=f"norm_{at}")
+
+
+def torch_model(name):
+    layers, w = lrpfast.layers, dict(np.load(DATA / f"torch_{name}.weights.npz"))
+
+    def relu():
+        return layers.Activation("relu")
+
+    if name == "cnn":
+        first = [conv(w, 0, 1), relu(), conv(w, 2, 0, 2), relu(), layers.MaxPool((2, 2)), layers.Flatten()]
+        return lrpfast.from_layers([*first, linear(w, 6, "relu", (8, 3, 3)), linear(w, 8)], (14, 14, 3))
+    if name == "cnn_bn":
+        first = [conv(w, 0), norm(w, 1), relu(), layers.AveragePool((2, 2)), conv(w, 4), norm(w, 5), relu()]
+        last = [layers.AdaptiveAveragePool((1, 1)), layers.Flatten(), linear(w, 9)]
+        return lrpfast.from_layers([*first, *last], (12, 12, 3))
+    if name == "conv1d":
+        first = [conv(w, 0, dilation=2), relu(), layers.MaxPool(2), conv(w, 3, 1, groups=2), relu(), layers.Flatten()]
+        return lrpfast.from_layers([*first, linear(w, 6, None, (6, 16))], (40, 3))
+    graph = lrpfast.Graph()
+
+    def chain(x, *parts):
+        for part in parts:
+            x = graph.add(part, x)
+        return x
+
+    def block(x, at, strides):
+        a = chain(x, conv(w, f"{at}.0", 1, strides), norm(w, f"{at}.1"), relu())
+        return chain(a, conv(w, f"{at}.3", 1), norm(w, f"{at}.4"))
+
+    x = chain(graph.input((10, 10, 3)), conv(w, 0, 1), relu())
+    x = chain(graph.add(layers.Add(), block(x, "2.a", 1), x), relu())
+    short = chain(x, conv(w, "3.s.0", 0, 2), norm(w, "3.s.1"))
+    x = chain(graph.add(layers.Add(), block(x, "3.a", 2), short), relu())
+    return graph.model(chain(x, layers.AdaptiveAveragePool((1, 1)), layers.Flatten(), linear(w, 6)))
+
+
+def torch_composite(key):
+    """zennit's and captum's explanations as composites."""
+    peer, name, keywords = key.split("|")
+    composites, rules = lrpfast.composites, torch_rules(key)
+    if peer == "captum":
+        return composites.Captum(rules)
+    if name.startswith("composite:"):
+        return composites.from_name(name.removeprefix("composite:"), **json.loads(keywords))
+    return composites.Uniform(rules[1], first=rules[0]) if isinstance(rules, tuple) else composites.Uniform(rules)
+
+
+def as_zennit_merges(model):
+    """zennit's MergeBatchNorm leaves (x - 0) / sqrt(1 + eps) in the batch norm's place: eps is not taken out."""
+    nodes = []
+    for node, folded in zip(model.nodes, canonize(model).nodes, strict=True):
+        layer = folded.layer
+        if isinstance(node.layer, lrpfast.layers.BatchNorm):
+            zeros, ones = np.zeros(len(node.layer.mean)), np.ones(len(node.layer.mean))
+            layer = replace(node.layer, mean=zeros, variance=ones, gamma=None, beta=None)
+        nodes.append((layer, node.inputs))
+    return Model(nodes, model.name)
+
+
+TORCH_GRAPHS = {name: np.load(DATA / f"torch_{name}.npz") for name in ("cnn", "cnn_bn", "conv1d", "resnet")}
+TORCH_RECORDS = [(name, key) for name, record in TORCH_GRAPHS.items() for key in record.files if "|" in key]
+
+
+@pytest.mark.parametrize("name, key", TORCH_RECORDS, ids=lambda v: v)
+def test_zennit_and_captum_on_graphs(name, key):
+    record, model, composite = TORCH_GRAPHS[name], torch_model(name), torch_composite(key)
+    x = np.moveaxis(record["x"], 1, -1)
+    normed = any(isinstance(layer, lrpfast.layers.BatchNorm) for layer in model.layers)
+    if normed and key.startswith("zennit"):
+        # what is left of the batch norm has no rule in excitation backprop, and so its gradient
+        left = lrpfast.rules.Gradient() if "excitation" in key else lrpfast.rules.Pass()
+        composite = replace(lrpfast.composites.ByType({lrpfast.layers.BatchNorm: left}) | composite, canonize=False)
+        model = as_zennit_merges(model)
+    wanted = record[key]
+    for precision, tolerance in (("float64", 1e-11), ("float32", None)):
+        got = lrpfast.Analyzer(model, composite, target=0, precision=precision).analyze(x)
+        off = np.abs(np.moveaxis(got, -1, 1) - wanted)
+        if tolerance is not None:
+            assert (off <= tolerance * largest(wanted)).all(), (off / largest(wanted)).max()
+        else:  # sums that nearly cancel leave float32 with few digits: half of all samples have four
+            assert np.median((off / np.maximum(largest(wanted), 1e-30)).max((*range(1, off.ndim),))) < 1e-4
+
+
+@pytest.mark.parametrize("name", ("cnn_bn", "resnet"))
+def test_what_zennit_leaves_of_batch_norm(name):
+    """Folded without the rest that zennit leaves, z is off by half of eps per batch norm, and relevance accordingly."""
+    record, model = TORCH_GRAPHS[name], torch_model(name)
+    x = np.moveaxis(record["x"], 1, -1)
+    key = "zennit|composite:epsilon_plus|{}"
+    got = np.moveaxis(lrpfast.Analyzer(model, torch_composite(key), target=0, precision="float64").analyze(x), -1, 1)
+    off = (np.abs(got - record[key]) / largest(record[key])).max()
+    assert 1e-6 < off < 1e-4
+
+
+@pytest.mark.parametrize("name", TORCH_GRAPHS)
+def test_predictions_of_torch_graphs(name):
+    record, model = TORCH_GRAPHS[name], torch_model(name)
+    x = np.moveaxis(record["x"], 1, -1)
+    for made in (model, canonize(model)):
+        np.testing.assert_allclose(made.predict(x, precision="float64"), record["y"], rtol=0, atol=1e-14)

@@ -1,6 +1,6 @@
 """Layer-wise Relevance Propagation, compiled.
 
-    model file or object ──readers──▶ Model (layers in order)
+    model file or object ──readers──▶ Model (graph of layers) ──canonize──▶ Model
                                           │
     rule, composite or analyzer name ─────┴──assign──▶ {layer: Rule} ──plan──▶ Plan
                                                                                 │
@@ -13,7 +13,7 @@
 array([[1., 2.]])
 """
 
-from . import composites, layers, rules
+from . import composites, layers, plot, rules
 from .engine.analyzer import Analyzer, Explanation, redistribute
 from .engine.balance import Balance, Conservation
 from .engine.innvestigate import create_analyzer
@@ -59,6 +59,7 @@ __all__ = [
     "layers",
     "load",
     "model_wo_softmax",
+    "plot",
     "redistribute",
     "rules",
 ]

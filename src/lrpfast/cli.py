@@ -14,15 +14,18 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import __version__, options
+from . import __version__, options, plot, table
 from .batch import NORMALIZATIONS, explain_file, open_array
 from .engine.inputs import PRECISIONS, check_threads
 from .engine.plan import describe
 from .errors import InputError, LrpfastError
+from .model.graph import Model
+from .model.layers import Activation
 from .output import check_target
 from .readers import load
+from .rules.composites import COMPOSITES, Assignment
 from .rules.innvestigate import ANALYZERS, keywords
-from .rules.rule import RULES, Rule, Stabilizer
+from .rules.rule import RULES, Pass, Rule, Stabilizer
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.
@@ -43,6 +46,8 @@ examples:
         gamma rule, z-box between 0 and 1 on the first layer, output 3
   lrpfast explain model.h5 x.npy -o r.npy --target classes.npy --normalize maxabs
         each sample's own class; every explanation scaled to a largest value of 1
+  lrpfast explain model.h5 x.npy -o r.npy --plot r.png --plot-limit 9
+        also a picture of the first 9 explanations
 
 INPUTS.npy holds the samples along its first axis. It is mapped to memory and explained a chunk at a time,
 so it may be larger than memory. OUT.npy is written under a temporary name and renamed when it is whole."""
@@ -109,6 +114,7 @@ def _with_negatives(arguments: Sequence[str]) -> list[str]:
 
 def _as_options(message: str) -> str:
     """A message in the words of the command line, where it speaks of Python's keywords."""
+    message = message.replace("shape=(height, width)", "--plot-shape HEIGHT,WIDTH")
     message = message.replace("mask_nan=True", "--mask-nan").replace("precision='float64'", "--precision float64")
     return message.replace("add the batch axis: x[None]", "add a first axis of length 1")
 
@@ -166,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         "--memory", metavar="BYTES", type=options.byte_count, help="for the threads' workspaces; 500M and 2G work"
     )
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
+    _add_plot_options(explain)
 
     help_text = "a model's layers, the rule each one gets, the cost"
     inspect = command("inspect", _inspect, help_text, epilog=INSPECT_EXAMPLES)
@@ -183,7 +190,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_rule_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the rule (see `lrpfast rules`)")
     group.add_argument(
-        "--rule", metavar="NAME", default="epsilon", help="a rule, or an iNNvestigate name; default: epsilon"
+        "--rule",
+        metavar="NAME",
+        default="epsilon",
+        help="a rule, a composite, or an iNNvestigate name; default: epsilon",
     )
     group.add_argument(
         "--input-layer-rule", metavar="NAME|LOW,HIGH", help="for the first layer with weights; LOW,HIGH: z-box"
@@ -214,22 +224,44 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     return group
 
 
+def _add_plot_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a picture of it (needs matplotlib: pip install 'lrpfast[plot]')")
+    group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
+    group.add_argument("--plot-limit", metavar="N", type=options.integer, help="how many samples; default: 16")
+    group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
+    group.add_argument("--plot-kind", choices=plot.KINDS, help="how to draw a sample; default: by its number of axes")
+    group.add_argument(
+        "--plot-shape", metavar="H,W", type=options.shape, help="draw flat features as images of this shape"
+    )
+    group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
+    group.add_argument("--plot-origin", choices=plot.ORIGINS, help="where an image's first row is; default: upper")
+    group.add_argument("--plot-scale", choices=plot.SCALES, help="a scale for each sample (default), or one for all")
+    group.add_argument(
+        "--plot-percentile", metavar="P", type=options.number, help="end the colours at this percentile of |R|"
+    )
+
+
 # The commands
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    sources = [arguments.model, arguments.inputs, *(p for p in (arguments.target, arguments.low, arguments.high) if p)]
-    if any(_same(arguments.output, source) for source in sources):
-        raise InputError(f"{arguments.output}: is an input of this command and would be overwritten")
+    files = (arguments.target, arguments.low, arguments.high, arguments.plot_mask)
+    sources = [arguments.model, arguments.inputs, *(path for path in files if path)]
+    for output in (arguments.output, arguments.plot):
+        if output is not None and any(_same(output, source) for source in sources):
+            raise InputError(f"{output}: is an input of this command and would be overwritten")
     if arguments.output.endswith((".npz", ".h5", ".nc")):
         raise InputError(f"{arguments.output}: the relevances are written as one array, an .npy file")
     check_target(arguments.output)
     x = open_array(arguments.inputs)
     target = options.target(arguments.target)
     analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
+    picture = options.picture(arguments, analyzer, x)
     with _terminable(), _progress(len(x) if x.ndim else 0, arguments.quiet) as progress:
         how = {"target": target, "normalize": arguments.normalize, "progress": progress}
         done = explain_file(analyzer, x, arguments.output, **how)
+        if picture is not None:
+            plot.save(picture(open_array(arguments.output)), arguments.plot)
     if arguments.quiet:
         return
     if done.left:
@@ -238,7 +270,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     rate = done.explanations / done.seconds
     print(
         f"{done.shape[0]:,} samples explained in {done.seconds:.3g} s, {rate:,.0f} explanations a second; "
-        f"wrote {arguments.output}, {done.dtype} {done.shape}"
+        f"wrote {arguments.output}, {done.dtype} {done.shape}" + (f", and {arguments.plot}" if arguments.plot else "")
     )
 
 
@@ -285,14 +317,35 @@ def _inspect(arguments: argparse.Namespace) -> None:
     plan = analyzer.plan()
     print(model.summary())
     print(f"\nrules under {arguments.rule!r}")
-    width = max(len(str(layer.name)) for layer in model.layers)
-    for i, node in enumerate(plan.model.nodes):
-        rule = plan.rules.get(i)
-        print(f"  {str(node.layer.name).ljust(width)}  {describe(rule) if rule else 'pass'}")
-    explained = [node.layer for node in plan.model.nodes]
-    if any(layer is not original for layer, original in zip(explained, model.layers, strict=False)):
+    start = options.layer(arguments.start)
+    kept = range(len(model.nodes)) if start is None else model.needed(start)
+    left_out = set() if start is not None else _functions(model) - _functions(plan.model)
+    for line in _assignment(model, options.composite(arguments).assign(model), kept, left_out):
+        print(f"  {line}")
+    if left_out:
         print("  the final softmax or sigmoid is left out: its input is explained")
     print(f"\nplan ({arguments.precision})\n{plan}")
+
+
+def _assignment(model: Model, assignment: Assignment, kept: Sequence[int], left_out: set[str]) -> list[str]:
+    """A table of the layers that are explained: the rule of each, and of its activation function where not pass."""
+    rows = [("#", "layer", "type", "rule", "activation")]
+    for i in kept:
+        node = model.nodes[i]
+        rule, function = (describe(rules.get(i, Pass())) for rules in (assignment.rules, assignment.activations))
+        if node.name in left_out and isinstance(node.layer, Activation):
+            rule = "left out"
+        elif node.name in left_out:
+            function = "left out"
+        rows.append((str(i), node.name, type(node.layer).__name__, rule, function if function != "pass" else ""))
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    return table.lines(rows)
+
+
+def _functions(model: Model) -> set[str]:
+    """The names of the layers that are an activation function or end in one."""
+    return {n.name for n in model.nodes if isinstance(n.layer, Activation) or getattr(n.layer, "activation", None)}
 
 
 def _rules(arguments: argparse.Namespace) -> None:
@@ -301,6 +354,10 @@ def _rules(arguments: argparse.Namespace) -> None:
         print(f"  {name.ljust(13)} {rule.equation}")
         for line in _defaults(rule):
             print(f"  {'':13} {line}")
+    print("\nComposites, which give kinds of layers their rules (`lrpfast inspect MODEL --rule NAME` shows which)\n")
+    for name, composite in COMPOSITES.items():
+        about = re.split(r"[;(\n]|\.$", (composite.__doc__ or "").replace("`", ""), maxsplit=1, flags=re.MULTILINE)[0]
+        print(f"  {name.ljust(26)} {about.strip().removesuffix(' in forward order')}")
     print("\niNNvestigate's names, with their keywords (conventions as in iNNvestigate 2.1.2)\n")
     for name in ANALYZERS:
         print(f"  {name.ljust(39)} {', '.join(k for k in keywords(name) if k not in _LRP_KEYWORDS)}".rstrip())

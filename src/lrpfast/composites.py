@@ -1,5 +1,41 @@
 """Which layer gets which rule, for `lrpfast.Analyzer`."""
 
-from .rules.composites import Composite, Entry, Uniform, when
+from .rules.composites import (
+    COMPOSITES,
+    Assignment,
+    ByIndex,
+    ByName,
+    ByType,
+    Captum,
+    Composite,
+    Entry,
+    EpsilonAlpha2Beta1,
+    EpsilonAlpha2Beta1Flat,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+    ExcitationBackprop,
+    Uniform,
+    from_name,
+    when,
+)
 
-__all__ = ["Composite", "Entry", "Uniform", "when"]
+__all__ = [
+    "COMPOSITES",
+    "Assignment",
+    "ByIndex",
+    "ByName",
+    "ByType",
+    "Captum",
+    "Composite",
+    "Entry",
+    "EpsilonAlpha2Beta1",
+    "EpsilonAlpha2Beta1Flat",
+    "EpsilonGammaBox",
+    "EpsilonPlus",
+    "EpsilonPlusFlat",
+    "ExcitationBackprop",
+    "Uniform",
+    "from_name",
+    "when",
+]

@@ -33,6 +33,10 @@ class DeviceError(LrpfastError, RuntimeError):
     """The device asked for is not there, or a thread count is wrong."""
 
 
+class MissingPackageError(LrpfastError, ImportError):
+    """A package that is installed only on request is needed; says which and how to get it."""
+
+
 class InputError(LrpfastError, ValueError):
     """Inputs, targets or options do not suit the model, or a value is not finite."""
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from . import plot
 from .batch import open_array
 from .engine.analyzer import Analyzer
 from .engine.innvestigate import create_analyzer
+from .engine.inputs import as_batch
 from .errors import InputError, RuleError
 from .model.graph import Model
-from .rules.composites import Uniform
+from .rules import composites, innvestigate
+from .rules.composites import COMPOSITES, Composite, Entry, Uniform
 from .rules.innvestigate import ANALYZERS, keywords
 from .rules.rule import RULES, Rule, from_name
 
@@ -37,6 +42,10 @@ def _to_pair(text: str) -> tuple[float, float]:
     return low, high
 
 
+def _to_shape(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
 def _to_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if not match:
@@ -48,21 +57,14 @@ integer = _typed(int, "a whole number")
 number = _typed(float, "a number")
 pair = _typed(_to_pair, "a pair LOW,HIGH of numbers")
 number_or_pair = _typed(lambda text: _to_pair(text) if "," in text else float(text), "a number")
+shape = _typed(_to_shape, "a shape such as 8,8")
 byte_count = _typed(_to_bytes, "a number of bytes")
 
 
 def analyzer(
     model: Model, options: argparse.Namespace, threads: int | None = None, memory: int | None = None
 ) -> Analyzer:
-    """The analyzer that the rule's options stand for.
-
-    ``low`` and ``high`` go to whichever is the z-box, the rule or the input layer's.
-    """
-    name = options.rule
-    if name not in RULES and name not in ANALYZERS:
-        near = difflib.get_close_matches(name, [*RULES, *ANALYZERS], n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise RuleError(f"unknown rule {name!r}{hint} `lrpfast rules` lists them")
+    """The analyzer that the rule's options stand for."""
     common = {
         "device": options.device,
         "precision": options.precision,
@@ -71,30 +73,67 @@ def analyzer(
         "input_range": options.input_range,
         "mask_nan": options.mask_nan,
     }
+    if _known(options.rule) in ANALYZERS:
+        return create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
+    return Analyzer(model, _own(options), start=layer(options.start), **common)
+
+
+def composite(options: argparse.Namespace) -> Composite:
+    """Which layer gets which rule, by the rule's options."""
+    if _known(options.rule) not in ANALYZERS:
+        return _own(options)
+    parameters = _innvestigate_keywords(options)
+    if parameters["input_layer_rule"] is None:
+        del parameters["input_layer_rule"]
+    return innvestigate.composite(options.rule, **parameters)
+
+
+def _known(name: str) -> str:
+    known = [*RULES, *COMPOSITES, *ANALYZERS]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ";"
+        raise RuleError(f"unknown rule {name!r}{hint} `lrpfast rules` lists them")
+    return name
+
+
+def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rule's parameters that are given, and the bounds ``low`` and ``high``."""
     own = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
     parameters = {key: getattr(options, key) for key in own if getattr(options, key) is not None}
     bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
+    return parameters, bounds
+
+
+def _own(options: argparse.Namespace) -> Composite:
+    """By lrpfast's own names. ``low`` and ``high`` go to whichever is the z-box, the rule or the input layer's."""
+    name = options.rule
+    parameters, bounds = _given(options)
     first = _first_rule(options.input_layer_rule)
-    if name in ANALYZERS:
-        return _by_innvestigate_name(model, options, {**parameters, **bounds}, first, common)
     for key in ("until_layer_idx", "until_layer_rule"):
         if key in parameters:
             raise RuleError(f"--{key.replace('_', '-')} goes with iNNvestigate's names, not with {name!r}")
-    if bounds and name != "z_box" and first != "z_box":
+    bounded = name in ("z_box", "epsilon_gamma_box")
+    if bounds and not bounded and first != "z_box":
         raise RuleError(f"--low and --high go with z_box: as --rule or as --input-layer-rule; {name} has no bounds")
-    rule = from_name(name, **parameters, **(bounds if name == "z_box" else {}))
+    if bounded:
+        parameters.update(bounds)
     input_rule: Rule | None = None
     if isinstance(first, tuple):
         input_rule = from_name("z_box", low=first[0], high=first[1])
     elif first is not None:
         input_rule = from_name(first, **(bounds if first == "z_box" else {}))
-    return Analyzer(model, Uniform(rule, input_rule), start=_layer(options.start), **common)
+    if name in RULES:
+        return Uniform(from_name(name, **parameters), input_rule)
+    composite = composites.from_name(name, **parameters)
+    return composite if input_rule is None else Composite((Entry("first", input_rule),), "first") | composite
 
 
-def _by_innvestigate_name(
-    model: Model, options: argparse.Namespace, parameters: dict[str, Any], first: Any, common: dict[str, Any]
-) -> Analyzer:
+def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
     name = options.rule
+    parameters, bounds = _given(options)
+    parameters.update(bounds)
+    first = _first_rule(options.input_layer_rule)
     if options.start is not None:
         raise InputError("--start goes with lrpfast's own rules; iNNvestigate's names explain the output")
     if name == "lrp":
@@ -106,7 +145,7 @@ def _by_innvestigate_name(
         parameters["bias"] = truth
     if first == "Bounded" and "low" not in keywords(name) and {"low", "high"} <= set(parameters):
         first = parameters.pop("low"), parameters.pop("high")
-    return create_analyzer(name, model, input_layer_rule=first, **parameters, **common)
+    return {"input_layer_rule": first, **parameters}
 
 
 def _first_rule(text: str | None) -> str | tuple[float, float] | None:
@@ -127,7 +166,8 @@ def _bound(key: str, text: str) -> float | np.ndarray:
         raise RuleError(f"--{key} is a number or an .npy file, not {text!r}") from None
 
 
-def _layer(text: str | None) -> str | int | None:
+def layer(text: str | None) -> str | int | None:
+    """What ``--start`` names: a layer's name or index."""
     return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else text
 
 
@@ -143,3 +183,57 @@ def target(text: str) -> Any:
     if text not in ("max", "all"):
         raise InputError(f"--target is max, all, an index, a pair a,b or an .npy file, not {text!r}")
     return text
+
+
+def picture(options: argparse.Namespace, analyzer: Analyzer, x: np.ndarray) -> Callable[[np.ndarray], Any] | None:
+    """What draws the relevances that ``explain`` writes, by the options ``--plot…``; None without ``--plot``.
+
+    Whatever can be wrong with these options is told here, before the work begins,
+    by drawing a picture of zeros.
+    """
+    keys = ("limit", "input", "kind", "shape", "mask", "origin", "scale", "percentile")
+    given = {key: value for key in keys if (value := getattr(options, f"plot_{key}")) is not None}
+    if options.plot is None:
+        if given:
+            raise InputError(f"--plot-{next(iter(given))} goes with --plot FILE, which says where the picture goes")
+        return None
+    plot.check_path(options.plot)
+    if os.path.realpath(options.plot) == os.path.realpath(options.output):
+        raise InputError(f"{options.plot}: the relevances and their picture need two files")
+    if "mask" in given:
+        given["mask"] = np.asarray(open_array(given["mask"]))
+    limit, beneath = given.pop("limit", plot.LIMIT), given.pop("input", False)
+    title = f"{options.rule}, target {os.path.basename(options.target)}"
+    if options.start is not None:
+        title += f", from layer {options.start}"
+    if options.normalize is not None:
+        title += {"maxabs": ", divided by the largest |R|", "sum": ", divided by ΣR"}[options.normalize]
+
+    def draw(relevance: np.ndarray, x: np.ndarray) -> Any:
+        """Mapped arrays, of which the first samples are read."""
+        if relevance.ndim == x.ndim:
+            return plot.heatmap(relevance, x if beneath else None, limit=limit, title=title, **given)
+        shown, count = relevance[:limit], relevance.shape[1]  # a row for each sample, a column for each target
+        more = f": first {len(shown):,} of {len(relevance):,} samples" if len(shown) < len(relevance) else ""
+        return plot.heatmap(
+            shown.reshape(-1, *relevance.shape[2:]),
+            np.repeat(x[:limit], count, 0) if beneath else None,
+            limit=plot.MOST_PANELS,
+            rows=[f"sample {i}" for i in range(len(shown))],
+            columns=[f"target {j}" for j in range(count)],
+            title=title + more,
+            **given,
+        )
+
+    wanted = analyzer.model.input_shape
+    if isinstance(wanted, tuple) and None not in wanted:
+        as_batch(x, wanted)  # what is wrong with the inputs themselves comes first
+    axes: tuple[int, ...] = ()
+    if options.target.endswith(".npy"):
+        chosen = open_array(options.target)
+        axes = chosen.shape[1:2] if chosen.dtype.kind in "iu" else ()
+    plot.check_limit(limit)
+    plot.check_limit(max(1, min(limit, len(x))), math.prod(axes))
+    zeros = np.broadcast_to(np.float32(0), (min(1, len(x)), *axes, *x.shape[1:]))
+    draw(zeros, zeros[:, 0] if axes else zeros)
+    return lambda relevance: draw(relevance, x)

@@ -1,233 +1,244 @@
-"""Keras layers in lrpfast's terms: one function for each class, and the table of them.
+"""Keras layers in lrpfast's terms: one function for each family of classes, and the table of them.
 
-A converter takes what the file says of a layer and the per-sample shape that
-reaches it. To read another class, write its function and enter it in `CONVERTERS`.
+A converter takes what the file says of a layer and the per-sample shapes that
+reach it. To read another class, write its function and enter it in `CONVERTERS`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
-from ..model.layers import FUNCTIONS, Activation, Dense, Flatten, Identity, Layer, Reshape, Shape
+from ..errors import InputError, ModelFormatError, ShapeError
+from ..model import layers as L
+from ..model.layers import Layer, Shape
+from ..model.layers.window import as_pairs, per_axis
+from .keras_activations import ACTIVATIONS, activation, activation_layer, prelu
+from .keras_local import locally_connected
+from .keras_record import KerasLayer
+
+Converter = Callable[..., Layer]
+
+# -- layers with weights ------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Weight:
-    """One stored array: its shape is known, its values are read when it is wanted."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class KerasLayer:
-    """What the file says of one layer.
-
-    Attributes
-    ----------
-    name, class_name : str
-    config : mapping
-    place : str
-        Where it stands: "2 of 5".
-    keras : int
-        The major version of Keras whose definitions hold.
-    stored : callable
-        Finds the layer's arrays, in the order in which Keras stores them.
-    """
-
-    name: str
-    class_name: str
-    config: Mapping[str, Any]
-    place: str
-    keras: int
-    stored: Callable[[], Sequence[Weight]]
-
-    def __str__(self) -> str:
-        return f"layer {self.name!r} ({self.class_name}, {self.place})"
-
-    def need(self, *keys: str) -> Any:
-        """The first of ``keys`` that the configuration has; one must be there."""
-        for key in keys:
-            if key in self.config:
-                return plain(self.config[key])
-        raise ModelFormatError(f"{self}: its configuration has no {keys[0]!r}")
-
-    def get(self, key: str, default: Any) -> Any:
-        """``config[key]``, or the default where it is missing or null."""
-        value = plain(self.config.get(key))
-        return default if value is None else value
-
-    def arrays(self, **expected: tuple[int | None, ...]) -> list[np.ndarray]:
-        """The layer's arrays, read only when their number and shapes are as expected (None fits any size)."""
-        policy = str(self.config.get("dtype"))
-        if re.search(r"\bu?int\d|float8|gptq|awq", policy):
-            raise UnsupportedLayerError(f"{self} has quantized weights; save the model before quantizing it")
-        stored = self.stored()
-        if len(stored) != len(expected):
-            raise ModelFormatError(
-                f"{self}: expected {len(expected)} arrays ({', '.join(expected)}), "
-                f"found {len(stored)} of shapes {[weight.shape for weight in stored]}"
-            )
-        for (what, shape), weight in zip(expected.items(), stored, strict=True):
-            fits = len(shape) == len(weight.shape) and all(
-                n is None or n == m for n, m in zip(shape, weight.shape, strict=True)
-            )
-            if not fits:
-                raise ModelFormatError(
-                    f"{self}: its {what} has shape {weight.shape}, its configuration and input ask for {shape}"
-                )
-        return [weight.read() for weight in stored]
-
-    def unsupported(self, why: str, remedy: str) -> UnsupportedLayerError:
-        return UnsupportedLayerError(f"{self} {why}. {remedy}")
+def _features(layer: KerasLayer, shape: Shape) -> int:
+    """The size of the last axis, which must be fixed."""
+    if not shape or shape[-1] is None:
+        raise ShapeError(f"{layer}: it needs an input with a last axis of fixed size, not {shape}")
+    return shape[-1]
 
 
-def plain(value: Any) -> Any:
-    """A configuration value without the wrappers Keras puts around tuples and arrays."""
-    if isinstance(value, Mapping):
-        if value.get("class_name") == "__tuple__" and "items" in value:
-            return value["items"]
-        inner = value.get("config") if value.get("class_name") in ("__numpy__", "__tensor__") else value
-        if isinstance(inner, Mapping) and "value" in inner:  # {"type": "ndarray", "value": …} of Keras 2.0
-            return inner["value"]
-    return value
-
-
-# -- activation functions ---------------------------------------------------
-
-
-def _relu(layer: KerasLayer, shape: Shape) -> Activation:
-    ceiling = plain(layer.config.get("max_value"))
-    slope, threshold = layer.get("negative_slope", 0.0), layer.get("threshold", 0.0)
-    return Activation("relu", {"max_value": ceiling, "negative_slope": slope, "threshold": threshold}, name=layer.name)
-
-
-def _leaky_relu(layer: KerasLayer, shape: Shape) -> Activation:
-    slope = layer.get("negative_slope", layer.get("alpha", 0.3))  # Keras 3, Keras 2
-    return Activation("leaky_relu", {"negative_slope": slope}, name=layer.name)
-
-
-def _elu(layer: KerasLayer, shape: Shape) -> Activation:
-    return Activation("elu", {"alpha": layer.get("alpha", 1.0)}, name=layer.name)
-
-
-def _thresholded_relu(layer: KerasLayer, shape: Shape) -> Activation:
-    return Activation("relu", {"threshold": layer.get("theta", 1.0)}, name=layer.name)
-
-
-def _softmax(layer: KerasLayer, shape: Shape) -> Activation:
-    axis = layer.get("axis", -1)
-    axes = list(axis) if isinstance(axis, (list, tuple)) else [axis]
-    if axes not in ([-1], [len(shape)]):  # Keras counts the batch axis
-        raise layer.unsupported(
-            f"takes its softmax over axis {axis}, lrpfast over the last axis of {shape} only",
-            "Move that axis to the end before it",
-        )
-    return Activation("softmax", name=layer.name)
-
-
-#: Activation layers without weights; Dense(activation=LeakyReLU()) has one inside.
-ACTIVATIONS: dict[str, Callable[[KerasLayer, Shape], Activation]] = {
-    "ReLU": _relu,
-    "LeakyReLU": _leaky_relu,
-    "ELU": _elu,
-    "ThresholdedReLU": _thresholded_relu,
-    "Softmax": _softmax,
-}
-
-#: Keras's names that are not lrpfast's, with the parameters they stand for.
-_ALIASES: dict[str, tuple[str, dict[str, float]]] = {
-    "relu6": ("relu", {"max_value": 6.0}),
-    "swish": ("silu", {}),
-}
-
-
-def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Activation | None:
-    """The function in a layer's ``activation`` entry; None when it is linear."""
-    value = layer.config.get("activation")
-    if isinstance(value, Mapping):
-        inner = value.get("config")
-        if value.get("class_name") in ACTIVATIONS and isinstance(inner, Mapping):
-            inside = KerasLayer(layer.name, value["class_name"], inner, layer.place, layer.keras, layer.stored)
-            return ACTIVATIONS[value["class_name"]](inside, shape)
-        # a function by name; anything else (another layer, a lambda with its code) is only named
-        value = inner if value.get("class_name") == "function" and isinstance(inner, str) else value.get("class_name")
-    if value in (None, "linear"):
-        return None
-    function, parameters = _ALIASES.get(value, (value, {})) if isinstance(value, str) else (None, {})
-    if function not in FUNCTIONS or function == "prelu":
-        known = sorted({*FUNCTIONS, *_ALIASES, "linear"} - {"prelu"})
-        raise layer.unsupported(
-            f"has the activation {value!r}, which lrpfast does not know",
-            f"These work: {', '.join(known)}, and {', '.join(ACTIVATIONS)} or PReLU as layers",
-        )
-    if function == "hard_sigmoid":
-        parameters = {"slope": 1 / 6 if layer.keras >= 3 else 0.2}
-    return Activation(function, parameters, name=name)
-
-
-def _activation(layer: KerasLayer, shape: Shape) -> Layer:
-    return activation(layer, shape, layer.name) or Identity("linear", name=layer.name)
-
-
-def _prelu(layer: KerasLayer, shape: Shape) -> Activation:
-    shared = layer.get("shared_axes", [])
-    if None in shape:
-        raise layer.unsupported(f"needs an input of fixed shape, it gets {shape}", "Give the Input its full shape")
-    expected = [1 if axis in shared else n for axis, n in enumerate(shape, start=1)]
-    (slope,) = layer.arrays(alpha=tuple(expected))
-    return Activation("prelu", {"negative_slope": slope}, name=layer.name)
-
-
-# -- other layers -----------------------------------------------------------
-
-
-def _dense(layer: KerasLayer, shape: Shape) -> Dense:
+def _dense(layer: KerasLayer, shape: Shape) -> L.Dense:
     units = layer.need("units", "output_dim")  # Keras 2 and 3, Keras 1
     if not shape:
         raise ShapeError(f"{layer}: a dense layer needs a feature axis, its input has none")
-    expected = {"kernel": (shape[-1], units)}
-    if layer.get("use_bias", layer.get("bias", True)):
-        expected["bias"] = (units,)
-    kernel, *bias = layer.arrays(**expected)
-    function = activation(layer, (*shape[:-1], units))
-    return Dense(kernel, bias[0] if bias else None, function, name=layer.name)
+    kernel, bias = layer.kernel_and_bias(units, kernel=(shape[-1], units))
+    return L.Dense(kernel, bias, activation(layer, (*shape[:-1], units)), name=layer.name)
 
 
-def _flatten(layer: KerasLayer, shape: Shape) -> Flatten:
-    if layer.get("data_format", "channels_last") != "channels_last" and len(shape) > 1:
+def _window(layer: KerasLayer) -> dict[str, Any]:
+    """What all convolutions have."""
+    return {
+        "strides": layer.sizes("strides", 1),
+        "padding": layer.get("padding", "valid"),
+        "dilation": layer.sizes("dilation_rate", 1),
+        "activation": activation(layer, (None,) * (layer.rank + 1)),
+        "name": layer.name,
+    }
+
+
+def _conv(layer: KerasLayer, shape: Shape) -> L.Conv:
+    filters, (groups,) = layer.need("filters"), per_axis(layer.get("groups", 1), 1, "groups", str(layer))
+    kernel = (*layer.sizes("kernel_size"), _features(layer, shape) // groups, filters)
+    return L.Conv(*layer.kernel_and_bias(filters, kernel=kernel), groups=groups, **_window(layer))
+
+
+def _conv_transpose(layer: KerasLayer, shape: Shape) -> L.ConvTranspose:
+    filters = layer.need("filters")
+    kernel, bias = layer.kernel_and_bias(
+        filters, kernel=(*layer.sizes("kernel_size"), filters, _features(layer, shape))
+    )
+    return L.ConvTranspose(kernel, bias, output_padding=layer.get("output_padding", None), **_window(layer))
+
+
+def _depthwise_conv(layer: KerasLayer, shape: Shape) -> L.DepthwiseConv:
+    channels, multiplier = _features(layer, shape), layer.get("depth_multiplier", 1)
+    kernel = (*layer.sizes("kernel_size"), channels, multiplier)
+    return L.DepthwiseConv(*layer.kernel_and_bias(channels * multiplier, kernel=kernel), **_window(layer))
+
+
+def _separable_conv(layer: KerasLayer, shape: Shape) -> L.SeparableConv:
+    channels, multiplier, filters = _features(layer, shape), layer.get("depth_multiplier", 1), layer.need("filters")
+    kernels = {
+        "depthwise_kernel": (*layer.sizes("kernel_size"), channels, multiplier),
+        "pointwise_kernel": (*(1,) * layer.rank, channels * multiplier, filters),
+    }
+    return L.SeparableConv(*layer.kernel_and_bias(filters, **kernels), **_window(layer))
+
+
+def _batch_norm(layer: KerasLayer, shape: Shape) -> L.BatchNorm:
+    if layer.get("renorm", False):
+        raise layer.unsupported("is a batch renormalization", "Train it with renorm=False")
+    channels = (_features(layer, shape),)
+    found = {"gamma": None, "beta": None} | _arrays_of(layer, shape, -1, mean=channels, variance=channels)
+    return L.BatchNorm(epsilon=layer.get("epsilon", 1e-3), name=layer.name, **found)
+
+
+def _arrays_of(layer: KerasLayer, shape: Shape, begin: int, **more: tuple[int, ...]) -> dict[str, Any]:
+    """gamma and beta where the layer has them, of the shape of the last axes, and the arrays that follow."""
+    flags = {"gamma": "scale", "beta": "center"}
+    expected = {key: shape[begin:] for key, flag in flags.items() if layer.get(flag, True)} | more
+    return dict(zip(expected, layer.arrays(**expected), strict=True))
+
+
+def _last_axes(layer: KerasLayer, shape: Shape) -> int:
+    """How many axes are normalized; they must be the last ones, in order."""
+    axes = layer.axes("axis", shape)
+    if not axes or axes != list(range(len(shape) - len(axes), len(shape))):
         raise layer.unsupported(
-            "flattens channels-first data, which it transposes on the way", "Save the model in channels-last format"
+            f"normalizes axis {layer.config.get('axis')}, lrpfast the last axes of {shape}", "Permute its input"
         )
-    return Flatten(name=layer.name)
+    return len(axes)
 
 
-def _reshape(layer: KerasLayer, shape: Shape) -> Reshape:
-    return Reshape(tuple(layer.need("target_shape")), name=layer.name)
+def _layer_norm(layer: KerasLayer, shape: Shape) -> L.LayerNorm:
+    if layer.get("rms_scaling", False):
+        raise layer.unsupported(
+            "has rms_scaling, which divides by the variance around a mean that it does not subtract",
+            "Use keras.layers.RMSNormalization",
+        )
+    count = _last_axes(layer, shape)
+    epsilon = layer.get("epsilon", 1e-3)
+    return L.LayerNorm(epsilon=epsilon, axes=count, name=layer.name, **_arrays_of(layer, shape, -count))
 
 
-def _identity(layer: KerasLayer, shape: Shape) -> Identity:
-    return Identity(layer.class_name, name=layer.name)
+def _rms_norm(layer: KerasLayer, shape: Shape) -> L.RMSNorm:
+    count = _last_axes(layer, shape)
+    (scale,) = layer.arrays(scale=shape[-count:])
+    return L.RMSNorm(scale, epsilon=layer.get("epsilon", 1e-6), axes=count, name=layer.name)
+
+
+def _embedding(layer: KerasLayer, shape: Shape) -> L.Embedding:
+    (table,) = layer.arrays(embeddings=(layer.need("input_dim"), layer.need("output_dim")))
+    return L.Embedding(table, name=layer.name)
+
+
+# -- layers without weights ---------------------------------------------------
+
+
+def _pool(layer: KerasLayer, shape: Shape) -> Layer:
+    kind = L.MaxPool if layer.class_name.startswith("Max") else L.AveragePool
+    strides = layer.sizes("strides", layer.need("pool_size"))
+    return kind(layer.sizes("pool_size"), strides, layer.get("padding", "valid"), name=layer.name)
+
+
+def _global_pool(layer: KerasLayer, shape: Shape) -> Layer:
+    kind = L.GlobalMaxPool if layer.class_name.startswith("GlobalMax") else L.GlobalAveragePool
+    if len(shape) != layer.rank + 1:
+        raise ShapeError(f"{layer}: it takes {layer.rank} spatial axis or axes and channels, its input has {shape}")
+    return kind(keepdims=bool(layer.get("keepdims", False)), name=layer.name)
+
+
+def _edges(kind: type[Layer], key: str) -> Converter:
+    def converter(layer: KerasLayer, shape: Shape) -> Layer:
+        return kind(as_pairs(layer.get(key, 1), layer.rank, key, str(layer)), name=layer.name)  # type: ignore[call-arg]
+
+    return converter
+
+
+def _up_sample(layer: KerasLayer, shape: Shape) -> L.UpSample:
+    interpolation = layer.get("interpolation", "nearest")
+    if interpolation not in ("nearest", "bilinear"):
+        raise layer.unsupported(f"has the interpolation {interpolation!r}", "These work: nearest, bilinear")
+    return L.UpSample(layer.sizes("size", 2), interpolation, name=layer.name)
+
+
+def _flatten(layer: KerasLayer, shape: Shape) -> L.Flatten:
+    return L.Flatten(name=layer.name)
+
+
+def _reshape(layer: KerasLayer, shape: Shape) -> L.Reshape:
+    return L.Reshape(tuple(layer.need("target_shape")), name=layer.name)
+
+
+def _permute(layer: KerasLayer, shape: Shape) -> L.Permute:
+    return L.Permute(tuple(axis - 1 for axis in layer.need("dims")), name=layer.name)
+
+
+def _repeat_vector(layer: KerasLayer, shape: Shape) -> L.RepeatVector:
+    return L.RepeatVector(layer.need("n"), name=layer.name)
+
+
+def _identity(layer: KerasLayer, shape: Shape) -> L.Identity:
+    return L.Identity(layer.class_name, name=layer.name)
+
+
+# -- layers with several inputs -----------------------------------------------
+
+
+def _merge(kind: type[Layer]) -> Converter:
+    return lambda layer, *shapes: kind(name=layer.name)
+
+
+def _concatenate(layer: KerasLayer, *shapes: Shape) -> L.Concat:
+    (axis,) = layer.axes("axis", shapes[0])
+    return L.Concat(axis, name=layer.name)
+
+
+def _dot(layer: KerasLayer, *shapes: Shape) -> L.Dot:
+    value = layer.need("axes")
+    pair = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(shapes) != 2 or len(pair) != 2:
+        raise ShapeError(f"{layer}: it sums over axes {value} of {len(shapes)} inputs; lrpfast needs two of both")
+    each = [replace(layer, config={"axes": axis}).axes("axes", shape) for axis, shape in zip(pair, shapes, strict=True)]
+    return L.Dot((each[0][0], each[1][0]), bool(layer.get("normalize", False)), name=layer.name)
+
+
+_MERGES: dict[str, Converter] = {
+    **{kind.__name__: _merge(kind) for kind in (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)},
+    "Concatenate": _concatenate,
+    "Dot": _dot,
+}
+
+
+def _ranks(pattern: str, converter: Converter, last: int = 3) -> dict[str, Converter]:
+    return {pattern.format(rank): converter for rank in range(1, last + 1)}
 
 
 #: Every class that is read, and how.
-CONVERTERS: dict[str, Callable[[KerasLayer, Shape], Layer]] = {
+CONVERTERS: dict[str, Converter] = {
     "Dense": _dense,
-    "Activation": _activation,
+    **_ranks("Conv{}D", _conv),
+    **_ranks("Conv{}DTranspose", _conv_transpose),
+    **_ranks("DepthwiseConv{}D", _depthwise_conv, 2),
+    **_ranks("SeparableConv{}D", _separable_conv, 2),
+    **_ranks("LocallyConnected{}D", locally_connected, 2),
+    **_ranks("MaxPooling{}D", _pool),
+    **_ranks("AveragePooling{}D", _pool),
+    **_ranks("GlobalMaxPooling{}D", _global_pool),
+    **_ranks("GlobalAveragePooling{}D", _global_pool),
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": _rms_norm,
+    "Embedding": _embedding,
+    **_MERGES,
+    "Activation": activation_layer,
     **ACTIVATIONS,
-    "PReLU": _prelu,
+    "PReLU": prelu,
     "Flatten": _flatten,
     "Reshape": _reshape,
+    "Permute": _permute,
+    "RepeatVector": _repeat_vector,
+    **_ranks("ZeroPadding{}D", _edges(L.ZeroPad, "padding")),
+    **_ranks("Cropping{}D", _edges(L.Crop, "cropping")),
+    **_ranks("UpSampling{}D", _up_sample),
     "Dropout": _identity,
-    "SpatialDropout1D": _identity,
-    "SpatialDropout2D": _identity,
-    "SpatialDropout3D": _identity,
+    **_ranks("SpatialDropout{}D", _identity),
     "AlphaDropout": _identity,
     "GaussianDropout": _identity,
     "GaussianNoise": _identity,
@@ -235,15 +246,67 @@ CONVERTERS: dict[str, Callable[[KerasLayer, Shape], Layer]] = {
     "Identity": _identity,
 }
 
+# -- what is around a layer ---------------------------------------------------
 
-def convert(layer: KerasLayer, shape: Shape) -> Layer:
-    """The layer in lrpfast's terms.
+#: Names of the layers that are put before and after one that does not work on the last axis.
+LAST, BACK = "channels_last", "channels_first"
+
+
+def _order(layer: KerasLayer, shape: Shape) -> list[int] | None:
+    """The sample's axes with the one that the layer works on last; None when it is last already."""
+    axes = list(range(len(shape)))
+    if layer.class_name in ("BatchNormalization", "Softmax"):
+        found = layer.axes("axis", shape)
+        moved = found[0] if len(found) == 1 else axes[-1]
+        if layer.class_name == "BatchNormalization" and len(found) != 1:
+            raise layer.unsupported(f"normalizes the axes {layer.config.get('axis')} together", "Give it one axis")
+    elif layer.get("data_format", LAST) == BACK and CONVERTERS[layer.class_name] is not _identity:
+        moved = 0
+    else:
+        return None
+    return None if moved == axes[-1] or len(axes) < 2 else [a for a in axes if a != moved] + [moved]
+
+
+def _around(layer: KerasLayer, shape: Shape, order: list[int]) -> tuple[Layer, ...]:
+    """The layer on data whose axes are in that order, between two that reorder them."""
+    before = L.Permute(tuple(order), name=f"{layer.name}/{LAST}")
+    moved = before.output_shape(shape)
+    whole = replace(layer, config={**layer.config, "axis": -1}) if "axis" in layer.config else layer
+    parts = _parts(CONVERTERS[layer.class_name](whole, moved))
+    for part in parts:
+        moved = part.output_shape(moved)
+    after: list[Layer] = []
+    if len(moved) == len(shape):
+        after.append(L.Permute(tuple(int(a) for a in np.argsort(order)), name=f"{layer.name}/{BACK}"))
+    function = getattr(parts[-1], "activation", None)
+    if function is not None and function.function == "softmax":  # Keras's is over the last axis, wherever channels are
+        parts[-1] = replace(parts[-1], activation=None)  # type: ignore[call-arg]
+        after.append(replace(function, name=f"{layer.name}/softmax"))
+    return (before, *parts, *after)
+
+
+def _parts(layer: Layer) -> list[Layer]:
+    return list(layer.factors()) if isinstance(layer, L.SeparableConv) else [layer]
+
+
+@contextlib.contextmanager
+def naming(layer: KerasLayer) -> Iterator[None]:
+    """Name the layer in errors about what it holds."""
+    try:
+        yield
+    except (InputError, ShapeError) as error:
+        message = str(error)
+        raise ModelFormatError(message if message.startswith(str(layer)) else f"{layer}: {message}") from error
+
+
+def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
+    """The layer in lrpfast's terms: one, or several that are one after the other.
 
     Parameters
     ----------
     layer : KerasLayer
-    shape : tuple
-        The per-sample shape that reaches it.
+    shapes : sequence of tuple
+        The per-sample shapes that reach it.
 
     Raises
     ------
@@ -262,8 +325,12 @@ def convert(layer: KerasLayer, shape: Shape) -> Layer:
                 "holds Python code, which lrpfast never runs", f"Use a layer in its place. {remedy}"
             )
         raise layer.unsupported("is of a class that lrpfast does not read", remedy)
-    try:
-        return CONVERTERS[layer.class_name](layer, shape)
-    except (InputError, ShapeError) as error:
-        message = str(error)
-        raise ModelFormatError(message if message.startswith(str(layer)) else f"{layer}: {message}") from error
+    with naming(layer):
+        if layer.class_name in _MERGES:
+            return (CONVERTERS[layer.class_name](layer, *shapes),)
+        if len(shapes) != 1:
+            raise ShapeError(f"{layer}: it takes one input, the model gives it {len(shapes)}")
+        order = _order(layer, shapes[0])
+        if order is not None:
+            return _around(layer, shapes[0], order)
+        return tuple(_parts(CONVERTERS[layer.class_name](layer, shapes[0])))

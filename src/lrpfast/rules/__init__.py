@@ -20,8 +20,8 @@ from .rule import (
     Taylor,
     WSquare,
     ZBox,
-    ZPlus,
     Zero,
+    ZPlus,
     from_name,
 )
 

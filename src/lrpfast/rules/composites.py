@@ -1,76 +1,207 @@
-"""Composites: which layer gets which rule."""
+"""Composites: which layer gets which rule.
+
+A composite is an ordered list of entries. For each layer the first entry that speaks
+of it decides; where none does, the layer's role has a default (``roles.py``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from ..errors import RuleError
-from ..model.graph import Model
-from ..model.layers import Dense, Flatten, Layer, Reshape
-from .rule import Pass, Rule, ZBox
+from ..model.canonize import file_indices
+from ..model.graph import Model, Node
+from ..model.layers import (
+    Activation,
+    AdaptiveAveragePool,
+    Add,
+    Average,
+    AveragePool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthwiseConv,
+    Flatten,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    Input,
+    Layer,
+    Linear,
+    LocallyConnected,
+    MaxPool,
+    Permute,
+    Reshape,
+    Subtract,
+)
+from . import roles
+from .rule import RULES, AlphaBeta, Epsilon, Flat, Gamma, Gradient, Norm, Rule, ZBox, ZPlus
+from .rule import from_name as rule_from_name
+
+#: What composites call convolutions, and sums.
+CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
+SUMS = (Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
+
+#: Entries of a kind that comes earlier decide before others where composites are joined.
+_ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "when", "all", "default")
 
 
 @dataclass(frozen=True)
 class Entry:
     """One line of a composite: the layers it speaks of, and their rule.
 
-    ``where`` is "first" (the first layer with weights), "nth" (the ``value``-th layer
-    with weights, negative from the output), "index" (index ``value`` in the model's layers), "when"
-    (``value(layer)`` is true) or "all". An entry "count" gives no rule: it says that
-    there must be ``value`` layers with weights.
+    It speaks of layers of the types ``among`` alone; "first", "last" and "nth" count these.
+
+    Parameters
+    ----------
+    where : str
+        "first" or "last" in forward order; "nth", the ``value``-th, negative from the last;
+        "inputs", those that see the model's input unchanged but for reshaping, or the first if
+        none does; "index", at index ``value`` in the model's layers; "name", called like the
+        pattern ``value``; "when", where ``value(layer)`` is true; "all" and "default", any.
+        An entry "count" gives no rule: it says that there must be ``value`` layers.
+    rule : Rule
+    value : optional
+    among : type or tuple of types
+        Layers with weights unless told otherwise. Entries "all" that speak of `Activation`
+        speak of activations within layers too.
     """
 
     where: str
     rule: Rule
     value: Any = None
+    among: Any = Linear
 
-    def applies(self, layer: Layer, index: int, position: int, weighted: int) -> bool:
-        """Whether the line speaks of the layer at ``index``, the ``position``-th of ``weighted`` with weights."""
-        if self.where == "first":
-            return position == 0
-        if self.where == "nth":
-            return position == self.value or position - weighted == self.value
-        if self.where == "index":
-            return index == self.value
-        if self.where == "when":
-            return bool(self.value(layer))
-        return self.where == "all"
+    def places(self, model: Model) -> frozenset[int]:
+        """The indices of the nodes that the line speaks of."""
+        found = [i for i, node in enumerate(model.nodes) if isinstance(node.layer, self.among)]
+        if self.where in ("first", "last"):
+            found = found[:1] if self.where == "first" else found[-1:]
+        elif self.where == "nth":
+            found = found[self.value : self.value + 1 or None] if -len(found) <= self.value < len(found) else []
+        elif self.where == "inputs":
+            found = [i for i in found if _sees_input(model, i)] or found[:1]
+        elif self.where == "index":
+            indices = file_indices(model)
+            found = [i for i in found if indices[i] == self.value]
+        elif self.where == "name":
+            names = ((i, (model.nodes[i].name, str(model.nodes[i].layer.name))) for i in found)
+            found = [i for i, both in names if any(fnmatchcase(name, self.value) for name in both)]
+        elif self.where == "when":
+            found = [i for i in found if self.value(model.nodes[i].layer)]
+        return frozenset(found)
+
+
+def _sees_input(model: Model, index: int) -> bool:
+    """Whether nothing but reshaping lies between a model's inputs and all that the node takes."""
+    for j in model.nodes[index].inputs:
+        layer = model.nodes[j].layer
+        if isinstance(layer, Input):
+            continue
+        if not (layer.identity or isinstance(layer, (Flatten, Permute, Reshape))) or not _sees_input(model, j):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Every layer's rule.
+
+    Attributes
+    ----------
+    rules : dict of int to Rule
+        By the node's index in ``model.nodes``: of every layer but inputs and those that do nothing.
+    activations : dict of int to Rule
+        Of the activations within layers, by the same index.
+    """
+
+    rules: dict[int, Rule]
+    activations: dict[int, Rule]
 
 
 @dataclass(frozen=True)
 class Composite:
-    """An ordered list of entries; the first that applies to a layer gives its rule."""
+    """An ordered list of entries; the first that speaks of a layer gives its rule.
+
+    ``a | b`` joins two: entries for single places (first, last, index) decide before names,
+    names before conditions, conditions before types, defaults last; among equals ``a``'s.
+
+    Attributes
+    ----------
+    entries : tuple of Entry
+    name : str
+    canonize : bool
+        Whether batch normalization is folded into the layer beside it first.
+    """
 
     entries: tuple[Entry, ...]
     name: str = "composite"
+    canonize: bool = True
 
-    def assign(self, model: Model) -> dict[int, Rule]:
-        """The rule of every layer with weights, by its index in ``model.layers``.
+    def __or__(self, other: Composite) -> Composite:
+        if not isinstance(other, Composite):
+            return NotImplemented
+        entries = sorted((*self.entries, *other.entries), key=lambda e: _ORDER.index(e.where))
+        return Composite(tuple(entries), f"{self.name} | {other.name}", self.canonize and other.canonize)
+
+    def assign(self, model: Model) -> Assignment:
+        """The rule of every layer of a model.
 
         Raises
         ------
         RuleError
-            When no entry applies to a layer, or bounds do not fit it; names the layer.
+            When a layer with weights is given none, a rule makes no sense for its layer, bounds
+            do not fit it, or an entry names a layer that is not there.
         """
+        places = [self._places(entry, model) for entry in self.entries]
         rules: dict[int, Rule] = {}
-        weighted = sum(isinstance(layer, Dense) for layer in model.layers)
+        activations: dict[int, Rule] = {}
+        for i, node in enumerate(model.nodes):
+            kind = roles.role(node.layer)
+            if kind is not roles.NOTHING:
+                given = (e.rule for e, at in zip(self.entries, places, strict=True) if i in at and e.where != "count")
+                rule = next(given, kind.default)
+                if rule is None:
+                    raise RuleError(f"{node} (layer {i}): no entry of {self.name} gives it a rule")
+                rules[i] = fit_bounds(roles.check(rule, kind, node), model, i)
+            function = getattr(node.layer, "activation", None)
+            if function is not None:
+                activations[i] = self._activation(function, node)
+        return Assignment(rules, activations)
+
+    def _places(self, entry: Entry, model: Model) -> frozenset[int]:
+        places = entry.places(model)
+        if entry.where == "count" and entry.value != len(places):
+            raise RuleError(f"{self.name}: {entry.value} rules for {len(places)} layers with weights")
+        if not places and entry.where == "nth":
+            count = sum(isinstance(layer, entry.among) for layer in model.layers)
+            raise RuleError(f"{self.name}: there is no layer {entry.value}, the model has {count} of those it counts")
+        if not places and entry.where == "name":
+            among = ", ".join(node.name for node in model.nodes if isinstance(node.layer, entry.among))
+            raise RuleError(f"{self.name}: no layer is called {entry.value!r}; it is looked for among {among}")
+        return places
+
+    def _activation(self, function: Activation, node: Node) -> Rule:
+        kind = roles.activation_role(function)
+        given = (e.rule for e in self.entries if e.where == "all" and isinstance(function, e.among))
+        rule = next(given, kind.default)
+        assert rule is not None
+        return roles.check(rule, kind, node)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}:"]
         for entry in self.entries:
-            if entry.where == "count" and entry.value != weighted:
-                raise RuleError(f"{self.name}: {entry.value} rules for {weighted} layers with weights")
-        for i, layer in enumerate(model.layers):
-            if not isinstance(layer, Dense):
-                continue
-            entry = next((e for e in self.entries if e.applies(layer, i, len(rules), weighted)), None)
-            if entry is None:
-                raise RuleError(f"{layer} (layer {i}): no entry of {self.name} gives it a rule")
-            if isinstance(entry.rule, Pass):
-                raise RuleError(f"{layer} (layer {i}): 'pass' is no rule for a layer with weights")
-            rules[i] = fit_bounds(entry.rule, model, i)
-        return rules
+            types = entry.among if isinstance(entry.among, tuple) else (entry.among,)
+            what = "/".join(t.__name__ for t in types)
+            value = f" {entry.value!r}" if entry.value is not None else ""
+            if entry.where != "count":
+                lines.append(f"  {entry.where}{value} of {what}: {entry.rule}")
+        return "\n".join(lines)
 
 
 def _fits(bound: np.ndarray, shape: tuple[int | None, ...]) -> bool:
@@ -86,38 +217,278 @@ def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
     """
     if not isinstance(rule, ZBox):
         return rule
-    shape = model.nodes[model.nodes[index].inputs[0]].shape
-    before = model.layers[1:index]
-    reshaped = all(layer.identity or isinstance(layer, (Flatten, Reshape)) for layer in before)
+    at = model.nodes[index].inputs[0]
+    shape = model.nodes[at].shape
+    while model.nodes[at].inputs and (model.layers[at].identity or isinstance(model.layers[at], (Flatten, Reshape))):
+        at = model.nodes[at].inputs[0]
+    whole = model.nodes[at].shape
     fitted = {}
     for key in ("low", "high"):
         bound = getattr(rule, key)
         if bound.ndim and not _fits(bound, shape):
-            if not reshaped or not _fits(bound, model.input_shape):
+            if not isinstance(model.layers[at], Input) or not _fits(bound, whole):
                 raise RuleError(
-                    f"{model.layers[index]}: {key} of shape {bound.shape} does not fit its input of shape {shape}"
+                    f"{model.nodes[index]}: {key} of shape {bound.shape} does not fit its input of shape {shape}"
                 )
-            bound = np.broadcast_to(bound, model.input_shape).reshape(shape)  # type: ignore[arg-type]
+            bound = np.broadcast_to(bound, whole).reshape(shape)  # type: ignore[arg-type]
         fitted[key] = bound
     return replace(rule, **fitted)
 
 
-def Uniform(rule: Rule, first: Rule | None = None) -> Composite:  # noqa: N802, it reads as a class
-    """The same rule on every layer with weights, another on the first if given.
+def as_rule(value: Any, what: str) -> Rule:
+    """A rule, or the one of a name."""
+    if isinstance(value, Rule):
+        return value
+    if isinstance(value, str):
+        return rule_from_name(value)
+    if isinstance(value, type) and issubclass(value, Rule):
+        raise RuleError(f"{what} takes an instance: write {value.__name__}(), not {value.__name__}")
+    raise RuleError(f"{what} takes rules or their names, not {type(value).__name__}; see lrpfast.rules")
+
+
+def _ends(first: Any, last: Any, what: str, among: Any = Linear) -> tuple[Entry, ...]:
+    pairs = (("first", first), ("last", last))
+    return tuple(Entry(where, as_rule(rule, what), None, among) for where, rule in pairs if rule is not None)
+
+
+def _types(key: Any, what: str) -> tuple[type, ...]:
+    types = key if isinstance(key, tuple) else (key,)
+    if not types or not all(isinstance(t, type) and issubclass(t, Layer) for t in types):
+        raise RuleError(f"{what} takes layer types from lrpfast.layers or tuples of them, not {key!r}")
+    return types
+
+
+def _mapping(rules: Any, what: str) -> Mapping:
+    if not isinstance(rules, Mapping) or not rules:
+        raise RuleError(f"{what} takes a mapping to rules, not {rules!r}")
+    return rules
+
+
+def Uniform(rule: Rule | str, first: Rule | str | None = None, last: Rule | str | None = None) -> Composite:  # noqa: N802, it reads as a class
+    """The same rule on every layer with weights, others on the first and the last if given.
+
+    Batch normalization that cannot be folded has the rule too.
 
     Parameters
     ----------
-    rule : Rule
-    first : Rule, optional
-        For the first layer with weights in forward order.
+    rule : Rule or str
+    first, last : Rule or str, optional
+        For the first and the last layer with weights in forward order.
     """
-    for value in (rule, first):
-        if value is not None and not isinstance(value, Rule):
-            raise RuleError(f"Uniform takes rules, not {type(value).__name__}; see lrpfast.rules")
-    entries = (Entry("first", first),) if first is not None else ()
-    return Composite((*entries, Entry("all", rule)), f"uniform {rule.name}")
+    rule = as_rule(rule, "Uniform")
+    entries = (*_ends(first, last, "Uniform"), Entry("all", rule, None, (Linear, BatchNorm)))
+    return Composite(entries, f"uniform {rule.name}")
 
 
-def when(condition: Callable[[Layer], bool], rule: Rule) -> Entry:
-    """An entry for the layers that ``condition`` says yes to."""
-    return Entry("when", rule, condition)
+def ByType(  # noqa: N802
+    rules: Mapping[Any, Rule | str],
+    first: Rule | str | None = None,
+    last: Rule | str | None = None,
+    default: Rule | str | None = None,
+) -> Composite:
+    """Rules by the layer's type, the first in the mapping that fits.
+
+    Parameters
+    ----------
+    rules : mapping of layer types, or tuples of them, to rules
+        A rule for ``Activation`` holds for activations within layers too.
+    first, last : Rule or str, optional
+        For the first and the last layer with weights in forward order.
+    default : Rule or str, optional
+        For layers with weights and batch normalization that have no rule yet.
+
+    Examples
+    --------
+    >>> from lrpfast import composites, layers, rules
+    >>> composite = composites.ByType({layers.Conv: rules.Gamma(0.5), layers.Dense: "epsilon"}, first="flat")
+    """
+    entries = [*_ends(first, last, "ByType")]
+    for key, rule in _mapping(rules, "ByType").items():
+        entries.append(Entry("all", as_rule(rule, "ByType"), None, _types(key, "ByType")))
+    if default is not None:
+        entries.append(Entry("default", as_rule(default, "ByType"), None, (Linear, BatchNorm)))
+    return Composite(tuple(entries), "by type")
+
+
+def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
+    """Rules by the layer's name, the first pattern in the mapping that fits.
+
+    Parameters
+    ----------
+    rules : mapping of str to rules
+        ``*`` stands for any text, ``?`` for any letter, ``[ab]`` for one of these. Names are those
+        of `Model.summary`. A pattern speaks of layers with weights and batch normalizations, a
+        full name of any layer. A pattern that fits none is an error.
+
+    Examples
+    --------
+    >>> from lrpfast import composites
+    >>> composite = composites.ByName({"block1_*": "gamma", "add_3": "gradient"}) | composites.EpsilonPlus()
+    """
+    entries = []
+    for pattern, rule in _mapping(rules, "ByName").items():
+        if not isinstance(pattern, str):
+            raise RuleError(f"ByName takes names, not {pattern!r}")
+        among = (Linear, BatchNorm) if any(c in pattern for c in "*?[") else Layer
+        entries.append(Entry("name", as_rule(rule, "ByName"), pattern, among))
+    return Composite(tuple(entries), "by name")
+
+
+def ByIndex(rules: Mapping[int, Rule | str], among: Any = Linear) -> Composite:  # noqa: N802
+    """Rules by the layer's place in forward order.
+
+    Parameters
+    ----------
+    rules : mapping of int to rules
+        0 is the first, −1 the last.
+    among : layer type or tuple of them
+        What is counted: layers with weights, unless told otherwise. ``layers.Layer`` counts as
+        `Model.summary` does.
+
+    Examples
+    --------
+    >>> from lrpfast import composites, rules
+    >>> composite = composites.ByIndex({0: rules.ZBox(0, 1), -1: "zero"}) | composites.Uniform("gamma")
+    """
+    entries = []
+    for index, rule in _mapping(rules, "ByIndex").items():
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+            raise RuleError(f"ByIndex takes whole numbers, not {index!r}")
+        entries.append(Entry("nth", as_rule(rule, "ByIndex"), int(index), _types(among, "ByIndex")))
+    return Composite(tuple(entries), "by index")
+
+
+def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = Linear) -> Composite:
+    """A rule for the layers that ``condition`` says yes to.
+
+    Parameters
+    ----------
+    condition : callable
+        Takes a layer.
+    rule : Rule or str
+    among : layer type or tuple of them
+        The layers that it is asked about: those with weights, unless told otherwise.
+    """
+    if not callable(condition):
+        raise RuleError(f"when takes a function of a layer, not {condition!r}")
+    return Composite((Entry("when", as_rule(rule, "when"), condition, _types(among, "when")),), "when")
+
+
+def _map(
+    name: str, first: tuple[Entry, ...], convolutions: Rule, dense: Rule, stabilizer: Any, rest: tuple[Entry, ...] = ()
+) -> Composite:
+    """Zennit's pattern: a special first layer, a rule for convolutions, one for dense layers, Norm on sums."""
+    return Composite(
+        (
+            *first,
+            Entry("all", convolutions, None, CONVOLUTIONS),
+            Entry("all", dense, None, (Dense, BatchNorm)),
+            Entry("all", Norm(stabilizer), None, SUMS),
+            *rest,
+        ),
+        name,
+    )
+
+
+def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """z-plus on convolutions, epsilon on dense layers (Montavon et al. 2019; zennit).
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+    """
+    return _map("epsilon_plus", (), ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
+
+
+def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """As `EpsilonPlus`, and flat on the first dense or convolutional layer in forward order."""
+    first = _ends(Flat(stabilizer), None, "")
+    return _map("epsilon_plus_flat", first, ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
+
+
+def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers; parameters as `EpsilonPlus`."""
+    return _map("epsilon_alpha2_beta1", (), AlphaBeta(2, 1, stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
+
+
+def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """As `EpsilonAlpha2Beta1`, and flat on the first dense or convolutional layer in forward order."""
+    first = _ends(Flat(stabilizer), None, "")
+    rule = AlphaBeta(2, 1, stabilizer=stabilizer)
+    return _map("epsilon_alpha2_beta1_flat", first, rule, Epsilon(epsilon), stabilizer)
+
+
+def EpsilonGammaBox(  # noqa: N802
+    low: Any, high: Any, epsilon: float = 1e-6, gamma: float = 0.25, stabilizer: Any = 1e-6
+) -> Composite:
+    """z-box on the first convolution, gamma on the others, epsilon on dense layers (zennit).
+
+    Parameters
+    ----------
+    low, high : float or array
+        The input's bounds, as in `rules.ZBox`.
+    epsilon, gamma : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+    """
+    first = _ends(ZBox(low, high, stabilizer), None, "", CONVOLUTIONS)
+    rule = Gamma(gamma, stabilizer=stabilizer)
+    return _map("epsilon_gamma_box", first, rule, Epsilon(epsilon), stabilizer)
+
+
+def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """z-plus on layers with weights, activations by their gradient (Zhang et al. 2018; zennit).
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+    """
+    rule = ZPlus(stabilizer=stabilizer)
+    gradient = (Entry("all", Gradient(), None, (Activation,)),)
+    return _map("excitation_backprop", (), rule, rule, stabilizer, gradient)
+
+
+def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
+    """captum 0.9's conventions: a rule on layers with weights, epsilon 1e-9 on all that multiplies or moves values.
+
+    Max pooling and reshaping hand on R x / (x ± 1e-9), and batch normalization stays a layer of
+    its own. captum's rules are ``Epsilon(1e-9)``, ``Gamma(0.25, generalized=False,
+    scale_bias=False, stabilizer=1e-9)`` and ``ZPlus(split_input=False, bias="full",
+    stabilizer=1e-9)``.
+
+    Parameters
+    ----------
+    rule : Rule or str, optional
+        Epsilon when None, as in captum.
+    """
+    epsilon = Epsilon(1e-9)
+    moved = (MaxPool, GlobalMaxPool, Flatten, Reshape, BatchNorm, *SUMS)
+    entries = (Entry("all", epsilon, None, moved), Entry("all", epsilon if rule is None else as_rule(rule, "Captum")))
+    return Composite(entries, "captum", canonize=False)
+
+
+#: The composites that have names of their own.
+COMPOSITES: dict[str, Callable[..., Composite]] = {
+    "epsilon_plus": EpsilonPlus,
+    "epsilon_plus_flat": EpsilonPlusFlat,
+    "epsilon_alpha2_beta1": EpsilonAlpha2Beta1,
+    "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat,
+    "epsilon_gamma_box": EpsilonGammaBox,
+    "excitation_backprop": ExcitationBackprop,
+}
+
+
+def from_name(name: str, **parameters: Any) -> Composite:
+    """The composite called ``name``, or the rule of that name on all layers; RuleError says which there are."""
+    if name in RULES:
+        return Uniform(rule_from_name(name, **parameters))
+    if name not in COMPOSITES:
+        raise RuleError(
+            f"unknown rule {name!r}; the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
+        )
+    try:
+        return COMPOSITES[name](**parameters)
+    except TypeError as error:
+        raise RuleError(f"{name}: {error}") from None

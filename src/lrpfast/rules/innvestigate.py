@@ -2,7 +2,7 @@
 
 Its conventions: a stabilizer of 1e-7 only where a denominator is zero, except in
 epsilon; the whole signed bias in both αβ groups; ``Bounded`` between −1 and 1
-unless told otherwise. ``docs/conventions.md`` sets them beside the others.
+unless told otherwise; batch normalization as a layer of its own. ``docs/conventions.md`` sets them beside the others.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import RuleError
-from ..model.layers import Dense, Layer
-from .composites import Composite, Entry
-from .rule import AlphaBeta, Epsilon, Flat, Rule, Stabilizer, WSquare, ZBox, Zero, ZPlus
+from ..model.layers import Activation, Average, BatchNorm, Dense, Subtract, UpSample
+from .composites import CONVOLUTIONS, SUMS, Composite, Entry
+from .rule import AlphaBeta, AlphaBetaX, Epsilon, Flat, Gradient, Norm, Rule, Stabilizer, WSquare, ZBox, Zero, ZPlus
 
 STABILIZER = Stabilizer(1e-7, "zero")
 
@@ -48,9 +48,28 @@ RULE_NAMES: dict[str, Callable[[], Rule]] = {
 }
 
 
-def is_dense(layer: Layer) -> bool:
-    """Whether the presets treat the layer as dense."""
-    return isinstance(layer, Dense)
+#: How ``bn_layer_fuse_mode`` may take a batch normalization: as one linear layer, or as two.
+FUSE_MODES = ("one_linear", "two_linear")
+
+#: Batch normalization's rule in the presets.
+X2M100 = AlphaBetaX((2, 0), (1, 0), stabilizer=STABILIZER)
+
+
+def _is_bilinear(layer: Any) -> bool:
+    return layer.interpolation == "bilinear"
+
+
+_UP = Entry("when", Gradient(), _is_bilinear, (UpSample,))
+
+#: Layers without weights: sums and pooling in proportion, but Average and up-sampling by their gradient.
+_REST = (Entry("all", Gradient(), None, (Average,)), Entry("all", Norm(STABILIZER), None, SUMS), _UP)
+
+#: Deep Taylor takes them all by their gradient, but ReLU within a layer with weights is handed through.
+_GRADIENTS = (
+    Entry("all", Gradient(), None, (BatchNorm, *(cls for cls in SUMS if cls is not Subtract))),
+    Entry("default", Gradient(), None, (Activation,)),
+    _UP,
+)
 
 
 def as_rule(value: Any, what: str) -> Rule:
@@ -73,12 +92,19 @@ def _lrp(
     input_layer_rule: Any = None,
     until_layer_idx: int | None = None,
     until_layer_rule: Any = None,
+    bn_layer_rule: Any = None,
+    bn_layer_fuse_mode: str = "one_linear",
     bare: Sequence[Entry] = (),
 ) -> tuple[Entry, ...]:
     """iNNvestigate's ``LRP``: the input layer's rule, then those below an index, then the rest."""
+    if bn_layer_fuse_mode not in FUSE_MODES:
+        raise RuleError(f"bn_layer_fuse_mode must be one of {', '.join(FUSE_MODES)}, not {bn_layer_fuse_mode!r}")
+    norm = Zero(STABILIZER) if bn_layer_rule is None else as_rule(bn_layer_rule, "bn_layer_rule")
+    rest = (Entry("all", norm, None, (BatchNorm,)), *_REST)
     entries: list[Entry] = []
     if input_layer_rule is not None:
-        entries.append(Entry("first", as_rule(input_layer_rule, "input_layer_rule")))
+        where = "first" if isinstance(rule, list) and not (rule and isinstance(rule[0], tuple)) else "inputs"
+        entries.append(Entry(where, as_rule(input_layer_rule, "input_layer_rule")))
     if until_layer_idx is not None and until_layer_rule is not None:
         whole = isinstance(until_layer_idx, (int, np.integer)) and not isinstance(until_layer_idx, bool)
         if not whole or until_layer_idx < 0:
@@ -88,7 +114,7 @@ def _lrp(
     elif until_layer_rule is not None:
         raise RuleError("until_layer_rule needs until_layer_idx")
     if bare:
-        return (*entries, *bare)
+        return (*entries, *bare, *rest)
     if isinstance(rule, (list, tuple)) and rule and isinstance(rule[0], tuple):
         for pair in rule:
             if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[0]):
@@ -98,29 +124,30 @@ def _lrp(
         if until_layer_rule is not None:
             raise RuleError("until_layer_idx does not go with a list of rules: put the rules into the list")
         offset = 1 if input_layer_rule is not None else 0
+        entries.insert(0, Entry("count", Zero(), len(rule) + offset))
         # iNNvestigate takes rules off the list's end, so that its first is the output layer's
         entries.extend(Entry("nth", as_rule(r, "rule"), -1 - i) for i, r in enumerate(rule))
-        entries.append(Entry("count", Zero(), len(rule) + offset))
     elif rule is None:
         raise RuleError("lrp needs rule=: a name, a list of names, or a list of (condition, rule) pairs")
     else:
         entries.append(Entry("all", as_rule(rule, "rule")))
-    return tuple(entries)
+    return (*entries, *rest)
 
 
 def _analyzer(rule: Callable[..., Rule]) -> Callable[..., tuple[Entry, ...]]:
-    """An analyzer of one rule: its own keywords, and those of ``LRP``."""
+    """An analyzer of one rule, on batch normalization too: its own keywords, and those of ``LRP``."""
     own = inspect.signature(rule).parameters
 
     def build(**keywords: Any) -> tuple[Entry, ...]:
         mine = {k: keywords.pop(k) for k in list(keywords) if k in own}
-        return _lrp(rule(**mine), **keywords)
+        one = rule(**mine)
+        return _lrp(one, bn_layer_rule=one, **keywords)
 
     build.keywords = (*own, *_COMMON)  # type: ignore[attr-defined]
     return build
 
 
-_COMMON = ("input_layer_rule", "until_layer_idx", "until_layer_rule")
+_COMMON = ("input_layer_rule", "until_layer_idx", "until_layer_rule", "bn_layer_fuse_mode")
 
 
 def _alpha_beta_rule(alpha: float | None = None, beta: float | None = None, bias: bool = True) -> Rule:
@@ -131,31 +158,33 @@ def _alpha_beta_rule(alpha: float | None = None, beta: float | None = None, bias
     return _alpha_beta(alpha, alpha - 1 if beta is None else beta, _flag(bias))
 
 
-def _preset(flat: bool, until: bool = False) -> Callable[..., tuple[Entry, ...]]:
-    """Epsilon on dense layers; flat on the first layer of the flat presets."""
+def _preset(beta: float, flat: bool, until: bool = False) -> Callable[..., tuple[Entry, ...]]:
+    """Epsilon on dense layers, alpha-beta on convolutions; flat on the input layer of the flat presets."""
 
-    def build(epsilon: float = 0.1, **keywords: Any) -> tuple[Entry, ...]:
+    def build(epsilon: float = 0.1, bn_layer_rule: Any = X2M100, **keywords: Any) -> tuple[Entry, ...]:
         if flat:
             if keywords.get("input_layer_rule") not in (None, "Flat"):
                 raise RuleError(f"this preset has input_layer_rule='Flat', not {keywords['input_layer_rule']!r}")
             keywords["input_layer_rule"] = "Flat"
         if until:
             keywords["until_layer_rule"] = "Flat" if keywords.get("until_layer_idx") is not None else None
-        return _lrp(None, **keywords, bare=(Entry("when", Epsilon(epsilon), is_dense),))
+        convolutions = _alpha_beta(1 + beta, beta, True)
+        bare = (Entry("all", Epsilon(epsilon), None, (Dense,)), Entry("all", convolutions, None, CONVOLUTIONS))
+        return _lrp(None, bn_layer_rule=bn_layer_rule, **keywords, bare=bare)
 
     common = [k for k in _COMMON if not (until and k == "until_layer_rule")]
-    build.keywords = ("epsilon", *common)  # type: ignore[attr-defined]
+    build.keywords = ("epsilon", *common, "bn_layer_rule")  # type: ignore[attr-defined]
     return build
 
 
 def _deep_taylor() -> tuple[Entry, ...]:
-    return (Entry("all", _alpha_beta(1, 0, False)),)
+    return (Entry("all", _alpha_beta(1, 0, False)), *_GRADIENTS)
 
 
 def _deep_taylor_bounded(low: Any = None, high: Any = None) -> tuple[Entry, ...]:
     if low is None or high is None:
         raise RuleError("deep_taylor.bounded needs low and high, the input's range")
-    return (Entry("first", ZBox(low, high, STABILIZER)), *_deep_taylor())
+    return (Entry("inputs", ZBox(low, high, STABILIZER)), *_deep_taylor())
 
 
 def _epsilon_rule(epsilon: float = 1e-7, bias: bool = True) -> Rule:
@@ -177,11 +206,11 @@ ANALYZERS: dict[str, Callable[..., tuple[Entry, ...]]] = {
     "lrp.alpha_1_beta_0_IB": _analyzer(RULE_NAMES["Alpha1Beta0IgnoreBias"]),
     "lrp.z_plus": _analyzer(RULE_NAMES["ZPlus"]),
     "lrp.z_plus_fast": _analyzer(RULE_NAMES["ZPlusFast"]),
-    "lrp.sequential_preset_a": _preset(flat=False),
-    "lrp.sequential_preset_b": _preset(flat=False),
-    "lrp.sequential_preset_a_flat": _preset(flat=True),
-    "lrp.sequential_preset_b_flat": _preset(flat=True),
-    "lrp.sequential_preset_b_flat_until_idx": _preset(flat=True, until=True),
+    "lrp.sequential_preset_a": _preset(0, flat=False),
+    "lrp.sequential_preset_b": _preset(1, flat=False),
+    "lrp.sequential_preset_a_flat": _preset(0, flat=True),
+    "lrp.sequential_preset_b_flat": _preset(1, flat=True),
+    "lrp.sequential_preset_b_flat_until_idx": _preset(1, flat=True, until=True),
     "deep_taylor": _deep_taylor,
     "deep_taylor.bounded": _deep_taylor_bounded,
 }
@@ -193,7 +222,7 @@ def keywords(name: str) -> tuple[str, ...]:
         raise RuleError(f"unknown analyzer {name!r}; the names are {', '.join(ANALYZERS)}")
     build = ANALYZERS[name]
     if name == "lrp":
-        return ("rule", *_COMMON)
+        return ("rule", *_COMMON, "bn_layer_rule")
     known: Sequence[str] | None = getattr(build, "keywords", None)
     return tuple(inspect.signature(build).parameters) if known is None else tuple(known)
 
@@ -210,4 +239,4 @@ def composite(name: str, **parameters: Any) -> Composite:
     for key in parameters:
         if key not in known:
             raise RuleError(f"{name} has no keyword {key!r}; it takes {', '.join(known) or 'none'}")
-    return Composite(ANALYZERS[name](**parameters), name)
+    return Composite(ANALYZERS[name](**parameters), name, canonize=False)

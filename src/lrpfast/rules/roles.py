@@ -63,7 +63,7 @@ class Role:
 _PROPORTIONAL = (Zero, Epsilon, Norm)
 
 WEIGHTS = Role("layer with weights", None, groups=True)
-AFFINE = Role("batch normalization", None, (Gradient, Pass), groups=True)
+AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 PRODUCT = Role("product", Split(), (Split, Gradient))
 ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))

@@ -1,0 +1,206 @@
+"""The same function in fewer layers: batch normalization folded into the linear layer beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .graph import Model
+from .layers import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthwiseConv,
+    Flatten,
+    Identity,
+    Layer,
+    Linear,
+    LocallyConnected,
+    Reshape,
+    Shape,
+)
+from .layers.window import pads
+
+_Nodes = list[tuple[Layer, tuple[int, ...]]]
+
+
+def canonize(model: Model) -> Model:
+    """The model with every batch normalization folded into a linear layer, where that changes no output.
+
+    It is folded into the layer with weights before it, when nothing else uses that layer's
+    output and it has no activation; else into the one after it, when all that it feeds is that
+    layer and no zero padding lies between; else it stays. Layers that do nothing may lie
+    between, and before a layer after it Flatten and Reshape too. A layer that is used twice is
+    left as it is.
+
+    Nodes keep their order and names: a folded one becomes an `Identity`. Folded kernels are
+    float64, so that no precision is lost whatever the analyzer's is.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    Model
+        The same object when there is nothing to fold.
+    """
+    nodes: _Nodes = [(node.layer, node.inputs) for node in model.nodes]
+    consumers = model.consumers()
+    times: dict[int, int] = {}
+    for layer, _ in nodes:
+        times[id(layer)] = times.get(id(layer), 0) + 1
+    shared = {i for i, (layer, _) in enumerate(nodes) if times[id(layer)] > 1}
+
+    def alone(i: int) -> bool:
+        return len(consumers[i]) == 1 and i not in model.outputs
+
+    def before(i: int) -> int | None:
+        """The layer with weights whose output the node normalizes and nothing else uses."""
+        at = nodes[i][1][0]
+        while isinstance(nodes[at][0], Identity) and alone(at):
+            at = nodes[at][1][0]
+        layer = nodes[at][0]
+        fits = isinstance(layer, Linear) and alone(at) and at not in shared
+        return at if fits and getattr(layer, "activation", None) is None else None
+
+    def after(i: int) -> int | None:
+        """The layer with weights that alone uses what the node makes."""
+        at = i
+        while alone(at):
+            at = consumers[at][0]
+            if isinstance(nodes[at][0], Linear):
+                return None if at in shared else at
+            if not isinstance(nodes[at][0], (Identity, Flatten, Reshape)):
+                return None
+        return None
+
+    for i, (layer, inputs) in enumerate(nodes):
+        if not isinstance(layer, BatchNorm) or i in shared:
+            continue
+        folded, at = None, before(i)
+        if at is not None:
+            folded = _folded_before(nodes[at][0], layer.factor(), layer.offset())
+        if folded is None:
+            at = after(i)
+            if at is not None:
+                folded = _folded_after(nodes[at][0], layer, model.nodes[i].shape, model.nodes[nodes[at][1][0]].shape)
+        if folded is not None and at is not None:
+            nodes[at] = (folded, nodes[at][1])
+            nodes[i] = (Identity(f"BatchNorm folded into {model.nodes[at].name}", name=layer.name), inputs)
+    if all(node.layer is layer for node, (layer, _) in zip(model.nodes, nodes, strict=True)):
+        return model
+    return Model(nodes, model.name, model.outputs)
+
+
+def split_batch_norm(model: Model) -> Model:
+    """The model with every batch normalization as two: (x − mean) / √(variance + epsilon), then γ x + β.
+
+    What iNNvestigate calls ``bn_layer_fuse_mode="two_linear"``. The first is NAME/normalized.
+    """
+    nodes: _Nodes = []
+    place: list[int] = []
+    parts: dict[int, tuple[BatchNorm, BatchNorm]] = {}
+    for node in model.nodes:
+        layer, inputs = node.layer, tuple(place[j] for j in node.inputs)
+        if isinstance(layer, BatchNorm):
+            if id(layer) not in parts:
+                parts[id(layer)] = _halves(layer)
+            first, layer = parts[id(layer)]
+            nodes.append((first, inputs))
+            inputs = (len(nodes) - 1,)
+        nodes.append((layer, inputs))
+        place.append(len(nodes) - 1)
+    return Model(nodes, model.name, [place[i] for i in model.outputs]) if parts else model
+
+
+def _halves(layer: BatchNorm) -> tuple[BatchNorm, BatchNorm]:
+    zeros, ones = np.zeros_like(layer.mean), np.ones_like(layer.mean)
+    first = replace(layer, gamma=None, beta=None, name=f"{layer.name}/normalized")
+    return first, BatchNorm(zeros, ones, layer.gamma, layer.beta, 0.0, name=layer.name)
+
+
+def _folded_before(layer: Layer, factor: np.ndarray, offset: np.ndarray) -> Layer | None:
+    """The layer that makes factor · y + offset of what the given one makes y of, per output channel."""
+    kernel: Any = _exact(layer.kernel)  # type: ignore[attr-defined]
+    if isinstance(layer, (Dense, Conv, LocallyConnected)):
+        kernel = kernel * factor
+    elif isinstance(layer, ConvTranspose):  # (spatial…, out / groups, in): channels of one group side by side
+        parts = kernel.reshape(*kernel.shape[:-1], layer.groups, -1)
+        kernel = (parts * factor.reshape(layer.groups, -1).T[..., None]).reshape(kernel.shape)
+    elif isinstance(layer, DepthwiseConv):
+        kernel = kernel * factor.reshape(kernel.shape[-2:])
+    else:
+        return None
+    bias = _exact(layer.bias)
+    return replace(layer, kernel=kernel, bias=offset if bias is None else bias * factor + offset)
+
+
+def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, taken: Shape) -> Layer | None:
+    """The layer that makes of the normalization's input what the given one makes of its output; None if none can.
+
+    ``shape`` is the normalization's, ``taken`` that of the layer's input: the same values, reshaped.
+    """
+    if None in shape or None in taken or not _sees_no_padding(layer, taken):
+        return None
+    factor, offset = (_channels(v, shape, taken) for v in (norm.factor(), norm.offset()))
+    if factor is None or offset is None:
+        return None
+    kernel, bias = _exact(layer.kernel), _exact(layer.bias)  # type: ignore[attr-defined]
+    if isinstance(layer, Dense):
+        scaled, added = kernel * factor[:, None], offset @ kernel
+    elif isinstance(layer, Conv):
+
+        def spread(v: np.ndarray) -> np.ndarray:
+            """For each weight of a window, its input channel's value: group g has channels of its own."""
+            return np.repeat(v.reshape(layer.groups, -1).T, kernel.shape[-1] // layer.groups, axis=1)  # type: ignore[attr-defined]
+
+        scaled, added = kernel * spread(factor), (kernel * spread(offset)).reshape(-1, kernel.shape[-1]).sum(0)
+    elif isinstance(layer, DepthwiseConv):
+        scaled = kernel * factor[:, None]
+        added = (kernel * offset[:, None]).reshape(-1, *kernel.shape[-2:]).sum(0).ravel()
+    elif isinstance(layer, LocallyConnected):
+        taps = kernel.shape[1] // len(factor)
+        scaled = kernel * np.tile(factor, taps)[:, None]
+        added = (kernel * np.tile(offset, taps)[:, None]).sum(1).reshape(layer.output_shape(taken))
+    else:
+        return None
+    return replace(layer, kernel=scaled, bias=added if bias is None else bias + added)
+
+
+def _exact(array: np.ndarray | None) -> Any:
+    return None if array is None else array.astype(np.float64)
+
+
+def _channels(values: np.ndarray, shape: Shape, taken: Shape) -> np.ndarray | None:
+    """Channel values of ``shape``, as those of the last axis of the reshaped ``taken``; None where they mix."""
+    rows = np.broadcast_to(values, shape).reshape(-1, taken[-1])  # type: ignore[arg-type]
+    return rows[0] if (rows == rows[0]).all() else None
+
+
+def _sees_no_padding(layer: Layer, shape: Shape) -> bool:
+    """Whether every window of the layer lies inside its input."""
+    if isinstance(layer, Dense):
+        return True
+    if not isinstance(layer, (Conv, DepthwiseConv, LocallyConnected)):
+        return False
+    dilation = getattr(layer, "dilation", (1,) * layer.rank)
+    sliding = zip(shape[:-1], layer.size, layer.strides, dilation, strict=True)
+    return all(pads(layer.padding, axis, n, k, s, d) == (0, 0) for axis, (n, k, s, d) in enumerate(sliding))  # type: ignore[arg-type]
+
+
+def file_indices(model: Model) -> list[int]:
+    """For each node, the index that its layer has in a model whose layers are whole.
+
+    The two factors of a separable convolution, and of a split batch normalization, count as one.
+    """
+    indices, count = [], 0
+    for i, node in enumerate(model.nodes):
+        indices.append(count)
+        following = model.nodes[i + 1].name if i + 1 < len(model.nodes) else ""
+        stem, _, part = node.name.rpartition("/")
+        count += not (part in ("depthwise", "normalized") and stem == following)
+    return indices

@@ -1,0 +1,91 @@
+"""Keras's activation functions, as layers and as attributes of layers, in lrpfast's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ..model.layers import FUNCTIONS, Activation, Identity, Layer, Shape
+from .keras_record import KerasLayer, plain
+
+
+def _relu(layer: KerasLayer, shape: Shape) -> Activation:
+    ceiling = plain(layer.config.get("max_value"))
+    slope, threshold = layer.get("negative_slope", 0.0), layer.get("threshold", 0.0)
+    return Activation("relu", {"max_value": ceiling, "negative_slope": slope, "threshold": threshold}, name=layer.name)
+
+
+def _leaky_relu(layer: KerasLayer, shape: Shape) -> Activation:
+    slope = layer.get("negative_slope", layer.get("alpha", 0.3))  # Keras 3, Keras 2
+    return Activation("leaky_relu", {"negative_slope": slope}, name=layer.name)
+
+
+def _elu(layer: KerasLayer, shape: Shape) -> Activation:
+    return Activation("elu", {"alpha": layer.get("alpha", 1.0)}, name=layer.name)
+
+
+def _thresholded_relu(layer: KerasLayer, shape: Shape) -> Activation:
+    return Activation("relu", {"threshold": layer.get("theta", 1.0)}, name=layer.name)
+
+
+def _softmax(layer: KerasLayer, shape: Shape) -> Activation:
+    axes = layer.axes("axis", shape)
+    if axes != [len(shape) - 1]:
+        raise layer.unsupported(
+            f"takes its softmax over axis {layer.config.get('axis')}, lrpfast over one axis of {shape} at a time",
+            "Flatten these axes before it",
+        )
+    return Activation("softmax", name=layer.name)
+
+
+#: Activation layers without weights; Dense(activation=LeakyReLU()) has one inside.
+ACTIVATIONS: dict[str, Callable[[KerasLayer, Shape], Activation]] = {
+    "ReLU": _relu,
+    "LeakyReLU": _leaky_relu,
+    "ELU": _elu,
+    "ThresholdedReLU": _thresholded_relu,
+    "Softmax": _softmax,
+}
+
+#: Keras's names that are not lrpfast's, with the parameters they stand for.
+_ALIASES: dict[str, tuple[str, dict[str, float]]] = {
+    "relu6": ("relu", {"max_value": 6.0}),
+    "swish": ("silu", {}),
+}
+
+
+def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Activation | None:
+    """The function in a layer's ``activation`` entry; None when it is linear."""
+    value = layer.config.get("activation")
+    if isinstance(value, Mapping):
+        inner = value.get("config")
+        if value.get("class_name") in ACTIVATIONS and isinstance(inner, Mapping):
+            inside = replace(layer, class_name=value["class_name"], config=inner)
+            return ACTIVATIONS[value["class_name"]](inside, shape)
+        # a function by name; anything else (another layer, a lambda with its code) is only named
+        value = inner if value.get("class_name") == "function" and isinstance(inner, str) else value.get("class_name")
+    if value in (None, "linear"):
+        return None
+    function, parameters = _ALIASES.get(value, (value, {})) if isinstance(value, str) else (None, {})
+    if function not in FUNCTIONS or function == "prelu":
+        known = sorted({*FUNCTIONS, *_ALIASES, "linear"} - {"prelu"})
+        raise layer.unsupported(
+            f"has the activation {value!r}, which lrpfast does not know",
+            f"These work: {', '.join(known)}, and {', '.join(ACTIVATIONS)} or PReLU as layers",
+        )
+    if function == "hard_sigmoid":
+        parameters = {"slope": 1 / 6 if layer.keras >= 3 else 0.2}
+    return Activation(function, parameters, name=name)
+
+
+def activation_layer(layer: KerasLayer, shape: Shape) -> Layer:
+    return activation(layer, shape, layer.name) or Identity("linear", name=layer.name)
+
+
+def prelu(layer: KerasLayer, shape: Shape) -> Activation:
+    shared = layer.get("shared_axes", [])
+    if None in shape:
+        raise layer.unsupported(f"needs an input of fixed shape, it gets {shape}", "Give the Input its full shape")
+    expected = [1 if axis in shared else n for axis, n in enumerate(shape, start=1)]
+    (slope,) = layer.arrays(alpha=tuple(expected))
+    return Activation("prelu", {"negative_slope": slope}, name=layer.name)

@@ -1,0 +1,348 @@
+"""The graph of layers in a Keras configuration: containers, calls, and the order to compute them in."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ModelFormatError, UnsupportedLayerError
+from ..model import layers as L
+from ..model.graph import Model
+from ..model.layers import Layer, Shape
+from .keras_config import (
+    FUNCTIONAL,
+    SEQUENTIAL,
+    Call,
+    Ref,
+    calls_of,
+    class_of,
+    config_of,
+    declared,
+    ends,
+    entries_of,
+    first_number,
+    is_input,
+    major,
+    name_of,
+    shape_of,
+)
+from .keras_layers import BACK, CONVERTERS, LAST, convert, naming
+from .keras_record import KerasLayer
+from .keras_store import Entry, Store
+
+#: Shared models inside each other could make a small file ask for any number of layers.
+MAX_NODES = 100_000
+
+
+# -- building -----------------------------------------------------------------
+
+#: Layers through which a mask of time steps goes on; in Keras all others end it.
+_CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.RMSNorm, L.Merge, L.Permute)
+#: Classes that compute something else where there is a mask.
+_USES_MASK = ("GlobalAveragePooling1D", "Softmax")
+
+
+class _Builder:
+    """Lays containers out flat: nodes in forward order, with their shapes."""
+
+    def __init__(self, keras: int) -> None:
+        self.keras = keras
+        self.nodes: list[tuple[Layer, tuple[int, ...]]] = []
+        self.shapes: list[Shape] = []
+        self.masks: dict[int, str] = {}  # nodes whose values carry a mask, and whose it is
+        self.converted: dict[int, tuple[KerasLayer, tuple[Shape, ...], tuple[Layer, ...]]] = {}
+
+    def place(self, layer: Layer, inputs: tuple[int, ...]) -> int:
+        """Add one use of a layer; its number."""
+        before, sources = self.nodes[inputs[0]] if inputs else (None, ())
+        if (
+            isinstance(layer, L.Permute)
+            and isinstance(before, L.Permute)
+            and (str(before.name).endswith(f"/{BACK}") and str(layer.name).endswith(f"/{LAST}"))
+            and [before.axes[axis] for axis in layer.axes] == sorted(layer.axes)
+        ):
+            return sources[0]  # there and back
+        if len(self.nodes) >= MAX_NODES:
+            raise ModelFormatError(f"its layers, counted at every use, are more than {MAX_NODES:,}")
+        self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
+        self.nodes.append((layer, inputs))
+        return len(self.nodes) - 1
+
+    def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[str, ...]) -> int:
+        """Convert a layer, at its first use, and place it."""
+        shapes = tuple(self.shapes[i] for i in inputs)
+        masks = [*masked, *(self.masks[i] for i in inputs if i in self.masks)]
+        if masks and layer.class_name in _USES_MASK:
+            raise layer.unsupported(
+                f"leaves out the time steps that {masks[0]!r} masks, which lrpfast does not follow",
+                "Train the model without a mask",
+            )
+        if key not in self.converted:
+            self.converted[key] = (layer, shapes, convert(layer, shapes))
+        _, first, chain = self.converted[key]
+        if [len(shape) for shape in shapes] != [len(shape) for shape in first]:
+            raise layer.unsupported(
+                f"is used on inputs of shape {', '.join(map(str, first))} and of {', '.join(map(str, shapes))}",
+                "lrpfast reads shared layers whose inputs have the same number of axes",
+            )
+        with naming(layer):
+            at = self.place(chain[0], tuple(inputs))
+            for part in chain[1:]:
+                at = self.place(part, (at,))
+        if layer.class_name == "Embedding" and layer.get("mask_zero", False):
+            self.masks[at] = layer.name
+        elif masks and all(isinstance(part, _CARRIES_MASK) and not isinstance(part, L.Dot) for part in chain):
+            self.masks[at] = masks[0]
+        return at
+
+    # containers
+
+    def container(self, model: Mapping[str, Any], store: Store, inputs: list[int], prefix: str = "",
+                  keys: Sequence[str | None] = (), masked: tuple[str, ...] = ()) -> list[int]:  # fmt: skip
+        """Lay out a model's layers on inputs that are there; the numbers of its outputs."""
+        entries = entries_of(model)
+        seen: Counter[str] = Counter()
+        total = Counter(str(entry.get("class_name")) for entry in entries)
+        places = []
+        for entry in entries:
+            kind = str(entry.get("class_name"))
+            places.append(Entry(name_of(entry), kind, seen[kind], total[kind]))
+            seen[kind] += 1
+        scope = _Scope(self, entries, places, store, prefix)
+        if class_of(model) in SEQUENTIAL:
+            if len(inputs) != 1:
+                raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
+            for i, entry in enumerate(entries):
+                inputs = inputs if is_input(entry) else scope.call(i, inputs, (), masked)
+                masked = masked if is_input(entry) else ()
+            return inputs
+        return scope.functional(config_of(model), inputs, keys, masked)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """One container while it is laid out."""
+
+    builder: _Builder
+    entries: list[Mapping[str, Any]]
+    places: list[Entry]
+    store: Store
+    prefix: str
+
+    @property
+    def title(self) -> str:
+        return f"the model {self.prefix[:-1]!r}" if self.prefix else "the model"
+
+    def where(self, i: int) -> str:
+        return f"layer {self.prefix + self.places[i].name!r} ({class_of(self.entries[i])}, {self.place(i)})"
+
+    def place(self, i: int) -> str:
+        return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
+
+    def call(self, i: int, inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]) -> list[int]:
+        """Call the i-th layer, or the model that stands in its place."""
+        entry, place, kind = self.entries[i], self.places[i], class_of(self.entries[i])
+        name = self.prefix + place.name
+        if kind in SEQUENTIAL + FUNCTIONAL:
+            return self.builder.container(entry, self.store.inside(place), inputs, f"{name}/", keys, masked)
+        weights = functools.partial(self.store.weights, place)
+        layer = KerasLayer(name, kind, config_of(entry), self.place(i), self.builder.keras, weights)
+        return [self.builder.use(id(entry), layer, inputs, masked)]
+
+    def functional(
+        self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]
+    ) -> list[int]:
+        calls = [[] if is_input(entry) else calls_of(entry) for entry in self.entries]
+        at = {place.name: i for i, place in enumerate(self.places)}
+        ins, outs = ends(config, "input_layers"), ends(config, "output_layers")
+        number = self._numbering(calls, at, outs)
+
+        # what the outputs need, each call once, and what each of these calls needs
+        needs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        results = [number(ref, True, self.title) for ref in outs]
+        stack = [result[:2] for result in results]
+        while stack:
+            use = stack.pop()
+            if use not in needs:
+                i, k = use
+                needs[use] = [number(ref, False, self.where(i)) for ref in calls[i][k].inputs] if calls[i] else []
+                stack += [need[:2] for need in needs[use]]
+
+        values = self._values_of_inputs(ins, at, inputs, keys)
+        carried = {use for use in needs if is_input(self.entries[use[0]])} if masked else set()
+        # in the file's order, except where that is not the order of computation
+        consumers: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        missing = {}
+        for use, given in needs.items():
+            sources = {need[:2] for need in given}
+            missing[use] = len(sources)
+            for source in sources:
+                consumers.setdefault(source, []).append(use)
+        ready = [use for use, count in missing.items() if not count]
+        heapq.heapify(ready)
+        while ready:
+            use = heapq.heappop(ready)
+            i, k = use
+            if use not in values:
+                call = calls[i][k]
+                if call.problem and class_of(self.entries[i]) in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
+                    raise UnsupportedLayerError(
+                        f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
+                        "outputs alone; build the model so, with the same weights, and save that"
+                    )
+                given = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
+                masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
+                values[use] = self.call(i, given, [ref.key for ref in call.inputs], masks)
+            for consumer in consumers.get(use, ()):
+                missing[consumer] -= 1
+                if not missing[consumer]:
+                    heapq.heappush(ready, consumer)
+        stuck = sorted(set(needs) - set(values))
+        if stuck:
+            raise ModelFormatError(f"{self.where(stuck[0][0])} feeds itself, directly or through other layers")
+        return [self._output(values[result[:2]], result, self.title) for result in results]
+
+    def _values_of_inputs(
+        self, ins: list[Ref], at: Mapping[str, int], inputs: list[int], keys: Sequence[str | None]
+    ) -> dict[tuple[int, int], list[int]]:
+        for ref in ins:
+            if ref.name not in at or not is_input(self.entries[at[ref.name]]):
+                raise ModelFormatError(f"{self.title} says that {ref.name!r} is an input; it has no such InputLayer")
+        if len(ins) != len(inputs):
+            raise ModelFormatError(f"{self.title} takes {len(ins)} inputs, it is called with {len(inputs)}")
+        if keys and all(key is not None for key in keys):  # called with a dict
+            given = dict(zip(keys, inputs, strict=True))
+            labels = [ref.key if ref.key is not None else ref.name for ref in ins]
+            if set(labels) == set(given):
+                inputs = [given[label] for label in labels]
+        return {(at[ref.name], 0): [value] for ref, value in zip(ins, inputs, strict=True)}
+
+    def _numbering(self, calls: list[list[Call]], at: Mapping[str, int], outs: list[Ref]) -> Any:
+        """A function that finds the call, and the output of it, that a reference means."""
+        numbers: dict[tuple[str, bool], set[int]] = {}
+        inner = [(ref, False) for of_layer in calls for call in of_layer for ref in call.inputs]
+        for ref, outside in [*inner, *((ref, True) for ref in outs)]:
+            numbers.setdefault((ref.name, outside), set()).add(ref.call)
+
+        def number(ref: Ref, outside: bool, user: str) -> tuple[int, int, int]:
+            if ref.name not in at:
+                raise ModelFormatError(f"{user} is fed by {ref.name!r}, which is no layer of it")
+            i = at[ref.name]
+            kind, count = class_of(self.entries[i]), len(calls[i])
+            if is_input(self.entries[i]):
+                return i, 0, 0
+            nested = kind in FUNCTIONAL + SEQUENTIAL
+            guess = nested and (self.builder.keras < 3 or (outside and kind in FUNCTIONAL))
+            if not count:
+                raise ModelFormatError(f"{self.where(i)}: nothing feeds it")
+            call = ref.call - first_number(numbers[ref.name, outside], count, int(guess))
+            if not 0 <= call < count:
+                raise ModelFormatError(
+                    f"{user} is fed by call {ref.call} of {ref.name!r}, which is called {count} times"
+                )
+            return i, call, ref.tensor
+
+        return number
+
+    def _output(self, values: list[int], need: tuple[int, int, int], user: str) -> int:
+        i, _, tensor = need
+        if not 0 <= tensor < len(values):
+            raise ModelFormatError(f"{user} is fed by output {tensor} of {self.where(i)}, which has {len(values)}")
+        return values[tensor]
+
+
+# -- the whole model ----------------------------------------------------------
+
+
+def build(text: str | bytes, store: Store, version: str | None) -> Model:
+    """The Model of a Keras configuration.
+
+    Parameters
+    ----------
+    text : str or bytes
+        The configuration, JSON.
+    store : Store
+        Where the weights are.
+    version : str or None
+        The version of Keras that wrote it, if known.
+
+    Raises
+    ------
+    LrpfastError
+        When lrpfast does not read one of its layers, or it is no whole model.
+    """
+    document = json.loads(text)
+    if not isinstance(document, Mapping):
+        raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
+    builder = _Builder(major(version, document))
+    for name, shape in _inputs(document, store):
+        builder.place(L.Input(shape, name=name), ())
+    inputs = list(range(len(builder.nodes)))
+    outputs = builder.container(document, store, inputs)
+    if len(builder.nodes) == len(inputs):
+        raise ModelFormatError("the model has no layers")
+
+    needed = set(outputs)
+    for i in range(len(builder.nodes) - 1, -1, -1):
+        if i in needed:
+            needed.update(builder.nodes[i][1])
+    for i in inputs:
+        if i not in needed:
+            name = builder.nodes[i][0].name
+            raise UnsupportedLayerError(
+                f"layer {name!r} (InputLayer): no output depends on it, so that there is nothing to explain. Save the "
+                "model without this input: keras.Model(inputs, outputs)"
+            )
+    number = {i: k for k, i in enumerate(sorted(needed))}
+    nodes = [(builder.nodes[i][0], tuple(number[j] for j in builder.nodes[i][1])) for i in number]
+    title = config_of(document).get("name")
+    return Model(nodes, title if isinstance(title, str) else "model", [number[i] for i in outputs])
+
+
+def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
+    """Names and shapes of a model's inputs, in its order."""
+    entries = entries_of(model)
+    if class_of(model) in SEQUENTIAL:
+        head = entries[0]
+        name = name_of(head) if is_input(head) else f"{name_of(head)}_input"
+        return [(name, _sequential_shape(model, store))]
+    found = []
+    for ref in ends(config_of(model), "input_layers"):
+        entry = next((entry for entry in entries if name_of(entry) == ref.name), {})
+        shape = declared(entry)
+        if shape is None and len(entries) > 1:
+            shape = shape_of(config_of(model).get("build_input_shape"))
+        if shape is None:
+            raise ModelFormatError(f"layer {ref.name!r} (InputLayer) does not say its input shape")
+        found.append((ref.name, shape))
+    return found
+
+
+def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
+    entries = entries_of(model)
+    head = entries[0]
+    kind, config = class_of(head), config_of(model)
+    if kind in FUNCTIONAL + SEQUENTIAL:
+        return _inputs(head, store.inside(_entry_of_first(entries)))[0][1]
+    builds = (config.get("build_input_shape"), head.get("build_config"), model.get("build_config"))
+    built = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
+    shape = declared(head)
+    shape = shape if shape is not None else shape_of(*built)
+    if shape is not None:
+        return shape
+    # an old model that was built by its first batch: a dense layer's kernel still tells
+    stored = store.weights(_entry_of_first(entries)) if kind == "Dense" else []
+    if not stored:
+        where = f"layer {name_of(head)!r} ({kind}, 1 of {len(entries)})"
+        raise ModelFormatError(f"{where} does not say its input shape; give the model an Input layer and save again")
+    return stored[0].shape[:1]
+
+
+def _entry_of_first(entries: list[Mapping[str, Any]]) -> Entry:
+    kind = str(entries[0].get("class_name"))
+    return Entry(name_of(entries[0]), kind, 0, sum(str(entry.get("class_name")) == kind for entry in entries))

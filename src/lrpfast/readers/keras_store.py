@@ -1,0 +1,132 @@
+"""Where each of Keras's file formats, and a model in memory, keeps a layer's weights."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import ModelFormatError
+from . import hdf5
+from .keras_record import Weight
+
+if TYPE_CHECKING:
+    import h5py
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One layer in a container: its name, its class, and its place among those of its class."""
+
+    name: str
+    class_name: str
+    ordinal: int
+    of_class: int
+
+
+class Store(Protocol):
+    """Finds the weights of a container's layers."""
+
+    def weights(self, entry: Entry) -> list[Weight]: ...
+
+    def inside(self, entry: Entry) -> Store:
+        """The store of a model nested as a layer."""
+        ...
+
+
+def _stored(dataset: h5py.Dataset) -> Weight:
+    return Weight(hdf5.shape(dataset), functools.partial(hdf5.read, dataset))
+
+
+class LegacyStore:
+    """HDF5 of `model.save("x.h5")`: one group for each layer, named after it.
+
+    A nested model has one group for all its layers, so that these are told
+    apart by the names of the weights, which contain the layer's.
+    """
+
+    def __init__(self, group: h5py.Group, nested: Entry | None = None) -> None:
+        self.group, self.nested = group, nested
+
+    def weights(self, entry: Entry) -> list[Weight]:
+        import h5py
+
+        holder = self.nested or entry
+        group = hdf5.subgroup(self.group, holder.name)
+        names = hdf5.strings(group, "weight_names") if group is not None else None
+        if group is None or names is None:
+            raise ModelFormatError(f"the weights of layer {holder.name!r} ({holder.class_name}) are missing")
+        if self.nested:
+            names = [name for name in names if f"/{entry.name}/" in f"/{name}"]
+        found = [hdf5.child(group, name) for name in names]
+        for name, dataset in zip(names, found, strict=True):
+            if not isinstance(dataset, h5py.Dataset):
+                raise ModelFormatError(f"the weight {name!r} of layer {entry.name!r} ({entry.class_name}) is missing")
+        return [_stored(dataset) for dataset in found]
+
+    def inside(self, entry: Entry) -> LegacyStore:
+        return LegacyStore(self.group, self.nested or entry)
+
+
+class ArchiveStore:
+    """``model.weights.h5`` of a .keras archive.
+
+    Groups are named after the layers' classes and counted: dense, dense_1, …
+    Keras 2.13 and older also counts the names that it then does not use (dense,
+    dense_2, dense_4), so that the k-th layer of a class is the k-th group of
+    it, whatever its number. Newer versions of Keras 3 write the layer's name beside its arrays.
+    """
+
+    def __init__(self, group: h5py.Group) -> None:
+        self.layers = hdf5.subgroup(group, "layers") or hdf5.subgroup(group, "_layer_checkpoint_dependencies")
+
+    def _group(self, entry: Entry) -> h5py.Group:
+        stem = _snake_case(entry.class_name)
+        numbered: dict[int, h5py.Group] = {}
+        for key in self.layers or ():
+            match = re.fullmatch(re.escape(stem) + r"(?:_(\d{1,9}))?", key)
+            group = hdf5.subgroup(self.layers, key) if match else None
+            if group is None:
+                continue
+            variables = hdf5.subgroup(group, "vars")
+            if variables is not None and hdf5.text(variables, "name") == entry.name:
+                return group
+            numbered[int(match[1] or 0)] = group
+        if len(numbered) == entry.of_class:
+            return numbered[sorted(numbered)[entry.ordinal]]
+        if entry.ordinal not in numbered:
+            raise ModelFormatError(f"the weights of layer {entry.name!r} ({entry.class_name}) are missing")
+        return numbered[entry.ordinal]
+
+    def weights(self, entry: Entry) -> list[Weight]:
+        import h5py
+
+        variables = hdf5.subgroup(self._group(entry), "vars")
+        found = []
+        while variables is not None and isinstance(dataset := hdf5.child(variables, str(len(found))), h5py.Dataset):
+            found.append(_stored(dataset))
+        return found
+
+    def inside(self, entry: Entry) -> ArchiveStore:
+        return ArchiveStore(self._group(entry))
+
+
+class LiveStore:
+    """A model in memory."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def weights(self, entry: Entry) -> list[Weight]:
+        arrays = [hdf5.as_float(array, entry.name) for array in self.model.get_layer(entry.name).get_weights()]
+        return [Weight(array.shape, functools.partial(lambda a: a, array)) for array in arrays]
+
+    def inside(self, entry: Entry) -> LiveStore:
+        return LiveStore(self.model.get_layer(entry.name))
+
+
+def _snake_case(name: str) -> str:
+    """As Keras names groups after classes: PReLU is p_re_lu."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

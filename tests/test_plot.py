@@ -1,0 +1,357 @@
+"""Pictures, by their structure: what is drawn where, in which colours and under which names. No pixels."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast import InputError, ShapeError
+from lrpfast.plot import MOST_PANELS, heatmap, save
+
+pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+
+RNG = np.random.default_rng(3)
+IMAGES = RNG.normal(size=(5, 6, 7, 3))
+SEQUENCES = RNG.normal(size=(3, 20, 2))
+VECTORS = RNG.normal(size=(4, 12)).astype(np.float32)
+NAN = np.nan
+
+
+def panels(figure):
+    """The samples' axes, without colour bars and input axes."""
+    return [ax for ax in figure.axes if ax.get_label() != "<colorbar>" and ax.get_ylabel() != "input"]
+
+
+def drawn(figure):
+    """What each panel's image shows, NaN where masked."""
+    return [np.ma.filled(ax.images[-1].get_array(), NAN) for ax in panels(figure)]
+
+
+def ends(figure):
+    """The symmetric end of each panel's colours."""
+    limits = [ax.images[-1].get_clim() for ax in panels(figure)]
+    assert all(low == -high < 0 for low, high in limits)
+    return [high for _, high in limits]
+
+
+def bar(figure):
+    (ax,) = (ax for ax in figure.axes if ax.get_label() == "<colorbar>")
+    return ax._colorbar
+
+
+def bars(ax):
+    """(feature, height) of each bar of a vector."""
+    return [(int(round(p.vertices[:, 0].mean())), p.vertices[:4, 1].sum() / 2) for p in ax.collections[0].get_paths()]
+
+
+# What is drawn
+
+
+def test_images():
+    figure = heatmap(IMAGES)
+    np.testing.assert_allclose(drawn(figure), IMAGES.sum(-1))
+    np.testing.assert_allclose(ends(figure), np.abs(IMAGES.sum(-1)).max((1, 2)))
+    assert [ax.get_title().split("\n")[0] for ax in panels(figure)] == [f"sample {i}" for i in range(5)]
+    assert all("±" in ax.get_title() for ax in panels(figure))
+    assert bar(figure).extend == "neither" and bar(figure).ax.get_ylabel().startswith("relevance")
+    assert figure.get_suptitle() == ""
+
+
+def test_a_channel():
+    np.testing.assert_array_equal(drawn(heatmap(IMAGES, channels=1)), IMAGES[..., 1])
+    figure = heatmap(SEQUENCES, channels=1)
+    np.testing.assert_array_equal(drawn(figure)[0], SEQUENCES[0, :, 1:].T)
+    np.testing.assert_allclose(drawn(heatmap(SEQUENCES, channels="sum"))[0], SEQUENCES[0].sum(-1)[None])
+
+
+def test_images_without_channels():
+    np.testing.assert_array_equal(drawn(heatmap(IMAGES[..., 0], kind="image")), IMAGES[..., 0])
+
+
+def test_vectors_folded_into_images():
+    np.testing.assert_array_equal(drawn(heatmap(VECTORS, shape=(3, 4))), VECTORS.reshape(4, 3, 4))
+    np.testing.assert_allclose(drawn(heatmap(VECTORS, shape=(2, 3, 2))), VECTORS.reshape(4, 2, 3, 2).sum(-1), rtol=1e-6)
+    figure = heatmap(VECTORS, shape=(6, 2), kind="sequence")
+    np.testing.assert_array_equal(drawn(figure)[1], VECTORS[1].reshape(6, 2).T)
+
+
+def test_points_of_a_grid():
+    mask = np.zeros((4, 5), bool)
+    mask.ravel()[[0, 2, 3, 4, 6, 7, 9, 11, 12, 15, 17, 19]] = True
+    figure = heatmap(VECTORS, VECTORS, mask=mask, origin="lower")
+    for got, row in zip(drawn(figure), VECTORS, strict=True):
+        np.testing.assert_array_equal(got[mask], row)
+        assert np.isnan(got[~mask]).all()
+    image = panels(figure)[0].images[-1]
+    assert image.origin == "lower" and image.get_cmap().get_bad()[0] == pytest.approx(0.8)
+
+
+def test_sequences():
+    figure = heatmap(SEQUENCES, SEQUENCES, features=["wind", "rain"])
+    np.testing.assert_array_equal(drawn(figure), SEQUENCES.swapaxes(1, 2))
+    for ax, sample in zip(panels(figure), SEQUENCES, strict=True):
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["wind", "rain"]
+        for c, line in enumerate(ax.lines):  # each over its own row, upwards, on the channel's scale over all samples
+            every = SEQUENCES[..., c]
+            share = (sample[:, c] - every.min()) / np.ptp(every)
+            np.testing.assert_allclose(line.get_ydata(), c + 0.4 - 0.8 * share)
+    assert panels(figure)[-1].get_xlabel() == "step"
+    assert not heatmap(SEQUENCES).axes[0].lines
+    np.testing.assert_array_equal(drawn(heatmap(VECTORS, kind="sequence")), VECTORS[:, None])
+
+
+def test_vectors():
+    figure = heatmap(VECTORS)
+    assert len(figure.axes) == len(VECTORS) and figure.get_supylabel() == "relevance"
+    for ax, row in zip(figure.axes, VECTORS, strict=True):
+        assert [k for k, _ in bars(ax)] == list(range(12))
+        np.testing.assert_allclose([height for _, height in bars(ax)], row, rtol=1e-6)
+        colours = ax.collections[0].get_facecolor()
+        red = colours[:, 0] > colours[:, 2]
+        np.testing.assert_array_equal(red, row > 0)
+        low, high = ax.get_ylim()
+        assert low == -high and high > np.abs(row).max()
+
+
+def test_vectors_with_inputs_and_names():
+    names = [f"f{i}" for i in range(12)]
+    figure = heatmap(VECTORS, VECTORS * 3, features=names, labels=list("abcd"))
+    assert [t.get_text() for t in panels(figure)[-1].get_xticklabels()] == names
+    twins = [ax for ax in figure.axes if ax.get_ylabel() == "input"]
+    assert len(twins) == 4
+    for ax, row in zip(twins, VECTORS, strict=True):
+        np.testing.assert_allclose(ax.patches[0].get_data().values, row * 3, rtol=1e-6)
+        assert ax.get_ylim()[0] == -ax.get_ylim()[1]  # its zero is the bars' zero
+    assert [ax.get_title() for ax in panels(figure)] == list("abcd")
+
+
+def test_an_input_beneath_an_image():
+    x = np.abs(IMAGES)
+    figure = heatmap(IMAGES, x)
+    for ax, sample in zip(panels(figure), x, strict=True):
+        below, above = ax.images
+        np.testing.assert_allclose(below.get_array(), sample.mean(-1))
+        colours = above.get_cmap()
+        assert [colours(v)[3] for v in (0.0, 0.5, 1.0)] == [1, 0, 1]  # opaque at the ends, clear in the middle
+        assert colours(0.75)[3] == pytest.approx(0.5, abs=0.01)
+        assert colours(0.9)[0] > colours(0.9)[2] and colours(0.1)[2] > colours(0.1)[0]
+    np.testing.assert_allclose(drawn(figure), IMAGES.sum(-1))
+    figure = heatmap(IMAGES[..., 0], x, kind="image")  # relevance summed before, inputs in colour
+    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), x[0].mean(-1))
+
+
+# Scales
+
+
+def test_a_scale_for_all():
+    figure = heatmap(IMAGES, scale="shared")
+    assert set(ends(figure)) == {np.abs(IMAGES.sum(-1)).max()}
+    assert bar(figure).vmax == np.abs(IMAGES.sum(-1)).max() == -bar(figure).vmin
+    assert not any("±" in ax.get_title() for ax in panels(figure))
+
+
+def test_one_sample_has_its_numbers_at_the_bar():
+    figure = heatmap(IMAGES[:1])
+    assert bar(figure).vmax == np.abs(IMAGES[0].sum(-1)).max() and panels(figure)[0].get_title() == "sample 0"
+
+
+@pytest.mark.parametrize("scale", ["sample", "shared"])
+def test_percentile(scale):
+    r = IMAGES[..., :1]
+    figure = heatmap(r, percentile=80, scale=scale)
+    expected = [np.percentile(np.abs(r if scale == "shared" else sample), 80) for sample in r]
+    np.testing.assert_allclose(ends(figure), expected)
+    np.testing.assert_array_equal(drawn(figure), r[..., 0])  # clipped by the colours alone
+    assert bar(figure).extend == "both"
+
+
+@pytest.mark.parametrize(("sign", "extend"), [(1, "max"), (-1, "min")])
+def test_clipped_on_one_side(sign, extend):
+    r = np.full((1, 4, 4, 1), -0.1 * sign)
+    r[0, 0, 0, 0] = 5 * sign
+    assert bar(heatmap(r, percentile=90)).extend == extend
+
+
+def test_a_percentile_leaves_out_zeros():
+    """Sparse relevance is not blown up: zeros and masked features do not count."""
+    r = np.zeros((1, 10, 10, 1))
+    r[0, 0, :4, 0] = [1, 2, 3, NAN]
+    assert ends(heatmap(r, percentile=50)) == [2]
+
+
+def test_clipped_bars_have_a_mark():
+    ax = heatmap(VECTORS[:1], percentile=50).axes[0]
+    end = np.percentile(np.abs(VECTORS[0].astype(float)), 50)
+    assert max(abs(height) for _, height in bars(ax)) == pytest.approx(end)
+    marks = {line.get_marker(): set(line.get_xdata()) for line in ax.lines if line.get_marker() in ("^", "v")}
+    assert marks == {"^": set(np.flatnonzero(VECTORS[0] > end)), "v": set(np.flatnonzero(VECTORS[0] < -end))}
+
+
+@pytest.mark.parametrize("scale", ["sample", "shared"])
+@pytest.mark.parametrize("shape", [(2, 4, 4, 1), (2, 9, 2), (2, 5)], ids=["image", "sequence", "vector"])
+@pytest.mark.parametrize("value", [0.0, -0.0, NAN, 1e-40, 3e38], ids=str)
+def test_extremes(value, shape, scale, tmp_path):
+    """All zero, all masked, tiny and huge relevance and inputs can be drawn."""
+    r = np.full(shape, value, np.float32)
+    figure = heatmap(r, r, scale=scale, percentile=99)
+    save(figure, tmp_path / "r.png")
+    if len(shape) > 2:
+        size = abs(float(np.float32(value))) if np.isfinite(value) and value else 1.0
+        assert ends(figure) == [size, size]
+        if scale == "sample" and size == 1:
+            assert panels(figure)[0].get_title() == "sample 0\nall 0"
+
+
+def test_masked_features_of_a_vector():
+    r = VECTORS[:1].copy()
+    r[0, 3] = NAN
+    ax = heatmap(r).axes[0]
+    assert 3 not in [k for k, _ in bars(ax)]
+    assert len(ax.patches) == 1  # the grey stripe
+
+
+def test_many_features(tmp_path):
+    figure = heatmap(RNG.normal(size=(1, 31_811)))
+    assert figure.axes[0].collections[0].get_rasterized()
+    save(figure, tmp_path / "r.svg")
+    assert (tmp_path / "r.svg").stat().st_size < 500_000
+
+
+# The grid and its names
+
+
+def test_samples_left_out_are_told():
+    figure = heatmap(np.tile(VECTORS, (5, 1)), shape=(3, 4))
+    assert len(panels(figure)) == 16 and figure.get_suptitle() == "first 16 of 20 samples"
+    figure = heatmap(VECTORS, limit=2, title="gamma", labels=["a", "b", "c", "d"])
+    assert figure.get_suptitle() == "gamma: first 2 of 4 samples"
+    assert [ax.get_title() for ax in panels(figure)] == ["a", "b"]
+
+
+def test_only_the_samples_shown_are_read(tmp_path):
+    np.save(tmp_path / "r.npy", np.zeros((3, 4)))
+    mapped = np.load(tmp_path / "r.npy", mmap_mode="r")
+    endless = np.broadcast_to(mapped[0], (10**12, 4))
+    assert heatmap(endless, limit=2).get_suptitle() == "first 2 of 1,000,000,000,000 samples"
+
+
+def test_rows_and_columns():
+    r = RNG.normal(size=(6, 12))
+    figure = heatmap(r, shape=(3, 4), rows=["cat", "dog"], columns=["epsilon", "gamma", "flat"], scale="shared")
+    axes = panels(figure)
+    assert axes[0].get_subplotspec().get_geometry()[:2] == (2, 3)
+    assert [ax.get_title() for ax in axes] == ["epsilon", "gamma", "flat", "", "", ""]
+    assert [ax.get_ylabel() for ax in axes] == ["cat", "", "", "dog", "", ""]
+    assert panels(heatmap(r, shape=(3, 4), columns=4))[0].get_subplotspec().get_geometry()[:2] == (2, 4)
+
+
+def test_names_are_not_read_as_formulas(tmp_path):
+    figure = heatmap(VECTORS[:2], labels=["$x^", "_{$"], features=["$a"] * 12, title="$$")
+    save(figure, tmp_path / "r.png")
+    save(heatmap(SEQUENCES[:2], rows=["$a", "b$^"], columns=["$"], features=["$", "%"]), tmp_path / "r.png")
+    assert figure.axes[0].get_title() == "$x^"
+
+
+# It touches nothing else
+
+
+def test_it_leaves_matplotlib_as_it_was():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    heatmap(VECTORS, VECTORS)
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_arguments_are_left_as_they_were():
+    r = IMAGES.copy()
+    r.flags.writeable = False
+    heatmap(r, r, percentile=50)
+    np.testing.assert_array_equal(r, IMAGES)
+
+
+def test_what_explains_is_what_is_drawn():
+    model = lrpfast.from_layers([lrpfast.layers.Dense(RNG.normal(size=(6, 3)))])
+    relevance = lrpfast.Analyzer(model, "epsilon").analyze(RNG.normal(size=(2, 6)))
+    np.testing.assert_array_equal(drawn(lrpfast.plot.heatmap(relevance, shape=(2, 3))), relevance.reshape(2, 2, 3))
+
+
+def test_save(tmp_path):
+    figure = heatmap(VECTORS)
+    for name, head in {"a.png": b"\x89PNG", "a.PDF": b"%PDF", "a.svg": b"<?xml"}.items():
+        save(figure, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(head)
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(InputError, match=r"ends in \.png, \.pdf, \.svg"):
+        save(figure, tmp_path / "a.jpeg")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(AttributeError):
+        save(None, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 3
+
+
+def test_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(lrpfast.errors.MissingPackageError, match=re.escape("pip install 'lrpfast[plot]'")) as caught:
+        heatmap(VECTORS)
+    assert isinstance(caught.value, ImportError) and isinstance(caught.value, lrpfast.LrpfastError)
+
+
+# What is wrong
+
+WRONG = {
+    "one sample": (ShapeError, lambda: heatmap(VECTORS[0]), "x[None]"),
+    "one image": (ShapeError, lambda: heatmap(IMAGES[0, ..., 0], kind="image"), "x[None]"),
+    "one folded": (ShapeError, lambda: heatmap(IMAGES[0, ..., 0], shape=(6, 7)), "x[None]"),
+    "a number": (ShapeError, lambda: heatmap(3.0), "(samples, …)"),
+    "flat images": (ShapeError, lambda: heatmap(VECTORS, kind="image"), "shape=(height, width)"),
+    "volumes": (ShapeError, lambda: heatmap(np.zeros((2, 3, 3, 3, 1))), "give a slice"),
+    "vectors of images": (ShapeError, lambda: heatmap(IMAGES, kind="vector"), "(samples, features)"),
+    "no samples": (InputError, lambda: heatmap(VECTORS[:0]), "nothing to draw"),
+    "complex": (InputError, lambda: heatmap(VECTORS * 1j), "real numbers"),
+    "ragged": (InputError, lambda: heatmap([[1.0], [1.0, 2.0]]), "array"),
+    "infinite": (InputError, lambda: heatmap([[1.0, np.inf]]), "relevance[0, 1] is infinite"),
+    "kind": (InputError, lambda: heatmap(VECTORS, kind="picture"), "kind must be one of"),
+    "scale": (InputError, lambda: heatmap(VECTORS, scale="log"), "scale must be one of"),
+    "origin": (InputError, lambda: heatmap(VECTORS, origin="left"), "origin must be one of"),
+    "percentile": (InputError, lambda: heatmap(VECTORS, percentile=0), "percentile must be"),
+    "percentile nan": (InputError, lambda: heatmap(VECTORS, percentile=NAN), "percentile must be"),
+    "percentile text": (InputError, lambda: heatmap(VECTORS, percentile="99"), "percentile must be"),
+    "limit": (InputError, lambda: heatmap(VECTORS, limit=0), "limit must be"),
+    "limit too high": (InputError, lambda: heatmap(VECTORS, limit=MOST_PANELS + 1), "100 panels at most"),
+    "limit text": (InputError, lambda: heatmap(VECTORS, limit="all"), "limit must be"),
+    "shape": (ShapeError, lambda: heatmap(VECTORS, shape=(3, 5)), "(samples, 3, 5)"),
+    "shape text": (InputError, lambda: heatmap(VECTORS, shape="3x4"), "shape must be"),
+    "shape of zero": (InputError, lambda: heatmap(VECTORS, shape=(0, 4)), "shape must be"),
+    "mask of numbers": (InputError, lambda: heatmap(VECTORS, mask=np.ones((3, 4))), "boolean grid"),
+    "mask of others": (ShapeError, lambda: heatmap(VECTORS, mask=np.ones((3, 5), bool)), "(samples, 15)"),
+    "mask and shape": (ShapeError, lambda: heatmap(VECTORS, mask=np.ones((3, 4), bool), shape=(4, 3)), "mask has"),
+    "mask and kind": (InputError, lambda: heatmap(VECTORS, mask=np.ones((3, 4), bool), kind="vector"), "for images"),
+    "channel": (InputError, lambda: heatmap(IMAGES, channels=3), "channels 0 to 2"),
+    "channels": (InputError, lambda: heatmap(IMAGES, channels="mean"), "sum, each or an index"),
+    "each of images": (InputError, lambda: heatmap(IMAGES, channels="each"), "for sequences"),
+    "channels of vectors": (InputError, lambda: heatmap(VECTORS, channels=0), "not for vectors"),
+    "features of images": (InputError, lambda: heatmap(IMAGES, features=["a"]), "images have none"),
+    "features": (InputError, lambda: heatmap(VECTORS, features=["a"]), "1 features are named, but there are 12"),
+    "labels": (InputError, lambda: heatmap(VECTORS, labels=["a"]), "1 labels for 4 samples"),
+    "one label": (InputError, lambda: heatmap(VECTORS, labels="abcd"), "must be a sequence"),
+    "rows": (InputError, lambda: heatmap(VECTORS, rows=["a", "b", "c"], columns=["x", "y"]), "3 rows"),
+    "columns": (InputError, lambda: heatmap(VECTORS, columns=0), "columns must be"),
+    "labels and columns": (InputError, lambda: heatmap(VECTORS, labels=list("abcd"), columns=["x"]), "one of them"),
+    "inputs of others": (ShapeError, lambda: heatmap(VECTORS, VECTORS[:, :5]), "input"),
+    "fewer inputs": (ShapeError, lambda: heatmap(VECTORS, VECTORS[:3]), "4 relevances, but 3 inputs"),
+    "input images": (ShapeError, lambda: heatmap(IMAGES, IMAGES[:, :5]), "input"),
+    "colour map": (InputError, lambda: heatmap(VECTORS, cmap="red"), "no colour map named 'red'"),
+    "no colour map": (InputError, lambda: heatmap(VECTORS, cmap=3), "cmap must be"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong(case):
+    error, call, message = WRONG[case]
+    with pytest.raises(error) as caught:
+        call()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
