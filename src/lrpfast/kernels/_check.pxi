@@ -15,7 +15,8 @@ def check_geometry(geometry, operation):
             require(len(shape) == 2 and shape[0] == len(axis.positions), operation,
                     "an axis has a row of taps for each position")
             require(axis.factor is None or np.shape(axis.factor) == shape, operation, "factors are shaped like taps")
-            require(np.all((axis.positions >= 0) & (axis.positions < out)), operation, "positions outside the output grid")
+            require(np.all((axis.positions >= 0) & (axis.positions < out)), operation,
+                    "positions outside the output grid")
             require(np.all((axis.index >= -1) & (axis.index < source)), operation, "taps outside the source grid")
         first, second, third = [axis.positions for axis in region.axes]
         covered[np.ix_(first, second, third)] += 1
@@ -97,7 +98,8 @@ def check_light(operation, sizes, reads, writes):
     require(columns > 0, operation, "no columns")
     if name in ("Gather", "Scatter"):
         index, limit = operation.index, sizes[reads[0]] if name == "Gather" else out
-        require(np.shape(index) == (out if name == "Gather" else sizes[reads[0]],), operation, "an index for each value")
+        require(np.shape(index) == (out if name == "Gather" else sizes[reads[0]],), operation,
+                "an index for each value")
         require(np.size(index) == 0 or (np.min(index) >= -1 and np.max(index) < limit), operation, "indices outside")
     elif name == "Strided":
         for offset, step, size in ((operation.source_offset, operation.source_step, sizes[reads[0]]),
@@ -134,4 +136,5 @@ def check_light(operation, sizes, reads, writes):
         require(np.size(operation.values) == out, operation, "a value for each element")
     if name in ("Activate", "Slope") and operation.function == "prelu":
         require(np.size(operation.parameters["negative_slope"]) == out, operation, "a slope for each element")
-    require(name != "Slope" or operation.function != "softmax", operation, "softmax has a slope of its own: SoftmaxBack")
+    require(name != "Slope" or operation.function != "softmax", operation,
+            "softmax has a slope of its own: SoftmaxBack")

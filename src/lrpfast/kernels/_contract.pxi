@@ -1,7 +1,8 @@
 # Contractions: packed weights, sums over blocks of k, and what becomes of each finished row.
 
 
-cdef void pack(const Code* code, const Operation* op, const real* w, long depth, long columns, real* out) noexcept nogil:
+cdef void pack(const Code* code, const Operation* op, const real* w, long depth, long columns,
+               real* out) noexcept nogil:
     """w, shape (depth, columns), as blocks of DEPTH rows, then panels, padded with zeros."""
     cdef long step = op.lanes * op.panel
     cdef long k0, kc, n0, width, padded, k, j
@@ -48,6 +49,7 @@ cdef inline int conclude_shares(const Code* code, const Operation* op, char** ba
     cdef const Share* share
     cdef const Divide* divide = &op.divide
     cdef const real* bound
+    cdef const real* z
     cdef real* out = <real*>base[op.writes[0]] + place
     for h in range(op.shares_count):
         share = &op.shares[h]
@@ -57,9 +59,10 @@ cdef inline int conclude_shares(const Code* code, const Operation* op, char** ba
         k_share(code, nc, h == 0, share.coefficient, share.part, sums + share.accumulator * ROWS * COLUMNS,
                 <const real*>base[op.reads[0]] + place, bound, share.step, op.tf32, out)
     if op.divides:
-        k_divide(code, nc, out,
-                 <const real*>base[divide.z] + place if divide.z >= 0 else <const real*>divide.z_constant + place_of_row,
-                 divide, <const real*>base[divide.mask_z] + place if divide.mask else NULL, out)
+        z = <const real*>divide.z_constant + place_of_row
+        if divide.z >= 0:
+            z = <const real*>base[divide.z] + place
+        k_divide(code, nc, out, z, divide, <const real*>base[divide.mask_z] + place if divide.mask else NULL, out)
     return k_finite(code, nc, out) if op.check else 1
 
 
@@ -216,7 +219,8 @@ cdef void accumulate_gathered(const Code* code, const Operation* op, char** base
             for u in range(t, t + term.together):
                 k_block(op, rows, kc, loaded, DEPTH,
                         <const real*>op.terms[u].weights[r] + (group * depth + k0) * padded + kc * n0, width,
-                        sums + op.terms[u].accumulator * ROWS * COLUMNS, COLUMNS, (begun >> op.terms[u].accumulator) & 1)
+                        sums + op.terms[u].accumulator * ROWS * COLUMNS, COLUMNS,
+                        (begun >> op.terms[u].accumulator) & 1)
                 begun |= 1 << op.terms[u].accumulator
         t += term.together
     clear(op, begun, rows, nc, sums)

@@ -12,7 +12,8 @@ cdef extern from "compute.h":
         void (*load)(long, const float*, int, int, float*) noexcept nogil
         void (*gather)(long, const int64_t*, long, long, long, const float*, long, long, int, int,
                        float*, long) noexcept nogil
-        void (*lane)(long, long, int, const float* const*, const float* const*, const float*, int, float*) noexcept nogil
+        void (*lane)(long, long, int, const float* const*, const float* const*, const float*, int,
+                     float*) noexcept nogil
         void (*combine)(long, int, const float* const*, const double*, const float*, int, float*) noexcept nogil
         void (*share)(long, int, float, int, const float*, const float*, const float*, int, int, float*) noexcept nogil
         int (*shallow)(int, long, long, const float*, long, const float*, const float*, long,
@@ -28,7 +29,8 @@ cdef extern from "compute.h":
         void (*load)(long, const double*, int, int, double*) noexcept nogil
         void (*gather)(long, const int64_t*, long, long, long, const double*, long, long, int, int,
                        double*, long) noexcept nogil
-        void (*lane)(long, long, int, const double* const*, const double* const*, const double*, int, double*) noexcept nogil
+        void (*lane)(long, long, int, const double* const*, const double* const*, const double*, int,
+                     double*) noexcept nogil
         void (*combine)(long, int, const double* const*, const double*, const double*, int, double*) noexcept nogil
         void (*share)(long, int, double, int, const double*, const double*, const double*, int, int, double*) noexcept nogil
         int (*shallow)(int, long, long, const double*, long, const double*, const double*, long,

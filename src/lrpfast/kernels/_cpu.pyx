@@ -531,9 +531,10 @@ cdef class Executable:
         reads = [getattr(source, name) for name in reads]
         writes = [getattr(source, name) for name in writes]
         sources = getattr(source, "sources", ())
-        check_light(source, self.sizes, (*reads, *sources), [b for b in writes if b is not None])
+        check_light(source, self.sizes, [b for b in (*reads, *sources) if b is not None],
+                    [b for b in writes if b is not None])
         for i, b in enumerate(reads):
-            op.reads[i] = b
+            op.reads[i] = -1 if b is None else b
         op.writes[1] = -1
         for i, b in enumerate(writes):
             op.writes[i] = -1 if b is None else b

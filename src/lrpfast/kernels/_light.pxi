@@ -139,7 +139,7 @@ cdef void slope(const Code* code, const Operation* op, char** base, long samples
 
 cdef void softmax_back(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
     cdef long n = samples * code.size[op.writes[0]], at, j
-    cdef const real* x = <const real*>base[op.reads[0]]
+    cdef const real* x = <const real*>base[op.reads[0]] if op.reads[0] >= 0 else NULL
     cdef const real* y = <const real*>base[op.reads[1]]
     cdef const real* relevance = <const real*>base[op.reads[2]]
     cdef real* out = <real*>base[op.writes[0]]
@@ -149,7 +149,7 @@ cdef void softmax_back(const Code* code, const Operation* op, char** base, long 
         for j in range(at, at + op.columns):
             total += relevance[j]
         for j in range(at, at + op.columns):
-            out[j] = <real>(x[j] * (relevance[j] - y[j] * total))
+            out[j] = <real>((x[j] if x != NULL else 1) * (relevance[j] - y[j] * total))
 
 
 cdef void unmask(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
@@ -180,7 +180,8 @@ cdef void remask(const Code* code, const Operation* op, char** base, long sample
             out[j] = <real>NAN
 
 
-cdef void combine_sources(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void combine_sources(const Code* code, const Operation* op, char** base, long samples,
+                          real* unused) noexcept nogil:
     """`Accumulate`, `Multiply` and `Extremum`: source by source into the output."""
     cdef long n = samples * code.size[op.writes[0]], j
     cdef real* out = <real*>base[op.writes[0]]
@@ -313,12 +314,13 @@ cdef void normalize(const Code* code, const Operation* op, char** base, long sam
     cdef const real* gamma = <const real*>op.values
     cdef const real* beta = <const real*>op.more_values
     cdef real* out = <real*>base[op.writes[0]]
-    cdef double mean, sigma
+    cdef double mean, sigma, scale
     cdef long i, j
     for i in range(samples * code.size[op.reads[0]] // op.columns):
         statistics(op, x, &mean, &sigma)
         for j in range(op.columns):
-            out[j] = <real>((x[j] - mean) / sigma * (gamma[j] if gamma != NULL else 1) + (beta[j] if beta != NULL else 0))
+            scale = gamma[j] if gamma != NULL else 1
+            out[j] = <real>((x[j] - mean) / sigma * scale + (beta[j] if beta != NULL else 0))
         x += op.columns
         out += op.columns
 
@@ -347,7 +349,8 @@ cdef void normalize_back(const Code* code, const Operation* op, char** base, lon
         out += op.columns
 
 
-cdef void local_normalize(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void local_normalize(const Code* code, const Operation* op, char** base, long samples,
+                          real* unused) noexcept nogil:
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef real* out = <real*>base[op.writes[0]]
     cdef double total                           # p: alpha / size, beta, k
@@ -387,7 +390,8 @@ cdef void add_channels(const Code* code, const Operation* op, char** base, long 
         out[i] = total
 
 
-cdef void begin(const Job* job, const Operation* op, char** base, long first, long samples, int which, real* unused) noexcept nogil:
+cdef void begin(const Job* job, const Operation* op, char** base, long first, long samples, int which,
+                real* unused) noexcept nogil:
     """The starting relevance of some samples for the which-th target."""
     cdef const Code* code = job.code
     cdef long size = code.size[op.reads[0]], low = job.window_first, high = low + job.window_size, i, j, at

@@ -53,7 +53,8 @@ def _touched(operation: Operation) -> tuple[set[int], set[int]]:
             return {operation.relevance} | _divisors(operation), {operation.out}
     fields_read, fields_written = BUFFERS[type(operation).__name__]
     reads = {getattr(operation, name) for name in fields_read} | set(getattr(operation, "sources", ()))
-    writes = {getattr(operation, name) for name in fields_written} - {None}
+    writes = {getattr(operation, name) for name in fields_written}
+    reads, writes = reads - {None}, writes - {None}
     if isinstance(operation, (Strided, Remask)):  # what they do not write, they keep
         reads |= writes
     return reads, writes
