@@ -31,7 +31,7 @@ class Arithmetic:
         self.u, self.rng, self.tf32 = u, rng, tf32
 
     def _signs(self, shape):
-        return self.rng.choice((-1.0, 1.0), size=shape)
+        return self.rng.integers(0, 2, size=shape) * 2.0 - 1.0
 
     def off(self, value, ulps=1.0):
         """An elementwise result, off by a few units roundoff."""

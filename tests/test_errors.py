@@ -128,7 +128,7 @@ def test_inputs_outside_the_declared_range():
         (lambda: RULES.ZBox([0, 0, 0], [1, 1]), ["low", "high"]),
         (lambda: lrpfast.Analyzer(MODEL, RULES.ZBox([0, 0, 0], 1)), ["low", "(3,)", "(6,)"]),
         (lambda: RULES.from_name("flat", epsilon=1), ["flat", "epsilon"]),
-        (lambda: lrpfast.composites.Uniform("epsilon"), []),
+        (lambda: lrpfast.composites.Uniform("epsylon"), ["epsylon", "epsilon"]),
         (lambda: lrpfast.composites.Uniform(RULES.Epsilon(), first=3), []),
     ],
 )
@@ -302,14 +302,61 @@ def test_layers(make, parts):
     says(lrpfast.LrpfastError, make, *parts)
 
 
-def test_a_softmax_in_the_middle_cannot_be_explained():
-    model = lrpfast.from_layers([L.Dense(np.eye(2), activation="softmax"), L.Dense(np.eye(2))])
-    says(lrpfast.UnsupportedLayerError, lambda: lrpfast.Analyzer(model, "epsilon"), "softmax")
-
-
-def test_a_size_left_open_must_be_given():
+def test_sizes_left_open_are_the_data_s():
     model = lrpfast.from_layers([L.Dense(np.eye(2))], input_shape=(None, 2))
-    says(lrpfast.LrpfastError, lambda: lrpfast.Analyzer(model, "epsilon"), "None")
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    for length in (1, 4, 3):
+        x = np.ones((2, length, 2), np.float32)
+        assert analyzer.analyze(x).shape == x.shape == analyzer.explain(x).relevance.shape == model.predict(x).shape
+    says(lrpfast.ShapeError, lambda: analyzer.analyze(np.ones((2, 3, 3))), "(None, 2)", "(3, 3)")
+    says(lrpfast.ShapeError, lambda: model.predict(np.ones((2, 2))), "(None, 2)", "(2,)")
+    says(lrpfast.InputError, analyzer.plan, "open")
+    assert "2→2" in str(analyzer.plan((5, 2)))
+
+
+# graphs
+
+
+def branched():
+    graph = lrpfast.Graph()
+    a, b = graph.input((4, 3), "a"), graph.input((3,), "b")
+    both = graph.add(L.Multiply(), a, b)
+    return graph.model(graph.add(L.Flatten(name="flat"), both), graph.add(L.Dense(np.eye(3), name="dense"), b))
+
+
+def test_graphs():
+    graph = lrpfast.Graph()
+    x = graph.input((3,))
+    says(lrpfast.InputError, lambda: graph.add(L.Add(), x, "x"), "Add", "'x'")
+    says(lrpfast.InputError, lambda: graph.add("relu", x), "str")
+    says(lrpfast.ShapeError, lambda: lrpfast.Graph().model(), "Input")
+    graph.add(L.Dense(np.eye(3), name="unused"), x)
+    y = graph.add(L.Dense(np.eye(3)), x)
+    says(lrpfast.ShapeError, lambda: graph.model(y), "unused", "nothing uses")
+    says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Subtract()], input_shape=(3,)), "Subtract", "2")
+    says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Conv(np.ones((3, 2, 4)))], input_shape=(9, 3)), "Conv", "2")
+    says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Conv(np.ones((3, 3, 4)))], input_shape=(2, 3)), "window")
+
+
+def test_several_inputs_and_outputs():
+    model = branched()
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    x = [np.ones((2, 4, 3)), np.ones((2, 3))]
+    says(lrpfast.InputError, lambda: analyzer.analyze(x), "2 outputs", "'flat'", "'dense'")
+    says(lrpfast.InputError, lambda: analyzer.analyze(x, {"soft": "max"}), "soft", "'flat'")
+    says(lrpfast.InputError, lambda: analyzer.analyze(x, {"flat": 12}), "12")
+    says(lrpfast.InputError, lambda: analyzer.analyze(x[0], {"flat": 0}), "list of 2", "a, b")
+    says(lrpfast.ShapeError, lambda: analyzer.analyze([x[0], x[1][:1]], {"flat": 0}), "a: 2", "b: 1")
+    says(lrpfast.ShapeError, lambda: analyzer.analyze([x[1], x[0]], {"flat": 0}), "'a'", "(samples, 4, 3)")
+    says(lrpfast.InputError, lambda: lrpfast.Analyzer(model, "epsilon", mask_nan=True), "mask_nan", "2")
+    says(lrpfast.InputError, lambda: lrpfast.Analyzer(model, "epsilon", y_ref=1.0), "y_ref", "2")
+
+
+def test_embedding_indices():
+    model = lrpfast.from_layers([L.Embedding(np.ones((5, 2))), L.Flatten(), L.Dense(np.ones((6, 1)))], input_shape=(3,))
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    for wrong in (5, -1, 0.5):
+        says(lrpfast.InputError, lambda w=wrong: analyzer.analyze([[0, 1, 2], [1, w, 0]]), "x[1, 1]", "5 entries")
 
 
 # redistribute

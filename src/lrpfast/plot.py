@@ -222,6 +222,7 @@ def check_limit(limit: Any, panels: int = 1) -> None:
 def _matplotlib() -> Callable[..., Figure]:
     """A maker of figures that draw into memory: no pyplot, no window, no global state."""
     try:
+        import matplotlib  # noqa: F401, its parts may be known while it is not there
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:

