@@ -274,7 +274,8 @@ class Scatter:
 class Strided:
     """``count`` runs of ``length`` values copied.
 
-    Run i goes from source_offset + i · source_step to out_offset + i · out_step. What lies between the runs of ``out`` is left as it is.
+    Run i goes from source_offset + i · source_step to out_offset + i · out_step. What lies
+    between the runs of ``out`` is left as it is.
     """
 
     source: int

@@ -1,0 +1,145 @@
+"""The planner's facts: what a network of ReLUs costs, and when z must be kept."""
+
+import numpy as np
+import pytest
+
+import cases
+import lrpfast
+from lrpfast import layers as L  # noqa: N812
+from lrpfast import rules
+from oracle_layers import Layer, Net
+from tolerances import Expected
+
+RNG = np.random.default_rng(3)
+
+
+def w(*shape):
+    return (0.5 * RNG.normal(size=shape)).astype(np.float32)
+
+
+def network():
+    """ReLUs, and what may lie between them and the next layer: pooling, joining, flattening, a folded batch norm."""
+    graph = lrpfast.Graph()
+    x = graph.input((12, 12, 3))
+    a = graph.add(L.Conv(w(3, 3, 3, 4), w(4), padding="same", activation="relu", name="first"), x)
+    a = graph.add(L.MaxPool((2, 2)), a)
+    b = graph.add(L.Conv(w(3, 3, 4, 4), w(4), padding="same", name="folded"), a)
+    b = graph.add(L.BatchNorm(w(4), np.abs(w(4)) + 0.5, w(4), w(4)), b)
+    b = graph.add(L.Activation("relu"), b)
+    c = graph.add(L.Conv(w(1, 1, 4, 5), w(5), activation="relu", name="side"), a)
+    d = graph.add(L.Concat(), b, c)
+    d = graph.add(L.ZeroPad(((0, 1), (1, 0))), d)
+    d = graph.add(L.Conv(w(2, 2, 9, 6), w(6), strides=2, activation="relu", name="joined"), d)
+    d = graph.add(L.AveragePool((2, 2)), d)
+    d = graph.add(L.Flatten(), d)
+    d = graph.add(L.Dense(w(6, 5), w(5), "relu", name="dense"), d)
+    return graph.model(graph.add(L.Dense(w(5, 2), w(2), name="last"), d))
+
+
+WEIGHTED = ("first", "folded", "side", "joined", "dense", "last")
+
+
+@pytest.mark.parametrize(
+    "rule, first, others",
+    [
+        (rules.Epsilon(), 2, 2),
+        (rules.Zero(), 2, 2),
+        (rules.ZPlus(), 5, 3),
+        (rules.AlphaBeta(1, 0), 5, 3),
+        (rules.AlphaBeta(2, 1), 8, 4),
+        (rules.Gamma(generalized=False), 3, 3),
+        (rules.WSquare(), 2, 2),
+        (rules.Flat(), 2, 2),
+    ],
+    ids=lambda v: v.name if isinstance(v, rules.Rule) else str(v),
+)
+def test_contractions_of_a_relu_network(rule, first, others):
+    plan = lrpfast.Analyzer(network(), rule).plan()
+    steps = {step.name: step for step in plan.steps}
+    counts = {name: steps[name].contractions for name in WEIGHTED}
+    assert counts == {name: first if name == "first" else others for name in WEIGHTED}
+    for name in WEIGHTED[1:]:
+        assert {s.part for s in steps[name].sums} == {"x"}, name
+        assert "x-" not in {share.part for share in steps[name].shares}
+    assert str(plan).count("\n") >= len(WEIGHTED)
+
+
+def test_a_declared_range_drops_the_first_layers_products_too():
+    plan = lrpfast.Analyzer(network(), rules.ZPlus(), input_range=(0, 1)).plan()
+    assert {s.contractions for s in plan.steps if getattr(s, "name", "") in WEIGHTED and hasattr(s, "sums")} == {3}
+
+
+def test_generalized_gamma_needs_one_group_below_a_relu():
+    steps = {s.name: s for s in lrpfast.Analyzer(network(), rules.Gamma()).plan().steps}
+    for name in ("folded", "side", "joined", "dense"):
+        assert len(steps[name].groups) == 1, name
+    assert len(steps["last"].groups) == 2  # an explanation may start there from any array
+
+
+def test_no_z_is_kept_below_a_relu():
+    steps = {s.name: s for s in lrpfast.Analyzer(network(), rules.Epsilon()).plan().steps}
+    for name in ("first", "side", "joined", "dense"):
+        assert [g.z for g in steps[name].groups] == ["activation"], name
+    assert [g.z for g in steps["last"].groups] == ["output"]
+
+
+def relu_and(*after, own=None, shape=(4, 4, 2)):
+    """A convolution with a ReLU, what takes its output, and a head; compared with the oracle."""
+    nodes = [
+        (Layer("Input", {"shape": shape}),),
+        (Layer("Conv", {"kernel": w(2, 2, 2, 3), "bias": w(3), "padding": "same", "activation": "relu"}), 0),
+        *after,
+        (Layer("Flatten"), len(after) + 1),
+    ]
+    bare = Net(nodes)
+    width = len(bare.forward([np.zeros(shape)]).y[-1])
+    return Net([*nodes, (Layer("Dense", {"kernel": w(width, 2), "bias": w(2)}), len(nodes) - 1)]), own or {}
+
+
+CONV = ("Conv", lambda: {"kernel": w(1, 1, 3, 3), "bias": w(3)})
+
+
+def layer(kind, parameters):
+    return Layer(kind, parameters())
+
+
+BREAKING = {
+    "a sum that takes it too": relu_and((layer(*CONV), 1), (Layer("Add"), 1, 2)),
+    "a product's equal shares": relu_and((layer(*CONV), 1), (Layer("Multiply"), 1, 2)),
+    "flat after it": relu_and((layer(*CONV), 1), own={2: ("flat", {})}),
+    "w-square after it": relu_and((layer(*CONV), 1), own={2: ("w_square", {})}),
+    "a shared bias after it": relu_and((layer(*CONV), 1), own={2: ("epsilon", {"bias": "distribute"})}),
+    "z-box after it": relu_and((layer(*CONV), 1), own={2: ("z_box", {"low": -1.0, "high": 9.0})}),
+    "a normalization that passes": relu_and((Layer("LayerNorm", {"beta": w(3)}), 1), own={2: ("pass", {})}),
+    "another activation": relu_and((Layer("Activation", {"function": "sigmoid"}), 1)),
+    "flat behind pooling": relu_and((Layer("MaxPool", {"size": (2, 2)}), 1), (layer(*CONV), 2), own={3: ("flat", {})}),
+    "flat on one of two": relu_and(
+        (layer(*CONV), 1), (layer(*CONV), 1), (Layer("Concat"), 2, 3), own={2: ("flat", {})}
+    ),
+    "a gradient after it": relu_and((Layer("AveragePool", {"size": (2, 2)}), 1), own={2: ("gradient", {})}),
+}
+
+
+@pytest.mark.parametrize(
+    "rule", [("epsilon", {"epsilon": 0.01}), ("gamma", {}), ("z_plus", {}), ("alpha_beta", {})], ids=cases.case_id
+)
+@pytest.mark.parametrize("name", BREAKING)
+def test_where_relevance_does_not_follow_the_relu_z_is_kept(name, rule):
+    net, own = BREAKING[name]
+    x = cases.values(net.nodes[0].layer.parameters["shape"], 3)
+    expected = Expected(lambda ar: net.explain(net.rules(rule, own), x, "max", ar))
+    composite = cases.composite({f"n{i}": r for i, r in own.items()}, rule)
+    analyzer = lrpfast.Analyzer(cases.graph(net), composite, precision="float64")
+    expected.check(cases.flat(analyzer.analyze(x), 3), "float64", name)
+    (step,) = [s for s in analyzer.plan().steps if s.name == "n1"]
+    keeps = name == "a sum that takes it too"  # Norm multiplies by its input: relevance follows all the same
+    assert keeps or "activation" not in {g.z for g in step.groups}, name
+
+
+def test_an_explanation_that_starts_at_a_relu_from_an_array():
+    model = lrpfast.from_layers([L.Dense(w(3, 4), w(4), "relu")])
+    x, r = cases.values((3,), 2), np.ones((2, 4))
+    z = np.float64(x) @ np.float64(model.layers[1].kernel) + model.layers[1].bias
+    s = r / (z + np.where(z >= 0, 0.1, -0.1))
+    got = lrpfast.Analyzer(model, rules.Epsilon(0.1), precision="float64").analyze(x, r)
+    np.testing.assert_allclose(got, x * (s @ np.float64(model.layers[1].kernel).T), rtol=1e-10)
