@@ -1,179 +1,288 @@
-"""Which layer gets which rule; and batch normalization folded away."""
+"""Composites: which layer gets which rule."""
+
+import pickle
 
 import numpy as np
 import pytest
 
-import cases
 import lrpfast
-from lrpfast import composites, rules
-from lrpfast import layers as L  # noqa: N812
-from lrpfast.model.canonize import canonize
+from lrpfast import composites as C
+from lrpfast import layers as L
+from lrpfast import rules as R
+from lrpfast.errors import RuleError
+from lrpfast.rules.innvestigate import ANALYZERS, STABILIZER, composite, keywords
 
-ONE = np.float32(0.5)
+
+def ones(*shape):
+    return np.ones(shape)
 
 
 def network():
-    return lrpfast.from_layers(
-        [
-            L.Dense(np.full((2, 3), ONE), name="embed"),
-            L.Conv(np.full((3, 3, 3, 4), ONE), activation="relu", name="conv_a"),
-            L.AveragePool((2, 2), name="pool"),
-            L.DepthwiseConv(np.full((1, 1, 4, 1), ONE), name="conv_b"),
-            L.BatchNorm(np.zeros(4), np.ones(4), name="norm"),
-            L.Activation("relu", name="act"),
-            L.GlobalMaxPool(name="global"),
-            L.Dense(np.full((4, 2), ONE), name="head"),
-        ],
-        input_shape=(8, 8, 2),
-    )
+    """Every role: convolutions, norms, sums, pooling, activations within layers and as layers."""
+    g = lrpfast.Graph()
+    x = g.input((8, 8, 2), name="in")
+    a = g.add(L.Conv(ones(3, 3, 2, 4), activation="relu", padding="same", name="conv_a"), x)
+    b = g.add(L.Conv(ones(1, 1, 2, 4), name="conv_b"), x)
+    b = g.add(L.Activation("relu", name="act"), g.add(L.BatchNorm(ones(4), ones(4), name="bn"), b))
+    y = g.add(L.Add(name="add"), a, b)
+    y = g.add(L.DepthwiseConv(ones(3, 3, 4, 1), name="dw"), y)
+    y = g.add(L.MaxPool((2, 2), name="max"), y)
+    y = g.add(L.AveragePool((3, 3), name="mean"), y)
+    y = g.add(L.Identity("Dropout", name="drop"), g.add(L.Flatten(name="flat"), y))
+    y = g.add(L.Dense(ones(4, 3), activation="tanh", name="fc"), y)
+    y = g.add(L.Concat(name="concat"), y, y)
+    y = g.add(L.Multiply(name="mul"), y, y)
+    return g.model(g.add(L.Dense(ones(6, 2), activation="softmax", name="out"), y))
 
 
-def assigned(composite, model=None):
-    model = model or network()
-    assignment = composite.assign(model)
-    found = {model.nodes[i].name: rule.name for i, rule in assignment.rules.items()}
-    return found, {model.nodes[i].name: rule.name for i, rule in assignment.activations.items()}
+MODEL = network()
 
 
-REST = {"pool": "norm", "act": "pass", "global": "pass"}
-MAPS = {
-    "epsilon_plus": {"embed": "epsilon", "conv_a": "z_plus", "conv_b": "z_plus", "head": "epsilon"},
-    "epsilon_plus_flat": {"embed": "flat", "conv_a": "z_plus", "conv_b": "z_plus", "head": "epsilon"},
-    "epsilon_alpha2_beta1": {"embed": "epsilon", "conv_a": "alpha_beta", "conv_b": "alpha_beta", "head": "epsilon"},
-    "epsilon_alpha2_beta1_flat": {"embed": "flat", "conv_a": "alpha_beta", "conv_b": "alpha_beta", "head": "epsilon"},
-    "gamma": dict.fromkeys(("embed", "conv_a", "conv_b", "norm", "head"), "gamma"),
+def names(assignment, model=MODEL):
+    return {model.nodes[i].name: rule.name for i, rule in assignment.rules.items()}
+
+
+def functions(assignment):
+    return {MODEL.nodes[i].name: rule.name for i, rule in assignment.activations.items()}
+
+
+#: what stays the same under all of these
+REST = {
+    **dict.fromkeys(("act", "max", "flat", "concat"), "pass"),
+    "add": "norm",
+    "mean": "norm",
+    "mul": "split",
 }
 
 
-@pytest.mark.parametrize("name", MAPS)
-def test_named_composites(name):
-    found, activations = assigned(composites.from_name(name))
-    assert found == {"norm": "epsilon", **REST, **MAPS[name]}
-    assert activations == {"conv_a": "pass"}
-    lrpfast.Analyzer(network(), name).analyze(cases.values((8, 8, 2)))
+def expected(conv_a, conv_b, dw, fc, out, bn, **rest):
+    return {**REST, "conv_a": conv_a, "conv_b": conv_b, "dw": dw, "fc": fc, "out": out, "bn": bn, **rest}
 
 
-def test_box_stands_on_the_first_convolution():
-    found, _ = assigned(composites.EpsilonGammaBox(-1, 1))
-    assert found["embed"] == "epsilon" and found["conv_a"] == "z_box" and found["conv_b"] == "gamma"
+Z, E, A, G, F, B = "z_plus", "epsilon", "alpha_beta", "gamma", "flat", "z_box"
+TABLE = [
+    (C.Uniform("gamma"), expected(G, G, G, G, G, G)),
+    (C.Uniform(R.Gamma(), first="flat", last=R.Zero()), expected(F, G, G, G, "zero", G)),
+    (C.EpsilonPlus(), expected(Z, Z, Z, E, E, E)),
+    (C.EpsilonPlusFlat(), expected(F, Z, Z, E, E, E)),
+    (C.EpsilonAlpha2Beta1(), expected(A, A, A, E, E, E)),
+    (C.EpsilonAlpha2Beta1Flat(), expected(F, A, A, E, E, E)),
+    (C.EpsilonGammaBox(-1, 1), expected(B, G, G, E, E, E)),
+    (C.ExcitationBackprop(), expected(Z, Z, Z, Z, Z, Z, act="gradient")),
+    (C.ByType({L.Conv: G, (L.Dense, L.DepthwiseConv): E}), expected(G, G, E, E, E, E)),
+    (C.ByType({L.Conv: G}, first=F, last="zero", default=Z), expected(F, G, Z, Z, "zero", Z)),
+    (C.ByType({L.BatchNorm: "pass", L.MaxPool: E}, default=G), expected(G, G, G, G, G, "pass", max=E)),
+    (
+        C.ByName({"conv_a": F, "conv_*": Z, "add": "gradient"}) | C.Uniform(E),
+        expected(F, Z, E, E, E, E, add="gradient"),
+    ),
+    (C.Uniform(E) | C.ByName({"?c": Z, "bn": "gradient"}), expected(E, E, E, Z, E, "gradient")),
+    (C.ByIndex({0: F, -1: "zero", 2: Z}) | C.Uniform(E), expected(F, E, Z, E, "zero", E)),
+    (C.ByIndex({5: "gradient"}, among=L.Layer) | C.Uniform(E), expected(E, E, E, E, E, E, add="gradient")),
+    (C.ByIndex({1: F}, among=L.Conv) | C.EpsilonPlus(), expected(Z, F, Z, E, E, E)),
+    # the order of specificity, however they are written
+    (
+        C.ByType({L.Conv: G}, first=F, default=E) | C.ByName({"conv_*": Z, "fc": Z}) | C.ByIndex({1: A}),
+        expected(F, A, E, Z, E, E),
+    ),
+    (C.when(lambda layer: "conv" in layer.name, G) | C.EpsilonPlus(), expected(G, G, Z, E, E, E)),
+    (C.when(lambda layer: layer.name == "max", E, among=L.Layer) | C.Uniform(Z), expected(Z, Z, Z, Z, Z, Z, max=E)),
+    (C.from_name("epsilon_plus"), expected(Z, Z, Z, E, E, E)),
+    (C.from_name("gamma", gamma=0.5), expected(G, G, G, G, G, G)),
+]
 
 
-def test_excitation_backprop_takes_activations_by_their_gradient():
-    found, activations = assigned(composites.ExcitationBackprop())
-    assert found["act"] == activations["conv_a"] == "gradient"
-    assert {found[n] for n in ("embed", "conv_a", "conv_b", "head")} == {"z_plus"} and found["pool"] == "norm"
+@pytest.mark.parametrize("at", range(len(TABLE)), ids=lambda at: f"{at} {TABLE[at][0].name}")
+def test_assignment(at):
+    made, wanted = TABLE[at]
+    assignment = made.assign(MODEL)
+    assert names(assignment) == wanted
+    gradient = made.name == "excitation_backprop"
+    assert functions(assignment) == {
+        "conv_a": "gradient" if gradient else "pass",
+        "fc": "gradient" if gradient else "pass",
+        "out": "gradient" if gradient else "taylor",
+    }
+    assert made.canonize
+    assert made.name in str(made)
 
 
-def test_by_type_name_and_index():
-    by_type = composites.ByType({L.Conv: "z_plus", (L.Dense, L.DepthwiseConv): rules.Epsilon(0.1)}, first="flat")
-    found, _ = assigned(by_type | composites.Uniform("zero"))
-    assert [found[n] for n in ("embed", "conv_a", "conv_b", "head")] == ["flat", "z_plus", "epsilon", "epsilon"]
-    by_name = composites.ByName({"conv_*": "gamma", "pool": "gradient"})
-    found, _ = assigned(by_name | by_type | composites.Uniform("zero"))
-    assert [found[n] for n in ("embed", "conv_a", "conv_b", "pool")] == ["flat", "gamma", "gamma", "gradient"]
-    by_index = composites.ByIndex({1: "w_square", -1: "zero"})
-    found, _ = assigned(by_name | by_index | composites.Uniform("epsilon"))
-    assert [found[n] for n in ("embed", "conv_a", "conv_b", "head")] == ["epsilon", "w_square", "gamma", "zero"]
-    found, _ = assigned(composites.Uniform("epsilon", first="flat", last="zero"))
-    assert (found["embed"], found["conv_a"], found["head"]) == ("flat", "epsilon", "zero")
-    big = composites.when(lambda layer: layer.kernel.size > 50, "gamma")
-    found, _ = assigned(big | composites.Uniform("epsilon"))
-    assert (found["conv_a"], found["head"]) == ("gamma", "epsilon")
+def test_parameters_arrive():
+    rules = C.EpsilonGammaBox(0, 2, epsilon=0.5, gamma=2, stabilizer=1e-3).assign(MODEL).rules
+    by_name = {MODEL.nodes[i].name: rule for i, rule in rules.items()}
+    assert by_name["conv_b"] == R.Gamma(2, stabilizer=1e-3) and by_name["fc"] == R.Epsilon(0.5)
+    assert by_name["add"] == by_name["mean"] == R.Norm(1e-3)
+    assert by_name["conv_a"].low == 0 and by_name["conv_a"].high == 2
+    assert by_name["conv_a"].stabilizer == R.Stabilizer(1e-3)
+
+
+def test_every_name_makes_a_composite():
+    for name, make in C.COMPOSITES.items():
+        bounds = {"low": -1, "high": 1} if "box" in name else {}
+        assert C.from_name(name, **bounds) == make(**bounds) or bounds  # boxes are never equal
+        assert pickle.loads(pickle.dumps(C.from_name(name, **bounds))).name == name
+
+
+def test_captum():
+    rule = R.ZPlus(split_input=False, bias="full", stabilizer=1e-9)
+    made = C.Captum(rule)
+    assert not made.canonize
+    by_name = {MODEL.nodes[i].name: r for i, r in made.assign(MODEL).rules.items()}
+    assert all(by_name[n] == R.Epsilon(1e-9) for n in ("bn", "max", "mean", "flat", "add"))
+    assert all(by_name[n] == rule for n in ("conv_a", "dw", "fc"))
+    assert C.Captum().assign(MODEL).rules[1] == R.Epsilon(1e-9)
+
+
+def test_a_shared_layer_is_found_by_its_name():
+    g = lrpfast.Graph()
+    x, layer = g.input((3,)), L.Dense(ones(3, 3), name="shared")
+    model = g.model(g.add(layer, g.add(layer, x)))
+    made = C.ByName({"shared": "flat"}) | C.Uniform("zero")
+    assert [r.name for r in made.assign(model).rules.values()] == ["flat", "flat"]
+    made = C.ByName({"shared:1": "flat"}) | C.Uniform("zero")
+    assert [r.name for r in made.assign(model).rules.values()] == ["zero", "flat"]
+
+
+# z-box bounds in the shape of the layer's input
+
+IMAGE = lrpfast.from_layers([L.Identity("Dropout"), L.Conv(ones(2, 2, 3, 2))], (4, 5, 3))
+FLAT = lrpfast.from_layers([L.Flatten(), L.Identity("Dropout"), L.Dense(ones(60, 2))], (4, 5, 3))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 1, 3), (4, 5, 1), (4, 5, 3)])
+def test_bounds_that_fit(shape):
+    low = np.arange(float(np.prod(shape))).reshape(shape)
+    box = R.ZBox(low, low + 1)
+    (rule,) = C.Uniform(box).assign(IMAGE).rules.values()
+    np.testing.assert_array_equal(rule.low, low)
+    rule = C.Uniform(box).assign(FLAT).rules[3]
+    np.testing.assert_array_equal(np.broadcast_to(rule.low, 60), np.broadcast_to(low, (4, 5, 3)).ravel())
+
+
+@pytest.mark.parametrize("shape", [(2,), (5, 4, 3), (4,)])
+def test_bounds_that_do_not(shape):
+    with pytest.raises(RuleError, match="does not fit its input"):
+        C.Uniform(R.ZBox(np.zeros(shape), np.ones(shape))).assign(IMAGE)
+
+
+def test_bounds_behind_another_layer_are_its_own():
+    model = lrpfast.from_layers([L.MaxPool((2, 2)), L.Flatten(), L.Dense(ones(12, 2))], (4, 5, 3))
+    box = R.ZBox(np.zeros((4, 5, 3)), np.ones((4, 5, 3)))
+    with pytest.raises(RuleError, match="does not fit"):
+        C.Uniform("zero", first=box).assign(model)
+
+
+# what is refused
 
 
 @pytest.mark.parametrize(
-    "make, parts",
+    "make, words",
     [
-        (lambda: composites.ByName({"missing_*": "zero"}).assign(network()), ["missing_*", "conv_a"]),
-        (lambda: composites.ByName({"conv_*": "zero"}).assign(network()), ["embed", "no entry"]),
-        (lambda: composites.ByIndex({9: "zero"}).assign(network()), ["9", "4"]),
-        (lambda: composites.Uniform("detached").assign(network()), ["embed", "detached"]),
-        (
-            lambda: composites.ByType({L.MaxPool: "flat", L.GlobalMaxPool: "flat"}, default="zero").assign(network()),
-            ["global", "flat"],
-        ),
-        (lambda: composites.ByType({"conv": "zero"}), ["'conv'"]),
-        (lambda: composites.ByType({L.Conv: 3}), ["int"]),
-        (lambda: composites.ByIndex({"a": "zero"}), ["'a'"]),
-        (lambda: composites.when("conv", "zero"), ["'conv'"]),
-        (lambda: composites.from_name("epsilon_pluss"), ["epsilon_pluss", "epsilon_plus"]),
+        (lambda: C.Uniform("pass").assign(MODEL), ("conv_a", "'pass' is no rule for a layer with weights")),
+        (lambda: C.ByName({"add": "split"}).assign(MODEL), ("conv_a",)),
+        (lambda: (C.ByName({"add": "split"}) | C.Uniform("zero")).assign(MODEL), ("'add'", "sum or mean")),
+        (lambda: (C.ByName({"cnv*": "flat"}) | C.Uniform("zero")).assign(MODEL), ("'cnv*'", "conv_a")),
+        (lambda: (C.ByIndex({7: "flat"}) | C.Uniform("zero")).assign(MODEL), ("7", "5")),
+        (lambda: C.ByType({L.Conv: "gamma"}).assign(MODEL), ("dw", "no entry")),
+        (lambda: C.ByType({L.Activation: "flat"}, default="zero").assign(MODEL), ("conv_a", "activation")),
+        (lambda: C.ByType({"Conv": "gamma"}), ("lrpfast.layers",)),
+        (lambda: C.ByType([("Conv", "gamma")]), ("mapping",)),
+        (lambda: C.ByName({3: "gamma"}), ("names",)),
+        (lambda: C.ByIndex({"a": "gamma"}), ("whole numbers",)),
+        (lambda: C.ByIndex({True: "gamma"}), ("whole numbers",)),
+        (lambda: C.Uniform("gama"), ("gama", "gamma")),
+        (lambda: C.Uniform(R.Gamma), ("Gamma()",)),
+        (lambda: C.Uniform(3), ("rules or their names",)),
+        (lambda: C.when("conv", "gamma"), ("function",)),
+        (lambda: C.from_name("epsilon_minus"), ("epsilon_minus", "epsilon_plus")),
+        (lambda: C.from_name("epsilon_gamma_box"), ("low",)),
+        (lambda: C.from_name("epsilon_plus", delta=1), ("delta",)),
     ],
 )
-def test_what_is_wrong_is_named(make, parts):
-    with pytest.raises(lrpfast.RuleError) as caught:
+def test_errors(make, words):
+    with pytest.raises(RuleError) as error:
         make()
-    assert all(part in str(caught.value) for part in parts), str(caught.value)
+    for word in words:
+        assert word in str(error.value)
 
 
-def test_innvestigates_presets():
-    model = network()
-    kinds = {}
-    for name in ("lrp.sequential_preset_a", "lrp.sequential_preset_b_flat", "lrp.sequential_preset_b_flat_until_idx"):
-        keywords = {"until_layer_idx": 2} if name.endswith("idx") else {}
-        plan = lrpfast.create_analyzer(name, model, **keywords).plan()
-        kinds[name] = {
-            s.name: s.rule.name for s in plan.steps if s.name in ("embed", "conv_a", "conv_b", "head", "norm")
-        }
-    assert kinds["lrp.sequential_preset_a"] == {
-        **{
-            "embed": "epsilon",
-            "conv_a": "alpha_beta",
-            "conv_b": "alpha_beta",
-            "norm": "alpha_beta_x",
-            "head": "epsilon",
-        }
-    }
-    assert kinds["lrp.sequential_preset_b_flat"]["embed"] == "flat"
-    assert kinds["lrp.sequential_preset_b_flat_until_idx"]["conv_a"] == "flat"
-    assert kinds["lrp.sequential_preset_b_flat_until_idx"]["conv_b"] == "alpha_beta"
+def test_joining_something_else():
+    with pytest.raises(TypeError):
+        C.Uniform("zero") | R.Flat()
 
 
-# Canonization
+# iNNvestigate's names
 
 
-def norm(n, seed=0):
-    rng = np.random.default_rng(seed)
-    return L.BatchNorm(rng.normal(size=n), 0.5 + rng.random(n), rng.normal(size=n), rng.normal(size=n))
+def innvestigate(name, model=MODEL, **parameters):
+    made = composite(name, **parameters)
+    assert not made.canonize
+    assignment = made.assign(model)
+    return {model.nodes[i].name: rule for i, rule in assignment.rules.items()}, assignment.activations
 
 
-def kernel(*shape):
-    return np.random.default_rng(shape).normal(size=shape)
+def alpha_beta(alpha, bias):
+    return R.AlphaBeta(alpha, alpha - 1, stabilizer=STABILIZER, bias=bias)
 
 
-CHAINS = {
-    "dense": ([L.Dense(kernel(3, 4), kernel(4)), norm(4)], (3,), 1),
-    "dense without bias": ([L.Dense(kernel(3, 4)), L.Identity("Dropout"), norm(4), L.Activation("relu")], (3,), 1),
-    "conv": ([L.Conv(kernel(3, 3, 4, 6), kernel(6), groups=2, padding="same"), norm(6)], (5, 5, 8), 1),
-    "transposed": ([L.ConvTranspose(kernel(2, 2, 3, 4), strides=2, groups=2), norm(6)], (3, 3, 4), 1),
-    "depthwise": ([L.DepthwiseConv(kernel(3, 2, 2), kernel(4)), norm(4)], (6, 2), 1),
-    "local": ([L.LocallyConnected(kernel(4, 6, 3), kernel(4, 3), size=3), norm(3)], (6, 2), 1),
-    "before a dense layer": ([norm(3), L.Dense(kernel(3, 2), kernel(2))], (3,), 1),
-    "before a flattened one": ([norm(2), L.Flatten(), L.Dense(kernel(8, 2))], (4, 2), 0),
-    "before a conv": ([norm(4), L.Conv(kernel(3, 2, 4), groups=2)], (6, 4), 1),
-    "before a depthwise one": ([norm(2), L.DepthwiseConv(kernel(3, 2, 2))], (6, 2), 1),
-    "before padding": ([norm(2), L.Conv(kernel(3, 2, 4), padding="same")], (6, 2), 0),
-    "after an activation": ([L.Dense(kernel(3, 4), None, "relu"), norm(4)], (3,), 0),
-    "between both": ([L.Dense(kernel(3, 4), None, "relu"), norm(4), L.Dense(kernel(4, 2))], (3,), 1),
-}
+def test_presets():
+    for name, alpha in (("a", 1), ("b", 2)):
+        rules, activations = innvestigate(f"lrp.sequential_preset_{name}")
+        assert rules["conv_a"] == rules["conv_b"] == rules["dw"] == alpha_beta(alpha, "full")
+        assert rules["fc"] == rules["out"] == R.Epsilon(0.1)
+        assert rules["bn"] == R.AlphaBetaX((2, 0), (1, 0), stabilizer=STABILIZER)
+        assert rules["add"] == rules["mean"] == R.Norm(STABILIZER)
+        assert rules["act"] == R.Pass() and set(activations.values()) == {R.Pass(), R.Taylor()}
+    rules, _ = innvestigate("lrp.sequential_preset_b_flat")
+    assert rules["conv_a"] == rules["conv_b"] == R.Flat(STABILIZER)  # both see the input
+    assert rules["dw"] == alpha_beta(2, "full")
+    rules, _ = innvestigate("lrp.sequential_preset_b_flat_until_idx", until_layer_idx=6)
+    assert rules["dw"] == R.Flat(STABILIZER) and rules["fc"] == R.Epsilon(0.1)
 
 
-@pytest.mark.parametrize("name", CHAINS)
-def test_folding_changes_no_output(name):
-    chain, shape, folded = CHAINS[name]
-    model = lrpfast.from_layers(chain, input_shape=shape)
-    made = canonize(model)
-    x = np.random.default_rng(1).normal(size=(4, *shape))
-    want = model.predict(x, precision="float64")
-    np.testing.assert_allclose(made.predict(x, precision="float64"), want, rtol=1e-11, atol=1e-12)
-    assert [n.name for n in made.nodes] == [n.name for n in model.nodes]
-    left = sum(isinstance(layer, L.BatchNorm) for layer in made.layers)
-    assert left == 1 - folded or name == "before a flattened one"
+def test_batch_normalization_has_the_rule_of_the_name():
+    for name in ANALYZERS:
+        if name.startswith(("lrp.seq", "deep_taylor")) or name in ("lrp", "lrp.alpha_beta"):
+            continue
+        rules, _ = innvestigate(name)
+        assert rules["bn"] == rules["fc"] == rules["conv_a"], name
+    assert innvestigate("lrp", rule="Flat")[0]["bn"] == R.Zero(STABILIZER)
+    assert innvestigate("lrp", rule="Flat", bn_layer_rule="WSquare")[0]["bn"] == R.WSquare(STABILIZER)
+    assert innvestigate("lrp.sequential_preset_a", bn_layer_rule=R.Pass())[0]["bn"] == R.Pass()
 
 
-def test_what_others_use_is_left_alone():
-    graph = lrpfast.Graph()
-    x = graph.input((3,))
-    y = graph.add(L.Dense(kernel(3, 3)), x)
-    z = graph.add(norm(3), y)
-    model = graph.model(graph.add(L.Add(), y, z))
-    assert canonize(model) is model
+def test_deep_taylor_goes_through_gradients():
+    rules, activations = innvestigate("deep_taylor")
+    assert all(rules[n] == R.Gradient() for n in ("bn", "act", "add", "mean"))
+    assert rules["conv_a"] == rules["fc"] == alpha_beta(1, "ignore")
+    assert activations[1] == R.Pass()  # within a layer it is handed through
+    assert rules["mul"] == R.Split()
+    rules, _ = innvestigate("deep_taylor.bounded", low=-1, high=1)
+    assert rules["conv_a"].name == rules["conv_b"].name == "z_box" and rules["dw"].name == "alpha_beta"
+
+
+def test_the_input_layers_of_a_graph():
+    rules, _ = innvestigate("lrp.z", input_layer_rule="WSquare")
+    assert [n for n, rule in rules.items() if rule.name == "w_square"] == ["conv_a", "conv_b"]
+    padded = lrpfast.from_layers([L.ZeroPad((1, 1)), L.Conv(ones(3, 2, 2)), L.Conv(ones(3, 2, 2))], (8, 2))
+    rules, _ = innvestigate("lrp.z", padded, input_layer_rule="WSquare")  # iNNvestigate would drop the rule here
+    assert [rule.name for rule in rules.values()] == ["pass", "w_square", "zero"]
+    assert innvestigate("lrp", rule=["Z"] * 4, input_layer_rule="Flat")[0]["conv_b"].name == "zero"
+
+
+def test_up_sampling_and_average():
+    g = lrpfast.Graph()
+    x = g.input((4, 4, 2))
+    y = g.add(L.Average(), g.add(L.UpSample((2, 2), "bilinear"), x), g.add(L.UpSample((2, 2)), x))
+    model = g.model(g.add(L.Subtract(), y, y))
+    rules, _ = innvestigate("lrp.z", model)
+    assert list(rules.values()) == [R.Gradient(), R.Pass(), R.Gradient(), R.Norm(STABILIZER)]
+
+
+def test_keywords():
+    assert "bn_layer_rule" in keywords("lrp") and "bn_layer_rule" in keywords("lrp.sequential_preset_a")
+    assert "bn_layer_rule" not in keywords("lrp.z") and "bn_layer_fuse_mode" in keywords("lrp.z")
+    with pytest.raises(RuleError, match="one_linear, two_linear"):
+        composite("lrp.z", bn_layer_fuse_mode="three")
+    with pytest.raises(RuleError, match="bn_layer_rule"):
+        composite("lrp.z", bn_layer_rule="Z")

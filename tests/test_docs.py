@@ -73,3 +73,39 @@ def test_the_matrix_of_conventions_is_the_code_s():
             assert allowed == set(cls.conventions) and default == [cls.__dataclass_fields__["bias"].default], name
             seen.add(name)
     assert seen == {cls.__name__ for cls in lrpfast.rules.RULES.values() if cls.conventions}
+
+
+def test_figures_beside_innvestigates():
+    """The table of networks that iNNvestigate explains otherwise: our column, from the same networks."""
+    layers = lrpfast.layers
+    x = np.array([[3.0, 2.0]])
+
+    def merged(layer):
+        graph = lrpfast.Graph()
+        inputs = graph.input((2,))
+        branches = [graph.add(layers.Dense(w), inputs) for w in (np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]]))]
+        return graph.model(graph.add(layer, *branches))
+
+    def activated(function, **parameters):
+        dense = layers.Dense(np.array([[1.0], [-2.0]]))
+        return lrpfast.from_layers([dense, layers.Activation(function, parameters)])
+
+    norm = layers.BatchNorm(np.array([1.5]), np.array([4.0]), np.array([3.0]), np.array([0.5]), 1e-3)
+    normalized = lrpfast.from_layers([layers.Dense(np.array([[2.0]]), np.array([1.0])), norm])
+    epsilon, z = "lrp.epsilon", "lrp.z"
+    rows = {
+        "Subtract": (merged(layers.Subtract()), x, epsilon, {}),
+        "Multiply": (merged(layers.Multiply()), x, epsilon, {}),
+        "Dense (1, −2), LeakyReLU": (activated("leaky_relu", negative_slope=0.1), x, epsilon, {}),
+        "Dense (1, −2), ELU": (activated("elu"), x, epsilon, {}),
+        "Dense 2x": (normalized, np.array([[3.0]]), z, {}),
+        "the same": (normalized, np.array([[3.0]]), z, {"bn_layer_fuse_mode": "two_linear"}),
+    }
+    text = PAGE.read_text(encoding="utf-8")
+    table = text[text.index("| network | y |") :].splitlines()[2:8]
+    for line, (name, (model, inputs, analyzer, keywords)) in zip(table, rows.items(), strict=True):
+        network, y, _, ours, _ = (cell.strip().replace("−", "-") for cell in line.strip("|").split("|"))
+        assert network.startswith(name.replace("−", "-"))
+        np.testing.assert_allclose(model.predict(inputs, precision="float64").ravel(), float(y), rtol=1e-6)
+        got = lrpfast.create_analyzer(analyzer, model, precision="float64", **keywords).analyze(inputs)
+        np.testing.assert_allclose(got[0], [float(v) for v in ours.split(",")], rtol=1e-6)

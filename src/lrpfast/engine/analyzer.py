@@ -339,7 +339,7 @@ class Analyzer:
         port, target = self._ports.output(self.target if target is None else target)
 
         def output() -> np.ndarray:
-            rows = self._outputs(x).reshape(len(x), -1)
+            rows = self._outputs(x).reshape(len(x), math.prod(self._ports.output_row))
             return rows[:, port.first : port.first + port.size]
 
         start, axes = as_start(target, len(x), port.shape, self._dtype, output)
@@ -430,7 +430,7 @@ class Analyzer:
 def _targets(start: Start, output: np.ndarray) -> np.ndarray | None:
     """The output explained for each sample, where there is one."""
     samples = len(output)
-    rows = output.reshape(samples, -1)
+    rows = output.reshape(samples, math.prod(output.shape[1:]))
     first, size = start.window or (0, rows.shape[1])
     if start.mode == "max":
         return rows[:, first : first + size].argmax(1) if samples else np.empty(0, np.int64)
