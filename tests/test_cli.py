@@ -854,3 +854,39 @@ def test_a_terminal_without_unicode():
     process = subprocess.run([sys.executable, "-m", "lrpfast", "inspect", MODEL], capture_output=True, env=environment)
     assert process.returncode == 0 and process.stderr == b""
     assert b"dense 12?32" in process.stdout
+
+
+# Models that leave sizes open, or have several inputs or outputs
+
+
+def test_open_sizes(tmp_path, capfd):
+    layers = lrpfast.layers
+    conv, head = layers.Conv(np.ones((3, 3, 1, 2)), activation="relu"), layers.Dense(np.eye(2), activation="softmax")
+    model = lrpfast.from_layers([conv, layers.GlobalAveragePool(), head], input_shape=(None, None, 1))
+    model.save(tmp_path / "m.npz")
+    for side in (4, 7):
+        x = np.random.default_rng(side).random((3, side, side, 1), np.float32)
+        np.save(tmp_path / "x.npy", x)
+        assert run("explain", tmp_path / "m.npz", tmp_path / "x.npy", "-o", tmp_path / f"r{side}.npy") == 0
+        got = np.load(tmp_path / f"r{side}.npy")
+        np.testing.assert_array_equal(got, lrpfast.Analyzer(model, "epsilon").analyze(x))
+    capfd.readouterr()
+    assert run("inspect", tmp_path / "m.npz", "--rule", "epsilon_plus") == 0
+    shown = capfd.readouterr().out
+    assert "sizes open" in shown and "z_plus" in shown and "left out" in shown
+
+
+def test_several_inputs_and_outputs(tmp_path, capfd):
+    graph = lrpfast.Graph()
+    a, b = graph.input((3,), "a"), graph.input((3,), "b")
+    graph.model(graph.add(lrpfast.layers.Add(), a, b)).save(tmp_path / "two.npz")
+    graph = lrpfast.Graph()
+    a = graph.input((3,), "a")
+    p, q = (graph.add(lrpfast.layers.Dense(k * np.eye(3), name=n), a) for k, n in ((1, "p"), (2, "q")))
+    graph.model(p, q).save(tmp_path / "outs.npz")
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    rest = (tmp_path / "x.npy", "-o", tmp_path / "r.npy")
+    assert "2 inputs" in refuse(capfd, "explain", tmp_path / "two.npz", *rest)
+    assert "start='p'" in refuse(capfd, "explain", tmp_path / "outs.npz", *rest)
+    assert run("explain", tmp_path / "outs.npz", *rest, "--start", "q") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "r.npy"), [[2, 0, 0]] * 2, rtol=1e-6)

@@ -79,3 +79,26 @@ def test_memory_does_not_grow_with_the_samples(model, tmp_path, options):
     assert peaks[2_000] - peaks[500] < 32 * MIB
     above_import = peaks[2_000] - peak("-c", "import lrpfast.cli, tqdm, h5py")
     assert above_import < 192 * MIB
+
+
+def test_memory_of_a_convolutional_network_does_not_grow_either(tmp_path):
+    """Activations live a micro-batch at a time: 2,000 images would need 0.8 GB of them at once."""
+    rng = np.random.default_rng(0)
+    layers = lrpfast.layers
+    model = lrpfast.from_layers(
+        [
+            layers.Conv((0.3 * rng.normal(size=(3, 3, 3, 32))).astype(np.float32), padding="same", activation="relu"),
+            layers.Conv((0.1 * rng.normal(size=(3, 3, 32, 32))).astype(np.float32), padding="same", activation="relu"),
+            layers.MaxPool((2, 2)),
+            layers.GlobalAveragePool(),
+            layers.Dense(rng.normal(size=(32, 4)).astype(np.float32)),
+        ],
+        input_shape=(32, 32, 3),
+    )
+    model.save(tmp_path / "model.npz")
+    peaks = {}
+    for samples in (200, 2_000):
+        np.save(tmp_path / "x.npy", rng.random((samples, 32, 32, 3), np.float32))
+        arguments = (tmp_path / "model.npz", tmp_path / "x.npy", "-o", tmp_path / "r.npy", "--rule", "epsilon_plus")
+        peaks[samples] = peak("-m", "lrpfast", "explain", *map(str, arguments))
+    assert peaks[2_000] - peaks[200] < 96 * MIB

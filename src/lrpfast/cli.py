@@ -314,17 +314,20 @@ def _terminable() -> Iterator[None]:
 def _inspect(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     analyzer = options.analyzer(model, arguments)
-    plan = analyzer.plan()
     print(model.summary())
     print(f"\nrules under {arguments.rule!r}")
     start = options.layer(arguments.start)
     kept = range(len(model.nodes)) if start is None else model.needed(start)
-    left_out = set() if start is not None else _functions(model) - _functions(plan.model)
+    bare = model.without_output_activation(analyzer.stripped)
+    left_out = set() if start is not None else _functions(model) - _functions(bare)
     for line in _assignment(model, options.composite(arguments).assign(model), kept, left_out):
         print(f"  {line}")
     if left_out:
         print("  the final softmax or sigmoid is left out: its input is explained")
-    print(f"\nplan ({arguments.precision})\n{plan}")
+    if model.is_open:
+        print("\nthe model leaves input sizes open: it is planned for each size that comes")
+    else:
+        print(f"\nplan ({arguments.precision})\n{analyzer.plan()}")
 
 
 def _assignment(model: Model, assignment: Assignment, kept: Sequence[int], left_out: set[str]) -> list[str]:

@@ -68,7 +68,12 @@ def explain_file(
     Written
     """
     begin = time.perf_counter()
-    samples, shape = len(as_batch(x, analyzer.model.input_shape)), x.shape[1:]  # type: ignore[arg-type]
+    if isinstance(analyzer.input_shape, list):
+        raise InputError(
+            f"the model has {len(analyzer.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
+        )
+    analyzer = analyzer.fixed(x)
+    samples, shape = len(as_batch(x, analyzer.input_shape)), x.shape[1:]  # type: ignore[arg-type]
     whole = isinstance(target, np.ndarray)
     if whole:
         _check_targets(analyzer, target, samples)

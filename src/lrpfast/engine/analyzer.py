@@ -123,7 +123,7 @@ class Analyzer:
     """
 
     #: final activations that are left out: relevance starts at their input
-    _stripped: Sequence[str] = ("softmax", "sigmoid")
+    stripped: Sequence[str] = ("softmax", "sigmoid")
     #: whether relevance starts at max(output, 0)
     _rectify = False
 
@@ -168,7 +168,7 @@ class Analyzer:
         model = self.model
         assignment = self._composite.assign(model)
         explained, kept, target = _explained(model, self._start_at, self.target)
-        explained = explained.without_output_activation(self._stripped)
+        explained = explained.without_output_activation(self.stripped)
         if self._y_ref is not None:
             explained = _minus_reference(explained, self._y_ref)
         if self._composite.canonize:
@@ -187,8 +187,13 @@ class Analyzer:
         elif not callable(target) and not isinstance(target, (str, int, np.integer, tuple, list, np.ndarray, Mapping)):
             raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
 
-    def _fixed(self, x: Any) -> Analyzer:
-        """The same analyzer for the sizes that these inputs have; the last few are kept."""
+    def fixed(self, x: Any) -> Analyzer:
+        """The same analyzer for the sizes that these inputs have, where the model leaves them open; else itself.
+
+        The last few are kept.
+        """
+        if not self._open:
+            return self
         shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
         return self._for_shapes(shapes)
 
@@ -281,7 +286,7 @@ class Analyzer:
         InputError, ShapeError
         """
         if self._open:
-            return self._fixed(x).analyze(x, target, out)
+            return self.fixed(x).analyze(x, target, out)
         given = out
         x = self._ports.pack(x)
         samples = len(x)
@@ -398,7 +403,7 @@ class Analyzer:
             Where a layer's relevance grows so much that single values mean little.
         """
         if self._open:
-            return self._fixed(x).explain(x, target, layers)
+            return self.fixed(x).explain(x, target, layers)
         x = self._ports.pack(x)
         start, axes = self._start(x, target)
         if axes:

@@ -20,7 +20,7 @@ MODES = {"max_activation": "max", "all": "all", "index": "max"}
 class InnvestigateAnalyzer(Analyzer):
     """An Analyzer that is called as iNNvestigate's are; made by `create_analyzer`."""
 
-    _stripped = ("softmax",)  # a final sigmoid stays, and relevance starts at its output
+    stripped = ("softmax",)  # a final sigmoid stays, and relevance starts at its output
 
     def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], **options: Any) -> None:
         self.name, self.neuron_selection_mode = name, mode

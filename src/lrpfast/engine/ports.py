@@ -136,7 +136,8 @@ class Ports:
         if len(self.outputs) > 1:
             raise InputError(
                 f"the model has {len(self.outputs)} outputs; say which to explain, as "
-                f"target={{{self.outputs[0].name!r}: 'max'}}; the outputs are {self._names()}"
+                f"target={{{self.outputs[0].name!r}: 'max'}} or start={self.outputs[0].name!r}; "
+                f"the outputs are {self._names()}"
             )
         return self.outputs[0], target
 

@@ -59,9 +59,10 @@ cdef inline int conclude_shares(const Code* code, const Operation* op, char** ba
         k_share(code, nc, h == 0, share.coefficient, share.part, sums + share.accumulator * ROWS * COLUMNS,
                 <const real*>base[op.reads[0]] + place, bound, share.step, op.tf32, out)
     if op.divides:
-        z = <const real*>divide.z_constant + place_of_row
         if divide.z >= 0:
             z = <const real*>base[divide.z] + place
+        else:
+            z = <const real*>divide.z_constant + place_of_row
         k_divide(code, nc, out, z, divide, <const real*>base[divide.mask_z] + place if divide.mask else NULL, out)
     return k_finite(code, nc, out) if op.check else 1
 
