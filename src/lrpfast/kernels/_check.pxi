@@ -66,7 +66,10 @@ def check_contraction(operation, sizes):
             require(right, operation, f"weights of shape {w.shape} do not fit")
     sums = 1 + max(term.accumulator for term in terms)
     require(sums <= MAX_SUMS, operation, f"{sums} sums, at most {MAX_SUMS} are possible")
+    require(all(term.sign in (-1, 0, 1) for term in terms), operation, "a sign is +1, -1 or 0")
+    require(not operation.diagonal or not any(term.sign for term in terms), operation, "a diagonal term has no sign")
     if backward:
+        require(len(operation.shares) <= MAX_SUMS, operation, f"at most {MAX_SUMS} shares are possible")
         require(operation.shares and sizes[operation.x] == size, operation, "x and out differ in size")
         require(all(0 <= s.accumulator < sums for s in operation.shares), operation, "a share of no sum")
         require(all(s.part not in ("x-low", "x-high") or s.bound is not None for s in operation.shares), operation,
@@ -76,6 +79,7 @@ def check_contraction(operation, sizes):
         if operation.divide is not None:
             check_divide(operation.divide, sizes, size)
         return
+    require(len(operation.outputs) <= MAX_SUMS, operation, f"at most {MAX_SUMS} outputs are possible")
     for output in operation.outputs:
         require(sizes[output.buffer] == size, operation, "outputs differ in size")
         require(len(output.coefficients) <= sums, operation, "more coefficients than sums")

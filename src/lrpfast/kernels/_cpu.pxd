@@ -4,40 +4,70 @@
 from libc.stdint cimport int64_t
 
 cdef extern from "compute.h":
+    enum:
+        ROWS "LRPFAST_ROWS"
+        MAX_SUMS "LRPFAST_SUMS"
+    ctypedef struct lrpfast_output:
+        const void* constant
+        int per_row
+        int relu
+        double coefficients[8]
+    ctypedef struct lrpfast_share:
+        const void* bound
+        int accumulator, part, step
+        double coefficient
+    ctypedef struct lrpfast_finish:
+        int sums, outputs, shares, tf32
+        lrpfast_output output[8]
+        lrpfast_share share[8]
+        int divides, kind, mask, z_per_row
+        double stabilizer
     ctypedef struct lrpfast_f32:
         long lanes
         long panel
-        void (*block)(long, long, const float*, long, const float*, long, float*, long, int) noexcept nogil
+        void (*block)(long, long, const long*, const float* const*, const float*, long, float*, long, int) noexcept nogil
         void (*deep)(long, long, long, const float*, long, const float*, float*, long) noexcept nogil
         void (*load)(long, const float*, int, int, float*) noexcept nogil
+        void (*pack)(long, long, const float*, long, long, int, int, float*) noexcept nogil
         void (*gather)(long, const int64_t*, long, long, long, const float*, long, long, int, int,
                        float*, long) noexcept nogil
         void (*lane)(long, long, int, const float* const*, const float* const*, const float*, int,
                      float*) noexcept nogil
-        void (*combine)(long, int, const float* const*, const double*, const float*, int, float*) noexcept nogil
-        void (*share)(long, int, float, int, const float*, const float*, const float*, int, int, float*) noexcept nogil
+        int (*outputs)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
+                       const float*, long, long) noexcept nogil
+        int (*shares)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
+                      const float*, long, long) noexcept nogil
         int (*shallow)(int, long, long, const float*, long, const float*, const float*, long,
                        const float*, float, float, float*, long) noexcept nogil
         void (*divide)(long, const float*, const float*, float, int, int, const float*, float*) noexcept nogil
         int (*finite)(long, const float*) noexcept nogil
-        float (*tf32)(float) noexcept nogil
+        void (*largest)(long, const float*, float, float*, float*) noexcept nogil
+        void (*won)(long, const float*, const float*, float, float*) noexcept nogil
+        void (*add)(long, const float*, float*) noexcept nogil
+        void (*relu)(long, const float*, float*) noexcept nogil
     ctypedef struct lrpfast_f64:
         long lanes
         long panel
-        void (*block)(long, long, const double*, long, const double*, long, double*, long, int) noexcept nogil
+        void (*block)(long, long, const long*, const double* const*, const double*, long, double*, long, int) noexcept nogil
         void (*deep)(long, long, long, const double*, long, const double*, double*, long) noexcept nogil
         void (*load)(long, const double*, int, int, double*) noexcept nogil
+        void (*pack)(long, long, const double*, long, long, int, int, double*) noexcept nogil
         void (*gather)(long, const int64_t*, long, long, long, const double*, long, long, int, int,
                        double*, long) noexcept nogil
         void (*lane)(long, long, int, const double* const*, const double* const*, const double*, int,
                      double*) noexcept nogil
-        void (*combine)(long, int, const double* const*, const double*, const double*, int, double*) noexcept nogil
-        void (*share)(long, int, double, int, const double*, const double*, const double*, int, int, double*) noexcept nogil
+        int (*outputs)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
+                       const double*, long, long) noexcept nogil
+        int (*shares)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
+                      const double*, long, long) noexcept nogil
         int (*shallow)(int, long, long, const double*, long, const double*, const double*, long,
                        const double*, double, double, double*, long) noexcept nogil
         void (*divide)(long, const double*, const double*, double, int, int, const double*, double*) noexcept nogil
         int (*finite)(long, const double*) noexcept nogil
-        double (*tf32)(double) noexcept nogil
+        void (*largest)(long, const double*, double, double*, double*) noexcept nogil
+        void (*won)(long, const double*, const double*, double, double*) noexcept nogil
+        void (*add)(long, const double*, double*) noexcept nogil
+        void (*relu)(long, const double*, double*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_f32* lrpfast_kernels_f32(int) nogil
@@ -56,10 +86,12 @@ ctypedef fused real:
 cdef enum:
     DEPTH = 256
     FEW = 4         # rows that take the kernel for many k alone
-    NARROW = 10     # rows of a pass over many inputs of few outputs
-    ROWS = 42       # rows of one tile pass: fills tiles of 14, 12 + 6 and 6 rows
+    NARROW = 8      # rows of a pass over many inputs of few outputs
     COLUMNS = 512   # columns whose accumulators are held at a time
-    MAX_SUMS = 8    # accumulators of one contraction
+    RUN = 16        # channels from which on a tap's values are read where they lie, not gathered first
+    SEGMENTS = 18   # taps that a block of k can touch then: DEPTH / RUN + 2
+    MOST_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
+    FEW_COLUMNS = 128   # many rows share the packing
 
 cdef enum Kind:
     CONTRACT, REDISTRIBUTE, DIVIDE, ACTIVATE, UNMASK, SCALE, REMASK, START, COPY, ACCUMULATE, SLOPE, SOFTMAX_BACK,
@@ -97,22 +129,11 @@ cdef struct Term:
     const Geometry* geometry
     long channels               # of the source that a group contracts
     int together                # terms from here on that contract the same input
-    void** weights              # by region; a single one where there is no geometry
+    void** weights              # packed, by region; a single one where there is no geometry
+    int lazy                    # whether the weights are as given, to be packed a block at a time while in use:
+    long row_step, column_step
+    int sign                    # +1 or -1: only weights of that sign
     int alike                   # of a diagonal operation: one weight for all channels
-
-cdef struct Output:
-    int buffer
-    double coefficients[MAX_SUMS]
-    void* constant
-    int per_row       # whether the constant has its own values for each row of a sample
-    int relu
-
-cdef struct Share:
-    int accumulator
-    int part
-    double coefficient
-    void* bound
-    int step
 
 cdef struct Divide:
     int relevance
@@ -137,16 +158,17 @@ cdef struct Operation:
     const lrpfast_f32* f32      # kernels of a contraction: a narrow one takes half the vector width
     const lrpfast_f64* f64_kernels
     long lanes, panel
-    long pass_rows              # rows of one tile pass
+    long pass_rows, pass_columns    # of one piece of work: its accumulators fit in the cache
+    long ld, plane              # from a row of accumulators to the next, from an accumulator to the next
     int tf32
     int diagonal
     const Geometry* geometry    # where output rows lie: the first term's
-    int terms_count, sums, outputs_count, shares_count
+    int terms_count, sums
     Term* terms
-    Output* outputs
-    Share* shares
-    int divides
-    Divide divide
+    lrpfast_finish finish       # what becomes of the sums, and of which buffers:
+    int finish_buffers[8]
+    const void* z_constant
+    Divide divide               # of an operation that does nothing else
     int check                   # whether to check a redistribution's output on its way
     int inspect                 # whether to check the input's values as they are first loaded
     int deep                    # whether the kernel for many k and one vector of columns can do it
@@ -179,7 +201,7 @@ cdef struct Code:
     long width                  # workspace elements per sample
     long sums                   # workspace elements of accumulators
     long tables                 # and, after them, of source rows or a packed matrix
-    long scratch                # both, and a block of loaded input
+    long scratch                # both, and a block of loaded input and one of packed weights
 
 cdef struct Job:
     const Code* code
@@ -199,24 +221,31 @@ cdef struct Job:
 
 # One thin line per kernel, so that the loops below are written once for both dtypes.
 
-cdef inline void k_block(const Operation* k, long m, long d, const real* a, long lda, const real* b, long n,
-                         real* c, long ldc, int acc) noexcept nogil:
+cdef inline void k_block(const Operation* k, long m, long segments, const long* lengths, const real* const* a,
+                         const real* b, long n, real* c, int acc) noexcept nogil:
     if real is float:
-        k.f32.block(m, d, a, lda, b, n, c, ldc, acc)
+        k.f32.block(m, segments, lengths, a, b, n, c, k.ld, acc)
     else:
-        k.f64_kernels.block(m, d, a, lda, b, n, c, ldc, acc)
+        k.f64_kernels.block(m, segments, lengths, a, b, n, c, k.ld, acc)
 
-cdef inline void k_deep(const Operation* k, long m, long d, const real* a, const real* b, real* c) noexcept nogil:
+cdef inline void k_deep(const Operation* k, long m, const real* a, const real* b, real* c) noexcept nogil:
     if real is float:
-        k.f32.deep(m, d, DEPTH, a, d, b, c, COLUMNS)
+        k.f32.deep(m, k.depth, DEPTH, a, k.depth, b, c, k.ld)
     else:
-        k.f64_kernels.deep(m, d, DEPTH, a, d, b, c, COLUMNS)
+        k.f64_kernels.deep(m, k.depth, DEPTH, a, k.depth, b, c, k.ld)
 
 cdef inline void k_load(const Code* k, long n, const real* x, int part, int tf32, real* out) noexcept nogil:
     if real is float:
         k.f32.load(n, x, part, tf32, out)
     else:
         k.f64_kernels.load(n, x, part, tf32, out)
+
+cdef inline void k_pack(const Operation* k, long depth, long columns, const real* w, long row_step, long column_step,
+                        int sign, real* out) noexcept nogil:
+    if real is float:
+        k.f32.pack(depth, columns, w, row_step, column_step, sign, k.tf32, out)
+    else:
+        k.f64_kernels.pack(depth, columns, w, row_step, column_step, sign, k.tf32, out)
 
 cdef inline void k_gather(const Code* k, long rows, const int64_t* sources, long taps, long channels, long stride,
                           const real* x, long k0, long depth, int part, int tf32, real* out) noexcept nogil:
@@ -232,19 +261,19 @@ cdef inline void k_lane(const Code* k, long n, long count, int part, const real*
     else:
         k.f64_kernels.lane(n, count, part, x, weights, factors, acc, out)
 
-cdef inline void k_combine(const Code* k, long n, int count, const real* const* acc, const double* c,
-                           const real* constant, int relu, real* out) noexcept nogil:
+cdef inline int k_outputs(const Code* k, const Operation* op, void* const* buffers, long rows, const long* at,
+                          const long* place, long n0, long n, const real* sums) noexcept nogil:
     if real is float:
-        k.f32.combine(n, count, acc, c, constant, relu, out)
+        return k.f32.outputs(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
     else:
-        k.f64_kernels.combine(n, count, acc, c, constant, relu, out)
+        return k.f64_kernels.outputs(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
 
-cdef inline void k_share(const Code* k, long n, int first, double c, int part, const real* acc, const real* x,
-                         const real* bound, int step, int tf32, real* out) noexcept nogil:
+cdef inline int k_shares(const Code* k, const Operation* op, void* const* buffers, long rows, const long* at,
+                         const long* place, long n0, long n, const real* sums) noexcept nogil:
     if real is float:
-        k.f32.share(n, first, <float>c, part, acc, x, bound, step, tf32, out)
+        return k.f32.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
     else:
-        k.f64_kernels.share(n, first, c, part, acc, x, bound, step, tf32, out)
+        return k.f64_kernels.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
 
 cdef inline int k_shallow(const Code* k, int shares, long m, long d, const real* a, long lda, const real* b,
                           const real* b2, long n, const real* x, real low, real high, real* out, long ld) noexcept nogil:
@@ -265,6 +294,31 @@ cdef inline int k_finite(const Code* k, long n, const real* x) noexcept nogil:
         return k.f32.finite(n, x)
     else:
         return k.f64_kernels.finite(n, x)
+
+cdef inline void k_largest(const Code* k, long n, const real* x, long tap, real* out, real* winner) noexcept nogil:
+    if real is float:
+        k.f32.largest(n, x, <float>tap, out, winner)
+    else:
+        k.f64_kernels.largest(n, x, <double>tap, out, winner)
+
+cdef inline void k_won(const Code* k, long n, const real* relevance, const real* winner, long tap,
+                       real* out) noexcept nogil:
+    if real is float:
+        k.f32.won(n, relevance, winner, <float>tap, out)
+    else:
+        k.f64_kernels.won(n, relevance, winner, <double>tap, out)
+
+cdef inline void k_add(const Code* k, long n, const real* x, real* out) noexcept nogil:
+    if real is float:
+        k.f32.add(n, x, out)
+    else:
+        k.f64_kernels.add(n, x, out)
+
+cdef inline void k_relu(const Code* k, long n, const real* x, real* out) noexcept nogil:
+    if real is float:
+        k.f32.relu(n, x, out)
+    else:
+        k.f64_kernels.relu(n, x, out)
 
 
 cdef inline long ceil_to(long n, long multiple) noexcept nogil:

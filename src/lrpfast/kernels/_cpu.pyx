@@ -56,11 +56,15 @@ BUFFERS = {
 #: Forward operations whose output may overflow; contractions and activations check their own.
 OVERFLOWS = {"Accumulate", "Multiply", "Normalize", "LocalNormalize", "Dot", "Lookup", "Total"}
 MODE = {"max": START_MAX, "index": START_INDEX, "pair": START_PAIR, "array": START_ARRAY, "all": START_ALL}
+#: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
+LAZY_BYTES = 32 << 20
 FAULT = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 FUNCTION = {name: code for code, name in enumerate(
     ("relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_sigmoid",
      "softplus", "softsign", "exponential", "mish", "softmax"))}
 
+
+cdef double zeros_of_depth[DEPTH]  # what a tap outside the image sees
 
 include "_check.pxi"
 include "_contract.pxi"
@@ -78,12 +82,12 @@ cdef void divide(const Code* code, const Operation* op, char** base, long sample
 
 
 cdef int step(const Job* job, const Operation* op, char** base, long first, long samples, int which,
-              real* sums, real* loaded) noexcept nogil:
+              real* sums) noexcept nogil:
     """One operation on one micro-batch; returns a fault, or FINE."""
     cdef const Code* code = job.code
     cdef int kind = op.kind, fault = FINE
     if kind == CONTRACT or kind == REDISTRIBUTE:
-        fault = contract(code, op, base, samples, sums, loaded)
+        fault = contract(code, op, base, samples, sums)
     elif kind == DIVIDE:
         divide(code, op, base, samples, sums)
     elif kind == ACTIVATE:
@@ -152,8 +156,7 @@ cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nog
     cdef long samples = min(job.micro, job.samples - first)
     cdef char* workspace = job.workspace + slot * job.workspace_bytes
     cdef real* sums = <real*>workspace
-    cdef real* loaded = sums + code.scratch - ROWS * DEPTH
-    cdef real* buffers = loaded + ROWS * DEPTH
+    cdef real* buffers = sums + code.scratch
     cdef char** base = <char**>(workspace + job.workspace_bytes) - code.buffers
     cdef int b, t, which, fault
     for b in range(code.buffers):
@@ -164,7 +167,7 @@ cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nog
     fault = examine(code, <const real*>base[0], samples * code.size[0])
     if not fault:
         for t in range(code.forward_count):
-            fault = step(job, &code.operations[t], base, first, samples, 0, sums, loaded)
+            fault = step(job, &code.operations[t], base, first, samples, 0, sums)
             if fault:
                 break
     if not fault:
@@ -174,7 +177,7 @@ cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nog
             if fault:
                 break
             for t in range(code.forward_count, code.forward_count + code.backward_count):
-                fault = step(job, &code.operations[t], base, first, samples, which, sums, loaded)
+                fault = step(job, &code.operations[t], base, first, samples, which, sums)
                 if fault:
                     break
     if fault and (not job.fault[slot] or first < job.fault_at[slot]):
@@ -223,6 +226,7 @@ cdef class Executable:
         cdef Code* code = &self.code
         cdef Operation* op
         cdef int i
+        cdef long blocks = 0
         self.held, self.spare, self.placed, self.isa = [], [], {}, isa
         self.sizes = tuple(program.sizes)
         code.f64 = program.dtype == "float64"
@@ -252,10 +256,11 @@ cdef class Executable:
             self.translate(operation, op)
             if i < code.forward_count and type(operation).__name__ in OVERFLOWS:
                 op.checked = op.writes[0]
-            code.sums = max(code.sums, op.sums * ROWS * COLUMNS)
+            code.sums = max(code.sums, op.sums * op.plane)
+            blocks = max(blocks, (ROWS + (op.lanes * op.panel if self.is_lazy(op) else 0)) * DEPTH)
             code.tables = max(code.tables, ceil_to(self.table_bytes(op) // self.itemsize, 16))
         self.placed = {}
-        code.scratch = code.sums + code.tables + ROWS * DEPTH
+        code.scratch = code.sums + code.tables + blocks
         self.check_result(operations)
         # One pass over memory less, where the input goes straight into a contraction: x · w is not
         # finite for any w when x is not, so the sums tell. Not so for parts of x, nor after rounding.
@@ -320,26 +325,45 @@ cdef class Executable:
         self.held.append(array)
         return <const int64_t*>cnp.PyArray_DATA(array)
 
-    cdef size_t packed(self, weights, const Operation* op) except 0:
+    cdef size_t packed(self, weights, int sign, const Operation* op) except 0:
         """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; the same array only once."""
-        cdef size_t key = id(weights)
-        kept = self.placed.get((key, op.lanes, op.panel, op.tf32))
+        cdef tuple key = (id(weights), sign, op.lanes, op.panel, op.tf32)  # its type must not be inferred
+        kept = self.placed.get(key)
         if kept is not None:
             return kept[0]
-        array = np.ascontiguousarray(weights, dtype=np.float64 if self.code.f64 else np.float32)
-        cdef long groups = array.shape[0] if array.ndim == 3 else 1
-        cdef long depth = array.shape[array.ndim - 2], columns = array.shape[array.ndim - 1], group
-        cdef long step = depth * ceil_to(columns, op.lanes) * self.itemsize
-        cdef char* out = <char*>self.zeros(groups * step)
-        cdef char* data = <char*>cnp.PyArray_DATA(array)
-        for group in range(groups):
-            if self.code.f64:
-                pack(&self.code, op, <const double*>data, depth, columns, <double*>(out + group * step))
-            else:
-                pack(&self.code, op, <const float*>data, depth, columns, <float*>(out + group * step))
-            data += depth * columns * self.itemsize
-        self.placed[key, op.lanes, op.panel, op.tf32] = <size_t>out, weights
+        array = np.asarray(weights, dtype=np.float64 if self.code.f64 else np.float32)
+        if array.ndim == 2:
+            array = array[None]
+        cdef long groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
+        cdef long row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
+        cdef long padded = ceil_to(columns, op.lanes)
+        cdef char* out = <char*>self.zeros(groups * depth * padded * self.itemsize)
+        cdef char* to = out
+        cdef char* data
+        for g in range(groups):
+            data = <char*>cnp.PyArray_DATA(array[g])
+            for k0 from 0 <= k0 < depth by DEPTH:
+                kc = min(<long>DEPTH, depth - k0)
+                if self.code.f64:
+                    k_pack(op, kc, columns, <double*>data + k0 * row_step, row_step, column_step, sign, <double*>to)
+                else:
+                    k_pack(op, kc, columns, <float*>data + k0 * row_step, row_step, column_step, sign, <float*>to)
+                to += kc * padded * self.itemsize
+        self.placed[key] = <size_t>out, weights
         return <size_t>out
+
+    cdef int is_lazy(self, const Operation* op) noexcept:
+        return op.terms_count and op.terms[0].lazy
+
+    cdef int keep_lazy(self, given, Term* term) except -1:
+        """Large weights as they are: packed a block at a time while in use, and not kept twice."""
+        array = np.asarray(given.weights, dtype=np.float64 if self.code.f64 else np.float32)
+        self.held.append(array)
+        term.lazy = 1
+        term.row_step, term.column_step = array.strides[0] // self.itemsize, array.strides[1] // self.itemsize
+        term.sign = given.sign
+        term.weights[0] = cnp.PyArray_DATA(array)
+        return 0
 
     cdef size_t diagonal(self, weights, const Operation* op) except 0:
         """Weights of a diagonal operation as they are, rounded where asked; the same array only once."""
@@ -391,7 +415,7 @@ cdef class Executable:
         self.placed[id(source)] = <size_t>g, source
         return g
 
-    cdef void choose_kernels(self, Operation* op) noexcept:
+    cdef void choose_kernels(self, Operation* op, int lazy) noexcept:
         """This run's kernels, or those of half the vector width where columns fill no more: the same sums."""
         cdef int isa = self.isa
         cdef long full = lrpfast_kernels_f64(isa).lanes if self.code.f64 else lrpfast_kernels_f32(isa).lanes
@@ -400,12 +424,21 @@ cdef class Executable:
         op.f32, op.f64_kernels = lrpfast_kernels_f32(isa), lrpfast_kernels_f64(isa)
         op.lanes = op.f64_kernels.lanes if self.code.f64 else op.f32.lanes
         op.panel = op.f64_kernels.panel if self.code.f64 else op.f32.panel
-        # Bound by memory: few rows at once, since the hardware fetches ahead on so many sequences only.
-        op.pass_rows = NARROW if op.columns <= op.lanes and op.depth > DEPTH else ROWS
+        cdef long most = COLUMNS
+        op.pass_rows = ROWS
+        if op.columns <= op.lanes and op.depth > DEPTH:
+            op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
+        if lazy:
+            op.pass_rows, most = MOST_ROWS, FEW_COLUMNS
+        op.pass_columns = min(most, ceil_to(op.columns, op.lanes))
+        if op.diagonal:
+            op.pass_columns = min(<long>COLUMNS, op.width)
+        op.ld = ceil_to(op.pass_columns, full)
+        op.plane = op.pass_rows * op.ld
 
     cdef int choose_shallow(self, source, Operation* op) except -1:
         """Whether the kernel for few k and many columns can do a whole redistribution, and with which shares."""
-        if op.diagonal or op.geometry != NULL:
+        if op.diagonal or op.geometry != NULL or self.is_lazy(op):
             return 0
         if op.depth > 16 or op.columns <= COLUMNS or op.tf32 or source.divide is not None:
             return 0
@@ -452,7 +485,9 @@ cdef class Executable:
         op.depth = 0 if op.diagonal else weights.shape[weights.ndim - 2]
         if first.geometry is not None:
             op.geometry = self.geometry(first.geometry, source)
-        self.choose_kernels(op)
+        lazy = (op.geometry == NULL and not op.diagonal and op.groups == 1 and op.depth > 16
+                and op.depth * op.columns * self.itemsize > LAZY_BYTES)
+        self.choose_kernels(op, lazy)
         for i, given in enumerate(source.terms):
             term = &op.terms[i]
             term.source, term.accumulator, term.part = given.source, given.accumulator, INPUT_PARTS.index(given.part)
@@ -463,10 +498,13 @@ cdef class Executable:
                 term.channels = self.sizes[term.source] // term.geometry.source_rows // op.groups
             term.weights = <void**>self.zeros(len(matrices) * sizeof(void*))
             term.alike = op.diagonal and all(w.shape[1] == 1 for w in matrices)
+            if lazy:
+                self.keep_lazy(given, term)
+                matrices = ()
             for r, w in enumerate(matrices):
                 if op.diagonal and w.shape[1] < op.width and not term.alike:
                     w = np.repeat(w, op.width, 1)  # one form for all regions
-                address = self.diagonal(w, op) if op.diagonal else self.packed(w, op)
+                address = self.diagonal(w, op) if op.diagonal else self.packed(w, given.sign, op)
                 term.weights[r] = <void*>address
             # what several terms in a row contract is gathered once
             if i and (term.source == op.terms[last].source and term.part == op.terms[last].part
@@ -475,39 +513,44 @@ cdef class Executable:
             else:
                 last, term.together = i, 1
         # blocks of several terms in one sum would be added in another order
-        op.deep = (op.geometry == NULL and not op.diagonal and op.columns <= op.lanes and op.depth > DEPTH
+        op.deep = (op.geometry == NULL and not op.diagonal and not lazy and op.columns <= op.lanes and op.depth > DEPTH
                    and not op.tf32 and op.sums == op.terms_count and all(t.part == "x" for t in source.terms))
         return 0
 
     cdef int translate_contract(self, source, Operation* op) except -1:
         cdef int i, a
+        cdef lrpfast_finish* finish = &op.finish
         self.translate_terms(source, op)
         op.writes[0] = op.writes[1] = -1
-        op.outputs_count = len(source.outputs)
-        op.outputs = <Output*>self.zeros(op.outputs_count * sizeof(Output))
+        finish.sums, finish.outputs = op.sums, len(source.outputs)
         for i, output in enumerate(source.outputs):
-            op.outputs[i].buffer, op.outputs[i].relu = output.buffer, output.relu
-            op.outputs[i].constant = self.vector(output.constant)
-            op.outputs[i].per_row = output.constant is not None and np.size(output.constant) > op.width
+            op.finish_buffers[i], finish.output[i].relu = output.buffer, output.relu
+            finish.output[i].constant = self.vector(output.constant)
+            finish.output[i].per_row = output.constant is not None and np.size(output.constant) > op.width
             for a, c in enumerate(output.coefficients):
-                op.outputs[i].coefficients[a] = c
+                finish.output[i].coefficients[a] = c
         return 0
 
     cdef int translate_redistribute(self, source, Operation* op) except -1:
         cdef int i
+        cdef lrpfast_finish* finish = &op.finish
+        cdef Divide divide
         self.translate_terms(source, op)
         op.reads[0], op.writes[0], op.writes[1] = source.x, source.out, -1
-        op.shares_count = len(source.shares)
-        op.shares = <Share*>self.zeros(op.shares_count * sizeof(Share))
+        finish.shares, finish.tf32 = len(source.shares), op.tf32
         for i, share in enumerate(source.shares):
-            op.shares[i].accumulator, op.shares[i].coefficient = share.accumulator, share.coefficient
-            op.shares[i].part = min(SHARE_PARTS.index(share.part), 4)  # both bounds alike
-            op.shares[i].bound = self.vector(share.bound)
-            op.shares[i].step = share.bound is not None and np.size(share.bound) > 1
+            finish.share[i].accumulator, finish.share[i].coefficient = share.accumulator, share.coefficient
+            finish.share[i].part = min(SHARE_PARTS.index(share.part), 4)  # both bounds alike
+            finish.share[i].bound = self.vector(share.bound)
+            finish.share[i].step = share.bound is not None and np.size(share.bound) > 1
         op.shallow = self.choose_shallow(source, op)
+        op.finish_buffers[0], op.finish_buffers[1] = source.x, source.out
+        op.finish_buffers[2] = op.finish_buffers[3] = -1
         if source.divide is not None:
-            op.divides = 1
-            self.translate_divide(source.divide, &op.divide)
+            self.translate_divide(source.divide, &divide)
+            finish.divides, finish.stabilizer, finish.kind, finish.mask = 1, divide.value, divide.kind, divide.mask
+            finish.z_per_row, op.z_constant = divide.z < 0, divide.z_constant
+            op.finish_buffers[2], op.finish_buffers[3] = divide.z, divide.mask_z
         return 0
 
     cdef int translate_function(self, source, Operation* op) except -1:
@@ -573,10 +616,10 @@ cdef class Executable:
         elif kind == DOT or kind == DOT_BACK:
             op.m, op.n, op.k = source.m, source.n, source.k
             op.columns = op.n if kind == DOT else op.k
-            op.sums = 1
+            op.sums, op.depth = 1, 0
             if kind == DOT_BACK:
                 op.p[0], op.flag = source.coefficient, source.transposed
-            self.choose_kernels(op)
+            self.choose_kernels(op, 0)
         elif kind == LOOKUP:
             op.values = self.vector(source.table)
             op.rows, op.columns = source.table.shape

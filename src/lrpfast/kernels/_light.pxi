@@ -109,6 +109,8 @@ cdef int activate(const Code* code, const Operation* op, char** base, long sampl
         for j in range(n):
             slope = slopes[j % size]
             out[j] = <real>evaluate(2, x[j], &slope)
+    elif op.function == 0 and isinf(op.p[0]) and op.p[1] == 0 and op.p[2] == 0:
+        k_relu(code, n, x, out)
     elif op.function == 0:
         for j in range(n):
             out[j] = <real>rectify(x[j], op.p)
@@ -196,8 +198,7 @@ cdef void combine_sources(const Code* code, const Operation* op, char** base, lo
     for i in range(1, op.sources_count):
         x = <const real*>base[op.sources[i]]
         if op.kind == ACCUMULATE:
-            for j in range(n):
-                out[j] = out[j] + x[j]
+            k_add(code, n, x, out)
         elif op.kind == MULTIPLY:
             for j in range(n):
                 out[j] = out[j] * x[j]
@@ -248,10 +249,12 @@ cdef void pool(const Code* code, const Operation* op, char** base, long samples,
     cdef real* out
     cdef real* winner
     cdef long m, row, tap, c
-    cdef int better, begun
+    cdef int begun
+    cdef Place p = place_of(region, 0)
     for m in range(samples * region.rows):
         locate(op.geometry, region, m, 1, sources)
-        row = out_row(op.geometry, region, m) * op.columns
+        row = (p.sample * region.rows + row_at(op.geometry, region, &p)) * op.columns
+        next_place(region, &p)
         out = <real*>base[op.writes[0]] + row
         winner = <real*>base[op.writes[1]] + row if op.writes[1] >= 0 else <real*>(sources + region.taps)
         begun = 0
@@ -259,16 +262,13 @@ cdef void pool(const Code* code, const Operation* op, char** base, long samples,
             if sources[tap] < 0:
                 continue
             x = <const real*>base[op.reads[0]] + sources[tap] * op.columns
-            if not begun:
-                begun = 1
-                for c in range(op.columns):
-                    out[c] = x[c]
-                    winner[c] = tap
+            if begun:
+                k_largest(code, op.columns, x, tap, out, winner)
                 continue
+            begun = 1
             for c in range(op.columns):
-                better = x[c] > out[c]
-                out[c] = x[c] if better else out[c]
-                winner[c] = tap if better else winner[c]
+                out[c] = x[c]
+                winner[c] = tap
         if not begun:
             for c in range(op.columns):
                 out[c] = 0
@@ -278,20 +278,18 @@ cdef void pool(const Code* code, const Operation* op, char** base, long samples,
 cdef void unpool(const Code* code, const Operation* op, char** base, long samples, real* sums) noexcept nogil:
     cdef const Region* region = &op.geometry.regions[0]
     cdef int64_t* sources = <int64_t*>(sums + code.sums)
-    cdef const real* relevance
-    cdef const real* winner
     cdef real* out = <real*>base[op.writes[0]]
-    cdef long m, row, tap, c
+    cdef long m, row, tap
+    cdef Place p = place_of(region, 0)
     memset(out, 0, samples * code.size[op.writes[0]] * sizeof(real))
     for m in range(samples * region.rows):
         locate(op.geometry, region, m, 1, sources)
-        row = out_row(op.geometry, region, m) * op.columns
-        relevance = <const real*>base[op.reads[0]] + row
-        winner = <const real*>base[op.reads[1]] + row
-        for c in range(op.columns):
-            tap = <long>winner[c]
-            if tap >= 0:
-                out[sources[tap] * op.columns + c] += relevance[c]
+        row = (p.sample * region.rows + row_at(op.geometry, region, &p)) * op.columns
+        next_place(region, &p)
+        for tap in range(region.taps):
+            if sources[tap] >= 0:
+                k_won(code, op.columns, <const real*>base[op.reads[0]] + row, <const real*>base[op.reads[1]] + row,
+                      tap, out + sources[tap] * op.columns)
 
 
 cdef void statistics(const Operation* op, const real* x, double* mean, double* sigma) noexcept nogil:

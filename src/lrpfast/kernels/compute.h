@@ -4,23 +4,52 @@
 
 #include <stdint.h>
 
+#define LRPFAST_ROWS 48 /* rows of one tile pass: whole tiles of 6 and of 8 */
+#define LRPFAST_SUMS 8  /* accumulators, outputs and shares of one contraction */
+
+/* What becomes of a contraction's sums; see `outputs` and `shares` in tile.h, which take the buffers beside it. */
+typedef struct {
+    const void *constant;
+    int per_row; /* whether the constant has its own values for each row of a sample */
+    int relu;
+    double coefficients[LRPFAST_SUMS];
+} lrpfast_output;
+typedef struct {
+    const void *bound;
+    int accumulator, part, step;
+    double coefficient;
+} lrpfast_share;
+typedef struct {
+    int sums, outputs, shares, tf32;
+    lrpfast_output output[LRPFAST_SUMS];
+    lrpfast_share share[LRPFAST_SUMS];
+    int divides, kind, mask, z_per_row;
+    double stabilizer;
+} lrpfast_finish;
+
 #define LRPFAST_KERNELS(T, TABLE)                                                          \
     typedef struct {                                                                       \
         long lanes; /* elements of one vector */                                           \
         long panel; /* vectors of one panel of packed weights */                           \
-        void (*block)(long, long, const T *, long, const T *, long, T *, long, int);       \
+        void (*block)(long, long, const long *, const T *const *, const T *, long, T *, long, int); \
         void (*deep)(long, long, long, const T *, long, const T *, T *, long);             \
         void (*load)(long, const T *, int, int, T *);                                      \
+        void (*pack)(long, long, const T *, long, long, int, int, T *);                    \
         void (*gather)(long, const int64_t *, long, long, long, const T *, long, long,     \
                        int, int, T *, long);                                               \
         void (*lane)(long, long, int, const T *const *, const T *const *, const T *, int, T *); \
-        void (*combine)(long, int, const T *const *, const double *, const T *, int, T *); \
-        void (*share)(long, int, T, int, const T *, const T *, const T *, int, int, T *);  \
+        int (*outputs)(const lrpfast_finish *, void *const *, long, const long *, const long *, \
+                       long, long, const T *, long, long);                                 \
+        int (*shares)(const lrpfast_finish *, void *const *, long, const long *, const long *, \
+                      long, long, const T *, long, long);                                  \
         int (*shallow)(int, long, long, const T *, long, const T *, const T *, long,       \
                        const T *, T, T, T *, long);                                        \
         void (*divide)(long, const T *, const T *, T, int, int, const T *, T *);           \
         int (*finite)(long, const T *);                                                    \
-        T (*tf32)(T);                                                                      \
+        void (*largest)(long, const T *, T, T *, T *);                                     \
+        void (*won)(long, const T *, const T *, T, T *);                                   \
+        void (*add)(long, const T *, T *);                                                 \
+        void (*relu)(long, const T *, T *);                                                \
     } TABLE;
 LRPFAST_KERNELS(float, lrpfast_f32)
 LRPFAST_KERNELS(double, lrpfast_f64)

@@ -17,14 +17,14 @@ from .program import Contract, Divide, Dot, DotBack, Operation, Program, Redistr
 #: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
 CACHE_BYTES = 1 << 20
 #: Where one sample is larger than that, weights are reread for every few samples;
-#: this many rows, which fill tiles of 10 and of 6, keep that small beside the samples themselves.
-MINIMUM_ROWS = 30
+#: this many rows, which fill tiles of 8 and of 6, keep that small beside the samples themselves.
+MINIMUM_ROWS = 24
 #: But not more of them at a time than fit in this much workspace.
 WORKSPACE_BYTES = 64 << 20
 #: Contractions with less than this part of the work do not ask for more samples.
 HEAVY = 1 / 16
 #: Rows of one tile pass: micro-batches are multiples of it where they can be.
-ROWS = 42
+ROWS = 48
 #: Below this much work a second thread costs more than it saves.
 FLOPS_PER_THREAD = 1 << 20
 

@@ -77,6 +77,8 @@ class Term:
     contracts source channels g·K to (g + 1)·K and makes output channels g·N to (g + 1)·N.
     Taps outside contribute nothing.
 
+    ``sign`` +1 takes w⁺ of the weights and −1 takes w⁻, so that neither need be stored.
+
     Of a diagonal operation: out channel c gets Σ_taps part(source[tap, c]) · factor · weights[tap, c];
     ``weights`` has shape (taps, C), or (taps, 1) for all channels alike, one such array for
     each region where there is a geometry, and taps = 1 where there is none.
@@ -87,6 +89,7 @@ class Term:
     part: str = "x"
     accumulator: int = 0
     geometry: Geometry | None = None
+    sign: int = 0
 
 
 @dataclass(frozen=True, eq=False)

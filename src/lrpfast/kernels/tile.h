@@ -16,31 +16,41 @@
 typedef T NAME(v) __attribute__((vector_size(VBYTES)));                                     /* in registers */
 typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_alias));      /* in memory */
 
+/* One block of k: `segments` runs of lengths[s] consecutive k, of which row i's values are at
+ * rows[s * LRPFAST_ROWS + i]. A dense layer has one run; a convolution has one for each tap. */
 static inline __attribute__((always_inline)) void NAME(tile)(
-    const int MR, const int NV, long K, const T *restrict A, long lda,
+    const int MR, const int NV, long segments, const long *lengths, const T *const *rows,
     const T *restrict B, T *restrict C, long ldc, int accumulate)
 {
-    NAME(v) c[14][4];
+    NAME(v) c[8][4];
     UNROLL
     for (int i = 0; i < MR; i++)
         UNROLL
         for (int j = 0; j < NV; j++)
             c[i][j] = (NAME(v)){0};
-    for (long k = 0; k < K; k++) {
-        NAME(v) b[4];
-        if (NV == 1 && k % (64 / (long)sizeof(T)) == 0) /* few outputs: the input's stream is the bottleneck */
-            UNROLL
-            for (int i = 0; i < MR; i++)
-                __builtin_prefetch(A + i * lda + k + K, 0, 2);
+    for (long s = 0; s < segments; s++, rows += LRPFAST_ROWS) {
+        const long length = lengths[s];
+        const T *a[8];
         UNROLL
-        for (int j = 0; j < NV; j++)
-            b[j] = *(const NAME(u) *)(B + (k * NV + j) * VL);
-        UNROLL
-        for (int i = 0; i < MR; i++) {
-            NAME(v) a = A[i * lda + k] - (NAME(v)){0};
+        for (int i = 0; i < MR; i++)
+            a[i] = rows[i];
+        for (long k = 0; k < length; k++) {
+            NAME(v) b[4];
+            if (NV == 1 && k % (64 / (long)sizeof(T)) == 0) /* few outputs: the input's stream is the bottleneck */
+                UNROLL
+                for (int i = 0; i < MR; i++)
+                    __builtin_prefetch(a[i] + k + length, 0, 2);
             UNROLL
             for (int j = 0; j < NV; j++)
-                c[i][j] = FMA(a, b[j], c[i][j]);
+                b[j] = *(const NAME(u) *)(B + j * VL);
+            B += NV * VL;
+            UNROLL
+            for (int i = 0; i < MR; i++) {
+                NAME(v) x = a[i][k] - (NAME(v)){0};
+                UNROLL
+                for (int j = 0; j < NV; j++)
+                    c[i][j] = FMA(x, b[j], c[i][j]);
+            }
         }
     }
     UNROLL
@@ -56,50 +66,54 @@ static inline __attribute__((always_inline)) void NAME(tile)(
 
 #define TILE(MR, NV)                                                                       \
     static __attribute__((noinline)) void NAME(tile_##MR##x##NV)(                          \
-        long K, const T *A, long lda, const T *B, T *C, long ldc, int accumulate)          \
+        long segments, const long *lengths, const T *const *rows, const T *B, T *C,        \
+        long ldc, int accumulate)                                                          \
     {                                                                                      \
-        NAME(tile)(MR, NV, K, A, lda, B, C, ldc, accumulate);                              \
+        NAME(tile)(MR, NV, segments, lengths, rows, B, C, ldc, accumulate);                \
     }
 #define ENTRY(MR, NV) {MR, NAME(tile_##MR##x##NV)}
 
 typedef struct {
     int rows;
-    void (*run)(long, const T *, long, const T *, T *, long, int);
+    void (*run)(long, const long *, const T *const *, const T *, T *, long, int);
 } NAME(entry);
 
 #if WIDE
 #define PANEL 4
-TILE(14, 1) TILE(7, 1) TILE(3, 1) TILE(1, 1)
-TILE(12, 2) TILE(6, 2) TILE(3, 2) TILE(1, 2)
+TILE(8, 1) TILE(4, 1) TILE(2, 1) TILE(1, 1)
+TILE(8, 2) TILE(4, 2) TILE(2, 2) TILE(1, 2)
 TILE(8, 3) TILE(4, 3) TILE(2, 3) TILE(1, 3)
 TILE(6, 4) TILE(4, 4) TILE(2, 4) TILE(1, 4)
 static const NAME(entry) NAME(tiles)[4][4] = {
-    {ENTRY(14, 1), ENTRY(7, 1), ENTRY(3, 1), ENTRY(1, 1)},
-    {ENTRY(12, 2), ENTRY(6, 2), ENTRY(3, 2), ENTRY(1, 2)},
+    {ENTRY(8, 1), ENTRY(4, 1), ENTRY(2, 1), ENTRY(1, 1)},
+    {ENTRY(8, 2), ENTRY(4, 2), ENTRY(2, 2), ENTRY(1, 2)},
     {ENTRY(8, 3), ENTRY(4, 3), ENTRY(2, 3), ENTRY(1, 3)},
     {ENTRY(6, 4), ENTRY(4, 4), ENTRY(2, 4), ENTRY(1, 4)},
 };
 #else
 #define PANEL 2
-TILE(10, 1) TILE(5, 1) TILE(2, 1) TILE(1, 1)
+TILE(8, 1) TILE(4, 1) TILE(2, 1) TILE(1, 1)
 TILE(6, 2) TILE(4, 2) TILE(2, 2) TILE(1, 2)
 static const NAME(entry) NAME(tiles)[2][4] = {
-    {ENTRY(10, 1), ENTRY(5, 1), ENTRY(2, 1), ENTRY(1, 1)},
+    {ENTRY(8, 1), ENTRY(4, 1), ENTRY(2, 1), ENTRY(1, 1)},
     {ENTRY(6, 2), ENTRY(4, 2), ENTRY(2, 2), ENTRY(1, 2)},
 };
 #endif
 
-/* C[rows, columns] (+)= A[rows, depth] · packed B; columns is a multiple of VL. */
-static void NAME(block)(long rows, long depth, const T *A, long lda, const T *B, long columns,
+/* C[rows, columns] (+)= A[rows, one block of k] · packed B; columns is a multiple of VL. */
+static void NAME(block)(long rows, long segments, const long *lengths, const T *const *A, const T *B, long columns,
                         T *C, long ldc, int accumulate)
 {
+    long depth = 0;
+    for (long s = 0; s < segments; s++)
+        depth += lengths[s];
     for (long n = 0; n < columns; n += PANEL * VL) {
         long width = columns - n < PANEL * VL ? columns - n : PANEL * VL;
         const NAME(entry) *entry = NAME(tiles)[width / VL - 1];
         for (long i = 0; i < rows; i += entry->rows) {
             while (entry->rows > rows - i)
                 entry++;
-            entry->run(depth, A + i * lda, lda, B, C + i * ldc + n, ldc, accumulate);
+            entry->run(segments, lengths, A + i, B, C + i * ldc + n, ldc, accumulate);
         }
         B += depth * width;
     }
@@ -133,6 +147,44 @@ static void NAME(deep)(long rows, long K, long depth, const T *A, long lda, cons
     }
 }
 
+static inline __attribute__((always_inline)) NAME(v) NAME(some)(const T *x, long n)
+{
+    NAME(v) value = {0};
+    if (n >= VL)
+        return *(const NAME(u) *)x;
+    for (long j = 0; j < n; j++)
+        value[j] = x[j];
+    return value;
+}
+
+static inline __attribute__((always_inline)) void NAME(put)(T *to, NAME(v) value, long n)
+{
+    if (n >= VL)
+        *(NAME(u) *)to = value;
+    else
+        for (long j = 0; j < n; j++)
+            to[j] = value[j];
+}
+
+#define WHERE(condition, yes, no) ((NAME(v))(((condition) & (__typeof__(condition))(yes)) | (~(condition) & (__typeof__(condition))(no))))
+
+static inline __attribute__((always_inline)) int NAME(is_zero)(NAME(v) check)
+{
+    T total = 0;
+    for (long j = 0; j < VL; j++)
+        total = total + check[j];
+    return total == 0;
+}
+
+/* r / (z + stabilizer); kind 0: value · sign(z) with sign(0) = +1, kind 1: only where z == 0. */
+static inline __attribute__((always_inline)) NAME(v) NAME(stable)(NAME(v) r, NAME(v) z, T value, int kind)
+{
+    const NAME(v) zero = {0};
+    if (kind == 0)
+        return r / (z + WHERE(z >= zero, value - zero, -value - zero));
+    return r / (z + WHERE(z == zero, value - zero, zero));
+}
+
 static T NAME(tf32)(T value)
 {
     float f = (float)value;
@@ -144,16 +196,41 @@ static T NAME(tf32)(T value)
 }
 
 /* A row's part of x, rounded to TF32 if asked: part 0 is x, 1 is x+, 2 is x-. */
-static void NAME(load)(long n, const T *restrict x, int part, int tf32, T *restrict out)
+static void NAME(load)(long n, const T *x, int part, int tf32, T *out)
 {
-    if (part == 0)
+    if (part == 0 && out != x)
         for (long j = 0; j < n; j++) out[j] = x[j];
     else if (part == 1)
         for (long j = 0; j < n; j++) out[j] = x[j] > 0 ? x[j] : 0;
-    else
+    else if (part == 2)
         for (long j = 0; j < n; j++) out[j] = x[j] < 0 ? x[j] : 0;
     if (tf32)
         for (long j = 0; j < n; j++) out[j] = NAME(tf32)(out[j]);
+}
+
+/* w, element (k, n) at k * row_step + n * column_step, as panels for `block`, padded with zeros. Sign +1 takes w+,
+ * −1 takes w−: clamping costs nothing here. */
+static void NAME(pack)(long depth, long columns, const T *w, long row_step, long column_step, int sign, int tf32,
+                       T *restrict out)
+{
+    for (long n0 = 0; n0 < columns; n0 += PANEL * VL) {
+        long width = columns - n0 < PANEL * VL ? columns - n0 : PANEL * VL, padded = (width + VL - 1) / VL * VL;
+        if (width < padded)
+            for (long k = 0; k < depth; k++)
+                for (long j = width; j < padded; j++)
+                    out[k * padded + j] = 0;
+        if (column_step == 1)
+            for (long k = 0; k < depth; k++)
+                for (long j = 0; j < width; j++)
+                    out[k * padded + j] = w[k * row_step + n0 + j];
+        else
+            for (long k0 = 0; k0 < depth; k0 += 16) /* lines that are read stay in the cache till they are used up */
+                for (long j = 0; j < width; j++)
+                    for (long k = k0; k < k0 + 16 && k < depth; k++)
+                        out[k * padded + j] = w[k * row_step + (n0 + j) * column_step];
+        NAME(load)(depth * padded, out, sign > 0 ? 1 : sign < 0 ? 2 : 0, tf32, out);
+        out += depth * padded;
+    }
 }
 
 static inline __attribute__((always_inline)) void NAME(copy)(long n, const T *from, T *to)
@@ -201,16 +278,6 @@ static void NAME(gather)(long rows, const int64_t *sources, long taps, long chan
     }
 }
 
-static inline __attribute__((always_inline)) NAME(v) NAME(some)(const T *x, long n)
-{
-    NAME(v) value = {0};
-    if (n >= VL)
-        return *(const NAME(u) *)x;
-    for (long j = 0; j < n; j++)
-        value[j] = x[j];
-    return value;
-}
-
 static inline __attribute__((always_inline)) void NAME(lane_any)(
     const int part, const int weighted, long n, long count, const T *const *x, const T *const *weights,
     const T *factors, int accumulate, T *out)
@@ -255,63 +322,95 @@ static void NAME(lane)(long n, long count, int part, const T *const *x, const T 
         NAME(lane_any)(2, 0, n, count, x, weights, factors, accumulate, out);
 }
 
-/* out = Σ_a coefficient_a · accumulator_a + constant, then max(., 0) if asked. */
-static void NAME(combine)(long n, int count, const T *const *accumulators, const double *coefficients,
-                          const T *restrict constant, int relu, T *restrict out)
+/* What finished sums become. Row i of a plane of sums goes to row at[i] of the buffers; what has its own
+ * values for each row of a sample is at place[i]. The last vector overlaps the one before: no short loop. */
+#define FOR_VECTORS(n)                                                                     \
+    for (long j = 0, left = (n); left > 0; j += VL, left -= VL)                            \
+        if (left < VL && (n) >= VL && (j -= VL - left, left = VL, 0)) {                    \
+        } else
+
+static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
+                         long n0, long n, const T *sums, long plane, long ld)
 {
-    int first = 1;
-    for (int a = 0; a < count; a++) {
-        const T *restrict acc = accumulators[a];
-        T c = (T)coefficients[a];
-        if (c == 0) continue;
-        if (first && c == 1)
-            for (long j = 0; j < n; j++) out[j] = acc[j];
-        else if (first)
-            for (long j = 0; j < n; j++) out[j] = c * acc[j];
-        else
-            for (long j = 0; j < n; j++) out[j] = out[j] + c * acc[j];
-        first = 0;
-    }
-    if (first)
-        for (long j = 0; j < n; j++) out[j] = 0;
-    if (constant)
-        for (long j = 0; j < n; j++) out[j] = out[j] + constant[j];
-    if (relu)
-        for (long j = 0; j < n; j++) out[j] = out[j] > 0 ? out[j] : 0;
+    NAME(v) check = {0};
+    for (long i = 0; i < rows; i++)
+        for (int o = 0; o < f->outputs; o++) {
+            const lrpfast_output *output = &f->output[o];
+            const T *acc = sums + i * ld;
+            T *out = (T *)buffers[o] + at[i] + n0;
+            const T *constant = (const T *)output->constant;
+            if (constant)
+                constant += n0 + (output->per_row ? place[i] : 0);
+            FOR_VECTORS(n) {
+                NAME(v) value = {0};
+                int first = 1;
+                for (int a = 0; a < f->sums; a++) {
+                    T c = (T)output->coefficients[a];
+                    if (c == 0)
+                        continue;
+                    NAME(v) sum = NAME(some)(acc + a * plane + j, left);
+                    if (c != 1)
+                        sum = c * sum;
+                    value = first ? sum : value + sum;
+                    first = 0;
+                }
+                if (constant)
+                    value = value + NAME(some)(constant + j, left);
+                check = FMA(value, (NAME(v)){0}, check); /* before a ReLU can hide it */
+                if (output->relu)
+                    value = WHERE(value > (NAME(v)){0}, value, (NAME(v)){0});
+                NAME(put)(out + j, value, left);
+            }
+        }
+    return NAME(is_zero)(check);
 }
 
-/* out (+)= c · part(x) ⊙ acc. Parts 0 to 2 as in load, 3 is 1, 4 is x − bound;
- * a bound is one number (step 0) or one per element (step 1). Under TF32 the
- * difference is taken after multiplying, as the reference does. */
-static void NAME(share)(long n, int first, T c, int part, const T *restrict acc, const T *restrict x,
-                        const T *restrict bound, int step, int tf32, T *restrict out)
+/* out = Σ_shares c · part(x) ⊙ sum, then perhaps out / (z + stabilizer); buffers are x, out, z and mask_z. Parts 0 to 2 as in load, 3 is 1,
+ * 4 is x − bound; a bound is one number (step 0) or one per element (step 1). Under TF32 the difference is
+ * taken after multiplying, as the reference does. */
+static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
+                        long n0, long n, const T *sums, long plane, long ld)
 {
-#define LOOP(expression)                                                                   \
-    do {                                                                                   \
-        if (first)                                                                         \
-            for (long j = 0; j < n; j++) out[j] = (expression);                            \
-        else                                                                               \
-            for (long j = 0; j < n; j++) out[j] = out[j] + (expression);                   \
-    } while (0)
-    if (part == 0 && c == 1)
-        LOOP(x[j] * acc[j]);
-    else if (part == 0)
-        LOOP(c * (x[j] * acc[j]));
-    else if (part == 1)
-        LOOP(c * ((x[j] > 0 ? x[j] : 0) * acc[j]));
-    else if (part == 2)
-        LOOP(c * ((x[j] < 0 ? x[j] : 0) * acc[j]));
-    else if (part == 3)
-        LOOP(c * acc[j]);
-    else if (tf32)
-        LOOP(c * (x[j] * acc[j] - bound[j * step] * acc[j]));
-    else if (step)
-        LOOP(c * ((x[j] - bound[j]) * acc[j]));
-    else {
-        T b = bound[0];
-        LOOP(c * ((x[j] - b) * acc[j]));
+    NAME(v) check = {0};
+    const NAME(v) zero = {0};
+    for (long i = 0; i < rows; i++) {
+        const T *acc = sums + i * ld;
+        const T *from = (const T *)buffers[0] + at[i] + n0;
+        T *to = (T *)buffers[1] + at[i] + n0;
+        const T *z = (const T *)buffers[2] + (f->z_per_row ? place[i] : at[i]) + n0;
+        const T *mask_z = (const T *)buffers[3] + at[i] + n0;
+        FOR_VECTORS(n) {
+            NAME(v) x = NAME(some)(from + j, left), total = zero;
+            for (int h = 0; h < f->shares; h++) {
+                const lrpfast_share *share = &f->share[h];
+                NAME(v) value = NAME(some)(acc + share->accumulator * plane + j, left);
+                T c = (T)share->coefficient;
+                if (share->part == 0)
+                    value = x * value;
+                else if (share->part == 1)
+                    value = WHERE(x > zero, x, zero) * value;
+                else if (share->part == 2)
+                    value = WHERE(x < zero, x, zero) * value;
+                else if (share->part == 4) {
+                    const T *bounds = (const T *)share->bound;
+                    NAME(v) bound = share->step ? NAME(some)(bounds + place[i] + n0 + j, left) : bounds[0] - zero;
+                    value = f->tf32 ? x * value - bound * value : (x - bound) * value;
+                }
+                if (c != 1)
+                    value = c * value;
+                total = h ? total + value : value;
+            }
+            if (f->divides)
+                total = NAME(stable)(total, NAME(some)(z + j, left), (T)f->stabilizer, f->kind);
+            if (f->mask) {
+                NAME(v) m = NAME(some)(mask_z + j, left);
+                total = f->mask > 0 ? WHERE(m > zero, total, zero) : WHERE(m < zero, total, zero);
+            }
+            check = FMA(total, zero, check);
+            NAME(put)(to + j, total, left);
+        }
     }
-#undef LOOP
+    return NAME(is_zero)(check);
 }
 
 /* A whole redistribution with few k and many columns, where memory is the limit: sums
@@ -426,19 +525,49 @@ static int NAME(shallow)(int shares, long rows, long K, const T *A, long lda, co
 #undef TALL
 #undef AHEAD
 
-/* out = R / (z + stabilizer); kind 0: value · sign(z) with sign(0) = +1, kind 1: only
- * where z == 0. mask +1 or −1: zero unless mask_z has that sign. */
-static void NAME(divide)(long n, const T *R, const T *z, T value, int kind, int mask,
-                         const T *restrict mask_z, T *out)
+/* out = R / (z + stabilizer); mask +1 or −1: zero unless mask_z has that sign. */
+static void NAME(divide)(long n, const T *R, const T *z, T value, int kind, int mask, const T *mask_z, T *out)
 {
-    if (kind == 0)
-        for (long j = 0; j < n; j++) out[j] = R[j] / (z[j] + (z[j] >= 0 ? value : -value));
-    else
-        for (long j = 0; j < n; j++) out[j] = R[j] / (z[j] + (z[j] == 0 ? value : 0));
-    if (mask > 0)
-        for (long j = 0; j < n; j++) out[j] = mask_z[j] > 0 ? out[j] : 0;
-    if (mask < 0)
-        for (long j = 0; j < n; j++) out[j] = mask_z[j] < 0 ? out[j] : 0;
+    const NAME(v) zero = {0};
+    for (long j = 0; j < n; j += VL) {
+        NAME(v) s = NAME(stable)(NAME(some)(R + j, n - j), NAME(some)(z + j, n - j), value, kind);
+        if (mask) {
+            NAME(v) m = NAME(some)(mask_z + j, n - j);
+            s = mask > 0 ? WHERE(m > zero, s, zero) : WHERE(m < zero, s, zero);
+        }
+        NAME(put)(out + j, s, n - j);
+    }
+}
+
+/* Light passes, one row of channels at a time. */
+
+/* The largest so far of a window's taps, and which tap it was: the first of equals. */
+static void NAME(largest)(long n, const T *x, T tap, T *restrict out, T *restrict winner)
+{
+    for (long j = 0; j < n; j++) {
+        int better = x[j] > out[j];
+        winner[j] = better ? tap : winner[j];
+        out[j] = better ? x[j] : out[j];
+    }
+}
+
+/* out += relevance where the winner is this tap. */
+static void NAME(won)(long n, const T *relevance, const T *winner, T tap, T *restrict out)
+{
+    for (long j = 0; j < n; j++)
+        out[j] = out[j] + (winner[j] == tap ? relevance[j] : 0);
+}
+
+static void NAME(add)(long n, const T *x, T *out)
+{
+    for (long j = 0; j < n; j++)
+        out[j] = out[j] + x[j];
+}
+
+static void NAME(relu)(long n, const T *x, T *out)
+{
+    for (long j = 0; j < n; j++)
+        out[j] = x[j] > 0 ? x[j] : 0;
 }
 
 /* Whether every value is finite: x · 0 is 0 for a finite x and NaN for any other. */
@@ -459,11 +588,13 @@ static int NAME(finite)(long n, const T *x)
 
 static const NAME(kernels_t) NAME(kernels) = {
     sizeof(T) == 4 ? VBYTES / 4 : VBYTES / 8, PANEL,
-    NAME(block), NAME(deep), NAME(load), NAME(gather), NAME(lane), NAME(combine), NAME(share), NAME(shallow),
-    NAME(divide), NAME(finite), NAME(tf32),
+    NAME(block), NAME(deep), NAME(load), NAME(pack), NAME(gather), NAME(lane), NAME(outputs), NAME(shares),
+    NAME(shallow), NAME(divide), NAME(finite), NAME(largest), NAME(won), NAME(add), NAME(relu),
 };
 
 #undef VL
+#undef WHERE
+#undef FOR_VECTORS
 #undef TILE
 #undef ENTRY
 #undef PANEL
