@@ -17,6 +17,7 @@ from . import composites, layers, plot, rules
 from .engine.analyzer import Analyzer, Explanation, redistribute
 from .engine.balance import Balance, Conservation
 from .engine.innvestigate import create_analyzer
+from .engine.threads import get_num_threads, set_num_threads
 from .errors import (
     AmplificationWarning,
     DeviceError,
@@ -56,10 +57,12 @@ __all__ = [
     "from_keras",
     "from_layers",
     "from_sklearn",
+    "get_num_threads",
     "layers",
     "load",
     "model_wo_softmax",
     "plot",
     "redistribute",
     "rules",
+    "set_num_threads",
 ]

@@ -16,7 +16,8 @@ import numpy as np
 
 from . import __version__, options, plot, table
 from .batch import NORMALIZATIONS, explain_file, open_array
-from .engine.inputs import PRECISIONS, check_threads
+from .engine.inputs import PRECISIONS
+from .engine.threads import get_num_threads
 from .engine.plan import describe
 from .errors import InputError, LrpfastError
 from .model.graph import Model
@@ -401,7 +402,7 @@ def _info(arguments: argparse.Namespace) -> None:
     print(f"devices    {device.name} (this version has no other)")
     for key, value in device.describe().items():
         print(f"           {key}: {value}")
-    print(f"threads    {check_threads(None)} (all that this process may use)")
+    print(f"threads    {get_num_threads()}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

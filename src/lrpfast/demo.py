@@ -18,7 +18,7 @@ import numpy as np
 
 from .engine.balance import Conservation
 from .engine.innvestigate import create_analyzer
-from .engine.inputs import check_threads
+from .engine.threads import check_threads, get_num_threads
 from .kernels import backend
 from .model.graph import Model
 from .output import check_target, replacing
@@ -134,7 +134,7 @@ def run(output: str, threads: int | None = None) -> None:
         relevances = {f"{c.label} | {precision}": c.relevance[precision] for c in cells for precision in PRECISIONS}
         np.savez(file, inputs=x, **relevances)  # type: ignore[arg-type]
     count = len(cells) * len(PRECISIONS) * SAMPLES
-    isa, used = backend().describe()["instruction set"], check_threads(threads)
+    isa, used = backend().describe()["instruction set"], check_threads(threads) or get_num_threads()
     print(
         f"{count:,} explanations in {seconds:.3g} s, {count / seconds:,.0f} a second "
         f"(cpu, {isa}, {used} {'thread' if used == 1 else 'threads'})."

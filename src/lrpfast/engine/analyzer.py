@@ -21,10 +21,11 @@ from ..rules.composites import Assignment, Composite
 from ..rules.rule import Pass, Rule
 from .balance import Conservation, layer_balance, make_conservation
 from .execute import begin_at, chunks, run
-from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range, check_threads
+from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
 from .ports import Ports
+from .threads import check_threads, get_num_threads
 
 #: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
 MAX_VARIANTS = 8
@@ -111,7 +112,8 @@ class Analyzer:
     precision : {"float32", "float64", "tf32"}
         "tf32" rounds both operands of every contraction to 10 mantissa bits.
     threads : int, optional
-        All cores this process may use when None. Results do not depend on it.
+        Those of `lrpfast.set_num_threads` when None: as ``LRPFAST_NUM_THREADS`` says, or all cores this process
+        may use. Results do not depend on it.
     memory : int, optional
         Bytes that the threads' workspaces may take together.
     mask_nan : bool
@@ -331,7 +333,7 @@ class Analyzer:
             x,
             out,
             first=first,
-            threads=self._threads,
+            threads=self._threads or get_num_threads(),
             memory=self._memory,
             start=start,
             keep=keep,

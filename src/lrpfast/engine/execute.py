@@ -12,10 +12,11 @@ import numpy as np
 from ..errors import SampleError
 from ..kernels import DEFAULT_START, Compiled, Fault, Start, backend
 from ..model.graph import Model
-from .inputs import PRECISIONS, check_precision, check_threads
+from .inputs import PRECISIONS, check_precision
 from .lower import lower_forward
 from .plan import make_plan
 from .ports import Ports
+from .threads import check_threads, get_num_threads
 
 #: Input and output bytes handled between two looks at the interpreter's signals, so
 #: that Ctrl-C is heard and that inputs to be cast are cast a piece at a time.
@@ -103,7 +104,7 @@ def predict(
     """`Model.predict`: compiles the forward pass once per model and precision."""
     dtype_name, tf32 = check_precision(precision)
     dtype = np.dtype(dtype_name)
-    count = check_threads(threads)
+    count = check_threads(threads) or get_num_threads()
     programs = _predictors.setdefault(model, {})
     shapes = tuple(np.shape(a)[1:] for a in (x if len(model.inputs) > 1 else [x])) if model.is_open else ()
     known = programs.get((precision, device, shapes))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError, InputError, ShapeError
+from ..errors import InputError, ShapeError
 from ..kernels import Start
 
 PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
@@ -21,15 +20,6 @@ def check_precision(precision: Any) -> tuple[str, bool]:
         return PRECISIONS[precision]
     except (KeyError, TypeError):
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}") from None
-
-
-def check_threads(threads: Any) -> int:
-    """A thread count; None is every core this process may use."""
-    if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
-        raise DeviceError(f"threads must be a whole number of at least 1, or None for all cores, not {threads!r}")
-    return int(threads)
 
 
 def check_flag(value: Any, what: str) -> bool:

@@ -113,6 +113,7 @@ class Lowering:
         self.z: dict[int, int] = {}  # its z, bias included, where it is kept
         self.activation: dict[int, int] = {}  # the ReLU above it
         self.own: dict[tuple[int, int], int] = {}  # denominators of its groups
+        self.taken: dict[tuple, Any] = {}  # parts of weights
         self.traces: list[LayerTrace] = []
         self.fused = self._fused()
 
@@ -300,8 +301,23 @@ class Lowering:
     ) -> Term:
         """One contraction forwards, over the j-th of the layer's inputs."""
         assert source is not None
-        weights = step.operator.weights(j, weight, of, step.gamma, self.dtype, False)
-        return Term(source, weights, part, accumulator, step.operator.geometry(False, weight))
+        weights, sign = self.weights(step, j, weight, of, False)
+        return Term(source, weights, part, accumulator, step.operator.geometry(False, weight), sign)
+
+    def weights(
+        self, step: LinearPlan, j: int, part: str, of: str, backward: bool, spread: bool = False
+    ) -> tuple[Any, int]:
+        """A part of the weights for the j-th input, and their sign; the same array whenever it is asked for."""
+        op = step.operator
+        sign = op.sign(part, of)
+        part = "w" if sign else part
+        key = (step.output, j, part, of, backward, spread)
+        if key not in self.taken:
+            if spread:
+                self.taken[key] = op.spread_weights(j, part, of, step.gamma, self.dtype)
+            else:
+                self.taken[key] = op.weights(j, part, of, step.gamma, self.dtype, backward)
+        return self.taken[key], sign
 
     def contract(self, step: LinearPlan, terms: tuple[Term, ...], outputs: tuple[Output, ...]) -> None:
         op = step.operator
@@ -487,14 +503,16 @@ class Lowering:
     def redistribute(self, step: LinearPlan, groups: Sequence[Divide], r: int, j: int, x: int) -> int:
         """The layer's contraction backwards, from the s of its groups to its j-th input."""
         op = step.operator
+        assert self.backend is not None
+        spread = op.spreads(self.backend.spread_columns)
         terms = []
         for t in step.back:
             source = groups[t.group].out if groups else r
             of = "kernel" if t.of == "kernel" else "bias"
-            weights = op.weights(j, t.weight, of, step.gamma, self.dtype, True)
+            weights, sign = self.weights(step, j, t.weight, of, True, spread)
             if t.of == "bias/n":
                 source, weights = self.divided_bias(step, source, weights)
-            terms.append(Term(source, weights, "x", t.accumulator, op.geometry(True, t.weight)))
+            terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not spread, t.weight), sign))
         shares = []
         for s in step.shares:
             key = {"x-low": "low", "x-high": "high"}.get(s.part)
@@ -502,7 +520,7 @@ class Lowering:
         out = self.buffer(self.sizes[x])
         diagonal = op.kind == "diagonal"
         self.backward.append(
-            Redistribute(tuple(terms), tuple(shares), x, out, op.rows, diagonal=diagonal, tf32=op.tf32)
+            Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, spread)
         )
         return out
 

@@ -39,6 +39,10 @@ from ..model.layers.window import pads, trim
 from ..rules.rule import WEIGHT_PARTS
 
 Fixed = tuple[int, ...]
+#: Taps times channels that one row may spread to.
+SPREAD_WIDTH = 512
+#: Weight parts that kernels take by sign while they load weights.
+_SIGNS = {"w+": 1, "w-": -1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,24 +254,20 @@ class Operator:
         assert self.bias is not None
         return WEIGHT_PARTS[part](self.bias.astype(dtype), gamma)
 
+    def sign(self, part: str, of: str) -> int:
+        """+1 or -1 for a weight part that kernels take by sign while they load weights, else 0."""
+        return _SIGNS.get(part, 0) if of == "kernel" and self.kind != "diagonal" else 0
+
     def weights(
         self, source: int, part: str, of: str, gamma: float, dtype: np.dtype, backward: bool
     ) -> np.ndarray | tuple[np.ndarray, ...]:
-        """A weight part as a `Term` takes it, computed once.
+        """A weight part as a `Term` takes it, the kernel's own array where it can be.
 
         ``of`` is "kernel", or "bias" for the bias written into every connection.
         """
-        key = (source, part, of, gamma, dtype.name, backward)
-        if key not in self._cache:
-            self._cache[key] = self._weights(source, part, of, gamma, dtype, backward)
-        return self._cache[key]
-
-    def _weights(
-        self, source: int, part: str, of: str, gamma: float, dtype: np.dtype, backward: bool
-    ) -> np.ndarray | tuple[np.ndarray, ...]:
         kernel = self.kernels[source]
         if of == "kernel":
-            array = WEIGHT_PARTS[part](kernel.astype(dtype), gamma)
+            array = WEIGHT_PARTS[part](kernel.astype(dtype, copy=False), gamma)
         else:
             bias = self.layer_bias(part, gamma, dtype)
             if self.kind == "diagonal":
@@ -290,6 +290,20 @@ class Operator:
             array = array.swapaxes(-1, -2)
         taken = (array[which].swapaxes(0, 1) for which in used)  # (groups, taps, K, N)
         return tuple(t.reshape(t.shape[0], -1, t.shape[3]) for t in taken)
+
+    def spreads(self, most: int) -> bool:
+        """Whether so few channels are on the input's side that a `Redistribute` had better spread."""
+        if self.taps is None or self.kind != "dense" or self.kernels[0].shape[1] > 1 or self.columns > most:
+            return False
+        geometry, used = self._forward
+        taps = len(self.kernels[0])
+        return len(geometry.regions) == 1 and len(used[0]) == taps and taps * self.columns <= SPREAD_WIDTH
+
+    def spread_weights(self, source: int, part: str, of: str, gamma: float, dtype: np.dtype) -> np.ndarray:
+        """Weights as `Redistribute.spread` takes them, shape (out channels, taps · channels)."""
+        (matrix,) = self.weights(source, part, of, gamma, dtype, False)
+        depth = self.kernels[source].shape[2]
+        return matrix[0].reshape(-1, depth, matrix.shape[2]).transpose(2, 0, 1).reshape(matrix.shape[2], -1)
 
     def _spread_bias(self, bias: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         """The bias shaped to be broadcast over a kernel."""

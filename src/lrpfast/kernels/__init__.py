@@ -72,6 +72,8 @@ class Backend(Protocol):
     """What the engine needs of a device."""
 
     name: str
+    #: outputs of at most this many channels are redistributed to by `Redistribute.spread`
+    spread_columns: int
 
     def compile(self, program: Program) -> Compiled: ...
 

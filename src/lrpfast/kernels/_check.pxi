@@ -35,11 +35,15 @@ def check_contraction(operation, sizes):
     require(terms and rows > 0, operation, "no terms or no rows")
     backward = hasattr(operation, "shares")
     size = sizes[operation.out if backward else operation.outputs[0].buffer]
+    spread = backward and operation.spread
     require(size % rows == 0, operation, f"{size} values are not {rows} rows")
     width, geometry = size // rows, terms[0].geometry
     shape = None
     for term in terms:
         require((term.geometry is None) == (geometry is None), operation, "all terms have a geometry or none has")
+        if spread:
+            check_spread(term, geometry, operation, sizes, width)
+            continue
         depth, weights = sizes[term.source], term.weights
         if geometry is not None:
             if term.geometry is not geometry:
@@ -85,6 +89,20 @@ def check_contraction(operation, sizes):
         require(len(output.coefficients) <= sums, operation, "more coefficients than sums")
         require(output.constant is None or np.size(output.constant) in (width, size), operation,
                 "a constant has a value for each column, or for each row's")
+
+
+def check_spread(term, geometry, operation, sizes, width):
+    require(geometry is not None and term.geometry is geometry and len(geometry.regions) == 1, operation,
+            "all terms share a geometry of one region")
+    source_rows, taps = int(np.prod(geometry.out)), int(np.prod([np.shape(a.index)[1] for a in geometry.regions[0].axes]))
+    require(int(np.prod(geometry.source)) == operation.rows and not operation.diagonal, operation,
+            "rows do not fill the output grid")
+    require(np.array_equal(np.concatenate([a.positions for a in geometry.regions[0].axes]),
+                           np.concatenate([np.arange(n) for n in geometry.out])), operation, "rows are in order")
+    require(sizes[term.source] % source_rows == 0, operation, "a source does not fill its grid")
+    require(term.part == "x" and taps * width <= COLUMNS, operation, "too many taps, or a part of the source")
+    require(np.shape(term.weights) == (sizes[term.source] // source_rows, taps * width), operation,
+            f"weights of shape {np.shape(term.weights)} do not fit")
 
 
 def check_divide(operation, sizes, size):

@@ -364,6 +364,52 @@ cdef int contract_lanes(const Code* code, const Operation* op, char** base, int 
     return FINE if fine else NOT_FINITE
 
 
+# Outputs of few channels: each source row adds, through all taps at once, to the rows that they name.
+
+cdef void add_taps(const Code* code, const Operation* op, const Geometry* geometry, const Place* p, const real* made,
+                   real* total) noexcept nogil:
+    """What one source row makes, (taps, channels), added to a sample's sums; neighbouring taps are one run."""
+    cdef const Axis* axes = &geometry.regions[0].axes[0]
+    cdef const int64_t* a = axes[0].index + p.axis[0] * axes[0].taps
+    cdef const int64_t* b = axes[1].index + p.axis[1] * axes[1].taps
+    cdef const int64_t* c = axes[2].index + p.axis[2] * axes[2].taps
+    cdef long taps = axes[2].taps, i, j, k, run
+    for i in range(axes[0].taps):
+        for j in range(axes[1].taps):
+            k = 0
+            while k < taps and a[i] >= 0 and b[j] >= 0:
+                run = 1
+                if c[k] >= 0:
+                    while k + run < taps and c[k + run] == c[k] + run:
+                        run += 1
+                    k_add(code, run * op.width, made + ((i * axes[1].taps + j) * taps + k) * op.width,
+                          total + ((a[i] * geometry.source[1] + b[j]) * geometry.source[2] + c[k]) * op.width)
+                k += run
+
+
+cdef int spread(const Code* code, const Operation* op, char** base, long samples, real* sums) noexcept nogil:
+    """A whole redistribution of that kind; a sample's sums are in the table."""
+    cdef const Geometry* geometry = op.geometry
+    cdef const Region* region = &geometry.regions[0]
+    cdef long size = code.size[op.writes[0]], s, m0, rows, i, at, nowhere = 0
+    cdef real* total = sums + code.sums
+    cdef Place p
+    cdef int a, fine = 1
+    for s in range(samples):
+        memset(total, 0, op.sums * op.finish_plane * sizeof(real))
+        p = place_of(region, 0)
+        for m0 from 0 <= m0 < region.rows by op.pass_rows:
+            rows = min(op.pass_rows, region.rows - m0)
+            accumulate(code, op, base, s * region.rows + m0, rows, 0, op.columns, sums)
+            for i in range(rows):
+                for a in range(op.sums):
+                    add_taps(code, op, geometry, &p, sums + a * op.plane + i * op.ld, total + a * op.finish_plane)
+                next_place(region, &p)
+        at = s * size
+        fine &= finish(code, op, base, 1, &at, &nowhere, 0, size, total)
+    return FINE if fine else NOT_FINITE
+
+
 # Pieces, and all of them.
 
 cdef inline long regions_of(const Operation* op) noexcept nogil:
@@ -389,6 +435,8 @@ cdef int contract(const Code* code, const Operation* op, char** base, long sampl
     cdef int fault = FINE, found
     if op.shallow:
         return redistribute_shallow(code, op, base, samples, sums)
+    if op.spread:
+        return spread(code, op, base, samples, sums)
     for r in range(regions_of(op)):
         total = rows_of(op, r, samples)
         for m0 from 0 <= m0 < total by op.pass_rows:
@@ -400,6 +448,47 @@ cdef int contract(const Code* code, const Operation* op, char** base, long sampl
                     return found
                 fault = found if found else fault
     return fault
+
+
+cdef inline int divisible(const Operation* op) noexcept nogil:
+    """Whether an operation has pieces; of any other a sample is one."""
+    return (op.kind == CONTRACT or op.kind == REDISTRIBUTE) and not op.shallow and not op.spread
+
+
+cdef long count_pieces(const Operation* op, long samples, long columns) noexcept nogil:
+    cdef long r, rows = 0, all_columns = op.width if op.diagonal else op.columns
+    if not divisible(op):
+        return samples
+    for r in range(regions_of(op)):
+        rows += (rows_of(op, r, samples) + op.pass_rows - 1) // op.pass_rows
+    return rows * ((all_columns + columns - 1) // columns)
+
+
+cdef long columns_of_piece(const Operation* op, long samples, int threads) noexcept nogil:
+    """Columns of a piece such that no thread waits long for the last of them; the sums are the same whatever it is."""
+    cdef long least = op.lanes * op.panel, columns = op.pass_columns
+    while divisible(op) and not op.diagonal and columns > least and count_pieces(op, samples, columns) < 16 * threads:
+        columns = ceil_to(columns // 2, least)
+    return columns
+
+
+cdef int contract_numbered(const Code* code, const Operation* op, char** base, long samples, long index, long columns,
+                           real* sums) noexcept nogil:
+    """The index-th piece of an operation that has pieces of so many columns."""
+    cdef long all_columns = op.width if op.diagonal else op.columns
+    cdef long across = (all_columns + columns - 1) // columns, n0 = index % across * columns, row = index // across
+    cdef long r = 0, total, count
+    while True:
+        total = rows_of(op, r, samples)
+        count = (total + op.pass_rows - 1) // op.pass_rows
+        if row < count:
+            break
+        row -= count
+        r += 1
+    row *= op.pass_rows
+    count = min(op.pass_rows, total - row)
+    columns = min(columns, all_columns - n0)
+    return contract_piece(code, op, base, r, row, count, n0, columns, sums)
 
 
 # Products of two operands that both depend on the input: one is packed for every sample.

@@ -160,6 +160,8 @@ cdef struct Operation:
     long lanes, panel
     long pass_rows, pass_columns    # of one piece of work: its accumulators fit in the cache
     long ld, plane              # from a row of accumulators to the next, from an accumulator to the next
+    long finish_plane           # the same of the sums that are finished
+    int spread
     int tf32
     int diagonal
     const Geometry* geometry    # where output rows lie: the first term's
@@ -218,6 +220,14 @@ cdef struct Job:
     int* fault                  # per slot: the fault of the lowest sample seen
     long* fault_at
 
+cdef struct Team:               # one operation on one micro-batch, shared by threads
+    const Job* job
+    const Operation* op
+    char** base
+    long first, samples
+    int which
+    long columns                # of a piece
+
 
 # One thin line per kernel, so that the loops below are written once for both dtypes.
 
@@ -271,9 +281,9 @@ cdef inline int k_outputs(const Code* k, const Operation* op, void* const* buffe
 cdef inline int k_shares(const Code* k, const Operation* op, void* const* buffers, long rows, const long* at,
                          const long* place, long n0, long n, const real* sums) noexcept nogil:
     if real is float:
-        return k.f32.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
+        return k.f32.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.finish_plane, op.ld)
     else:
-        return k.f64_kernels.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
+        return k.f64_kernels.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.finish_plane, op.ld)
 
 cdef inline int k_shallow(const Code* k, int shares, long m, long d, const real* a, long lda, const real* b,
                           const real* b2, long n, const real* x, real low, real high, real* out, long ld) noexcept nogil:

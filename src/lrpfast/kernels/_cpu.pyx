@@ -150,20 +150,38 @@ cdef int examine(const Code* code, const real* x, long n) noexcept nogil:
     return FINE
 
 
+cdef inline char** bases(const Job* job, int slot) noexcept nogil:
+    """A thread's own table of buffers, at the end of its workspace."""
+    return <char**>(job.workspace + (slot + 1) * job.workspace_bytes) - job.code.buffers
+
+
+cdef void set_bases(const Job* job, char** base, long first, char* buffers) noexcept nogil:
+    """Where every buffer lies for a micro-batch that begins at sample ``first``."""
+    cdef const Code* code = job.code
+    cdef long b, itemsize = 8 if code.f64 else 4
+    for b in range(code.buffers):
+        if job.outside[b] != NULL:
+            base[b] = job.outside[b] + first * code.size[b] * itemsize
+        else:
+            base[b] = buffers + code.offset[b] * job.micro * itemsize
+
+
+cdef void note_fault(const Job* job, int slot, int fault, long first) noexcept nogil:
+    if fault and (not job.fault[slot] or first < job.fault_at[slot]):
+        job.fault[slot] = fault
+        job.fault_at[slot] = first
+
+
+# Apart: every thread takes whole micro-batches, each through the whole program.
+
 cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nogil:
     cdef const Code* code = job.code
     cdef long first = index * job.micro
     cdef long samples = min(job.micro, job.samples - first)
-    cdef char* workspace = job.workspace + slot * job.workspace_bytes
-    cdef real* sums = <real*>workspace
-    cdef real* buffers = sums + code.scratch
-    cdef char** base = <char**>(workspace + job.workspace_bytes) - code.buffers
-    cdef int b, t, which, fault
-    for b in range(code.buffers):
-        if job.outside[b] != NULL:
-            base[b] = job.outside[b] + first * code.size[b] * sizeof(real)
-        else:
-            base[b] = <char*>(buffers + code.offset[b] * job.micro)
+    cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
+    cdef char** base = bases(job, slot)
+    cdef int t, which, fault
+    set_bases(job, base, first, <char*>(sums + code.scratch))
     fault = examine(code, <const real*>base[0], samples * code.size[0])
     if not fault:
         for t in range(code.forward_count):
@@ -180,9 +198,7 @@ cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nog
                 fault = step(job, &code.operations[t], base, first, samples, which, sums)
                 if fault:
                     break
-    if fault and (not job.fault[slot] or first < job.fault_at[slot]):
-        job.fault[slot] = fault
-        job.fault_at[slot] = first
+    note_fault(job, slot, fault, first)
 
 
 cdef void task_f32(void* job, long index, int slot) noexcept nogil:
@@ -190,6 +206,77 @@ cdef void task_f32(void* job, long index, int slot) noexcept nogil:
 
 cdef void task_f64(void* job, long index, int slot) noexcept nogil:
     micro_batch(<Job*>job, index, slot, <double*>NULL)
+
+
+# Together: all threads share every operation of one micro-batch, for samples that are few or large.
+
+cdef void team_piece(Team* team, long index, int slot, real* unused) noexcept nogil:
+    cdef const Job* job = team.job
+    cdef const Code* code = job.code
+    cdef const Operation* op = team.op
+    cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
+    cdef char** base = team.base
+    cdef long b
+    cdef int fault
+    if divisible(op):
+        fault = contract_numbered(code, op, base, team.samples, index, team.columns, sums)
+    else:
+        base = bases(job, slot)
+        for b in range(code.buffers):
+            base[b] = team.base[b] + index * code.size[b] * sizeof(real)
+        fault = step(job, op, base, team.first + index, 1, team.which, sums)
+    note_fault(job, slot, fault, team.first)
+
+
+cdef void piece_f32(void* team, long index, int slot) noexcept nogil:
+    team_piece(<Team*>team, index, slot, <float*>NULL)
+
+cdef void piece_f64(void* team, long index, int slot) noexcept nogil:
+    team_piece(<Team*>team, index, slot, <double*>NULL)
+
+
+cdef int share_operation(Team* team, int threads) noexcept nogil:
+    """One operation by all threads; returns the first fault that any of them noted, or FINE."""
+    cdef int slot
+    cdef const Job* job = team.job
+    team.columns = columns_of_piece(team.op, team.samples, threads)
+    lrpfast_pool_run(piece_f64 if job.code.f64 else piece_f32, team, count_pieces(team.op, team.samples, team.columns),
+                     threads)
+    for slot in range(threads):
+        if job.fault[slot]:
+            return job.fault[slot]
+    return FINE
+
+
+cdef void run_together(Job* job, char** base, char* buffers, int threads) noexcept nogil:
+    """The whole batch, a micro-batch after the other; stops at the first fault."""
+    cdef const Code* code = job.code
+    cdef Team team
+    cdef int t, which, fault
+    team.job, team.base, team.first = job, base, 0
+    while team.first < job.samples:
+        team.samples, team.which = min(job.micro, job.samples - team.first), 0
+        set_bases(job, base, team.first, buffers)
+        if code.f64:
+            fault = examine(code, <const double*>base[0], team.samples * code.size[0])
+        else:
+            fault = examine(code, <const float*>base[0], team.samples * code.size[0])
+        note_fault(job, 0, fault, team.first)
+        if fault:
+            return
+        for t in range(code.forward_count):
+            team.op = &code.operations[t]
+            if share_operation(&team, threads):
+                return
+        for which in range(job.targets_count):
+            team.which = which
+            if which:
+                base[code.result] += job.samples * code.size[code.result] * (8 if code.f64 else 4)
+            for t in range(code.forward_count, code.forward_count + code.backward_count):
+                team.op = &code.operations[t]
+                if share_operation(&team, threads):
+                    return
+        team.first += job.micro
 
 
 cdef class Workspace:
@@ -295,6 +382,8 @@ cdef class Executable:
         if op.kind == DOT or op.kind == DOT_BACK:
             most = op.n if op.kind == DOT_BACK else op.k
             return (most * ceil_to(op.columns, op.lanes) + (op.m * most if op.flag else 0)) * self.itemsize
+        if op.spread:
+            return op.sums * op.finish_plane * self.itemsize
         if op.geometry == NULL or op.diagonal:
             return 0
         for t in range(op.terms_count):
@@ -302,9 +391,13 @@ cdef class Executable:
                 most = max(most, op.terms[t].geometry.regions[r].taps)
         return ROWS * most * <long>sizeof(int64_t)
 
-    cpdef long workspace_bytes(self, long micro):
-        """Bytes that one thread needs for micro-batches of that size."""
-        return (self.code.scratch + self.code.width * micro) * self.itemsize
+    cpdef long scratch_bytes(self):
+        """Bytes that each thread needs, whatever the micro-batch."""
+        return ceil_to(self.code.scratch * self.itemsize + self.code.buffers * <long>sizeof(char*), 64)
+
+    cpdef long sample_bytes(self):
+        """Bytes that a micro-batch needs for each of its samples."""
+        return self.code.width * self.itemsize
 
     cdef void* zeros(self, long nbytes) except NULL:
         """Zeroed memory that lives as long as this object."""
@@ -434,7 +527,7 @@ cdef class Executable:
         if op.diagonal:
             op.pass_columns = min(<long>COLUMNS, op.width)
         op.ld = ceil_to(op.pass_columns, full)
-        op.plane = op.pass_rows * op.ld
+        op.plane = op.finish_plane = op.pass_rows * op.ld
 
     cdef int choose_shallow(self, source, Operation* op) except -1:
         """Whether the kernel for few k and many columns can do a whole redistribution, and with which shares."""
@@ -466,6 +559,7 @@ cdef class Executable:
 
     cdef int translate_terms(self, source, Operation* op) except -1:
         cdef int i, r, t, last = 0
+        cdef long full_lanes = 16  # of the widest vectors
         cdef Term* term
         cdef size_t address
         # first, so that what is read below is sound
@@ -479,21 +573,26 @@ cdef class Executable:
         backward = op.kind == REDISTRIBUTE
         op.width = self.sizes[source.out if backward else source.outputs[0].buffer] // op.rows
         first = source.terms[0]
-        weights = first.weights if first.geometry is None else first.weights[0]
+        weights = first.weights if first.geometry is None or backward and source.spread else first.weights[0]
         op.groups = weights.shape[0] if weights.ndim == 3 else 1
-        op.columns = op.width // op.groups
+        op.spread = backward and source.spread
+        op.columns = weights.shape[1] if op.spread else op.width // op.groups
         op.depth = 0 if op.diagonal else weights.shape[weights.ndim - 2]
         if first.geometry is not None:
             op.geometry = self.geometry(first.geometry, source)
         lazy = (op.geometry == NULL and not op.diagonal and op.groups == 1 and op.depth > 16
                 and op.depth * op.columns * self.itemsize > LAZY_BYTES)
         self.choose_kernels(op, lazy)
+        if op.spread:  # a sample's sums, in the order of its values
+            op.finish_plane = ceil_to(self.sizes[source.out], full_lanes)
         for i, given in enumerate(source.terms):
             term = &op.terms[i]
             term.source, term.accumulator, term.part = given.source, given.accumulator, INPUT_PARTS.index(given.part)
             op.sums = max(op.sums, term.accumulator + 1)
             matrices = (given.weights,)
-            if given.geometry is not None:
+            if op.spread:
+                term.geometry = op.geometry
+            elif given.geometry is not None:
                 term.geometry, matrices = self.geometry(given.geometry, source), given.weights
                 term.channels = self.sizes[term.source] // term.geometry.source_rows // op.groups
             term.weights = <void**>self.zeros(len(matrices) * sizeof(void*))
@@ -637,38 +736,42 @@ cdef class Executable:
             return self.translate_divide(source, &op.divide)
         return self.translate_light(source, op)
 
-    def run(self, cnp.ndarray x, cnp.ndarray out, long samples, long micro, int threads, str mode="max",
+    def run(self, cnp.ndarray x, cnp.ndarray out, long samples, long micro, int threads, bint together, str mode="max",
             cnp.ndarray targets=None, long target_step=0, int targets_count=1, cnp.ndarray start=None, kept=None,
             window=None):
         """Run on ``samples`` rows of x into ``out``.
 
-        All arrays are C-contiguous and of the program's dtype (targets: int64);
-        the caller checks that. Returns None, or (fault, first sample of the
-        micro-batch where it happened).
+        Threads share each micro-batch (``together``) or take micro-batches of their own. All arrays
+        are C-contiguous and of the program's dtype (targets: int64); the caller checks that.
+        Returns None, or (fault, first sample of the micro-batch where it happened).
         """
         cdef Code* code = &self.code
         cdef Job job
         cdef int i, slots = max(1, threads)
         cdef long count = (samples + micro - 1) // micro if samples else 0
+        cdef long table = code.buffers * <long>sizeof(char*), shared, whole
         cdef char** outside
         cdef int faults[256]
         cdef long faults_at[256]
         cdef Workspace workspace = None
         if count == 0:
             return None
-        slots = min(slots, 256, count)
+        slots = min(slots, 256) if together else min(slots, 256, count)
         memset(faults, 0, slots * sizeof(int))
-        job.workspace_bytes = ceil_to(self.workspace_bytes(micro) + code.buffers * sizeof(char*), 64)
+        # each thread's scratch, and its buffers or everyone's; then the tables of outside and of shared addresses
+        shared = ceil_to(self.sample_bytes() * micro, 64)
+        job.workspace_bytes = self.scratch_bytes() + (0 if together else shared)
+        whole = job.workspace_bytes * slots + (shared if together else 0)
         try:
             workspace = self.spare.pop()
         except IndexError:
             pass
-        if workspace is None or workspace.nbytes < job.workspace_bytes * slots + code.buffers * <long>sizeof(char*):
+        if workspace is None or workspace.nbytes < whole + 2 * table:
             workspace = None
-            workspace = Workspace(job.workspace_bytes * slots + code.buffers * sizeof(char*))
+            workspace = Workspace(whole + 2 * table)
         job.workspace = workspace.aligned
-        outside = <char**>(workspace.aligned + job.workspace_bytes * slots)
-        memset(outside, 0, code.buffers * sizeof(char*))
+        outside = <char**>(workspace.aligned + whole)
+        memset(outside, 0, table)
         outside[0] = <char*>cnp.PyArray_DATA(x)
         outside[code.result if code.result >= 0 else code.output] = <char*>cnp.PyArray_DATA(out)
         if kept is not None:
@@ -687,7 +790,10 @@ cdef class Executable:
                 raise ValueError(f"window {window} is not part of {code.size[code.output]} outputs")
         job.fault, job.fault_at = faults, faults_at
         with nogil:
-            lrpfast_pool_run(task_f64 if code.f64 else task_f32, &job, count, slots)
+            if together:
+                run_together(&job, outside + code.buffers, job.workspace + job.workspace_bytes * slots, slots)
+            else:
+                lrpfast_pool_run(task_f64 if code.f64 else task_f32, &job, count, slots)
         self.spare.append(workspace)
         worst = None
         for i in range(slots):

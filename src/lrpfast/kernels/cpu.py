@@ -16,17 +16,23 @@ from .program import Contract, Divide, Dot, DotBack, Operation, Program, Redistr
 
 #: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
 CACHE_BYTES = 1 << 20
-#: Where one sample is larger than that, weights are reread for every few samples;
-#: this many rows, which fill tiles of 8 and of 6, keep that small beside the samples themselves.
-MINIMUM_ROWS = 24
-#: But not more of them at a time than fit in this much workspace.
-WORKSPACE_BYTES = 64 << 20
+#: What the micro-batches of all threads may take where one sample is larger than that. Where it is not
+#: enough for every thread, or there are fewer samples than threads, threads share one.
+WORKSPACE_BYTES = 512 << 20
+#: Weights of layers with one row a sample are read again for every micro-batch: it has as many samples as make
+#: so many floating-point operations for each byte (some 10 take as long, so that a fortieth of the time is lost).
+FLOPS_PER_BYTE = 400
+MOST_SAMPLES = 24
+#: Rows that keep rereading a layer's weights small beside the arithmetic; they fill tiles of 8 and of 6.
+MINIMUM_ROWS = 48
 #: Contractions with less than this part of the work do not ask for more samples.
 HEAVY = 1 / 16
 #: Rows of one tile pass: micro-batches are multiples of it where they can be.
 ROWS = 48
 #: Below this much work a second thread costs more than it saves.
 FLOPS_PER_THREAD = 1 << 20
+#: Below this much work for all threads, sharing its operations one by one does.
+FLOPS_TO_SHARE = 16 << 20
 
 
 def isa() -> int:
@@ -111,6 +117,8 @@ def work(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
             for term in operation.terms:
                 if term.geometry is None:
                     regions = [(operation.rows, term.weights)]
+                elif getattr(operation, "spread", False):
+                    regions = [(math.prod(term.geometry.out), term.weights)]
                 else:
                     rows = (math.prod(len(axis.positions) for axis in region.axes) for region in term.geometry.regions)
                     regions = list(zip(rows, term.weights, strict=True))
@@ -128,7 +136,7 @@ def flops(program: Program) -> int:
 
 
 def samples_at_once(program: Program, width: int) -> int:
-    """Samples of a micro-batch: as many as the cache holds, but enough to fill tiles where memory allows it.
+    """Samples of a micro-batch that keep both the cache's misses and the rereading of weights small.
 
     Weights are reread for every micro-batch: that is nothing beside a convolution's many
     rows a sample, but all the time of a layer with one.
@@ -136,15 +144,17 @@ def samples_at_once(program: Program, width: int) -> int:
     itemsize = np.dtype(program.dtype).itemsize
     result = program.output if program.result is None else program.result
     cached = CACHE_BYTES // max(1, (width + program.sizes[0] + program.sizes[result]) * itemsize)
-    least: dict[int, int] = {}
+    by_rows: dict[int, int] = {}
     for operation in (*program.forward, *program.backward):
         if not getattr(operation, "diagonal", False):
             for flop, rows in work(operation, program.sizes):
-                least[rows] = least.get(rows, 0) + flop
-    total = sum(least.values())
-    fewest = min((rows for rows, flop in least.items() if rows and flop >= HEAVY * total), default=1)
-    wanted = min(-(-MINIMUM_ROWS // fewest), WORKSPACE_BYTES // max(1, width * itemsize))
-    return max(1, wanted, cached // ROWS * ROWS)
+                by_rows[rows] = by_rows.get(rows, 0) + flop
+    total = sum(by_rows.values())
+    if width * itemsize > CACHE_BYTES:
+        weights = by_rows.get(1, 0) // 2 * itemsize
+        return min(MOST_SAMPLES, 1 + FLOPS_PER_BYTE * weights // max(1, total))
+    fewest = min((rows for rows, flop in by_rows.items() if rows and flop >= HEAVY * total), default=1)
+    return max(1, -(-MINIMUM_ROWS // fewest), cached // ROWS * ROWS)
 
 
 class CompiledProgram:
@@ -167,18 +177,32 @@ class CompiledProgram:
         keep: dict[int, np.ndarray] | None = None,
     ) -> Fault | None:
         samples = len(x)
-        micro = self._micro
         if threads > 1:
-            threads = min(threads, 1 + samples * self._flops // FLOPS_PER_THREAD)
+            threads = max(1, min(threads, 1 + samples * self._flops // FLOPS_PER_THREAD))
+        sample = max(1, self._executable.sample_bytes())
+        micro, most = self._micro, max(1, WORKSPACE_BYTES // sample)
+        large = sample > CACHE_BYTES
+        few = samples < threads * (micro if large else 1) and samples * self._flops >= FLOPS_TO_SHARE
+        together = threads > 1 and (few or (large and threads * micro > most))
+        if large:
+            micro = min(most, MOST_SAMPLES if together else micro)
         if memory is not None:
-            fixed, one = self._executable.workspace_bytes(0), self._executable.workspace_bytes(1)
-            if memory < one:
-                raise InputError(f"memory={memory:,} bytes is too little: one sample needs {one:,}")
-            threads = min(threads, memory // one)
-            micro = min(micro, (memory // threads - fixed) // max(1, one - fixed))
-        if samples < micro * threads:  # a share for every thread
-            micro = max(1, -(-samples // threads))
-        return self._run(x, out, samples, micro, threads, start, keep)
+            threads, micro = self._within(memory, threads, micro, together)
+        if samples:  # as many in every micro-batch, and a share for every thread
+            shares = 1 if together else threads
+            micro = -(-samples // max(shares, -(-samples // micro)))
+        return self._run(x, out, samples, micro, threads, together, start, keep)
+
+    def _within(self, memory: int, threads: int, micro: int, together: bool) -> tuple[int, int]:
+        """Threads, and samples of a micro-batch, that a byte budget allows."""
+        thread, sample = self._executable.scratch_bytes(), self._executable.sample_bytes()
+        if memory < thread + sample:
+            raise InputError(f"memory={memory:,} bytes is too little: one sample needs {thread + sample:,}")
+        if together:
+            threads = min(threads, (memory - sample) // thread)
+            return threads, min(micro, (memory - threads * thread) // max(1, sample))
+        threads = min(threads, memory // (thread + sample))
+        return threads, min(micro, (memory // threads - thread) // max(1, sample))
 
     def _run(
         self,
@@ -187,6 +211,7 @@ class CompiledProgram:
         samples: int,
         micro: int,
         threads: int,
+        together: bool,
         start: Start,
         keep: dict[int, np.ndarray] | None,
     ) -> Fault | None:
@@ -196,6 +221,7 @@ class CompiledProgram:
             samples,
             micro,
             threads,
+            together,
             start.mode,
             start.targets,
             start.step,
@@ -207,7 +233,7 @@ class CompiledProgram:
         if fault is None:
             return None
         if micro > 1:  # sample by sample, to name the one
-            return self._run(x, out, samples, 1, 1, start, keep)
+            return self._run(x, out, samples, 1, 1, False, start, keep)
         return Fault(*fault)
 
 
@@ -215,6 +241,7 @@ class CpuBackend:
     """Compiled kernels on this machine's processor."""
 
     name = "cpu"
+    spread_columns = 4
 
     def __init__(self) -> None:
         self._isa = isa()

@@ -156,6 +156,11 @@ class Redistribute:
 
     Terms, ``diagonal`` and ``tf32`` are as in `Contract`. ``divide`` holds what the layer
     below divides by; its ``relevance`` and ``out`` are this operation's own output.
+
+    With ``spread``, rows of the source add to rows of ``out``, instead of the other way round: of a term's one-region
+    geometry ``out`` is the source's grid and ``source`` the output's, and its weights of shape (K, taps · N) make for
+    each tap what is added to the row it names, source row after source row. For outputs of so few channels that
+    sums over taps would leave vectors empty; `Backend.spread_columns` says how few.
     """
 
     terms: tuple[Term, ...]
@@ -166,6 +171,7 @@ class Redistribute:
     divide: Divide | None = None
     diagonal: bool = False
     tf32: bool = True
+    spread: bool = False
 
 
 @dataclass(frozen=True, eq=False)

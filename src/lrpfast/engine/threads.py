@@ -1,0 +1,83 @@
+"""How many threads a run takes, unless its caller says."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ..errors import DeviceError
+
+VARIABLE = "LRPFAST_NUM_THREADS"
+
+_wanted: int | None = None  # what set_num_threads asked for
+_found: int | None = None  # what this process may use, looked up once
+
+
+def _forget() -> None:
+    global _found
+    _found = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)  # a worker may be bound to other cores
+
+
+def check_threads(threads: Any) -> int | None:
+    """A thread count as the caller gave it; None stands for `get_num_threads` at the time of the run."""
+    if threads is None:
+        return None
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
+        raise DeviceError(f"threads must be a whole number of at least 1, or None for all cores, not {threads!r}")
+    return int(threads)
+
+
+def set_num_threads(threads: int | None) -> None:
+    """Set how many threads runs take that do not say ``threads=`` themselves.
+
+    Results do not depend on it.
+
+    Parameters
+    ----------
+    threads : int or None
+        None goes back to the environment variable ``LRPFAST_NUM_THREADS``, or, where it is not set,
+        to every core this process may use.
+
+    Raises
+    ------
+    DeviceError
+        For anything but a whole number of at least 1.
+    """
+    global _wanted
+    _wanted = check_threads(threads)
+    _forget()
+
+
+def get_num_threads() -> int:
+    """How many threads a run takes that does not say ``threads=`` itself.
+
+    Raises
+    ------
+    DeviceError
+        When ``LRPFAST_NUM_THREADS`` is not a whole number of at least 1.
+    """
+    global _found
+    if _wanted is not None:
+        return _wanted
+    if _found is None:
+        _found = _from_environment() or _cores()
+    return _found
+
+
+def _from_environment() -> int | None:
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise DeviceError(f"{VARIABLE}={text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
