@@ -208,6 +208,35 @@ static void NAME(load)(long n, const T *x, int part, int tf32, T *out)
         for (long j = 0; j < n; j++) out[j] = NAME(tf32)(out[j]);
 }
 
+typedef T NAME(four) __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+
+/* A transpose, 16 of depth at a time: lines that are read stay in the cache till they are used up. */
+static void NAME(turn)(long depth, long width, const T *w, long row_step, long column_step, T *restrict out, long ld)
+{
+    for (long k0 = 0; k0 < depth; k0 += 16) {
+        long end = k0 + 16 < depth ? k0 + 16 : depth, j = 0;
+        if (row_step == 1 && end == k0 + 16)
+            for (; j + 4 <= width; j += 4) {
+                const T *a = w + j * column_step, *b = a + column_step, *c = b + column_step, *d = c + column_step;
+                __builtin_prefetch(a + k0 + 64);
+                __builtin_prefetch(b + k0 + 64);
+                __builtin_prefetch(c + k0 + 64);
+                __builtin_prefetch(d + k0 + 64);
+                UNROLL
+                for (int k = 0; k < 16; k += 4) {
+                    NAME(four) p = *(const NAME(four) *)(a + k0 + k), q = *(const NAME(four) *)(b + k0 + k);
+                    NAME(four) r = *(const NAME(four) *)(c + k0 + k), s = *(const NAME(four) *)(d + k0 + k);
+                    UNROLL
+                    for (int l = 0; l < 4; l++)
+                        *(NAME(four) *)(out + (k0 + k + l) * ld + j) = (NAME(four)){p[l], q[l], r[l], s[l]};
+                }
+            }
+        for (; j < width; j++)
+            for (long k = k0; k < end; k++)
+                out[k * ld + j] = w[k * row_step + j * column_step];
+    }
+}
+
 /* w, element (k, n) at k * row_step + n * column_step, as panels for `block`, padded with zeros. Sign +1 takes w+,
  * −1 takes w−: clamping costs nothing here. */
 static void NAME(pack)(long depth, long columns, const T *w, long row_step, long column_step, int sign, int tf32,
@@ -224,10 +253,7 @@ static void NAME(pack)(long depth, long columns, const T *w, long row_step, long
                 for (long j = 0; j < width; j++)
                     out[k * padded + j] = w[k * row_step + n0 + j];
         else
-            for (long k0 = 0; k0 < depth; k0 += 16) /* lines that are read stay in the cache till they are used up */
-                for (long j = 0; j < width; j++)
-                    for (long k = k0; k < k0 + 16 && k < depth; k++)
-                        out[k * padded + j] = w[k * row_step + (n0 + j) * column_step];
+            NAME(turn)(depth, width, w + n0 * column_step, row_step, column_step, out, padded);
         NAME(load)(depth * padded, out, sign > 0 ? 1 : sign < 0 ? 2 : 0, tf32, out);
         out += depth * padded;
     }
