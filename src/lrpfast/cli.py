@@ -17,8 +17,8 @@ import numpy as np
 from . import __version__, options, plot, table
 from .batch import NORMALIZATIONS, explain_file, open_array
 from .engine.inputs import PRECISIONS
-from .engine.threads import get_num_threads
 from .engine.plan import describe
+from .engine.threads import get_num_threads
 from .errors import InputError, LrpfastError
 from .model.graph import Model
 from .model.layers import Activation

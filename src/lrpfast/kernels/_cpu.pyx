@@ -344,7 +344,7 @@ cdef class Executable:
             if i < code.forward_count and type(operation).__name__ in OVERFLOWS:
                 op.checked = op.writes[0]
             code.sums = max(code.sums, op.sums * op.plane)
-            blocks = max(blocks, (ROWS + (op.lanes * op.panel if self.is_lazy(op) else 0)) * DEPTH)
+            blocks = max(blocks, (ROWS + (FEW_COLUMNS if self.is_lazy(op) else 0)) * DEPTH)
             code.tables = max(code.tables, ceil_to(self.table_bytes(op) // self.itemsize, 16))
         self.placed = {}
         code.scratch = code.sums + code.tables + blocks
