@@ -1,0 +1,382 @@
+"""docs/performance.md from the readings of `report`: tables, pictures, and the notes that are written by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pictures
+from cases import CASES, PEERS, Case
+from limits import named
+
+NOTES = Path(__file__).with_name("performance_notes.md")
+NAMES = {
+    "lrpfast": "lrpfast", "zennit": "zennit", "captum": "captum", "innvestigate": "iNNvestigate",
+    "forward": "PyTorch forward", "numpy": "NumPy",
+}  # fmt: skip
+MIB = 1 << 20
+
+Found = dict[str, Any]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; says so where there is nothing to show."""
+    rows = list(rows)
+    if not rows:
+        return "*Not measured.*"
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def milliseconds(seconds: float) -> str:
+    return number(1000 * seconds)
+
+
+def ratio(value: float) -> str:
+    return f"{number(value)}×" if value < 100 else f"{value:,.0f}×"
+
+
+def mark(reached: bool) -> str:
+    return "✓" if reached else "✗"
+
+
+class Entry:
+    """The readings of a case."""
+
+    def __init__(self, entry: Found) -> None:
+        self.entry = entry
+        self.readings: dict[tuple[str, str], Found] = {(r["tool"], r["way"]): r for r in entry.get("readings", [])}
+
+    def seconds(self, tool: str, way: str = "") -> float | None:
+        """The median of a call."""
+        reading = self.readings.get((tool, way))
+        return median(reading["seconds"]) if reading else None
+
+    def per_sample(self, tool: str, way: str = "") -> float | None:
+        seconds = self.seconds(tool, way)
+        return None if seconds is None else seconds / self.readings[tool, way]["samples"]
+
+    def best(self, tool: str) -> float | None:
+        """Seconds for a sample in the best of a tool's ways, its own conventions, new arrays."""
+        ways = [w for t, w in self.readings if t == tool and (not w or w.endswith("a call")) and w != "1 a call"]
+        return min((value for way in ways if (value := self.per_sample(tool, way)) is not None), default=None)
+
+    def ours(self, peer: str) -> tuple[float | None, float | None]:
+        """lrpfast's seconds under the peer's conventions, and under its own (zennit's)."""
+        own = self.seconds("lrpfast")
+        as_peer = self.seconds("lrpfast", f"as {peer}")
+        return (own if as_peer is None else as_peer), own
+
+
+def limit_cell(case: Case, entry: Entry, limits: dict[str, float], threads: int) -> str:
+    """How near a case is to the machine's limit, and whether that was the target."""
+    target, own = case.target, entry.seconds("lrpfast")
+    if own is None:
+        return "–"
+    if target.of == "seconds":
+        assert target.limit is not None
+        return f"{1e6 * own:.1f} µs (< {1e6 * target.limit:.0f} µs) {mark(own < target.limit)}"
+    if target.of == "bandwidth":
+        existing = entry.seconds("lrpfast", "into an array")
+        part = entry.entry["bytes"] / limits[named("bandwidth", threads)] / (existing or own)
+    else:
+        part = entry.entry["flops"] / limits[named("float32 peak", threads)] / own
+    if target.limit is None:
+        return f"{part:.0%}"
+    return f"{part:.0%} (≥ {target.limit:.0%}) {mark(part >= target.limit)}"
+
+
+def peer_cell(case: Case, entry: Entry, peer: str) -> str:
+    """A peer's median over lrpfast's under the same conventions, and whether it reaches the target.
+
+    Where lrpfast's own conventions take longer than the peer's, that ratio stands in parentheses and counts.
+    """
+    wanted = case.target.ratios.get(peer)
+    theirs = entry.seconds(peer)
+    if wanted is None:
+        return "–"
+    if theirs is None:
+        return "not measured"
+    same, own = entry.ours(peer)
+    assert same and own
+    ratios = [theirs / same]
+    text = ratio(ratios[0])
+    if case.sizes:  # the tool's best batch against ours
+        best, mine = entry.best(peer), entry.best("lrpfast")
+        assert best and mine
+        ratios.append(best / mine)
+        text = f"whole {text}, best batches {ratio(ratios[-1])}"
+        if peer == "innvestigate":  # the target speaks of the best batches
+            ratios = ratios[1:]
+    elif same != own:
+        ratios.append(theirs / own)
+        text += f" ({ratio(ratios[-1])})"
+    text += f", target {wanted:g}× {mark(min(ratios) >= wanted)}"
+    single = case.target.single.get(peer)
+    alone, mine = entry.per_sample(peer, "1 a call"), entry.best("lrpfast")
+    if single and alone and mine:
+        text += f"; one at a time {ratio(alone / mine)}, target {single:g}× {mark(alone / mine >= single)}"
+    return text
+
+
+def forward_cell(case: Case, entry: Entry) -> str:
+    theirs, own = entry.seconds("forward"), entry.seconds("lrpfast")
+    if theirs is None or own is None:
+        return "–"
+    return ratio(theirs / own) + (f" {mark(theirs > own)}" if case.target.forward else "")
+
+
+def targets(found: Found) -> str:
+    """The targets beside what was measured."""
+    header = ["case", "part of the limit (target)", *(NAMES[p] for p in PEERS), NAMES["forward"]]
+    rows = []
+    for case in CASES:
+        if case.key not in found["models"]:
+            continue
+        entry = Entry(found["models"][case.key])
+        if "error" in entry.entry:
+            rows.append([case.title, entry.entry["error"], *[""] * 4])
+            continue
+        peers = [peer_cell(case, entry, peer) for peer in PEERS]
+        limit = limit_cell(case, entry, found["limits"], found["threads"])
+        rows.append([case.title, limit, *peers, forward_cell(case, entry)])
+    return table(header, rows)
+
+
+def _quartiles(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+    return f"{milliseconds(low)} to {milliseconds(high)}"
+
+
+def medians(found: Found) -> str:
+    """Milliseconds of a call."""
+    header = ["case", "lrpfast", "its middle half", "zennit", "captum", "iNNvestigate", "PyTorch forward",
+              "difference"]  # fmt: skip
+    rows = []
+    for case in CASES:
+        entry = Entry(found["models"].get(case.key, {}))
+        own = entry.readings.get(("lrpfast", ""))
+        if own is None:
+            continue
+        cells = [entry.seconds(tool) for tool in (*PEERS, "forward")]
+        apart = max(entry.entry["agreement"].values(), default=None)
+        rows.append([
+            case.title, milliseconds(median(own["seconds"])), _quartiles(own["seconds"]),
+            *("–" if cell is None else milliseconds(cell) for cell in cells), "–" if apart is None else f"{apart:.0e}",
+        ])  # fmt: skip
+    return table(header, rows)
+
+
+def ways(found: Found) -> str:
+    """Cases that are explained in several ways: microseconds a sample."""
+    parts = []
+    for case in CASES:
+        entry = Entry(found["models"].get(case.key, {}))
+        if not case.sizes or not entry.readings:
+            continue
+        names = dict.fromkeys(way for _, way in entry.readings if not way.startswith("as "))
+        tools = [tool for tool in ("lrpfast", *PEERS) if (tool, "") in entry.readings]
+        rows = []
+        for way in sorted(names, key=lambda w: ("call" in w, int(w.split()[0]) if "call" in w else 0)):
+            cells = [entry.per_sample(tool, way) for tool in tools]
+            rows.append([way or "all in one call", *("–" if c is None else number(1e6 * c) for c in cells)])
+        parts.append(f"{case.title}, microseconds a sample:\n\n" + table(["", *(NAMES[t] for t in tools)], rows))
+    return "\n\n".join(parts)
+
+
+def conventions(found: Found) -> str:
+    """lrpfast under other conventions than zennit's, where the time differs."""
+    lines = []
+    for case in CASES:
+        entry = Entry(found["models"].get(case.key, {}))
+        own = entry.seconds("lrpfast")
+        for peer in PEERS:
+            same = entry.seconds("lrpfast", f"as {peer}")
+            if own and same:
+                lines.append(f"- {case.title}: {milliseconds(same)} ms as {NAMES[peer]} has it, "
+                             f"{milliseconds(own)} ms as zennit has it")  # fmt: skip
+    head = "Where a peer's conventions ask lrpfast for another amount of work:"
+    return "\n".join([head, "", *lines, ""]) if lines else ""
+
+
+def memory(found: Found) -> str:
+    """Peaks beside times."""
+    rows = []
+    for case in CASES:
+        entry = Entry(found["models"].get(case.key, {}))
+        for tool, peak in found["memory"].get(case.key, {}).get("tools", {}).items():
+            if isinstance(peak, str):
+                continue
+            seconds = entry.seconds(tool)
+            above = peak["peak_anonymous"] - peak["before_anonymous"]
+            rows.append([
+                case.title, NAMES[tool], "–" if seconds is None else milliseconds(seconds),
+                *(f"{value / MIB:,.0f}" for value in (peak["peak"], peak["peak_anonymous"], above)),
+            ])  # fmt: skip
+    header = ["case", "tool", "median, ms", "peak, MiB", "of it anonymous, MiB", "the call's own, MiB"]
+    text = table(header, rows)
+    file = found["memory"].get("file")
+    if file:
+        text += (
+            f"\n\n`lrpfast explain` on a file of {file['samples']:,} × {file['features']:,} float32 samples "
+            f"({file['bytes'] / 1e9:.1f} GB), to a file: {file['anonymous'] / MIB:.0f} MiB of anonymous memory above "
+            f"the {file['imported'] / MIB:.0f} MiB of the imports, {file['resident'] / MIB:.0f} MiB with the files' "
+            f"own pages, {file['seconds']:.1f} s, most of it reading and writing."
+        )
+    return text
+
+
+def busy(found: Found) -> str:
+    """Medians without and with spinning processes."""
+    rows = []
+    for case in CASES:
+        entry = found["busy"].get(case.key)
+        for tool in entry["idle"] if entry and "idle" in entry else ():
+            idle, loaded = median(entry["idle"][tool]), median(entry["busy"][tool])
+            rows.append([case.title, NAMES[tool], milliseconds(idle), milliseconds(loaded), ratio(loaded / idle)])
+    return table(["case", "tool", "idle, ms", "busy, ms", "slower by"], rows)
+
+
+def kernels(found: Found) -> str:
+    """lrpfast's rate on single layers, and NumPy's time over ours."""
+    entries = [entry for entry in found["kernels"].values() if "readings" in entry]
+
+    def cell(entry: Found | None) -> str:
+        if entry is None:
+            return "–"
+        own = median(entry["readings"]["lrpfast"])
+        peak = found["limits"].get(named(f"{entry['dtype']} peak", entry["threads"]))
+        text = f"{entry['flops'] / own / 1e9:.0f}"
+        if peak and not entry["isa"]:
+            text += f" ({entry['flops'] / own / peak:.0%})"
+        theirs = entry["readings"].get("numpy")
+        return text + (f", {ratio(median(theirs) / own)}" if theirs else "")
+
+    plain = [e for e in entries if (e["dtype"], e["isa"], e["threads"]) == ("float32", "", 1)]
+    rules = list(dict.fromkeys(e["rule"] for e in plain))
+    by_rule = {(e["layer"], e["rule"]): e for e in plain}
+    rows = [
+        [layer, *(cell(by_rule.get((layer, rule))) for rule in rules)] for layer in dict.fromkeys(k[0] for k in by_rule)
+    ]
+    text = "One thread, float32:\n\n" + table(["layer", *rules], rows)
+    special = {(e["rule"], e["layer"]) for e in entries if e not in plain}
+    rest = [e for e in entries if (e["rule"], e["layer"]) in special]
+    sets = [isa for isa in dict.fromkeys(e["isa"] for e in rest) if isa]
+    by_set = {(e["rule"], e["layer"], e["dtype"], e["threads"], e["isa"]): e for e in rest}
+    rows = [
+        [f"{k[0]}, {k[1]}", k[2], str(k[3]), *(cell(by_set.get((*k, isa))) for isa in (*sets, ""))]
+        for k in sorted({key[:4] for key in by_set})
+    ]
+    return text + "\n\n" + table(["case", "dtype", "threads", *sets, "best"], rows)
+
+
+def origin(found: Found) -> str:
+    """Machine, versions, limits, and the session."""
+    facts = [f"- {name}: {value}" for name, value in found["machine"].items() if value]
+    facts.append("- " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    unset = found["unset"]
+    shown = ", ".join(f"`{key}={value}`" for key, value in sorted(unset.items()))
+    if "OPENBLAS_CORETYPE" not in unset:
+        facts.append("- `OPENBLAS_CORETYPE` was not set")
+    if shown:
+        facts.append(f"- taken out of the environment for the run: {shown}")
+    limits = [
+        [name, f"{value / 1e9:,.0f} {'GFLOP/s' if 'peak' in name else 'GB/s'}"]
+        for name, value in found["limits"].items()
+    ]
+    sessions = {e["session"] for part in ("models", "batches", "busy", "kernels") for e in found[part].values()}
+    when = f"Measured in one session, {found['session']}."
+    if len(sessions) > 1:
+        when = f"Measured in {len(sessions)} sessions, the last one {found['session']}; each row in one."
+    return "\n".join(facts) + "\n\n" + table(["limit", "measured"], limits) + "\n\n" + when
+
+
+TEXT = """# Performance
+
+Written by `bench/report.py`; `bench/README.md` says how to repeat it.{warning}
+
+{notes}
+
+## Targets
+
+Two threads, float32. *Part of the limit* is the floating-point operations of `Analyzer.plan()` over the processor's
+measured peak of fused multiply-adds, over the median time (for the wide network: bytes of input and relevance over the
+measured bandwidth, into an array that exists). The other columns are a tool's median over lrpfast's in the same run:
+how many times as long it takes. Results are compared first, under each tool's own conventions; a ratio in parentheses
+is against lrpfast under zennit's conventions, where these ask for more work. The lower ratio decides the mark.
+
+{targets}
+
+![how many times as long the other tools take](images/performance_cases.png)
+
+## Times
+
+Medians in milliseconds; the tools take turns, so that the machine's drift meets all alike. *Difference* is the largest
+between lrpfast and a peer under the same conventions: Σ|difference| over Σ|relevance| of a sample.
+
+{medians}
+
+{ways}
+{conventions}
+![time per sample against batch size](images/performance_batches.png)
+
+## Memory
+
+Peak resident memory of a process while it explains once, weights and libraries included; and by how much its
+anonymous memory grows during the call, the result included.
+
+{memory}
+
+## Busy cores
+
+The same calls with two processes beside them that keep both cores busy: twice as long is what fair shares of the
+cores come to.
+
+{busy}
+
+## Kernels
+
+One layer forwards and backwards, inputs of both signs: GFLOP/s, in parentheses the part of the peak, and how many times
+as long NumPy takes for the same matrix products (convolutions unfolded) with as many threads.
+
+{kernels}
+
+## Where the figures come from
+
+{origin}
+"""
+
+
+def write(found: Found, path: Path) -> None:
+    """The document, and its pictures in the folder ``images`` beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = path.parent / "images"
+    images.mkdir(exist_ok=True)
+    pictures.cases(found, images / "performance_cases.png")
+    pictures.batches(found, images / "performance_batches.png")
+    warning = "\n\n**Small sizes, one reading: these figures mean nothing.**" if found["small"] else ""
+    text = TEXT.format(
+        warning=warning,
+        notes=NOTES.read_text(encoding="utf-8").strip(),
+        targets=targets(found),
+        medians=medians(found),
+        ways=ways(found),
+        conventions=conventions(found),
+        memory=memory(found),
+        busy=busy(found),
+        kernels=kernels(found),
+        origin=origin(found),
+    )
+    path.write_text(text, encoding="utf-8")
