@@ -11,6 +11,7 @@ from typing import Any
 import pictures
 from cases import CASES, PEERS, Case
 from limits import named
+from timing import STEADY
 
 NOTES = Path(__file__).with_name("performance_notes.md")
 NAMES = {
@@ -89,15 +90,26 @@ def limit_cell(case: Case, entry: Entry, limits: dict[str, float], threads: int)
         return f"{1e6 * own:.1f} µs (< {1e6 * target.limit:.0f} µs) {mark(own < target.limit)}"
     if target.of == "bandwidth":
         existing = entry.seconds("lrpfast", "into an array")
-        part = entry.entry["bytes"] / limits[named("bandwidth", threads)] / (existing or own)
-    else:
-        part = entry.entry["flops"] / limits[named("float32 peak", threads)] / own
+        own = existing or own
+    part = floor(case, entry, limits, threads) / own
     if target.limit is None:
         return f"{part:.0%}"
     return f"{part:.0%} (≥ {target.limit:.0%}) {mark(part >= target.limit)}"
 
 
-def peer_cell(case: Case, entry: Entry, peer: str) -> str:
+def floor(case: Case, entry: Entry, limits: dict[str, float], threads: int) -> float:
+    """Seconds that a case would take at the machine's limit, with nothing lost to anything else."""
+    if case.target.of == "bandwidth":
+        return float(entry.entry["bytes"] / limits[named("bandwidth", threads)])
+    return float(entry.entry["flops"] / limits[named("float32 peak", threads)])
+
+
+def verdict(reached: bool, theirs: float, least: float) -> str:
+    """A mark; beside a target that is missed, the ratio there would be at the machine's limit."""
+    return mark(reached) if reached else f"{mark(reached)} (at the limit {ratio(theirs / least)})"
+
+
+def peer_cell(case: Case, entry: Entry, peer: str, least: float) -> str:
     """A peer's median over lrpfast's under the same conventions, and whether it reaches the target.
 
     Where lrpfast's own conventions take longer than the peer's, that ratio stands in parentheses and counts.
@@ -122,7 +134,7 @@ def peer_cell(case: Case, entry: Entry, peer: str) -> str:
     elif same != own:
         ratios.append(theirs / own)
         text += f" ({ratio(ratios[-1])})"
-    text += f", target {wanted:g}× {mark(min(ratios) >= wanted)}"
+    text += f", target {wanted:g}× {verdict(min(ratios) >= wanted, theirs, least)}"
     single = case.target.single.get(peer)
     alone, mine = entry.per_sample(peer, "1 a call"), entry.best("lrpfast")
     if single and alone and mine:
@@ -130,11 +142,11 @@ def peer_cell(case: Case, entry: Entry, peer: str) -> str:
     return text
 
 
-def forward_cell(case: Case, entry: Entry) -> str:
+def forward_cell(case: Case, entry: Entry, least: float) -> str:
     theirs, own = entry.seconds("forward"), entry.seconds("lrpfast")
     if theirs is None or own is None:
         return "–"
-    return ratio(theirs / own) + (f" {mark(theirs > own)}" if case.target.forward else "")
+    return ratio(theirs / own) + (f" {verdict(theirs > own, theirs, least)}" if case.target.forward else "")
 
 
 def targets(found: Found) -> str:
@@ -148,9 +160,10 @@ def targets(found: Found) -> str:
         if "error" in entry.entry:
             rows.append([case.title, entry.entry["error"], *[""] * 4])
             continue
-        peers = [peer_cell(case, entry, peer) for peer in PEERS]
+        least = floor(case, entry, found["limits"], found["threads"])
+        peers = [peer_cell(case, entry, peer, least) for peer in PEERS]
         limit = limit_cell(case, entry, found["limits"], found["threads"])
-        rows.append([case.title, limit, *peers, forward_cell(case, entry)])
+        rows.append([case.title, limit, *peers, forward_cell(case, entry, least)])
     return table(header, rows)
 
 
@@ -300,7 +313,18 @@ def origin(found: Found) -> str:
     when = f"Measured in one session, {found['session']}."
     if len(sessions) > 1:
         when = f"Measured in {len(sessions)} sessions, the last one {found['session']}; each row in one."
-    return "\n".join(facts) + "\n\n" + table(["limit", "measured"], limits) + "\n\n" + when
+    return "\n".join(facts) + "\n\n" + table(["limit", "measured"], limits) + "\n\n" + slowed(found) + when
+
+
+def slowed(found: Found) -> str:
+    """How often the machine was not at its full speed."""
+    entries = [e for part in ("models", "batches", "kernels") for e in found[part].values()]
+    again, kept = (sum(e.get(key, 0) for e in entries) for key in ("again", "kept"))
+    return (
+        f"A virtual machine is slowed by its host at times. Before and after each reading the rate of multiply-adds is "
+        f"taken; where it was below {STEADY:.0%} of the highest seen, the reading was taken again: {again} times. "
+        f"{kept} readings were kept although it stayed so.\n\n"
+    )
 
 
 TEXT = """# Performance
@@ -315,7 +339,8 @@ Two threads, float32. *Part of the limit* is the floating-point operations of `A
 measured peak of fused multiply-adds, over the median time (for the wide network: bytes of input and relevance over the
 measured bandwidth, into an array that exists). The other columns are a tool's median over lrpfast's in the same run:
 how many times as long it takes. Results are compared first, under each tool's own conventions; a ratio in parentheses
-is against lrpfast under zennit's conventions, where these ask for more work. The lower ratio decides the mark.
+is against lrpfast under zennit's conventions, where these ask for more work. The lower ratio decides the mark. *At the
+limit* is what a missed ratio would be if lrpfast's matrix products ran at the measured peak and all else took no time.
 
 {targets}
 

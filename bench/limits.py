@@ -68,6 +68,19 @@ def peak(dtype: str = "float32", threads: int = THREADS, seconds: float = 0.1) -
     return threads * flops / _fastest(lambda _: run(passes), threads)
 
 
+def quick_rate(threads: int = THREADS) -> Callable[[], float]:
+    """A function that takes a few milliseconds to tell the present rate of multiply-adds, of all threads together."""
+    run = _library().fma_float32
+    pool = ThreadPoolExecutor(threads)
+
+    def rate() -> float:
+        begin = time.perf_counter()
+        list(pool.map(run, [100_000] * threads))
+        return threads / (time.perf_counter() - begin)
+
+    return rate
+
+
 def bandwidth(threads: int = THREADS, size: int = STREAM, writes: bool = True) -> float:
     """Bytes a second that are read (and written) where every float is read once (and one written).
 

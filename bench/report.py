@@ -28,7 +28,7 @@ import machine
 import memory
 from cases import CASES, Case, opened
 from conventions import THREADS
-from timing import interleaved
+from timing import Gauge, interleaved
 from tool import Timer
 
 ROOT = Path(__file__).parents[1]
@@ -58,12 +58,16 @@ class Report:
             unset=unset, threads=THREADS, rounds=self.rounds, small=self.small, limits={},
         )  # fmt: skip
         self.found["versions"].update(machine.versions())
+        self.gauge = None if self.small else Gauge(limits.quick_rate())
 
     def wanted(self, key: str) -> bool:
         return fnmatch(key, self.options.cases)
 
     def keep(self, part: str, key: str, entry: Any) -> None:
         """Take up an entry and write the file."""
+        if self.gauge:  # how many readings of this entry were taken again, or kept all the same, for a slow machine
+            entry = {**entry, "again": self.gauge.again, "kept": self.gauge.kept}
+            self.gauge.again = self.gauge.kept = 0
         self.found[part][key] = entry
         write_json(self.options.json, self.found)
 
@@ -92,7 +96,7 @@ class Report:
     def _model(self, case: Case) -> dict[str, Any]:
         with opened(case, self.small, self.tools) as it:
             clocks = {f"{t.tool}|{t.way}": t.timer for t in it.timed}
-            seconds = interleaved(clocks, self.rounds, self.seconds)
+            seconds = interleaved(clocks, self.rounds, self.seconds, self.gauge)
             self.found["versions"].update(it.versions)
             readings = [
                 {"tool": t.tool, "way": t.way, "samples": t.samples, "seconds": seconds[f"{t.tool}|{t.way}"]}
@@ -110,7 +114,7 @@ class Report:
         with opened(case, self.small, self.tools) as it:
             sizes = [size for size in SIZES if size <= len(it.x)]
             clocks = {f"{tool.name}|{n}": tool.timer(n, n) for tool in it.tools for n in sizes}
-            return {"readings": interleaved(clocks, min(self.rounds, 7), self.seconds / 4)}
+            return {"readings": interleaved(clocks, min(self.rounds, 7), self.seconds / 4, self.gauge)}
 
     def busy(self) -> None:
         """With and without two processes that spin."""
@@ -147,7 +151,7 @@ class Report:
             with kernels.numpy_threads(case.threads) as limited:
                 if limited and not case.isa:
                     clocks["numpy"] = Timer(theirs)
-                readings = interleaved(clocks, min(self.rounds, 7), self.seconds / 12)
+                readings = interleaved(clocks, min(self.rounds, 7), self.seconds / 12, self.gauge)
             entry = {"session": self.session, "flops": flops, "difference": difference, "readings": readings}
             fields = {name: getattr(case, name) for name in ("rule", "layer", "dtype", "isa", "threads")}
             self.keep("kernels", case.key, {**entry, **fields})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 #: A reading is the mean of as many calls as take about this long.
 READING = 0.02
@@ -14,8 +15,42 @@ PAUSE = 0.01
 #: Readings of the slowest tool.
 LEAST = 3
 
+#: Virtual machines are slowed by their host at times, to a tenth even. The machine's rate of multiply-adds is taken
+#: before and after each reading; below this part of the highest seen, one waits, or reads again.
+STEADY = 0.85
+PATIENCE = 40.0
+RETRIES = 3
+
 #: Seconds of a call, the mean of ``number`` of them.
 Clock = Callable[[int], float]
+
+
+@dataclass
+class Gauge:
+    """Tells whether the machine runs at its full speed; ``rate`` measures that in any unit."""
+
+    rate: Callable[[], float]
+    best: float = 0.0
+    again: int = 0  # readings that were taken again
+    kept: int = 0  # readings that were kept although the machine was slow
+
+    def steady(self) -> bool:
+        now = self.rate()
+        self.best = max(self.best, now)
+        return now >= STEADY * self.best
+
+    def read(self, clock: Clock, number: int) -> float:
+        """A reading between two moments at which the machine was not slowed, if that can be had."""
+        for _ in range(RETRIES):
+            begin = time.monotonic()
+            while not self.steady() and time.monotonic() - begin < PATIENCE:
+                time.sleep(0.1)
+            seconds = clock(number)
+            if self.steady():
+                return seconds
+            self.again += 1
+        self.kept += 1
+        return seconds
 
 
 def calibrated(clock: Clock) -> tuple[float, int]:
@@ -26,7 +61,9 @@ def calibrated(clock: Clock) -> tuple[float, int]:
     return first, max(1, round(READING / first))
 
 
-def interleaved(clocks: Mapping[str, Clock], rounds: int, seconds: float) -> dict[str, list[float]]:
+def interleaved(
+    clocks: Mapping[str, Clock], rounds: int, seconds: float, gauge: Gauge | None = None
+) -> dict[str, list[float]]:
     """Readings of every clock, in rounds; a tool that would take longer than ``seconds`` sits out some of them.
 
     It has at least three readings, or ``rounds`` where that is less, spread over the rounds.
@@ -37,13 +74,14 @@ def interleaved(clocks: Mapping[str, Clock], rounds: int, seconds: float) -> dic
     for name, clock in clocks.items():
         time.sleep(PAUSE)
         first, numbers[name] = calibrated(clock)
-        readings[name] = [first] if first >= SLOW else []
+        readings[name] = [first] if first >= SLOW and gauge is None else []
         wanted = min(rounds, max(LEAST, int(seconds / (first * numbers[name]))))
         turns[name] = max(1, wanted - len(readings[name]))
+    read = gauge.read if gauge else (lambda clock, number: clock(number))
     most = max(turns.values())
     for i in range(most):
         for name, clock in clocks.items():
             if (i + 1) * turns[name] // most > i * turns[name] // most:
                 time.sleep(PAUSE)
-                readings[name].append(clock(numbers[name]))
+                readings[name].append(read(clock, numbers[name]))
     return readings

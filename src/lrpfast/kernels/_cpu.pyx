@@ -424,7 +424,7 @@ cdef class Executable:
         kept = self.placed.get(key)
         if kept is not None:
             return kept[0]
-        array = np.asarray(weights, dtype=np.float64 if self.code.f64 else np.float32)
+        array = np.require(weights, np.float64 if self.code.f64 else np.float32, "A")
         if array.ndim == 2:
             array = array[None]
         cdef long groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
@@ -450,7 +450,7 @@ cdef class Executable:
 
     cdef int keep_lazy(self, given, Term* term) except -1:
         """Large weights as they are: packed a block at a time while in use, and not kept twice."""
-        array = np.asarray(given.weights, dtype=np.float64 if self.code.f64 else np.float32)
+        array = np.require(given.weights, np.float64 if self.code.f64 else np.float32, "A")
         self.held.append(array)
         term.lazy = 1
         term.row_step, term.column_step = array.strides[0] // self.itemsize, array.strides[1] // self.itemsize

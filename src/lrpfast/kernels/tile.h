@@ -355,8 +355,9 @@ static void NAME(lane)(long n, long count, int part, const T *const *x, const T 
         if (left < VL && (n) >= VL && (j -= VL - left, left = VL, 0)) {                    \
         } else
 
-static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
-                         long n0, long n, const T *sums, long plane, long ld)
+static inline __attribute__((always_inline)) int NAME(outputs_any)(
+    const int plain, const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
+    long n0, long n, const T *sums, long plane, long ld)
 {
     NAME(v) check = {0};
     for (long i = 0; i < rows; i++)
@@ -370,7 +371,9 @@ static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long row
             FOR_VECTORS(n) {
                 NAME(v) value = {0};
                 int first = 1;
-                for (int a = 0; a < f->sums; a++) {
+                if (plain)
+                    value = NAME(some)(acc + j, left);
+                for (int a = 0; !plain && a < f->sums; a++) {
                     T c = (T)output->coefficients[a];
                     if (c == 0)
                         continue;
@@ -391,11 +394,23 @@ static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long row
     return NAME(is_zero)(check);
 }
 
+static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
+                         long n0, long n, const T *sums, long plane, long ld)
+{
+    int plain = f->sums == 1;
+    for (int o = 0; o < f->outputs; o++)
+        plain &= f->output[o].coefficients[0] == 1;
+    if (plain) /* nearly always */
+        return NAME(outputs_any)(1, f, buffers, rows, at, place, n0, n, sums, plane, ld);
+    return NAME(outputs_any)(0, f, buffers, rows, at, place, n0, n, sums, plane, ld);
+}
+
 /* out = Σ_shares c · part(x) ⊙ sum, then perhaps out / (z + stabilizer); buffers are x, out, z and mask_z. Parts 0 to 2 as in load, 3 is 1,
  * 4 is x − bound; a bound is one number (step 0) or one per element (step 1). Under TF32 the difference is
  * taken after multiplying, as the reference does. */
-static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
-                        long n0, long n, const T *sums, long plane, long ld)
+static inline __attribute__((always_inline)) int NAME(shares_any)(
+    const int plain, const int divides, const lrpfast_finish *f, void *const *buffers, long rows, const long *at,
+    const long *place, long n0, long n, const T *sums, long plane, long ld)
 {
     NAME(v) check = {0};
     const NAME(v) zero = {0};
@@ -407,7 +422,9 @@ static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows
         const T *mask_z = (const T *)buffers[3] + at[i] + n0;
         FOR_VECTORS(n) {
             NAME(v) x = NAME(some)(from + j, left), total = zero;
-            for (int h = 0; h < f->shares; h++) {
+            if (plain)
+                total = x * NAME(some)(acc + f->share[0].accumulator * plane + j, left);
+            for (int h = 0; !plain && h < f->shares; h++) {
                 const lrpfast_share *share = &f->share[h];
                 NAME(v) value = NAME(some)(acc + share->accumulator * plane + j, left);
                 T c = (T)share->coefficient;
@@ -426,9 +443,9 @@ static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows
                     value = c * value;
                 total = h ? total + value : value;
             }
-            if (f->divides)
+            if (divides)
                 total = NAME(stable)(total, NAME(some)(z + j, left), (T)f->stabilizer, f->kind);
-            if (f->mask) {
+            if (!plain && f->mask) {
                 NAME(v) m = NAME(some)(mask_z + j, left);
                 total = f->mask > 0 ? WHERE(m > zero, total, zero) : WHERE(m < zero, total, zero);
             }
@@ -437,6 +454,18 @@ static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows
         }
     }
     return NAME(is_zero)(check);
+}
+
+static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
+                        long n0, long n, const T *sums, long plane, long ld)
+{
+    const lrpfast_share *share = &f->share[0];
+    if (f->shares == 1 && share->part == 0 && share->coefficient == 1 && !f->mask) { /* nearly always */
+        if (f->divides)
+            return NAME(shares_any)(1, 1, f, buffers, rows, at, place, n0, n, sums, plane, ld);
+        return NAME(shares_any)(1, 0, f, buffers, rows, at, place, n0, n, sums, plane, ld);
+    }
+    return NAME(shares_any)(0, f->divides, f, buffers, rows, at, place, n0, n, sums, plane, ld);
 }
 
 /* A whole redistribution with few k and many columns, where memory is the limit: sums
