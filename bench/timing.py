@@ -17,9 +17,11 @@ LEAST = 3
 
 #: Virtual machines are slowed by their host at times, to a tenth even. The machine's rate of multiply-adds is taken
 #: before and after each reading; below this part of the highest seen, one waits, or reads again.
-STEADY = 0.85
-PATIENCE = 40.0
+STEADY = 0.75
+PATIENCE = 20.0
 RETRIES = 3
+#: Slow moments are short; a reading of more seconds than this meets some in any case, and is not taken again.
+LONG = 5.0
 
 #: Seconds of a call, the mean of ``number`` of them.
 Clock = Callable[[int], float]
@@ -46,7 +48,7 @@ class Gauge:
             while not self.steady() and time.monotonic() - begin < PATIENCE:
                 time.sleep(0.1)
             seconds = clock(number)
-            if self.steady():
+            if self.steady() or seconds * number > LONG:
                 return seconds
             self.again += 1
         self.kept += 1

@@ -2,10 +2,11 @@
 """The CPU backend's loops: packing, micro-batches, threads, and the operations of a program.
 
 `Executable` holds a `program.Program` as C records. A run splits the batch into
-micro-batches; a thread takes one at a time through the whole program in its own
-workspace, so that activations stay in cache and memory does not grow with the
-batch. The heavy operations are in _contract.pxi and their arithmetic in tile.h, the
-light ones in _light.pxi; _check.pxi says what must hold of operations, _cpu.pxd has the records.
+micro-batches, so that memory does not grow with it. A thread takes one at a time
+through the whole program in its own workspace, so that activations stay in cache; or,
+where samples are few or large, all threads share each operation. The heavy operations
+are in _contract.pxi and their arithmetic in tile.h, the light ones in _light.pxi;
+_check.pxi says what must hold of operations, _cpu.pxd has the records.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log1p, pow, sqrt, tanh, NAN
@@ -519,7 +520,7 @@ cdef class Executable:
         op.panel = op.f64_kernels.panel if self.code.f64 else op.f32.panel
         cdef long most = COLUMNS
         op.pass_rows = ROWS
-        if op.columns <= op.lanes and op.depth > DEPTH:
+        if op.geometry == NULL and op.columns <= op.lanes and op.depth > DEPTH:
             op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
         if lazy:
             op.pass_rows, most = MOST_ROWS, FEW_COLUMNS
