@@ -116,7 +116,11 @@ def plain(network: Network) -> nn.Module:
     if any(inputs != (step,) for step, (_, inputs) in enumerate(net.steps)):
         return net
     parts = iter(net.parts)
-    return nn.Sequential(*(nn.Flatten() if kind == "flatten" else next(parts) for kind, _ in net.steps)).eval()
+    modules: list[nn.Module] = []
+    for kind, _ in net.steps:
+        modules += [] if kind == "flatten" else [next(parts)]
+        modules += [nn.Flatten()] if kind in ("flatten", "global_average_pool") else []
+    return nn.Sequential(*modules).eval()
 
 
 def channels_first(x: np.ndarray) -> torch.Tensor:
