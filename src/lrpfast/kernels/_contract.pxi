@@ -51,7 +51,7 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, long m0,
     cdef real* packed = loaded + ROWS * DEPTH
     cdef const real* pointers[ROWS]
     cdef long k0, kc, i, i0, count
-    cdef int t, last = -1, begun = 0, fine = 1
+    cdef int t, begun = 0, fine = 1
     cdef const Term* term
     cdef const real* x
     cdef const real* w

@@ -405,8 +405,8 @@ static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long row
     return NAME(outputs_any)(0, f, buffers, rows, at, place, n0, n, sums, plane, ld);
 }
 
-/* out = Σ_shares c · part(x) ⊙ sum, then perhaps out / (z + stabilizer); buffers are x, out, z and mask_z. Parts 0 to 2 as in load, 3 is 1,
- * 4 is x − bound; a bound is one number (step 0) or one per element (step 1). Under TF32 the difference is
+/* out = Σ_shares c · part(x) ⊙ sum, then perhaps out / (z + stabilizer); buffers are x, out, z and mask_z.
+ * Parts 0 to 2 as in load, 3 is 1, 4 is x − bound; a bound is one number (step 0) or one per element (step 1). Under TF32 the difference is
  * taken after multiplying, as the reference does. */
 static inline __attribute__((always_inline)) int NAME(shares_any)(
     const int plain, const int divides, const lrpfast_finish *f, void *const *buffers, long rows, const long *at,
