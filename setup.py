@@ -10,7 +10,7 @@ from setuptools import Extension, setup
 # them. What is left out (errno, traps) changes no value.
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 KERNELS = "src/lrpfast/kernels"
-DEPENDS = ("_cpu.pxd", "_check.pxi", "_contract.pxi", "_light.pxi", "compute.h", "tile.h", "pool.h")
+DEPENDS = ("_cpu.pxd", "_contract.pxi", "_light.pxi", "compute.h", "tile.h", "pool.h")
 
 setup(
     ext_modules=cythonize(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError, RuleError, ShapeError
 from ..kernels import DEFAULT_START, Start, backend
+from ..kernels.arrays import as_array, empty_like, like, to_host
 from ..model.canonize import canonize
 from ..model.graph import Graph, Model
 from ..model.layers import Dense, Embedding, Layer
@@ -20,7 +21,7 @@ from ..rules import rule as rule_module
 from ..rules.composites import Assignment, Composite
 from ..rules.rule import Pass, Rule
 from .balance import Conservation, layer_balance, make_conservation
-from .execute import begin_at, chunks, run
+from .execute import begin_at, check_place, chunks, run
 from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
@@ -108,7 +109,9 @@ class Analyzer:
         Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
     input_range : (low, high), optional
         The input's range, which lets the planner drop work; every batch is checked.
-    device : {"auto", "cpu"}
+    device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
+        "gpu" takes every GPU that works and shares large batches among them, "gpu:1" one. "auto" takes the GPUs
+        where there are any, else the CPU; `device` and the analyzer's repr say which.
     precision : {"float32", "float64", "tf32"}
         "tf32" rounds both operands of every contraction to 10 mantissa bits.
     threads : int, optional
@@ -266,13 +269,19 @@ class Analyzer:
         rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules))
         return f"<lrpfast.Analyzer of {self.model.name!r}: {rules}; {self.precision}, {self._backend.name}>"
 
-    def analyze(self, x: Any, target: Any = None, out: np.ndarray | None = None) -> np.ndarray:
+    @property
+    def device(self) -> str:
+        """What it runs on: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
+        return backend(self._device).name if self._open else self._backend.name
+
+    def analyze(self, x: Any, target: Any = None, out: Any = None) -> Any:
         """Relevance of every input feature.
 
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            Any real dtype, cast once to the precision. A list of arrays for several inputs.
+            Any real dtype, cast once to the precision. A list of arrays for several inputs. Of NumPy, or of
+            any library that speaks DLPack; CuPy's and PyTorch's may lie on a GPU.
         target : optional
             As in `Analyzer`; the analyzer's own target when None.
         out : array, optional
@@ -281,7 +290,7 @@ class Analyzer:
         Returns
         -------
         array, shaped like x; float32, or float64 under that precision
-            With k targets per sample (samples, k, *input_shape).
+            With k targets per sample (samples, k, *input_shape). CuPy's where x lies on a GPU, else NumPy's.
 
         Raises
         ------
@@ -290,25 +299,34 @@ class Analyzer:
         if self._open:
             return self.fixed(x).analyze(x, target, out)
         given = out
-        x = self._ports.pack(x)
+        x = self._packed(x)
         samples = len(x)
         start, axes = (self._plain, ()) if target is None and self._plain else self._start(x, target)
         shape = (samples, *axes, *self._ports.row)
         if out is None or self._ports.several:
-            result = np.empty(shape, self._dtype)
+            result = empty_like(shape, self._dtype, x)
         else:
             result = check_out(out, shape, self._dtype, x)
         whole = samples * self._per_sample <= 1 << 20  # a small batch is spared the slicing, a fair part of its time
-        parts = (slice(0, samples),) if whole else chunks(samples, self._per_sample * math.prod(axes))
+        parts = (slice(0, samples),) if whole else self._chunks(samples, self._per_sample * math.prod(axes))
         for part in parts:
             rows = x if whole else x[part]
             into = result if whole else result[part]
             if axes:
-                into = np.empty((*axes, *rows.shape), self._dtype)  # the run's own order: one target after another
+                into = empty_like((*axes, *rows.shape), self._dtype, x)  # the run's own order: one target after another
             self._run(self._compiled, rows, into, part.start, start if whole else begin_at(start, part))
             if axes:
                 result[part] = into.swapaxes(0, 1)
         return self._ports.unpack(result) if given is None or not self._ports.several else self._filled(result, given)
+
+    def _packed(self, x: Any) -> Any:
+        """The inputs as one array, on the host or on a GPU that the analyzer runs on."""
+        x = self._ports.pack(x)
+        check_place(x, self._backend)
+        return x
+
+    def _chunks(self, samples: int, bytes_per_sample: int) -> Any:
+        return chunks(samples, bytes_per_sample, self._backend.batch_bytes)
 
     def _filled(self, result: np.ndarray, given: Any) -> Any:
         """The caller's arrays, one for each input, with the relevance in them."""
@@ -357,8 +375,8 @@ class Analyzer:
         if self._forward is None:
             program = replace(self._lower(trace=False).program, backward=(), result=None)
             self._forward = self._backend.compile(program)
-        outputs = np.empty((len(x), *self._ports.output_row), self._dtype)
-        for part in chunks(len(x), self._per_sample):
+        outputs = empty_like((len(x), *self._ports.output_row), self._dtype, x)
+        for part in self._chunks(len(x), self._per_sample):
             self._run(self._forward, x[part], outputs[part], part.start, DEFAULT_START)
         return outputs
 
@@ -373,7 +391,7 @@ class Analyzer:
         lowered, compiled = self._trace()
         sizes = lowered.program.sizes
         kept_size = sum(sizes[b] for b in lowered.program.keep)
-        for part in chunks(len(x), self._per_sample + kept_size * self._dtype.itemsize):
+        for part in self._chunks(len(x), self._per_sample + kept_size * self._dtype.itemsize):
             rows = x[part]
             kept = {b: np.empty((len(rows), sizes[b]), self._dtype) for b in lowered.program.keep}
             relevance = np.empty(rows.shape, self._dtype)
@@ -386,7 +404,7 @@ class Analyzer:
     def explain(self, x: Any, target: Any = None, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.
 
-        The relevance is the very same as `analyze` gives, bit for bit.
+        The relevance is the very same as `analyze` gives, bit for bit; on a GPU, to rounding.
 
         Parameters
         ----------
@@ -406,8 +424,9 @@ class Analyzer:
         """
         if self._open:
             return self.fixed(x).explain(x, target, layers)
-        x = self._ports.pack(x)
-        start, axes = self._start(x, target)
+        given = self._packed(x)
+        start, axes = self._start(given, target)
+        x = to_host(given)  # what the balance is made of is looked at there
         if axes:
             raise InputError("explain takes one target per sample; call it once for each column of targets")
         lowered, _ = self._trace()
@@ -426,11 +445,11 @@ class Analyzer:
                 figure.append(layer_balance(trace, kept, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
         return Explanation(
-            self._ports.unpack(relevance),
-            self._ports.unpack_output(output),
+            self._ports.unpack(like(relevance, given)),
+            self._ports.unpack_output(like(output, given)),
             _targets(start, output),
             make_conservation(lowered.layers, joined),
-            {nodes[i].name: array for i, array in hidden.items()} if layers else None,
+            {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None,
         )
 
 
@@ -532,7 +551,7 @@ def redistribute(
     x : array, shape (samples, *input_shape)
         A list of arrays for a layer with several inputs.
     relevance : array, shape (samples, *output_shape)
-    device : {"auto", "cpu"}
+    device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
     precision : {"float32", "float64", "tf32"}, optional
         float64 for a float64 x, float32 otherwise, when None.
     threads : int, optional
@@ -548,7 +567,7 @@ def redistribute(
     """
     if not isinstance(layer, Layer):
         raise InputError(f"layer must be a layer from lrpfast.layers, not {type(layer).__name__}")
-    arrays = [np.asarray(a) for a in x] if isinstance(x, (list, tuple)) else [np.asarray(x)]
+    arrays = [as_array(a) for a in (x if isinstance(x, (list, tuple)) else [x])]
     for array in arrays:
         if array.ndim < 2 and not isinstance(layer, Embedding):
             raise ShapeError(f"x must have shape (samples, …, features), not {array.shape}")

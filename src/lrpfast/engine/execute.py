@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SampleError
-from ..kernels import DEFAULT_START, Compiled, Fault, Start, backend
+from ..errors import DeviceError, SampleError
+from ..kernels import DEFAULT_START, Backend, Compiled, Fault, Start, backend
+from ..kernels.arrays import empty_like, module_of, on_device, to_host
 from ..model.graph import Model
 from .inputs import PRECISIONS, check_precision
 from .lower import lower_forward
@@ -18,31 +19,29 @@ from .plan import make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
 
-#: Input and output bytes handled between two looks at the interpreter's signals, so
-#: that Ctrl-C is heard and that inputs to be cast are cast a piece at a time.
-CHUNK_BYTES = 64 << 20
 
+def chunks(samples: int, bytes_per_sample: int, nbytes: int) -> Iterator[slice]:
+    """The batch as slices of at most ``nbytes`` (`Backend.batch_bytes`), at least one sample each.
 
-def chunks(samples: int, bytes_per_sample: int) -> Iterator[slice]:
-    """The batch as slices of at most `CHUNK_BYTES`, at least one sample each; an empty batch is one empty slice."""
-    rows = max(1, CHUNK_BYTES // max(1, bytes_per_sample))
+    Ctrl-C is heard between them, and inputs to be cast are cast a piece at a time. An empty batch is one empty slice.
+    """
+    rows = max(1, nbytes // max(1, bytes_per_sample))
     for first in range(0, max(1, samples), rows):
         yield slice(first, min(samples, first + rows))
 
 
 def as_rows(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """C-contiguous samples in the program's dtype; a view where x already is."""
-    if x.dtype == dtype and x.flags.c_contiguous and x.flags.aligned:
-        return x
+    """C-contiguous samples in the program's dtype."""
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the run reports
-        return np.ascontiguousarray(x, dtype)
+        return module_of(x).ascontiguousarray(x, dtype)
 
 
 def raise_fault(
     fault: Fault, x: np.ndarray, first: int, precision: str, input_range: tuple[float, float] | None, mask_nan: bool
 ) -> None:
     """The error for a fault that a run found in ``x``, not yet cast, whose first row is sample ``first``."""
-    row = np.asarray(x[fault.sample])
+    row = to_host(x[fault.sample])
+    row = row.astype(np.float32) if row.dtype.kind == "V" else row  # bfloat16
 
     def error(text: str, wrong: np.ndarray | None = None) -> SampleError:
         feature = () if wrong is None else tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -79,8 +78,8 @@ def run(
     input_range: tuple[float, float] | None = None,
     mask_nan: bool = False,
 ) -> None:
-    """Cast one chunk to out's dtype and run it; raises InputError for what the run finds wrong."""
-    rows = as_rows(x, out.dtype)
+    """Cast one chunk to out's dtype, if need be, and run it; raises InputError for what the run finds wrong."""
+    rows = x if compiled.accepts(x) else as_rows(x, out.dtype)
     fault = compiled.run(rows, out, threads=threads, memory=memory, start=start, keep=keep)
     if fault is not None:
         raise_fault(fault, x, first, precision, input_range, mask_nan)
@@ -95,7 +94,16 @@ def begin_at(start: Start, part: slice) -> Start:
     return start
 
 
-_predictors: weakref.WeakKeyDictionary[Model, dict[tuple, tuple[Compiled, Ports]]] = weakref.WeakKeyDictionary()
+def check_place(x: Any, on: Backend) -> None:
+    """Inputs on a GPU need a backend that runs there."""
+    if on_device(x) and not on.takes_device_arrays:
+        raise DeviceError(
+            f"inputs are on gpu:{x.device.id}, but device is {on.name!r}: pass device='gpu', or copy them to the host"
+        )
+
+
+Predictor = tuple[Backend, Compiled, Ports]
+_predictors: weakref.WeakKeyDictionary[Model, dict[tuple, Predictor]] = weakref.WeakKeyDictionary()
 
 
 def predict(
@@ -111,11 +119,13 @@ def predict(
     if known is None:
         fixed = model.with_input_shape(*shapes) if model.is_open else model
         program = lower_forward(make_plan(fixed, None), dtype=dtype_name, tf32=tf32)
-        known = programs[precision, device, shapes] = backend(device).compile(program), Ports(fixed)
-    compiled, ports = known
+        on = backend(device)
+        known = programs[precision, device, shapes] = on, on.compile(program), Ports(fixed)
+    on, compiled, ports = known
     x = ports.pack(x)
-    out = np.empty((len(x), *ports.output_row), dtype)
+    check_place(x, on)
+    out = empty_like((len(x), *ports.output_row), dtype, x)
     per_sample = (math.prod(x.shape[1:]) + math.prod(out.shape[1:])) * dtype.itemsize
-    for part in chunks(len(x), per_sample):
+    for part in chunks(len(x), per_sample, on.batch_bytes):
         run(compiled, x[part], out[part], first=part.start, threads=count, precision=precision)
     return ports.unpack_output(out)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError, ShapeError
 from ..kernels import Start
+from ..kernels.arrays import from_device, module_of, on_device, to_host
 
 PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
 
@@ -56,8 +57,8 @@ def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(got) == len(shape) and all(n in (None, m) for n, m in zip(shape, got, strict=True))
 
 
-def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> np.ndarray:
-    """x as a NumPy array of samples of the given shape, real and not yet cast.
+def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
+    """x as an array of samples of the given shape, real and not yet cast: CuPy's where x is on a GPU, else NumPy's.
 
     Raises
     ------
@@ -66,12 +67,15 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> np.ndarray
     ShapeError
         For a wrong rank or width; says what was expected and what came.
     """
-    if not isinstance(x, np.ndarray):
+    on_gpu = from_device(x)
+    if on_gpu is not None:
+        x = on_gpu
+    elif not isinstance(x, np.ndarray):
         try:
             x = np.from_dlpack(x) if not hasattr(x, "__array__") and hasattr(x, "__dlpack__") else np.asarray(x)
         except (TypeError, ValueError, BufferError, RuntimeError) as error:
             raise InputError(f"{what} cannot be made an array: {error}") from None
-    if x.dtype.kind not in "fiub":
+    if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
         if x.dtype.kind == "O":
             raise InputError(
                 f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers"
@@ -84,17 +88,19 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> np.ndarray
     return x
 
 
-def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: np.ndarray) -> np.ndarray:
-    """The caller's output array, if relevance can be written into it."""
-    if not isinstance(out, np.ndarray):
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: Any) -> Any:
+    """The caller's output array, if relevance can be written into it: on the host, or on the GPU that x is on."""
+    if on_device(x) and not (on_device(out) and out.device.id == x.device.id):
+        raise InputError(f"out must be a CuPy array on gpu:{x.device.id}, as the inputs are, not {type(out).__name__}")
+    if not on_device(x) and not isinstance(out, np.ndarray):
         raise InputError(f"out must be a NumPy array, not {type(out).__name__}")
     if out.shape != shape:
         raise ShapeError(f"out must have shape {shape}, not {out.shape}")
     if out.dtype != dtype:
         raise InputError(f"out must have dtype {dtype}, not {out.dtype}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
+    if not out.flags.c_contiguous or not getattr(out.flags, "writeable", True):
         raise InputError("out must be C-contiguous and writeable")
-    if np.may_share_memory(out, x):
+    if module_of(x).may_share_memory(out, x):
         raise InputError("out must not share memory with the inputs")
     return out
 
@@ -154,9 +160,11 @@ def as_start(
     if callable(target):
         y = output()
         target = target(y.reshape(samples, *shape))
-        if not isinstance(target, np.ndarray) or target.dtype.kind != "f":
+        target = to_host(target)
+        if target.dtype.kind != "f":
             target = np.asarray(target, dtype=np.float64)
-    array = np.asarray(target)
+    on_gpu = from_device(target)
+    array = np.asarray(target) if on_gpu is None else to_host(on_gpu)
     if array.shape == (0,) and samples == 0:
         array = array.astype(np.int64)  # one target for each of no samples
     if array.dtype.kind in "iu":

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError, SampleError, ShapeError
 from ..kernels import Start
+from ..kernels.arrays import module_of, on_device, to_host
 from ..model.graph import Model
 from ..model.layers import Embedding
 from .inputs import as_batch
@@ -77,7 +78,7 @@ class Ports:
         """Whether there are several inputs."""
         return len(self.inputs) > 1
 
-    def pack(self, x: Any) -> np.ndarray:
+    def pack(self, x: Any) -> Any:
         """The inputs as one array of rows, checked and, where there is one input, not yet cast."""
         if not self.several:
             return self._checked(x, self.inputs[0], "inputs")
@@ -90,16 +91,19 @@ class Ports:
             counts = ", ".join(f"{p.name}: {len(a)}" for a, p in zip(arrays, self.inputs, strict=True))
             raise ShapeError(f"inputs must have as many samples each, not {counts}")
         rows = [a.reshape(len(a), p.size) for a, p in zip(arrays, self.inputs, strict=True)]
-        return np.concatenate(rows, 1, dtype=np.result_type(np.float32, *rows))
+        dtype = np.result_type(np.float32, *(r.dtype for r in rows))
+        if len({on_device(r) for r in rows}) > 1:
+            raise InputError("some inputs are on a GPU and some are not; put all where they should be used")
+        return module_of(rows[0]).concatenate([r.astype(dtype, copy=False) for r in rows], 1)
 
     @staticmethod
-    def _checked(x: Any, port: Port, what: str) -> np.ndarray:
+    def _checked(x: Any, port: Port, what: str) -> Any:
         array = as_batch(x, port.shape, what)
         if port.entries is not None:
             with np.errstate(invalid="ignore"):
                 wrong = (array != np.floor(array)) | (array < 0) | (array >= port.entries)
             if wrong.any():
-                place = tuple(int(i) for i in np.argwhere(wrong)[0])
+                place = tuple(int(i) for i in np.argwhere(to_host(wrong))[0])
                 raise SampleError(
                     f"{{where}} of {what} is {array[place]}: an embedding of {port.entries} entries takes "
                     f"whole numbers from 0 to {port.entries - 1}",
@@ -121,7 +125,8 @@ class Ports:
         if len(ports) == 1:
             return rows
         before = rows.shape[:axis]
-        return [np.ascontiguousarray(rows[..., p.first : p.first + p.size]).reshape(*before, *p.shape) for p in ports]
+        contiguous = module_of(rows).ascontiguousarray
+        return [contiguous(rows[..., p.first : p.first + p.size]).reshape(*before, *p.shape) for p in ports]
 
     def output(self, target: Any) -> tuple[Port, Any]:
         """The output that a target speaks of, and the target there."""

@@ -17,6 +17,10 @@ from .program import Program
 class Compiled(Protocol):
     """A program ready to run; safe to call from several threads at once."""
 
+    def accepts(self, x: Any) -> bool:
+        """Whether `run` takes these inputs as they are, or they must be cast first."""
+        ...
+
     def run(
         self,
         x: np.ndarray,
@@ -74,6 +78,10 @@ class Backend(Protocol):
     name: str
     #: outputs of at most this many channels are redistributed to by `Redistribute.spread`
     spread_columns: int
+    #: bytes of input and output that one run is given, so that signals are heard between runs
+    batch_bytes: int
+    #: whether inputs and outputs may be arrays on a GPU
+    takes_device_arrays: bool
 
     def compile(self, program: Program) -> Compiled: ...
 
@@ -83,9 +91,25 @@ class Backend(Protocol):
 
 
 def backend(device: str = "auto") -> Backend:
-    """The backend for a device name; DeviceError says which there are."""
+    """The backend for a device name: "cpu", "gpu" (all GPUs), "gpu:1" (one), or "auto".
+
+    "auto" takes the GPUs where there are any that work, else the CPU.
+
+    Raises
+    ------
+    DeviceError
+        For a device that is not there; says what was found and what to install.
+    """
     from .cpu import CpuBackend
 
-    if device in ("auto", "cpu"):
+    if device == "cpu":
         return CpuBackend()
-    raise DeviceError(f"device {device!r} is not available; this version of lrpfast has 'cpu', which 'auto' takes")
+    wanted = isinstance(device, str) and (device in ("auto", "gpu") or device.removeprefix("gpu:").isdecimal())
+    if not wanted:
+        raise DeviceError(f"device must be 'auto', 'cpu', 'gpu' or the name of one, as 'gpu:1', not {device!r}")
+    from .cuda import CudaBackend, devices
+
+    if device == "auto":
+        gpus = devices.found().gpus
+        return CudaBackend(gpus) if gpus else CpuBackend()
+    return CudaBackend(devices.chosen(device))

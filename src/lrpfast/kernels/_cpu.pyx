@@ -6,7 +6,7 @@ micro-batches, so that memory does not grow with it. A thread takes one at a tim
 through the whole program in its own workspace, so that activations stay in cache; or,
 where samples are few or large, all threads share each operation. The heavy operations
 are in _contract.pxi and their arithmetic in tile.h, the light ones in _light.pxi;
-_check.pxi says what must hold of operations, _cpu.pxd has the records.
+check.py says what must hold of operations, place.py where buffers lie, _cpu.pxd has the records.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log1p, pow, sqrt, tanh, NAN
@@ -17,9 +17,12 @@ from libc.string cimport memcpy, memset
 import numpy as np
 cimport numpy as cnp
 
+from .check import MAX_SUMS as CHECKED_SUMS, check_contraction, check_divide, check_geometry, check_light, require
+from .place import BUFFERS, OVERFLOWS
 from .program import INPUT_PARTS, SHARE_PARTS
 
 cnp.import_array()
+assert CHECKED_SUMS == MAX_SUMS
 
 KIND = {"Contract": CONTRACT, "Redistribute": REDISTRIBUTE, "Divide": DIVIDE, "Activate": ACTIVATE,
         "Unmask": UNMASK, "Scale": SCALE, "Remask": REMASK, "Begin": START, "Copy": COPY, "Accumulate": ACCUMULATE,
@@ -27,35 +30,6 @@ KIND = {"Contract": CONTRACT, "Redistribute": REDISTRIBUTE, "Divide": DIVIDE, "A
         "Pool": POOL, "Unpool": UNPOOL, "Multiply": MULTIPLY, "Extremum": EXTREMUM, "Select": SELECT,
         "Normalize": NORMALIZE, "NormalizeBack": NORMALIZE_BACK, "LocalNormalize": LOCAL_NORMALIZE, "Dot": DOT,
         "DotBack": DOT_BACK, "Lookup": LOOKUP, "Total": TOTAL}
-#: What each light operation reads and writes, by the names of its fields; besides, perhaps, ``sources``.
-BUFFERS = {
-    "Activate": (("source",), ("out",)),
-    "Unmask": (("source",), ("clean", "present")),
-    "Scale": (("source",), ("out",)),
-    "Remask": (("present",), ("buffer",)),
-    "Begin": (("output",), ("out",)),
-    "Copy": (("source",), ("out",)),
-    "Accumulate": ((), ("out",)),
-    "Slope": (("x", "relevance"), ("out",)),
-    "SoftmaxBack": (("x", "y", "relevance"), ("out",)),
-    "Gather": (("source",), ("out",)),
-    "Scatter": (("source",), ("out",)),
-    "Strided": (("source",), ("out",)),
-    "Pool": (("source",), ("out", "winner")),
-    "Unpool": (("relevance", "winner"), ("out",)),
-    "Multiply": ((), ("out",)),
-    "Extremum": ((), ("out", "winner")),
-    "Select": (("relevance", "winner"), ("out",)),
-    "Normalize": (("source",), ("out",)),
-    "NormalizeBack": (("x", "s"), ("out",)),
-    "LocalNormalize": (("source",), ("out",)),
-    "Dot": (("a", "b"), ("out",)),
-    "DotBack": (("s", "other", "x"), ("out",)),
-    "Lookup": (("source",), ("out",)),
-    "Total": (("source",), ("out",)),
-}
-#: Forward operations whose output may overflow; contractions and activations check their own.
-OVERFLOWS = {"Accumulate", "Multiply", "Normalize", "LocalNormalize", "Dot", "Lookup", "Total"}
 MODE = {"max": START_MAX, "index": START_INDEX, "pair": START_PAIR, "array": START_ARRAY, "all": START_ALL}
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20
@@ -67,7 +41,6 @@ FUNCTION = {name: code for code, name in enumerate(
 
 cdef double zeros_of_depth[DEPTH]  # what a tap outside the image sees
 
-include "_check.pxi"
 include "_contract.pxi"
 include "_light.pxi"
 
@@ -585,6 +558,7 @@ cdef class Executable:
                 and op.depth * op.columns * self.itemsize > LAZY_BYTES)
         self.choose_kernels(op, lazy)
         if op.spread:  # a sample's sums, in the order of its values
+            require(op.columns <= COLUMNS, source, "too many taps")
             op.finish_plane = ceil_to(self.sizes[source.out], full_lanes)
         for i, given in enumerate(source.terms):
             term = &op.terms[i]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import DeviceError, InputError
 from . import DEFAULT_START, Fault, Start
-from ._cpu import BUFFERS, Executable, instruction_sets
-from .program import Contract, Divide, Dot, DotBack, Operation, Program, Redistribute, Remask, Strided
+from ._cpu import Executable, instruction_sets
+from .place import flops, place, work
+from .program import Program
 
 #: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
 CACHE_BYTES = 1 << 20
@@ -47,94 +46,6 @@ def isa() -> int:
     raise DeviceError(f"LRPFAST_ISA={wanted!r}: this processor and build have {', '.join(names)}")
 
 
-def _touched(operation: Operation) -> tuple[set[int], set[int]]:
-    """Buffers an operation reads and writes."""
-    match operation:
-        case Contract():
-            return {t.source for t in operation.terms}, {o.buffer for o in operation.outputs}
-        case Redistribute():
-            reads = {t.source for t in operation.terms} | {operation.x}
-            return reads | (_divisors(operation.divide) if operation.divide else set()), {operation.out}
-        case Divide():
-            return {operation.relevance} | _divisors(operation), {operation.out}
-    fields_read, fields_written = BUFFERS[type(operation).__name__]
-    reads = {getattr(operation, name) for name in fields_read} | set(getattr(operation, "sources", ()))
-    writes = {getattr(operation, name) for name in fields_written}
-    reads, writes = reads - {None}, writes - {None}
-    if isinstance(operation, (Strided, Remask)):  # what they do not write, they keep
-        reads |= writes
-    return reads, writes
-
-
-def _divisors(divide: Divide) -> set[int]:
-    return {b for b in (divide.z, divide.mask_z) if isinstance(b, int)}
-
-
-def place(program: Program) -> tuple[list[int], int]:
-    """Where each buffer lies in a workspace (elements per sample; -1 where an outside array is used), and its width.
-
-    A buffer's place is free again after its last use, so relevance moves between
-    two places and only what the backward pass needs is kept.
-    """
-    operations = (*program.forward, *program.backward)
-    end = len(operations)
-    outside = {0, program.output if program.result is None else program.result}
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for at, operation in enumerate(operations):
-        reads, writes = _touched(operation)
-        for b in reads | writes:
-            first.setdefault(b, at)
-            # what the forward pass leaves for the backward pass must survive every target
-            last[b] = end if at >= len(program.forward) > first[b] else at
-    for b in (*program.keep, program.output):
-        last[b] = end
-    offsets = [-1] * len(program.sizes)
-    live: list[tuple[int, int, int]] = []  # offset, size, last use
-    width = 0
-    for at in range(end):
-        live = sorted(item for item in live if item[2] >= at)
-        for b in sorted(b for b, begin in first.items() if begin == at and b not in outside):
-            size, offset = program.sizes[b], 0
-            for taken, length, _ in live:
-                if taken - offset >= size:
-                    break
-                offset = max(offset, taken + length)
-            offsets[b] = offset
-            live = sorted([*live, (offset, size, last[b])])
-            width = max(width, offset + size)
-    return offsets, width
-
-
-def work(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(floating-point operations, rows that share weights) per sample of each product in an operation."""
-    match operation:
-        case Dot() | DotBack():
-            return [(2 * operation.m * operation.n * operation.k, operation.m)]
-        case Contract() | Redistribute():
-            out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
-            parts = []
-            for term in operation.terms:
-                if term.geometry is None:
-                    regions = [(operation.rows, term.weights)]
-                elif getattr(operation, "spread", False):
-                    regions = [(math.prod(term.geometry.out), term.weights)]
-                else:
-                    rows = (math.prod(len(axis.positions) for axis in region.axes) for region in term.geometry.regions)
-                    regions = list(zip(rows, term.weights, strict=True))
-                for rows, weights in regions:
-                    size = len(weights) * sizes[out] // operation.rows if operation.diagonal else weights.size
-                    parts.append((2 * rows * size, rows))
-            return parts
-    return []
-
-
-def flops(program: Program) -> int:
-    """Floating-point operations of all contractions, per sample."""
-    operations = (*program.forward, *program.backward)
-    return sum(flop for operation in operations for flop, _ in work(operation, program.sizes))
-
-
 def samples_at_once(program: Program, width: int) -> int:
     """Samples of a micro-batch that keep both the cache's misses and the rereading of weights small.
 
@@ -165,6 +76,11 @@ class CompiledProgram:
         self._executable = Executable(program, isa, offsets, width)
         self._flops = max(1, flops(program))
         self._micro = samples_at_once(program, width)
+        self._dtype = np.dtype(program.dtype)
+
+    def accepts(self, x: Any) -> bool:
+        """Whether a run takes these inputs as they are: the program's dtype, contiguous and aligned."""
+        return x.dtype == self._dtype and x.flags.c_contiguous and x.flags.aligned
 
     def run(
         self,
@@ -242,6 +158,8 @@ class CpuBackend:
 
     name = "cpu"
     spread_columns = 4
+    batch_bytes = 64 << 20
+    takes_device_arrays = False
 
     def __init__(self) -> None:
         self._isa = isa()

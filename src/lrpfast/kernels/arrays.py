@@ -1,0 +1,72 @@
+"""Arrays on the host and on a GPU, told apart without importing CuPy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..errors import DeviceError
+
+#: DLPack's kDLCUDA and kDLCUDAManaged
+_CUDA = (2, 13)
+
+
+def on_device(array: Any) -> bool:
+    """Whether an array is CuPy's."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def from_device(x: Any) -> Any:
+    """An array that lies on a GPU, of whatever library, as CuPy's without a copy; None for anything else."""
+    if isinstance(x, np.ndarray):
+        return None
+    if on_device(x):
+        return x
+    by_dlpack = hasattr(x, "__dlpack_device__") and int(x.__dlpack_device__()[0]) in _CUDA
+    if not by_dlpack and not hasattr(x, "__cuda_array_interface__"):
+        return None
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(
+            f"inputs are on a GPU ({type(x).__name__}), for which CuPy is needed: "
+            "pip install 'lrpfast[cuda13]', or copy them to the host"
+        ) from error
+    return cupy.from_dlpack(x) if by_dlpack else cupy.asarray(x)
+
+
+def as_array(x: Any) -> Any:
+    """x as an array: CuPy's where it lies on a GPU, else NumPy's."""
+    there = from_device(x)
+    return np.asarray(x) if there is None else there
+
+
+def module_of(array: Any) -> Any:
+    """NumPy, or CuPy for an array on a GPU."""
+    return sys.modules["cupy"] if on_device(array) else np
+
+
+def to_host(array: Any) -> np.ndarray:
+    """A NumPy array with the same values; itself where it is one."""
+    return array.get() if on_device(array) else np.asarray(array)
+
+
+def like(array: Any, other: Any) -> Any:
+    """A NumPy array on the device that ``other`` is on."""
+    if not on_device(other):
+        return array
+    cupy = sys.modules["cupy"]
+    with cupy.cuda.Device(other.device.id):
+        return cupy.asarray(array)
+
+
+def empty_like(shape: tuple[int, ...], dtype: Any, other: Any) -> Any:
+    """An array where ``other`` is, on the host or the same GPU."""
+    if not on_device(other):
+        return np.empty(shape, dtype)
+    cupy = sys.modules["cupy"]
+    with cupy.cuda.Device(other.device.id):
+        return cupy.empty(shape, dtype)

@@ -1,0 +1,47 @@
+"""The GPU backend: the programs of the CPU backend through CuPy RawKernels.
+
+devices.py says which GPUs there are, modules.py compiles the .cu files, contractions.py and light.py turn operations
+into launches, execute.py runs a program on a chunk of samples, run.py a batch on one or more GPUs. `cupy` is imported
+inside functions: nothing here is loaded before a GPU is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..program import Program
+from . import devices, products
+from .run import CompiledProgram
+
+__all__ = ["CompiledProgram", "CudaBackend"]
+
+
+class CudaBackend:
+    """Kernels on one or more GPUs."""
+
+    name = "gpu"
+    spread_columns = 0
+    #: of input and output in one run, which cuts them into chunks by itself
+    batch_bytes = 1 << 30
+    takes_device_arrays = True
+
+    def __init__(self, gpus: tuple[devices.Gpu, ...]) -> None:
+        self._gpus = gpus
+        self.name = ", ".join(f"gpu:{gpu.index}" for gpu in gpus)
+
+    def compile(self, program: Program) -> CompiledProgram:
+        return CompiledProgram(program, self._gpus)
+
+    def describe(self) -> dict[str, Any]:
+        import cupy
+
+        facts = {
+            f"gpu:{gpu.index}": f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB, compute capability "
+            f"{gpu.capability[:-1]}.{gpu.capability[-1]}"
+            for gpu in self._gpus
+        }
+        runtime = cupy.cuda.runtime.runtimeGetVersion()
+        facts["CuPy"] = f"{cupy.__version__}, CUDA {runtime // 1000}.{runtime % 1000 // 10}"
+        problem = products.problem()
+        facts["cuBLAS"] = "yes" if problem is None else f"no ({problem}): our own kernels do all products"
+        return facts

@@ -1,0 +1,151 @@
+// What all kernels share: the records that Python fills in (records.py), buffers, parts, stabilizers, faults.
+//
+// Compiled for REAL float or double, once each. No headers: NVRTC alone must do. No contraction of a * b + c
+// (--fmad=false): multiply-adds are fused where `fma_` says so, as in the CPU's kernels.
+
+typedef long long i64;
+typedef unsigned long long u64;
+
+struct Axis {
+    int count, taps;
+    const int* positions;
+    const int* index;          // (count, taps), -1 outside
+    const double* factor;      // (count, taps), or 0
+};
+struct Region {
+    Axis axes[3];
+    int rows, taps;
+};
+struct Geometry {
+    int source[3], out[3];
+    int source_rows, regions_count;
+    const Region* regions;
+};
+struct Buffer {
+    i64 at, size;              // elements of the workspace before it, and its own, per sample; at -1: input, -2: result
+};
+
+// What every kernel is given of a run: a chunk of samples in a workspace with room for `capacity` of them.
+#define RUN_ARGUMENTS                                                                                            \
+    REAL *work, const REAL *input, REAL *result, i64 capacity, i64 samples, i64 first, u64 *faults
+#define RUN Run{work, input, result, capacity, samples, first, faults}
+struct Run {
+    REAL* work;
+    const REAL* input;
+    REAL* result;
+    i64 capacity, samples, first;
+    u64* faults;               // of each kind, the first sample it is true of
+
+    __device__ __forceinline__ REAL* at(const Buffer& b) const
+    {
+        return b.at >= 0 ? work + b.at * capacity : b.at == -1 ? const_cast<REAL*>(input) : result;
+    }
+    __device__ __forceinline__ void fault(int kind, i64 sample) const { atomicMin(faults + kind, (u64)(first + sample)); }
+};
+enum { INPUT_NOT_FINITE, INPUT_OUT_OF_RANGE, NOT_FINITE };
+
+#define FOR_EACH(i, n)                                                                                           \
+    for (i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x; i < (n); i += (i64)gridDim.x * blockDim.x)
+
+__device__ __forceinline__ float fma_(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ double fma_(double a, double b, double c) { return fma(a, b, c); }
+
+__device__ __forceinline__ bool finite_(REAL x) { return x * 0 == 0; }
+
+// 0 is x, 1 is x+, 2 is x-
+__device__ __forceinline__ REAL part_of(int part, REAL x)
+{
+    if (part == 1)
+        return x > 0 ? x : (REAL)0;
+    if (part == 2)
+        return x < 0 ? x : (REAL)0;
+    return x;
+}
+
+__device__ __forceinline__ REAL positive(REAL w) { return w > 0 ? w : (REAL)0; }
+__device__ __forceinline__ REAL negative(REAL w) { return w < 0 ? w : (REAL)0; }
+
+// to 10 mantissa bits, nearest, ties to even
+__device__ __forceinline__ REAL tf32(REAL value)
+{
+    unsigned bits = __float_as_uint((float)value);
+    return (REAL)__uint_as_float((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
+}
+
+// r / (z + stabilizer); kind 0: value * sign(z) with sign(0) = +1, kind 1: only where z == 0
+__device__ __forceinline__ REAL stable(REAL r, REAL z, REAL value, int kind)
+{
+    if (kind == 0)
+        return r / (z + (z >= 0 ? value : -value));
+    return r / (z + (z == 0 ? value : (REAL)0));
+}
+
+// V values from memory or to it, of which n are there: in one go where they are whole and aligned.
+struct __align__(16) Quad {
+    REAL v[16 / sizeof(REAL)];
+};
+
+template <int V>
+__device__ __forceinline__ void get(const REAL* p, int n, REAL (&v)[V])
+{
+    const int WIDTH = 16 / sizeof(REAL);
+    if (V % WIDTH == 0 && n >= V && ((u64)p & 15) == 0) {
+#pragma unroll
+        for (int j = 0; j < V; j += WIDTH) {
+            const Quad quad = *reinterpret_cast<const Quad*>(p + j);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                if (j + i < V)
+                    v[j + i] = quad.v[i];
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] = j < n ? p[j] : (REAL)0;
+    }
+}
+
+template <int V>
+__device__ __forceinline__ void put(REAL* p, int n, const REAL (&v)[V])
+{
+    const int WIDTH = 16 / sizeof(REAL);
+    if (V % WIDTH == 0 && n >= V && ((u64)p & 15) == 0) {
+#pragma unroll
+        for (int j = 0; j < V; j += WIDTH) {
+            Quad quad;
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                quad.v[i] = j + i < V ? v[j + i] : (REAL)0;
+            *reinterpret_cast<Quad*>(p + j) = quad;
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            if (j < n)
+                p[j] = v[j];
+    }
+}
+
+// Row m of a region: where it lies on the axes, in which sample, and which of the sample's output rows it is.
+struct Place {
+    i64 sample;
+    int axis[3];
+};
+
+__device__ __forceinline__ Place place_of(const Region& region, i64 m)
+{
+    Place p;
+    p.sample = m / region.rows;
+    int row = (int)(m - p.sample * region.rows);
+    p.axis[2] = row % region.axes[2].count;
+    row /= region.axes[2].count;
+    p.axis[1] = row % region.axes[1].count;
+    p.axis[0] = row / region.axes[1].count;
+    return p;
+}
+
+__device__ __forceinline__ i64 row_at(const Geometry& g, const Region& region, const Place& p)
+{
+    return ((i64)region.axes[0].positions[p.axis[0]] * g.out[1] + region.axes[1].positions[p.axis[1]]) * g.out[2] +
+           region.axes[2].positions[p.axis[2]];
+}

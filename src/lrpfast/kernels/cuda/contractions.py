@@ -1,0 +1,302 @@
+"""Contractions and redistributions as launches: which kernel, which tile, how many splits of K, or a library's product.
+
+One accumulator, or two of a term pair that share a load (w+ to one, w- to the other), are finished in the kernel that
+makes them. Otherwise sums go to planes of scratch memory first, and one more kernel finishes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..check import check_contraction, check_geometry, require
+from ..program import INPUT_PARTS, SHARE_PARTS, Contract, Geometry, Program, Redistribute, Share, Term
+from . import modules, products
+from .records import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, SUMS, TERM, Held, round_tf32
+
+#: A sum's multiply-adds that run in one chain, at most: longer ones are split, as rounding grows along a chain.
+LONGEST_CHAIN = 8192
+#: Splits of K that fill the processors where there are few tiles: each has at least so much depth, and there are
+#: no more of them.
+LEAST_DEPTH, MOST_SPLITS = 128, 32
+#: Up to so many columns, or of depth, our kernels are at the memory's speed and fuse what follows.
+NARROW = 16
+#: Rows of a chunk up to which the tile of few rows is taken.
+FEW_ROWS = 32
+
+Place = Callable[[int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A term as the kernels take it: perhaps two in one, perhaps scaled."""
+
+    term: Term
+    accumulator: int
+    sign: int
+    split: bool = False
+    scale: float = 1.0
+
+
+class Contraction:
+    """A `Contract` or `Redistribute`, compiled for one device."""
+
+    def __init__(
+        self, operation: Contract | Redistribute, program: Program, held: Held, place: Place, gpu: Any, check: bool
+    ) -> None:
+        self.operation, self.gpu, self.dtype = operation, gpu, np.dtype(program.dtype)
+        self.backward = isinstance(operation, Redistribute)
+        for term in operation.terms:
+            if term.geometry is not None:
+                check_geometry(term.geometry, operation)
+        check_contraction(operation, program.sizes)
+        require(not getattr(operation, "spread", False), operation, "this backend does not spread")
+        self.round = program.tf32 and operation.tf32
+        self.rows = operation.rows
+        out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
+        self.width = program.sizes[out] // self.rows
+        self.geometry: Geometry | None = operation.terms[0].geometry
+        self.diagonal = operation.diagonal
+        first = operation.terms[0].weights
+        first = first[0] if isinstance(first, tuple) else first
+        self.groups = first.shape[0] if first.ndim == 3 else 1
+        self.columns = self.width // self.groups
+        shares = operation.shares if isinstance(operation, Redistribute) else ()
+        self.parts, self.shares = self._merged(shares)
+        self.sums = 1 + max(p.accumulator for p in self.parts)
+        paired = self._paired()
+        self.fused = self.sums if self.sums == 1 or paired else 0  # accumulators that a tile's kernel can finish
+        if paired:
+            self.parts = paired
+        self.plane_at = place(out)[0]  # where a single plane can lie as well
+        self.sizes = [program.sizes[p.term.source] for p in self.parts]
+        self.depths = [self._depth(p.term, size) for p, size in zip(self.parts, self.sizes, strict=True)]
+        self.region_rows = [math.prod(len(a.positions) for a in r.axes) for r in self._regions()] or [self.rows]
+        self.library = self._library()
+        self.sources = [place(p.term.source)[0] for p in self.parts]
+        self.matrices = [held.matrix(p.term.weights, self.round) for p in self.parts] if self.library else []  # type: ignore[arg-type]
+        self.record = held.record(self._record(program, held, place, check))
+
+    def _regions(self) -> tuple:
+        return () if self.geometry is None else self.geometry.regions
+
+    def _depth(self, term: Term, size: int) -> int:
+        if term.geometry is None:
+            return size // self.rows
+        taps = max(math.prod(a.index.shape[1] for a in r.axes) for r in term.geometry.regions)
+        return taps * (size // math.prod(term.geometry.source) // self.groups)
+
+    def _merged(self, shares: tuple[Share, ...]) -> tuple[list[Part], tuple[Share, ...]]:
+        """Accumulators that are multiplied by the same and differ in coefficient only become one, its terms scaled."""
+        parts = [Part(t, t.accumulator, t.sign) for t in self.operation.terms]
+        sums = {t.accumulator for t in self.operation.terms}
+        alike: dict[tuple, list[Share]] = {}
+        for share in shares:
+            alike.setdefault((share.part, id(share.bound)), []).append(share)
+        once = len({s.accumulator for s in shares}) == len(shares) == len(sums)
+        exact = not self.round or all(math.frexp(s.coefficient)[0] in (0.5, -0.5) for s in shares)
+        if self.diagonal or len(alike) == len(shares) or not once or not exact:
+            return parts, shares
+        new: dict[int, tuple[int, float]] = {}
+        merged = []
+        for a, group in enumerate(alike.values()):
+            merged.append(replace(group[0], accumulator=a, coefficient=1.0))
+            new.update({s.accumulator: (a, s.coefficient) for s in group})
+        parts = [Part(p.term, new[p.accumulator][0], p.sign, False, new[p.accumulator][1]) for p in parts]
+        return sorted(parts, key=lambda p: p.accumulator), tuple(merged)
+
+    def _paired(self) -> list[Part] | None:
+        """The terms of two accumulators as pairs that share source and weights and take opposite signs of these."""
+        if self.sums != 2 or self.diagonal:
+            return None
+        left = list(self.parts)
+        pairs = []
+        while left:
+            p = left.pop(0)
+            for q in left:
+                same = (q.term.source, q.term.part, q.scale) == (p.term.source, p.term.part, p.scale)
+                same = same and q.term.geometry is p.term.geometry and _same_weights(q.term.weights, p.term.weights)
+                if same and p.sign and q.sign == -p.sign and q.accumulator != p.accumulator:
+                    left.remove(q)
+                    pairs.append(Part(p.term, 0, p.sign if p.accumulator == 0 else q.sign, True, p.scale))
+                    break
+            else:
+                return None
+        return pairs
+
+    def _library(self) -> bool:
+        """Whether cuBLAS makes the sums: plain products that are neither narrow nor shallow."""
+        if self.geometry is not None or self.diagonal or not products.available():
+            return False
+        return min(self.columns, *self.depths) > NARROW and not any(p.sign or p.split for p in self.parts)
+
+    # the record
+
+    def _record(self, program: Program, held: Held, place: Place, check: bool) -> np.ndarray:
+        operation = self.operation
+        made = np.zeros((), CONTRACTION)
+        terms = np.zeros(len(self.parts), TERM)
+        for i, part in enumerate(self.parts):
+            self._term(terms[i : i + 1], part, self.sizes[i], held, place)
+        made["terms_count"], made["terms"] = len(terms), held.put(terms)
+        made["sums"], made["rows"], made["width"] = self.sums, self.rows, self.width
+        made["columns"], made["groups"] = self.columns, self.groups
+        made["check"], made["round"] = check, self.round
+        made["geometry"] = held.geometry(self.geometry) if self.geometry is not None else 0
+        nowhere = np.array((0, 0), BUFFER)
+        made["x"] = made["out"] = made["z"] = made["mask_z"] = nowhere
+        if isinstance(operation, Contract):
+            outputs = np.zeros(len(operation.outputs), OUTPUT)
+            for record, output in zip(outputs, operation.outputs, strict=True):
+                record["buffer"], record["relu"] = place(output.buffer), output.relu
+                record["constant"] = held.vector(output.constant)
+                record["per_row"] = output.constant is not None and np.size(output.constant) > self.width
+                record["coefficients"][: len(output.coefficients)] = output.coefficients
+            made["outputs_count"], made["outputs"] = len(outputs), held.put(outputs)
+            return made
+        shares = np.zeros(len(self.shares), SHARE)
+        for record, share in zip(shares, self.shares, strict=True):
+            record["accumulator"], record["coefficient"] = share.accumulator, share.coefficient
+            record["part"] = min(SHARE_PARTS.index(share.part), 4)  # both bounds alike
+            record["bound"] = held.vector(share.bound)
+            record["step"] = share.bound is not None and np.size(share.bound) > 1
+        made["shares_count"], made["shares"] = len(shares), held.put(shares)
+        made["x"], made["out"] = place(operation.x), place(operation.out)
+        if operation.divide is not None:
+            divide = operation.divide
+            made["divides"], made["kind"], made["mask"] = 1, divide.kind == "zero", divide.mask
+            made["stabilizer"] = divide.stabilizer
+            if isinstance(divide.z, int):
+                made["z"] = place(divide.z)
+            else:
+                made["z_constant"] = held.vector(divide.z)
+            if divide.mask_z is not None:
+                made["mask_z"] = place(divide.mask_z)
+        return made
+
+    def _term(self, record: np.ndarray, part: Part, size: int, held: Held, place: Place) -> None:
+        term = part.term
+        record["source"] = np.array(place(term.source), BUFFER)
+        record["part"], record["round"] = INPUT_PARTS.index(term.part), self.round
+        record["accumulator"], record["sign"], record["split"] = part.accumulator, part.sign, part.split
+        record["scale"] = part.scale
+        matrices = term.weights if isinstance(term.weights, tuple) else (term.weights,)
+        source_rows = self.rows if term.geometry is None else math.prod(term.geometry.source)
+        record["stride"] = size // source_rows
+        record["channels"] = size // source_rows // self.groups
+        if term.geometry is not None:
+            record["geometry"] = held.geometry(term.geometry)
+        if self.diagonal:
+            alike = all(w.shape[1] == 1 for w in matrices)
+            wide = [w if alike or w.shape[1] == self.width else np.repeat(w, self.width, 1) for w in matrices]
+            addresses = [held.vector(round_tf32(w) if self.round else w) for w in wide]
+            record["alike"] = alike
+        elif term.geometry is None:
+            address, record["row_step"], record["column_step"] = held.matrix(matrices[0], self.round and self.library)
+            addresses = [address]
+        else:
+            addresses = [held.vector(w) for w in matrices]
+            record["row_step"], record["column_step"] = self.columns, 1
+        record["weights"] = held.put(np.array(addresses, POINTER))
+
+    # a chunk of samples
+
+    @property
+    def kind(self) -> str:
+        if self.dtype == np.float64:
+            return "float64"
+        return "tensor" if self.round and self.gpu.tensor_cores else "float32"
+
+    def tile(self, samples: int) -> tuple[str, int, int, int]:
+        """(name, rows, columns, splits) of the tiles for so many samples."""
+        rows = samples * max(self.region_rows)
+        name = "wide"
+        if self.columns <= NARROW:
+            name = "narrow"
+        elif rows <= FEW_ROWS:
+            name = "few"
+        elif self.columns <= 64:
+            name = "middle"
+        down, across = modules.tiles()[self.kind, name, self.fused or 1]
+        blocks = -(-rows // down) * -(-self.columns // across) * len(self.region_rows) * self.groups
+        depth = max(self.depths)
+        splits = max(1, -(-depth // LONGEST_CHAIN))
+        if blocks < self.gpu.processors:
+            splits = max(splits, min(-(-2 * self.gpu.processors // blocks), depth // LEAST_DEPTH, MOST_SPLITS))
+        return name, down, across, splits
+
+    def scratch(self, samples: int) -> int:
+        """Elements of scratch memory that so many samples need."""
+        plane = samples * self.rows * self.width
+        if self.diagonal:
+            return 0
+        if self.library:
+            copies = [samples * s for p, s in zip(self.parts, self.sizes, strict=True) if self._copied(p)]
+            return max(copies, default=0) + (self.sums * plane if self.sums > 1 else 0)
+        splits = self.tile(samples)[3]
+        return 0 if self.fused and splits == 1 else self.sums * splits * plane
+
+    def _copied(self, part: Part) -> bool:
+        """Whether a library's product needs the term's rows as a matrix of their own."""
+        return self.round or part.term.part != "x" or part.scale != 1
+
+    def launch(self, chunk: Any) -> None:
+        """Queue the kernels for a chunk on the current stream."""
+        finishing = next(n for n in (1, 2, SUMS) if n >= self.sums)
+        if self.diagonal:
+            rows = chunk.samples * max(self.region_rows) * self.width
+            chunk.launch("lanes", f"lanes_{finishing}", rows, (self.record,), y=len(self.region_rows))
+            return
+        if self.library:
+            planes, splits = self._by_library(chunk), 1
+        else:
+            name, down, across, splits = self.tile(chunk.samples)
+            fused = self.fused and splits == 1
+            planes = None if fused else chunk.scratch
+            grid = (
+                -(-chunk.samples * max(self.region_rows) // down),
+                -(-self.columns // across),
+                len(self.region_rows) * self.groups * splits,
+            )
+            for a in range(1 if self.fused else self.sums):
+                before = (self.record, np.int32(a), np.int32(splits), planes)
+                chunk.launch_grid("tile", self.kind, f"{name}_{self.fused or 1}", grid, before)
+            if fused:
+                return
+        elements = chunk.samples * self.rows * self.width
+        before = (self.record, planes, np.int32(splits))
+        chunk.launch("planes", f"planes_{finishing}", -(-elements // 4), before)
+
+    def _by_library(self, chunk: Any) -> Any:
+        """Sums by cuBLAS; returns where their planes begin."""
+        plane = chunk.samples * self.rows * self.width
+        planes = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
+        copy = chunk.scratch + (self.sums * plane if self.sums > 1 else 0) * self.dtype.itemsize
+        begun: set[int] = set()
+        for t, part in enumerate(self.parts):
+            source = chunk.at(self.sources[t])
+            if self._copied(part):
+                chunk.launch("planes", "rows_of_term", chunk.samples * self.sizes[t], (self.record, np.int32(t), copy))
+                source = copy
+            products.gemm(
+                self.gpu.index,
+                (chunk.samples * self.rows, self.columns, self.depths[t]),
+                source.ptr,
+                self.matrices[t],
+                planes.ptr + part.accumulator * plane * self.dtype.itemsize,
+                self.dtype,
+                tf32=self.round,
+                add=part.accumulator in begun,
+            )
+            begun.add(part.accumulator)
+        return planes
+
+
+def _same_weights(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+    return one is other

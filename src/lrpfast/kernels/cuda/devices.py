@@ -1,0 +1,126 @@
+"""Which GPUs can be used: found once, each tried with a real kernel, and the reason kept where there is none."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from . import modules
+
+INSTALL = "pip install 'lrpfast[cuda13]' (CUDA 13) or 'lrpfast[cuda12]' (CUDA 12)"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that works."""
+
+    index: int
+    name: str
+    capability: str
+    memory: int
+    processors: int
+
+    @property
+    def tensor_cores(self) -> bool:
+        """Whether it has products in TF32."""
+        return int(self.capability) >= 80
+
+
+@dataclass(frozen=True)
+class Found:
+    """The GPUs that work, and what is wrong with the others, or with all of them."""
+
+    gpus: tuple[Gpu, ...]
+    problem: str | None
+    problems: dict[int, str]
+
+
+_found: Found | None = None
+_lock = threading.Lock()
+
+
+def found() -> Found:
+    """What there is; looked up once."""
+    global _found
+    with _lock:
+        if _found is None:
+            _found = _look()
+        return _found
+
+
+def forget() -> None:
+    """Look again at the next call; for tests that change what there is."""
+    global _found
+    _found = None
+    modules.forget()
+
+
+def chosen(device: str) -> tuple[Gpu, ...]:
+    """The GPUs that a device name stands for, "gpu" for all, "gpu:1" for one; else DeviceError, with what to do."""
+    there = found()
+    if there.problem is not None:
+        raise DeviceError(f"device {device!r} is not available: {there.problem}")
+    if device == "gpu":
+        return there.gpus
+    number = device.removeprefix("gpu:")
+    for gpu in there.gpus:
+        if number == str(gpu.index):
+            return (gpu,)
+    if number.isdecimal() and int(number) in there.problems:
+        raise DeviceError(f"device {device!r} does not work: {there.problems[int(number)]}")
+    names = ", ".join(f"'gpu:{gpu.index}' ({gpu.name})" for gpu in there.gpus)
+    raise DeviceError(f"there is no device {device!r}; there are 'cpu', 'gpu' for all GPUs, and {names}")
+
+
+def _look() -> Found:
+    if importlib.util.find_spec("cupy") is None:
+        return Found((), f"CuPy is not installed; on a machine with an NVIDIA GPU: {INSTALL}", {})
+    try:
+        import cupy
+    except Exception as error:  # an import that fails says why, in whatever class
+        return Found((), f"CuPy is installed but cannot be imported: {_first_line(error)}; see {INSTALL}", {})
+    version = cupy.__version__
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return Found((), f"CuPy {version} finds no GPU: {_first_line(error)} (is there one, and its driver?)", {})
+    if count == 0:
+        return Found((), f"CuPy {version} finds no GPU", {})
+    gpus, problems = [], {}
+    for index in range(count):
+        try:
+            gpus.append(_try(cupy, index))
+        except Exception as error:
+            problems[index] = f"GPU {index} cannot run a kernel under CuPy {version}: {_first_line(error)}"
+    problem = None if gpus else "; ".join(problems.values()) + f" (CuPy needs CUDA's compiler and headers: {INSTALL})"
+    return Found(tuple(gpus), problem, problems)
+
+
+def _try(cupy: Any, index: int) -> Gpu:
+    """Compile and run one kernel on one element."""
+    with cupy.cuda.Device(index) as device:
+        properties = cupy.cuda.runtime.getDeviceProperties(index)
+        given = cupy.empty(1, np.float64)
+        given.set(np.array([1.5]))
+        made = cupy.zeros(1, np.float32)
+        modules.function(index, "input", "float32", "cast_float64")((1,), (32,), (given, made, np.int64(1)))
+        if made.get()[0] != 1.5:
+            raise RuntimeError(f"a test kernel made {made.get()[0]} of 1.5")
+        name = properties["name"]
+        return Gpu(
+            index,
+            name.decode() if isinstance(name, bytes) else name,
+            str(device.compute_capability),
+            int(properties["totalGlobalMem"]),
+            int(device.attributes["MultiProcessorCount"]),
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

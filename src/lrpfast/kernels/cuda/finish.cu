@@ -1,0 +1,154 @@
+// Contractions' records, and what becomes of finished sums: bias and ReLU, or times x and divided.
+
+enum { SUMS = 8 };
+
+struct Term {
+    Buffer source;
+    int part, round, accumulator, sign;   // sign: +1 takes w+, -1 w-; of a split term, which of them the first sum takes
+    int split;                            // whether the first sum takes one part of the weights and the second the other
+    int channels, stride;                 // of a row: those of a group (all, without geometry), and all
+    int alike;                            // of a diagonal term: one weight for all channels
+    double scale;
+    i64 row_step, column_step;            // of the weights (k, n)
+    const Geometry* geometry;
+    const REAL* const* weights;           // of each region
+};
+struct Output {
+    Buffer buffer;
+    const REAL* constant;
+    int per_row, relu;
+    double coefficients[SUMS];
+};
+struct Share {
+    const REAL* bound;
+    int accumulator, part, step, unused;
+    double coefficient;
+};
+struct Contraction {
+    int terms_count, sums, outputs_count, shares_count;
+    int rows, width, columns, groups;     // of a sample's output; columns are a group's
+    int check, round, divides, kind;
+    int mask, unused;
+    double stabilizer;
+    Buffer x, out, z, mask_z;
+    const REAL* z_constant;
+    const Geometry* geometry;             // whose out positions all terms share, or 0
+    const Term* terms;
+    const Output* outputs;
+    const Share* shares;
+};
+
+// Sums of V neighbouring columns become outputs or relevance. `at` is the first one's place among all samples'
+// values, `place` within a sample's; of V values n are there.
+template <int NS, int V>
+__device__ __forceinline__ void finish_outputs(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
+                                               i64 place, int n)
+{
+    bool bad = false;
+    for (int o = 0; o < op.outputs_count; o++) {
+        const Output& output = op.outputs[o];
+        REAL value[V], more[V];
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            value[j] = 0;
+        bool begun = false;
+#pragma unroll
+        for (int a = 0; a < NS; a++) {
+            const REAL c = (REAL)output.coefficients[a];
+            if (c == 0)
+                continue;
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                const REAL sum = c == 1 ? sums[a][j] : c * sums[a][j];
+                value[j] = begun ? value[j] + sum : sum;
+            }
+            begun = true;
+        }
+        if (output.constant) {
+            get<V>(output.constant + (output.per_row ? place : place % op.width), n, more);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                value[j] = value[j] + more[j];
+        }
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            bad |= j < n && !finite_(value[j]); // before a ReLU can hide it
+            if (output.relu)
+                value[j] = positive(value[j]);
+        }
+        put<V>(run.at(output.buffer) + at, n, value);
+    }
+    if (bad)
+        run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
+}
+
+template <int NS, int V>
+__device__ __forceinline__ void finish_shares(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
+                                              i64 place, int n)
+{
+    REAL x[V], total[V], more[V];
+    get<V>(run.at(op.x) + at, n, x);
+#pragma unroll
+    for (int j = 0; j < V; j++)
+        total[j] = 0;
+    for (int h = 0; h < op.shares_count; h++) {
+        const Share& share = op.shares[h];
+        REAL value[V];
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            value[j] = sums[0][j];
+#pragma unroll
+            for (int a = 1; a < NS; a++)
+                value[j] = share.accumulator == a ? sums[a][j] : value[j];
+        }
+        if (share.part == 4) { // x - bound
+            if (share.step)
+                get<V>(share.bound + place, n, more);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                const REAL bound = share.step ? more[j] : share.bound[0];
+                // under TF32 the difference is taken after multiplying, as the reference does
+                value[j] = op.round ? x[j] * value[j] - bound * value[j] : (x[j] - bound) * value[j];
+            }
+        } else if (share.part != 3)
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                value[j] = part_of(share.part, x[j]) * value[j];
+        const REAL c = (REAL)share.coefficient;
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            if (c != 1)
+                value[j] = c * value[j];
+            total[j] = h ? total[j] + value[j] : value[j];
+        }
+    }
+    if (op.divides) {
+        get<V>(op.z_constant ? op.z_constant + place : run.at(op.z) + at, n, more);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            total[j] = stable(total[j], more[j], (REAL)op.stabilizer, op.kind);
+        if (op.mask) {
+            get<V>(run.at(op.mask_z) + at, n, more);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                total[j] = (op.mask > 0 ? more[j] > 0 : more[j] < 0) ? total[j] : (REAL)0;
+        }
+    }
+    bool bad = false;
+#pragma unroll
+    for (int j = 0; j < V; j++)
+        bad |= j < n && !finite_(total[j]);
+    put<V>(run.at(op.out) + at, n, total);
+    if (bad && op.check)
+        run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
+}
+
+template <int NS, int V>
+__device__ __forceinline__ void finish(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
+                                       i64 place, int n)
+{
+    if (op.shares_count)
+        finish_shares<NS, V>(op, run, sums, at, place, n);
+    else
+        finish_outputs<NS, V>(op, run, sums, at, place, n);
+}

@@ -1,0 +1,105 @@
+// The input: any real type becomes REAL; what is not finite or out of range is noted.
+
+struct Half {
+    unsigned short bits;
+    __device__ __forceinline__ operator double() const
+    {
+        const unsigned sign = (bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
+        if (magnitude >= 0x7c00u) // infinite or NaN
+            return (double)__uint_as_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+        // exact, subnormals included: 2^-24 times a whole number below 2^11, scaled
+        const int exponent = magnitude >> 10;
+        double value = exponent ? (magnitude & 0x3ffu) + 1024.0 : (double)magnitude;
+        for (int i = 1; i < exponent; i++)
+            value *= 2;
+        value *= 5.9604644775390625e-8;
+        return sign ? -value : value;
+    }
+};
+struct Bfloat {
+    unsigned short bits;
+    __device__ __forceinline__ operator float() const { return __uint_as_float((unsigned)bits << 16); }
+};
+
+template <class From>
+__device__ __forceinline__ void cast(const From* from, REAL* to, i64 n)
+{
+    FOR_EACH(i, n)
+        to[i] = (REAL)from[i];
+}
+
+#define CAST(NAME, FROM)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(256) cast_##NAME(const void* from, REAL* to, i64 n)              \
+    {                                                                                                            \
+        cast((const FROM*)from, to, n);                                                                          \
+    }
+CAST(float16, Half)
+CAST(bfloat16, Bfloat)
+CAST(float32, float)
+CAST(float64, double)
+CAST(int8, signed char)
+CAST(uint8, unsigned char)
+CAST(int16, short)
+CAST(uint16, unsigned short)
+CAST(int32, int)
+CAST(uint32, unsigned)
+CAST(int64, long long)
+CAST(uint64, unsigned long long)
+
+extern "C" __global__ void __launch_bounds__(256)
+examine(i64 size, int allow_nan, int ranged, double low, double high, RUN_ARGUMENTS)
+{
+    const Run run = RUN;
+    FOR_EACH(i, samples * size)
+    {
+        const REAL x = input[i];
+        if (!finite_(x) && !(allow_nan && x != x))
+            run.fault(INPUT_NOT_FINITE, i / size);
+        else if (ranged && ((double)x < low || (double)x > high))
+            run.fault(INPUT_OUT_OF_RANGE, i / size);
+    }
+}
+
+// The starting relevance, one warp a sample. Modes as Start has them: max, index, pair, array, all.
+extern "C" __global__ void __launch_bounds__(256)
+begin(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targets, int step, int which, i64 low, i64 size,
+      const REAL* start, RUN_ARGUMENTS)
+{
+    const Run run = RUN;
+    const int lane = threadIdx.x % 32;
+    const i64 warp = (blockIdx.x * (i64)blockDim.x + threadIdx.x) / 32, warps = (i64)gridDim.x * blockDim.x / 32;
+    for (i64 s = warp; s < samples; s += warps) {
+        const REAL* y = run.at({from_at, width}) + s * width;
+        REAL* out = run.at({to_at, width}) + s * width;
+        i64 at = low, other = -1;
+        if (mode == 0) { // the first of the largest
+            REAL best = y[low];
+            for (i64 j = low + lane; j < low + size; j += 32)
+                if (y[j] > best) {
+                    best = y[j];
+                    at = j;
+                }
+            for (int d = 16; d; d /= 2) {
+                const REAL b = __shfl_xor_sync(0xffffffffu, best, d);
+                const i64 j = __shfl_xor_sync(0xffffffffu, at, d);
+                if (b > best || (b == best && j < at)) {
+                    best = b;
+                    at = j;
+                }
+            }
+        } else if (mode == 1)
+            at = targets[(first + s) * step + which];
+        else if (mode == 2) {
+            at = targets[0];
+            other = targets[1];
+        }
+        for (i64 j = lane; j < width; j += 32) {
+            REAL value = j == at ? y[j] : j == other ? -y[j] : (REAL)0;
+            if (mode == 4)
+                value = j >= low && j < low + size ? y[j] : (REAL)0;
+            if (rectify && mode != 2)
+                value = value < 0 ? (REAL)0 : value;
+            out[j] = mode == 3 ? start[(first + s) * width + j] : value;
+        }
+    }
+}

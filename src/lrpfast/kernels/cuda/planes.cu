@@ -1,0 +1,91 @@
+// Sums that lie in memory, a plane for each split of each accumulator, become outputs or relevance. A plane may be
+// where the output goes: a thread has read its values before it writes.
+
+template <int NS>
+__device__ __forceinline__ void finish_planes(const Contraction& op, const REAL* planes, int splits, const Run& run)
+{
+    const i64 sample = (i64)op.rows * op.width, total = run.samples * sample;
+    FOR_EACH(q, (total + 3) / 4)
+    {
+        const i64 at = q * 4;
+        const int n = (int)(total - at < 4 ? total - at : 4);
+        REAL sums[NS][4];
+#pragma unroll
+        for (int a = 0; a < NS; a++) {
+            get<4>(planes + a * splits * total + at, a < op.sums ? n : 0, sums[a]);
+            for (int s = 1; s < splits && a < op.sums; s++) {
+                REAL more[4];
+                get<4>(planes + (a * splits + s) * total + at, n, more);
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    sums[a][j] = sums[a][j] + more[j];
+            }
+        }
+        const i64 place = at % sample;
+        if (n == 4 && place % op.width + 4 <= op.width)
+            finish<NS, 4>(op, run, sums, at, place, n);
+        else
+#pragma unroll
+            for (int j = 0; j < 4; j++) { // over the end of a row, or of everything
+                REAL one[NS][1];
+#pragma unroll
+                for (int a = 0; a < NS; a++)
+                    one[a][0] = sums[a][j];
+                if (j < n)
+                    finish<NS, 1>(op, run, one, at + j, (at + j) % sample, 1);
+            }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) planes_1(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
+{
+    finish_planes<1>(*op, planes, splits, RUN);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) planes_2(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
+{
+    finish_planes<2>(*op, planes, splits, RUN);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1) planes_8(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
+{
+    finish_planes<SUMS>(*op, planes, splits, RUN);
+}
+
+// The rows that a term contracts, parts taken and rounded, as a matrix in scratch memory: what a library's product
+// takes where there is a geometry of one region (im2col), or TF32.
+extern "C" __global__ void __launch_bounds__(256, 2)
+rows_of_term(const Contraction* op, int t, REAL* out, RUN_ARGUMENTS)
+{
+    const Run run = RUN;
+    const Term& term = op->terms[t];
+    const REAL* source = run.at(term.source);
+    if (!term.geometry) {
+        FOR_EACH(i, run.samples * term.source.size)
+        {
+            const REAL value = part_of(term.part, source[i]) * (REAL)term.scale;
+            out[i] = term.round ? tf32(value) : value;
+        }
+        return;
+    }
+    const Geometry& g = *term.geometry;
+    const Region& region = g.regions[0];
+    const i64 depth = (i64)region.taps * term.channels;
+    FOR_EACH(i, run.samples * region.rows * depth)
+    {
+        const i64 m = i / depth, k = i - m * depth;
+        const int tap = (int)(k / term.channels), c = (int)(k - (i64)tap * term.channels);
+        const Place p = place_of(region, m);
+        const int t2 = tap % region.axes[2].taps, t1 = tap / region.axes[2].taps % region.axes[1].taps;
+        const int t0 = tap / region.axes[2].taps / region.axes[1].taps;
+        const int a = region.axes[0].index[p.axis[0] * region.axes[0].taps + t0];
+        const int b = region.axes[1].index[p.axis[1] * region.axes[1].taps + t1];
+        const int d = region.axes[2].index[p.axis[2] * region.axes[2].taps + t2];
+        REAL value = 0;
+        if (a >= 0 && b >= 0 && d >= 0)
+            value = source[(p.sample * g.source_rows + ((i64)a * g.source[1] + b) * g.source[2] + d) * term.stride +
+                           c];
+        value = part_of(term.part, value) * (REAL)term.scale;
+        out[i] = term.round ? tf32(value) : value;
+    }
+}

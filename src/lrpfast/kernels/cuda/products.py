@@ -1,0 +1,106 @@
+"""Plain matrix products by cuBLAS, with the compute type said outright: float32 never becomes TF32 unasked."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+
+_local = threading.local()  # a handle belongs to a thread and a device
+_missing: str | None = None
+
+
+def available() -> bool:
+    """Whether there is a cuBLAS; without it our own kernels do all products, to the same tolerance."""
+    return problem() is None
+
+
+def problem() -> str | None:
+    """Why cuBLAS cannot be used, or None."""
+    global _missing
+    if _missing is None:
+        try:
+            from cupy_backends.cuda.libs import cublas  # noqa: F401
+
+            _missing = ""
+        except Exception as error:
+            _missing = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return _missing or None
+
+
+def forget() -> None:
+    """Look again; for tests that change what there is."""
+    global _missing
+    _missing = None
+    _local.__dict__.clear()
+
+
+def _handle(device: int) -> Any:
+    from cupy_backends.cuda.libs import cublas
+
+    handles = _local.__dict__.setdefault("handles", {})
+    if device not in handles:
+        handles[device] = cublas.create()
+        _check(device)
+    return handles[device]
+
+
+def _check(device: int) -> None:
+    """A float32 product of numbers that TF32 would round must be exact: else something forces TF32."""
+    import cupy
+
+    a = cupy.empty((32, 32), np.float32)
+    a.set(np.full((32, 32), 1 + 2.0**-12, np.float32))
+    b = cupy.empty((32, 32), np.float32)
+    b.set(np.eye(32, dtype=np.float32))
+    out = cupy.empty((32, 32), np.float32)
+    gemm(device, (32, 32, 32), a.data.ptr, (b.data.ptr, 32, 1), out.data.ptr, np.dtype(np.float32))
+    if (out.get() != np.float32(1 + 2.0**-12)).any():
+        raise DeviceError(
+            "cuBLAS rounds float32 products to TF32 on this machine though it is asked not to; "
+            "is NVIDIA_TF32_OVERRIDE or a library set so?"
+        )
+
+
+def gemm(
+    device: int,
+    shape: tuple[int, int, int],
+    a: int,
+    weights: tuple[int, int, int],
+    out: int,
+    dtype: np.dtype,
+    *,
+    tf32: bool = False,
+    add: bool = False,
+) -> None:
+    """out (M, N) = a (M, K) · weights (K, N), or added to it, on the current stream; all by rows but the weights.
+
+    ``weights`` is (address, row step, column step). Under ``tf32`` operands are on TF32's grid already.
+    """
+    import cupy
+    from cupy_backends.cuda.libs import cublas
+
+    rows, columns, depth = shape
+    handle = _handle(device)
+    cublas.setStream(handle, cupy.cuda.get_current_stream().ptr)
+    cublas.setMathMode(handle, 0)  # CUBLAS_DEFAULT_MATH
+    one, other = np.ones((), dtype), np.full((), 1 if add else 0, dtype)
+    kind = 1 if dtype == np.float64 else 0  # CUDA_R_64F, CUDA_R_32F
+    compute = 70 if dtype == np.float64 else 77 if tf32 else 68  # CUBLAS_COMPUTE_64F, _32F_FAST_TF32, _32F
+    address, row_step, column_step = weights
+    # cuBLAS counts by columns: it is given the transposed product, (N, K) · (K, M)
+    by_rows = column_step == 1
+    cublas.gemmEx(
+        handle,
+        *(0 if by_rows else 1, 0),  # CUBLAS_OP_N, CUBLAS_OP_T
+        *(columns, rows, depth),
+        one.ctypes.data,
+        *(address, kind, row_step if by_rows else column_step),
+        *(a, kind, depth),
+        other.ctypes.data,
+        *(out, kind, columns),
+        *(compute, -1),  # CUBLAS_GEMM_DEFAULT
+    )

@@ -1,0 +1,357 @@
+"""Batches on GPUs: chunks that fit the memory, copies beside the computing, several devices side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .. import DEFAULT_START, Fault, Start
+from ..arrays import on_device
+from ..program import Program
+from . import modules
+from .devices import Gpu
+from .execute import FAULTS, NO_FAULT, Began, Chunk, Executable
+
+#: What a chunk's workspace may take where fewer samples do not keep a GPU busy, and samples that always may be.
+WORKSPACE_BYTES, FEWEST = 2 << 30, 16
+#: Input and output of a chunk that is copied from and to the host: large enough for the bus, small enough to overlap.
+STAGED_BYTES = 64 << 20
+#: Part of the free memory that a run takes at most.
+SHARE_OF_FREE = 0.8
+#: Samples that a further GPU must be given at least.
+FEWEST_PER_GPU = 64
+#: What the cast kernels take.
+CASTS = (
+    *("float16", "bfloat16", "float32", "float64"),
+    *("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+)
+
+
+class CompiledProgram:
+    """A program on one or more GPUs; safe to call from several threads at once."""
+
+    def __init__(self, program: Program, gpus: tuple[Gpu, ...]) -> None:
+        self._program, self._gpus = program, gpus
+        self._executables: dict[int, Executable] = {}
+        self._lock = threading.Lock()
+        self._executable(gpus[0])  # what is wrong with a program is said at once
+
+    def _executable(self, gpu: Gpu) -> Executable:
+        import cupy
+
+        with self._lock:
+            if gpu.index not in self._executables:
+                with cupy.cuda.Device(gpu.index):
+                    self._executables[gpu.index] = Executable(self._program, gpu)
+            return self._executables[gpu.index]
+
+    def accepts(self, x: Any) -> bool:
+        """Whether a run takes these inputs as they are; it casts them on the device."""
+        return x.dtype.isnative and (x.dtype.name in CASTS or x.dtype.kind == "b")
+
+    def run(
+        self,
+        x: np.ndarray,
+        out: np.ndarray,
+        *,
+        threads: int,
+        memory: int | None = None,
+        start: Start = DEFAULT_START,
+        keep: dict[int, np.ndarray] | None = None,
+    ) -> Fault | None:
+        samples = len(x)
+        if samples == 0:
+            return None
+        gpus = self._gpus
+        if on_device(x):
+            gpus = tuple(g for g in gpus if g.index == x.device.id)
+            if not gpus:
+                names = ", ".join(f"gpu:{g.index}" for g in self._gpus)
+                raise InputError(f"inputs are on gpu:{x.device.id}, this program runs on {names}; move them there")
+        count = max(1, min(len(gpus), samples // FEWEST_PER_GPU))
+        if count == 1:
+            return self._on(gpus[0], x, out, samples, 0, memory, start, keep)
+        edges = [samples * i // count for i in range(count + 1)]
+        faults: list[Fault | None] = [None] * count
+        errors: list[BaseException | None] = [None] * count
+
+        def work(i: int) -> None:
+            low, high = edges[i], edges[i + 1]
+            part = {b: a[low:high] for b, a in keep.items()} if keep else None
+            into = out[:, low:high] if start.count > 1 else out[low:high]
+            try:
+                faults[i] = self._on(gpus[i], x[low:high], into, high - low, low, memory, start, part)
+            except BaseException as error:  # raised again by the thread that called
+                errors[i] = error
+
+        others = [threading.Thread(target=work, args=(i,), name=f"lrpfast-gpu{gpus[i].index}") for i in range(1, count)]
+        for thread in others:
+            thread.start()
+        work(0)
+        for thread in others:
+            thread.join()
+        for error in errors:
+            if error is not None:
+                raise error
+        found = [f for f in faults if f is not None]
+        return min(found, key=lambda f: f.sample) if found else None
+
+    def _on(
+        self,
+        gpu: Gpu,
+        x: Any,
+        out: Any,
+        samples: int,
+        first: int,
+        memory: int | None,
+        start: Start,
+        keep: dict[int, np.ndarray] | None,
+    ) -> Fault | None:
+        """A batch, or a part of one that begins at sample ``first``, on one GPU."""
+        import cupy
+
+        executable = self._executable(gpu)
+        with cupy.cuda.Device(gpu.index):
+            batch = _Batch(executable, x, out, samples, first, memory, start, keep)
+            while True:
+                try:
+                    return batch.run()
+                except cupy.cuda.memory.OutOfMemoryError:
+                    batch.shrink()
+
+
+class _Batch:
+    """One run on one GPU, as far as it has come: after running out of memory it goes on with smaller chunks."""
+
+    def __init__(
+        self,
+        executable: Executable,
+        x: Any,
+        out: Any,
+        samples: int,
+        first: int,
+        memory: int | None,
+        start: Start,
+        keep: dict[int, np.ndarray] | None,
+    ) -> None:
+        import cupy
+
+        self.executable, self.x, self.samples, self.first = executable, x, samples, first
+        self.keep, self.memory, self.done = keep, memory, 0
+        self.dtype, self.sizes = executable.dtype, executable.program.sizes
+        self.size, self.out_size = self.sizes[0], self.sizes[executable.result]
+        self.start, self.began = start, None
+        self.targets = start.count
+        self.out = out.reshape(self.targets, samples, self.out_size) if self.targets > 1 else out[None]
+        self.from_host, self.to_host = not on_device(x), not on_device(out)
+        self.faults = cupy.empty(len(FAULTS), np.uint64)
+        self.faults.set(np.full(len(FAULTS), NO_FAULT, np.uint64))
+        self.capacity = self._first_capacity()
+
+    def sample_bytes(self) -> int:
+        """Bytes on the device for each sample, scratch memory aside."""
+        item = self.dtype.itemsize
+        total = self.executable.width * item
+        if self.from_host:
+            total += 2 * self.size * (item + (self.x.dtype.itemsize if self.x.dtype != self.dtype else 0))
+        if self.to_host:
+            total += 2 * self.targets * self.out_size * item
+        return max(1, total)
+
+    def bytes_needed(self, samples: int) -> int:
+        return self.executable.workspace_bytes(samples) + samples * (
+            self.sample_bytes() - self.executable.width * self.dtype.itemsize
+        )
+
+    def _first_capacity(self) -> int:
+        import cupy
+
+        one = self.bytes_needed(1)
+        if self.memory is not None:
+            if self.memory < one:
+                raise InputError(f"memory={self.memory:,} bytes is too little: one sample needs {one:,}")
+            budget = self.memory
+        else:
+            free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
+            budget = int(SHARE_OF_FREE * free)
+        wanted = max(FEWEST, WORKSPACE_BYTES // self.sample_bytes())
+        if self.from_host or self.to_host:
+            staged = (self.size + self.targets * self.out_size) * self.dtype.itemsize
+            wanted = min(wanted, max(FEWEST, STAGED_BYTES // staged))
+        capacity = max(1, min(self.samples, wanted))
+        while capacity > 1 and self.bytes_needed(capacity) > budget:
+            capacity = (capacity + 1) // 2
+        return -(-self.samples // -(-self.samples // capacity))  # as many in every chunk
+
+    def shrink(self) -> None:
+        """After running out of memory: half as many samples in a chunk."""
+        import cupy
+
+        cupy.get_default_memory_pool().free_all_blocks()
+        if self.capacity == 1:
+            free, total = cupy.cuda.runtime.memGetInfo()
+            raise MemoryError(
+                f"one sample needs {self.bytes_needed(1):,} bytes on {self.executable.gpu.name}, "
+                f"of whose {total:,} bytes {free:,} are free"
+            )
+        self.capacity = (self.capacity + 1) // 2
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """(first sample, samples) of what is still to do."""
+        for first in range(self.done, self.samples, self.capacity):
+            yield first, min(self.capacity, self.samples - first)
+
+    def run(self) -> Fault | None:
+        import cupy
+
+        if self.began is None:
+            self.began = Began(self.start, self.dtype, self.sizes[self.executable.program.output])
+        nbytes = self.executable.workspace_bytes(self.capacity)
+        work = cupy.empty(-(-nbytes // self.dtype.itemsize), self.dtype)
+        if self.from_host or self.to_host:
+            self._staged(work)
+        else:
+            self._direct(work)
+        return self._fault()
+
+    def _fault(self) -> Fault | None:
+        found = self.faults.get()
+        worst = int(found.min())
+        if worst == NO_FAULT:
+            return None
+        return Fault(FAULTS[int(np.argmin(found))], worst + self.first)
+
+    def _chunk(self, work: Any, x: Any, outs: Any) -> Chunk:
+        gpu, width = self.executable.gpu, self.executable.width
+        return Chunk(gpu, self.dtype, work, self.capacity, width, x, outs[0], self.faults)
+
+    def _compute(self, chunk: Chunk, outs: list[Any], first: int, samples: int) -> None:
+        """Queue a chunk's kernels; the arrays that a start has are counted from the batch's first sample."""
+        chunk.take(samples, first, outs[0])
+        assert self.began is not None
+        self.executable.run(chunk, self.began, outs)
+
+    def _hand_out(self, chunk: Chunk, x: Any, first: int, samples: int) -> None:
+        """Copy the buffers that were asked for."""
+        for buffer, array in (self.keep or {}).items():
+            at, size = self.executable.place(buffer)
+            begin = at * chunk.capacity
+            source = chunk.work[begin : begin + samples * size] if at >= 0 else chunk.out.reshape(-1)[: samples * size]
+            array[first : first + samples] = source.get().reshape(samples, size)
+
+    def _cast(self, source: Any, into: Any, n: int) -> None:
+        kernel = modules.function(
+            self.executable.gpu.index,
+            "input",
+            "float64" if self.dtype == np.float64 else "float32",
+            f"cast_{'uint8' if source.dtype == np.bool_ else source.dtype.name}",
+        )
+        blocks = min(-(-n // modules.THREADS), self.executable.gpu.processors * 32)
+        kernel((max(1, blocks),), (modules.THREADS,), (source, into, np.int64(n)))
+
+    def _direct(self, work: Any) -> None:
+        """Input and output are on the device: everything on the caller's stream."""
+        import cupy
+
+        casts = self.x.dtype != self.dtype or not self.x.flags.c_contiguous
+        for first, samples in self.chunks():
+            x = self.x[first : first + samples]
+            if casts:
+                x = cupy.ascontiguousarray(x)
+            if x.dtype != self.dtype:
+                into = cupy.empty(x.shape, self.dtype)
+                self._cast(x, into, x.size)
+                x = into
+            outs = [out[first : first + samples] for out in self.out]
+            chunk = self._chunk(work, x, outs)
+            self._compute(chunk, outs, first, samples)
+            self._hand_out(chunk, x, first, samples)
+            self.done = first + samples
+
+    def _staged(self, work: Any) -> None:
+        """From and to the host: while a chunk is computed, the next comes in and the last goes out."""
+        import cupy
+
+        computing = cupy.cuda.get_current_stream()
+        count = 1 if self.samples - self.done <= self.capacity else 2
+        coming, going = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        slots = [_Slot(self) for _ in range(count)]
+        computing.synchronize()  # what the pool hands out may still be in use on this stream
+        under_way: list[_Slot] = []
+        try:
+            for i, (first, samples) in enumerate(self.chunks()):
+                slot = slots[i % count]
+                if slot in under_way:
+                    under_way.remove(slot)
+                    slot.finish()
+                slot.load(first, samples, coming)
+                computing.wait_event(slot.loaded)
+                if slot.raw is not None:
+                    self._cast(slot.raw, slot.x, samples * self.size)
+                chunk = self._chunk(work, slot.x, slot.outs)
+                self._compute(chunk, slot.outs, first, samples)
+                self._hand_out(chunk, slot.x, first, samples)
+                slot.computed.record(computing)
+                slot.store(going)
+                under_way.append(slot)
+            for slot in under_way:
+                slot.finish()
+        finally:
+            for stream in (coming, computing, going):  # no copy may outlive its memory
+                with contextlib.suppress(Exception):
+                    stream.synchronize()
+
+
+class _Slot:
+    """Memory of one chunk on its way: pinned on the host, and on the device."""
+
+    def __init__(self, batch: _Batch) -> None:
+        import cupy
+
+        self.batch = batch
+        n, dtype = batch.capacity, batch.dtype
+        self.x = cupy.empty((n, batch.size), dtype)
+        given = np.dtype(batch.x.dtype)
+        self.raw = None if given == dtype else cupy.empty((n, batch.size), np.uint8 if given.kind == "b" else given)
+        self.outs = [cupy.empty((n, batch.out_size), dtype) for _ in range(batch.targets)]
+        self.pinned_in = _pinned((n, batch.size), self.x.dtype if self.raw is None else self.raw.dtype)
+        self.pinned_out = _pinned((batch.targets, n, batch.out_size), dtype)
+        self.loaded, self.computed, self.stored = (cupy.cuda.Event(disable_timing=True) for _ in range(3))
+        self.first = self.samples = 0
+
+    def load(self, first: int, samples: int, stream: Any) -> None:
+        """Queue the copy of some samples to the device."""
+        self.first, self.samples = first, samples
+        rows = self.batch.x[first : first + samples]
+        np.copyto(self.pinned_in[:samples], rows.reshape(samples, -1), casting="unsafe")
+        into = self.x if self.raw is None else self.raw
+        into[:samples].set(self.pinned_in[:samples], stream=stream)
+        self.loaded.record(stream)
+
+    def store(self, stream: Any) -> None:
+        """Queue the copy of the results to the host, once they are computed."""
+        stream.wait_event(self.computed)
+        for out, pinned in zip(self.outs, self.pinned_out, strict=True):
+            out[: self.samples].get(stream=stream, out=pinned[: self.samples], blocking=False)
+        self.stored.record(stream)
+
+    def finish(self) -> None:
+        """Wait for the results and hand them to the caller."""
+        self.stored.synchronize()
+        first, samples, batch = self.first, self.samples, self.batch
+        for out, pinned in zip(batch.out, self.pinned_out, strict=True):
+            out[first : first + samples] = pinned[:samples].reshape(out[first : first + samples].shape)
+        batch.done = first + samples
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    import cupy
+
+    n = int(np.prod(shape))
+    memory = cupy.cuda.alloc_pinned_memory(max(1, n * dtype.itemsize))
+    return np.frombuffer(memory, dtype, n).reshape(shape)
