@@ -221,7 +221,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
         type=options.pair,
         help="declare the inputs' range: less work, and it is checked",
     )
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto or cpu")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, gpu (all of them) or gpu:1 (one)")
     return group
 
 
@@ -393,15 +393,20 @@ def _info(arguments: argparse.Namespace) -> None:
 
     import h5py
 
-    from .kernels import backend  # the one command that asks the kernels about the machine
+    from .kernels import backend, no_gpu  # the one command that asks the kernels about the machine
 
-    device = backend("auto")
+    taken, cpu = backend("auto"), backend("cpu")
     print(f"lrpfast    {__version__}")
     print(f"Python     {platform.python_version()} ({platform.system()} {platform.machine()})")
     print(f"NumPy      {np.__version__}, h5py {h5py.__version__}")
-    print(f"devices    {device.name} (this version has no other)")
-    for key, value in device.describe().items():
-        print(f"           {key}: {value}")
+    print(f"device     'auto' takes {taken.name}")
+    for key, value in cpu.describe().items():
+        print(f"cpu        {key}: {value}")
+    if taken.name != cpu.name:
+        for key, value in taken.describe().items():
+            print(f"gpu        {key}: {value}")
+    else:
+        print(f"gpu        none: {no_gpu()}")
     print(f"threads    {get_num_threads()}")
 
 

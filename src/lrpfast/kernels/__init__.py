@@ -113,3 +113,10 @@ def backend(device: str = "auto") -> Backend:
         gpus = devices.found().gpus
         return CudaBackend(gpus) if gpus else CpuBackend()
     return CudaBackend(devices.chosen(device))
+
+
+def no_gpu() -> str | None:
+    """Why there is no GPU to use, or None where there is one."""
+    from .cuda import devices
+
+    return devices.found().problem

@@ -17,11 +17,15 @@ def check_geometry(geometry, operation):
         require(len(region.axes) == 3, operation, "a region has three axes")
         for axis, source, out in zip(region.axes, geometry.source, geometry.out, strict=True):
             shape = np.shape(axis.index)
-            require(len(shape) == 2 and shape[0] == len(axis.positions), operation,
-                    "an axis has a row of taps for each position")
+            require(
+                len(shape) == 2 and shape[0] == len(axis.positions),
+                operation,
+                "an axis has a row of taps for each position",
+            )
             require(axis.factor is None or np.shape(axis.factor) == shape, operation, "factors are shaped like taps")
-            require(np.all((axis.positions >= 0) & (axis.positions < out)), operation,
-                    "positions outside the output grid")
+            require(
+                np.all((axis.positions >= 0) & (axis.positions < out)), operation, "positions outside the output grid"
+            )
             require(np.all((axis.index >= -1) & (axis.index < source)), operation, "taps outside the source grid")
         first, second, third = [axis.positions for axis in region.axes]
         covered[np.ix_(first, second, third)] += 1
@@ -29,9 +33,15 @@ def check_geometry(geometry, operation):
 
 
 def same_positions(one, other):
-    return one.out == other.out and len(one.regions) == len(other.regions) and all(
-        np.array_equal(a.positions, b.positions)
-        for r, s in zip(one.regions, other.regions, strict=True) for a, b in zip(r.axes, s.axes, strict=True))
+    return (
+        one.out == other.out
+        and len(one.regions) == len(other.regions)
+        and all(
+            np.array_equal(a.positions, b.positions)
+            for r, s in zip(one.regions, other.regions, strict=True)
+            for a, b in zip(r.axes, s.axes, strict=True)
+        )
+    )
 
 
 def check_contraction(operation, sizes):
@@ -58,8 +68,11 @@ def check_contraction(operation, sizes):
         source_rows = rows if geometry is None else int(np.prod(term.geometry.source))
         require(depth % source_rows == 0, operation, f"a source of {depth} values has not {source_rows} rows")
         for i, w in enumerate(weights if geometry is not None else (weights,)):
-            taps = 1 if geometry is None else int(
-                np.prod([np.shape(axis.index)[1] for axis in term.geometry.regions[i].axes]))
+            taps = (
+                1
+                if geometry is None
+                else int(np.prod([np.shape(axis.index)[1] for axis in term.geometry.regions[i].axes]))
+            )
             if operation.diagonal:
                 right = w.shape in ((taps, width), (taps, 1)) and depth // source_rows == width
             elif geometry is None:
@@ -81,10 +94,16 @@ def check_contraction(operation, sizes):
         require(len(operation.shares) <= MAX_SUMS, operation, f"at most {MAX_SUMS} shares are possible")
         require(operation.shares and sizes[operation.x] == size, operation, "x and out differ in size")
         require(all(0 <= s.accumulator < sums for s in operation.shares), operation, "a share of no sum")
-        require(all(s.part not in ("x-low", "x-high") or s.bound is not None for s in operation.shares), operation,
-                "a share without its bound")
-        require(all(s.bound is None or np.size(s.bound) in (1, size) for s in operation.shares), operation,
-                "a bound has one value or a sample's")
+        require(
+            all(s.part not in ("x-low", "x-high") or s.bound is not None for s in operation.shares),
+            operation,
+            "a share without its bound",
+        )
+        require(
+            all(s.bound is None or np.size(s.bound) in (1, size) for s in operation.shares),
+            operation,
+            "a bound has one value or a sample's",
+        )
         if operation.divide is not None:
             check_divide(operation.divide, sizes, size)
         return
@@ -92,23 +111,41 @@ def check_contraction(operation, sizes):
     for output in operation.outputs:
         require(sizes[output.buffer] == size, operation, "outputs differ in size")
         require(len(output.coefficients) <= sums, operation, "more coefficients than sums")
-        require(output.constant is None or np.size(output.constant) in (width, size), operation,
-                "a constant has a value for each column, or for each row's")
+        require(
+            output.constant is None or np.size(output.constant) in (width, size),
+            operation,
+            "a constant has a value for each column, or for each row's",
+        )
 
 
 def check_spread(term, geometry, operation, sizes, width):
-    require(geometry is not None and term.geometry is geometry and len(geometry.regions) == 1, operation,
-            "all terms share a geometry of one region")
+    require(
+        geometry is not None and term.geometry is geometry and len(geometry.regions) == 1,
+        operation,
+        "all terms share a geometry of one region",
+    )
     source_rows = int(np.prod(geometry.out))
     taps = int(np.prod([np.shape(a.index)[1] for a in geometry.regions[0].axes]))
-    require(int(np.prod(geometry.source)) == operation.rows and not operation.diagonal, operation,
-            "rows do not fill the output grid")
-    require(np.array_equal(np.concatenate([a.positions for a in geometry.regions[0].axes]),
-                           np.concatenate([np.arange(n) for n in geometry.out])), operation, "rows are in order")
+    require(
+        int(np.prod(geometry.source)) == operation.rows and not operation.diagonal,
+        operation,
+        "rows do not fill the output grid",
+    )
+    require(
+        np.array_equal(
+            np.concatenate([a.positions for a in geometry.regions[0].axes]),
+            np.concatenate([np.arange(n) for n in geometry.out]),
+        ),
+        operation,
+        "rows are in order",
+    )
     require(sizes[term.source] % source_rows == 0, operation, "a source does not fill its grid")
     require(term.part == "x", operation, "a part of the source")
-    require(np.shape(term.weights) == (sizes[term.source] // source_rows, taps * width), operation,
-            f"weights of shape {np.shape(term.weights)} do not fit")
+    require(
+        np.shape(term.weights) == (sizes[term.source] // source_rows, taps * width),
+        operation,
+        f"weights of shape {np.shape(term.weights)} do not fit",
+    )
 
 
 def check_divide(operation, sizes, size):
@@ -126,15 +163,21 @@ def check_light(operation, sizes, reads, writes):
     require(columns > 0, operation, "no columns")
     if name in ("Gather", "Scatter"):
         index, limit = operation.index, sizes[reads[0]] if name == "Gather" else out
-        require(np.shape(index) == (out if name == "Gather" else sizes[reads[0]],), operation,
-                "an index for each value")
+        require(
+            np.shape(index) == (out if name == "Gather" else sizes[reads[0]],), operation, "an index for each value"
+        )
         require(np.size(index) == 0 or (np.min(index) >= -1 and np.max(index) < limit), operation, "indices outside")
     elif name == "Strided":
-        for offset, step, size in ((operation.source_offset, operation.source_step, sizes[reads[0]]),
-                                   (operation.out_offset, operation.out_step, out)):
+        for offset, step, size in (
+            (operation.source_offset, operation.source_step, sizes[reads[0]]),
+            (operation.out_offset, operation.out_step, out),
+        ):
             ends = offset, offset + (operation.count - 1) * step
-            require(operation.count == 0 or (min(ends) >= 0 and max(ends) + operation.length <= size), operation,
-                    "runs reach outside")
+            require(
+                operation.count == 0 or (min(ends) >= 0 and max(ends) + operation.length <= size),
+                operation,
+                "runs reach outside",
+            )
     elif name in ("Pool", "Unpool"):
         geometry = operation.geometry
         require(len(geometry.regions) == 1, operation, "a pool has one region")
@@ -143,16 +186,22 @@ def check_light(operation, sizes, reads, writes):
         require(touched == want, operation, "buffers do not fit the grids")
     elif name in ("Dot", "DotBack"):
         m, n, k = operation.m, operation.n, operation.k
-        require(touched == ([m * k, n * k, m * n] if name == "Dot" else [m * n, n * k, m * k, m * k]), operation,
-                "buffers do not fit m, n and k")
+        require(
+            touched == ([m * k, n * k, m * n] if name == "Dot" else [m * n, n * k, m * k, m * k]),
+            operation,
+            "buffers do not fit m, n and k",
+        )
     elif name in ("Lookup", "Total"):
         columns = operation.table.shape[1] if name == "Lookup" else columns
         wide, narrow = (out, sizes[reads[0]]) if name == "Lookup" else (sizes[reads[0]], out)
         require(wide == narrow * columns, operation, "buffers do not fit the columns")
     else:
         require(len(set(touched)) == 1, operation, "buffers differ in size")
-        require(name == "Activate" and operation.function != "softmax" or out % columns == 0, operation,
-                f"{out} values are not rows of {columns}")
+        require(
+            name == "Activate" and operation.function != "softmax" or out % columns == 0,
+            operation,
+            f"{out} values are not rows of {columns}",
+        )
     if hasattr(operation, "sources"):
         require(writes[0] not in operation.sources[1:], operation, "only the first source may be the output")
     elif name not in ("Slope", "Activate", "Scale", "Remask", "Select", "Copy", "Strided"):
@@ -164,5 +213,6 @@ def check_light(operation, sizes, reads, writes):
         require(np.size(operation.values) == out, operation, "a value for each element")
     if name in ("Activate", "Slope") and operation.function == "prelu":
         require(np.size(operation.parameters["negative_slope"]) == out, operation, "a slope for each element")
-    require(name != "Slope" or operation.function != "softmax", operation,
-            "softmax has a slope of its own: SoftmaxBack")
+    require(
+        name != "Slope" or operation.function != "softmax", operation, "softmax has a slope of its own: SoftmaxBack"
+    )

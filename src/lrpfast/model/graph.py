@@ -217,7 +217,7 @@ class Model:
         x : array, shape (samples, *input_shape)
             Any real dtype; cast once to the precision. A list of them for several inputs.
         precision : {"float32", "float64", "tf32"}
-        device : {"auto", "cpu"}
+        device : {"auto", "cpu", "gpu"} or "gpu:1", …
         threads : int, optional
             All cores that this process may use when None.
 

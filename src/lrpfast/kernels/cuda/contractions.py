@@ -25,6 +25,8 @@ LONGEST_CHAIN = 8192
 LEAST_DEPTH, MOST_SPLITS = 128, 32
 #: Up to so many columns, or of depth, our kernels are at the memory's speed and fuse what follows.
 NARROW = 16
+#: Below so much work a library's call costs more than it saves, and cannot be part of a graph that is replayed.
+LIBRARY_FLOPS = 1 << 27
 #: Rows of a chunk up to which the tile of few rows is taken.
 FEW_ROWS = 32
 
@@ -129,7 +131,7 @@ class Contraction:
         return pairs
 
     def _library(self) -> bool:
-        """Whether cuBLAS makes the sums: plain products that are neither narrow nor shallow."""
+        """Whether cuBLAS can make the sums: plain products that are neither narrow nor shallow."""
         if self.geometry is not None or self.diagonal or not products.available():
             return False
         return min(self.columns, *self.depths) > NARROW and not any(p.sign or p.split for p in self.parts)
@@ -229,12 +231,16 @@ class Contraction:
             splits = max(splits, min(-(-2 * self.gpu.processors // blocks), depth // LEAST_DEPTH, MOST_SPLITS))
         return name, down, across, splits
 
+    def by_library(self, samples: int) -> bool:
+        """Whether cuBLAS makes the sums of so many samples."""
+        return self.library and 2 * samples * self.rows * self.columns * max(self.depths) >= LIBRARY_FLOPS
+
     def scratch(self, samples: int) -> int:
         """Elements of scratch memory that so many samples need."""
         plane = samples * self.rows * self.width
         if self.diagonal:
             return 0
-        if self.library:
+        if self.by_library(samples):
             copies = [samples * s for p, s in zip(self.parts, self.sizes, strict=True) if self._copied(p)]
             return max(copies, default=0) + (self.sums * plane if self.sums > 1 else 0)
         splits = self.tile(samples)[3]
@@ -251,8 +257,8 @@ class Contraction:
             rows = chunk.samples * max(self.region_rows) * self.width
             chunk.launch("lanes", f"lanes_{finishing}", rows, (self.record,), y=len(self.region_rows))
             return
-        if self.library:
-            planes, splits = self._by_library(chunk), 1
+        if self.by_library(chunk.samples):
+            planes, splits = self._products(chunk), 1
         else:
             name, down, across, splits = self.tile(chunk.samples)
             fused = self.fused and splits == 1
@@ -271,7 +277,7 @@ class Contraction:
         before = (self.record, planes, np.int32(splits))
         chunk.launch("planes", f"planes_{finishing}", -(-elements // 4), before)
 
-    def _by_library(self, chunk: Any) -> Any:
+    def _products(self, chunk: Any) -> Any:
         """Sums by cuBLAS; returns where their planes begin."""
         plane = chunk.samples * self.rows * self.width
         planes = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch

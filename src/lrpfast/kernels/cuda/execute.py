@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import Start
-from ..place import OVERFLOWS, place
+from .. import Fault, Start
+from ..place import OVERFLOWS, flops, place
 from ..program import Begin, Contract, Operation, Program, Redistribute, Remask
 from . import modules
 from .contractions import Contraction
 from .devices import Gpu
 from .light import Light
 from .records import INPUT, RESULT, Held
+from .replay import Replays
 
 #: Places of buffers are multiples of this many values, so that rows of whole quads are aligned.
 ALIGN = 32
@@ -25,8 +26,14 @@ FAULTS = ("input_not_finite", "input_out_of_range", "not_finite")
 NO_FAULT = np.iinfo(np.uint64).max
 
 
+def as_fault(found: np.ndarray, first: int) -> Fault | None:
+    """The fault of the first sample that has any, of a batch that begins at sample ``first``."""
+    worst = found.min()
+    return None if worst == NO_FAULT else Fault(FAULTS[int(np.argmin(found))], int(worst) + first)
+
+
 class Began:
-    """The starting relevance as a kernel needs it: a `Start` with its arrays on the device."""
+    """The starting relevance as a kernel needs it: a `Start` with its arrays on the device, in memory of its own."""
 
     def __init__(self, start: Start, dtype: np.dtype, size: int) -> None:
         import cupy
@@ -37,9 +44,23 @@ class Began:
             raise ValueError(f"window {start.window} is not part of {size} outputs")
         self.targets = self.array = None
         if start.targets is not None:
-            self.targets = cupy.asarray(np.ascontiguousarray(start.targets, np.int64))
+            self.targets = cupy.empty(start.targets.shape, np.int64)
         if start.array is not None:
-            self.array = cupy.asarray(start.array, dtype=dtype)
+            self.array = cupy.empty(start.array.shape, dtype)
+        self.put(start)
+
+    def put(self, start: Start) -> None:
+        """Copy the arrays of a start of the same kind to the device."""
+        if self.targets is not None and start.targets is not None:
+            self.targets.set(np.ascontiguousarray(start.targets, np.int64))
+        if self.array is not None and start.array is not None:
+            self.array.set(np.ascontiguousarray(start.array, self.array.dtype))
+
+    @staticmethod
+    def key(start: Start) -> tuple:
+        """What two starts have in common that differ in their arrays' values only."""
+        shapes = tuple(None if a is None else a.shape for a in (start.targets, start.array))
+        return (start.mode, start.step, start.count, start.window, shapes)
 
 
 class Chunk:
@@ -101,6 +122,8 @@ class Executable:
             for o in program.forward
         ]
         self.backward = [self._compiled(o, o is last) for o in program.backward]
+        self.flops = flops(program)
+        self.replays = Replays()
         first = program.forward[0] if program.forward else None
         # x · w is not finite for any w when x is not, so the sums tell. Not so for parts of x, nor after rounding.
         self.examined = not (
@@ -144,6 +167,22 @@ class Executable:
         # fewer samples may take more splits: the last chunk of a batch can be of any size
         scratch = max(self.scratch(n) for n in {samples, *(1 << i for i in range(samples.bit_length()))})
         return (self.width * samples + scratch + ALIGN) * self.dtype.itemsize
+
+    def by_library(self, samples: int) -> bool:
+        """Whether any product of so many samples is a library's."""
+        operations = (*self.forward, *self.backward)
+        return any(o.by_library(samples) for o in operations if isinstance(o, Contraction))
+
+    def cast(self, source: Any, into: Any, n: int) -> None:
+        """Queue the cast of n values of any real type to the program's dtype."""
+        name = "uint8" if source.dtype.kind == "b" else source.dtype.name
+        kernel = modules.function(self.gpu.index, "input", self.dtype.name, f"cast_{name}")
+        blocks = max(1, min(-(-n // modules.THREADS), self.gpu.processors * BLOCKS))
+        kernel((blocks,), (modules.THREADS,), (source, into, np.int64(n)))
+
+    def no_faults(self, faults: Any) -> None:
+        """Queue the reset of what a run finds."""
+        modules.function(self.gpu.index, "input", self.dtype.name, "no_faults")((1,), (32,), (faults,))
 
     def run(self, chunk: Chunk, began: Began, outs: list[Any]) -> None:
         """Queue all kernels on the current stream: once forward, backward for every target into its own ``out``."""

@@ -103,3 +103,9 @@ begin(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targe
         }
     }
 }
+
+extern "C" __global__ void no_faults(u64* faults)
+{
+    if (threadIdx.x < 3)
+        faults[threadIdx.x] = ~0ull;
+}

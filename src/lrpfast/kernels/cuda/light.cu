@@ -1,5 +1,5 @@
-// The light operations of a program, one kernel each, named as in program.py. What a kernel reads and writes is in the
-// order of records.BUFFERS. A value is made by one thread, or a row of them by one warp: no atomic sums.
+// The light operations of a program, one kernel each, named after program.py. What a kernel reads and writes is in the
+// order of place.BUFFERS. A value is made by one thread, or a row of them by one warp: no atomic sums.
 
 struct Light {
     Buffer reads[3], writes[2];
@@ -16,7 +16,7 @@ struct Light {
 
 #define LIGHT(NAME)                                                                                              \
     __device__ __forceinline__ void do_##NAME(const Light& op, const Run& run);                                  \
-    extern "C" __global__ void __launch_bounds__(256, 2) NAME(const Light* op, RUN_ARGUMENTS)                    \
+    extern "C" __global__ void __launch_bounds__(256, 2) light_##NAME(const Light* op, RUN_ARGUMENTS)            \
     {                                                                                                            \
         do_##NAME(*op, RUN);                                                                                     \
     }                                                                                                            \

@@ -23,7 +23,7 @@ BY_ROWS = {"softmax", "softmax_back", "normalize", "normalize_back"}
 
 
 def kernel_name(operation: type) -> str:
-    """``SoftmaxBack`` is ``softmax_back`` in light.cu."""
+    """``SoftmaxBack`` is ``softmax_back``, in light.cu ``light_softmax_back``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", operation.__name__).lower()
 
 
@@ -64,7 +64,7 @@ class Light:
         work = chunk.samples * self.size
         if self.name in BY_ROWS:
             work = work // self.columns * 32
-        chunk.launch("light", self.name, work, (self.record,))
+        chunk.launch("light", f"light_{self.name}", work, (self.record,))
 
     def _divide(self, operation: Divide, made: np.ndarray, program: Program, held: Held, place: Place) -> None:
         check_divide(operation, program.sizes, program.sizes[operation.out])

@@ -1,0 +1,109 @@
+"""Small batches again and again: after the first run of a size its kernels are recorded as a graph and replayed.
+
+Launching some ten kernels costs more than a small network's arithmetic; a graph is launched at once. The kernels and
+their grids are the very same, and so are the numbers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import Fault, Start
+from ..arrays import on_device
+
+if TYPE_CHECKING:
+    from .execute import Executable
+
+#: Up to so much work in a batch, launches are a fair part of the time.
+REPLAY_FLOPS = 1 << 31
+#: Graphs that an analyzer keeps on a device, each with its own memory; up to so many bytes each.
+MOST, MOST_BYTES = 4, 256 << 20
+
+
+class Replays:
+    """The graphs of one program on one device."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple, int] = OrderedDict()
+        self._made: OrderedDict[tuple, Replay] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, executable: Executable, x: Any, out: Any, start: Start) -> Replay | None:
+        """The graph for such a batch, if one is worth while and this is not the first of its kind."""
+        from .execute import Began
+
+        samples = len(x)
+        if samples * executable.flops > REPLAY_FLOPS or on_device(x) != on_device(out):
+            return None
+        key = (samples, x.dtype, on_device(x), Began.key(start))
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+                return self._made[key]
+            self._seen[key] = self._seen.get(key, 0) + 1
+            while len(self._seen) > 16 * MOST:
+                self._seen.popitem(last=False)
+            if self._seen[key] < 2 or executable.by_library(samples):
+                return None
+            if executable.workspace_bytes(samples) > MOST_BYTES:
+                return None
+            made = self._made[key] = Replay(executable, x, start)
+            while len(self._made) > MOST:
+                self._made.popitem(last=False)
+            return made
+
+
+class Replay:
+    """A graph with the memory that it reads and writes; one run at a time."""
+
+    def __init__(self, executable: Executable, x: Any, start: Start) -> None:
+        import cupy
+
+        from .execute import FAULTS, Began, Chunk
+
+        self._lock = threading.Lock()
+        samples, dtype, sizes = len(x), executable.dtype, executable.program.sizes
+        given = np.dtype(np.uint8) if x.dtype.kind == "b" else x.dtype
+        self.raw = cupy.empty((samples, sizes[0]), given)
+        self.x = self.raw if given == dtype else cupy.empty((samples, sizes[0]), dtype)
+        self.out = cupy.empty((start.count, samples, sizes[executable.result]), dtype)
+        self.work = cupy.empty(-(-executable.workspace_bytes(samples) // dtype.itemsize), dtype)
+        self.faults = cupy.empty(len(FAULTS), np.uint64)
+        self.began = Began(start, dtype, sizes[executable.program.output])
+        self.outs = [self.out[i] for i in range(start.count)]
+        chunk = Chunk(executable.gpu, dtype, self.work, samples, executable.width, self.x, self.outs[0], self.faults)
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        with self._stream:
+            self._stream.begin_capture()
+            try:
+                executable.no_faults(self.faults)
+                if self.x is not self.raw:
+                    executable.cast(self.raw, self.x, self.x.size)
+                chunk.take(samples, 0, self.outs[0])
+                executable.run(chunk, self.began, self.outs)
+            finally:
+                self._graph = self._stream.end_capture()
+
+    def run(self, x: Any, out: Any, start: Start, first: int) -> Fault | None:
+        """Run a batch of the kind that this was made for, whose first sample is the run's sample ``first``."""
+        import cupy
+
+        from .execute import as_fault
+
+        stream = cupy.cuda.get_current_stream()
+        with self._lock:
+            self.began.put(start)
+            if on_device(x):
+                self.raw[...] = x.reshape(self.raw.shape)
+            else:
+                self.raw.set(np.ascontiguousarray(x).reshape(self.raw.shape).view(self.raw.dtype))
+            self._graph.launch(stream)
+            if on_device(out):
+                out.reshape(self.out.shape)[...] = self.out
+            else:
+                self.out.get(out=out.reshape(self.out.shape))
+            return as_fault(self.faults.get(), first)
