@@ -21,7 +21,7 @@ from ..rules import rule as rule_module
 from ..rules.composites import Assignment, Composite
 from ..rules.rule import Pass, Rule
 from .balance import Conservation, layer_balance, make_conservation
-from .execute import begin_at, check_place, chunks, run
+from .execute import check_place, chunks, run
 from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
@@ -314,7 +314,7 @@ class Analyzer:
             into = result if whole else result[part]
             if axes:
                 into = empty_like((*axes, *rows.shape), self._dtype, x)  # the run's own order: one target after another
-            self._run(self._compiled, rows, into, part.start, start if whole else begin_at(start, part))
+            self._run(self._compiled, rows, into, part.start, start if whole else start.part(part))
             if axes:
                 result[part] = into.swapaxes(0, 1)
         return self._ports.unpack(result) if given is None or not self._ports.several else self._filled(result, given)
@@ -395,7 +395,7 @@ class Analyzer:
             rows = x[part]
             kept = {b: np.empty((len(rows), sizes[b]), self._dtype) for b in lowered.program.keep}
             relevance = np.empty(rows.shape, self._dtype)
-            self._run(compiled, rows, relevance, part.start, begin_at(start, part), kept)
+            self._run(compiled, rows, relevance, part.start, start.part(part), kept)
             result = lowered.program.result
             assert result is not None
             kept[result] = relevance.reshape(len(rows), sizes[result])

@@ -85,15 +85,6 @@ def run(
         raise_fault(fault, x, first, precision, input_range, mask_nan)
 
 
-def begin_at(start: Start, part: slice) -> Start:
-    """The start for a slice of the samples it was made for."""
-    if start.mode == "index" and start.step and start.targets is not None:
-        return Start("index", start.targets[part], start.step, start.count)
-    if start.mode == "array" and start.array is not None:
-        return Start("array", array=start.array[part])
-    return start
-
-
 def check_place(x: Any, on: Backend) -> None:
     """Inputs on a GPU need a backend that runs there."""
     if on_device(x) and not on.takes_device_arrays:

@@ -58,6 +58,15 @@ class Start:
         self.mode, self.targets, self.step, self.count, self.array = mode, targets, step, count, array
         self.window = window
 
+    def part(self, samples: slice) -> Start:
+        """The start for some of the samples that this one is for."""
+        targets, array = self.targets, self.array
+        if self.mode == "index" and self.step and targets is not None:
+            targets = targets[samples]
+        if self.mode == "array" and array is not None:
+            array = array[samples]
+        return Start(self.mode, targets, self.step, self.count, array, self.window)
+
 
 #: Each sample's largest output.
 DEFAULT_START = Start()
@@ -104,8 +113,8 @@ def backend(device: str = "auto") -> Backend:
 
     if device == "cpu":
         return CpuBackend()
-    wanted = isinstance(device, str) and (device in ("auto", "gpu") or device.removeprefix("gpu:").isdecimal())
-    if not wanted:
+    named = isinstance(device, str) and device.startswith("gpu:") and device[4:].isdecimal()
+    if not named and (not isinstance(device, str) or device not in ("auto", "gpu")):
         raise DeviceError(f"device must be 'auto', 'cpu', 'gpu' or the name of one, as 'gpu:1', not {device!r}")
     from .cuda import CudaBackend, devices
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import DeviceError
 from ..program import Program
 from . import devices, products
 from .run import CompiledProgram
@@ -42,6 +43,10 @@ class CudaBackend:
         }
         runtime = cupy.cuda.runtime.runtimeGetVersion()
         facts["CuPy"] = f"{cupy.__version__}, CUDA {runtime // 1000}.{runtime % 1000 // 10}"
-        problem = products.problem()
+        with cupy.cuda.Device(self._gpus[0].index):
+            try:
+                problem = products.problem()
+            except DeviceError as error:
+                problem = str(error)
         facts["cuBLAS"] = "yes" if problem is None else f"no ({problem}): our own kernels do all products"
         return facts

@@ -19,13 +19,16 @@ def available() -> bool:
 
 
 def problem() -> str | None:
-    """Why cuBLAS cannot be used, or None."""
+    """Why cuBLAS cannot be used, or None; looked up once, on the current device."""
     global _missing
     if _missing is None:
-        try:
-            from cupy_backends.cuda.libs import cublas  # noqa: F401
+        import cupy
 
+        try:
+            _handle(cupy.cuda.runtime.getDevice())
             _missing = ""
+        except DeviceError:  # it can be used, but not trusted
+            raise
         except Exception as error:
             _missing = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return _missing or None
@@ -44,7 +47,11 @@ def _handle(device: int) -> Any:
     handles = _local.__dict__.setdefault("handles", {})
     if device not in handles:
         handles[device] = cublas.create()
-        _check(device)
+        try:
+            _check(device)
+        except BaseException:
+            cublas.destroy(handles.pop(device))
+            raise
     return handles[device]
 
 

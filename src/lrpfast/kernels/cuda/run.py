@@ -84,7 +84,8 @@ class CompiledProgram:
             part = {b: a[low:high] for b, a in keep.items()} if keep else None
             into = out[:, low:high] if start.count > 1 else out[low:high]
             try:
-                faults[i] = self._on(gpus[i], x[low:high], into, high - low, low, memory, start, part)
+                begun = start.part(slice(low, high))
+                faults[i] = self._on(gpus[i], x[low:high], into, high - low, low, memory, begun, part)
             except BaseException as error:  # raised again by the thread that called
                 errors[i] = error
 

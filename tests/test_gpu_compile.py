@@ -1,0 +1,263 @@
+"""The GPU's kernels through NVIDIA's compiler, which needs no GPU: errors, spills, registers, and records' layouts.
+
+NVRTC comes from PyPI. What it gives each kernel is kept in data/gpu_registers.json, which this file renews when run
+as a script::
+
+    python tests/test_gpu_compile.py --write
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from lrpfast.kernels import program
+from lrpfast.kernels.cuda import light, modules, records
+from lrpfast.kernels.place import BUFFERS
+
+TABLE = Path(__file__).parent / "data" / "gpu_registers.json"
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
+#: registers beyond the table's that a kernel may have: NVRTC's versions differ by a few
+SLACK = 8
+THREADS = modules.THREADS
+
+
+class Job(NamedTuple):
+    """What is compiled at once."""
+
+    arch: str
+    module: str
+    kind: str
+
+    def __str__(self):
+        return "-".join(self)
+
+
+class Kernel(NamedTuple):
+    """What the compiler says of a kernel; shared memory in bytes."""
+
+    registers: int
+    shared: int
+
+
+class Report(NamedTuple):
+    """What the compiler says of a module; spills are (stores, loads) in bytes of each function, kernel or not."""
+
+    succeeded: bool
+    log: str
+    kernels: dict
+    spills: dict
+
+
+def jobs():
+    """All that makes sense: only tiles differ on tensor cores, which take TF32 from sm_80 on."""
+    for arch in ARCHITECTURES:
+        for module in modules.MODULES:
+            for kind in modules.KINDS:
+                if kind != "tensor" or (module == "tile" and arch != "sm_75"):
+                    yield Job(arch, module, kind)
+
+
+JOBS = list(jobs())
+
+
+def find_nvrtc():
+    """NVRTC's bindings and version; raises where one of the two packages is missing."""
+    from cuda.bindings import nvrtc
+
+    _, major, minor = nvrtc.nvrtcVersion()  # the library itself is loaded by the first call
+    return nvrtc, f"{major}.{minor}"
+
+
+def compile_source(nvrtc, source, options):
+    """Whether it compiles, and the compiler's log."""
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"lrpfast.cu", 0, [], [])
+    (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    _, size = nvrtc.nvrtcGetProgramLogSize(program)
+    log = b" " * size
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(program)
+    return result == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode().strip("\0 \n")
+
+
+def print_logs(arch):
+    """Compile all modules for an architecture, as CuPy does, and print the logs, which list what each kernel uses."""
+    nvrtc, _ = find_nvrtc()
+    for job in JOBS:
+        if job.arch == arch:
+            options = [*modules.OPTIONS, *modules.KINDS[job.kind], f"-arch={arch}", "--ptxas-options=-v"]
+            print(json.dumps([job, *compile_source(nvrtc, modules.source(job.module), options)]))
+
+
+def compile_all():
+    """A report for each job. NVRTC compiles one source at a time, so there is a process for each architecture."""
+    commands = [[sys.executable, __file__, "--logs", arch] for arch in ARCHITECTURES]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    logs = [json.loads(line) for process in running for line in process.communicate()[0].splitlines()]
+    return {Job(*job): Report(succeeded, log, *read_log(log)) for job, succeeded, log in logs}
+
+
+def read_log(log):
+    """Each kernel's registers and shared memory, and each function's spills."""
+    kernels, spills = {}, {}
+    for part in log.split("Compiling entry function ")[1:]:
+        if used := re.search(r"Used (\d+) registers(.*)", part):
+            shared = re.search(r"(\d+) bytes smem", used[2])
+            kernels[re.match(r"'(\w+)'", part)[1]] = Kernel(int(used[1]), int(shared[1]) if shared else 0)
+    for name, stores, loads in re.findall(
+        r"Function properties for (\w+)\n.*? (\d+) bytes spill stores, (\d+) bytes spill loads", log
+    ):
+        spills[name] = int(stores), int(loads)
+    return kernels, spills
+
+
+def read_table():
+    """(NVRTC's version, {arch: {module: {kind: {kernel: registers}}}})."""
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    return table["nvrtc"], table["registers"]
+
+
+def write_table():
+    """Compile everything and keep the registers."""
+    _, version = find_nvrtc()
+    table = {}
+    for job, report in compile_all().items():
+        if not report.succeeded:
+            sys.exit(f"{job} does not compile:\n{report.log}")
+        kinds = table.setdefault(job.arch, {}).setdefault(job.module, {})
+        kinds[job.kind] = {name: report.kernels[name].registers for name in sorted(report.kernels)}
+    text = json.dumps({"nvrtc": version, "registers": table}, indent=1)
+    TABLE.write_text(text + "\n", encoding="utf-8")
+    print(f"{TABLE.name}: {len(JOBS)} modules by NVRTC {version}")
+
+
+@pytest.fixture(scope="session")
+def nvrtc():
+    try:
+        return find_nvrtc()[0]
+    except Exception as error:  # whichever package is missing, and however it says so
+        pytest.skip(f"needs nvidia-cuda-nvrtc and cuda-bindings: {type(error).__name__}: {error}")
+
+
+@pytest.fixture(scope="session")
+def reports(nvrtc):
+    return compile_all()
+
+
+@pytest.fixture
+def report(reports, job):
+    made = reports[job]
+    assert made.succeeded, f"{job} does not compile:\n{made.log}"
+    return made
+
+
+every_job = pytest.mark.parametrize("job", JOBS, ids=str)
+
+
+@every_job
+def test_kernels_compile_without_spills(report):
+    spilled = {name: f"{stores}, {loads}" for name, (stores, loads) in report.spills.items() if stores or loads}
+    assert not spilled, f"bytes of spill stores and loads: {spilled}"
+    assert report.kernels.keys() <= report.spills.keys(), "the log no longer reads as read_log expects it"
+
+
+@every_job
+def test_kernels_can_be_launched(report):
+    for name, kernel in report.kernels.items():
+        assert kernel.registers * THREADS <= 65536, f"{name} has {kernel.registers} registers"
+        assert kernel.shared <= 48 << 10, f"{name} has {kernel.shared} bytes of static shared memory"
+
+
+@every_job
+def test_registers_are_those_of_the_table(report, job):
+    version, table = read_table()
+    old, new = table[job.arch][job.module][job.kind], report.kernels
+    how = f"if that is meant, renew {TABLE.name} (by NVRTC {version}): python tests/test_gpu_compile.py --write"
+    other = sorted(new.keys() ^ old.keys())
+    assert not other, f"{job}: only in the table, or not in it: {', '.join(other)}; {how}"
+    more = [f"{name}: {old[name]} -> {new[name].registers}" for name in new if new[name].registers > old[name] + SLACK]
+    assert not more, f"{job}: more registers than the table's, and {SLACK}: {'; '.join(more)}; {how}"
+
+
+@pytest.mark.parametrize(("module", "kind"), dict.fromkeys(job[1:] for job in JOBS))
+def test_all_architectures_have_the_same_kernels(reports, module, kind):
+    kernels = [sorted(reports[job].kernels) for job in JOBS if job[1:] == (module, kind)]
+    assert kernels[0]
+    assert all(names == kernels[0] for names in kernels)
+
+
+@pytest.mark.parametrize("kind", modules.KINDS)
+def test_tiles_are_read_from_the_source(reports, kind):
+    compiled = reports[Job("sm_90", "tile", kind)].kernels
+    assert sorted(f"{name}_{sums}" for of, name, sums in modules.tiles() if of == kind) == sorted(compiled)
+
+
+def test_every_light_operation_has_a_kernel(reports):
+    compiled = reports[Job("sm_90", "light", "float32")].kernels
+    operations = [getattr(program, name) for name in BUFFERS if name != "Begin"] + [program.Divide]
+    assert {f"light_{light.kernel_name(operation)}" for operation in operations} <= set(compiled)
+
+
+# Records: NumPy's types have the layout of the structs that the compiler makes.
+
+RECORDS = {name: dtype for name, dtype in vars(records).items() if isinstance(dtype, np.dtype) and dtype.names}
+STRUCTS = ("AXIS", "REGION", "GEOMETRY", "BUFFER", "TERM", "OUTPUT", "SHARE", "CONTRACTION", "LIGHT")
+#: a field's kind as NumPy calls it, where addresses are unsigned integers and V is a struct
+KIND_OF = """
+template <class T> struct Kind { enum { kind = 'V' }; };
+template <> struct Kind<int> { enum { kind = 'i' }; };
+template <> struct Kind<i64> { enum { kind = 'i' }; };
+template <> struct Kind<double> { enum { kind = 'f' }; };
+template <class T> struct Kind<T*> { enum { kind = 'u' }; };
+template <class T, u64 N> struct Kind<T[N]> : Kind<T> {};
+"""
+
+
+def layout(name, dtype):
+    """Assertions in C++ that a struct is laid out like a NumPy type."""
+    struct = name.capitalize()
+    yield f"sizeof({struct}) == {dtype.itemsize}"
+    yield f"alignof({struct}) == {dtype.alignment}"
+    for field, (type_, offset) in dtype.fields.items():
+        yield f"__builtin_offsetof({struct}, {field}) == {offset}"
+        yield f"sizeof({struct}::{field}) == {type_.itemsize}"
+        yield f"Kind<decltype({struct}::{field})>::kind == '{type_.base.kind}'"
+
+
+def check_records(nvrtc, kind, assertions):
+    """The compiler's log on assertions about records; empty when they hold."""
+    files = ("common.cu", "finish.cu", "functions.cu", "light.cu")
+    source = "\n".join((modules.FOLDER / file).read_text(encoding="utf-8") for file in files) + KIND_OF
+    source += "".join(f'static_assert({it}, "{it}");\n' for it in assertions)
+    succeeded, log = compile_source(nvrtc, source, [*modules.OPTIONS, *modules.KINDS[kind], "-arch=compute_75"])
+    assert succeeded == (not log), log
+    return log
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_records_are_laid_out_as_the_structs(nvrtc, kind):
+    assert RECORDS.keys() == set(STRUCTS)
+    assertions = [it for name, dtype in RECORDS.items() for it in layout(name, dtype)]
+    assert not check_records(nvrtc, kind, assertions)
+
+
+def test_a_wrong_layout_would_be_found(nvrtc):
+    wrong = records._struct(("bound", np.int64), ("part", np.int32), ("accumulator", np.int32))
+    log = check_records(nvrtc, "float32", layout("SHARE", wrong))
+    for found in ("sizeof(Share) == 16", "Kind<decltype(Share::bound)>::kind", "__builtin_offsetof(Share, part) == 8"):
+        assert found in log
+    assert "alignof" not in log
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--write"]:
+        write_table()
+    elif len(sys.argv) == 3 and sys.argv[1] == "--logs":
+        print_logs(sys.argv[2])
+    else:
+        sys.exit(f"usage: python {sys.argv[0]} --write")

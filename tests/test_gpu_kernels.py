@@ -1,0 +1,207 @@
+"""The GPU's kernels, run on the CPU by a stand-in for CuPy, against the oracle.
+
+Every array ends at a page that cannot be read, all memory begins as NaN, and threads run forwards, backwards and at
+random. Each kernel of each module runs here at least once, which the last test holds.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cases
+import lrpfast
+import oracle
+import oracle_layers
+import test_graphs
+import test_layers
+from tolerances import Expected
+
+PRECISIONS = ("float32", "float64", "tf32")
+
+#: inputs, outputs, samples: edges of all tiles (128, 64, 32, 16), of quads and of steps of K, and a split K
+SIZES = [(1, 1, 1), (3, 2, 13), (17, 65, 2), (66, 17, 35), (37, 130, 34), (600, 5, 3)]
+
+
+def dtype(precision):
+    return np.float64 if precision == "float64" else np.float32
+
+
+@pytest.fixture(params=[0, 1, 2], ids=["forwards", "backwards", "at random"])
+def gpu(request, standin):
+    """The stand-in with its threads in some order."""
+    standin.CONFIG["order"] = request.param
+    return standin
+
+
+@pytest.mark.parametrize("case", cases.CASES, ids=cases.case_id)
+def test_dense(case, standin):
+    for i, (n, m, count) in enumerate(SIZES):
+        standin.CONFIG["order"] = i % 3
+        (layer,) = cases.network((n, m))
+        r = np.random.default_rng(m).normal(size=(count, m)).astype(np.float32)
+        dense = lrpfast.layers.Dense(layer.w, layer.b)
+        for nonnegative in (False, True):
+            x = cases.inputs(count, n, nonnegative=nonnegative)
+            expected = Expected(lambda ar, x=x, layer=layer, r=r: oracle.redistribute(case, layer, x, r, ar))
+            precision = PRECISIONS[(i + nonnegative) % 3]
+            got = lrpfast.redistribute(
+                cases.rule(case),
+                dense,
+                x.astype(dtype(precision)),
+                r.astype(dtype(precision)),
+                precision=precision,
+                device="gpu",
+            )
+            expected.check(got, precision, f"{n} x {m}, {count} samples")
+
+
+#: larger than a tile in every direction, so that tiles meet: rows, columns, samples
+LARGE = [(140, 150, 130), (200, 70, 140)]
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["cublas", "own"])
+@pytest.mark.parametrize("size", LARGE, ids=str)
+@pytest.mark.parametrize("name", ["epsilon", "alpha_beta", "gamma", "z_box", "flat"])
+def test_large_dense(name, size, library, standin, monkeypatch):
+    from lrpfast.kernels.cuda import contractions
+
+    standin.CONFIG["cublas"] = library
+    standin.CONFIG["order"] = 2
+    monkeypatch.setattr(contractions, "LIBRARY_FLOPS", 1)
+    n, m, count = size
+    (layer,) = cases.network((n, m))
+    case = (name, {"low": -3.0, "high": 4.0} if name == "z_box" else {})
+    r = np.random.default_rng(m).normal(size=(count, m)).astype(np.float32)
+    x = cases.inputs(count, n)
+    expected = Expected(lambda ar: oracle.redistribute(case, layer, x, r, ar))
+    for precision in PRECISIONS:
+        got = lrpfast.redistribute(
+            cases.rule(case),
+            lrpfast.layers.Dense(layer.w, layer.b),
+            x.astype(dtype(precision)),
+            r.astype(dtype(precision)),
+            precision=precision,
+            device="gpu",
+        )
+        expected.check(got, precision)
+
+
+@pytest.mark.parametrize("capability", ["75", "90"])
+def test_tf32_with_and_without_tensor_cores(capability, standin):
+    standin.CONFIG["compute_capability"] = capability
+    layers = cases.network((35, 70, 20, 3))
+    x = cases.inputs(40, 35)
+    for case in (("epsilon", {"epsilon": 0.1}), ("alpha_beta", {})):
+        expected = Expected(lambda ar, case=case: oracle.explain(layers, [case] * 3, x, ar=ar))
+        analyzer = lrpfast.Analyzer(cases.model(layers), cases.rule(case), precision="tf32", device="gpu")
+        expected.check(analyzer.analyze(x), "tf32", str(case))
+
+
+# Convolutions and all other layers: the lists of test_layers, some rules each.
+
+LAYERS = [p for i, p in enumerate(test_layers.SINGLE) if i % 5 == 0]
+
+
+@pytest.mark.parametrize("shapes, layer, rule, precisions", LAYERS)
+def test_layer(shapes, layer, rule, precisions, standin):
+    standin.CONFIG["order"] = len(rule[0]) % 3
+    test_layers.check(layer, rule, test_layers.inputs(layer, shapes), precisions)
+
+
+@pytest.mark.parametrize(
+    "layer, shape, count",
+    [
+        (test_layers.W.conv((3, 2), 8, 66, padding="same"), (6, 5, 8), 5),
+        (test_layers.W.conv((3, 3), 3, 20, groups=2, strides=2), (9, 9, 6), 9),
+        (test_layers.W.conv((2, 1, 2), 3, 130, padding="same"), (3, 2, 3, 3), 8),
+        (test_layers.W.conv_transpose((3, 2), 12, 5, strides=(2, 3)), (4, 5, 12), 3),
+        (test_layers.W.depthwise((3, 3), 37, padding="same"), (5, 4, 37), 2),
+    ],
+    ids=["2d", "groups", "3d", "transposed", "depthwise"],
+)
+def test_large_convolutions(layer, shape, count, gpu):
+    out = oracle_layers.chain(shape, layer).forward([cases.values(shape)[0]]).shapes[-1]
+    r, x = cases.values(out, count, seed=9), cases.values(shape, count)
+    for case, precision in (("epsilon", "float32"), ("alpha_beta", "tf32"), ("alpha_beta", "float64")):
+        expected = Expected(lambda ar, case=case: oracle_layers.redistribute((case, {}), layer, [x], r, ar))
+        got = lrpfast.redistribute(
+            case, cases.layer(layer), x.astype(dtype(precision)), r, precision=precision, device="gpu"
+        )
+        expected.check(cases.flat(got, count), precision, case)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("name", test_graphs.NETS)
+def test_graph(name, precision, gpu):
+    for rule in test_graphs.RULES[:: 1 + len(test_graphs.RULES) // 3]:
+        test_graphs.test_relevance(name, rule, precision)
+
+
+@pytest.mark.parametrize("function, parameters", test_layers.ACTIVATIONS, ids=str)
+def test_activation(function, parameters, standin):
+    test_layers.test_activations(function, parameters)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["float16", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"],
+)
+def test_inputs_of_every_type_are_cast_on_the_device(kind, standin):
+    layers = cases.network((7, 5, 2))
+    model = cases.model(layers)
+    x = (cases.inputs(9, 7) * 3).astype(kind)
+    exact = np.asarray(x, np.float64)
+    expected = Expected(lambda ar: oracle.explain(layers, [("epsilon", {})] * 2, exact, ar=ar))
+    for precision in ("float32", "float64"):
+        analyzer = lrpfast.Analyzer(model, "epsilon", device="gpu", precision=precision)
+        expected.check(analyzer.analyze(x), precision, kind)
+
+
+def test_half_precision_is_cast_exactly(standin):
+    import cupy
+
+    from lrpfast.kernels.cuda import modules
+
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    for name, real in (("float32", np.float32), ("float64", np.float64)):
+        with np.errstate(invalid="ignore"):  # among all bit patterns are signalling NaNs
+            halves = bits.view(np.float16).astype(real)
+            bfloats = (bits.astype(np.uint32) << 16).view(np.float32).astype(real)
+        for cast, exact in (("float16", halves), ("bfloat16", bfloats)):
+            made = cupy.empty(len(bits), real)
+            modules.function(0, "input", name, f"cast_{cast}")(
+                (9,), (256,), (cupy.asarray(bits), made, np.int64(len(bits)))
+            )
+            np.testing.assert_array_equal(made.get(), exact)
+
+
+TABLE = Path(__file__).parent / "data" / "gpu_registers.json"
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason="no table of the kernels: tests/data/gpu_registers.json")
+def test_every_kernel_runs_here(request):
+    """The kernels of the table (test_gpu_compile.py) are those that this file's tests launched."""
+    launched = getattr(request.config, "launched_kernels", None)
+    if launched is None or request.session.testsfailed or len(request.session.items) < 300:
+        pytest.skip("not all tests of this file ran before this one")
+    table = json.loads(TABLE.read_text())
+    architecture = next(v for k, v in table.items() if k.startswith("sm_9"))
+    kernels = {(m, k, name) for m, kinds in architecture.items() for k, names in kinds.items() for name in names}
+    assert not sorted(kernels - launched), "never launched"
+
+
+@pytest.fixture(autouse=True)
+def note_launches(request, monkeypatch):
+    """Keep which kernel of which module and kind the tests of this file launch."""
+    from lrpfast.kernels.cuda import modules
+
+    launched = request.config.__dict__.setdefault("launched_kernels", set())
+    function = modules.function
+
+    def noted(device, module, kind, name):
+        launched.add((module, "float32" if kind == "tensor" and module != "tile" else kind, name))
+        return function(device, module, kind, name)
+
+    monkeypatch.setattr(modules, "function", noted)
