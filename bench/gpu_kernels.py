@@ -55,8 +55,8 @@ BY_WINDOWS = [
     ("conv 1d 61x40 to 129, dilation 2", (61, 40), 6, W.conv((5,), 40, 129, padding="same", dilation=2)),
     ("conv 3d 5x4x6x7 to 33", (5, 4, 6, 7), 4, W.conv((2, 3, 2), 7, 33)),
     ("conv 2d 9x11x12 to 40 in 2 groups, stride 2", (9, 11, 12), 7, W.conv((3, 3), 6, 40, groups=2, strides=2)),
-    ("conv 2d 7x9x19 to 38 in 19 groups", (7, 9, 19), 5, W.conv((3, 3), 1, 38, groups=19, padding="same")),
-    ("depthwise 2d 9x7x37", (9, 7, 37), 7, W.depthwise((3, 3), 37, padding="same")),
+    ("conv 2d 5x7x19 to 38 in 19 groups", (5, 7, 19), 5, W.conv((3, 3), 1, 38, groups=19, padding="same")),
+    ("depthwise 2d 5x7x37", (5, 7, 37), 7, W.depthwise((3, 3), 37, padding="same")),
     ("depthwise 2d 8x9x13, 3 to a channel, stride 2", (8, 9, 13), 7, W.depthwise((3, 3), 13, 3, strides=2)),
 ]
 #: In their place where sizes are small: wide tiles, and several groups of a depthwise convolution.

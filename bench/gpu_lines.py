@@ -112,17 +112,16 @@ def reason(error: BaseException) -> str:
 def prepare(options: Options) -> Any:
     """CuPy, or its stand-in, with the device current."""
     sys.path.append(str(TESTS))
+    from lrpfast.kernels.cuda import devices
+
     if options.standin:
         import standin_loader
 
-        cupy = standin_loader.install()
-        if cupy.standin.compiler() is None:
+        if standin_loader.install().standin.compiler() is None:
             raise Skip("the stand-in for CuPy needs Linux and a C++ compiler")
-    else:
-        import cupy
-    from lrpfast.kernels.cuda import devices
-
     devices.chosen(options.device)  # DeviceError says what is missing
+    import cupy
+
     cupy.cuda.Device(options.index).use()
     if options.plain_memory:
         cupy.cuda.set_allocator(None)

@@ -230,6 +230,13 @@ class RawKernel:
             mem, ptr = arg._mem, arg._a.ctypes.data
         elif isinstance(arg, memory.MemoryPointer):
             mem, ptr = arg.mem, arg.ptr
+        elif isinstance(arg, np.uint64):  # an address as a number
+            block = memory._block_at(int(arg)) if arg else None
+            if arg and block is None:
+                raise CUDADriverError(700, f" ({self.name}, argument {i}: {int(arg):#x} is in no array)")
+            if block is not None:
+                hold.append(block)
+            return int(arg)
         else:
             raise TypeError(f"{self.name}, argument {i}: a pointer parameter got {type(arg).__name__}")
         if mem.block is not None:

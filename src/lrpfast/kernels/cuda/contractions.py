@@ -7,12 +7,14 @@ makes them. Otherwise sums go to planes of scratch memory first, and one more ke
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ...errors import DeviceError
 from ..check import check_contraction, check_geometry, require
 from ..program import INPUT_PARTS, SHARE_PARTS, Contract, Geometry, Program, Redistribute, Share, Term
 from . import modules, products
@@ -27,6 +29,9 @@ LEAST_DEPTH, MOST_SPLITS = 128, 32
 NARROW = 16
 #: Below so much work a library's call costs more than it saves, and cannot be part of a graph that is replayed.
 LIBRARY_FLOPS = 1 << 27
+#: "own", our kernel that gathers while it multiplies; or "library": the rows that a convolution sees are written out
+#: (im2col) and cuBLAS multiplies, where no part of the weights is taken. Set by LRPFAST_GPU_CONVOLUTION.
+CONVOLUTION = os.environ.get("LRPFAST_GPU_CONVOLUTION", "own")
 #: Rows of a chunk up to which the tile of few rows is taken.
 FEW_ROWS = 32
 
@@ -80,7 +85,7 @@ class Contraction:
         self.region_rows = [math.prod(len(a.positions) for a in r.axes) for r in self._regions()] or [self.rows]
         self.library = self._library()
         self.sources = [place(p.term.source)[0] for p in self.parts]
-        self.matrices = [held.matrix(p.term.weights, self.round) for p in self.parts] if self.library else []  # type: ignore[arg-type]
+        self.matrices = [held.matrix(_matrix(p.term), self.round) for p in self.parts] if self.library else []
         self.record = held.record(self._record(program, held, place, check))
 
     def _regions(self) -> tuple:
@@ -132,9 +137,14 @@ class Contraction:
 
     def _library(self) -> bool:
         """Whether cuBLAS can make the sums: plain products that are neither narrow nor shallow."""
-        if self.geometry is not None or self.diagonal or not products.available():
+        if CONVOLUTION not in ("own", "library"):
+            raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own' or 'library'")
+        if self.diagonal or any(p.sign or p.split for p in self.parts) or not products.available():
             return False
-        return min(self.columns, *self.depths) > NARROW and not any(p.sign or p.split for p in self.parts)
+        whole = self.groups == 1 and all(len(p.term.geometry.regions) == 1 for p in self.parts if p.term.geometry)
+        if self.geometry is not None and (CONVOLUTION == "own" or not whole):
+            return False
+        return min(self.columns, *self.depths) > NARROW
 
     # the record
 
@@ -241,14 +251,14 @@ class Contraction:
         if self.diagonal:
             return 0
         if self.by_library(samples):
-            copies = [samples * s for p, s in zip(self.parts, self.sizes, strict=True) if self._copied(p)]
+            copies = [samples * self.rows * d for p, d in zip(self.parts, self.depths, strict=True) if self._copied(p)]
             return max(copies, default=0) + (self.sums * plane if self.sums > 1 else 0)
         splits = self.tile(samples)[3]
         return 0 if self.fused and splits == 1 else self.sums * splits * plane
 
     def _copied(self, part: Part) -> bool:
         """Whether a library's product needs the term's rows as a matrix of their own."""
-        return self.round or part.term.part != "x" or part.scale != 1
+        return self.round or part.term.geometry is not None or part.term.part != "x" or part.scale != 1
 
     def launch(self, chunk: Any) -> None:
         """Queue the kernels for a chunk on the current stream."""
@@ -262,22 +272,22 @@ class Contraction:
         else:
             name, down, across, splits = self.tile(chunk.samples)
             fused = self.fused and splits == 1
-            planes = None if fused else chunk.scratch
+            planes = 0 if fused else chunk.scratch
             grid = (
                 -(-chunk.samples * max(self.region_rows) // down),
                 -(-self.columns // across),
                 len(self.region_rows) * self.groups * splits,
             )
             for a in range(1 if self.fused else self.sums):
-                before = (self.record, np.int32(a), np.int32(splits), planes)
+                before = (self.record, np.int32(a), np.int32(splits), np.uint64(planes))
                 chunk.launch_grid("tile", self.kind, f"{name}_{self.fused or 1}", grid, before)
             if fused:
                 return
         elements = chunk.samples * self.rows * self.width
-        before = (self.record, planes, np.int32(splits))
+        before = (self.record, np.uint64(planes), np.int32(splits))
         chunk.launch("planes", f"planes_{finishing}", -(-elements // 4), before)
 
-    def _products(self, chunk: Any) -> Any:
+    def _products(self, chunk: Any) -> int:
         """Sums by cuBLAS; returns where their planes begin."""
         plane = chunk.samples * self.rows * self.width
         planes = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
@@ -286,20 +296,26 @@ class Contraction:
         for t, part in enumerate(self.parts):
             source = chunk.at(self.sources[t])
             if self._copied(part):
-                chunk.launch("planes", "rows_of_term", chunk.samples * self.sizes[t], (self.record, np.int32(t), copy))
+                values = chunk.samples * self.rows * self.depths[t]
+                chunk.launch("planes", "rows_of_term", values, (self.record, np.int32(t), np.uint64(copy)))
                 source = copy
             products.gemm(
                 self.gpu.index,
                 (chunk.samples * self.rows, self.columns, self.depths[t]),
-                source.ptr,
+                source,
                 self.matrices[t],
-                planes.ptr + part.accumulator * plane * self.dtype.itemsize,
+                planes + part.accumulator * plane * self.dtype.itemsize,
                 self.dtype,
                 tf32=self.round,
                 add=part.accumulator in begun,
             )
             begun.add(part.accumulator)
         return planes
+
+
+def _matrix(term: Term) -> np.ndarray:
+    """The weights (K, N) of a term with one region and one group."""
+    return term.weights[0][0] if isinstance(term.weights, tuple) else term.weights
 
 
 def _same_weights(one: Any, other: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import InputError
 from .. import Fault, Start
 from ..place import OVERFLOWS, flops, place
 from ..program import Begin, Contract, Operation, Program, Redistribute, Remask
@@ -20,9 +21,13 @@ from .replay import Replays
 ALIGN = 32
 #: Blocks of a grid-stride kernel to a multiprocessor, at most.
 BLOCKS = 32
+#: Values of one sample in one buffer: tables of positions are of 32 bits.
+LARGEST = 2**31 - 1
 MODES = {"max": 0, "index": 1, "pair": 2, "array": 3, "all": 4}
 #: In the order of the kernels' codes: what is wrong with the input goes before what follows from it.
 FAULTS = ("input_not_finite", "input_out_of_range", "not_finite")
+#: Addresses go to kernels as numbers, as every CuPy takes them.
+NULL = np.uint64(0)
 NO_FAULT = np.iinfo(np.uint64).max
 
 
@@ -30,6 +35,12 @@ def as_fault(found: np.ndarray, first: int) -> Fault | None:
     """The fault of the first sample that has any, of a batch that begins at sample ``first``."""
     worst = found.min()
     return None if worst == NO_FAULT else Fault(FAULTS[int(np.argmin(found))], int(worst) + first)
+
+
+def bits_of(dtype: np.dtype) -> np.dtype:
+    """A dtype that every CuPy has, for the bits of one that it may not have."""
+    other = {"bool": np.uint8, "bfloat16": np.uint16}.get(dtype.name, dtype)
+    return np.dtype(other)
 
 
 class Began:
@@ -72,7 +83,7 @@ class Chunk:
         self.gpu, self.dtype, self.work, self.capacity = gpu, dtype, work, capacity
         self.x, self.out, self.faults = x, out, faults
         self.kind = "float64" if dtype == np.float64 else "float32"
-        self.scratch = work.data + width * capacity * dtype.itemsize
+        self.scratch = work.data.ptr + width * capacity * dtype.itemsize
         self.samples = self.first = 0
 
     def take(self, samples: int, first: int, out: Any = None) -> None:
@@ -89,13 +100,13 @@ class Chunk:
             self.faults,
         )
 
-    def at(self, place: int) -> Any:
-        """Where a buffer lies."""
+    def at(self, place: int) -> int:
+        """A buffer's address."""
         if place == INPUT:
-            return self.x.data
+            return self.x.data.ptr
         if place == RESULT:
-            return self.out.data
-        return self.work.data + int(place) * self.capacity * self.dtype.itemsize
+            return self.out.data.ptr
+        return self.work.data.ptr + int(place) * self.capacity * self.dtype.itemsize
 
     def launch(self, module: str, name: str, threads: int, before: tuple, y: int = 1) -> None:
         """A grid-stride kernel with work for so many threads."""
@@ -115,6 +126,9 @@ class Executable:
         self.program, self.gpu, self.dtype = program, gpu, np.dtype(program.dtype)
         self.offsets, self.width = place(program, ALIGN)
         self.result = program.output if program.result is None else program.result
+        if max(program.sizes) > LARGEST:
+            raise InputError(f"a layer has {max(program.sizes):,} values for each sample; a GPU takes {LARGEST:,}")
+        self._scratch: dict[int, int] = {}
         self.held = Held(self.dtype)
         last = self._last_of_result()
         self.forward = [
@@ -164,18 +178,20 @@ class Executable:
 
     def workspace_bytes(self, samples: int) -> int:
         """Bytes of a workspace for chunks of so many samples, and of smaller ones."""
-        # fewer samples may take more splits: the last chunk of a batch can be of any size
-        scratch = max(self.scratch(n) for n in {samples, *(1 << i for i in range(samples.bit_length()))})
-        return (self.width * samples + scratch + ALIGN) * self.dtype.itemsize
+        if samples not in self._scratch:
+            # fewer samples may take more splits, and the last chunk of a batch can be of any size
+            sizes = {samples, *(1 << i for i in range(samples.bit_length()))}
+            self._scratch[samples] = max(self.scratch(n) for n in sizes)
+        return (self.width * samples + self._scratch[samples] + ALIGN) * self.dtype.itemsize
 
     def by_library(self, samples: int) -> bool:
         """Whether any product of so many samples is a library's."""
         operations = (*self.forward, *self.backward)
         return any(o.by_library(samples) for o in operations if isinstance(o, Contraction))
 
-    def cast(self, source: Any, into: Any, n: int) -> None:
-        """Queue the cast of n values of any real type to the program's dtype."""
-        name = "uint8" if source.dtype.kind == "b" else source.dtype.name
+    def cast(self, source: Any, given: np.dtype, into: Any, n: int) -> None:
+        """Queue the cast of n values, of which ``source`` holds the bits, to the program's dtype."""
+        name = "uint8" if given.kind == "b" else given.name
         kernel = modules.function(self.gpu.index, "input", self.dtype.name, f"cast_{name}")
         blocks = max(1, min(-(-n // modules.THREADS), self.gpu.processors * BLOCKS))
         kernel((blocks,), (modules.THREADS,), (source, into, np.int64(n)))
@@ -210,11 +226,11 @@ class Executable:
             np.int64(self.program.sizes[operation.output]),
             np.int32(operation.rectify),
             np.int32(began.mode),
-            began.targets,
+            NULL if began.targets is None else began.targets,
             np.int32(began.step),
             np.int32(which),
             np.int64(began.first),
             np.int64(began.size),
-            began.array,
+            NULL if began.array is None else began.array,
         )
         chunk.launch("input", "begin", chunk.samples * 32, before)

@@ -65,7 +65,7 @@ __device__ __forceinline__ void finish_outputs(const Contraction& op, const Run&
             begun = true;
         }
         if (output.constant) {
-            get<V>(output.constant + (output.per_row ? place : place % op.width), n, more);
+            get<V>(output.constant + (output.per_row ? (unsigned)place : (unsigned)place % (unsigned)op.width), n, more);
 #pragma unroll
             for (int j = 0; j < V; j++)
                 value[j] = value[j] + more[j];

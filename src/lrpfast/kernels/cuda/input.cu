@@ -35,8 +35,11 @@ __device__ __forceinline__ void cast(const From* from, REAL* to, i64 n)
     }
 CAST(float16, Half)
 CAST(bfloat16, Bfloat)
+#ifdef DOUBLE
 CAST(float32, float)
+#else
 CAST(float64, double)
+#endif
 CAST(int8, signed char)
 CAST(uint8, unsigned char)
 CAST(int16, short)

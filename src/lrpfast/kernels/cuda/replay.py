@@ -34,10 +34,12 @@ class Replays:
 
     def find(self, executable: Executable, x: Any, out: Any, start: Start) -> Replay | None:
         """The graph for such a batch, if one is worth while and this is not the first of its kind."""
+        import cupy
+
         from .execute import Began
 
         samples = len(x)
-        if samples * executable.flops > REPLAY_FLOPS or on_device(x) != on_device(out):
+        if samples * executable.flops > REPLAY_FLOPS or on_device(x) != on_device(out) or not out.flags.c_contiguous:
             return None
         key = (samples, x.dtype, on_device(x), Began.key(start))
         with self._lock:
@@ -51,7 +53,11 @@ class Replays:
                 return None
             if executable.workspace_bytes(samples) > MOST_BYTES:
                 return None
-            made = self._made[key] = Replay(executable, x, start)
+            try:
+                made = Replay(executable, x, start)
+            except cupy.cuda.memory.OutOfMemoryError:  # the graph's own memory is a convenience
+                return None
+            self._made[key] = made
             while len(self._made) > MOST:
                 self._made.popitem(last=False)
             return made
@@ -63,13 +69,13 @@ class Replay:
     def __init__(self, executable: Executable, x: Any, start: Start) -> None:
         import cupy
 
-        from .execute import FAULTS, Began, Chunk
+        from .execute import FAULTS, Began, Chunk, bits_of
 
         self._lock = threading.Lock()
         samples, dtype, sizes = len(x), executable.dtype, executable.program.sizes
-        given = np.dtype(np.uint8) if x.dtype.kind == "b" else x.dtype
-        self.raw = cupy.empty((samples, sizes[0]), given)
-        self.x = self.raw if given == dtype else cupy.empty((samples, sizes[0]), dtype)
+        bits = bits_of(x.dtype)
+        self.raw = cupy.empty((samples, sizes[0]), bits)
+        self.x = self.raw if bits == dtype else cupy.empty((samples, sizes[0]), dtype)
         self.out = cupy.empty((start.count, samples, sizes[executable.result]), dtype)
         self.work = cupy.empty(-(-executable.workspace_bytes(samples) // dtype.itemsize), dtype)
         self.faults = cupy.empty(len(FAULTS), np.uint64)
@@ -82,11 +88,12 @@ class Replay:
             try:
                 executable.no_faults(self.faults)
                 if self.x is not self.raw:
-                    executable.cast(self.raw, self.x, self.x.size)
+                    executable.cast(self.raw, x.dtype, self.x, self.x.size)
                 chunk.take(samples, 0, self.outs[0])
                 executable.run(chunk, self.began, self.outs)
             finally:
-                self._graph = self._stream.end_capture()
+                graph = self._stream.end_capture()
+        self._graph = graph
 
     def run(self, x: Any, out: Any, start: Start, first: int) -> Fault | None:
         """Run a batch of the kind that this was made for, whose first sample is the run's sample ``first``."""
@@ -98,7 +105,7 @@ class Replay:
         with self._lock:
             self.began.put(start)
             if on_device(x):
-                self.raw[...] = x.reshape(self.raw.shape)
+                self.raw[...] = x.reshape(self.raw.shape).view(self.raw.dtype)
             else:
                 self.raw.set(np.ascontiguousarray(x).reshape(self.raw.shape).view(self.raw.dtype))
             self._graph.launch(stream)

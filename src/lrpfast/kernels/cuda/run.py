@@ -14,7 +14,7 @@ from .. import DEFAULT_START, Fault, Start
 from ..arrays import on_device
 from ..program import Program
 from .devices import Gpu
-from .execute import FAULTS, Began, Chunk, Executable, as_fault
+from .execute import FAULTS, Began, Chunk, Executable, as_fault, bits_of
 
 #: What a chunk's workspace may take where fewer samples do not keep a GPU busy, and samples that always may be.
 WORKSPACE_BYTES, FEWEST = 2 << 30, 16
@@ -126,7 +126,8 @@ class CompiledProgram:
                 try:
                     return batch.run()
                 except cupy.cuda.memory.OutOfMemoryError:
-                    batch.shrink()
+                    pass  # what the run held is free only when its error is forgotten
+                batch.shrink()
 
 
 class _Batch:
@@ -143,8 +144,6 @@ class _Batch:
         start: Start,
         keep: dict[int, np.ndarray] | None,
     ) -> None:
-        import cupy
-
         self.executable, self.x, self.samples, self.first = executable, x, samples, first
         self.keep, self.memory, self.done = keep, memory, 0
         self.dtype, self.sizes = executable.dtype, executable.program.sizes
@@ -153,8 +152,7 @@ class _Batch:
         self.targets = start.count
         self.out = out.reshape(self.targets, samples, self.out_size) if self.targets > 1 else out[None]
         self.from_host, self.to_host = not on_device(x), not on_device(out)
-        self.faults = cupy.empty(len(FAULTS), np.uint64)
-        executable.no_faults(self.faults)
+        self.faults = None
         self.capacity = self._first_capacity()
 
     def sample_bytes(self) -> int:
@@ -213,6 +211,9 @@ class _Batch:
     def run(self) -> Fault | None:
         import cupy
 
+        if self.faults is None:
+            self.faults = cupy.empty(len(FAULTS), np.uint64)
+            self.executable.no_faults(self.faults)
         if self.began is None:
             self.began = Began(self.start, self.dtype, self.sizes[self.executable.program.output])
         nbytes = self.executable.workspace_bytes(self.capacity)
@@ -255,7 +256,7 @@ class _Batch:
                 x = cupy.ascontiguousarray(x)
             if x.dtype != self.dtype:
                 into = cupy.empty(x.shape, self.dtype)
-                self.executable.cast(x, into, x.size)
+                self.executable.cast(x, x.dtype, into, x.size)
                 x = into
             outs = [out[first : first + samples] for out in self.out]
             chunk = self._chunk(work, x, outs)
@@ -282,7 +283,7 @@ class _Batch:
                 slot.load(first, samples, coming)
                 computing.wait_event(slot.loaded)
                 if slot.raw is not None:
-                    self.executable.cast(slot.raw, slot.x, samples * self.size)
+                    self.executable.cast(slot.raw, self.x.dtype, slot.x, samples * self.size)
                 chunk = self._chunk(work, slot.x, slot.outs)
                 self._compute(chunk, slot.outs, first, samples)
                 self._hand_out(chunk, slot.x, first, samples)
@@ -306,10 +307,10 @@ class _Slot:
         self.batch = batch
         n, dtype = batch.capacity, batch.dtype
         self.x = cupy.empty((n, batch.size), dtype)
-        given = np.dtype(batch.x.dtype)
-        self.raw = None if given == dtype else cupy.empty((n, batch.size), np.uint8 if given.kind == "b" else given)
+        self.bits = bits_of(batch.x.dtype)
+        self.raw = None if self.bits == dtype else cupy.empty((n, batch.size), self.bits)
         self.outs = [cupy.empty((n, batch.out_size), dtype) for _ in range(batch.targets)]
-        self.pinned_in = _pinned((n, batch.size), self.x.dtype if self.raw is None else self.raw.dtype)
+        self.pinned_in = _pinned((n, batch.size), self.bits)
         self.pinned_out = _pinned((batch.targets, n, batch.out_size), dtype)
         self.loaded, self.computed, self.stored = (cupy.cuda.Event(disable_timing=True) for _ in range(3))
         self.first = self.samples = 0
@@ -318,7 +319,7 @@ class _Slot:
         """Queue the copy of some samples to the device."""
         self.first, self.samples = first, samples
         rows = self.batch.x[first : first + samples]
-        np.copyto(self.pinned_in[:samples], rows.reshape(samples, -1), casting="unsafe")
+        np.copyto(self.pinned_in[:samples].view(rows.dtype), rows.reshape(samples, -1))
         into = self.x if self.raw is None else self.raw
         into[:samples].set(self.pinned_in[:samples], stream=stream)
         self.loaded.record(stream)
