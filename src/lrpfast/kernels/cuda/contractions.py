@@ -18,7 +18,7 @@ from ...errors import DeviceError
 from ..check import check_contraction, check_geometry, require
 from ..program import INPUT_PARTS, SHARE_PARTS, Contract, Geometry, Program, Redistribute, Share, Term
 from . import modules, products
-from .records import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, SUMS, TERM, Held, round_tf32
+from .records import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, SUMS, TERM, Held
 
 #: A sum's multiply-adds that run in one chain, at most: longer ones are split, as rounding grows along a chain.
 LONGEST_CHAIN = 8192
@@ -205,13 +205,13 @@ class Contraction:
         if self.diagonal:
             alike = all(w.shape[1] == 1 for w in matrices)
             wide = [w if alike or w.shape[1] == self.width else np.repeat(w, self.width, 1) for w in matrices]
-            addresses = [held.vector(round_tf32(w) if self.round else w) for w in wide]
+            addresses = [held.vector(w, self.round) for w in wide]
             record["alike"] = alike
         elif term.geometry is None:
-            address, record["row_step"], record["column_step"] = held.matrix(matrices[0], self.round and self.library)
+            address, record["row_step"], record["column_step"] = held.matrix(matrices[0], self.round)
             addresses = [address]
         else:
-            addresses = [held.vector(w) for w in matrices]
+            addresses = [held.vector(w, self.round) for w in matrices]
             record["row_step"], record["column_step"] = self.columns, 1
         record["weights"] = held.put(np.array(addresses, POINTER))
 

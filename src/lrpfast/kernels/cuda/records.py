@@ -101,13 +101,16 @@ class Held:
         self.put(value)
         return self.arrays[-1]
 
-    def vector(self, value: Any) -> int:
-        """An array of numbers in the program's dtype; 0 for None."""
+    def vector(self, value: Any, rounded: bool = False) -> int:
+        """An array of numbers in the program's dtype, perhaps on TF32's grid; 0 for None."""
         if value is None:
             return 0
-        return self._once(
-            (id(value), "vector"), value, lambda: self.put(np.ascontiguousarray(value, self.dtype).reshape(-1))
-        )
+
+        def make() -> int:
+            there = np.ascontiguousarray(value, self.dtype).reshape(-1)
+            return self.put(round_tf32(there) if rounded else there)
+
+        return self._once((id(value), "vector", rounded), value, make)
 
     def matrix(self, weights: np.ndarray, rounded: bool = False) -> tuple[int, int, int]:
         """(address, row step, column step) of weights (K, N), which lie by rows or by columns; both share memory."""

@@ -8,11 +8,7 @@
 // through the number of splits of K (planes.cu adds those, in order).
 
 // A tile's depth, a block's threads, and the rows of sums that pass through shared memory at a time.
-#ifdef TENSOR_CORES
 enum { BK = 16, THREADS = 256, ROWS = 32 };
-#else
-enum { BK = 8, THREADS = 256, ROWS = 32 };
-#endif
 
 // Where a tile's row begins: the same for all of a term's K, so kept in shared memory.
 struct RowStart {
@@ -28,7 +24,8 @@ struct Now {
     i64 row_step, column_step;
     int depth, channels, flags;
     REAL scale;
-    enum { ROUND = 4, SPLIT = 8, PLUS = 16, MINUS = 32, ALONG_N = 64, WHOLE = 128 }; // WHOLE: four k are of one tap
+    // TAKEN: rows are not as they lie; CLAMPED: nor are weights; WHOLE: four k are of one tap
+    enum { ROUND = 4, PLUS = 8, ALONG_N = 16, WHOLE = 32, TAKEN = 64, CLAMPED = 128 };
 
     __device__ __forceinline__ void set(const Term& t, const Region* r, const REAL* source, int k)
     {
@@ -40,19 +37,13 @@ struct Now {
         depth = k;
         channels = t.channels;
         scale = (REAL)t.scale;
-        flags = t.part | (t.round ? ROUND : 0) | (t.split ? SPLIT : 0) | (t.sign > 0 ? PLUS : 0) |
-                (t.sign < 0 ? MINUS : 0) | (t.column_step == 1 ? ALONG_N : 0) |
-                (!r || t.channels % 4 == 0 ? WHOLE : 0);
+        flags = t.part | (t.round ? ROUND : 0) | (t.sign > 0 ? PLUS : 0) | (t.column_step == 1 ? ALONG_N : 0) |
+                (!r || t.channels % 4 == 0 ? WHOLE : 0) | (t.part || t.round || scale != 1 ? TAKEN : 0) |
+                (t.sign && !t.split ? CLAMPED : 0);
     }
     __device__ __forceinline__ REAL row(int flags, REAL v) const
     {
         v = part_of(flags & 3, v) * scale;
-        return flags & ROUND ? tf32(v) : v;
-    }
-    __device__ __forceinline__ static REAL weight(int flags, REAL v)
-    {
-        if (!(flags & SPLIT))
-            v = flags & PLUS ? positive(v) : flags & MINUS ? negative(v) : v;
         return flags & ROUND ? tf32(v) : v;
     }
     // where a row's values of a tap lie; 0 outside
@@ -161,33 +152,46 @@ struct Tiles {
     __align__(16) REAL a[TENSOR ? BM * LDA : BK * LDA];
     __align__(16) REAL b[BK * LDB];
 
-    __device__ __forceinline__ void put_rows(const Now& now, const REAL (&value)[Rows<BM>::LOADS][4])
+    __device__ __forceinline__ void put_rows(const Now& now, REAL (&value)[Rows<BM>::LOADS][4])
     {
         const int k = threadIdx.x % (BK / 4) * 4;
+        if (now.flags & Now::TAKEN)
+#pragma unroll
+            for (int l = 0; l < Rows<BM>::LOADS; l++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    value[l][j] = now.row(now.flags, value[l][j]);
 #pragma unroll
         for (int l = 0; l < Rows<BM>::LOADS; l++)
-            if (Rows<BM>::mine(l))
+            if (Rows<BM>::mine(l)) {
+                const int r = Rows<BM>::row(l);
+                if (TENSOR)
+                    put<4>(a + r * LDA + k, 4, value[l]);
+                else
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const int r = Rows<BM>::row(l);
-                    a[TENSOR ? r * LDA + k + j : (k + j) * LDA + r] = now.row(now.flags, value[l][j]);
-                }
+                    for (int j = 0; j < 4; j++)
+                        a[(k + j) * LDA + r] = value[l][j];
+            }
     }
 
-    __device__ __forceinline__ void put_columns(int flags, const REAL (&value)[Columns<BN>::LOADS][4])
+    __device__ __forceinline__ void put_columns(int flags, REAL (&value)[Columns<BN>::LOADS][4])
     {
+        if (flags & Now::CLAMPED)
+#pragma unroll
+            for (int l = 0; l < Columns<BN>::LOADS; l++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    value[l][j] = flags & Now::PLUS ? positive(value[l][j]) : negative(value[l][j]);
 #pragma unroll
         for (int l = 0; l < Columns<BN>::LOADS; l++)
             if (Columns<BN>::mine(l)) {
                 const int e = Columns<BN>::quad(l);
+                if (flags & Now::ALONG_N)
+                    put<4>(b + e / (BN / 4) * LDB + e % (BN / 4) * 4, 4, value[l]);
+                else
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const REAL w = Now::weight(flags, value[l][j]);
-                    if (flags & Now::ALONG_N)
-                        b[e / (BN / 4) * LDB + e % (BN / 4) * 4 + j] = w;
-                    else
-                        b[(e % (BK / 4) * 4 + j) * LDB + e / (BK / 4)] = w;
-                }
+                    for (int j = 0; j < 4; j++)
+                        b[(e % (BK / 4) * 4 + j) * LDB + e / (BK / 4)] = value[l][j];
             }
     }
 };
@@ -290,7 +294,8 @@ struct Plain {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #endif
 
-// Sums in fragments of m16n8k8; eight warps, WM of them down. Operands were rounded on their way to shared memory.
+// Sums in fragments of m16n8k8; eight warps, WM of them down. Operands are on TF32's grid: weights from the start, rows
+// since they were put into shared memory.
 template <int BM, int BN, int WM, int NS>
 struct Fragments {
     enum { TENSOR = 1, WN = 8 / WM, MT = BM / WM / 16, NT = BN / WN / 8 };
