@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DeviceError
+from ...errors import DeviceError, InputError
 from ..check import check_contraction, check_geometry, require
 from ..program import INPUT_PARTS, SHARE_PARTS, Contract, Geometry, Program, Redistribute, Share, Term
 from . import modules, products
@@ -32,6 +32,8 @@ LIBRARY_FLOPS = 1 << 27
 #: "own", our kernel that gathers while it multiplies; or "library": the rows that a convolution sees are written out
 #: (im2col) and cuBLAS multiplies, where no part of the weights is taken. Set by LRPFAST_GPU_CONVOLUTION.
 CONVOLUTION = os.environ.get("LRPFAST_GPU_CONVOLUTION", "own")
+#: Regions, groups and splits that one launch takes: a grid's third dimension.
+MOST_PIECES = 65535
 #: Rows of a chunk up to which the tile of few rows is taken.
 FEW_ROWS = 32
 
@@ -83,6 +85,11 @@ class Contraction:
         self.sizes = [program.sizes[p.term.source] for p in self.parts]
         self.depths = [self._depth(p.term, size) for p, size in zip(self.parts, self.sizes, strict=True)]
         self.region_rows = [math.prod(len(a.positions) for a in r.axes) for r in self._regions()] or [self.rows]
+        if len(self.region_rows) * self.groups > MOST_PIECES:
+            raise InputError(
+                f"a layer of {len(self.region_rows):,} tap patterns in {self.groups} groups is too much for a GPU, "
+                f"which takes {MOST_PIECES:,} together; use device='cpu'"
+            )
         self.library = self._library()
         self.sources = [place(p.term.source)[0] for p in self.parts]
         self.matrices = [held.matrix(_matrix(p.term), self.round) for p in self.parts] if self.library else []
@@ -239,7 +246,7 @@ class Contraction:
         splits = max(1, -(-depth // LONGEST_CHAIN))
         if blocks < self.gpu.processors:
             splits = max(splits, min(-(-2 * self.gpu.processors // blocks), depth // LEAST_DEPTH, MOST_SPLITS))
-        return name, down, across, splits
+        return name, down, across, min(splits, MOST_PIECES // (len(self.region_rows) * self.groups))
 
     def by_library(self, samples: int) -> bool:
         """Whether cuBLAS makes the sums of so many samples."""
