@@ -73,6 +73,20 @@ def test_many_chunks_from_the_host(kind, seed, standin, small_chunks):
     assert len([name for name, *_ in standin.LOG if name == "begin"]) >= 101 // (2 * run.FEWEST)
 
 
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_several_targets_in_many_chunks(k, on_gpu, standin, small_chunks):
+    import cupy
+
+    x = cases.inputs(70, 9)
+    targets = (np.arange(70)[:, None] + np.arange(k)) % 3
+    got = analyzer().analyze(cupy.asarray(x) if on_gpu else x, targets)
+    got = got.get() if on_gpu else got
+    assert got.shape == (70, k, 9)
+    for i in range(k):
+        expected(x, list(targets[:, i])).check(got[:, i])
+
+
 def test_chunk_sizes_agree(standin, small_chunks):
     x = cases.inputs(70, 9)
     one = analyzer()

@@ -58,7 +58,6 @@ class Contraction:
         self, operation: Contract | Redistribute, program: Program, held: Held, place: Place, gpu: Any, check: bool
     ) -> None:
         self.operation, self.gpu, self.dtype = operation, gpu, np.dtype(program.dtype)
-        self.backward = isinstance(operation, Redistribute)
         for term in operation.terms:
             if term.geometry is not None:
                 check_geometry(term.geometry, operation)
@@ -148,6 +147,8 @@ class Contraction:
             raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own' or 'library'")
         if self.diagonal or any(p.sign or p.split for p in self.parts) or not products.available():
             return False
+        if {p.accumulator for p in self.parts} != set(range(self.sums)):
+            return False  # a sum that nothing goes to is zero, which a product would not make it
         whole = self.groups == 1 and all(len(p.term.geometry.regions) == 1 for p in self.parts if p.term.geometry)
         if self.geometry is not None and (CONVOLUTION == "own" or not whole):
             return False

@@ -66,6 +66,7 @@ class CompiledProgram:
         samples = len(x)
         if samples == 0:
             return None
+        out = out.reshape(start.count, samples, -1)
         gpus = self._gpus
         if on_device(x):
             gpus = tuple(g for g in gpus if g.index == x.device.id)
@@ -82,10 +83,9 @@ class CompiledProgram:
         def work(i: int) -> None:
             low, high = edges[i], edges[i + 1]
             part = {b: a[low:high] for b, a in keep.items()} if keep else None
-            into = out[:, low:high] if start.count > 1 else out[low:high]
             try:
                 begun = start.part(slice(low, high))
-                faults[i] = self._on(gpus[i], x[low:high], into, high - low, low, memory, begun, part)
+                faults[i] = self._on(gpus[i], x[low:high], out[:, low:high], high - low, low, memory, begun, part)
             except BaseException as error:  # raised again by the thread that called
                 errors[i] = error
 
@@ -149,8 +149,7 @@ class _Batch:
         self.dtype, self.sizes = executable.dtype, executable.program.sizes
         self.size, self.out_size = self.sizes[0], self.sizes[executable.result]
         self.start, self.began = start, None
-        self.targets = start.count
-        self.out = out.reshape(self.targets, samples, self.out_size) if self.targets > 1 else out[None]
+        self.targets, self.out = start.count, out  # (targets, samples, values)
         self.from_host, self.to_host = not on_device(x), not on_device(out)
         self.faults = None
         self.capacity = self._first_capacity()
@@ -237,13 +236,12 @@ class _Batch:
         assert self.began is not None
         self.executable.run(chunk, self.began, outs)
 
-    def _hand_out(self, chunk: Chunk, x: Any, first: int, samples: int) -> None:
+    def _hand_out(self, chunk: Chunk, first: int, samples: int) -> None:
         """Copy the buffers that were asked for."""
         for buffer, array in (self.keep or {}).items():
             at, size = self.executable.place(buffer)
             begin = at * chunk.capacity
-            source = chunk.work[begin : begin + samples * size] if at >= 0 else chunk.out.reshape(-1)[: samples * size]
-            array[first : first + samples] = source.get().reshape(samples, size)
+            array[first : first + samples] = chunk.work[begin : begin + samples * size].get().reshape(samples, size)
 
     def _direct(self, work: Any) -> None:
         """Input and output are on the device: everything on the caller's stream."""
@@ -261,7 +259,7 @@ class _Batch:
             outs = [out[first : first + samples] for out in self.out]
             chunk = self._chunk(work, x, outs)
             self._compute(chunk, outs, first, samples)
-            self._hand_out(chunk, x, first, samples)
+            self._hand_out(chunk, first, samples)
             self.done = first + samples
 
     def _staged(self, work: Any) -> None:
@@ -286,7 +284,7 @@ class _Batch:
                     self.executable.cast(slot.raw, self.x.dtype, slot.x, samples * self.size)
                 chunk = self._chunk(work, slot.x, slot.outs)
                 self._compute(chunk, slot.outs, first, samples)
-                self._hand_out(chunk, slot.x, first, samples)
+                self._hand_out(chunk, first, samples)
                 slot.computed.record(computing)
                 slot.store(going)
                 under_way.append(slot)
@@ -336,7 +334,7 @@ class _Slot:
         self.stored.synchronize()
         first, samples, batch = self.first, self.samples, self.batch
         for out, pinned in zip(batch.out, self.pinned_out, strict=True):
-            out[first : first + samples] = pinned[:samples].reshape(out[first : first + samples].shape)
+            out[first : first + samples] = pinned[:samples]
         batch.done = first + samples
 
 
