@@ -21,7 +21,7 @@ import networks
 from cases import COMPARED, TOLERANCE, off
 from gpu_lines import Options, Report, Step, reason
 from lrpfast.kernels import place
-from lrpfast.kernels.cuda import products
+from lrpfast.kernels.cuda import contractions, products
 from networks import Network
 from timing import interleaved
 from tool import Missing, Tool
@@ -151,6 +151,7 @@ class Workload:
 
     ``single``: one layer as within a network, with inputs that are positive and its own output as relevance.
     ``streams``: the memory's speed is the limit. ``promised``: the goals over zennit and captum hold.
+    ``library``: convolutions by rows written out and cuBLAS, not by our kernel.
     """
 
     title: str
@@ -162,6 +163,7 @@ class Workload:
     single: bool = False
     streams: bool = False
     promised: bool = False
+    library: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -194,6 +196,9 @@ def workloads() -> list[Workload]:
         network = functools.partial(one_convolution, size=size, channels=channels, out=out)
         # the peers start from one output only: a whole layer's relevance is not what they can be asked for
         some.append(Workload(f"VGG16 {name}", network, "z_plus", (16,), peers=("forward",), single=True))
+    network = functools.partial(one_convolution, size=56, channels=256, out=256)
+    for title, library in (("VGG16 conv3_2", False), ("VGG16 conv3_2 by im2col", True)):
+        some.append(Workload(title, network, "epsilon", (16,), peers=("forward",), single=True, library=library))
     mlp, wide = (functools.partial(networks.make, name) for name in ("mlp_large", "wide"))
     some.append(Workload("MLP 4096-1024-1024-10", mlp, "epsilon", (65_536,)))
     some.append(Workload("MLP 31,811-8-8-2", wide, "epsilon", (8192,), ("float32",), streams=True))
@@ -375,6 +380,7 @@ def run_workload(work: Workload, options: Options, report: Report) -> None:
     x = network.samples(max(batches))
     it = open_peers(work, network, x, options)
     peers_apart = compare_peers(work, network, x, it, options)
+    contractions.CONVOLUTION = "library" if work.library else "own"
     for precision in work.precisions:
         clear()
         base = int(pool().used_bytes())

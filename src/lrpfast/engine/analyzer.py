@@ -118,7 +118,7 @@ class Analyzer:
         Those of `lrpfast.set_num_threads` when None: as ``LRPFAST_NUM_THREADS`` says, or all cores this process
         may use. Results do not depend on it.
     memory : int, optional
-        Bytes that the threads' workspaces may take together.
+        Bytes that the threads' workspaces may take together; on GPUs, what a run may take on each.
     mask_nan : bool
         NaN features contribute nothing and come back NaN.
 
