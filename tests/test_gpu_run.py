@@ -196,6 +196,18 @@ def test_what_comes_in_on_the_gpu_goes_out_there(wrap, standin):
     assert isinstance(cases.model(LAYERS).predict(wrap(cupy.asarray(x)), device="gpu"), cupy.ndarray)
 
 
+def test_a_tensor_that_cannot_be_shared(standin):
+    """As PyTorch's that require a gradient."""
+    import cupy
+
+    class Tracked(Tensor):
+        def __dlpack__(self, **options):
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+
+    with pytest.raises(lrpfast.InputError, match="inputs cannot be made an array: .*detach"):
+        analyzer().analyze(Tracked(cupy.asarray(cases.inputs(3, 9))))
+
+
 def test_device_arrays_of_other_types_and_orders(standin):
     import cupy
 

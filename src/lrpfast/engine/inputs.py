@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ShapeError
+from ..errors import InputError, LrpfastError, ShapeError
 from ..kernels import Start
 from ..kernels.arrays import from_device, module_of, on_device, to_host
 
@@ -67,14 +67,16 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
     ShapeError
         For a wrong rank or width; says what was expected and what came.
     """
-    on_gpu = from_device(x)
-    if on_gpu is not None:
-        x = on_gpu
-    elif not isinstance(x, np.ndarray):
-        try:
+    try:
+        on_gpu = from_device(x)
+        if on_gpu is not None:
+            x = on_gpu
+        elif not isinstance(x, np.ndarray):
             x = np.from_dlpack(x) if not hasattr(x, "__array__") and hasattr(x, "__dlpack__") else np.asarray(x)
-        except (TypeError, ValueError, BufferError, RuntimeError) as error:
-            raise InputError(f"{what} cannot be made an array: {error}") from None
+    except LrpfastError:
+        raise
+    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+        raise InputError(f"{what} cannot be made an array: {error}") from None
     if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
         if x.dtype.kind == "O":
             raise InputError(
