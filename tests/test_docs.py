@@ -109,3 +109,13 @@ def test_figures_beside_innvestigates():
         np.testing.assert_allclose(model.predict(inputs, precision="float64").ravel(), float(y), rtol=1e-6)
         got = lrpfast.create_analyzer(analyzer, model, precision="float64", **keywords).analyze(inputs)
         np.testing.assert_allclose(got[0], [float(v) for v in ours.split(",")], rtol=1e-6)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("from_*.md")), ids=lambda p: p.stem)
+def test_our_side_of_the_pages_for_those_who_come_from_elsewhere(page, monkeypatch):
+    """Every block that begins with "# ours" runs as it stands, from the repository's root."""
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"^```python\n# ours\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), {})
