@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,18 +102,11 @@ def _clipped(use: Use, x: Value, low: float | None, high: float | None) -> Value
 def _softmax(use: Use) -> Value:
     b, x = use.builder, use.value()
     axis = use.axis(use.attr("axis", 1 if use.opset < 13 else -1))
-    rest = x.shape[axis + 1 :]
-    if use.opset < 13 and any(n != 1 for n in (*x.shape[:axis], *rest)):
+    if use.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
         if None in x.shape:
             raise use.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
-        if axis:
-            raise use.unsupported(
-                f"is taken over the axes from {axis + 1} of {x.shape} together (opset {use.opset})",
-                "onnx.version_converter.convert_version to 13 rewrites it",
-            )
-    if use.opset < 13 and rest:  # over all axes from that one on
-        flat = b.tensor(b.reshape(x, (int(np.prod(x.shape)),)))  # type: ignore[arg-type]
-        return b.reshape(b.each(L.Activation("softmax"), flat), x.shape)  # type: ignore[arg-type]
+        flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
+        return b.reshape(b.each(L.Activation("softmax"), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
     return b.each(L.Activation("softmax"), b.last(x, axis))
 
 
