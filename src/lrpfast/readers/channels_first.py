@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, ShapeError
+from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from ..model.graph import Model
 from ..model.layers import Layer, Shape
@@ -104,12 +104,15 @@ class Builder:
         for i in range(len(self.nodes) - 1, -1, -1):
             if i in needed:
                 needed.update(self.nodes[i][1])
-        number = {i: k for k, i in enumerate(sorted(needed | self._inputs()))}
+        for i, (layer, _) in enumerate(self.nodes):
+            if isinstance(layer, L.Input) and i not in needed:
+                raise UnsupportedLayerError(
+                    f"no output depends on the input {layer.name!r}, so that there is nothing to explain. Save the model "
+                    "without it"
+                )
+        number = {i: k for k, i in enumerate(sorted(needed))}
         nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]
         return Model(nodes, name, [number[i] for i in ends])
-
-    def _inputs(self) -> set[int]:
-        return {i for i, (layer, _) in enumerate(self.nodes) if isinstance(layer, L.Input)}
 
     # -- layout ---------------------------------------------------------------
 

@@ -21,6 +21,9 @@ from .onnx_use import Use
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
 BATCHES = (7919, 7907)
 
+#: What NumPy and Python raise for attributes and constants of wrong types, shapes and sizes.
+_MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
+
 
 def from_onnx(model: Any) -> Model:
     """The Model of an ONNX file, which takes and returns arrays as the file says: images channels first.
@@ -90,15 +93,7 @@ def build(file: File) -> Model:
         if isinstance(values[name], Known):
             raise UnsupportedLayerError(f"the output {name!r} depends on no input, so there is nothing to explain")
     with _naming("the graph"):
-        model = builder.model([values[name] for name in file.outputs], file.name)
-    used = {j for node in model.nodes for j in node.inputs} | set(model.outputs)
-    for i in model.inputs:
-        if i not in used:
-            raise UnsupportedLayerError(
-                f"no output depends on the input {model.nodes[i].name!r}, so that there is nothing to explain. "
-                "onnx.utils.extract_model saves the model without it"
-            )
-    return model
+        return builder.model([values[name] for name in file.outputs], file.name)
 
 
 def known_operators() -> list[str]:
@@ -156,3 +151,5 @@ def _naming(where: str) -> Iterator[None]:
         if where in str(error):
             raise
         raise type(error)(f"{where}: {error}") from error
+    except _MISFITS as error:
+        raise ModelFormatError(f"{where}: its inputs or attributes do not fit it ({error})") from error

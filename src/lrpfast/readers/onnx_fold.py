@@ -70,6 +70,8 @@ def squeezed(shape: tuple, axes: Any) -> list[int]:
 
 def reshaped(shape: tuple, target: Any, allowzero: int) -> tuple[int, ...]:
     """The shape that a Reshape makes: 0 keeps an axis, -1 takes what is left."""
+    if np.asarray(target).dtype.kind not in "iu":
+        raise ModelFormatError(f"its shape is of {np.asarray(target).dtype}, not of whole numbers")
     target = [int(n) for n in target]
     if not allowzero:
         target = [shape[i] if n == 0 and i < len(shape) else n for i, n in enumerate(target)]

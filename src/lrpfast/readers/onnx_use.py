@@ -90,7 +90,10 @@ class Use:
     def ints(self, name: str, i: int) -> tuple[int, ...] | None:
         """Whole numbers, which are an attribute or, in later versions, an input."""
         if self.has(i):
-            return tuple(int(n) for n in self.const(i, name).ravel())
+            array = self.const(i, name)
+            if array.dtype.kind not in "iu":
+                raise ModelFormatError(f"its {name} are of {array.dtype}, not whole numbers")
+            return tuple(int(n) for n in array.ravel())
         return self.attr(name)
 
     def axis(self, axis: int, rank: int | None = None) -> int:
