@@ -60,7 +60,9 @@ def as_zennit_leaves(model):
     nodes, place = [], []
     for node in model.nodes:
         nodes.append((node.layer, tuple(place[j] for j in node.inputs)))
-        if isinstance(node.layer, lrpfast.layers.Conv) and node.name != "node_conv2d":  # resnet's first has no batch norm
+        if (
+            isinstance(node.layer, lrpfast.layers.Conv) and node.name != "node_conv2d"
+        ):  # resnet's first has no batch norm
             n = node.shape[-1]
             nodes.append((lrpfast.layers.BatchNorm(np.zeros(n), np.ones(n), epsilon=1e-5), (len(nodes) - 1,)))
         place.append(len(nodes) - 1)
@@ -115,3 +117,15 @@ def test_paths_bytes_and_messages_are_the_same_model():
     models = [lrpfast.load(path), *(lrpfast.from_onnx(m) for m in (path, path.read_bytes(), onnx.load(path)))]
     results = [model.predict(x).tobytes() for model in models]
     assert len(set(results)) == 1
+
+
+def test_bounds_are_the_inputs():
+    """ZBox's bounds have the shape of the input: channels first, as the file says."""
+    model, x = lrpfast.load(DATA / "torch_cnn.onnx"), RECORDS["cnn"]["x"]
+    low, high = np.array([-4.0, -5.0, -6.0]), np.array([4.0, 5.0, 6.0])
+    results = []
+    for shape in ((3,), (3, 1, 1), (3, 14, 14)):
+        bounds = [np.broadcast_to(b if shape == (3,) else b[:, None, None], shape) for b in (low, high)]
+        made = lrpfast.composites.EpsilonGammaBox(*bounds)
+        results.append(lrpfast.Analyzer(model, made, target=0, precision="float64").analyze(x))
+    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])

@@ -1,5 +1,6 @@
-"""ONNX files that are damaged, lie about sizes, or hold what lrpfast does not read: a message, at once, and no memory."""
+"""ONNX files that are damaged, lie about sizes, or hold what lrpfast does not read: a message at once."""
 
+import contextlib
 import os
 import sys
 import time
@@ -65,10 +66,8 @@ def test_flipped_bytes_are_no_crash(seed):
     rng = np.random.default_rng(seed)
     for at in rng.integers(0, len(data), 8):
         data[at] = rng.integers(256)
-    try:
+    with contextlib.suppress(lrpfast.ModelFormatError, lrpfast.UnsupportedLayerError):
         lrpfast.from_onnx(bytes(data))
-    except (lrpfast.ModelFormatError, lrpfast.UnsupportedLayerError):
-        pass
 
 
 def test_what_is_no_model(tmp_path):

@@ -132,7 +132,9 @@ def test_matmul_and_a_bias(shape):
 @pytest.mark.parametrize("shape", ((4, 1, 1), (1, 4, 1, 1), (5,), (5, 5), ()))
 def test_convolution_and_what_is_added(shape):
     model = check(
-        [("Conv", ["x", "w"], ["z"], {}), ("Add", ["z", "b"], ["y"], {})], (3, 7, 7), {"w": w(4, 3, 3, 3), "b": w(*shape)}
+        [("Conv", ["x", "w"], ["z"], {}), ("Add", ["z", "b"], ["y"], {})],
+        (3, 7, 7),
+        {"w": w(4, 3, 3, 3), "b": w(*shape)},
     )
     kinds = [type(layer).__name__ for layer in model.layers]
     assert ("BatchNorm" in kinds) == (shape in ((5,), (5, 5)))
@@ -367,6 +369,18 @@ def test_concat_split_slice_gather():
         one("Gather", (4, 6, 5), i64(2, 0, 1, 1, -1), axis=axis)
         one("Gather", (4, 6, 5), np.array(2, np.int64), axis=axis)
     one("Gather", (7,), i64(2, 3), axis=1)
+
+
+def test_constants_among_what_is_joined():
+    """A transformer's class token: a constant, stretched over the batch."""
+    nodes = [
+        ("Shape", ["x"], ["s"], {"start": 0, "end": 1}),
+        ("Concat", ["s", "rest"], ["t"], {"axis": 0}),
+        ("Expand", ["token", "t"], ["e"], {}),
+        ("Concat", ["e", "x", "e"], ["y"], {"axis": 1}),
+    ]
+    check(nodes, (6, 5), {"rest": i64(1, 5), "token": w(1, 1, 5)})
+    check(nodes[:-1] + [("Concat", ["x", "e"], ["y"], {"axis": 1})], (6, 5), {"rest": i64(1, 5), "token": w(1, 1, 5)})
 
 
 def test_pad():

@@ -62,7 +62,9 @@ def load(path: str | os.PathLike) -> Model:
         When ``path`` is not a path.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"load takes a path, not {type(path).__name__}; from_keras, from_onnx and from_sklearn take models")
+        raise InputError(
+            f"load takes a path, not {type(path).__name__}; from_keras, from_onnx and from_sklearn take models"
+        )
     path = Path(os.fsdecode(path))
     try:
         if path.is_dir():

@@ -107,8 +107,8 @@ class Builder:
         for i, (layer, _) in enumerate(self.nodes):
             if isinstance(layer, L.Input) and i not in needed:
                 raise UnsupportedLayerError(
-                    f"no output depends on the input {layer.name!r}, so that there is nothing to explain. Save the model "
-                    "without it"
+                    f"no output depends on the input {layer.name!r}, so that there is nothing to explain. Save the "
+                    "model without it"
                 )
         number = {i: k for k, i in enumerate(sorted(needed))}
         nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]

@@ -271,11 +271,51 @@ def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
 
 
 def _concat(use: Use) -> Value:
-    values = [use.value(i) for i in range(len(use.args))]
-    axis = use.axis(use.attr("axis"), len(values[0].shape) + 1)
-    if len(values) == 1:
-        return values[0]
-    return use.builder.merge(L.Concat(), values, axis)
+    """Tensors one after the other; a constant among them is room made by zeros, and then added."""
+    b = use.builder
+    tensors = [arg for arg in use.args if not isinstance(arg, Known)]
+    rank = len(tensors[0].shape)
+    axis = use.axis(use.attr("axis"), rank + 1)
+    if len(tensors) == len(use.args):
+        return tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
+    pending: list[np.ndarray] = []
+    parts: list[Any] = []
+    for i, arg in enumerate(use.args):
+        if isinstance(arg, Known):
+            constant = use.const(i, "constant")
+            parts.append(use.sample(constant, rank) if constant.ndim > rank else constant)
+            if parts[-1].ndim != rank:
+                raise use.unsupported(f"joins a constant of shape {constant.shape} to samples of {rank} axes")
+        else:
+            parts.append(arg)
+    tensors = []
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            pending.append(part)
+            continue
+        before = sum(a.shape[axis] for a in pending)
+        tensors.append(_padded(use, part, axis, before, 0))
+        pending = []
+    if pending:
+        tensors[-1] = _padded(use, tensors[-1], axis, 0, sum(a.shape[axis] for a in pending))
+    made = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
+    shape = [*made.shape]
+    zeros = [
+        p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
+    ]
+    return b.affine(made, _ONE, np.concatenate(zeros, axis))
+
+
+def _padded(use: Use, value: Value, axis: int, before: int, after: int) -> Value:
+    if not before and not after:
+        return value
+
+    def layer(rank: int, place: int) -> L.Layer:
+        return L.ZeroPad([(before, after) if i == place else (0, 0) for i in range(rank)])
+
+    if None in value.shape:
+        raise use.unsupported("joins a constant to an input whose size the file leaves open", "Fix the size")
+    return use.builder.along(value, axis, layer, part="room")
 
 
 def _negative(use: Use) -> Value:
@@ -303,8 +343,6 @@ def _thresholded(use: Use) -> Value:
     if alpha < 0:
         raise use.unsupported(f"has a threshold of {alpha}; lrpfast reads 0 and more")
     return use.builder.each(L.Activation("relu", {"threshold": alpha}), use.value())
-
-
 
 
 #: How each operator is built; those that end in "*" stand for patterns (onnx_patterns.py).

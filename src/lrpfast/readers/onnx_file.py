@@ -252,7 +252,9 @@ def _external(tensor: Any, what: str, folder: Path | None, size: int, dtype: str
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
-        raise ModelFormatError(f"{what} lies in the file {location!r} beside the model; give from_onnx the model's path")
+        raise ModelFormatError(
+            f"{what} lies in the file {location!r} beside the model; give from_onnx the model's path"
+        )
     try:
         path = (folder / location).resolve(strict=True)
         inside = path.is_relative_to(folder.resolve()) and path.is_file()

@@ -189,7 +189,7 @@ def _gather(node: Node, args: list[Any]) -> Any:
 def _constant(node: Node, args: list[Any]) -> Any:
     if len(node.attributes) != 1:
         raise ModelFormatError(f"a Constant has one value, this one {sorted(node.attributes)}")
-    (key, value), = node.attributes.items()
+    ((key, value),) = node.attributes.items()
     if key == "value":
         return value
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
@@ -241,10 +241,7 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
         f"Reduce{name}": _reduce(function)
         for name, function in (("Sum", np.sum), ("Mean", np.mean), ("Max", np.max), ("Min", np.min), ("Prod", np.prod))
     },
-    **{
-        name: _many(function)
-        for name, function in (("Sum", np.add), ("Max", np.maximum), ("Min", np.minimum))
-    },
+    **{name: _many(function) for name, function in (("Sum", np.add), ("Max", np.maximum), ("Min", np.minimum))},
     **{
         name: _plain(function)
         for name, function in {

@@ -127,7 +127,9 @@ def _padding(use: Use, spatial: Sequence[int | None], size: Any, strides: Any, d
     if auto != "SAME_LOWER":
         raise use.unsupported(f"has auto_pad {auto!r}, which lrpfast does not know")
     if None in spatial:
-        raise use.unsupported("pads by SAME_LOWER an input whose size the file leaves open", "Fix the size, or set pads")
+        raise use.unsupported(
+            "pads by SAME_LOWER an input whose size the file leaves open", "Fix the size, or set pads"
+        )
     pairs = []
     for n, k, s, d in zip(spatial, size, strides, dilation, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)  # type: ignore[operator]

@@ -18,13 +18,13 @@ from .onnx_use import Use
 _OPEN = ((6007, 6011), (5003, 5009), (4001, 4003), (3001, 3011))
 
 
-def _whole(use: Use, shape: Any, which: int) -> tuple[int, ...]:
+def whole_shape(use: Use, shape: Any, which: int) -> tuple[int, ...]:
     """A tensor's shape with its batch axis, for the first or the second size of a batch."""
     opened = [_OPEN[i % len(_OPEN)][which] if n is None else n for i, n in enumerate(shape)]
     return (use.batches[which], *opened)
 
 
-def _sample_shape(use: Use, pair: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def sample_shape(use: Use, pair: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The shape of one sample, of the two shapes that two batches would have."""
     first, second = map(tuple, pair)
     if not first or (first[0], second[0]) != use.batches or first[1:] != second[1:]:
@@ -42,31 +42,31 @@ def _sample_shape(use: Use, pair: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 def _shape(use: Use) -> Known:
     rank = len(use.value().shape) + 1
     start, end = use.attr("start", 0), use.attr("end", rank)
-    return Known(*(np.array(_whole(use, use.value().shape, i)[start:end], np.int64) for i in (0, 1)))
+    return Known(*(np.array(whole_shape(use, use.value().shape, i)[start:end], np.int64) for i in (0, 1)))
 
 
 def _size(use: Use) -> Known:
-    return Known(*(np.array(math.prod(_whole(use, use.value().shape, i)), np.int64) for i in (0, 1)))
+    return Known(*(np.array(math.prod(whole_shape(use, use.value().shape, i)), np.int64) for i in (0, 1)))
 
 
 def _to(use: Use, target: Callable[[int], tuple[int, ...]]) -> Value:
     x = use.value()
     pair = [target(which) for which in (0, 1)]
     if None in x.shape:
-        wholes = [_whole(use, x.shape, i) for i in (0, 1)]
+        wholes = [whole_shape(use, x.shape, i) for i in (0, 1)]
         if pair == wholes:
             return x
         flat = [(whole[0], math.prod(whole[1:])) for whole in wholes]
         if pair == flat:
             return use.builder.reshape(x, (-1,))
         raise use.unsupported(f"gives {x.shape}, with sizes that the file leaves open, another shape", "Fix the sizes")
-    return use.builder.reshape(x, _sample_shape(use, pair))
+    return use.builder.reshape(x, sample_shape(use, pair))
 
 
 def _reshape(use: Use) -> Value:
     known, zero = use.known(1, "shape"), use.attr("allowzero", 0)
     shape = use.value().shape
-    return _to(use, lambda i: reshaped(_whole(use, shape, i), (known.first, known.second)[i], zero))
+    return _to(use, lambda i: reshaped(whole_shape(use, shape, i), (known.first, known.second)[i], zero))
 
 
 def _flatten(use: Use) -> Value:
@@ -74,7 +74,7 @@ def _flatten(use: Use) -> Value:
     shape = use.value().shape
 
     def target(i: int) -> tuple[int, ...]:
-        whole = _whole(use, shape, i)
+        whole = whole_shape(use, shape, i)
         at = axis + len(whole) if axis < 0 else axis
         return math.prod(whole[:at]), math.prod(whole[at:])
 
@@ -167,13 +167,13 @@ def _slice(use: Use) -> Value:
             raise use.unsupported("cuts an axis whose size the file leaves open", "Fix the size")
         places = range(n)[cut]
         if cut.step < 0:
-            value = _picked(use, value, axis - 1, list(places))
+            value = picked(use, value, axis - 1, list(places))
         else:
             value = _cut(use, value, axis - 1, places.start, places[-1] + 1 if len(places) else 0, cut.step)
     return value
 
 
-def _picked(use: Use, value: Value, axis: int, places: list[int]) -> Value:
+def picked(use: Use, value: Value, axis: int, places: list[int]) -> Value:
     """Values at the given places of an axis, in that order: runs of neighbours, one after the other."""
     runs: list[list[int]] = []
     for place in places:
@@ -213,7 +213,7 @@ def _gather(use: Use) -> Value:
     places = [int(i) for i in indices.ravel()]
     if not places or any(not -n <= i < n for i in places):
         raise ModelFormatError(f"it gathers the places {places[:3]} of an axis of {n}")
-    made = _picked(use, x, axis, [i % n for i in places])
+    made = picked(use, x, axis, [i % n for i in places])
     if indices.ndim:
         return made
     shape = tuple(m for i, m in enumerate(made.shape) if i != axis)
@@ -258,143 +258,6 @@ def _pad(use: Use) -> Value:
     return made
 
 
-# -- larger ---------------------------------------------------------------------------
-
-
-def _repeated(use: Use, value: Value, axis: int, count: int) -> Value:
-    """Each value of an axis ``count`` times, one after the other."""
-
-    def layer(rank: int, place: int) -> L.Layer:
-        return L.UpSample(tuple(count if i == place else 1 for i in range(rank)))
-
-    return value if count == 1 else use.builder.along(value, axis, layer)
-
-
-def _expand(use: Use) -> Value:
-    x, known = use.value(), use.known(1, "shape")
-    if None in x.shape:
-        raise use.unsupported("stretches an input whose size the file leaves open", "Fix the size")
-    pair = [np.broadcast_shapes(_whole(use, x.shape, i), tuple(map(int, a))) for i, a in enumerate((known.first, known.second))]
-    wanted = _sample_shape(use, pair)
-    if len(wanted) != len(x.shape):
-        raise use.unsupported("puts an axis before the batch's", "Keep the batch axis first")
-    made: Value = x
-    for axis, (n, m) in enumerate(zip(x.shape, wanted, strict=True)):
-        made = _repeated(use, made, axis, m if n == 1 else 1)
-    return made
-
-
-def _tile(use: Use) -> Value:
-    repeats = [int(n) for n in use.const(1, "repeats").ravel()]
-    x = use.value()
-    if len(repeats) != len(x.shape) + 1 or repeats[0] != 1 or min(repeats) < 1:
-        raise use.unsupported(f"repeats {repeats} times, the batch axis too or never")
-    made: Value = x
-    for axis, count in enumerate(repeats[1:]):
-        if x.shape[axis] == 1:
-            made = _repeated(use, made, axis, count)
-        elif count > 1:
-            made = use.builder.merge(L.Concat(), [made] * count, axis)
-    return made
-
-
-def _resize(use: Use) -> Value:
-    x, rank = use.value(), len(use.value().shape)
-    mode = use.attr("mode", "nearest")
-    old = use.node.op == "Upsample" or use.opset < 11  # Resize 10 and Upsample: x · scale, rounded down
-    where = use.attr("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    rounding = use.attr("nearest_mode", "floor" if old else "round_prefer_floor")
-    for key in ("cubic_coeff_a", "exclude_outside", "extrapolation_value", "keep_aspect_ratio_policy"):
-        if use.attr(key) not in (None, 0, -0.75, 0.0, "stretch"):
-            raise use.unsupported(f"has {key} {use.attr(key)!r}, which lrpfast does not follow")
-    if use.attr("antialias", 0):
-        raise use.unsupported("smooths as it shrinks (antialias), which lrpfast does not follow")
-    at = 1 if old else 2
-    if None in x.shape:
-        raise use.unsupported("resizes an input whose size the file leaves open", "Fix the size")
-    whole = (1, *x.shape)
-    axes = [a % (rank + 1) for a in use.attr("axes") or range(rank + 1)]
-    scales = use.attr("scales") if "scales" in use.node.attributes else use.maybe(at, "scales")
-    if use.has(3) and use.args[3].first.size:
-        known = use.known(3, "sizes")
-        sizes = dict(zip(axes, map(int, known.first), strict=True))
-        if 0 in sizes and (int(known.first[axes.index(0)]), int(known.second[axes.index(0)])) != use.batches:
-            raise use.unsupported("resizes the batch axis")
-        if not np.array_equal(known.first[[i for i, a in enumerate(axes) if a]], known.second[[i for i, a in enumerate(axes) if a]]):
-            raise use.unsupported("has sizes that depend on the batch size")
-        factors = {a: n / whole[a] for a, n in sizes.items() if a}
-    else:
-        if scales is None or len(scales) != len(axes):
-            raise ModelFormatError("it has neither sizes nor scales that fit its input")
-        factors = {a: float(s) for a, s in zip(axes, scales, strict=True)}
-        if factors.pop(0, 1.0) != 1:
-            raise use.unsupported("resizes the batch axis")
-        sizes = {a: math.floor(whole[a] * s) for a, s in factors.items()}
-    if mode == "nearest":
-        made: Value = x
-        counts = {}
-        for axis, scale in factors.items():
-            n, m = whole[axis], sizes[axis]
-            if m < 1 or m > 1 << 20:
-                raise ModelFormatError(f"it makes an axis of {m}")
-            places = _nearest(use, n, m, scale, where, rounding)
-            if m % n == 0 and places == [i // (m // n) for i in range(m)]:
-                counts[axis] = m // n
-            else:
-                made = _picked(use, made, axis - 1, places)
-        return _up(use, made, counts, "nearest")
-    if mode != "linear":
-        raise use.unsupported(f"interpolates by {mode!r}; lrpfast reads nearest and linear")
-    counts = {a: sizes[a] // whole[a] for a in factors if sizes[a] != whole[a]}
-    exact = all(sizes[a] == whole[a] * c and factors[a] == c for a, c in counts.items())
-    if not exact or where not in ("half_pixel", "pytorch_half_pixel") or (counts and 1 in counts):
-        raise use.unsupported(
-            f"interpolates {x.shape} to {tuple(sizes.values())} with {where} coordinates; lrpfast enlarges the spatial "
-            "axes a whole number of times, with half-pixel coordinates (align_corners=False)"
-        )
-    return _up(use, x, counts, "bilinear")
-
-
-def _up(use: Use, value: Value, counts: dict[int, int], kind: str) -> Value:
-    """Axes made so many times as long, by the file's numbers of them."""
-    spatial = len(value.shape) - 1
-    counts = {a: c for a, c in counts.items() if c != 1}
-    if not counts:
-        return value
-    if 1 not in counts and 1 <= spatial <= (2 if kind == "bilinear" else 3):
-        sizes = tuple(counts.get(a, 1) for a in range(2, spatial + 2))
-        return use.builder.window(L.UpSample(sizes, kind), value)
-    if kind == "bilinear":
-        raise use.unsupported("interpolates over three axes; lrpfast does over one or two")
-    for axis, count in counts.items():
-        value = _repeated(use, value, axis - 1, count)
-    return value
-
-
-def _nearest(use: Use, n: int, m: int, scale: float, where: str, rounding: str) -> list[int]:
-    """Which value of n each of m is."""
-    i = np.arange(m, dtype=np.float64)
-    if where == "asymmetric":
-        x = i / scale
-    elif where == "half_pixel":
-        x = (i + 0.5) / scale - 0.5
-    elif where == "pytorch_half_pixel":
-        x = (i + 0.5) / scale - 0.5 if m > 1 else i * 0
-    elif where == "align_corners":
-        x = i * (n - 1) / (m - 1) if m > 1 else i * 0
-    else:
-        raise use.unsupported(f"has the coordinates {where!r}, which lrpfast does not know")
-    rounded = {
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-    }
-    if rounding not in rounded:
-        raise use.unsupported(f"rounds by {rounding!r}, which lrpfast does not know")
-    return [int(v) for v in np.clip(rounded[rounding](x), 0, n - 1)]
-
-
 # -- sums over axes -------------------------------------------------------------------
 
 
@@ -423,7 +286,6 @@ def _reduce(kind: Any, total: bool = False) -> Callable[[Use], Value]:
 
 #: How each operator is built.
 MOVES: dict[str, Callable[[Use], Any]] = {
-    "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
     "Pad": _pad,
@@ -431,14 +293,11 @@ MOVES: dict[str, Callable[[Use], Any]] = {
     "ReduceMean": _reduce(L.GlobalAveragePool),
     "ReduceSum": _reduce(L.GlobalAveragePool, total=True),
     "Reshape": _reshape,
-    "Resize": _resize,
     "Shape": _shape,
     "Size": _size,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
-    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    "Upsample": _resize,
 }

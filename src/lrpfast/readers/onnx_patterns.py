@@ -89,9 +89,7 @@ class Matcher:
 
     def match(self, node: Node) -> Node:
         """The node that stands for this one and those before it; itself where it is no pattern."""
-        return (
-            self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
-        )
+        return self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
 
     # -- functions of one value -------------------------------------------------
 
@@ -168,7 +166,9 @@ class Matcher:
                     root = self._made(root.inputs[0])
                 elif root is None or root.op != "Pow" or self._number(root.inputs[1]) != -0.5:
                     continue
-            if root is None or not (root.op == "Sqrt" or (root.op == "Pow" and abs(self._number(root.inputs[1])) == 0.5)):
+            if root is None or not (
+                root.op == "Sqrt" or (root.op == "Pow" and abs(self._number(root.inputs[1])) == 0.5)
+            ):
                 continue
             total = self._made(root.inputs[0])
             if total is None or total.op != "Add":

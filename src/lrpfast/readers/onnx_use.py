@@ -41,8 +41,8 @@ class Use:
         left = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
         if left:
             raise self.node.unsupported(
-                f"has the attribute {sorted(left)[0]!r} of {self.node.attributes[sorted(left)[0]]!r}, which lrpfast does "
-                "not follow",
+                f"has the attribute {sorted(left)[0]!r} of {self.node.attributes[sorted(left)[0]]!r}, which lrpfast "
+                "does not follow",
                 "Export the model without it",
             )
         return made if isinstance(made, list) else [made]
@@ -81,6 +81,11 @@ class Use:
             return default
         known = self.known(i, what)
         if not known.fixed:
+            first, second = known.first, known.second  # one sample's values, stretched over the batch?
+            if (first.shape[:1], second.shape[:1]) == tuple((n,) for n in self.batches):
+                row = first[:1]
+                if all(np.array_equal(a, np.broadcast_to(row, a.shape)) for a in (first, second)):
+                    return row
             raise self.unsupported(f"has a {what} that depends on the batch size")
         return known.first
 
