@@ -128,6 +128,24 @@ def test_wrong_element_types():
     refused(made([node("Relu", ["x"])], inputs=inputs), lrpfast.UnsupportedLayerError, "'x'")
 
 
+def test_inputs_of_whole_numbers():
+    inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 4])]
+    half = constant("h", np.float32(0.5))
+    refused(made([node("Mul", ["x", "h"])], [half], inputs=inputs), lrpfast.UnsupportedLayerError, "the_mul", "whole")
+    cast = node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)
+    assert lrpfast.from_onnx(made([cast, node("Mul", ["f", "h"])], [half], inputs=inputs)).output_shape == (4,)
+    table = constant("t", np.arange(6, dtype=np.float32).reshape(3, 2))
+    model = lrpfast.from_onnx(made([node("Gather", ["t", "x"])], [table], inputs=inputs))
+    assert model.predict(np.array([[0, 1, 2, 1]])).tolist() == [[[0, 1], [2, 3], [4, 5], [2, 3]]]
+
+
+def test_outputs_that_are_not_computed():
+    pool = node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2])
+    cast = node("Cast", ["i"], ["f"], to=TensorProto.FLOAT)
+    proto = made([pool, cast, node("Add", ["p", "f"])], shape=("N", 3, 4, 4))
+    refused(proto, lrpfast.UnsupportedLayerError, "'i'", "the_cast")
+
+
 def test_values_that_are_not_finite():
     weight = constant("w", np.full((4, 2), np.nan, np.float32))
     refused(made([node("MatMul", ["x", "w"])], [weight]), lrpfast.ModelFormatError, "the_matmul", "not finite")

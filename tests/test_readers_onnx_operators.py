@@ -153,6 +153,27 @@ def test_attention_is_read_as_products():
     check(nodes, (6, 5), {"q": w(5, 4), "k": w(5, 4), "scale": np.array(0.5)})
 
 
+def test_products_of_two_tensors_and_what_is_added():
+    nodes = [
+        ("Transpose", ["x"], ["t"], {"perm": [0, 2, 1]}),
+        ("MatMul", ["x", "t"], ["p"], {}),
+        ("Add", ["p", "b"], ["a"], {}),
+        ("Mul", ["a", "a"], ["y"], {}),
+    ]
+    check(nodes, (6, 5), {"b": w(6, 6)})
+
+
+def test_a_softmax_over_channels_is_a_final_one():
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("GlobalAveragePool", ["c"], ["g"], {})]
+    for opset in (11, 13):
+        proto = graph([*nodes, ("Softmax", ["g"], ["y"], {"axis": 1})], (3, 5, 5), {"w": w(4, 3, 2, 2)}, opset)
+        model = lrpfast.from_onnx(proto)
+        x = RNG.normal(size=(2, 3, 5, 5))
+        y = model.predict(x, precision="float64")
+        z = model.without_softmax().predict(x, precision="float64")
+        np.testing.assert_allclose(np.exp(z) / np.exp(z).sum(1, keepdims=True), y, rtol=1e-10)
+
+
 def test_batch_norm():
     arrays = [w(3), w(3), w(3), w(3) ** 2]
     one("BatchNormalization", (3, 5, 4), *arrays, epsilon=1e-2)

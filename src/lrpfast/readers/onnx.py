@@ -24,6 +24,9 @@ BATCHES = (7919, 7907)
 #: What NumPy and Python raise for attributes and constants of wrong types, shapes and sizes.
 _MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
 
+#: What may use an input of whole numbers: operators that round nothing.
+_ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
+
 
 def from_onnx(model: Any) -> Model:
     """The Model of an ONNX file, which takes and returns arrays as the file says: images channels first.
@@ -72,9 +75,17 @@ def build(file: File) -> Model:
         with _naming(f"input {place.name!r}"):
             values[place.name] = builder.input(place.name, place.sample)
     batches = _batches(file.inputs)
+    whole = {place.name for place in file.inputs if place.whole}
     for node in planned:
         args = [values.get(name) if name else None for name in node.inputs]
         with _naming(str(node)):
+            for name in filter(None, node.inputs):
+                if name not in values:  # a mask or indices, say
+                    raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
+                if name in whole and node.op not in _ON_NUMBERS:
+                    raise node.unsupported(
+                        f"computes with {name!r}, an input of whole numbers", "Cast it to float first"
+                    )
             if node.op in FOLDED and all(arg is None or isinstance(arg, Known) for arg in args):
                 made: list[Any] = fold(node, args)  # type: ignore[arg-type]
             elif node.op in OPERATORS:

@@ -37,6 +37,8 @@ _TYPES: dict[int, tuple[str, str]] = {
     13: ("<u8", "uint64_data"),
     16: ("bfloat16", "int32_data"),
 }
+#: Those of them that are not whole numbers.
+_FLOATS = (1, 10, 11, 16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +73,20 @@ class Node:
 
 @dataclass(frozen=True)
 class Input:
-    """One input of the graph; None in the shape, the batch axis included, where the file leaves a size open."""
+    """One input of the graph.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple
+        With the batch axis; None where the file leaves a size open.
+    whole : bool
+        Whether it holds whole numbers.
+    """
 
     name: str
     shape: tuple[int | None, ...]
+    whole: bool = False
 
     @property
     def sample(self) -> Shape:
@@ -182,7 +194,7 @@ def _input(value: Any) -> Input:
         raise UnsupportedLayerError(
             f"input {value.name!r} has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
         )
-    return Input(value.name, tuple(sizes))
+    return Input(value.name, tuple(sizes), value.type.tensor_type.elem_type not in _FLOATS)
 
 
 def _node(item: Any, number: int, count: int, folder: Path | None) -> Node:

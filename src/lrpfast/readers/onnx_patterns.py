@@ -256,6 +256,7 @@ class Matcher:
             return replace(at, outputs=node.outputs, attributes={**at.attributes, "affine": extra})
         if alone and at.op in ("Conv", "ConvTranspose", "MatMul", "Gemm") and (scale == 1).all():
             room = len(at.inputs) < 3 or (at.op != "MatMul" and not at.inputs[2])
+            room = room and any(i in self.constants for i in at.inputs)
             if room and "added" not in at.attributes:
                 return replace(at, outputs=node.outputs, attributes={**at.attributes, "added": shift})
         if alone and (normal := self._normalized(at)) is not None:
