@@ -126,12 +126,16 @@ def _constants(file: File) -> dict[str, np.ndarray]:
 
 def _planned(file: File, matcher: Matcher) -> list[Node]:
     """The nodes that the outputs need, in order, patterns in the place of the nodes they are made of."""
+    shapes = set(matcher.constants)  # what is computed from shapes and constants alone, and so folded later
+    for node in file.nodes:
+        if node.op in ("Shape", "Size") or (node.op in FOLDED and shapes.issuperset(filter(None, node.inputs))):
+            shapes.update(node.outputs)
     needed = set(file.outputs)
     planned = []
     for node in reversed(file.nodes):
         if needed.isdisjoint(node.outputs) or all(name in matcher.constants for name in node.outputs if name):
             continue
-        match = matcher.match(node)
+        match = node if shapes.issuperset(node.outputs) else matcher.match(node)
         planned.append(match)
         needed.update(match.inputs)
     return planned[::-1]

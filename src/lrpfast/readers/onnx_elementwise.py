@@ -151,13 +151,13 @@ def _batch_norm(use: Use) -> Value:
     return _scaled(use, made, affine)
 
 
-def _layer_norm(use: Use) -> Value:
+def _layer_norm(use: Use, kind: Any = L.LayerNorm) -> Value:
     rank = len(use.value().shape)
     first = use.axis(use.attr("axis", -1))
     gamma, beta = use.maybe(1, "scale"), use.maybe(2, "bias")
     if any(name for name in use.node.outputs[1:]):
         raise use.unsupported("hands out its mean and deviation, which lrpfast does not compute")
-    return _sample_norm(use, L.LayerNorm, range(first, rank), use.attr("epsilon", 1e-5), gamma, beta)
+    return _sample_norm(use, kind, range(first, rank), use.attr("epsilon", 1e-5), gamma, beta)
 
 
 def _sample_norm(use: Use, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any) -> Value:
@@ -377,6 +377,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "PRelu": _prelu,
     "Pow": _power,
     "RMSNorm*": _normalized(L.RMSNorm),
+    "RMSNormalization": lambda use: _layer_norm(use, L.RMSNorm),
     "Relu": _function("relu"),
     "Relu6*": _function("relu", max_value=6.0),
     "Selu": _selu,

@@ -231,6 +231,10 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Reshape": lambda node, args: args[0].reshape(
         reshaped(args[0].shape, args[1], node.attributes.get("allowzero", 0))
     ),
+    "Shape": lambda node, args: np.array(
+        args[0].shape[node.attributes.get("start", 0) : node.attributes.get("end", args[0].ndim)], np.int64
+    ),
+    "Size": lambda node, args: np.array(args[0].size, np.int64),
     "Slice": _slice,
     "Split": _split,
     "Squeeze": lambda node, args: np.squeeze(args[0], tuple(squeezed(args[0].shape, axes_of(node, args)))),

@@ -154,10 +154,40 @@ def _nearest(use: Use, n: int, m: int, scale: float, where: str, rounding: str) 
     return [int(v) for v in np.clip(rounded[rounding](x), 0, n - 1)]
 
 
+def _block(use: Use, shape: tuple) -> int:
+    size = use.attr("blocksize", 0)
+    if len(shape) != 3 or None in shape or size < 1:
+        raise use.unsupported(f"rearranges samples of shape {shape} by {size}; lrpfast needs images of fixed size")
+    return size
+
+
+def _depth_to_space(use: Use) -> Value:
+    """Blocks of channels as blocks of pixels (PixelShuffle)."""
+    b, x, mode = use.builder, use.value(), use.attr("mode", "DCR")
+    n, (c, h, w) = _block(use, x.shape), x.shape
+    if mode == "DCR":
+        made = b.transpose(b.reshape(x, (n, n, c // n**2, h, w)), (2, 3, 0, 4, 1))  # type: ignore[operator,arg-type]
+    elif mode == "CRD":
+        made = b.transpose(b.reshape(x, (c // n**2, n, n, h, w)), (0, 3, 1, 4, 2))  # type: ignore[operator,arg-type]
+    else:
+        raise use.unsupported(f"has the mode {mode!r}, which lrpfast does not know")
+    return b.reshape(made, (c // n**2, h * n, w * n))  # type: ignore[operator]
+
+
+def _space_to_depth(use: Use) -> Value:
+    """Blocks of pixels as blocks of channels."""
+    b, x = use.builder, use.value()
+    n, (c, h, w) = _block(use, x.shape), x.shape
+    made = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), (2, 4, 0, 1, 3))  # type: ignore[operator,arg-type]
+    return b.reshape(made, (c * n**2, h // n, w // n))  # type: ignore[operator]
+
+
 #: How each operator is built.
 RESIZED: dict[str, Callable[[Use], Any]] = {
+    "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "Resize": _resize,
+    "SpaceToDepth": _space_to_depth,
     "Tile": _tile,
     "Upsample": _resize,
 }

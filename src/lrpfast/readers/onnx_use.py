@@ -20,7 +20,7 @@ _HARMLESS = {
     "MaxPool": {"storage_order"},
     "Cast": {"saturate", "round_mode"},
     "LayerNormalization": {"stash_type"},
-    "GroupNormalization": {"stash_type"},
+    "RMSNormalization": {"stash_type"},
 }
 
 
