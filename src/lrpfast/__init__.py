@@ -23,6 +23,7 @@ from .errors import (
     DeviceError,
     InputError,
     LrpfastError,
+    MissingPackageError,
     ModelFormatError,
     ModelNotFoundError,
     RuleError,
@@ -31,7 +32,7 @@ from .errors import (
     UnsupportedLayerError,
 )
 from .model.graph import Graph, Model, from_layers, model_wo_softmax
-from .readers import from_keras, from_sklearn, load
+from .readers import from_keras, from_onnx, from_sklearn, load
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "Graph",
     "InputError",
     "LrpfastError",
+    "MissingPackageError",
     "Model",
     "ModelFormatError",
     "ModelNotFoundError",
@@ -56,6 +58,7 @@ __all__ = [
     "create_analyzer",
     "from_keras",
     "from_layers",
+    "from_onnx",
     "from_sklearn",
     "get_num_threads",
     "layers",

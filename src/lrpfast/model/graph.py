@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import table
 from ..errors import InputError, ShapeError
-from .layers import Activation, Block, Dense, Identity, Input, Layer, Merge, Shape
+from .layers import Activation, Block, Dense, Flatten, Identity, Input, Layer, Merge, Permute, Reshape, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +183,12 @@ class Model:
         consumers = self.consumers()
         changed = False
         for at in self.outputs:
-            # a layer that only hands the output on, and to nothing else
-            while nodes[at][0].identity and nodes[at][1] and len(consumers[at]) <= (at not in self.outputs):
+            # a layer that only hands the output on or moves it, and to nothing else
+            while (
+                (nodes[at][0].identity or isinstance(nodes[at][0], (Flatten, Permute, Reshape)))
+                and nodes[at][1]
+                and len(consumers[at]) <= (at not in self.outputs)
+            ):
                 at = nodes[at][1][0]
             layer, inputs = nodes[at]
             if len(consumers[at]) > (at not in self.outputs):

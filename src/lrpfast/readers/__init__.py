@@ -10,14 +10,17 @@ from typing import Any
 from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
 from .keras import from_keras, read_archive, read_h5
+from .onnx import from_onnx
 from .sklearn import from_sklearn
 
-__all__ = ["from_keras", "from_sklearn", "load"]
+__all__ = ["from_keras", "from_onnx", "from_sklearn", "load"]
 
-ACCEPTED = "lrpfast.load reads Keras .h5 and .keras files, and the .npz that Model.save writes"
+ACCEPTED = "lrpfast.load reads Keras .h5 and .keras files, ONNX models, and the .npz that Model.save writes"
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
+#: What follows the version that an ONNX file begins with: the producer, the graph, the operators' versions, …
+_ONNX = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42\x72")
 #: What other files begin with, where it helps the user to hear it.
 _KINDS = (
     (b"version https://git-lfs", "a Git LFS pointer in place of the file; run `git lfs pull`"),
@@ -38,7 +41,8 @@ def load(path: str | os.PathLike) -> Model:
     Parameters
     ----------
     path : str or path-like
-        A Keras model (legacy .h5, or .keras of Keras 2 and 3) or an .npz that `Model.save` wrote.
+        A Keras model (legacy .h5, or .keras of Keras 2 and 3), an ONNX model, or an .npz that
+        `Model.save` wrote.
 
     Returns
     -------
@@ -52,11 +56,15 @@ def load(path: str | os.PathLike) -> Model:
         When it is no model file, a damaged one, or one that must be converted first; the message says how.
     UnsupportedLayerError
         When the model has a layer that lrpfast does not read; the message names it.
+    MissingPackageError
+        When it is an ONNX model, and the package onnx is not installed.
     InputError
         When ``path`` is not a path.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"load takes a path, not {type(path).__name__}; from_keras and from_sklearn take models")
+        raise InputError(
+            f"load takes a path, not {type(path).__name__}; from_keras, from_onnx and from_sklearn take models"
+        )
     path = Path(os.fsdecode(path))
     try:
         if path.is_dir():
@@ -75,6 +83,8 @@ def load(path: str | os.PathLike) -> Model:
         return _load_zip(path)
     if any(head.startswith(_HDF5, offset) for offset in (0, 512, 1024, 2048)):
         return read_h5(path)
+    if len(head) > 2 and head[0] == 8 and 2 < head[1] < 64 and head[2] in _ONNX:
+        return from_onnx(path)
     raise ModelFormatError(f"{path}: {_kind(head)}. {ACCEPTED}")
 
 

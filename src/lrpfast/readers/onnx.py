@@ -1,0 +1,170 @@
+"""ONNX models: the graph is read, constants are folded, patterns recognised, and the rest built channels last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, LrpfastError, ModelFormatError, ShapeError, UnsupportedLayerError
+from ..model.graph import Model
+from .channels_first import Builder
+from .onnx_file import File, Input, Node, read
+from .onnx_fold import FOLDED, Known, fold
+from .onnx_ops import OPERATORS
+from .onnx_patterns import Matcher
+from .onnx_use import Use
+
+#: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
+BATCHES = (7919, 7907)
+
+#: What NumPy and Python raise for attributes and constants of wrong types, shapes and sizes.
+_MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
+
+#: What may use an input of whole numbers: operators that round nothing.
+_ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
+
+
+def from_onnx(model: Any) -> Model:
+    """The Model of an ONNX file, which takes and returns arrays as the file says: images channels first.
+
+    Parameters
+    ----------
+    model : str, path-like, bytes or onnx.ModelProto
+        Operators of the versions 7 to 28. The first axis of every input and output is the
+        batch's, whatever size the file gives it.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelNotFoundError
+        When there is nothing at the path.
+    ModelFormatError
+        When it is no ONNX model, or a damaged one.
+    UnsupportedLayerError
+        When it has an operator, or an attribute of one, that lrpfast does not read; the message names it.
+    MissingPackageError
+        When the package onnx is not installed.
+    """
+    what = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
+    try:
+        return build(read(model))
+    except InputError:
+        raise
+    except LrpfastError as error:
+        if what and not str(error).startswith(what) and isinstance(error, (ModelFormatError, UnsupportedLayerError)):
+            raise type(error)(f"{what}{error}") from error
+        raise
+    except (MemoryError, RecursionError) as error:
+        raise ModelFormatError(f"{what}reading it takes more memory than there is ({error})") from error
+
+
+def build(file: File) -> Model:
+    """The Model of a graph."""
+    builder = Builder()
+    constants = _constants(file)
+    planned = _planned(file, Matcher(file.nodes, constants, file.outputs))
+    values: dict[str, Any] = {name: Known(array, array) for name, array in constants.items()}
+    for place in file.inputs:
+        with _naming(f"input {place.name!r}"):
+            values[place.name] = builder.input(place.name, place.sample)
+    batches = _batches(file.inputs)
+    whole = {place.name for place in file.inputs if place.whole}
+    for node in planned:
+        args = [values.get(name) if name else None for name in node.inputs]
+        with _naming(str(node)):
+            for name in filter(None, node.inputs):
+                if name not in values:  # a mask or indices, say
+                    raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
+                if name in whole and node.op not in _ON_NUMBERS:
+                    raise node.unsupported(
+                        f"computes with {name!r}, an input of whole numbers", "Cast it to float first"
+                    )
+            if node.op in FOLDED and all(arg is None or isinstance(arg, Known) for arg in args):
+                made: list[Any] = fold(node, args)  # type: ignore[arg-type]
+            elif node.op in OPERATORS:
+                builder.scope = node.name
+                made = Use(node, args, builder, file.opset, batches).run(OPERATORS[node.op])
+            else:
+                raise node.unsupported(
+                    "is of an operator that lrpfast does not read", f"These work: {', '.join(known_operators())}"
+                )
+        for name, value in zip(node.outputs, made, strict=False):
+            if name:
+                values[name] = value
+    for name in file.outputs:
+        if name not in values:
+            raise UnsupportedLayerError(f"the output {name!r} is none that lrpfast computes")
+        if isinstance(values[name], Known):
+            raise UnsupportedLayerError(f"the output {name!r} depends on no input, so there is nothing to explain")
+    with _naming("the graph"):
+        return builder.model([values[name] for name in file.outputs], file.name)
+
+
+def known_operators() -> list[str]:
+    """Operators that lrpfast reads, on tensors or on constants alone."""
+    return sorted(name for name in {*OPERATORS, *FOLDED} if not name.endswith("*"))
+
+
+def _constants(file: File) -> dict[str, np.ndarray]:
+    """What does not depend on any input, nor on its shape."""
+    constants = dict(file.constants)
+    for node in file.nodes:
+        if node.op in FOLDED and all(name in constants or not name for name in node.inputs):
+            args = [Known(constants[name], constants[name]) if name else None for name in node.inputs]
+            with _naming(str(node)):
+                found = fold(node, args)  # type: ignore[arg-type]
+            constants.update((name, value.first) for name, value in zip(node.outputs, found, strict=False) if name)
+    return constants
+
+
+def _planned(file: File, matcher: Matcher) -> list[Node]:
+    """The nodes that the outputs need, in order, patterns in the place of the nodes they are made of."""
+    shapes = set(matcher.constants)  # what is computed from shapes and constants alone, and so folded later
+    for node in file.nodes:
+        if node.op in ("Shape", "Size") or (node.op in FOLDED and shapes.issuperset(filter(None, node.inputs))):
+            shapes.update(node.outputs)
+    needed = set(file.outputs)
+    planned = []
+    for node in reversed(file.nodes):
+        if needed.isdisjoint(node.outputs) or all(name in matcher.constants for name in node.outputs if name):
+            continue
+        match = node if shapes.issuperset(node.outputs) else matcher.match(node)
+        planned.append(match)
+        needed.update(match.inputs)
+    return planned[::-1]
+
+
+def _batches(inputs: list[Input]) -> tuple[int, int]:
+    """Two sizes of the batch, or twice the one that the file fixes."""
+    fixed = {place.shape[0] for place in inputs}
+    if fixed == {None} or not fixed:
+        return BATCHES
+    if len(fixed) > 1:
+        raise UnsupportedLayerError(
+            f"the inputs begin with axes of {', '.join(str(n) for n in fixed)} values; lrpfast takes the first axis of "
+            "each for the batch, which must be the same"
+        )
+    (size,) = fixed
+    return (size, size)  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Name the node in errors about what it holds."""
+    try:
+        yield
+    except (InputError, ShapeError) as error:
+        raise ModelFormatError(f"{where}: {error}") from error
+    except (ModelFormatError, UnsupportedLayerError) as error:
+        if where in str(error):
+            raise
+        raise type(error)(f"{where}: {error}") from error
+    except _MISFITS as error:
+        raise ModelFormatError(f"{where}: its inputs or attributes do not fit it ({error})") from error

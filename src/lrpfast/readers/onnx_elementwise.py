@@ -1,0 +1,393 @@
+"""ONNX operators that treat values one by one, normalize them, or join several tensors, as layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelFormatError
+from ..model import layers as L
+from .channels_first import Value
+from .onnx_fold import DTYPES, Known
+from .onnx_use import Use
+
+_ONE, _NOTHING = np.array(1.0), np.array(0.0)
+
+
+# -- activations ------------------------------------------------------------------
+
+
+def _function(name: str, **parameters: Any) -> Callable[[Use], Value]:
+    """An activation; each parameter is a number, or the attribute that holds it and its default."""
+
+    def build(use: Use) -> Value:
+        found = {k: use.attr(*v) if isinstance(v, tuple) else v for k, v in parameters.items()}
+        return use.builder.each(L.Activation(name, found), use.value())
+
+    return build
+
+
+def _gelu(use: Use) -> Value:
+    kind = use.attr("approximate", "none")
+    if kind not in ("none", "tanh"):
+        raise use.unsupported(f"has the approximation {kind!r}, which lrpfast does not know")
+    return use.builder.each(L.Activation("gelu", {"approximate": kind == "tanh"}), use.value())
+
+
+def _selu(use: Use) -> Value:
+    alpha, gamma = use.attr("alpha", 1.6732632423543772), use.attr("gamma", 1.0507009873554805)
+    if abs(alpha - 1.6732632423543772) < 1e-6 and abs(gamma - 1.0507009873554805) < 1e-6:
+        return use.builder.each(L.Activation("selu"), use.value())
+    made = use.builder.each(L.Activation("elu", {"alpha": alpha}), use.value())
+    return use.builder.affine(made, np.array(gamma), _NOTHING)
+
+
+def _hard_sigmoid_of(use: Use, value: Value, alpha: float, beta: float) -> Value:
+    b = use.builder
+    if beta != 0.5:  # ours is slope · x + 0.5
+        if alpha == 0:
+            raise use.unsupported("has a slope of 0, so that nothing depends on its input")
+        value = b.affine(value, _ONE, np.array((beta - 0.5) / alpha))
+    return b.each(L.Activation("hard_sigmoid", {"slope": alpha}), value)
+
+
+def _hard_sigmoid(use: Use) -> Value:
+    return _hard_sigmoid_of(use, use.value(), use.attr("alpha", 0.2), use.attr("beta", 0.5))
+
+
+def _hard_swish(use: Use) -> Value:
+    x = use.value()
+    gate = use.builder.each(L.Activation("hard_sigmoid", {"slope": 1 / 6}), x)
+    return use.builder.merge(L.Multiply(), [x, gate])
+
+
+def _prelu(use: Use) -> Value:
+    x, b = use.builder.tensor(use.value()), use.builder
+    slope = use.sample(use.const(1, "slope"), len(x.shape))
+    if slope.size == 1:
+        return b.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
+    slope = slope.reshape((1,) * (len(x.shape) - slope.ndim) + slope.shape).transpose(x.order)
+    return b.each(L.Activation("prelu", {"negative_slope": slope}), x)
+
+
+def _clip(use: Use) -> Value:
+    ends = []
+    for i, name in ((1, "min"), (2, "max")):
+        end = use.maybe(i, name) if use.has(i) else use.attr(name)
+        end = None if end is None else float(np.asarray(end).ravel()[0])
+        ends.append(end if end is not None and abs(end) < 1e30 else None)  # opset 7 writes float32's largest
+    low, high = ends
+    return _clipped(use, use.value(), low, high)
+
+
+def _clipped(use: Use, x: Value, low: float | None, high: float | None) -> Value:
+    b = use.builder
+    if low is None and high is None:
+        return b.each(L.Identity("Clip"), x)
+    if low is not None and high is not None and high < low:
+        raise ModelFormatError(f"its lower end {low} is above its upper end {high}")
+    if low is None:  # the smaller of x and high is high - relu(high - x)
+        x = b.each(L.Activation("relu"), b.affine(x, np.array(-1.0), np.array(high)))
+        return b.affine(x, np.array(-1.0), np.array(high))
+    ceiling = {} if high is None else {"max_value": high - low}
+    if low == 0:
+        return b.each(L.Activation("relu", ceiling), x)
+    x = b.each(L.Activation("relu", ceiling), b.affine(x, _ONE, np.array(-low)))
+    return b.affine(x, _ONE, np.array(low))
+
+
+def _softmax(use: Use) -> Value:
+    b, x = use.builder, use.value()
+    axis = use.axis(use.attr("axis", 1 if use.opset < 13 else -1))
+    if use.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
+        if None in x.shape:
+            raise use.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
+        flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
+        return b.reshape(b.each(L.Activation("softmax"), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
+    return b.each(L.Activation("softmax"), b.last(x, axis))
+
+
+def _log_softmax(use: Use) -> Value:
+    raise use.unsupported(
+        "is the logarithm of a softmax, which no layer of lrpfast computes",
+        "Export the model without it, or with Softmax; explanations start before a final softmax either way",
+    )
+
+
+# -- normalization ------------------------------------------------------------------
+
+
+def _affine(use: Use) -> Value:
+    return _scaled(use, use.value(), {"scale": use.attr("scale"), "shift": use.attr("shift")})
+
+
+def _scaled(use: Use, x: Value, affine: Any) -> Value:
+    if affine is None:
+        return x
+    rank = len(x.shape)
+    return use.builder.affine(x, *(use.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift")))
+
+
+def _batch_norm(use: Use) -> Value:
+    b = use.builder
+    if use.attr("training_mode", 0) or not use.attr("spatial", 1):
+        raise use.unsupported("is in training mode, or normalizes each place by itself", "Export in evaluation mode")
+    x = b.last(use.value(), 0)
+    gamma, beta, mean, variance = (
+        use.const(i, what).astype(np.float64) for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)
+    )
+    affine = use.attr("affine")
+    if affine is not None:
+        rank, channels = len(x.shape), x.shape[0]
+        scale, shift = (use.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
+        scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
+        if all(n == 1 for a in (scale, shift) for n in a.shape[1:]) and channels is not None:
+            scale, shift = (np.broadcast_to(a.ravel(), (channels,)) for a in (scale, shift))
+            gamma, beta, affine = gamma * scale, beta * scale + shift, None
+    made = b.each(L.BatchNorm(mean, variance, gamma, beta, use.attr("epsilon", 1e-5)), x)
+    return _scaled(use, made, affine)
+
+
+def _layer_norm(use: Use, kind: Any = L.LayerNorm) -> Value:
+    rank = len(use.value().shape)
+    first = use.axis(use.attr("axis", -1))
+    gamma, beta = use.maybe(1, "scale"), use.maybe(2, "bias")
+    if any(name for name in use.node.outputs[1:]):
+        raise use.unsupported("hands out its mean and deviation, which lrpfast does not compute")
+    return _sample_norm(use, kind, range(first, rank), use.attr("epsilon", 1e-5), gamma, beta)
+
+
+def _sample_norm(use: Use, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any) -> Value:
+    """A normalization over a sample's last axes, with parameters of their shape."""
+    b, x = use.builder, use.value()
+    axes = sorted(axes)
+    t = b.tensor(x)
+    if axes != list(range(len(x.shape) - len(axes), len(x.shape))):
+        gamma, beta, after = None, None, (gamma, beta)
+    else:
+        after = (None, None)
+    t = b.lay(t, [*(a for a in t.order if a not in axes), *axes])
+    shape = tuple(t.shape[a] for a in axes)
+    gamma, beta = (None if v is None else np.broadcast_to(use.sample(v, len(t.shape)), shape) for v in (gamma, beta))
+    made: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
+    if after != (None, None):
+        scale, shift = (d if v is None else v for d, v in zip((_ONE, _NOTHING), after, strict=True))
+        made = b.affine(made, use.sample(scale, len(t.shape)), use.sample(shift, len(t.shape)))
+    return made
+
+
+def _normalized(kind: Any) -> Callable[[Use], Value]:
+    """A normalization that was found in several nodes."""
+
+    def build(use: Use) -> Value:
+        rank = len(use.value().shape)
+        axes = [use.axis(a) for a in use.attr("axes")]
+        affine = use.attr("affine") or {"scale": _ONE, "shift": _NOTHING}
+        scale, shift = (use.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
+        fits = len(axes) >= max(scale.ndim, shift.ndim)
+        if fits:
+            return _sample_norm(use, kind, axes, use.attr("epsilon"), scale, shift)
+        return use.builder.affine(_sample_norm(use, kind, axes, use.attr("epsilon"), None, None), scale, shift)
+
+    return build
+
+
+def _instance_norm(use: Use) -> Value:
+    """Each channel by its own mean and deviation, then scaled."""
+    b, x = use.builder, use.value()
+    rank = len(x.shape)
+    made = _sample_norm(use, L.LayerNorm, range(1, rank), use.attr("epsilon", 1e-5), None, None)
+    shape = (-1, *(1,) * (rank - 1))
+    return b.affine(made, use.const(1, "scale").reshape(shape), use.const(2, "bias").reshape(shape))
+
+
+def _local_response(use: Use) -> Value:
+    size = use.attr("size")
+    if not size or size % 2 == 0:
+        raise use.unsupported(f"sums over {size} channels; lrpfast reads odd numbers, whose windows are symmetric")
+    layer = L.LocalResponseNorm(size, use.attr("alpha", 1e-4), use.attr("beta", 0.75), use.attr("bias", 1.0))
+    return use.builder.each(layer, use.builder.last(use.value(), 0))
+
+
+# -- several tensors ----------------------------------------------------------------
+
+
+def _merge(layer: Any) -> Callable[[Use], Value]:
+    def build(use: Use) -> Value:
+        return use.builder.merge(layer(), [use.value(i) for i in range(len(use.args))])
+
+    return build
+
+
+def _sum(use: Use) -> Value:
+    tensors = [arg for arg in use.args if not isinstance(arg, Known)]
+    shift = np.array(0.0)
+    for i, arg in enumerate(use.args):
+        if isinstance(arg, Known):
+            shift = shift + use.sample(use.const(i, "constant"), len(tensors[0].shape)).astype(np.float64)
+    made = tensors[0] if len(tensors) == 1 else use.builder.merge(L.Add(), tensors)
+    return use.builder.affine(made, _ONE, shift) if len(tensors) < len(use.args) else made
+
+
+def _multiply(use: Use) -> Value:
+    for i in (0, 1):
+        if isinstance(use.args[i], Known):
+            x = use.value(1 - i)
+            return use.builder.affine(x, use.sample(use.const(i, "factor"), len(x.shape)), _NOTHING)
+    return use.builder.merge(L.Multiply(), [use.value(0), use.value(1)])
+
+
+def _divide(use: Use) -> Value:
+    raise use.unsupported(
+        "divides by what the model computes, which is no layer of lrpfast's nor a pattern that it knows",
+        "Layer normalization, Softmax and activations are best exported as operators of their own (a newer opset)",
+    )
+
+
+def _power(use: Use) -> Value:
+    exponent = use.const(1, "exponent")
+    if exponent.size != 1 or float(exponent.ravel()[0]) not in (1.0, 2.0, 3.0, 4.0):
+        raise use.unsupported(f"raises to the power {exponent.ravel()[:3]}; lrpfast reads 1 to 4")
+    return use.builder.merge(L.Multiply(), [use.value()] * int(exponent.ravel()[0]))
+
+
+def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
+    def build(use: Use) -> Value:
+        tensors = [arg for arg in use.args if not isinstance(arg, Known)]
+        made = use.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
+        for i, arg in enumerate(use.args):
+            if isinstance(arg, Known):
+                end = use.const(i, "limit")
+                if end.size != 1:
+                    raise use.unsupported(f"limits by a constant of shape {end.shape}; lrpfast reads one number")
+                number = float(end.ravel()[0])
+                made = _clipped(use, made, *((number, None) if lower else (None, number)))
+        return made
+
+    return build
+
+
+def _concat(use: Use) -> Value:
+    """Tensors one after the other; a constant among them is room made by zeros, and then added."""
+    b = use.builder
+    tensors = [arg for arg in use.args if not isinstance(arg, Known)]
+    rank = len(tensors[0].shape)
+    axis = use.axis(use.attr("axis"), rank + 1)
+    if len(tensors) == len(use.args):
+        return tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
+    pending: list[np.ndarray] = []
+    parts: list[Any] = []
+    for i, arg in enumerate(use.args):
+        if isinstance(arg, Known):
+            constant = use.const(i, "constant")
+            parts.append(use.sample(constant, rank) if constant.ndim > rank else constant)
+            if parts[-1].ndim != rank:
+                raise use.unsupported(f"joins a constant of shape {constant.shape} to samples of {rank} axes")
+        else:
+            parts.append(arg)
+    tensors = []
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            pending.append(part)
+            continue
+        before = sum(a.shape[axis] for a in pending)
+        tensors.append(_padded(use, part, axis, before, 0))
+        pending = []
+    if pending:
+        tensors[-1] = _padded(use, tensors[-1], axis, 0, sum(a.shape[axis] for a in pending))
+    made = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
+    shape = [*made.shape]
+    zeros = [
+        p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
+    ]
+    return b.affine(made, _ONE, np.concatenate(zeros, axis))
+
+
+def _padded(use: Use, value: Value, axis: int, before: int, after: int) -> Value:
+    if not before and not after:
+        return value
+
+    def layer(rank: int, place: int) -> L.Layer:
+        return L.ZeroPad([(before, after) if i == place else (0, 0) for i in range(rank)])
+
+    if None in value.shape:
+        raise use.unsupported("joins a constant to an input whose size the file leaves open", "Fix the size")
+    return use.builder.along(value, axis, layer, part="room")
+
+
+def _negative(use: Use) -> Value:
+    return use.builder.affine(use.value(), np.array(-1.0), _NOTHING)
+
+
+def _identity(use: Use) -> Value:
+    if use.attr("training_mode") or (use.node.op == "Dropout" and use.has(2) and use.const(2, "mode").any()):
+        raise use.unsupported("is in training mode", "Export in evaluation mode")
+    if len(use.node.outputs) > 1 and use.node.outputs[1]:
+        pass  # the mask: whoever uses it is refused, as there is no such value
+    return use.builder.each(L.Identity(use.node.op), use.value())
+
+
+def _cast(use: Use) -> Value:
+    to = use.attr("to")
+    if to not in (1, 10, 11, 16):
+        kind = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
+        raise use.unsupported(f"turns what the model computes into {kind}, which rounds it")
+    return use.builder.each(L.Identity("Cast"), use.value())
+
+
+def _thresholded(use: Use) -> Value:
+    alpha = use.attr("alpha", 1.0)
+    if alpha < 0:
+        raise use.unsupported(f"has a threshold of {alpha}; lrpfast reads 0 and more")
+    return use.builder.each(L.Activation("relu", {"threshold": alpha}), use.value())
+
+
+#: How each operator is built; those that end in "*" stand for patterns (onnx_patterns.py).
+ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
+    "Abs": _function("relu", negative_slope=-1.0),
+    "Add": _sum,
+    "Affine*": _affine,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Div": _divide,
+    "Dropout": _identity,
+    "Elu": _function("elu", alpha=("alpha", 1.0)),
+    "Exp": _function("exponential"),
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Identity": _identity,
+    "InstanceNormalization": _instance_norm,
+    "LRN": _local_response,
+    "LayerNorm*": _normalized(L.LayerNorm),
+    "LayerNormalization": _layer_norm,
+    "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
+    "LogSoftmax": _log_softmax,
+    "Max": _extreme(L.Maximum, True),
+    "Mean": _merge(L.Average),
+    "Min": _extreme(L.Minimum, False),
+    "Mish": _function("mish"),
+    "Mul": _multiply,
+    "Neg": _negative,
+    "PRelu": _prelu,
+    "Pow": _power,
+    "RMSNorm*": _normalized(L.RMSNorm),
+    "RMSNormalization": lambda use: _layer_norm(use, L.RMSNorm),
+    "Relu": _function("relu"),
+    "Relu6*": _function("relu", max_value=6.0),
+    "Selu": _selu,
+    "Sigmoid": _function("sigmoid"),
+    "Silu*": _function("silu"),
+    "Softmax": _softmax,
+    "Softplus": _function("softplus"),
+    "Softsign": _function("softsign"),
+    "Sub": _merge(L.Subtract),
+    "Sum": _sum,
+    "Tanh": _function("tanh"),
+    "ThresholdedRelu": _thresholded,
+}

@@ -1,0 +1,324 @@
+"""What an ONNX file holds, as plain records: nodes in order, constants as NumPy arrays, inputs and outputs.
+
+Only this module sees protobuf messages, and only here is the package `onnx` imported.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
+from ..model.layers import Shape
+
+#: Versions of the operators that lrpfast reads.
+OLDEST, NEWEST = 7, 28
+
+#: Element types that lrpfast reads, by their number in TensorProto: NumPy's dtype, and the field without raw data.
+_TYPES: dict[int, tuple[str, str]] = {
+    1: ("<f4", "float_data"),
+    2: ("u1", "int32_data"),
+    3: ("i1", "int32_data"),
+    4: ("<u2", "int32_data"),
+    5: ("<i2", "int32_data"),
+    6: ("<i4", "int32_data"),
+    7: ("<i8", "int64_data"),
+    9: ("?", "int32_data"),
+    10: ("<f2", "int32_data"),
+    11: ("<f8", "double_data"),
+    12: ("<u4", "uint64_data"),
+    13: ("<u8", "uint64_data"),
+    16: ("bfloat16", "int32_data"),
+}
+#: Those of them that are not whole numbers.
+_FLOATS = (1, 10, 11, 16)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One node of the graph.
+
+    Attributes
+    ----------
+    op : str
+    name : str
+    inputs, outputs : tuple of str
+        Names of values; "" where one is left out.
+    attributes : mapping
+        Numbers, text, tuples and arrays.
+    position : str
+        "3 of 40".
+    """
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    position: str
+
+    def __str__(self) -> str:
+        return f"node {self.name!r} ({self.op}, {self.position})"
+
+    def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
+        return UnsupportedLayerError(f"{self} {problem}" + (f". {remedy}" if remedy else ""))
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of the graph.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple
+        With the batch axis; None where the file leaves a size open.
+    whole : bool
+        Whether it holds whole numbers.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    whole: bool = False
+
+    @property
+    def sample(self) -> Shape:
+        return self.shape[1:]
+
+
+@dataclass
+class File:
+    """A whole graph, its nodes in the order of computation."""
+
+    name: str
+    opset: int
+    nodes: list[Node]
+    inputs: list[Input]
+    outputs: list[str]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def package() -> Any:
+    """The package `onnx`; MissingPackageError where it is not installed."""
+    try:
+        import onnx
+    except ImportError:
+        raise MissingPackageError("ONNX models need onnx: pip install 'lrpfast[onnx]'", name="onnx") from None
+    return onnx
+
+
+def read(source: Any) -> File:
+    """The graph in a file, in bytes, or in a ModelProto.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelFormatError, UnsupportedLayerError, MissingPackageError, InputError
+    """
+    onnx = package()
+    folder = None
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(os.fsdecode(source))
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise ModelNotFoundError(f"{path}: there is no such file") from None
+        except (OSError, ValueError) as error:
+            raise ModelFormatError(f"{path}: cannot be read ({error})") from error
+        folder = path.parent
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+    elif isinstance(source, onnx.ModelProto):
+        return _graph(onnx, source, None)
+    else:
+        raise InputError(f"from_onnx takes a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception as error:  # the parser's own class; which one depends on its version
+        raise ModelFormatError(f"a damaged or truncated ONNX file ({error})") from error
+    return _graph(onnx, proto, folder)
+
+
+def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise ModelFormatError("no ONNX model: there is no graph in it")
+    if len(proto.functions):
+        try:
+            proto = onnx.inliner.inline_local_functions(proto)
+        except Exception as error:
+            raise ModelFormatError(f"its functions cannot be put in place ({error})") from error
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    if not OLDEST <= opset <= NEWEST:
+        raise UnsupportedLayerError(
+            f"the file's operators are of version {opset}; lrpfast reads {OLDEST} to {NEWEST}. "
+            "onnx.version_converter.convert_version changes it"
+        )
+    graph = proto.graph
+    if len(graph.sparse_initializer):
+        raise UnsupportedLayerError("the file holds sparse weights, which lrpfast does not read. Save them dense")
+    constants = {}
+    for tensor in graph.initializer:
+        constants[tensor.name] = array(tensor, f"the tensor {tensor.name!r}", folder)
+    inputs = [_input(value) for value in graph.input if value.name not in constants]
+    nodes = [_node(item, i, len(graph.node), folder) for i, item in enumerate(graph.node, 1)]
+    outputs = [value.name for value in graph.output]
+    if not outputs:
+        raise ModelFormatError("the graph has no output")
+    known = {*constants, *(value.name for value in inputs)}
+    return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants)
+
+
+def _input(value: Any) -> Input:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise UnsupportedLayerError(f"input {value.name!r} is a {kind or 'value without a type'}, not a tensor")
+    if not value.type.tensor_type.HasField("shape"):
+        raise UnsupportedLayerError(
+            f"input {value.name!r} has no shape. onnx.tools.update_model_dims.update_inputs_outputs_dims gives it one"
+        )
+    sizes: list[int | None] = []
+    for dim in value.type.tensor_type.shape.dim:
+        fixed = dim.dim_value if dim.WhichOneof("value") == "dim_value" else None
+        if fixed is not None and not -1 <= fixed < 1 << 40:
+            raise ModelFormatError(f"input {value.name!r} has an axis of {fixed} values")
+        sizes.append(fixed if fixed is not None and fixed > 0 else None)
+    if len(sizes) < 2:
+        raise UnsupportedLayerError(
+            f"input {value.name!r} has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
+        )
+    return Input(value.name, tuple(sizes), value.type.tensor_type.elem_type not in _FLOATS)
+
+
+def _node(item: Any, number: int, count: int, folder: Path | None) -> Node:
+    outputs = tuple(item.output)
+    name = item.name or next((output for output in outputs if output), "") or f"node_{number}"
+    op = item.op_type if item.domain in ("", "ai.onnx") else f"{item.domain}.{item.op_type}"
+    attributes = {entry.name: _attribute(entry, f"node {name!r}", folder) for entry in item.attribute}
+    return Node(op, name, tuple(item.input), outputs, attributes, f"{number} of {count}")
+
+
+def _attribute(entry: Any, where: str, folder: Path | None) -> Any:
+    kind = entry.type
+    if kind == 1:
+        return float(entry.f)
+    if kind == 2:
+        return int(entry.i)
+    if kind == 3:
+        return entry.s.decode("utf-8", "replace")
+    if kind == 4:
+        return array(entry.t, f"{where}: the tensor in {entry.name!r}", folder)
+    if kind == 6:
+        return tuple(map(float, entry.floats))
+    if kind == 7:
+        return tuple(map(int, entry.ints))
+    if kind == 8:
+        return tuple(text.decode("utf-8", "replace") for text in entry.strings)
+    return entry  # a graph, a type, …: no handler takes it, and so the node is refused by name
+
+
+def array(tensor: Any, what: str, folder: Path | None) -> np.ndarray:
+    """The values of a TensorProto; ModelFormatError where they are not as many as it says."""
+    if tensor.data_type not in _TYPES:
+        raise UnsupportedLayerError(
+            f"{what} has elements of type {tensor.data_type}, which lrpfast does not read. These work: floats of 16 to "
+            "64 bits, integers of 8 to 64 bits, and booleans"
+        )
+    dtype, where = _TYPES[tensor.data_type]
+    size = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    shape = tuple(tensor.dims)
+    if any(n < 0 for n in shape) or len(shape) > 32:
+        raise ModelFormatError(f"{what} has the shape {shape}")
+    count = math.prod(shape)  # Python's integers do not overflow
+    if tensor.data_location == 1:
+        values = _external(tensor, what, folder, count * size, "<u2" if dtype == "bfloat16" else dtype)
+    elif tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != count * size:
+            raise ModelFormatError(
+                f"{what} says {shape}, {count * size:,} bytes, and holds {len(tensor.raw_data):,} bytes"
+            )
+        values = np.frombuffer(tensor.raw_data, "<u2" if dtype == "bfloat16" else dtype)
+    else:
+        entries = getattr(tensor, where)
+        if len(entries) != count:
+            raise ModelFormatError(f"{what} says {shape}, {count:,} values, and holds {len(entries):,}")
+        if dtype in ("<f2", "bfloat16"):
+            values = np.array(entries, "<i4").astype("<u2")
+            values = values.view("<f2") if dtype == "<f2" else values
+        else:
+            values = np.array(entries).astype(dtype) if count else np.empty(0, dtype)
+    if dtype == "bfloat16":  # the upper half of a float32
+        values = (values.astype("<u4") << 16).view("<f4")
+    return values.reshape(shape)
+
+
+def _external(tensor: Any, what: str, folder: Path | None, size: int, dtype: str) -> np.ndarray:
+    """Values in a file beside the model: of nothing else, and of as many bytes as there are."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if folder is None:
+        raise ModelFormatError(
+            f"{what} lies in the file {location!r} beside the model; give from_onnx the model's path"
+        )
+    try:
+        path = (folder / location).resolve(strict=True)
+        inside = path.is_relative_to(folder.resolve()) and path.is_file()
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", size))
+        available = path.stat().st_size
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelFormatError(f"{what} lies in {location!r}, which cannot be read ({error})") from error
+    if not location or os.path.isabs(location) or not inside:
+        raise ModelFormatError(f"{what} lies in {location!r}, which is no file in the model's folder")
+    if length != size or offset < 0 or offset + size > available:
+        raise ModelFormatError(
+            f"{what} needs {size:,} bytes from {offset:,} of {location!r}; {length:,} are declared, the file has "
+            f"{available:,}"
+        )
+    return np.fromfile(path, dtype, size // np.dtype(dtype).itemsize, offset=offset)
+
+
+def _sorted(nodes: Sequence[Node], known: set[str], outputs: Sequence[str]) -> list[Node]:
+    """The nodes in the order of computation; ModelFormatError for cycles, and for values that nothing makes."""
+    maker: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        for name in filter(None, node.outputs):
+            if name in maker or name in known:
+                raise ModelFormatError(f"{node} makes {name!r}, which is there already")
+            maker[name] = i
+    for name in outputs:
+        if name not in maker and name not in known:
+            raise ModelFormatError(f"the output {name!r} is made by no node")
+    missing = []
+    users: dict[int, list[int]] = {}
+    for i, node in enumerate(nodes):
+        sources = set()
+        for name in filter(None, node.inputs):
+            if name in maker:
+                sources.add(maker[name])
+            elif name not in known:
+                raise ModelFormatError(f"{node} takes {name!r}, which nothing makes")
+        missing.append(len(sources))
+        for source in sources:
+            users.setdefault(source, []).append(i)
+    ready = [i for i, count in enumerate(missing) if not count]
+    heapq.heapify(ready)
+    found = []
+    while ready:
+        i = heapq.heappop(ready)
+        found.append(nodes[i])
+        for user in users.get(i, ()):
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, user)
+    if len(found) < len(nodes):
+        stuck = next(node for i, node in enumerate(nodes) if missing[i])
+        raise ModelFormatError(f"{stuck} feeds itself, directly or through other nodes")
+    return found

@@ -1,0 +1,121 @@
+"""One node while it is built: its inputs and attributes, each checked where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
+from .channels_first import Builder, Flat, Tensor, Value
+from .onnx_file import Node
+from .onnx_fold import Known
+
+#: Attributes that change nothing at inference, or say what is known anyway.
+_HARMLESS = {
+    "Dropout": {"ratio", "seed", "is_test"},
+    "BatchNormalization": {"momentum", "spatial", "is_test"},
+    "MaxPool": {"storage_order"},
+    "Cast": {"saturate", "round_mode"},
+    "LayerNormalization": {"stash_type"},
+    "RMSNormalization": {"stash_type"},
+}
+
+
+@dataclass
+class Use:
+    """One node while it is built: its inputs' values, and which attributes were read."""
+
+    node: Node
+    args: list[Any]
+    builder: Builder
+    opset: int
+    batches: tuple[int, int]
+    read: set[str] = field(default_factory=set)
+
+    def run(self, build: Callable[[Use], Any]) -> list[Any]:
+        """The node's outputs; UnsupportedLayerError where an attribute was not understood."""
+        made = build(self)
+        left = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
+        if left:
+            raise self.node.unsupported(
+                f"has the attribute {sorted(left)[0]!r} of {self.node.attributes[sorted(left)[0]]!r}, which lrpfast "
+                "does not follow",
+                "Export the model without it",
+            )
+        return made if isinstance(made, list) else [made]
+
+    def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
+        return self.node.unsupported(problem, remedy)
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return self.node.attributes.get(name, default)
+
+    def has(self, i: int) -> bool:
+        return len(self.args) > i and self.args[i] is not None
+
+    def value(self, i: int = 0) -> Value:
+        """An input that the model computes."""
+        if not self.has(i):
+            raise ModelFormatError(f"its input {i} is missing")
+        if not isinstance(self.args[i], (Tensor, Flat)):
+            raise self.unsupported(
+                f"takes a constant as input {i}, where lrpfast expects what the model computes",
+                "onnxsim or onnxruntime's basic optimizations may simplify the model",
+            )
+        return self.args[i]
+
+    def known(self, i: int, what: str) -> Known:
+        if not self.has(i):
+            raise ModelFormatError(f"its {what} is missing")
+        if not isinstance(self.args[i], Known):
+            raise self.unsupported(f"computes its {what} from the model's input; lrpfast needs a constant")
+        return self.args[i]
+
+    def const(self, i: int, what: str, default: Any = None) -> Any:
+        """An input that is a constant; the default where it is left out."""
+        if not self.has(i) and default is not None:
+            return default
+        known = self.known(i, what)
+        if not known.fixed:
+            first, second = known.first, known.second  # one sample's values, stretched over the batch?
+            if (first.shape[:1], second.shape[:1]) == tuple((n,) for n in self.batches):
+                row = first[:1]
+                if all(np.array_equal(a, np.broadcast_to(row, a.shape)) for a in (first, second)):
+                    return row
+            raise self.unsupported(f"has a {what} that depends on the batch size")
+        return known.first
+
+    def maybe(self, i: int, what: str) -> np.ndarray | None:
+        return self.const(i, what) if self.has(i) else None
+
+    def ints(self, name: str, i: int) -> tuple[int, ...] | None:
+        """Whole numbers, which are an attribute or, in later versions, an input."""
+        if self.has(i):
+            array = self.const(i, name)
+            if array.dtype.kind not in "iu":
+                raise ModelFormatError(f"its {name} are of {array.dtype}, not whole numbers")
+            return tuple(int(n) for n in array.ravel())
+        return self.attr(name)
+
+    def axis(self, axis: int, rank: int | None = None) -> int:
+        """An axis of one sample, of the file's axis."""
+        rank = len(self.value().shape) + 1 if rank is None else rank
+        if not -rank <= axis < rank:
+            raise ShapeError(f"its input has {rank} axes, there is no axis {axis}")
+        if axis % rank == 0:
+            raise self.unsupported("works along the first axis, which is the batch's", "Samples must not mix")
+        return axis % rank - 1
+
+    def sample(self, array: np.ndarray, rank: int) -> np.ndarray:
+        """A constant for one sample of so many axes: without the batch axis."""
+        if array.dtype.kind not in "fiub":
+            raise ModelFormatError(f"a constant of it has elements of {array.dtype}")
+        if array.ndim > rank:
+            if array.ndim > rank + 1 or array.shape[0] != 1:
+                raise self.unsupported(f"joins a constant of shape {array.shape} to samples of {rank} axes")
+            array = array[0]
+        return array

@@ -1,0 +1,45 @@
+"""The examples that the ONNX standard has for its operators: what is read predicts what the standard says."""
+
+import numpy as np
+import pytest
+
+import lrpfast
+
+onnx = pytest.importorskip("onnx")
+loader = pytest.importorskip("onnx.backend.test.loader")
+
+
+def examples():
+    """(name, model, x, outputs): the first input is the model's, all others are constants of it."""
+    for case in loader.load_model_tests(kind="node"):
+        if case.model is None or not case.data_sets:
+            continue
+        inputs, outputs = case.data_sets[0]
+        inputs = list(inputs)
+        x = inputs[0] if inputs else None
+        if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64) or x.ndim < 2 or 0 in x.shape:
+            continue
+        if not all(isinstance(a, np.ndarray) for a in (*inputs, *outputs)):
+            continue
+        model = onnx.ModelProto()
+        model.CopyFrom(case.model)
+        for value, array in zip(list(model.graph.input)[1:], inputs[1:], strict=False):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+        yield case.name, model, x, list(outputs)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the examples overflow on purpose
+def test_the_standards_examples():
+    read = []
+    for name, proto, x, wanted in examples():
+        try:
+            model = lrpfast.from_onnx(proto)
+        except (lrpfast.UnsupportedLayerError, lrpfast.ModelFormatError) as error:
+            assert "do not fit it (" not in str(error), (name, error)
+            continue
+        got = model.predict(x, precision="float64")
+        for a, b in zip(got if isinstance(got, list) else [got], wanted, strict=True):
+            assert a.shape == b.shape, name
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
+        read.append(name)
+    assert len(read) > 150

@@ -1,0 +1,554 @@
+"""Every ONNX operator that is read, against the package onnx's own evaluator, on small random graphs."""
+
+import numpy as np
+import pytest
+
+import lrpfast
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+RNG = np.random.default_rng(0)
+
+
+def graph(nodes, shape, constants=None, opset=20, batch="N", outputs=("y",)):
+    """A model of nodes (op, inputs, outputs, attributes) on a float64 input "x"."""
+    made = [helper.make_node(op, list(i), list(o), **attributes) for op, i, o, attributes in nodes]
+    x = helper.make_tensor_value_info("x", TensorProto.DOUBLE, [batch, *shape])
+    ends = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in outputs]
+    arrays = [numpy_helper.from_array(np.asarray(a), name) for name, a in (constants or {}).items()]
+    whole = helper.make_graph(made, "g", [x], ends, arrays)
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def runtime(proto, x):
+    """What ONNX Runtime computes, in float32: for operators that the evaluator of onnx 1.23 gets wrong or lacks."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == TensorProto.DOUBLE:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x.astype(np.float32)})
+
+
+def check(nodes, shape, constants=None, opset=20, outputs=("y",), tolerance=1e-10, by=None):
+    """lrpfast's prediction is the evaluator's; the model."""
+    proto = graph(nodes, shape, constants, opset, outputs=outputs)
+    x = RNG.normal(size=(3, *shape))
+    wanted = ReferenceEvaluator(proto).run(None, {"x": x}) if by is None else by(proto, x)
+    tolerance = tolerance if by is None else 1e-5
+    model = lrpfast.from_onnx(proto)
+    got = model.predict(x, precision="float64")
+    for a, b in zip([got] if len(outputs) == 1 else got, wanted, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1, np.abs(b).max()))
+    target = None if len(outputs) == 1 else {model.nodes[model.outputs[0]].name: 0}
+    relevance = lrpfast.Analyzer(model, "epsilon", target=target or "max", precision="float64").analyze(x)
+    assert np.isfinite(relevance).all()
+    return model
+
+
+def one(op, shape, *constants, opset=20, tolerance=1e-10, by=None, **attributes):
+    """One node, its inputs after the first constants (None for one left out)."""
+    names = ["" if c is None else f"c{i}" for i, c in enumerate(constants)]
+    given = {f"c{i}": c for i, c in enumerate(constants) if c is not None}
+    return check([(op, ["x", *names], ["y"], attributes)], shape, given, opset, tolerance=tolerance, by=by)
+
+
+def w(*shape):
+    return RNG.normal(size=shape)
+
+
+def i64(*values):
+    return np.array(values, np.int64)
+
+
+CONVOLUTIONS = {
+    "plain": ((3, 7, 8), (4, 3, 3, 3), {}),
+    "1d": ((3, 9), (4, 3, 3), {"dilations": [2]}),
+    "3d": ((2, 5, 6, 4), (3, 2, 2, 3, 2), {"strides": [2, 1, 1]}),
+    "pads": ((3, 7, 8), (4, 3, 3, 2), {"pads": [1, 0, 2, 1], "strides": [2, 1]}),
+    "groups": ((4, 7, 8), (6, 2, 3, 3), {"group": 2}),
+    "depthwise": ((4, 7, 8), (8, 1, 3, 3), {"group": 4, "pads": [1, 1, 1, 1]}),
+    "same upper": ((3, 8, 7), (4, 3, 4, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    "same lower": ((3, 8, 7), (4, 3, 4, 2), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    "valid": ((3, 8, 7), (4, 3, 4, 2), {"auto_pad": "VALID", "kernel_shape": [4, 2]}),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("bias", (True, False))
+def test_convolutions(case, bias):
+    shape, kernel, attributes = CONVOLUTIONS[case]
+    one("Conv", shape, w(*kernel), *([w(kernel[0])] if bias else []), opset=11, **attributes)
+
+
+TRANSPOSED = {
+    "plain": ((3, 5, 4), (3, 2, 3, 3), {}),
+    "1d": ((3, 5), (3, 2, 3), {"strides": [2], "pads": [1, 0]}),
+    "strides": ((3, 5, 4), (3, 2, 3, 3), {"strides": [2, 3], "pads": [1, 1, 1, 1], "output_padding": [1, 2]}),
+    "dilated": ((3, 5, 4), (3, 2, 3, 3), {"dilations": [2, 1]}),
+    "groups": ((4, 5, 4), (4, 3, 3, 3), {"group": 2}),
+    "output_shape": ((3, 5, 4), (3, 2, 3, 3), {"strides": [2, 2], "output_shape": [10, 8]}),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_transposed_convolutions(case):
+    shape, kernel, attributes = TRANSPOSED[case]
+    groups = attributes.get("group", 1)
+    by = runtime if case in ("groups", "output_shape") else None
+    one("ConvTranspose", shape, w(*kernel), w(kernel[1] * groups), opset=11, by=by, **attributes)
+
+
+def test_gemm():
+    one("Gemm", (5,), w(5, 4), w(4))
+    one("Gemm", (5,), w(4, 5), w(1, 4), transB=1, alpha=0.5, beta=2.0)
+    one("Gemm", (5,), w(5, 4))
+    one("Gemm", (5,), w(5, 4), np.array(0.5))
+
+
+def test_matmul():
+    one("MatMul", (5,), w(5, 4))
+    one("MatMul", (6, 5), w(5, 4))
+    one("MatMul", (2, 6, 5), w(5, 4))
+    one("MatMul", (6, 5), w(5))
+    check([("MatMul", ["c", "x"], ["y"], {})], (6, 5), {"c": w(3, 6)})
+    check([("MatMul", ["c", "x"], ["y"], {})], (2, 6, 5), {"c": w(3, 6)})
+
+
+@pytest.mark.parametrize("shape", ((4,), (1, 4), (1, 1, 4), (6, 4), (6, 1), ()))
+def test_matmul_and_a_bias(shape):
+    model = check(
+        [("MatMul", ["x", "w"], ["z"], {}), ("Add", ["b", "z"], ["y"], {})], (6, 5), {"w": w(5, 4), "b": w(*shape)}
+    )
+    if shape == (4,):
+        assert [type(layer).__name__ for layer in model.layers] == ["Input", "Dense"]
+
+
+@pytest.mark.parametrize("shape", ((4, 1, 1), (1, 4, 1, 1), (5,), (5, 5), ()))
+def test_convolution_and_what_is_added(shape):
+    model = check(
+        [("Conv", ["x", "w"], ["z"], {}), ("Add", ["z", "b"], ["y"], {})],
+        (3, 7, 7),
+        {"w": w(4, 3, 3, 3), "b": w(*shape)},
+    )
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert ("BatchNorm" in kinds) == (shape in ((5,), (5, 5)))
+
+
+def test_attention_is_read_as_products():
+    nodes = [
+        ("MatMul", ["x", "q"], ["a"], {}),
+        ("MatMul", ["x", "k"], ["b"], {}),
+        ("Transpose", ["b"], ["t"], {"perm": [0, 2, 1]}),
+        ("MatMul", ["a", "t"], ["s"], {}),
+        ("Mul", ["s", "scale"], ["m"], {}),
+        ("Softmax", ["m"], ["p"], {}),
+        ("MatMul", ["p", "x"], ["y"], {}),
+    ]
+    check(nodes, (6, 5), {"q": w(5, 4), "k": w(5, 4), "scale": np.array(0.5)})
+
+
+def test_products_of_two_tensors_and_what_is_added():
+    nodes = [
+        ("Transpose", ["x"], ["t"], {"perm": [0, 2, 1]}),
+        ("MatMul", ["x", "t"], ["p"], {}),
+        ("Add", ["p", "b"], ["a"], {}),
+        ("Mul", ["a", "a"], ["y"], {}),
+    ]
+    check(nodes, (6, 5), {"b": w(6, 6)})
+
+
+def test_a_softmax_over_channels_is_a_final_one():
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("GlobalAveragePool", ["c"], ["g"], {})]
+    for opset in (11, 13):
+        proto = graph([*nodes, ("Softmax", ["g"], ["y"], {"axis": 1})], (3, 5, 5), {"w": w(4, 3, 2, 2)}, opset)
+        model = lrpfast.from_onnx(proto)
+        x = RNG.normal(size=(2, 3, 5, 5))
+        y = model.predict(x, precision="float64")
+        z = model.without_softmax().predict(x, precision="float64")
+        np.testing.assert_allclose(np.exp(z) / np.exp(z).sum(1, keepdims=True), y, rtol=1e-10)
+
+
+def test_batch_norm():
+    arrays = [w(3), w(3), w(3), w(3) ** 2]
+    one("BatchNormalization", (3, 5, 4), *arrays, epsilon=1e-2)
+    one("BatchNormalization", (3,), *arrays)
+    named = dict(zip("gbmv", arrays, strict=True))
+    nodes = [
+        ("BatchNormalization", ["x", *"gbmv"], ["n"], {}),
+        ("Mul", ["n", "s"], ["z"], {}),
+        ("Add", ["z", "t"], ["y"], {}),
+    ]
+    model = check(nodes, (3, 5, 4), {**named, "s": w(3, 1, 1), "t": w(3, 1, 1)})
+    assert [type(layer).__name__ for layer in model.layers] == ["Input", "Permute", "BatchNorm", "Permute"]
+    check(nodes, (3, 5, 4), {**named, "s": w(4), "t": w(5, 1)})
+
+
+POOLS = [
+    {"kernel_shape": [2, 2]},
+    {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"},
+    {"kernel_shape": [2, 2], "dilations": [2, 3], "strides": [2, 1]},
+]
+
+
+@pytest.mark.parametrize("attributes", POOLS, ids=str)
+@pytest.mark.parametrize("kind", ("MaxPool", "AveragePool", "counted"))
+def test_pooling(attributes, kind):
+    if kind == "counted":
+        attributes = {**attributes, "count_include_pad": 1}
+    by = runtime if attributes.get("auto_pad") == "SAME_LOWER" else None
+    one("MaxPool" if kind == "MaxPool" else "AveragePool", (3, 8, 9), opset=22, by=by, **attributes)
+
+
+def test_pooling_in_one_and_three_dimensions():
+    one("MaxPool", (3, 8), kernel_shape=[2])
+    one("AveragePool", (3, 8, 6, 4), kernel_shape=[2, 3, 2])
+
+
+@pytest.mark.parametrize("op", ("GlobalAveragePool", "GlobalMaxPool"))
+@pytest.mark.parametrize("shape", ((3, 6), (3, 5, 6), (3, 2, 5, 6)))
+def test_global_pooling(op, shape):
+    one(op, shape, by=runtime)
+
+
+ACTIVATIONS = {
+    "Relu": {}, "Sigmoid": {}, "Tanh": {}, "Softplus": {}, "Softsign": {}, "Exp": {}, "Abs": {}, "Neg": {}, "Mish": {},
+    "HardSwish": {}, "Elu": {"alpha": 0.7}, "Selu": {}, "LeakyRelu": {"alpha": 0.25}, "HardSigmoid": {"alpha": 0.25},
+    "Gelu": {"approximate": "tanh"}, "ThresholdedRelu": {"alpha": 0.5}, "Identity": {}, "Dropout": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ACTIVATIONS)
+def test_activations(op):
+    one(op, (3, 5, 4), tolerance=1e-6, **ACTIVATIONS[op])
+
+
+def test_further_activations():
+    one("Gelu", (7,), tolerance=1e-6)
+    one("HardSigmoid", (7,), alpha=0.25, beta=0.75)
+    one("PRelu", (3, 5, 4), w(3, 1, 1))
+    one("PRelu", (3, 5, 4), w(4))
+    one("PRelu", (3, 5, 4), np.array([0.3]))
+    one("Selu", (4,), alpha=1.5, gamma=1.2, tolerance=1e-6)
+    one("Pow", (4,), np.array(2.0))
+
+
+@pytest.mark.parametrize("ends", ((0.0, 6.0), (-1.0, 1.0), (None, 0.5), (-0.5, None), (0.0, None), (None, None)))
+def test_clip(ends):
+    one("Clip", (3, 5, 4), *(None if e is None else np.array(e) for e in ends))
+
+
+def test_limits():
+    one("Max", (4,), np.array(0.0))
+    one("Max", (4,), np.array(0.3))
+    one("Min", (4,), np.array(0.3))
+
+
+def test_softmax():
+    one("Softmax", (4,))
+    one("Softmax", (3, 4), axis=1)
+    one("Softmax", (3, 4, 5), axis=1)
+    one("Softmax", (3, 4), axis=2, opset=11)
+    one("Softmax", (3, 4), opset=11, by=runtime)
+    one("Softmax", (3, 4, 5), axis=2, opset=11, by=runtime)
+    one("Softmax", (4, 1, 1), opset=9, by=runtime)
+    one("Softmax", (3, 4, 1), axis=-1)
+
+
+def gelu_erf(half_last):
+    return [
+        ("Div", ["x", "root2"], ["a"], {}),
+        ("Erf", ["a"], ["b"], {}),
+        ("Add", ["b", "one"], ["c"], {}),
+        *([("Mul", ["x", "c"], ["d"], {}), ("Mul", ["d", "half"], ["y"], {})] if half_last else
+          [("Mul", ["half", "x"], ["d"], {}), ("Mul", ["d", "c"], ["y"], {})]),
+    ]  # fmt: skip
+
+
+PATTERNS = {
+    "gelu": (gelu_erf(True), "gelu"),
+    "gelu, half first": (gelu_erf(False), "gelu"),
+    "tanh gelu": (
+        [
+            ("Pow", ["x", "three"], ["a"], {}),
+            ("Mul", ["a", "c1"], ["b"], {}),
+            ("Add", ["x", "b"], ["c"], {}),
+            ("Mul", ["c", "c2"], ["d"], {}),
+            ("Tanh", ["d"], ["e"], {}),
+            ("Add", ["e", "one"], ["f"], {}),
+            ("Mul", ["x", "half"], ["g"], {}),
+            ("Mul", ["g", "f"], ["y"], {}),
+        ],
+        "gelu",
+    ),
+    "silu": ([("Sigmoid", ["x"], ["a"], {}), ("Mul", ["x", "a"], ["y"], {})], "silu"),
+    "mish": ([("Softplus", ["x"], ["a"], {}), ("Tanh", ["a"], ["b"], {}), ("Mul", ["x", "b"], ["y"], {})], "mish"),
+    "hard swish": (
+        [
+            ("Add", ["x", "three"], ["a"], {}),
+            ("Clip", ["a", "zero", "six"], ["b"], {}),
+            ("Mul", ["x", "b"], ["c"], {}),
+            ("Div", ["c", "six"], ["y"], {}),
+        ],
+        "hard_sigmoid",
+    ),
+    "relu6": ([("Relu", ["x"], ["a"], {}), ("Min", ["a", "six"], ["y"], {})], "relu"),
+    "softplus": ([("Exp", ["x"], ["a"], {}), ("Add", ["a", "one"], ["b"], {}), ("Log", ["b"], ["y"], {})], "softplus"),
+    "quick gelu": (
+        [("Mul", ["x", "quick"], ["a"], {}), ("Sigmoid", ["a"], ["b"], {}), ("Mul", ["x", "b"], ["y"], {})],
+        "sigmoid",
+    ),
+}
+NUMBERS = {
+    **{"root2": np.sqrt(2.0), "one": 1.0, "half": 0.5, "three": 3.0, "six": 6.0, "zero": 0.0, "quick": 1.702},
+    **{"c1": 0.044715, "c2": np.sqrt(2 / np.pi)},
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("shape", ((6,), (3, 5, 4)))
+def test_functions_in_several_nodes(name, shape):
+    nodes, function = PATTERNS[name]
+    used = {i for _, inputs, _, _ in nodes for i in inputs}
+    model = check(nodes, shape, {k: np.array(v) for k, v in NUMBERS.items() if k in used}, tolerance=1e-6)
+    assert [la.function for la in model.layers if isinstance(la, lrpfast.layers.Activation)] == [function]
+
+
+@pytest.mark.parametrize("with_parameters", (True, False))
+@pytest.mark.parametrize("square", ("Pow", "Mul"))
+def test_layer_norm_in_several_nodes(with_parameters, square):
+    axes = {"axes": [-1]}
+    nodes = [
+        ("ReduceMean", ["x"], ["m"], axes),
+        ("Sub", ["x", "m"], ["d"], {}),
+        (square, ["d", "two" if square == "Pow" else "d"], ["q"], {}),
+        ("ReduceMean", ["q"], ["v"], axes),
+        ("Add", ["v", "eps"], ["e"], {}),
+        ("Sqrt", ["e"], ["s"], {}),
+        ("Div", ["d", "s"], ["n" if with_parameters else "y"], {}),
+    ]
+    constants = {"two": np.array(2.0), "eps": np.array(1e-5)}
+    if square == "Mul":
+        del constants["two"]
+    if with_parameters:
+        nodes += [("Mul", ["n", "g"], ["p"], {}), ("Add", ["p", "b"], ["y"], {})]
+        constants |= {"g": w(5), "b": w(5)}
+    model = check(nodes, (6, 5), constants, opset=13)
+    assert [type(layer).__name__ for layer in model.layers] == ["Input", "LayerNorm"]
+
+
+def test_normalizations():
+    one("LayerNormalization", (6, 5), w(5), w(5), tolerance=1e-6)
+    one("LayerNormalization", (6, 5), w(6, 5), axis=1, tolerance=1e-6)
+    one("InstanceNormalization", (3, 5, 4), w(3), w(3), tolerance=1e-6)
+    one("LRN", (6, 5, 4), size=3, alpha=0.1, beta=0.6, bias=1.5, by=runtime)
+    one("LRN", (6, 5, 4), size=5, by=runtime)
+
+
+@pytest.mark.parametrize("op", ("Add", "Sub", "Mul", "Sum", "Mean", "Max", "Min"))
+@pytest.mark.parametrize("shape", ((4,), (3, 5, 4)))
+def test_two_tensors(op, shape):
+    check([("Tanh", ["x"], ["t"], {}), (op, ["x", "t"], ["y"], {})], shape)
+
+
+@pytest.mark.parametrize("op", ("Add", "Sub", "Mul", "Div"))
+@pytest.mark.parametrize("shape", ((), (4,), (3, 1, 1), (1, 3, 1, 1), (3, 5, 4), (5, 1)))
+def test_constants(op, shape):
+    one(op, (3, 5, 4), w(*shape))
+    if op != "Div":
+        check([(op, ["c", "x"], ["y"], {})], (3, 5, 4), {"c": w(*shape)})
+
+
+def test_squeeze_and_excitation():
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {}),
+        ("GlobalAveragePool", ["c"], ["g"], {}),
+        ("Conv", ["g", "v"], ["h"], {}),
+        ("Sigmoid", ["h"], ["s"], {}),
+        ("Mul", ["c", "s"], ["y"], {}),
+    ]
+    check(nodes, (3, 6, 5), {"w": w(4, 3, 3, 3), "v": w(4, 4, 1, 1)})
+
+
+def test_concat_split_slice_gather():
+    for axis in (1, 2, -1):
+        check([("Tanh", ["x"], ["t"], {}), ("Concat", ["x", "t"], ["y"], {"axis": axis})], (4, 6, 5))
+        check([("Split", ["x", "s"], ["y", "z"], {"axis": axis})], (4, 4, 4), {"s": i64(1, 3)}, outputs=("y", "z"))
+        check([("Split", ["x"], ["y", "z"], {"axis": axis, "num_outputs": 2})], (4, 5, 5), outputs=("y", "z"))
+        one("Slice", (4, 6, 5), i64(1), i64(3), i64(axis))
+        one("Slice", (4, 6, 5), i64(-1), i64(-9), i64(axis), i64(-2))
+        one("Slice", (4, 6, 5), i64(1), i64(9), i64(axis), i64(2))
+        one("Gather", (4, 6, 5), i64(2, 0, 1, 1, -1), axis=axis)
+        one("Gather", (4, 6, 5), np.array(2, np.int64), axis=axis)
+    one("Gather", (7,), i64(2, 3), axis=1)
+
+
+def test_constants_among_what_is_joined():
+    """A transformer's class token: a constant, stretched over the batch."""
+    nodes = [
+        ("Shape", ["x"], ["s"], {"start": 0, "end": 1}),
+        ("Concat", ["s", "rest"], ["t"], {"axis": 0}),
+        ("Expand", ["token", "t"], ["e"], {}),
+        ("Concat", ["e", "x", "e"], ["y"], {"axis": 1}),
+    ]
+    check(nodes, (6, 5), {"rest": i64(1, 5), "token": w(1, 1, 5)})
+    check(nodes[:-1] + [("Concat", ["x", "e"], ["y"], {"axis": 1})], (6, 5), {"rest": i64(1, 5), "token": w(1, 1, 5)})
+
+
+def test_pad():
+    one("Pad", (3, 5, 4), i64(0, 0, 1, 2, 0, 0, 2, 0))
+    one("Pad", (3, 5, 4), i64(0, 1, 1, 2, 0, 2, 2, 0))
+    one("Pad", (3, 5, 4), i64(0, 0, -1, 2, 0, 0, 2, -1), by=runtime)
+    one("Pad", (3, 5, 4), i64(0, 0, 1, 2, 0, 0, 2, 0), mode="reflect")
+    one("Pad", (3, 5, 4), i64(1, 1), np.array(0.0), i64(3), opset=18)
+    one("Pad", (5,), i64(0, 1, 0, 2))
+
+
+@pytest.mark.parametrize(
+    "attributes, scales",
+    [
+        ({"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, (2, 3)),
+        ({"mode": "nearest"}, (2, 2)),
+        ({"mode": "nearest"}, (3, 1)),
+        ({"mode": "nearest", "nearest_mode": "floor"}, (1.5, 2)),
+        ({"mode": "nearest", "nearest_mode": "ceil"}, (2, 2)),
+        ({"mode": "nearest"}, (0.5, 0.5)),
+        ({"mode": "linear"}, (2, 2)),
+        ({"mode": "linear"}, (3, 1)),
+    ],
+)
+def test_resize(attributes, scales):
+    one("Resize", (3, 4, 6), None, np.array([1, 1, *scales], np.float32), **attributes)
+
+
+def test_resize_by_sizes_and_upsample():
+    nodes = [
+        ("Shape", ["x"], ["s"], {"start": 0, "end": 2}),
+        ("Concat", ["s", "t"], ["u"], {"axis": 0}),
+        ("Resize", ["x", "", "", "u"], ["y"], {}),
+    ]
+    check(nodes, (3, 4, 6), {"t": i64(8, 12)})
+    one("Upsample", (3, 4, 6), np.array([1, 1, 2, 2], np.float32), opset=9, mode="nearest")
+
+
+@pytest.mark.parametrize("target", ((0, -1), (-1, 60), (0, 15, 4), (0, 4, 15), (0, 3, 1, 5, 4), (0, 20, 3), (0, 3, 20)))
+def test_reshape(target):
+    one("Reshape", (3, 5, 4), i64(*target))
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("Relu", ["c"], ["r"], {}), ("Reshape", ["r", "s"], ["y"], {})]
+    check(nodes, (2, 5, 4), {"w": w(3, 2, 1, 1), "s": i64(*target)})
+
+
+def test_shape_arithmetic():
+    nodes = [
+        ("Shape", ["x"], ["s"], {}),
+        ("Gather", ["s", "zero"], ["n"], {}),
+        ("Unsqueeze", ["n", "at"], ["u"], {}),
+        ("Concat", ["u", "rest"], ["t"], {"axis": 0}),
+        ("Reshape", ["x", "t"], ["y"], {}),
+    ]
+    check(nodes, (3, 5, 4), {"zero": np.array(0, np.int64), "at": i64(0), "rest": i64(-1)})
+
+
+def test_flatten_squeeze_unsqueeze_transpose():
+    one("Flatten", (3, 5, 4))
+    one("Squeeze", (3, 1, 4, 1), i64(2, -1))
+    one("Unsqueeze", (3, 5), i64(-1, 1))
+    one("Transpose", (3, 5, 4), perm=[0, 2, 3, 1])
+    one("Squeeze", (3, 1, 4), opset=11, axes=[2])
+
+
+def test_flatten_after_a_convolution_feeds_a_dense_layer_without_moving():
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {}),
+        ("Flatten", ["c"], ["f"], {}),
+        ("Relu", ["f"], ["r"], {}),
+        ("Gemm", ["r", "v", "b"], ["y"], {}),
+    ]
+    model = check(nodes, (2, 5, 4), {"w": w(3, 2, 2, 2), "v": w(36, 4), "b": w(4)})
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == ["Input", "Permute", "Conv", "Activation", "Flatten", "Dense"]
+
+
+def test_a_vision_transformers_patches():
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"strides": [2, 2]}),
+        ("Reshape", ["c", "s"], ["r"], {}),
+        ("Transpose", ["r"], ["t"], {"perm": [0, 2, 1]}),
+        ("Add", ["t", "p"], ["a"], {}),
+        ("MatMul", ["a", "v"], ["m"], {}),
+        ("ReduceMean", ["m", "one"], ["y"], {"keepdims": 0}),
+    ]
+    constants = {"w": w(5, 3, 2, 2), "s": i64(0, 5, -1), "p": w(1, 12, 5), "v": w(5, 4), "one": i64(1)}
+    model = check(nodes, (3, 8, 6), constants)
+    assert [type(layer).__name__ for layer in model.layers].count("Permute") == 1
+
+
+def test_shuffle():
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {}),
+        ("Reshape", ["c", "a"], ["r"], {}),
+        ("Transpose", ["r"], ["t"], {"perm": [0, 2, 1, 3, 4]}),
+        ("Reshape", ["t", "b"], ["s"], {}),
+        ("Conv", ["s", "v"], ["y"], {}),
+    ]
+    constants = {"w": w(6, 2, 1, 1), "a": i64(0, 2, 3, 5, 4), "b": i64(0, 6, 5, 4), "v": w(3, 6, 2, 2)}
+    check(nodes, (2, 5, 4), constants)
+
+
+@pytest.mark.parametrize("op", ("ReduceMean", "ReduceSum", "ReduceMax"))
+@pytest.mark.parametrize("axes", ((1,), (2, 3), (-1,), (1, 3), (1, 2, 3), (2,)))
+@pytest.mark.parametrize("keepdims", (0, 1))
+def test_reductions(op, axes, keepdims):
+    if not (len(axes) == 3 and not keepdims):
+        one(op, (3, 5, 4), i64(*axes), keepdims=keepdims)
+        nodes = [("Conv", ["x", "w"], ["c"], {}), (op, ["c", "a"], ["y"], {"keepdims": keepdims})]
+        check(nodes, (2, 5, 4), {"w": w(3, 2, 1, 1), "a": i64(*axes)})
+
+
+def test_stack_then_sum_is_a_sum():
+    for op, layer in (("ReduceSum", "Add"), ("ReduceMean", "Average"), ("ReduceMax", "Maximum")):
+        nodes = [
+            ("Tanh", ["x"], ["t"], {}),
+            ("Unsqueeze", ["x", "a"], ["u"], {}),
+            ("Unsqueeze", ["t", "a"], ["v"], {}),
+            ("Concat", ["u", "v"], ["c"], {"axis": -1}),
+            (op, ["c", "a"], ["y"], {"keepdims": 0}),
+        ]
+        model = check(nodes, (3, 5), {"a": i64(-1)})
+        assert [type(la).__name__ for la in model.layers] == ["Input", "Activation", layer]
+
+
+def test_expand_and_tile():
+    one("Expand", (3, 1, 4), i64(1, 1, 5, 1))
+    one("Expand", (1, 5), i64(1, 4, 5))
+    one("Tile", (3, 1, 4), i64(1, 1, 5, 2))
+
+
+def test_constants_are_folded():
+    nodes = [
+        ("Constant", [], ["c"], {"value": numpy_helper.from_array(w(4, 5))}),
+        ("Transpose", ["c"], ["t"], {}),
+        ("Mul", ["t", "s"], ["m"], {}),
+        ("MatMul", ["x", "m"], ["z"], {}),
+        ("ConstantOfShape", ["n"], ["o"], {"value": numpy_helper.from_array(np.array([0.5]))}),
+        ("Cast", ["o"], ["b"], {"to": TensorProto.DOUBLE}),
+        ("Add", ["z", "b"], ["y"], {}),
+    ]
+    model = check(nodes, (5,), {"s": np.array(2.0), "n": i64(4)})
+    assert [type(layer).__name__ for layer in model.layers] == ["Input", "Dense"]
+
+
+def test_a_fixed_batch_is_any_batch():
+    proto = graph([("Reshape", ["x", "s"], ["y"], {})], (3, 4), {"s": i64(1, 12)}, batch=1)
+    model = lrpfast.from_onnx(proto)
+    x = RNG.normal(size=(5, 3, 4))
+    np.testing.assert_array_equal(model.predict(x, precision="float64"), x.reshape(5, 12))
