@@ -1,0 +1,333 @@
+"""Builds a model from operations on channels-first tensors, laid out channels-last inside.
+
+A `Tensor` knows where each of its axes lies inside the model. So transposing a tensor costs
+nothing, and values move only where a layer needs its axes in another order: at the model's
+inputs and outputs, and where a reshape joins axes that do not lie side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelFormatError, ShapeError
+from ..model import layers as L
+from ..model.graph import Model
+from ..model.layers import Layer, Shape
+
+#: A small file could ask for any number of layers, by slices of slices.
+MAX_NODES = 100_000
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value in the model.
+
+    Attributes
+    ----------
+    at : int
+        The node that makes it.
+    shape : tuple
+        Per sample, its axes as the file has them.
+    order : tuple of int
+        Axis i inside the model is axis ``order[i]`` of the file's.
+    """
+
+    at: int
+    shape: Shape
+    order: tuple[int, ...]
+
+    @property
+    def inside(self) -> Shape:
+        """The shape inside the model."""
+        return tuple(self.shape[a] for a in self.order)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A tensor flattened in the file's order, which is not the order inside: moved only if its user cannot adapt."""
+
+    source: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        return (math.prod(self.source.shape),)  # type: ignore[arg-type]
+
+
+Value = Tensor | Flat
+
+
+class Builder:
+    """Lays layers out on tensors whose axes are the file's."""
+
+    def __init__(self) -> None:
+        self.nodes: list[tuple[Layer, tuple[int, ...]]] = []
+        self.shapes: list[Shape] = []
+        #: What the layers placed next are named after.
+        self.scope = "layer"
+        self._taken: set[str] = set()
+        self._moves: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._origin: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._flattened: dict[Tensor, Tensor] = {}
+
+    # -- nodes ----------------------------------------------------------------
+
+    def place(self, layer: Layer, *inputs: int, part: str = "") -> int:
+        """Add a layer, named after the scope and, where it is a helper, its part in it; its node's number."""
+        if len(self.nodes) >= MAX_NODES:
+            raise ModelFormatError(f"the model would have more than {MAX_NODES:,} layers")
+        stem = name = self.scope + (f"/{part}" if part else "")
+        count = 0
+        while name in self._taken:
+            count += 1
+            name = f"{stem}_{count}"
+        self._taken.add(name)
+        self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
+        self.nodes.append((replace(layer, name=name), inputs))
+        return len(self.nodes) - 1
+
+    def input(self, name: str, shape: Shape) -> Tensor:
+        self.scope = name
+        return Tensor(self.place(L.Input(shape)), tuple(shape), tuple(range(len(shape))))
+
+    def model(self, outputs: Sequence[Value], name: str) -> Model:
+        """The model that returns the given values, in the file's order; what they do not need is left out."""
+        ends = []
+        for value in outputs:
+            self.scope = str(self.nodes[(value.source if isinstance(value, Flat) else value).at][0].name)
+            ends.append(self.plain(value).at)
+        needed = set(ends)
+        for i in range(len(self.nodes) - 1, -1, -1):
+            if i in needed:
+                needed.update(self.nodes[i][1])
+        number = {i: k for k, i in enumerate(sorted(needed | self._inputs()))}
+        nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]
+        return Model(nodes, name, [number[i] for i in ends])
+
+    def _inputs(self) -> set[int]:
+        return {i for i, (layer, _) in enumerate(self.nodes) if isinstance(layer, L.Input)}
+
+    # -- layout ---------------------------------------------------------------
+
+    def lay(self, value: Value, order: Sequence[int]) -> Tensor:
+        """The tensor with its axes in that order inside."""
+        t, order = self.tensor(value), tuple(order)
+        if order == t.order:
+            return t
+        axes = tuple(t.order.index(a) for a in order)
+        at = t.at
+        if at in self._origin:  # a move of a move is one move, or none
+            at, before = self._origin[at]
+            axes = tuple(before[a] for a in axes)
+        if axes != tuple(range(len(axes))):
+            if (at, axes) not in self._moves:
+                moved = self.place(L.Permute(axes), at, part="layout")
+                self._moves[at, axes] = moved
+                self._origin[moved] = (at, axes)
+            at = self._moves[at, axes]
+        return replace(t, at=at, order=order)
+
+    def plain(self, value: Value) -> Tensor:
+        """The tensor as the file has it."""
+        return self.lay(value, range(len(value.shape)))
+
+    def channels_last(self, value: Value) -> Tensor:
+        """The tensor with the file's first axis last inside, and the others in their order before it."""
+        return self.lay(value, [*range(1, len(value.shape)), 0])
+
+    def last(self, value: Value, axis: int) -> Tensor:
+        """The tensor with one of the file's axes last inside; the others stay as they lie."""
+        t = self.tensor(value)
+        return self.lay(t, [*(a for a in t.order if a != axis), axis])
+
+    def tensor(self, value: Value) -> Tensor:
+        """The value as a tensor: what was flattened is moved into the file's order."""
+        if isinstance(value, Tensor):
+            return value
+        if value.source not in self._flattened:
+            at = self.place(L.Flatten(), self.plain(value.source).at, part="flatten")
+            self._flattened[value.source] = Tensor(at, value.shape, (0,))
+        return self._flattened[value.source]
+
+    def transpose(self, value: Value, axes: Sequence[int]) -> Tensor:
+        """The file's axes in another order; nothing moves inside."""
+        t = self.tensor(value)
+        return Tensor(t.at, tuple(t.shape[a] for a in axes), tuple(list(axes).index(a) for a in t.order))
+
+    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
+        """The values in the file's order, in another shape."""
+        t, shape = value.source if isinstance(value, Flat) else value, tuple(shape)
+        if shape == value.shape:
+            return value
+        if None in t.shape:
+            if len(shape) == 1 and t.order == tuple(range(len(t.shape))):
+                return Tensor(self.place(L.Flatten(), t.at), (None,), (0,))
+            raise ShapeError(f"it cannot make {shape} of {t.shape}, whose size the file leaves open")
+        if math.prod(t.shape) != math.prod(shape) or 0 in shape:  # type: ignore[arg-type]
+            raise ShapeError(f"it cannot make {shape} of {t.shape}")
+        if shape == t.shape:
+            return t
+        lies = [a for a in t.order if t.shape[a] != 1]
+        if len(shape) == 1 and lies != sorted(lies):
+            return Flat(t)
+        groups = _groups(t.shape, shape)
+        groups.sort(key=lambda group: min(lies.index(a) for a in group[0]))
+        wanted = [a for group, _ in groups for a in group]
+        if wanted != lies:
+            t = self.lay(t, [*(a for a in t.order if t.shape[a] == 1), *wanted])
+        order = _with_ones([a for _, group in groups for a in group], shape)
+        inside = tuple(shape[a] for a in order)
+        at = t.at
+        if inside != t.inside:
+            at = self.place(L.Flatten() if len(inside) == 1 else L.Reshape(inside), t.at)
+        return Tensor(at, shape, order)
+
+    # -- layers ---------------------------------------------------------------
+
+    def each(self, layer: Layer, value: Value) -> Value:
+        """A layer that treats all values alike."""
+        if isinstance(value, Flat):
+            return Flat(self.each(layer, value.source))  # type: ignore[arg-type]
+        return replace(value, at=self.place(layer, value.at))
+
+    def window(self, layer: Layer, value: Value, part: str = "") -> Tensor:
+        """A layer on spatial axes and channels."""
+        t = self.channels_last(value)
+        at = self.place(layer, t.at, part=part)
+        made = self.shapes[at]
+        return Tensor(at, (made[-1], *made[:-1]), t.order)
+
+    def dense(self, value: Value, kernel: np.ndarray, bias: np.ndarray | None) -> Tensor:
+        """A dense layer on the file's last axis."""
+        if isinstance(value, Flat) and value.shape[0] == kernel.shape[0]:
+            t = value.source
+            rows = kernel.reshape(*t.shape, -1)  # type: ignore[arg-type]
+            kernel = rows.transpose(*t.order, len(t.order)).reshape(kernel.shape)
+            at = self.place(L.Dense(kernel, bias), self.place(L.Flatten(), t.at, part="flatten"))
+            return Tensor(at, (kernel.shape[1],), (0,))
+        t = self.last(value, len(value.shape) - 1)
+        return Tensor(self.place(L.Dense(kernel, bias), t.at), (*t.shape[:-1], kernel.shape[1]), t.order)
+
+    def merge(self, layer: Layer, values: Sequence[Value], axis: int | None = None) -> Tensor:
+        """A layer of several inputs, laid out as the largest of them; ``axis`` is the file's, of a Concat."""
+        tensors = [self.tensor(v) for v in values]
+        if len({len(t.shape) for t in tensors}) > 1:
+            shapes = ", ".join(str(t.shape) for t in tensors)
+            raise ShapeError(f"its inputs have shapes {shapes}, with different numbers of axes")
+        sizes = [math.prod(n or 1 << 16 for n in t.shape) for t in tensors]
+        order = tensors[sizes.index(max(sizes))].order
+        if axis is not None:
+            layer = replace(layer, axis=order.index(axis))  # type: ignore[call-arg]
+        at = self.place(layer, *(self.lay(t, order).at for t in tensors))
+        shape: list[int | None] = [None] * len(order)
+        for a, n in zip(order, self.shapes[at], strict=True):
+            shape[a] = n
+        return Tensor(at, tuple(shape), order)
+
+    def affine(self, value: Value, scale: np.ndarray, shift: np.ndarray) -> Value:
+        """x · scale + shift, with arrays that stretch to the tensor's shape."""
+        rank = len(value.shape)
+        scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
+        both = np.broadcast_shapes(scale.shape, shift.shape)
+        if any(n not in (1, m) for n, m in zip(both, value.shape, strict=True)):
+            raise ShapeError(f"constants of shape {both} do not fit its input of shape {value.shape}")
+        varies = [axis for axis, n in enumerate(both) if n != 1]
+        t = self.tensor(value)
+        if len(varies) <= 1:  # a number for each place on one axis
+            t = self.last(t, varies[0] if varies else t.order[-1])
+            count = t.inside[-1]
+            if count is None:
+                raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+            arrays = [np.broadcast_to(a.ravel(), (count,)) for a in (scale, shift)]
+            return replace(t, at=self.place(_scaling(*arrays), t.at))
+        if None in t.shape:
+            raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+        whole = [np.broadcast_to(a, t.shape).transpose(t.order).ravel() for a in (scale, shift)]  # type: ignore[arg-type]
+        at = self.place(_scaling(*whole), self.place(L.Flatten(), t.at, part="flatten"))
+        return replace(t, at=self.place(L.Reshape(t.inside), at, part="shape"))  # type: ignore[arg-type]
+
+    def along(self, value: Value, axis: int, make: Callable[[int, int], Layer], part: str = "") -> Tensor:
+        """A layer on one of the file's axes alone.
+
+        Parameters
+        ----------
+        value : Value
+        axis : int
+        make : callable
+            Gives the layer for so many spatial axes, of which it is to work on the i-th.
+        """
+        t = self.tensor(value)
+        place, inside = t.order.index(axis), t.inside
+        at = t.at
+        if place < len(inside) - 1 <= 3:
+            at = self.place(make(len(inside) - 1, place), at, part=part)
+            made = self.shapes[at][place]
+        else:
+            if None in inside:
+                raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+            before, after = math.prod(inside[:place]), math.prod(inside[place + 1 :])  # type: ignore[arg-type]
+            at = self.place(L.Reshape((before, inside[place], after)), at, part="shape")  # type: ignore[arg-type]
+            at = self.place(make(2, 1), at, part=part)
+            made = self.shapes[at][1]
+            at = self.place(L.Reshape((*inside[:place], made, *inside[place + 1 :])), at, part="shape")  # type: ignore[arg-type]
+        return Tensor(at, (*t.shape[:axis], made, *t.shape[axis + 1 :]), t.order)
+
+    def pool_all(self, value: Value, axes: Sequence[int], kind: Any, keepdims: bool) -> Value:
+        """The mean or the largest value over some of the file's axes."""
+        t = self.tensor(value)
+        kept = [a for a in t.order if a not in axes]
+        t = self.lay(t, [*(a for a in t.order if a in axes), *kept])
+        shape = tuple(1 if a in axes else n for a, n in enumerate(t.shape))
+        if len(kept) == 1 and len(axes) <= 3:
+            at = self.place(kind(keepdims), t.at)
+            return Tensor(at, shape, t.order) if keepdims else Tensor(at, (t.shape[kept[0]],), (0,))
+        if None in t.shape:
+            raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+        if not kept and not keepdims:
+            raise ShapeError("nothing but the batch axis is left")
+        sizes = [math.prod(t.shape[a] for a in group) for group in (axes, kept)]  # type: ignore[misc]
+        at = self.place(kind(False), self.place(L.Reshape(tuple(sizes)), t.at, part="shape"))
+        if not keepdims:
+            rank = {a: i for i, a in enumerate(sorted(kept))}
+            shape = tuple(t.shape[a] for a in sorted(kept))
+            made = Tensor(at, shape, tuple(rank[a] for a in kept))
+        else:
+            made = Tensor(at, shape, t.order)
+        inside = made.inside
+        return made if len(inside) == 1 else replace(made, at=self.place(L.Reshape(inside), at, part="shape"))  # type: ignore[arg-type]
+
+
+def _scaling(scale: np.ndarray, shift: np.ndarray) -> Layer:
+    return L.BatchNorm(np.zeros(len(scale)), np.ones(len(scale)), scale, shift, 0.0)
+
+
+def _groups(old: Shape, new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Axes that a reshape turns into which others, in order; those of size 1 are left out."""
+    a = [axis for axis, n in enumerate(old) if n != 1]
+    b = [axis for axis, n in enumerate(new) if n != 1]
+    groups = []
+    while a:
+        ins, outs = [a.pop(0)], [b.pop(0)]
+        p, q = old[ins[0]], new[outs[0]]
+        while p != q:
+            if p < q:  # type: ignore[operator]
+                ins.append(a.pop(0))
+                p *= old[ins[-1]]  # type: ignore[operator]
+            else:
+                outs.append(b.pop(0))
+                q *= new[outs[-1]]
+        groups.append((ins, outs))
+    return groups
+
+
+def _with_ones(axes: list[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """An order of all axes in which those larger than 1 lie as given: the file's, or channels last, where it can be."""
+    rank = len(shape)
+    for order in (range(rank), [*range(1, rank), 0]):
+        if [a for a in order if shape[a] != 1] == axes:
+            return tuple(order)
+    return (*(a for a in range(rank) if shape[a] == 1), *axes)
