@@ -476,6 +476,8 @@ def _convert(call: Call, converters: Mapping[str, Callable[[Call], Any]]) -> Any
         if any(isinstance(v, Batch) for v in flat):
             raise UnsupportedLayerError("makes a constant for each sample, which lrpfast has no layer for")
         return FOLDS[op.base](call.get)
+    if op.kind.endswith(".MultiheadAttention"):
+        raise UnsupportedLayerError("is part of an attention layer, which lrpfast has no rule for yet")
     if op.base not in converters:
         raise UnsupportedLayerError(f"is not among the operators that lrpfast reads: {_known(converters)}")
     return converters[op.base](call)

@@ -75,10 +75,49 @@ def _permute(call: Call) -> Any:
 def _transpose(call: Call) -> Any:
     x = call.tensor()
     rank = len(x.shape)
-    a, b = (call.axis(call.get(k), rank) for k in ("dim0", "dim1"))
+    a, b = (call.axis(call.get(k, call.get(f"axis{k[-1]}")), rank) for k in ("dim0", "dim1"))
     axes = list(range(rank))
     axes[a], axes[b] = b, a
     return call.builder.transpose(x, axes)
+
+
+def _movedim(call: Call) -> Any:
+    x = call.tensor()
+    rank = len(x.shape)
+    given = [call.get(k) for k in ("source", "destination")]
+    source, target = ([call.axis(d, rank) for d in (g if isinstance(g, list) else [g])] for g in given)
+    axes = [a for a in range(rank) if a not in source]
+    for to, a in sorted(zip(target, source, strict=True)):
+        axes.insert(to, a)
+    return call.builder.transpose(x, axes)
+
+
+def _view_as(call: Call) -> Any:
+    return _reshaped(call, call.tensor(), call.tensor("other").shape)
+
+
+def _shuffled(call: Call, x: Any, inner: tuple[int, ...], axes: Sequence[int], shape: tuple[int, ...]) -> Any:
+    """Axes taken apart, put in another order, and joined again."""
+    return call.builder.reshape(call.builder.transpose(call.builder.reshape(x, inner), axes), shape)
+
+
+def _channel_shuffle(call: Call) -> Any:
+    x, groups = call.tensor(), call.get("groups")
+    channels, *rest = (_fixed(x, a) for a in range(len(x.shape)))
+    inner = (groups, channels // groups, *rest)
+    return _shuffled(call, x, inner, [1, 0, *range(2, len(inner))], x.shape)
+
+
+def _pixel_shuffle(call: Call) -> Any:
+    x, r = call.tensor(), call.get("upscale_factor")
+    c, h, w = (_fixed(x, a) for a in range(3))
+    return _shuffled(call, x, (c // r**2, r, r, h, w), (0, 3, 1, 4, 2), (c // r**2, h * r, w * r))
+
+
+def _pixel_unshuffle(call: Call) -> Any:
+    x, r = call.tensor(), call.get("downscale_factor")
+    c, h, w = (_fixed(x, a) for a in range(3))
+    return _shuffled(call, x, (c, h // r, r, w // r, r), (0, 2, 4, 1, 3), (c * r**2, h // r, w // r))
 
 
 def _expand(call: Call) -> Any:
@@ -169,6 +208,26 @@ def _picked(call: Call, x: Any, axis: int, indices: Sequence[int]) -> Any:
             runs.append([i, i + 1])
     pieces = [_cut(call, x, axis, *run) for run in runs]
     return pieces[0] if len(pieces) == 1 else call.builder.merge(L.Concat(0), pieces, axis)
+
+
+def _narrow(call: Call) -> Any:
+    x = call.tensor()
+    axis = call.axis(call.get("dim"), len(x.shape))
+    n, start = _fixed(x, axis), call.get("start")
+    start %= n
+    return _cut(call, x, axis, start, start + call.get("length"))
+
+
+def _roll(call: Call) -> Any:
+    x = call.tensor()
+    shifts, dims = (v if isinstance(v, list) else [v] for v in (call.get("shifts"), call.get("dims", [])))
+    if not dims:
+        raise call.unsupported("rolls over all axes, the batch's too", "Name the axes")
+    for shift, dim in zip(shifts, dims, strict=True):
+        axis = call.axis(dim, len(x.shape))
+        n = _fixed(x, axis)
+        x = _picked(call, x, axis, [(i - shift) % n for i in range(n)])
+    return x
 
 
 def _select(call: Call) -> Any:
@@ -382,6 +441,10 @@ def _pow(call: Call) -> Any:
     return x if power == 1 else call.builder.merge(L.Multiply(), [x] * int(power))
 
 
+def _square(call: Call) -> Any:
+    return call.builder.merge(L.Multiply(), [call.tensor()] * 2)
+
+
 def _extreme(kind: Any) -> Converter:
     def convert(call: Call) -> Any:
         a, b = _pair(call)
@@ -446,10 +509,19 @@ MOVES: dict[str, Converter] = {
     "aten.unsqueeze": _unsqueeze,
     "aten.permute": _permute,
     "aten.transpose": _transpose,
+    "aten.swapaxes": _transpose,
+    "aten.movedim": _movedim,
+    "aten.view_as": _view_as,
+    "aten.reshape_as": _view_as,
+    "aten.channel_shuffle": _channel_shuffle,
+    "aten.pixel_shuffle": _pixel_shuffle,
+    "aten.pixel_unshuffle": _pixel_unshuffle,
     "aten.expand": _expand,
     "aten.repeat": _repeat,
     "aten.tile": _repeat,
     "aten.slice": _slice,
+    "aten.narrow": _narrow,
+    "aten.roll": _roll,
     "aten.select": _select,
     "aten.index_select": _index_select,
     "aten.index": _index,
@@ -475,6 +547,7 @@ MOVES: dict[str, Converter] = {
     "aten.neg": _neg,
     "aten.abs": _abs,
     "aten.pow": _pow,
+    "aten.square": _square,
     "aten.maximum": _extreme(L.Maximum),
     "aten.minimum": _extreme(L.Minimum),
     "aten.mean": _reduction(_MEAN, L.Average),

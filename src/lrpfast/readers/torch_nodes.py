@@ -299,8 +299,9 @@ def _sample_norm(kind: Any) -> Converter:
             raise ShapeError(f"it normalizes axes of shape {tuple(shape)}, its input has shape {x.shape}")
         t = call.builder.plain(x)
         epsilon = call.get("eps")
-        if epsilon is None:  # RMSNorm's default
-            epsilon = float(np.finfo(np.float32).eps)
+        if epsilon is None:  # the spacing of the numbers that the module computes with
+            weight = call.constant("weight")
+            epsilon = float(np.finfo(np.float32 if weight is None else weight.dtype).eps)
         layer = kind(call.constant("weight"), call.constant("bias"), epsilon, len(shape))
         return type(t)(call.builder.place(layer, t.at), t.shape, t.order)
 
