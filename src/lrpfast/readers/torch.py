@@ -12,8 +12,9 @@ import numpy as np
 from ..errors import InputError, MissingPackageError, UnsupportedLayerError
 from ..model.graph import Model
 from .keras import guarded
-from .torch_graph import Op, Program, Ref, build
+from .torch_graph import build
 from .torch_nodes import CONVERTERS
+from .torch_records import Op, Program, Ref
 
 
 def from_torch(module: Any, example_inputs: Any = None) -> Model:

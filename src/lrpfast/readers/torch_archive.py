@@ -21,8 +21,9 @@ from ..errors import ModelFormatError, UnsupportedLayerError
 from ..model.graph import Model
 from . import hdf5
 from .keras import guarded
-from .torch_graph import Op, Program, Ref, build
+from .torch_graph import build
 from .torch_nodes import CONVERTERS
+from .torch_records import Op, Program, Ref
 
 #: A description larger than this is not a program's.
 MAX_JSON_BYTES = 256 * 2**20

@@ -1,10 +1,10 @@
-"""A PyTorch program as plain records, whether it came from memory or from a file, and the Model made of it."""
+"""The Model of a PyTorch program: its operators one after the other, and what each is given."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,8 @@ from ..model.graph import Model
 from ..model.layers import Concat
 from .channels_first import Builder, Flat, Tensor
 from .torch_constants import FOLDS
-
-#: A size that is not fixed: the batch's, or one that the program leaves open.
-Size = int | None
-
-
-@dataclass(frozen=True)
-class Ref:
-    """What an earlier operator made, or a parameter, by its name in the program."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """So many times the number of samples, which only the data knows."""
-
-    times: int = 1
+from .torch_passes import functional, fused, needed
+from .torch_records import Batch, Op, Program, Ref, Size
 
 
 @dataclass(frozen=True)
@@ -54,52 +39,6 @@ class Stack:
 
 #: Operators that take a stack as it is.
 _REDUCTIONS = {f"aten.{name}" for name in ("sum", "mean", "amax", "amin", "max", "min")}
-
-
-@dataclass(frozen=True)
-class Op:
-    """One call of an operator.
-
-    Attributes
-    ----------
-    target : str
-        As "aten.conv2d.default".
-    name : str
-        Its node's.
-    arguments : mapping
-        Those that are given, by the operator's own names for them.
-    outputs : tuple of str
-        The names of what it makes; several for an operator that returns a tuple or a list.
-    module : str
-        The path of the nn.Module that calls it; "" for the outermost.
-    kind : str
-        That module's class, with its package.
-    """
-
-    target: str
-    name: str
-    arguments: Mapping[str, Any]
-    outputs: tuple[str, ...]
-    module: str = ""
-    kind: str = ""
-
-    @property
-    def base(self) -> str:
-        """The operator without its overload."""
-        return ".".join(self.target.split(".")[:2])
-
-
-@dataclass
-class Program:
-    """Operators in order, with what goes in and out."""
-
-    ops: list[Op]
-    inputs: list[str]
-    outputs: list[str]
-    constants: dict[str, np.ndarray]
-    #: the sizes of every value, the batch axis included, where they are known
-    shapes: dict[str, tuple[Size, ...]] = field(default_factory=dict)
-    name: str = "model"
 
 
 class Call:
@@ -202,162 +141,6 @@ def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
     return value
 
 
-# -- operators that change their input ----------------------------------------
-
-#: Operators whose result may share memory with their first input.
-_VIEWS = {
-    f"aten.{name}"
-    for name in [
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "expand",
-        "expand_as",
-        "select",
-        "slice",
-        "narrow",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "detach",
-        "alias",
-        "contiguous",
-        "to",
-        "view_as",
-        "movedim",
-        "swapaxes",
-        "diagonal",
-        "unfold",
-        "dropout",
-        "feature_dropout",
-    ]
-} | {"_operator.getitem"}
-
-
-def _refs(value: Any) -> Iterable[str]:
-    if isinstance(value, Ref):
-        yield value.name
-    elif isinstance(value, (list, tuple)):
-        for v in value:
-            yield from _refs(v)
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, Ref):
-        name = value.name
-        while name in names:
-            name = names[name]
-        return Ref(name)
-    if isinstance(value, (list, tuple)):
-        return [_renamed(v, names) for v in value]
-    return value
-
-
-def functional(program: Program) -> Program:
-    """The same program without operators that change their input: what comes after one uses its result instead.
-
-    One that changes what another name still shows (x[:, 0] += 1) is refused.
-    """
-    ops: list[Op] = []
-    names: dict[str, str] = {}
-    root: dict[str, str] = {}
-    stale: dict[str, str] = {}
-    for op in program.ops:
-        op = replace(op, arguments={k: _renamed(v, names) for k, v in op.arguments.items()})
-        used = [name for value in op.arguments.values() for name in _refs(value)]
-        for name in used:
-            if name in stale:
-                raise UnsupportedLayerError(
-                    f"node {stale[name]!r} changes in place a tensor that {name!r} is a view of, or is viewed by, "
-                    f"and node {op.name!r} uses that. Write it without in-place operations"
-                )
-        inplace = op.base.endswith("_") and not op.base.endswith("__")
-        if used and (inplace or op.base in _VIEWS):
-            for out in op.outputs:
-                root[out] = root.get(used[0], used[0])
-        if inplace:
-            op = replace(op, target=op.target.replace(op.base, op.base[:-1], 1))
-            if op.base != "aten.detach" and used:
-                same = root[op.outputs[0]]
-                for name in {*root, same} - {used[0], *op.outputs}:
-                    if root.get(name, name) == same and name not in names:
-                        stale[name] = op.name
-                names[used[0]] = op.outputs[0]
-        ops.append(op)
-    outputs = [_renamed(Ref(name), names).name for name in program.outputs]
-    for name in outputs:
-        if name in stale:
-            raise UnsupportedLayerError(f"node {stale[name]!r} changes in place what the model returns as {name!r}")
-    return replace(program, ops=ops, outputs=outputs)
-
-
-# -- operators that PyTorch takes apart ----------------------------------------
-
-
-def fused(program: Program) -> Program:
-    """The program with softsign and local response norm, which PyTorch writes as arithmetic, as operators again."""
-    made = {out: op for op in program.ops for out in op.outputs}
-
-    def source(value: Any, *bases: str) -> Op | None:
-        op = made.get(value.name) if isinstance(value, Ref) else None
-        return op if op is not None and op.base in bases else None
-
-    def softsign(op: Op) -> Op | None:
-        x = op.arguments.get("self")
-        total = source(op.arguments.get("other"), "aten.add")
-        size = total and source(total.arguments.get("self"), "aten.abs")
-        if not total or not size or total.arguments.get("other") != 1 or total.arguments.get("alpha", 1) != 1:
-            return None
-        if size.arguments.get("self") != x:
-            return None
-        return replace(op, target="lrpfast.softsign.default", arguments={"self": x})
-
-    def response_norm(op: Op) -> Op | None:
-        x = op.arguments.get("self")
-        power = source(op.arguments.get("other"), "aten.pow")
-        total = power and source(power.arguments.get("self"), "aten.add")
-        scaled = total and source(total.arguments.get("self"), "aten.mul")
-        at = scaled and scaled.arguments.get("self")
-        pool = pad = None
-        for _ in range(8):  # views, a pad and an average between x * x and the scale
-            found = source(at, *(f"aten.{n}" for n in _AROUND_POOL))
-            if found is None:
-                break
-            if "pool" in found.base:
-                pool = found
-            if "pad" in found.base:
-                pad = found
-            at = found.arguments.get("self")
-        square = source(at, "aten.mul")
-        if square is None or pool is None or pad is None or [*square.arguments.values()][:2] != [x, x]:
-            return None
-        size = pool.arguments["kernel_size"][0]
-        if sorted(pool.arguments["kernel_size"])[:-1] != [1] * (len(pool.arguments["kernel_size"]) - 1):
-            return None
-        ends = [size // 2, (size - 1) // 2]
-        if list(pad.arguments.get("pad", ()))[-2:] != ends or any(list(pad.arguments.get("pad", ()))[:-2]):
-            return None
-        values = {"alpha": scaled.arguments.get("other"), "k": total.arguments.get("other")}
-        values |= {"beta": power.arguments.get("exponent"), "size": size}
-        if any(not isinstance(v, (int, float)) for v in values.values()):
-            return None
-        return replace(op, target="lrpfast.local_response_norm.default", arguments={"self": x, **values})
-
-    ops = [op if op.base != "aten.div" else softsign(op) or response_norm(op) or op for op in program.ops]
-    return replace(program, ops=ops)
-
-
-_AROUND_POOL = ("view", "reshape", "squeeze", "unsqueeze", "avg_pool2d", "avg_pool3d", "pad", "constant_pad_nd")
-
-
 # -- the model -------------------------------------------------------------------
 
 #: Arithmetic on sizes, as the program does it for shapes.
@@ -390,16 +173,6 @@ def _arithmetic(op: Op, given: Sequence[Any]) -> Any:
     if not all(isinstance(v, (int, float)) for v in (a, b)):
         raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
     return _ARITHMETIC[name](a, b)
-
-
-def needed(program: Program) -> list[Op]:
-    """The operators that the outputs depend on, in order; what only asserts something is left out."""
-    wanted, kept = set(program.outputs), []
-    for op in reversed(program.ops):
-        if wanted.intersection(op.outputs):
-            kept.append(op)
-            wanted.update(name for value in op.arguments.values() for name in _refs(value))
-    return kept[::-1]
 
 
 def build(program: Program, converters: Mapping[str, Callable[[Call], Any]]) -> Model:

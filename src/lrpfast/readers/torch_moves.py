@@ -1,4 +1,4 @@
-"""ATen operators that move, join, cut and combine values; part of the table in `torch_nodes`."""
+"""ATen operators that move, cut, repeat and pad values; part of the table in `torch_nodes`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..model import layers as L
-from .channels_first import Flat, Tensor
-from .torch_graph import Batch, Call, Stack
+from .torch_graph import Call
+from .torch_records import Batch
 
 Converter = Callable[[Call], Any]
 
@@ -103,20 +103,20 @@ def _shuffled(call: Call, x: Any, inner: tuple[int, ...], axes: Sequence[int], s
 
 def _channel_shuffle(call: Call) -> Any:
     x, groups = call.tensor(), call.get("groups")
-    channels, *rest = (_fixed(x, a) for a in range(len(x.shape)))
+    channels, *rest = (fixed(x, a) for a in range(len(x.shape)))
     inner = (groups, channels // groups, *rest)
     return _shuffled(call, x, inner, [1, 0, *range(2, len(inner))], x.shape)
 
 
 def _pixel_shuffle(call: Call) -> Any:
     x, r = call.tensor(), call.get("upscale_factor")
-    c, h, w = (_fixed(x, a) for a in range(3))
+    c, h, w = (fixed(x, a) for a in range(3))
     return _shuffled(call, x, (c // r**2, r, r, h, w), (0, 3, 1, 4, 2), (c // r**2, h * r, w * r))
 
 
 def _pixel_unshuffle(call: Call) -> Any:
     x, r = call.tensor(), call.get("downscale_factor")
-    c, h, w = (_fixed(x, a) for a in range(3))
+    c, h, w = (fixed(x, a) for a in range(3))
     return _shuffled(call, x, (c, h // r, r, w // r, r), (0, 2, 4, 1, 3), (c * r**2, h // r, w // r))
 
 
@@ -124,10 +124,10 @@ def _expand(call: Call) -> Any:
     x, sizes = call.tensor(), call.get("size")
     if len(sizes) != len(x.shape) + 1:
         raise call.unsupported("adds axes before the batch axis")
-    return _stretched(call, x, sizes[1:])
+    return stretched(call, x, sizes[1:])
 
 
-def _stretched(call: Call, x: Any, sizes: Sequence[Any]) -> Any:
+def stretched(call: Call, x: Any, sizes: Sequence[Any]) -> Any:
     """Axes of size 1 repeated."""
     for axis, n in enumerate(sizes):
         if isinstance(n, Batch):
@@ -169,7 +169,7 @@ def _cut(call: Call, x: Any, axis: int, start: int, end: int) -> Any:
     return call.builder.along(x, axis, crop)
 
 
-def _fixed(x: Any, axis: int) -> int:
+def fixed(x: Any, axis: int) -> int:
     n = x.shape[axis]
     if n is None:
         raise ShapeError(f"the program leaves the size of its input open: {x.shape}")
@@ -181,7 +181,7 @@ def _slice(call: Call) -> Any:
     if call.get("dim", 0) % (len(x.shape) + 1) == 0 and not call.get("start") and (call.get("end") or 0) >= 2**62:
         return x  # x[:]
     axis = call.axis(call.get("dim", 0), len(x.shape))
-    start, end, _ = slice(call.get("start"), call.get("end"), 1).indices(_fixed(x, axis))
+    start, end, _ = slice(call.get("start"), call.get("end"), 1).indices(fixed(x, axis))
     if end <= start:
         raise call.unsupported("leaves nothing of its input")
     x = _cut(call, x, axis, start, end)
@@ -197,7 +197,7 @@ def _slice(call: Call) -> Any:
 
 def _picked(call: Call, x: Any, axis: int, indices: Sequence[int]) -> Any:
     """Values at indices along an axis: runs of neighbours are cut out and joined."""
-    n = _fixed(x, axis)
+    n = fixed(x, axis)
     if any(not -n <= i < n for i in indices) or not len(indices):
         raise ShapeError(f"it picks {list(indices)[:8]} of an axis of {n}")
     runs: list[list[int]] = []
@@ -213,7 +213,7 @@ def _picked(call: Call, x: Any, axis: int, indices: Sequence[int]) -> Any:
 def _narrow(call: Call) -> Any:
     x = call.tensor()
     axis = call.axis(call.get("dim"), len(x.shape))
-    n, start = _fixed(x, axis), call.get("start")
+    n, start = fixed(x, axis), call.get("start")
     start %= n
     return _cut(call, x, axis, start, start + call.get("length"))
 
@@ -225,7 +225,7 @@ def _roll(call: Call) -> Any:
         raise call.unsupported("rolls over all axes, the batch's too", "Name the axes")
     for shift, dim in zip(shifts, dims, strict=True):
         axis = call.axis(dim, len(x.shape))
-        n = _fixed(x, axis)
+        n = fixed(x, axis)
         x = _picked(call, x, axis, [(i - shift) % n for i in range(n)])
     return x
 
@@ -261,14 +261,14 @@ def _flip(call: Call) -> Any:
     x = call.tensor()
     for dim in call.get("dims"):
         axis = call.axis(dim, len(x.shape))
-        x = _picked(call, x, axis, range(_fixed(x, axis))[::-1])
+        x = _picked(call, x, axis, range(fixed(x, axis))[::-1])
     return x
 
 
 def _split(call: Call) -> list[Any]:
     x = call.tensor()
     axis = call.axis(call.get("dim", 0), len(x.shape))
-    n = _fixed(x, axis)
+    n = fixed(x, axis)
     sizes = call.get("split_sizes", call.get("split_size"))
     if call.op.base == "aten.chunk":
         sizes = -(-n // call.get("chunks"))
@@ -281,7 +281,7 @@ def _split(call: Call) -> list[Any]:
 def _unbind(call: Call) -> list[Any]:
     x = call.tensor()
     axis = call.axis(call.get("dim", 0), len(x.shape))
-    return [_at(call, x, axis, i) for i in range(_fixed(x, axis))]
+    return [_at(call, x, axis, i) for i in range(fixed(x, axis))]
 
 
 def _pad(call: Call) -> Any:
@@ -296,7 +296,7 @@ def _pad(call: Call) -> Any:
         x = call.builder.affine(x, np.float64(1), np.float64(-value))
     for back, (before, after) in enumerate(pairs):
         axis = rank - 1 - back
-        n = _fixed(x, axis) if min(before, after) < 0 or mode not in ("constant", "reflect") else x.shape[axis]
+        n = fixed(x, axis) if min(before, after) < 0 or mode not in ("constant", "reflect") else x.shape[axis]
         x = _cut(call, x, axis, max(0, -before), n - max(0, -after)) if min(before, after) < 0 else x
         pair = (max(0, before), max(0, after))
         if pair != (0, 0):
@@ -314,7 +314,7 @@ def _padded(call: Call, x: Any, axis: int, pair: tuple[int, int], mode: str) -> 
             return kind([pair if a == i else (0, 0) for a in range(rank)])
 
         return call.builder.along(x, axis, edges)
-    n = _fixed(x, axis)
+    n = fixed(x, axis)
     if mode == "circular":
         indices = [i % n for i in range(-pair[0], n + pair[1])]
         parts = [indices[: pair[0]], indices[pair[0] + n :]]
@@ -339,163 +339,6 @@ def _upsample(interpolation: str) -> Converter:
         return call.builder.window(L.UpSample(tuple(int(f) for f in factors), interpolation), x)
 
     return convert
-
-
-# -- several inputs -----------------------------------------------------------
-
-
-def _cat(call: Call) -> Any:
-    values = call.get("tensors")
-    if any(not isinstance(v, (Tensor, Flat)) for v in values):
-        raise call.unsupported("joins constants to values")
-    axis = call.axis(call.get("dim", 0), len(values[0].shape))
-    return values[0] if len(values) == 1 else call.builder.merge(L.Concat(0), values, axis)
-
-
-def _stack(call: Call) -> Any:
-    values = call.get("tensors")
-    if any(not isinstance(v, (Tensor, Flat)) for v in values):
-        raise call.unsupported("joins constants to values")
-    return Stack(tuple(values), call.axis(call.get("dim", 0), len(values[0].shape) + 1))
-
-
-def _fitted(call: Call, constant: Any, rank: int) -> np.ndarray:
-    """A constant as it meets a sample: without the batch axis, which it must not vary along."""
-    array = np.asarray(constant, float)
-    if array.ndim > rank + 1 or (array.ndim == rank + 1 and array.shape[0] != 1):
-        raise call.unsupported(f"combines a constant of shape {array.shape} with samples of {rank} axes")
-    return array[0] if array.ndim == rank + 1 else array
-
-
-def _affine(call: Call, x: Any, scale: Any, shift: Any) -> Any:
-    rank = len(x.shape)
-    scale, shift = (_fitted(call, c, rank) for c in (scale, shift))
-    wanted = np.broadcast_shapes(scale.shape, shift.shape, tuple(n or 1 for n in x.shape))
-    if any(n is not None and m != n for m, n in zip(wanted, x.shape, strict=True)):
-        x = _stretched(call, x, [m if n == 1 else -1 for m, n in zip(wanted, x.shape, strict=True)])
-    return call.builder.affine(x, scale, shift)
-
-
-def _pair(call: Call) -> tuple[Any, Any]:
-    return call.get("self"), call.get("other")
-
-
-def _is_value(x: Any) -> bool:
-    return isinstance(x, (Tensor, Flat))
-
-
-def _merged(call: Call, kind: Any, a: Any, b: Any) -> Any:
-    if len(a.shape) != len(b.shape):
-        raise call.unsupported(f"combines samples of shapes {a.shape} and {b.shape}, so that batch axes do not meet")
-    return call.builder.merge(kind(), [a, b])
-
-
-def _sum_of(sign: int) -> Converter:
-    def convert(call: Call) -> Any:
-        a, b = _pair(call)
-        factor = sign * call.get("alpha", 1)
-        if not _is_value(b):
-            return _affine(call, a, 1.0, np.asarray(b, float) * factor)
-        if not _is_value(a):
-            return _affine(call, b, float(factor), a)
-        if factor not in (1, -1):
-            b, factor = _affine(call, b, float(abs(factor)), 0.0), math.copysign(1, factor)
-        return _merged(call, L.Add if factor == 1 else L.Subtract, a, b)
-
-    return convert
-
-
-def _rsub(call: Call) -> Any:
-    return _affine(call, call.tensor(), -float(call.get("alpha", 1)), call.get("other"))
-
-
-def _mul(call: Call) -> Any:
-    a, b = _pair(call)
-    if not _is_value(b):
-        return _affine(call, a, b, 0.0)
-    if not _is_value(a):
-        return _affine(call, b, a, 0.0)
-    return _merged(call, L.Multiply, a, b)
-
-
-def _div(call: Call) -> Any:
-    a, b = _pair(call)
-    if _is_value(b) or call.get("rounding_mode") is not None:
-        raise call.unsupported("divides by what the model computes, or rounds", "These work: constants")
-    return _affine(call, a, 1 / np.asarray(b, float), 0.0)
-
-
-def _neg(call: Call) -> Any:
-    return _affine(call, call.tensor(), -1.0, 0.0)
-
-
-def _abs(call: Call) -> Any:
-    x = call.tensor()
-    return call.builder.merge(L.Maximum(), [x, _affine(call, x, -1.0, 0.0)])
-
-
-def _pow(call: Call) -> Any:
-    x, power = call.tensor(), call.get("exponent")
-    if power not in (1, 2, 3, 4):
-        raise call.unsupported(f"raises to the power {power}", "These work: 1 to 4")
-    return x if power == 1 else call.builder.merge(L.Multiply(), [x] * int(power))
-
-
-def _square(call: Call) -> Any:
-    return call.builder.merge(L.Multiply(), [call.tensor()] * 2)
-
-
-def _extreme(kind: Any) -> Converter:
-    def convert(call: Call) -> Any:
-        a, b = _pair(call)
-        if not (_is_value(a) and _is_value(b)):
-            raise call.unsupported("compares with a constant", "These work: clamp")
-        return _merged(call, kind, a, b)
-
-    return convert
-
-
-# -- reductions ---------------------------------------------------------------
-
-
-def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = False) -> Converter:
-    """A mean, sum or largest value over axes; over the axis of a stack it is a merge."""
-
-    def convert(call: Call) -> Any:
-        x, dim, keep = call.get("self"), call.get("dim"), bool(call.get("keepdim", False))
-        if dim is None or dim == []:
-            raise call.unsupported("reduces over all axes, the batch's too", "Name the axes")
-        axes = [call.axis(d, len(x.shape)) for d in (dim if isinstance(dim, list) else [dim])]
-        if isinstance(x, Stack) and axes == [x.axis] and not keep:
-            made = call.builder.merge(merge(), x.values)
-            return (made, None) if several else made
-        x = x.unstacked(call.builder) if isinstance(x, Stack) else x
-        if not _is_value(x):
-            raise call.unsupported("reduces something other than a value of the model")
-        count = 1 if merge is not L.Add else math.prod(_fixed(x, a) for a in axes)
-        x = _affine(call, x, -1.0, 0.0) if negate else x
-        made = call.builder.pool_all(x, axes, kind, keep)
-        if count != 1 or negate:
-            made = _affine(call, made, -1.0 if negate else float(count), 0.0)
-        return (made, None) if several else made
-
-    return convert
-
-
-_MEAN, _LARGEST = L.GlobalAveragePool, L.GlobalMaxPool
-
-
-def _largest(call: Call) -> Any:
-    """aten.max: of two tensors, or along an axis."""
-    if call.get("other") is not None:
-        return _extreme(L.Maximum)(call)
-    return _reduction(_LARGEST, L.Maximum, several=True)(call)
-
-
-def _smallest(call: Call) -> Any:
-    if call.get("other") is not None:
-        return _extreme(L.Minimum)(call)
-    return _reduction(_LARGEST, L.Minimum, several=True, negate=True)(call)
 
 
 #: Operators of this file, without their overloads.
@@ -537,23 +380,4 @@ MOVES: dict[str, Converter] = {
     **{f"aten.upsample_nearest{rank}d": _upsample("nearest") for rank in (1, 2, 3)},
     "aten.upsample_linear1d": _upsample("bilinear"),
     "aten.upsample_bilinear2d": _upsample("bilinear"),
-    "aten.cat": _cat,
-    "aten.stack": _stack,
-    "aten.add": _sum_of(1),
-    "aten.sub": _sum_of(-1),
-    "aten.rsub": _rsub,
-    "aten.mul": _mul,
-    "aten.div": _div,
-    "aten.neg": _neg,
-    "aten.abs": _abs,
-    "aten.pow": _pow,
-    "aten.square": _square,
-    "aten.maximum": _extreme(L.Maximum),
-    "aten.minimum": _extreme(L.Minimum),
-    "aten.mean": _reduction(_MEAN, L.Average),
-    "aten.sum": _reduction(_MEAN, L.Add),
-    "aten.amax": _reduction(_LARGEST, L.Maximum),
-    "aten.amin": _reduction(_LARGEST, L.Minimum, negate=True),
-    "aten.max": _largest,
-    "aten.min": _smallest,
 }
