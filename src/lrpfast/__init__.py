@@ -32,7 +32,7 @@ from .errors import (
     UnsupportedLayerError,
 )
 from .model.graph import Graph, Model, from_layers, model_wo_softmax
-from .readers import from_keras, from_onnx, from_sklearn, load
+from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 
 __version__ = "0.1.0"
 
@@ -60,6 +60,7 @@ __all__ = [
     "from_layers",
     "from_onnx",
     "from_sklearn",
+    "from_torch",
     "get_num_threads",
     "layers",
     "load",

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError, RuleError, ShapeError
 from ..kernels import DEFAULT_START, Start, backend
-from ..kernels.arrays import as_array, empty_like, like, to_host
+from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
 from ..model.graph import Graph, Model
 from ..model.layers import Dense, Embedding, Layer
@@ -62,7 +62,7 @@ class Explanation:
     def __repr__(self) -> str:
         kept = "" if self.layers is None else f", {len(self.layers)} layers"
         arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
-        shapes = ", ".join(str(a.shape) for a in arrays)
+        shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
         head = f"<lrpfast.Explanation: relevance {shapes} {arrays[0].dtype}{kept}>"
         return f"{head}\n{self.conservation}"
 
@@ -281,7 +281,8 @@ class Analyzer:
         ----------
         x : array, shape (samples, *input_shape)
             Any real dtype, cast once to the precision. A list of arrays for several inputs. Of NumPy, or of
-            any library that speaks DLPack; CuPy's and PyTorch's may lie on a GPU.
+            any library that speaks DLPack; CuPy's and PyTorch's may lie on a GPU. A tensor that requires a
+            gradient is detached: relevance is no part of the autograd graph.
         target : optional
             As in `Analyzer`; the analyzer's own target when None.
         out : array, optional
@@ -290,7 +291,8 @@ class Analyzer:
         Returns
         -------
         array, shaped like x; float32, or float64 under that precision
-            With k targets per sample (samples, k, *input_shape). CuPy's where x lies on a GPU, else NumPy's.
+            With k targets per sample (samples, k, *input_shape). PyTorch's where x is, on the same device; else
+            CuPy's where x lies on a GPU, else NumPy's.
 
         Raises
         ------
@@ -298,7 +300,9 @@ class Analyzer:
         """
         if self._open:
             return self.fixed(x).analyze(x, target, out)
-        given = out
+        tensors, given = is_tensor(x), out
+        if is_tensor(out):  # filled where it lies
+            out = [as_array(o) for o in out] if self._ports.several else as_array(out)
         x = self._packed(x)
         samples = len(x)
         start, axes = (self._plain, ()) if target is None and self._plain else self._start(x, target)
@@ -317,7 +321,12 @@ class Analyzer:
             self._run(self._compiled, rows, into, part.start, start if whole else start.part(part))
             if axes:
                 result[part] = into.swapaxes(0, 1)
-        return self._ports.unpack(result) if given is None or not self._ports.several else self._filled(result, given)
+        if given is not None:
+            if self._ports.several:
+                self._filled(result, out)
+            return given
+        relevance = self._ports.unpack(result)
+        return as_tensors(relevance) if tensors else relevance
 
     def _packed(self, x: Any) -> Any:
         """The inputs as one array, on the host or on a GPU that the analyzer runs on."""
@@ -328,14 +337,13 @@ class Analyzer:
     def _chunks(self, samples: int, bytes_per_sample: int) -> Any:
         return chunks(samples, bytes_per_sample, self._backend.batch_bytes)
 
-    def _filled(self, result: np.ndarray, given: Any) -> Any:
-        """The caller's arrays, one for each input, with the relevance in them."""
+    def _filled(self, result: np.ndarray, given: Any) -> None:
+        """Put the relevance into the caller's arrays, one for each input."""
         pieces = self._ports.unpack(result)
         if not isinstance(given, (list, tuple)) or len(given) != len(pieces):
             raise InputError(f"out must be a list of {len(pieces)} arrays, one for each input")
         for piece, into in zip(pieces, given, strict=True):
             check_out(into, piece.shape, self._dtype, piece)[...] = piece
-        return given
 
     def _run(
         self,
@@ -424,7 +432,7 @@ class Analyzer:
         """
         if self._open:
             return self.fixed(x).explain(x, target, layers)
-        given = self._packed(x)
+        tensors, given = is_tensor(x), self._packed(x)
         start, axes = self._start(given, target)
         x = to_host(given)  # what the balance is made of is looked at there
         if axes:
@@ -444,13 +452,11 @@ class Analyzer:
             for trace, figure in zip(lowered.layers, figures, strict=True):
                 figure.append(layer_balance(trace, kept, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
-        return Explanation(
-            self._ports.unpack(like(relevance, given)),
-            self._ports.unpack_output(like(output, given)),
-            _targets(start, output),
-            make_conservation(lowered.layers, joined),
-            {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None,
-        )
+        arrays = [self._ports.unpack(like(relevance, given)), self._ports.unpack_output(like(output, given))]
+        inner = {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None
+        if tensors:
+            arrays, inner = as_tensors(arrays), as_tensors(inner) if layers else None
+        return Explanation(*arrays, _targets(start, output), make_conservation(lowered.layers, joined), inner)
 
 
 def _targets(start: Start, output: np.ndarray) -> np.ndarray | None:
@@ -579,4 +585,5 @@ def redistribute(
         rule = rule_module.from_name(rule)
     analyzer = Analyzer(model, _Everywhere(rule), device=device, precision=precision, threads=threads)
     relevance = as_batch(relevance, model.output_shape, "relevances")
-    return analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
+    made = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
+    return as_tensors(made) if is_tensor(x) else made

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DeviceError, SampleError
 from ..kernels import DEFAULT_START, Backend, Compiled, Fault, Start, backend
-from ..kernels.arrays import empty_like, module_of, on_device, to_host
+from ..kernels.arrays import as_tensors, empty_like, is_tensor, module_of, on_device, to_host
 from ..model.graph import Model
 from .inputs import PRECISIONS, check_precision
 from .lower import lower_forward
@@ -113,10 +113,11 @@ def predict(
         on = backend(device)
         known = programs[precision, device, shapes] = on, on.compile(program), Ports(fixed)
     on, compiled, ports = known
-    x = ports.pack(x)
+    tensors, x = is_tensor(x), ports.pack(x)
     check_place(x, on)
     out = empty_like((len(x), *ports.output_row), dtype, x)
     per_sample = (math.prod(x.shape[1:]) + math.prod(out.shape[1:])) * dtype.itemsize
     for part in chunks(len(x), per_sample, on.batch_bytes):
         run(compiled, x[part], out[part], first=part.start, threads=count, precision=precision)
-    return ports.unpack_output(out)
+    y = ports.unpack_output(out)
+    return as_tensors(y) if tensors else y

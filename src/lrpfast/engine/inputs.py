@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError, LrpfastError, ShapeError
 from ..kernels import Start
-from ..kernels.arrays import from_device, module_of, on_device, to_host
+from ..kernels.arrays import from_device, module_of, on_device, to_host, without_gradient
 
 PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
 
@@ -68,6 +68,7 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
         For a wrong rank or width; says what was expected and what came.
     """
     try:
+        x = without_gradient(x)
         on_gpu = from_device(x)
         if on_gpu is not None:
             x = on_gpu
@@ -162,9 +163,10 @@ def as_start(
     if callable(target):
         y = output()
         target = target(y.reshape(samples, *shape))
-        target = to_host(target)
+        target = to_host(without_gradient(target))
         if target.dtype.kind != "f":
             target = np.asarray(target, dtype=np.float64)
+    target = without_gradient(target)
     on_gpu = from_device(target)
     array = np.asarray(target) if on_gpu is None else to_host(on_gpu)
     if array.shape == (0,) and samples == 0:

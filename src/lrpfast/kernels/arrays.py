@@ -1,4 +1,4 @@
-"""Arrays on the host and on a GPU, told apart without importing CuPy."""
+"""Arrays on the host and on a GPU, and PyTorch's tensors, told apart without importing CuPy or PyTorch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,36 @@ def on_device(array: Any) -> bool:
     """Whether an array is CuPy's."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether x is a PyTorch tensor, or a list that begins with one."""
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    if torch is None:
+        return False
+    first = x[0] if isinstance(x, (list, tuple)) and len(x) else x
+    return isinstance(first, getattr(torch, "Tensor", ()))
+
+
+def without_gradient(x: Any) -> Any:
+    """A PyTorch tensor as others can read it: detached, and float32 where NumPy lacks its type; else x itself.
+
+    Relevance is no part of the autograd graph, so nothing is lost by detaching.
+    """
+    if not is_tensor(x) or isinstance(x, (list, tuple)):
+        return x
+    x = x.detach()
+    return x.float() if x.dtype is sys.modules["torch"].bfloat16 and not x.is_cuda else x
+
+
+def as_tensors(value: Any) -> Any:
+    """Arrays, and lists and mappings of them, as PyTorch tensors that share their memory."""
+    if isinstance(value, list):
+        return [as_tensors(v) for v in value]
+    if isinstance(value, dict):
+        return {key: as_tensors(v) for key, v in value.items()}
+    torch = sys.modules["torch"]
+    return torch.from_dlpack(value) if on_device(value) else torch.from_numpy(value)
 
 
 def from_device(x: Any) -> Any:
@@ -40,6 +70,7 @@ def from_device(x: Any) -> Any:
 
 def as_array(x: Any) -> Any:
     """x as an array: CuPy's where it lies on a GPU, else NumPy's."""
+    x = without_gradient(x)
     there = from_device(x)
     return np.asarray(x) if there is None else there
 

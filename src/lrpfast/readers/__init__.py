@@ -12,10 +12,15 @@ from ..model.graph import Model
 from .keras import from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
+from .torch import from_torch
+from .torch_archive import is_exported, read_pt2
 
-__all__ = ["from_keras", "from_onnx", "from_sklearn", "load"]
+__all__ = ["from_keras", "from_onnx", "from_sklearn", "from_torch", "load"]
 
-ACCEPTED = "lrpfast.load reads Keras .h5 and .keras files, ONNX models, and the .npz that Model.save writes"
+ACCEPTED = (
+    "lrpfast.load reads Keras .h5 and .keras files, ONNX models, PyTorch's .pt2 (torch.export.save), and the .npz that "
+    "Model.save writes"
+)
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -41,8 +46,8 @@ def load(path: str | os.PathLike) -> Model:
     Parameters
     ----------
     path : str or path-like
-        A Keras model (legacy .h5, or .keras of Keras 2 and 3), an ONNX model, or an .npz that
-        `Model.save` wrote.
+        A Keras model (legacy .h5, or .keras of Keras 2 and 3), an ONNX model, a PyTorch program (.pt2 of
+        `torch.export.save`), or an .npz that `Model.save` wrote.
 
     Returns
     -------
@@ -57,13 +62,14 @@ def load(path: str | os.PathLike) -> Model:
     UnsupportedLayerError
         When the model has a layer that lrpfast does not read; the message names it.
     MissingPackageError
-        When it is an ONNX model, and the package onnx is not installed.
+        When it is an ONNX model or a PyTorch program, and the package onnx or torch is not installed.
     InputError
         When ``path`` is not a path.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(
-            f"load takes a path, not {type(path).__name__}; from_keras, from_onnx and from_sklearn take models"
+            f"load takes a path, not {type(path).__name__}; "
+            "from_keras, from_onnx, from_sklearn and from_torch take models"
         )
     path = Path(os.fsdecode(path))
     try:
@@ -100,10 +106,19 @@ def _load_zip(path: Path) -> Model:
         return read(path)
     if "config.json" in names:
         return read_archive(path)
+    if is_exported(names):
+        return read_pt2(path)
     if any(name.endswith("data.pkl") for name in names):
-        found = "a PyTorch file with pickled code inside, which is never opened"
-    elif any(name.endswith("/serialized_exported_program.json") or "/models/" in name for name in names):
-        found = "a PyTorch exported program"
+        found = (
+            "a PyTorch file with pickled code inside, which is never opened. Where the module is in memory, "
+            'lrpfast.from_torch(module, example_inputs) reads it, and torch.export.save(program, "model.pt2") '
+            "writes a file of data alone"
+        )
+    elif any(name.endswith("serialized_exported_program.json") for name in names):
+        found = (
+            "an exported program as PyTorch before 2.8 saved it, with pickled weights. Save it anew with PyTorch 2.8 "
+            "or later, or load it in PyTorch and give the program to lrpfast.from_torch"
+        )
     else:
         found = f"a zip archive, but not a model's (it holds {', '.join(names[:3]) or 'nothing'})"
     raise ModelFormatError(f"{path}: {found}. {ACCEPTED}")

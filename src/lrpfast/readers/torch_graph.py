@@ -1,0 +1,293 @@
+"""The Model of a PyTorch program: its operators one after the other, and what each is given."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
+from ..model.graph import Model
+from ..model.layers import Concat
+from .channels_first import Builder, Flat, Tensor
+from .torch_constants import FOLDS
+from .torch_passes import functional, fused, needed
+from .torch_records import Batch, Op, Program, Ref, Size
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Values side by side on a new axis, which a sum, mean or maximum over that axis makes one merge of."""
+
+    values: tuple[Any, ...]
+    axis: int
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        inner = list(self.values[0].shape)
+        return (*inner[: self.axis], len(self.values), *inner[self.axis :])
+
+    def unstacked(self, builder: Builder) -> Any:
+        """The tensor that it is."""
+        head, tail = slice(0, self.axis), slice(self.axis, None)
+        parts = [builder.reshape(v, (*v.shape[head], 1, *v.shape[tail])) for v in self.values]
+        return builder.merge(Concat(0), parts, self.axis)
+
+
+#: Operators that take a stack as it is.
+_REDUCTIONS = {f"aten.{name}" for name in ("sum", "mean", "amax", "amin", "max", "min")}
+
+
+class Call:
+    """An operator at work: its arguments as values, and the builder that its layers are placed with."""
+
+    def __init__(self, op: Op, values: Mapping[str, Any], builder: Builder, program: Program, batch: Size) -> None:
+        self.op, self.builder, self.program, self.batch = op, builder, program, batch
+        self._given = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
+        if op.base not in _REDUCTIONS:
+            for name, value in self._given.items():
+                several = value if isinstance(value, list) else [value]
+                if any(isinstance(v, Stack) for v in several):
+                    several = [v.unstacked(builder) if isinstance(v, Stack) else v for v in several]
+                    self._given[name] = several if isinstance(value, list) else several[0]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._given.get(name, default)
+
+    @property
+    def given(self) -> list[Any]:
+        return list(self._given.values())
+
+    def tensor(self, name: str = "self") -> Any:
+        """An argument that must be computed from the model's inputs."""
+        value = self.get(name)
+        if not isinstance(value, (Tensor, Flat)):
+            raise self.unsupported(f"takes something other than a value of the model as {name!r}")
+        return value
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """An argument that must not depend on the model's inputs."""
+        value = self.get(name)
+        if value is None or isinstance(value, np.ndarray):
+            return value
+        if isinstance(value, (int, float)):
+            return np.asarray(value, float)
+        raise self.unsupported(f"computes {name!r} from the model's inputs")
+
+    def axis(self, dim: int, rank: int) -> int:
+        """An axis of a sample of ``rank`` axes, from PyTorch's number of it, which counts the batch axis."""
+        if isinstance(dim, bool) or not isinstance(dim, int) or not -rank - 1 <= dim <= rank:
+            raise ShapeError(f"it works on axis {dim} of {rank + 1}")
+        at = dim % (rank + 1)
+        if at == 0:
+            raise self.unsupported("works along the batch axis", "Samples must not be mixed")
+        return at - 1
+
+    def sizes(self, name: str, rank: int, default: Any = 1) -> tuple[int, ...]:
+        """One whole number for each spatial axis; one stands for all."""
+        value = self.get(name, default)
+        values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if not values:
+            values = tuple(default) if isinstance(default, (list, tuple)) else (default,)
+        values = values * rank if len(values) == 1 else values
+        if len(values) != rank or not all(isinstance(v, int) for v in values):
+            raise ShapeError(f"{name} must be {rank} whole numbers, not {value!r}")
+        return values
+
+    def sample_sizes(self, sizes: Sequence[Any], shape: Sequence[Size]) -> tuple[int, ...]:
+        """What a reshape makes of a sample: the sizes without the batch axis, which must stay the first."""
+        if not sizes:
+            raise self.unsupported("leaves no batch axis")
+        first, rest = sizes[0], list(sizes[1:])
+        if any(not isinstance(n, int) for n in rest):
+            raise self.unsupported("makes a shape whose later sizes are not fixed", "Only the batch axis may vary")
+        known = None if None in shape else int(np.prod([n for n in shape], dtype=np.int64))
+        whole = int(np.prod([n for n in rest if n != -1], dtype=np.int64))
+        if -1 in rest and known is not None:
+            if whole == 0 or known % whole:
+                raise ShapeError(f"it cannot make {tuple(sizes)} of samples of shape {tuple(shape)}")
+            rest[rest.index(-1)] = known // whole
+            whole = known
+        kept = first == Batch() or (isinstance(first, int) and first in (-1, self.batch) and known == whole)
+        if not kept:
+            raise self.unsupported(
+                f"joins the batch axis with others: samples of shape {tuple(shape)} become {_said(sizes)}",
+                "Keep the batch axis first and whole",
+            )
+        return tuple(rest)
+
+    def unsupported(self, what: str, remedy: str = "") -> UnsupportedLayerError:
+        return UnsupportedLayerError(what + (f". {remedy}" if remedy else ""))
+
+
+def _said(sizes: Iterable[Any]) -> str:
+    return (
+        "("
+        + ", ".join("batch" + f" * {n.times}" * (n.times != 1) if isinstance(n, Batch) else str(n) for n in sizes)
+        + ")"
+    )
+
+
+def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
+    if isinstance(value, Ref):
+        if value.name not in values:
+            raise ModelFormatError(f"node {op.name!r} uses {value.name!r}, which nothing before it makes")
+        return values[value.name]
+    if isinstance(value, (list, tuple)):
+        return [_resolve(v, values, op) for v in value]
+    return value
+
+
+# -- the model -------------------------------------------------------------------
+
+#: Arithmetic on sizes, as the program does it for shapes.
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "truediv": operator.truediv,
+}
+
+
+def _arithmetic(op: Op, given: Sequence[Any]) -> Any:
+    name = op.base.split(".")[1]
+    if name in ("getitem", "neg", "pos"):
+        return given[0][given[1]] if name == "getitem" else -given[0] if name == "neg" else given[0]
+    if name not in _ARITHMETIC or len(given) != 2:
+        raise UnsupportedLayerError("is arithmetic on sizes that lrpfast does not follow")
+    a, b = given
+    if isinstance(b, Batch) and name in ("mul",):
+        a, b = b, a
+    if isinstance(a, Batch):
+        if isinstance(b, int) and name == "mul":
+            return Batch(a.times * b)
+        if isinstance(b, int) and name == "floordiv" and b and a.times % b == 0:
+            return Batch(a.times // b)
+        if isinstance(b, Batch) and name == "floordiv" and b.times and a.times % b.times == 0:
+            return a.times // b.times
+    if not all(isinstance(v, (int, float)) for v in (a, b)):
+        raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
+    return _ARITHMETIC[name](a, b)
+
+
+def build(program: Program, converters: Mapping[str, Callable[[Call], Any]]) -> Model:
+    """The Model of a program.
+
+    Parameters
+    ----------
+    program : Program
+    converters : mapping
+        For each operator without its overload, the function that places its layers.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        When an operator is not among the converters, or is used in a way that lrpfast cannot follow.
+    ModelFormatError
+        When the program contradicts itself.
+    """
+    program = fused(functional(program))
+    builder, values = Builder(), dict(program.constants)
+    batch = _batch(program)
+    for name in program.inputs:
+        shape = program.shapes.get(name)
+        if not shape:
+            raise UnsupportedLayerError(f"input {name!r} has no batch axis")
+        values[name] = builder.input(name, shape[1:])
+    ops = needed(program)
+    for at, op in enumerate(ops, 1):
+        builder.scope = _scope(op)
+        try:
+            made = _convert(Call(op, values, builder, program, batch), converters)
+        except MemoryError:
+            raise
+        except (UnsupportedLayerError, NotImplementedError) as error:
+            raise UnsupportedLayerError(f"{_where(op, at, len(ops))} {error}") from error
+        except (InputError, ShapeError, ModelFormatError) as error:
+            raise ModelFormatError(f"{_where(op, at, len(ops))}: {error}") from error
+        several = made if isinstance(made, (list, tuple)) else [made]
+        if len(op.outputs) == 1:
+            values[op.outputs[0]] = made
+            several = [made]
+        else:
+            values.update(zip(op.outputs, several, strict=False))
+        for name, value in zip(op.outputs, several, strict=False):
+            _check_shape(op, program.shapes.get(name), value)
+    ends = []
+    for name in program.outputs:
+        if isinstance(values.get(name), Stack):
+            values[name] = values[name].unstacked(builder)
+        if not isinstance(values.get(name), (Tensor, Flat)):
+            raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
+        ends.append(values[name])
+    if any(not end.shape for end in ends):
+        raise UnsupportedLayerError(
+            "the model returns one number a sample, without an axis for it; leave out the last squeeze or [:, 0]"
+        )
+    return builder.model(ends, program.name)
+
+
+def _convert(call: Call, converters: Mapping[str, Callable[[Call], Any]]) -> Any:
+    op = call.op
+    if op.base == "_operator.getitem" or (op.base.startswith(("_operator.", "math."))):
+        return _arithmetic(op, call.given)
+    if op.base == "aten.sym_size":
+        value = call.get("self")
+        if isinstance(value, np.ndarray):
+            return value.shape[call.get("dim")]
+        rank = len(value.shape)
+        if call.get("dim") % (rank + 1) == 0:
+            return Batch()
+        return value.shape[call.axis(call.get("dim"), rank)]
+    flat = [v for g in call.given for v in (g if isinstance(g, list) else [g])]
+    if not any(isinstance(v, (Tensor, Flat, Stack)) for v in flat) and op.base in FOLDS:
+        if any(isinstance(v, Batch) for v in flat):
+            raise UnsupportedLayerError("makes a constant for each sample, which lrpfast has no layer for")
+        return FOLDS[op.base](call.get)
+    if op.kind.endswith(".MultiheadAttention"):
+        raise UnsupportedLayerError("is part of an attention layer, which lrpfast has no rule for yet")
+    if op.base not in converters:
+        raise UnsupportedLayerError(f"is not among the operators that lrpfast reads: {_known(converters)}")
+    return converters[op.base](call)
+
+
+def _known(converters: Iterable[str]) -> str:
+    return ", ".join(sorted({name.split(".")[1] for name in converters if not name.split(".")[1].startswith("_")}))
+
+
+def _batch(program: Program) -> Size:
+    """The number of samples where the program is for one number only."""
+    sizes = {program.shapes[name][0] for name in program.inputs if program.shapes.get(name)}
+    if len(sizes) > 1:
+        raise UnsupportedLayerError(f"its inputs have batch axes of different sizes: {sorted(map(str, sizes))}")
+    return sizes.pop() if sizes else None
+
+
+def _scope(op: Op) -> str:
+    """What a layer is named after: its module's path where the module is one layer, else path and node."""
+    leaf = op.kind.startswith("torch.nn.modules.") and not op.kind.startswith("torch.nn.modules.container")
+    if op.module and leaf:
+        return op.module
+    return f"{op.module}.{op.name}" if op.module else op.name
+
+
+def _where(op: Op, at: int, count: int) -> str:
+    module = f" in module {op.module!r} ({op.kind.rsplit('.', 1)[-1]})" if op.module else ""
+    return f"operator {op.target}, node {op.name!r}{module}, {at} of {count},"
+
+
+def _check_shape(op: Op, declared: tuple[Size, ...] | None, value: Any) -> None:
+    """The program says itself which shape each value has: whoever read it otherwise made a mistake."""
+    if declared is None or not isinstance(value, (Tensor, Flat)):
+        return
+    fits = len(declared) - 1 == len(value.shape)
+    fits = fits and all(None in (m, n) or m == n for m, n in zip(declared[1:], value.shape, strict=True))
+    if not fits:
+        raise ModelFormatError(
+            f"node {op.name!r} ({op.target}) makes samples of shape {value.shape}, the program says {declared[1:]}"
+        )

@@ -1,0 +1,175 @@
+"""What a PyTorch program goes through before it is read: no changes in place, no arithmetic in a layer's stead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import UnsupportedLayerError
+from .torch_records import Op, Program, Ref
+
+# -- operators that change their input ----------------------------------------
+
+#: Operators whose result may share memory with their first input.
+_VIEWS = {
+    f"aten.{name}"
+    for name in [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "t",
+        "numpy_T",
+        "expand",
+        "expand_as",
+        "select",
+        "slice",
+        "narrow",
+        "chunk",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "detach",
+        "alias",
+        "contiguous",
+        "to",
+        "view_as",
+        "movedim",
+        "swapaxes",
+        "diagonal",
+        "unfold",
+        "dropout",
+        "feature_dropout",
+    ]
+} | {"_operator.getitem"}
+
+
+def _refs(value: Any) -> Iterable[str]:
+    if isinstance(value, Ref):
+        yield value.name
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _refs(v)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, Ref):
+        name = value.name
+        while name in names:
+            name = names[name]
+        return Ref(name)
+    if isinstance(value, (list, tuple)):
+        return [_renamed(v, names) for v in value]
+    return value
+
+
+def functional(program: Program) -> Program:
+    """The same program without operators that change their input: what comes after one uses its result instead.
+
+    One that changes what another name still shows (x[:, 0] += 1) is refused.
+    """
+    ops: list[Op] = []
+    names: dict[str, str] = {}
+    root: dict[str, str] = {}
+    stale: dict[str, str] = {}
+    for op in program.ops:
+        op = replace(op, arguments={k: _renamed(v, names) for k, v in op.arguments.items()})
+        used = [name for value in op.arguments.values() for name in _refs(value)]
+        for name in used:
+            if name in stale:
+                raise UnsupportedLayerError(
+                    f"node {stale[name]!r} changes in place a tensor that {name!r} is a view of, or is viewed by, "
+                    f"and node {op.name!r} uses that. Write it without in-place operations"
+                )
+        inplace = op.base.endswith("_") and not op.base.endswith("__")
+        if used and (inplace or op.base in _VIEWS):
+            for out in op.outputs:
+                root[out] = root.get(used[0], used[0])
+        if inplace:
+            op = replace(op, target=op.target.replace(op.base, op.base[:-1], 1))
+            if op.base != "aten.detach" and used:
+                same = root[op.outputs[0]]
+                for name in {*root, same} - {used[0], *op.outputs}:
+                    if root.get(name, name) == same and name not in names:
+                        stale[name] = op.name
+                names[used[0]] = op.outputs[0]
+        ops.append(op)
+    outputs = [_renamed(Ref(name), names).name for name in program.outputs]
+    for name in outputs:
+        if name in stale:
+            raise UnsupportedLayerError(f"node {stale[name]!r} changes in place what the model returns as {name!r}")
+    return replace(program, ops=ops, outputs=outputs)
+
+
+# -- operators that PyTorch takes apart ----------------------------------------
+
+
+def fused(program: Program) -> Program:
+    """The program with softsign and local response norm, which PyTorch writes as arithmetic, as operators again."""
+    made = {out: op for op in program.ops for out in op.outputs}
+
+    def source(value: Any, *bases: str) -> Op | None:
+        op = made.get(value.name) if isinstance(value, Ref) else None
+        return op if op is not None and op.base in bases else None
+
+    def softsign(op: Op) -> Op | None:
+        x = op.arguments.get("self")
+        total = source(op.arguments.get("other"), "aten.add")
+        size = total and source(total.arguments.get("self"), "aten.abs")
+        if not total or not size or total.arguments.get("other") != 1 or total.arguments.get("alpha", 1) != 1:
+            return None
+        if size.arguments.get("self") != x:
+            return None
+        return replace(op, target="lrpfast.softsign.default", arguments={"self": x})
+
+    def response_norm(op: Op) -> Op | None:
+        x = op.arguments.get("self")
+        power = source(op.arguments.get("other"), "aten.pow")
+        total = power and source(power.arguments.get("self"), "aten.add")
+        scaled = total and source(total.arguments.get("self"), "aten.mul")
+        at = scaled and scaled.arguments.get("self")
+        pool = pad = None
+        for _ in range(8):  # views, a pad and an average between x * x and the scale
+            found = source(at, *(f"aten.{n}" for n in _AROUND_POOL))
+            if found is None:
+                break
+            if "pool" in found.base:
+                pool = found
+            if "pad" in found.base:
+                pad = found
+            at = found.arguments.get("self")
+        square = source(at, "aten.mul")
+        if square is None or pool is None or pad is None or [*square.arguments.values()][:2] != [x, x]:
+            return None
+        size = pool.arguments["kernel_size"][0]
+        if sorted(pool.arguments["kernel_size"])[:-1] != [1] * (len(pool.arguments["kernel_size"]) - 1):
+            return None
+        ends = [size // 2, (size - 1) // 2]
+        if list(pad.arguments.get("pad", ()))[-2:] != ends or any(list(pad.arguments.get("pad", ()))[:-2]):
+            return None
+        values = {"alpha": scaled.arguments.get("other"), "k": total.arguments.get("other")}
+        values |= {"beta": power.arguments.get("exponent"), "size": size}
+        if any(not isinstance(v, (int, float)) for v in values.values()):
+            return None
+        return replace(op, target="lrpfast.local_response_norm.default", arguments={"self": x, **values})
+
+    ops = [op if op.base != "aten.div" else softsign(op) or response_norm(op) or op for op in program.ops]
+    return replace(program, ops=ops)
+
+
+_AROUND_POOL = ("view", "reshape", "squeeze", "unsqueeze", "avg_pool2d", "avg_pool3d", "pad", "constant_pad_nd")
+
+
+def needed(program: Program) -> list[Op]:
+    """The operators that the outputs depend on, in order; what only asserts something is left out."""
+    wanted, kept = set(program.outputs), []
+    for op in reversed(program.ops):
+        if wanted.intersection(op.outputs):
+            kept.append(op)
+            wanted.update(name for value in op.arguments.values() for name in _refs(value))
+    return kept[::-1]
