@@ -562,7 +562,7 @@ def test_files_that_are_no_models(tmp_path):
         with pytest.raises(ModelFormatError, match=words) as caught:
             load(path)
         assert str(path) in str(caught.value)
-    members = ("archive/data.pkl", "PyTorch"), ("m/models/model.json", "PyTorch"), ("notes.txt", "notes.txt")
+    members = ("archive/data.pkl", "PyTorch"), ("m/models/model.json", "damaged or truncated"), ("notes.txt", "notes.txt")
     for member, words in members:
         with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
             archive.writestr(member, b"x")

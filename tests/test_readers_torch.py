@@ -230,6 +230,14 @@ def test_other_files_of_pytorch(names, word, tmp_path):
         lrpfast.load(tmp_path / "m.pt")
 
 
+def test_what_torch_save_writes(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
+    for modern in (True, False):
+        torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pth", _use_new_zipfile_serialization=modern)
+        with pytest.raises(lrpfast.ModelFormatError, match="torch.export.save"):
+            lrpfast.load(tmp_path / "m.pth")
+
+
 def test_a_missing_pytorch_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'lrpfast\[torch\]'"):

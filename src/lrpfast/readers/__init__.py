@@ -33,6 +33,11 @@ _KINDS = (
     (b"<html", "a web page (the download failed?)"),
     (b"\x93NUMPY", "a NumPy .npy array"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",  # the number that torch.save began with before its zip archives
+        "a PyTorch file with pickled code inside, which is never opened; export the module with torch.export.save, or "
+        "give it to lrpfast.from_torch",
+    ),
     (b"\x80\x02", "a Python pickle (never opened: it can run code)"),
     (b"\x80\x03", "a Python pickle (never opened: it can run code)"),
     (b"\x80\x04", "a Python pickle (never opened: it can run code)"),

@@ -62,7 +62,7 @@ def read_pt2(path: Path) -> Model:
     UnsupportedLayerError
         When the program has an operator that lrpfast does not read.
     """
-    with guarded(str(path)), zipfile.ZipFile(path) as archive:
+    with guarded(f"{path}: PyTorch exported program"), zipfile.ZipFile(path) as archive:
         return build(_program(_Archive(archive)), CONVERTERS)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..model import layers as L
+from .channels_first import MAX_NODES
 from .torch_graph import Call
 from .torch_records import Batch
 
@@ -150,7 +151,7 @@ def _repeat(call: Call) -> Any:
         raise call.unsupported("repeats samples, or adds axes before the batch axis")
     for axis, n in enumerate(times[1:]):
         if n != 1:
-            x = call.builder.merge(L.Concat(0), [x] * n, axis)
+            x = call.builder.merge(L.Concat(0), [x] * _few(n), axis)
     return x
 
 
@@ -195,6 +196,13 @@ def _slice(call: Call) -> Any:
     return call.builder.along(x, axis, every)
 
 
+def _few(n: int) -> int:
+    """A number of pieces to cut; a small file could ask for any."""
+    if n > MAX_NODES:
+        raise ShapeError(f"it takes an axis into {n:,} pieces, at most {MAX_NODES:,} are read")
+    return n
+
+
 def _picked(call: Call, x: Any, axis: int, indices: Sequence[int]) -> Any:
     """Values at indices along an axis: runs of neighbours are cut out and joined."""
     n = fixed(x, axis)
@@ -225,7 +233,7 @@ def _roll(call: Call) -> Any:
         raise call.unsupported("rolls over all axes, the batch's too", "Name the axes")
     for shift, dim in zip(shifts, dims, strict=True):
         axis = call.axis(dim, len(x.shape))
-        n = fixed(x, axis)
+        n = _few(fixed(x, axis))
         x = _picked(call, x, axis, [(i - shift) % n for i in range(n)])
     return x
 
@@ -261,7 +269,7 @@ def _flip(call: Call) -> Any:
     x = call.tensor()
     for dim in call.get("dims"):
         axis = call.axis(dim, len(x.shape))
-        x = _picked(call, x, axis, range(fixed(x, axis))[::-1])
+        x = _picked(call, x, axis, range(_few(fixed(x, axis)))[::-1])
     return x
 
 
@@ -273,6 +281,7 @@ def _split(call: Call) -> list[Any]:
     if call.op.base == "aten.chunk":
         sizes = -(-n // call.get("chunks"))
     if isinstance(sizes, int):
+        _few(n // max(sizes, 1))
         sizes = [min(sizes, n - i) for i in range(0, n, sizes)]
     ends = np.cumsum(sizes).tolist()
     return [_cut(call, x, axis, end - size, end) for size, end in zip(sizes, ends, strict=True)]
@@ -281,7 +290,7 @@ def _split(call: Call) -> list[Any]:
 def _unbind(call: Call) -> list[Any]:
     x = call.tensor()
     axis = call.axis(call.get("dim", 0), len(x.shape))
-    return [_at(call, x, axis, i) for i in range(fixed(x, axis))]
+    return [_at(call, x, axis, i) for i in range(_few(fixed(x, axis)))]
 
 
 def _pad(call: Call) -> Any:
@@ -315,6 +324,7 @@ def _padded(call: Call, x: Any, axis: int, pair: tuple[int, int], mode: str) -> 
 
         return call.builder.along(x, axis, edges)
     n = fixed(x, axis)
+    _few(n + sum(pair) if mode == "circular" else sum(pair))
     if mode == "circular":
         indices = [i % n for i in range(-pair[0], n + pair[1])]
         parts = [indices[: pair[0]], indices[pair[0] + n :]]

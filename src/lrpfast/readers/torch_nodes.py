@@ -18,6 +18,7 @@ from .torch_functions import FUNCTIONS
 from .torch_graph import Call
 from .torch_merges import MERGES
 from .torch_moves import MOVES
+from .torch_records import Ref
 
 Converter = Callable[[Call], Any]
 
@@ -178,11 +179,20 @@ def _attention(call: Call) -> Any:
 # -- what does nothing at inference ---------------------------------------------
 
 
+#: Half, float, double and bfloat16, as the files number them.
+_FLOATS = (6, 7, 8, 13)
+
+
 def _same(call: Call) -> Any:
     if call.get("train", False) is True:
         raise call.unsupported("drops values at random", "Export the module in eval mode")
-    value = call.get("self", call.get("input"))
-    return value
+    dtype = call.get("dtype")
+    if dtype is not None and not (dtype in _FLOATS or str(dtype).startswith(("torch.float", "torch.bfloat"))):
+        # indices of an embedding may be of any type of whole numbers
+        source = call.op.arguments.get("self")
+        if not (isinstance(source, Ref) and source.name in call.program.inputs):
+            raise call.unsupported(f"rounds what the model computes to {dtype}")
+    return call.get("self", call.get("input"))
 
 
 def _native_dropout(call: Call) -> Any:
