@@ -562,8 +562,11 @@ def test_files_that_are_no_models(tmp_path):
         with pytest.raises(ModelFormatError, match=words) as caught:
             load(path)
         assert str(path) in str(caught.value)
-    members = ("archive/data.pkl", "PyTorch"), ("m/models/model.json", "damaged or truncated"), ("notes.txt", "notes.txt")
-    for member, words in members:
+    for member, words in (
+        ("archive/data.pkl", "PyTorch"),
+        ("m/models/model.json", "damaged or truncated"),
+        ("notes.txt", "notes.txt"),
+    ):
         with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
             archive.writestr(member, b"x")
         with pytest.raises(ModelFormatError, match=words):

@@ -117,6 +117,18 @@ def test_constants_made_up_of_nothing():
         refused(made([node(op, ["a", "b"], ["w"]), node("Mul", ["x", "w"])], [column, row]), lrpfast.ModelFormatError)
 
 
+def test_many_constants_made_up_of_nothing():
+    """Each is of a size that a network may have; all together they are not."""
+    shape = constant("s", np.array([1 << 12, 1 << 12], np.int64))
+    nodes = [node("ConstantOfShape", ["s"], ["w0"])]
+    nodes += [node("Add", ["w0", f"w{i}"], [f"w{i + 1}"]) for i in range(100)]
+    for i, item in enumerate(nodes):
+        item.name = f"n{i}"
+    proto = made([*nodes, node("MatMul", ["x", "w100"])], [shape])
+    with pytest.raises(lrpfast.ModelFormatError, match="memory"):
+        lrpfast.from_onnx(proto)
+
+
 def test_wrong_element_types():
     weight = constant("w", np.array([[b"a"]], object))
     refused(made([node("MatMul", ["x", "w"])], [weight]), lrpfast.UnsupportedLayerError, "'w'")

@@ -148,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--threads", metavar="N", type=options.integer, help="default: all cores")
 
     explain = command("explain", _explain, "explain every sample of an array", epilog=EXPLAIN_EXAMPLES)
-    explain.add_argument("model", metavar="MODEL", help="a Keras .h5 or .keras file, or an .npz by Model.save")
+    explain.add_argument(
+        "model", metavar="MODEL", help="a Keras .h5 or .keras file, an ONNX model, or an .npz by Model.save"
+    )
     explain.add_argument("inputs", metavar="INPUTS.npy", help="samples along the first axis")
     explain.add_argument("-o", "--output", metavar="OUT.npy", required=True, help="where the relevances go")
     _add_rule_options(explain)
@@ -177,7 +179,9 @@ def _parser() -> argparse.ArgumentParser:
 
     help_text = "a model's layers, the rule each one gets, the cost"
     inspect = command("inspect", _inspect, help_text, epilog=INSPECT_EXAMPLES)
-    inspect.add_argument("model", metavar="MODEL", help="a Keras .h5 or .keras file, or an .npz by Model.save")
+    inspect.add_argument(
+        "model", metavar="MODEL", help="a Keras .h5 or .keras file, an ONNX model, or an .npz by Model.save"
+    )
     _add_rule_options(inspect)
     inspect.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
     inspect.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")

@@ -13,7 +13,7 @@ from ..errors import InputError, LrpfastError, ModelFormatError, ShapeError, Uns
 from ..model.graph import Model
 from .channels_first import Builder
 from .onnx_file import File, Input, Node, read
-from .onnx_fold import FOLDED, Known, fold
+from .onnx_fold import FOLDED, MADE, Known, fold, sized
 from .onnx_ops import OPERATORS
 from .onnx_patterns import Matcher
 from .onnx_use import Use
@@ -115,10 +115,14 @@ def known_operators() -> list[str]:
 def _constants(file: File) -> dict[str, np.ndarray]:
     """What does not depend on any input, nor on its shape."""
     constants = dict(file.constants)
+    room = MADE + 8 * sum(array.size for array in constants.values())
     for node in file.nodes:
         if node.op in FOLDED and all(name in constants or not name for name in node.inputs):
             args = [Known(constants[name], constants[name]) if name else None for name in node.inputs]
             with _naming(str(node)):
+                room -= sized(node, [constants[name] if name else None for name in node.inputs])
+                if room < 0:
+                    raise ModelFormatError("computing its constants takes far more memory than the file has values")
                 found = fold(node, args)  # type: ignore[arg-type]
             constants.update((name, value.first) for name, value in zip(node.outputs, found, strict=False) if name)
     return constants

@@ -13,7 +13,9 @@ from ..errors import ModelFormatError
 from .onnx_file import Node
 
 #: Elements that a file may make up of a few bytes (ConstantOfShape, Expand, Tile, Range, …).
-MOST = 1 << 28
+MOST = 1 << 27
+#: Elements of results that take memory, of all constants together, beside a few times what the file stores.
+MADE = 1 << 24
 
 #: TensorProto's element types, for Cast.
 DTYPES = {
@@ -37,8 +39,27 @@ class Known:
 
 
 def bounded(count: float, what: Any) -> None:
+    """ModelFormatError where a file asks for more values than any network has in one array."""
     if count > MOST:
         raise ModelFormatError(f"{what} asks for {count:,} values; the most is {MOST:,}")
+
+
+def sized(node: Node, args: list[Any]) -> int:
+    """How many values a node would make anew, before it makes them; 0 where it makes a view."""
+    shapes = [a.shape for a in args if a is not None]
+    if node.op in ("Add", "Sub", "Mul", "Div", "Pow", "Where", "Equal", "Sum", "Max", "Min"):
+        return math.prod(np.broadcast_shapes(*shapes))
+    if node.op == "MatMul" and all(shapes):
+        return math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1)
+    if node.op == "Tile":
+        return args[0].size * math.prod(int(n) for n in args[1])
+    if node.op == "Range":
+        return int(abs((args[1].item() - args[0].item()) / args[2].item()))
+    if node.op == "Gather":
+        return args[0].size // max(args[0].shape[node.attributes.get("axis", 0)], 1) * args[1].size
+    if node.op in ("Constant", "ConstantOfShape", "Expand", "Identity", "Reshape", "Shape", "Transpose", "Unsqueeze"):
+        return 0
+    return sum(a.size for a in args if a is not None)
 
 
 def axes_of(node: Node, args: list[Any], at: int = 1) -> Any:
@@ -275,14 +296,12 @@ def fold(node: Node, args: list[Known | None]) -> list[Known]:
 
 
 def _run(node: Node, args: list[Any]) -> list[np.ndarray]:
-    shapes = [a.shape for a in args if a is not None]
-    if node.op in ("Add", "Sub", "Mul", "Div", "Pow", "Where", "Equal", "Sum", "Max", "Min"):
-        try:
-            bounded(math.prod(np.broadcast_shapes(*shapes)), node)
-        except ValueError as error:
-            raise ModelFormatError(f"{node}: {error}") from error
-    if node.op == "MatMul" and all(shapes):
-        bounded(math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1), node)
+    try:
+        bounded(sized(node, args), node)
+    except (ValueError, TypeError, ArithmeticError, IndexError) as error:
+        if isinstance(error, ModelFormatError):
+            raise
+        raise ModelFormatError(f"{node}: {error}") from error
     try:
         with np.errstate(all="ignore"):
             value = FOLDED[node.op](node, args)

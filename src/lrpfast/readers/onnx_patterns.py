@@ -112,7 +112,7 @@ class Matcher:
                     inside.add(name)
                     stack.append(maker)
                 edge.add(name)
-        if len(inside) < 2 and root.op not in ("Min", "Max", "Clip"):
+        if len(edge) > _DEEPEST or len(inside) < 2 and root.op not in ("Min", "Max", "Clip"):
             return None
         for base in sorted(edge, key=lambda name: self.rank.get(name, -1)):  # the widest pattern first
             values = self._values(root.outputs[0], base, {}, inside)
