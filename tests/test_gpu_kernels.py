@@ -16,16 +16,11 @@ import oracle
 import oracle_layers
 import test_graphs
 import test_layers
+from test_layers import PRECISIONS, dtype
 from tolerances import Expected
-
-PRECISIONS = ("float32", "float64", "tf32")
 
 #: inputs, outputs, samples: edges of all tiles (128, 64, 32, 16), of quads and of steps of K, and a split K
 SIZES = [(1, 1, 1), (3, 2, 13), (17, 65, 2), (66, 17, 35), (37, 130, 34), (600, 5, 3), (20, 40, 3)]
-
-
-def dtype(precision):
-    return np.float64 if precision == "float64" else np.float32
 
 
 @pytest.fixture(params=[0, 1, 2], ids=["forwards", "backwards", "at random"])

@@ -1,6 +1,5 @@
 """ONNX files against the figures that zennit and captum printed for the models that they came from."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 import lrpfast
+import torch_peers
 from lrpfast.model.graph import Model
 
 pytest.importorskip("onnx")
@@ -17,34 +17,6 @@ CASES = ("mlp", "cnn", "conv1d", "cnn_bn", "resnet")
 #: the exporter folded batch norm into these in float32; zennit leaves 1 / sqrt(1 + 1e-5) of each in its place
 FOLDED = ("cnn_bn", "resnet")
 RECORDS = {name: np.load(DATA / f"torch_{name}.npz") for name in CASES}
-
-
-def composite(key):
-    """zennit's and captum's explanations as composites."""
-    peer, name, keywords = key.split("|")
-    keywords = json.loads(keywords)
-    c, r = lrpfast.composites, lrpfast.rules
-    if peer == "captum":
-        return c.Captum(
-            {
-                "epsilon": lambda: r.Epsilon(**keywords),
-                "gamma": lambda: r.Gamma(**keywords, generalized=False, scale_bias=False, stabilizer=1e-9),
-                "alpha1_beta0": lambda: r.ZPlus(split_input=False, bias="full", stabilizer=1e-9),
-            }[name]()
-        )
-    kind, name = name.split(":")
-    if kind == "composite":
-        return c.from_name(name, **keywords)
-    rule = {
-        "epsilon": r.Epsilon,
-        "zplus": r.ZPlus,
-        "alpha_beta": r.AlphaBeta,
-        "gamma": r.Gamma,
-        "wsquare": lambda: r.WSquare(bias="absorb"),
-        "flat": r.Flat,
-        "zbox": r.ZBox,
-    }[name](**keywords)
-    return c.Uniform(r.Epsilon(1e-6), first=rule) if kind == "first" else c.Uniform(rule)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,13 +59,11 @@ def explained(model, made, x):
 
 @pytest.mark.parametrize("name, key", [(name, key) for name in CASES for key in RECORDS[name].files if "|" in key])
 def test_recorded_explanations(name, key):
-    record, model, made = RECORDS[name], lrpfast.load(DATA / f"torch_{name}.onnx"), composite(key)
+    record, model, made = RECORDS[name], lrpfast.load(DATA / f"torch_{name}.onnx"), torch_peers.composite(key)
     if name in FOLDED and key.startswith(("captum|gamma", "captum|alpha")):
         pytest.skip("captum's rule speaks of the convolution alone, and the file holds it and its batch norm as one")
     if name in FOLDED and key.startswith("zennit"):
-        left = lrpfast.rules.Gradient() if "excitation" in key else lrpfast.rules.Pass()
-        made = replace(lrpfast.composites.ByType({lrpfast.layers.BatchNorm: left}) | made, canonize=False)
-        model = as_zennit_leaves(model)
+        made, model = torch_peers.beside_merged(made, key), as_zennit_leaves(model)
     x, wanted = record["x"], record[key]
     got = explained(model, made, x)
 

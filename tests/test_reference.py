@@ -10,6 +10,7 @@ import pytest
 
 import lrpfast
 import oracle
+import torch_peers
 from lrpfast.model.canonize import canonize
 from lrpfast.model.graph import Model
 from tolerances import RECORD_FLOOR, RECORD_RUNS, RECORD_SAFETY, RECORD_SIZE, record_allows
@@ -269,34 +270,6 @@ def test_recorded_predictions(name):
 TORCH = np.load(DATA / "torch_mlp.npz")
 
 
-def torch_rules(key):
-    """What zennit and captum call a rule, in ours: one rule for all layers, or (first, rest)."""
-    peer, name, keywords = key.split("|")
-    keywords = json.loads(keywords)
-    r = lrpfast.rules
-    epsilon = r.Epsilon(1e-6)
-    if peer == "captum":
-        return {
-            "epsilon": lambda: r.Epsilon(**keywords),
-            "gamma": lambda: r.Gamma(**keywords, generalized=False, scale_bias=False, stabilizer=1e-9),
-            "alpha1_beta0": lambda: r.ZPlus(split_input=False, bias="full", stabilizer=1e-9),
-        }[name]()
-    if name.startswith("composite:"):  # on dense networks these differ in the first layer alone
-        if name == "composite:excitation_backprop":
-            return r.ZPlus()
-        return (r.Flat(), epsilon) if name.endswith("_flat") else epsilon
-    rule = {
-        "epsilon": r.Epsilon,
-        "zplus": r.ZPlus,
-        "alpha_beta": r.AlphaBeta,
-        "gamma": r.Gamma,
-        "wsquare": lambda: r.WSquare(bias="absorb"),
-        "flat": r.Flat,
-        "zbox": r.ZBox,
-    }[name.split(":")[1]](**keywords)
-    return (rule, epsilon) if name.startswith("first:") else rule
-
-
 @pytest.mark.parametrize("key", [k for k in TORCH.files if "|" in k])
 def test_zennit_and_captum(key):
     weights = np.load(DATA / "torch_mlp.weights.npz")
@@ -305,7 +278,7 @@ def test_zennit_and_captum(key):
         [make(weights[f"{i}.weight"].T, weights[f"{i}.bias"], "relu" if i < 4 else None) for i in (0, 2, 4)]
     )
     np.testing.assert_allclose(model.predict(TORCH["x"], precision="float64"), TORCH["y"], rtol=0, atol=1e-14)
-    rules = torch_rules(key)
+    rules = torch_peers.rules(key)
     composite = lrpfast.composites.Uniform(rules[1], first=rules[0]) if isinstance(rules, tuple) else rules
     wanted = TORCH[key]
     largest = np.abs(wanted).max(1, keepdims=True)
@@ -461,43 +434,17 @@ def torch_model(name):
     return graph.model(chain(x, layers.AdaptiveAveragePool((1, 1)), layers.Flatten(), linear(w, 6)))
 
 
-def torch_composite(key):
-    """zennit's and captum's explanations as composites."""
-    peer, name, keywords = key.split("|")
-    composites, rules = lrpfast.composites, torch_rules(key)
-    if peer == "captum":
-        return composites.Captum(rules)
-    if name.startswith("composite:"):
-        return composites.from_name(name.removeprefix("composite:"), **json.loads(keywords))
-    return composites.Uniform(rules[1], first=rules[0]) if isinstance(rules, tuple) else composites.Uniform(rules)
-
-
-def as_zennit_merges(model):
-    """zennit's MergeBatchNorm leaves (x - 0) / sqrt(1 + eps) in the batch norm's place: eps is not taken out."""
-    nodes = []
-    for node, folded in zip(model.nodes, canonize(model).nodes, strict=True):
-        layer = folded.layer
-        if isinstance(node.layer, lrpfast.layers.BatchNorm):
-            zeros, ones = np.zeros(len(node.layer.mean)), np.ones(len(node.layer.mean))
-            layer = replace(node.layer, mean=zeros, variance=ones, gamma=None, beta=None)
-        nodes.append((layer, node.inputs))
-    return Model(nodes, model.name)
-
-
 TORCH_GRAPHS = {name: np.load(DATA / f"torch_{name}.npz") for name in ("cnn", "cnn_bn", "conv1d", "resnet")}
 TORCH_RECORDS = [(name, key) for name, record in TORCH_GRAPHS.items() for key in record.files if "|" in key]
 
 
 @pytest.mark.parametrize("name, key", TORCH_RECORDS, ids=lambda v: v)
 def test_zennit_and_captum_on_graphs(name, key):
-    record, model, composite = TORCH_GRAPHS[name], torch_model(name), torch_composite(key)
+    record, model, composite = TORCH_GRAPHS[name], torch_model(name), torch_peers.composite(key)
     x = np.moveaxis(record["x"], 1, -1)
     normed = any(isinstance(layer, lrpfast.layers.BatchNorm) for layer in model.layers)
     if normed and key.startswith("zennit"):
-        # what is left of the batch norm has no rule in excitation backprop, and so its gradient
-        left = lrpfast.rules.Gradient() if "excitation" in key else lrpfast.rules.Pass()
-        composite = replace(lrpfast.composites.ByType({lrpfast.layers.BatchNorm: left}) | composite, canonize=False)
-        model = as_zennit_merges(model)
+        composite, model = torch_peers.beside_merged(composite, key), torch_peers.as_zennit_merges(model)
     wanted = record[key]
     for precision, tolerance in (("float64", 1e-11), ("float32", None)):
         got = lrpfast.Analyzer(model, composite, target=0, precision=precision).analyze(x)
@@ -514,7 +461,8 @@ def test_what_zennit_leaves_of_batch_norm(name):
     record, model = TORCH_GRAPHS[name], torch_model(name)
     x = np.moveaxis(record["x"], 1, -1)
     key = "zennit|composite:epsilon_plus|{}"
-    got = np.moveaxis(lrpfast.Analyzer(model, torch_composite(key), target=0, precision="float64").analyze(x), -1, 1)
+    analyzer = lrpfast.Analyzer(model, torch_peers.composite(key), target=0, precision="float64")
+    got = np.moveaxis(analyzer.analyze(x), -1, 1)
     off = (np.abs(got - record[key]) / largest(record[key])).max()
     assert 1e-6 < off < 1e-4
 

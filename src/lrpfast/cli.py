@@ -37,6 +37,8 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
+MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
+
 EXPLAIN_EXAMPLES = """\
 examples:
   lrpfast explain model.h5 x.npy -o r.npy
@@ -148,9 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--threads", metavar="N", type=options.integer, help="default: all cores")
 
     explain = command("explain", _explain, "explain every sample of an array", epilog=EXPLAIN_EXAMPLES)
-    explain.add_argument(
-        "model", metavar="MODEL", help="a Keras .h5 or .keras file, an ONNX model, or an .npz by Model.save"
-    )
+    explain.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     explain.add_argument("inputs", metavar="INPUTS.npy", help="samples along the first axis")
     explain.add_argument("-o", "--output", metavar="OUT.npy", required=True, help="where the relevances go")
     _add_rule_options(explain)
@@ -179,9 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 
     help_text = "a model's layers, the rule each one gets, the cost"
     inspect = command("inspect", _inspect, help_text, epilog=INSPECT_EXAMPLES)
-    inspect.add_argument(
-        "model", metavar="MODEL", help="a Keras .h5 or .keras file, an ONNX model, or an .npz by Model.save"
-    )
+    inspect.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     _add_rule_options(inspect)
     inspect.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
     inspect.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")

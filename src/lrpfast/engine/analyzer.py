@@ -150,7 +150,7 @@ class Analyzer:
         if not isinstance(model, Model):
             raise InputError(
                 f"model must be an lrpfast Model, not {type(model).__name__}; "
-                "see lrpfast.load, from_keras, from_sklearn, from_torch, from_layers"
+                "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
             )
         self.model = model
         self.precision = precision

@@ -19,7 +19,7 @@ cimport numpy as cnp
 
 from .check import MAX_SUMS as CHECKED_SUMS, check_contraction, check_divide, check_geometry, check_light, require
 from .place import BUFFERS, OVERFLOWS
-from .program import INPUT_PARTS, SHARE_PARTS
+from .program import FUNCTIONS, INPUT_PARTS, SHARE_PARTS, function_parameters
 
 cnp.import_array()
 assert CHECKED_SUMS == MAX_SUMS
@@ -34,10 +34,6 @@ MODE = {"max": START_MAX, "index": START_INDEX, "pair": START_PAIR, "array": STA
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20
 FAULT = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
-FUNCTION = {name: code for code, name in enumerate(
-    ("relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_sigmoid",
-     "softplus", "softsign", "exponential", "mish", "softmax"))}
-
 
 cdef double zeros_of_depth[DEPTH]  # what a tap outside the image sees
 
@@ -629,17 +625,12 @@ cdef class Executable:
 
     cdef int translate_function(self, source, Operation* op) except -1:
         """The function of an `Activate` or a `Slope`."""
-        op.function = FUNCTION[source.function]
-        p = dict(source.parameters)
+        cdef int i
+        op.function = FUNCTIONS.index(source.function)
+        for i, value in enumerate(function_parameters(source)):
+            op.p[i] = value
         if source.function == "prelu":
-            op.values = self.vector(p["negative_slope"])
-        elif source.function == "relu":
-            ceiling = p["max_value"]
-            op.p[0] = float("inf") if ceiling is None else ceiling
-            op.p[1], op.p[2] = p["negative_slope"], p["threshold"]
-        elif p:
-            (value,) = p.values()
-            op.p[0] = value
+            op.values = self.vector(source.parameters["negative_slope"])
         return 0
 
     cdef int translate_light(self, source, Operation* op) except -1:

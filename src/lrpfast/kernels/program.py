@@ -21,6 +21,13 @@ INPUT_PARTS = ("x", "x+", "x-")
 SHARE_PARTS = ("x", "x+", "x-", "1", "x-low", "x-high")
 
 
+#: Activation functions; their places are the numbers that compiled kernels know them by.
+FUNCTIONS = (
+    *("relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_sigmoid"),
+    *("softplus", "softsign", "exponential", "mish", "softmax"),
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """One axis of a geometry: for each of some output positions, the source positions of its taps.
@@ -439,6 +446,18 @@ class Total:
     source: int
     out: int
     columns: int
+
+
+def function_parameters(operation: Activate | Slope) -> tuple[float, ...]:
+    """What an operation's function takes beside x, in the kernels' order; not PReLU's slopes, which are an array."""
+    p = operation.parameters
+    if operation.function == "relu":
+        ceiling = np.inf if p["max_value"] is None else p["max_value"]
+        return ceiling, p["negative_slope"], p["threshold"]
+    if operation.function == "prelu" or not p:
+        return ()
+    (value,) = p.values()
+    return (value,)
 
 
 Operation = (

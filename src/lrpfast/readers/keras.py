@@ -87,18 +87,18 @@ def read_archive(path: Path) -> Model:
     import h5py
 
     with guarded(str(path)), zipfile.ZipFile(path) as archive:
-        config = _member(archive, "config.json", MAX_CONFIG_BYTES)
+        config = member(archive, "config.json", MAX_CONFIG_BYTES)
         version = None
         if "metadata.json" in archive.namelist():
-            metadata = json.loads(_member(archive, "metadata.json", MAX_CONFIG_BYTES))
+            metadata = json.loads(member(archive, "metadata.json", MAX_CONFIG_BYTES))
             version = str(metadata.get("keras_version")) if isinstance(metadata, Mapping) else None
         if "model.weights.h5" not in archive.namelist():
             raise ModelFormatError("a .keras archive without model.weights.h5; save the model with its weights")
-        with h5py.File(io.BytesIO(_member(archive, "model.weights.h5")), "r") as file:
+        with h5py.File(io.BytesIO(member(archive, "model.weights.h5")), "r") as file:
             return build(config, ArchiveStore(file), version)
 
 
-def _member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> bytes:
+def member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> bytes:
     """A member's bytes; refused when it says it is larger than it can honestly be."""
     info = archive.getinfo(name)
     allowed = limit if limit is not None else max(hdf5.FREE_BYTES, hdf5.MAX_RATIO * info.compress_size)

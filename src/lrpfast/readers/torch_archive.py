@@ -19,8 +19,7 @@ import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedLayerError
 from ..model.graph import Model
-from . import hdf5
-from .keras import guarded
+from .keras import guarded, member
 from .torch_graph import build
 from .torch_nodes import CONVERTERS
 from .torch_records import Op, Program, Ref
@@ -82,13 +81,9 @@ class _Archive:
 
     def read(self, name: str, limit: int | None = None) -> bytes:
         try:
-            info = self.archive.getinfo(self.root + name)
+            return member(self.archive, self.root + name, limit)
         except KeyError:
             raise ModelFormatError(f"{name} is missing; the file was not written whole by torch.export.save") from None
-        allowed = limit if limit is not None else max(hdf5.FREE_BYTES, hdf5.MAX_RATIO * info.compress_size)
-        if info.file_size > allowed:
-            raise ModelFormatError(f"{name} unpacks to {info.file_size:,} bytes, at most {allowed:,} are read")
-        return self.archive.read(info)
 
     def document(self, name: str) -> dict[str, Any]:
         document = json.loads(self.read(name, MAX_JSON_BYTES))

@@ -93,23 +93,15 @@ def _weight_norm(get: Get) -> Any:
     return (v * (g / np.sqrt((v.astype(float) ** 2).sum(axes, keepdims=True))),)
 
 
+#: Operators that give back what they are given, when a program is run and not trained.
+UNCHANGED = (
+    *("clone", "detach", "alias", "contiguous", "to", "_to_copy", "type_as", "lift_fresh_copy"),
+    "dropout",
+)
+
 #: Each operator without its overload, as a function of its arguments.
 FOLDS: dict[str, Callable[[Get], Any]] = {
-    **{
-        f"aten.{name}": _same
-        for name in [
-            "lift_fresh_copy",
-            "lift_fresh",
-            "clone",
-            "detach",
-            "alias",
-            "contiguous",
-            "to",
-            "_to_copy",
-            "type_as",
-            "dropout",
-        ]
-    },
+    **{f"aten.{name}": _same for name in (*UNCHANGED, "lift_fresh")},
     "aten.view": _reshape,
     "aten.reshape": _reshape,
     "aten.flatten": _flatten,

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..model import layers as L
+from .torch_constants import UNCHANGED
 from .torch_functions import FUNCTIONS
 from .torch_graph import Call
 from .torch_merges import MERGES
@@ -221,23 +222,7 @@ CONVERTERS: dict[str, Converter] = {
     "lrpfast.local_response_norm": _local_response_norm,
     "aten.scaled_dot_product_attention": _attention,
     "aten.native_dropout": _native_dropout,
-    **{
-        f"aten.{name}": _same
-        for name in [
-            "dropout",
-            "feature_dropout",
-            "alpha_dropout",
-            "feature_alpha_dropout",
-            "clone",
-            "detach",
-            "alias",
-            "contiguous",
-            "to",
-            "_to_copy",
-            "lift_fresh_copy",
-            "type_as",
-        ]
-    },
+    **{f"aten.{name}": _same for name in (*UNCHANGED, "feature_dropout", "alpha_dropout", "feature_alpha_dropout")},
     **MOVES,
     **MERGES,
 }

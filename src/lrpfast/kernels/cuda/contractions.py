@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError, InputError
-from ..check import check_contraction, check_geometry, require
+from ..check import MAX_SUMS, check_contraction, require
 from ..program import INPUT_PARTS, SHARE_PARTS, Contract, Geometry, Program, Redistribute, Share, Term
 from . import modules, products
-from .records import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, SUMS, TERM, Held
+from .records import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, TERM, Held
 
 #: A sum's multiply-adds that run in one chain, at most: longer ones are split, as rounding grows along a chain.
 LONGEST_CHAIN = 8192
@@ -60,7 +60,7 @@ class Contraction:
         self.operation, self.gpu, self.dtype = operation, gpu, np.dtype(program.dtype)
         for term in operation.terms:
             if term.geometry is not None:
-                check_geometry(term.geometry, operation)
+                held.geometry(term.geometry, operation)  # sound, so that what is read below is
         check_contraction(operation, program.sizes)
         require(not getattr(operation, "spread", False), operation, "this backend does not spread")
         self.round = program.tf32 and operation.tf32
@@ -166,7 +166,7 @@ class Contraction:
         made["sums"], made["rows"], made["width"] = self.sums, self.rows, self.width
         made["columns"], made["groups"] = self.columns, self.groups
         made["check"], made["round"] = check, self.round
-        made["geometry"] = held.geometry(self.geometry) if self.geometry is not None else 0
+        made["geometry"] = held.geometry(self.geometry, operation) if self.geometry is not None else 0
         nowhere = np.array((0, 0), BUFFER)
         made["x"] = made["out"] = made["z"] = made["mask_z"] = nowhere
         if isinstance(operation, Contract):
@@ -209,7 +209,7 @@ class Contraction:
         record["stride"] = size // source_rows
         record["channels"] = size // source_rows // self.groups
         if term.geometry is not None:
-            record["geometry"] = held.geometry(term.geometry)
+            record["geometry"] = held.geometry(term.geometry, self.operation)
         if self.diagonal:
             alike = all(w.shape[1] == 1 for w in matrices)
             wide = [w if alike or w.shape[1] == self.width else np.repeat(w, self.width, 1) for w in matrices]
@@ -270,7 +270,7 @@ class Contraction:
 
     def launch(self, chunk: Any) -> None:
         """Queue the kernels for a chunk on the current stream."""
-        finishing = next(n for n in (1, 2, SUMS) if n >= self.sums)
+        finishing = next(n for n in (1, 2, MAX_SUMS) if n >= self.sums)
         if self.diagonal:
             rows = chunk.samples * max(self.region_rows) * self.width
             chunk.launch("lanes", f"lanes_{finishing}", rows, (self.record,), y=len(self.region_rows))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from .. import Fault, Start
-from ..place import OVERFLOWS, flops, place
+from ..place import OVERFLOWS, flops, place, touched
 from ..program import Begin, Contract, Operation, Program, Redistribute, Remask
 from . import modules
 from .contractions import Contraction
@@ -35,6 +35,11 @@ def as_fault(found: np.ndarray, first: int) -> Fault | None:
     """The fault of the first sample that has any, of a batch that begins at sample ``first``."""
     worst = found.min()
     return None if worst == NO_FAULT else Fault(FAULTS[int(np.argmin(found))], int(worst) + first)
+
+
+def blocks_for(gpu: Gpu, threads: int) -> int:
+    """Blocks of a grid-stride kernel with work for so many threads."""
+    return min(-(-threads // modules.THREADS), gpu.processors * BLOCKS)
 
 
 def bits_of(dtype: np.dtype) -> np.dtype:
@@ -110,7 +115,7 @@ class Chunk:
 
     def launch(self, module: str, name: str, threads: int, before: tuple, y: int = 1) -> None:
         """A grid-stride kernel with work for so many threads."""
-        blocks = min(-(-threads // modules.THREADS), self.gpu.processors * BLOCKS)
+        blocks = blocks_for(self.gpu, threads)
         if blocks:
             self.launch_grid(module, self.kind, name, (blocks, y, 1), before)
 
@@ -159,8 +164,7 @@ class Executable:
     def _last_of_result(self) -> Operation | None:
         """What writes the relevance last: it must be finite, but for NaN where the input was masked."""
         for operation in reversed(self.program.backward):
-            written = {getattr(operation, name, None) for name in ("out", "buffer", "winner")}
-            if not isinstance(operation, Remask) and self.result in written:
+            if not isinstance(operation, Remask) and self.result in touched(operation)[1]:
                 return operation
         return None
 
@@ -193,8 +197,7 @@ class Executable:
         """Queue the cast of n values, of which ``source`` holds the bits, to the program's dtype."""
         name = "uint8" if given.kind == "b" else given.name
         kernel = modules.function(self.gpu.index, "input", self.dtype.name, f"cast_{name}")
-        blocks = max(1, min(-(-n // modules.THREADS), self.gpu.processors * BLOCKS))
-        kernel((blocks,), (modules.THREADS,), (source, into, np.int64(n)))
+        kernel((max(1, blocks_for(self.gpu, n)),), (modules.THREADS,), (source, into, np.int64(n)))
 
     def no_faults(self, faults: Any) -> None:
         """Queue the reset of what a run finds."""

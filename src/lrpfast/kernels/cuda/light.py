@@ -9,15 +9,10 @@ import numpy as np
 
 from ..check import check_divide, check_light, require
 from ..place import BUFFERS
-from ..program import Divide, Operation, Program
+from ..program import FUNCTIONS, Divide, Operation, Program, function_parameters
 from .contractions import Place
 from .records import BUFFER, INT, LIGHT, Held
 
-#: each function's number in functions.cu
-FUNCTIONS = (
-    *("relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_sigmoid"),
-    *("softplus", "softsign", "exponential", "mish", "softmax"),
-)
 #: kernels whose rows are made by a warp each
 BY_ROWS = {"softmax", "softmax_back", "normalize", "normalize_back"}
 
@@ -79,15 +74,10 @@ class Light:
 
     def _function(self, operation: Any, made: np.ndarray, held: Held) -> None:
         made["function"] = FUNCTIONS.index(operation.function)
-        parameters = dict(operation.parameters)
+        for i, value in enumerate(function_parameters(operation)):
+            made["p"][i] = value
         if operation.function == "prelu":
-            made["values"] = held.vector(parameters["negative_slope"])
-        elif operation.function == "relu":
-            ceiling = parameters["max_value"]
-            ceiling = np.inf if ceiling is None else ceiling
-            made["p"][:] = ceiling, parameters["negative_slope"], parameters["threshold"]
-        elif parameters:
-            (made["p"][0],) = parameters.values()
+            made["values"] = held.vector(operation.parameters["negative_slope"])
 
     def _activate(self, operation: Any, made: np.ndarray, held: Held, sizes: Any) -> None:
         self._function(operation, made, held)
@@ -121,10 +111,10 @@ class Light:
             made[name] = getattr(operation, name)
 
     def _pool(self, operation: Any, made: np.ndarray, held: Held, sizes: Any) -> None:
-        made["geometry"], made["kind"] = held.geometry(operation.geometry), operation.winner is not None
+        made["geometry"], made["kind"] = held.geometry(operation.geometry, operation), operation.winner is not None
 
     def _unpool(self, operation: Any, made: np.ndarray, held: Held, sizes: Any) -> None:
-        made["geometry"] = held.geometry(operation.geometry)
+        made["geometry"] = held.geometry(operation.geometry, operation)
         source, pairs = seen_by(operation.geometry)
         made["index"] = held.put(pairs.astype(INT))
         rows = int(np.prod(operation.geometry.source))

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..program import Geometry
+from ..check import MAX_SUMS, check_geometry
+from ..program import Geometry, Operation
 
 
 def _struct(*fields: tuple) -> np.dtype:
@@ -17,7 +18,6 @@ def _struct(*fields: tuple) -> np.dtype:
 
 
 INT, LONG, DOUBLE, POINTER = np.int32, np.int64, np.float64, np.uint64
-SUMS = 8
 
 AXIS = _struct(("count", INT), ("taps", INT), ("positions", POINTER), ("index", POINTER), ("factor", POINTER))
 REGION = _struct(("axes", AXIS, 3), ("rows", INT), ("taps", INT))
@@ -35,7 +35,7 @@ TERM = _struct(
     ("weights", POINTER),
 )
 OUTPUT = _struct(
-    ("buffer", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("coefficients", DOUBLE, SUMS)
+    ("buffer", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("coefficients", DOUBLE, MAX_SUMS)
 )
 SHARE = _struct(
     ("bound", POINTER), *((name, INT) for name in ("accumulator", "part", "step", "unused")), ("coefficient", DOUBLE)
@@ -66,9 +66,8 @@ INPUT, RESULT = -1, -2
 def round_tf32(array: np.ndarray) -> np.ndarray:
     """Float32 values to 10 mantissa bits, to nearest, ties to even."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)).view(
-        np.float32
-    )
+    odd = (bits >> np.uint32(13)) & np.uint32(1)
+    return ((bits + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 class Held:
@@ -130,10 +129,12 @@ class Held:
     def indices(self, value: np.ndarray) -> int:
         return self._once((id(value), "indices"), value, lambda: self.put(np.ascontiguousarray(value, INT)))
 
-    def geometry(self, source: Geometry) -> int:
-        return self._once((id(source), "geometry"), source, lambda: self._make_geometry(source))
+    def geometry(self, source: Geometry, operation: Operation) -> int:
+        """A geometry's address; it is checked first, for the operation that has it."""
+        return self._once((id(source), "geometry"), source, lambda: self._make_geometry(source, operation))
 
-    def _make_geometry(self, source: Geometry) -> int:
+    def _make_geometry(self, source: Geometry, operation: Operation) -> int:
+        check_geometry(source, operation)
         regions = np.zeros(len(source.regions), REGION)
         for region, given in zip(regions, source.regions, strict=True):
             region["rows"] = region["taps"] = 1

@@ -154,20 +154,17 @@ class _Batch:
         self.faults = None
         self.capacity = self._first_capacity()
 
-    def sample_bytes(self) -> int:
-        """Bytes on the device for each sample, scratch memory aside."""
-        item = self.dtype.itemsize
-        total = self.executable.width * item
+    def staged_bytes(self) -> int:
+        """Bytes on the device for each sample on its way from and to the host."""
+        item, total = self.dtype.itemsize, 0
         if self.from_host:
             total += 2 * self.size * (item + (self.x.dtype.itemsize if self.x.dtype != self.dtype else 0))
         if self.to_host:
             total += 2 * self.targets * self.out_size * item
-        return max(1, total)
+        return total
 
     def bytes_needed(self, samples: int) -> int:
-        return self.executable.workspace_bytes(samples) + samples * (
-            self.sample_bytes() - self.executable.width * self.dtype.itemsize
-        )
+        return self.executable.workspace_bytes(samples) + samples * self.staged_bytes()
 
     def _first_capacity(self) -> int:
         import cupy
@@ -180,7 +177,8 @@ class _Batch:
         else:
             free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
             budget = int(SHARE_OF_FREE * free)
-        wanted = max(FEWEST, WORKSPACE_BYTES // self.sample_bytes())
+        sample = self.executable.width * self.dtype.itemsize + self.staged_bytes()
+        wanted = max(FEWEST, WORKSPACE_BYTES // max(1, sample))
         if self.from_host or self.to_host:
             staged = (self.size + self.targets * self.out_size) * self.dtype.itemsize
             wanted = min(wanted, max(FEWEST, STAGED_BYTES // staged))
