@@ -37,7 +37,7 @@ def run(*arguments):
 
 def explain(files, *options, model=MODEL):
     """The relevances that the command writes."""
-    assert run("explain", model, files[0], "-o", files[1], *options) == 0
+    assert run("explain", model, files[0], "-o", files[1], "--force", *options) == 0
     return np.load(files[1], allow_pickle=False)
 
 
@@ -179,7 +179,7 @@ def test_targets(text, target, rule, files, x):
 
 @pytest.mark.parametrize("kind", ["one each", "two each", "relevance"])
 def test_targets_from_a_file(kind, files, x, monkeypatch):
-    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)  # targets go along with their chunks
+    monkeypatch.setattr("lrpfast.batch.job.CHUNK_BYTES", 200)  # targets go along with their chunks
     rng = np.random.default_rng(0)
     n = len(x)
     target = {
@@ -248,7 +248,7 @@ def test_few_samples(samples, files, x, capsys):
 def test_chunks_change_nothing(limit, files, monkeypatch):
     expected = explain(files)
     for size in (1, 10_000):
-        monkeypatch.setattr(f"lrpfast.batch.stream.{limit}", size)
+        monkeypatch.setattr(f"lrpfast.batch.job.{limit}", size)
         assert explain(files).tobytes() == expected.tobytes()
 
 
@@ -268,28 +268,6 @@ def test_progress_on_a_terminal(files, capsys, monkeypatch):
 # Normalizing
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_normalize_rows(dtype):
-    r = np.array([[1, -4, 2], [0, 0, 0], [1, -1, 0], [np.nan, 2, 2], [np.nan] * 3, [1e-30, 0, 0]], dtype)
-    by_max, by_sum = r.copy(), r.copy()
-    assert batch.stream.normalize_rows(by_max, "maxabs") == 2
-    assert batch.stream.normalize_rows(by_sum, "sum") == 3
-    nan = np.nan
-    tiny = 1.0
-    np.testing.assert_allclose(
-        by_max, np.array([[0.25, -1, 0.5], [0, 0, 0], [1, -1, 0], [nan, 1, 1], [nan] * 3, [tiny, 0, 0]]), rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        by_sum, np.array([[-1, 4, -2], [0, 0, 0], [1, -1, 0], [nan, 0.5, 0.5], [nan] * 3, [tiny, 0, 0]]), rtol=1e-6
-    )
-
-
-def test_normalizing_does_not_overflow():
-    r = np.array([[3e38, -3e38, 1e-3]], np.float32)
-    assert batch.stream.normalize_rows(r, "sum") == 1
-    assert r[0, 0] == np.float32(3e38)
-
-
 @pytest.mark.parametrize("how", ["maxabs", "sum"])
 def test_normalize(how, files, x, capsys):
     x = x.copy()
@@ -301,7 +279,7 @@ def test_normalize(how, files, x, capsys):
     scale = np.abs(plain).max(1) if how == "maxabs" else plain.sum(1)
     scale[2] = 1
     np.testing.assert_allclose(got, plain / scale[:, None], rtol=1e-5, atol=1e-7)
-    what = "largest |R|" if how == "maxabs" else "sum"
+    what = "max |R|" if how == "maxabs" else "sum"
     assert f"1 of {len(x)} explanations are not normalized: their {what} is 0" in capsys.readouterr().out
 
 
@@ -331,9 +309,9 @@ def test_plot(name, head, files, drawn, capsys):
     path = files[0].parent / name
     got = explain(files, "--rule", "gamma", "--target", "2", "--plot", path, "--plot-limit", "3")
     assert path.read_bytes().startswith(head)
-    assert f", and {path}\n" in capsys.readouterr().out
+    assert f"; {path}\n" in capsys.readouterr().out
     relevance, beneath, _, figure = drawn[-1]
-    np.testing.assert_array_equal(relevance, got)
+    np.testing.assert_array_equal(relevance, got[:3])
     assert beneath is None and len(figure.axes) == 3
     assert figure.get_suptitle() == f"gamma, target 2: first 3 of {len(got)} samples"
     assert leftovers(files) == sorted([name, "r.npy"])
@@ -385,7 +363,7 @@ def test_wrong_plots(options, message, files, capfd, monkeypatch):
     """They are told before the work begins."""
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     monkeypatch.chdir(files[0].parent)
-    monkeypatch.setattr("lrpfast.batch.stream.replacing", lambda path: pytest.fail("began to write"))
+    monkeypatch.setattr("lrpfast.batch.stream.Run", lambda *arguments: pytest.fail("began to write"))
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
     assert leftovers(files) == []
 
@@ -523,7 +501,7 @@ WRONG_INPUTS = {
 @pytest.mark.parametrize("kind", WRONG_INPUTS)
 @pytest.mark.parametrize("chunk", [1 << 26, 200], ids=["whole", "chunked"])
 def test_wrong_inputs(kind, chunk, files, x, capfd, monkeypatch):
-    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("lrpfast.batch.job.CHUNK_BYTES", chunk)
     make, message = WRONG_INPUTS[kind]
     np.save(files[0], make(x))
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1])
@@ -564,7 +542,7 @@ WRONG_TARGETS = {
 @pytest.mark.parametrize("kind", WRONG_TARGETS)
 def test_wrong_target_files(kind, files, x, capfd, monkeypatch):
     """They are told before the work begins, whichever sample they concern."""
-    monkeypatch.setattr("lrpfast.batch.stream.replacing", lambda path: pytest.fail("began to write"))
+    monkeypatch.setattr("lrpfast.batch.stream.Run", lambda *arguments: pytest.fail("began to write"))
     make, message = WRONG_TARGETS[kind]
     np.save(files[0].parent / "t.npy", make(len(x)))
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], "--target", files[0].parent / "t.npy")
@@ -597,7 +575,8 @@ def test_an_output_folder_that_is_not_writeable(files, tmp_path, capfd):
 def test_command_lines(capfd):
     assert "COMMAND" in refuse(capfd)
     assert "invalid choice: 'explian'" in refuse(capfd, "explian")
-    assert "INPUTS.npy, -o/--output; see lrpfast explain --help" in refuse(capfd, "explain", MODEL)
+    assert "required: INPUTS; see lrpfast explain --help" in refuse(capfd, "explain", MODEL)
+    assert "say what to make: -o OUT" in refuse(capfd, "explain", MODEL, "x.npy")
     assert "expected one argument" in refuse(capfd, "explain", MODEL, "x.npy", "-o")
 
 
@@ -611,8 +590,10 @@ def earlier(files):
     return files
 
 
-def test_output_is_replaced(earlier):
+def test_output_is_replaced_only_by_force(earlier, capfd):
     os.chmod(earlier[1], 0o640)
+    assert "is there already; pass --force" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
+    assert earlier[1].read_bytes() == b"earlier"
     assert explain(earlier).shape[1] == 12
     assert leftovers(earlier) == ["r.npy"]
     assert os.stat(earlier[1]).st_mode & 0o777 == 0o640
@@ -632,40 +613,9 @@ def test_new_output_has_the_usual_permissions(files, tmp_path):
 
 
 def test_an_error_half_way_leaves_the_earlier_output(earlier, x, capfd, monkeypatch):
-    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)
+    monkeypatch.setattr("lrpfast.batch.job.CHUNK_BYTES", 200)
     np.save(earlier[0], _with(x, (len(x) - 1, 2), np.inf))
-    assert f"x[{len(x) - 1}, 2] is inf" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
-    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
-
-
-class Full:
-    """A file on a disk that is full after some bytes."""
-
-    def __init__(self, file, room):
-        self.file, self.room = file, room
-
-    def write(self, data):
-        self.room -= memoryview(data).nbytes
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.file.write(data)
-
-
-@pytest.mark.parametrize("room", [0, 200])
-def test_a_full_disk(room, earlier, capfd, monkeypatch):
-    import contextlib
-
-    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)
-    real = output.replacing
-
-    @contextlib.contextmanager
-    def on_a_full_disk(path):
-        with real(path) as file:
-            yield Full(file, room)
-
-    monkeypatch.setattr("lrpfast.batch.stream.replacing", on_a_full_disk)
-    line = refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
-    assert str(earlier[1]) in line and "No space left on device" in line
+    assert f"x[{len(x) - 1}, 2] is inf" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1], "--force")
     assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
 
 
@@ -674,61 +624,31 @@ def test_a_disk_without_the_room_is_told_first(earlier, capfd, monkeypatch):
 
     usage = shutil.disk_usage(earlier[0])._replace(free=200)
     monkeypatch.setattr("lrpfast.output.shutil.disk_usage", lambda path: usage)
-    assert "but the disk has 200 free" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1])
-    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
-
-
-def test_a_disk_that_is_really_full(files, x, tmp_path, capfd, monkeypatch):
-    """On a small file system of its own, where this machine lets us make one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("cannot mount a file system here")
-    try:
-        monkeypatch.setattr("lrpfast.batch.stream.check_target", lambda *_: None)
-        np.save(files[0], np.tile(x, (2_000_000 // x.nbytes, 1)))
-        line = refuse(capfd, "explain", MODEL, files[0], "-o", disk / "r.npy")
-        assert "No space left on device" in line and str(disk / "r.npy") in line
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-def test_ctrl_c_inside(earlier, capfd, monkeypatch):
-    monkeypatch.setattr("lrpfast.batch.stream.CHUNK_BYTES", 200)
-    chunks = []
-
-    def interrupted(x):
-        chunks.append(x)
-        if len(chunks) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("lrpfast.batch.stream.release", interrupted)
-    assert run("explain", MODEL, earlier[0], "-o", earlier[1]) == 130
-    assert capfd.readouterr() == ("", "")
+    assert "but the disk has 200 free" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1], "--force")
     assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_signals(number, earlier, x):
-    """A real run, stopped while it writes."""
+    """A real run, stopped while it writes: it says how to go on, and the earlier output is as it was."""
     samples = 50_000_000  # seconds of work; a sparse file takes no room
     header = {"descr": "<f4", "fortran_order": False, "shape": (samples, 12)}
     with open(earlier[0], "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + samples * 12 * 4)
-    process = command("explain", MODEL, earlier[0], "-o", earlier[1], "--threads", "1")
+    process = command("explain", MODEL, earlier[0], "-o", earlier[1], "--threads", "1", "--force")
+    part = earlier[1].with_name(".r.npy.lrpfast-part")
     deadline = time.monotonic() + 60
-    while leftovers(earlier) == ["r.npy"] and process.poll() is None and time.monotonic() < deadline:
+    while not (part.exists() and part.stat().st_blocks > 2_000) and process.poll() is None:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert (out, err) == ("", "")
-    assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
+    assert out == "" and err == "lrpfast: stopped; what is done is kept: the same command goes on from there\n"
+    assert part.exists() and earlier[1].read_bytes() == b"earlier"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")

@@ -96,8 +96,12 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "": {"errors", "model", "readers", "rules", "engine", "layers", "composites", "plot"},
 }
-#: the one import against the direction: `Model.predict` runs the engine when it is called
-AGAINST = {("model/graph.py", "engine", "predict")}
+#: the imports against the direction: what a method of the public class runs when it is called
+AGAINST = {
+    ("model/graph.py", "engine", "predict"),
+    ("engine/analyzer.py", "batch", "stream"),
+    ("engine/analyzer.py", "batch", "map"),
+}
 
 
 def folder_of(module):

@@ -13,6 +13,9 @@
 array([[1., 2.]])
 """
 
+import importlib
+from typing import Any
+
 from . import composites, layers, plot, rules
 from .engine.analyzer import Analyzer, Explanation, redistribute
 from .engine.balance import Balance, Conservation
@@ -36,6 +39,20 @@ from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 
 __version__ = "0.1.0"
 
+#: What is made of whole data sets; its folder is read when first asked for.
+_LATER = {"Statistics": "batch", "Streamed": "batch", "data_bounds": "batch"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
 __all__ = [
     "AmplificationWarning",
     "Analyzer",
@@ -53,9 +70,12 @@ __all__ = [
     "RuleError",
     "SampleError",
     "ShapeError",
+    "Statistics",
+    "Streamed",
     "UnsupportedLayerError",
     "composites",
     "create_analyzer",
+    "data_bounds",
     "from_keras",
     "from_layers",
     "from_onnx",

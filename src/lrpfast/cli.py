@@ -15,14 +15,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, options, plot, table
-from .batch import NORMALIZATIONS, explain_file, open_array
+from .batch import NORMALIZATIONS, Streamed, open_sink, open_source, split_path, stream, unfinished
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads
 from .errors import InputError, LrpfastError
 from .model.graph import Model
 from .model.layers import Activation
-from .output import check_target
 from .readers import load
 from .rules.composites import COMPOSITES, Assignment
 from .rules.innvestigate import ANALYZERS, keywords
@@ -39,6 +38,10 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
 
 MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
 
+INPUTS_HELP = (
+    "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
+)
+
 EXPLAIN_EXAMPLES = """\
 examples:
   lrpfast explain model.h5 x.npy -o r.npy
@@ -51,9 +54,12 @@ examples:
         each sample's own class; every explanation scaled to a largest value of 1
   lrpfast explain model.h5 x.npy -o r.npy --plot r.png --plot-limit 9
         also a picture of the first 9 explanations
+  lrpfast explain model.h5 x.npy --statistics maps.npz --group-by classes.npy --normalize maxabs
+        no relevances, but their mean, spread and signs for each class
 
-INPUTS.npy holds the samples along its first axis. It is mapped to memory and explained a chunk at a time,
-so it may be larger than memory. OUT.npy is written under a temporary name and renamed when it is whole."""
+INPUTS may be larger than memory: they are read and explained a chunk at a time. Outputs are written under a
+temporary name and renamed when they are whole. A run that was stopped, however it was, goes on where it was
+when the same command is given again."""
 
 INSPECT_EXAMPLES = """\
 examples:
@@ -90,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help, --version, SIGTERM
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # `lrpfast rules | head`: what is left to flush at exit has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -117,9 +123,20 @@ def _with_negatives(arguments: Sequence[str]) -> list[str]:
 
 def _as_options(message: str) -> str:
     """A message in the words of the command line, where it speaks of Python's keywords."""
-    message = message.replace("shape=(height, width)", "--plot-shape HEIGHT,WIDTH")
-    message = message.replace("mask_nan=True", "--mask-nan").replace("precision='float64'", "--precision float64")
-    return message.replace("add the batch axis: x[None]", "add a first axis of length 1")
+    for python, option in _OPTIONS.items():
+        message = message.replace(python, option)
+    return message
+
+
+#: Python's keywords as error messages have them, and the options that stand for them.
+_OPTIONS = {
+    "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
+    "mask_nan=True": "--mask-nan",
+    "precision='float64'": "--precision float64",
+    "overwrite=True": "--force",
+    "resume=False": "--restart",
+    "add the batch axis: x[None]": "add a first axis of length 1",
+}
 
 
 # The command line
@@ -151,8 +168,10 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = command("explain", _explain, "explain every sample of an array", epilog=EXPLAIN_EXAMPLES)
     explain.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    explain.add_argument("inputs", metavar="INPUTS.npy", help="samples along the first axis")
-    explain.add_argument("-o", "--output", metavar="OUT.npy", required=True, help="where the relevances go")
+    explain.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    explain.add_argument(
+        "-o", "--output", metavar="OUT", help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go"
+    )
     _add_rule_options(explain)
     group = explain.add_argument_group("what is explained")
     group.add_argument(
@@ -165,14 +184,25 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
     group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
     group.add_argument(
-        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by its largest |R|, or by its sum"
+        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
     )
+    group.add_argument(
+        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by max |R|, by sum R, max R, or sum |R|"
+    )
+    _add_statistics_options(explain)
     group = _add_run_options(explain)
     group.add_argument(
         "--threads", metavar="N", type=options.integer, help="default: all cores; results do not depend on it"
     )
     group.add_argument(
         "--memory", metavar="BYTES", type=options.byte_count, help="for the threads' workspaces; 500M and 2G work"
+    )
+    group.add_argument(
+        "--batch-size", metavar="N", type=options.integer, help="samples read, explained and written at once"
+    )
+    group.add_argument("--force", action="store_true", help="replace outputs that are there already")
+    group.add_argument(
+        "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
     )
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
     _add_plot_options(explain)
@@ -209,9 +239,29 @@ def _add_rule_options(parser: argparse.ArgumentParser) -> None:
         "--bias", metavar="CONVENTION", help="absorb, ignore, …; with iNNvestigate's names true or false"
     )
     group.add_argument("--low", metavar="L", help="the input's lowest value, for z_box and deep_taylor.bounded")
-    group.add_argument("--high", metavar="H", help="its highest; a number, or an .npy file with one per feature")
+    group.add_argument(
+        "--high",
+        metavar="H",
+        help="its highest; a number, a file with one per feature, or, for each feature from the inputs, minmax, "
+        "1sigma or 3sigma",
+    )
     group.add_argument("--until-layer-idx", type=options.integer, metavar="N", help="with iNNvestigate's names")
     group.add_argument("--until-layer-rule", metavar="NAME", help="for layers 0 to N")
+
+
+def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("statistics of the maps, made on the way (-o is not needed then)")
+    group.add_argument(
+        "--statistics",
+        metavar="FILE",
+        help="mean, standard deviation, least and largest value, shares of positive and negative relevance; "
+        ".nc, .h5, .npz or .zarr",
+    )
+    group.add_argument(
+        "--group-by", metavar="FILE|prediction", help="for each label of a file apart, or for each predicted class"
+    )
+    group.add_argument("--correct-only", metavar="FILE", help="the true classes: leave out samples predicted otherwise")
+    group.add_argument("--quantiles", metavar="Q,…", type=options.numbers, default=(), help="such as 0.05,0.5,0.95")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -248,52 +298,81 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    files = (arguments.target, arguments.low, arguments.high, arguments.plot_mask)
-    sources = [arguments.model, arguments.inputs, *(path for path in files if path)]
-    for output in (arguments.output, arguments.plot):
-        if output is not None and any(_same(output, source) for source in sources):
+    sources = [arguments.model, arguments.inputs, arguments.target, arguments.low, arguments.high, arguments.mask]
+    sources += [arguments.plot_mask, arguments.group_by, arguments.correct_only]
+    outputs = [arguments.output, arguments.statistics]
+    if not any(outputs):
+        raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
+    for output in (*outputs, arguments.plot):
+        if output is not None and any(_same(output, source) for source in sources if source):
             raise InputError(f"{output}: is an input of this command and would be overwritten")
-    if arguments.output.endswith((".npz", ".h5", ".nc")):
-        raise InputError(f"{arguments.output}: the relevances are written as one array, an .npy file")
-    check_target(arguments.output)
-    x = open_array(arguments.inputs)
-    target = options.target(arguments.target)
-    analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
-    picture = options.picture(arguments, analyzer, x)
-    with _terminable(), _progress(len(x) if x.ndim else 0, arguments.quiet) as progress:
-        how = {"target": target, "normalize": arguments.normalize, "progress": progress}
-        done = explain_file(analyzer, x, arguments.output, **how)
-        if picture is not None:
-            plot.save(picture(open_array(arguments.output)), arguments.plot)
-    if arguments.quiet:
-        return
+    if arguments.output is not None:
+        open_sink(arguments.output)
+    with open_source(arguments.inputs) as data:
+        target = options.target(arguments.target)
+        analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
+        picture = options.picture(arguments, analyzer, data)
+        with _terminable(), _told(*outputs):
+            done = stream(
+                analyzer,
+                data,
+                arguments.output,
+                target=target,
+                batch_size=arguments.batch_size or "auto",
+                normalize=arguments.normalize,
+                statistics=arguments.statistics or False,
+                group_by=arguments.group_by,
+                correct=arguments.correct_only,
+                quantiles=arguments.quantiles,
+                mask=arguments.mask,
+                progress=not arguments.quiet,
+                resume=not arguments.restart,
+                overwrite=arguments.force,
+            )
+            if picture is not None:
+                plot.save(picture(arguments.output), arguments.plot)
+    if not arguments.quiet:
+        _report(arguments, done)
+
+
+def _report(arguments: argparse.Namespace, done: Streamed) -> None:
+    """What was done, in a few lines."""
     if done.left:
-        divisor = {"maxabs": "largest |R|", "sum": "sum"}[arguments.normalize]
+        divisor = {"maxabs": "max |R|", "sum": "sum", "max": "max R", "l1": "sum |R|"}[arguments.normalize]
         print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
-    rate = done.explanations / done.seconds
+    if done.resumed:
+        print(f"went on after {done.resumed:,} samples that an earlier run had done")
+    fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
+    written = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
+    if done.statistics is not None:
+        groups = ", ".join(
+            f"{count:,} {label}" for label, count in zip(done.statistics.groups, done.statistics.count, strict=True)
+        )
+        written.append(f"{arguments.statistics}, statistics of {groups}")
+    if arguments.plot:
+        written.append(arguments.plot)
     print(
-        f"{done.shape[0]:,} samples explained in {done.seconds:.3g} s, {rate:,.0f} explanations a second; "
-        f"wrote {arguments.output}, {done.dtype} {done.shape}" + (f", and {arguments.plot}" if arguments.plot else "")
+        f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
+        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}"
     )
 
 
 def _same(output: str, source: str) -> bool:
     try:
-        return os.path.samefile(output, source)
+        return os.path.samefile(split_path(output)[0], split_path(source)[0])
     except OSError:
         return False
 
 
 @contextlib.contextmanager
-def _progress(samples: int, quiet: bool) -> Iterator[Any]:
-    """A progress bar on a terminal's standard error; nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=samples, unit=" samples", unit_scale=True, dynamic_ncols=True) as bar:
-        yield bar.update
+def _told(*outputs: str | None) -> Iterator[None]:
+    """Say, when the run is stopped, that it can go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if any(output is not None and unfinished(output) for output in outputs):
+            print("lrpfast: stopped; what is done is kept: the same command goes on from there", file=sys.stderr)
+        raise
 
 
 @contextlib.contextmanager

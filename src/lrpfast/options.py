@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import plot
-from .batch import open_array
+from .batch import Source, as_mask, data_bounds, open_array, open_source
 from .engine.analyzer import Analyzer
 from .engine.innvestigate import create_analyzer
 from .engine.inputs import as_batch
@@ -58,6 +58,7 @@ number = _typed(float, "a number")
 pair = _typed(_to_pair, "a pair LOW,HIGH of numbers")
 number_or_pair = _typed(lambda text: _to_pair(text) if "," in text else float(text), "a number")
 shape = _typed(_to_shape, "a shape such as 8,8")
+numbers = _typed(lambda text: tuple(float(part) for part in text.split(",")), "a list of numbers")
 byte_count = _typed(_to_bytes, "a number of bytes")
 
 
@@ -97,11 +98,21 @@ def _known(name: str) -> str:
     return name
 
 
+#: bounds that are taken from the inputs
+_FROM_DATA = ("minmax", "1sigma", "3sigma")
+
+
 def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The rule's parameters that are given, and the bounds ``low`` and ``high``."""
     own = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
     parameters = {key: getattr(options, key) for key in own if getattr(options, key) is not None}
     bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
+    asked = {text: key for key, text in bounds.items() if isinstance(text, str)}
+    for text in asked:
+        if getattr(options, "inputs", None) is None:
+            raise RuleError(f"--{asked[text]} {text} is taken from the inputs, which this command does not have")
+        pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
+        bounds.update({key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text})
     return parameters, bounds
 
 
@@ -157,13 +168,15 @@ def _first_rule(text: str | None) -> str | tuple[float, float] | None:
         raise RuleError(f"--input-layer-rule is a rule's name or LOW,HIGH, not {text!r}") from None
 
 
-def _bound(key: str, text: str) -> float | np.ndarray:
+def _bound(key: str, text: str) -> float | str | np.ndarray:
+    if text in _FROM_DATA:
+        return text
     if text.endswith(".npy"):
         return np.array(open_array(text))
     try:
         return float(text)
     except ValueError:
-        raise RuleError(f"--{key} is a number or an .npy file, not {text!r}") from None
+        raise RuleError(f"--{key} is a number, an .npy file, or one of {', '.join(_FROM_DATA)}, not {text!r}") from None
 
 
 def layer(text: str | None) -> str | int | None:
@@ -185,7 +198,7 @@ def target(text: str) -> Any:
     return text
 
 
-def picture(options: argparse.Namespace, analyzer: Analyzer, x: np.ndarray) -> Callable[[np.ndarray], Any] | None:
+def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> Callable[[str], Any] | None:
     """What draws the relevances that ``explain`` writes, by the options ``--plot…``; None without ``--plot``.
 
     Whatever can be wrong with these options is told here, before the work begins,
@@ -198,42 +211,57 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, x: np.ndarray) -> C
             raise InputError(f"--plot-{next(iter(given))} goes with --plot FILE, which says where the picture goes")
         return None
     plot.check_path(options.plot)
+    if options.output is None:
+        raise InputError("--plot draws the relevances that -o OUT keeps: give both")
     if os.path.realpath(options.plot) == os.path.realpath(options.output):
         raise InputError(f"{options.plot}: the relevances and their picture need two files")
     if "mask" in given:
-        given["mask"] = np.asarray(open_array(given["mask"]))
+        given["mask"] = as_mask(given["mask"])
     limit, beneath = given.pop("limit", plot.LIMIT), given.pop("input", False)
     title = f"{options.rule}, target {os.path.basename(options.target)}"
     if options.start is not None:
         title += f", from layer {options.start}"
     if options.normalize is not None:
-        title += {"maxabs": ", divided by the largest |R|", "sum": ", divided by ΣR"}[options.normalize]
+        title += {
+            "maxabs": ", divided by the largest |R|",
+            "sum": ", divided by ΣR",
+            "max": ", divided by the largest R",
+            "l1": ", divided by Σ|R|",
+        }[options.normalize]
 
-    def draw(relevance: np.ndarray, x: np.ndarray) -> Any:
-        """Mapped arrays, of which the first samples are read."""
+    def draw(relevance: np.ndarray, x: np.ndarray, samples: int) -> Any:
+        """The first of so many samples."""
+        how = {"title": title + (f": first {len(x):,} of {samples:,} samples" if len(x) < samples else ""), **given}
         if relevance.ndim == x.ndim:
-            return plot.heatmap(relevance, x if beneath else None, limit=limit, title=title, **given)
-        shown, count = relevance[:limit], relevance.shape[1]  # a row for each sample, a column for each target
-        more = f": first {len(shown):,} of {len(relevance):,} samples" if len(shown) < len(relevance) else ""
+            return plot.heatmap(relevance, x if beneath else None, limit=limit, **how)
+        count = relevance.shape[1]  # a row for each sample, a column for each target
         return plot.heatmap(
-            shown.reshape(-1, *relevance.shape[2:]),
-            np.repeat(x[:limit], count, 0) if beneath else None,
+            relevance.reshape(-1, *relevance.shape[2:]),
+            np.repeat(x, count, 0) if beneath else None,
             limit=plot.MOST_PANELS,
-            rows=[f"sample {i}" for i in range(len(shown))],
+            rows=[f"sample {i}" for i in range(len(x))],
             columns=[f"target {j}" for j in range(count)],
-            title=title + more,
-            **given,
+            **how,
         )
 
+    if inputs.shape[0] is None:
+        raise InputError("--plot needs inputs that can be read again")
     wanted = analyzer.model.input_shape
-    if isinstance(wanted, tuple) and None not in wanted:
-        as_batch(x, wanted)  # what is wrong with the inputs themselves comes first
+    if isinstance(wanted, tuple) and None not in wanted and options.mask is None:
+        as_batch(np.empty((0, *inputs.shape[1:]), inputs.dtype), wanted)  # what is wrong with the inputs comes first
     axes: tuple[int, ...] = ()
     if options.target.endswith(".npy"):
         chosen = open_array(options.target)
         axes = chosen.shape[1:2] if chosen.dtype.kind in "iu" else ()
     plot.check_limit(limit)
-    plot.check_limit(max(1, min(limit, len(x))), math.prod(axes))
-    zeros = np.broadcast_to(np.float32(0), (min(1, len(x)), *axes, *x.shape[1:]))
-    draw(zeros, zeros[:, 0] if axes else zeros)
-    return lambda relevance: draw(relevance, x)
+    samples = inputs.shape[0]
+    shown = min(limit, samples)
+    plot.check_limit(max(1, shown), math.prod(axes))
+    zeros = np.broadcast_to(np.float32(0), (min(1, samples), *axes, *inputs.shape[1:]))
+    draw(zeros, zeros[:, 0] if axes else zeros, min(1, samples))
+
+    def drawn(path: str) -> Any:
+        with open_source(path) as made:
+            return draw(made.read(0, shown), inputs.read(0, shown), samples)
+
+    return drawn

@@ -1,140 +1,363 @@
-"""Explains an array of any length a chunk at a time, from memory-mapped inputs into a file."""
+"""Explains a data set of any length a chunk at a time: reading, computing and writing overlap, and nothing is lost."""
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..engine.analyzer import Analyzer
-from ..engine.inputs import as_batch, as_start
-from ..errors import InputError, SampleError, ShapeError
-from ..output import check_target, replacing
-from .files import release
+from ..engine.record import array_text
+from ..errors import InputError, SampleError
+from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
+from .job import Explained, Job
+from .journal import ANEW, Journal, joined, locked
+from .maps import check_maps, save_statistics
+from .sinks import OnGrid, Sink, open_sink
+from .sources import Masked, Source, as_mask, open_source
+from .statistics import Statistics
 
-#: A chunk's inputs and relevances in memory, and its work: together they keep memory
-#: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
-CHUNK_BYTES = 64 << 20
-CHUNK_FLOPS = 10_000_000_000
-
-NORMALIZATIONS = ("maxabs", "sum")
+#: Time between two notes of what is done: what a kill costs at most.
+SECONDS_BETWEEN_NOTES = 5.0
+#: … and how many times longer than a note takes it is at least.
+TIMES_A_NOTE = 20
 
 
 @dataclass(frozen=True)
-class Written:
-    """What `explain_file` did: the array it wrote, how long it took, and how many were not normalized."""
+class Streamed:
+    """What `stream` did.
 
+    Attributes
+    ----------
+    samples, explanations : int
+        Explanations are samples times targets.
+    shape : tuple of int
+        Of all relevances.
+    dtype : dtype
+    seconds : float
+        Of this run.
+    resumed : int
+        Samples that an earlier, unfinished run had done.
+    left : int
+        Explanations not normalized, since what they would be divided by is zero.
+    statistics : Statistics or None
+    record : dict
+        How the relevances were made, as the files' attributes say it.
+    """
+
+    samples: int
+    explanations: int
     shape: tuple[int, ...]
     dtype: np.dtype
-    explanations: int
     seconds: float
+    resumed: int
     left: int
+    statistics: Statistics | None = field(repr=False)
+    record: dict[str, str] = field(repr=False)
 
 
-def explain_file(
+def stream(
     analyzer: Analyzer,
-    x: np.ndarray,
-    output: str | os.PathLike,
+    source: Any,
+    sink: Any = None,
     *,
     target: Any = None,
+    batch_size: int | str = "auto",
     normalize: str | None = None,
-    progress: Callable[[int], object] = lambda samples: None,
-) -> Written:
-    """Write the relevance of every sample of ``x`` to an .npy file.
-
-    The file appears when it is whole; see `output.replacing`. Memory does not grow
-    with the number of samples.
-
-    Parameters
-    ----------
-    analyzer : Analyzer
-    x : array, shape (samples, *input_shape)
-        Best memory-mapped; see `files.open_array`.
-    output : path
-    target : optional
-        As in `Analyzer.analyze`, but no callable.
-    normalize : {"maxabs", "sum"}, optional
-        Divide each explanation by max|R| or by ΣR; where that is zero it is left as it is.
-    progress : callable, optional
-        Called with the number of samples of each chunk that is done.
-
-    Returns
-    -------
-    Written
-    """
+    statistics: bool | str | os.PathLike = False,
+    group_by: Any = None,
+    correct: Any = None,
+    quantiles: Sequence[float] = (),
+    mask: Any = None,
+    progress: bool | Callable[[int], object] = True,
+    resume: bool = True,
+    overwrite: bool = False,
+    cluster: Any = None,
+) -> Streamed:
+    """`Analyzer.stream`."""
     begin = time.perf_counter()
-    if isinstance(analyzer.input_shape, list):
-        raise InputError(
-            f"the model has {len(analyzer.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
+    if cluster is not None:
+        cluster_of_files(source, sink)
+    with contextlib.ExitStack() as stack:
+        data = stack.enter_context(open_source(source))
+        grid = None
+        if mask is not None:
+            grid = as_mask(mask)
+            data = stack.enter_context(Masked(data, grid))
+        job = Job(
+            analyzer, data.shape, data.dtype, target=target, normalize=normalize, group_by=group_by, correct=correct
         )
-    analyzer = analyzer.fixed(x)
-    samples, shape = len(as_batch(x, analyzer.input_shape)), x.shape[1:]  # type: ignore[arg-type]
-    whole = isinstance(target, np.ndarray)
-    if whole:
-        _check_targets(analyzer, target, samples)
-    # an empty batch has every other property of the result: its dtype, and an axis for several targets
-    made = _analyze(analyzer, x[:0], target[:0] if whole else target)
-    result = (samples, *made.shape[1:])
-    axes = made.ndim - 1 - len(shape)
-    per_sample = math.prod(shape) * (made.itemsize * (1 + math.prod(result[1 : 1 + axes])) + x.itemsize)
-    rows = max(1, min(samples, CHUNK_BYTES // max(1, per_sample), CHUNK_FLOPS // max(1, analyzer.plan().flops)))
-    check_target(output, math.prod(result) * made.itemsize)
-    buffer = np.empty((rows, *result[1:]), made.dtype)
-    left = 0
-    with replacing(output) as file:
-        header = {"descr": np.lib.format.dtype_to_descr(made.dtype), "fortran_order": False, "shape": result}
-        np.lib.format.write_array_header_1_0(file, header)
-        for first in range(0, samples, rows):
-            part = slice(first, min(samples, first + rows))
-            out = buffer[: part.stop - first]
-            try:
-                _analyze(analyzer, x[part], target[part] if whole else target, out)
-            except SampleError as error:
-                raise error.moved(first) from None
-            if normalize is not None:
-                left += normalize_rows(out.reshape(-1, math.prod(shape)), normalize)
-            file.write(out.data)
-            release(x)
-            progress(len(out))
-    explanations = samples * math.prod(result[1 : 1 + axes])
-    return Written(result, made.dtype, explanations, time.perf_counter() - begin, left)
+        made = _Statistics(job, statistics, bool(group_by is not None or correct is not None), quantiles)
+        out = None if sink is None else open_sink(sink)
+        if out is None and not made.wanted:
+            raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
+        if out is not None and grid is not None and out.path is not None:
+            out = OnGrid(out, grid)
+        rows = _rows(batch_size, job, data)
+        if cluster is not None:
+            rows = rows_of_a_chunk(rows)
+        run = Run(job, data, out, made, rows, resume, overwrite, grid, cluster is not None)
+        stack.enter_context(run.held())
+        client = None if cluster is None else stack.enter_context(connected(cluster))
+        tell = stack.enter_context(_progress(progress, job.samples, run.count))
+        run.all(tell, client)
+    seconds = time.perf_counter() - begin
+    shape = (run.count, *job.map_shape)
+    return Streamed(
+        run.count, run.count * job.targets, shape, job.dtype, seconds, run.resumed, run.left, made.total, run.record
+    )
 
 
-def _analyze(analyzer: Analyzer, x: np.ndarray, target: Any, out: np.ndarray | None = None) -> np.ndarray:
-    # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
-    return Analyzer.analyze(analyzer, x, target, out)
+def _rows(batch_size: int | str, job: Job, data: Source) -> int:
+    """Samples of a chunk: as asked for, or as memory and the way they are stored suggest."""
+    if batch_size == "auto":
+        rows = job.rows
+        return max(rows // data.step * data.step, min(data.step, 4 * rows), 1)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise InputError(f"batch_size must be 'auto' or a whole number of at least 1, not {batch_size!r}")
+    return int(batch_size)
 
 
-def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int) -> None:
-    """Tell of a wrong target before the work begins, not when its sample's turn comes."""
-    if target.ndim == 0 or len(target) != samples:
-        raise ShapeError(f"there are {samples} samples, but the targets have shape {target.shape}")
-    as_start(target, samples, analyzer.output_shape, np.dtype(np.float64), lambda: np.empty(0))
+class _Statistics:
+    """The statistics that were asked for, if any, and where they are to be written."""
+
+    def __init__(self, job: Job, wanted: bool | str | os.PathLike, grouped: bool, quantiles: Sequence[float]) -> None:
+        self.path = None if isinstance(wanted, bool) else os.fspath(wanted)
+        self.wanted = bool(wanted)
+        self.quantiles = tuple(float(q) for q in quantiles)
+        if not self.wanted and (grouped or self.quantiles):
+            raise InputError("group_by, correct and quantiles go with statistics: pass statistics=True or a file's name")
+        if any(not 0 <= q <= 1 for q in self.quantiles):
+            raise InputError(f"quantiles must lie between 0 and 1, not {quantiles}")
+        if self.path is not None:
+            check_maps(self.path)
+        self._new = lambda: Statistics(job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
+        self.total: Statistics | None = self._new() if self.wanted else None
+
+    def restart(self, state: dict[str, np.ndarray]) -> None:
+        if self.wanted:
+            self.total = Statistics.from_state(state) if state else self._new()
 
 
-def normalize_rows(relevance: np.ndarray, how: str) -> int:
-    """Divide every row by max|R| ("maxabs") or ΣR ("sum"), in place; masked features (NaN) do not count.
+class Run:
+    """One run: from where an earlier one stopped to the end.
 
-    Returns
-    -------
-    int
-        Rows left as they are, because what they would be divided by is zero, or so
-        near that the result overflows.
+    Attributes
+    ----------
+    done : list of [first, stop]
+        The ranges of samples whose relevance is in the output and whose statistics are counted.
     """
-    if how not in NORMALIZATIONS:
-        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {how!r}")
-    low = np.fmin.reduce(relevance, 1, initial=0.0).astype(np.float64)  # 0 where all are NaN
-    high = np.fmax.reduce(relevance, 1, initial=0.0).astype(np.float64)
-    largest = np.maximum(-low, high)
-    # NaN only where features are masked: the run refuses what is not finite
-    scale = largest if how == "maxabs" else np.asarray(np.nansum(relevance, 1, dtype=np.float64))
-    with np.errstate(over="ignore"):
-        good = (scale != 0) & np.isfinite(scale) & (largest / 2 < np.abs(scale) * (np.finfo(relevance.dtype).max / 2))
-    scale[~good] = 1.0
-    np.divide(relevance, scale[:, None], out=relevance, casting="same_kind")
-    return int((~good).sum())
+
+    def __init__(
+        self,
+        job: Job,
+        data: Source,
+        sink: Sink | None,
+        made: _Statistics,
+        rows: int,
+        resume: bool,
+        overwrite: bool,
+        grid: np.ndarray | None,
+        shared: bool,
+    ) -> None:
+        self.job, self.data, self.sink, self.made, self.rows, self.grid = job, data, sink, made, rows, grid
+        self.done: list[list[int]] = []
+        self.resumed = self.left = 0
+        self.record = job.record()
+        paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
+        if len(paths) == 2 and os.path.realpath(paths[0]) == os.path.realpath(paths[1]):
+            raise InputError(f"{paths[0]}: the relevances and their statistics need two files")
+        self._paths = paths
+        self._resume, self._overwrite, self._shared = resume, overwrite, shared
+        resumable = data.fingerprint is not None and (sink is None or sink.resumable)
+        self._journal = Journal(paths[0], self._settings()) if paths and resumable else None
+        self._noted = time.monotonic()
+        self._pause = SECONDS_BETWEEN_NOTES
+        if sink is not None:
+            sink.check((job.samples, *job.map_shape), job.dtype)
+
+    @property
+    def count(self) -> int:
+        """Samples done."""
+        return sum(stop - first for first, stop in self.done)
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges of samples that are not done."""
+        assert self.job.samples is not None
+        ends = [0, *(end for part in self.done for end in part), self.job.samples]
+        return [(first, stop) for first, stop in zip(ends[::2], ends[1::2], strict=True) if stop > first]
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a run to go on where another stopped."""
+        backend = self.job.analyzer._backend
+        settings: dict[str, Any] = {
+            **self.record,
+            "device": f"{backend.name} {backend.describe().get('instruction set', '')}".strip(),
+            "input": self.data.fingerprint,
+            "samples in a chunk": self.rows,
+            "outputs": [os.path.realpath(p) for p in self._paths],
+            "by": "the workers of a cluster" if self._shared else "one process",
+        }
+        if self.grid is not None:
+            settings["mask"] = array_text(self.grid)
+        if self.made.wanted:
+            settings["statistics"] = True
+            settings["quantiles"] = list(self.made.quantiles)
+        return settings
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The outputs locked, what an earlier run did taken over, and the sink open."""
+        with contextlib.ExitStack() as stack:
+            for path in self._paths:
+                stack.enter_context(locked(path))
+            self._begin()
+            try:
+                yield
+            finally:
+                if self.sink is not None:
+                    self.sink.close()
+
+    def _begin(self) -> None:
+        journal, sink = self._journal, self.sink
+        found = False
+        if journal is not None and not self._resume:
+            journal.remove()
+        elif journal is not None:
+            found = journal.load()
+        if found and journal is not None:
+            self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
+            self.left = journal.counters.get("left", 0)
+            self.made.restart(journal.state)
+        # an earlier run may have been killed in its last moment, with its outputs in their places
+        whole = found and not self.missing()
+        named = whole and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
+        for path in self._paths:
+            own = whole and (sink is None or named or path != sink.path)
+            if os.path.lexists(path) and not own and not self._overwrite:
+                raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
+        if sink is None or named:
+            self.sink = None
+            return
+        if found and not os.path.exists(sink.partial or ""):
+            raise InputError(
+                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
+            )
+        shape = (self.job.samples, *self.job.map_shape)
+        sink.begin(shape, self.job.dtype, self.record, self.data.labels, self.resumed, rows=self.rows)
+        if journal is not None and not found:
+            journal.save()
+
+    def all(self, tell: Callable[[int], object], client: Any = None) -> None:
+        """Explain what is left, and finish."""
+        try:
+            if client is None:
+                self._chunks(tell)
+            else:
+                explain_on(client, self, tell)
+        except BaseException as error:
+            # a wrong value stays wrong: only another input can do better, and that is another run
+            if self._journal is None or not self.done or isinstance(error, SampleError):
+                self._give_up()
+            else:
+                with contextlib.suppress(OSError):  # the error that stopped the run is the one to tell
+                    self._note()
+            raise
+        self._note()
+        if self.made.path is not None and self.made.total is not None:
+            maps = self.made.total, self.made.quantiles, self.data.labels, self.grid
+            save_statistics(self.made.path, *maps, self.record)
+        if self.sink is not None:
+            self.sink.finish()
+        if self._journal is not None:
+            self._journal.remove()
+
+    def _give_up(self) -> None:
+        if self.sink is not None:
+            self.sink.discard()
+        if self._journal is not None:
+            self._journal.remove()
+
+    def _chunks(self, tell: Callable[[int], object]) -> None:
+        """Read the next chunk and write the last one while this one is computed."""
+        buffers = [np.empty((0,)), np.empty((0,))]
+        first = self.done[0][1] if self.done else 0
+        with ThreadPoolExecutor(1, "lrpfast-read") as reader, ThreadPoolExecutor(1, "lrpfast-write") as writer:
+            reading = reader.submit(self._read, first)
+            writing: list[Future[None]] = []
+            while len(x := reading.result()):
+                reading = reader.submit(self._read, first + len(x))
+                if len(writing) == 2:
+                    writing.pop(0).result()
+                buffers.reverse()
+                if len(buffers[0]) < len(x):
+                    buffers[0] = np.empty((len(x), *self.job.map_shape), self.job.dtype)
+                explained = self.job.explain(first, x, buffers[0][: len(x)])
+                writing.append(writer.submit(self._take, first, explained, tell))
+                first += len(x)
+            for future in writing:
+                future.result()
+
+    def _read(self, first: int) -> np.ndarray:
+        """The chunk that begins with this sample; empty at the end."""
+        samples = self.job.samples
+        stop = first + self.rows if samples is None else min(samples, first + self.rows)
+        if first >= stop:
+            return np.empty((0, *self.data.shape[1:]), self.data.dtype)
+        x = self.data.read(first, stop)
+        self.data.ahead(stop, stop + self.rows if samples is None else min(samples, stop + self.rows))
+        return x
+
+    def _take(self, first: int, made: Explained, tell: Callable[[int], object]) -> None:
+        """Write a chunk and count it."""
+        if first != (self.done[0][1] if self.done else 0):
+            return  # the chunk before it could not be written
+        stop = first + len(made.relevance)
+        if self.sink is not None:
+            self.sink.write(first, made.relevance)
+        if self.made.total is not None:
+            self.made.total.update(first, made.relevance, made.group)
+        self.data.done(stop)
+        self.took(first, stop, made.left, tell)
+
+    def took(self, first: int, stop: int, left: int, tell: Callable[[int], object]) -> None:
+        """Count samples that are written, and note what is done every few seconds."""
+        self.left += left
+        self.done = joined([*self.done, [first, stop]])
+        if time.monotonic() - self._noted > self._pause:
+            self._note()
+        tell(stop - first)
+
+    def _note(self) -> None:
+        if self._journal is None:
+            return
+        begin = time.monotonic()
+        if self.sink is not None:
+            self.sink.flush()
+        state = {} if self.made.total is None else self.made.total.state()
+        self._journal.note(self.done, {"left": self.left}, state)
+        self._noted = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._noted - begin))
+
+
+@contextlib.contextmanager
+def _progress(
+    wanted: bool | Callable[[int], object], samples: int | None, done: int
+) -> Iterator[Callable[[int], object]]:
+    """A progress bar on a terminal's standard error; nothing elsewhere; or the caller's own function."""
+    if callable(wanted):
+        yield wanted
+    elif not wanted or not sys.stderr.isatty():
+        yield lambda count: None
+    else:
+        from tqdm import tqdm
+
+        with tqdm(total=samples, initial=done, unit=" samples", unit_scale=True, dynamic_ncols=True) as bar:
+            yield bar.update

@@ -219,6 +219,7 @@ class Analyzer:
         self._compiled = self._backend.compile(lowered.program)
         self._traced: tuple[Lowered, Any] | None = None  # compiled when first asked for, as is the forward half
         self._forward: Any = None
+        self._told: tuple[Any, int] | None = None
 
     def _lower(self, *, trace: bool) -> Lowered:
         return lower(
@@ -233,7 +234,7 @@ class Analyzer:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for key in ("_compiled", "_traced", "_forward", "_backend"):
+        for key in ("_compiled", "_traced", "_forward", "_told", "_backend"):
             state.pop(key, None)
         return {**state, "_variants": {}}
 
@@ -298,8 +299,12 @@ class Analyzer:
         ------
         InputError, ShapeError
         """
+        return self._analyzed(x, target, out)
+
+    def _analyzed(self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None) -> Any:
+        """`analyze`; into ``output``, where given, also what the model's outputs are before a final softmax."""
         if self._open:
-            return self.fixed(x).analyze(x, target, out)
+            return self.fixed(x)._analyzed(x, target, out, output)
         tensors, given = is_tensor(x), out
         if is_tensor(out):  # filled where it lies
             out = [as_array(o) for o in out] if self._ports.several else as_array(out)
@@ -311,6 +316,7 @@ class Analyzer:
             result = empty_like(shape, self._dtype, x)
         else:
             result = check_out(out, shape, self._dtype, x)
+        compiled, kept = (self._compiled, None) if output is None else self._with_output()
         whole = samples * self._per_sample <= 1 << 20  # a small batch is spared the slicing, a fair part of its time
         parts = (slice(0, samples),) if whole else self._chunks(samples, self._per_sample * math.prod(axes))
         for part in parts:
@@ -318,7 +324,8 @@ class Analyzer:
             into = result if whole else result[part]
             if axes:
                 into = empty_like((*axes, *rows.shape), self._dtype, x)  # the run's own order: one target after another
-            self._run(self._compiled, rows, into, part.start, start if whole else start.part(part))
+            keep = None if output is None else {kept: output[part]}
+            self._run(compiled, rows, into, part.start, start if whole else start.part(part), keep)
             if axes:
                 result[part] = into.swapaxes(0, 1)
         if given is not None:
@@ -327,6 +334,14 @@ class Analyzer:
             return given
         relevance = self._ports.unpack(result)
         return as_tensors(relevance) if tensors else relevance
+
+    def _with_output(self) -> tuple[Any, int]:
+        """The compiled explanation that hands out the model's outputs too, and their buffer."""
+        if self._told is None:
+            program = self._lower(trace=False).program
+            program = replace(program, keep=(program.output,))
+            self._told = self._backend.compile(program), program.output
+        return self._told
 
     def _packed(self, x: Any) -> Any:
         """The inputs as one array, on the host or on a GPU that the analyzer runs on."""
@@ -408,6 +423,91 @@ class Analyzer:
             assert result is not None
             kept[result] = relevance.reshape(len(rows), sizes[result])
             yield part, relevance, kept
+
+    def stream(self, source: Any, sink: Any = None, **options: Any) -> Any:
+        """Explain a data set of any length: read, explain and write a chunk at a time, and lose nothing.
+
+        Reading, computing and writing overlap; memory does not grow with the number of samples. A run that was
+        stopped, even killed, goes on where it was when it is called again with the same arguments, and its
+        result is the same, byte for byte.
+
+        Parameters
+        ----------
+        source : path, array, iterator
+            Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
+            ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
+        sink : path or callable, optional
+            Where relevances go: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function
+            called with (first sample's index, relevances). None when only statistics are wanted.
+        target : optional
+            As in `analyze`; one for each sample as an array of as many.
+        batch_size : "auto" or int
+            Samples of a chunk. Results do not depend on it.
+        normalize : {"maxabs", "sum", "max", "l1"}, optional
+            Divide each explanation by max|R|, ΣR, max R or Σ|R|; where that is 0 it is left as it is, and counted.
+        statistics : bool or path
+            Make the maps' statistics on the way (`Statistics`); into a ``.nc``, ``.h5``, ``.npz`` or ``.zarr`` file.
+        group_by : "prediction" or labels, optional
+            Statistics for each predicted class apart, or for each of the labels (an array, or a path).
+        correct : labels, optional
+            The true classes: samples that the model predicts otherwise are left out of the statistics.
+        quantiles : sequence of float
+            Quantiles of the maps, 0 to 1, to about 3 %.
+        mask : bool array or path, optional
+            The points of the source's grid that are the model's features, in order. Relevances come back on
+            the grid, NaN where it has no features.
+        progress : bool or callable
+            A progress bar on a terminal; or a function called with the number of samples of each chunk done.
+        resume : bool
+            Go on where an earlier run with the same arguments was stopped; False begins anew.
+        overwrite : bool
+            Replace finished outputs that are there already.
+
+        Returns
+        -------
+        Streamed
+            With ``statistics``, ``samples``, ``seconds`` and the like.
+
+        Raises
+        ------
+        InputError
+            For what is wrong with the data or the outputs, for an output that another run writes, and for an
+            unfinished run of other settings.
+        OSError
+            For a full disk and the like; what is done is kept.
+        """
+        from ..batch.stream import stream  # against the direction of the folders: the public way in is here
+
+        return stream(self, source, sink, **options)
+
+    def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
+        """Relevance of a Dask or xarray array, lazily: computed chunk by chunk, where and when Dask computes it.
+
+        Chunks along the samples stay as they are, features are brought together; every worker gets the model
+        once. A task takes one thread, unless the analyzer was given ``threads``. The numbers are those of `analyze`.
+
+        Parameters
+        ----------
+        x : dask.array.Array or xarray.DataArray, shape (samples, *input_shape)
+            xarray's may be lazy or not. Any other array is explained at once.
+        target : optional
+            As in `analyze`; one for each sample as an array of as many, also Dask's.
+        normalize, mask
+            As in `stream`.
+
+        Returns
+        -------
+        array
+            Dask's for Dask's, xarray's for xarray's: with the names, coordinates and attributes of ``x``, and in its
+            attributes how it was made.
+
+        Raises
+        ------
+        InputError, ShapeError
+        """
+        from ..batch.cluster import map_array  # as in stream
+
+        return map_array(self, x, target, normalize=normalize, mask=mask)
 
     def explain(self, x: Any, target: Any = None, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.

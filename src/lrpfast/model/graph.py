@@ -271,6 +271,15 @@ class Model:
 
         write(self, Path(path))
 
+    def digest(self) -> str:
+        """A fingerprint of the layers, their names, connections and weights: 32 hexadecimal digits.
+
+        Files of relevances carry it, so that they say which model they are about.
+        """
+        from .npz import digest
+
+        return digest(self)
+
 
 def model_wo_softmax(model: Model) -> Model:
     """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`."""

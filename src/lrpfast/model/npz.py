@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import zipfile
@@ -51,8 +52,8 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     return _TYPES[value["type"]](**fields)
 
 
-def write(model: Model, path: Path) -> None:
-    """Write ``model`` to ``path`` atomically."""
+def _describe(model: Model) -> tuple[str, dict[str, np.ndarray]]:
+    """The model as a JSON text and the arrays that it names."""
     arrays: dict[str, np.ndarray] = {}
     nodes: list[dict[str, Any]] = []
     first: dict[int, int] = {}  # where a layer that is used again stands
@@ -63,6 +64,22 @@ def write(model: Model, path: Path) -> None:
     header = json.dumps(
         {"format": FORMAT, "version": VERSION, "name": model.name, "nodes": nodes, "outputs": list(model.outputs)}
     )
+    return header, arrays
+
+
+def digest(model: Model) -> str:
+    """`Model.digest`: BLAKE2b of all that `write` writes."""
+    header, arrays = _describe(model)
+    state = hashlib.blake2b(header.encode(), digest_size=16)
+    for array in arrays.values():
+        state.update(f"{array.dtype.str}{array.shape}".encode())
+        state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()
+
+
+def write(model: Model, path: Path) -> None:
+    """Write ``model`` to ``path`` atomically."""
+    header, arrays = _describe(model)
     with replacing(path) as file:
         np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
 

@@ -1,0 +1,224 @@
+"""More than one machine: lazy maps of Dask and xarray arrays, and files explained by a cluster's workers."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..engine.analyzer import Analyzer
+from ..errors import InputError, MissingPackageError, ShapeError
+from .grids import as_mask, features_of, on_grid
+from .job import Job
+from .sinks import open_sink
+from .sources import open_source, to_xarray
+from .statistics import BLOCK, Statistics
+
+if TYPE_CHECKING:
+    from .stream import Run
+
+#: Pieces that a worker gets at least, where there is enough to do, so that all end at about the same time.
+PIECES_PER_WORKER = 8
+#: Chunks of a piece at most: what the death of a worker costs.
+CHUNKS_PER_PIECE = 8
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.split(".")[0]
+        raise MissingPackageError(f"this needs the package {package}: pip install 'lrpfast[dask]'") from None
+
+
+# Lazy maps
+
+
+def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
+    """`Analyzer.map`."""
+    grid = None if mask is None else as_mask(mask)
+    if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
+        mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
+        with open_source(x) as source:
+            return to_xarray(mapped, source.labels, job.record())
+    return _mapped(analyzer, x, target, normalize, grid)[0]
+
+
+def _mapped(
+    analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None
+) -> tuple[Any, Job]:
+    if not _is_lazy(x):
+        x = np.asarray(x)
+        job = Job(analyzer, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
+        return _explain_block(x, None, job=job, grid=grid), job
+    if any(math.isnan(size) for sizes in x.chunks for size in sizes):
+        raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
+    da, delayed = _import("dask.array"), _import("dask").delayed
+    x = x.rechunk({axis: -1 for axis in range(1, x.ndim)})  # a sample is explained as a whole
+    each = _is_lazy(target) or (isinstance(target, (list, np.ndarray)) and np.ndim(target) > 0)
+    arguments: list[Any] = [x, (0, *range(100, 99 + x.ndim)), None, None]
+    if each:
+        if len(target) != len(x):
+            raise ShapeError(f"there are {len(x)} samples, but the targets have shape {np.shape(target)}")
+        target = da.asarray(target)
+        target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
+        arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
+        target = np.empty((0, *target.shape[1:]), target.dtype)
+    shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
+    job = Job(_of_a_task(analyzer), shape, x.dtype, target=target, normalize=normalize)
+    made = job.map_shape if grid is None else (*job.map_shape[:-1], *grid.shape)
+    axes = tuple(range(1, 1 + len(made)))
+    mapped = da.blockwise(
+        _explain_block,
+        (0, *axes),
+        *arguments,
+        job=delayed(job, name=f"lrpfast-{job.digest()}", traverse=False),
+        grid=grid,
+        new_axes=dict(zip(axes, made, strict=True)),
+        concatenate=True,
+        dtype=job.dtype,
+        meta=np.empty((0,) * (1 + len(made)), job.dtype),
+    )
+    return mapped, job
+
+
+def _is_lazy(x: Any) -> bool:
+    return hasattr(x, "__dask_graph__") and hasattr(x, "chunks")
+
+
+def _feature_shape(shape: tuple[int, ...], grid: np.ndarray | None) -> tuple[int, ...]:
+    if grid is None:
+        return shape
+    if shape[1:] != grid.shape:
+        raise ShapeError(f"the mask has shape {grid.shape}, but a sample has shape {shape[1:]}")
+    return shape[0], int(grid.sum())
+
+
+def _of_a_task(analyzer: Analyzer) -> Analyzer:
+    """The analyzer for one task of several at a time: of one thread, as the scheduler hands out the others."""
+    if analyzer._threads:
+        return analyzer
+    single = copy.copy(analyzer)
+    single._threads, single._variants = 1, {}
+    return single
+
+
+def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
+    """One chunk of a lazy map."""
+    rows = x if grid is None else features_of(x, grid)
+    relevance = job.explain(0, rows, target=target).relevance
+    return relevance if grid is None else on_grid(relevance, grid)
+
+
+# Files, by a cluster's workers
+
+
+@contextlib.contextmanager
+def connected(cluster: Any) -> Iterator[Any]:
+    """A Dask client: for ``"local:4"`` with four worker processes of its own, an address, or a client as it is."""
+    distributed = _import("distributed")
+    if isinstance(cluster, distributed.Client):
+        yield cluster
+        return
+    if not isinstance(cluster, str):
+        raise InputError(f"cluster must be 'local:N', a scheduler's address or a Client, not {cluster!r}")
+    found = re.fullmatch(r"local(?::(\d+))?", cluster)
+    if found is None:
+        with distributed.Client(cluster, timeout="30s") as client:
+            yield client
+        return
+    workers = int(found[1]) if found[1] else None
+    if workers == 0:
+        raise InputError("cluster='local:0': a cluster needs a worker")
+    with (
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def rows_of_a_chunk(rows: int) -> int:
+    """Samples of a chunk, so that chunks and the statistics' blocks fit into each other."""
+    return -(-rows // BLOCK) * BLOCK if rows >= BLOCK else 1 << (rows.bit_length() - 1)
+
+
+def cluster_of_files(source: Any, sink: Any) -> None:
+    """InputError unless workers can open both: by their paths, on a disk that they share."""
+    for what, given in (("source", source), ("sink", sink)):
+        if not isinstance(given, (str, os.PathLike, type(None))):
+            raise InputError(
+                f"cluster: the {what} must be a file that all workers reach, not {type(given).__name__}; "
+                "Analyzer.map explains Dask and xarray arrays on a cluster"
+            )
+
+
+def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
+    """Let the workers explain what is not done yet, a piece at a time.
+
+    Every piece is read and written by the worker that explains it, from and into files that all of them reach; only
+    its statistics come back. A piece whose worker dies is explained again by another.
+    """
+    as_completed = _import("distributed").as_completed
+    missing = run.missing()
+    workers = max(1, sum(client.nthreads().values()))
+    unit = max(run.rows, BLOCK)
+    samples = sum(stop - first for first, stop in missing)
+    size = unit * max(1, min(CHUNKS_PER_PIECE * run.rows // unit, samples // (unit * PIECES_PER_WORKER * workers)))
+    pieces = [(at, min(at + size, stop)) for first, stop in missing for at in range(first, stop, size)]
+    task = client.scatter(Task(run), broadcast=True, hash=False)
+    futures = {client.submit(explain_piece, task, *piece, pure=False): piece for piece in pieces}
+    try:
+        for future in as_completed(list(futures)):
+            left, state = future.result()
+            if state is not None and run.made.total is not None:
+                run.made.total.merge(Statistics.from_state(state))
+            run.took(*futures.pop(future), left, tell)
+    except BaseException:
+        client.cancel(list(futures), force=True)
+        raise
+
+
+class Task:
+    """What a worker needs to know; sent to each of them once."""
+
+    def __init__(self, run: Run) -> None:
+        self.job = copy.copy(run.job)
+        self.job.analyzer = _of_a_task(run.job.analyzer)
+        self.source = run.data.path
+        self.sink = None if run.sink is None else run.sink.name
+        self.mask, self.rows = run.grid, run.rows
+        self.statistics = run.made.new if run.made.wanted else None
+
+
+def explain_piece(task: Task, first: int, stop: int) -> tuple[int, dict[str, np.ndarray] | None]:
+    """Explain some samples on a worker: how many were left as they are by normalizing, and their statistics' state."""
+    job, left = task.job, 0
+    made = None if task.statistics is None else task.statistics()
+    with contextlib.ExitStack() as stack:
+        data = stack.enter_context(open_grid(task.source, task.mask))
+        sink = None
+        if task.sink is not None:
+            sink = stack.enter_context(open_sink(task.sink, task.mask))
+            sink.join((job.samples, *job.map_shape), job.dtype, task.rows)
+        for at in range(first, stop, task.rows):
+            x = data.read(at, min(stop, at + task.rows))
+            data.ahead(at + len(x), min(stop, at + len(x) + task.rows))
+            explained = job.explain(at, x)
+            if sink is not None:
+                sink.write(at, explained.relevance)
+            if made is not None:
+                made.update(at, explained.relevance, explained.group, threads=job.analyzer._threads)
+            left += explained.left
+            data.done(at + len(x))
+        if sink is not None:
+            sink.flush()
+    return left, None if made is None else made.state()

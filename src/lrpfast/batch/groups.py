@@ -1,0 +1,100 @@
+"""Which group of the statistics a sample's map belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine.analyzer import Analyzer
+from ..engine.record import array_text
+from ..errors import InputError, ShapeError
+from .sources import open_source
+
+#: ``group_by`` for the class that the model predicts.
+PREDICTION = "prediction"
+
+
+def labels(given: Any, what: str, samples: int | None) -> np.ndarray:
+    """One label for each sample, from an array or the path of one.
+
+    Raises
+    ------
+    InputError, ShapeError
+        For anything but one whole number, truth value or text a sample.
+    """
+    if isinstance(given, np.ndarray):
+        array = given
+    else:
+        with open_source(given) as source:
+            array = np.array(source.read(0, source.shape[0] or 0))
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all():
+        array = array.astype(np.int64)  # classes are often kept as floats
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "iubUS":
+        raise InputError(f"{what} must hold whole numbers or texts, one for each sample, not dtype {array.dtype}")
+    if array.ndim != 1 or (samples is not None and len(array) != samples):
+        raise ShapeError(f"{what} must have shape ({samples},), one for each sample, not {array.shape}")
+    return array
+
+
+class Groups:
+    """Puts samples into groups: by labels, by the class that the model predicts, or all into one.
+
+    Parameters
+    ----------
+    analyzer : Analyzer
+    samples : int or None
+    group_by : None, "prediction" or labels
+        Labels: an array of whole numbers or texts, one for each sample, or the path of one.
+    correct : labels, optional
+        The true classes: samples that the model predicts otherwise are in no group.
+
+    Attributes
+    ----------
+    names : list
+        The groups' labels, in order.
+    """
+
+    def __init__(self, analyzer: Analyzer, samples: int | None, group_by: Any = None, correct: Any = None) -> None:
+        self._of: np.ndarray | None = None
+        self._correct = None if correct is None else labels(correct, "correct", samples)
+        self._predicted = isinstance(group_by, str) and group_by == PREDICTION
+        shape = analyzer.output_shape
+        self.needs_output = self._predicted or correct is not None
+        if self.needs_output and isinstance(shape, list):
+            raise InputError(f"the model has {len(shape)} outputs: which class it predicts is not defined")
+        self._classes = max(2, int(np.prod(shape))) if self.needs_output else 0
+        if self._correct is not None and self._correct.dtype.kind not in "iub":
+            raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
+        self.names: list[Any] = ["all"]
+        self.told: dict[str, str] = {}
+        if self._predicted:
+            self.names = list(range(self._classes))
+            self.told["group_by"] = PREDICTION
+        elif group_by is not None:
+            given = labels(group_by, "group_by", samples)
+            found, self._of = np.unique(given, return_inverse=True)
+            self.names = found.tolist()
+            self.told["group_by"] = _text(given)
+        if self._correct is not None:
+            self.told["correct_only"] = _text(self._correct)
+
+    def of(self, first: int, rows: int, output: np.ndarray | None) -> np.ndarray:
+        """The group of each of these samples; −1 for none."""
+        group = np.zeros(rows, np.int64) if self._of is None else self._of[first : first + rows].astype(np.int64)
+        if output is None:
+            return group
+        values = output.reshape(rows, -1)
+        # a single output is a logit: above zero means class 1
+        predicted = (values[:, 0] > 0).astype(np.int64) if values.shape[1] == 1 else values.argmax(1)
+        if self._predicted:
+            group = predicted
+        if self._correct is not None:
+            group = np.where(self._correct[first : first + rows] == predicted, group, -1)
+        return group
+
+
+def _text(array: np.ndarray) -> str:
+    return array_text(array.astype("S") if array.dtype.kind == "U" else array)

@@ -1,0 +1,141 @@
+"""What is done to the samples of a data set, whatever process does it: explain, normalize, find the group."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..engine.analyzer import Analyzer
+from ..engine.inputs import as_batch, as_start
+from ..engine.record import record, target_text
+from ..errors import InputError, SampleError, ShapeError
+from .groups import Groups
+from .normalize import NORMALIZATIONS, normalize_rows
+
+#: A chunk's inputs and relevances in memory, and its work: together they keep memory
+#: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
+CHUNK_BYTES = 64 << 20
+CHUNK_FLOPS = 10_000_000_000
+
+
+@dataclass
+class Explained:
+    """Some samples' relevance; the group of each, and how many explanations were left as they are by normalizing."""
+
+    relevance: np.ndarray
+    group: np.ndarray
+    left: int
+
+
+class Job:
+    """One task for a whole data set; the same for every part of it.
+
+    Parameters
+    ----------
+    analyzer : Analyzer
+    shape : tuple
+        Of all inputs, samples first; None where the number of samples is not known.
+    dtype : dtype
+        Of the inputs.
+    target, normalize, group_by, correct
+        As in `stream`.
+    """
+
+    def __init__(
+        self,
+        analyzer: Analyzer,
+        shape: tuple[int | None, ...],
+        dtype: np.dtype,
+        *,
+        target: Any = None,
+        normalize: str | None = None,
+        group_by: Any = None,
+        correct: Any = None,
+    ) -> None:
+        if isinstance(analyzer.input_shape, list):
+            raise InputError(
+                f"the model has {len(analyzer.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
+            )
+        if normalize is not None and normalize not in NORMALIZATIONS:
+            raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {normalize!r}")
+        none = np.empty((0, *shape[1:]), dtype)
+        analyzer = analyzer.fixed(none)
+        as_batch(none, analyzer.input_shape)
+        self.analyzer, self.normalize = analyzer, normalize
+        self.samples = shape[0]
+        self._target, self._per_sample = target, _is_per_sample(target)
+        if self._per_sample:
+            self._target = target = np.asarray(target)
+            _check_targets(analyzer, target, self.samples)
+        # an empty batch has every other property of the result: its dtype, and an axis for several targets
+        made = self._analyze(none, target[:0] if self._per_sample else target)
+        self.dtype: np.dtype = made.dtype
+        self.map_shape: tuple[int, ...] = made.shape[1:]
+        self.feature_shape: tuple[int, ...] = none.shape[1:]
+        self.targets = math.prod(made.shape[1 : made.ndim - none.ndim + 1])
+        self.row_bytes = math.prod(self.map_shape) * made.itemsize + math.prod(none.shape[1:]) * (
+            made.itemsize + none.itemsize
+        )
+        self.groups = Groups(analyzer, self.samples, group_by, correct)
+
+    @property
+    def rows(self) -> int:
+        """Samples of a chunk."""
+        most = min(CHUNK_BYTES // max(1, self.row_bytes), CHUNK_FLOPS // max(1, self.analyzer.plan().flops))
+        return max(1, most if self.samples is None else min(most, self.samples))
+
+    def record(self) -> dict[str, str]:
+        """How the relevances are made, in words."""
+        target = self.analyzer.target if self._target is None else self._target
+        told = {"lrpfast_version": __version__, **record(self.analyzer), "target": target_text(target)}
+        if self.normalize is not None:
+            told["normalize"] = self.normalize
+        return {**told, **self.groups.told}
+
+    def explain(self, first: int, x: np.ndarray, out: np.ndarray | None = None, target: Any = None) -> Explained:
+        """The relevance of the samples from ``first`` on, into ``out`` where given; ``target`` in place of the job's.
+
+        Raises
+        ------
+        SampleError
+            Naming the sample by its place in the whole data set.
+        """
+        rows = len(x)
+        if out is None:
+            out = np.empty((rows, *self.map_shape), self.dtype)
+        if target is None:
+            target = self._target[first : first + rows] if self._per_sample else self._target
+        output = None
+        if self.groups.needs_output:
+            output = np.empty((rows, *self.analyzer.output_shape), self.dtype)
+        try:
+            self._analyze(x, target, out, output)
+        except SampleError as error:
+            raise error.moved(first) from None
+        left = 0
+        if self.normalize is not None:
+            left = normalize_rows(out.reshape(-1, math.prod(self.feature_shape)), self.normalize)
+        return Explained(out, self.groups.of(first, rows, output), left)
+
+    def _analyze(
+        self, x: np.ndarray, target: Any, out: np.ndarray | None = None, output: np.ndarray | None = None
+    ) -> np.ndarray:
+        # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
+        return Analyzer._analyzed(self.analyzer, x, target, out, output)
+
+
+def _is_per_sample(target: Any) -> bool:
+    return isinstance(target, list) or (hasattr(target, "__array__") and not isinstance(target, np.generic))
+
+
+def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int | None) -> None:
+    """Tell of a wrong target before the work begins, not when its sample's turn comes."""
+    if samples is None:
+        raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
+    if target.ndim == 0 or len(target) != samples:
+        raise ShapeError(f"there are {samples} samples, but the targets have shape {target.shape}")
+    as_start(target, samples, analyzer.output_shape, np.dtype(np.float64), lambda: np.empty(0))

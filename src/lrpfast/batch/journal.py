@@ -1,0 +1,209 @@
+"""What is done of an unfinished output, so that a run that was stopped can go on; and the lock on it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+VERSION = 1
+#: Bytes that a note may grow by between two of them.
+MARGIN = 1 << 14
+
+
+def _beside(path: str, suffix: str) -> str:
+    folder, name = os.path.split(os.path.realpath(path))
+    return os.path.join(folder, f".{name}.lrpfast-{suffix}")
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold an output for this process alone; the system lets go of it however the process ends.
+
+    Raises
+    ------
+    InputError
+        When another run holds it.
+    """
+    name = _beside(path, "lock")
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor)
+            # the run that held it before removes the file: then the lock is on a file that is no longer there
+            if _same(descriptor, name):
+                break
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(f"{path}: another run writes it now; wait for its end, or stop it") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise BlockingIOError from error
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _same(descriptor: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(name))
+    except FileNotFoundError:
+        return False
+
+
+def joined(ranges: list[list[int]]) -> list[list[int]]:
+    """Ranges [first, stop] in order, those that meet as one."""
+    result: list[list[int]] = []
+    for first, stop in sorted(ranges):
+        if result and first <= result[-1][1]:
+            result[-1][1] = max(stop, result[-1][1])
+        elif stop > first:
+            result.append([first, stop])
+    return result
+
+
+def unfinished(path: str) -> bool:
+    """Whether a run into this output was stopped and can go on."""
+    return os.path.exists(_beside(path, "journal"))
+
+
+class Journal:
+    """The record beside an output: the run's settings, the ranges of samples that are done, and the statistics so far.
+
+    Every `save` replaces the file in one step, so that a kill at any moment leaves the one before or the new one.
+
+    Attributes
+    ----------
+    settings : dict
+        What must be the same for a run to go on, in words.
+    done : list of [first, stop]
+        Ranges of samples whose relevance is in the output, on the disk; in order and apart.
+    counters : dict
+        Whole numbers that add up over the run.
+    state : dict of arrays
+        `Statistics.state`; empty without statistics.
+    """
+
+    def __init__(self, path: str, settings: dict[str, Any]) -> None:
+        self.output, self.path = path, _beside(path, "journal")
+        self.settings = settings
+        self.done: list[list[int]] = []
+        self.counters: dict[str, int] = {}
+        self.state: dict[str, np.ndarray] = {}
+
+    def note(self, done: list[list[int]], counters: dict[str, int], state: dict[str, np.ndarray]) -> None:
+        """Take down how far the run is, and `save`."""
+        self.done, self.counters, self.state = done, counters, state
+        self.save()
+
+    def save(self) -> None:
+        """Write it, in one step; on a full disk into the room that was kept for it."""
+        buffer = io.BytesIO()
+        text = json.dumps(
+            {"version": VERSION, "settings": self.settings, "done": self.done, "counters": self.counters}, sort_keys=True
+        )
+        np.savez(buffer, journal=np.frombuffer(text.encode(), np.uint8), **self.state)
+        try:
+            self._write(buffer.getbuffer())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.unlink(self._room)
+            self._write(buffer.getbuffer())
+        with contextlib.suppress(OSError):
+            self._keep_room(2 * buffer.tell() + MARGIN)
+
+    def _write(self, data: memoryview) -> None:
+        temporary = f"{self.path}-new"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    @property
+    def _room(self) -> str:
+        return f"{self.path}-room"
+
+    def _keep_room(self, size: int) -> None:
+        """Hold room on the disk for one more note, of use when the output has filled it."""
+        if not os.path.exists(self._room) or os.path.getsize(self._room) < size:
+            with open(self._room, "wb") as file:
+                file.write(bytes(size))
+
+    def remove(self) -> None:
+        """Take it away: the output is whole, or given up."""
+        for name in (self.path, f"{self.path}-new", self._room):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+    def load(self) -> bool:
+        """Take over what an earlier run noted; False when there is nothing.
+
+        Raises
+        ------
+        InputError
+            When that run had other settings, or the file is damaged.
+        """
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            told = json.loads(arrays.pop("journal").tobytes())
+            if told["version"] != VERSION:
+                raise InputError(
+                    f"{self.output}: an unfinished run of another lrpfast version lies beside it; {ANEW}"
+                )
+            found, self.done, self.counters = told["settings"], told["done"], told["counters"]
+        except FileNotFoundError:
+            return False
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.path}: damaged record of an unfinished run ({error}); {ANEW}") from None
+        changed = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
+        if changed:
+            told_of = "; ".join(f"{key}: {_short(found.get(key))}, now {_short(self.settings.get(key))}" for key in changed)
+            raise InputError(
+                f"{self.output}: an unfinished run of other settings lies beside it ({told_of}); "
+                f"run it with the same settings to go on, or {ANEW}"
+            )
+        self.state = arrays
+        return True
+
+
+ANEW = "pass resume=False to begin anew"
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"

@@ -1,0 +1,478 @@
+"""Whole data sets: from any source into any sink, statistics on the way; and nothing is lost, whatever stops a run."""
+
+import itertools
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast.batch import open_source
+
+FEATURES, SAMPLES = 40, 1_100
+RNG = np.random.default_rng(7)
+
+
+def make_model(outputs=3, seed=0):
+    rng = np.random.default_rng(seed)
+    layers = [
+        lrpfast.layers.Dense(rng.normal(size=(FEATURES, 16)) / 6, 0.1 * rng.normal(size=16), activation="relu"),
+        lrpfast.layers.Dense(rng.normal(size=(16, outputs)) / 4, 0.1 * rng.normal(size=outputs)),
+    ]
+    return lrpfast.from_layers(layers)
+
+
+MODEL = make_model()
+X = RNG.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
+LABELS = RNG.integers(0, 3, SAMPLES)
+ANALYZER = lrpfast.Analyzer(MODEL, "epsilon")
+RELEVANCE = ANALYZER.analyze(X)
+
+
+@pytest.fixture
+def x(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    return tmp_path / "x.npy"
+
+
+def read(path):
+    with open_source(path) as source:
+        return np.array(source.read(0, source.shape[0]))
+
+
+def leftovers(folder):
+    """Files of unfinished runs."""
+    return sorted(p.name for p in Path(folder).iterdir() if "lrpfast" in p.name)
+
+
+def everything(path):
+    """Every byte of a file, or of the files of a folder."""
+    path = Path(path)
+    if path.is_dir():
+        return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+    return path.read_bytes()
+
+
+class Stop(Exception):
+    """Raised in place of a kill, where one in the process itself will do."""
+
+
+def stopped_after(chunks):
+    """A progress function that stops the run when so many chunks are done."""
+    seen = itertools.count(1)
+
+    def tell(samples):
+        if next(seen) == chunks:
+            raise Stop
+
+    return tell
+
+
+# Sources, sinks, options
+
+SINKS = ["r.npy", "r.h5", "r.h5:maps/relevance", "r.nc", "r.nc:relevance", "r.zarr"]
+
+
+def needs(name):
+    """Skip where what a file's kind needs is not installed."""
+    for kind, package in ((".nc", "netCDF4"), (".zarr", "zarr")):
+        if kind in name:
+            pytest.importorskip(package, reason=f"{kind} files need {package}")
+
+
+@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("batch_size", ["auto", 1, 300, 5_000])
+def test_sinks(sink, batch_size, x, tmp_path):
+    needs(sink)
+    if batch_size == 1 and "zarr" in sink:
+        pytest.skip("a thousand files of a sample each")
+    done = ANALYZER.stream(x, tmp_path / sink, batch_size=batch_size)
+    assert (read(tmp_path / sink) == RELEVANCE).all()
+    assert (done.samples, done.shape, done.resumed, done.left) == (SAMPLES, RELEVANCE.shape, 0, 0)
+    assert leftovers(tmp_path) == []
+
+
+def test_sources_in_memory():
+    got = []
+
+    def sink(first, rows):
+        assert first == sum(map(len, got))
+        got.append(rows.copy())
+
+    for source in (X, (X[i : i + 77] for i in range(0, SAMPLES, 77)), X.astype(np.float64)):
+        got.clear()
+        ANALYZER.stream(source, sink, batch_size=100)
+        assert (np.concatenate(got) == RELEVANCE).all()
+
+
+def test_an_iterator_into_a_file(tmp_path):
+    done = ANALYZER.stream((X[i : i + 77] for i in range(0, SAMPLES, 77)), tmp_path / "r.npy")
+    assert done.samples == SAMPLES and (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+    with pytest.raises(lrpfast.InputError, match="iterator"):
+        ANALYZER.stream(iter([X]), tmp_path / "s.npy", target=LABELS)
+
+
+@pytest.mark.parametrize("target", [1, (0, 2), "all", LABELS, np.stack([LABELS, 2 - LABELS], 1), RNG.random((SAMPLES, 3))])
+def test_targets(target, x, tmp_path):
+    ANALYZER.stream(x, tmp_path / "r.npy", target=target, batch_size=333)
+    assert (np.load(tmp_path / "r.npy") == ANALYZER.analyze(X, target)).all()
+
+
+@pytest.mark.parametrize("how", ["maxabs", "sum", "max", "l1"])
+def test_normalize(how, x, tmp_path):
+    silent = X.copy()
+    silent[5] = 0  # no relevance under epsilon
+    np.save(x, silent)
+    model = lrpfast.from_layers([lrpfast.layers.Dense(np.float32(RNG.normal(size=(FEATURES, 2))))])
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    relevance = analyzer.analyze(silent).astype(np.float64)
+    scale = {
+        "maxabs": np.abs(relevance).max(1), "sum": relevance.sum(1), "max": relevance.max(1), "l1": np.abs(relevance).sum(1)
+    }[how]  # fmt: skip
+    scale[5] = 1
+    done = analyzer.stream(x, tmp_path / "r.npy", normalize=how, batch_size=250)
+    assert done.left == 1
+    np.testing.assert_allclose(np.load(tmp_path / "r.npy"), relevance / scale[:, None], rtol=3e-7, atol=0)
+
+
+def test_a_convolutional_model_of_open_size(tmp_path):
+    kernel = np.float32(RNG.normal(size=(3, 3, 1, 2)))
+    graph = lrpfast.Graph()
+    at = graph.input((None, None, 1))
+    at = graph.add(lrpfast.layers.Conv(kernel, activation="relu"), at)
+    model = graph.model(graph.add(lrpfast.layers.GlobalAveragePool(), at))
+    images = RNG.random((20, 8, 9, 1)).astype(np.float32)
+    analyzer = lrpfast.Analyzer(model, "z_plus")
+    done = analyzer.stream(images, tmp_path / "r.npy", statistics=True)
+    assert (np.load(tmp_path / "r.npy") == analyzer.analyze(images)).all()
+    assert done.statistics.mean.shape == (1, 8, 9, 1)
+
+
+# Statistics
+
+
+def test_statistics(x):
+    done = ANALYZER.stream(x, statistics=True, group_by=LABELS, batch_size=100, quantiles=[0.5])
+    made = done.statistics
+    for group in range(3):
+        rows = RELEVANCE[LABELS == group].astype(np.float64)
+        np.testing.assert_allclose(made.mean[group], rows.mean(0), rtol=1e-13, atol=1e-16)
+        np.testing.assert_allclose(made.std[group], rows.std(0), rtol=1e-12)
+        assert (made.positive[group] == (rows > 0).mean(0)).all()
+        assert made.count[group] == len(rows)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_groups_by_prediction(outputs, x):
+    analyzer = lrpfast.Analyzer(make_model(outputs), "epsilon")
+    logits = analyzer.explain(X).output
+    predicted = logits.argmax(1) if outputs > 1 else (logits[:, 0] > 0).astype(int)
+    relevance = analyzer.analyze(X).astype(np.float64)
+    truth = np.minimum(LABELS, max(1, outputs - 1))
+    made = analyzer.stream(x, statistics=True, group_by="prediction", batch_size=99).statistics
+    right = analyzer.stream(x, statistics=True, group_by=truth, correct=truth, batch_size=99).statistics
+    for group in range(max(2, outputs)):
+        np.testing.assert_allclose(made.mean[group], relevance[predicted == group].mean(0), rtol=1e-12, atol=1e-16)
+        both = (predicted == group) & (truth == group)
+        np.testing.assert_allclose(right.mean[group], relevance[both].mean(0), rtol=1e-12, atol=1e-16)
+
+
+def test_groups_by_names(x):
+    names = np.array(["El Niño", "neutral", "La Niña"])[LABELS]
+    made = ANALYZER.stream(x, statistics=True, group_by=names).statistics
+    assert list(made.groups) == sorted({*names})
+    assert made.count[list(made.groups).index("neutral")] == (LABELS == 1).sum()
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5", "nc", "zarr"])
+def test_files_of_statistics(ending, x, tmp_path):
+    needs(f".{ending}")
+    path = tmp_path / f"maps.{ending}"
+    made = ANALYZER.stream(x, statistics=path, group_by=LABELS, quantiles=[0.1, 0.9]).statistics
+    for key in ("mean", "std", "positive", "negative"):
+        assert (read(f"{path}:{key}") == getattr(made, key)).all()
+    assert (read(f"{path}:quantile") == made.quantile([0.1, 0.9])).all()
+    assert leftovers(tmp_path) == []
+
+
+def test_bits_do_not_depend_on_the_split(x):
+    states = []
+    for size in (1, 17, 256, 300, 5_000):
+        made = ANALYZER.stream(x, statistics=True, group_by=LABELS, quantiles=[0.5], batch_size=size).statistics
+        states.append([made.mean.tobytes(), made.std.tobytes(), made.quantile([0.5]).tobytes()])
+    assert all(state == states[0] for state in states)
+
+
+# Masks
+
+
+def test_masks(tmp_path):
+    mask = np.zeros((6, 10), bool)
+    mask.flat[RNG.permutation(60)[:FEATURES]] = True
+    grid = np.full((SAMPLES, 6, 10), np.nan, np.float32)
+    grid[:, mask] = X
+    np.save(tmp_path / "grid.npy", grid)
+    np.save(tmp_path / "mask.npy", mask)
+    for given in (mask, tmp_path / "mask.npy"):
+        done = ANALYZER.stream(
+            tmp_path / "grid.npy", tmp_path / "r.npy", mask=given, statistics=tmp_path / "m.npz", overwrite=True
+        )
+        made = np.load(tmp_path / "r.npy")
+        assert made.shape == grid.shape and (made[:, mask] == RELEVANCE).all() and np.isnan(made[:, ~mask]).all()
+        mean = np.load(tmp_path / "m.npz")["mean"]
+        assert mean.shape == (1, 6, 10) and (mean[0][mask] == done.statistics.mean[0]).all()
+        assert np.isnan(mean[0][~mask]).all()
+
+
+def test_nan_among_the_features_is_named(x, tmp_path):
+    wrong = X.copy()
+    wrong[700, 3] = np.nan
+    np.save(x, wrong)
+    with pytest.raises(lrpfast.SampleError, match=r"x\[700, 3\] is nan"):
+        ANALYZER.stream(x, tmp_path / "r.npy", batch_size=100)
+    assert leftovers(tmp_path) == [] and not (tmp_path / "r.npy").exists()
+    analyzer = lrpfast.Analyzer(MODEL, "epsilon", mask_nan=True)
+    made = analyzer.stream(x, tmp_path / "r.npy", statistics=True, batch_size=100).statistics
+    assert np.isnan(np.load(tmp_path / "r.npy")[700, 3])
+    assert made.valid[0, 3] == SAMPLES - 1 and np.isfinite(made.mean).all()
+
+
+# Nothing is lost
+
+
+@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("after", [1, 5])
+def test_a_stopped_run_goes_on(sink, after, x, tmp_path):
+    needs(sink)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole.mkdir(), again.mkdir()
+    how = {"batch_size": 100, "group_by": LABELS, "quantiles": [0.5]}
+    ANALYZER.stream(x, whole / sink, statistics=whole / "m.npz", **how)
+    with pytest.raises(Stop):
+        ANALYZER.stream(x, again / sink, statistics=again / "m.npz", progress=stopped_after(after), **how)
+    assert leftovers(again) and not (again / sink.split(":")[0]).exists()
+    done = ANALYZER.stream(x, again / sink, statistics=again / "m.npz", **how)
+    assert done.resumed >= 100 * after
+    assert everything(again / sink.split(":")[0]) == everything(whole / sink.split(":")[0])
+    assert everything(again / "m.npz") == everything(whole / "m.npz")
+    assert leftovers(again) == []
+
+
+@pytest.fixture
+def unfinished(x, tmp_path):
+    with pytest.raises(Stop):
+        ANALYZER.stream(x, tmp_path / "r.npy", batch_size=100, progress=stopped_after(4))
+    return tmp_path / "r.npy"
+
+
+def test_changed_settings_are_told(unfinished, x):
+    before = everything(unfinished.parent)
+    for analyzer, options, told in (
+        (lrpfast.Analyzer(MODEL, "gamma"), {}, "gamma"),
+        (lrpfast.Analyzer(make_model(seed=1), "epsilon"), {}, "model_digest"),
+        (lrpfast.Analyzer(MODEL, "epsilon", precision="tf32"), {}, "precision: float32, now tf32"),
+        (ANALYZER, {"target": 1}, "target: max, now 1"),
+        (ANALYZER, {"batch_size": 50}, "samples in a chunk: 100, now 50"),
+        (ANALYZER, {"normalize": "sum"}, "normalize: nothing, now sum"),
+        (ANALYZER, {"statistics": True}, "statistics"),
+    ):
+        with pytest.raises(lrpfast.InputError, match="unfinished run of other settings") as caught:
+            analyzer.stream(x, unfinished, **{"batch_size": 100, **options})
+        assert told in str(caught.value) and "resume=False" in str(caught.value)
+    assert everything(unfinished.parent) == before
+    ANALYZER.stream(x, unfinished, batch_size=50, resume=False)
+    assert (np.load(unfinished) == RELEVANCE).all() and leftovers(unfinished.parent) == []
+
+
+def test_a_changed_input_is_told(unfinished, x):
+    np.save(x, X * 2)
+    os.utime(x, (1, 1))
+    with pytest.raises(lrpfast.InputError, match="input: "):
+        ANALYZER.stream(x, unfinished, batch_size=100)
+
+
+def test_what_was_written_is_gone(unfinished, x):
+    (part,) = (unfinished.parent / name for name in leftovers(unfinished.parent) if name.endswith("part"))
+    part.unlink()
+    with pytest.raises(lrpfast.InputError, match="what it had written is gone"):
+        ANALYZER.stream(x, unfinished, batch_size=100)
+
+
+def test_a_damaged_journal(unfinished, x):
+    (journal,) = (unfinished.parent / name for name in leftovers(unfinished.parent) if name.endswith("journal"))
+    journal.write_bytes(journal.read_bytes()[:100])
+    with pytest.raises(lrpfast.InputError, match="damaged record of an unfinished run"):
+        ANALYZER.stream(x, unfinished, batch_size=100)
+
+
+def test_a_finished_output_is_kept(x, tmp_path):
+    (tmp_path / "r.npy").write_bytes(b"earlier")
+    with pytest.raises(lrpfast.InputError, match="is there already; pass overwrite=True"):
+        ANALYZER.stream(x, tmp_path / "r.npy")
+    assert (tmp_path / "r.npy").read_bytes() == b"earlier" and leftovers(tmp_path) == []
+    with pytest.raises(Stop):
+        ANALYZER.stream(x, tmp_path / "r.npy", overwrite=True, batch_size=100, progress=stopped_after(3))
+    assert (tmp_path / "r.npy").read_bytes() == b"earlier"
+    assert ANALYZER.stream(x, tmp_path / "r.npy", overwrite=True, batch_size=100).resumed >= 300
+    assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+
+
+def test_a_run_killed_in_its_last_moments(x, tmp_path, monkeypatch):
+    """After the last note: before the statistics' file, between it and the rename, and after the rename."""
+    from lrpfast.batch import journal, stream
+
+    for at, name in ((stream, "save_statistics"), (journal.Journal, "remove")):
+        with monkeypatch.context() as patch:
+            patch.setattr(at, name, lambda *arguments: (_ for _ in ()).throw(Stop()))
+            with pytest.raises(Stop):
+                ANALYZER.stream(x, tmp_path / f"{name}.npy", statistics=tmp_path / f"{name}.npz", batch_size=100)
+        done = ANALYZER.stream(x, tmp_path / f"{name}.npy", statistics=tmp_path / f"{name}.npz", batch_size=100)
+        assert done.resumed == SAMPLES
+        assert (np.load(tmp_path / f"{name}.npy") == RELEVANCE).all()
+        assert np.load(tmp_path / f"{name}.npz")["mean"].shape == (1, FEATURES)
+        assert leftovers(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_full_disk(x, tmp_path):
+    """A limit on files' sizes stands for the full disk; the next run goes on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (RELEVANCE.nbytes // 2, hard))
+        with pytest.raises(OSError, match="r.npy"):
+            ANALYZER.stream(x, tmp_path / "r.npy", batch_size=50)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not (tmp_path / "r.npy").exists()
+    assert ANALYZER.stream(x, tmp_path / "r.npy", batch_size=50).resumed >= SAMPLES // 2 - 100
+    assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+
+
+def test_a_disk_that_is_really_full(x, tmp_path):
+    """On a small file system of its own, where this machine lets us make one: full on the way, with little room left."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+
+        def fill(samples):  # another program takes the room
+            if not (disk / "other").exists():
+                (disk / "other").write_bytes(b"x" * 150_000)
+
+        with pytest.raises(OSError, match="No space left on device"):
+            ANALYZER.stream(x, disk / "r.npy", batch_size=50, progress=fill)
+        (disk / "other").unlink()
+        assert ANALYZER.stream(x, disk / "r.npy", batch_size=50).resumed >= 50
+        assert (np.load(disk / "r.npy") == RELEVANCE).all()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_an_input_that_vanishes_or_shrinks(tmp_path):
+    """What is done stays, and the run goes on when the input is back."""
+    h5py = pytest.importorskip("h5py")
+    for name in ("x.npy", "x.h5"):
+        path, out = tmp_path / name, tmp_path / f"{name}.out.npy"
+        np.save(path, X) if name == "x.npy" else h5py.File(path, "w").create_dataset("x", data=X).file.close()
+        stamp = os.stat(path)
+        content = path.read_bytes()
+
+        def shrink(samples, path=path):
+            os.truncate(path, 60_000)
+
+        with pytest.raises((lrpfast.InputError, OSError)):
+            ANALYZER.stream(path, out, batch_size=50, progress=shrink)
+        path.write_bytes(content)
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert ANALYZER.stream(path, out, batch_size=50).resumed >= 50
+        assert (np.load(out) == RELEVANCE).all()
+
+
+# Real processes
+
+RUN = """
+import sys, numpy as np, lrpfast
+model, x, out, maps, labels = sys.argv[1:]
+analyzer = lrpfast.Analyzer(lrpfast.load(model), "epsilon", threads=1)
+import lrpfast.batch.stream as s
+s.SECONDS_BETWEEN_NOTES = s.TIMES_A_NOTE = 0.0
+def slowly(samples, time=__import__("time")): time.sleep(0.002)
+analyzer.stream(x, out, statistics=maps, group_by=labels, batch_size=20, progress=slowly)
+"""
+
+
+def start(folder, tmp_path, **how):
+    arguments = [tmp_path / "m.npz", tmp_path / "x.npy", folder / "r.npy", folder / "maps.npz", tmp_path / "labels.npy"]
+    return subprocess.Popen([sys.executable, "-c", RUN, *map(str, arguments)], stderr=subprocess.PIPE, text=True, **how)
+
+
+@pytest.fixture
+def job(x, tmp_path):
+    MODEL.save(tmp_path / "m.npz")
+    np.save(tmp_path / "labels.npy", LABELS)
+    (tmp_path / "whole").mkdir()
+    assert start(tmp_path / "whole", tmp_path).wait() == 0
+    return tmp_path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_killed_at_random_moments(number, job):
+    """The same command, killed again and again, ends with the same bytes as an undisturbed run."""
+    moments = int(os.environ.get("LRPFAST_TEST_KILLS", 5))
+    choose = random.Random(int(number))
+    folder = job / "killed"
+    folder.mkdir()
+    kills = 0
+    for _ in range(20 * moments):
+        process = start(folder, job)
+        until = time.monotonic() + 60
+        if choose.random() < 0.8:  # mostly while it works, at times while it begins
+            while not any(n.endswith("journal") for n in leftovers(folder)) and process.poll() is None:
+                assert time.monotonic() < until
+                time.sleep(0.001)
+        time.sleep(choose.random() * 0.1)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        if process.returncode == 0:
+            if kills >= moments:
+                break
+            for made in folder.iterdir():
+                made.unlink()
+        else:
+            assert process.returncode == -number or "KeyboardInterrupt" in error, error
+            kills += 1
+            if kills == moments:
+                assert start(folder, job).wait() == 0
+                break
+    assert kills >= moments
+    assert everything(folder / "r.npy") == everything(job / "whole" / "r.npy")
+    assert everything(folder / "maps.npz") == everything(job / "whole" / "maps.npz")
+    assert leftovers(folder) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_two_runs_into_one_output(job):
+    folder = job / "two"
+    folder.mkdir()
+    first = start(folder, job)
+    while not any(n.endswith("journal") for n in leftovers(folder)) and first.poll() is None:
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)
+    second = start(folder, job)
+    _, error = second.communicate(timeout=60)
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 1 and "another run writes it now" in error
+    assert first.wait(60) == 0
+    assert everything(folder / "r.npy") == everything(job / "whole" / "r.npy") and leftovers(folder) == []
