@@ -15,7 +15,7 @@ from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_start
 from ..errors import InputError, SampleError, ShapeError
 from ..output import check_target, replacing
-from .files import release
+from .sources.mapped import release
 
 #: A chunk's inputs and relevances in memory, and its work: together they keep memory
 #: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
@@ -54,7 +54,7 @@ def explain_file(
     ----------
     analyzer : Analyzer
     x : array, shape (samples, *input_shape)
-        Best memory-mapped; see `files.open_array`.
+        Best memory-mapped; see `sources.open_array`.
     output : path
     target : optional
         As in `Analyzer.analyze`, but no callable.
