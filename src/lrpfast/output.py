@@ -34,15 +34,20 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # network disks report a full disk only here
-        if os.path.exists(target):
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
+        take_place(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.filename in (None, temporary):
             raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from None
         raise
+
+
+def take_place(temporary: str, target: str) -> None:
+    """Rename a whole file to ``target`` in one step; the permissions of a file that was there are kept."""
+    if os.path.exists(target):
+        shutil.copymode(target, temporary)
+    os.replace(temporary, target)
 
 
 def check_target(path: str | os.PathLike, size: int = 0) -> None:
@@ -57,6 +62,11 @@ def check_target(path: str | os.PathLike, size: int = 0) -> None:
         raise InputError(f"{path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: the folder {folder} is not writeable")
+    check_free(path, folder, size)
+
+
+def check_free(path: str | os.PathLike, folder: str, size: int) -> None:
+    """InputError unless ``size`` more bytes fit on the disk that ``folder`` is on."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(f"{path}: needs {size:,} bytes, but the disk has {free:,} free")

@@ -1,0 +1,61 @@
+"""Packed and missing values by the CF conventions, for formats whose library leaves them packed."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Packing:
+    """How stored values become numbers: value · scale_factor + add_offset, NaN where a value is missing.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of the stored values.
+    attrs : mapping
+        ``scale_factor``, ``add_offset``, ``missing_value`` and ``_FillValue`` among others.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Of the numbers: a float where anything is packed or may be missing.
+    nothing : bool
+        Whether stored values are the numbers already.
+    """
+
+    def __init__(self, dtype: np.dtype, attrs: Mapping[str, Any]) -> None:
+        self._scale, self._offset = (
+            float(np.ravel(attrs.get(key, usual))[0]) for key, usual in (("scale_factor", 1), ("add_offset", 0))
+        )
+        fills = [
+            _number(value)
+            for key in ("missing_value", "_FillValue")
+            if key in attrs
+            for value in np.ravel(attrs[key]).tolist()
+        ]
+        self._missing = [np.asarray(value).astype(dtype) for value in fills if value == value]
+        self._packed = (self._scale, self._offset) != (1, 0)
+        self.nothing = not self._packed and not self._missing
+        self.dtype = dtype
+        if not self.nothing and not (dtype.kind == "f" and dtype.itemsize >= 4):
+            self.dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as stored to rows of numbers."""
+        if self.nothing:
+            return rows
+        out = rows.astype(self.dtype)
+        if self._packed:
+            out = (rows * np.float64(self._scale) + self._offset).astype(self.dtype)
+        for value in self._missing:
+            out[rows == value] = np.nan
+        return out
+
+
+def _number(value: Any) -> float:
+    # xarray writes it so into Zarr's JSON: a double in base 64
+    return float(np.frombuffer(base64.b64decode(value), "<f8")[0]) if isinstance(value, str) else value

@@ -1,0 +1,172 @@
+"""Names, coordinates and attributes of an array: what makes a NetCDF file or an xarray object describe itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from .optional import needed
+
+#: Attributes that speak of an array's values (CF conventions, section 2.6 and 3): a relevance has others.
+_OF_VALUES = {
+    *("units", "standard_name", "long_name", "cell_methods", "ancillary_variables", "coordinates", "dtype"),
+    *("_FillValue", "missing_value", "scale_factor", "add_offset", "calendar", "positive", "axis", "code", "table"),
+    *("valid_min", "valid_max", "valid_range", "actual_range", "flag_values", "flag_masks", "flag_meanings"),
+}
+
+
+class Coord(NamedTuple):
+    """A named array of a file or object: its dimensions, values and attributes."""
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+    attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What makes a NetCDF file or an xarray object self-describing.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        Of the array, samples first: ``("time", "lat", "lon")``.
+    coords : dict of str to Coord
+        Also of other coordinates than the dimensions' own, such as a latitude on two dimensions.
+    attrs : dict
+        The array's attributes.
+    name : str, optional
+        The array's name.
+    grid : Labels, optional
+        Where the features were picked from a grid by a mask: the grid's labels.
+    """
+
+    dims: tuple[str, ...]
+    coords: dict[str, Coord] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    grid: Labels | None = None
+
+
+def collect(
+    dims: tuple[str, ...], attrs: Mapping[str, Any], names: Iterable[str], read: Callable[[str], Coord]
+) -> dict[str, Coord]:
+    """The coordinates of a variable in a file that follows the CF conventions.
+
+    They are the variables named as a dimension, and those that the attributes
+    ``coordinates`` and ``grid_mapping`` name.
+    """
+    wanted = [*dims, *str(attrs.get("coordinates", "")).split(), *str(attrs.get("grid_mapping", "")).split()]
+    known = set(names)
+    coords = {name: read(name) for name in dict.fromkeys(wanted) if name in known}
+    for coord in coords.values():
+        for key in ("bounds", "climatology"):  # they lie on a dimension that the array does not have
+            coord.attrs.pop(key, None)
+    return {name: coord for name, coord in coords.items() if set(coord.dims) <= set(dims)}
+
+
+def for_relevance(labels: Labels | None, shape: tuple[int | None, ...]) -> Labels:
+    """The labels of a relevance of this input: an axis "target" for several, no attributes of the input's values.
+
+    Raises
+    ------
+    InputError
+        When the labels do not fit the shape.
+    """
+    own = {"long_name": "relevance (LRP)", "units": "1"}
+    if labels is None:
+        return Labels(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own, "relevance")
+    dims = labels.dims
+    if len(shape) == len(dims) + 1:
+        target = "target" if "target" not in dims else "lrp_target"
+        dims = (dims[0], target, *dims[1:])
+    if len(shape) != len(dims):
+        raise InputError(f"a relevance of shape {shape} does not fit the dimensions {', '.join(labels.dims)}")
+    sizes = dict(zip(dims, shape, strict=True))
+    for name, coord in labels.coords.items():
+        for dim, size in zip(coord.dims, coord.values.shape, strict=True):
+            if sizes[dim] not in (None, size):
+                raise InputError(f"the coordinate {name} has {size} values along {dim}, the relevance {sizes[dim]}")
+    kept = {key: value for key, value in labels.attrs.items() if key not in _OF_VALUES}
+    return dataclasses.replace(labels, dims=dims, attrs={**own, **kept})
+
+
+def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any]:
+    """An array's attributes, with the one that names the coordinates beside those of its dimensions."""
+    dims, _, attrs = array
+    ours = set(dims)
+    mapping = str(attrs.get("grid_mapping", "")).split()
+    names = [name for name, (on, *_) in coords.items() if on != (name,) and set(on) <= ours and name not in mapping]
+    return {**attrs, "coordinates": " ".join(names)} if names else attrs
+
+
+def from_xarray(array: Any) -> Labels:
+    """The labels of an xarray.DataArray."""
+    coords = {
+        str(name): Coord(tuple(map(str, coord.dims)), np.asarray(coord.values), dict(coord.attrs))
+        for name, coord in array.coords.items()
+    }
+    name = None if array.name is None else str(array.name)
+    return Labels(tuple(map(str, array.dims)), coords, dict(array.attrs), name)
+
+
+def to_xarray(relevance: np.ndarray, labels: Labels | None, attributes: Mapping[str, str]) -> Any:
+    """A relevance as an xarray.DataArray with its input's name, coordinates and attributes.
+
+    Parameters
+    ----------
+    relevance : array, shape (samples, *features) or (samples, targets, *features)
+    labels : Labels or None
+        The input's.
+    attributes : mapping
+        How the relevance was made.
+
+    Returns
+    -------
+    xarray.DataArray
+
+    Raises
+    ------
+    InputError
+        When the labels do not fit the relevance's shape.
+    MissingPackageError
+        Without xarray.
+    """
+    xarray = needed("xarray", "an xarray result")
+    labels = for_relevance(labels, relevance.shape)
+    coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items()}
+    return xarray.DataArray(relevance, coords, labels.dims, labels.name, {**labels.attrs, **attributes})
+
+
+def encoded(name: str, coord: Coord) -> Coord:
+    """A coordinate as numbers or text, as files store it: dates by the CF conventions.
+
+    Raises
+    ------
+    InputError
+        For values that are neither numbers, text nor dates.
+    """
+    dims, values, attrs = coord
+    values = np.asarray(values)
+    if values.dtype.kind in "mM" or (values.dtype.kind == "O" and not _is_text(values)):
+        xarray = sys.modules.get("xarray") or needed("xarray", f"the coordinate {name} of dtype {values.dtype}")
+        try:
+            made = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
+            dims, values, attrs = made.dims, np.asarray(made.values), dict(made.attrs)
+        except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+            raise InputError(f"the coordinate {name} cannot be stored in a file: {error}") from None
+    if values.dtype.kind == "T" or values.dtype.kind == "O" and _is_text(values):
+        values = values.astype(str)
+    if values.dtype.kind not in "fiubUS":
+        raise InputError(f"the coordinate {name} has dtype {values.dtype}, which files do not store")
+    return Coord(tuple(dims), values, {key: value for key, value in attrs.items() if value is not None})
+
+
+def _is_text(values: np.ndarray) -> bool:
+    return all(isinstance(value, str) for value in values.ravel().tolist())

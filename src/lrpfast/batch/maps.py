@@ -1,0 +1,115 @@
+"""A few named arrays with their coordinates, such as mean maps, into one file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..errors import InputError
+from ..output import check_target, replacing
+from .labels import Coord, encoded
+from .optional import needed
+
+
+def write_maps(
+    path: str | os.PathLike,
+    arrays: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+) -> None:
+    """Write named arrays with dimensions to .nc, .h5, .npz or .zarr, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The ending tells the format.
+    arrays : mapping of str to (dims, array)
+        All are made before anything is written, and held in memory twice.
+    coords : mapping of str to Coord
+        In an .npz file they are arrays too; dimensions and attributes are JSON text in its array "metadata".
+    attributes : mapping of str to str
+        How the arrays were made.
+
+    Raises
+    ------
+    InputError
+        For another ending, names that clash, or what the format cannot hold.
+    OSError
+        Naming ``path``, when it cannot be written.
+    """
+    path = os.fspath(path)
+    kind = os.path.splitext(path)[1].lower()
+    kept = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
+    for key, (dims, values, _) in kept.items():
+        if len(dims) != values.ndim:
+            raise InputError(f"{path}: {key} has shape {values.shape}, but the dimensions {dims}")
+    if kind == ".zarr":
+        _to_zarr(path, kept, coords, attributes)
+        return
+    makers = {".nc": _netcdf, ".nc4": _netcdf, ".h5": _hdf5, ".hdf5": _hdf5, ".npz": _npz}
+    if kind not in makers:
+        raise InputError(f"{path}: maps are written to .nc, .h5, .npz or .zarr")
+    check_target(path)
+    made = makers[kind](path, kept, coords, attributes)
+    with replacing(path) as file:
+        file.write(made)
+
+
+def _netcdf(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-untyped-def]
+    from .sinks.netcdf import write_netcdf
+
+    # in memory: the library would write to a file of its own
+    file = needed("netCDF4", path).Dataset(path, "w", format="NETCDF4", memory=1)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: file.isopen() and file.close())
+        write_netcdf(file, arrays, coords, attributes, path)
+        return file.close()
+
+
+def _hdf5(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-untyped-def]
+    import h5py
+
+    from .sinks.hdf5 import write_hdf5
+
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        write_hdf5(file, arrays, coords, attributes, path)
+    return made.getbuffer()
+
+
+def _npz(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-untyped-def]
+    every = {**{key: encoded(key, coord) for key, coord in coords.items()}, **arrays}
+    if len(every) < len(arrays) + len(coords) or "metadata" in every:
+        raise InputError(f"{path}: an array and a coordinate have the same name, or one is called 'metadata'")
+    notes = {
+        "dims": {key: list(value.dims) for key, value in every.items()},
+        "attrs": {key: {n: str(v) for n, v in value.attrs.items()} for key, value in every.items() if value.attrs},
+        "attributes": dict(attributes),
+    }
+    made = io.BytesIO()
+    np.savez(made, metadata=np.array(json.dumps(notes)), **{key: value.values for key, value in every.items()})
+    return made.getbuffer()
+
+
+def _to_zarr(path, arrays, coords, attributes) -> None:  # type: ignore[no-untyped-def]
+    from .sinks.base import naming, partial_of
+    from .sinks.zarr import check_place, put_in_place, write_zarr
+
+    path = path.rstrip("/")
+    check_place(path)
+    partial = partial_of(path)
+    with naming(path, partial):
+        shutil.rmtree(partial, ignore_errors=True)
+        os.mkdir(partial)
+        try:
+            write_zarr(partial, arrays, coords, attributes, path)
+            put_in_place(path, partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise

@@ -1,0 +1,165 @@
+"""Features picked from a grid by a mask, and put back on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, ShapeError
+from .labels import Coord, Labels
+from .sinks import Sink
+from .sources import Source, open_source
+
+
+def open_mask(mask: Any) -> np.ndarray:
+    """A boolean array from an array or path that `open_source` takes; numbers must be 0 or 1.
+
+    Raises
+    ------
+    InputError
+        For other values.
+    """
+    with open_source(mask) as source:
+        values = np.array(source.read(0, source.shape[0]))  # type: ignore[arg-type]
+    made = values.astype(bool)
+    if not np.array_equal(values, made):
+        raise InputError(f"{source.name}: a mask holds True and False, or 0 and 1 only")
+    if not made.any():
+        raise InputError(f"{source.name}: the mask is False everywhere, no feature is left")
+    return made
+
+
+class Masked(Source):
+    """The features of a grid where a mask is True: (samples, \\*grid) is read as (samples, features).
+
+    Parameters
+    ----------
+    source : Source
+        It is closed with this one.
+    mask : array or path
+        Shaped as the grid; see `open_mask`.
+
+    Attributes
+    ----------
+    mask : boolean array
+    labels : Labels or None
+        Of the features, with their coordinates on the grid; ``labels.grid`` are the grid's.
+    """
+
+    def __init__(self, source: Source, mask: Any) -> None:
+        self.mask = open_mask(mask)
+        if self.mask.shape != source.shape[1:]:
+            raise ShapeError(f"{source.name}: samples have shape {source.shape[1:]}, the mask {self.mask.shape}")
+        self._source = source
+        self._places = np.flatnonzero(self.mask)
+        self.name, self.dtype, self.step = source.name, source.dtype, source.step
+        self.shape = (source.shape[0], len(self._places))
+        self.labels = None if source.labels is None else _picked(source.labels, self.mask)
+
+    @property
+    def fingerprint(self) -> dict[str, Any] | None:
+        inner = self._source.fingerprint
+        return None if inner is None else {**inner, "mask": digest_of(self.mask)}
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        rows = self._source.read(first, stop)
+        return rows.reshape(len(rows), -1).take(self._places, 1)
+
+    def done(self, stop: int) -> None:
+        self._source.done(stop)
+
+    def ahead(self, first: int, stop: int) -> None:
+        self._source.ahead(first, stop)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _picked(labels: Labels, mask: np.ndarray) -> Labels:
+    samples, grid = labels.dims[0], labels.dims[1:]
+    feature = "feature" if "feature" not in labels.dims else "lrp_feature"
+    sizes, coords = dict(zip(grid, mask.shape, strict=True)), {}
+    for name, (dims, values, attrs) in labels.coords.items():
+        if set(dims) <= {samples}:
+            coords[name] = Coord(dims, values, attrs)
+        elif samples not in dims:
+            on = [dim for dim in grid if dim in dims]
+            values = np.transpose(values, [dims.index(dim) for dim in on])
+            values = values.reshape([sizes[dim] if dim in on else 1 for dim in grid])
+            coords[name] = Coord((feature,), np.broadcast_to(values, mask.shape)[mask], attrs)
+    return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels)
+
+
+def digest_of(array: np.ndarray) -> str:
+    """A digest of an array's shape and bytes."""
+    from .sources.memory import ArraySource, digest
+
+    return digest(ArraySource(array))["blake2b"]
+
+
+def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndarray:
+    """Features back on the grid: (…, features) becomes (…, \\*grid), with ``fill`` where the mask is False.
+
+    Raises
+    ------
+    ShapeError
+        When there are not as many features as the mask has True.
+    """
+    mask = np.asarray(mask, bool)
+    count = int(mask.sum())
+    if rows.shape[-1:] != (count,):
+        raise ShapeError(f"rows have shape {rows.shape}, where the mask has {count} features")
+    out = np.full((*rows.shape[:-1], *mask.shape), fill, rows.dtype)
+    out[..., mask] = rows
+    return out
+
+
+class Gridded(Sink):
+    """A sink whose rows of features are put back on the grid, NaN where the mask is False.
+
+    Parameters
+    ----------
+    sink : Sink
+        It is closed with this one.
+    mask : boolean array
+    """
+
+    def __init__(self, sink: Sink, mask: np.ndarray) -> None:
+        self._sink, self._mask = sink, np.asarray(mask, bool)
+        self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
+
+    def _on_grid(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (*shape[:-1], *self._mask.shape)
+
+    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+        self._sink.check(self._on_grid(shape), dtype)
+
+    def begin(
+        self,
+        shape: tuple[int | None, ...],
+        dtype: np.dtype,
+        attributes: dict[str, str],
+        labels: Labels | None = None,
+        done: int = 0,
+        rows: int = 1,
+    ) -> None:
+        """As `Sink.begin`, with the labels of a `Masked` source or of its grid."""
+        grid = labels.grid if labels is not None and labels.grid is not None else labels
+        self._sink.begin(self._on_grid(shape), dtype, attributes, grid, done, rows)
+
+    def write(self, first: int, rows: np.ndarray) -> None:
+        self._sink.write(first, scatter(rows, self._mask))
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    def finish(self) -> None:
+        self._sink.finish()
+
+    def close(self) -> None:
+        self._sink.close()
+
+    def discard(self) -> None:
+        self._sink.discard()

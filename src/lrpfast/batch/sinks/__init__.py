@@ -1,0 +1,66 @@
+"""Where relevances go: files that appear when they are whole, or a function."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .base import CallbackSink, Sink
+
+__all__ = ["Sink", "open_sink"]
+
+_NAME = re.compile(r"(?is)(?P<path>.*\.(?P<kind>npy|h5|hdf5|nc|nc4|zarr)/?)(?::(?P<inside>[^:]+))?")
+
+
+def open_sink(out: str | os.PathLike | Callable[[int, np.ndarray], Any]) -> Sink:
+    """What takes rows of relevance.
+
+    Parameters
+    ----------
+    out : str, path-like or callable
+        A path whose ending tells the format: ``.npy``; ``.h5`` or ``.hdf5``; ``.nc`` or ``.nc4``; ``.zarr``. All but
+        the first may name the dataset after a colon, which is else called "relevance". Or a function that is
+        called with (first row's number, rows).
+
+    Returns
+    -------
+    Sink
+
+    Raises
+    ------
+    InputError
+        For another ending or type.
+    """
+    if callable(out):
+        return CallbackSink(out)
+    if not isinstance(out, (str, os.PathLike)):
+        raise InputError(f"relevances cannot be written to a {type(out).__name__}; give a path or a function")
+    path, kind, inside = named(os.fsdecode(out))
+    if kind == "npy":
+        from .npy import NpySink
+
+        return NpySink(path)
+    if kind in ("h5", "hdf5"):
+        from .hdf5 import Hdf5Sink
+
+        return Hdf5Sink(path, inside)
+    if kind in ("nc", "nc4"):
+        from .netcdf import NetcdfSink
+
+        return NetcdfSink(path, inside)
+    from .zarr import ZarrSink
+
+    return ZarrSink(path, inside)
+
+
+def named(out: str) -> tuple[str, str, str | None]:
+    """(path, its ending in lower case, what is named after a colon) of an output."""
+    found = _NAME.fullmatch(out)
+    if not found or (found["kind"].lower() == "npy" and found["inside"]):
+        raise InputError(f"{out}: an output's name tells its format: .npy, .h5, .hdf5, .nc, .nc4 or .zarr")
+    return found["path"].rstrip("/"), found["kind"].lower(), found["inside"]

@@ -1,0 +1,245 @@
+"""What every sink offers, and the file that most of them write."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, ShapeError
+from ...output import check_target, take_place
+from ..labels import Labels
+
+
+class Sink:
+    """Where rows of relevance go, along the first axis; a context manager that closes it.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    path : str or None
+        None where rows go to a function.
+    partial : str or None
+        Where rows are until the output is whole.
+    resumable : bool
+        Whether another run can go on with what this one leaves.
+    """
+
+    name: str
+    path: str | None = None
+    partial: str | None = None
+    resumable: bool = False
+
+    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:  # noqa: B027
+        """Before any work: InputError or OSError unless an array of this shape can be written."""
+
+    def begin(
+        self,
+        shape: tuple[int | None, ...],
+        dtype: np.dtype,
+        attributes: dict[str, str],
+        labels: Labels | None = None,
+        done: int = 0,
+        rows: int = 1,
+    ) -> None:
+        """Make the partial output, or open one that is there to go on with row ``done``.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the whole; the number of samples may be None where the format can take it.
+        dtype : numpy.dtype
+        attributes : dict of str
+            How the relevance was made.
+        labels : Labels, optional
+            The input's.
+        done : int
+            Rows of the partial output that are written.
+        rows : int
+            Rows that are written at a time, for formats that store them so.
+
+        Raises
+        ------
+        InputError
+            When the partial output is not there or is another.
+        OSError
+            When it cannot be written.
+        """
+        raise NotImplementedError
+
+    def write(self, first: int, rows: np.ndarray) -> None:
+        """Rows from ``first`` on; OSError that names the output when the disk is full, with the rows so far kept."""
+        raise NotImplementedError
+
+    def flush(self) -> None:  # noqa: B027
+        """Return when the rows written are on the disk."""
+
+    def finish(self) -> None:
+        """All rows are written: the output takes its name, in one step."""
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027
+        """Stop where it is; a partial output stays."""
+
+    def discard(self) -> None:  # noqa: B027
+        """Stop, and remove the partial output."""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class CallbackSink(Sink):
+    """Rows go to ``function(first, rows)``."""
+
+    def __init__(self, function: Callable[[int, np.ndarray], Any]) -> None:
+        self._function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def begin(self, shape, dtype, attributes, labels=None, done=0, rows=1) -> None:  # type: ignore[no-untyped-def]
+        if done:
+            raise InputError(f"{self.name}: rows given to a function cannot be resumed")
+
+    def write(self, first: int, rows: np.ndarray) -> None:
+        self._function(first, rows)
+
+    def finish(self) -> None:
+        """The function has had every row."""
+
+
+def partial_of(path: str) -> str:
+    """The hidden name beside ``path`` (a link's target) under which it is written."""
+    folder, name = os.path.split(os.path.realpath(path))
+    return os.path.join(folder, f".{name}.lrpfast-part")
+
+
+class FileSink(Sink):
+    """Rows that lie in a file as they lie in memory, written in place at their offset.
+
+    The library of the format makes the file with all but the rows, and is not
+    involved afterwards: a run that is killed leaves a file that is as good as
+    its rows.
+    """
+
+    resumable = True
+
+    def __init__(self, path: str, dataset: str | None = None) -> None:
+        self.path, self._dataset = path, dataset
+        self.name = path if dataset is None else f"{path}:{dataset}"
+        self.partial = partial_of(path)
+        self._file: int | None = None
+
+    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+        held = 0  # by a partial output, which a resumed run goes on with and another one replaces
+        with contextlib.suppress(OSError):
+            held = os.stat(self.partial).st_blocks * 512
+        check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - held))
+
+    def begin(
+        self,
+        shape: tuple[int | None, ...],
+        dtype: np.dtype,
+        attributes: dict[str, str],
+        labels: Labels | None = None,
+        done: int = 0,
+        rows: int = 1,
+    ) -> None:
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._row = math.prod(shape[1:]) * self._dtype.itemsize  # type: ignore[arg-type]
+        self._end = done
+        with self._named():
+            if not done:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.partial)
+                self._create(attributes, labels)
+            elif not os.path.isfile(self.partial):
+                raise InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
+            self._offset = self._find()
+            self._file = os.open(self.partial, os.O_RDWR)
+            if done:
+                self._check_size(done)
+
+    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
+        """Make the partial file with everything but the rows."""
+        raise NotImplementedError
+
+    def _find(self) -> int:
+        """Where in the partial file the rows begin; InputError where it is another file."""
+        raise NotImplementedError
+
+    def _check_size(self, done: int) -> None:
+        size, least = os.stat(self.partial).st_size, self._offset + done * self._row
+        if size < least:
+            raise InputError(f"{self.partial}: has {size:,} bytes, too few for the {done} rows that are done")
+
+    def write(self, first: int, rows: np.ndarray) -> None:
+        check_rows(self.name, self._shape, first, rows)
+        if rows.size:
+            rows = np.ascontiguousarray(rows, self._dtype)
+            with self._named():
+                write_at(self._file, rows, self._offset + first * self._row)
+        self._end = max(self._end, first + len(rows))
+
+    def flush(self) -> None:
+        with self._named():
+            getattr(os, "fdatasync", os.fsync)(self._file)
+
+    def finish(self) -> None:
+        with self._named():
+            self._complete()
+            os.fsync(self._file)  # network disks report a full disk only here
+            self.close()
+            check_target(self.path)
+            take_place(self.partial, os.path.realpath(self.path))
+
+    def _complete(self) -> None:  # noqa: B027
+        """What is known only at the end."""
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def discard(self) -> None:
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.partial)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """An OSError names the output."""
+        with naming(self.path, self.partial):
+            yield
+
+
+def check_rows(name: str, shape: tuple[int | None, ...], first: int, rows: np.ndarray) -> None:
+    """ShapeError unless rows from ``first`` on are part of an array of this shape."""
+    if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
+        raise ShapeError(f"{name}: rows from {first} on of shape {rows.shape} do not fit {shape}")
+
+
+@contextlib.contextmanager
+def naming(path: str, partial: str) -> Iterator[None]:
+    """An OSError of a file without a name, or of a partial one, names the output."""
+    try:
+        yield
+    except OSError as error:
+        inside = error.filename is None or str(error.filename).startswith(partial)
+        if isinstance(error, InputError) or not inside:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), path) from error
+
+
+def write_at(file: int | None, rows: np.ndarray, offset: int) -> None:
+    """All bytes of a C-contiguous array at an offset."""
+    data = memoryview(rows.reshape(-1).view(np.uint8))
+    while data:
+        written = os.pwrite(file, data, offset)  # type: ignore[arg-type]
+        data, offset = data[written:], offset + written

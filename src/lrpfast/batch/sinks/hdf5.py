@@ -1,0 +1,126 @@
+"""Rows into HDF5 files, and arrays with their coordinates as HDF5's dimension scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..labels import Coord, Labels, encoded, for_relevance, with_coordinates
+from .base import FileSink
+
+
+class Hdf5Sink(FileSink):
+    """Rows into a dataset of an HDF5 file of their own."""
+
+    def __init__(self, path: str, dataset: str | None) -> None:
+        super().__init__(path, (dataset or "relevance").strip("/"))
+
+    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+        need_samples(self.name, shape)
+        super().check(shape, dtype)
+
+    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
+        import h5py
+
+        labels = for_relevance(labels, self._shape)
+        variable = Coord(labels.dims, placeholder(self._shape, self._dtype), {**labels.attrs, **attributes})
+        with h5py.File(self.partial, "x") as file:
+            write_hdf5(file, {self._dataset: variable}, labels.coords, attributes, self.name, late=True)
+
+    def _find(self) -> int:
+        return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
+
+
+def need_samples(name: str, shape: tuple[int | None, ...]) -> None:
+    """InputError where the number of samples is not known."""
+    if shape[0] is None:
+        raise InputError(
+            f"{name}: this format needs the number of samples before the first; write .npy or .zarr from an iterator"
+        )
+
+
+def placeholder(shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
+    """An array of this shape that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)  # type: ignore[arg-type]
+
+
+def find_dataset(path: str, dataset: str, shape: tuple[int | None, ...], dtype: np.dtype) -> int:
+    """Where a dataset's rows lie in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            found = file[dataset]
+            have, offset = (tuple(found.shape), found.dtype), found.id.get_offset()
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path}: is not the partial output of a run ({error})") from None
+    if have != (shape, dtype) or (offset is None and 0 not in have[0]):
+        raise InputError(f"{path}: holds {have[1]} of shape {have[0]}, not {dtype} of {shape}")
+    return offset or 0
+
+
+def write_hdf5(
+    file: Any,
+    arrays: Mapping[str, Coord],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+    name: str,
+    late: bool = False,
+) -> None:
+    """Datasets, their coordinates as dimension scales, and attributes of the file.
+
+    Parameters
+    ----------
+    file : h5py.File
+    arrays, coords : mapping of str to Coord
+    attributes : mapping of str
+    name : str
+        For messages.
+    late : bool
+        Make room for the arrays at one place each, and leave their values for later.
+
+    Raises
+    ------
+    InputError
+        When an array and a coordinate have the same name.
+    """
+    import h5py
+
+    file.attrs.update(attributes)
+    scales: dict[str, Any] = {}
+    for key, coord in coords.items():
+        if key in arrays:
+            raise InputError(f"{name}: a coordinate of the input is called {key!r} too; give the output another name")
+        dims, values, attrs = encoded(key, coord)
+        text = h5py.string_dtype() if values.dtype.kind == "U" else None
+        made = file.create_dataset(key, data=values.astype(object) if text else values, dtype=text, track_times=False)
+        made.attrs.update(attrs)
+        if dims == (key,):
+            made.make_scale(key)
+            scales[key] = made
+    for key, array in arrays.items():
+        dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
+        made = _reserve(file, key, values) if late else file.create_dataset(key, data=values, track_times=False)
+        made.attrs.update(attrs)
+        for axis, dim in enumerate(dims):
+            made.dims[axis].label = dim
+            if dim in scales:
+                made.dims[axis].attach_scale(scales[dim])
+
+
+def _reserve(file: Any, key: str, values: np.ndarray) -> Any:
+    import h5py
+
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plan.set_obj_track_times(False)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    kind = h5py.h5t.py_create(values.dtype, logical=True)
+    h5py.h5d.create(file.id, key.encode(), kind, h5py.h5s.create_simple(values.shape), plan, links)
+    return file[key]

@@ -1,0 +1,119 @@
+"""Rows into NetCDF files, and arrays with their coordinates as NetCDF's variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..labels import Coord, Labels, encoded, for_relevance, with_coordinates
+from ..optional import needed
+from .base import FileSink
+from .hdf5 import find_dataset, need_samples, placeholder
+
+
+class NetcdfSink(FileSink):
+    """Rows into a variable of a NetCDF-4 file of their own."""
+
+    def __init__(self, path: str, variable: str | None) -> None:
+        super().__init__(path, variable or "relevance")
+
+    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+        needed("netCDF4", self.name)
+        need_samples(self.name, shape)
+        _check_type(self.name, dtype)
+        super().check(shape, dtype)
+
+    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
+        labels = for_relevance(labels, self._shape)
+        variable = Coord(labels.dims, placeholder(self._shape, self._dtype), {**labels.attrs, **attributes})
+        file = needed("netCDF4", self.name).Dataset(self.partial, "w", clobber=False, format="NETCDF4")
+        with file:
+            write_netcdf(file, {self._dataset: variable}, labels.coords, attributes, self.name, late=True)
+
+    def _find(self) -> int:
+        return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
+
+
+def _check_type(name: str, dtype: np.dtype) -> None:
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        raise InputError(f"{name}: NetCDF has no type for {dtype}; it has float32 and float64")
+
+
+def write_netcdf(
+    file: Any,
+    arrays: Mapping[str, Coord],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+    name: str,
+    late: bool = False,
+) -> None:
+    """Variables, their coordinates, and global attributes, by the CF conventions.
+
+    Parameters
+    ----------
+    file : netCDF4.Dataset
+    arrays, coords : mapping of str to Coord
+    attributes : mapping of str
+    name : str
+        For messages.
+    late : bool
+        Make room for the arrays at one place each, and leave their values for later.
+
+    Raises
+    ------
+    InputError
+        For names and values that NetCDF does not take, and arrays that disagree about a dimension's size.
+    """
+    file.set_fill_off()  # nothing is written twice
+    file.setncattr("Conventions", "CF-1.8")
+    file.setncatts(dict(attributes))
+    made = {key: encoded(key, coord) for key, coord in coords.items()}
+    for key in arrays:
+        if key in made or any(key in array.dims for array in arrays.values()) or "/" in key:
+            raise InputError(f"{name}: {key!r} is a coordinate or no name of a variable; give the output another name")
+    for key, (dims, values, _) in (*made.items(), *arrays.items()):
+        for dim, size in zip(dims, values.shape, strict=True):
+            if dim not in file.dimensions:
+                file.createDimension(dim, size)  # NetCDF takes a size of 0 for a dimension that may grow
+            elif len(file.dimensions[dim]) != size:
+                raise InputError(f"{name}: {key} has {size} values along {dim}, others {len(file.dimensions[dim])}")
+    for key, coord in made.items():
+        _write(file, key, coord, name)
+    for key, array in arrays.items():
+        dims, values, attrs = array._replace(attrs=with_coordinates(array, made))
+        if late:
+            fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": _nan(values.dtype)}
+            variable = file.createVariable(key, values.dtype, dims, **fixed)
+            variable.setncatts(attrs)
+            if fixed["contiguous"]:
+                variable[(-1,) * values.ndim] = 0  # HDF5 makes room for a variable with its first value
+        else:
+            _write(file, key, Coord(dims, values, attrs), name)
+
+
+def _write(file: Any, key: str, coord: Coord, name: str) -> None:
+    dims, values, attrs = coord
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    _check_type(name, values.dtype)
+    if values.dtype.kind == "b":
+        values = values.astype(np.int8)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    kind = str if values.dtype.kind == "U" else values.dtype
+    fill = attrs.get("_FillValue", _nan(values.dtype) if values.dtype.kind == "f" else None)
+    variable = file.createVariable(key, kind, dims, fill_value=fill)
+    variable.set_auto_maskandscale(False)
+    variable.setncatts({note: _plain(value) for note, value in attrs.items() if note != "_FillValue"})
+    variable[...] = values.astype(object) if kind is str else values
+
+
+def _plain(value: Any) -> Any:
+    return np.int8(value) if isinstance(value, (bool, np.bool_)) else value
+
+
+def _nan(dtype: np.dtype) -> Any:
+    return dtype.type(np.nan)

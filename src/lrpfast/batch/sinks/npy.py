@@ -1,0 +1,46 @@
+"""Rows into .npy files."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from ...errors import InputError
+from ..labels import Labels
+from ..sources.mapped import header
+from .base import FileSink
+
+
+class NpySink(FileSink):
+    """Rows into an .npy file, of which the number may be known only at the end. It has no place for attributes."""
+
+    def _header(self, samples: int) -> bytes:
+        from io import BytesIO
+
+        made = BytesIO()
+        shape = (samples, *self._shape[1:])
+        fields = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(made, fields)  # leaves room for more samples
+        return made.getvalue()
+
+    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
+        with open(self.partial, "xb") as file:
+            file.write(self._header(self._shape[0] or 0))
+            file.truncate(file.tell() + (self._shape[0] or 0) * self._row)
+
+    def _find(self) -> int:
+        with open(self.partial, "rb") as file:
+            shape, dtype, fortran, offset = header(file, self.partial, os.path.getsize(self.partial))
+        if (shape, dtype, fortran) != ((self._shape[0] or 0, *self._shape[1:]), self._dtype, False):
+            raise InputError(f"{self.partial}: holds {dtype} of shape {shape}, not {self._dtype} of {self._shape}")
+        return offset
+
+    def _complete(self) -> None:
+        if self._shape[0] is None:
+            made = self._header(self._end)
+            if len(made) != self._offset:
+                raise InputError(f"{self.name}: {self._end} rows are more than an .npy file's header has room for")
+            os.pwrite(self._file, made, 0)  # type: ignore[arg-type]
+            # a run that was killed may have written more rows than it knew of
+            os.ftruncate(self._file, self._offset + self._end * self._row)  # type: ignore[arg-type]

@@ -1,0 +1,248 @@
+"""Rows into Zarr stores, and arrays with their coordinates as Zarr's arrays.
+
+The stores are of format 2, which the packages zarr 2 and 3 read: metadata in
+JSON, and one file of plain little-endian numbers for each chunk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...output import check_free, check_target
+from ..labels import Coord, Labels, encoded, for_relevance, with_coordinates
+from .base import Sink, check_rows, naming, partial_of
+from .hdf5 import placeholder
+
+
+class ZarrSink(Sink):
+    """Rows into an array of a Zarr store of their own; each chunk file appears whole."""
+
+    resumable = True
+
+    def __init__(self, path: str, array: str | None) -> None:
+        self.path, self._array = path.rstrip("/"), (array or "relevance").strip("/")
+        self.name = f"{self.path}:{self._array}"
+        self.partial: str = partial_of(self.path)
+        self._unsynced: list[str] = []
+
+    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+        if "/" in self._array:
+            raise InputError(f"{self.name}: the array lies at the top of its store; give it a name without '/'")
+        check_place(self.path)
+        # another run replaces what a partial output holds, a resumed run goes on with it
+        held = sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._inside)) if self._there else 0
+        size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize  # type: ignore[arg-type]
+        check_free(self.path, os.path.dirname(self.partial), max(0, size - held))
+
+    @property
+    def _inside(self) -> str:
+        return os.path.join(self.partial, self._array)
+
+    @property
+    def _there(self) -> bool:
+        return os.path.isdir(self._inside)
+
+    def begin(
+        self,
+        shape: tuple[int | None, ...],
+        dtype: np.dtype,
+        attributes: dict[str, str],
+        labels: Labels | None = None,
+        done: int = 0,
+        rows: int = 1,
+    ) -> None:
+        self._shape, self._dtype, self._end = shape, np.dtype(dtype), done
+        self._rows = max(1, rows)
+        self._attributes, self._labels = attributes, labels
+        with naming(self.path, self.partial):
+            if not done:
+                if os.path.isdir(self.partial):
+                    shutil.rmtree(self.partial)
+                os.mkdir(self.partial)
+                self._describe(shape[0] or 0)
+            elif not self._there:
+                raise InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
+            else:
+                self._check_partial(done)
+
+    def _describe(self, samples: int) -> None:
+        """The metadata and coordinates, for as many samples."""
+        shape = (samples, *self._shape[1:])
+        labels = for_relevance(self._labels, shape)
+        variable = Coord(labels.dims, placeholder(shape, self._dtype), {**labels.attrs, **self._attributes})
+        chunks = (self._rows, *shape[1:])
+        write_zarr(self.partial, {self._array: variable}, labels.coords, self._attributes, self.name, chunks)
+
+    def _check_partial(self, done: int) -> None:
+        with open(os.path.join(self._inside, ".zarray"), encoding="utf-8") as file:
+            found = json.load(file)
+        chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]  # type: ignore[type-var]
+        wanted = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
+        if found != wanted:
+            raise InputError(f"{self.partial}: holds {found['dtype']} of shape {found['shape']} in other chunks")
+        for chunk in range(-(-done // self._rows)):
+            if not os.path.isfile(self._file(chunk)):
+                raise InputError(f"{self.partial}: the file {self._file(chunk)} of rows that are done is not there")
+
+    def _file(self, chunk: int) -> str:
+        return os.path.join(self._inside, ".".join([str(chunk), *"0" * (len(self._shape) - 1)]))
+
+    def write(self, first: int, rows: np.ndarray) -> None:
+        check_rows(self.name, self._shape, first, rows)
+        if rows.size:
+            with naming(self.path, self.partial):
+                for chunk in range(first // self._rows, -(-(first + len(rows)) // self._rows)):
+                    self._write_chunk(chunk, first - chunk * self._rows, rows)
+        self._end = max(self._end, first + len(rows))
+
+    def _write_chunk(self, chunk: int, at: int, rows: np.ndarray) -> None:
+        """Put into a chunk what of the rows belongs to it; they begin at its row ``at``, which may be below 0."""
+        place, dtype = self._file(chunk), _little(self._dtype)
+        begin, end = max(0, at), min(self._rows, at + len(rows))
+        part = rows[begin - at : end - at]
+        if begin == 0 and end == self._rows:
+            whole = np.ascontiguousarray(part, dtype)
+        else:
+            whole = np.full((self._rows, *self._shape[1:]), _fill(dtype), dtype)  # type: ignore[arg-type]
+            with contextlib.suppress(FileNotFoundError):  # other rows of the chunk that were written before
+                whole = np.fromfile(place, dtype).reshape(whole.shape)
+            whole[begin:end] = part
+        with open(f"{place}.part", "wb") as file:
+            file.write(whole.reshape(-1).view(np.uint8).data)
+        os.replace(f"{place}.part", place)
+        self._unsynced.append(place)
+
+    def flush(self) -> None:
+        with naming(self.path, self.partial):
+            for place in (*self._unsynced, self._inside):
+                _sync(place)
+        self._unsynced.clear()
+
+    def finish(self) -> None:
+        with naming(self.path, self.partial):
+            if self._shape[0] is None:
+                self._describe(self._end)
+            self._remove_rest()
+            self.flush()
+            put_in_place(self.path, self.partial)
+
+    def _remove_rest(self) -> None:
+        # what a run that was killed wrote beyond the end, or half
+        last = -(-self._end // self._rows)
+        for name in os.listdir(self._inside):
+            chunk = name.split(".")[0]
+            if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
+                os.unlink(os.path.join(self._inside, name))
+
+    def discard(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def put_in_place(path: str, partial: str) -> None:
+    """Give a whole store its name; a store that was there goes first."""
+    target = check_place(path)
+    if not os.path.isdir(target):
+        os.rename(partial, target)
+        return
+    old = f"{partial}-old"
+    os.rename(target, old)  # a folder cannot be replaced in one step
+    os.rename(partial, target)
+    shutil.rmtree(old)
+
+
+def check_place(path: str) -> str:
+    """Where the store goes (a link's target); InputError unless it is free or a store, and can be written."""
+    target = os.path.realpath(path)
+    if not os.path.isdir(target):
+        if os.path.lexists(target):
+            raise InputError(f"{path}: is a file; a Zarr store is a folder")
+        check_target(path)
+    elif (names := os.listdir(target)) and not {".zgroup", "zarr.json"} & set(names):
+        raise InputError(f"{path}: is a folder, and no Zarr store that may be replaced")
+    elif not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
+        raise InputError(f"{path}: the folder {os.path.dirname(target)} is not writeable")
+    return target
+
+
+def write_zarr(
+    folder: str,
+    arrays: Mapping[str, Coord],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+    name: str,
+    chunks: tuple[int, ...] | None = None,
+) -> None:
+    """Arrays, their coordinates, and the group's attributes, as xarray lays them out.
+
+    Parameters
+    ----------
+    folder : str
+        Which is there.
+    arrays, coords : mapping of str to Coord
+    attributes : mapping of str
+    name : str
+        For messages.
+    chunks : tuple of int, optional
+        Of the arrays, whose values are then left for later.
+
+    Raises
+    ------
+    InputError
+        When an array and a coordinate have the same name.
+    """
+    notes: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
+    made = {key: encoded(key, coord) for key, coord in coords.items()}
+    for key in arrays:
+        if key in made:
+            raise InputError(f"{name}: a coordinate of the input is called {key!r} too; give the output another name")
+    for key, (dims, values, attrs) in (*made.items(), *arrays.items()):
+        late = chunks is not None and key in arrays
+        kept = [max(1, n) for n in (chunks if late else values.shape)]  # type: ignore[union-attr]
+        if key in arrays:
+            attrs = with_coordinates(arrays[key], made)
+        attrs = {note: _plain(value) for note, value in attrs.items() if note != "_FillValue"}
+        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, kept)
+        notes[f"{key}/.zattrs"] = {**attrs, "_ARRAY_DIMENSIONS": list(dims)}
+        os.makedirs(os.path.join(folder, key), exist_ok=True)
+        if not late and values.size:
+            with open(os.path.join(folder, key, ".".join(["0"] * max(1, values.ndim))), "wb") as file:
+                file.write(np.ascontiguousarray(values, _little(values.dtype)).tobytes())
+    for place, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
+        with open(os.path.join(folder, place), "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+
+
+def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> dict[str, Any]:
+    fill = "NaN" if dtype.kind == "f" else None
+    layout = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None, "fill_value": fill}
+    return {**layout, "shape": list(shape), "chunks": chunks, "dtype": _little(dtype).str}
+
+
+def _little(dtype: np.dtype) -> np.dtype:
+    return dtype.newbyteorder("<")
+
+
+def _fill(dtype: np.dtype) -> Any:
+    return np.nan if dtype.kind == "f" else 0
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as JSON has it."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _sync(place: str) -> None:
+    file = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

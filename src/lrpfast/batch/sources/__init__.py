@@ -1,0 +1,138 @@
+"""Where samples come from: files, arrays, lazy arrays and iterators, all read a few rows at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .base import Source
+from .mapped import MAGIC, open_array, open_npy
+
+__all__ = ["Source", "open_array", "open_source"]
+
+
+def open_source(x: Any) -> Source:
+    """Samples to be read a few at a time, from whatever holds them.
+
+    Parameters
+    ----------
+    x : str, path-like, array or iterable
+        A path to a file, whose kind is decided by its content: .npy (mapped to memory); .npz, as ``file.npz``
+        with one array or ``file.npz:name``; HDF5, as ``file.h5:dataset``; NetCDF, as ``file.nc:variable``; Zarr,
+        a folder or zip archive, as ``store.zarr:array``. The name may be left out where there is one only.
+        Or a NumPy array, anything with ``__array__`` or DLPack, an xarray.DataArray, a dask.array.Array, or an
+        iterable of arrays, which are batches of any size.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        For what is none of these, is damaged, or does not hold real numbers; says what it is.
+    OSError
+        When a file is missing or must not be read.
+    MissingPackageError
+        When netCDF4 or zarr is needed and not installed.
+    """
+    if isinstance(x, (str, os.PathLike)):
+        return _open_path(os.fsdecode(x))
+    if isinstance(x, np.ndarray):
+        return _in_memory(x)
+    xarray, dask = sys.modules.get("xarray"), sys.modules.get("dask.array")
+    if xarray is not None and isinstance(x, xarray.Dataset):
+        names = ", ".join(map(str, x.data_vars))
+        raise InputError(f"an xarray.Dataset holds several variables; give one of them, as dataset[name]: {names}")
+    if (xarray is not None and isinstance(x, xarray.DataArray)) or (dask is not None and isinstance(x, dask.Array)):
+        from .lazy import LazySource
+
+        return LazySource(x)
+    if hasattr(x, "__array__") or hasattr(x, "__dlpack__"):
+        return _in_memory(x)
+    if isinstance(x, (list, tuple, dict, set, bytes)):
+        raise InputError(
+            f"samples came as a {type(x).__name__}; give numpy.asarray(samples), or iter(batches) for a list of batches"
+        )
+    if hasattr(x, "__iter__") or hasattr(x, "__next__"):
+        from .memory import IteratorSource
+
+        return IteratorSource(x)
+    raise InputError(f"samples cannot be read from a {type(x).__name__}; give a path, an array or an iterator")
+
+
+def _in_memory(x: Any) -> Source:
+    from .memory import ArraySource
+
+    return ArraySource(x)
+
+
+def split(path: str) -> tuple[str, str | None]:
+    """(the path of a file or folder that exists, what is named in it after a colon or None).
+
+    A colon may also be part of the path: the longest that exists counts.
+    """
+    end = len(path)
+    while end > 0:
+        if os.path.lexists(path[:end]):
+            return path[:end], path[end + 1 :] or None
+        end = path.rfind(":", 0, end)
+    return path, None
+
+
+def _open_path(given: str) -> Source:
+    path, inside = split(given)
+    if os.path.isdir(path):
+        from .zarr import ZarrSource, is_store
+
+        if is_store(os.listdir(path)):
+            return ZarrSource(path, inside)
+        raise InputError(f"{path}: is a folder, and no Zarr store")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head.startswith(MAGIC):
+        if inside is not None:
+            raise InputError(f"{path}: an .npy file holds one array, without a name such as {inside!r}")
+        return open_npy(path)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _open_zip(path, inside)
+    if head.startswith(b"CDF"):
+        from .netcdf import NetcdfSource
+
+        return NetcdfSource(path, inside)
+    import h5py
+
+    if h5py.is_hdf5(path):
+        from .hdf5 import is_netcdf, open_hdf5
+
+        if not is_netcdf(path):
+            return open_hdf5(path, inside)
+        from .netcdf import NetcdfSource
+
+        return NetcdfSource(path, inside)
+    if not head:
+        raise InputError(f"{path}: an empty file")
+    if head.startswith(b"\x80"):
+        raise InputError(f"{path}: a Python pickle (never opened: it can run code); np.save writes an array")
+    raise InputError(f"{path}: not an .npy, .npz, HDF5, NetCDF or Zarr file")
+
+
+def _open_zip(path: str, inside: str | None) -> Source:
+    from .npz import open_npz
+    from .zarr import ZarrSource, is_store
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path}: damaged or truncated zip archive ({error})") from None
+    if is_store(names):
+        return ZarrSource(path, inside)
+    if any(name.endswith(".npy") for name in names):
+        return open_npz(path, inside)
+    raise InputError(f"{path}: a zip archive with neither NumPy's arrays nor a Zarr store in it (a .keras file?)")

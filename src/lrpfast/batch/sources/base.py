@@ -1,0 +1,136 @@
+"""What every source offers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, LrpfastError
+from ..labels import Labels
+
+
+class Source:
+    """Samples along the first axis, read a few rows at a time; a context manager that closes it.
+
+    Attributes
+    ----------
+    name : str
+        For messages: a path, ``file.h5:dataset``, or the kind of object.
+    shape : tuple of int
+        Samples first; None for their number where an iterator's length is unknown.
+    dtype : numpy.dtype
+        Of the rows that are read: real numbers, in any byte order.
+    labels : Labels or None
+    step : int
+        Rows that are stored together; 1 where any cut is as cheap.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+    labels: Labels | None = None
+    step: int = 1
+
+    @property
+    def fingerprint(self) -> dict[str, Any] | None:
+        """What another run can compare, as JSON, to see that the input is the same; None if it is read only once."""
+        return None
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        """The rows from ``first`` up to ``stop``.
+
+        Raises
+        ------
+        InputError, OSError
+            When the input has vanished, was cut or changed, or is damaged; names it and the rows.
+        """
+        raise NotImplementedError
+
+    def done(self, stop: int) -> None:  # noqa: B027
+        """Rows before ``stop`` are not needed again."""
+
+    def ahead(self, first: int, stop: int) -> None:  # noqa: B027
+        """Rows that are needed next may be read in the background."""
+
+    def close(self) -> None:  # noqa: B027
+        """Nothing more is read."""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        """InputError unless the samples are real numbers with a first axis."""
+        if self.dtype.kind not in "fiub" and self.dtype.name != "bfloat16":
+            raise InputError(f"{self.name}: holds {self.dtype}, which are no real numbers")
+        if not self.shape:
+            raise InputError(f"{self.name}: holds a single number; samples lie along the first axis of an array")
+
+
+class FileSource(Source):
+    """Rows of a file. Every read makes sure that the file is still as it was when it was opened."""
+
+    def __init__(self, path: str, name: str, shape: tuple[int, ...], dtype: np.dtype, state: tuple[int, ...]) -> None:
+        self.path, self.name, self.shape, self.dtype, self._state = path, name, shape, dtype, state
+        self._check()
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        _, size, changed = self._state
+        what = {"path": os.path.abspath(self.path), "name": self.name, "size": size, "mtime_ns": changed}
+        return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        with self.reading(first, stop):
+            return self._read(first, stop)
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def reading(self, first: int, stop: int) -> Iterator[None]:
+        """Around a read: errors that name the file and rows, also of a file that changed before or meanwhile.
+
+        A mapped page behind a file's end kills the process, and libraries read
+        zeros there: so both before and after.
+        """
+        rows = f"{self.name}: rows {first} to {stop - 1}"
+        self._unchanged(rows)
+        try:
+            yield
+        except LrpfastError:
+            raise
+        except Exception as error:  # whatever a damaged file provokes in the library that reads it
+            self._unchanged(rows)
+            raise InputError(f"{rows} cannot be read ({type(error).__name__}: {error})") from error
+        self._unchanged(rows)
+
+    def _unchanged(self, rows: str) -> None:
+        try:
+            state = state_of(self.path)
+        except OSError as error:
+            raise OSError(error.errno, f"{rows} cannot be read: {error.strerror}", self.path) from None
+        if state[1] < self._state[1]:
+            raise InputError(
+                f"{rows} cannot be read: the file was cut from {self._state[1]:,} to {state[1]:,} bytes"
+            )
+        if state != self._state:
+            raise InputError(f"{rows} cannot be read: the file was changed or replaced since it was opened")
+
+
+def state_of(path: str) -> tuple[int, int, int]:
+    """What changes when a file does: its inode, size and time of change."""
+    state = os.stat(path)
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def row_bytes(shape: tuple[int | None, ...], dtype: np.dtype) -> int:
+    """Bytes of one sample."""
+    return math.prod(shape[1:]) * dtype.itemsize  # type: ignore[arg-type]

@@ -1,0 +1,117 @@
+"""Datasets in HDF5 files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import InputError, ModelFormatError
+from ...readers import hdf5
+from ..cf import Packing
+from .base import FileSource, state_of
+from .mapped import MappedSource
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def open_hdf5(path: str, dataset: str | None) -> FileSource:
+    """The dataset at a path in groups, or the only one with an axis.
+
+    Raises
+    ------
+    InputError
+        When there is none or several, and for what would read other files or nothing at all.
+    """
+    import h5py
+
+    state = state_of(path)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None
+    try:
+        source = _source(file, _find(file, path, dataset), path, state)
+    except BaseException:
+        file.close()
+        raise
+    if isinstance(source, MappedSource):
+        file.close()
+    return source
+
+
+def is_netcdf(path: str) -> bool:
+    """Whether the NetCDF library made an HDF5 file."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if "_NCProperties" in file.attrs or "_nc3_strict" in file.attrs:
+                return True
+            found = (hdf5.child(file, name) for name in file if file.id.links.get_info(name.encode()).type == 0)
+            return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in found if node)
+    except OSError as error:
+        raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None
+
+
+def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple) -> FileSource:
+    name = f"{path}:{found.name.strip('/')}"
+    if found.is_virtual or found.external:
+        raise InputError(f"{name}: keeps its data in other files; such data is not read")
+    if found.shape is None or (found.nbytes and not found.id.get_storage_size()):
+        raise InputError(f"{name}: holds no data, it was never written")
+    dtype, offset, stored = found.dtype, found.id.get_offset(), found.id.get_storage_size()
+    packing = Packing(dtype, found.attrs)
+    # what HDF5 does beyond an array as NumPy has it (chunks, filters, unusual numbers) is left to it
+    alike = dtype.kind in "fiu" and found.id.get_type().get_size() == dtype.itemsize
+    if alike and packing.nothing and offset is not None and stored == found.nbytes:
+        return MappedSource(path, name, found.shape, dtype, offset, False, state)
+    return _Hdf5Source(file, found, path, name, packing, state)
+
+
+def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
+    import h5py
+
+    if dataset is None:
+        named: dict[str, h5py.Dataset] = {}
+
+        def note(name: str, node: h5py.Group | h5py.Dataset) -> None:
+            numbers = isinstance(node, h5py.Dataset) and node.ndim and node.dtype.kind in "fiub"
+            if numbers and not h5py.h5ds.is_scale(node.id):
+                named[name] = node
+
+        file.visititems(note)  # follows no links
+        for beside in [hdf5.text(node, "coordinates") or "" for node in named.values()]:
+            named = {name: node for name, node in named.items() if name not in beside.split()}
+        if len(named) == 1:
+            return next(iter(named.values()))
+        listed = ", ".join(f"{name} {node.shape}" for name, node in named.items())
+        raise InputError(f"{path}: holds {len(named)} datasets of numbers; name one as {path}:NAME of: {listed or '-'}")
+    try:
+        found = hdf5.child(file, dataset)
+    except ModelFormatError as error:
+        raise InputError(f"{path}: {error}") from None
+    if found is None:
+        raise InputError(f"{path}: there is no dataset {dataset!r}; at the top there are: {', '.join(file) or 'none'}")
+    if not isinstance(found, h5py.Dataset):
+        inside = ", ".join(found) or "nothing"
+        raise InputError(f"{path}: {dataset!r} is a group, with {inside} inside; name a dataset")
+    return found
+
+
+class _Hdf5Source(FileSource):
+    """Rows that HDF5 unpacks."""
+
+    def __init__(
+        self, file: h5py.File, found: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple
+    ) -> None:
+        super().__init__(path, name, found.shape, packing.dtype, state)
+        self._file, self._dataset, self._packing = file, found, packing
+        self.step = found.chunks[0] if found.chunks else 1
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        return self._packing.apply(self._dataset[first:stop])
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,150 @@
+"""Arrays that lie in a file as they lie in memory: .npy files, members of .npz files, HDF5's plain datasets."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from typing import BinaryIO
+
+import numpy as np
+
+from ...errors import InputError
+from .base import FileSource, row_bytes, state_of
+
+#: What is often given in place of an .npy file, by its first bytes.
+_KINDS = (
+    (b"PK\x03\x04", "a zip archive (an .npz or .keras file?), not one .npy array; np.save writes one"),
+    (b"\x89HDF", "an HDF5 file, not an .npy array"),
+    (b"CDF", "a NetCDF file, not an .npy array"),
+    (b"\x80", "a Python pickle (never opened: it can run code), not an .npy array"),
+)
+MAGIC = b"\x93NUMPY"
+
+
+class MappedSource(FileSource):
+    """Rows of an array that is mapped to memory.
+
+    Parameters
+    ----------
+    path, name : str
+    shape : tuple of int
+    dtype : numpy.dtype
+    offset : int
+        Where in the file the array begins.
+    fortran : bool
+        Whether the first index runs fastest.
+    state : tuple
+        The file's, of when its header was read.
+    """
+
+    def __init__(
+        self, path: str, name: str, shape: tuple[int, ...], dtype: np.dtype, offset: int, fortran: bool, state: tuple
+    ) -> None:
+        super().__init__(path, name, shape, dtype, state)
+        self._offset, self._fortran, self._released = offset, fortran and len(shape) > 1, 0
+        self._row = row_bytes(shape, dtype)
+        if self._fortran:  # a page holds the same feature of as many samples
+            self.step = max(1, mmap.PAGESIZE // dtype.itemsize)
+        self._map: mmap.mmap | None = None
+        if self._row and shape[0]:
+            with open(path, "rb") as file:
+                try:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                except OSError as error:  # some network disks
+                    text = f"its disk does not let it be mapped to memory ({error.strerror}); copy it to another"
+                    raise OSError(error.errno, text, path) from None
+            order = "F" if fortran else "C"
+            self._array = np.ndarray(shape, dtype, self._map, offset, order=order)
+        else:
+            self._array = np.empty(shape, dtype)
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        rows = self._array[first:stop]
+        return rows if rows.flags.aligned else rows.copy()
+
+    def done(self, stop: int) -> None:
+        # the kernel would take the pages back anyway when memory is short, but until then
+        # they look like memory in use, which a batch system may count
+        if self._fortran:
+            self._advise("MADV_DONTNEED", 0, self._offset + self._row * self.shape[0])
+        else:
+            end = (self._offset + stop * self._row) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._advise("MADV_DONTNEED", self._released, end)
+            self._released = max(self._released, end)
+
+    def ahead(self, first: int, stop: int) -> None:
+        if not self._fortran:
+            self._advise("MADV_WILLNEED", self._offset + first * self._row, self._offset + stop * self._row)
+
+    def _advise(self, what: str, begin: int, end: int) -> None:
+        begin -= begin % mmap.PAGESIZE
+        if self._map is not None and hasattr(mmap, what) and begin < end:
+            self._map.madvise(getattr(mmap, what), begin, min(end, len(self._map)) - begin)
+
+    def close(self) -> None:
+        self._array, self._map = np.empty((0, *self.shape[1:]), self.dtype), None  # unmapped with the last rows in use
+
+
+def open_npy(path: str) -> MappedSource:
+    """The array in an .npy file."""
+    with open(path, "rb") as file:
+        shape, dtype, fortran, offset = header(file, path, os.path.getsize(path))
+        state = state_of(path)
+    return MappedSource(path, path, shape, dtype, offset, fortran, state)
+
+
+def header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], np.dtype, bool, int]:
+    """(shape, dtype, whether in Fortran's order, where the data begins) of the .npy array at the file's position.
+
+    Raises
+    ------
+    InputError
+        For anything but a whole array of plain numbers that ends at ``end`` or before.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if read is None:  # the third version is for names of fields in other alphabets
+            raise InputError(f"{name}: .npy version {version[0]}.{version[1]}, which holds records, not numbers")
+        shape, fortran, dtype = read(file)
+    except InputError:
+        raise
+    except (ValueError, EOFError, OverflowError, TypeError) as error:
+        raise InputError(f"{name}: damaged .npy file ({error})") from None
+    if dtype.hasobject:
+        raise InputError(f"{name}: holds Python objects (a pickle, never opened), not numbers")
+    if any(n < 0 for n in shape):
+        raise InputError(f"{name}: damaged .npy file (shape {shape})")
+    if file.tell() + math.prod(shape) * dtype.itemsize > end:
+        raise InputError(f"{name}: truncated, its array does not fit in its {end:,} bytes")
+    return shape, dtype, fortran, file.tell()
+
+
+def open_array(path: str | os.PathLike) -> np.ndarray:
+    """The array in an .npy file, mapped to memory and read only.
+
+    Raises
+    ------
+    InputError
+        For anything but a whole .npy file of plain numbers; says what it is instead.
+    OSError
+        When the file is missing or must not be read.
+    """
+    path = os.fspath(path)
+    with open(path, "rb") as file:
+        head = file.read(8)
+        if not head.startswith(MAGIC):
+            kind = "an empty file" if not head else "not an .npy file (np.save writes one)"
+            raise InputError(f"{path}: {next((kind for magic, kind in _KINDS if head.startswith(magic)), kind)}")
+        file.seek(0)
+        shape, dtype, fortran, offset = header(file, path, os.path.getsize(path))
+        order = "F" if fortran else "C"
+        return np.memmap(file, dtype, "r", offset, shape, order)  # type: ignore[call-overload]
+
+
+def release(x: np.ndarray) -> None:
+    """Give back the memory of a mapped array's pages; the next access reads them again."""
+    mapped = getattr(x, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and not x.flags.writeable:
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,118 @@
+"""Arrays in memory, and iterators of arrays."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...engine.inputs import as_batch
+from ...errors import InputError, ShapeError
+from ..labels import Labels
+from .base import Source, row_bytes
+from .mapped import release
+
+#: Rows of about as many bytes are digested at a time.
+_BLOCK = 1 << 24
+
+
+class ArraySource(Source):
+    """An array in memory: NumPy's, or anything with ``__array__`` or DLPack, on the host or a GPU."""
+
+    def __init__(self, x: Any) -> None:
+        self.name = type(x).__name__
+        if np.ndim(x) == 0:
+            raise InputError(f"{self.name}: holds a single value; samples lie along the first axis of an array")
+        self._array = as_batch(x, tuple(x.shape[1:]), self.name)
+        self.shape, self.dtype = tuple(self._array.shape), np.dtype(self._array.dtype)
+        self._check()
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        rows = self._array[first:stop]
+        return rows if isinstance(rows, np.ndarray) else rows.get()  # CuPy's
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:  # type: ignore[override]
+        return digest(self)
+
+    def done(self, stop: int) -> None:
+        release(self._array)
+
+    def close(self) -> None:
+        self._array = self._array[:0]
+
+
+def digest(source: Source) -> dict[str, Any]:
+    """A fingerprint by every byte."""
+    made, samples = hashlib.blake2b(digest_size=20), source.shape[0]
+    rows = max(1, _BLOCK // max(1, row_bytes(source.shape, source.dtype)))
+    for first in range(0, samples, rows):  # type: ignore[arg-type]
+        part = np.ascontiguousarray(source.read(first, min(samples, first + rows)))  # type: ignore[type-var]
+        made.update(part.reshape(-1).view(np.uint8))
+        source.done(first)
+    return {"shape": list(source.shape), "dtype": source.dtype.str, "blake2b": made.hexdigest()}
+
+
+class IteratorSource(Source):
+    """Batches of any size, one after another. Their number is unknown until they end."""
+
+    def __init__(self, batches: Any) -> None:
+        self.name = type(batches).__name__
+        self._batches: Iterator[Any] = iter(batches)
+        self._count, self._row = 0, 0
+        self.labels: Labels | None = None
+        try:
+            first = next(self._batches)
+        except StopIteration:
+            raise InputError(f"{self.name}: gave no batch at all") from None
+        self._left = self._array(first)
+        self.shape, self.dtype = (None, *self._left.shape[1:]), self._left.dtype
+        self._check()
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        """The next rows, in order only; fewer, at last none, where the batches end."""
+        if first != self._row:
+            raise InputError(f"{self.name}: gives its rows in order; row {self._row} is next, not {first}")
+        out = np.empty((stop - first, *self.shape[1:]), self.dtype)  # type: ignore[arg-type]
+        have = 0
+        while have < len(out):
+            if not len(self._left):
+                try:
+                    batch = next(self._batches)
+                except StopIteration:
+                    break
+                self._left = self._next(batch)
+            part = self._left[: len(out) - have]
+            # copied before the next batch is asked for: an iterator may use one buffer for all
+            out[have : have + len(part)] = part
+            self._left = self._left[len(part) :]
+            have += len(part)
+        self._row += have
+        return out[:have]
+
+    def _next(self, batch: Any) -> np.ndarray:
+        made = self._array(batch)
+        if made.shape[1:] != self.shape[1:]:
+            raise ShapeError(
+                f"{self.name}: batch {self._count - 1} has samples of shape {made.shape[1:]}, "
+                f"the first had {self.shape[1:]}"
+            )
+        if made.dtype != self.dtype:
+            raise InputError(f"{self.name}: batch {self._count - 1} has dtype {made.dtype}, the first had {self.dtype}")
+        return made
+
+    def _array(self, batch: Any) -> np.ndarray:
+        what = f"{self.name}: batch {self._count}"
+        self._count += 1
+        if isinstance(batch, (tuple, list, dict)) or np.ndim(batch) == 0:
+            raise InputError(f"{what} is of type {type(batch).__name__}; each must be one array (samples, …)")
+        made = as_batch(batch, tuple(batch.shape[1:]), what)
+        return made if isinstance(made, np.ndarray) else made.get()
+
+    def close(self) -> None:
+        stop = getattr(self._batches, "close", None)  # a generator's
+        if stop is not None:
+            stop()

@@ -1,0 +1,114 @@
+"""Variables in NetCDF files, with their names and coordinates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..labels import Coord, Labels, collect
+from ..optional import needed
+from .base import FileSource, state_of
+from .netcdf_classic import check_size
+
+#: Attributes by which a stored value is missing or packed.
+_PACKED = {"scale_factor", "add_offset", "_FillValue", "missing_value", "valid_min", "valid_max", "valid_range"}
+
+
+class NetcdfSource(FileSource):
+    """Rows of a variable: unpacked, NaN where a value is missing.
+
+    Integers without attributes for missing or packed values stay integers; others become float32 from 8 and
+    16 bits, else float64.
+    """
+
+    def __init__(self, path: str, variable: str | None) -> None:
+        netcdf = needed("netCDF4", path)
+        state = state_of(path)
+        check_size(path)
+        try:
+            self._file = netcdf.Dataset(path, "r")
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path}: damaged, truncated or locked NetCDF file ({error})") from None
+        try:
+            self._variable = found = _find(self._file, path, variable)
+            name = f"{path}:{found.group().path.strip('/')}/{found.name}".replace(":/", ":")
+            dtype = found.dtype if isinstance(found.dtype, np.dtype) else np.dtype(object)
+            if dtype.kind in "iu" and _PACKED & set(found.ncattrs()):
+                dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
+            super().__init__(path, name, tuple(found.shape), dtype, state)
+            self.labels = _labels(found)
+            chunks = found.chunking()
+            self.step = chunks[0] if isinstance(chunks, list) else 1
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        rows = self._variable[first:stop]
+        if self.dtype.kind == "f":
+            rows = np.ma.asarray(rows).astype(self.dtype, copy=False)
+            return np.ma.filled(rows, np.nan)
+        if np.ma.is_masked(rows):
+            raise InputError(f"{self.name}: rows {first} to {stop - 1} hold values that were never written")
+        return np.ma.getdata(rows)
+
+    def close(self) -> None:
+        if self._file.isopen():
+            self._file.close()
+
+
+def _find(file: Any, path: str, name: str | None) -> Any:
+    every = _variables(file)
+    if name is not None:
+        if name.strip("/") in every:
+            return every[name.strip("/")]
+        raise InputError(f"{path}: there is no variable {name!r}; there are: {', '.join(every) or 'none'}")
+    beside: set[str] = set()  # what describes other variables
+    for variable in every.values():
+        for key in ("coordinates", "bounds", "climatology", "grid_mapping"):
+            beside.update(str(getattr(variable, key, "")).split())
+    data = {
+        key: variable
+        for key, variable in every.items()
+        if variable.ndim
+        and variable.name not in beside
+        and variable.name not in variable.dimensions
+        and isinstance(variable.dtype, np.dtype)
+        and variable.dtype.kind in "fiu"
+    }
+    if len(data) == 1:
+        return next(iter(data.values()))
+    listed = ", ".join(f"{key} {variable.shape}" for key, variable in data.items())
+    text = f"{len(data)} variables beside coordinates"
+    raise InputError(f"{path}: holds {text}; name one as {path}:NAME of: {listed or '-'}")
+
+
+def _variables(group: Any, path: str = "") -> dict[str, Any]:
+    found = {path + name: variable for name, variable in group.variables.items()}
+    for name, inner in group.groups.items():
+        found.update(_variables(inner, f"{path}{name}/"))
+    return found
+
+
+def _labels(found: Any) -> Labels:
+    near: dict[str, Any] = {}  # also variables of the groups around it, the nearest first
+    group = found.group()
+    while group is not None:
+        near = {**group.variables, **near}
+        group = group.parent
+
+    def read(name: str) -> Coord:
+        variable = near[name]
+        values = np.ma.asarray(variable[...])
+        missing = np.nan if values.dtype.kind == "f" else None  # None: what the file itself has there
+        return Coord(tuple(variable.dimensions), np.ma.filled(values, missing), _attrs(variable))
+
+    attrs = _attrs(found)
+    return Labels(tuple(found.dimensions), collect(found.dimensions, attrs, near, read), attrs, found.name)
+
+
+def _attrs(variable: Any) -> dict[str, Any]:
+    # what is packed or missing has been undone
+    return {key: variable.getncattr(key) for key in variable.ncattrs() if key not in _PACKED}

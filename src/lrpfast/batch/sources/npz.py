@@ -1,0 +1,82 @@
+"""Arrays in .npz files: streamed where they are stored as they are, loaded once where they are compressed."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+
+import numpy as np
+
+from ...errors import InputError
+from .base import FileSource, state_of
+from .mapped import MappedSource, header
+
+_LOCAL_HEADER = 30  # bytes, before the member's name
+
+
+def open_npz(path: str, member: str | None) -> FileSource:
+    """The array named ``member``, or the only one."""
+    state = state_of(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = _member(path, member, {i.filename: i for i in archive.infolist()})
+            name = f"{path}:{info.filename.removesuffix('.npy')}"
+            if info.compress_type != zipfile.ZIP_STORED:
+                return _loaded(archive, info, path, name, state)
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: damaged .npz file ({error})") from None
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        local = file.read(_LOCAL_HEADER)
+        # the lengths of the name and the extra field, which may differ from those in the archive's index
+        begin = info.header_offset + _LOCAL_HEADER + int.from_bytes(local[26:28], "little")
+        file.seek(begin + int.from_bytes(local[28:30], "little"))
+        end = min(file.tell() + info.file_size, os.path.getsize(path))
+        shape, dtype, fortran, offset = header(file, name, end)
+    return MappedSource(path, name, shape, dtype, offset, fortran, state)
+
+
+def _member(path: str, member: str | None, infos: dict[str, zipfile.ZipInfo]) -> zipfile.ZipInfo:
+    names = [name.removesuffix(".npy") for name in infos if name.endswith(".npy")]
+    if member is not None:
+        if member.removesuffix(".npy") not in names:
+            raise InputError(f"{path}: there is no array {member!r}; there are: {', '.join(names)}")
+        return infos[f"{member.removesuffix('.npy')}.npy"]
+    if len(names) != 1:
+        raise InputError(f"{path}: holds {len(names)} arrays; name one as {path}:NAME of: {', '.join(names)}")
+    return infos[f"{names[0]}.npy"]
+
+
+class _LoadedSource(FileSource):
+    """The rows of a file that can only be read as a whole."""
+
+    _array: np.ndarray
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        return self._array[first:stop]
+
+
+def _loaded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str, name: str, state: tuple) -> _LoadedSource:
+    with archive.open(info) as file:
+        shape, dtype, fortran, offset = header(file, name, info.file_size)  # type: ignore[arg-type]
+        if offset + math.prod(shape) * dtype.itemsize != info.file_size:
+            raise InputError(f"{name}: its {info.file_size:,} bytes are not those of shape {shape}, {dtype}")
+        source = _LoadedSource(path, name, shape, dtype, state)
+        try:
+            source._array = np.empty(shape, dtype, order="F" if fortran else "C")
+        except MemoryError:
+            text = "which do not fit in memory; np.savez stores arrays so that they can be streamed"
+            raise InputError(f"{name}: unpacks to {info.file_size:,} bytes, {text}") from None
+        flat = source._array.reshape(-1, order="A").view(np.uint8)
+        have = 0
+        while have < len(flat):
+            got = file.readinto(flat[have : have + (1 << 24)])  # type: ignore[attr-defined]
+            if not got:
+                raise InputError(f"{name}: truncated after {have:,} of {len(flat):,} bytes")
+            have += got
+        if file.read(1):  # also checks the sum
+            raise InputError(f"{name}: holds more bytes than its header says")
+    return source
