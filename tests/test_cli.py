@@ -279,7 +279,7 @@ def test_normalize(how, files, x, capsys):
     scale = np.abs(plain).max(1) if how == "maxabs" else plain.sum(1)
     scale[2] = 1
     np.testing.assert_allclose(got, plain / scale[:, None], rtol=1e-5, atol=1e-7)
-    what = "max |R|" if how == "maxabs" else "sum"
+    what = "largest |R|" if how == "maxabs" else "sum"
     assert f"1 of {len(x)} explanations are not normalized: their {what} is 0" in capsys.readouterr().out
 
 

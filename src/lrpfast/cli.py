@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, options, plot, table
-from .batch import NORMALIZATIONS, Streamed, open_sink, open_source, split_path, stream, unfinished
+from .batch import NORMALIZATIONS, Streamed, open_sink, open_source, split, stream, unfinished
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads
@@ -200,6 +200,11 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--batch-size", metavar="N", type=options.integer, help="samples read, explained and written at once"
     )
+    group.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="let Dask's workers explain: local:4 starts four here, tcp://HOST:PORT names a scheduler; all reach the files",
+    )
     group.add_argument("--force", action="store_true", help="replace outputs that are there already")
     group.add_argument(
         "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
@@ -315,7 +320,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         with _terminable(), _told(*outputs):
             done = stream(
                 analyzer,
-                data,
+                arguments.inputs if arguments.cluster else data,
                 arguments.output,
                 target=target,
                 batch_size=arguments.batch_size or "auto",
@@ -328,6 +333,7 @@ def _explain(arguments: argparse.Namespace) -> None:
                 progress=not arguments.quiet,
                 resume=not arguments.restart,
                 overwrite=arguments.force,
+                cluster=arguments.cluster,
             )
             if picture is not None:
                 plot.save(picture(arguments.output), arguments.plot)
@@ -338,7 +344,7 @@ def _explain(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     """What was done, in a few lines."""
     if done.left:
-        divisor = {"maxabs": "max |R|", "sum": "sum", "max": "max R", "l1": "sum |R|"}[arguments.normalize]
+        divisor = NORMALIZATIONS[arguments.normalize]
         print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
@@ -359,7 +365,7 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
 
 def _same(output: str, source: str) -> bool:
     try:
-        return os.path.samefile(split_path(output)[0], split_path(source)[0])
+        return os.path.samefile(split(output)[0], split(source)[0])
     except OSError:
         return False
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import plot
-from .batch import Source, as_mask, data_bounds, open_array, open_source
+from .batch import NORMALIZATIONS, Source, data_bounds, open_array, open_mask, open_source
 from .engine.analyzer import Analyzer
 from .engine.innvestigate import create_analyzer
 from .engine.inputs import as_batch
@@ -216,18 +216,13 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
     if os.path.realpath(options.plot) == os.path.realpath(options.output):
         raise InputError(f"{options.plot}: the relevances and their picture need two files")
     if "mask" in given:
-        given["mask"] = as_mask(given["mask"])
+        given["mask"] = open_mask(given["mask"])
     limit, beneath = given.pop("limit", plot.LIMIT), given.pop("input", False)
     title = f"{options.rule}, target {os.path.basename(options.target)}"
     if options.start is not None:
         title += f", from layer {options.start}"
     if options.normalize is not None:
-        title += {
-            "maxabs": ", divided by the largest |R|",
-            "sum": ", divided by ΣR",
-            "max": ", divided by the largest R",
-            "l1": ", divided by Σ|R|",
-        }[options.normalize]
+        title += f", divided by the {NORMALIZATIONS[options.normalize]}"
 
     def draw(relevance: np.ndarray, x: np.ndarray, samples: int) -> Any:
         """The first of so many samples."""

@@ -1,6 +1,15 @@
-"""Whole files: inputs read and relevances written a chunk at a time."""
+"""Whole data sets: files in, relevances and statistics of them out, on one machine or several."""
 
-from .sources import open_array
-from .stream import NORMALIZATIONS, Written, explain_file
+from .bounds import data_bounds
+from .journal import unfinished
+from .masks import open_mask
+from .normalize import NORMALIZATIONS
+from .sinks import open_sink
+from .sources import Source, open_array, open_source, split
+from .statistics import Statistics
+from .stream import Streamed, stream
 
-__all__ = ["NORMALIZATIONS", "Written", "explain_file", "open_array"]
+__all__ = [
+    *("NORMALIZATIONS", "Source", "Statistics", "Streamed", "data_bounds", "open_array", "open_mask", "open_sink"),
+    *("open_source", "split", "stream", "unfinished"),
+]

@@ -15,10 +15,11 @@ import numpy as np
 
 from ..engine.analyzer import Analyzer
 from ..errors import InputError, MissingPackageError, ShapeError
-from .grids import as_mask, features_of, on_grid
 from .job import Job
+from .labels import to_xarray
+from .masks import Gridded, Masked, open_mask, scatter
 from .sinks import open_sink
-from .sources import open_source, to_xarray
+from .sources import open_source
 from .statistics import BLOCK, Statistics
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _import(name: str) -> Any:
 
 def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
     """`Analyzer.map`."""
-    grid = None if mask is None else as_mask(mask)
+    grid = None if mask is None else open_mask(mask)
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
         with open_source(x) as source:
@@ -112,9 +113,8 @@ def _of_a_task(analyzer: Analyzer) -> Analyzer:
 
 def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
     """One chunk of a lazy map."""
-    rows = x if grid is None else features_of(x, grid)
-    relevance = job.explain(0, rows, target=target).relevance
-    return relevance if grid is None else on_grid(relevance, grid)
+    relevance = job.explain(0, x if grid is None else x[:, grid], target=target).relevance
+    return relevance if grid is None else scatter(relevance, grid)
 
 
 # Files, by a cluster's workers
@@ -139,7 +139,7 @@ def connected(cluster: Any) -> Iterator[Any]:
         raise InputError("cluster='local:0': a cluster needs a worker")
     with (
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as local,
         distributed.Client(local) as client,
     ):
@@ -193,8 +193,8 @@ class Task:
     def __init__(self, run: Run) -> None:
         self.job = copy.copy(run.job)
         self.job.analyzer = _of_a_task(run.job.analyzer)
-        self.source = run.data.path
-        self.sink = None if run.sink is None else run.sink.name
+        self.source = os.path.abspath(run.data.name)  # a worker may be in another folder
+        self.sink = None if run.sink is None else os.path.abspath(run.sink.name)
         self.mask, self.rows = run.grid, run.rows
         self.statistics = run.made.new if run.made.wanted else None
 
@@ -204,11 +204,15 @@ def explain_piece(task: Task, first: int, stop: int) -> tuple[int, dict[str, np.
     job, left = task.job, 0
     made = None if task.statistics is None else task.statistics()
     with contextlib.ExitStack() as stack:
-        data = stack.enter_context(open_grid(task.source, task.mask))
+        data = stack.enter_context(open_source(task.source))
+        if task.mask is not None:
+            data = Masked(data, task.mask)
         sink = None
         if task.sink is not None:
-            sink = stack.enter_context(open_sink(task.sink, task.mask))
-            sink.join((job.samples, *job.map_shape), job.dtype, task.rows)
+            sink = stack.enter_context(open_sink(task.sink))
+            sink = sink if task.mask is None else Gridded(sink, task.mask)
+            # made when the run began, with room for all rows
+            sink.begin((job.samples, *job.map_shape), job.dtype, {}, None, max(1, first), rows=task.rows)
         for at in range(first, stop, task.rows):
             x = data.read(at, min(stop, at + task.rows))
             data.ahead(at + len(x), min(stop, at + len(x) + task.rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,11 @@ class Job:
         if self.normalize is not None:
             told["normalize"] = self.normalize
         return {**told, **self.groups.told}
+
+    def digest(self) -> str:
+        """A name for all that the relevance of a sample depends on."""
+        text = f"{sorted(self.record().items())} {self.map_shape} {self.dtype}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def explain(self, first: int, x: np.ndarray, out: np.ndarray | None = None, target: Any = None) -> Explained:
         """The relevance of the samples from ``first`` on, into ``out`` where given; ``target`` in place of the job's.

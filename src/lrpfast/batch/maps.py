@@ -16,6 +16,9 @@ from ..output import check_target, replacing
 from .labels import Coord, encoded
 from .optional import needed
 
+#: Endings of the files that take several arrays.
+KINDS = (".nc", ".nc4", ".h5", ".hdf5", ".npz", ".zarr")
+
 
 def write_maps(
     path: str | os.PathLike,
@@ -54,7 +57,7 @@ def write_maps(
         return
     makers = {".nc": _netcdf, ".nc4": _netcdf, ".h5": _hdf5, ".hdf5": _hdf5, ".npz": _npz}
     if kind not in makers:
-        raise InputError(f"{path}: maps are written to .nc, .h5, .npz or .zarr")
+        raise InputError(f"{path}: maps are written to {', '.join(KINDS)}")
     check_target(path)
     made = makers[kind](path, kept, coords, attributes)
     with replacing(path) as file:

@@ -37,7 +37,7 @@ def save_statistics(
         maps = {key: (dims, _on_grid(dims, values, grid)) for key, (dims, values) in maps.items()}
         labels = None if labels is None else labels.grid
     shape = next(values.shape for dims, values in maps.values() if dims[:1] == ("group",) and len(dims) > 1)
-    of_maps = for_relevance(labels, (0, *shape[1:]))
+    of_maps = for_relevance(labels, (None, *shape[1:]))
     samples, names = of_maps.dims[0], of_maps.dims[1:]
     arrays = {
         key: ((*(d for d in dims if d in ("quantile", "group")), *(names if "map" in dims else ())), values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -19,9 +20,10 @@ from ..errors import InputError, SampleError
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
-from .maps import check_maps, save_statistics
-from .sinks import OnGrid, Sink, open_sink
-from .sources import Masked, Source, as_mask, open_source
+from .masks import Gridded, Masked, open_mask
+from .results import check_statistics, save_statistics
+from .sinks import Sink, open_sink
+from .sources import Source, open_source
 from .statistics import Statistics
 
 #: Time between two notes of what is done: what a kill costs at most.
@@ -89,7 +91,7 @@ def stream(
         data = stack.enter_context(open_source(source))
         grid = None
         if mask is not None:
-            grid = as_mask(mask)
+            grid = open_mask(mask)
             data = stack.enter_context(Masked(data, grid))
         job = Job(
             analyzer, data.shape, data.dtype, target=target, normalize=normalize, group_by=group_by, correct=correct
@@ -99,7 +101,7 @@ def stream(
         if out is None and not made.wanted:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
         if out is not None and grid is not None and out.path is not None:
-            out = OnGrid(out, grid)
+            out = Gridded(out, grid)
         rows = _rows(batch_size, job, data)
         if cluster is not None:
             rows = rows_of_a_chunk(rows)
@@ -137,13 +139,16 @@ class _Statistics:
         if any(not 0 <= q <= 1 for q in self.quantiles):
             raise InputError(f"quantiles must lie between 0 and 1, not {quantiles}")
         if self.path is not None:
-            check_maps(self.path)
-        self._new = lambda: Statistics(job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
-        self.total: Statistics | None = self._new() if self.wanted else None
+            check_statistics(self.path)
+        self.new = functools.partial(
+            Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles)
+        )
+        self.total: Statistics | None = self.new() if self.wanted else None
 
     def restart(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from where an earlier run was."""
         if self.wanted:
-            self.total = Statistics.from_state(state) if state else self._new()
+            self.total = Statistics.from_state(state) if state else self.new()
 
 
 class Run:
@@ -218,8 +223,8 @@ class Run:
         with contextlib.ExitStack() as stack:
             for path in self._paths:
                 stack.enter_context(locked(path))
-            self._begin()
             try:
+                self._begin()
                 yield
             finally:
                 if self.sink is not None:
@@ -251,9 +256,14 @@ class Run:
                 f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
             )
         shape = (self.job.samples, *self.job.map_shape)
-        sink.begin(shape, self.job.dtype, self.record, self.data.labels, self.resumed, rows=self.rows)
-        if journal is not None and not found:
-            journal.save()
+        try:
+            sink.begin(shape, self.job.dtype, self.record, self.data.labels, self.resumed, rows=self.rows)
+            if journal is not None and not found:
+                journal.save()
+        except OSError:
+            if not found:
+                self._give_up()
+            raise
 
     def all(self, tell: Callable[[int], object], client: Any = None) -> None:
         """Explain what is left, and finish."""

@@ -1,0 +1,213 @@
+"""Dask: lazy maps of Dask and xarray arrays, and files explained by workers; the same numbers as one process."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrpfast
+
+dask = pytest.importorskip("dask", reason="these are about Dask: pip install 'lrpfast[dask]'")
+da = pytest.importorskip("dask.array", reason="these are about Dask: pip install 'lrpfast[dask]'")
+
+FEATURES, SAMPLES = 40, 3_000
+RNG = np.random.default_rng(3)
+MODEL = lrpfast.from_layers(
+    [
+        lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 16)) / 6, 0.1 * RNG.normal(size=16), activation="relu"),
+        lrpfast.layers.Dense(RNG.normal(size=(16, 3)) / 4, 0.1 * RNG.normal(size=3)),
+    ]
+)
+X = RNG.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
+LABELS = RNG.integers(0, 3, SAMPLES)
+ANALYZER = lrpfast.Analyzer(MODEL, "epsilon")
+RELEVANCE = ANALYZER.analyze(X)
+
+
+# Lazy maps
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+@pytest.mark.parametrize("chunks", [(700, 40), (1_000, 13), (3_000, -1), ((1, 2_999), 40)])
+def test_map(chunks, scheduler):
+    lazy = ANALYZER.map(da.from_array(X, chunks))
+    assert lazy.shape == RELEVANCE.shape and lazy.dtype == RELEVANCE.dtype and lazy.numblocks[1] == 1
+    assert lazy.chunks[0] == da.from_array(X, chunks).chunks[0]
+    assert (lazy.compute(scheduler=scheduler) == RELEVANCE).all()
+    assert (lazy[2_000:2_003].compute(scheduler=scheduler) == RELEVANCE[2_000:2_003]).all()
+
+
+@pytest.mark.parametrize(
+    "target", [2, (0, 1), "all", LABELS, da.from_array(LABELS, 500), np.stack([LABELS, 2 - LABELS], 1)], ids=lambda t: type(t).__name__
+)  # fmt: skip
+def test_targets(target):
+    lazy = ANALYZER.map(da.from_array(X, (700, 40)), target)
+    expected = ANALYZER.analyze(X, np.asarray(target) if hasattr(target, "shape") else target)
+    assert lazy.shape == expected.shape
+    assert (lazy.compute(scheduler="threads") == expected).all()
+
+
+def test_no_work_before_it_is_asked_for():
+    def fail(block):
+        raise AssertionError("computed")
+
+    lazy = ANALYZER.map(da.map_blocks(fail, da.zeros((SAMPLES, FEATURES), chunks=(500, 40)), dtype=np.float32))
+    assert lazy.shape == (SAMPLES, FEATURES)
+
+
+def test_other_arrays_are_explained_at_once():
+    assert (ANALYZER.map(X) == RELEVANCE).all()
+
+
+def test_wrong_arrays():
+    with pytest.raises(lrpfast.ShapeError, match="must have shape"):
+        ANALYZER.map(da.zeros((10, 41), chunks=5))
+    with pytest.raises(lrpfast.ShapeError, match="10 samples, but the targets have shape"):
+        ANALYZER.map(da.zeros((10, 40), chunks=5), LABELS)
+    unknown = da.from_array(X, (700, 40))
+    with pytest.raises(lrpfast.InputError, match="chunks of unknown size"):
+        ANALYZER.map(unknown[da.from_array(LABELS, 700) > 0])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_xarray(lazy):
+    xarray = pytest.importorskip("xarray", reason="this is about xarray")
+    mask = np.zeros((5, 10), bool)
+    mask.flat[RNG.permutation(50)[:FEATURES]] = True
+    grid = np.full((SAMPLES, 5, 10), np.nan, np.float32)
+    grid[:, mask] = X
+    maps = xarray.DataArray(
+        da.from_array(grid, (600, 5, 5)) if lazy else grid,
+        {"time": np.arange(SAMPLES), "lat": np.linspace(-60, 60, 5), "season": ("time", LABELS)},
+        ("time", "lat", "lon"),
+        "sst",
+        {"institute": "ours", "units": "K"},
+    )
+    made = ANALYZER.map(maps, mask=mask)
+    assert lazy == (made.chunks is not None)
+    assert made.dims == maps.dims and made.name == "sst" and set(made.coords) == {"time", "lat", "season"}
+    assert made.attrs["institute"] == "ours" and made.attrs["units"] == "1"
+    assert made.attrs["model_digest"] == MODEL.digest() and "epsilon" in made.attrs["rules"]
+    values = made.values
+    assert (values[:, mask] == RELEVANCE).all() and np.isnan(values[:, ~mask]).all()
+
+
+# A cluster's workers
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def x(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    return tmp_path / "x.npy"
+
+
+def leftovers(folder):
+    return sorted(p.name for p in Path(folder).iterdir() if "lrpfast" in p.name)
+
+
+def test_a_lazy_map_on_workers(client):
+    assert (client.compute(ANALYZER.map(da.from_array(X, (500, 40)))).result() == RELEVANCE).all()
+
+
+@pytest.mark.parametrize("sink", ["r.npy", "r.h5:r", "r.nc", "r.zarr", None])
+def test_files(sink, client, x, tmp_path):
+    for kind, package in ((".nc", "netCDF4"), (".zarr", "zarr")):
+        if kind in str(sink):
+            pytest.importorskip(package, reason=f"{kind} files need {package}")
+    whole, made = (None if sink is None else tmp_path / name / sink for name in ("whole", "made"))
+    (tmp_path / "whole").mkdir(), (tmp_path / "made").mkdir()
+    how = {"group_by": LABELS, "quantiles": [0.5], "normalize": "maxabs", "batch_size": 256}
+    ANALYZER.stream(x, whole, statistics=tmp_path / "whole" / "m.npz", **how)
+    done = ANALYZER.stream(x, made, statistics=tmp_path / "made" / "m.npz", cluster=client, **how)
+    assert done.samples == SAMPLES
+    for file in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
+        assert (tmp_path / "made" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes(), file
+    assert leftovers(tmp_path / "made") == []
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on(client, x, tmp_path):
+    whole = ANALYZER.stream(x, tmp_path / "w.npy", statistics=tmp_path / "w.npz")
+
+    def stop(samples, seen=[]):  # noqa: B006
+        seen.append(samples)
+        if len(seen) == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        ANALYZER.stream(x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", cluster=client, batch_size=64, progress=stop)
+    assert leftovers(tmp_path)
+    done = ANALYZER.stream(x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", cluster=client, batch_size=64)
+    assert 0 < done.resumed < SAMPLES and leftovers(tmp_path) == []
+    assert (tmp_path / "r.npy").read_bytes() == (tmp_path / "w.npy").read_bytes()
+    assert (tmp_path / "m.npz").read_bytes() == (tmp_path / "w.npz").read_bytes()
+    assert whole.statistics.mean.tobytes() == done.statistics.mean.tobytes()
+
+
+def test_a_worker_is_killed(x, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    whole = ANALYZER.stream(x, tmp_path / "w.npy", statistics=tmp_path / "w.npz", group_by=LABELS)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        pids = list(client.run(os.getpid).values())
+        killed = threading.Event()
+
+        def kill(samples):
+            if not killed.is_set():
+                os.kill(pids[0], signal.SIGKILL)
+                killed.set()
+                time.sleep(0.2)
+
+        done = ANALYZER.stream(
+            x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", group_by=LABELS, cluster=client, batch_size=64, progress=kill
+        )
+        assert killed.is_set()
+    assert (tmp_path / "r.npy").read_bytes() == (tmp_path / "w.npy").read_bytes()
+    assert (tmp_path / "m.npz").read_bytes() == (tmp_path / "w.npz").read_bytes()
+    assert whole.statistics.std.tobytes() == done.statistics.std.tobytes()
+
+
+def test_a_wrong_sample_is_named(client, x, tmp_path):
+    wrong = X.copy()
+    wrong[2_500, 7] = np.inf
+    np.save(x, wrong)
+    with pytest.raises(lrpfast.SampleError, match=r"x\[2500, 7\] is inf"):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=client)
+    assert leftovers(tmp_path) == []
+
+
+def test_what_workers_cannot_reach(client, x, tmp_path):
+    with pytest.raises(lrpfast.InputError, match="the source must be a file that all workers reach, not ndarray"):
+        ANALYZER.stream(X, tmp_path / "r.npy", cluster=client)
+    with pytest.raises(lrpfast.InputError, match="cluster must be"):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=4)
+
+
+def test_on_the_command_line(x, tmp_path, capsys):
+    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    from lrpfast import cli
+
+    MODEL.save(tmp_path / "m.npz")
+    arguments = [tmp_path / "m.npz", x, "-o", tmp_path / "r.npy", "--cluster", "local:2"]
+    assert cli.main(["explain", *map(str, arguments)]) == 0
+    assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+    assert "3,000 samples explained" in capsys.readouterr().out
