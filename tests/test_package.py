@@ -192,7 +192,7 @@ PLACES = ("/work" + "/", "/home" + "/", "/root" + "/", "/Users" + "/", "/tmp" + 
 
 
 def text_files():
-    for top in ("src", "tests", "bench", "docs", ".ci"):
+    for top in ("src", "tests", "bench", "docs", "examples", ".ci"):
         yield from (p for p in (ROOT / top).rglob("*") if p.is_file() and p.suffix in TEXT)
     yield from (p for p in ROOT.glob("*") if p.is_file() and p.suffix in TEXT)
 

@@ -48,13 +48,13 @@ class Cell:
     def table(self) -> str:
         """The notebook's figures, lrpfast's below them, and where the rest went."""
         labels = [self.name, *(f"  {key}={value}" for key, value in self.parameters.items()), ""]
-        lines = [_row(labels[0], "notebook", self.printed, self.residual)]
+        lines = [row(labels[0], "notebook", self.printed, self.residual)]
         for precision, label in zip(PRECISIONS, [*labels[1:], "", ""], strict=False):
             mark = ("same" if self.same else "DIFFERS") if precision == "tf32" else ""
             residual = self.residuals[precision]
             # the notebook printed its float32 residual with all the digits of a Python float
             shown = float(residual) if precision == "tf32" else _digits(residual)
-            lines.append(_row(label, precision, [*map(_digits, self.relevance[precision][SHOWN])], shown, mark))
+            lines.append(row(label, precision, [*map(_digits, self.relevance[precision][SHOWN])], shown, mark))
         return "\n".join([*lines, f"    of it under tf32: {self.where}"])
 
     @property
@@ -120,12 +120,12 @@ def run(output: str, threads: int | None = None) -> None:
     cells, seconds = explain_cells(model, figures, x, threads)
     print(f"A published notebook's model, Dense 2 → 2 without its softmax, and its {SAMPLES:,} inputs.")
     print("Shown: the sample that the notebook printed, x = [0.15601864 0.15599452].\n")
-    print(_row("", "", ("y_0", "y_1")))
-    print(_row("prediction", "notebook", figures["model"]["predicted"][0]))
+    print(row("", "", ("y_0", "y_1")))
+    print(row("prediction", "notebook", figures["model"]["predicted"][0]))
     for precision in PRECISIONS:
         y = model.without_softmax().predict(x[SHOWN : SHOWN + 1], precision=precision)[0]
-        print(_row("", precision, [*map(_digits, y)]))
-    print("\n" + _row("", "", ("R_0", "R_1"), "R − ΣR_i"))
+        print(row("", precision, [*map(_digits, y)]))
+    print("\n" + row("", "", ("R_0", "R_1"), "R − ΣR_i"))
     for cell in cells:
         print(cell.table())
     equal = sum(cell.same for cell in cells)
@@ -142,9 +142,10 @@ def run(output: str, threads: int | None = None) -> None:
     print(f"Wrote them to {output}, an array for every analyzer and precision.")
 
 
-def _row(label: str, source: str, figures: Sequence[Any], rest: Any = "", mark: str = "") -> str:
+def row(label: str, source: str, figures: Sequence[Any], rest: Any = "", mark: str = "") -> str:
+    """One line of the tables: what is shown, whose it is, two figures, what is missing, a mark."""
     first, second = figures
-    return f"{label:<28}{source:<10}{first:>14}{second:>14}{rest:>23}  {mark}".rstrip()
+    return f"{label:<31}{source:<8}{first:>14}{second:>14}{rest:>24}  {mark}".rstrip()
 
 
 def _digits(value: np.floating) -> str:

@@ -1,0 +1,187 @@
+"""The examples run as they stand, and print what the notebook printed."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SEED = json.loads((ROOT / "tests" / "data" / "seed.json").read_text())
+
+if not (EXAMPLES / "trainer.py").exists():
+    pytest.skip("the examples are not beside these tests", allow_module_level=True)
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+trainer = load("trainer")
+
+
+def run(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+# The notebook
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebook")
+    done = run(folder, EXAMPLES / "understanding_lrp.py")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert list(folder.iterdir()) == []
+    return done.stdout
+
+
+def test_every_figure_agrees(notebook):
+    agreeing, compared = map(int, re.search(r"(\d+) of (\d+) comparisons", notebook).groups())
+    assert agreeing == compared == 5 + 3 + 3 + 1 + 13 + 11  # losses, weights, prediction, range, library, by hand
+    assert "DIFFERS" not in notebook
+
+
+def test_every_cell_is_there(notebook):
+    cells = {int(n) for n in re.findall(r"^Cell (\d+):", notebook, re.MULTILINE)}
+    assert cells == {2, 3, 4, 5, *range(6, 31)}
+
+
+@pytest.mark.parametrize("at", range(len(SEED["library_cells_tf32"])))
+def test_library_figures_are_printed_twice(notebook, at):
+    cell = SEED["library_cells_tf32"][at]
+    ours = re.findall(r" tf32 +(\S+) +(\S+) +(\S+)  same$", notebook, re.MULTILINE)
+    figures = tuple(map(str, (*cell["relevance"][0], cell["R_minus_sum"])))
+    assert figures in ours
+    assert re.search(" notebook +" + " +".join(map(re.escape, figures)), notebook)
+
+
+def test_the_manual_bounded_cell_and_what_it_should_be(notebook):
+    right = SEED["manual_cells_float64"]["cells"][-1]["relevance"]
+    (cell,) = re.findall(r"^Cell 20:.*?^$", notebook, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"float64 +(\S+) +(\S+)", cell)
+    written, *meant = [[float(v) for v in row] for row in found]
+    assert written == [pytest.approx(v, rel=1e-9) for v in SEED["manual_cells_float64"]["cells"][4]["relevance"]]
+    for row in meant:  # right has eight digits
+        assert row == [pytest.approx(v, rel=1e-7) for v in right]
+
+
+def test_the_lines_fit(notebook):
+    assert max(map(len, notebook.splitlines())) <= 100
+
+
+def test_the_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run(tmp_path, EXAMPLES / "understanding_lrp.py", "--plot", "notebook.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "notebook.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("path", ["notebook.bmp", "no/such/folder.png"])
+def test_a_picture_that_cannot_be_written(path, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run(tmp_path, EXAMPLES / "understanding_lrp.py", "--plot", path)
+    assert done.returncode == 2 and done.stdout == "" and "error: " in done.stderr.splitlines()[-1]
+
+
+def test_a_picture_without_matplotlib(tmp_path):
+    script = EXAMPLES / "understanding_lrp.py"
+    code = f"""
+import runpy, sys
+sys.modules["matplotlib"] = None
+sys.path.insert(0, {str(EXAMPLES)!r})
+sys.argv = ["understanding_lrp.py", "--plot", "notebook.png"]
+runpy.run_path({str(script)!r}, run_name="__main__")
+"""
+    done = run(tmp_path, "-c", code)
+    assert done.returncode == 2 and "pip install 'lrpfast[plot]'" in done.stderr.splitlines()[-1]
+
+
+# The trainer
+
+
+def ring(count, seed=0):
+    """Points inside and outside a circle: no straight line parts them."""
+    x = np.random.default_rng(seed).normal(size=(count, 2))
+    return x, (np.hypot(*x.T) > 1.2).astype(int)
+
+
+def accuracy(parameters, x, labels):
+    *hidden, (kernel, bias) = parameters
+    for k, b in hidden:
+        x = np.maximum(x @ k + b, 0)
+    return ((x @ kernel + bias).argmax(1) == labels).mean()
+
+
+@pytest.mark.parametrize("l2", (0.0, 0.3))
+def test_gradients_are_the_loss_s(l2):
+    rng = np.random.default_rng(1)
+    sizes = (3, 5, 4, 3)
+    parameters = [(rng.normal(size=s), rng.normal(size=s[1])) for s in zip(sizes, sizes[1:], strict=False)]
+    x, labels = rng.normal(size=(7, 3)), rng.integers(0, 3, 7)
+    loss, gradients = trainer._gradients(parameters, x, labels, l2)
+    assert loss == trainer._loss(parameters, x, labels, l2)
+    for layer, slopes in zip(parameters, gradients, strict=True):
+        for part, slope in zip(layer, slopes, strict=True):
+            for at in np.ndindex(part.shape):
+                kept, either = part[at], []
+                for step in (1e-6, -1e-6):
+                    part[at] = kept + step
+                    either.append(trainer._loss(parameters, x, labels, l2))
+                part[at] = kept
+                assert slope[at] == pytest.approx((either[0] - either[1]) / 2e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_hidden_layers_learn(dtype):
+    (x, labels), held = ring(2000), ring(500, 1)
+    x, held = x.astype(dtype), (held[0].astype(dtype), held[1])
+    losses = []
+    parameters = trainer.train(
+        x, labels, held, (16, 8, 2), epochs=40, learning_rate=lambda e: 0.1, on_epoch=lambda *e: losses.append(e)
+    )
+    assert [(k.shape, b.shape) for k, b in parameters] == [((2, 16), (16,)), ((16, 8), (8,)), ((8, 2), (2,))]
+    assert {part.dtype for layer in parameters for part in layer} == {np.dtype(dtype)}
+    assert accuracy(parameters, *held) > 0.95
+    assert [epoch for epoch, _, _ in losses] == [*range(1, 41)]
+    assert trainer._loss(parameters, *held, 0.0) == min(held for _, _, held in losses)
+
+
+def test_options():
+    (x, labels), held = ring(500), ring(100, 1)
+    free = trainer.train(x, labels, held, (8, 2), epochs=10)
+    small = trainer.train(x, labels, held, (8, 2), epochs=10, l2=0.1)
+    assert sum((k**2).sum() for k, _ in small) < 0.5 * sum((k**2).sum() for k, _ in free)
+    assert any((b < 0).any() for _, b in free)
+    bound = trainer.train(x, labels, held, (8, 2), epochs=10, nonnegative_bias=True)
+    assert all((b >= 0).all() for _, b in bound)
+    again = trainer.train(x, labels, held, (8, 2), epochs=10)
+    assert all((a == b).all() for one, other in zip(free, again, strict=True) for a, b in zip(one, other, strict=True))
+    rate = trainer.step_decay(0.01, drop=0.5, every=25)
+    assert [rate(epoch) for epoch in (0, 23, 24, 99)] == [0.01, 0.01, 0.005, 0.01 / 16]
+
+
+def test_wrong_use():
+    (x, labels), held = ring(50), ring(10, 1)
+    with pytest.raises(ValueError, match="^labels have to be integers from 0 to 1"):
+        trainer.train(x, labels + 1, held, (2,))
+    with pytest.raises(ValueError, match="^validation labels have to be integers from 0 to 1"):
+        trainer.train(x, labels, (held[0], held[1].astype(float)), (2,))
+    with pytest.raises(ValueError, match="no longer finite in epoch 1"):
+        trainer.train(np.where(x > 9, x, np.nan), labels, held, (2,))
