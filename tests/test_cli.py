@@ -272,8 +272,8 @@ def test_progress_on_a_terminal(files, capsys, monkeypatch):
 def test_normalize_rows(dtype):
     r = np.array([[1, -4, 2], [0, 0, 0], [1, -1, 0], [np.nan, 2, 2], [np.nan] * 3, [1e-30, 0, 0]], dtype)
     by_max, by_sum = r.copy(), r.copy()
-    assert batch.stream.normalize_rows(by_max, "maxabs") == 2
-    assert batch.stream.normalize_rows(by_sum, "sum") == 3
+    assert batch.normalize_rows(by_max, "maxabs") == 2
+    assert batch.normalize_rows(by_sum, "sum") == 3
     nan = np.nan
     tiny = 1.0
     np.testing.assert_allclose(
@@ -286,7 +286,7 @@ def test_normalize_rows(dtype):
 
 def test_normalizing_does_not_overflow():
     r = np.array([[3e38, -3e38, 1e-3]], np.float32)
-    assert batch.stream.normalize_rows(r, "sum") == 1
+    assert batch.normalize_rows(r, "sum") == 1
     assert r[0, 0] == np.float32(3e38)
 
 

@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
     group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
     group.add_argument(
-        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by its largest |R|, or by its sum"
+        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by its largest |R|, sum, largest R, or sum of |R|"
     )
     group = _add_run_options(explain)
     group.add_argument(
@@ -268,7 +268,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     if arguments.quiet:
         return
     if done.left:
-        divisor = {"maxabs": "largest |R|", "sum": "sum"}[arguments.normalize]
+        divisor = NORMALIZATIONS[arguments.normalize]
         print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
     rate = done.explanations / done.seconds
     print(

@@ -16,13 +16,12 @@ from ..engine.inputs import as_batch, as_start
 from ..errors import InputError, SampleError, ShapeError
 from ..output import check_target, replacing
 from .files import release
+from .normalize import normalize_rows
 
 #: A chunk's inputs and relevances in memory, and its work: together they keep memory
 #: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
 CHUNK_BYTES = 64 << 20
 CHUNK_FLOPS = 10_000_000_000
-
-NORMALIZATIONS = ("maxabs", "sum")
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def explain_file(
     output : path
     target : optional
         As in `Analyzer.analyze`, but no callable.
-    normalize : {"maxabs", "sum"}, optional
-        Divide each explanation by max|R| or by ΣR; where that is zero it is left as it is.
+    normalize : {"maxabs", "sum", "max", "l1"}, optional
+        Divide each explanation, as `normalize.normalize_rows` does.
     progress : callable, optional
         Called with the number of samples of each chunk that is done.
 
@@ -115,26 +114,3 @@ def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int) -> None
     if target.ndim == 0 or len(target) != samples:
         raise ShapeError(f"there are {samples} samples, but the targets have shape {target.shape}")
     as_start(target, samples, analyzer.output_shape, np.dtype(np.float64), lambda: np.empty(0))
-
-
-def normalize_rows(relevance: np.ndarray, how: str) -> int:
-    """Divide every row by max|R| ("maxabs") or ΣR ("sum"), in place; masked features (NaN) do not count.
-
-    Returns
-    -------
-    int
-        Rows left as they are, because what they would be divided by is zero, or so
-        near that the result overflows.
-    """
-    if how not in NORMALIZATIONS:
-        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {how!r}")
-    low = np.fmin.reduce(relevance, 1, initial=0.0).astype(np.float64)  # 0 where all are NaN
-    high = np.fmax.reduce(relevance, 1, initial=0.0).astype(np.float64)
-    largest = np.maximum(-low, high)
-    # NaN only where features are masked: the run refuses what is not finite
-    scale = largest if how == "maxabs" else np.asarray(np.nansum(relevance, 1, dtype=np.float64))
-    with np.errstate(over="ignore"):
-        good = (scale != 0) & np.isfinite(scale) & (largest / 2 < np.abs(scale) * (np.finfo(relevance.dtype).max / 2))
-    scale[~good] = 1.0
-    np.divide(relevance, scale[:, None], out=relevance, casting="same_kind")
-    return int((~good).sum())
