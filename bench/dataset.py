@@ -25,7 +25,6 @@ import numpy as np
 
 import lrpfast
 import lrpfast_networks
-import machine
 import networks
 from innvestigate_peer import Innvestigate
 from memory import _memory
@@ -55,7 +54,14 @@ def make_input(folder: Path, samples: int, features: int) -> Path:
 def explain(folder: Path, x: Path) -> dict[str, float]:
     """One run of the command: its seconds of computing, as it prints them, from start to end, and its memory."""
     output = folder / "maps.nc"
-    arguments = [str(folder / "model.npz"), str(x), "--statistics", str(output), "--group-by", str(folder / "labels.npy")]
+    arguments = [
+        str(folder / "model.npz"),
+        str(x),
+        "--statistics",
+        str(output),
+        "--group-by",
+        str(folder / "labels.npy"),
+    ]
     begin = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "lrpfast", "explain", *arguments, *RULE, "--force"], stdout=subprocess.PIPE, text=True

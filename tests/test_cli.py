@@ -1,6 +1,5 @@
 """The command line: files in, files out, and one clear line for everything that can be wrong."""
 
-import errno
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 import lrpfast
-from lrpfast import batch, cli, output, plot
+from lrpfast import cli, plot
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "mlp_relu.h5"
@@ -179,7 +178,7 @@ def test_targets(text, target, rule, files, x):
 
 @pytest.mark.parametrize("kind", ["one each", "two each", "relevance"])
 def test_targets_from_a_file(kind, files, x, monkeypatch):
-    monkeypatch.setattr("lrpfast.batch.job.CHUNK_BYTES", 200)  # targets go along with their chunks
+    monkeypatch.setattr("lrpfast.batch.chunks.CHUNK_BYTES", 200)  # targets go along with their chunks
     rng = np.random.default_rng(0)
     n = len(x)
     target = {
@@ -248,7 +247,7 @@ def test_few_samples(samples, files, x, capsys):
 def test_chunks_change_nothing(limit, files, monkeypatch):
     expected = explain(files)
     for size in (1, 10_000):
-        monkeypatch.setattr(f"lrpfast.batch.job.{limit}", size)
+        monkeypatch.setattr(f"lrpfast.batch.chunks.{limit}", size)
         assert explain(files).tobytes() == expected.tobytes()
 
 
@@ -501,7 +500,7 @@ WRONG_INPUTS = {
 @pytest.mark.parametrize("kind", WRONG_INPUTS)
 @pytest.mark.parametrize("chunk", [1 << 26, 200], ids=["whole", "chunked"])
 def test_wrong_inputs(kind, chunk, files, x, capfd, monkeypatch):
-    monkeypatch.setattr("lrpfast.batch.job.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("lrpfast.batch.chunks.CHUNK_BYTES", chunk)
     make, message = WRONG_INPUTS[kind]
     np.save(files[0], make(x))
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1])
@@ -613,7 +612,7 @@ def test_new_output_has_the_usual_permissions(files, tmp_path):
 
 
 def test_an_error_half_way_leaves_the_earlier_output(earlier, x, capfd, monkeypatch):
-    monkeypatch.setattr("lrpfast.batch.job.CHUNK_BYTES", 200)
+    monkeypatch.setattr("lrpfast.batch.chunks.CHUNK_BYTES", 200)
     np.save(earlier[0], _with(x, (len(x) - 1, 2), np.inf))
     assert f"x[{len(x) - 1}, 2] is inf" in refuse(capfd, "explain", MODEL, earlier[0], "-o", earlier[1], "--force")
     assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"

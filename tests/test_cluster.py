@@ -152,7 +152,9 @@ def test_a_stopped_run_goes_on(client, x, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        ANALYZER.stream(x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", cluster=client, batch_size=64, progress=stop)
+        ANALYZER.stream(
+            x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", cluster=client, batch_size=64, progress=stop
+        )
     assert leftovers(tmp_path)
     done = ANALYZER.stream(x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", cluster=client, batch_size=64)
     assert 0 < done.resumed < SAMPLES and leftovers(tmp_path) == []
@@ -178,7 +180,13 @@ def test_a_worker_is_killed(x, tmp_path):
                 time.sleep(0.2)
 
         done = ANALYZER.stream(
-            x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", group_by=LABELS, cluster=client, batch_size=64, progress=kill
+            x,
+            tmp_path / "r.npy",
+            statistics=tmp_path / "m.npz",
+            group_by=LABELS,
+            cluster=client,
+            batch_size=64,
+            progress=kill,
         )
         assert killed.is_set()
     assert (tmp_path / "r.npy").read_bytes() == (tmp_path / "w.npy").read_bytes()

@@ -120,7 +120,9 @@ def test_an_iterator_into_a_file(tmp_path):
         ANALYZER.stream(iter([X]), tmp_path / "s.npy", target=LABELS)
 
 
-@pytest.mark.parametrize("target", [1, (0, 2), "all", LABELS, np.stack([LABELS, 2 - LABELS], 1), RNG.random((SAMPLES, 3))])
+@pytest.mark.parametrize(
+    "target", [1, (0, 2), "all", LABELS, np.stack([LABELS, 2 - LABELS], 1), RNG.random((SAMPLES, 3))]
+)
 def test_targets(target, x, tmp_path):
     ANALYZER.stream(x, tmp_path / "r.npy", target=target, batch_size=333)
     assert (np.load(tmp_path / "r.npy") == ANALYZER.analyze(X, target)).all()
@@ -163,7 +165,7 @@ def test_statistics(x):
     done = ANALYZER.stream(x, statistics=True, group_by=LABELS, batch_size=100, quantiles=[0.5])
     made = done.statistics
     for group in range(3):
-        rows = RELEVANCE[LABELS == group].astype(np.float64)
+        rows = RELEVANCE[group == LABELS].astype(np.float64)
         np.testing.assert_allclose(made.mean[group], rows.mean(0), rtol=1e-13, atol=1e-16)
         np.testing.assert_allclose(made.std[group], rows.std(0), rtol=1e-12)
         assert (made.positive[group] == (rows > 0).mean(0)).all()
@@ -423,7 +425,10 @@ def test_an_input_that_is_cut(tmp_path):
         file.create_dataset("x", data=X, chunks=(50, FEATURES))
     with pytest.raises(lrpfast.InputError, match="the file was cut from"):
         ANALYZER.stream(
-            tmp_path / "x.h5", tmp_path / "r.npy", batch_size=50, progress=lambda _: os.truncate(tmp_path / "x.h5", 9_000)
+            tmp_path / "x.h5",
+            tmp_path / "r.npy",
+            batch_size=50,
+            progress=lambda _: os.truncate(tmp_path / "x.h5", 9_000),
         )
     assert not (tmp_path / "r.npy").exists()
 

@@ -23,6 +23,7 @@ from .engine.innvestigate import create_analyzer
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import (
     AmplificationWarning,
+    BoundsWarning,
     DeviceError,
     InputError,
     LrpfastError,
@@ -57,6 +58,7 @@ __all__ = [
     "AmplificationWarning",
     "Analyzer",
     "Balance",
+    "BoundsWarning",
     "Conservation",
     "DeviceError",
     "Explanation",

@@ -38,9 +38,7 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
 
 MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
 
-INPUTS_HELP = (
-    "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
-)
+INPUTS_HELP = "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
 
 EXPLAIN_EXAMPLES = """\
 examples:
@@ -170,7 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     explain.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
     explain.add_argument(
-        "-o", "--output", metavar="OUT", help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go"
+        "-o",
+        "--output",
+        metavar="OUT",
+        help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go",
     )
     _add_rule_options(explain)
     group = explain.add_argument_group("what is explained")

@@ -67,5 +67,9 @@ class SampleError(InputError):
         return SampleError(self.text, self.sample + by, self.feature)
 
 
+class BoundsWarning(UserWarning):
+    """Inputs lie outside the bounds that a rule was given."""
+
+
 class AmplificationWarning(UserWarning):
     """A layer's relevance grew so much that its signs and sizes mean little."""

@@ -112,7 +112,9 @@ def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
         if getattr(options, "inputs", None) is None:
             raise RuleError(f"--{asked[text]} {text} is taken from the inputs, which this command does not have")
         pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
-        bounds.update({key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text})
+        bounds.update(
+            {key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text}
+        )
     return parameters, bounds
 
 

@@ -15,12 +15,13 @@ import numpy as np
 
 from ..engine.analyzer import Analyzer
 from ..errors import InputError, MissingPackageError, ShapeError
+from .blocks import SIZE as BLOCK
 from .job import Job
 from .labels import to_xarray
 from .masks import Gridded, Masked, open_mask, scatter
 from .sinks import open_sink
 from .sources import open_source
-from .statistics import BLOCK, Statistics
+from .statistics import Statistics
 
 if TYPE_CHECKING:
     from .stream import Run
@@ -52,9 +53,7 @@ def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str 
     return _mapped(analyzer, x, target, normalize, grid)[0]
 
 
-def _mapped(
-    analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None
-) -> tuple[Any, Job]:
+def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = np.asarray(x)
         job = Job(analyzer, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
@@ -178,10 +177,10 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     futures = {client.submit(explain_piece, task, *piece, pure=False): piece for piece in pieces}
     try:
         for future in as_completed(list(futures)):
-            left, state = future.result()
+            counts, state = future.result()
             if state is not None and run.made.total is not None:
                 run.made.total.merge(Statistics.from_state(state))
-            run.took(*futures.pop(future), left, tell)
+            run.took(*futures.pop(future), counts, tell)
     except BaseException:
         client.cancel(list(futures), force=True)
         raise
@@ -199,9 +198,10 @@ class Task:
         self.statistics = run.made.new if run.made.wanted else None
 
 
-def explain_piece(task: Task, first: int, stop: int) -> tuple[int, dict[str, np.ndarray] | None]:
-    """Explain some samples on a worker: how many were left as they are by normalizing, and their statistics' state."""
-    job, left = task.job, 0
+def explain_piece(task: Task, first: int, stop: int) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:
+    """Explain some samples on a worker; returns their counts, as `Explained` has them, and their statistics' state."""
+    job = task.job
+    counts: dict[str, int] = {}
     made = None if task.statistics is None else task.statistics()
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(open_source(task.source))
@@ -221,8 +221,8 @@ def explain_piece(task: Task, first: int, stop: int) -> tuple[int, dict[str, np.
                 sink.write(at, explained.relevance)
             if made is not None:
                 made.update(at, explained.relevance, explained.group, threads=job.analyzer._threads)
-            left += explained.left
+            counts = {key: number + counts.get(key, 0) for key, number in explained.counts.items()}
             data.done(at + len(x))
         if sink is not None:
             sink.flush()
-    return left, None if made is None else made.state()
+    return counts, None if made is None else made.state()

@@ -14,22 +14,29 @@ from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_start
 from ..engine.record import record, target_text
 from ..errors import InputError, SampleError, ShapeError
+from ..model.layers import Flatten, Input, Reshape
+from ..rules.rule import ZBox
+from .bounds import outside
+from .chunks import rows_of
 from .groups import Groups
 from .normalize import NORMALIZATIONS, normalize_rows
-
-#: A chunk's inputs and relevances in memory, and its work: together they keep memory
-#: small, the progress bar moving, and Ctrl-C heard within a fraction of a second.
-CHUNK_BYTES = 64 << 20
-CHUNK_FLOPS = 10_000_000_000
 
 
 @dataclass
 class Explained:
-    """Some samples' relevance; the group of each, and how many explanations were left as they are by normalizing."""
+    """Some samples' relevance and the group of each, with two counts that add up.
+
+    Attributes
+    ----------
+    relevance : array, shape (samples, *map_shape)
+    group : int array, shape (samples,)
+    counts : dict
+        "left": explanations left as they are by normalizing; "outside": input values outside the bounds of z-box.
+    """
 
     relevance: np.ndarray
     group: np.ndarray
-    left: int
+    counts: dict[str, int]
 
 
 class Job:
@@ -78,16 +85,16 @@ class Job:
         self.map_shape: tuple[int, ...] = made.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
         self.targets = math.prod(made.shape[1 : made.ndim - none.ndim + 1])
-        self.row_bytes = math.prod(self.map_shape) * made.itemsize + math.prod(none.shape[1:]) * (
+        self._row_bytes = math.prod(self.map_shape) * made.itemsize + math.prod(none.shape[1:]) * (
             made.itemsize + none.itemsize
         )
+        self._bounds = _bounds_of(analyzer)
         self.groups = Groups(analyzer, self.samples, group_by, correct)
 
     @property
     def rows(self) -> int:
         """Samples of a chunk."""
-        most = min(CHUNK_BYTES // max(1, self.row_bytes), CHUNK_FLOPS // max(1, self.analyzer.plan().flops))
-        return max(1, most if self.samples is None else min(most, self.samples))
+        return rows_of(self._row_bytes, self.analyzer.plan().flops, self.samples)
 
     def record(self) -> dict[str, str]:
         """How the relevances are made, in words."""
@@ -122,16 +129,38 @@ class Job:
             self._analyze(x, target, out, output)
         except SampleError as error:
             raise error.moved(first) from None
-        left = 0
+        counts = {"left": 0, "outside": 0}
         if self.normalize is not None:
-            left = normalize_rows(out.reshape(-1, math.prod(self.feature_shape)), self.normalize)
-        return Explained(out, self.groups.of(first, rows, output), left)
+            flat = out.reshape(-1, math.prod(self.feature_shape))
+            counts["left"] = normalize_rows(flat, self.normalize, self.analyzer._threads)
+        for low, high in self._bounds:
+            counts["outside"] += outside(x, low, high, self.analyzer._threads)
+        return Explained(out, self.groups.of(first, rows, output), counts)
 
     def _analyze(
         self, x: np.ndarray, target: Any, out: np.ndarray | None = None, output: np.ndarray | None = None
     ) -> np.ndarray:
         # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
         return Analyzer._analyzed(self.analyzer, x, target, out, output)
+
+
+def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The bounds, shaped as the model's input, of every z-box that looks at the input itself."""
+    model, found = analyzer.model, []
+    for i, rule in analyzer._composite.assign(model).rules.items():
+        if isinstance(rule, ZBox):
+            at = model.nodes[i].inputs[0]
+            while model.nodes[at].inputs and (
+                model.layers[at].identity or isinstance(model.layers[at], (Flatten, Reshape))
+            ):
+                at = model.nodes[at].inputs[0]
+            if isinstance(model.layers[at], Input):
+                shape = model.nodes[model.nodes[i].inputs[0]].shape
+                bounds = (
+                    np.broadcast_to(bound, shape).reshape(model.nodes[at].shape) for bound in (rule.low, rule.high)
+                )
+                found.append(tuple(bounds))
+    return found
 
 
 def _is_per_sample(target: Any) -> bool:

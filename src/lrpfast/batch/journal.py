@@ -127,7 +127,8 @@ class Journal:
         """Write it, in one step; on a full disk into the room that was kept for it."""
         buffer = io.BytesIO()
         text = json.dumps(
-            {"version": VERSION, "settings": self.settings, "done": self.done, "counters": self.counters}, sort_keys=True
+            {"version": VERSION, "settings": self.settings, "done": self.done, "counters": self.counters},
+            sort_keys=True,
         )
         np.savez(buffer, journal=np.frombuffer(text.encode(), np.uint8), **self.state)
         try:
@@ -182,9 +183,7 @@ class Journal:
                 arrays = {key: file[key] for key in file.files}
             told = json.loads(arrays.pop("journal").tobytes())
             if told["version"] != VERSION:
-                raise InputError(
-                    f"{self.output}: an unfinished run of another lrpfast version lies beside it; {ANEW}"
-                )
+                raise InputError(f"{self.output}: an unfinished run of another lrpfast version lies beside it; {ANEW}")
             found, self.done, self.counters = told["settings"], told["done"], told["counters"]
         except FileNotFoundError:
             return False
@@ -192,7 +191,9 @@ class Journal:
             raise InputError(f"{self.path}: damaged record of an unfinished run ({error}); {ANEW}") from None
         changed = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
         if changed:
-            told_of = "; ".join(f"{key}: {_short(found.get(key))}, now {_short(self.settings.get(key))}" for key in changed)
+            told_of = "; ".join(
+                f"{key}: {_short(found.get(key))}, now {_short(self.settings.get(key))}" for key in changed
+            )
             raise InputError(
                 f"{self.output}: an unfinished run of other settings lies beside it ({told_of}); "
                 f"run it with the same settings to go on, or {ANEW}"

@@ -32,23 +32,22 @@ def save_statistics(
     record: dict[str, str],
 ) -> None:
     """Write every result of ``made`` with the input's coordinates, on the grid where the features come from one."""
-    maps = made.to_dict(quantiles)
-    if grid is not None:
-        maps = {key: (dims, _on_grid(dims, values, grid)) for key, (dims, values) in maps.items()}
-        labels = None if labels is None else labels.grid
-    shape = next(values.shape for dims, values in maps.values() if dims[:1] == ("group",) and len(dims) > 1)
-    of_maps = for_relevance(labels, (None, *shape[1:]))
-    samples, names = of_maps.dims[0], of_maps.dims[1:]
-    arrays = {
-        key: ((*(d for d in dims if d in ("quantile", "group")), *(names if "map" in dims else ())), values)
-        for key, (dims, values) in maps.items()
-    }
+    if grid is not None and labels is not None:
+        labels = labels.grid
+    shape = made.shape if grid is None else (*made.shape[:-1], *grid.shape)
+    of_maps = for_relevance(labels, (None, *shape))
+    samples, dims = of_maps.dims[0], of_maps.dims[1:]
+    arrays = made.to_dict(dims[: len(made.shape)], quantiles)
     coords = {key: coord for key, coord in of_maps.coords.items() if samples not in coord.dims}
-    coords["group"] = Coord(("group",), np.asarray(made.groups), {"long_name": "group of samples"})
+    coords["group"] = Coord(*arrays.pop("group"), {"long_name": "group of samples"})
     if quantiles:
-        coords["quantile"] = Coord(("quantile",), np.asarray(quantiles, np.float64), {})
+        coords["q"] = Coord(*arrays.pop("q"), {"long_name": "quantile"})
+    if grid is not None:
+        last = dims[len(made.shape) - 1]  # the features, in their place
+        arrays = {
+            key: ((*on[:-1], *dims[len(made.shape) - 1 :]), scatter(values.astype(np.float64), grid))
+            if on[-1] == last
+            else (on, values)
+            for key, (on, values) in arrays.items()
+        }
     write_maps(path, arrays, coords, record)
-
-
-def _on_grid(dims: tuple[str, ...], values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    return scatter(values.astype(np.float64), grid) if "map" in dims else values

@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..engine.analyzer import Analyzer
 from ..engine.record import array_text
-from ..errors import InputError, SampleError
+from ..errors import BoundsWarning, InputError, SampleError
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
@@ -49,6 +50,8 @@ class Streamed:
         Samples that an earlier, unfinished run had done.
     left : int
         Explanations not normalized, since what they would be divided by is zero.
+    outside : int
+        Input values outside the bounds of a z-box on the input.
     statistics : Statistics or None
     record : dict
         How the relevances were made, as the files' attributes say it.
@@ -61,6 +64,7 @@ class Streamed:
     seconds: float
     resumed: int
     left: int
+    outside: int
     statistics: Statistics | None = field(repr=False)
     record: dict[str, str] = field(repr=False)
 
@@ -112,9 +116,12 @@ def stream(
         run.all(tell, client)
     seconds = time.perf_counter() - begin
     shape = (run.count, *job.map_shape)
-    return Streamed(
-        run.count, run.count * job.targets, shape, job.dtype, seconds, run.resumed, run.left, made.total, run.record
-    )
+    if outside := run.counts["outside"]:
+        text = f"{outside:,} input values lie outside the bounds of z_box: its relevance means little there"
+        warnings.warn(text, BoundsWarning, stacklevel=3)
+    counts = run.count, run.count * job.targets
+    told = run.resumed, run.counts["left"], outside
+    return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record)
 
 
 def _rows(batch_size: int | str, job: Job, data: Source) -> int:
@@ -135,14 +142,14 @@ class _Statistics:
         self.wanted = bool(wanted)
         self.quantiles = tuple(float(q) for q in quantiles)
         if not self.wanted and (grouped or self.quantiles):
-            raise InputError("group_by, correct and quantiles go with statistics: pass statistics=True or a file's name")
+            raise InputError(
+                "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"
+            )
         if any(not 0 <= q <= 1 for q in self.quantiles):
             raise InputError(f"quantiles must lie between 0 and 1, not {quantiles}")
         if self.path is not None:
             check_statistics(self.path)
-        self.new = functools.partial(
-            Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles)
-        )
+        self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
         self.total: Statistics | None = self.new() if self.wanted else None
 
     def restart(self, state: dict[str, np.ndarray]) -> None:
@@ -174,7 +181,8 @@ class Run:
     ) -> None:
         self.job, self.data, self.sink, self.made, self.rows, self.grid = job, data, sink, made, rows, grid
         self.done: list[list[int]] = []
-        self.resumed = self.left = 0
+        self.resumed = 0
+        self.counts = {"left": 0, "outside": 0}
         self.record = job.record()
         paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
         if len(paths) == 2 and os.path.realpath(paths[0]) == os.path.realpath(paths[1]):
@@ -239,11 +247,13 @@ class Run:
             found = journal.load()
         if found and journal is not None:
             self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
-            self.left = journal.counters.get("left", 0)
+            self.counts = journal.counters
             self.made.restart(journal.state)
         # an earlier run may have been killed in its last moment, with its outputs in their places
         whole = found and not self.missing()
-        named = whole and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
+        named = (
+            whole and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
+        )
         for path in self._paths:
             own = whole and (sink is None or named or path != sink.path)
             if os.path.lexists(path) and not own and not self._overwrite:
@@ -335,11 +345,11 @@ class Run:
         if self.made.total is not None:
             self.made.total.update(first, made.relevance, made.group)
         self.data.done(stop)
-        self.took(first, stop, made.left, tell)
+        self.took(first, stop, made.counts, tell)
 
-    def took(self, first: int, stop: int, left: int, tell: Callable[[int], object]) -> None:
+    def took(self, first: int, stop: int, counts: dict[str, int], tell: Callable[[int], object]) -> None:
         """Count samples that are written, and note what is done every few seconds."""
-        self.left += left
+        self.counts = {key: number + counts[key] for key, number in self.counts.items()}
         self.done = joined([*self.done, [first, stop]])
         if time.monotonic() - self._noted > self._pause:
             self._note()
@@ -352,7 +362,7 @@ class Run:
         if self.sink is not None:
             self.sink.flush()
         state = {} if self.made.total is None else self.made.total.state()
-        self._journal.note(self.done, {"left": self.left}, state)
+        self._journal.note(self.done, self.counts, state)
         self._noted = time.monotonic()
         self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._noted - begin))
 

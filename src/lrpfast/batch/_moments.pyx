@@ -1,0 +1,273 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The loops of `blocks`, `sketch`, `normalize` and `bounds`: passes over columns or rows, without Python.
+
+Every function works on the columns (or rows) from ``first`` to ``last`` alone, so that threads can share an array.
+No result depends on how they share it: columns do not meet, and a row's sum has a fixed order.
+"""
+
+from libc.math cimport INFINITY, NAN, fabs
+from libc.stdint cimport int16_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove, memset
+
+ctypedef fused real:
+    float
+    double
+
+#: What threads share is a whole number of tiles: a tile's accumulators stay in the first-level cache.
+cdef enum:
+    TILE = 512
+    TOGETHER = 4  # rows added while an accumulator is in a register
+    LANES = 16  # accumulators of a row's sum
+    PARTS = 16  # buckets of the sketch in an octave
+    NEVER = -32768  # the octave of a feature without a value
+
+COLUMNS = TILE
+BUCKETS_PER_OCTAVE = PARTS
+NO_OCTAVE = NEVER
+
+
+cdef struct Tile:  # accumulators of the columns of a tile
+    double shift[TILE]  # the block's first valid value
+    double total[TILE]  # Σ (R - shift)
+    double square[TILE]  # Σ (R - shift)²
+    int valid[TILE]
+    int positive[TILE]
+    int negative[TILE]
+
+
+cdef inline void absorb(Tile* t, real* low, real* high, const real** rows, const int count,
+                        Py_ssize_t width) noexcept nogil:
+    """Add ``count`` rows, one after the other, to the accumulators."""
+    cdef Py_ssize_t j
+    cdef int i, valid, positive, negative
+    cdef double shift, total, square, d
+    cdef real x, least, most
+    for j in range(width):
+        shift, total, square = t.shift[j], t.total[j], t.square[j]
+        valid = positive = negative = 0
+        least, most = low[j], high[j]
+        for i in range(count):
+            x = rows[i][j]
+            d = <double>x - shift
+            d = d if d == d else 0.0  # a masked feature adds nothing
+            total = total + d
+            square = square + d * d
+            valid += x == x
+            positive += x > 0
+            negative += x < 0
+            least = x if x < least else least
+            most = x if x > most else most
+        t.total[j], t.square[j] = total, square
+        t.valid[j] += valid
+        t.positive[j] += positive
+        t.negative[j] += negative
+        low[j], high[j] = least, most
+
+
+cdef inline int begin(Tile* t, const real** rows, const int count, Py_ssize_t width) noexcept nogil:
+    """Set the shift of columns that have had no valid value; how many still have none."""
+    cdef Py_ssize_t j
+    cdef int i, missing = 0
+    cdef double shift
+    for j in range(width):
+        shift = t.shift[j]
+        for i in range(count):
+            shift = shift if shift == shift else <double>rows[i][j]
+        t.shift[j] = shift
+        missing += shift != shift
+    return missing
+
+
+def feed(const real[:, ::1] x, const int64_t[::1] members, bint fresh, double[:, ::1] part, int64_t[:, ::1] signs,
+         double[:, ::1] extremes, Py_ssize_t first, Py_ssize_t last):
+    """Add rows ``members`` of ``x`` to the sums of one group in one block; how many columns hold an infinity.
+
+    ``part`` has rows shift, square, valid, total and is undefined where ``fresh``; ``signs`` counts positive and
+    negative values, ``extremes`` holds minimum and maximum.
+    """
+    cdef Tile t
+    cdef real low[TILE]
+    cdef real high[TILE]
+    cdef const real* rows[TOGETHER]
+    cdef Py_ssize_t column, width, j, i, n = members.shape[0]
+    cdef int missing, k, count, infinite = 0
+    with nogil:
+        column = first
+        while column < last:
+            width = min(<Py_ssize_t>TILE, last - column)
+            for j in range(width):
+                t.shift[j] = NAN if fresh else part[0, column + j]
+                t.square[j] = 0 if fresh else part[1, column + j]
+                t.valid[j] = 0 if fresh else <int>part[2, column + j]
+                t.total[j] = 0 if fresh else part[3, column + j]
+                t.positive[j] = t.negative[j] = 0
+                low[j], high[j] = <real>INFINITY, -<real>INFINITY
+            missing = 1
+            i = 0
+            while i < n:
+                count = TOGETHER if n - i >= TOGETHER else 1
+                for k in range(count):
+                    rows[k] = &x[members[i + k], column]
+                if count == TOGETHER:
+                    missing = missing and begin(&t, rows, TOGETHER, width)
+                    absorb(&t, low, high, rows, TOGETHER, width)
+                else:
+                    missing = missing and begin(&t, rows, 1, width)
+                    absorb(&t, low, high, rows, 1, width)
+                i += count
+            for j in range(width):
+                part[0, column + j], part[1, column + j] = t.shift[j], t.square[j]
+                part[2, column + j], part[3, column + j] = t.valid[j], t.total[j]
+                signs[0, column + j] += t.positive[j]
+                signs[1, column + j] += t.negative[j]
+                extremes[0, column + j] = min(extremes[0, column + j], <double>low[j])
+                extremes[1, column + j] = max(extremes[1, column + j], <double>high[j])
+                infinite += extremes[0, column + j] == -INFINITY or extremes[1, column + j] == INFINITY
+            column += TILE
+    return infinite
+
+
+def close(double[:, ::1] part, Py_ssize_t first, Py_ssize_t last):
+    """Turn sums (shift, square, valid, total) into moments (mean, M2, valid, unused)."""
+    cdef Py_ssize_t j
+    cdef double n, total, square
+    with nogil:
+        for j in range(first, last):
+            n = part[2, j] if part[2, j] > 0 else 1.0
+            total = part[3, j]
+            square = part[1, j] - total * (total / n)
+            part[1, j] = 0.0 if square < 0 else square  # NaN stays
+            part[0, j] = part[0, j] + total / n if part[2, j] > 0 else 0.0
+
+
+def join(double[:, ::1] left, const double[:, ::1] right, Py_ssize_t first, Py_ssize_t last):
+    """Add the moments ``right`` to ``left`` (Chan, Golub and LeVeque 1979)."""
+    cdef Py_ssize_t j
+    cdef double both, share, d
+    with nogil:
+        for j in range(first, last):
+            both = left[2, j] + right[2, j]
+            share = right[2, j] / (both if both > 0 else 1.0)
+            d = right[0, j] - left[0, j]
+            # where one side is empty it must come back as it is, however large the other's numbers
+            left[0, j] = right[0, j] if left[2, j] == 0 else left[0, j] + d * share
+            left[1, j] = left[1, j] + right[1, j] + (d * d * (left[2, j] * share) if left[2, j] * share > 0 else 0.0)
+            left[2, j] = both
+
+
+cdef void raise_window(uint32_t[::1] counts, Py_ssize_t by) noexcept nogil:
+    """Make room for larger values: the ``by`` smallest buckets of either sign join the zeros."""
+    cdef Py_ssize_t side = counts.shape[0] // 2, i
+    if by > side:
+        by = side
+    for i in range(side - by, side):
+        counts[side] += counts[i]
+    for i in range(side + 1, side + 1 + by):
+        counts[side] += counts[i]
+    memmove(&counts[by], &counts[0], (side - by) * sizeof(uint32_t))
+    memset(&counts[0], 0, by * sizeof(uint32_t))
+    memmove(&counts[side + 1], &counts[side + 1] + by, (side - by) * sizeof(uint32_t))
+    memset(&counts[0] + 2 * side + 1 - by, 0, by * sizeof(uint32_t))
+
+
+def tally(const real[:, ::1] x, const int64_t[::1] members, uint32_t[:, ::1] counts, int16_t[::1] octaves,
+          Py_ssize_t first, Py_ssize_t last):
+    """Count rows ``members`` of ``x`` in buckets of (column, value).
+
+    A column's buckets ascend in value, with the zeros in the middle; ``octaves`` is the binary exponent (biased) of
+    its largest |R|.
+    """
+    cdef Py_ssize_t side = counts.shape[1] // 2, column, width, i, j, n = members.shape[0]
+    cdef int64_t bucket, octave, below
+    cdef uint64_t bits
+    cdef double value
+    cdef const real* row
+    with nogil:
+        column = first
+        while column < last:
+            width = min(<Py_ssize_t>TILE // 4, last - column)  # buckets take far more room than sums
+            for i in range(n):
+                row = &x[members[i], column]
+                for j in range(width):
+                    value = row[j]
+                    if value != value:
+                        continue
+                    memcpy(&bits, &value, sizeof(bits))
+                    bucket = (bits >> 48) & 0x7fff  # exponent, and the first four bits behind the point
+                    octave = bucket // PARTS
+                    if octave > octaves[column + j] and octave > 0:
+                        if octaves[column + j] != NEVER:
+                            raise_window(counts[column + j], (octave - octaves[column + j]) * PARTS)
+                        octaves[column + j] = <int16_t>octave
+                    below = (<int64_t>octaves[column + j] + 1) * PARTS - bucket  # at least 1
+                    if octave == 0 or below > side:
+                        counts[column + j, side] += 1
+                    elif bits >> 63:
+                        counts[column + j, below - 1] += 1
+                    else:
+                        counts[column + j, 2 * side + 1 - below] += 1
+            column += width
+
+
+def align(uint32_t[:, ::1] counts, const int16_t[::1] octaves, const int16_t[::1] wanted):
+    """Raise every column's window from its octave in ``octaves`` to the one in ``wanted``."""
+    cdef Py_ssize_t j
+    with nogil:
+        for j in range(counts.shape[0]):
+            if octaves[j] != NEVER and wanted[j] > octaves[j]:
+                raise_window(counts[j], (<Py_ssize_t>wanted[j] - octaves[j]) * PARTS)
+
+
+def divide(real[:, ::1] x, int how, Py_ssize_t first, Py_ssize_t last):
+    """Divide rows by 0: max|R|, 1: ΣR, 2: max R, 3: Σ|R|, NaN left out; how many had to stay as they are."""
+    cdef double sums[LANES]
+    cdef real least[LANES]
+    cdef real most[LANES]
+    cdef Py_ssize_t i, j, k, columns = x.shape[1]
+    cdef double scale, value, largest
+    cdef double limit = 3.4028234663852886e38 if real is float else 1.7976931348623157e308
+    cdef real* row
+    cdef real r
+    cdef int left = 0
+    with nogil:
+        for i in range(first, last):
+            row = &x[i, 0]
+            for k in range(LANES):
+                sums[k], least[k], most[k] = 0, 0, 0
+            j = 0
+            while j < columns:
+                for k in range(min(<Py_ssize_t>LANES, columns - j)):
+                    r = row[j + k]
+                    value = r if r == r else 0
+                    sums[k] += fabs(value) if how == 3 else value
+                    least[k] = r if r < least[k] else least[k]
+                    most[k] = r if r > most[k] else most[k]
+                j += LANES
+            for k in range(1, LANES):
+                sums[0] += sums[k]
+                least[0] = min(least[0], least[k])
+                most[0] = max(most[0], most[k])
+            largest = max(-<double>least[0], <double>most[0])
+            scale = largest if how == 0 else <double>most[0] if how == 2 else sums[0]
+            # also where an infinity or NaN comes of it
+            if not (scale != 0 and fabs(scale) <= 1.7976931348623157e308
+                    and largest / 2 < fabs(scale) * (limit / 2)):
+                left += 1
+                continue
+            for j in range(columns):
+                row[j] = <real>(row[j] / scale)
+    return left
+
+
+def outside(const real[:, ::1] x, const double[::1] low, const double[::1] high, Py_ssize_t first, Py_ssize_t last):
+    """How many values of the rows are below ``low`` or above ``high``; NaN is neither."""
+    cdef Py_ssize_t i, j
+    cdef int64_t found = 0
+    cdef int here
+    with nogil:
+        for i in range(first, last):
+            here = 0
+            for j in range(x.shape[1]):
+                here += (x[i, j] < low[j]) | (x[i, j] > high[j])
+            found += here
+    return found

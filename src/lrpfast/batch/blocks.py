@@ -1,0 +1,184 @@
+"""Moments of a data set over blocks of samples, merged in a tree that does not depend on who computed which block.
+
+Block b holds samples 256·b to 256·b + 255. A block's sums are fed sample by sample, in order. Two blocks 2k and 2k + 1
+merge to a node of level 1, two such nodes to one of level 2, and so on; what then stands alone is merged from the right
+to the left. So every rounding is fixed by the number of samples alone.
+
+Within a block, each feature keeps Σ(R − r) and Σ(R − r)², r being its first value there: as r is one of the block's
+values, (mean − r)² is at most 256 times the variance, and no more than 8 bits of float64's 53 cancel, however large
+the mean. Nodes merge by the formula of Chan, Golub and LeVeque (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from ..errors import InputError
+from . import _moments
+
+SIZE = 256
+
+#: A group's numbers for every feature; as sums (shift, Σ(R−r)², valid, Σ(R−r)) or as moments (mean, M2, valid).
+Parts = dict[int, np.ndarray]
+Step = Callable[[int, int], int | None]
+
+
+@dataclass
+class Begun:
+    """A block that has not had all of its samples."""
+
+    filled: int = 0
+    parts: Parts = field(default_factory=dict)
+
+
+@dataclass
+class Blocks:
+    """Which blocks are known, and their moments."""
+
+    features: int
+    nodes: dict[tuple[int, int], Parts] = field(default_factory=dict)  # by level and index
+    begun: dict[int, Begun] = field(default_factory=dict)
+
+    def cuts(self, first: int, samples: int) -> list[tuple[int, slice]]:
+        """The blocks that samples from ``first`` on touch, each with its part of them; refuses samples out of turn."""
+        end, covered, cuts = first + samples, self.covered(), []
+        for start in range(first - first % SIZE, end, SIZE):
+            block, low = start // SIZE, max(start, first)
+            done = self.begun[block].filled if block in self.begun else 0
+            if any(begin <= low < until for begin, until in covered):
+                raise InputError(f"sample {low} has been counted already")
+            if low != start + done:
+                raise InputError(
+                    f"samples from {low} on came where sample {start + done} was expected: a range must begin at a "
+                    f"multiple of {SIZE} or go on where another ended"
+                )
+            cuts.append((block, slice(low - first, min(start + SIZE, end) - first)))
+        return cuts
+
+    def add(self, block: int, samples: int, members: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray, bool]]:
+        """Count ``samples`` more of a block; gives the groups in it with their sums, and whether these are new."""
+        begun = self.begun.setdefault(block, Begun())
+        begun.filled += samples
+        for group in members:
+            fresh = group not in begun.parts
+            if fresh:
+                begun.parts[group] = np.empty((4, self.features))
+            yield group, begun.parts[group], fresh
+
+    def close(self, block: int) -> list[Step]:
+        """Make a block a node of the tree; gives what has to be computed for it, in order."""
+        parts = self.begun.pop(block).parts
+        steps: list[Step] = [partial(_moments.close, part) for part in parts.values()]
+        return steps + self.insert((0, block), {group: part[:3] for group, part in parts.items()})
+
+    def close_full(self, block: int) -> list[Step]:
+        """As `close`, where the block has had all of its samples."""
+        return self.close(block) if self.begun[block].filled == SIZE else []
+
+    def insert(self, key: tuple[int, int], parts: Parts) -> list[Step]:
+        """Put a node in the tree, which owns its arrays from now on, and merge what can be merged."""
+        steps: list[Step] = []
+        level, index = key
+        while (level, index ^ 1) in self.nodes:
+            other = self.nodes.pop((level, index ^ 1))
+            left, right = (other, parts) if index % 2 else (parts, other)
+            steps += _join(left, right)
+            level, index, parts = level + 1, index // 2, left
+        self.nodes[level, index] = parts
+        return steps
+
+    def covered(self) -> list[tuple[int, int]]:
+        """The samples that have been counted, as ranges in order."""
+        ranges = [(SIZE * (i << level), SIZE * ((i + 1) << level)) for level, i in self.nodes]
+        ranges += [(SIZE * block, SIZE * block + begun.filled) for block, begun in self.begun.items()]
+        joined: list[tuple[int, int]] = []
+        for begin, end in sorted(ranges):
+            if joined and joined[-1][1] == begin:
+                begin = joined.pop()[0]
+            joined.append((begin, end))
+        return joined
+
+    def disjoint(self, other: Blocks) -> None:
+        """Refuse another whose samples, or begun blocks, are partly the same."""
+        mine, others = ([(a, -(-b // SIZE) * SIZE) for a, b in each.covered()] for each in (self, other))
+        for a, b in mine:
+            for c, d in others:
+                if max(a, c) < min(b, d):
+                    raise InputError(f"both have counted samples between {max(a, c)} and {min(b, d) - 1}")
+
+    def merge(self, other: Blocks) -> list[Step]:
+        """Take over another's blocks, which must be `disjoint`; gives what has to be computed."""
+        steps = []
+        for key, parts in other.nodes.items():
+            steps += self.insert(key, {group: part.copy() for group, part in parts.items()})
+        for block, begun in other.begun.items():
+            self.begun[block] = Begun(begun.filled, {group: part.copy() for group, part in begun.parts.items()})
+        return steps
+
+    def moments(self) -> Parts:
+        """Mean, M2 and valid counts of all samples, by group; refuses gaps."""
+        covered = self.covered()
+        if covered and (covered[0][0] > 0 or len(covered) > 1):
+            end = 0 if covered[0][0] > 0 else covered[0][1]
+            until = next(begin for begin, _ in covered if begin > end)
+            raise InputError(f"samples {end} to {until - 1} are missing: they have not been counted")
+        whole = Blocks(self.features)
+        steps = whole.merge(self)
+        for block in list(whole.begun):
+            steps += whole.close(block)
+        nodes = [whole.nodes[key] for key in sorted(whole.nodes, key=lambda key: key[1] << key[0])]
+        result = nodes.pop() if nodes else {}
+        while nodes:
+            left = nodes.pop()
+            steps += _join(left, result)
+            result = left
+        for step in steps:
+            step(0, self.features)
+        return result
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything, as arrays."""
+
+        def stacked(parts: list[Parts], rows: int) -> tuple[np.ndarray, np.ndarray]:
+            places = [(i, group) for i, each in enumerate(parts) for group in each]
+            values = [each[group] for each in parts for group in each]
+            return (
+                np.array(places, np.int64).reshape(-1, 2),
+                np.array(values, np.float64).reshape(-1, rows, self.features),
+            )
+
+        nodes, begun = list(self.nodes.values()), [each.parts for each in self.begun.values()]
+        filled = [(block, each.filled) for block, each in self.begun.items()]
+        return {
+            "nodes": np.array(list(self.nodes), np.int64).reshape(-1, 2),
+            "begun": np.array(filled, np.int64).reshape(-1, 2),
+            **dict(zip(("node_groups", "node_moments"), stacked(nodes, 3), strict=True)),
+            **dict(zip(("begun_groups", "begun_sums"), stacked(begun, 4), strict=True)),
+        }
+
+    @classmethod
+    def from_state(cls, features: int, state: dict[str, np.ndarray]) -> Blocks:
+        """The same again."""
+        nodes: list[Parts] = [{} for _ in state["nodes"]]
+        begun = [Begun(int(filled)) for _, filled in state["begun"]]
+        for (i, group), part in zip(state["node_groups"], state["node_moments"], strict=True):
+            nodes[i][int(group)] = part.copy()
+        for (i, group), part in zip(state["begun_groups"], state["begun_sums"], strict=True):
+            begun[i].parts[int(group)] = part.copy()
+        return cls(
+            features,
+            {(int(level), int(i)): parts for (level, i), parts in zip(state["nodes"], nodes, strict=True)},
+            {int(block): each for (block, _), each in zip(state["begun"], begun, strict=True)},
+        )
+
+
+def _join(left: Parts, right: Parts) -> list[Step]:
+    """Add the right node to the left one, group by group; a group of one side alone costs nothing."""
+    both = [partial(_moments.join, left[group], part) for group, part in right.items() if group in left]
+    for group in right.keys() - left.keys():
+        left[group] = right[group]
+    return both

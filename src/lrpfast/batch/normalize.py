@@ -1,0 +1,43 @@
+"""Explanations made comparable: each divided by a number of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ..errors import InputError
+from . import _moments
+from .shares import Shares
+
+#: What an explanation is divided by, in words; in the order of `_moments.divide`.
+NORMALIZATIONS = {"maxabs": "largest |R|", "sum": "sum", "max": "largest R", "l1": "sum of |R|"}
+
+
+def normalize_rows(relevance: np.ndarray, how: str, threads: int | None = None) -> int:
+    """Divide every row by max|R|, ΣR, max R or Σ|R|, in place; masked features (NaN) do not count.
+
+    Parameters
+    ----------
+    relevance : array, shape (rows, features), float32 or float64
+        C-contiguous. Sums are float64; results do not depend on the threads.
+    how : {"maxabs", "sum", "max", "l1"}
+    threads : int, optional
+
+    Returns
+    -------
+    int
+        Rows left as they are, because what they would be divided by is zero, or so
+        near that the result overflows; under "max" also where no relevance is positive.
+
+    Raises
+    ------
+    InputError
+        For any other ``how``.
+    """
+    if how not in NORMALIZATIONS:
+        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {how!r}")
+    if relevance.size == 0:
+        return len(relevance)
+    with Shares(len(relevance), 1, relevance.size, threads) as shares:
+        return shares.run([partial(_moments.divide, relevance, list(NORMALIZATIONS).index(how))])

@@ -1,0 +1,337 @@
+"""Mean, spread, signs and quantiles of relevance maps, sample by sample as they come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, SampleError, ShapeError
+from . import _moments
+from .blocks import Blocks
+from .shares import Shares
+from .sketch import Sketch
+
+
+class Statistics:
+    """Statistics of maps by group, bitwise the same however the samples were split or shared out.
+
+    For each group and feature, over the n valid (not NaN) values R of its samples: the mean ΣR/n, the standard
+    deviation √(Σ(R − mean)²/n), the smallest and the largest value, the shares of values above and below zero, and on
+    request quantiles. Sums are float64, over blocks of 256 samples that merge in a fixed tree (`batch.blocks`).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        One sample's map.
+    groups : int or sequence of labels
+        How many groups there are, or their names: all text, or all whole numbers.
+    quantiles : bool
+        Keep what `quantile` needs.
+    quantile_memory : int
+        Bytes that may take.
+
+    Attributes
+    ----------
+    counters : dict of str to int
+        Numbers of the caller's that are added up with the rest, such as maps that could not be normalized.
+
+    Raises
+    ------
+    InputError
+        For wrong groups, or quantiles that take too much memory.
+
+    Notes
+    -----
+    One process may count samples 0 to 511, another 512 to 1023; `merge` joins what they have. A range of samples
+    begins at a multiple of 256 or goes on where another ended. Results need all samples from 0 on.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        groups: int | Sequence[Any] = 1,
+        quantiles: bool = False,
+        quantile_memory: int = 1 << 30,
+    ) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.groups = _labels(groups)
+        self.counters: dict[str, int] = {}
+        features = math.prod(self.shape)
+        self._blocks = Blocks(features)
+        self._samples = np.zeros(len(self.groups), np.int64)
+        self._signs = np.zeros((len(self.groups), 2, features), np.int64)
+        self._extremes = np.empty((len(self.groups), 2, features))
+        self._extremes[:, 0], self._extremes[:, 1] = np.inf, -np.inf
+        self._sketch = Sketch(len(self.groups), features, quantile_memory) if quantiles else None
+        self._moments: np.ndarray | None = None
+
+    def update(
+        self, first: int, relevance: np.ndarray, group: np.ndarray | None = None, threads: int | None = None
+    ) -> None:
+        """Count samples ``first``, ``first`` + 1, …
+
+        Parameters
+        ----------
+        first : int
+            The first one's index among all samples.
+        relevance : array, shape (samples, *shape), float32 or float64
+        group : int array, shape (samples,), optional
+            Each sample's place in ``groups``, -1 for none; needed where there are several groups.
+        threads : int, optional
+            At most so many share the features.
+
+        Raises
+        ------
+        InputError
+            For samples that came before or out of turn, a wrong group, or an infinite value. After an infinite value
+            the object is of no more use.
+        ShapeError
+            For maps of another shape.
+        """
+        x = self._rows(relevance)
+        if isinstance(first, bool) or not isinstance(first, (int, np.integer)) or first < 0:
+            raise InputError(f"first must be the index of a sample, not {first!r}")
+        places = self._places(group, len(x))
+        self._moments = None
+        with Shares(self._blocks.features, _moments.COLUMNS, x.size, threads) as shares:
+            for block, part in self._blocks.cuts(int(first), len(x)):
+                members = {int(g): np.flatnonzero(places[part] == g) for g in np.unique(places[part]) if g >= 0}
+                steps: list[Any] = []
+                for g, sums, fresh in self._blocks.add(block, part.stop - part.start, members):
+                    into = (sums, self._signs[g], self._extremes[g])
+                    steps.append(partial(_moments.feed, x[part], members[g], fresh, *into))
+                    self._samples[g] += len(members[g])
+                if self._sketch is not None:
+                    steps += self._sketch.steps(x[part], members)
+                if shares.run(steps):
+                    self._refuse_infinite(int(first), x)
+                shares.run(self._blocks.close_full(block))
+
+    def merge(self, other: Statistics) -> None:
+        """Add what another has counted, of other blocks of the same data.
+
+        Raises
+        ------
+        InputError
+            When the two have a block in common, or differ in shape, groups or quantiles.
+        """
+        for name in ("shape", "groups"):
+            if getattr(self, name) != getattr(other, name):
+                raise InputError(f"statistics of {name} {getattr(self, name)} and {getattr(other, name)} do not merge")
+        if (self._sketch is None) != (other._sketch is None):
+            raise InputError("statistics with quantiles and without do not merge")
+        self._blocks.disjoint(other._blocks)
+        self._moments = None
+        for step in self._blocks.merge(other._blocks):
+            step(0, self._blocks.features)
+        self._samples += other._samples
+        self._signs += other._signs
+        np.minimum(self._extremes[:, 0], other._extremes[:, 0], out=self._extremes[:, 0])
+        np.maximum(self._extremes[:, 1], other._extremes[:, 1], out=self._extremes[:, 1])
+        if self._sketch is not None and other._sketch is not None:
+            self._sketch.merge(other._sketch)
+        for name, number in other.counters.items():
+            self.counters[name] = self.counters.get(name, 0) + number
+
+    # What has been counted
+
+    @property
+    def count(self) -> np.ndarray:
+        """Samples of each group, shape (groups,)."""
+        return self._samples.copy()
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Values that are not NaN, int64, shape (groups, *shape)."""
+        return self._shaped(self._result()[:, 2].astype(np.int64))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """ΣR/n, shape (groups, *shape); like all that follow, float64, and NaN where there is no valid value."""
+        return self._where_valid(self._result()[:, 0])
+
+    @property
+    def std(self) -> np.ndarray:
+        """√(Σ(R − mean)²/n), shape (groups, *shape)."""
+        moments = self._result()
+        return self._where_valid(np.sqrt(moments[:, 1] / np.maximum(moments[:, 2], 1)))
+
+    @property
+    def positive(self) -> np.ndarray:
+        """The share of valid values above zero, shape (groups, *shape)."""
+        return self._where_valid(self._signs[:, 0] / np.maximum(self._result()[:, 2], 1))
+
+    @property
+    def negative(self) -> np.ndarray:
+        """The share of valid values below zero, shape (groups, *shape)."""
+        return self._where_valid(self._signs[:, 1] / np.maximum(self._result()[:, 2], 1))
+
+    @property
+    def minimum(self) -> np.ndarray:
+        """The smallest value, shape (groups, *shape)."""
+        return self._where_valid(self._extremes[:, 0] + 0.0)  # -0.0 or 0.0, whichever came first, becomes 0.0
+
+    @property
+    def maximum(self) -> np.ndarray:
+        """The largest value, shape (groups, *shape)."""
+        return self._where_valid(self._extremes[:, 1] + 0.0)
+
+    def quantile(self, q: float | Sequence[float]) -> np.ndarray:
+        """Quantiles of the values of each group and feature, from the sketch.
+
+        The value of rank ⌊q·(n − 1)⌋, as ``np.quantile(…, method="lower")``, to within 1/33 (3.03 %) of itself. A
+        value below 2⁻¹⁵ of the largest |R| of its group and feature may count as 0.
+
+        Parameters
+        ----------
+        q : float or sequence of float
+            Between 0 and 1; a single one is taken as a sequence of one.
+
+        Returns
+        -------
+        array, shape (len(q), groups, *shape), float64
+
+        Raises
+        ------
+        InputError
+            Without ``quantiles=True``, or for a q outside 0 to 1.
+        """
+        if self._sketch is None:
+            raise InputError("quantiles were not asked for: Statistics(…, quantiles=True)")
+        shares = np.atleast_1d(np.asarray(q, np.float64))
+        if shares.ndim != 1 or not ((shares >= 0) & (shares <= 1)).all():
+            raise InputError(f"q must be numbers between 0 and 1, not {q!r}")
+        self._result()  # refuses gaps, as all results do
+        each = [self._sketch.quantile(g, shares) for g in range(len(self.groups))]
+        return np.stack(each, 1).reshape(len(shares), len(self.groups), *self.shape)
+
+    def to_dict(self, dims: Sequence[str] | None = None, q: Sequence[float] = ()) -> dict[str, tuple]:
+        """Every result by name with the names of its axes, as ``xarray.Dataset`` takes them.
+
+        Parameters
+        ----------
+        dims : sequence of str, optional
+            Names of a map's axes; "feature_0", "feature_1", … unless given.
+        q : sequence of float
+            Quantiles to add.
+
+        Returns
+        -------
+        dict of str to (tuple of str, array)
+            The coordinate "group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", and,
+            where ``q`` says so, the coordinate "q" and "quantile".
+        """
+        axes = ("group", *(dims or (f"feature_{i}" for i in range(len(self.shape)))))
+        if len(axes) != 1 + len(self.shape):
+            raise ShapeError(f"dims names {len(axes) - 1} axes, a map of shape {self.shape} has {len(self.shape)}")
+        result: dict[str, tuple] = {"group": (("group",), np.array(self.groups)), "count": (("group",), self.count)}
+        for name in ("valid", "mean", "std", "minimum", "maximum", "positive", "negative"):
+            result[name] = (axes, getattr(self, name))
+        if len(q):
+            result["q"] = (("q",), np.asarray(q, np.float64))
+            result["quantile"] = (("q", *axes), self.quantile(q))
+        return result
+
+    # Checkpoints
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything as plain arrays, a begun block included: for checkpoints, and to send between processes."""
+        state = {
+            "shape": np.array(self.shape, np.int64),
+            "groups": np.array(self.groups),
+            "samples": self._samples.copy(),
+            "signs": self._signs.copy(),
+            "extremes": self._extremes.copy(),
+            "counter_names": np.array(list(self.counters), np.str_),
+            "counter_values": np.array(list(self.counters.values()), np.int64),
+            **self._blocks.state(),
+        }
+        if self._sketch is not None:
+            largest = int(self._sketch.counts.max(initial=0))
+            state["sketch_counts"] = self._sketch.counts.astype(np.min_scalar_type(largest))
+            state["sketch_octaves"] = self._sketch.octaves.copy()
+        return state
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray]) -> Statistics:
+        """The object that gave this `state`, bit for bit."""
+        made = cls(state["shape"].tolist(), groups=state["groups"].tolist())
+        made._samples[:] = state["samples"]
+        made._signs[:] = state["signs"]
+        made._extremes[:] = state["extremes"]
+        made.counters = dict(zip(state["counter_names"].tolist(), state["counter_values"].tolist(), strict=True))
+        made._blocks = Blocks.from_state(made._blocks.features, state)
+        if "sketch_counts" in state:
+            made._sketch = Sketch.from_state(state["sketch_counts"], state["sketch_octaves"])
+        return made
+
+    # Help
+
+    def _rows(self, relevance: np.ndarray) -> np.ndarray:
+        if not isinstance(relevance, np.ndarray) or relevance.dtype not in (np.float32, np.float64):
+            kind = getattr(relevance, "dtype", type(relevance).__name__)
+            raise InputError(f"relevance must be a float32 or float64 array, not {kind}")
+        if relevance.ndim == 0 or relevance.shape[1:] != self.shape:
+            raise ShapeError(f"relevance has shape {relevance.shape}, expected (samples, *{self.shape})")
+        if not relevance.flags.c_contiguous:
+            raise InputError("relevance must be C-contiguous; np.ascontiguousarray makes it so")
+        return relevance.reshape(len(relevance), self._blocks.features)
+
+    def _places(self, group: np.ndarray | None, samples: int) -> np.ndarray:
+        if group is None:
+            if len(self.groups) > 1:
+                raise InputError(f"there are {len(self.groups)} groups; group= must say which each sample is in")
+            return np.zeros(samples, np.int64)
+        places = np.asarray(group)
+        if places.shape != (samples,) or (places.dtype.kind not in "iu" and samples):
+            raise InputError(
+                f"group must be {samples} whole numbers, one per sample, not {places.dtype} of shape {places.shape}"
+            )
+        if samples and not -1 <= places.min() <= places.max() < len(self.groups):
+            raise InputError(
+                f"group must be -1 (none) to {len(self.groups) - 1}, not {places.min()} to {places.max()}"
+            )
+        return places
+
+    def _refuse_infinite(self, first: int, x: np.ndarray) -> None:
+        where = np.argwhere(np.isinf(x))
+        sample, feature = where[0].tolist()
+        at = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
+        raise SampleError("{where} is infinite", first + sample, at)
+
+    def _result(self) -> np.ndarray:
+        """Mean, M2 and valid counts, shape (groups, 3, features)."""
+        if self._moments is None:
+            moments = np.zeros((len(self.groups), 3, self._blocks.features))
+            for group, part in self._blocks.moments().items():
+                moments[group] = part[:3]
+            if not np.isfinite(moments).all():
+                group, _, feature = np.argwhere(~np.isfinite(moments))[0].tolist()
+                raise InputError(
+                    f"the values of feature {feature} in group {self.groups[group]} are too large to square in float64"
+                )
+            self._moments = moments
+        return self._moments
+
+    def _where_valid(self, values: np.ndarray) -> np.ndarray:
+        return self._shaped(np.where(self._result()[:, 2] > 0, values, np.nan))
+
+    def _shaped(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(len(self.groups), *self.shape)
+
+
+def _labels(groups: int | Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(groups, (int, np.integer)) and not isinstance(groups, bool) and groups > 0:
+        return tuple(range(int(groups)))
+    labels = np.array([] if isinstance(groups, (int, str)) else list(groups))
+    mixed = labels.dtype.kind == "U" and not all(isinstance(label, str) for label in groups)  # type: ignore[union-attr]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU" or mixed or len(set(labels.tolist())) != len(labels):
+        raise InputError(f"groups must be how many, or labels all different, all text or whole numbers; not {groups!r}")
+    if len(labels) == 0:
+        raise InputError(f"groups must be at least one, not {groups!r}")
+    return tuple(labels.tolist())
