@@ -123,14 +123,14 @@ sample = x[demo.SHOWN : demo.SHOWN + 1]  # the notebook's x
 predicted = model.without_softmax().predict(sample, precision="tf32")
 dense = next(layer for layer in model.layers if isinstance(layer, lrpfast.layers.Dense))
 product = sample @ dense.kernel + dense.bias - predicted
-for name, printed, here in [
-    ("x", figures["input"]["printed"][0], sample[0]),
-    ("predicted", stored["predicted"][0], predicted[0]),
-    ("x @ W + b − predicted", stored["x@W+b-predicted"][0], product[0]),
+for name, printed, here, places in [
+    ("x", figures["input"]["printed"][0], sample[0], 8),
+    ("predicted", stored["predicted"][0], predicted[0], 8),
+    ("x @ W + b − predicted", stored["x@W+b-predicted"][0], product[0], 7),
 ]:
-    print(demo.row(name, "notebook", [f"{v:.7g}" for v in printed]))
+    print(demo.row(name, "notebook", [f"{v:.{places}g}" for v in printed]))
     good = np.allclose(here, printed, rtol=6e-8, atol=0)
-    print(demo.row("", "tf32", [f"{v:.7g}" for v in here], mark=agree("same", good)))
+    print(demo.row("", "tf32", [f"{v:.{places}g}" for v in here], mark=agree("same", good)))
 say("""
 The last line is the first sign: the network and the same product in NumPy differ by 1.5e-4, thousands of times
 float32's rounding. The A100 rounded both factors to 10 bits (TensorFloat-32), and so does precision="tf32".""")
