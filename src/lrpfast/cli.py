@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, options, plot, table
-from .batch import NORMALIZATIONS, Streamed, open_sink, open_source, split, stream, unfinished
+from .batch import NORMALIZATIONS, Streamed, open_sink, open_source, split, unfinished
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads
@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--cluster",
         metavar="WHERE",
-        help="let Dask's workers explain: local:4 starts four here, tcp://HOST:PORT names a scheduler; all reach the files",
+        help="let Dask's workers explain files that all reach: local:4 starts four, tcp://HOST:PORT is a scheduler",
     )
     group.add_argument("--force", action="store_true", help="replace outputs that are there already")
     group.add_argument(
@@ -319,8 +319,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
         picture = options.picture(arguments, analyzer, data)
         with _terminable(), _told(*outputs):
-            done = stream(
-                analyzer,
+            done = analyzer.stream(
                 arguments.inputs if arguments.cluster else data,
                 arguments.output,
                 target=target,

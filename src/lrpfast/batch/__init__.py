@@ -7,9 +7,18 @@ from .normalize import NORMALIZATIONS
 from .sinks import open_sink
 from .sources import Source, open_array, open_source, split
 from .statistics import Statistics
-from .stream import Streamed, stream
+from .stream import Streamed
 
 __all__ = [
-    *("NORMALIZATIONS", "Source", "Statistics", "Streamed", "data_bounds", "open_array", "open_mask", "open_sink"),
-    *("open_source", "split", "stream", "unfinished"),
+    "NORMALIZATIONS",
+    "Source",
+    "Statistics",
+    "Streamed",
+    "data_bounds",
+    "open_array",
+    "open_mask",
+    "open_sink",
+    "open_source",
+    "split",
+    "unfinished",
 ]

@@ -77,9 +77,9 @@ class Groups:
             given = labels(group_by, "group_by", samples)
             found, self._of = np.unique(given, return_inverse=True)
             self.names = found.tolist()
-            self.told["group_by"] = _text(given)
+            self.told["group_by"] = array_text(given)
         if self._correct is not None:
-            self.told["correct_only"] = _text(self._correct)
+            self.told["correct_only"] = array_text(self._correct)
 
     def of(self, first: int, rows: int, output: np.ndarray | None) -> np.ndarray:
         """The group of each of these samples; −1 for none."""
@@ -94,7 +94,3 @@ class Groups:
         if self._correct is not None:
             group = np.where(self._correct[first : first + rows] == predicted, group, -1)
         return group
-
-
-def _text(array: np.ndarray) -> str:
-    return array_text(array.astype("S") if array.dtype.kind == "U" else array)

@@ -247,7 +247,7 @@ class Run:
             found = journal.load()
         if found and journal is not None:
             self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
-            self.counts = journal.counters
+            self.counts = {**self.counts, **journal.counters}
             self.made.restart(journal.state)
         # an earlier run may have been killed in its last moment, with its outputs in their places
         whole = found and not self.missing()

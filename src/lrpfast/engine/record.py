@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def array_text(array: np.ndarray) -> str:
     """``array (3,) float64 0f3a…``: enough to tell it from another."""
     array = np.ascontiguousarray(array)
-    if array.size == 1:
+    if array.size == 1 and array.dtype.kind in "fiub":
         return f"{array.item():g}"
-    mark = hashlib.blake2b(array.data if array.size else b"", digest_size=8).hexdigest()
+    mark = hashlib.blake2b(array.reshape(-1).view(np.uint8), digest_size=8).hexdigest()
     return f"array {array.shape} {array.dtype} {mark}"
 
 
