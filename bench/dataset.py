@@ -27,6 +27,7 @@ import lrpfast
 import lrpfast_networks
 import networks
 from innvestigate_peer import Innvestigate
+from lrpfast.batch import open_source
 from memory import _memory
 from tool import Missing
 
@@ -95,7 +96,7 @@ def check(folder: Path, x: Path) -> float:
         for group in (0, 1):
             sums[group] += relevance[labels[first : first + CHUNK] == group].sum(0, dtype=np.float64)
     means = sums / np.bincount(labels)[:, None]
-    with lrpfast.open_source(f"{folder / 'maps.nc'}:mean") as made:
+    with open_source(f"{folder / 'maps.nc'}:mean") as made:
         difference = np.abs(made.read(0, 2) - means).max()
     return float(difference / np.abs(means).max())
 

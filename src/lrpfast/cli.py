@@ -320,7 +320,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         picture = options.picture(arguments, analyzer, data)
         with _terminable(), _told(*outputs):
             done = analyzer.stream(
-                arguments.inputs if arguments.cluster else data,
+                arguments.inputs,
                 arguments.output,
                 target=target,
                 batch_size=arguments.batch_size or "auto",
