@@ -165,7 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
     group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
     group.add_argument(
-        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by its largest |R|, sum, largest R, or sum of |R|"
+        "--normalize",
+        choices=NORMALIZATIONS,
+        help="divide each explanation by its largest |R|, its sum, its largest R, or its sum of |R|",
     )
     group = _add_run_options(explain)
     group.add_argument(

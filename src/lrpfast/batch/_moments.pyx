@@ -128,30 +128,35 @@ def feed(const real[:, ::1] x, const int64_t[::1] members, bint fresh, double[:,
 
 
 def close(double[:, ::1] part, Py_ssize_t first, Py_ssize_t last):
-    """Turn sums (shift, square, valid, total) into moments (mean, M2, valid, unused)."""
+    """Turn sums (shift, square, valid, total) into moments (shift, M2, valid, mean - shift)."""
     cdef Py_ssize_t j
-    cdef double n, total, square
+    cdef double n, mean, square
     with nogil:
         for j in range(first, last):
             n = part[2, j] if part[2, j] > 0 else 1.0
-            total = part[3, j]
-            square = part[1, j] - total * (total / n)
+            mean = part[3, j] / n
+            square = part[1, j] - part[3, j] * mean
+            part[0, j] = part[0, j] if part[2, j] > 0 else 0.0  # no valid value: there is no shift
             part[1, j] = 0.0 if square < 0 else square  # NaN stays
-            part[0, j] = part[0, j] + total / n if part[2, j] > 0 else 0.0
+            part[3, j] = mean
 
 
 def join(double[:, ::1] left, const double[:, ::1] right, Py_ssize_t first, Py_ssize_t last):
     """Add the moments ``right`` to ``left`` (Chan, Golub and LeVeque 1979)."""
     cdef Py_ssize_t j
     cdef double both, share, d
+    cdef bint alone
     with nogil:
         for j in range(first, last):
+            alone = left[2, j] == 0  # then the right side comes through as it is
             both = left[2, j] + right[2, j]
             share = right[2, j] / (both if both > 0 else 1.0)
-            d = right[0, j] - left[0, j]
-            # where one side is empty it must come back as it is, however large the other's numbers
-            left[0, j] = right[0, j] if left[2, j] == 0 else left[0, j] + d * share
-            left[1, j] = left[1, j] + right[1, j] + (d * d * (left[2, j] * share) if left[2, j] * share > 0 else 0.0)
+            share = 0.0 if alone else share
+            d = (right[0, j] - left[0, j]) + (right[3, j] - left[3, j])
+            d = 0.0 if share == 0 else d
+            left[1, j] = left[1, j] + right[1, j] + d * d * (left[2, j] * share)
+            left[0, j] = right[0, j] if alone else left[0, j]
+            left[3, j] = right[3, j] if alone else left[3, j] + d * share
             left[2, j] = both
 
 

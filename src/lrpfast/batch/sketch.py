@@ -87,7 +87,7 @@ class Sketch:
         """The value that a bucket stands for."""
         below = _SIDE - np.abs(bucket - _SIDE)  # buckets from the largest |R|
         key = (self.octaves[group].astype(np.int64) + 1) * _moments.BUCKETS_PER_OCTAVE - 1 - below
-        key = np.where(bucket == _SIDE, 0, key)
+        key = np.where((bucket == _SIDE) | (self.octaves[group] == _moments.NO_OCTAVE), 0, key)
         low, high = ((k.astype(np.uint64) << np.uint64(48)).view(np.float64) for k in (key, key + 1))
         high = np.minimum(high, np.finfo(np.float64).max)  # the last bucket ends at infinity
         return np.sign(bucket - _SIDE) * low * (2 / (low / np.maximum(high, _TINY) + 1))
