@@ -229,6 +229,19 @@ def align(uint32_t[:, ::1] counts, const int16_t[::1] octaves, const int16_t[::1
                 raise_window(counts[j], (<Py_ssize_t>wanted[j] - octaves[j]) * PARTS)
 
 
+def locate(const uint32_t[:, ::1] counts, const int64_t[::1] ranks, int64_t[::1] buckets):
+    """The bucket of each column's value of the given rank; the last one where there is none."""
+    cdef Py_ssize_t i, j
+    cdef int64_t rank
+    with nogil:
+        for j in range(counts.shape[0]):
+            rank, i = ranks[j], 0
+            while i < counts.shape[1] - 1 and rank >= counts[j, i]:
+                rank -= counts[j, i]
+                i += 1
+            buckets[j] = i
+
+
 cdef inline void reduce(const real* values, const int count, int how, double* sums, real* least,
                         real* most) noexcept nogil:
     """Add values to as many accumulators."""

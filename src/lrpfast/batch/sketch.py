@@ -74,12 +74,11 @@ class Sketch:
 
     def quantile(self, group: int, q: np.ndarray) -> np.ndarray:
         """Quantiles of one group by the nearest lower rank, shape (len(q), features); NaN where there are no values."""
-        counts = np.cumsum(self.counts[group], 1, dtype=np.int64)
-        total = counts[:, -1]
-        result = np.empty((len(q), len(total)))
+        total = self.counts[group].sum(1, dtype=np.int64)
+        result, bucket = np.empty((len(q), len(total))), np.empty(len(total), np.int64)
         for i, share in enumerate(q):
             rank = np.floor(share * np.maximum(total - 1, 0)).astype(np.int64)
-            bucket = (counts <= rank[:, None]).sum(1)
+            _moments.locate(self.counts[group], rank, bucket)
             result[i] = np.where(total > 0, self._middle(group, bucket), np.nan)
         return result
 
