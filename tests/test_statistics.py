@@ -279,6 +279,10 @@ def test_values_too_large():
     x[280, 2, 1] = -np.inf
     with pytest.raises(InputError, match=r"x\[280, 2, 1\] is infinite"):
         counted(x)
+    made = Statistics((3, 5))
+    for match in ("is infinite", "was counted before"):
+        with pytest.raises(InputError, match=match):
+            made.update(int(made.count[0]), x[280:281] if match == "is infinite" else x[:1])
     big = np.array([[1e200], [-1e200]])
     with pytest.raises(InputError, match="too large to square"):
         _ = counted(big).std

@@ -299,6 +299,8 @@ class Statistics:
 
     def _refuse_infinite(self, first: int, x: np.ndarray) -> None:
         where = np.argwhere(np.isinf(x))
+        if len(where) == 0:
+            raise InputError("an infinite value was counted before: these statistics are of no use")
         sample, feature = where[0].tolist()
         at = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
         raise SampleError("{where} is infinite", first + sample, at)
