@@ -5,6 +5,7 @@ Every function works on the columns (or rows) from ``first`` to ``last`` alone, 
 No result depends on how they share it: columns do not meet, and a row's sum has a fixed order.
 """
 
+from libc.float cimport DBL_MAX, FLT_MAX
 from libc.math cimport INFINITY, NAN, fabs
 from libc.stdint cimport int16_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
@@ -21,6 +22,14 @@ cdef enum:
     PARTS = 16  # buckets of the sketch in an octave
     NEVER = -32768  # the octave of a feature without a value
 
+#: What a row is divided by.
+cdef enum:
+    MAXABS
+    SUM
+    MAX
+    L1
+
+NORMALIZERS = {"maxabs": MAXABS, "sum": SUM, "max": MAX, "l1": L1}
 COLUMNS = TILE
 BUCKETS_PER_OCTAVE = PARTS
 NO_OCTAVE = NEVER
@@ -128,30 +137,35 @@ def feed(const real[:, ::1] x, const int64_t[::1] members, bint fresh, double[:,
 
 
 def close(double[:, ::1] part, Py_ssize_t first, Py_ssize_t last):
-    """Turn sums (shift, square, valid, total) into moments (mean, M2, valid, unused)."""
+    """Turn sums (shift, square, valid, total) into moments (shift, M2, valid, mean - shift)."""
     cdef Py_ssize_t j
-    cdef double n, total, square
+    cdef double n, mean, square
     with nogil:
         for j in range(first, last):
             n = part[2, j] if part[2, j] > 0 else 1.0
-            total = part[3, j]
-            square = part[1, j] - total * (total / n)
+            mean = part[3, j] / n
+            square = part[1, j] - part[3, j] * mean
+            part[0, j] = part[0, j] if part[2, j] > 0 else 0.0  # no valid value: there is no shift
             part[1, j] = 0.0 if square < 0 else square  # NaN stays
-            part[0, j] = part[0, j] + total / n if part[2, j] > 0 else 0.0
+            part[3, j] = mean
 
 
 def join(double[:, ::1] left, const double[:, ::1] right, Py_ssize_t first, Py_ssize_t last):
     """Add the moments ``right`` to ``left`` (Chan, Golub and LeVeque 1979)."""
     cdef Py_ssize_t j
     cdef double both, share, d
+    cdef bint alone
     with nogil:
         for j in range(first, last):
+            alone = left[2, j] == 0  # then the right side comes through as it is
             both = left[2, j] + right[2, j]
             share = right[2, j] / (both if both > 0 else 1.0)
-            d = right[0, j] - left[0, j]
-            # where one side is empty it must come back as it is, however large the other's numbers
-            left[0, j] = right[0, j] if left[2, j] == 0 else left[0, j] + d * share
-            left[1, j] = left[1, j] + right[1, j] + (d * d * (left[2, j] * share) if left[2, j] * share > 0 else 0.0)
+            share = 0.0 if alone else share
+            d = (right[0, j] - left[0, j]) + (right[3, j] - left[3, j])
+            d = 0.0 if share == 0 else d
+            left[1, j] = left[1, j] + right[1, j] + d * d * (left[2, j] * share)
+            left[0, j] = right[0, j] if alone else left[0, j]
+            left[3, j] = right[3, j] if alone else left[3, j] + d * share
             left[2, j] = both
 
 
@@ -178,14 +192,14 @@ def tally(const real[:, ::1] x, const int64_t[::1] members, uint32_t[:, ::1] cou
     its largest |R|.
     """
     cdef Py_ssize_t side = counts.shape[1] // 2, column, width, i, j, n = members.shape[0]
-    cdef int64_t bucket, octave, below
+    cdef int64_t bucket, octave
     cdef uint64_t bits
     cdef double value
     cdef const real* row
     with nogil:
         column = first
         while column < last:
-            width = min(<Py_ssize_t>TILE // 4, last - column)  # buckets take far more room than sums
+            width = min(<Py_ssize_t>TILE // 8, last - column)  # buckets take far more room than sums
             for i in range(n):
                 row = &x[members[i], column]
                 for j in range(width):
@@ -199,13 +213,10 @@ def tally(const real[:, ::1] x, const int64_t[::1] members, uint32_t[:, ::1] cou
                         if octaves[column + j] != NEVER:
                             raise_window(counts[column + j], (octave - octaves[column + j]) * PARTS)
                         octaves[column + j] = <int16_t>octave
-                    below = (<int64_t>octaves[column + j] + 1) * PARTS - bucket  # at least 1
-                    if octave == 0 or below > side:
-                        counts[column + j, side] += 1
-                    elif bits >> 63:
-                        counts[column + j, below - 1] += 1
-                    else:
-                        counts[column + j, 2 * side + 1 - below] += 1
+                    # from the zeros; signs come at random, and a branch on them would be guessed wrong every other time
+                    bucket = bucket - (<int64_t>octaves[column + j] + 1) * PARTS + side + 1
+                    bucket = bucket if bucket > 0 and octave > 0 else 0
+                    counts[column + j, side + bucket * (1 - 2 * <int64_t>(bits >> 63))] += 1
             column += width
 
 
@@ -218,16 +229,42 @@ def align(uint32_t[:, ::1] counts, const int16_t[::1] octaves, const int16_t[::1
                 raise_window(counts[j], (<Py_ssize_t>wanted[j] - octaves[j]) * PARTS)
 
 
+def locate(const uint32_t[:, ::1] counts, const int64_t[::1] ranks, int64_t[::1] buckets):
+    """The bucket of each column's value of the given rank; the last one where there is none."""
+    cdef Py_ssize_t i, j
+    cdef int64_t rank
+    with nogil:
+        for j in range(counts.shape[0]):
+            rank, i = ranks[j], 0
+            while i < counts.shape[1] - 1 and rank >= counts[j, i]:
+                rank -= counts[j, i]
+                i += 1
+            buckets[j] = i
+
+
+cdef inline void reduce(const real* values, const int count, int how, double* sums, real* least,
+                        real* most) noexcept nogil:
+    """Add values to as many accumulators."""
+    cdef int k
+    cdef double value
+    cdef real r
+    for k in range(count):
+        r = values[k]
+        value = r if r == r else <real>0
+        sums[k] += fabs(value) if how == L1 else value
+        least[k] = r if r < least[k] else least[k]
+        most[k] = r if r > most[k] else most[k]
+
+
 def divide(real[:, ::1] x, int how, Py_ssize_t first, Py_ssize_t last):
-    """Divide rows by 0: max|R|, 1: ΣR, 2: max R, 3: Σ|R|, NaN left out; how many had to stay as they are."""
+    """Divide rows by max|R|, ΣR, max R or Σ|R|, NaN left out; how many had to stay as they are."""
     cdef double sums[LANES]
     cdef real least[LANES]
     cdef real most[LANES]
-    cdef Py_ssize_t i, j, k, columns = x.shape[1]
-    cdef double scale, value, largest
-    cdef double limit = 3.4028234663852886e38 if real is float else 1.7976931348623157e308
+    cdef Py_ssize_t i, j, k, columns = x.shape[1], whole = columns - columns % LANES
+    cdef double scale, largest
+    cdef double limit = FLT_MAX if real is float else DBL_MAX
     cdef real* row
-    cdef real r
     cdef int left = 0
     with nogil:
         for i in range(first, last):
@@ -235,23 +272,21 @@ def divide(real[:, ::1] x, int how, Py_ssize_t first, Py_ssize_t last):
             for k in range(LANES):
                 sums[k], least[k], most[k] = 0, 0, 0
             j = 0
-            while j < columns:
-                for k in range(min(<Py_ssize_t>LANES, columns - j)):
-                    r = row[j + k]
-                    value = r if r == r else 0
-                    sums[k] += fabs(value) if how == 3 else value
-                    least[k] = r if r < least[k] else least[k]
-                    most[k] = r if r > most[k] else most[k]
+            while j < whole:
+                if how == L1:
+                    reduce(row + j, LANES, L1, sums, least, most)
+                else:
+                    reduce(row + j, LANES, SUM, sums, least, most)
                 j += LANES
+            reduce(row + whole, <int>(columns - whole), how, sums, least, most)
             for k in range(1, LANES):
                 sums[0] += sums[k]
                 least[0] = min(least[0], least[k])
                 most[0] = max(most[0], most[k])
             largest = max(-<double>least[0], <double>most[0])
-            scale = largest if how == 0 else <double>most[0] if how == 2 else sums[0]
-            # also where an infinity or NaN comes of it
-            if not (scale != 0 and fabs(scale) <= 1.7976931348623157e308
-                    and largest / 2 < fabs(scale) * (limit / 2)):
+            scale = largest if how == MAXABS else <double>most[0] if how == MAX else sums[0]
+            # written so that an infinity or NaN is refused too
+            if not (scale != 0 and fabs(scale) <= DBL_MAX and largest / 2 < fabs(scale) * (limit / 2)):
                 left += 1
                 continue
             for j in range(columns):

@@ -6,7 +6,8 @@ to the left. So every rounding is fixed by the number of samples alone.
 
 Within a block, each feature keeps Σ(R − r) and Σ(R − r)², r being its first value there: as r is one of the block's
 values, (mean − r)² is at most 256 times the variance, and no more than 8 bits of float64's 53 cancel, however large
-the mean. Nodes merge by the formula of Chan, Golub and LeVeque (1979).
+the mean. Nodes merge by the formula of Chan, Golub and LeVeque (1979); their means stay apart as r and mean − r, as the
+difference of two rounded means would lose the spread of data far from zero.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from . import _moments
 
 SIZE = 256
 
-#: A group's numbers for every feature; as sums (shift, Σ(R−r)², valid, Σ(R−r)) or as moments (mean, M2, valid).
+#: A group's numbers for every feature, four rows: sums (r, Σ(R − r)², valid, Σ(R − r)) while a block is being fed, then
+#: moments (r, Σ(R − mean)², valid, mean − r).
 Parts = dict[int, np.ndarray]
 Step = Callable[[int, int], int | None]
 
@@ -73,7 +75,7 @@ class Blocks:
         """Make a block a node of the tree; gives what has to be computed for it, in order."""
         parts = self.begun.pop(block).parts
         steps: list[Step] = [partial(_moments.close, part) for part in parts.values()]
-        return steps + self.insert((0, block), {group: part[:3] for group, part in parts.items()})
+        return steps + self.insert((0, block), parts)
 
     def close_full(self, block: int) -> list[Step]:
         """As `close`, where the block has had all of its samples."""
@@ -120,7 +122,7 @@ class Blocks:
         return steps
 
     def moments(self) -> Parts:
-        """Mean, M2 and valid counts of all samples, by group; refuses gaps."""
+        """The moments of all samples; refuses gaps."""
         covered = self.covered()
         if covered and (covered[0][0] > 0 or len(covered) > 1):
             end = 0 if covered[0][0] > 0 else covered[0][1]
@@ -143,12 +145,12 @@ class Blocks:
     def state(self) -> dict[str, np.ndarray]:
         """Everything, as arrays."""
 
-        def stacked(parts: list[Parts], rows: int) -> tuple[np.ndarray, np.ndarray]:
+        def stacked(parts: list[Parts]) -> tuple[np.ndarray, np.ndarray]:
             places = [(i, group) for i, each in enumerate(parts) for group in each]
             values = [each[group] for each in parts for group in each]
             return (
                 np.array(places, np.int64).reshape(-1, 2),
-                np.array(values, np.float64).reshape(-1, rows, self.features),
+                np.array(values, np.float64).reshape(-1, 4, self.features),
             )
 
         nodes, begun = list(self.nodes.values()), [each.parts for each in self.begun.values()]
@@ -156,8 +158,8 @@ class Blocks:
         return {
             "nodes": np.array(list(self.nodes), np.int64).reshape(-1, 2),
             "begun": np.array(filled, np.int64).reshape(-1, 2),
-            **dict(zip(("node_groups", "node_moments"), stacked(nodes, 3), strict=True)),
-            **dict(zip(("begun_groups", "begun_sums"), stacked(begun, 4), strict=True)),
+            **dict(zip(("node_groups", "node_moments"), stacked(nodes), strict=True)),
+            **dict(zip(("begun_groups", "begun_sums"), stacked(begun), strict=True)),
         }
 
     @classmethod

@@ -10,7 +10,7 @@ from ..errors import InputError
 from . import _moments
 from .shares import Shares
 
-#: What an explanation is divided by, in words; in the order of `_moments.divide`.
+#: What an explanation is divided by, in words.
 NORMALIZATIONS = {"maxabs": "largest |R|", "sum": "sum", "max": "largest R", "l1": "sum of |R|"}
 
 
@@ -40,4 +40,4 @@ def normalize_rows(relevance: np.ndarray, how: str, threads: int | None = None) 
     if relevance.size == 0:
         return len(relevance)
     with Shares(len(relevance), 1, relevance.size, threads) as shares:
-        return shares.run([partial(_moments.divide, relevance, list(NORMALIZATIONS).index(how))])
+        return shares.run([partial(_moments.divide, relevance, _moments.NORMALIZERS[how])])

@@ -74,12 +74,11 @@ class Sketch:
 
     def quantile(self, group: int, q: np.ndarray) -> np.ndarray:
         """Quantiles of one group by the nearest lower rank, shape (len(q), features); NaN where there are no values."""
-        counts = np.cumsum(self.counts[group], 1, dtype=np.int64)
-        total = counts[:, -1]
-        result = np.empty((len(q), len(total)))
+        total = self.counts[group].sum(1, dtype=np.int64)
+        result, bucket = np.empty((len(q), len(total))), np.empty(len(total), np.int64)
         for i, share in enumerate(q):
             rank = np.floor(share * np.maximum(total - 1, 0)).astype(np.int64)
-            bucket = (counts <= rank[:, None]).sum(1)
+            _moments.locate(self.counts[group], rank, bucket)
             result[i] = np.where(total > 0, self._middle(group, bucket), np.nan)
         return result
 
@@ -87,7 +86,7 @@ class Sketch:
         """The value that a bucket stands for."""
         below = _SIDE - np.abs(bucket - _SIDE)  # buckets from the largest |R|
         key = (self.octaves[group].astype(np.int64) + 1) * _moments.BUCKETS_PER_OCTAVE - 1 - below
-        key = np.where(bucket == _SIDE, 0, key)
+        key = np.where((bucket == _SIDE) | (self.octaves[group] == _moments.NO_OCTAVE), 0, key)
         low, high = ((k.astype(np.uint64) << np.uint64(48)).view(np.float64) for k in (key, key + 1))
         high = np.minimum(high, np.finfo(np.float64).max)  # the last bucket ends at infinity
         return np.sign(bucket - _SIDE) * low * (2 / (low / np.maximum(high, _TINY) + 1))

@@ -153,7 +153,8 @@ class Statistics:
     @property
     def mean(self) -> np.ndarray:
         """ΣR/n, shape (groups, *shape); like all that follow, float64, and NaN where there is no valid value."""
-        return self._where_valid(self._result()[:, 0])
+        moments = self._result()
+        return self._where_valid(moments[:, 0] + moments[:, 3])
 
     @property
     def std(self) -> np.ndarray:
@@ -293,23 +294,23 @@ class Statistics:
                 f"group must be {samples} whole numbers, one per sample, not {places.dtype} of shape {places.shape}"
             )
         if samples and not -1 <= places.min() <= places.max() < len(self.groups):
-            raise InputError(
-                f"group must be -1 (none) to {len(self.groups) - 1}, not {places.min()} to {places.max()}"
-            )
+            raise InputError(f"group must be -1 (none) to {len(self.groups) - 1}, not {places.min()} to {places.max()}")
         return places
 
     def _refuse_infinite(self, first: int, x: np.ndarray) -> None:
         where = np.argwhere(np.isinf(x))
+        if len(where) == 0:
+            raise InputError("an infinite value was counted before: these statistics are of no use")
         sample, feature = where[0].tolist()
         at = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
         raise SampleError("{where} is infinite", first + sample, at)
 
     def _result(self) -> np.ndarray:
-        """Mean, M2 and valid counts, shape (groups, 3, features)."""
+        """The moments of `blocks`, shape (groups, 4, features)."""
         if self._moments is None:
-            moments = np.zeros((len(self.groups), 3, self._blocks.features))
+            moments = np.zeros((len(self.groups), 4, self._blocks.features))
             for group, part in self._blocks.moments().items():
-                moments[group] = part[:3]
+                moments[group] = part
             if not np.isfinite(moments).all():
                 group, _, feature = np.argwhere(~np.isfinite(moments))[0].tolist()
                 raise InputError(
