@@ -24,6 +24,8 @@ class ArraySource(Source):
 
     def __init__(self, x: Any) -> None:
         self.name = type(x).__name__
+        if not hasattr(x, "shape"):  # only DLPack, or only __array__
+            x = np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
         if np.ndim(x) == 0:
             raise InputError(f"{self.name}: holds a single value; samples lie along the first axis of an array")
         self._array = as_batch(x, tuple(x.shape[1:]), self.name)

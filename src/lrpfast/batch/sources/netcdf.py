@@ -105,8 +105,11 @@ def _labels(found: Any) -> Labels:
         missing = np.nan if values.dtype.kind == "f" else None  # None: what the file itself has there
         return Coord(tuple(variable.dimensions), np.ma.filled(values, missing), _attrs(variable))
 
+    def dims_of(name: str) -> tuple[str, ...] | None:
+        return tuple(near[name].dimensions) if name in near else None
+
     attrs = _attrs(found)
-    return Labels(tuple(found.dimensions), collect(found.dimensions, attrs, near, read), attrs, found.name)
+    return Labels(tuple(found.dimensions), collect(found.dimensions, attrs, dims_of, read), attrs, found.name)
 
 
 def _attrs(variable: Any) -> dict[str, Any]:
