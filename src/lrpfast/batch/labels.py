@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -55,20 +54,26 @@ class Labels:
 
 
 def collect(
-    dims: tuple[str, ...], attrs: Mapping[str, Any], names: Iterable[str], read: Callable[[str], Coord]
+    dims: tuple[str, ...],
+    attrs: Mapping[str, Any],
+    dims_of: Callable[[str], tuple[str, ...] | None],
+    read: Callable[[str], Coord],
 ) -> dict[str, Coord]:
     """The coordinates of a variable in a file that follows the CF conventions.
 
     They are the variables named as a dimension, and those that the attributes
-    ``coordinates`` and ``grid_mapping`` name.
+    ``coordinates`` and ``grid_mapping`` name. What lies on the samples' axis
+    and another besides may be as large as the data, and is left out.
     """
-    wanted = [*dims, *str(attrs.get("coordinates", "")).split(), *str(attrs.get("grid_mapping", "")).split()]
-    known = set(names)
-    coords = {name: read(name) for name in dict.fromkeys(wanted) if name in known}
+    coords: dict[str, Coord] = {}
+    for name in (*dims, *str(attrs.get("coordinates", "")).split(), *str(attrs.get("grid_mapping", "")).split()):
+        on = dims_of(name)
+        if on is not None and set(on) <= set(dims) and not (dims[0] in on and len(on) > 1):
+            coords[name] = read(name)
     for coord in coords.values():
         for key in ("bounds", "climatology"):  # they lie on a dimension that the array does not have
             coord.attrs.pop(key, None)
-    return {name: coord for name, coord in coords.items() if set(coord.dims) <= set(dims)}
+    return coords
 
 
 def for_relevance(labels: Labels | None, shape: tuple[int | None, ...]) -> Labels:
@@ -155,7 +160,7 @@ def encoded(name: str, coord: Coord) -> Coord:
     dims, values, attrs = coord
     values = np.asarray(values)
     if values.dtype.kind in "mM" or (values.dtype.kind == "O" and not _is_text(values)):
-        xarray = sys.modules.get("xarray") or needed("xarray", f"the coordinate {name} of dtype {values.dtype}")
+        xarray = needed("xarray", f"the coordinate {name} of dtype {values.dtype}")
         try:
             made = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
             dims, values, attrs = made.dims, np.asarray(made.values), dict(made.attrs)
@@ -166,6 +171,25 @@ def encoded(name: str, coord: Coord) -> Coord:
     if values.dtype.kind not in "fiubUS":
         raise InputError(f"the coordinate {name} has dtype {values.dtype}, which files do not store")
     return Coord(tuple(dims), values, {key: value for key, value in attrs.items() if value is not None})
+
+
+def plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as every format stores them: text, numbers, and arrays of numbers; anything else as text."""
+    return {str(key): _plain(value) for key, value in attrs.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)
+    if isinstance(value, (str, int, float)):
+        return value
+    try:
+        made = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return str(value)
+    if made.dtype.kind not in "fiu":
+        return str(value)
+    return made.item() if made.ndim == 0 else made
 
 
 def _is_text(values: np.ndarray) -> bool:

@@ -65,7 +65,11 @@ class Masked(Source):
 
     def read(self, first: int, stop: int) -> np.ndarray:
         rows = self._source.read(first, stop)
-        return rows.reshape(len(rows), -1).take(self._places, 1)
+        rows = rows.reshape(len(rows), -1)
+        out = np.empty((len(rows), len(self._places)), rows.dtype)
+        for row, features in zip(rows, out, strict=True):  # a row fits in the cache: as fast again as all at once
+            np.take(row, self._places, out=features, mode="clip")
+        return out
 
     def done(self, stop: int) -> None:
         self._source.done(stop)
@@ -107,13 +111,17 @@ def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndar
     ShapeError
         When there are not as many features as the mask has True.
     """
-    mask = np.asarray(mask, bool)
-    count = int(mask.sum())
-    if rows.shape[-1:] != (count,):
-        raise ShapeError(f"rows have shape {rows.shape}, where the mask has {count} features")
-    out = np.full((*rows.shape[:-1], *mask.shape), fill, rows.dtype)
-    out[..., mask] = rows
-    return out
+    places = np.flatnonzero(mask)
+    if rows.shape[-1:] != places.shape:
+        raise ShapeError(f"rows have shape {rows.shape}, where the mask has {len(places)} features")
+    out = np.full((*rows.shape[:-1], np.size(mask)), fill, rows.dtype)
+    _put(rows, places, out)
+    return out.reshape(*rows.shape[:-1], *np.shape(mask))
+
+
+def _put(rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+    for features, row in zip(rows.reshape(-1, len(places)), out.reshape(-1, out.shape[-1]), strict=True):
+        row[places] = features
 
 
 class Gridded(Sink):
@@ -127,7 +135,8 @@ class Gridded(Sink):
     """
 
     def __init__(self, sink: Sink, mask: np.ndarray) -> None:
-        self._sink, self._mask = sink, np.asarray(mask, bool)
+        self._sink, self._mask, self._places = sink, np.asarray(mask, bool), np.flatnonzero(mask)
+        self._grid: np.ndarray | None = None  # used again: what is outside the mask stays NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
 
     def _on_grid(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -150,7 +159,11 @@ class Gridded(Sink):
         self._sink.begin(self._on_grid(shape), dtype, attributes, grid, done, rows)
 
     def write(self, first: int, rows: np.ndarray) -> None:
-        self._sink.write(first, scatter(rows, self._mask))
+        if self._grid is None or len(self._grid) < len(rows) or self.path is None:  # a function may keep what it gets
+            self._grid = scatter(rows, self._mask)
+        else:
+            _put(rows, self._places, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
+        self._sink.write(first, self._grid[: len(rows)])
 
     def flush(self) -> None:
         self._sink.flush()

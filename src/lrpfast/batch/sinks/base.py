@@ -151,7 +151,7 @@ class FileSink(Sink):
         done: int = 0,
         rows: int = 1,
     ) -> None:
-        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._shape, self._dtype = shape, little(dtype)
         self._row = math.prod(shape[1:]) * self._dtype.itemsize  # type: ignore[arg-type]
         self._end = done
         with self._named():
@@ -219,6 +219,11 @@ class FileSink(Sink):
             yield
 
 
+def little(dtype: np.dtype) -> np.dtype:
+    """The type in the byte order of files, which is the same on every machine."""
+    return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name: else "<" and "=" differ for netCDF4
+
+
 def check_rows(name: str, shape: tuple[int | None, ...], first: int, rows: np.ndarray) -> None:
     """ShapeError unless rows from ``first`` on are part of an array of this shape."""
     if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
@@ -231,15 +236,16 @@ def naming(path: str, partial: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        inside = error.filename is None or str(error.filename).startswith(partial)
-        if isinstance(error, InputError) or not inside:
+        if error.filename is not None and not str(error.filename).startswith(partial):
             raise
-        raise OSError(error.errno, error.strerror or str(error), path) from error
+        if error.errno is None:  # a library's own
+            raise OSError(f"{path}: cannot be written ({error})") from error
+        raise OSError(error.errno, os.strerror(error.errno), path) from error  # HDF5 says more than anyone reads
 
 
 def write_at(file: int | None, rows: np.ndarray, offset: int) -> None:
     """All bytes of a C-contiguous array at an offset."""
     data = memoryview(rows.reshape(-1).view(np.uint8))
     while data:
-        written = os.pwrite(file, data, offset)  # type: ignore[arg-type]
+        written = os.pwrite(file, data[: 1 << 30], offset)  # type: ignore[arg-type]
         data, offset = data[written:], offset + written

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ..labels import Coord, Labels, encoded, for_relevance, with_coordinates
+from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordinates
 from .base import FileSink
 
 
@@ -97,14 +97,14 @@ def write_hdf5(
         dims, values, attrs = encoded(key, coord)
         text = h5py.string_dtype() if values.dtype.kind == "U" else None
         made = file.create_dataset(key, data=values.astype(object) if text else values, dtype=text, track_times=False)
-        made.attrs.update(attrs)
+        made.attrs.update(plain(attrs))
         if dims == (key,):
             made.make_scale(key)
             scales[key] = made
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
         made = _reserve(file, key, values) if late else file.create_dataset(key, data=values, track_times=False)
-        made.attrs.update(attrs)
+        made.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):
             made.dims[axis].label = dim
             if dim in scales:

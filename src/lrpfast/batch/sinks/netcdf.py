@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
-from ..labels import Coord, Labels, encoded, for_relevance, with_coordinates
+from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordinates
 from ..optional import needed
 from .base import FileSink
 from .hdf5 import find_dataset, need_samples, placeholder
@@ -30,12 +31,24 @@ class NetcdfSink(FileSink):
     def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
         labels = for_relevance(labels, self._shape)
         variable = Coord(labels.dims, placeholder(self._shape, self._dtype), {**labels.attrs, **attributes})
-        file = needed("netCDF4", self.name).Dataset(self.partial, "w", clobber=False, format="NETCDF4")
-        with file:
+        # the NetCDF library calls a full disk "permission denied": see first whether anything can be written
+        with open(self.partial, "xb") as probe:
+            probe.write(bytes(4096))
+        file = needed("netCDF4", self.name).Dataset(self.partial, "w", format="NETCDF4")
+        with file, _naming(self.name):
             write_netcdf(file, {self._dataset: variable}, labels.coords, attributes, self.name, late=True)
 
     def _find(self) -> int:
         return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """What the NetCDF library refuses is an OSError of the output."""
+    try:
+        yield
+    except (RuntimeError, AttributeError) as error:
+        raise OSError(f"{name}: cannot be written ({error})") from error
 
 
 def _check_type(name: str, dtype: np.dtype) -> None:
@@ -88,7 +101,7 @@ def write_netcdf(
         if late:
             fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": _nan(values.dtype)}
             variable = file.createVariable(key, values.dtype, dims, **fixed)
-            variable.setncatts(attrs)
+            variable.setncatts(plain(attrs))
             if fixed["contiguous"]:
                 variable[(-1,) * values.ndim] = 0  # HDF5 makes room for a variable with its first value
         else:
@@ -107,12 +120,8 @@ def _write(file: Any, key: str, coord: Coord, name: str) -> None:
     fill = attrs.get("_FillValue", _nan(values.dtype) if values.dtype.kind == "f" else None)
     variable = file.createVariable(key, kind, dims, fill_value=fill)
     variable.set_auto_maskandscale(False)
-    variable.setncatts({note: _plain(value) for note, value in attrs.items() if note != "_FillValue"})
+    variable.setncatts(plain({note: value for note, value in attrs.items() if note != "_FillValue"}))
     variable[...] = values.astype(object) if kind is str else values
-
-
-def _plain(value: Any) -> Any:
-    return np.int8(value) if isinstance(value, (bool, np.bool_)) else value
 
 
 def _nan(dtype: np.dtype) -> Any:

@@ -18,8 +18,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...output import check_free, check_target
-from ..labels import Coord, Labels, encoded, for_relevance, with_coordinates
-from .base import Sink, check_rows, naming, partial_of
+from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordinates
+from .base import Sink, check_rows, little, naming, partial_of
 from .hdf5 import placeholder
 
 
@@ -60,7 +60,7 @@ class ZarrSink(Sink):
         done: int = 0,
         rows: int = 1,
     ) -> None:
-        self._shape, self._dtype, self._end = shape, np.dtype(dtype), done
+        self._shape, self._dtype, self._end = shape, little(dtype), done
         self._rows = max(1, rows)
         self._attributes, self._labels = attributes, labels
         with naming(self.path, self.partial):
@@ -106,7 +106,7 @@ class ZarrSink(Sink):
 
     def _write_chunk(self, chunk: int, at: int, rows: np.ndarray) -> None:
         """Put into a chunk what of the rows belongs to it; they begin at its row ``at``, which may be below 0."""
-        place, dtype = self._file(chunk), _little(self._dtype)
+        place, dtype = self._file(chunk), self._dtype
         begin, end = max(0, at), min(self._rows, at + len(rows))
         part = rows[begin - at : end - at]
         if begin == 0 and end == self._rows:
@@ -209,13 +209,14 @@ def write_zarr(
         kept = [max(1, n) for n in (chunks if late else values.shape)]  # type: ignore[union-attr]
         if key in arrays:
             attrs = with_coordinates(arrays[key], made)
-        attrs = {note: _plain(value) for note, value in attrs.items() if note != "_FillValue"}
+        attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
+        listed = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
         notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, kept)
-        notes[f"{key}/.zattrs"] = {**attrs, "_ARRAY_DIMENSIONS": list(dims)}
+        notes[f"{key}/.zattrs"] = {**listed, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, key), exist_ok=True)
         if not late and values.size:
             with open(os.path.join(folder, key, ".".join(["0"] * max(1, values.ndim))), "wb") as file:
-                file.write(np.ascontiguousarray(values, _little(values.dtype)).tobytes())
+                file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
     for place, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
         with open(os.path.join(folder, place), "w", encoding="utf-8") as file:
             json.dump(value, file, indent=1)
@@ -224,20 +225,11 @@ def write_zarr(
 def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> dict[str, Any]:
     fill = "NaN" if dtype.kind == "f" else None
     layout = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None, "fill_value": fill}
-    return {**layout, "shape": list(shape), "chunks": chunks, "dtype": _little(dtype).str}
-
-
-def _little(dtype: np.dtype) -> np.dtype:
-    return dtype.newbyteorder("<")
+    return {**layout, "shape": list(shape), "chunks": chunks, "dtype": little(dtype).str}
 
 
 def _fill(dtype: np.dtype) -> Any:
     return np.nan if dtype.kind == "f" else 0
-
-
-def _plain(value: Any) -> Any:
-    """An attribute as JSON has it."""
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _sync(place: str) -> None:

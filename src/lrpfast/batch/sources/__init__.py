@@ -93,6 +93,8 @@ def _open_path(given: str) -> Source:
         if is_store(os.listdir(path)):
             return ZarrSource(path, inside)
         raise InputError(f"{path}: is a folder, and no Zarr store")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: is no regular file, whose samples could be read anywhere and again")
     with open(path, "rb") as file:
         head = file.read(8)
     if head.startswith(MAGIC):

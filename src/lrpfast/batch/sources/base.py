@@ -51,6 +51,16 @@ class Source:
         """
         raise NotImplementedError
 
+    def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
+        """As `read`, into the first rows of ``out``, a C-contiguous array of the source's dtype; returns those rows.
+
+        Of files that `read` maps to memory, the rows are read here and now: a
+        mapped page that is cut off a file before it is used kills the process.
+        """
+        rows = self.read(first, stop)
+        out[: len(rows)] = rows
+        return out[: len(rows)]
+
     def done(self, stop: int) -> None:  # noqa: B027
         """Rows before ``stop`` are not needed again."""
 
@@ -78,13 +88,15 @@ class FileSource(Source):
     """Rows of a file. Every read makes sure that the file is still as it was when it was opened."""
 
     def __init__(self, path: str, name: str, shape: tuple[int, ...], dtype: np.dtype, state: tuple[int, ...]) -> None:
-        self.path, self.name, self.shape, self.dtype, self._state = path, name, shape, dtype, state
+        self.path, self.name, self.dtype, self._state = path, name, dtype, state
+        self.shape = tuple(map(int, shape))
         self._check()
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         _, size, changed = self._state
-        what = {"path": os.path.abspath(self.path), "name": self.name, "size": size, "mtime_ns": changed}
+        dataset = self.name.partition(f"{self.path}:")[2]
+        what = {"path": os.path.abspath(self.path), "dataset": dataset, "size": size, "mtime_ns": changed}
         return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
 
     def read(self, first: int, stop: int) -> np.ndarray:
@@ -105,7 +117,7 @@ class FileSource(Source):
         self._unchanged(rows)
         try:
             yield
-        except LrpfastError:
+        except (LrpfastError, MemoryError):
             raise
         except Exception as error:  # whatever a damaged file provokes in the library that reads it
             self._unchanged(rows)

@@ -36,7 +36,8 @@ class ZarrSource(FileSource):
             root = zarr.open(path if self._store is None else self._store, mode="r")
         except Exception as error:  # whatever damaged metadata provoke in zarr
             raise InputError(f"{path}: damaged Zarr store ({type(error).__name__}: {error})") from None
-        name, self._array, group = _find(zarr, root, path, array)
+        self._name, self._array, group = _find(zarr, root, path, array)
+        name = self._name
         self._inside = os.path.join(path, name) if self._folder else path
         # a folder's chunks may be many; that it is there at all is seen by what describes them
         places = [os.path.join(self._inside, meta) for meta in _METADATA] if self._folder else [path]
@@ -57,7 +58,7 @@ class ZarrSource(FileSource):
         made = hashlib.blake2b(digest_size=20)
         for place in _files(self._inside) if self._folder else [self.path]:
             made.update(repr((os.path.relpath(place, self._inside), *state_of(place)[1:])).encode())
-        what = {"path": os.path.abspath(self._inside), "name": self.name, "files": made.hexdigest()}
+        what = {"path": os.path.abspath(self._inside), "dataset": self._name, "files": made.hexdigest()}
         return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
 
     def _read(self, first: int, stop: int) -> np.ndarray:
@@ -131,7 +132,10 @@ def _labels(array: Any, name: str, dims: tuple[str, ...], attrs: dict[str, Any],
         packing = Packing(near[key].dtype, notes)
         return Coord(_dims(near[key], notes), packing.apply(np.asarray(near[key][...])), _noted(notes))
 
-    return Labels(dims, collect(dims, attrs, near, read), _noted(attrs), name.split("/")[-1] or None)
+    def dims_of(key: str) -> tuple[str, ...] | None:
+        return _dims(near[key], near[key].attrs) if key in near else None
+
+    return Labels(dims, collect(dims, attrs, dims_of, read), _noted(attrs), name.split("/")[-1] or None)
 
 
 def _noted(attrs: dict[str, Any]) -> dict[str, Any]:
