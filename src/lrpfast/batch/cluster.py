@@ -212,7 +212,7 @@ def explain_piece(task: Task, first: int, stop: int) -> tuple[dict[str, int], di
             sink = stack.enter_context(open_sink(task.sink))
             sink = sink if task.mask is None else Gridded(sink, task.mask)
             # made when the run began, with room for all rows
-            sink.begin((job.samples, *job.map_shape), job.dtype, {}, None, max(1, first), rows=task.rows)
+            sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, there=True)
         for at in range(first, stop, task.rows):
             x = data.read(at, min(stop, at + task.rows))
             data.ahead(at + len(x), min(stop, at + len(x) + task.rows))

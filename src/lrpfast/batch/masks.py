@@ -153,10 +153,11 @@ class Gridded(Sink):
         labels: Labels | None = None,
         done: int = 0,
         rows: int = 1,
+        there: bool = False,
     ) -> None:
         """As `Sink.begin`, with the labels of a `Masked` source or of its grid."""
         grid = labels.grid if labels is not None and labels.grid is not None else labels
-        self._sink.begin(self._on_grid(shape), dtype, attributes, grid, done, rows)
+        self._sink.begin(self._on_grid(shape), dtype, attributes, grid, done, rows, there)
 
     def write(self, first: int, rows: np.ndarray) -> None:
         if self._grid is None or len(self._grid) < len(rows) or self.path is None:  # a function may keep what it gets

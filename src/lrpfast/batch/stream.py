@@ -267,7 +267,8 @@ class Run:
             )
         shape = (self.job.samples, *self.job.map_shape)
         try:
-            sink.begin(shape, self.job.dtype, self.record, self.data.labels, self.resumed, rows=self.rows)
+            prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
+            sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, found)
             if journal is not None and not found:
                 journal.save()
         except OSError:
@@ -308,12 +309,14 @@ class Run:
     def _chunks(self, tell: Callable[[int], object]) -> None:
         """Read the next chunk and write the last one while this one is computed."""
         buffers = [np.empty((0,)), np.empty((0,))]
+        inputs = [np.empty((self.rows, *self.data.shape[1:]), self.data.dtype) for _ in range(2)]  # type: ignore[arg-type]
         first = self.done[0][1] if self.done else 0
         with ThreadPoolExecutor(1, "lrpfast-read") as reader, ThreadPoolExecutor(1, "lrpfast-write") as writer:
-            reading = reader.submit(self._read, first)
+            reading = reader.submit(self._read, first, inputs[0])
             writing: list[Future[None]] = []
             while len(x := reading.result()):
-                reading = reader.submit(self._read, first + len(x))
+                inputs.reverse()
+                reading = reader.submit(self._read, first + len(x), inputs[0])
                 if len(writing) == 2:
                     writing.pop(0).result()
                 buffers.reverse()
@@ -325,13 +328,13 @@ class Run:
             for future in writing:
                 future.result()
 
-    def _read(self, first: int) -> np.ndarray:
-        """The chunk that begins with this sample; empty at the end."""
+    def _read(self, first: int, out: np.ndarray) -> np.ndarray:
+        """The chunk that begins with this sample, in ``out``; empty at the end."""
         samples = self.job.samples
         stop = first + self.rows if samples is None else min(samples, first + self.rows)
         if first >= stop:
-            return np.empty((0, *self.data.shape[1:]), self.data.dtype)
-        x = self.data.read(first, stop)
+            return out[:0]
+        x = self.data.read_into(first, stop, out)
         self.data.ahead(stop, stop + self.rows if samples is None else min(samples, stop + self.rows))
         return x
 

@@ -46,6 +46,7 @@ class Sink:
         labels: Labels | None = None,
         done: int = 0,
         rows: int = 1,
+        there: bool = False,
     ) -> None:
         """Make the partial output, or open one that is there to go on with row ``done``.
 
@@ -62,6 +63,8 @@ class Sink:
             Rows of the partial output that are written.
         rows : int
             Rows that are written at a time, for formats that store them so.
+        there : bool
+            Open what is there also where no row is done: another process made it.
 
         Raises
         ------
@@ -103,7 +106,7 @@ class CallbackSink(Sink):
         self._function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def begin(self, shape, dtype, attributes, labels=None, done=0, rows=1) -> None:  # type: ignore[no-untyped-def]
+    def begin(self, shape, dtype, attributes, labels=None, done=0, rows=1, there=False) -> None:  # type: ignore[no-untyped-def]
         if done:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
@@ -150,12 +153,13 @@ class FileSink(Sink):
         labels: Labels | None = None,
         done: int = 0,
         rows: int = 1,
+        there: bool = False,
     ) -> None:
         self._shape, self._dtype = shape, little(dtype)
         self._row = math.prod(shape[1:]) * self._dtype.itemsize  # type: ignore[arg-type]
         self._end = done
         with self._named():
-            if not done:
+            if not (done or there):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.partial)
                 self._create(attributes, labels)

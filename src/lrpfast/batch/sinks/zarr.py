@@ -59,12 +59,13 @@ class ZarrSink(Sink):
         labels: Labels | None = None,
         done: int = 0,
         rows: int = 1,
+        there: bool = False,
     ) -> None:
         self._shape, self._dtype, self._end = shape, little(dtype), done
         self._rows = max(1, rows)
         self._attributes, self._labels = attributes, labels
         with naming(self.path, self.partial):
-            if not done:
+            if not (done or there):
                 if os.path.isdir(self.partial):
                     shutil.rmtree(self.partial)
                 os.mkdir(self.partial)
