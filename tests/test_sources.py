@@ -258,6 +258,23 @@ def test_integers_in_netcdf(tmp_path):
         open_source(path)
 
 
+@pytest.mark.parametrize("attrs", [{}, {"missing_value": -5}, {"missing_value": [-5, 7]}, {"valid_range": [-2, 2]}])
+@pytest.mark.parametrize("fill", [None, 3.0, np.nan])
+@pytest.mark.parametrize("form", ["NETCDF4", "NETCDF3_CLASSIC"])
+def test_missing_floats_are_what_netcdf4_masks(form, fill, attrs, tmp_path):
+    path = str(tmp_path / "x.nc")
+    usual = netCDF4.default_fillvals["f4"]
+    values = np.array([1, 3, -5, 7, np.nan, usual, -0.0, 8], np.float32)
+    with netCDF4.Dataset(path, "w", format=form) as file:
+        file.createDimension("n", len(values))
+        made = file.createVariable("x", "f4", ("n",), fill_value=fill)
+        made.set_auto_maskandscale(False)
+        made.setncatts({key: np.float32(value) for key, value in attrs.items()})
+        made[:] = values
+    with netCDF4.Dataset(path) as file, open_source(path) as source:
+        np.testing.assert_array_equal(source.read(0, 8), np.ma.filled(file["x"][:], np.nan))
+
+
 def test_netcdf_made_by_the_library_in_groups(tmp_path):
     path = str(tmp_path / "x.nc")
     with netCDF4.Dataset(path, "w") as file:

@@ -45,10 +45,10 @@ class Packing:
             self.dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as stored to rows of numbers."""
+        """Rows as stored to rows of numbers; in place where they are floats already."""
         if self.nothing:
             return rows
-        out = rows.astype(self.dtype)
+        out = rows.astype(self.dtype, copy=False)
         if self._packed:
             out = (rows * np.float64(self._scale) + self._offset).astype(self.dtype)
         for value in self._missing:

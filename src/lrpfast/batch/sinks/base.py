@@ -240,7 +240,7 @@ def naming(path: str, partial: str) -> Iterator[None]:
             raise
         if error.errno is None:  # a library's own
             raise OSError(f"{path}: cannot be written ({error})") from error
-        raise OSError(error.errno, error.strerror, path) from error
+        raise OSError(error.errno, os.strerror(error.errno), path) from error  # HDF5 says more than anyone reads
 
 
 def write_at(file: int | None, rows: np.ndarray, offset: int) -> None:

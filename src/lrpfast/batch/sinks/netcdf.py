@@ -31,7 +31,10 @@ class NetcdfSink(FileSink):
     def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
         labels = for_relevance(labels, self._shape)
         variable = Coord(labels.dims, placeholder(self._shape, self._dtype), {**labels.attrs, **attributes})
-        file = needed("netCDF4", self.name).Dataset(self.partial, "w", clobber=False, format="NETCDF4")
+        # the NetCDF library calls a full disk "permission denied": see first whether anything can be written
+        with open(self.partial, "xb") as probe:
+            probe.write(bytes(4096))
+        file = needed("netCDF4", self.name).Dataset(self.partial, "w", format="NETCDF4")
         with file, _naming(self.name):
             write_netcdf(file, {self._dataset: variable}, labels.coords, attributes, self.name, late=True)
 
