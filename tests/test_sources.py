@@ -104,6 +104,11 @@ def test_every_file_gives_the_same_rows(kind, tmp_path):
         np.testing.assert_array_equal(source.read(20, 50), X[20:])
         np.testing.assert_array_equal(rows_of(source, 1, 17), X)  # rows that were given back can be read again
         assert source.read(3, 3).shape == (0, 4, 6)
+        out = np.empty((25, 4, 6), np.float32)
+        for first in (0, 20, 40):
+            rows = source.read_into(first, min(50, first + 20), out)
+            np.testing.assert_array_equal(rows, X[first : first + 20])
+            assert np.shares_memory(rows, out)
         assert path in source.name
         first = source.fingerprint
     if kind.startswith(("netcdf", "zarr 2", "zarr 3")):
@@ -151,6 +156,26 @@ def test_a_file_that_changes_meanwhile_is_told(kind, what, tmp_path):
             os.unlink(path)
         with pytest.raises((InputError, FileNotFoundError), match=r"file\.bin.*: rows 10 to 19 cannot be read"):
             source.read(10, 20)
+        with pytest.raises((InputError, FileNotFoundError), match=r"file\.bin.*: rows 10 to 19 cannot be read"):
+            source.read_into(10, 20, np.empty((10, 4, 6), np.float32))
+
+
+def test_a_file_cut_at_the_moment_of_reading(tmp_path, monkeypatch):
+    """After the check: a mapped page would kill the process."""
+    path = make("npy", tmp_path / "x")
+    with open_source(path) as source:
+        check = type(source)._unchanged
+        calls = []
+
+        def checked(self, rows):
+            check(self, rows)
+            calls.append(rows)
+            os.truncate(path, 1000)
+
+        monkeypatch.setattr(type(source), "_unchanged", checked)
+        with pytest.raises(InputError, match=r"rows 10 to 19 cannot be read: the file was cut"):
+            source.read_into(10, 20, np.empty((10, 4, 6), np.float32))
+        assert len(calls) == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -204,6 +229,7 @@ def test_types_and_orders(dtype, order, form, tmp_path):
         np.testing.assert_array_equal(rows, x)
         source.done(30)
         np.testing.assert_array_equal(source.read(20, 50), x[20:])
+        np.testing.assert_array_equal(source.read_into(20, 50, np.empty((30, 4, 6), x.dtype)), x[20:])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,7 +30,7 @@ def write_maps(
     path : path
         The ending tells the format.
     arrays : mapping of str to (dims, array)
-        All are made before anything is written, and held in memory twice.
+        All are made before anything is written, and held in memory twice (NetCDF: once more in a temporary file).
     coords : mapping of str to Coord
         In an .npz file they are arrays too; dimensions and attributes are JSON text in its array "metadata".
     attributes : mapping of str to str
@@ -61,15 +61,17 @@ def write_maps(
         file.write(made)
 
 
-def _netcdf(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-untyped-def]
+def _netcdf(path, arrays, coords, attributes) -> bytes:  # type: ignore[no-untyped-def]
     from .sinks.netcdf import write_netcdf
 
-    # in memory: the library would write to a file of its own
-    file = needed("netCDF4", path).Dataset(path, "w", format="NETCDF4", memory=1)
-    with contextlib.ExitStack() as stack:
-        stack.callback(lambda: file.isopen() and file.close())
-        write_netcdf(file, arrays, coords, attributes, path)
-        return file.close()
+    netcdf = needed("netCDF4", path)
+    # the library writes to files by name only; what it makes in memory has gaps of whatever was there before
+    with tempfile.TemporaryDirectory() as folder:
+        place = os.path.join(folder, "maps.nc")
+        with netcdf.Dataset(place, "w", format="NETCDF4") as file:
+            write_netcdf(file, arrays, coords, attributes, path)
+        with open(place, "rb") as made:
+            return made.read()
 
 
 def _hdf5(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-untyped-def]

@@ -51,6 +51,16 @@ class Source:
         """
         raise NotImplementedError
 
+    def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
+        """As `read`, into the first rows of ``out``, a C-contiguous array of the source's dtype; returns those rows.
+
+        Of files that `read` maps to memory, the rows are read here and now: a
+        mapped page that is cut off a file before it is used kills the process.
+        """
+        rows = self.read(first, stop)
+        out[: len(rows)] = rows
+        return out[: len(rows)]
+
     def done(self, stop: int) -> None:  # noqa: B027
         """Rows before ``stop`` are not needed again."""
 

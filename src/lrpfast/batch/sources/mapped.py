@@ -47,13 +47,14 @@ class MappedSource(FileSource):
         if self._fortran:  # a page holds the same feature of as many samples
             self.step = max(1, mmap.PAGESIZE // dtype.itemsize)
         self._map: mmap.mmap | None = None
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
         if self._row and shape[0]:
-            with open(path, "rb") as file:
-                try:
-                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                except OSError as error:  # some network disks
-                    text = f"its disk does not let it be mapped to memory ({error.strerror}); copy it to another"
-                    raise OSError(error.errno, text, path) from None
+            try:
+                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:  # some network disks
+                self._file.close()
+                text = f"its disk does not let it be mapped to memory ({error.strerror}); copy it to another"
+                raise OSError(error.errno, text, path) from None
             order = "F" if fortran else "C"
             self._array = np.ndarray(shape, dtype, self._map, offset, order=order)
         else:
@@ -62,6 +63,20 @@ class MappedSource(FileSource):
     def _read(self, first: int, stop: int) -> np.ndarray:
         rows = self._array[first:stop]
         return rows if rows.flags.aligned else rows.copy()
+
+    def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
+        if self._fortran:
+            return super().read_into(first, stop, out)
+        out = out[: stop - first]
+        data = memoryview(out.reshape(-1).view(np.uint8))
+        offset = self._offset + first * self._row
+        with self.reading(first, stop):
+            while data:
+                got = os.preadv(self._file.fileno(), [data[: 1 << 30]], offset)
+                if not got:
+                    raise EOFError("the file ends there")
+                data, offset = data[got:], offset + got
+        return out
 
     def done(self, stop: int) -> None:
         # the kernel would take the pages back anyway when memory is short, but until then
@@ -83,6 +98,7 @@ class MappedSource(FileSource):
             self._map.madvise(getattr(mmap, what), begin, min(end, len(self._map)) - begin)
 
     def close(self) -> None:
+        self._file.close()
         self._array, self._map = np.empty((0, *self.shape[1:]), self.dtype), None  # unmapped with the last rows in use
 
 
