@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ..cf import Packing
 from ..labels import Coord, Labels, collect
 from ..optional import needed
 from .base import FileSource, state_of
@@ -40,8 +39,6 @@ class NetcdfSource(FileSource):
                 dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
             super().__init__(path, name, tuple(found.shape), dtype, state)
             self.labels = _labels(found)
-            self._packing = _floats(found)
-            found.set_auto_maskandscale(self._packing is None)
             chunks = found.chunking()
             self.step = chunks[0] if isinstance(chunks, list) else 1
         except BaseException:
@@ -50,8 +47,6 @@ class NetcdfSource(FileSource):
 
     def _read(self, first: int, stop: int) -> np.ndarray:
         rows = self._variable[first:stop]
-        if self._packing is not None:
-            return self._packing.apply(np.ma.getdata(rows))
         if self.dtype.kind == "f":
             rows = np.ma.asarray(rows).astype(self.dtype, copy=False)
             return np.ma.filled(rows, np.nan)
@@ -62,15 +57,6 @@ class NetcdfSource(FileSource):
     def close(self) -> None:
         if self._file.isopen():
             self._file.close()
-
-
-def _floats(variable: Any) -> Packing | None:
-    """What netCDF4's masking does to plain floats, at thrice its speed; None for any other variable."""
-    attrs = {key: variable.getncattr(key) for key in variable.ncattrs() if key in _PACKED}
-    if variable.dtype not in (np.float32, np.float64) or not set(attrs) <= {"_FillValue", "missing_value"}:
-        return None
-    usual = needed("netCDF4", variable.name).default_fillvals[variable.dtype.str[1:]]
-    return Packing(variable.dtype, {"_FillValue": usual, **attrs})
 
 
 def _find(file: Any, path: str, name: str | None) -> Any:
