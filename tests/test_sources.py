@@ -554,6 +554,10 @@ def test_a_mask_picks_features(tmp_path):
     with Masked(open_source(labelled(x)), mask) as source:
         assert (source.shape, source.labels.dims) == ((50, 4), ("time", "feature"))
         np.testing.assert_array_equal(rows_of(source, 12), X[:, mask])
+        out = np.empty((30, 4), np.float32)
+        for first in (0, 30):
+            rows = source.read_into(first, min(50, first + 30), out)
+            np.testing.assert_array_equal(rows, X[first : first + 30, mask])
         np.testing.assert_array_equal(source.labels.coords["lat"].values, [-1, -1, -1, 3])
         np.testing.assert_array_equal(source.labels.coords["lon"].values, [2, 3, 4, 0])
         np.testing.assert_array_equal(source.labels.coords["area"].values, [8, 9, 10, 18])

@@ -49,7 +49,9 @@ def is_netcdf(path: str) -> bool:
         with h5py.File(path, "r") as file:
             if "_NCProperties" in file.attrs or "_nc3_strict" in file.attrs:
                 return True
-            found = (hdf5.child(file, name) for name in file if file.id.links.get_info(name.encode()).type == 0)
+            links = file.id.links
+            own = [name for name in file if links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD]
+            found = (hdf5.child(file, name) for name in own)
             return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in found if node)
     except OSError as error:
         raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None

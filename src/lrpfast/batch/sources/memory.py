@@ -12,7 +12,6 @@ import numpy as np
 
 from ...engine.inputs import as_batch
 from ...errors import InputError, ShapeError
-from ..labels import Labels
 from .base import Source, row_bytes
 from .mapped import release
 
@@ -73,7 +72,6 @@ class IteratorSource(Source):
         self.name = type(batches).__name__
         self._batches: Iterator[Any] = iter(batches)
         self._count, self._row = 0, 0
-        self.labels: Labels | None = None
         try:
             first = next(self._batches)
         except StopIteration:
