@@ -41,9 +41,10 @@ def test_map(chunks, scheduler):
     assert (lazy[2_000:2_003].compute(scheduler=scheduler) == RELEVANCE[2_000:2_003]).all()
 
 
-@pytest.mark.parametrize(
-    "target", [2, (0, 1), "all", LABELS, da.from_array(LABELS, 500), np.stack([LABELS, 2 - LABELS], 1)], ids=lambda t: type(t).__name__
-)  # fmt: skip
+TARGETS = [2, (0, 1), "all", LABELS, da.from_array(LABELS, 500), np.stack([LABELS, 2 - LABELS], 1)]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
 def test_targets(target):
     lazy = ANALYZER.map(da.from_array(X, (700, 40)), target)
     expected = ANALYZER.analyze(X, np.asarray(target) if hasattr(target, "shape") else target)

@@ -136,9 +136,8 @@ def test_normalize(how, x, tmp_path):
     model = lrpfast.from_layers([lrpfast.layers.Dense(np.float32(RNG.normal(size=(FEATURES, 2))))])
     analyzer = lrpfast.Analyzer(model, "epsilon")
     relevance = analyzer.analyze(silent).astype(np.float64)
-    scale = {
-        "maxabs": np.abs(relevance).max(1), "sum": relevance.sum(1), "max": relevance.max(1), "l1": np.abs(relevance).sum(1)
-    }[how]  # fmt: skip
+    size = np.abs(relevance)
+    scale = {"maxabs": size.max(1), "sum": relevance.sum(1), "max": relevance.max(1), "l1": size.sum(1)}[how]
     scale[5] = 1
     done = analyzer.stream(x, tmp_path / "r.npy", normalize=how, batch_size=250)
     assert done.left == 1
@@ -378,7 +377,7 @@ def test_an_output_that_cannot_be_begun(x, tmp_path):
 
 
 def test_a_disk_that_is_really_full(x, tmp_path):
-    """On a small file system of its own, where this machine lets us make one: full on the way, with little room left."""
+    """On a small file system of its own, where this machine lets us make one: full on the way."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True)

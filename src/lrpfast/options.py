@@ -215,8 +215,6 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
     plot.check_path(options.plot)
     if options.output is None:
         raise InputError("--plot draws the relevances that -o OUT keeps: give both")
-    if os.path.realpath(options.plot) == os.path.realpath(options.output):
-        raise InputError(f"{options.plot}: the relevances and their picture need two files")
     if "mask" in given:
         given["mask"] = open_mask(given["mask"])
     limit, beneath = given.pop("limit", plot.LIMIT), given.pop("input", False)
@@ -245,7 +243,8 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
         raise InputError("--plot needs inputs that can be read again")
     wanted = analyzer.model.input_shape
     if isinstance(wanted, tuple) and None not in wanted and options.mask is None:
-        as_batch(np.empty((0, *inputs.shape[1:]), inputs.dtype), wanted)  # what is wrong with the inputs comes first
+        # what is wrong with the inputs comes first
+        as_batch(np.broadcast_to(np.zeros((), inputs.dtype), inputs.shape), wanted)
     axes: tuple[int, ...] = ()
     if options.target.endswith(".npy"):
         chosen = open_array(options.target)

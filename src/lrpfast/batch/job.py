@@ -72,7 +72,7 @@ class Job:
             raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {normalize!r}")
         none = np.empty((0, *shape[1:]), dtype)
         analyzer = analyzer.fixed(none)
-        as_batch(none, analyzer.input_shape)
+        as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), analyzer.input_shape)
         self.analyzer, self.normalize = analyzer, normalize
         self.samples = shape[0]
         self._target, self._per_sample = target, _is_per_sample(target)

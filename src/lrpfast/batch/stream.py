@@ -189,8 +189,8 @@ class Run:
             raise InputError(f"{paths[0]}: the relevances and their statistics need two files")
         self._paths = paths
         self._resume, self._overwrite, self._shared = resume, overwrite, shared
-        resumable = data.fingerprint is not None and (sink is None or sink.resumable)
-        self._journal = Journal(paths[0], self._settings()) if paths and resumable else None
+        resumable = bool(paths) and (sink is None or sink.resumable) and data.fingerprint is not None
+        self._journal = Journal(paths[0], self._settings()) if resumable else None
         self._noted = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:

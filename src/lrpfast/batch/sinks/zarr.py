@@ -138,7 +138,7 @@ class ZarrSink(Sink):
 
     def _remove_rest(self) -> None:
         # what a run that was killed wrote beyond the end, or half
-        last = -(-self._end // self._rows)
+        last = -(-(self._end if self._shape[0] is None else self._shape[0]) // self._rows)
         for name in os.listdir(self._inside):
             chunk = name.split(".")[0]
             if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
