@@ -78,12 +78,13 @@ MAY_IMPORT = {
     "errors": set(),
     "output": {"errors"},
     "table": set(),
+    "version": set(),
     "model": {"errors", "output", "table"},
     "readers": {"errors", "model"},
     "rules": {"errors", "model"},
     "kernels": {"errors"},
     "engine": {"errors", "table", "model", "rules", "kernels"},
-    "batch": {"errors", "output", "model", "readers", "rules", "engine"},
+    "batch": {"errors", "output", "model", "readers", "rules", "engine", "version"},
     "plot": {"errors", "output"},
     "layers": {"model"},
     "composites": {"rules"},
@@ -94,7 +95,7 @@ MAY_IMPORT = {
         *("demo", "options", "plot"),
     },
     "__main__": {"cli"},
-    "": {"errors", "model", "readers", "rules", "engine", "layers", "composites", "plot"},
+    "": {"version", "errors", "model", "readers", "rules", "engine", "layers", "composites", "plot"},
 }
 #: the imports against the direction: what a method of the public class runs when it is called
 AGAINST = {

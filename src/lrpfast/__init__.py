@@ -37,8 +37,7 @@ from .errors import (
 )
 from .model.graph import Graph, Model, from_layers, model_wo_softmax
 from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
-
-__version__ = "0.1.0"
+from .version import __version__
 
 #: What is made of whole data sets; its folder is read when first asked for.
 _LATER = {"Statistics": "batch", "Streamed": "batch", "data_bounds": "batch"}

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_start
 from ..engine.record import record, target_text
 from ..errors import InputError, SampleError, ShapeError
 from ..model.layers import Flatten, Input, Reshape
 from ..rules.rule import ZBox
+from ..version import __version__
 from .bounds import outside
 from .chunks import rows_of
 from .groups import Groups
