@@ -15,7 +15,7 @@ from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
 from ..model.graph import Graph, Model
-from ..model.layers import Dense, Embedding, Layer
+from ..model.layers import SOFTMAXES, Dense, Embedding, Layer
 from ..rules import composites, roles
 from ..rules import rule as rule_module
 from ..rules.composites import Assignment, Composite
@@ -128,7 +128,7 @@ class Analyzer:
     """
 
     #: final activations that are left out: relevance starts at their input
-    stripped: Sequence[str] = ("softmax", "sigmoid")
+    stripped: Sequence[str] = (*SOFTMAXES, "sigmoid")
     #: whether relevance starts at max(output, 0)
     _rectify = False
 
