@@ -199,7 +199,11 @@ ROUTES = [
         [(5, 6, 2)],
         Layer("MaxPool", {"size": (2, 3), "strides": (2, 1), "padding": ((2, 1), (0, 2)), "dilation": (3, 2)}),
     ),
-    ("max 3d, dilation", [(4, 3, 5, 1)], Layer("MaxPool", {"size": 2 * (2,) + (3,), "strides": 1, "dilation": (2, 1, 2)})),
+    (
+        "max 3d, dilation",
+        [(4, 3, 5, 1)],
+        Layer("MaxPool", {"size": 2 * (2,) + (3,), "strides": 1, "dilation": (2, 1, 2)}),
+    ),
     ("max 3d", [(3, 4, 2, 2)], Layer("MaxPool", {"size": (2, 2, 2), "strides": 1, "padding": "same"})),
     ("global max 1d", [(5, 3)], Layer("GlobalMaxPool")),
     ("global max 2d", [(3, 4, 2)], Layer("GlobalMaxPool", {"keepdims": True})),
