@@ -233,6 +233,7 @@ ACTIVATIONS = [
     ("celu", 3, "celu", {"alpha": 1.0}),
     ("hard_silu", 3, "hard_silu", {}),
     ("hard_swish", 3, "hard_silu", {}),
+    ("sparse_sigmoid", 3, "hard_sigmoid", {"slope": 0.5}),
     ("hard_tanh", 3, "clip", {"low": -1.0, "high": 1.0}),
     ("hard_shrink", 3, "shrink", {"threshold": 0.5, "shift": 0.0}),
     ("soft_shrink", 3, "shrink", {"threshold": 0.5, "shift": 0.5}),

@@ -41,8 +41,8 @@ class Explanation:
     relevance : array, shaped like the input
         A list of them for a model with several inputs.
     output : array, shape (samples, *output_shape)
-        The model's output before a final softmax or sigmoid, less ``y_ref``. A list of
-        them for a model with several outputs.
+        The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
+        A list of them for a model with several outputs.
     target : array or None
         The output explained for each sample (for several targets, their array; for
         a pair, both), within the output that the target names; None when the start was an
@@ -101,8 +101,8 @@ class Analyzer:
         for the difference of two outputs, the starting relevance itself (floats
         shaped like the output), or a callable that makes it of the output. Outputs
         of several axes are indexed flat. The starting relevance is the target's
-        value before a final softmax or sigmoid. Of a model with several outputs, a
-        mapping {output: target} names one by name or index.
+        value before a final softmax, its logarithm or a sigmoid. Of a model with several
+        outputs, a mapping {output: target} names one by name or index.
     start : str, int or (layer, neuron), optional
         A hidden layer to explain instead of the output.
     y_ref : float or array, optional

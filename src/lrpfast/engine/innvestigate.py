@@ -99,7 +99,7 @@ def create_analyzer(
     name : str
         One of iNNvestigate 2.1.2's LRP and deep-Taylor names, or "lrp.z_IB".
     model : Model
-        A final softmax is left out, as ``model_wo_softmax`` does.
+        A final softmax, or its logarithm, is left out, as ``model_wo_softmax`` does.
     neuron_selection_mode : {"max_activation", "index", "all"}
     input_layer_rule : str, (low, high) or Rule, optional
         For the first layer with weights; (low, high) is ``Bounded`` in that range.

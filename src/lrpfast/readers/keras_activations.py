@@ -55,6 +55,7 @@ _ALIASES: dict[str, tuple[str, dict[str, float]]] = {
     "hard_tanh": ("clip", {"low": -1.0, "high": 1.0}),
     "hard_shrink": ("shrink", {}),
     "soft_shrink": ("shrink", {"shift": 0.5}),
+    "sparse_sigmoid": ("hard_sigmoid", {"slope": 0.5}),
 }
 #: Keras's names and ours: what is not among them has no name in Keras.
 _NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink"}
@@ -78,7 +79,7 @@ def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Acti
             f"These work: {', '.join(sorted(_NAMES))}, and {', '.join(ACTIVATIONS)} or PReLU as layers",
         )
     function, parameters = _ALIASES.get(value, (value, {}))
-    if function == "hard_sigmoid":
+    if value == "hard_sigmoid":
         parameters = {"slope": 1 / 6 if layer.keras >= 3 else 0.2}
     return Activation(function, parameters, name=name)
 
