@@ -342,6 +342,8 @@ def test_graphs():
     y = graph.add(L.Dense(np.eye(3)), x)
     says(lrpfast.ShapeError, lambda: graph.model(y), "unused", "nothing uses")
     says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Subtract()], input_shape=(3,)), "Subtract", "2")
+    gaps = L.MaxPool(2, 1, ((2, 2),), 3)
+    says(lrpfast.ShapeError, lambda: lrpfast.from_layers([gaps], (1, 1)), "MaxPool", "axis 0", "nothing but padding")
     says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Conv(np.ones((3, 2, 4)))], input_shape=(9, 3)), "Conv", "2")
     says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Conv(np.ones((3, 3, 4)))], input_shape=(2, 3)), "window")
 

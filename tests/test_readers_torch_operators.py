@@ -178,6 +178,7 @@ FUNCTIONS = {
     "clamp": lambda x: x.clamp(-0.5, 0.7),
     "clamp min": lambda x: x.clamp(min=0.2),
     "clamp max": lambda x: x.clamp(max=0.2),
+    "clamp without end": lambda x: x.clamp(0.0, float("inf")) + x.clamp(float("-inf"), 0.3),
     "exp": lambda x: x.exp(),
     "broadcast": lambda x: x * x.mean((2, 3), keepdim=True) + x[:, :1],
     "stretched by a constant": lambda x: x.mean(1, keepdim=True) + COLUMN,

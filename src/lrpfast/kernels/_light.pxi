@@ -7,13 +7,13 @@ cdef inline double rectify(double x, const double* p) noexcept nogil:
     return p[0] if t > p[0] else t
 
 
+cdef inline double leak(double x, double slope) noexcept nogil:
+    return x if x > 0 else slope * x
+
+
 cdef double evaluate(int function, double x, const double* p) noexcept nogil:
-    """An elementwise activation function of one value; p holds its parameters."""
+    """An elementwise activation function of one value, of those that `activate` has no loop for; p: its parameters."""
     cdef double t
-    if function == 0:
-        return rectify(x, p)
-    if function == 1 or function == 2:                  # leaky_relu, prelu
-        return x if x > 0 else p[0] * x
     if function == 3:                                   # elu
         return x if x > 0 else p[0] * expm1(x)
     if function == 4:                                   # selu (Klambauer et al. 2017)
@@ -40,8 +40,6 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
         return exp(x)
     if function == 13:                                  # mish
         return x * tanh(evaluate(10, x, p))
-    if function == 14:                                  # clip: low, high
-        return p[0] if x < p[0] else p[1] if x > p[1] else x
     if function == 15:                                  # celu
         return x if x > 0 else p[0] * expm1(x / p[0])
     if function == 16:                                  # shrink: threshold, shift
@@ -57,11 +55,9 @@ cdef inline double rectify_slope(double x, const double* p) noexcept nogil:
 
 
 cdef double slope_of(int function, double x, const double* p) noexcept nogil:
-    """The derivative of `evaluate`, from the left at a kink."""
+    """An activation function's derivative, from the left at a kink; `slope` has a loop for ReLU."""
     cdef double t, u
-    if function == 0:
-        return rectify_slope(x, p)
-    if function == 1 or function == 2:
+    if function == 1 or function == 2:                  # leaky_relu, prelu
         return 1 if x > 0 else p[0]
     if function == 3:
         return 1 if x > 0 else p[0] * exp(x)
@@ -94,7 +90,7 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
         t = evaluate(10, x, p)
         u = 1 / cosh(t)
         return tanh(t) + x * (u * u) * evaluate(8, x, p)
-    if function == 14:
+    if function == 14:                                  # clip: low, high
         return 1 if x > p[0] and x <= p[1] else 0
     if function == 15:
         return 1 if x > 0 else exp(x / p[0])
@@ -121,6 +117,16 @@ cdef void softmax(const real* x, long n, int logarithm, real* out) noexcept nogi
         out[j] = <real>(exp(x[j] - top) / total)
 
 
+cdef void limit(const real* x, long n, real low, real high, real* out) noexcept nogil:
+    """min(max(x, low), high), without branches that the processor would have to guess."""
+    cdef long j
+    cdef real v
+    for j in range(n):
+        v = x[j]
+        v = low if v < low else v
+        out[j] = high if v > high else v
+
+
 cdef int activate(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
     cdef long size = code.size[op.reads[0]], n = samples * size, j
     cdef const real* x = <const real*>base[op.reads[0]]
@@ -132,13 +138,20 @@ cdef int activate(const Code* code, const Operation* op, char** base, long sampl
             softmax(x + j, op.columns, op.function == 20, out + j)
     elif op.function == 2:
         for j in range(n):
-            slope = slopes[j % size]
-            out[j] = <real>evaluate(2, x[j], &slope)
+            out[j] = <real>leak(x[j], slopes[j % size])
     elif op.function == 0 and isinf(op.p[0]) and op.p[1] == 0 and op.p[2] == 0:
         k_relu(code, n, x, out)
+    elif op.function == 0 and op.p[0] >= 0 and op.p[1] == 0 and op.p[2] == 0:
+        limit(x, n, <real>0, <real>op.p[0], out)
     elif op.function == 0:
         for j in range(n):
             out[j] = <real>rectify(x[j], op.p)
+    elif op.function == 1:
+        slope = op.p[0]
+        for j in range(n):
+            out[j] = <real>leak(x[j], slope)
+    elif op.function == 14:
+        limit(x, n, <real>op.p[0], <real>op.p[1], out)
     else:
         for j in range(n):
             out[j] = <real>evaluate(op.function, x[j], op.p)

@@ -25,11 +25,12 @@ MAX_NODES = 100_000
 
 def clip(low: float | None, high: float | None) -> Layer:
     """The layer of min(max(x, low), high): a ReLU where that is one, since more is known of ReLUs."""
-    if low is None and high is None:
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if (low, high) == (-math.inf, math.inf):
         return L.Identity("no limits")
     if low == 0:
-        return L.Activation("relu", {"max_value": high})
-    return L.Activation("clip", {k: v for k, v in (("low", low), ("high", high)) if v is not None})
+        return L.Activation("relu", {"max_value": None if high == math.inf else high})
+    return L.Activation("clip", {"low": low, "high": high})
 
 
 def rounded_up(n: int, pads: tuple[int, int], reach: int, stride: int) -> int:

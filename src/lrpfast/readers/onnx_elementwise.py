@@ -58,9 +58,9 @@ def _clip(use: Use) -> Value:
     ends = []
     for i, name in ((1, "min"), (2, "max")):
         end = use.maybe(i, name) if use.has(i) else use.attr(name)
-        end = None if end is None else float(np.asarray(end).ravel()[0])
-        ends.append(end if end is not None and abs(end) < 1e30 else None)  # opset 7 writes float32's largest
-    low, high = ends
+        ends.append(None if end is None else float(np.asarray(end).ravel()[0]))
+    low, high = ends  # up to opset 10 float32's largest stands for none
+    low, high = None if low is not None and low <= -3e38 else low, None if high is not None and high >= 3e38 else high
     return _clipped(use, use.value(), low, high)
 
 

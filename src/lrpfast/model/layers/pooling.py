@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...errors import InputError, ShapeError
 from .base import Layer, Shape
 from .window import as_padding, channels_last, extent, pads, per_axis, slid
@@ -50,8 +48,9 @@ class _Pool(Layer):
             if n is not None and count is not None:
                 k, s, d = self.size[axis], self.strides[axis], self.dilation[axis]
                 before, _ = pads(self.padding, axis, n, k, s, d)
-                taps = np.arange(count)[:, None] * s + np.arange(k) * d - before
-                if not ((taps >= 0) & (taps < n)).any(1).all():
+                last = (count - 1) * s - before
+                # of a window that begins on the padding before, start % d is the first tap beyond that padding
+                if last >= n or (d > n and any(p % d >= n for p in range(-before, min(last + 1, 0), s))):
                     raise ShapeError(f"{self}: a window of axis {axis} of {shape} holds nothing but padding")
         return (*sizes, channels)
 
