@@ -23,6 +23,24 @@ from ..model.layers import Layer, Shape
 MAX_NODES = 100_000
 
 
+def clip(low: float | None, high: float | None) -> Layer:
+    """The layer of min(max(x, low), high): a ReLU where that is one, since more is known of ReLUs."""
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if (low, high) == (-math.inf, math.inf):
+        return L.Identity("no limits")
+    if low == 0:
+        return L.Activation("relu", {"max_value": None if high == math.inf else high})
+    return L.Activation("clip", {"low": low, "high": high})
+
+
+def rounded_up(n: int, pads: tuple[int, int], reach: int, stride: int) -> int:
+    """What ceil_mode adds after an axis of n values; no window begins beyond them and the padding before."""
+    room = n + sum(pads) - reach
+    windows = -(-room // stride) + 1
+    windows -= (windows - 1) * stride >= n + pads[0]
+    return max((windows - 1) * stride - room, 0)
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A value in the model.
