@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,19 @@ def job(name: str, small: bool, folder: Path) -> tuple[lrpfast.Model, lrpfast.co
     return lrpfast_networks.build(network), rule, path, samples
 
 
+def ways_of(
+    model: lrpfast.Model, rule: lrpfast.composites.Composite, path: Path, clients: dict[int, Any]
+) -> dict[str, Callable[[Path], lrpfast.Streamed]]:
+    """The same job in four ways, each into a file of the given name."""
+    one, two = (lrpfast.Analyzer(model, rule, threads=n) for n in (1, 2))
+    return {
+        "one process, 1 thread": lambda out: one.stream(path, out, statistics=True),
+        "one process, 2 threads": lambda out: two.stream(path, out, statistics=True),
+        "1 worker": lambda out: one.stream(path, out, statistics=True, cluster=clients[1]),
+        "2 workers": lambda out: one.stream(path, out, statistics=True, cluster=clients[2]),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
@@ -46,24 +60,19 @@ def main() -> None:
         folder = Path(name)
         for key in ("wide", "cnn"):
             model, rule, path, samples = job(key, options.small, folder)
-            analyzers = {n: lrpfast.Analyzer(model, rule, threads=n) for n in (1, 2)}
             whole: bytes | None = None
             found: dict[str, list[float]] = {}
             clusters = {n: LocalCluster(n, threads_per_worker=1, dashboard_address=":0") for n in (1, 2)}
             clients = {n: Client(cluster) for n, cluster in clusters.items()}
-            ways: dict[str, Callable[[Path], object]] = {
-                "one process, 1 thread": lambda out: analyzers[1].stream(path, out, statistics=True),
-                "one process, 2 threads": lambda out: analyzers[2].stream(path, out, statistics=True),
-                "1 worker": lambda out: analyzers[1].stream(path, out, statistics=True, cluster=clients[1]),
-                "2 workers": lambda out: analyzers[1].stream(path, out, statistics=True, cluster=clients[2]),
-            }
+            ways = ways_of(model, rule, path, clients)
             for run in range(options.runs + 1):
                 for way, do in ways.items():
                     out = folder / "r.npy"
                     begin = time.perf_counter()
                     made = do(out)
                     seconds = time.perf_counter() - begin
-                    mean = made.statistics.mean.tobytes()  # type: ignore[attr-defined]
+                    assert made.statistics is not None
+                    mean = made.statistics.mean.tobytes()
                     if whole not in (None, mean):
                         raise RuntimeError(f"{key}: {way} gives other statistics")
                     whole = mean

@@ -110,8 +110,8 @@ def stream(
         if cluster is not None:
             rows = rows_of_a_chunk(rows)
         run = Run(job, data, out, made, rows, resume, overwrite, grid, cluster is not None)
-        stack.enter_context(run.held())
         client = None if cluster is None else stack.enter_context(connected(cluster))
+        stack.enter_context(run.held())
         tell = stack.enter_context(_progress(progress, job.samples, run.count))
         run.all(tell, client)
     seconds = time.perf_counter() - begin
