@@ -410,6 +410,10 @@ def test_pad():
     one("Pad", (3, 5, 4), i64(0, 0, -1, 2, 0, 0, 2, -1), by=runtime)
     one("Pad", (3, 5, 4), i64(0, 0, 1, 2, 0, 0, 2, 0), mode="reflect")
     one("Pad", (3, 5, 4), i64(1, 1), np.array(0.0), i64(3), opset=18)
+    one("Pad", (3, 5, 4), i64(0, 0, 1, 2, 0, 0, 2, 0), np.array(-1.5))
+    one("Pad", (3, 5, 4), i64(0, 1, 0, -1, 0, 0, 2, 0), np.array(2.0), by=runtime)
+    one("Pad", (3, 5, 4), i64(0, 1, 1, 2, 0, 0, 2, 0), mode="edge")
+    one("Pad", (3, 5, 4), i64(0, 0, 1, 2, 0, 0, 7, 0), mode="wrap", opset=19)
     one("Pad", (5,), i64(0, 1, 0, 2))
 
 
@@ -430,6 +434,29 @@ def test_resize(attributes, scales):
     one("Resize", (3, 4, 6), None, np.array([1, 1, *scales], np.float32), **attributes)
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"mode": "linear"},
+        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        {"mode": "linear", "coordinate_transformation_mode": "asymmetric"},
+        {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"},
+        {"mode": "linear", "antialias": 1},
+        {"mode": "cubic"},
+        {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
+        {"mode": "cubic", "coordinate_transformation_mode": "align_corners"},
+        {"mode": "cubic", "antialias": 1},
+    ],
+)
+def test_interpolation(attributes):
+    """The evaluator keeps scales in float32; PyTorch's modules hold the same formulas to float64's rounding."""
+    attributes = {**attributes, "tolerance": 1e-5}
+    for sizes in ((5, 4), (9, 3), (1, 6), (2, 13)):
+        one("Resize", (3, 4, 6), None, None, i64(*sizes), axes=[2, 3], **attributes)
+    one("Resize", (2, 3, 4, 3, 5), None, None, i64(3, 7, 6, 2), axes=[2, 3, 4, 5], **attributes)
+    one("Resize", (4, 6), None, None, i64(5, 3), axes=[1, 2], **attributes)  # no axis is the channels'
+
+
 def test_resize_by_sizes_and_upsample():
     nodes = [
         ("Shape", ["x"], ["s"], {"start": 0, "end": 2}),
@@ -438,6 +465,12 @@ def test_resize_by_sizes_and_upsample():
     ]
     check(nodes, (3, 4, 6), {"t": i64(8, 12)})
     one("Upsample", (3, 4, 6), np.array([1, 1, 2, 2], np.float32), opset=9, mode="nearest")
+    scales = np.array([1, 1, 1.3, 0.6], np.float32)
+    one("Upsample", (3, 4, 6), np.array([1, 1, 1.3, 2], np.float32), opset=9, mode="linear", by=runtime)
+    one("Resize", (3, 4, 6), None, scales, mode="linear", by=runtime)
+    one("Resize", (3, 4, 6), None, scales, coordinate_transformation_mode="half_pixel_symmetric", by=runtime)
+    one("Resize", (3, 4, 6), None, None, i64(7, 7), axes=[2, 3], keep_aspect_ratio_policy="not_larger")
+    one("Resize", (3, 4, 6), None, None, i64(7, 7), axes=[2, 3], keep_aspect_ratio_policy="not_smaller")
 
 
 @pytest.mark.parametrize("target", ((0, -1), (-1, 60), (0, 15, 4), (0, 4, 15), (0, 3, 1, 5, 4), (0, 20, 3), (0, 3, 20)))

@@ -69,6 +69,25 @@ MODULES = {
     "Upsample to a size": (lambda: nn.Upsample(size=(16, 24)), IMAGE),
     "Upsample bilinear": (lambda: nn.Upsample(scale_factor=(2, 3), mode="bilinear"), IMAGE),
     "Upsample linear": (lambda: nn.Upsample(scale_factor=3, mode="linear"), (4, 5)),
+    "Upsample trilinear": (lambda: nn.Upsample(scale_factor=(1.5, 2, 0.6), mode="trilinear"), (2, 3, 4, 5)),
+    "Upsample bicubic": (lambda: nn.Upsample(scale_factor=1.7, mode="bicubic"), IMAGE),
+    "Upsample bicubic, corners": (lambda: nn.Upsample(size=(5, 19), mode="bicubic", align_corners=True), IMAGE),
+    "Upsample linear, corners": (lambda: nn.Upsample(scale_factor=1.4, mode="linear", align_corners=True), (4, 7)),
+    "Upsample linear to one": (lambda: nn.Upsample(size=1, mode="linear"), (4, 7)),
+    "Upsample recomputed": (
+        lambda: nn.Upsample(scale_factor=1.3, mode="bilinear", recompute_scale_factor=True),
+        IMAGE,
+    ),
+    "Upsample nearest by parts": (lambda: nn.Upsample(scale_factor=0.6), IMAGE),
+    "Upsample nearest-exact": (lambda: nn.Upsample(size=(5, 19), mode="nearest-exact"), IMAGE),
+    "bilinear, smoothed": (
+        lambda: Function(lambda x: F.interpolate(x, (3, 11), mode="bilinear", antialias=True)),
+        IMAGE,
+    ),
+    "bicubic, smoothed": (
+        lambda: Function(lambda x: F.interpolate(x, (3, 11), mode="bicubic", antialias=True)),
+        IMAGE,
+    ),
     "weight_norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 3, 3)), IMAGE),
     "spectral_norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3)), (8,)),
 }

@@ -13,6 +13,7 @@ from ..model import layers as L
 from .channels_first import Value
 from .onnx_fold import DTYPES, Known
 from .onnx_use import Use
+from .places import pad
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 
@@ -294,28 +295,16 @@ def _concat(use: Use) -> Value:
             pending.append(part)
             continue
         before = sum(a.shape[axis] for a in pending)
-        tensors.append(_padded(use, part, axis, before, 0))
+        tensors.append(pad(b, part, {axis: (before, 0)}, "constant"))
         pending = []
     if pending:
-        tensors[-1] = _padded(use, tensors[-1], axis, 0, sum(a.shape[axis] for a in pending))
+        tensors[-1] = pad(b, tensors[-1], {axis: (0, sum(a.shape[axis] for a in pending))}, "constant")
     made = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
     shape = [*made.shape]
     zeros = [
         p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
     ]
     return b.affine(made, _ONE, np.concatenate(zeros, axis))
-
-
-def _padded(use: Use, value: Value, axis: int, before: int, after: int) -> Value:
-    if not before and not after:
-        return value
-
-    def layer(rank: int, place: int) -> L.Layer:
-        return L.ZeroPad([(before, after) if i == place else (0, 0) for i in range(rank)])
-
-    if None in value.shape:
-        raise use.unsupported("joins a constant to an input whose size the file leaves open", "Fix the size")
-    return use.builder.along(value, axis, layer, part="room")
 
 
 def _negative(use: Use) -> Value:

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..model import layers as L
 from .channels_first import Flat, Tensor
+from .places import fixed
 from .torch_graph import Call, Stack
-from .torch_moves import fixed, stretched
+from .torch_moves import stretched
 
 Converter = Callable[[Call], Any]
 
