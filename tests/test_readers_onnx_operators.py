@@ -251,6 +251,9 @@ def test_limits():
     one("Max", (4,), np.array(0.0))
     one("Max", (4,), np.array(0.3))
     one("Min", (4,), np.array(0.3))
+    for op in ("Max", "Min"):
+        one(op, (3, 5, 4), w(3, 1, 1))
+        one(op, (3, 5, 4), w(1, 3, 5, 4), w(4))
 
 
 def test_softmax():
@@ -352,12 +355,31 @@ def test_normalizations():
     one("InstanceNormalization", (3, 5, 4), w(3), w(3), tolerance=1e-6)
     one("LRN", (6, 5, 4), size=3, alpha=0.1, beta=0.6, bias=1.5, by=runtime)
     one("LRN", (6, 5, 4), size=5, by=runtime)
+    for size in (2, 4):  # the evaluator is wrong, and ONNX Runtime refuses it: the standard's formula
+
+        def formula(proto, x, size=size):
+            before, after = (size - 1) // 2, size // 2
+            squares = [(x[:, max(0, c - before) : c + after + 1] ** 2).sum(1) for c in range(x.shape[1])]
+            return [x / (1.5 + 0.7 / size * np.stack(squares, 1)) ** 0.6]
+
+        one("LRN", (6, 5, 4), size=size, alpha=0.7, beta=0.6, bias=1.5, by=formula)
 
 
 @pytest.mark.parametrize("op", ("Add", "Sub", "Mul", "Sum", "Mean", "Max", "Min"))
 @pytest.mark.parametrize("shape", ((4,), (3, 5, 4)))
 def test_two_tensors(op, shape):
     check([("Tanh", ["x"], ["t"], {}), (op, ["x", "t"], ["y"], {})], shape)
+
+
+def test_one_number_for_each_sample():
+    one("Gather", (7,), np.array(2, np.int64), axis=1)
+    one("MatMul", (5,), w(5))
+    one("ReduceMean", (5, 4), i64(1, 2), keepdims=0, opset=18)
+    one("Squeeze", (1,), i64(1))
+    nodes = [("ReduceMax", ["x", "a"], ["m"], {"keepdims": 0}), ("Tanh", ["m"], ["t"], {})]
+    check(
+        [*nodes, ("Unsqueeze", ["t", "i"], ["u"], {}), ("Mul", ["x", "u"], ["y"], {})], (4,), {"a": i64(1), "i": i64(1)}
+    )
 
 
 @pytest.mark.parametrize("op", ("Add", "Sub", "Mul", "Div"))

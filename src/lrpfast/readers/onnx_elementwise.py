@@ -13,7 +13,7 @@ from ..model import layers as L
 from .channels_first import Value
 from .onnx_fold import DTYPES, Known
 from .onnx_use import Use
-from .places import pad
+from .places import constant, fixed, pad, take
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 
@@ -206,11 +206,13 @@ def _instance_norm(use: Use) -> Value:
 
 
 def _local_response(use: Use) -> Value:
-    size = use.attr("size")
-    if not size or size % 2 == 0:
-        raise use.unsupported(f"sums over {size} channels; lrpfast reads odd numbers, whose windows are symmetric")
+    size, b, x = use.attr("size", 0), use.builder, use.value()
     layer = L.LocalResponseNorm(size, use.attr("alpha", 1e-4), use.attr("beta", 0.75), use.attr("bias", 1.0))
-    return use.builder.each(layer, use.builder.last(use.value(), 0))
+    if size % 2:
+        return b.each(layer, b.last(x, 0))
+    # an even window reaches further to one side: ONNX's after the channel, ours before it
+    turned = range(fixed(x, 0))[::-1]
+    return take(b, b.each(layer, b.last(take(b, x, 0, turned), 0)), 0, turned)
 
 
 # -- several tensors ----------------------------------------------------------------
@@ -262,10 +264,13 @@ def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
         for i, arg in enumerate(use.args):
             if isinstance(arg, Known):
                 end = use.const(i, "limit")
-                if end.size != 1:
-                    raise use.unsupported(f"limits by a constant of shape {end.shape}; lrpfast reads one number")
-                number = float(end.ravel()[0])
-                made = _clipped(use, made, *((number, None) if lower else (None, number)))
+                if end.size == 1:
+                    number = float(end.ravel()[0])
+                    made = _clipped(use, made, *((number, None) if lower else (None, number)))
+                else:
+                    made = use.builder.merge(
+                        layer(), [made, constant(use.builder, made, use.sample(end, len(made.shape)))]
+                    )
         return made
 
     return build

@@ -100,8 +100,6 @@ def _unsqueeze(use: Use) -> Value:
 
 
 def _reshape_to(use: Use, shape: tuple) -> Value:
-    if not shape:
-        raise use.unsupported("leaves nothing but the batch axis", "Keep one axis")
     x = use.value()
     if None not in x.shape or shape == x.shape:
         return use.builder.reshape(x, shape)
@@ -177,8 +175,6 @@ def _gather(use: Use) -> Value:
     if indices.ndim:
         return made
     shape = tuple(m for i, m in enumerate(made.shape) if i != axis)
-    if not shape:
-        raise use.unsupported("leaves nothing but the batch axis", "Keep one axis")
     return use.builder.reshape(made, shape)  # type: ignore[arg-type]
 
 

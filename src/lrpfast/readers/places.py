@@ -25,6 +25,11 @@ def fixed(value: Value, axis: int) -> int:
     return n
 
 
+def constant(builder: Builder, value: Value, array: np.ndarray) -> Value:
+    """An array, the same for every sample, stretched to a tensor's shape: the tensor times 0, and the array."""
+    return builder.affine(value, np.array(0.0), array)
+
+
 def _spatially(
     builder: Builder, value: Value, wanted: Mapping[int, Any], none: Any, layer: Callable[[Sequence[Any]], L.Layer]
 ) -> Value:

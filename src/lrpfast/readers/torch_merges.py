@@ -10,7 +10,7 @@ import numpy as np
 
 from ..model import layers as L
 from .channels_first import Flat, Tensor
-from .places import fixed
+from .places import constant, fixed
 from .torch_graph import Call, Stack
 from .torch_moves import stretched
 
@@ -122,9 +122,12 @@ def _square(call: Call) -> Any:
 
 def _extreme(kind: Any) -> Converter:
     def convert(call: Call) -> Any:
-        a, b = _pair(call)
-        if not (_is_value(a) and _is_value(b)):
-            raise call.unsupported("compares with a constant", "These work: clamp")
+        a, b = (v if _is_value(v) else None for v in _pair(call))
+        x = a if b is None else b
+        a, b = (
+            constant(call.builder, x, _fitted(call, v, len(x.shape))) if made is None else made
+            for v, made in zip(_pair(call), (a, b), strict=True)
+        )
         return _merged(call, kind, a, b)
 
     return convert
