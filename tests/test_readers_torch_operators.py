@@ -338,6 +338,7 @@ def test_attention_is_refused():
         (lambda x: x.reshape(x.shape[0] * 2, 2), "batch"),
         (lambda x: x.sum(), "batch"),
         (lambda x: x / x.exp(), "divides"),
+        (lambda x: F.softplus(x, threshold=1), "threshold"),
         (lambda x: (2 * x).long().float(), "rounds"),
         (lambda x: x.repeat(1, 200_000), "pieces"),
         (lambda x: F.log_softmax(x, 1), "softmax"),
