@@ -224,7 +224,6 @@ def test_an_attribute_that_is_not_understood():
         ([node("Transpose", ["x"], perm=[1, 0])], {}, "batch"),
         ([node("Concat", ["x", "x"], axis=0)], {}, "batch"),
         ([node("Reshape", ["x", "s"])], {"s": np.array([4, -1])}, "batch"),
-        ([node("LogSoftmax", ["x"])], {}, "softmax"),
         ([node("Softmax", ["x"], axis=0)], {}, "batch"),
         ([node("Div", ["x", "x"])], {}, "divides"),
         ([node("Cast", ["x"], to=TensorProto.INT64)], {}, "int64"),

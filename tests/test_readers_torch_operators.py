@@ -32,6 +32,7 @@ MODULES = {
         for name in (
             *("ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Tanh", "Sigmoid", "Hardsigmoid"),
             *("Hardswish", "Hardtanh", "Softplus", "Softsign", "Mish", "PReLU", "Dropout", "Identity", "Flatten"),
+            *("LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink", "RReLU"),
         )
     },
     "PReLU of channels": (lambda: nn.PReLU(4), IMAGE),
@@ -39,7 +40,12 @@ MODULES = {
     "Softplus beta": (lambda: nn.Softplus(2), IMAGE),
     "Softmax of channels": (lambda: nn.Softmax(1), IMAGE),
     "Softmax last": (lambda: nn.Softmax(-1), IMAGE),
+    "LogSoftmax of channels": (lambda: nn.LogSoftmax(1), IMAGE),
+    "LogSoftmax last": (lambda: nn.LogSoftmax(-1), IMAGE),
+    "Softmin": (lambda: nn.Softmin(1), IMAGE),
+    "CELU alpha": (lambda: nn.CELU(0.4), IMAGE),
     "Hardtanh from 0": (lambda: nn.Hardtanh(0, 3), IMAGE),
+    "Hardtanh from 0.5": (lambda: nn.Hardtanh(0.5, 0.9), IMAGE),
     "Threshold": (lambda: nn.Threshold(0.3, 0), IMAGE),
     "ReLU in place": (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(True)), IMAGE),
     "Linear": (lambda: nn.Linear(8, 3), (8,)),
@@ -112,6 +118,8 @@ def _by_rank(rank):
     yield "InstanceNorm tracked", make("InstanceNorm", 4, track_running_stats=True)
     yield "MaxPool", make("MaxPool", 3, 2, 1)
     yield "MaxPool ceil", make("MaxPool", 3, 2, 1, ceil_mode=True)
+    yield "MaxPool dilation", make("MaxPool", 3, 1, 1, dilation=2)
+    yield "MaxPool dilation, ceil", make("MaxPool", 2, 3, 1, dilation=3, ceil_mode=True)
     yield "MaxPool wide strides", make("MaxPool", 2, 3, ceil_mode=True)
     for counts in (True, False):
         yield f"AvgPool {counts}", make("AvgPool", 3, 2, 1, count_include_pad=counts)
@@ -341,7 +349,8 @@ def test_attention_is_refused():
         (lambda x: F.softplus(x, threshold=1), "threshold"),
         (lambda x: (2 * x).long().float(), "rounds"),
         (lambda x: x.repeat(1, 200_000), "pieces"),
-        (lambda x: F.log_softmax(x, 1), "softmax"),
+        (lambda x: F.rrelu(x, training=True), "random"),
+        (lambda x: x.clamp(1.0, -1.0), "empty"),
         (lambda x: x if x.shape[0] == 2 else -x, "fixed number of samples"),
         (lambda x: x if x.sum() > 0 else -x, "cannot trace"),
     ],

@@ -119,6 +119,12 @@ def test_every_rule_above_every_other(rest, first):
         ("softsign", {}),
         ("exponential", {}),
         ("mish", {}),
+        ("clip", {"low": -0.3, "high": 0.5}),
+        ("clip", {"low": 0.1}),
+        ("clip", {"high": -0.1}),
+        ("hard_silu", {}),
+        ("log_sigmoid", {}),
+        ("log_softmax", {}),
     ],
     ids=lambda v: "-".join(f"{k}={x:.3g}" for k, x in v.items()) if isinstance(v, dict) else v,
 )

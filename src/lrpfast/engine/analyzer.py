@@ -15,7 +15,7 @@ from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
 from ..model.graph import Graph, Model
-from ..model.layers import Dense, Embedding, Layer
+from ..model.layers import SOFTMAXES, Dense, Embedding, Layer
 from ..rules import composites, roles
 from ..rules import rule as rule_module
 from ..rules.composites import Assignment, Composite
@@ -41,8 +41,8 @@ class Explanation:
     relevance : array, shaped like the input
         A list of them for a model with several inputs.
     output : array, shape (samples, *output_shape)
-        The model's output before a final softmax or sigmoid, less ``y_ref``. A list of
-        them for a model with several outputs.
+        The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
+        A list of them for a model with several outputs.
     target : array or None
         The output explained for each sample (for several targets, their array; for
         a pair, both), within the output that the target names; None when the start was an
@@ -101,8 +101,8 @@ class Analyzer:
         for the difference of two outputs, the starting relevance itself (floats
         shaped like the output), or a callable that makes it of the output. Outputs
         of several axes are indexed flat. The starting relevance is the target's
-        value before a final softmax or sigmoid. Of a model with several outputs, a
-        mapping {output: target} names one by name or index.
+        value before a final softmax, its logarithm or a sigmoid. Of a model with several
+        outputs, a mapping {output: target} names one by name or index.
     start : str, int or (layer, neuron), optional
         A hidden layer to explain instead of the output.
     y_ref : float or array, optional
@@ -128,7 +128,7 @@ class Analyzer:
     """
 
     #: final activations that are left out: relevance starts at their input
-    stripped: Sequence[str] = ("softmax", "sigmoid")
+    stripped: Sequence[str] = (*SOFTMAXES, "sigmoid")
     #: whether relevance starts at max(output, 0)
     _rectify = False
 

@@ -332,7 +332,7 @@ def _size(size: Fixed) -> str:
 def _sliding(
     layer: Conv | DepthwiseConv | LocallyConnected | AveragePool | MaxPool, shape: Fixed, out: Fixed
 ) -> list[Taps]:
-    dilations = getattr(layer, "dilation", (1,) * layer.rank)
+    dilations = (1,) * layer.rank if isinstance(layer, LocallyConnected) else layer.dilation
     taps = []
     for axis, (k, s, d) in enumerate(zip(layer.size, layer.strides, dilations, strict=True)):
         before, _ = pads(layer.padding, axis, shape[axis], k, s, d)

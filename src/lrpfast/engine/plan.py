@@ -468,7 +468,7 @@ def _signs(units: Sequence[_Unit], count: int, inputs: dict[int, int]) -> list[i
             if unit.operator.bias is not None and _sign(unit.operator.bias) != sign:
                 sign = 0
         elif isinstance(layer, Activation):
-            sign = 1 if layer.is_nonnegative else 0
+            sign = layer.sign
         elif isinstance(layer, Embedding):
             sign = _sign(layer.table)
         elif isinstance(layer, (Multiply, Dot)):

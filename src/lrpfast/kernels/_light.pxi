@@ -29,8 +29,8 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
     if function == 8:                                   # sigmoid
         t = exp(-fabs(x))
         return 1 / (1 + t) if x >= 0 else t / (1 + t)
-    if function == 9:                                   # hard_sigmoid: slope
-        t = p[0] * x + 0.5
+    if function == 9:                                   # hard_sigmoid: slope, offset
+        t = p[0] * x + p[1]
         return 0 if t < 0 else 1 if t > 1 else t
     if function == 10:                                  # softplus
         return (x if x > 0 else 0) + log1p(exp(-fabs(x)))
@@ -38,7 +38,17 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
         return x / (1 + fabs(x))
     if function == 12:
         return exp(x)
-    return x * tanh((x if x > 0 else 0) + log1p(exp(-fabs(x))))  # mish
+    if function == 13:                                  # mish
+        return x * tanh(evaluate(10, x, p))
+    if function == 14:                                  # clip: low, high
+        return p[0] if x < p[0] else p[1] if x > p[1] else x
+    if function == 15:                                  # celu
+        return x if x > 0 else p[0] * expm1(x / p[0])
+    if function == 16:                                  # shrink: threshold, shift
+        return x + p[1] if x < -p[0] else x - p[1] if x > p[0] else 0
+    if function == 17:                                  # log_sigmoid
+        return -evaluate(10, -x, p)
+    return x if x > 3 else x * (x + 3) / 6 if x > -3 else 0  # hard_silu
 
 
 cdef inline double rectify_slope(double x, const double* p) noexcept nogil:
@@ -72,7 +82,7 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
     if function == 8:
         return evaluate(8, x, p) * evaluate(8, -x, p)
     if function == 9:
-        t = p[0] * x + 0.5
+        t = p[0] * x + p[1]
         return p[0] if t > 0 and t <= 1 else 0
     if function == 10:
         return evaluate(8, x, p)
@@ -80,18 +90,33 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
         return 1 / ((1 + fabs(x)) * (1 + fabs(x)))
     if function == 12:
         return exp(x)
-    t = evaluate(10, x, p)                              # mish
-    u = 1 / cosh(t)
-    return tanh(t) + x * (u * u) * evaluate(8, x, p)
+    if function == 13:
+        t = evaluate(10, x, p)
+        u = 1 / cosh(t)
+        return tanh(t) + x * (u * u) * evaluate(8, x, p)
+    if function == 14:
+        return 1 if x > p[0] and x <= p[1] else 0
+    if function == 15:
+        return 1 if x > 0 else exp(x / p[0])
+    if function == 16:
+        return 0 if x > -p[0] and x <= p[0] else 1
+    if function == 17:
+        return evaluate(8, -x, p)
+    return 1 if x > 3 else x / 3 + 0.5 if x > -3 else 0
 
 
-cdef void softmax(const real* x, long n, real* out) noexcept nogil:
+cdef void softmax(const real* x, long n, int logarithm, real* out) noexcept nogil:
     cdef long j
     cdef double top = x[0], total = 0
     for j in range(1, n):
         top = max(top, <double>x[j])
     for j in range(n):
         total += exp(x[j] - top)
+    if logarithm:
+        total = log(total)
+        for j in range(n):
+            out[j] = <real>((x[j] - top) - total)
+        return
     for j in range(n):
         out[j] = <real>(exp(x[j] - top) / total)
 
@@ -102,9 +127,9 @@ cdef int activate(const Code* code, const Operation* op, char** base, long sampl
     cdef const real* slopes = <const real*>op.values
     cdef real* out = <real*>base[op.writes[0]]
     cdef double slope
-    if op.function == 14:
+    if op.function >= 19:                               # softmax, log_softmax
         for j from 0 <= j < n by op.columns:
-            softmax(x + j, op.columns, out + j)
+            softmax(x + j, op.columns, op.function == 20, out + j)
     elif op.function == 2:
         for j in range(n):
             slope = slopes[j % size]

@@ -23,6 +23,23 @@ from ..model.layers import Layer, Shape
 MAX_NODES = 100_000
 
 
+def clip(low: float | None, high: float | None) -> Layer:
+    """The layer of min(max(x, low), high): a ReLU where that is one, since more is known of ReLUs."""
+    if low is None and high is None:
+        return L.Identity("no limits")
+    if low == 0:
+        return L.Activation("relu", {"max_value": high})
+    return L.Activation("clip", {k: v for k, v in (("low", low), ("high", high)) if v is not None})
+
+
+def rounded_up(n: int, pads: tuple[int, int], reach: int, stride: int) -> int:
+    """What ceil_mode adds after an axis of n values; no window begins beyond them and the padding before."""
+    room = n + sum(pads) - reach
+    windows = -(-room // stride) + 1
+    windows -= (windows - 1) * stride >= n + pads[0]
+    return max((windows - 1) * stride - room, 0)
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A value in the model.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import ModelFormatError
 from ..model import layers as L
-from .channels_first import Value
+from .channels_first import Value, clip
 from .onnx_fold import DTYPES, Known
 from .onnx_use import Use
 from .places import constant, fixed, pad, take
@@ -46,25 +46,6 @@ def _selu(use: Use) -> Value:
     return use.builder.affine(made, np.array(gamma), _NOTHING)
 
 
-def _hard_sigmoid_of(use: Use, value: Value, alpha: float, beta: float) -> Value:
-    b = use.builder
-    if beta != 0.5:  # ours is slope · x + 0.5
-        if alpha == 0:
-            raise use.unsupported("has a slope of 0, so that nothing depends on its input")
-        value = b.affine(value, _ONE, np.array((beta - 0.5) / alpha))
-    return b.each(L.Activation("hard_sigmoid", {"slope": alpha}), value)
-
-
-def _hard_sigmoid(use: Use) -> Value:
-    return _hard_sigmoid_of(use, use.value(), use.attr("alpha", 0.2), use.attr("beta", 0.5))
-
-
-def _hard_swish(use: Use) -> Value:
-    x = use.value()
-    gate = use.builder.each(L.Activation("hard_sigmoid", {"slope": 1 / 6}), x)
-    return use.builder.merge(L.Multiply(), [x, gate])
-
-
 def _prelu(use: Use) -> Value:
     x, b = use.builder.tensor(use.value()), use.builder
     slope = use.sample(use.const(1, "slope"), len(x.shape))
@@ -85,37 +66,23 @@ def _clip(use: Use) -> Value:
 
 
 def _clipped(use: Use, x: Value, low: float | None, high: float | None) -> Value:
-    b = use.builder
-    if low is None and high is None:
-        return b.each(L.Identity("Clip"), x)
     if low is not None and high is not None and high < low:
         raise ModelFormatError(f"its lower end {low} is above its upper end {high}")
-    if low is None:  # the smaller of x and high is high - relu(high - x)
-        x = b.each(L.Activation("relu"), b.affine(x, np.array(-1.0), np.array(high)))
-        return b.affine(x, np.array(-1.0), np.array(high))
-    ceiling = {} if high is None else {"max_value": high - low}
-    if low == 0:
-        return b.each(L.Activation("relu", ceiling), x)
-    x = b.each(L.Activation("relu", ceiling), b.affine(x, _ONE, np.array(-low)))
-    return b.affine(x, _ONE, np.array(low))
+    return use.builder.each(clip(low, high), x)
 
 
-def _softmax(use: Use) -> Value:
-    b, x = use.builder, use.value()
-    axis = use.axis(use.attr("axis", 1 if use.opset < 13 else -1))
-    if use.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
-        if None in x.shape:
-            raise use.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
-        flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
-        return b.reshape(b.each(L.Activation("softmax"), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
-    return b.each(L.Activation("softmax"), b.last(x, axis))
+def _softmax(name: str) -> Callable[[Use], Value]:
+    def build(use: Use) -> Value:
+        b, x = use.builder, use.value()
+        axis = use.axis(use.attr("axis", 1 if use.opset < 13 else -1))
+        if use.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
+            if None in x.shape:
+                raise use.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
+            flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
+            return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
+        return b.each(L.Activation(name), b.last(x, axis))
 
-
-def _log_softmax(use: Use) -> Value:
-    raise use.unsupported(
-        "is the logarithm of a softmax, which no layer of lrpfast computes",
-        "Export the model without it, or with Softmax; explanations start before a final softmax either way",
-    )
+    return build
 
 
 # -- normalization ------------------------------------------------------------------
@@ -332,13 +299,6 @@ def _cast(use: Use) -> Value:
     return use.builder.each(L.Identity("Cast"), use.value())
 
 
-def _thresholded(use: Use) -> Value:
-    alpha = use.attr("alpha", 1.0)
-    if alpha < 0:
-        raise use.unsupported(f"has a threshold of {alpha}; lrpfast reads 0 and more")
-    return use.builder.each(L.Activation("relu", {"threshold": alpha}), use.value())
-
-
 #: How each operator is built; those that end in "*" stand for patterns (onnx_patterns.py).
 ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Abs": _function("relu", negative_slope=-1.0),
@@ -346,6 +306,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Affine*": _affine,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "Celu": _function("celu", alpha=("alpha", 1.0)),
     "Clip": _clip,
     "Concat": _concat,
     "Div": _divide,
@@ -353,15 +314,16 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Elu": _function("elu", alpha=("alpha", 1.0)),
     "Exp": _function("exponential"),
     "Gelu": _gelu,
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _hard_swish,
+    "HardSigmoid": _function("hard_sigmoid", slope=("alpha", 0.2), offset=("beta", 0.5)),
+    "HardSwish": _function("hard_silu"),
     "Identity": _identity,
     "InstanceNormalization": _instance_norm,
     "LRN": _local_response,
     "LayerNorm*": _normalized(L.LayerNorm),
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
-    "LogSoftmax": _log_softmax,
+    "LogSigmoid*": _function("log_sigmoid"),
+    "LogSoftmax": _softmax("log_softmax"),
     "Max": _extreme(L.Maximum, True),
     "Mean": _merge(L.Average),
     "Min": _extreme(L.Minimum, False),
@@ -376,12 +338,13 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Relu6*": _function("relu", max_value=6.0),
     "Selu": _selu,
     "Sigmoid": _function("sigmoid"),
+    "Shrink": _function("shrink", threshold=("lambd", 0.5), shift=("bias", 0.0)),
     "Silu*": _function("silu"),
-    "Softmax": _softmax,
+    "Softmax": _softmax("softmax"),
     "Softplus": _function("softplus"),
     "Softsign": _function("softsign"),
     "Sub": _merge(L.Subtract),
     "Sum": _sum,
     "Tanh": _function("tanh"),
-    "ThresholdedRelu": _thresholded,
+    "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
 }

@@ -5,7 +5,7 @@ which shape it makes of which shape. Forward passes live in ``kernels``,
 relevance in ``rules`` and ``engine``.
 """
 
-from .activation import FUNCTIONS, Activation, Function
+from .activation import FUNCTIONS, SOFTMAXES, Activation, Function
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
@@ -53,6 +53,7 @@ __all__ = [
     "ReflectPad",
     "RepeatVector",
     "Reshape",
+    "SOFTMAXES",
     "SeparableConv",
     "Shape",
     "Subtract",
