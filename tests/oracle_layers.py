@@ -529,6 +529,8 @@ def slope(function, x, **parameters):
     if function == "shrink":
         t = parameters.get("threshold", 0.5)
         return np.where((x > -t) & (x <= t), 0.0, 1.0)
+    if function == "power":
+        return parameters["exponent"] * x ** (parameters["exponent"] - 1)
     if function == "hard_silu":
         return np.where(x > 3, 1.0, np.where(x > -3, x / 3 + 0.5, 0.0))
     if function == "gelu" and parameters.get("approximate"):

@@ -316,6 +316,8 @@ ACTIVATIONS = [
     ("shrink", {"threshold": 0.25}),
     ("shrink", {"threshold": 0.25, "shift": 0.5}),
     ("log_sigmoid", {}),
+    ("power", {"exponent": 2}),
+    ("power", {"exponent": 3}),
     ("hard_silu", {}),
     ("softmax", {}),
     ("log_softmax", {}),

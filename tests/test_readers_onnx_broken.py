@@ -225,7 +225,7 @@ def test_an_attribute_that_is_not_understood():
         ([node("Concat", ["x", "x"], axis=0)], {}, "batch"),
         ([node("Reshape", ["x", "s"])], {"s": np.array([4, -1])}, "batch"),
         ([node("Softmax", ["x"], axis=0)], {}, "batch"),
-        ([node("Div", ["x", "x"])], {}, "divides"),
+        ([node("Pow", ["x", "e"])], {"e": np.arange(4.0)}, "powers"),
         ([node("Cast", ["x"], to=TensorProto.INT64)], {}, "int64"),
         ([node("Pad", ["x", "p"])], {"p": np.array([1, 0, 1, 0])}, "batch"),
         ([node("Pad", ["x", "p"], mode="mirror")], {"p": np.array([0, 1, 0, 1])}, "mirror"),

@@ -399,6 +399,16 @@ def test_two_tensors(op, shape):
     check([("Tanh", ["x"], ["t"], {}), (op, ["x", "t"], ["y"], {})], shape)
 
 
+def test_quotients_roots_and_powers():
+    positive = ("Exp", ["x"], ["e"], {})
+    check([positive, ("Div", ["x", "e"], ["y"], {})], (3, 4))
+    check([positive, ("Div", ["c", "e"], ["y"], {})], (3, 4), {"c": w(3, 1)})
+    check([positive, ("Sqrt", ["e"], ["s"], {}), ("Reciprocal", ["s"], ["y"], {})], (3, 4))
+    for exponent in (0.7, -0.5, 2.0):
+        check([positive, ("Pow", ["e", "p"], ["y"], {})], (3, 4), {"p": np.array(exponent)})
+    one("Pow", (3, 4), np.array(3.0))
+
+
 def test_one_number_for_each_sample():
     one("Gather", (7,), np.array(2, np.int64), axis=1)
     one("MatMul", (5,), w(5))

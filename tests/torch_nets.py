@@ -172,7 +172,7 @@ def _moved(draw, shape, rank):
             Function(lambda x: x.transpose(1, -1), "transpose 1, -1"),
             Function(lambda x: x.movedim(1, -1), "channels last"),
             Function(lambda x: x.flatten(2).transpose(1, 2).reshape(x.shape), "rows of all channels"),
-            Function(lambda x: torch.cat([x[:, 1:], x[:, :1]], 1), "channels rolled"),
+            Function(lambda x: torch.cat([x[:, -1:], x[:, : max(x.shape[1] - 1, 1)]], 1), "channels turned"),
         ]
     if rank == 2 and shape[0] % 4 == 0:
         choices.append(nn.PixelShuffle(2))

@@ -211,17 +211,18 @@ def _multiply(use: Use) -> Value:
 
 
 def _divide(use: Use) -> Value:
-    raise use.unsupported(
-        "divides by what the model computes, which is no layer of lrpfast's nor a pattern that it knows",
-        "Layer normalization, Softmax and activations are best exported as operators of their own (a newer opset)",
-    )
+    """A product with the reciprocal; where the divisor is a constant, an Affine* stands for it."""
+    b, below = use.builder, use.builder.each(L.Activation("power", {"exponent": -1.0}), use.value(1))
+    if isinstance(use.args[0], Known):
+        return b.affine(below, use.sample(use.const(0, "dividend"), len(below.shape)), _NOTHING)
+    return b.merge(L.Multiply(), [use.value(0), below])
 
 
 def _power(use: Use) -> Value:
     exponent = use.const(1, "exponent")
-    if exponent.size != 1 or float(exponent.ravel()[0]) not in (1.0, 2.0, 3.0, 4.0):
-        raise use.unsupported(f"raises to the power {exponent.ravel()[:3]}; lrpfast reads 1 to 4")
-    return use.builder.merge(L.Multiply(), [use.value()] * int(exponent.ravel()[0]))
+    if exponent.size != 1:
+        raise use.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
+    return use.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), use.value())
 
 
 def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
@@ -332,6 +333,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Neg": _negative,
     "PRelu": _prelu,
     "Pow": _power,
+    "Reciprocal": _function("power", exponent=-1.0),
     "RMSNorm*": _normalized(L.RMSNorm),
     "RMSNormalization": lambda use: _layer_norm(use, L.RMSNorm),
     "Relu": _function("relu"),
@@ -343,6 +345,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Softmax": _softmax("softmax"),
     "Softplus": _function("softplus"),
     "Softsign": _function("softsign"),
+    "Sqrt": _function("power", exponent=0.5),
     "Sub": _merge(L.Subtract),
     "Sum": _sum,
     "Tanh": _function("tanh"),
