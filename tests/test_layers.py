@@ -542,3 +542,14 @@ def test_the_oracle_gives_whole_relevance_back():
         for rule in (("flat", {"stabilizer": (1e-9, "zero")}), ("w_square", {"stabilizer": (1e-9, "zero")})):
             got = oracle_layers.redistribute(rule, bare, [x], r)
             np.testing.assert_allclose(got.sum(1), r.reshape(2, -1).sum(1), rtol=1e-12)
+
+
+def test_matrices_and_places_are_saved(tmp_path):
+    layers = lrpfast.layers
+    made = [layers.Interpolate((None, STEPS[:, :3])), layers.Take(([2, 0, 0], None)), layers.Flatten()]
+    model = lrpfast.from_layers(made, (4, 3, 2))
+    model.save(tmp_path / "model.npz")
+    x = cases.values((4, 3, 2), 3)
+    again = lrpfast.load(tmp_path / "model.npz")
+    assert again.predict(x).tobytes() == model.predict(x).tobytes()
+    assert "3→5" in model.summary() and "3 × all places" in model.summary()

@@ -147,7 +147,11 @@ class Take(Layer):
             whole = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
             if not whole or (array is not None and array.min() < 0):
                 raise InputError(f"{self}: places must be whole numbers of 0 or more, at least one, not {array!r:.80}")
-        object.__setattr__(self, "places", tuple(None if p is None else p.astype(np.int64) for p in arrays))
+        places = tuple(None if p is None else np.array(p, np.int64) for p in arrays)
+        for array in places:
+            if array is not None:
+                array.setflags(write=False)
+        object.__setattr__(self, "places", places)
 
     @property
     def rank(self) -> int:
