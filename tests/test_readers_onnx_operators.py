@@ -409,6 +409,27 @@ def test_quotients_roots_and_powers():
     one("Pow", (3, 4), np.array(3.0))
 
 
+def test_if_by_shapes():
+    """As PyTorch writes squeeze(2): the axis goes if it is of size 1."""
+    out = [helper.make_tensor_value_info("o", TensorProto.DOUBLE, None)]
+    one_axis = numpy_helper.from_array(i64(2), "axis")
+    squeeze = helper.make_graph([helper.make_node("Squeeze", ["x", "axis"], ["o"])], "then", [], out, [one_axis])
+    twice = helper.make_graph([helper.make_node("Add", ["x", "x"], ["o"])], "else", [], out)
+    nodes = [
+        ("Shape", ["x"], ["s"], {}),
+        ("Gather", ["s", "two"], ["n"], {"axis": 0}),
+        ("Equal", ["n", "one"], ["c"], {}),
+        ("If", ["c"], ["i"], {"then_branch": squeeze, "else_branch": twice}),
+        ("Tanh", ["i"], ["y"], {}),
+    ]
+    for shape in ((3, 1, 4), (3, 2, 4)):
+        check(nodes, shape, {"two": i64(2), "one": i64(1)})
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="If.*chooses"):
+        lrpfast.from_onnx(graph([("If", ["x"], ["y"], nodes[3][3])], (3, 1, 4)))
+    with pytest.raises(lrpfast.ModelFormatError, match="missing"):
+        lrpfast.from_onnx(graph([("If", ["c"], ["y"], {})], (4,), {"c": np.array(True)}))
+
+
 def test_one_number_for_each_sample():
     one("Gather", (7,), np.array(2, np.int64), axis=1)
     one("MatMul", (5,), w(5))
