@@ -52,6 +52,7 @@ FUNCTIONS = {
     "celu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
     "shrink": lambda x, threshold, shift: np.where(np.abs(x) > threshold, x - np.sign(x) * shift, 0),
     "log_sigmoid": lambda x: -_softplus(-x),
+    "power": lambda x, exponent: x**exponent,
     "hard_silu": lambda x: x * np.clip((x + 3) / 6, 0, 1),
     "softmax": _softmax,
     "log_softmax": lambda x: np.log(_softmax(x)),

@@ -316,6 +316,7 @@ ACTIVATIONS = {
     "celu": lambda x, alpha=1.0: alpha * elu(x / alpha),
     "shrink": lambda x, threshold=0.5, shift=0.0: np.where(np.abs(x) > threshold, x - np.sign(x) * shift, 0),
     "log_sigmoid": lambda x: -softplus(-x),
+    "power": lambda x, exponent=1.0: x**exponent,
     "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     "softmax": softmax,
     "log_softmax": log_softmax,

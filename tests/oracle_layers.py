@@ -238,6 +238,18 @@ def up_sample_bilinear(shape, size, interpolation="bilinear"):
     return entries.matrix(tf32=False, derived=True)
 
 
+def interpolate(shape, matrices):
+    """Every output sees the values that each axis' matrix has a weight for, by the product of the weights."""
+    matrices = [np.eye(n) if m is None else np.float64(m) for n, m in zip(shape, matrices, strict=False)]
+    entries = Entries(shape, (*(len(m) for m in matrices), shape[-1]))
+    for q in np.ndindex(*entries.out):
+        rows = [m[j] for m, j in zip(matrices, q, strict=False)]
+        for p in itertools.product(*(np.flatnonzero(row) for row in rows)):
+            weight = np.prod([row[i] for row, i in zip(rows, p, strict=True)])
+            entries.connect((*(int(i) for i in p), q[-1]), q, weight)
+    return entries.matrix(tf32=False, derived=True)
+
+
 def batch_norm(shape, mean, variance, gamma=None, beta=None, epsilon=1e-3):
     scale = (1 if gamma is None else np.float64(gamma)) / np.sqrt(np.float64(variance) + epsilon)
     entries = Entries(shape, shape)
@@ -273,6 +285,7 @@ LINEAR = {
     "AdaptiveAveragePool": adaptive_average_pool,
     "GlobalAveragePool": global_average_pool,
     "UpSample": up_sample_bilinear,
+    "Interpolate": interpolate,
     "BatchNorm": batch_norm,
     "Add": lambda *shapes: weighted_sum(shapes, [1.0] * len(shapes)),
     "Subtract": lambda *shapes: weighted_sum(shapes, [1.0, -1.0]),
@@ -302,6 +315,10 @@ def routed(kind, shapes, x, parameters):
         index = np.stack([positions] * parameters["count"])
     elif kind in ("ZeroPad", "ReflectPad", "Crop"):
         index = shifted(kind, positions, parameters["pairs"])
+    elif kind == "Take":
+        index = positions
+        for axis, places in enumerate(parameters["places"]):
+            index = index if places is None else np.stack([np.take(index, p, axis) for p in places], axis)
     elif kind == "UpSample":
         index = positions
         for axis, k in enumerate(per_axis(parameters["size"], len(shape) - 1)):
@@ -353,7 +370,7 @@ def winners(kind, positions, x, size=None, strides=None, padding="valid", dilati
 
 
 ROUTING = (
-    *("Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPad", "ReflectPad", "Crop", "UpSample"),
+    *("Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPad", "ReflectPad", "Crop", "Take", "UpSample"),
     *("Concat", "MaxPool", "GlobalMaxPool", "Maximum", "Minimum"),
 )
 
@@ -512,6 +529,8 @@ def slope(function, x, **parameters):
     if function == "shrink":
         t = parameters.get("threshold", 0.5)
         return np.where((x > -t) & (x <= t), 0.0, 1.0)
+    if function == "power":
+        return parameters["exponent"] * x ** (parameters["exponent"] - 1)
     if function == "hard_silu":
         return np.where(x > 3, 1.0, np.where(x > -3, x / 3 + 0.5, 0.0))
     if function == "gelu" and parameters.get("approximate"):

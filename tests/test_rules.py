@@ -122,6 +122,8 @@ def test_every_rule_above_every_other(rest, first):
         ("clip", {"low": -0.3, "high": 0.5}),
         ("clip", {"low": 0.1}),
         ("clip", {"high": -0.1}),
+        ("power", {"exponent": 2}),
+        ("power", {"exponent": 3}),
         ("hard_silu", {}),
         ("log_sigmoid", {}),
         ("log_softmax", {}),

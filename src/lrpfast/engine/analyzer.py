@@ -189,7 +189,11 @@ class Analyzer:
         self._plain: Start | None = None  # where the target is the same for every batch
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._ports.outputs) == 1:
             self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
-        elif not callable(target) and not isinstance(target, (str, int, np.integer, tuple, list, np.ndarray, Mapping)):
+        elif not (
+            callable(target)
+            or isinstance(target, (str, int, np.integer, tuple, list, Mapping))
+            or hasattr(target, "__array__")
+        ):
             raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
 
     def fixed(self, x: Any) -> Analyzer:

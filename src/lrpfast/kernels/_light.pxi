@@ -46,6 +46,8 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
         return x + p[1] if x < -p[0] else x - p[1] if x > p[0] else 0
     if function == 17:                                  # log_sigmoid
         return -evaluate(10, -x, p)
+    if function == 18:                                  # power
+        return pow(x, p[0])
     return x if x > 3 else x * (x + 3) / 6 if x > -3 else 0  # hard_silu
 
 
@@ -98,6 +100,8 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
         return 0 if x > -p[0] and x <= p[0] else 1
     if function == 17:
         return evaluate(8, -x, p)
+    if function == 18:
+        return p[0] * pow(x, p[0] - 1)
     return 1 if x > 3 else x / 3 + 0.5 if x > -3 else 0
 
 
@@ -133,9 +137,9 @@ cdef int activate(const Code* code, const Operation* op, char** base, long sampl
     cdef const real* slopes = <const real*>op.values
     cdef real* out = <real*>base[op.writes[0]]
     cdef double slope
-    if op.function >= 19:                               # softmax, log_softmax
+    if op.function >= 20:                               # softmax, log_softmax
         for j from 0 <= j < n by op.columns:
-            softmax(x + j, op.columns, op.function == 20, out + j)
+            softmax(x + j, op.columns, op.function == 21, out + j)
     elif op.function == 2:
         for j in range(n):
             out[j] = <real>leak(x[j], slopes[j % size])

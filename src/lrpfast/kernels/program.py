@@ -24,8 +24,8 @@ SHARE_PARTS = ("x", "x+", "x-", "1", "x-low", "x-high")
 #: Activation functions; their places are the numbers that compiled kernels know them by.
 FUNCTIONS = (
     *("relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_sigmoid"),
-    *("softplus", "softsign", "exponential", "mish", "clip", "celu", "shrink", "log_sigmoid", "hard_silu"),
-    *("softmax", "log_softmax"),
+    *("softplus", "softsign", "exponential", "mish", "clip", "celu", "shrink", "log_sigmoid"),
+    *("power", "hard_silu", "softmax", "log_softmax"),
 )
 #: Those of a whole row of values; the others take one value at a time.
 OF_ROWS = ("softmax", "log_softmax")

@@ -252,6 +252,8 @@ class Builder:
     def affine(self, value: Value, scale: np.ndarray, shift: np.ndarray) -> Value:
         """x · scale + shift, with arrays that stretch to the tensor's shape."""
         rank = len(value.shape)
+        if rank == 0:
+            return self.reshape(self.affine(self.reshape(value, (1,)), scale, shift), ())
         scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
         both = np.broadcast_shapes(scale.shape, shift.shape)
         if any(n not in (1, m) for n, m in zip(both, value.shape, strict=True)):
@@ -309,7 +311,7 @@ class Builder:
         if None in t.shape:
             raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
         if not kept and not keepdims:
-            raise ShapeError("nothing but the batch axis is left")
+            return self.reshape(self.pool_all(value, axes, kind, True), ())
         sizes = [math.prod(t.shape[a] for a in group) for group in (axes, kept)]  # type: ignore[misc]
         at = self.place(kind(False), self.place(L.Reshape(tuple(sizes)), t.at, part="shape"))
         if not keepdims:

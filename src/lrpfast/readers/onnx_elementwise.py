@@ -13,6 +13,7 @@ from ..model import layers as L
 from .channels_first import Value, clip
 from .onnx_fold import DTYPES, Known
 from .onnx_use import Use
+from .places import constant, fixed, pad, take
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 
@@ -172,11 +173,13 @@ def _instance_norm(use: Use) -> Value:
 
 
 def _local_response(use: Use) -> Value:
-    size = use.attr("size")
-    if not size or size % 2 == 0:
-        raise use.unsupported(f"sums over {size} channels; lrpfast reads odd numbers, whose windows are symmetric")
+    size, b, x = use.attr("size", 0), use.builder, use.value()
     layer = L.LocalResponseNorm(size, use.attr("alpha", 1e-4), use.attr("beta", 0.75), use.attr("bias", 1.0))
-    return use.builder.each(layer, use.builder.last(use.value(), 0))
+    if size % 2:
+        return b.each(layer, b.last(x, 0))
+    # an even window reaches further to one side: ONNX's after the channel, ours before it
+    turned = range(fixed(x, 0))[::-1]
+    return take(b, b.each(layer, b.last(take(b, x, 0, turned), 0)), 0, turned)
 
 
 # -- several tensors ----------------------------------------------------------------
@@ -208,17 +211,18 @@ def _multiply(use: Use) -> Value:
 
 
 def _divide(use: Use) -> Value:
-    raise use.unsupported(
-        "divides by what the model computes, which is no layer of lrpfast's nor a pattern that it knows",
-        "Layer normalization, Softmax and activations are best exported as operators of their own (a newer opset)",
-    )
+    """A product with the reciprocal; where the divisor is a constant, an Affine* stands for it."""
+    b, below = use.builder, use.builder.each(L.Activation("power", {"exponent": -1.0}), use.value(1))
+    if isinstance(use.args[0], Known):
+        return b.affine(below, use.sample(use.const(0, "dividend"), len(below.shape)), _NOTHING)
+    return b.merge(L.Multiply(), [use.value(0), below])
 
 
 def _power(use: Use) -> Value:
     exponent = use.const(1, "exponent")
-    if exponent.size != 1 or float(exponent.ravel()[0]) not in (1.0, 2.0, 3.0, 4.0):
-        raise use.unsupported(f"raises to the power {exponent.ravel()[:3]}; lrpfast reads 1 to 4")
-    return use.builder.merge(L.Multiply(), [use.value()] * int(exponent.ravel()[0]))
+    if exponent.size != 1:
+        raise use.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
+    return use.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), use.value())
 
 
 def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
@@ -228,10 +232,13 @@ def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
         for i, arg in enumerate(use.args):
             if isinstance(arg, Known):
                 end = use.const(i, "limit")
-                if end.size != 1:
-                    raise use.unsupported(f"limits by a constant of shape {end.shape}; lrpfast reads one number")
-                number = float(end.ravel()[0])
-                made = _clipped(use, made, *((number, None) if lower else (None, number)))
+                if end.size == 1:
+                    number = float(end.ravel()[0])
+                    made = _clipped(use, made, *((number, None) if lower else (None, number)))
+                else:
+                    made = use.builder.merge(
+                        layer(), [made, constant(use.builder, made, use.sample(end, len(made.shape)))]
+                    )
         return made
 
     return build
@@ -261,28 +268,16 @@ def _concat(use: Use) -> Value:
             pending.append(part)
             continue
         before = sum(a.shape[axis] for a in pending)
-        tensors.append(_padded(use, part, axis, before, 0))
+        tensors.append(pad(b, part, {axis: (before, 0)}, "constant"))
         pending = []
     if pending:
-        tensors[-1] = _padded(use, tensors[-1], axis, 0, sum(a.shape[axis] for a in pending))
+        tensors[-1] = pad(b, tensors[-1], {axis: (0, sum(a.shape[axis] for a in pending))}, "constant")
     made = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
     shape = [*made.shape]
     zeros = [
         p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
     ]
     return b.affine(made, _ONE, np.concatenate(zeros, axis))
-
-
-def _padded(use: Use, value: Value, axis: int, before: int, after: int) -> Value:
-    if not before and not after:
-        return value
-
-    def layer(rank: int, place: int) -> L.Layer:
-        return L.ZeroPad([(before, after) if i == place else (0, 0) for i in range(rank)])
-
-    if None in value.shape:
-        raise use.unsupported("joins a constant to an input whose size the file leaves open", "Fix the size")
-    return use.builder.along(value, axis, layer, part="room")
 
 
 def _negative(use: Use) -> Value:
@@ -338,6 +333,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Neg": _negative,
     "PRelu": _prelu,
     "Pow": _power,
+    "Reciprocal": _function("power", exponent=-1.0),
     "RMSNorm*": _normalized(L.RMSNorm),
     "RMSNormalization": lambda use: _layer_norm(use, L.RMSNorm),
     "Relu": _function("relu"),
@@ -349,6 +345,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Softmax": _softmax("softmax"),
     "Softplus": _function("softplus"),
     "Softsign": _function("softsign"),
+    "Sqrt": _function("power", exponent=0.5),
     "Sub": _merge(L.Subtract),
     "Sum": _sum,
     "Tanh": _function("tanh"),

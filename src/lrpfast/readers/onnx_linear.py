@@ -50,8 +50,6 @@ def _matmul(use: Use) -> Value:
         kernel = kernel[0]
     if kernel.ndim == 1:
         made = b.dense(use.value(), kernel[:, None], None)
-        if len(made.shape) == 1:
-            raise use.unsupported("makes one number of a sample, without an axis of its own", "Keep the axis")
         return b.reshape(made, made.shape[:-1])  # type: ignore[arg-type]
     if kernel.ndim != 2:
         raise use.unsupported(f"has a weight of shape {kernel.shape}; lrpfast reads matrices")

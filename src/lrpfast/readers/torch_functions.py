@@ -62,6 +62,8 @@ def _gelu(call: Call) -> Any:
 
 def _softplus(call: Call) -> Any:
     beta, x = call.get("beta", 1), call.tensor()
+    if call.get("threshold", 20) < 20:  # above it PyTorch gives x, from 20 on to 2e-9 / beta
+        raise call.unsupported(f"has the threshold {call.get('threshold')}", "These work: 20 or more")
     if beta == 1:
         return call.builder.each(L.Activation("softplus"), x)
     scaled = call.builder.affine(x, np.float64(beta), np.float64(0))

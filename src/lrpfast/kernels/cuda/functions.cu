@@ -1,7 +1,7 @@
 // Activation functions and their derivatives (from the left at a kink), in double precision as on the CPU.
 
 enum { RELU, LEAKY_RELU, PRELU, ELU, SELU, GELU, SILU, TANH, SIGMOID, HARD_SIGMOID, SOFTPLUS, SOFTSIGN, EXPONENTIAL,
-       MISH, CLIP, CELU, SHRINK, LOG_SIGMOID, HARD_SILU, SOFTMAX, LOG_SOFTMAX };
+       MISH, CLIP, CELU, SHRINK, LOG_SIGMOID, POWER, HARD_SILU, SOFTMAX, LOG_SOFTMAX };
 
 __device__ __forceinline__ double sigmoid(double x)
 {
@@ -55,6 +55,8 @@ __device__ double evaluate(int function, double x, const double* p)
         return x < -p[0] ? x + p[1] : x > p[0] ? x - p[1] : 0;
     case LOG_SIGMOID:
         return -softplus(-x);
+    case POWER:
+        return pow(x, p[0]);
     default: // hard_silu
         return x > 3 ? x : x > -3 ? x * (x + 3) / 6 : 0;
     }
@@ -110,6 +112,8 @@ __device__ double slope_of(int function, double x, const double* p)
         return x > -p[0] && x <= p[0] ? 0 : 1;
     case LOG_SIGMOID:
         return sigmoid(-x);
+    case POWER:
+        return p[0] * pow(x, p[0] - 1);
     default: // hard_silu
         return x > 3 ? 1 : x > -3 ? x / 3 + 0.5 : 0;
     }

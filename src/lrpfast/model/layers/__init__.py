@@ -11,7 +11,8 @@ from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyCo
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
-from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, UpSample, ZeroPad
+from .resize import Interpolate, Take, UpSample
+from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, ZeroPad
 
 __all__ = [
     "Activation",
@@ -36,6 +37,7 @@ __all__ = [
     "GlobalMaxPool",
     "Identity",
     "Input",
+    "Interpolate",
     "Layer",
     "LayerNorm",
     "Linear",
@@ -55,6 +57,7 @@ __all__ = [
     "SeparableConv",
     "Shape",
     "Subtract",
+    "Take",
     "UpSample",
     "ZeroPad",
 ]

@@ -43,6 +43,7 @@ FUNCTIONS: dict[str, Function] = {
     "celu": Function({"alpha": 1.0}),
     "shrink": Function({"threshold": 0.5, "shift": 0.0}),
     "log_sigmoid": Function({}, sign=-1),
+    "power": Function({"exponent": 1.0}),
     "hard_silu": Function({}),
     "softmax": Function({}, sign=1),
     "log_softmax": Function({}, sign=-1),
@@ -116,6 +117,8 @@ class Activation(Layer):
             return int(p["negative_slope"] == 0 and p["threshold"] >= 0 and (ceiling is None or ceiling >= 0))
         if self.function == "clip":
             return 1 if p["low"] >= 0 else -1 if p["high"] <= 0 else 0
+        if self.function == "power":  # of a number below zero, only a whole exponent makes a number
+            return int(p["exponent"] % 2 != 1)
         return FUNCTIONS[self.function].sign
 
     def output_shape(self, shape: Shape) -> Shape:
