@@ -56,7 +56,8 @@ class Balance:
     @property
     def rounding(self) -> np.ndarray:
         """What is left: the rounding of the run, which TF32 makes visible."""
-        return self.incoming - self.outgoing - self.bias - self.stabilizer - self.lost
+        rest: np.ndarray = self.incoming - self.outgoing - self.bias - self.stabilizer - self.lost
+        return rest
 
 
 FIELDS = ("incoming", "outgoing", "bias", "stabilizer", "lost")
@@ -83,7 +84,7 @@ class Conservation(Sequence[Balance]):
         return iter(self._layers)
 
     def __str__(self) -> str:
-        rows = [("layer", "rule", *COLUMNS)]
+        rows: list[tuple[str, ...]] = [("layer", "rule", *COLUMNS)]
         samples = len(self._layers[0].incoming) if self._layers else 0
         for b in self._layers:
             means = [float(np.mean(getattr(b, key))) if samples else math.nan for key in COLUMNS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def is_netcdf(path: str) -> bool:
         raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None
 
 
-def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple) -> FileSource:
+def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, ...]) -> FileSource:
     name = f"{path}:{found.name.strip('/')}"
     if found.is_virtual or found.external:
         raise InputError(f"{name}: keeps its data in other files; such data is not read")
@@ -106,7 +106,7 @@ class _Hdf5Source(FileSource):
     """Rows that HDF5 unpacks."""
 
     def __init__(
-        self, file: h5py.File, found: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple
+        self, file: h5py.File, found: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple[Any, ...]
     ) -> None:
         super().__init__(path, name, found.shape, packing.dtype, state)
         self._file, self._dataset, self._packing = file, found, packing
