@@ -65,7 +65,7 @@ def write_maps(
         file.write(made)
 
 
-def _netcdf(path, arrays, coords, attributes) -> bytes:  # type: ignore[no-untyped-def]
+def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> bytes:
     from .sinks.netcdf import write_netcdf
 
     netcdf = needed("netCDF4", path)
@@ -78,7 +78,9 @@ def _netcdf(path, arrays, coords, attributes) -> bytes:  # type: ignore[no-untyp
             return made.read()
 
 
-def _hdf5(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-untyped-def]
+def _hdf5(
+    path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]
+) -> memoryview:
     import h5py
 
     from .sinks.hdf5 import write_hdf5
@@ -89,7 +91,7 @@ def _hdf5(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-un
     return made.getbuffer()
 
 
-def _npz(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-untyped-def]
+def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> memoryview:
     every = {**{key: encoded(key, coord) for key, coord in coords.items()}, **arrays}
     if len(every) < len(arrays) + len(coords) or "metadata" in every:
         raise InputError(f"{path}: an array and a coordinate have the same name, or one is called 'metadata'")
@@ -99,11 +101,12 @@ def _npz(path, arrays, coords, attributes) -> memoryview:  # type: ignore[no-unt
         "attributes": dict(attributes),
     }
     made = io.BytesIO()
-    np.savez(made, metadata=np.array(json.dumps(notes)), **{key: value.values for key, value in every.items()})
+    members: dict[str, Any] = {key: value.values for key, value in every.items()}
+    np.savez(made, metadata=np.array(json.dumps(notes)), **members)
     return made.getbuffer()
 
 
-def _to_zarr(path, arrays, coords, attributes) -> None:  # type: ignore[no-untyped-def]
+def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> None:
     from .sinks.base import naming, partial_of
     from .sinks.zarr import check_place, put_in_place, write_zarr
 

@@ -80,8 +80,9 @@ def digest(model: Model) -> str:
 def write(model: Model, path: Path) -> None:
     """Write ``model`` to ``path`` atomically."""
     header, arrays = _describe(model)
+    members: dict[str, Any] = {"header": np.frombuffer(header.encode(), np.uint8), **arrays}
     with replacing(path) as file:
-        np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+        np.savez(file, **members)
 
 
 def _check_sizes(path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import ModelFormatError
 from ..model import layers as L
+from ..model.layers import Shape
 from .channels_first import Value
 from .onnx_moves import sample_shape, whole_shape
 from .onnx_use import Use
@@ -97,32 +98,34 @@ def _sizes(use: Use, at: int) -> dict[int, tuple[int, float]]:
     return {a: (math.floor(whole[a] * s), s) for a, s in factors.items()}  # type: ignore[operator]
 
 
-def _block(use: Use, shape: tuple[Any, ...]) -> int:
+def _block(use: Use, shape: Shape) -> tuple[int, int, int, int]:
+    """A block's size, and the channels, height and width of a sample."""
     size: int = use.attr("blocksize", 0)
-    if len(shape) != 3 or None in shape or size < 1:
+    sizes = [n for n in shape if n is not None]
+    if len(shape) != 3 or len(sizes) != 3 or size < 1:
         raise use.unsupported(f"rearranges samples of shape {shape} by {size}; lrpfast needs images of fixed size")
-    return size
+    return size, sizes[0], sizes[1], sizes[2]
 
 
 def _depth_to_space(use: Use) -> Value:
     """Blocks of channels as blocks of pixels (PixelShuffle)."""
     b, x, mode = use.builder, use.value(), use.attr("mode", "DCR")
-    n, (c, h, w) = _block(use, x.shape), x.shape
+    n, c, h, w = _block(use, x.shape)
     if mode == "DCR":
-        made = b.transpose(b.reshape(x, (n, n, c // n**2, h, w)), (2, 3, 0, 4, 1))  # type: ignore[operator,arg-type]
+        made = b.transpose(b.reshape(x, (n, n, c // n**2, h, w)), (2, 3, 0, 4, 1))
     elif mode == "CRD":
-        made = b.transpose(b.reshape(x, (c // n**2, n, n, h, w)), (0, 3, 1, 4, 2))  # type: ignore[operator,arg-type]
+        made = b.transpose(b.reshape(x, (c // n**2, n, n, h, w)), (0, 3, 1, 4, 2))
     else:
         raise use.unsupported(f"has the mode {mode!r}, which lrpfast does not know")
-    return b.reshape(made, (c // n**2, h * n, w * n))  # type: ignore[operator]
+    return b.reshape(made, (c // n**2, h * n, w * n))
 
 
 def _space_to_depth(use: Use) -> Value:
     """Blocks of pixels as blocks of channels."""
     b, x = use.builder, use.value()
-    n, (c, h, w) = _block(use, x.shape), x.shape
-    made = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), (2, 4, 0, 1, 3))  # type: ignore[operator,arg-type]
-    return b.reshape(made, (c * n**2, h // n, w // n))  # type: ignore[operator]
+    n, c, h, w = _block(use, x.shape)
+    made = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), (2, 4, 0, 1, 3))
+    return b.reshape(made, (c * n**2, h // n, w // n))
 
 
 #: How each operator is built.

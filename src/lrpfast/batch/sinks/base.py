@@ -109,7 +109,16 @@ class CallbackSink(Sink):
         self._function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def begin(self, shape, dtype, attributes, labels=None, done=0, rows=1, there=False) -> None:  # type: ignore[no-untyped-def]
+    def begin(
+        self,
+        shape: RowsShape,
+        dtype: np.dtype,
+        attributes: dict[str, str],
+        labels: Labels | None = None,
+        done: int = 0,
+        rows: int = 1,
+        there: bool = False,
+    ) -> None:
         if done:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 

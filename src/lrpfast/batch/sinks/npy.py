@@ -41,6 +41,7 @@ class NpySink(FileSink):
             made = self._header(self._end)
             if len(made) != self._offset:
                 raise InputError(f"{self.name}: {self._end} rows are more than an .npy file's header has room for")
-            os.pwrite(self._file, made, 0)  # type: ignore[arg-type]
+            assert self._file is not None
+            os.pwrite(self._file, made, 0)
             # a run that was killed may have written more rows than it knew of
-            os.ftruncate(self._file, self._offset + self._end * self._row)  # type: ignore[arg-type]
+            os.ftruncate(self._file, self._offset + self._end * self._row)
