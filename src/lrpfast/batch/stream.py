@@ -55,6 +55,13 @@ class Streamed:
     statistics : Statistics or None
     record : dict
         How the relevances were made, as the files' attributes say it.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+    >>> done = lrpfast.Analyzer(model, "zero").stream(np.ones((5, 2)), "maps.npy", progress=False)
+    >>> done.samples, done.shape, done.resumed
+    (5, (5, 2), 0)
     """
 
     samples: int

@@ -42,6 +42,14 @@ class Balance:
         conserve relevance (gradient, taylor) adds or drops; may be negative.
     amplification : array
         Σ_i |R_i| / Σ_j |R_j|.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
+    >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 1.0]]))
+    >>> balance = explanation.conservation[0]
+    >>> np.abs(balance.rounding) < 1e-12, balance.bias.round(3)
+    (array([ True]), array([1.]))
     """
 
     layer: str
@@ -64,7 +72,15 @@ COLUMNS = (*FIELDS, "rounding", "amplification")
 
 
 class Conservation(Sequence[Balance]):
-    """The balance of every layer, from the output down; prints as a table of means."""
+    """The balance of every layer, from the output down; prints as a table of means.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
+    >>> report = lrpfast.Analyzer(model, "zero").explain(np.array([[1.0, 1.0]])).conservation
+    >>> len(report), [balance.layer for balance in report]
+    (1, ['dense'])
+    """
 
     def __init__(self, layers: Sequence[Balance]) -> None:
         self._layers = tuple(layers)
