@@ -277,6 +277,11 @@ class Statistics:
             result["quantile"] = (("q", *axes), self.quantile(q))
         return result
 
+    def __repr__(self) -> str:
+        groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
+        kept = ", with quantiles" if self._sketch is not None else ""
+        return f"<lrpfast.Statistics of maps {self.shape}: {self._samples.sum():,} samples{groups}{kept}>"
+
     # Checkpoints
 
     def state(self) -> dict[str, np.ndarray]:

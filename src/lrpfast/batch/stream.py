@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,17 @@ class Streamed:
     resumed: int
     left: int
     outside: int
-    statistics: Statistics | None = field(repr=False)
-    record: dict[str, str] = field(repr=False)
+    statistics: Statistics | None
+    record: dict[str, str]
+
+    def __repr__(self) -> str:
+        told = [f"relevance {self.shape} {self.dtype}"]
+        for name in ("resumed", "left", "outside"):
+            if getattr(self, name):
+                told.append(f"{name} {getattr(self, name):,}")
+        if self.statistics is not None:
+            told.append("statistics")
+        return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(told)}>"
 
 
 def stream(

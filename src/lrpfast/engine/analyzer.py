@@ -67,11 +67,16 @@ class Explanation:
     layers: dict[str, np.ndarray] | None = None
 
     def __repr__(self) -> str:
+        return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Explanation: {self._head()}</p>{self.conservation._repr_html_()}"
+
+    def _head(self) -> str:
         kept = "" if self.layers is None else f", {len(self.layers)} layers"
         arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
         shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
-        head = f"<lrpfast.Explanation: relevance {shapes} {arrays[0].dtype}{kept}>"
-        return f"{head}\n{self.conservation}"
+        return f"relevance {shapes} {arrays[0].dtype}{kept}"
 
 
 def as_composite(rule: Any) -> Composite | _Everywhere:

@@ -99,14 +99,23 @@ class Conservation(Sequence[Balance]):
         return iter(self._layers)
 
     def __str__(self) -> str:
-        rows = [("layer", "rule", *COLUMNS)]
+        head, rows = self._table()
+        return "\n".join([head, *table.lines(rows, right=2)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head, rows = self._table()
+        return table.html(rows, head, right=2)
+
+    def _table(self) -> tuple[str, list[tuple[str, ...]]]:
+        """What stands above the table, and its rows."""
+        rows: list[tuple[str, ...]] = [("layer", "rule", *COLUMNS)]
         samples = len(self._layers[0].incoming) if self._layers else 0
         for b in self._layers:
             means = [float(np.mean(getattr(b, key))) if samples else math.nan for key in COLUMNS]
             rows.append((b.layer, b.rule, *(f"{m:.6g}" for m in means)))
-        return "\n".join([f"relevance by layer, mean of {samples} samples", *table.lines(rows, right=2)])
-
-    __repr__ = __str__
+        return f"relevance by layer, mean of {samples} samples", rows
 
 
 def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:

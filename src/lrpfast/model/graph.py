@@ -324,7 +324,16 @@ class Model:
         0  input  Input  (4,)    0
         1  dense  Dense  (2,)    8           softmax
         """
-        rows = [("#", "layer", "type", "output", "parameters", "", "from")]
+        head, rows = self._table()
+        return "\n".join([head, *table.lines(rows)])
+
+    def _repr_html_(self) -> str:
+        head, rows = self._table()
+        return table.html(rows, head)
+
+    def _table(self) -> tuple[str, list[tuple[str, ...]]]:
+        """The summary's first line, and its rows."""
+        rows: list[tuple[str, ...]] = [("#", "layer", "type", "output", "parameters", "", "from")]
         counted: set[int] = set()
         total = 0
         for i, node in enumerate(self.nodes):
@@ -339,8 +348,7 @@ class Model:
             )
         if not any(row[-1] for row in rows[1:]):
             rows = [row[:-1] for row in rows]
-        head = f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters"
-        return "\n".join([head, *table.lines(rows)])
+        return f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters", rows
 
     def __repr__(self) -> str:
         return f"<lrpfast.Model {self.name!r}: {self.input_shape} -> {self.output_shape}, {len(self.layers)} layers>"
