@@ -11,6 +11,7 @@ status is 1 for a wrong result, a worker that failed or hung, or a count that gr
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import hashlib
 import multiprocessing
@@ -35,7 +36,7 @@ from lrpfast import layers as L  # noqa: N812
 from lrpfast.batch import Statistics
 
 Call = Callable[[], bytes]
-#: Allocators keep some of what they were given, more of it the longer chance has had time to fragment it.
+#: What an allocator may have fragmented meanwhile.
 GROWTH = 24 << 20
 #: Counted from here on: caches are full, every thread of the pool is there.
 SETTLED = 1 / 3
@@ -191,6 +192,9 @@ class Soak:
 def counts() -> dict[str, int]:
     """Anonymous memory, threads and open files of this process."""
     gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # glibc keeps freed memory in an arena for each thread
     return {
         "bytes": resident.status()["RssAnon"],
         "threads": len(os.listdir(resident.PROC / "task")),
