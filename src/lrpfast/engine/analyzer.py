@@ -212,14 +212,15 @@ class Analyzer:
 
     def _for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Analyzer:
         key = tuple(shapes)
-        if key not in self._variants:
+        variant = self._variants.get(key)
+        if variant is None:
             variant = copy.copy(self)
             variant.model, variant._open, variant._variants = self.model.with_input_shape(*shapes), False, {}
             variant._prepare()
-            while len(self._variants) >= MAX_VARIANTS:
-                self._variants.pop(next(iter(self._variants)), None)
+            for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
+                self._variants.pop(old, None)
             self._variants[key] = variant
-        return self._variants[key]
+        return variant
 
     def _compile(self) -> None:
         self._backend = backend(self._device)
