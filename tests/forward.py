@@ -43,12 +43,19 @@ FUNCTIONS = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "hard_sigmoid": lambda x, slope: np.clip(slope * x + 0.5, 0, 1),
+    "hard_sigmoid": lambda x, slope, offset: np.clip(slope * x + offset, 0, 1),
     "softplus": _softplus,
     "softsign": lambda x: x / (1 + np.abs(x)),
     "exponential": np.exp,
     "mish": lambda x: x * np.tanh(_softplus(x)),
+    "clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "celu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
+    "shrink": lambda x, threshold, shift: np.where(np.abs(x) > threshold, x - np.sign(x) * shift, 0),
+    "log_sigmoid": lambda x: -_softplus(-x),
+    "power": lambda x, exponent: x**exponent,
+    "hard_silu": lambda x: x * np.clip((x + 3) / 6, 0, 1),
     "softmax": _softmax,
+    "log_softmax": lambda x: np.log(_softmax(x)),
 }
 
 

@@ -288,6 +288,13 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+def log_softmax(x):
+    return x - np.logaddexp.reduce(x, -1, keepdims=True)
+
+
+#: Functions over the last axis.
+OF_ROWS = ("softmax", "log_softmax")
+
 ACTIVATIONS = {
     None: lambda x: x,
     "linear": lambda x: x,
@@ -300,12 +307,19 @@ ACTIVATIONS = {
     "silu": lambda x: x * sigmoid(x),
     "tanh": np.tanh,
     "sigmoid": sigmoid,
-    "hard_sigmoid": lambda x, slope=0.2: np.clip(slope * x + 0.5, 0, 1),
+    "hard_sigmoid": lambda x, slope=0.2, offset=0.5: np.clip(slope * x + offset, 0, 1),
     "softplus": softplus,
     "softsign": lambda x: x / (1 + np.abs(x)),
     "exponential": np.exp,
     "mish": lambda x: x * np.tanh(softplus(x)),
+    "clip": lambda x, low=-np.inf, high=np.inf: np.clip(x, low, high),
+    "celu": lambda x, alpha=1.0: alpha * elu(x / alpha),
+    "shrink": lambda x, threshold=0.5, shift=0.0: np.where(np.abs(x) > threshold, x - np.sign(x) * shift, 0),
+    "log_sigmoid": lambda x: -softplus(-x),
+    "power": lambda x, exponent=1.0: x**exponent,
+    "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     "softmax": softmax,
+    "log_softmax": log_softmax,
 }
 
 
@@ -337,7 +351,7 @@ def forward(layers, x, ar=EXACT):
 
 
 def starting_relevance(y, target):
-    """y: the output before a final softmax or sigmoid, one sample. See lrpfast.Analyzer for targets."""
+    """y: the output before a final softmax, its logarithm or sigmoid, one sample. See lrpfast.Analyzer for targets."""
     if callable(target):
         return np.asarray(target(y[None]), dtype=float)[0]
     start = np.zeros_like(y)
@@ -357,7 +371,7 @@ def starting_relevance(y, target):
 def backward(layers, rules, x, target="max", ar=EXACT, ledgers=None):
     """Relevance of one sample's input. rules: one (name, parameters) per layer."""
     seen, y = forward(layers, x, ar)
-    if layers[-1].activation in ("softmax", "sigmoid"):
+    if layers[-1].activation in (*OF_ROWS, "sigmoid"):
         y = seen[-1][1]
     r = starting_relevance(y, target)
     for layer, (name, parameters), (x_in, _) in zip(layers[::-1], rules[::-1], seen[::-1], strict=True):

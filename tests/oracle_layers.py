@@ -196,9 +196,9 @@ def average_of(shape, sizes, windows, count=None):
     return entries.matrix(tf32=False, derived=True)
 
 
-def average_pool(shape, size, strides=None, padding="valid", count_include_pad=False):
+def average_pool(shape, size, strides=None, padding="valid", dilation=1, count_include_pad=False):
     size = per_axis(size, rank_of(size))
-    windows, sizes = all_windows(shape[:-1], size, size if strides is None else strides, 1, padding)
+    windows, sizes = all_windows(shape[:-1], size, size if strides is None else strides, dilation, padding)
     count = int(np.prod(size)) if count_include_pad else None
     return average_of(shape, sizes, {q: list(taps.values()) for q, taps in windows.items()}, count)
 
@@ -238,6 +238,18 @@ def up_sample_bilinear(shape, size, interpolation="bilinear"):
     return entries.matrix(tf32=False, derived=True)
 
 
+def interpolate(shape, matrices):
+    """Every output sees the values that each axis' matrix has a weight for, by the product of the weights."""
+    matrices = [np.eye(n) if m is None else np.float64(m) for n, m in zip(shape, matrices, strict=False)]
+    entries = Entries(shape, (*(len(m) for m in matrices), shape[-1]))
+    for q in np.ndindex(*entries.out):
+        rows = [m[j] for m, j in zip(matrices, q, strict=False)]
+        for p in itertools.product(*(np.flatnonzero(row) for row in rows)):
+            weight = np.prod([row[i] for row, i in zip(rows, p, strict=True)])
+            entries.connect((*(int(i) for i in p), q[-1]), q, weight)
+    return entries.matrix(tf32=False, derived=True)
+
+
 def batch_norm(shape, mean, variance, gamma=None, beta=None, epsilon=1e-3):
     scale = (1 if gamma is None else np.float64(gamma)) / np.sqrt(np.float64(variance) + epsilon)
     entries = Entries(shape, shape)
@@ -273,6 +285,7 @@ LINEAR = {
     "AdaptiveAveragePool": adaptive_average_pool,
     "GlobalAveragePool": global_average_pool,
     "UpSample": up_sample_bilinear,
+    "Interpolate": interpolate,
     "BatchNorm": batch_norm,
     "Add": lambda *shapes: weighted_sum(shapes, [1.0] * len(shapes)),
     "Subtract": lambda *shapes: weighted_sum(shapes, [1.0, -1.0]),
@@ -302,6 +315,10 @@ def routed(kind, shapes, x, parameters):
         index = np.stack([positions] * parameters["count"])
     elif kind in ("ZeroPad", "ReflectPad", "Crop"):
         index = shifted(kind, positions, parameters["pairs"])
+    elif kind == "Take":
+        index = positions
+        for axis, places in enumerate(parameters["places"]):
+            index = index if places is None else np.stack([np.take(index, p, axis) for p in places], axis)
     elif kind == "UpSample":
         index = positions
         for axis, k in enumerate(per_axis(parameters["size"], len(shape) - 1)):
@@ -337,14 +354,14 @@ def shifted(kind, positions, pairs):
     return index
 
 
-def winners(kind, positions, x, size=None, strides=None, padding="valid", keepdims=False):
+def winners(kind, positions, x, size=None, strides=None, padding="valid", dilation=1, keepdims=False):
     """The largest value of each window and channel."""
     spatial, channels = positions.shape[:-1], positions.shape[-1]
     if kind == "GlobalMaxPool":
         windows, sizes = all_windows(spatial, spatial, 1, 1, "valid")
     else:
         size = per_axis(size, rank_of(size))
-        windows, sizes = all_windows(spatial, size, size if strides is None else strides, 1, padding)
+        windows, sizes = all_windows(spatial, size, size if strides is None else strides, dilation, padding)
     index = np.zeros((*sizes, channels), int)
     for q, taps in windows.items():
         for c in range(channels):
@@ -353,7 +370,7 @@ def winners(kind, positions, x, size=None, strides=None, padding="valid", keepdi
 
 
 ROUTING = (
-    *("Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPad", "ReflectPad", "Crop", "UpSample"),
+    *("Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPad", "ReflectPad", "Crop", "Take", "UpSample"),
     *("Concat", "MaxPool", "GlobalMaxPool", "Maximum", "Minimum"),
 )
 
@@ -503,8 +520,19 @@ def slope(function, x, **parameters):
     if function == "selu":
         return 1.0507009873554805 * slope("elu", x, alpha=1.6732632423543772)
     if function == "hard_sigmoid":
-        k = parameters.get("slope", 0.2)
-        return np.where((k * x + 0.5 > 0) & (k * x + 0.5 <= 1), k, 0.0)
+        k, offset = parameters.get("slope", 0.2), parameters.get("offset", 0.5)
+        return np.where((k * x + offset > 0) & (k * x + offset <= 1), k, 0.0)
+    if function == "clip":
+        return np.where((x > parameters.get("low", -np.inf)) & (x <= parameters.get("high", np.inf)), 1.0, 0.0)
+    if function == "celu":
+        return slope("elu", x / parameters.get("alpha", 1.0))
+    if function == "shrink":
+        t = parameters.get("threshold", 0.5)
+        return np.where((x > -t) & (x <= t), 0.0, 1.0)
+    if function == "power":
+        return parameters["exponent"] * x ** (parameters["exponent"] - 1)
+    if function == "hard_silu":
+        return np.where(x > 3, 1.0, np.where(x > -3, x / 3 + 0.5, 0.0))
     if function == "gelu" and parameters.get("approximate"):
         c = 2 * np.sqrt(2 / np.pi)
         g = s(c * (x + 0.044715 * x**3))
@@ -521,6 +549,7 @@ def slope(function, x, **parameters):
         "softplus": lambda: s(x),
         "softsign": lambda: 1 / (1 + np.abs(x)) ** 2,
         "exponential": lambda: np.exp(x),
+        "log_sigmoid": lambda: s(-x),
         "linear": lambda: np.ones_like(x),
     }[function]()
 
@@ -529,11 +558,13 @@ def activation_back(ar, ledger, rule, function, shape, x, r, parameters):
     name = rule[0]
     if name == "pass":
         return r
-    if function == "softmax":
+    if function in oracle.OF_ROWS:
         x, r = x.reshape(-1, shape[-1]), r.reshape(-1, shape[-1])
         s = ar.off(oracle.softmax(ar.off(x)), 4)
         if name == "taylor":
             back = ar.off(x * ar.off(r - ar.off(s * ar.total(r, 1)[:, None])))
+        elif function == "log_softmax":
+            back = ar.off(r - ar.off(s * ar.total(r, 1)[:, None]))
         else:
             back = ar.off(s * ar.off(r - ar.total(s * r, 1)[:, None]))
     else:
@@ -541,6 +572,10 @@ def activation_back(ar, ledger, rule, function, shape, x, r, parameters):
     ledger.lost += r.sum() - back.sum()
     ledger.absolute += np.abs(r).sum() + np.abs(back).sum()
     return back.ravel()
+
+
+#: Last activations that relevance does not start behind.
+FINAL = (*oracle.OF_ROWS, "sigmoid")
 
 
 # One layer.
@@ -646,7 +681,7 @@ def activate(layer, shape, z, ar=EXACT):
     if function in (None, "linear"):
         return z
     parameters = {k: np.broadcast_to(v, shape).ravel() if np.ndim(v) else v for k, v in parameters.items()}
-    rows = ar.off(z).reshape(-1, shape[-1]) if function == "softmax" else ar.off(z)
+    rows = ar.off(z).reshape(-1, shape[-1]) if function in oracle.OF_ROWS else ar.off(z)
     return ar.off(oracle.ACTIVATIONS[function](rows, **parameters), 4).ravel()
 
 
@@ -775,7 +810,7 @@ class Net:
                 own = rule if layer.kind == "Activation" else (activations or {}).get(i)
                 if own is None:
                     own = ("taylor", {}) if layer.activation[0] == "softmax" else ("pass", {})
-                if not (i == at and layer.activation[0] in ("softmax", "sigmoid")):  # relevance starts at its input
+                if not (i == at and layer.activation[0] in FINAL):  # relevance starts at its input
                     ledger, before = Ledger(), r
                     r = hand_back_activation(layer, own, run.shapes[i], run.z[i], r, ledger, ar)
                     if records is not None and own[0] != "pass":
@@ -794,8 +829,8 @@ class Net:
         return [np.zeros(len(run.y[i])) if r is None else r for i, r in enumerate(relevance)]
 
     def start(self, run, target, at):
-        """Starting relevance at a node: of its value before a final softmax or sigmoid."""
-        final = self.nodes[at].layer.activation[0] in ("softmax", "sigmoid")
+        """Starting relevance at a node: of its value before a final activation of these."""
+        final = self.nodes[at].layer.activation[0] in FINAL
         return oracle.starting_relevance(run.z[at] if final else run.y[at], target)
 
     # Batches. x is an array, or a list of arrays for several inputs, and so is relevance.

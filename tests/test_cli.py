@@ -282,6 +282,82 @@ def test_normalize(how, files, x, capsys):
     assert f"1 of {len(x)} explanations are not normalized: their {what} is 0" in capsys.readouterr().out
 
 
+# Whole data sets: what the options stand for; tests/test_stream.py has the rest
+
+
+@pytest.fixture
+def labels(files, x):
+    np.save(files[0].parent / "labels.npy", np.arange(len(x)) % 3)
+    return files[0].parent / "labels.npy"
+
+
+def test_statistics(files, labels, x, tmp_path, capsys):
+    maps = tmp_path / "maps.npz"
+    options = ["--statistics", maps, "--group-by", labels, "--quantiles", "0.5", "--normalize", "l1"]
+    assert run("explain", MODEL, files[0], *options) == 0
+    group = np.arange(len(x)) % 3
+    counts = ", ".join(f"{n} in group {g}" for g, n in enumerate(np.bincount(group)))
+    assert f"{maps}, statistics of {counts}\n" in capsys.readouterr().out
+    relevance = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon").analyze(x).astype(np.float64)
+    relevance /= np.abs(relevance).sum(1, keepdims=True)
+    made = np.load(maps)
+    for g in range(3):
+        np.testing.assert_allclose(made["mean"][g], relevance[group == g].mean(0), rtol=1e-5, atol=1e-8)
+    assert made["quantile"].shape == (1, 3, 12)
+    assert leftovers(files) == ["labels.npy", "maps.npz"]
+
+
+def test_statistics_of_right_predictions(files, labels, x, tmp_path):
+    predicted = lrpfast.load(MODEL).predict(x).argmax(1)
+    options = ["--statistics", tmp_path / "m.npz", "--group-by", "prediction", "--correct-only", labels]
+    assert run("explain", MODEL, files[0], *options, "--quiet") == 0
+    right = predicted == np.arange(len(x)) % 3
+    assert (np.load(tmp_path / "m.npz")["count"] == np.bincount(predicted[right], minlength=5)).all()
+
+
+@pytest.mark.parametrize("how", ["minmax", "1sigma", "3sigma"])
+def test_bounds_from_the_inputs(how, files, x, capsys):
+    x = x.astype(np.float64)
+    k = {"minmax": None, "1sigma": 1, "3sigma": 3}[how]
+    low, high = (x.min(0), x.max(0)) if k is None else (x.mean(0) - k * x.std(0), x.mean(0) + k * x.std(0))
+    rule = lrpfast.composites.Uniform(lrpfast.rules.Epsilon(), first=lrpfast.rules.ZBox(low, high))
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), rule).analyze(x)
+    outside = int(((x < low) | (x > high)).sum())
+    got = explain(files, "--input-layer-rule", "z_box", "--low", how, "--high", how)
+    told = f"lrpfast: warning: {outside} input values lie outside the bounds of z_box"
+    assert (told in capsys.readouterr().err) == (outside > 0)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_grid_with_a_mask(files, x, tmp_path):
+    mask = np.zeros((4, 5), bool)
+    mask.flat[3:15] = True
+    grid = np.full((len(x), 4, 5), np.nan, np.float32)
+    grid[:, mask] = x
+    expected = explain(files)
+    np.save(files[0], grid)
+    np.save(tmp_path / "mask.npy", mask)
+    got = explain(files, "--mask", tmp_path / "mask.npy")
+    assert (got[:, mask] == expected).all() and np.isnan(got[:, ~mask]).all()
+
+
+def test_wrong_options_of_data_sets(files, labels, tmp_path, capfd):
+    def told(*options):
+        return refuse(capfd, "explain", MODEL, files[0], *options)
+
+    assert "say what to make: -o OUT" in told()
+    assert "pass --statistics FILE" in told("-o", files[1], "--group-by", labels)
+    assert "statistics are written to .nc" in told("--statistics", tmp_path / "s.txt")
+    assert "group_by must hold whole numbers" in told("--statistics", tmp_path / "s.npz", "--group-by", files[0])
+    assert "--quantiles" in told("--statistics", tmp_path / "s.npz", "--quantiles", "a")
+    assert "between 0 and 1" in told("--statistics", tmp_path / "s.npz", "--quantiles", "50")
+    assert "True and False" in told("-o", files[1], "--mask", labels)
+    assert "batch_size must be" in told("-o", files[1], "--batch-size", "0")
+    assert "epsilon has no bounds" in told("-o", files[1], "--low", "minmax")
+    assert "two files" in told("-o", tmp_path / "a.h5", "--statistics", tmp_path / "a.h5")
+    assert leftovers(files) == ["labels.npy"]
+
+
 # Pictures
 
 
@@ -638,7 +714,7 @@ def test_signals(number, earlier, x):
     process = command("explain", MODEL, earlier[0], "-o", earlier[1], "--threads", "1", "--force")
     part = earlier[1].with_name(".r.npy.lrpfast-part")
     deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_blocks > 2_000) and process.poll() is None:
+    while not (part.exists() and part.stat().st_blocks > 200_000) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()

@@ -285,9 +285,24 @@ L = lrpfast.layers
         (lambda: L.Dense(np.eye(2), activation="rolu"), ["rolu", "relu"]),
         (lambda: L.Dense(np.eye(2), activation=3), ["activation", "int"]),
         (lambda: L.Activation("rolu"), ["rolu", "relu"]),
+        (lambda: L.MaxPool(2, dilation=0), ["dilation", "0"]),
+        (lambda: L.MaxPool(2, padding=3, dilation=2), ["padding", "(3,)"]),
         (lambda: L.Activation("relu", {"slope": 1}), ["relu", "slope"]),
         (lambda: L.Activation("elu", {"alpha": "a"}), ["alpha", "a"]),
         (lambda: L.Activation("prelu"), ["negative_slope"]),
+        (lambda: L.Activation("clip", {"low": 2, "high": 1}), ["low", "high", "2", "1"]),
+        (lambda: L.Activation("clip", {"low": np.nan}), ["low", "nan"]),
+        (lambda: L.Activation("clip", {"low": np.inf}), ["low", "inf"]),
+        (lambda: L.Activation("celu", {"alpha": 0}), ["alpha", "above 0"]),
+        (lambda: L.Activation("shrink", {"threshold": -1}), ["threshold", "-1"]),
+        (lambda: L.Interpolate(np.eye(2)), ["matrices", "1 to 3"]),
+        (lambda: L.Interpolate((np.ones(2),)), ["matrices", "(2,)"]),
+        (lambda: L.Interpolate((np.full((2, 2), np.nan),)), ["matrices", "finite"]),
+        (lambda: lrpfast.from_layers([L.Interpolate((np.eye(3),))], (4, 2)), ["axis 0", "3 values", "(4, 2)"]),
+        (lambda: L.Take([]), ["places", "1 to 3"]),
+        (lambda: L.Take(([0.5],)), ["places", "whole numbers"]),
+        (lambda: L.Take(([-1],)), ["places", "-1"]),
+        (lambda: lrpfast.from_layers([L.Take(([0, 4],))], (4, 2)), ["place 4", "axis 0", "(4, 2)"]),
         (lambda: L.Reshape((0, 2)), ["(0, 2)"]),
         (lambda: L.Reshape((-1, -1)), ["(-1, -1)"]),
         (lambda: lrpfast.from_layers([]), ["at least one layer"]),
@@ -335,6 +350,8 @@ def test_graphs():
     y = graph.add(L.Dense(np.eye(3)), x)
     says(lrpfast.ShapeError, lambda: graph.model(y), "unused", "nothing uses")
     says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Subtract()], input_shape=(3,)), "Subtract", "2")
+    gaps = L.MaxPool(2, 1, ((2, 2),), 3)
+    says(lrpfast.ShapeError, lambda: lrpfast.from_layers([gaps], (1, 1)), "MaxPool", "axis 0", "nothing but padding")
     says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Conv(np.ones((3, 2, 4)))], input_shape=(9, 3)), "Conv", "2")
     says(lrpfast.ShapeError, lambda: lrpfast.from_layers([L.Conv(np.ones((3, 3, 4)))], input_shape=(2, 3)), "window")
 

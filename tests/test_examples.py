@@ -185,3 +185,23 @@ def test_wrong_use():
         trainer.train(x, labels, (held[0], held[1].astype(float)), (2,))
     with pytest.raises(ValueError, match="no longer finite in epoch 1"):
         trainer.train(np.where(x > 9, x, np.nan), labels, held, (2,))
+
+
+# The climate pipeline
+
+
+def test_climate_maps(tmp_path):
+    done = run(tmp_path, EXAMPLES / "climate_maps.py", "--days", "300", "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("300 maps explained in") == 2
+    assert len(re.findall(r"relevance and pattern correlate by 0\.\d\d", done.stdout)) == 2
+    folder = tmp_path / "climate_maps"
+    (mean_maps,) = (p for p in folder.glob("relevance_0.*") if p.suffix in (".nc", ".npz"))
+    from lrpfast.batch import open_source
+
+    with open_source(f"{mean_maps}:mean") as source:
+        mean = source.read(0, 2)
+    ocean = np.load(folder / "ocean.npy")
+    assert np.isnan(mean[:, ~ocean]).all() and (np.abs(mean[:, ocean]) <= 1).all()
+    if importlib.util.find_spec("matplotlib"):
+        assert (folder / "relevance.png").read_bytes().startswith(b"\x89PNG")

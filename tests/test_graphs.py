@@ -57,8 +57,8 @@ def inception():
         [
             entry(8, 6, 2),
             (conv((1, 1), 2, 3, activation="relu"), 0),
-            (conv((3, 3), 2, 2, padding="same", activation="tanh"), 0),
-            (Layer("MaxPool", {"size": (3, 3), "strides": 1, "padding": "same"}), 0),
+            (conv((3, 3), 2, 2, padding="same", activation=("clip", {"low": -0.4})), 0),
+            (Layer("MaxPool", {"size": (3, 3), "strides": 1, "padding": "same", "dilation": (2, 1)}), 0),
             (Layer("Concat"), 1, 2, 3),
             (Layer("AveragePool", {"size": (2, 2)}), 4),
             (conv((2, 2), 7, 4, strides=2, activation="relu"), 5),

@@ -112,6 +112,9 @@ GEOMETRIES = [
     ("local 3d", (3, 2, 3, 1), local((3, 2, 3, 1), (2, 2, 2), 2)),
 ]
 
+#: weights of means over neighbours, some of them none
+STEPS = np.array([[1, 0, 0, 0], [0.3, 0.7, 0, 0], [0, 0.6, 0.3, 0.1], [0, 0, 0.25, 0.75], [0.5, 0, 0, 0.5]])
+
 #: sums and means
 SUMS = [
     ("mean", [(7, 2)], Layer("AveragePool", {"size": 2})),
@@ -129,6 +132,15 @@ SUMS = [
         [(5, 4, 2)],
         Layer("AveragePool", {"size": (3, 3), "strides": 2, "padding": ((1, 2), (0, 1))}),
     ),
+    ("mean, dilation", [(8, 2)], Layer("AveragePool", {"size": 3, "strides": 2, "padding": "same", "dilation": 2})),
+    (
+        "mean 2d, dilation, padding counts",
+        [(5, 6, 2)],
+        Layer(
+            "AveragePool",
+            {"size": (2, 3), "strides": 1, "padding": ((1, 2), 1), "dilation": (3, 2), "count_include_pad": True},
+        ),
+    ),
     ("mean 3d", [(3, 4, 2, 2)], Layer("AveragePool", {"size": (2, 2, 2), "strides": 1, "padding": "same"})),
     ("adaptive mean", [(7, 2)], Layer("AdaptiveAveragePool", {"size": 3})),
     ("adaptive mean to more", [(3, 2)], Layer("AdaptiveAveragePool", {"size": 5})),
@@ -141,6 +153,10 @@ SUMS = [
     ("bilinear 1d", [(4, 2)], Layer("UpSample", {"size": 3, "interpolation": "bilinear"})),
     ("bilinear 2d", [(3, 4, 2)], Layer("UpSample", {"size": (2, 3), "interpolation": "bilinear"})),
     ("bilinear 2d, one axis", [(1, 3, 2)], Layer("UpSample", {"size": (4, 1), "interpolation": "bilinear"})),
+    ("interpolation 1d", [(4, 2)], Layer("Interpolate", {"matrices": (STEPS[:3, :4],)})),
+    ("interpolation 2d", [(3, 4, 2)], Layer("Interpolate", {"matrices": (STEPS[:, :3], STEPS[1:4, :4])})),
+    ("interpolation 2d, one axis", [(3, 4, 2)], Layer("Interpolate", {"matrices": (None, STEPS[:2, :4])})),
+    ("interpolation 3d", [(2, 3, 2, 1)], Layer("Interpolate", {"matrices": (STEPS[1:, 2:4], None, STEPS[:2, :2])})),
     ("batch norm", [(5,)], W.batch_norm(5)),
     ("batch norm of maps", [(3, 4, 2)], W.batch_norm(2, epsilon=0.01)),
     ("batch norm without scale", [(4, 2)], W.batch_norm(2, gamma=None, beta=None)),
@@ -152,6 +168,21 @@ SUMS = [
     ("difference", [(4, 3), (4, 3)], Layer("Subtract")),
     ("difference, stretched", [(2,), (3, 2)], Layer("Subtract")),
     ("mean of inputs", [(4,), (4,), (4,)], Layer("Average")),
+]
+
+#: interpolation that has weights below zero, as cubic has
+SIGNED = [
+    ("cubic 1d", [(4, 2)], Layer("Interpolate", {"matrices": (STEPS[:, :4] - 0.2,)})),
+    ("cubic 2d", [(3, 4, 2)], Layer("Interpolate", {"matrices": (STEPS[:3, :3] - 0.1, STEPS[:, :4] - 0.2)})),
+    ("cubic 3d", [(2, 2, 3, 1)], Layer("Interpolate", {"matrices": (None, STEPS[:, :2] - 0.1, STEPS[:2, :3] - 0.3)})),
+]
+
+SIGNED_RULES = [
+    ("zero", {}),
+    ("epsilon", {"epsilon": 0.1}),
+    ("norm", {}),
+    ("norm", {"stabilizer": (0.25, "zero")}),
+    ("gradient", {}),
 ]
 
 SUM_RULES = [*cases.KINDS, ("norm", {}), ("norm", {"stabilizer": (0.25, "zero")}), ("gradient", {})]
@@ -171,6 +202,9 @@ ROUTES = [
     ("crop 1d", [(6, 2)], Layer("Crop", {"pairs": (1, 2)})),
     ("crop 2d", [(4, 5, 2)], Layer("Crop", {"pairs": ((0, 1), (2, 1))})),
     ("crop 3d", [(3, 2, 4, 1)], Layer("Crop", {"pairs": ((1, 1), (0, 0), (2, 0))})),
+    ("take 1d", [(4, 2)], Layer("Take", {"places": ([3, 0, 0, 2],)})),
+    ("take 2d", [(3, 4, 2)], Layer("Take", {"places": ([0, 0, 0, 1, 2, 2], [1, 3])})),
+    ("take 3d", [(2, 3, 2, 1)], Layer("Take", {"places": ([1, 0], None, [1])})),
     ("nearest 1d", [(4, 2)], Layer("UpSample", {"size": 3})),
     ("nearest 2d", [(2, 3, 2)], Layer("UpSample", {"size": (2, 3)})),
     ("nearest 3d", [(2, 1, 2, 2)], Layer("UpSample", {"size": (1, 3, 2)})),
@@ -183,6 +217,18 @@ ROUTES = [
     ("max 1d, same", [(7, 2)], Layer("MaxPool", {"size": 4, "strides": 3, "padding": "same"})),
     ("max 2d", [(4, 6, 2)], Layer("MaxPool", {"size": (2, 3)})),
     ("max 2d, pads", [(4, 5, 2)], Layer("MaxPool", {"size": (3, 2), "strides": 2, "padding": ((1, 2), (0, 1))})),
+    ("max 1d, dilation", [(8, 2)], Layer("MaxPool", {"size": 3, "strides": 2, "padding": ((1, 2),), "dilation": 2})),
+    ("max 1d, dilation, same", [(7, 2)], Layer("MaxPool", {"size": 3, "padding": "same", "dilation": 3})),
+    (
+        "max 2d, dilation",
+        [(5, 6, 2)],
+        Layer("MaxPool", {"size": (2, 3), "strides": (2, 1), "padding": ((2, 1), (0, 2)), "dilation": (3, 2)}),
+    ),
+    (
+        "max 3d, dilation",
+        [(4, 3, 5, 1)],
+        Layer("MaxPool", {"size": 2 * (2,) + (3,), "strides": 1, "dilation": (2, 1, 2)}),
+    ),
     ("max 3d", [(3, 4, 2, 2)], Layer("MaxPool", {"size": (2, 2, 2), "strides": 1, "padding": "same"})),
     ("global max 1d", [(5, 3)], Layer("GlobalMaxPool")),
     ("global max 2d", [(3, 4, 2)], Layer("GlobalMaxPool", {"keepdims": True})),
@@ -258,11 +304,23 @@ ACTIVATIONS = [
     ("tanh", {}),
     ("sigmoid", {}),
     ("hard_sigmoid", {"slope": 0.25}),
+    ("hard_sigmoid", {"slope": 0.5, "offset": 0.25}),
     ("softplus", {}),
     ("softsign", {}),
     ("exponential", {}),
     ("mish", {}),
+    ("clip", {"low": -0.25, "high": 0.5}),
+    ("clip", {"low": -0.25}),
+    ("clip", {"high": -0.25}),
+    ("celu", {"alpha": 0.7}),
+    ("shrink", {"threshold": 0.25}),
+    ("shrink", {"threshold": 0.25, "shift": 0.5}),
+    ("log_sigmoid", {}),
+    ("power", {"exponent": 2}),
+    ("power", {"exponent": 3}),
+    ("hard_silu", {}),
     ("softmax", {}),
+    ("log_softmax", {}),
     ("linear", {}),
 ]
 
@@ -273,6 +331,7 @@ FAMILIES = [
     ([(name, [shape], layer) for name, shape, layer in SOME_PLAIN], cases.OTHER, PRECISIONS),
     ([(name, [shape], layer) for name, shape, layer in GEOMETRIES], cases.KINDS, PRECISIONS),
     (SUMS, SUM_RULES, PRECISIONS),
+    (SIGNED, SIGNED_RULES, PRECISIONS),
     (ROUTES, ROUTE_RULES, PRECISIONS[:2]),
     (PRODUCTS, PRODUCT_RULES, PRECISIONS[:2]),
     (NORMALIZATIONS, NORMALIZATION_RULES, PRECISIONS[:2]),
@@ -483,3 +542,14 @@ def test_the_oracle_gives_whole_relevance_back():
         for rule in (("flat", {"stabilizer": (1e-9, "zero")}), ("w_square", {"stabilizer": (1e-9, "zero")})):
             got = oracle_layers.redistribute(rule, bare, [x], r)
             np.testing.assert_allclose(got.sum(1), r.reshape(2, -1).sum(1), rtol=1e-12)
+
+
+def test_matrices_and_places_are_saved(tmp_path):
+    layers = lrpfast.layers
+    made = [layers.Interpolate((None, STEPS[:, :3])), layers.Take(([2, 0, 0], None)), layers.Flatten()]
+    model = lrpfast.from_layers(made, (4, 3, 2))
+    model.save(tmp_path / "model.npz")
+    x = cases.values((4, 3, 2), 3)
+    again = lrpfast.load(tmp_path / "model.npz")
+    assert again.predict(x).tobytes() == model.predict(x).tobytes()
+    assert "3→5" in model.summary() and "3 × all places" in model.summary()

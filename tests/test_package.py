@@ -101,6 +101,7 @@ MAY_IMPORT = {
 AGAINST = {
     ("model/graph.py", "engine", "predict"),
     ("engine/analyzer.py", "batch", "stream"),
+    ("engine/analyzer.py", "batch", None),  # the type of what it returns
     ("engine/analyzer.py", "batch", "map"),
 }
 

@@ -139,12 +139,13 @@ def test_batch_normalization(tmp_path, scale, center, axis):
         assert np.array_equal(getattr(norm, key), values[key]) if key in values else getattr(norm, key) is None
 
 
-def test_a_softmax_is_over_the_last_axis_wherever_the_channels_are(tmp_path):
+@pytest.mark.parametrize("function", ["softmax", "log_softmax"])
+def test_a_softmax_is_over_the_last_axis_wherever_the_channels_are(tmp_path, function):
     kernel, bias = arrays((2, 3, 4), (4,))
-    config = {"filters": 4, "kernel_size": [2], "data_format": "channels_first", "activation": "softmax"}
+    config = {"filters": 4, "kernel_size": [2], "data_format": "channels_first", "activation": function}
     found = one(tmp_path, "Conv1D", (3, 6), [kernel, bias], **config)
-    assert [part.name for part in found] == ["x/channels_last", "x", "x/channels_first", "x/softmax"]
-    assert (found[1].activation, found[3].function) == (None, "softmax")
+    assert [part.name for part in found] == ["x/channels_last", "x", "x/channels_first", f"x/{function}"]
+    assert (found[1].activation, found[3].function) == (None, function)
     found = one(tmp_path, "Softmax", (3, 6), axis=1)
     assert [type(part) for part in found] == [L.Permute, L.Activation, L.Permute]
 

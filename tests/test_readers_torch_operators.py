@@ -32,6 +32,7 @@ MODULES = {
         for name in (
             *("ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Tanh", "Sigmoid", "Hardsigmoid"),
             *("Hardswish", "Hardtanh", "Softplus", "Softsign", "Mish", "PReLU", "Dropout", "Identity", "Flatten"),
+            *("LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink", "RReLU"),
         )
     },
     "PReLU of channels": (lambda: nn.PReLU(4), IMAGE),
@@ -39,7 +40,12 @@ MODULES = {
     "Softplus beta": (lambda: nn.Softplus(2), IMAGE),
     "Softmax of channels": (lambda: nn.Softmax(1), IMAGE),
     "Softmax last": (lambda: nn.Softmax(-1), IMAGE),
+    "LogSoftmax of channels": (lambda: nn.LogSoftmax(1), IMAGE),
+    "LogSoftmax last": (lambda: nn.LogSoftmax(-1), IMAGE),
+    "Softmin": (lambda: nn.Softmin(1), IMAGE),
+    "CELU alpha": (lambda: nn.CELU(0.4), IMAGE),
     "Hardtanh from 0": (lambda: nn.Hardtanh(0, 3), IMAGE),
+    "Hardtanh from 0.5": (lambda: nn.Hardtanh(0.5, 0.9), IMAGE),
     "Threshold": (lambda: nn.Threshold(0.3, 0), IMAGE),
     "ReLU in place": (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(True)), IMAGE),
     "Linear": (lambda: nn.Linear(8, 3), (8,)),
@@ -69,6 +75,25 @@ MODULES = {
     "Upsample to a size": (lambda: nn.Upsample(size=(16, 24)), IMAGE),
     "Upsample bilinear": (lambda: nn.Upsample(scale_factor=(2, 3), mode="bilinear"), IMAGE),
     "Upsample linear": (lambda: nn.Upsample(scale_factor=3, mode="linear"), (4, 5)),
+    "Upsample trilinear": (lambda: nn.Upsample(scale_factor=(1.5, 2, 0.6), mode="trilinear"), (2, 3, 4, 5)),
+    "Upsample bicubic": (lambda: nn.Upsample(scale_factor=1.7, mode="bicubic"), IMAGE),
+    "Upsample bicubic, corners": (lambda: nn.Upsample(size=(5, 19), mode="bicubic", align_corners=True), IMAGE),
+    "Upsample linear, corners": (lambda: nn.Upsample(scale_factor=1.4, mode="linear", align_corners=True), (4, 7)),
+    "Upsample linear to one": (lambda: nn.Upsample(size=1, mode="linear"), (4, 7)),
+    "Upsample recomputed": (
+        lambda: nn.Upsample(scale_factor=1.3, mode="bilinear", recompute_scale_factor=True),
+        IMAGE,
+    ),
+    "Upsample nearest by parts": (lambda: nn.Upsample(scale_factor=0.6), IMAGE),
+    "Upsample nearest-exact": (lambda: nn.Upsample(size=(5, 19), mode="nearest-exact"), IMAGE),
+    "bilinear, smoothed": (
+        lambda: Function(lambda x: F.interpolate(x, (3, 11), mode="bilinear", antialias=True)),
+        IMAGE,
+    ),
+    "bicubic, smoothed": (
+        lambda: Function(lambda x: F.interpolate(x, (3, 11), mode="bicubic", antialias=True)),
+        IMAGE,
+    ),
     "weight_norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 3, 3)), IMAGE),
     "spectral_norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3)), (8,)),
 }
@@ -93,6 +118,8 @@ def _by_rank(rank):
     yield "InstanceNorm tracked", make("InstanceNorm", 4, track_running_stats=True)
     yield "MaxPool", make("MaxPool", 3, 2, 1)
     yield "MaxPool ceil", make("MaxPool", 3, 2, 1, ceil_mode=True)
+    yield "MaxPool dilation", make("MaxPool", 3, 1, 1, dilation=2)
+    yield "MaxPool dilation, ceil", make("MaxPool", 2, 3, 1, dilation=3, ceil_mode=True)
     yield "MaxPool wide strides", make("MaxPool", 2, 3, ceil_mode=True)
     for counts in (True, False):
         yield f"AvgPool {counts}", make("AvgPool", 3, 2, 1, count_include_pad=counts)
@@ -119,6 +146,9 @@ FUNCTIONS = {
     "constant minus": lambda x: COLUMN - x,
     "a constant for each value": lambda x: x * torch.ones(4, 8, 8, dtype=torch.float64) * 2,
     "div": lambda x: x / 3,
+    "div by a value": lambda x: x / (1 + x.square()) - 2 / x.exp(),
+    "normalize": lambda x: x / x.square().sum(1, keepdim=True).sqrt(),
+    "roots and powers": lambda x: x.exp().rsqrt() * x.sigmoid().reciprocal() + x.exp().pow(0.7) + x.pow(3) - x**2,
     "neg, abs": lambda x: -x.abs(),
     "pow": lambda x: x**2 + x**3,
     "square": lambda x: x.square(),
@@ -137,6 +167,8 @@ FUNCTIONS = {
     "max": lambda x: x.max(2)[0],
     "min": lambda x: x.min(2, keepdim=True).values,
     "maximum": lambda x: torch.maximum(x, x.sigmoid()),
+    "maximum with a constant": lambda x: torch.maximum(x, COLUMN) - torch.minimum(ROW, x),
+    "a constant turned": lambda x: x * ROW.flip(0),
     "minimum": lambda x: torch.minimum(x, x.sigmoid()),
     "cat": lambda x: torch.cat([x, x.relu()], 1),
     "cat last": lambda x: torch.cat([x, x.relu()], -1),
@@ -167,9 +199,14 @@ FUNCTIONS = {
     "matmul": lambda x: x @ MATRIX,
     "matmul from the left": lambda x: MATRIX.T @ x,
     "matmul of values": lambda x: x[:, 0] @ x[:, 1],
+    "one number": lambda x: x.mean((1, 2, 3)),
+    "one number of a vector": lambda x: x.flatten(1)[:, 3],
+    "one number, squeezed": lambda x: x.sum((1, 2, 3), keepdim=True).squeeze((1, 2, 3)).relu() + 1,
+    "one number for all": lambda x: x * x.mean((1, 2, 3)).unsqueeze(1).unsqueeze(2).unsqueeze(3),
     "clamp": lambda x: x.clamp(-0.5, 0.7),
     "clamp min": lambda x: x.clamp(min=0.2),
     "clamp max": lambda x: x.clamp(max=0.2),
+    "clamp without end": lambda x: x.clamp(0.0, float("inf")) + x.clamp(float("-inf"), 0.3),
     "exp": lambda x: x.exp(),
     "broadcast": lambda x: x * x.mean((2, 3), keepdim=True) + x[:, :1],
     "stretched by a constant": lambda x: x.mean(1, keepdim=True) + COLUMN,
@@ -312,11 +349,12 @@ def test_attention_is_refused():
         (lambda x: x.flip(0), "batch"),
         (lambda x: x.reshape(x.shape[0] * 2, 2), "batch"),
         (lambda x: x.sum(), "batch"),
-        (lambda x: x[:, 0], "without an axis"),
-        (lambda x: x / x.exp(), "divides"),
+        (lambda x: torch.div(x, 3, rounding_mode="floor"), "rounds"),
+        (lambda x: F.softplus(x, threshold=1), "threshold"),
         (lambda x: (2 * x).long().float(), "rounds"),
         (lambda x: x.repeat(1, 200_000), "pieces"),
-        (lambda x: F.log_softmax(x, 1), "softmax"),
+        (lambda x: F.rrelu(x, training=True), "random"),
+        (lambda x: x.clamp(1.0, -1.0), "empty"),
         (lambda x: x if x.shape[0] == 2 else -x, "fixed number of samples"),
         (lambda x: x if x.sum() > 0 else -x, "cannot trace"),
     ],

@@ -1,95 +1,60 @@
-"""Random PyTorch modules of 2 to 12 layers: predictions against PyTorch, relevance against zennit, in float64."""
+"""Random PyTorch modules, read both ways: predictions against PyTorch, relevance against zennit, in float64.
+
+A developer's run draws a few; LRPFAST_RANDOM_NETS=500 draws as many for each test, of which a second brings two.
+"""
+
+import copy
+import io
+import os
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import lrpfast
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
-from torch import nn  # noqa: E402
+from torch_nets import Bilinear, modules  # noqa: E402
+
+SETTINGS = settings(
+    max_examples=int(os.environ.get("LRPFAST_RANDOM_NETS", 12)), deadline=None, suppress_health_check=list(HealthCheck)
+)
+#: Versions of ONNX's operators that PyTorch's exporter writes; before 11 it writes resizing as it is not.
+OPSETS = (11, 13, 14, 17, 18, 20)
 
 
-class Residual(nn.Module):
-    """x + f(x), with zennit's Sum where zennit is there to give it a rule."""
-
-    def __init__(self, *parts):
-        super().__init__()
-        self.parts = nn.Sequential(*parts)
-        try:
-            from zennit.layer import Sum
-        except ImportError:
-            self.sum = None
-        else:
-            self.sum = Sum()
-
-    def forward(self, x):
-        a = self.parts(x)
-        return x + a if self.sum is None else self.sum(torch.stack([x, a], -1))
+def onnx_bytes(module, x):
+    """An ONNX file for any number of samples; its version follows from the module, so that all come up."""
+    file = io.BytesIO()
+    opset = OPSETS[(x.numel() + len(str(module))) % len(OPSETS)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter that needs no onnxscript it warns, as of an old one
+        torch.onnx.export(
+            module, (x,), file, dynamo=False, opset_version=opset, input_names=["x"], dynamic_axes={"x": {0: "batch"}}
+        )
+    return file.getvalue()
 
 
-@st.composite
-def modules(draw):
-    """A module and the shape of one sample: convolutions, pooling and sums, then dense layers."""
-    count = draw(st.integers(2, 12))
-    channels, size = draw(st.integers(1, 4)), draw(st.integers(4, 9))
-    shape: tuple[int, ...] = (channels, size, size)
-    if draw(st.booleans()):
-        shape = (draw(st.integers(1, 12)),)
-    first, layers = shape, []
-    while len(layers) < count:
-        choices = ["linear", "relu"] if len(shape) == 1 else ["conv", "relu", "pool", "average", "residual", "flatten"]
-        if not layers:  # a ReLU on inputs has no layer before it to be fused with
-            choices.remove("relu")
-        kind = draw(st.sampled_from(choices))
-        if kind == "linear":
-            out = draw(st.integers(1, 12))
-            layers.append(nn.Linear(shape[0], out, bias=draw(st.booleans())))
-            shape = (out,)
-        elif kind == "relu":
-            layers.append(nn.ReLU())
-        elif kind == "flatten":
-            layers.append(nn.Flatten())
-            shape = (int(np.prod(shape)),)
-        elif kind == "residual":
-            layers.append(Residual(nn.Conv2d(shape[0], shape[0], 3, padding=1, bias=draw(st.booleans())), nn.ReLU()))
-        elif min(shape[1:]) < 2:
-            continue
-        elif kind == "conv":
-            k, stride, pad = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(0, 1))
-            out = draw(st.integers(1, 5))
-            layers.append(nn.Conv2d(shape[0], out, k, stride, pad, bias=draw(st.booleans())))
-            n = (shape[1] + 2 * pad - k) // stride + 1
-            shape = (out, n, n)
-        else:
-            layers.append(nn.MaxPool2d(2) if kind == "pool" else nn.AvgPool2d(2))
-            shape = (shape[0], shape[1] // 2, shape[2] // 2)
-    if len(shape) > 1:
-        layers.append(nn.Flatten())
-        shape = (int(np.prod(shape)),)
-    layers.append(nn.Linear(shape[0], draw(st.integers(1, 4))))
-    torch.manual_seed(draw(st.integers(0, 2**16)))
-    module = nn.Sequential(*layers).double()
-    for parameter in module.parameters():
-        nn.init.normal_(parameter)
-    return module, torch.randn(3, *first, dtype=torch.float64)
+def both_ways(module, x):
+    """(name, Model) for each way that a module comes in."""
+    yield "torch.export", lrpfast.from_torch(module, x)
+    pytest.importorskip("onnx", reason="the package onnx is not installed (extra 'onnx')")
+    try:
+        data = onnx_bytes(module, x)
+    except torch.onnx.errors.OnnxExporterError:  # it cannot write pooling to a size after some layers
+        return
+    yield "ONNX", lrpfast.from_onnx(data)
 
 
-SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def check_predictions(module, x, way, model):
+    got = np.asarray(model.predict(x.numpy(), precision="float64"))
+    wanted = module(x).detach().numpy()
+    assert got.shape == wanted.shape, way
+    assert np.abs(got - wanted).max() <= 1e-11 * max(1.0, np.abs(wanted).max()), way
 
 
-@SETTINGS
-@given(modules())
-def test_predictions(drawn):
-    module, x = drawn
-    got = lrpfast.from_torch(module, x).predict(x, precision="float64")
-    with torch.no_grad():
-        wanted = module.eval()(x)
-    assert ((got - wanted).abs() <= 1e-11 * max(1.0, float(wanted.abs().max()))).all()
-
-
-#: names, lrpfast's rule and zennit's
+#: lrpfast's rules and zennit's
 RULES = {
     "epsilon": (lrpfast.rules.Epsilon(1e-6), lambda z: z.Epsilon(1e-6)),
     "z_plus": (lrpfast.rules.ZPlus(), lambda z: z.ZPlus()),
@@ -100,41 +65,57 @@ RULES = {
 
 def zennits(module, x, rule):
     """zennit's relevance of the first output's value."""
-    import zennit.rules
+    import zennit.rules as rules
     from zennit.attribution import Gradient
+    from zennit.canonizers import SequentialMergeBatchNorm
     from zennit.composites import LayerMapComposite
-    from zennit.types import Activation, AvgPool, Convolution, Linear
+    from zennit.layer import Sum
+    from zennit.types import Activation, AvgPool, Linear
 
-    composite = LayerMapComposite(
-        [
-            (Activation, zennit.rules.Pass()),
-            (zennit.layer.Sum, zennit.rules.Norm()),
-            (AvgPool, zennit.rules.Norm()),
-            (Convolution, rule(zennit.rules)),
-            (Linear, rule(zennit.rules)),
-        ]
-    )
+    layers = [
+        (Activation, rules.Pass()),
+        (torch.nn.Mish, rules.Pass()),
+        (Sum, rules.Norm()),
+        (AvgPool, rules.Norm()),
+        (Bilinear, rules.Norm()),
+        (Linear, rule(rules)),
+    ]
 
     def start(output):
         relevance = torch.zeros_like(output)
         relevance[:, 0] = output[:, 0]
         return relevance
 
-    with Gradient(module, composite) as attributor:
-        return attributor(x.clone().requires_grad_(), start)[1]
+    # zennit leaves the bias that a merged batch norm gives a layer
+    with Gradient(copy.deepcopy(module), LayerMapComposite(layers, [SequentialMergeBatchNorm()])) as attributor:
+        return attributor(x.clone().requires_grad_(), start)[1].numpy()
 
 
-@pytest.mark.parametrize("name", RULES)
+def largest(array):
+    return np.abs(array).max(tuple(range(1, array.ndim)), keepdims=True)
+
+
 @SETTINGS
 @given(drawn=modules())
-def test_relevance(name, drawn):
+def test_relevance(drawn):
     pytest.importorskip("zennit", reason="zennit is not installed")
     module, x = drawn
-    ours, theirs = RULES[name]
-    model = lrpfast.from_torch(module, x)
-    got = lrpfast.Analyzer(model, lrpfast.composites.Uniform(ours), target=0, precision="float64").analyze(x)
-    wanted = zennits(module.eval(), x, theirs)
-    # where relevance amplifies, both divide by what nearly vanishes, and rounding grows with it
-    z = float(module(x).detach().abs().max())
-    floor = 1e-8 * torch.amax(wanted.abs(), tuple(range(1, x.ndim)), keepdim=True) + 1e-12 * z
-    assert ((got - wanted).abs() <= floor).all(), float(((got - wanted).abs() / floor).max())
+    wanted = {name: zennits(module, x, theirs) for name, (_, theirs) in RULES.items()}
+    for way, model in both_ways(module, x):
+        check_predictions(module, x, way, model)
+        for name, (rule, _) in RULES.items():
+            composite = lrpfast.composites.Uniform(rule)
+            got = lrpfast.Analyzer(model, composite, target=0, precision="float64").analyze(x.numpy())
+            # where relevance amplifies, both divide by what nearly vanishes, and rounding grows with it
+            floor = 1e-8 * largest(wanted[name]) + 1e-12 * float(module(x).detach().abs().max())
+            assert (np.abs(got - wanted[name]) <= floor).all(), (way, name, (np.abs(got - wanted[name]) / floor).max())
+
+
+@SETTINGS
+@given(drawn=modules(explained=False))
+def test_predictions(drawn):
+    module, x = drawn
+    for way, model in both_ways(module, x):
+        check_predictions(module, x, way, model)
+        got = lrpfast.Analyzer(model, "epsilon_plus", target=0, precision="float64").analyze(x.numpy())
+        assert got.shape == x.shape and np.isfinite(got).all(), way

@@ -47,9 +47,8 @@ def test_python(at_root, capsys):
 
 def test_commands(at_root, capsys):
     np.save("x.npy", np.load(ROOT / "tests" / "data" / "digits_mlp.npz")["x"])
-    (block,) = blocks("console")
-    commands = re.findall(r"^\$ lrpfast (.*)\n((?:[^$].*\n|\n)*)", block, re.MULTILINE)
-    assert len(commands) == 2
+    commands = re.findall(r"^\$ lrpfast (.*)\n((?:[^$].*\n|\n)*)", "".join(blocks("console")), re.MULTILINE)
+    assert len(commands) == 3
     for command, output in commands:
         assert cli.main(shlex.split(command)) == 0
         printed = capsys.readouterr().out

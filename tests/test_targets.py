@@ -16,7 +16,7 @@ def rule(request):
     return request.param
 
 
-@pytest.fixture(params=[None, "relu", "softmax", "sigmoid"], ids=lambda last: last or "linear")
+@pytest.fixture(params=[None, "relu", "softmax", "log_softmax", "sigmoid"], ids=lambda last: last or "linear")
 def layers(request):
     return cases.network((6, 9, 4), "relu", last=request.param)
 
@@ -127,12 +127,15 @@ def test_a_reference_value_is_seen_in_the_explanation():
     np.testing.assert_allclose(explanation.conservation[0].incoming, explanation.output[:, 0], rtol=1e-6)
 
 
-def test_the_model_without_softmax_is_explained_alike():
-    layers = cases.network((6, 9, 4), "relu", last="softmax")
+@pytest.mark.parametrize("last", ["softmax", "log_softmax"])
+def test_the_model_without_softmax_is_explained_alike(last):
+    layers = cases.network((6, 9, 4), "relu", last=last)
     model = cases.model(layers)
     a = lrpfast.Analyzer(model, "epsilon").analyze(X)
     b = lrpfast.Analyzer(lrpfast.model_wo_softmax(model), "epsilon").analyze(X)
     assert a.tobytes() == b.tobytes()
+    named = lrpfast.create_analyzer("lrp.z", model).analyze(X)
+    assert named.tobytes() == lrpfast.create_analyzer("lrp.z", lrpfast.model_wo_softmax(model)).analyze(X).tobytes()
 
 
 def test_explanation_says_what_was_explained():

@@ -63,6 +63,12 @@ def test_targets_may_be_tensors(analyzer):
     assert torch.allclose(analyzer.analyze(X, start), analyzer.analyze(X, start.detach().numpy()))
 
 
+def test_a_tensor_is_the_default_target(analyzer):
+    targets = torch.tensor([0, 2, 1, 1])
+    made = lrpfast.Analyzer(MODEL, "epsilon", target=targets, precision="float64", device="cpu")
+    assert torch.equal(made.analyze(X), analyzer.analyze(X, targets))
+
+
 def test_a_tensor_is_filled(analyzer):
     out = torch.zeros(4, 5, dtype=torch.float64)
     assert analyzer.analyze(X, out=out) is out

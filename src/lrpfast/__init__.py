@@ -74,6 +74,7 @@ __all__ = [
     "Statistics",
     "Streamed",
     "UnsupportedLayerError",
+    "__version__",
     "composites",
     "create_analyzer",
     "data_bounds",

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn
@@ -15,11 +16,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, options, plot, table
-from .batch import NORMALIZATIONS, Streamed, open_sink, open_source, split, unfinished
+from .batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, split, unfinished
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads
-from .errors import InputError, LrpfastError
+from .errors import BoundsWarning, InputError, LrpfastError
 from .model.graph import Model
 from .model.layers import Activation
 from .readers import load
@@ -131,6 +132,8 @@ _OPTIONS = {
     "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
     "mask_nan=True": "--mask-nan",
     "precision='float64'": "--precision float64",
+    "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",
+    "statistics=True or a file's name": "--statistics FILE",
     "overwrite=True": "--force",
     "resume=False": "--restart",
     "add the batch axis: x[None]": "add a first axis of length 1",
@@ -318,12 +321,13 @@ def _explain(arguments: argparse.Namespace) -> None:
         target = options.target(arguments.target)
         analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
         picture = options.picture(arguments, analyzer, data)
-        with _terminable(), _told(*outputs):
+        with _terminable(), _told(*outputs), warnings.catch_warnings():
+            warnings.simplefilter("ignore", BoundsWarning)  # told below, in one line
             done = analyzer.stream(
                 arguments.inputs,
                 arguments.output,
                 target=target,
-                batch_size=arguments.batch_size or "auto",
+                batch_size="auto" if arguments.batch_size is None else arguments.batch_size,
                 normalize=arguments.normalize,
                 statistics=arguments.statistics or False,
                 group_by=arguments.group_by,
@@ -337,6 +341,9 @@ def _explain(arguments: argparse.Namespace) -> None:
             )
             if picture is not None:
                 plot.save(picture(arguments.output), arguments.plot)
+    if done.outside:
+        text = f"{done.outside:,} input values lie outside the bounds of z_box: its relevance means little there"
+        print(f"lrpfast: warning: {text}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done)
 
@@ -351,10 +358,9 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
     written = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
     if done.statistics is not None:
-        groups = ", ".join(
-            f"{count:,} {label}" for label, count in zip(done.statistics.groups, done.statistics.count, strict=True)
-        )
-        written.append(f"{arguments.statistics}, statistics of {groups}")
+        counts = zip(done.statistics.groups, done.statistics.count, strict=True)
+        each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
+        written.append(f"{arguments.statistics}, statistics of {each}")
     if arguments.plot:
         written.append(arguments.plot)
     print(

@@ -21,6 +21,7 @@ from .model.layers import (
     GlobalMaxPool,
     Identity,
     Input,
+    Interpolate,
     Layer,
     LayerNorm,
     LocallyConnected,
@@ -36,6 +37,7 @@ from .model.layers import (
     RMSNorm,
     SeparableConv,
     Subtract,
+    Take,
     UpSample,
     ZeroPad,
 )
@@ -61,6 +63,7 @@ __all__ = [
     "GlobalMaxPool",
     "Identity",
     "Input",
+    "Interpolate",
     "Layer",
     "LayerNorm",
     "LocalResponseNorm",
@@ -76,6 +79,7 @@ __all__ = [
     "Reshape",
     "SeparableConv",
     "Subtract",
+    "Take",
     "UpSample",
     "ZeroPad",
 ]

@@ -1,6 +1,7 @@
 """Whole data sets: files in, relevances and statistics of them out, on one machine or several."""
 
 from .bounds import data_bounds
+from .groups import ALL
 from .journal import unfinished
 from .masks import open_mask
 from .normalize import NORMALIZATIONS
@@ -10,6 +11,7 @@ from .statistics import Statistics
 from .stream import Streamed
 
 __all__ = [
+    "ALL",
     "NORMALIZATIONS",
     "Source",
     "Statistics",

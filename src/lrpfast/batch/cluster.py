@@ -146,8 +146,19 @@ def connected(cluster: Any) -> Iterator[Any]:
 
 
 def rows_of_a_chunk(rows: int) -> int:
-    """Samples of a chunk, so that chunks and the statistics' blocks fit into each other."""
-    return -(-rows // BLOCK) * BLOCK if rows >= BLOCK else 1 << (rows.bit_length() - 1)
+    """Samples of a chunk: a power of two, so that chunks, pieces and the statistics' tree fit into each other."""
+    return 1 << (rows.bit_length() - 1)
+
+
+def rows_of_a_piece(rows: int, block: int, samples: int, workers: int) -> int:
+    """Samples of a piece: some chunks, whole blocks of the statistics, and enough pieces for all workers.
+
+    A power of two of blocks is one node of the statistics' tree, the least to send.
+    """
+    size = max(rows, block)
+    while size < CHUNKS_PER_PIECE * rows and 2 * size * PIECES_PER_WORKER * workers <= samples:
+        size *= 2
+    return size
 
 
 def cluster_of_files(source: Any, sink: Any) -> None:
@@ -169,10 +180,9 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     as_completed = _import("distributed").as_completed
     missing = run.missing()
     workers = max(1, sum(client.nthreads().values()))
-    unit = max(run.rows, BLOCK)
     samples = sum(stop - first for first, stop in missing)
-    size = unit * max(1, min(CHUNKS_PER_PIECE * run.rows // unit, samples // (unit * PIECES_PER_WORKER * workers)))
-    pieces = [(at, min(at + size, stop)) for first, stop in missing for at in range(first, stop, size)]
+    size = rows_of_a_piece(run.rows, BLOCK if run.made.wanted else 1, samples, workers)
+    pieces = [(at, min(at + size - at % size, stop)) for first, stop in missing for at in _cuts(first, stop, size)]
     task = client.scatter(Task(run), broadcast=True, hash=False)
     futures = {client.submit(explain_piece, task, *piece, pure=False): piece for piece in pieces}
     try:
@@ -184,6 +194,12 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     except BaseException:
         client.cancel(list(futures), force=True)
         raise
+
+
+def _cuts(first: int, stop: int, size: int) -> Iterator[int]:
+    """Where the pieces of a range begin: at multiples of their size, besides the range's own begin."""
+    yield first
+    yield from range(first - first % size + size, stop, size)
 
 
 class Task:

@@ -13,6 +13,8 @@ from .sources import open_source
 
 #: ``group_by`` for the class that the model predicts.
 PREDICTION = "prediction"
+#: The one group's name where nothing is said.
+ALL = "all"
 
 
 def labels(given: Any, what: str, samples: int | None) -> np.ndarray:
@@ -68,7 +70,7 @@ class Groups:
         self._classes = max(2, int(np.prod(shape))) if self.needs_output else 0
         if self._correct is not None and self._correct.dtype.kind not in "iub":
             raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
-        self.names: list[Any] = ["all"]
+        self.names: list[Any] = [ALL]
         self.told: dict[str, str] = {}
         if self._predicted:
             self.names = list(range(self._classes))

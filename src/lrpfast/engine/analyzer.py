@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
 from ..model.graph import Graph, Model
-from ..model.layers import Dense, Embedding, Layer
+from ..model.layers import SOFTMAXES, Dense, Embedding, Layer
 from ..rules import composites, roles
 from ..rules import rule as rule_module
 from ..rules.composites import Assignment, Composite
@@ -27,6 +28,9 @@ from .lower import Lowered, lower
 from .plan import Plan, make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
+
+if TYPE_CHECKING:
+    from ..batch.stream import Streamed
 
 #: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
 MAX_VARIANTS = 8
@@ -41,8 +45,8 @@ class Explanation:
     relevance : array, shaped like the input
         A list of them for a model with several inputs.
     output : array, shape (samples, *output_shape)
-        The model's output before a final softmax or sigmoid, less ``y_ref``. A list of
-        them for a model with several outputs.
+        The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
+        A list of them for a model with several outputs.
     target : array or None
         The output explained for each sample (for several targets, their array; for
         a pair, both), within the output that the target names; None when the start was an
@@ -101,8 +105,8 @@ class Analyzer:
         for the difference of two outputs, the starting relevance itself (floats
         shaped like the output), or a callable that makes it of the output. Outputs
         of several axes are indexed flat. The starting relevance is the target's
-        value before a final softmax or sigmoid. Of a model with several outputs, a
-        mapping {output: target} names one by name or index.
+        value before a final softmax, its logarithm or a sigmoid. Of a model with several
+        outputs, a mapping {output: target} names one by name or index.
     start : str, int or (layer, neuron), optional
         A hidden layer to explain instead of the output.
     y_ref : float or array, optional
@@ -128,7 +132,7 @@ class Analyzer:
     """
 
     #: final activations that are left out: relevance starts at their input
-    stripped: Sequence[str] = ("softmax", "sigmoid")
+    stripped: Sequence[str] = (*SOFTMAXES, "sigmoid")
     #: whether relevance starts at max(output, 0)
     _rectify = False
 
@@ -189,7 +193,11 @@ class Analyzer:
         self._plain: Start | None = None  # where the target is the same for every batch
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._ports.outputs) == 1:
             self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
-        elif not callable(target) and not isinstance(target, (str, int, np.integer, tuple, list, np.ndarray, Mapping)):
+        elif not (
+            callable(target)
+            or isinstance(target, (str, int, np.integer, tuple, list, Mapping))
+            or hasattr(target, "__array__")
+        ):
             raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
 
     def fixed(self, x: Any) -> Analyzer:
@@ -424,7 +432,24 @@ class Analyzer:
             kept[result] = relevance.reshape(len(rows), sizes[result])
             yield part, relevance, kept
 
-    def stream(self, source: Any, sink: Any = None, **options: Any) -> Any:
+    def stream(
+        self,
+        source: Any,
+        sink: Any = None,
+        *,
+        target: Any = None,
+        batch_size: int | str = "auto",
+        normalize: str | None = None,
+        statistics: bool | str | os.PathLike = False,
+        group_by: Any = None,
+        correct: Any = None,
+        quantiles: Sequence[float] = (),
+        mask: Any = None,
+        progress: bool | Callable[[int], object] = True,
+        resume: bool = True,
+        overwrite: bool = False,
+        cluster: Any = None,
+    ) -> Streamed:
         """Explain a data set of any length: read, explain and write a chunk at a time, and lose nothing.
 
         Reading, computing and writing overlap; memory does not grow with the number of samples. A run that was
@@ -481,7 +506,23 @@ class Analyzer:
         """
         from ..batch.stream import stream  # against the direction of the folders: the public way in is here
 
-        return stream(self, source, sink, **options)
+        return stream(
+            self,
+            source,
+            sink,
+            target=target,
+            batch_size=batch_size,
+            normalize=normalize,
+            statistics=statistics,
+            group_by=group_by,
+            correct=correct,
+            quantiles=quantiles,
+            mask=mask,
+            progress=progress,
+            resume=resume,
+            overwrite=overwrite,
+            cluster=cluster,
+        )
 
     def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
         """Relevance of a Dask or xarray array, lazily: computed chunk by chunk, where and when Dask computes it.

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError, RuleError, UnsupportedLayerError
 from ..model.canonize import split_batch_norm
 from ..model.graph import Model
-from ..model.layers import Activation
+from ..model.layers import SOFTMAXES, Activation
 from ..rules.innvestigate import composite, keywords
 from .analyzer import Analyzer, Explanation
 
@@ -20,7 +20,7 @@ MODES = {"max_activation": "max", "all": "all", "index": "max"}
 class InnvestigateAnalyzer(Analyzer):
     """An Analyzer that is called as iNNvestigate's are; made by `create_analyzer`."""
 
-    stripped = ("softmax",)  # a final sigmoid stays, and relevance starts at its output
+    stripped = SOFTMAXES  # a final sigmoid stays, and relevance starts at its output
 
     def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], **options: Any) -> None:
         self.name, self.neuron_selection_mode = name, mode
@@ -99,7 +99,7 @@ def create_analyzer(
     name : str
         One of iNNvestigate 2.1.2's LRP and deep-Taylor names, or "lrp.z_IB".
     model : Model
-        A final softmax is left out, as ``model_wo_softmax`` does.
+        A final softmax, or its logarithm, is left out, as ``model_wo_softmax`` does.
     neuron_selection_mode : {"max_activation", "index", "all"}
     input_layer_rule : str, (low, high) or Rule, optional
         For the first layer with weights; (low, high) is ``Bounded`` in that range.

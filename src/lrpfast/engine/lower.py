@@ -459,6 +459,11 @@ class Lowering:
         out = self.buffer(self.sizes[r])
         if isinstance(step.rule, Taylor):
             self.backward.append(SoftmaxBack(self.held[step.inputs[0]], y, r, out, step.shape[-1]))
+        elif step.layer.function == "log_softmax":
+            # R − s Σ R, with s = exp(y)
+            s = self.buffer(self.sizes[r])
+            self.backward.append(Activate(y, s, "exponential"))
+            self.backward.append(SoftmaxBack(None, s, r, out, step.shape[-1]))
         elif step.layer.function == "softmax":
             # s (R − Σ s R) is what the Taylor form gives of s R, without x
             scaled = self.buffer(self.sizes[r])

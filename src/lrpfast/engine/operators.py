@@ -29,6 +29,7 @@ from ..model.layers import (
     DepthwiseConv,
     GlobalAveragePool,
     GlobalMaxPool,
+    Interpolate,
     Layer,
     LocallyConnected,
     MaxPool,
@@ -331,7 +332,7 @@ def _size(size: Fixed) -> str:
 def _sliding(
     layer: Conv | DepthwiseConv | LocallyConnected | AveragePool | MaxPool, shape: Fixed, out: Fixed
 ) -> list[Taps]:
-    dilations = getattr(layer, "dilation", (1,) * layer.rank)
+    dilations = (1,) * layer.rank if isinstance(layer, LocallyConnected) else layer.dilation
     taps = []
     for axis, (k, s, d) in enumerate(zip(layer.size, layer.strides, dilations, strict=True)):
         before, _ = pads(layer.padding, axis, shape[axis], k, s, d)
@@ -419,19 +420,16 @@ def _global(layer: GlobalAveragePool, shapes: tuple[Fixed, ...], out: Fixed) -> 
     return _mean(shapes[0], (*(1,) * len(taps), out[-1]), taps, "mean")
 
 
-def _upsample(layer: UpSample, shapes: tuple[Fixed, ...], out: Fixed) -> Operator:
-    """Bilinear: two taps an axis; at an edge both would see the same value, which one then sees alone."""
+def _interpolate(layer: Interpolate | UpSample, shapes: tuple[Fixed, ...], out: Fixed) -> Operator:
+    spatial = shapes[0][:-1]
+    matrices = layer.matrices(spatial) if isinstance(layer, UpSample) else layer.matrices
     taps = []
-    for n, m, k in zip(shapes[0][:-1], out[:-1], layer.size, strict=True):
-        at = (np.arange(m) + 0.5) / k - 0.5
-        low = np.floor(at).astype(np.int64)
-        share = at - low
-        index = np.stack([low, low + 1], 1)
-        factor = np.stack([1 - share, share], 1)
-        factor[low < 0] = factor[low + 1 >= n] = 0.0
-        factor[low < 0, 1] = factor[low + 1 >= n, 0] = 1.0
-        taps.append(Taps(n, np.where(factor > 0, index, -1), factor))
-    return _mean(shapes[0], out, taps, f"{_size(layer.size)} bilinear")
+    for n, matrix in zip(spatial, matrices, strict=True):
+        matrix = np.eye(n) if matrix is None else matrix
+        order = np.argsort(matrix == 0, axis=1, kind="stable")[:, : max((matrix != 0).sum(1).max(), 1)]
+        factor = np.take_along_axis(matrix, order, 1).astype(np.float64)
+        taps.append(Taps(n, np.where(factor != 0, order, -1), factor))
+    return _mean(shapes[0], out, taps, layer.describe())
 
 
 def _batch_norm(layer: BatchNorm, shapes: tuple[Fixed, ...], out: Fixed) -> Operator:
@@ -472,7 +470,8 @@ _OPERATORS: dict[type[Layer], Callable[..., Operator]] = {
     AveragePool: _average,
     AdaptiveAveragePool: _adaptive,
     GlobalAveragePool: _global,
-    UpSample: _upsample,
+    UpSample: _interpolate,
+    Interpolate: _interpolate,
     BatchNorm: _batch_norm,
     Add: _sum(lambda n: (1.0,) * n, "sum"),
     Subtract: _sum(lambda n: (1.0, -1.0), "difference"),

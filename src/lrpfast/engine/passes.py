@@ -53,6 +53,7 @@ from ..model.layers import (
     RepeatVector,
     Reshape,
     RMSNorm,
+    Take,
     UpSample,
     ZeroPad,
 )
@@ -84,6 +85,13 @@ def _upsampled(layer: UpSample, shape: Fixed) -> np.ndarray:
     return index
 
 
+def _taken(layer: Take, shape: Fixed) -> np.ndarray:
+    index = _positions(shape)
+    for axis, places in enumerate(layer.places):
+        index = index if places is None else index.take(places, axis)
+    return index
+
+
 def _cropped(layer: Crop, shape: Fixed) -> np.ndarray:
     cut = tuple(slice(a, n - b) for n, (a, b) in zip(shape[:-1], layer.pairs, strict=True))
     return _positions(shape)[cut]
@@ -97,6 +105,7 @@ _INDEX: dict[type[Layer], Callable[..., np.ndarray]] = {
     ZeroPad: lambda layer, shape: _edges(_positions(shape), layer.pairs, mode="constant", constant_values=-1),
     ReflectPad: lambda layer, shape: _edges(_positions(shape), layer.pairs, mode="reflect"),
     Crop: _cropped,
+    Take: _taken,
     UpSample: _upsampled,
 }
 

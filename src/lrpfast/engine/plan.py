@@ -299,7 +299,7 @@ def _plan_linear(unit: _Unit, x_sign: int, relu_above: bool, masked: bool, tf32:
     rule, op = unit.rule, unit.operator
     assert op is not None
     gamma = float(getattr(rule, "gamma", 0.0))
-    w_sign = _common([_sign(kernel) for kernel in op.kernels])
+    w_sign = _weight_sign(op)
     if isinstance(rule, Gradient):
         sums = (Sum("x", "x", "w", "kernel", 0),)
         back = (BackTerm(0, "w", "kernel", 0),)
@@ -405,6 +405,12 @@ def _common(signs: Sequence[int]) -> int:
     return signs[0] if len(set(signs)) == 1 else 0
 
 
+def _weight_sign(operator: Operator) -> int:
+    """The sign that all weights have, 0 where they differ."""
+    factors = [t.factor for t in operator.taps or () if t.factor is not None]
+    return 0 if any(_sign(f) != 1 for f in factors) else _common([_sign(kernel) for kernel in operator.kernels])
+
+
 def _units(model: Model, assignment: Assignment | None) -> tuple[list[_Unit], list[int], list[int]]:
     """The steps in order, each node's value, and the size of every value."""
     units: list[_Unit] = []
@@ -458,11 +464,11 @@ def _signs(units: Sequence[_Unit], count: int, inputs: dict[int, int]) -> list[i
         layer, got = unit.layer, [signs[v] for v in unit.inputs]
         sign = 0
         if unit.operator is not None:
-            sign = _common(got) * _common([_sign(k) for k in unit.operator.kernels])
+            sign = _common(got) * _weight_sign(unit.operator)
             if unit.operator.bias is not None and _sign(unit.operator.bias) != sign:
                 sign = 0
         elif isinstance(layer, Activation):
-            sign = 1 if layer.is_nonnegative else 0
+            sign = layer.sign
         elif isinstance(layer, Embedding):
             sign = _sign(layer.table)
         elif isinstance(layer, (Multiply, Dot)):

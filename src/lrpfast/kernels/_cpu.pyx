@@ -9,7 +9,7 @@ are in _contract.pxi and their arithmetic in tile.h, the light ones in _light.px
 check.py says what must hold of operations, place.py where buffers lie, _cpu.pxd has the records.
 """
 
-from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log1p, pow, sqrt, tanh, NAN
+from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, NAN
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset

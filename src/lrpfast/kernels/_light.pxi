@@ -7,13 +7,13 @@ cdef inline double rectify(double x, const double* p) noexcept nogil:
     return p[0] if t > p[0] else t
 
 
+cdef inline double leak(double x, double slope) noexcept nogil:
+    return x if x > 0 else slope * x
+
+
 cdef double evaluate(int function, double x, const double* p) noexcept nogil:
-    """An elementwise activation function of one value; p holds its parameters."""
+    """An elementwise activation function of one value, of those that `activate` has no loop for; p: its parameters."""
     cdef double t
-    if function == 0:
-        return rectify(x, p)
-    if function == 1 or function == 2:                  # leaky_relu, prelu
-        return x if x > 0 else p[0] * x
     if function == 3:                                   # elu
         return x if x > 0 else p[0] * expm1(x)
     if function == 4:                                   # selu (Klambauer et al. 2017)
@@ -29,8 +29,8 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
     if function == 8:                                   # sigmoid
         t = exp(-fabs(x))
         return 1 / (1 + t) if x >= 0 else t / (1 + t)
-    if function == 9:                                   # hard_sigmoid: slope
-        t = p[0] * x + 0.5
+    if function == 9:                                   # hard_sigmoid: slope, offset
+        t = p[0] * x + p[1]
         return 0 if t < 0 else 1 if t > 1 else t
     if function == 10:                                  # softplus
         return (x if x > 0 else 0) + log1p(exp(-fabs(x)))
@@ -38,7 +38,17 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
         return x / (1 + fabs(x))
     if function == 12:
         return exp(x)
-    return x * tanh((x if x > 0 else 0) + log1p(exp(-fabs(x))))  # mish
+    if function == 13:                                  # mish
+        return x * tanh(evaluate(10, x, p))
+    if function == 15:                                  # celu
+        return x if x > 0 else p[0] * expm1(x / p[0])
+    if function == 16:                                  # shrink: threshold, shift
+        return x + p[1] if x < -p[0] else x - p[1] if x > p[0] else 0
+    if function == 17:                                  # log_sigmoid
+        return -evaluate(10, -x, p)
+    if function == 18:                                  # power
+        return pow(x, p[0])
+    return x if x > 3 else x * (x + 3) / 6 if x > -3 else 0  # hard_silu
 
 
 cdef inline double rectify_slope(double x, const double* p) noexcept nogil:
@@ -47,11 +57,9 @@ cdef inline double rectify_slope(double x, const double* p) noexcept nogil:
 
 
 cdef double slope_of(int function, double x, const double* p) noexcept nogil:
-    """The derivative of `evaluate`, from the left at a kink."""
+    """An activation function's derivative, from the left at a kink; `slope` has a loop for ReLU."""
     cdef double t, u
-    if function == 0:
-        return rectify_slope(x, p)
-    if function == 1 or function == 2:
+    if function == 1 or function == 2:                  # leaky_relu, prelu
         return 1 if x > 0 else p[0]
     if function == 3:
         return 1 if x > 0 else p[0] * exp(x)
@@ -72,7 +80,7 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
     if function == 8:
         return evaluate(8, x, p) * evaluate(8, -x, p)
     if function == 9:
-        t = p[0] * x + 0.5
+        t = p[0] * x + p[1]
         return p[0] if t > 0 and t <= 1 else 0
     if function == 10:
         return evaluate(8, x, p)
@@ -80,20 +88,47 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
         return 1 / ((1 + fabs(x)) * (1 + fabs(x)))
     if function == 12:
         return exp(x)
-    t = evaluate(10, x, p)                              # mish
-    u = 1 / cosh(t)
-    return tanh(t) + x * (u * u) * evaluate(8, x, p)
+    if function == 13:
+        t = evaluate(10, x, p)
+        u = 1 / cosh(t)
+        return tanh(t) + x * (u * u) * evaluate(8, x, p)
+    if function == 14:                                  # clip: low, high
+        return 1 if x > p[0] and x <= p[1] else 0
+    if function == 15:
+        return 1 if x > 0 else exp(x / p[0])
+    if function == 16:
+        return 0 if x > -p[0] and x <= p[0] else 1
+    if function == 17:
+        return evaluate(8, -x, p)
+    if function == 18:
+        return p[0] * pow(x, p[0] - 1)
+    return 1 if x > 3 else x / 3 + 0.5 if x > -3 else 0
 
 
-cdef void softmax(const real* x, long n, real* out) noexcept nogil:
+cdef void softmax(const real* x, long n, int logarithm, real* out) noexcept nogil:
     cdef long j
     cdef double top = x[0], total = 0
     for j in range(1, n):
         top = max(top, <double>x[j])
     for j in range(n):
         total += exp(x[j] - top)
+    if logarithm:
+        total = log(total)
+        for j in range(n):
+            out[j] = <real>((x[j] - top) - total)
+        return
     for j in range(n):
         out[j] = <real>(exp(x[j] - top) / total)
+
+
+cdef void limit(const real* x, long n, real low, real high, real* out) noexcept nogil:
+    """min(max(x, low), high), without branches that the processor would have to guess."""
+    cdef long j
+    cdef real v
+    for j in range(n):
+        v = x[j]
+        v = low if v < low else v
+        out[j] = high if v > high else v
 
 
 cdef int activate(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
@@ -102,18 +137,25 @@ cdef int activate(const Code* code, const Operation* op, char** base, long sampl
     cdef const real* slopes = <const real*>op.values
     cdef real* out = <real*>base[op.writes[0]]
     cdef double slope
-    if op.function == 14:
+    if op.function >= 20:                               # softmax, log_softmax
         for j from 0 <= j < n by op.columns:
-            softmax(x + j, op.columns, out + j)
+            softmax(x + j, op.columns, op.function == 21, out + j)
     elif op.function == 2:
         for j in range(n):
-            slope = slopes[j % size]
-            out[j] = <real>evaluate(2, x[j], &slope)
+            out[j] = <real>leak(x[j], slopes[j % size])
     elif op.function == 0 and isinf(op.p[0]) and op.p[1] == 0 and op.p[2] == 0:
         k_relu(code, n, x, out)
+    elif op.function == 0 and op.p[0] >= 0 and op.p[1] == 0 and op.p[2] == 0:
+        limit(x, n, <real>0, <real>op.p[0], out)
     elif op.function == 0:
         for j in range(n):
             out[j] = <real>rectify(x[j], op.p)
+    elif op.function == 1:
+        slope = op.p[0]
+        for j in range(n):
+            out[j] = <real>leak(x[j], slope)
+    elif op.function == 14:
+        limit(x, n, <real>op.p[0], <real>op.p[1], out)
     else:
         for j in range(n):
             out[j] = <real>evaluate(op.function, x[j], op.p)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .program import OF_ROWS
+
 #: accumulators, outputs and shares of one contraction
 MAX_SUMS = 8
 
@@ -198,7 +200,7 @@ def check_light(operation, sizes, reads, writes):
     else:
         require(len(set(touched)) == 1, operation, "buffers differ in size")
         require(
-            name == "Activate" and operation.function != "softmax" or out % columns == 0,
+            name == "Activate" and operation.function not in OF_ROWS or out % columns == 0,
             operation,
             f"{out} values are not rows of {columns}",
         )
@@ -214,5 +216,7 @@ def check_light(operation, sizes, reads, writes):
     if name in ("Activate", "Slope") and operation.function == "prelu":
         require(np.size(operation.parameters["negative_slope"]) == out, operation, "a slope for each element")
     require(
-        name != "Slope" or operation.function != "softmax", operation, "softmax has a slope of its own: SoftmaxBack"
+        name != "Slope" or operation.function not in OF_ROWS,
+        operation,
+        "a function of rows has a slope of its own: SoftmaxBack",
     )

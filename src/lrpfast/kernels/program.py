@@ -24,8 +24,11 @@ SHARE_PARTS = ("x", "x+", "x-", "1", "x-low", "x-high")
 #: Activation functions; their places are the numbers that compiled kernels know them by.
 FUNCTIONS = (
     *("relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "hard_sigmoid"),
-    *("softplus", "softsign", "exponential", "mish", "softmax"),
+    *("softplus", "softsign", "exponential", "mish", "clip", "celu", "shrink", "log_sigmoid"),
+    *("power", "hard_silu", "softmax", "log_softmax"),
 )
+#: Those of a whole row of values; the others take one value at a time.
+OF_ROWS = ("softmax", "log_softmax")
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,10 +457,7 @@ def function_parameters(operation: Activate | Slope) -> tuple[float, ...]:
     if operation.function == "relu":
         ceiling = np.inf if p["max_value"] is None else p["max_value"]
         return ceiling, p["negative_slope"], p["threshold"]
-    if operation.function == "prelu" or not p:
-        return ()
-    (value,) = p.values()
-    return (value,)
+    return () if operation.function == "prelu" else tuple(p.values())
 
 
 Operation = (

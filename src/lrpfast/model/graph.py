@@ -13,7 +13,20 @@ import numpy as np
 
 from .. import table
 from ..errors import InputError, ShapeError
-from .layers import Activation, Block, Dense, Flatten, Identity, Input, Layer, Merge, Permute, Reshape, Shape
+from .layers import (
+    SOFTMAXES,
+    Activation,
+    Block,
+    Dense,
+    Flatten,
+    Identity,
+    Input,
+    Layer,
+    Merge,
+    Permute,
+    Reshape,
+    Shape,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +216,8 @@ class Model:
         return Model(nodes, self.name, self.outputs) if changed else self
 
     def without_softmax(self) -> Model:
-        """The same model with a final softmax left out, so that it predicts logits."""
-        return self.without_output_activation(("softmax",))
+        """The same model with a final softmax or its logarithm left out, so that it predicts logits."""
+        return self.without_output_activation(SOFTMAXES)
 
     def predict(
         self,

@@ -23,6 +23,24 @@ from ..model.layers import Layer, Shape
 MAX_NODES = 100_000
 
 
+def clip(low: float | None, high: float | None) -> Layer:
+    """The layer of min(max(x, low), high): a ReLU where that is one, since more is known of ReLUs."""
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if (low, high) == (-math.inf, math.inf):
+        return L.Identity("no limits")
+    if low == 0:
+        return L.Activation("relu", {"max_value": None if high == math.inf else high})
+    return L.Activation("clip", {"low": low, "high": high})
+
+
+def rounded_up(n: int, pads: tuple[int, int], reach: int, stride: int) -> int:
+    """What ceil_mode adds after an axis of n values; no window begins beyond them and the padding before."""
+    room = n + sum(pads) - reach
+    windows = -(-room // stride) + 1
+    windows -= (windows - 1) * stride >= n + pads[0]
+    return max((windows - 1) * stride - room, 0)
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A value in the model.
@@ -234,6 +252,8 @@ class Builder:
     def affine(self, value: Value, scale: np.ndarray, shift: np.ndarray) -> Value:
         """x · scale + shift, with arrays that stretch to the tensor's shape."""
         rank = len(value.shape)
+        if rank == 0:
+            return self.reshape(self.affine(self.reshape(value, (1,)), scale, shift), ())
         scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
         both = np.broadcast_shapes(scale.shape, shift.shape)
         if any(n not in (1, m) for n, m in zip(both, value.shape, strict=True)):
@@ -291,7 +311,7 @@ class Builder:
         if None in t.shape:
             raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
         if not kept and not keepdims:
-            raise ShapeError("nothing but the batch axis is left")
+            return self.reshape(self.pool_all(value, axes, kind, True), ())
         sizes = [math.prod(t.shape[a] for a in group) for group in (axes, kept)]  # type: ignore[misc]
         at = self.place(kind(False), self.place(L.Reshape(tuple(sizes)), t.at, part="shape"))
         if not keepdims:

@@ -51,7 +51,14 @@ ACTIVATIONS: dict[str, Callable[[KerasLayer, Shape], Activation]] = {
 _ALIASES: dict[str, tuple[str, dict[str, float]]] = {
     "relu6": ("relu", {"max_value": 6.0}),
     "swish": ("silu", {}),
+    "hard_swish": ("hard_silu", {}),
+    "hard_tanh": ("clip", {"low": -1.0, "high": 1.0}),
+    "hard_shrink": ("shrink", {}),
+    "soft_shrink": ("shrink", {"shift": 0.5}),
+    "sparse_sigmoid": ("hard_sigmoid", {"slope": 0.5}),
 }
+#: Keras's names and ours: what is not among them has no name in Keras.
+_NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink"}
 
 
 def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Activation | None:
@@ -66,14 +73,13 @@ def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Acti
         value = inner if value.get("class_name") == "function" and isinstance(inner, str) else value.get("class_name")
     if value in (None, "linear"):
         return None
-    function, parameters = _ALIASES.get(value, (value, {})) if isinstance(value, str) else (None, {})
-    if function not in FUNCTIONS or function == "prelu":
-        known = sorted({*FUNCTIONS, *_ALIASES, "linear"} - {"prelu"})
+    if not isinstance(value, str) or value not in _NAMES:
         raise layer.unsupported(
             f"has the activation {value!r}, which lrpfast does not know",
-            f"These work: {', '.join(known)}, and {', '.join(ACTIVATIONS)} or PReLU as layers",
+            f"These work: {', '.join(sorted(_NAMES))}, and {', '.join(ACTIVATIONS)} or PReLU as layers",
         )
-    if function == "hard_sigmoid":
+    function, parameters = _ALIASES.get(value, (value, {}))
+    if value == "hard_sigmoid":
         parameters = {"slope": 1 / 6 if layer.keras >= 3 else 0.2}
     return Activation(function, parameters, name=name)
 

@@ -279,9 +279,9 @@ def _around(layer: KerasLayer, shape: Shape, order: list[int]) -> tuple[Layer, .
     if len(moved) == len(shape):
         after.append(L.Permute(tuple(int(a) for a in np.argsort(order)), name=f"{layer.name}/{BACK}"))
     function = getattr(parts[-1], "activation", None)
-    if function is not None and function.function == "softmax":  # Keras's is over the last axis, wherever channels are
+    if function is not None and function.function in L.SOFTMAXES:  # over the last axis, wherever channels are
         parts[-1] = replace(parts[-1], activation=None)  # type: ignore[call-arg]
-        after.append(replace(function, name=f"{layer.name}/softmax"))
+        after.append(replace(function, name=f"{layer.name}/{function.function}"))
     return (before, *parts, *after)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ..errors import InputError, LrpfastError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model.graph import Model
 from .channels_first import Builder
-from .onnx_file import File, Input, Node, read
+from .onnx_file import Branch, File, Input, Node, read
 from .onnx_fold import FOLDED, MADE, Known, fold, sized
 from .onnx_ops import OPERATORS
 from .onnx_patterns import Matcher
@@ -74,30 +75,8 @@ def build(file: File) -> Model:
     for place in file.inputs:
         with _naming(f"input {place.name!r}"):
             values[place.name] = builder.input(place.name, place.sample)
-    batches = _batches(file.inputs)
     whole = {place.name for place in file.inputs if place.whole}
-    for node in planned:
-        args = [values.get(name) if name else None for name in node.inputs]
-        with _naming(str(node)):
-            for name in filter(None, node.inputs):
-                if name not in values:  # a mask or indices, say
-                    raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
-                if name in whole and node.op not in _ON_NUMBERS:
-                    raise node.unsupported(
-                        f"computes with {name!r}, an input of whole numbers", "Cast it to float first"
-                    )
-            if node.op in FOLDED and all(arg is None or isinstance(arg, Known) for arg in args):
-                made: list[Any] = fold(node, args)  # type: ignore[arg-type]
-            elif node.op in OPERATORS:
-                builder.scope = node.name
-                made = Use(node, args, builder, file.opset, batches).run(OPERATORS[node.op])
-            else:
-                raise node.unsupported(
-                    "is of an operator that lrpfast does not read", f"These work: {', '.join(known_operators())}"
-                )
-        for name, value in zip(node.outputs, made, strict=False):
-            if name:
-                values[name] = value
+    _Reading(builder, file.opset, _batches(file.inputs), whole).run(planned, values)
     for name in file.outputs:
         if name not in values:
             raise UnsupportedLayerError(f"the output {name!r} is none that lrpfast computes")
@@ -107,9 +86,57 @@ def build(file: File) -> Model:
         return builder.model([values[name] for name in file.outputs], file.name)
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What the nodes of one file have in common; ``whole`` are the names of inputs of whole numbers."""
+
+    builder: Builder
+    opset: int
+    batches: tuple[int, int]
+    whole: set[str]
+
+    def run(self, nodes: Sequence[Node], values: dict[str, Any]) -> None:
+        """Add what the nodes make to the values."""
+        for node in nodes:
+            with _naming(str(node)):
+                made = self._made(node, values)
+            for name, value in zip(node.outputs, made, strict=False):
+                if name:
+                    values[name] = value
+
+    def _made(self, node: Node, values: dict[str, Any]) -> list[Any]:
+        args = [values.get(name) if name else None for name in node.inputs]
+        for name in filter(None, node.inputs):
+            if name not in values:  # a mask or indices, say
+                raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
+            if name in self.whole and node.op not in _ON_NUMBERS:
+                raise node.unsupported(f"computes with {name!r}, an input of whole numbers", "Cast it to float first")
+        if node.op == "If":
+            return self._branch(node, args[0], values)
+        if node.op in FOLDED and all(arg is None or isinstance(arg, Known) for arg in args):
+            return fold(node, args)  # type: ignore[arg-type]
+        if node.op in OPERATORS:
+            self.builder.scope = node.name
+            return Use(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
+        raise node.unsupported(
+            "is of an operator that lrpfast does not read", f"These work: {', '.join(known_operators())}"
+        )
+
+    def _branch(self, node: Node, condition: Any, values: dict[str, Any]) -> list[Any]:
+        """What an If makes whose condition is known, of the inputs' shapes say."""
+        if not isinstance(condition, Known) or not condition.fixed or condition.first.size != 1:
+            raise node.unsupported("chooses by what the model computes, or by the batch's size")
+        branch = node.attributes.get("then_branch" if condition.first.ravel()[0] else "else_branch")
+        if not isinstance(branch, Branch):
+            raise ModelFormatError("the branch that it takes is missing")
+        inside = {**values, **{name: Known(array, array) for name, array in branch.constants.items()}}
+        self.run(branch.nodes, inside)
+        return [inside[name] for name in branch.outputs]
+
+
 def known_operators() -> list[str]:
     """Operators that lrpfast reads, on tensors or on constants alone."""
-    return sorted(name for name in {*OPERATORS, *FOLDED} if not name.endswith("*"))
+    return sorted(name for name in {*OPERATORS, *FOLDED, "If"} if not name.endswith("*"))
 
 
 def _constants(file: File) -> dict[str, np.ndarray]:

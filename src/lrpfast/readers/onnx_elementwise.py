@@ -10,9 +10,10 @@ import numpy as np
 
 from ..errors import ModelFormatError
 from ..model import layers as L
-from .channels_first import Value
+from .channels_first import Value, clip
 from .onnx_fold import DTYPES, Known
 from .onnx_use import Use
+from .places import constant, fixed, pad, take
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 
@@ -45,25 +46,6 @@ def _selu(use: Use) -> Value:
     return use.builder.affine(made, np.array(gamma), _NOTHING)
 
 
-def _hard_sigmoid_of(use: Use, value: Value, alpha: float, beta: float) -> Value:
-    b = use.builder
-    if beta != 0.5:  # ours is slope · x + 0.5
-        if alpha == 0:
-            raise use.unsupported("has a slope of 0, so that nothing depends on its input")
-        value = b.affine(value, _ONE, np.array((beta - 0.5) / alpha))
-    return b.each(L.Activation("hard_sigmoid", {"slope": alpha}), value)
-
-
-def _hard_sigmoid(use: Use) -> Value:
-    return _hard_sigmoid_of(use, use.value(), use.attr("alpha", 0.2), use.attr("beta", 0.5))
-
-
-def _hard_swish(use: Use) -> Value:
-    x = use.value()
-    gate = use.builder.each(L.Activation("hard_sigmoid", {"slope": 1 / 6}), x)
-    return use.builder.merge(L.Multiply(), [x, gate])
-
-
 def _prelu(use: Use) -> Value:
     x, b = use.builder.tensor(use.value()), use.builder
     slope = use.sample(use.const(1, "slope"), len(x.shape))
@@ -77,44 +59,30 @@ def _clip(use: Use) -> Value:
     ends = []
     for i, name in ((1, "min"), (2, "max")):
         end = use.maybe(i, name) if use.has(i) else use.attr(name)
-        end = None if end is None else float(np.asarray(end).ravel()[0])
-        ends.append(end if end is not None and abs(end) < 1e30 else None)  # opset 7 writes float32's largest
-    low, high = ends
+        ends.append(None if end is None else float(np.asarray(end).ravel()[0]))
+    low, high = ends  # up to opset 10 float32's largest stands for none
+    low, high = None if low is not None and low <= -3e38 else low, None if high is not None and high >= 3e38 else high
     return _clipped(use, use.value(), low, high)
 
 
 def _clipped(use: Use, x: Value, low: float | None, high: float | None) -> Value:
-    b = use.builder
-    if low is None and high is None:
-        return b.each(L.Identity("Clip"), x)
     if low is not None and high is not None and high < low:
         raise ModelFormatError(f"its lower end {low} is above its upper end {high}")
-    if low is None:  # the smaller of x and high is high - relu(high - x)
-        x = b.each(L.Activation("relu"), b.affine(x, np.array(-1.0), np.array(high)))
-        return b.affine(x, np.array(-1.0), np.array(high))
-    ceiling = {} if high is None else {"max_value": high - low}
-    if low == 0:
-        return b.each(L.Activation("relu", ceiling), x)
-    x = b.each(L.Activation("relu", ceiling), b.affine(x, _ONE, np.array(-low)))
-    return b.affine(x, _ONE, np.array(low))
+    return use.builder.each(clip(low, high), x)
 
 
-def _softmax(use: Use) -> Value:
-    b, x = use.builder, use.value()
-    axis = use.axis(use.attr("axis", 1 if use.opset < 13 else -1))
-    if use.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
-        if None in x.shape:
-            raise use.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
-        flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
-        return b.reshape(b.each(L.Activation("softmax"), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
-    return b.each(L.Activation("softmax"), b.last(x, axis))
+def _softmax(name: str) -> Callable[[Use], Value]:
+    def build(use: Use) -> Value:
+        b, x = use.builder, use.value()
+        axis = use.axis(use.attr("axis", 1 if use.opset < 13 else -1))
+        if use.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
+            if None in x.shape:
+                raise use.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
+            flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
+            return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
+        return b.each(L.Activation(name), b.last(x, axis))
 
-
-def _log_softmax(use: Use) -> Value:
-    raise use.unsupported(
-        "is the logarithm of a softmax, which no layer of lrpfast computes",
-        "Export the model without it, or with Softmax; explanations start before a final softmax either way",
-    )
+    return build
 
 
 # -- normalization ------------------------------------------------------------------
@@ -205,11 +173,13 @@ def _instance_norm(use: Use) -> Value:
 
 
 def _local_response(use: Use) -> Value:
-    size = use.attr("size")
-    if not size or size % 2 == 0:
-        raise use.unsupported(f"sums over {size} channels; lrpfast reads odd numbers, whose windows are symmetric")
+    size, b, x = use.attr("size", 0), use.builder, use.value()
     layer = L.LocalResponseNorm(size, use.attr("alpha", 1e-4), use.attr("beta", 0.75), use.attr("bias", 1.0))
-    return use.builder.each(layer, use.builder.last(use.value(), 0))
+    if size % 2:
+        return b.each(layer, b.last(x, 0))
+    # an even window reaches further to one side: ONNX's after the channel, ours before it
+    turned = range(fixed(x, 0))[::-1]
+    return take(b, b.each(layer, b.last(take(b, x, 0, turned), 0)), 0, turned)
 
 
 # -- several tensors ----------------------------------------------------------------
@@ -241,17 +211,18 @@ def _multiply(use: Use) -> Value:
 
 
 def _divide(use: Use) -> Value:
-    raise use.unsupported(
-        "divides by what the model computes, which is no layer of lrpfast's nor a pattern that it knows",
-        "Layer normalization, Softmax and activations are best exported as operators of their own (a newer opset)",
-    )
+    """A product with the reciprocal; where the divisor is a constant, an Affine* stands for it."""
+    b, below = use.builder, use.builder.each(L.Activation("power", {"exponent": -1.0}), use.value(1))
+    if isinstance(use.args[0], Known):
+        return b.affine(below, use.sample(use.const(0, "dividend"), len(below.shape)), _NOTHING)
+    return b.merge(L.Multiply(), [use.value(0), below])
 
 
 def _power(use: Use) -> Value:
     exponent = use.const(1, "exponent")
-    if exponent.size != 1 or float(exponent.ravel()[0]) not in (1.0, 2.0, 3.0, 4.0):
-        raise use.unsupported(f"raises to the power {exponent.ravel()[:3]}; lrpfast reads 1 to 4")
-    return use.builder.merge(L.Multiply(), [use.value()] * int(exponent.ravel()[0]))
+    if exponent.size != 1:
+        raise use.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
+    return use.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), use.value())
 
 
 def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
@@ -261,10 +232,13 @@ def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
         for i, arg in enumerate(use.args):
             if isinstance(arg, Known):
                 end = use.const(i, "limit")
-                if end.size != 1:
-                    raise use.unsupported(f"limits by a constant of shape {end.shape}; lrpfast reads one number")
-                number = float(end.ravel()[0])
-                made = _clipped(use, made, *((number, None) if lower else (None, number)))
+                if end.size == 1:
+                    number = float(end.ravel()[0])
+                    made = _clipped(use, made, *((number, None) if lower else (None, number)))
+                else:
+                    made = use.builder.merge(
+                        layer(), [made, constant(use.builder, made, use.sample(end, len(made.shape)))]
+                    )
         return made
 
     return build
@@ -294,28 +268,16 @@ def _concat(use: Use) -> Value:
             pending.append(part)
             continue
         before = sum(a.shape[axis] for a in pending)
-        tensors.append(_padded(use, part, axis, before, 0))
+        tensors.append(pad(b, part, {axis: (before, 0)}, "constant"))
         pending = []
     if pending:
-        tensors[-1] = _padded(use, tensors[-1], axis, 0, sum(a.shape[axis] for a in pending))
+        tensors[-1] = pad(b, tensors[-1], {axis: (0, sum(a.shape[axis] for a in pending))}, "constant")
     made = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
     shape = [*made.shape]
     zeros = [
         p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
     ]
     return b.affine(made, _ONE, np.concatenate(zeros, axis))
-
-
-def _padded(use: Use, value: Value, axis: int, before: int, after: int) -> Value:
-    if not before and not after:
-        return value
-
-    def layer(rank: int, place: int) -> L.Layer:
-        return L.ZeroPad([(before, after) if i == place else (0, 0) for i in range(rank)])
-
-    if None in value.shape:
-        raise use.unsupported("joins a constant to an input whose size the file leaves open", "Fix the size")
-    return use.builder.along(value, axis, layer, part="room")
 
 
 def _negative(use: Use) -> Value:
@@ -338,13 +300,6 @@ def _cast(use: Use) -> Value:
     return use.builder.each(L.Identity("Cast"), use.value())
 
 
-def _thresholded(use: Use) -> Value:
-    alpha = use.attr("alpha", 1.0)
-    if alpha < 0:
-        raise use.unsupported(f"has a threshold of {alpha}; lrpfast reads 0 and more")
-    return use.builder.each(L.Activation("relu", {"threshold": alpha}), use.value())
-
-
 #: How each operator is built; those that end in "*" stand for patterns (onnx_patterns.py).
 ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Abs": _function("relu", negative_slope=-1.0),
@@ -352,6 +307,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Affine*": _affine,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "Celu": _function("celu", alpha=("alpha", 1.0)),
     "Clip": _clip,
     "Concat": _concat,
     "Div": _divide,
@@ -359,15 +315,16 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Elu": _function("elu", alpha=("alpha", 1.0)),
     "Exp": _function("exponential"),
     "Gelu": _gelu,
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _hard_swish,
+    "HardSigmoid": _function("hard_sigmoid", slope=("alpha", 0.2), offset=("beta", 0.5)),
+    "HardSwish": _function("hard_silu"),
     "Identity": _identity,
     "InstanceNormalization": _instance_norm,
     "LRN": _local_response,
     "LayerNorm*": _normalized(L.LayerNorm),
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
-    "LogSoftmax": _log_softmax,
+    "LogSigmoid*": _function("log_sigmoid"),
+    "LogSoftmax": _softmax("log_softmax"),
     "Max": _extreme(L.Maximum, True),
     "Mean": _merge(L.Average),
     "Min": _extreme(L.Minimum, False),
@@ -376,18 +333,21 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Neg": _negative,
     "PRelu": _prelu,
     "Pow": _power,
+    "Reciprocal": _function("power", exponent=-1.0),
     "RMSNorm*": _normalized(L.RMSNorm),
     "RMSNormalization": lambda use: _layer_norm(use, L.RMSNorm),
     "Relu": _function("relu"),
     "Relu6*": _function("relu", max_value=6.0),
     "Selu": _selu,
     "Sigmoid": _function("sigmoid"),
+    "Shrink": _function("shrink", threshold=("lambd", 0.5), shift=("bias", 0.0)),
     "Silu*": _function("silu"),
-    "Softmax": _softmax,
+    "Softmax": _softmax("softmax"),
     "Softplus": _function("softplus"),
     "Softsign": _function("softsign"),
+    "Sqrt": _function("power", exponent=0.5),
     "Sub": _merge(L.Subtract),
     "Sum": _sum,
     "Tanh": _function("tanh"),
-    "ThresholdedRelu": _thresholded,
+    "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
 }

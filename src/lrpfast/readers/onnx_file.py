@@ -71,6 +71,22 @@ class Node:
         return UnsupportedLayerError(f"{self} {problem}" + (f". {remedy}" if remedy else ""))
 
 
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One of the two graphs of an If: its nodes in order, its constants, and the names of its outputs."""
+
+    nodes: list[Node]
+    constants: Mapping[str, np.ndarray]
+    outputs: list[str]
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        """Names of values that it takes from the graph around it."""
+        own = {*self.constants, *(name for node in self.nodes for name in node.outputs)}
+        taken = [*(name for node in self.nodes for name in node.inputs if name), *self.outputs]
+        return tuple(dict.fromkeys(name for name in taken if name not in own))
+
+
 @dataclass(frozen=True)
 class Input:
     """One input of the graph.
@@ -164,9 +180,7 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
     graph = proto.graph
     if len(graph.sparse_initializer):
         raise UnsupportedLayerError("the file holds sparse weights, which lrpfast does not read. Save them dense")
-    constants = {}
-    for tensor in graph.initializer:
-        constants[tensor.name] = array(tensor, f"the tensor {tensor.name!r}", folder)
+    constants = _initializers(graph, folder)
     inputs = [_input(value) for value in graph.input if value.name not in constants]
     nodes = [_node(item, i, len(graph.node), folder) for i, item in enumerate(graph.node, 1)]
     outputs = [value.name for value in graph.output]
@@ -174,6 +188,10 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
         raise ModelFormatError("the graph has no output")
     known = {*constants, *(value.name for value in inputs)}
     return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants)
+
+
+def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
+    return {t.name: array(t, f"the tensor {t.name!r}", folder) for t in graph.initializer}
 
 
 def _input(value: Any) -> Input:
@@ -202,7 +220,9 @@ def _node(item: Any, number: int, count: int, folder: Path | None) -> Node:
     name = item.name or next((output for output in outputs if output), "") or f"node_{number}"
     op = item.op_type if item.domain in ("", "ai.onnx") else f"{item.domain}.{item.op_type}"
     attributes = {entry.name: _attribute(entry, f"node {name!r}", folder) for entry in item.attribute}
-    return Node(op, name, tuple(item.input), outputs, attributes, f"{number} of {count}")
+    branches = [value for value in attributes.values() if isinstance(value, Branch)]
+    inputs = (*item.input, *(name for branch in branches for name in branch.outer))
+    return Node(op, name, inputs, outputs, attributes, f"{number} of {count}")
 
 
 def _attribute(entry: Any, where: str, folder: Path | None) -> Any:
@@ -215,13 +235,16 @@ def _attribute(entry: Any, where: str, folder: Path | None) -> Any:
         return entry.s.decode("utf-8", "replace")
     if kind == 4:
         return array(entry.t, f"{where}: the tensor in {entry.name!r}", folder)
+    if kind == 5:
+        nodes = [_node(item, i, len(entry.g.node), folder) for i, item in enumerate(entry.g.node, 1)]
+        return Branch(nodes, _initializers(entry.g, folder), [value.name for value in entry.g.output])
     if kind == 6:
         return tuple(map(float, entry.floats))
     if kind == 7:
         return tuple(map(int, entry.ints))
     if kind == 8:
         return tuple(text.decode("utf-8", "replace") for text in entry.strings)
-    return entry  # a graph, a type, …: no handler takes it, and so the node is refused by name
+    return entry  # a type, a sparse tensor, …: no handler takes it, and so the node is refused by name
 
 
 def array(tensor: Any, what: str, folder: Path | None) -> np.ndarray:

@@ -47,7 +47,7 @@ def bounded(count: float, what: Any) -> None:
 def sized(node: Node, args: list[Any]) -> int:
     """How many values a node would make anew, before it makes them; 0 where it makes a view."""
     shapes = [a.shape for a in args if a is not None]
-    if node.op in ("Add", "Sub", "Mul", "Div", "Pow", "Where", "Equal", "Sum", "Max", "Min"):
+    if node.op in ("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Where", "Equal", "Sum", "Max", "Min"):
         return math.prod(np.broadcast_shapes(*shapes))
     if node.op == "MatMul" and all(shapes):
         return math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1)
@@ -246,6 +246,7 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     "ConstantOfShape": _constant_of_shape,
     "Div": _divide,
     "Expand": _expand,
+    "Mod": lambda node, args: (np.fmod if node.attributes.get("fmod") else np.mod)(args[0], args[1]),
     "Flatten": _flatten,
     "Gather": _gather,
     "Range": _range,

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import ModelFormatError, ShapeError
 from ..model import layers as L
-from .channels_first import Tensor, Value
+from ..model.layers.window import extent
+from .channels_first import Tensor, Value, rounded_up
 from .onnx_fold import Known
 from .onnx_use import Use
 
@@ -49,8 +50,6 @@ def _matmul(use: Use) -> Value:
         kernel = kernel[0]
     if kernel.ndim == 1:
         made = b.dense(use.value(), kernel[:, None], None)
-        if len(made.shape) == 1:
-            raise use.unsupported("makes one number of a sample, without an axis of its own", "Keep the axis")
         return b.reshape(made, made.shape[:-1])  # type: ignore[arg-type]
     if kernel.ndim != 2:
         raise use.unsupported(f"has a weight of shape {kernel.shape}; lrpfast reads matrices")
@@ -211,18 +210,11 @@ def _pooling(use: Use, kind: str) -> Value:
     strides, dilation = (_tuple(use.attr(key), rank, key) for key in ("strides", "dilations"))
     padding = _padding(use, x.shape[1:], size, strides, dilation)
     counted = bool(use.attr("count_include_pad", 0)) if kind == "average" else False
-    extra = [0] * rank
+    reaches, extra = tuple(map(extent, size, dilation)), [0] * rank
     if use.attr("ceil_mode", 0) and padding != "same":
         if None in x.shape:
             raise use.unsupported("rounds up (ceil_mode) on an input whose size the file leaves open", "Fix the size")
-        for i in range(rank):
-            n, (before, after) = x.shape[i + 1], padding[i]
-            room = n + before + after - (size[i] - 1) * dilation[i] - 1  # type: ignore[operator]
-            windows = -(-room // strides[i]) + 1
-            windows -= (windows - 1) * strides[i] >= n + before  # type: ignore[operator]
-            extra[i] = max((windows - 1) * strides[i] - room, 0)
-    if any(d != 1 for d in dilation) and any(k > 1 for k in size):
-        return _dilated(use, kind, size, strides, dilation, padding, extra)
+        extra = [rounded_up(*axis) for axis in zip(x.shape[1:], padding, reaches, strides, strict=True)]  # type: ignore[arg-type]
     if any(extra) and counted and any(map(any, padding)):  # the file's padding counts, what rounding up adds does not
         x, padding, counted = b.window(L.ZeroPad(padding), x, "pad"), ((0, 0),) * rank, False
     if any(extra):
@@ -230,36 +222,10 @@ def _pooling(use: Use, kind: str) -> Value:
         if counted:
             counted = False  # there is no padding but what rounding up adds
     if kind == "max":
-        return b.window(L.MaxPool(size, strides, padding), x)
-    if counted and padding != "same" and any(max(p) >= k for p, k in zip(padding, size, strict=True)):
+        return b.window(L.MaxPool(size, strides, padding, dilation), x)
+    if counted and padding != "same" and any(max(p) >= k for p, k in zip(padding, reaches, strict=True)):
         x, padding = b.window(L.ZeroPad(padding), x, "pad"), ((0, 0),) * rank
-    return b.window(L.AveragePool(size, strides, padding, counted), x)
-
-
-def _dilated(use: Use, kind: str, size: Any, strides: Any, dilation: Any, padding: Any, extra: Any) -> Value:
-    """Pooling with gaps: the largest of the tensor's shifted copies, or their mean."""
-    b, x = use.builder, use.value()
-    if None in x.shape or padding == "same" or any(map(any, padding)) or any(extra):
-        raise use.unsupported(
-            "has dilation together with padding, or an input whose size the file leaves open",
-            "Fix the size, and pad before it",
-        )
-    x = b.channels_last(x)
-    copies = []
-    for tap in np.ndindex(*size):
-        pairs = []
-        for i, at in enumerate(tap):
-            n = x.shape[i + 1]
-            windows = (n - (size[i] - 1) * dilation[i] - 1) // strides[i] + 1  # type: ignore[operator]
-            start = at * dilation[i]
-            pairs.append((start, n - start - (windows - 1) * strides[i] - 1))  # type: ignore[operator]
-        if any(min(pair) < 0 for pair in pairs):
-            raise ShapeError(f"its windows reach over more than its input of shape {x.shape}")
-        copy = b.window(L.Crop(pairs), x, "tap")
-        if any(s > 1 for s in strides):
-            copy = b.window(L.MaxPool((1,) * len(size), strides), copy, "stride")
-        copies.append(copy)
-    return b.merge(L.Maximum() if kind == "max" else L.Average(), copies)
+    return b.window(L.AveragePool(size, strides, padding, dilation, counted), x)
 
 
 def _max_pool(use: Use) -> Value:

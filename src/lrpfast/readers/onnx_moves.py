@@ -13,6 +13,7 @@ from ..model import layers as L
 from .channels_first import Tensor, Value
 from .onnx_fold import Known, axes_of, reshaped, slices, split_sizes, squeezed, unsqueezed
 from .onnx_use import Use
+from .places import pad, take
 
 #: Numbers that stand for axes the file leaves open, where shapes are computed.
 _OPEN = ((6007, 6011), (5003, 5009), (4001, 4003), (3001, 3011))
@@ -99,8 +100,6 @@ def _unsqueeze(use: Use) -> Value:
 
 
 def _reshape_to(use: Use, shape: tuple) -> Value:
-    if not shape:
-        raise use.unsupported("leaves nothing but the batch axis", "Keep one axis")
     x = use.value()
     if None not in x.shape or shape == x.shape:
         return use.builder.reshape(x, shape)
@@ -126,28 +125,6 @@ def _transpose(use: Use) -> Value:
 # -- cutting and joining --------------------------------------------------------------
 
 
-def _cut(use: Use, value: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
-    """The values from start to stop along one of a sample's axes."""
-    n = value.shape[axis]
-    if n is None:
-        raise use.unsupported("cuts an axis whose size the file leaves open", "Fix the size")
-    if not 0 <= start < stop <= n:
-        raise use.unsupported(f"takes no value of an axis of {n}: from {start} to {stop}")
-    if (start, stop) != (0, n):
-
-        def crop(rank: int, place: int) -> L.Layer:
-            return L.Crop([(start, n - stop) if i == place else (0, 0) for i in range(rank)])
-
-        value = use.builder.along(value, axis, crop)
-    if step != 1:
-
-        def every(rank: int, place: int) -> L.Layer:
-            return L.MaxPool((1,) * rank, tuple(step if i == place else 1 for i in range(rank)))
-
-        value = use.builder.along(value, axis, every, part="stride")
-    return value
-
-
 def _slice(use: Use) -> Value:
     x = use.value()
     args = [None, *(use.maybe(i, "slice") for i in range(1, len(use.args)))]
@@ -165,24 +142,8 @@ def _slice(use: Use) -> Value:
             if (cut.start, cut.step) == (0, 1) and cut.stop is not None and cut.stop >= 1 << 30:
                 continue
             raise use.unsupported("cuts an axis whose size the file leaves open", "Fix the size")
-        places = range(n)[cut]
-        if cut.step < 0:
-            value = picked(use, value, axis - 1, list(places))
-        else:
-            value = _cut(use, value, axis - 1, places.start, places[-1] + 1 if len(places) else 0, cut.step)
+        value = take(use.builder, value, axis - 1, range(n)[cut])
     return value
-
-
-def picked(use: Use, value: Value, axis: int, places: list[int]) -> Value:
-    """Values at the given places of an axis, in that order: runs of neighbours, one after the other."""
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and place == runs[-1][1]:
-            runs[-1][1] += 1
-        else:
-            runs.append([place, place + 1])
-    parts = [_cut(use, value, axis, start, stop) for start, stop in runs]
-    return parts[0] if len(parts) == 1 else use.builder.merge(L.Concat(), parts, axis)
 
 
 def _split(use: Use) -> list[Value]:
@@ -192,7 +153,7 @@ def _split(use: Use) -> list[Value]:
         use.attr(key)
     made, start = [], 0
     for size in split_sizes(use.node, [None, use.maybe(1, "split")], (0, *x.shape)):
-        made.append(_cut(use, x, axis, start, start + size))
+        made.append(take(use.builder, x, axis, range(start, start + size)))
         start += size
     return made
 
@@ -210,15 +171,10 @@ def _gather(use: Use) -> Value:
     n = x.shape[axis]
     if n is None or indices.ndim > 1:
         raise use.unsupported(f"gathers {indices.shape} places of an axis of {n or 'open size'}")
-    places = [int(i) for i in indices.ravel()]
-    if not places or any(not -n <= i < n for i in places):
-        raise ModelFormatError(f"it gathers the places {places[:3]} of an axis of {n}")
-    made = picked(use, x, axis, [i % n for i in places])
+    made = take(use.builder, x, axis, indices.ravel())
     if indices.ndim:
         return made
     shape = tuple(m for i, m in enumerate(made.shape) if i != axis)
-    if not shape:
-        raise use.unsupported("leaves nothing but the batch axis", "Keep one axis")
     return use.builder.reshape(made, shape)  # type: ignore[arg-type]
 
 
@@ -234,28 +190,8 @@ def _pad(use: Use) -> Value:
     pairs = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
     if any(pairs.get(0, ())):
         raise use.unsupported("pads the batch axis")
-    kinds = {"constant": L.ZeroPad, "reflect": L.ReflectPad}
-    if mode not in kinds or (mode == "constant" and float(np.ravel(value)[0]) != 0):
-        raise use.unsupported(f"pads in the mode {mode!r}, with {value}; lrpfast pads with zeros, or by reflection")
-    made: Value = x
-    for axis, pair in sorted(pairs.items()):
-        cut = tuple(max(-p, 0) for p in pair)
-        if any(cut):
-            n = made.shape[axis - 1]
-            if n is None:
-                raise use.unsupported("cuts an axis whose size the file leaves open", "Fix the size")
-            made = _cut(use, made, axis - 1, cut[0], n - cut[1])
-    added = {a - 1: tuple(max(p, 0) for p in pair) for a, pair in pairs.items() if max(pair) > 0}
-    spatial = len(x.shape) - 1
-    if added and 0 not in added and 1 <= spatial <= 3:  # the spatial axes of an image, all at once
-        return use.builder.window(kinds[mode]([added.get(a, (0, 0)) for a in range(1, spatial + 1)]), made)
-    for axis, pair in added.items():
-
-        def layer(rank: int, place: int, pair: Any = pair) -> L.Layer:
-            return kinds[mode]([pair if i == place else (0, 0) for i in range(rank)])
-
-        made = use.builder.along(made, axis, layer)
-    return made
+    constant = float(np.ravel(value)[0])
+    return pad(use.builder, x, {a - 1: pair for a, pair in sorted(pairs.items()) if a}, mode, constant)
 
 
 # -- sums over axes -------------------------------------------------------------------

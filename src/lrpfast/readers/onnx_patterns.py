@@ -51,6 +51,7 @@ _FUNCTIONS: tuple[tuple[str, dict[str, Any], Callable[[np.ndarray], np.ndarray]]
     ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}, lambda x: _clip(x / 5 + 0.5, 0, 1)),
     ("Sigmoid", {}, _sigmoid),
     ("Tanh", {}, np.tanh),
+    ("LogSigmoid*", {}, lambda x: -_softplus(-x)),
     ("Softplus", {}, _softplus),
     ("Softsign", {}, lambda x: x / (1 + np.abs(x))),
     ("Relu6*", {}, lambda x: _clip(x, 0, 6)),

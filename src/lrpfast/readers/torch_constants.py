@@ -134,6 +134,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.mv": lambda get: np.matmul(get("self"), get("vec")),
     "aten.dot": lambda get: np.dot(get("self"), get("tensor")),
     "aten.vdot": lambda get: np.dot(get("self"), get("other")),
+    "aten.flip": lambda get: np.flip(get("self"), get("dims")),
     "aten.neg": _one(np.negative),
     "aten.exp": _one(np.exp),
     "aten.log": _one(np.log),

@@ -225,10 +225,6 @@ def build(program: Program, converters: Mapping[str, Callable[[Call], Any]]) -> 
         if not isinstance(values.get(name), (Tensor, Flat)):
             raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
         ends.append(values[name])
-    if any(not end.shape for end in ends):
-        raise UnsupportedLayerError(
-            "the model returns one number a sample, without an axis for it; leave out the last squeeze or [:, 0]"
-        )
     return builder.model(ends, program.name)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..model import layers as L
 from .channels_first import Flat, Tensor
+from .places import constant, fixed
 from .torch_graph import Call, Stack
-from .torch_moves import fixed, stretched
+from .torch_moves import stretched
 
 Converter = Callable[[Call], Any]
 
@@ -93,10 +94,22 @@ def _mul(call: Call) -> Any:
 
 
 def _div(call: Call) -> Any:
+    """By a constant; by what the model computes, a product with the reciprocal."""
     a, b = _pair(call)
-    if _is_value(b) or call.get("rounding_mode") is not None:
-        raise call.unsupported("divides by what the model computes, or rounds", "These work: constants")
-    return _affine(call, a, 1 / np.asarray(b, float), 0.0)
+    if call.get("rounding_mode") is not None:
+        raise call.unsupported("rounds what it divides")
+    if not _is_value(b):
+        return _affine(call, a, 1 / np.asarray(b, float), 0.0)
+    below = _raised(call, b, -1.0)
+    return _merged(call, L.Multiply, a, below) if _is_value(a) else _affine(call, below, a, 0.0)
+
+
+def _raised(call: Call, x: Any, exponent: float) -> Any:
+    return call.builder.each(L.Activation("power", {"exponent": exponent}), x)
+
+
+def _power(exponent: float) -> Converter:
+    return lambda call: _raised(call, call.tensor(), exponent)
 
 
 def _neg(call: Call) -> Any:
@@ -109,21 +122,20 @@ def _abs(call: Call) -> Any:
 
 
 def _pow(call: Call) -> Any:
-    x, power = call.tensor(), call.get("exponent")
-    if power not in (1, 2, 3, 4):
-        raise call.unsupported(f"raises to the power {power}", "These work: 1 to 4")
-    return x if power == 1 else call.builder.merge(L.Multiply(), [x] * int(power))
-
-
-def _square(call: Call) -> Any:
-    return call.builder.merge(L.Multiply(), [call.tensor()] * 2)
+    power = call.get("exponent")
+    if not isinstance(power, (int, float)):
+        raise call.unsupported("raises to powers that are no number")
+    return _raised(call, call.tensor(), float(power))
 
 
 def _extreme(kind: Any) -> Converter:
     def convert(call: Call) -> Any:
-        a, b = _pair(call)
-        if not (_is_value(a) and _is_value(b)):
-            raise call.unsupported("compares with a constant", "These work: clamp")
+        a, b = (v if _is_value(v) else None for v in _pair(call))
+        x = a if b is None else b
+        a, b = (
+            constant(call.builder, x, _fitted(call, v, len(x.shape))) if made is None else made
+            for v, made in zip(_pair(call), (a, b), strict=True)
+        )
         return _merged(call, kind, a, b)
 
     return convert
@@ -184,7 +196,10 @@ MERGES: dict[str, Converter] = {
     "aten.neg": _neg,
     "aten.abs": _abs,
     "aten.pow": _pow,
-    "aten.square": _square,
+    "aten.square": _power(2.0),
+    "aten.sqrt": _power(0.5),
+    "aten.rsqrt": _power(-0.5),
+    "aten.reciprocal": _power(-1.0),
     "aten.maximum": _extreme(L.Maximum),
     "aten.minimum": _extreme(L.Minimum),
     "aten.mean": _reduction(_MEAN, L.Average),

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..model import layers as L
 from .channels_first import MAX_NODES
+from .places import Resize, fixed, interpolate, nearest, pad, repeat, take
 from .torch_graph import Call
 from .torch_records import Batch
 
@@ -137,11 +138,7 @@ def stretched(call: Call, x: Any, sizes: Sequence[Any]) -> Any:
             continue
         if x.shape[axis] != 1:
             raise ShapeError(f"it cannot stretch {x.shape} to {tuple(sizes)}")
-
-        def up(rank: int, i: int, n: int = n) -> L.Layer:
-            return L.UpSample(tuple(n if a == i else 1 for a in range(rank)))
-
-        x = call.builder.along(x, axis, up)
+        x = repeat(call.builder, x, axis, n)
     return x
 
 
@@ -158,25 +155,6 @@ def _repeat(call: Call) -> Any:
 # -- parts --------------------------------------------------------------------
 
 
-def _cut(call: Call, x: Any, axis: int, start: int, end: int) -> Any:
-    """The values from start to end along an axis."""
-    n = x.shape[axis]
-    if (start, end) == (0, n):
-        return x
-
-    def crop(rank: int, i: int) -> L.Layer:
-        return L.Crop([(start, n - end) if a == i else (0, 0) for a in range(rank)])
-
-    return call.builder.along(x, axis, crop)
-
-
-def fixed(x: Any, axis: int) -> int:
-    n = x.shape[axis]
-    if n is None:
-        raise ShapeError(f"the program leaves the size of its input open: {x.shape}")
-    return n
-
-
 def _slice(call: Call) -> Any:
     x, step = call.tensor(), call.get("step", 1)
     if call.get("dim", 0) % (len(x.shape) + 1) == 0 and not call.get("start") and (call.get("end") or 0) >= 2**62:
@@ -185,15 +163,7 @@ def _slice(call: Call) -> Any:
     start, end, _ = slice(call.get("start"), call.get("end"), 1).indices(fixed(x, axis))
     if end <= start:
         raise call.unsupported("leaves nothing of its input")
-    x = _cut(call, x, axis, start, end)
-    if step == 1:
-        return x
-    # the largest of one value, every so many values: relevance goes where the value came from
-
-    def every(rank: int, i: int) -> L.Layer:
-        return L.MaxPool((1,) * rank, tuple(step if a == i else 1 for a in range(rank)))
-
-    return call.builder.along(x, axis, every)
+    return take(call.builder, x, axis, range(start, end, step))
 
 
 def _few(n: int) -> int:
@@ -203,27 +173,12 @@ def _few(n: int) -> int:
     return n
 
 
-def _picked(call: Call, x: Any, axis: int, indices: Sequence[int]) -> Any:
-    """Values at indices along an axis: runs of neighbours are cut out and joined."""
-    n = fixed(x, axis)
-    if any(not -n <= i < n for i in indices) or not len(indices):
-        raise ShapeError(f"it picks {list(indices)[:8]} of an axis of {n}")
-    runs: list[list[int]] = []
-    for i in (int(i) % n for i in indices):
-        if runs and runs[-1][1] == i:
-            runs[-1][1] += 1
-        else:
-            runs.append([i, i + 1])
-    pieces = [_cut(call, x, axis, *run) for run in runs]
-    return pieces[0] if len(pieces) == 1 else call.builder.merge(L.Concat(0), pieces, axis)
-
-
 def _narrow(call: Call) -> Any:
     x = call.tensor()
     axis = call.axis(call.get("dim"), len(x.shape))
     n, start = fixed(x, axis), call.get("start")
     start %= n
-    return _cut(call, x, axis, start, start + call.get("length"))
+    return take(call.builder, x, axis, range(start, start + call.get("length")))
 
 
 def _roll(call: Call) -> Any:
@@ -233,8 +188,8 @@ def _roll(call: Call) -> Any:
         raise call.unsupported("rolls over all axes, the batch's too", "Name the axes")
     for shift, dim in zip(shifts, dims, strict=True):
         axis = call.axis(dim, len(x.shape))
-        n = _few(fixed(x, axis))
-        x = _picked(call, x, axis, [(i - shift) % n for i in range(n)])
+        n = fixed(x, axis)
+        x = take(call.builder, x, axis, (np.arange(n) - shift) % n)
     return x
 
 
@@ -245,14 +200,14 @@ def _select(call: Call) -> Any:
 
 
 def _at(call: Call, x: Any, axis: int, index: int) -> Any:
-    one = _picked(call, x, axis, [index])
+    one = take(call.builder, x, axis, [index])
     return _reshaped(call, one, (*x.shape[:axis], *x.shape[axis + 1 :]))
 
 
 def _index_select(call: Call) -> Any:
     x, index = call.tensor(), call.constant("index")
     assert index is not None
-    return _picked(call, x, call.axis(call.get("dim"), len(x.shape)), [int(i) for i in np.ravel(index)])
+    return take(call.builder, x, call.axis(call.get("dim"), len(x.shape)), np.ravel(index))
 
 
 def _index(call: Call) -> Any:
@@ -262,14 +217,14 @@ def _index(call: Call) -> Any:
         raise call.unsupported("indexes by other than one constant vector")
     index = given[used[0]]
     places = np.flatnonzero(index) if index.dtype == bool else index
-    return _picked(call, x, call.axis(used[0], len(x.shape)), [int(i) for i in places])
+    return take(call.builder, x, call.axis(used[0], len(x.shape)), places)
 
 
 def _flip(call: Call) -> Any:
     x = call.tensor()
     for dim in call.get("dims"):
         axis = call.axis(dim, len(x.shape))
-        x = _picked(call, x, axis, range(_few(fixed(x, axis)))[::-1])
+        x = take(call.builder, x, axis, range(fixed(x, axis))[::-1])
     return x
 
 
@@ -284,7 +239,7 @@ def _split(call: Call) -> list[Any]:
         _few(n // max(sizes, 1))
         sizes = [min(sizes, n - i) for i in range(0, n, sizes)]
     ends = np.cumsum(sizes).tolist()
-    return [_cut(call, x, axis, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    return [take(call.builder, x, axis, range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _unbind(call: Call) -> list[Any]:
@@ -293,60 +248,40 @@ def _unbind(call: Call) -> list[Any]:
     return [_at(call, x, axis, i) for i in range(_few(fixed(x, axis)))]
 
 
+#: PyTorch's names of the ways to pad, and NumPy's.
+_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
 def _pad(call: Call) -> Any:
     x, pads, mode = call.tensor(), list(call.get("pad", call.get("padding"))), call.get("mode", "constant")
     for kind, name in (("reflect", "reflection_pad"), ("replicate", "replication_pad")):
         mode = kind if name in call.op.base else mode
-    value, rank = call.get("value") or 0, len(x.shape)
-    pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)]  # from the last axis
-    if len(pairs) > rank:
+    rank = len(x.shape)
+    if len(pads) > 2 * rank:
         raise call.unsupported("pads the batch axis")
-    if value and mode == "constant":  # zeros around what is shifted, and shifted back
-        x = call.builder.affine(x, np.float64(1), np.float64(-value))
-    for back, (before, after) in enumerate(pairs):
-        axis = rank - 1 - back
-        n = fixed(x, axis) if min(before, after) < 0 or mode not in ("constant", "reflect") else x.shape[axis]
-        x = _cut(call, x, axis, max(0, -before), n - max(0, -after)) if min(before, after) < 0 else x
-        pair = (max(0, before), max(0, after))
-        if pair != (0, 0):
-            x = _padded(call, x, axis, pair, mode)
-    if value and mode == "constant":
-        x = call.builder.affine(x, np.float64(1), np.float64(value))
-    return x
+    pairs = {rank - 1 - i // 2: (pads[i], pads[i + 1]) for i in range(0, len(pads), 2)}  # from the last axis
+    return pad(call.builder, x, dict(sorted(pairs.items())), _MODES.get(mode, mode), float(call.get("value") or 0))
 
 
-def _padded(call: Call, x: Any, axis: int, pair: tuple[int, int], mode: str) -> Any:
-    if mode in ("constant", "reflect"):
-        kind = L.ZeroPad if mode == "constant" else L.ReflectPad
-
-        def edges(rank: int, i: int) -> L.Layer:
-            return kind([pair if a == i else (0, 0) for a in range(rank)])
-
-        return call.builder.along(x, axis, edges)
-    n = fixed(x, axis)
-    _few(n + sum(pair) if mode == "circular" else sum(pair))
-    if mode == "circular":
-        indices = [i % n for i in range(-pair[0], n + pair[1])]
-        parts = [indices[: pair[0]], indices[pair[0] + n :]]
-    else:
-        parts = [[0] * pair[0], [n - 1] * pair[1]]
-    ends = [[_picked(call, x, axis, part)] if part else [] for part in parts]
-    return call.builder.merge(L.Concat(0), [*ends[0], x, *ends[1]], axis)
-
-
-def _upsample(interpolation: str) -> Converter:
+def _upsample(kind: str) -> Converter:
     def convert(call: Call) -> Any:
         x = call.tensor("self") if call.get("self") is not None else call.tensor("input")
-        if call.get("align_corners", False):
-            raise call.unsupported("has align_corners=True", "These work: align_corners=False")
         rank, sizes = len(x.shape) - 1, call.get("output_size")
-        if sizes is None:
-            factors = call.get("scale_factors")
-        else:
-            factors = [m / n if n else 0.5 for m, n in zip(sizes, x.shape[1:], strict=True)]
-        if len(factors) != rank or any(f < 1 or f != int(f) for f in factors):
-            raise call.unsupported(f"scales by {factors}", "These work: whole numbers")
-        return call.builder.window(L.UpSample(tuple(int(f) for f in factors), interpolation), x)
+        given = call.get("scale_factors", [call.get(f"scales{s}") for s in ("_d", "_h", "_w")[-rank:]])
+        given = [call.get("scales")] if call.get("scales") is not None else given or [None] * rank
+        old = [fixed(x, a) for a in range(1, rank + 1)]
+        sizes = [math.floor(n * s) for n, s in zip(old, given, strict=True)] if sizes is None else sizes
+        corners = bool(call.get("align_corners", False))
+        where = "align_corners" if corners else "asymmetric" if kind == "nearest" else "half_pixel"
+        axes = {}
+        for i, (n, m, s) in enumerate(zip(old, sizes, given, strict=True)):
+            axes[i + 1] = Resize(m, m / n if corners or not s else s, where)
+        if kind.startswith("nearest"):
+            return nearest(call.builder, x, axes, "floor" if kind == "nearest" else "round_prefer_ceil")
+        smooth = call.op.base.endswith("_aa")
+        # PyTorch's cubic weights have this parameter where they smooth, and another where not
+        a, outside = (-0.5, "none") if smooth else (-0.75, "edge")
+        return interpolate(call.builder, x, axes, kind, a, outside, smooth)
 
     return convert
 
@@ -388,6 +323,11 @@ MOVES: dict[str, Converter] = {
     **{f"aten.reflection_pad{rank}d": _pad for rank in (1, 2, 3)},
     **{f"aten.replication_pad{rank}d": _pad for rank in (1, 2, 3)},
     **{f"aten.upsample_nearest{rank}d": _upsample("nearest") for rank in (1, 2, 3)},
-    "aten.upsample_linear1d": _upsample("bilinear"),
-    "aten.upsample_bilinear2d": _upsample("bilinear"),
+    **{f"aten._upsample_nearest_exact{rank}d": _upsample("nearest-exact") for rank in (1, 2, 3)},
+    "aten.upsample_linear1d": _upsample("linear"),
+    "aten.upsample_bilinear2d": _upsample("linear"),
+    "aten.upsample_trilinear3d": _upsample("linear"),
+    "aten.upsample_bicubic2d": _upsample("cubic"),
+    "aten._upsample_bilinear2d_aa": _upsample("linear"),
+    "aten._upsample_bicubic2d_aa": _upsample("cubic"),
 }

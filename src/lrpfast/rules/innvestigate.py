@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RuleError
-from ..model.layers import Activation, Average, BatchNorm, Dense, Subtract, UpSample
+from ..model.layers import Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
 from .composites import CONVOLUTIONS, SUMS, Composite, Entry
 from .rule import AlphaBeta, AlphaBetaX, Epsilon, Flat, Gradient, Norm, Rule, Stabilizer, WSquare, ZBox, Zero, ZPlus
 
@@ -55,11 +55,11 @@ FUSE_MODES = ("one_linear", "two_linear")
 X2M100 = AlphaBetaX((2, 0), (1, 0), stabilizer=STABILIZER)
 
 
-def _is_bilinear(layer: Any) -> bool:
-    return layer.interpolation == "bilinear"
+def _interpolates(layer: Any) -> bool:
+    return isinstance(layer, Interpolate) or layer.interpolation == "bilinear"
 
 
-_UP = Entry("when", Gradient(), _is_bilinear, (UpSample,))
+_UP = Entry("when", Gradient(), _interpolates, (Interpolate, UpSample))
 
 #: Layers without weights: sums and pooling in proportion, but Average and up-sampling by their gradient.
 _REST = (Entry("all", Gradient(), None, (Average,)), Entry("all", Norm(STABILIZER), None, SUMS), _UP)

@@ -22,6 +22,7 @@ from ..model.layers import (
     GlobalMaxPool,
     Identity,
     Input,
+    Interpolate,
     Layer,
     LayerNorm,
     Linear,
@@ -36,6 +37,7 @@ from ..model.layers import (
     Reshape,
     RMSNorm,
     Subtract,
+    Take,
     UpSample,
     ZeroPad,
 )
@@ -65,6 +67,7 @@ _PROPORTIONAL = (Zero, Epsilon, Norm)
 WEIGHTS = Role("layer with weights", None, groups=True)
 AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
+SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
 PRODUCT = Role("product", Split(), (Split, Gradient))
 ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
@@ -79,7 +82,8 @@ _ROLES: dict[type[Layer], Role] = {
     **dict.fromkeys((Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool), SUM),
     **dict.fromkeys((Multiply, Dot), PRODUCT),
     **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
-    **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, ZeroPad, ReflectPad, Crop, Concat, Embedding), ROUTE),
+    **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
+    **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take), ROUTE),
     LocalResponseNorm: Role("local response normalization", Pass(), (Pass,)),
     **dict.fromkeys((LayerNorm, RMSNorm), NORMALIZATION),
 }
@@ -91,6 +95,8 @@ def role(layer: Layer) -> Role:
         return WEIGHTS
     if isinstance(layer, UpSample):
         return SUM if layer.interpolation == "bilinear" else ROUTE
+    if isinstance(layer, Interpolate):
+        return SUM if layer.nonnegative else SIGNED
     if isinstance(layer, Activation):
         return activation_role(layer)
     for cls in type(layer).__mro__:

@@ -591,6 +591,11 @@ class ZBox(Rule):
             if value is None:
                 raise RuleError(f"z_box needs {key}: the input's {'lowest' if key == 'low' else 'highest'} value")
             array = np.asarray(value)
+            if array.dtype.kind == "U":
+                raise RuleError(
+                    f"z_box: {key} must hold numbers, not {value!r}; bounds from the data are made by "
+                    'low, high = lrpfast.data_bounds(x, "minmax")'
+                )
             if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
                 raise RuleError(f"z_box: {key} must hold finite real numbers, not {value!r}")
             array = array.astype(np.float64)

@@ -1,7 +1,7 @@
 // Activation functions and their derivatives (from the left at a kink), in double precision as on the CPU.
 
 enum { RELU, LEAKY_RELU, PRELU, ELU, SELU, GELU, SILU, TANH, SIGMOID, HARD_SIGMOID, SOFTPLUS, SOFTSIGN, EXPONENTIAL,
-       MISH, SOFTMAX };
+       MISH, CLIP, CELU, SHRINK, LOG_SIGMOID, POWER, HARD_SILU, SOFTMAX, LOG_SOFTMAX };
 
 __device__ __forceinline__ double sigmoid(double x)
 {
@@ -11,7 +11,7 @@ __device__ __forceinline__ double sigmoid(double x)
 
 __device__ __forceinline__ double softplus(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
 
-// p: relu's max_value, negative_slope and threshold; else a function's only parameter
+// p: relu's max_value, negative_slope and threshold; else a function's parameters in their order
 __device__ double evaluate(int function, double x, const double* p)
 {
     double t;
@@ -37,7 +37,7 @@ __device__ double evaluate(int function, double x, const double* p)
     case SIGMOID:
         return sigmoid(x);
     case HARD_SIGMOID:
-        t = p[0] * x + 0.5;
+        t = p[0] * x + p[1];
         return t < 0 ? 0 : t > 1 ? 1 : t;
     case SOFTPLUS:
         return softplus(x);
@@ -45,8 +45,20 @@ __device__ double evaluate(int function, double x, const double* p)
         return x / (1 + fabs(x));
     case EXPONENTIAL:
         return exp(x);
-    default: // mish
+    case MISH:
         return x * tanh(softplus(x));
+    case CLIP:
+        return x < p[0] ? p[0] : x > p[1] ? p[1] : x;
+    case CELU:
+        return x > 0 ? x : p[0] * expm1(x / p[0]);
+    case SHRINK: // threshold, shift
+        return x < -p[0] ? x + p[1] : x > p[0] ? x - p[1] : 0;
+    case LOG_SIGMOID:
+        return -softplus(-x);
+    case POWER:
+        return pow(x, p[0]);
+    default: // hard_silu
+        return x > 3 ? x : x > -3 ? x * (x + 3) / 6 : 0;
     }
 }
 
@@ -80,7 +92,7 @@ __device__ double slope_of(int function, double x, const double* p)
     case SIGMOID:
         return sigmoid(x) * sigmoid(-x);
     case HARD_SIGMOID:
-        t = p[0] * x + 0.5;
+        t = p[0] * x + p[1];
         return t > 0 && t <= 1 ? p[0] : 0;
     case SOFTPLUS:
         return sigmoid(x);
@@ -88,9 +100,21 @@ __device__ double slope_of(int function, double x, const double* p)
         return 1 / ((1 + fabs(x)) * (1 + fabs(x)));
     case EXPONENTIAL:
         return exp(x);
-    default: // mish
+    case MISH:
         t = softplus(x);
         u = 1 / cosh(t);
         return tanh(t) + x * (u * u) * sigmoid(x);
+    case CLIP:
+        return x > p[0] && x <= p[1] ? 1 : 0;
+    case CELU:
+        return x > 0 ? 1 : exp(x / p[0]);
+    case SHRINK:
+        return x > -p[0] && x <= p[0] ? 0 : 1;
+    case LOG_SIGMOID:
+        return sigmoid(-x);
+    case POWER:
+        return p[0] * pow(x, p[0] - 1);
+    default: // hard_silu
+        return x > 3 ? 1 : x > -3 ? x / 3 + 0.5 : 0;
     }
 }

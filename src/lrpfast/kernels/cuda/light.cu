@@ -89,7 +89,7 @@ LIGHT(relu) // without ceiling, slope or threshold
     }
 }
 
-LIGHT(softmax)
+LIGHT(softmax) // or its logarithm
 {
     const REAL* x = run.at(op.reads[0]);
     REAL* out = run.at(op.writes[0]);
@@ -103,8 +103,11 @@ LIGHT(softmax)
         for (int j = lane; j < op.columns; j += 32)
             total += exp(x[at + j] - top);
         total = warp_sum(total);
-        for (int j = lane; j < op.columns; j += 32)
-            write(op, run, out, at + j, (REAL)(exp(x[at + j] - top) / total));
+        const double shift = op.function == LOG_SOFTMAX ? log(total) : 0;
+        for (int j = lane; j < op.columns; j += 32) {
+            const double v = x[at + j] - top;
+            write(op, run, out, at + j, (REAL)(op.function == LOG_SOFTMAX ? v - shift : exp(v) / total));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..check import check_divide, check_light, require
 from ..place import BUFFERS
-from ..program import FUNCTIONS, Divide, Operation, Program, function_parameters
+from ..program import FUNCTIONS, OF_ROWS, Divide, Operation, Program, function_parameters
 from .contractions import Place
 from .records import BUFFER, INT, LIGHT, Held
 
@@ -81,7 +81,7 @@ class Light:
 
     def _activate(self, operation: Any, made: np.ndarray, held: Held, sizes: Any) -> None:
         self._function(operation, made, held)
-        if operation.function == "softmax":
+        if operation.function in OF_ROWS:
             self.name = "softmax"
         elif operation.function == "relu" and tuple(made["p"]) == (np.inf, 0, 0):
             self.name = "relu"

@@ -5,13 +5,14 @@ which shape it makes of which shape. Forward passes live in ``kernels``,
 relevance in ``rules`` and ``engine``.
 """
 
-from .activation import FUNCTIONS, Activation, Function
+from .activation import FUNCTIONS, SOFTMAXES, Activation, Function
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
-from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, UpSample, ZeroPad
+from .resize import Interpolate, Take, UpSample
+from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, ZeroPad
 
 __all__ = [
     "Activation",
@@ -36,6 +37,7 @@ __all__ = [
     "GlobalMaxPool",
     "Identity",
     "Input",
+    "Interpolate",
     "Layer",
     "LayerNorm",
     "Linear",
@@ -51,9 +53,11 @@ __all__ = [
     "ReflectPad",
     "RepeatVector",
     "Reshape",
+    "SOFTMAXES",
     "SeparableConv",
     "Shape",
     "Subtract",
+    "Take",
     "UpSample",
     "ZeroPad",
 ]

@@ -18,14 +18,14 @@ class Function:
     """What is known about an activation function, apart from its formula."""
 
     parameters: Mapping[str, Any]
-    nonnegative: bool = False
+    sign: int = 0  # +1: never below zero, −1: never above, whatever the input
 
 
 #: Every activation function by name, with its parameters' defaults. ``None``
 #: marks a parameter that must be given (PReLU's slopes) or an absent ceiling.
 FUNCTIONS: dict[str, Function] = {
     "linear": Function({}),
-    "relu": Function({"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, nonnegative=True),
+    "relu": Function({"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, sign=1),
     "leaky_relu": Function({"negative_slope": 0.2}),
     "prelu": Function({"negative_slope": None}),
     "elu": Function({"alpha": 1.0}),
@@ -33,14 +33,24 @@ FUNCTIONS: dict[str, Function] = {
     "gelu": Function({"approximate": False}),
     "silu": Function({}),
     "tanh": Function({}),
-    "sigmoid": Function({}, nonnegative=True),
-    "hard_sigmoid": Function({"slope": 0.2}, nonnegative=True),
-    "softplus": Function({}, nonnegative=True),
+    "sigmoid": Function({}, sign=1),
+    "hard_sigmoid": Function({"slope": 0.2, "offset": 0.5}, sign=1),
+    "softplus": Function({}, sign=1),
     "softsign": Function({}),
-    "exponential": Function({}, nonnegative=True),
+    "exponential": Function({}, sign=1),
     "mish": Function({}),
-    "softmax": Function({}, nonnegative=True),
+    "clip": Function({"low": -math.inf, "high": math.inf}),
+    "celu": Function({"alpha": 1.0}),
+    "shrink": Function({"threshold": 0.5, "shift": 0.0}),
+    "log_sigmoid": Function({}, sign=-1),
+    "power": Function({"exponent": 1.0}),
+    "hard_silu": Function({}),
+    "softmax": Function({}, sign=1),
+    "log_softmax": Function({}, sign=-1),
 }
+
+#: Those over the last axis, which leave the order of its values as it is.
+SOFTMAXES = ("softmax", "log_softmax")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +88,20 @@ class Activation(Layer):
             for key, value in merged.items():
                 if value is None and key == "max_value":
                     continue
-                if not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+                open_end = self.function == "clip" and value == known[key]
+                if not isinstance(value, (int, float, np.number)) or not (math.isfinite(value) or open_end):
                     raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
                 merged[key] = float(value)
+            self._check_numbers(merged)
         object.__setattr__(self, "parameters", merged)
+
+    def _check_numbers(self, p: Mapping[str, Any]) -> None:
+        if self.function == "clip" and p["low"] > p["high"]:
+            raise InputError(f"{self}: low must not be above high, got {p['low']} and {p['high']}")
+        if self.function == "celu" and p["alpha"] <= 0:
+            raise InputError(f"{self}: alpha must be above 0, not {p['alpha']}")
+        if self.function == "shrink" and p["threshold"] < 0:
+            raise InputError(f"{self}: threshold must be at least 0, not {p['threshold']}")
 
     @property
     def is_plain_relu(self) -> bool:
@@ -89,17 +109,21 @@ class Activation(Layer):
         return self.function == "relu" and self.parameters == FUNCTIONS["relu"].parameters
 
     @property
-    def is_nonnegative(self) -> bool:
-        """Whether every output is >= 0, whatever the input."""
+    def sign(self) -> int:
+        """+1 where no output is below zero, −1 where none is above, whatever the input; else 0."""
+        p = self.parameters
         if self.function == "relu":
-            p = self.parameters
             ceiling = p["max_value"]
-            return p["negative_slope"] == 0 and p["threshold"] >= 0 and (ceiling is None or ceiling >= 0)
-        return FUNCTIONS[self.function].nonnegative
+            return int(p["negative_slope"] == 0 and p["threshold"] >= 0 and (ceiling is None or ceiling >= 0))
+        if self.function == "clip":
+            return 1 if p["low"] >= 0 else -1 if p["high"] <= 0 else 0
+        if self.function == "power":  # of a number below zero, only a whole exponent makes a number
+            return int(p["exponent"] % 2 != 1)
+        return FUNCTIONS[self.function].sign
 
     def output_shape(self, shape: Shape) -> Shape:
-        if self.function == "softmax" and not shape:
-            raise ShapeError(f"{self}: softmax needs an axis to sum over, the input has none")
+        if self.function in SOFTMAXES and not shape:
+            raise ShapeError(f"{self}: {self.function} needs an axis to sum over, the input has none")
         if self.function == "prelu":
             slope = self.parameters["negative_slope"]
             if None in shape:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import InputError, ShapeError
 from .base import Layer, Shape
-from .window import as_padding, channels_last, pads, per_axis, slid
+from .window import as_padding, channels_last, extent, pads, per_axis, slid
 
 
 def _rank(size: Any, layer: str) -> int:
@@ -22,15 +22,18 @@ class _Pool(Layer):
     size: Any
     strides: Any = None
     padding: Any = "valid"
+    dilation: Any = 1
 
     def __post_init__(self) -> None:
         rank = _rank(self.size, str(self))
         size = per_axis(self.size, rank, "size", str(self))
+        dilation = per_axis(self.dilation, rank, "dilation", str(self))
         strides = size if self.strides is None else per_axis(self.strides, rank, "strides", str(self))
         padding = as_padding(self.padding, rank, str(self))
-        if not isinstance(padding, str) and any(max(pair) >= k for pair, k in zip(padding, size, strict=True)):
-            raise InputError(f"{self}: padding {padding} leaves windows of {size} with nothing but padding")
-        for key, value in (("size", size), ("strides", strides), ("padding", padding)):
+        reaches = tuple(map(extent, size, dilation))
+        if not isinstance(padding, str) and any(max(pair) >= k for pair, k in zip(padding, reaches, strict=True)):
+            raise InputError(f"{self}: padding {padding} leaves windows of {reaches} with nothing but padding")
+        for key, value in (("size", size), ("strides", strides), ("padding", padding), ("dilation", dilation)):
             object.__setattr__(self, key, value)
 
     @property
@@ -40,13 +43,15 @@ class _Pool(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         spatial, channels = channels_last(str(self), shape, self.rank)
-        sizes = slid(str(self), spatial, self.padding, self.size, self.strides, (1,) * self.rank)
+        sizes = slid(str(self), spatial, self.padding, self.size, self.strides, self.dilation)
         for axis, (n, count) in enumerate(zip(spatial, sizes, strict=True)):
             if n is not None and count is not None:
-                k, s = self.size[axis], self.strides[axis]
-                before, _ = pads(self.padding, axis, n, k, s)
-                if (count - 1) * s - before >= n:
-                    raise ShapeError(f"{self}: the last window of axis {axis} of {shape} holds nothing but padding")
+                k, s, d = self.size[axis], self.strides[axis], self.dilation[axis]
+                before, _ = pads(self.padding, axis, n, k, s, d)
+                last = (count - 1) * s - before
+                # of a window that begins on the padding before, start % d is the first tap beyond that padding
+                if last >= n or (d > n and any(p % d >= n for p in range(-before, min(last + 1, 0), s))):
+                    raise ShapeError(f"{self}: a window of axis {axis} of {shape} holds nothing but padding")
         return (*sizes, channels)
 
     def describe(self) -> str:
@@ -63,6 +68,8 @@ class MaxPool(_Pool):
     strides : int or tuple of int, optional
         The size when None.
     padding : {"valid", "same"} or pairs
+    dilation : int or tuple of int
+        From a window's value to its next.
     """
 
 
@@ -72,7 +79,7 @@ class AveragePool(_Pool):
 
     Parameters
     ----------
-    size, strides, padding
+    size, strides, padding, dilation
         As in `MaxPool`.
     count_include_pad : bool
         Whether padding counts as zeros (PyTorch's default) or not at all (Keras).

@@ -164,44 +164,6 @@ class Crop(_Edges):
 
 
 @dataclass(frozen=True, eq=False)
-class UpSample(Layer):
-    """Each spatial axis made ``size`` times as long, channels last.
-
-    Parameters
-    ----------
-    size : int (1 dimension) or tuple of int (2 or 3)
-    interpolation : {"nearest", "bilinear"}
-        "nearest" repeats each value; "bilinear", for 1 or 2 dimensions, interpolates between
-        the centres of the values (half-pixel centres, as TensorFlow's ``resize``).
-    """
-
-    size: Any
-    interpolation: str = "nearest"
-
-    def __post_init__(self) -> None:
-        rank = len(self.size) if isinstance(self.size, (tuple, list)) else 1
-        if not 1 <= rank <= 3:
-            raise InputError(f"{self}: size must be a number (one dimension) or 2 or 3 numbers, not {self.size!r}")
-        object.__setattr__(self, "size", per_axis(self.size, rank, "size", str(self)))
-        if self.interpolation not in ("nearest", "bilinear") or (self.interpolation == "bilinear" and rank == 3):
-            raise InputError(
-                f"{self}: interpolation must be 'nearest', or 'bilinear' for 1 or 2 axes, not {self.interpolation!r}"
-            )
-
-    @property
-    def rank(self) -> int:
-        """The number of spatial axes."""
-        return len(self.size)
-
-    def output_shape(self, shape: Shape) -> Shape:
-        spatial, channels = channels_last(str(self), shape, self.rank)
-        return (*(None if n is None else n * k for n, k in zip(spatial, self.size, strict=True)), channels)
-
-    def describe(self) -> str:
-        return f"{'×'.join(map(str, self.size))} {self.interpolation}"
-
-
-@dataclass(frozen=True, eq=False)
 class Embedding(Layer):
     """A row of a table for each index: the input holds whole numbers of 0 or more.
 

@@ -1,0 +1,214 @@
+"""Layers that make the spatial axes longer or shorter: by repeating, picking or interpolating values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, ShapeError
+from .base import Layer, Shape, as_array
+from .window import channels_last, per_axis
+
+
+def _cubic(t: np.ndarray, a: float) -> np.ndarray:
+    near = ((a + 2) * t - (a + 3)) * t**2 + 1
+    return np.where(t <= 1, near, np.where(t < 2, ((a * t - 5 * a) * t + 8 * a) * t - 4 * a, 0))
+
+
+#: How a value's weight falls with its distance, and the distance at which it is none.
+_WEIGHTS: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], int]] = {
+    "linear": (lambda t, a: np.maximum(1 - t, 0), 1),
+    "cubic": (_cubic, 2),
+}
+
+
+def interpolation(
+    n: int,
+    at: np.ndarray,
+    kind: str,
+    a: float = -0.75,
+    outside: str = "edge",
+    shrink: float = 1.0,
+) -> np.ndarray:
+    """The matrix that interpolates n values at the given places.
+
+    M[j, i] = w(|i − at[j]| · shrink), with w(t) = max(1 − t, 0), or Keys' cubic with its parameter a:
+    (a + 2) t³ − (a + 3) t² + 1 up to 1, a t³ − 5 a t² + 8 a t − 4 a up to 2.
+
+    Parameters
+    ----------
+    n : int
+    at : array, shape (m,)
+        In units of the values' distance; 0 is the first value.
+    kind : {"linear", "cubic"}
+    a : float
+    outside : {"edge", "none"}
+        What lies before the first value and after the last: the same again, or nothing, and then the
+        weights that are left are scaled to a sum of 1.
+    shrink : float
+        Below 1, weights fall more slowly, to smooth what is made smaller; they are scaled to a sum of 1.
+
+    Returns
+    -------
+    array of float64, shape (m, n)
+    """
+    function, reach = _WEIGHTS[kind]
+    at = np.asarray(at, np.float64)
+    if kind == "linear" and outside == "edge" and shrink == 1:
+        at = np.clip(at, 0, n - 1)
+    reach = int(np.ceil(reach / shrink))
+    taps = np.floor(at).astype(np.int64)[:, None] + np.arange(1 - reach, reach + 1)
+    weights = function(np.abs(taps - at[:, None]) * shrink, a)
+    if outside == "none":
+        weights = np.where((taps >= 0) & (taps < n), weights, 0)
+    if outside == "none" or shrink != 1:
+        weights = weights / weights.sum(1, keepdims=True)
+    matrix = np.zeros((len(at), n))
+    np.add.at(matrix, (np.arange(len(at))[:, None], np.clip(taps, 0, n - 1)), weights)
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolate(Layer):
+    """Each spatial axis through a matrix of its own, channels last: y_j = Σ_i M_ji · x_i along it.
+
+    Any resizing by interpolation is of this kind, and any pooling by weighted means.
+
+    Parameters
+    ----------
+    matrices : sequence of 1 to 3 arrays of shape (values made, values needed)
+        One for each spatial axis; None for an axis that stays as it is.
+
+    Raises
+    ------
+    InputError
+        When there are other than 1 to 3, or one is no matrix.
+    """
+
+    matrices: tuple[np.ndarray | None, ...]
+
+    def __post_init__(self) -> None:
+        given = tuple(self.matrices) if isinstance(self.matrices, (tuple, list)) else ()
+        if not 1 <= len(given) <= 3:
+            raise InputError(f"{self}: matrices must be 1 to 3, one for each spatial axis, in a tuple or list")
+        arrays = tuple(None if m is None else as_array(m, "matrices", str(self)) for m in given)
+        for array in arrays:
+            if array is not None and (array.ndim != 2 or 0 in array.shape):
+                raise InputError(f"{self}: matrices must have shape (values made, values needed), not {array.shape}")
+        object.__setattr__(self, "matrices", arrays)
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.matrices)
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether no weight is below zero."""
+        return all(m is None or bool((m >= 0).all()) for m in self.matrices)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        for axis, (n, m) in enumerate(zip(spatial, self.matrices, strict=True)):
+            if m is not None and n != m.shape[1]:
+                raise ShapeError(f"{self}: axis {axis} must have {m.shape[1]} values, its input has shape {shape}")
+        return (*(n if m is None else len(m) for n, m in zip(spatial, self.matrices, strict=True)), channels)
+
+    def describe(self) -> str:
+        return " × ".join("as it is" if m is None else f"{m.shape[1]}→{m.shape[0]}" for m in self.matrices)
+
+
+@dataclass(frozen=True, eq=False)
+class Take(Layer):
+    """Values at given places of each spatial axis, channels last; a place may come more than once, or never.
+
+    Parameters
+    ----------
+    places : sequence of 1 to 3 sequences of int
+        One for each spatial axis, counted from 0; None for an axis that stays as it is.
+
+    Raises
+    ------
+    InputError
+        When there are other than 1 to 3, or one is not whole numbers of 0 or more.
+    """
+
+    places: tuple[np.ndarray | None, ...]
+
+    def __post_init__(self) -> None:
+        given = tuple(self.places) if isinstance(self.places, (tuple, list)) else ()
+        if not 1 <= len(given) <= 3:
+            raise InputError(f"{self}: places must be 1 to 3 sequences, one for each spatial axis, in a tuple or list")
+        arrays = tuple(None if p is None else np.asarray(p) for p in given)
+        for array in arrays:
+            whole = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
+            if not whole or (array is not None and array.min() < 0):
+                raise InputError(f"{self}: places must be whole numbers of 0 or more, at least one, not {array!r:.80}")
+        places = tuple(None if p is None else np.array(p, np.int64) for p in arrays)
+        for array in places:
+            if array is not None:
+                array.setflags(write=False)
+        object.__setattr__(self, "places", places)
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.places)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        for axis, (n, places) in enumerate(zip(spatial, self.places, strict=True)):
+            if places is not None and (n is None or places.max() >= n):
+                raise ShapeError(f"{self}: it takes place {places.max()} of axis {axis}, its input has shape {shape}")
+        return (*(n if p is None else len(p) for n, p in zip(spatial, self.places, strict=True)), channels)
+
+    def describe(self) -> str:
+        return " × ".join("all" if p is None else f"{len(p)}" for p in self.places) + " places"
+
+
+@dataclass(frozen=True, eq=False)
+class UpSample(Layer):
+    """Each spatial axis made ``size`` times as long, channels last.
+
+    Parameters
+    ----------
+    size : int (1 dimension) or tuple of int (2 or 3)
+    interpolation : {"nearest", "bilinear"}
+        "nearest" repeats each value; "bilinear", for 1 or 2 dimensions, interpolates between
+        the centres of the values (half-pixel centres, as TensorFlow's ``resize``).
+    """
+
+    size: Any
+    interpolation: str = "nearest"
+
+    def __post_init__(self) -> None:
+        rank = len(self.size) if isinstance(self.size, (tuple, list)) else 1
+        if not 1 <= rank <= 3:
+            raise InputError(f"{self}: size must be a number (one dimension) or 2 or 3 numbers, not {self.size!r}")
+        object.__setattr__(self, "size", per_axis(self.size, rank, "size", str(self)))
+        if self.interpolation not in ("nearest", "bilinear") or (self.interpolation == "bilinear" and rank == 3):
+            raise InputError(
+                f"{self}: interpolation must be 'nearest', or 'bilinear' for 1 or 2 axes, not {self.interpolation!r}"
+            )
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def matrices(self, spatial: Sequence[int]) -> list[np.ndarray]:
+        """What "bilinear" does along each axis of the given sizes, shape (out, in)."""
+        return [
+            interpolation(n, (np.arange(n * k) + 0.5) / k - 0.5, "linear")
+            for n, k in zip(spatial, self.size, strict=True)
+        ]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        spatial, channels = channels_last(str(self), shape, self.rank)
+        return (*(None if n is None else n * k for n, k in zip(spatial, self.size, strict=True)), channels)
+
+    def describe(self) -> str:
+        return f"{'×'.join(map(str, self.size))} {self.interpolation}"

@@ -1,0 +1,183 @@
+"""Values picked, padded and resized along axes, for the readers of ONNX and PyTorch alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
+from ..model import layers as L
+from ..model.layers.resize import interpolation
+from .channels_first import Builder, Value
+
+#: Values of one axis that are made of those of another, at most: a small file could ask for any number.
+MOST = 1 << 24
+
+
+def fixed(value: Value, axis: int) -> int:
+    """The size of one of a sample's axes."""
+    n = value.shape[axis]
+    if n is None:
+        raise ShapeError(f"the file leaves the size of its input open: {value.shape}. Fix the size")
+    return n
+
+
+def constant(builder: Builder, value: Value, array: np.ndarray) -> Value:
+    """An array, the same for every sample, stretched to a tensor's shape: the tensor times 0, and the array."""
+    return builder.affine(value, np.array(0.0), array)
+
+
+def _spatially(
+    builder: Builder, value: Value, wanted: Mapping[int, Any], none: Any, layer: Callable[[Sequence[Any]], L.Layer]
+) -> Value:
+    """One layer on the axes of an image, or one after the other; it is given what each axis is to become."""
+    spatial = len(value.shape) - 1
+    if len(wanted) > 1 and 0 not in wanted and spatial <= 3:
+        return builder.window(layer([wanted.get(a, none) for a in range(1, spatial + 1)]), value)
+    for axis, what in wanted.items():
+
+        def make(rank: int, place: int, what: Any = what) -> L.Layer:
+            return layer([what if i == place else none for i in range(rank)])
+
+        value = builder.along(value, axis, make)
+    return value
+
+
+def take(builder: Builder, value: Value, axis: int, places: Sequence[int] | np.ndarray) -> Value:
+    """Values at the given places of an axis, in that order."""
+    n, places = fixed(value, axis), np.asarray(places, np.int64)
+    if not places.size or places.min() < -n or places.max() >= n:
+        raise ShapeError(f"it takes the places {places[:8].tolist()} of an axis of {n}")
+    places = places % n
+    first, last = int(places[0]), int(places[-1])
+    if np.array_equal(places, np.arange(first, last + 1)):
+        edges = {} if len(places) == n else {axis: (first, n - 1 - last)}
+        return _spatially(builder, value, edges, (0, 0), lambda pairs: L.Crop(tuple(pairs)))
+    return _spatially(builder, value, {axis: places}, None, lambda axes: L.Take(tuple(axes)))
+
+
+def pad(
+    builder: Builder, value: Value, pairs: Mapping[int, tuple[int, int]], mode: str, constant: float = 0.0
+) -> Value:
+    """Values before and after axes, cut off where a number is negative.
+
+    ``mode`` is NumPy's: "constant", "reflect", "edge" or "wrap".
+    """
+    for axis, pair in pairs.items():
+        if min(pair) < 0:
+            n = fixed(value, axis)
+            value = take(builder, value, axis, range(max(-pair[0], 0), n - max(-pair[1], 0)))
+    added = {a: (max(before, 0), max(after, 0)) for a, (before, after) in pairs.items() if max(before, after) > 0}
+    if mode in ("edge", "wrap"):
+        places = {}
+        for axis, pair in added.items():
+            if sum(pair) > MOST:
+                raise ModelFormatError(f"it pads an axis by {pair}")
+            places[axis] = np.pad(np.arange(fixed(value, axis)), pair, mode)  # type: ignore[call-overload]
+        return _spatially(builder, value, places, None, lambda axes: L.Take(tuple(axes)))
+    if mode not in ("constant", "reflect"):
+        raise UnsupportedLayerError(f"pads in the mode {mode!r}, which lrpfast does not know")
+    kind = L.ZeroPad if mode == "constant" else L.ReflectPad
+    made = _spatially(builder, value, added, (0, 0), lambda pairs: kind(tuple(pairs)))
+    if mode == "reflect" or constant == 0 or not added:
+        return made
+    inner = [fixed(value, axis) for axis in range(len(value.shape))]
+    if np.prod([fixed(made, axis) for axis in range(len(made.shape))]) > MOST:
+        raise ModelFormatError(f"it pads {value.shape} to {made.shape} by a constant")
+    edges = [added.get(axis, (0, 0)) for axis in range(len(inner))]
+    border = np.pad(np.zeros(inner), edges, constant_values=constant)  # added where zeros are, and nothing else moves
+    return builder.affine(made, np.array(1.0), border)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How one axis of n values is resized to m.
+
+    Attributes
+    ----------
+    m : int
+    scale : float
+        m / n, or what the file says of it.
+    where : str
+        Where in the old axis the new values lie, by ONNX's name of it.
+    """
+
+    m: int
+    scale: float
+    where: str
+
+    def at(self, n: int, dtype: Any = np.float64) -> np.ndarray:
+        """The new values' places among the old ones, in the given precision."""
+        i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.scale * n
+        if not 1 <= self.m <= MOST or self.m * n > MOST:
+            raise ModelFormatError(f"it makes an axis of {self.m} values of one of {n}")
+        if self.where == "asymmetric":
+            return i / scale
+        if self.where == "align_corners":
+            return i * dtype(0 if width == 1 else (n - 1) / (width - 1))
+        if self.where == "pytorch_half_pixel" and width == 1:
+            return i - dtype(0.5)
+        half = (i + dtype(0.5)) / scale - dtype(0.5)
+        if self.where in ("half_pixel", "pytorch_half_pixel"):
+            return half
+        if self.where == "half_pixel_symmetric":
+            return half + dtype(n / 2 * (1 - self.m / width))
+        raise UnsupportedLayerError(f"has the coordinates {self.where!r}, which lrpfast does not follow")
+
+
+_ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+    "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+}
+
+
+def nearest(builder: Builder, value: Value, axes: Mapping[int, Resize], rounding: str) -> Value:
+    """Axes resized by repeating values, or leaving some out; places are computed in float32, as the runtimes do."""
+    if rounding not in _ROUNDED:
+        raise UnsupportedLayerError(f"rounds by {rounding!r}, which lrpfast does not know")
+    repeats, places = {}, {}
+    for axis, resize in axes.items():
+        n = fixed(value, axis)
+        found = np.clip(_ROUNDED[rounding](resize.at(n, np.float32)), 0, n - 1).astype(np.int64)
+        count = resize.m // n
+        if np.array_equal(found, np.arange(n).repeat(count)):
+            repeats.update({axis: count} if count > 1 else {})
+        else:
+            places[axis] = found
+    value = _spatially(builder, value, places, None, lambda given: L.Take(tuple(given)))
+    return _spatially(builder, value, repeats, 1, lambda sizes: L.UpSample(tuple(sizes)))
+
+
+def repeat(builder: Builder, value: Value, axis: int, count: int) -> Value:
+    """Each value of an axis ``count`` times, one after the other."""
+    wanted = {} if count == 1 else {axis: count}
+    return _spatially(builder, value, wanted, 1, lambda sizes: L.UpSample(tuple(sizes)))
+
+
+def interpolate(
+    builder: Builder,
+    value: Value,
+    axes: Mapping[int, Resize],
+    kind: str,
+    a: float = -0.75,
+    outside: str = "edge",
+    smooth: bool = False,
+) -> Value:
+    """Axes resized by interpolation; see `lrpfast.model.layers.resize.interpolation`.
+
+    With ``smooth``, weights reach further where an axis becomes shorter.
+    """
+    matrices = {}
+    for axis, resize in axes.items():
+        n = fixed(value, axis)
+        at = resize.at(n)
+        shrink = min(resize.scale, 1.0) if smooth else 1.0
+        matrix = interpolation(n, at, kind, a, outside, shrink)
+        if not np.array_equal(matrix, np.eye(n)):
+            matrices[axis] = matrix
+    return _spatially(builder, value, matrices, None, lambda given: L.Interpolate(tuple(given)))
