@@ -4,9 +4,15 @@ Each also derives from the built-in class that a caller would expect, so that
 ``except ValueError`` keeps working in code that does not know lrpfast.
 """
 
+#: A longer message holds something that is no name, such as a damaged file's bytes.
+MOST_CHARACTERS = 1200
+
 
 class LrpfastError(Exception):
     """Base class of every error that lrpfast raises on purpose.
+
+    Its text may be shown in a terminal as it is: control characters, which files can hold in the place of
+    names, are written as escapes, and what is far too long is cut in its middle.
 
     Examples
     --------
@@ -16,6 +22,13 @@ class LrpfastError(Exception):
     ...     print(error)
     none.h5: there is no such file
     """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+        half = MOST_CHARACTERS // 2
+        return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
 class ModelFormatError(LrpfastError, ValueError):

@@ -120,7 +120,7 @@ def stream(
         out = None if sink is None else open_sink(sink)
         if out is None and not made.wanted:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        if out is not None and grid is not None and out.path is not None:
+        if out is not None and grid is not None:
             out = Gridded(out, grid)
         rows = _rows(batch_size, job, data)
         if cluster is not None:
@@ -256,11 +256,7 @@ class Run:
 
     def _begin(self) -> None:
         journal, sink = self._journal, self.sink
-        found = False
-        if journal is not None and not self._resume:
-            journal.remove()
-        elif journal is not None:
-            found = journal.load()
+        found = journal is not None and self._resume and journal.load()
         if found and journal is not None:
             self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
             self.counts = {**self.counts, **journal.counters}
@@ -274,6 +270,8 @@ class Run:
             own = whole and (sink is None or named or path != sink.path)
             if os.path.lexists(path) and not own and not self._overwrite:
                 raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
+        if journal is not None and not found and os.path.exists(journal.path):
+            journal.remove()  # the run is to begin anew
         if sink is None or named:
             self.sink = None
             return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from .lower import Lowered, lower
 from .plan import Plan, make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
+
+if TYPE_CHECKING:
+    from ..batch.stream import Streamed
 
 #: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
 MAX_VARIANTS = 8
@@ -234,14 +238,15 @@ class Analyzer:
 
     def _for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Analyzer:
         key = tuple(shapes)
-        if key not in self._variants:
+        variant = self._variants.get(key)
+        if variant is None:
             variant = copy.copy(self)
             variant.model, variant._open, variant._variants = self.model.with_input_shape(*shapes), False, {}
             variant._prepare()
-            while len(self._variants) >= MAX_VARIANTS:
-                self._variants.pop(next(iter(self._variants)), None)
+            for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
+                self._variants.pop(old, None)
             self._variants[key] = variant
-        return self._variants[key]
+        return variant
 
     def _compile(self) -> None:
         self._backend = backend(self._device)
@@ -470,7 +475,24 @@ class Analyzer:
             kept[result] = relevance.reshape(len(rows), sizes[result])
             yield part, relevance, kept
 
-    def stream(self, source: Any, sink: Any = None, **options: Any) -> Any:
+    def stream(
+        self,
+        source: Any,
+        sink: Any = None,
+        *,
+        target: Any = None,
+        batch_size: int | str = "auto",
+        normalize: str | None = None,
+        statistics: bool | str | os.PathLike = False,
+        group_by: Any = None,
+        correct: Any = None,
+        quantiles: Sequence[float] = (),
+        mask: Any = None,
+        progress: bool | Callable[[int], object] = True,
+        resume: bool = True,
+        overwrite: bool = False,
+        cluster: Any = None,
+    ) -> Streamed:
         """Explain a data set of any length: read, explain and write a chunk at a time, and lose nothing.
 
         Reading, computing and writing overlap; memory does not grow with the number of samples. A run that was
@@ -535,7 +557,23 @@ class Analyzer:
         """
         from ..batch.stream import stream  # against the direction of the folders: the public way in is here
 
-        return stream(self, source, sink, **options)
+        return stream(
+            self,
+            source,
+            sink,
+            target=target,
+            batch_size=batch_size,
+            normalize=normalize,
+            statistics=statistics,
+            group_by=group_by,
+            correct=correct,
+            quantiles=quantiles,
+            mask=mask,
+            progress=progress,
+            resume=resume,
+            overwrite=overwrite,
+            cluster=cluster,
+        )
 
     def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
         """Relevance of a Dask or xarray array, lazily: computed chunk by chunk, where and when Dask computes it.

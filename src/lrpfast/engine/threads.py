@@ -75,11 +75,10 @@ def get_num_threads() -> int:
     True
     """
     global _found
-    if _wanted is not None:
-        return _wanted
-    if _found is None:
-        _found = _from_environment() or _cores()
-    return _found
+    count = _wanted or _found  # read once: another thread may set either meanwhile
+    if count is None:
+        count = _found = _from_environment() or _cores()
+    return count
 
 
 def _from_environment() -> int | None:

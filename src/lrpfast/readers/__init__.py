@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
+from .guard import check_names, check_size, guarded
 from .keras import from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
@@ -106,15 +107,17 @@ def load(path: str | os.PathLike) -> Model:
 
 
 def _load_zip(path: Path) -> Model:
-    try:
+    with guarded(str(path)):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception as error:  # whatever a damaged archive provokes
-        raise ModelFormatError(f"{path}: damaged or truncated zip archive ({error})") from error
-    if "header.npy" in names:
-        from ..model.npz import read
+            check_names(names)
+            if "header.npy" in names:
+                for info in archive.infolist():
+                    check_size(info)
+        if "header.npy" in names:
+            from ..model.npz import read
 
-        return read(path)
+            return read(path)
     if "config.json" in names:
         return read_archive(path)
     if is_exported(names):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingPackageError, UnsupportedLayerError
 from ..model.graph import Model
-from .keras import guarded
+from .guard import guarded
 from .torch_graph import build
 from .torch_nodes import CONVERTERS
 from .torch_records import Op, Program, Ref

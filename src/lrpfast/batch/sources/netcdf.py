@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from ...errors import InputError
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
 from ..optional import needed
-from .base import FileSource, state_of
+from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
 
 #: Attributes by which a stored value is missing or packed.
@@ -43,7 +44,10 @@ class NetcdfSource(FileSource):
             self._packing = _floats(found)
             found.set_auto_maskandscale(self._packing is None)
             chunks = found.chunking()
-            self.step = chunks[0] if isinstance(chunks, list) else 1
+            chunks = chunks if isinstance(chunks, list) else [1]
+            self.step = chunks[0]
+            at_once = max(row_bytes(self.shape, found.dtype), math.prod(chunks) * found.dtype.itemsize)
+            check_unpacked(name, at_once, state[1])
         except BaseException:
             self._file.close()
             raise
