@@ -68,3 +68,9 @@ def test_table_of_composites(composite, cells):
 def test_every_preset_is_in_the_table():
     shown = {row[0].split("(")[0] for row in ROWS}
     assert {make.__name__ for make in lrpfast.composites.COMPOSITES.values()} < shown
+
+
+def test_every_page_is_in_the_index():
+    index = read("README.md")
+    for page in DOCS.glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
