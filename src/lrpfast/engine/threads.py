@@ -48,6 +48,13 @@ def set_num_threads(threads: int | None) -> None:
     ------
     DeviceError
         For anything but a whole number of at least 1.
+
+    Examples
+    --------
+    >>> lrpfast.set_num_threads(2)
+    >>> lrpfast.get_num_threads()
+    2
+    >>> lrpfast.set_num_threads(None)
     """
     global _wanted
     _wanted = check_threads(threads)
@@ -61,6 +68,11 @@ def get_num_threads() -> int:
     ------
     DeviceError
         When ``LRPFAST_NUM_THREADS`` is not a whole number of at least 1.
+
+    Examples
+    --------
+    >>> lrpfast.get_num_threads() >= 1
+    True
     """
     global _found
     count = _wanted or _found  # read once: another thread may set either meanwhile
