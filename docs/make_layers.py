@@ -49,10 +49,12 @@ WHICH = {
 
 
 def code(names: Iterable[str]) -> str:
+    """Names as code, in a row."""
     return ", ".join(f"`{name}`" for name in names)
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
 
 
@@ -81,6 +83,7 @@ def by_role() -> str:
 
 
 def activations() -> str:
+    """Every activation function, its parameters, and what Keras calls it."""
     aliases: dict[str, list[str]] = {}
     for name, (function, _) in keras_activations._ALIASES.items():
         aliases.setdefault(function, []).append(name)
@@ -93,6 +96,7 @@ def activations() -> str:
 
 
 def keras() -> str:
+    """The classes that the reader of Keras models takes."""
     merges, functions = keras_layers._MERGES, (*keras_activations.ACTIVATIONS, "Activation", "PReLU")
     converters = keras_layers.CONVERTERS
     nothing = [name for name, how in converters.items() if how is keras_layers._identity]
@@ -109,6 +113,8 @@ def keras() -> str:
 
 
 def onnx() -> str:
+    """The operators that the reader of ONNX models takes."""
+
     def of(operators: Iterable[str]) -> str:
         return code(sorted(name for name in operators if not name.endswith("*")))
 
@@ -127,6 +133,8 @@ def onnx() -> str:
 
 
 def torch() -> str:
+    """The ATen operators that the reader of exported programs takes."""
+
     def of(operators: Iterable[str]) -> str:
         names = (name.split(".", 1)[1] for name in operators if not name.split(".", 1)[1].startswith("_"))
         return code(_ranks(sorted(names)))
@@ -160,6 +168,7 @@ def _ranks(names: Iterable[str]) -> list[str]:
 
 
 def page() -> str:
+    """The whole page."""
     return f"""# Supported layers and activations
 
 <!-- Made by docs/make_layers.py from the readers' tables: run it after a change, do not edit. -->
