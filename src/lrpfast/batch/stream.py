@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,13 @@ class Streamed:
     statistics : Statistics or None
     record : dict
         How the relevances were made, as the files' attributes say it.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+    >>> done = lrpfast.Analyzer(model, "zero").stream(np.ones((5, 2)), "maps.npy", progress=False)
+    >>> done.samples, done.shape, done.resumed
+    (5, (5, 2), 0)
     """
 
     samples: int
@@ -65,8 +72,17 @@ class Streamed:
     resumed: int
     left: int
     outside: int
-    statistics: Statistics | None = field(repr=False)
-    record: dict[str, str] = field(repr=False)
+    statistics: Statistics | None
+    record: dict[str, str]
+
+    def __repr__(self) -> str:
+        told = [f"relevance {self.shape} {self.dtype}"]
+        for name in ("resumed", "left", "outside"):
+            if getattr(self, name):
+                told.append(f"{name} {getattr(self, name):,}")
+        if self.statistics is not None:
+            told.append("statistics")
+        return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(told)}>"
 
 
 def stream(

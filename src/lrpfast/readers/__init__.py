@@ -71,6 +71,12 @@ def load(path: str | os.PathLike) -> Model:
         When it is an ONNX model or a PyTorch program, and the package onnx or torch is not installed.
     InputError
         When ``path`` is not a path.
+
+    Examples
+    --------
+    >>> lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 2)))]).save("model.npz")
+    >>> lrpfast.load("model.npz").input_shape
+    (4,)
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(

@@ -94,6 +94,13 @@ def from_keras(model: Any) -> Model:
         When it has a layer that lrpfast does not read.
     ModelFormatError
         When it has no weights yet.
+
+    Examples
+    --------
+    >>> import keras
+    >>> model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+    >>> lrpfast.from_keras(model).output_shape
+    (2,)
     """
     bases = [] if isinstance(model, type) else type(model).__mro__
     own = [base for base in bases if base.__module__.split(".")[0] in KERAS_PACKAGES]

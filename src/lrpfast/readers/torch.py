@@ -42,6 +42,13 @@ def from_torch(module: Any, example_inputs: Any = None) -> Model:
         does not read; the message names the operator, its node and the module that it stands in.
     MissingPackageError
         When PyTorch is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> lrpfast.from_torch(module, torch.zeros(2, 4)).output_shape
+    (2,)
     """
     torch = _torch()
     if isinstance(module, torch.export.ExportedProgram):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import os
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...once import once
 from ...readers.guard import unpacks_honestly
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
@@ -59,7 +59,7 @@ class ZarrSource(FileSource):
         if dims:
             self.labels = _labels(self._array, name, dims, attrs, group)
 
-    @functools.cached_property
+    @once
     def fingerprint(self) -> dict[str, Any]:  # type: ignore[override]
         made = hashlib.blake2b(digest_size=20)
         for place in _files(self._inside) if self._folder else [self.path]:
