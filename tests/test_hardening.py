@@ -197,7 +197,7 @@ def test_links_in_data_and_data_kept_elsewhere(tmp_path):
             open_source(f"{tmp_path / 'x.h5'}:{name}")
 
 
-@pytest.mark.parametrize("evil", ["../evil", "../../../../tmp/evil", "/evil", "C:\\evil", "..\\evil", "a/../../evil"])
+@pytest.mark.parametrize("evil", ["../evil", "../../../../evil", "/evil", "C:\\evil", "..\\evil", "a/../../evil"])
 def test_members_of_an_archive_that_lead_out_of_it(tmp_path, evil):
     """Members are read by name and never unpacked, so that such names lead nowhere."""
     folder = tmp_path / "a" / "b"
