@@ -92,7 +92,10 @@ def _check_sizes(path: Path) -> None:
                 version = np.lib.format.read_magic(file)
                 if version != (1, 0):  # all that NumPy writes for plain numbers
                     raise ModelFormatError(f"{info.filename} has .npy version {version}, expected (1, 0)")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                try:
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                except MemoryError:  # Python's parser's, of expressions that are nested deep
+                    raise ModelFormatError(f"{info.filename} has a header that cannot be read") from None
                 if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
                     raise ModelFormatError(
                         f"{info.filename} declares {dtype} values of shape {shape}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class NetcdfSource(FileSource):
             if dtype.kind in "iu" and _PACKED & set(found.ncattrs()):
                 dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
             super().__init__(path, name, tuple(found.shape), dtype, state)
-            self.labels = _labels(found)
+            self.labels = _labels(found, path)
             self._packing = _floats(found)
             found.set_auto_maskandscale(self._packing is None)
             chunks = found.chunking()
@@ -110,7 +111,7 @@ def _variables(group: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
-def _labels(found: Any) -> Labels:
+def _labels(found: Any, path: str) -> Labels:
     near: dict[str, Any] = {}  # also variables of the groups around it, the nearest first
     group = found.group()
     while group is not None:
@@ -119,6 +120,8 @@ def _labels(found: Any) -> Labels:
 
     def read(name: str) -> Coord:
         variable = near[name]
+        itemsize = variable.dtype.itemsize if isinstance(variable.dtype, np.dtype) else 1  # text of any length
+        check_unpacked(f"{path}:{name}", math.prod(variable.shape) * itemsize, os.path.getsize(path))
         values = np.ma.asarray(variable[...])
         missing = np.nan if values.dtype.kind == "f" else None  # None: what the file itself has there
         return Coord(tuple(variable.dimensions), np.ma.filled(values, missing), _attrs(variable))
