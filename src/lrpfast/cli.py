@@ -426,7 +426,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 def _assignment(model: Model, assignment: Assignment, kept: Sequence[int], left_out: set[str]) -> list[str]:
     """A table of the layers that are explained: the rule of each, and of its activation function where not pass."""
-    rows = [("#", "layer", "type", "rule", "activation")]
+    rows: list[tuple[str, ...]] = [("#", "layer", "type", "rule", "activation")]
     for i in kept:
         node = model.nodes[i]
         rule, function = (describe(rules.get(i, Pass())) for rules in (assignment.rules, assignment.activations))

@@ -239,18 +239,18 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
             **how,
         )
 
-    if inputs.shape[0] is None:
+    samples = inputs.shape[0]
+    if samples is None:
         raise InputError("--plot needs inputs that can be read again")
     wanted = analyzer.model.input_shape
     if isinstance(wanted, tuple) and None not in wanted and options.mask is None:
         # what is wrong with the inputs comes first
-        as_batch(np.broadcast_to(np.zeros((), inputs.dtype), inputs.shape), wanted)
+        as_batch(np.broadcast_to(np.zeros((), inputs.dtype), (samples, *inputs.shape[1:])), wanted)
     axes: tuple[int, ...] = ()
     if options.target.endswith(".npy"):
         chosen = open_array(options.target)
         axes = chosen.shape[1:2] if chosen.dtype.kind in "iu" else ()
     plot.check_limit(limit)
-    samples = inputs.shape[0]
     shown = min(limit, samples)
     plot.check_limit(max(1, shown), math.prod(axes))
     zeros = np.broadcast_to(np.float32(0), (min(1, samples), *axes, *inputs.shape[1:]))

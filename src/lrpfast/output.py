@@ -13,7 +13,7 @@ from .errors import InputError
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` when the block ends well.
 
     It is written beside its target under a temporary name. On any error, a full
@@ -50,7 +50,7 @@ def take_place(temporary: str, target: str) -> None:
     os.replace(temporary, target)
 
 
-def check_target(path: str | os.PathLike, size: int = 0) -> None:
+def check_target(path: str | os.PathLike[str], size: int = 0) -> None:
     """InputError or OSError unless a file of ``size`` bytes can be put at ``path``."""
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
@@ -65,7 +65,7 @@ def check_target(path: str | os.PathLike, size: int = 0) -> None:
     check_free(path, folder, size)
 
 
-def check_free(path: str | os.PathLike, folder: str, size: int) -> None:
+def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:
     """InputError unless ``size`` more bytes fit on the disk that ``folder`` is on."""
     free = shutil.disk_usage(folder).free
     if size > free:

@@ -183,7 +183,7 @@ def heatmap(
     return figure
 
 
-def save(figure: Figure, path: str | os.PathLike, dpi: float = 150) -> None:
+def save(figure: Figure, path: str | os.PathLike[str], dpi: float = 150) -> None:
     """Write a figure as PNG, PDF or SVG, by the path's ending; it appears when it is whole.
 
     Parameters
@@ -210,7 +210,7 @@ def save(figure: Figure, path: str | os.PathLike, dpi: float = 150) -> None:
         figure.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending))
 
 
-def check_path(path: str | os.PathLike) -> str:
+def check_path(path: str | os.PathLike[str]) -> str:
     """The format that the path's ending names; InputError or OSError unless a picture can be put there.
 
     Examples
@@ -375,7 +375,7 @@ class _Reader:
         if self.channels in (None, "sum"):
             some = ~np.isnan(values).all(-1, keepdims=True)
             return np.where(some, np.nansum(values, -1, keepdims=True), np.nan)
-        index, count = int(self.channels), values.shape[-1]  # type: ignore[arg-type]
+        index, count = int(self.channels), values.shape[-1]
         if not 0 <= index < count:
             raise InputError(f"channel {index} is out of range: {what} has channels 0 to {count - 1}")
         return values[..., index : index + 1]
@@ -520,8 +520,8 @@ def _draw_image(
     ax: Axes, values: np.ndarray, below: np.ndarray | None, end: float, colours: Colormap, origin: str
 ) -> None:
     if below is not None:
-        ax.imshow(below, cmap=_pale_grey(), origin=origin)  # type: ignore[arg-type]
-    ax.imshow(values, cmap=colours, vmin=-end, vmax=end, origin=origin)  # type: ignore[arg-type]
+        ax.imshow(below, cmap=_pale_grey(), origin=origin)
+    ax.imshow(values, cmap=colours, vmin=-end, vmax=end, origin=origin)
     ax.set(xticks=[], yticks=[])
 
 

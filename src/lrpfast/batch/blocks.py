@@ -180,7 +180,7 @@ class Blocks:
 
 def _join(left: Parts, right: Parts) -> list[Step]:
     """Add the right node to the left one, group by group; a group of one side alone costs nothing."""
-    both = [partial(_moments.join, left[group], part) for group, part in right.items() if group in left]
+    both: list[Step] = [partial(_moments.join, left[group], part) for group, part in right.items() if group in left]
     for group in right.keys() - left.keys():
         left[group] = right[group]
     return both

@@ -58,7 +58,7 @@ def data_bounds(
     with open_source(source) as data, contextlib.ExitStack() as stack:
         if mask is not None:
             data = stack.enter_context(Masked(data, mask))
-        statistics = Statistics(data.shape[1:])  # type: ignore[arg-type]
+        statistics = Statistics(data.shape[1:])
         rows = rows_of(row_bytes(data.shape, data.dtype))
         first = 0
         while data.shape[0] is None or first < data.shape[0]:
@@ -90,6 +90,6 @@ def outside(x: np.ndarray, low: np.ndarray, high: np.ndarray, threads: int | Non
     rows = np.ascontiguousarray(x).reshape(len(x), low.size)
     if rows.size == 0:
         return 0
-    flat = [np.ascontiguousarray(bound, np.float64).reshape(-1) for bound in (low, high)]
+    below, above = (np.ascontiguousarray(bound, np.float64).reshape(-1) for bound in (low, high))
     with Shares(len(rows), 1, rows.size, threads) as shares:
-        return shares.run([partial(_moments.outside, rows, *flat)])
+        return shares.run([partial(_moments.outside, rows, below, above)])

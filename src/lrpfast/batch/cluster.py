@@ -24,6 +24,7 @@ from .sources import open_source
 from .statistics import Statistics
 
 if TYPE_CHECKING:
+    from .labels import RowsShape
     from .stream import Run
 
 #: Pieces that a worker gets at least, where there is enough to do, so that all end at about the same time.
@@ -93,7 +94,7 @@ def _is_lazy(x: Any) -> bool:
     return hasattr(x, "__dask_graph__") and hasattr(x, "chunks")
 
 
-def _feature_shape(shape: tuple[int, ...], grid: np.ndarray | None) -> tuple[int, ...]:
+def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:
     if grid is None:
         return shape
     if shape[1:] != grid.shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .bounds import outside
 from .chunks import rows_of
 from .groups import Groups
 from .normalize import NORMALIZATIONS, normalize_rows
+
+if TYPE_CHECKING:
+    from .labels import RowsShape
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Job:
     def __init__(
         self,
         analyzer: Analyzer,
-        shape: tuple[int | None, ...],
+        shape: RowsShape,
         dtype: np.dtype,
         *,
         target: Any = None,
@@ -141,7 +144,8 @@ class Job:
         self, x: np.ndarray, target: Any, out: np.ndarray | None = None, output: np.ndarray | None = None
     ) -> np.ndarray:
         # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
-        return Analyzer._analyzed(self.analyzer, x, target, out, output)
+        made: np.ndarray = Analyzer._analyzed(self.analyzer, x, target, out, output)
+        return made
 
 
 def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -155,11 +159,10 @@ def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
             ):
                 at = model.nodes[at].inputs[0]
             if isinstance(model.layers[at], Input):
-                shape = model.nodes[model.nodes[i].inputs[0]].shape
-                bounds = (
-                    np.broadcast_to(bound, shape).reshape(model.nodes[at].shape) for bound in (rule.low, rule.high)
-                )
-                found.append(tuple(bounds))
+                shape: Any = model.nodes[model.nodes[i].inputs[0]].shape
+                low, high = (np.broadcast_to(bound, shape) for bound in (rule.low, rule.high))
+                whole: Any = model.nodes[at].shape
+                found.append((low.reshape(whole), high.reshape(whole)))
     return found
 
 

@@ -130,7 +130,7 @@ class Journal:
             {"version": VERSION, "settings": self.settings, "done": self.done, "counters": self.counters},
             sort_keys=True,
         )
-        np.savez(buffer, journal=np.frombuffer(text.encode(), np.uint8), **self.state)
+        np.savez(buffer, journal=np.frombuffer(text.encode(), np.uint8), **self.state)  # type: ignore[arg-type]
         try:
             self._write(buffer.getbuffer())
         except OSError as error:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError
 from .optional import needed
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    #: Samples first; None for their number where it is not known yet.
+    RowsShape = tuple[int | None, Unpack[tuple[int, ...]]]
 
 #: Attributes that speak of an array's values (CF conventions, section 2.6 and 3): a relevance has others.
 _OF_VALUES = {
@@ -76,7 +82,7 @@ def collect(
     return coords
 
 
-def for_relevance(labels: Labels | None, shape: tuple[int | None, ...]) -> Labels:
+def for_relevance(labels: Labels | None, shape: RowsShape) -> Labels:
     """The labels of a relevance of this input: an axis "target" for several, no attributes of the input's values.
 
     Raises

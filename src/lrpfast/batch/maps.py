@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ KINDS = (".nc", ".nc4", ".h5", ".hdf5", ".npz", ".zarr")
 
 
 def write_maps(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     arrays: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
@@ -59,7 +60,7 @@ def write_maps(
     if kind not in makers:
         raise InputError(f"{path}: maps are written to {', '.join(KINDS)}")
     check_target(path)
-    made = makers[kind](path, kept, coords, attributes)
+    made: Any = makers[kind](path, kept, coords, attributes)
     with replacing(path) as file:
         file.write(made)
 

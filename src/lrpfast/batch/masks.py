@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from ..errors import InputError, ShapeError
 from .labels import Coord, Labels
 from .sinks import Sink
 from .sources import Source, open_source
+
+if TYPE_CHECKING:
+    from .labels import RowsShape
 
 
 def open_mask(mask: Any) -> np.ndarray:
@@ -32,7 +35,7 @@ def open_mask(mask: Any) -> np.ndarray:
 
 
 class Masked(Source):
-    """The features of a grid where a mask is True: (samples, \\*grid) is read as (samples, features).
+    r"""The features of a grid where a mask is True: (samples, \*grid) is read as (samples, features).
 
     Parameters
     ----------
@@ -109,11 +112,11 @@ def digest_of(array: np.ndarray) -> str:
     """A digest of an array's shape and bytes."""
     from .sources.memory import ArraySource, digest
 
-    return digest(ArraySource(array))["blake2b"]
+    return str(digest(ArraySource(array))["blake2b"])
 
 
 def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndarray:
-    """Features back on the grid: (…, features) becomes (…, \\*grid), with ``fill`` where the mask is False.
+    r"""Features back on the grid: (…, features) becomes (…, \*grid), with ``fill`` where the mask is False.
 
     Raises
     ------
@@ -149,15 +152,15 @@ class Gridded(Sink):
         self._grid: np.ndarray | None = None  # used again: what is outside the mask stays NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
 
-    def _on_grid(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return (*shape[:-1], *self._mask.shape)
+    def _on_grid(self, shape: RowsShape) -> RowsShape:
+        return (shape[0], *shape[1:][:-1], *self._mask.shape)
 
-    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
         self._sink.check(self._on_grid(shape), dtype)
 
     def begin(
         self,
-        shape: tuple[int | None, ...],
+        shape: RowsShape,
         dtype: np.dtype,
         attributes: dict[str, str],
         labels: Labels | None = None,

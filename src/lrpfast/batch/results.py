@@ -39,9 +39,11 @@ def save_statistics(
     samples, dims = of_maps.dims[0], of_maps.dims[1:]
     arrays = made.to_dict(dims[: len(made.shape)], quantiles)
     coords = {key: coord for key, coord in of_maps.coords.items() if samples not in coord.dims}
-    coords["group"] = Coord(*arrays.pop("group"), {"long_name": "group of samples"})
+    on, values = arrays.pop("group")
+    coords["group"] = Coord(on, values, {"long_name": "group of samples"})
     if quantiles:
-        coords["q"] = Coord(*arrays.pop("q"), {"long_name": "quantile"})
+        on, values = arrays.pop("q")
+        coords["q"] = Coord(on, values, {"long_name": "quantile"})
     if grid is not None:
         last = dims[len(made.shape) - 1]  # the features, in their place
         arrays = {

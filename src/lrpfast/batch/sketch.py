@@ -89,4 +89,5 @@ class Sketch:
         key = np.where((bucket == _SIDE) | (self.octaves[group] == _moments.NO_OCTAVE), 0, key)
         low, high = ((k.astype(np.uint64) << np.uint64(48)).view(np.float64) for k in (key, key + 1))
         high = np.minimum(high, np.finfo(np.float64).max)  # the last bucket ends at infinity
-        return np.sign(bucket - _SIDE) * low * (2 / (low / np.maximum(high, _TINY) + 1))
+        found: np.ndarray = np.sign(bucket - _SIDE) * low * (2 / (low / np.maximum(high, _TINY) + 1))
+        return found

@@ -81,7 +81,7 @@ class Statistics:
     def update(
         self, first: int, relevance: np.ndarray, group: np.ndarray | None = None, threads: int | None = None
     ) -> None:
-        """Count samples ``first``, ``first`` + 1, …
+        """Count samples ``first``, ``first`` + 1, … in their groups.
 
         Parameters
         ----------
@@ -243,7 +243,7 @@ class Statistics:
         each = [self._sketch.quantile(g, shares) for g in range(len(self.groups))]
         return np.stack(each, 1).reshape(len(shares), len(self.groups), *self.shape)
 
-    def to_dict(self, dims: Sequence[str] | None = None, q: Sequence[float] = ()) -> dict[str, tuple]:
+    def to_dict(self, dims: Sequence[str] | None = None, q: Sequence[float] = ()) -> dict[str, tuple[Any, ...]]:
         """Every result by name with the names of its axes, as ``xarray.Dataset`` takes them.
 
         Parameters
@@ -269,7 +269,10 @@ class Statistics:
         axes = ("group", *(dims or (f"feature_{i}" for i in range(len(self.shape)))))
         if len(axes) != 1 + len(self.shape):
             raise ShapeError(f"dims names {len(axes) - 1} axes, a map of shape {self.shape} has {len(self.shape)}")
-        result: dict[str, tuple] = {"group": (("group",), np.array(self.groups)), "count": (("group",), self.count)}
+        result: dict[str, tuple[Any, ...]] = {
+            "group": (("group",), np.array(self.groups)),
+            "count": (("group",), self.count),
+        }
         for name in ("valid", "mean", "std", "minimum", "maximum", "positive", "negative"):
             result[name] = (axes, getattr(self, name))
         if len(q):

@@ -93,7 +93,7 @@ def stream(
     target: Any = None,
     batch_size: int | str = "auto",
     normalize: str | None = None,
-    statistics: bool | str | os.PathLike = False,
+    statistics: bool | str | os.PathLike[str] = False,
     group_by: Any = None,
     correct: Any = None,
     quantiles: Sequence[float] = (),
@@ -153,7 +153,9 @@ def _rows(batch_size: int | str, job: Job, data: Source) -> int:
 class _Statistics:
     """The statistics that were asked for, if any, and where they are to be written."""
 
-    def __init__(self, job: Job, wanted: bool | str | os.PathLike, grouped: bool, quantiles: Sequence[float]) -> None:
+    def __init__(
+        self, job: Job, wanted: bool | str | os.PathLike[str], grouped: bool, quantiles: Sequence[float]
+    ) -> None:
         self.path = None if isinstance(wanted, bool) else os.fspath(wanted)
         self.wanted = bool(wanted)
         self.quantiles = tuple(float(q) for q in quantiles)
@@ -279,7 +281,7 @@ class Run:
             raise InputError(
                 f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
             )
-        shape = (self.job.samples, *self.job.map_shape)
+        shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
             prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
             sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, found)
@@ -323,7 +325,7 @@ class Run:
     def _chunks(self, tell: Callable[[int], object]) -> None:
         """Read the next chunk and write the last one while this one is computed."""
         buffers = [np.empty((0,)), np.empty((0,))]
-        inputs = [np.empty((self.rows, *self.data.shape[1:]), self.data.dtype) for _ in range(2)]  # type: ignore[arg-type]
+        inputs = [np.empty((self.rows, *self.data.shape[1:]), self.data.dtype) for _ in range(2)]
         first = self.done[0][1] if self.done else 0
         with ThreadPoolExecutor(1, "lrpfast-read") as reader, ThreadPoolExecutor(1, "lrpfast-write") as writer:
             reading = reader.submit(self._read, first, inputs[0])

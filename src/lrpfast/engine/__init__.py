@@ -1,0 +1,1 @@
+"""The planner and the executor: from rules and a model to relevances."""

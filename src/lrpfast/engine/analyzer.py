@@ -186,7 +186,7 @@ class Analyzer:
         self._device = device
         self._composite = as_composite(rule)
         self._start_at, self._y_ref, self.target = start, y_ref, target
-        self._variants: dict[tuple, Analyzer] = {}  # for a model that leaves input sizes open: one for each
+        self._variants: dict[tuple[Any, ...], Analyzer] = {}  # for a model that leaves input sizes open: one for each
         self._open = model.is_open
         if not self._open:
             self._prepare()
@@ -375,7 +375,7 @@ class Analyzer:
             into = result if whole else result[part]
             if axes:
                 into = empty_like((*axes, *rows.shape), self._dtype, x)  # the run's own order: one target after another
-            keep = None if output is None else {kept: output[part]}
+            keep = None if output is None or kept is None else {kept: output[part]}
             self._run(compiled, rows, into, part.start, start if whole else start.part(part), keep)
             if axes:
                 result[part] = into.swapaxes(0, 1)
@@ -449,7 +449,7 @@ class Analyzer:
         if self._forward is None:
             program = replace(self._lower(trace=False).program, backward=(), result=None)
             self._forward = self._backend.compile(program)
-        outputs = empty_like((len(x), *self._ports.output_row), self._dtype, x)
+        outputs: np.ndarray = empty_like((len(x), *self._ports.output_row), self._dtype, x)
         for part in self._chunks(len(x), self._per_sample):
             self._run(self._forward, x[part], outputs[part], part.start, DEFAULT_START)
         return outputs
@@ -653,7 +653,8 @@ class Analyzer:
         relevance = np.empty((samples, *self._ports.row), self._dtype)
         output = np.empty((samples, *self._ports.output_row), self._dtype)
         nodes = self._explained.nodes
-        hidden = {i: np.empty((samples, *n.shape), self._dtype) for i, n in enumerate(nodes)} if layers else {}  # type: ignore[arg-type]
+        shapes: list[Any] = [n.shape for n in nodes]  # fixed by now
+        hidden = {i: np.empty((samples, *n), self._dtype) for i, n in enumerate(shapes)} if layers else {}
         figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
         for part, piece, kept in self._traced_chunks(x, start):
             relevance[part] = piece
@@ -663,11 +664,11 @@ class Analyzer:
             for trace, figure in zip(lowered.layers, figures, strict=True):
                 figure.append(layer_balance(trace, kept, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
-        arrays = [self._ports.unpack(like(relevance, given)), self._ports.unpack_output(like(output, given))]
+        made, outputs = self._ports.unpack(like(relevance, given)), self._ports.unpack_output(like(output, given))
         inner = {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None
         if tensors:
-            arrays, inner = as_tensors(arrays), as_tensors(inner) if layers else None
-        return Explanation(*arrays, _targets(start, output), make_conservation(lowered.layers, joined), inner)
+            made, outputs, inner = as_tensors(made), as_tensors(outputs), as_tensors(inner) if layers else None
+        return Explanation(made, outputs, _targets(start, output), make_conservation(lowered.layers, joined), inner)
 
 
 def _targets(start: Start, output: np.ndarray) -> np.ndarray | None:
@@ -723,7 +724,8 @@ def _explained(model: Model, start: Any, target: Any) -> tuple[Model, list[int],
         start, target = start
     if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
         raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
-    return model.until(start), model.needed(start), target
+    at = start if isinstance(start, str) else int(start)
+    return model.until(at), model.needed(at), target
 
 
 def _minus_reference(model: Model, y_ref: Any) -> Model:
@@ -800,7 +802,8 @@ def redistribute(
     model = graph.model(graph.add(layer, *(graph.input(a.shape[1:]) for a in arrays)))
     if isinstance(rule, str):
         rule = rule_module.from_name(rule)
-    analyzer = Analyzer(model, _Everywhere(rule), device=device, precision=precision, threads=threads)
+    everywhere: Any = _Everywhere(rule)  # stands in for a Composite
+    analyzer = Analyzer(model, everywhere, device=device, precision=precision, threads=threads)
     relevance = as_batch(relevance, model.output_shape, "relevances")
-    made = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
+    made: np.ndarray = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
     return as_tensors(made) if is_tensor(x) else made

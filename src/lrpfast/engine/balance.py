@@ -64,7 +64,8 @@ class Balance:
     @property
     def rounding(self) -> np.ndarray:
         """What is left: the rounding of the run, which TF32 makes visible."""
-        return self.incoming - self.outgoing - self.bias - self.stabilizer - self.lost
+        rest: np.ndarray = self.incoming - self.outgoing - self.bias - self.stabilizer - self.lost
+        return rest
 
 
 FIELDS = ("incoming", "outgoing", "bias", "stabilizer", "lost")

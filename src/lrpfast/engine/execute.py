@@ -33,7 +33,8 @@ def chunks(samples: int, bytes_per_sample: int, nbytes: int) -> Iterator[slice]:
 def as_rows(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """C-contiguous samples in the program's dtype."""
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the run reports
-        return module_of(x).ascontiguousarray(x, dtype)
+        rows: np.ndarray = module_of(x).ascontiguousarray(x, dtype)
+    return rows
 
 
 def raise_fault(
@@ -94,7 +95,7 @@ def check_place(x: Any, on: Backend) -> None:
 
 
 Predictor = tuple[Backend, Compiled, Ports]
-_predictors: weakref.WeakKeyDictionary[Model, dict[tuple, Predictor]] = weakref.WeakKeyDictionary()
+_predictors: weakref.WeakKeyDictionary[Model, dict[tuple[Any, ...], Predictor]] = weakref.WeakKeyDictionary()
 
 
 def predict(

@@ -46,7 +46,7 @@ class InnvestigateAnalyzer(Analyzer):
             raise InputError(f"neuron_selection must be an integer or one per sample, not {neuron_selection!r}")
         return int(selection.ravel()[0]) if selection.size == 1 else selection
 
-    def analyze(self, x: Any, neuron_selection: Any = None, out: np.ndarray | None = None) -> np.ndarray:  # type: ignore[override]
+    def analyze(self, x: Any, neuron_selection: Any = None, out: np.ndarray | None = None) -> np.ndarray:
         """Relevance of every input feature.
 
         Parameters
@@ -61,9 +61,10 @@ class InnvestigateAnalyzer(Analyzer):
         -------
         array, shaped like x
         """
-        return super().analyze(x, self._selection(neuron_selection), out)
+        relevance: np.ndarray = super().analyze(x, self._selection(neuron_selection), out)
+        return relevance
 
-    def explain(self, x: Any, neuron_selection: Any = None, layers: bool = False) -> Explanation:  # type: ignore[override]
+    def explain(self, x: Any, neuron_selection: Any = None, layers: bool = False) -> Explanation:
         """As `Analyzer.explain`, with iNNvestigate's ``neuron_selection``."""
         return super().explain(x, self._selection(neuron_selection), layers)
 

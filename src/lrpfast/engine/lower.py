@@ -113,7 +113,7 @@ class Lowering:
         self.z: dict[int, int] = {}  # its z, bias included, where it is kept
         self.activation: dict[int, int] = {}  # the ReLU above it
         self.own: dict[tuple[int, int], int] = {}  # denominators of its groups
-        self.taken: dict[tuple, Any] = {}  # parts of weights
+        self.taken: dict[tuple[Any, ...], Any] = {}  # parts of weights
         self.traces: list[LayerTrace] = []
         self.fused = self._fused()
 
@@ -286,9 +286,9 @@ class Lowering:
         for key in ("low", "high"):
             if any(s.source == key for s in step.sums):
                 assert self.present is not None
-                known[key] = self.buffer(self.sizes[0])
+                known[key] = out = self.buffer(self.sizes[0])
                 bound = np.broadcast_to(self.bound(step, key), (self.sizes[0],))
-                self.forward.append(Scale(self.present, known[key], bound))
+                self.forward.append(Scale(self.present, out, bound))
         terms = tuple(
             self.term(step, j, b if s.source == "x" else known[s.source], s.part, s.weight, s.of, s.accumulator)
             for s in step.sums
@@ -327,7 +327,7 @@ class Lowering:
         """low or high as the kernels take it: one value, or one for every element of a sample."""
         value = getattr(step.rule, key)
         if value.ndim == 0:
-            return value.astype(self.dtype).reshape(1)
+            return np.reshape(value.astype(self.dtype), 1)
         return np.broadcast_to(value, self.shape(step)).astype(self.dtype).ravel()
 
     def constant(self, step: LinearPlan, group: GroupPlan) -> np.ndarray | None:
@@ -496,7 +496,7 @@ class Lowering:
             self.backward.extend(groups[i] for i in (range(len(groups)) if self.trace else used))
         outs = [self.redistribute(step, groups, r, j, b) for j, b in enumerate(self.sources[step.output])]
         node = self.plan.model.nodes[step.node]
-        shapes: list = [self.plan.model.nodes[i].shape for i in node.inputs]
+        shapes: list[Any] = [self.plan.model.nodes[i].shape for i in node.inputs]
         if len(outs) > 1:
             outs = [
                 self.shrink(b, passes.stretched(s, node.shape), math.prod(s))  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ class Operator:
     kind: str = "dense"
     tf32: bool = True
     text: str = ""
-    _cache: dict = field(default_factory=dict, repr=False)
+    _cache: dict[Any, Geometry] = field(default_factory=dict, repr=False)
 
     @property
     def uniform(self) -> bool:
@@ -148,7 +149,8 @@ class Operator:
         if self.taps is None:
             return np.array([depth * len(self.kernels)])
         a, b, c = ((t.index >= 0).sum(1) for t in self.taps)
-        return (a[:, None, None] * b[:, None] * c * depth).ravel()
+        seen: np.ndarray = a[:, None, None] * b[:, None] * c * depth
+        return seen.ravel()
 
     @once
     def multiplications(self) -> int:
@@ -157,7 +159,7 @@ class Operator:
             rows = self.rows if self.kind == "dense" else self.rows * self.columns
             return sum(rows * (k.size if self.kind == "dense" else 1) for k in self.kernels)
         total = self.out_rows * math.prod(t.index.shape[1] for t in self.taps)
-        return total * (self.out_columns if self.kind == "diagonal" else self._matrix_size)
+        return int(total) * (self.out_columns if self.kind == "diagonal" else self._matrix_size)
 
     @property
     def _matrix_size(self) -> int:
@@ -242,7 +244,7 @@ class Operator:
             return base
         key = ("geometry", backward, weight)
         if key not in self._cache:
-            power = (lambda f: f * f) if weight == "w^2" else lambda f: (f != 0).astype(np.float64)
+            power = np.square if weight == "w^2" else lambda f: (f != 0).astype(np.float64)
             regions = tuple(
                 Region(tuple(Axis(a.positions, a.index, None if a.factor is None else power(a.factor)) for a in r.axes))  # type: ignore[arg-type]
                 for r in base.regions
@@ -278,7 +280,7 @@ class Operator:
         if self.taps is None:
             if self.kind == "diagonal":
                 return array
-            matrix = array[0, 0]
+            matrix: np.ndarray = array[0, 0]
             return matrix.T if backward else matrix
         _, used = self._backward if backward else self._forward
         if self.uniform:
@@ -304,7 +306,8 @@ class Operator:
         """Weights as `Redistribute.spread` takes them, shape (out channels, taps · channels)."""
         (matrix,) = self.weights(source, part, of, gamma, dtype, False)
         depth = self.kernels[source].shape[2]
-        return matrix[0].reshape(-1, depth, matrix.shape[2]).transpose(2, 0, 1).reshape(matrix.shape[2], -1)
+        spread: np.ndarray = matrix[0].reshape(-1, depth, matrix.shape[2]).transpose(2, 0, 1)
+        return spread.reshape(matrix.shape[2], -1)
 
     def _spread_bias(self, bias: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         """The bias shaped to be broadcast over a kernel."""
@@ -369,9 +372,8 @@ def _conv_transpose(layer: ConvTranspose, shapes: tuple[Fixed, ...], out: Fixed)
 
 def _depthwise(layer: DepthwiseConv, shapes: tuple[Fixed, ...], out: Fixed) -> Operator:
     *_, channels, multiplier = layer.kernel.shape
-    kernel, kind = layer.kernel.reshape(-1, channels, 1, multiplier), "dense"
-    if multiplier == 1:
-        kernel, kind = layer.kernel.reshape(-1, channels), "diagonal"
+    kind = "diagonal" if multiplier == 1 else "dense"
+    kernel = layer.kernel.reshape((-1, channels) if multiplier == 1 else (-1, channels, 1, multiplier))
     taps = _three(_sliding(layer, shapes[0], out))
     text = f"{_size(layer.size)} depthwise, {channels}→{out[-1]}"
     return Operator((kernel,), layer.bias, _rows(shapes[0]), _rows(out), channels, out[-1], taps, kind, text=text)

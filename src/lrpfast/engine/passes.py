@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,7 +75,8 @@ def _positions(shape: Fixed) -> np.ndarray:
 
 
 def _edges(array: np.ndarray, pairs: Sequence[tuple[int, int]], **how: object) -> np.ndarray:
-    return np.pad(array, (*pairs, (0, 0)), **how)  # type: ignore[call-overload]
+    padded: np.ndarray = np.pad(array, (*pairs, (0, 0)), **how)  # type: ignore[call-overload]
+    return padded
 
 
 def _upsampled(layer: UpSample, shape: Fixed) -> np.ndarray:
@@ -273,7 +274,7 @@ def _dot(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
 def _dot_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
     (a, b), z, m, n, k, axes = low.state[step.output]
     outs = [low.buffer(m * k), low.buffer(n * k)]
-    groups: tuple = ()
+    groups: tuple[Any, ...] = ()
     if isinstance(step.rule, Gradient):
         flipped = [low.permuted(b, (n, k)), low.permuted(r, (m, n)), low.permuted(a, (m, k))]
         low.backward.append(DotProduct(r, flipped[0], outs[0], m, k, n))

@@ -8,8 +8,9 @@ section 2, has the reasons; each is repeated where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ Key = tuple[str, str, str]
 FORWARD: Key = ("x", "w", "kernel")
 
 # w⁺ and w⁻ coefficients of each weight part, gamma given: how sums over signs make up the others
-_IN_SIGNS = {
+_IN_SIGNS: dict[str, Callable[[float], tuple[float, float]]] = {
     "w": lambda g: (1.0, 1.0),
     "w+": lambda g: (1.0, 0.0),
     "w-": lambda g: (0.0, 1.0),
@@ -250,7 +251,7 @@ def describe(rule: Rule) -> str:
     for key, f in rule.__dataclass_fields__.items():
         value = getattr(rule, key)
         if key == "stabilizer":
-            if value != Stabilizer(f.default):
+            if value != Stabilizer(f.default):  # type: ignore[arg-type]
                 shown.append(f"stabilizer={value}")
         elif isinstance(value, np.ndarray):
             shown.append(f"{key}={value:g}" if value.ndim == 0 else f"{key}=array{value.shape}")
@@ -309,7 +310,7 @@ def _plan_linear(unit: _Unit, x_sign: int, relu_above: bool, masked: bool, tf32:
     gamma = float(getattr(rule, "gamma", 0.0))
     w_sign = _weight_sign(op)
     if isinstance(rule, Gradient):
-        sums = (Sum("x", "x", "w", "kernel", 0),)
+        sums: tuple[Sum, ...] = (Sum("x", "x", "w", "kernel", 0),)
         back = (BackTerm(0, "w", "kernel", 0),)
         return LinearPlan(*unit.head, sums, (1.0,), (), back, (SharePlan(0, "1", 1.0),))
     groups = [g for g in rule.groups() if g.coefficient]
@@ -403,7 +404,7 @@ class _Unit:
     shape: tuple[int, ...]
 
     @property
-    def head(self) -> tuple:
+    def head(self) -> tuple[int, str, Layer, Any, Rule, tuple[int, ...], int]:
         """A LinearPlan's first fields."""
         return self.node, self.name, self.layer, self.operator, self.rule, self.inputs, self.output
 
@@ -436,9 +437,9 @@ def _units(model: Model, assignment: Assignment | None) -> tuple[list[_Unit], li
 
     for i, node in enumerate(model.nodes):
         layer = node.layer
-        shapes: tuple = tuple(model.nodes[j].shape for j in node.inputs)
+        shapes: tuple[Any, ...] = tuple(model.nodes[j].shape for j in node.inputs)
         inputs = tuple(values[j] for j in node.inputs)
-        shape: tuple = node.shape
+        shape: tuple[Any, ...] = node.shape
         if isinstance(layer, Input):
             values.append(value(node))
             continue

@@ -28,7 +28,7 @@ class Compiled(Protocol):
         *,
         threads: int,
         memory: int | None = None,
-        start: Start,
+        start: Start = ...,
         keep: dict[int, np.ndarray] | None = None,
     ) -> Fault | None:
         """Run on all samples of x into out; says what went wrong, if anything."""

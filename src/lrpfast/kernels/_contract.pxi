@@ -3,7 +3,7 @@
 # A contraction is done in pieces of at most `pass_rows` rows and `pass_columns` columns, whose accumulators stay in
 # the cache: accumulate (for every block of k, rows of the input meet packed weights), then finish (bias and ReLU, or
 # times x and divided). Pieces are independent of each other, so that any thread may take any of them.
-# A thread's scratch memory, from `sums` on: accumulators | tables | a block of loaded input | a block of packed weights.
+# A thread's scratch memory, from `sums` on: accumulators | tables | loaded input | packed weights, a block each.
 
 
 cdef inline real* loaded_block(const Code* code, real* sums) noexcept nogil:
@@ -198,7 +198,7 @@ cdef inline long point(const Term* term, const real* x, long stride, const int64
 
 cdef void accumulate_taps(const Code* code, const Operation* op, char** base, int r, long m0, long rows, long group,
                           long n0, long nc, real* sums, const Geometry** located) noexcept nogil:
-    """As `accumulate`, for some rows of a region; ``located`` is the geometry that the table holds the source rows of."""
+    """As `accumulate`, for some rows of a region; ``located`` is the geometry whose source rows the table holds."""
     cdef long padded = ceil_to(op.columns, op.lanes)
     cdef long width = min(ceil_to(nc, op.lanes), padded - n0)
     cdef long k0, kc, depth, i, segments, stride

@@ -24,7 +24,8 @@ cdef extern from "compute.h":
     ctypedef struct lrpfast_f32:
         long lanes
         long panel
-        void (*block)(long, long, const long*, const float* const*, const float*, long, float*, long, int) noexcept nogil
+        void (*block)(long, long, const long*, const float* const*, const float*, long, float*, long,
+                      int) noexcept nogil
         void (*deep)(long, long, long, const float*, long, const float*, float*, long) noexcept nogil
         void (*load)(long, const float*, int, int, float*) noexcept nogil
         void (*pack)(long, long, const float*, long, long, int, int, float*) noexcept nogil
@@ -47,7 +48,8 @@ cdef extern from "compute.h":
     ctypedef struct lrpfast_f64:
         long lanes
         long panel
-        void (*block)(long, long, const long*, const double* const*, const double*, long, double*, long, int) noexcept nogil
+        void (*block)(long, long, const long*, const double* const*, const double*, long, double*, long,
+                      int) noexcept nogil
         void (*deep)(long, long, long, const double*, long, const double*, double*, long) noexcept nogil
         void (*load)(long, const double*, int, int, double*) noexcept nogil
         void (*pack)(long, long, const double*, long, long, int, int, double*) noexcept nogil
@@ -285,7 +287,8 @@ cdef inline int k_shares(const Code* k, const Operation* op, void* const* buffer
         return k.f64_kernels.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.finish_plane, op.ld)
 
 cdef inline int k_shallow(const Code* k, int shares, long m, long d, const real* a, long lda, const real* b,
-                          const real* b2, long n, const real* x, real low, real high, real* out, long ld) noexcept nogil:
+                          const real* b2, long n, const real* x, real low, real high, real* out,
+                          long ld) noexcept nogil:
     if real is float:
         return k.f32.shallow(shares, m, d, a, lda, b, b2, n, x, low, high, out, ld)
     else:

@@ -1,19 +1,26 @@
 """What must hold of operations, so that no kernel of any backend reads or writes where it must not."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from .program import OF_ROWS
+from .program import OF_ROWS, Divide, Geometry, Redistribute, Term
 
 #: accumulators, outputs and shares of one contraction
 MAX_SUMS = 8
 
 
-def require(condition, operation, reason):
+def require(condition: object, operation: object, reason: str) -> None:
+    """Raise ValueError with the operation's name and the reason where the condition does not hold."""
     if not condition:
         raise ValueError(f"{type(operation).__name__}: {reason}")
 
 
-def check_geometry(geometry, operation):
+def check_geometry(geometry: Geometry, operation: object) -> None:
+    """Taps and positions inside their grids, and every output row covered once."""
     covered = np.zeros(geometry.out, np.int64)
     for region in geometry.regions:
         require(len(region.axes) == 3, operation, "a region has three axes")
@@ -34,7 +41,8 @@ def check_geometry(geometry, operation):
     require(np.all(covered == 1), operation, "regions must cover every output row exactly once")
 
 
-def same_positions(one, other):
+def same_positions(one: Geometry, other: Geometry) -> bool:
+    """Whether two geometries make the same output rows, region by region."""
     return (
         one.out == other.out
         and len(one.regions) == len(other.regions)
@@ -46,7 +54,7 @@ def same_positions(one, other):
     )
 
 
-def check_contraction(operation, sizes):
+def check_contraction(operation: Any, sizes: Sequence[int]) -> None:
     """Shapes of everything a contraction touches; geometries by themselves are right."""
     terms, rows = operation.terms, operation.rows
     require(terms and rows > 0, operation, "no terms or no rows")
@@ -120,12 +128,16 @@ def check_contraction(operation, sizes):
         )
 
 
-def check_spread(term, geometry, operation, sizes, width):
+def check_spread(
+    term: Term, geometry: Geometry | None, operation: Redistribute, sizes: Sequence[int], width: int
+) -> None:
+    """Shapes of a term whose rows add to the rows of the output that they name."""
     require(
         geometry is not None and term.geometry is geometry and len(geometry.regions) == 1,
         operation,
         "all terms share a geometry of one region",
     )
+    assert geometry is not None
     source_rows = int(np.prod(geometry.out))
     taps = int(np.prod([np.shape(a.index)[1] for a in geometry.regions[0].axes]))
     require(
@@ -150,13 +162,14 @@ def check_spread(term, geometry, operation, sizes, width):
     )
 
 
-def check_divide(operation, sizes, size):
+def check_divide(operation: Divide, sizes: Sequence[int], size: int) -> None:
+    """Sizes of what a division reads."""
     z = [operation.z] if operation.mask_z is None else [operation.z, operation.mask_z]
     require(all((sizes[b] if isinstance(b, int) else np.size(b)) == size for b in z), operation, "z differs in size")
     require(not operation.mask or operation.mask_z is not None, operation, "a mask without its z")
 
 
-def check_light(operation, sizes, reads, writes):
+def check_light(operation: Any, sizes: Sequence[int], reads: Sequence[int], writes: Sequence[int]) -> None:
     """Sizes and indices of every other operation."""
     name = type(operation).__name__
     touched = [sizes[b] for b in (*reads, *writes)]

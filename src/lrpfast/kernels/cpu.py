@@ -80,7 +80,7 @@ class CompiledProgram:
 
     def accepts(self, x: Any) -> bool:
         """Whether a run takes these inputs as they are: the program's dtype, contiguous and aligned."""
-        return x.dtype == self._dtype and x.flags.c_contiguous and x.flags.aligned
+        return bool(x.dtype == self._dtype and x.flags.c_contiguous and x.flags.aligned)
 
     def run(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from .program import Contract, Divide, Dot, DotBack, Operation, Program, Redistribute, Remask, Strided
 
@@ -105,14 +106,17 @@ def work(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
         case Contract() | Redistribute():
             out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
             parts = []
+            regions: list[tuple[int, Any]]
             for term in operation.terms:
                 if term.geometry is None:
                     regions = [(operation.rows, term.weights)]
                 elif getattr(operation, "spread", False):
                     regions = [(math.prod(term.geometry.out), term.weights)]
                 else:
-                    rows = (math.prod(len(axis.positions) for axis in region.axes) for region in term.geometry.regions)
-                    regions = list(zip(rows, term.weights, strict=True))
+                    counts = (
+                        math.prod(len(axis.positions) for axis in region.axes) for region in term.geometry.regions
+                    )
+                    regions = list(zip(counts, term.weights, strict=True))
                 for rows, weights in regions:
                     size = len(weights) * sizes[out] // operation.rows if operation.diagonal else weights.size
                     parts.append((2 * rows * size, rows))

@@ -1,0 +1,1 @@
+"""Models: graphs of layers, without any computation."""

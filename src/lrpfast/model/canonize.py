@@ -156,7 +156,7 @@ def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, taken: Shape) -> 
 
         def spread(v: np.ndarray) -> np.ndarray:
             """For each weight of a window, its input channel's value: group g has channels of its own."""
-            return np.repeat(v.reshape(layer.groups, -1).T, kernel.shape[-1] // layer.groups, axis=1)  # type: ignore[attr-defined]
+            return np.repeat(v.reshape(layer.groups, -1).T, kernel.shape[-1] // layer.groups, axis=1)
 
         scaled, added = kernel * spread(factor), (kernel * spread(offset)).reshape(-1, kernel.shape[-1]).sum(0)
     elif isinstance(layer, DepthwiseConv):

@@ -310,7 +310,8 @@ class Model:
         """
         from ..engine.execute import predict  # the one import against the direction of the folders
 
-        return predict(self, x, precision=precision, device=device, threads=threads)
+        output: np.ndarray = predict(self, x, precision=precision, device=device, threads=threads)
+        return output
 
     def summary(self) -> str:
         """A table of the layers: index, name, type, shape, parameters, activation, and what feeds each.
@@ -353,7 +354,7 @@ class Model:
     def __repr__(self) -> str:
         return f"<lrpfast.Model {self.name!r}: {self.input_shape} -> {self.output_shape}, {len(self.layers)} layers>"
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as lrpfast's own ``.npz``, which `lrpfast.load` reads.
 
         The file is written under a temporary name and renamed, so that a full
@@ -426,7 +427,7 @@ class Graph:
         >>> graph.input((28, 28, 1), name="image"), graph.input(3)
         (0, 1)
         """
-        return self._place(Input(tuple(shape) if not isinstance(shape, int) else shape, name=name), ())
+        return self._place(Input((shape,) if isinstance(shape, int) else tuple(shape), name=name), ())
 
     def add(self, layer: Layer, *inputs: int) -> int:
         """Feed a layer with earlier results; returns its own, for later layers. A layer may be added more than once.
@@ -520,7 +521,7 @@ def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None
             raise InputError(f"from_layers takes layers from lrpfast.layers, not {type(layer).__name__}")
     if not layers:
         raise ShapeError("from_layers needs at least one layer")
-    first = Input(()) if input_shape is None else Input(input_shape)
+    first = Input(() if input_shape is None else input_shape)  # type: ignore[arg-type]
     if isinstance(layers[0], Input):
         if input_shape is not None and layers[0].shape != first.shape:
             raise ShapeError(f"input_shape is {input_shape}, but the Input layer says {layers[0].shape}")

@@ -81,7 +81,7 @@ def write(model: Model, path: Path) -> None:
     """Write ``model`` to ``path`` atomically."""
     header, arrays = _describe(model)
     with replacing(path) as file:
-        np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+        np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
 
 
 def _check_sizes(path: Path) -> None:

@@ -46,7 +46,7 @@ _KINDS = (
 )
 
 
-def load(path: str | os.PathLike) -> Model:
+def load(path: str | os.PathLike[str]) -> Model:
     """The model in a file, whatever the file's name.
 
     Parameters

@@ -227,7 +227,7 @@ class Builder:
         if isinstance(value, Flat) and value.shape[0] == kernel.shape[0]:
             t = value.source
             rows = kernel.reshape(*t.shape, -1)  # type: ignore[arg-type]
-            kernel = rows.transpose(*t.order, len(t.order)).reshape(kernel.shape)
+            kernel = rows.transpose(*t.order, len(t.order)).reshape(*kernel.shape)
             at = self.place(L.Dense(kernel, bias), self.place(L.Flatten(), t.at, part="flatten"))
             return Tensor(at, (kernel.shape[1],), (0,))
         t = self.last(value, len(value.shape) - 1)
@@ -249,7 +249,7 @@ class Builder:
             shape[a] = n
         return Tensor(at, tuple(shape), order)
 
-    def affine(self, value: Value, scale: np.ndarray, shift: np.ndarray) -> Value:
+    def affine(self, value: Value, scale: np.ndarray | np.float64, shift: np.ndarray | np.float64) -> Value:
         """x · scale + shift, with arrays that stretch to the tensor's shape."""
         rank = len(value.shape)
         if rank == 0:

@@ -91,7 +91,7 @@ def text(group: h5py.Group, name: str) -> str | None:
 
 
 def strings(group: h5py.Group, name: str) -> list[str] | None:
-    """A list of strings; Keras splits long ones into attributes name0, name1, …"""
+    """A list of strings; Keras splits long ones into attributes name0, name1 and so on."""
     found = _strings(group, name)
     if found is not None:
         return found
@@ -137,9 +137,9 @@ def read(dataset: h5py.Dataset) -> np.ndarray:
     return as_float(dataset[()], dataset.name)
 
 
-def as_float(array: Any, what: str) -> np.ndarray:
-    """``array`` as floats that NumPy computes with; bfloat16 is widened to float32."""
-    array = np.asarray(array)
+def as_float(given: Any, what: str) -> np.ndarray:
+    """The array as floats that NumPy computes with; bfloat16 is widened to float32."""
+    array: np.ndarray = np.asarray(given)
     if array.dtype.kind == "f":
         return array
     if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:

@@ -85,10 +85,12 @@ def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Acti
 
 
 def activation_layer(layer: KerasLayer, shape: Shape) -> Layer:
+    """An Activation layer; "linear" is an Identity."""
     return activation(layer, shape, layer.name) or Identity("linear", name=layer.name)
 
 
 def prelu(layer: KerasLayer, shape: Shape) -> Activation:
+    """A PReLU layer, whose slopes are arrays."""
     shared = layer.get("shared_axes", [])
     if None in shape:
         raise layer.unsupported(f"needs an input of fixed shape, it gets {shape}", "Give the Input its full shape")

@@ -22,11 +22,13 @@ KERAS_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
 
 def config_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A layer's own configuration; empty where there is none."""
     config = entry.get("config")
     return config if isinstance(config, Mapping) else {}
 
 
 def name_of(entry: Mapping[str, Any]) -> str:
+    """A layer's name; ModelFormatError where it has none."""
     name = entry.get("name") or config_of(entry).get("name")
     if not isinstance(name, str):
         raise ModelFormatError(f"a layer of class {entry.get('class_name')!r} has no name")
@@ -58,6 +60,7 @@ def shape_of(*candidates: Any) -> Shape | None:
 
 
 def declared(entry: Mapping[str, Any]) -> Shape | None:
+    """The input shape that a layer's configuration declares, without the batch axis."""
     config = config_of(entry)
     return shape_of(config.get("batch_shape"), config.get("batch_input_shape"))
 
@@ -79,6 +82,7 @@ def entries_of(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def is_input(entry: Mapping[str, Any]) -> bool:
+    """Whether the entry is an InputLayer."""
     return entry.get("class_name") == "InputLayer"
 
 
@@ -180,6 +184,7 @@ def first_number(numbers: set[int], calls: int, guess: int) -> int:
 
 
 def ends(config: Mapping[str, Any], key: str) -> list[Ref]:
+    """What a functional model names as its inputs or outputs."""
     refs = list(_refs(config.get(key)))
     if not refs or not all(isinstance(ref, Ref) for ref in refs):
         raise ModelFormatError(f"its configuration has no {key}")
@@ -187,6 +192,7 @@ def ends(config: Mapping[str, Any], key: str) -> list[Ref]:
 
 
 def major(version: str | None, document: Mapping[str, Any]) -> int:
+    """Keras's major version, as the file says or as its spellings tell."""
     match = re.match(r"\s*(\d{1,4})\.", version or "")
     if match:
         return int(match[1])

@@ -178,8 +178,8 @@ class _Scope:
         # in the file's order, except where that is not the order of computation
         consumers: dict[tuple[int, int], list[tuple[int, int]]] = {}
         missing = {}
-        for use, given in needs.items():
-            sources = {need[:2] for need in given}
+        for use, wanted in needs.items():
+            sources = {need[:2] for need in wanted}
             missing[use] = len(sources)
             for source in sources:
                 consumers.setdefault(source, []).append(use)
@@ -293,9 +293,9 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
             needed.update(builder.nodes[i][1])
     for i in inputs:
         if i not in needed:
-            name = builder.nodes[i][0].name
+            title = builder.nodes[i][0].name
             raise UnsupportedLayerError(
-                f"layer {name!r} (InputLayer): no output depends on it, so that there is nothing to explain. Save the "
+                f"layer {title!r} (InputLayer): no output depends on it, so that there is nothing to explain. Save the "
                 "model without this input: keras.Model(inputs, outputs)"
             )
     number = {i: k for k, i in enumerate(sorted(needed))}

@@ -55,7 +55,8 @@ def _window(layer: KerasLayer) -> dict[str, Any]:
 def _conv(layer: KerasLayer, shape: Shape) -> L.Conv:
     filters, (groups,) = layer.need("filters"), per_axis(layer.get("groups", 1), 1, "groups", str(layer))
     kernel = (*layer.sizes("kernel_size"), _features(layer, shape) // groups, filters)
-    return L.Conv(*layer.kernel_and_bias(filters, kernel=kernel), groups=groups, **_window(layer))
+    weights, bias = layer.kernel_and_bias(filters, kernel=kernel)
+    return L.Conv(weights, bias, groups=groups, **_window(layer))
 
 
 def _conv_transpose(layer: KerasLayer, shape: Shape) -> L.ConvTranspose:
@@ -144,9 +145,9 @@ def _global_pool(layer: KerasLayer, shape: Shape) -> Layer:
     return kind(keepdims=bool(layer.get("keepdims", False)), name=layer.name)
 
 
-def _edges(kind: type[Layer], key: str) -> Converter:
+def _edges(kind: Callable[..., Layer], key: str) -> Converter:
     def converter(layer: KerasLayer, shape: Shape) -> Layer:
-        return kind(as_pairs(layer.get(key, 1), layer.rank, key, str(layer)), name=layer.name)  # type: ignore[call-arg]
+        return kind(as_pairs(layer.get(key, 1), layer.rank, key, str(layer)), name=layer.name)
 
     return converter
 

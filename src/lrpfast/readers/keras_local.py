@@ -18,9 +18,10 @@ def locally_connected(layer: KerasLayer, shape: Shape) -> LocallyConnected:
     ``shape`` is channels last either way.
     """
     size, strides, filters = layer.sizes("kernel_size"), layer.sizes("strides", 1), layer.need("filters")
-    if len(shape) != layer.rank + 1 or None in shape:
+    fixed = tuple(n for n in shape if n is not None)
+    if len(shape) != layer.rank + 1 or len(fixed) != len(shape):
         raise ShapeError(f"{layer}: it needs {layer.rank + 1} axes of fixed size, its input has shape {shape}")
-    spatial, channels = shape[:-1], shape[-1]
+    spatial, channels = fixed[:-1], fixed[-1]
     same = layer.get("padding", "valid") == "same"
     # unlike a convolution's, a window of padding "same" always begins half its size before its centre
     before = [k // 2 if same else 0 for k in size]
@@ -69,7 +70,7 @@ def locally_connected(layer: KerasLayer, shape: Shape) -> LocallyConnected:
 
 def _windows(
     layer: KerasLayer,
-    spatial: Shape,
+    spatial: tuple[int, ...],
     counts: list[int],
     size: tuple[int, ...],
     strides: tuple[int, ...],
@@ -84,5 +85,5 @@ def _windows(
     for axis, (n, k, s) in enumerate(zip(spatial, size, strides, strict=True)):
         at = np.arange(counts[axis])[:, None] * s - before[axis] + np.arange(k)
         at = at.reshape([{axis: counts[axis], axis + rank: k}.get(a, 1) for a in range(2 * rank)])
-        index, inside = index * n + np.clip(at, 0, n - 1), inside & (at >= 0) & (at < n)  # type: ignore[operator]
+        index, inside = index * n + np.clip(at, 0, n - 1), inside & (at >= 0) & (at < n)
     return index.reshape(places, taps), inside.reshape(places, taps)

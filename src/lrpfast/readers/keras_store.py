@@ -92,7 +92,7 @@ class ArchiveStore:
             variables = hdf5.subgroup(group, "vars")
             if variables is not None and hdf5.text(variables, "name") == entry.name:
                 return group
-            numbered[int(match[1] or 0)] = group
+            numbered[int(match[1] or 0) if match else 0] = group
         if len(numbered) == entry.of_class:
             return numbered[sorted(numbered)[entry.ordinal]]
         if entry.ordinal not in numbered:
@@ -103,7 +103,7 @@ class ArchiveStore:
         import h5py
 
         variables = hdf5.subgroup(self._group(entry), "vars")
-        found = []
+        found: list[Any] = []
         while variables is not None and isinstance(dataset := hdf5.child(variables, str(len(found))), h5py.Dataset):
             found.append(_stored(dataset))
         return found

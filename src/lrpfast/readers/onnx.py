@@ -121,7 +121,7 @@ class _Reading:
         if node.op == "If":
             return self._branch(node, args[0], values)
         if node.op in FOLDED and all(arg is None or isinstance(arg, Known) for arg in args):
-            return fold(node, args)  # type: ignore[arg-type]
+            return fold(node, args)
         if node.op in OPERATORS:
             self.builder.scope = node.name
             return Use(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
@@ -157,7 +157,7 @@ def _constants(file: File) -> dict[str, np.ndarray]:
                 room -= sized(node, [constants[name] if name else None for name in node.inputs])
                 if room < 0:
                     raise ModelFormatError("computing its constants takes far more memory than the file has values")
-                found = fold(node, args)  # type: ignore[arg-type]
+                found = fold(node, args)
             constants.update((name, value.first) for name, value in zip(node.outputs, found, strict=False) if name)
     return constants
 

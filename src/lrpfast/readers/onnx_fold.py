@@ -50,13 +50,13 @@ def sized(node: Node, args: list[Any]) -> int:
     if node.op in ("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Where", "Equal", "Sum", "Max", "Min"):
         return math.prod(np.broadcast_shapes(*shapes))
     if node.op == "MatMul" and all(shapes):
-        return math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1)
+        return int(math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1))
     if node.op == "Tile":
-        return args[0].size * math.prod(int(n) for n in args[1])
+        return int(args[0].size) * math.prod(int(n) for n in args[1])
     if node.op == "Range":
         return int(abs((args[1].item() - args[0].item()) / args[2].item()))
     if node.op == "Gather":
-        return args[0].size // max(args[0].shape[node.attributes.get("axis", 0)], 1) * args[1].size
+        return int(args[0].size // max(args[0].shape[node.attributes.get("axis", 0)], 1) * args[1].size)
     if node.op in ("Constant", "ConstantOfShape", "Expand", "Identity", "Reshape", "Shape", "Transpose", "Unsqueeze"):
         return 0
     return sum(a.size for a in args if a is not None)
@@ -69,7 +69,7 @@ def axes_of(node: Node, args: list[Any], at: int = 1) -> Any:
     return node.attributes.get("axes")
 
 
-def unsqueezed(shape: tuple, axes: Any) -> tuple:
+def unsqueezed(shape: tuple[Any, ...], axes: Any) -> tuple[Any, ...]:
     """The shape with axes of size 1 put in."""
     rank = len(shape) + len(axes)
     places = {a % rank for a in axes}
@@ -79,7 +79,7 @@ def unsqueezed(shape: tuple, axes: Any) -> tuple:
     return tuple(1 if i in places else next(rest) for i in range(rank))
 
 
-def squeezed(shape: tuple, axes: Any) -> list[int]:
+def squeezed(shape: tuple[Any, ...], axes: Any) -> list[int]:
     """The axes that a Squeeze leaves out."""
     if axes is None:
         return [i for i, n in enumerate(shape) if n == 1]
@@ -89,7 +89,7 @@ def squeezed(shape: tuple, axes: Any) -> list[int]:
     return found
 
 
-def reshaped(shape: tuple, target: Any, allowzero: int) -> tuple[int, ...]:
+def reshaped(shape: tuple[Any, ...], target: Any, allowzero: int) -> tuple[int, ...]:
     """The shape that a Reshape makes: 0 keeps an axis, -1 takes what is left."""
     if np.asarray(target).dtype.kind not in "iu":
         raise ModelFormatError(f"its shape is of {np.asarray(target).dtype}, not of whole numbers")
@@ -109,7 +109,8 @@ def reshaped(shape: tuple, target: Any, allowzero: int) -> tuple[int, ...]:
 def slices(node: Node, args: list[Any], rank: int) -> dict[int, slice]:
     """The slice of each axis that a Slice cuts."""
     if len(args) > 1:
-        starts, ends, axes, steps = (list(map(int, a)) if a is not None else None for a in (args + [None] * 4)[1:5])
+        given: list[Any] = [None if a is None else list(map(int, a)) for a in (args + [None] * 4)[1:5]]
+        starts, ends, axes, steps = given
     else:
         starts, ends = (list(node.attributes.get(key, ())) for key in ("starts", "ends"))
         axes, steps = node.attributes.get("axes"), None
@@ -154,7 +155,7 @@ def _expand(node: Node, args: list[Any]) -> Any:
 def _range(node: Node, args: list[Any]) -> Any:
     start, stop, step = (a.item() for a in args)
     bounded(abs((stop - start) / step), node)
-    return np.arange(start, stop, step, args[0].dtype)
+    return np.arange(start, stop, step, dtype=args[0].dtype)
 
 
 def _tile(node: Node, args: list[Any]) -> Any:
@@ -178,7 +179,7 @@ def _split(node: Node, args: list[Any]) -> Any:
     return tuple(np.split(args[0], np.cumsum(sizes)[:-1], node.attributes.get("axis", 0)))
 
 
-def split_sizes(node: Node, args: list[Any], shape: tuple) -> list[int]:
+def split_sizes(node: Node, args: list[Any], shape: tuple[Any, ...]) -> list[int]:
     """How many values of its axis each output of a Split has."""
     n = shape[node.attributes.get("axis", 0)]
     sizes = [int(v) for v in args[1]] if len(args) > 1 and args[1] is not None else node.attributes.get("split")
@@ -191,7 +192,7 @@ def split_sizes(node: Node, args: list[Any], shape: tuple) -> list[int]:
     return list(sizes)
 
 
-def _reduce(function: Callable) -> Callable:
+def _reduce(function: Callable[..., Any]) -> Callable[..., Any]:
     def reduce(node: Node, args: list[Any]) -> Any:
         axes = axes_of(node, args)
         if not axes and node.attributes.get("noop_with_empty_axes", 0):
@@ -224,11 +225,11 @@ def _flatten(node: Node, args: list[Any]) -> Any:
     return args[0].reshape(math.prod(args[0].shape[:axis]), -1)
 
 
-def _plain(function: Callable) -> Callable:
+def _plain(function: Any) -> Callable[..., Any]:
     return lambda node, args: function(*args)
 
 
-def _many(function: Callable) -> Callable:
+def _many(function: Callable[..., Any]) -> Callable[..., Any]:
     def fold(node: Node, args: list[Any]) -> Any:
         found = args[0]
         for other in args[1:]:

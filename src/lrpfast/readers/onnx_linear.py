@@ -88,13 +88,14 @@ def _gemm(use: Use) -> Value:
         kernel = kernel.astype(np.float64) * alpha
 
     def build(bias: np.ndarray | None) -> Value:
-        own = bias is not None and "added" not in use.node.attributes
-        return use.builder.dense(use.value(), kernel, bias.astype(np.float64) * beta if own and beta != 1 else bias)
+        if bias is not None and "added" not in use.node.attributes and beta != 1:
+            bias = bias.astype(np.float64) * beta
+        return use.builder.dense(use.value(), kernel, bias)
 
     return _biased(use, kernel.shape[1], 1, 0, build)
 
 
-def _spatial(use: Use, shape: tuple) -> int:
+def _spatial(use: Use, shape: tuple[Any, ...]) -> int:
     rank = len(shape) - 1
     if not 1 <= rank <= 3:
         raise use.unsupported(f"works on samples of shape {shape}; lrpfast has 1 to 3 spatial axes")
@@ -102,10 +103,10 @@ def _spatial(use: Use, shape: tuple) -> int:
 
 
 def _tuple(value: Any, rank: int, what: str) -> tuple[int, ...]:
-    value = (1,) * rank if value is None else tuple(value)
-    if len(value) != rank:
-        raise ModelFormatError(f"its {what} {value} does not fit {rank} spatial axes")
-    return value
+    values = (1,) * rank if value is None else tuple(value)
+    if len(values) != rank:
+        raise ModelFormatError(f"its {what} {values} does not fit {rank} spatial axes")
+    return values
 
 
 def _padding(use: Use, spatial: Sequence[int | None], size: Any, strides: Any, dilation: Any) -> Any:
@@ -182,7 +183,7 @@ def _conv_transpose(use: Use) -> Value:
         sizes = [n * s for n, s in zip(x.shape[1:], strides, strict=True)] if wanted is None else wanted[-rank:]  # type: ignore[operator]
         pairs = []
         for n, s, k, d, e, m in zip(x.shape[1:], strides, size, dilation, extra, sizes, strict=True):
-            total = s * (n - 1) + e + (k - 1) * d + 1 - m  # type: ignore[operator]
+            total = s * (n - 1) + e + (k - 1) * d + 1 - m
             half = total // 2
             pairs.append((half, total - half) if auto == "SAME_UPPER" else (total - half, half))
         padding: Any = tuple(pairs)

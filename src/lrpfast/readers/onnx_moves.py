@@ -99,7 +99,7 @@ def _unsqueeze(use: Use) -> Value:
     return _reshape_to(use, made[1:])
 
 
-def _reshape_to(use: Use, shape: tuple) -> Value:
+def _reshape_to(use: Use, shape: tuple[Any, ...]) -> Value:
     x = use.value()
     if None not in x.shape or shape == x.shape:
         return use.builder.reshape(x, shape)
@@ -182,9 +182,9 @@ def _pad(use: Use) -> Value:
     x, mode = use.value(), use.attr("mode", "constant")
     rank = len(x.shape) + 1
     pads = use.ints("pads", 1)
-    value = use.maybe(2, "value") if use.has(2) else use.attr("value", 0.0)
-    axes = use.maybe(3, "axes")
-    axes = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
+    value: Any = use.maybe(2, "value") if use.has(2) else use.attr("value", 0.0)
+    given = use.maybe(3, "axes")
+    axes = list(range(rank)) if given is None else [int(a) % rank for a in given]
     if pads is None or len(pads) != 2 * len(axes):
         raise ModelFormatError(f"its pads {pads} do not fit {len(axes)} axes")
     pairs = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}

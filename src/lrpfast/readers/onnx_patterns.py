@@ -23,15 +23,15 @@ _CLOSE = 2e-6
 _erf = np.vectorize(math.erf, otypes=[float])
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def _sigmoid(x: np.ndarray) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
-def _softplus(x: np.ndarray) -> np.ndarray:
+def _softplus(x: np.ndarray) -> Any:
     return np.logaddexp(0, x)
 
 
-def _clip(x: np.ndarray, low: Any = -np.inf, high: Any = np.inf) -> np.ndarray:
+def _clip(x: Any, low: Any = -np.inf, high: Any = np.inf) -> Any:
     return np.minimum(np.maximum(x, low), high)
 
 
@@ -252,15 +252,16 @@ class Matcher:
                     factor = constant if part.op == "Mul" else 1 / constant
                 scale, shift = scale * factor, shift * factor
         extra = {"scale": scale, "shift": shift}
-        alone = at is not None and self.uses[name] == 1
-        if alone and at.op == "BatchNormalization" and len(at.outputs) == 1:
+        if at is None or self.uses[name] != 1:
+            return replace(node, op="Affine*", inputs=(name,), attributes=extra)
+        if at.op == "BatchNormalization" and len(at.outputs) == 1:
             return replace(at, outputs=node.outputs, attributes={**at.attributes, "affine": extra})
-        if alone and at.op in ("Conv", "ConvTranspose", "MatMul", "Gemm") and (scale == 1).all():
+        if at.op in ("Conv", "ConvTranspose", "MatMul", "Gemm") and (scale == 1).all():
             room = len(at.inputs) < 3 or (at.op != "MatMul" and not at.inputs[2])
             room = room and any(i in self.constants for i in at.inputs)
             if room and "added" not in at.attributes:
                 return replace(at, outputs=node.outputs, attributes={**at.attributes, "added": shift})
-        if alone and (normal := self._normalized(at)) is not None:
+        if (normal := self._normalized(at)) is not None:
             return replace(normal, outputs=node.outputs, attributes={**normal.attributes, "affine": extra})
         return replace(node, op="Affine*", inputs=(name,), attributes=extra)
 

@@ -97,8 +97,8 @@ def _sizes(use: Use, at: int) -> dict[int, tuple[int, float]]:
     return {a: (math.floor(whole[a] * s), s) for a, s in factors.items()}  # type: ignore[operator]
 
 
-def _block(use: Use, shape: tuple) -> int:
-    size = use.attr("blocksize", 0)
+def _block(use: Use, shape: tuple[Any, ...]) -> int:
+    size: int = use.attr("blocksize", 0)
     if len(shape) != 3 or None in shape or size < 1:
         raise use.unsupported(f"rearranges samples of shape {shape} by {size}; lrpfast needs images of fixed size")
     return size

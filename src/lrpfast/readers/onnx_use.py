@@ -61,19 +61,21 @@ class Use:
         """An input that the model computes."""
         if not self.has(i):
             raise ModelFormatError(f"its input {i} is missing")
-        if not isinstance(self.args[i], (Tensor, Flat)):
+        arg = self.args[i]
+        if not isinstance(arg, (Tensor, Flat)):
             raise self.unsupported(
                 f"takes a constant as input {i}, where lrpfast expects what the model computes",
                 "onnxsim or onnxruntime's basic optimizations may simplify the model",
             )
-        return self.args[i]
+        return arg
 
     def known(self, i: int, what: str) -> Known:
         if not self.has(i):
             raise ModelFormatError(f"its {what} is missing")
-        if not isinstance(self.args[i], Known):
+        arg = self.args[i]
+        if not isinstance(arg, Known):
             raise self.unsupported(f"computes its {what} from the model's input; lrpfast needs a constant")
-        return self.args[i]
+        return arg
 
     def const(self, i: int, what: str, default: Any = None) -> Any:
         """An input that is a constant; the default where it is left out."""
@@ -99,7 +101,8 @@ class Use:
             if array.dtype.kind not in "iu":
                 raise ModelFormatError(f"its {name} are of {array.dtype}, not whole numbers")
             return tuple(int(n) for n in array.ravel())
-        return self.attr(name)
+        given: tuple[int, ...] | None = self.attr(name)
+        return given
 
     def axis(self, axis: int, rank: int | None = None) -> int:
         """An axis of one sample, of the file's axis."""

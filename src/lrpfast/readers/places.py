@@ -109,7 +109,7 @@ class Resize:
     scale: float
     where: str
 
-    def at(self, n: int, dtype: Any = np.float64) -> np.ndarray:
+    def at(self, n: int, dtype: Any = np.float64) -> Any:
         """The new values' places among the old ones, in the given precision."""
         i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.scale * n
         if not 1 <= self.m <= MOST or self.m * n > MOST:

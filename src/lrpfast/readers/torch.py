@@ -144,7 +144,7 @@ def _program(torch: Any, exported: Any) -> Program:
     stored = {**exported.state_dict, **exported.constants}
     kinds = torch.export.graph_signature.InputKind
     for spec in exported.graph_signature.input_specs:
-        name = getattr(spec.arg, "name", None)
+        name: Any = getattr(spec.arg, "name", None)
         if spec.kind is kinds.USER_INPUT:
             if type(spec.arg).__name__ == "TensorArgument":
                 program.inputs.append(name)
@@ -181,7 +181,8 @@ def _array(torch: Any, tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu()
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.float()
-    return tensor.numpy().copy()
+    array: np.ndarray = tensor.numpy()
+    return array.copy()
 
 
 def _op(torch: Any, node: Any) -> Op:

@@ -156,7 +156,7 @@ def _avg_pool(rank: int) -> Converter:
                 layer = L.AveragePool(size, strides, [(p, p) for p in padding], count_include_pad=True)
         else:
             layer = L.AveragePool(size, strides, [(p, p + e) for p, e in zip(padding, extra, strict=True)])
-        made = call.builder.window(layer, x)
+        made: Any = call.builder.window(layer, x)
         if divisor is not None:
             made = call.builder.affine(made, np.float64(math.prod(size) / divisor), np.float64(0))
         return made

@@ -104,7 +104,7 @@ class Call:
         first, rest = sizes[0], list(sizes[1:])
         if any(not isinstance(n, int) for n in rest):
             raise self.unsupported("makes a shape whose later sizes are not fixed", "Only the batch axis may vary")
-        known = None if None in shape else int(np.prod([n for n in shape], dtype=np.int64))
+        known = None if None in shape else int(np.prod([n for n in shape if n is not None], dtype=np.int64))
         whole = int(np.prod([n for n in rest if n != -1], dtype=np.int64))
         if -1 in rest and known is not None:
             if whole == 0 or known % whole:
@@ -192,7 +192,8 @@ def build(program: Program, converters: Mapping[str, Callable[[Call], Any]]) -> 
         When the program contradicts itself.
     """
     program = fused(functional(program))
-    builder, values = Builder(), dict(program.constants)
+    builder = Builder()
+    values: dict[str, Any] = dict(program.constants)
     batch = _batch(program)
     for name in program.inputs:
         shape = program.shapes.get(name)

@@ -131,7 +131,7 @@ def _pow(call: Call) -> Any:
 def _extreme(kind: Any) -> Converter:
     def convert(call: Call) -> Any:
         a, b = (v if _is_value(v) else None for v in _pair(call))
-        x = a if b is None else b
+        x: Any = a if b is None else b
         a, b = (
             constant(call.builder, x, _fitted(call, v, len(x.shape))) if made is None else made
             for v, made in zip(_pair(call), (a, b), strict=True)
@@ -153,7 +153,7 @@ def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = Fals
             raise call.unsupported("reduces over all axes, the batch's too", "Name the axes")
         axes = [call.axis(d, len(x.shape)) for d in (dim if isinstance(dim, list) else [dim])]
         if isinstance(x, Stack) and axes == [x.axis] and not keep:
-            made = call.builder.merge(merge(), x.values)
+            made: Any = call.builder.merge(merge(), x.values)
             return (made, None) if several else made
         x = x.unstacked(call.builder) if isinstance(x, Stack) else x
         if not _is_value(x):

@@ -144,7 +144,7 @@ def fused(program: Program) -> Program:
                 pad = found
             at = found.arguments.get("self")
         square = source(at, "aten.mul")
-        if square is None or pool is None or pad is None or [*square.arguments.values()][:2] != [x, x]:
+        if not (power and total and scaled and square and pool and pad) or [*square.arguments.values()][:2] != [x, x]:
             return None
         size = pool.arguments["kernel_size"][0]
         if sorted(pool.arguments["kernel_size"])[:-1] != [1] * (len(pool.arguments["kernel_size"]) - 1):

@@ -266,7 +266,7 @@ def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
                 if isinstance(layer, Permute):
                     bound = bound.transpose(layer.axes)
                 elif isinstance(layer, (Flatten, Reshape)):
-                    bound = bound.reshape(layer.output_shape(bound.shape))  # type: ignore[arg-type]
+                    bound = bound.reshape(layer.output_shape(bound.shape))
         fitted[key] = bound
     return replace(rule, **fitted)
 
@@ -294,7 +294,7 @@ def _types(key: Any, what: str) -> tuple[type, ...]:
     return types
 
 
-def _mapping(rules: Any, what: str) -> Mapping:
+def _mapping(rules: Any, what: str) -> Mapping[Any, Any]:
     if not isinstance(rules, Mapping) or not rules:
         raise RuleError(f"{what} takes a mapping to rules, not {rules!r}")
     return rules

@@ -142,13 +142,14 @@ class Rule:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if f.name == "stabilizer" and not isinstance(self.stabilizer, Stabilizer):
-                object.__setattr__(self, "stabilizer", Stabilizer(self.stabilizer))
+            value = getattr(self, f.name)
+            if f.name == "stabilizer" and not isinstance(value, Stabilizer):
+                object.__setattr__(self, "stabilizer", Stabilizer(value))
             elif f.type == "float":
-                object.__setattr__(self, f.name, _number(getattr(self, f.name), f"{self.name}: {f.name}"))
-            elif f.name == "bias" and self.bias not in self.conventions:
+                object.__setattr__(self, f.name, _number(value, f"{self.name}: {f.name}"))
+            elif f.name == "bias" and value not in self.conventions:
                 raise RuleError(
-                    f"{self.name}: bias={self.bias!r} is not a convention of this rule; "
+                    f"{self.name}: bias={value!r} is not a convention of this rule; "
                     f"choose from {', '.join(map(repr, self.conventions))}"
                 )
             elif f.type == "bool" and not isinstance(getattr(self, f.name), bool):
@@ -463,8 +464,8 @@ class Gamma(Rule):
 
 def _alpha_beta(rule: Any, alpha: float, beta: float) -> tuple[Group, ...]:
     if rule.split_input:
-        agree = (Product("x+", "w+"), Product("x-", "w-"))
-        oppose = (Product("x+", "w-"), Product("x-", "w+"))
+        agree: tuple[Product, ...] = (Product("x+", "w+"), Product("x-", "w-"))
+        oppose: tuple[Product, ...] = (Product("x+", "w-"), Product("x-", "w+"))
     else:
         agree, oppose = (Product("x", "w+"),), (Product("x", "w-"),)
     groups = (rule._group(agree, "w+", coefficient=alpha),)
@@ -598,8 +599,10 @@ class AlphaBetaX(Rule):
         super().__post_init__()
 
     def groups(self) -> tuple[Group, ...]:
-        signs = (("x+", "w+", self.alpha[0]), ("x-", "w-", self.alpha[1]))
-        signs += (("x+", "w-", -self.beta[0]), ("x-", "w+", -self.beta[1]))
+        signs = (
+            *(("x+", "w+", self.alpha[0]), ("x-", "w-", self.alpha[1])),
+            *(("x+", "w-", -self.beta[0]), ("x-", "w+", -self.beta[1])),
+        )
         return tuple(self._group((Product(x, w),), w, coefficient=c) for x, w, c in signs if c)
 
 

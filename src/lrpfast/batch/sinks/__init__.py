@@ -17,7 +17,7 @@ __all__ = ["Sink", "open_sink"]
 _NAME = re.compile(r"(?is)(?P<path>.*\.(?P<kind>npy|h5|hdf5|nc|nc4|zarr)/?)(?::(?P<inside>[^:]+))?")
 
 
-def open_sink(out: str | os.PathLike | Callable[[int, np.ndarray], Any]) -> Sink:
+def open_sink(out: str | os.PathLike[str] | Callable[[int, np.ndarray], Any]) -> Sink:
     """What takes rows of relevance.
 
     Parameters

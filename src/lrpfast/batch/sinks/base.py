@@ -6,13 +6,16 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError, ShapeError
 from ...output import check_target, take_place
 from ..labels import Labels
+
+if TYPE_CHECKING:
+    from ..labels import RowsShape
 
 
 class Sink:
@@ -35,12 +38,12 @@ class Sink:
     partial: str | None = None
     resumable: bool = False
 
-    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:  # noqa: B027
+    def check(self, shape: RowsShape, dtype: np.dtype) -> None:  # noqa: B027
         """Before any work: InputError or OSError unless an array of this shape can be written."""
 
     def begin(
         self,
-        shape: tuple[int | None, ...],
+        shape: RowsShape,
         dtype: np.dtype,
         attributes: dict[str, str],
         labels: Labels | None = None,
@@ -131,6 +134,8 @@ class FileSink(Sink):
     its rows.
     """
 
+    path: str
+    partial: str
     resumable = True
 
     def __init__(self, path: str, dataset: str | None = None) -> None:
@@ -139,7 +144,7 @@ class FileSink(Sink):
         self.partial = partial_of(path)
         self._file: int | None = None
 
-    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
         held = 0  # by a partial output, which a resumed run goes on with and another one replaces
         with contextlib.suppress(OSError):
             held = os.stat(self.partial).st_blocks * 512
@@ -147,7 +152,7 @@ class FileSink(Sink):
 
     def begin(
         self,
-        shape: tuple[int | None, ...],
+        shape: RowsShape,
         dtype: np.dtype,
         attributes: dict[str, str],
         labels: Labels | None = None,
@@ -156,7 +161,7 @@ class FileSink(Sink):
         there: bool = False,
     ) -> None:
         self._shape, self._dtype = shape, little(dtype)
-        self._row = math.prod(shape[1:]) * self._dtype.itemsize  # type: ignore[arg-type]
+        self._row = math.prod(shape[1:]) * self._dtype.itemsize
         self._end = done
         with self._named():
             if not (done or there):
@@ -192,10 +197,12 @@ class FileSink(Sink):
         self._end = max(self._end, first + len(rows))
 
     def flush(self) -> None:
+        assert self._file is not None
         with self._named():
             getattr(os, "fdatasync", os.fsync)(self._file)
 
     def finish(self) -> None:
+        assert self._file is not None
         with self._named():
             self._complete()
             os.fsync(self._file)  # network disks report a full disk only here
@@ -228,7 +235,7 @@ def little(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name: else "<" and "=" differ for netCDF4
 
 
-def check_rows(name: str, shape: tuple[int | None, ...], first: int, rows: np.ndarray) -> None:
+def check_rows(name: str, shape: RowsShape, first: int, rows: np.ndarray) -> None:
     """ShapeError unless rows from ``first`` on are part of an array of this shape."""
     if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
         raise ShapeError(f"{name}: rows from {first} on of shape {rows.shape} do not fit {shape}")

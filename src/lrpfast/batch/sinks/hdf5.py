@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,14 +11,19 @@ from ...errors import InputError
 from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordinates
 from .base import FileSink
 
+if TYPE_CHECKING:
+    from ..labels import RowsShape
+
 
 class Hdf5Sink(FileSink):
     """Rows into a dataset of an HDF5 file of their own."""
 
+    _dataset: str
+
     def __init__(self, path: str, dataset: str | None) -> None:
         super().__init__(path, (dataset or "relevance").strip("/"))
 
-    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
         need_samples(self.name, shape)
         super().check(shape, dtype)
 
@@ -34,7 +39,7 @@ class Hdf5Sink(FileSink):
         return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
 
 
-def need_samples(name: str, shape: tuple[int | None, ...]) -> None:
+def need_samples(name: str, shape: RowsShape) -> None:
     """InputError where the number of samples is not known."""
     if shape[0] is None:
         raise InputError(
@@ -42,12 +47,12 @@ def need_samples(name: str, shape: tuple[int | None, ...]) -> None:
         )
 
 
-def placeholder(shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
+def placeholder(shape: RowsShape, dtype: np.dtype) -> np.ndarray:
     """An array of this shape that takes no memory."""
     return np.broadcast_to(np.zeros((), dtype), shape)  # type: ignore[arg-type]
 
 
-def find_dataset(path: str, dataset: str, shape: tuple[int | None, ...], dtype: np.dtype) -> int:
+def find_dataset(path: str, dataset: str, shape: RowsShape, dtype: np.dtype) -> int:
     """Where a dataset's rows lie in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
     import h5py
 

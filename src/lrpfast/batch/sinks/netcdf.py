@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,14 +15,19 @@ from ..optional import needed
 from .base import FileSink
 from .hdf5 import find_dataset, need_samples, placeholder
 
+if TYPE_CHECKING:
+    from ..labels import RowsShape
+
 
 class NetcdfSink(FileSink):
     """Rows into a variable of a NetCDF-4 file of their own."""
 
+    _dataset: str
+
     def __init__(self, path: str, variable: str | None) -> None:
         super().__init__(path, variable or "relevance")
 
-    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
         needed("netCDF4", self.name)
         need_samples(self.name, shape)
         _check_type(self.name, dtype)

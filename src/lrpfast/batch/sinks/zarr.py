@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,25 +22,31 @@ from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordina
 from .base import Sink, check_rows, little, naming, partial_of
 from .hdf5 import placeholder
 
+if TYPE_CHECKING:
+    from ..labels import RowsShape
+
 
 class ZarrSink(Sink):
     """Rows into an array of a Zarr store of their own; each chunk file appears whole."""
 
     resumable = True
 
+    path: str
+    partial: str
+
     def __init__(self, path: str, array: str | None) -> None:
         self.path, self._array = path.rstrip("/"), (array or "relevance").strip("/")
         self.name = f"{self.path}:{self._array}"
-        self.partial: str = partial_of(self.path)
+        self.partial = partial_of(self.path)
         self._unsynced: list[str] = []
 
-    def check(self, shape: tuple[int | None, ...], dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
         if "/" in self._array:
             raise InputError(f"{self.name}: the array lies at the top of its store; give it a name without '/'")
         check_place(self.path)
         # another run replaces what a partial output holds, a resumed run goes on with it
         held = sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._inside)) if self._there else 0
-        size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize  # type: ignore[arg-type]
+        size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - held))
 
     @property
@@ -53,7 +59,7 @@ class ZarrSink(Sink):
 
     def begin(
         self,
-        shape: tuple[int | None, ...],
+        shape: RowsShape,
         dtype: np.dtype,
         attributes: dict[str, str],
         labels: Labels | None = None,
@@ -86,7 +92,7 @@ class ZarrSink(Sink):
     def _check_partial(self, done: int) -> None:
         with open(os.path.join(self._inside, ".zarray"), encoding="utf-8") as file:
             found = json.load(file)
-        chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]  # type: ignore[type-var]
+        chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
         wanted = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
         if found != wanted:
             raise InputError(f"{self.partial}: holds {found['dtype']} of shape {found['shape']} in other chunks")
@@ -113,7 +119,7 @@ class ZarrSink(Sink):
         if begin == 0 and end == self._rows:
             whole = np.ascontiguousarray(part, dtype)
         else:
-            whole = np.full((self._rows, *self._shape[1:]), _fill(dtype), dtype)  # type: ignore[arg-type]
+            whole = np.full((self._rows, *self._shape[1:]), _fill(dtype), dtype)
             with contextlib.suppress(FileNotFoundError):  # other rows of the chunk that were written before
                 whole = np.fromfile(place, dtype).reshape(whole.shape)
             whole[begin:end] = part

@@ -6,13 +6,16 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ...errors import InputError, LrpfastError
 from ...readers.guard import unpacks_honestly
 from ..labels import Labels
+
+if TYPE_CHECKING:
+    from ..labels import RowsShape
 
 
 class Source:
@@ -32,7 +35,7 @@ class Source:
     """
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: RowsShape
     dtype: np.dtype
     labels: Labels | None = None
     step: int = 1
@@ -90,7 +93,7 @@ class FileSource(Source):
 
     def __init__(self, path: str, name: str, shape: tuple[int, ...], dtype: np.dtype, state: tuple[int, ...]) -> None:
         self.path, self.name, self.dtype, self._state = path, name, dtype, state
-        self.shape = tuple(map(int, shape))
+        self.shape = cast("RowsShape", tuple(map(int, shape)))  # a single number is refused below
         self._check()
 
     @property
@@ -151,6 +154,6 @@ def state_of(path: str) -> tuple[int, int, int]:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-def row_bytes(shape: tuple[int | None, ...], dtype: np.dtype) -> int:
+def row_bytes(shape: RowsShape, dtype: np.dtype) -> int:
     """Bytes of one sample."""
-    return math.prod(shape[1:]) * dtype.itemsize  # type: ignore[arg-type]
+    return math.prod(shape[1:]) * dtype.itemsize

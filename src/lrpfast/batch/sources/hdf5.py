@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def is_netcdf(path: str) -> bool:
         raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None
 
 
-def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple) -> FileSource:
+def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, ...]) -> FileSource:
     name = f"{path}:{found.name.strip('/')}"
     if found.is_virtual or found.external:
         raise InputError(f"{name}: keeps its data in other files; such data is not read")
@@ -107,7 +107,7 @@ class _Hdf5Source(FileSource):
     """Rows that HDF5 unpacks."""
 
     def __init__(
-        self, file: h5py.File, found: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple
+        self, file: h5py.File, found: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple[Any, ...]
     ) -> None:
         super().__init__(path, name, found.shape, packing.dtype, state)
         at_once = max(row_bytes(found.shape, found.dtype), math.prod(found.chunks or ()) * found.dtype.itemsize)

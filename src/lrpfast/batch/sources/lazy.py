@@ -29,7 +29,7 @@ class LazySource(Source):
             self.step = max(array.chunks[0], default=1) or 1
 
     @once
-    def fingerprint(self) -> dict[str, Any]:  # type: ignore[override]
+    def fingerprint(self) -> dict[str, Any]:
         if self._array.chunks is None:
             return digest(self)
         # Dask names an array after what it is computed from

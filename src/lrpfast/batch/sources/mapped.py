@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -39,11 +39,18 @@ class MappedSource(FileSource):
     """
 
     def __init__(
-        self, path: str, name: str, shape: tuple[int, ...], dtype: np.dtype, offset: int, fortran: bool, state: tuple
+        self,
+        path: str,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        offset: int,
+        fortran: bool,
+        state: tuple[Any, ...],
     ) -> None:
         super().__init__(path, name, shape, dtype, state)
         self._offset, self._fortran, self._released = offset, fortran and len(shape) > 1, 0
-        self._row = row_bytes(shape, dtype)
+        self._row = row_bytes(self.shape, dtype)
         if self._fortran:  # a page holds the same feature of as many samples
             self.step = max(1, mmap.PAGESIZE // dtype.itemsize)
         self._map: mmap.mmap | None = None
@@ -55,8 +62,7 @@ class MappedSource(FileSource):
                 self._file.close()
                 text = f"its disk does not let it be mapped to memory ({error.strerror}); copy it to another"
                 raise OSError(error.errno, text, path) from None
-            order = "F" if fortran else "C"
-            self._array = np.ndarray(shape, dtype, self._map, offset, order=order)
+            self._array = np.ndarray(shape, dtype, self._map, offset, order="F" if fortran else "C")
         else:
             self._array = np.empty(shape, dtype)
 
@@ -82,7 +88,7 @@ class MappedSource(FileSource):
         # the kernel would take the pages back anyway when memory is short, but until then
         # they look like memory in use, which a batch system may count
         if self._fortran:
-            self._advise("MADV_DONTNEED", 0, self._offset + self._row * self.shape[0])
+            self._advise("MADV_DONTNEED", 0, self._offset + self._row * len(self._array))
         else:
             end = (self._offset + stop * self._row) // mmap.PAGESIZE * mmap.PAGESIZE
             self._advise("MADV_DONTNEED", self._released, end)
@@ -137,7 +143,7 @@ def header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], np.dty
     return shape, dtype, fortran, file.tell()
 
 
-def open_array(path: str | os.PathLike) -> np.ndarray:
+def open_array(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an .npy file, mapped to memory and read only.
 
     Raises
@@ -156,7 +162,8 @@ def open_array(path: str | os.PathLike) -> np.ndarray:
         file.seek(0)
         shape, dtype, fortran, offset = header(file, path, os.path.getsize(path))
         order = "F" if fortran else "C"
-        return np.memmap(file, dtype, "r", offset, shape, order)  # type: ignore[call-overload]
+        array: np.ndarray = np.memmap(file, dtype, "r", offset, shape, order)  # type: ignore[call-overload]
+        return array
 
 
 def release(x: np.ndarray) -> None:

@@ -37,7 +37,7 @@ class ArraySource(Source):
         return rows if isinstance(rows, np.ndarray) else rows.get()  # CuPy's
 
     @once
-    def fingerprint(self) -> dict[str, Any]:  # type: ignore[override]
+    def fingerprint(self) -> dict[str, Any]:
         return digest(self)
 
     def done(self, stop: int) -> None:
@@ -51,15 +51,15 @@ def digest(source: Source) -> dict[str, Any]:
     """A fingerprint by every byte: a digest of those of blocks, which threads make."""
     from concurrent.futures import ThreadPoolExecutor
 
-    rows = max(1, _BLOCK // max(1, row_bytes(source.shape, source.dtype)))
+    rows, samples = max(1, _BLOCK // max(1, row_bytes(source.shape, source.dtype))), source.shape[0] or 0
 
     def of_block(first: int) -> bytes:
-        part = np.ascontiguousarray(source.read(first, min(source.shape[0], first + rows)))  # type: ignore[type-var]
+        part = np.ascontiguousarray(source.read(first, min(samples, first + rows)))
         return hashlib.blake2b(part.reshape(-1).view(np.uint8)).digest()
 
     made = hashlib.blake2b(digest_size=20)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool:
-        for block in pool.map(of_block, range(0, source.shape[0], rows)):  # type: ignore[arg-type]
+        for block in pool.map(of_block, range(0, samples, rows)):
             made.update(block)
     source.done(source.shape[0])  # type: ignore[arg-type]
     return {"shape": list(source.shape), "dtype": source.dtype.str, "blake2b": made.hexdigest()}
@@ -84,7 +84,7 @@ class IteratorSource(Source):
         """The next rows, in order only; fewer, at last none, where the batches end."""
         if first != self._row:
             raise InputError(f"{self.name}: gives its rows in order; row {self._row} is next, not {first}")
-        out = np.empty((stop - first, *self.shape[1:]), self.dtype)  # type: ignore[arg-type]
+        out = np.empty((stop - first, *self.shape[1:]), self.dtype)
         have = 0
         while have < len(out):
             if not len(self._left):

@@ -64,7 +64,7 @@ class _Header:
         return max(ends)
 
     def _number(self, kind: str) -> int:
-        return struct.unpack(kind, self._file.read(struct.calcsize(kind)))[0]
+        return int(struct.unpack(kind, self._file.read(struct.calcsize(kind)))[0])
 
     def _few(self) -> int:
         count = self._number(self._count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,9 @@ class _LoadedSource(FileSource):
         return self._array[first:stop]
 
 
-def _loaded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str, name: str, state: tuple) -> _LoadedSource:
+def _loaded(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str, name: str, state: tuple[Any, ...]
+) -> _LoadedSource:
     with archive.open(info) as file:
         check_unpacked(name, info.file_size, info.compress_size)
         shape, dtype, fortran, offset = header(file, name, info.file_size)  # type: ignore[arg-type]

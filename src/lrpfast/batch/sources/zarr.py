@@ -60,7 +60,7 @@ class ZarrSource(FileSource):
             self.labels = _labels(self._array, name, dims, attrs, group)
 
     @once
-    def fingerprint(self) -> dict[str, Any]:  # type: ignore[override]
+    def fingerprint(self) -> dict[str, Any]:
         made = hashlib.blake2b(digest_size=20)
         for place in _files(self._inside) if self._folder else [self.path]:
             made.update(repr((os.path.relpath(place, self._inside), *state_of(place)[1:])).encode())
@@ -84,7 +84,7 @@ def _files(folder: str) -> Iterator[str]:
 
 
 def _find(zarr: Any, root: Any, path: str, name: str | None) -> tuple[str, Any, Any]:
-    """(path in the store, array, group around it)"""
+    """The path in the store, the array, and the group around it."""
     if isinstance(root, zarr.Array):
         if name is not None:
             raise InputError(f"{path}: is one array, without {name!r} in it")

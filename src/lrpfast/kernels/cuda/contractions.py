@@ -94,20 +94,20 @@ class Contraction:
         self.matrices = [held.matrix(_matrix(p.term), self.round) for p in self.parts] if self.library else []
         self.record = held.record(self._record(program, held, place, check))
 
-    def _regions(self) -> tuple:
+    def _regions(self) -> tuple[Any, ...]:
         return () if self.geometry is None else self.geometry.regions
 
     def _depth(self, term: Term, size: int) -> int:
         if term.geometry is None:
             return size // self.rows
-        taps = max(math.prod(a.index.shape[1] for a in r.axes) for r in term.geometry.regions)
+        taps: int = max(math.prod(a.index.shape[1] for a in r.axes) for r in term.geometry.regions)
         return taps * (size // math.prod(term.geometry.source) // self.groups)
 
     def _merged(self, shares: tuple[Share, ...]) -> tuple[list[Part], tuple[Share, ...]]:
         """Accumulators that are multiplied by the same and differ in coefficient only become one, its terms scaled."""
         parts = [Part(t, t.accumulator, t.sign) for t in self.operation.terms]
         sums = {t.accumulator for t in self.operation.terms}
-        alike: dict[tuple, list[Share]] = {}
+        alike: dict[tuple[Any, ...], list[Share]] = {}
         for share in shares:
             alike.setdefault((share.part, id(share.bound)), []).append(share)
         once = len({s.accumulator for s in shares}) == len(shares) == len(sums)
@@ -292,13 +292,14 @@ class Contraction:
             if fused:
                 return
         elements = chunk.samples * self.rows * self.width
-        before = (self.record, np.uint64(planes), np.int32(splits))
-        chunk.launch("planes", f"planes_{finishing}", -(-elements // 4), before)
+        chunk.launch(
+            "planes", f"planes_{finishing}", -(-elements // 4), (self.record, np.uint64(planes), np.int32(splits))
+        )
 
     def _products(self, chunk: Any) -> int:
         """Sums by cuBLAS; returns where their planes begin."""
         plane = chunk.samples * self.rows * self.width
-        planes = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
+        planes: int = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
         copy = chunk.scratch + (self.sums * plane if self.sums > 1 else 0) * self.dtype.itemsize
         begun: set[int] = set()
         for t, part in enumerate(self.parts):

@@ -73,7 +73,7 @@ class Began:
             self.array.set(np.ascontiguousarray(start.array, self.array.dtype))
 
     @staticmethod
-    def key(start: Start) -> tuple:
+    def key(start: Start) -> tuple[Any, ...]:
         """What two starts have in common that differ in their arrays' values only."""
         shapes = tuple(None if a is None else a.shape for a in (start.targets, start.array))
         return (start.mode, start.step, start.count, start.window, shapes)
@@ -108,18 +108,20 @@ class Chunk:
     def at(self, place: int) -> int:
         """A buffer's address."""
         if place == INPUT:
-            return self.x.data.ptr
+            return int(self.x.data.ptr)
         if place == RESULT:
-            return self.out.data.ptr
-        return self.work.data.ptr + int(place) * self.capacity * self.dtype.itemsize
+            return int(self.out.data.ptr)
+        return int(self.work.data.ptr) + int(place) * self.capacity * self.dtype.itemsize
 
-    def launch(self, module: str, name: str, threads: int, before: tuple, y: int = 1) -> None:
+    def launch(self, module: str, name: str, threads: int, before: tuple[Any, ...], y: int = 1) -> None:
         """A grid-stride kernel with work for so many threads."""
         blocks = blocks_for(self.gpu, threads)
         if blocks:
             self.launch_grid(module, self.kind, name, (blocks, y, 1), before)
 
-    def launch_grid(self, module: str, kind: str, name: str, grid: tuple[int, int, int], before: tuple) -> None:
+    def launch_grid(
+        self, module: str, kind: str, name: str, grid: tuple[int, int, int], before: tuple[Any, ...]
+    ) -> None:
         kernel = modules.function(self.gpu.index, module, kind, name)
         kernel(grid, (modules.THREADS,), (*before, *self.arguments))
 
@@ -209,8 +211,8 @@ class Executable:
             low, high = self.program.input_range or (0.0, 0.0)
             size = self.program.sizes[0]
             ranged = self.program.input_range is not None
-            before = (np.int64(size), np.int32(self.program.allow_nan), np.int32(ranged))
-            before += (np.float64(low), np.float64(high))
+            flags = (np.int32(self.program.allow_nan), np.int32(ranged))
+            before = (np.int64(size), *flags, np.float64(low), np.float64(high))
             chunk.launch("input", "examine", chunk.samples * size, before)
         for operation in self.forward:
             operation.launch(chunk)  # type: ignore[union-attr]

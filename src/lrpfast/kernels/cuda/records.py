@@ -13,7 +13,7 @@ from ..check import MAX_SUMS, check_geometry
 from ..program import Geometry, Operation
 
 
-def _struct(*fields: tuple) -> np.dtype:
+def _struct(*fields: tuple[Any, ...]) -> np.dtype:
     return np.dtype(list(fields), align=True)
 
 
@@ -76,7 +76,7 @@ class Held:
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
         self.arrays: list[Any] = []
-        self._known: dict[tuple, tuple[int, Any]] = {}
+        self._known: dict[tuple[Any, ...], tuple[int, Any]] = {}
 
     def put(self, array: np.ndarray) -> int:
         """An array's address on the device."""
@@ -89,7 +89,7 @@ class Held:
         self.arrays.append(there)
         return int(there.data.ptr)
 
-    def _once(self, key: tuple, kept: Any, make: Any) -> int:
+    def _once(self, key: tuple[Any, ...], kept: Any, make: Any) -> int:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = (make(), kept)  # what is kept keeps its id

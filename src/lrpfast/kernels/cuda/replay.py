@@ -28,8 +28,8 @@ class Replays:
     """The graphs of one program on one device."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple, int] = OrderedDict()
-        self._made: OrderedDict[tuple, Replay] = OrderedDict()
+        self._seen: OrderedDict[tuple[Any, ...], int] = OrderedDict()
+        self._made: OrderedDict[tuple[Any, ...], Replay] = OrderedDict()
         self._lock = threading.Lock()
 
     def find(self, executable: Executable, x: Any, out: Any, start: Start) -> Replay | None:

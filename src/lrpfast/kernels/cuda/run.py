@@ -69,10 +69,11 @@ class CompiledProgram:
         out = out.reshape(start.count, samples, -1)
         gpus = self._gpus
         if on_device(x):
-            gpus = tuple(g for g in gpus if g.index == x.device.id)
+            at: Any = x.device
+            gpus = tuple(g for g in gpus if g.index == at.id)
             if not gpus:
                 names = ", ".join(f"gpu:{g.index}" for g in self._gpus)
-                raise InputError(f"inputs are on gpu:{x.device.id}, this program runs on {names}; move them there")
+                raise InputError(f"inputs are on gpu:{at.id}, this program runs on {names}; move them there")
         count = max(1, min(len(gpus), samples // FEWEST_PER_GPU))
         if count == 1:
             return self._on(gpus[0], x, out, samples, 0, memory, start, keep)
@@ -148,10 +149,11 @@ class _Batch:
         self.keep, self.memory, self.done = keep, memory, 0
         self.dtype, self.sizes = executable.dtype, executable.program.sizes
         self.size, self.out_size = self.sizes[0], self.sizes[executable.result]
-        self.start, self.began = start, None
+        self.start = start
+        self.began: Began | None = None
         self.targets, self.out = start.count, out  # (targets, samples, values)
         self.from_host, self.to_host = not on_device(x), not on_device(out)
-        self.faults = None
+        self.faults: Any = None
         self.capacity = self._first_capacity()
 
     def staged_bytes(self) -> int:

@@ -135,7 +135,7 @@ class Activation(Layer):
             if None in shape:
                 raise ShapeError(f"{self}: prelu needs a fixed input shape, not {shape}")
             try:
-                fits = np.broadcast_shapes(slope.shape, shape) == shape
+                fits = np.broadcast_shapes(slope.shape, shape) == shape  # type: ignore[arg-type]
             except ValueError:
                 fits = False
             if not fits:

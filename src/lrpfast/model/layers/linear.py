@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from .activation import Activation, as_activation
+from .activation import as_activation
 from .base import Block, Layer, Shape, as_array
 from .window import as_padding, channels_last, per_axis, slid, spread
 
@@ -63,7 +63,7 @@ class Dense(Linear):
     [[2.5], [0.0]]
     """
 
-    activation: Activation | None = None
+    activation: Any = None
 
     def __post_init__(self) -> None:
         self._check_kernel((2,), "(in, out)")
@@ -79,7 +79,22 @@ class Dense(Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(Linear):
+class _Windowed(Linear):
+    """Base of the layers whose kernel's first axes are a window."""
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return self.kernel.ndim - 2
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The window's taps along each spatial axis."""
+        return self.kernel.shape[:-2]
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Windowed):
     """A convolution in 1, 2 or 3 dimensions, channels last: y = f(x * W + b).
 
     Parameters
@@ -107,7 +122,7 @@ class Conv(Linear):
     padding: Any = "valid"
     dilation: Any = 1
     groups: int = 1
-    activation: Activation | None = None
+    activation: Any = None
 
     def __post_init__(self) -> None:
         self._check_kernel((3, 4, 5), "(spatial…, in / groups, out) with 1 to 3 spatial axes")
@@ -125,16 +140,6 @@ class Conv(Linear):
             activation=as_activation(self.activation, str(self)),
         )
 
-    @property
-    def rank(self) -> int:
-        """The number of spatial axes."""
-        return self.kernel.ndim - 2
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """The window's taps along each spatial axis."""
-        return self.kernel.shape[:-2]
-
     def output_shape(self, shape: Shape) -> Shape:
         spatial, channels = channels_last(str(self), shape, self.rank)
         if channels != self.kernel.shape[-2] * self.groups:
@@ -146,7 +151,7 @@ class Conv(Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class ConvTranspose(Linear):
+class ConvTranspose(_Windowed):
     """A transposed convolution in 1, 2 or 3 dimensions, channels last.
 
     Parameters
@@ -175,7 +180,7 @@ class ConvTranspose(Linear):
     output_padding: Any = None
     dilation: Any = 1
     groups: int = 1
-    activation: Activation | None = None
+    activation: Any = None
 
     def __post_init__(self) -> None:
         self._check_kernel((3, 4, 5), "(spatial…, out / groups, in) with 1 to 3 spatial axes")
@@ -194,9 +199,6 @@ class ConvTranspose(Linear):
             activation=as_activation(self.activation, str(self)),
         )
 
-    rank = Conv.rank
-    size = Conv.size
-
     def output_shape(self, shape: Shape) -> Shape:
         spatial, channels = channels_last(str(self), shape, self.rank)
         if channels != self.kernel.shape[-1]:
@@ -206,7 +208,7 @@ class ConvTranspose(Linear):
 
 
 @dataclass(frozen=True, eq=False)
-class DepthwiseConv(Linear):
+class DepthwiseConv(_Windowed):
     """A convolution of each channel by itself, channels last.
 
     Parameters
@@ -227,7 +229,7 @@ class DepthwiseConv(Linear):
     strides: Any = 1
     padding: Any = "valid"
     dilation: Any = 1
-    activation: Activation | None = None
+    activation: Any = None
 
     def __post_init__(self) -> None:
         self._check_kernel((3, 4, 5), "(spatial…, in, multiplier) with 1 to 3 spatial axes")
@@ -240,9 +242,6 @@ class DepthwiseConv(Linear):
             padding=as_padding(self.padding, rank, str(self), names),
             activation=as_activation(self.activation, str(self)),
         )
-
-    rank = Conv.rank
-    size = Conv.size
 
     def output_shape(self, shape: Shape) -> Shape:
         spatial, channels = channels_last(str(self), shape, self.rank)
@@ -281,7 +280,7 @@ class SeparableConv(Block):
     strides: Any = 1
     padding: Any = "valid"
     dilation: Any = 1
-    activation: Activation | None = None
+    activation: Any = None
 
     def __post_init__(self) -> None:
         self.factors()  # checks
@@ -330,7 +329,7 @@ class LocallyConnected(Linear):
     size: Any = 1
     strides: Any = 1
     padding: Any = "valid"
-    activation: Activation | None = None
+    activation: Any = None
 
     def __post_init__(self) -> None:
         self._check_kernel((3,), "(positions, taps · in, out)")

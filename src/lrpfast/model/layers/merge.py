@@ -23,7 +23,7 @@ class Merge(Layer):
             wanted = f"{self.least}" if self.most == self.least else f"at least {self.least}"
             raise ShapeError(f"{self}: it takes {wanted} inputs, not {count}")
 
-    def output_shape(self, *shapes: Shape) -> Shape:  # type: ignore[override]
+    def output_shape(self, *shapes: Shape) -> Shape:
         return self._broadcast(shapes)
 
     def _broadcast(self, shapes: tuple[Shape, ...]) -> Shape:

@@ -24,7 +24,8 @@ class Flatten(Layer):
     """
 
     def output_shape(self, shape: Shape) -> Shape:
-        return (None if None in shape else math.prod(shape),)
+        sizes = [n for n in shape if n is not None]
+        return (math.prod(sizes) if len(sizes) == len(shape) else None,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Reshape(Layer):
             if -1 in self.shape:
                 return tuple(None if n == -1 else n for n in self.shape)
             return self.shape
-        size, fixed = math.prod(shape), math.prod(n for n in self.shape if n != -1)
+        size, fixed = math.prod(shape), math.prod(n for n in self.shape if n != -1)  # type: ignore[arg-type]
         if (-1 in self.shape and size % fixed) or (-1 not in self.shape and size != fixed):
             raise ShapeError(f"{self}: cannot make {self.shape} of {shape}: {size} values")
         return tuple(size // fixed if n == -1 else n for n in self.shape)

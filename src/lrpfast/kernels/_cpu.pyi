@@ -1,0 +1,41 @@
+from collections.abc import Mapping, Sequence
+from typing import Self, final
+
+import numpy as np
+
+from .program import Program
+
+KIND: dict[str, int]
+MODE: dict[str, int]
+LAZY_BYTES: int
+FAULT: dict[int, str]
+
+@final
+class Workspace:
+    def __new__(cls, nbytes: int) -> Self: ...
+    @property
+    def nbytes(self) -> int: ...
+
+@final
+class Executable:
+    def __init__(self, program: Program, isa: int, offsets: Sequence[int], width: int) -> None: ...
+    def scratch_bytes(self) -> int: ...
+    def sample_bytes(self) -> int: ...
+    def run(
+        self,
+        x: np.ndarray,
+        out: np.ndarray,
+        samples: int,
+        micro: int,
+        threads: int,
+        together: bool,
+        mode: str = "max",
+        targets: np.ndarray | None = None,
+        target_step: int = 0,
+        targets_count: int = 1,
+        start: np.ndarray | None = None,
+        kept: Mapping[int, np.ndarray] | None = None,
+        window: tuple[int, int] | None = None,
+    ) -> tuple[str, int] | None: ...
+
+def instruction_sets() -> list[str]: ...
