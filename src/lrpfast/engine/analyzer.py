@@ -483,7 +483,7 @@ class Analyzer:
         target: Any = None,
         batch_size: int | str = "auto",
         normalize: str | None = None,
-        statistics: bool | str | os.PathLike = False,
+        statistics: bool | str | os.PathLike[str] = False,
         group_by: Any = None,
         correct: Any = None,
         quantiles: Sequence[float] = (),
