@@ -4,8 +4,8 @@
 
 Every call's result is known beforehand, to the byte. Threads share analyzers and models, make their own, ask for
 other sizes and precisions and provoke errors; beside them workers are forked, each with the locks and memory that the
-process has at that moment. Between rounds, with all of them gone, anonymous memory, threads and open files are counted. The exit
-status is 1 for a wrong result, a worker that failed or hung, or a count that grew.
+process has at that moment. Between rounds, with all of them gone, anonymous memory, threads and open files are
+counted. The exit status is 1 for a wrong result, a worker that failed or hung, or a count that grew.
 """
 
 from __future__ import annotations
