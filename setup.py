@@ -38,6 +38,7 @@ DIRECTIVES = {
     "boundscheck": DEBUG,
     "initializedcheck": DEBUG,
     "overflowcheck": DEBUG,
+    "show_performance_hints": not DEBUG,
     "wraparound": False,
     "cdivision": True,
     "freethreading_compatible": True,

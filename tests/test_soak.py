@@ -12,6 +12,7 @@ SECONDS = os.environ.get("LRPFAST_SOAK_SECONDS", "20")
 
 pytestmark = [
     pytest.mark.skipif(not SOAK.exists(), reason="the benchmarks are not beside the tests"),
+    pytest.mark.skipif("LRPFAST_SANITIZED" in os.environ, reason="a sanitizer keeps memory of its own"),
     pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc to count memory and threads"),
 ]
 
