@@ -6,7 +6,7 @@ a lead of thirty days. Then every map is explained, and the mean relevance map o
 classified days only, goes to a file that says how it was made, and into a picture.
 
     python examples/climate_maps.py                       writes climate_maps/, about 20 s
-    python examples/climate_maps.py --days 500 --epochs 5 --folder /tmp/maps
+    python examples/climate_maps.py --days 500 --epochs 5 --folder maps
 
 It needs lrpfast and `trainer.py` beside it; matplotlib for the picture (pip install 'lrpfast[plot]') and netCDF4 for
 NetCDF files (pip install 'lrpfast[netcdf]'): without them there is no picture, and files are .npy and .npz.

@@ -99,6 +99,6 @@ def test_memory_of_a_convolutional_network_does_not_grow_either(tmp_path):
     peaks = {}
     for samples in (200, 2_000):
         np.save(tmp_path / "x.npy", rng.random((samples, 32, 32, 3), np.float32))
-        arguments = (tmp_path / "model.npz", tmp_path / "x.npy", "-o", tmp_path / "r.npy", "--rule", "epsilon_plus")
-        peaks[samples] = peak("-m", "lrpfast", "explain", *map(str, arguments))
+        arguments = (tmp_path / "model.npz", tmp_path / "x.npy", "-o", tmp_path / f"r{samples}.npy")
+        peaks[samples] = peak("-m", "lrpfast", "explain", *map(str, arguments), "--rule", "epsilon_plus")
     assert peaks[2_000] - peaks[200] < 96 * MIB

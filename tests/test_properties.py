@@ -510,6 +510,30 @@ def test_several_threads_share_an_analyzer(threads):
     assert not wrong
 
 
+def test_threads_ask_for_many_input_sizes():
+    """More sizes than an analyzer keeps: each is made, dropped and made again by several threads at once."""
+    conv, dense = lrpfast.layers.Conv(np.ones((3, 2, 4))), lrpfast.layers.Dense(np.ones((4, 3)))
+    model = lrpfast.from_layers([conv, lrpfast.layers.GlobalAveragePool(), dense], input_shape=(None, 2))
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    batches = [np.random.default_rng(n).uniform(0.5, 1, size=(3, n, 2)).astype(np.float32) for n in range(4, 15)]
+    wanted = [analyzer.analyze(x).tobytes() for x in batches]
+    found = []
+
+    def work(first):
+        for i in range(first, first + 2 * len(batches)):
+            i %= len(batches)
+            lrpfast.set_num_threads(i % 3 or None)
+            found.append(analyzer.analyze(batches[i]).tobytes() == wanted[i])
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    lrpfast.set_num_threads(None)
+    assert found == [True] * (6 * 2 * len(batches))
+
+
 def _in_child(analyzer, x, queue):
     queue.put(analyzer.analyze(x).tobytes())
 

@@ -1,13 +1,12 @@
 """What the README shows runs as it stands."""
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lrpfast import cli
+from pages import blocks, commands
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
@@ -16,10 +15,6 @@ if not PAGE.exists() or "lrpfast" not in PAGE.read_text(encoding="utf-8"):
     pytest.skip("the README is not beside these tests", allow_module_level=True)
 
 TEXT = PAGE.read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -31,9 +26,9 @@ def at_root(tmp_path, monkeypatch):
 
 def test_python(at_root, capsys):
     names = {}
-    for block in blocks("python"):
+    for block in blocks(TEXT, "python"):
         exec(compile(block, "README.md", "exec"), names)
-    (shown,) = blocks("text")
+    (shown,) = blocks(TEXT, "text")
     printed = capsys.readouterr().out
     # all but the rounding of this machine: its column, and the last digits beside it
     figures = [re.findall(r"\S+", line) for line in shown.splitlines()]
@@ -47,12 +42,7 @@ def test_python(at_root, capsys):
 
 def test_commands(at_root, capsys):
     np.save("x.npy", np.load(ROOT / "tests" / "data" / "digits_mlp.npz")["x"])
-    commands = re.findall(r"^\$ lrpfast (.*)\n((?:[^$].*\n|\n)*)", "".join(blocks("console")), re.MULTILINE)
-    assert len(commands) == 3
-    for command, output in commands:
-        assert cli.main(shlex.split(command)) == 0
-        printed = capsys.readouterr().out
-        if command.startswith("inspect"):
-            assert printed == output
-        else:
-            assert re.sub(r" in .* a second", "", printed) == re.sub(r" in .* a second", "", output)
+    ran = list(commands(TEXT, capsys))
+    assert len(ran) == 3
+    for _, printed, shown in ran:
+        assert printed == shown

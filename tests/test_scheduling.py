@@ -17,6 +17,8 @@ from lrpfast.kernels import _cpu, cpu
 RNG = np.random.default_rng(7)
 DATA = Path(__file__).parent / "data"
 
+memory = pytest.mark.skipif("LRPFAST_SANITIZED" in os.environ, reason="a sanitizer keeps memory of its own")
+
 
 def w(*shape):
     return (RNG.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
@@ -99,6 +101,7 @@ def test_weights_packed_while_in_use_give_the_same_bits(sizes, precision, monkey
     assert found[:3] == found[3:]
 
 
+@memory
 def test_large_weights_are_not_kept_twice():
     """One copy, the model's own, serves both directions and both signs."""
     script = """
@@ -151,6 +154,7 @@ def test_memory_budgets_change_nothing():
         lrpfast.Analyzer(IMAGES, "alpha_beta", memory=100_000).analyze(PIXELS)
 
 
+@memory
 def test_many_calls_allocate_nothing_that_stays():
     """Neither Python's memory nor the process's grows once an analyzer has run."""
     script = """

@@ -105,7 +105,7 @@ def test_sources_in_memory():
 
     def sink(first, rows):
         assert first == sum(map(len, got))
-        got.append(rows.copy())
+        got.append(rows)
 
     for source in (X, (X[i : i + 77] for i in range(0, SAMPLES, 77)), X.astype(np.float64)):
         got.clear()
@@ -231,6 +231,17 @@ def test_masks(tmp_path):
         mean = np.load(tmp_path / "m.npz")["mean"]
         assert mean.shape == (1, 6, 10) and (mean[0][mask] == done.statistics.mean[0]).all()
         assert np.isnan(mean[0][~mask]).all()
+
+
+def test_masks_and_functions():
+    mask = np.zeros(60, bool)
+    mask[10 : 10 + FEATURES] = True
+    grid = np.full((SAMPLES, 60), np.nan, np.float32)
+    grid[:, mask] = X
+    got = []
+    ANALYZER.stream(grid, lambda first, rows: got.append(rows), mask=mask, batch_size=200)
+    made = np.concatenate(got)
+    assert (made[:, mask] == RELEVANCE).all() and np.isnan(made[:, ~mask]).all()
 
 
 def test_nan_among_the_features_is_named(x, tmp_path):

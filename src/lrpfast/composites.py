@@ -1,4 +1,11 @@
-"""Which layer gets which rule, for `lrpfast.Analyzer`."""
+"""Which layer gets which rule, for `lrpfast.Analyzer`.
+
+Examples
+--------
+>>> composite = lrpfast.composites.ByIndex({0: "flat"}) | lrpfast.composites.EpsilonPlus()
+>>> composite.name
+'by index | epsilon_plus'
+"""
 
 from .rules.composites import (
     COMPOSITES,

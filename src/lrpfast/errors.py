@@ -4,41 +4,128 @@ Each also derives from the built-in class that a caller would expect, so that
 ``except ValueError`` keeps working in code that does not know lrpfast.
 """
 
+#: A longer message holds something that is no name, such as a damaged file's bytes.
+MOST_CHARACTERS = 1200
+
 
 class LrpfastError(Exception):
-    """Base class of every error that lrpfast raises on purpose."""
+    """Base class of every error that lrpfast raises on purpose.
+
+    Its text may be shown in a terminal as it is: control characters, which files can hold in the place of
+    names, are written as escapes, and what is far too long is cut in its middle.
+
+    Examples
+    --------
+    >>> try:
+    ...     lrpfast.load("none.h5")
+    ... except lrpfast.LrpfastError as error:
+    ...     print(error)
+    none.h5: there is no such file
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+        half = MOST_CHARACTERS // 2
+        return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
 class ModelFormatError(LrpfastError, ValueError):
-    """A model file or object cannot be read as what it claims to be."""
+    """A model file or object cannot be read as what it claims to be.
+
+    Examples
+    --------
+    >>> open("model.h5", "w").close()
+    >>> lrpfast.load("model.h5")
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.ModelFormatError: model.h5: the file is empty. ...
+    """
 
 
 class ModelNotFoundError(ModelFormatError, FileNotFoundError):
-    """There is no model file at the path that was given."""
+    """There is no model file at the path that was given.
+
+    Examples
+    --------
+    >>> lrpfast.load("none.h5")
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.ModelNotFoundError: none.h5: there is no such file
+    """
 
 
 class UnsupportedLayerError(LrpfastError, NotImplementedError):
-    """A layer that lrpfast has no forward pass or no rule for; names it."""
+    """A layer that lrpfast has no forward pass or no rule for; names it.
+
+    Examples
+    --------
+    >>> layers = [lrpfast.layers.Dense(np.eye(2), activation="tanh")]
+    >>> lrpfast.create_analyzer("deep_taylor", lrpfast.from_layers(layers))
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.UnsupportedLayerError: Dense 'dense' (layer 1): deep_taylor explains ReLU networks only, ...
+    """
 
 
 class ShapeError(LrpfastError, ValueError):
-    """Shapes of a layer's arrays, of layers in a chain, or of inputs disagree."""
+    """Shapes of a layer's arrays, of layers in a chain, or of inputs disagree.
+
+    Examples
+    --------
+    >>> lrpfast.from_layers([lrpfast.layers.Dense(np.ones((3, 2)))], input_shape=4)
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.ShapeError: Dense 'dense': it takes 3 features on the last axis, its input has shape (4,)
+    """
 
 
 class RuleError(LrpfastError, ValueError):
-    """A rule, composite or analyzer name, or one of its parameters, is wrong."""
+    """A rule, composite or analyzer name, or one of its parameters, is wrong.
+
+    Examples
+    --------
+    >>> lrpfast.rules.AlphaBeta(2, 2)
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.RuleError: alpha - beta must be 1, but alpha=2, beta=2 give 0
+    """
 
 
 class DeviceError(LrpfastError, RuntimeError):
-    """The device asked for is not there, or a thread count is wrong."""
+    """The device asked for is not there, or a thread count is wrong.
+
+    Examples
+    --------
+    >>> lrpfast.set_num_threads(0)
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.DeviceError: threads must be a whole number of at least 1, or None for all cores, not 0
+    """
 
 
 class MissingPackageError(LrpfastError, ImportError):
-    """A package that is installed only on request is needed; says which and how to get it."""
+    """A package that is installed only on request is needed; says which and how to get it.
+
+    Examples
+    --------
+    >>> issubclass(lrpfast.MissingPackageError, ImportError)
+    True
+    """
 
 
 class InputError(LrpfastError, ValueError):
-    """Inputs, targets or options do not suit the model, or a value is not finite."""
+    """Inputs, targets or options do not suit the model, or a value is not finite.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+    >>> lrpfast.Analyzer(model, "zero").analyze(np.ones((1, 2)), target=5)
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.InputError: target 5 is out of range: the model has outputs 0 to 1
+    """
 
 
 class SampleError(InputError):
@@ -52,6 +139,14 @@ class SampleError(InputError):
         Index of the sample in the batch.
     feature : tuple of int
         Index of the value within the sample; empty where the whole sample is meant.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+    >>> lrpfast.Analyzer(model, "zero").analyze(np.array([[0.0, 1.0], [2.0, np.nan]]))
+    Traceback (most recent call last):
+        ...
+    lrpfast.errors.SampleError: x[1, 1] is nan: inputs must be finite; for masked features pass mask_nan=True
     """
 
     def __init__(self, text: str, sample: int, feature: tuple[int, ...] = ()) -> None:
@@ -68,8 +163,24 @@ class SampleError(InputError):
 
 
 class BoundsWarning(UserWarning):
-    """Inputs lie outside the bounds that a rule was given."""
+    """Inputs lie outside the bounds that a rule was given.
+
+    Examples
+    --------
+    >>> issubclass(lrpfast.BoundsWarning, UserWarning)
+    True
+    """
 
 
 class AmplificationWarning(UserWarning):
-    """A layer's relevance grew so much that its signs and sizes mean little."""
+    """A layer's relevance grew so much that its signs and sizes mean little.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [-0.999]]))])
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     explanation = lrpfast.Analyzer(model, "zero").explain(np.ones((1, 2)))
+    >>> caught[0].category.__name__
+    'AmplificationWarning'
+    """

@@ -1,4 +1,11 @@
-"""The layers a model is made of, for `lrpfast.from_layers` and `lrpfast.Graph`."""
+"""The layers a model is made of, for `lrpfast.from_layers` and `lrpfast.Graph`.
+
+Examples
+--------
+>>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 3)), activation="relu")])
+>>> model.output_shape
+(3,)
+"""
 
 from .model.layers import (
     Activation,

@@ -1,6 +1,11 @@
 """Pictures of relevance: heat maps of images, sequences and flat vectors, centred on zero.
 
 Matplotlib draws them; it is imported by the first picture, not with lrpfast.
+
+Examples
+--------
+>>> figure = lrpfast.plot.heatmap(np.array([[1.0, -2.0]]), title="relevance of two features")
+>>> lrpfast.plot.save(figure, "features.svg")
 """
 
 from __future__ import annotations
@@ -131,8 +136,10 @@ def heatmap(
 
     Examples
     --------
-    >>> figure = heatmap(relevance[:6], x[:6], shape=(8, 8), labels=predicted[:6])  # doctest: +SKIP
-    >>> save(figure, "digits.png")  # doctest: +SKIP
+    >>> relevance = np.linspace(-1, 1, 32).reshape(2, 4, 4)
+    >>> figure = lrpfast.plot.heatmap(relevance, kind="image", labels=["cat", "dog"])
+    >>> len(figure.axes)  # two panels and a colour bar
+    3
     """
     make_figure = _matplotlib()
     _check_choice("scale", scale, SCALES)
@@ -191,6 +198,11 @@ def save(figure: Figure, path: str | os.PathLike[str], dpi: float = 150) -> None
     ------
     InputError
         For any other ending, or where no file can be put.
+
+    Examples
+    --------
+    >>> figure = lrpfast.plot.heatmap(np.array([[1.0, -2.0]]))
+    >>> lrpfast.plot.save(figure, "map.png")
     """
     ending = check_path(path)
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -199,7 +211,13 @@ def save(figure: Figure, path: str | os.PathLike[str], dpi: float = 150) -> None
 
 
 def check_path(path: str | os.PathLike[str]) -> str:
-    """The format that the path's ending names; InputError or OSError unless a picture can be put there."""
+    """The format that the path's ending names; InputError or OSError unless a picture can be put there.
+
+    Examples
+    --------
+    >>> lrpfast.plot.check_path("map.png")
+    'png'
+    """
     ending = os.path.splitext(os.fspath(path))[1].lower().lstrip(".")
     if ending not in FORMATS:
         raise InputError(f"{path}: a picture's name ends in {', '.join('.' + f for f in FORMATS)}")

@@ -1,7 +1,8 @@
-"""Aligned columns, for everything that prints itself as a table."""
+"""Tables as text and, for notebooks, as HTML: for everything that shows itself as one."""
 
 from __future__ import annotations
 
+import html as escaping
 from collections.abc import Sequence
 
 
@@ -15,3 +16,17 @@ def lines(rows: Sequence[Sequence[str]], right: int | None = None) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def html(rows: Sequence[Sequence[str]], head: str = "", foot: str = "", right: int | None = None) -> str:
+    """The same table as HTML between two paragraphs: the first row is its head, and all text is escaped."""
+    left = len(rows[0]) if right is None else right
+
+    def line(row: Sequence[str], tag: str) -> str:
+        sides = ("left" if k < left else "right" for k in range(len(row)))
+        cells = zip(row, sides, strict=True)
+        return "".join(f'<{tag} style="text-align: {side}">{escaping.escape(c)}</{tag}>' for c, side in cells)
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows[1:])
+    above, below = (f"<p>{escaping.escape(text)}</p>" if text else "" for text in (head, foot))
+    return f"{above}<table><thead><tr>{line(rows[0], 'th')}</tr></thead><tbody>{body}</tbody></table>{below}"

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The loops of `blocks`, `sketch`, `normalize` and `bounds`: passes over columns or rows, without Python.
 
 Every function works on the columns (or rows) from ``first`` to ``last`` alone, so that threads can share an array.

@@ -44,6 +44,14 @@ def data_bounds(
     ------
     InputError
         For another ``how``, no samples, an infinite value, or NaN without ``mask_nan``.
+
+    Examples
+    --------
+    >>> low, high = lrpfast.data_bounds(np.array([[0.0, 5.0], [1.0, 3.0]]))
+    >>> low, high
+    (array([0., 3.]), array([1., 5.]))
+    >>> lrpfast.rules.ZBox(low, high).name
+    'z_box'
     """
     if how not in BOUNDS:
         raise InputError(f"bounds must be one of {', '.join(BOUNDS)}, not {how!r}")

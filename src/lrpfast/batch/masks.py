@@ -173,7 +173,7 @@ class Gridded(Sink):
         self._sink.begin(self._on_grid(shape), dtype, attributes, grid, done, rows, there)
 
     def write(self, first: int, rows: np.ndarray) -> None:
-        if self._grid is None or len(self._grid) < len(rows) or self.path is None:  # a function may keep what it gets
+        if self._grid is None or len(self._grid) < len(rows):
             self._grid = scatter(rows, self._mask)
         else:
             _put(rows, self._places, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))

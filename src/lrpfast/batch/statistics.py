@@ -48,6 +48,14 @@ class Statistics:
     -----
     One process may count samples 0 to 511, another 512 to 1023; `merge` joins what they have. A range of samples
     begins at a multiple of 256 or goes on where another ended. Results need all samples from 0 on.
+
+    Examples
+    --------
+    >>> statistics = lrpfast.Statistics((2,), groups=["cat", "dog"])
+    >>> statistics.update(0, np.array([[1.0, -1.0], [3.0, 0.0], [2.0, 2.0]]), group=np.array([0, 0, 1]))
+    >>> statistics.mean
+    array([[ 2. , -0.5],
+           [ 2. ,  2. ]])
     """
 
     def __init__(
@@ -92,6 +100,14 @@ class Statistics:
             the object is of no more use.
         ShapeError
             For maps of another shape.
+
+        Examples
+        --------
+        >>> statistics = lrpfast.Statistics((2,))
+        >>> statistics.update(0, np.array([[1.0, -1.0]]))
+        >>> statistics.update(1, np.array([[3.0, 0.0]]))
+        >>> statistics.count, statistics.mean
+        (array([2]), array([[ 2. , -0.5]]))
         """
         x = self._rows(relevance)
         if isinstance(first, bool) or not isinstance(first, (int, np.integer)) or first < 0:
@@ -119,6 +135,15 @@ class Statistics:
         ------
         InputError
             When the two have a block in common, or differ in shape, groups or quantiles.
+
+        Examples
+        --------
+        >>> one, other = lrpfast.Statistics((1,)), lrpfast.Statistics((1,))
+        >>> one.update(0, np.zeros((256, 1)))
+        >>> other.update(256, np.ones((256, 1)))
+        >>> one.merge(other)
+        >>> one.count, one.mean
+        (array([512]), array([[0.5]]))
         """
         for name in ("shape", "groups"):
             if getattr(self, name) != getattr(other, name):
@@ -201,6 +226,13 @@ class Statistics:
         ------
         InputError
             Without ``quantiles=True``, or for a q outside 0 to 1.
+
+        Examples
+        --------
+        >>> statistics = lrpfast.Statistics((1,), quantiles=True)
+        >>> statistics.update(0, np.arange(101.0).reshape(-1, 1))
+        >>> abs(statistics.quantile(0.5) - 50) < 1.6
+        array([[[ True]]])
         """
         if self._sketch is None:
             raise InputError("quantiles were not asked for: Statistics(…, quantiles=True)")
@@ -226,6 +258,13 @@ class Statistics:
         dict of str to (tuple of str, array)
             The coordinate "group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", and,
             where ``q`` says so, the coordinate "q" and "quantile".
+
+        Examples
+        --------
+        >>> statistics = lrpfast.Statistics((2,))
+        >>> statistics.update(0, np.array([[1.0, -1.0]]))
+        >>> statistics.to_dict(["pixel"])["mean"]
+        (('group', 'pixel'), array([[ 1., -1.]]))
         """
         axes = ("group", *(dims or (f"feature_{i}" for i in range(len(self.shape)))))
         if len(axes) != 1 + len(self.shape):
@@ -241,10 +280,23 @@ class Statistics:
             result["quantile"] = (("q", *axes), self.quantile(q))
         return result
 
+    def __repr__(self) -> str:
+        groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
+        kept = ", with quantiles" if self._sketch is not None else ""
+        return f"<lrpfast.Statistics of maps {self.shape}: {self._samples.sum():,} samples{groups}{kept}>"
+
     # Checkpoints
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything as plain arrays, a begun block included: for checkpoints, and to send between processes."""
+        """Everything as plain arrays, a begun block included: for checkpoints, and to send between processes.
+
+        Examples
+        --------
+        >>> statistics = lrpfast.Statistics((2,))
+        >>> statistics.update(0, np.array([[1.0, -1.0]]))
+        >>> statistics.state()["samples"]
+        array([1])
+        """
         state = {
             "shape": np.array(self.shape, np.int64),
             "groups": np.array(self.groups),
@@ -263,7 +315,15 @@ class Statistics:
 
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray]) -> Statistics:
-        """The object that gave this `state`, bit for bit."""
+        """The object that gave this `state`, bit for bit.
+
+        Examples
+        --------
+        >>> statistics = lrpfast.Statistics((2,))
+        >>> statistics.update(0, np.array([[1.0, -1.0]]))
+        >>> lrpfast.Statistics.from_state(statistics.state()).mean
+        array([[ 1., -1.]])
+        """
         made = cls(state["shape"].tolist(), groups=state["groups"].tolist())
         made._samples[:] = state["samples"]
         made._signs[:] = state["signs"]

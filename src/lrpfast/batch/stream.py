@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,13 @@ class Streamed:
     statistics : Statistics or None
     record : dict
         How the relevances were made, as the files' attributes say it.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+    >>> done = lrpfast.Analyzer(model, "zero").stream(np.ones((5, 2)), "maps.npy", progress=False)
+    >>> done.samples, done.shape, done.resumed
+    (5, (5, 2), 0)
     """
 
     samples: int
@@ -65,8 +72,17 @@ class Streamed:
     resumed: int
     left: int
     outside: int
-    statistics: Statistics | None = field(repr=False)
-    record: dict[str, str] = field(repr=False)
+    statistics: Statistics | None
+    record: dict[str, str]
+
+    def __repr__(self) -> str:
+        told = [f"relevance {self.shape} {self.dtype}"]
+        for name in ("resumed", "left", "outside"):
+            if getattr(self, name):
+                told.append(f"{name} {getattr(self, name):,}")
+        if self.statistics is not None:
+            told.append("statistics")
+        return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(told)}>"
 
 
 def stream(
@@ -104,7 +120,7 @@ def stream(
         out = None if sink is None else open_sink(sink)
         if out is None and not made.wanted:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        if out is not None and grid is not None and out.path is not None:
+        if out is not None and grid is not None:
             out = Gridded(out, grid)
         rows = _rows(batch_size, job, data)
         if cluster is not None:
@@ -242,11 +258,7 @@ class Run:
 
     def _begin(self) -> None:
         journal, sink = self._journal, self.sink
-        found = False
-        if journal is not None and not self._resume:
-            journal.remove()
-        elif journal is not None:
-            found = journal.load()
+        found = journal is not None and self._resume and journal.load()
         if found and journal is not None:
             self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
             self.counts = {**self.counts, **journal.counters}
@@ -260,6 +272,8 @@ class Run:
             own = whole and (sink is None or named or path != sink.path)
             if os.path.lexists(path) and not own and not self._overwrite:
                 raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
+        if journal is not None and not found and os.path.exists(journal.path):
+            journal.remove()  # the run is to begin anew
         if sink is None or named:
             self.sink = None
             return

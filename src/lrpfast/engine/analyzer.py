@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from .lower import Lowered, lower
 from .plan import Plan, make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
+
+if TYPE_CHECKING:
+    from ..batch.stream import Streamed
 
 #: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
 MAX_VARIANTS = 8
@@ -51,6 +55,13 @@ class Explanation:
         Where relevance went, layer by layer from the output down.
     layers : dict or None
         Relevance of every layer's output, by the layer's name, when asked for.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+    >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 3.0]]))
+    >>> explanation.relevance.round(3), explanation.output, explanation.target
+    (array([[1., 6.]]), array([[7., 2.]]), array([0]))
     """
 
     relevance: Any
@@ -60,11 +71,16 @@ class Explanation:
     layers: dict[str, np.ndarray] | None = None
 
     def __repr__(self) -> str:
+        return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Explanation: {self._head()}</p>{self.conservation._repr_html_()}"
+
+    def _head(self) -> str:
         kept = "" if self.layers is None else f", {len(self.layers)} layers"
         arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
         shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
-        head = f"<lrpfast.Explanation: relevance {shapes} {arrays[0].dtype}{kept}>"
-        return f"{head}\n{self.conservation}"
+        return f"relevance {shapes} {arrays[0].dtype}{kept}"
 
 
 def as_composite(rule: Any) -> Composite | _Everywhere:
@@ -125,6 +141,13 @@ class Analyzer:
     Raises
     ------
     RuleError, InputError, ShapeError, DeviceError, UnsupportedLayerError
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+    >>> analyzer = lrpfast.Analyzer(model, lrpfast.rules.Epsilon(0.3), precision="float64")
+    >>> analyzer.analyze(np.array([[1.0, 1.0]])).round(3)
+    array([[0.909, 1.818]])
     """
 
     #: final activations that are left out: relevance starts at their input
@@ -200,6 +223,13 @@ class Analyzer:
         """The same analyzer for the sizes that these inputs have, where the model leaves them open; else itself.
 
         The last few are kept.
+
+        Examples
+        --------
+        >>> layers = [lrpfast.layers.Conv(np.ones((3, 1, 2))), lrpfast.layers.GlobalMaxPool()]
+        >>> analyzer = lrpfast.Analyzer(lrpfast.from_layers(layers, input_shape=(None, 1)), "epsilon")
+        >>> analyzer.fixed(np.ones((5, 20, 1))).input_shape
+        (20, 1)
         """
         if not self._open:
             return self
@@ -208,14 +238,15 @@ class Analyzer:
 
     def _for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Analyzer:
         key = tuple(shapes)
-        if key not in self._variants:
+        variant = self._variants.get(key)
+        if variant is None:
             variant = copy.copy(self)
             variant.model, variant._open, variant._variants = self.model.with_input_shape(*shapes), False, {}
             variant._prepare()
-            while len(self._variants) >= MAX_VARIANTS:
-                self._variants.pop(next(iter(self._variants)), None)
+            for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
+                self._variants.pop(old, None)
             self._variants[key] = variant
-        return self._variants[key]
+        return variant
 
     def _compile(self) -> None:
         self._backend = backend(self._device)
@@ -261,6 +292,13 @@ class Analyzer:
         """What will be computed for each layer and what it costs; prints as a table.
 
         A model that leaves input sizes open needs them here: one shape, without the batch axis, for each input.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> plan = lrpfast.Analyzer(model, "epsilon").plan()
+        >>> plan.contractions, plan.flops
+        (2, 16)
         """
         if not self._open:
             return self._plan
@@ -302,6 +340,15 @@ class Analyzer:
         Raises
         ------
         InputError, ShapeError
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> analyzer, x = lrpfast.Analyzer(model, "zero", precision="float64"), np.array([[1.0, 3.0]])
+        >>> analyzer.analyze(x).round(3)
+        array([[1., 6.]])
+        >>> analyzer.analyze(x, target=(0, 1)).round(3)
+        array([[2., 3.]])
         """
         return self._analyzed(x, target, out)
 
@@ -428,7 +475,24 @@ class Analyzer:
             kept[result] = relevance.reshape(len(rows), sizes[result])
             yield part, relevance, kept
 
-    def stream(self, source: Any, sink: Any = None, **options: Any) -> Any:
+    def stream(
+        self,
+        source: Any,
+        sink: Any = None,
+        *,
+        target: Any = None,
+        batch_size: int | str = "auto",
+        normalize: str | None = None,
+        statistics: bool | str | os.PathLike[str] = False,
+        group_by: Any = None,
+        correct: Any = None,
+        quantiles: Sequence[float] = (),
+        mask: Any = None,
+        progress: bool | Callable[[int], object] = True,
+        resume: bool = True,
+        overwrite: bool = False,
+        cluster: Any = None,
+    ) -> Streamed:
         """Explain a data set of any length: read, explain and write a chunk at a time, and lose nothing.
 
         Reading, computing and writing overlap; memory does not grow with the number of samples. A run that was
@@ -482,10 +546,34 @@ class Analyzer:
             unfinished run of other settings.
         OSError
             For a full disk and the like; what is done is kept.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> np.save("x.npy", np.ones((1000, 2)))
+        >>> done = lrpfast.Analyzer(model, "zero").stream("x.npy", "relevance.npy", statistics=True, progress=False)
+        >>> done.shape, done.statistics.mean.round(3)
+        ((1000, 2), array([[1., 2.]]))
         """
         from ..batch.stream import stream  # against the direction of the folders: the public way in is here
 
-        return stream(self, source, sink, **options)
+        return stream(
+            self,
+            source,
+            sink,
+            target=target,
+            batch_size=batch_size,
+            normalize=normalize,
+            statistics=statistics,
+            group_by=group_by,
+            correct=correct,
+            quantiles=quantiles,
+            mask=mask,
+            progress=progress,
+            resume=resume,
+            overwrite=overwrite,
+            cluster=cluster,
+        )
 
     def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
         """Relevance of a Dask or xarray array, lazily: computed chunk by chunk, where and when Dask computes it.
@@ -511,6 +599,14 @@ class Analyzer:
         Raises
         ------
         InputError, ShapeError
+
+        Examples
+        --------
+        >>> import dask.array
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> relevance = lrpfast.Analyzer(model, "zero").map(dask.array.ones((4, 2), chunks=2))
+        >>> relevance.chunks, relevance.sum(0).compute().round(3).tolist()
+        (((2, 2), (2,)), [4.0, 8.0])
         """
         from ..batch.cluster import map_array  # as in stream
 
@@ -536,6 +632,14 @@ class Analyzer:
         -----
         AmplificationWarning
             Where a layer's relevance grows so much that single values mean little.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
+        >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 1.0]]))
+        >>> balance = explanation.conservation[0]
+        >>> balance.layer, balance.incoming.round(3), balance.outgoing.round(3), balance.bias.round(3)
+        ('dense', array([4.]), array([3.]), array([1.]))
         """
         if self._open:
             return self.fixed(x).explain(x, target, layers)
@@ -679,6 +783,12 @@ def redistribute(
     Raises
     ------
     RuleError, InputError, ShapeError
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))
+    >>> lrpfast.redistribute("zero", layer, np.array([[1.0, 1.0]]), np.array([[3.0, 0.0]])).round(3)
+    array([[1., 2.]])
     """
     if not isinstance(layer, Layer):
         raise InputError(f"layer must be a layer from lrpfast.layers, not {type(layer).__name__}")

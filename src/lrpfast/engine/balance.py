@@ -42,6 +42,14 @@ class Balance:
         conserve relevance (gradient, taylor) adds or drops; may be negative.
     amplification : array
         Σ_i |R_i| / Σ_j |R_j|.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
+    >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 1.0]]))
+    >>> balance = explanation.conservation[0]
+    >>> np.abs(balance.rounding) < 1e-12, balance.bias.round(3)
+    (array([ True]), array([1.]))
     """
 
     layer: str
@@ -65,7 +73,15 @@ COLUMNS = (*FIELDS, "rounding", "amplification")
 
 
 class Conservation(Sequence[Balance]):
-    """The balance of every layer, from the output down; prints as a table of means."""
+    """The balance of every layer, from the output down; prints as a table of means.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
+    >>> report = lrpfast.Analyzer(model, "zero").explain(np.array([[1.0, 1.0]])).conservation
+    >>> len(report), [balance.layer for balance in report]
+    (1, ['dense'])
+    """
 
     def __init__(self, layers: Sequence[Balance]) -> None:
         self._layers = tuple(layers)
@@ -84,14 +100,23 @@ class Conservation(Sequence[Balance]):
         return iter(self._layers)
 
     def __str__(self) -> str:
+        head, rows = self._table()
+        return "\n".join([head, *table.lines(rows, right=2)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head, rows = self._table()
+        return table.html(rows, head, right=2)
+
+    def _table(self) -> tuple[str, list[tuple[str, ...]]]:
+        """What stands above the table, and its rows."""
         rows: list[tuple[str, ...]] = [("layer", "rule", *COLUMNS)]
         samples = len(self._layers[0].incoming) if self._layers else 0
         for b in self._layers:
             means = [float(np.mean(getattr(b, key))) if samples else math.nan for key in COLUMNS]
             rows.append((b.layer, b.rule, *(f"{m:.6g}" for m in means)))
-        return "\n".join([f"relevance by layer, mean of {samples} samples", *table.lines(rows, right=2)])
-
-    __repr__ = __str__
+        return f"relevance by layer, mean of {samples} samples", rows
 
 
 def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:

@@ -127,6 +127,13 @@ def create_analyzer(
     -----
     Where iNNvestigate's arithmetic is wrong, the right value is given;
     ``docs/conventions.md`` lists these places.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+    >>> analyzer = lrpfast.create_analyzer("lrp.z", model, neuron_selection_mode="index", precision="float64")
+    >>> analyzer.analyze(np.array([[1.0, 1.0]]), neuron_selection=0).round(3)
+    array([[1., 2.]])
     """
     if not isinstance(name, str):
         raise RuleError(f"name must be a string, not {type(name).__name__}")

@@ -8,7 +8,6 @@ asks here for the weights and geometries.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from ..model.layers import (
     UpSample,
 )
 from ..model.layers.window import pads, trim
+from ..once import once
 from ..rules.rule import WEIGHT_PARTS
 
 Fixed = tuple[int, ...]
@@ -142,7 +142,7 @@ class Operator:
         """Whether all taps of all channels have the same weight, apart from factors."""
         return self.kind == "diagonal" and self.kernels[0].shape[1] == 1
 
-    @functools.cached_property
+    @once
     def seen(self) -> np.ndarray:
         """How many inputs each output row's sums run over, shape (out_rows,) or (1,)."""
         depth = 1 if self.kind == "diagonal" else self.kernels[0].shape[-2]
@@ -152,7 +152,7 @@ class Operator:
         seen: np.ndarray = a[:, None, None] * b[:, None] * c * depth
         return seen.ravel()
 
-    @functools.cached_property
+    @once
     def multiplications(self) -> int:
         """Multiplications in one contraction, for one sample."""
         if self.taps is None:
@@ -167,12 +167,12 @@ class Operator:
 
     # the two directions
 
-    @functools.cached_property
+    @once
     def _forward(self) -> tuple[Geometry, list[np.ndarray]]:
         assert self.taps is not None
         return self._geometry(self.taps, self.kind == "local")
 
-    @functools.cached_property
+    @once
     def _backward(self) -> tuple[Geometry, list[np.ndarray]]:
         """Sources see outputs: flipped taps, one region for each residue of a stride."""
         assert self.taps is not None

@@ -198,7 +198,18 @@ class Plan:
         return [s.rule for s in self.steps]
 
     def __str__(self) -> str:
-        rows = [("layer", "rule", "forward", "backward", "contractions", "denominator")]
+        rows, foot = self._table()
+        return "\n".join([*table.lines(rows), foot])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows, foot = self._table()
+        return table.html(rows, foot=foot)
+
+    def _table(self) -> tuple[list[tuple[str, ...]], str]:
+        """The table's rows, and what stands below them."""
+        rows: list[tuple[str, ...]] = [("layer", "rule", "forward", "backward", "contractions", "denominator")]
         for step in self.steps:
             name = step.name
             if not isinstance(step, LinearPlan):
@@ -211,10 +222,7 @@ class Plan:
             where = ", ".join(dict.fromkeys(_DENOMINATOR[g.z] for g in step.groups))
             count = str(step.contractions)
             rows.append((f"{name} {step.operator.text}", describe(step.rule), forward, backward, count, where))
-        foot = f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
-        return "\n".join([*table.lines(rows), foot])
-
-    __repr__ = __str__
+        return rows, f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
 
 
 _DENOMINATOR = {

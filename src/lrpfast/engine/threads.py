@@ -48,6 +48,13 @@ def set_num_threads(threads: int | None) -> None:
     ------
     DeviceError
         For anything but a whole number of at least 1.
+
+    Examples
+    --------
+    >>> lrpfast.set_num_threads(2)
+    >>> lrpfast.get_num_threads()
+    2
+    >>> lrpfast.set_num_threads(None)
     """
     global _wanted
     _wanted = check_threads(threads)
@@ -61,13 +68,17 @@ def get_num_threads() -> int:
     ------
     DeviceError
         When ``LRPFAST_NUM_THREADS`` is not a whole number of at least 1.
+
+    Examples
+    --------
+    >>> lrpfast.get_num_threads() >= 1
+    True
     """
     global _found
-    if _wanted is not None:
-        return _wanted
-    if _found is None:
-        _found = _from_environment() or _cores()
-    return _found
+    count = _wanted or _found  # read once: another thread may set either meanwhile
+    if count is None:
+        count = _found = _from_environment() or _cores()
+    return count
 
 
 def _from_environment() -> int | None:

@@ -1,4 +1,3 @@
-# cython: language_level=3
 """What the CPU backend's loops work with: the C kernels, and a program as C records."""
 
 from libc.stdint cimport int64_t

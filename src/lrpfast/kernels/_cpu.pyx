@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The CPU backend's loops: packing, micro-batches, threads, and the operations of a program.
 
 `Executable` holds a `program.Program` as C records. A run splits the batch into

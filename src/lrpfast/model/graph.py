@@ -84,6 +84,12 @@ class Model:
         Indices of the nodes where data enters and leaves.
     input_shape, output_shape : tuple
         Per sample, without the batch axis; a list of them where there are several.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 2)), activation="softmax")])
+    >>> model.input_shape, model.output_shape, [str(layer) for layer in model.layers]
+    ((4,), (2,), ["Input 'input'", "Dense 'dense'"])
     """
 
     def __init__(
@@ -144,6 +150,12 @@ class Model:
         ------
         ShapeError
             When a shape does not fit what the model says of it.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Conv(np.ones((3, 1, 2)))], input_shape=(None, 1))
+        >>> model.with_input_shape((20, 1)).output_shape
+        (18, 2)
         """
         if len(shapes) != len(self.inputs):
             raise ShapeError(f"the model has {len(self.inputs)} inputs, not {len(shapes)}")
@@ -157,7 +169,14 @@ class Model:
         return Model(nodes, self.name, self.outputs)
 
     def consumers(self) -> list[list[int]]:
-        """For each node, the nodes that its output feeds, in forward order; one that takes it twice is named twice."""
+        """For each node, the nodes that its output feeds, in forward order; one that takes it twice is named twice.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2)), lrpfast.layers.Dense(np.eye(2))])
+        >>> model.consumers()
+        [[1], [2], []]
+        """
         used: list[list[int]] = [[] for _ in self.nodes]
         for i, node in enumerate(self.nodes):
             for j in node.inputs:
@@ -165,7 +184,14 @@ class Model:
         return used
 
     def index(self, layer: str | int) -> int:
-        """Position of a layer given by name or index; InputError when there is none."""
+        """Position of a layer given by name or index; InputError when there is none.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2)), lrpfast.layers.Dense(np.eye(2))])
+        >>> model.index("dense_1"), model.index(-2)
+        (2, 1)
+        """
         if isinstance(layer, str):
             for i, node in enumerate(self.nodes):
                 if node.name == layer:
@@ -176,14 +202,28 @@ class Model:
         return layer % len(self.nodes)
 
     def until(self, layer: str | int) -> Model:
-        """The model that ends with the given layer's output (its activation included)."""
+        """The model that ends with the given layer's output (its activation included).
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 3))), lrpfast.layers.Dense(np.ones((3, 2)))])
+        >>> model.until("dense").output_shape
+        (3,)
+        """
         kept = self.needed(layer)
         place = {i: k for k, i in enumerate(kept)}
         nodes = [(self.nodes[i].layer, tuple(place[j] for j in self.nodes[i].inputs)) for i in kept]
         return Model(nodes, self.name, [len(kept) - 1])
 
     def needed(self, layer: str | int) -> list[int]:
-        """The nodes that a layer's output depends on, itself included, in forward order."""
+        """The nodes that a layer's output depends on, itself included, in forward order.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 3))), lrpfast.layers.Dense(np.ones((3, 2)))])
+        >>> model.needed("dense")
+        [0, 1]
+        """
         found = {self.index(layer)}
         for i in range(max(found), -1, -1):
             if i in found:
@@ -191,7 +231,14 @@ class Model:
         return sorted(found)
 
     def without_output_activation(self, functions: Sequence[str]) -> Model:
-        """The model without its outputs' final activations, where these are among ``functions``."""
+        """The model without its outputs' final activations, where these are among ``functions``.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(1), activation="sigmoid")])
+        >>> model.without_output_activation(["sigmoid"]).predict(np.array([[3.0]])).tolist()
+        [[3.0]]
+        """
         nodes = [(node.layer, node.inputs) for node in self.nodes]
         consumers = self.consumers()
         changed = False
@@ -216,7 +263,14 @@ class Model:
         return Model(nodes, self.name, self.outputs) if changed else self
 
     def without_softmax(self) -> Model:
-        """The same model with a final softmax or its logarithm left out, so that it predicts logits."""
+        """The same model with a final softmax or its logarithm left out, so that it predicts logits.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), activation="softmax")])
+        >>> model.without_softmax().predict(np.array([[3.0, 1.0]])).tolist()
+        [[3.0, 1.0]]
+        """
         return self.without_output_activation(SOFTMAXES)
 
     def predict(
@@ -246,6 +300,13 @@ class Model:
         Raises
         ------
         InputError, ShapeError, DeviceError
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]), activation="relu")])
+        >>> model.predict(np.array([[1.0, 1.0], [3.0, -1.0]]), precision="float64") + 0
+        array([[3., 0.],
+               [1., 0.]])
         """
         from ..engine.execute import predict  # the one import against the direction of the folders
 
@@ -253,7 +314,26 @@ class Model:
         return output
 
     def summary(self) -> str:
-        """A table of the layers: index, name, type, shape, parameters, activation, and what feeds each."""
+        """A table of the layers: index, name, type, shape, parameters, activation, and what feeds each.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 2)), activation="softmax")])
+        >>> print(model.summary())
+        model: (4,) -> (2,), 8 parameters
+        #  layer  type   output  parameters
+        0  input  Input  (4,)    0
+        1  dense  Dense  (2,)    8           softmax
+        """
+        head, rows = self._table()
+        return "\n".join([head, *table.lines(rows)])
+
+    def _repr_html_(self) -> str:
+        head, rows = self._table()
+        return table.html(rows, head)
+
+    def _table(self) -> tuple[str, list[tuple[str, ...]]]:
+        """The summary's first line, and its rows."""
         rows: list[tuple[str, ...]] = [("#", "layer", "type", "output", "parameters", "", "from")]
         counted: set[int] = set()
         total = 0
@@ -269,8 +349,7 @@ class Model:
             )
         if not any(row[-1] for row in rows[1:]):
             rows = [row[:-1] for row in rows]
-        head = f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters"
-        return "\n".join([head, *table.lines(rows)])
+        return f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters", rows
 
     def __repr__(self) -> str:
         return f"<lrpfast.Model {self.name!r}: {self.input_shape} -> {self.output_shape}, {len(self.layers)} layers>"
@@ -280,6 +359,13 @@ class Model:
 
         The file is written under a temporary name and renamed, so that a full
         disk or an interrupt leaves what was there before.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+        >>> model.save("model.npz")
+        >>> lrpfast.load("model.npz").digest() == model.digest()
+        True
         """
         from .npz import write
 
@@ -289,6 +375,12 @@ class Model:
         """A fingerprint of the layers, their names, connections and weights: 32 hexadecimal digits.
 
         Files of relevances carry it, so that they say which model they are about.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+        >>> len(model.digest())
+        32
         """
         from .npz import digest
 
@@ -296,7 +388,14 @@ class Model:
 
 
 def model_wo_softmax(model: Model) -> Model:
-    """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`."""
+    """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), activation="softmax")])
+    >>> lrpfast.model_wo_softmax(model).predict(np.array([[3.0, 1.0]])).tolist()
+    [[3.0, 1.0]]
+    """
     return model.without_softmax()
 
 
@@ -320,7 +419,14 @@ class Graph:
         self._reused: list[Layer] | None = None
 
     def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
-        """A place where data enters, with its per-sample shape."""
+        """A place where data enters, with its per-sample shape.
+
+        Examples
+        --------
+        >>> graph = lrpfast.Graph()
+        >>> graph.input((28, 28, 1), name="image"), graph.input(3)
+        (0, 1)
+        """
         return self._place(Input((shape,) if isinstance(shape, int) else tuple(shape), name=name), ())
 
     def add(self, layer: Layer, *inputs: int) -> int:
@@ -330,6 +436,14 @@ class Graph:
         ------
         InputError, ShapeError
             For what is no layer, or no result of this graph.
+
+        Examples
+        --------
+        >>> graph = lrpfast.Graph()
+        >>> x = graph.input(2)
+        >>> y = graph.add(lrpfast.layers.Dense(np.eye(2)), x)
+        >>> graph.add(lrpfast.layers.Add(), x, y)
+        2
         """
         if not isinstance(layer, Layer) or isinstance(layer, Input):
             raise InputError(f"add takes layers from lrpfast.layers, not {type(layer).__name__}; see Graph.input")
@@ -365,7 +479,17 @@ class Graph:
         return len(self._nodes) - 1
 
     def model(self, *outputs: int, name: str = "model") -> Model:
-        """The model that returns the given results, or, without any, the last one."""
+        """The model that returns the given results, or, without any, the last one.
+
+        Examples
+        --------
+        >>> graph = lrpfast.Graph()
+        >>> x = graph.input(2)
+        >>> y = graph.add(lrpfast.layers.Dense(np.ones((2, 3))), x)
+        >>> z = graph.add(lrpfast.layers.Dense(np.ones((3, 1))), y)
+        >>> graph.model(y, z, name="two outputs").output_shape
+        [(3,), (1,)]
+        """
         return Model(self._nodes, name, outputs or None)
 
 
@@ -384,6 +508,12 @@ def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None
     ------
     ShapeError
         When the shapes do not fit, or ``input_shape`` is needed and missing.
+
+    Examples
+    --------
+    >>> layers = [lrpfast.layers.Conv(np.ones((3, 3, 1, 4)), activation="relu"), lrpfast.layers.GlobalAveragePool()]
+    >>> lrpfast.from_layers(layers, input_shape=(8, 8, 1)).output_shape
+    (4,)
     """
     layers = list(layers)
     for layer in layers:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
+from .guard import check_names, check_size, guarded
 from .keras import from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
@@ -70,6 +71,12 @@ def load(path: str | os.PathLike[str]) -> Model:
         When it is an ONNX model or a PyTorch program, and the package onnx or torch is not installed.
     InputError
         When ``path`` is not a path.
+
+    Examples
+    --------
+    >>> lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 2)))]).save("model.npz")
+    >>> lrpfast.load("model.npz").input_shape
+    (4,)
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(
@@ -100,15 +107,17 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def _load_zip(path: Path) -> Model:
-    try:
+    with guarded(str(path)):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception as error:  # whatever a damaged archive provokes
-        raise ModelFormatError(f"{path}: damaged or truncated zip archive ({error})") from error
-    if "header.npy" in names:
-        from ..model.npz import read
+            check_names(names)
+            if "header.npy" in names:
+                for info in archive.infolist():
+                    check_size(info)
+        if "header.npy" in names:
+            from ..model.npz import read
 
-        return read(path)
+            return read(path)
     if "config.json" in names:
         return read_archive(path)
     if is_exported(names):

@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ModelFormatError
+from .guard import unpacks_honestly
 
 if TYPE_CHECKING:
     import h5py
 
-#: A stored array up to this many bytes may be compressed as far as it likes …
-FREE_BYTES = 64 * 2**20
-#: … a larger one by this factor at most: trained weights do not compress at all.
-MAX_RATIO = 100
+#: What a global heap begins with: its signature, version and zeros.
+_HEAP = b"GCOL\x01\0\0\0"
+
+
+@contextlib.contextmanager
+def opened(source: Path | bytes) -> Iterator[h5py.File]:
+    """An HDF5 file, or the bytes of one, for reading; ModelFormatError where the library would never come back."""
+    import h5py
+
+    if isinstance(source, bytes):
+        _check_heaps(source)
+        with h5py.File(io.BytesIO(source), "r") as file:
+            yield file
+        return
+    with open(source, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _check_heaps(data)
+    with h5py.File(source, "r") as file:
+        yield file
+
+
+def _check_heaps(data: bytes | mmap.mmap) -> None:
+    """Refuse a heap of strings with a free space of no bytes: HDF5 2.0 reads on at its end, which it is itself.
+
+    Format: HDF5 file format specification, III.E (disk format, level 1E: global heap).
+    """
+    at = data.find(_HEAP)
+    while at >= 0:
+        end = at + int.from_bytes(data[at + 8 : at + 16], "little")
+        place = at + 16
+        while place + 16 <= min(end, len(data)):
+            index, _, _, size = struct.unpack("<HHIQ", data[place : place + 16])
+            if not index and not size:
+                raise ModelFormatError("damaged: a heap of strings that never ends")
+            place += size if not index else 16 + -(-size // 8) * 8
+        at = data.find(_HEAP, at + len(_HEAP))
 
 
 def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
@@ -93,7 +131,7 @@ def read(dataset: h5py.Dataset) -> np.ndarray:
     if (
         (size and not stored)
         or stored > dataset.file.id.get_filesize()
-        or size > (max(FREE_BYTES, MAX_RATIO * stored) if packed else stored)
+        or not (unpacks_honestly(size, stored) if packed else size <= stored)
     ):
         raise ModelFormatError(f"{dataset.name} declares {size:,} bytes of data, the file stores {stored:,}")
     return as_float(dataset[()], dataset.name)

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, LrpfastError, ModelFormatError, UnsupportedLayerError
+from ..errors import InputError, ModelFormatError, UnsupportedLayerError
 from ..model.graph import Model
 from . import hdf5
+from .guard import guarded, member
 from .keras_config import KERAS_PACKAGES
 from .keras_graph import build
 from .keras_store import ArchiveStore, LegacyStore, LiveStore
-
-#: A config.json larger than this is not a model's description.
-MAX_CONFIG_BYTES = 64 * 2**20
-
-
-@contextlib.contextmanager
-def guarded(source: str) -> Iterator[None]:
-    """Name the source in every error, and make one of lrpfast's of whatever a damaged file provokes."""
-    try:
-        yield
-    except UnsupportedLayerError as error:
-        raise UnsupportedLayerError(f"{source}: {error}") from error
-    except LrpfastError as error:
-        raise ModelFormatError(f"{source}: {error}") from error
-    except RecursionError as error:
-        raise ModelFormatError(f"{source}: its configuration is nested too deep to be a model's") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelFormatError(f"{source}: damaged or truncated ({type(error).__name__}: {error})") from error
 
 
 def read_h5(path: Path) -> Model:
@@ -53,9 +32,7 @@ def read_h5(path: Path) -> Model:
     UnsupportedLayerError
         When it has a layer that lrpfast does not read.
     """
-    import h5py
-
-    with guarded(str(path)), h5py.File(path, "r") as file:
+    with guarded(str(path)), hdf5.opened(path) as file:
         config = hdf5.text(file, "model_config")
         weights = hdf5.subgroup(file, "model_weights") or file
         if config is None:
@@ -84,29 +61,16 @@ def read_archive(path: Path) -> Model:
     UnsupportedLayerError
         When it has a layer that lrpfast does not read.
     """
-    import h5py
-
     with guarded(str(path)), zipfile.ZipFile(path) as archive:
-        config = member(archive, "config.json", MAX_CONFIG_BYTES)
+        config = member(archive, "config.json")
         version = None
         if "metadata.json" in archive.namelist():
-            metadata = json.loads(member(archive, "metadata.json", MAX_CONFIG_BYTES))
+            metadata = json.loads(member(archive, "metadata.json"))
             version = str(metadata.get("keras_version")) if isinstance(metadata, Mapping) else None
         if "model.weights.h5" not in archive.namelist():
             raise ModelFormatError("a .keras archive without model.weights.h5; save the model with its weights")
-        with h5py.File(io.BytesIO(member(archive, "model.weights.h5")), "r") as file:
+        with hdf5.opened(member(archive, "model.weights.h5")) as file:
             return build(config, ArchiveStore(file), version)
-
-
-def member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> bytes:
-    """A member's bytes; refused when it says it is larger than it can honestly be."""
-    info = archive.getinfo(name)
-    allowed = limit if limit is not None else max(hdf5.FREE_BYTES, hdf5.MAX_RATIO * info.compress_size)
-    if info.file_size > allowed:
-        raise ModelFormatError(
-            f"{name} in the archive unpacks to {info.file_size:,} bytes, at most {allowed:,} are read"
-        )
-    return archive.read(info)
 
 
 def from_keras(model: Any) -> Model:
@@ -130,6 +94,13 @@ def from_keras(model: Any) -> Model:
         When it has a layer that lrpfast does not read.
     ModelFormatError
         When it has no weights yet.
+
+    Examples
+    --------
+    >>> import keras
+    >>> model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+    >>> lrpfast.from_keras(model).output_shape
+    (2,)
     """
     bases = [] if isinstance(model, type) else type(model).__mro__
     own = [base for base in bases if base.__module__.split(".")[0] in KERAS_PACKAGES]

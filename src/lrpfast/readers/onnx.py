@@ -52,6 +52,13 @@ def from_onnx(model: Any) -> Model:
         When it has an operator, or an attribute of one, that lrpfast does not read; the message names it.
     MissingPackageError
         When the package onnx is not installed.
+
+    Examples
+    --------
+    >>> from onnx import parser
+    >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[N, 2] x) => (float[N, 2] y) { y = Relu(x) }'
+    >>> lrpfast.from_onnx(parser.parse_model(text)).predict(np.array([[-1.0, 2.0]])).tolist()
+    [[0.0, 2.0]]
     """
     what = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
     try:

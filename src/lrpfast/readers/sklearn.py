@@ -40,6 +40,13 @@ def from_sklearn(model: Any) -> Model:
         When it is no scikit-learn estimator, or not fitted.
     UnsupportedLayerError
         When it is an estimator that is no network, or a one-vs-rest classifier.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LinearRegression
+    >>> regression = LinearRegression().fit(np.array([[0.0], [1.0]]), np.array([1.0, 3.0]))
+    >>> lrpfast.from_sklearn(regression).predict(np.array([[2.0]]), precision="float64").round(6)
+    array([[5.]])
     """
     accepted = f"from_sklearn takes a fitted {', '.join(_READERS)}"
     if isinstance(model, type):

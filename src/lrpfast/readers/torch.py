@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingPackageError, UnsupportedLayerError
 from ..model.graph import Model
-from .keras import guarded
+from .guard import guarded
 from .torch_graph import build
 from .torch_nodes import CONVERTERS
 from .torch_records import Op, Program, Ref
@@ -42,6 +42,13 @@ def from_torch(module: Any, example_inputs: Any = None) -> Model:
         does not read; the message names the operator, its node and the module that it stands in.
     MissingPackageError
         When PyTorch is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> lrpfast.from_torch(module, torch.zeros(2, 4)).output_shape
+    (2,)
     """
     torch = _torch()
     if isinstance(module, torch.export.ExportedProgram):

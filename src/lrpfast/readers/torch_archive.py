@@ -19,13 +19,11 @@ import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedLayerError
 from ..model.graph import Model
-from .keras import guarded, member
+from .guard import guarded, member
 from .torch_graph import build
 from .torch_nodes import CONVERTERS
 from .torch_records import Op, Program, Ref
 
-#: A description larger than this is not a program's.
-MAX_JSON_BYTES = 256 * 2**20
 #: What separates a node's modules in the file.
 _STACK = ";"
 
@@ -79,14 +77,14 @@ class _Archive:
         if order != b"little":
             raise ModelFormatError(f"its numbers are {order[:16].decode('ascii', 'replace')}-endian; save it anew")
 
-    def read(self, name: str, limit: int | None = None) -> bytes:
+    def read(self, name: str) -> bytes:
         try:
-            return member(self.archive, self.root + name, limit)
+            return member(self.archive, self.root + name)
         except KeyError:
             raise ModelFormatError(f"{name} is missing; the file was not written whole by torch.export.save") from None
 
     def document(self, name: str) -> dict[str, Any]:
-        document = json.loads(self.read(name, MAX_JSON_BYTES))
+        document = json.loads(self.read(name))
         if not isinstance(document, dict):
             raise ModelFormatError(f"{name} is no description of anything")
         return document
@@ -109,11 +107,11 @@ class _Archive:
         return found
 
 
-def _whole(value: Any) -> int:
-    """A size as the file has it."""
+def _whole(value: Any, name: str) -> int:
+    """A size of a stored tensor, as the file has it."""
     number = value.get("as_int") if isinstance(value, Mapping) else value
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**48:
-        raise ModelFormatError(f"{value!r} is no size of stored values")
+        raise ModelFormatError(f"{name!r} has {value!r} in the place of a size")
     return number
 
 
@@ -123,9 +121,9 @@ def _tensor(name: str, meta: Mapping[str, Any], raw: bytes) -> np.ndarray:
     if code not in _DTYPES:
         raise ModelFormatError(f"{name!r} has elements of a type that lrpfast does not read (number {code})")
     dtype = np.dtype(_DTYPES[code])
-    shape = tuple(_whole(n) for n in meta["sizes"])
-    strides = tuple(_whole(n) * dtype.itemsize for n in meta["strides"])
-    offset = _whole(meta["storage_offset"]) * dtype.itemsize
+    shape = tuple(_whole(n, name) for n in meta["sizes"])
+    strides = tuple(_whole(n, name) * dtype.itemsize for n in meta["strides"])
+    offset = _whole(meta["storage_offset"], name) * dtype.itemsize
     if len(shape) != len(strides):
         raise ModelFormatError(f"{name!r} has {len(shape)} sizes and {len(strides)} strides")
     if math.prod(shape) * dtype.itemsize > max(len(raw), 1 << 20):

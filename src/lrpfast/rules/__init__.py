@@ -1,4 +1,10 @@
-"""Rules, and the composites that assign them to layers."""
+"""Rules, and the composites that assign them to layers.
+
+Examples
+--------
+>>> lrpfast.rules.Gamma(gamma=0.5, bias="ignore").name
+'gamma'
+"""
 
 from .rule import (
     RULES,

@@ -70,6 +70,13 @@ class Entry:
     among : type or tuple of types
         Layers with weights unless told otherwise. Entries "all" that speak of `Activation`
         speak of activations within layers too.
+
+    Examples
+    --------
+    >>> entry = lrpfast.composites.Entry("first", lrpfast.rules.Flat())
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2)), lrpfast.layers.Dense(np.ones((2, 1)))])
+    >>> sorted(entry.places(model))
+    [1]
     """
 
     where: str
@@ -118,6 +125,13 @@ class Assignment:
         By the node's index in ``model.nodes``: of every layer but inputs and those that do nothing.
     activations : dict of int to Rule
         Of the activations within layers, by the same index.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), activation="relu")])
+    >>> assignment = lrpfast.composites.EpsilonPlus().assign(model)
+    >>> assignment.rules[1].name, assignment.activations[1].name
+    ('epsilon', 'pass')
     """
 
     rules: dict[int, Rule]
@@ -137,6 +151,13 @@ class Composite:
     name : str
     canonize : bool
         Whether batch normalization is folded into the layer beside it first.
+
+    Examples
+    --------
+    >>> composite = lrpfast.composites.ByIndex({0: "flat"}) | lrpfast.composites.Uniform("z_plus")
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2)), lrpfast.layers.Dense(np.ones((2, 1)))])
+    >>> [rule.name for rule in composite.assign(model).rules.values()]
+    ['flat', 'z_plus']
     """
 
     entries: tuple[Entry, ...]
@@ -289,6 +310,12 @@ def Uniform(rule: Rule | str, first: Rule | str | None = None, last: Rule | str 
     rule : Rule or str
     first, last : Rule or str, optional
         For the first and the last layer with weights in forward order.
+
+    Examples
+    --------
+    >>> composite = lrpfast.composites.Uniform("gamma", first="flat")
+    >>> [(entry.where, entry.rule.name) for entry in composite.entries]
+    [('first', 'flat'), ('all', 'gamma')]
     """
     rule = as_rule(rule, "Uniform")
     entries = (*_ends(first, last, "Uniform"), Entry("all", rule, None, (Linear, BatchNorm)))
@@ -383,6 +410,14 @@ def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = Line
     rule : Rule or str
     among : layer type or tuple of them
         The layers that it is asked about: those with weights, unless told otherwise.
+
+    Examples
+    --------
+    >>> composite = lrpfast.composites.when(lambda layer: layer.bias is None, "zero")
+    >>> layers = [lrpfast.layers.Dense(np.eye(2)), lrpfast.layers.Dense(np.eye(2), np.ones(2))]
+    >>> rules = (composite | lrpfast.composites.Uniform("epsilon")).assign(lrpfast.from_layers(layers)).rules
+    >>> [rule.name for rule in rules.values()]
+    ['zero', 'epsilon']
     """
     if not callable(condition):
         raise RuleError(f"when takes a function of a layer, not {condition!r}")
@@ -413,23 +448,46 @@ def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # 
     epsilon : float
     stabilizer : float or Stabilizer
         Of all other rules.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlus(epsilon=0.1).entries]
+    ['z_plus', 'epsilon', 'norm']
     """
     return _map("epsilon_plus", (), ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
 
 
 def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
-    """As `EpsilonPlus`, and flat on the first dense or convolutional layer in forward order."""
+    """As `EpsilonPlus`, and flat on the first dense or convolutional layer in forward order.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlusFlat().entries]
+    ['flat', 'z_plus', 'epsilon', 'norm']
+    """
     first = _ends(Flat(stabilizer), None, "")
     return _map("epsilon_plus_flat", first, ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
 
 
 def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
-    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers; parameters as `EpsilonPlus`."""
+    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers; parameters as `EpsilonPlus`.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1().entries]
+    ['alpha_beta', 'epsilon', 'norm']
+    """
     return _map("epsilon_alpha2_beta1", (), AlphaBeta(2, 1, stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
 
 
 def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
-    """As `EpsilonAlpha2Beta1`, and flat on the first dense or convolutional layer in forward order."""
+    """As `EpsilonAlpha2Beta1`, and flat on the first dense or convolutional layer in forward order.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1Flat().entries]
+    ['flat', 'alpha_beta', 'epsilon', 'norm']
+    """
     first = _ends(Flat(stabilizer), None, "")
     rule = AlphaBeta(2, 1, stabilizer=stabilizer)
     return _map("epsilon_alpha2_beta1_flat", first, rule, Epsilon(epsilon), stabilizer)
@@ -447,6 +505,11 @@ def EpsilonGammaBox(  # noqa: N802
     epsilon, gamma : float
     stabilizer : float or Stabilizer
         Of all other rules.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonGammaBox(0, 1).entries]
+    ['z_box', 'gamma', 'epsilon', 'norm']
     """
     first = _ends(ZBox(low, high, stabilizer), None, "", CONVOLUTIONS)
     rule = Gamma(gamma, stabilizer=stabilizer)
@@ -459,6 +522,11 @@ def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
     Parameters
     ----------
     stabilizer : float or Stabilizer
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.ExcitationBackprop().entries]
+    ['z_plus', 'z_plus', 'norm', 'gradient']
     """
     rule = ZPlus(stabilizer=stabilizer)
     gradient = (Entry("all", Gradient(), None, (Activation,)),)
@@ -477,6 +545,11 @@ def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     ----------
     rule : Rule or str, optional
         Epsilon when None, as in captum.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.Captum("gamma").entries]
+    ['epsilon', 'gamma']
     """
     epsilon = Epsilon(1e-9)
     moved = (MaxPool, GlobalMaxPool, Flatten, Reshape, BatchNorm, *SUMS)
@@ -496,7 +569,13 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
 
 
 def from_name(name: str, **parameters: Any) -> Composite:
-    """The composite called ``name``, or the rule of that name on all layers; RuleError says which there are."""
+    """The composite called ``name``, or the rule of that name on all layers; RuleError says which there are.
+
+    Examples
+    --------
+    >>> lrpfast.composites.from_name("epsilon_plus", epsilon=0.1) == lrpfast.composites.EpsilonPlus(0.1)
+    True
+    """
     if name in RULES:
         return Uniform(rule_from_name(name, **parameters))
     if name not in COMPOSITES:

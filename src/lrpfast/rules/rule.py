@@ -51,6 +51,13 @@ class Stabilizer:
     kind : {"sign", "zero"}
         "sign" adds value · sign(z) with sign(0) = +1; "zero" adds it only where
         z == 0 (iNNvestigate's convention).
+
+    Examples
+    --------
+    >>> lrpfast.rules.Zero(stabilizer=lrpfast.rules.Stabilizer(1e-7, "zero")).stabilizer.kind
+    'zero'
+    >>> str(lrpfast.rules.Stabilizer(1e-6))
+    '1e-06·sign'
     """
 
     value: float
@@ -74,6 +81,12 @@ class Product:
     ``of="bias"`` is the bias written into every row of a matrix shaped like W,
     ``of="bias/n"`` the same divided by the number of inputs: the two
     conventions that give the inputs a share of the bias.
+
+    Examples
+    --------
+    >>> product = lrpfast.rules.Zero().groups()[0].products[0]
+    >>> product.input, product.weight, product.sign
+    ('x', 'w', 1)
     """
 
     input: str
@@ -87,6 +100,12 @@ class Group:
     """One term of a rule: products over a common denominator.
 
     ``mask`` is +1 or −1 for "only outputs whose z, bias included, has this sign".
+
+    Examples
+    --------
+    >>> group, = lrpfast.rules.Epsilon(0.1).groups()
+    >>> group.products[0].input, group.products[0].weight, group.bias, group.stabilizer.value
+    ('x', 'w', 'w', 0.1)
     """
 
     products: tuple[Product, ...]
@@ -106,7 +125,15 @@ def _number(value: Any, what: str) -> float:
 
 @dataclass(frozen=True)
 class Rule:
-    """Base of every rule. Rules are immutable, comparable and picklable."""
+    """Base of every rule. Rules are immutable, comparable and picklable.
+
+    Examples
+    --------
+    >>> lrpfast.rules.Gamma(0.5) == lrpfast.rules.from_name("gamma", gamma=0.5)
+    True
+    >>> [issubclass(rule, lrpfast.rules.Rule) for rule in (lrpfast.rules.Flat, lrpfast.rules.Pass)]
+    [True, True]
+    """
 
     name: ClassVar[str] = ""
     #: bias conventions that make sense for the rule
@@ -153,6 +180,12 @@ class Pass(Rule):
     """Hand relevance through unchanged: R_in = R.
 
     The rule of activations, reshapes and inference no-ops (Bach et al. 2015, section 2.3).
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Activation("tanh")
+    >>> lrpfast.redistribute(lrpfast.rules.Pass(), layer, np.array([[0.5, -2.0]]), np.array([[1.0, 2.0]])).tolist()
+    [[1.0, 2.0]]
     """
 
     name: ClassVar[str] = "pass"
@@ -174,6 +207,12 @@ class Gradient(Rule):
     References
     ----------
     iNNvestigate 2.1.2, ``DeepTaylor``; zennit 0.5.1, ``ExcitationBackprop``.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Activation("relu")
+    >>> lrpfast.redistribute(lrpfast.rules.Gradient(), layer, np.array([[0.5, -2.0]]), np.array([[1.0, 2.0]])).tolist()
+    [[1.0, 0.0]]
     """
 
     name: ClassVar[str] = "gradient"
@@ -199,6 +238,12 @@ class Split(Rule):
     References
     ----------
     Achtibat et al. (2024), proposition 3.3.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Multiply(), [np.array([[2.0]]), np.array([[5.0]])]
+    >>> [r.tolist() for r in lrpfast.redistribute(lrpfast.rules.Split(), layer, x, np.array([[10.0]]))]
+    [[[5.0]], [[5.0]]]
     """
 
     stabilizer: Any = 1e-6
@@ -217,6 +262,12 @@ class Taylor(Rule):
     References
     ----------
     Achtibat et al. (2024), proposition 3.1.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Activation("softmax")
+    >>> lrpfast.redistribute(lrpfast.rules.Taylor(), layer, np.array([[1.0, 1.0]]), np.array([[2.0, 0.0]])).tolist()
+    [[2.0, 0.0]]
     """
 
     name: ClassVar[str] = "taylor"
@@ -240,6 +291,12 @@ class Detached(Rule):
     References
     ----------
     Ali et al. (2022), section 3.2; Achtibat et al. (2024), section 3.3.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.LayerNorm(np.ones(2), np.zeros(2)), np.array([[1.0, 4.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.Detached(), layer, x, np.array([[1.0, 1.0]])).round(2).tolist()
+    [[-0.67, 2.67]]
     """
 
     stabilizer: Any = 1e-6
@@ -265,6 +322,12 @@ class Zero(Rule):
     References
     ----------
     Bach et al. (2015), equation 56; Montavon et al. (2019), section 10.2.1.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.Zero(), layer, x, np.array([[6.0]])).round(3).tolist()
+    [[1.0, -1.0, 6.0]]
     """
 
     stabilizer: Any = 1e-9
@@ -290,6 +353,12 @@ class Norm(Rule):
     References
     ----------
     zennit 0.5.1, ``Norm``.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Add(), [np.array([[1.0]]), np.array([[3.0]])]
+    >>> [r.round(3).tolist() for r in lrpfast.redistribute(lrpfast.rules.Norm(), layer, x, np.array([[8.0]]))]
+    [[[2.0]], [[6.0]]]
     """
 
     stabilizer: Any = 1e-6
@@ -315,6 +384,12 @@ class Epsilon(Rule):
     References
     ----------
     Bach et al. (2015), equation 58; Montavon et al. (2019), section 10.2.1.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.Epsilon(0.6), layer, x, np.array([[6.6]])).round(3).tolist()
+    [[1.0, -1.0, 6.0]]
     """
 
     epsilon: float = 1e-6
@@ -354,6 +429,12 @@ class Gamma(Rule):
     References
     ----------
     Montavon et al. (2019), section 10.2.1; Andéol et al. (2021), appendix B (generalized).
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.Gamma(1.0), layer, x, np.array([[6.5]])).round(3).tolist()
+    [[1.0, -0.5, 6.0]]
     """
 
     gamma: float = 0.25
@@ -412,6 +493,12 @@ class AlphaBeta(Rule):
     References
     ----------
     Bach et al. (2015), equation 60.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.AlphaBeta(2, 1), layer, x, np.array([[7.0]])).round(3).tolist()
+    [[2.0, -7.0, 12.0]]
     """
 
     alpha: float = 2.0
@@ -451,6 +538,12 @@ class ZPlus(Rule):
     References
     ----------
     Montavon et al. (2017), equation 11.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.ZPlus(), layer, x, np.array([[7.0]])).round(3).tolist()
+    [[1.0, 0.0, 6.0]]
     """
 
     split_input: bool = True
@@ -480,6 +573,13 @@ class AlphaBetaX(Rule):
     References
     ----------
     iNNvestigate 2.1.2, ``AlphaBetaXRule`` (which applies β₁ where α₁ was meant).
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> rule = lrpfast.rules.AlphaBetaX((1.0, 0.0), (0.5, 0.5))
+    >>> lrpfast.redistribute(rule, layer, x, np.array([[7.0]])).round(3).tolist()
+    [[1.0, -3.5, 6.0]]
     """
 
     alpha: tuple[float, float] = (0.5, 0.5)
@@ -521,6 +621,12 @@ class WSquare(Rule):
     References
     ----------
     Montavon et al. (2017), equation 12.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.WSquare(), layer, x, np.array([[11.0]])).round(3).tolist()
+    [[1.0, 1.0, 9.0]]
     """
 
     stabilizer: Any = 1e-6
@@ -547,6 +653,12 @@ class Flat(Rule):
     References
     ----------
     Lapuschkin et al. (2019), supplement.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.Flat(), layer, x, np.array([[6.0]])).round(3).tolist()
+    [[2.0, 2.0, 2.0]]
     """
 
     stabilizer: Any = 1e-6
@@ -577,6 +689,12 @@ class ZBox(Rule):
     References
     ----------
     Montavon et al. (2017), equation 13.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Dense(np.array([[1.0], [-1.0], [3.0]])), np.array([[1.0, 1.0, 2.0]])
+    >>> lrpfast.redistribute(lrpfast.rules.ZBox(0, 2), layer, x, np.array([[8.0]])).round(3).tolist()
+    [[1.0, 1.0, 6.0]]
     """
 
     low: Any = field(default=None)
@@ -626,7 +744,13 @@ RULES: dict[str, type[Rule]] = {
 
 
 def from_name(name: str, **parameters: Any) -> Rule:
-    """The rule called ``name`` with the given parameters; RuleError says which names and parameters there are."""
+    """The rule called ``name`` with the given parameters; RuleError says which names and parameters there are.
+
+    Examples
+    --------
+    >>> lrpfast.rules.from_name("epsilon", epsilon=0.1)
+    Epsilon(epsilon=0.1, bias='absorb')
+    """
     if name not in RULES:
         raise RuleError(f"unknown rule {name!r}; the rules are {', '.join(RULES)}")
     cls = RULES[name]

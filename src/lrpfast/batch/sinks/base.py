@@ -123,7 +123,7 @@ class CallbackSink(Sink):
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
     def write(self, first: int, rows: np.ndarray) -> None:
-        self._function(first, rows)
+        self._function(first, rows.copy())  # which it may keep: the rows' own place is used again
 
     def finish(self) -> None:
         """The function has had every row."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, LrpfastError, MissingPackageError
 from .base import Source
 from .mapped import MAGIC, open_array, open_npy
 
@@ -85,8 +88,36 @@ def split(path: str) -> tuple[str, str | None]:
     return path, None
 
 
+@contextlib.contextmanager
+def _guarded(path: str) -> Iterator[None]:
+    """Name the file in every error, and make an InputError of whatever a damaged file provokes in its library."""
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except LrpfastError as error:
+        if path in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: opening it takes more memory than there is ({error})") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno not in (None, errno.EINVAL):  # the disk's, not the file's
+            raise OSError(error.errno, error.strerror, path) from error
+        raise InputError(f"{path}: damaged or truncated ({error})") from error
+    except Exception as error:
+        raise InputError(f"{path}: damaged or truncated ({type(error).__name__}: {error})") from error
+
+
 def _open_path(given: str) -> Source:
     path, inside = split(given)
+    with _guarded(path):
+        return _open_file(path, inside)
+
+
+def _open_file(path: str, inside: str | None) -> Source:
     if os.path.isdir(path):
         from .zarr import ZarrSource, is_store
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...errors import InputError, LrpfastError
+from ...readers.guard import unpacks_honestly
 from ..labels import Labels
 
 if TYPE_CHECKING:
@@ -136,6 +137,15 @@ class FileSource(Source):
             raise InputError(f"{rows} cannot be read: the file was cut from {self._state[1]:,} to {state[1]:,} bytes")
         if state != self._state:
             raise InputError(f"{rows} cannot be read: the file was changed or replaced since it was opened")
+
+
+def check_unpacked(what: str, size: int, stored: int) -> None:
+    """InputError where ``size`` bytes, that are needed in memory at once, cannot come from ``stored`` bytes of data."""
+    if not unpacks_honestly(size, stored):
+        raise InputError(
+            f"{what}: unpacks to {size:,} bytes at a time from {stored:,} in the file, more than any real data does; "
+            "np.save writes an array that can be read whatever it holds"
+        )
 
 
 def state_of(path: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ...errors import InputError, ModelFormatError
 from ...readers import hdf5
 from ..cf import Packing
-from .base import FileSource, state_of
+from .base import FileSource, check_unpacked, row_bytes, state_of
 from .mapped import MappedSource
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ class _Hdf5Source(FileSource):
         self, file: h5py.File, found: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple[Any, ...]
     ) -> None:
         super().__init__(path, name, found.shape, packing.dtype, state)
+        at_once = max(row_bytes(found.shape, found.dtype), math.prod(found.chunks or ()) * found.dtype.itemsize)
+        check_unpacked(name, at_once, found.id.get_storage_size())
         self._file, self._dataset, self._packing = file, found, packing
         self.step = found.chunks[0] if found.chunks else 1
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
+from ...once import once
 from ..labels import from_xarray
 from .base import Source
 from .memory import digest
@@ -28,7 +28,7 @@ class LazySource(Source):
         if array.chunks is not None:
             self.step = max(array.chunks[0], default=1) or 1
 
-    @functools.cached_property
+    @once
     def fingerprint(self) -> dict[str, Any]:
         if self._array.chunks is None:
             return digest(self)

@@ -132,7 +132,7 @@ def header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], np.dty
         shape, fortran, dtype = read(file)
     except InputError:
         raise
-    except (ValueError, EOFError, OverflowError, TypeError) as error:
+    except (ValueError, EOFError, OverflowError, TypeError, MemoryError) as error:  # memory: Python's parser's
         raise InputError(f"{name}: damaged .npy file ({error})") from None
     if dtype.hasobject:
         raise InputError(f"{name}: holds Python objects (a pickle, never opened), not numbers")

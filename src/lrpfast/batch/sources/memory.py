@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import numpy as np
 
 from ...engine.inputs import as_batch
 from ...errors import InputError, ShapeError
+from ...once import once
 from .base import Source, row_bytes
 from .mapped import release
 
@@ -36,7 +36,7 @@ class ArraySource(Source):
         rows = self._array[first:stop]
         return rows if isinstance(rows, np.ndarray) else rows.get()  # CuPy's
 
-    @functools.cached_property
+    @once
     def fingerprint(self) -> dict[str, Any]:
         return digest(self)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from ...errors import InputError
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
 from ..optional import needed
-from .base import FileSource, state_of
+from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
 
 #: Attributes by which a stored value is missing or packed.
@@ -39,11 +41,14 @@ class NetcdfSource(FileSource):
             if dtype.kind in "iu" and _PACKED & set(found.ncattrs()):
                 dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
             super().__init__(path, name, tuple(found.shape), dtype, state)
-            self.labels = _labels(found)
+            self.labels = _labels(found, path)
             self._packing = _floats(found)
             found.set_auto_maskandscale(self._packing is None)
             chunks = found.chunking()
-            self.step = chunks[0] if isinstance(chunks, list) else 1
+            chunks = chunks if isinstance(chunks, list) else [1]
+            self.step = chunks[0]
+            at_once = max(row_bytes(self.shape, found.dtype), math.prod(chunks) * found.dtype.itemsize)
+            check_unpacked(name, at_once, state[1])
         except BaseException:
             self._file.close()
             raise
@@ -106,7 +111,7 @@ def _variables(group: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
-def _labels(found: Any) -> Labels:
+def _labels(found: Any, path: str) -> Labels:
     near: dict[str, Any] = {}  # also variables of the groups around it, the nearest first
     group = found.group()
     while group is not None:
@@ -115,6 +120,8 @@ def _labels(found: Any) -> Labels:
 
     def read(name: str) -> Coord:
         variable = near[name]
+        itemsize = variable.dtype.itemsize if isinstance(variable.dtype, np.dtype) else 1  # text of any length
+        check_unpacked(f"{path}:{name}", math.prod(variable.shape) * itemsize, os.path.getsize(path))
         values = np.ma.asarray(variable[...])
         missing = np.nan if values.dtype.kind == "f" else None  # None: what the file itself has there
         return Coord(tuple(variable.dimensions), np.ma.filled(values, missing), _attrs(variable))

@@ -41,6 +41,8 @@ class _Header:
     def end(self) -> int:
         """Where the last value of the last variable ends."""
         records = self._number(self._count)
+        if records < -1:
+            raise ValueError(records)
         dims = [self._dimension() for _ in range(self._list())]
         self._attributes()
         ends, slots = [0], []

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from .base import FileSource, state_of
+from ...errors import InputError, LrpfastError
+from ...readers.guard import check_names
+from .base import FileSource, check_unpacked, state_of
 from .mapped import MappedSource, header
 
 _LOCAL_HEADER = 30  # bytes, before the member's name
@@ -21,11 +22,12 @@ def open_npz(path: str, member: str | None) -> FileSource:
     state = state_of(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            check_names(archive.namelist())
             info = _member(path, member, {i.filename: i for i in archive.infolist()})
             name = f"{path}:{info.filename.removesuffix('.npy')}"
             if info.compress_type != zipfile.ZIP_STORED:
                 return _loaded(archive, info, path, name, state)
-    except InputError:
+    except LrpfastError:
         raise
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise InputError(f"{path}: damaged .npz file ({error})") from None
@@ -64,6 +66,7 @@ def _loaded(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str, name: str, state: tuple[Any, ...]
 ) -> _LoadedSource:
     with archive.open(info) as file:
+        check_unpacked(name, info.file_size, info.compress_size)
         shape, dtype, fortran, offset = header(file, name, info.file_size)  # type: ignore[arg-type]
         if offset + math.prod(shape) * dtype.itemsize != info.file_size:
             raise InputError(f"{name}: its {info.file_size:,} bytes are not those of shape {shape}, {dtype}")

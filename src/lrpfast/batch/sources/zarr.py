@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...once import once
+from ...readers.guard import unpacks_honestly
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
 from ..optional import needed
-from .base import FileSource, state_of
+from .base import FileSource, check_unpacked, row_bytes, state_of
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
@@ -50,10 +52,14 @@ class ZarrSource(FileSource):
         shown = f"{path}:{name}" if name else path
         super().__init__(place, shown, self._array.shape, self._packing.dtype, state_of(place))
         self.step = self._array.chunks[0]
+        size = max(row_bytes(self.shape, self._array.dtype), math.prod(self._array.chunks) * self._array.dtype.itemsize)
+        if not unpacks_honestly(size, 0):  # to sum up a store's files may take long
+            files = _files(self._inside) if self._folder else [path]
+            check_unpacked(shown, size, sum(map(os.path.getsize, files)))
         if dims:
             self.labels = _labels(self._array, name, dims, attrs, group)
 
-    @functools.cached_property
+    @once
     def fingerprint(self) -> dict[str, Any]:
         made = hashlib.blake2b(digest_size=20)
         for place in _files(self._inside) if self._folder else [self.path]:

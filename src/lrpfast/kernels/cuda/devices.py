@@ -47,10 +47,11 @@ _lock = threading.Lock()
 def found() -> Found:
     """What there is; looked up once."""
     global _found
-    with _lock:
-        if _found is None:
-            _found = _look()
-        return _found
+    there = _found
+    if there is None:
+        with _lock:  # not in what comes after: a process may be forked while another thread holds it
+            there = _found = _found or _look()
+    return there
 
 
 def forget() -> None:

@@ -63,6 +63,12 @@ class Activation(Layer):
         A name in ``FUNCTIONS``.
     parameters : mapping, optional
         The function's parameters; those left out take the defaults of ``FUNCTIONS``.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Activation("leaky_relu", {"negative_slope": 0.5})
+    >>> lrpfast.from_layers([layer], input_shape=2).predict(np.array([[-2.0, 2.0]])).tolist()
+    [[-1.0, 2.0]]
     """
 
     function: str

@@ -29,7 +29,14 @@ def as_array(value: Any, what: str, layer: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Base of every layer; ``name`` is filled in by the model when it is None."""
+    """Base of every layer; ``name`` is filled in by the model when it is None.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Flatten(name="flat")
+    >>> isinstance(layer, lrpfast.layers.Layer), str(layer), layer.output_shape((2, 3))
+    (True, "Flatten 'flat'", (6,))
+    """
 
     name: str | None = field(default=None, kw_only=True)
 
@@ -53,6 +60,14 @@ class Block(Layer):
     """A layer made of other layers: the way to give lrpfast a layer of one's own.
 
     A model holds the parts, each with its own rule; see ``docs/extending.md``.
+
+    Examples
+    --------
+    >>> class Twice(lrpfast.layers.Block):
+    ...     def build(self, graph, x):
+    ...         return graph.add(lrpfast.layers.Add(name=self.name), x, x)
+    >>> lrpfast.from_layers([Twice()], input_shape=2).predict(np.array([[1.0, 2.0]])).tolist()
+    [[2.0, 4.0]]
     """
 
     def build(self, graph: Any, *inputs: int) -> int:
@@ -65,7 +80,14 @@ class Block(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Input(Layer):
-    """Where a model's input enters; ``shape`` is per sample."""
+    """Where a model's input enters; ``shape`` is per sample.
+
+    Examples
+    --------
+    >>> layers = [lrpfast.layers.Input((4,), name="pixels"), lrpfast.layers.Dense(np.ones((4, 2)))]
+    >>> lrpfast.from_layers(layers).input_shape
+    (4,)
+    """
 
     shape: Shape
     identity: ClassVar[bool] = True
@@ -89,6 +111,12 @@ class Identity(Layer):
     ----------
     kind : str
         What it was: "Dropout", "GaussianNoise", …
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Identity("Dropout")
+    >>> lrpfast.from_layers([layer], input_shape=2).predict(np.array([[1.0, 2.0]])).tolist()
+    [[1.0, 2.0]]
     """
 
     kind: str = "Identity"

@@ -55,6 +55,12 @@ class Dense(Linear):
         b.
     activation : str or Activation, optional
         f; None is linear.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Dense(np.array([[1.0], [-1.0]]), np.array([0.5]), "relu")
+    >>> lrpfast.from_layers([layer]).predict(np.array([[3.0, 1.0], [1.0, 3.0]])).tolist()
+    [[2.5], [0.0]]
     """
 
     activation: Any = None
@@ -104,6 +110,12 @@ class Conv(_Windowed):
     groups : int
         Channels are split into that many groups, each with its own part of the kernel.
     activation : str or Activation, optional
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Conv(np.ones((3, 3, 1, 8)), padding="same", activation="relu")
+    >>> layer.output_shape((28, 28, 1))
+    (28, 28, 8)
     """
 
     strides: Any = 1
@@ -155,6 +167,12 @@ class ConvTranspose(_Windowed):
         Values added after each spatial axis.
     groups : int
     activation : str or Activation, optional
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.ConvTranspose(np.ones((2, 2, 3, 8)), strides=2)
+    >>> layer.output_shape((14, 14, 8))
+    (28, 28, 3)
     """
 
     strides: Any = 1
@@ -200,6 +218,12 @@ class DepthwiseConv(_Windowed):
     bias : array, shape (in · multiplier,), optional
     strides, dilation, padding, activation
         As in `Conv`.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.DepthwiseConv(np.ones((3, 3, 8, 2)))
+    >>> layer.output_shape((28, 28, 8))
+    (26, 26, 16)
     """
 
     strides: Any = 1
@@ -241,6 +265,13 @@ class SeparableConv(Block):
     bias : array, shape (out,), optional
     strides, dilation, padding, activation
         As in `Conv`.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.SeparableConv(np.ones((3, 3, 8, 1)), np.ones((1, 1, 8, 16)))
+    >>> model = lrpfast.from_layers([layer], input_shape=(28, 28, 8))
+    >>> [str(part) for part in model.layers[1:]], model.output_shape
+    (["DepthwiseConv 'separable_conv/depthwise'", "Conv 'separable_conv'"], (26, 26, 16))
     """
 
     depthwise_kernel: np.ndarray
@@ -287,6 +318,12 @@ class LocallyConnected(Linear):
     strides : int or tuple of int
     padding : {"valid", "same"} or pairs
     activation : str or Activation, optional
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.LocallyConnected(np.ones((3, 2, 5)), size=2)
+    >>> layer.output_shape((4, 1))
+    (3, 5)
     """
 
     size: Any = 1

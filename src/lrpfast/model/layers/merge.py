@@ -41,12 +41,30 @@ class Merge(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Add(Merge):
-    """The sum of all inputs; smaller ones are stretched as in NumPy."""
+    """The sum of all inputs; smaller ones are stretched as in NumPy.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Add(), a, b))
+    >>> model.predict([np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])]).tolist()
+    [[4.0, 6.0]]
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Subtract(Merge):
-    """The first input minus the second."""
+    """The first input minus the second.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Subtract(), a, b))
+    >>> model.predict([np.array([[1.0, 2.0]]), np.array([[3.0, 3.0]])]).tolist()
+    [[-2.0, -1.0]]
+    """
 
     least: ClassVar[int] = 2
     most: ClassVar[int | None] = 2
@@ -54,22 +72,58 @@ class Subtract(Merge):
 
 @dataclass(frozen=True, eq=False)
 class Average(Merge):
-    """The mean of all inputs."""
+    """The mean of all inputs.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Average(), a, b))
+    >>> model.predict([np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])]).tolist()
+    [[2.0, 3.0]]
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Multiply(Merge):
-    """The product of all inputs, element by element."""
+    """The product of all inputs, element by element.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Multiply(), a, b))
+    >>> model.predict([np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])]).tolist()
+    [[3.0, 8.0]]
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Maximum(Merge):
-    """The largest of all inputs, element by element."""
+    """The largest of all inputs, element by element.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Maximum(), a, b))
+    >>> model.predict([np.array([[1.0, 9.0]]), np.array([[3.0, 4.0]])]).tolist()
+    [[3.0, 9.0]]
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Minimum(Merge):
-    """The smallest of all inputs, element by element."""
+    """The smallest of all inputs, element by element.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Minimum(), a, b))
+    >>> model.predict([np.array([[1.0, 9.0]]), np.array([[3.0, 4.0]])]).tolist()
+    [[1.0, 4.0]]
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +134,14 @@ class Concat(Merge):
     ----------
     axis : int
         Of one sample: 0 is the first after the batch axis; negative from the last.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input(2), graph.input(1)
+    >>> model = graph.model(graph.add(lrpfast.layers.Concat(), a, b))
+    >>> model.predict([np.array([[1.0, 2.0]]), np.array([[3.0]])]).tolist()
+    [[1.0, 2.0, 3.0]]
     """
 
     axis: int = -1
@@ -117,6 +179,13 @@ class Dot(Merge):
         Of one sample, for the first and the second input: 0 is the first after the batch axis.
     normalize : bool
         Whether both are first divided by their length along that axis.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> a, b = graph.input((4, 3)), graph.input((5, 3))
+    >>> graph.model(graph.add(lrpfast.layers.Dot(axes=-1), a, b)).output_shape
+    (4, 5)
     """
 
     axes: tuple[int, int] | int = -1

@@ -23,6 +23,12 @@ class BatchNorm(Layer):
     gamma, beta : array, shape (channels,), optional
         1 and 0 when None.
     epsilon : float
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.BatchNorm(mean=np.array([1.0, 2.0]), variance=np.array([4.0, 1.0]), epsilon=0)
+    >>> lrpfast.from_layers([layer], input_shape=2).predict(np.array([[3.0, 3.0]])).tolist()
+    [[1.0, 1.0]]
     """
 
     mean: np.ndarray
@@ -113,12 +119,25 @@ class LayerNorm(_SampleNorm):
     epsilon : float
     axes : int
         How many axes, from the last, are normalized together.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.LayerNorm(np.ones(2), np.zeros(2), epsilon=0)
+    >>> lrpfast.from_layers([layer], input_shape=2).predict(np.array([[1.0, 3.0]])).tolist()
+    [[-1.0, 1.0]]
     """
 
 
 @dataclass(frozen=True, eq=False)
 class RMSNorm(_SampleNorm):
-    """y = γ x / √(mean(x²) + epsilon) + β over the last axes of each sample; as `LayerNorm`, mean not subtracted."""
+    """y = γ x / √(mean(x²) + epsilon) + β over the last axes of each sample; as `LayerNorm`, mean not subtracted.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.RMSNorm(np.ones(2), epsilon=0)
+    >>> lrpfast.from_layers([layer], input_shape=2).predict(np.array([[5.0, 5.0]])).tolist()
+    [[1.0, 1.0]]
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +148,12 @@ class LocalResponseNorm(Layer):
     ----------
     size : int
     alpha, beta, k : float
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.LocalResponseNorm(size=1, alpha=1.0, beta=1.0, k=0.0)
+    >>> lrpfast.from_layers([layer], input_shape=(1, 1, 2)).predict(np.array([[[[2.0, 4.0]]]])).tolist()
+    [[[[0.5, 0.25]]]]
     """
 
     size: int

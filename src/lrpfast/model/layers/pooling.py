@@ -70,6 +70,12 @@ class MaxPool(_Pool):
     padding : {"valid", "same"} or pairs
     dilation : int or tuple of int
         From a window's value to its next.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.MaxPool(2)], input_shape=(4, 1))
+    >>> model.predict(np.array([[[1.0], [3.0], [2.0], [0.0]]])).ravel().tolist()
+    [3.0, 2.0]
     """
 
 
@@ -83,6 +89,12 @@ class AveragePool(_Pool):
         As in `MaxPool`.
     count_include_pad : bool
         Whether padding counts as zeros (PyTorch's default) or not at all (Keras).
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.AveragePool(2)], input_shape=(4, 1))
+    >>> model.predict(np.array([[[1.0], [3.0], [2.0], [0.0]]])).ravel().tolist()
+    [2.0, 1.0]
     """
 
     count_include_pad: bool = False
@@ -98,6 +110,11 @@ class AdaptiveAveragePool(Layer):
     ----------
     size : int (1 dimension) or tuple of int or None
         Output sizes; None keeps an axis.
+
+    Examples
+    --------
+    >>> lrpfast.layers.AdaptiveAveragePool((7, None)).output_shape((30, 20, 3))
+    (7, 20, 3)
     """
 
     size: Any
@@ -135,9 +152,23 @@ class _GlobalPool(Layer):
 
 @dataclass(frozen=True, eq=False)
 class GlobalAveragePool(_GlobalPool):
-    """The mean over all spatial axes; ``keepdims`` keeps them with size 1."""
+    """The mean over all spatial axes; ``keepdims`` keeps them with size 1.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.GlobalAveragePool()], input_shape=(2, 2))
+    >>> model.predict(np.array([[[1.0, 3.0], [2.0, 0.0]]])).tolist()
+    [[1.5, 1.5]]
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class GlobalMaxPool(_GlobalPool):
-    """The largest value over all spatial axes; ``keepdims`` keeps them with size 1."""
+    """The largest value over all spatial axes; ``keepdims`` keeps them with size 1.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.GlobalMaxPool()], input_shape=(2, 2))
+    >>> model.predict(np.array([[[1.0, 3.0], [2.0, 0.0]]])).tolist()
+    [[2.0, 3.0]]
+    """

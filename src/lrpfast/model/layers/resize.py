@@ -86,6 +86,12 @@ class Interpolate(Layer):
     ------
     InputError
         When there are other than 1 to 3, or one is no matrix.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Interpolate((np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]),))
+    >>> lrpfast.from_layers([layer], input_shape=(2, 1)).predict(np.array([[[2.0], [4.0]]])).ravel().tolist()
+    [2.0, 3.0, 4.0]
     """
 
     matrices: tuple[np.ndarray | None, ...]
@@ -134,6 +140,12 @@ class Take(Layer):
     ------
     InputError
         When there are other than 1 to 3, or one is not whole numbers of 0 or more.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Take(([2, 0, 0],))
+    >>> lrpfast.from_layers([layer], input_shape=(3, 1)).predict(np.array([[[1.0], [2.0], [3.0]]])).ravel().tolist()
+    [3.0, 1.0, 1.0]
     """
 
     places: tuple[np.ndarray | None, ...]
@@ -179,6 +191,12 @@ class UpSample(Layer):
     interpolation : {"nearest", "bilinear"}
         "nearest" repeats each value; "bilinear", for 1 or 2 dimensions, interpolates between
         the centres of the values (half-pixel centres, as TensorFlow's ``resize``).
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.UpSample(2)
+    >>> lrpfast.from_layers([layer], input_shape=(2, 1)).predict(np.array([[[1.0], [2.0]]])).ravel().tolist()
+    [1.0, 1.0, 2.0, 2.0]
     """
 
     size: Any

@@ -15,7 +15,13 @@ from .window import as_pairs, channels_last, per_axis
 
 @dataclass(frozen=True, eq=False)
 class Flatten(Layer):
-    """Flatten one sample to a vector, in row-major order."""
+    """Flatten one sample to a vector, in row-major order.
+
+    Examples
+    --------
+    >>> lrpfast.layers.Flatten().output_shape((2, 3))
+    (6,)
+    """
 
     def output_shape(self, shape: Shape) -> Shape:
         sizes = [n for n in shape if n is not None]
@@ -24,7 +30,13 @@ class Flatten(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Reshape(Layer):
-    """Give one sample another shape, in row-major order; one entry may be -1."""
+    """Give one sample another shape, in row-major order; one entry may be -1.
+
+    Examples
+    --------
+    >>> lrpfast.layers.Reshape((2, -1)).output_shape((6,))
+    (2, 3)
+    """
 
     shape: tuple[int, ...]
 
@@ -56,6 +68,11 @@ class Permute(Layer):
     ----------
     axes : tuple of int
         Output axis i is input axis ``axes[i]``; 0 is the first after the batch axis.
+
+    Examples
+    --------
+    >>> lrpfast.layers.Permute((1, 2, 0)).output_shape((3, 28, 28))
+    (28, 28, 3)
     """
 
     axes: tuple[int, ...]
@@ -77,7 +94,13 @@ class Permute(Layer):
 
 @dataclass(frozen=True, eq=False)
 class RepeatVector(Layer):
-    """A vector of n features repeated ``count`` times: (n,) becomes (count, n)."""
+    """A vector of n features repeated ``count`` times: (n,) becomes (count, n).
+
+    Examples
+    --------
+    >>> lrpfast.layers.RepeatVector(5).output_shape((3,))
+    (5, 3)
+    """
 
     count: int
 
@@ -138,6 +161,12 @@ class ZeroPad(_Edges):
     ----------
     pairs : pairs of int
         (before, after) for each spatial axis; one number or one pair for 1 dimension.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.ZeroPad((1, 2))
+    >>> lrpfast.from_layers([layer], input_shape=(2, 1)).predict(np.array([[[3.0], [4.0]]])).ravel().tolist()
+    [0.0, 3.0, 4.0, 0.0, 0.0]
     """
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -146,7 +175,14 @@ class ZeroPad(_Edges):
 
 @dataclass(frozen=True, eq=False)
 class ReflectPad(_Edges):
-    """Values mirrored at the first and the last of each spatial axis (NumPy's "reflect"); as `ZeroPad`."""
+    """Values mirrored at the first and the last of each spatial axis (NumPy's "reflect"); as `ZeroPad`.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.ReflectPad((1, 1))
+    >>> lrpfast.from_layers([layer], input_shape=(3, 1)).predict(np.array([[[1.0], [2.0], [3.0]]])).ravel().tolist()
+    [2.0, 1.0, 2.0, 3.0, 2.0]
+    """
 
     def output_shape(self, shape: Shape) -> Shape:
         spatial, _ = channels_last(str(self), shape, self.rank)
@@ -158,7 +194,13 @@ class ReflectPad(_Edges):
 
 @dataclass(frozen=True, eq=False)
 class Crop(_Edges):
-    """Values cut off before and after each spatial axis; as `ZeroPad`."""
+    """Values cut off before and after each spatial axis; as `ZeroPad`.
+
+    Examples
+    --------
+    >>> lrpfast.layers.Crop(((1, 1), (2, 0))).output_shape((8, 8, 3))
+    (6, 6, 3)
+    """
 
     def output_shape(self, shape: Shape) -> Shape:
         return self._sized(shape, -1)
@@ -171,6 +213,12 @@ class Embedding(Layer):
     Parameters
     ----------
     table : array, shape (entries, features)
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.Embedding(np.array([[0.0, 1.0], [2.0, 3.0]]))
+    >>> lrpfast.from_layers([layer], input_shape=3).predict(np.array([[1, 0, 1]])).tolist()
+    [[[2.0, 3.0], [0.0, 1.0], [2.0, 3.0]]]
     """
 
     table: np.ndarray

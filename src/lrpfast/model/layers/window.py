@@ -8,6 +8,9 @@ from typing import Any
 from ...errors import InputError, ShapeError
 from .base import Shape
 
+#: A step or size beyond this is no layer's, and products of two would not fit into 64 bits.
+_MOST = 2**31 - 1
+
 #: Padding by name, or zeros before and after each spatial axis.
 Padding = str | tuple[tuple[int, int], ...]
 
@@ -19,8 +22,10 @@ def per_axis(value: Any, rank: int, what: str, layer: str, least: int = 1) -> tu
         numbers = tuple(operator.index(v) for v in values if not isinstance(v, bool))
     except TypeError:
         numbers = ()
-    if len(numbers) != rank or any(n < least for n in numbers):
-        raise InputError(f"{layer}: {what} must be one whole number of at least {least}, or {rank} of them: {value!r}")
+    if len(numbers) != rank or any(not least <= n <= _MOST for n in numbers):
+        raise InputError(
+            f"{layer}: {what} must be one whole number of at least {least}, below 2**31, or {rank} of them: {value!r}"
+        )
     return numbers
 
 

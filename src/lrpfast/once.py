@@ -1,0 +1,34 @@
+"""Values that are computed when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
+
+Value = TypeVar("Value")
+
+
+class once(Generic[Value]):  # noqa: N801 - it is used as the decorator that it stands in for
+    """`functools.cached_property` without the lock that it has before Python 3.12.
+
+    That lock is one for all objects of a class, and a process that is forked while another thread is in it waits for
+    ever. Here two threads may both compute a value, the same one.
+    """
+
+    def __init__(self, compute: Callable[[Any], Value]) -> None:
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> once[Value]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Value: ...
+    def __get__(self, instance: Any, owner: type) -> once[Value] | Value:
+        if instance is None:
+            return self
+        value: Value = self.compute(instance)
+        instance.__dict__[self.name] = value  # found before this descriptor from now on
+        return value

@@ -1,0 +1,63 @@
+"""What every reader of files does with distrust: errors that name the file, archives without tricks."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+
+from ..errors import LrpfastError, ModelFormatError, UnsupportedLayerError
+
+#: What is stored in up to this many bytes may be compressed as far as it likes …
+FREE_BYTES = 64 * 2**20
+#: … what is larger by this factor at most: trained weights do not compress at all.
+MAX_RATIO = 100
+
+
+def unpacks_honestly(size: int, stored: int) -> bool:
+    """Whether ``stored`` bytes may be a real file's packed form of ``size`` bytes."""
+    return size <= max(FREE_BYTES, MAX_RATIO * stored)
+
+
+@contextlib.contextmanager
+def guarded(source: str) -> Iterator[None]:
+    """Name the source in every error, and make one of lrpfast's of whatever a damaged file provokes."""
+    try:
+        yield
+    except UnsupportedLayerError as error:
+        raise UnsupportedLayerError(f"{source}: {error}") from error
+    except LrpfastError as error:
+        raise ModelFormatError(f"{source}: {error}") from error
+    except RecursionError as error:
+        raise ModelFormatError(f"{source}: its configuration is nested too deep to be a model's") from error
+    except zipfile.BadZipFile as error:
+        raise ModelFormatError(f"{source}: damaged or truncated zip archive ({error})") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelFormatError(f"{source}: damaged or truncated ({type(error).__name__}: {error})") from error
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse an archive that has a name twice: programs disagree on which of them counts."""
+    counted = Counter(names)
+    double = next((name for name in names if counted[name] > 1), None)
+    if double is not None:
+        raise ModelFormatError(f"the archive holds {double} twice, and does not say which counts")
+
+
+def check_size(info: zipfile.ZipInfo) -> None:
+    """Refuse a member that says it is larger than it can honestly be."""
+    if not unpacks_honestly(info.file_size, info.compress_size):
+        raise ModelFormatError(
+            f"{info.filename} in the archive unpacks to {info.file_size:,} bytes from {info.compress_size:,}, more "
+            "than any model's member does"
+        )
+
+
+def member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of an archive's member."""
+    info = archive.getinfo(name)
+    check_size(info)
+    return archive.read(info)

@@ -1,0 +1,86 @@
+"""What objects say of themselves at a prompt, and as HTML in a notebook."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+
+import lrpfast
+from lrpfast import layers, table
+
+
+class Reader(HTMLParser):
+    """The rows of a page's tables, and all other text; fails where tags do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.text, self.open = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+        else:
+            self.text.append(data)
+
+
+def network(name="dense"):
+    return lrpfast.from_layers([layers.Dense(np.eye(2), activation="relu", name=name), layers.Dense(np.ones((2, 1)))])
+
+
+def test_html_is_the_text_s_table_and_escapes_names():
+    model = network("<b>&amp;</b>")
+    analyzer = lrpfast.Analyzer(model, "epsilon", device="cpu")
+    explanation = analyzer.explain(np.ones((3, 2)))
+    for shown in (model, analyzer.plan(), explanation.conservation, explanation):
+        page = shown._repr_html_()
+        text = model.summary() if shown is model else str(shown)
+        assert "<b>" not in page
+        read = Reader(page)
+        assert any("<b>&amp;</b>" in cell for row in read.rows for cell in row)
+        for cell in (cell for row in read.rows for cell in row):
+            assert cell in text
+        assert len({len(row) for row in read.rows}) == 1
+
+
+def test_html_of_a_table():
+    assert table.html([("a", "b"), ("x", "1")], "over", "<under>", right=1) == (
+        '<p>over</p><table><thead><tr><th style="text-align: left">a</th><th style="text-align: right">b</th></tr>'
+        '</thead><tbody><tr><td style="text-align: left">x</td><td style="text-align: right">1</td></tr></tbody>'
+        "</table><p>&lt;under&gt;</p>"
+    )
+
+
+def test_reprs():
+    model = network()
+    analyzer = lrpfast.Analyzer(model, "epsilon", device="cpu")
+    assert repr(model) == "<lrpfast.Model 'model': (2,) -> (1,), 3 layers>"
+    assert repr(analyzer) == "<lrpfast.Analyzer of 'model': epsilon, pass; float32, cpu>"
+    explanation = analyzer.explain(np.ones((3, 2)), layers=True)
+    first, *rest = repr(explanation).splitlines()
+    assert first == "<lrpfast.Explanation: relevance (3, 2) float32, 3 layers>"
+    assert rest == repr(explanation.conservation).splitlines()
+    assert "Explanation: relevance (3, 2) float32, 3 layers" in Reader(explanation._repr_html_()).text[0]
+    assert repr(analyzer.plan()) == str(analyzer.plan())
+
+
+def test_reprs_of_data_sets():
+    statistics = lrpfast.Statistics((2,), groups=["cat", "dog"], quantiles=True)
+    statistics.update(0, np.ones((3, 2)), group=np.array([0, 1, -1]))
+    assert repr(statistics) == "<lrpfast.Statistics of maps (2,): 2 samples in 2 groups, with quantiles>"
+    assert repr(lrpfast.Statistics((4, 4))) == "<lrpfast.Statistics of maps (4, 4): 0 samples>"
+    analyzer = lrpfast.Analyzer(network(), "epsilon", device="cpu")
+    done = analyzer.stream(np.ones((5, 2)), lambda first, relevance: None, statistics=True, progress=False)
+    told = repr(done)
+    assert told.startswith("<lrpfast.Streamed: 5 samples in ")
+    assert told.endswith(" s; relevance (5, 2) float32, statistics>")
