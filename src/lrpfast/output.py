@@ -50,6 +50,12 @@ def take_place(temporary: str, target: str) -> None:
     os.replace(temporary, target)
 
 
+def beside(path: str, what: str) -> str:
+    """The hidden name beside ``path`` (a link's target) of what belongs to it: "part", "journal", "lock"."""
+    folder, name = os.path.split(os.path.realpath(path))
+    return os.path.join(folder, f".{name}.lrpfast-{what}")
+
+
 def check_target(path: str | os.PathLike[str], size: int = 0) -> None:
     """InputError or OSError unless a file of ``size`` bytes can be put at ``path``."""
     target = os.path.realpath(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import math
 import os
 import re
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
-from ..errors import InputError, MissingPackageError, ShapeError
+from ..errors import InputError, ShapeError
 from .blocks import SIZE as BLOCK
-from .job import Job
+from .job import Job, is_per_sample
 from .labels import to_xarray
 from .masks import Gridded, Masked, open_mask, scatter
+from .optional import needed
 from .sinks import open_sink
 from .sources import open_source
 from .statistics import Statistics
@@ -33,14 +33,6 @@ PIECES_PER_WORKER = 8
 CHUNKS_PER_PIECE = 8
 
 
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = name.split(".")[0]
-        raise MissingPackageError(f"this needs the package {package}: pip install 'lrpfast[dask]'") from None
-
-
 # Lazy maps
 
 
@@ -50,7 +42,7 @@ def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str 
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
         with open_source(x) as source:
-            return to_xarray(mapped, source.labels, job.record())
+            return to_xarray(mapped, source.labels, job.record)
     return _mapped(analyzer, x, target, normalize, grid)[0]
 
 
@@ -61,12 +53,12 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
         return _explain_block(x, None, job=job, grid=grid), job
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
-    da, delayed = _import("dask.array"), _import("dask").delayed
+    da, delayed = needed("dask.array", "a lazy map"), needed("dask", "a lazy map").delayed
     x = x.rechunk({axis: -1 for axis in range(1, x.ndim)})  # a sample is explained as a whole
-    each = _is_lazy(target) or (isinstance(target, (list, np.ndarray)) and np.ndim(target) > 0)
+    each = is_per_sample(target)
     arguments: list[Any] = [x, (0, *range(100, 99 + x.ndim)), None, None]
     if each:
-        if len(target) != len(x):
+        if np.shape(target)[:1] != (len(x),):
             raise ShapeError(f"there are {len(x)} samples, but the targets have shape {np.shape(target)}")
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
@@ -123,7 +115,7 @@ def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | N
 @contextlib.contextmanager
 def connected(cluster: Any) -> Iterator[Any]:
     """A Dask client: for ``"local:4"`` with four worker processes of its own, an address, or a client as it is."""
-    distributed = _import("distributed")
+    distributed = needed("distributed", "a cluster")
     if isinstance(cluster, distributed.Client):
         yield cluster
         return
@@ -178,7 +170,7 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     Every piece is read and written by the worker that explains it, from and into files that all of them reach; only
     its statistics come back. A piece whose worker dies is explained again by another.
     """
-    as_completed = _import("distributed").as_completed
+    as_completed = needed("distributed", "a cluster").as_completed
     missing = run.missing()
     workers = max(1, sum(client.nthreads().values()))
     samples = sum(stop - first for first, stop in missing)

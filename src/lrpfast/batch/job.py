@@ -14,6 +14,7 @@ from ..engine.inputs import as_batch, as_start
 from ..engine.record import record, target_text
 from ..errors import InputError, SampleError, ShapeError
 from ..model.layers import Flatten, Input, Reshape
+from ..once import once
 from ..rules.rule import ZBox
 from ..version import __version__
 from .bounds import outside
@@ -78,7 +79,7 @@ class Job:
         as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), analyzer.input_shape)
         self.analyzer, self.normalize = analyzer, normalize
         self.samples = shape[0]
-        self._target, self._per_sample = target, _is_per_sample(target)
+        self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
             self._target = target = np.asarray(target)
             _check_targets(analyzer, target, self.samples)
@@ -99,8 +100,9 @@ class Job:
         """Samples of a chunk."""
         return rows_of(self._row_bytes, self.analyzer.plan().flops, self.samples)
 
+    @once
     def record(self) -> dict[str, str]:
-        """How the relevances are made, in words."""
+        """How the relevances are made, in words; it takes a digest of all weights."""
         target = self.analyzer.target if self._target is None else self._target
         told = {"lrpfast_version": __version__, **record(self.analyzer), "target": target_text(target)}
         if self.normalize is not None:
@@ -109,7 +111,7 @@ class Job:
 
     def digest(self) -> str:
         """A name for all that the relevance of a sample depends on."""
-        text = f"{sorted(self.record().items())} {self.map_shape} {self.dtype}"
+        text = f"{sorted(self.record.items())} {self.map_shape} {self.dtype}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def explain(self, first: int, x: np.ndarray, out: np.ndarray | None = None, target: Any = None) -> Explained:
@@ -166,7 +168,8 @@ def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _is_per_sample(target: Any) -> bool:
+def is_per_sample(target: Any) -> bool:
+    """Whether a target has an entry for each sample: a list or an array, NumPy's, Dask's or another's."""
     return isinstance(target, list) or (hasattr(target, "__array__") and not isinstance(target, np.generic))
 
 

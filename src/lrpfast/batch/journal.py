@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..output import beside
 
 VERSION = 1
 #: Bytes that a note may grow by between two of them.
 MARGIN = 1 << 14
-
-
-def _beside(path: str, suffix: str) -> str:
-    folder, name = os.path.split(os.path.realpath(path))
-    return os.path.join(folder, f".{name}.lrpfast-{suffix}")
 
 
 @contextlib.contextmanager
@@ -34,7 +30,7 @@ def locked(path: str) -> Iterator[None]:
     InputError
         When another run holds it.
     """
-    name = _beside(path, "lock")
+    name = beside(path, "lock")
     while True:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -91,7 +87,7 @@ def joined(ranges: list[list[int]]) -> list[list[int]]:
 
 def unfinished(path: str) -> bool:
     """Whether a run into this output was stopped and can go on."""
-    return os.path.exists(_beside(path, "journal"))
+    return os.path.exists(beside(path, "journal"))
 
 
 class Journal:
@@ -112,7 +108,7 @@ class Journal:
     """
 
     def __init__(self, path: str, settings: dict[str, Any]) -> None:
-        self.output, self.path = path, _beside(path, "journal")
+        self.output, self.path = path, beside(path, "journal")
         self.settings = settings
         self.done: list[list[int]] = []
         self.counters: dict[str, int] = {}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..output import check_target, replacing
+from ..output import beside, check_target, replacing
 from .labels import Coord, encoded
 from .optional import needed
 
@@ -107,12 +107,12 @@ def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attri
 
 
 def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> None:
-    from .sinks.base import naming, partial_of
+    from .sinks.base import naming
     from .sinks.zarr import check_place, put_in_place, write_zarr
 
     path = path.rstrip("/")
     check_place(path)
-    partial = partial_of(path)
+    partial = beside(path, "part")
     with naming(path, partial):
         shutil.rmtree(partial, ignore_errors=True)
         os.mkdir(partial)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engine.record import array_text
 from ..errors import InputError, ShapeError
 from .labels import Coord, Labels
 from .sinks import Sink
@@ -65,7 +66,7 @@ class Masked(Source):
     @property
     def fingerprint(self) -> dict[str, Any] | None:
         inner = self._source.fingerprint
-        return None if inner is None else {**inner, "mask": digest_of(self.mask)}
+        return None if inner is None else {**inner, "mask": array_text(self.mask)}
 
     def read(self, first: int, stop: int) -> np.ndarray:
         rows = self._source.read(first, stop)
@@ -106,13 +107,6 @@ def _picked(labels: Labels, mask: np.ndarray) -> Labels:
             values = values.reshape([sizes[dim] if dim in on else 1 for dim in grid])
             coords[name] = Coord((feature,), np.broadcast_to(values, mask.shape)[mask], attrs)
     return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels)
-
-
-def digest_of(array: np.ndarray) -> str:
-    """A digest of an array's shape and bytes."""
-    from .sources.memory import ArraySource, digest
-
-    return str(digest(ArraySource(array))["blake2b"])
 
 
 def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndarray:
@@ -158,19 +152,11 @@ class Gridded(Sink):
     def check(self, shape: RowsShape, dtype: np.dtype) -> None:
         self._sink.check(self._on_grid(shape), dtype)
 
-    def begin(
-        self,
-        shape: RowsShape,
-        dtype: np.dtype,
-        attributes: dict[str, str],
-        labels: Labels | None = None,
-        done: int = 0,
-        rows: int = 1,
-        there: bool = False,
-    ) -> None:
-        """As `Sink.begin`, with the labels of a `Masked` source or of its grid."""
+    def _open(self, there: bool) -> None:
+        labels = self._labels  # of a `Masked` source, or of its grid
         grid = labels.grid if labels is not None and labels.grid is not None else labels
-        self._sink.begin(self._on_grid(shape), dtype, attributes, grid, done, rows, there)
+        shape = self._on_grid(self._shape)
+        self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, there)
 
     def write(self, first: int, rows: np.ndarray) -> None:
         if self._grid is None or len(self._grid) < len(rows):

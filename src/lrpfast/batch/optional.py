@@ -8,7 +8,7 @@ from types import ModuleType
 from ..errors import MissingPackageError
 
 #: Which extra of lrpfast brings what.
-_EXTRA = {"netCDF4": "netcdf", "xarray": "netcdf", "dask": "dask", "zarr": "dask"}
+_EXTRA = {"netCDF4": "netcdf", "xarray": "netcdf", "dask": "dask", "distributed": "dask", "zarr": "dask"}
 
 
 def needed(package: str, what: str) -> ModuleType:
@@ -16,6 +16,5 @@ def needed(package: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise MissingPackageError(
-            f"{what} needs {package}: pip install 'lrpfast[{_EXTRA[package]}]'", name=package
-        ) from None
+        name = package.partition(".")[0]
+        raise MissingPackageError(f"{what} needs {name}: pip install 'lrpfast[{_EXTRA[name]}]'", name=name) from None

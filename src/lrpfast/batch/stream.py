@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
-from ..engine.record import array_text
 from ..errors import BoundsWarning, InputError, SampleError
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
@@ -201,7 +200,7 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = {"left": 0, "outside": 0}
-        self.record = job.record()
+        self.record = job.record
         paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
         if len(paths) == 2 and os.path.realpath(paths[0]) == os.path.realpath(paths[1]):
             raise InputError(f"{paths[0]}: the relevances and their statistics need two files")
@@ -236,8 +235,6 @@ class Run:
             "outputs": [os.path.realpath(p) for p in self._paths],
             "by": "the workers of a cluster" if self._shared else "one process",
         }
-        if self.grid is not None:
-            settings["mask"] = array_text(self.grid)
         if self.made.wanted:
             settings["statistics"] = True
             settings["quantiles"] = list(self.made.quantiles)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from ...output import check_target, take_place
-from ..labels import Labels
+from ...output import beside, check_target, take_place
+from ..labels import Coord, Labels, for_relevance
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
@@ -76,7 +76,21 @@ class Sink:
         OSError
             When it cannot be written.
         """
+        self._shape, self._dtype = shape, little(dtype)
+        self._attributes, self._labels = attributes, labels
+        self._end, self._rows = done, max(1, rows)
+        self._open(bool(done) or there)
+
+    def _open(self, there: bool) -> None:
+        """`begin`, of what it was given; ``there`` where the partial output is to be gone on with."""
         raise NotImplementedError
+
+    def _described(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
+        """The relevance of as many samples as files describe it, without its values, and its coordinates."""
+        shape = (samples, *self._shape[1:])
+        labels = for_relevance(self._labels, shape)
+        placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
+        return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
     def write(self, first: int, rows: np.ndarray) -> None:
         """Rows from ``first`` on; OSError that names the output when the disk is full, with the rows so far kept."""
@@ -109,17 +123,8 @@ class CallbackSink(Sink):
         self._function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def begin(
-        self,
-        shape: RowsShape,
-        dtype: np.dtype,
-        attributes: dict[str, str],
-        labels: Labels | None = None,
-        done: int = 0,
-        rows: int = 1,
-        there: bool = False,
-    ) -> None:
-        if done:
+    def _open(self, there: bool) -> None:
+        if there:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
     def write(self, first: int, rows: np.ndarray) -> None:
@@ -127,12 +132,6 @@ class CallbackSink(Sink):
 
     def finish(self) -> None:
         """The function has had every row."""
-
-
-def partial_of(path: str) -> str:
-    """The hidden name beside ``path`` (a link's target) under which it is written."""
-    folder, name = os.path.split(os.path.realpath(path))
-    return os.path.join(folder, f".{name}.lrpfast-part")
 
 
 class FileSink(Sink):
@@ -150,7 +149,7 @@ class FileSink(Sink):
     def __init__(self, path: str, dataset: str | None = None) -> None:
         self.path, self._dataset = path, dataset
         self.name = path if dataset is None else f"{path}:{dataset}"
-        self.partial = partial_of(path)
+        self.partial = beside(path, "part")
         self._file: int | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype) -> None:
@@ -159,32 +158,20 @@ class FileSink(Sink):
             held = os.stat(self.partial).st_blocks * 512
         check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - held))
 
-    def begin(
-        self,
-        shape: RowsShape,
-        dtype: np.dtype,
-        attributes: dict[str, str],
-        labels: Labels | None = None,
-        done: int = 0,
-        rows: int = 1,
-        there: bool = False,
-    ) -> None:
-        self._shape, self._dtype = shape, little(dtype)
-        self._row = math.prod(shape[1:]) * self._dtype.itemsize
-        self._end = done
+    def _open(self, there: bool) -> None:
+        self._row = math.prod(self._shape[1:]) * self._dtype.itemsize
         with self._named():
-            if not (done or there):
+            if not there:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.partial)
-                self._create(attributes, labels)
+                self._create()
             elif not os.path.isfile(self.partial):
                 raise InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
             self._offset = self._find()
             self._file = os.open(self.partial, os.O_RDWR)
-            if done:
-                self._check_size(done)
+            self._check_size(self._end)
 
-    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
+    def _create(self) -> None:
         """Make the partial file with everything but the rows."""
         raise NotImplementedError
 

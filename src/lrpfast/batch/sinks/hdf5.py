@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordinates
+from ..labels import Coord, encoded, plain, with_coordinates
 from .base import FileSink
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ class Hdf5Sink(FileSink):
         need_samples(self.name, shape)
         super().check(shape, dtype)
 
-    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
+    def _create(self) -> None:
         import h5py
 
-        labels = for_relevance(labels, self._shape)
-        variable = Coord(labels.dims, placeholder(self._shape, self._dtype), {**labels.attrs, **attributes})
+        variable, coords = self._described(self._shape[0])
         with h5py.File(self.partial, "x") as file:
-            write_hdf5(file, {self._dataset: variable}, labels.coords, attributes, self.name, late=True)
+            write_hdf5(file, {self._dataset: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:
         return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
@@ -45,11 +44,6 @@ def need_samples(name: str, shape: RowsShape) -> None:
         raise InputError(
             f"{name}: this format needs the number of samples before the first; write .npy or .zarr from an iterator"
         )
-
-
-def placeholder(shape: RowsShape, dtype: np.dtype) -> np.ndarray:
-    """An array of this shape that takes no memory."""
-    return np.broadcast_to(np.zeros((), dtype), shape)  # type: ignore[arg-type]
 
 
 def find_dataset(path: str, dataset: str, shape: RowsShape, dtype: np.dtype) -> int:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordinates
+from ..labels import Coord, encoded, plain, with_coordinates
 from ..optional import needed
 from .base import FileSink
-from .hdf5 import find_dataset, need_samples, placeholder
+from .hdf5 import find_dataset, need_samples
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
@@ -33,15 +33,14 @@ class NetcdfSink(FileSink):
         _check_type(self.name, dtype)
         super().check(shape, dtype)
 
-    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
-        labels = for_relevance(labels, self._shape)
-        variable = Coord(labels.dims, placeholder(self._shape, self._dtype), {**labels.attrs, **attributes})
+    def _create(self) -> None:
+        variable, coords = self._described(self._shape[0])
         # the NetCDF library calls a full disk "permission denied": see first whether anything can be written
         with open(self.partial, "xb") as probe:
             probe.write(bytes(4096))
         file = needed("netCDF4", self.name).Dataset(self.partial, "w", format="NETCDF4")
         with file, _naming(self.name):
-            write_netcdf(file, {self._dataset: variable}, labels.coords, attributes, self.name, late=True)
+            write_netcdf(file, {self._dataset: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:
         return find_dataset(self.partial, self._dataset, self._shape, self._dtype)

@@ -7,7 +7,6 @@ import os
 import numpy as np
 
 from ...errors import InputError
-from ..labels import Labels
 from ..sources.mapped import header
 from .base import FileSink
 
@@ -24,7 +23,7 @@ class NpySink(FileSink):
         np.lib.format.write_array_header_1_0(made, fields)  # leaves room for more samples
         return made.getvalue()
 
-    def _create(self, attributes: dict[str, str], labels: Labels | None) -> None:
+    def _create(self) -> None:
         with open(self.partial, "xb") as file:
             file.write(self._header(self._shape[0] or 0))
             file.truncate(file.tell() + (self._shape[0] or 0) * self._row)

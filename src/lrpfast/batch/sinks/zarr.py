@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ...output import check_free, check_target
-from ..labels import Coord, Labels, encoded, for_relevance, plain, with_coordinates
-from .base import Sink, check_rows, little, naming, partial_of
-from .hdf5 import placeholder
+from ...output import beside, check_free, check_target
+from ..labels import Coord, encoded, plain, with_coordinates
+from .base import Sink, check_rows, little, naming
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
@@ -37,7 +36,7 @@ class ZarrSink(Sink):
     def __init__(self, path: str, array: str | None) -> None:
         self.path, self._array = path.rstrip("/"), (array or "relevance").strip("/")
         self.name = f"{self.path}:{self._array}"
-        self.partial = partial_of(self.path)
+        self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
 
     def check(self, shape: RowsShape, dtype: np.dtype) -> None:
@@ -57,37 +56,23 @@ class ZarrSink(Sink):
     def _there(self) -> bool:
         return os.path.isdir(self._inside)
 
-    def begin(
-        self,
-        shape: RowsShape,
-        dtype: np.dtype,
-        attributes: dict[str, str],
-        labels: Labels | None = None,
-        done: int = 0,
-        rows: int = 1,
-        there: bool = False,
-    ) -> None:
-        self._shape, self._dtype, self._end = shape, little(dtype), done
-        self._rows = max(1, rows)
-        self._attributes, self._labels = attributes, labels
+    def _open(self, there: bool) -> None:
         with naming(self.path, self.partial):
-            if not (done or there):
+            if not there:
                 if os.path.isdir(self.partial):
                     shutil.rmtree(self.partial)
                 os.mkdir(self.partial)
-                self._describe(shape[0] or 0)
+                self._describe(self._shape[0] or 0)
             elif not self._there:
                 raise InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
             else:
-                self._check_partial(done)
+                self._check_partial(self._end)
 
     def _describe(self, samples: int) -> None:
         """The metadata and coordinates, for as many samples."""
-        shape = (samples, *self._shape[1:])
-        labels = for_relevance(self._labels, shape)
-        variable = Coord(labels.dims, placeholder(shape, self._dtype), {**labels.attrs, **self._attributes})
-        chunks = (self._rows, *shape[1:])
-        write_zarr(self.partial, {self._array: variable}, labels.coords, self._attributes, self.name, chunks)
+        variable, coords = self._described(samples)
+        chunks = (self._rows, *self._shape[1:])
+        write_zarr(self.partial, {self._array: variable}, coords, self._attributes, self.name, chunks)
 
     def _check_partial(self, done: int) -> None:
         with open(os.path.join(self._inside, ".zarray"), encoding="utf-8") as file:
