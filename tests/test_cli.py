@@ -247,7 +247,10 @@ def test_few_samples(samples, files, x, capsys):
 def test_chunks_change_nothing(limit, files, monkeypatch):
     expected = explain(files)
     for size in (1, 10_000):
-        monkeypatch.setattr(f"lrpfast.batch.chunks.{limit}", size)
+        if limit == "CHUNK_BYTES":
+            monkeypatch.setattr("lrpfast.batch.chunks.CHUNK_BYTES", size)
+        else:
+            monkeypatch.setitem(lrpfast.batch.chunks.CHUNK_FLOPS, "cpu", size)
         assert explain(files).tobytes() == expected.tobytes()
 
 

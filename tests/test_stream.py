@@ -304,6 +304,21 @@ def test_changed_settings_are_told(unfinished, x):
     assert (np.load(unfinished) == RELEVANCE).all() and leftovers(unfinished.parent) == []
 
 
+def test_goes_on_with_other_threads(x, tmp_path, monkeypatch):
+    """A chunk that is chosen by the number of threads stays what it was."""
+    monkeypatch.setitem(lrpfast.batch.chunks.CHUNK_FLOPS, "cpu", 100 * ANALYZER.plan().flops)
+    one, three = (lrpfast.Analyzer(MODEL, "epsilon", threads=n) for n in (1, 3))
+    told = []
+    one.stream(x, tmp_path / "one.npy", progress=told.append)
+    three.stream(x, tmp_path / "three.npy", progress=told.append)
+    assert told[0] == 100 and 300 in told
+    with pytest.raises(Stop):
+        one.stream(x, tmp_path / "r.npy", progress=stopped_after(2))
+    done = three.stream(x, tmp_path / "r.npy")
+    assert done.resumed >= 200
+    assert everything(tmp_path / "r.npy") == everything(tmp_path / "one.npy") == everything(tmp_path / "three.npy")
+
+
 def test_a_changed_input_is_told(unfinished, x):
     np.save(x, X * 2)
     os.utime(x, (1, 1))

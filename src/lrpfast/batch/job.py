@@ -18,7 +18,7 @@ from ..once import once
 from ..rules.rule import ZBox
 from ..version import __version__
 from .bounds import outside
-from .chunks import rows_of
+from .chunks import CHUNK_FLOPS, rows_of
 from .groups import Groups
 from .normalize import NORMALIZATIONS, normalize_rows
 
@@ -95,10 +95,11 @@ class Job:
         self._bounds = _bounds_of(analyzer)
         self.groups = Groups(analyzer, self.samples, group_by, correct)
 
-    @property
-    def rows(self) -> int:
-        """Samples of a chunk."""
-        return rows_of(self._row_bytes, self.analyzer.plan().flops, self.samples)
+    def rows(self, threads: int) -> int:
+        """Samples of a chunk that so many threads, or the analyzer's GPUs, explain."""
+        device = self.analyzer.device
+        flops = CHUNK_FLOPS["cpu"] * threads if device == "cpu" else CHUNK_FLOPS["gpu"] * (1 + device.count(","))
+        return rows_of(self._row_bytes, self.analyzer.plan().flops, self.samples, flops)
 
     @once
     def record(self) -> dict[str, str]:

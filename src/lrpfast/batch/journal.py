@@ -8,7 +8,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,8 +167,8 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
 
-    def load(self) -> bool:
-        """Take over what an earlier run noted; False when there is nothing.
+    def load(self, free: Sequence[str] = ()) -> bool:
+        """Take over what an earlier run noted, and its settings of these names; False when there is nothing.
 
         Raises
         ------
@@ -186,6 +186,7 @@ class Journal:
             return False
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{self.path}: damaged record of an unfinished run ({error}); {ANEW}") from None
+        self.settings.update({key: found[key] for key in free if key in found})
         changed = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
         if changed:
             told_of = "; ".join(

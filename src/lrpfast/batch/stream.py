@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, SampleError
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
@@ -30,6 +31,8 @@ from .statistics import Statistics
 SECONDS_BETWEEN_NOTES = 5.0
 #: … and how many times longer than a note takes it is at least.
 TIMES_A_NOTE = 20
+#: The setting of a run that tells how many samples are read, explained and written at once.
+CHUNK = "samples in a chunk"
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,11 @@ def stream(
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
         if out is not None and grid is not None:
             out = Gridded(out, grid)
-        rows = _rows(batch_size, job, data)
+        threads = analyzer._threads or (get_num_threads() if cluster is None else 1)
+        rows = _rows(batch_size, job, data, threads)
         if cluster is not None:
             rows = rows_of_a_chunk(rows)
-        run = Run(job, data, out, made, rows, resume, overwrite, grid, cluster is not None)
+        run = Run(job, data, out, made, rows, resume, overwrite, grid, cluster is not None, batch_size == "auto")
         client = None if cluster is None else stack.enter_context(connected(cluster))
         stack.enter_context(run.held())
         tell = stack.enter_context(_progress(progress, job.samples, run.count))
@@ -139,10 +143,10 @@ def stream(
     return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record)
 
 
-def _rows(batch_size: int | str, job: Job, data: Source) -> int:
+def _rows(batch_size: int | str, job: Job, data: Source, threads: int) -> int:
     """Samples of a chunk: as asked for, or as memory and the way they are stored suggest."""
     if batch_size == "auto":
-        rows = job.rows
+        rows = job.rows(threads)
         return max(rows // data.step * data.step, min(data.step, 4 * rows), 1)
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise InputError(f"batch_size must be 'auto' or a whole number of at least 1, not {batch_size!r}")
@@ -195,6 +199,7 @@ class Run:
         overwrite: bool,
         grid: np.ndarray | None,
         shared: bool,
+        auto: bool,
     ) -> None:
         self.job, self.data, self.sink, self.made, self.rows, self.grid = job, data, sink, made, rows, grid
         self.done: list[list[int]] = []
@@ -205,7 +210,7 @@ class Run:
         if len(paths) == 2 and os.path.realpath(paths[0]) == os.path.realpath(paths[1]):
             raise InputError(f"{paths[0]}: the relevances and their statistics need two files")
         self._paths = paths
-        self._resume, self._overwrite, self._shared = resume, overwrite, shared
+        self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
         resumable = bool(paths) and (sink is None or sink.resumable) and data.fingerprint is not None
         self._journal = Journal(paths[0], self._settings()) if resumable else None
         self._noted = time.monotonic()
@@ -231,7 +236,7 @@ class Run:
             **self.record,
             "device": f"{backend.name} {backend.describe().get('instruction set', '')}".strip(),
             "input": self.data.fingerprint,
-            "samples in a chunk": self.rows,
+            CHUNK: self.rows,
             "outputs": [os.path.realpath(p) for p in self._paths],
             "by": "the workers of a cluster" if self._shared else "one process",
         }
@@ -255,8 +260,10 @@ class Run:
 
     def _begin(self) -> None:
         journal, sink = self._journal, self.sink
-        found = journal is not None and self._resume and journal.load()
+        # a chunk that is chosen here may stay what it was, with other threads too
+        found = journal is not None and self._resume and journal.load([CHUNK] if self._auto else [])
         if found and journal is not None:
+            self.rows = journal.settings[CHUNK]
             self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
             self.counts = {**self.counts, **journal.counters}
             self.made.restart(journal.state)
