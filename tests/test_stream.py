@@ -326,6 +326,39 @@ def test_a_changed_input_is_told(unfinished, x):
         ANALYZER.stream(x, unfinished, batch_size=100)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_input_that_changes_at_the_end_is_told(masked, x, tmp_path):
+    """No read sees it: of a Zarr store a chunk that is gone reads as fill values, a cluster's worker opens what it finds."""
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed; lrpfast[test] brings it")
+    store = tmp_path / "x.zarr"
+    zarr.open(str(store), mode="w", shape=X.shape, dtype="f4", chunks=(100, X.shape[1]))[:] = X
+    chunk = max((p for p in store.rglob("*") if p.is_file() and p.suffix != ".json"), key=lambda p: p.stat().st_size)
+    mask = np.ones(X.shape[1:], bool) if masked else None
+
+    def harm_npy(done):
+        if done == SAMPLES:
+            os.utime(x, (1, 1))
+
+    def harm_zarr(done):
+        if done == SAMPLES:
+            chunk.unlink()
+
+    for source, harm, told in ((x, harm_npy, "changed or replaced"), (store, harm_zarr, "changed, added or removed")):
+        with pytest.raises(lrpfast.InputError, match=told):
+            ANALYZER.stream(source, tmp_path / "r.npy", mask=mask, progress=harm, resume=False)
+        assert not (tmp_path / "r.npy").exists()
+
+
+def test_a_store_is_replaced_after_a_kill_between_its_two_renames(x, tmp_path):
+    pytest.importorskip("zarr", reason="zarr is not installed; lrpfast[test] brings it")
+    place = tmp_path / "r.zarr"
+    ANALYZER.stream(x, place, batch_size=100)
+    whole = everything(place)
+    (tmp_path / ".r.zarr.lrpfast-part-old" / "left").mkdir(parents=True)
+    ANALYZER.stream(x, place, batch_size=100, overwrite=True)
+    assert everything(place) == whole and leftovers(tmp_path) == []
+
+
 def test_what_was_written_is_gone(unfinished, x):
     (part,) = (unfinished.parent / name for name in leftovers(unfinished.parent) if name.endswith("part"))
     part.unlink()

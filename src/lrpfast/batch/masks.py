@@ -84,6 +84,9 @@ class Masked(Source):
             np.take(row, self._places, out=features, mode="clip")
         return out
 
+    def unchanged(self) -> None:
+        self._source.unchanged()
+
     def done(self, stop: int) -> None:
         self._source.done(stop)
 

@@ -34,11 +34,6 @@ class Statistics:
     quantile_memory : int
         Bytes that may take.
 
-    Attributes
-    ----------
-    counters : dict of str to int
-        Numbers of the caller's that are added up with the rest, such as maps that could not be normalized.
-
     Raises
     ------
     InputError
@@ -68,7 +63,6 @@ class Statistics:
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
         self.groups = _labels(groups)
-        self.counters: dict[str, int] = {}
         features = math.prod(self.shape)
         self._blocks = Blocks(features)
         self._samples = np.zeros(len(self.groups), np.int64)
@@ -160,8 +154,6 @@ class Statistics:
         np.maximum(self._extremes[:, 1], other._extremes[:, 1], out=self._extremes[:, 1])
         if self._sketch is not None and other._sketch is not None:
             self._sketch.merge(other._sketch)
-        for name, number in other.counters.items():
-            self.counters[name] = self.counters.get(name, 0) + number
 
     # What has been counted
 
@@ -303,8 +295,6 @@ class Statistics:
             "samples": self._samples.copy(),
             "signs": self._signs.copy(),
             "extremes": self._extremes.copy(),
-            "counter_names": np.array(list(self.counters), np.str_),
-            "counter_values": np.array(list(self.counters.values()), np.int64),
             **self._blocks.state(),
         }
         if self._sketch is not None:
@@ -328,7 +318,6 @@ class Statistics:
         made._samples[:] = state["samples"]
         made._signs[:] = state["signs"]
         made._extremes[:] = state["extremes"]
-        made.counters = dict(zip(state["counter_names"].tolist(), state["counter_values"].tolist(), strict=True))
         made._blocks = Blocks.from_state(made._blocks.features, state)
         if "sketch_counts" in state:
             made._sketch = Sketch.from_state(state["sketch_counts"], state["sketch_octaves"])

@@ -211,7 +211,8 @@ class Run:
             raise InputError(f"{paths[0]}: the relevances and their statistics need two files")
         self._paths = paths
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
-        resumable = bool(paths) and (sink is None or sink.resumable) and data.fingerprint is not None
+        same = data.fingerprint is not None  # can the same input be told again?
+        resumable = bool(paths) and (sink is None or sink.resumable) and same
         self._journal = Journal(paths[0], self._settings()) if resumable else None
         self._noted = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
@@ -303,6 +304,7 @@ class Run:
                 self._chunks(tell)
             else:
                 explain_on(client, self, tell)
+            self.data.unchanged()
         except BaseException as error:
             # a wrong value stays wrong: only another input can do better, and that is another run
             if self._journal is None or not self.done or isinstance(error, SampleError):

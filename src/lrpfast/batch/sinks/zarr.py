@@ -141,14 +141,12 @@ class ZarrSink(Sink):
 
 def put_in_place(path: str, partial: str) -> None:
     """Give a whole store its name; a store that was there goes first."""
-    target = check_place(path)
-    if not os.path.isdir(target):
-        os.rename(partial, target)
-        return
-    old = f"{partial}-old"
-    os.rename(target, old)  # a folder cannot be replaced in one step
+    target, old = check_place(path), f"{partial}-old"
+    if os.path.isdir(target):  # it cannot be replaced in one step; a run killed between the two goes on here
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(target, old)
     os.rename(partial, target)
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_place(path: str) -> str:

@@ -65,6 +65,9 @@ class Source:
         out[: len(rows)] = rows
         return out[: len(rows)]
 
+    def unchanged(self) -> None:  # noqa: B027
+        """InputError or OSError when the input is no longer what was opened, as far as can be told."""
+
     def done(self, stop: int) -> None:  # noqa: B027
         """Rows before ``stop`` are not needed again."""
 
@@ -117,7 +120,7 @@ class FileSource(Source):
         A mapped page behind a file's end kills the process, and libraries read
         zeros there: so both before and after.
         """
-        rows = f"{self.name}: rows {first} to {stop - 1}"
+        rows = f"{self.name}: rows {first} to {stop - 1} cannot be read"
         self._unchanged(rows)
         try:
             yield
@@ -125,18 +128,21 @@ class FileSource(Source):
             raise
         except Exception as error:  # whatever a damaged file provokes in the library that reads it
             self._unchanged(rows)
-            raise InputError(f"{rows} cannot be read ({type(error).__name__}: {error})") from error
+            raise InputError(f"{rows} ({type(error).__name__}: {error})") from error
         self._unchanged(rows)
 
-    def _unchanged(self, rows: str) -> None:
+    def unchanged(self) -> None:
+        self._unchanged(f"{self.name}: what was read is of no use")
+
+    def _unchanged(self, what: str) -> None:
         try:
             state = state_of(self.path)
         except OSError as error:
-            raise OSError(error.errno, f"{rows} cannot be read: {error.strerror}", self.path) from None
+            raise OSError(error.errno, f"{what}: {error.strerror}", self.path) from None
         if state[1] < self._state[1]:
-            raise InputError(f"{rows} cannot be read: the file was cut from {self._state[1]:,} to {state[1]:,} bytes")
+            raise InputError(f"{what}: the file was cut from {self._state[1]:,} to {state[1]:,} bytes")
         if state != self._state:
-            raise InputError(f"{rows} cannot be read: the file was changed or replaced since it was opened")
+            raise InputError(f"{what}: the file was changed or replaced since it was opened")
 
 
 def check_unpacked(what: str, size: int, stored: int) -> None:

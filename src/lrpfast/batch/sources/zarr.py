@@ -61,11 +61,19 @@ class ZarrSource(FileSource):
 
     @once
     def fingerprint(self) -> dict[str, Any]:
+        what = {"path": os.path.abspath(self._inside), "dataset": self._name, "files": self._digest()}
+        return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
+
+    def _digest(self) -> str:
         made = hashlib.blake2b(digest_size=20)
         for place in _files(self._inside) if self._folder else [self.path]:
             made.update(repr((os.path.relpath(place, self._inside), *state_of(place)[1:])).encode())
-        what = {"path": os.path.abspath(self._inside), "dataset": self._name, "files": made.hexdigest()}
-        return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
+        return made.hexdigest()
+
+    def unchanged(self) -> None:
+        # a chunk that is gone reads as fill values, without an error
+        if self._digest() != self.fingerprint["files"]:
+            raise InputError(f"{self.name}: chunks were changed, added or removed while it was read")
 
     def _read(self, first: int, stop: int) -> np.ndarray:
         return self._packing.apply(np.asarray(self._array[first:stop]))
