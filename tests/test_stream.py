@@ -328,7 +328,7 @@ def test_a_changed_input_is_told(unfinished, x):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_input_that_changes_at_the_end_is_told(masked, x, tmp_path):
-    """No read sees it: of a Zarr store a chunk that is gone reads as fill values, a cluster's worker opens what it finds."""
+    """No read sees it: a chunk that is gone from a Zarr store reads as fill values, a worker opens what it finds."""
     zarr = pytest.importorskip("zarr", reason="zarr is not installed; lrpfast[test] brings it")
     store = tmp_path / "x.zarr"
     zarr.open(str(store), mode="w", shape=X.shape, dtype="f4", chunks=(100, X.shape[1]))[:] = X
