@@ -42,9 +42,9 @@ def test_html_is_the_text_s_table_and_escapes_names():
     model = network("<b>&amp;</b>")
     analyzer = lrpfast.Analyzer(model, "epsilon", device="cpu")
     explanation = analyzer.explain(np.ones((3, 2)))
-    for shown in (model, analyzer.plan(), explanation.conservation, explanation):
+    for shown in (model, analyzer, analyzer.plan(), explanation.conservation, explanation):
         page = shown._repr_html_()
-        text = model.summary() if shown is model else str(shown)
+        text = model.summary() if shown is model else str(analyzer.plan() if shown is analyzer else shown)
         assert "<b>" not in page
         read = Reader(page)
         assert any("<b>&amp;</b>" in cell for row in read.rows for cell in row)
@@ -72,6 +72,11 @@ def test_reprs():
     assert rest == repr(explanation.conservation).splitlines()
     assert "Explanation: relevance (3, 2) float32, 3 layers" in Reader(explanation._repr_html_()).text[0]
     assert repr(analyzer.plan()) == str(analyzer.plan())
+    assert f"<lrpfast.{Reader(analyzer._repr_html_()).text[0]}>" == repr(analyzer)
+    sizes_open = lrpfast.from_layers([layers.Conv(np.ones((3, 1, 2)))], input_shape=(None, 1))
+    analyzer = lrpfast.Analyzer(sizes_open, "epsilon")
+    assert repr(analyzer) == "<lrpfast.Analyzer of 'model': float32, input sizes open>"
+    assert f"<lrpfast.{Reader(analyzer._repr_html_()).text[0]}>" == repr(analyzer)
 
 
 def test_reprs_of_data_sets():

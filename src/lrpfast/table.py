@@ -28,5 +28,10 @@ def html(rows: Sequence[Sequence[str]], head: str = "", foot: str = "", right: i
         return "".join(f'<{tag} style="text-align: {side}">{escaping.escape(c)}</{tag}>' for c, side in cells)
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows[1:])
-    above, below = (f"<p>{escaping.escape(text)}</p>" if text else "" for text in (head, foot))
+    above, below = (paragraph(text) if text else "" for text in (head, foot))
     return f"{above}<table><thead><tr>{line(rows[0], 'th')}</tr></thead><tbody>{body}</tbody></table>{below}"
+
+
+def paragraph(text: str) -> str:
+    """A line of text as HTML."""
+    return f"<p>{escaping.escape(text)}</p>"

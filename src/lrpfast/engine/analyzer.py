@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import table
 from ..errors import InputError, RuleError, ShapeError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
@@ -74,7 +75,7 @@ class Explanation:
         return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
 
     def _repr_html_(self) -> str:
-        return f"<p>Explanation: {self._head()}</p>{self.conservation._repr_html_()}"
+        return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
 
     def _head(self) -> str:
         kept = "" if self.layers is None else f", {len(self.layers)} layers"
@@ -307,10 +308,19 @@ class Analyzer:
         return self._for_shapes([tuple(shape) for shape in input_shapes])._plan
 
     def __repr__(self) -> str:
+        return f"<lrpfast.{self._head()}>"
+
+    def _repr_html_(self) -> str:
         if self._open:
-            return f"<lrpfast.Analyzer of {self.model.name!r}: {self.precision}, input sizes open>"
+            return table.paragraph(self._head())
+        return table.paragraph(self._head()) + self._plan._repr_html_()
+
+    def _head(self) -> str:
+        name = f"Analyzer of {self.model.name!r}"
+        if self._open:
+            return f"{name}: {self.precision}, input sizes open"
         rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules))
-        return f"<lrpfast.Analyzer of {self.model.name!r}: {rules}; {self.precision}, {self._backend.name}>"
+        return f"{name}: {rules}; {self.precision}, {self._backend.name}"
 
     @property
     def device(self) -> str:
