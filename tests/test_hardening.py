@@ -269,6 +269,25 @@ def test_a_zip_member_that_lies_about_its_size(tmp_path):
     refused(path, "config.json")
 
 
+def test_a_zip_member_that_lies_about_its_packed_size(tmp_path):
+    """It would excuse any size unpacked; and to read so much of a file takes the memory at once."""
+    for name, member in ((KERAS_ZIP, "model.weights.h5"), (TORCH, TORCH_WEIGHTS), (own(tmp_path), "array_0.npy")):
+        path = lying(edited(tmp_path, name), member)
+        refused(path, "says it takes 2,147,483,647 bytes, more than the archive has")
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((3, 4)))
+    refused_rows(lying(tmp_path / "x.npz", "x.npy"), "says it takes 2,147,483,647 bytes, more than the archive has")
+
+
+def lying(path, member):
+    """The archive, its index saying that a member takes 2 GiB packed."""
+    data = bytearray(path.read_bytes())
+    place = data.rindex(member.encode(), 0, data.rindex(b"PK\x05\x06")) - 46  # its entry in the index, from the name
+    place = data.rindex(b"PK\x01\x02", 0, place + 4)  # torch's names begin with a folder's
+    data[place + 20 : place + 24] = struct.pack("<I", 2**31 - 1)
+    path.write_bytes(data)
+    return path
+
+
 def test_a_heap_in_hdf5_that_never_ends(tmp_path):
     """Its free space says that it has no bytes; HDF5 2.0 would look for its end for ever."""
     data = bytearray((DATA / KERAS_H5).read_bytes())

@@ -113,7 +113,7 @@ def _load_zip(path: Path) -> Model:
             check_names(names)
             if "header.npy" in names:
                 for info in archive.infolist():
-                    check_size(info)
+                    check_size(archive, info)
         if "header.npy" in names:
             from ..model.npz import read
 

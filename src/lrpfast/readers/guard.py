@@ -47,8 +47,15 @@ def check_names(names: list[str]) -> None:
         raise ModelFormatError(f"the archive holds {double} twice, and does not say which counts")
 
 
-def check_size(info: zipfile.ZipInfo) -> None:
-    """Refuse a member that says it is larger than it can honestly be."""
+def check_stored(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Refuse a member that says it takes more bytes than the archive has."""
+    if info.compress_size > archive.start_dir - info.header_offset:  # the index begins where the members end
+        raise ModelFormatError(f"{info.filename} says it takes {info.compress_size:,} bytes, more than the archive has")
+
+
+def check_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Refuse a member that says it is larger, packed or unpacked, than it can honestly be."""
+    check_stored(archive, info)
     if not unpacks_honestly(info.file_size, info.compress_size):
         raise ModelFormatError(
             f"{info.filename} in the archive unpacks to {info.file_size:,} bytes from {info.compress_size:,}, more "
@@ -59,5 +66,5 @@ def check_size(info: zipfile.ZipInfo) -> None:
 def member(archive: zipfile.ZipFile, name: str) -> bytes:
     """The bytes of an archive's member."""
     info = archive.getinfo(name)
-    check_size(info)
+    check_size(archive, info)
     return archive.read(info)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, LrpfastError
-from ...readers.guard import check_names
+from ...readers.guard import check_names, check_stored
 from .base import FileSource, check_unpacked, state_of
 from .mapped import MappedSource, header
 
@@ -66,6 +66,7 @@ def _loaded(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str, name: str, state: tuple[Any, ...]
 ) -> _LoadedSource:
     with archive.open(info) as file:
+        check_stored(archive, info)
         check_unpacked(name, info.file_size, info.compress_size)
         shape, dtype, fortran, offset = header(file, name, info.file_size)  # type: ignore[arg-type]
         if offset + math.prod(shape) * dtype.itemsize != info.file_size:
