@@ -6,25 +6,26 @@ import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import table
-from ..errors import InputError, RuleError, ShapeError
+from ..errors import InputError, RuleError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
-from ..model.graph import Graph, Model
-from ..model.layers import SOFTMAXES, Dense, Embedding, Layer
-from ..rules import composites, roles
-from ..rules import rule as rule_module
-from ..rules.composites import Assignment, Composite
-from ..rules.rule import Pass, Rule
-from .balance import Conservation, layer_balance, make_conservation
+from ..model.graph import Model
+from ..model.layers import SOFTMAXES
+from ..rules import composites
+from ..rules.composites import Composite
+from ..rules.rule import Rule
+from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
-from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range
+from .explained import explained_targets, minus_reference, rules_of, up_to_start
+from .explanation import Explanation
+from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
 from .ports import Ports
@@ -37,56 +38,9 @@ if TYPE_CHECKING:
 MAX_VARIANTS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """A batch's relevance with what is needed to trust it.
-
-    Attributes
-    ----------
-    relevance : array, shaped like the input
-        A list of them for a model with several inputs.
-    output : array, shape (samples, *output_shape)
-        The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
-        A list of them for a model with several outputs.
-    target : array or None
-        The output explained for each sample (for several targets, their array; for
-        a pair, both), within the output that the target names; None when the start was an
-        array or a callable.
-    conservation : Conservation
-        Where relevance went, layer by layer from the output down.
-    layers : dict or None
-        Relevance of every layer's output, by the layer's name, when asked for.
-
-    Examples
-    --------
-    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
-    >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 3.0]]))
-    >>> explanation.relevance.round(3), explanation.output, explanation.target
-    (array([[1., 6.]]), array([[7., 2.]]), array([0]))
-    """
-
-    relevance: Any
-    output: Any
-    target: np.ndarray | None
-    conservation: Conservation
-    layers: dict[str, np.ndarray] | None = None
-
-    def __repr__(self) -> str:
-        return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
-
-    def _repr_html_(self) -> str:
-        return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
-
-    def _head(self) -> str:
-        kept = "" if self.layers is None else f", {len(self.layers)} layers"
-        arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
-        shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
-        return f"relevance {shapes} {arrays[0].dtype}{kept}"
-
-
-def as_composite(rule: Any) -> Composite | _Everywhere:
+def as_composite(rule: Any) -> Composite:
     """A composite from a rule, a composite, or the name of either."""
-    if isinstance(rule, (Composite, _Everywhere)):
+    if isinstance(rule, Composite):
         return rule
     if isinstance(rule, Rule):
         return composites.Uniform(rule)
@@ -196,16 +150,16 @@ class Analyzer:
         """Decide and compile everything, for a model whose shapes are all known."""
         model = self.model
         assignment = self._composite.assign(model)
-        explained, kept, target = _explained(model, self._start_at, self.target)
+        explained, kept, target = up_to_start(model, self._start_at, self.target)
         explained = explained.without_output_activation(self.stripped)
         if self._y_ref is not None:
-            explained = _minus_reference(explained, self._y_ref)
+            explained = minus_reference(explained, self._y_ref)
         if self._composite.canonize:
             explained = canonize(explained)
         self._explained = explained
         self._ports = Ports(explained)
         self._plan = make_plan(
-            explained, _taken(assignment, kept), input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32
+            explained, rules_of(assignment, kept), input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32
         )
         self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
         self._compile()
@@ -678,142 +632,6 @@ class Analyzer:
         inner = {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None
         if tensors:
             made, outputs, inner = as_tensors(made), as_tensors(outputs), as_tensors(inner) if layers else None
-        return Explanation(made, outputs, _targets(start, output), make_conservation(lowered.layers, joined), inner)
-
-
-def _targets(start: Start, output: np.ndarray) -> np.ndarray | None:
-    """The output explained for each sample, where there is one."""
-    samples = len(output)
-    rows = output.reshape(samples, math.prod(output.shape[1:]))
-    first, size = start.window or (0, rows.shape[1])
-    if start.mode == "max":
-        return rows[:, first : first + size].argmax(1) if samples else np.empty(0, np.int64)
-    if start.mode == "index" and start.targets is not None:
-        return np.broadcast_to(start.targets.ravel() - first, (samples,)).copy()
-    if start.mode == "pair" and start.targets is not None:
-        return np.broadcast_to(start.targets - first, (samples, 2)).copy()
-    return None
-
-
-def _taken(assignment: Assignment, kept: Sequence[int]) -> Assignment:
-    """The rules of some of a model's nodes, by their places among these."""
-    return Assignment(
-        {place: assignment.rules[i] for place, i in enumerate(kept) if i in assignment.rules},
-        {place: assignment.activations[i] for place, i in enumerate(kept) if i in assignment.activations},
-    )
-
-
-class _Everywhere:
-    """The one rule that `redistribute` is about, whatever the layer is."""
-
-    canonize = False
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-
-    def assign(self, model: Model) -> Assignment:
-        rules: dict[int, Rule] = {}
-        functions: dict[int, Rule] = {}
-        for i, node in enumerate(model.nodes):
-            kind = roles.role(node.layer)
-            if kind is not roles.NOTHING:
-                rules[i] = composites.fit_bounds(roles.check(self.rule, kind, node), model, i)
-            function = getattr(node.layer, "activation", None)
-            if function is not None:
-                functions[i] = roles.activation_role(function).default or Pass()
-        return Assignment(rules, functions)
-
-
-def _explained(model: Model, start: Any, target: Any) -> tuple[Model, list[int], Any]:
-    """The model up to the layer to explain, its nodes' places in the whole one, and the target there."""
-    if start is None:
-        return model, list(range(len(model.nodes))), target
-    if isinstance(start, tuple):
-        if len(start) != 2:
-            raise InputError(f"start must be a layer, or a pair (layer, neuron), not {start!r}")
-        start, target = start
-    if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
-        raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
-    at = start if isinstance(start, str) else int(start)
-    return model.until(at), model.needed(at), target
-
-
-def _minus_reference(model: Model, y_ref: Any) -> Model:
-    """The model with y_ref subtracted from its output's bias."""
-    if len(model.outputs) > 1:
-        raise InputError(f"y_ref is for models with one output, this one has {len(model.outputs)}")
-    nodes = [(node.layer, node.inputs) for node in model.nodes]
-    at = model.outputs[0]
-    while nodes[at][0].identity and nodes[at][1]:
-        at = nodes[at][1][0]
-    layer = nodes[at][0]
-    if not isinstance(layer, Dense) or layer.activation is not None:
-        raise InputError(f"y_ref needs a linear Dense layer as output, not {layer} ({layer.describe()})")
-    reference = np.asarray(y_ref)
-    width = layer.kernel.shape[1]
-    if reference.dtype.kind not in "fiu" or not np.isfinite(reference).all():
-        raise InputError(f"y_ref must hold finite real numbers, not {y_ref!r}")
-    if reference.shape not in ((), (1,), (width,)):
-        raise ShapeError(f"y_ref must be one number or one per output ({width}), not of shape {reference.shape}")
-    bias = np.zeros(width) if layer.bias is None else layer.bias
-    nodes[at] = (replace(layer, bias=bias - np.broadcast_to(reference, (width,)).astype(np.float64)), nodes[at][1])
-    return Model(nodes, model.name, model.outputs)
-
-
-def redistribute(
-    rule: Rule | str,
-    layer: Layer,
-    x: Any,
-    relevance: Any,
-    device: str = "auto",
-    *,
-    precision: str | None = None,
-    threads: int | None = None,
-) -> np.ndarray:
-    """Relevance of one layer's input, given its input and the relevance of its output.
-
-    Parameters
-    ----------
-    rule : Rule or str
-    layer : Layer
-        Its activation, if it has one, passes relevance on.
-    x : array, shape (samples, *input_shape)
-        A list of arrays for a layer with several inputs.
-    relevance : array, shape (samples, *output_shape)
-    device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
-    precision : {"float32", "float64", "tf32"}, optional
-        float64 for a float64 x, float32 otherwise, when None.
-    threads : int, optional
-
-    Returns
-    -------
-    array, shaped like x
-        A list of arrays for a layer with several inputs.
-
-    Raises
-    ------
-    RuleError, InputError, ShapeError
-
-    Examples
-    --------
-    >>> layer = lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))
-    >>> lrpfast.redistribute("zero", layer, np.array([[1.0, 1.0]]), np.array([[3.0, 0.0]])).round(3)
-    array([[1., 2.]])
-    """
-    if not isinstance(layer, Layer):
-        raise InputError(f"layer must be a layer from lrpfast.layers, not {type(layer).__name__}")
-    arrays = [as_array(a) for a in (x if isinstance(x, (list, tuple)) else [x])]
-    for array in arrays:
-        if array.ndim < 2 and not isinstance(layer, Embedding):
-            raise ShapeError(f"x must have shape (samples, …, features), not {array.shape}")
-    if precision is None:
-        precision = "float64" if any(a.dtype == np.float64 for a in arrays) else "float32"
-    graph = Graph()
-    model = graph.model(graph.add(layer, *(graph.input(a.shape[1:]) for a in arrays)))
-    if isinstance(rule, str):
-        rule = rule_module.from_name(rule)
-    everywhere: Any = _Everywhere(rule)  # stands in for a Composite
-    analyzer = Analyzer(model, everywhere, device=device, precision=precision, threads=threads)
-    relevance = as_batch(relevance, model.output_shape, "relevances")
-    made: np.ndarray = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
-    return as_tensors(made) if is_tensor(x) else made
+        return Explanation(
+            made, outputs, explained_targets(start, output), make_conservation(lowered.layers, joined), inner
+        )

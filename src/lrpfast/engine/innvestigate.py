@@ -11,7 +11,8 @@ from ..model.canonize import split_batch_norm
 from ..model.graph import Model
 from ..model.layers import SOFTMAXES, Activation
 from ..rules.innvestigate import composite, keywords
-from .analyzer import Analyzer, Explanation
+from .analyzer import Analyzer
+from .explanation import Explanation
 
 #: iNNvestigate's selection modes, as default targets ("index" gets its own with every call).
 MODES = {"max_activation": "max", "all": "all", "index": "max"}
