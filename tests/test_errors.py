@@ -156,7 +156,10 @@ def test_unknown_keywords_are_python_s_own_error(arguments):
         (10**20, lrpfast.InputError, ["0 to 3"]),
         ("min", lrpfast.InputError, ["min", "max"]),
         (True, lrpfast.InputError, ["True"]),
-        (1.5, lrpfast.LrpfastError, []),
+        (1.5, lrpfast.InputError, ["target must be 'max', 'all', an index", "1.5"]),
+        (np.array(1.5), lrpfast.InputError, ["target must be 'max', 'all', an index", "1.5"]),
+        (np.array(4), lrpfast.InputError, ["4", "0 to 3"]),
+        ([[0], [1, 2]], lrpfast.InputError, ["target cannot be made an array"]),
         ([0, 1], lrpfast.ShapeError, ["(5,)", "(2,)"]),
         ([0, 1, 2, 3, 4], lrpfast.InputError, ["4", "0 to 3"]),
         ([0, 1, 2, 3, -1], lrpfast.InputError, ["-1", "0 to 3"]),
@@ -173,7 +176,9 @@ def test_unknown_keywords_are_python_s_own_error(arguments):
         (["a"] * 5, lrpfast.InputError, []),
         ({}, lrpfast.InputError, []),
         (lambda y: y[:, :2], lrpfast.ShapeError, ["(5, 4)", "(5, 2)"]),
-        (lambda y: None, lrpfast.LrpfastError, []),
+        (lambda y: None, lrpfast.InputError, ["makes of the output", "object"]),
+        (lambda y: "text", lrpfast.InputError, ["makes of the output", "U4"]),
+        (lambda y: [[1], [2, 3]], lrpfast.InputError, ["makes of the output", "array"]),
         (lambda y: y * np.nan, lrpfast.InputError, ["finite"]),
         (lambda y: [0, 9, 0, 0, 0], lrpfast.LrpfastError, []),
     ],
@@ -203,6 +208,16 @@ def test_targets_are_checked_when_the_analyzer_is_made(target):
 )
 def test_starts(start, parts):
     says(lrpfast.InputError, lambda: lrpfast.Analyzer(MODEL, "epsilon", start=start), *parts)
+
+
+@pytest.mark.parametrize("target", [2, "max", np.zeros(5, int)], ids=str)
+def test_a_neuron_is_named_once(target):
+    says(
+        lrpfast.InputError,
+        lambda: lrpfast.Analyzer(MODEL, "epsilon", start=("dense", 1), target=target),
+        "start=('dense', 1)",
+        "target=",
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,12 @@ from ..model.layers import SOFTMAXES
 from ..rules import composites
 from ..rules.composites import Composite
 from ..rules.rule import Rule
+from ..version import __version__
 from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
-from .explained import explained_targets, minus_reference, rules_of, up_to_start
+from .explained import explained_targets, minus_reference, rules_of, start_and_target, up_to_start
 from .explanation import Explanation
-from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range
+from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
 from .lower import Lowered, lower
 from .plan import Plan, make_plan
 from .ports import Ports
@@ -65,17 +66,20 @@ class Analyzer:
     rule : Rule, Composite or str
         A rule, a composite that gives layers their rules, or the name of either. Batch
         normalization is folded into the layers beside it first, unless the composite says otherwise.
-    target : "max", "all", int, sequence, tuple, array or callable
-        Default target of `analyze`: the largest output ("max", the first of equals),
-        every output's own value ("all"), an output's index, one index per sample,
-        a (samples, k) integer array for k explanations of each sample, a pair (a, b)
+    target : "max", "all", int, list, tuple, array or callable, optional
+        Default target of `analyze`: the largest output ("max", the first of equals; so when None),
+        every output's own value ("all"), an output's index, one index for each sample (a list or an
+        integer array), a (samples, k) integer array for k explanations of each sample, a pair (a, b)
         for the difference of two outputs, the starting relevance itself (floats
-        shaped like the output), or a callable that makes it of the output. Outputs
+        shaped like the output), or a callable that makes it of the output. A tuple (a, b) is the
+        difference of outputs a and b, for every sample; a list [a, b] is output a for the first
+        sample and b for the second. Outputs
         of several axes are indexed flat. The starting relevance is the target's
         value before a final softmax, its logarithm or a sigmoid. Of a model with several
-        outputs, a mapping {output: target} names one by name or index.
+        outputs, a mapping {output: target} names one by name or index. Arrays are copied.
     start : str, int or (layer, neuron), optional
-        A hidden layer to explain instead of the output.
+        A hidden layer to explain instead of the output; (layer, neuron) is the same as this layer with
+        target=neuron.
     y_ref : float or array, optional
         Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
     input_range : (low, high), optional
@@ -109,13 +113,20 @@ class Analyzer:
     stripped: Sequence[str] = (*SOFTMAXES, "sigmoid")
     #: whether relevance starts at max(output, 0)
     _rectify = False
+    #: the target where none is given; None where every call must name one
+    _usual_target: str | None = "max"
+    #: what `_prepare` makes of the rest: left out of pickles
+    _prepared = (
+        *("_explained", "_ports", "_plan", "_per_sample", "_plain"),
+        *("_backend", "_compiled", "_traced", "_forward", "_told"),
+    )
 
     def __init__(
         self,
         model: Model,
         rule: Rule | Composite | str,
         *,
-        target: Any = "max",
+        target: Any = None,
         start: Any = None,
         y_ref: Any = None,
         input_range: tuple[float, float] | None = None,
@@ -130,8 +141,7 @@ class Analyzer:
                 f"model must be an lrpfast Model, not {type(model).__name__}; "
                 "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
             )
-        self.model = model
-        self.precision = precision
+        self._model, self._precision = model, precision
         self._dtype_name, self._tf32 = check_precision(precision)
         self._dtype = np.dtype(self._dtype_name)
         self._threads = check_threads(threads)
@@ -140,7 +150,10 @@ class Analyzer:
         self._mask_nan = check_flag(mask_nan, "mask_nan")
         self._device = device
         self._composite = as_composite(rule)
-        self._start_at, self._y_ref, self.target = start, y_ref, target
+        self._y_ref = own(y_ref)
+        self._start_at, self._target = start_and_target(own(start), own(target))
+        if self._target is None:
+            self._target = self._usual_target
         self._variants: dict[tuple[Any, ...], Analyzer] = {}  # for a model that leaves input sizes open: one for each
         self._open = model.is_open
         if not self._open:
@@ -148,9 +161,9 @@ class Analyzer:
 
     def _prepare(self) -> None:
         """Decide and compile everything, for a model whose shapes are all known."""
-        model = self.model
+        model, target = self._model, self._target
         assignment = self._composite.assign(model)
-        explained, kept, target = up_to_start(model, self._start_at, self.target)
+        explained, kept = up_to_start(model, self._start_at)
         explained = explained.without_output_activation(self.stripped)
         if self._y_ref is not None:
             explained = minus_reference(explained, self._y_ref)
@@ -163,21 +176,29 @@ class Analyzer:
         )
         self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
         self._compile()
-        self.target = target
         self._plain: Start | None = None  # where the target is the same for every batch
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._ports.outputs) == 1:
             self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
-        elif not (
-            callable(target)
-            or isinstance(target, (str, int, np.integer, tuple, list, Mapping))
-            or hasattr(target, "__array__")
-        ):
-            raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
+        elif target is not None:
+            check_target(target)
 
     def fixed(self, x: Any) -> Analyzer:
         """The same analyzer for the sizes that these inputs have, where the model leaves them open; else itself.
 
         The last few are kept.
+
+        Parameters
+        ----------
+        x : array, shape (samples, *input_shape)
+            As in `analyze`; only its shape is looked at.
+
+        Returns
+        -------
+        Analyzer
+
+        Raises
+        ------
+        InputError, ShapeError
 
         Examples
         --------
@@ -188,7 +209,7 @@ class Analyzer:
         """
         if not self._open:
             return self
-        shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+        shapes = [np.shape(a)[1:] for a in (x if len(self._model.inputs) > 1 else [x])]
         return self._for_shapes(shapes)
 
     def _for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Analyzer:
@@ -196,7 +217,7 @@ class Analyzer:
         variant = self._variants.get(key)
         if variant is None:
             variant = copy.copy(self)
-            variant.model, variant._open, variant._variants = self.model.with_input_shape(*shapes), False, {}
+            variant._model, variant._open = self._model.with_input_shape(*shapes), False
             variant._prepare()
             for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
                 self._variants.pop(old, None)
@@ -222,31 +243,72 @@ class Analyzer:
             input_range=self._range,
         )
 
+    def __copy__(self) -> Analyzer:
+        made = object.__new__(type(self))  # what is compiled can be shared: it holds nothing of a run
+        made.__dict__.update(self.__dict__, _variants={})
+        return made
+
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        for key in ("_compiled", "_traced", "_forward", "_told", "_backend"):
-            state.pop(key, None)
-        return {**state, "_variants": {}}
+        given = {key: value for key, value in self.__dict__.items() if key not in self._prepared}
+        return {**given, "_variants": {}, "version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        version = state.get("version", "another version")
+        if version != __version__:
+            raise InputError(
+                f"this analyzer was pickled by lrpfast {version}, and this is lrpfast {__version__}: "
+                "pickles are for processes of one version; make the analyzer anew from its model"
+            )
+        self.__dict__.update({key: value for key, value in state.items() if key != "version"})
         if not self._open:
-            self._compile()
+            self._prepare()
+
+    @property
+    def model(self) -> Model:
+        """The model as it was given."""
+        return self._model
+
+    @property
+    def precision(self) -> str:
+        """The precision: "float32", "float64" or "tf32"."""
+        return self._precision
+
+    @property
+    def target(self) -> Any:
+        """The target of calls that name none."""
+        return self._target
 
     @property
     def input_shape(self) -> Any:
         """One sample's shape; a list of them for several inputs."""
-        return (self.model if self._open else self._explained).input_shape
+        return (self._model if self._open else self._explained).input_shape
 
     @property
     def output_shape(self) -> Any:
         """The shape, for one sample, of what is explained; a list of them for several outputs."""
-        return (self.model if self._open else self._explained).output_shape
+        return (self._model if self._open else self._explained).output_shape
 
     def plan(self, *input_shapes: Sequence[int]) -> Plan:
         """What will be computed for each layer and what it costs; prints as a table.
 
         A model that leaves input sizes open needs them here: one shape, without the batch axis, for each input.
+
+        Parameters
+        ----------
+        *input_shapes : tuple of int
+            For a model that leaves sizes open.
+
+        Returns
+        -------
+        Plan
+            Its text, ``str(plan)``, is a table: a row for each layer. ``contractions`` is the number of matrix
+            products, the forward pass included, ``flops`` that of their floating-point operations for one sample,
+            ``rules`` the rule of every step, in forward order.
+
+        Raises
+        ------
+        InputError
+            When the model leaves sizes open and no shape is given.
 
         Examples
         --------
@@ -270,7 +332,7 @@ class Analyzer:
         return table.paragraph(self._head()) + self._plan._repr_html_()
 
     def _head(self) -> str:
-        name = f"Analyzer of {self.model.name!r}"
+        name = f"Analyzer of {self._model.name!r}"
         if self._open:
             return f"{name}: {self.precision}, input sizes open"
         rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules))
@@ -281,7 +343,7 @@ class Analyzer:
         """What it runs on: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
         return backend(self._device).name if self._open else self._backend.name
 
-    def analyze(self, x: Any, target: Any = None, out: Any = None) -> Any:
+    def analyze(self, x: Any, target: Any = None, *, out: Any = None) -> Any:
         """Relevance of every input feature.
 
         Parameters
@@ -393,13 +455,18 @@ class Analyzer:
             memory=self._memory,
             start=start,
             keep=keep,
-            precision=self.precision,
+            precision=self._precision,
             input_range=self._range,
             mask_nan=self._mask_nan,
         )
 
     def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:
-        port, target = self._ports.output(self.target if target is None else target)
+        target = self._target if target is None else target
+        if target is None:
+            raise InputError(
+                "neuron_selection_mode='index' has no target of its own: every call needs one, as target=0"
+            )
+        port, target = self._ports.output(target)
 
         def output() -> np.ndarray:
             rows = self._outputs(x).reshape(len(x), math.prod(self._ports.output_row))
@@ -576,7 +643,7 @@ class Analyzer:
 
         return map_array(self, x, target, normalize=normalize, mask=mask)
 
-    def explain(self, x: Any, target: Any = None, layers: bool = False) -> Explanation:
+    def explain(self, x: Any, target: Any = None, *, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.
 
         The relevance is the very same as `analyze` gives, bit for bit; on a GPU, to rounding.
@@ -605,8 +672,11 @@ class Analyzer:
         >>> balance.layer, balance.incoming.round(3), balance.outgoing.round(3), balance.bias.round(3)
         ('dense', array([4.]), array([3.]), array([1.]))
         """
+        return self._explain(x, target, check_flag(layers, "layers"))
+
+    def _explain(self, x: Any, target: Any, layers: bool) -> Explanation:
         if self._open:
-            return self.fixed(x).explain(x, target, layers)
+            return self.fixed(x)._explain(x, target, layers)
         tensors, given = is_tensor(x), self._packed(x)
         start, axes = self._start(given, target)
         x = to_host(given)  # what the balance is made of is looked at there

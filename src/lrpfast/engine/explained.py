@@ -16,18 +16,29 @@ from ..model.layers import Dense
 from ..rules.composites import Assignment
 
 
-def up_to_start(model: Model, start: Any, target: Any) -> tuple[Model, list[int], Any]:
-    """The model up to the layer to explain, its nodes' places in the whole one, and the target there."""
-    if start is None:
-        return model, list(range(len(model.nodes))), target
+def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
+    """The layer to explain, None for the output, and the target there, None where none was given."""
     if isinstance(start, tuple):
         if len(start) != 2:
             raise InputError(f"start must be a layer, or a pair (layer, neuron), not {start!r}")
+        if target is not None:
+            raise InputError(
+                f"start={start!r} names the neuron to explain, and so does target={target!r}: "
+                f"give one of them, as start={start[0]!r}, target={start[1]!r}"
+            )
         start, target = start
+    if start is None:
+        return None, target
     if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
         raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
-    at = start if isinstance(start, str) else int(start)
-    return model.until(at), model.needed(at), target
+    return start if isinstance(start, str) else int(start), target
+
+
+def up_to_start(model: Model, start: str | int | None) -> tuple[Model, list[int]]:
+    """The model up to the layer to explain, and its nodes' places in the whole one."""
+    if start is None:
+        return model, list(range(len(model.nodes)))
+    return model.until(start), model.needed(start)
 
 
 def minus_reference(model: Model, y_ref: Any) -> Model:
