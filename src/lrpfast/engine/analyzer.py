@@ -20,7 +20,7 @@ from ..model.graph import Model
 from ..model.layers import SOFTMAXES
 from ..rules import composites
 from ..rules.composites import Composite
-from ..rules.rule import Rule
+from ..rules.rule import Pass, Rule
 from ..version import __version__
 from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
@@ -28,7 +28,7 @@ from .explained import explained_targets, minus_reference, rules_of, start_and_t
 from .explanation import Explanation
 from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
 from .lower import Lowered, lower
-from .plan import Plan, make_plan
+from .plan import Plan, describe, make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
 MAX_VARIANTS = 8
+#: Rules that an analyzer's repr names.
+SHOWN_RULES = 4
 
 
 def as_composite(rule: Any) -> Composite:
@@ -335,8 +337,11 @@ class Analyzer:
         name = f"Analyzer of {self._model.name!r}"
         if self._open:
             return f"{name}: {self.precision}, input sizes open"
-        rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules))
-        return f"{name}: {rules}; {self.precision}, {self._backend.name}"
+        rules = list(dict.fromkeys(describe(r) for r in self._plan.rules if not isinstance(r, Pass))) or ["pass"]
+        shown = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
+        # the name of one rule everywhere says less than the rule with its parameters
+        said = "" if self._composite.name.startswith("uniform ") else f"{self._composite.name}: "
+        return f"{name}: {said}{shown}; {self._precision}, {self._backend.name}"
 
     @property
     def device(self) -> str:

@@ -57,16 +57,8 @@ def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(got) == len(shape) and all(n in (None, m) for n, m in zip(shape, got, strict=True))
 
 
-def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
-    """x as an array of samples of the given shape, real and not yet cast: CuPy's where x is on a GPU, else NumPy's.
-
-    Raises
-    ------
-    InputError
-        For anything that does not hold real numbers.
-    ShapeError
-        For a wrong rank or width; says what was expected and what came.
-    """
+def as_real(x: Any, what: str) -> Any:
+    """x as an array of real numbers, not yet cast: CuPy's where x is on a GPU, else NumPy's; InputError for others."""
     try:
         x = without_gradient(x)
         on_gpu = from_device(x)
@@ -84,6 +76,20 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
                 f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers"
             )
         raise InputError(f"{what} must be real numbers, not dtype {x.dtype}")
+    return x
+
+
+def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
+    """x as an array of samples of the given shape, real and not yet cast: CuPy's where x is on a GPU, else NumPy's.
+
+    Raises
+    ------
+    InputError
+        For anything that does not hold real numbers.
+    ShapeError
+        For a wrong rank or width; says what was expected and what came.
+    """
+    x = as_real(x, what)
     if x.shape[1:] != shape and not _fits(x.shape[1:], shape) or x.ndim == 0:
         wanted = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else ""

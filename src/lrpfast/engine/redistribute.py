@@ -13,7 +13,7 @@ from ..model.layers import Embedding, Layer
 from ..rules.composites import Composite, Entry, as_rule
 from ..rules.rule import Rule
 from .analyzer import Analyzer
-from .inputs import as_batch
+from .inputs import as_real
 
 
 def redistribute(
@@ -21,11 +21,11 @@ def redistribute(
     layer: Layer,
     x: Any,
     relevance: Any,
-    device: str = "auto",
     *,
+    device: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
-) -> np.ndarray:
+) -> Any:
     """Relevance of one layer's input, given its input and the relevance of its output.
 
     Parameters
@@ -36,15 +36,18 @@ def redistribute(
     x : array, shape (samples, *input_shape)
         A list of arrays for a layer with several inputs.
     relevance : array, shape (samples, *output_shape)
+        Of the layer's output, its activation included.
     device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
     precision : {"float32", "float64", "tf32"}, optional
-        float64 for a float64 x, float32 otherwise, when None.
+        When None, float64 for a float64 x (or one of several) and float32 for any other, whatever the dtype of
+        ``relevance`` is. `Analyzer` always has float32 by default.
     threads : int, optional
+        As in `Analyzer`.
 
     Returns
     -------
     array, shaped like x
-        A list of arrays for a layer with several inputs.
+        A list of arrays for a layer with several inputs. PyTorch's, CuPy's or NumPy's, as x is.
 
     Raises
     ------
@@ -69,6 +72,8 @@ def redistribute(
     rule = as_rule(rule, "redistribute")
     everywhere = Composite((Entry("default", rule, None, Layer),), rule.name, canonize=False)
     analyzer = Analyzer(model, everywhere, device=device, precision=precision, threads=threads)
-    relevance = as_batch(relevance, model.output_shape, "relevances")
-    made: np.ndarray = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
+    relevance, wanted = as_real(relevance, "relevances"), (len(arrays[0]), *model.output_shape)
+    if relevance.shape != wanted:
+        raise ShapeError(f"relevance must have shape {wanted}, the layer's output, not {relevance.shape}")
+    made = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
     return as_tensors(made) if is_tensor(x) else made
