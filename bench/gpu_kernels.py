@@ -153,7 +153,7 @@ def redistribute(options: Options, rule: Any, layer: Any, x: list[np.ndarray], r
     arrays = [a if a.dtype.kind == "i" else a.astype(real(precision)) for a in x]
     given = arrays if len(arrays) > 1 else arrays[0]
     start = r.astype(real(precision))
-    made = lrpfast.redistribute(cases.rule(rule), layer, given, start, options.device, precision=precision)
+    made = lrpfast.redistribute(cases.rule(rule), layer, given, start, device=options.device, precision=precision)
     return cases.flat(made, len(r))
 
 

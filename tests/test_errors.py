@@ -156,7 +156,10 @@ def test_unknown_keywords_are_python_s_own_error(arguments):
         (10**20, lrpfast.InputError, ["0 to 3"]),
         ("min", lrpfast.InputError, ["min", "max"]),
         (True, lrpfast.InputError, ["True"]),
-        (1.5, lrpfast.LrpfastError, []),
+        (1.5, lrpfast.InputError, ["target must be 'max', 'all', an index", "1.5"]),
+        (np.array(1.5), lrpfast.InputError, ["target must be 'max', 'all', an index", "1.5"]),
+        (np.array(4), lrpfast.InputError, ["4", "0 to 3"]),
+        ([[0], [1, 2]], lrpfast.InputError, ["target cannot be made an array"]),
         ([0, 1], lrpfast.ShapeError, ["(5,)", "(2,)"]),
         ([0, 1, 2, 3, 4], lrpfast.InputError, ["4", "0 to 3"]),
         ([0, 1, 2, 3, -1], lrpfast.InputError, ["-1", "0 to 3"]),
@@ -173,7 +176,9 @@ def test_unknown_keywords_are_python_s_own_error(arguments):
         (["a"] * 5, lrpfast.InputError, []),
         ({}, lrpfast.InputError, []),
         (lambda y: y[:, :2], lrpfast.ShapeError, ["(5, 4)", "(5, 2)"]),
-        (lambda y: None, lrpfast.LrpfastError, []),
+        (lambda y: None, lrpfast.InputError, ["makes of the output", "object"]),
+        (lambda y: "text", lrpfast.InputError, ["makes of the output", "U4"]),
+        (lambda y: [[1], [2, 3]], lrpfast.InputError, ["makes of the output", "array"]),
         (lambda y: y * np.nan, lrpfast.InputError, ["finite"]),
         (lambda y: [0, 9, 0, 0, 0], lrpfast.LrpfastError, []),
     ],
@@ -205,6 +210,16 @@ def test_starts(start, parts):
     says(lrpfast.InputError, lambda: lrpfast.Analyzer(MODEL, "epsilon", start=start), *parts)
 
 
+@pytest.mark.parametrize("target", [2, "max", np.zeros(5, int)], ids=str)
+def test_a_neuron_is_named_once(target):
+    says(
+        lrpfast.InputError,
+        lambda: lrpfast.Analyzer(MODEL, "epsilon", start=("dense", 1), target=target),
+        "start=('dense', 1)",
+        "target=",
+    )
+
+
 @pytest.mark.parametrize(
     "y_ref, parts",
     [([1, 2], ["(2,)", "4"]), ("a", ["y_ref"]), (np.nan, ["y_ref", "nan"]), (1j, ["y_ref"])],
@@ -230,16 +245,18 @@ def test_a_reference_value_needs_a_linear_output():
         ({"precision": np.float32}, lrpfast.InputError, ["precision"]),
         ({"precision": None}, lrpfast.InputError, ["precision"]),
         ({"precision": ["tf32"]}, lrpfast.InputError, ["precision"]),
-        ({"threads": 0}, lrpfast.DeviceError, ["threads", "0"]),
-        ({"threads": -2}, lrpfast.DeviceError, ["threads", "-2"]),
-        ({"threads": 1.0}, lrpfast.DeviceError, ["threads", "1.0"]),
-        ({"threads": "all"}, lrpfast.DeviceError, ["threads", "all"]),
-        ({"threads": True}, lrpfast.DeviceError, ["threads", "True"]),
+        ({"threads": 0}, lrpfast.InputError, ["threads", "0"]),
+        ({"threads": -2}, lrpfast.InputError, ["threads", "-2"]),
+        ({"threads": 1.0}, lrpfast.InputError, ["threads", "1.0"]),
+        ({"threads": "2"}, lrpfast.InputError, ["threads", "2"]),
+        ({"threads": "all"}, lrpfast.InputError, ["threads", "all"]),
+        ({"threads": True}, lrpfast.InputError, ["threads", "True"]),
         ({"memory": 0}, lrpfast.InputError, ["memory", "0"]),
         ({"memory": "1 GiB"}, lrpfast.InputError, ["memory", "1 GiB"]),
         ({"device": "gpu:77"}, lrpfast.DeviceError, ["gpu:77"]),
-        ({"device": "cuda"}, lrpfast.DeviceError, ["cuda", "cpu", "gpu:1"]),
-        ({"device": None}, lrpfast.DeviceError, ["None", "cpu"]),
+        ({"device": "cuda"}, lrpfast.InputError, ["cuda", "cpu", "gpu:1"]),
+        ({"device": None}, lrpfast.InputError, ["None", "cpu"]),
+        ({"device": "tpu"}, lrpfast.InputError, ["tpu", "auto", "cpu", "gpu"]),
         ({"input_range": (1, 0)}, lrpfast.InputError, ["input_range", "1", "0"]),
         ({"input_range": 1}, lrpfast.InputError, ["input_range", "1"]),
         ({"input_range": (0, np.nan)}, lrpfast.InputError, ["input_range", "nan"]),
@@ -385,7 +402,10 @@ def test_embedding_indices():
     [
         (("epsilon", L.Dense(np.eye(6)), X[0], X), ["(6,)"]),
         (("epsilon", L.Dense(np.eye(5)), X, X), ["5", "(6,)"]),
-        (("epsilon", L.Dense(np.eye(6)), X, X[:, :4]), ["(samples, 6)", "(5, 4)"]),
+        (
+            ("epsilon", L.Dense(np.eye(6)), X, X[:, :4]),
+            ["shape (5, 6), the layer's output", "(5, 4)"],
+        ),
         (("epsilon", L.Dense(np.eye(6)), X, X[:4]), ["(5, 6)", "(4, 6)"]),
         (("epsilon", L.Dense(np.eye(6)), X, X * np.nan), ["finite"]),
         (("epsilon", L.Dense(np.eye(6)), X, X + 1j), ["complex"]),
@@ -395,6 +415,10 @@ def test_embedding_indices():
         (("epsilon", MODEL, X, X), ["Model"]),
         (("epsilon", np.eye(6), X, X), ["ndarray"]),
         (("nothing", L.Dense(np.eye(6)), X, X), ["nothing"]),
+        ((RULES.Zero, L.Dense(np.eye(6)), X, X), ["write Zero()"]),
+        ((3, L.Dense(np.eye(6)), X, X), ["redistribute takes rules", "int"]),
+        ((None, L.Dense(np.eye(6)), X, X), ["redistribute takes rules", "NoneType"]),
+        ((lrpfast.composites.EpsilonPlus(), L.Dense(np.eye(6)), X, X), ["redistribute takes rules", "Composite"]),
     ],
 )
 def test_redistribute(arguments, parts):

@@ -187,7 +187,7 @@ def test_targets_of_many_outputs_and_arrays():
     np.testing.assert_array_equal(cases.flat(analyzer.analyze(x, {1: start}), 3), one[0])
     np.testing.assert_array_equal(cases.flat(analyzer.analyze(x, {1: lambda y: y * [1, 0]}), 3), one[0])
     out = [np.empty((3, 5)), np.empty((3, 5))]
-    assert analyzer.analyze(x, {1: 0}, out) is out
+    assert analyzer.analyze(x, {1: 0}, out=out) is out
     np.testing.assert_array_equal(np.concatenate(out, 1), one[0])
 
 

@@ -84,7 +84,7 @@ MAY_IMPORT = {
     "readers": {"errors", "model"},
     "rules": {"errors", "model"},
     "kernels": {"errors"},
-    "engine": {"errors", "once", "table", "model", "rules", "kernels"},
+    "engine": {"errors", "once", "table", "version", "model", "rules", "kernels"},
     "batch": {"errors", "once", "output", "model", "readers", "rules", "engine", "version"},
     "plot": {"errors", "output"},
     "layers": {"model"},

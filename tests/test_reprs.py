@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 
 import lrpfast
 from lrpfast import layers, table
@@ -65,7 +66,7 @@ def test_reprs():
     model = network()
     analyzer = lrpfast.Analyzer(model, "epsilon", device="cpu")
     assert repr(model) == "<lrpfast.Model 'model': (2,) -> (1,), 3 layers>"
-    assert repr(analyzer) == "<lrpfast.Analyzer of 'model': epsilon, pass; float32, cpu>"
+    assert repr(analyzer) == "<lrpfast.Analyzer of 'model': epsilon; float32, cpu>"
     explanation = analyzer.explain(np.ones((3, 2)), layers=True)
     first, *rest = repr(explanation).splitlines()
     assert first == "<lrpfast.Explanation: relevance (3, 2) float32, 3 layers>"
@@ -89,3 +90,37 @@ def test_reprs_of_data_sets():
     told = repr(done)
     assert told.startswith("<lrpfast.Streamed: 5 samples in ")
     assert told.endswith(" s; relevance (5, 2) float32, statistics>")
+
+
+def test_an_analyzer_s_repr_names_its_rules_with_their_parameters():
+    def shown(analyzer):
+        return repr(analyzer).removeprefix("<lrpfast.Analyzer of 'model': ").removesuffix("; float32, cpu>")
+
+    rules, names = lrpfast.rules, lrpfast.composites
+    own = {"a": rules.Gamma(0.1), "b": "flat", "c": "zero", "d": "z_plus", "e": "epsilon"}
+    model = lrpfast.from_layers([layers.Dense(np.eye(2), name=name) for name in own])
+    for rule, wanted in (
+        (rules.Epsilon(0.3), "epsilon(epsilon=0.3)"),
+        (names.EpsilonPlusFlat(), "epsilon_plus_flat: flat, epsilon"),
+        (names.ByName(own), "by name: gamma(gamma=0.1), flat, zero, z_plus, …"),
+    ):
+        assert shown(lrpfast.Analyzer(model, rule, device="cpu")) == wanted
+    named = lrpfast.create_analyzer("lrp.epsilon", model, epsilon=0.2, device="cpu")
+    assert shown(named) == "lrp.epsilon: epsilon(epsilon=0.2)"
+    nothing = lrpfast.from_layers([layers.Activation("relu")], input_shape=(2,))
+    assert shown(lrpfast.Analyzer(nothing, "zero", device="cpu")) == "pass"
+
+
+def test_balances():
+    model = lrpfast.from_layers([layers.Dense([[1.0], [2.0]], [1.0], name="a"), layers.Dense([[1.0]], name="b")])
+    report = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.ones((3, 2))).conservation
+    assert repr(report["a"]).startswith(
+        "<lrpfast.Balance of 'a' under zero, mean of 3 samples: incoming 4, outgoing 3, bias 1, "
+    )
+    assert len(repr(report["a"])) < 250
+    assert [b.layer for b in report] == ["b", "a"] and report[1] is report["a"] is report[-1]
+    part = report[1:]
+    assert isinstance(part, lrpfast.Conservation) and len(part) == 1 and part[0] is report["a"]
+    assert "mean of 3 samples" in str(part) and "mean of 0 samples" in str(report[:0])
+    with pytest.raises(lrpfast.InputError, match="'dense'.*'b', 'a'"):
+        report["dense"]

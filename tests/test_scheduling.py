@@ -210,13 +210,13 @@ def test_set_num_threads(default_threads):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_wrong_thread_counts(threads, default_threads):
-    with pytest.raises(lrpfast.DeviceError, match="threads must be a whole number"):
+    with pytest.raises(lrpfast.InputError, match="threads must be a whole number"):
         lrpfast.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("value, wanted", [("5", "5"), (" 2 ", "2"), ("", None), ("many", "error"), ("0", "error")])
 def test_the_environment_variable(value, wanted):
-    script = "import lrpfast\ntry: print(lrpfast.get_num_threads())\nexcept lrpfast.DeviceError as e: print('error', e)"
+    script = "import lrpfast\ntry: print(lrpfast.get_num_threads())\nexcept lrpfast.InputError as e: print('error', e)"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "LRPFAST_NUM_THREADS": value},

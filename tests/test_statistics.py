@@ -12,7 +12,7 @@ from lrpfast.batch import Statistics, data_bounds
 from lrpfast.batch.bounds import outside
 from lrpfast.batch.normalize import NORMALIZATIONS, normalize_rows
 from lrpfast.batch.sketch import FLOOR, RELATIVE_ERROR
-from lrpfast.errors import DeviceError, InputError, ShapeError
+from lrpfast.errors import InputError, ShapeError
 
 RESULTS = ("count", "valid", "mean", "std", "positive", "negative", "minimum", "maximum")
 Q = (0, 0.05, 0.25, 0.5, 0.9, 1)
@@ -250,7 +250,7 @@ def test_wrong_arguments():
         made.update(0, x[::2], np.zeros(2, int))
     with pytest.raises(InputError, match="int64"):
         made.update(0, x.astype(int), np.zeros(4, int))
-    with pytest.raises(DeviceError, match="threads"):
+    with pytest.raises(InputError, match="threads"):
         made.update(0, x, np.zeros(4, int), threads=0)
     for groups in (0, True, [], ["a", "a"], ["a", 1], [0.5], "ab", [[1]]):
         with pytest.raises(InputError, match="groups must be"):

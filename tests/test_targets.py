@@ -44,7 +44,7 @@ def test_the_first_of_equal_outputs(rule):
     assert 1 in explanation.target and 2 not in explanation.target
 
 
-@pytest.mark.parametrize("target", [0, 3, np.int64(2), np.uint8(1)], ids=str)
+@pytest.mark.parametrize("target", [0, 3, np.int64(2), np.uint8(1), np.array(1)], ids=repr)
 def test_one_output(layers, rule, target):
     check(layers, rule, target, int(target))
 
@@ -105,8 +105,9 @@ def test_a_hidden_layer(rule):
     for start in (name, (name, "max")):
         got = lrpfast.Analyzer(model, cases.rule(rule), start=start).analyze(X)
         Expected(lambda ar: oracle.explain(hidden, [rule] * 2, X, "max", ar)).check(got)
-    got = lrpfast.Analyzer(model, cases.rule(rule), start=(name, 5)).analyze(X)
-    Expected(lambda ar: oracle.explain(hidden, [rule] * 2, X, 5, ar)).check(got)
+    for options in ({"start": (name, 5)}, {"start": name, "target": 5}):
+        got = lrpfast.Analyzer(model, cases.rule(rule), **options).analyze(X)
+        Expected(lambda ar: oracle.explain(hidden, [rule] * 2, X, 5, ar)).check(got)
 
 
 def test_a_reference_value(rule):

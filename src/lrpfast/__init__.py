@@ -5,7 +5,7 @@
     rule, composite or analyzer name ─────┴──assign──▶ {layer: Rule} ──plan──▶ Plan
                                                                                 │
     inputs x ──▶ forward (keeps what the plan needs) ──▶ relevance of the target ──▶ backward ──▶ relevance of x
-                     └───────────────────── kernels: cpu (Cython) ─────────────────────┘
+                     └──────── kernels: cpu (Cython) · cuda (CuPy RawKernel) ──────────┘
 
 >>> import numpy as np, lrpfast
 >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
@@ -17,9 +17,11 @@ import importlib
 from typing import Any
 
 from . import composites, layers, plot, rules
-from .engine.analyzer import Analyzer, Explanation, redistribute
+from .engine.analyzer import Analyzer
 from .engine.balance import Balance, Conservation
+from .engine.explanation import Explanation
 from .engine.innvestigate import create_analyzer
+from .engine.redistribute import redistribute
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import (
     AmplificationWarning,

@@ -5,28 +5,30 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import table
-from ..errors import InputError, RuleError, ShapeError
+from ..errors import InputError, RuleError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
-from ..model.graph import Graph, Model
-from ..model.layers import SOFTMAXES, Dense, Embedding, Layer
-from ..rules import composites, roles
-from ..rules import rule as rule_module
-from ..rules.composites import Assignment, Composite
+from ..model.graph import Model
+from ..model.layers import SOFTMAXES
+from ..rules import composites
+from ..rules.composites import Composite
 from ..rules.rule import Pass, Rule
-from .balance import Conservation, layer_balance, make_conservation
+from ..version import __version__
+from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
-from .inputs import as_batch, as_start, check_flag, check_memory, check_out, check_precision, check_range
+from .explained import explained_targets, minus_reference, rules_of, start_and_target, up_to_start
+from .explanation import Explanation
+from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
 from .lower import Lowered, lower
-from .plan import Plan, make_plan
+from .plan import Plan, describe, make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
 
@@ -35,58 +37,13 @@ if TYPE_CHECKING:
 
 #: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
 MAX_VARIANTS = 8
+#: Rules that an analyzer's repr names.
+SHOWN_RULES = 4
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """A batch's relevance with what is needed to trust it.
-
-    Attributes
-    ----------
-    relevance : array, shaped like the input
-        A list of them for a model with several inputs.
-    output : array, shape (samples, *output_shape)
-        The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
-        A list of them for a model with several outputs.
-    target : array or None
-        The output explained for each sample (for several targets, their array; for
-        a pair, both), within the output that the target names; None when the start was an
-        array or a callable.
-    conservation : Conservation
-        Where relevance went, layer by layer from the output down.
-    layers : dict or None
-        Relevance of every layer's output, by the layer's name, when asked for.
-
-    Examples
-    --------
-    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
-    >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 3.0]]))
-    >>> explanation.relevance.round(3), explanation.output, explanation.target
-    (array([[1., 6.]]), array([[7., 2.]]), array([0]))
-    """
-
-    relevance: Any
-    output: Any
-    target: np.ndarray | None
-    conservation: Conservation
-    layers: dict[str, np.ndarray] | None = None
-
-    def __repr__(self) -> str:
-        return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
-
-    def _repr_html_(self) -> str:
-        return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
-
-    def _head(self) -> str:
-        kept = "" if self.layers is None else f", {len(self.layers)} layers"
-        arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
-        shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
-        return f"relevance {shapes} {arrays[0].dtype}{kept}"
-
-
-def as_composite(rule: Any) -> Composite | _Everywhere:
+def as_composite(rule: Any) -> Composite:
     """A composite from a rule, a composite, or the name of either."""
-    if isinstance(rule, (Composite, _Everywhere)):
+    if isinstance(rule, Composite):
         return rule
     if isinstance(rule, Rule):
         return composites.Uniform(rule)
@@ -111,17 +68,20 @@ class Analyzer:
     rule : Rule, Composite or str
         A rule, a composite that gives layers their rules, or the name of either. Batch
         normalization is folded into the layers beside it first, unless the composite says otherwise.
-    target : "max", "all", int, sequence, tuple, array or callable
-        Default target of `analyze`: the largest output ("max", the first of equals),
-        every output's own value ("all"), an output's index, one index per sample,
-        a (samples, k) integer array for k explanations of each sample, a pair (a, b)
+    target : "max", "all", int, list, tuple, array or callable, optional
+        Default target of `analyze`: the largest output ("max", the first of equals; so when None),
+        every output's own value ("all"), an output's index, one index for each sample (a list or an
+        integer array), a (samples, k) integer array for k explanations of each sample, a pair (a, b)
         for the difference of two outputs, the starting relevance itself (floats
-        shaped like the output), or a callable that makes it of the output. Outputs
+        shaped like the output), or a callable that makes it of the output. A tuple (a, b) is the
+        difference of outputs a and b, for every sample; a list [a, b] is output a for the first
+        sample and b for the second. Outputs
         of several axes are indexed flat. The starting relevance is the target's
         value before a final softmax, its logarithm or a sigmoid. Of a model with several
-        outputs, a mapping {output: target} names one by name or index.
+        outputs, a mapping {output: target} names one by name or index. Arrays are copied.
     start : str, int or (layer, neuron), optional
-        A hidden layer to explain instead of the output.
+        A hidden layer to explain instead of the output; (layer, neuron) is the same as this layer with
+        target=neuron.
     y_ref : float or array, optional
         Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
     input_range : (low, high), optional
@@ -155,13 +115,20 @@ class Analyzer:
     stripped: Sequence[str] = (*SOFTMAXES, "sigmoid")
     #: whether relevance starts at max(output, 0)
     _rectify = False
+    #: the target where none is given; None where every call must name one
+    _usual_target: str | None = "max"
+    #: what `_prepare` makes of the rest: left out of pickles
+    _prepared = (
+        *("_explained", "_ports", "_plan", "_per_sample", "_plain"),
+        *("_backend", "_compiled", "_traced", "_forward", "_told"),
+    )
 
     def __init__(
         self,
         model: Model,
         rule: Rule | Composite | str,
         *,
-        target: Any = "max",
+        target: Any = None,
         start: Any = None,
         y_ref: Any = None,
         input_range: tuple[float, float] | None = None,
@@ -176,8 +143,7 @@ class Analyzer:
                 f"model must be an lrpfast Model, not {type(model).__name__}; "
                 "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
             )
-        self.model = model
-        self.precision = precision
+        self._model, self._precision = model, precision
         self._dtype_name, self._tf32 = check_precision(precision)
         self._dtype = np.dtype(self._dtype_name)
         self._threads = check_threads(threads)
@@ -186,7 +152,10 @@ class Analyzer:
         self._mask_nan = check_flag(mask_nan, "mask_nan")
         self._device = device
         self._composite = as_composite(rule)
-        self._start_at, self._y_ref, self.target = start, y_ref, target
+        self._y_ref = own(y_ref)
+        self._start_at, self._target = start_and_target(own(start), own(target))
+        if self._target is None:
+            self._target = self._usual_target
         self._variants: dict[tuple[Any, ...], Analyzer] = {}  # for a model that leaves input sizes open: one for each
         self._open = model.is_open
         if not self._open:
@@ -194,36 +163,44 @@ class Analyzer:
 
     def _prepare(self) -> None:
         """Decide and compile everything, for a model whose shapes are all known."""
-        model = self.model
+        model, target = self._model, self._target
         assignment = self._composite.assign(model)
-        explained, kept, target = _explained(model, self._start_at, self.target)
+        explained, kept = up_to_start(model, self._start_at)
         explained = explained.without_output_activation(self.stripped)
         if self._y_ref is not None:
-            explained = _minus_reference(explained, self._y_ref)
+            explained = minus_reference(explained, self._y_ref)
         if self._composite.canonize:
             explained = canonize(explained)
         self._explained = explained
         self._ports = Ports(explained)
         self._plan = make_plan(
-            explained, _taken(assignment, kept), input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32
+            explained, rules_of(assignment, kept), input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32
         )
         self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
         self._compile()
-        self.target = target
         self._plain: Start | None = None  # where the target is the same for every batch
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._ports.outputs) == 1:
             self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
-        elif not (
-            callable(target)
-            or isinstance(target, (str, int, np.integer, tuple, list, Mapping))
-            or hasattr(target, "__array__")
-        ):
-            raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
+        elif target is not None:
+            check_target(target)
 
     def fixed(self, x: Any) -> Analyzer:
         """The same analyzer for the sizes that these inputs have, where the model leaves them open; else itself.
 
         The last few are kept.
+
+        Parameters
+        ----------
+        x : array, shape (samples, *input_shape)
+            As in `analyze`; only its shape is looked at.
+
+        Returns
+        -------
+        Analyzer
+
+        Raises
+        ------
+        InputError, ShapeError
 
         Examples
         --------
@@ -234,7 +211,7 @@ class Analyzer:
         """
         if not self._open:
             return self
-        shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+        shapes = [np.shape(a)[1:] for a in (x if len(self._model.inputs) > 1 else [x])]
         return self._for_shapes(shapes)
 
     def _for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> Analyzer:
@@ -242,7 +219,7 @@ class Analyzer:
         variant = self._variants.get(key)
         if variant is None:
             variant = copy.copy(self)
-            variant.model, variant._open, variant._variants = self.model.with_input_shape(*shapes), False, {}
+            variant._model, variant._open = self._model.with_input_shape(*shapes), False
             variant._prepare()
             for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
                 self._variants.pop(old, None)
@@ -268,31 +245,72 @@ class Analyzer:
             input_range=self._range,
         )
 
+    def __copy__(self) -> Analyzer:
+        made = object.__new__(type(self))  # what is compiled can be shared: it holds nothing of a run
+        made.__dict__.update(self.__dict__, _variants={})
+        return made
+
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        for key in ("_compiled", "_traced", "_forward", "_told", "_backend"):
-            state.pop(key, None)
-        return {**state, "_variants": {}}
+        given = {key: value for key, value in self.__dict__.items() if key not in self._prepared}
+        return {**given, "_variants": {}, "version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        version = state.get("version", "another version")
+        if version != __version__:
+            raise InputError(
+                f"this analyzer was pickled by lrpfast {version}, and this is lrpfast {__version__}: "
+                "pickles are for processes of one version; make the analyzer anew from its model"
+            )
+        self.__dict__.update({key: value for key, value in state.items() if key != "version"})
         if not self._open:
-            self._compile()
+            self._prepare()
+
+    @property
+    def model(self) -> Model:
+        """The model as it was given."""
+        return self._model
+
+    @property
+    def precision(self) -> str:
+        """The precision: "float32", "float64" or "tf32"."""
+        return self._precision
+
+    @property
+    def target(self) -> Any:
+        """The target of calls that name none."""
+        return self._target
 
     @property
     def input_shape(self) -> Any:
         """One sample's shape; a list of them for several inputs."""
-        return (self.model if self._open else self._explained).input_shape
+        return (self._model if self._open else self._explained).input_shape
 
     @property
     def output_shape(self) -> Any:
         """The shape, for one sample, of what is explained; a list of them for several outputs."""
-        return (self.model if self._open else self._explained).output_shape
+        return (self._model if self._open else self._explained).output_shape
 
     def plan(self, *input_shapes: Sequence[int]) -> Plan:
         """What will be computed for each layer and what it costs; prints as a table.
 
         A model that leaves input sizes open needs them here: one shape, without the batch axis, for each input.
+
+        Parameters
+        ----------
+        *input_shapes : tuple of int
+            For a model that leaves sizes open.
+
+        Returns
+        -------
+        Plan
+            Its text, ``str(plan)``, is a table: a row for each layer. ``contractions`` is the number of matrix
+            products, the forward pass included, ``flops`` that of their floating-point operations for one sample,
+            ``rules`` the rule of every step, in forward order.
+
+        Raises
+        ------
+        InputError
+            When the model leaves sizes open and no shape is given.
 
         Examples
         --------
@@ -316,18 +334,21 @@ class Analyzer:
         return table.paragraph(self._head()) + self._plan._repr_html_()
 
     def _head(self) -> str:
-        name = f"Analyzer of {self.model.name!r}"
+        name = f"Analyzer of {self._model.name!r}"
         if self._open:
             return f"{name}: {self.precision}, input sizes open"
-        rules = ", ".join(dict.fromkeys(r.name for r in self._plan.rules))
-        return f"{name}: {rules}; {self.precision}, {self._backend.name}"
+        rules = list(dict.fromkeys(describe(r) for r in self._plan.rules if not isinstance(r, Pass))) or ["pass"]
+        shown = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
+        # the name of one rule everywhere says less than the rule with its parameters
+        said = "" if self._composite.name.startswith("uniform ") else f"{self._composite.name}: "
+        return f"{name}: {said}{shown}; {self._precision}, {self._backend.name}"
 
     @property
     def device(self) -> str:
         """What it runs on: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
         return backend(self._device).name if self._open else self._backend.name
 
-    def analyze(self, x: Any, target: Any = None, out: Any = None) -> Any:
+    def analyze(self, x: Any, target: Any = None, *, out: Any = None) -> Any:
         """Relevance of every input feature.
 
         Parameters
@@ -439,13 +460,18 @@ class Analyzer:
             memory=self._memory,
             start=start,
             keep=keep,
-            precision=self.precision,
+            precision=self._precision,
             input_range=self._range,
             mask_nan=self._mask_nan,
         )
 
     def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:
-        port, target = self._ports.output(self.target if target is None else target)
+        target = self._target if target is None else target
+        if target is None:
+            raise InputError(
+                "neuron_selection_mode='index' has no target of its own: every call needs one, as target=0"
+            )
+        port, target = self._ports.output(target)
 
         def output() -> np.ndarray:
             rows = self._outputs(x).reshape(len(x), math.prod(self._ports.output_row))
@@ -622,7 +648,7 @@ class Analyzer:
 
         return map_array(self, x, target, normalize=normalize, mask=mask)
 
-    def explain(self, x: Any, target: Any = None, layers: bool = False) -> Explanation:
+    def explain(self, x: Any, target: Any = None, *, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.
 
         The relevance is the very same as `analyze` gives, bit for bit; on a GPU, to rounding.
@@ -651,8 +677,11 @@ class Analyzer:
         >>> balance.layer, balance.incoming.round(3), balance.outgoing.round(3), balance.bias.round(3)
         ('dense', array([4.]), array([3.]), array([1.]))
         """
+        return self._explain(x, target, check_flag(layers, "layers"))
+
+    def _explain(self, x: Any, target: Any, layers: bool) -> Explanation:
         if self._open:
-            return self.fixed(x).explain(x, target, layers)
+            return self.fixed(x)._explain(x, target, layers)
         tensors, given = is_tensor(x), self._packed(x)
         start, axes = self._start(given, target)
         x = to_host(given)  # what the balance is made of is looked at there
@@ -678,142 +707,6 @@ class Analyzer:
         inner = {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None
         if tensors:
             made, outputs, inner = as_tensors(made), as_tensors(outputs), as_tensors(inner) if layers else None
-        return Explanation(made, outputs, _targets(start, output), make_conservation(lowered.layers, joined), inner)
-
-
-def _targets(start: Start, output: np.ndarray) -> np.ndarray | None:
-    """The output explained for each sample, where there is one."""
-    samples = len(output)
-    rows = output.reshape(samples, math.prod(output.shape[1:]))
-    first, size = start.window or (0, rows.shape[1])
-    if start.mode == "max":
-        return rows[:, first : first + size].argmax(1) if samples else np.empty(0, np.int64)
-    if start.mode == "index" and start.targets is not None:
-        return np.broadcast_to(start.targets.ravel() - first, (samples,)).copy()
-    if start.mode == "pair" and start.targets is not None:
-        return np.broadcast_to(start.targets - first, (samples, 2)).copy()
-    return None
-
-
-def _taken(assignment: Assignment, kept: Sequence[int]) -> Assignment:
-    """The rules of some of a model's nodes, by their places among these."""
-    return Assignment(
-        {place: assignment.rules[i] for place, i in enumerate(kept) if i in assignment.rules},
-        {place: assignment.activations[i] for place, i in enumerate(kept) if i in assignment.activations},
-    )
-
-
-class _Everywhere:
-    """The one rule that `redistribute` is about, whatever the layer is."""
-
-    canonize = False
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-
-    def assign(self, model: Model) -> Assignment:
-        rules: dict[int, Rule] = {}
-        functions: dict[int, Rule] = {}
-        for i, node in enumerate(model.nodes):
-            kind = roles.role(node.layer)
-            if kind is not roles.NOTHING:
-                rules[i] = composites.fit_bounds(roles.check(self.rule, kind, node), model, i)
-            function = getattr(node.layer, "activation", None)
-            if function is not None:
-                functions[i] = roles.activation_role(function).default or Pass()
-        return Assignment(rules, functions)
-
-
-def _explained(model: Model, start: Any, target: Any) -> tuple[Model, list[int], Any]:
-    """The model up to the layer to explain, its nodes' places in the whole one, and the target there."""
-    if start is None:
-        return model, list(range(len(model.nodes))), target
-    if isinstance(start, tuple):
-        if len(start) != 2:
-            raise InputError(f"start must be a layer, or a pair (layer, neuron), not {start!r}")
-        start, target = start
-    if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
-        raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
-    at = start if isinstance(start, str) else int(start)
-    return model.until(at), model.needed(at), target
-
-
-def _minus_reference(model: Model, y_ref: Any) -> Model:
-    """The model with y_ref subtracted from its output's bias."""
-    if len(model.outputs) > 1:
-        raise InputError(f"y_ref is for models with one output, this one has {len(model.outputs)}")
-    nodes = [(node.layer, node.inputs) for node in model.nodes]
-    at = model.outputs[0]
-    while nodes[at][0].identity and nodes[at][1]:
-        at = nodes[at][1][0]
-    layer = nodes[at][0]
-    if not isinstance(layer, Dense) or layer.activation is not None:
-        raise InputError(f"y_ref needs a linear Dense layer as output, not {layer} ({layer.describe()})")
-    reference = np.asarray(y_ref)
-    width = layer.kernel.shape[1]
-    if reference.dtype.kind not in "fiu" or not np.isfinite(reference).all():
-        raise InputError(f"y_ref must hold finite real numbers, not {y_ref!r}")
-    if reference.shape not in ((), (1,), (width,)):
-        raise ShapeError(f"y_ref must be one number or one per output ({width}), not of shape {reference.shape}")
-    bias = np.zeros(width) if layer.bias is None else layer.bias
-    nodes[at] = (replace(layer, bias=bias - np.broadcast_to(reference, (width,)).astype(np.float64)), nodes[at][1])
-    return Model(nodes, model.name, model.outputs)
-
-
-def redistribute(
-    rule: Rule | str,
-    layer: Layer,
-    x: Any,
-    relevance: Any,
-    device: str = "auto",
-    *,
-    precision: str | None = None,
-    threads: int | None = None,
-) -> np.ndarray:
-    """Relevance of one layer's input, given its input and the relevance of its output.
-
-    Parameters
-    ----------
-    rule : Rule or str
-    layer : Layer
-        Its activation, if it has one, passes relevance on.
-    x : array, shape (samples, *input_shape)
-        A list of arrays for a layer with several inputs.
-    relevance : array, shape (samples, *output_shape)
-    device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
-    precision : {"float32", "float64", "tf32"}, optional
-        float64 for a float64 x, float32 otherwise, when None.
-    threads : int, optional
-
-    Returns
-    -------
-    array, shaped like x
-        A list of arrays for a layer with several inputs.
-
-    Raises
-    ------
-    RuleError, InputError, ShapeError
-
-    Examples
-    --------
-    >>> layer = lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))
-    >>> lrpfast.redistribute("zero", layer, np.array([[1.0, 1.0]]), np.array([[3.0, 0.0]])).round(3)
-    array([[1., 2.]])
-    """
-    if not isinstance(layer, Layer):
-        raise InputError(f"layer must be a layer from lrpfast.layers, not {type(layer).__name__}")
-    arrays = [as_array(a) for a in (x if isinstance(x, (list, tuple)) else [x])]
-    for array in arrays:
-        if array.ndim < 2 and not isinstance(layer, Embedding):
-            raise ShapeError(f"x must have shape (samples, …, features), not {array.shape}")
-    if precision is None:
-        precision = "float64" if any(a.dtype == np.float64 for a in arrays) else "float32"
-    graph = Graph()
-    model = graph.model(graph.add(layer, *(graph.input(a.shape[1:]) for a in arrays)))
-    if isinstance(rule, str):
-        rule = rule_module.from_name(rule)
-    everywhere: Any = _Everywhere(rule)  # stands in for a Composite
-    analyzer = Analyzer(model, everywhere, device=device, precision=precision, threads=threads)
-    relevance = as_batch(relevance, model.output_shape, "relevances")
-    made: np.ndarray = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
-    return as_tensors(made) if is_tensor(x) else made
+        return Explanation(
+            made, outputs, explained_targets(start, output), make_conservation(lowered.layers, joined), inner
+        )

@@ -7,23 +7,26 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from .. import table
-from ..errors import AmplificationWarning
+from ..errors import AmplificationWarning, InputError
 from .lower import LayerTrace
 from .plan import describe
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 #: Growth of Σ|R| in one layer above which its figures are said to mean little. α2β1
 #: triples Σ|R| by construction; what passes this has denominators near zero.
 AMPLIFICATION_LIMIT = 100.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Balance:
-    """Relevance into and out of one layer, for every sample, in float64.
+    """Relevance into and out of one layer, for every sample, in float64; prints as means.
 
     incoming = outgoing + bias + stabilizer + lost, to the rounding of the run's dtype.
 
@@ -67,6 +70,14 @@ class Balance:
         rest: np.ndarray = self.incoming - self.outgoing - self.bias - self.stabilizer - self.lost
         return rest
 
+    def means(self) -> list[str]:
+        """The means over the samples, in the order of `COLUMNS`, as text."""
+        return [f"{np.mean(getattr(self, key)) if len(self.incoming) else math.nan:.6g}" for key in COLUMNS]
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{key} {mean}" for key, mean in zip(COLUMNS, self.means(), strict=True))
+        return f"<lrpfast.Balance of {self.layer!r} under {self.rule}, mean of {len(self.incoming)} samples: {means}>"
+
 
 FIELDS = ("incoming", "outgoing", "bias", "stabilizer", "lost")
 COLUMNS = (*FIELDS, "rounding", "amplification")
@@ -75,22 +86,39 @@ COLUMNS = (*FIELDS, "rounding", "amplification")
 class Conservation(Sequence[Balance]):
     """The balance of every layer, from the output down; prints as a table of means.
 
+    A sequence: an index gives a `Balance`, a slice another `Conservation`, a layer's name its `Balance`.
+
+    Raises
+    ------
+    InputError
+        For a name that no layer here has.
+
     Examples
     --------
     >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
     >>> report = lrpfast.Analyzer(model, "zero").explain(np.array([[1.0, 1.0]])).conservation
     >>> len(report), [balance.layer for balance in report]
     (1, ['dense'])
+    >>> report["dense"].outgoing.round(3)
+    array([3.])
     """
 
     def __init__(self, layers: Sequence[Balance]) -> None:
         self._layers = tuple(layers)
 
     @overload
-    def __getitem__(self, index: int) -> Balance: ...
+    def __getitem__(self, index: int | str) -> Balance: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Balance]: ...
+    def __getitem__(self, index: slice) -> Conservation: ...
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Conservation(self._layers[index])
+        if isinstance(index, str):
+            for balance in self._layers:
+                if balance.layer == index:
+                    return balance
+            names = ", ".join(repr(balance.layer) for balance in self._layers)
+            raise InputError(f"no layer called {index!r} redistributes relevance here; those that do are {names}")
         return self._layers[index]
 
     def __len__(self) -> int:
@@ -113,9 +141,7 @@ class Conservation(Sequence[Balance]):
         """What stands above the table, and its rows."""
         rows: list[tuple[str, ...]] = [("layer", "rule", *COLUMNS)]
         samples = len(self._layers[0].incoming) if self._layers else 0
-        for b in self._layers:
-            means = [float(np.mean(getattr(b, key))) if samples else math.nan for key in COLUMNS]
-            rows.append((b.layer, b.rule, *(f"{m:.6g}" for m in means)))
+        rows += [(b.layer, b.rule, *b.means()) for b in self._layers]
         return f"relevance by layer, mean of {samples} samples", rows
 
 
@@ -174,9 +200,10 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
 
 def _callers_level() -> int:
     """The stack level of the first caller outside lrpfast, so that a warning points at the user's line."""
-    level, frame = 1, sys._getframe(1)
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __name__.split(".")[0]:
-        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+        level, frame = level + 1, frame.f_back
     return level
 
 

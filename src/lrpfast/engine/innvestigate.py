@@ -11,10 +11,17 @@ from ..model.canonize import split_batch_norm
 from ..model.graph import Model
 from ..model.layers import SOFTMAXES, Activation
 from ..rules.innvestigate import composite, keywords
-from .analyzer import Analyzer, Explanation
+from .analyzer import Analyzer
+from .explanation import Explanation
 
-#: iNNvestigate's selection modes, as default targets ("index" gets its own with every call).
-MODES = {"max_activation": "max", "all": "all", "index": "max"}
+#: iNNvestigate's selection modes, as default targets; under "index" every call must name its own.
+MODES = {"max_activation": "max", "all": "all", "index": None}
+#: What `Analyzer` takes and iNNvestigate's analyzers do not, with what to use instead.
+ELSEWHERE = {
+    "target": "neuron_selection_mode='index', with neuron_selection= or target= when it is called",
+    "start": "the model that ends there, create_analyzer(name, model.until(layer)), or Analyzer(model, rule, start=…)",
+    "y_ref": "Analyzer(model, rule, y_ref=…), with a rule or composite of lrpfast's",
+}
 
 
 class InnvestigateAnalyzer(Analyzer):
@@ -23,30 +30,48 @@ class InnvestigateAnalyzer(Analyzer):
     stripped = SOFTMAXES  # a final sigmoid stays, and relevance starts at its output
 
     def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], **options: Any) -> None:
-        self.name, self.neuron_selection_mode = name, mode
+        self._name, self._mode, self._usual_target = name, mode, MODES[mode]
         self._rectify = name.startswith("deep_taylor")  # it explains max(y, 0)
         if self._rectify and isinstance(model, Model):
             _only_relu(model.without_softmax(), name)
         assigned = composite(name, **parameters)
         if parameters.get("bn_layer_fuse_mode") == "two_linear" and isinstance(model, Model):
             model = split_batch_norm(model)
-        super().__init__(model, assigned, target=MODES[mode], **options)
+        super().__init__(model, assigned, **options)
 
-    def _selection(self, neuron_selection: Any) -> Any:
-        if self.neuron_selection_mode != "index":
-            if neuron_selection is not None:
-                raise InputError(
-                    f"neuron_selection needs neuron_selection_mode='index', not {self.neuron_selection_mode!r}"
-                )
-            return None
+    @property
+    def name(self) -> str:
+        """iNNvestigate's name of the analyzer."""
+        return self._name
+
+    @property
+    def neuron_selection_mode(self) -> str:
+        """What is explained: "max_activation", "index" or "all"."""
+        return self._mode
+
+    def _selection(self, neuron_selection: Any, target: Any) -> Any:
+        """The target of a call, by iNNvestigate's name for it or by lrpfast's."""
         if neuron_selection is None:
-            raise InputError("neuron_selection_mode='index' needs neuron_selection, an index or one per sample")
-        selection = np.asarray(neuron_selection)
+            if target is None and self._mode == "index":
+                raise InputError(
+                    "neuron_selection_mode='index' needs neuron_selection, an index or one per sample, or target="
+                )
+            return target
+        if target is not None:
+            raise InputError("neuron_selection and target both say what to explain: give one of them")
+        if self._mode != "index":
+            raise InputError(f"neuron_selection needs neuron_selection_mode='index', not {self._mode!r}")
+        try:
+            selection = np.asarray(neuron_selection)
+        except ValueError:  # rows of different lengths
+            selection = np.asarray(neuron_selection, dtype=object)
         if selection.dtype.kind not in "iu" or selection.ndim > 1:
             raise InputError(f"neuron_selection must be an integer or one per sample, not {neuron_selection!r}")
         return int(selection.ravel()[0]) if selection.size == 1 else selection
 
-    def analyze(self, x: Any, neuron_selection: Any = None, out: np.ndarray | None = None) -> np.ndarray:
+    def analyze(  # type: ignore[override]  # what comes second is iNNvestigate's
+        self, x: Any, neuron_selection: Any = None, *, target: Any = None, out: Any = None
+    ) -> Any:
         """Relevance of every input feature.
 
         Parameters
@@ -54,6 +79,8 @@ class InnvestigateAnalyzer(Analyzer):
         x : array, shape (samples, *input_shape)
         neuron_selection : int or array of int, optional
             The output to explain, under ``neuron_selection_mode="index"``.
+        target : optional
+            As in `Analyzer`, in place of ``neuron_selection``; for this call also in place of the mode's own.
         out : array, optional
             Filled and returned.
 
@@ -61,12 +88,13 @@ class InnvestigateAnalyzer(Analyzer):
         -------
         array, shaped like x
         """
-        relevance: np.ndarray = super().analyze(x, self._selection(neuron_selection), out)
-        return relevance
+        return super().analyze(x, self._selection(neuron_selection, target), out=out)
 
-    def explain(self, x: Any, neuron_selection: Any = None, layers: bool = False) -> Explanation:
+    def explain(  # type: ignore[override]
+        self, x: Any, neuron_selection: Any = None, *, target: Any = None, layers: bool = False
+    ) -> Explanation:
         """As `Analyzer.explain`, with iNNvestigate's ``neuron_selection``."""
-        return super().explain(x, self._selection(neuron_selection), layers)
+        return super().explain(x, self._selection(neuron_selection, target), layers=layers)
 
 
 def _only_relu(model: Model, name: str) -> None:
@@ -85,11 +113,11 @@ def create_analyzer(
     *,
     neuron_selection_mode: str = "max_activation",
     input_layer_rule: Any = None,
+    input_range: tuple[float, float] | None = None,
     device: str = "auto",
     precision: str = "float32",
     threads: int | None = None,
     memory: int | None = None,
-    input_range: tuple[float, float] | None = None,
     mask_nan: bool = False,
     **parameters: Any,
 ) -> InnvestigateAnalyzer:
@@ -102,9 +130,11 @@ def create_analyzer(
     model : Model
         A final softmax, or its logarithm, is left out, as ``model_wo_softmax`` does.
     neuron_selection_mode : {"max_activation", "index", "all"}
+        Explains each sample's largest output, the one that ``neuron_selection`` (or ``target``) names with every
+        call, or all of them. `Analyzer.stream` and `Analyzer.map` take it as ``target``.
     input_layer_rule : str, (low, high) or Rule, optional
         For the first layer with weights; (low, high) is ``Bounded`` in that range.
-    device, precision, threads, memory, input_range, mask_nan
+    input_range, device, precision, threads, memory, mask_nan
         As in `Analyzer`.
     **parameters
         The name's own keywords: ``epsilon``, ``bias``, ``alpha``, ``beta``, ``low``,
@@ -118,6 +148,8 @@ def create_analyzer(
 
     Raises
     ------
+    InputError
+        For a wrong ``neuron_selection_mode``, and for options of `Analyzer` that go another way here.
     RuleError
         For an unknown name, keyword or value.
     UnsupportedLayerError
@@ -140,6 +172,9 @@ def create_analyzer(
     known = keywords(name)
     if neuron_selection_mode not in MODES:
         raise InputError(f"neuron_selection_mode must be one of {', '.join(MODES)}, not {neuron_selection_mode!r}")
+    for key, instead in ELSEWHERE.items():
+        if key in parameters:
+            raise InputError(f"create_analyzer takes no {key}; use {instead}")
     if input_layer_rule is not None:
         if "input_layer_rule" not in known:
             raise RuleError(f"{name} has no keyword 'input_layer_rule'; it takes {', '.join(known) or 'none'}")
@@ -149,10 +184,10 @@ def create_analyzer(
         model,
         neuron_selection_mode,
         parameters,
+        input_range=input_range,
         device=device,
         precision=precision,
         threads=threads,
         memory=memory,
-        input_range=input_range,
         mask_nan=mask_nan,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, LrpfastError, ShapeError
 from ..kernels import Start
-from ..kernels.arrays import from_device, module_of, on_device, to_host, without_gradient
+from ..kernels.arrays import as_array, from_device, module_of, on_device, to_host, without_gradient
 
 PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
 
@@ -57,16 +57,8 @@ def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(got) == len(shape) and all(n in (None, m) for n, m in zip(shape, got, strict=True))
 
 
-def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
-    """x as an array of samples of the given shape, real and not yet cast: CuPy's where x is on a GPU, else NumPy's.
-
-    Raises
-    ------
-    InputError
-        For anything that does not hold real numbers.
-    ShapeError
-        For a wrong rank or width; says what was expected and what came.
-    """
+def as_real(x: Any, what: str) -> Any:
+    """x as an array of real numbers, not yet cast: CuPy's where x is on a GPU, else NumPy's; InputError for others."""
     try:
         x = without_gradient(x)
         on_gpu = from_device(x)
@@ -84,6 +76,20 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
                 f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers"
             )
         raise InputError(f"{what} must be real numbers, not dtype {x.dtype}")
+    return x
+
+
+def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
+    """x as an array of samples of the given shape, real and not yet cast: CuPy's where x is on a GPU, else NumPy's.
+
+    Raises
+    ------
+    InputError
+        For anything that does not hold real numbers.
+    ShapeError
+        For a wrong rank or width; says what was expected and what came.
+    """
+    x = as_real(x, what)
     if x.shape[1:] != shape and not _fits(x.shape[1:], shape) or x.ndim == 0:
         wanted = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else ""
@@ -106,6 +112,35 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: Any) -> Any:
     if module_of(x).may_share_memory(out, x):
         raise InputError("out must not share memory with the inputs")
     return out
+
+
+def own(value: Any) -> Any:
+    """A target or a reference value with its arrays copied, so that what becomes of the caller's changes nothing."""
+    if isinstance(value, Mapping):
+        return {key: own(v) for key, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(own(v) for v in value)
+    if isinstance(value, np.generic) or callable(value) or not _is_array(value):
+        return value
+    copied = np.array(to_host(as_array(value)))
+    copied.flags.writeable = False
+    return copied
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__dlpack__")
+
+
+TARGETS = "target must be 'max', 'all', an index, an array or a callable"
+
+
+def check_target(target: Any) -> None:
+    """InputError for what is no target whatever the model and the inputs are."""
+    if isinstance(target, (bool, np.bool_)):
+        raise InputError("target must not be True or False")
+    known = isinstance(target, (str, int, np.integer, tuple, list, Mapping)) or callable(target) or _is_array(target)
+    if not known or isinstance(target, np.inexact) or (isinstance(target, str) and target not in ("max", "all")):
+        raise InputError(f"{TARGETS}, not {target!r}")
 
 
 def _check_index(value: int, size: int) -> int:
@@ -143,12 +178,9 @@ def as_start(
         (k,) for several targets a sample, else ().
     """
     size = math.prod(shape)
+    check_target(target)
     if isinstance(target, str):
-        if target not in ("max", "all"):
-            raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not {target!r}")
         return Start(target), ()
-    if isinstance(target, (bool, np.bool_)):
-        raise InputError("target must not be True or False")
     if isinstance(target, (int, np.integer)):
         return Start("index", np.array([_check_index(int(target), size)], np.int64)), ()
     if isinstance(target, tuple):
@@ -162,13 +194,17 @@ def as_start(
         return Start("pair", np.array([a, b], np.int64)), ()
     if callable(target):
         y = output()
-        target = target(y.reshape(samples, *shape))
-        target = to_host(without_gradient(target))
-        if target.dtype.kind != "f":
-            target = np.asarray(target, dtype=np.float64)
-    target = without_gradient(target)
-    on_gpu = from_device(target)
-    array = np.asarray(target) if on_gpu is None else to_host(on_gpu)
+        array = _target_array(target(y.reshape(samples, *shape)), "what the target makes of the output")
+        if array.dtype.kind in "iub":
+            array = array.astype(np.float64)
+        elif array.dtype.kind != "f":
+            raise InputError(f"what the target makes of the output must hold real numbers, not dtype {array.dtype}")
+    else:
+        array = _target_array(target, "target")
+        if array.ndim == 0:
+            if array.dtype.kind not in "iu":
+                raise InputError(f"{TARGETS}, not {array}")
+            return as_start(int(array), samples, shape, dtype, output)
     if array.shape == (0,) and samples == 0:
         array = array.astype(np.int64)  # one target for each of no samples
     if array.dtype.kind in "iu":
@@ -192,4 +228,14 @@ def as_start(
             raise InputError(f"the starting relevance is not finite at {place}: {array[place]}")
         with np.errstate(over="ignore"):
             return Start("array", array=np.ascontiguousarray(array, dtype)), ()
-    raise InputError(f"target must be 'max', 'all', an index, an array or a callable, not dtype {array.dtype}")
+    raise InputError(f"{TARGETS}, not dtype {array.dtype}")
+
+
+def _target_array(value: Any, what: str) -> np.ndarray:
+    """A target as an array on the host."""
+    try:
+        return to_host(as_array(value))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, LrpfastError):
+            raise
+        raise InputError(f"{what} cannot be made an array: {error}") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError
+from ..errors import InputError
 
 VARIABLE = "LRPFAST_NUM_THREADS"
 
@@ -29,7 +29,7 @@ def check_threads(threads: Any) -> int | None:
     if threads is None:
         return None
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
-        raise DeviceError(f"threads must be a whole number of at least 1, or None for all cores, not {threads!r}")
+        raise InputError(f"threads must be a whole number of at least 1, or None for all cores, not {threads!r}")
     return int(threads)
 
 
@@ -46,7 +46,7 @@ def set_num_threads(threads: int | None) -> None:
 
     Raises
     ------
-    DeviceError
+    InputError
         For anything but a whole number of at least 1.
 
     Examples
@@ -66,7 +66,7 @@ def get_num_threads() -> int:
 
     Raises
     ------
-    DeviceError
+    InputError
         When ``LRPFAST_NUM_THREADS`` is not a whole number of at least 1.
 
     Examples
@@ -86,7 +86,7 @@ def _from_environment() -> int | None:
     if not text:
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise DeviceError(f"{VARIABLE}={text!r} must be a whole number of at least 1")
+        raise InputError(f"{VARIABLE}={text!r} must be a whole number of at least 1")
     return int(text)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import DeviceError
+from ..errors import InputError
 from .program import Program
 
 
@@ -106,6 +106,8 @@ def backend(device: str = "auto") -> Backend:
 
     Raises
     ------
+    InputError
+        For a name that is none of these.
     DeviceError
         For a device that is not there; says what was found and what to install.
     """
@@ -115,7 +117,7 @@ def backend(device: str = "auto") -> Backend:
         return CpuBackend()
     named = isinstance(device, str) and device.startswith("gpu:") and device[4:].isdecimal()
     if not named and (not isinstance(device, str) or device not in ("auto", "gpu")):
-        raise DeviceError(f"device must be 'auto', 'cpu', 'gpu' or the name of one, as 'gpu:1', not {device!r}")
+        raise InputError(f"device must be 'auto', 'cpu', 'gpu' or the name of one, as 'gpu:1', not {device!r}")
     from .cuda import CudaBackend, devices
 
     if device == "auto":

@@ -1,0 +1,85 @@
+"""Which part of a model is explained, and what of it: the layer to start at, the reference value, the targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, ShapeError
+from ..kernels import Start
+from ..model.graph import Model
+from ..model.layers import Dense
+from ..rules.composites import Assignment
+
+
+def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
+    """The layer to explain, None for the output, and the target there, None where none was given."""
+    if isinstance(start, tuple):
+        if len(start) != 2:
+            raise InputError(f"start must be a layer, or a pair (layer, neuron), not {start!r}")
+        if target is not None:
+            raise InputError(
+                f"start={start!r} names the neuron to explain, and so does target={target!r}: "
+                f"give one of them, as start={start[0]!r}, target={start[1]!r}"
+            )
+        start, target = start
+    if start is None:
+        return None, target
+    if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
+        raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
+    return start if isinstance(start, str) else int(start), target
+
+
+def up_to_start(model: Model, start: str | int | None) -> tuple[Model, list[int]]:
+    """The model up to the layer to explain, and its nodes' places in the whole one."""
+    if start is None:
+        return model, list(range(len(model.nodes)))
+    return model.until(start), model.needed(start)
+
+
+def minus_reference(model: Model, y_ref: Any) -> Model:
+    """The model with y_ref subtracted from its output's bias."""
+    if len(model.outputs) > 1:
+        raise InputError(f"y_ref is for models with one output, this one has {len(model.outputs)}")
+    nodes = [(node.layer, node.inputs) for node in model.nodes]
+    at = model.outputs[0]
+    while nodes[at][0].identity and nodes[at][1]:
+        at = nodes[at][1][0]
+    layer = nodes[at][0]
+    if not isinstance(layer, Dense) or layer.activation is not None:
+        raise InputError(f"y_ref needs a linear Dense layer as output, not {layer} ({layer.describe()})")
+    reference = np.asarray(y_ref)
+    width = layer.kernel.shape[1]
+    if reference.dtype.kind not in "fiu" or not np.isfinite(reference).all():
+        raise InputError(f"y_ref must hold finite real numbers, not {y_ref!r}")
+    if reference.shape not in ((), (1,), (width,)):
+        raise ShapeError(f"y_ref must be one number or one per output ({width}), not of shape {reference.shape}")
+    bias = np.zeros(width) if layer.bias is None else layer.bias
+    nodes[at] = (replace(layer, bias=bias - np.broadcast_to(reference, (width,)).astype(np.float64)), nodes[at][1])
+    return Model(nodes, model.name, model.outputs)
+
+
+def rules_of(assignment: Assignment, kept: Sequence[int]) -> Assignment:
+    """The rules of some of a model's nodes, by their places among these."""
+    return Assignment(
+        {place: assignment.rules[i] for place, i in enumerate(kept) if i in assignment.rules},
+        {place: assignment.activations[i] for place, i in enumerate(kept) if i in assignment.activations},
+    )
+
+
+def explained_targets(start: Start, output: np.ndarray) -> np.ndarray | None:
+    """The output explained for each sample, where there is one."""
+    samples = len(output)
+    rows = output.reshape(samples, math.prod(output.shape[1:]))
+    first, size = start.window or (0, rows.shape[1])
+    if start.mode == "max":
+        return rows[:, first : first + size].argmax(1) if samples else np.empty(0, np.int64)
+    if start.mode == "index" and start.targets is not None:
+        return np.broadcast_to(start.targets.ravel() - first, (samples,)).copy()
+    if start.mode == "pair" and start.targets is not None:
+        return np.broadcast_to(start.targets - first, (samples, 2)).copy()
+    return None

@@ -1,0 +1,58 @@
+"""What `Analyzer.explain` gives: relevance, and what is needed to trust it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import table
+from .balance import Conservation
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A batch's relevance with what is needed to trust it.
+
+    Attributes
+    ----------
+    relevance : array, shaped like the input
+        A list of them for a model with several inputs.
+    output : array, shape (samples, *output_shape)
+        The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
+        A list of them for a model with several outputs.
+    target : array or None
+        The output explained for each sample (for several targets, their array; for
+        a pair, both), within the output that the target names; None when the start was an
+        array or a callable.
+    conservation : Conservation
+        Where relevance went, layer by layer from the output down.
+    layers : dict or None
+        Relevance of every layer's output, by the layer's name, when asked for.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+    >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 3.0]]))
+    >>> explanation.relevance.round(3), explanation.output, explanation.target
+    (array([[1., 6.]]), array([[7., 2.]]), array([0]))
+    """
+
+    relevance: Any
+    output: Any
+    target: np.ndarray | None
+    conservation: Conservation
+    layers: dict[str, np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
+
+    def _repr_html_(self) -> str:
+        return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
+
+    def _head(self) -> str:
+        kept = "" if self.layers is None else f", {len(self.layers)} layers"
+        arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
+        shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
+        return f"relevance {shapes} {arrays[0].dtype}{kept}"

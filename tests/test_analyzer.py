@@ -1,0 +1,136 @@
+"""The analyzer as an object: what it holds, copies and pickles, and iNNvestigate's way of calling it."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast import layers
+
+RNG = np.random.default_rng(0)
+MODEL = lrpfast.from_layers(
+    [layers.Dense(RNG.normal(size=(6, 9)), activation="relu"), layers.Dense(RNG.normal(size=(9, 4)))]
+)
+X = RNG.normal(size=(5, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("target", np.zeros(5, int)),
+        ("target", np.ones((5, 4), np.float32)),
+        ("target", np.zeros((5, 2), int)),
+        ("target", {0: np.zeros(5, int)}),
+        ("target", [np.array(0) for _ in X]),
+        ("y_ref", np.zeros(4)),
+    ],
+    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
+)
+def test_an_array_that_changes_later_changes_nothing(option, value):
+    analyzer = lrpfast.Analyzer(MODEL, "epsilon", **{option: value})
+    before = analyzer.analyze(X)
+    for array in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
+        array[...] = 3
+    assert analyzer.analyze(X).tobytes() == before.tobytes()
+    assert pickle.loads(pickle.dumps(analyzer)).analyze(X).tobytes() == before.tobytes()
+
+
+def test_what_was_decided_cannot_be_set():
+    named = lrpfast.create_analyzer("lrp.z", MODEL)
+    assert (named.model, named.precision, named.target) == (MODEL, "float32", "max")
+    for analyzer, names in (
+        (lrpfast.Analyzer(MODEL, "epsilon"), ("model", "precision", "target", "device")),
+        (named, ("model", "precision", "target", "name", "neuron_selection_mode")),
+    ):
+        for name in names:
+            with pytest.raises(AttributeError, match=name):
+                setattr(analyzer, name, "max")
+
+
+def test_a_pickle_holds_the_weights_once():
+    ones, zeros = np.ones(300), np.zeros(300)
+    dense = [layers.Dense(RNG.normal(size=(300, 300)), activation=function) for function in ("relu", None)]
+    model = lrpfast.from_layers([dense[0], layers.BatchNorm(ones, ones, zeros, ones), dense[1]])
+    x = RNG.normal(size=(2, 300))
+    for analyzer in (
+        lrpfast.Analyzer(model, "epsilon", start=("dense", 3)),
+        lrpfast.Analyzer(model, "epsilon", y_ref=1.0, precision="tf32", target=(0, 1)),
+        lrpfast.create_analyzer("lrp.z", model),
+    ):
+        state = pickle.dumps(analyzer)
+        assert len(state) < 1.05 * len(pickle.dumps(model))
+        for other in (pickle.loads(state), copy.copy(analyzer), copy.deepcopy(analyzer)):
+            assert other.analyze(x).tobytes() == analyzer.analyze(x).tobytes()
+            assert repr(other) == repr(analyzer) and str(other.plan()) == str(analyzer.plan())
+
+
+def test_a_pickle_of_open_sizes_leaves_out_what_was_compiled():
+    model = lrpfast.from_layers([layers.Conv(RNG.normal(size=(3, 1, 2)))], input_shape=(None, 1))
+    analyzer, x = lrpfast.Analyzer(model, "epsilon"), RNG.normal(size=(2, 8, 1))
+    size = len(pickle.dumps(analyzer))
+    relevance = analyzer.analyze(x)
+    assert len(pickle.dumps(analyzer)) == size
+    for one in (analyzer, analyzer.fixed(x)):
+        assert pickle.loads(pickle.dumps(one)).analyze(x).tobytes() == relevance.tobytes()
+
+
+def test_a_pickle_of_another_version_is_refused(monkeypatch):
+    state = pickle.dumps(lrpfast.Analyzer(MODEL, "epsilon"))
+    monkeypatch.setattr("lrpfast.engine.analyzer.__version__", "99.0")
+    with pytest.raises(lrpfast.InputError, match=rf"pickled by lrpfast {lrpfast.__version__}, and this is .* 99\.0"):
+        pickle.loads(state)
+
+
+def test_only_x_and_the_target_go_by_position():
+    analyzer, out = lrpfast.Analyzer(MODEL, "epsilon"), np.empty_like(X)
+    for call in (lambda: analyzer.analyze(X, 0, out), lambda: analyzer.explain(X, 0, True)):
+        with pytest.raises(TypeError, match="positional"):
+            call()
+    with pytest.raises(lrpfast.InputError, match="layers must be True or False, not 1"):
+        analyzer.explain(X, layers=1)
+
+
+# iNNvestigate's
+
+
+def test_in_index_mode_every_call_names_a_target():
+    analyzer = lrpfast.create_analyzer("lrp.z", MODEL, neuron_selection_mode="index")
+    assert analyzer.target is None
+    for one in (analyzer, pickle.loads(pickle.dumps(analyzer))):
+        for call in (one.analyze, one.explain, one.map, lambda x, one=one: one.stream(x, progress=False)):
+            with pytest.raises(lrpfast.InputError, match="neuron_selection_mode='index'"):
+                call(X)
+
+
+def test_in_index_mode_all_calls_explain_the_same():
+    analyzer = lrpfast.create_analyzer("lrp.z", MODEL, neuron_selection_mode="index")
+    for target in (2, [0, 3, 1, 1, 2]):
+        wanted, got = analyzer.analyze(X, target), {}
+        got["keyword"] = analyzer.analyze(X, neuron_selection=target)
+        got["target"] = analyzer.analyze(X, target=target)
+        got["explain"] = analyzer.explain(X, target).relevance
+        got["map"] = analyzer.map(X, target)
+        made = np.empty_like(X)
+
+        def into(first, relevance, made=made):
+            made[first : first + len(relevance)] = relevance
+
+        analyzer.stream(X, into, target=target, progress=False)
+        got["stream"] = made
+        for way, relevance in got.items():
+            assert relevance.tobytes() == wanted.tobytes(), way
+    other = lrpfast.create_analyzer("lrp.z", MODEL)
+    assert other.analyze(X, target=2).tobytes() == analyzer.analyze(X, 2).tobytes()
+    for model_analyzer, selection in ((analyzer, 1), (other, 1)):
+        with pytest.raises(lrpfast.InputError, match="neuron_selection"):
+            model_analyzer.analyze(X, selection, target=1)
+
+
+@pytest.mark.parametrize(
+    "option, instead", [("target", "neuron_selection_mode='index'"), ("start", "until"), ("y_ref", "Analyzer")]
+)
+def test_innvestigate_s_analyzers_say_what_to_use_instead(option, instead):
+    with pytest.raises(lrpfast.InputError, match=f"create_analyzer takes no {option}; use .*{instead}"):
+        lrpfast.create_analyzer("lrp.z", MODEL, **{option: 1})
