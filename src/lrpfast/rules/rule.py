@@ -123,7 +123,7 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a rule without an own __eq__ is equal to itself alone
 class Rule:
     """Base of every rule. Rules are immutable, comparable and picklable.
 
@@ -728,6 +728,23 @@ class ZBox(Rule):
             raise RuleError(f"z_box: low has shape {self.low.shape}, high {self.high.shape}: they must fit") from None
         if not ordered:
             raise RuleError("z_box: low must not be above high")
+
+    def _key(self) -> tuple[Any, ...]:
+        """What makes a box that box; adding 0.0 makes −0.0, which is equal to it, the same bytes."""
+        bounds = ((bound.shape, (bound + 0.0).tobytes()) for bound in (self.low, self.high))
+        return type(self), *bounds, *(getattr(self, f.name) for f in fields(self) if f.name not in ("low", "high"))
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, ZBox) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy's bounds are as read-only as the original's; NumPy does not keep that in a pickle."""
+        self.__dict__.update(state)
+        for bound in (self.low, self.high):
+            bound.setflags(write=False)
 
     def groups(self) -> tuple[Group, ...]:
         return (self._group((Product("x", "w"), Product("low", "w+", -1), Product("high", "w-", -1)), "w"),)
