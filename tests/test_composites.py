@@ -197,6 +197,25 @@ def test_bounds_behind_another_layer_are_its_own():
         (lambda: C.from_name("epsilon_minus"), ("epsilon_minus", "epsilon_plus")),
         (lambda: C.from_name("epsilon_gamma_box"), ("low",)),
         (lambda: C.from_name("epsilon_plus", delta=1), ("delta",)),
+        (lambda: C.from_name([]), ("unknown rule []", "epsilon_plus")),
+        (lambda: R.from_name([]), ("unknown rule []", "epsilon")),
+        (lambda: C.Entry("fist", "zero"), ("'fist'", "first, ", "when")),
+        (lambda: C.Entry(["first"], "zero"), ("['first']",)),
+        (lambda: C.Entry("all", "gama"), ("gama",)),
+        (lambda: C.Entry("all", R.Gamma), ("Gamma()",)),
+        (lambda: C.Entry("all", "zero", 3), ("'all'", "left out", "3")),
+        (lambda: C.Entry("nth", "zero"), ("'nth'", "whole number", "None")),
+        (lambda: C.Entry("nth", "zero", True), ("'nth'", "whole number", "True")),
+        (lambda: C.Entry("index", "zero", -1), ("'index'", "0 or above", "-1")),
+        (lambda: C.Entry("name", "zero", 3), ("'name'", "pattern", "3")),
+        (lambda: C.Entry("when", "zero", "conv"), ("'when'", "function", "'conv'")),
+        (lambda: C.Entry("all", "zero", among="Conv"), ("lrpfast.layers", "'Conv'")),
+        (lambda: C.Composite(3), ("tuple of entries", "int")),
+        (lambda: C.Composite(C.Entry("all", "zero")), ("tuple of entries", "Entry")),
+        (lambda: C.Composite((R.Flat(),)), ("tuple of entries", "Flat")),
+        (lambda: C.Composite((), name=3), ("name", "3")),
+        (lambda: C.Composite((), canonize=1), ("canonize", "1")),
+        (lambda: R.Pass().groups(), ("Pass", "no rule for layers with weights")),
     ],
 )
 def test_errors(make, words):
@@ -204,6 +223,16 @@ def test_errors(make, words):
         make()
     for word in words:
         assert word in str(error.value)
+
+
+def test_what_is_no_model():
+    with pytest.raises(lrpfast.InputError, match="epsilon_plus: assign takes an lrpfast Model, not int"):
+        C.EpsilonPlus().assign(3)
+
+
+def test_an_entry_takes_names_and_single_types():
+    entry = C.Entry("all", "flat", among=L.Conv)
+    assert entry == C.Entry("all", R.Flat(), None, (L.Conv,)) and C.Composite([entry]) == C.Composite((entry,))
 
 
 def test_joining_something_else():

@@ -156,8 +156,14 @@ class Rule:
                 raise RuleError(f"{self.name}: {f.name} is True or False, not {getattr(self, f.name)!r}")
 
     def groups(self) -> tuple[Group, ...]:
-        """The rule as data; see the module's docstring."""
-        raise TypeError(f"{type(self).__name__} has no groups: it is not a rule for layers with weights")
+        """The rule as data; see the module's docstring.
+
+        Raises
+        ------
+        RuleError
+            Of a rule that is none for layers with weights, such as `Pass`.
+        """
+        raise RuleError(f"{type(self).__name__} has no groups: it is no rule for layers with weights")
 
     @property
     def multiplies_input(self) -> bool:
@@ -768,7 +774,7 @@ def from_name(name: str, **parameters: Any) -> Rule:
     >>> lrpfast.rules.from_name("epsilon", epsilon=0.1)
     Epsilon(epsilon=0.1, bias='absorb')
     """
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise RuleError(f"unknown rule {name!r}; the rules are {', '.join(RULES)}")
     cls = RULES[name]
     known = [f.name for f in fields(cls)]
