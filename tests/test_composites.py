@@ -131,6 +131,7 @@ def test_captum():
     assert all(by_name[n] == R.Epsilon(1e-9) for n in ("bn", "max", "mean", "flat", "add"))
     assert all(by_name[n] == rule for n in ("conv_a", "dw", "fc"))
     assert C.Captum().assign(MODEL).rules[1] == R.Epsilon(1e-9)
+    assert C.from_name("captum") == C.Captum() and C.from_name("captum", rule=rule) == made
 
 
 def test_a_shared_layer_is_found_by_its_name():

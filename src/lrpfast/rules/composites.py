@@ -574,12 +574,12 @@ def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
 
 
 def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
-    """captum 0.9's conventions: a rule on layers with weights, epsilon 1e-9 on all that multiplies or moves values.
+    """A rule on layers with weights, epsilon 1e-9 on sums, pooling and moves (captum).
 
-    Max pooling and reshaping hand on R x / (x ± 1e-9), and batch normalization stays a layer of
-    its own. captum's rules are ``Epsilon(1e-9)``, ``Gamma(0.25, generalized=False,
-    scale_bias=False, stabilizer=1e-9)`` and ``ZPlus(split_input=False, bias="full",
-    stabilizer=1e-9)``.
+    These are captum 0.9's conventions: max pooling and reshaping hand on R x / (x ± 1e-9), and
+    batch normalization stays a layer of its own. captum's rules are ``Epsilon(1e-9)``,
+    ``Gamma(0.25, generalized=False, scale_bias=False, stabilizer=1e-9)`` and
+    ``ZPlus(split_input=False, bias="full", stabilizer=1e-9)``.
 
     Parameters
     ----------
@@ -605,6 +605,7 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat,
     "epsilon_gamma_box": EpsilonGammaBox,
     "excitation_backprop": ExcitationBackprop,
+    "captum": Captum,
 }
 
 
