@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lrpfast import composites as C
+from lrpfast import layers as L
 from lrpfast import rules as R
 
 #: another value for each field, and where a rule needs them, its values
@@ -67,3 +69,32 @@ class OfOnesOwn(R.Rule):
 def test_a_rule_without_its_own_equality_is_equal_to_itself():
     one, other = OfOnesOwn(np.ones(2)), OfOnesOwn(np.ones(2))
     assert one == one and one != other and len({one, other}) == 2
+
+
+BOX = R.ZBox([0, 0], 1, stabilizer=1e-3)
+REPRS = [
+    (R.Epsilon(), "Epsilon()"),
+    (R.Epsilon(0.3), "Epsilon(epsilon=0.3)"),
+    (R.Zero(stabilizer=1e-3, bias="ignore"), "Zero(stabilizer=Stabilizer(0.001), bias='ignore')"),
+    (R.Zero(stabilizer=R.Stabilizer(1e-9, "zero")), "Zero(stabilizer=Stabilizer(1e-09, kind='zero'))"),
+    (R.AlphaBetaX((1, 0), (0, 0)), "AlphaBetaX(alpha=(1.0, 0.0), beta=(0.0, 0.0))"),
+    (R.ZBox(-1, 2), "ZBox(low=-1.0, high=2.0)"),
+    (BOX, "ZBox(low=array of shape (2,), high=1.0, stabilizer=Stabilizer(0.001))"),
+    (R.WSquare().groups()[0], "Group((Product('1', 'w^2'),), Stabilizer(1e-06))"),
+    (R.Zero().groups()[0], "Group((Product('x', 'w'),), Stabilizer(1e-09), bias='w')"),
+    (C.Entry("first", "flat", among=L.Conv), "Entry('first', Flat(), among=(Conv,))"),
+    (C.ByIndex({-1: "zero"}), "Composite((Entry('nth', Zero(), value=-1),), name='by index')"),
+    (C.Composite((), "own", canonize=False), "Composite((), name='own', canonize=False)"),
+]
+
+
+@pytest.mark.parametrize("thing, shown", REPRS, ids=[shown for _, shown in REPRS])
+def test_reprs_are_short_and_can_be_evaluated(thing, shown):
+    assert repr(thing) == shown
+    assert "array of" in shown or eval(shown, {**vars(L), **vars(C), **vars(R)}) == thing
+
+
+def test_the_reprs_of_presets_are_short():
+    for name, make in C.COMPOSITES.items():
+        made = make(**(BOUNDS if "box" in name else {}))
+        assert len(repr(made)) < 400 and eval(repr(made), {**vars(L), **vars(C), **vars(R)}) == made

@@ -40,7 +40,7 @@ from ..model.layers import (
     Subtract,
 )
 from . import roles
-from .rule import RULES, AlphaBeta, Epsilon, Flat, Gamma, Gradient, Norm, Rule, ZBox, ZPlus
+from .rule import RULES, AlphaBeta, Epsilon, Flat, Gamma, Gradient, Norm, Rule, ZBox, ZPlus, short
 from .rule import from_name as rule_from_name
 
 #: What composites call convolutions, and sums.
@@ -101,6 +101,8 @@ class Entry:
     rule: Rule
     value: Any = None
     among: Any = (Linear,)
+
+    __repr__ = short
 
     def __post_init__(self) -> None:
         if not isinstance(self.where, str) or self.where not in _ORDER:
@@ -190,6 +192,8 @@ class Composite:
     entries: tuple[Entry, ...]
     name: str = "composite"
     canonize: bool = True
+
+    __repr__ = short
 
     def __post_init__(self) -> None:
         if not isinstance(self.entries, (tuple, list)):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +38,33 @@ WEIGHT_PARTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "w+gw+": lambda w, g: w + w.dtype.type(g) * np.maximum(w, 0),
     "w+gw-": lambda w, g: w + w.dtype.type(g) * np.minimum(w, 0),
 }
+
+
+def changed(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass here that differ from their defaults, and those that have none."""
+    found = {}
+    for f in fields(thing):
+        value, default = getattr(thing, f.name), f.default
+        if isinstance(value, Stabilizer) and isinstance(default, (int, float)):
+            default = Stabilizer(default)
+        if isinstance(value, np.ndarray) or value != default:
+            found[f.name] = value
+    return found
+
+
+def short(thing: Any) -> str:
+    """The repr of a dataclass here, without the fields that have their defaults: ``Epsilon(epsilon=0.1)``."""
+    needed = {f.name for f in fields(thing) if f.default is MISSING}
+    shown = (_value(v) if key in needed else f"{key}={_value(v)}" for key, v in changed(thing).items())
+    return f"{type(thing).__name__}({', '.join(shown)})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_value, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, np.ndarray):
+        return f"array of shape {value.shape}" if value.ndim else repr(value.item())
+    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 @dataclass(frozen=True)
@@ -70,6 +97,8 @@ class Stabilizer:
         if self.kind not in ("sign", "zero"):
             raise RuleError(f"a stabilizer's kind is 'sign' or 'zero', not {self.kind!r}")
 
+    __repr__ = short
+
     def __str__(self) -> str:
         return f"{self.value:g}·sign" if self.kind == "sign" else f"{self.value:g} where z = 0"
 
@@ -94,6 +123,8 @@ class Product:
     sign: int = 1
     of: str = "kernel"
 
+    __repr__ = short
+
 
 @dataclass(frozen=True)
 class Group:
@@ -113,6 +144,8 @@ class Group:
     bias: str | None = None
     coefficient: float = 1.0
     mask: int = 0
+
+    __repr__ = short
 
 
 def _number(value: Any, what: str) -> float:
@@ -139,6 +172,8 @@ class Rule:
     #: bias conventions that make sense for the rule
     conventions: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
+
+    __repr__ = short
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -181,7 +216,7 @@ class Rule:
         return Group(products, stabilizer, part, **rest)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pass(Rule):
     """Hand relevance through unchanged: R_in = R.
 
@@ -202,7 +237,7 @@ class Pass(Rule):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gradient(Rule):
     """Multiply relevance by the layer's derivative: R_in,i = Σ_j ∂y_j/∂x_i R_j.
 
@@ -229,7 +264,7 @@ class Gradient(Rule):
         return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split(Rule):
     """Share a product's relevance equally among its factors: R_k = R / n.
 
@@ -261,7 +296,7 @@ class Split(Rule):
         return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Taylor(Rule):
     """The softmax's first-order Taylor expansion at its input: R_in,i = x_i (R_i − s_i Σ_j R_j).
 
@@ -284,7 +319,7 @@ class Taylor(Rule):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detached(Rule):
     """A normalization as a linear layer, its standard deviation taken as a constant.
 
@@ -314,7 +349,7 @@ class Detached(Rule):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Zero(Rule):
     """LRP-0 (z rule): each input receives its share of z.
 
@@ -346,7 +381,7 @@ class Zero(Rule):
         return (self._group((Product("x", "w"),), "w"),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Norm(Rule):
     """Shares in proportion to what each input adds to a sum: the z rule for sums and average pooling.
 
@@ -375,7 +410,7 @@ class Norm(Rule):
         return (Group((Product("x", "w"),), self.stabilizer),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Epsilon(Rule):
     """LRP-epsilon: the z rule with epsilon in the denominator.
 
@@ -413,7 +448,7 @@ class Epsilon(Rule):
         return (self._group((Product("x", "w"),), "w", stabilizer=Stabilizer(self.epsilon)),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gamma(Rule):
     """LRP-gamma: contributions of the output's own sign are favoured by 1 + γ.
 
@@ -478,7 +513,7 @@ def _alpha_beta(rule: Any, alpha: float, beta: float) -> tuple[Group, ...]:
     return groups + ((rule._group(oppose, "w-", coefficient=-beta),) if beta else ())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AlphaBeta(Rule):
     """LRP-αβ: positive and negative contributions redistributed apart.
 
@@ -529,7 +564,7 @@ class AlphaBeta(Rule):
         return _alpha_beta(self, self.alpha, self.beta)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ZPlus(Rule):
     """LRP-z⁺: αβ with alpha = 1 and beta = 0, positive contributions only.
 
@@ -563,7 +598,7 @@ class ZPlus(Rule):
         return _alpha_beta(self, 1.0, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AlphaBetaX(Rule):
     """iNNvestigate's four-way αβ: every sign pair of x and w over its own denominator.
 
@@ -612,7 +647,7 @@ class AlphaBetaX(Rule):
         return tuple(self._group((Product(x, w),), w, coefficient=c) for x, w, c in signs if c)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WSquare(Rule):
     """LRP-w²: relevance by squared weights, whatever the input.
 
@@ -645,7 +680,7 @@ class WSquare(Rule):
         return (self._group((Product("1", "w^2"),), "w^2"),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Flat(Rule):
     """LRP-flat: equal shares for all inputs of an output.
 
@@ -677,7 +712,7 @@ class Flat(Rule):
         return (self._group((Product("1", "1"),), "1"),)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ZBox(Rule):
     """LRP-z^B: for a first layer whose inputs lie between low and high.
 
@@ -772,7 +807,7 @@ def from_name(name: str, **parameters: Any) -> Rule:
     Examples
     --------
     >>> lrpfast.rules.from_name("epsilon", epsilon=0.1)
-    Epsilon(epsilon=0.1, bias='absorb')
+    Epsilon(epsilon=0.1)
     """
     if not isinstance(name, str) or name not in RULES:
         raise RuleError(f"unknown rule {name!r}; the rules are {', '.join(RULES)}")
