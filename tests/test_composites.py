@@ -111,7 +111,7 @@ def test_parameters_arrive():
     rules = C.EpsilonGammaBox(0, 2, epsilon=0.5, gamma=2, stabilizer=1e-3).assign(MODEL).rules
     by_name = {MODEL.nodes[i].name: rule for i, rule in rules.items()}
     assert by_name["conv_b"] == R.Gamma(2, stabilizer=1e-3) and by_name["fc"] == R.Epsilon(0.5)
-    assert by_name["add"] == by_name["mean"] == R.Norm(1e-3)
+    assert by_name["add"] == by_name["mean"] == R.Norm(stabilizer=1e-3)
     assert by_name["conv_a"].low == 0 and by_name["conv_a"].high == 2
     assert by_name["conv_a"].stabilizer == R.Stabilizer(1e-3)
 
@@ -261,13 +261,13 @@ def test_presets():
         assert rules["conv_a"] == rules["conv_b"] == rules["dw"] == alpha_beta(alpha, "full")
         assert rules["fc"] == rules["out"] == R.Epsilon(0.1)
         assert rules["bn"] == R.AlphaBetaX((2, 0), (1, 0), stabilizer=STABILIZER)
-        assert rules["add"] == rules["mean"] == R.Norm(STABILIZER)
+        assert rules["add"] == rules["mean"] == R.Norm(stabilizer=STABILIZER)
         assert rules["act"] == R.Pass() and set(activations.values()) == {R.Pass(), R.Taylor()}
     rules, _ = innvestigate("lrp.sequential_preset_b_flat")
-    assert rules["conv_a"] == rules["conv_b"] == R.Flat(STABILIZER)  # both see the input
+    assert rules["conv_a"] == rules["conv_b"] == R.Flat(stabilizer=STABILIZER)  # both see the input
     assert rules["dw"] == alpha_beta(2, "full")
     rules, _ = innvestigate("lrp.sequential_preset_b_flat_until_idx", until_layer_idx=6)
-    assert rules["dw"] == R.Flat(STABILIZER) and rules["fc"] == R.Epsilon(0.1)
+    assert rules["dw"] == R.Flat(stabilizer=STABILIZER) and rules["fc"] == R.Epsilon(0.1)
 
 
 def test_batch_normalization_has_the_rule_of_the_name():
@@ -276,8 +276,8 @@ def test_batch_normalization_has_the_rule_of_the_name():
             continue
         rules, _ = innvestigate(name)
         assert rules["bn"] == rules["fc"] == rules["conv_a"], name
-    assert innvestigate("lrp", rule="Flat")[0]["bn"] == R.Zero(STABILIZER)
-    assert innvestigate("lrp", rule="Flat", bn_layer_rule="WSquare")[0]["bn"] == R.WSquare(STABILIZER)
+    assert innvestigate("lrp", rule="Flat")[0]["bn"] == R.Zero(stabilizer=STABILIZER)
+    assert innvestigate("lrp", rule="Flat", bn_layer_rule="WSquare")[0]["bn"] == R.WSquare(stabilizer=STABILIZER)
     assert innvestigate("lrp.sequential_preset_a", bn_layer_rule=R.Pass())[0]["bn"] == R.Pass()
 
 
@@ -306,7 +306,7 @@ def test_up_sampling_and_average():
     y = g.add(L.Average(), g.add(L.UpSample((2, 2), "bilinear"), x), g.add(L.UpSample((2, 2)), x))
     model = g.model(g.add(L.Subtract(), y, y))
     rules, _ = innvestigate("lrp.z", model)
-    assert list(rules.values()) == [R.Gradient(), R.Pass(), R.Gradient(), R.Norm(STABILIZER)]
+    assert list(rules.values()) == [R.Gradient(), R.Pass(), R.Gradient(), R.Norm(stabilizer=STABILIZER)]
 
 
 def test_keywords():

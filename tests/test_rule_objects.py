@@ -98,3 +98,10 @@ def test_the_reprs_of_presets_are_short():
     for name, make in C.COMPOSITES.items():
         made = make(**(BOUNDS if "box" in name else {}))
         assert len(repr(made)) < 400 and eval(repr(made), {**vars(L), **vars(C), **vars(R)}) == made
+
+
+def test_only_a_rules_own_numbers_are_positional():
+    numbers = {f.name for cls in R.RULES.values() for f in fields(cls) if not f.kw_only}
+    assert numbers == {"epsilon", "gamma", "alpha", "beta", "low", "high"}
+    with pytest.raises(TypeError, match="positional"):
+        R.Gamma(0.25, True, True)

@@ -477,7 +477,7 @@ def _map(
             *first,
             Entry("all", convolutions, None, CONVOLUTIONS),
             Entry("all", dense, None, (Dense, BatchNorm)),
-            Entry("all", Norm(stabilizer), None, SUMS),
+            Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
             *rest,
         ),
         name,
@@ -509,7 +509,7 @@ def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlusFlat().entries]
     ['flat', 'z_plus', 'epsilon', 'norm']
     """
-    first = _ends(Flat(stabilizer), None, "")
+    first = _ends(Flat(stabilizer=stabilizer), None, "")
     return _map("epsilon_plus_flat", first, ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
 
 
@@ -532,7 +532,7 @@ def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Com
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1Flat().entries]
     ['flat', 'alpha_beta', 'epsilon', 'norm']
     """
-    first = _ends(Flat(stabilizer), None, "")
+    first = _ends(Flat(stabilizer=stabilizer), None, "")
     rule = AlphaBeta(2, 1, stabilizer=stabilizer)
     return _map("epsilon_alpha2_beta1_flat", first, rule, Epsilon(epsilon), stabilizer)
 
@@ -555,7 +555,7 @@ def EpsilonGammaBox(  # noqa: N802
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonGammaBox(0, 1).entries]
     ['z_box', 'gamma', 'epsilon', 'norm']
     """
-    first = _ends(ZBox(low, high, stabilizer), None, "", CONVOLUTIONS)
+    first = _ends(ZBox(low, high, stabilizer=stabilizer), None, "", CONVOLUTIONS)
     rule = Gamma(gamma, stabilizer=stabilizer)
     return _map("epsilon_gamma_box", first, rule, Epsilon(epsilon), stabilizer)
 

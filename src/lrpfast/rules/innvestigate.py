@@ -34,17 +34,17 @@ def _alpha_beta(alpha: float, beta: float, bias: bool) -> AlphaBeta:
 
 #: The names that iNNvestigate's ``rule`` and ``input_layer_rule`` take.
 RULE_NAMES: dict[str, Callable[[], Rule]] = {
-    "Z": lambda: Zero(STABILIZER),
+    "Z": lambda: Zero(stabilizer=STABILIZER),
     "Epsilon": lambda: Epsilon(1e-7),
-    "WSquare": lambda: WSquare(STABILIZER),
-    "Flat": lambda: Flat(STABILIZER),
+    "WSquare": lambda: WSquare(stabilizer=STABILIZER),
+    "Flat": lambda: Flat(stabilizer=STABILIZER),
     "Alpha2Beta1": lambda: _alpha_beta(2, 1, True),
     "Alpha2Beta1IgnoreBias": lambda: _alpha_beta(2, 1, False),
     "Alpha1Beta0": lambda: _alpha_beta(1, 0, True),
     "Alpha1Beta0IgnoreBias": lambda: _alpha_beta(1, 0, False),
     "ZPlus": lambda: _alpha_beta(1, 0, False),
     "ZPlusFast": lambda: ZPlus(split_input=False, stabilizer=STABILIZER, bias="ignore"),
-    "Bounded": lambda: ZBox(-1, 1, STABILIZER),
+    "Bounded": lambda: ZBox(-1, 1, stabilizer=STABILIZER),
 }
 
 
@@ -62,7 +62,7 @@ def _interpolates(layer: Any) -> bool:
 _UP = Entry("when", Gradient(), _interpolates, (Interpolate, UpSample))
 
 #: Layers without weights: sums and pooling in proportion, but Average and up-sampling by their gradient.
-_REST = (Entry("all", Gradient(), None, (Average,)), Entry("all", Norm(STABILIZER), None, SUMS), _UP)
+_REST = (Entry("all", Gradient(), None, (Average,)), Entry("all", Norm(stabilizer=STABILIZER), None, SUMS), _UP)
 
 #: Deep Taylor takes them all by their gradient, but ReLU within a layer with weights is handed through.
 _GRADIENTS = (
@@ -79,7 +79,7 @@ def as_rule(value: Any, what: str) -> Rule:
     if isinstance(value, tuple):
         if len(value) != 2:
             raise RuleError(f"{what}: a tuple is (low, high), the input's range, not {value!r}")
-        return ZBox(*value, STABILIZER)
+        return ZBox(*value, stabilizer=STABILIZER)
     if isinstance(value, str) and value in RULE_NAMES:
         return RULE_NAMES[value]()
     if value in ("AlphaBeta", "AlphaBetaIgnoreBias"):
@@ -99,7 +99,7 @@ def _lrp(
     """iNNvestigate's ``LRP``: the input layer's rule, then those below an index, then the rest."""
     if bn_layer_fuse_mode not in FUSE_MODES:
         raise RuleError(f"bn_layer_fuse_mode must be one of {', '.join(FUSE_MODES)}, not {bn_layer_fuse_mode!r}")
-    norm = Zero(STABILIZER) if bn_layer_rule is None else as_rule(bn_layer_rule, "bn_layer_rule")
+    norm = Zero(stabilizer=STABILIZER) if bn_layer_rule is None else as_rule(bn_layer_rule, "bn_layer_rule")
     rest = (Entry("all", norm, None, (BatchNorm,)), *_REST)
     entries: list[Entry] = []
     if input_layer_rule is not None:
@@ -184,18 +184,18 @@ def _deep_taylor() -> tuple[Entry, ...]:
 def _deep_taylor_bounded(low: Any = None, high: Any = None) -> tuple[Entry, ...]:
     if low is None or high is None:
         raise RuleError("deep_taylor.bounded needs low and high, the input's range")
-    return (Entry("inputs", ZBox(low, high, STABILIZER)), *_deep_taylor())
+    return (Entry("inputs", ZBox(low, high, stabilizer=STABILIZER)), *_deep_taylor())
 
 
 def _epsilon_rule(epsilon: float = 1e-7, bias: bool = True) -> Rule:
-    return Epsilon(epsilon, "absorb" if _flag(bias) else "ignore")
+    return Epsilon(epsilon, bias="absorb" if _flag(bias) else "ignore")
 
 
 #: iNNvestigate's names, and ``lrp.z_IB``, which it lacks.
 ANALYZERS: dict[str, Callable[..., tuple[Entry, ...]]] = {
     "lrp": _lrp,
-    "lrp.z": _analyzer(lambda: Zero(STABILIZER)),
-    "lrp.z_IB": _analyzer(lambda: Zero(STABILIZER, "ignore")),
+    "lrp.z": _analyzer(lambda: Zero(stabilizer=STABILIZER)),
+    "lrp.z_IB": _analyzer(lambda: Zero(stabilizer=STABILIZER, bias="ignore")),
     "lrp.epsilon": _analyzer(_epsilon_rule),
     "lrp.w_square": _analyzer(RULE_NAMES["WSquare"]),
     "lrp.flat": _analyzer(RULE_NAMES["Flat"]),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import KW_ONLY, MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -287,6 +287,7 @@ class Split(Rule):
     [[[5.0]], [[5.0]]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "split"
     equation: ClassVar[str] = "R_k = R / n"
@@ -340,6 +341,7 @@ class Detached(Rule):
     [[-0.67, 2.67]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "detached"
     equation: ClassVar[str] = "R_i = sum_j x_i dy_j/dx_i / y_j R_j, sigma constant"
@@ -371,6 +373,7 @@ class Zero(Rule):
     [[1.0, -1.0, 6.0]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-9
     bias: str = "absorb"
     name: ClassVar[str] = "zero"
@@ -402,6 +405,7 @@ class Norm(Rule):
     [[[2.0]], [[6.0]]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "norm"
     equation: ClassVar[str] = "R_i = x_i w_i / sum_i x_i w_i R"
@@ -434,6 +438,7 @@ class Epsilon(Rule):
     """
 
     epsilon: float = 1e-6
+    _: KW_ONLY
     bias: str = "absorb"
     name: ClassVar[str] = "epsilon"
     conventions: ClassVar[tuple[str, ...]] = Zero.conventions
@@ -479,6 +484,7 @@ class Gamma(Rule):
     """
 
     gamma: float = 0.25
+    _: KW_ONLY
     generalized: bool = True
     scale_bias: bool = True
     stabilizer: Any = 1e-6
@@ -544,6 +550,7 @@ class AlphaBeta(Rule):
 
     alpha: float = 2.0
     beta: float = 1.0
+    _: KW_ONLY
     split_input: bool = True
     stabilizer: Any = 1e-6
     bias: str = "absorb"
@@ -587,6 +594,7 @@ class ZPlus(Rule):
     [[1.0, 0.0, 6.0]]
     """
 
+    _: KW_ONLY
     split_input: bool = True
     stabilizer: Any = 1e-6
     bias: str = "absorb"
@@ -625,6 +633,7 @@ class AlphaBetaX(Rule):
 
     alpha: tuple[float, float] = (0.5, 0.5)
     beta: tuple[float, float] = (0.5, 0.5)
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "absorb"
     name: ClassVar[str] = "alpha_beta_x"
@@ -670,6 +679,7 @@ class WSquare(Rule):
     [[1.0, 1.0, 9.0]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "ignore"
     name: ClassVar[str] = "w_square"
@@ -702,6 +712,7 @@ class Flat(Rule):
     [[2.0, 2.0, 2.0]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "ignore"
     name: ClassVar[str] = "flat"
@@ -738,8 +749,9 @@ class ZBox(Rule):
     [[1.0, 1.0, 6.0]]
     """
 
-    low: Any = field(default=None)
-    high: Any = field(default=None)
+    low: Any = None
+    high: Any = None
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "ignore"
     name: ClassVar[str] = "z_box"
