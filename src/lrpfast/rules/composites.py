@@ -504,6 +504,16 @@ def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # 
 def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
     """As `EpsilonPlus`, and flat on the first dense or convolutional layer in forward order.
 
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
+
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlusFlat().entries]
@@ -514,7 +524,17 @@ def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:
 
 
 def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
-    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers; parameters as `EpsilonPlus`.
+    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers.
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
 
     Examples
     --------
@@ -526,6 +546,16 @@ def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composi
 
 def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
     """As `EpsilonAlpha2Beta1`, and flat on the first dense or convolutional layer in forward order.
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
 
     Examples
     --------
@@ -614,7 +644,23 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
 
 
 def from_name(name: str, **parameters: Any) -> Composite:
-    """The composite called ``name``, or the rule of that name on all layers; RuleError says which there are.
+    """The composite called ``name``, or the rule of that name on all layers.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``COMPOSITES`` or of ``rules.RULES``.
+    **parameters
+        Those of the composite or the rule.
+
+    Returns
+    -------
+    Composite
+
+    Raises
+    ------
+    RuleError
+        For an unknown name, which says what there is, or a parameter that it does not have.
 
     Examples
     --------

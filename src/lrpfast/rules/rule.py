@@ -105,11 +105,19 @@ class Stabilizer:
 
 @dataclass(frozen=True)
 class Product:
-    """sign · part(x) · part(W); ``of`` says whose part the weight is.
+    """sign · part(x) · part(W), one product of a group's sum.
 
-    ``of="bias"`` is the bias written into every row of a matrix shaped like W,
-    ``of="bias/n"`` the same divided by the number of inputs: the two
-    conventions that give the inputs a share of the bias.
+    Parameters
+    ----------
+    input : {"x", "x+", "x-", "1", "low", "high"}
+        The part of x.
+    weight : str
+        The part of W, a key of ``WEIGHT_PARTS``.
+    sign : {1, -1}
+    of : {"kernel", "bias", "bias/n"}
+        Whose part the weight is: "bias" is the bias written into every row of a matrix shaped
+        like W, "bias/n" the same divided by the number of inputs. These are the two conventions
+        that give the inputs a share of the bias.
 
     Examples
     --------
@@ -130,7 +138,16 @@ class Product:
 class Group:
     """One term of a rule: products over a common denominator.
 
-    ``mask`` is +1 or −1 for "only outputs whose z, bias included, has this sign".
+    Parameters
+    ----------
+    products : tuple of Product
+    stabilizer : Stabilizer
+    bias : str, optional
+        The part of the bias in the denominator, a key of ``WEIGHT_PARTS``; None for no bias.
+    coefficient : float
+        What the term is multiplied by.
+    mask : {0, 1, -1}
+        Not 0: only outputs whose z, bias included, has this sign.
 
     Examples
     --------
@@ -814,7 +831,23 @@ RULES: dict[str, type[Rule]] = {
 
 
 def from_name(name: str, **parameters: Any) -> Rule:
-    """The rule called ``name`` with the given parameters; RuleError says which names and parameters there are.
+    """The rule called ``name`` with the given parameters.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``RULES``.
+    **parameters
+        The rule's own.
+
+    Returns
+    -------
+    Rule
+
+    Raises
+    ------
+    RuleError
+        For an unknown name or parameter, which says what there is.
 
     Examples
     --------
