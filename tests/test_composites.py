@@ -312,6 +312,8 @@ def test_up_sampling_and_average():
 def test_keywords():
     assert "bn_layer_rule" in keywords("lrp") and "bn_layer_rule" in keywords("lrp.sequential_preset_a")
     assert "bn_layer_rule" not in keywords("lrp.z") and "bn_layer_fuse_mode" in keywords("lrp.z")
+    with pytest.raises(RuleError, match=r"write Gamma\(\)"):
+        composite("lrp", rule=R.Gamma)
     with pytest.raises(RuleError, match="one_linear, two_linear"):
         composite("lrp.z", bn_layer_fuse_mode="three")
     with pytest.raises(RuleError, match="bn_layer_rule"):
