@@ -222,10 +222,17 @@ class Rule:
         """Whether relevance is proportional to x, so that x = 0 receives none."""
         return all(p.input in ("x", "x+", "x-") for g in self.groups() for p in g.products)
 
+
+class _WithBias(Rule):
+    """Base of the rules that have a bias convention; no dataclass, so that its annotations are no fields."""
+
+    stabilizer: Any
+    bias: str
+
     def _group(self, products: tuple[Product, ...], bias: str, **rest: Any) -> Group:
         """A group under this rule's bias convention; ``bias`` is the group's own bias part."""
-        stabilizer = rest.pop("stabilizer", None) or self.stabilizer  # type: ignore[attr-defined]
-        convention = self.bias  # type: ignore[attr-defined]
+        stabilizer = rest.pop("stabilizer", None) or self.stabilizer
+        convention = self.bias
         if convention in ("distribute", "repeat"):
             of = "bias" if convention == "repeat" else "bias/n"
             return Group((*products, Product("1", bias, of=of)), stabilizer, None, **rest)
@@ -369,7 +376,7 @@ class Detached(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class Zero(Rule):
+class Zero(_WithBias):
     """LRP-0 (z rule): each input receives its share of z.
 
     R_i = Σ_j x_i w_ij / (z_j + stabilizer) · R_j with z_j = Σ_i x_i w_ij + b_j.
@@ -432,7 +439,7 @@ class Norm(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class Epsilon(Rule):
+class Epsilon(_WithBias):
     """LRP-epsilon: the z rule with epsilon in the denominator.
 
     R_i = Σ_j x_i w_ij / (z_j + ε · sign(z_j)) · R_j, sign(0) = +1.
@@ -471,7 +478,7 @@ class Epsilon(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class Gamma(Rule):
+class Gamma(_WithBias):
     """LRP-gamma: contributions of the output's own sign are favoured by 1 + γ.
 
     Original: R_i = Σ_j x_i (w_ij + γ w_ij⁺) / Σ_i x_i (w_ij + γ w_ij⁺) · R_j.
@@ -526,7 +533,7 @@ class Gamma(Rule):
         )
 
 
-def _alpha_beta(rule: Any, alpha: float, beta: float) -> tuple[Group, ...]:
+def _alpha_beta(rule: AlphaBeta | ZPlus, alpha: float, beta: float) -> tuple[Group, ...]:
     if rule.split_input:
         agree: tuple[Product, ...] = (Product("x+", "w+"), Product("x-", "w-"))
         oppose: tuple[Product, ...] = (Product("x+", "w-"), Product("x-", "w+"))
@@ -537,7 +544,7 @@ def _alpha_beta(rule: Any, alpha: float, beta: float) -> tuple[Group, ...]:
 
 
 @dataclass(frozen=True, repr=False)
-class AlphaBeta(Rule):
+class AlphaBeta(_WithBias):
     """LRP-αβ: positive and negative contributions redistributed apart.
 
     R_i = Σ_j (α (x_i w_ij)⁺ / Σ_i (x_i w_ij)⁺ − β (x_i w_ij)⁻ / Σ_i (x_i w_ij)⁻) R_j.
@@ -589,7 +596,7 @@ class AlphaBeta(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class ZPlus(Rule):
+class ZPlus(_WithBias):
     """LRP-z⁺: αβ with alpha = 1 and beta = 0, positive contributions only.
 
     R_i = Σ_j (x_i w_ij)⁺ / Σ_i (x_i w_ij)⁺ · R_j.
@@ -624,7 +631,7 @@ class ZPlus(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class AlphaBetaX(Rule):
+class AlphaBetaX(_WithBias):
     """iNNvestigate's four-way αβ: every sign pair of x and w over its own denominator.
 
     R_i = Σ_j (α₀ x⁺w⁺/Σx⁺w⁺ + α₁ x⁻w⁻/Σx⁻w⁻ − β₀ x⁺w⁻/Σx⁺w⁻ − β₁ x⁻w⁺/Σx⁻w⁺) R_j.
@@ -674,7 +681,7 @@ class AlphaBetaX(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class WSquare(Rule):
+class WSquare(_WithBias):
     """LRP-w²: relevance by squared weights, whatever the input.
 
     R_i = Σ_j w_ij² / Σ_i w_ij² · R_j.
@@ -708,7 +715,7 @@ class WSquare(Rule):
 
 
 @dataclass(frozen=True, repr=False)
-class Flat(Rule):
+class Flat(_WithBias):
     """LRP-flat: equal shares for all inputs of an output.
 
     R_i = Σ_j 1 / n_j · R_j with n_j the inputs that output j sees.
@@ -741,7 +748,7 @@ class Flat(Rule):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ZBox(Rule):
+class ZBox(_WithBias):
     """LRP-z^B: for a first layer whose inputs lie between low and high.
 
     R_i = Σ_j (x_i w_ij − low_i w_ij⁺ − high_i w_ij⁻) / Σ_i (…) · R_j.
