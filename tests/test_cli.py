@@ -81,7 +81,7 @@ def test_explain(files, x, capsys):
 RULES = [
     (["--rule", "zero"], lrpfast.rules.Zero(), None),
     (["--epsilon", "0.25"], lrpfast.rules.Epsilon(0.25), None),
-    (["--rule", "epsilon", "--epsilon", "1e-3", "--bias", "ignore"], lrpfast.rules.Epsilon(1e-3, "ignore"), None),
+    (["--rule", "epsilon", "--epsilon", "1e-3", "--bias", "ignore"], lrpfast.rules.Epsilon(1e-3, bias="ignore"), None),
     (["--rule", "gamma", "--gamma", "0.5"], lrpfast.rules.Gamma(0.5), None),
     (["--rule", "alpha_beta", "--alpha", "3", "--beta", "2"], lrpfast.rules.AlphaBeta(3, 2), None),
     (
@@ -171,7 +171,7 @@ def test_bounds_from_a_file(files, x):
 def test_targets(text, target, rule, files, x):
     analyzer = lrpfast.Analyzer(lrpfast.load(MODEL), lrpfast.rules.Epsilon(), target=target)
     if rule == "lrp.z":
-        rule_of = lrpfast.rules.Zero(lrpfast.rules.Stabilizer(1e-7, "zero"))
+        rule_of = lrpfast.rules.Zero(stabilizer=lrpfast.rules.Stabilizer(1e-7, "zero"))
         analyzer = lrpfast.Analyzer(lrpfast.load(MODEL), rule_of, target=target)
     assert explain(files, "--rule", rule, "--target", text).tobytes() == analyzer.analyze(x).tobytes()
 

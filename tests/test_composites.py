@@ -111,7 +111,7 @@ def test_parameters_arrive():
     rules = C.EpsilonGammaBox(0, 2, epsilon=0.5, gamma=2, stabilizer=1e-3).assign(MODEL).rules
     by_name = {MODEL.nodes[i].name: rule for i, rule in rules.items()}
     assert by_name["conv_b"] == R.Gamma(2, stabilizer=1e-3) and by_name["fc"] == R.Epsilon(0.5)
-    assert by_name["add"] == by_name["mean"] == R.Norm(1e-3)
+    assert by_name["add"] == by_name["mean"] == R.Norm(stabilizer=1e-3)
     assert by_name["conv_a"].low == 0 and by_name["conv_a"].high == 2
     assert by_name["conv_a"].stabilizer == R.Stabilizer(1e-3)
 
@@ -119,7 +119,7 @@ def test_parameters_arrive():
 def test_every_name_makes_a_composite():
     for name, make in C.COMPOSITES.items():
         bounds = {"low": -1, "high": 1} if "box" in name else {}
-        assert C.from_name(name, **bounds) == make(**bounds) or bounds  # boxes are never equal
+        assert C.from_name(name, **bounds) == make(**bounds)
         assert pickle.loads(pickle.dumps(C.from_name(name, **bounds))).name == name
 
 
@@ -131,6 +131,7 @@ def test_captum():
     assert all(by_name[n] == R.Epsilon(1e-9) for n in ("bn", "max", "mean", "flat", "add"))
     assert all(by_name[n] == rule for n in ("conv_a", "dw", "fc"))
     assert C.Captum().assign(MODEL).rules[1] == R.Epsilon(1e-9)
+    assert C.from_name("captum") == C.Captum() and C.from_name("captum", rule=rule) == made
 
 
 def test_a_shared_layer_is_found_by_its_name():
@@ -197,6 +198,25 @@ def test_bounds_behind_another_layer_are_its_own():
         (lambda: C.from_name("epsilon_minus"), ("epsilon_minus", "epsilon_plus")),
         (lambda: C.from_name("epsilon_gamma_box"), ("low",)),
         (lambda: C.from_name("epsilon_plus", delta=1), ("delta",)),
+        (lambda: C.from_name([]), ("unknown rule []", "epsilon_plus")),
+        (lambda: R.from_name([]), ("unknown rule []", "epsilon")),
+        (lambda: C.Entry("fist", "zero"), ("'fist'", "first, ", "when")),
+        (lambda: C.Entry(["first"], "zero"), ("['first']",)),
+        (lambda: C.Entry("all", "gama"), ("gama",)),
+        (lambda: C.Entry("all", R.Gamma), ("Gamma()",)),
+        (lambda: C.Entry("all", "zero", 3), ("'all'", "left out", "3")),
+        (lambda: C.Entry("nth", "zero"), ("'nth'", "whole number", "None")),
+        (lambda: C.Entry("nth", "zero", True), ("'nth'", "whole number", "True")),
+        (lambda: C.Entry("index", "zero", -1), ("'index'", "0 or above", "-1")),
+        (lambda: C.Entry("name", "zero", 3), ("'name'", "pattern", "3")),
+        (lambda: C.Entry("when", "zero", "conv"), ("'when'", "function", "'conv'")),
+        (lambda: C.Entry("all", "zero", among="Conv"), ("lrpfast.layers", "'Conv'")),
+        (lambda: C.Composite(3), ("tuple of entries", "int")),
+        (lambda: C.Composite(C.Entry("all", "zero")), ("tuple of entries", "Entry")),
+        (lambda: C.Composite((R.Flat(),)), ("tuple of entries", "Flat")),
+        (lambda: C.Composite((), name=3), ("name", "3")),
+        (lambda: C.Composite((), canonize=1), ("canonize", "1")),
+        (lambda: R.Pass().groups(), ("Pass", "no rule for layers with weights")),
     ],
 )
 def test_errors(make, words):
@@ -204,6 +224,16 @@ def test_errors(make, words):
         make()
     for word in words:
         assert word in str(error.value)
+
+
+def test_what_is_no_model():
+    with pytest.raises(lrpfast.InputError, match="epsilon_plus: assign takes an lrpfast Model, not int"):
+        C.EpsilonPlus().assign(3)
+
+
+def test_an_entry_takes_names_and_single_types():
+    entry = C.Entry("all", "flat", among=L.Conv)
+    assert entry == C.Entry("all", R.Flat(), None, (L.Conv,)) and C.Composite([entry]) == C.Composite((entry,))
 
 
 def test_joining_something_else():
@@ -231,13 +261,13 @@ def test_presets():
         assert rules["conv_a"] == rules["conv_b"] == rules["dw"] == alpha_beta(alpha, "full")
         assert rules["fc"] == rules["out"] == R.Epsilon(0.1)
         assert rules["bn"] == R.AlphaBetaX((2, 0), (1, 0), stabilizer=STABILIZER)
-        assert rules["add"] == rules["mean"] == R.Norm(STABILIZER)
+        assert rules["add"] == rules["mean"] == R.Norm(stabilizer=STABILIZER)
         assert rules["act"] == R.Pass() and set(activations.values()) == {R.Pass(), R.Taylor()}
     rules, _ = innvestigate("lrp.sequential_preset_b_flat")
-    assert rules["conv_a"] == rules["conv_b"] == R.Flat(STABILIZER)  # both see the input
+    assert rules["conv_a"] == rules["conv_b"] == R.Flat(stabilizer=STABILIZER)  # both see the input
     assert rules["dw"] == alpha_beta(2, "full")
     rules, _ = innvestigate("lrp.sequential_preset_b_flat_until_idx", until_layer_idx=6)
-    assert rules["dw"] == R.Flat(STABILIZER) and rules["fc"] == R.Epsilon(0.1)
+    assert rules["dw"] == R.Flat(stabilizer=STABILIZER) and rules["fc"] == R.Epsilon(0.1)
 
 
 def test_batch_normalization_has_the_rule_of_the_name():
@@ -246,8 +276,8 @@ def test_batch_normalization_has_the_rule_of_the_name():
             continue
         rules, _ = innvestigate(name)
         assert rules["bn"] == rules["fc"] == rules["conv_a"], name
-    assert innvestigate("lrp", rule="Flat")[0]["bn"] == R.Zero(STABILIZER)
-    assert innvestigate("lrp", rule="Flat", bn_layer_rule="WSquare")[0]["bn"] == R.WSquare(STABILIZER)
+    assert innvestigate("lrp", rule="Flat")[0]["bn"] == R.Zero(stabilizer=STABILIZER)
+    assert innvestigate("lrp", rule="Flat", bn_layer_rule="WSquare")[0]["bn"] == R.WSquare(stabilizer=STABILIZER)
     assert innvestigate("lrp.sequential_preset_a", bn_layer_rule=R.Pass())[0]["bn"] == R.Pass()
 
 
@@ -276,12 +306,14 @@ def test_up_sampling_and_average():
     y = g.add(L.Average(), g.add(L.UpSample((2, 2), "bilinear"), x), g.add(L.UpSample((2, 2)), x))
     model = g.model(g.add(L.Subtract(), y, y))
     rules, _ = innvestigate("lrp.z", model)
-    assert list(rules.values()) == [R.Gradient(), R.Pass(), R.Gradient(), R.Norm(STABILIZER)]
+    assert list(rules.values()) == [R.Gradient(), R.Pass(), R.Gradient(), R.Norm(stabilizer=STABILIZER)]
 
 
 def test_keywords():
     assert "bn_layer_rule" in keywords("lrp") and "bn_layer_rule" in keywords("lrp.sequential_preset_a")
     assert "bn_layer_rule" not in keywords("lrp.z") and "bn_layer_fuse_mode" in keywords("lrp.z")
+    with pytest.raises(RuleError, match=r"write Gamma\(\)"):
+        composite("lrp", rule=R.Gamma)
     with pytest.raises(RuleError, match="one_linear, two_linear"):
         composite("lrp.z", bn_layer_fuse_mode="three")
     with pytest.raises(RuleError, match="bn_layer_rule"):

@@ -133,7 +133,7 @@ def test_relevance_spread_to_few_channels_is_what_gathering_gives(kernel, stride
         rules.AlphaBeta(2, 1),
         rules.ZBox(-3, 3),
         rules.Flat(),
-        rules.Epsilon(0.1, "distribute"),
+        rules.Epsilon(0.1, bias="distribute"),
     ):
         found = []
         for columns in (4, 0):

@@ -33,7 +33,7 @@ from ..model.layers import (
 )
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, role
-from ..rules.rule import Gradient, Group, Pass, Product, Rule, Stabilizer, Zero
+from ..rules.rule import Gradient, Group, Pass, Product, Rule, Stabilizer, Zero, changed
 from .operators import Operator, operator
 
 #: (input part, weight part, whose weights)
@@ -248,14 +248,10 @@ def _product(x: str, part: str, of: str) -> str:
 def describe(rule: Rule) -> str:
     """A rule with the parameters that differ from its defaults: ``epsilon(epsilon=0.1)``."""
     shown = []
-    for key, f in rule.__dataclass_fields__.items():
-        value = getattr(rule, key)
-        if key == "stabilizer":
-            if value != Stabilizer(f.default):  # type: ignore[arg-type]
-                shown.append(f"stabilizer={value}")
-        elif isinstance(value, np.ndarray):
+    for key, value in changed(rule).items():
+        if isinstance(value, np.ndarray):
             shown.append(f"{key}={value:g}" if value.ndim == 0 else f"{key}=array{value.shape}")
-        elif value != f.default:
+        else:
             shown.append(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}")
     return rule.name + (f"({', '.join(shown)})" if shown else "")
 

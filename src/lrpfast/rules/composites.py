@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RuleError
+from ..errors import InputError, RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model, Node
 from ..model.layers import (
@@ -40,7 +40,7 @@ from ..model.layers import (
     Subtract,
 )
 from . import roles
-from .rule import RULES, AlphaBeta, Epsilon, Flat, Gamma, Gradient, Norm, Rule, ZBox, ZPlus
+from .rule import RULES, AlphaBeta, Epsilon, Flat, Gamma, Gradient, Norm, Rule, ZBox, ZPlus, short
 from .rule import from_name as rule_from_name
 
 #: What composites call convolutions, and sums.
@@ -49,6 +49,19 @@ SUMS = (Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAverageP
 
 #: Entries of a kind that comes earlier decide before others where composites are joined.
 _ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "when", "all", "default")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+#: What ``value`` must be, and whether it is, for the entries that have one.
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "nth": ("a whole number", _is_whole),
+    **dict.fromkeys(("index", "count"), ("a whole number, 0 or above", lambda value: _is_whole(value) and value >= 0)),
+    "name": ("a name or a pattern", lambda value: isinstance(value, str)),
+    "when": ("a function of a layer", callable),
+}
 
 
 @dataclass(frozen=True)
@@ -65,11 +78,16 @@ class Entry:
         none does; "index", at index ``value`` in the model's layers; "name", called like the
         pattern ``value``; "when", where ``value(layer)`` is true; "all" and "default", any.
         An entry "count" gives no rule: it says that there must be ``value`` layers.
-    rule : Rule
+    rule : Rule or str
     value : optional
     among : type or tuple of types
         Layers with weights unless told otherwise. Entries "all" that speak of `Activation`
         speak of activations within layers too.
+
+    Raises
+    ------
+    RuleError
+        When ``where`` is none of these, or the others are not what it needs.
 
     Examples
     --------
@@ -82,7 +100,18 @@ class Entry:
     where: str
     rule: Rule
     value: Any = None
-    among: Any = Linear
+    among: Any = (Linear,)
+
+    __repr__ = short
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.where, str) or self.where not in _ORDER:
+            raise RuleError(f"Entry: where must be one of {', '.join(_ORDER)}, not {self.where!r}")
+        object.__setattr__(self, "rule", as_rule(self.rule, "Entry"))
+        object.__setattr__(self, "among", _types(self.among, "Entry"))
+        wanted, fits = _VALUES.get(self.where, ("left out", lambda value: value is None))
+        if not fits(self.value):
+            raise RuleError(f"Entry: with {self.where!r}, value must be {wanted}, not {self.value!r}")
 
     def places(self, model: Model) -> frozenset[int]:
         """The indices of the nodes that the line speaks of."""
@@ -164,6 +193,18 @@ class Composite:
     name: str = "composite"
     canonize: bool = True
 
+    __repr__ = short
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.entries, (tuple, list)):
+            raise RuleError(f"Composite takes a tuple of entries, not {type(self.entries).__name__}")
+        for entry in self.entries:
+            if not isinstance(entry, Entry):
+                raise RuleError(f"Composite takes a tuple of entries, this one holds {entry!r}")
+        if not isinstance(self.name, str) or not isinstance(self.canonize, bool):
+            raise RuleError(f"Composite: name is a text, canonize True or False, not {self.name!r}, {self.canonize!r}")
+        object.__setattr__(self, "entries", tuple(self.entries))
+
     def __or__(self, other: Composite) -> Composite:
         if not isinstance(other, Composite):
             return NotImplemented
@@ -178,7 +219,11 @@ class Composite:
         RuleError
             When a layer with weights is given none, a rule makes no sense for its layer, bounds
             do not fit it, or an entry names a layer that is not there.
+        InputError
+            When ``model`` is none.
         """
+        if not isinstance(model, Model):
+            raise InputError(f"{self.name}: assign takes an lrpfast Model, not {type(model).__name__}")
         places = [self._places(entry, model) for entry in self.entries]
         rules: dict[int, Rule] = {}
         activations: dict[int, Rule] = {}
@@ -217,8 +262,7 @@ class Composite:
     def __str__(self) -> str:
         lines = [f"{self.name}:"]
         for entry in self.entries:
-            types = entry.among if isinstance(entry.among, tuple) else (entry.among,)
-            what = "/".join(t.__name__ for t in types)
+            what = "/".join(t.__name__ for t in entry.among)
             value = f" {entry.value!r}" if entry.value is not None else ""
             if entry.where != "count":
                 lines.append(f"  {entry.where}{value} of {what}: {entry.rule}")
@@ -394,7 +438,7 @@ def ByIndex(rules: Mapping[int, Rule | str], among: Any = Linear) -> Composite: 
     """
     entries = []
     for index, rule in _mapping(rules, "ByIndex").items():
-        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+        if not _is_whole(index):
             raise RuleError(f"ByIndex takes whole numbers, not {index!r}")
         entries.append(Entry("nth", as_rule(rule, "ByIndex"), int(index), _types(among, "ByIndex")))
     return Composite(tuple(entries), "by index")
@@ -433,7 +477,7 @@ def _map(
             *first,
             Entry("all", convolutions, None, CONVOLUTIONS),
             Entry("all", dense, None, (Dense, BatchNorm)),
-            Entry("all", Norm(stabilizer), None, SUMS),
+            Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
             *rest,
         ),
         name,
@@ -460,17 +504,37 @@ def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # 
 def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
     """As `EpsilonPlus`, and flat on the first dense or convolutional layer in forward order.
 
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
+
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlusFlat().entries]
     ['flat', 'z_plus', 'epsilon', 'norm']
     """
-    first = _ends(Flat(stabilizer), None, "")
+    first = _ends(Flat(stabilizer=stabilizer), None, "")
     return _map("epsilon_plus_flat", first, ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
 
 
 def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
-    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers; parameters as `EpsilonPlus`.
+    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers.
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
 
     Examples
     --------
@@ -483,12 +547,22 @@ def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composi
 def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
     """As `EpsilonAlpha2Beta1`, and flat on the first dense or convolutional layer in forward order.
 
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
+
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1Flat().entries]
     ['flat', 'alpha_beta', 'epsilon', 'norm']
     """
-    first = _ends(Flat(stabilizer), None, "")
+    first = _ends(Flat(stabilizer=stabilizer), None, "")
     rule = AlphaBeta(2, 1, stabilizer=stabilizer)
     return _map("epsilon_alpha2_beta1_flat", first, rule, Epsilon(epsilon), stabilizer)
 
@@ -511,7 +585,7 @@ def EpsilonGammaBox(  # noqa: N802
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonGammaBox(0, 1).entries]
     ['z_box', 'gamma', 'epsilon', 'norm']
     """
-    first = _ends(ZBox(low, high, stabilizer), None, "", CONVOLUTIONS)
+    first = _ends(ZBox(low, high, stabilizer=stabilizer), None, "", CONVOLUTIONS)
     rule = Gamma(gamma, stabilizer=stabilizer)
     return _map("epsilon_gamma_box", first, rule, Epsilon(epsilon), stabilizer)
 
@@ -534,12 +608,12 @@ def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
 
 
 def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
-    """captum 0.9's conventions: a rule on layers with weights, epsilon 1e-9 on all that multiplies or moves values.
+    """A rule on layers with weights, epsilon 1e-9 on sums, pooling and moves (captum).
 
-    Max pooling and reshaping hand on R x / (x ± 1e-9), and batch normalization stays a layer of
-    its own. captum's rules are ``Epsilon(1e-9)``, ``Gamma(0.25, generalized=False,
-    scale_bias=False, stabilizer=1e-9)`` and ``ZPlus(split_input=False, bias="full",
-    stabilizer=1e-9)``.
+    These are captum 0.9's conventions: max pooling and reshaping hand on R x / (x ± 1e-9), and
+    batch normalization stays a layer of its own. captum's rules are ``Epsilon(1e-9)``,
+    ``Gamma(0.25, generalized=False, scale_bias=False, stabilizer=1e-9)`` and
+    ``ZPlus(split_input=False, bias="full", stabilizer=1e-9)``.
 
     Parameters
     ----------
@@ -565,20 +639,37 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat,
     "epsilon_gamma_box": EpsilonGammaBox,
     "excitation_backprop": ExcitationBackprop,
+    "captum": Captum,
 }
 
 
 def from_name(name: str, **parameters: Any) -> Composite:
-    """The composite called ``name``, or the rule of that name on all layers; RuleError says which there are.
+    """The composite called ``name``, or the rule of that name on all layers.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``COMPOSITES`` or of ``rules.RULES``.
+    **parameters
+        Those of the composite or the rule.
+
+    Returns
+    -------
+    Composite
+
+    Raises
+    ------
+    RuleError
+        For an unknown name, which says what there is, or a parameter that it does not have.
 
     Examples
     --------
     >>> lrpfast.composites.from_name("epsilon_plus", epsilon=0.1) == lrpfast.composites.EpsilonPlus(0.1)
     True
     """
-    if name in RULES:
+    if isinstance(name, str) and name in RULES:
         return Uniform(rule_from_name(name, **parameters))
-    if name not in COMPOSITES:
+    if not isinstance(name, str) or name not in COMPOSITES:
         raise RuleError(
             f"unknown rule {name!r}; the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
         )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import RuleError
 from ..model.layers import Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
-from .composites import CONVOLUTIONS, SUMS, Composite, Entry
+from .composites import CONVOLUTIONS, SUMS, Composite, Entry, as_rule
 from .rule import AlphaBeta, AlphaBetaX, Epsilon, Flat, Gradient, Norm, Rule, Stabilizer, WSquare, ZBox, Zero, ZPlus
 
 STABILIZER = Stabilizer(1e-7, "zero")
@@ -34,17 +35,17 @@ def _alpha_beta(alpha: float, beta: float, bias: bool) -> AlphaBeta:
 
 #: The names that iNNvestigate's ``rule`` and ``input_layer_rule`` take.
 RULE_NAMES: dict[str, Callable[[], Rule]] = {
-    "Z": lambda: Zero(STABILIZER),
+    "Z": lambda: Zero(stabilizer=STABILIZER),
     "Epsilon": lambda: Epsilon(1e-7),
-    "WSquare": lambda: WSquare(STABILIZER),
-    "Flat": lambda: Flat(STABILIZER),
+    "WSquare": lambda: WSquare(stabilizer=STABILIZER),
+    "Flat": lambda: Flat(stabilizer=STABILIZER),
     "Alpha2Beta1": lambda: _alpha_beta(2, 1, True),
     "Alpha2Beta1IgnoreBias": lambda: _alpha_beta(2, 1, False),
     "Alpha1Beta0": lambda: _alpha_beta(1, 0, True),
     "Alpha1Beta0IgnoreBias": lambda: _alpha_beta(1, 0, False),
     "ZPlus": lambda: _alpha_beta(1, 0, False),
     "ZPlusFast": lambda: ZPlus(split_input=False, stabilizer=STABILIZER, bias="ignore"),
-    "Bounded": lambda: ZBox(-1, 1, STABILIZER),
+    "Bounded": lambda: ZBox(-1, 1, stabilizer=STABILIZER),
 }
 
 
@@ -62,7 +63,7 @@ def _interpolates(layer: Any) -> bool:
 _UP = Entry("when", Gradient(), _interpolates, (Interpolate, UpSample))
 
 #: Layers without weights: sums and pooling in proportion, but Average and up-sampling by their gradient.
-_REST = (Entry("all", Gradient(), None, (Average,)), Entry("all", Norm(STABILIZER), None, SUMS), _UP)
+_REST = (Entry("all", Gradient(), None, (Average,)), Entry("all", Norm(stabilizer=STABILIZER), None, SUMS), _UP)
 
 #: Deep Taylor takes them all by their gradient, but ReLU within a layer with weights is handed through.
 _GRADIENTS = (
@@ -72,17 +73,17 @@ _GRADIENTS = (
 )
 
 
-def as_rule(value: Any, what: str) -> Rule:
+def _rule(value: Any, what: str) -> Rule:
     """A rule from one of iNNvestigate's names, a (low, high) tuple, or a rule."""
-    if isinstance(value, Rule):
-        return value
+    if isinstance(value, (Rule, type)):
+        return as_rule(value, what)
     if isinstance(value, tuple):
         if len(value) != 2:
             raise RuleError(f"{what}: a tuple is (low, high), the input's range, not {value!r}")
-        return ZBox(*value, STABILIZER)
+        return ZBox(*value, stabilizer=STABILIZER)
     if isinstance(value, str) and value in RULE_NAMES:
         return RULE_NAMES[value]()
-    if value in ("AlphaBeta", "AlphaBetaIgnoreBias"):
+    if isinstance(value, str) and value in ("AlphaBeta", "AlphaBetaIgnoreBias"):
         raise RuleError(f"{what}: {value} needs alpha and beta; pass lrpfast.rules.AlphaBeta(alpha, beta)")
     raise RuleError(f"{what} must be one of {', '.join(RULE_NAMES)}, a (low, high) tuple or a rule, not {value!r}")
 
@@ -99,17 +100,17 @@ def _lrp(
     """iNNvestigate's ``LRP``: the input layer's rule, then those below an index, then the rest."""
     if bn_layer_fuse_mode not in FUSE_MODES:
         raise RuleError(f"bn_layer_fuse_mode must be one of {', '.join(FUSE_MODES)}, not {bn_layer_fuse_mode!r}")
-    norm = Zero(STABILIZER) if bn_layer_rule is None else as_rule(bn_layer_rule, "bn_layer_rule")
+    norm = Zero(stabilizer=STABILIZER) if bn_layer_rule is None else _rule(bn_layer_rule, "bn_layer_rule")
     rest = (Entry("all", norm, None, (BatchNorm,)), *_REST)
     entries: list[Entry] = []
     if input_layer_rule is not None:
         where = "first" if isinstance(rule, list) and not (rule and isinstance(rule[0], tuple)) else "inputs"
-        entries.append(Entry(where, as_rule(input_layer_rule, "input_layer_rule")))
+        entries.append(Entry(where, _rule(input_layer_rule, "input_layer_rule")))
     if until_layer_idx is not None and until_layer_rule is not None:
         whole = isinstance(until_layer_idx, (int, np.integer)) and not isinstance(until_layer_idx, bool)
         if not whole or until_layer_idx < 0:
             raise RuleError(f"until_layer_idx must be an index into the model's layers, not {until_layer_idx!r}")
-        below = as_rule(until_layer_rule, "until_layer_rule")
+        below = _rule(until_layer_rule, "until_layer_rule")
         entries.extend(Entry("index", below, i) for i in range(until_layer_idx + 1))
     elif until_layer_rule is not None:
         raise RuleError("until_layer_rule needs until_layer_idx")
@@ -119,22 +120,33 @@ def _lrp(
         for pair in rule:
             if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[0]):
                 raise RuleError(f"rule: every entry must be a (condition, rule) pair, not {pair!r}")
-            entries.append(Entry("when", as_rule(pair[1], "rule"), pair[0]))
+            entries.append(Entry("when", _rule(pair[1], "rule"), pair[0]))
     elif isinstance(rule, list):
         if until_layer_rule is not None:
             raise RuleError("until_layer_idx does not go with a list of rules: put the rules into the list")
         offset = 1 if input_layer_rule is not None else 0
         entries.insert(0, Entry("count", Zero(), len(rule) + offset))
         # iNNvestigate takes rules off the list's end, so that its first is the output layer's
-        entries.extend(Entry("nth", as_rule(r, "rule"), -1 - i) for i, r in enumerate(rule))
+        entries.extend(Entry("nth", _rule(r, "rule"), -1 - i) for i, r in enumerate(rule))
     elif rule is None:
         raise RuleError("lrp needs rule=: a name, a list of names, or a list of (condition, rule) pairs")
     else:
-        entries.append(Entry("all", as_rule(rule, "rule")))
+        entries.append(Entry("all", _rule(rule, "rule")))
     return (*entries, *rest)
 
 
-def _analyzer(rule: Callable[..., Rule]) -> Callable[..., tuple[Entry, ...]]:
+_COMMON = ("input_layer_rule", "until_layer_idx", "until_layer_rule", "bn_layer_fuse_mode")
+
+
+@dataclass(frozen=True)
+class Name:
+    """What one of iNNvestigate's names stands for: the function of its keywords that makes the entries."""
+
+    build: Callable[..., tuple[Entry, ...]]
+    keywords: tuple[str, ...] = ()
+
+
+def _analyzer(rule: Callable[..., Rule]) -> Name:
     """An analyzer of one rule, on batch normalization too: its own keywords, and those of ``LRP``."""
     own = inspect.signature(rule).parameters
 
@@ -143,11 +155,7 @@ def _analyzer(rule: Callable[..., Rule]) -> Callable[..., tuple[Entry, ...]]:
         one = rule(**mine)
         return _lrp(one, bn_layer_rule=one, **keywords)
 
-    build.keywords = (*own, *_COMMON)  # type: ignore[attr-defined]
-    return build
-
-
-_COMMON = ("input_layer_rule", "until_layer_idx", "until_layer_rule", "bn_layer_fuse_mode")
+    return Name(build, (*own, *_COMMON))
 
 
 def _alpha_beta_rule(alpha: float | None = None, beta: float | None = None, bias: bool = True) -> Rule:
@@ -158,7 +166,7 @@ def _alpha_beta_rule(alpha: float | None = None, beta: float | None = None, bias
     return _alpha_beta(alpha, alpha - 1 if beta is None else beta, _flag(bias))
 
 
-def _preset(beta: float, flat: bool, until: bool = False) -> Callable[..., tuple[Entry, ...]]:
+def _preset(beta: float, flat: bool, until: bool = False) -> Name:
     """Epsilon on dense layers, alpha-beta on convolutions; flat on the input layer of the flat presets."""
 
     def build(epsilon: float = 0.1, bn_layer_rule: Any = X2M100, **keywords: Any) -> tuple[Entry, ...]:
@@ -173,8 +181,7 @@ def _preset(beta: float, flat: bool, until: bool = False) -> Callable[..., tuple
         return _lrp(None, bn_layer_rule=bn_layer_rule, **keywords, bare=bare)
 
     common = [k for k in _COMMON if not (until and k == "until_layer_rule")]
-    build.keywords = ("epsilon", *common, "bn_layer_rule")  # type: ignore[attr-defined]
-    return build
+    return Name(build, ("epsilon", *common, "bn_layer_rule"))
 
 
 def _deep_taylor() -> tuple[Entry, ...]:
@@ -184,18 +191,18 @@ def _deep_taylor() -> tuple[Entry, ...]:
 def _deep_taylor_bounded(low: Any = None, high: Any = None) -> tuple[Entry, ...]:
     if low is None or high is None:
         raise RuleError("deep_taylor.bounded needs low and high, the input's range")
-    return (Entry("inputs", ZBox(low, high, STABILIZER)), *_deep_taylor())
+    return (Entry("inputs", ZBox(low, high, stabilizer=STABILIZER)), *_deep_taylor())
 
 
 def _epsilon_rule(epsilon: float = 1e-7, bias: bool = True) -> Rule:
-    return Epsilon(epsilon, "absorb" if _flag(bias) else "ignore")
+    return Epsilon(epsilon, bias="absorb" if _flag(bias) else "ignore")
 
 
 #: iNNvestigate's names, and ``lrp.z_IB``, which it lacks.
-ANALYZERS: dict[str, Callable[..., tuple[Entry, ...]]] = {
-    "lrp": _lrp,
-    "lrp.z": _analyzer(lambda: Zero(STABILIZER)),
-    "lrp.z_IB": _analyzer(lambda: Zero(STABILIZER, "ignore")),
+ANALYZERS: dict[str, Name] = {
+    "lrp": Name(_lrp, ("rule", *_COMMON, "bn_layer_rule")),
+    "lrp.z": _analyzer(lambda: Zero(stabilizer=STABILIZER)),
+    "lrp.z_IB": _analyzer(lambda: Zero(stabilizer=STABILIZER, bias="ignore")),
     "lrp.epsilon": _analyzer(_epsilon_rule),
     "lrp.w_square": _analyzer(RULE_NAMES["WSquare"]),
     "lrp.flat": _analyzer(RULE_NAMES["Flat"]),
@@ -211,8 +218,8 @@ ANALYZERS: dict[str, Callable[..., tuple[Entry, ...]]] = {
     "lrp.sequential_preset_a_flat": _preset(0, flat=True),
     "lrp.sequential_preset_b_flat": _preset(1, flat=True),
     "lrp.sequential_preset_b_flat_until_idx": _preset(1, flat=True, until=True),
-    "deep_taylor": _deep_taylor,
-    "deep_taylor.bounded": _deep_taylor_bounded,
+    "deep_taylor": Name(_deep_taylor),
+    "deep_taylor.bounded": Name(_deep_taylor_bounded, ("low", "high")),
 }
 
 
@@ -220,11 +227,7 @@ def keywords(name: str) -> tuple[str, ...]:
     """The keywords that an analyzer's name takes."""
     if name not in ANALYZERS:
         raise RuleError(f"unknown analyzer {name!r}; the names are {', '.join(ANALYZERS)}")
-    build = ANALYZERS[name]
-    if name == "lrp":
-        return ("rule", *_COMMON, "bn_layer_rule")
-    known: Sequence[str] | None = getattr(build, "keywords", None)
-    return tuple(inspect.signature(build).parameters) if known is None else tuple(known)
+    return ANALYZERS[name].keywords
 
 
 def composite(name: str, **parameters: Any) -> Composite:
@@ -239,4 +242,4 @@ def composite(name: str, **parameters: Any) -> Composite:
     for key in parameters:
         if key not in known:
             raise RuleError(f"{name} has no keyword {key!r}; it takes {', '.join(known) or 'none'}")
-    return Composite(ANALYZERS[name](**parameters), name, canonize=False)
+    return Composite(ANALYZERS[name].build(**parameters), name, canonize=False)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +38,33 @@ WEIGHT_PARTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "w+gw+": lambda w, g: w + w.dtype.type(g) * np.maximum(w, 0),
     "w+gw-": lambda w, g: w + w.dtype.type(g) * np.minimum(w, 0),
 }
+
+
+def changed(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass here that differ from their defaults, and those that have none."""
+    found = {}
+    for f in fields(thing):
+        value, default = getattr(thing, f.name), f.default
+        if isinstance(value, Stabilizer) and isinstance(default, (int, float)):
+            default = Stabilizer(default)
+        if isinstance(value, np.ndarray) or value != default:
+            found[f.name] = value
+    return found
+
+
+def short(thing: Any) -> str:
+    """The repr of a dataclass here, without the fields that have their defaults: ``Epsilon(epsilon=0.1)``."""
+    needed = {f.name for f in fields(thing) if f.default is MISSING}
+    shown = (_value(v) if key in needed else f"{key}={_value(v)}" for key, v in changed(thing).items())
+    return f"{type(thing).__name__}({', '.join(shown)})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_value, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, np.ndarray):
+        return f"array of shape {value.shape}" if value.ndim else repr(value.item())
+    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 @dataclass(frozen=True)
@@ -70,17 +97,27 @@ class Stabilizer:
         if self.kind not in ("sign", "zero"):
             raise RuleError(f"a stabilizer's kind is 'sign' or 'zero', not {self.kind!r}")
 
+    __repr__ = short
+
     def __str__(self) -> str:
         return f"{self.value:g}·sign" if self.kind == "sign" else f"{self.value:g} where z = 0"
 
 
 @dataclass(frozen=True)
 class Product:
-    """sign · part(x) · part(W); ``of`` says whose part the weight is.
+    """sign · part(x) · part(W), one product of a group's sum.
 
-    ``of="bias"`` is the bias written into every row of a matrix shaped like W,
-    ``of="bias/n"`` the same divided by the number of inputs: the two
-    conventions that give the inputs a share of the bias.
+    Parameters
+    ----------
+    input : {"x", "x+", "x-", "1", "low", "high"}
+        The part of x.
+    weight : str
+        The part of W, a key of ``WEIGHT_PARTS``.
+    sign : {1, -1}
+    of : {"kernel", "bias", "bias/n"}
+        Whose part the weight is: "bias" is the bias written into every row of a matrix shaped
+        like W, "bias/n" the same divided by the number of inputs. These are the two conventions
+        that give the inputs a share of the bias.
 
     Examples
     --------
@@ -94,12 +131,23 @@ class Product:
     sign: int = 1
     of: str = "kernel"
 
+    __repr__ = short
+
 
 @dataclass(frozen=True)
 class Group:
     """One term of a rule: products over a common denominator.
 
-    ``mask`` is +1 or −1 for "only outputs whose z, bias included, has this sign".
+    Parameters
+    ----------
+    products : tuple of Product
+    stabilizer : Stabilizer
+    bias : str, optional
+        The part of the bias in the denominator, a key of ``WEIGHT_PARTS``; None for no bias.
+    coefficient : float
+        What the term is multiplied by.
+    mask : {0, 1, -1}
+        Not 0: only outputs whose z, bias included, has this sign.
 
     Examples
     --------
@@ -114,6 +162,8 @@ class Group:
     coefficient: float = 1.0
     mask: int = 0
 
+    __repr__ = short
+
 
 def _number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -123,7 +173,7 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a rule without an own __eq__ is equal to itself alone
 class Rule:
     """Base of every rule. Rules are immutable, comparable and picklable.
 
@@ -139,6 +189,8 @@ class Rule:
     #: bias conventions that make sense for the rule
     conventions: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
+
+    __repr__ = short
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -156,18 +208,31 @@ class Rule:
                 raise RuleError(f"{self.name}: {f.name} is True or False, not {getattr(self, f.name)!r}")
 
     def groups(self) -> tuple[Group, ...]:
-        """The rule as data; see the module's docstring."""
-        raise TypeError(f"{type(self).__name__} has no groups: it is not a rule for layers with weights")
+        """The rule as data; see the module's docstring.
+
+        Raises
+        ------
+        RuleError
+            Of a rule that is none for layers with weights, such as `Pass`.
+        """
+        raise RuleError(f"{type(self).__name__} has no groups: it is no rule for layers with weights")
 
     @property
     def multiplies_input(self) -> bool:
         """Whether relevance is proportional to x, so that x = 0 receives none."""
         return all(p.input in ("x", "x+", "x-") for g in self.groups() for p in g.products)
 
+
+class _WithBias(Rule):
+    """Base of the rules that have a bias convention; no dataclass, so that its annotations are no fields."""
+
+    stabilizer: Any
+    bias: str
+
     def _group(self, products: tuple[Product, ...], bias: str, **rest: Any) -> Group:
         """A group under this rule's bias convention; ``bias`` is the group's own bias part."""
-        stabilizer = rest.pop("stabilizer", None) or self.stabilizer  # type: ignore[attr-defined]
-        convention = self.bias  # type: ignore[attr-defined]
+        stabilizer = rest.pop("stabilizer", None) or self.stabilizer
+        convention = self.bias
         if convention in ("distribute", "repeat"):
             of = "bias" if convention == "repeat" else "bias/n"
             return Group((*products, Product("1", bias, of=of)), stabilizer, None, **rest)
@@ -175,7 +240,7 @@ class Rule:
         return Group(products, stabilizer, part, **rest)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pass(Rule):
     """Hand relevance through unchanged: R_in = R.
 
@@ -196,7 +261,7 @@ class Pass(Rule):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gradient(Rule):
     """Multiply relevance by the layer's derivative: R_in,i = Σ_j ∂y_j/∂x_i R_j.
 
@@ -223,7 +288,7 @@ class Gradient(Rule):
         return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split(Rule):
     """Share a product's relevance equally among its factors: R_k = R / n.
 
@@ -246,6 +311,7 @@ class Split(Rule):
     [[[5.0]], [[5.0]]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "split"
     equation: ClassVar[str] = "R_k = R / n"
@@ -255,7 +321,7 @@ class Split(Rule):
         return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Taylor(Rule):
     """The softmax's first-order Taylor expansion at its input: R_in,i = x_i (R_i − s_i Σ_j R_j).
 
@@ -278,7 +344,7 @@ class Taylor(Rule):
         return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detached(Rule):
     """A normalization as a linear layer, its standard deviation taken as a constant.
 
@@ -299,6 +365,7 @@ class Detached(Rule):
     [[-0.67, 2.67]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "detached"
     equation: ClassVar[str] = "R_i = sum_j x_i dy_j/dx_i / y_j R_j, sigma constant"
@@ -308,8 +375,8 @@ class Detached(Rule):
         return True
 
 
-@dataclass(frozen=True)
-class Zero(Rule):
+@dataclass(frozen=True, repr=False)
+class Zero(_WithBias):
     """LRP-0 (z rule): each input receives its share of z.
 
     R_i = Σ_j x_i w_ij / (z_j + stabilizer) · R_j with z_j = Σ_i x_i w_ij + b_j.
@@ -330,6 +397,7 @@ class Zero(Rule):
     [[1.0, -1.0, 6.0]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-9
     bias: str = "absorb"
     name: ClassVar[str] = "zero"
@@ -340,7 +408,7 @@ class Zero(Rule):
         return (self._group((Product("x", "w"),), "w"),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Norm(Rule):
     """Shares in proportion to what each input adds to a sum: the z rule for sums and average pooling.
 
@@ -361,6 +429,7 @@ class Norm(Rule):
     [[[2.0]], [[6.0]]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "norm"
     equation: ClassVar[str] = "R_i = x_i w_i / sum_i x_i w_i R"
@@ -369,8 +438,8 @@ class Norm(Rule):
         return (Group((Product("x", "w"),), self.stabilizer),)
 
 
-@dataclass(frozen=True)
-class Epsilon(Rule):
+@dataclass(frozen=True, repr=False)
+class Epsilon(_WithBias):
     """LRP-epsilon: the z rule with epsilon in the denominator.
 
     R_i = Σ_j x_i w_ij / (z_j + ε · sign(z_j)) · R_j, sign(0) = +1.
@@ -393,6 +462,7 @@ class Epsilon(Rule):
     """
 
     epsilon: float = 1e-6
+    _: KW_ONLY
     bias: str = "absorb"
     name: ClassVar[str] = "epsilon"
     conventions: ClassVar[tuple[str, ...]] = Zero.conventions
@@ -407,8 +477,8 @@ class Epsilon(Rule):
         return (self._group((Product("x", "w"),), "w", stabilizer=Stabilizer(self.epsilon)),)
 
 
-@dataclass(frozen=True)
-class Gamma(Rule):
+@dataclass(frozen=True, repr=False)
+class Gamma(_WithBias):
     """LRP-gamma: contributions of the output's own sign are favoured by 1 + γ.
 
     Original: R_i = Σ_j x_i (w_ij + γ w_ij⁺) / Σ_i x_i (w_ij + γ w_ij⁺) · R_j.
@@ -438,6 +508,7 @@ class Gamma(Rule):
     """
 
     gamma: float = 0.25
+    _: KW_ONLY
     generalized: bool = True
     scale_bias: bool = True
     stabilizer: Any = 1e-6
@@ -462,7 +533,7 @@ class Gamma(Rule):
         )
 
 
-def _alpha_beta(rule: Any, alpha: float, beta: float) -> tuple[Group, ...]:
+def _alpha_beta(rule: AlphaBeta | ZPlus, alpha: float, beta: float) -> tuple[Group, ...]:
     if rule.split_input:
         agree: tuple[Product, ...] = (Product("x+", "w+"), Product("x-", "w-"))
         oppose: tuple[Product, ...] = (Product("x+", "w-"), Product("x-", "w+"))
@@ -472,8 +543,8 @@ def _alpha_beta(rule: Any, alpha: float, beta: float) -> tuple[Group, ...]:
     return groups + ((rule._group(oppose, "w-", coefficient=-beta),) if beta else ())
 
 
-@dataclass(frozen=True)
-class AlphaBeta(Rule):
+@dataclass(frozen=True, repr=False)
+class AlphaBeta(_WithBias):
     """LRP-αβ: positive and negative contributions redistributed apart.
 
     R_i = Σ_j (α (x_i w_ij)⁺ / Σ_i (x_i w_ij)⁺ − β (x_i w_ij)⁻ / Σ_i (x_i w_ij)⁻) R_j.
@@ -503,6 +574,7 @@ class AlphaBeta(Rule):
 
     alpha: float = 2.0
     beta: float = 1.0
+    _: KW_ONLY
     split_input: bool = True
     stabilizer: Any = 1e-6
     bias: str = "absorb"
@@ -523,8 +595,8 @@ class AlphaBeta(Rule):
         return _alpha_beta(self, self.alpha, self.beta)
 
 
-@dataclass(frozen=True)
-class ZPlus(Rule):
+@dataclass(frozen=True, repr=False)
+class ZPlus(_WithBias):
     """LRP-z⁺: αβ with alpha = 1 and beta = 0, positive contributions only.
 
     R_i = Σ_j (x_i w_ij)⁺ / Σ_i (x_i w_ij)⁺ · R_j.
@@ -546,6 +618,7 @@ class ZPlus(Rule):
     [[1.0, 0.0, 6.0]]
     """
 
+    _: KW_ONLY
     split_input: bool = True
     stabilizer: Any = 1e-6
     bias: str = "absorb"
@@ -557,8 +630,8 @@ class ZPlus(Rule):
         return _alpha_beta(self, 1.0, 0.0)
 
 
-@dataclass(frozen=True)
-class AlphaBetaX(Rule):
+@dataclass(frozen=True, repr=False)
+class AlphaBetaX(_WithBias):
     """iNNvestigate's four-way αβ: every sign pair of x and w over its own denominator.
 
     R_i = Σ_j (α₀ x⁺w⁺/Σx⁺w⁺ + α₁ x⁻w⁻/Σx⁻w⁻ − β₀ x⁺w⁻/Σx⁺w⁻ − β₁ x⁻w⁺/Σx⁻w⁺) R_j.
@@ -584,6 +657,7 @@ class AlphaBetaX(Rule):
 
     alpha: tuple[float, float] = (0.5, 0.5)
     beta: tuple[float, float] = (0.5, 0.5)
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "absorb"
     name: ClassVar[str] = "alpha_beta_x"
@@ -606,8 +680,8 @@ class AlphaBetaX(Rule):
         return tuple(self._group((Product(x, w),), w, coefficient=c) for x, w, c in signs if c)
 
 
-@dataclass(frozen=True)
-class WSquare(Rule):
+@dataclass(frozen=True, repr=False)
+class WSquare(_WithBias):
     """LRP-w²: relevance by squared weights, whatever the input.
 
     R_i = Σ_j w_ij² / Σ_i w_ij² · R_j.
@@ -629,6 +703,7 @@ class WSquare(Rule):
     [[1.0, 1.0, 9.0]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "ignore"
     name: ClassVar[str] = "w_square"
@@ -639,8 +714,8 @@ class WSquare(Rule):
         return (self._group((Product("1", "w^2"),), "w^2"),)
 
 
-@dataclass(frozen=True)
-class Flat(Rule):
+@dataclass(frozen=True, repr=False)
+class Flat(_WithBias):
     """LRP-flat: equal shares for all inputs of an output.
 
     R_i = Σ_j 1 / n_j · R_j with n_j the inputs that output j sees.
@@ -661,6 +736,7 @@ class Flat(Rule):
     [[2.0, 2.0, 2.0]]
     """
 
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "ignore"
     name: ClassVar[str] = "flat"
@@ -671,8 +747,8 @@ class Flat(Rule):
         return (self._group((Product("1", "1"),), "1"),)
 
 
-@dataclass(frozen=True, eq=False)
-class ZBox(Rule):
+@dataclass(frozen=True, eq=False, repr=False)
+class ZBox(_WithBias):
     """LRP-z^B: for a first layer whose inputs lie between low and high.
 
     R_i = Σ_j (x_i w_ij − low_i w_ij⁺ − high_i w_ij⁻) / Σ_i (…) · R_j.
@@ -697,8 +773,9 @@ class ZBox(Rule):
     [[1.0, 1.0, 6.0]]
     """
 
-    low: Any = field(default=None)
-    high: Any = field(default=None)
+    low: Any = None
+    high: Any = None
+    _: KW_ONLY
     stabilizer: Any = 1e-6
     bias: str = "ignore"
     name: ClassVar[str] = "z_box"
@@ -729,6 +806,23 @@ class ZBox(Rule):
         if not ordered:
             raise RuleError("z_box: low must not be above high")
 
+    def _key(self) -> tuple[Any, ...]:
+        """What makes a box that box; adding 0.0 makes −0.0, which is equal to it, the same bytes."""
+        bounds = ((bound.shape, (bound + 0.0).tobytes()) for bound in (self.low, self.high))
+        return type(self), *bounds, *(getattr(self, f.name) for f in fields(self) if f.name not in ("low", "high"))
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, ZBox) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy's bounds are as read-only as the original's; NumPy does not keep that in a pickle."""
+        self.__dict__.update(state)
+        for bound in (self.low, self.high):
+            bound.setflags(write=False)
+
     def groups(self) -> tuple[Group, ...]:
         return (self._group((Product("x", "w"), Product("low", "w+", -1), Product("high", "w-", -1)), "w"),)
 
@@ -744,14 +838,30 @@ RULES: dict[str, type[Rule]] = {
 
 
 def from_name(name: str, **parameters: Any) -> Rule:
-    """The rule called ``name`` with the given parameters; RuleError says which names and parameters there are.
+    """The rule called ``name`` with the given parameters.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``RULES``.
+    **parameters
+        The rule's own.
+
+    Returns
+    -------
+    Rule
+
+    Raises
+    ------
+    RuleError
+        For an unknown name or parameter, which says what there is.
 
     Examples
     --------
     >>> lrpfast.rules.from_name("epsilon", epsilon=0.1)
-    Epsilon(epsilon=0.1, bias='absorb')
+    Epsilon(epsilon=0.1)
     """
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise RuleError(f"unknown rule {name!r}; the rules are {', '.join(RULES)}")
     cls = RULES[name]
     known = [f.name for f in fields(cls)]
