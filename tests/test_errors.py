@@ -335,6 +335,53 @@ def test_layers(make, parts):
     says(lrpfast.LrpfastError, make, *parts)
 
 
+CHAIN = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), name="fc")])
+OPEN = lrpfast.from_layers([lrpfast.layers.GlobalMaxPool()], (None, 2))
+
+
+@pytest.mark.parametrize(
+    "make, error, parts",
+    [
+        (lambda: lrpfast.Graph().input(True), lrpfast.ShapeError, ["input", "True"]),
+        (lambda: lrpfast.Graph().input("ab"), lrpfast.ShapeError, ["input", "'ab'"]),
+        (lambda: lrpfast.layers.Input(None), lrpfast.ShapeError, ["Input", "positive integers", "None"]),
+        (lambda: lrpfast.layers.Input((2.5,)), lrpfast.ShapeError, ["Input", "(2.5,)"]),
+        (lambda: lrpfast.Graph().add(lrpfast.layers.Dense(np.eye(2)), 99), lrpfast.InputError, ["Dense", "99"]),
+        (lambda: CHAIN.index(1.5), lrpfast.InputError, ["name or an index", "1.5"]),
+        (lambda: CHAIN.index(True), lrpfast.InputError, ["name or an index", "True"]),
+        (lambda: CHAIN.index(None), lrpfast.InputError, ["name or an index", "None"]),
+        (lambda: OPEN.with_input_shape(4), lrpfast.ShapeError, ["(None, 2)", "(4,)"]),
+        (lambda: OPEN.with_input_shape((4.0, 2)), lrpfast.ShapeError, ["Input", "(4.0, 2)"]),
+        (lambda: CHAIN.save(None), lrpfast.InputError, ["path", "None"]),
+        (lambda: CHAIN.without_output_activation("sigmoid"), lrpfast.InputError, ["functions", "['sigmoid']"]),
+        (lambda: lrpfast.Model([1]), lrpfast.InputError, ["nodes", "not 1"]),
+        (lambda: lrpfast.Model(1), lrpfast.InputError, ["nodes", "not 1"]),
+        (lambda: lrpfast.Model([(CHAIN.layers[0], 1)]), lrpfast.InputError, ["nodes", "1"]),
+        (lambda: lrpfast.Model([(n.layer, n.inputs) for n in CHAIN.nodes], outputs=[0.5]), lrpfast.ShapeError, ["0.5"]),
+        (lambda: lrpfast.Model([(n.layer, n.inputs) for n in CHAIN.nodes], outputs=1), lrpfast.InputError, ["outputs"]),
+        (lambda: lrpfast.from_layers(None), lrpfast.InputError, ["layers", "NoneType"]),
+        (lambda: lrpfast.from_layers(CHAIN.layers[1]), lrpfast.InputError, ["layers", "Dense"]),
+        (lambda: lrpfast.from_layers(CHAIN.layers, name=3), lrpfast.InputError, ["name", "3"]),
+        (lambda: lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), name=3)]), lrpfast.InputError, ["name", "3"]),
+        (lambda: lrpfast.layers.Dense([[1, 2], [1]]), lrpfast.InputError, ["Dense", "kernel", "array of real numbers"]),
+        (lambda: lrpfast.model_wo_softmax(3), lrpfast.InputError, ["model", "3"]),
+    ],
+)
+def test_arguments_of_models(make, error, parts):
+    says(error, make, *parts)
+
+
+def test_any_integer_type_is_an_integer():
+    three = np.int64(3)
+    graph = lrpfast.Graph()
+    at = graph.add(lrpfast.layers.Add(), np.int64(graph.input(three)))
+    assert graph.model(np.int64(at)).input_shape == lrpfast.layers.Input(three).shape == (3,)
+    assert lrpfast.from_layers([lrpfast.layers.Flatten()], three).output_shape == (3,)
+    assert CHAIN.index(np.int64(-1)) == 1
+    vector = lrpfast.from_layers([lrpfast.layers.Flatten()], (None,))
+    assert vector.with_input_shape(4).output_shape == (4,)
+
+
 def test_sizes_left_open_are_the_data_s():
     model = lrpfast.from_layers([L.Dense(np.eye(2))], input_shape=(None, 2))
     analyzer = lrpfast.Analyzer(model, "epsilon")

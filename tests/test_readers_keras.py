@@ -17,7 +17,7 @@ import pytest
 
 from forward import forward
 from lrpfast.errors import InputError, LrpfastError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
-from lrpfast.model.graph import from_layers
+from lrpfast.model.builder import from_layers
 from lrpfast.model.layers import Activation, Dense
 from lrpfast.readers import from_keras, load
 

@@ -1,5 +1,6 @@
 """What objects say of themselves at a prompt, and as HTML in a notebook."""
 
+from dataclasses import dataclass
 from html.parser import HTMLParser
 
 import numpy as np
@@ -78,6 +79,41 @@ def test_reprs():
     analyzer = lrpfast.Analyzer(sizes_open, "epsilon")
     assert repr(analyzer) == "<lrpfast.Analyzer of 'model': float32, input sizes open>"
     assert f"<lrpfast.{Reader(analyzer._repr_html_()).text[0]}>" == repr(analyzer)
+
+
+@pytest.mark.parametrize(
+    "layer, text",
+    [
+        (
+            layers.Dense(np.ones((300, 2)), np.ones(2), "relu", name="fc"),
+            "Dense('fc', kernel=float64 (300, 2), bias=float64 (2,), activation='relu')",
+        ),
+        (layers.Conv(np.ones((3, 1, 2), np.float32), padding="same"), "Conv(kernel=float32 (3, 1, 2), padding='same')"),
+        (layers.Flatten(), "Flatten()"),
+        (
+            layers.Activation("leaky_relu", {"negative_slope": 0.5}),
+            "Activation(function='leaky_relu', parameters={'negative_slope': 0.5})",
+        ),
+        (
+            layers.Dense(np.ones((1, 2)), activation=layers.Activation("prelu", {"negative_slope": np.ones(2)})),
+            "Dense(kernel=float64 (1, 2), activation=Activation(function='prelu', "
+            "parameters={'negative_slope': float64 (2,)}))",
+        ),
+        (layers.Interpolate((np.ones((4, 2)), None)), "Interpolate(matrices=(float64 (4, 2), None))"),
+        (network().nodes[1], "Node('dense', Dense, inputs=(0,), shape=(2,))"),
+        (lrpfast.Graph(), "<lrpfast.Graph: 0 layers, inputs none>"),
+    ],
+)
+def test_reprs_of_layers_show_no_weights(layer, text):
+    assert repr(layer) == text
+
+
+def test_a_dataclass_of_ones_own_shows_no_weights():
+    @dataclass(frozen=True, eq=False)
+    class Twice(layers.Block):
+        kernel: np.ndarray
+
+    assert repr(Twice(np.ones((2, 3)), name="mine")) == "Twice('mine', kernel=float64 (2, 3))"
 
 
 def test_reprs_of_data_sets():

@@ -37,7 +37,8 @@ from .errors import (
     ShapeError,
     UnsupportedLayerError,
 )
-from .model.graph import Graph, Model, from_layers, model_wo_softmax
+from .model.builder import Graph, from_layers
+from .model.graph import Model, model_wo_softmax
 from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 from .version import __version__
 

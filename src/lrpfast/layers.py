@@ -1,4 +1,4 @@
-"""The layers a model is made of, for `lrpfast.from_layers` and `lrpfast.Graph`.
+"""The layers a model is made of, for `lrpfast.from_layers` and `lrpfast.Graph`; each takes a ``name=``.
 
 Examples
 --------
@@ -31,10 +31,12 @@ from .model.layers import (
     Interpolate,
     Layer,
     LayerNorm,
+    Linear,
     LocallyConnected,
     LocalResponseNorm,
     Maximum,
     MaxPool,
+    Merge,
     Minimum,
     Multiply,
     Permute,
@@ -73,10 +75,12 @@ __all__ = [
     "Interpolate",
     "Layer",
     "LayerNorm",
+    "Linear",
     "LocalResponseNorm",
     "LocallyConnected",
     "MaxPool",
     "Maximum",
+    "Merge",
     "Minimum",
     "Multiply",
     "Permute",

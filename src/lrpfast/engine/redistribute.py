@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InputError, ShapeError
 from ..kernels.arrays import as_array, as_tensors, is_tensor
-from ..model.graph import Graph
+from ..model.builder import Graph
 from ..model.layers import Embedding, Layer
 from ..rules.composites import Composite, Entry, as_rule
 from ..rules.rule import Rule

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from .layers import (
     SOFTMAXES,
     Activation,
     Block,
-    Dense,
     Flatten,
     Identity,
     Input,
@@ -27,6 +26,7 @@ from .layers import (
     Reshape,
     Shape,
 )
+from .layers.base import as_shape, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,20 @@ class Node:
     def __str__(self) -> str:
         return f"{type(self.layer).__name__} {self.name!r}"
 
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {type(self.layer).__name__}, inputs={self.inputs}, shape={self.shape})"
+
+
+def snake(layer: type[Layer]) -> str:
+    """What Keras names a layer of that class: ``MaxPool`` is ``max_pool``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", layer.__name__).lower()
+
 
 def _named(layers: Sequence[Layer]) -> list[Layer]:
     """Give every unnamed layer a name as Keras would: dense, dense_1, … A layer used twice stays one layer."""
+    for layer in layers:
+        if layer.name is not None and not isinstance(layer.name, str):
+            raise InputError(f"{type(layer).__name__}: name must be a text or None, not {layer.name!r}")
     distinct = list({id(layer): layer for layer in layers}.values())
     names = [layer.name for layer in distinct if layer.name]
     taken = set(names)
@@ -56,7 +67,7 @@ def _named(layers: Sequence[Layer]) -> list[Layer]:
     named = {}
     for layer in distinct:
         if not layer.name:
-            stem = re.sub(r"(?<!^)(?=[A-Z])", "_", type(layer).__name__).lower()
+            stem = snake(type(layer))
             name, count = stem, 0
             while name in taken:
                 count += 1
@@ -66,6 +77,12 @@ def _named(layers: Sequence[Layer]) -> list[Layer]:
         else:
             named[id(layer)] = layer
     return [named[id(layer)] for layer in layers]
+
+
+def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
+    """Whole numbers of at least 0 and below ``count``; None where one is something else."""
+    found = tuple(map(whole, values))
+    return None if any(i is None or not 0 <= i < count for i in found) else cast("tuple[int, ...]", found)
 
 
 class Model:
@@ -92,18 +109,31 @@ class Model:
     ((4,), (2,), ["Input 'input'", "Dense 'dense'"])
     """
 
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    name: str
+
     def __init__(
         self,
         nodes: Sequence[tuple[Layer, tuple[int, ...]]],
         name: str = "model",
         outputs: Sequence[int] | None = None,
     ) -> None:
+        if not isinstance(name, str):
+            raise InputError(f"name must be a text, not {name!r}")
+        for node in nodes if isinstance(nodes, (tuple, list)) else [nodes]:
+            pair = isinstance(node, (tuple, list)) and len(node) == 2
+            if not pair or not isinstance(node[0], Layer) or not isinstance(node[1], (tuple, list)):
+                raise InputError(f"nodes must be pairs of a layer and the indices of its inputs, not {node!r:.80}")
+        if outputs is not None and not isinstance(outputs, (tuple, list)):
+            raise InputError(f"outputs must be a list of indices of nodes, not {outputs!r:.80}")
         if not nodes or not isinstance(nodes[0][0], Input):
             raise ShapeError("a model begins with an Input layer")
         built: list[Node] = []
         uses: dict[int, int] = {}
         for i, (layer, (_, inputs)) in enumerate(zip(_named([layer for layer, _ in nodes]), nodes, strict=True)):
-            if isinstance(layer, Input) != (not inputs) or any(not 0 <= j < i for j in inputs):
+            if isinstance(layer, Input) != (not inputs) or indices(inputs, i) is None:
                 raise ShapeError(f"{layer}: inputs must be earlier layers, and only an Input has none; got {inputs}")
             if isinstance(layer, Block):
                 raise ShapeError(f"{layer}: a model holds its parts; from_layers and Graph.add take it apart")
@@ -113,28 +143,39 @@ class Model:
             uses[id(layer)] = use + 1
             shape = layer.output_shape(*(built[j].shape for j in inputs))
             built.append(Node(layer, tuple(inputs), shape, f"{layer.name}:{use}" if use else str(layer.name)))
-        self.nodes: tuple[Node, ...] = tuple(built)
-        self.inputs: tuple[int, ...] = tuple(i for i, node in enumerate(built) if isinstance(node.layer, Input))
-        self.outputs: tuple[int, ...] = (len(built) - 1,) if outputs is None else tuple(int(i) for i in outputs)
-        if not self.outputs or any(not 0 <= i < len(built) for i in self.outputs):
-            raise ShapeError(f"outputs must be indices of the model's {len(built)} layers, not {outputs}")
-        used = {j for node in built for j in node.inputs} | set(self.outputs)
+        ends = (len(built) - 1,) if outputs is None else indices(outputs, len(built))
+        if not ends:
+            raise ShapeError(f"outputs must be indices of the model's {len(built)} layers, not {outputs!r}")
+        used = {j for node in built for j in node.inputs} | set(ends)
         for i, node in enumerate(built):
             if i not in used:
                 raise ShapeError(f"{node}: nothing uses its output, and the model does not return it")
-        self.name = name
+        entries = tuple(i for i, node in enumerate(built) if isinstance(node.layer, Input))
+        self.__dict__.update(nodes=tuple(built), inputs=entries, outputs=ends, name=name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"Model.{name} cannot be set: a model does not change; until, with_input_shape, without_softmax, "
+            "lrpfast.from_layers and lrpfast.Graph make another"
+        )
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"Model.{name} cannot be deleted: a model does not change")
 
     @property
     def layers(self) -> tuple[Layer, ...]:
+        """The layers in forward order, the Input first; one that is used twice stands there twice."""
         return tuple(node.layer for node in self.nodes)
 
     @property
     def input_shape(self) -> Any:
+        """The input's shape per sample, None for a size that is open; a list of them for several inputs."""
         shapes = [self.nodes[i].shape for i in self.inputs]
         return shapes[0] if len(shapes) == 1 else shapes
 
     @property
     def output_shape(self) -> Any:
+        """The output's shape per sample, None for a size that is open; a list of them for several outputs."""
         shapes = [self.nodes[i].shape for i in self.outputs]
         return shapes[0] if len(shapes) == 1 else shapes
 
@@ -143,7 +184,7 @@ class Model:
         """Whether the model leaves sizes of its inputs to the data."""
         return any(None in self.nodes[i].shape for i in self.inputs)
 
-    def with_input_shape(self, *shapes: Sequence[int]) -> Model:
+    def with_input_shape(self, *shapes: Sequence[int] | int) -> Model:
         """The same model for inputs of the given shapes, one for each input, where it leaves sizes open.
 
         Raises
@@ -160,12 +201,12 @@ class Model:
         if len(shapes) != len(self.inputs):
             raise ShapeError(f"the model has {len(self.inputs)} inputs, not {len(shapes)}")
         nodes: list[tuple[Layer, tuple[int, ...]]] = [(node.layer, node.inputs) for node in self.nodes]
-        for i, shape in zip(self.inputs, shapes, strict=True):
-            wanted = self.nodes[i].shape
+        for i, given in zip(self.inputs, shapes, strict=True):
+            wanted, shape = self.nodes[i].shape, as_shape(given, str(self.nodes[i]))
             fits = len(shape) == len(wanted) and all(n in (None, m) for n, m in zip(wanted, shape, strict=True))
             if not fits:
-                raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {tuple(shape)}")
-            nodes[i] = (Input(tuple(shape), name=self.nodes[i].layer.name), ())
+                raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {shape}")
+            nodes[i] = (Input(shape, name=self.nodes[i].layer.name), ())
         return Model(nodes, self.name, self.outputs)
 
     def consumers(self) -> list[list[int]]:
@@ -197,9 +238,12 @@ class Model:
                 if node.name == layer:
                     return i
             raise InputError(f"no layer is named {layer!r}; the layers are {', '.join(x.name for x in self.nodes)}")
-        if not -len(self.nodes) <= layer < len(self.nodes):
-            raise InputError(f"layer index {layer} is out of range: the model has {len(self.nodes)} layers")
-        return layer % len(self.nodes)
+        at = whole(layer)
+        if at is None:
+            raise InputError(f"layer must be a name or an index, not {layer!r}")
+        if not -len(self.nodes) <= at < len(self.nodes):
+            raise InputError(f"layer index {at} is out of range: the model has {len(self.nodes)} layers")
+        return at % len(self.nodes)
 
     def until(self, layer: str | int) -> Model:
         """The model that ends with the given layer's output (its activation included).
@@ -239,6 +283,8 @@ class Model:
         >>> model.without_output_activation(["sigmoid"]).predict(np.array([[3.0]])).tolist()
         [[3.0]]
         """
+        if isinstance(functions, str):
+            raise InputError(f"functions must be a list of names, [{functions!r}], not a text")
         nodes = [(node.layer, node.inputs) for node in self.nodes]
         consumers = self.consumers()
         changed = False
@@ -251,12 +297,14 @@ class Model:
             ):
                 at = nodes[at][1][0]
             layer, inputs = nodes[at]
+            activation: Activation | None = getattr(layer, "activation", None)
             if len(consumers[at]) > (at not in self.outputs):
                 continue  # something else needs the activation
             if isinstance(layer, Activation) and layer.function in functions and inputs:
                 nodes[at] = (Identity(f"without {layer.function}", name=layer.name), inputs)
-            elif getattr(layer, "activation", None) is not None and layer.activation.function in functions:  # type: ignore[attr-defined]
-                nodes[at] = (replace(layer, activation=None), inputs)  # type: ignore[call-arg]
+            elif activation is not None and activation.function in functions:
+                bare: Any = layer
+                nodes[at] = (replace(bare, activation=None), inputs)
             else:
                 continue
             changed = True
@@ -290,7 +338,7 @@ class Model:
         precision : {"float32", "float64", "tf32"}
         device : {"auto", "cpu", "gpu"} or "gpu:1", …
         threads : int, optional
-            All cores that this process may use when None.
+            As `lrpfast.set_num_threads` or LRPFAST_NUM_THREADS says when None, else all cores this process may use.
 
         Returns
         -------
@@ -369,6 +417,8 @@ class Model:
         """
         from .npz import write
 
+        if not isinstance(path, (str, os.PathLike)):
+            raise InputError(f"path must be a file's name, not {path!r:.80}")
         write(self, Path(path))
 
     def digest(self) -> str:
@@ -396,142 +446,6 @@ def model_wo_softmax(model: Model) -> Model:
     >>> lrpfast.model_wo_softmax(model).predict(np.array([[3.0, 1.0]])).tolist()
     [[3.0, 1.0]]
     """
+    if not isinstance(model, Model):
+        raise InputError(f"model must be a lrpfast.Model, as lrpfast.load and from_keras make, not {model!r:.80}")
     return model.without_softmax()
-
-
-class Graph:
-    """Builds a model with branches, several inputs or several outputs, a layer at a time.
-
-    >>> import numpy as np
-    >>> from lrpfast import Graph, layers
-    >>> graph = Graph()
-    >>> x = graph.input((4,))
-    >>> y = graph.add(layers.Dense(np.eye(4), activation="relu"), x)
-    >>> model = graph.model(graph.add(layers.Add(), x, y))
-    >>> model.output_shape
-    (4,)
-    """
-
-    def __init__(self) -> None:
-        self._nodes: list[tuple[Layer, tuple[int, ...]]] = []
-        # a block's parts, for its next use; with the block, so that its id stays taken
-        self._parts: dict[int, tuple[Block, list[Layer]]] = {}
-        self._reused: list[Layer] | None = None
-
-    def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
-        """A place where data enters, with its per-sample shape.
-
-        Examples
-        --------
-        >>> graph = lrpfast.Graph()
-        >>> graph.input((28, 28, 1), name="image"), graph.input(3)
-        (0, 1)
-        """
-        return self._place(Input((shape,) if isinstance(shape, int) else tuple(shape), name=name), ())
-
-    def add(self, layer: Layer, *inputs: int) -> int:
-        """Feed a layer with earlier results; returns its own, for later layers. A layer may be added more than once.
-
-        Raises
-        ------
-        InputError, ShapeError
-            For what is no layer, or no result of this graph.
-
-        Examples
-        --------
-        >>> graph = lrpfast.Graph()
-        >>> x = graph.input(2)
-        >>> y = graph.add(lrpfast.layers.Dense(np.eye(2)), x)
-        >>> graph.add(lrpfast.layers.Add(), x, y)
-        2
-        """
-        if not isinstance(layer, Layer) or isinstance(layer, Input):
-            raise InputError(f"add takes layers from lrpfast.layers, not {type(layer).__name__}; see Graph.input")
-        if not inputs or any(isinstance(i, bool) or not isinstance(i, int) for i in inputs):
-            raise InputError(f"{layer}: inputs must be what input() and add() returned, not {inputs!r}")
-        if isinstance(layer, Block):
-            return self._build(layer, inputs)
-        if self._reused is not None:
-            layer = self._reused.pop(0)
-        return self._place(layer, inputs)
-
-    def _build(self, block: Block, inputs: tuple[int, ...]) -> int:
-        """Add a block's parts; those of its first use, where it was added before."""
-        first = len(self._nodes)
-        if self._reused is None and id(block) in self._parts:
-            self._reused = list(self._parts[id(block)][1])
-            try:
-                return block.build(self, *inputs)
-            finally:
-                self._reused = None
-        stem = re.sub(r"(?<!^)(?=[A-Z])", "_", type(block).__name__).lower()
-        named = block if block.name else replace(block, name=self._free_name(stem))
-        out = named.build(self, *inputs)
-        self._parts[id(block)] = (block, [layer for layer, _ in self._nodes[first:]])
-        return out
-
-    def _free_name(self, stem: str) -> str:
-        taken = {layer.name for layer, _ in self._nodes}
-        return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if name not in taken)
-
-    def _place(self, layer: Layer, inputs: tuple[int, ...]) -> int:
-        self._nodes.append((layer, inputs))
-        return len(self._nodes) - 1
-
-    def model(self, *outputs: int, name: str = "model") -> Model:
-        """The model that returns the given results, or, without any, the last one.
-
-        Examples
-        --------
-        >>> graph = lrpfast.Graph()
-        >>> x = graph.input(2)
-        >>> y = graph.add(lrpfast.layers.Dense(np.ones((2, 3))), x)
-        >>> z = graph.add(lrpfast.layers.Dense(np.ones((3, 1))), y)
-        >>> graph.model(y, z, name="two outputs").output_shape
-        [(3,), (1,)]
-        """
-        return Model(self._nodes, name, outputs or None)
-
-
-def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None = None, name: str = "model") -> Model:
-    """A model from a chain of layers; see `Graph` for branches.
-
-    Parameters
-    ----------
-    layers : sequence of Layer
-        In forward order; an Input layer first is optional.
-    input_shape : tuple of int, optional
-        Per sample. Needed unless the first layer says it (an Input or a Dense).
-    name : str
-
-    Raises
-    ------
-    ShapeError
-        When the shapes do not fit, or ``input_shape`` is needed and missing.
-
-    Examples
-    --------
-    >>> layers = [lrpfast.layers.Conv(np.ones((3, 3, 1, 4)), activation="relu"), lrpfast.layers.GlobalAveragePool()]
-    >>> lrpfast.from_layers(layers, input_shape=(8, 8, 1)).output_shape
-    (4,)
-    """
-    layers = list(layers)
-    for layer in layers:
-        if not isinstance(layer, Layer):
-            raise InputError(f"from_layers takes layers from lrpfast.layers, not {type(layer).__name__}")
-    if not layers:
-        raise ShapeError("from_layers needs at least one layer")
-    first = Input(() if input_shape is None else input_shape)  # type: ignore[arg-type]
-    if isinstance(layers[0], Input):
-        if input_shape is not None and layers[0].shape != first.shape:
-            raise ShapeError(f"input_shape is {input_shape}, but the Input layer says {layers[0].shape}")
-        first = layers.pop(0)  # type: ignore[assignment]
-    elif input_shape is None:
-        if not isinstance(layers[0], Dense):
-            raise ShapeError("from_layers needs input_shape=(…): the first layer does not say what it takes")
-        first = Input((layers[0].kernel.shape[0],))
-    graph = Graph()
-    at = graph.input(first.shape, first.name)
-    for layer in layers:
-        at = graph.add(layer, at)
-    return graph.model(at, name=name)

@@ -34,7 +34,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, layer_types.Layer):
         fields = {f.name: _encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
-    if isinstance(value, dict):
+    if isinstance(value, layer_types.Parameters):
         return {"mapping": {k: _encode(v, arrays) for k, v in value.items()}}
     return [_encode(v, arrays) for v in value] if isinstance(value, tuple) else value
 

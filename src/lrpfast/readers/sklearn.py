@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UnsupportedLayerError
-from ..model.graph import Model, from_layers
+from ..model.builder import from_layers
+from ..model.graph import Model
 from ..model.layers import Dense
 
 #: scikit-learn's names for activation functions, in lrpfast's.

@@ -5,7 +5,7 @@ which shape it makes of which shape. Forward passes live in ``kernels``,
 relevance in ``rules`` and ``engine``.
 """
 
-from .activation import FUNCTIONS, SOFTMAXES, Activation, Function
+from .activation import FUNCTIONS, SOFTMAXES, Activation, Function, Parameters
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
@@ -48,6 +48,7 @@ __all__ = [
     "Merge",
     "Minimum",
     "Multiply",
+    "Parameters",
     "Permute",
     "RMSNorm",
     "ReflectPad",

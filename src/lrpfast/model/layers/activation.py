@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape, as_array
+from .base import Layer, Shape, as_array, frozen
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,28 @@ FUNCTIONS: dict[str, Function] = {
 
 #: Those over the last axis, which leave the order of its values as it is.
 SOFTMAXES = ("softmax", "log_softmax")
+
+
+class Parameters(Mapping[str, Any]):
+    """An activation function's parameters: a mapping that cannot be changed, nor the arrays in it."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:  # made anew, so that arrays are frozen again
+        return Parameters, (self._values,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +121,7 @@ class Activation(Layer):
                     raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
                 merged[key] = float(value)
             self._check_numbers(merged)
-        object.__setattr__(self, "parameters", merged)
+        object.__setattr__(self, "parameters", Parameters(merged))
 
     def _check_numbers(self, p: Mapping[str, Any]) -> None:
         if self.function == "clip" and p["low"] > p["high"]:
@@ -142,13 +164,21 @@ class Activation(Layer):
                 raise ShapeError(f"{self}: negative_slope of shape {slope.shape} does not fit an input of {shape}")
         return shape
 
+    def _changed(self) -> dict[str, Any]:
+        """The parameters that differ from their defaults."""
+        known = FUNCTIONS[self.function].parameters
+        return {k: v for k, v in self.parameters.items() if isinstance(v, np.ndarray) or v != known[k]}
+
+    def _shown(self) -> dict[str, Any]:
+        changed = self._changed()
+        return {"function": self.function, **({"parameters": changed} if changed else {})}
+
+    def _argument(self) -> str:
+        return repr(self) if self.name or self._changed() else repr(self.function)
+
     def describe(self) -> str:
-        changed = {
-            k: v
-            for k, v in self.parameters.items()
-            if not isinstance(v, np.ndarray) and v != FUNCTIONS[self.function].parameters[k]
-        }
-        return self.function + (f"({', '.join(f'{k}={v:g}' for k, v in changed.items())})" if changed else "")
+        changed = [f"{k}={v:g}" for k, v in self._changed().items() if not isinstance(v, np.ndarray)]
+        return self.function + (f"({', '.join(changed)})" if changed else "")
 
 
 def as_activation(value: str | Activation | None, layer: str) -> Activation | None:

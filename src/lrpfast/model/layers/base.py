@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,23 +15,89 @@ from ...errors import InputError, ShapeError
 Shape = tuple[int | None, ...]
 
 
+def whole(value: Any) -> int | None:
+    """A whole number of any integer type; None for anything else, a truth value too."""
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def as_shape(value: Any, what: str) -> Shape:
+    """A shape from a number, for one axis, or a sequence of numbers of at least 1 and None."""
+    single = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+    sizes = (value,) if single else tuple(value)
+    numbers = tuple(map(whole, sizes))
+    fits = all(size is None if n is None else n >= 1 for n, size in zip(numbers, sizes, strict=True))
+    if value is None or not fits:
+        raise ShapeError(f"{what}: shape must hold positive integers or None, not {value!r:.80}")
+    return numbers
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    """The same values in memory that nobody can write to; the array itself where it is such an array already.
+
+    That memory is a ``bytes`` object: its arrays cannot be made writeable again, and can be shared without a copy.
+    """
+    memory: Any = array
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    whole = isinstance(memory, bytes) and len(memory) == array.nbytes
+    if whole and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.ndarray(array.shape, array.dtype, buffer=array.tobytes())
+
+
 def as_array(value: Any, what: str, layer: str) -> np.ndarray:
-    """A read-only float32 or float64 copy of ``value``; anything else is an error."""
-    array = np.asarray(value)
+    """``value`` as float32 or float64 that nobody can change, a copy unless it is that; anything else is an error."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{layer}: {what} must be an array of real numbers: {error}") from None
     if array.dtype.kind not in "fiub":
         raise InputError(f"{layer}: {what} must hold real numbers, not dtype {array.dtype}")
     dtype = np.float64 if array.dtype.kind != "f" or array.dtype.itemsize >= 8 else np.float32
-    array = np.array(array, dtype=dtype, order="C")
+    array = frozen(np.asarray(array, dtype))
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(f"{layer}: {what} is not finite at index {place} ({array[place]})")
-    array.setflags(write=False)
     return array
+
+
+def _frozen_again(value: Any) -> Any:
+    """What a layer held before it was pickled or deep-copied, which makes arrays writeable."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return frozen(value)
+    return tuple(map(_frozen_again, value)) if type(value) is tuple else value
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether a field has its default, or that for each axis."""
+    if isinstance(value, tuple) and not isinstance(default, tuple):
+        return bool(value) and all(_is_default(v, default) for v in value)
+    return not isinstance(value, np.ndarray) and bool(value == default)
+
+
+def _short(value: Any) -> str:
+    """As ``repr``, but arrays by dtype and shape."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k!r}: {_short(v)}' for k, v in value.items())}}}"
+    return value._argument() if isinstance(value, Layer) else repr(value)
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Base of every layer; ``name`` is filled in by the model when it is None.
+    """Base of every layer.
+
+    Parameters
+    ----------
+    name : str, optional
+        By keyword, of every layer: what the model, its errors and its rules call it. None lets the model choose
+        one, as Keras does: ``dense``, ``dense_1``, …
 
     Examples
     --------
@@ -46,6 +114,28 @@ class Layer:
     def output_shape(self, shape: Shape) -> Shape:
         """Per-sample output shape for a per-sample input shape; raises ShapeError."""
         return shape
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for key, value in state.items():
+            object.__setattr__(self, key, _frozen_again(value))
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # its own or the inherited one, so that `dataclass` writes none: that would print all weights
+        type.__setattr__(cls, "__repr__", cls.__repr__)
+
+    def __repr__(self) -> str:
+        shown = [f"{key}={_short(value)}" for key, value in self._shown().items()]
+        return f"{type(self).__name__}({', '.join([repr(self.name)] * bool(self.name) + shown)})"
+
+    def _shown(self) -> dict[str, Any]:
+        """The fields that are not as they would be anyway, but for the name."""
+        found = {f.name: (getattr(self, f.name, None), f.default) for f in fields(self) if f.name != "name"}
+        return {key: value for key, (value, default) in found.items() if not _is_default(value, default)}
+
+    def _argument(self) -> str:
+        """How another layer's ``repr`` shows this one."""
+        return repr(self)
 
     def __str__(self) -> str:
         return f"{type(self).__name__} {self.name!r}" if self.name else type(self).__name__
@@ -93,11 +183,7 @@ class Input(Layer):
     identity: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
-        for n in shape:
-            if n is not None and (not isinstance(n, (int, np.integer)) or n < 1):
-                raise ShapeError(f"{self}: shape must hold positive integers or None, not {shape}")
-        object.__setattr__(self, "shape", tuple(None if n is None else int(n) for n in shape))
+        object.__setattr__(self, "shape", as_shape(self.shape, str(self)))
 
     def output_shape(self, shape: Shape = ()) -> Shape:
         return self.shape

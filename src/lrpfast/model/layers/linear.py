@@ -16,7 +16,14 @@ from .window import as_padding, channels_last, per_axis, slid, spread
 
 @dataclass(frozen=True, eq=False)
 class Linear(Layer):
-    """Base of the layers with a kernel: what their checks share."""
+    """Base of the layers with weights: those whose rules differ, and that composites choose among.
+
+    Examples
+    --------
+    >>> layers = [lrpfast.layers.Flatten(), lrpfast.layers.Dense(np.ones((4, 2)))]
+    >>> [isinstance(layer, lrpfast.layers.Linear) for layer in layers]
+    [False, True]
+    """
 
     kernel: np.ndarray
     bias: np.ndarray | None = None
@@ -283,7 +290,14 @@ class SeparableConv(Block):
     activation: Any = None
 
     def __post_init__(self) -> None:
-        self.factors()  # checks
+        first, second = self.factors()  # checks
+        for key, value in (
+            ("depthwise_kernel", first.kernel),
+            ("pointwise_kernel", second.kernel),
+            ("bias", second.bias),
+            ("activation", second.activation),
+        ):
+            object.__setattr__(self, key, value)
 
     def factors(self) -> tuple[DepthwiseConv, Conv]:
         """The two layers."""

@@ -11,7 +11,13 @@ from .base import Layer, Shape
 
 @dataclass(frozen=True, eq=False)
 class Merge(Layer):
-    """Base of the layers with several inputs."""
+    """Base of the layers with several inputs.
+
+    Examples
+    --------
+    >>> isinstance(lrpfast.layers.Add(), lrpfast.layers.Merge)
+    True
+    """
 
     #: how many inputs there may be
     least: ClassVar[int] = 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape, as_array
+from .base import Layer, Shape, as_array, frozen
 from .window import channels_last, per_axis
 
 
@@ -159,10 +159,7 @@ class Take(Layer):
             whole = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
             if not whole or (array is not None and array.min() < 0):
                 raise InputError(f"{self}: places must be whole numbers of 0 or more, at least one, not {array!r:.80}")
-        places = tuple(None if p is None else np.array(p, np.int64) for p in arrays)
-        for array in places:
-            if array is not None:
-                array.setflags(write=False)
+        places = tuple(None if p is None else frozen(p.astype(np.int64)) for p in arrays)
         object.__setattr__(self, "places", places)
 
     @property

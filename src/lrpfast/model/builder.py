@@ -1,0 +1,199 @@
+"""Models made in Python: from a chain of layers, or as a graph, a layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ..errors import InputError, ShapeError
+from .graph import Model, indices, snake
+from .layers import Block, Dense, Input, Layer
+from .layers.base import as_shape
+
+
+class Graph:
+    """Builds a model with branches, several inputs or several outputs, a layer at a time.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> x = graph.input((4,))
+    >>> y = graph.add(lrpfast.layers.Dense(np.eye(4), activation="relu"), x)
+    >>> graph
+    <lrpfast.Graph: 2 layers, inputs (4,)>
+    >>> model = graph.model(graph.add(lrpfast.layers.Add(), x, y))
+    >>> model.output_shape
+    (4,)
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[tuple[Layer, tuple[int, ...]]] = []
+        # a block's parts, for its next use; with the block, so that its id stays taken
+        self._parts: dict[int, tuple[Block, list[Layer]]] = {}
+        self._reused: list[Layer] | None = None
+
+    def __repr__(self) -> str:
+        entries = [layer for layer, _ in self._nodes if isinstance(layer, Input)]
+        told = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
+        return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {told or 'none'}>"
+
+    def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
+        """A place where data enters.
+
+        Parameters
+        ----------
+        shape : int or tuple of int or None
+            Per sample; a number is one axis, None a size that is left open.
+        name : str, optional
+
+        Returns
+        -------
+        int
+            What stands for the input in `add` and `model`.
+
+        Raises
+        ------
+        ShapeError
+
+        Examples
+        --------
+        >>> graph = lrpfast.Graph()
+        >>> graph.input((28, 28, 1), name="image"), graph.input(3)
+        (0, 1)
+        """
+        return self._place(Input(as_shape(shape, "input"), name=name), ())
+
+    def add(self, layer: Layer, *inputs: int) -> int:
+        """Feed a layer with earlier results. A layer may be added more than once.
+
+        Parameters
+        ----------
+        layer : Layer
+        *inputs : int
+            What `input` and `add` returned.
+
+        Returns
+        -------
+        int
+            What stands for the layer's result.
+
+        Raises
+        ------
+        InputError
+            For what is no layer, or no result of this graph.
+
+        Examples
+        --------
+        >>> graph = lrpfast.Graph()
+        >>> x = graph.input(2)
+        >>> y = graph.add(lrpfast.layers.Dense(np.eye(2)), x)
+        >>> graph.add(lrpfast.layers.Add(), x, y)
+        2
+        """
+        if not isinstance(layer, Layer) or isinstance(layer, Input):
+            raise InputError(f"add takes layers from lrpfast.layers, not {type(layer).__name__}; see Graph.input")
+        at = indices(inputs, len(self._nodes))
+        if not at:
+            raise InputError(f"{layer}: inputs must be what input() and add() of this graph returned, not {inputs!r}")
+        if isinstance(layer, Block):
+            return self._build(layer, at)
+        if self._reused is not None:
+            layer = self._reused.pop(0)
+        return self._place(layer, at)
+
+    def _build(self, block: Block, inputs: tuple[int, ...]) -> int:
+        """Add a block's parts; those of its first use, where it was added before."""
+        first = len(self._nodes)
+        if self._reused is None and id(block) in self._parts:
+            self._reused = list(self._parts[id(block)][1])
+            try:
+                return block.build(self, *inputs)
+            finally:
+                self._reused = None
+        named = block if block.name else replace(block, name=self._free_name(snake(type(block))))
+        out = named.build(self, *inputs)
+        self._parts[id(block)] = (block, [layer for layer, _ in self._nodes[first:]])
+        return out
+
+    def _free_name(self, stem: str) -> str:
+        taken = {layer.name for layer, _ in self._nodes}
+        return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if name not in taken)
+
+    def _place(self, layer: Layer, inputs: tuple[int, ...]) -> int:
+        self._nodes.append((layer, inputs))
+        return len(self._nodes) - 1
+
+    def model(self, *outputs: int, name: str = "model") -> Model:
+        """The model that returns the given results, or, without any, the last one.
+
+        Parameters
+        ----------
+        *outputs : int
+            What `input` and `add` returned.
+        name : str
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        InputError, ShapeError
+            When shapes or names do not fit, or nothing uses a result.
+
+        Examples
+        --------
+        >>> graph = lrpfast.Graph()
+        >>> x = graph.input(2)
+        >>> y = graph.add(lrpfast.layers.Dense(np.ones((2, 3))), x)
+        >>> z = graph.add(lrpfast.layers.Dense(np.ones((3, 1))), y)
+        >>> graph.model(y, z, name="two outputs").output_shape
+        [(3,), (1,)]
+        """
+        return Model(self._nodes, name, outputs or None)
+
+
+def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None = None, name: str = "model") -> Model:
+    """A model from a chain of layers; see `Graph` for branches.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        In forward order; an Input layer first is optional.
+    input_shape : tuple of int, optional
+        Per sample. Needed unless the first layer says it (an Input or a Dense).
+    name : str
+
+    Raises
+    ------
+    ShapeError
+        When the shapes do not fit, or ``input_shape`` is needed and missing.
+
+    Examples
+    --------
+    >>> layers = [lrpfast.layers.Conv(np.ones((3, 3, 1, 4)), activation="relu"), lrpfast.layers.GlobalAveragePool()]
+    >>> lrpfast.from_layers(layers, input_shape=(8, 8, 1)).output_shape
+    (4,)
+    """
+    if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+        raise InputError(f"layers must be a list of layers from lrpfast.layers, not {type(layers).__name__}")
+    layers = list(layers)
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            raise InputError(f"from_layers takes layers from lrpfast.layers, not {type(layer).__name__}")
+    if not layers:
+        raise ShapeError("from_layers needs at least one layer")
+    first = Input(() if input_shape is None else as_shape(input_shape, "input_shape"))
+    if isinstance(layers[0], Input):
+        if input_shape is not None and layers[0].shape != first.shape:
+            raise ShapeError(f"input_shape is {input_shape}, but the Input layer says {layers[0].shape}")
+        first = layers.pop(0)  # type: ignore[assignment]
+    elif input_shape is None:
+        if not isinstance(layers[0], Dense):
+            raise ShapeError("from_layers needs input_shape=(…): the first layer does not say what it takes")
+        first = Input((layers[0].kernel.shape[0],))
+    graph = Graph()
+    at = graph.input(first.shape, first.name)
+    for layer in layers:
+        at = graph.add(layer, at)
+    return graph.model(at, name=name)
