@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, LrpfastError
 from ...once import once
-from ...readers.guard import unpacks_honestly
+from ...readers.guard import check_size, unpacks_honestly
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
 from ..optional import needed
@@ -34,8 +35,11 @@ class ZarrSource(FileSource):
         self._store, self._folder = None, os.path.isdir(path)
         try:
             if not self._folder:
+                _check_members(path)
                 self._store = zarr.storage.ZipStore(path, mode="r")
             root = zarr.open(path if self._store is None else self._store, mode="r")
+        except LrpfastError:
+            raise
         except Exception as error:  # whatever damaged metadata provoke in zarr
             raise InputError(f"{path}: damaged Zarr store ({type(error).__name__}: {error})") from None
         self._name, self._array, group = _find(zarr, root, path, array)
@@ -81,6 +85,15 @@ class ZarrSource(FileSource):
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
+
+
+def _check_members(path: str) -> None:
+    """Refuse members of a zip archive that zarr would look for without end, or take any memory for."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if {"", ".."} & set(info.filename.rstrip("/").split("/")):
+                raise InputError(f"{path}: damaged Zarr store (its member {info.filename!r} lies outside it)")
+            check_size(archive, info)
 
 
 def _files(folder: str) -> Iterator[str]:
