@@ -13,12 +13,14 @@ import numpy as np
 
 from ...errors import InputError, LrpfastError
 from ...once import once
-from ...readers.guard import check_size, unpacks_honestly
+from ...readers.guard import MAX_RATIO, check_size, unpacks_honestly
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
 from ..optional import needed
 from .base import FileSource, check_unpacked, row_bytes, state_of
 
+#: An array of more chunks than this, 100 times as many as are stored, is damaged: to look for each takes for ever.
+_FREE_CHUNKS = 10_000
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -60,8 +62,17 @@ class ZarrSource(FileSource):
         if not unpacks_honestly(size, 0):  # to sum up a store's files may take long
             files = _files(self._inside) if self._folder else [path]
             check_unpacked(shown, size, sum(map(os.path.getsize, files)))
+        self._check_chunks(shown)
         if dims:
             self.labels = _labels(self._array, name, dims, attrs, group)
+
+    def _check_chunks(self, shown: str) -> None:
+        blocks = getattr(self._array, "shards", None) or self._array.chunks
+        declared = math.prod(-(-n // max(1, block)) for n, block in zip(self._array.shape, blocks, strict=True))
+        if declared > _FREE_CHUNKS:
+            stored = sum(1 for _ in _files(self._inside)) if self._folder else _members(self.path)
+            if declared > MAX_RATIO * stored:
+                raise InputError(f"{shown}: damaged Zarr store ({stored:,} of {declared:,} chunks are there)")
 
     @once
     def fingerprint(self) -> dict[str, Any]:
@@ -94,6 +105,11 @@ def _check_members(path: str) -> None:
             if {"", ".."} & set(info.filename.rstrip("/").split("/")):
                 raise InputError(f"{path}: damaged Zarr store (its member {info.filename!r} lies outside it)")
             check_size(archive, info)
+
+
+def _members(path: str) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return len(archive.namelist())
 
 
 def _files(folder: str) -> Iterator[str]:
