@@ -66,13 +66,43 @@ def test_a_channel():
     np.testing.assert_allclose(drawn(heatmap(SEQUENCES, channels="sum"))[0], SEQUENCES[0].sum(-1)[None])
 
 
+CHANNELS_FIRST = np.moveaxis(IMAGES, -1, 1)
+
+
+def test_channels_first():
+    """Where an image's channels are shows in its sizes; of a sequence it must be said."""
+    figure = heatmap(CHANNELS_FIRST, CHANNELS_FIRST)
+    np.testing.assert_allclose(drawn(figure), IMAGES.sum(-1))
+    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), IMAGES[0].mean(-1))
+    np.testing.assert_array_equal(drawn(heatmap(CHANNELS_FIRST, channels=1)), IMAGES[..., 1])
+    figure = heatmap(SEQUENCES.swapaxes(1, 2), channels_first=True, features=["wind", "rain"])
+    np.testing.assert_array_equal(drawn(figure), SEQUENCES.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 16), (16, 6, 6), (3, 3, 3), (3, 9, 3), (9, 3, 9)], ids=str)
+def test_channels_that_are_not_the_shortest_axis(shape):
+    r = RNG.normal(size=(2, *shape))
+    np.testing.assert_allclose(drawn(heatmap(r, r, channels_first=True)), r.sum(1))
+    np.testing.assert_allclose(drawn(heatmap(r, r, channels_first=False)), r.sum(-1))
+    message = re.escape(f"relevance of shape (2, {', '.join(map(str, shape))})") + ".* channels_first=True or"
+    with pytest.raises(InputError, match=message):
+        heatmap(r)
+
+
+def test_an_input_has_its_channels_where_the_relevance_has_them():
+    r = RNG.normal(size=(2, 6, 7, 1))
+    x = RNG.normal(size=(2, 6, 7, 16))
+    np.testing.assert_allclose(panels(heatmap(r, x))[0].images[0].get_array(), x[0].mean(-1))
+    np.testing.assert_allclose(panels(heatmap(r, x[..., 0]))[0].images[0].get_array(), x[0, ..., 0])
+
+
 def test_images_without_channels():
     np.testing.assert_array_equal(drawn(heatmap(IMAGES[..., 0], kind="image")), IMAGES[..., 0])
 
 
 def test_vectors_folded_into_images():
     np.testing.assert_array_equal(drawn(heatmap(VECTORS, shape=(3, 4))), VECTORS.reshape(4, 3, 4))
-    np.testing.assert_allclose(drawn(heatmap(VECTORS, shape=(2, 3, 2))), VECTORS.reshape(4, 2, 3, 2).sum(-1), rtol=1e-6)
+    np.testing.assert_allclose(drawn(heatmap(VECTORS, shape=(2, 6, 1))), VECTORS.reshape(4, 2, 6, 1).sum(-1), rtol=1e-6)
     figure = heatmap(VECTORS, shape=(6, 2), kind="sequence")
     np.testing.assert_array_equal(drawn(figure)[1], VECTORS[1].reshape(6, 2).T)
 
@@ -138,8 +168,9 @@ def test_an_input_beneath_an_image():
         assert colours(0.75)[3] == pytest.approx(0.5, abs=0.01)
         assert colours(0.9)[0] > colours(0.9)[2] and colours(0.1)[2] > colours(0.1)[0]
     np.testing.assert_allclose(drawn(figure), IMAGES.sum(-1))
-    figure = heatmap(IMAGES[..., 0], x, kind="image")  # relevance summed before, inputs in colour
-    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), x[0].mean(-1))
+    for inputs in (x, np.moveaxis(x, -1, 1)):  # relevance summed before, inputs in colour
+        figure = heatmap(IMAGES[..., 0], inputs, kind="image")
+        np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), x[0].mean(-1))
 
 
 # Scales
@@ -334,6 +365,8 @@ WRONG = {
     "channels": (InputError, lambda: heatmap(IMAGES, channels="mean"), "sum, each or an index"),
     "each of images": (InputError, lambda: heatmap(IMAGES, channels="each"), "for sequences"),
     "channels of vectors": (InputError, lambda: heatmap(VECTORS, channels=0), "not for vectors"),
+    "channels first of vectors": (InputError, lambda: heatmap(VECTORS, channels_first=True), "not for vectors"),
+    "channels first": (InputError, lambda: heatmap(IMAGES, channels_first="yes"), "channels_first must be True"),
     "features of images": (InputError, lambda: heatmap(IMAGES, features=["a"]), "images have none"),
     "features": (InputError, lambda: heatmap(VECTORS, features=["a"]), "1 features are named, but there are 12"),
     "labels": (InputError, lambda: heatmap(VECTORS, labels=["a"]), "1 labels for 4 samples"),

@@ -130,6 +130,8 @@ def _as_options(message: str) -> str:
 #: Python's keywords as error messages have them, and the options that stand for them.
 _OPTIONS = {
     "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
+    "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",
+    "channels_first is for": "--plot-channels is for",
     "mask_nan=True": "--mask-nan",
     "precision='float64'": "--precision float64",
     "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",
@@ -294,6 +296,9 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot-kind", choices=plot.KINDS, help="how to draw a sample; default: by its number of axes")
     group.add_argument(
         "--plot-shape", metavar="H,W", type=options.shape, help="draw flat features as images of this shape"
+    )
+    group.add_argument(
+        "--plot-channels", choices=("first", "last"), help="where a sample's channels are; default: as in the model"
     )
     group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
     group.add_argument("--plot-origin", choices=plot.ORIGINS, help="where an image's first row is; default: upper")

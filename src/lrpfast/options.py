@@ -206,7 +206,7 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
     Whatever can be wrong with these options is told here, before the work begins,
     by drawing a picture of zeros.
     """
-    keys = ("limit", "input", "kind", "shape", "mask", "origin", "scale", "percentile")
+    keys = ("limit", "input", "kind", "shape", "channels", "mask", "origin", "scale", "percentile")
     given = {key: value for key in keys if (value := getattr(options, f"plot_{key}")) is not None}
     if options.plot is None:
         if given:
@@ -217,6 +217,10 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
         raise InputError("--plot draws the relevances that -o OUT keeps: give both")
     if "mask" in given:
         given["mask"] = open_mask(given["mask"])
+    if "channels" in given:
+        given["channels_first"] = given.pop("channels") == "first"
+    elif "shape" not in given and isinstance(analyzer.model.input_shape, tuple):
+        given["channels_first"] = analyzer.model.channels_first
     limit, beneath = given.pop("limit", plot.LIMIT), given.pop("input", False)
     title = f"{options.rule}, target {os.path.basename(options.target)}"
     if options.start is not None:

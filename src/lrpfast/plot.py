@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,7 @@ def heatmap(
     shape: Sequence[int] | None = None,
     mask: Any = None,
     channels: str | int | None = None,
+    channels_first: bool | None = None,
     features: Sequence[Any] | None = None,
     scale: str = "sample",
     percentile: float | None = None,
@@ -77,7 +78,8 @@ def heatmap(
         channel's bars, from the smallest to the largest value of that channel in the
         samples shown. A vector is a grey line of steps, with an axis of its own on the right.
     kind : {"auto", "image", "sequence", "vector"}
-        - "image": (samples, height, width) or (samples, height, width, channels);
+        - "image": (samples, height, width), or with channels (samples, height, width,
+          channels) or (samples, channels, height, width); see ``channels_first``;
         - "sequence": (samples, steps) or (samples, steps, channels), a row of coloured
           bars for each channel;
         - "vector": (samples, features), bars upwards and downwards.
@@ -93,6 +95,12 @@ def heatmap(
     channels : {"sum", "each"} or int, optional
         Images: "sum" (default) adds the relevance of the channels, an index shows one.
         Sequences: "each" (default) has a row for each, or "sum", or an index.
+    channels_first : bool, optional
+        Whether a sample's channels are its first axis, as in ONNX and PyTorch, or its last,
+        as in Keras; ``model.channels_first`` knows that of inputs. Say it for hidden layers,
+        whose channels are many. When None, the channels of an image are whichever of the
+        two is shorter than both other axes, and an error where neither is; those of a
+        sequence are the last axis. Samples without channels are drawn as they are.
     features : sequence of str, optional
         Names of a vector's features or of a sequence's channels.
     scale : {"sample", "shared"}
@@ -130,7 +138,8 @@ def heatmap(
     ShapeError
         When shapes do not fit each other or the kind; a single sample needs its batch axis.
     InputError
-        When an option is unknown, there are no samples, or a relevance is infinite.
+        When an option is unknown, there are no samples, a relevance is infinite, or an
+        image's channels may be its first axis as well as its last.
     MissingPackageError
         When matplotlib is not installed: ``pip install 'lrpfast[plot]'``.
 
@@ -145,10 +154,10 @@ def heatmap(
     _check_choice("scale", scale, SCALES)
     _check_choice("origin", origin, ORIGINS)
     check_limit(limit)
-    reader = _Reader.of(kind, shape, mask, channels)
     values, samples = _as_samples(relevance, "relevance", limit)
-    kind, values = reader.read(values, "relevance", input=False)
-    beneath = None if input is None else _as_input(input, reader, kind, values, samples, limit)
+    reader, values = _Reader.of(kind, shape, mask, channels, channels_first).read(values, "relevance")
+    kind = reader.kind
+    beneath = None if input is None else _as_input(input, reader, values, samples, limit)
     limits, clipped = _limits(values, scale, percentile)
     names = _Names.of(len(values), samples, labels, rows, columns, kind)
     parts = _check_features(features, kind, values)
@@ -294,9 +303,10 @@ class _Reader:
     shape: tuple[int, ...] | None
     mask: np.ndarray | None
     channels: str | int | None
+    channels_first: bool | None
 
     @classmethod
-    def of(cls, kind: str, shape: Any, mask: Any, channels: Any) -> _Reader:
+    def of(cls, kind: str, shape: Any, mask: Any, channels: Any, channels_first: Any) -> _Reader:
         _check_choice("kind", kind, KINDS)
         if shape is not None:
             shape = tuple(shape) if isinstance(shape, (tuple, list, np.ndarray)) else (shape,)
@@ -317,12 +327,15 @@ class _Reader:
             raise InputError(f"mask is for images; kind is {kind!r}")
         if not (channels in (None, "sum", "each") if not _is_index(channels) else True):
             raise InputError(f"channels must be sum, each or an index, not {channels!r}")
-        return cls(kind, shape, mask, channels)
+        if channels_first is not None and not isinstance(channels_first, (bool, np.bool_)):
+            raise InputError(f"channels_first must be True, False or None, not {channels_first!r}")
+        return cls(kind, shape, mask, channels, channels_first)
 
-    def read(self, values: np.ndarray, what: str, input: bool) -> tuple[str, np.ndarray]:
-        """(kind, values) of images (n, h, w), sequences (n, steps, channels) or vectors (n, features).
+    def read(self, values: np.ndarray, what: str) -> tuple[_Reader, np.ndarray]:
+        """Images (n, h, w), sequences (n, steps, channels) or vectors (n, features).
 
-        An image's ``input`` keeps its channels.
+        The reader returned reads others alike: it knows their kind, and where channels lie.
+        An image's "input" keeps its channels.
         """
         given, kind = values.shape, self.kind
         if self.mask is not None:
@@ -341,25 +354,43 @@ class _Reader:
             if kind == "auto":
                 raise ShapeError(f"{what} of shape {given}: there is no picture of {values.ndim} axes; give a slice")
             wanted = {
-                "image": "(samples, height, width) or (samples, height, width, channels)",
-                "sequence": "(samples, steps) or (samples, steps, channels)",
+                "image": "(samples, height, width), or with an axis of channels",
+                "sequence": "(samples, steps), or with an axis of channels",
                 "vector": "(samples, features)",
             }[kind]
             hint = "; shape=(height, width) folds flat ones" if kind == "image" and values.ndim == 2 else ""
             if values.ndim == axes[0] - 1:
                 hint += "; for one sample add the batch axis: x[None]"
             raise ShapeError(f"{what} of kind {kind!r} must have shape {wanted}, not {values.shape}{hint}")
-        if kind == "vector" and self.channels is not None:
-            raise InputError("channels are for images and sequences, not for vectors")
+        first = self.channels_first
+        if kind == "vector":
+            for name in ("channels", "channels_first"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name} is for images and sequences, not for vectors")
+        elif values.ndim == axes[-1]:
+            first = self._channels_first(kind, values.shape, what)
+            values = np.moveaxis(values, 1, -1) if first else values
         if kind == "sequence":
             values = values[..., None] if values.ndim == 2 else values
-            return kind, self._pick(values, what) if self.channels not in (None, "each") else values
+            values = self._pick(values, what) if self.channels not in (None, "each") else values
         if kind == "image":
             if self.channels == "each":
                 raise InputError("channels of images are sum or an index; each is for sequences")
-            if values.ndim == 4 and not input:
+            if values.ndim == 4 and what == "relevance":
                 values = self._pick(values, what)[..., 0]
-        return kind, values
+        return replace(self, kind=kind, channels_first=first), values
+
+    def _channels_first(self, kind: str, shape: tuple[int, ...], what: str) -> bool:
+        """Whether samples with channels have them first: as told, else by an image's sizes."""
+        if self.channels_first is not None or kind == "sequence":
+            return bool(self.channels_first)
+        first, middle, last = shape[1:]
+        if first < min(middle, last) or last < min(first, middle):
+            return first < last
+        raise InputError(
+            f"{what} of shape {shape}: neither its first nor its last axis is shorter than the others, as that of an "
+            "image's channels is; say channels_first=True or channels_first=False"
+        )
 
     def _on_grid(self, values: np.ndarray, what: str) -> np.ndarray:
         assert self.mask is not None
@@ -385,14 +416,12 @@ def _listed(shape: Sequence[int]) -> str:
     return ", ".join(map(str, shape))
 
 
-def _as_input(input: Any, reader: _Reader, kind: str, values: np.ndarray, samples: int, limit: int) -> np.ndarray:
+def _as_input(input: Any, reader: _Reader, values: np.ndarray, samples: int, limit: int) -> np.ndarray:
     shown, count = _as_samples(input, "input", limit)
     if count != samples:
         raise ShapeError(f"there are {samples} relevances, but {count} inputs")
-    if kind == "image" and reader.kind == "auto" and shown.ndim == 3:
-        shown = shown[..., None]  # images of (h, w, channels) with inputs of (h, w)
-    _, shown = _Reader(kind, reader.shape, reader.mask, reader.channels).read(shown, "input", input=True)
-    if kind == "image":
+    _, shown = reader.read(shown, "input")
+    if reader.kind == "image":
         if shown.ndim == 4:
             some = ~np.isnan(shown).all(-1)
             shown = np.where(some, np.nansum(shown, -1) / np.maximum(1, (~np.isnan(shown)).sum(-1)), np.nan)
