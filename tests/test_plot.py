@@ -8,7 +8,8 @@ import pytest
 
 import lrpfast
 from lrpfast import InputError, ShapeError
-from lrpfast.plot import MOST_PANELS, heatmap, save
+from lrpfast.plot import heatmap, save
+from lrpfast.plot.samples import MOST_PANELS
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
