@@ -10,10 +10,10 @@ import numpy as np
 from ..errors import InputError, MissingPackageError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
-def figure_class() -> type[Figure]:
+def figure_class() -> Any:
     """Matplotlib's ``Figure``; MissingPackageError where there is no matplotlib."""
     try:
         import matplotlib  # noqa: F401, its parts may be known while it is not there
@@ -23,8 +23,6 @@ def figure_class() -> type[Figure]:
             raise
         raise MissingPackageError("pictures need matplotlib: pip install 'lrpfast[plot]'", name="matplotlib") from None
     return Figure
-
-
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ def draw_sequence(
     colours: Colormap,
     every: np.ndarray | None,
 ) -> None:
-    """A row of bars for each channel of (steps, channels), and the input's line, on the channel's scale in ``every``."""
+    """A row of bars for each channel, and the input's line, on the channel's scale in the samples ``every``."""
     steps, count = values.shape
     ax.imshow(values.T, cmap=colours, vmin=-end, vmax=end, aspect="auto")
     for c in range(count if below is not None else 0):
@@ -116,9 +116,7 @@ def annotate(ax: Axes, kind: str, parts: list[str] | None, grid: Grid, i: int, l
                 ax.set_ylabel("channel", fontsize="small")
 
 
-def add_bar(
-    figure: Figure, axes: list[Axes], colours: Colormap, end: float | None, clipped: tuple[bool, bool]
-) -> None:
+def add_bar(figure: Figure, axes: list[Axes], colours: Colormap, end: float | None, clipped: tuple[bool, bool]) -> None:
     """The colour bar; without ``end`` that of panels with scales of their own."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

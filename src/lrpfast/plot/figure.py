@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-
-
 def heatmap(
     relevance: Any,
     input: Any = None,

@@ -12,8 +12,6 @@ from ..errors import InputError
 from .check import as_labels, is_index
 
 
-
-
 @dataclass(frozen=True)
 class Grid:
     """The grid of panels and what stands beside it."""

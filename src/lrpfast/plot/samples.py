@@ -83,7 +83,7 @@ class Reader:
             raise InputError(f"channels must be sum, each or an index, not {channels!r}")
         if channels_first is not None and not isinstance(channels_first, (bool, np.bool_)):
             raise InputError(f"channels_first must be True, False or None, not {channels_first!r}")
-        return cls(kind, shape, mask, channels, channels_first)
+        return cls(kind, shape, mask, channels, None if channels_first is None else bool(channels_first))
 
     def read(self, values: np.ndarray, what: str) -> tuple[Reader, np.ndarray]:
         """Images (n, h, w), sequences (n, steps, channels) or vectors (n, features).
