@@ -1,5 +1,6 @@
 """Pictures, by their structure: what is drawn where, in which colours and under which names. No pixels."""
 
+import os
 import re
 import sys
 
@@ -18,6 +19,7 @@ IMAGES = RNG.normal(size=(5, 6, 7, 3))
 SEQUENCES = RNG.normal(size=(3, 20, 2))
 VECTORS = RNG.normal(size=(4, 12)).astype(np.float32)
 NAN = np.nan
+LIMITED = os.name == "posix" and hasattr(os, "geteuid") and os.geteuid() != 0
 
 
 def panels(figure):
@@ -311,6 +313,55 @@ def test_what_explains_is_what_is_drawn():
     np.testing.assert_array_equal(drawn(lrpfast.plot.heatmap(relevance, shape=(2, 3))), relevance.reshape(2, 2, 3))
 
 
+def test_explanations():
+    model = lrpfast.from_layers([lrpfast.layers.Dense(RNG.normal(size=(6, 3)))])
+    explanation = lrpfast.Analyzer(model, "epsilon").explain(RNG.normal(size=(2, 6)))
+    np.testing.assert_array_equal(drawn(heatmap(explanation, kind="sequence")), explanation.relevance[:, None])
+
+
+def test_an_explanation_of_several_inputs():
+    graph = lrpfast.Graph()
+    total = graph.add(lrpfast.layers.Add(), graph.input(3), graph.input(3))
+    explanation = lrpfast.Analyzer(graph.model(total), "epsilon").explain([np.ones((2, 3)), np.ones((2, 3))])
+    with pytest.raises(InputError, match=r"a model with 2 inputs; draw one of them: explanation\.relevance\[0\]"):
+        heatmap(explanation)
+    heatmap(explanation.relevance[0])
+
+
+def test_arrays_of_pytorch():
+    torch = pytest.importorskip("torch")
+    r = torch.tensor(VECTORS, requires_grad=True)
+    figure = heatmap(r, r.bfloat16(), kind="sequence", labels=torch.arange(4))
+    np.testing.assert_array_equal(drawn(figure), VECTORS[:, None])
+    assert [ax.get_title().split("\n")[0] for ax in panels(figure)] == list("0123")
+
+
+def test_arrays_of_xarray():
+    xarray = pytest.importorskip("xarray")
+    r = xarray.DataArray(VECTORS, dims=("sample", "feature"), coords={"feature": [f"f{i}" for i in range(12)]})
+    figure = heatmap(r, r, features=r.coords["feature"])
+    assert [t.get_text() for t in panels(figure)[-1].get_xticklabels()] == [f"f{i}" for i in range(12)]
+
+
+def test_of_lazy_arrays_only_the_samples_shown_are_computed():
+    dask = pytest.importorskip("dask.array")
+
+    def block(info):
+        assert info[0]["array-location"][0][0] < 4
+        return VECTORS
+
+    chunks = dask.zeros((4_000_000, 12), chunks=(4, 12), dtype=np.float32)[:400]
+    lazy = dask.map_blocks(lambda part, block_info: block(block_info), chunks, dtype=np.float32)
+    np.testing.assert_array_equal(drawn(heatmap(lazy, limit=3, kind="sequence")), VECTORS[:3, None])
+
+
+def test_arrays_on_a_gpu(standin):
+    cupy = sys.modules["cupy"]
+    r = cupy.asarray(VECTORS)
+    mask = cupy.asarray(np.ones((3, 4), bool))
+    np.testing.assert_array_equal(drawn(heatmap(r, r, mask=mask)), VECTORS.reshape(4, 3, 4))
+
+
 def test_save(tmp_path):
     figure = heatmap(VECTORS)
     for name, head in {"a.png": b"\x89PNG", "a.PDF": b"%PDF", "a.svg": b"<?xml"}.items():
@@ -320,9 +371,27 @@ def test_save(tmp_path):
     with pytest.raises(InputError, match=r"ends in \.png, \.pdf, \.svg"):
         save(figure, tmp_path / "a.jpeg")
     before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(AttributeError):
-        save(None, tmp_path / "a.png")
+    wrong = {
+        "figure must be a matplotlib Figure": {"figure": None},
+        "figure must be": {"figure": figure.axes[0]},
+        "dpi must be a number above 0, not 0": {"dpi": 0},
+        "dpi must be": {"dpi": "100"},
+        "dpi must be a number above 0, not nan": {"dpi": NAN},
+        "path must be a file's name, not None": {"path": None},
+        "path must be": {"path": b"a.png"},
+        "there is no folder": {"path": tmp_path / "no" / "a.png"},
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(InputError, match=message):
+            save(**{"figure": figure, "path": tmp_path / "a.png", **arguments})
     assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(not LIMITED, reason="nothing is forbidden to root")
+def test_a_folder_that_must_not_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="is not writeable"):
+        save(heatmap(VECTORS), tmp_path / "a.png")
 
 
 def test_without_matplotlib(monkeypatch):
@@ -344,6 +413,14 @@ WRONG = {
     "vectors of images": (ShapeError, lambda: heatmap(IMAGES, kind="vector"), "(samples, features)"),
     "no samples": (InputError, lambda: heatmap(VECTORS[:0]), "nothing to draw"),
     "complex": (InputError, lambda: heatmap(VECTORS * 1j), "real numbers"),
+    "text": (InputError, lambda: heatmap("relevance.npy"), "relevance"),
+    "texts": (InputError, lambda: heatmap([["a", "b"]]), "relevance must be real numbers"),
+    "nothing": (InputError, lambda: heatmap(None), "relevance"),
+    "complex input": (InputError, lambda: heatmap(VECTORS, VECTORS * 1j), "input must be real numbers"),
+    "ragged input": (InputError, lambda: heatmap(VECTORS, [[1.0], [1.0, 2.0]]), "input cannot be made an array"),
+    "ragged mask": (InputError, lambda: heatmap(VECTORS, mask=[[True], [True, False]]), "mask cannot be made"),
+    "labels of labels": (InputError, lambda: heatmap(VECTORS, labels=np.ones((4, 2))), "labels must be a sequence"),
+    "a label": (InputError, lambda: heatmap(VECTORS, labels=np.array("a")), "labels must be a sequence"),
     "ragged": (InputError, lambda: heatmap([[1.0], [1.0, 2.0]]), "array"),
     "infinite": (InputError, lambda: heatmap([[1.0, np.inf]]), "relevance[0, 1] is infinite"),
     "kind": (InputError, lambda: heatmap(VECTORS, kind="picture"), "kind must be one of"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, MissingPackageError
+from ..kernels.arrays import as_array
 
 if TYPE_CHECKING:
     pass
@@ -36,11 +37,19 @@ def is_index(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
 
 
+def is_real(value: Any) -> bool:
+    """Whether ``value`` is a real number."""
+    return is_index(value) or isinstance(value, (float, np.floating))
+
+
 def as_labels(value: Any, what: str) -> list[str]:
     """A sequence's values as texts."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
-        raise InputError(f"{what} must be a sequence, one for each, not {value!r}")
-    return [str(v) for v in value]
+    values = as_array(value) if hasattr(value, "__array__") or hasattr(value, "__dlpack__") else value
+    if getattr(values, "ndim", 1) != 1:
+        raise InputError(f"{what} must be a sequence, one for each, not an array of shape {tuple(values.shape)}")
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+        raise InputError(f"{what} must be a sequence, one for each, not {value!r:.80}")
+    return [str(v) for v in values]
 
 
 def check_features(features: Sequence[Any] | None, kind: str, values: np.ndarray) -> list[str] | None:

@@ -43,9 +43,10 @@ def heatmap(
 
     Parameters
     ----------
-    relevance : array, shape (samples, …)
-        As `Analyzer.analyze` returns it, in the units of the explained output. How a
-        sample is drawn follows from its shape; see ``kind``.
+    relevance : array, shape (samples, …), or Explanation
+        As `Analyzer.analyze` or `explain` returns it, in the units of the explained output:
+        NumPy's, on a GPU, of PyTorch, xarray or Dask. How a sample is drawn follows from its
+        shape; see ``kind``. Means by group, ``statistics.mean``, are samples too.
     input : array shaped like ``relevance``, optional
         What was explained. An image lies in grey beneath its relevance, which covers it
         the more, the larger |R| is; channels are averaged. A sequence is a line over each

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.explanation import Explanation
+from ..engine.inputs import as_real
 from ..errors import InputError, ShapeError
+from ..kernels.arrays import as_array, to_host
 from .check import check_choice, is_index
 
 KINDS = ("auto", "image", "sequence", "vector")
@@ -29,24 +32,26 @@ def check_limit(limit: Any, panels: int = 1) -> None:
 
 
 def as_samples(value: Any, what: str, limit: int) -> tuple[np.ndarray, int]:
-    """The first ``limit`` samples in float64, and how many there are; of a mapped file no more is read."""
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} cannot be made an array: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{what} must be real numbers, not dtype {array.dtype}")
-    if array.ndim < 2:
-        raise ShapeError(
-            f"{what} must have shape (samples, …), not {array.shape}; for one sample add the batch axis: x[None]"
-        )
-    if 0 in array.shape:
-        raise InputError(f"{what} of shape {array.shape} has nothing to draw")
-    shown = np.array(array[:limit], np.float64)
+    """The first ``limit`` samples in float64, and how many there are; of what is mapped or lazy no more is read."""
+    if isinstance(value, Explanation):
+        value = value.relevance
+        if isinstance(value, list):
+            raise InputError(
+                f"the explanation is of a model with {len(value)} inputs; draw one of them: explanation.relevance[0]"
+            )
+    if not hasattr(value, "shape") or not hasattr(value, "__getitem__"):
+        value = as_real(value, what)
+    shape = tuple(value.shape)
+    if len(shape) < 2:
+        hint = "for one sample add the batch axis: x[None]"
+        raise ShapeError(f"{what} must have shape (samples, …), not {shape}; {hint}")
+    if 0 in shape:
+        raise InputError(f"{what} of shape {shape} has nothing to draw")
+    shown = np.array(to_host(as_real(value[:limit], what)), np.float64)
     if np.isinf(shown).any():
         place = ", ".join(map(str, np.argwhere(np.isinf(shown))[0]))
         raise InputError(f"{what}[{place}] is infinite: there is no colour for it")
-    return shown, len(array)
+    return shown, shape[0]
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,10 @@ class Reader:
                 raise InputError(f"shape must be a tuple of whole numbers above 0, not {shape}")
             shape = tuple(int(n) for n in shape)
         if mask is not None:
-            mask = np.asarray(mask)
+            try:
+                mask = to_host(as_array(mask))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"mask cannot be made an array: {error}") from None
             if mask.dtype != bool or mask.ndim != 2:
                 raise InputError(
                     f"mask must be a boolean grid, True where the features lie, not {mask.dtype} {mask.shape}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from .check import is_real
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -19,10 +20,8 @@ MASKED = "0.8"
 
 def limits(values: np.ndarray, scale: str, percentile: float | None) -> tuple[list[float], tuple[bool, bool]]:
     """The |R| at which each panel's colours end, and whether some relevance lies below or above that."""
-    if percentile is not None:
-        real = isinstance(percentile, (int, float, np.integer, np.floating)) and not isinstance(percentile, bool)
-        if not real or not 0 < percentile <= 100:
-            raise InputError(f"percentile must be a number above 0 and up to 100, not {percentile!r}")
+    if percentile is not None and not (is_real(percentile) and 0 < percentile <= 100):
+        raise InputError(f"percentile must be a number above 0 and up to 100, not {percentile!r}")
 
     def end(part: np.ndarray) -> float:
         sizes = np.abs(part[~np.isnan(part) & (part != 0)])
