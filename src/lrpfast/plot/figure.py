@@ -124,6 +124,14 @@ def heatmap(
     >>> figure = lrpfast.plot.heatmap(relevance, kind="image", labels=["cat", "dog"])
     >>> len(figure.axes)  # two panels and a colour bar
     3
+
+    Mean maps by group:
+
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((16, 2)))])
+    >>> done = lrpfast.Analyzer(model, "epsilon").stream(np.eye(16), statistics=True, group_by=np.arange(16) % 2)
+    >>> done.statistics.mean.shape
+    (2, 16)
+    >>> figure = lrpfast.plot.heatmap(done.statistics.mean, shape=(4, 4), labels=done.statistics.groups)
     """
     figure_class()  # what is not installed is told first
     check_choice("scale", scale, SCALES)
