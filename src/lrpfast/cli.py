@@ -24,9 +24,10 @@ from .errors import BoundsWarning, InputError, LrpfastError
 from .model.graph import Model
 from .model.layers import Activation
 from .readers import load
-from .rules.composites import COMPOSITES, Assignment
+from .rules import RULES, Pass, Rule, Stabilizer
+from .rules.composites import Assignment
 from .rules.innvestigate import ANALYZERS, keywords
-from .rules.rule import RULES, Pass, Rule, Stabilizer
+from .rules.presets import COMPOSITES
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import table
-from ..errors import InputError, RuleError
+from ..errors import InputError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
 from ..model.graph import Model
 from ..model.layers import SOFTMAXES
-from ..rules import composites
+from ..rules import Pass, Rule
 from ..rules.composites import Composite
-from ..rules.rule import Pass, Rule
+from ..rules.presets import as_composite
 from ..version import __version__
 from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
@@ -39,21 +39,6 @@ if TYPE_CHECKING:
 MAX_VARIANTS = 8
 #: Rules that an analyzer's repr names.
 SHOWN_RULES = 4
-
-
-def as_composite(rule: Any) -> Composite:
-    """A composite from a rule, a composite, or the name of either."""
-    if isinstance(rule, Composite):
-        return rule
-    if isinstance(rule, Rule):
-        return composites.Uniform(rule)
-    if isinstance(rule, str):
-        if rule.startswith(("lrp", "deep_taylor")):
-            raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
-        return composites.from_name(rule)
-    if isinstance(rule, type) and issubclass(rule, Rule):
-        raise RuleError(f"rule must be an instance: write {rule.__name__}(), not {rule.__name__}")
-    raise RuleError(f"rule must be a rule, a composite or a rule's name, not {type(rule).__name__}")
 
 
 class Analyzer:

@@ -33,7 +33,7 @@ from ..kernels.program import (
     Term,
     Unmask,
 )
-from ..rules.rule import Gradient, Pass, Product, Stabilizer, Taylor
+from ..rules import Gradient, Pass, Product, Stabilizer, Taylor
 from . import passes
 from .plan import FunctionPlan, GroupPlan, LinearPlan, Plan, Step
 

@@ -38,7 +38,7 @@ from ..model.layers import (
 )
 from ..model.layers.window import pads, trim
 from ..once import once
-from ..rules.rule import WEIGHT_PARTS
+from ..rules import WEIGHT_PARTS
 
 Fixed = tuple[int, ...]
 #: Taps times channels that one row may spread to.

@@ -57,7 +57,7 @@ from ..model.layers import (
     UpSample,
     ZeroPad,
 )
-from ..rules.rule import Detached, Gradient, Pass, Stabilizer
+from ..rules import Detached, Gradient, Pass, Stabilizer
 from .operators import windows
 from .plan import LayerPlan
 

@@ -31,9 +31,10 @@ from ..model.layers import (
     Multiply,
     Reshape,
 )
+from ..rules import Gradient, Group, Pass, Product, Rule, Stabilizer, Zero
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, role
-from ..rules.rule import Gradient, Group, Pass, Product, Rule, Stabilizer, Zero, changed
+from ..rules.rule import changed
 from .operators import Operator, operator
 
 #: (input part, weight part, whose weights)
