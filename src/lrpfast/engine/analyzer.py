@@ -28,7 +28,8 @@ from .explained import explained_targets, minus_reference, rules_of, start_and_t
 from .explanation import Explanation
 from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
 from .lower import Lowered, lower
-from .plan import Plan, describe, make_plan
+from .plan import Plan, describe
+from .planner import make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
 
