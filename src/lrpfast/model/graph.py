@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -88,7 +88,15 @@ def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
 class Model:
     """A network as a graph of layers, in forward order.
 
-    Make one with `lrpfast.load`, `from_layers`, `Graph`, `from_keras` or `from_sklearn`.
+    Make one with `lrpfast.load`, `from_layers`, `Graph`, `from_keras`, `from_onnx`, `from_sklearn` or `from_torch`.
+
+    Parameters
+    ----------
+    nodes : list of (Layer, tuple of int)
+        The layers in forward order, an Input first, each with the indices of the layers that feed it.
+    name : str
+    outputs : list of int, optional
+        Indices of the layers that the model returns; the last when None.
 
     Attributes
     ----------
@@ -101,6 +109,13 @@ class Model:
         Indices of the nodes where data enters and leaves.
     input_shape, output_shape : tuple
         Per sample, without the batch axis; a list of them where there are several.
+
+    Raises
+    ------
+    InputError
+        When an argument is of another kind, or two layers have one name.
+    ShapeError
+        When layers do not fit, are not connected, or nothing uses their output.
 
     Examples
     --------
@@ -185,12 +200,21 @@ class Model:
         return any(None in self.nodes[i].shape for i in self.inputs)
 
     def with_input_shape(self, *shapes: Sequence[int] | int) -> Model:
-        """The same model for inputs of the given shapes, one for each input, where it leaves sizes open.
+        """The same model for inputs of the given shapes, where it leaves sizes open.
+
+        Parameters
+        ----------
+        *shapes : tuple of int, or int for one axis
+            One for each input, without the batch axis.
+
+        Returns
+        -------
+        Model
 
         Raises
         ------
         ShapeError
-            When a shape does not fit what the model says of it.
+            When a shape does not fit what the model says of it, or there are not as many as inputs.
 
         Examples
         --------
@@ -210,7 +234,12 @@ class Model:
         return Model(nodes, self.name, self.outputs)
 
     def consumers(self) -> list[list[int]]:
-        """For each node, the nodes that its output feeds, in forward order; one that takes it twice is named twice.
+        """For each node, the nodes that its output feeds, in forward order.
+
+        Returns
+        -------
+        list of list of int
+            By index in `nodes`; a node that takes an output twice is named twice.
 
         Examples
         --------
@@ -225,7 +254,22 @@ class Model:
         return used
 
     def index(self, layer: str | int) -> int:
-        """Position of a layer given by name or index; InputError when there is none.
+        """Position of a layer in `layers`.
+
+        Parameters
+        ----------
+        layer : str or int
+            The layer's name, or its index in `layers`; negative from the last.
+
+        Returns
+        -------
+        int
+            0 or more.
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
 
         Examples
         --------
@@ -248,6 +292,20 @@ class Model:
     def until(self, layer: str | int) -> Model:
         """The model that ends with the given layer's output (its activation included).
 
+        Parameters
+        ----------
+        layer : str or int
+            The layer's name, or its index in `layers`; negative from the last.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
+
         Examples
         --------
         >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 3))), lrpfast.layers.Dense(np.ones((3, 2)))])
@@ -260,7 +318,22 @@ class Model:
         return Model(nodes, self.name, [len(kept) - 1])
 
     def needed(self, layer: str | int) -> list[int]:
-        """The nodes that a layer's output depends on, itself included, in forward order.
+        """The nodes that a layer's output depends on, itself included.
+
+        Parameters
+        ----------
+        layer : str or int
+            The layer's name, or its index in `layers`; negative from the last.
+
+        Returns
+        -------
+        list of int
+            Indices in `nodes`, in forward order.
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
 
         Examples
         --------
@@ -274,8 +347,23 @@ class Model:
                 found.update(self.nodes[i].inputs)
         return sorted(found)
 
-    def without_output_activation(self, functions: Sequence[str]) -> Model:
+    def without_output_activation(self, functions: Collection[str]) -> Model:
         """The model without its outputs' final activations, where these are among ``functions``.
+
+        Parameters
+        ----------
+        functions : list of str
+            Names of activation functions.
+
+        Returns
+        -------
+        Model
+            The very same where no output ends with one of them.
+
+        Raises
+        ------
+        InputError
+            When ``functions`` is no list of names.
 
         Examples
         --------
@@ -283,8 +371,9 @@ class Model:
         >>> model.without_output_activation(["sigmoid"]).predict(np.array([[3.0]])).tolist()
         [[3.0]]
         """
-        if isinstance(functions, str):
-            raise InputError(f"functions must be a list of names, [{functions!r}], not a text")
+        listed = isinstance(functions, Collection) and not isinstance(functions, str)
+        if not listed or not all(isinstance(name, str) for name in functions):
+            raise InputError(f"functions must be a list of names, as ['softmax'], not {functions!r:.80}")
         nodes = [(node.layer, node.inputs) for node in self.nodes]
         consumers = self.consumers()
         changed = False
@@ -312,6 +401,10 @@ class Model:
 
     def without_softmax(self) -> Model:
         """The same model with a final softmax or its logarithm left out, so that it predicts logits.
+
+        Returns
+        -------
+        Model
 
         Examples
         --------
@@ -364,6 +457,11 @@ class Model:
     def summary(self) -> str:
         """A table of the layers: index, name, type, shape, parameters, activation, and what feeds each.
 
+        Returns
+        -------
+        str
+            Of several lines, the last without a newline.
+
         Examples
         --------
         >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 2)), activation="softmax")])
@@ -408,6 +506,17 @@ class Model:
         The file is written under a temporary name and renamed, so that a full
         disk or an interrupt leaves what was there before.
 
+        Parameters
+        ----------
+        path : str or path
+
+        Raises
+        ------
+        InputError
+            When ``path`` is no name of a file.
+        OSError
+            When the file cannot be written.
+
         Examples
         --------
         >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
@@ -422,9 +531,14 @@ class Model:
         write(self, Path(path))
 
     def digest(self) -> str:
-        """A fingerprint of the layers, their names, connections and weights: 32 hexadecimal digits.
+        """A fingerprint of the layers, their names, connections and weights.
 
         Files of relevances carry it, so that they say which model they are about.
+
+        Returns
+        -------
+        str
+            32 hexadecimal digits.
 
         Examples
         --------
@@ -439,6 +553,19 @@ class Model:
 
 def model_wo_softmax(model: Model) -> Model:
     """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    InputError
+        When ``model`` is none of lrpfast's.
 
     Examples
     --------
