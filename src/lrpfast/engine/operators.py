@@ -2,7 +2,7 @@
 
 A dense layer, a convolution and its transpose, a depthwise one, average pooling,
 batch normalization and a sum are the same table with another contraction. An
-`Operator` holds that table; ``contractions.py`` decides what to contract, ``lower.py``
+`Operator` holds that table; ``contractions.py`` decides what to contract, ``linear.py``
 asks here for the weights and geometries.
 """
 

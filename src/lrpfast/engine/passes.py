@@ -386,7 +386,7 @@ def backward(low: Lowering, step: LayerPlan, r: int, y: int) -> list[int]:
     return outs
 
 
-def divide(r: int, z: int, out: int, stabilizer: Stabilizer, dtype: np.dtype) -> Divide:
+def divide(r: int, z: int | np.ndarray, out: int, stabilizer: Stabilizer, dtype: np.dtype) -> Divide:
     """s = r / stabilized z."""
     return Divide(r, z, out, float(dtype.type(stabilizer.value)), stabilizer.kind)
 
