@@ -17,16 +17,14 @@ from .layers import (
     SOFTMAXES,
     Activation,
     Block,
-    Flatten,
     Identity,
     Input,
     Layer,
     Merge,
-    Permute,
-    Reshape,
     Shape,
 )
 from .layers.base import as_shape, whole
+from .layers.shape import only_moves
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,11 +377,7 @@ class Model:
         changed = False
         for at in self.outputs:
             # a layer that only hands the output on or moves it, and to nothing else
-            while (
-                (nodes[at][0].identity or isinstance(nodes[at][0], (Flatten, Permute, Reshape)))
-                and nodes[at][1]
-                and len(consumers[at]) <= (at not in self.outputs)
-            ):
+            while only_moves(nodes[at][0]) and nodes[at][1] and len(consumers[at]) <= (at not in self.outputs):
                 at = nodes[at][1][0]
             layer, inputs = nodes[at]
             activation: Activation | None = getattr(layer, "activation", None)

@@ -9,11 +9,13 @@ import numpy as np
 from ..errors import RuleError
 from ..model.graph import Model
 from ..model.layers import Flatten, Input, Layer, Permute, Reshape
+from ..model.layers.base import Shape, known
+from ..model.layers.shape import only_moves
 from .first_layer import ZBox
 from .rule import Rule
 
 
-def _fits(bound: np.ndarray, shape: tuple[int | None, ...]) -> bool:
+def _fits(bound: np.ndarray, shape: Shape) -> bool:
     pairs = zip(reversed(bound.shape), reversed(shape), strict=False)
     return bound.ndim <= len(shape) and all(b in (1, n) for b, n in pairs)
 
@@ -30,26 +32,25 @@ def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
     at = model.nodes[index].inputs[0]
     shape = model.nodes[at].shape
     between: list[Layer] = []
-    while model.nodes[at].inputs and (
-        model.layers[at].identity or isinstance(model.layers[at], (Flatten, Permute, Reshape))
-    ):
+    while model.nodes[at].inputs and only_moves(model.layers[at]):
         between.insert(0, model.layers[at])
         at = model.nodes[at].inputs[0]
     whole = model.nodes[at].shape
+    sizes = known(whole)
     moved = any(isinstance(layer, Permute) for layer in between)
     fitted = {}
     for key in ("low", "high"):
         bound = getattr(rule, key)
         of_input = isinstance(model.layers[at], Input) and _fits(bound, whole)
         if bound.ndim and (not _fits(bound, shape) or (moved and bound.ndim > 1 and of_input)):
-            opened = None in whole and any(isinstance(layer, (Flatten, Reshape)) for layer in between)
+            opened = sizes is None and any(isinstance(layer, (Flatten, Reshape)) for layer in between)
             if not of_input or opened:
                 raise RuleError(
                     f"{model.nodes[index]}: {key} of shape {bound.shape} does not fit its input of shape {shape}"
                 )
             bound = bound.reshape((1,) * (len(whole) - bound.ndim) + bound.shape)
-            if None not in whole:
-                bound = np.broadcast_to(bound, whole)  # type: ignore[arg-type]
+            if sizes is not None:
+                bound = np.broadcast_to(bound, sizes)
             for layer in between:
                 if isinstance(layer, Permute):
                     bound = bound.transpose(layer.axes)

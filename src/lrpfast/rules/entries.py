@@ -10,8 +10,9 @@ from typing import Any
 from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
-from ..model.layers import Flatten, Input, Layer, Linear, Permute, Reshape
+from ..model.layers import Input, Layer, Linear
 from ..model.layers.base import whole
+from ..model.layers.shape import only_moves
 from .names import as_rule
 from .rule import Rule, short
 
@@ -112,7 +113,7 @@ def _sees_input(model: Model, index: int) -> bool:
         layer = model.nodes[j].layer
         if isinstance(layer, Input):
             continue
-        if not (layer.identity or isinstance(layer, (Flatten, Permute, Reshape))) or not _sees_input(model, j):
+        if not only_moves(layer) or not _sees_input(model, j):
             return False
     return True
 

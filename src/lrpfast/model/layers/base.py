@@ -29,6 +29,14 @@ def each(value: Any) -> tuple[Any, ...]:
     return (value,) if single else tuple(value)
 
 
+def finite(value: Any, what: str, layer: str) -> float:
+    """A finite real number as a float; InputError for anything else, a truth value too."""
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not np.isfinite(value):
+        raise InputError(f"{layer}: {what} must be a finite number, not {value!r}")
+    return float(value)
+
+
 def known(shape: Shape) -> tuple[int, ...] | None:
     """A shape none of whose sizes is open; None for any other."""
     sizes = tuple(n for n in shape if n is not None)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape, as_array, known
+from .base import Layer, Shape, as_array, finite, known
 from .window import per_axis
 
 
@@ -73,9 +73,10 @@ class BatchNorm(Layer):
 
 
 def _epsilon(value: Any, layer: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < np.inf:
-        raise InputError(f"{layer}: epsilon must be a finite number of at least 0, not {value!r}")
-    return float(value)
+    epsilon = finite(value, "epsilon", layer)
+    if epsilon < 0:
+        raise InputError(f"{layer}: epsilon must be 0 or above, not {epsilon:g}")
+    return epsilon
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,10 +181,7 @@ class LocalResponseNorm(Layer):
         (size,) = per_axis(self.size, 1, "size", str(self))
         self._set(size=size)
         for key in ("alpha", "beta", "k"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
-                raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
-            self._set(**{key: float(value)})
+            self._set(**{key: finite(getattr(self, key), key, str(self))})
 
     def output_shape(self, shape: Shape) -> Shape:
         if not shape:

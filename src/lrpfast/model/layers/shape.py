@@ -101,6 +101,11 @@ class Permute(Layer):
         return f"axes {self.axes}"
 
 
+def only_moves(layer: Layer) -> bool:
+    """Whether a layer makes of its input the same values, each once, in another shape or order at most."""
+    return layer.identity or isinstance(layer, (Flatten, Permute, Reshape))
+
+
 @dataclass(frozen=True, eq=False)
 class RepeatVector(Layer):
     """A vector repeated: y_kj = x_j, a shape of (n,) becomes (count, n).
