@@ -27,9 +27,10 @@ from .plot.draw import ORIGINS
 from .plot.samples import KINDS
 from .plot.scale import SCALES
 from .readers import load
-from .rules.composites import COMPOSITES, Assignment
+from .rules import RULES, Pass, Rule, Stabilizer
+from .rules.composites import Assignment
 from .rules.innvestigate import ANALYZERS, keywords
-from .rules.rule import RULES, Pass, Rule, Stabilizer
+from .rules.presets import COMPOSITES
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.

@@ -15,7 +15,7 @@ from ..engine.record import record, target_text
 from ..errors import InputError, SampleError, ShapeError
 from ..model.layers import Flatten, Input, Reshape
 from ..once import once
-from ..rules.rule import ZBox
+from ..rules import ZBox
 from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
