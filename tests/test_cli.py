@@ -449,7 +449,8 @@ def test_wrong_plots(options, message, files, capfd, monkeypatch):
 def test_the_plot_may_not_be_an_input(files, tmp_path, capfd):
     inputs = tmp_path / "x.png"
     files[0].rename(inputs)
-    assert "is an input of this command" in refuse(capfd, "explain", MODEL, inputs, "-o", files[1], "--plot", inputs)
+    message = refuse(capfd, "explain", MODEL, inputs, "-o", files[1], "--plot", inputs)
+    assert "is both the plot and the inputs" in message
 
 
 def test_plot_without_matplotlib(files, capfd, monkeypatch):
@@ -628,7 +629,12 @@ def test_the_output_may_not_be_an_input(files, tmp_path, capfd):
     before = files[0].read_bytes()
     (tmp_path / "link.npy").symlink_to(files[0])
     for same in (files[0], tmp_path / "." / "x.npy", tmp_path / "link.npy"):
-        assert "is an input of this command" in refuse(capfd, "explain", MODEL, files[0], "-o", same)
+        message = refuse(capfd, "explain", MODEL, files[0], "-o", same, "--force")
+        assert "is both the output and the inputs" in message
+    low = tmp_path / "low.npy"
+    np.save(low, np.zeros(3))
+    message = refuse(capfd, "explain", MODEL, files[0], "-o", low, "--rule", "z_box", "--low", low, "--high", "1")
+    assert "is both the output and the low" in message
     assert files[0].read_bytes() == before
 
 

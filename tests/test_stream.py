@@ -385,6 +385,52 @@ def test_a_finished_output_is_kept(x, tmp_path):
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
 
 
+def test_an_input_is_never_replaced(x, tmp_path):
+    """By whatever name an output leads to it."""
+    import h5py
+
+    (tmp_path / "symbolic.npy").symlink_to(x)
+    (tmp_path / "hard.npy").hardlink_to(x)
+    before = x.read_bytes()
+    both = "is both the {} and the {}"
+    for sink in (x, os.path.relpath(x), tmp_path / "symbolic.npy", tmp_path / "hard.npy"):
+        for source in (x, np.load(x, mmap_mode="r")):
+            with pytest.raises(lrpfast.InputError, match=both.format("sink", "source")):
+                ANALYZER.stream(source, sink, overwrite=True)
+    with pytest.raises(lrpfast.InputError, match=both.format("sink", "source")):
+        ANALYZER.stream(tmp_path / "symbolic.npy", x, overwrite=True)
+    np.savez(tmp_path / "both.npz", x=X, labels=LABELS)
+    with pytest.raises(lrpfast.InputError, match=both.format("statistics", "source")):
+        ANALYZER.stream(f"{tmp_path / 'both.npz'}:x", statistics=tmp_path / "both.npz", overwrite=True)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"], file["labels"], file["mask"] = X, LABELS, np.ones(FEATURES, bool)
+    for name, options in {
+        "source": {},
+        "group_by": {"group_by": f"{tmp_path / 'x.h5'}:labels", "statistics": True},
+        "correct": {"correct": f"{tmp_path / 'x.h5'}:labels", "statistics": True},
+        "mask": {"mask": f"{tmp_path / 'x.h5'}:mask"},
+    }.items():
+        source = f"{tmp_path / 'x.h5'}:x" if name == "source" else x
+        with pytest.raises(lrpfast.InputError, match=both.format("sink", name)):
+            ANALYZER.stream(source, f"{tmp_path / 'x.h5'}:relevance", overwrite=True, **options)
+    assert x.read_bytes() == before and leftovers(tmp_path) == []
+
+
+def test_a_store_around_the_input_is_not_replaced(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.open_group(tmp_path / "x.zarr", mode="w")["x"] = X
+    for source in (tmp_path / "x.zarr", f"{tmp_path / 'x.zarr'}:x", tmp_path / "x.zarr" / "x"):
+        with pytest.raises(lrpfast.InputError, match="is both the sink and the source"):
+            ANALYZER.stream(source, tmp_path / "x.zarr", overwrite=True)
+    assert (read(tmp_path / "x.zarr") == X).all()
+
+
+def test_outputs_need_two_files(x, tmp_path):
+    for sink, statistics in (("r.h5:maps", "r.h5"), ("r.zarr", "r.zarr/")):
+        with pytest.raises(lrpfast.InputError, match="the sink and the statistics need two"):
+            ANALYZER.stream(x, tmp_path / sink, statistics=f"{tmp_path}/{statistics}")
+
+
 def test_a_run_killed_in_its_last_moments(x, tmp_path, monkeypatch):
     """After the last note: before the statistics' file, between it and the rename, and after the rename."""
     from lrpfast.batch import journal, stream

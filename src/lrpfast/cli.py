@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, options, plot, table
-from .batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, split, unfinished
+from .batch import ALL, NORMALIZATIONS, Streamed, check_apart, open_sink, open_source, unfinished
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads
@@ -305,18 +305,19 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
 
 # The commands
 
+#: Arguments of ``explain`` that may name a file to read.
+_READ = ("model", "inputs", "target", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
+
 
 def _explain(arguments: argparse.Namespace) -> None:
-    sources = [arguments.model, arguments.inputs, arguments.target, arguments.low, arguments.high, arguments.mask]
-    sources += [arguments.plot_mask, arguments.group_by, arguments.correct_only]
     outputs = [arguments.output, arguments.statistics]
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
-    for output in (*outputs, arguments.plot):
-        if output is not None and any(_same(output, source) for source in sources if source):
-            raise InputError(f"{output}: is an input of this command and would be overwritten")
-    if arguments.output is not None:
-        open_sink(arguments.output)
+    sink = None if arguments.output is None else open_sink(arguments.output).path
+    check_apart(
+        {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
+        {name: getattr(arguments, name.replace("-", "_")) for name in _READ},
+    )
     with open_source(arguments.inputs) as data:
         target = options.target(arguments.target)
         analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
@@ -367,13 +368,6 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
         f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
         f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}"
     )
-
-
-def _same(output: str, source: str) -> bool:
-    try:
-        return os.path.samefile(split(output)[0], split(source)[0])
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import numpy as np
 from ..engine.analyzer import Analyzer
 from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, SampleError
+from .apart import check_apart
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
@@ -122,6 +123,10 @@ def stream(
         out = None if sink is None else open_sink(sink)
         if out is None and not made.wanted:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
+        check_apart(
+            {"sink": None if out is None else out.path, "statistics": made.path},
+            {"source": source, "target": target, "group_by": group_by, "correct": correct, "mask": mask},
+        )
         if out is not None and grid is not None:
             out = Gridded(out, grid)
         threads = analyzer._threads or (get_num_threads() if cluster is None else 1)
@@ -206,10 +211,7 @@ class Run:
         self.resumed = 0
         self.counts = {"left": 0, "outside": 0}
         self.record = job.record
-        paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
-        if len(paths) == 2 and os.path.realpath(paths[0]) == os.path.realpath(paths[1]):
-            raise InputError(f"{paths[0]}: the relevances and their statistics need two files")
-        self._paths = paths
+        self._paths = paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
         same = data.fingerprint is not None  # can the same input be told again?
         resumable = bool(paths) and (sink is None or sink.resumable) and same
