@@ -594,6 +594,7 @@ WRONG_FILES = {
     "truncated": (lambda b: b[:-7], "truncated"),
     "only the magic": (lambda b: b[:6], "x.npy"),
     "half a header": (lambda b: b[:40], "x.npy"),
+    "a table of text": (lambda b: b"1,2,3\n4,5,6\n", "not an .npy, .npz, HDF5, NetCDF or Zarr file"),
     "damaged header": (lambda b: b[:10] + b"?" * 60 + b[70:], "damaged .npy file"),
 }
 

@@ -77,12 +77,13 @@ def test_import_brings_neither_command_line_nor_files():
 MAY_IMPORT = {
     "errors": set(),
     "output": {"errors"},
+    "names": set(),
     "once": set(),
     "table": set(),
     "version": set(),
     "model": {"errors", "output", "table"},
     "readers": {"errors", "model"},
-    "rules": {"errors", "model"},
+    "rules": {"errors", "model", "names"},
     "kernels": {"errors"},
     "engine": {"errors", "once", "table", "version", "model", "rules", "kernels"},
     "batch": {"errors", "once", "output", "model", "readers", "rules", "engine", "version"},
@@ -90,7 +91,7 @@ MAY_IMPORT = {
     "layers": {"model"},
     "composites": {"rules"},
     "demo": {"output", "model", "readers", "engine", "kernels"},
-    "options": {"errors", "model", "rules", "engine", "batch", "plot"},
+    "options": {"errors", "model", "names", "rules", "engine", "batch", "plot"},
     "cli": {
         *("", "errors", "output", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
         *("demo", "options", "plot"),

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import pickle
 import random
 import resource
 import signal
@@ -383,6 +384,39 @@ def test_a_finished_output_is_kept(x, tmp_path):
     assert (tmp_path / "r.npy").read_bytes() == b"earlier"
     assert ANALYZER.stream(x, tmp_path / "r.npy", overwrite=True, batch_size=100).resumed >= 300
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+
+
+def test_files_that_are_not_there(x, tmp_path):
+    sink, none = tmp_path / "r.npy", str(tmp_path / "none.npy")
+    for function in (
+        lambda: ANALYZER.stream(none, sink),
+        lambda: ANALYZER.stream(Path(none), sink),
+        lambda: ANALYZER.stream(x, sink, mask=none),
+        lambda: ANALYZER.stream(x, statistics=True, correct=none),
+        lambda: ANALYZER.stream(x, statistics=True, group_by=none),
+        lambda: lrpfast.data_bounds(none),
+    ):
+        with pytest.raises(lrpfast.InputNotFoundError, match="there is no such file") as caught:
+            function()
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert isinstance(error, FileNotFoundError) and isinstance(error, lrpfast.InputError)
+        assert (error.errno, error.filename, str(error)) == (errno.ENOENT, none, str(caught.value))
+    with pytest.raises(lrpfast.InputNotFoundError, match="group_by is 'prediction', labels or their file"):
+        ANALYZER.stream(x, statistics=True, group_by="predictions")
+
+
+def test_source_and_sink_swapped(x, tmp_path):
+    for sink in (x, X):
+        with pytest.raises(lrpfast.InputNotFoundError, match="the source comes first"):
+            ANALYZER.stream(tmp_path / "r.npy", sink)
+    with pytest.raises(lrpfast.InputError, match="samples cannot be read from a function"):
+        ANALYZER.stream(lambda first, rows: None, x)
+
+
+def test_a_table_of_text(tmp_path):
+    np.savetxt(tmp_path / "x.csv", X, delimiter=",")
+    with pytest.raises(lrpfast.InputError, match=r"np\.loadtxt"):
+        ANALYZER.stream(tmp_path / "x.csv", tmp_path / "r.npy")
 
 
 def test_an_input_is_never_replaced(x, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from .engine.innvestigate import create_analyzer
 from .engine.inputs import as_batch
 from .errors import InputError, RuleError
 from .model.graph import Model
+from .names import unknown
 from .rules import composites, innvestigate
 from .rules.composites import COMPOSITES, Composite, Entry, Uniform
 from .rules.innvestigate import ANALYZERS, keywords
@@ -92,9 +92,7 @@ def composite(options: argparse.Namespace) -> Composite:
 def _known(name: str) -> str:
     known = [*RULES, *COMPOSITES, *ANALYZERS]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise RuleError(f"unknown rule {name!r}{hint} `lrpfast rules` lists them")
+        raise RuleError(unknown("rule", name, known, "`lrpfast rules` lists them"))
     return name
 
 

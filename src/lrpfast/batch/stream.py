@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
-from ..errors import BoundsWarning, InputError, SampleError
+from ..errors import BoundsWarning, InputError, InputNotFoundError, SampleError
 from .apart import check_apart
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
@@ -25,7 +26,7 @@ from .journal import ANEW, Journal, joined, locked
 from .masks import Gridded, Masked, open_mask
 from .results import check_statistics, save_statistics
 from .sinks import Sink, open_sink
-from .sources import Source, open_source
+from .sources import Source, open_source, split
 from .statistics import Statistics
 
 #: Time between two notes of what is done: what a kill costs at most.
@@ -111,7 +112,7 @@ def stream(
     if cluster is not None:
         cluster_of_files(source, sink)
     with contextlib.ExitStack() as stack:
-        data = stack.enter_context(open_source(source))
+        data = stack.enter_context(_opened(source, sink))
         grid = None
         if mask is not None:
             grid = open_mask(mask)
@@ -146,6 +147,15 @@ def stream(
     counts = run.count, run.count * job.targets
     told = run.resumed, run.counts["left"], outside
     return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record)
+
+
+def _opened(source: Any, sink: Any) -> Source:
+    """The source; where it is not there, and the sink is, they may be swapped."""
+    try:
+        return open_source(source)
+    except InputNotFoundError as error:
+        there = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
+        raise InputNotFoundError(error.filename, "the source comes first, then the sink" if there else "") from None
 
 
 def _rows(batch_size: int | str, job: Job, data: Source, threads: int) -> int:

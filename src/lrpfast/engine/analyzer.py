@@ -48,7 +48,7 @@ def as_composite(rule: Any) -> Composite:
     if isinstance(rule, Rule):
         return composites.Uniform(rule)
     if isinstance(rule, str):
-        if rule.startswith(("lrp", "deep_taylor")):
+        if rule.lower().startswith(("lrp", "deep_taylor")):
             raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
         return composites.from_name(rule)
     if isinstance(rule, type) and issubclass(rule, Rule):
@@ -139,6 +139,8 @@ class Analyzer:
         mask_nan: bool = False,
     ) -> None:
         if not isinstance(model, Model):
+            if isinstance(rule, Model):
+                raise InputError("the model comes first: Analyzer(model, rule)")
             raise InputError(
                 f"model must be an lrpfast Model, not {type(model).__name__}; "
                 "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"

@@ -39,6 +39,7 @@ from ..model.layers import (
     Reshape,
     Subtract,
 )
+from ..names import unknown
 from . import roles
 from .rule import RULES, AlphaBeta, Epsilon, Flat, Gamma, Gradient, Norm, Rule, ZBox, ZPlus, short
 from .rule import from_name as rule_from_name
@@ -568,14 +569,14 @@ def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Com
 
 
 def EpsilonGammaBox(  # noqa: N802
-    low: Any, high: Any, epsilon: float = 1e-6, gamma: float = 0.25, stabilizer: Any = 1e-6
+    low: Any = None, high: Any = None, epsilon: float = 1e-6, gamma: float = 0.25, stabilizer: Any = 1e-6
 ) -> Composite:
     """z-box on the first convolution, gamma on the others, epsilon on dense layers (zennit).
 
     Parameters
     ----------
     low, high : float or array
-        The input's bounds, as in `rules.ZBox`.
+        The input's bounds, as in `rules.ZBox`; there must be some.
     epsilon, gamma : float
     stabilizer : float or Stabilizer
         Of all other rules.
@@ -670,9 +671,8 @@ def from_name(name: str, **parameters: Any) -> Composite:
     if isinstance(name, str) and name in RULES:
         return Uniform(rule_from_name(name, **parameters))
     if not isinstance(name, str) or name not in COMPOSITES:
-        raise RuleError(
-            f"unknown rule {name!r}; the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
-        )
+        listed = f"the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
+        raise RuleError(unknown("rule", name, (*RULES, *COMPOSITES), listed))
     try:
         return COMPOSITES[name](**parameters)
     except TypeError as error:

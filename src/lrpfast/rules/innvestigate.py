@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import RuleError
 from ..model.layers import Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
+from ..names import unknown
 from .composites import CONVOLUTIONS, SUMS, Composite, Entry, as_rule
 from .rule import AlphaBeta, AlphaBetaX, Epsilon, Flat, Gradient, Norm, Rule, Stabilizer, WSquare, ZBox, Zero, ZPlus
 
@@ -226,7 +227,7 @@ ANALYZERS: dict[str, Name] = {
 def keywords(name: str) -> tuple[str, ...]:
     """The keywords that an analyzer's name takes."""
     if name not in ANALYZERS:
-        raise RuleError(f"unknown analyzer {name!r}; the names are {', '.join(ANALYZERS)}")
+        raise RuleError(unknown("analyzer", name, ANALYZERS, f"the names are {', '.join(ANALYZERS)}"))
     return ANALYZERS[name].keywords
 
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import RuleError
+from ..names import unknown
 
 #: Bias conventions, in the order that messages list them.
 BIAS = ("absorb", "ignore", "full", "distribute", "repeat")
@@ -862,7 +863,7 @@ def from_name(name: str, **parameters: Any) -> Rule:
     Epsilon(epsilon=0.1)
     """
     if not isinstance(name, str) or name not in RULES:
-        raise RuleError(f"unknown rule {name!r}; the rules are {', '.join(RULES)}")
+        raise RuleError(unknown("rule", name, RULES, f"the rules are {', '.join(RULES)}"))
     cls = RULES[name]
     known = [f.name for f in fields(cls)]
     for key in parameters:
