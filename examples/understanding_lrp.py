@@ -30,8 +30,10 @@ options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 if options.plot:
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install 'lrpfast[plot]'")
+    from matplotlib.figure import Figure
+
     try:
-        lrpfast.plot.check_path(options.plot)
+        lrpfast.plot.save(Figure(), options.plot)  # a wrong name is told now; the picture itself comes last
     except (lrpfast.errors.LrpfastError, OSError) as error:
         parser.error(str(error))
 
@@ -326,8 +328,6 @@ print(f"""\
 
 # %% The picture
 if options.plot:
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     number, loss, validation = np.array(epochs).T

@@ -421,6 +421,32 @@ def test_plot_of_several_targets(files, x, drawn):
     assert figure.get_suptitle() == f"epsilon, target t.npy: first 2 of {len(x)} samples"
 
 
+@pytest.mark.parametrize("name", ["torch_cnn.onnx", "torch_cnn.pt2", "torch_conv1d.onnx", "torch_conv1d.pt2"])
+def test_plot_of_channels_first(name, files, drawn):
+    """As the same relevance with its channels last, pixel by pixel."""
+    if name.endswith("onnx"):
+        pytest.importorskip("onnx")
+    path = files[0].parent / "r.png"
+    np.save(files[0], np.load((DATA / name).with_suffix(".npz"))["x"][:2])
+    got = explain(files, "--rule", "epsilon", "--plot", path, model=DATA / name)
+    expected = plot.heatmap(np.moveaxis(got, 1, -1), title="epsilon, target max", channels_first=False)
+    plot.save(expected, path.with_name("expected.png"))
+    assert path.read_bytes() == path.with_name("expected.png").read_bytes()
+    explain(files, "--plot", path, "--plot-channels", "last", model=DATA / name)
+    assert drawn[-1][2]["channels_first"] is False
+
+
+def test_plot_of_folded_features_does_not_ask_the_model(tmp_path, drawn):
+    graph = lrpfast.layers
+    kernel = np.ones((1, 1, 1, 2))
+    model = lrpfast.from_layers([graph.Permute((1, 2, 0)), graph.Conv(kernel), graph.Flatten()], input_shape=(1, 4, 6))
+    model.save(tmp_path / "m.npz")
+    np.save(tmp_path / "x.npy", np.ones((2, 1, 4, 6)))
+    files = tmp_path / "x.npy", tmp_path / "r.npy"
+    explain(files, "--plot", tmp_path / "r.png", "--plot-shape", "4,6,1", model=tmp_path / "m.npz")
+    assert drawn[-1][3].axes[0].images[-1].get_array().shape == (4, 6)
+
+
 PLOT_ERRORS = [
     (["--plot", "r.gif"], "a picture's name ends in .png, .pdf, .svg"),
     (["--plot", "r"], "a picture's name ends in"),
@@ -430,6 +456,8 @@ PLOT_ERRORS = [
     (["--plot", "r.png", "--plot-limit", "101"], "a picture has 100 panels at most"),
     (["--plot", "r.png", "--plot-shape", "3,5"], "cannot be given the shape (samples, 3, 5)"),
     (["--plot", "r.png", "--plot-shape", "3,a"], "'3,a' is not a shape"),
+    (["--plot", "r.png", "--plot-channels", "first"], "--plot-channels is for images and sequences"),
+    (["--plot", "r.png", "--plot-shape", "2,3,2"], "say --plot-channels first or --plot-channels last"),
     (["--plot", "r.png", "--plot-kind", "image"], "--plot-shape HEIGHT,WIDTH folds flat ones"),
     (["--plot", "r.png", "--plot-percentile", "101"], "percentile must be"),
     (["--plot", "r.png", "--plot-mask", "x.npy"], "a mask holds True and False"),

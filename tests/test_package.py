@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "kernels": {"errors"},
     "engine": {"errors", "once", "table", "version", "model", "rules", "kernels"},
     "batch": {"errors", "once", "output", "model", "readers", "rules", "engine", "version"},
-    "plot": {"errors", "output"},
+    "plot": {"errors", "output", "engine", "kernels"},
     "layers": {"model"},
     "composites": {"rules"},
     "demo": {"output", "model", "readers", "engine", "kernels"},

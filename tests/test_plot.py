@@ -1,5 +1,6 @@
 """Pictures, by their structure: what is drawn where, in which colours and under which names. No pixels."""
 
+import os
 import re
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 
 import lrpfast
 from lrpfast import InputError, ShapeError
-from lrpfast.plot import MOST_PANELS, heatmap, save
+from lrpfast.plot import heatmap, save
+from lrpfast.plot.samples import MOST_PANELS
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
@@ -17,6 +19,7 @@ IMAGES = RNG.normal(size=(5, 6, 7, 3))
 SEQUENCES = RNG.normal(size=(3, 20, 2))
 VECTORS = RNG.normal(size=(4, 12)).astype(np.float32)
 NAN = np.nan
+LIMITED = os.name == "posix" and hasattr(os, "geteuid") and os.geteuid() != 0
 
 
 def panels(figure):
@@ -66,13 +69,43 @@ def test_a_channel():
     np.testing.assert_allclose(drawn(heatmap(SEQUENCES, channels="sum"))[0], SEQUENCES[0].sum(-1)[None])
 
 
+CHANNELS_FIRST = np.moveaxis(IMAGES, -1, 1)
+
+
+def test_channels_first():
+    """Where an image's channels are shows in its sizes; of a sequence it must be said."""
+    figure = heatmap(CHANNELS_FIRST, CHANNELS_FIRST)
+    np.testing.assert_allclose(drawn(figure), IMAGES.sum(-1))
+    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), IMAGES[0].mean(-1))
+    np.testing.assert_array_equal(drawn(heatmap(CHANNELS_FIRST, channels=1)), IMAGES[..., 1])
+    figure = heatmap(SEQUENCES.swapaxes(1, 2), channels_first=True, features=["wind", "rain"])
+    np.testing.assert_array_equal(drawn(figure), SEQUENCES.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 16), (16, 6, 6), (3, 3, 3), (3, 9, 3), (9, 3, 9)], ids=str)
+def test_channels_that_are_not_the_shortest_axis(shape):
+    r = RNG.normal(size=(2, *shape))
+    np.testing.assert_allclose(drawn(heatmap(r, r, channels_first=True)), r.sum(1))
+    np.testing.assert_allclose(drawn(heatmap(r, r, channels_first=False)), r.sum(-1))
+    message = re.escape(f"relevance of shape (2, {', '.join(map(str, shape))})") + ".* channels_first=True or"
+    with pytest.raises(InputError, match=message):
+        heatmap(r)
+
+
+def test_an_input_has_its_channels_where_the_relevance_has_them():
+    r = RNG.normal(size=(2, 6, 7, 1))
+    x = RNG.normal(size=(2, 6, 7, 16))
+    np.testing.assert_allclose(panels(heatmap(r, x))[0].images[0].get_array(), x[0].mean(-1))
+    np.testing.assert_allclose(panels(heatmap(r, x[..., 0]))[0].images[0].get_array(), x[0, ..., 0])
+
+
 def test_images_without_channels():
     np.testing.assert_array_equal(drawn(heatmap(IMAGES[..., 0], kind="image")), IMAGES[..., 0])
 
 
 def test_vectors_folded_into_images():
     np.testing.assert_array_equal(drawn(heatmap(VECTORS, shape=(3, 4))), VECTORS.reshape(4, 3, 4))
-    np.testing.assert_allclose(drawn(heatmap(VECTORS, shape=(2, 3, 2))), VECTORS.reshape(4, 2, 3, 2).sum(-1), rtol=1e-6)
+    np.testing.assert_allclose(drawn(heatmap(VECTORS, shape=(2, 6, 1))), VECTORS.reshape(4, 2, 6, 1).sum(-1), rtol=1e-6)
     figure = heatmap(VECTORS, shape=(6, 2), kind="sequence")
     np.testing.assert_array_equal(drawn(figure)[1], VECTORS[1].reshape(6, 2).T)
 
@@ -138,8 +171,9 @@ def test_an_input_beneath_an_image():
         assert colours(0.75)[3] == pytest.approx(0.5, abs=0.01)
         assert colours(0.9)[0] > colours(0.9)[2] and colours(0.1)[2] > colours(0.1)[0]
     np.testing.assert_allclose(drawn(figure), IMAGES.sum(-1))
-    figure = heatmap(IMAGES[..., 0], x, kind="image")  # relevance summed before, inputs in colour
-    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), x[0].mean(-1))
+    for inputs in (x, np.moveaxis(x, -1, 1)):  # relevance summed before, inputs in colour
+        figure = heatmap(IMAGES[..., 0], inputs, kind="image")
+        np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), x[0].mean(-1))
 
 
 # Scales
@@ -279,6 +313,55 @@ def test_what_explains_is_what_is_drawn():
     np.testing.assert_array_equal(drawn(lrpfast.plot.heatmap(relevance, shape=(2, 3))), relevance.reshape(2, 2, 3))
 
 
+def test_explanations():
+    model = lrpfast.from_layers([lrpfast.layers.Dense(RNG.normal(size=(6, 3)))])
+    explanation = lrpfast.Analyzer(model, "epsilon").explain(RNG.normal(size=(2, 6)))
+    np.testing.assert_array_equal(drawn(heatmap(explanation, kind="sequence")), explanation.relevance[:, None])
+
+
+def test_an_explanation_of_several_inputs():
+    graph = lrpfast.Graph()
+    total = graph.add(lrpfast.layers.Add(), graph.input(3), graph.input(3))
+    explanation = lrpfast.Analyzer(graph.model(total), "epsilon").explain([np.ones((2, 3)), np.ones((2, 3))])
+    with pytest.raises(InputError, match=r"a model with 2 inputs; draw one of them: explanation\.relevance\[0\]"):
+        heatmap(explanation)
+    heatmap(explanation.relevance[0])
+
+
+def test_arrays_of_pytorch():
+    torch = pytest.importorskip("torch")
+    r = torch.tensor(VECTORS, requires_grad=True)
+    figure = heatmap(r, r.bfloat16(), kind="sequence", labels=torch.arange(4))
+    np.testing.assert_array_equal(drawn(figure), VECTORS[:, None])
+    assert [ax.get_title().split("\n")[0] for ax in panels(figure)] == list("0123")
+
+
+def test_arrays_of_xarray():
+    xarray = pytest.importorskip("xarray")
+    r = xarray.DataArray(VECTORS, dims=("sample", "feature"), coords={"feature": [f"f{i}" for i in range(12)]})
+    figure = heatmap(r, r, features=r.coords["feature"])
+    assert [t.get_text() for t in panels(figure)[-1].get_xticklabels()] == [f"f{i}" for i in range(12)]
+
+
+def test_of_lazy_arrays_only_the_samples_shown_are_computed():
+    dask = pytest.importorskip("dask.array")
+
+    def block(info):
+        assert info[0]["array-location"][0][0] < 4
+        return VECTORS
+
+    chunks = dask.zeros((4_000_000, 12), chunks=(4, 12), dtype=np.float32)[:400]
+    lazy = dask.map_blocks(lambda part, block_info: block(block_info), chunks, dtype=np.float32)
+    np.testing.assert_array_equal(drawn(heatmap(lazy, limit=3, kind="sequence")), VECTORS[:3, None])
+
+
+def test_arrays_on_a_gpu(standin):
+    cupy = sys.modules["cupy"]
+    r = cupy.asarray(VECTORS)
+    mask = cupy.asarray(np.ones((3, 4), bool))
+    np.testing.assert_array_equal(drawn(heatmap(r, r, mask=mask)), VECTORS.reshape(4, 3, 4))
+
+
 def test_save(tmp_path):
     figure = heatmap(VECTORS)
     for name, head in {"a.png": b"\x89PNG", "a.PDF": b"%PDF", "a.svg": b"<?xml"}.items():
@@ -288,9 +371,27 @@ def test_save(tmp_path):
     with pytest.raises(InputError, match=r"ends in \.png, \.pdf, \.svg"):
         save(figure, tmp_path / "a.jpeg")
     before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(AttributeError):
-        save(None, tmp_path / "a.png")
+    wrong = {
+        "figure must be a matplotlib Figure": {"figure": None},
+        "figure must be": {"figure": figure.axes[0]},
+        "dpi must be a number above 0, not 0": {"dpi": 0},
+        "dpi must be": {"dpi": "100"},
+        "dpi must be a number above 0, not nan": {"dpi": NAN},
+        "path must be a file's name, not None": {"path": None},
+        "path must be": {"path": b"a.png"},
+        "there is no folder": {"path": tmp_path / "no" / "a.png"},
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(InputError, match=message):
+            save(**{"figure": figure, "path": tmp_path / "a.png", **arguments})
     assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(not LIMITED, reason="nothing is forbidden to root")
+def test_a_folder_that_must_not_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="is not writeable"):
+        save(heatmap(VECTORS), tmp_path / "a.png")
 
 
 def test_without_matplotlib(monkeypatch):
@@ -312,6 +413,14 @@ WRONG = {
     "vectors of images": (ShapeError, lambda: heatmap(IMAGES, kind="vector"), "(samples, features)"),
     "no samples": (InputError, lambda: heatmap(VECTORS[:0]), "nothing to draw"),
     "complex": (InputError, lambda: heatmap(VECTORS * 1j), "real numbers"),
+    "text": (InputError, lambda: heatmap("relevance.npy"), "relevance"),
+    "texts": (InputError, lambda: heatmap([["a", "b"]]), "relevance must be real numbers"),
+    "nothing": (InputError, lambda: heatmap(None), "relevance"),
+    "complex input": (InputError, lambda: heatmap(VECTORS, VECTORS * 1j), "input must be real numbers"),
+    "ragged input": (InputError, lambda: heatmap(VECTORS, [[1.0], [1.0, 2.0]]), "input cannot be made an array"),
+    "ragged mask": (InputError, lambda: heatmap(VECTORS, mask=[[True], [True, False]]), "mask cannot be made"),
+    "labels of labels": (InputError, lambda: heatmap(VECTORS, labels=np.ones((4, 2))), "labels must be a sequence"),
+    "a label": (InputError, lambda: heatmap(VECTORS, labels=np.array("a")), "labels must be a sequence"),
     "ragged": (InputError, lambda: heatmap([[1.0], [1.0, 2.0]]), "array"),
     "infinite": (InputError, lambda: heatmap([[1.0, np.inf]]), "relevance[0, 1] is infinite"),
     "kind": (InputError, lambda: heatmap(VECTORS, kind="picture"), "kind must be one of"),
@@ -334,6 +443,8 @@ WRONG = {
     "channels": (InputError, lambda: heatmap(IMAGES, channels="mean"), "sum, each or an index"),
     "each of images": (InputError, lambda: heatmap(IMAGES, channels="each"), "for sequences"),
     "channels of vectors": (InputError, lambda: heatmap(VECTORS, channels=0), "not for vectors"),
+    "channels first of vectors": (InputError, lambda: heatmap(VECTORS, channels_first=True), "not for vectors"),
+    "channels first": (InputError, lambda: heatmap(IMAGES, channels_first="yes"), "channels_first must be True"),
     "features of images": (InputError, lambda: heatmap(IMAGES, features=["a"]), "images have none"),
     "features": (InputError, lambda: heatmap(VECTORS, features=["a"]), "1 features are named, but there are 12"),
     "labels": (InputError, lambda: heatmap(VECTORS, labels=["a"]), "1 labels for 4 samples"),

@@ -23,6 +23,9 @@ from .engine.threads import get_num_threads
 from .errors import BoundsWarning, InputError, LrpfastError
 from .model.graph import Model
 from .model.layers import Activation
+from .plot.draw import ORIGINS
+from .plot.samples import KINDS
+from .plot.scale import SCALES
 from .readers import load
 from .rules.composites import COMPOSITES, Assignment
 from .rules.innvestigate import ANALYZERS, keywords
@@ -130,6 +133,8 @@ def _as_options(message: str) -> str:
 #: Python's keywords as error messages have them, and the options that stand for them.
 _OPTIONS = {
     "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
+    "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",
+    "channels_first is for": "--plot-channels is for",
     "mask_nan=True": "--mask-nan",
     "precision='float64'": "--precision float64",
     "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",
@@ -291,13 +296,16 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
     group.add_argument("--plot-limit", metavar="N", type=options.integer, help="how many samples; default: 16")
     group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
-    group.add_argument("--plot-kind", choices=plot.KINDS, help="how to draw a sample; default: by its number of axes")
+    group.add_argument("--plot-kind", choices=KINDS, help="how to draw a sample; default: by its number of axes")
     group.add_argument(
         "--plot-shape", metavar="H,W", type=options.shape, help="draw flat features as images of this shape"
     )
+    group.add_argument(
+        "--plot-channels", choices=("first", "last"), help="where a sample's channels are; default: as in the model"
+    )
     group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
-    group.add_argument("--plot-origin", choices=plot.ORIGINS, help="where an image's first row is; default: upper")
-    group.add_argument("--plot-scale", choices=plot.SCALES, help="a scale for each sample (default), or one for all")
+    group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
+    group.add_argument("--plot-scale", choices=SCALES, help="a scale for each sample (default), or one for all")
     group.add_argument(
         "--plot-percentile", metavar="P", type=options.number, help="end the colours at this percentile of |R|"
     )

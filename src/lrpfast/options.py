@@ -19,6 +19,8 @@ from .engine.inputs import as_batch
 from .errors import InputError, RuleError
 from .model.graph import Model
 from .names import unknown
+from .plot.file import check_path
+from .plot.samples import LIMIT, MOST_PANELS, check_limit
 from .rules import composites, innvestigate
 from .rules.composites import COMPOSITES, Composite, Entry, Uniform
 from .rules.innvestigate import ANALYZERS, keywords
@@ -204,18 +206,22 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
     Whatever can be wrong with these options is told here, before the work begins,
     by drawing a picture of zeros.
     """
-    keys = ("limit", "input", "kind", "shape", "mask", "origin", "scale", "percentile")
+    keys = ("limit", "input", "kind", "shape", "channels", "mask", "origin", "scale", "percentile")
     given = {key: value for key in keys if (value := getattr(options, f"plot_{key}")) is not None}
     if options.plot is None:
         if given:
             raise InputError(f"--plot-{next(iter(given))} goes with --plot FILE, which says where the picture goes")
         return None
-    plot.check_path(options.plot)
+    check_path(options.plot)
     if options.output is None:
         raise InputError("--plot draws the relevances that -o OUT keeps: give both")
     if "mask" in given:
         given["mask"] = open_mask(given["mask"])
-    limit, beneath = given.pop("limit", plot.LIMIT), given.pop("input", False)
+    if "channels" in given:
+        given["channels_first"] = given.pop("channels") == "first"
+    elif "shape" not in given and isinstance(analyzer.model.input_shape, tuple):
+        given["channels_first"] = analyzer.model.channels_first
+    limit, beneath = given.pop("limit", LIMIT), given.pop("input", False)
     title = f"{options.rule}, target {os.path.basename(options.target)}"
     if options.start is not None:
         title += f", from layer {options.start}"
@@ -231,7 +237,7 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
         return plot.heatmap(
             relevance.reshape(-1, *relevance.shape[2:]),
             np.repeat(x, count, 0) if beneath else None,
-            limit=plot.MOST_PANELS,
+            limit=MOST_PANELS,
             rows=[f"sample {i}" for i in range(len(x))],
             columns=[f"target {j}" for j in range(count)],
             **how,
@@ -248,9 +254,9 @@ def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> 
     if options.target.endswith(".npy"):
         chosen = open_array(options.target)
         axes = chosen.shape[1:2] if chosen.dtype.kind in "iu" else ()
-    plot.check_limit(limit)
+    check_limit(limit)
     shown = min(limit, samples)
-    plot.check_limit(max(1, shown), math.prod(axes))
+    check_limit(max(1, shown), math.prod(axes))
     zeros = np.broadcast_to(np.float32(0), (min(1, samples), *axes, *inputs.shape[1:]))
     draw(zeros, zeros[:, 0] if axes else zeros, min(1, samples))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import table
 from ..errors import InputError, ShapeError
+from .channels import channels_first
 from .layers import (
     SOFTMAXES,
     Activation,
@@ -101,6 +102,9 @@ class Model:
         Indices of the nodes where data enters and leaves.
     input_shape, output_shape : tuple
         Per sample, without the batch axis; a list of them where there are several.
+    channels_first : bool or None
+        Whether the input's channels are its first axis or its last, as `lrpfast.plot.heatmap` takes it;
+        a list of them for several inputs.
 
     Examples
     --------
@@ -178,6 +182,15 @@ class Model:
         """The output's shape per sample, None for a size that is open; a list of them for several outputs."""
         shapes = [self.nodes[i].shape for i in self.outputs]
         return shapes[0] if len(shapes) == 1 else shapes
+
+    @property
+    def channels_first(self) -> Any:
+        """Whether the input's channels are its first axis (ONNX, PyTorch) or its last (Keras), as its layers take them.
+
+        None where no convolution or pooling tells; a list of them for several inputs.
+        """
+        first = [channels_first(self.nodes, i) for i in self.inputs]
+        return first[0] if len(first) == 1 else first
 
     @property
     def is_open(self) -> bool:

@@ -1,0 +1,64 @@
+"""What the arguments of `heatmap` and `save` have in common, and matplotlib, if it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, MissingPackageError
+from ..kernels.arrays import as_array
+
+if TYPE_CHECKING:
+    pass
+
+
+def figure_class() -> Any:
+    """Matplotlib's ``Figure``; MissingPackageError where there is no matplotlib."""
+    try:
+        import matplotlib  # noqa: F401, its parts may be known while it is not there
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] != "matplotlib":
+            raise
+        raise MissingPackageError("pictures need matplotlib: pip install 'lrpfast[plot]'", name="matplotlib") from None
+    return Figure
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """InputError unless ``value`` is one of the choices."""
+    if not (isinstance(value, str) and value in choices):
+        raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def is_index(value: Any) -> bool:
+    """Whether ``value`` is a whole number, of any type but bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+
+
+def is_real(value: Any) -> bool:
+    """Whether ``value`` is a real number."""
+    return is_index(value) or isinstance(value, (float, np.floating))
+
+
+def as_labels(value: Any, what: str) -> list[str]:
+    """A sequence's values as texts."""
+    values = as_array(value) if hasattr(value, "__array__") or hasattr(value, "__dlpack__") else value
+    if getattr(values, "ndim", 1) != 1:
+        raise InputError(f"{what} must be a sequence, one for each, not an array of shape {tuple(values.shape)}")
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+        raise InputError(f"{what} must be a sequence, one for each, not {value!r:.80}")
+    return [str(v) for v in values]
+
+
+def check_features(features: Sequence[Any] | None, kind: str, values: np.ndarray) -> list[str] | None:
+    """A vector's or a sequence's names, as texts."""
+    if features is None:
+        return None
+    if kind == "image":
+        raise InputError("features name a vector's features or a sequence's channels; images have none")
+    names = as_labels(features, "features")
+    if len(names) != values.shape[-1]:
+        raise InputError(f"{len(names)} features are named, but there are {values.shape[-1]}")
+    return names

@@ -1,0 +1,139 @@
+"""What is drawn: a sample of each kind on its axes, the names beside it, and the colour bar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .grid import Grid
+from .scale import MASKED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+ORIGINS = ("upper", "lower")
+
+_INK = "0.25"
+
+
+def draw_image(
+    ax: Axes, values: np.ndarray, below: np.ndarray | None, end: float, colours: Colormap, origin: str
+) -> None:
+    """Pixels (h, w), over the input where there is one."""
+    if below is not None:
+        ax.imshow(below, cmap=_pale_grey(), origin=origin)
+    ax.imshow(values, cmap=colours, vmin=-end, vmax=end, origin=origin)
+    ax.set(xticks=[], yticks=[])
+
+
+def _pale_grey() -> Colormap:
+    """White to light grey: pale enough for colours to be seen on it."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("pale grey", ["1.0", "0.6"]).with_extremes(bad=MASKED)
+
+
+def draw_sequence(
+    ax: Axes,
+    values: np.ndarray,
+    below: np.ndarray | None,
+    end: float,
+    colours: Colormap,
+    every: np.ndarray | None,
+) -> None:
+    """A row of bars for each channel, and the input's line, on the channel's scale in the samples ``every``."""
+    steps, count = values.shape
+    ax.imshow(values.T, cmap=colours, vmin=-end, vmax=end, aspect="auto")
+    for c in range(count if below is not None else 0):
+        assert below is not None and every is not None
+        known = every[..., c][~np.isnan(every[..., c])]
+        low, span = (known.min(), np.ptp(known)) if known.size else (0.0, 0.0)
+        share = (below[:, c] - low) / span if span else np.where(np.isnan(below[:, c]), np.nan, 0.5)
+        ax.plot(np.arange(steps), c + 0.4 - 0.8 * share, color=_INK, linewidth=0.9, marker="." if steps == 1 else "")
+    ax.set(xlim=(-0.5, steps - 0.5), ylim=(count - 0.5, -0.5))
+
+
+def draw_vector(ax: Axes, values: np.ndarray, below: np.ndarray | None, end: float, colours: Colormap) -> None:
+    """Bars upwards and downwards, and the input's steps, with an axis of their own."""
+    from matplotlib.collections import PolyCollection
+
+    n = len(values)
+    at = np.flatnonzero(~np.isnan(values) & (values != 0))
+    height = values[at].clip(-end, end)
+    left, right, zero = at - 0.4, at + 0.4, np.zeros(len(at))
+    corners = np.stack([left, zero, left, height, right, height, right, zero], 1).reshape(-1, 4, 2)
+    hue = np.where(height[:, None] > 0, colours(0.9), colours(0.1))
+    # with an edge, so that narrow bars among thousands are seen
+    bars = PolyCollection(list(corners), facecolors=hue, edgecolors=hue, linewidths=0.4, rasterized=n > 2000)
+    ax.add_collection(bars)
+    for k in np.flatnonzero(np.isnan(values)) if n <= 2000 else ():
+        ax.axvspan(k - 0.5, k + 0.5, color=MASKED, linewidth=0)
+    for beyond, sign, marker in ((values > end, 1, "^"), (values < -end, -1, "v")):
+        where = np.flatnonzero(beyond)
+        if len(where):
+            colour = colours(0.9 if sign > 0 else 0.1)
+            ax.plot(where, np.full(len(where), 1.05 * sign * end), marker, color=colour, markersize=4, clip_on=False)
+    ax.axhline(0, color=_INK, linewidth=0.6)
+    ax.set(xlim=(-0.5, n - 0.5), ylim=(-1.1 * end, 1.1 * end))
+    if below is not None:
+        twin = ax.twinx()
+        edges = np.arange(n + 1) - 0.5
+        twin.stairs(below, edges, baseline=None, color="0.45", linewidth=0.8, rasterized=n > 2000)
+        size = float(np.nanmax(np.abs(below), initial=0.0)) or 1.0
+        twin.set_ylim(-1.1 * size, 1.1 * size)  # both axes have their zero at one height
+        twin.tick_params(axis="y", colors="0.45", labelsize="x-small")
+        twin.set_ylabel("input", color="0.45", fontsize="x-small")
+        twin.spines[:].set_visible(False)
+
+
+def annotate(ax: Axes, kind: str, parts: list[str] | None, grid: Grid, i: int, last: bool, amount: str) -> None:
+    """What stands above, beside and below a panel."""
+    text = "\n".join(part for part in (grid.above[i], amount) if part)
+    ax.set_title(text, fontsize="small", parse_math=False)
+    for spine in ax.spines.values():
+        spine.set(color="0.6", linewidth=0.5)
+    ax.tick_params(labelsize="x-small")
+    if grid.left and i % grid.across == 0:
+        ax.set_ylabel(grid.left[i // grid.across], fontsize="small", parse_math=False)
+    if kind == "vector":
+        if parts is not None and len(parts) <= 64:
+            ax.set_xticks(range(len(parts)), parts if last else [""] * len(parts), rotation=90, parse_math=False)
+        elif last:
+            ax.set_xlabel("feature", fontsize="small")
+    elif kind == "sequence":
+        if last:
+            ax.set_xlabel("step", fontsize="small")
+        if parts is not None:
+            ax.set_yticks(range(len(parts)), parts, parse_math=False)
+        elif ax.get_ylim()[0] < 1:  # one channel
+            ax.set_yticks([])
+        else:
+            ax.yaxis.get_major_locator().set_params(integer=True)
+            if not grid.left and i % grid.across == 0:
+                ax.set_ylabel("channel", fontsize="small")
+
+
+def add_bar(figure: Figure, axes: list[Axes], colours: Colormap, end: float | None, clipped: tuple[bool, bool]) -> None:
+    """The colour bar; without ``end`` that of panels with scales of their own."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    size = 1.0 if end is None else end or 1.0
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[clipped]
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-size, size), colours),
+        ax=axes,
+        extend=extend,
+        aspect=max(20, 8 * figure.get_figheight()),  # an eighth of an inch wide
+        fraction=0.05,
+        pad=0.02,
+    )
+    bar.ax.tick_params(labelsize="x-small")
+    if end is None:
+        bar.set_ticks([-1, 0, 1], labels=["−", "0", "+"])
+        bar.set_label("relevance\n(ends: ± above each panel)", fontsize="small")
+    else:
+        bar.set_label("relevance", fontsize="small")

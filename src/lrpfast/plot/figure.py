@@ -1,0 +1,184 @@
+"""The whole picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from .check import check_choice, check_features, figure_class
+from .draw import ORIGINS, add_bar, annotate, draw_image, draw_sequence, draw_vector
+from .grid import Grid, size
+from .samples import LIMIT, Reader, as_input, as_samples, check_limit
+from .scale import SCALES, colour_map, limits, plus_minus
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+
+def heatmap(
+    relevance: Any,
+    input: Any = None,
+    *,
+    kind: str = "auto",
+    shape: Sequence[int] | None = None,
+    mask: Any = None,
+    channels: str | int | None = None,
+    channels_first: bool | None = None,
+    features: Sequence[Any] | None = None,
+    scale: str = "sample",
+    percentile: float | None = None,
+    limit: int = LIMIT,
+    labels: Sequence[Any] | None = None,
+    rows: Sequence[Any] | None = None,
+    columns: int | Sequence[Any] | None = None,
+    title: str | None = None,
+    origin: str = "upper",
+    cmap: str | Colormap = "RdBu_r",
+) -> Figure:
+    """Draw the relevance of samples in a grid of panels, one for each.
+
+    The colours lie symmetrically about zero: white is no relevance, red speaks for
+    what was explained, blue against it. Features that are NaN are light grey.
+
+    Parameters
+    ----------
+    relevance : array, shape (samples, …), or Explanation
+        As `Analyzer.analyze` or `explain` returns it, in the units of the explained output:
+        NumPy's, on a GPU, of PyTorch, xarray or Dask. How a sample is drawn follows from its
+        shape; see ``kind``. Means by group, ``statistics.mean``, are samples too.
+    input : array shaped like ``relevance``, optional
+        What was explained. An image lies in grey beneath its relevance, which covers it
+        the more, the larger |R| is; channels are averaged. A sequence is a line over each
+        channel's bars, from the smallest to the largest value of that channel in the
+        samples shown. A vector is a grey line of steps, with an axis of its own on the right.
+    kind : {"auto", "image", "sequence", "vector"}
+        - "image": (samples, height, width), or with channels (samples, height, width,
+          channels) or (samples, channels, height, width); see ``channels_first``;
+        - "sequence": (samples, steps) or (samples, steps, channels), a row of coloured
+          bars for each channel;
+        - "vector": (samples, features), bars upwards and downwards.
+
+        "auto" takes four axes as images, three as sequences, two as vectors. Images of
+        one channel without an axis for it need ``kind="image"``.
+    shape : tuple of int, optional
+        The shape to give each sample first, such as (8, 8) for 64 features: an image,
+        unless ``kind`` says otherwise.
+    mask : bool array, shape (height, width), optional
+        For features that are some points of a grid, such as the ocean's in a map: True
+        where the features lie, in row-major order. The other points are light grey.
+    channels : {"sum", "each"} or int, optional
+        Images: "sum" (default) adds the relevance of the channels, an index shows one.
+        Sequences: "each" (default) has a row for each, or "sum", or an index.
+    channels_first : bool, optional
+        Whether a sample's channels are its first axis, as in ONNX and PyTorch, or its last,
+        as in Keras; ``model.channels_first`` knows that of inputs. Say it for hidden layers,
+        whose channels are many. When None, the channels of an image are whichever of the
+        two is shorter than both other axes, and an error where neither is; those of a
+        sequence are the last axis. Samples without channels are drawn as they are.
+    features : sequence of str, optional
+        Names of a vector's features or of a sequence's channels.
+    scale : {"sample", "shared"}
+        "sample": every panel has its own scale, which stands above it as ±value.
+        "shared": one for all samples shown.
+    percentile : float, optional
+        Above 0 and up to 100. Colours end at this percentile of |R|, of the values that
+        are neither 0 nor NaN; what lies beyond has the last colour of its sign, and the
+        colour bar has an arrow there (a vector's bar, a triangle). By default colours end
+        at the largest |R|, and nothing is clipped.
+    limit : int
+        Draw the first ``limit`` samples (at most 100). When there are more, the
+        figure's title says how many of how many.
+    labels : sequence, optional
+        What stands above each panel: one for each sample; by default its index.
+    rows, columns : sequence of str, optional
+        Labels of the grid's rows and columns instead, where the samples are ordered row
+        by row. ``columns`` may also be the number of columns.
+    title : str, optional
+        Above the whole figure.
+    origin : {"upper", "lower"}
+        Where an image's first row is; "lower" for maps whose latitudes ascend.
+    cmap : str or matplotlib Colormap
+        A diverging map. The default, ColorBrewer's RdBu reversed, can be told apart by
+        colour-blind readers.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Made without pyplot: it needs no display and need not be closed. `save` or its
+        ``savefig`` writes it; in a notebook, ``%matplotlib inline`` shows it.
+
+    Raises
+    ------
+    ShapeError
+        When shapes do not fit each other or the kind; a single sample needs its batch axis.
+    InputError
+        When an option is unknown, there are no samples, a relevance is infinite, or an
+        image's channels may be its first axis as well as its last.
+    MissingPackageError
+        When matplotlib is not installed: ``pip install 'lrpfast[plot]'``.
+
+    Examples
+    --------
+    >>> relevance = np.linspace(-1, 1, 32).reshape(2, 4, 4)
+    >>> figure = lrpfast.plot.heatmap(relevance, kind="image", labels=["cat", "dog"])
+    >>> len(figure.axes)  # two panels and a colour bar
+    3
+
+    Mean maps by group:
+
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((16, 2)))])
+    >>> done = lrpfast.Analyzer(model, "epsilon").stream(np.eye(16), statistics=True, group_by=np.arange(16) % 2)
+    >>> done.statistics.mean.shape
+    (2, 16)
+    >>> figure = lrpfast.plot.heatmap(done.statistics.mean, shape=(4, 4), labels=done.statistics.groups)
+    """
+    figure_class()  # what is not installed is told first
+    check_choice("scale", scale, SCALES)
+    check_choice("origin", origin, ORIGINS)
+    check_limit(limit)
+    values, samples = as_samples(relevance, "relevance", limit)
+    reader, values = Reader.of(kind, shape, mask, channels, channels_first).read(values, "relevance")
+    kind = reader.kind
+    beneath = None if input is None else as_input(input, reader, values, samples, limit)
+    ends, clipped = limits(values, scale, percentile)
+    grid = Grid.of(len(values), samples, labels, rows, columns, kind)
+    parts = check_features(features, kind, values)
+    colours = colour_map(cmap, over_input=kind == "image" and beneath is not None)
+
+    figure = _new_figure(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
+    if len(values) < samples:
+        title = f"{title}: " if title else ""
+        title += f"first {len(values):,} of {samples:,} samples"
+    if title:
+        figure.suptitle(title, fontsize="medium", parse_math=False)
+    axes = list(figure.subplots(grid.down, grid.across, squeeze=False).ravel())
+    for spare in axes[len(values) :]:
+        spare.remove()
+    del axes[len(values) :]
+    alone = scale == "shared" or len(values) == 1  # one scale: its own numbers at the bar
+    for i, ax in enumerate(axes):
+        end = ends[i] or 1.0  # where all is zero, any limits show it
+        below = None if beneath is None else beneath[i]
+        if kind == "vector":
+            draw_vector(ax, values[i], below, end, colours)
+        elif kind == "sequence":
+            draw_sequence(ax, values[i], below, end, colours, beneath)
+        else:
+            draw_image(ax, values[i], below, end, colours, origin)
+        last = i + grid.across >= len(values)
+        annotate(ax, kind, parts, grid, i, last, "" if alone or kind == "vector" else plus_minus(ends[i]))
+    if kind == "vector":
+        figure.supylabel("relevance", fontsize="medium")
+    else:
+        add_bar(figure, axes, colours, ends[0] if alone else None, clipped)
+    return figure
+
+
+def _new_figure(size: tuple[float, float], layout: Literal["compressed", "constrained"]) -> Figure:
+    """A figure that is drawn into memory: no pyplot, no window, no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = figure_class()(figsize=size, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure

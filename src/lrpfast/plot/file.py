@@ -1,0 +1,65 @@
+"""Pictures in files."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..output import check_target, replacing
+from .check import figure_class, is_real
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: File endings that `save` knows.
+FORMATS = ("png", "pdf", "svg")
+
+
+def save(figure: Figure, path: str | os.PathLike[str], dpi: float = 150) -> None:
+    """Write a figure as PNG, PDF or SVG, by the path's ending; it appears when it is whole.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : path
+        Ends in .png, .pdf or .svg.
+    dpi : float
+        Pixels an inch, of a PNG.
+
+    Raises
+    ------
+    InputError
+        For any other ending, where no file can be put, and when ``figure`` is none or ``dpi`` not above 0.
+
+    Examples
+    --------
+    >>> figure = lrpfast.plot.heatmap(np.array([[1.0, -2.0]]))
+    >>> lrpfast.plot.save(figure, "map.png")
+    """
+    if not isinstance(figure, figure_class()):
+        raise InputError(f"figure must be a matplotlib Figure, as heatmap makes, not {figure!r:.80}")
+    if not is_real(dpi) or not 0 < dpi < math.inf:
+        raise InputError(f"dpi must be a number above 0, not {dpi!r:.80}")
+    ending = check_path(path)
+    undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with replacing(path) as file:
+        figure.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending))
+
+
+def check_path(path: str | os.PathLike[str]) -> str:
+    """The format that the path's ending names; InputError or OSError unless a picture can be put there.
+
+    Examples
+    --------
+    >>> check_path("map.png")
+    'png'
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"path must be a file's name, not {path!r:.80}")
+    ending = os.path.splitext(os.fspath(path))[1].lower().lstrip(".")
+    if ending not in FORMATS:
+        raise InputError(f"{path}: a picture's name ends in {', '.join('.' + f for f in FORMATS)}")
+    check_target(path)
+    return ending

@@ -1,0 +1,66 @@
+"""The grid of panels: how many, how large, and what stands beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .check import as_labels, is_index
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of panels and what stands beside it."""
+
+    down: int
+    across: int
+    above: list[str]
+    left: list[str]
+
+    @classmethod
+    def of(cls, count: int, samples: int, labels: Any, rows: Any, columns: Any, kind: str) -> Grid:
+        left = [] if rows is None else as_labels(rows, "rows")
+        above = [] if columns is None or is_index(columns) else as_labels(columns, "columns")
+        if is_index(columns):
+            if columns < 1:
+                raise InputError(f"columns must be a whole number of at least 1, or labels, not {columns}")
+            across = min(int(columns), count)
+        elif above:
+            across = len(above)
+        elif left:
+            across = math.ceil(count / len(left))
+        else:
+            across = math.ceil(math.sqrt(count)) if kind == "image" else 1 if count <= 4 else 2
+        down = math.ceil(count / across)
+        if left and (len(left) != down or (above and len(left) * len(above) != count)):
+            raise InputError(f"{len(left)} rows are labelled, but {count} samples in {across} columns make {down}")
+        if labels is not None:
+            if above:
+                raise InputError("labels and labelled columns would stand in the same place; give one of them")
+            above = as_labels(labels, "labels")
+            if len(above) not in (count, samples):
+                raise InputError(f"{len(above)} labels for {samples} samples")
+            above = above[:count]
+        elif above:
+            above = above + [""] * (count - len(above))
+        elif not left:
+            above = [f"sample {i}" for i in range(count)]
+        else:
+            above = [""] * count
+        return cls(down, across, above[:count], left)
+
+
+def size(kind: str, values: np.ndarray, grid: Grid) -> tuple[float, float]:
+    """The figure's width and height in inches."""
+    panels = grid.down * grid.across
+    if kind != "image":
+        height = 1.6 if kind == "vector" else min(4.0, 0.75 + 0.2 * values.shape[-1])
+        return (7.5 if grid.across == 1 else 5.0 * grid.across), height * grid.down + 0.9
+    side = 3.6 if panels == 1 else 2.2 if panels <= 6 else 1.5
+    ratio = min(4.0, max(0.25, values.shape[2] / values.shape[1]))
+    width, height = (side * ratio**0.5, side / ratio**0.5)
+    return width * grid.across + 1.1, (height + 0.35) * grid.down + 0.3

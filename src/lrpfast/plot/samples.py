@@ -1,0 +1,195 @@
+"""What a caller gives, as images, sequences or vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..engine.explanation import Explanation
+from ..engine.inputs import as_real
+from ..errors import InputError, ShapeError
+from ..kernels.arrays import as_array, to_host
+from .check import check_choice, is_index
+
+KINDS = ("auto", "image", "sequence", "vector")
+#: Samples drawn where nothing else is said.
+LIMIT = 16
+#: More panels than this are a picture that nobody reads, and that takes minutes to draw.
+MOST_PANELS = 100
+
+
+def check_limit(limit: Any, panels: int = 1) -> None:
+    """InputError unless ``limit`` samples of so many panels each can be drawn."""
+    if not is_index(limit) or limit < 1:
+        raise InputError(f"limit must be a whole number of at least 1, not {limit!r}")
+    if limit * panels > MOST_PANELS:
+        each = f" of {panels:,} explanations each" if panels > 1 else ""
+        raise InputError(f"limit is {limit:,} samples{each}, but a picture has {MOST_PANELS} panels at most")
+
+
+def as_samples(value: Any, what: str, limit: int) -> tuple[np.ndarray, int]:
+    """The first ``limit`` samples in float64, and how many there are; of what is mapped or lazy no more is read."""
+    if isinstance(value, Explanation):
+        value = value.relevance
+        if isinstance(value, list):
+            raise InputError(
+                f"the explanation is of a model with {len(value)} inputs; draw one of them: explanation.relevance[0]"
+            )
+    if not hasattr(value, "shape") or not hasattr(value, "__getitem__"):
+        value = as_real(value, what)
+    shape = tuple(value.shape)
+    if len(shape) < 2:
+        hint = "for one sample add the batch axis: x[None]"
+        raise ShapeError(f"{what} must have shape (samples, …), not {shape}; {hint}")
+    if 0 in shape:
+        raise InputError(f"{what} of shape {shape} has nothing to draw")
+    shown = np.array(to_host(as_real(value[:limit], what)), np.float64)
+    if np.isinf(shown).any():
+        place = ", ".join(map(str, np.argwhere(np.isinf(shown))[0]))
+        raise InputError(f"{what}[{place}] is infinite: there is no colour for it")
+    return shown, shape[0]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the caller's arrays are to be read: the arguments that say it, checked as far as that goes without them."""
+
+    kind: str
+    shape: tuple[int, ...] | None
+    mask: np.ndarray | None
+    channels: str | int | None
+    channels_first: bool | None
+
+    @classmethod
+    def of(cls, kind: str, shape: Any, mask: Any, channels: Any, channels_first: Any) -> Reader:
+        check_choice("kind", kind, KINDS)
+        if shape is not None:
+            shape = tuple(shape) if isinstance(shape, (tuple, list, np.ndarray)) else (shape,)
+            if not all(is_index(n) and n > 0 for n in shape):
+                raise InputError(f"shape must be a tuple of whole numbers above 0, not {shape}")
+            shape = tuple(int(n) for n in shape)
+        if mask is not None:
+            try:
+                mask = to_host(as_array(mask))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"mask cannot be made an array: {error}") from None
+            if mask.dtype != bool or mask.ndim != 2:
+                raise InputError(
+                    f"mask must be a boolean grid, True where the features lie, not {mask.dtype} {mask.shape}"
+                )
+            if shape not in (None, mask.shape):
+                raise ShapeError(f"shape is {shape}, but the mask has shape {mask.shape}")
+        if kind == "auto" and (shape is not None or mask is not None):
+            kind = "image"
+        if mask is not None and kind != "image":
+            raise InputError(f"mask is for images; kind is {kind!r}")
+        if not (channels in (None, "sum", "each") if not is_index(channels) else True):
+            raise InputError(f"channels must be sum, each or an index, not {channels!r}")
+        if channels_first is not None and not isinstance(channels_first, (bool, np.bool_)):
+            raise InputError(f"channels_first must be True, False or None, not {channels_first!r}")
+        return cls(kind, shape, mask, channels, None if channels_first is None else bool(channels_first))
+
+    def read(self, values: np.ndarray, what: str) -> tuple[Reader, np.ndarray]:
+        """Images (n, h, w), sequences (n, steps, channels) or vectors (n, features).
+
+        The reader returned reads others alike: it knows their kind, and where channels lie.
+        An image's "input" keeps its channels.
+        """
+        given, kind = values.shape, self.kind
+        if self.mask is not None:
+            values = self._on_grid(values, what)
+        elif self.shape is not None:
+            if math.prod(given[1:]) != math.prod(self.shape):
+                hint = "; for one sample add the batch axis: x[None]" if given == self.shape else ""
+                raise ShapeError(
+                    f"{what} of shape {given} cannot be given the shape (samples, {_listed(self.shape)}){hint}"
+                )
+            values = values.reshape(len(values), *self.shape)
+        if kind == "auto":
+            kind = {2: "vector", 3: "sequence", 4: "image"}.get(values.ndim, "auto")
+        axes = {"image": (3, 4), "sequence": (2, 3), "vector": (2,)}.get(kind, ())
+        if values.ndim not in axes:
+            if kind == "auto":
+                raise ShapeError(f"{what} of shape {given}: there is no picture of {values.ndim} axes; give a slice")
+            wanted = {
+                "image": "(samples, height, width), or with an axis of channels",
+                "sequence": "(samples, steps), or with an axis of channels",
+                "vector": "(samples, features)",
+            }[kind]
+            hint = "; shape=(height, width) folds flat ones" if kind == "image" and values.ndim == 2 else ""
+            if values.ndim == axes[0] - 1:
+                hint += "; for one sample add the batch axis: x[None]"
+            raise ShapeError(f"{what} of kind {kind!r} must have shape {wanted}, not {values.shape}{hint}")
+        first = self.channels_first
+        if kind == "vector":
+            for name in ("channels", "channels_first"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name} is for images and sequences, not for vectors")
+        elif values.ndim == axes[-1]:
+            first = self._channels_first(kind, values.shape, what)
+            values = np.moveaxis(values, 1, -1) if first else values
+        if kind == "sequence":
+            values = values[..., None] if values.ndim == 2 else values
+            values = self._pick(values, what) if self.channels not in (None, "each") else values
+        if kind == "image":
+            if self.channels == "each":
+                raise InputError("channels of images are sum or an index; each is for sequences")
+            if values.ndim == 4 and what == "relevance":
+                values = self._pick(values, what)[..., 0]
+        return replace(self, kind=kind, channels_first=first), values
+
+    def _channels_first(self, kind: str, shape: tuple[int, ...], what: str) -> bool:
+        """Whether samples with channels have them first: as told, else by an image's sizes."""
+        if self.channels_first is not None or kind == "sequence":
+            return bool(self.channels_first)
+        first, middle, last = shape[1:]
+        if first < min(middle, last) or last < min(first, middle):
+            return first < last
+        raise InputError(
+            f"{what} of shape {shape}: neither its first nor its last axis is shorter than the others, as that of an "
+            "image's channels is; say channels_first=True or channels_first=False"
+        )
+
+    def _on_grid(self, values: np.ndarray, what: str) -> np.ndarray:
+        assert self.mask is not None
+        points = int(self.mask.sum())
+        if values.ndim != 2 or values.shape[1] != points:
+            raise ShapeError(f"{what} must have shape (samples, {points}), as many as the mask has, not {values.shape}")
+        grid = np.full((len(values), *self.mask.shape), np.nan)
+        grid[:, self.mask] = values
+        return grid
+
+    def _pick(self, values: np.ndarray, what: str) -> np.ndarray:
+        """(…, 1): the channel asked for, or the sum of those that are not NaN."""
+        if self.channels in (None, "sum"):
+            some = ~np.isnan(values).all(-1, keepdims=True)
+            return np.where(some, np.nansum(values, -1, keepdims=True), np.nan)
+        index, count = int(self.channels), values.shape[-1]
+        if not 0 <= index < count:
+            raise InputError(f"channel {index} is out of range: {what} has channels 0 to {count - 1}")
+        return values[..., index : index + 1]
+
+
+def _listed(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit: int) -> np.ndarray:
+    """The inputs of the samples shown, read as their relevance was; images in grey."""
+    shown, count = as_samples(input, "input", limit)
+    if count != samples:
+        raise ShapeError(f"there are {samples} relevances, but {count} inputs")
+    _, shown = reader.read(shown, "input")
+    if reader.kind == "image":
+        if shown.ndim == 4:
+            some = ~np.isnan(shown).all(-1)
+            shown = np.where(some, np.nansum(shown, -1) / np.maximum(1, (~np.isnan(shown)).sum(-1)), np.nan)
+        if shown.shape != values.shape:
+            raise ShapeError(f"input is (samples, {_listed(shown.shape[1:])}) as images, relevance {values.shape[1:]}")
+    elif shown.shape != values.shape:
+        raise ShapeError(f"input must be shaped like relevance: {values.shape[1:]} a sample, not {shown.shape[1:]}")
+    return shown
