@@ -332,7 +332,7 @@ def test_bounds_from_the_inputs(how, files, x, capsys):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_grid_with_a_mask(files, x, tmp_path):
+def test_a_grid_with_a_mask(files, x, tmp_path, capsys):
     mask = np.zeros((4, 5), bool)
     mask.flat[3:15] = True
     grid = np.full((len(x), 4, 5), np.nan, np.float32)
@@ -340,7 +340,9 @@ def test_a_grid_with_a_mask(files, x, tmp_path):
     expected = explain(files)
     np.save(files[0], grid)
     np.save(tmp_path / "mask.npy", mask)
+    capsys.readouterr()
     got = explain(files, "--mask", tmp_path / "mask.npy")
+    assert f"float32 {grid.shape}" in capsys.readouterr().out
     assert (got[:, mask] == expected).all() and np.isnan(got[:, ~mask]).all()
 
 

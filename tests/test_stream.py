@@ -228,7 +228,8 @@ def test_masks(tmp_path):
             tmp_path / "grid.npy", tmp_path / "r.npy", mask=given, statistics=tmp_path / "m.npz", overwrite=True
         )
         made = np.load(tmp_path / "r.npy")
-        assert made.shape == grid.shape and (made[:, mask] == RELEVANCE).all() and np.isnan(made[:, ~mask]).all()
+        assert made.shape == grid.shape == done.shape
+        assert (made[:, mask] == RELEVANCE).all() and np.isnan(made[:, ~mask]).all()
         mean = np.load(tmp_path / "m.npz")["mean"]
         assert mean.shape == (1, 6, 10) and (mean[0][mask] == done.statistics.mean[0]).all()
         assert np.isnan(mean[0][~mask]).all()

@@ -18,7 +18,7 @@ from ..errors import InputError, ShapeError
 from .blocks import SIZE as BLOCK
 from .job import Job, is_per_sample
 from .labels import to_xarray
-from .masks import Gridded, Masked, open_mask, scatter
+from .masks import Gridded, Masked, on_grid, open_mask, scatter
 from .optional import needed
 from .sinks import open_sink
 from .sources import open_source
@@ -71,7 +71,7 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
         target = np.empty((0, *target.shape[1:]), target.dtype)
     shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
     job = Job(_of_a_task(analyzer), shape, x.dtype, target=target, normalize=normalize)
-    made = job.map_shape if grid is None else (*job.map_shape[:-1], *grid.shape)
+    made = on_grid(job.map_shape, grid)
     axes = tuple(range(1, 1 + len(made)))
     mapped = da.blockwise(
         _explain_block,

@@ -23,7 +23,7 @@ from .apart import check_apart
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
-from .masks import Gridded, Masked, open_mask
+from .masks import Gridded, Masked, on_grid, open_mask
 from .results import check_statistics, save_statistics
 from .sinks import Sink, open_sink
 from .sources import Source, open_source, split
@@ -46,7 +46,7 @@ class Streamed:
     samples, explanations : int
         Explanations are samples times targets.
     shape : tuple of int
-        Of all relevances.
+        Of all relevances, as they are written: with a mask, on its grid.
     dtype : dtype
     seconds : float
         Of this run.
@@ -140,7 +140,7 @@ def stream(
         tell = stack.enter_context(_progress(progress, job.samples, run.count))
         run.all(tell, client)
     seconds = time.perf_counter() - begin
-    shape = (run.count, *job.map_shape)
+    shape = (run.count, *on_grid(job.map_shape, grid))
     if outside := run.counts["outside"]:
         text = f"{outside:,} input values lie outside the bounds of z_box: its relevance means little there"
         warnings.warn(text, BoundsWarning, stacklevel=3)
