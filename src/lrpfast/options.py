@@ -24,7 +24,7 @@ from .plot.samples import LIMIT, MOST_PANELS, check_limit
 from .rules import composites, innvestigate
 from .rules.composites import COMPOSITES, Composite, Entry, Uniform
 from .rules.innvestigate import ANALYZERS, keywords
-from .rules.rule import RULES, Rule, from_name
+from .rules.rule import RULES, Rule, ZBox, from_name
 
 
 def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
@@ -37,6 +37,13 @@ def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
 
     return parse
+
+
+def _to_count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
 
 
 def _to_pair(text: str) -> tuple[float, float]:
@@ -56,6 +63,8 @@ def _to_bytes(text: str) -> int:
 
 
 integer = _typed(int, "a whole number")
+count = _typed(_to_count, "a whole number of at least 1")
+count_or_auto = _typed(lambda text: text if text == "auto" else _to_count(text), "auto or a whole number of at least 1")
 number = _typed(float, "a number")
 pair = _typed(_to_pair, "a pair LOW,HIGH of numbers")
 number_or_pair = _typed(lambda text: _to_pair(text) if "," in text else float(text), "a number")
@@ -77,8 +86,34 @@ def analyzer(
         "mask_nan": options.mask_nan,
     }
     if _known(options.rule) in ANALYZERS:
-        return create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
-    return Analyzer(model, _own(options), start=layer(options.start), **common)
+        made: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
+    else:
+        made = Analyzer(model, _own(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common)
+    _check_bounds(options, made)
+    return made
+
+
+def _check_bounds(options: argparse.Namespace, made: Analyzer) -> None:
+    """RuleError where --low and --high are given and no layer of this model has the rule that they are for."""
+    given = options.low is not None or options.high is not None
+    if given and not any(isinstance(rule, ZBox) for rule in made._composite.assign(made.model).rules.values()):
+        where = "the first convolution, which" if options.rule == "epsilon_gamma_box" else "a layer that"
+        raise RuleError(
+            f"--low and --high are for z_box, and {options.rule} has it on {where} this model does not have; "
+            "--input-layer-rule z_box has it on the first layer with weights"
+        )
+
+
+def _reference(text: str | None) -> float | np.ndarray | None:
+    """What ``--y-ref`` names."""
+    if text is None:
+        return None
+    if text.endswith(".npy"):
+        return np.array(open_array(text))
+    try:
+        return np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        raise InputError(f"--y-ref is a number, one for each output as A,B,…, or an .npy file, not {text!r}") from None
 
 
 def composite(options: argparse.Namespace) -> Composite:
@@ -147,8 +182,10 @@ def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
     parameters, bounds = _given(options)
     parameters.update(bounds)
     first = _first_rule(options.input_layer_rule)
-    if options.start is not None:
-        raise InputError("--start goes with lrpfast's own rules; iNNvestigate's names explain the output")
+    for key in ("start", "y_ref"):
+        if getattr(options, key) is not None:
+            option = key.replace("_", "-")
+            raise InputError(f"--{option} goes with lrpfast's own rules; iNNvestigate's names explain the output")
     if name == "lrp":
         raise RuleError("lrp takes a list of rules, which create_analyzer in Python can pass; name one rule here")
     if "bias" in parameters:

@@ -160,7 +160,7 @@ class Gridded(Sink):
     def _open(self, there: bool) -> None:
         labels = self._labels  # of a `Masked` source, or of its grid
         grid = labels.grid if labels is not None and labels.grid is not None else labels
-        shape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
+        shape: RowsShape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
         self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, there)
 
     def write(self, first: int, rows: np.ndarray) -> None:
