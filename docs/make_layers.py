@@ -13,21 +13,19 @@ from pathlib import Path
 
 from lrpfast import layers
 from lrpfast.model.layers import FUNCTIONS
-from lrpfast.readers import (
-    keras_activations,
-    keras_layers,
-    onnx_elementwise,
-    onnx_fold,
-    onnx_linear,
-    onnx_moves,
-    onnx_resize,
-    sklearn,
-    torch_constants,
-    torch_functions,
-    torch_merges,
-    torch_moves,
-    torch_nodes,
-)
+from lrpfast.readers import sklearn
+from lrpfast.readers.keras import activations as keras_activations
+from lrpfast.readers.keras import layers as keras_layers
+from lrpfast.readers.onnx import elementwise as onnx_elementwise
+from lrpfast.readers.onnx import fold as onnx_fold
+from lrpfast.readers.onnx import linear as onnx_linear
+from lrpfast.readers.onnx import moves as onnx_moves
+from lrpfast.readers.onnx import resize as onnx_resize
+from lrpfast.readers.torch import constants as torch_constants
+from lrpfast.readers.torch import functions as torch_functions
+from lrpfast.readers.torch import merges as torch_merges
+from lrpfast.readers.torch import moves as torch_moves
+from lrpfast.readers.torch import nodes as torch_nodes
 from lrpfast.rules import roles
 
 PAGE = Path(__file__).with_name("layers.md")

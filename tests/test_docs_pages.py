@@ -44,7 +44,7 @@ def test_page(page, at_root, capsys):
         assert len(ran) == 2
         for _, printed, shown in ran:
             assert printed == shown
-        assert {path.name for path in Path().iterdir()} == {"tests", "x.npy", "relevance.npy", "map.png", "network.png"}
+        assert {path.name for path in Path().iterdir()} == {"tests", "six.npy", "digits.npy", "map.png", "network.png"}
 
 
 ROWS = re.findall(r"^\| `([\w.\"]+(?:\(.*?\))?)` \| (`.*) \|$", read("composites.md"), re.MULTILINE)

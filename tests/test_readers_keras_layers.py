@@ -12,9 +12,9 @@ import pytest
 from lrpfast import layers as L
 from lrpfast.errors import LrpfastError, ModelFormatError, UnsupportedLayerError
 from lrpfast.readers import load
-from lrpfast.readers.keras_config import first_number
-from lrpfast.readers.keras_graph import MAX_NODES
-from lrpfast.readers.keras_layers import CONVERTERS
+from lrpfast.readers.keras.config import first_number
+from lrpfast.readers.keras.graph import MAX_NODES
+from lrpfast.readers.keras.layers import CONVERTERS
 from test_readers_keras import ACTIVATIONS, arrays, dense, entry, functional, layer, sequential, write_h5, write_keras
 
 DATA = Path(__file__).parent / "data"

@@ -72,10 +72,10 @@ def heatmap(
         Sequences: "each" (default) has a row for each, or "sum", or an index.
     channels_first : bool, optional
         Whether a sample's channels are its first axis, as in ONNX and PyTorch, or its last,
-        as in Keras; ``model.channels_first`` knows that of inputs. Say it for hidden layers,
-        whose channels are many. When None, the channels of an image are whichever of the
-        two is shorter than both other axes, and an error where neither is; those of a
-        sequence are the last axis. Samples without channels are drawn as they are.
+        as in Keras; ``model.channels_first`` knows that of inputs. When None, the channels
+        of an image are whichever of the two has a size of 1 to 4, less than both other axes,
+        and an error where neither has, as in hidden layers; those of a sequence are the last
+        axis. Samples without channels are drawn as they are.
     features : sequence of str, optional
         Names of a vector's features or of a sequence's channels.
     scale : {"sample", "shared"}

@@ -54,6 +54,10 @@ def as_samples(value: Any, what: str, limit: int) -> tuple[np.ndarray, int]:
     return shown, shape[0]
 
 
+#: Grey, grey and alpha, RGB, RGB and alpha: an axis so short is an image's channels; a longer one may be a side.
+COLOURS = 4
+
+
 @dataclass(frozen=True)
 class Reader:
     """How the caller's arrays are to be read: the arguments that say it, checked as far as that goes without them."""
@@ -147,11 +151,11 @@ class Reader:
         if self.channels_first is not None or kind == "sequence":
             return bool(self.channels_first)
         first, middle, last = shape[1:]
-        if first < min(middle, last) or last < min(first, middle):
+        if min(first, last) <= COLOURS and (first < min(middle, last) or last < min(first, middle)):
             return first < last
         raise InputError(
-            f"{what} of shape {shape}: neither its first nor its last axis is shorter than the others, as that of an "
-            "image's channels is; say channels_first=True or channels_first=False"
+            f"{what} of shape {shape}: its sizes do not tell where the channels are; say channels_first=True or "
+            "channels_first=False"
         )
 
     def _on_grid(self, values: np.ndarray, what: str) -> np.ndarray:

@@ -13,8 +13,7 @@ from .guard import check_names, check_size, guarded
 from .keras import from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
-from .torch import from_torch
-from .torch_archive import is_exported, read_pt2
+from .torch import from_torch, is_exported, read_pt2
 
 __all__ = ["from_keras", "from_onnx", "from_sklearn", "from_torch", "load"]
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, LrpfastError
 from ...once import once
-from ...readers.guard import unpacks_honestly
+from ...readers.guard import MAX_RATIO, check_size, unpacks_honestly
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
 from ..optional import needed
 from .base import FileSource, check_unpacked, row_bytes, state_of
 
+#: An array of more chunks than this, 100 times as many as are stored, is damaged: to look for each takes for ever.
+_FREE_CHUNKS = 10_000
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -34,8 +37,11 @@ class ZarrSource(FileSource):
         self._store, self._folder = None, os.path.isdir(path)
         try:
             if not self._folder:
+                _check_members(path)
                 self._store = zarr.storage.ZipStore(path, mode="r")
             root = zarr.open(path if self._store is None else self._store, mode="r")
+        except LrpfastError:
+            raise
         except Exception as error:  # whatever damaged metadata provoke in zarr
             raise InputError(f"{path}: damaged Zarr store ({type(error).__name__}: {error})") from None
         self._name, self._array, group = _find(zarr, root, path, array)
@@ -56,8 +62,17 @@ class ZarrSource(FileSource):
         if not unpacks_honestly(size, 0):  # to sum up a store's files may take long
             files = _files(self._inside) if self._folder else [path]
             check_unpacked(shown, size, sum(map(os.path.getsize, files)))
+        self._check_chunks(shown)
         if dims:
             self.labels = _labels(self._array, name, dims, attrs, group)
+
+    def _check_chunks(self, shown: str) -> None:
+        blocks = getattr(self._array, "shards", None) or self._array.chunks
+        declared = math.prod(-(-n // max(1, block)) for n, block in zip(self._array.shape, blocks, strict=True))
+        if declared > _FREE_CHUNKS:
+            stored = sum(1 for _ in _files(self._inside)) if self._folder else _members(self.path)
+            if declared > MAX_RATIO * stored:
+                raise InputError(f"{shown}: damaged Zarr store ({stored:,} of {declared:,} chunks are there)")
 
     @once
     def fingerprint(self) -> dict[str, Any]:
@@ -81,6 +96,20 @@ class ZarrSource(FileSource):
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
+
+
+def _check_members(path: str) -> None:
+    """Refuse members of a zip archive that zarr would look for without end, or take any memory for."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if {"", ".."} & set(info.filename.rstrip("/").split("/")):
+                raise InputError(f"{path}: damaged Zarr store (its member {info.filename!r} lies outside it)")
+            check_size(archive, info)
+
+
+def _members(path: str) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return len(archive.namelist())
 
 
 def _files(folder: str) -> Iterator[str]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, MissingPackageError, UnsupportedLayerError
-from ..model.graph import Model
-from .guard import guarded
-from .torch_graph import build
-from .torch_nodes import CONVERTERS
-from .torch_records import Op, Program, Ref
+from ...errors import InputError, MissingPackageError, UnsupportedLayerError
+from ...model.graph import Model
+from ..guard import guarded
+from .graph import build
+from .nodes import CONVERTERS
+from .records import Op, Program, Ref
 
 
 def from_torch(module: Any, example_inputs: Any = None) -> Model:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ModelFormatError, ShapeError
-from ..model import layers as L
-from ..model.layers import Layer, Shape
-from ..model.layers.window import as_pairs, per_axis
-from .keras_activations import ACTIVATIONS, activation, activation_layer, prelu
-from .keras_local import locally_connected
-from .keras_record import KerasLayer
+from ...errors import InputError, ModelFormatError, ShapeError
+from ...model import layers as L
+from ...model.layers import Layer, Shape
+from ...model.layers.window import as_pairs, per_axis
+from .activations import ACTIVATIONS, activation, activation_layer, prelu
+from .local import locally_connected
+from .record import KerasLayer
 
 Converter = Callable[..., Layer]
 

@@ -1,4 +1,4 @@
-"""ATen operators that are activations or pooling; part of the table in `torch_nodes`."""
+"""ATen operators that are activations or pooling; part of the table in `nodes`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
-from ..model import layers as L
-from ..model.layers.window import extent
-from .channels_first import clip, rounded_up
-from .torch_graph import Call
+from ...errors import ShapeError
+from ...model import layers as L
+from ...model.layers.window import extent
+from ..channels_first import clip, rounded_up
+from .graph import Call
 
 Converter = Callable[[Call], Any]
 

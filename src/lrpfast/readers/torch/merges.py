@@ -1,4 +1,4 @@
-"""ATen operators that join and combine values, and reduce them; part of the table in `torch_nodes`."""
+"""ATen operators that join and combine values, and reduce them; part of the table in `nodes`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..model import layers as L
-from .channels_first import Flat, Tensor
-from .places import constant, fixed
-from .torch_graph import Call, Stack
-from .torch_moves import stretched
+from ...model import layers as L
+from ..channels_first import Flat, Tensor
+from ..places import constant, fixed
+from .graph import Call, Stack
+from .moves import stretched
 
 Converter = Callable[[Call], Any]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ModelFormatError, UnsupportedLayerError
-from ..model.layers import Shape
-from .keras_record import plain
+from ...errors import ModelFormatError, UnsupportedLayerError
+from ...model.layers import Shape
+from .record import plain
 
 #: Class names of the containers whose layers are read.
 SEQUENTIAL, FUNCTIONAL = ("Sequential",), ("Functional", "Model")

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ModelFormatError, UnsupportedLayerError
-from ..model import layers as L
-from ..model.graph import Model
-from ..model.layers import Layer, Shape
-from .keras_config import (
+from ...errors import ModelFormatError, UnsupportedLayerError
+from ...model import layers as L
+from ...model.graph import Model
+from ...model.layers import Layer, Shape
+from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
     Call,
@@ -31,9 +31,9 @@ from .keras_config import (
     name_of,
     shape_of,
 )
-from .keras_layers import BACK, CONVERTERS, LAST, convert, naming
-from .keras_record import KerasLayer
-from .keras_store import Entry, Store
+from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .record import KerasLayer
+from .store import Entry, Store
 
 #: Shared models inside each other could make a small file ask for any number of layers.
 MAX_NODES = 100_000

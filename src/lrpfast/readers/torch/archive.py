@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, UnsupportedLayerError
-from ..model.graph import Model
-from .guard import guarded, member
-from .torch_graph import build
-from .torch_nodes import CONVERTERS
-from .torch_records import Op, Program, Ref
+from ...errors import ModelFormatError, UnsupportedLayerError
+from ...model.graph import Model
+from ..guard import guarded, member
+from .graph import build
+from .nodes import CONVERTERS
+from .records import Op, Program, Ref
 
 #: What separates a node's modules in the file.
 _STACK = ";"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, ShapeError
-from ..model import layers as L
-from .channels_first import Tensor, Value
-from .onnx_fold import Known, axes_of, reshaped, slices, split_sizes, squeezed, unsqueezed
-from .onnx_use import Use
-from .places import pad, take
+from ...errors import ModelFormatError, ShapeError
+from ...model import layers as L
+from ..channels_first import Tensor, Value
+from ..places import pad, take
+from .fold import Known, axes_of, reshaped, slices, split_sizes, squeezed, unsqueezed
+from .use import Use
 
 #: Numbers that stand for axes the file leaves open, where shapes are computed.
 _OPEN = ((6007, 6011), (5003, 5009), (4001, 4003), (3001, 3011))

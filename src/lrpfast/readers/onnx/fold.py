@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError
-from .onnx_file import Node
+from ...errors import ModelFormatError
+from .file import Node
 
 #: Elements that a file may make up of a few bytes (ConstantOfShape, Expand, Tile, Range, …).
 MOST = 1 << 27

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
-from ..model import layers as L
-from .torch_constants import UNCHANGED
-from .torch_functions import FUNCTIONS
-from .torch_graph import Call
-from .torch_merges import MERGES
-from .torch_moves import MOVES
-from .torch_records import Ref
+from ...errors import ShapeError
+from ...model import layers as L
+from .constants import UNCHANGED
+from .functions import FUNCTIONS
+from .graph import Call
+from .merges import MERGES
+from .moves import MOVES
+from .records import Ref
 
 Converter = Callable[[Call], Any]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, ShapeError
-from ..model import layers as L
-from ..model.layers.window import extent
-from .channels_first import Tensor, Value, rounded_up
-from .onnx_fold import Known
-from .onnx_use import Use
+from ...errors import ModelFormatError, ShapeError
+from ...model import layers as L
+from ...model.layers.window import extent
+from ..channels_first import Tensor, Value, rounded_up
+from .fold import Known
+from .use import Use
 
 # -- layers with weights --------------------------------------------------------
 

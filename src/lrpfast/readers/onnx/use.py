@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
-from .channels_first import Builder, Flat, Tensor, Value
-from .onnx_file import Node
-from .onnx_fold import Known
+from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
+from ..channels_first import Builder, Flat, Tensor, Value
+from .file import Node
+from .fold import Known
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..errors import UnsupportedLayerError
-from .torch_records import Op, Program, Ref
+from ...errors import UnsupportedLayerError
+from .records import Op, Program, Ref
 
 # -- operators that change their input ----------------------------------------
 

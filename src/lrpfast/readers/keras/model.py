@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, ModelFormatError, UnsupportedLayerError
-from ..model.graph import Model
-from . import hdf5
-from .guard import guarded, member
-from .keras_config import KERAS_PACKAGES
-from .keras_graph import build
-from .keras_store import ArchiveStore, LegacyStore, LiveStore
+from ...errors import InputError, ModelFormatError, UnsupportedLayerError
+from ...model.graph import Model
+from .. import hdf5
+from ..guard import guarded, member
+from .config import KERAS_PACKAGES
+from .graph import build
+from .store import ArchiveStore, LegacyStore, LiveStore
 
 
 def read_h5(path: Path) -> Model:

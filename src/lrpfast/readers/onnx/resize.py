@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError
-from ..model import layers as L
-from ..model.layers import Shape
-from .channels_first import Value
-from .onnx_moves import sample_shape, whole_shape
-from .onnx_use import Use
-from .places import MOST, Resize, interpolate, nearest, repeat
+from ...errors import ModelFormatError
+from ...model import layers as L
+from ...model.layers import Shape
+from ..channels_first import Value
+from ..places import MOST, Resize, interpolate, nearest, repeat
+from .moves import sample_shape, whole_shape
+from .use import Use
 
 
 def _expand(use: Use) -> Value:

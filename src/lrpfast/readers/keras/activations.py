@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ..model.layers import FUNCTIONS, Activation, Identity, Layer, Shape
-from .keras_record import KerasLayer, plain
+from ...model.layers import FUNCTIONS, Activation, Identity, Layer, Shape
+from .record import KerasLayer, plain
 
 
 def _relu(layer: KerasLayer, shape: Shape) -> Activation:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError, UnsupportedLayerError
-from ..model.layers import Shape
-from ..model.layers.window import per_axis
+from ...errors import ModelFormatError, UnsupportedLayerError
+from ...model.layers import Shape
+from ...model.layers.window import per_axis
 
 
 @dataclass(frozen=True)

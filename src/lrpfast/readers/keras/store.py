@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import ModelFormatError
-from . import hdf5
-from .keras_record import Weight
+from ...errors import ModelFormatError
+from .. import hdf5
+from .record import Weight
 
 if TYPE_CHECKING:
     import h5py

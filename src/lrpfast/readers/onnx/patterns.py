@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .onnx_file import Node
+from .file import Node
 
 #: Where functions are compared, and how closely; exporters round their constants to float32.
 _POINTS = np.concatenate([np.linspace(-9.013, 9.007, 361), [-40.0, 40.0]])

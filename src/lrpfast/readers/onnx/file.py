@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
-from ..model.layers import Shape
+from ...errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
+from ...model.layers import Shape
 
 #: Versions of the operators that lrpfast reads.
 OLDEST, NEWEST = 7, 28

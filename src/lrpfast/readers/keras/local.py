@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from ..errors import ModelFormatError, ShapeError
-from ..model.layers import LocallyConnected, Shape
-from .keras_activations import activation
-from .keras_record import KerasLayer
+from ...errors import ModelFormatError, ShapeError
+from ...model.layers import LocallyConnected, Shape
+from .activations import activation
+from .record import KerasLayer
 
 
 def locally_connected(layer: KerasLayer, shape: Shape) -> LocallyConnected:

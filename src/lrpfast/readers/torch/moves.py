@@ -1,4 +1,4 @@
-"""ATen operators that move, cut, repeat and pad values; part of the table in `torch_nodes`."""
+"""ATen operators that move, cut, repeat and pad values; part of the table in `nodes`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
-from ..model import layers as L
-from .channels_first import MAX_NODES
-from .places import Resize, fixed, interpolate, nearest, pad, repeat, take
-from .torch_graph import Call
-from .torch_records import Batch
+from ...errors import ShapeError
+from ...model import layers as L
+from ..channels_first import MAX_NODES
+from ..places import Resize, fixed, interpolate, nearest, pad, repeat, take
+from .graph import Call
+from .records import Batch
 
 Converter = Callable[[Call], Any]
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, LrpfastError, ModelFormatError, ShapeError, UnsupportedLayerError
-from ..model.graph import Model
-from .channels_first import Builder
-from .onnx_file import Branch, File, Input, Node, read
-from .onnx_fold import FOLDED, MADE, Known, fold, sized
-from .onnx_ops import OPERATORS
-from .onnx_patterns import Matcher
-from .onnx_use import Use
+from ...errors import InputError, LrpfastError, ModelFormatError, ShapeError, UnsupportedLayerError
+from ...model.graph import Model
+from ..channels_first import Builder
+from .file import Branch, File, Input, Node, read
+from .fold import FOLDED, MADE, Known, fold, sized
+from .ops import OPERATORS
+from .patterns import Matcher
+from .use import Use
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
 BATCHES = (7919, 7907)

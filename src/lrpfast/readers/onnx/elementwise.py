@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFormatError
-from ..model import layers as L
-from .channels_first import Value, clip
-from .onnx_fold import DTYPES, Known
-from .onnx_use import Use
-from .places import constant, fixed, pad, take
+from ...errors import ModelFormatError
+from ...model import layers as L
+from ..channels_first import Value, clip
+from ..places import constant, fixed, pad, take
+from .fold import DTYPES, Known
+from .use import Use
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 
@@ -300,7 +300,7 @@ def _cast(use: Use) -> Value:
     return use.builder.each(L.Identity("Cast"), use.value())
 
 
-#: How each operator is built; those that end in "*" stand for patterns (onnx_patterns.py).
+#: How each operator is built; those that end in "*" stand for patterns (patterns.py).
 ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Abs": _function("relu", negative_slope=-1.0),
     "Add": _sum,

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
-from ..model.graph import Model
-from ..model.layers import Concat
-from .channels_first import Builder, Flat, Tensor
-from .torch_constants import FOLDS
-from .torch_passes import functional, fused, needed
-from .torch_records import Batch, Op, Program, Ref, Size
+from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
+from ...model.graph import Model
+from ...model.layers import Concat
+from ..channels_first import Builder, Flat, Tensor
+from .constants import FOLDS
+from .passes import functional, fused, needed
+from .records import Batch, Op, Program, Ref, Size
 
 
 @dataclass(frozen=True)

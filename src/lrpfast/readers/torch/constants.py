@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
+from ...errors import ShapeError
 
 #: A small file could ask for any amount of memory, by full and arange.
 MAX_VALUES = 1 << 28
