@@ -72,6 +72,16 @@ def test_import_brings_neither_command_line_nor_files():
     ]
 
 
+def test_public_modules_list_public_names():
+    for module in (lrpfast, lrpfast.layers, lrpfast.rules, lrpfast.composites, lrpfast.plot, lrpfast.batch):
+        assert dir(module) == sorted(module.__all__)
+        assert all(hasattr(module, name) for name in dir(module))
+
+
+def test_batch_is_there_when_it_is_asked_for():
+    assert "lrpfast.batch.stream" in imported_by("import lrpfast; lrpfast.batch.open_source")
+
+
 # Imports go one way. Each folder, and each module beside them, with what it may import.
 
 MAY_IMPORT = {

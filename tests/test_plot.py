@@ -82,7 +82,9 @@ def test_channels_first():
     np.testing.assert_array_equal(drawn(figure), SEQUENCES.swapaxes(1, 2))
 
 
-@pytest.mark.parametrize("shape", [(6, 6, 16), (6, 7, 16), (12, 64, 16), (16, 6, 6), (3, 3, 3), (3, 9, 3), (9, 3, 9)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(6, 6, 16), (6, 7, 16), (12, 64, 16), (16, 6, 6), (3, 3, 3), (3, 9, 3), (9, 3, 9)], ids=str
+)
 def test_channels_that_sizes_do_not_tell(shape):
     r = RNG.normal(size=(2, *shape))
     np.testing.assert_allclose(drawn(heatmap(r, r, channels_first=True)), r.sum(1))

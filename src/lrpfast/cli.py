@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, options, plot, table
-from .batch import ALL, NORMALIZATIONS, Streamed, check_apart, open_sink, open_source, unfinished
+from .batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
+from .batch.apart import check_apart
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads

@@ -1,6 +1,13 @@
-"""Whole data sets: files in, relevances and statistics of them out, on one machine or several."""
+"""Whole data sets: files in, relevances and statistics of them out, on one machine or several.
 
-from .apart import check_apart
+Examples
+--------
+>>> np.save("x.npy", np.ones((3, 2)))
+>>> with lrpfast.batch.open_source("x.npy") as source:
+...     source.shape, source.read(0, 1)
+((3, 2), array([[1., 1.]]))
+"""
+
 from .bounds import data_bounds
 from .groups import ALL
 from .journal import unfinished
@@ -17,7 +24,6 @@ __all__ = [
     "Source",
     "Statistics",
     "Streamed",
-    "check_apart",
     "data_bounds",
     "open_array",
     "open_mask",
@@ -25,3 +31,7 @@ __all__ = [
     "open_source",
     "unfinished",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

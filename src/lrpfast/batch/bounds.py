@@ -85,7 +85,7 @@ def data_bounds(
     return np.where(valid > 0, low, 0.0), np.where(valid > 0, high, 0.0)
 
 
-def outside(x: np.ndarray, low: np.ndarray, high: np.ndarray, threads: int | None = None) -> int:
+def outside(x: np.ndarray, low: np.ndarray, high: np.ndarray, *, threads: int | None = None) -> int:
     """How many values of ``x``, shape (samples, *shape), lie below ``low`` or above ``high``; NaN does not count."""
     rows = np.ascontiguousarray(x).reshape(len(x), low.size)
     if rows.size == 0:

@@ -138,9 +138,9 @@ class Job:
         counts = {"left": 0, "outside": 0}
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
-            counts["left"] = normalize_rows(flat, self.normalize, self.analyzer._threads)
+            counts["left"] = normalize_rows(flat, self.normalize, threads=self.analyzer._threads)
         for low, high in self._bounds:
-            counts["outside"] += outside(x, low, high, self.analyzer._threads)
+            counts["outside"] += outside(x, low, high, threads=self.analyzer._threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
 
     def _analyze(

@@ -14,7 +14,7 @@ from .shares import Shares
 NORMALIZATIONS = {"maxabs": "largest |R|", "sum": "sum", "max": "largest R", "l1": "sum of |R|"}
 
 
-def normalize_rows(relevance: np.ndarray, how: str, threads: int | None = None) -> int:
+def normalize_rows(relevance: np.ndarray, how: str, *, threads: int | None = None) -> int:
     """Divide every row by max|R|, ΣR, max R or Σ|R|, in place; masked features (NaN) do not count.
 
     Parameters

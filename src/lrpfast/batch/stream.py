@@ -37,7 +37,7 @@ TIMES_A_NOTE = 20
 CHUNK = "samples in a chunk"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Streamed:
     """What `stream` did.
 
