@@ -55,7 +55,7 @@ def test_targets(target):
 def test_map_of_what_is_no_array():
     with pytest.raises(lrpfast.InputError, match="Analyzer.stream takes paths"):
         ANALYZER.map("x.npy")
-    with pytest.raises(lrpfast.ShapeError, match="single number"):
+    with pytest.raises(lrpfast.ShapeError, match="must have shape"):
         ANALYZER.map(1.5)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from . import __version__, options, plot, table
 from .batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
 from .batch.apart import check_apart
+from .batch.bounds import told_outside
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads
@@ -371,8 +372,7 @@ def _explain(arguments: argparse.Namespace) -> None:
             if picture is not None:
                 plot.save(picture(arguments.output), arguments.plot)
     if done.outside:
-        text = f"{done.outside:,} input values lie outside the bounds of z_box: its relevance means little there"
-        print(f"lrpfast: warning: {text}", file=sys.stderr)
+        print(f"lrpfast: warning: {told_outside(done.outside)}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done)
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
-from ..engine.inputs import as_real
+from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
 from .blocks import SIZE as BLOCK
-from .job import Job, is_per_sample
+from .job import Job, is_per_sample, wrong_count
 from .labels import to_xarray
 from .masks import Gridded, Masked, on_grid, open_mask, scatter
 from .optional import needed
@@ -52,8 +52,7 @@ def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str 
 def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = as_real(x, "x")
-        if x.ndim == 0:
-            raise ShapeError("x is a single number; samples lie along the first axis of an array")
+        x = as_batch(x, x.shape[1:], "x")
         job = Job(analyzer, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
         return _explain_block(x, None, job=job, grid=grid), job
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
@@ -64,7 +63,7 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
     arguments: list[Any] = [x, (0, *range(100, 99 + x.ndim)), None, None]
     if each:
         if np.shape(target)[:1] != (len(x),):
-            raise ShapeError(f"there are {len(x)} samples, but the targets have shape {np.shape(target)}")
+            raise wrong_count(len(x), np.shape(target))
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]

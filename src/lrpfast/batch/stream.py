@@ -20,6 +20,7 @@ from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError, SampleError
 from .apart import check_apart
+from .bounds import told_outside
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
@@ -142,8 +143,7 @@ def stream(
     seconds = time.perf_counter() - begin
     shape = (run.count, *on_grid(job.map_shape, grid))
     if outside := run.counts["outside"]:
-        text = f"{outside:,} input values lie outside the bounds of z_box: its relevance means little there"
-        warnings.warn(text, BoundsWarning, stacklevel=3)
+        warnings.warn(told_outside(outside), BoundsWarning, stacklevel=3)
     counts = run.count, run.count * job.targets
     told = run.resumed, run.counts["left"], outside
     return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record)
