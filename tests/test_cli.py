@@ -199,6 +199,24 @@ def test_a_hidden_layer(files, x):
         assert explain(files, "--start", start, "--target", "7").tobytes() == expected.tobytes()
 
 
+def test_a_reference_value(files, x):
+    model, reference = lrpfast.load(MODEL), np.arange(5.0)
+    np.save(files[0].parent / "y.npy", reference)
+    for text, value in (("-0.5", -0.5), ("0,1,2,3,4", reference), (files[0].parent / "y.npy", reference)):
+        expected = lrpfast.Analyzer(model, "epsilon", y_ref=value).analyze(x)
+        assert explain(files, "--y-ref", text).tobytes() == expected.tobytes()
+
+
+def test_other_names_of_options(files, labels, x):
+    expected = explain(files)
+    assert run("explain", MODEL, files[0], "-o", files[1], "--overwrite", "--batch-size", "auto") == 0
+    assert np.load(files[1]).tobytes() == expected.tobytes()
+    maps = files[0].parent / "m.npz"
+    for option in ("--correct-only", "--correct"):
+        assert run("explain", MODEL, files[0], "--statistics", maps, "--force", option, labels) == 0
+        assert np.load(maps)["count"] < len(x)
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64", "tf32"])
 def test_precision_threads_and_memory(precision, files, x):
     expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon", precision=precision).analyze(x)
@@ -236,11 +254,13 @@ def test_real_inputs_of_any_dtype(dtype, files, x):
     assert explain(files).tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("samples", [0, 1])
-def test_few_samples(samples, files, x, capsys):
-    np.save(files[0], x[:samples])
-    assert explain(files).shape == (samples, 12)
-    assert f"{samples} samples explained" in capsys.readouterr().out
+def test_few_samples(files, x, capfd):
+    np.save(files[0], x[:1])
+    assert explain(files).shape == (1, 12)
+    assert "1 samples explained" in capfd.readouterr().out
+    np.save(files[0], x[:0])
+    message = refuse(capfd, "explain", MODEL, files[0], "-o", files[1], "--force")
+    assert "x.npy: holds no samples, its shape is (0, 12)" in message
 
 
 @pytest.mark.parametrize("limit", ["CHUNK_BYTES", "CHUNK_FLOPS"])
@@ -332,7 +352,7 @@ def test_bounds_from_the_inputs(how, files, x, capsys):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_grid_with_a_mask(files, x, tmp_path):
+def test_a_grid_with_a_mask(files, x, tmp_path, capsys):
     mask = np.zeros((4, 5), bool)
     mask.flat[3:15] = True
     grid = np.full((len(x), 4, 5), np.nan, np.float32)
@@ -340,7 +360,9 @@ def test_a_grid_with_a_mask(files, x, tmp_path):
     expected = explain(files)
     np.save(files[0], grid)
     np.save(tmp_path / "mask.npy", mask)
+    capsys.readouterr()
     got = explain(files, "--mask", tmp_path / "mask.npy")
+    assert f"float32 {grid.shape}" in capsys.readouterr().out
     assert (got[:, mask] == expected).all() and np.isnan(got[:, ~mask]).all()
 
 
@@ -355,7 +377,10 @@ def test_wrong_options_of_data_sets(files, labels, tmp_path, capfd):
     assert "--quantiles" in told("--statistics", tmp_path / "s.npz", "--quantiles", "a")
     assert "between 0 and 1" in told("--statistics", tmp_path / "s.npz", "--quantiles", "50")
     assert "True and False" in told("-o", files[1], "--mask", labels)
-    assert "batch_size must be" in told("-o", files[1], "--batch-size", "0")
+    for option, allowed in (("--batch-size", "auto or a whole number of at least 1"), ("--threads", "at least 1")):
+        for wrong in ("0", "-2", "many"):
+            message = told("-o", files[1], option, wrong)
+            assert f"argument {option}: '{wrong}' is not" in message and allowed in message
     assert "epsilon has no bounds" in told("-o", files[1], "--low", "minmax")
     assert "two files" in told("-o", tmp_path / "a.h5", "--statistics", tmp_path / "a.h5")
     assert leftovers(files) == ["labels.npy"]
@@ -477,7 +502,8 @@ def test_wrong_plots(options, message, files, capfd, monkeypatch):
 def test_the_plot_may_not_be_an_input(files, tmp_path, capfd):
     inputs = tmp_path / "x.png"
     files[0].rename(inputs)
-    assert "is an input of this command" in refuse(capfd, "explain", MODEL, inputs, "-o", files[1], "--plot", inputs)
+    message = refuse(capfd, "explain", MODEL, inputs, "-o", files[1], "--plot", inputs)
+    assert "is both the plot and the inputs" in message
 
 
 def test_plot_without_matplotlib(files, capfd, monkeypatch):
@@ -531,6 +557,11 @@ RULE_ERRORS = [
     (["--rule", "z_box", "--low", "1", "--high", "0"], "low must not be above high"),
     (["--rule", "z_box", "--low", "a", "--high", "0"], "--low is a number, an .npy file, or one of minmax"),
     (["--low", "0", "--high", "1"], "--low and --high go with z_box"),
+    (["--rule", "epsilon_gamma_box", "--low", "-4", "--high", "4"], "which this model does not have"),
+    (["--rule", "lrp.z", "--y-ref", "1"], "--y-ref goes with lrpfast's own rules"),
+    (["--y-ref", "a"], "--y-ref is a number, one for each output"),
+    (["--y-ref", "1,2"], "--y-ref must be one number or one per output (5)"),
+    (["--rule", "Epsilon"], "did you mean 'epsilon'?"),
     (["--input-layer-rule", "flatt"], "unknown rule 'flatt'"),
     (["--input-layer-rule", "0,1,2"], "a rule's name or LOW,HIGH"),
     (["--rule", "lrp.z", "--input-layer-rule", "flat"], "input_layer_rule must be one of"),
@@ -557,7 +588,7 @@ RUN_ERRORS = [
     (["--target", "1,9"], "target 9 is out of range"),
     (["--target", "1,1"], "difference with itself"),
     (["--target", "best"], "--target is max, all, an index"),
-    (["--threads", "0"], "threads must be a whole number of at least 1"),
+    (["--threads", "0"], "'0' is not a whole number of at least 1"),
     (["--threads", "two"], "'two' is not a whole number"),
     (["--memory", "0"], "memory must be a number of bytes"),
     (["--memory", "10"], "too little"),
@@ -621,6 +652,7 @@ WRONG_FILES = {
     "truncated": (lambda b: b[:-7], "truncated"),
     "only the magic": (lambda b: b[:6], "x.npy"),
     "half a header": (lambda b: b[:40], "x.npy"),
+    "a table of text": (lambda b: b"1,2,3\n4,5,6\n", "not an .npy, .npz, HDF5, NetCDF or Zarr file"),
     "damaged header": (lambda b: b[:10] + b"?" * 60 + b[70:], "damaged .npy file"),
 }
 
@@ -656,7 +688,12 @@ def test_the_output_may_not_be_an_input(files, tmp_path, capfd):
     before = files[0].read_bytes()
     (tmp_path / "link.npy").symlink_to(files[0])
     for same in (files[0], tmp_path / "." / "x.npy", tmp_path / "link.npy"):
-        assert "is an input of this command" in refuse(capfd, "explain", MODEL, files[0], "-o", same)
+        message = refuse(capfd, "explain", MODEL, files[0], "-o", same, "--force")
+        assert "is both the output and the inputs" in message
+    low = tmp_path / "low.npy"
+    np.save(low, np.zeros(3))
+    message = refuse(capfd, "explain", MODEL, files[0], "-o", low, "--rule", "z_box", "--low", low, "--high", "1")
+    assert "is both the output and the low" in message
     assert files[0].read_bytes() == before
 
 
@@ -825,16 +862,18 @@ def test_inspect_a_hidden_layer(capsys):
 
 
 @pytest.mark.parametrize("name", lrpfast.composites.COMPOSITES)
-def test_composites(name, files, x, capsys):
+def test_composites(name, files, capsys):
     """By name: what inspect shows is what assign gives, and explain follows it."""
+    x = np.load(DATA / "cnn.npz")["x"]
+    np.save(files[0], x)
     bounds = {"low": -4.0, "high": 4.0} if name == "epsilon_gamma_box" else {}
     options = [text for key, value in bounds.items() for text in (f"--{key}", value)]
     composite = lrpfast.composites.from_name(name, **bounds)
-    model = lrpfast.load(MODEL)
+    model = lrpfast.load(DATA / "cnn.h5")
     expected = lrpfast.Analyzer(model, composite).analyze(x)
-    assert explain(files, "--rule", name, *options).tobytes() == expected.tobytes()
+    assert explain(files, "--rule", name, *options, model=DATA / "cnn.h5").tobytes() == expected.tobytes()
     capsys.readouterr()
-    assert run("inspect", MODEL, "--rule", name, *options) == 0
+    assert run("inspect", DATA / "cnn.h5", "--rule", name, *options) == 0
     printed = capsys.readouterr().out.split("rules under")[1].split("plan (")[0]
     rules = composite.assign(model).rules
     for i, node in enumerate(model.nodes):

@@ -52,6 +52,13 @@ def test_targets(target):
     assert (lazy.compute(scheduler="threads") == expected).all()
 
 
+def test_map_of_what_is_no_array():
+    with pytest.raises(lrpfast.InputError, match="Analyzer.stream takes paths"):
+        ANALYZER.map("x.npy")
+    with pytest.raises(lrpfast.ShapeError, match="must have shape"):
+        ANALYZER.map(1.5)
+
+
 def test_no_work_before_it_is_asked_for():
     def fail(block):
         raise AssertionError("computed")
@@ -209,6 +216,23 @@ def test_what_workers_cannot_reach(client, x, tmp_path):
         ANALYZER.stream(X, tmp_path / "r.npy", cluster=client)
     with pytest.raises(lrpfast.InputError, match="cluster must be"):
         ANALYZER.stream(x, tmp_path / "r.npy", cluster=4)
+
+
+@pytest.mark.parametrize("cluster", ["foo", "local:x", "local:", "tcp://127.0.0.1", "", "host:8786/x"])
+def test_what_is_no_cluster(cluster, x, tmp_path):
+    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    with pytest.raises(lrpfast.InputError, match="cluster must be 'local:N' .* not "):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=cluster)
+    assert not (tmp_path / "r.npy").exists() and leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("cluster", ["127.0.0.1:1", "tcp://127.0.0.1:1", "tcp://127.0.0.1:99999", "nothing://a:1"])
+def test_a_scheduler_that_does_not_answer(cluster, x, tmp_path, monkeypatch):
+    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    monkeypatch.setattr("lrpfast.batch.cluster.SECONDS_TO_CONNECT", 1)
+    with pytest.raises(lrpfast.InputError, match=f"'{cluster}': no scheduler answers there"):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=cluster)
+    assert leftovers(tmp_path) == []
 
 
 def test_on_the_command_line(x, tmp_path, capsys):

@@ -48,7 +48,7 @@ def spoiled(value, *at):
         ([], lrpfast.ShapeError, ["(samples, 6)", "(0,)"]),
         (X + 1j, lrpfast.InputError, ["complex"]),
         (X.astype(str), lrpfast.InputError, ["real numbers"]),
-        ("a file name", lrpfast.InputError, ["real numbers"]),
+        ("x.npy", lrpfast.InputError, ["real numbers, not 'x.npy'", "np.load", "Analyzer.stream"]),
         (X.astype(object), lrpfast.InputError, ["object"]),
         (None, lrpfast.InputError, ["object"]),
         ([[1.0, 2.0], [1.0]], lrpfast.InputError, []),
@@ -145,6 +145,66 @@ def test_unknown_keywords_are_python_s_own_error(arguments):
         RULES.Epsilon(**arguments)
 
 
+@pytest.mark.parametrize(
+    "make, parts",
+    [
+        (lambda: lrpfast.Analyzer(MODEL, "EPSILON"), ["did you mean 'epsilon'?"]),
+        (lambda: lrpfast.Analyzer(MODEL, "EpsilonPlus"), ["did you mean 'epsilon_plus'?"]),
+        (lambda: lrpfast.Analyzer(MODEL, "epsylon-plus"), ["did you mean 'epsilon_plus'?"]),
+        (lambda: lrpfast.Analyzer(MODEL, "something"), ["unknown rule 'something'; the rules are zero"]),
+        (lambda: lrpfast.Analyzer(MODEL, "LRP.z"), ["create_analyzer"]),
+        (lambda: RULES.from_name("alphabeta"), ["did you mean 'alpha_beta'?"]),
+        (lambda: lrpfast.composites.EpsilonGammaBox(), ["z_box needs low"]),
+        (lambda: lrpfast.composites.from_name("epsilon_gamma_box", low=0), ["z_box needs high"]),
+    ],
+)
+def test_what_was_probably_meant(make, parts):
+    with pytest.raises(lrpfast.RuleError) as caught:
+        make()
+    assert all(part in str(caught.value) for part in parts)
+
+
+@pytest.mark.parametrize("name", ["lrp.alpha_1_beta_0_ib", "LRP.Alpha1Beta0IB", "lrp.alpha_1_beta0_iB"])
+def test_what_was_probably_meant_of_innvestigate_s_names(name):
+    with pytest.raises(lrpfast.RuleError, match=r"did you mean 'lrp\.alpha_1_beta_0_IB'\?"):
+        lrpfast.create_analyzer(name, MODEL)
+
+
+@pytest.mark.parametrize(
+    "make, part",
+    [
+        (lambda: lrpfast.Analyzer("epsilon", MODEL), "Analyzer(model, rule)"),
+        (lambda: lrpfast.Analyzer(RULES.Epsilon(), MODEL), "Analyzer(model, rule)"),
+        (lambda: lrpfast.create_analyzer(MODEL, "lrp.z"), "create_analyzer(name, model)"),
+        (lambda: lrpfast.load(X), "load takes a path, not ndarray"),
+        (lambda: lrpfast.model_wo_softmax("model.h5"), "lrpfast.load"),
+    ],
+)
+def test_swapped_arguments(make, part):
+    says(lrpfast.InputError, make, part)
+
+
+# Layouts.
+
+
+@pytest.mark.parametrize(
+    "wanted, came, axes",
+    [
+        ((8, 7, 3), (2, 3, 8, 7), (0, 2, 3, 1)),
+        ((3, 8, 7), (2, 8, 7, 3), (0, 3, 1, 2)),
+        ((9, 4), (2, 4, 9), (0, 2, 1)),
+        ((5, 6, 7, 2), (1, 2, 5, 6, 7), (0, 2, 3, 4, 1)),
+    ],
+)
+def test_another_layout(wanted, came, axes):
+    layers = [lrpfast.layers.Flatten(), lrpfast.layers.Dense(np.ones((int(np.prod(wanted)), 2)))]
+    model = lrpfast.from_layers(layers, input_shape=wanted)
+    x = np.ones(came)
+    for function in (model.predict, lrpfast.Analyzer(model, "epsilon").analyze):
+        says(lrpfast.ShapeError, lambda function=function: function(x), f"x.transpose{axes}")
+        function(x.transpose(axes))
+
+
 # Targets and starts.
 
 
@@ -173,6 +233,7 @@ def test_unknown_keywords_are_python_s_own_error(arguments):
         ((0, 1, 2), lrpfast.InputError, ["pair"]),
         ((0, 1.5), lrpfast.InputError, ["pair"]),
         ((1, 1), lrpfast.InputError, ["1"]),
+        ([0.0, 1.0, 2.0, 3.0, 0.0], lrpfast.ShapeError, ["(5, 4)", "target.astype(int)"]),
         (["a"] * 5, lrpfast.InputError, []),
         ({}, lrpfast.InputError, []),
         (lambda y: y[:, :2], lrpfast.ShapeError, ["(5, 4)", "(5, 2)"]),
@@ -254,7 +315,8 @@ def test_a_reference_value_needs_a_linear_output():
         ({"memory": 0}, lrpfast.InputError, ["memory", "0"]),
         ({"memory": "1 GiB"}, lrpfast.InputError, ["memory", "1 GiB"]),
         ({"device": "gpu:77"}, lrpfast.DeviceError, ["gpu:77"]),
-        ({"device": "cuda"}, lrpfast.InputError, ["cuda", "cpu", "gpu:1"]),
+        ({"device": "cuda"}, lrpfast.InputError, ["not 'cuda', did you mean 'gpu'?", "cpu", "gpu:1"]),
+        ({"device": "CUDA:1"}, lrpfast.InputError, ["did you mean 'gpu:1'?"]),
         ({"device": None}, lrpfast.InputError, ["None", "cpu"]),
         ({"device": "tpu"}, lrpfast.InputError, ["tpu", "auto", "cpu", "gpu"]),
         ({"input_range": (1, 0)}, lrpfast.InputError, ["input_range", "1", "0"]),
@@ -371,6 +433,8 @@ OPEN = lrpfast.from_layers([lrpfast.layers.GlobalMaxPool()], (None, 2))
         (lambda: CHAIN.without_output_activation("sigmoid"), lrpfast.InputError, ["functions", "not 'sigmoid'"]),
         (lambda: CHAIN.without_output_activation([None]), lrpfast.InputError, ["functions", "not [None]"]),
         (lambda: CHAIN.without_output_activation(None), lrpfast.InputError, ["functions", "not None"]),
+        (lambda: CHAIN.save("m.h5"), lrpfast.InputError, ["m.h5", ".npz"]),
+        (lambda: CHAIN.save("m"), lrpfast.InputError, ["m:", ".npz"]),
         (lambda: lrpfast.Model([1]), lrpfast.InputError, ["nodes", "not 1"]),
         (lambda: lrpfast.Model(1), lrpfast.InputError, ["nodes", "not 1"]),
         (lambda: lrpfast.Model([(CHAIN.layers[0], 1)]), lrpfast.InputError, ["nodes", "1"]),

@@ -72,17 +72,28 @@ def test_import_brings_neither_command_line_nor_files():
     ]
 
 
+def test_public_modules_list_public_names():
+    for module in (lrpfast, lrpfast.layers, lrpfast.rules, lrpfast.composites, lrpfast.plot, lrpfast.batch):
+        assert dir(module) == sorted(module.__all__)
+        assert all(hasattr(module, name) for name in dir(module))
+
+
+def test_batch_is_there_when_it_is_asked_for():
+    assert "lrpfast.batch.stream" in imported_by("import lrpfast; lrpfast.batch.open_source")
+
+
 # Imports go one way. Each folder, and each module beside them, with what it may import.
 
 MAY_IMPORT = {
     "errors": set(),
     "output": {"errors"},
+    "names": set(),
     "once": set(),
     "table": set(),
     "version": set(),
     "model": {"errors", "output", "table"},
     "readers": {"errors", "model"},
-    "rules": {"errors", "model"},
+    "rules": {"errors", "model", "names"},
     "kernels": {"errors"},
     "engine": {"errors", "once", "table", "version", "model", "rules", "kernels"},
     "batch": {"errors", "once", "output", "model", "readers", "rules", "engine", "version"},
@@ -90,7 +101,7 @@ MAY_IMPORT = {
     "layers": {"model"},
     "composites": {"rules"},
     "demo": {"output", "model", "readers", "engine", "kernels"},
-    "options": {"errors", "model", "rules", "engine", "batch", "plot"},
+    "options": {"errors", "model", "names", "rules", "engine", "batch", "plot"},
     "cli": {
         *("", "errors", "output", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
         *("demo", "options", "plot"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -605,8 +606,9 @@ def test_truncated_and_scrambled_files_give_one_kind_of_error(tmp_path, name):
 def test_missing_directories_and_wrong_types(tmp_path):
     with pytest.raises(ModelNotFoundError, match="ghost.h5"):
         load(tmp_path / "ghost.h5")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         load(str(tmp_path / "ghost.h5"))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "ghost.h5"))
     with pytest.raises(ModelFormatError, match="a directory, not a model"):
         load(tmp_path)
     for name in ("saved_model.pb", "keras_metadata.pb"):

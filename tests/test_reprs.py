@@ -128,6 +128,14 @@ def test_reprs_of_data_sets():
     assert told.endswith(" s; relevance (5, 2) float32, statistics>")
 
 
+def test_equality_and_hash_of_data_sets():
+    """By identity: what they hold are arrays and counts of a run."""
+    analyzer = lrpfast.Analyzer(network(), "epsilon", device="cpu")
+    one, other = (analyzer.stream(np.ones((5, 2)), statistics=True, progress=False) for _ in range(2))
+    for a, b in ((one, other), (one.statistics, other.statistics)):
+        assert a == a and a != b and len({a, b, a}) == 2
+
+
 def test_an_analyzer_s_repr_names_its_rules_with_their_parameters():
     def shown(analyzer):
         return repr(analyzer).removeprefix("<lrpfast.Analyzer of 'model': ").removesuffix("; float32, cpu>")

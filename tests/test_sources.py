@@ -399,7 +399,7 @@ def test_what_is_no_source(tmp_path):
     }.items():
         with pytest.raises(InputError, match=match):
             open_source(f"{tmp_path / 'x.h5'}{name}")
-    things = (([1.0, 2.0], "asarray"), (3, "int"), ({}, "dict"), (np.float32(3), "single value"), (None, "None"))
+    things = (([1.0, 2.0], "asarray"), (3, "int"), ({}, "dict"), (np.float32(3), "single number"), (None, "None"))
     for x, match in things:
         with pytest.raises(InputError, match=match):
             open_source(x)

@@ -26,7 +26,7 @@ def counted(x, group=None, cuts=(), threads=1, **options):
     made = Statistics(x.shape[1:], **options)
     borders = [0, *cuts, len(x)]
     for first, end in zip(borders, borders[1:], strict=False):
-        made.update(first, x[first:end], None if group is None else group[first:end], threads)
+        made.update(first, x[first:end], None if group is None else group[first:end], threads=threads)
     return made
 
 
@@ -367,7 +367,7 @@ def test_normalize_rows(how, columns, dtype):
     results = []
     for threads in (1, 2, 3):
         got = x.copy()
-        assert normalize_rows(got, how, threads) == (~good).sum()
+        assert normalize_rows(got, how, threads=threads) == (~good).sum()
         results.append(got.tobytes())
         assert got[~good].tobytes() == x[~good].tobytes()
     assert results[0] == results[1] == results[2]

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import pickle
 import random
 import resource
 import signal
@@ -227,7 +228,8 @@ def test_masks(tmp_path):
             tmp_path / "grid.npy", tmp_path / "r.npy", mask=given, statistics=tmp_path / "m.npz", overwrite=True
         )
         made = np.load(tmp_path / "r.npy")
-        assert made.shape == grid.shape and (made[:, mask] == RELEVANCE).all() and np.isnan(made[:, ~mask]).all()
+        assert made.shape == grid.shape == done.shape
+        assert (made[:, mask] == RELEVANCE).all() and np.isnan(made[:, ~mask]).all()
         mean = np.load(tmp_path / "m.npz")["mean"]
         assert mean.shape == (1, 6, 10) and (mean[0][mask] == done.statistics.mean[0]).all()
         assert np.isnan(mean[0][~mask]).all()
@@ -383,6 +385,85 @@ def test_a_finished_output_is_kept(x, tmp_path):
     assert (tmp_path / "r.npy").read_bytes() == b"earlier"
     assert ANALYZER.stream(x, tmp_path / "r.npy", overwrite=True, batch_size=100).resumed >= 300
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+
+
+def test_files_that_are_not_there(x, tmp_path):
+    sink, none = tmp_path / "r.npy", str(tmp_path / "none.npy")
+    for function in (
+        lambda: ANALYZER.stream(none, sink),
+        lambda: ANALYZER.stream(Path(none), sink),
+        lambda: ANALYZER.stream(x, sink, mask=none),
+        lambda: ANALYZER.stream(x, statistics=True, correct=none),
+        lambda: ANALYZER.stream(x, statistics=True, group_by=none),
+        lambda: lrpfast.data_bounds(none),
+    ):
+        with pytest.raises(lrpfast.InputNotFoundError, match="there is no such file") as caught:
+            function()
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert isinstance(error, FileNotFoundError) and isinstance(error, lrpfast.InputError)
+        assert (error.errno, error.filename, str(error)) == (errno.ENOENT, none, str(caught.value))
+    with pytest.raises(lrpfast.InputNotFoundError, match="group_by is 'prediction', labels or their file"):
+        ANALYZER.stream(x, statistics=True, group_by="predictions")
+
+
+def test_source_and_sink_swapped(x, tmp_path):
+    for sink in (x, X):
+        with pytest.raises(lrpfast.InputNotFoundError, match="the source comes first"):
+            ANALYZER.stream(tmp_path / "r.npy", sink)
+    with pytest.raises(lrpfast.InputError, match="samples cannot be read from a function"):
+        ANALYZER.stream(lambda first, rows: None, x)
+
+
+def test_a_table_of_text(tmp_path):
+    np.savetxt(tmp_path / "x.csv", X, delimiter=",")
+    with pytest.raises(lrpfast.InputError, match=r"np\.loadtxt"):
+        ANALYZER.stream(tmp_path / "x.csv", tmp_path / "r.npy")
+
+
+def test_an_input_is_never_replaced(x, tmp_path):
+    """By whatever name an output leads to it."""
+    import h5py
+
+    (tmp_path / "symbolic.npy").symlink_to(x)
+    (tmp_path / "hard.npy").hardlink_to(x)
+    before = x.read_bytes()
+    both = "is both the {} and the {}"
+    for sink in (x, os.path.relpath(x), tmp_path / "symbolic.npy", tmp_path / "hard.npy"):
+        for source in (x, np.load(x, mmap_mode="r")):
+            with pytest.raises(lrpfast.InputError, match=both.format("sink", "source")):
+                ANALYZER.stream(source, sink, overwrite=True)
+    with pytest.raises(lrpfast.InputError, match=both.format("sink", "source")):
+        ANALYZER.stream(tmp_path / "symbolic.npy", x, overwrite=True)
+    np.savez(tmp_path / "both.npz", x=X, labels=LABELS)
+    with pytest.raises(lrpfast.InputError, match=both.format("statistics", "source")):
+        ANALYZER.stream(f"{tmp_path / 'both.npz'}:x", statistics=tmp_path / "both.npz", overwrite=True)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"], file["labels"], file["mask"] = X, LABELS, np.ones(FEATURES, bool)
+    for name, options in {
+        "source": {},
+        "group_by": {"group_by": f"{tmp_path / 'x.h5'}:labels", "statistics": True},
+        "correct": {"correct": f"{tmp_path / 'x.h5'}:labels", "statistics": True},
+        "mask": {"mask": f"{tmp_path / 'x.h5'}:mask"},
+    }.items():
+        source = f"{tmp_path / 'x.h5'}:x" if name == "source" else x
+        with pytest.raises(lrpfast.InputError, match=both.format("sink", name)):
+            ANALYZER.stream(source, f"{tmp_path / 'x.h5'}:relevance", overwrite=True, **options)
+    assert x.read_bytes() == before and leftovers(tmp_path) == []
+
+
+def test_a_store_around_the_input_is_not_replaced(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.open_group(tmp_path / "x.zarr", mode="w")["x"] = X
+    for source in (tmp_path / "x.zarr", f"{tmp_path / 'x.zarr'}:x", tmp_path / "x.zarr" / "x"):
+        with pytest.raises(lrpfast.InputError, match="is both the sink and the source"):
+            ANALYZER.stream(source, tmp_path / "x.zarr", overwrite=True)
+    assert (read(tmp_path / "x.zarr") == X).all()
+
+
+def test_outputs_need_two_files(x, tmp_path):
+    for sink, statistics in (("r.h5:maps", "r.h5"), ("r.zarr", "r.zarr/")):
+        with pytest.raises(lrpfast.InputError, match="the sink and the statistics need two"):
+            ANALYZER.stream(x, tmp_path / sink, statistics=f"{tmp_path}/{statistics}")
 
 
 def test_a_run_killed_in_its_last_moments(x, tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from .errors import (
     BoundsWarning,
     DeviceError,
     InputError,
+    InputNotFoundError,
     LrpfastError,
     MissingPackageError,
     ModelFormatError,
@@ -43,17 +44,18 @@ from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 from .version import __version__
 
 #: What is made of whole data sets; its folder is read when first asked for.
-_LATER = {"Statistics": "batch", "Streamed": "batch", "data_bounds": "batch"}
+_LATER = ("Statistics", "Streamed", "data_bounds")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    if name in _LATER or name == "batch":
+        batch = importlib.import_module(".batch", __name__)
+        return batch if name == "batch" else getattr(batch, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted(__all__)
 
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "Explanation",
     "Graph",
     "InputError",
+    "InputNotFoundError",
     "LrpfastError",
     "MissingPackageError",
     "Model",
@@ -78,6 +81,7 @@ __all__ = [
     "Streamed",
     "UnsupportedLayerError",
     "__version__",
+    "batch",
     "composites",
     "create_analyzer",
     "data_bounds",

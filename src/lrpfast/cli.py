@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, options, plot, table
-from .batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, split, unfinished
+from .batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
+from .batch.apart import check_apart
+from .batch.bounds import told_outside
 from .engine.inputs import PRECISIONS
 from .engine.plan import describe
 from .engine.threads import get_num_threads
@@ -142,6 +144,7 @@ _OPTIONS = {
     "statistics=True or a file's name": "--statistics FILE",
     "overwrite=True": "--force",
     "resume=False": "--restart",
+    **{f"y_ref {verb}": f"--y-ref {verb}" for verb in ("must", "needs", "is for")},
     "add the batch axis: x[None]": "add a first axis of length 1",
 }
 
@@ -171,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "explain an included model and compare with published figures", epilog=DEMO_TEXT)
     demo.add_argument("-o", "--output", metavar="OUT.npz", default="lrpfast-demo.npz", help="default: %(default)s")
-    demo.add_argument("--threads", metavar="N", type=options.integer, help="default: all cores")
+    demo.add_argument("--threads", metavar="N", type=options.count, help="default: all cores")
 
     explain = command("explain", _explain, "explain every sample of an array", epilog=EXPLAIN_EXAMPLES)
     explain.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -191,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         help="max (default): each sample's largest output; all: every output's own value; an output's index; a,b: the "
         "difference of two outputs; FILE.npy: an index per sample, or the starting relevance itself",
     )
-    group.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
+    _add_start_options(group)
     group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
     group.add_argument(
         "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
@@ -202,20 +205,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_statistics_options(explain)
     group = _add_run_options(explain)
     group.add_argument(
-        "--threads", metavar="N", type=options.integer, help="default: all cores; results do not depend on it"
+        "--threads", metavar="N", type=options.count, help="default: all cores; results do not depend on it"
     )
     group.add_argument(
         "--memory", metavar="BYTES", type=options.byte_count, help="for the threads' workspaces; 500M and 2G work"
     )
     group.add_argument(
-        "--batch-size", metavar="N", type=options.integer, help="samples read, explained and written at once"
+        "--batch-size",
+        metavar="N",
+        type=options.count_or_auto,
+        default="auto",
+        help="samples read, explained and written at once; default: auto, as memory suggests",
     )
     group.add_argument(
         "--cluster",
         metavar="WHERE",
         help="let Dask's workers explain files that all reach: local:4 starts four, tcp://HOST:PORT is a scheduler",
     )
-    group.add_argument("--force", action="store_true", help="replace outputs that are there already")
+    group.add_argument("--force", "--overwrite", action="store_true", help="replace outputs that are there already")
     group.add_argument(
         "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
     )
@@ -226,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = command("inspect", _inspect, help_text, epilog=INSPECT_EXAMPLES)
     inspect.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     _add_rule_options(inspect)
-    inspect.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
+    _add_start_options(inspect)
     inspect.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")
     _add_run_options(inspect)
 
@@ -264,6 +271,13 @@ def _add_rule_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--until-layer-rule", metavar="NAME", help="for layers 0 to N")
 
 
+def _add_start_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
+    parser.add_argument(
+        "--y-ref", metavar="Y", help="explain the output less this value: a number, A,B,… for each output, or FILE.npy"
+    )
+
+
 def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("statistics of the maps, made on the way (-o is not needed then)")
     group.add_argument(
@@ -275,7 +289,12 @@ def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--group-by", metavar="FILE|prediction", help="for each label of a file apart, or for each predicted class"
     )
-    group.add_argument("--correct-only", metavar="FILE", help="the true classes: leave out samples predicted otherwise")
+    group.add_argument(
+        "--correct-only",
+        "--correct",
+        metavar="FILE",
+        help="the true classes: leave out samples predicted otherwise",
+    )
     group.add_argument("--quantiles", metavar="Q,…", type=options.numbers, default=(), help="such as 0.05,0.5,0.95")
 
 
@@ -314,19 +333,22 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
 
 # The commands
 
+#: Arguments of ``explain`` that may name a file to read.
+_READ = ("model", "inputs", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
+
 
 def _explain(arguments: argparse.Namespace) -> None:
-    sources = [arguments.model, arguments.inputs, arguments.target, arguments.low, arguments.high, arguments.mask]
-    sources += [arguments.plot_mask, arguments.group_by, arguments.correct_only]
     outputs = [arguments.output, arguments.statistics]
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
-    for output in (*outputs, arguments.plot):
-        if output is not None and any(_same(output, source) for source in sources if source):
-            raise InputError(f"{output}: is an input of this command and would be overwritten")
-    if arguments.output is not None:
-        open_sink(arguments.output)
+    sink = None if arguments.output is None else open_sink(arguments.output).path
+    check_apart(
+        {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
+        {name: getattr(arguments, name.replace("-", "_")) for name in _READ},
+    )
     with open_source(arguments.inputs) as data:
+        if data.shape[0] == 0:
+            raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
         analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
         picture = options.picture(arguments, analyzer, data)
@@ -336,7 +358,7 @@ def _explain(arguments: argparse.Namespace) -> None:
                 arguments.inputs,
                 arguments.output,
                 target=target,
-                batch_size="auto" if arguments.batch_size is None else arguments.batch_size,
+                batch_size=arguments.batch_size,
                 normalize=arguments.normalize,
                 statistics=arguments.statistics or False,
                 group_by=arguments.group_by,
@@ -351,8 +373,7 @@ def _explain(arguments: argparse.Namespace) -> None:
             if picture is not None:
                 plot.save(picture(arguments.output), arguments.plot)
     if done.outside:
-        text = f"{done.outside:,} input values lie outside the bounds of z_box: its relevance means little there"
-        print(f"lrpfast: warning: {text}", file=sys.stderr)
+        print(f"lrpfast: warning: {told_outside(done.outside)}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done)
 
@@ -376,13 +397,6 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
         f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
         f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}"
     )
-
-
-def _same(output: str, source: str) -> bool:
-    try:
-        return os.path.samefile(split(output)[0], split(source)[0])
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -41,3 +41,7 @@ __all__ = [
     "from_name",
     "when",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

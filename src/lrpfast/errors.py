@@ -4,6 +4,10 @@ Each also derives from the built-in class that a caller would expect, so that
 ``except ValueError`` keeps working in code that does not know lrpfast.
 """
 
+import errno
+import os
+from typing import Any
+
 #: A longer message holds something that is no name, such as a damaged file's bytes.
 MOST_CHARACTERS = 1200
 
@@ -24,7 +28,7 @@ class LrpfastError(Exception):
     """
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = Exception.__str__(self)  # not OSError's, which has the number of the error in it
         if not text.isprintable():
             text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
         half = MOST_CHARACTERS // 2
@@ -44,7 +48,26 @@ class ModelFormatError(LrpfastError, ValueError):
     """
 
 
-class ModelNotFoundError(ModelFormatError, FileNotFoundError):
+class _NotFoundError(LrpfastError, FileNotFoundError):
+    """There is nothing at a path: with ``errno``, ``strerror`` and ``filename`` as Python's own error has them.
+
+    Parameters
+    ----------
+    path : str
+    advice : str
+        What may be done, for the message.
+    """
+
+    def __init__(self, path: str, advice: str = "") -> None:
+        super().__init__(f"{path}: there is no such file" + (f"; {advice}" if advice else ""))
+        self.errno, self.strerror, self.filename = errno.ENOENT, os.strerror(errno.ENOENT), path
+        self._given = path, advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._given
+
+
+class ModelNotFoundError(_NotFoundError, ModelFormatError):
     """There is no model file at the path that was given.
 
     Examples
@@ -123,6 +146,19 @@ class InputError(LrpfastError, ValueError):
     Traceback (most recent call last):
         ...
     lrpfast.errors.InputError: target 5 is out of range: the model has outputs 0 to 1
+    """
+
+
+class InputNotFoundError(_NotFoundError, InputError):
+    """There is no file of inputs, labels or a mask at the path that was given.
+
+    Examples
+    --------
+    >>> try:
+    ...     lrpfast.data_bounds("none.npy")
+    ... except FileNotFoundError as error:
+    ...     print(error, error.filename)
+    none.npy: there is no such file none.npy
     """
 
 

@@ -94,3 +94,7 @@ __all__ = [
     "UpSample",
     "ZeroPad",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -19,9 +18,10 @@ from .engine.innvestigate import create_analyzer
 from .engine.inputs import as_batch
 from .errors import InputError, RuleError
 from .model.graph import Model
+from .names import unknown
 from .plot.file import check_path
 from .plot.samples import LIMIT, MOST_PANELS, check_limit
-from .rules import RULES, Rule, from_name, innvestigate, presets
+from .rules import RULES, Rule, ZBox, from_name, innvestigate, presets
 from .rules.composites import Composite
 from .rules.entries import Entry
 from .rules.innvestigate import ANALYZERS, keywords
@@ -41,6 +41,13 @@ def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
     return parse
 
 
+def _to_count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
 def _to_pair(text: str) -> tuple[float, float]:
     low, high = (float(part) for part in text.split(","))
     return low, high
@@ -58,6 +65,8 @@ def _to_bytes(text: str) -> int:
 
 
 integer = _typed(int, "a whole number")
+count = _typed(_to_count, "a whole number of at least 1")
+count_or_auto = _typed(lambda text: text if text == "auto" else _to_count(text), "auto or a whole number of at least 1")
 number = _typed(float, "a number")
 pair = _typed(_to_pair, "a pair LOW,HIGH of numbers")
 number_or_pair = _typed(lambda text: _to_pair(text) if "," in text else float(text), "a number")
@@ -79,8 +88,34 @@ def analyzer(
         "mask_nan": options.mask_nan,
     }
     if _known(options.rule) in ANALYZERS:
-        return create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
-    return Analyzer(model, _own(options), start=layer(options.start), **common)
+        made: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
+    else:
+        made = Analyzer(model, _own(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common)
+    _check_bounds(options, made)
+    return made
+
+
+def _check_bounds(options: argparse.Namespace, made: Analyzer) -> None:
+    """RuleError where --low and --high are given and no layer of this model has the rule that they are for."""
+    given = options.low is not None or options.high is not None
+    if given and not any(isinstance(rule, ZBox) for rule in made._composite.assign(made.model).rules.values()):
+        where = "the first convolution, which" if options.rule == "epsilon_gamma_box" else "a layer that"
+        raise RuleError(
+            f"--low and --high are for z_box, and {options.rule} has it on {where} this model does not have; "
+            "--input-layer-rule z_box has it on the first layer with weights"
+        )
+
+
+def _reference(text: str | None) -> float | np.ndarray | None:
+    """What ``--y-ref`` names."""
+    if text is None:
+        return None
+    if text.endswith(".npy"):
+        return np.array(open_array(text))
+    try:
+        return np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        raise InputError(f"--y-ref is a number, one for each output as A,B,…, or an .npy file, not {text!r}") from None
 
 
 def composite(options: argparse.Namespace) -> Composite:
@@ -96,9 +131,7 @@ def composite(options: argparse.Namespace) -> Composite:
 def _known(name: str) -> str:
     known = [*RULES, *COMPOSITES, *ANALYZERS]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise RuleError(f"unknown rule {name!r}{hint} `lrpfast rules` lists them")
+        raise RuleError(unknown("rule", name, known, "`lrpfast rules` lists them"))
     return name
 
 
@@ -151,8 +184,10 @@ def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
     parameters, bounds = _given(options)
     parameters.update(bounds)
     first = _first_rule(options.input_layer_rule)
-    if options.start is not None:
-        raise InputError("--start goes with lrpfast's own rules; iNNvestigate's names explain the output")
+    for key in ("start", "y_ref"):
+        if getattr(options, key) is not None:
+            option = key.replace("_", "-")
+            raise InputError(f"--{option} goes with lrpfast's own rules; iNNvestigate's names explain the output")
     if name == "lrp":
         raise RuleError("lrp takes a list of rules, which create_analyzer in Python can pass; name one rule here")
     if "bias" in parameters:

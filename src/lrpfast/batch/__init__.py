@@ -1,4 +1,12 @@
-"""Whole data sets: files in, relevances and statistics of them out, on one machine or several."""
+"""Whole data sets: files in, relevances and statistics of them out, on one machine or several.
+
+Examples
+--------
+>>> np.save("x.npy", np.ones((3, 2)))
+>>> with lrpfast.batch.open_source("x.npy") as source:
+...     source.shape, source.read(0, 1)
+((3, 2), array([[1., 1.]]))
+"""
 
 from .bounds import data_bounds
 from .groups import ALL
@@ -6,7 +14,7 @@ from .journal import unfinished
 from .masks import open_mask
 from .normalize import NORMALIZATIONS
 from .sinks import open_sink
-from .sources import Source, open_array, open_source, split
+from .sources import Source, open_array, open_source
 from .statistics import Statistics
 from .stream import Streamed
 
@@ -21,6 +29,9 @@ __all__ = [
     "open_mask",
     "open_sink",
     "open_source",
-    "split",
     "unfinished",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

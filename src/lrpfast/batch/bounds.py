@@ -85,7 +85,12 @@ def data_bounds(
     return np.where(valid > 0, low, 0.0), np.where(valid > 0, high, 0.0)
 
 
-def outside(x: np.ndarray, low: np.ndarray, high: np.ndarray, threads: int | None = None) -> int:
+def told_outside(count: int) -> str:
+    """The warning that so many input values lie outside a z-box."""
+    return f"{count:,} input values lie outside the bounds of z_box: its relevance means little there"
+
+
+def outside(x: np.ndarray, low: np.ndarray, high: np.ndarray, *, threads: int | None = None) -> int:
     """How many values of ``x``, shape (samples, *shape), lie below ``low`` or above ``high``; NaN does not count."""
     rows = np.ascontiguousarray(x).reshape(len(x), low.size)
     if rows.size == 0:

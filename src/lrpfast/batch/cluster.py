@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
 from .blocks import SIZE as BLOCK
-from .job import Job, is_per_sample
+from .job import Job, is_per_sample, wrong_count
 from .labels import to_xarray
-from .masks import Gridded, Masked, open_mask, scatter
+from .masks import Gridded, Masked, on_grid, open_mask, scatter
 from .optional import needed
 from .sinks import open_sink
 from .sources import open_source
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Pieces that a worker gets at least, where there is enough to do, so that all end at about the same time.
 PIECES_PER_WORKER = 8
+#: How long a scheduler may take to answer.
+SECONDS_TO_CONNECT = 30
 #: Chunks of a piece at most: what the death of a worker costs.
 CHUNKS_PER_PIECE = 8
 
@@ -48,7 +51,8 @@ def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str 
 
 def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
     if not _is_lazy(x):
-        x = np.asarray(x)
+        x = as_real(x, "x")
+        x = as_batch(x, x.shape[1:], "x")
         job = Job(analyzer, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
         return _explain_block(x, None, job=job, grid=grid), job
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
@@ -59,14 +63,14 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
     arguments: list[Any] = [x, (0, *range(100, 99 + x.ndim)), None, None]
     if each:
         if np.shape(target)[:1] != (len(x),):
-            raise ShapeError(f"there are {len(x)} samples, but the targets have shape {np.shape(target)}")
+            raise wrong_count(len(x), np.shape(target))
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
         target = np.empty((0, *target.shape[1:]), target.dtype)
     shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
     job = Job(_of_a_task(analyzer), shape, x.dtype, target=target, normalize=normalize)
-    made = job.map_shape if grid is None else (*job.map_shape[:-1], *grid.shape)
+    made = on_grid(job.map_shape, grid)
     axes = tuple(range(1, 1 + len(made)))
     mapped = da.blockwise(
         _explain_block,
@@ -111,22 +115,37 @@ def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | N
 
 # Files, by a cluster's workers
 
+_PLACE = re.compile(r"local(:(?P<workers>\d+))?|(?P<address>(\w+://)?[^/\s]+:\d+)", re.ASCII)
+
 
 @contextlib.contextmanager
 def connected(cluster: Any) -> Iterator[Any]:
-    """A Dask client: for ``"local:4"`` with four worker processes of its own, an address, or a client as it is."""
+    """A Dask client: for ``"local:4"`` with four worker processes of its own, an address, or a client as it is.
+
+    Raises
+    ------
+    InputError
+        For anything else, and where no scheduler answers at the address.
+    """
     distributed = needed("distributed", "a cluster")
     if isinstance(cluster, distributed.Client):
         yield cluster
         return
-    if not isinstance(cluster, str):
-        raise InputError(f"cluster must be 'local:N', a scheduler's address or a Client, not {cluster!r}")
-    found = re.fullmatch(r"local(?::(\d+))?", cluster)
+    found = _PLACE.fullmatch(cluster) if isinstance(cluster, str) else None
     if found is None:
-        with distributed.Client(cluster, timeout="30s") as client:
+        raise InputError(
+            "cluster must be 'local:N' (N workers here), a scheduler's address such as 'tcp://host:8786', or a Client, "
+            f"not {cluster!r}"
+        )
+    if found["address"]:
+        try:
+            client = distributed.Client(cluster, timeout=SECONDS_TO_CONNECT)
+        except (OSError, ValueError, RuntimeError) as error:  # ValueError: a port or protocol that there is not
+            raise InputError(f"cluster={cluster!r}: no scheduler answers there ({error})") from error
+        with client:
             yield client
         return
-    workers = int(found[1]) if found[1] else None
+    workers = int(found["workers"]) if found["workers"] else None
     if workers == 0:
         raise InputError("cluster='local:0': a cluster needs a worker")
     with (

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..engine.analyzer import Analyzer
 from ..engine.record import array_text
-from ..errors import InputError, ShapeError
+from ..errors import InputError, InputNotFoundError, ShapeError
 from .sources import open_source
 
 #: ``group_by`` for the class that the model predicts.
@@ -76,7 +76,10 @@ class Groups:
             self.names = list(range(self._classes))
             self.told["group_by"] = PREDICTION
         elif group_by is not None:
-            given = labels(group_by, "group_by", samples)
+            try:
+                given = labels(group_by, "group_by", samples)
+            except InputNotFoundError as error:
+                raise InputNotFoundError(error.filename, "group_by is 'prediction', labels or their file") from None
             found, self._of = np.unique(given, return_inverse=True)
             self.names = found.tolist()
             self.told["group_by"] = array_text(given)

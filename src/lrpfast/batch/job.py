@@ -21,7 +21,7 @@ from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
 from .groups import Groups
-from .normalize import NORMALIZATIONS, normalize_rows
+from .normalize import check_normalization, normalize_rows
 
 if TYPE_CHECKING:
     from .labels import RowsShape
@@ -73,8 +73,8 @@ class Job:
             raise InputError(
                 f"the model has {len(analyzer.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
             )
-        if normalize is not None and normalize not in NORMALIZATIONS:
-            raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {normalize!r}")
+        if normalize is not None:
+            check_normalization(normalize)
         none = np.empty((0, *shape[1:]), dtype)
         analyzer = analyzer.fixed(none)
         as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), analyzer.input_shape)
@@ -139,9 +139,9 @@ class Job:
         counts = {"left": 0, "outside": 0}
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
-            counts["left"] = normalize_rows(flat, self.normalize, self.analyzer._threads)
+            counts["left"] = normalize_rows(flat, self.normalize, threads=self.analyzer._threads)
         for low, high in self._bounds:
-            counts["outside"] += outside(x, low, high, self.analyzer._threads)
+            counts["outside"] += outside(x, low, high, threads=self.analyzer._threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
 
     def _analyze(
@@ -177,10 +177,15 @@ def is_per_sample(target: Any) -> bool:
     return isinstance(target, list) or (hasattr(target, "__array__") and not isinstance(target, np.generic))
 
 
+def wrong_count(samples: int, shape: tuple[int, ...]) -> ShapeError:
+    """The error where there is not one target for each sample."""
+    return ShapeError(f"there are {samples} samples, but the targets have shape {shape}")
+
+
 def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int | None) -> None:
     """Tell of a wrong target before the work begins, not when its sample's turn comes."""
     if samples is None:
         raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
     if target.ndim == 0 or len(target) != samples:
-        raise ShapeError(f"there are {samples} samples, but the targets have shape {target.shape}")
+        raise wrong_count(samples, target.shape)
     as_start(target, samples, analyzer.output_shape, np.dtype(np.float64), lambda: np.empty(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import os
@@ -34,7 +35,7 @@ def locked(path: str) -> Iterator[None]:
     while True:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the run that held it before removes the file: then the lock is on a file that is no longer there
             if _same(descriptor, name):
                 break
@@ -51,20 +52,6 @@ def locked(path: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.unlink(name)
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError as error:
-            raise BlockingIOError from error
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _same(descriptor: int, name: str) -> bool:

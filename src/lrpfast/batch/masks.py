@@ -112,6 +112,11 @@ def _picked(labels: Labels, mask: np.ndarray) -> Labels:
     return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels)
 
 
+def on_grid(shape: tuple[int, ...], mask: np.ndarray | None) -> tuple[int, ...]:
+    """The shape of a row of features that is put back on the grid; the same without a mask."""
+    return shape if mask is None else (*shape[:-1], *mask.shape)
+
+
 def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndarray:
     r"""Features back on the grid: (…, features) becomes (…, \*grid), with ``fill`` where the mask is False.
 
@@ -149,16 +154,13 @@ class Gridded(Sink):
         self._grid: np.ndarray | None = None  # used again: what is outside the mask stays NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
 
-    def _on_grid(self, shape: RowsShape) -> RowsShape:
-        return (shape[0], *shape[1:][:-1], *self._mask.shape)
-
     def check(self, shape: RowsShape, dtype: np.dtype) -> None:
-        self._sink.check(self._on_grid(shape), dtype)
+        self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype)
 
     def _open(self, there: bool) -> None:
         labels = self._labels  # of a `Masked` source, or of its grid
         grid = labels.grid if labels is not None and labels.grid is not None else labels
-        shape = self._on_grid(self._shape)
+        shape: RowsShape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
         self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, there)
 
     def write(self, first: int, rows: np.ndarray) -> None:

@@ -14,7 +14,13 @@ from .shares import Shares
 NORMALIZATIONS = {"maxabs": "largest |R|", "sum": "sum", "max": "largest R", "l1": "sum of |R|"}
 
 
-def normalize_rows(relevance: np.ndarray, how: str, threads: int | None = None) -> int:
+def check_normalization(how: object) -> None:
+    """InputError for what is no way to normalize."""
+    if not isinstance(how, str) or how not in NORMALIZATIONS:
+        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {how!r}")
+
+
+def normalize_rows(relevance: np.ndarray, how: str, *, threads: int | None = None) -> int:
     """Divide every row by max|R|, ΣR, max R or Σ|R|, in place; masked features (NaN) do not count.
 
     Parameters
@@ -35,8 +41,7 @@ def normalize_rows(relevance: np.ndarray, how: str, threads: int | None = None) 
     InputError
         For any other ``how``.
     """
-    if how not in NORMALIZATIONS:
-        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {how!r}")
+    check_normalization(how)
     if relevance.size == 0:
         return len(relevance)
     with Shares(len(relevance), 1, relevance.size, threads) as shares:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..output import check_target
 from .labels import Coord, Labels, for_relevance
 from .maps import KINDS, write_maps
-from .masks import scatter
+from .masks import on_grid, scatter
 from .statistics import Statistics
 
 
@@ -34,8 +34,7 @@ def save_statistics(
     """Write every result of ``made`` with the input's coordinates, on the grid where the features come from one."""
     if grid is not None and labels is not None:
         labels = labels.grid
-    shape = made.shape if grid is None else (*made.shape[:-1], *grid.shape)
-    of_maps = for_relevance(labels, (None, *shape))
+    of_maps = for_relevance(labels, (None, *on_grid(made.shape, grid)))
     samples, dims = of_maps.dims[0], of_maps.dims[1:]
     arrays = made.to_dict(dims[: len(made.shape)], quantiles)
     coords = {key: coord for key, coord in of_maps.coords.items() if samples not in coord.dims}

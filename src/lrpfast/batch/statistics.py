@@ -73,7 +73,7 @@ class Statistics:
         self._moments: np.ndarray | None = None
 
     def update(
-        self, first: int, relevance: np.ndarray, group: np.ndarray | None = None, threads: int | None = None
+        self, first: int, relevance: np.ndarray, group: np.ndarray | None = None, *, threads: int | None = None
     ) -> None:
         """Count samples ``first``, ``first`` + 1, … in their groups.
 

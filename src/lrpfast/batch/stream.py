@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
-from ..errors import BoundsWarning, InputError, SampleError
+from ..errors import BoundsWarning, InputError, InputNotFoundError, SampleError
+from .apart import check_apart
+from .bounds import told_outside
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
-from .masks import Gridded, Masked, open_mask
+from .masks import Gridded, Masked, on_grid, open_mask
 from .results import check_statistics, save_statistics
 from .sinks import Sink, open_sink
-from .sources import Source, open_source
+from .sources import Source, open_source, split
 from .statistics import Statistics
 
 #: Time between two notes of what is done: what a kill costs at most.
@@ -35,7 +38,7 @@ TIMES_A_NOTE = 20
 CHUNK = "samples in a chunk"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Streamed:
     """What `stream` did.
 
@@ -44,7 +47,7 @@ class Streamed:
     samples, explanations : int
         Explanations are samples times targets.
     shape : tuple of int
-        Of all relevances.
+        Of all relevances, as they are written: with a mask, on its grid.
     dtype : dtype
     seconds : float
         Of this run.
@@ -110,7 +113,7 @@ def stream(
     if cluster is not None:
         cluster_of_files(source, sink)
     with contextlib.ExitStack() as stack:
-        data = stack.enter_context(open_source(source))
+        data = stack.enter_context(_opened(source, sink))
         grid = None
         if mask is not None:
             grid = open_mask(mask)
@@ -122,6 +125,10 @@ def stream(
         out = None if sink is None else open_sink(sink)
         if out is None and not made.wanted:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
+        check_apart(
+            {"sink": None if out is None else out.path, "statistics": made.path},
+            {"source": source, "target": target, "group_by": group_by, "correct": correct, "mask": mask},
+        )
         if out is not None and grid is not None:
             out = Gridded(out, grid)
         threads = analyzer._threads or (get_num_threads() if cluster is None else 1)
@@ -134,13 +141,21 @@ def stream(
         tell = stack.enter_context(_progress(progress, job.samples, run.count))
         run.all(tell, client)
     seconds = time.perf_counter() - begin
-    shape = (run.count, *job.map_shape)
+    shape = (run.count, *on_grid(job.map_shape, grid))
     if outside := run.counts["outside"]:
-        text = f"{outside:,} input values lie outside the bounds of z_box: its relevance means little there"
-        warnings.warn(text, BoundsWarning, stacklevel=3)
+        warnings.warn(told_outside(outside), BoundsWarning, stacklevel=3)
     counts = run.count, run.count * job.targets
     told = run.resumed, run.counts["left"], outside
     return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record)
+
+
+def _opened(source: Any, sink: Any) -> Source:
+    """The source; where it is not there, and the sink is, they may be swapped."""
+    try:
+        return open_source(source)
+    except InputNotFoundError as error:
+        there = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
+        raise InputNotFoundError(error.filename, "the source comes first, then the sink" if there else "") from None
 
 
 def _rows(batch_size: int | str, job: Job, data: Source, threads: int) -> int:
@@ -206,10 +221,7 @@ class Run:
         self.resumed = 0
         self.counts = {"left": 0, "outside": 0}
         self.record = job.record
-        paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
-        if len(paths) == 2 and os.path.realpath(paths[0]) == os.path.realpath(paths[1]):
-            raise InputError(f"{paths[0]}: the relevances and their statistics need two files")
-        self._paths = paths
+        self._paths = paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
         same = data.fingerprint is not None  # can the same input be told again?
         resumable = bool(paths) and (sink is None or sink.resumable) and same

@@ -125,6 +125,8 @@ class Analyzer:
         mask_nan: bool = False,
     ) -> None:
         if not isinstance(model, Model):
+            if isinstance(rule, Model):
+                raise InputError("the model comes first: Analyzer(model, rule)")
             raise InputError(
                 f"model must be an lrpfast Model, not {type(model).__name__}; "
                 "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"

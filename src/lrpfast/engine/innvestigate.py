@@ -167,6 +167,8 @@ def create_analyzer(
     >>> analyzer.analyze(np.array([[1.0, 1.0]]), neuron_selection=0).round(3)
     array([[1., 2.]])
     """
+    if isinstance(name, Model):
+        raise InputError("the name comes first: create_analyzer(name, model)")
     if not isinstance(name, str):
         raise RuleError(f"name must be a string, not {type(name).__name__}")
     known = keywords(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,11 @@ def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
 
 def as_real(x: Any, what: str) -> Any:
     """x as an array of real numbers, not yet cast: CuPy's where x is on a GPU, else NumPy's; InputError for others."""
+    if isinstance(x, (str, bytes, os.PathLike)):
+        raise InputError(
+            f"{what} must be an array of real numbers, not {x!r:.80}; np.load reads an .npy file, and Analyzer.stream "
+            "takes paths"
+        )
     try:
         x = without_gradient(x)
         on_gpu = from_device(x)
@@ -94,9 +100,20 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
     x = as_real(x, what)
     if x.shape[1:] != shape and not _fits(x.shape[1:], shape) or x.ndim == 0:
         wanted = f"(samples, {', '.join(map(str, shape))})"
-        hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else ""
+        hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else _other_layout(x.shape, shape)
         raise ShapeError(f"{what} must have shape {wanted}, not {x.shape}{hint}")
     return x
+
+
+def _other_layout(got: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
+    """What to do where samples have their channels first in place of last, or the other way round."""
+    if len(got) != len(shape) + 1 or len(shape) < 2:
+        return ""
+    last, first = (0, *range(2, len(got)), 1), (0, len(got) - 1, *range(1, len(got) - 1))
+    for axes, where in ((last, "last"), (first, "first")):
+        if _fits(tuple(got[axis] for axis in axes[1:]), shape):
+            return f"; the model has channels {where}: x.transpose{axes}"
+    return ""
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: Any) -> Any:
@@ -122,14 +139,15 @@ def own(value: Any) -> Any:
         return {key: own(v) for key, v in value.items()}
     if type(value) in (list, tuple):
         return type(value)(own(v) for v in value)
-    if isinstance(value, np.generic) or callable(value) or not _is_array(value):
+    if isinstance(value, np.generic) or callable(value) or not is_array(value):
         return value
     copied = np.array(to_host(as_array(value)))
     copied.flags.writeable = False
     return copied
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether it speaks of itself as an array, NumPy's or another library's."""
     return hasattr(value, "__array__") or hasattr(value, "__dlpack__")
 
 
@@ -140,7 +158,7 @@ def check_target(target: Any) -> None:
     """InputError for what is no target whatever the model and the inputs are."""
     if isinstance(target, (bool, np.bool_)):
         raise InputError("target must not be True or False")
-    known = isinstance(target, (str, int, np.integer, tuple, list, Mapping)) or callable(target) or _is_array(target)
+    known = isinstance(target, (str, int, np.integer, tuple, list, Mapping)) or callable(target) or is_array(target)
     if not known or isinstance(target, np.inexact) or (isinstance(target, str) and target not in ("max", "all")):
         raise InputError(f"{TARGETS}, not {target!r}")
 
@@ -222,8 +240,10 @@ def as_start(
         return Start("index", targets, step=k, count=k), (k,) if array.ndim == 2 else ()
     if array.dtype.kind == "f":
         if array.shape != (samples, *shape):
+            labels = array.shape == (samples,) and bool((array == np.rint(array)).all())
             raise ShapeError(
                 f"a starting relevance must have the output's shape {(samples, *shape)}, not {array.shape}"
+                + ("; classes are whole numbers: target.astype(int)" if labels else "")
             )
         if not np.isfinite(array).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])

@@ -6,6 +6,7 @@ one by device name.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -115,15 +116,20 @@ def backend(device: str = "auto") -> Backend:
 
     if device == "cpu":
         return CpuBackend()
-    named = isinstance(device, str) and device.startswith("gpu:") and device[4:].isdecimal()
-    if not named and (not isinstance(device, str) or device not in ("auto", "gpu")):
-        raise InputError(f"device must be 'auto', 'cpu', 'gpu' or the name of one, as 'gpu:1', not {device!r}")
+    if not _is_device(device):
+        meant = device.lower().replace("cuda", "gpu") if isinstance(device, str) else None  # PyTorch's name of it
+        hint = f", did you mean {meant!r}?" if _is_device(meant) else ""
+        raise InputError(f"device must be 'auto', 'cpu', 'gpu' or the name of one, as 'gpu:1', not {device!r}{hint}")
     from .cuda import CudaBackend, devices
 
     if device == "auto":
         gpus = devices.found().gpus
         return CudaBackend(gpus) if gpus else CpuBackend()
     return CudaBackend(devices.chosen(device))
+
+
+def _is_device(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"auto|cpu|gpu(:[0-9]+)?", name) is not None
 
 
 def no_gpu() -> str | None:

@@ -535,7 +535,10 @@ class Model:
 
         if not isinstance(path, (str, os.PathLike)):
             raise InputError(f"path must be a file's name, not {path!r:.80}")
-        write(self, Path(path))
+        file = Path(os.fsdecode(path))
+        if file.suffix.lower() != ".npz":
+            raise InputError(f"{file}: a model is saved as .npz; the name must end so")
+        write(self, file)
 
     def digest(self) -> str:
         """A fingerprint of the layers, their names, connections and weights.

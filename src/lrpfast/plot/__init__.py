@@ -12,3 +12,7 @@ from .figure import heatmap
 from .file import save
 
 __all__ = ["heatmap", "save"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -87,7 +87,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         if path.is_dir():
             raise ModelFormatError(f"{path}: {_directory(path)}")
         if not path.exists():
-            raise ModelNotFoundError(f"{path}: there is no such file")
+            raise ModelNotFoundError(str(path))
         if not path.is_file():
             raise ModelFormatError(f"{path}: not a regular file. {ACCEPTED}")
         with open(path, "rb") as file:

@@ -37,3 +37,7 @@ __all__ = [
     "Zero",
     "from_name",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import RuleError
 from ..model.layers import Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
 from ..model.layers.base import whole
+from ..names import unknown
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .composites import Composite
 from .entries import Entry
@@ -231,7 +232,7 @@ ANALYZERS: dict[str, Name] = {
 def keywords(name: str) -> tuple[str, ...]:
     """The keywords that an analyzer's name takes."""
     if name not in ANALYZERS:
-        raise RuleError(f"unknown analyzer {name!r}; the names are {', '.join(ANALYZERS)}")
+        raise RuleError(unknown("analyzer", name, ANALYZERS, f"the names are {', '.join(ANALYZERS)}"))
     return ANALYZERS[name].keywords
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import RuleError
 from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Reshape
+from ..names import unknown
 from .alpha_beta import AlphaBeta, ZPlus
 from .composites import Composite
 from .entries import Entry, ends
@@ -120,14 +121,14 @@ def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Com
 
 
 def EpsilonGammaBox(  # noqa: N802
-    low: Any, high: Any, epsilon: float = 1e-6, gamma: float = 0.25, stabilizer: Any = 1e-6
+    low: Any = None, high: Any = None, epsilon: float = 1e-6, gamma: float = 0.25, stabilizer: Any = 1e-6
 ) -> Composite:
     """z-box on the first convolution, gamma on the others, epsilon on dense layers (zennit).
 
     Parameters
     ----------
     low, high : float or array
-        The input's bounds, as in `rules.ZBox`.
+        The input's bounds, as in `rules.ZBox`; there must be some.
     epsilon, gamma : float
     stabilizer : float or Stabilizer
         Of all other rules.
@@ -222,9 +223,8 @@ def from_name(name: str, **parameters: Any) -> Composite:
     if isinstance(name, str) and name in RULES:
         return Uniform(rule_from_name(name, **parameters))
     if not isinstance(name, str) or name not in COMPOSITES:
-        raise RuleError(
-            f"unknown rule {name!r}; the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
-        )
+        listed = f"the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
+        raise RuleError(unknown("rule", name, (*RULES, *COMPOSITES), listed))
     try:
         return COMPOSITES[name](**parameters)
     except TypeError as error:
@@ -236,7 +236,7 @@ def as_composite(rule: Any) -> Composite:
     if isinstance(rule, Composite):
         return rule
     if isinstance(rule, str):
-        if rule.startswith(("lrp", "deep_taylor")):
+        if rule.lower().startswith(("lrp", "deep_taylor")):
             raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
         return from_name(rule)
     if isinstance(rule, (Rule, type)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,6 +92,10 @@ class Sink:
         placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
         return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
+    def _gone(self) -> InputError:
+        """The error where a run is to go on with a partial output that is not there."""
+        return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
+
     def write(self, first: int, rows: np.ndarray) -> None:
         """Rows from ``first`` on; OSError that names the output when the disk is full, with the rows so far kept."""
         raise NotImplementedError
@@ -166,7 +170,7 @@ class FileSink(Sink):
                     os.unlink(self.partial)
                 self._create()
             elif not os.path.isfile(self.partial):
-                raise InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
+                raise self._gone()
             self._offset = self._find()
             self._file = os.open(self.partial, os.O_RDWR)
             self._check_size(self._end)
@@ -229,6 +233,13 @@ class FileSink(Sink):
 def little(dtype: np.dtype) -> np.dtype:
     """The type in the byte order of files, which is the same on every machine."""
     return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name: else "<" and "=" differ for netCDF4
+
+
+def check_names(name: str, arrays: Collection[str], coords: Collection[str]) -> None:
+    """InputError where an array and a coordinate of the input have the same name."""
+    for key in coords:
+        if key in arrays:
+            raise InputError(f"{name}: a coordinate of the input is called {key!r} too; give the output another name")
 
 
 def check_rows(name: str, shape: RowsShape, first: int, rows: np.ndarray) -> None:

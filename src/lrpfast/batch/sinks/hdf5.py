@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..labels import Coord, encoded, plain, with_coordinates
-from .base import FileSink
+from .base import FileSink, check_names
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
@@ -90,9 +90,8 @@ def write_hdf5(
 
     file.attrs.update(attributes)
     scales: dict[str, Any] = {}
+    check_names(name, arrays, coords)
     for key, coord in coords.items():
-        if key in arrays:
-            raise InputError(f"{name}: a coordinate of the input is called {key!r} too; give the output another name")
         dims, values, attrs = encoded(key, coord)
         text = h5py.string_dtype() if values.dtype.kind == "U" else None
         made = file.create_dataset(key, data=values.astype(object) if text else values, dtype=text, track_times=False)

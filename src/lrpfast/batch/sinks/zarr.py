@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import InputError
 from ...output import beside, check_free, check_target
 from ..labels import Coord, encoded, plain, with_coordinates
-from .base import Sink, check_rows, little, naming
+from .base import Sink, check_names, check_rows, little, naming
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
@@ -64,7 +64,7 @@ class ZarrSink(Sink):
                 os.mkdir(self.partial)
                 self._describe(self._shape[0] or 0)
             elif not self._there:
-                raise InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
+                raise self._gone()
             else:
                 self._check_partial(self._end)
 
@@ -191,9 +191,7 @@ def write_zarr(
     """
     notes: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
     made = {key: encoded(key, coord) for key, coord in coords.items()}
-    for key in arrays:
-        if key in made:
-            raise InputError(f"{name}: a coordinate of the input is called {key!r} too; give the output another name")
+    check_names(name, arrays, made)
     for key, (dims, values, attrs) in (*made.items(), *arrays.items()):
         late = chunks is not None and key in arrays
         kept = [max(1, n) for n in (chunks if late else values.shape)]  # type: ignore[union-attr]

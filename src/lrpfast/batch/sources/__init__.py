@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, LrpfastError, MissingPackageError
+from ...errors import InputError, InputNotFoundError, LrpfastError, MissingPackageError
 from .base import Source
 from .mapped import MAGIC, open_array, open_npy
 
@@ -39,8 +39,10 @@ def open_source(x: Any) -> Source:
     ------
     InputError
         For what is none of these, is damaged, or does not hold real numbers; says what it is.
+    InputNotFoundError
+        When there is no such file.
     OSError
-        When a file is missing or must not be read.
+        When it must not be read.
     MissingPackageError
         When netCDF4 or zarr is needed and not installed.
     """
@@ -102,6 +104,8 @@ def _guarded(path: str) -> Iterator[None]:
     except MemoryError as error:
         raise InputError(f"{path}: opening it takes more memory than there is ({error})") from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.exists(path):
+            raise InputNotFoundError(path) from None
         if error.filename is not None:
             raise
         if error.errno not in (None, errno.EINVAL):  # the disk's, not the file's
@@ -152,7 +156,12 @@ def _open_file(path: str, inside: str | None) -> Source:
         raise InputError(f"{path}: an empty file")
     if head.startswith(b"\x80"):
         raise InputError(f"{path}: a Python pickle (never opened: it can run code); np.save writes an array")
-    raise InputError(f"{path}: not an .npy, .npz, HDF5, NetCDF or Zarr file")
+    text = "; np.save('x.npy', np.loadtxt(PATH, delimiter=',')) makes one of a table of text" if _is_table(path) else ""
+    raise InputError(f"{path}: not an .npy, .npz, HDF5, NetCDF or Zarr file{text}")
+
+
+def _is_table(path: str) -> bool:
+    return path.lower().endswith((".csv", ".tsv", ".txt", ".dat"))
 
 
 def _open_zip(path: str, inside: str | None) -> Source:

@@ -25,13 +25,8 @@ def open_hdf5(path: str, dataset: str | None) -> FileSource:
     InputError
         When there is none or several, and for what would read other files or nothing at all.
     """
-    import h5py
-
     state = state_of(path)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None
+    file = _opened(path)
     try:
         source = _source(file, _find(file, path, dataset), path, state)
     except BaseException:
@@ -46,14 +41,20 @@ def is_netcdf(path: str) -> bool:
     """Whether the NetCDF library made an HDF5 file."""
     import h5py
 
+    with _opened(path) as file:
+        if "_NCProperties" in file.attrs or "_nc3_strict" in file.attrs:
+            return True
+        links = file.id.links
+        own = [name for name in file if links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD]
+        found = (hdf5.child(file, name) for name in own)
+        return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in found if node)
+
+
+def _opened(path: str) -> h5py.File:
+    import h5py
+
     try:
-        with h5py.File(path, "r") as file:
-            if "_NCProperties" in file.attrs or "_nc3_strict" in file.attrs:
-                return True
-            links = file.id.links
-            own = [name for name in file if links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD]
-            found = (hdf5.child(file, name) for name in own)
-            return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in found if node)
+        return h5py.File(path, "r")
     except OSError as error:
         raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None
 

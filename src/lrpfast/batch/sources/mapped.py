@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, InputNotFoundError
 from .base import FileSource, row_bytes, state_of
 
 #: What is often given in place of an .npy file, by its first bytes.
@@ -150,11 +150,17 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
     ------
     InputError
         For anything but a whole .npy file of plain numbers; says what it is instead.
+    InputNotFoundError
+        When there is no such file.
     OSError
-        When the file is missing or must not be read.
+        When it must not be read.
     """
     path = os.fspath(path)
-    with open(path, "rb") as file:
+    try:
+        opened = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        raise InputNotFoundError(path) from None
+    with opened as file:
         head = file.read(8)
         if not head.startswith(MAGIC):
             kind = "an empty file" if not head else "not an .npy file (np.save writes one)"

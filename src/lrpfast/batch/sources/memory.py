@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ...engine.inputs import as_batch
+from ...engine.inputs import as_batch, as_real
+from ...engine.threads import get_num_threads
 from ...errors import InputError, ShapeError
 from ...once import once
 from .base import Source, row_bytes
@@ -24,11 +24,7 @@ class ArraySource(Source):
 
     def __init__(self, x: Any) -> None:
         self.name = type(x).__name__
-        if not hasattr(x, "shape"):  # only DLPack, or only __array__
-            x = np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
-        if np.ndim(x) == 0:
-            raise InputError(f"{self.name}: holds a single value; samples lie along the first axis of an array")
-        self._array = as_batch(x, tuple(x.shape[1:]), self.name)
+        self._array = as_real(x, self.name)
         self.shape, self.dtype = tuple(self._array.shape), np.dtype(self._array.dtype)
         self._check()
 
@@ -58,7 +54,7 @@ def digest(source: Source) -> dict[str, Any]:
         return hashlib.blake2b(part.reshape(-1).view(np.uint8)).digest()
 
     made = hashlib.blake2b(digest_size=20)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool:
+    with ThreadPoolExecutor(get_num_threads()) as pool:
         for block in pool.map(of_block, range(0, samples, rows)):
             made.update(block)
     source.done(source.shape[0])  # type: ignore[arg-type]

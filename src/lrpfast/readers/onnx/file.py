@@ -144,7 +144,7 @@ def read(source: Any) -> File:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise ModelNotFoundError(f"{path}: there is no such file") from None
+            raise ModelNotFoundError(str(path)) from None
         except (OSError, ValueError) as error:
             raise ModelFormatError(f"{path}: cannot be read ({error})") from error
         folder = path.parent

@@ -1,0 +1,50 @@
+"""What is written must not be what is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .sources import split
+
+
+def check_apart(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """InputError, before anything is written, where an output is an input of the same run or another output.
+
+    Also by another name: through links, as another dataset of the same file, as a store around the array that is read.
+
+    Parameters
+    ----------
+    outputs, inputs : mapping of str to path or anything else
+        By their names in messages. What is not a path is passed over, but for arrays that are mapped from files.
+    """
+    written = [(name, path) for name, given in outputs.items() if (path := _path(given)) is not None]
+    for i, (name, path) in enumerate(written):
+        for other, given in inputs.items():
+            if (source := _path(given)) is not None and _overlap(path, source):
+                raise InputError(f"{path}: is both the {name} and the {other}, which would be overwritten")
+        for other, before in written[:i]:
+            if _overlap(path, before):
+                raise InputError(f"{path}: the {other} and the {name} need two files")
+
+
+def _path(given: Any) -> str | None:
+    """The file or folder that is meant, without what is named in it."""
+    if isinstance(given, np.memmap):
+        given = given.filename
+    return split(os.fsdecode(given))[0] if isinstance(given, (str, os.PathLike)) else None
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two paths lead to the same file or folder, or one into the other."""
+    try:
+        if os.path.samefile(one, other):
+            return True
+    except OSError:  # one of them is not there yet
+        pass
+    one, other = os.path.realpath(one), os.path.realpath(other)
+    return os.path.commonpath([one, other]) in (one, other)

@@ -1,0 +1,33 @@
+"""Names that are not known, and those that were probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def unknown(what: str, name: Any, known: Iterable[str], where: str) -> str:
+    """The message for a name that is not known: the nearest one that is, and ``where`` all are found.
+
+    Names that differ only in case and separators come first: "EpsilonPlus" means "epsilon_plus".
+    """
+    near = _nearest(name, list(known)) if isinstance(name, str) else None
+    if near is None:
+        return f"unknown {what} {name!r}; {where}"
+    return f"unknown {what} {name!r}, did you mean {near!r}? {where[:1].upper()}{where[1:]}"
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    import difflib
+
+    for alike in (str.casefold, _letters):
+        folded = {alike(other): other for other in reversed(known)}  # of equals the first
+        if alike(name) in folded:
+            return folded[alike(name)]
+    folded = {other.casefold(): other for other in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
