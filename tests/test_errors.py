@@ -384,6 +384,21 @@ L = lrpfast.layers
         (lambda: lrpfast.from_layers([L.Take(([0, 4],))], (4, 2)), ["place 4", "axis 0", "(4, 2)"]),
         (lambda: L.Reshape((0, 2)), ["(0, 2)"]),
         (lambda: L.Reshape((-1, -1)), ["(-1, -1)"]),
+        (lambda: L.Reshape((2.5,)), ["Reshape", "shape", "(2.5,)"]),
+        (lambda: L.Reshape((True, 2)), ["Reshape", "shape", "(True, 2)"]),
+        (lambda: L.Reshape("23"), ["Reshape", "shape", "'23'"]),
+        (lambda: L.Reshape(None), ["Reshape", "shape", "None"]),
+        (lambda: L.RepeatVector(2.0), ["RepeatVector", "count", "2.0"]),
+        (lambda: L.AdaptiveAveragePool((2, 0.5)), ["AdaptiveAveragePool", "size", "0.5"]),
+        (lambda: L.UpSample((2, 2, 2, 2)), ["UpSample", "size", "(2, 2, 2, 2)"]),
+        (lambda: L.LocallyConnected(np.ones((1, 1, 1)), size=()), ["LocallyConnected", "size", "()"]),
+        (lambda: L.Permute((0, "a")), ["Permute", "axes", "'a'"]),
+        (lambda: L.Permute((1.0, 0.0)), ["Permute", "axes", "1.0"]),
+        (lambda: L.Concat(0.5), ["Concat", "axis", "0.5"]),
+        (lambda: L.RMSNorm(epsilon=-1), ["RMSNorm", "epsilon", "-1"]),
+        (lambda: L.LayerNorm(epsilon=1j), ["LayerNorm", "epsilon", "1j"]),
+        (lambda: L.LocalResponseNorm(2, k=np.nan), ["LocalResponseNorm", "k", "nan"]),
+        (lambda: L.Dot((0, "b")), ["Dot", "axes", "'b'"]),
         (lambda: lrpfast.from_layers([]), ["at least one layer"]),
         (lambda: lrpfast.from_layers([np.eye(2)]), ["ndarray"]),
         (lambda: lrpfast.from_layers([L.Flatten()]), ["input_shape"]),
@@ -415,9 +430,11 @@ OPEN = lrpfast.from_layers([lrpfast.layers.GlobalMaxPool()], (None, 2))
         (lambda: OPEN.with_input_shape(4), lrpfast.ShapeError, ["(None, 2)", "(4,)"]),
         (lambda: OPEN.with_input_shape((4.0, 2)), lrpfast.ShapeError, ["Input", "(4.0, 2)"]),
         (lambda: CHAIN.save(None), lrpfast.InputError, ["path", "None"]),
+        (lambda: CHAIN.without_output_activation("sigmoid"), lrpfast.InputError, ["functions", "not 'sigmoid'"]),
+        (lambda: CHAIN.without_output_activation([None]), lrpfast.InputError, ["functions", "not [None]"]),
+        (lambda: CHAIN.without_output_activation(None), lrpfast.InputError, ["functions", "not None"]),
         (lambda: CHAIN.save("m.h5"), lrpfast.InputError, ["m.h5", ".npz"]),
         (lambda: CHAIN.save("m"), lrpfast.InputError, ["m:", ".npz"]),
-        (lambda: CHAIN.without_output_activation("sigmoid"), lrpfast.InputError, ["functions", "['sigmoid']"]),
         (lambda: lrpfast.Model([1]), lrpfast.InputError, ["nodes", "not 1"]),
         (lambda: lrpfast.Model(1), lrpfast.InputError, ["nodes", "not 1"]),
         (lambda: lrpfast.Model([(CHAIN.layers[0], 1)]), lrpfast.InputError, ["nodes", "1"]),
@@ -429,6 +446,7 @@ OPEN = lrpfast.from_layers([lrpfast.layers.GlobalMaxPool()], (None, 2))
         (lambda: lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), name=3)]), lrpfast.InputError, ["name", "3"]),
         (lambda: lrpfast.layers.Dense([[1, 2], [1]]), lrpfast.InputError, ["Dense", "kernel", "array of real numbers"]),
         (lambda: lrpfast.model_wo_softmax(3), lrpfast.InputError, ["model", "3"]),
+        (lambda: lrpfast.model_wo_softmax("model.h5"), lrpfast.InputError, ["model", "lrpfast.load", "'model.h5'"]),
     ],
 )
 def test_arguments_of_models(make, error, parts):
@@ -444,6 +462,22 @@ def test_any_integer_type_is_an_integer():
     assert CHAIN.index(np.int64(-1)) == 1
     vector = lrpfast.from_layers([lrpfast.layers.Flatten()], (None,))
     assert vector.with_input_shape(4).output_shape == (4,)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, np.array], ids=["int64", "uint8", "array"])
+def test_layers_keep_any_integer_as_python_s(number, tmp_path):
+    """A model of NumPy's integers is the model of Python's: it prints and saves the same."""
+
+    def made(i):
+        layers = [L.RepeatVector(i(4)), L.AdaptiveAveragePool((i(2),)), L.Permute((i(1), i(0))), L.Reshape((i(3), -1))]
+        return lrpfast.from_layers([*layers, L.Reshape(i(6))], input_shape=3)
+
+    model = made(number)
+    assert [repr(layer) for layer in model.layers] == [repr(layer) for layer in made(int).layers]
+    model.save(tmp_path / "model.npz")
+    assert lrpfast.load(tmp_path / "model.npz").digest() == model.digest() == made(int).digest()
+    assert repr(L.Concat(number(1))) == repr(L.Concat(1)) and repr(L.Dot(number(1))) == repr(L.Dot(1))
+    assert L.Reshape([number(2), -1]).output_shape((None,)) == (2, None)
 
 
 def test_sizes_left_open_are_the_data_s():

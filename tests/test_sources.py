@@ -301,6 +301,23 @@ def test_missing_floats_are_what_netcdf4_masks(form, fill, attrs, tmp_path):
         np.testing.assert_array_equal(source.read(0, 8), np.ma.filled(file["x"][:], np.nan))
 
 
+@pytest.mark.parametrize("fill, missing", [(-5, [False, True, False]), (1e20, [False] * 3), (-5.5, [False] * 3)])
+def test_a_missing_value_that_the_integers_cannot_hold_is_no_value(fill, missing, tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = np.array([0, -5, 7], np.int16)
+        file["x"].attrs["missing_value"] = fill
+    with open_source(f"{tmp_path}/x.h5:x") as source:
+        assert np.isnan(source.read(0, 3)).tolist() == missing
+
+
+def test_an_infinite_scale_is_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = np.zeros(3, np.int16)
+        file["x"].attrs["scale_factor"] = np.inf
+    with pytest.raises(InputError, match=r"x.h5.*scale_factor is inf"):
+        open_source(f"{tmp_path}/x.h5:x")
+
+
 def test_netcdf_made_by_the_library_in_groups(tmp_path):
     path = str(tmp_path / "x.nc")
     with netCDF4.Dataset(path, "w") as file:

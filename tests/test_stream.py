@@ -645,3 +645,16 @@ def test_two_runs_into_one_output(job):
     assert second.returncode == 1 and "another run writes it now" in error
     assert first.wait(60) == 0
     assert everything(folder / "r.npy") == everything(job / "whole" / "r.npy") and leftovers(folder) == []
+
+
+def test_values_outside_of_bounds_are_counted_where_channels_come_first():
+    layers = lrpfast.layers
+    kernel = np.random.default_rng(3).normal(size=(3, 3, 2, 4))
+    nodes = [layers.Permute((1, 2, 0)), layers.Conv(kernel), layers.Flatten(), layers.Dense(np.ones((48, 3)))]
+    model = lrpfast.from_layers(nodes, (2, 5, 6))
+    x = np.random.default_rng(4).uniform(size=(7, 2, 5, 6)).astype(np.float32)
+    low, high = x.min(0), x.max(0)
+    high[1, 4, 0] = x[:, 1, 4, 0].min()
+    analyzer = lrpfast.Analyzer(model, lrpfast.composites.EpsilonGammaBox(low, high))
+    with pytest.warns(lrpfast.BoundsWarning, match="^6 input values"):
+        assert analyzer.stream(x, statistics=True).outside == 6

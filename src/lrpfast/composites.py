@@ -7,25 +7,20 @@ Examples
 'by index | epsilon_plus'
 """
 
-from .rules.composites import (
+from .rules.composites import Assignment, Composite
+from .rules.entries import Entry
+from .rules.presets import (
     COMPOSITES,
-    Assignment,
-    ByIndex,
-    ByName,
-    ByType,
     Captum,
-    Composite,
-    Entry,
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
     EpsilonGammaBox,
     EpsilonPlus,
     EpsilonPlusFlat,
     ExcitationBackprop,
-    Uniform,
     from_name,
-    when,
 )
+from .rules.selectors import ByIndex, ByName, ByType, Uniform, when
 
 __all__ = [
     "COMPOSITES",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from ..errors import InputError
 
 
 class Packing:
@@ -31,13 +34,16 @@ class Packing:
         self._scale, self._offset = (
             float(np.ravel(attrs.get(key, usual))[0]) for key, usual in (("scale_factor", 1), ("add_offset", 0))
         )
+        for key, value in (("scale_factor", self._scale), ("add_offset", self._offset)):
+            if not math.isfinite(value):
+                raise InputError(f"{key} is {value}, which makes no number of any value")
         fills = [
             _number(value)
             for key in ("missing_value", "_FillValue")
             if key in attrs
             for value in np.ravel(attrs[key]).tolist()
         ]
-        self._missing = [np.asarray(value).astype(dtype) for value in fills if value == value]
+        self._missing = [found for value in fills if (found := _stored(value, dtype)) is not None]
         self._packed = (self._scale, self._offset) != (1, 0)
         self.nothing = not self._packed and not self._missing
         self.dtype = dtype
@@ -54,6 +60,16 @@ class Packing:
         for value in self._missing:
             out[rows == value] = np.nan
         return out
+
+
+def _stored(value: float, dtype: np.dtype) -> np.ndarray | None:
+    """A missing value as it is stored; None for NaN, and for what the dtype cannot hold: no value equals that."""
+    if value != value:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        stored = np.asarray(value).astype(dtype)
+    same = bool(stored == value) if dtype.kind in "iub" else math.isfinite(stored) == math.isfinite(value)
+    return stored if same else None
 
 
 def _number(value: Any) -> float:

@@ -13,9 +13,10 @@ from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_start
 from ..engine.record import record, target_text
 from ..errors import InputError, SampleError, ShapeError
-from ..model.layers import Flatten, Input, Reshape
+from ..model.layers import Input, Permute
+from ..model.layers.shape import only_moves
 from ..once import once
-from ..rules.rule import ZBox
+from ..rules import ZBox
 from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
@@ -157,15 +158,17 @@ def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
     for i, rule in analyzer._composite.assign(model).rules.items():
         if isinstance(rule, ZBox):
             at = model.nodes[i].inputs[0]
-            while model.nodes[at].inputs and (
-                model.layers[at].identity or isinstance(model.layers[at], (Flatten, Reshape))
-            ):
-                at = model.nodes[at].inputs[0]
+            shape: Any = model.nodes[at].shape
+            low, high = (np.broadcast_to(bound, shape) for bound in (rule.low, rule.high))
+            while model.nodes[at].inputs and only_moves(model.layers[at]):
+                layer, at = model.layers[at], model.nodes[at].inputs[0]
+                shape = model.nodes[at].shape
+                if isinstance(layer, Permute):
+                    low, high = (bound.transpose(np.argsort(layer.axes)) for bound in (low, high))
+                else:
+                    low, high = low.reshape(shape), high.reshape(shape)
             if isinstance(model.layers[at], Input):
-                shape: Any = model.nodes[model.nodes[i].inputs[0]].shape
-                low, high = (np.broadcast_to(bound, shape) for bound in (rule.low, rule.high))
-                whole: Any = model.nodes[at].shape
-                found.append((low.reshape(whole), high.reshape(whole)))
+                found.append((low, high))
     return found
 
 

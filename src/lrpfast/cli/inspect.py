@@ -10,8 +10,8 @@ from ..engine.plan import describe
 from ..model.graph import Model
 from ..model.layers import Activation
 from ..readers import load
+from ..rules import Pass
 from ..rules.composites import Assignment
-from ..rules.rule import Pass
 from . import options
 
 

@@ -14,10 +14,12 @@ from ..engine.innvestigate import create_analyzer
 from ..errors import InputError, RuleError
 from ..model.graph import Model
 from ..names import unknown
-from ..rules import composites, innvestigate
-from ..rules.composites import COMPOSITES, Composite, Entry, Uniform
+from ..rules import RULES, Rule, ZBox, from_name, innvestigate, presets
+from ..rules.composites import Composite
+from ..rules.entries import Entry
 from ..rules.innvestigate import ANALYZERS, keywords
-from ..rules.rule import RULES, Rule, ZBox, from_name
+from ..rules.presets import COMPOSITES
+from ..rules.selectors import Uniform
 from .values import to_pair
 
 
@@ -121,7 +123,7 @@ def _own(options: argparse.Namespace) -> Composite:
         input_rule = from_name(first, **(bounds if first == "z_box" else {}))
     if name in RULES:
         return Uniform(from_name(name, **parameters), input_rule)
-    composite = composites.from_name(name, **parameters)
+    composite = presets.from_name(name, **parameters)
     return composite if input_rule is None else Composite((Entry("first", input_rule),), "first") | composite
 
 

@@ -6,9 +6,9 @@ import argparse
 import re
 from dataclasses import MISSING, fields
 
-from ..rules.composites import COMPOSITES
+from ..rules import RULES, Rule, Stabilizer
 from ..rules.innvestigate import ANALYZERS, keywords
-from ..rules.rule import RULES, Rule, Stabilizer
+from ..rules.presets import COMPOSITES
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import table
-from ..errors import InputError, RuleError
+from ..errors import InputError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..model.canonize import canonize
 from ..model.graph import Model
 from ..model.layers import SOFTMAXES
-from ..rules import composites
+from ..rules import Pass, Rule
 from ..rules.composites import Composite
-from ..rules.rule import Pass, Rule
+from ..rules.presets import as_composite
 from ..version import __version__
 from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
@@ -28,7 +28,8 @@ from .explained import explained_targets, minus_reference, rules_of, start_and_t
 from .explanation import Explanation
 from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
 from .lower import Lowered, lower
-from .plan import Plan, describe, make_plan
+from .plan import Plan, describe
+from .planner import make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
 
@@ -39,21 +40,6 @@ if TYPE_CHECKING:
 MAX_VARIANTS = 8
 #: Rules that an analyzer's repr names.
 SHOWN_RULES = 4
-
-
-def as_composite(rule: Any) -> Composite:
-    """A composite from a rule, a composite, or the name of either."""
-    if isinstance(rule, Composite):
-        return rule
-    if isinstance(rule, Rule):
-        return composites.Uniform(rule)
-    if isinstance(rule, str):
-        if rule.lower().startswith(("lrp", "deep_taylor")):
-            raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
-        return composites.from_name(rule)
-    if isinstance(rule, type) and issubclass(rule, Rule):
-        raise RuleError(f"rule must be an instance: write {rule.__name__}(), not {rule.__name__}")
-    raise RuleError(f"rule must be a rule, a composite or a rule's name, not {type(rule).__name__}")
 
 
 class Analyzer:

@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import table
 from ..errors import AmplificationWarning, InputError
-from .lower import LayerTrace
 from .plan import describe
+from .trace import LayerTrace
 
 if TYPE_CHECKING:
     from types import FrameType

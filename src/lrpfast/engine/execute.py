@@ -15,7 +15,7 @@ from ..kernels.arrays import as_tensors, empty_like, is_tensor, module_of, on_de
 from ..model.graph import Model
 from .inputs import PRECISIONS, check_precision
 from .lower import lower_forward
-from .plan import make_plan
+from .planner import make_plan
 from .ports import Ports
 from .threads import check_threads, get_num_threads
 

@@ -13,6 +13,7 @@ from ..errors import InputError, ShapeError
 from ..kernels import Start
 from ..model.graph import Model
 from ..model.layers import Dense
+from ..model.layers.base import whole
 from ..rules.composites import Assignment
 
 
@@ -29,9 +30,10 @@ def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
         start, target = start
     if start is None:
         return None, target
-    if isinstance(start, bool) or not isinstance(start, (str, int, np.integer)):
+    at = start if isinstance(start, str) else whole(start)
+    if at is None:
         raise InputError(f"start must name a layer, or be a pair (layer, neuron), not {start!r}")
-    return start if isinstance(start, str) else int(start), target
+    return at, target
 
 
 def up_to_start(model: Model, start: str | int | None) -> tuple[Model, list[int]]:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import InputError, LrpfastError, ShapeError
 from ..kernels import Start
 from ..kernels.arrays import as_array, from_device, module_of, on_device, to_host, without_gradient
+from ..model.layers.base import whole
 
 PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
 
@@ -35,9 +36,10 @@ def check_memory(memory: Any) -> int | None:
     """A byte budget for workspaces, or None."""
     if memory is None:
         return None
-    if isinstance(memory, bool) or not isinstance(memory, (int, np.integer)) or memory < 1:
+    count = whole(memory)
+    if count is None or count < 1:
         raise InputError(f"memory must be a number of bytes of at least 1, or None, not {memory!r}")
-    return int(memory)
+    return count
 
 
 def check_range(input_range: Any) -> tuple[float, float] | None:

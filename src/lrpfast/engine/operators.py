@@ -2,7 +2,7 @@
 
 A dense layer, a convolution and its transpose, a depthwise one, average pooling,
 batch normalization and a sum are the same table with another contraction. An
-`Operator` holds that table; ``plan.py`` decides what to contract, ``lower.py``
+`Operator` holds that table; ``contractions.py`` decides what to contract, ``linear.py``
 asks here for the weights and geometries.
 """
 
@@ -38,7 +38,7 @@ from ..model.layers import (
 )
 from ..model.layers.window import pads, trim
 from ..once import once
-from ..rules.rule import WEIGHT_PARTS
+from ..rules import WEIGHT_PARTS
 
 Fixed = tuple[int, ...]
 #: Taps times channels that one row may spread to.

@@ -57,7 +57,7 @@ from ..model.layers import (
     UpSample,
     ZeroPad,
 )
-from ..rules.rule import Detached, Gradient, Pass, Stabilizer
+from ..rules import Detached, Gradient, Pass, Stabilizer
 from .operators import windows
 from .plan import LayerPlan
 
@@ -386,7 +386,7 @@ def backward(low: Lowering, step: LayerPlan, r: int, y: int) -> list[int]:
     return outs
 
 
-def divide(r: int, z: int, out: int, stabilizer: Stabilizer, dtype: np.dtype) -> Divide:
+def divide(r: int, z: int | np.ndarray, out: int, stabilizer: Stabilizer, dtype: np.dtype) -> Divide:
     """s = r / stabilized z."""
     return Divide(r, z, out, float(dtype.type(stabilizer.value)), stabilizer.kind)
 

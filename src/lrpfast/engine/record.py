@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..rules.rule import Pass, Rule
+from ..rules import Pass, Rule
 
 if TYPE_CHECKING:
     from .analyzer import Analyzer

@@ -10,8 +10,10 @@ from ..errors import InputError, ShapeError
 from ..kernels.arrays import as_array, as_tensors, is_tensor
 from ..model.builder import Graph
 from ..model.layers import Embedding, Layer
-from ..rules.composites import Composite, Entry, as_rule
-from ..rules.rule import Rule
+from ..rules import Rule
+from ..rules.composites import Composite
+from ..rules.entries import Entry
+from ..rules.names import as_rule
 from .analyzer import Analyzer
 from .inputs import as_real
 

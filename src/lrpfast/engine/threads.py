@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
+from ..model.layers.base import whole
 
 VARIABLE = "LRPFAST_NUM_THREADS"
 
@@ -28,9 +27,10 @@ def check_threads(threads: Any) -> int | None:
     """A thread count as the caller gave it; None stands for `get_num_threads` at the time of the run."""
     if threads is None:
         return None
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
+    count = whole(threads)
+    if count is None or count < 1:
         raise InputError(f"threads must be a whole number of at least 1, or None for all cores, not {threads!r}")
-    return int(threads)
+    return count
 
 
 def set_num_threads(threads: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,16 +18,14 @@ from .layers import (
     SOFTMAXES,
     Activation,
     Block,
-    Flatten,
     Identity,
     Input,
     Layer,
     Merge,
-    Permute,
-    Reshape,
     Shape,
 )
 from .layers.base import as_shape, whole
+from .layers.shape import only_moves
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +87,15 @@ def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
 class Model:
     """A network as a graph of layers, in forward order.
 
-    Make one with `lrpfast.load`, `from_layers`, `Graph`, `from_keras` or `from_sklearn`.
+    Make one with `lrpfast.load`, `from_layers`, `Graph`, `from_keras`, `from_onnx`, `from_sklearn` or `from_torch`.
+
+    Parameters
+    ----------
+    nodes : list of (Layer, tuple of int)
+        The layers in forward order, an Input first, each with the indices of the layers that feed it.
+    name : str
+    outputs : list of int, optional
+        Indices of the layers that the model returns; the last when None.
 
     Attributes
     ----------
@@ -105,6 +111,13 @@ class Model:
     channels_first : bool or None
         Whether the input's channels are its first axis or its last, as `lrpfast.plot.heatmap` takes it;
         a list of them for several inputs.
+
+    Raises
+    ------
+    InputError
+        When an argument is of another kind, or two layers have one name.
+    ShapeError
+        When layers do not fit, are not connected, or nothing uses their output.
 
     Examples
     --------
@@ -198,12 +211,21 @@ class Model:
         return any(None in self.nodes[i].shape for i in self.inputs)
 
     def with_input_shape(self, *shapes: Sequence[int] | int) -> Model:
-        """The same model for inputs of the given shapes, one for each input, where it leaves sizes open.
+        """The same model for inputs of the given shapes, where it leaves sizes open.
+
+        Parameters
+        ----------
+        *shapes : tuple of int, or int for one axis
+            One for each input, without the batch axis.
+
+        Returns
+        -------
+        Model
 
         Raises
         ------
         ShapeError
-            When a shape does not fit what the model says of it.
+            When a shape does not fit what the model says of it, or there are not as many as inputs.
 
         Examples
         --------
@@ -223,7 +245,12 @@ class Model:
         return Model(nodes, self.name, self.outputs)
 
     def consumers(self) -> list[list[int]]:
-        """For each node, the nodes that its output feeds, in forward order; one that takes it twice is named twice.
+        """For each node, the nodes that its output feeds, in forward order.
+
+        Returns
+        -------
+        list of list of int
+            By index in `nodes`; a node that takes an output twice is named twice.
 
         Examples
         --------
@@ -238,7 +265,22 @@ class Model:
         return used
 
     def index(self, layer: str | int) -> int:
-        """Position of a layer given by name or index; InputError when there is none.
+        """Position of a layer in `layers`.
+
+        Parameters
+        ----------
+        layer : str or int
+            The layer's name, or its index in `layers`; negative from the last.
+
+        Returns
+        -------
+        int
+            0 or more.
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
 
         Examples
         --------
@@ -261,6 +303,20 @@ class Model:
     def until(self, layer: str | int) -> Model:
         """The model that ends with the given layer's output (its activation included).
 
+        Parameters
+        ----------
+        layer : str or int
+            The layer's name, or its index in `layers`; negative from the last.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
+
         Examples
         --------
         >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 3))), lrpfast.layers.Dense(np.ones((3, 2)))])
@@ -273,7 +329,22 @@ class Model:
         return Model(nodes, self.name, [len(kept) - 1])
 
     def needed(self, layer: str | int) -> list[int]:
-        """The nodes that a layer's output depends on, itself included, in forward order.
+        """The nodes that a layer's output depends on, itself included.
+
+        Parameters
+        ----------
+        layer : str or int
+            The layer's name, or its index in `layers`; negative from the last.
+
+        Returns
+        -------
+        list of int
+            Indices in `nodes`, in forward order.
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
 
         Examples
         --------
@@ -287,8 +358,23 @@ class Model:
                 found.update(self.nodes[i].inputs)
         return sorted(found)
 
-    def without_output_activation(self, functions: Sequence[str]) -> Model:
+    def without_output_activation(self, functions: Collection[str]) -> Model:
         """The model without its outputs' final activations, where these are among ``functions``.
+
+        Parameters
+        ----------
+        functions : list of str
+            Names of activation functions.
+
+        Returns
+        -------
+        Model
+            The very same where no output ends with one of them.
+
+        Raises
+        ------
+        InputError
+            When ``functions`` is no list of names.
 
         Examples
         --------
@@ -296,18 +382,15 @@ class Model:
         >>> model.without_output_activation(["sigmoid"]).predict(np.array([[3.0]])).tolist()
         [[3.0]]
         """
-        if isinstance(functions, str):
-            raise InputError(f"functions must be a list of names, [{functions!r}], not a text")
+        listed = isinstance(functions, Collection) and not isinstance(functions, str)
+        if not listed or not all(isinstance(name, str) for name in functions):
+            raise InputError(f"functions must be a list of names, as ['softmax'], not {functions!r:.80}")
         nodes = [(node.layer, node.inputs) for node in self.nodes]
         consumers = self.consumers()
         changed = False
         for at in self.outputs:
             # a layer that only hands the output on or moves it, and to nothing else
-            while (
-                (nodes[at][0].identity or isinstance(nodes[at][0], (Flatten, Permute, Reshape)))
-                and nodes[at][1]
-                and len(consumers[at]) <= (at not in self.outputs)
-            ):
+            while only_moves(nodes[at][0]) and nodes[at][1] and len(consumers[at]) <= (at not in self.outputs):
                 at = nodes[at][1][0]
             layer, inputs = nodes[at]
             activation: Activation | None = getattr(layer, "activation", None)
@@ -325,6 +408,10 @@ class Model:
 
     def without_softmax(self) -> Model:
         """The same model with a final softmax or its logarithm left out, so that it predicts logits.
+
+        Returns
+        -------
+        Model
 
         Examples
         --------
@@ -377,6 +464,11 @@ class Model:
     def summary(self) -> str:
         """A table of the layers: index, name, type, shape, parameters, activation, and what feeds each.
 
+        Returns
+        -------
+        str
+            Of several lines, the last without a newline.
+
         Examples
         --------
         >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 2)), activation="softmax")])
@@ -421,6 +513,17 @@ class Model:
         The file is written under a temporary name and renamed, so that a full
         disk or an interrupt leaves what was there before.
 
+        Parameters
+        ----------
+        path : str or path
+
+        Raises
+        ------
+        InputError
+            When ``path`` is no name of a file.
+        OSError
+            When the file cannot be written.
+
         Examples
         --------
         >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
@@ -438,9 +541,14 @@ class Model:
         write(self, file)
 
     def digest(self) -> str:
-        """A fingerprint of the layers, their names, connections and weights: 32 hexadecimal digits.
+        """A fingerprint of the layers, their names, connections and weights.
 
         Files of relevances carry it, so that they say which model they are about.
+
+        Returns
+        -------
+        str
+            32 hexadecimal digits.
 
         Examples
         --------
@@ -455,6 +563,19 @@ class Model:
 
 def model_wo_softmax(model: Model) -> Model:
     """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    InputError
+        When ``model`` is none of lrpfast's.
 
     Examples
     --------

@@ -6,30 +6,12 @@ Examples
 'gamma'
 """
 
-from .rule import (
-    RULES,
-    WEIGHT_PARTS,
-    AlphaBeta,
-    AlphaBetaX,
-    Detached,
-    Epsilon,
-    Flat,
-    Gamma,
-    Gradient,
-    Group,
-    Norm,
-    Pass,
-    Product,
-    Rule,
-    Split,
-    Stabilizer,
-    Taylor,
-    WSquare,
-    ZBox,
-    Zero,
-    ZPlus,
-    from_name,
-)
+from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
+from .first_layer import Flat, WSquare, ZBox
+from .names import RULES, from_name
+from .proportional import Epsilon, Gamma, Norm, Zero
+from .rule import WEIGHT_PARTS, Group, Product, Rule, Stabilizer
+from .weightless import Detached, Gradient, Pass, Split, Taylor
 
 __all__ = [
     "RULES",

@@ -12,13 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..errors import RuleError
 from ..model.layers import Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
+from ..model.layers.base import whole
 from ..names import unknown
-from .composites import CONVOLUTIONS, SUMS, Composite, Entry, as_rule
-from .rule import AlphaBeta, AlphaBetaX, Epsilon, Flat, Gradient, Norm, Rule, Stabilizer, WSquare, ZBox, Zero, ZPlus
+from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
+from .composites import Composite
+from .entries import Entry
+from .first_layer import Flat, WSquare, ZBox
+from .names import as_rule
+from .proportional import Epsilon, Norm, Zero
+from .roles import CONVOLUTIONS, SUMS
+from .rule import Rule, Stabilizer
+from .weightless import Gradient
 
 STABILIZER = Stabilizer(1e-7, "zero")
 
@@ -108,8 +114,7 @@ def _lrp(
         where = "first" if isinstance(rule, list) and not (rule and isinstance(rule[0], tuple)) else "inputs"
         entries.append(Entry(where, _rule(input_layer_rule, "input_layer_rule")))
     if until_layer_idx is not None and until_layer_rule is not None:
-        whole = isinstance(until_layer_idx, (int, np.integer)) and not isinstance(until_layer_idx, bool)
-        if not whole or until_layer_idx < 0:
+        if whole(until_layer_idx) is None or until_layer_idx < 0:
             raise RuleError(f"until_layer_idx must be an index into the model's layers, not {until_layer_idx!r}")
         below = _rule(until_layer_rule, "until_layer_rule")
         entries.extend(Entry("index", below, i) for i in range(until_layer_idx + 1))

@@ -14,7 +14,10 @@ from ..model.layers import (
     AveragePool,
     BatchNorm,
     Concat,
+    Conv,
+    ConvTranspose,
     Crop,
+    DepthwiseConv,
     Dot,
     Embedding,
     Flatten,
@@ -26,6 +29,7 @@ from ..model.layers import (
     Layer,
     LayerNorm,
     Linear,
+    LocallyConnected,
     LocalResponseNorm,
     Maximum,
     MaxPool,
@@ -41,7 +45,13 @@ from ..model.layers import (
     UpSample,
     ZeroPad,
 )
-from .rule import Detached, Epsilon, Gradient, Norm, Pass, Rule, Split, Taylor, Zero
+from .proportional import Epsilon, Norm, Zero
+from .rule import Rule
+from .weightless import Detached, Gradient, Pass, Split, Taylor
+
+#: What composites call convolutions, and sums.
+CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
+SUMS = (Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ _ROLES: dict[type[Layer], Role] = {
     Input: NOTHING,
     Identity: NOTHING,
     BatchNorm: AFFINE,
-    **dict.fromkeys((Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool), SUM),
+    **dict.fromkeys(SUMS, SUM),
     **dict.fromkeys((Multiply, Dot), PRODUCT),
     **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),

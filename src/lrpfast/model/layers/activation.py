@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape, as_array, frozen
+from .base import Layer, Shape, as_array, frozen, known
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Activation(Layer):
                     raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
                 merged[key] = float(value)
             self._check_numbers(merged)
-        object.__setattr__(self, "parameters", Parameters(merged))
+        self._set(parameters=Parameters(merged))
 
     def _check_numbers(self, p: Mapping[str, Any]) -> None:
         if self.function == "clip" and p["low"] > p["high"]:
@@ -154,10 +154,11 @@ class Activation(Layer):
             raise ShapeError(f"{self}: {self.function} needs an axis to sum over, the input has none")
         if self.function == "prelu":
             slope = self.parameters["negative_slope"]
-            if None in shape:
+            sizes = known(shape)
+            if sizes is None:
                 raise ShapeError(f"{self}: prelu needs a fixed input shape, not {shape}")
             try:
-                fits = np.broadcast_shapes(slope.shape, shape) == shape  # type: ignore[arg-type]
+                fits = np.broadcast_shapes(slope.shape, sizes) == sizes
             except ValueError:
                 fits = False
             if not fits:

@@ -23,10 +23,29 @@ def whole(value: Any) -> int | None:
         return None
 
 
+def each(value: Any) -> tuple[Any, ...]:
+    """The values of a sequence; a number, or what else is none, stands for itself."""
+    single = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+    return (value,) if single else tuple(value)
+
+
+def finite(value: Any, what: str, layer: str) -> float:
+    """A finite real number as a float; InputError for anything else, a truth value too."""
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not np.isfinite(value):
+        raise InputError(f"{layer}: {what} must be a finite number, not {value!r}")
+    return float(value)
+
+
+def known(shape: Shape) -> tuple[int, ...] | None:
+    """A shape none of whose sizes is open; None for any other."""
+    sizes = tuple(n for n in shape if n is not None)
+    return sizes if len(sizes) == len(shape) else None
+
+
 def as_shape(value: Any, what: str) -> Shape:
     """A shape from a number, for one axis, or a sequence of numbers of at least 1 and None."""
-    single = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
-    sizes = (value,) if single else tuple(value)
+    sizes = each(value)
     numbers = tuple(map(whole, sizes))
     fits = all(size is None if n is None else n >= 1 for n, size in zip(numbers, sizes, strict=True))
     if value is None or not fits:
@@ -115,9 +134,13 @@ class Layer:
         """Per-sample output shape for a per-sample input shape; raises ShapeError."""
         return shape
 
+    def _set(self, **values: Any) -> None:
+        """Set fields to what they were checked and made to be; for ``__post_init__`` alone."""
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for key, value in state.items():
-            object.__setattr__(self, key, _frozen_again(value))
+        self._set(**{key: _frozen_again(value) for key, value in state.items()})
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -170,7 +193,17 @@ class Block(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Input(Layer):
-    """Where a model's input enters; ``shape`` is per sample.
+    """Where a model's input enters.
+
+    Parameters
+    ----------
+    shape : int or tuple of int or None
+        Of one sample, without the batch axis; None is a size that the model leaves to the data.
+
+    Raises
+    ------
+    ShapeError
+        When ``shape`` holds anything but numbers of at least 1 and None.
 
     Examples
     --------
@@ -183,7 +216,7 @@ class Input(Layer):
     identity: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", as_shape(self.shape, str(self)))
+        self._set(shape=as_shape(self.shape, str(self)))
 
     def output_shape(self, shape: Shape = ()) -> Shape:
         return self.shape

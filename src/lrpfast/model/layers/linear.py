@@ -10,8 +10,8 @@ import numpy as np
 
 from ...errors import InputError, ShapeError
 from .activation import as_activation
-from .base import Block, Layer, Shape, as_array
-from .window import as_padding, channels_last, per_axis, slid, spread
+from .base import Block, Layer, Shape, as_array, known
+from .window import as_padding, channels_last, per_axis, rank_of, slid, spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +32,14 @@ class Linear(Layer):
         kernel = as_array(self.kernel, "kernel", str(self))
         if kernel.ndim not in rank or 0 in kernel.shape:
             raise ShapeError(f"{self}: kernel must have shape {axes}, all at least 1, not {kernel.shape}")
-        object.__setattr__(self, "kernel", kernel)
+        self._set(kernel=kernel)
 
     def _check_bias(self, shape: tuple[int, ...]) -> None:
         if self.bias is not None:
             bias = as_array(self.bias, "bias", str(self))
             if bias.shape != shape:
                 raise ShapeError(f"{self}: bias has shape {bias.shape}, the kernel asks for {shape}")
-            object.__setattr__(self, "bias", bias)
-
-    def _set(self, **values: Any) -> None:
-        for key, value in values.items():
-            object.__setattr__(self, key, value)
+            self._set(bias=bias)
 
     def describe(self) -> str:
         activation = getattr(self, "activation", None)
@@ -99,6 +95,25 @@ class _Windowed(Linear):
         """The window's taps along each spatial axis."""
         return self.kernel.shape[:-2]
 
+    def _check_window(self: Any, axes: str, causal: bool = True) -> None:
+        """Check the kernel, whose last axes are called ``axes``, and what all of these layers have besides."""
+        self._check_kernel((3, 4, 5), f"(spatial…, {axes}) with 1 to 3 spatial axes")
+        names = ("valid", "same", "causal") if causal and self.rank == 1 else ("valid", "same")
+        self._set(
+            strides=per_axis(self.strides, self.rank, "strides", str(self)),
+            dilation=per_axis(self.dilation, self.rank, "dilation", str(self)),
+            padding=as_padding(self.padding, self.rank, str(self), names),
+            activation=as_activation(self.activation, str(self)),
+        )
+
+    def _check_groups(self: Any, channels: str) -> None:
+        """Check that the channels of the kernel's last axis, which are called so, divide into groups."""
+        (groups,) = per_axis(self.groups, 1, "groups", str(self))
+        count = self.kernel.shape[-1]
+        if count % groups:
+            raise InputError(f"{self}: {count} {channels} channels do not divide into {groups} groups")
+        self._set(groups=groups)
+
 
 @dataclass(frozen=True, eq=False)
 class Conv(_Windowed):
@@ -132,27 +147,12 @@ class Conv(_Windowed):
     activation: Any = None
 
     def __post_init__(self) -> None:
-        self._check_kernel((3, 4, 5), "(spatial…, in / groups, out) with 1 to 3 spatial axes")
-        rank, out = self.rank, self.kernel.shape[-1]
-        self._check_bias((out,))
-        (groups,) = per_axis(self.groups, 1, "groups", str(self))
-        if out % groups:
-            raise InputError(f"{self}: {out} output channels do not divide into {groups} groups")
-        names = ("valid", "same", "causal") if rank == 1 else ("valid", "same")
-        self._set(
-            strides=per_axis(self.strides, rank, "strides", str(self)),
-            dilation=per_axis(self.dilation, rank, "dilation", str(self)),
-            padding=as_padding(self.padding, rank, str(self), names),
-            groups=groups,
-            activation=as_activation(self.activation, str(self)),
-        )
+        self._check_window("in / groups, out")
+        self._check_groups("output")
+        self._check_bias(self.kernel.shape[-1:])
 
     def output_shape(self, shape: Shape) -> Shape:
-        spatial, channels = channels_last(str(self), shape, self.rank)
-        if channels != self.kernel.shape[-2] * self.groups:
-            raise ShapeError(
-                f"{self}: it takes {self.kernel.shape[-2] * self.groups} channels, its input has shape {shape}"
-            )
+        spatial, _ = channels_last(str(self), shape, self.rank, self.kernel.shape[-2] * self.groups)
         sizes = slid(str(self), spatial, self.padding, self.size, self.strides, self.dilation)
         return (*sizes, self.kernel.shape[-1])
 
@@ -190,26 +190,14 @@ class ConvTranspose(_Windowed):
     activation: Any = None
 
     def __post_init__(self) -> None:
-        self._check_kernel((3, 4, 5), "(spatial…, out / groups, in) with 1 to 3 spatial axes")
-        rank = self.rank
-        (groups,) = per_axis(self.groups, 1, "groups", str(self))
-        if self.kernel.shape[-1] % groups:
-            raise InputError(f"{self}: {self.kernel.shape[-1]} input channels do not divide into {groups} groups")
-        self._check_bias((self.kernel.shape[-2] * groups,))
-        extra = self.output_padding
-        self._set(
-            strides=per_axis(self.strides, rank, "strides", str(self)),
-            dilation=per_axis(self.dilation, rank, "dilation", str(self)),
-            padding=as_padding(self.padding, rank, str(self)),
-            output_padding=None if extra is None else per_axis(extra, rank, "output_padding", str(self), 0),
-            groups=groups,
-            activation=as_activation(self.activation, str(self)),
-        )
+        self._check_window("out / groups, in", causal=False)
+        self._check_groups("input")
+        self._check_bias((self.kernel.shape[-2] * self.groups,))
+        if self.output_padding is not None:
+            self._set(output_padding=per_axis(self.output_padding, self.rank, "output_padding", str(self), 0))
 
     def output_shape(self, shape: Shape) -> Shape:
-        spatial, channels = channels_last(str(self), shape, self.rank)
-        if channels != self.kernel.shape[-1]:
-            raise ShapeError(f"{self}: it takes {self.kernel.shape[-1]} channels, its input has shape {shape}")
+        spatial, _ = channels_last(str(self), shape, self.rank, self.kernel.shape[-1])
         sizes = spread(str(self), spatial, self.padding, self.size, self.strides, self.dilation, self.output_padding)
         return (*sizes, self.kernel.shape[-2] * self.groups)
 
@@ -239,21 +227,11 @@ class DepthwiseConv(_Windowed):
     activation: Any = None
 
     def __post_init__(self) -> None:
-        self._check_kernel((3, 4, 5), "(spatial…, in, multiplier) with 1 to 3 spatial axes")
-        rank = self.rank
+        self._check_window("in, multiplier")
         self._check_bias((math.prod(self.kernel.shape[-2:]),))
-        names = ("valid", "same", "causal") if rank == 1 else ("valid", "same")
-        self._set(
-            strides=per_axis(self.strides, rank, "strides", str(self)),
-            dilation=per_axis(self.dilation, rank, "dilation", str(self)),
-            padding=as_padding(self.padding, rank, str(self), names),
-            activation=as_activation(self.activation, str(self)),
-        )
 
     def output_shape(self, shape: Shape) -> Shape:
-        spatial, channels = channels_last(str(self), shape, self.rank)
-        if channels != self.kernel.shape[-2]:
-            raise ShapeError(f"{self}: it takes {self.kernel.shape[-2]} channels, its input has shape {shape}")
+        spatial, _ = channels_last(str(self), shape, self.rank, self.kernel.shape[-2])
         sizes = slid(str(self), spatial, self.padding, self.size, self.strides, self.dilation)
         return (*sizes, math.prod(self.kernel.shape[-2:]))
 
@@ -291,13 +269,12 @@ class SeparableConv(Block):
 
     def __post_init__(self) -> None:
         first, second = self.factors()  # checks
-        for key, value in (
-            ("depthwise_kernel", first.kernel),
-            ("pointwise_kernel", second.kernel),
-            ("bias", second.bias),
-            ("activation", second.activation),
-        ):
-            object.__setattr__(self, key, value)
+        self._set(
+            depthwise_kernel=first.kernel,
+            pointwise_kernel=second.kernel,
+            bias=second.bias,
+            activation=second.activation,
+        )
 
     def factors(self) -> tuple[DepthwiseConv, Conv]:
         """The two layers."""
@@ -347,9 +324,7 @@ class LocallyConnected(Linear):
 
     def __post_init__(self) -> None:
         self._check_kernel((3,), "(positions, taps · in, out)")
-        rank = len(self.size) if isinstance(self.size, (tuple, list)) else 1
-        if rank > 3:
-            raise InputError(f"{self}: size has {rank} axes, at most 3 are possible")
+        rank = rank_of(self.size, str(self))
         self._set(
             size=per_axis(self.size, rank, "size", str(self)),
             strides=per_axis(self.strides, rank, "strides", str(self)),
@@ -370,14 +345,12 @@ class LocallyConnected(Linear):
         return len(self.size)
 
     def output_shape(self, shape: Shape) -> Shape:
-        spatial, channels = channels_last(str(self), shape, self.rank)
         depth = self.kernel.shape[1] // math.prod(self.size)
-        if channels != depth:
-            raise ShapeError(f"{self}: it takes {depth} channels, its input has shape {shape}")
-        sizes = slid(str(self), spatial, self.padding, self.size, self.strides, (1,) * self.rank)
-        if None in sizes:
+        spatial, _ = channels_last(str(self), shape, self.rank, depth)
+        sizes = known(slid(str(self), spatial, self.padding, self.size, self.strides, (1,) * self.rank))
+        if sizes is None:
             raise ShapeError(f"{self}: it needs a fixed input shape, not {shape}")
-        if math.prod(sizes) != self.kernel.shape[0]:  # type: ignore[arg-type]
+        if math.prod(sizes) != self.kernel.shape[0]:
             raise ShapeError(f"{self}: kernel has {self.kernel.shape[0]} positions, an input of {shape} has {sizes}")
         if self.bias is not None and self.bias.ndim > 1 and self.bias.shape[:-1] != sizes:
             raise ShapeError(f"{self}: bias has shape {self.bias.shape}, the output {(*sizes, self.kernel.shape[-1])}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape
+from .base import Layer, Shape, known, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,19 +152,24 @@ class Concat(Merge):
 
     axis: int = -1
 
+    def __post_init__(self) -> None:
+        axis = whole(self.axis)
+        if axis is None:
+            raise InputError(f"{self}: axis must be a whole number, not {self.axis!r}")
+        self._set(axis=axis)
+
     def output_shape(self, *shapes: Shape) -> Shape:
         self.check_count(len(shapes))
         rank = len(shapes[0])
-        if isinstance(self.axis, bool) or not isinstance(self.axis, int):
-            raise InputError(f"{self}: axis must be a whole number, not {self.axis!r}")
         if any(len(s) != rank for s in shapes) or not -rank <= self.axis < rank:
             raise ShapeError(f"{self}: it joins axis {self.axis}, its inputs have shapes {', '.join(map(str, shapes))}")
         at = self.axis % rank
         out: list[int | None] = []
         for axis in range(rank):
-            sizes = [s[axis] for s in shapes]
+            sizes = tuple(s[axis] for s in shapes)
             if axis == at:
-                out.append(None if None in sizes else sum(sizes))  # type: ignore[arg-type]
+                joined = known(sizes)
+                out.append(None if joined is None else sum(joined))
             elif len(set(sizes)) > 1:
                 raise ShapeError(f"{self}: its inputs have shapes {', '.join(map(str, shapes))}, which do not fit")
             else:
@@ -200,10 +205,10 @@ class Dot(Merge):
     most: ClassVar[int | None] = 2
 
     def __post_init__(self) -> None:
-        axes = tuple(self.axes) if isinstance(self.axes, (tuple, list)) else (self.axes, self.axes)
-        if len(axes) != 2 or not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
+        axes = tuple(map(whole, self.axes if isinstance(self.axes, (tuple, list)) else (self.axes, self.axes)))
+        if len(axes) != 2 or None in axes:
             raise InputError(f"{self}: axes must be a whole number or a pair of them, not {self.axes!r}")
-        object.__setattr__(self, "axes", axes)
+        self._set(axes=axes)
 
     def contracted(self, a: Shape, b: Shape) -> tuple[int, int]:
         """The two axes, counted from 0."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape, as_array
+from .base import Layer, Shape, as_array, finite, known
 from .window import per_axis
 
 
@@ -41,7 +41,7 @@ class BatchNorm(Layer):
         mean = as_array(self.mean, "mean", str(self))
         if mean.ndim != 1:
             raise ShapeError(f"{self}: mean must have shape (channels,), not {mean.shape}")
-        object.__setattr__(self, "mean", mean)
+        self._set(mean=mean, epsilon=_epsilon(self.epsilon, str(self)))
         for key in ("variance", "gamma", "beta"):
             value = getattr(self, key)
             if value is None and key != "variance":
@@ -49,8 +49,7 @@ class BatchNorm(Layer):
             array = as_array(value, key, str(self))
             if array.shape != mean.shape:
                 raise ShapeError(f"{self}: {key} has shape {array.shape}, mean {mean.shape}")
-            object.__setattr__(self, key, array)
-        object.__setattr__(self, "epsilon", _epsilon(self.epsilon, str(self)))
+            self._set(**{key: array})
         if not (self.variance + self.epsilon > 0).all():
             raise InputError(f"{self}: variance + epsilon must be above zero")
 
@@ -74,9 +73,10 @@ class BatchNorm(Layer):
 
 
 def _epsilon(value: Any, layer: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < np.inf:
-        raise InputError(f"{layer}: epsilon must be a finite number of at least 0, not {value!r}")
-    return float(value)
+    epsilon = finite(value, "epsilon", layer)
+    if epsilon < 0:
+        raise InputError(f"{layer}: epsilon must be 0 or above, not {epsilon:g}")
+    return epsilon
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,22 +88,22 @@ class _SampleNorm(Layer):
 
     def __post_init__(self) -> None:
         (axes,) = per_axis(self.axes, 1, "axes", str(self))
-        object.__setattr__(self, "axes", axes)
-        object.__setattr__(self, "epsilon", _epsilon(self.epsilon, str(self)))
+        self._set(axes=axes, epsilon=_epsilon(self.epsilon, str(self)))
         for key in ("gamma", "beta"):
             value = getattr(self, key)
             if value is not None:
                 array = as_array(value, key, str(self))
                 if array.ndim != axes:
                     raise ShapeError(f"{self}: {key} must have the shape of the last {axes} axes, not {array.shape}")
-                object.__setattr__(self, key, array)
+                self._set(**{key: array})
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) < self.axes or None in shape[len(shape) - self.axes :]:
+        normalized = known(shape[len(shape) - self.axes :]) if len(shape) >= self.axes else None
+        if normalized is None:
             raise ShapeError(f"{self}: it normalizes the last {self.axes} axes, its input has shape {shape}")
         for key in ("gamma", "beta"):
             value = getattr(self, key)
-            if value is not None and value.shape != shape[len(shape) - self.axes :]:
+            if value is not None and value.shape != normalized:
                 raise ShapeError(f"{self}: {key} has shape {value.shape}, its input {shape}")
         return shape
 
@@ -130,7 +130,23 @@ class LayerNorm(_SampleNorm):
 
 @dataclass(frozen=True, eq=False)
 class RMSNorm(_SampleNorm):
-    """y = γ x / √(mean(x²) + epsilon) + β over the last axes of each sample; as `LayerNorm`, mean not subtracted.
+    """y = γ x / √(mean(x²) + epsilon) + β over the last axes of each sample: `LayerNorm`, the mean not subtracted.
+
+    Parameters
+    ----------
+    gamma, beta : array with the shape of the last ``axes`` axes, optional
+        1 and 0 when None.
+    epsilon : float
+        At least 0.
+    axes : int
+        How many axes, from the last, are normalized together.
+
+    Raises
+    ------
+    InputError
+        When ``epsilon`` or ``axes`` is no such number, or an array is not of finite numbers.
+    ShapeError
+        When ``gamma`` or ``beta`` does not fit.
 
     Examples
     --------
@@ -163,12 +179,9 @@ class LocalResponseNorm(Layer):
 
     def __post_init__(self) -> None:
         (size,) = per_axis(self.size, 1, "size", str(self))
-        object.__setattr__(self, "size", size)
+        self._set(size=size)
         for key in ("alpha", "beta", "k"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
-                raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
-            object.__setattr__(self, key, float(value))
+            self._set(**{key: finite(getattr(self, key), key, str(self))})
 
     def output_shape(self, shape: Shape) -> Shape:
         if not shape:

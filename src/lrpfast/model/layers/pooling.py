@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape
-from .window import as_padding, channels_last, extent, pads, per_axis, slid
-
-
-def _rank(size: Any, layer: str) -> int:
-    rank = len(size) if isinstance(size, (tuple, list)) else 1
-    if not 1 <= rank <= 3:
-        raise InputError(f"{layer}: size must be a number (one dimension) or 2 or 3 numbers, not {size!r}")
-    return rank
+from .base import Layer, Shape, each
+from .window import as_padding, channels_last, extent, pads, per_axis, rank_of, slid
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +18,7 @@ class _Pool(Layer):
     dilation: Any = 1
 
     def __post_init__(self) -> None:
-        rank = _rank(self.size, str(self))
+        rank = rank_of(self.size, str(self))
         size = per_axis(self.size, rank, "size", str(self))
         dilation = per_axis(self.dilation, rank, "dilation", str(self))
         strides = size if self.strides is None else per_axis(self.strides, rank, "strides", str(self))
@@ -33,8 +26,7 @@ class _Pool(Layer):
         reaches = tuple(map(extent, size, dilation))
         if not isinstance(padding, str) and any(max(pair) >= k for pair, k in zip(padding, reaches, strict=True)):
             raise InputError(f"{self}: padding {padding} leaves windows of {reaches} with nothing but padding")
-        for key, value in (("size", size), ("strides", strides), ("padding", padding), ("dilation", dilation)):
-            object.__setattr__(self, key, value)
+        self._set(size=size, strides=strides, padding=padding, dilation=dilation)
 
     @property
     def rank(self) -> int:
@@ -120,12 +112,8 @@ class AdaptiveAveragePool(Layer):
     size: Any
 
     def __post_init__(self) -> None:
-        rank = _rank(self.size, str(self))
-        values = tuple(self.size) if isinstance(self.size, (tuple, list)) else (self.size,)
-        for v in values:
-            if v is not None:
-                per_axis(v, 1, "size", str(self))
-        object.__setattr__(self, "size", values[:rank])
+        rank_of(self.size, str(self))
+        self._set(size=tuple(None if n is None else per_axis(n, 1, "size", str(self))[0] for n in each(self.size)))
 
     @property
     def rank(self) -> int:
@@ -152,7 +140,17 @@ class _GlobalPool(Layer):
 
 @dataclass(frozen=True, eq=False)
 class GlobalAveragePool(_GlobalPool):
-    """The mean over all spatial axes; ``keepdims`` keeps them with size 1.
+    """The mean over all spatial axes, channels last: a shape of (spatial…, channels) becomes (channels,).
+
+    Parameters
+    ----------
+    keepdims : bool
+        Whether the spatial axes stay, with size 1.
+
+    Raises
+    ------
+    ShapeError
+        Of the model, when the layer's input has not 1 to 3 spatial axes.
 
     Examples
     --------
@@ -164,7 +162,17 @@ class GlobalAveragePool(_GlobalPool):
 
 @dataclass(frozen=True, eq=False)
 class GlobalMaxPool(_GlobalPool):
-    """The largest value over all spatial axes; ``keepdims`` keeps them with size 1.
+    """The largest value over all spatial axes, channels last: a shape of (spatial…, channels) becomes (channels,).
+
+    Parameters
+    ----------
+    keepdims : bool
+        Whether the spatial axes stay, with size 1.
+
+    Raises
+    ------
+    ShapeError
+        Of the model, when the layer's input has not 1 to 3 spatial axes.
 
     Examples
     --------

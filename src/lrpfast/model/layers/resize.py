@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError, ShapeError
 from .base import Layer, Shape, as_array, frozen
-from .window import channels_last, per_axis
+from .window import channels_last, per_axis, rank_of
 
 
 def _cubic(t: np.ndarray, a: float) -> np.ndarray:
@@ -71,6 +71,14 @@ def interpolation(
     return matrix
 
 
+def _for_axes(value: Any, what: str, layer: str) -> tuple[Any, ...]:
+    """What a layer was given for each of 1 to 3 spatial axes."""
+    given = tuple(value) if isinstance(value, (tuple, list)) else ()
+    if not 1 <= len(given) <= 3:
+        raise InputError(f"{layer}: {what} must be 1 to 3, one for each spatial axis, in a tuple or list")
+    return given
+
+
 @dataclass(frozen=True, eq=False)
 class Interpolate(Layer):
     """Each spatial axis through a matrix of its own, channels last: y_j = Σ_i M_ji · x_i along it.
@@ -97,14 +105,12 @@ class Interpolate(Layer):
     matrices: tuple[np.ndarray | None, ...]
 
     def __post_init__(self) -> None:
-        given = tuple(self.matrices) if isinstance(self.matrices, (tuple, list)) else ()
-        if not 1 <= len(given) <= 3:
-            raise InputError(f"{self}: matrices must be 1 to 3, one for each spatial axis, in a tuple or list")
+        given = _for_axes(self.matrices, "matrices", str(self))
         arrays = tuple(None if m is None else as_array(m, "matrices", str(self)) for m in given)
         for array in arrays:
             if array is not None and (array.ndim != 2 or 0 in array.shape):
                 raise InputError(f"{self}: matrices must have shape (values made, values needed), not {array.shape}")
-        object.__setattr__(self, "matrices", arrays)
+        self._set(matrices=arrays)
 
     @property
     def rank(self) -> int:
@@ -151,16 +157,13 @@ class Take(Layer):
     places: tuple[np.ndarray | None, ...]
 
     def __post_init__(self) -> None:
-        given = tuple(self.places) if isinstance(self.places, (tuple, list)) else ()
-        if not 1 <= len(given) <= 3:
-            raise InputError(f"{self}: places must be 1 to 3 sequences, one for each spatial axis, in a tuple or list")
+        given = _for_axes(self.places, "places", str(self))
         arrays = tuple(None if p is None else np.asarray(p) for p in given)
         for array in arrays:
             whole = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
             if not whole or (array is not None and array.min() < 0):
                 raise InputError(f"{self}: places must be whole numbers of 0 or more, at least one, not {array!r:.80}")
-        places = tuple(None if p is None else frozen(p.astype(np.int64)) for p in arrays)
-        object.__setattr__(self, "places", places)
+        self._set(places=tuple(None if p is None else frozen(p.astype(np.int64)) for p in arrays))
 
     @property
     def rank(self) -> int:
@@ -200,10 +203,8 @@ class UpSample(Layer):
     interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
-        rank = len(self.size) if isinstance(self.size, (tuple, list)) else 1
-        if not 1 <= rank <= 3:
-            raise InputError(f"{self}: size must be a number (one dimension) or 2 or 3 numbers, not {self.size!r}")
-        object.__setattr__(self, "size", per_axis(self.size, rank, "size", str(self)))
+        rank = rank_of(self.size, str(self))
+        self._set(size=per_axis(self.size, rank, "size", str(self)))
         if self.interpolation not in ("nearest", "bilinear") or (self.interpolation == "bilinear" and rank == 3):
             raise InputError(
                 f"{self}: interpolation must be 'nearest', or 'bilinear' for 1 or 2 axes, not {self.interpolation!r}"

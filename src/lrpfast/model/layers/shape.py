@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from .base import Layer, Shape, as_array
+from .base import Layer, Shape, as_array, each, known, whole
 from .window import as_pairs, channels_last, per_axis
 
 
@@ -24,13 +24,23 @@ class Flatten(Layer):
     """
 
     def output_shape(self, shape: Shape) -> Shape:
-        sizes = [n for n in shape if n is not None]
-        return (math.prod(sizes) if len(sizes) == len(shape) else None,)
+        sizes = known(shape)
+        return (None if sizes is None else math.prod(sizes),)
 
 
 @dataclass(frozen=True, eq=False)
 class Reshape(Layer):
-    """Give one sample another shape, in row-major order; one entry may be -1.
+    """Give one sample another shape, in row-major order.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Without the batch axis; one entry may be -1: what is left of the input's values.
+
+    Raises
+    ------
+    ShapeError
+        When ``shape`` holds anything else, or, of the model, when it has not as many values as the layer's input.
 
     Examples
     --------
@@ -41,17 +51,16 @@ class Reshape(Layer):
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(n) for n in self.shape)
-        if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
-            raise ShapeError(f"{self}: shape must hold positive integers and at most one -1, not {shape}")
-        object.__setattr__(self, "shape", shape)
+        shape = tuple(map(whole, each(self.shape)))
+        if any(n is None or (n < 1 and n != -1) for n in shape) or shape.count(-1) > 1:
+            raise ShapeError(f"{self}: shape must hold positive integers and at most one -1, not {self.shape!r:.80}")
+        self._set(shape=shape)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if None in shape:
-            if -1 in self.shape:
-                return tuple(None if n == -1 else n for n in self.shape)
-            return self.shape
-        size, fixed = math.prod(shape), math.prod(n for n in self.shape if n != -1)  # type: ignore[arg-type]
+        sizes = known(shape)
+        if sizes is None:
+            return tuple(None if n == -1 else n for n in self.shape)
+        size, fixed = math.prod(sizes), math.prod(n for n in self.shape if n != -1)
         if (-1 in self.shape and size % fixed) or (-1 not in self.shape and size != fixed):
             raise ShapeError(f"{self}: cannot make {self.shape} of {shape}: {size} values")
         return tuple(size // fixed if n == -1 else n for n in self.shape)
@@ -78,10 +87,10 @@ class Permute(Layer):
     axes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        axes = tuple(self.axes) if isinstance(self.axes, (tuple, list)) else ()
-        if sorted(axes) != list(range(len(axes))) or not axes:
+        axes = tuple(map(whole, self.axes)) if isinstance(self.axes, (tuple, list)) else ()
+        if set(axes) != set(range(len(axes))) or not axes:
             raise InputError(f"{self}: axes must hold each of 0 … n − 1 once, not {self.axes!r}")
-        object.__setattr__(self, "axes", tuple(int(a) for a in axes))
+        self._set(axes=axes)
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != len(self.axes):
@@ -92,9 +101,24 @@ class Permute(Layer):
         return f"axes {self.axes}"
 
 
+def only_moves(layer: Layer) -> bool:
+    """Whether a layer makes of its input the same values, each once, in another shape or order at most."""
+    return layer.identity or isinstance(layer, (Flatten, Permute, Reshape))
+
+
 @dataclass(frozen=True, eq=False)
 class RepeatVector(Layer):
-    """A vector of n features repeated ``count`` times: (n,) becomes (count, n).
+    """A vector repeated: y_kj = x_j, a shape of (n,) becomes (count, n).
+
+    Parameters
+    ----------
+    count : int
+        At least 1.
+
+    Raises
+    ------
+    InputError
+        When ``count`` is something else.
 
     Examples
     --------
@@ -105,7 +129,8 @@ class RepeatVector(Layer):
     count: int
 
     def __post_init__(self) -> None:
-        per_axis(self.count, 1, "count", str(self))
+        (count,) = per_axis(self.count, 1, "count", str(self))
+        self._set(count=count)
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 1:
@@ -135,7 +160,7 @@ class _Edges(Layer):
         rank = _rank(self.pairs)
         if not 1 <= rank <= 3:
             raise InputError(f"{self}: pairs must speak of 1 to 3 axes, not {self.pairs!r}")
-        object.__setattr__(self, "pairs", as_pairs(self.pairs, rank, "pairs", str(self)))
+        self._set(pairs=as_pairs(self.pairs, rank, "pairs", str(self)))
 
     @property
     def rank(self) -> int:
@@ -157,10 +182,17 @@ class _Edges(Layer):
 class ZeroPad(_Edges):
     """Zeros before and after each spatial axis, channels last.
 
+    An axis of n values gets before + n + after.
+
     Parameters
     ----------
     pairs : pairs of int
-        (before, after) for each spatial axis; one number or one pair for 1 dimension.
+        (before, after) for each of 1 to 3 spatial axes, 0 or more; one number or one pair for 1 dimension.
+
+    Raises
+    ------
+    InputError
+        When ``pairs`` is something else.
 
     Examples
     --------
@@ -175,7 +207,21 @@ class ZeroPad(_Edges):
 
 @dataclass(frozen=True, eq=False)
 class ReflectPad(_Edges):
-    """Values mirrored at the first and the last of each spatial axis (NumPy's "reflect"); as `ZeroPad`.
+    """Values mirrored at the first and the last of each spatial axis (NumPy's "reflect"), channels last.
+
+    An axis of n values gets before + n + after.
+
+    Parameters
+    ----------
+    pairs : pairs of int
+        As in `ZeroPad`; each number below the axis's size.
+
+    Raises
+    ------
+    InputError
+        When ``pairs`` is something else.
+    ShapeError
+        Of the model, when more is to be mirrored than an axis of the layer's input has.
 
     Examples
     --------
@@ -194,7 +240,21 @@ class ReflectPad(_Edges):
 
 @dataclass(frozen=True, eq=False)
 class Crop(_Edges):
-    """Values cut off before and after each spatial axis; as `ZeroPad`.
+    """Values cut off before and after each spatial axis, channels last.
+
+    Of an axis of n values, n − before − after are left.
+
+    Parameters
+    ----------
+    pairs : pairs of int
+        As in `ZeroPad`.
+
+    Raises
+    ------
+    InputError
+        When ``pairs`` is something else.
+    ShapeError
+        Of the model, when nothing is left of an axis of the layer's input.
 
     Examples
     --------
@@ -227,7 +287,7 @@ class Embedding(Layer):
         table = as_array(self.table, "table", str(self))
         if table.ndim != 2 or 0 in table.shape:
             raise ShapeError(f"{self}: table must have shape (entries, features), both at least 1, not {table.shape}")
-        object.__setattr__(self, "table", table)
+        self._set(table=table)
 
     def output_shape(self, shape: Shape) -> Shape:
         return (*shape, self.table.shape[1])

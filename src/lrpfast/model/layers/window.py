@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any
+from typing import Any, cast
 
 from ...errors import InputError, ShapeError
-from .base import Shape
+from .base import Shape, whole
 
 #: A step or size beyond this is no layer's, and products of two would not fit into 64 bits.
 _MOST = 2**31 - 1
@@ -18,15 +17,20 @@ Padding = str | tuple[tuple[int, int], ...]
 def per_axis(value: Any, rank: int, what: str, layer: str, least: int = 1) -> tuple[int, ...]:
     """One whole number for each of ``rank`` axes; a single number stands for all."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
-    try:
-        numbers = tuple(operator.index(v) for v in values if not isinstance(v, bool))
-    except TypeError:
-        numbers = ()
-    if len(numbers) != rank or any(not least <= n <= _MOST for n in numbers):
+    numbers = tuple(map(whole, values))
+    if len(numbers) != rank or any(n is None or not least <= n <= _MOST for n in numbers):
         raise InputError(
             f"{layer}: {what} must be one whole number of at least {least}, below 2**31, or {rank} of them: {value!r}"
         )
-    return numbers
+    return cast("tuple[int, ...]", numbers)
+
+
+def rank_of(size: Any, layer: str) -> int:
+    """How many spatial axes a layer's ``size`` speaks of: a number of one, a tuple of 1 to 3."""
+    rank = len(size) if isinstance(size, (tuple, list)) else 1
+    if not 1 <= rank <= 3:
+        raise InputError(f"{layer}: size must be a number (one dimension) or 2 or 3 numbers, not {size!r}")
+    return rank
 
 
 def as_pairs(value: Any, rank: int, what: str, layer: str) -> tuple[tuple[int, int], ...]:
@@ -127,10 +131,12 @@ def trim(padding: Padding, axis: int, n: int, out: int, size: int, stride: int, 
     return max((n - 1) * stride + extent(size, dilation) - out, 0) // 2 if padding == "same" else 0
 
 
-def channels_last(layer: str, shape: Shape, rank: int) -> tuple[Shape, int | None]:
-    """The spatial sizes and the channels of a shape; ShapeError unless it has ``rank`` spatial axes."""
+def channels_last(layer: str, shape: Shape, rank: int, channels: int | None = None) -> tuple[Shape, int | None]:
+    """The spatial sizes and the channels of a shape; ShapeError unless these are as many as the layer takes."""
     if len(shape) != rank + 1:
         raise ShapeError(
             f"{layer}: it takes channels last and {rank} spatial axis or axes, its input has shape {shape}"
         )
+    if channels is not None and shape[-1] != channels:
+        raise ShapeError(f"{layer}: it takes {channels} channels, its input has shape {shape}")
     return shape[:-1], shape[-1]

@@ -43,7 +43,7 @@ def locally_connected(layer: KerasLayer, shape: Shape) -> LocallyConnected:
         if first:
             kernel = kernel.reshape(channels, inputs, filters, places).transpose(1, 0, 3, 2)
         kernel = kernel.reshape(inputs, channels, places, filters)[index, :, np.arange(places)[:, None]]
-        kernel = kernel * inside[:, :, None, None]
+        kernel = np.where(inside[:, :, None, None], kernel, 0)
     elif way == 3:  # what that mask lets through, ordered by output, then by input
         kernel, bias = layer.kernel_and_bias(*counts, filters, kernel=(None,))
         _, inside = _windows(layer, spatial, counts, size, strides, before, kernel.size / (channels * filters))

@@ -1,0 +1,148 @@
+"""Which contractions one layer with weights needs under its rule, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..rules import Gradient, Group, Product
+from .plan import BackTerm, GroupPlan, LinearPlan, SharePlan, Sum
+from .signs import weight_sign
+from .units import Unit
+
+#: (input part, weight part, whose weights)
+Key = tuple[str, str, str]
+_FORWARD: Key = ("x", "w", "kernel")
+
+# w⁺ and w⁻ coefficients of each weight part, gamma given: how sums over signs make up the others
+_IN_SIGNS: dict[str, Callable[[float], tuple[float, float]]] = {
+    "w": lambda g: (1.0, 1.0),
+    "w+": lambda g: (1.0, 0.0),
+    "w-": lambda g: (0.0, 1.0),
+    "w+gw+": lambda g: (1.0 + g, 1.0),
+    "w+gw-": lambda g: (1.0, 1.0 + g),
+}
+
+
+def plan_linear(unit: Unit, x_sign: int, relu_above: bool, masked: bool, tf32: bool) -> LinearPlan:
+    """Decide one layer. ``relu_above``: all relevance that comes is proportional to max(z, 0)."""
+    rule, op = unit.rule, unit.operator
+    assert op is not None
+    gamma = float(getattr(rule, "gamma", 0.0))
+    w_sign = weight_sign(op)
+    if isinstance(rule, Gradient):
+        sums: tuple[Sum, ...] = (Sum("x", "x", "w", "kernel", 0),)
+        back = (BackTerm(0, "w", "kernel", 0),)
+        return LinearPlan(*unit.head, sums, (1.0,), (), back, (SharePlan(0, "1", 1.0),))
+    groups = [g for g in rule.groups() if g.coefficient]
+    if op.bias is None:
+        groups = [replace(g, bias=None, products=tuple(p for p in g.products if p.of == "kernel")) for g in groups]
+    if relu_above:
+        # relevance is zero unless z > 0: the group for z < 0 has nothing to do, the mask neither
+        groups = [replace(g, mask=0) for g in groups if g.mask >= 0]
+
+    def simplified(group: Group) -> Group:
+        products = (_simplify(p, x_sign, w_sign, gamma) for p in group.products)
+        return replace(group, products=tuple(p for p in products if p is not None))
+
+    whole = [simplified(g) for g in groups]
+    if not any(g.products for g in whole):
+        whole = groups  # every contribution is zero by its signs; keep one form of it, which computes the zeros
+
+    # what has to be known: the layer's own z, and the denominators that are not it
+    quantities: list[dict[Key, float]] = [{_FORWARD: 1.0}]
+    kinds: list[str] = []
+    constants: list[tuple[Product, ...]] = []
+    for g in whole:
+        varying = [p for p in g.products if masked or p.input not in ("1", "low", "high")]
+        fixed = tuple(p for p in g.products if p not in varying)
+        quantity = {(p.input, p.weight, p.of): float(p.sign) for p in varying}
+        constants.append(fixed)
+        if not varying:
+            kinds.append("constant")
+        elif quantity == quantities[0] and not fixed and (g.bias == "w" or op.bias is None):
+            # ReLU's output is z wherever relevance is not zero: no need to keep z
+            kinds.append("activation" if relu_above else "output")
+        else:
+            kinds.append("own")
+            quantities.append(quantity)
+
+    # as they are written, or all from sums over single signs: whichever takes fewer contractions
+    direct = list(dict.fromkeys(key for q in quantities for key in q))
+    split = [_atoms(q, x_sign, w_sign, gamma, tf32 and op.tf32) for q in quantities]
+    atoms = list(dict.fromkeys(key for q in split for key in q))
+    if len(atoms) < len(direct):
+        quantities, direct = split, atoms
+    columns = {key: tuple(q.get(key, 0.0) for q in quantities) for key in direct}
+    accumulators = list(dict.fromkeys(columns.values()))
+    sums = tuple(
+        Sum(*(("x", x) if x in ("x", "x+", "x-") else (x, "x")), w, of, accumulators.index(column))
+        for (x, w, of), column in columns.items()
+    )
+    combinations = [tuple(column[q] for column in accumulators) for q in range(len(quantities))]
+    own = iter(combinations[1:])
+    planned = tuple(
+        GroupPlan(g.coefficient, g.stabilizer, g.mask, g.bias, kind, next(own) if kind == "own" else (), fixed)
+        for g, kind, fixed in zip(whole, kinds, constants, strict=True)
+    )
+
+    keys: list[tuple[str, float]] = []
+    terms: list[BackTerm] = []
+    for i, g in enumerate(whole):
+        for part, product, factor in _backward_products(g):
+            key = (part, g.coefficient * factor)
+            if key not in keys:
+                keys.append(key)
+            terms.append(BackTerm(i, product.weight, product.of, keys.index(key)))
+    shares = tuple(SharePlan(i, part, c) for i, (part, c) in enumerate(keys))
+    return LinearPlan(*unit.head, sums, combinations[0], planned, tuple(terms), shares)
+
+
+def _simplify(product: Product, x_sign: int, w_sign: int, gamma: float) -> Product | None:
+    """A product with parts that signs make whole written as whole; None where it vanishes."""
+    for sign, part in ((1, "x+"), (-1, "x-")):
+        if product.input == part and x_sign:
+            if x_sign != sign:
+                return None
+            product = replace(product, input="x")
+    if product.of != "kernel":
+        return product
+    for sign, part in ((1, "w+"), (-1, "w-")):
+        if product.weight == part and w_sign:
+            if w_sign != sign:
+                return None
+            product = replace(product, weight="w")
+    if gamma == 0 and product.weight in ("w+gw+", "w+gw-"):
+        product = replace(product, weight="w")
+    return product
+
+
+def _atoms(quantity: dict[Key, float], x_sign: int, w_sign: int, gamma: float, tf32: bool) -> dict[Key, float]:
+    """The quantity as a combination of sums over one sign of x and one of w, where it can be.
+
+    Under TF32 w + γw⁺ is rounded as a whole before it is multiplied, so it has no parts.
+    """
+    total: dict[Key, float] = {}
+    for (x, w, of), factor in quantity.items():
+        if of != "kernel" or x not in ("x", "x+", "x-") or w not in _IN_SIGNS or (tf32 and "g" in w):
+            total[x, w, of] = total.get((x, w, of), 0.0) + factor
+            continue
+        for xp in ("x+", "x-") if x == "x" and not x_sign else (x,):
+            for wp, c in zip(("w+", "w-"), _IN_SIGNS[w](gamma), strict=True):
+                product = _simplify(Product(xp, wp), x_sign, w_sign, gamma)
+                if c and product:
+                    key = (product.input, product.weight, "kernel")
+                    total[key] = total.get(key, 0.0) + c * factor
+    return total
+
+
+def _backward_products(group: Group) -> list[tuple[str, Product, float]]:
+    """Products as they redistribute: (part that multiplies, product whose weights contract, sign).
+
+    With bounds, x·(sW) − low·(sW⁺) − high·(sW⁻) is (x − low)·(sW⁺) + (x − high)·(sW⁻),
+    one contraction less.
+    """
+    bounds = [p for p in group.products if p.input in ("low", "high")]
+    if bounds:
+        return [(f"x-{p.input}", p, 1.0) for p in bounds]
+    return [(p.input, p, float(p.sign)) for p in group.products]

@@ -1,0 +1,257 @@
+"""Layers with weights: what each does forwards, and with relevance backwards.
+
+`forward` and `backward` are what ``passes.py`` has for all other layers: they append operations to the program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..kernels.program import Contract, Divide, Output, Program, Redistribute, Scale, Share, Term
+from ..rules import Gradient, Pass, Product
+from . import passes
+from .plan import GroupPlan, LinearPlan
+from .trace import GroupTrace
+
+if TYPE_CHECKING:
+    from .lower import Lowering
+
+
+def forward(low: Lowering, step: LinearPlan, inputs: Sequence[int]) -> None:
+    """The layer's contraction; its output, and the ReLU's that follows, are held from here on."""
+    op, out_size = step.operator, low.plan.sizes[step.output]
+    node = low.plan.model.nodes[step.node]
+    shapes = [low.plan.model.nodes[i].shape for i in node.inputs]
+    sources = list(inputs)
+    if len(sources) > 1:
+        sources = [low.stretch(b, passes.stretched(s, node.shape)) for b, s in zip(inputs, shapes, strict=True)]  # type: ignore[arg-type]
+    low.sources[step.output] = sources
+    bias = None if op.bias is None else op.bias.astype(low.dtype).ravel()
+    relu = low.fused.get(step.output)
+    if not low.explains:
+        out = low.buffer(out_size)
+        terms = tuple(_term(low, step, j, b, "x", "w", "kernel", 0) for j, b in enumerate(sources))
+        low.forward.append(_contract(step, terms, (Output(out, (1.0,), bias, relu is not None),), op.out_rows))
+        low.held[step.output if relu is None else relu] = out
+        return
+    outputs = []
+    needs_z = any(g.z == "output" or g.mask for g in step.groups) or (
+        low.trace and any(g.z == "activation" for g in step.groups)
+    )
+    if relu is None or needs_z:
+        low.z[step.output] = low.held[step.output] = low.buffer(out_size)
+        outputs.append(Output(low.z[step.output], step.forward, bias))
+    if relu is not None:
+        low.activation[step.output] = low.held[relu] = low.buffer(out_size)
+        outputs.append(Output(low.held[relu], step.forward, bias, relu=True))
+    for i, g in enumerate(step.groups):
+        if g.z == "own":
+            low.own[step.output, i] = low.buffer(out_size)
+            outputs.append(Output(low.own[step.output, i], g.coefficients, _constant(low, step, g)))
+    known: dict[str, int | None] = {"1": low.present}
+    for key in ("low", "high"):
+        if any(s.source == key for s in step.sums):
+            assert low.present is not None
+            known[key] = out = low.buffer(low.sizes[0])
+            bound = np.broadcast_to(_bound(low, step, key), (low.sizes[0],))
+            low.forward.append(Scale(low.present, out, bound))
+    terms = tuple(
+        _term(low, step, j, b if s.source == "x" else known[s.source], s.part, s.weight, s.of, s.accumulator)
+        for s in step.sums
+        for j, b in enumerate(sources)
+    )
+    low.forward.append(_contract(step, terms, tuple(outputs), op.out_rows))
+
+
+def _term(
+    low: Lowering, step: LinearPlan, j: int, source: int | None, part: str, weight: str, of: str, accumulator: int
+) -> Term:
+    """One contraction forwards, over the j-th of the layer's inputs."""
+    assert source is not None
+    weights, sign = _weights(low, step, j, weight, of, False)
+    return Term(source, weights, part, accumulator, step.operator.geometry(False, weight), sign)
+
+
+def _weights(
+    low: Lowering, step: LinearPlan, j: int, part: str, of: str, backward: bool, spread: bool = False
+) -> tuple[Any, int]:
+    """A part of the weights for the j-th input, and their sign; the same array whenever it is asked for."""
+    op = step.operator
+    sign = op.sign(part, of)
+    part = "w" if sign else part
+    key = (step.output, j, part, of, backward, spread)
+    if key not in low.taken:
+        if spread:
+            low.taken[key] = op.spread_weights(j, part, of, step.gamma, low.dtype)
+        else:
+            low.taken[key] = op.weights(j, part, of, step.gamma, low.dtype, backward)
+    return low.taken[key], sign
+
+
+def _contract(step: LinearPlan, terms: tuple[Term, ...], outputs: tuple[Output, ...], rows: int) -> Contract:
+    return Contract(terms, outputs, rows, step.operator.kind == "diagonal", step.operator.tf32)
+
+
+def _bound(low: Lowering, step: LinearPlan, key: str) -> np.ndarray:
+    """low or high as the kernels take it: one value, or one for every element of a sample."""
+    value = getattr(step.rule, key)
+    if value.ndim == 0:
+        return np.reshape(value.astype(low.dtype), 1)
+    return np.broadcast_to(value, _shape(low, step)).astype(low.dtype).ravel()
+
+
+def _constant(low: Lowering, step: LinearPlan, group: GroupPlan) -> np.ndarray | None:
+    """What does not depend on x in a group's z: bounds and ones times weights, and the bias.
+
+    The backend computes the products, so that they are rounded as all others are.
+    """
+    total = _bias(low, step, group)
+    if group.constants:
+        products = _constants(low, step, group.constants)
+        if total is not None:
+            products = (products.reshape(-1, len(total)) + total).ravel()
+        total = products
+    return total
+
+
+def _bias(low: Lowering, step: LinearPlan, group: GroupPlan) -> np.ndarray | None:
+    """The part of the bias in a group's z."""
+    return None if group.bias is None else step.operator.layer_bias(group.bias, step.gamma, low.dtype).ravel()
+
+
+def _constants(low: Lowering, step: LinearPlan, products: Sequence[Product]) -> np.ndarray:
+    op = step.operator
+    ones = np.ones(1, low.dtype)
+    values = [ones if p.input == "1" else _bound(low, step, p.input) for p in products]
+    alike = op.taps is None and all(v.size == 1 for v in values)  # every row has the same constants
+    rows, out_rows = (1, 1) if alike else (op.rows, op.out_rows)
+    total = np.zeros((out_rows, op.out_columns), low.dtype)
+    out = np.empty((1, total.size), low.dtype)
+    for p, value in zip(products, values, strict=True):
+        if p.of != "kernel":  # n inputs, each with b or with b/n
+            count = np.resize(op.seen, (out_rows, 1))
+            each = count if p.of == "bias" else count > 0
+            total += op.layer_bias(p.weight, step.gamma, low.dtype) * each.astype(low.dtype)
+            continue
+        terms = tuple(_term(low, step, j, 0, "x", p.weight, p.of, 0) for j in range(len(op.kernels)))
+        size = rows * op.columns
+        program = Program(
+            (size, total.size),
+            (_contract(step, terms, (Output(1),), out_rows),),
+            (),
+            output=1,
+            result=None,
+            dtype=low.dtype.name,
+            tf32=low.tf32,
+        )
+        x = np.ascontiguousarray(np.broadcast_to(value, (1, size)))
+        assert low.backend is not None
+        if low.backend.compile(program).run(x, out, threads=1) is not None:
+            name = low.plan.model.nodes[step.node]
+            raise InputError(f"{name}: the constant denominator of {step.rule.name} overflows {low.dtype}")
+        total += p.sign * out.reshape(total.shape)
+    return total[0] if (total == total[0]).all() else total.ravel()
+
+
+def _shape(low: Lowering, step: LinearPlan) -> tuple[int, ...]:
+    """One sample's shape of what a linear layer takes; a sum's is that of its output."""
+    node = low.plan.model.nodes[step.node]
+    shapes = {low.plan.model.nodes[i].shape for i in node.inputs}
+    return shapes.pop() if len(shapes) == 1 else node.shape  # type: ignore[return-value]
+
+
+def backward(low: Lowering, step: LinearPlan, r: int) -> list[int]:
+    """The relevance of each of the layer's inputs, from that of its output."""
+    if isinstance(step.rule, Pass):
+        return [r]
+    groups = [_group(low, step, i, r) for i in range(len(step.groups))]
+    used = sorted({t.group for t in step.back}) if groups else []
+    above = low.backward[-1]
+    if (
+        isinstance(above, Redistribute)
+        and above.out == r
+        and len(used) == 1
+        and not groups[used[0]].mask
+        and not low.trace
+    ):
+        # the layer above hands over s at once: its relevance is not stored
+        groups[used[0]] = replace(groups[used[0]], out=r)
+        low.backward[-1] = replace(above, divide=groups[used[0]])
+    else:
+        low.backward.extend(groups[i] for i in (range(len(groups)) if low.trace else used))
+    outs = [_redistribute(low, step, groups, r, j, b) for j, b in enumerate(low.sources[step.output])]
+    node = low.plan.model.nodes[step.node]
+    shapes: list[Any] = [low.plan.model.nodes[i].shape for i in node.inputs]
+    if len(outs) > 1:
+        outs = [
+            low.shrink(b, passes.stretched(s, node.shape), math.prod(s))  # type: ignore[arg-type]
+            for b, s in zip(outs, shapes, strict=True)
+        ]
+    low.note(step, r, outs, _traces(low, step, groups), remainder=isinstance(step.rule, Gradient))
+    return outs
+
+
+def _group(low: Lowering, step: LinearPlan, i: int, r: int) -> Divide:
+    """What computes s of a group from the layer's relevance r."""
+    g, at = step.groups[i], step.output
+    size = low.plan.sizes[at]
+    z: int | np.ndarray
+    if g.z == "activation":
+        z = low.z[at] if low.trace else low.activation[at]
+    elif g.z == "output":
+        z = low.z[at]
+    elif g.z == "own":
+        z = low.own[at, i]
+    else:
+        constant = _constant(low, step, g)
+        z = np.zeros(size, low.dtype) if constant is None else np.resize(constant, size)
+    mask_z = low.z[at] if g.mask else None
+    out = low.buffer(size)
+    return replace(passes.divide(r, z, out, g.stabilizer, low.dtype), mask=g.mask, mask_z=mask_z)
+
+
+def _redistribute(low: Lowering, step: LinearPlan, groups: Sequence[Divide], r: int, j: int, x: int) -> int:
+    """The layer's contraction backwards, from the s of its groups to its j-th input."""
+    op = step.operator
+    assert low.backend is not None
+    spread = op.spreads(low.backend.spread_columns)
+    terms = []
+    for t in step.back:
+        source = groups[t.group].out if groups else r
+        of = "kernel" if t.of == "kernel" else "bias"
+        weights, sign = _weights(low, step, j, t.weight, of, True, spread)
+        if t.of == "bias/n":
+            source, weights = _divided_bias(low, step, source, weights)
+        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not spread, t.weight), sign))
+    shares = []
+    for s in step.shares:
+        key = {"x-low": "low", "x-high": "high"}.get(s.part)
+        shares.append(Share(s.accumulator, s.part, s.coefficient, _bound(low, step, key) if key else None))
+    out = low.buffer(low.sizes[x])
+    diagonal = op.kind == "diagonal"
+    low.backward.append(Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, spread))
+    return out
+
+
+def _divided_bias(low: Lowering, step: LinearPlan, s: int, weights: Any) -> tuple[int, Any]:
+    """b / n: in the weights where every output sees as many inputs, else in s."""
+    seen = step.operator.seen
+    if (seen == seen[0]).all():
+        n = low.dtype.type(max(1, int(seen[0])))
+        return s, tuple(w / n for w in weights) if isinstance(weights, tuple) else weights / n
+    out = low.buffer(low.sizes[s])
+    each = np.divide(1.0, seen, out=np.zeros(len(seen)), where=seen > 0)
+    low.backward.append(Scale(s, out, np.repeat(each, step.operator.out_columns).astype(low.dtype)))
+    return out, weights
+
+
+def _traces(low: Lowering, step: LinearPlan, groups: Sequence[Divide]) -> tuple[GroupTrace, ...]:
+    """What the layer's balance is made of."""
+    pairs = zip(step.groups, groups, strict=True)
+    return tuple(GroupTrace(g, d.out, d.z, d.mask_z, _bias(low, step, g)) for g, d in pairs)

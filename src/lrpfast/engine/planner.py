@@ -1,0 +1,126 @@
+"""The planner: what an explanation needs to compute, and no more.
+
+Runs once for an Analyzer, in plain Python, on facts about signs: after a ReLU x⁻ is gone, weights of one sign have one
+part. What it decides is a `Plan`; ``lower.py`` writes that as a backend's program. ``docs/design.md`` has the reasons;
+each is repeated where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import InputError, RuleError
+from ..model.graph import Model
+from ..model.layers import Activation, Concat, Dot, Embedding, Layer, Maximum, Minimum, Multiply
+from ..rules import Gradient, Pass
+from ..rules.composites import Assignment
+from ..rules.roles import ROUTE, role
+from .contractions import plan_linear
+from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan, Step, Sum
+from .signs import common, sign_of, signs_of
+from .units import Unit, steps_of
+
+
+def make_plan(
+    model: Model,
+    assignment: Assignment | None,
+    *,
+    input_range: tuple[float, float] | None = None,
+    mask_nan: bool = False,
+    tf32: bool = False,
+) -> Plan:
+    """Plan an explanation of a model whose outputs are already the values to explain.
+
+    Without an assignment the plan is good for the forward pass alone.
+
+    Raises
+    ------
+    InputError
+        When ``mask_nan`` meets another layer than one with weights first, or several inputs.
+    RuleError
+        When a rule gives inputs a share of the bias and features are masked.
+    """
+    units, values, sizes = steps_of(model, assignment)
+    outputs = [values[i] for i in model.outputs]
+    sign = sign_of(np.asarray(input_range)) if input_range is not None else 0
+    signs = signs_of(units, len(sizes), {values[i]: sign for i in model.inputs})
+    follows = _follows(units, outputs, len(sizes))
+    consumers: dict[int, list[Unit]] = {}
+    for unit in units:
+        for v in set(unit.inputs):
+            consumers.setdefault(v, []).append(unit)
+    masked = _masked(model, units, values) if mask_nan else -1
+    steps: list[Step] = []
+    for unit in units:
+        if unit.operator is not None and not isinstance(unit.rule, Pass):
+            after = consumers.get(unit.output, [])
+            relu = len(after) == 1 and unit.output not in outputs and _is_relu(after[0].layer)
+            # a ReLU's gradient stops relevance where it is zero, whatever comes
+            relu = relu and (follows[after[0].output] or isinstance(after[0].rule, Gradient))
+            x_sign = common([signs[v] for v in unit.inputs])
+            steps.append(plan_linear(unit, x_sign, relu, masked in unit.inputs, tf32))
+        elif unit.operator is not None:
+            steps.append(LinearPlan(*unit.head, (Sum("x", "x", "w", "kernel", 0),), (1.0,), (), (), ()))
+        elif isinstance(unit.layer, Activation):
+            step = FunctionPlan(unit.node, unit.name, unit.layer, unit.shape, unit.rule, unit.inputs, unit.output)
+            steps.append(step)
+        else:
+            head = (unit.node, unit.name, unit.layer, unit.shapes, unit.shape, unit.rule, unit.inputs, unit.output)
+            steps.append(LayerPlan(*head))
+    return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan)
+
+
+def _follows(units: Sequence[Unit], outputs: Sequence[int], count: int) -> list[bool]:
+    """For each value, whether all relevance that reaches it is zero wherever the value is.
+
+    A rule that multiplies by its input makes it so, and layers that hand values on
+    keep it; a model's output never counts, since an explanation may start there from
+    any array, and neither does a layer that shares relevance by other things.
+    """
+    follows = [True] * count
+    for v in outputs:
+        follows[v] = False
+    for unit in reversed(units):
+        after = follows[unit.output]
+        layer, rule = unit.layer, unit.rule
+        if isinstance(layer, Activation):
+            keeps = rule.multiplies_input if layer.function == "softmax" and not isinstance(rule, Pass) else False
+            keeps = keeps or (layer.is_plain_relu and (after or isinstance(rule, Gradient)))
+        elif unit.operator is not None:
+            keeps = not isinstance(rule, Pass) and rule.multiplies_input
+        elif isinstance(layer, (Multiply, Dot)):
+            keeps = isinstance(layer, Dot) and not isinstance(rule, Gradient)
+        elif isinstance(layer, (Maximum, Minimum, Concat, Embedding)) or role(layer) is ROUTE:
+            keeps = after or not isinstance(rule, (Pass, Gradient))
+        else:
+            keeps = not isinstance(rule, Pass) and rule.multiplies_input
+        for v in unit.inputs:
+            follows[v] = follows[v] and keeps
+    return follows
+
+
+def _is_relu(layer: Layer) -> bool:
+    return isinstance(layer, Activation) and layer.is_plain_relu
+
+
+def _masked(model: Model, units: Sequence[Unit], values: Sequence[int]) -> int:
+    """The value whose features may be masked: the one input, which only layers with weights may take."""
+    if len(model.inputs) > 1:
+        raise InputError(f"mask_nan is for models with one input, this one has {len(model.inputs)}")
+    value = values[model.inputs[0]]
+    for unit in units:
+        if value not in unit.inputs:
+            continue
+        if unit.operator is None or isinstance(unit.rule, (Pass, Gradient)):
+            raise InputError(
+                f"mask_nan: {model.nodes[unit.node]} changes the input before the first layer with weights, "
+                "so that masked features would contribute"
+            )
+        if getattr(unit.rule, "bias", None) in ("distribute", "repeat"):
+            raise RuleError(
+                f"{model.nodes[unit.node]}: bias={unit.rule.bias!r} shares the bias among a fixed number of inputs, "  # type: ignore[attr-defined]
+                "which mask_nan changes from sample to sample; use 'absorb' or 'ignore'"
+            )
+    return value

@@ -1,0 +1,124 @@
+"""Entries: a composite's lines, which layers each speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..errors import RuleError
+from ..model.canonize import file_indices
+from ..model.graph import Model
+from ..model.layers import Input, Layer, Linear
+from ..model.layers.base import whole
+from ..model.layers.shape import only_moves
+from .names import as_rule
+from .rule import Rule, short
+
+#: Entries of a kind that comes earlier decide before others where composites are joined.
+ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "when", "all", "default")
+
+#: What ``value`` must be, and whether it is, for the entries that have one.
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "nth": ("a whole number", lambda value: whole(value) is not None),
+    **dict.fromkeys(
+        ("index", "count"), ("a whole number, 0 or above", lambda value: whole(value) is not None and value >= 0)
+    ),
+    "name": ("a name or a pattern", lambda value: isinstance(value, str)),
+    "when": ("a function of a layer", callable),
+}
+
+
+def as_types(key: Any, what: str) -> tuple[type, ...]:
+    """Types of layers, one or several; RuleError, which begins with ``what``, for anything else."""
+    types = key if isinstance(key, tuple) else (key,)
+    if not types or not all(isinstance(t, type) and issubclass(t, Layer) for t in types):
+        raise RuleError(f"{what} takes layer types from lrpfast.layers or tuples of them, not {key!r}")
+    return types
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a composite: the layers it speaks of, and their rule.
+
+    It speaks of layers of the types ``among`` alone; "first", "last" and "nth" count these.
+
+    Parameters
+    ----------
+    where : str
+        "first" or "last" in forward order; "nth", the ``value``-th, negative from the last;
+        "inputs", those that see the model's input unchanged but for reshaping, or the first if
+        none does; "index", at index ``value`` in the model's layers; "name", called like the
+        pattern ``value``; "when", where ``value(layer)`` is true; "all" and "default", any.
+        An entry "count" gives no rule: it says that there must be ``value`` layers.
+    rule : Rule or str
+    value : optional
+    among : type or tuple of types
+        Layers with weights unless told otherwise. Entries "all" that speak of `Activation`
+        speak of activations within layers too.
+
+    Raises
+    ------
+    RuleError
+        When ``where`` is none of these, or the others are not what it needs.
+
+    Examples
+    --------
+    >>> entry = lrpfast.composites.Entry("first", lrpfast.rules.Flat())
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2)), lrpfast.layers.Dense(np.ones((2, 1)))])
+    >>> sorted(entry.places(model))
+    [1]
+    """
+
+    where: str
+    rule: Rule
+    value: Any = None
+    among: Any = (Linear,)
+
+    __repr__ = short
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.where, str) or self.where not in ORDER:
+            raise RuleError(f"Entry: where must be one of {', '.join(ORDER)}, not {self.where!r}")
+        object.__setattr__(self, "rule", as_rule(self.rule, "Entry"))
+        object.__setattr__(self, "among", as_types(self.among, "Entry"))
+        wanted, fits = _VALUES.get(self.where, ("left out", lambda value: value is None))
+        if not fits(self.value):
+            raise RuleError(f"Entry: with {self.where!r}, value must be {wanted}, not {self.value!r}")
+
+    def places(self, model: Model) -> frozenset[int]:
+        """The indices of the nodes that the line speaks of."""
+        found = [i for i, node in enumerate(model.nodes) if isinstance(node.layer, self.among)]
+        if self.where in ("first", "last"):
+            found = found[:1] if self.where == "first" else found[-1:]
+        elif self.where == "nth":
+            found = found[self.value : self.value + 1 or None] if -len(found) <= self.value < len(found) else []
+        elif self.where == "inputs":
+            found = [i for i in found if _sees_input(model, i)] or found[:1]
+        elif self.where == "index":
+            indices = file_indices(model)
+            found = [i for i in found if indices[i] == self.value]
+        elif self.where == "name":
+            names = ((i, (model.nodes[i].name, str(model.nodes[i].layer.name))) for i in found)
+            found = [i for i, both in names if any(fnmatchcase(name, self.value) for name in both)]
+        elif self.where == "when":
+            found = [i for i in found if self.value(model.nodes[i].layer)]
+        return frozenset(found)
+
+
+def _sees_input(model: Model, index: int) -> bool:
+    """Whether nothing but reshaping lies between a model's inputs and all that the node takes."""
+    for j in model.nodes[index].inputs:
+        layer = model.nodes[j].layer
+        if isinstance(layer, Input):
+            continue
+        if not only_moves(layer) or not _sees_input(model, j):
+            return False
+    return True
+
+
+def ends(first: Any, last: Any, what: str, among: Any = Linear) -> tuple[Entry, ...]:
+    """Entries for the first and the last layer, where they have rules of their own."""
+    pairs = (("first", first), ("last", last))
+    return tuple(Entry(where, as_rule(rule, what), None, among) for where, rule in pairs if rule is not None)

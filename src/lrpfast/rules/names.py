@@ -1,0 +1,68 @@
+"""Every rule by its name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from ..errors import RuleError
+from ..names import unknown
+from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
+from .first_layer import Flat, WSquare, ZBox
+from .proportional import Epsilon, Gamma, Norm, Zero
+from .rule import Rule
+from .weightless import Detached, Gradient, Pass, Split, Taylor
+
+#: Every rule by its name, in the order that ``lrpfast rules`` lists them.
+RULES: dict[str, type[Rule]] = {
+    cls.name: cls
+    for cls in (
+        *(Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox),
+        *(Norm, Pass, Gradient, Split, Taylor, Detached),
+    )
+}
+
+
+def from_name(name: str, **parameters: Any) -> Rule:
+    """The rule called ``name`` with the given parameters.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``RULES``.
+    **parameters
+        The rule's own.
+
+    Returns
+    -------
+    Rule
+
+    Raises
+    ------
+    RuleError
+        For an unknown name or parameter, which says what there is.
+
+    Examples
+    --------
+    >>> lrpfast.rules.from_name("epsilon", epsilon=0.1)
+    Epsilon(epsilon=0.1)
+    """
+    if not isinstance(name, str) or name not in RULES:
+        raise RuleError(unknown("rule", name, RULES, f"the rules are {', '.join(RULES)}"))
+    cls = RULES[name]
+    known = [f.name for f in fields(cls)]
+    for key in parameters:
+        if key not in known:
+            raise RuleError(f"{name} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
+    return cls(**parameters)
+
+
+def as_rule(value: Any, what: str) -> Rule:
+    """A rule, or the one of a name."""
+    if isinstance(value, Rule):
+        return value
+    if isinstance(value, str):
+        return from_name(value)
+    if isinstance(value, type) and issubclass(value, Rule):
+        raise RuleError(f"{what} takes an instance: write {value.__name__}(), not {value.__name__}")
+    raise RuleError(f"{what} takes rules or their names, not {type(value).__name__}; see lrpfast.rules")

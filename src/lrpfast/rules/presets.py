@@ -1,0 +1,244 @@
+"""Composites with names of their own: zennit's and captum's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RuleError
+from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Reshape
+from ..names import unknown
+from .alpha_beta import AlphaBeta, ZPlus
+from .composites import Composite
+from .entries import Entry, ends
+from .first_layer import Flat, ZBox
+from .names import RULES, as_rule
+from .names import from_name as rule_from_name
+from .proportional import Epsilon, Gamma, Norm
+from .roles import CONVOLUTIONS, SUMS
+from .rule import Rule
+from .selectors import Uniform
+from .weightless import Gradient
+
+
+def _map(
+    name: str, first: tuple[Entry, ...], convolutions: Rule, dense: Rule, stabilizer: Any, rest: tuple[Entry, ...] = ()
+) -> Composite:
+    """Zennit's pattern: a special first layer, a rule for convolutions, one for dense layers, Norm on sums."""
+    return Composite(
+        (
+            *first,
+            Entry("all", convolutions, None, CONVOLUTIONS),
+            Entry("all", dense, None, (Dense, BatchNorm)),
+            Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
+            *rest,
+        ),
+        name,
+    )
+
+
+def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """z-plus on convolutions, epsilon on dense layers (Montavon et al. 2019; zennit).
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlus(epsilon=0.1).entries]
+    ['z_plus', 'epsilon', 'norm']
+    """
+    return _map("epsilon_plus", (), ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
+
+
+def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """As `EpsilonPlus`, and flat on the first dense or convolutional layer in forward order.
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlusFlat().entries]
+    ['flat', 'z_plus', 'epsilon', 'norm']
+    """
+    first = ends(Flat(stabilizer=stabilizer), None, "")
+    return _map("epsilon_plus_flat", first, ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
+
+
+def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """Alpha-beta with 2 and 1 on convolutions, epsilon on dense layers.
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1().entries]
+    ['alpha_beta', 'epsilon', 'norm']
+    """
+    return _map("epsilon_alpha2_beta1", (), AlphaBeta(2, 1, stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
+
+
+def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """As `EpsilonAlpha2Beta1`, and flat on the first dense or convolutional layer in forward order.
+
+    Parameters
+    ----------
+    epsilon : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Returns
+    -------
+    Composite
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1Flat().entries]
+    ['flat', 'alpha_beta', 'epsilon', 'norm']
+    """
+    first = ends(Flat(stabilizer=stabilizer), None, "")
+    rule = AlphaBeta(2, 1, stabilizer=stabilizer)
+    return _map("epsilon_alpha2_beta1_flat", first, rule, Epsilon(epsilon), stabilizer)
+
+
+def EpsilonGammaBox(  # noqa: N802
+    low: Any = None, high: Any = None, epsilon: float = 1e-6, gamma: float = 0.25, stabilizer: Any = 1e-6
+) -> Composite:
+    """z-box on the first convolution, gamma on the others, epsilon on dense layers (zennit).
+
+    Parameters
+    ----------
+    low, high : float or array
+        The input's bounds, as in `rules.ZBox`; there must be some.
+    epsilon, gamma : float
+    stabilizer : float or Stabilizer
+        Of all other rules.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.EpsilonGammaBox(0, 1).entries]
+    ['z_box', 'gamma', 'epsilon', 'norm']
+    """
+    first = ends(ZBox(low, high, stabilizer=stabilizer), None, "", CONVOLUTIONS)
+    rule = Gamma(gamma, stabilizer=stabilizer)
+    return _map("epsilon_gamma_box", first, rule, Epsilon(epsilon), stabilizer)
+
+
+def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
+    """z-plus on layers with weights, activations by their gradient (Zhang et al. 2018; zennit).
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.ExcitationBackprop().entries]
+    ['z_plus', 'z_plus', 'norm', 'gradient']
+    """
+    rule = ZPlus(stabilizer=stabilizer)
+    gradient = (Entry("all", Gradient(), None, (Activation,)),)
+    return _map("excitation_backprop", (), rule, rule, stabilizer, gradient)
+
+
+def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
+    """A rule on layers with weights, epsilon 1e-9 on sums, pooling and moves (captum).
+
+    These are captum 0.9's conventions: max pooling and reshaping hand on R x / (x ± 1e-9), and
+    batch normalization stays a layer of its own. captum's rules are ``Epsilon(1e-9)``,
+    ``Gamma(0.25, generalized=False, scale_bias=False, stabilizer=1e-9)`` and
+    ``ZPlus(split_input=False, bias="full", stabilizer=1e-9)``.
+
+    Parameters
+    ----------
+    rule : Rule or str, optional
+        Epsilon when None, as in captum.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.Captum("gamma").entries]
+    ['epsilon', 'gamma']
+    """
+    epsilon = Epsilon(1e-9)
+    moved = (MaxPool, GlobalMaxPool, Flatten, Reshape, BatchNorm, *SUMS)
+    entries = (Entry("all", epsilon, None, moved), Entry("all", epsilon if rule is None else as_rule(rule, "Captum")))
+    return Composite(entries, "captum", canonize=False)
+
+
+#: The composites that have names of their own.
+COMPOSITES: dict[str, Callable[..., Composite]] = {
+    "epsilon_plus": EpsilonPlus,
+    "epsilon_plus_flat": EpsilonPlusFlat,
+    "epsilon_alpha2_beta1": EpsilonAlpha2Beta1,
+    "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat,
+    "epsilon_gamma_box": EpsilonGammaBox,
+    "excitation_backprop": ExcitationBackprop,
+    "captum": Captum,
+}
+
+
+def from_name(name: str, **parameters: Any) -> Composite:
+    """The composite called ``name``, or the rule of that name on all layers.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``COMPOSITES`` or of ``rules.RULES``.
+    **parameters
+        Those of the composite or the rule.
+
+    Returns
+    -------
+    Composite
+
+    Raises
+    ------
+    RuleError
+        For an unknown name, which says what there is, or a parameter that it does not have.
+
+    Examples
+    --------
+    >>> lrpfast.composites.from_name("epsilon_plus", epsilon=0.1) == lrpfast.composites.EpsilonPlus(0.1)
+    True
+    """
+    if isinstance(name, str) and name in RULES:
+        return Uniform(rule_from_name(name, **parameters))
+    if not isinstance(name, str) or name not in COMPOSITES:
+        listed = f"the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
+        raise RuleError(unknown("rule", name, (*RULES, *COMPOSITES), listed))
+    try:
+        return COMPOSITES[name](**parameters)
+    except TypeError as error:
+        raise RuleError(f"{name}: {error}") from None
+
+
+def as_composite(rule: Any) -> Composite:
+    """A composite from a rule, a composite, or the name of either; RuleError for anything else."""
+    if isinstance(rule, Composite):
+        return rule
+    if isinstance(rule, str):
+        if rule.lower().startswith(("lrp", "deep_taylor")):
+            raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
+        return from_name(rule)
+    if isinstance(rule, (Rule, type)):
+        return Uniform(as_rule(rule, "Analyzer"))
+    raise RuleError(f"rule must be a rule, a composite or a rule's name, not {type(rule).__name__}")

@@ -1,0 +1,144 @@
+"""Composites by the layer's type, name or place, or by a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import RuleError
+from ..model.layers import BatchNorm, Layer, Linear
+from ..model.layers.base import whole
+from .composites import Composite
+from .entries import Entry, as_types, ends
+from .names import as_rule
+from .rule import Rule
+
+
+def _mapping(rules: Any, what: str) -> Mapping[Any, Any]:
+    if not isinstance(rules, Mapping) or not rules:
+        raise RuleError(f"{what} takes a mapping to rules, not {rules!r}")
+    return rules
+
+
+def Uniform(rule: Rule | str, first: Rule | str | None = None, last: Rule | str | None = None) -> Composite:  # noqa: N802, it reads as a class
+    """The same rule on every layer with weights, others on the first and the last if given.
+
+    Batch normalization that cannot be folded has the rule too.
+
+    Parameters
+    ----------
+    rule : Rule or str
+    first, last : Rule or str, optional
+        For the first and the last layer with weights in forward order.
+
+    Examples
+    --------
+    >>> composite = lrpfast.composites.Uniform("gamma", first="flat")
+    >>> [(entry.where, entry.rule.name) for entry in composite.entries]
+    [('first', 'flat'), ('all', 'gamma')]
+    """
+    rule = as_rule(rule, "Uniform")
+    entries = (*ends(first, last, "Uniform"), Entry("all", rule, None, (Linear, BatchNorm)))
+    return Composite(entries, f"uniform {rule.name}")
+
+
+def ByType(  # noqa: N802
+    rules: Mapping[Any, Rule | str],
+    first: Rule | str | None = None,
+    last: Rule | str | None = None,
+    default: Rule | str | None = None,
+) -> Composite:
+    """Rules by the layer's type, the first in the mapping that fits.
+
+    Parameters
+    ----------
+    rules : mapping of layer types, or tuples of them, to rules
+        A rule for ``Activation`` holds for activations within layers too.
+    first, last : Rule or str, optional
+        For the first and the last layer with weights in forward order.
+    default : Rule or str, optional
+        For layers with weights and batch normalization that have no rule yet.
+
+    Examples
+    --------
+    >>> from lrpfast import composites, layers, rules
+    >>> composite = composites.ByType({layers.Conv: rules.Gamma(0.5), layers.Dense: "epsilon"}, first="flat")
+    """
+    entries = [*ends(first, last, "ByType")]
+    for key, rule in _mapping(rules, "ByType").items():
+        entries.append(Entry("all", as_rule(rule, "ByType"), None, as_types(key, "ByType")))
+    if default is not None:
+        entries.append(Entry("default", as_rule(default, "ByType"), None, (Linear, BatchNorm)))
+    return Composite(tuple(entries), "by type")
+
+
+def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
+    """Rules by the layer's name, the first pattern in the mapping that fits.
+
+    Parameters
+    ----------
+    rules : mapping of str to rules
+        ``*`` stands for any text, ``?`` for any letter, ``[ab]`` for one of these. Names are those
+        of `Model.summary`. A pattern speaks of layers with weights and batch normalizations, a
+        full name of any layer. A pattern that fits none is an error.
+
+    Examples
+    --------
+    >>> from lrpfast import composites
+    >>> composite = composites.ByName({"block1_*": "gamma", "add_3": "gradient"}) | composites.EpsilonPlus()
+    """
+    entries = []
+    for pattern, rule in _mapping(rules, "ByName").items():
+        if not isinstance(pattern, str):
+            raise RuleError(f"ByName takes names, not {pattern!r}")
+        among = (Linear, BatchNorm) if any(c in pattern for c in "*?[") else Layer
+        entries.append(Entry("name", as_rule(rule, "ByName"), pattern, among))
+    return Composite(tuple(entries), "by name")
+
+
+def ByIndex(rules: Mapping[int, Rule | str], among: Any = Linear) -> Composite:  # noqa: N802
+    """Rules by the layer's place in forward order.
+
+    Parameters
+    ----------
+    rules : mapping of int to rules
+        0 is the first, −1 the last.
+    among : layer type or tuple of them
+        What is counted: layers with weights, unless told otherwise. ``layers.Layer`` counts as
+        `Model.summary` does.
+
+    Examples
+    --------
+    >>> from lrpfast import composites, rules
+    >>> composite = composites.ByIndex({0: rules.ZBox(0, 1), -1: "zero"}) | composites.Uniform("gamma")
+    """
+    entries = []
+    for index, rule in _mapping(rules, "ByIndex").items():
+        if whole(index) is None:
+            raise RuleError(f"ByIndex takes whole numbers, not {index!r}")
+        entries.append(Entry("nth", as_rule(rule, "ByIndex"), int(index), as_types(among, "ByIndex")))
+    return Composite(tuple(entries), "by index")
+
+
+def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = Linear) -> Composite:
+    """A rule for the layers that ``condition`` says yes to.
+
+    Parameters
+    ----------
+    condition : callable
+        Takes a layer.
+    rule : Rule or str
+    among : layer type or tuple of them
+        The layers that it is asked about: those with weights, unless told otherwise.
+
+    Examples
+    --------
+    >>> composite = lrpfast.composites.when(lambda layer: layer.bias is None, "zero")
+    >>> layers = [lrpfast.layers.Dense(np.eye(2)), lrpfast.layers.Dense(np.eye(2), np.ones(2))]
+    >>> rules = (composite | lrpfast.composites.Uniform("epsilon")).assign(lrpfast.from_layers(layers)).rules
+    >>> [rule.name for rule in rules.values()]
+    ['zero', 'epsilon']
+    """
+    if not callable(condition):
+        raise RuleError(f"when takes a function of a layer, not {condition!r}")
+    return Composite((Entry("when", as_rule(rule, "when"), condition, as_types(among, "when")),), "when")
