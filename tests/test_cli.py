@@ -12,6 +12,7 @@ import pytest
 
 import lrpfast
 from lrpfast import cli, plot
+from lrpfast.cli import arguments as command_line
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "mlp_relu.h5"
@@ -825,7 +826,7 @@ def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     np.save("classes.npy", np.zeros(len(x), int))
     for name in ("mlp_relu.h5", "mlp_relu.keras"):
         (tmp_path / name.replace("mlp_relu", "model")).write_bytes((DATA / name).read_bytes())
-    text = "\n".join((cli.ABOUT, cli.EXPLAIN_EXAMPLES, cli.INSPECT_EXAMPLES))
+    text = "\n".join((command_line.ABOUT, command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES))
     shown = re.findall(r"^  (lrpfast .+?)(?:   .*)?$", text, re.MULTILINE)
     assert len(shown) > 10
     for line in shown:

@@ -65,11 +65,7 @@ def test_import_brings_nothing_heavy():
 
 def test_import_brings_neither_command_line_nor_files():
     imported = imported_by("import lrpfast")
-    assert not [
-        m
-        for m in imported
-        if m.startswith(("lrpfast.cli", "lrpfast.demo", "lrpfast.options", "lrpfast.batch", "argparse"))
-    ]
+    assert not [m for m in imported if m.startswith(("lrpfast.cli", "lrpfast.demo", "lrpfast.batch", "argparse"))]
 
 
 def test_public_modules_list_public_names():
@@ -101,10 +97,9 @@ MAY_IMPORT = {
     "layers": {"model"},
     "composites": {"rules"},
     "demo": {"output", "model", "readers", "engine", "kernels"},
-    "options": {"errors", "model", "names", "rules", "engine", "batch", "plot"},
     "cli": {
-        *("", "errors", "output", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
-        *("demo", "options", "plot"),
+        *("", "errors", "names", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
+        *("demo", "plot"),
     },
     "__main__": {"cli"},
     "": {"version", "errors", "model", "readers", "rules", "engine", "layers", "composites", "plot"},

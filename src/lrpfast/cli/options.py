@@ -1,78 +1,26 @@
-"""What the command line's options stand for: numbers, targets, rules, analyzers."""
+"""What the options of a rule stand for: analyzers, rules, targets."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from . import plot
-from .batch import NORMALIZATIONS, Source, data_bounds, open_array, open_mask, open_source
-from .engine.analyzer import Analyzer
-from .engine.innvestigate import create_analyzer
-from .engine.inputs import as_batch
-from .errors import InputError, RuleError
-from .model.graph import Model
-from .names import unknown
-from .plot.file import check_path
-from .plot.samples import LIMIT, MOST_PANELS, check_limit
-from .rules import RULES, Rule, ZBox, from_name, innvestigate, presets
-from .rules.composites import Composite
-from .rules.entries import Entry
-from .rules.innvestigate import ANALYZERS, keywords
-from .rules.presets import COMPOSITES
-from .rules.selectors import Uniform
-
-
-def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
-    """A type for argparse that says what was expected."""
-
-    def parse(text: str) -> Any:
-        try:
-            return convert(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-
-    return parse
-
-
-def _to_count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
-
-
-def _to_pair(text: str) -> tuple[float, float]:
-    low, high = (float(part) for part in text.split(","))
-    return low, high
-
-
-def _to_shape(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _to_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise ValueError
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
-
-
-integer = _typed(int, "a whole number")
-count = _typed(_to_count, "a whole number of at least 1")
-count_or_auto = _typed(lambda text: text if text == "auto" else _to_count(text), "auto or a whole number of at least 1")
-number = _typed(float, "a number")
-pair = _typed(_to_pair, "a pair LOW,HIGH of numbers")
-number_or_pair = _typed(lambda text: _to_pair(text) if "," in text else float(text), "a number")
-shape = _typed(_to_shape, "a shape such as 8,8")
-numbers = _typed(lambda text: tuple(float(part) for part in text.split(",")), "a list of numbers")
-byte_count = _typed(_to_bytes, "a number of bytes")
+from ..batch import data_bounds, open_array
+from ..engine.analyzer import Analyzer
+from ..engine.innvestigate import create_analyzer
+from ..errors import InputError, RuleError
+from ..model.graph import Model
+from ..names import unknown
+from ..rules import RULES, Rule, ZBox, from_name, innvestigate, presets
+from ..rules.composites import Composite
+from ..rules.entries import Entry
+from ..rules.innvestigate import ANALYZERS, keywords
+from ..rules.presets import COMPOSITES
+from ..rules.selectors import Uniform
+from .values import to_pair
 
 
 def analyzer(
@@ -204,7 +152,7 @@ def _first_rule(text: str | None) -> str | tuple[float, float] | None:
     if text is None or "," not in text:
         return text
     try:
-        return _to_pair(text)
+        return to_pair(text)
     except ValueError:
         raise RuleError(f"--input-layer-rule is a rule's name or LOW,HIGH, not {text!r}") from None
 
@@ -237,70 +185,3 @@ def target(text: str) -> Any:
     if text not in ("max", "all"):
         raise InputError(f"--target is max, all, an index, a pair a,b or an .npy file, not {text!r}")
     return text
-
-
-def picture(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> Callable[[str], Any] | None:
-    """What draws the relevances that ``explain`` writes, by the options ``--plot…``; None without ``--plot``.
-
-    Whatever can be wrong with these options is told here, before the work begins,
-    by drawing a picture of zeros.
-    """
-    keys = ("limit", "input", "kind", "shape", "channels", "mask", "origin", "scale", "percentile")
-    given = {key: value for key in keys if (value := getattr(options, f"plot_{key}")) is not None}
-    if options.plot is None:
-        if given:
-            raise InputError(f"--plot-{next(iter(given))} goes with --plot FILE, which says where the picture goes")
-        return None
-    check_path(options.plot)
-    if options.output is None:
-        raise InputError("--plot draws the relevances that -o OUT keeps: give both")
-    if "mask" in given:
-        given["mask"] = open_mask(given["mask"])
-    if "channels" in given:
-        given["channels_first"] = given.pop("channels") == "first"
-    elif "shape" not in given and isinstance(analyzer.model.input_shape, tuple):
-        given["channels_first"] = analyzer.model.channels_first
-    limit, beneath = given.pop("limit", LIMIT), given.pop("input", False)
-    title = f"{options.rule}, target {os.path.basename(options.target)}"
-    if options.start is not None:
-        title += f", from layer {options.start}"
-    if options.normalize is not None:
-        title += f", divided by the {NORMALIZATIONS[options.normalize]}"
-
-    def draw(relevance: np.ndarray, x: np.ndarray, samples: int) -> Any:
-        """The first of so many samples."""
-        how = {"title": title + (f": first {len(x):,} of {samples:,} samples" if len(x) < samples else ""), **given}
-        if relevance.ndim == x.ndim:
-            return plot.heatmap(relevance, x if beneath else None, limit=limit, **how)
-        count = relevance.shape[1]  # a row for each sample, a column for each target
-        return plot.heatmap(
-            relevance.reshape(-1, *relevance.shape[2:]),
-            np.repeat(x, count, 0) if beneath else None,
-            limit=MOST_PANELS,
-            rows=[f"sample {i}" for i in range(len(x))],
-            columns=[f"target {j}" for j in range(count)],
-            **how,
-        )
-
-    samples = inputs.shape[0]
-    if samples is None:
-        raise InputError("--plot needs inputs that can be read again")
-    wanted = analyzer.model.input_shape
-    if isinstance(wanted, tuple) and None not in wanted and options.mask is None:
-        # what is wrong with the inputs comes first
-        as_batch(np.broadcast_to(np.zeros((), inputs.dtype), (samples, *inputs.shape[1:])), wanted)
-    axes: tuple[int, ...] = ()
-    if options.target.endswith(".npy"):
-        chosen = open_array(options.target)
-        axes = chosen.shape[1:2] if chosen.dtype.kind in "iu" else ()
-    check_limit(limit)
-    shown = min(limit, samples)
-    check_limit(max(1, shown), math.prod(axes))
-    zeros = np.broadcast_to(np.float32(0), (min(1, samples), *axes, *inputs.shape[1:]))
-    draw(zeros, zeros[:, 0] if axes else zeros, min(1, samples))
-
-    def drawn(path: str) -> Any:
-        with open_source(path) as made:
-            return draw(made.read(0, shown), inputs.read(0, shown), samples)
-
-    return drawn

@@ -1,0 +1,63 @@
+"""The command ``lrpfast``: explain files, look into models, list the rules."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from ..errors import LrpfastError
+from .arguments import UsageError, make_parser, with_negatives
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without → or γ shows ?
+    try:
+        arguments = make_parser().parse_args(with_negatives(sys.argv[1:] if argv is None else argv))
+        arguments.run(arguments)
+        sys.stdout.flush()
+        return 0
+    except SystemExit as stop:  # --help, --version, SIGTERM
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `lrpfast rules | head`: what is left to flush at exit has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (UsageError, LrpfastError) as error:
+        message = _as_options(str(error))
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    except MemoryError:
+        message = "out of memory"
+    print(f"lrpfast: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _as_options(message: str) -> str:
+    """A message in the words of the command line, where it speaks of Python's keywords."""
+    for python, option in _OPTIONS.items():
+        message = message.replace(python, option)
+    return message
+
+
+#: Python's keywords as error messages have them, and the options that stand for them.
+_OPTIONS = {
+    "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
+    "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",
+    "channels_first is for": "--plot-channels is for",
+    "mask_nan=True": "--mask-nan",
+    "precision='float64'": "--precision float64",
+    "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",
+    "statistics=True or a file's name": "--statistics FILE",
+    "overwrite=True": "--force",
+    "resume=False": "--restart",
+    **{f"y_ref {verb}": f"--y-ref {verb}" for verb in ("must", "needs", "is for")},
+    "add the batch axis: x[None]": "add a first axis of length 1",
+}

@@ -1,0 +1,270 @@
+"""The command line's commands and options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .. import __version__
+from ..batch import NORMALIZATIONS
+from ..engine.inputs import PRECISIONS
+from ..plot.draw import ORIGINS
+from ..plot.samples import KINDS
+from ..plot.scale import SCALES
+from . import demo, explain, info, inspect, rules, values
+
+ABOUT = """\
+Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.
+
+  lrpfast demo                                         see it work on a model that is included
+  lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
+  lrpfast inspect model.h5                             a model's layers, their rules, the cost
+  lrpfast rules                                        the rules and their defaults
+  lrpfast info                                         version, instruction set, threads"""
+
+MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
+
+INPUTS_HELP = "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
+
+EXPLAIN_EXAMPLES = """\
+examples:
+  lrpfast explain model.h5 x.npy -o r.npy
+        relevance of each sample's largest output, by the epsilon rule
+  lrpfast explain model.h5 x.npy -o r.npy --rule lrp.alpha_1_beta_0_IB --input-layer-rule Bounded
+        as iNNvestigate's create_analyzer("lrp.alpha_1_beta_0_IB", model, input_layer_rule="Bounded")
+  lrpfast explain model.keras x.npy -o r.npy --rule gamma --gamma 0.5 --input-layer-rule 0,1 --target 3
+        gamma rule, z-box between 0 and 1 on the first layer, output 3
+  lrpfast explain model.h5 x.npy -o r.npy --target classes.npy --normalize maxabs
+        each sample's own class; every explanation scaled to a largest value of 1
+  lrpfast explain model.h5 x.npy -o r.npy --plot r.png --plot-limit 9
+        also a picture of the first 9 explanations
+  lrpfast explain model.h5 x.npy --statistics maps.npz --group-by classes.npy --normalize maxabs
+        no relevances, but their mean, spread and signs for each class
+
+INPUTS may be larger than memory: they are read and explained a chunk at a time. Outputs are written under a
+temporary name and renamed when they are whole. A run that was stopped, however it was, goes on where it was
+when the same command is given again."""
+
+INSPECT_EXAMPLES = """\
+examples:
+  lrpfast inspect model.h5
+  lrpfast inspect model.h5 --rule lrp.alpha_2_beta_1 --input-layer-rule Bounded"""
+
+DEMO_TEXT = """\
+The model and its 10,000 inputs are those of a published notebook, which explained them with iNNvestigate
+on a GPU. The table sets the figures that the notebook printed beside lrpfast's under three precisions."""
+
+#: Arguments that begin like an option to argparse, such as -1,1 or -1e-3.
+_NEGATIVE = re.compile(r"-\.?\d")
+
+
+class UsageError(Exception):
+    """A wrong command line, in argparse's words."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but that it raises what is wrong in place of printing it and ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def with_negatives(arguments: Sequence[str]) -> list[str]:
+    """``--low -1,1`` as ``--low=-1,1``, which argparse does not take for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if _NEGATIVE.match(argument) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; what it returns has the command's function as ``run``."""
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=100)
+
+    parser = Parser(prog="lrpfast", description=ABOUT, formatter_class=formatter, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"lrpfast {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, help: str, epilog: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=help[:1].upper() + help[1:] + ".",
+            epilog=epilog,
+            formatter_class=formatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    _add_demo(command("demo", demo.run, "explain an included model and compare with published figures", DEMO_TEXT))
+    _add_explain(command("explain", explain.run, "explain every sample of an array", EXPLAIN_EXAMPLES))
+    _add_inspect(
+        command("inspect", inspect.run, "a model's layers, the rule each one gets, the cost", INSPECT_EXAMPLES)
+    )
+    command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
+    command("info", info.run, "version, instruction set, threads and devices")
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT.npz", default="lrpfast-demo.npz", help="default: %(default)s")
+    parser.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go",
+    )
+    _add_rule_options(parser)
+    group = parser.add_argument_group("what is explained")
+    group.add_argument(
+        "--target",
+        metavar="TARGET",
+        default="max",
+        help="max (default): each sample's largest output; all: every output's own value; an output's index; a,b: the "
+        "difference of two outputs; FILE.npy: an index per sample, or the starting relevance itself",
+    )
+    _add_start_options(group)
+    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
+    group.add_argument(
+        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
+    )
+    group.add_argument(
+        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by max |R|, by sum R, max R, or sum |R|"
+    )
+    _add_statistics_options(parser)
+    group = _add_run_options(parser)
+    group.add_argument(
+        "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
+    )
+    group.add_argument(
+        "--memory", metavar="BYTES", type=values.byte_count, help="for the threads' workspaces; 500M and 2G work"
+    )
+    group.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=values.count_or_auto,
+        default="auto",
+        help="samples read, explained and written at once; default: auto, as memory suggests",
+    )
+    group.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="let Dask's workers explain files that all reach: local:4 starts four, tcp://HOST:PORT is a scheduler",
+    )
+    group.add_argument("--force", "--overwrite", action="store_true", help="replace outputs that are there already")
+    group.add_argument(
+        "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
+    )
+    group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
+    _add_plot_options(parser)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    _add_rule_options(parser)
+    _add_start_options(parser)
+    parser.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")
+    _add_run_options(parser)
+
+
+def _add_rule_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the rule (see `lrpfast rules`)")
+    group.add_argument(
+        "--rule",
+        metavar="NAME",
+        default="epsilon",
+        help="a rule, a composite, or an iNNvestigate name; default: epsilon",
+    )
+    group.add_argument(
+        "--input-layer-rule", metavar="NAME|LOW,HIGH", help="for the first layer with weights; LOW,HIGH: z-box"
+    )
+    group.add_argument("--epsilon", type=values.number, metavar="E")
+    group.add_argument("--gamma", type=values.number, metavar="G")
+    group.add_argument("--alpha", type=values.number_or_pair, metavar="A")
+    group.add_argument("--beta", type=values.number_or_pair, metavar="B", help="alpha - beta = 1")
+    group.add_argument(
+        "--bias", metavar="CONVENTION", help="absorb, ignore, …; with iNNvestigate's names true or false"
+    )
+    group.add_argument("--low", metavar="L", help="the input's lowest value, for z_box and deep_taylor.bounded")
+    group.add_argument(
+        "--high",
+        metavar="H",
+        help="its highest; a number, a file with one per feature, or, for each feature from the inputs, minmax, "
+        "1sigma or 3sigma",
+    )
+    group.add_argument("--until-layer-idx", type=values.integer, metavar="N", help="with iNNvestigate's names")
+    group.add_argument("--until-layer-rule", metavar="NAME", help="for layers 0 to N")
+
+
+def _add_start_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
+    parser.add_argument(
+        "--y-ref", metavar="Y", help="explain the output less this value: a number, A,B,… for each output, or FILE.npy"
+    )
+
+
+def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("statistics of the maps, made on the way (-o is not needed then)")
+    group.add_argument(
+        "--statistics",
+        metavar="FILE",
+        help="mean, standard deviation, least and largest value, shares of positive and negative relevance; "
+        ".nc, .h5, .npz or .zarr",
+    )
+    group.add_argument(
+        "--group-by", metavar="FILE|prediction", help="for each label of a file apart, or for each predicted class"
+    )
+    group.add_argument(
+        "--correct-only",
+        "--correct",
+        metavar="FILE",
+        help="the true classes: leave out samples predicted otherwise",
+    )
+    group.add_argument("--quantiles", metavar="Q,…", type=values.numbers, default=(), help="such as 0.05,0.5,0.95")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("how it runs")
+    group.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help="default: %(default)s")
+    group.add_argument(
+        "--input-range",
+        metavar="LOW,HIGH",
+        type=values.pair,
+        help="declare the inputs' range: less work, and it is checked",
+    )
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, gpu (all of them) or gpu:1 (one)")
+    return group
+
+
+def _add_plot_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a picture of it (needs matplotlib: pip install 'lrpfast[plot]')")
+    group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
+    group.add_argument("--plot-limit", metavar="N", type=values.integer, help="how many samples; default: 16")
+    group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
+    group.add_argument("--plot-kind", choices=KINDS, help="how to draw a sample; default: by its number of axes")
+    group.add_argument(
+        "--plot-shape", metavar="H,W", type=values.shape, help="draw flat features as images of this shape"
+    )
+    group.add_argument(
+        "--plot-channels", choices=("first", "last"), help="where a sample's channels are; default: as in the model"
+    )
+    group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
+    group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
+    group.add_argument("--plot-scale", choices=SCALES, help="a scale for each sample (default), or one for all")
+    group.add_argument(
+        "--plot-percentile", metavar="P", type=values.number, help="end the colours at this percentile of |R|"
+    )

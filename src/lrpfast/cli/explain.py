@@ -1,0 +1,96 @@
+"""``lrpfast explain``: files in, files out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+
+from .. import plot
+from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
+from ..batch.apart import check_apart
+from ..batch.bounds import told_outside
+from ..errors import BoundsWarning, InputError
+from ..readers import load
+from . import options
+from .picture import picture_of
+from .signals import terminable
+
+#: Arguments of ``explain`` that may name a file to read.
+_READ = ("model", "inputs", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Explain every sample of an array."""
+    outputs = [arguments.output, arguments.statistics]
+    if not any(outputs):
+        raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
+    sink = None if arguments.output is None else open_sink(arguments.output).path
+    check_apart(
+        {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
+        {name: getattr(arguments, name.replace("-", "_")) for name in _READ},
+    )
+    with open_source(arguments.inputs) as data:
+        if data.shape[0] == 0:
+            raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
+        target = options.target(arguments.target)
+        analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
+        picture = picture_of(arguments, analyzer, data)
+        with terminable(), _told(*outputs), warnings.catch_warnings():
+            warnings.simplefilter("ignore", BoundsWarning)  # told below, in one line
+            done = analyzer.stream(
+                arguments.inputs,
+                arguments.output,
+                target=target,
+                batch_size=arguments.batch_size,
+                normalize=arguments.normalize,
+                statistics=arguments.statistics or False,
+                group_by=arguments.group_by,
+                correct=arguments.correct_only,
+                quantiles=arguments.quantiles,
+                mask=arguments.mask,
+                progress=not arguments.quiet,
+                resume=not arguments.restart,
+                overwrite=arguments.force,
+                cluster=arguments.cluster,
+            )
+            if picture is not None:
+                plot.save(picture(arguments.output), arguments.plot)
+    if done.outside:
+        print(f"lrpfast: warning: {told_outside(done.outside)}", file=sys.stderr)
+    if not arguments.quiet:
+        _report(arguments, done)
+
+
+def _report(arguments: argparse.Namespace, done: Streamed) -> None:
+    """What was done, in a few lines."""
+    if done.left:
+        divisor = NORMALIZATIONS[arguments.normalize]
+        print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
+    if done.resumed:
+        print(f"went on after {done.resumed:,} samples that an earlier run had done")
+    fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
+    written = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
+    if done.statistics is not None:
+        counts = zip(done.statistics.groups, done.statistics.count, strict=True)
+        each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
+        written.append(f"{arguments.statistics}, statistics of {each}")
+    if arguments.plot:
+        written.append(arguments.plot)
+    print(
+        f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
+        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}"
+    )
+
+
+@contextlib.contextmanager
+def _told(*outputs: str | None) -> Iterator[None]:
+    """Say, when the run is stopped, that it can go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if any(output is not None and unfinished(output) for output in outputs):
+            print("lrpfast: stopped; what is done is kept: the same command goes on from there", file=sys.stderr)
+        raise

@@ -1,0 +1,56 @@
+"""``lrpfast inspect``: a model's layers, their rules, the cost."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from .. import table
+from ..engine.plan import describe
+from ..model.graph import Model
+from ..model.layers import Activation
+from ..readers import load
+from ..rules import Pass
+from ..rules.composites import Assignment
+from . import options
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print them."""
+    model = load(arguments.model)
+    analyzer = options.analyzer(model, arguments)
+    print(model.summary())
+    print(f"\nrules under {arguments.rule!r}")
+    start = options.layer(arguments.start)
+    kept = range(len(model.nodes)) if start is None else model.needed(start)
+    bare = model.without_output_activation(analyzer.stripped)
+    left_out = set() if start is not None else _functions(model) - _functions(bare)
+    for line in _assignment(model, options.composite(arguments).assign(model), kept, left_out):
+        print(f"  {line}")
+    if left_out:
+        print("  the final softmax or sigmoid is left out: its input is explained")
+    if model.is_open:
+        print("\nthe model leaves input sizes open: it is planned for each size that comes")
+    else:
+        print(f"\nplan ({arguments.precision})\n{analyzer.plan()}")
+
+
+def _assignment(model: Model, assignment: Assignment, kept: Sequence[int], left_out: set[str]) -> list[str]:
+    """A table of the layers that are explained: the rule of each, and of its activation function where not pass."""
+    rows: list[tuple[str, ...]] = [("#", "layer", "type", "rule", "activation")]
+    for i in kept:
+        node = model.nodes[i]
+        rule, function = (describe(rules.get(i, Pass())) for rules in (assignment.rules, assignment.activations))
+        if node.name in left_out and isinstance(node.layer, Activation):
+            rule = "left out"
+        elif node.name in left_out:
+            function = "left out"
+        rows.append((str(i), node.name, type(node.layer).__name__, rule, function if function != "pass" else ""))
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    return table.lines(rows)
+
+
+def _functions(model: Model) -> set[str]:
+    """The names of the layers that are an activation function or end in one."""
+    return {n.name for n in model.nodes if isinstance(n.layer, Activation) or getattr(n.layer, "activation", None)}

@@ -1,0 +1,55 @@
+"""What the text of an option may be: types for argparse that say what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
+    """A type for argparse that says what was expected."""
+
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+    return parse
+
+
+def _to_count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def to_pair(text: str) -> tuple[float, float]:
+    """LOW and HIGH; ValueError for anything but two numbers."""
+    low, high = (float(part) for part in text.split(","))
+    return low, high
+
+
+def _to_shape(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _to_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise ValueError
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+
+
+integer = _typed(int, "a whole number")
+count = _typed(_to_count, "a whole number of at least 1")
+count_or_auto = _typed(lambda text: text if text == "auto" else _to_count(text), "auto or a whole number of at least 1")
+number = _typed(float, "a number")
+pair = _typed(to_pair, "a pair LOW,HIGH of numbers")
+number_or_pair = _typed(lambda text: to_pair(text) if "," in text else float(text), "a number")
+shape = _typed(_to_shape, "a shape such as 8,8")
+numbers = _typed(lambda text: tuple(float(part) for part in text.split(",")), "a list of numbers")
+byte_count = _typed(_to_bytes, "a number of bytes")
