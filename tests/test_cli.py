@@ -558,7 +558,11 @@ RULE_ERRORS = [
     (["--rule", "z_box", "--low", "1", "--high", "0"], "low must not be above high"),
     (["--rule", "z_box", "--low", "a", "--high", "0"], "--low is a number, an .npy file, or one of minmax"),
     (["--low", "0", "--high", "1"], "--low and --high go with z_box"),
-    (["--rule", "epsilon_gamma_box", "--low", "-4", "--high", "4"], "which this model does not have"),
+    (["--rule", "epsilon_gamma_box", "--low", "-4", "--high", "4"], "no layer of this model gets from them"),
+    (
+        ["--rule", "epsilon_gamma_box", "--low", "-4", "--high", "4", "--input-layer-rule", "-5,5"],
+        "no layer of this model gets from them",
+    ),
     (["--rule", "lrp.z", "--y-ref", "1"], "--y-ref goes with lrpfast's own rules"),
     (["--y-ref", "a"], "--y-ref is a number, one for each output"),
     (["--y-ref", "1,2"], "--y-ref must be one number or one per output (5)"),

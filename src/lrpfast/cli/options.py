@@ -45,12 +45,17 @@ def analyzer(
 
 def _check_bounds(options: argparse.Namespace, made: Analyzer) -> None:
     """RuleError where --low and --high are given and no layer of this model has the rule that they are for."""
-    given = options.low is not None or options.high is not None
-    if given and not any(isinstance(rule, ZBox) for rule in made._composite.assign(made.model).rules.values()):
-        where = "the first convolution, which" if options.rule == "epsilon_gamma_box" else "a layer that"
+    if options.low is None and options.high is None:
+        return
+    boxes = {rule for rule in made._composite.assign(made.model).rules.values() if isinstance(rule, ZBox)}
+    on_convolution, first = options.rule == "epsilon_gamma_box", _first_rule(options.input_layer_rule)
+    if on_convolution and isinstance(first, tuple):
+        boxes.discard(ZBox(*first))  # with bounds of its own
+    if not boxes:
+        where = ", which has it on the first convolution" if on_convolution else ""
         raise RuleError(
-            f"--low and --high are for z_box, and {options.rule} has it on {where} this model does not have; "
-            "--input-layer-rule z_box has it on the first layer with weights"
+            f"--low and --high are for z_box, which no layer of this model gets from them under {options.rule}{where}; "
+            "--input-layer-rule z_box puts it on the first layer with weights"
         )
 
 
