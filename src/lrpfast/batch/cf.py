@@ -56,7 +56,8 @@ class Packing:
             return rows
         out = rows.astype(self.dtype, copy=False)
         if self._packed:
-            out = (rows * np.float64(self._scale) + self._offset).astype(self.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):  # infinity is told of with its sample
+                out = (rows * np.float64(self._scale) + self._offset).astype(self.dtype)
         for value in self._missing:
             out[rows == value] = np.nan
         return out
