@@ -702,6 +702,12 @@ def test_the_output_may_not_be_an_input(files, tmp_path, capfd):
     assert files[0].read_bytes() == before
 
 
+def test_an_output_may_lie_in_a_folder_called_as_a_target_is(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "max").mkdir()
+    assert run("explain", MODEL, files[0], "-o", "max/r.npy", "--target", "max", "--quiet") == 0
+
+
 def test_wrong_outputs(files, tmp_path, capfd):
     assert "there is no folder" in refuse(capfd, "explain", MODEL, files[0], "-o", tmp_path / "no" / "r.npy")
     (tmp_path / "folder.npy").mkdir()

@@ -25,7 +25,7 @@ def check_apart(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     written = [(name, path) for name, given in outputs.items() if (path := _path(given)) is not None]
     for i, (name, path) in enumerate(written):
         for other, given in inputs.items():
-            if (source := _path(given)) is not None and _overlap(path, source):
+            if (source := _path(given)) is not None and _is_data(source) and _overlap(path, source):
                 raise InputError(f"{path}: is both the {name} and the {other}, which would be overwritten")
         for other, before in written[:i]:
             if _overlap(path, before):
@@ -37,6 +37,13 @@ def _path(given: Any) -> str | None:
     if isinstance(given, np.memmap):
         given = given.filename
     return split(os.fsdecode(given))[0] if isinstance(given, (str, os.PathLike)) else None
+
+
+def _is_data(path: str) -> bool:
+    """Whether a path is no mere folder, such as one that happens to be called "max" as a target is."""
+    from .sources.zarr import is_store
+
+    return not os.path.isdir(path) or is_store(os.listdir(path))
 
 
 def _overlap(one: str, other: str) -> bool:
