@@ -41,7 +41,7 @@ def test_what_was_decided_cannot_be_set():
     named = lrpfast.create_analyzer("lrp.z", MODEL)
     assert (named.model, named.precision, named.target) == (MODEL, "float32", "max")
     for analyzer, names in (
-        (lrpfast.Analyzer(MODEL, "epsilon"), ("model", "precision", "target", "device")),
+        (lrpfast.Analyzer(MODEL, "epsilon"), ("model", "precision", "target", "device", "rule", "anything")),
         (named, ("model", "precision", "target", "name", "neuron_selection_mode")),
     ):
         for name in names:
@@ -134,3 +134,37 @@ def test_in_index_mode_all_calls_explain_the_same():
 def test_innvestigate_s_analyzers_say_what_to_use_instead(option, instead):
     with pytest.raises(lrpfast.InputError, match=f"create_analyzer takes no {option}; use .*{instead}"):
         lrpfast.create_analyzer("lrp.z", MODEL, **{option: 1})
+
+
+# Masked arrays
+
+
+MASKED = np.ma.masked_array(np.where(X < -1, np.float32(1e20), X), mask=X < -1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_masked_array_is_one_with_nan(dtype):
+    masked, filled = MASKED.astype(dtype), MASKED.astype(dtype).filled(np.nan)
+    assert MASKED.mask.any()
+    for function in (lrpfast.Analyzer(MODEL, "epsilon").analyze, MODEL.predict):
+        with pytest.raises(lrpfast.InputError, match="is nan: inputs must be finite"):
+            function(masked)
+    analyzer = lrpfast.Analyzer(MODEL, "epsilon", mask_nan=True)
+    np.testing.assert_array_equal(analyzer.analyze(masked), analyzer.analyze(filled))
+    means = (analyzer.stream(x, statistics=True).statistics.mean for x in (masked, filled, iter([masked])))
+    first, *others = means
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+    np.testing.assert_array_equal(
+        lrpfast.data_bounds(masked, mask_nan=True), lrpfast.data_bounds(filled, mask_nan=True)
+    )
+
+
+def test_masked_integers_and_masked_maps():
+    x = np.ma.masked_equal(np.array([[3, 1, 2, 0, -999, 5]], np.int16), -999)
+    analyzer = lrpfast.Analyzer(MODEL, "epsilon", mask_nan=True)
+    np.testing.assert_array_equal(analyzer.analyze(x), analyzer.analyze(x.astype(np.float32).filled(np.nan)))
+    np.testing.assert_array_equal(analyzer.analyze(np.ma.masked_array(X)), analyzer.analyze(X))
+    statistics = lrpfast.Statistics((6,))
+    statistics.update(0, MASKED)
+    np.testing.assert_allclose(statistics.mean[0], MASKED.mean(0), rtol=1e-6)

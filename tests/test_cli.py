@@ -57,6 +57,8 @@ def command(*arguments, **keywords):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # ignored where the tests run in a shell's background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **keywords,
     )
 
@@ -626,7 +628,7 @@ WRONG_INPUTS = {
     "scalar": (lambda x: np.float32(3), "holds a single number; samples lie along the first axis"),
     "nan": (
         lambda x: _with(x, (2, 4), np.nan),
-        "x[2, 4] is nan: inputs must be finite; for masked features pass --mask",
+        "x[2, 4] is nan: inputs must be finite; masked features need --mask",
     ),
     "infinity": (lambda x: _with(x, (3, 1), -np.inf), "x[3, 1] is -inf"),
     "complex": (lambda x: x.astype(np.complex64), "holds complex64, which are no real numbers"),

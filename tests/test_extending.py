@@ -30,8 +30,8 @@ def names():
 
 def test_a_rule_of_ones_own(names):
     rule, relevance = names[0]["WAbs"](), names[0]["relevance"]
-    w, y = np.array([[1.0, -2.0], [3.0, 2.0]]), 0.0  # the second output: 1 · -2 + 1 · 2
-    np.testing.assert_allclose(relevance, [[y / 2, y / 2]], atol=1e-12)
+    w, y = np.array([[1.0, -2.0], [3.0, 2.0]]), 2.0  # the second output: 1 · -2 + 2 · 2
+    np.testing.assert_allclose(relevance, [[y / 2, y / 2]], rtol=1e-5)
     x, r = np.array([[0.0, 5.0]]), np.array([[1.0, 3.0]])
     got = lrpfast.redistribute(rule, lrpfast.layers.Dense(w), x, r)
     np.testing.assert_allclose(got, [[1 / 4 + 3 * 2 / 4, 3 / 4 + 3 * 2 / 4]], rtol=1e-5)

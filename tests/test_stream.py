@@ -575,7 +575,8 @@ def test_an_input_that_is_cut(tmp_path):
 # Real processes
 
 RUN = """
-import sys, numpy as np, lrpfast
+import signal, sys, numpy as np, lrpfast
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 model, x, out, maps, labels = sys.argv[1:]
 analyzer = lrpfast.Analyzer(lrpfast.load(model), "epsilon", threads=1)
 import lrpfast.batch.stream as s

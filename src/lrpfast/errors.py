@@ -180,7 +180,7 @@ class SampleError(InputError):
     >>> lrpfast.Analyzer(model, "zero").analyze(np.array([[0.0, 1.0], [2.0, np.nan]]))
     Traceback (most recent call last):
         ...
-    lrpfast.errors.SampleError: x[1, 1] is nan: inputs must be finite; for masked features pass mask_nan=True
+    lrpfast.errors.SampleError: x[1, 1] is nan: inputs must be finite; masked features need Analyzer(…, mask_nan=True)
     """
 
     def __init__(self, text: str, sample: int, feature: tuple[int, ...] = ()) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.inputs import unmasked
 from ..errors import InputError, SampleError, ShapeError
 from . import _moments
 from .blocks import Blocks
@@ -326,6 +327,7 @@ class Statistics:
     # Help
 
     def _rows(self, relevance: np.ndarray) -> np.ndarray:
+        relevance = unmasked(relevance)
         if not isinstance(relevance, np.ndarray) or relevance.dtype not in (np.float32, np.float64):
             kind = getattr(relevance, "dtype", type(relevance).__name__)
             raise InputError(f"relevance must be a float32 or float64 array, not {kind}")

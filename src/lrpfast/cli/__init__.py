@@ -52,6 +52,7 @@ _OPTIONS = {
     "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
     "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",
     "channels_first is for": "--plot-channels is for",
+    "Analyzer(…, mask_nan=True)": "--mask-nan",
     "mask_nan=True": "--mask-nan",
     "precision='float64'": "--precision float64",
     "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from .. import table
 from ..engine.plan import describe
+from ..model.canonize import canonize
 from ..model.graph import Model
-from ..model.layers import Activation
+from ..model.layers import Activation, BatchNorm, Identity
 from ..readers import load
 from ..rules import Pass
 from ..rules.composites import Assignment
@@ -25,7 +26,9 @@ def run(arguments: argparse.Namespace) -> None:
     kept = range(len(model.nodes)) if start is None else model.needed(start)
     bare = model.without_output_activation(analyzer.stripped)
     left_out = set() if start is not None else _functions(model) - _functions(bare)
-    for line in _assignment(model, options.composite(arguments).assign(model), kept, left_out):
+    composite = options.composite(arguments)
+    folded = _folded(model) if composite.canonize else set()
+    for line in _assignment(model, composite.assign(model), kept, left_out, folded):
         print(f"  {line}")
     if left_out:
         print("  the final softmax or sigmoid is left out: its input is explained")
@@ -35,13 +38,17 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\nplan ({arguments.precision})\n{analyzer.plan()}")
 
 
-def _assignment(model: Model, assignment: Assignment, kept: Sequence[int], left_out: set[str]) -> list[str]:
+def _assignment(
+    model: Model, assignment: Assignment, kept: Sequence[int], left_out: set[str], folded: set[str]
+) -> list[str]:
     """A table of the layers that are explained: the rule of each, and of its activation function where not pass."""
     rows: list[tuple[str, ...]] = [("#", "layer", "type", "rule", "activation")]
     for i in kept:
         node = model.nodes[i]
         rule, function = (describe(rules.get(i, Pass())) for rules in (assignment.rules, assignment.activations))
-        if node.name in left_out and isinstance(node.layer, Activation):
+        if node.name in folded:
+            rule = "folded"
+        elif node.name in left_out and isinstance(node.layer, Activation):
             rule = "left out"
         elif node.name in left_out:
             function = "left out"
@@ -49,6 +56,12 @@ def _assignment(model: Model, assignment: Assignment, kept: Sequence[int], left_
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
     return table.lines(rows)
+
+
+def _folded(model: Model) -> set[str]:
+    """The names of the batch normalizations that become part of the layer beside them."""
+    pairs = zip(model.nodes, canonize(model).nodes, strict=True)
+    return {node.name for node, now in pairs if isinstance(node.layer, BatchNorm) and isinstance(now.layer, Identity)}
 
 
 def _functions(model: Model) -> set[str]:

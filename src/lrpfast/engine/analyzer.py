@@ -233,6 +233,13 @@ class Analyzer:
             input_range=self._range,
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} cannot be set: an analyzer does not change; make another"
+            )
+        super().__setattr__(name, value)
+
     def __copy__(self) -> Analyzer:
         made = object.__new__(type(self))  # what is compiled can be shared: it holds nothing of a run
         made.__dict__.update(self.__dict__, _variants={})

@@ -61,7 +61,7 @@ def raise_fault(
         raise error(f"{{where}} = {{value}} is outside the declared input_range {input_range}", outside)
     if not bad.any():
         raise error(f"{{where}} = {{value}} is beyond {precision}; {rescale}", beyond)
-    hint = "" if mask_nan or np.isinf(row[bad][0]) else "; for masked features pass mask_nan=True"
+    hint = "" if mask_nan or np.isinf(row[bad][0]) else "; masked features need Analyzer(…, mask_nan=True)"
     raise error(f"{{where}} is {{value}}: inputs must be finite{hint}", bad)
 
 

@@ -60,6 +60,19 @@ def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(got) == len(shape) and all(n in (None, m) for n, m in zip(shape, got, strict=True))
 
 
+def unmasked(x: Any) -> Any:
+    """A masked array as a plain one, NaN where it is masked (integers as floats then); anything else as it is."""
+    if not isinstance(x, np.ma.MaskedArray):
+        return x
+    if not np.ma.is_masked(x):
+        return np.asarray(x.data)
+    if x.dtype.kind in "iub":  # as packed files are read
+        x = x.astype(np.float32 if x.dtype.itemsize <= 2 else np.float64)
+    elif x.dtype.kind != "f":
+        raise TypeError(f"a masked array of {x.dtype}")
+    return x.filled(np.nan)
+
+
 def as_real(x: Any, what: str) -> Any:
     """x as an array of real numbers, not yet cast: CuPy's where x is on a GPU, else NumPy's; InputError for others."""
     if isinstance(x, (str, bytes, os.PathLike)):
@@ -68,7 +81,7 @@ def as_real(x: Any, what: str) -> Any:
             "takes paths"
         )
     try:
-        x = without_gradient(x)
+        x = unmasked(without_gradient(x))
         on_gpu = from_device(x)
         if on_gpu is not None:
             x = on_gpu

@@ -241,4 +241,6 @@ def as_composite(rule: Any) -> Composite:
         return from_name(rule)
     if isinstance(rule, (Rule, type)):
         return Uniform(as_rule(rule, "Analyzer"))
+    if any(rule is function for function in (*COMPOSITES.values(), Uniform)):
+        raise RuleError(f"rule must be a composite: write {rule.__name__}(…), which makes one, not {rule.__name__}")
     raise RuleError(f"rule must be a rule, a composite or a rule's name, not {type(rule).__name__}")

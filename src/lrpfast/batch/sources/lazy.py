@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...engine.inputs import unmasked
 from ...errors import InputError
 from ...once import once
 from ..labels import from_xarray
@@ -40,7 +41,7 @@ class LazySource(Source):
     def read(self, first: int, stop: int) -> np.ndarray:
         rows = self._array[first:stop]
         try:
-            made = np.asarray(rows.values if self._labelled else rows.compute())
+            made = np.asarray(rows.values if self._labelled else unmasked(rows.compute()))
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             text = f"{self.name}: rows {first} to {stop - 1} cannot be computed ({type(error).__name__}: {error})"
             raise InputError(text) from error

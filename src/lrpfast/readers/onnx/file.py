@@ -154,6 +154,8 @@ def read(source: Any) -> File:
         return _graph(onnx, source, None)
     else:
         raise InputError(f"from_onnx takes a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
+    if data.startswith((b"\x89HDF\r\n", b"PK\x03\x04")):
+        raise ModelFormatError("no ONNX model, but an HDF5 file or a zip archive; lrpfast.load reads what Keras saved")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
