@@ -155,6 +155,7 @@ def test_unknown_keywords_are_python_s_own_error(arguments):
         (lambda: lrpfast.Analyzer(MODEL, "LRP.z"), ["create_analyzer"]),
         (lambda: RULES.from_name("alphabeta"), ["did you mean 'alpha_beta'?"]),
         (lambda: lrpfast.composites.EpsilonGammaBox(), ["z_box needs low"]),
+        (lambda: lrpfast.Analyzer(MODEL, lrpfast.composites.EpsilonGammaBox), ["write EpsilonGammaBox(…)"]),
         (lambda: lrpfast.composites.from_name("epsilon_gamma_box", low=0), ["z_box needs high"]),
     ],
 )

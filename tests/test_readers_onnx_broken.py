@@ -278,3 +278,9 @@ def test_the_package_onnx_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(lrpfast.MissingPackageError, match="lrpfast\\[onnx\\]"):
         lrpfast.load(CNN)
+
+
+@pytest.mark.parametrize("name", ["digits_mlp.h5", "cnn.keras"])
+def test_another_kind_of_file(name):
+    with pytest.raises(lrpfast.ModelFormatError, match=f"{name}.*lrpfast.load"):
+        lrpfast.from_onnx(DATA / name)
