@@ -436,6 +436,25 @@ def test_plot_options(files, x, drawn):
     assert ", from layer dense_1" in drawn[-1][3].get_suptitle()
 
 
+def test_a_grid_is_drawn_as_images(files, x, drawn):
+    """What --mask puts back on a grid without channels looks like a sequence, but is none."""
+    mask = np.arange(20).reshape(4, 5) < 12
+    grid = np.zeros((len(x), 4, 5), x.dtype)
+    grid[:, mask] = x
+    np.save(files[0], grid)
+    np.save(files[0].parent / "mask.npy", mask)
+    np.save(files[0].parent / "t.npy", np.tile([[1, 3]], (len(x), 1)))
+    options = ["--mask", files[0].parent / "mask.npy", "--plot", files[0].parent / "r.png", "--plot-limit", "2"]
+    got = explain(files, *options, "--plot-origin", "lower")
+    image = drawn[-1][3].axes[0].images[-1]
+    np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), got[0])
+    assert image.origin == "lower"
+    got = explain(files, *options, "--plot-kind", "auto", "--target", files[0].parent / "t.npy")
+    np.testing.assert_array_equal(np.ma.filled(drawn[-1][3].axes[1].images[-1].get_array(), np.nan), got[0, 1])
+    explain(files, *options, "--plot-kind", "sequence")
+    assert drawn[-1][3].axes[0].images[-1].get_array().shape == (5, 4)
+
+
 def test_plot_of_several_targets(files, x, drawn):
     np.save(files[0].parent / "t.npy", np.tile([[1, 3, 0]], (len(x), 1)))
     got = explain(
@@ -486,6 +505,7 @@ PLOT_ERRORS = [
     (["--plot", "r.png", "--plot-shape", "2,3,2"], "say --plot-channels first or --plot-channels last"),
     (["--plot", "r.png", "--plot-kind", "image"], "--plot-shape HEIGHT,WIDTH folds flat ones"),
     (["--plot", "r.png", "--plot-percentile", "101"], "percentile must be"),
+    (["--plot", "r.png", "--plot-origin", "lower"], "--plot-origin is for images"),
     (["--plot", "r.png", "--plot-mask", "x.npy"], "a mask holds True and False"),
 ]
 

@@ -428,6 +428,8 @@ WRONG = {
     "kind": (InputError, lambda: heatmap(VECTORS, kind="picture"), "kind must be one of"),
     "scale": (InputError, lambda: heatmap(VECTORS, scale="log"), "scale must be one of"),
     "origin": (InputError, lambda: heatmap(VECTORS, origin="left"), "origin must be one of"),
+    "origin of a sequence": (InputError, lambda: heatmap(SEQUENCES, origin="lower"), "origin is for images"),
+    "origin of a vector": (InputError, lambda: heatmap(VECTORS, origin="lower"), "as kind 'vector'; kind='image'"),
     "percentile": (InputError, lambda: heatmap(VECTORS, percentile=0), "percentile must be"),
     "percentile nan": (InputError, lambda: heatmap(VECTORS, percentile=NAN), "percentile must be"),
     "percentile text": (InputError, lambda: heatmap(VECTORS, percentile="99"), "percentile must be"),

@@ -51,6 +51,8 @@ def _as_options(message: str) -> str:
 _OPTIONS = {
     "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
     "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",
+    "origin is for": "--plot-origin is for",
+    "kind='image' draws": "--plot-kind image draws",
     "channels_first is for": "--plot-channels is for",
     "mask_nan=True": "--mask-nan",
     "precision='float64'": "--precision float64",
