@@ -497,14 +497,17 @@ PLOT_ERRORS = [
     (["--plot", "r"], "a picture's name ends in"),
     (["--plot", "no/r.png"], "there is no folder"),
     (["--plot-limit", "3"], "--plot-limit goes with --plot FILE"),
-    (["--plot", "r.png", "--plot-limit", "0"], "limit must be a whole number of at least 1"),
-    (["--plot", "r.png", "--plot-limit", "101"], "a picture has 100 panels at most"),
-    (["--plot", "r.png", "--plot-shape", "3,5"], "cannot be given the shape (samples, 3, 5)"),
+    (["--plot", "r.png", "--plot-limit", "0"], "--plot-limit must be a whole number of at least 1"),
+    (["--plot", "r.png", "--plot-limit", "101"], "--plot-limit is 101 samples, but a picture has 100 panels at most"),
+    (["--plot", "r.png", "--plot-shape", "3,5"], "of shape (samples, 12) cannot be given the shape (samples, 3, 5)"),
     (["--plot", "r.png", "--plot-shape", "3,a"], "'3,a' is not a shape"),
     (["--plot", "r.png", "--plot-channels", "first"], "--plot-channels is for images and sequences"),
     (["--plot", "r.png", "--plot-shape", "2,3,2"], "say --plot-channels first or --plot-channels last"),
     (["--plot", "r.png", "--plot-kind", "image"], "--plot-shape HEIGHT,WIDTH folds flat ones"),
-    (["--plot", "r.png", "--plot-percentile", "101"], "percentile must be"),
+    (["--plot", "r.png", "--plot-percentile", "101"], "--plot-percentile must be"),
+    (["--plot", "r.png", "--plot-mask", "grid.npy", "--plot-shape", "4,3"], "--plot-mask and --plot-shape differ"),
+    (["--plot", "r.png", "--plot-mask", "grid.npy", "--plot-kind", "vector"], "--plot-mask is for images"),
+    (["--plot", "r.png", "--plot-mask", "line.npy"], "--plot-mask must be a boolean grid"),
     (["--plot", "r.png", "--plot-origin", "lower"], "--plot-origin is for images"),
     (["--plot", "r.png", "--plot-mask", "x.npy"], "a mask holds True and False"),
 ]
@@ -515,9 +518,12 @@ def test_wrong_plots(options, message, files, capfd, monkeypatch):
     """They are told before the work begins."""
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     monkeypatch.chdir(files[0].parent)
+    made = {"grid.npy": np.ones((3, 4), bool), "line.npy": np.ones(12, bool)}
+    for name, mask in made.items():
+        np.save(name, mask)
     monkeypatch.setattr("lrpfast.batch.stream.Run", lambda *arguments: pytest.fail("began to write"))
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
-    assert leftovers(files) == []
+    assert leftovers(files) == sorted(made)
 
 
 def test_the_plot_may_not_be_an_input(files, tmp_path, capfd):
@@ -750,6 +756,8 @@ def test_command_lines(capfd):
     assert "invalid choice: 'explian'" in refuse(capfd, "explian")
     assert "required: INPUTS; see lrpfast explain --help" in refuse(capfd, "explain", MODEL)
     assert "say what to make: -o OUT" in refuse(capfd, "explain", MODEL, "x.npy")
+    for rest in ([], ["--statistics", "s.npz"]):
+        assert "-o OUT keeps: give both" in refuse(capfd, "explain", MODEL, "x.npy", "--plot", "r.png", *rest)
     assert "expected one argument" in refuse(capfd, "explain", MODEL, "x.npy", "-o")
 
 
