@@ -438,6 +438,25 @@ def test_plot_options(files, x, drawn):
     assert ", from layer dense_1" in drawn[-1][3].get_suptitle()
 
 
+def test_a_grid_is_drawn_as_images(files, x, drawn):
+    """What --mask puts back on a grid without channels looks like a sequence, but is none."""
+    mask = np.arange(20).reshape(4, 5) < 12
+    grid = np.zeros((len(x), 4, 5), x.dtype)
+    grid[:, mask] = x
+    np.save(files[0], grid)
+    np.save(files[0].parent / "mask.npy", mask)
+    np.save(files[0].parent / "t.npy", np.tile([[1, 3]], (len(x), 1)))
+    options = ["--mask", files[0].parent / "mask.npy", "--plot", files[0].parent / "r.png", "--plot-limit", "2"]
+    got = explain(files, *options, "--plot-origin", "lower")
+    image = drawn[-1][3].axes[0].images[-1]
+    np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), got[0])
+    assert image.origin == "lower"
+    got = explain(files, *options, "--plot-kind", "auto", "--target", files[0].parent / "t.npy")
+    np.testing.assert_array_equal(np.ma.filled(drawn[-1][3].axes[1].images[-1].get_array(), np.nan), got[0, 1])
+    explain(files, *options, "--plot-kind", "sequence")
+    assert drawn[-1][3].axes[0].images[-1].get_array().shape == (5, 4)
+
+
 def test_plot_of_several_targets(files, x, drawn):
     np.save(files[0].parent / "t.npy", np.tile([[1, 3, 0]], (len(x), 1)))
     got = explain(
@@ -480,14 +499,18 @@ PLOT_ERRORS = [
     (["--plot", "r"], "a picture's name ends in"),
     (["--plot", "no/r.png"], "there is no folder"),
     (["--plot-limit", "3"], "--plot-limit goes with --plot FILE"),
-    (["--plot", "r.png", "--plot-limit", "0"], "limit must be a whole number of at least 1"),
-    (["--plot", "r.png", "--plot-limit", "101"], "a picture has 100 panels at most"),
-    (["--plot", "r.png", "--plot-shape", "3,5"], "cannot be given the shape (samples, 3, 5)"),
+    (["--plot", "r.png", "--plot-limit", "0"], "--plot-limit must be a whole number of at least 1"),
+    (["--plot", "r.png", "--plot-limit", "101"], "--plot-limit is 101 samples, but a picture has 100 panels at most"),
+    (["--plot", "r.png", "--plot-shape", "3,5"], "of shape (samples, 12) cannot be given the shape (samples, 3, 5)"),
     (["--plot", "r.png", "--plot-shape", "3,a"], "'3,a' is not a shape"),
     (["--plot", "r.png", "--plot-channels", "first"], "--plot-channels is for images and sequences"),
     (["--plot", "r.png", "--plot-shape", "2,3,2"], "say --plot-channels first or --plot-channels last"),
     (["--plot", "r.png", "--plot-kind", "image"], "--plot-shape HEIGHT,WIDTH folds flat ones"),
-    (["--plot", "r.png", "--plot-percentile", "101"], "percentile must be"),
+    (["--plot", "r.png", "--plot-percentile", "101"], "--plot-percentile must be"),
+    (["--plot", "r.png", "--plot-mask", "grid.npy", "--plot-shape", "4,3"], "--plot-mask and --plot-shape differ"),
+    (["--plot", "r.png", "--plot-mask", "grid.npy", "--plot-kind", "vector"], "--plot-mask is for images"),
+    (["--plot", "r.png", "--plot-mask", "line.npy"], "--plot-mask must be a boolean grid"),
+    (["--plot", "r.png", "--plot-origin", "lower"], "--plot-origin is for images"),
     (["--plot", "r.png", "--plot-mask", "x.npy"], "a mask holds True and False"),
 ]
 
@@ -497,9 +520,12 @@ def test_wrong_plots(options, message, files, capfd, monkeypatch):
     """They are told before the work begins."""
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     monkeypatch.chdir(files[0].parent)
+    made = {"grid.npy": np.ones((3, 4), bool), "line.npy": np.ones(12, bool)}
+    for name, mask in made.items():
+        np.save(name, mask)
     monkeypatch.setattr("lrpfast.batch.stream.Run", lambda *arguments: pytest.fail("began to write"))
     assert message in refuse(capfd, "explain", MODEL, files[0], "-o", files[1], *options)
-    assert leftovers(files) == []
+    assert leftovers(files) == sorted(made)
 
 
 def test_the_plot_may_not_be_an_input(files, tmp_path, capfd):
@@ -732,6 +758,8 @@ def test_command_lines(capfd):
     assert "invalid choice: 'explian'" in refuse(capfd, "explian")
     assert "required: INPUTS; see lrpfast explain --help" in refuse(capfd, "explain", MODEL)
     assert "say what to make: -o OUT" in refuse(capfd, "explain", MODEL, "x.npy")
+    for rest in ([], ["--statistics", "s.npz"]):
+        assert "-o OUT keeps: give both" in refuse(capfd, "explain", MODEL, "x.npy", "--plot", "r.png", *rest)
     assert "expected one argument" in refuse(capfd, "explain", MODEL, "x.npy", "-o")
 
 

@@ -89,7 +89,7 @@ def test_channels_that_sizes_do_not_tell(shape):
     r = RNG.normal(size=(2, *shape))
     np.testing.assert_allclose(drawn(heatmap(r, r, channels_first=True)), r.sum(1))
     np.testing.assert_allclose(drawn(heatmap(r, r, channels_first=False)), r.sum(-1))
-    message = re.escape(f"relevance of shape (2, {', '.join(map(str, shape))})") + ".* channels_first=True or"
+    message = re.escape(f"relevance of shape (samples, {', '.join(map(str, shape))})") + ".* channels_first=True or"
     with pytest.raises(InputError, match=message):
         heatmap(r)
 
@@ -428,6 +428,8 @@ WRONG = {
     "kind": (InputError, lambda: heatmap(VECTORS, kind="picture"), "kind must be one of"),
     "scale": (InputError, lambda: heatmap(VECTORS, scale="log"), "scale must be one of"),
     "origin": (InputError, lambda: heatmap(VECTORS, origin="left"), "origin must be one of"),
+    "origin of a sequence": (InputError, lambda: heatmap(SEQUENCES, origin="lower"), "origin is for images"),
+    "origin of a vector": (InputError, lambda: heatmap(VECTORS, origin="lower"), "as kind 'vector'; kind='image'"),
     "percentile": (InputError, lambda: heatmap(VECTORS, percentile=0), "percentile must be"),
     "percentile nan": (InputError, lambda: heatmap(VECTORS, percentile=NAN), "percentile must be"),
     "percentile text": (InputError, lambda: heatmap(VECTORS, percentile="99"), "percentile must be"),
@@ -439,7 +441,7 @@ WRONG = {
     "shape of zero": (InputError, lambda: heatmap(VECTORS, shape=(0, 4)), "shape must be"),
     "mask of numbers": (InputError, lambda: heatmap(VECTORS, mask=np.ones((3, 4))), "boolean grid"),
     "mask of others": (ShapeError, lambda: heatmap(VECTORS, mask=np.ones((3, 5), bool)), "(samples, 15)"),
-    "mask and shape": (ShapeError, lambda: heatmap(VECTORS, mask=np.ones((3, 4), bool), shape=(4, 3)), "mask has"),
+    "mask and shape": (ShapeError, lambda: heatmap(VECTORS, mask=np.ones((3, 4), bool), shape=(4, 3)), "shape differ"),
     "mask and kind": (InputError, lambda: heatmap(VECTORS, mask=np.ones((3, 4), bool), kind="vector"), "for images"),
     "channel": (InputError, lambda: heatmap(IMAGES, channels=3), "channels 0 to 2"),
     "channels": (InputError, lambda: heatmap(IMAGES, channels="mean"), "sum, each or an index"),

@@ -51,6 +51,13 @@ def _as_options(message: str) -> str:
 _OPTIONS = {
     "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
     "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",
+    "mask and shape differ": "--plot-mask and --plot-shape differ",
+    "mask must be a boolean grid": "--plot-mask must be a boolean grid",
+    "mask is for": "--plot-mask is for",
+    **{f"limit {verb}": f"--plot-limit {verb}" for verb in ("must", "is")},
+    "percentile must": "--plot-percentile must",
+    "origin is for": "--plot-origin is for",
+    "kind='image' draws": "--plot-kind image draws",
     "channels_first is for": "--plot-channels is for",
     "Analyzer(…, mask_nan=True)": "--mask-nan",
     "mask_nan=True": "--mask-nan",

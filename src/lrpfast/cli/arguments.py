@@ -255,7 +255,9 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
     group.add_argument("--plot-limit", metavar="N", type=values.integer, help="how many samples; default: 16")
     group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
-    group.add_argument("--plot-kind", choices=KINDS, help="how to draw a sample; default: by its number of axes")
+    group.add_argument(
+        "--plot-kind", choices=KINDS, help="how to draw a sample; default: --mask's grids as images, else by its axes"
+    )
     group.add_argument(
         "--plot-shape", metavar="H,W", type=values.shape, help="draw flat features as images of this shape"
     )

@@ -25,6 +25,8 @@ _READ = ("model", "inputs", "target", "y-ref", "low", "high", "mask", "group-by"
 def run(arguments: argparse.Namespace) -> None:
     """Explain every sample of an array."""
     outputs = [arguments.output, arguments.statistics]
+    if arguments.plot is not None and arguments.output is None:
+        raise InputError("--plot draws the relevances that -o OUT keeps: give both")
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
     sink = None if arguments.output is None else open_sink(arguments.output).path

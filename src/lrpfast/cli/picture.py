@@ -32,8 +32,8 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
             raise InputError(f"--plot-{next(iter(given))} goes with --plot FILE, which says where the picture goes")
         return None
     check_path(options.plot)
-    if options.output is None:
-        raise InputError("--plot draws the relevances that -o OUT keeps: give both")
+    if options.mask is not None and len(inputs.shape) == 3 and given.get("kind", "auto") == "auto":
+        given["kind"] = "image"  # a grid without channels, which looks like a sequence
     if "mask" in given:
         given["mask"] = open_mask(given["mask"])
     if "channels" in given:

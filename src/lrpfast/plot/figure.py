@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..errors import InputError
 from .check import check_choice, check_features, figure_class
 from .draw import ORIGINS, add_bar, annotate, draw_image, draw_sequence, draw_vector
 from .grid import Grid, size
@@ -46,7 +47,8 @@ def heatmap(
     relevance : array, shape (samples, …), or Explanation
         As `Analyzer.analyze` or `explain` returns it, in the units of the explained output:
         NumPy's, on a GPU, of PyTorch, xarray or Dask. How a sample is drawn follows from its
-        shape; see ``kind``. Means by group, ``statistics.mean``, are samples too.
+        shape; see ``kind``. Means by group, ``statistics.mean``, are samples too;
+        those on a grid need ``kind="image"``.
     input : array shaped like ``relevance``, optional
         What was explained. An image lies in grey beneath its relevance, which covers it
         the more, the larger |R| is; channels are averaged. A sequence is a line over each
@@ -59,8 +61,8 @@ def heatmap(
           bars for each channel;
         - "vector": (samples, features), bars upwards and downwards.
 
-        "auto" takes four axes as images, three as sequences, two as vectors. Images of
-        one channel without an axis for it need ``kind="image"``.
+        "auto" takes four axes as images, three as sequences, two as vectors. Images without
+        an axis of channels, such as maps (samples, lat, lon), need ``kind="image"``.
     shape : tuple of int, optional
         The shape to give each sample first, such as (8, 8) for 64 features: an image,
         unless ``kind`` says otherwise.
@@ -97,7 +99,7 @@ def heatmap(
     title : str, optional
         Above the whole figure.
     origin : {"upper", "lower"}
-        Where an image's first row is; "lower" for maps whose latitudes ascend.
+        Where an image's first row is; "lower" for maps whose latitudes ascend. Only images take it.
     cmap : str or matplotlib Colormap
         A diverging map. The default, ColorBrewer's RdBu reversed, can be told apart by
         colour-blind readers.
@@ -140,6 +142,8 @@ def heatmap(
     values, samples = as_samples(relevance, "relevance", limit)
     reader, values = Reader.of(kind, shape, mask, channels, channels_first).read(values, "relevance")
     kind = reader.kind
+    if origin != ORIGINS[0] and kind != "image":
+        raise InputError(f"origin is for images, and these are drawn as kind {kind!r}; kind='image' draws grids")
     beneath = None if input is None else as_input(input, reader, values, samples, limit)
     ends, clipped = limits(values, scale, percentile)
     grid = Grid.of(len(values), samples, labels, rows, columns, kind)

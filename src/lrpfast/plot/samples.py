@@ -86,7 +86,7 @@ class Reader:
                     f"mask must be a boolean grid, True where the features lie, not {mask.dtype} {mask.shape}"
                 )
             if shape not in (None, mask.shape):
-                raise ShapeError(f"shape is {shape}, but the mask has shape {mask.shape}")
+                raise ShapeError(f"mask and shape differ: {mask.shape} and {shape}")
         if kind == "auto" and (shape is not None or mask is not None):
             kind = "image"
         if mask is not None and kind != "image":
@@ -109,16 +109,17 @@ class Reader:
         elif self.shape is not None:
             if math.prod(given[1:]) != math.prod(self.shape):
                 hint = "; for one sample add the batch axis: x[None]" if given == self.shape else ""
-                raise ShapeError(
-                    f"{what} of shape {given} cannot be given the shape (samples, {_listed(self.shape)}){hint}"
-                )
+                wanted = _any((len(values), *self.shape))
+                raise ShapeError(f"{what} of shape {_any(given)} cannot be given the shape {wanted}{hint}")
             values = values.reshape(len(values), *self.shape)
         if kind == "auto":
             kind = {2: "vector", 3: "sequence", 4: "image"}.get(values.ndim, "auto")
         axes = {"image": (3, 4), "sequence": (2, 3), "vector": (2,)}.get(kind, ())
         if values.ndim not in axes:
             if kind == "auto":
-                raise ShapeError(f"{what} of shape {given}: there is no picture of {values.ndim} axes; give a slice")
+                raise ShapeError(
+                    f"{what} of shape {_any(given)}: there is no picture of {values.ndim} axes; give a slice"
+                )
             wanted = {
                 "image": "(samples, height, width), or with an axis of channels",
                 "sequence": "(samples, steps), or with an axis of channels",
@@ -127,7 +128,7 @@ class Reader:
             hint = "; shape=(height, width) folds flat ones" if kind == "image" and values.ndim == 2 else ""
             if values.ndim == axes[0] - 1:
                 hint += "; for one sample add the batch axis: x[None]"
-            raise ShapeError(f"{what} of kind {kind!r} must have shape {wanted}, not {values.shape}{hint}")
+            raise ShapeError(f"{what} of kind {kind!r} must have shape {wanted}, not {_any(values.shape)}{hint}")
         first = self.channels_first
         if kind == "vector":
             for name in ("channels", "channels_first"):
@@ -154,7 +155,7 @@ class Reader:
         if min(first, last) <= COLOURS and (first < min(middle, last) or last < min(first, middle)):
             return first < last
         raise InputError(
-            f"{what} of shape {shape}: its sizes do not tell where the channels are; say channels_first=True or "
+            f"{what} of shape {_any(shape)}: its sizes do not tell where the channels are; say channels_first=True or "
             "channels_first=False"
         )
 
@@ -162,7 +163,9 @@ class Reader:
         assert self.mask is not None
         points = int(self.mask.sum())
         if values.ndim != 2 or values.shape[1] != points:
-            raise ShapeError(f"{what} must have shape (samples, {points}), as many as the mask has, not {values.shape}")
+            raise ShapeError(
+                f"{what} must have shape (samples, {points}), as many as the mask has, not {_any(values.shape)}"
+            )
         grid = np.full((len(values), *self.mask.shape), np.nan)
         grid[:, self.mask] = values
         return grid
@@ -178,8 +181,9 @@ class Reader:
         return values[..., index : index + 1]
 
 
-def _listed(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape))
+def _any(shape: Sequence[int]) -> str:
+    """The shape of any number of such samples: of what was given, no more than the samples shown is read."""
+    return f"(samples, {', '.join(map(str, shape[1:]))})"
 
 
 def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit: int) -> np.ndarray:
@@ -193,7 +197,7 @@ def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit
             some = ~np.isnan(shown).all(-1)
             shown = np.where(some, np.nansum(shown, -1) / np.maximum(1, (~np.isnan(shown)).sum(-1)), np.nan)
         if shown.shape != values.shape:
-            raise ShapeError(f"input is (samples, {_listed(shown.shape[1:])}) as images, relevance {values.shape[1:]}")
+            raise ShapeError(f"input as images is {_any(shown.shape)}, relevance {_any(values.shape)}")
     elif shown.shape != values.shape:
         raise ShapeError(f"input must be shaped like relevance: {values.shape[1:]} a sample, not {shown.shape[1:]}")
     return shown
