@@ -120,7 +120,9 @@ def test_points_of_a_grid():
         np.testing.assert_array_equal(got[mask], row)
         assert np.isnan(got[~mask]).all()
     image = panels(figure)[0].images[-1]
-    assert image.origin == "lower" and image.get_cmap().get_bad()[0] == pytest.approx(0.8)
+    assert image.origin == "lower"
+    image = panels(heatmap(VECTORS, mask=mask))[0].images[-1]
+    assert image.origin == "upper" and image.get_cmap().get_bad()[0] == pytest.approx(0.8)
 
 
 def test_sequences():
@@ -176,6 +178,19 @@ def test_an_input_beneath_an_image():
     for inputs in (x, np.moveaxis(x, -1, 1)):  # relevance summed before, inputs in colour
         figure = heatmap(IMAGES[..., 0], inputs, kind="image")
         np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), x[0].mean(-1))
+
+
+def test_nan_over_an_input_is_none_of_its_greys():
+    """Land is told from ocean: both layers are clear there, and what lies beneath is hatched."""
+    r, x = IMAGES[..., 0].copy(), IMAGES[..., 1]
+    r[:, 2:4, 1] = NAN
+    (ax, *_) = panels(heatmap(r, x, kind="image"))
+    for image in ax.images:
+        assert image.get_cmap()(np.ma.masked)[3] == 0
+        np.testing.assert_array_equal(np.ma.getmaskarray(image.get_array()), np.isnan(r[0]))
+    red, _, blue, _ = ax.patch.get_facecolor()
+    assert ax.patch.get_hatch() and red - blue > 0.2
+    assert not panels(heatmap(r, kind="image"))[0].patch.get_hatch()
 
 
 # Scales

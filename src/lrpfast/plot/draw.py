@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .grid import Grid
-from .scale import MASKED
+from .scale import MASKED, UNKNOWN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ORIGINS = ("upper", "lower")
 
 _INK = "0.25"
+_CLEAR = (0.0, 0.0, 0.0, 0.0)
 
 
 def draw_image(
@@ -24,7 +25,10 @@ def draw_image(
 ) -> None:
     """Pixels (h, w), over the input where there is one."""
     if below is not None:
-        ax.imshow(below, cmap=_pale_grey(), origin=origin)
+        # where there is no relevance, no grey: the input's own would look like it
+        ax.patch.set(facecolor=UNKNOWN, edgecolor="0.6", hatch="/////", linewidth=0)
+        ax.imshow(np.where(np.isnan(values), np.nan, below), cmap=_pale_grey(), origin=origin)
+        colours = colours.with_extremes(bad=_CLEAR)
     ax.imshow(values, cmap=colours, vmin=-end, vmax=end, origin=origin)
     ax.set(xticks=[], yticks=[])
 
@@ -33,7 +37,7 @@ def _pale_grey() -> Colormap:
     """White to light grey: pale enough for colours to be seen on it."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("pale grey", ["1.0", "0.6"]).with_extremes(bad=MASKED)
+    return LinearSegmentedColormap.from_list("pale grey", ["1.0", "0.6"]).with_extremes(bad=_CLEAR)
 
 
 def draw_sequence(
