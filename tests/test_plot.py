@@ -62,6 +62,18 @@ def test_images():
     assert figure.get_suptitle() == ""
 
 
+def test_summed_channels_are_told():
+    def label(*arguments, **keywords):
+        return bar(heatmap(*arguments, **keywords)).ax.get_ylabel()
+
+    assert label(IMAGES).split("\n")[:2] == ["relevance", "summed over 3 channels"]
+    assert label(IMAGES[:1], scale="shared") == "relevance\nsummed over 3 channels"
+    assert "summed over 2 channels" in label(SEQUENCES, channels="sum")
+    for one in (label(IMAGES[..., :1]), label(IMAGES, channels=0), label(SEQUENCES), label(SEQUENCES, channels=0)):
+        assert "summed" not in one
+    assert "summed" not in label(VECTORS, shape=(3, 4)) + label(VECTORS, kind="sequence", channels="sum")
+
+
 def test_a_channel():
     np.testing.assert_array_equal(drawn(heatmap(IMAGES, channels=1)), IMAGES[..., 1])
     figure = heatmap(SEQUENCES, channels=1)

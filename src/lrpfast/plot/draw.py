@@ -120,8 +120,15 @@ def annotate(ax: Axes, kind: str, parts: list[str] | None, grid: Grid, i: int, l
                 ax.set_ylabel("channel", fontsize="small")
 
 
-def add_bar(figure: Figure, axes: list[Axes], colours: Colormap, end: float | None, clipped: tuple[bool, bool]) -> None:
-    """The colour bar; without ``end`` that of panels with scales of their own."""
+def add_bar(
+    figure: Figure,
+    axes: list[Axes],
+    colours: Colormap,
+    end: float | None,
+    clipped: tuple[bool, bool],
+    summed: int,
+) -> None:
+    """The colour bar; without ``end`` that of panels with scales of their own; ``summed`` channels are told of."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -136,8 +143,10 @@ def add_bar(figure: Figure, axes: list[Axes], colours: Colormap, end: float | No
         pad=0.02,
     )
     bar.ax.tick_params(labelsize="x-small")
+    lines = ["relevance"]
+    if summed > 1:
+        lines.append(f"summed over {summed:,} channels")
     if end is None:
         bar.set_ticks([-1, 0, 1], labels=["−", "0", "+"])
-        bar.set_label("relevance\n(ends: ± above each panel)", fontsize="small")
-    else:
-        bar.set_label("relevance", fontsize="small")
+        lines.append("(ends: ± above each panel)")
+    bar.set_label("\n".join(lines), fontsize="small")

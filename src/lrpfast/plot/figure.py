@@ -73,7 +73,8 @@ def heatmap(
         For features that are some points of a grid, such as the ocean's in a map: True
         where the features lie, in row-major order. The other points are NaN.
     channels : {"sum", "each"} or int, optional
-        Images: "sum" (default) adds the relevance of the channels, an index shows one.
+        Images: "sum" (default) adds the relevance of the channels, which the colour bar
+        says; an index shows one.
         Sequences: "each" (default) has a row for each, or "sum", or an index.
     channels_first : bool, optional
         Whether a sample's channels are its first axis, as in ONNX and PyTorch, or its last,
@@ -178,7 +179,7 @@ def heatmap(
     if kind == "vector":
         figure.supylabel("relevance", fontsize="medium")
     else:
-        add_bar(figure, axes, colours, ends[0] if alone else None, clipped)
+        add_bar(figure, axes, colours, ends[0] if alone else None, clipped, reader.summed)
     return figure
 
 
