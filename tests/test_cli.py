@@ -457,6 +457,31 @@ def test_a_grid_is_drawn_as_images(files, x, drawn):
     assert drawn[-1][3].axes[0].images[-1].get_array().shape == (5, 4)
 
 
+def test_a_plot_names_the_outputs_explained(files, x, drawn):
+    path, mask = files[0].parent / "r.png", np.arange(20).reshape(4, 5) < 12
+    model = lrpfast.load(MODEL)
+    expected = [f"sample {i}: output {j}" for i, j in enumerate(model.predict(x[:3]).argmax(1))]
+    options = ["--plot", path, "--plot-limit", "3"]
+    explain(files, *options)
+    assert drawn[-1][2]["labels"] == expected
+    explain(files, *options, "--start", "dense_1")
+    hidden = model.until("dense_1").predict(x[:3]).argmax(1)
+    assert drawn[-1][2]["labels"] == [f"sample {i}: neuron {j}" for i, j in enumerate(hidden)]
+    explain(files, *options, "--target", "1")
+    assert drawn[-1][2]["labels"] is None
+    grid = np.zeros((len(x), 4, 5), x.dtype)
+    grid[:, mask] = x
+    np.save(files[0], grid)
+    np.save(files[0].parent / "mask.npy", mask)
+    explain(files, *options, "--mask", files[0].parent / "mask.npy")
+    assert drawn[-1][2]["labels"] == expected
+    one = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((12, 1)))])
+    one.save(files[0].parent / "one.npz")
+    np.save(files[0], x)
+    explain(files, *options, model=files[0].parent / "one.npz")
+    assert drawn[-1][2]["labels"] is None
+
+
 def test_plot_of_several_targets(files, x, drawn):
     np.save(files[0].parent / "t.npy", np.tile([[1, 3, 0]], (len(x), 1)))
     got = explain(
@@ -476,7 +501,9 @@ def test_plot_of_channels_first(name, files, drawn):
     path = files[0].parent / "r.png"
     np.save(files[0], np.load((DATA / name).with_suffix(".npz"))["x"][:2])
     got = explain(files, "--rule", "epsilon", "--plot", path, model=DATA / name)
-    expected = plot.heatmap(np.moveaxis(got, 1, -1), title="epsilon, target max", channels_first=False)
+    expected = plot.heatmap(
+        np.moveaxis(got, 1, -1), title="epsilon, target max", channels_first=False, labels=drawn[-1][2]["labels"]
+    )
     plot.save(expected, path.with_name("expected.png"))
     assert path.read_bytes() == path.with_name("expected.png").read_bytes()
     explain(files, "--plot", path, "--plot-channels", "last", model=DATA / name)

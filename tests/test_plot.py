@@ -62,6 +62,18 @@ def test_images():
     assert figure.get_suptitle() == ""
 
 
+def test_summed_channels_are_told():
+    def label(*arguments, **keywords):
+        return bar(heatmap(*arguments, **keywords)).ax.get_ylabel()
+
+    assert label(IMAGES).split("\n")[:2] == ["relevance", "summed over 3 channels"]
+    assert label(IMAGES[:1], scale="shared") == "relevance\nsummed over 3 channels"
+    assert "summed over 2 channels" in label(SEQUENCES, channels="sum")
+    for one in (label(IMAGES[..., :1]), label(IMAGES, channels=0), label(SEQUENCES), label(SEQUENCES, channels=0)):
+        assert "summed" not in one
+    assert "summed" not in label(VECTORS, shape=(3, 4)) + label(VECTORS, kind="sequence", channels="sum")
+
+
 def test_a_channel():
     np.testing.assert_array_equal(drawn(heatmap(IMAGES, channels=1)), IMAGES[..., 1])
     figure = heatmap(SEQUENCES, channels=1)
@@ -120,7 +132,9 @@ def test_points_of_a_grid():
         np.testing.assert_array_equal(got[mask], row)
         assert np.isnan(got[~mask]).all()
     image = panels(figure)[0].images[-1]
-    assert image.origin == "lower" and image.get_cmap().get_bad()[0] == pytest.approx(0.8)
+    assert image.origin == "lower"
+    image = panels(heatmap(VECTORS, mask=mask))[0].images[-1]
+    assert image.origin == "upper" and image.get_cmap().get_bad()[0] == pytest.approx(0.8)
 
 
 def test_sequences():
@@ -176,6 +190,19 @@ def test_an_input_beneath_an_image():
     for inputs in (x, np.moveaxis(x, -1, 1)):  # relevance summed before, inputs in colour
         figure = heatmap(IMAGES[..., 0], inputs, kind="image")
         np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), x[0].mean(-1))
+
+
+def test_nan_over_an_input_is_none_of_its_greys():
+    """Land is told from ocean: both layers are clear there, and what lies beneath is hatched."""
+    r, x = IMAGES[..., 0].copy(), IMAGES[..., 1]
+    r[:, 2:4, 1] = NAN
+    (ax, *_) = panels(heatmap(r, x, kind="image"))
+    for image in ax.images:
+        assert image.get_cmap()(np.ma.masked)[3] == 0
+        np.testing.assert_array_equal(np.ma.getmaskarray(image.get_array()), np.isnan(r[0]))
+    red, _, blue, _ = ax.patch.get_facecolor()
+    assert ax.patch.get_hatch() and red - blue > 0.2
+    assert not panels(heatmap(r, kind="image"))[0].patch.get_hatch()
 
 
 # Scales

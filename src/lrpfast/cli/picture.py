@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import plot
 from ..batch import NORMALIZATIONS, Source, open_array, open_mask, open_source
 from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch
-from ..errors import InputError
+from ..errors import AmplificationWarning, InputError
 from ..plot.file import check_path
 from ..plot.samples import LIMIT, MOST_PANELS, check_limit
 
@@ -47,11 +48,11 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
     if options.normalize is not None:
         title += f", divided by the {NORMALIZATIONS[options.normalize]}"
 
-    def draw(relevance: np.ndarray, x: np.ndarray, samples: int) -> Any:
+    def draw(relevance: np.ndarray, x: np.ndarray, samples: int, labels: list[str] | None = None) -> Any:
         """The first of so many samples."""
         how = {"title": title + (f": first {len(x):,} of {samples:,} samples" if len(x) < samples else ""), **given}
         if relevance.ndim == x.ndim:
-            return plot.heatmap(relevance, x if beneath else None, limit=limit, **how)
+            return plot.heatmap(relevance, x if beneath else None, limit=limit, labels=labels, **how)
         count = relevance.shape[1]  # a row for each sample, a column for each target
         return plot.heatmap(
             relevance.reshape(-1, *relevance.shape[2:]),
@@ -81,6 +82,20 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
 
     def drawn(path: str) -> Any:
         with open_source(path) as made:
-            return draw(made.read(0, shown), inputs.read(0, shown), samples)
+            x = inputs.read(0, shown)
+            features = x if options.mask is None else x[:, open_mask(options.mask)]
+            labels = _largest(analyzer, features, options.start) if options.target == "max" else None
+            return draw(made.read(0, shown), x, samples, labels)
 
     return drawn
+
+
+def _largest(analyzer: Analyzer, x: np.ndarray, start: str | None) -> list[str] | None:
+    """What stands above each sample of which the largest output is explained; None where there is but one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AmplificationWarning)  # no balance is shown
+        made = analyzer.explain(x, target="max")
+    if made.target is None or made.output[0].size == 1:
+        return None
+    what = "output" if start is None else "neuron"
+    return [f"sample {i}: {what} {j}" for i, j in enumerate(made.target)]

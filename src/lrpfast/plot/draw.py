@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .grid import Grid
-from .scale import MASKED
+from .scale import MASKED, UNKNOWN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ORIGINS = ("upper", "lower")
 
 _INK = "0.25"
+_CLEAR = (0.0, 0.0, 0.0, 0.0)
 
 
 def draw_image(
@@ -24,7 +25,10 @@ def draw_image(
 ) -> None:
     """Pixels (h, w), over the input where there is one."""
     if below is not None:
-        ax.imshow(below, cmap=_pale_grey(), origin=origin)
+        # where there is no relevance, no grey: the input's own would look like it
+        ax.patch.set(facecolor=UNKNOWN, edgecolor="0.6", hatch="/////", linewidth=0)
+        ax.imshow(np.where(np.isnan(values), np.nan, below), cmap=_pale_grey(), origin=origin)
+        colours = colours.with_extremes(bad=_CLEAR)
     ax.imshow(values, cmap=colours, vmin=-end, vmax=end, origin=origin)
     ax.set(xticks=[], yticks=[])
 
@@ -33,7 +37,7 @@ def _pale_grey() -> Colormap:
     """White to light grey: pale enough for colours to be seen on it."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("pale grey", ["1.0", "0.6"]).with_extremes(bad=MASKED)
+    return LinearSegmentedColormap.from_list("pale grey", ["1.0", "0.6"]).with_extremes(bad=_CLEAR)
 
 
 def draw_sequence(
@@ -116,8 +120,15 @@ def annotate(ax: Axes, kind: str, parts: list[str] | None, grid: Grid, i: int, l
                 ax.set_ylabel("channel", fontsize="small")
 
 
-def add_bar(figure: Figure, axes: list[Axes], colours: Colormap, end: float | None, clipped: tuple[bool, bool]) -> None:
-    """The colour bar; without ``end`` that of panels with scales of their own."""
+def add_bar(
+    figure: Figure,
+    axes: list[Axes],
+    colours: Colormap,
+    end: float | None,
+    clipped: tuple[bool, bool],
+    summed: int,
+) -> None:
+    """The colour bar; without ``end`` that of panels with scales of their own; ``summed`` channels are told of."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -132,8 +143,10 @@ def add_bar(figure: Figure, axes: list[Axes], colours: Colormap, end: float | No
         pad=0.02,
     )
     bar.ax.tick_params(labelsize="x-small")
+    lines = ["relevance"]
+    if summed > 1:
+        lines.append(f"summed over {summed:,} channels")
     if end is None:
         bar.set_ticks([-1, 0, 1], labels=["−", "0", "+"])
-        bar.set_label("relevance\n(ends: ± above each panel)", fontsize="small")
-    else:
-        bar.set_label("relevance", fontsize="small")
+        lines.append("(ends: ± above each panel)")
+    bar.set_label("\n".join(lines), fontsize="small")

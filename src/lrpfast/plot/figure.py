@@ -39,8 +39,10 @@ def heatmap(
 ) -> Figure:
     """Draw the relevance of samples in a grid of panels, one for each.
 
-    The colours lie symmetrically about zero: white is no relevance, red speaks for
-    what was explained, blue against it. Features that are NaN are light grey.
+    The colours lie symmetrically about zero: red speaks for what was explained, blue
+    against it. No relevance is the colour map's middle, which is nearly white; over an
+    image's input it is clear, and the input shows. Features that are NaN are light grey;
+    over an image's input, which is in greys itself, pale yellow and hatched.
 
     Parameters
     ----------
@@ -50,8 +52,9 @@ def heatmap(
         shape; see ``kind``. Means by group, ``statistics.mean``, are samples too;
         those on a grid need ``kind="image"``.
     input : array shaped like ``relevance``, optional
-        What was explained. An image lies in grey beneath its relevance, which covers it
-        the more, the larger |R| is; channels are averaged. A sequence is a line over each
+        What was explained. An image lies in pale greys, its largest value the darkest, beneath
+        its relevance: in one red and one blue, which cover it the more, the larger |R| is;
+        channels are averaged. A sequence is a line over each
         channel's bars, from the smallest to the largest value of that channel in the
         samples shown. A vector is a grey line of steps, with an axis of its own on the right.
     kind : {"auto", "image", "sequence", "vector"}
@@ -68,9 +71,10 @@ def heatmap(
         unless ``kind`` says otherwise.
     mask : bool array, shape (height, width), optional
         For features that are some points of a grid, such as the ocean's in a map: True
-        where the features lie, in row-major order. The other points are light grey.
+        where the features lie, in row-major order. The other points are NaN.
     channels : {"sum", "each"} or int, optional
-        Images: "sum" (default) adds the relevance of the channels, an index shows one.
+        Images: "sum" (default) adds the relevance of the channels, which the colour bar
+        says; an index shows one.
         Sequences: "each" (default) has a row for each, or "sum", or an index.
     channels_first : bool, optional
         Whether a sample's channels are its first axis, as in ONNX and PyTorch, or its last,
@@ -175,7 +179,7 @@ def heatmap(
     if kind == "vector":
         figure.supylabel("relevance", fontsize="medium")
     else:
-        add_bar(figure, axes, colours, ends[0] if alone else None, clipped)
+        add_bar(figure, axes, colours, ends[0] if alone else None, clipped, reader.summed)
     return figure
 
 

@@ -67,6 +67,8 @@ class Reader:
     mask: np.ndarray | None
     channels: str | int | None
     channels_first: bool | None
+    #: How many channels were added up.
+    summed: int = 1
 
     @classmethod
     def of(cls, kind: str, shape: Any, mask: Any, channels: Any, channels_first: Any) -> Reader:
@@ -100,7 +102,7 @@ class Reader:
     def read(self, values: np.ndarray, what: str) -> tuple[Reader, np.ndarray]:
         """Images (n, h, w), sequences (n, steps, channels) or vectors (n, features).
 
-        The reader returned reads others alike: it knows their kind, and where channels lie.
+        The reader returned reads others alike: it knows their kind, and where channels lie; and how many were summed.
         An image's "input" keeps its channels.
         """
         given, kind = values.shape, self.kind
@@ -137,15 +139,17 @@ class Reader:
         elif values.ndim == axes[-1]:
             first = self._channels_first(kind, values.shape, what)
             values = np.moveaxis(values, 1, -1) if first else values
+        summed = 1
         if kind == "sequence":
             values = values[..., None] if values.ndim == 2 else values
-            values = self._pick(values, what) if self.channels not in (None, "each") else values
+            if self.channels not in (None, "each"):
+                summed, values = values.shape[-1], self._pick(values, what)
         if kind == "image":
             if self.channels == "each":
                 raise InputError("channels of images are sum or an index; each is for sequences")
             if values.ndim == 4 and what == "relevance":
-                values = self._pick(values, what)[..., 0]
-        return replace(self, kind=kind, channels_first=first), values
+                summed, values = values.shape[-1], self._pick(values, what)[..., 0]
+        return replace(self, kind=kind, channels_first=first, summed=1 if is_index(self.channels) else summed), values
 
     def _channels_first(self, kind: str, shape: tuple[int, ...], what: str) -> bool:
         """Whether samples with channels have them first: as told, else by an image's sizes."""

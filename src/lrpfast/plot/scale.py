@@ -16,6 +16,8 @@ SCALES = ("sample", "shared")
 
 #: Light grey: features without a value.
 MASKED = "0.8"
+#: Pale yellow, to be hatched: the same over an image's input, which is in greys itself.
+UNKNOWN = "#f5e9b8"
 
 
 def limits(values: np.ndarray, scale: str, percentile: float | None) -> tuple[list[float], tuple[bool, bool]]:
