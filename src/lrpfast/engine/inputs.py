@@ -62,7 +62,7 @@ def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
 
 def unmasked(x: Any) -> Any:
     """A masked array as a plain one, NaN where it is masked (integers as floats then); anything else as it is."""
-    if not isinstance(x, np.ma.MaskedArray):
+    if type(x) is np.ndarray or not isinstance(x, np.ma.MaskedArray):
         return x
     if not np.ma.is_masked(x):
         return np.asarray(x.data)
