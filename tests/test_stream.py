@@ -1,5 +1,6 @@
 """Whole data sets: from any source into any sink, statistics on the way; and nothing is lost, whatever stops a run."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -495,7 +496,7 @@ def test_a_full_disk(x, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(base, "write_at", write_at)
-        with pytest.raises(OSError, match="No space left on device: .*r.npy"):
+        with pytest.raises(OSError, match="No space left on device; what is done is kept: .* from there: .*r.npy"):
             ANALYZER.stream(x, tmp_path / "r.npy", batch_size=50)
     assert not (tmp_path / "r.npy").exists()
     assert ANALYZER.stream(x, tmp_path / "r.npy", batch_size=50).resumed >= SAMPLES // 2 - 100
@@ -516,26 +517,58 @@ def test_an_output_that_cannot_be_begun(x, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_a_disk_that_is_really_full(x, tmp_path):
-    """On a small file system of its own, where this machine lets us make one: full on the way."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("cannot mount a file system here")
-    try:
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a small file system of its own, where this machine lets us."""
+    disks = []
 
-        def fill(samples):  # another program takes the room
-            if not (disk / "other").exists():
-                (disk / "other").write_bytes(b"x" * 150_000)
+    def make(size):
+        disk = tmp_path / f"disk{len(disks)}"
+        disk.mkdir()
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True
+        ).returncode:
+            pytest.skip("cannot mount a file system here")
+        disks.append(disk)
+        return disk
 
-        with pytest.raises(OSError, match="No space left on device"):
-            ANALYZER.stream(x, disk / "r.npy", batch_size=50, progress=fill)
-        (disk / "other").unlink()
-        assert ANALYZER.stream(x, disk / "r.npy", batch_size=50).resumed >= 50
-        assert (np.load(disk / "r.npy") == RELEVANCE).all()
-    finally:
+    yield make
+    for disk in disks:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_disk_that_is_really_full(statistics, x, small_disk):
+    """Full on the way, before the first note: what was written is noted in the room that was kept."""
+    disk = small_disk("512k" if statistics else "256k")
+    how = {"batch_size": 50, "group_by": LABELS if statistics else None}
+
+    def run(**more):
+        return ANALYZER.stream(x, disk / "r.npy", statistics=disk / "s.npz" if statistics else False, **how, **more)
+
+    def fill(samples):  # another program takes the room
+        if not (disk / "other").exists():
+            with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as file:
+                while file.write(b"x" * 4096):
+                    pass
+
+    with pytest.raises(OSError, match="No space left on device; what is done is kept"):
+        run(progress=fill)
+    (disk / "other").unlink()
+    assert run().resumed >= 50
+    assert (np.load(disk / "r.npy") == RELEVANCE).all() and leftovers(disk) == []
+
+
+def test_statistics_on_a_full_disk(x, small_disk):
+    """No output but the statistics: the disk is told of by their name, and the same run goes on."""
+    disk = small_disk("1m")
+    (disk / "other").write_bytes(b"x" * 1_020_000)
+    groups = np.arange(SAMPLES) % 50
+    with pytest.raises(OSError, match="No space left on device.*s.npz"):
+        ANALYZER.stream(x, statistics=disk / "s.npz", group_by=groups)
+    (disk / "other").unlink()
+    ANALYZER.stream(x, statistics=disk / "s.npz", group_by=groups)
+    assert np.load(disk / "s.npz")["mean"].shape == (50, FEATURES) and leftovers(disk) == []
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.h5"])

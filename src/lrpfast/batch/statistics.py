@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, SampleError, ShapeError
 from . import _moments
-from .blocks import Blocks
+from .blocks import SIZE, Blocks
 from .shares import Shares
 from .sketch import Sketch
 
@@ -302,6 +302,15 @@ class Statistics:
             state["sketch_counts"] = self._sketch.counts.astype(np.min_scalar_type(largest))
             state["sketch_octaves"] = self._sketch.octaves.copy()
         return state
+
+    def _state_bytes(self, samples: int) -> int:
+        """About how much `state` takes when so many samples have come one after the other, at most."""
+        # the tree's nodes, a begun block, and as much for signs and extremes
+        parts = (-(-samples // SIZE)).bit_length() + 2
+        size = parts * 4 * len(self.groups) * self._blocks.features * np.dtype(np.float64).itemsize
+        if self._sketch is not None:
+            size += self._sketch.counts.size * np.min_scalar_type(samples).itemsize + self._sketch.octaves.nbytes
+        return size
 
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray]) -> Statistics:

@@ -225,7 +225,8 @@ class Run:
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
         same = data.fingerprint is not None  # can the same input be told again?
         resumable = bool(paths) and (sink is None or sink.resumable) and same
-        self._journal = Journal(paths[0], self._settings()) if resumable else None
+        most = 0 if made.total is None else made.total._state_bytes(job.samples or 0)
+        self._journal = Journal(paths[0], self._settings(), most) if resumable else None
         self._noted = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
@@ -291,26 +292,35 @@ class Run:
                 raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
         if journal is not None and not found and os.path.exists(journal.path):
             journal.remove()  # the run is to begin anew
-        if sink is None or named:
-            self.sink = None
-            return
-        if found and not os.path.exists(sink.partial or ""):
+        if named:
+            self.sink = sink = None
+        if found and sink is not None and not os.path.exists(sink.partial or ""):
             raise InputError(
                 f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
             )
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
-            prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
-            sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, found)
+            if sink is not None:
+                prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
+                sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, found)
             if journal is not None and not found:
-                journal.save()
+                journal.note([], {}, {})
         except OSError:
             if not found:
                 self._give_up()
             raise
 
     def all(self, tell: Callable[[int], object], client: Any = None) -> None:
-        """Explain what is left, and finish."""
+        """Explain what is left, and finish; an error of a disk says whether the run can go on."""
+        try:
+            self._explain(tell, client)
+            self._finish()
+        except OSError as error:
+            if self._journal is not None and self._journal.done and error.strerror:
+                error.strerror += "; what is done is kept: the same run goes on from there"
+            raise
+
+    def _explain(self, tell: Callable[[int], object], client: Any) -> None:
         try:
             if client is None:
                 self._chunks(tell)
@@ -325,7 +335,11 @@ class Run:
                 with contextlib.suppress(OSError):  # the error that stopped the run is the one to tell
                     self._note()
             raise
+
+    def _finish(self) -> None:
         self._note()
+        if self._journal is not None:
+            self._journal.give_room()  # all is noted: the statistics may need it
         if self.made.path is not None and self.made.total is not None:
             maps = self.made.total, self.made.quantiles, self.data.labels, self.grid
             save_statistics(self.made.path, *maps, self.record)
