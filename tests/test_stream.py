@@ -214,6 +214,18 @@ def test_bits_do_not_depend_on_the_split(x):
     assert all(state == states[0] for state in states)
 
 
+@pytest.mark.parametrize("wrong", [True, 1.5, "0.5", [[0.5]], [0.5, None], {0.5}, None, [0.1, [0.2]]])
+def test_quantiles_are_numbers_between_0_and_1(wrong, x):
+    with pytest.raises(lrpfast.InputError, match="quantiles must be numbers between 0 and 1, not"):
+        ANALYZER.stream(x, statistics=True, quantiles=wrong)
+
+
+def test_a_single_quantile(x):
+    one, several = (ANALYZER.stream(x, statistics=True, quantiles=q).statistics for q in (0.5, (0.5,)))
+    assert (one.quantile(0.5) == several.quantile([0.5])).all()
+    assert (one.to_dict(q=0.5)["quantile"][1] == one.quantile(0.5)).all()
+
+
 # Masks
 
 

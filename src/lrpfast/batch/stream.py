@@ -28,7 +28,7 @@ from .masks import Gridded, Masked, on_grid, open_mask
 from .results import check_statistics, save_statistics
 from .sinks import Sink, open_sink
 from .sources import Source, open_source, split
-from .statistics import Statistics
+from .statistics import Statistics, shares_of
 
 #: Time between two notes of what is done: what a kill costs at most.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -101,7 +101,7 @@ def stream(
     statistics: bool | str | os.PathLike[str] = False,
     group_by: Any = None,
     correct: Any = None,
-    quantiles: Sequence[float] = (),
+    quantiles: float | Sequence[float] = (),
     mask: Any = None,
     progress: bool | Callable[[int], object] = True,
     resume: bool = True,
@@ -172,17 +172,15 @@ class _Statistics:
     """The statistics that were asked for, if any, and where they are to be written."""
 
     def __init__(
-        self, job: Job, wanted: bool | str | os.PathLike[str], grouped: bool, quantiles: Sequence[float]
+        self, job: Job, wanted: bool | str | os.PathLike[str], grouped: bool, quantiles: float | Sequence[float]
     ) -> None:
         self.path = None if isinstance(wanted, bool) else os.fspath(wanted)
         self.wanted = bool(wanted)
-        self.quantiles = tuple(float(q) for q in quantiles)
+        self.quantiles = tuple(shares_of("quantiles", quantiles).tolist())
         if not self.wanted and (grouped or self.quantiles):
             raise InputError(
                 "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"
             )
-        if any(not 0 <= q <= 1 for q in self.quantiles):
-            raise InputError(f"quantiles must lie between 0 and 1, not {quantiles}")
         if self.path is not None:
             check_statistics(self.path)
         self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
