@@ -195,6 +195,46 @@ def test_groups_by_names(x):
     assert made.count[list(made.groups).index("neutral")] == (LABELS == 1).sum()
 
 
+@pytest.mark.parametrize("kind", [list, tuple, "file"])
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, np.array(["El Niño", "neutral", "La Niña"])[LABELS], LABELS > 0, np.array([b"a", b"b", b"c"])[LABELS]],
+)
+def test_labels_may_be_lists_and_files(kind, labels, x, tmp_path):
+    np.save(tmp_path / "labels.npy", labels)
+    given = tmp_path / "labels.npy" if kind == "file" else kind(labels.tolist())
+    made, wanted = (ANALYZER.stream(x, statistics=True, group_by=by).statistics for by in (given, labels))
+    assert made.groups == wanted.groups and made.mean.tobytes() == wanted.mean.tobytes()
+
+
+def test_true_classes_may_be_a_list(x):
+    one, other = (ANALYZER.stream(x, statistics=True, correct=c).statistics for c in (LABELS, LABELS.tolist()))
+    assert one.mean.tobytes() == other.mean.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ([[0], [1, 2]], "rows of different lengths"),
+        (["a", 1] * (SAMPLES // 2), "not some of both"),
+        ([None] * SAMPLES, "whole numbers or texts"),
+        ([0.5] * SAMPLES, "whole numbers or texts"),
+        ([0, 1], r"have shape \(1100,\)"),
+    ],
+)
+def test_wrong_lists_of_labels(wrong, told, x):
+    with pytest.raises(lrpfast.LrpfastError, match=f"group_by must .*{told}"):
+        ANALYZER.stream(x, statistics=True, group_by=wrong)
+    with pytest.raises(lrpfast.LrpfastError, match=f"correct must .*{told}"):
+        ANALYZER.stream(x, statistics=True, correct=wrong)
+
+
+def test_label_files_are_not_unpickled(x, tmp_path):
+    np.save(tmp_path / "labels.npy", np.array(["a"] * SAMPLES, object))
+    with pytest.raises(lrpfast.InputError, match="pickle, never opened"):
+        ANALYZER.stream(x, statistics=True, group_by=tmp_path / "labels.npy")
+
+
 @pytest.mark.parametrize("ending", ["npz", "h5", "nc", "zarr"])
 def test_files_of_statistics(ending, x, tmp_path):
     needs(f".{ending}")

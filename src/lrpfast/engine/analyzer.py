@@ -540,7 +540,7 @@ class Analyzer:
         statistics : bool or path
             Make the maps' statistics on the way (`Statistics`); into a ``.nc``, ``.h5``, ``.npz`` or ``.zarr`` file.
         group_by : "prediction" or labels, optional
-            Statistics for each predicted class apart, or for each of the labels (an array, or a path).
+            Statistics for each predicted class apart, or for each of the labels: an array, a list, or a path.
         correct : labels, optional
             The true classes: samples that the model predicts otherwise are left out of the statistics.
         quantiles : float or sequence of float
