@@ -288,6 +288,17 @@ def test_masks(tmp_path):
         assert np.isnan(mean[0][~mask]).all()
 
 
+def test_a_grid_without_its_mask(tmp_path):
+    grid = np.zeros((3, 6, 10), np.float32)
+    with pytest.raises(lrpfast.ShapeError, match=r"\(samples, 40\), not \(3, 6, 10\); .* mask= says which"):
+        ANALYZER.stream(grid, statistics=True)
+    with pytest.raises(lrpfast.ShapeError, match=r"not \(3, 6, 5\)$"):  # too few points for any mask
+        ANALYZER.stream(grid[:, :, :5], statistics=True)
+    for run in (lambda mask: ANALYZER.stream(grid, statistics=True, mask=mask), lambda m: ANALYZER.map(grid, mask=m)):
+        with pytest.raises(lrpfast.ShapeError, match="the mask has 60 points, the model 40 features"):
+            run(np.ones((6, 10), bool))
+
+
 def test_masks_and_functions():
     mask = np.zeros(60, bool)
     mask[10 : 10 + FEATURES] = True

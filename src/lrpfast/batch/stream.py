@@ -24,7 +24,7 @@ from .bounds import told_outside
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
-from .masks import Gridded, Masked, on_grid, open_mask
+from .masks import Gridded, Masked, on_grid, open_mask_for
 from .results import check_statistics, save_statistics
 from .sinks import Sink, open_sink
 from .sources import Source, open_source, split
@@ -116,7 +116,7 @@ def stream(
         data = stack.enter_context(_opened(source, sink))
         grid = None
         if mask is not None:
-            grid = open_mask(mask)
+            grid = open_mask_for(analyzer.input_shape, mask)
             data = stack.enter_context(Masked(data, grid))
         job = Job(
             analyzer, data.shape, data.dtype, target=target, normalize=normalize, group_by=group_by, correct=correct

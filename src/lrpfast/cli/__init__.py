@@ -53,6 +53,7 @@ _OPTIONS = {
     "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",
     "channels_first is for": "--plot-channels is for",
     "mask_nan=True": "--mask-nan",
+    "mask= says": "--mask says",
     "precision='float64'": "--precision float64",
     "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",
     "statistics=True or a file's name": "--statistics FILE",
