@@ -359,7 +359,7 @@ def test_changed_settings_are_told(unfinished, x):
         (lrpfast.Analyzer(MODEL, "epsilon", precision="tf32"), {}, "precision: float32, now tf32"),
         (ANALYZER, {"target": 1}, "target: max, now 1"),
         (ANALYZER, {"batch_size": 50}, "samples in a chunk: 100, now 50"),
-        (ANALYZER, {"normalize": "sum"}, "normalize: nothing, now sum"),
+        (ANALYZER, {"normalize": "sum"}, "normalize: not given, now sum"),
         (ANALYZER, {"statistics": True}, "statistics"),
     ):
         with pytest.raises(lrpfast.InputError, match="unfinished run of other settings") as caught:
@@ -386,10 +386,33 @@ def test_goes_on_with_other_threads(x, tmp_path, monkeypatch):
 
 
 def test_a_changed_input_is_told(unfinished, x):
-    np.save(x, X * 2)
+    other, folder = x.with_name("z.npy"), x.parent / "folder"
+    np.save(other, X)
+    folder.mkdir()
+    np.save(folder / "x.npy", X)
     os.utime(x, (1, 1))
-    with pytest.raises(lrpfast.InputError, match="input: "):
-        ANALYZER.stream(x, unfinished, batch_size=100)
+
+    def told(source, **options):
+        with pytest.raises(lrpfast.InputError, match="unfinished run of other settings") as caught:
+            ANALYZER.stream(source, unfinished, batch_size=100, **options)
+        return str(caught.value)
+
+    assert "(x.npy has changed since: time)" in told(x)
+    assert "(the input was x.npy, now it is z.npy)" in told(other)
+    assert f"(the input was {x}, now it is {folder / 'x.npy'})" in told(folder / "x.npy")
+    assert "(the input was x.npy, now it is an array)" in told(X)
+    np.save(x, X[:-1])
+    assert "(x.npy has changed since: size, time, shape)" in told(x)
+
+
+def test_a_changed_array_or_mask_is_told(tmp_path):
+    mask = np.arange(FEATURES + 1) > 0
+    x = np.concatenate([X[:, :1], X], 1)
+    with pytest.raises(Stop):
+        ANALYZER.stream(x, tmp_path / "r.npy", mask=mask, batch_size=100, progress=stopped_after(4))
+    for source, points, told in ((x, mask[::-1].copy(), "the mask is another"), (2 * x, mask, "the input holds other")):
+        with pytest.raises(lrpfast.InputError, match=told):
+            ANALYZER.stream(source, tmp_path / "r.npy", mask=points, batch_size=100)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -196,9 +196,7 @@ class Journal:
         self.settings.update({key: found[key] for key in free if key in found})
         changed = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
         if changed:
-            told_of = "; ".join(
-                f"{key}: {_short(found.get(key))}, now {_short(self.settings.get(key))}" for key in changed
-            )
+            told_of = "; ".join(_change(key, found.get(key), self.settings.get(key)) for key in changed)
             raise InputError(
                 f"{self.output}: an unfinished run of other settings lies beside it ({told_of}); "
                 f"run it with the same settings to go on, or {ANEW}"
@@ -210,6 +208,29 @@ class Journal:
 ANEW = "pass resume=False to begin anew"
 
 
+def _change(key: str, before: Any, now: Any) -> str:
+    """In words, what is another setting now."""
+    if key == "input" and isinstance(before, dict) and isinstance(now, dict):
+        return _change_of_input(before, now)
+    return f"{key}: {_short(before)}, now {_short(now)}"
+
+
+#: What a fingerprint of an input holds besides where it lies, and the words for it.
+_OF_CONTENT = {"size": "size", "mtime_ns": "time", "files": "files", "shape": "shape", "dtype": "type"}
+
+
+def _change_of_input(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Of two fingerprints of inputs that differ."""
+    old, new = (f"{each.get('path', 'an array')}:{each.get('dataset', '')}".rstrip(":") for each in (before, now))
+    if old != new:
+        if os.path.basename(old) != os.path.basename(new):
+            old, new = os.path.basename(old), os.path.basename(new)
+        return f"the input was {old}, now it is {new}"
+    if "path" in now and (changed := [word for key, word in _OF_CONTENT.items() if before.get(key) != now.get(key)]):
+        return f"{os.path.basename(new)} has changed since: {', '.join(changed)}"
+    return "the mask is another" if before.get("mask") != now.get("mask") else "the input holds other values"
+
+
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
+    text = "not given" if value is None else str(value)
     return text if len(text) <= 120 else f"{text[:117]}…"
