@@ -348,7 +348,7 @@ def test_bounds_from_the_inputs(how, files, x, capsys):
     expected = lrpfast.Analyzer(lrpfast.load(MODEL), rule).analyze(x)
     outside = int(((x < low) | (x > high)).sum())
     got = explain(files, "--input-layer-rule", "z_box", "--low", how, "--high", how)
-    told = f"lrpfast: warning: {outside} input values lie outside the bounds of z_box"
+    told = f"lrpfast: warning: {outside} of {x.size} input values lie outside the bounds of z_box"
     assert (told in capsys.readouterr().err) == (outside > 0)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 

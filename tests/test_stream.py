@@ -188,6 +188,12 @@ def test_groups_by_prediction(outputs, x):
         np.testing.assert_allclose(right.mean[group], relevance[both].mean(0), rtol=1e-12, atol=1e-16)
 
 
+def test_the_repr_says_what_was_made(x, tmp_path):
+    one = repr(ANALYZER.stream(x, statistics=True))
+    both = repr(ANALYZER.stream(x, tmp_path / "r.npy", statistics=True))
+    assert one.endswith(" s; statistics>") and both.endswith("relevance (1100, 40) float32, statistics>")
+
+
 def test_groups_by_names(x):
     names = np.array(["El Niño", "neutral", "La Niña"])[LABELS]
     made = ANALYZER.stream(x, statistics=True, group_by=names).statistics
@@ -286,6 +292,8 @@ def test_masks(tmp_path):
         mean = np.load(tmp_path / "m.npz")["mean"]
         assert mean.shape == (1, 6, 10) and (mean[0][mask] == done.statistics.mean[0]).all()
         assert np.isnan(mean[0][~mask]).all()
+        valid = np.load(tmp_path / "m.npz")["valid"]
+        assert valid.dtype == np.int64 and (valid[0] == np.where(mask, SAMPLES, 0)).all()
 
 
 def test_a_grid_without_its_mask(tmp_path):
@@ -775,5 +783,5 @@ def test_values_outside_of_bounds_are_counted_where_channels_come_first():
     low, high = x.min(0), x.max(0)
     high[1, 4, 0] = x[:, 1, 4, 0].min()
     analyzer = lrpfast.Analyzer(model, lrpfast.composites.EpsilonGammaBox(low, high))
-    with pytest.warns(lrpfast.BoundsWarning, match="^6 input values"):
+    with pytest.warns(lrpfast.BoundsWarning, match="^6 of 420 input values"):
         assert analyzer.stream(x, statistics=True).outside == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import time
@@ -57,9 +58,13 @@ class Streamed:
         Explanations not normalized, since what they would be divided by is zero.
     outside : int
         Input values outside the bounds of a z-box on the input.
+    values : int
+        Input values that were explained: samples times features.
     statistics : Statistics or None
     record : dict
         How the relevances were made, as the files' attributes say it.
+    written : bool
+        Whether the relevances went anywhere, and not into statistics alone.
 
     Examples
     --------
@@ -77,11 +82,13 @@ class Streamed:
     resumed: int
     left: int
     outside: int
+    values: int
     statistics: Statistics | None
     record: dict[str, str]
+    written: bool
 
     def __repr__(self) -> str:
-        told = [f"relevance {self.shape} {self.dtype}"]
+        told = [f"relevance {self.shape} {self.dtype}"] if self.written else []
         for name in ("resumed", "left", "outside"):
             if getattr(self, name):
                 told.append(f"{name} {getattr(self, name):,}")
@@ -142,11 +149,12 @@ def stream(
         run.all(tell, client)
     seconds = time.perf_counter() - begin
     shape = (run.count, *on_grid(job.map_shape, grid))
+    values = run.count * math.prod(job.feature_shape)
     if outside := run.counts["outside"]:
-        warnings.warn(told_outside(outside), BoundsWarning, stacklevel=3)
+        warnings.warn(told_outside(outside, values), BoundsWarning, stacklevel=3)
     counts = run.count, run.count * job.targets
-    told = run.resumed, run.counts["left"], outside
-    return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record)
+    told = run.resumed, run.counts["left"], outside, values
+    return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record, out is not None)
 
 
 def _opened(source: Any, sink: Any) -> Source:
