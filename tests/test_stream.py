@@ -252,6 +252,22 @@ def test_files_of_statistics(ending, x, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_variables_of_a_file_of_statistics(masked, x, tmp_path):
+    """As docs/datasets.md has them."""
+    mask = np.ones((4, 10), bool) if masked else None
+    source = X.reshape(-1, 4, 10) if masked else x
+    ANALYZER.stream(
+        source, statistics=tmp_path / "m.npz", group_by=LABELS, quantiles=(0.1, 0.9), target="all", mask=mask
+    )
+    sample = (3, 4, 10) if masked else (3, FEATURES)
+    with np.load(tmp_path / "m.npz") as made:
+        got = {name: (made[name].shape, made[name].dtype.name) for name in made.files if name != "metadata"}
+    maps = dict.fromkeys(["mean", "std", "minimum", "maximum", "positive", "negative"], ((3, *sample), "float64"))
+    whole = {"group": ((3,), "int64"), "count": ((3,), "int64"), "valid": ((3, *sample), "int64")}
+    assert got == {**whole, **maps, "q": ((2,), "float64"), "quantile": ((2, 3, *sample), "float64")}
+
+
 def test_bits_do_not_depend_on_the_split(x):
     states = []
     for size in (1, 17, 256, 300, 5_000):
