@@ -350,7 +350,7 @@ def test_bounds_from_the_inputs(how, files, x, capsys):
     expected = lrpfast.Analyzer(lrpfast.load(MODEL), rule).analyze(x)
     outside = int(((x < low) | (x > high)).sum())
     got = explain(files, "--input-layer-rule", "z_box", "--low", how, "--high", how)
-    told = f"lrpfast: warning: {outside} input values lie outside the bounds of z_box"
+    told = f"lrpfast: warning: {outside} of {x.size} input values lie outside the bounds of z_box"
     assert (told in capsys.readouterr().err) == (outside > 0)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
@@ -387,6 +387,19 @@ def test_wrong_options_of_data_sets(files, labels, tmp_path, capfd):
     assert "epsilon has no bounds" in told("-o", files[1], "--low", "minmax")
     assert "two files" in told("-o", tmp_path / "a.h5", "--statistics", tmp_path / "a.h5")
     assert leftovers(files) == ["labels.npy"]
+
+
+def test_a_folder_in_the_place_of_a_file(files, monkeypatch, capfd):
+    """Also the one that the output lies in: it is not the output that is wrong."""
+    monkeypatch.chdir(files[0].parent)
+    assert "error: .: is a folder" in refuse(capfd, "explain", MODEL, ".", "-o", "q.npy")
+    assert "error: .: a directory, not a model file" in refuse(capfd, "explain", ".", files[0], "-o", "q.npy")
+    assert "error: .: is a folder" in refuse(capfd, "explain", MODEL, files[0], "-o", "q.npy", "--mask", ".")
+
+
+def test_a_grid_without_its_mask(files, x, tmp_path, capfd):
+    np.save(tmp_path / "grid.npy", x.reshape(len(x), 2, -1))
+    assert "--mask says which" in refuse(capfd, "explain", MODEL, tmp_path / "grid.npy", "-o", tmp_path / "q.npy")
 
 
 # Pictures

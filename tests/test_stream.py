@@ -1,5 +1,6 @@
 """Whole data sets: from any source into any sink, statistics on the way; and nothing is lost, whatever stops a run."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -187,11 +188,57 @@ def test_groups_by_prediction(outputs, x):
         np.testing.assert_allclose(right.mean[group], relevance[both].mean(0), rtol=1e-12, atol=1e-16)
 
 
+def test_the_repr_says_what_was_made(x, tmp_path):
+    one = repr(ANALYZER.stream(x, statistics=True))
+    both = repr(ANALYZER.stream(x, tmp_path / "r.npy", statistics=True))
+    assert one.endswith(" s; statistics>") and both.endswith("relevance (1100, 40) float32, statistics>")
+
+
 def test_groups_by_names(x):
     names = np.array(["El Niño", "neutral", "La Niña"])[LABELS]
     made = ANALYZER.stream(x, statistics=True, group_by=names).statistics
     assert list(made.groups) == sorted({*names})
     assert made.count[list(made.groups).index("neutral")] == (LABELS == 1).sum()
+
+
+@pytest.mark.parametrize("kind", [list, tuple, "file"])
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, np.array(["El Niño", "neutral", "La Niña"])[LABELS], LABELS > 0, np.array([b"a", b"b", b"c"])[LABELS]],
+)
+def test_labels_may_be_lists_and_files(kind, labels, x, tmp_path):
+    np.save(tmp_path / "labels.npy", labels)
+    given = tmp_path / "labels.npy" if kind == "file" else kind(labels.tolist())
+    made, wanted = (ANALYZER.stream(x, statistics=True, group_by=by).statistics for by in (given, labels))
+    assert made.groups == wanted.groups and made.mean.tobytes() == wanted.mean.tobytes()
+
+
+def test_true_classes_may_be_a_list(x):
+    one, other = (ANALYZER.stream(x, statistics=True, correct=c).statistics for c in (LABELS, LABELS.tolist()))
+    assert one.mean.tobytes() == other.mean.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ([[0], [1, 2]], "rows of different lengths"),
+        (["a", 1] * (SAMPLES // 2), "not some of both"),
+        ([None] * SAMPLES, "whole numbers or texts"),
+        ([0.5] * SAMPLES, "whole numbers or texts"),
+        ([0, 1], r"have shape \(1100,\)"),
+    ],
+)
+def test_wrong_lists_of_labels(wrong, told, x):
+    with pytest.raises(lrpfast.LrpfastError, match=f"group_by must .*{told}"):
+        ANALYZER.stream(x, statistics=True, group_by=wrong)
+    with pytest.raises(lrpfast.LrpfastError, match=f"correct must .*{told}"):
+        ANALYZER.stream(x, statistics=True, correct=wrong)
+
+
+def test_label_files_are_not_unpickled(x, tmp_path):
+    np.save(tmp_path / "labels.npy", np.array(["a"] * SAMPLES, object))
+    with pytest.raises(lrpfast.InputError, match="pickle, never opened"):
+        ANALYZER.stream(x, statistics=True, group_by=tmp_path / "labels.npy")
 
 
 @pytest.mark.parametrize("ending", ["npz", "h5", "nc", "zarr"])
@@ -205,12 +252,40 @@ def test_files_of_statistics(ending, x, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_variables_of_a_file_of_statistics(masked, x, tmp_path):
+    """As docs/datasets.md has them."""
+    mask = np.ones((4, 10), bool) if masked else None
+    source = X.reshape(-1, 4, 10) if masked else x
+    ANALYZER.stream(
+        source, statistics=tmp_path / "m.npz", group_by=LABELS, quantiles=(0.1, 0.9), target="all", mask=mask
+    )
+    sample = (3, 4, 10) if masked else (3, FEATURES)
+    with np.load(tmp_path / "m.npz") as made:
+        got = {name: (made[name].shape, made[name].dtype.name) for name in made.files if name != "metadata"}
+    maps = dict.fromkeys(["mean", "std", "minimum", "maximum", "positive", "negative"], ((3, *sample), "float64"))
+    whole = {"group": ((3,), "int64"), "count": ((3,), "int64"), "valid": ((3, *sample), "int64")}
+    assert got == {**whole, **maps, "q": ((2,), "float64"), "quantile": ((2, 3, *sample), "float64")}
+
+
 def test_bits_do_not_depend_on_the_split(x):
     states = []
     for size in (1, 17, 256, 300, 5_000):
         made = ANALYZER.stream(x, statistics=True, group_by=LABELS, quantiles=[0.5], batch_size=size).statistics
         states.append([made.mean.tobytes(), made.std.tobytes(), made.quantile([0.5]).tobytes()])
     assert all(state == states[0] for state in states)
+
+
+@pytest.mark.parametrize("wrong", [True, 1.5, "0.5", [[0.5]], [0.5, None], {0.5}, None, [0.1, [0.2]]])
+def test_quantiles_are_numbers_between_0_and_1(wrong, x):
+    with pytest.raises(lrpfast.InputError, match="quantiles must be numbers between 0 and 1, not"):
+        ANALYZER.stream(x, statistics=True, quantiles=wrong)
+
+
+def test_a_single_quantile(x):
+    one, several = (ANALYZER.stream(x, statistics=True, quantiles=q).statistics for q in (0.5, (0.5,)))
+    assert (one.quantile(0.5) == several.quantile([0.5])).all()
+    assert (one.to_dict(q=0.5)["quantile"][1] == one.quantile(0.5)).all()
 
 
 # Masks
@@ -233,6 +308,19 @@ def test_masks(tmp_path):
         mean = np.load(tmp_path / "m.npz")["mean"]
         assert mean.shape == (1, 6, 10) and (mean[0][mask] == done.statistics.mean[0]).all()
         assert np.isnan(mean[0][~mask]).all()
+        valid = np.load(tmp_path / "m.npz")["valid"]
+        assert valid.dtype == np.int64 and (valid[0] == np.where(mask, SAMPLES, 0)).all()
+
+
+def test_a_grid_without_its_mask(tmp_path):
+    grid = np.zeros((3, 6, 10), np.float32)
+    with pytest.raises(lrpfast.ShapeError, match=r"\(samples, 40\), not \(3, 6, 10\); .* mask= says which"):
+        ANALYZER.stream(grid, statistics=True)
+    with pytest.raises(lrpfast.ShapeError, match=r"not \(3, 6, 5\)$"):  # too few points for any mask
+        ANALYZER.stream(grid[:, :, :5], statistics=True)
+    for run in (lambda mask: ANALYZER.stream(grid, statistics=True, mask=mask), lambda m: ANALYZER.map(grid, mask=m)):
+        with pytest.raises(lrpfast.ShapeError, match="the mask has 60 points, the model 40 features"):
+            run(np.ones((6, 10), bool))
 
 
 def test_masks_and_functions():
@@ -295,7 +383,7 @@ def test_changed_settings_are_told(unfinished, x):
         (lrpfast.Analyzer(MODEL, "epsilon", precision="tf32"), {}, "precision: float32, now tf32"),
         (ANALYZER, {"target": 1}, "target: max, now 1"),
         (ANALYZER, {"batch_size": 50}, "samples in a chunk: 100, now 50"),
-        (ANALYZER, {"normalize": "sum"}, "normalize: nothing, now sum"),
+        (ANALYZER, {"normalize": "sum"}, "normalize: not given, now sum"),
         (ANALYZER, {"statistics": True}, "statistics"),
     ):
         with pytest.raises(lrpfast.InputError, match="unfinished run of other settings") as caught:
@@ -322,10 +410,33 @@ def test_goes_on_with_other_threads(x, tmp_path, monkeypatch):
 
 
 def test_a_changed_input_is_told(unfinished, x):
-    np.save(x, X * 2)
+    other, folder = x.with_name("z.npy"), x.parent / "folder"
+    np.save(other, X)
+    folder.mkdir()
+    np.save(folder / "x.npy", X)
     os.utime(x, (1, 1))
-    with pytest.raises(lrpfast.InputError, match="input: "):
-        ANALYZER.stream(x, unfinished, batch_size=100)
+
+    def told(source, **options):
+        with pytest.raises(lrpfast.InputError, match="unfinished run of other settings") as caught:
+            ANALYZER.stream(source, unfinished, batch_size=100, **options)
+        return str(caught.value)
+
+    assert "(x.npy has changed since: time)" in told(x)
+    assert "(the input was x.npy, now it is z.npy)" in told(other)
+    assert f"(the input was {x}, now it is {folder / 'x.npy'})" in told(folder / "x.npy")
+    assert "(the input was x.npy, now it is an array)" in told(X)
+    np.save(x, X[:-1])
+    assert "(x.npy has changed since: size, time, shape)" in told(x)
+
+
+def test_a_changed_array_or_mask_is_told(tmp_path):
+    mask = np.arange(FEATURES + 1) > 0
+    x = np.concatenate([X[:, :1], X], 1)
+    with pytest.raises(Stop):
+        ANALYZER.stream(x, tmp_path / "r.npy", mask=mask, batch_size=100, progress=stopped_after(4))
+    for source, points, told in ((x, mask[::-1].copy(), "the mask is another"), (2 * x, mask, "the input holds other")):
+        with pytest.raises(lrpfast.InputError, match=told):
+            ANALYZER.stream(source, tmp_path / "r.npy", mask=points, batch_size=100)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -495,7 +606,7 @@ def test_a_full_disk(x, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(base, "write_at", write_at)
-        with pytest.raises(OSError, match="No space left on device: .*r.npy"):
+        with pytest.raises(OSError, match="No space left on device; what is done is kept: .* from there: .*r.npy"):
             ANALYZER.stream(x, tmp_path / "r.npy", batch_size=50)
     assert not (tmp_path / "r.npy").exists()
     assert ANALYZER.stream(x, tmp_path / "r.npy", batch_size=50).resumed >= SAMPLES // 2 - 100
@@ -516,26 +627,58 @@ def test_an_output_that_cannot_be_begun(x, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_a_disk_that_is_really_full(x, tmp_path):
-    """On a small file system of its own, where this machine lets us make one: full on the way."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("cannot mount a file system here")
-    try:
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a small file system of its own, where this machine lets us."""
+    disks = []
 
-        def fill(samples):  # another program takes the room
-            if not (disk / "other").exists():
-                (disk / "other").write_bytes(b"x" * 150_000)
+    def make(size):
+        disk = tmp_path / f"disk{len(disks)}"
+        disk.mkdir()
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True
+        ).returncode:
+            pytest.skip("cannot mount a file system here")
+        disks.append(disk)
+        return disk
 
-        with pytest.raises(OSError, match="No space left on device"):
-            ANALYZER.stream(x, disk / "r.npy", batch_size=50, progress=fill)
-        (disk / "other").unlink()
-        assert ANALYZER.stream(x, disk / "r.npy", batch_size=50).resumed >= 50
-        assert (np.load(disk / "r.npy") == RELEVANCE).all()
-    finally:
+    yield make
+    for disk in disks:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_disk_that_is_really_full(statistics, x, small_disk):
+    """Full on the way, before the first note: what was written is noted in the room that was kept."""
+    disk = small_disk("512k" if statistics else "256k")
+    how = {"batch_size": 50, "group_by": LABELS if statistics else None}
+
+    def run(**more):
+        return ANALYZER.stream(x, disk / "r.npy", statistics=disk / "s.npz" if statistics else False, **how, **more)
+
+    def fill(samples):  # another program takes the room
+        if not (disk / "other").exists():
+            with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as file:
+                while file.write(b"x" * 4096):
+                    pass
+
+    with pytest.raises(OSError, match="No space left on device; what is done is kept"):
+        run(progress=fill)
+    (disk / "other").unlink()
+    assert run().resumed >= 50
+    assert (np.load(disk / "r.npy") == RELEVANCE).all() and leftovers(disk) == []
+
+
+def test_statistics_on_a_full_disk(x, small_disk):
+    """No output but the statistics: the disk is told of by their name, and the same run goes on."""
+    disk = small_disk("1m")
+    (disk / "other").write_bytes(b"x" * 1_020_000)
+    groups = np.arange(SAMPLES) % 50
+    with pytest.raises(OSError, match="No space left on device.*s.npz"):
+        ANALYZER.stream(x, statistics=disk / "s.npz", group_by=groups)
+    (disk / "other").unlink()
+    ANALYZER.stream(x, statistics=disk / "s.npz", group_by=groups)
+    assert np.load(disk / "s.npz")["mean"].shape == (50, FEATURES) and leftovers(disk) == []
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.h5"])
@@ -657,5 +800,5 @@ def test_values_outside_of_bounds_are_counted_where_channels_come_first():
     low, high = x.min(0), x.max(0)
     high[1, 4, 0] = x[:, 1, 4, 0].min()
     analyzer = lrpfast.Analyzer(model, lrpfast.composites.EpsilonGammaBox(low, high))
-    with pytest.warns(lrpfast.BoundsWarning, match="^6 input values"):
+    with pytest.warns(lrpfast.BoundsWarning, match="^6 of 420 input values"):
         assert analyzer.stream(x, statistics=True).outside == 6

@@ -18,7 +18,7 @@ from ..errors import InputError, ShapeError
 from .blocks import SIZE as BLOCK
 from .job import Job, is_per_sample, wrong_count
 from .labels import to_xarray
-from .masks import Gridded, Masked, on_grid, open_mask, scatter
+from .masks import Gridded, Masked, on_grid, open_mask_for, scatter
 from .optional import needed
 from .sinks import open_sink
 from .sources import open_source
@@ -41,7 +41,7 @@ CHUNKS_PER_PIECE = 8
 
 def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
     """`Analyzer.map`."""
-    grid = None if mask is None else open_mask(mask)
+    grid = None if mask is None else open_mask_for(analyzer.input_shape, mask)
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
         with open_source(x) as source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from ..engine.analyzer import Analyzer
 from ..engine.record import array_text
 from ..errors import InputError, InputNotFoundError, ShapeError
-from .sources import open_source
+from .sources import open_array, open_source
+from .sources.mapped import is_npy
 
 #: ``group_by`` for the class that the model predicts.
 PREDICTION = "prediction"
@@ -18,27 +20,44 @@ ALL = "all"
 
 
 def labels(given: Any, what: str, samples: int | None) -> np.ndarray:
-    """One label for each sample, from an array or the path of one.
+    """One label for each sample, from an array, a list or the path of an array.
 
     Raises
     ------
     InputError, ShapeError
         For anything but one whole number, truth value or text a sample.
     """
-    if isinstance(given, np.ndarray):
-        array = given
-    else:
-        with open_source(given) as source:
-            array = np.array(source.read(0, source.shape[0] or 0))
+    array = _array(given, what)
     if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all():
         array = array.astype(np.int64)  # classes are often kept as floats
+    elif array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "backslashreplace")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.dtype.kind not in "iubUS":
+    if array.dtype.kind not in "iuU":
         raise InputError(f"{what} must hold whole numbers or texts, one for each sample, not dtype {array.dtype}")
     if array.ndim != 1 or (samples is not None and len(array) != samples):
         raise ShapeError(f"{what} must have shape ({samples},), one for each sample, not {array.shape}")
     return array
+
+
+def _array(given: Any, what: str) -> np.ndarray:
+    if isinstance(given, np.ndarray):
+        return given
+    if isinstance(given, (list, tuple)):
+        try:
+            array = np.asarray(given)
+        except ValueError:  # rows of different lengths
+            raise ShapeError(f"{what} must have one label for each sample, not rows of different lengths") from None
+        if array.dtype.kind in "US" and any(isinstance(label, (int, float)) for label in given):
+            raise InputError(f"{what} must hold whole numbers or texts, not some of both")
+        return array
+    if isinstance(given, (str, os.PathLike)) and is_npy(given):
+        return np.array(open_array(given))  # may hold texts, which no samples are
+    with open_source(given) as source:
+        return np.array(source.read(0, source.shape[0] or 0))
 
 
 class Groups:
@@ -49,7 +68,7 @@ class Groups:
     analyzer : Analyzer
     samples : int or None
     group_by : None, "prediction" or labels
-        Labels: an array of whole numbers or texts, one for each sample, or the path of one.
+        Labels: an array or list of whole numbers or texts, one for each sample, or the path of one; texts lie in .npy.
     correct : labels, optional
         The true classes: samples that the model predicts otherwise are in no group.
 
@@ -68,7 +87,7 @@ class Groups:
         if self.needs_output and isinstance(shape, list):
             raise InputError(f"the model has {len(shape)} outputs: which class it predicts is not defined")
         self._classes = max(2, int(np.prod(shape))) if self.needs_output else 0
-        if self._correct is not None and self._correct.dtype.kind not in "iub":
+        if self._correct is not None and self._correct.dtype.kind not in "iu":
             raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
         self.names: list[Any] = [ALL]
         self.told: dict[str, str] = {}

@@ -76,8 +76,11 @@ class Job:
         if normalize is not None:
             check_normalization(normalize)
         none = np.empty((0, *shape[1:]), dtype)
-        analyzer = analyzer.fixed(none)
-        as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), analyzer.input_shape)
+        try:
+            analyzer = analyzer.fixed(none)
+            as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), analyzer.input_shape)
+        except ShapeError as error:
+            raise ShapeError(f"{error}{_advice(shape[1:], analyzer.input_shape)}") from None
         self.analyzer, self.normalize = analyzer, normalize
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
@@ -150,6 +153,13 @@ class Job:
         # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
         made: np.ndarray = Analyzer._analyzed(self.analyzer, x, target, out, output)
         return made
+
+
+def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
+    """What to do where samples are grids, and the model takes fewer or as many features in a row."""
+    if len(sample) > 1 and len(features) == 1 and math.prod(sample) >= (features[0] or 0):
+        return "; where the features are points of a grid, mask= says which"
+    return ""
 
 
 def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:

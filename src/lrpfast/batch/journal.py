@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..output import beside
+from .sinks.base import naming
 
 VERSION = 1
 #: Bytes that a note may grow by between two of them.
@@ -33,7 +34,8 @@ def locked(path: str) -> Iterator[None]:
     """
     name = beside(path, "lock")
     while True:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        with naming(path, name):
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the run that held it before removes the file: then the lock is on a file that is no longer there
@@ -80,50 +82,59 @@ def unfinished(path: str) -> bool:
 class Journal:
     """The record beside an output: the run's settings, the ranges of samples that are done, and the statistics so far.
 
-    Every `save` replaces the file in one step, so that a kill at any moment leaves the one before or the new one.
+    Every `note` replaces the file in one step, so that a kill at any moment leaves the one before or the new one.
+
+    Parameters
+    ----------
+    path : str
+        The output's.
+    settings : dict
+    most : int
+        Bytes that the statistics may come to take in a note: room for them is kept from the first note on.
 
     Attributes
     ----------
     settings : dict
         What must be the same for a run to go on, in words.
     done : list of [first, stop]
-        Ranges of samples whose relevance is in the output, on the disk; in order and apart.
+        Ranges of samples whose relevance is in the output, on the disk; in order and apart. As last noted.
     counters : dict
         Whole numbers that add up over the run.
     state : dict of arrays
         `Statistics.state`; empty without statistics.
     """
 
-    def __init__(self, path: str, settings: dict[str, Any]) -> None:
+    def __init__(self, path: str, settings: dict[str, Any], most: int = 0) -> None:
         self.output, self.path = path, beside(path, "journal")
-        self.settings = settings
+        self.settings, self._most = settings, most
         self.done: list[list[int]] = []
         self.counters: dict[str, int] = {}
         self.state: dict[str, np.ndarray] = {}
 
     def note(self, done: list[list[int]], counters: dict[str, int], state: dict[str, np.ndarray]) -> None:
-        """Take down how far the run is, and `save`."""
-        self.done, self.counters, self.state = done, counters, state
-        self.save()
+        """Take down how far the run is, in one step; on a full disk into the room that was kept for it.
 
-    def save(self) -> None:
-        """Write it, in one step; on a full disk into the room that was kept for it."""
+        Raises
+        ------
+        OSError
+            Naming the output; the note before stays.
+        """
         buffer = io.BytesIO()
         text = json.dumps(
-            {"version": VERSION, "settings": self.settings, "done": self.done, "counters": self.counters},
-            sort_keys=True,
+            {"version": VERSION, "settings": self.settings, "done": done, "counters": counters}, sort_keys=True
         )
-        members: dict[str, Any] = {"journal": np.frombuffer(text.encode(), np.uint8), **self.state}
+        members: dict[str, Any] = {"journal": np.frombuffer(text.encode(), np.uint8), **state}
         np.savez(buffer, **members)
-        try:
-            self._write(buffer.getbuffer())
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            os.unlink(self._room)
-            self._write(buffer.getbuffer())
-        with contextlib.suppress(OSError):
-            self._keep_room(2 * buffer.tell() + MARGIN)
+        with naming(self.output, self.path):
+            try:
+                self._write(buffer.getbuffer())
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not os.path.exists(self._room):
+                    raise
+                self.give_room()
+                self._write(buffer.getbuffer())
+        self.done, self.counters, self.state = done, counters, state
+        self._keep_room(max(self._most, 2 * buffer.tell()) + MARGIN)
 
     def _write(self, data: memoryview) -> None:
         temporary = f"{self.path}-new"
@@ -143,16 +154,25 @@ class Journal:
         return f"{self.path}-room"
 
     def _keep_room(self, size: int) -> None:
-        """Hold room on the disk for one more note, of use when the output has filled it."""
+        """Hold room on the disk for one more note, of use when the output has filled it; none where it is full now."""
         if not os.path.exists(self._room) or os.path.getsize(self._room) < size:
-            with open(self._room, "wb") as file:
-                file.write(bytes(size))
+            try:
+                with open(self._room, "wb") as file:
+                    file.write(bytes(size))
+            except OSError:
+                self.give_room()
+
+    def give_room(self) -> None:
+        """Give the kept room back to the disk."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._room)
 
     def remove(self) -> None:
         """Take it away: the output is whole, or given up."""
-        for name in (self.path, f"{self.path}-new", self._room):
+        for name in (self.path, f"{self.path}-new"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
+        self.give_room()
 
     def load(self, free: Sequence[str] = ()) -> bool:
         """Take over what an earlier run noted, and its settings of these names; False when there is nothing.
@@ -176,9 +196,7 @@ class Journal:
         self.settings.update({key: found[key] for key in free if key in found})
         changed = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
         if changed:
-            told_of = "; ".join(
-                f"{key}: {_short(found.get(key))}, now {_short(self.settings.get(key))}" for key in changed
-            )
+            told_of = "; ".join(_change(key, found.get(key), self.settings.get(key)) for key in changed)
             raise InputError(
                 f"{self.output}: an unfinished run of other settings lies beside it ({told_of}); "
                 f"run it with the same settings to go on, or {ANEW}"
@@ -190,6 +208,29 @@ class Journal:
 ANEW = "pass resume=False to begin anew"
 
 
+def _change(key: str, before: Any, now: Any) -> str:
+    """In words, what is another setting now."""
+    if key == "input" and isinstance(before, dict) and isinstance(now, dict):
+        return _change_of_input(before, now)
+    return f"{key}: {_short(before)}, now {_short(now)}"
+
+
+#: What a fingerprint of an input holds besides where it lies, and the words for it.
+_OF_CONTENT = {"size": "size", "mtime_ns": "time", "files": "files", "shape": "shape", "dtype": "type"}
+
+
+def _change_of_input(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Of two fingerprints of inputs that differ."""
+    old, new = (f"{each.get('path', 'an array')}:{each.get('dataset', '')}".rstrip(":") for each in (before, now))
+    if old != new:
+        if os.path.basename(old) != os.path.basename(new):
+            old, new = os.path.basename(old), os.path.basename(new)
+        return f"the input was {old}, now it is {new}"
+    if "path" in now and (changed := [word for key, word in _OF_CONTENT.items() if before.get(key) != now.get(key)]):
+        return f"{os.path.basename(new)} has changed since: {', '.join(changed)}"
+    return "the mask is another" if before.get("mask") != now.get("mask") else "the input holds other values"
+
+
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
+    text = "not given" if value is None else str(value)
     return text if len(text) <= 120 else f"{text[:117]}…"

@@ -35,6 +35,21 @@ def open_mask(mask: Any) -> np.ndarray:
     return made
 
 
+def open_mask_for(features: Any, mask: Any) -> np.ndarray:
+    """`open_mask`, for a model of this input shape.
+
+    Raises
+    ------
+    ShapeError
+        Where the mask has more or fewer points than the model features.
+    """
+    made = open_mask(mask)
+    if isinstance(features, tuple) and features not in ((points := int(made.sum()),), (None,)):
+        takes = f"{features[0]:,} features" if len(features) == 1 else f"inputs of shape {features}"
+        raise ShapeError(f"the mask has {points:,} points, the model {takes}")
+    return made
+
+
 class Masked(Source):
     r"""The features of a grid where a mask is True: (samples, \*grid) is read as (samples, features).
 

@@ -46,7 +46,10 @@ def save_statistics(
     if grid is not None:
         last = dims[len(made.shape) - 1]  # the features, in their place
         arrays = {
-            key: ((*on[:-1], *dims[len(made.shape) - 1 :]), scatter(values.astype(np.float64), grid))
+            key: (
+                (*on[:-1], *dims[len(made.shape) - 1 :]),
+                scatter(values, grid, np.nan if values.dtype.kind == "f" else 0),
+            )
             if on[-1] == last
             else (on, values)
             for key, (on, values) in arrays.items()

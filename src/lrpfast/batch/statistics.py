@@ -12,7 +12,7 @@ import numpy as np
 from ..engine.inputs import unmasked
 from ..errors import InputError, SampleError, ShapeError
 from . import _moments
-from .blocks import Blocks
+from .blocks import SIZE, Blocks
 from .shares import Shares
 from .sketch import Sketch
 
@@ -227,23 +227,24 @@ class Statistics:
         >>> abs(statistics.quantile(0.5) - 50) < 1.6
         array([[[ True]]])
         """
+        shares = shares_of("q", q)
         if self._sketch is None:
-            raise InputError("quantiles were not asked for: Statistics(…, quantiles=True)")
-        shares = np.atleast_1d(np.asarray(q, np.float64))
-        if shares.ndim != 1 or not ((shares >= 0) & (shares <= 1)).all():
-            raise InputError(f"q must be numbers between 0 and 1, not {q!r}")
+            raise InputError(
+                f"quantiles were not asked for: stream(…, quantiles={tuple(shares.tolist())}) "
+                "or Statistics(…, quantiles=True) keeps what they need"
+            )
         self._result()  # refuses gaps, as all results do
         each = [self._sketch.quantile(g, shares) for g in range(len(self.groups))]
         return np.stack(each, 1).reshape(len(shares), len(self.groups), *self.shape)
 
-    def to_dict(self, dims: Sequence[str] | None = None, q: Sequence[float] = ()) -> dict[str, tuple[Any, ...]]:
+    def to_dict(self, dims: Sequence[str] | None = None, q: float | Sequence[float] = ()) -> dict[str, tuple[Any, ...]]:
         """Every result by name with the names of its axes, as ``xarray.Dataset`` takes them.
 
         Parameters
         ----------
         dims : sequence of str, optional
             Names of a map's axes; "feature_0", "feature_1", … unless given.
-        q : sequence of float
+        q : float or sequence of float
             Quantiles to add.
 
         Returns
@@ -268,8 +269,8 @@ class Statistics:
         }
         for name in ("valid", "mean", "std", "minimum", "maximum", "positive", "negative"):
             result[name] = (axes, getattr(self, name))
-        if len(q):
-            result["q"] = (("q",), np.asarray(q, np.float64))
+        if len(shares := shares_of("q", q)):
+            result["q"] = (("q",), shares)
             result["quantile"] = (("q", *axes), self.quantile(q))
         return result
 
@@ -303,6 +304,15 @@ class Statistics:
             state["sketch_counts"] = self._sketch.counts.astype(np.min_scalar_type(largest))
             state["sketch_octaves"] = self._sketch.octaves.copy()
         return state
+
+    def _state_bytes(self, samples: int) -> int:
+        """About how much `state` takes when so many samples have come one after the other, at most."""
+        # the tree's nodes, a begun block, and as much for signs and extremes
+        parts = (-(-samples // SIZE)).bit_length() + 2
+        size = parts * 4 * len(self.groups) * self._blocks.features * np.dtype(np.float64).itemsize
+        if self._sketch is not None:
+            size += self._sketch.counts.size * np.min_scalar_type(samples).itemsize + self._sketch.octaves.nbytes
+        return size
 
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray]) -> Statistics:
@@ -378,6 +388,17 @@ class Statistics:
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(len(self.groups), *self.shape)
+
+
+def shares_of(name: str, given: float | Sequence[float]) -> np.ndarray:
+    """Numbers between 0 and 1 as a one-dimensional array; InputError for anything else."""
+    try:
+        shares = np.atleast_1d(np.asarray(given))
+    except ValueError:  # rows of different lengths
+        shares = np.array([None])
+    if shares.ndim != 1 or shares.dtype.kind not in "fiu" or not ((shares >= 0) & (shares <= 1)).all():
+        raise InputError(f"{name} must be numbers between 0 and 1, not {given!r}")
+    return shares.astype(np.float64)
 
 
 def _labels(groups: int | Sequence[Any]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import time
@@ -24,11 +25,11 @@ from .bounds import told_outside
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, Journal, joined, locked
-from .masks import Gridded, Masked, on_grid, open_mask
+from .masks import Gridded, Masked, on_grid, open_mask_for
 from .results import check_statistics, save_statistics
 from .sinks import Sink, open_sink
 from .sources import Source, open_source, split
-from .statistics import Statistics
+from .statistics import Statistics, shares_of
 
 #: Time between two notes of what is done: what a kill costs at most.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -57,9 +58,13 @@ class Streamed:
         Explanations not normalized, since what they would be divided by is zero.
     outside : int
         Input values outside the bounds of a z-box on the input.
+    values : int
+        Input values that were explained: samples times features.
     statistics : Statistics or None
     record : dict
         How the relevances were made, as the files' attributes say it.
+    written : bool
+        Whether the relevances went anywhere, and not into statistics alone.
 
     Examples
     --------
@@ -77,11 +82,13 @@ class Streamed:
     resumed: int
     left: int
     outside: int
+    values: int
     statistics: Statistics | None
     record: dict[str, str]
+    written: bool
 
     def __repr__(self) -> str:
-        told = [f"relevance {self.shape} {self.dtype}"]
+        told = [f"relevance {self.shape} {self.dtype}"] if self.written else []
         for name in ("resumed", "left", "outside"):
             if getattr(self, name):
                 told.append(f"{name} {getattr(self, name):,}")
@@ -101,7 +108,7 @@ def stream(
     statistics: bool | str | os.PathLike[str] = False,
     group_by: Any = None,
     correct: Any = None,
-    quantiles: Sequence[float] = (),
+    quantiles: float | Sequence[float] = (),
     mask: Any = None,
     progress: bool | Callable[[int], object] = True,
     resume: bool = True,
@@ -116,7 +123,7 @@ def stream(
         data = stack.enter_context(_opened(source, sink))
         grid = None
         if mask is not None:
-            grid = open_mask(mask)
+            grid = open_mask_for(analyzer.input_shape, mask)
             data = stack.enter_context(Masked(data, grid))
         job = Job(
             analyzer, data.shape, data.dtype, target=target, normalize=normalize, group_by=group_by, correct=correct
@@ -142,11 +149,12 @@ def stream(
         run.all(tell, client)
     seconds = time.perf_counter() - begin
     shape = (run.count, *on_grid(job.map_shape, grid))
+    values = run.count * math.prod(job.feature_shape)
     if outside := run.counts["outside"]:
-        warnings.warn(told_outside(outside), BoundsWarning, stacklevel=3)
+        warnings.warn(told_outside(outside, values), BoundsWarning, stacklevel=3)
     counts = run.count, run.count * job.targets
-    told = run.resumed, run.counts["left"], outside
-    return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record)
+    told = run.resumed, run.counts["left"], outside, values
+    return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record, out is not None)
 
 
 def _opened(source: Any, sink: Any) -> Source:
@@ -172,17 +180,15 @@ class _Statistics:
     """The statistics that were asked for, if any, and where they are to be written."""
 
     def __init__(
-        self, job: Job, wanted: bool | str | os.PathLike[str], grouped: bool, quantiles: Sequence[float]
+        self, job: Job, wanted: bool | str | os.PathLike[str], grouped: bool, quantiles: float | Sequence[float]
     ) -> None:
         self.path = None if isinstance(wanted, bool) else os.fspath(wanted)
         self.wanted = bool(wanted)
-        self.quantiles = tuple(float(q) for q in quantiles)
+        self.quantiles = tuple(shares_of("quantiles", quantiles).tolist())
         if not self.wanted and (grouped or self.quantiles):
             raise InputError(
                 "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"
             )
-        if any(not 0 <= q <= 1 for q in self.quantiles):
-            raise InputError(f"quantiles must lie between 0 and 1, not {quantiles}")
         if self.path is not None:
             check_statistics(self.path)
         self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
@@ -225,7 +231,8 @@ class Run:
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
         same = data.fingerprint is not None  # can the same input be told again?
         resumable = bool(paths) and (sink is None or sink.resumable) and same
-        self._journal = Journal(paths[0], self._settings()) if resumable else None
+        most = 0 if made.total is None else made.total._state_bytes(job.samples or 0)
+        self._journal = Journal(paths[0], self._settings(), most) if resumable else None
         self._noted = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
@@ -291,26 +298,35 @@ class Run:
                 raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
         if journal is not None and not found and os.path.exists(journal.path):
             journal.remove()  # the run is to begin anew
-        if sink is None or named:
-            self.sink = None
-            return
-        if found and not os.path.exists(sink.partial or ""):
+        if named:
+            self.sink = sink = None
+        if found and sink is not None and not os.path.exists(sink.partial or ""):
             raise InputError(
                 f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
             )
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
-            prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
-            sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, found)
+            if sink is not None:
+                prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
+                sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, found)
             if journal is not None and not found:
-                journal.save()
+                journal.note([], {}, {})
         except OSError:
             if not found:
                 self._give_up()
             raise
 
     def all(self, tell: Callable[[int], object], client: Any = None) -> None:
-        """Explain what is left, and finish."""
+        """Explain what is left, and finish; an error of a disk says whether the run can go on."""
+        try:
+            self._explain(tell, client)
+            self._finish()
+        except OSError as error:
+            if self._journal is not None and self._journal.done and error.strerror:
+                error.strerror += "; what is done is kept: the same run goes on from there"
+            raise
+
+    def _explain(self, tell: Callable[[int], object], client: Any) -> None:
         try:
             if client is None:
                 self._chunks(tell)
@@ -325,7 +341,11 @@ class Run:
                 with contextlib.suppress(OSError):  # the error that stopped the run is the one to tell
                     self._note()
             raise
+
+    def _finish(self) -> None:
         self._note()
+        if self._journal is not None:
+            self._journal.give_room()  # all is noted: the statistics may need it
         if self.made.path is not None and self.made.total is not None:
             maps = self.made.total, self.made.quantiles, self.data.labels, self.grid
             save_statistics(self.made.path, *maps, self.record)

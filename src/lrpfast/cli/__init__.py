@@ -61,6 +61,7 @@ _OPTIONS = {
     "channels_first is for": "--plot-channels is for",
     "Analyzer(…, mask_nan=True)": "--mask-nan",
     "mask_nan=True": "--mask-nan",
+    "mask= says": "--mask says",
     "precision='float64'": "--precision float64",
     "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",
     "statistics=True or a file's name": "--statistics FILE",

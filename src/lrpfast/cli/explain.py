@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
             if picture is not None:
                 plot.save(picture(arguments.output), arguments.plot)
     if done.outside:
-        print(f"lrpfast: warning: {told_outside(done.outside)}", file=sys.stderr)
+        print(f"lrpfast: warning: {told_outside(done.outside, done.values)}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done)
 

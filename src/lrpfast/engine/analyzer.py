@@ -517,7 +517,7 @@ class Analyzer:
         statistics: bool | str | os.PathLike[str] = False,
         group_by: Any = None,
         correct: Any = None,
-        quantiles: Sequence[float] = (),
+        quantiles: float | Sequence[float] = (),
         mask: Any = None,
         progress: bool | Callable[[int], object] = True,
         resume: bool = True,
@@ -547,10 +547,10 @@ class Analyzer:
         statistics : bool or path
             Make the maps' statistics on the way (`Statistics`); into a ``.nc``, ``.h5``, ``.npz`` or ``.zarr`` file.
         group_by : "prediction" or labels, optional
-            Statistics for each predicted class apart, or for each of the labels (an array, or a path).
+            Statistics for each predicted class apart, or for each of the labels: an array, a list, or a path.
         correct : labels, optional
             The true classes: samples that the model predicts otherwise are left out of the statistics.
-        quantiles : sequence of float
+        quantiles : float or sequence of float
             Quantiles of the maps, 0 to 1, to about 3 %.
         mask : bool array or path, optional
             The points of the source's grid that are the model's features, in order. Relevances come back on

@@ -143,6 +143,15 @@ def header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], np.dty
     return shape, dtype, fortran, file.tell()
 
 
+def is_npy(path: str | os.PathLike[str]) -> bool:
+    """Whether there is an .npy file at a path."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def open_array(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an .npy file, mapped to memory and read only.
 
