@@ -852,6 +852,17 @@ def test_a_disk_without_the_room_is_told_first(earlier, capfd, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_while_the_commands_modules_are_read(monkeypatch):
+    class Interrupts:
+        def find_spec(self, name, path=None, target=None):
+            if name == "lrpfast.cli.arguments":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lrpfast.cli.arguments")
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    assert run("info") == 130
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_signals(number, earlier, x):
     """A real run, stopped while it writes: it says how to go on, and the earlier output is as it was."""

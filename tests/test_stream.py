@@ -257,8 +257,9 @@ def test_variables_of_a_file_of_statistics(masked, x, tmp_path):
     """As docs/datasets.md has them."""
     mask = np.ones((4, 10), bool) if masked else None
     source = X.reshape(-1, 4, 10) if masked else x
-    ANALYZER.stream(source, statistics=tmp_path / "m.npz", group_by=LABELS, quantiles=(0.1, 0.9), mask=mask)
-    sample = (4, 10) if masked else (FEATURES,)
+    how = {"target": np.stack([LABELS, 2 - LABELS], 1), "group_by": LABELS, "quantiles": (0.1, 0.9), "mask": mask}
+    ANALYZER.stream(source, statistics=tmp_path / "m.npz", **how)
+    sample = (2, 4, 10) if masked else (2, FEATURES)
     with np.load(tmp_path / "m.npz") as made:
         got = {name: (made[name].shape, made[name].dtype.name) for name in made.files if name != "metadata"}
     maps = dict.fromkeys(["mean", "std", "minimum", "maximum", "positive", "negative"], ((3, *sample), "float64"))

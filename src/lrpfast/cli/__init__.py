@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import LrpfastError
-from .arguments import UsageError, make_parser, with_negatives
 
 __all__ = ["main"]
 
@@ -18,6 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without → or γ shows ?
+    try:
+        from .arguments import UsageError, make_parser, with_negatives  # a moment, in which Ctrl-C may come
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     try:
         arguments = make_parser().parse_args(with_negatives(sys.argv[1:] if argv is None else argv))
         arguments.run(arguments)

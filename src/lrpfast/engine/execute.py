@@ -31,10 +31,11 @@ def chunks(samples: int, bytes_per_sample: int, nbytes: int) -> Iterator[slice]:
 
 
 def as_rows(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """C-contiguous samples in the program's dtype."""
+    """C-contiguous samples in the program's dtype, each value aligned."""
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the run reports
         rows: np.ndarray = module_of(x).ascontiguousarray(x, dtype)
-    return rows
+    # of a file's bytes, say; CuPy's arrays have no such flag and are always aligned
+    return rows if getattr(rows.flags, "aligned", True) else rows.copy()
 
 
 def raise_fault(
