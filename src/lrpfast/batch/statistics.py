@@ -345,7 +345,8 @@ class Statistics:
             raise ShapeError(f"relevance has shape {relevance.shape}, expected (samples, *{self.shape})")
         if not relevance.flags.c_contiguous:
             raise InputError("relevance must be C-contiguous; np.ascontiguousarray makes it so")
-        return relevance.reshape(len(relevance), self._blocks.features)
+        aligned = relevance if relevance.flags.aligned else relevance.copy()
+        return aligned.reshape(len(relevance), self._blocks.features)
 
     def _places(self, group: np.ndarray | None, samples: int) -> np.ndarray:
         if group is None:

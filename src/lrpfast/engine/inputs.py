@@ -141,6 +141,8 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: Any) -> Any:
         raise InputError(f"out must have dtype {dtype}, not {out.dtype}")
     if not out.flags.c_contiguous or not getattr(out.flags, "writeable", True):
         raise InputError("out must be C-contiguous and writeable")
+    if not getattr(out.flags, "aligned", True):
+        raise InputError("out must be aligned: its values begin between the places of its dtype")
     if module_of(x).may_share_memory(out, x):
         raise InputError("out must not share memory with the inputs")
     return out
@@ -248,7 +250,7 @@ def as_start(
         if array.size:
             _check_index(int(array.min()), size)
             _check_index(int(array.max()), size)
-        targets = np.ascontiguousarray(array, np.int64)
+        targets = np.require(array, np.int64, ["C", "A"])
         k = array.shape[1] if array.ndim == 2 else 1
         return Start("index", targets, step=k, count=k), (k,) if array.ndim == 2 else ()
     if array.dtype.kind == "f":
@@ -262,7 +264,7 @@ def as_start(
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise InputError(f"the starting relevance is not finite at {place}: {array[place]}")
         with np.errstate(over="ignore"):
-            return Start("array", array=np.ascontiguousarray(array, dtype)), ()
+            return Start("array", array=np.require(array, dtype, ["C", "A"])), ()
     raise InputError(f"{TARGETS}, not dtype {array.dtype}")
 
 
