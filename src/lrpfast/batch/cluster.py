@@ -122,6 +122,8 @@ _PLACE = re.compile(r"local(:(?P<workers>\d+))?|(?P<address>(\w+://)?[^/\s]+:\d+
 def connected(cluster: Any) -> Iterator[Any]:
     """A Dask client: for ``"local:4"`` with four worker processes of its own, an address, or a client as it is.
 
+    One that is made here does not become Dask's default: what the caller computes besides stays where it was.
+
     Raises
     ------
     InputError
@@ -139,7 +141,7 @@ def connected(cluster: Any) -> Iterator[Any]:
         )
     if found["address"]:
         try:
-            client = distributed.Client(cluster, timeout=SECONDS_TO_CONNECT)
+            client = distributed.Client(cluster, timeout=SECONDS_TO_CONNECT, set_as_default=False)
         except (OSError, ValueError, RuntimeError) as error:  # ValueError: a port or protocol that there is not
             raise InputError(f"cluster={cluster!r}: no scheduler answers there ({error})") from error
         with client:
@@ -152,7 +154,7 @@ def connected(cluster: Any) -> Iterator[Any]:
         distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as local,
-        distributed.Client(local) as client,
+        distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
 
