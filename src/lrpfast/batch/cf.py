@@ -31,12 +31,7 @@ class Packing:
     """
 
     def __init__(self, dtype: np.dtype, attrs: Mapping[str, Any]) -> None:
-        self._scale, self._offset = (
-            float(np.ravel(attrs.get(key, usual))[0]) for key, usual in (("scale_factor", 1), ("add_offset", 0))
-        )
-        for key, value in (("scale_factor", self._scale), ("add_offset", self._offset)):
-            if not math.isfinite(value):
-                raise InputError(f"{key} is {value}, which makes no number of any value")
+        self._scale, self._offset = _factor(attrs, "scale_factor", 1), _factor(attrs, "add_offset", 0)
         fills = [
             _number(value)
             for key in ("missing_value", "_FillValue")
@@ -61,6 +56,13 @@ class Packing:
         for value in self._missing:
             out[rows == value] = np.nan
         return out
+
+
+def _factor(attrs: Mapping[str, Any], key: str, usual: float) -> float:
+    value = float(np.ravel(attrs.get(key, usual))[0])
+    if not math.isfinite(value):
+        raise InputError(f"{key} is {value}, which makes no number of any value")
+    return value
 
 
 def _stored(value: float, dtype: np.dtype) -> np.ndarray | None:

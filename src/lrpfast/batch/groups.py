@@ -28,10 +28,9 @@ def labels(given: Any, what: str, samples: int | None) -> np.ndarray:
         For anything but one whole number, truth value or text a sample.
     """
     array = _array(given, what)
-    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all():
-        array = array.astype(np.int64)  # classes are often kept as floats
-    elif array.dtype.kind == "b":
-        array = array.astype(np.int64)
+    classes = array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
+    if classes or array.dtype.kind == "b":
+        array = array.astype(np.int64)  # classes are often kept as floats, or as truth values
     elif array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "backslashreplace")
     if array.ndim == 2 and array.shape[1] == 1:

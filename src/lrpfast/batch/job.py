@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from ..engine.inputs import as_batch, as_start
 from ..engine.record import record, target_text
 from ..errors import InputError, SampleError, ShapeError
 from ..model.layers import Input, Permute
-from ..model.layers.shape import only_moves
 from ..once import once
 from ..rules import ZBox
+from ..rules.bounds import moved
 from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
@@ -167,17 +168,16 @@ def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
     model, found = analyzer.model, []
     for i, rule in analyzer._composite.assign(model).rules.items():
         if isinstance(rule, ZBox):
-            at = model.nodes[i].inputs[0]
-            shape: Any = model.nodes[at].shape
+            path = moved(model, model.nodes[i].inputs[0])
+            shape: Any = model.nodes[path[0]].shape
             low, high = (np.broadcast_to(bound, shape) for bound in (rule.low, rule.high))
-            while model.nodes[at].inputs and only_moves(model.layers[at]):
-                layer, at = model.layers[at], model.nodes[at].inputs[0]
-                shape = model.nodes[at].shape
+            for mover, before in pairwise(path):
+                layer, shape = model.nodes[mover].layer, model.nodes[before].shape
                 if isinstance(layer, Permute):
                     low, high = (bound.transpose(np.argsort(layer.axes)) for bound in (low, high))
                 else:
                     low, high = low.reshape(shape), high.reshape(shape)
-            if isinstance(model.layers[at], Input):
+            if isinstance(model.nodes[path[-1]].layer, Input):
                 found.append((low, high))
     return found
 

@@ -12,16 +12,18 @@ from ..errors import LrpfastError
 __all__ = ["main"]
 
 
+class UsageError(Exception):
+    """A wrong command line, in argparse's words."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without → or γ shows ?
     try:
-        from .arguments import UsageError, make_parser, with_negatives  # a moment, in which Ctrl-C may come
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    try:
+        from .arguments import make_parser, with_negatives  # a moment, in which Ctrl-C may come
+
         arguments = make_parser().parse_args(with_negatives(sys.argv[1:] if argv is None else argv))
         arguments.run(arguments)
         sys.stdout.flush()

@@ -13,7 +13,7 @@ from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
 from ..plot.scale import SCALES
-from . import demo, explain, info, inspect, rules, values
+from . import UsageError, demo, explain, info, inspect, rules, values
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.
@@ -58,10 +58,6 @@ on a GPU. The table sets the figures that the notebook printed beside lrpfast's 
 
 #: Arguments that begin like an option to argparse, such as -1,1 or -1e-3.
 _NEGATIVE = re.compile(r"-\.?\d")
-
-
-class UsageError(Exception):
-    """A wrong command line, in argparse's words."""
 
 
 class Parser(argparse.ArgumentParser):

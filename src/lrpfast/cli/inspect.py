@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     kept = range(len(model.nodes)) if start is None else model.needed(start)
     bare = model.without_output_activation(analyzer.stripped)
     left_out = set() if start is not None else _functions(model) - _functions(bare)
-    composite = options.composite(arguments)
+    composite = analyzer._composite
     folded = _folded(model) if composite.canonize else set()
     for line in _assignment(model, composite.assign(model), kept, left_out, folded):
         print(f"  {line}")

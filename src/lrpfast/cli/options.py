@@ -14,7 +14,7 @@ from ..engine.innvestigate import create_analyzer
 from ..errors import InputError, RuleError
 from ..model.graph import Model
 from ..names import unknown
-from ..rules import RULES, Rule, ZBox, from_name, innvestigate, presets
+from ..rules import RULES, Rule, ZBox, from_name, presets
 from ..rules.composites import Composite
 from ..rules.entries import Entry
 from ..rules.innvestigate import ANALYZERS, keywords
@@ -69,16 +69,6 @@ def _reference(text: str | None) -> float | np.ndarray | None:
         return np.array([float(part) for part in text.split(",")])
     except ValueError:
         raise InputError(f"--y-ref is a number, one for each output as A,B,…, or an .npy file, not {text!r}") from None
-
-
-def composite(options: argparse.Namespace) -> Composite:
-    """Which layer gets which rule, by the rule's options."""
-    if _known(options.rule) not in ANALYZERS:
-        return _own(options)
-    parameters = _innvestigate_keywords(options)
-    if parameters["input_layer_rule"] is None:
-        del parameters["input_layer_rule"]
-    return innvestigate.composite(options.rule, **parameters)
 
 
 def _known(name: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 from ..model.graph import Model, Node
 from ..model.layers import Activation, Flatten, Input, Layer, Reshape
+from ..model.layers.base import known
 from ..rules import Gradient, Pass, Rule, Zero
 from ..rules.composites import Assignment
 from .operators import Operator, operator
@@ -40,12 +42,10 @@ def steps_of(model: Model, assignment: Assignment | None) -> tuple[list[Unit], l
     sizes: list[int] = []
 
     def value(node: Node) -> int:
-        size = 1
-        for n in node.shape:
-            if n is None:
-                raise InputError(f"{node}: its shape {node.shape} is open; build the model with a fixed input shape")
-            size *= n
-        sizes.append(size)
+        shape = known(node.shape)
+        if shape is None:
+            raise InputError(f"{node}: its shape {node.shape} is open; build the model with a fixed input shape")
+        sizes.append(math.prod(shape))
         return len(sizes) - 1
 
     for i, node in enumerate(model.nodes):

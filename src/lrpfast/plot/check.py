@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..engine.inputs import is_array
 from ..errors import InputError, MissingPackageError
 from ..kernels.arrays import as_array
-
-if TYPE_CHECKING:
-    pass
 
 
 def figure_class() -> Any:
@@ -44,7 +42,7 @@ def is_real(value: Any) -> bool:
 
 def as_labels(value: Any, what: str) -> list[str]:
     """A sequence's values as texts."""
-    values = as_array(value) if hasattr(value, "__array__") or hasattr(value, "__dlpack__") else value
+    values = as_array(value) if is_array(value) else value
     if getattr(values, "ndim", 1) != 1:
         raise InputError(f"{what} must be a sequence, one for each, not an array of shape {tuple(values.shape)}")
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):

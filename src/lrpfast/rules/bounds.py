@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import RuleError
 from ..model.graph import Model
-from ..model.layers import Flatten, Input, Layer, Permute, Reshape
+from ..model.layers import Flatten, Input, Permute, Reshape
 from ..model.layers.base import Shape, known
 from ..model.layers.shape import only_moves
 from .first_layer import ZBox
@@ -20,6 +20,14 @@ def _fits(bound: np.ndarray, shape: Shape) -> bool:
     return bound.ndim <= len(shape) and all(b in (1, n) for b, n in pairs)
 
 
+def moved(model: Model, at: int) -> list[int]:
+    """Node ``at`` and those before it, for as long as each only moves the values of the next; the last makes them."""
+    path = [at]
+    while model.nodes[path[-1]].inputs and only_moves(model.nodes[path[-1]].layer):
+        path.append(model.nodes[path[-1]].inputs[0])
+    return path
+
+
 def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
     """The rule with its z-box bounds in the shape of the layer's input, where it has any.
 
@@ -29,20 +37,17 @@ def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
     """
     if not isinstance(rule, ZBox):
         return rule
-    at = model.nodes[index].inputs[0]
-    shape = model.nodes[at].shape
-    between: list[Layer] = []
-    while model.nodes[at].inputs and only_moves(model.layers[at]):
-        between.insert(0, model.layers[at])
-        at = model.nodes[at].inputs[0]
+    shape = model.nodes[model.nodes[index].inputs[0]].shape
+    *movers, at = moved(model, model.nodes[index].inputs[0])
+    between = [model.nodes[i].layer for i in reversed(movers)]
     whole = model.nodes[at].shape
     sizes = known(whole)
-    moved = any(isinstance(layer, Permute) for layer in between)
+    reordered = any(isinstance(layer, Permute) for layer in between)
     fitted = {}
     for key in ("low", "high"):
         bound = getattr(rule, key)
-        of_input = isinstance(model.layers[at], Input) and _fits(bound, whole)
-        if bound.ndim and (not _fits(bound, shape) or (moved and bound.ndim > 1 and of_input)):
+        of_input = isinstance(model.nodes[at].layer, Input) and _fits(bound, whole)
+        if bound.ndim and (not _fits(bound, shape) or (reordered and bound.ndim > 1 and of_input)):
             opened = sizes is None and any(isinstance(layer, (Flatten, Reshape)) for layer in between)
             if not of_input or opened:
                 raise RuleError(

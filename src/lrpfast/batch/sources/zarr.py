@@ -34,10 +34,10 @@ class ZarrSource(FileSource):
 
     def __init__(self, path: str, array: str | None) -> None:
         zarr = needed("zarr", path)
-        self._store, self._folder = None, os.path.isdir(path)
+        self._store, self._folder, members = None, os.path.isdir(path), 0
         try:
             if not self._folder:
-                _check_members(path)
+                members = _check_members(path)
                 self._store = zarr.storage.ZipStore(path, mode="r")
             root = zarr.open(path if self._store is None else self._store, mode="r")
         except LrpfastError:
@@ -62,15 +62,15 @@ class ZarrSource(FileSource):
         if not unpacks_honestly(size, 0):  # to sum up a store's files may take long
             files = _files(self._inside) if self._folder else [path]
             check_unpacked(shown, size, sum(map(os.path.getsize, files)))
-        self._check_chunks(shown)
+        self._check_chunks(shown, members)
         if dims:
             self.labels = _labels(self._array, name, dims, attrs, group)
 
-    def _check_chunks(self, shown: str) -> None:
+    def _check_chunks(self, shown: str, members: int) -> None:
         blocks = getattr(self._array, "shards", None) or self._array.chunks
         declared = math.prod(-(-n // max(1, block)) for n, block in zip(self._array.shape, blocks, strict=True))
         if declared > _FREE_CHUNKS:
-            stored = sum(1 for _ in _files(self._inside)) if self._folder else _members(self.path)
+            stored = sum(1 for _ in _files(self._inside)) if self._folder else members
             if declared > MAX_RATIO * stored:
                 raise InputError(f"{shown}: damaged Zarr store ({stored:,} of {declared:,} chunks are there)")
 
@@ -98,18 +98,14 @@ class ZarrSource(FileSource):
             self._store.close()
 
 
-def _check_members(path: str) -> None:
-    """Refuse members of a zip archive that zarr would look for without end, or take any memory for."""
+def _check_members(path: str) -> int:
+    """How many members a zip archive has; refuses those that zarr looks for without end, or takes any memory for."""
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if {"", ".."} & set(info.filename.rstrip("/").split("/")):
                 raise InputError(f"{path}: damaged Zarr store (its member {info.filename!r} lies outside it)")
             check_size(archive, info)
-
-
-def _members(path: str) -> int:
-    with zipfile.ZipFile(path) as archive:
-        return len(archive.namelist())
+        return len(archive.infolist())
 
 
 def _files(folder: str) -> Iterator[str]:

@@ -61,8 +61,8 @@ def frozen(array: np.ndarray) -> np.ndarray:
     memory: Any = array
     while isinstance(memory, np.ndarray):
         memory = memory.base
-    whole = isinstance(memory, bytes) and len(memory) == array.nbytes
-    if whole and array.flags.c_contiguous and array.flags.aligned:
+    own = isinstance(memory, bytes) and len(memory) == array.nbytes
+    if own and array.flags.c_contiguous and array.flags.aligned:
         return array
     return np.ndarray(array.shape, array.dtype, buffer=array.tobytes())
 
