@@ -135,7 +135,8 @@ def sanitizer(options: Options) -> Iterator[Step]:
 
 
 def on_host(array: Any) -> np.ndarray:
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    """A NumPy array of CuPy's, PyTorch's or NumPy's."""
+    return array.get() if hasattr(array, "get") else np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
 def one_sample_needs(analyzer: Callable[[int], lrpfast.Analyzer], x: Any) -> int:

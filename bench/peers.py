@@ -79,7 +79,7 @@ def zennit(network: Network, rule: str, x: np.ndarray) -> Tool:
     composite.register(net)
     for module in net.modules():  # what is left of a merged one divides by √(1 + eps), which would add up
         if isinstance(module, BatchNorm):
-            module.eps = 0.0
+            module.eps = 1e-30  # PyTorch refuses 0; in float32 1 + eps is 1
     whole = channels_first(x)
     return Tool("zennit", len(x), lambda part: whole[part], lambda part: attributor(part)[1], channels_last)
 

@@ -174,6 +174,16 @@ def test_kernels_can_be_launched(report):
 
 
 @every_job
+def test_shared_memory_is_enough(report, job):
+    if job.module != "tile":
+        pytest.skip("only tiles ask for shared memory when they are launched")
+    room = (64 if job.arch == "sm_75" else 99) << 10  # 8.6 and 8.9 have no more; 8.0 and 9.0 do
+    for name, kernel in report.kernels.items():
+        whole = kernel.shared + modules.shared_memory(job.kind, name)
+        assert whole <= room, f"{name} takes {whole} bytes of shared memory"
+
+
+@every_job
 def test_registers_are_those_of_the_table(report, job):
     version, table = read_table()
     old, new = table[job.arch][job.module][job.kind], report.kernels

@@ -80,16 +80,16 @@ __device__ __forceinline__ REAL stable(REAL r, REAL z, REAL value, int kind)
     return r / (z + (z == 0 ? value : (REAL)0));
 }
 
-// V values from memory or to it, of which n are there: in one go where they are whole and aligned.
+// V values from memory or to it, STEP apart, those before the n-th: in one go where they are whole and aligned.
 struct __align__(16) Quad {
     REAL v[16 / sizeof(REAL)];
 };
 
-template <int V>
+template <int V, int STEP = 1>
 __device__ __forceinline__ void get(const REAL* p, int n, REAL (&v)[V])
 {
     const int WIDTH = 16 / sizeof(REAL);
-    if (V % WIDTH == 0 && n >= V && ((u64)p & 15) == 0) {
+    if (STEP == 1 && V % WIDTH == 0 && n >= V && ((u64)p & 15) == 0) {
 #pragma unroll
         for (int j = 0; j < V; j += WIDTH) {
             const Quad quad = *reinterpret_cast<const Quad*>(p + j);
@@ -101,15 +101,15 @@ __device__ __forceinline__ void get(const REAL* p, int n, REAL (&v)[V])
     } else {
 #pragma unroll
         for (int j = 0; j < V; j++)
-            v[j] = j < n ? p[j] : (REAL)0;
+            v[j] = j * STEP < n ? p[j * STEP] : (REAL)0;
     }
 }
 
-template <int V>
+template <int V, int STEP = 1>
 __device__ __forceinline__ void put(REAL* p, int n, const REAL (&v)[V])
 {
     const int WIDTH = 16 / sizeof(REAL);
-    if (V % WIDTH == 0 && n >= V && ((u64)p & 15) == 0) {
+    if (STEP == 1 && V % WIDTH == 0 && n >= V && ((u64)p & 15) == 0) {
 #pragma unroll
         for (int j = 0; j < V; j += WIDTH) {
             Quad quad;
@@ -121,8 +121,8 @@ __device__ __forceinline__ void put(REAL* p, int n, const REAL (&v)[V])
     } else {
 #pragma unroll
         for (int j = 0; j < V; j++)
-            if (j < n)
-                p[j] = v[j];
+            if (j * STEP < n)
+                p[j * STEP] = v[j];
     }
 }
 

@@ -1,6 +1,6 @@
 """Contractions and redistributions as launches: which kernel, which tile, how many splits of K, or a library's product.
 
-One accumulator, or two of a term pair that share a load (w+ to one, w- to the other), are finished in the kernel that
+One accumulator, or two whose terms read the same rows (w+ to one, w- to the other, say), are finished in the kernel that
 makes them. Otherwise sums go to planes of scratch memory first, and one more kernel finishes them.
 """
 
@@ -25,6 +25,8 @@ LONGEST_CHAIN = 8192
 #: Splits of K that fill the processors where there are few tiles: each has at least so much depth, and there are
 #: no more of them.
 LEAST_DEPTH, MOST_SPLITS = 128, 32
+#: Tiles to a processor from which on K is not split to fill them, and what a further split costs, of a tile's time.
+FULL, PLANE = 3, 0.02
 #: Up to so many columns, or of depth, our kernels are at the memory's speed and fuse what follows.
 NARROW = 16
 #: Below so much work a library's call costs more than it saves, and cannot be part of a graph that is replayed.
@@ -42,13 +44,12 @@ Place = Callable[[int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Part:
-    """A term as the kernels take it: perhaps two in one, perhaps scaled."""
+    """A term as the kernels take it: its weights scaled; perhaps with another, of the same rows and accumulator 1."""
 
     term: Term
     accumulator: int
-    sign: int
-    split: bool = False
     scale: float = 1.0
+    other: Part | None = None
 
 
 class Contraction:
@@ -76,10 +77,8 @@ class Contraction:
         shares = operation.shares if isinstance(operation, Redistribute) else ()
         self.parts, self.shares = self._merged(shares)
         self.sums = 1 + max(p.accumulator for p in self.parts)
-        paired = self._paired()
-        self.fused = self.sums if self.sums == 1 or paired else 0  # accumulators that a tile's kernel can finish
-        if paired:
-            self.parts = paired
+        pairs = self._paired()
+        self.fused = self.sums if self.sums == 1 or pairs else 0  # accumulators that a tile's kernel can finish
         self.plane_at = place(out)[0]  # where a single plane can lie as well
         self.sizes = [program.sizes[p.term.source] for p in self.parts]
         self.depths = [self._depth(p.term, size) for p, size in zip(self.parts, self.sizes, strict=True)]
@@ -91,8 +90,11 @@ class Contraction:
             )
         self.library = self._library()
         self.sources = [place(p.term.source)[0] for p in self.parts]
-        self.matrices = [held.matrix(_matrix(p.term), self.round) for p in self.parts] if self.library else []
-        self.record = held.record(self._record(program, held, place, check))
+        self.matrices = [
+            held.matrix(_matrix(p.term), self.round, p.term.sign, p.scale) for p in self.parts if self.library
+        ]
+        self.record = held.record(self._record(pairs or self.parts, program, held, place, check))
+        self.singles = held.record(self._record(self.parts, program, held, place, check)) if pairs else self.record
 
     def _regions(self) -> tuple[Any, ...]:
         return () if self.geometry is None else self.geometry.regions
@@ -105,7 +107,7 @@ class Contraction:
 
     def _merged(self, shares: tuple[Share, ...]) -> tuple[list[Part], tuple[Share, ...]]:
         """Accumulators that are multiplied by the same and differ in coefficient only become one, its terms scaled."""
-        parts = [Part(t, t.accumulator, t.sign) for t in self.operation.terms]
+        parts = [Part(t, t.accumulator) for t in self.operation.terms]
         sums = {t.accumulator for t in self.operation.terms}
         alike: dict[tuple[Any, ...], list[Share]] = {}
         for share in shares:
@@ -119,11 +121,11 @@ class Contraction:
         for a, group in enumerate(alike.values()):
             merged.append(replace(group[0], accumulator=a, coefficient=1.0))
             new.update({s.accumulator: (a, s.coefficient) for s in group})
-        parts = [Part(p.term, new[p.accumulator][0], p.sign, False, new[p.accumulator][1]) for p in parts]
+        parts = [Part(p.term, *new[p.accumulator]) for p in parts]
         return sorted(parts, key=lambda p: p.accumulator), tuple(merged)
 
     def _paired(self) -> list[Part] | None:
-        """The terms of two accumulators as pairs that share source and weights and take opposite signs of these."""
+        """The terms of two accumulators as pairs that read the same rows."""
         if self.sums != 2 or self.diagonal:
             return None
         left = list(self.parts)
@@ -131,11 +133,12 @@ class Contraction:
         while left:
             p = left.pop(0)
             for q in left:
-                same = (q.term.source, q.term.part, q.scale) == (p.term.source, p.term.part, p.scale)
-                same = same and q.term.geometry is p.term.geometry and _same_weights(q.term.weights, p.term.weights)
-                if same and p.sign and q.sign == -p.sign and q.accumulator != p.accumulator:
+                same = (q.term.source, q.term.part) == (p.term.source, p.term.part)
+                same = same and q.term.geometry is p.term.geometry and _laid_out_alike(q.term.weights, p.term.weights)
+                if same and q.accumulator != p.accumulator:
                     left.remove(q)
-                    pairs.append(Part(p.term, 0, p.sign if p.accumulator == 0 else q.sign, True, p.scale))
+                    first, second = (p, q) if p.accumulator == 0 else (q, p)
+                    pairs.append(replace(first, other=second))
                     break
             else:
                 return None
@@ -145,7 +148,7 @@ class Contraction:
         """Whether cuBLAS can make the sums: plain products that are neither narrow nor shallow."""
         if CONVOLUTION not in ("own", "library"):
             raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own' or 'library'")
-        if self.diagonal or any(p.sign or p.split for p in self.parts) or not products.available():
+        if self.diagonal or not products.available():
             return False
         if {p.accumulator for p in self.parts} != set(range(self.sums)):
             return False  # a sum that nothing goes to is zero, which a product would not make it
@@ -156,12 +159,13 @@ class Contraction:
 
     # the record
 
-    def _record(self, program: Program, held: Held, place: Place, check: bool) -> np.ndarray:
+    def _record(self, parts: list[Part], program: Program, held: Held, place: Place, check: bool) -> np.ndarray:
         operation = self.operation
         made = np.zeros((), CONTRACTION)
-        terms = np.zeros(len(self.parts), TERM)
-        for i, part in enumerate(self.parts):
-            self._term(terms[i : i + 1], part, self.sizes[i], held, place)
+        terms = np.zeros(len(parts), TERM)
+        for i, part in enumerate(parts):
+            self._term(terms[i : i + 1], part, program.sizes[part.term.source], held, place)
+        made["quads"] = self.columns % self.quad == 0 and bool((terms["column_step"] == 1).all())
         made["terms_count"], made["terms"] = len(terms), held.put(terms)
         made["sums"], made["rows"], made["width"] = self.sums, self.rows, self.width
         made["columns"], made["groups"] = self.columns, self.groups
@@ -202,28 +206,42 @@ class Contraction:
         term = part.term
         record["source"] = np.array(place(term.source), BUFFER)
         record["part"], record["round"] = INPUT_PARTS.index(term.part), self.round
-        record["accumulator"], record["sign"], record["split"] = part.accumulator, part.sign, part.split
-        record["scale"] = part.scale
-        matrices = term.weights if isinstance(term.weights, tuple) else (term.weights,)
+        record["accumulator"] = part.accumulator
         source_rows = self.rows if term.geometry is None else math.prod(term.geometry.source)
         record["stride"] = size // source_rows
         record["channels"] = size // source_rows // self.groups
+        record["quads"] = not (record["stride"] | record["channels"]) % self.quad and record["source"]["at"] >= 0
         if term.geometry is not None:
             record["geometry"] = held.geometry(term.geometry, self.operation)
+        self._weights(record, part, "weights", held)
+        if part.other is not None:
+            self._weights(record, part.other, "others", held)
+
+    def _weights(self, record: np.ndarray, part: Part, field: str, held: Held) -> None:
+        """The weights of every region, as they lie, and of those the part that the term takes."""
+        term = part.term
+        matrices = term.weights if isinstance(term.weights, tuple) else (term.weights,)
         if self.diagonal:
             alike = all(w.shape[1] == 1 for w in matrices)
             wide = [w if alike or w.shape[1] == self.width else np.repeat(w, self.width, 1) for w in matrices]
             addresses = [held.vector(w, self.round) for w in wide]
             record["alike"] = alike
         elif term.geometry is None:
-            address, record["row_step"], record["column_step"] = held.matrix(matrices[0], self.round)
+            address, record["row_step"], record["column_step"] = held.matrix(
+                matrices[0], self.round, term.sign, part.scale
+            )
             addresses = [address]
         else:
-            addresses = [held.vector(w, self.round) for w in matrices]
+            addresses = [held.vector(w, self.round, term.sign, part.scale) for w in matrices]
             record["row_step"], record["column_step"] = self.columns, 1
-        record["weights"] = held.put(np.array(addresses, POINTER))
+        record[field] = held.put(np.array(addresses, POINTER))
 
     # a chunk of samples
+
+    @property
+    def quad(self) -> int:
+        """Values in 16 bytes."""
+        return 16 // self.dtype.itemsize
 
     @property
     def kind(self) -> str:
@@ -239,15 +257,20 @@ class Contraction:
             name = "narrow"
         elif rows <= FEW_ROWS:
             name = "few"
-        elif self.columns <= 64:
+        elif self.columns <= modules.tiles()[self.kind, "middle", self.fused or 1].columns:
             name = "middle"
-        down, across = modules.tiles()[self.kind, name, self.fused or 1]
+        down, across, _ = modules.tiles()[self.kind, name, self.fused or 1]
         blocks = -(-rows // down) * -(-self.columns // across) * len(self.region_rows) * self.groups
         depth = max(self.depths)
         splits = max(1, -(-depth // LONGEST_CHAIN))
-        if blocks < self.gpu.processors:
-            splits = max(splits, min(-(-2 * self.gpu.processors // blocks), depth // LEAST_DEPTH, MOST_SPLITS))
+        if blocks < FULL * self.gpu.processors:
+            most = max(splits, min(depth // LEAST_DEPTH, MOST_SPLITS))
+            splits = min(range(splits, most + 1), key=lambda s: self._turns(blocks, s))
         return name, down, across, min(splits, MOST_PIECES // (len(self.region_rows) * self.groups))
+
+    def _turns(self, blocks: int, splits: int) -> float:
+        """How long so many tiles take in so many splits of K: whole turns of all processors, and each split's plane."""
+        return -(-blocks * splits // self.gpu.processors) / splits + PLANE * (splits - 1)
 
     def by_library(self, samples: int) -> bool:
         """Whether cuBLAS makes the sums of so many samples."""
@@ -266,7 +289,7 @@ class Contraction:
 
     def _copied(self, part: Part) -> bool:
         """Whether a library's product needs the term's rows as a matrix of their own."""
-        return self.round or part.term.geometry is not None or part.term.part != "x" or part.scale != 1
+        return self.round or part.term.geometry is not None or part.term.part != "x"
 
     def launch(self, chunk: Any) -> None:
         """Queue the kernels for a chunk on the current stream."""
@@ -306,7 +329,7 @@ class Contraction:
             source = chunk.at(self.sources[t])
             if self._copied(part):
                 values = chunk.samples * self.rows * self.depths[t]
-                chunk.launch("planes", "rows_of_term", values, (self.record, np.int32(t), np.uint64(copy)))
+                chunk.launch("planes", "rows_of_term", values, (self.singles, np.int32(t), np.uint64(copy)))
                 source = copy
             products.gemm(
                 self.gpu.index,
@@ -327,7 +350,8 @@ def _matrix(term: Term) -> np.ndarray:
     return term.weights[0][0] if isinstance(term.weights, tuple) else term.weights
 
 
-def _same_weights(one: Any, other: Any) -> bool:
+def _laid_out_alike(one: Any, other: Any) -> bool:
+    """Whether weights of two terms have the same shapes, and the same order in memory."""
     if isinstance(one, tuple):
-        return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
-    return one is other
+        return isinstance(other, tuple) and [w.shape for w in one] == [w.shape for w in other]
+    return not isinstance(other, tuple) and (one.shape, one.strides) == (other.shape, other.strides)

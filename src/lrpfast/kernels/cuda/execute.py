@@ -123,7 +123,8 @@ class Chunk:
         self, module: str, kind: str, name: str, grid: tuple[int, int, int], before: tuple[Any, ...]
     ) -> None:
         kernel = modules.function(self.gpu.index, module, kind, name)
-        kernel(grid, (modules.THREADS,), (*before, *self.arguments))
+        shared = modules.shared_memory(kind, name) if module == "tile" else 0
+        kernel(grid, (modules.THREADS,), (*before, *self.arguments), shared_mem=shared)
 
 
 class Executable:
@@ -225,17 +226,20 @@ class Executable:
                     operation.launch(chunk)
 
     def _begin(self, chunk: Chunk, operation: Begin, began: Began, which: int) -> None:
+        size = self.program.sizes[operation.output]
+        places = (np.int64(self.place(operation.output)[0]), np.int64(self.place(operation.out)[0]), np.int64(size))
+        rectify, window = np.int32(operation.rectify), (np.int64(began.first), np.int64(began.size))
+        if began.mode == MODES["max"]:
+            chunk.launch("input", "begin_max", chunk.samples * 32, (*places, rectify, *window))
+            return
         before = (
-            np.int64(self.place(operation.output)[0]),
-            np.int64(self.place(operation.out)[0]),
-            np.int64(self.program.sizes[operation.output]),
-            np.int32(operation.rectify),
+            *places,
+            rectify,
             np.int32(began.mode),
             NULL if began.targets is None else began.targets,
             np.int32(began.step),
             np.int32(which),
-            np.int64(began.first),
-            np.int64(began.size),
+            *window,
             NULL if began.array is None else began.array,
         )
-        chunk.launch("input", "begin", chunk.samples * 32, before)
+        chunk.launch("input", "begin", chunk.samples * size, before)

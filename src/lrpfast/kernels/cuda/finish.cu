@@ -4,14 +4,14 @@ enum { SUMS = 8 };
 
 struct Term {
     Buffer source;
-    int part, round, accumulator, sign;   // sign: +1 takes w+, -1 w-; of a split term, which of them the first sum takes
-    int split;                            // whether the first sum takes one part of the weights and the second the other
+    int part, round, accumulator;
+    int quads;                            // whether rows can be copied by 16 bytes
     int channels, stride;                 // of a row: those of a group (all, without geometry), and all
-    int alike;                            // of a diagonal term: one weight for all channels
-    double scale;
+    int alike, unused;                    // of a diagonal term: one weight for all channels
     i64 row_step, column_step;            // of the weights (k, n)
     const Geometry* geometry;
-    const REAL* const* weights;           // of each region
+    const REAL* const* weights;           // of each region, for the sum at `accumulator`
+    const REAL* const* others;            // and for the next one, or 0
 };
 struct Output {
     Buffer buffer;
@@ -28,7 +28,8 @@ struct Contraction {
     int terms_count, sums, outputs_count, shares_count;
     int rows, width, columns, groups;     // of a sample's output; columns are a group's
     int check, round, divides, kind;
-    int mask, unused;
+    int mask;
+    int quads;                            // whether all weights can be copied by 16 bytes
     double stabilizer;
     Buffer x, out, z, mask_z;
     const REAL* z_constant;
@@ -38,9 +39,9 @@ struct Contraction {
     const Share* shares;
 };
 
-// Sums of V neighbouring columns become outputs or relevance. `at` is the first one's place among all samples'
-// values, `place` within a sample's; of V values n are there.
-template <int NS, int V>
+// Sums of V columns, STEP apart, become outputs or relevance. `at` is the first one's place among all samples' values,
+// `place` within a sample's; n columns are left from there on.
+template <int NS, int V, int STEP = 1>
 __device__ __forceinline__ void finish_outputs(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
                                                i64 place, int n)
 {
@@ -65,29 +66,29 @@ __device__ __forceinline__ void finish_outputs(const Contraction& op, const Run&
             begun = true;
         }
         if (output.constant) {
-            get<V>(output.constant + (output.per_row ? (unsigned)place : (unsigned)place % (unsigned)op.width), n, more);
+            get<V, STEP>(output.constant + (output.per_row ? (unsigned)place : (unsigned)place % (unsigned)op.width), n, more);
 #pragma unroll
             for (int j = 0; j < V; j++)
                 value[j] = value[j] + more[j];
         }
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            bad |= j < n && !finite_(value[j]); // before a ReLU can hide it
+            bad |= j * STEP < n && !finite_(value[j]); // before a ReLU can hide it
             if (output.relu)
                 value[j] = positive(value[j]);
         }
-        put<V>(run.at(output.buffer) + at, n, value);
+        put<V, STEP>(run.at(output.buffer) + at, n, value);
     }
     if (bad)
         run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
 }
 
-template <int NS, int V>
+template <int NS, int V, int STEP = 1>
 __device__ __forceinline__ void finish_shares(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
                                               i64 place, int n)
 {
     REAL x[V], total[V], more[V];
-    get<V>(run.at(op.x) + at, n, x);
+    get<V, STEP>(run.at(op.x) + at, n, x);
 #pragma unroll
     for (int j = 0; j < V; j++)
         total[j] = 0;
@@ -103,7 +104,7 @@ __device__ __forceinline__ void finish_shares(const Contraction& op, const Run& 
         }
         if (share.part == 4) { // x - bound
             if (share.step)
-                get<V>(share.bound + place, n, more);
+                get<V, STEP>(share.bound + place, n, more);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 const REAL bound = share.step ? more[j] : share.bound[0];
@@ -123,12 +124,12 @@ __device__ __forceinline__ void finish_shares(const Contraction& op, const Run& 
         }
     }
     if (op.divides) {
-        get<V>(op.z_constant ? op.z_constant + place : run.at(op.z) + at, n, more);
+        get<V, STEP>(op.z_constant ? op.z_constant + place : run.at(op.z) + at, n, more);
 #pragma unroll
         for (int j = 0; j < V; j++)
             total[j] = stable(total[j], more[j], (REAL)op.stabilizer, op.kind);
         if (op.mask) {
-            get<V>(run.at(op.mask_z) + at, n, more);
+            get<V, STEP>(run.at(op.mask_z) + at, n, more);
 #pragma unroll
             for (int j = 0; j < V; j++)
                 total[j] = (op.mask > 0 ? more[j] > 0 : more[j] < 0) ? total[j] : (REAL)0;
@@ -137,18 +138,18 @@ __device__ __forceinline__ void finish_shares(const Contraction& op, const Run& 
     bool bad = false;
 #pragma unroll
     for (int j = 0; j < V; j++)
-        bad |= j < n && !finite_(total[j]);
-    put<V>(run.at(op.out) + at, n, total);
+        bad |= j * STEP < n && !finite_(total[j]);
+    put<V, STEP>(run.at(op.out) + at, n, total);
     if (bad && op.check)
         run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
 }
 
-template <int NS, int V>
+template <int NS, int V, int STEP = 1>
 __device__ __forceinline__ void finish(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
                                        i64 place, int n)
 {
     if (op.shares_count)
-        finish_shares<NS, V>(op, run, sums, at, place, n);
+        finish_shares<NS, V, STEP>(op, run, sums, at, place, n);
     else
-        finish_outputs<NS, V>(op, run, sums, at, place, n);
+        finish_outputs<NS, V, STEP>(op, run, sums, at, place, n);
 }

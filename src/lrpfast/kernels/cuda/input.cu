@@ -63,10 +63,18 @@ examine(i64 size, int allow_nan, int ranged, double low, double high, RUN_ARGUME
     }
 }
 
-// The starting relevance, one warp a sample. Modes as Start has them: max, index, pair, array, all.
+// The starting relevance. Modes as Start has them: max, index, pair, array, all. `at` and `other` are the outputs chosen.
+__device__ __forceinline__ REAL begun(REAL y, i64 j, i64 at, i64 other, int rectify, int mode, i64 low, i64 size)
+{
+    REAL value = j == at ? y : j == other ? -y : (REAL)0;
+    if (mode == 4)
+        value = j >= low && j < low + size ? y : (REAL)0;
+    return rectify && mode != 2 && value < 0 ? (REAL)0 : value;
+}
+
+// That of the largest output, one warp a sample.
 extern "C" __global__ void __launch_bounds__(256)
-begin(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targets, int step, int which, i64 low, i64 size,
-      const REAL* start, RUN_ARGUMENTS)
+begin_max(i64 from_at, i64 to_at, i64 width, int rectify, i64 low, i64 size, RUN_ARGUMENTS)
 {
     const Run run = RUN;
     const int lane = threadIdx.x % 32;
@@ -74,36 +82,38 @@ begin(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targe
     for (i64 s = warp; s < samples; s += warps) {
         const REAL* y = run.at({from_at, width}) + s * width;
         REAL* out = run.at({to_at, width}) + s * width;
-        i64 at = low, other = -1;
-        if (mode == 0) { // the first of the largest
-            REAL best = y[low];
-            for (i64 j = low + lane; j < low + size; j += 32)
-                if (y[j] > best) {
-                    best = y[j];
-                    at = j;
-                }
-            for (int d = 16; d; d /= 2) {
-                const REAL b = __shfl_xor_sync(0xffffffffu, best, d);
-                const i64 j = __shfl_xor_sync(0xffffffffu, at, d);
-                if (b > best || (b == best && j < at)) {
-                    best = b;
-                    at = j;
-                }
+        i64 at = low;
+        REAL best = y[low]; // the first of the largest
+        for (i64 j = low + lane; j < low + size; j += 32)
+            if (y[j] > best) {
+                best = y[j];
+                at = j;
             }
-        } else if (mode == 1)
-            at = targets[(first + s) * step + which];
-        else if (mode == 2) {
-            at = targets[0];
-            other = targets[1];
+        for (int d = 16; d; d /= 2) {
+            const REAL b = __shfl_xor_sync(0xffffffffu, best, d);
+            const i64 j = __shfl_xor_sync(0xffffffffu, at, d);
+            if (b > best || (b == best && j < at)) {
+                best = b;
+                at = j;
+            }
         }
-        for (i64 j = lane; j < width; j += 32) {
-            REAL value = j == at ? y[j] : j == other ? -y[j] : (REAL)0;
-            if (mode == 4)
-                value = j >= low && j < low + size ? y[j] : (REAL)0;
-            if (rectify && mode != 2)
-                value = value < 0 ? (REAL)0 : value;
-            out[j] = mode == 3 ? start[(first + s) * width + j] : value;
-        }
+        for (i64 j = lane; j < width; j += 32)
+            out[j] = begun(y[j], j, at, -1, rectify, 0, low, size);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+begin(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targets, int step, int which, i64 low, i64 size,
+      const REAL* start, RUN_ARGUMENTS)
+{
+    const Run run = RUN;
+    const REAL* y = run.at({from_at, width});
+    REAL* out = run.at({to_at, width});
+    FOR_EACH(i, samples * width)
+    {
+        const i64 s = i / width, j = i - s * width;
+        const i64 at = mode == 1 ? targets[(first + s) * step + which] : mode == 2 ? targets[0] : -1;
+        out[i] = mode == 3 ? start[first * width + i] : begun(y[i], j, at, mode == 2 ? targets[1] : -1, rectify, mode, low, size);
     }
 }
 

@@ -9,7 +9,7 @@ import functools
 import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
 #: each module's files, in order
@@ -41,17 +41,26 @@ def source(module: str) -> str:
     return "".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}\n' for name in MODULES[module])
 
 
+class Tile(NamedTuple):
+    """A block's rows of sums and columns of each, and the bytes of shared memory that it is given."""
+
+    rows: int
+    columns: int
+    shared: int
+
+
 @functools.cache
-def tiles() -> dict[tuple[str, str, int], tuple[int, int]]:
-    """(rows, columns) of every tile, by kind, name and sums, as tile.cu has them."""
-    found: dict[tuple[str, str, int], tuple[int, int]] = {}
+def tiles() -> dict[tuple[str, str, int], Tile]:
+    """Every tile by kind, name and sums, as tile.cu has them."""
+    found: dict[tuple[str, str, int], Tile] = {}
     text = source("tile")
     last = text[text.rindex("#ifdef TENSOR_CORES") :]
     tensor, _, rest = last.partition("#elif defined(DOUBLE)")
     double, _, single = rest.partition("#else")
     for kind, part in (("tensor", tensor), ("float64", double), ("float32", single)):
         for name, rows, columns, more in re.findall(r"^(?:TILE|FRAGMENTS)\((\w+), (\d+), (\d+), (.*)\)$", part, re.M):
-            found[kind, name, int(more.split(", ")[-2])] = int(rows), int(columns)
+            *_, shared, sums, _ = more.split(", ")
+            found[kind, name, int(sums)] = Tile(int(rows), int(columns), int(shared))
     return found
 
 
@@ -68,8 +77,17 @@ def function(device: int, module: str, kind: str, name: str) -> Any:
 
                 made = cupy.RawModule(code=source(module), options=(*OPTIONS, *KINDS[kind]))
                 _compiled[key[:3]] = made
-            found = _functions[key] = _compiled[key[:3]].get_function(name)
+            found = _compiled[key[:3]].get_function(name)
+            if module == "tile":
+                found.max_dynamic_shared_size_bytes = shared_memory(kind, name)
+            _functions[key] = found
     return found
+
+
+def shared_memory(kind: str, name: str) -> int:
+    """Bytes of shared memory that a launch of a tile's kernel asks for."""
+    tile, _, sums = name.rpartition("_")
+    return tiles()[kind, tile, int(sums)].shared
 
 
 def forget() -> None:

@@ -63,7 +63,7 @@ rows_of_term(const Contraction* op, int t, REAL* out, RUN_ARGUMENTS)
     if (!term.geometry) {
         FOR_EACH(i, run.samples * term.source.size)
         {
-            const REAL value = part_of(term.part, source[i]) * (REAL)term.scale;
+            const REAL value = part_of(term.part, source[i]);
             out[i] = term.round ? tf32(value) : value;
         }
         return;
@@ -85,7 +85,7 @@ rows_of_term(const Contraction* op, int t, REAL* out, RUN_ARGUMENTS)
         if (a >= 0 && b >= 0 && d >= 0)
             value = source[(p.sample * g.source_rows + ((i64)a * g.source[1] + b) * g.source[2] + d) * term.stride +
                            c];
-        value = part_of(term.part, value) * (REAL)term.scale;
+        value = part_of(term.part, value);
         out[i] = term.round ? tf32(value) : value;
     }
 }

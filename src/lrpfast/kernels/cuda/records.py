@@ -27,12 +27,12 @@ GEOMETRY = _struct(
 BUFFER = _struct(("at", LONG), ("size", LONG))
 TERM = _struct(
     ("source", BUFFER),
-    *((name, INT) for name in ("part", "round", "accumulator", "sign", "split", "channels", "stride", "alike")),
-    ("scale", DOUBLE),
+    *((name, INT) for name in ("part", "round", "accumulator", "quads", "channels", "stride", "alike", "unused")),
     ("row_step", LONG),
     ("column_step", LONG),
     ("geometry", POINTER),
     ("weights", POINTER),
+    ("others", POINTER),
 )
 OUTPUT = _struct(
     ("buffer", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("coefficients", DOUBLE, MAX_SUMS)
@@ -43,7 +43,7 @@ SHARE = _struct(
 CONTRACTION = _struct(
     *((name, INT) for name in ("terms_count", "sums", "outputs_count", "shares_count")),
     *((name, INT) for name in ("rows", "width", "columns", "groups")),
-    *((name, INT) for name in ("check", "round", "divides", "kind", "mask", "unused")),
+    *((name, INT) for name in ("check", "round", "divides", "kind", "mask", "quads")),
     ("stabilizer", DOUBLE),
     *((name, BUFFER) for name in ("x", "out", "z", "mask_z")),
     *((name, POINTER) for name in ("z_constant", "geometry", "terms", "outputs", "shares")),
@@ -68,6 +68,12 @@ def round_tf32(array: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     odd = (bits >> np.uint32(13)) & np.uint32(1)
     return ((bits + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def part_of(weights: np.ndarray, sign: int, scale: float) -> np.ndarray:
+    """Scaled weights where they are of a sign, else 0; all of them for the sign 0."""
+    part = weights if not sign else np.maximum(weights, 0) if sign > 0 else np.minimum(weights, 0)
+    return part if scale == 1 else part * weights.dtype.type(scale)
 
 
 class Held:
@@ -100,18 +106,20 @@ class Held:
         self.put(value)
         return self.arrays[-1]
 
-    def vector(self, value: Any, rounded: bool = False) -> int:
-        """An array of numbers in the program's dtype, perhaps on TF32's grid; 0 for None."""
+    def vector(self, value: Any, rounded: bool = False, sign: int = 0, scale: float = 1.0) -> int:
+        """An array of numbers in the program's dtype, or its part of a sign, scaled, on TF32's grid; 0 for None."""
         if value is None:
             return 0
 
         def make() -> int:
-            there = np.ascontiguousarray(value, self.dtype).reshape(-1)
+            there = part_of(np.ascontiguousarray(value, self.dtype).reshape(-1), sign, scale)
             return self.put(round_tf32(there) if rounded else there)
 
-        return self._once((id(value), "vector", rounded), value, make)
+        return self._once((id(value), "vector", rounded, sign, scale), value, make)
 
-    def matrix(self, weights: np.ndarray, rounded: bool = False) -> tuple[int, int, int]:
+    def matrix(
+        self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0
+    ) -> tuple[int, int, int]:
         """(address, row step, column step) of weights (K, N), which lie by rows or by columns; both share memory."""
         by_columns = weights.flags.f_contiguous and not weights.flags.c_contiguous
         base = weights.T if by_columns else weights
@@ -120,10 +128,10 @@ class Held:
             start = id(weights)
 
         def make() -> int:
-            there = np.ascontiguousarray(base, self.dtype)
+            there = part_of(np.ascontiguousarray(base, self.dtype), sign, scale)
             return self.put(round_tf32(there) if rounded else there)
 
-        address = self._once((start, base.shape, "matrix", rounded), weights, make)
+        address = self._once((start, base.shape, "matrix", rounded, sign, scale), weights, make)
         return (address, 1, weights.shape[0]) if by_columns else (address, weights.shape[1], 1)
 
     def indices(self, value: np.ndarray) -> int:

@@ -18,6 +18,8 @@ from .execute import FAULTS, Began, Chunk, Executable, as_fault, bits_of
 
 #: What a chunk's workspace may take where fewer samples do not keep a GPU busy, and samples that always may be.
 WORKSPACE_BYTES, FEWEST = 2 << 30, 16
+#: Values of a chunk in one buffer: rows are found by offsets of 32 bits, of which tile.cu's NOWHERE is none.
+MOST_VALUES = 2**32 - 4
 #: Input and output of a chunk that is copied from and to the host: large enough for the bus, small enough to overlap.
 STAGED_BYTES = 64 << 20
 #: Part of the free memory that a run takes at most.
@@ -184,7 +186,7 @@ class _Batch:
         if self.from_host or self.to_host:
             staged = (self.size + self.targets * self.out_size) * self.dtype.itemsize
             wanted = min(wanted, max(FEWEST, STAGED_BYTES // staged))
-        capacity = max(1, min(self.samples, wanted))
+        capacity = max(1, min(self.samples, wanted, MOST_VALUES // max(self.executable.program.sizes)))
         while capacity > 1 and self.bytes_needed(capacity) > budget:
             capacity = (capacity + 1) // 2
         return -(-self.samples // -(-self.samples // capacity))  # as many in every chunk
