@@ -222,7 +222,7 @@ def test_other_names_of_options(files, labels, x):
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "tf32"])
 def test_precision_threads_and_memory(precision, files, x):
-    expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon", precision=precision).analyze(x)
+    expected = lrpfast.Analyzer(lrpfast.load(MODEL), "epsilon", precision=precision, device="cpu").analyze(x)
     options = ["--precision", precision, "--threads", "1", "--memory", "1M", "--device", "cpu", "--input-range", "-9,9"]
     got = explain(files, *options)
     assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
@@ -644,7 +644,7 @@ RULE_ERRORS = [
     (["--until-layer-idx", "1"], "--until-layer-idx goes with iNNvestigate's names"),
     (["--rule", "lrp.z", "--start", "dense"], "--start goes with lrpfast's own rules"),
     (["--start", "dens"], "no layer is named 'dens'"),
-    (["--device", "gpu"], "'gpu' is not available"),
+    (["--device", "gpu:99"], "device 'gpu:99'"),
 ]
 
 

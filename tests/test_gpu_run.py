@@ -1,8 +1,11 @@
 """Batches on GPUs, on the stand-in for CuPy: chunks, streams, memory, several devices, arrays there, graphs."""
 
 import inspect
+import multiprocessing
+import os
 import pickle
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -70,7 +73,7 @@ def test_many_chunks_from_the_host(kind, seed, standin, small_chunks):
     expected(x).check(got)
     from lrpfast.kernels.cuda import run
 
-    assert len([name for name, *_ in standin.LOG if name == "begin"]) >= 101 // (2 * run.FEWEST)
+    assert len([name for name, *_ in standin.LOG if name == "begin_max"]) >= 101 // (2 * run.FEWEST)
 
 
 @pytest.mark.parametrize("on_gpu", [False, True], ids=["host", "device"])
@@ -338,3 +341,30 @@ def test_auto_takes_the_gpu_and_says_so(standin):
     one = analyzer(device="auto")
     assert one.device == "gpu:0"
     assert analyzer(device="cpu").device == "cpu"
+
+
+def _forked(ours, x, queue):
+    """What a child can do with its parent's analyzer, and with one of its own."""
+    try:
+        ours.analyze(x)
+        said = "it works?"
+    except lrpfast.DeviceError as error:
+        said = str(error)
+    queue.put((said, analyzer(device="auto").device))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_is_told_that_it_has_no_gpu(standin):
+    x = cases.inputs(5, 9)
+    ours = analyzer()
+    ours.analyze(x)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork with threads
+        child = context.Process(target=_forked, args=(ours, x, queue))
+        child.start()
+    said, device = queue.get(timeout=60)
+    child.join(10)
+    assert "forked" in said and "'spawn'" in said and "device='cpu'" in said
+    assert device == "cpu"

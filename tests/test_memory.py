@@ -70,7 +70,7 @@ def test_memory_does_not_grow_with_the_samples(model, tmp_path, options):
                 file.write(rows.data)
         peaks[samples] = peak(
             "-m", "lrpfast", "explain", str(model), str(inputs), "-o", str(output),
-            "--rule", "lrp.alpha_1_beta_0_IB", "--input-layer-rule", "Bounded", *options,
+            "--device", "cpu", "--rule", "lrp.alpha_1_beta_0_IB", "--input-layer-rule", "Bounded", *options,
         )  # fmt: skip
         assert os.path.getsize(output) >= samples * FEATURES * 4
         inputs.unlink()

@@ -542,7 +542,7 @@ def _in_child(analyzer, x, queue):
 def test_fork_after_threads_have_run():
     """A child has the parent's memory, not its threads: the pool must start its own."""
     layers = cases.network((300, 64, 32, 4), "relu")
-    analyzer = lrpfast.Analyzer(cases.model(layers), "alpha_beta", threads=3)
+    analyzer = lrpfast.Analyzer(cases.model(layers), "alpha_beta", device="cpu", threads=3)
     x = cases.inputs(200, 300)
     wanted = analyzer.analyze(x).tobytes()
     context = multiprocessing.get_context("fork")
@@ -599,7 +599,7 @@ def test_every_instruction_set(name):
 
 
 def test_an_instruction_set_that_does_not_exist():
-    code = "import lrpfast, numpy as np; lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))]).predict(np.eye(2))"
+    code = "import lrpfast as l, numpy as np; l.from_layers([l.layers.Dense(np.eye(2))]).predict(np.eye(2), device='cpu')"
     env = {**os.environ, "LRPFAST_ISA": "v9", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "DeviceError" in done.stderr and "LRPFAST_ISA" in done.stderr

@@ -112,7 +112,7 @@ kernel = np.zeros((6000, 2000), np.float32)
 kernel += np.float32(0.01)
 model = lrpfast.from_layers([lrpfast.layers.Dense(kernel), lrpfast.layers.Dense(np.ones((2000, 2), np.float32))])
 before = anonymous()
-analyzer = lrpfast.Analyzer(model, "alpha_beta", threads=1)
+analyzer = lrpfast.Analyzer(model, "alpha_beta", device="cpu", threads=1)
 analyzer.analyze(np.ones((2, 6000), np.float32))
 print(anonymous() - before)
 """

@@ -396,7 +396,7 @@ def test_changed_settings_are_told(unfinished, x):
 def test_goes_on_with_other_threads(x, tmp_path, monkeypatch):
     """A chunk that is chosen by the number of threads stays what it was."""
     monkeypatch.setitem(lrpfast.batch.chunks.CHUNK_FLOPS, "cpu", 100 * ANALYZER.plan().flops)
-    one, three = (lrpfast.Analyzer(MODEL, "epsilon", threads=n) for n in (1, 3))
+    one, three = (lrpfast.Analyzer(MODEL, "epsilon", device="cpu", threads=n) for n in (1, 3))
     told = []
     one.stream(x, tmp_path / "one.npy", progress=told.append)
     three.stream(x, tmp_path / "three.npy", progress=told.append)

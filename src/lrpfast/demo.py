@@ -82,12 +82,17 @@ def notebook() -> tuple[Model, dict[str, Any]]:
 def explain_cells(
     model: Model, figures: dict[str, Any], x: np.ndarray, threads: int | None = None
 ) -> tuple[list[Cell], float]:
-    """Every cell of the notebook under every precision, and the seconds that the explanations took."""
+    """Every cell of the notebook under every precision, and the seconds that the explanations took.
+
+    On the CPU, which alone promises the digits that the notebook printed.
+    """
     cells, seconds = [], 0.0
     for entry in figures["library_cells_tf32"]:
         cell = Cell(entry["analyzer"], entry["kwargs"], entry["relevance"][0], entry["R_minus_sum"])
         for precision in PRECISIONS:
-            analyzer = create_analyzer(cell.name, model, precision=precision, threads=threads, **cell.parameters)
+            analyzer = create_analyzer(
+                cell.name, model, precision=precision, device="cpu", threads=threads, **cell.parameters
+            )
             begin = time.perf_counter()
             relevance = analyzer.analyze(x)
             seconds += time.perf_counter() - begin
@@ -123,7 +128,7 @@ def run(output: str, threads: int | None = None) -> None:
     print(row("", "", ("y_0", "y_1")))
     print(row("prediction", "notebook", figures["model"]["predicted"][0]))
     for precision in PRECISIONS:
-        y = model.without_softmax().predict(x[SHOWN : SHOWN + 1], precision=precision)[0]
+        y = model.without_softmax().predict(x[SHOWN : SHOWN + 1], precision=precision, device="cpu")[0]
         print(row("", precision, [*map(_digits, y)]))
     print("\n" + row("", "", ("R_0", "R_1"), "R − ΣR_i"))
     for cell in cells:
@@ -134,7 +139,7 @@ def run(output: str, threads: int | None = None) -> None:
         relevances = {f"{c.label} | {precision}": c.relevance[precision] for c in cells for precision in PRECISIONS}
         np.savez(file, inputs=x, **relevances)  # type: ignore[arg-type]
     count = len(cells) * len(PRECISIONS) * SAMPLES
-    isa, used = backend().describe()["instruction set"], check_threads(threads) or get_num_threads()
+    isa, used = backend("cpu").describe()["instruction set"], check_threads(threads) or get_num_threads()
     print(
         f"{count:,} explanations in {seconds:.3g} s, {count / seconds:,.0f} a second "
         f"(cpu, {isa}, {used} {'thread' if used == 1 else 'threads'})."

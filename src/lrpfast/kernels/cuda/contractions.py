@@ -1,7 +1,7 @@
 """Contractions and redistributions as launches: which kernel, which tile, how many splits of K, or a library's product.
 
-One accumulator, or two whose terms read the same rows (w+ to one, w- to the other, say), are finished in the kernel that
-makes them. Otherwise sums go to planes of scratch memory first, and one more kernel finishes them.
+One accumulator, or two whose terms read the same rows (w+ to one, w- to the other, say), are finished in the kernel
+that makes them. Otherwise sums go to planes of scratch memory first, and one more kernel finishes them.
 """
 
 from __future__ import annotations
@@ -270,7 +270,8 @@ class Contraction:
 
     def _turns(self, blocks: int, splits: int) -> float:
         """How long so many tiles take in so many splits of K: whole turns of all processors, and each split's plane."""
-        return -(-blocks * splits // self.gpu.processors) / splits + PLANE * (splits - 1)
+        turns = -(-blocks * splits // int(self.gpu.processors))
+        return turns / splits + PLANE * (splits - 1)
 
     def by_library(self, samples: int) -> bool:
         """Whether cuBLAS makes the sums of so many samples."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,21 @@ class Found:
 
 _found: Found | None = None
 _lock = threading.Lock()
+#: why a process that was forked from one that has looked for GPUs cannot use any: CUDA does not live through a fork
+FORKED = (
+    "this process was forked from one that had looked for GPUs, and CUDA does not live through a fork; begin processes "
+    "by 'spawn' or 'forkserver', or use device='cpu' in them"
+)
+
+
+def _after_fork() -> None:
+    global _found
+    if _found is not None and _found.gpus:
+        _found = Found((), FORKED, {})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def found() -> Found:
@@ -59,6 +75,12 @@ def forget() -> None:
     global _found
     _found = None
     modules.forget()
+
+
+def check_process() -> None:
+    """Raise DeviceError in a process that cannot use the GPUs that its parent found."""
+    if _found is not None and _found.problem is FORKED:
+        raise DeviceError(FORKED)
 
 
 def chosen(device: str) -> tuple[Gpu, ...]:

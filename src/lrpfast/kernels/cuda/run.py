@@ -13,7 +13,7 @@ from ...errors import InputError
 from .. import DEFAULT_START, Fault, Start
 from ..arrays import on_device
 from ..program import Program
-from .devices import Gpu
+from .devices import Gpu, check_process
 from .execute import FAULTS, Began, Chunk, Executable, as_fault, bits_of
 
 #: What a chunk's workspace may take where fewer samples do not keep a GPU busy, and samples that always may be.
@@ -65,6 +65,7 @@ class CompiledProgram:
         start: Start = DEFAULT_START,
         keep: dict[int, np.ndarray] | None = None,
     ) -> Fault | None:
+        check_process()
         samples = len(x)
         if samples == 0:
             return None
