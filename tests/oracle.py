@@ -415,34 +415,41 @@ def as_float64(layers):
 AT_ONCE = 1 << 16
 
 
-def blocks(count, size, ar):
-    """Slices of ``count`` samples, of which one needs matrices of ``size`` numbers."""
+def in_pieces(compute, count, size, ar):
+    """compute(slice of the samples, arithmetic) of all ``count`` samples, of which one needs matrices of ``size``."""
+    if ar.runs is not None and ar.runs > 1 and size * ar.runs > AT_ONCE:
+        one = Arithmetic(ar.u, ar.rng, ar.tf32, 1)
+        return np.concatenate([in_pieces(compute, count, size, one) for _ in range(ar.runs)])
     step = max(AT_ONCE // (size * (ar.runs or 1)), 1)
-    return [slice(i, min(i + step, count)) for i in range(0, max(count, 1), step)]
+    found = [compute(slice(i, i + step), ar) for i in range(0, max(count, 1), step)]
+    return np.concatenate(found, 0 if ar.runs is None else 1)
 
 
 def explain(layers, rules, x, target="max", ar=EXACT):
     """`backward` for every row of x. target: one for all, or a list with one per sample."""
     layers = as_float64(layers)
-    x = ar.repeated(np.asarray(x, dtype=np.float64))
-    found = [
-        backward(layers, rules, x[..., some, :], target[some] if isinstance(target, list) else target, ar)
-        for some in blocks(x.shape[-2], max(layer.w.size for layer in layers), ar)
-    ]
-    return np.concatenate(found, -2)
+    x = np.asarray(x, dtype=np.float64)
+
+    def compute(some, ar):
+        own = target[some] if isinstance(target, list) else target
+        return backward(layers, rules, ar.repeated(x[some]), own, ar)
+
+    return in_pieces(compute, len(x), max(layer.w.size for layer in layers), ar)
 
 
 def redistribute(rule, layer, x, r, ar=EXACT):
     """One layer: relevance of its input for relevance r of its z, sample by sample."""
     name, parameters = rule
     (layer,) = as_float64([layer])
-    x, r = (ar.repeated(np.asarray(a, dtype=np.float64)) for a in (x, r))
-    b, seen = np.broadcast_to(layer.bias, r.shape), np.ones(layer.w.shape, bool)
-    found = [
-        RULES[name](ar, Ledger(), x[..., n, :], layer.w, b[..., n, :], r[..., n, :], seen, **parameters)
-        for n in blocks(x.shape[-2], layer.w.size, ar)
-    ]
-    return np.concatenate(found, -2)
+    x, r = np.asarray(x, dtype=np.float64), np.asarray(r, dtype=np.float64)
+    seen = np.ones(layer.w.shape, bool)
+
+    def compute(some, ar):
+        given, incoming = ar.repeated(x[some]), ar.repeated(r[some])
+        b = np.broadcast_to(layer.bias, incoming.shape)
+        return RULES[name](ar, Ledger(), given, layer.w, b, incoming, seen, **parameters)
+
+    return in_pieces(compute, len(x), layer.w.size, ar)
 
 
 def perturbed(layers, x, size, rng):

@@ -853,20 +853,25 @@ class Net:
     def _flat(self, x):
         return [np.asarray(a, float).reshape(len(a), -1) for a in (x if isinstance(x, list) else [x])]
 
-    def _blocks(self, x, ar):
-        """(Slice of the samples, their values at each input) of samples that fit side by side, in every run."""
+    def _in_pieces(self, compute, x, ar):
+        """compute(slice of the samples, each input's values, arithmetic) of all samples of x, put together."""
         xs = self._flat(x)
         width = [int(np.prod(shape)) for shape in self.values([a[0] for a in xs]).shapes]
         size = max(sum(width[j] for j in node.inputs) * n for node, n in zip(self.nodes, width, strict=True))
-        for some in oracle.blocks(len(xs[0]), max(size, 1), ar):
-            yield some, [ar.repeated(a[some]) for a in xs]
+
+        def of(some, ar):
+            return compute(some, [ar.repeated(a[some]) for a in xs], ar)
+
+        return oracle.in_pieces(of, len(xs[0]), max(size, 1), ar)
 
     def predict(self, x, ar=EXACT, output=0):
-        at, found = self.outputs[output], []
-        for _, xs in self._blocks(x, ar):
+        at = self.outputs[output]
+
+        def compute(some, xs, ar):
             run = self.values(xs, ar)
-            found.append(run.y[at].reshape(*run.y[at].shape[:-1], *run.shapes[at]))
-        return np.concatenate(found, 0 if ar.runs is None else 1)
+            return run.y[at].reshape(*run.y[at].shape[:-1], *run.shapes[at])
+
+        return self._in_pieces(compute, x, ar)
 
     def explain(self, rules, x, target="max", ar=EXACT, output=0, at=None, activations=None, of=None):
         """Relevance of the inputs, side by side and flat: (samples, features of all inputs).
@@ -874,13 +879,14 @@ class Net:
         target: one for all samples, or a list with one for each. of: the node whose output's relevance is asked for.
         """
         at = self.outputs[output] if at is None else at
-        rows = []
-        for some, xs in self._blocks(x, ar):
+
+        def compute(some, xs, ar):
             run = self.values(xs, ar)
             start = self.start(run, target[some] if isinstance(target, list) else target, at)
             relevance = self.backward(run, rules, start, ar, at=at, activations=activations)
-            rows.append(np.concatenate([relevance[i] for i in self.inputs], -1) if of is None else relevance[of])
-        return np.concatenate(rows, -2)
+            return np.concatenate([relevance[i] for i in self.inputs], -1) if of is None else relevance[of]
+
+        return self._in_pieces(compute, x, ar)
 
     def books(self, rules, x, target="max", activations=None):
         """The records of all layers, from the output down."""
@@ -902,12 +908,14 @@ def redistribute(rule, layer, x, r, ar=EXACT):
     xs = x if isinstance(x, list) else [x]
     inputs = [(Layer("Input", {"shape": a.shape[1:]}),) for a in xs]
     net = Net([*inputs, (layer, *range(len(xs)))])
-    rows, r = [], np.float64(r).reshape(len(r), -1)
-    for some, values in net._blocks(xs, ar):
+    r = np.float64(r).reshape(len(r), -1)
+
+    def compute(some, values, ar):
         run = net.values(values, ar)
         relevance = net.backward(run, [None] * len(xs) + [rule], ar.repeated(r[some]), ar)
-        rows.append(np.concatenate([relevance[i] for i in net.inputs], -1))
-    return np.concatenate(rows, -2)
+        return np.concatenate([relevance[i] for i in net.inputs], -1)
+
+    return net._in_pieces(compute, xs, ar)
 
 
 # Batch normalization folded into its neighbour: what a canonized model computes.

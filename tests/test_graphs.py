@@ -1,5 +1,6 @@
 """Branched networks against the oracle: branches, shared layers, several inputs and outputs, books of every layer."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -140,12 +141,19 @@ def unfolded(rule):
     return lrpfast.composites.Composite(made.entries, made.name, canonize=False)
 
 
+@functools.cache
+def expected_relevance(name, number):
+    """Of a rule by its number; computed once for all precisions and devices."""
+    net, x = NETS[name], inputs(NETS[name])
+    return Expected(lambda ar: net.explain(net.rules(RULES[number]), x, 0, ar))
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("rule", RULES, ids=cases.case_id)
 @pytest.mark.parametrize("name", NETS)
 def test_relevance(name, rule, precision):
     net, x = NETS[name], inputs(NETS[name])
-    expected = Expected(lambda ar: net.explain(net.rules(rule), x, 0, ar))
+    expected = expected_relevance(name, RULES.index(rule))
     target = 0 if len(net.outputs) == 1 else {f"n{net.outputs[0]}": 0}
     got = lrpfast.Analyzer(cases.graph(net), unfolded(rule), precision=precision).analyze(x, target)
     expected.check(cases.flat(got, 3), precision, name)
