@@ -412,7 +412,7 @@ def as_float64(layers):
 
 
 #: Numbers in the matrices of all samples that are computed side by side: as many as a processor has at hand.
-AT_ONCE = 1 << 16
+AT_ONCE = 1 << 14
 
 
 def in_pieces(compute, count, size, ar):
