@@ -22,7 +22,7 @@ from lrpfast.kernels.place import BUFFERS
 
 TABLE = Path(__file__).parent / "data" / "gpu_registers.json"
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
-#: the oldest and the newest are compiled for by the tests; what spills or has too many registers does so on one of them
+#: the tests compile for the oldest and the newest, which is most of what they take; --write does for all
 TESTED = ("sm_75", "sm_90")
 #: registers beyond the table's that a kernel may have: NVRTC's versions differ by a few
 SLACK = 8
