@@ -82,7 +82,7 @@ def again(distinct: np.ndarray, count: int) -> np.ndarray:
 
 def expected_again(compute: Callable[[Any], np.ndarray], count: int) -> Expected:
     """What is expected of `again`."""
-    return Expected(lambda ar: again(compute(ar), count))
+    return Expected(lambda ar: again(compute(ar), count), together=False)
 
 
 @dataclass
@@ -184,7 +184,7 @@ def one_layer(
         got = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], r[1:].astype(real(precision)))
         return cases.flat(got, len(r) - 1)
 
-    only = Expected(lambda ar: expected.compute(ar)[1:])
+    only = Expected(lambda ar: expected.compute(ar)[1:], together=False)
     tallies[precision].compare(only, f"{what}, x >= 0", above)
 
 
@@ -511,7 +511,7 @@ def targets(options: Options, tallies: dict[str, Tally]) -> None:
         each = [oracle.explain(layers, [rule] * 2, x, [int(t) for t in ts], ar) for ts in several.T]
         return np.stack(each, 1)
 
-    expected = Expected(column)
+    expected = Expected(column, together=False)
     for precision, tally in tallies.items():
         tally.compare(
             expected, "two targets a sample", lambda p=precision: analyzed(options, layers, rule, x, p, several)

@@ -1,5 +1,10 @@
-"""The stand-in for CuPy: a fixture, or, with LRPFAST_TEST_DEVICE=standin, for all tests that leave the device open."""
+"""The stand-in for CuPy, and how many of the tests run.
 
+The stand-in is a fixture, or, with LRPFAST_TEST_DEVICE=standin, there for all tests that leave the device open. With
+LRPFAST_TEST_SHARE=3 a test of many cases runs one in three of them.
+"""
+
+import collections
 import os
 
 import pytest
@@ -9,6 +14,27 @@ import standin_loader
 EVERYWHERE = os.environ.get("LRPFAST_TEST_DEVICE") == "standin"
 if EVERYWHERE:
     standin_loader.install()
+
+SHARE = int(os.environ.get("LRPFAST_TEST_SHARE", "1"))
+#: tests of fewer cases than that run them all
+MANY = 40
+TURN = 17
+
+
+def pytest_collection_modifyitems(config, items):
+    def test(item):
+        return item.path, getattr(item, "originalname", item.name)
+
+    cases, number, left_out = collections.Counter(map(test, items)), collections.Counter(), []
+    for item in items:
+        at = number[test(item)]
+        number[test(item)] += 1
+        # every third, so that each layer of a list has its turn, and now and then one earlier: other rules, other sizes
+        if cases[test(item)] >= MANY and (at - at // TURN) % SHARE:
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    away = set(left_out)
+    items[:] = [item for item in items if item not in away]
 
 
 @pytest.fixture

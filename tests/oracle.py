@@ -1,4 +1,4 @@
-"""LRP written from its formulas: slow, one sample at a time, float64. What the tests compare lrpfast with.
+"""LRP written from its formulas: slow, sample by sample, float64. What the tests compare lrpfast with.
 
 It shares no code with lrpfast and imports nothing but NumPy. Every rule is a function that builds its
 contributions c_ij explicitly, as a factor f_i (the input, or 1) times a matrix v_ij, and hands each output's
@@ -8,6 +8,10 @@ relevance out in proportion to them (oracle_layers.py makes such a matrix of eve
 
 An `Arithmetic` says how to compute: exactly, with TF32's rounding of operands, or with errors of the size that a
 shorter float format makes. The last is how the tests know how far a correct program may be off (tests/tolerances.py).
+
+Formulas are written for one sample: vectors lie along the last axis, matrices along the last two. Axes before these
+are samples, and runs of them, which see nothing of each other: NumPy does them side by side, as its calls cost more
+than the few numbers in them.
 """
 
 import math
@@ -24,18 +28,27 @@ class Arithmetic:
 
     With a unit roundoff ``u``, every elementwise result is off by a relative ±u and every sum by ±u times the root of
     its squared partial sums: the size of the error of adding the terms one after the other, each addition off by
-    at most u times the partial sum it makes.
+    at most u times the partial sum it makes. With ``runs`` all samples are computed so often, each time with errors of
+    its own: results get an axis of runs in front.
     """
 
-    def __init__(self, u=0.0, rng=None, tf32=False):
-        self.u, self.rng, self.tf32 = u, rng, tf32
+    def __init__(self, u=0.0, rng=None, tf32=False, runs=None):
+        self.u, self.rng, self.tf32, self.runs = u, rng, tf32, runs
 
-    def _signs(self, shape):
-        return self.rng.integers(0, 2, size=shape) * 2.0 - 1.0
+    def _signs(self, shape, size):
+        return self.rng.integers(0, 2, size=shape, dtype=bool) * (2 * size) - size
 
     def off(self, value, ulps=1.0):
         """An elementwise result, off by a few units roundoff."""
-        return value * (1 + ulps * self.u * self._signs(np.shape(value))) if self.u else value
+        return value * (1 + self._signs(np.shape(value), ulps * self.u)) if self.u else value
+
+    def off_each(self, matrix, x):
+        """`off` of what is the same for all samples x: they get errors of their own."""
+        return self.off(np.broadcast_to(matrix, (*x.shape[:-1], *matrix.shape[-2:]))) if self.u else matrix
+
+    def repeated(self, x):
+        """Samples, once for each run."""
+        return x if self.runs is None else np.broadcast_to(x, (self.runs, *x.shape))
 
     def total(self, terms, axis, split=False):
         """Σ terms along an axis. ``split``: the program may add positive and negative terms apart."""
@@ -46,7 +59,7 @@ class Arithmetic:
             partial = np.maximum(np.maximum(terms, 0).cumsum(axis), -np.minimum(terms, 0).cumsum(axis))
         else:
             partial = terms.cumsum(axis)
-        return result + self.u * self._signs(result.shape) * np.sqrt((partial**2 + terms**2).sum(axis))
+        return result + self._signs(result.shape, self.u) * np.sqrt((partial**2 + terms**2).sum(axis))
 
     def operand(self, value):
         """What a contraction sees of one of its operands."""
@@ -54,7 +67,7 @@ class Arithmetic:
 
     def whole(self):
         """The same without TF32: for sums and means, which are no contractions."""
-        return Arithmetic(self.u, self.rng)
+        return Arithmetic(self.u, self.rng, runs=self.runs)
 
 
 EXACT = Arithmetic()
@@ -76,7 +89,7 @@ def stabilized(z, stabilizer):
 
 
 class Ledger:
-    """Where relevance went that no input got: per layer, summed over the rule's terms.
+    """Where relevance went that no input got: per layer and sample, summed over the rule's terms.
 
     ``absolute`` is the sum of the absolute values of every s_j c_ij and s_j b_j: what rounding errors are relative to.
     """
@@ -93,30 +106,31 @@ def share(ar, pairs, b, own_b, r, seen, stabilizer, bias, ledger, coefficient=1.
     here: which outputs take part; relevance of the others is lost to this term.
     """
     n = seen.sum(0)
-    contributions = np.concatenate([ar.operand(f)[:, None] * ar.operand(v) for f, v in pairs])
-    z = ar.total(contributions, 0, split)
+    contributions = np.concatenate([ar.operand(f)[..., None] * ar.operand(v) for f, v in pairs], -2)
+    z = ar.total(contributions, -2, split)
     shared = np.where(n > 0, own_b, 0)
     added = {"absorb": own_b, "ignore": 0 * b, "full": b, "distribute": shared, "repeat": ar.off(n * own_b)}[bias]
     z = ar.off(z + added)
     s = ar.off(np.where(here, r, 0) / ar.off(stabilized(z, stabilizer)))
-    result = sum(ar.off(f * ar.total(ar.operand(s) * ar.operand(v), 1)) for f, v in pairs)
+    result = sum(ar.off(f * ar.total(ar.operand(s)[..., None, :] * ar.operand(v), -1)) for f, v in pairs)
     if bias in ("distribute", "repeat"):
         each, back = own_b, s
         if bias == "distribute" and (n == n[0]).all():
             each = ar.off(own_b / max(n[0], 1))
         elif bias == "distribute":  # TF32 rounds s / n: there is no b / n that were the same for a whole image
             back = ar.off(s / np.maximum(n, 1))
-        result = result + ar.total(seen * ar.operand(back) * ar.operand(each), 1)
+        result = result + ar.total(seen * (ar.operand(back) * ar.operand(each))[..., None, :], -1)
     else:
-        ledger.bias += coefficient * (s * added).sum()
-    ledger.absolute += abs(coefficient) * (np.abs(s) * (np.abs(contributions).sum(0) + np.abs(added))).sum()
+        ledger.bias += coefficient * (s * added).sum(-1)
+    ledger.absolute += abs(coefficient) * (np.abs(s) * (np.abs(contributions).sum(-2) + np.abs(added))).sum(-1)
     alive = z != 0
-    ledger.stabilizer += coefficient * (s * (stabilized(z, stabilizer) - z))[alive].sum()
-    ledger.lost += coefficient * (np.where(here & alive, 0, r)).sum()
+    ledger.stabilizer += coefficient * np.where(alive, s * (stabilized(z, stabilizer) - z), 0).sum(-1)
+    ledger.lost += coefficient * np.where(here & alive, 0, r).sum(-1)
     return ar.off(coefficient * result)
 
 
-# The rules. Each is rule(ar, ledger, x, w, b, r, seen, **parameters) -> R_in for one sample, with seen as in `share`.
+# The rules. Each is rule(ar, ledger, x, w, b, r, seen, **parameters) -> R_in, with seen as in `share`. All samples have
+# the same w and seen; b is there for each, as x and r are.
 
 
 def zero(ar, ledger, x, w, b, r, seen, stabilizer=(1e-9, SIGN), bias="absorb"):
@@ -140,17 +154,17 @@ def gamma(
     b_up = ar.off(b + gamma * np.maximum(b, 0)) if scale_bias else b
     b_down = ar.off(b + gamma * np.minimum(b, 0)) if scale_bias else b
     if not generalized:
-        v = ar.off(w + gamma * np.maximum(w, 0))
+        v = ar.off_each(w + gamma * np.maximum(w, 0), x)
         return share(ar, [(x, v)], b, b_up, r, seen, stabilizer, bias, ledger)
-    z = ar.off(ar.total(ar.operand(x)[:, None] * ar.operand(w), 0, split=True) + b)
-    helps = x[:, None] * w > 0
-    hurts = x[:, None] * w < 0
-    v_up = np.where(helps, ar.off((1 + gamma) * w), w)
-    v_down = np.where(hurts, ar.off((1 + gamma) * w), w)
+    z = ar.off(ar.total(ar.operand(x)[..., None] * ar.operand(w), -2, split=True) + b)
+    helps = x[..., None] * w > 0
+    hurts = x[..., None] * w < 0
+    v_up = np.where(helps, ar.off_each((1 + gamma) * w, x), w)
+    v_down = np.where(hurts, ar.off_each((1 + gamma) * w, x), w)
     up = share(ar, [(x, v_up)], b, b_up, r, seen, stabilizer, bias, ledger, here=z > 0, split=True)
     # what the first term counts as lost outside its mask is the second's, and the other way round
     down = share(ar, [(x, v_down)], b, b_down, r, seen, stabilizer, bias, ledger, here=z < 0, split=True)
-    ledger.lost -= r.sum()
+    ledger.lost -= r.sum(-1)
     return ar.off(up + down)
 
 
@@ -158,7 +172,7 @@ def alpha_beta(
     ar, ledger, x, w, b, r, seen, alpha=2.0, beta=1.0, split_input=True, stabilizer=(1e-6, SIGN), bias="absorb"
 ):
     """Positive contributions share alpha R_j, negative ones -beta R_j. Not split: the weight's sign decides alone."""
-    sign = x[:, None] * w if split_input else w
+    sign = x[..., None] * w if split_input else w
     result = share(
         ar, [(x, np.where(sign > 0, w, 0))], b, np.maximum(b, 0), r, seen, stabilizer, bias, ledger, alpha, split=True
     )
@@ -176,13 +190,13 @@ def alpha_beta(
             -beta,
             split=True,
         )
-    ledger.lost += (1 - alpha + beta) * r.sum()
+    ledger.lost += (1 - alpha + beta) * r.sum(-1)
     return ar.off(result)
 
 
 def z_plus(ar, ledger, x, w, b, r, seen, split_input=True, stabilizer=(1e-6, SIGN), bias="absorb"):
     """c_ij = (x_i w_ij)+"""
-    kept = x[:, None] * w > 0 if split_input else w > 0
+    kept = x[..., None] * w > 0 if split_input else w > 0
     v = np.where(kept, w, 0)
     return share(ar, [(x, v)], b, np.maximum(b, 0), r, seen, stabilizer, bias, ledger, split=True)
 
@@ -203,13 +217,13 @@ def alpha_beta_x(
     ):
         if c:
             result = result + share(ar, [(f, v)], b, part, r, seen, stabilizer, bias, ledger, c, split=True)
-    ledger.lost += (1 - sum(alpha) + sum(beta)) * r.sum()
+    ledger.lost += (1 - sum(alpha) + sum(beta)) * r.sum(-1)
     return ar.off(result)
 
 
 def w_square(ar, ledger, x, w, b, r, seen, stabilizer=(1e-6, SIGN), bias="ignore"):
     """c_ij = w_ij^2; absorb: b_j^2 in the denominator"""
-    return share(ar, [(np.ones_like(x), ar.off(w**2))], b, ar.off(b**2), r, seen, stabilizer, bias, ledger)
+    return share(ar, [(np.ones_like(x), ar.off_each(w**2, x))], b, ar.off(b**2), r, seen, stabilizer, bias, ledger)
 
 
 def flat(ar, ledger, x, w, b, r, seen, stabilizer=(1e-6, SIGN), bias="ignore"):
@@ -232,9 +246,9 @@ def norm(ar, ledger, x, w, b, r, seen, stabilizer=(1e-6, SIGN)):
 
 def gradient(ar, ledger, x, w, b, r, seen):
     """R_i = Σ_j w_ij R_j"""
-    result = ar.total(ar.operand(w) * ar.operand(r), 1)
-    ledger.lost += r.sum() - result.sum()
-    ledger.absolute += np.abs(w * r).sum()
+    result = ar.total(ar.operand(w) * ar.operand(r)[..., None, :], -1)
+    ledger.lost += r.sum(-1) - result.sum(-1)
+    ledger.absolute += np.abs(w * r[..., None, :]).sum((-2, -1))
     return result
 
 
@@ -338,10 +352,10 @@ class Dense(NamedTuple):
 
 
 def forward(layers, x, ar=EXACT):
-    """[(input, z) of every layer, …] and the output, for one sample."""
+    """[(input, z) of every layer, …] and the output."""
     seen = []
     for layer in layers:
-        z = ar.off(ar.total(ar.operand(x)[:, None] * ar.operand(layer.w), 0, split=True) + layer.bias)
+        z = ar.off(ar.total(ar.operand(x)[..., None] * ar.operand(layer.w), -2, split=True) + layer.bias)
         seen.append((x, z))
         x = z
         if layer.activation not in (None, "linear"):
@@ -351,33 +365,41 @@ def forward(layers, x, ar=EXACT):
 
 
 def starting_relevance(y, target):
-    """y: the output before a final softmax, its logarithm or sigmoid, one sample. See lrpfast.Analyzer for targets."""
+    """y: the output before a final softmax, its logarithm or sigmoid. See lrpfast.Analyzer for targets."""
     if callable(target):
-        return np.asarray(target(y[None]), dtype=float)[0]
+        return np.asarray(target(y.reshape(-1, y.shape[-1])), dtype=float).reshape(y.shape)
     start = np.zeros_like(y)
     if isinstance(target, str):
-        at = int(np.argmax(y))
-        start[at] = y[at]
+        np.put_along_axis(start, y.argmax(-1)[..., None], y.max(-1)[..., None], -1)
     elif isinstance(target, tuple):
-        start[target[0]] += y[target[0]]
-        start[target[1]] -= y[target[1]]
+        start[..., target[0]] += y[..., target[0]]
+        start[..., target[1]] -= y[..., target[1]]
     elif np.ndim(target) == 0:
-        start[target] = y[target]
+        start[..., target] = y[..., target]
     else:
-        start = np.array(target, dtype=float)
+        start[...] = target
     return start
 
 
+def starting_relevances(y, target):
+    """`starting_relevance`, where a list has a target for each sample; samples lie along the last axis but one."""
+    if not isinstance(target, list):
+        return starting_relevance(y, target)
+    assert len(target) == y.shape[-2]
+    return np.stack([starting_relevance(y[..., i, :], t) for i, t in enumerate(target)], -2)
+
+
 def backward(layers, rules, x, target="max", ar=EXACT, ledgers=None):
-    """Relevance of one sample's input. rules: one (name, parameters) per layer."""
+    """Relevance of the input. rules: one (name, parameters) per layer."""
     seen, y = forward(layers, x, ar)
     if layers[-1].activation in (*OF_ROWS, "sigmoid"):
         y = seen[-1][1]
-    r = starting_relevance(y, target)
+    r = starting_relevances(y, target)
     for layer, (name, parameters), (x_in, _) in zip(layers[::-1], rules[::-1], seen[::-1], strict=True):
         ledger = Ledger()
         incoming = r
-        r = RULES[name](ar, ledger, x_in, layer.w, layer.bias, incoming, np.ones(layer.w.shape, bool), **parameters)
+        b = np.broadcast_to(layer.bias, r.shape)
+        r = RULES[name](ar, ledger, x_in, layer.w, b, incoming, np.ones(layer.w.shape, bool), **parameters)
         if ledgers is not None:
             ledgers.append((ledger, incoming, r))
     return r
@@ -389,13 +411,30 @@ def as_float64(layers):
     ]
 
 
+#: Numbers in the matrices of all samples that are computed side by side: as many as a processor has at hand.
+AT_ONCE = 1 << 14
+
+
+def in_pieces(compute, count, size, ar):
+    """compute(slice of the samples, arithmetic) of all ``count`` samples, of which one needs matrices of ``size``."""
+    if ar.runs is not None and ar.runs > 1 and size * ar.runs > AT_ONCE:
+        one = Arithmetic(ar.u, ar.rng, ar.tf32, 1)
+        return np.concatenate([in_pieces(compute, count, size, one) for _ in range(ar.runs)])
+    step = max(AT_ONCE // (size * (ar.runs or 1)), 1)
+    found = [compute(slice(i, i + step), ar) for i in range(0, max(count, 1), step)]
+    return np.concatenate(found, 0 if ar.runs is None else 1)
+
+
 def explain(layers, rules, x, target="max", ar=EXACT):
     """`backward` for every row of x. target: one for all, or a list with one per sample."""
     layers = as_float64(layers)
     x = np.asarray(x, dtype=np.float64)
-    targets = target if isinstance(target, list) else [target] * len(x)
-    rows = [backward(layers, rules, row, t, ar) for row, t in zip(x, targets, strict=True)]
-    return np.array(rows).reshape(x.shape)
+
+    def compute(some, ar):
+        own = target[some] if isinstance(target, list) else target
+        return backward(layers, rules, ar.repeated(x[some]), own, ar)
+
+    return in_pieces(compute, len(x), max(layer.w.size for layer in layers), ar)
 
 
 def redistribute(rule, layer, x, r, ar=EXACT):
@@ -404,8 +443,13 @@ def redistribute(rule, layer, x, r, ar=EXACT):
     (layer,) = as_float64([layer])
     x, r = np.asarray(x, dtype=np.float64), np.asarray(r, dtype=np.float64)
     seen = np.ones(layer.w.shape, bool)
-    rows = [RULES[name](ar, Ledger(), a, layer.w, layer.bias, c, seen, **parameters) for a, c in zip(x, r, strict=True)]
-    return np.array(rows).reshape(x.shape)
+
+    def compute(some, ar):
+        given, incoming = ar.repeated(x[some]), ar.repeated(r[some])
+        b = np.broadcast_to(layer.bias, incoming.shape)
+        return RULES[name](ar, Ledger(), given, layer.w, b, incoming, seen, **parameters)
+
+    return in_pieces(compute, len(x), layer.w.size, ar)
 
 
 def perturbed(layers, x, size, rng):

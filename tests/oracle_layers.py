@@ -2,7 +2,8 @@
 
 Like oracle.py it shares no code with lrpfast and imports nothing but NumPy. A layer is a kind and parameters, by the
 names that ``lrpfast.layers`` uses for them; values and relevance of one sample are flat vectors in row-major order,
-channels last. Matrices are filled entry by entry in loops over positions and taps: slow, and plain to see.
+channels last; as in oracle.py, axes before the last are samples and runs of them. Matrices are filled entry by entry in
+loops over positions and taps: slow, and plain to see.
 """
 
 import itertools
@@ -301,7 +302,7 @@ WEIGHTED = ("Dense", "Conv", "ConvTranspose", "DepthwiseConv", "LocallyConnected
 def routed(kind, shapes, x, parameters):
     """Which input each output value is, −1 for the zeros of padding, with its shape; x decides where one is selected.
 
-    Several inputs are numbered one after the other. The first of equals wins.
+    Several inputs are numbered one after the other. The first of equals wins. Each sample of x has a row of its own.
     """
     shape = shapes[0]
     positions = np.arange(int(np.prod(shape))).reshape(shape)
@@ -325,6 +326,7 @@ def routed(kind, shapes, x, parameters):
             index = np.repeat(index, k, axis)
     elif kind in ("MaxPool", "GlobalMaxPool"):
         index = winners(kind, positions, x, **parameters)
+        return index.reshape(*x.shape[:-1], -1), index.shape[x.ndim - 1 :]
     elif kind in ("Concat", "Maximum", "Minimum"):
         first = np.cumsum([0] + [int(np.prod(s)) for s in shapes])
         if kind == "Concat":
@@ -334,8 +336,13 @@ def routed(kind, shapes, x, parameters):
             out = np.broadcast_shapes(*shapes)
             candidates = np.array([first[k] + stretched(s, out) for k, s in enumerate(shapes)])
             sign = 1 if kind == "Maximum" else -1
-            index = np.array([max(c, key=lambda i: sign * x[i]) for c in candidates.T]).reshape(out)
-    return index.ravel(), index.shape
+            return np.stack([largest_of(c, sign * x) for c in candidates.T], -1), out
+    return np.broadcast_to(index.ravel(), (*x.shape[:-1], index.size)), index.shape
+
+
+def largest_of(places, x):
+    """Which of some places has each sample's largest value; the first of equals."""
+    return np.asarray(places)[x[..., places].argmax(-1)]
 
 
 def shifted(kind, positions, pairs):
@@ -355,18 +362,18 @@ def shifted(kind, positions, pairs):
 
 
 def winners(kind, positions, x, size=None, strides=None, padding="valid", dilation=1, keepdims=False):
-    """The largest value of each window and channel."""
+    """The largest value of each window and channel, for every sample of x."""
     spatial, channels = positions.shape[:-1], positions.shape[-1]
     if kind == "GlobalMaxPool":
         windows, sizes = all_windows(spatial, spatial, 1, 1, "valid")
     else:
         size = per_axis(size, rank_of(size))
         windows, sizes = all_windows(spatial, size, size if strides is None else strides, dilation, padding)
-    index = np.zeros((*sizes, channels), int)
+    index = np.zeros((*x.shape[:-1], *sizes, channels), int)
     for q, taps in windows.items():
         for c in range(channels):
-            index[(*q, c)] = max((positions[(*p, c)] for p in taps.values()), key=lambda i: x[i])
-    return index.reshape(channels) if kind == "GlobalMaxPool" and not keepdims else index
+            index[(..., *q, c)] = largest_of([positions[(*p, c)] for p in taps.values()], x)
+    return index.reshape(*x.shape[:-1], channels) if kind == "GlobalMaxPool" and not keepdims else index
 
 
 ROUTING = (
@@ -386,9 +393,9 @@ def proportional(rule):
 def divided(ar, ledger, r, y, stabilizer):
     """s = R / stabilized(y), and the books of it."""
     s = ar.off(r / ar.off(stabilized(y, stabilizer)))
-    ledger.stabilizer += (s * (stabilized(y, stabilizer) - y))[y != 0].sum()
-    ledger.lost += r[y == 0].sum()
-    ledger.absolute += np.abs(s * y).sum() + np.abs(r).sum()
+    ledger.stabilizer += np.where(y != 0, s * (stabilized(y, stabilizer) - y), 0).sum(-1)
+    ledger.lost += np.where(y == 0, r, 0).sum(-1)
+    ledger.absolute += np.abs(s * y).sum(-1) + np.abs(r).sum(-1)
     return s
 
 
@@ -397,23 +404,23 @@ def route_back(ar, ledger, rule, index, size, y, r):
     if proportional(rule):
         r = ar.off(divided(ar, ledger, r, y, proportional(rule)) * y)
     else:
-        ledger.lost += r[index < 0].sum()
-        ledger.absolute += np.abs(r).sum()
-    return ar.total((index == np.arange(size)[:, None]) * r, 1)
+        ledger.lost += np.where(index < 0, r, 0).sum(-1)
+        ledger.absolute += np.abs(r).sum(-1)
+    return ar.total((index[..., None, :] == np.arange(size)[:, None]) * r[..., None, :], -1)
 
 
 # Products.
 
 
 def dot_factors(shapes, parts, axes=-1, normalize=False, ar=EXACT):
-    """a (m, k) and b (n, k), each row's position in its input, and the output's shape."""
+    """a (…, m, k) and b (…, n, k), each row's position in its input, and the output's shape."""
     rows, where, free = [], [], []
     for shape, x, axis in zip(shapes, parts, per_axis(axes, 2), strict=True):
         axis %= len(shape)
-        positions = np.moveaxis(np.arange(len(x)).reshape(shape), axis, -1).reshape(-1, shape[axis])
-        values = x[positions]
+        positions = np.moveaxis(np.arange(x.shape[-1]).reshape(shape), axis, -1).reshape(-1, shape[axis])
+        values = x[..., positions]
         if normalize:
-            length = np.sqrt((values**2).sum(1, keepdims=True) + 1e-12)
+            length = np.sqrt((values**2).sum(-1, keepdims=True) + 1e-12)
             values = ar.off(values / length, 3)
         rows.append(values)
         where.append(positions)
@@ -423,23 +430,27 @@ def dot_factors(shapes, parts, axes=-1, normalize=False, ar=EXACT):
 
 def dot_back(ar, ledger, rule, shapes, parts, r, parameters):
     (a, b), where, _ = dot_factors(shapes, parts, ar=ar, **parameters)
-    products = a[:, None, :] * b[None, :, :]  # (m, n, k)
-    r = r.reshape(len(a), len(b))
+    products = a[..., :, None, :] * b[..., None, :, :]  # (…, m, n, k)
+    matrix = r.reshape(products.shape[:-1])
     if rule[0] == "gradient":
-        results = ar.total(r[:, :, None] * b[None], 1), ar.total(r[:, :, None] * a[:, None], 0)
-        ledger.lost += r.sum() - sum(result.sum() for result in results)
-    else:
-        s = divided(ar, ledger, r, ar.total(products, 2), proportional(rule))
         results = (
-            ar.off(0.5 * a * ar.total(s[:, :, None] * b[None], 1)),
-            ar.off(0.5 * b * ar.total(s[:, :, None] * a[:, None], 0)),
+            ar.total(matrix[..., None] * b[..., None, :, :], -2),
+            ar.total(matrix[..., None] * a[..., :, None, :], -3),
+        )
+        ledger.lost += r.sum(-1) - sum(result.sum((-2, -1)) for result in results)
+    else:
+        z = ar.total(products, -1).reshape(r.shape)
+        s = divided(ar, ledger, r, z, proportional(rule)).reshape(matrix.shape)[..., None]
+        results = (
+            ar.off(0.5 * a * ar.total(s * b[..., None, :, :], -2)),
+            ar.off(0.5 * b * ar.total(s * a[..., :, None, :], -3)),
         )
     back = []
     for x, positions, result in zip(parts, where, results, strict=True):
         out = np.zeros_like(x)
-        out[positions] = result
+        out[..., positions] = result
         back.append(out)
-    return np.concatenate(back)
+    return np.concatenate(back, -1)
 
 
 def multiply_back(ar, ledger, rule, shapes, parts, r):
@@ -449,14 +460,14 @@ def multiply_back(ar, ledger, rule, shapes, parts, r):
     back = []
     for k, x in enumerate(parts):
         if rule[0] == "gradient":
-            others = [parts[i][index[i]] for i in range(len(parts)) if i != k]
+            others = [parts[i][..., index[i]] for i in range(len(parts)) if i != k]
             each = ar.off(r * np.prod(others, axis=0), len(parts)) if others else r
         else:
             each = ar.off(r * (1 / len(parts)), 2)
-        back.append(ar.total((index[k] == np.arange(len(x))[:, None]) * each, 1))
-    back = np.concatenate(back)
-    ledger.lost += r.sum() - back.sum()
-    ledger.absolute += np.abs(back).sum()
+        back.append(ar.total((index[k] == np.arange(x.shape[-1])[:, None]) * each[..., None, :], -1))
+    back = np.concatenate(back, -1)
+    ledger.lost += r.sum(-1) - back.sum(-1)
+    ledger.absolute += np.abs(back).sum(-1)
     return back
 
 
@@ -464,34 +475,34 @@ def multiply_back(ar, ledger, rule, shapes, parts, r):
 
 
 def sample_norm(kind, shape, x, gamma=None, beta=None, epsilon=1e-3, axes=1, ar=EXACT):
-    """y = gamma (x − mean) / σ + beta over the last axes: centred rows, σ, gamma, beta and y, all (rows, columns)."""
+    """y = gamma (x − mean) / σ + beta over the last axes: centred (…, rows, columns), σ, gamma, beta and y alike."""
     columns = int(np.prod(shape[len(shape) - axes :]))
-    rows = x.reshape(-1, columns)
+    rows = x.reshape(*x.shape[:-1], -1, columns)
     gamma = np.ones(columns) if gamma is None else np.float64(gamma).ravel()
     beta = np.zeros(columns) if beta is None else np.float64(beta).ravel()
-    mean = rows.mean(1, keepdims=True) if kind == "LayerNorm" else 0.0
+    mean = rows.mean(-1, keepdims=True) if kind == "LayerNorm" else 0.0
     centred = rows - mean
-    sigma = np.sqrt((centred**2).mean(1, keepdims=True) + epsilon)
+    sigma = np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
     return centred, sigma, gamma, beta, ar.off(gamma * ar.off(centred / sigma, 2) + beta)
 
 
 def sample_norm_back(ar, ledger, rule, kind, shape, x, r, parameters):
     """R_i = x_i Σ_j ∂y_j/∂x_i R_j / stabilized(y_j); detached: σ is a constant."""
     centred, sigma, gamma, beta, y = sample_norm(kind, shape, x, ar=ar, **parameters)
-    count, columns = centred.shape
-    s = divided(ar, ledger, r, y.ravel(), proportional(rule)).reshape(count, columns)
-    rows, back = x.reshape(count, columns), np.zeros((count, columns))
-    for i in range(count):
-        jacobian = np.eye(columns) - (1 / columns if kind == "LayerNorm" else 0)  # rows j, columns i
-        if rule[0] != "detached":
-            jacobian = jacobian - np.outer(centred[i], centred[i]) / columns / sigma[i] ** 2
-        jacobian = ar.off(gamma[:, None] * jacobian / sigma[i], 3)
-        back[i] = ar.off(rows[i] * ar.total(jacobian * s[i][:, None], 0))
-        ledger.bias += (s[i] * beta).sum()
-        ledger.absolute += np.abs(rows[i] * (np.abs(jacobian) * np.abs(s[i])[:, None]).sum(0)).sum()
+    columns = centred.shape[-1]
+    s = divided(ar, ledger, r, y.reshape(r.shape), proportional(rule)).reshape(y.shape)
+    jacobian = np.eye(columns) - (1 / columns if kind == "LayerNorm" else 0)  # rows j, columns i
     if rule[0] != "detached":
-        ledger.lost = r.sum() - back.sum() - ledger.bias - ledger.stabilizer
-    return back.ravel()
+        outer = centred[..., :, None] * centred[..., None, :]
+        jacobian = jacobian - outer / columns / sigma[..., None] ** 2
+    jacobian = ar.off(gamma[:, None] * jacobian / sigma[..., None], 3)
+    rows = x.reshape(y.shape)
+    back = ar.off(rows * ar.total(jacobian * s[..., None], -2)).reshape(x.shape)
+    ledger.bias += (s * beta).sum((-2, -1))
+    ledger.absolute += np.abs(rows * (np.abs(jacobian) * np.abs(s)[..., None]).sum(-2)).sum((-2, -1))
+    if rule[0] != "detached":
+        ledger.lost = r.sum(-1) - back.sum(-1) - ledger.bias - ledger.stabilizer
+    return back
 
 
 def local_response_norm(shape, x, size, alpha=1e-4, beta=0.75, k=1.0):
@@ -500,7 +511,7 @@ def local_response_norm(shape, x, size, alpha=1e-4, beta=0.75, k=1.0):
     for c in range(shape[-1]):
         around = [i for i in range(c - size // 2, c + (size - 1) // 2 + 1) if 0 <= i < shape[-1]]
         y[:, c] = rows[:, c] / (k + alpha / size * (rows[:, around] ** 2).sum(1)) ** beta
-    return y.ravel()
+    return y.reshape(x.shape)
 
 
 # Activations backwards.
@@ -559,19 +570,20 @@ def activation_back(ar, ledger, rule, function, shape, x, r, parameters):
     if name == "pass":
         return r
     if function in oracle.OF_ROWS:
-        x, r = x.reshape(-1, shape[-1]), r.reshape(-1, shape[-1])
+        x, rows = (a.reshape(*a.shape[:-1], -1, shape[-1]) for a in (x, r))
         s = ar.off(oracle.softmax(ar.off(x)), 4)
         if name == "taylor":
-            back = ar.off(x * ar.off(r - ar.off(s * ar.total(r, 1)[:, None])))
+            back = ar.off(x * ar.off(rows - ar.off(s * ar.total(rows, -1)[..., None])))
         elif function == "log_softmax":
-            back = ar.off(r - ar.off(s * ar.total(r, 1)[:, None]))
+            back = ar.off(rows - ar.off(s * ar.total(rows, -1)[..., None]))
         else:
-            back = ar.off(s * ar.off(r - ar.total(s * r, 1)[:, None]))
+            back = ar.off(s * ar.off(rows - ar.total(s * rows, -1)[..., None]))
+        back = back.reshape(r.shape)
     else:
         back = ar.off(r * ar.off(slope(function, ar.off(x), **parameters), 4))
-    ledger.lost += r.sum() - back.sum()
-    ledger.absolute += np.abs(r).sum() + np.abs(back).sum()
-    return back.ravel()
+    ledger.lost += r.sum(-1) - back.sum(-1)
+    ledger.absolute += np.abs(r).sum(-1) + np.abs(back).sum(-1)
+    return back
 
 
 #: Last activations that relevance does not start behind.
@@ -636,10 +648,11 @@ def default_rule(layer):
     return ("taylor", {}) if layer.activation[0] == "softmax" else ("pass", {})
 
 
-def operands(ar, matrix):
-    """The arithmetic of a matrix, and W and b as that arithmetic has them."""
+def operands(ar, matrix, x):
+    """The arithmetic of a matrix, and W and b as that arithmetic has them, b for each sample of x."""
     ar = ar if matrix.tf32 else ar.whole()
-    return (ar, ar.off(matrix.w), ar.off(matrix.b)) if matrix.derived else (ar, matrix.w, matrix.b)
+    b = np.broadcast_to(matrix.b, (*x.shape[:-1], len(matrix.b)))
+    return (ar, ar.off_each(matrix.w, x), ar.off(b)) if matrix.derived else (ar, matrix.w, b)
 
 
 def apply(layer, shapes, parts, ar=EXACT):
@@ -647,27 +660,25 @@ def apply(layer, shapes, parts, ar=EXACT):
     shape, x = shapes[0], parts[0]
     if layer.linear:
         matrix = matrix_of(layer, shapes)
-        ar, w, b = operands(ar, matrix)
-        joined = np.concatenate(parts)
-        return ar.off(ar.total(ar.operand(joined)[:, None] * ar.operand(w), 0, split=True) + b), matrix.shape
+        joined = np.concatenate(parts, -1)
+        ar, w, b = operands(ar, matrix, joined)
+        return ar.off(ar.total(ar.operand(joined)[..., None] * ar.operand(w), -2, split=True) + b), matrix.shape
     if layer.kind in ROUTING:
-        joined = np.concatenate(parts)
+        joined = np.concatenate(parts, -1)
         index, out = routed(layer.kind, shapes, joined, layer.own)
-        return np.where(index >= 0, joined[index], 0), out
+        return np.where(index >= 0, np.take_along_axis(joined, np.maximum(index, 0), -1), 0), out
     if layer.kind == "Embedding":
-        return np.float64(layer.parameters["table"])[x.astype(int)].ravel(), (
-            *shape,
-            layer.parameters["table"].shape[1],
-        )
+        rows = np.float64(layer.parameters["table"])[x.astype(int)]
+        return rows.reshape(*x.shape[:-1], -1), (*shape, rows.shape[-1])
     if layer.kind == "Multiply":
         out = np.broadcast_shapes(*shapes)
-        factors = [p[stretched(s, out)] for p, s in zip(parts, shapes, strict=True)]
+        factors = [p[..., stretched(s, out)] for p, s in zip(parts, shapes, strict=True)]
         return ar.off(np.prod(factors, axis=0), len(parts)), out
     if layer.kind == "Dot":
         (a, b), _, out = dot_factors(shapes, parts, ar=ar, **layer.own)
-        return ar.total(a[:, None, :] * b[None, :, :], 2).ravel(), out
+        return ar.total(a[..., :, None, :] * b[..., None, :, :], -1).reshape(*x.shape[:-1], -1), out
     if layer.kind in ("LayerNorm", "RMSNorm"):
-        return sample_norm(layer.kind, shape, x, ar=ar, **layer.own)[-1].ravel(), shape
+        return sample_norm(layer.kind, shape, x, ar=ar, **layer.own)[-1].reshape(x.shape), shape
     if layer.kind == "LocalResponseNorm":
         return ar.off(local_response_norm(shape, x, **layer.own), 4), shape
     if layer.kind in ("Activation", "Identity"):
@@ -682,18 +693,18 @@ def activate(layer, shape, z, ar=EXACT):
         return z
     parameters = {k: np.broadcast_to(v, shape).ravel() if np.ndim(v) else v for k, v in parameters.items()}
     rows = ar.off(z).reshape(-1, shape[-1]) if function in oracle.OF_ROWS else ar.off(z)
-    return ar.off(oracle.ACTIVATIONS[function](rows, **parameters), 4).ravel()
+    return ar.off(oracle.ACTIVATIONS[function](rows, **parameters), 4).reshape(z.shape)
 
 
 def hand_back(layer, rule, shapes, parts, y, r, ledger, ar=EXACT):
     """Relevance of all inputs, one after the other, for the relevance r of the output y before the activation."""
     name, parameters = rule
-    joined = np.concatenate(parts)
+    joined = np.concatenate(parts, -1)
     if layer.linear:
         if name == "pass":
             return r
         matrix = matrix_of(layer, shapes)
-        ar, w, b = operands(ar, matrix)
+        ar, w, b = operands(ar, matrix, joined)
         if name == "z_box":  # bounds fit every input, or are stretched to it
             parameters = dict(parameters)
             for key in ("low", "high"):
@@ -702,11 +713,11 @@ def hand_back(layer, rule, shapes, parts, y, r, ledger, ar=EXACT):
         return oracle.RULES[name](ar, ledger, joined, w, b, r, matrix.seen, **parameters)
     if layer.kind in ROUTING:
         index, _ = routed(layer.kind, shapes, joined, layer.own)
-        return route_back(ar, ledger, rule, index, len(joined), y, r)
+        return route_back(ar, ledger, rule, index, joined.shape[-1], y, r)
     if layer.kind == "Embedding":
         width = layer.parameters["table"].shape[1]
-        index = np.repeat(np.arange(len(joined)), width)
-        return route_back(ar, ledger, rule, index, len(joined), y, r)
+        index = np.broadcast_to(np.repeat(np.arange(joined.shape[-1]), width), r.shape)
+        return route_back(ar, ledger, rule, index, joined.shape[-1], y, r)
     if layer.kind == "Multiply":
         return multiply_back(ar, ledger, rule, shapes, parts, r)
     if layer.kind == "Dot":
@@ -733,7 +744,7 @@ class Node(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One layer's books for one sample."""
+    """One layer's books, of each sample."""
 
     name: str
     incoming: float
@@ -742,7 +753,7 @@ class Record(NamedTuple):
 
 
 class Run(NamedTuple):
-    """All values of one sample: of each node before and after its activation, and their shapes."""
+    """All values: of each node before and after its activation, flat, and their shapes."""
 
     z: list
     y: list
@@ -766,11 +777,15 @@ class Net:
             self.names.append(f"n{same[0]}:{len(same)}" if same else f"n{i}")
 
     def forward(self, xs, ar=EXACT):
-        """xs: one flat vector for each input."""
+        """xs: one sample of each input."""
+        return self.values([np.ravel(x) for x in xs], ar)
+
+    def values(self, xs, ar=EXACT):
+        """xs: flat vectors of each input."""
         run, given = Run([], [], []), iter(xs)
         for layer, inputs in self.nodes:
             if layer.kind == "Input":
-                z, shape = np.float64(next(given)).ravel(), tuple(layer.parameters["shape"])
+                z, shape = np.float64(next(given)), tuple(layer.parameters["shape"])
             else:
                 z, shape = apply(layer, [run.shapes[j] for j in inputs], [run.y[j] for j in inputs], ar)
             run.z.append(z)
@@ -788,7 +803,7 @@ class Net:
         return chosen
 
     def backward(self, run, rules, start, ar=EXACT, records=None, at=None, activations=None):
-        """Relevance of every node's output, from relevance ``start`` of node ``at``'s output.
+        """Relevance of every node's output, flat, from relevance ``start`` of node ``at``'s output.
 
         activations: the rule of activation functions that layers have as attributes, by node.
         """
@@ -815,34 +830,48 @@ class Net:
                     r = hand_back_activation(layer, own, run.shapes[i], run.z[i], r, ledger, ar)
                     if records is not None and own[0] != "pass":
                         name = self.names[i] + ("" if layer.kind == "Activation" else f"/{layer.activation[0]}")
-                        records.append(Record(name, before.sum(), r.sum(), ledger))
+                        records.append(Record(name, before.sum(-1), r.sum(-1), ledger))
             if layer.kind in ("Activation", "Identity"):
                 received[inputs[0]].append(r)
                 continue
             ledger = Ledger()
             back = hand_back(layer, rule, shapes, parts, run.z[i], r, ledger, ar)
             if records is not None:
-                records.append(Record(self.names[i], r.sum(), back.sum(), ledger))
-            sizes = [len(p) for p in parts]
-            for j, piece in zip(inputs, np.split(back, np.cumsum(sizes)[:-1]), strict=True):
+                records.append(Record(self.names[i], r.sum(-1), back.sum(-1), ledger))
+            sizes = [p.shape[-1] for p in parts]
+            for j, piece in zip(inputs, np.split(back, np.cumsum(sizes)[:-1], -1), strict=True):
                 received[j].append(piece)
-        return [np.zeros(len(run.y[i])) if r is None else r for i, r in enumerate(relevance)]
+        return [np.zeros_like(run.y[i]) if r is None else r for i, r in enumerate(relevance)]
 
     def start(self, run, target, at):
         """Starting relevance at a node: of its value before a final activation of these."""
         final = self.nodes[at].layer.activation[0] in FINAL
-        return oracle.starting_relevance(run.z[at] if final else run.y[at], target)
+        return oracle.starting_relevances(run.z[at] if final else run.y[at], target)
 
     # Batches. x is an array, or a list of arrays for several inputs, and so is relevance.
 
-    def _samples(self, x):
-        xs = x if isinstance(x, list) else [x]
-        return zip(*([row for row in np.asarray(a, float).reshape(len(a), -1)] for a in xs), strict=True)
+    def _flat(self, x):
+        return [np.asarray(a, float).reshape(len(a), -1) for a in (x if isinstance(x, list) else [x])]
+
+    def _in_pieces(self, compute, x, ar):
+        """compute(slice of the samples, each input's values, arithmetic) of all samples of x, put together."""
+        xs = self._flat(x)
+        width = [int(np.prod(shape)) for shape in self.values([a[0] for a in xs]).shapes]
+        size = max(sum(width[j] for j in node.inputs) * n for node, n in zip(self.nodes, width, strict=True))
+
+        def of(some, ar):
+            return compute(some, [ar.repeated(a[some]) for a in xs], ar)
+
+        return oracle.in_pieces(of, len(xs[0]), max(size, 1), ar)
 
     def predict(self, x, ar=EXACT, output=0):
         at = self.outputs[output]
-        runs = [self.forward(xs, ar) for xs in self._samples(x)]
-        return np.array([run.y[at].reshape(run.shapes[at]) for run in runs])
+
+        def compute(some, xs, ar):
+            run = self.values(xs, ar)
+            return run.y[at].reshape(*run.y[at].shape[:-1], *run.shapes[at])
+
+        return self._in_pieces(compute, x, ar)
 
     def explain(self, rules, x, target="max", ar=EXACT, output=0, at=None, activations=None, of=None):
         """Relevance of the inputs, side by side and flat: (samples, features of all inputs).
@@ -850,24 +879,20 @@ class Net:
         target: one for all samples, or a list with one for each. of: the node whose output's relevance is asked for.
         """
         at = self.outputs[output] if at is None else at
-        samples = list(self._samples(x))
-        targets = target if isinstance(target, list) else [target] * len(samples)
-        rows = []
-        for xs, t in zip(samples, targets, strict=True):
-            run = self.forward(xs, ar)
-            relevance = self.backward(run, rules, self.start(run, t, at), ar, at=at, activations=activations)
-            rows.append(np.concatenate([relevance[i] for i in self.inputs]) if of is None else relevance[of])
-        return np.array(rows)
 
-    def books(self, rules, x, target="max", ar=EXACT, activations=None):
-        """For every sample the records of all layers, from the output down."""
-        found = []
-        for xs in self._samples(x):
-            run, records = self.forward(xs, ar), []
-            at = self.outputs[0]
-            self.backward(run, rules, self.start(run, target, at), ar, records, activations=activations)
-            found.append(records)
-        return found
+        def compute(some, xs, ar):
+            run = self.values(xs, ar)
+            start = self.start(run, target[some] if isinstance(target, list) else target, at)
+            relevance = self.backward(run, rules, start, ar, at=at, activations=activations)
+            return np.concatenate([relevance[i] for i in self.inputs], -1) if of is None else relevance[of]
+
+        return self._in_pieces(compute, x, ar)
+
+    def books(self, rules, x, target="max", activations=None):
+        """The records of all layers, from the output down."""
+        run, records, at = self.values(self._flat(x)), [], self.outputs[0]
+        self.backward(run, rules, self.start(run, target, at), records=records, activations=activations)
+        return records
 
 
 def chain(shape, *layers):
@@ -883,12 +908,14 @@ def redistribute(rule, layer, x, r, ar=EXACT):
     xs = x if isinstance(x, list) else [x]
     inputs = [(Layer("Input", {"shape": a.shape[1:]}),) for a in xs]
     net = Net([*inputs, (layer, *range(len(xs)))])
-    rows = []
-    for values, row in zip(net._samples(x), np.float64(r).reshape(len(r), -1), strict=True):
-        run = net.forward(values, ar)
-        relevance = net.backward(run, [None] * len(xs) + [rule], row, ar)
-        rows.append(np.concatenate([relevance[i] for i in net.inputs]))
-    return np.array(rows)
+    r = np.float64(r).reshape(len(r), -1)
+
+    def compute(some, values, ar):
+        run = net.values(values, ar)
+        relevance = net.backward(run, [None] * len(xs) + [rule], ar.repeated(r[some]), ar)
+        return np.concatenate([relevance[i] for i in net.inputs], -1)
+
+    return net._in_pieces(compute, xs, ar)
 
 
 # Batch normalization folded into its neighbour: what a canonized model computes.

@@ -4,6 +4,7 @@ Every array ends at a page that cannot be read, all memory begins as NaN, and th
 random. Each kernel of each module runs here at least once, which the last test holds.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def test_dense(case, standin):
 LARGE = [(130, 135, 130), (150, 70, 130)]
 
 
+@functools.cache
+def large_dense(name, size):
+    """(layer, case, x, r, what is expected), computed once for both ways of multiplying."""
+    n, m, count = size
+    (layer,) = cases.network((n, m))
+    case = (name, {"low": -3.0, "high": 4.0} if name == "z_box" else {})
+    r = np.random.default_rng(m).normal(size=(count, m)).astype(np.float32)
+    x = cases.inputs(count, n)
+    return layer, case, x, r, Expected(lambda ar: oracle.redistribute(case, layer, x, r, ar))
+
+
 @pytest.mark.parametrize("library", [True, False], ids=["cublas", "own"])
 @pytest.mark.parametrize("size", LARGE, ids=str)
 @pytest.mark.parametrize("name", ["epsilon", "alpha_beta", "gamma", "z_box"])
@@ -65,12 +77,7 @@ def test_large_dense(name, size, library, standin, monkeypatch):
     standin.CONFIG["cublas"] = library
     standin.CONFIG["order"] = 2
     monkeypatch.setattr(contractions, "LIBRARY_FLOPS", 1)
-    n, m, count = size
-    (layer,) = cases.network((n, m))
-    case = (name, {"low": -3.0, "high": 4.0} if name == "z_box" else {})
-    r = np.random.default_rng(m).normal(size=(count, m)).astype(np.float32)
-    x = cases.inputs(count, n)
-    expected = Expected(lambda ar: oracle.redistribute(case, layer, x, r, ar))
+    layer, case, x, r, expected = large_dense(name, size)
     for precision in PRECISIONS:
         got = lrpfast.redistribute(
             cases.rule(case),
@@ -105,6 +112,10 @@ def test_layer(shapes, layer, rule, precisions, standin):
     test_layers.check(layer, rule, test_layers.inputs(layer, shapes), precisions)
 
 
+#: by the test's case and the rule: the oracle computes them once for all orders of threads
+LARGE_CONVOLUTIONS = {}
+
+
 @pytest.mark.parametrize(
     "layer, shape, count",
     [
@@ -120,7 +131,10 @@ def test_large_convolutions(layer, shape, count, gpu):
     out = oracle_layers.chain(shape, layer).forward([cases.values(shape)[0]]).shapes[-1]
     r, x = cases.values(out, count, seed=9), cases.values(shape, count)
     for case, precision in (("epsilon", "float32"), ("alpha_beta", "tf32"), ("alpha_beta", "float64")):
-        expected = Expected(lambda ar, case=case: oracle_layers.redistribute((case, {}), layer, [x], r, ar))
+        expected = LARGE_CONVOLUTIONS.setdefault(
+            (id(layer), case),
+            Expected(lambda ar, case=case: oracle_layers.redistribute((case, {}), layer, [x], r, ar)),
+        )
         got = lrpfast.redistribute(
             case, cases.layer(layer), x.astype(dtype(precision)), r, precision=precision, device="gpu"
         )

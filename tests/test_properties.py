@@ -66,13 +66,12 @@ def test_what_comes_in_goes_out_or_is_accounted_for(case, activation, sizes, pre
 def absolute_terms(layers, case, x):
     """Per layer and sample, the sum of the absolute values of all that the balance adds up."""
     names = ["dense"] + [f"dense_{i}" for i in range(1, len(layers))]
-    sizes = {name: np.zeros(len(x)) for name in names}
-    for i, row in enumerate(np.float64(x)):
-        ledgers = []
-        oracle.backward(oracle.as_float64(layers), [case] * len(layers), row, "max", ledgers=ledgers)
-        for name, (ledger, incoming, outgoing) in zip(names[::-1], ledgers, strict=True):
-            sizes[name][i] = ledger.absolute + np.abs(incoming).sum() + np.abs(outgoing).sum()
-    return sizes
+    ledgers = []
+    oracle.backward(oracle.as_float64(layers), [case] * len(layers), np.float64(x), "max", ledgers=ledgers)
+    return {
+        name: ledger.absolute + np.abs(incoming).sum(-1) + np.abs(outgoing).sum(-1)
+        for name, (ledger, incoming, outgoing) in zip(names[::-1], ledgers, strict=True)
+    }
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -86,14 +85,13 @@ def test_where_relevance_went(case, activation):
     model = cases.model(layers)
 
     def compute(ar):
+        ledgers = []
+        oracle.backward(oracle.as_float64(layers), [case] * 3, ar.repeated(np.float64(x)), "max", ar, ledgers)
         rows = []
-        for row in np.float64(x):
-            ledgers = []
-            oracle.backward(oracle.as_float64(layers), [case] * 3, row, "max", ar, ledgers)
-            rows.append(
-                [[r.sum(), out.sum(), ledger.bias, ledger.stabilizer, ledger.lost] for ledger, r, out in ledgers]
-            )
-        return np.array(rows)
+        for ledger, r, out in ledgers:
+            figures = r.sum(-1), out.sum(-1), ledger.bias, ledger.stabilizer, ledger.lost
+            rows.append(np.stack(np.broadcast_arrays(*figures), -1))
+        return np.stack(rows, -2)
 
     expected = Expected(compute)
     for precision in ("float32", "float64"):
@@ -114,12 +112,9 @@ def test_relevance_of_hidden_layers(case):
         got = explanation.layers[layer.name]
 
         def compute(ar, i=i):
-            rows = []
-            for row in np.float64(x):
-                ledgers = []
-                oracle.backward(oracle.as_float64(layers), [case] * 3, row, "max", ar, ledgers)
-                rows.append(ledgers[1 - i][2])  # what the layer above gave to its input
-            return np.array(rows)
+            ledgers = []
+            oracle.backward(oracle.as_float64(layers), [case] * 3, ar.repeated(np.float64(x)), "max", ar, ledgers)
+            return ledgers[1 - i][2]  # what the layer above gave to its input
 
         Expected(compute).check(got, what=layer.name)
     assert explanation.layers[model.layers[0].name].tobytes() == explanation.relevance.tobytes()
@@ -424,7 +419,7 @@ def test_masked_features(case):
     x = cases.inputs(6, 8, seed=5)
     x[0, 2] = x[2, :7] = x[3, ::2] = x[4, 5:] = np.nan
     there = ~np.isnan(x)
-    expected = Expected(lambda ar: np.where(there, masked(layers, [case, case], x, ar), 0))
+    expected = Expected(lambda ar: np.where(there, masked(layers, [case, case], x, ar), 0), together=False)
     for precision in PRECISIONS:
         analyzer = lrpfast.Analyzer(cases.model(layers), cases.rule(case), precision=precision, mask_nan=True)
         got = analyzer.analyze(x)
@@ -442,7 +437,7 @@ def test_masked_features_with_bounds_for_each():
     rules = [("z_box", {"low": low, "high": high}), ("epsilon", {})]
     composite = lrpfast.composites.Uniform(lrpfast.rules.Epsilon(), first=lrpfast.rules.ZBox(low, high))
     got = lrpfast.Analyzer(cases.model(layers), composite, mask_nan=True).analyze(x)
-    expected = Expected(lambda ar: np.where(there, masked(layers, rules, x, ar), 0))
+    expected = Expected(lambda ar: np.where(there, masked(layers, rules, x, ar), 0), together=False)
     expected.check(np.where(there, got, np.float32(0)))
 
 

@@ -48,11 +48,23 @@ RECORD_SIZE = 2.0**-23
 
 
 class Expected:
-    """What ``compute(arithmetic)`` gives, and how far each sample may be off it, for every precision."""
+    """What ``compute(arithmetic)`` gives, and how far each sample may be off it, for every precision.
 
-    def __init__(self, compute):
-        self.compute = compute
+    together: whether it computes all runs at once, as the oracle's own functions do: with `oracle.Arithmetic`'s
+    ``runs`` it gives them along an axis in front.
+    """
+
+    def __init__(self, compute, together=True):
+        self.compute, self.together = compute, together
         self.known = {}
+
+    def _runs(self, tf32, size, runs):
+        """What the runs with errors give, an array for each."""
+        if not self.together:
+            return [self.compute(oracle.Arithmetic(size, np.random.default_rng(run), tf32)) for run in range(runs)]
+        found = self.compute(oracle.Arithmetic(size, np.random.default_rng(0), tf32, runs))
+        assert len(found) == runs, f"no axis of {runs} runs in front of {found.shape}: say together=False"
+        return found
 
     def _with_errors(self, tf32, size, runs):
         """The exact values, the largest change and the largest value in each sample, as arrays that broadcast."""
@@ -60,8 +72,8 @@ class Expected:
             exact = self.compute(oracle.Arithmetic(tf32=tf32))
             axes = tuple(range(1, exact.ndim))
             change = np.zeros([len(exact)] + [1] * len(axes))
-            for run in range(runs if exact.size else 0):
-                other = self.compute(oracle.Arithmetic(size, np.random.default_rng(run), tf32))
+            for other in self._runs(tf32, size, runs) if exact.size else ():
+                assert other.shape == exact.shape
                 change = np.maximum(change, np.abs(other - exact).max(axes, keepdims=True))
             largest = np.abs(exact).max(axes, keepdims=True) if exact.size else 0
             self.known[tf32] = exact, change, largest

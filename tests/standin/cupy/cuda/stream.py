@@ -30,7 +30,7 @@ class _Capture:
         self.valid, self.ended = True, False
 
 
-_tails = {}  # (device, stream pointer) -> the last operation queued there
+_tails = {}  # (device, stream pointer) -> the last operation queued there, while it has not run
 _capturing = {}  # (device, stream pointer) -> the capture that stream takes part in
 _blocking = {}  # (device, stream pointer) -> whether that stream waits for the null stream
 _counter = itertools.count(0x5000, 0x10)
@@ -76,6 +76,8 @@ def _run(targets, steps=None):
                 missing[later] -= 1
                 if not missing[later]:
                     ready.append(later)
+        for key in [key for key, op in _tails.items() if op.done]:
+            del _tails[key]  # nobody waits for it, and streams come and go
 
 
 def _abandon():
