@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..output import beside, check_target, replacing
+from ..output import SLASHES, beside, check_target, replacing
 from .labels import Coord, encoded
 from .optional import needed
 
@@ -110,7 +110,7 @@ def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], a
     from .sinks.base import naming
     from .sinks.zarr import check_place, put_in_place, write_zarr
 
-    path = path.rstrip("/")
+    path = path.rstrip(SLASHES)
     check_place(path)
     partial = beside(path, "part")
     with naming(path, partial):
