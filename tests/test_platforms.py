@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lrpfast
-from lrpfast.batch import apart, journal, open_source, sources
+from lrpfast.batch import apart, cluster, journal, open_source, sources
 from lrpfast.batch.sinks import named
 
 ROOT = Path(__file__).parents[1]
@@ -161,6 +161,12 @@ def test_drives(monkeypatch):
     assert sources.split("C:\\b\\x.h5:y") == ("C:\\b\\x.h5:y", None)  # not there; C is another file
     assert named("C:\\a\\r.h5:g/y") == ("C:\\a\\r.h5", "h5", "g/y")
     assert named("C:\\a\\r.npy") == ("C:\\a\\r.npy", "npy", None)
+
+
+def test_what_is_named_in_a_file_is_no_path(monkeypatch):
+    monkeypatch.setattr(cluster, "os", SimpleNamespace(path=ntpath))
+    assert cluster._absolute("C:\\a/b\\x.h5", "g/y") == "C:\\a\\b\\x.h5:g/y"
+    assert cluster._absolute("C:\\a/x.npy", None) == "C:\\a\\x.npy"
 
 
 def test_outputs_on_two_drives(monkeypatch):
