@@ -6,24 +6,22 @@ build in a fresh copy, as `.ci/sanitize` does.
 """
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
-
-if sys.platform == "win32":
-    raise SystemExit(
-        "lrpfast cannot be built on Windows: its kernels use POSIX threads, the vector extensions of GCC and Clang, "
-        "and a 64-bit long. Use it in WSL."
-    )
+from setuptools.command.build_ext import build_ext
 
 DEBUG, SANITIZE = (os.environ.get(name, "0") not in ("", "0") for name in ("LRPFAST_DEBUG", "LRPFAST_SANITIZE"))
+WINDOWS = sys.platform == "win32"
 
 # No -ffast-math and no contraction: fused multiply-adds only where tile.h writes
 # them. What is left out (errno, traps) changes no value.
 FLAGS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-LINK = ["-pthread"]
+LINK = [] if WINDOWS else ["-pthread"]
 if DEBUG or SANITIZE:
     FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG"]
 else:
@@ -32,6 +30,41 @@ else:
 if SANITIZE:
     FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     LINK += ["-fsanitize=address,undefined"]
+if WINDOWS:
+    FLAGS = ["--target=x86_64-pc-windows-msvc", *(f"/clang:{flag}" for flag in FLAGS)]
+
+
+class BuildExt(build_ext):
+    """On Windows clang-cl compiles, for Visual C++ has no vector extensions; headers and linker stay Visual C++'s."""
+
+    def build_extensions(self):
+        """Build, on Windows with the other compiler."""
+        if WINDOWS:
+            if self.plat_name != "win-amd64" or self.compiler.compiler_type != "msvc":
+                raise SystemExit(
+                    f"lrpfast cannot be built for {self.plat_name} with the compiler {self.compiler.compiler_type!r}. "
+                    "On Windows it takes 64-bit Python on x86-64 and Visual C++: 32 bits are too few for the kernels' "
+                    "indices, and nobody has tried Windows on Arm. In WSL it is as on Linux."
+                )
+            if not self.compiler.initialized:
+                self.compiler.initialize()
+            self.compiler.cc = clang_cl(self.compiler.cc)
+        super().build_extensions()
+
+
+def clang_cl(cl):
+    """The path of clang-cl: on PATH, where LLVM's installer puts it, or in the Visual Studio of the compiler ``cl``."""
+    places = [None, Path(os.environ.get("PROGRAMFILES", "C:/Program Files"), "LLVM/bin")]
+    # Visual Studio has VC/Tools/MSVC/VERSION/bin/Hostx64/x64/cl.exe and VC/Tools/Llvm/x64/bin/clang-cl.exe
+    places += [parent / "Llvm/x64/bin" for parent in Path(cl).parents if parent.name == "Tools"]
+    for place in places:
+        if found := shutil.which("clang-cl", path=place):
+            return found
+    raise SystemExit(
+        "lrpfast's kernels need the compiler clang-cl on Windows, which was not found: install LLVM ('winget install "
+        "LLVM.LLVM') or Visual Studio's component 'C++ Clang Compiler for Windows', beside Visual C++'s build tools."
+    )
+
 
 DIRECTIVES = {
     "language_level": 3,
@@ -68,5 +101,6 @@ setup(
             ),
         ],
         compiler_directives=DIRECTIVES,
-    )
+    ),
+    cmdclass={"build_ext": BuildExt},
 )

@@ -58,7 +58,7 @@ def command(*arguments, **keywords):
         stderr=subprocess.PIPE,
         text=True,
         # ignored where the tests run in a shell's background
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) if os.name == "posix" else None,
         **keywords,
     )
 
@@ -851,7 +851,6 @@ def test_a_disk_without_the_room_is_told_first(earlier, capfd, monkeypatch):
     assert leftovers(earlier) == ["r.npy"] and earlier[1].read_bytes() == b"earlier"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_while_the_commands_modules_are_read(monkeypatch):
     class Interrupts:
         def find_spec(self, name, path=None, target=None):
@@ -863,6 +862,7 @@ def test_ctrl_c_while_the_commands_modules_are_read(monkeypatch):
     assert run("info") == 130
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_signals(number, earlier, x):
     """A real run, stopped while it writes: it says how to go on, and the earlier output is as it was."""

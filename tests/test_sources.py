@@ -380,7 +380,7 @@ def test_what_is_no_source(tmp_path):
     wrong(lambda p: h5py.File(p, "w").close(), "0 datasets")
     wrong(lambda p: p.mkdir(), "folder, and no Zarr store", "folder")
     with pytest.raises(InputError, match="regular file"):
-        open_source("/dev/null")
+        open_source(os.devnull)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["a/x"], file["y"] = X, X
         file.create_dataset("unwritten", (5, 3), "f4")

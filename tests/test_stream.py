@@ -6,7 +6,6 @@ import itertools
 import os
 import pickle
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -614,6 +613,8 @@ def test_a_full_disk(x, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 def test_an_output_that_cannot_be_begun(x, tmp_path):
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -743,7 +744,7 @@ def job(x, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize("number", [getattr(signal, "SIGKILL", None), signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_killed_at_random_moments(number, job):
     """The same command, killed again and again, ends with the same bytes as an undisturbed run."""
     moments = int(os.environ.get("LRPFAST_TEST_KILLS", 5))

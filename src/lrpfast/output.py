@@ -6,10 +6,14 @@ import contextlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from .errors import InputError
+
+#: What may stand between folders, and at a folder's end.
+SLASHES = os.sep + (os.altsep or "")
 
 
 @contextlib.contextmanager
@@ -44,8 +48,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def take_place(temporary: str, target: str) -> None:
-    """Rename a whole file to ``target`` in one step; the permissions of a file that was there are kept."""
-    if os.path.exists(target):
+    """Rename a whole file to ``target`` in one step; the permissions of a file that was there are kept.
+
+    Windows does not replace a file that a process has open or mapped to memory, nor one that is read only; there
+    is nothing to be kept.
+    """
+    if sys.platform != "win32" and os.path.exists(target):
         shutil.copymode(target, temporary)
     os.replace(temporary, target)
 
@@ -69,6 +77,13 @@ def check_target(path: str | os.PathLike[str], size: int = 0) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: the folder {folder} is not writeable")
     check_free(path, folder, size)
+
+
+def on_disk(found: os.stat_result) -> int:
+    """Bytes of the disk that a file takes; Windows tells no more than its size."""
+    if sys.platform == "win32":
+        return found.st_size
+    return found.st_blocks * 512
 
 
 def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:

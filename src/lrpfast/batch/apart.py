@@ -53,5 +53,8 @@ def _overlap(one: str, other: str) -> bool:
             return True
     except OSError:  # one of them is not there yet
         pass
-    one, other = os.path.realpath(one), os.path.realpath(other)
-    return os.path.commonpath([one, other]) in (one, other)
+    one, other = (os.path.normcase(os.path.realpath(path)) for path in (one, other))
+    try:
+        return os.path.commonpath([one, other]) in (one, other)
+    except ValueError:  # they are on two of Windows' drives
+        return False

@@ -20,8 +20,8 @@ from .job import Job, is_per_sample, wrong_count
 from .labels import to_xarray
 from .masks import Gridded, Masked, on_grid, open_mask_for, scatter
 from .optional import needed
-from .sinks import open_sink
-from .sources import open_source
+from .sinks import named, open_sink
+from .sources import open_source, split
 from .statistics import Statistics
 
 if TYPE_CHECKING:
@@ -222,10 +222,16 @@ class Task:
     def __init__(self, run: Run) -> None:
         self.job = copy.copy(run.job)
         self.job.analyzer = _of_a_task(run.job.analyzer)
-        self.source = os.path.abspath(run.data.name)  # a worker may be in another folder
-        self.sink = None if run.sink is None else os.path.abspath(run.sink.name)
+        self.source = _absolute(*split(run.data.name))
+        self.sink = None if run.sink is None else _absolute(*named(run.sink.name)[::2])
         self.mask, self.rows = run.grid, run.rows
         self.statistics = run.made.new if run.made.wanted else None
+
+
+def _absolute(path: str, inside: str | None) -> str:
+    """A path, and what is named in it as it is, for a worker in another folder."""
+    path = os.path.abspath(path)
+    return path if inside is None else f"{path}:{inside}"
 
 
 def explain_piece(task: Task, first: int, stop: int) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:

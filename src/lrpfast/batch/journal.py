@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +17,11 @@ import numpy as np
 from ..errors import InputError
 from ..output import beside
 from .sinks.base import naming
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 VERSION = 1
 #: Bytes that a note may grow by between two of them.
@@ -37,13 +42,11 @@ def locked(path: str) -> Iterator[None]:
         with naming(path, name):
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _take(descriptor):
+                raise InputError(f"{path}: another run writes it now; wait for its end, or stop it")
             # the run that held it before removes the file: then the lock is on a file that is no longer there
             if _same(descriptor, name):
                 break
-        except BlockingIOError:
-            os.close(descriptor)
-            raise InputError(f"{path}: another run writes it now; wait for its end, or stop it") from None
         except BaseException:
             os.close(descriptor)
             raise
@@ -51,12 +54,30 @@ def locked(path: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if sys.platform == "win32":  # only a file that nobody has open can be removed: not another run's
+            os.close(descriptor)
         with contextlib.suppress(OSError):
             os.unlink(name)
-        os.close(descriptor)
+        if sys.platform != "win32":  # removed while it is held: else it might be another run's by then
+            os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    """Lock an open file, unless somebody else has."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the latter is Windows' word for it
+        return False
+    return True
 
 
 def _same(descriptor: int, name: str) -> bool:
+    """Whether an open file still has its name, as it always has on Windows."""
+    if sys.platform == "win32":
+        return True
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(name))
     except FileNotFoundError:

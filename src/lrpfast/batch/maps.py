@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..output import beside, check_target, replacing
+from ..output import SLASHES, beside, check_target, replacing
 from .labels import Coord, encoded
 from .optional import needed
 
@@ -47,7 +47,7 @@ def write_maps(
     OSError
         Naming ``path``, when it cannot be written.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(SLASHES)  # of a store's folder
     kind = os.path.splitext(path)[1].lower()
     kept = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
     for key, (dims, values, _) in kept.items():
@@ -110,7 +110,6 @@ def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], a
     from .sinks.base import naming
     from .sinks.zarr import check_place, put_in_place, write_zarr
 
-    path = path.rstrip("/")
     check_place(path)
     partial = beside(path, "part")
     with naming(path, partial):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..output import check_target
+from ..output import SLASHES, check_target
 from .labels import Coord, Labels, for_relevance
 from .maps import KINDS, write_maps
 from .masks import on_grid, scatter
@@ -17,9 +17,9 @@ from .statistics import Statistics
 
 def check_statistics(path: str) -> None:
     """InputError or OSError, before any work, unless statistics can be written there."""
-    if os.path.splitext(path.rstrip("/"))[1].lower() not in KINDS:
+    if os.path.splitext(path.rstrip(SLASHES))[1].lower() not in KINDS:
         raise InputError(f"{path}: statistics are written to {', '.join(KINDS)}")
-    if not path.rstrip("/").endswith(".zarr"):
+    if not path.rstrip(SLASHES).endswith(".zarr"):
         check_target(path)
 
 

@@ -11,17 +11,23 @@ from typing import Any
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, as a batch system sends it, end the run as Ctrl-C does: with nothing left behind."""
+    """Let SIGTERM, as a batch system sends it, end the run as Ctrl-C does: with nothing left behind.
+
+    On Windows, where SIGTERM kills, Ctrl-Break does so.
+    """
 
     def stop(number: int, frame: Any) -> None:
         sys.exit(128 + number)
 
+    heard = signal.SIGTERM
+    if sys.platform == "win32":
+        heard = signal.SIGBREAK
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = signal.signal(heard, stop)
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(heard, before)

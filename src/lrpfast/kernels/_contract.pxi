@@ -10,8 +10,8 @@ cdef inline real* loaded_block(const Code* code, real* sums) noexcept nogil:
     return sums + code.sums + code.tables
 
 
-cdef inline int finish(const Code* code, const Operation* op, char** base, long rows, const long* at, const long* place,
-                       long n0, long nc, const real* sums) noexcept nogil:
+cdef inline int finish(const Code* code, const Operation* op, char** base, Py_ssize_t rows, const Py_ssize_t* at,
+                       const Py_ssize_t* place, Py_ssize_t n0, Py_ssize_t nc, const real* sums) noexcept nogil:
     """What finished sums become, for some rows and columns; returns 0 if it is checked and not finite."""
     cdef void* buffers[MAX_SUMS]
     cdef int i
@@ -27,9 +27,9 @@ cdef inline int finish(const Code* code, const Operation* op, char** base, long 
     return i if op.check else 1
 
 
-cdef void clear(const Operation* op, int begun, long rows, long nc, real* sums) noexcept nogil:
+cdef void clear(const Operation* op, int begun, Py_ssize_t rows, Py_ssize_t nc, real* sums) noexcept nogil:
     """Zero the accumulators that nothing was added to."""
-    cdef long i
+    cdef Py_ssize_t i
     cdef int a
     for a in range(op.sums):
         if not (begun >> a) & 1:
@@ -39,18 +39,18 @@ cdef void clear(const Operation* op, int begun, long rows, long nc, real* sums) 
 
 # Without geometry: a source's rows are the matrix.
 
-cdef int accumulate(const Code* code, const Operation* op, char** base, long m0, long rows, long n0, long nc,
-                    real* sums) noexcept nogil:
+cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t n0,
+                    Py_ssize_t nc, real* sums) noexcept nogil:
     """Every accumulator of a contraction for some rows and columns.
 
     Returns 0 if the input was to be inspected on its way and is not finite, else 1.
     """
-    cdef long padded = ceil_to(op.columns, op.lanes)
-    cdef long width = min(ceil_to(nc, op.lanes), padded - n0)
+    cdef Py_ssize_t padded = ceil_to(op.columns, op.lanes)
+    cdef Py_ssize_t width = min(ceil_to(nc, op.lanes), padded - n0)
     cdef real* loaded = loaded_block(code, sums)
     cdef real* packed = loaded + ROWS * DEPTH
     cdef const real* pointers[ROWS]
-    cdef long k0, kc, i, i0, count
+    cdef Py_ssize_t k0, kc, i, i0, count
     cdef int t, begun = 0, fine = 1
     cdef const Term* term
     cdef const real* x
@@ -64,7 +64,7 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, long m0,
                    sums + term.accumulator * op.plane)
         return fine
     for k0 from 0 <= k0 < op.depth by DEPTH:
-        kc = min(<long>DEPTH, op.depth - k0)
+        kc = min(<Py_ssize_t>DEPTH, op.depth - k0)
         if op.inspect and n0 == 0:
             for i in range(rows):
                 fine &= k_finite(code, kc, <const real*>base[0] + (m0 + i) * op.depth + k0)
@@ -77,7 +77,7 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, long m0,
             else:
                 w = <const real*>term.weights[0] + k0 * padded + kc * n0
             for i0 from 0 <= i0 < rows by ROWS:
-                count = min(<long>ROWS, rows - i0)
+                count = min(<Py_ssize_t>ROWS, rows - i0)
                 x = <const real*>base[term.source] + (m0 + i0) * op.depth + k0
                 if term.part or op.tf32:
                     for i in range(count):
@@ -92,12 +92,12 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, long m0,
     return fine
 
 
-cdef int contract_rows(const Code* code, const Operation* op, char** base, long m0, long rows, long n0, long nc,
-                       real* sums) noexcept nogil:
+cdef int contract_rows(const Code* code, const Operation* op, char** base, Py_ssize_t m0, Py_ssize_t rows,
+                       Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
     """A piece of a contraction without geometry; returns a fault, or FINE."""
-    cdef long at[MOST_ROWS]
-    cdef long place[MOST_ROWS]
-    cdef long i, row = m0 % op.rows
+    cdef Py_ssize_t at[MOST_ROWS]
+    cdef Py_ssize_t place[MOST_ROWS]
+    cdef Py_ssize_t i, row = m0 % op.rows
     for i in range(rows):
         at[i] = (m0 + i) * op.width
         place[i] = row * op.width
@@ -107,7 +107,7 @@ cdef int contract_rows(const Code* code, const Operation* op, char** base, long 
     return FINE if finish(code, op, base, rows, at, place, n0, nc, sums) else NOT_FINITE
 
 
-cdef int redistribute_shallow(const Code* code, const Operation* op, char** base, long samples,
+cdef int redistribute_shallow(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
                               real* unused) noexcept nogil:
     cdef const lrpfast_share* share = &op.finish.share[0]
     cdef const lrpfast_share* second = &op.finish.share[op.finish.shares - 1]
@@ -122,11 +122,11 @@ cdef int redistribute_shallow(const Code* code, const Operation* op, char** base
 # With a geometry: each row of the matrix is made of taps.
 
 cdef struct Place:  # a row of a region: where it lies on the axes, and in which sample
-    long axis[3]
-    long sample
+    Py_ssize_t axis[3]
+    Py_ssize_t sample
 
 
-cdef inline Place place_of(const Region* region, long m) noexcept nogil:
+cdef inline Place place_of(const Region* region, Py_ssize_t m) noexcept nogil:
     cdef Place p
     p.sample = m // region.rows
     m -= p.sample * region.rows
@@ -150,17 +150,18 @@ cdef inline void next_place(const Region* region, Place* p) noexcept nogil:
                 p.sample += 1
 
 
-cdef inline long row_at(const Geometry* geometry, const Region* region, const Place* p) noexcept nogil:
+cdef inline Py_ssize_t row_at(const Geometry* geometry, const Region* region, const Place* p) noexcept nogil:
     """A place's row among a sample's output rows."""
     return ((region.axes[0].positions[p.axis[0]] * geometry.out[1] + region.axes[1].positions[p.axis[1]])
             * geometry.out[2] + region.axes[2].positions[p.axis[2]])
 
 
-cdef void locate(const Geometry* geometry, const Region* region, long m0, long rows, int64_t* sources) noexcept nogil:
+cdef void locate(const Geometry* geometry, const Region* region, Py_ssize_t m0, Py_ssize_t rows,
+                 int64_t* sources) noexcept nogil:
     """The source row of every (row, tap), -1 outside."""
     cdef const int64_t* index[3]
     cdef Place p = place_of(region, m0)
-    cdef long m, i, j, k, first, at
+    cdef Py_ssize_t m, i, j, k, first, at
     cdef int d
     for m in range(rows):
         for d in range(3):
@@ -179,10 +180,11 @@ cdef void locate(const Geometry* geometry, const Region* region, long m0, long r
         next_place(region, &p)
 
 
-cdef inline long point(const Term* term, const real* x, long stride, const int64_t* sources, long taps, long rows,
-                       long k0, long kc, long* lengths, const real** pointers) noexcept nogil:
+cdef inline Py_ssize_t point(const Term* term, const real* x, Py_ssize_t stride, const int64_t* sources,
+                             Py_ssize_t taps, Py_ssize_t rows, Py_ssize_t k0, Py_ssize_t kc, Py_ssize_t* lengths,
+                             const real** pointers) noexcept nogil:
     """A block of k as runs of channels, one for each tap it touches; returns their number."""
-    cdef long tap = k0 // term.channels, start = k0 - tap * term.channels, segment = 0, i, source
+    cdef Py_ssize_t tap = k0 // term.channels, start = k0 - tap * term.channels, segment = 0, i, source
     cdef const real* nothing = <const real*>zeros_of_depth
     while kc:
         lengths[segment] = min(term.channels - start, kc)
@@ -196,17 +198,18 @@ cdef inline long point(const Term* term, const real* x, long stride, const int64
     return segment
 
 
-cdef void accumulate_taps(const Code* code, const Operation* op, char** base, int r, long m0, long rows, long group,
-                          long n0, long nc, real* sums, const Geometry** located) noexcept nogil:
+cdef void accumulate_taps(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
+                          Py_ssize_t group, Py_ssize_t n0, Py_ssize_t nc, real* sums,
+                          const Geometry** located) noexcept nogil:
     """As `accumulate`, for some rows of a region; ``located`` is the geometry whose source rows the table holds."""
-    cdef long padded = ceil_to(op.columns, op.lanes)
-    cdef long width = min(ceil_to(nc, op.lanes), padded - n0)
-    cdef long k0, kc, depth, i, segments, stride
+    cdef Py_ssize_t padded = ceil_to(op.columns, op.lanes)
+    cdef Py_ssize_t width = min(ceil_to(nc, op.lanes), padded - n0)
+    cdef Py_ssize_t k0, kc, depth, i, segments, stride
     cdef int t = 0, u, begun = 0
     cdef int64_t* sources = <int64_t*>(sums + code.sums)
     cdef real* loaded = loaded_block(code, sums)
     cdef const real* pointers[SEGMENTS * ROWS]
-    cdef long lengths[SEGMENTS]
+    cdef Py_ssize_t lengths[SEGMENTS]
     cdef const Term* term
     cdef const Region* region
     cdef const real* x
@@ -220,7 +223,7 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
             located[0] = term.geometry
         x = <const real*>base[term.source] + group * term.channels
         for k0 from 0 <= k0 < depth by DEPTH:
-            kc = min(<long>DEPTH, depth - k0)
+            kc = min(<Py_ssize_t>DEPTH, depth - k0)
             if term.part == 0 and not op.tf32 and term.channels >= RUN:
                 segments = point(term, x, stride, sources, region.taps, rows, k0, kc, lengths, pointers)
             else:
@@ -237,10 +240,11 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
     clear(op, begun, rows, nc, sums)
 
 
-cdef void rows_at(const Operation* op, const Region* region, long m0, long rows, long* at, long* place) noexcept nogil:
+cdef void rows_at(const Operation* op, const Region* region, Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t* at,
+                  Py_ssize_t* place) noexcept nogil:
     """Where some rows of a region lie in the output: of all samples, and within their own."""
     cdef Place p = place_of(region, m0)
-    cdef long i, row
+    cdef Py_ssize_t i, row
     for i in range(rows):
         row = row_at(op.geometry, region, &p)
         at[i] = (p.sample * op.rows + row) * op.width
@@ -248,12 +252,12 @@ cdef void rows_at(const Operation* op, const Region* region, long m0, long rows,
         next_place(region, &p)
 
 
-cdef int contract_taps(const Code* code, const Operation* op, char** base, int r, long m0, long rows, long n0, long nc,
-                       real* sums) noexcept nogil:
+cdef int contract_taps(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
+                       Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
     """A piece of a contraction with a geometry, in all groups; returns a fault, or FINE."""
-    cdef long at[ROWS]
-    cdef long place[ROWS]
-    cdef long group
+    cdef Py_ssize_t at[ROWS]
+    cdef Py_ssize_t place[ROWS]
+    cdef Py_ssize_t group
     cdef int fine = 1
     cdef const Geometry* located = NULL
     rows_at(op, &op.geometry.regions[r], m0, rows, at, place)
@@ -271,8 +275,9 @@ cdef struct Lanes:  # some taps of a term: their values, weights and factors
     void* weights[DEPTH]
 
 
-cdef inline void push(const Code* code, const Operation* op, const Term* term, int r, long row, long tap, double factor,
-                      const real* source, long n0, long nc, Lanes* taps, real* factors, real* loaded) noexcept nogil:
+cdef inline void push(const Code* code, const Operation* op, const Term* term, int r, Py_ssize_t row, Py_ssize_t tap,
+                      double factor, const real* source, Py_ssize_t n0, Py_ssize_t nc, Lanes* taps, real* factors,
+                      real* loaded) noexcept nogil:
     """Take a tap's values in source row ``row``."""
     cdef const real* x = source + row * op.width + n0
     cdef const real* w = <const real*>term.weights[r]
@@ -285,7 +290,7 @@ cdef inline void push(const Code* code, const Operation* op, const Term* term, i
     taps.count += 1
 
 
-cdef inline void flush(const Code* code, const Operation* op, const Term* term, long nc, Lanes* taps,
+cdef inline void flush(const Code* code, const Operation* op, const Term* term, Py_ssize_t nc, Lanes* taps,
                        const real* factors, int* begun, real* sums) noexcept nogil:
     """Add the taps taken to their accumulator."""
     cdef int bit = 1 << term.accumulator
@@ -297,8 +302,8 @@ cdef inline void flush(const Code* code, const Operation* op, const Term* term, 
         taps.count = 0
 
 
-cdef void lanes(const Code* code, const Operation* op, const Term* term, const real* source, int r, long m,
-                const Place* place, long n0, long nc, int* begun, real* sums, real* loaded) noexcept nogil:
+cdef void lanes(const Code* code, const Operation* op, const Term* term, const real* source, int r, Py_ssize_t m,
+                const Place* place, Py_ssize_t n0, Py_ssize_t nc, int* begun, real* sums, real* loaded) noexcept nogil:
     """Add a diagonal term's row m to its accumulator, DEPTH taps at a time."""
     cdef Lanes taps
     cdef real factors[DEPTH]
@@ -306,7 +311,7 @@ cdef void lanes(const Code* code, const Operation* op, const Term* term, const r
     cdef const Axis* a
     cdef const Axis* b
     cdef const Axis* c
-    cdef long i, j, k, first, row, tap = 0
+    cdef Py_ssize_t i, j, k, first, row, tap = 0
     cdef double factor
     taps.count = 0
     if term.geometry == NULL:
@@ -335,12 +340,12 @@ cdef void lanes(const Code* code, const Operation* op, const Term* term, const r
     flush(code, op, term, nc, &taps, factors, begun, sums)
 
 
-cdef int contract_lanes(const Code* code, const Operation* op, char** base, int r, long m0, long rows, long n0, long nc,
-                        real* sums) noexcept nogil:
+cdef int contract_lanes(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
+                        Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
     """A piece of a diagonal contraction; returns a fault, or FINE."""
-    cdef long at[ROWS]
-    cdef long place[ROWS]
-    cdef long i
+    cdef Py_ssize_t at[ROWS]
+    cdef Py_ssize_t place[ROWS]
+    cdef Py_ssize_t i
     cdef int t, begun
     cdef const Term* term
     cdef Place p
@@ -373,7 +378,7 @@ cdef void add_taps(const Code* code, const Operation* op, const Geometry* geomet
     cdef const int64_t* a = axes[0].index + p.axis[0] * axes[0].taps
     cdef const int64_t* b = axes[1].index + p.axis[1] * axes[1].taps
     cdef const int64_t* c = axes[2].index + p.axis[2] * axes[2].taps
-    cdef long taps = axes[2].taps, i, j, k, run
+    cdef Py_ssize_t taps = axes[2].taps, i, j, k, run
     for i in range(axes[0].taps):
         for j in range(axes[1].taps):
             k = 0
@@ -387,11 +392,11 @@ cdef void add_taps(const Code* code, const Operation* op, const Geometry* geomet
                 k += run
 
 
-cdef int spread(const Code* code, const Operation* op, char** base, long samples, real* sums) noexcept nogil:
+cdef int spread(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
     """A whole redistribution of that kind; a sample's sums are in the table."""
     cdef const Geometry* geometry = op.geometry
     cdef const Region* region = &geometry.regions[0]
-    cdef long size = code.size[op.writes[0]], s, m0, rows, i, at, nowhere = 0
+    cdef Py_ssize_t size = code.size[op.writes[0]], s, m0, rows, i, at, nowhere = 0
     cdef real* total = sums + code.sums
     cdef Place p
     cdef int a, fine = 1
@@ -412,16 +417,16 @@ cdef int spread(const Code* code, const Operation* op, char** base, long samples
 
 # Pieces, and all of them.
 
-cdef inline long regions_of(const Operation* op) noexcept nogil:
+cdef inline Py_ssize_t regions_of(const Operation* op) noexcept nogil:
     return op.geometry.regions_count if op.geometry != NULL else 1
 
 
-cdef inline long rows_of(const Operation* op, long r, long samples) noexcept nogil:
+cdef inline Py_ssize_t rows_of(const Operation* op, Py_ssize_t r, Py_ssize_t samples) noexcept nogil:
     return samples * (op.geometry.regions[r].rows if op.geometry != NULL else op.rows)
 
 
-cdef inline int contract_piece(const Code* code, const Operation* op, char** base, int r, long m0, long rows, long n0,
-                               long nc, real* sums) noexcept nogil:
+cdef inline int contract_piece(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0,
+                               Py_ssize_t rows, Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
     if op.diagonal:
         return contract_lanes(code, op, base, r, m0, rows, n0, nc, sums)
     if op.geometry != NULL:
@@ -429,9 +434,9 @@ cdef inline int contract_piece(const Code* code, const Operation* op, char** bas
     return contract_rows(code, op, base, m0, rows, n0, nc, sums)
 
 
-cdef int contract(const Code* code, const Operation* op, char** base, long samples, real* sums) noexcept nogil:
+cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
     """A contraction, forwards or backwards; returns a fault of what is checked, or FINE."""
-    cdef long r, m0, n0, total, rows, columns, all_columns = op.width if op.diagonal else op.columns
+    cdef Py_ssize_t r, m0, n0, total, rows, columns, all_columns = op.width if op.diagonal else op.columns
     cdef int fault = FINE, found
     if op.shallow:
         return redistribute_shallow(code, op, base, samples, sums)
@@ -455,8 +460,8 @@ cdef inline int divisible(const Operation* op) noexcept nogil:
     return (op.kind == CONTRACT or op.kind == REDISTRIBUTE) and not op.shallow and not op.spread
 
 
-cdef long count_pieces(const Operation* op, long samples, long columns) noexcept nogil:
-    cdef long r, rows = 0, all_columns = op.width if op.diagonal else op.columns
+cdef Py_ssize_t count_pieces(const Operation* op, Py_ssize_t samples, Py_ssize_t columns) noexcept nogil:
+    cdef Py_ssize_t r, rows = 0, all_columns = op.width if op.diagonal else op.columns
     if not divisible(op):
         return samples
     for r in range(regions_of(op)):
@@ -464,20 +469,21 @@ cdef long count_pieces(const Operation* op, long samples, long columns) noexcept
     return rows * ((all_columns + columns - 1) // columns)
 
 
-cdef long columns_of_piece(const Operation* op, long samples, int threads) noexcept nogil:
+cdef Py_ssize_t columns_of_piece(const Operation* op, Py_ssize_t samples, int threads) noexcept nogil:
     """Columns of a piece such that no thread waits long for the last of them; the sums are the same whatever it is."""
-    cdef long least = op.lanes * op.panel, columns = op.pass_columns
+    cdef Py_ssize_t least = op.lanes * op.panel, columns = op.pass_columns
     while divisible(op) and not op.diagonal and columns > least and count_pieces(op, samples, columns) < 16 * threads:
         columns = ceil_to(columns // 2, least)
     return columns
 
 
-cdef int contract_numbered(const Code* code, const Operation* op, char** base, long samples, long index, long columns,
-                           real* sums) noexcept nogil:
+cdef int contract_numbered(const Code* code, const Operation* op, char** base, Py_ssize_t samples, Py_ssize_t index,
+                           Py_ssize_t columns, real* sums) noexcept nogil:
     """The index-th piece of an operation that has pieces of so many columns."""
-    cdef long all_columns = op.width if op.diagonal else op.columns
-    cdef long across = (all_columns + columns - 1) // columns, n0 = index % across * columns, row = index // across
-    cdef long r = 0, total, count
+    cdef Py_ssize_t all_columns = op.width if op.diagonal else op.columns
+    cdef Py_ssize_t across = (all_columns + columns - 1) // columns
+    cdef Py_ssize_t n0 = index % across * columns, row = index // across
+    cdef Py_ssize_t r = 0, total, count
     while True:
         total = rows_of(op, r, samples)
         count = (total + op.pass_rows - 1) // op.pass_rows
@@ -493,11 +499,11 @@ cdef int contract_numbered(const Code* code, const Operation* op, char** base, l
 
 # Products of two operands that both depend on the input: one is packed for every sample.
 
-cdef int product(const Code* code, const Operation* op, char** base, long samples, real* sums) noexcept nogil:
+cdef int product(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
     """`Dot` and `DotBack`: (m, depth) times (depth, columns), each sum in one accumulator."""
     cdef int back = op.kind == DOT_BACK
-    cdef long depth = op.n if back else op.k, padded = ceil_to(op.columns, op.lanes)
-    cdef long s, i, j, m0, rows, n0, nc, at
+    cdef Py_ssize_t depth = op.n if back else op.k, padded = ceil_to(op.columns, op.lanes)
+    cdef Py_ssize_t s, i, j, m0, rows, n0, nc, at
     cdef const real* a
     cdef const real* b
     cdef const real* x
@@ -520,9 +526,9 @@ cdef int product(const Code* code, const Operation* op, char** base, long sample
                     turned[i * depth + j] = a[j * op.m + i]
             a = turned
         for m0 from 0 <= m0 < op.m by ROWS:
-            rows = min(<long>ROWS, op.m - m0)
+            rows = min(<Py_ssize_t>ROWS, op.m - m0)
             for n0 from 0 <= n0 < op.columns by COLUMNS:
-                nc = min(<long>COLUMNS, op.columns - n0)
+                nc = min(<Py_ssize_t>COLUMNS, op.columns - n0)
                 for i in range(rows):
                     pointers[i] = a + (m0 + i) * depth
                 k_block(op, rows, 1, &depth, pointers, packed + n0 * depth,

@@ -22,61 +22,64 @@ cdef extern from "compute.h":
         int divides, kind, mask, z_per_row
         double stabilizer
     ctypedef struct lrpfast_f32:
-        long lanes
-        long panel
-        void (*block)(long, long, const long*, const float* const*, const float*, long, float*, long,
-                      int) noexcept nogil
-        void (*deep)(long, long, long, const float*, long, const float*, float*, long) noexcept nogil
-        void (*load)(long, const float*, int, int, float*) noexcept nogil
-        void (*pack)(long, long, const float*, long, long, int, int, float*) noexcept nogil
-        void (*gather)(long, const int64_t*, long, long, long, const float*, long, long, int, int,
-                       float*, long) noexcept nogil
-        void (*lane)(long, long, int, const float* const*, const float* const*, const float*, int,
+        Py_ssize_t lanes
+        Py_ssize_t panel
+        void (*block)(Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const float* const*, const float*, Py_ssize_t, float*,
+                      Py_ssize_t, int) noexcept nogil
+        void (*deep)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, float*,
+                     Py_ssize_t) noexcept nogil
+        void (*load)(Py_ssize_t, const float*, int, int, float*) noexcept nogil
+        void (*pack)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, int, int, float*) noexcept nogil
+        void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t,
+                       Py_ssize_t, int, int, float*, Py_ssize_t) noexcept nogil
+        void (*lane)(Py_ssize_t, Py_ssize_t, int, const float* const*, const float* const*, const float*, int,
                      float*) noexcept nogil
-        int (*outputs)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
-                       const float*, long, long) noexcept nogil
-        int (*shares)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
-                      const float*, long, long) noexcept nogil
-        int (*shallow)(int, long, long, const float*, long, const float*, const float*, long,
-                       const float*, float, float, float*, long) noexcept nogil
-        void (*divide)(long, const float*, const float*, float, int, int, const float*, float*) noexcept nogil
-        int (*finite)(long, const float*) noexcept nogil
-        void (*largest)(long, const float*, float, float*, float*) noexcept nogil
-        void (*won)(long, const float*, const float*, float, float*) noexcept nogil
-        void (*add)(long, const float*, float*) noexcept nogil
-        void (*relu)(long, const float*, float*) noexcept nogil
+        int (*outputs)(const lrpfast_finish*, void* const*, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
+                       Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        int (*shares)(const lrpfast_finish*, void* const*, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
+                      Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        int (*shallow)(int, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, const float*, const float*, Py_ssize_t,
+                       const float*, float, float, float*, Py_ssize_t) noexcept nogil
+        void (*divide)(Py_ssize_t, const float*, const float*, float, int, int, const float*, float*) noexcept nogil
+        int (*finite)(Py_ssize_t, const float*) noexcept nogil
+        void (*largest)(Py_ssize_t, const float*, float, float*, float*) noexcept nogil
+        void (*won)(Py_ssize_t, const float*, const float*, float, float*) noexcept nogil
+        void (*add)(Py_ssize_t, const float*, float*) noexcept nogil
+        void (*relu)(Py_ssize_t, const float*, float*) noexcept nogil
     ctypedef struct lrpfast_f64:
-        long lanes
-        long panel
-        void (*block)(long, long, const long*, const double* const*, const double*, long, double*, long,
-                      int) noexcept nogil
-        void (*deep)(long, long, long, const double*, long, const double*, double*, long) noexcept nogil
-        void (*load)(long, const double*, int, int, double*) noexcept nogil
-        void (*pack)(long, long, const double*, long, long, int, int, double*) noexcept nogil
-        void (*gather)(long, const int64_t*, long, long, long, const double*, long, long, int, int,
-                       double*, long) noexcept nogil
-        void (*lane)(long, long, int, const double* const*, const double* const*, const double*, int,
+        Py_ssize_t lanes
+        Py_ssize_t panel
+        void (*block)(Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const double* const*, const double*, Py_ssize_t,
+                      double*, Py_ssize_t, int) noexcept nogil
+        void (*deep)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, double*,
+                     Py_ssize_t) noexcept nogil
+        void (*load)(Py_ssize_t, const double*, int, int, double*) noexcept nogil
+        void (*pack)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, int, int, double*) noexcept nogil
+        void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
+                       Py_ssize_t, int, int, double*, Py_ssize_t) noexcept nogil
+        void (*lane)(Py_ssize_t, Py_ssize_t, int, const double* const*, const double* const*, const double*, int,
                      double*) noexcept nogil
-        int (*outputs)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
-                       const double*, long, long) noexcept nogil
-        int (*shares)(const lrpfast_finish*, void* const*, long, const long*, const long*, long, long,
-                      const double*, long, long) noexcept nogil
-        int (*shallow)(int, long, long, const double*, long, const double*, const double*, long,
-                       const double*, double, double, double*, long) noexcept nogil
-        void (*divide)(long, const double*, const double*, double, int, int, const double*, double*) noexcept nogil
-        int (*finite)(long, const double*) noexcept nogil
-        void (*largest)(long, const double*, double, double*, double*) noexcept nogil
-        void (*won)(long, const double*, const double*, double, double*) noexcept nogil
-        void (*add)(long, const double*, double*) noexcept nogil
-        void (*relu)(long, const double*, double*) noexcept nogil
+        int (*outputs)(const lrpfast_finish*, void* const*, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
+                       Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        int (*shares)(const lrpfast_finish*, void* const*, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
+                      Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t) noexcept nogil
+        int (*shallow)(int, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, const double*, const double*, Py_ssize_t,
+                       const double*, double, double, double*, Py_ssize_t) noexcept nogil
+        void (*divide)(Py_ssize_t, const double*, const double*, double, int, int, const double*,
+                       double*) noexcept nogil
+        int (*finite)(Py_ssize_t, const double*) noexcept nogil
+        void (*largest)(Py_ssize_t, const double*, double, double*, double*) noexcept nogil
+        void (*won)(Py_ssize_t, const double*, const double*, double, double*) noexcept nogil
+        void (*add)(Py_ssize_t, const double*, double*) noexcept nogil
+        void (*relu)(Py_ssize_t, const double*, double*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_f32* lrpfast_kernels_f32(int) nogil
     const lrpfast_f64* lrpfast_kernels_f64(int) nogil
 
 cdef extern from "pool.h":
-    ctypedef void (*lrpfast_task)(void*, long, int) noexcept nogil
-    void lrpfast_pool_run(lrpfast_task, void*, long, int) nogil
+    ctypedef void (*lrpfast_task)(void*, Py_ssize_t, int) noexcept nogil
+    void lrpfast_pool_run(lrpfast_task, void*, Py_ssize_t, int) nogil
 
 ctypedef fused real:
     float
@@ -107,19 +110,19 @@ cdef enum Fault:
 
 
 cdef struct Axis:
-    long count, taps
+    Py_ssize_t count, taps
     const int64_t* positions
     const int64_t* index        # (count, taps)
     const double* factor        # (count, taps), or NULL
 
 cdef struct Region:
     Axis axes[3]
-    long rows, taps
+    Py_ssize_t rows, taps
 
 cdef struct Geometry:
-    long source[3]
-    long out[3]
-    long source_rows
+    Py_ssize_t source[3]
+    Py_ssize_t out[3]
+    Py_ssize_t source_rows
     int regions_count
     Region* regions
 
@@ -128,11 +131,11 @@ cdef struct Term:
     int part
     int accumulator
     const Geometry* geometry
-    long channels               # of the source that a group contracts
+    Py_ssize_t channels               # of the source that a group contracts
     int together                # terms from here on that contract the same input
     void** weights              # packed, by region; a single one where there is no geometry
     int lazy                    # whether the weights are as given, to be packed a block at a time while in use:
-    long row_step, column_step
+    Py_ssize_t row_step, column_step
     int sign                    # +1 or -1: only weights of that sign
     int alike                   # of a diagonal operation: one weight for all channels
 
@@ -154,14 +157,14 @@ cdef struct Operation:
     int sources_count
     int checked                 # a buffer that must be finite afterwards, or -1
     # contractions
-    long rows, depth, columns   # columns of one group; also of an operation on the last axis
-    long groups, width          # all groups' columns
+    Py_ssize_t rows, depth, columns   # columns of one group; also of an operation on the last axis
+    Py_ssize_t groups, width          # all groups' columns
     const lrpfast_f32* f32      # kernels of a contraction: a narrow one takes half the vector width
     const lrpfast_f64* f64_kernels
-    long lanes, panel
-    long pass_rows, pass_columns    # of one piece of work: its accumulators fit in the cache
-    long ld, plane              # from a row of accumulators to the next, from an accumulator to the next
-    long finish_plane           # the same of the sums that are finished
+    Py_ssize_t lanes, panel
+    Py_ssize_t pass_rows, pass_columns    # of one piece of work: its accumulators fit in the cache
+    Py_ssize_t ld, plane              # from a row of accumulators to the next, from an accumulator to the next
+    Py_ssize_t finish_plane           # the same of the sums that are finished
     int spread
     int tf32
     int diagonal
@@ -184,8 +187,8 @@ cdef struct Operation:
     void* values
     void* more_values
     const int64_t* index
-    long m, n, k                # of products of matrices
-    long run_count, run_length, source_offset, source_step, out_offset, out_step
+    Py_ssize_t m, n, k                # of products of matrices
+    Py_ssize_t run_count, run_length, source_offset, source_step, out_offset, out_step
 
 cdef struct Code:
     int f64
@@ -193,145 +196,149 @@ cdef struct Code:
     const lrpfast_f32* f32
     const lrpfast_f64* f64_kernels
     int buffers
-    long* size                  # elements per sample
-    long* offset                # in a workspace, elements per sample; -1 for an outside array
+    Py_ssize_t* size                  # elements per sample
+    Py_ssize_t* offset                # in a workspace, elements per sample; -1 for an outside array
     int forward_count, backward_count
     Operation* operations       # forward, then backward
     int output, result
     int allow_nan, ranged
     int inspects                # the first operation tells whether the input is finite, so nothing else need
     double low, high
-    long width                  # workspace elements per sample
-    long sums                   # workspace elements of accumulators
-    long tables                 # and, after them, of source rows or a packed matrix
-    long scratch                # both, and a block of loaded input and one of packed weights
+    Py_ssize_t width                  # workspace elements per sample
+    Py_ssize_t sums                   # workspace elements of accumulators
+    Py_ssize_t tables                 # and, after them, of source rows or a packed matrix
+    Py_ssize_t scratch                # both, and a block of loaded input and one of packed weights
 
 cdef struct Job:
     const Code* code
-    long samples, micro
+    Py_ssize_t samples, micro
     char** outside              # base address of every outside array, by buffer; NULL else
     char* workspace
-    long workspace_bytes
+    Py_ssize_t workspace_bytes
     int mode
     const int64_t* targets
-    long target_step
+    Py_ssize_t target_step
     int targets_count
     const char* start
-    long window_first, window_size  # of each sample's output, where the start is chosen from
+    Py_ssize_t window_first, window_size  # of each sample's output, where the start is chosen from
     int* fault                  # per slot: the fault of the lowest sample seen
-    long* fault_at
+    Py_ssize_t* fault_at
 
 cdef struct Team:               # one operation on one micro-batch, shared by threads
     const Job* job
     const Operation* op
     char** base
-    long first, samples
+    Py_ssize_t first, samples
     int which
-    long columns                # of a piece
+    Py_ssize_t columns                # of a piece
 
 
 # One thin line per kernel, so that the loops below are written once for both dtypes.
 
-cdef inline void k_block(const Operation* k, long m, long segments, const long* lengths, const real* const* a,
-                         const real* b, long n, real* c, int acc) noexcept nogil:
+cdef inline void k_block(const Operation* k, Py_ssize_t m, Py_ssize_t segments, const Py_ssize_t* lengths,
+                         const real* const* a, const real* b, Py_ssize_t n, real* c, int acc) noexcept nogil:
     if real is float:
         k.f32.block(m, segments, lengths, a, b, n, c, k.ld, acc)
     else:
         k.f64_kernels.block(m, segments, lengths, a, b, n, c, k.ld, acc)
 
-cdef inline void k_deep(const Operation* k, long m, const real* a, const real* b, real* c) noexcept nogil:
+cdef inline void k_deep(const Operation* k, Py_ssize_t m, const real* a, const real* b, real* c) noexcept nogil:
     if real is float:
         k.f32.deep(m, k.depth, DEPTH, a, k.depth, b, c, k.ld)
     else:
         k.f64_kernels.deep(m, k.depth, DEPTH, a, k.depth, b, c, k.ld)
 
-cdef inline void k_load(const Code* k, long n, const real* x, int part, int tf32, real* out) noexcept nogil:
+cdef inline void k_load(const Code* k, Py_ssize_t n, const real* x, int part, int tf32, real* out) noexcept nogil:
     if real is float:
         k.f32.load(n, x, part, tf32, out)
     else:
         k.f64_kernels.load(n, x, part, tf32, out)
 
-cdef inline void k_pack(const Operation* k, long depth, long columns, const real* w, long row_step, long column_step,
-                        int sign, real* out) noexcept nogil:
+cdef inline void k_pack(const Operation* k, Py_ssize_t depth, Py_ssize_t columns, const real* w, Py_ssize_t row_step,
+                        Py_ssize_t column_step, int sign, real* out) noexcept nogil:
     if real is float:
         k.f32.pack(depth, columns, w, row_step, column_step, sign, k.tf32, out)
     else:
         k.f64_kernels.pack(depth, columns, w, row_step, column_step, sign, k.tf32, out)
 
-cdef inline void k_gather(const Code* k, long rows, const int64_t* sources, long taps, long channels, long stride,
-                          const real* x, long k0, long depth, int part, int tf32, real* out) noexcept nogil:
+cdef inline void k_gather(const Code* k, Py_ssize_t rows, const int64_t* sources, Py_ssize_t taps, Py_ssize_t channels,
+                          Py_ssize_t stride, const real* x, Py_ssize_t k0, Py_ssize_t depth, int part, int tf32,
+                          real* out) noexcept nogil:
     if real is float:
         k.f32.gather(rows, sources, taps, channels, stride, x, k0, depth, part, tf32, out, DEPTH)
     else:
         k.f64_kernels.gather(rows, sources, taps, channels, stride, x, k0, depth, part, tf32, out, DEPTH)
 
-cdef inline void k_lane(const Code* k, long n, long count, int part, const real* const* x, const real* const* weights,
-                        const real* factors, int acc, real* out) noexcept nogil:
+cdef inline void k_lane(const Code* k, Py_ssize_t n, Py_ssize_t count, int part, const real* const* x,
+                        const real* const* weights, const real* factors, int acc, real* out) noexcept nogil:
     if real is float:
         k.f32.lane(n, count, part, x, weights, factors, acc, out)
     else:
         k.f64_kernels.lane(n, count, part, x, weights, factors, acc, out)
 
-cdef inline int k_outputs(const Code* k, const Operation* op, void* const* buffers, long rows, const long* at,
-                          const long* place, long n0, long n, const real* sums) noexcept nogil:
+cdef inline int k_outputs(const Code* k, const Operation* op, void* const* buffers, Py_ssize_t rows,
+                          const Py_ssize_t* at, const Py_ssize_t* place, Py_ssize_t n0, Py_ssize_t n,
+                          const real* sums) noexcept nogil:
     if real is float:
         return k.f32.outputs(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
     else:
         return k.f64_kernels.outputs(&op.finish, buffers, rows, at, place, n0, n, sums, op.plane, op.ld)
 
-cdef inline int k_shares(const Code* k, const Operation* op, void* const* buffers, long rows, const long* at,
-                         const long* place, long n0, long n, const real* sums) noexcept nogil:
+cdef inline int k_shares(const Code* k, const Operation* op, void* const* buffers, Py_ssize_t rows,
+                         const Py_ssize_t* at, const Py_ssize_t* place, Py_ssize_t n0, Py_ssize_t n,
+                         const real* sums) noexcept nogil:
     if real is float:
         return k.f32.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.finish_plane, op.ld)
     else:
         return k.f64_kernels.shares(&op.finish, buffers, rows, at, place, n0, n, sums, op.finish_plane, op.ld)
 
-cdef inline int k_shallow(const Code* k, int shares, long m, long d, const real* a, long lda, const real* b,
-                          const real* b2, long n, const real* x, real low, real high, real* out,
-                          long ld) noexcept nogil:
+cdef inline int k_shallow(const Code* k, int shares, Py_ssize_t m, Py_ssize_t d, const real* a, Py_ssize_t lda,
+                          const real* b, const real* b2, Py_ssize_t n, const real* x, real low, real high, real* out,
+                          Py_ssize_t ld) noexcept nogil:
     if real is float:
         return k.f32.shallow(shares, m, d, a, lda, b, b2, n, x, low, high, out, ld)
     else:
         return k.f64_kernels.shallow(shares, m, d, a, lda, b, b2, n, x, low, high, out, ld)
 
-cdef inline void k_divide(const Code* k, long n, const real* r, const real* z, const Divide* d,
+cdef inline void k_divide(const Code* k, Py_ssize_t n, const real* r, const real* z, const Divide* d,
                           const real* mask_z, real* out) noexcept nogil:
     if real is float:
         k.f32.divide(n, r, z, <float>d.value, d.kind, d.mask, mask_z, out)
     else:
         k.f64_kernels.divide(n, r, z, d.value, d.kind, d.mask, mask_z, out)
 
-cdef inline int k_finite(const Code* k, long n, const real* x) noexcept nogil:
+cdef inline int k_finite(const Code* k, Py_ssize_t n, const real* x) noexcept nogil:
     if real is float:
         return k.f32.finite(n, x)
     else:
         return k.f64_kernels.finite(n, x)
 
-cdef inline void k_largest(const Code* k, long n, const real* x, long tap, real* out, real* winner) noexcept nogil:
+cdef inline void k_largest(const Code* k, Py_ssize_t n, const real* x, Py_ssize_t tap, real* out,
+                           real* winner) noexcept nogil:
     if real is float:
         k.f32.largest(n, x, <float>tap, out, winner)
     else:
         k.f64_kernels.largest(n, x, <double>tap, out, winner)
 
-cdef inline void k_won(const Code* k, long n, const real* relevance, const real* winner, long tap,
+cdef inline void k_won(const Code* k, Py_ssize_t n, const real* relevance, const real* winner, Py_ssize_t tap,
                        real* out) noexcept nogil:
     if real is float:
         k.f32.won(n, relevance, winner, <float>tap, out)
     else:
         k.f64_kernels.won(n, relevance, winner, <double>tap, out)
 
-cdef inline void k_add(const Code* k, long n, const real* x, real* out) noexcept nogil:
+cdef inline void k_add(const Code* k, Py_ssize_t n, const real* x, real* out) noexcept nogil:
     if real is float:
         k.f32.add(n, x, out)
     else:
         k.f64_kernels.add(n, x, out)
 
-cdef inline void k_relu(const Code* k, long n, const real* x, real* out) noexcept nogil:
+cdef inline void k_relu(const Code* k, Py_ssize_t n, const real* x, real* out) noexcept nogil:
     if real is float:
         k.f32.relu(n, x, out)
     else:
         k.f64_kernels.relu(n, x, out)
 
 
-cdef inline long ceil_to(long n, long multiple) noexcept nogil:
+cdef inline Py_ssize_t ceil_to(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:
     return (n + multiple - 1) // multiple * multiple

@@ -40,9 +40,9 @@ include "_contract.pxi"
 include "_light.pxi"
 
 
-cdef void divide(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void divide(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
     cdef const Divide* d = &op.divide
-    cdef long size = code.size[d.relevance], i
+    cdef Py_ssize_t size = code.size[d.relevance], i
     for i in range(samples):
         k_divide(code, size, <const real*>base[d.relevance] + i * size,
                  <const real*>base[d.z] + i * size if d.z >= 0 else <const real*>d.z_constant, d,
@@ -50,7 +50,7 @@ cdef void divide(const Code* code, const Operation* op, char** base, long sample
                  <real*>base[d.out] + i * size)
 
 
-cdef int step(const Job* job, const Operation* op, char** base, long first, long samples, int which,
+cdef int step(const Job* job, const Operation* op, char** base, Py_ssize_t first, Py_ssize_t samples, int which,
               real* sums) noexcept nogil:
     """One operation on one micro-batch; returns a fault, or FINE."""
     cdef const Code* code = job.code
@@ -103,9 +103,9 @@ cdef int step(const Job* job, const Operation* op, char** base, long first, long
     return fault
 
 
-cdef int examine(const Code* code, const real* x, long n) noexcept nogil:
+cdef int examine(const Code* code, const real* x, Py_ssize_t n) noexcept nogil:
     """The first fault of the input, or FINE."""
-    cdef long j
+    cdef Py_ssize_t j
     if code.allow_nan:
         for j in range(n):
             if isinf(<double>x[j]):
@@ -124,10 +124,10 @@ cdef inline char** bases(const Job* job, int slot) noexcept nogil:
     return <char**>(job.workspace + (slot + 1) * job.workspace_bytes) - job.code.buffers
 
 
-cdef void set_bases(const Job* job, char** base, long first, char* buffers) noexcept nogil:
+cdef void set_bases(const Job* job, char** base, Py_ssize_t first, char* buffers) noexcept nogil:
     """Where every buffer lies for a micro-batch that begins at sample ``first``."""
     cdef const Code* code = job.code
-    cdef long b, itemsize = 8 if code.f64 else 4
+    cdef Py_ssize_t b, itemsize = 8 if code.f64 else 4
     for b in range(code.buffers):
         if job.outside[b] != NULL:
             base[b] = job.outside[b] + first * code.size[b] * itemsize
@@ -135,7 +135,7 @@ cdef void set_bases(const Job* job, char** base, long first, char* buffers) noex
             base[b] = buffers + code.offset[b] * job.micro * itemsize
 
 
-cdef void note_fault(const Job* job, int slot, int fault, long first) noexcept nogil:
+cdef void note_fault(const Job* job, int slot, int fault, Py_ssize_t first) noexcept nogil:
     if fault and (not job.fault[slot] or first < job.fault_at[slot]):
         job.fault[slot] = fault
         job.fault_at[slot] = first
@@ -143,10 +143,10 @@ cdef void note_fault(const Job* job, int slot, int fault, long first) noexcept n
 
 # Apart: every thread takes whole micro-batches, each through the whole program.
 
-cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nogil:
+cdef void micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) noexcept nogil:
     cdef const Code* code = job.code
-    cdef long first = index * job.micro
-    cdef long samples = min(job.micro, job.samples - first)
+    cdef Py_ssize_t first = index * job.micro
+    cdef Py_ssize_t samples = min(job.micro, job.samples - first)
     cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
     cdef char** base = bases(job, slot)
     cdef int t, which, fault
@@ -170,22 +170,22 @@ cdef void micro_batch(Job* job, long index, int slot, real* unused) noexcept nog
     note_fault(job, slot, fault, first)
 
 
-cdef void task_f32(void* job, long index, int slot) noexcept nogil:
+cdef void task_f32(void* job, Py_ssize_t index, int slot) noexcept nogil:
     micro_batch(<Job*>job, index, slot, <float*>NULL)
 
-cdef void task_f64(void* job, long index, int slot) noexcept nogil:
+cdef void task_f64(void* job, Py_ssize_t index, int slot) noexcept nogil:
     micro_batch(<Job*>job, index, slot, <double*>NULL)
 
 
 # Together: all threads share every operation of one micro-batch, for samples that are few or large.
 
-cdef void team_piece(Team* team, long index, int slot, real* unused) noexcept nogil:
+cdef void team_piece(Team* team, Py_ssize_t index, int slot, real* unused) noexcept nogil:
     cdef const Job* job = team.job
     cdef const Code* code = job.code
     cdef const Operation* op = team.op
     cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
     cdef char** base = team.base
-    cdef long b
+    cdef Py_ssize_t b
     cdef int fault
     if divisible(op):
         fault = contract_numbered(code, op, base, team.samples, index, team.columns, sums)
@@ -197,10 +197,10 @@ cdef void team_piece(Team* team, long index, int slot, real* unused) noexcept no
     note_fault(job, slot, fault, team.first)
 
 
-cdef void piece_f32(void* team, long index, int slot) noexcept nogil:
+cdef void piece_f32(void* team, Py_ssize_t index, int slot) noexcept nogil:
     team_piece(<Team*>team, index, slot, <float*>NULL)
 
-cdef void piece_f64(void* team, long index, int slot) noexcept nogil:
+cdef void piece_f64(void* team, Py_ssize_t index, int slot) noexcept nogil:
     team_piece(<Team*>team, index, slot, <double*>NULL)
 
 
@@ -252,9 +252,9 @@ cdef class Workspace:
     """Memory for the threads of one run."""
     cdef char* memory
     cdef char* aligned
-    cdef readonly long nbytes
+    cdef readonly Py_ssize_t nbytes
 
-    def __cinit__(self, long nbytes):
+    def __cinit__(self, Py_ssize_t nbytes):
         self.memory = <char*>malloc(nbytes + 64)
         if self.memory == NULL:
             raise MemoryError(f"no memory for a workspace of {nbytes:,} bytes; lower memory= or threads=")
@@ -272,17 +272,17 @@ cdef class Executable:
     cdef list spare       # workspaces between runs
     cdef dict placed      # addresses of packed weights and geometries while operations are translated
     cdef tuple sizes
-    cdef long itemsize
+    cdef Py_ssize_t itemsize
     cdef int isa
 
     def __cinit__(self):
         memset(&self.code, 0, sizeof(Code))
 
-    def __init__(self, program, int isa, offsets, long width):
+    def __init__(self, program, int isa, offsets, Py_ssize_t width):
         cdef Code* code = &self.code
         cdef Operation* op
         cdef int i
-        cdef long blocks = 0
+        cdef Py_ssize_t blocks = 0
         self.held, self.spare, self.placed, self.isa = [], [], {}, isa
         self.sizes = tuple(program.sizes)
         code.f64 = program.dtype == "float64"
@@ -291,8 +291,8 @@ cdef class Executable:
         code.f32 = lrpfast_kernels_f32(isa)
         code.f64_kernels = lrpfast_kernels_f64(isa)
         code.buffers = len(program.sizes)
-        code.size = <long*>self.zeros(code.buffers * sizeof(long))
-        code.offset = <long*>self.zeros(code.buffers * sizeof(long))
+        code.size = <Py_ssize_t*>self.zeros(code.buffers * sizeof(Py_ssize_t))
+        code.offset = <Py_ssize_t*>self.zeros(code.buffers * sizeof(Py_ssize_t))
         for i in range(code.buffers):
             code.size[i] = program.sizes[i]
             code.offset[i] = offsets[i]
@@ -342,9 +342,9 @@ cdef class Executable:
             return 0
         return 0
 
-    cdef long table_bytes(self, const Operation* op) except -1:
+    cdef Py_ssize_t table_bytes(self, const Operation* op) except -1:
         """Scratch memory besides accumulators: of source rows, or of a packed matrix."""
-        cdef long most = 0
+        cdef Py_ssize_t most = 0
         cdef int r, t
         if op.kind == POOL or op.kind == UNPOOL:
             return op.geometry.regions[0].taps * sizeof(int64_t) + op.columns * self.itemsize
@@ -358,17 +358,17 @@ cdef class Executable:
         for t in range(op.terms_count):
             for r in range(op.geometry.regions_count):
                 most = max(most, op.terms[t].geometry.regions[r].taps)
-        return ROWS * most * <long>sizeof(int64_t)
+        return ROWS * most * <Py_ssize_t>sizeof(int64_t)
 
-    cpdef long scratch_bytes(self):
+    cpdef Py_ssize_t scratch_bytes(self):
         """Bytes that each thread needs, whatever the micro-batch."""
-        return ceil_to(self.code.scratch * self.itemsize + self.code.buffers * <long>sizeof(char*), 64)
+        return ceil_to(self.code.scratch * self.itemsize + self.code.buffers * <Py_ssize_t>sizeof(char*), 64)
 
-    cpdef long sample_bytes(self):
+    cpdef Py_ssize_t sample_bytes(self):
         """Bytes that a micro-batch needs for each of its samples."""
         return self.code.width * self.itemsize
 
-    cdef void* zeros(self, long nbytes) except NULL:
+    cdef void* zeros(self, Py_ssize_t nbytes) except NULL:
         """Zeroed memory that lives as long as this object."""
         array = np.zeros(max(nbytes, 1) + 64, np.uint8)
         self.held.append(array)
@@ -396,16 +396,16 @@ cdef class Executable:
         array = np.require(weights, np.float64 if self.code.f64 else np.float32, "A")
         if array.ndim == 2:
             array = array[None]
-        cdef long groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
-        cdef long row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
-        cdef long padded = ceil_to(columns, op.lanes)
+        cdef Py_ssize_t groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
+        cdef Py_ssize_t row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
+        cdef Py_ssize_t padded = ceil_to(columns, op.lanes)
         cdef char* out = <char*>self.zeros(groups * depth * padded * self.itemsize)
         cdef char* to = out
         cdef char* data
         for g in range(groups):
             data = <char*>cnp.PyArray_DATA(array[g])
             for k0 from 0 <= k0 < depth by DEPTH:
-                kc = min(<long>DEPTH, depth - k0)
+                kc = min(<Py_ssize_t>DEPTH, depth - k0)
                 if self.code.f64:
                     k_pack(op, kc, columns, <double*>data + k0 * row_step, row_step, column_step, sign, <double*>to)
                 else:
@@ -434,7 +434,7 @@ cdef class Executable:
             return kept[0]
         cdef void* data = self.vector(weights)
         cdef void* out = data
-        cdef long n = np.size(weights)
+        cdef Py_ssize_t n = np.size(weights)
         if op.tf32:
             out = self.zeros(n * self.itemsize)
             if self.code.f64:
@@ -480,13 +480,13 @@ cdef class Executable:
     cdef void choose_kernels(self, Operation* op, int lazy) noexcept:
         """This run's kernels, or those of half the vector width where columns fill no more: the same sums."""
         cdef int isa = self.isa
-        cdef long full = lrpfast_kernels_f64(isa).lanes if self.code.f64 else lrpfast_kernels_f32(isa).lanes
+        cdef Py_ssize_t full = lrpfast_kernels_f64(isa).lanes if self.code.f64 else lrpfast_kernels_f32(isa).lanes
         if isa == 2 and op.columns * 2 <= full:
             isa = 1
         op.f32, op.f64_kernels = lrpfast_kernels_f32(isa), lrpfast_kernels_f64(isa)
         op.lanes = op.f64_kernels.lanes if self.code.f64 else op.f32.lanes
         op.panel = op.f64_kernels.panel if self.code.f64 else op.f32.panel
-        cdef long most = COLUMNS
+        cdef Py_ssize_t most = COLUMNS
         op.pass_rows = ROWS
         if op.geometry == NULL and op.columns <= op.lanes and op.depth > DEPTH:
             op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
@@ -494,7 +494,7 @@ cdef class Executable:
             op.pass_rows, most = MOST_ROWS, FEW_COLUMNS
         op.pass_columns = min(most, ceil_to(op.columns, op.lanes))
         if op.diagonal:
-            op.pass_columns = min(<long>COLUMNS, op.width)
+            op.pass_columns = min(<Py_ssize_t>COLUMNS, op.width)
         op.ld = ceil_to(op.pass_columns, full)
         op.plane = op.finish_plane = op.pass_rows * op.ld
 
@@ -528,7 +528,7 @@ cdef class Executable:
 
     cdef int translate_terms(self, source, Operation* op) except -1:
         cdef int i, r, t, last = 0
-        cdef long full_lanes = 16  # of the widest vectors
+        cdef Py_ssize_t full_lanes = 16  # of the widest vectors
         cdef Term* term
         cdef size_t address
         # first, so that what is read below is sound
@@ -701,9 +701,9 @@ cdef class Executable:
             return self.translate_divide(source, &op.divide)
         return self.translate_light(source, op)
 
-    def run(self, cnp.ndarray x, cnp.ndarray out, long samples, long micro, int threads, bint together, str mode="max",
-            cnp.ndarray targets=None, long target_step=0, int targets_count=1, cnp.ndarray start=None, kept=None,
-            window=None):
+    def run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro, int threads, bint together,
+            str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0, int targets_count=1,
+            cnp.ndarray start=None, kept=None, window=None):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``together``) or take micro-batches of their own. All arrays
@@ -713,11 +713,11 @@ cdef class Executable:
         cdef Code* code = &self.code
         cdef Job job
         cdef int i, slots = max(1, threads)
-        cdef long count = (samples + micro - 1) // micro if samples else 0
-        cdef long table = code.buffers * <long>sizeof(char*), shared, whole
+        cdef Py_ssize_t count = (samples + micro - 1) // micro if samples else 0
+        cdef Py_ssize_t table = code.buffers * <Py_ssize_t>sizeof(char*), shared, whole
         cdef char** outside
         cdef int faults[256]
-        cdef long faults_at[256]
+        cdef Py_ssize_t faults_at[256]
         cdef Workspace workspace = None
         if count == 0:
             return None

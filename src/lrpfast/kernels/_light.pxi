@@ -105,8 +105,8 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
     return 1 if x > 3 else x / 3 + 0.5 if x > -3 else 0
 
 
-cdef void softmax(const real* x, long n, int logarithm, real* out) noexcept nogil:
-    cdef long j
+cdef void softmax(const real* x, Py_ssize_t n, int logarithm, real* out) noexcept nogil:
+    cdef Py_ssize_t j
     cdef double top = x[0], total = 0
     for j in range(1, n):
         top = max(top, <double>x[j])
@@ -121,9 +121,9 @@ cdef void softmax(const real* x, long n, int logarithm, real* out) noexcept nogi
         out[j] = <real>(exp(x[j] - top) / total)
 
 
-cdef void limit(const real* x, long n, real low, real high, real* out) noexcept nogil:
+cdef void limit(const real* x, Py_ssize_t n, real low, real high, real* out) noexcept nogil:
     """min(max(x, low), high), without branches that the processor would have to guess."""
-    cdef long j
+    cdef Py_ssize_t j
     cdef real v
     for j in range(n):
         v = x[j]
@@ -131,8 +131,8 @@ cdef void limit(const real* x, long n, real low, real high, real* out) noexcept 
         out[j] = high if v > high else v
 
 
-cdef int activate(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef long size = code.size[op.reads[0]], n = samples * size, j
+cdef int activate(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
+    cdef Py_ssize_t size = code.size[op.reads[0]], n = samples * size, j
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef const real* slopes = <const real*>op.values
     cdef real* out = <real*>base[op.writes[0]]
@@ -162,8 +162,8 @@ cdef int activate(const Code* code, const Operation* op, char** base, long sampl
     return FINE if k_finite(code, n, out) else NOT_FINITE
 
 
-cdef void slope(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef long size = code.size[op.writes[0]], n = samples * size, j
+cdef void slope(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
+    cdef Py_ssize_t size = code.size[op.writes[0]], n = samples * size, j
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef const real* relevance = <const real*>base[op.reads[1]]
     cdef const real* slopes = <const real*>op.values
@@ -181,8 +181,9 @@ cdef void slope(const Code* code, const Operation* op, char** base, long samples
             out[j] = <real>(relevance[j] * slope_of(op.function, x[j], op.p))
 
 
-cdef void softmax_back(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef long n = samples * code.size[op.writes[0]], at, j
+cdef void softmax_back(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
+                       real* unused) noexcept nogil:
+    cdef Py_ssize_t n = samples * code.size[op.writes[0]], at, j
     cdef const real* x = <const real*>base[op.reads[0]] if op.reads[0] >= 0 else NULL
     cdef const real* y = <const real*>base[op.reads[1]]
     cdef const real* relevance = <const real*>base[op.reads[2]]
@@ -196,18 +197,18 @@ cdef void softmax_back(const Code* code, const Operation* op, char** base, long 
             out[j] = <real>((x[j] if x != NULL else 1) * (relevance[j] - y[j] * total))
 
 
-cdef void unmask(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void unmask(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef real* clean = <real*>base[op.writes[0]]
     cdef real* present = <real*>base[op.writes[1]]
-    cdef long j
+    cdef Py_ssize_t j
     for j in range(samples * code.size[op.reads[0]]):
         present[j] = 0 if isnan(<double>x[j]) else 1
         clean[j] = 0 if isnan(<double>x[j]) else x[j]
 
 
-cdef void scale(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
-    cdef long size = code.size[op.reads[0]], j
+cdef void scale(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
+    cdef Py_ssize_t size = code.size[op.reads[0]], j
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef const real* values = <const real*>op.values
     cdef real* out = <real*>base[op.writes[0]]
@@ -215,19 +216,19 @@ cdef void scale(const Code* code, const Operation* op, char** base, long samples
         out[j] = x[j] * values[j % size]
 
 
-cdef void remask(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void remask(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
     cdef const real* present = <const real*>base[op.reads[0]]
     cdef real* out = <real*>base[op.writes[0]]
-    cdef long j
+    cdef Py_ssize_t j
     for j in range(samples * code.size[op.writes[0]]):
         if present[j] == 0:
             out[j] = <real>NAN
 
 
-cdef void combine_sources(const Code* code, const Operation* op, char** base, long samples,
+cdef void combine_sources(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
                           real* unused) noexcept nogil:
     """`Accumulate`, `Multiply` and `Extremum`: source by source into the output."""
-    cdef long n = samples * code.size[op.writes[0]], j
+    cdef Py_ssize_t n = samples * code.size[op.writes[0]], j
     cdef real* out = <real*>base[op.writes[0]]
     cdef real* winner = NULL
     cdef const real* x = <const real*>base[op.sources[0]]
@@ -252,19 +253,19 @@ cdef void combine_sources(const Code* code, const Operation* op, char** base, lo
                     winner[j] = i if better else winner[j]
 
 
-cdef void select(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void select(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
     cdef const real* relevance = <const real*>base[op.reads[0]]
     cdef const real* winner = <const real*>base[op.reads[1]]
     cdef real* out = <real*>base[op.writes[0]]
     cdef real place = op.flag
-    cdef long j
+    cdef Py_ssize_t j
     for j in range(samples * code.size[op.writes[0]]):
         out[j] = relevance[j] if winner[j] == place else 0
 
 
-cdef void move(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void move(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
     """`Gather`, `Scatter` and `Strided`."""
-    cdef long size = code.size[op.reads[0]], out_size = code.size[op.writes[0]], i, j
+    cdef Py_ssize_t size = code.size[op.reads[0]], out_size = code.size[op.writes[0]], i, j
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef real* out = <real*>base[op.writes[0]]
     for i in range(samples):
@@ -284,13 +285,13 @@ cdef void move(const Code* code, const Operation* op, char** base, long samples,
         out += out_size
 
 
-cdef void pool(const Code* code, const Operation* op, char** base, long samples, real* sums) noexcept nogil:
+cdef void pool(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
     cdef const Region* region = &op.geometry.regions[0]
     cdef int64_t* sources = <int64_t*>(sums + code.sums)
     cdef const real* x
     cdef real* out
     cdef real* winner
-    cdef long m, row, tap, c
+    cdef Py_ssize_t m, row, tap, c
     cdef int begun
     cdef Place p = place_of(region, 0)
     for m in range(samples * region.rows):
@@ -317,11 +318,11 @@ cdef void pool(const Code* code, const Operation* op, char** base, long samples,
                 winner[c] = -1
 
 
-cdef void unpool(const Code* code, const Operation* op, char** base, long samples, real* sums) noexcept nogil:
+cdef void unpool(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
     cdef const Region* region = &op.geometry.regions[0]
     cdef int64_t* sources = <int64_t*>(sums + code.sums)
     cdef real* out = <real*>base[op.writes[0]]
-    cdef long m, row, tap
+    cdef Py_ssize_t m, row, tap
     cdef Place p = place_of(region, 0)
     memset(out, 0, samples * code.size[op.writes[0]] * sizeof(real))
     for m in range(samples * region.rows):
@@ -337,7 +338,7 @@ cdef void unpool(const Code* code, const Operation* op, char** base, long sample
 cdef void statistics(const Operation* op, const real* x, double* mean, double* sigma) noexcept nogil:
     """What a normalization subtracts from some values and divides them by."""
     cdef double total = 0
-    cdef long j
+    cdef Py_ssize_t j
     mean[0] = 0
     if op.flag:
         for j in range(op.columns):
@@ -349,13 +350,14 @@ cdef void statistics(const Operation* op, const real* x, double* mean, double* s
     sigma[0] = sqrt((total if op.length else total / op.columns) + op.p[0])
 
 
-cdef void normalize(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void normalize(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
+                    real* unused) noexcept nogil:
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef const real* gamma = <const real*>op.values
     cdef const real* beta = <const real*>op.more_values
     cdef real* out = <real*>base[op.writes[0]]
     cdef double mean, sigma, scale
-    cdef long i, j
+    cdef Py_ssize_t i, j
     for i in range(samples * code.size[op.reads[0]] // op.columns):
         statistics(op, x, &mean, &sigma)
         for j in range(op.columns):
@@ -365,13 +367,14 @@ cdef void normalize(const Code* code, const Operation* op, char** base, long sam
         out += op.columns
 
 
-cdef void normalize_back(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void normalize_back(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
+                         real* unused) noexcept nogil:
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef const real* s = <const real*>base[op.reads[1]]
     cdef const real* gamma = <const real*>op.values
     cdef real* out = <real*>base[op.writes[0]]
     cdef double mean, sigma, t, total, along
-    cdef long i, j
+    cdef Py_ssize_t i, j
     for i in range(samples * code.size[op.reads[0]] // op.columns):
         statistics(op, x, &mean, &sigma)
         total = along = 0
@@ -389,12 +392,12 @@ cdef void normalize_back(const Code* code, const Operation* op, char** base, lon
         out += op.columns
 
 
-cdef void local_normalize(const Code* code, const Operation* op, char** base, long samples,
+cdef void local_normalize(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
                           real* unused) noexcept nogil:
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef real* out = <real*>base[op.writes[0]]
     cdef double total                           # p: alpha / size, beta, k
-    cdef long i, j, c
+    cdef Py_ssize_t i, j, c
     for i in range(samples * code.size[op.reads[0]] // op.columns):
         for c in range(op.columns):
             total = 0
@@ -405,24 +408,25 @@ cdef void local_normalize(const Code* code, const Operation* op, char** base, lo
         out += op.columns
 
 
-cdef int lookup(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef int lookup(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
     """Returns a fault where an index is not in the table."""
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef const real* table = <const real*>op.values
     cdef real* out = <real*>base[op.writes[0]]
-    cdef long i
+    cdef Py_ssize_t i
     for i in range(samples * code.size[op.reads[0]]):
         if not (x[i] >= 0 and x[i] < op.rows):
             return INPUT_OUT_OF_RANGE
-        memcpy(out + i * op.columns, table + <long>x[i] * op.columns, op.columns * sizeof(real))
+        memcpy(out + i * op.columns, table + <Py_ssize_t>x[i] * op.columns, op.columns * sizeof(real))
     return FINE
 
 
-cdef void add_channels(const Code* code, const Operation* op, char** base, long samples, real* unused) noexcept nogil:
+cdef void add_channels(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
+                       real* unused) noexcept nogil:
     cdef const real* x = <const real*>base[op.reads[0]]
     cdef real* out = <real*>base[op.writes[0]]
     cdef real total
-    cdef long i, c
+    cdef Py_ssize_t i, c
     for i in range(samples * code.size[op.writes[0]]):
         total = 0
         for c in range(op.columns):
@@ -430,11 +434,11 @@ cdef void add_channels(const Code* code, const Operation* op, char** base, long 
         out[i] = total
 
 
-cdef void begin(const Job* job, const Operation* op, char** base, long first, long samples, int which,
+cdef void begin(const Job* job, const Operation* op, char** base, Py_ssize_t first, Py_ssize_t samples, int which,
                 real* unused) noexcept nogil:
     """The starting relevance of some samples for the which-th target."""
     cdef const Code* code = job.code
-    cdef long size = code.size[op.reads[0]], low = job.window_first, high = low + job.window_size, i, j, at
+    cdef Py_ssize_t size = code.size[op.reads[0]], low = job.window_first, high = low + job.window_size, i, j, at
     cdef const real* y
     cdef real* out
     for i in range(samples):

@@ -3,6 +3,16 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#if defined(_MSC_VER) /* there Clang may leave out of it what is not for every processor; in this order */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#endif
+#if defined(_WIN32)
+#include <cpuid.h>
+#endif
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -117,6 +127,21 @@ typedef lrpfast_f64 kernels_t_f64_v4;
 #pragma GCC pop_options
 #endif
 
+#if defined(_WIN32)
+/* What __builtin_cpu_supports asks, which needs a library of the compiler's that is not linked there. */
+int lrpfast_isa_count(void)
+{
+    unsigned int a, b, c, d, saved, unused;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || ~c & (bit_OSXSAVE | bit_FMA))
+        return 1;
+    __asm__("xgetbv" : "=a"(saved), "=d"(unused) : "c"(0)); /* the registers that the system saves */
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || ~b & (bit_AVX2 | bit_BMI2) || ~saved & 0x06)
+        return 1;
+    if (~b & (bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL) || ~saved & 0xe0)
+        return 2;
+    return 3;
+}
+#else
 int lrpfast_isa_count(void)
 {
     __builtin_cpu_init();
@@ -127,6 +152,7 @@ int lrpfast_isa_count(void)
         return 2;
     return 3;
 }
+#endif
 const char *lrpfast_isa_name(int isa)
 {
     return isa == 2 ? "x86-64-v4" : isa == 1 ? "x86-64-v3" : "baseline";

@@ -2,6 +2,7 @@
 #ifndef LRPFAST_COMPUTE_H
 #define LRPFAST_COMPUTE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define LRPFAST_ROWS 48 /* rows of one tile pass: whole tiles of 6 and of 8 */
@@ -27,29 +28,30 @@ typedef struct {
     double stabilizer;
 } lrpfast_finish;
 
-#define LRPFAST_KERNELS(T, TABLE)                                                          \
-    typedef struct {                                                                       \
-        long lanes; /* elements of one vector */                                           \
-        long panel; /* vectors of one panel of packed weights */                           \
-        void (*block)(long, long, const long *, const T *const *, const T *, long, T *, long, int); \
-        void (*deep)(long, long, long, const T *, long, const T *, T *, long);             \
-        void (*load)(long, const T *, int, int, T *);                                      \
-        void (*pack)(long, long, const T *, long, long, int, int, T *);                    \
-        void (*gather)(long, const int64_t *, long, long, long, const T *, long, long,     \
-                       int, int, T *, long);                                               \
-        void (*lane)(long, long, int, const T *const *, const T *const *, const T *, int, T *); \
-        int (*outputs)(const lrpfast_finish *, void *const *, long, const long *, const long *, \
-                       long, long, const T *, long, long);                                 \
-        int (*shares)(const lrpfast_finish *, void *const *, long, const long *, const long *, \
-                      long, long, const T *, long, long);                                  \
-        int (*shallow)(int, long, long, const T *, long, const T *, const T *, long,       \
-                       const T *, T, T, T *, long);                                        \
-        void (*divide)(long, const T *, const T *, T, int, int, const T *, T *);           \
-        int (*finite)(long, const T *);                                                    \
-        void (*largest)(long, const T *, T, T *, T *);                                     \
-        void (*won)(long, const T *, const T *, T, T *);                                   \
-        void (*add)(long, const T *, T *);                                                 \
-        void (*relu)(long, const T *, T *);                                                \
+#define LRPFAST_KERNELS(T, TABLE)                                                                                     \
+    typedef struct {                                                                                                  \
+        ptrdiff_t lanes; /* elements of one vector */                                                                 \
+        ptrdiff_t panel; /* vectors of one panel of packed weights */                                                 \
+        void (*block)(ptrdiff_t, ptrdiff_t, const ptrdiff_t *, const T *const *, const T *, ptrdiff_t, T *,           \
+                      ptrdiff_t, int);                                                                                \
+        void (*deep)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, const T *, T *, ptrdiff_t);               \
+        void (*load)(ptrdiff_t, const T *, int, int, T *);                                                            \
+        void (*pack)(ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, ptrdiff_t, int, int, T *);                           \
+        void (*gather)(ptrdiff_t, const int64_t *, ptrdiff_t, ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t,             \
+                       ptrdiff_t, int, int, T *, ptrdiff_t);                                                          \
+        void (*lane)(ptrdiff_t, ptrdiff_t, int, const T *const *, const T *const *, const T *, int, T *);             \
+        int (*outputs)(const lrpfast_finish *, void *const *, ptrdiff_t, const ptrdiff_t *, const ptrdiff_t *,        \
+                       ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, ptrdiff_t);                                        \
+        int (*shares)(const lrpfast_finish *, void *const *, ptrdiff_t, const ptrdiff_t *, const ptrdiff_t *,         \
+                      ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, ptrdiff_t);                                         \
+        int (*shallow)(int, ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, const T *, const T *, ptrdiff_t, const T *,   \
+                       T, T, T *, ptrdiff_t);                                                                         \
+        void (*divide)(ptrdiff_t, const T *, const T *, T, int, int, const T *, T *);                                 \
+        int (*finite)(ptrdiff_t, const T *);                                                                          \
+        void (*largest)(ptrdiff_t, const T *, T, T *, T *);                                                           \
+        void (*won)(ptrdiff_t, const T *, const T *, T, T *);                                                         \
+        void (*add)(ptrdiff_t, const T *, T *);                                                                       \
+        void (*relu)(ptrdiff_t, const T *, T *);                                                                      \
     } TABLE;
 LRPFAST_KERNELS(float, lrpfast_f32)
 LRPFAST_KERNELS(double, lrpfast_f64)

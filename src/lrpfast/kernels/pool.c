@@ -1,116 +1,160 @@
 #include "pool.h"
 
+/* What the pool needs of the system. */
+#if defined(_WIN32)
+
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+
+#include <process.h>
+
+typedef SRWLOCK mutex;
+typedef CONDITION_VARIABLE condition;
+#define MUTEX SRWLOCK_INIT
+#define CONDITION CONDITION_VARIABLE_INIT
+#define HELPER unsigned __stdcall
+
+static int try_lock(mutex *m) { return TryAcquireSRWLockExclusive(m); }
+static void lock(mutex *m) { AcquireSRWLockExclusive(m); }
+static void unlock(mutex *m) { ReleaseSRWLockExclusive(m); }
+static void wait_for(condition *c, mutex *m) { SleepConditionVariableSRW(c, m, INFINITE, 0); }
+static void wake_one(condition *c) { WakeConditionVariable(c); }
+static void wake_all(condition *c) { WakeAllConditionVariable(c); }
+
+/* One more thread; 0 where the system gives none. */
+static int start(unsigned(__stdcall *function)(void *))
+{
+    HANDLE thread = (HANDLE)_beginthreadex(0, 0, function, 0, 0, 0);
+    return thread && CloseHandle(thread);
+}
+
+#else
+
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 
-/* One job at a time. The caller never waits for a helper that has not joined: a
- * helper that the system does not schedule costs nothing, where a barrier (as in
- * libgomp) would stall the job for a whole time slice. */
+typedef pthread_mutex_t mutex;
+typedef pthread_cond_t condition;
+#define MUTEX PTHREAD_MUTEX_INITIALIZER
+#define CONDITION PTHREAD_COND_INITIALIZER
+#define HELPER void *
 
-static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held by the caller whose job runs */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards what follows */
-static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static pthread_cond_t idle = PTHREAD_COND_INITIALIZER;
-static int helpers = 0;              /* threads that exist */
-static unsigned long generation = 0; /* jobs begun */
-static int open_slots = 0;           /* helpers that may still join the job */
-static int next_slot = 1;
-static int active = 0; /* helpers at work */
+static int try_lock(mutex *m) { return !pthread_mutex_trylock(m); }
+static void lock(mutex *m) { pthread_mutex_lock(m); }
+static void unlock(mutex *m) { pthread_mutex_unlock(m); }
+static void wait_for(condition *c, mutex *m) { pthread_cond_wait(c, m); }
+static void wake_one(condition *c) { pthread_cond_signal(c); }
+static void wake_all(condition *c) { pthread_cond_broadcast(c); }
 
-static lrpfast_task job_task;
-static void *job_argument;
-static long job_count;
-static atomic_long job_next;
+static void forget(void);
 
-static void claim(int slot)
-{
-    long index;
-    while ((index = atomic_fetch_add(&job_next, 1)) < job_count)
-        job_task(job_argument, index, slot);
-}
-
-static void *help(void *unused)
-{
-    (void)unused;
-    unsigned long seen = 0;
-    pthread_mutex_lock(&lock);
-    for (;;) {
-        while (generation == seen || !open_slots) {
-            seen = generation;
-            pthread_cond_wait(&wake, &lock);
-        }
-        seen = generation;
-        open_slots--;
-        int slot = next_slot++;
-        active++;
-        pthread_mutex_unlock(&lock);
-        claim(slot);
-        pthread_mutex_lock(&lock);
-        if (--active == 0)
-            pthread_cond_signal(&idle);
-    }
-    return 0;
-}
-
-/* A forked child has the caller's thread only; its pool starts anew. */
-static void forget(void)
-{
-    pthread_mutex_init(&owner, 0);
-    pthread_mutex_init(&lock, 0);
-    pthread_cond_init(&wake, 0);
-    pthread_cond_init(&idle, 0);
-    helpers = active = open_slots = 0;
-}
-
-static void grow(int wanted)
+static int start(void *(*function)(void *))
 {
     static int watching = 0;
     if (!watching) {
         watching = 1;
         pthread_atfork(0, 0, forget);
     }
+    pthread_t thread;
     sigset_t all, before;
     sigfillset(&all); /* signals belong to the interpreter's threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (helpers < wanted) {
-        pthread_t thread;
-        if (pthread_create(&thread, 0, help, 0))
-            break; /* fewer helpers only means less speed */
-        pthread_detach(thread);
-        helpers++;
-    }
+    int started = !pthread_create(&thread, 0, function, 0) && !pthread_detach(thread);
     pthread_sigmask(SIG_SETMASK, &before, 0);
+    return started;
 }
 
-void lrpfast_pool_run(lrpfast_task task, void *argument, long count, int threads)
+#endif
+
+/* One job at a time. The caller never waits for a helper that has not joined: a
+ * helper that the system does not schedule costs nothing, where a barrier (as in
+ * libgomp) would stall the job for a whole time slice. */
+
+static mutex owner = MUTEX; /* held by the caller whose job runs */
+static mutex guard = MUTEX; /* guards what follows */
+static condition wake = CONDITION;
+static condition idle = CONDITION;
+static int helpers = 0;       /* threads that exist */
+static size_t generation = 0; /* jobs begun */
+static int open_slots = 0;    /* helpers that may still join the job */
+static int next_slot = 1;
+static int active = 0; /* helpers at work */
+
+static lrpfast_task job_task;
+static void *job_argument;
+static ptrdiff_t job_count;
+static ptrdiff_t job_next; /* claimed without the lock */
+
+static void claim(int slot)
+{
+    ptrdiff_t index;
+    while ((index = __atomic_fetch_add(&job_next, 1, __ATOMIC_SEQ_CST)) < job_count)
+        job_task(job_argument, index, slot);
+}
+
+static HELPER help(void *unused)
+{
+    (void)unused;
+    size_t seen = 0;
+    lock(&guard);
+    for (;;) {
+        while (generation == seen || !open_slots) {
+            seen = generation;
+            wait_for(&wake, &guard);
+        }
+        seen = generation;
+        open_slots--;
+        int slot = next_slot++;
+        active++;
+        unlock(&guard);
+        claim(slot);
+        lock(&guard);
+        if (--active == 0)
+            wake_one(&idle);
+    }
+    return 0;
+}
+
+#if !defined(_WIN32)
+/* A forked child has the caller's thread only; its pool starts anew. */
+static void forget(void)
+{
+    pthread_mutex_init(&owner, 0);
+    pthread_mutex_init(&guard, 0);
+    pthread_cond_init(&wake, 0);
+    pthread_cond_init(&idle, 0);
+    helpers = active = open_slots = 0;
+}
+#endif
+
+void lrpfast_pool_run(lrpfast_task task, void *argument, ptrdiff_t count, int threads)
 {
     if (threads > count)
         threads = (int)count;
-    if (threads <= 1 || pthread_mutex_trylock(&owner)) {
-        for (long index = 0; index < count; index++)
+    if (threads <= 1 || !try_lock(&owner)) {
+        for (ptrdiff_t index = 0; index < count; index++)
             task(argument, index, 0);
         return;
     }
-    pthread_mutex_lock(&lock);
-    if (helpers < threads - 1)
-        grow(threads - 1);
+    lock(&guard);
+    while (helpers < threads - 1 && start(help)) /* fewer helpers only means less speed */
+        helpers++;
     job_task = task;
     job_argument = argument;
     job_count = count;
-    atomic_store(&job_next, 0);
+    __atomic_store_n(&job_next, 0, __ATOMIC_SEQ_CST);
     open_slots = threads - 1;
     next_slot = 1;
     generation++;
-    pthread_cond_broadcast(&wake);
-    pthread_mutex_unlock(&lock);
+    wake_all(&wake);
+    unlock(&guard);
 
     claim(0);
 
-    pthread_mutex_lock(&lock);
+    lock(&guard);
     open_slots = 0;
     while (active)
-        pthread_cond_wait(&idle, &lock);
-    pthread_mutex_unlock(&lock);
-    pthread_mutex_unlock(&owner);
+        wait_for(&idle, &guard);
+    unlock(&guard);
+    unlock(&owner);
 }

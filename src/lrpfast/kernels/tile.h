@@ -11,7 +11,7 @@
  * the tile's shape: results do not depend on how rows are grouped.
  */
 
-#define VL ((long)(VBYTES / sizeof(T)))
+#define VL ((ptrdiff_t)(VBYTES / sizeof(T)))
 
 typedef T NAME(v) __attribute__((vector_size(VBYTES)));                                     /* in registers */
 typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_alias));      /* in memory */
@@ -19,8 +19,8 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 /* One block of k: `segments` runs of lengths[s] consecutive k, of which row i's values are at
  * rows[s * LRPFAST_ROWS + i]. A dense layer has one run; a convolution has one for each tap. */
 static inline __attribute__((always_inline)) void NAME(tile)(
-    const int MR, const int NV, long segments, const long *lengths, const T *const *rows,
-    const T *restrict B, T *restrict C, long ldc, int accumulate)
+    const int MR, const int NV, ptrdiff_t segments, const ptrdiff_t *lengths, const T *const *rows,
+    const T *restrict B, T *restrict C, ptrdiff_t ldc, int accumulate)
 {
     NAME(v) c[8][4];
     UNROLL
@@ -28,15 +28,15 @@ static inline __attribute__((always_inline)) void NAME(tile)(
         UNROLL
         for (int j = 0; j < NV; j++)
             c[i][j] = (NAME(v)){0};
-    for (long s = 0; s < segments; s++, rows += LRPFAST_ROWS) {
-        const long length = lengths[s];
+    for (ptrdiff_t s = 0; s < segments; s++, rows += LRPFAST_ROWS) {
+        const ptrdiff_t length = lengths[s];
         const T *a[8];
         UNROLL
         for (int i = 0; i < MR; i++)
             a[i] = rows[i];
-        for (long k = 0; k < length; k++) {
+        for (ptrdiff_t k = 0; k < length; k++) {
             NAME(v) b[4];
-            if (NV == 1 && k % (64 / (long)sizeof(T)) == 0) /* few outputs: the input's stream is the bottleneck */
+            if (NV == 1 && k % (64 / (ptrdiff_t)sizeof(T)) == 0) /* few outputs: the input's stream is the bottleneck */
                 UNROLL
                 for (int i = 0; i < MR; i++)
                     __builtin_prefetch(a[i] + k + length, 0, 2);
@@ -66,8 +66,8 @@ static inline __attribute__((always_inline)) void NAME(tile)(
 
 #define TILE(MR, NV)                                                                       \
     static __attribute__((noinline)) void NAME(tile_##MR##x##NV)(                          \
-        long segments, const long *lengths, const T *const *rows, const T *B, T *C,        \
-        long ldc, int accumulate)                                                          \
+        ptrdiff_t segments, const ptrdiff_t *lengths, const T *const *rows, const T *B, T *C, \
+        ptrdiff_t ldc, int accumulate)                                                     \
     {                                                                                      \
         NAME(tile)(MR, NV, segments, lengths, rows, B, C, ldc, accumulate);                \
     }
@@ -75,7 +75,7 @@ static inline __attribute__((always_inline)) void NAME(tile)(
 
 typedef struct {
     int rows;
-    void (*run)(long, const long *, const T *const *, const T *, T *, long, int);
+    void (*run)(ptrdiff_t, const ptrdiff_t *, const T *const *, const T *, T *, ptrdiff_t, int);
 } NAME(entry);
 
 #if WIDE
@@ -101,16 +101,16 @@ static const NAME(entry) NAME(tiles)[2][4] = {
 #endif
 
 /* C[rows, columns] (+)= A[rows, one block of k] · packed B; columns is a multiple of VL. */
-static void NAME(block)(long rows, long segments, const long *lengths, const T *const *A, const T *B, long columns,
-                        T *C, long ldc, int accumulate)
+static void NAME(block)(ptrdiff_t rows, ptrdiff_t segments, const ptrdiff_t *lengths, const T *const *A, const T *B,
+                        ptrdiff_t columns, T *C, ptrdiff_t ldc, int accumulate)
 {
-    long depth = 0;
-    for (long s = 0; s < segments; s++)
+    ptrdiff_t depth = 0;
+    for (ptrdiff_t s = 0; s < segments; s++)
         depth += lengths[s];
-    for (long n = 0; n < columns; n += PANEL * VL) {
-        long width = columns - n < PANEL * VL ? columns - n : PANEL * VL;
+    for (ptrdiff_t n = 0; n < columns; n += PANEL * VL) {
+        ptrdiff_t width = columns - n < PANEL * VL ? columns - n : PANEL * VL;
         const NAME(entry) *entry = NAME(tiles)[width / VL - 1];
-        for (long i = 0; i < rows; i += entry->rows) {
+        for (ptrdiff_t i = 0; i < rows; i += entry->rows) {
             while (entry->rows > rows - i)
                 entry++;
             entry->run(segments, lengths, A + i, B, C + i * ldc + n, ldc, accumulate);
@@ -122,22 +122,23 @@ static void NAME(block)(long rows, long segments, const long *lengths, const T *
 /* C[row] = A[row] · packed B for one vector of columns and many k, `depth` to a block:
  * eight blocks at once, added in order. The same sums as one block after another, but
  * no multiply-add waits for the one before; with few rows nothing else would fill the time. */
-static void NAME(deep)(long rows, long K, long depth, const T *A, long lda, const T *B, T *C, long ldc)
+static void NAME(deep)(ptrdiff_t rows, ptrdiff_t K, ptrdiff_t depth, const T *A, ptrdiff_t lda, const T *B, T *C,
+                       ptrdiff_t ldc)
 {
-    for (long i = 0; i < rows; i++) {
+    for (ptrdiff_t i = 0; i < rows; i++) {
         const T *a = A + i * lda;
         NAME(v) total = {0};
-        for (long k0 = 0; k0 < K;) {
+        for (ptrdiff_t k0 = 0; k0 < K;) {
             NAME(v) c[8] = {{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}};
             int count = 1;
             if (k0 + 8 * depth <= K) {
                 count = 8;
-                for (long k = k0; k < k0 + depth; k++)
+                for (ptrdiff_t k = k0; k < k0 + depth; k++)
                     UNROLL
                     for (int j = 0; j < 8; j++)
                         c[j] = FMA(a[k + j * depth] - (NAME(v)){0}, *(const NAME(u) *)(B + (k + j * depth) * VL), c[j]);
             } else
-                for (long k = k0; k < k0 + depth && k < K; k++)
+                for (ptrdiff_t k = k0; k < k0 + depth && k < K; k++)
                     c[0] = FMA(a[k] - (NAME(v)){0}, *(const NAME(u) *)(B + k * VL), c[0]);
             for (int j = 0; j < count; j++)
                 total = k0 + j ? total + c[j] : c[0];
@@ -147,22 +148,22 @@ static void NAME(deep)(long rows, long K, long depth, const T *A, long lda, cons
     }
 }
 
-static inline __attribute__((always_inline)) NAME(v) NAME(some)(const T *x, long n)
+static inline __attribute__((always_inline)) NAME(v) NAME(some)(const T *x, ptrdiff_t n)
 {
     NAME(v) value = {0};
     if (n >= VL)
         return *(const NAME(u) *)x;
-    for (long j = 0; j < n; j++)
+    for (ptrdiff_t j = 0; j < n; j++)
         value[j] = x[j];
     return value;
 }
 
-static inline __attribute__((always_inline)) void NAME(put)(T *to, NAME(v) value, long n)
+static inline __attribute__((always_inline)) void NAME(put)(T *to, NAME(v) value, ptrdiff_t n)
 {
     if (n >= VL)
         *(NAME(u) *)to = value;
     else
-        for (long j = 0; j < n; j++)
+        for (ptrdiff_t j = 0; j < n; j++)
             to[j] = value[j];
 }
 
@@ -171,7 +172,7 @@ static inline __attribute__((always_inline)) void NAME(put)(T *to, NAME(v) value
 static inline __attribute__((always_inline)) int NAME(is_zero)(NAME(v) check)
 {
     T total = 0;
-    for (long j = 0; j < VL; j++)
+    for (ptrdiff_t j = 0; j < VL; j++)
         total = total + check[j];
     return total == 0;
 }
@@ -196,25 +197,26 @@ static T NAME(tf32)(T value)
 }
 
 /* A row's part of x, rounded to TF32 if asked: part 0 is x, 1 is x+, 2 is x-. */
-static void NAME(load)(long n, const T *x, int part, int tf32, T *out)
+static void NAME(load)(ptrdiff_t n, const T *x, int part, int tf32, T *out)
 {
     if (part == 0 && out != x)
-        for (long j = 0; j < n; j++) out[j] = x[j];
+        for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j];
     else if (part == 1)
-        for (long j = 0; j < n; j++) out[j] = x[j] > 0 ? x[j] : 0;
+        for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j] > 0 ? x[j] : 0;
     else if (part == 2)
-        for (long j = 0; j < n; j++) out[j] = x[j] < 0 ? x[j] : 0;
+        for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j] < 0 ? x[j] : 0;
     if (tf32)
-        for (long j = 0; j < n; j++) out[j] = NAME(tf32)(out[j]);
+        for (ptrdiff_t j = 0; j < n; j++) out[j] = NAME(tf32)(out[j]);
 }
 
 typedef T NAME(four) __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
 
 /* A transpose, 16 of depth at a time: lines that are read stay in the cache till they are used up. */
-static void NAME(turn)(long depth, long width, const T *w, long row_step, long column_step, T *restrict out, long ld)
+static void NAME(turn)(ptrdiff_t depth, ptrdiff_t width, const T *w, ptrdiff_t row_step, ptrdiff_t column_step,
+                       T *restrict out, ptrdiff_t ld)
 {
-    for (long k0 = 0; k0 < depth; k0 += 16) {
-        long end = k0 + 16 < depth ? k0 + 16 : depth, j = 0;
+    for (ptrdiff_t k0 = 0; k0 < depth; k0 += 16) {
+        ptrdiff_t end = k0 + 16 < depth ? k0 + 16 : depth, j = 0;
         if (row_step == 1 && end == k0 + 16)
             for (; j + 4 <= width; j += 4) {
                 const T *a = w + j * column_step, *b = a + column_step, *c = b + column_step, *d = c + column_step;
@@ -232,25 +234,25 @@ static void NAME(turn)(long depth, long width, const T *w, long row_step, long c
                 }
             }
         for (; j < width; j++)
-            for (long k = k0; k < end; k++)
+            for (ptrdiff_t k = k0; k < end; k++)
                 out[k * ld + j] = w[k * row_step + j * column_step];
     }
 }
 
 /* w, element (k, n) at k * row_step + n * column_step, as panels for `block`, padded with zeros. Sign +1 takes w+,
  * −1 takes w−: clamping costs nothing here. */
-static void NAME(pack)(long depth, long columns, const T *w, long row_step, long column_step, int sign, int tf32,
-                       T *restrict out)
+static void NAME(pack)(ptrdiff_t depth, ptrdiff_t columns, const T *w, ptrdiff_t row_step, ptrdiff_t column_step,
+                       int sign, int tf32, T *restrict out)
 {
-    for (long n0 = 0; n0 < columns; n0 += PANEL * VL) {
-        long width = columns - n0 < PANEL * VL ? columns - n0 : PANEL * VL, padded = (width + VL - 1) / VL * VL;
+    for (ptrdiff_t n0 = 0; n0 < columns; n0 += PANEL * VL) {
+        ptrdiff_t width = columns - n0 < PANEL * VL ? columns - n0 : PANEL * VL, padded = (width + VL - 1) / VL * VL;
         if (width < padded)
-            for (long k = 0; k < depth; k++)
-                for (long j = width; j < padded; j++)
+            for (ptrdiff_t k = 0; k < depth; k++)
+                for (ptrdiff_t j = width; j < padded; j++)
                     out[k * padded + j] = 0;
         if (column_step == 1)
-            for (long k = 0; k < depth; k++)
-                for (long j = 0; j < width; j++)
+            for (ptrdiff_t k = 0; k < depth; k++)
+                for (ptrdiff_t j = 0; j < width; j++)
                     out[k * padded + j] = w[k * row_step + n0 + j];
         else
             NAME(turn)(depth, width, w + n0 * column_step, row_step, column_step, out, padded);
@@ -259,28 +261,28 @@ static void NAME(pack)(long depth, long columns, const T *w, long row_step, long
     }
 }
 
-static inline __attribute__((always_inline)) void NAME(copy)(long n, const T *from, T *to)
+static inline __attribute__((always_inline)) void NAME(copy)(ptrdiff_t n, const T *from, T *to)
 {
     if (n < VL) {
-        for (long j = 0; j < n; j++) to[j] = from[j];
+        for (ptrdiff_t j = 0; j < n; j++) to[j] = from[j];
         return;
     }
-    for (long j = 0; j + VL < n; j += VL)
+    for (ptrdiff_t j = 0; j + VL < n; j += VL)
         *(NAME(u) *)(to + j) = *(const NAME(u) *)(from + j);
     *(NAME(u) *)(to + n - VL) = *(const NAME(u) *)(from + n - VL); /* may overlap the one before */
 }
 
 /* Columns k0 to k0 + depth of the matrix that a convolution multiplies, for some rows: k counts
  * (tap, channel), `sources` holds the row of x of every (row, tap), or −1 outside. */
-static void NAME(gather)(long rows, const int64_t *sources, long taps, long channels, long stride, const T *x,
-                         long k0, long depth, int part, int tf32, T *out, long ld)
+static void NAME(gather)(ptrdiff_t rows, const int64_t *sources, ptrdiff_t taps, ptrdiff_t channels, ptrdiff_t stride,
+                         const T *x, ptrdiff_t k0, ptrdiff_t depth, int part, int tf32, T *out, ptrdiff_t ld)
 {
-    for (long i = 0; i < rows; i++) {
+    for (ptrdiff_t i = 0; i < rows; i++) {
         const int64_t *source = sources + i * taps + k0 / channels;
         T *row = out + i * ld;
-        long from = k0 % channels;
-        for (long k = 0; k < depth;) {
-            long n = channels - from;
+        ptrdiff_t from = k0 % channels;
+        for (ptrdiff_t k = 0; k < depth;) {
+            ptrdiff_t n = channels - from;
             int64_t at = *source++;
             if (at >= 0 && stride == channels) /* neighbours in memory are one run */
                 while (k + n < depth && *source == source[-1] + 1) {
@@ -291,27 +293,27 @@ static void NAME(gather)(long rows, const int64_t *sources, long taps, long chan
             if (at >= 0)
                 NAME(copy)(n, x + at * stride + from, row + k);
             else
-                for (long j = 0; j < n; j++) row[k + j] = 0;
+                for (ptrdiff_t j = 0; j < n; j++) row[k + j] = 0;
             k += n;
             from = 0;
         }
         if (part == 1)
-            for (long j = 0; j < depth; j++) row[j] = row[j] > 0 ? row[j] : 0;
+            for (ptrdiff_t j = 0; j < depth; j++) row[j] = row[j] > 0 ? row[j] : 0;
         if (part == 2)
-            for (long j = 0; j < depth; j++) row[j] = row[j] < 0 ? row[j] : 0;
+            for (ptrdiff_t j = 0; j < depth; j++) row[j] = row[j] < 0 ? row[j] : 0;
         if (tf32)
-            for (long j = 0; j < depth; j++) row[j] = NAME(tf32)(row[j]);
+            for (ptrdiff_t j = 0; j < depth; j++) row[j] = NAME(tf32)(row[j]);
     }
 }
 
 static inline __attribute__((always_inline)) void NAME(lane_any)(
-    const int part, const int weighted, long n, long count, const T *const *x, const T *const *weights,
+    const int part, const int weighted, ptrdiff_t n, ptrdiff_t count, const T *const *x, const T *const *weights,
     const T *factors, int accumulate, T *out)
 {
     const NAME(v) zero = {0};
-    for (long j = 0; j < n; j += VL) {
+    for (ptrdiff_t j = 0; j < n; j += VL) {
         NAME(v) sum = zero;
-        for (long t = 0; t < count; t++) {
+        for (ptrdiff_t t = 0; t < count; t++) {
             NAME(v) value = NAME(some)(x[t] + j, n - j);
             if (part == 1)
                 value = (NAME(v))((__typeof__(value > zero))value & (value > zero));
@@ -331,8 +333,8 @@ static inline __attribute__((always_inline)) void NAME(lane_any)(
 }
 
 /* out (+)= Σ_t part(x_t) · factor_t ⊙ weights_t, for n channels; without weights where there are none. */
-static void NAME(lane)(long n, long count, int part, const T *const *x, const T *const *weights, const T *factors,
-                       int accumulate, T *out)
+static void NAME(lane)(ptrdiff_t n, ptrdiff_t count, int part, const T *const *x, const T *const *weights,
+                       const T *factors, int accumulate, T *out)
 {
     if (part == 0 && weights)
         NAME(lane_any)(0, 1, n, count, x, weights, factors, accumulate, out);
@@ -351,16 +353,16 @@ static void NAME(lane)(long n, long count, int part, const T *const *x, const T 
 /* What finished sums become. Row i of a plane of sums goes to row at[i] of the buffers; what has its own
  * values for each row of a sample is at place[i]. The last vector overlaps the one before: no short loop. */
 #define FOR_VECTORS(n)                                                                     \
-    for (long j = 0, left = (n); left > 0; j += VL, left -= VL)                            \
+    for (ptrdiff_t j = 0, left = (n); left > 0; j += VL, left -= VL)                       \
         if (left < VL && (n) >= VL && (j -= VL - left, left = VL, 0)) {                    \
         } else
 
 static inline __attribute__((always_inline)) int NAME(outputs_any)(
-    const int plain, const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
-    long n0, long n, const T *sums, long plane, long ld)
+    const int plain, const lrpfast_finish *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
+    const ptrdiff_t *place, ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t plane, ptrdiff_t ld)
 {
     NAME(v) check = {0};
-    for (long i = 0; i < rows; i++)
+    for (ptrdiff_t i = 0; i < rows; i++)
         for (int o = 0; o < f->outputs; o++) {
             const lrpfast_output *output = &f->output[o];
             const T *acc = sums + i * ld;
@@ -394,8 +396,9 @@ static inline __attribute__((always_inline)) int NAME(outputs_any)(
     return NAME(is_zero)(check);
 }
 
-static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
-                         long n0, long n, const T *sums, long plane, long ld)
+static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
+                         const ptrdiff_t *place, ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t plane,
+                         ptrdiff_t ld)
 {
     int plain = f->sums == 1;
     for (int o = 0; o < f->outputs; o++)
@@ -406,15 +409,16 @@ static int NAME(outputs)(const lrpfast_finish *f, void *const *buffers, long row
 }
 
 /* out = Σ_shares c · part(x) ⊙ sum, then perhaps out / (z + stabilizer); buffers are x, out, z and mask_z.
- * Parts 0 to 2 as in load, 3 is 1, 4 is x − bound; a bound is one number (step 0) or one per element (step 1). Under TF32 the difference is
- * taken after multiplying, as the reference does. */
+ * Parts 0 to 2 as in load, 3 is 1, 4 is x − bound; a bound is one number (step 0) or one per element (step 1). Under
+ * TF32 the difference is taken after multiplying, as the reference does. */
 static inline __attribute__((always_inline)) int NAME(shares_any)(
-    const int plain, const int divides, const lrpfast_finish *f, void *const *buffers, long rows, const long *at,
-    const long *place, long n0, long n, const T *sums, long plane, long ld)
+    const int plain, const int divides, const lrpfast_finish *f, void *const *buffers, ptrdiff_t rows,
+    const ptrdiff_t *at, const ptrdiff_t *place, ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t plane,
+    ptrdiff_t ld)
 {
     NAME(v) check = {0};
     const NAME(v) zero = {0};
-    for (long i = 0; i < rows; i++) {
+    for (ptrdiff_t i = 0; i < rows; i++) {
         const T *acc = sums + i * ld;
         const T *from = (const T *)buffers[0] + at[i] + n0;
         T *to = (T *)buffers[1] + at[i] + n0;
@@ -456,8 +460,8 @@ static inline __attribute__((always_inline)) int NAME(shares_any)(
     return NAME(is_zero)(check);
 }
 
-static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows, const long *at, const long *place,
-                        long n0, long n, const T *sums, long plane, long ld)
+static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
+                        const ptrdiff_t *place, ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t plane, ptrdiff_t ld)
 {
     const lrpfast_share *share = &f->share[0];
     if (f->shares == 1 && share->part == 0 && share->coefficient == 1 && !f->mask) { /* nearly always */
@@ -472,12 +476,12 @@ static int NAME(shares)(const lrpfast_finish *f, void *const *buffers, long rows
  * stay in registers, x is read and out written once, and both are fetched ahead.
  * shares 1: out = sum; 2: out = x ⊙ sum; 3: out = (x − low) ⊙ sum + (x − high) ⊙ second,
  * term for term as `block` and `share` compute them. Returns whether out is finite. */
-#define AHEAD (2048 / (long)sizeof(T))
+#define AHEAD (2048 / (ptrdiff_t)sizeof(T))
 
 static inline __attribute__((always_inline)) void NAME(shallow_tile)(
-    const int MR, const int NV, const int shares, long K, const T *restrict A, long lda,
-    const T *restrict B, const T *restrict B2, long step, long columns,
-    const T *restrict x, T low, T high, T *restrict out, long ld, NAME(v) *check)
+    const int MR, const int NV, const int shares, ptrdiff_t K, const T *restrict A, ptrdiff_t lda,
+    const T *restrict B, const T *restrict B2, ptrdiff_t step, ptrdiff_t columns,
+    const T *restrict x, T low, T high, T *restrict out, ptrdiff_t ld, NAME(v) *check)
 {
     NAME(v) c[6][2], d[6][2];
     UNROLL
@@ -485,7 +489,7 @@ static inline __attribute__((always_inline)) void NAME(shallow_tile)(
         UNROLL
         for (int j = 0; j < NV; j++)
             c[i][j] = d[i][j] = (NAME(v)){0};
-    for (long k = 0; k < K; k++) {
+    for (ptrdiff_t k = 0; k < K; k++) {
         NAME(v) b[2], b2[2];
         UNROLL
         for (int j = 0; j < NV; j++) {
@@ -512,12 +516,12 @@ static inline __attribute__((always_inline)) void NAME(shallow_tile)(
             T *to = out + i * ld + j * VL;
             __builtin_prefetch(from + AHEAD, 0, 2);
             __builtin_prefetch(to + AHEAD, 1, 2);
-            long left = columns - j * VL;
+            ptrdiff_t left = columns - j * VL;
             NAME(u) value = {0};
             if (shares > 1 && left >= VL)
                 value = *(const NAME(u) *)from;
             else if (shares > 1)
-                for (long n = 0; n < left; n++)
+                for (ptrdiff_t n = 0; n < left; n++)
                     value[n] = from[n];
             NAME(v) result = c[i][j];
             if (shares == 2)
@@ -528,7 +532,7 @@ static inline __attribute__((always_inline)) void NAME(shallow_tile)(
             if (left >= VL)
                 *(NAME(u) *)to = result;
             else
-                for (long n = 0; n < left; n++)
+                for (ptrdiff_t n = 0; n < left; n++)
                     to[n] = result[n];
         }
 }
@@ -540,14 +544,14 @@ static inline __attribute__((always_inline)) void NAME(shallow_tile)(
 #endif
 
 static inline __attribute__((always_inline)) int NAME(shallow_any)(
-    const int shares, long rows, long K, const T *A, long lda, const T *B, const T *B2, long columns,
-    const T *x, T low, T high, T *out, long ld)
+    const int shares, ptrdiff_t rows, ptrdiff_t K, const T *A, ptrdiff_t lda, const T *B, const T *B2,
+    ptrdiff_t columns, const T *x, T low, T high, T *out, ptrdiff_t ld)
 {
     NAME(v) check = {0};
-    for (long n = 0; n < columns; n += PANEL * VL) {
-        long width = columns - n < PANEL * VL ? (columns - n + VL - 1) / VL * VL : PANEL * VL;
-        for (long j = 0; j < width; j += 2 * VL) {
-            long i = 0, at = n + j, left = columns - at;
+    for (ptrdiff_t n = 0; n < columns; n += PANEL * VL) {
+        ptrdiff_t width = columns - n < PANEL * VL ? (columns - n + VL - 1) / VL * VL : PANEL * VL;
+        for (ptrdiff_t j = 0; j < width; j += 2 * VL) {
+            ptrdiff_t i = 0, at = n + j, left = columns - at;
             int pair = width - j >= 2 * VL;
             for (; i + TALL <= rows && pair; i += TALL)
                 NAME(shallow_tile)(TALL, 2, shares, K, A + i * lda, lda, B + j, B2 + j, width, left,
@@ -563,13 +567,13 @@ static inline __attribute__((always_inline)) int NAME(shallow_any)(
         B2 += K * width;
     }
     T total = 0;
-    for (long k = 0; k < VL; k++)
+    for (ptrdiff_t k = 0; k < VL; k++)
         total = total + check[k];
     return total == 0;
 }
 
-static int NAME(shallow)(int shares, long rows, long K, const T *A, long lda, const T *B, const T *B2, long columns,
-                         const T *x, T low, T high, T *out, long ld)
+static int NAME(shallow)(int shares, ptrdiff_t rows, ptrdiff_t K, const T *A, ptrdiff_t lda, const T *B, const T *B2,
+                         ptrdiff_t columns, const T *x, T low, T high, T *out, ptrdiff_t ld)
 {
     if (shares == 1)
         return NAME(shallow_any)(1, rows, K, A, lda, B, B2, columns, x, low, high, out, ld);
@@ -581,10 +585,10 @@ static int NAME(shallow)(int shares, long rows, long K, const T *A, long lda, co
 #undef AHEAD
 
 /* out = R / (z + stabilizer); mask +1 or −1: zero unless mask_z has that sign. */
-static void NAME(divide)(long n, const T *R, const T *z, T value, int kind, int mask, const T *mask_z, T *out)
+static void NAME(divide)(ptrdiff_t n, const T *R, const T *z, T value, int kind, int mask, const T *mask_z, T *out)
 {
     const NAME(v) zero = {0};
-    for (long j = 0; j < n; j += VL) {
+    for (ptrdiff_t j = 0; j < n; j += VL) {
         NAME(v) s = NAME(stable)(NAME(some)(R + j, n - j), NAME(some)(z + j, n - j), value, kind);
         if (mask) {
             NAME(v) m = NAME(some)(mask_z + j, n - j);
@@ -597,9 +601,9 @@ static void NAME(divide)(long n, const T *R, const T *z, T value, int kind, int 
 /* Light passes, one row of channels at a time. */
 
 /* The largest so far of a window's taps, and which tap it was: the first of equals. */
-static void NAME(largest)(long n, const T *x, T tap, T *restrict out, T *restrict winner)
+static void NAME(largest)(ptrdiff_t n, const T *x, T tap, T *restrict out, T *restrict winner)
 {
-    for (long j = 0; j < n; j++) {
+    for (ptrdiff_t j = 0; j < n; j++) {
         int better = x[j] > out[j];
         winner[j] = better ? tap : winner[j];
         out[j] = better ? x[j] : out[j];
@@ -607,36 +611,36 @@ static void NAME(largest)(long n, const T *x, T tap, T *restrict out, T *restric
 }
 
 /* out += relevance where the winner is this tap. */
-static void NAME(won)(long n, const T *relevance, const T *winner, T tap, T *restrict out)
+static void NAME(won)(ptrdiff_t n, const T *relevance, const T *winner, T tap, T *restrict out)
 {
-    for (long j = 0; j < n; j++)
+    for (ptrdiff_t j = 0; j < n; j++)
         out[j] = out[j] + (winner[j] == tap ? relevance[j] : 0);
 }
 
-static void NAME(add)(long n, const T *x, T *out)
+static void NAME(add)(ptrdiff_t n, const T *x, T *out)
 {
-    for (long j = 0; j < n; j++)
+    for (ptrdiff_t j = 0; j < n; j++)
         out[j] = out[j] + x[j];
 }
 
-static void NAME(relu)(long n, const T *x, T *out)
+static void NAME(relu)(ptrdiff_t n, const T *x, T *out)
 {
-    for (long j = 0; j < n; j++)
+    for (ptrdiff_t j = 0; j < n; j++)
         out[j] = x[j] > 0 ? x[j] : 0;
 }
 
 /* Whether every value is finite: x · 0 is 0 for a finite x and NaN for any other. */
-static int NAME(finite)(long n, const T *x)
+static int NAME(finite)(ptrdiff_t n, const T *x)
 {
     NAME(v) sums[4] = {{0}, {0}, {0}, {0}}; /* four chains, for speed */
-    long j = 0;
+    ptrdiff_t j = 0;
     for (; j + 4 * VL <= n; j += 4 * VL)
         UNROLL
         for (int c = 0; c < 4; c++)
             sums[c] = sums[c] + *(const NAME(u) *)(x + j + c * VL) * (T)0;
     NAME(v) sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     T total = 0;
-    for (long k = 0; k < VL; k++) total = total + sum[k];
+    for (ptrdiff_t k = 0; k < VL; k++) total = total + sum[k];
     for (; j < n; j++) total = total + x[j] * (T)0;
     return total == 0;
 }

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...output import SLASHES
 from .base import CallbackSink, Sink
 
 __all__ = ["Sink", "open_sink"]
 
-_NAME = re.compile(r"(?is)(?P<path>.*\.(?P<kind>npy|h5|hdf5|nc|nc4|zarr)/?)(?::(?P<inside>[^:]+))?")
+_NAME = re.compile(
+    rf"(?is)(?P<path>.*\.(?P<kind>npy|h5|hdf5|nc|nc4|zarr)[{re.escape(SLASHES)}]?)(?::(?P<inside>[^:]+))?"
+)
 
 
 def open_sink(out: str | os.PathLike[str] | Callable[[int, np.ndarray], Any]) -> Sink:
@@ -63,4 +66,4 @@ def named(out: str) -> tuple[str, str, str | None]:
     found = _NAME.fullmatch(out)
     if not found or (found["kind"].lower() == "npy" and found["inside"]):
         raise InputError(f"{out}: an output's name tells its format: .npy, .h5, .hdf5, .nc, .nc4 or .zarr")
-    return found["path"].rstrip("/"), found["kind"].lower(), found["inside"]
+    return found["path"].rstrip(SLASHES), found["kind"].lower(), found["inside"]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, ShapeError
-from ...output import beside, check_target, take_place
+from ...output import beside, check_target, on_disk, take_place
 from ..labels import Coord, Labels, for_relevance
+from ..offsets import write_at
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
@@ -159,7 +160,7 @@ class FileSink(Sink):
     def check(self, shape: RowsShape, dtype: np.dtype) -> None:
         held = 0  # by a partial output, which a resumed run goes on with and another one replaces
         with contextlib.suppress(OSError):
-            held = os.stat(self.partial).st_blocks * 512
+            held = on_disk(os.stat(self.partial))
         check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - held))
 
     def _open(self, there: bool) -> None:
@@ -172,7 +173,7 @@ class FileSink(Sink):
             elif not os.path.isfile(self.partial):
                 raise self._gone()
             self._offset = self._find()
-            self._file = os.open(self.partial, os.O_RDWR)
+            self._file = os.open(self.partial, os.O_RDWR | getattr(os, "O_BINARY", 0))
             self._check_size(self._end)
 
     def _create(self) -> None:
@@ -191,9 +192,10 @@ class FileSink(Sink):
     def write(self, first: int, rows: np.ndarray) -> None:
         check_rows(self.name, self._shape, first, rows)
         if rows.size:
-            rows = np.ascontiguousarray(rows, self._dtype)
+            assert self._file is not None
+            data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
             with self._named():
-                write_at(self._file, rows, self._offset + first * self._row)
+                write_at(self._file, data, self._offset + first * self._row)
         self._end = max(self._end, first + len(rows))
 
     def flush(self) -> None:
@@ -259,11 +261,3 @@ def naming(path: str, partial: str) -> Iterator[None]:
         if error.errno is None:  # a library's own
             raise OSError(f"{path}: cannot be written ({error})") from error
         raise OSError(error.errno, os.strerror(error.errno), path) from error  # HDF5 says more than anyone reads
-
-
-def write_at(file: int | None, rows: np.ndarray, offset: int) -> None:
-    """All bytes of a C-contiguous array at an offset."""
-    data = memoryview(rows.reshape(-1).view(np.uint8))
-    while data:
-        written = os.pwrite(file, data[: 1 << 30], offset)  # type: ignore[arg-type]
-        data, offset = data[written:], offset + written

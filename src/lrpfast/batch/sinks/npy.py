@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from ...errors import InputError
+from ..offsets import write_at
 from ..sources.mapped import header
 from .base import FileSink
 
@@ -41,6 +42,6 @@ class NpySink(FileSink):
             if len(made) != self._offset:
                 raise InputError(f"{self.name}: {self._end} rows are more than an .npy file's header has room for")
             assert self._file is not None
-            os.pwrite(self._file, made, 0)
+            write_at(self._file, memoryview(made), 0)
             # a run that was killed may have written more rows than it knew of
             os.ftruncate(self._file, self._offset + self._end * self._row)

@@ -11,13 +11,14 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
-from ...output import beside, check_free, check_target
+from ...output import SLASHES, beside, check_free, check_target, on_disk
 from ..labels import Coord, encoded, plain, with_coordinates
 from .base import Sink, check_names, check_rows, little, naming
 
@@ -34,7 +35,7 @@ class ZarrSink(Sink):
     partial: str
 
     def __init__(self, path: str, array: str | None) -> None:
-        self.path, self._array = path.rstrip("/"), (array or "relevance").strip("/")
+        self.path, self._array = path.rstrip(SLASHES), (array or "relevance").strip("/")
         self.name = f"{self.path}:{self._array}"
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
@@ -44,7 +45,7 @@ class ZarrSink(Sink):
             raise InputError(f"{self.name}: the array lies at the top of its store; give it a name without '/'")
         check_place(self.path)
         # another run replaces what a partial output holds, a resumed run goes on with it
-        held = sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._inside)) if self._there else 0
+        held = sum(on_disk(entry.stat()) for entry in os.scandir(self._inside)) if self._there else 0
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - held))
 
@@ -206,7 +207,7 @@ def write_zarr(
             with open(os.path.join(folder, key, ".".join(["0"] * max(1, values.ndim))), "wb") as file:
                 file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
     for place, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
-        with open(os.path.join(folder, place), "w", encoding="utf-8") as file:
+        with open(os.path.join(folder, place), "w", encoding="utf-8", newline="\n") as file:
             json.dump(value, file, indent=1)
 
 
@@ -221,7 +222,9 @@ def _fill(dtype: np.dtype) -> Any:
 
 
 def _sync(place: str) -> None:
-    file = os.open(place, os.O_RDONLY)
+    if sys.platform == "win32" and os.path.isdir(place):
+        return  # no folder can be opened there, and only what is open for writing can be synced
+    file = os.open(place, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(file)
     finally:

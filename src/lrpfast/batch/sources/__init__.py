@@ -80,10 +80,10 @@ def _in_memory(x: Any) -> Source:
 def split(path: str) -> tuple[str, str | None]:
     """(the path of a file or folder that exists, what is named in it after a colon or None).
 
-    A colon may also be part of the path: the longest that exists counts.
+    A colon may also be part of the path: the longest that exists counts. That of a drive is no other.
     """
-    end = len(path)
-    while end > 0:
+    end, drive = len(path), len(os.path.splitdrive(path)[0])
+    while end > drive:
         if os.path.lexists(path[:end]):
             return path[:end], path[end + 1 :] or None
         end = path.rfind(":", 0, end)

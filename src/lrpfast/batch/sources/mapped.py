@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...errors import InputError, InputNotFoundError
+from ..offsets import read_at
 from .base import FileSource, row_bytes, state_of
 
 #: What is often given in place of an .npy file, by its first bytes.
@@ -78,7 +80,7 @@ class MappedSource(FileSource):
         offset = self._offset + first * self._row
         with self.reading(first, stop):
             while data:
-                got = os.preadv(self._file.fileno(), [data[: 1 << 30]], offset)
+                got = read_at(self._file, data, offset)
                 if not got:
                     raise EOFError("the file ends there")
                 data, offset = data[got:], offset + got
@@ -100,7 +102,7 @@ class MappedSource(FileSource):
 
     def _advise(self, what: str, begin: int, end: int) -> None:
         begin -= begin % mmap.PAGESIZE
-        if self._map is not None and hasattr(mmap, what) and begin < end:
+        if sys.platform != "win32" and self._map is not None and hasattr(mmap, what) and begin < end:
             self._map.madvise(getattr(mmap, what), begin, min(end, len(self._map)) - begin)
 
     def close(self) -> None:

@@ -1,0 +1,33 @@
+"""Reading and writing at an offset of an open file, for which Windows has no calls.
+
+There a file's own position moves: a source or a sink, each of which has opened its file for itself, is used by one
+thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import FileIO
+
+#: At most so many bytes at once: no system takes 2³¹ or more.
+MOST = 1 << 30
+
+
+def read_at(file: FileIO, into: memoryview, offset: int) -> int:
+    """Read bytes from an offset on; how many there were, perhaps fewer than fit."""
+    if sys.platform == "win32":
+        file.seek(offset)
+        return file.readinto(into[:MOST])
+    return os.preadv(file.fileno(), [into[:MOST]], offset)
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all bytes at an offset."""
+    while data:
+        if sys.platform == "win32":
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            written = os.write(descriptor, data[:MOST])
+        else:
+            written = os.pwrite(descriptor, data[:MOST], offset)
+        data, offset = data[written:], offset + written
