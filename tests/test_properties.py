@@ -594,7 +594,8 @@ def test_every_instruction_set(name):
 
 
 def test_an_instruction_set_that_does_not_exist():
-    code = "import lrpfast as l, numpy as np; l.from_layers([l.layers.Dense(np.eye(2))]).predict(np.eye(2), device='cpu')"
+    network = "lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])"
+    code = f"import lrpfast, numpy as np; {network}.predict(np.eye(2), device='cpu')"
     env = {**os.environ, "LRPFAST_ISA": "v9", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "DeviceError" in done.stderr and "LRPFAST_ISA" in done.stderr
