@@ -4,8 +4,9 @@
 
 Every call's result is known beforehand, to the byte. Threads share analyzers and models, make their own, ask for
 other sizes and precisions and provoke errors; beside them workers are forked, each with the locks and memory that the
-process has at that moment. Between rounds, with all of them gone, anonymous memory, threads and open files are
-counted. The exit status is 1 for a wrong result, a worker that failed or hung, or a count that grew.
+process has at that moment. All on the CPU: CUDA does not live through a fork. Between rounds, with all of them gone,
+anonymous memory, threads and open files are counted. The exit status is 1 for a wrong result, a worker that failed or
+hung, or a count that grew.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _counted(analyzer: lrpfast.Analyzer, x: np.ndarray) -> bytes:
 def _reread(model: lrpfast.Model, x: np.ndarray, folder: Path) -> bytes:
     with tempfile.NamedTemporaryFile(suffix=".npz", dir=folder) as file:
         model.save(file.name)
-        return bytes(lrpfast.load(file.name).predict(x).tobytes())
+        return bytes(lrpfast.load(file.name).predict(x, device="cpu").tobytes())
 
 
 def calls(seed: int, folder: Path) -> list[Call]:
@@ -100,7 +101,7 @@ def calls(seed: int, folder: Path) -> list[Call]:
     for model, batches in _networks(np.random.default_rng(seed)):
         for rule in ("epsilon", "alpha_beta", "gamma", "epsilon_plus_flat"):
             for precision, threads in (("float32", None), ("float64", 2), ("tf32", 1), ("float32", 3)):
-                settings: dict[str, Any] = {"precision": precision, "threads": threads}
+                settings: dict[str, Any] = {"precision": precision, "device": "cpu", "threads": threads}
                 shared = lrpfast.Analyzer(model, rule, **settings)
                 for x in batches:
                     found.append(lambda a=shared, x=x: a.analyze(x).tobytes())
@@ -114,7 +115,7 @@ def calls(seed: int, folder: Path) -> list[Call]:
                     lambda m=model, r=rule, s=settings, x=x: lrpfast.Analyzer(m, r, **s).analyze(x).tobytes(),
                 ]
         found += [
-            lambda m=model, x=x, p=p: m.predict(x, precision=p).tobytes()
+            lambda m=model, x=x, p=p: m.predict(x, precision=p, device="cpu").tobytes()
             for x in batches
             for p in ("float32", "float64")
         ]

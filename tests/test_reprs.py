@@ -166,5 +166,9 @@ def test_balances():
     part = report[1:]
     assert isinstance(part, lrpfast.Conservation) and len(part) == 1 and part[0] is report["a"]
     assert "mean of 3 samples" in str(part) and "mean of 0 samples" in str(report[:0])
+    columns = report.to_dict()
+    assert columns["layer"].tolist() == ["b"] * 3 + ["a"] * 3 and columns["sample"].tolist() == [0, 1, 2] * 2
+    assert columns["bias"][3:].tolist() == report["a"].bias.tolist() and columns["rounding"].dtype == np.float64
+    assert all(len(column) == 0 for column in report[:0].to_dict().values())
     with pytest.raises(lrpfast.InputError, match="'dense'.*'b', 'a'"):
         report["dense"]

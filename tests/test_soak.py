@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOAK = Path(__file__).parents[1] / "bench" / "soak.py"
-SECONDS = os.environ.get("LRPFAST_SOAK_SECONDS", "20")
+SECONDS = os.environ.get("LRPFAST_SOAK_SECONDS", "60")
 
 pytestmark = [
     pytest.mark.skipif(not SOAK.exists(), reason="the benchmarks are not beside the tests"),

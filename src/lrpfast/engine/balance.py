@@ -127,6 +127,33 @@ class Conservation(Sequence[Balance]):
     def __iter__(self) -> Iterator[Balance]:
         return iter(self._layers)
 
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Every figure of every layer and sample as columns, as a data frame takes them.
+
+        Returns
+        -------
+        dict of arrays, shape (layers · samples,)
+            ``layer`` and ``rule``, ``sample`` (its number in the batch), and the figures of `Balance`, in float64;
+            layer by layer.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
+        >>> report = lrpfast.Analyzer(model, "zero").explain(np.array([[1.0, 1.0], [2.0, 1.0]])).conservation
+        >>> columns = report.to_dict()  # pandas.DataFrame(columns)
+        >>> list(columns)[:5], columns["sample"]
+        (['layer', 'rule', 'sample', 'incoming', 'outgoing'], array([0, 1]))
+        """
+        samples = [len(b.incoming) for b in self._layers]
+        columns = {
+            "layer": np.repeat([b.layer for b in self._layers], samples),
+            "rule": np.repeat([b.rule for b in self._layers], samples),
+            "sample": np.concatenate([np.arange(0), *map(np.arange, samples)]),
+        }
+        for key in COLUMNS:
+            columns[key] = np.concatenate([np.zeros(0), *(getattr(b, key) for b in self._layers)])
+        return columns
+
     def __str__(self) -> str:
         head, rows = self._table()
         return "\n".join([head, *table.lines(rows, right=2)])

@@ -47,6 +47,22 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
 
+def _check_uses(model: Mapping[str, Any]) -> None:
+    """Raise before anything is laid out where that would be too much: the outermost model's layers at every use."""
+    if _uses(model) > MAX_NODES:
+        raise ModelFormatError(f"its layers, counted at every use, are more than {MAX_NODES:,}")
+
+
+def _uses(model: Mapping[str, Any]) -> int:
+    """How often the layers of a model are used together, where all calls are needed."""
+    total = 0
+    for entry in entries_of(model):
+        inside = _uses(entry) if class_of(entry) in SEQUENTIAL + FUNCTIONAL else 1
+        calls = entry.get("inbound_nodes")
+        total += inside * (max(1, len(calls)) if isinstance(calls, list) else 1)
+    return total
+
+
 class _Builder:
     """Lays containers out flat: nodes in forward order, with their shapes."""
 
@@ -106,6 +122,8 @@ class _Builder:
                   keys: Sequence[str | None] = (), masked: tuple[str, ...] = ()) -> list[int]:  # fmt: skip
         """Lay out a model's layers on inputs that are there; the numbers of its outputs."""
         entries = entries_of(model)
+        if not prefix:
+            _check_uses(model)
         seen: Counter[str] = Counter()
         total = Counter(str(entry.get("class_name")) for entry in entries)
         places = []
