@@ -158,9 +158,8 @@ struct Down {
         const bool within_depth = k < now.depth;
 #pragma unroll
         for (int l = 0; l < LOADS; l++)
-            if (mine(l)) {
+            if (mine(l))
                 copy<W>(tile.row(row(l), within()), from + offset[l], within_depth && offset[l] != NOWHERE);
-            }
         k += BK;
         c += BK;
     }
@@ -556,7 +555,8 @@ __device__ __forceinline__ void contract(const Contraction& op, int accumulator,
             row.base = (unsigned)((here.m0 + i) * term.stride);
             if (now.region && here.m0 + i < here.total) {
                 const Place p = place_of(*now.region, here.m0 + i);
-                row.base = (unsigned)(p.sample * term.geometry->source_rows * term.stride + (i64)here.group * term.channels);
+                row.base = (unsigned)(p.sample * term.geometry->source_rows * term.stride +
+                                      (i64)here.group * term.channels);
                 for (int d = 0; d < 3; d++)
                     row.index[d] = p.axis[d] * now.region->axes[d].taps;
             }
