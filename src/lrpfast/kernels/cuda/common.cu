@@ -144,6 +144,20 @@ __device__ __forceinline__ Place place_of(const Region& region, i64 m)
     return p;
 }
 
+// Where a tap is on the three axes.
+struct Tap {
+    unsigned x, y, z;
+
+    __device__ __forceinline__ Tap(const Region& region, int tap)
+    {
+        const int rest = tap / region.axes[2].taps;
+        z = tap - rest * region.axes[2].taps;
+        x = rest / region.axes[1].taps;
+        y = rest - x * region.axes[1].taps;
+    }
+    __device__ __forceinline__ explicit Tap(const uchar4& kept) : x(kept.x), y(kept.y), z(kept.z) {}
+};
+
 __device__ __forceinline__ i64 row_at(const Geometry& g, const Region& region, const Place& p)
 {
     return ((i64)region.axes[0].positions[p.axis[0]] * g.out[1] + region.axes[1].positions[p.axis[1]]) * g.out[2] +

@@ -80,8 +80,7 @@ class Contraction:
         pairs = self._paired()
         self.fused = self.sums if self.sums == 1 or pairs else 0  # accumulators that a tile's kernel can finish
         self.plane_at = place(out)[0]  # where a single plane can lie as well
-        self.sizes = [program.sizes[p.term.source] for p in self.parts]
-        self.depths = [self._depth(p.term, size) for p, size in zip(self.parts, self.sizes, strict=True)]
+        self.depths = [self._depth(p.term, program.sizes[p.term.source]) for p in self.parts]
         self.region_rows = [math.prod(len(a.positions) for a in r.axes) for r in self._regions()] or [self.rows]
         if len(self.region_rows) * self.groups > MOST_PIECES:
             raise InputError(
@@ -94,7 +93,9 @@ class Contraction:
             held.matrix(_matrix(p.term), self.round, p.term.sign, p.scale) for p in self.parts if self.library
         ]
         self.record = held.record(self._record(pairs or self.parts, program, held, place, check))
-        self.singles = held.record(self._record(self.parts, program, held, place, check)) if pairs else self.record
+        single = pairs and self.library  # a library's products are of one term each
+        self.singles = held.record(self._record(self.parts, program, held, place, check)) if single else self.record
+        self._tiles: dict[int, tuple[str, modules.Tile, int]] = {}
 
     def _regions(self) -> tuple[Any, ...]:
         return () if self.geometry is None else self.geometry.regions
@@ -249,24 +250,30 @@ class Contraction:
             return "float64"
         return "tensor" if self.round and self.gpu.tensor_cores else "float32"
 
-    def tile(self, samples: int) -> tuple[str, int, int, int]:
-        """(name, rows, columns, splits) of the tiles for so many samples."""
+    def tile(self, samples: int) -> tuple[str, modules.Tile, int]:
+        """(kernel, tile, splits) for so many samples."""
+        if samples not in self._tiles:
+            self._tiles[samples] = self._choose_tile(samples)
+        return self._tiles[samples]
+
+    def _choose_tile(self, samples: int) -> tuple[str, modules.Tile, int]:
         rows = samples * max(self.region_rows)
-        name = "wide"
+        name, sums = "wide", self.fused or 1
         if self.columns <= NARROW:
             name = "narrow"
         elif rows <= FEW_ROWS:
             name = "few"
-        elif self.columns <= modules.tiles()[self.kind, "middle", self.fused or 1].columns:
+        elif self.columns <= modules.tiles()[self.kind, "middle", sums].columns:
             name = "middle"
-        down, across, _ = modules.tiles()[self.kind, name, self.fused or 1]
-        blocks = -(-rows // down) * -(-self.columns // across) * len(self.region_rows) * self.groups
+        tile = modules.tiles()[self.kind, name, sums]
+        pieces = len(self.region_rows) * self.groups
+        blocks = -(-rows // tile.rows) * -(-self.columns // tile.columns) * pieces
         depth = max(self.depths)
         splits = max(1, -(-depth // LONGEST_CHAIN))
         if blocks < FULL * self.gpu.processors:
             most = max(splits, min(depth // LEAST_DEPTH, MOST_SPLITS))
             splits = min(range(splits, most + 1), key=lambda s: self._turns(blocks, s))
-        return name, down, across, min(splits, MOST_PIECES // (len(self.region_rows) * self.groups))
+        return f"{name}_{sums}", tile, min(splits, MOST_PIECES // pieces)
 
     def _turns(self, blocks: int, splits: int) -> float:
         """How long so many tiles take in so many splits of K: whole turns of all processors, and each split's plane."""
@@ -285,7 +292,7 @@ class Contraction:
         if self.by_library(samples):
             copies = [samples * self.rows * d for p, d in zip(self.parts, self.depths, strict=True) if self._copied(p)]
             return max(copies, default=0) + (self.sums * plane if self.sums > 1 else 0)
-        splits = self.tile(samples)[3]
+        splits = self.tile(samples)[-1]
         return 0 if self.fused and splits == 1 else self.sums * splits * plane
 
     def _copied(self, part: Part) -> bool:
@@ -302,17 +309,17 @@ class Contraction:
         if self.by_library(chunk.samples):
             planes, splits = self._products(chunk), 1
         else:
-            name, down, across, splits = self.tile(chunk.samples)
+            kernel, tile, splits = self.tile(chunk.samples)
             fused = self.fused and splits == 1
             planes = 0 if fused else chunk.scratch
             grid = (
-                -(-chunk.samples * max(self.region_rows) // down),
-                -(-self.columns // across),
+                -(-chunk.samples * max(self.region_rows) // tile.rows),
+                -(-self.columns // tile.columns),
                 len(self.region_rows) * self.groups * splits,
             )
             for a in range(1 if self.fused else self.sums):
                 before = (self.record, np.int32(a), np.int32(splits), np.uint64(planes))
-                chunk.launch_grid("tile", self.kind, f"{name}_{self.fused or 1}", grid, before)
+                chunk.launch_grid("tile", self.kind, kernel, grid, before, tile.shared)
             if fused:
                 return
         elements = chunk.samples * self.rows * self.width

@@ -120,10 +120,9 @@ class Chunk:
             self.launch_grid(module, self.kind, name, (blocks, y, 1), before)
 
     def launch_grid(
-        self, module: str, kind: str, name: str, grid: tuple[int, int, int], before: tuple[Any, ...]
+        self, module: str, kind: str, name: str, grid: tuple[int, int, int], before: tuple[Any, ...], shared: int = 0
     ) -> None:
         kernel = modules.function(self.gpu.index, module, kind, name)
-        shared = modules.shared_memory(kind, name) if module == "tile" else 0
         kernel(grid, (modules.THREADS,), (*before, *self.arguments), shared_mem=shared)
 
 

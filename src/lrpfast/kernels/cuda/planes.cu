@@ -76,11 +76,10 @@ rows_of_term(const Contraction* op, int t, REAL* out, RUN_ARGUMENTS)
         const i64 m = i / depth, k = i - m * depth;
         const int tap = (int)(k / term.channels), c = (int)(k - (i64)tap * term.channels);
         const Place p = place_of(region, m);
-        const int t2 = tap % region.axes[2].taps, t1 = tap / region.axes[2].taps % region.axes[1].taps;
-        const int t0 = tap / region.axes[2].taps / region.axes[1].taps;
-        const int a = region.axes[0].index[p.axis[0] * region.axes[0].taps + t0];
-        const int b = region.axes[1].index[p.axis[1] * region.axes[1].taps + t1];
-        const int d = region.axes[2].index[p.axis[2] * region.axes[2].taps + t2];
+        const Tap at(region, tap);
+        const int a = region.axes[0].index[p.axis[0] * region.axes[0].taps + at.x];
+        const int b = region.axes[1].index[p.axis[1] * region.axes[1].taps + at.y];
+        const int d = region.axes[2].index[p.axis[2] * region.axes[2].taps + at.z];
         REAL value = 0;
         if (a >= 0 && b >= 0 && d >= 0)
             value = source[(p.sample * g.source_rows + ((i64)a * g.source[1] + b) * g.source[2] + d) * term.stride +

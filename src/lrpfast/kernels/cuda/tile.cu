@@ -80,20 +80,6 @@ struct Now {
     uchar4 taps[KEPT];         // where the first taps are on the three axes: no need to divide for them
 };
 
-// Where a tap is on the three axes.
-struct Tap {
-    unsigned x, y, z;
-
-    __device__ __forceinline__ Tap(const Region& region, int tap)
-    {
-        const int rest = tap / region.axes[2].taps;
-        z = tap - rest * region.axes[2].taps;
-        x = rest / region.axes[1].taps;
-        y = rest - x * region.axes[1].taps;
-    }
-    __device__ __forceinline__ explicit Tap(const uchar4& kept) : x(kept.x), y(kept.y), z(kept.z) {}
-};
-
 // The operands of one step of K. The left one is kept transposed where rows go to registers by k.
 template <int BM, int BT, int BK, int TENSOR>
 struct Tile {
@@ -589,20 +575,18 @@ __device__ __forceinline__ void contract(const Contraction& op, int accumulator,
 
 // A kernel's line says its tile, columns being those of each of its NS sums; what its threads hold; how many steps of K
 // are in shared memory, and how many bytes they take there; and how many blocks a multiprocessor should have room for.
-#define TILE(NAME, BM, BN, BK, TM, TN, STAGES, BYTES, NS, BLOCKS)                                                \
+#define KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, ...)                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                \
         NAME##_##NS(const Contraction* op, int accumulator, int splits, REAL* planes, RUN_ARGUMENTS)             \
     {                                                                                                            \
-        contract<BM, BN, BK, NS, STAGES, BYTES, Plain<BM, NS * BN, BK, TM, TN>>(*op, accumulator, splits, planes, RUN); \
+        contract<BM, BN, BK, NS, STAGES, BYTES, __VA_ARGS__>(*op, accumulator, splits, planes, RUN);             \
     }
+#define TILE(NAME, BM, BN, BK, TM, TN, STAGES, BYTES, NS, BLOCKS)                                                \
+    KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, Plain<BM, NS * BN, BK, TM, TN>)
+#define FRAGMENTS(NAME, BM, BN, BK, WM, STAGES, BYTES, NS, BLOCKS)                                               \
+    KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, Fragments<BM, NS * BN, BK, WM>)
 
 #ifdef TENSOR_CORES
-#define FRAGMENTS(NAME, BM, BN, BK, WM, STAGES, BYTES, NS, BLOCKS)                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                \
-        NAME##_##NS(const Contraction* op, int accumulator, int splits, REAL* planes, RUN_ARGUMENTS)             \
-    {                                                                                                            \
-        contract<BM, BN, BK, NS, STAGES, BYTES, Fragments<BM, NS * BN, BK, WM>>(*op, accumulator, splits, planes, RUN); \
-    }
 FRAGMENTS(wide, 128, 128, 16, 2, 4, 75776, 1, 2)
 FRAGMENTS(wide, 128, 64, 16, 2, 4, 75776, 2, 2)
 FRAGMENTS(middle, 128, 64, 16, 4, 4, 59392, 1, 2)

@@ -47,9 +47,8 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
 
-def _check_uses(model: Mapping[str, Any]) -> None:
-    """Raise before anything is laid out where that would be too much: the outermost model's layers at every use."""
-    if _uses(model) > MAX_NODES:
+def _check_count(uses: int) -> None:
+    if uses > MAX_NODES:
         raise ModelFormatError(f"its layers, counted at every use, are more than {MAX_NODES:,}")
 
 
@@ -83,8 +82,7 @@ class _Builder:
             and [before.axes[axis] for axis in layer.axes] == sorted(layer.axes)
         ):
             return sources[0]  # there and back
-        if len(self.nodes) >= MAX_NODES:
-            raise ModelFormatError(f"its layers, counted at every use, are more than {MAX_NODES:,}")
+        _check_count(len(self.nodes) + 1)
         self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
         self.nodes.append((layer, inputs))
         return len(self.nodes) - 1
@@ -122,8 +120,6 @@ class _Builder:
                   keys: Sequence[str | None] = (), masked: tuple[str, ...] = ()) -> list[int]:  # fmt: skip
         """Lay out a model's layers on inputs that are there; the numbers of its outputs."""
         entries = entries_of(model)
-        if not prefix:
-            _check_uses(model)
         seen: Counter[str] = Counter()
         total = Counter(str(entry.get("class_name")) for entry in entries)
         places = []
@@ -301,6 +297,7 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
     for name, shape in _inputs(document, store):
         builder.place(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
+    _check_count(_uses(document))  # before any of it is laid out
     outputs = builder.container(document, store, inputs)
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
