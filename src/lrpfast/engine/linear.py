@@ -114,8 +114,9 @@ def _constant(low: Lowering, step: LinearPlan, group: GroupPlan) -> np.ndarray |
     total = _bias(low, step, group)
     if group.constants:
         products = _constants(low, step, group.constants)
-        if total is not None:
-            products = (products.reshape(-1, len(total)) + total).ravel()
+        if total is not None:  # either may have a row for all rows
+            columns = step.operator.out_columns
+            products = (products.reshape(-1, columns) + total.reshape(-1, columns)).ravel()
         total = products
     return total
 

@@ -123,6 +123,8 @@ class Operator:
     kind : {"dense", "diagonal", "local"}
     tf32 : bool
         Whether TF32 rounds its operands; as on a GPU, only convolutions and matrix products do.
+    uniform : bool
+        Whether all taps of all channels have the same weight, apart from factors: one is written for all.
     """
 
     kernels: tuple[np.ndarray, ...]
@@ -135,12 +137,8 @@ class Operator:
     kind: str = "dense"
     tf32: bool = True
     text: str = ""
+    uniform: bool = False
     _cache: dict[Any, Geometry] = field(default_factory=dict, repr=False)
-
-    @property
-    def uniform(self) -> bool:
-        """Whether all taps of all channels have the same weight, apart from factors."""
-        return self.kind == "diagonal" and self.kernels[0].shape[1] == 1
 
     @once
     def seen(self) -> np.ndarray:
@@ -394,7 +392,7 @@ def _mean(shape: Fixed, out: Fixed, taps: list[Taps], text: str) -> Operator:
     """Taps whose factors make a weighted mean."""
     one = np.ones((1, 1))
     rows, columns = _rows(shape), shape[-1]
-    return Operator((one,), None, rows, _rows(out), columns, out[-1], _three(taps), "diagonal", False, text)
+    return Operator((one,), None, rows, _rows(out), columns, out[-1], _three(taps), "diagonal", False, text, True)
 
 
 def _average(layer: AveragePool, shapes: tuple[Fixed, ...], out: Fixed) -> Operator:
