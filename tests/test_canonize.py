@@ -208,3 +208,130 @@ def test_the_factors_of_a_separable_convolution_count_as_one_layer():
     layer = L.SeparableConv(array(3, 2, 1), array(1, 2, 3), name="s")
     model = lrpfast.from_layers([layer, L.Flatten(), L.Dense(array(12, 2))], (6, 2))
     assert file_indices(model) == [0, 1, 1, 2, 3]
+
+
+def networks():
+    """Every canonized shape, and those that stay, inside a network: something before, something after."""
+    for what, (shape, layer) in BEFORE.items():
+        width = layer_width(layer, shape)
+        above = [L.Flatten(), L.Dense(array(int(np.prod(layer.output_shape(shape))), 3), array(3))]
+        yield f"into {what}", shape, [layer, L.Identity("Dropout"), norm(width), relu(), *above]
+        yield f"into {what}, the output", shape, [layer, norm(width)]
+        if len(shape) > 1:
+            yield f"into {what}, pooled", shape, [layer, norm(width), L.GlobalAveragePool(), L.Dense(array(width, 2))]
+    for what, (shape, layers) in AFTER.items():
+        yield f"on, {what}", shape, [norm(shape[-1]), L.Identity("Dropout"), *layers]
+        first = L.Dense(array(shape[-1], shape[-1]), array(shape[-1]), "relu")
+        yield f"on, {what}, after an activation", shape, [first, norm(shape[-1]), *layers, L.Flatten()]
+    for what, (shape, layers) in STAYS.items():
+        yield f"stays, {what}", shape, layers
+    dense = [L.Dense(array(4, 4), array(4), name=name) for name in "abc"]
+    yield "a sigmoid inside", (4,), [dense[0], norm(4), L.Activation("sigmoid"), norm(4), dense[1]]
+    yield "a softmax inside", (4,), [L.Dense(array(4, 4), None, "softmax"), norm(4), dense[1], L.Activation("softmax")]
+    yield "several", (4,), [norm(4), dense[0], norm(4), norm(4), relu(), norm(4), dense[1], norm(4), relu(), dense[2]]
+
+
+NETWORKS = {what: (shape, layers) for what, shape, layers in networks()}
+COMPOSITES = {
+    "epsilon": lrpfast.composites.Uniform(lrpfast.rules.Epsilon(0.5)),
+    "alpha_beta": lrpfast.composites.Uniform("alpha_beta"),
+    "gradients": lrpfast.composites.ByType({L.Activation: "gradient"}) | lrpfast.composites.Uniform("flat"),
+    "norms by a rule": lrpfast.composites.ByType({L.BatchNorm: "gamma"}) | lrpfast.composites.Uniform("w_square"),
+}
+
+
+def check_continued(model, composite):
+    """Begun at a layer with the relevance that it has, an explanation goes on as the whole one does."""
+    x = RNG.normal(size=(2, *model.input_shape))
+    whole = lrpfast.Analyzer(model, composite, precision="float64").explain(x, layers=True)
+    most = max(np.abs(relevance).max() for relevance in whole.layers.values())
+    for node in model.nodes:
+        rest = lrpfast.Analyzer(model, composite, precision="float64", start=node.name)
+        rest = rest.explain(x, whole.layers[node.name], layers=True)
+        for name, relevance in rest.layers.items():
+            np.testing.assert_allclose(relevance, whole.layers[name], rtol=1e-9, atol=1e-9 * most, err_msg=node.name)
+
+
+@pytest.mark.parametrize("rule", COMPOSITES)
+@pytest.mark.filterwarnings("ignore::lrpfast.errors.AmplificationWarning")
+def test_explanations_are_continued_at_any_layer(rule):
+    for shape, layers in NETWORKS.values():
+        check_continued(lrpfast.from_layers(layers, shape), COMPOSITES[rule])
+
+
+@pytest.mark.filterwarnings("ignore::lrpfast.errors.AmplificationWarning")
+def test_explanations_of_shared_layers_are_continued():
+    """Used twice a layer stays as it is, also where the part up to the start uses it once."""
+    d = L.Dense(array(4, 4), array(4), name="d")
+    g = lrpfast.Graph()
+    first = g.add(norm(4), g.add(d, g.input((4,), "x")))
+    model = g.model(g.add(L.Dense(array(4, 2)), g.add(norm(4), g.add(d, first))))
+    assert len(norms(canonize(model))) == 1
+    check_continued(model, COMPOSITES["epsilon"])
+
+
+def test_a_layer_that_a_norm_is_folded_into_hands_out_what_the_norm_makes():
+    layers = [
+        L.Conv(array(3, 2, 4), array(4), name="conv"),
+        norm(4, "norm"),
+        relu(),
+        L.Flatten(),
+        L.Dense(array(28, 2)),
+    ]
+    model = lrpfast.from_layers(layers, (9, 2))
+    x = RNG.normal(size=(2, 9, 2))
+    for rule, at in (("epsilon", "norm"), ("captum", "conv")):
+        output = lrpfast.Analyzer(model, rule, start="conv", target=3, precision="float64").explain(x).output
+        np.testing.assert_allclose(output, model.until(at).predict(x, precision="float64"), rtol=1e-12, atol=1e-12)
+
+
+EXPRESS = {
+    "by type": lambda rule: lrpfast.composites.ByType({L.BatchNorm: rule}),
+    "by a tuple of types": lambda rule: lrpfast.composites.ByType({(L.BatchNorm, L.Add): rule}),
+    "by name": lambda rule: lrpfast.composites.ByName({"norm": rule}),
+    "by a pattern": lambda rule: lrpfast.composites.ByName({"nor*": rule}),
+    "by index": lambda rule: lrpfast.composites.ByIndex({2: rule}, among=L.Layer),
+    "by index among norms": lambda rule: lrpfast.composites.ByIndex({0: rule}, among=L.BatchNorm),
+    "by a condition": lambda rule: lrpfast.composites.when(lambda layer: layer.name == "norm", rule, among=L.Layer),
+    "the first": lambda rule: lrpfast.composites.Composite(
+        (lrpfast.composites.Entry("first", rule, None, L.BatchNorm),)
+    ),
+}
+
+
+@pytest.mark.parametrize("how", EXPRESS)
+@pytest.mark.parametrize("rule", ["pass", "gamma"])
+def test_a_rule_for_a_norm_keeps_it_from_being_folded(how, rule):
+    layers = [L.Dense(array(4, 3), array(3), name="d"), norm(3, "norm"), relu(), L.Dense(array(3, 2), array(2))]
+    model, x = lrpfast.from_layers(layers, (4,)), RNG.normal(size=(3, 4))
+    uniform = lrpfast.composites.Uniform(lrpfast.rules.Epsilon(0.5))
+    one_by_one = lrpfast.composites.Composite(
+        (lrpfast.composites.Entry("all", rule, None, L.BatchNorm), *uniform.entries), canonize=False
+    )
+    wanted = lrpfast.Analyzer(model, one_by_one, precision="float64").analyze(x)
+    for composite in (EXPRESS[how](rule) | uniform, uniform | EXPRESS[how](rule)):
+        assert composite.assign(model).kept == {2}
+        explanation = lrpfast.Analyzer(model, composite, precision="float64").explain(x)
+        np.testing.assert_array_equal(explanation.relevance, wanted)
+    assert not np.allclose(lrpfast.Analyzer(model, uniform, precision="float64").analyze(x), wanted)
+
+
+def test_rules_for_all_layers_or_for_a_block_leave_norms_to_be_folded():
+    layers = [L.Dense(array(4, 3), name="block_d"), norm(3, "block_norm"), relu(), L.Dense(array(3, 2))]
+    model = lrpfast.from_layers(layers, (4,))
+    composites = lrpfast.composites
+    for composite in (
+        composites.Uniform("gamma"),
+        composites.EpsilonPlus(),
+        composites.ByType({L.Dense: "gamma"}, default="epsilon"),
+        composites.ByName({"block_*": "gamma"}) | composites.Uniform("epsilon"),
+        composites.ByType({L.Activation: "pass", L.Layer: "epsilon"}),
+    ):
+        assert not composite.assign(model).kept
+
+
+def test_a_rule_for_one_norm_leaves_the_others_to_be_folded():
+    layers = [L.Dense(array(4, 3)), norm(3, "a"), relu(), L.Dense(array(3, 3)), norm(3, "b"), L.Dense(array(3, 2))]
+    model = lrpfast.from_layers(layers, (4,))
+    assert norms(canonize(model, {2})) == ["a"]
+    same(model, canonize(model, {2}))

@@ -15,7 +15,6 @@ from .. import table
 from ..errors import InputError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
-from ..model.canonize import canonize
 from ..model.graph import Model
 from ..model.layers import SOFTMAXES
 from ..rules import Pass, Rule
@@ -24,7 +23,7 @@ from ..rules.presets import as_composite
 from ..version import __version__
 from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
-from .explained import explained_targets, minus_reference, rules_of, start_and_target, up_to_start
+from .explained import explained_part, explained_targets, minus_reference, start_and_target
 from .explanation import Explanation
 from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
 from .lower import Lowered, lower
@@ -53,7 +52,8 @@ class Analyzer:
     model : Model
     rule : Rule, Composite or str
         A rule, a composite that gives layers their rules, or the name of either. Batch
-        normalization is folded into the layers beside it first, unless the composite says otherwise.
+        normalization is folded into the layers beside it first, unless the composite says otherwise or has
+        a rule for it.
     target : "max", "all", int, list, tuple, array or callable, optional
         Default target of `analyze`: the largest output ("max", the first of equals; so when None),
         every output's own value ("all"), an output's index, one index for each sample (a list or an
@@ -67,7 +67,8 @@ class Analyzer:
         outputs, a mapping {output: target} names one by name or index. Arrays are copied.
     start : str, int or (layer, neuron), optional
         A hidden layer to explain instead of the output; (layer, neuron) is the same as this layer with
-        target=neuron.
+        target=neuron. The layer is the same as in ``explain(layers=True).layers``: what a batch normalization is
+        folded into has that one's output.
     y_ref : float or array, optional
         Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
     input_range : (low, high), optional
@@ -152,18 +153,12 @@ class Analyzer:
     def _prepare(self) -> None:
         """Decide and compile everything, for a model whose shapes are all known."""
         model, target = self._model, self._target
-        assignment = self._composite.assign(model)
-        explained, kept = up_to_start(model, self._start_at)
-        explained = explained.without_output_activation(self.stripped)
+        explained, assignment = explained_part(model, self._composite, self.stripped, self._start_at)
         if self._y_ref is not None:
             explained = minus_reference(explained, self._y_ref)
-        if self._composite.canonize:
-            explained = canonize(explained)
         self._explained = explained
         self._ports = Ports(explained)
-        self._plan = make_plan(
-            explained, rules_of(assignment, kept), input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32
-        )
+        self._plan = make_plan(explained, assignment, input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32)
         self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
         self._compile()
         self._plain: Start | None = None  # where the target is the same for every batch

@@ -11,10 +11,11 @@ import numpy as np
 
 from ..errors import InputError, ShapeError
 from ..kernels import Start
+from ..model.canonize import canonize
 from ..model.graph import Model
 from ..model.layers import Dense
 from ..model.layers.base import whole
-from ..rules.composites import Assignment
+from ..rules.composites import Assignment, Composite
 
 
 def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
@@ -36,11 +37,19 @@ def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
     return at, target
 
 
-def up_to_start(model: Model, start: str | int | None) -> tuple[Model, list[int]]:
-    """The model up to the layer to explain, and its nodes' places in the whole one."""
+def explained_part(model: Model, composite: Composite, stripped: Sequence[str], start: Any) -> tuple[Model, Assignment]:
+    """The model up to the layer to explain, as it is explained, and its layers' rules.
+
+    What ends the whole model is left out and batch normalization folded before the model is cut, not after, so that a
+    layer's output is the same value whether an explanation begins there or comes by.
+    """
+    assignment = composite.assign(model)
+    whole = model.without_output_activation(stripped)
+    if composite.canonize:
+        whole = canonize(whole, assignment.kept)
     if start is None:
-        return model, list(range(len(model.nodes)))
-    return model.until(start), model.needed(start)
+        return whole, assignment
+    return whole.until(start), rules_of(assignment, model.needed(start))
 
 
 def minus_reference(model: Model, y_ref: Any) -> Model:

@@ -29,7 +29,8 @@ class Explanation:
     conservation : Conservation
         Where relevance went, layer by layer from the output down.
     layers : dict or None
-        Relevance of every layer's output, by the layer's name, when asked for.
+        Relevance of every layer's output, by the layer's name, when asked for. A batch normalization that is
+        folded away is one with its input: into the layer before it, which then has its output, or after it.
 
     Examples
     --------

@@ -47,6 +47,11 @@ def rule_text(rule: Rule) -> str:
     return f"{rule.name}({', '.join(shown)})" if shown else rule.name
 
 
+def _canonized(canonize: bool, kept: list[str]) -> str:
+    """Whether batch normalization is folded, and which is not since it has a rule of its own."""
+    return "false" if not canonize else "true" + (f", but {', '.join(kept)}" if kept else "")
+
+
 def record(analyzer: Analyzer) -> dict[str, str]:
     """How an analyzer explains: model and its digest, every layer's rule, precision, and what else was asked for."""
     model = analyzer.model
@@ -63,7 +68,7 @@ def record(analyzer: Analyzer) -> dict[str, str]:
         "model_digest": model.digest(),
         "rules": "; ".join(f"{', '.join(names)}: {text}" for text, names in texts.items()) or "pass",
         "precision": analyzer.precision,
-        "canonized": str(bool(analyzer._composite.canonize)).lower(),
+        "canonized": _canonized(analyzer._composite.canonize, [model.nodes[i].name for i in sorted(assignment.kept)]),
     }
     for key, value in (("start", analyzer._start_at), ("y_ref", analyzer._y_ref), ("input_range", analyzer._range)):
         if value is not None:

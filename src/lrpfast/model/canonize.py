@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from .layers.window import pads
 _Nodes = list[tuple[Layer, tuple[int, ...]]]
 
 
-def canonize(model: Model) -> Model:
+def canonize(model: Model, kept: Collection[int] = ()) -> Model:
     """The model with every batch normalization folded into a linear layer, where that changes no output.
 
     It is folded into the layer with weights before it, when nothing else uses that layer's
@@ -42,6 +43,8 @@ def canonize(model: Model) -> Model:
     Parameters
     ----------
     model : Model
+    kept : collection of int
+        Nodes that are not to be folded.
 
     Returns
     -------
@@ -79,7 +82,7 @@ def canonize(model: Model) -> Model:
         return None
 
     for i, (layer, inputs) in enumerate(nodes):
-        if not isinstance(layer, BatchNorm) or i in shared:
+        if not isinstance(layer, BatchNorm) or i in shared or i in kept:
             continue
         folded, at = None, before(i)
         if at is not None:

@@ -6,11 +6,11 @@ of it decides; where none does, the layer's role has a default (``roles.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import InputError, RuleError
 from ..model.graph import Model, Node
-from ..model.layers import Activation
+from ..model.layers import Activation, BatchNorm
 from . import roles
 from .bounds import fit_bounds
 from .entries import ORDER, Entry
@@ -27,6 +27,8 @@ class Assignment:
         By the node's index in ``model.nodes``: of every layer but inputs and those that do nothing.
     activations : dict of int to Rule
         Of the activations within layers, by the same index.
+    kept : frozenset of int
+        Batch normalizations that were given a rule of their own, and so are not folded.
 
     Examples
     --------
@@ -38,6 +40,7 @@ class Assignment:
 
     rules: dict[int, Rule]
     activations: dict[int, Rule]
+    kept: frozenset[int] = field(default=frozenset(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Composite:
     entries : tuple of Entry
     name : str
     canonize : bool
-        Whether batch normalization is folded into the layer beside it first.
+        Whether batch normalization is folded into the layer beside it first, where no entry means it.
 
     Examples
     --------
@@ -100,18 +103,22 @@ class Composite:
         places = [self._places(entry, model) for entry in self.entries]
         rules: dict[int, Rule] = {}
         activations: dict[int, Rule] = {}
+        kept: set[int] = set()
         for i, node in enumerate(model.nodes):
             kind = roles.role(node.layer)
             if kind is not roles.NOTHING:
-                given = (e.rule for e, at in zip(self.entries, places, strict=True) if i in at and e.where != "count")
-                rule = next(given, kind.default)
+                given = ((e, at) for e, at in zip(self.entries, places, strict=True) if i in at and e.where != "count")
+                entry, at = next(given, (None, frozenset()))
+                rule = kind.default if entry is None else entry.rule
                 if rule is None:
                     raise RuleError(f"{node} (layer {i}): no entry of {self.name} gives it a rule")
                 rules[i] = fit_bounds(roles.check(rule, kind, node), model, i)
+                if entry is not None and isinstance(node.layer, BatchNorm) and entry.keeps(model, at):
+                    kept.add(i)
             function = getattr(node.layer, "activation", None)
             if function is not None:
                 activations[i] = self._activation(function, node)
-        return Assignment(rules, activations)
+        return Assignment(rules, activations, kept=frozenset(kept))
 
     def _places(self, entry: Entry, model: Model) -> frozenset[int]:
         places = entry.places(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
-from ..model.layers import Input, Layer, Linear
+from ..model.layers import BatchNorm, Input, Layer, Linear
 from ..model.layers.base import whole
 from ..model.layers.shape import only_moves
 from .names import as_rule
@@ -86,6 +86,16 @@ class Entry:
         wanted, fits = _VALUES.get(self.where, ("left out", lambda value: value is None))
         if not fits(self.value):
             raise RuleError(f"Entry: with {self.where!r}, value must be {wanted}, not {self.value!r}")
+
+    def keeps(self, model: Model, places: Collection[int]) -> bool:
+        """Whether the batch normalizations among these places, the line's, were meant: such are not folded away.
+
+        A line that speaks of whatever is there ("default", all of type Layer, the names of a whole block) means the
+        layers that they are folded into.
+        """
+        if self.where == "name":
+            return all(isinstance(model.nodes[i].layer, BatchNorm) for i in places)
+        return self.where != "default" and (self.where != "all" or any(issubclass(t, BatchNorm) for t in self.among))
 
     def places(self, model: Model) -> frozenset[int]:
         """The indices of the nodes that the line speaks of."""

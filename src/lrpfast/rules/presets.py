@@ -29,9 +29,10 @@ def _map(
         (
             *first,
             Entry("all", convolutions, None, CONVOLUTIONS),
-            Entry("all", dense, None, (Dense, BatchNorm)),
+            Entry("all", dense, None, (Dense,)),
             Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
             *rest,
+            Entry("default", dense, None, (BatchNorm,)),
         ),
         name,
     )
@@ -49,7 +50,7 @@ def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # 
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlus(epsilon=0.1).entries]
-    ['z_plus', 'epsilon', 'norm']
+    ['z_plus', 'epsilon', 'norm', 'epsilon']
     """
     return _map("epsilon_plus", (), ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
 
@@ -70,7 +71,7 @@ def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonPlusFlat().entries]
-    ['flat', 'z_plus', 'epsilon', 'norm']
+    ['flat', 'z_plus', 'epsilon', 'norm', 'epsilon']
     """
     first = ends(Flat(stabilizer=stabilizer), None, "")
     return _map("epsilon_plus_flat", first, ZPlus(stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
@@ -92,7 +93,7 @@ def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composi
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1().entries]
-    ['alpha_beta', 'epsilon', 'norm']
+    ['alpha_beta', 'epsilon', 'norm', 'epsilon']
     """
     return _map("epsilon_alpha2_beta1", (), AlphaBeta(2, 1, stabilizer=stabilizer), Epsilon(epsilon), stabilizer)
 
@@ -113,7 +114,7 @@ def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Com
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonAlpha2Beta1Flat().entries]
-    ['flat', 'alpha_beta', 'epsilon', 'norm']
+    ['flat', 'alpha_beta', 'epsilon', 'norm', 'epsilon']
     """
     first = ends(Flat(stabilizer=stabilizer), None, "")
     rule = AlphaBeta(2, 1, stabilizer=stabilizer)
@@ -136,7 +137,7 @@ def EpsilonGammaBox(  # noqa: N802
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.EpsilonGammaBox(0, 1).entries]
-    ['z_box', 'gamma', 'epsilon', 'norm']
+    ['z_box', 'gamma', 'epsilon', 'norm', 'epsilon']
     """
     first = ends(ZBox(low, high, stabilizer=stabilizer), None, "", CONVOLUTIONS)
     rule = Gamma(gamma, stabilizer=stabilizer)
@@ -153,7 +154,7 @@ def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.ExcitationBackprop().entries]
-    ['z_plus', 'z_plus', 'norm', 'gradient']
+    ['z_plus', 'z_plus', 'norm', 'gradient', 'z_plus']
     """
     rule = ZPlus(stabilizer=stabilizer)
     gradient = (Entry("all", Gradient(), None, (Activation,)),)

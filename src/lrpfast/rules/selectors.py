@@ -35,10 +35,11 @@ def Uniform(rule: Rule | str, first: Rule | str | None = None, last: Rule | str 
     --------
     >>> composite = lrpfast.composites.Uniform("gamma", first="flat")
     >>> [(entry.where, entry.rule.name) for entry in composite.entries]
-    [('first', 'flat'), ('all', 'gamma')]
+    [('first', 'flat'), ('all', 'gamma'), ('default', 'gamma')]
     """
     rule = as_rule(rule, "Uniform")
-    entries = (*ends(first, last, "Uniform"), Entry("all", rule, None, (Linear, BatchNorm)))
+    rest = Entry("all", rule), Entry("default", rule, None, (BatchNorm,))
+    entries = (*ends(first, last, "Uniform"), *rest)
     return Composite(entries, f"uniform {rule.name}")
 
 
@@ -53,7 +54,8 @@ def ByType(  # noqa: N802
     Parameters
     ----------
     rules : mapping of layer types, or tuples of them, to rules
-        A rule for ``Activation`` holds for activations within layers too.
+        A rule for ``Activation`` holds for activations within layers too. A batch normalization that has a rule
+        for ``BatchNorm`` is not folded.
     first, last : Rule or str, optional
         For the first and the last layer with weights in forward order.
     default : Rule or str, optional
@@ -80,7 +82,8 @@ def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
     rules : mapping of str to rules
         ``*`` stands for any text, ``?`` for any letter, ``[ab]`` for one of these. Names are those
         of `Model.summary`. A pattern speaks of layers with weights and batch normalizations, a
-        full name of any layer. A pattern that fits none is an error.
+        full name of any layer. A pattern that fits none is an error. A batch normalization is not folded where
+        its name, or a pattern for none but batch normalizations, has a rule.
 
     Examples
     --------
