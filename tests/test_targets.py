@@ -146,3 +146,135 @@ def test_explanation_says_what_was_explained():
     assert (explanation.target == explanation.output.argmax(1)).all()
     assert (analyzer.explain(X, 2).target == 2).all()
     assert (analyzer.explain(X, [3, 1, 0, 2, 1]).target == [3, 1, 0, 2, 1]).all()
+
+
+# Outputs of several axes: two numbers may be one output's index, as captum reads them, or two outputs.
+
+EXACT = lrpfast.rules.Zero(stabilizer=lrpfast.rules.Stabilizer(1e-7, "zero"))
+W12 = np.random.default_rng(5).normal(size=(6, 12))
+
+
+def several_axes(shape=(3, 4), name="model"):
+    make = lrpfast.layers
+    return lrpfast.from_layers([make.Dense(W12), make.Reshape(shape)], name=name)
+
+
+def flat_relevance(*signed):
+    """Of outputs without bias under the zero rule, counted flat: each with its sign."""
+    return sum(sign * X * W12[:, j] for j, sign in signed)
+
+
+@pytest.mark.parametrize("target, flat", [(((1, 2), (0, 0)), (6, 0)), (((np.int64(2), 3), (1, 0)), (11, 4))])
+def test_a_difference_of_outputs_by_their_full_indices(target, flat):
+    analyzer = lrpfast.Analyzer(several_axes(), EXACT, precision="float64")
+    wanted = flat_relevance((flat[0], 1), (flat[1], -1))
+    np.testing.assert_allclose(analyzer.analyze(X, target), wanted, rtol=1e-9)
+    assert (analyzer.explain(X, target).target == flat).all()
+    own = lrpfast.Analyzer(several_axes(), EXACT, precision="float64", target=target)
+    np.testing.assert_allclose(own.analyze(X), wanted, rtol=1e-9)
+
+
+def test_full_indices_of_one_axis():
+    layers = cases.network((6, 9, 4))
+    analyzer = lrpfast.Analyzer(cases.model(layers), "epsilon")
+    assert analyzer.analyze(X, ((2,), (0,))).tobytes() == analyzer.analyze(X, (2, 0)).tobytes()
+
+
+def ways_in(target, tmp_path):
+    """Every way to say a target."""
+    import dask.array
+
+    model = several_axes()
+    analyzer = lrpfast.Analyzer(model, "zero")
+    graph = lrpfast.Graph()
+    x = graph.input((6,))
+    dense = graph.add(lrpfast.layers.Dense(W12), x)
+    two = graph.model(
+        graph.add(lrpfast.layers.Reshape((3, 4), name="r"), dense), graph.add(lrpfast.layers.Flatten(), x)
+    )
+    longer = lrpfast.from_layers([*several_axes().layers[1:], lrpfast.layers.Flatten()], (6,))
+    np.save(tmp_path / "x.npy", X)
+    lazy = dask.array.from_array(X, chunks=(2, 6))
+    wo = lrpfast.create_analyzer("lrp.z", model)
+    return {
+        "the analyzer's": lambda: lrpfast.Analyzer(model, "zero", target=target),
+        "the call's": lambda: analyzer.analyze(X, target),
+        "explain": lambda: analyzer.explain(X, target),
+        "create_analyzer's call": lambda: wo.analyze(X, target=target),
+        "an output's": lambda: lrpfast.Analyzer(two, "zero", target={"r": target}),
+        "an output's, by a call": lambda: lrpfast.Analyzer(two, "zero").analyze(X, {0: target}),
+        "start's neuron": lambda: lrpfast.Analyzer(longer, "zero", start=("reshape", target)),
+        "start's target": lambda: lrpfast.Analyzer(longer, "zero", start="reshape").analyze(X, target),
+        "stream": lambda: analyzer.stream(tmp_path / "x.npy", tmp_path / "r.npy", target=target, progress=False),
+        "map": lambda: analyzer.map(X, target),
+        "a lazy map": lambda: analyzer.map(lazy, target),
+        "an open size": lambda: lrpfast.Analyzer(
+            lrpfast.from_layers([lrpfast.layers.Dense(W12[:, :4])], (None, 6)), "zero", target=target
+        ).analyze(np.ones((5, 3, 6))),
+    }
+
+
+def test_tuples_that_have_two_readings_are_refused(tmp_path):
+    pytest.importorskip("dask.array")
+    for way, say in ways_in((1, 2), tmp_path).items():
+        with pytest.raises(lrpfast.InputError) as error:
+            say()
+        for part in ("(3, 4)", "captum", "target=6", "target=((0, 1), (0, 2))", "--target 0,1-0,2"):
+            assert part in str(error.value), way
+    for way, say in ways_in([(1, 2), (0, 0), (2, 3), (0, 1), (0, 0)], tmp_path).items():
+        with pytest.raises(lrpfast.InputError) as error:
+            say()
+        assert "np.ravel_multi_index(np.transpose(target), (3, 4))" in str(error.value), way
+
+
+@pytest.mark.parametrize(
+    "target, parts",
+    [
+        ((1, 0, 1), ["output [1, 0, 1], as captum reads it, is target=5"]),
+        ((9, 4), ["target=((2, 0, 1), (1, 0, 0))"]),
+        ((1, 5, 1), ["0 to 11", "((2, 1, 1), (0, 0, 0))"]),
+        ((1.0, 2), ["0 to 11", "((2, 1, 1), (0, 0, 0))"]),
+        ((True, 2), ["0 to 11"]),
+        ((1,), ["0 to 11"]),
+        (((1, 0, 1), 2), ["0 to 11"]),
+        (((1, 0, 1), (3, 0, 0)), ["(3, 0, 0)", "out of range"]),
+        (((1, 0, 1), (1, 0, 1)), ["itself"]),
+        (((1, 0), (0, 0)), ["0 to 11"]),
+    ],
+    ids=repr,
+)
+def test_wrong_tuples_on_three_axes(target, parts):
+    with pytest.raises(lrpfast.InputError) as error:
+        lrpfast.Analyzer(several_axes((3, 2, 2)), "zero").analyze(X, target)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_what_is_offered_works():
+    """Both readings of (1, 2), as the error writes them, and captum's list of tuples."""
+    model = several_axes()
+    analyzer = lrpfast.Analyzer(model, EXACT, precision="float64")
+    np.testing.assert_allclose(analyzer.analyze(X, 6), flat_relevance((6, 1)), rtol=1e-9)
+    np.testing.assert_allclose(analyzer.analyze(X, ((0, 1), (0, 2))), flat_relevance((1, 1), (2, -1)), rtol=1e-9)
+    target = [(1, 2), (0, 0), (2, 3), (0, 1), (0, 0)]
+    got = analyzer.analyze(X, np.ravel_multi_index(np.transpose(target), model.output_shape))
+    np.testing.assert_allclose(got, X * W12[:, [6, 0, 11, 1, 0]].T, rtol=1e-9)
+    assert analyzer.analyze(X, np.array(target)).shape == (5, 2, 6)
+
+
+def test_a_tuple_of_one_number_names_the_cure():
+    with pytest.raises(lrpfast.InputError, match="output 3 alone is target=3"):
+        lrpfast.Analyzer(cases.model(cases.network((6, 4))), "zero", target=(3,))
+
+
+def test_the_command_takes_full_indices(tmp_path, monkeypatch, capsys):
+    from lrpfast.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    several_axes().save("m.npz")
+    np.save("x.npy", X)
+    command = ["explain", "m.npz", "x.npy", "-o", "r.npy", "--rule", "lrp.z", "--precision", "float64", "--target"]
+    assert main([*command, "0,1-0,2"]) == 0
+    np.testing.assert_allclose(np.load("r.npy"), flat_relevance((1, 1), (2, -1)), rtol=1e-9)
+    assert main([*command, "1,2", "--force"]) != 0
+    assert "--target 0,1-0,2" in capsys.readouterr().err

@@ -64,6 +64,8 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
     if each:
         if np.shape(target)[:1] != (len(x),):
             raise wrong_count(len(x), np.shape(target))
+        if isinstance(target, list):
+            analyzer.fixed(np.empty((0, *_feature_shape(x.shape, grid)[1:]), x.dtype))._check_target(target)
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]

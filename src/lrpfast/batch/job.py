@@ -86,6 +86,7 @@ class Job:
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
+            analyzer._check_target(target)  # as it was given: an array of it says less
             self._target = target = np.asarray(target)
             _check_targets(analyzer, target, self.samples)
         # an empty batch has every other property of the result: its dtype, and an axis for several targets
@@ -198,4 +199,5 @@ def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int | None) 
         raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
     if target.ndim == 0 or len(target) != samples:
         raise wrong_count(samples, target.shape)
-    as_start(target, samples, analyzer.output_shape, np.dtype(np.float64), lambda: np.empty(0))
+    port, target = analyzer._ports.output(target)
+    as_start(target, samples, port.shape, np.dtype(np.float64), lambda: np.empty(0))

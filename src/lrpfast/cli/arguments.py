@@ -131,7 +131,8 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         default="max",
         help="max (default): each sample's largest output; all: every output's own value; an output's index; a,b: the "
-        "difference of two outputs; FILE.npy: an index per sample, or the starting relevance itself",
+        "difference of two outputs (on several axes a,b-c,d: output [a, b] less [c, d]); FILE.npy: an index per "
+        "sample, or the starting relevance itself",
     )
     _add_start_options(group)
     group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")

@@ -175,8 +175,12 @@ def target(text: str) -> Any:
     if re.fullmatch(r"-?\d+,-?\d+", text):
         first, second = text.split(",")
         return int(first), int(second)
+    if re.fullmatch(r"\d+(,\d+)*-\d+(,\d+)*", text):
+        return tuple(tuple(int(i) for i in index.split(",")) for index in text.split("-"))
     if text.endswith(".npy"):
         return np.asarray(open_array(text))
     if text not in ("max", "all"):
-        raise InputError(f"--target is max, all, an index, a pair a,b or an .npy file, not {text!r}")
+        raise InputError(
+            f"--target is max, all, an index, a pair a,b, two full indices a,b-c,d or an .npy file, not {text!r}"
+        )
     return text

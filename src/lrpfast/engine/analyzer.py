@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +61,8 @@ class Analyzer:
         for the difference of two outputs, the starting relevance itself (floats
         shaped like the output), or a callable that makes it of the output. A tuple (a, b) is the
         difference of outputs a and b, for every sample; a list [a, b] is output a for the first
-        sample and b for the second. Outputs
-        of several axes are indexed flat. The starting relevance is the target's
+        sample and b for the second. Outputs of several axes are indexed flat, but in a difference, which is
+        a pair of full indices there, as ((1, 2), (0, 0)). The starting relevance is the target's
         value before a final softmax, its logarithm or a sigmoid. Of a model with several
         outputs, a mapping {output: target} names one by name or index. Arrays are copied.
     start : str, int or (layer, neuron), optional
@@ -165,7 +165,15 @@ class Analyzer:
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._ports.outputs) == 1:
             self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
         elif target is not None:
-            check_target(target)
+            self._check_target(target)
+
+    def _check_target(self, target: Any) -> None:
+        """InputError for what is no target of any batch."""
+        shape = None
+        if isinstance(target, Mapping) or len(self._ports.outputs) == 1:
+            port, target = self._ports.output(target)
+            shape = port.shape
+        check_target(target, shape)
 
     def fixed(self, x: Any) -> Analyzer:
         """The same analyzer for the sizes that these inputs have, where the model leaves them open; else itself.

@@ -169,13 +169,81 @@ def is_array(value: Any) -> bool:
 TARGETS = "target must be 'max', 'all', an index, an array or a callable"
 
 
-def check_target(target: Any) -> None:
-    """InputError for what is no target whatever the model and the inputs are."""
+def check_target(target: Any, shape: tuple[int, ...] | None = None) -> None:
+    """InputError for what is no target whatever the inputs are: of any model, or of outputs of a shape."""
     if isinstance(target, (bool, np.bool_)):
         raise InputError("target must not be True or False")
     known = isinstance(target, (str, int, np.integer, tuple, list, Mapping)) or callable(target) or is_array(target)
     if not known or isinstance(target, np.inexact) or (isinstance(target, str) and target not in ("max", "all")):
         raise InputError(f"{TARGETS}, not {target!r}")
+    if shape is None:
+        return
+    if isinstance(target, tuple):
+        _as_pair(target, shape)
+    elif isinstance(target, list) and len(shape) > 1 and any(isinstance(t, tuple) for t in target):
+        raise InputError(
+            f"a list of tuples has two readings for outputs of shape {shape}. One index for each sample, as in captum: "
+            f"target=np.ravel_multi_index(np.transpose(target), {shape}). Several outputs for each sample, counted "
+            "flat: target=np.array(target)"
+        )
+
+
+def _are_indices(values: tuple[Any, ...]) -> bool:
+    return all(isinstance(t, (int, np.integer)) and not isinstance(t, bool) for t in values)
+
+
+def _as_pair(target: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int]:
+    """The two outputs, counted flat, whose difference a tuple means.
+
+    On outputs of one axis two numbers, on others two full indices: two numbers could be one output's index.
+    """
+    size = math.prod(shape)
+    if len(target) == 2 and all(isinstance(t, tuple) and len(t) == len(shape) and _are_indices(t) for t in target):
+        for index in target:
+            if not _inside(index, shape):
+                raise InputError(f"target {index} is out of range: the model's outputs have shape {shape}")
+        a, b = (int(np.ravel_multi_index(index, shape)) for index in target)
+    elif len(target) == 2 and len(shape) < 2 and _are_indices(target):
+        a, b = (_check_index(int(t), size) for t in target)
+    elif len(shape) < 2:
+        hint = f"; output {target[0]} alone is target={target[0]}" if len(target) == 1 and _are_indices(target) else ""
+        raise InputError(
+            f"a tuple target is a pair (a, b) of outputs whose difference is explained, not {target!r}{hint}"
+        )
+    else:
+        raise InputError(
+            f"target {target!r} does not say what to explain of outputs of shape {shape}: {_ways(target, shape)}"
+        )
+    if a == b:
+        raise InputError(f"target {target!r} is an output's difference with itself")
+    return a, b
+
+
+def _inside(index: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
+    return len(index) == len(shape) and all(0 <= i < n for i, n in zip(index, shape, strict=True))
+
+
+def _ways(target: tuple[Any, ...], shape: tuple[int, ...]) -> str:
+    """How to write what a tuple may mean on outputs of several axes."""
+    ways = []
+    if _are_indices(target) and _inside(target, shape):
+        index = [int(t) for t in target]
+        ways.append(f"output {index}, as captum reads it, is target={int(np.ravel_multi_index(index, shape))}")
+    if len(target) == 2 and _are_indices(target) and all(0 <= t < math.prod(shape) for t in target):
+        a, b = (tuple(int(i) for i in np.unravel_index(int(t), shape)) for t in target)
+        written = "-".join(",".join(map(str, index)) for index in (a, b))
+        ways.append(
+            f"the difference of outputs {target[0]} and {target[1]}, counted flat, is target={(a, b)} "
+            f"(--target {written})"
+        )
+    if not ways:
+        first = (0,) * len(shape)
+        last = tuple(n - 1 for n in shape)
+        ways.append(
+            f"one output is its index, counted flat from 0 to {math.prod(shape) - 1}; a difference is a pair of full "
+            f"indices, as {(last, first)}"
+        )
+    return "; ".join(ways)
 
 
 def _check_index(value: int, size: int) -> int:
@@ -197,7 +265,7 @@ def as_start(
     ----------
     target
         "max", "all", an integer, one integer per sample, a (samples, k) integer
-        array, a pair of integers, a float array shaped like the output, or a
+        array, a pair of integers or of full indices, a float array shaped like the output, or a
         callable that makes such an array of the output.
     samples, shape
         The batch size and one sample's output shape.
@@ -213,20 +281,13 @@ def as_start(
         (k,) for several targets a sample, else ().
     """
     size = math.prod(shape)
-    check_target(target)
+    check_target(target, shape)
     if isinstance(target, str):
         return Start(target), ()
     if isinstance(target, (int, np.integer)):
         return Start("index", np.array([_check_index(int(target), size)], np.int64)), ()
     if isinstance(target, tuple):
-        if len(target) != 2 or not all(isinstance(t, (int, np.integer)) and not isinstance(t, bool) for t in target):
-            raise InputError(
-                f"a tuple target is a pair (a, b) of outputs whose difference is explained, not {target!r}"
-            )
-        a, b = (_check_index(int(t), size) for t in target)
-        if a == b:
-            raise InputError(f"target ({a}, {b}) is an output's difference with itself")
-        return Start("pair", np.array([a, b], np.int64)), ()
+        return Start("pair", np.array(_as_pair(target, shape), np.int64)), ()
     if callable(target):
         y = output()
         array = _target_array(target(y.reshape(samples, *shape)), "what the target makes of the output")
