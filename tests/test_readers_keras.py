@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+import lrpfast
 from forward import forward
 from lrpfast.errors import InputError, LrpfastError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
 from lrpfast.model.builder import from_layers
@@ -813,3 +814,56 @@ def test_from_keras_refuses(tmp_path):
             from_keras(wrong)
     with pytest.raises(InputError, match="class Sequential itself"):
         from_keras(type(fake_keras(config, WEIGHTS)))
+
+
+# iNNvestigate's until_layer_idx: an index into Keras's model.layers, which has no Input in a Sequential.
+
+
+def flat_until(model, index):
+    """The names of the layers that have the rule of the layers up to an index."""
+    keywords = {"rule": "Z", "until_layer_idx": index, "until_layer_rule": "Flat"}
+    analyzer = lrpfast.create_analyzer("lrp", model, **keywords)
+    return [step.name for step in analyzer.plan().steps if isinstance(step.rule, lrpfast.rules.Flat)]
+
+
+def counted(path, last, make):
+    shapes, names = [(4, 3), (3, 3), (3, 2)], ["a", "b", "c"]
+    layers = [dense("a", 3), layer("Dropout", "drop", rate=0.5), dense("b", 3), dense("c", 2, activation=last)]
+    write_h5(path, make(entry(), *layers), dict(zip(names, (arrays(s, s[1:]) for s in shapes), strict=True)))
+    return lrpfast.load(path)
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["loaded", "saved as npz"])
+@pytest.mark.parametrize(
+    "make, last, first",
+    [
+        (sequential, "linear", 0),  # Sequential.layers has no Input
+        (sequential, "sigmoid", 0),
+        (sequential, "softmax", 1),  # model_wo_softmax makes a functional model of it, whose layers have one
+        (functional, "linear", 1),
+        (functional, "softmax", 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_layers_are_counted_as_innvestigate_counts_them(make, last, first, saved, tmp_path):
+    model = counted(tmp_path / "m.h5", last, make)
+    if saved:
+        model.save(tmp_path / "m.npz")
+        assert lrpfast.load(tmp_path / "m.npz").digest() == model.digest()
+        model = lrpfast.load(tmp_path / "m.npz")
+    for wanted, index in (([], -1), (["a"], 0), (["a"], 1), (["a", "b"], 2), (["a", "b", "c"], 3)):
+        if first + index >= 0:
+            assert flat_until(model, first + index) == wanted
+    if last == "softmax":
+        bare = lrpfast.model_wo_softmax(model)
+        assert not bare.sequential and flat_until(bare, 0) == [] and flat_until(bare, 1) == ["a"]
+    with pytest.raises(lrpfast.RuleError, match="until_layer_idx must be"):
+        flat_until(model, -1)
+
+
+def test_what_is_made_of_a_sequential_model_is_counted_as_keras_counts_it(tmp_path):
+    model = counted(tmp_path / "m.h5", "linear", sequential)
+    assert model.sequential and lrpfast.model_wo_softmax(model).sequential  # nothing was left out
+    assert model.with_input_shape((4,)).sequential and not model.until("b").sequential  # keras.Model(inputs, outputs)
+    assert flat_until(model.with_input_shape((4,)), 0) == ["a"] and flat_until(model.until("b"), 0) == []
+    assert not lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))]).sequential

@@ -35,6 +35,8 @@ class InnvestigateAnalyzer(Analyzer):
         if self._rectify and isinstance(model, Model):
             _only_relu(model.without_softmax(), name)
         assigned = composite(name, **parameters)
+        if parameters.get("until_layer_idx") is not None and isinstance(model, Model) and _counts_no_input(model):
+            assigned = composite(name, **{**parameters, "until_layer_idx": parameters["until_layer_idx"] + 1})
         if parameters.get("bn_layer_fuse_mode") == "two_linear" and isinstance(model, Model):
             model = split_batch_norm(model)
         super().__init__(model, assigned, **options)
@@ -97,6 +99,14 @@ class InnvestigateAnalyzer(Analyzer):
         return super().explain(x, self._selection(neuron_selection, target), layers=layers)
 
 
+def _counts_no_input(model: Model) -> bool:
+    """Whether iNNvestigate counts the model's layers without the Input: a Sequential as it is.
+
+    One with a softmax it takes after `model_wo_softmax`, which makes a functional model, with the Input, of it.
+    """
+    return model.sequential and model.without_softmax() is model
+
+
 def _only_relu(model: Model, name: str) -> None:
     """iNNvestigate's deep Taylor takes ReLU networks only."""
     for i, layer in enumerate(model.layers):
@@ -139,7 +149,8 @@ def create_analyzer(
     **parameters
         The name's own keywords: ``epsilon``, ``bias``, ``alpha``, ``beta``, ``low``,
         ``high``, ``rule``, ``until_layer_idx``, ``until_layer_rule``, ``bn_layer_rule``,
-        ``bn_layer_fuse_mode``.
+        ``bn_layer_fuse_mode``. ``until_layer_idx`` counts the model's layers as iNNvestigate does: a Keras
+        ``Sequential`` without softmax has no Input among them, any other model has.
 
     Returns
     -------

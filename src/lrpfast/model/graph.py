@@ -96,6 +96,8 @@ class Model:
     name : str
     outputs : list of int, optional
         Indices of the layers that the model returns; the last when None.
+    sequential : bool
+        As the attribute.
 
     Attributes
     ----------
@@ -111,6 +113,8 @@ class Model:
     channels_first : bool or None
         Whether the input's channels are its first axis or its last, as `lrpfast.plot.heatmap` takes it;
         a list of them for several inputs.
+    sequential : bool
+        Whether it is a Keras ``Sequential``, whose ``layers`` have no Input there; iNNvestigate counts those.
 
     Raises
     ------
@@ -130,12 +134,14 @@ class Model:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     name: str
+    sequential: bool
 
     def __init__(
         self,
         nodes: Sequence[tuple[Layer, tuple[int, ...]]],
         name: str = "model",
         outputs: Sequence[int] | None = None,
+        sequential: bool = False,
     ) -> None:
         if not isinstance(name, str):
             raise InputError(f"name must be a text, not {name!r}")
@@ -168,7 +174,7 @@ class Model:
             if i not in used:
                 raise ShapeError(f"{node}: nothing uses its output, and the model does not return it")
         entries = tuple(i for i, node in enumerate(built) if isinstance(node.layer, Input))
-        self.__dict__.update(nodes=tuple(built), inputs=entries, outputs=ends, name=name)
+        self.__dict__.update(nodes=tuple(built), inputs=entries, outputs=ends, name=name, sequential=bool(sequential))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(
@@ -242,7 +248,7 @@ class Model:
             if not fits:
                 raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {shape}")
             nodes[i] = (Input(shape, name=self.nodes[i].layer.name), ())
-        return Model(nodes, self.name, self.outputs)
+        return Model(nodes, self.name, self.outputs, self.sequential)
 
     def consumers(self) -> list[list[int]]:
         """For each node, the nodes that its output feeds, in forward order.

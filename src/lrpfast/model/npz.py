@@ -52,8 +52,8 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     return _TYPES[value["type"]](**fields)
 
 
-def _describe(model: Model) -> tuple[str, dict[str, np.ndarray]]:
-    """The model as a JSON text and the arrays that it names."""
+def _describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The model as a JSON document and the arrays that it names."""
     arrays: dict[str, np.ndarray] = {}
     nodes: list[dict[str, Any]] = []
     first: dict[int, int] = {}  # where a layer that is used again stands
@@ -61,16 +61,14 @@ def _describe(model: Model) -> tuple[str, dict[str, np.ndarray]]:
         seen = first.setdefault(id(node.layer), i)
         layer = _encode(node.layer, arrays) if seen == i else {"same_as": seen}
         nodes.append({"layer": layer, "inputs": list(node.inputs)})
-    header = json.dumps(
-        {"format": FORMAT, "version": VERSION, "name": model.name, "nodes": nodes, "outputs": list(model.outputs)}
-    )
+    header = {"format": FORMAT, "version": VERSION, "name": model.name, "nodes": nodes, "outputs": list(model.outputs)}
     return header, arrays
 
 
 def digest(model: Model) -> str:
-    """`Model.digest`: BLAKE2b of all that `write` writes."""
+    """`Model.digest`: BLAKE2b of all that `write` writes, but for how layers are counted."""
     header, arrays = _describe(model)
-    state = hashlib.blake2b(header.encode(), digest_size=16)
+    state = hashlib.blake2b(json.dumps(header).encode(), digest_size=16)
     for array in arrays.values():
         state.update(f"{array.dtype.str}{array.shape}".encode())
         state.update(np.ascontiguousarray(array).data)
@@ -80,7 +78,9 @@ def digest(model: Model) -> str:
 def write(model: Model, path: Path) -> None:
     """Write ``model`` to ``path`` atomically."""
     header, arrays = _describe(model)
-    members: dict[str, Any] = {"header": np.frombuffer(header.encode(), np.uint8), **arrays}
+    if model.sequential:
+        header["sequential"] = True
+    members: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
     with replacing(path) as file:
         np.savez(file, **members)
 
@@ -118,4 +118,5 @@ def read(path: Path) -> Model:
         same = node["layer"].get("same_as")
         layers.append(_decode(node["layer"], arrays) if same is None else layers[same])
     inputs = [tuple(node["inputs"]) for node in header["nodes"]]
-    return Model(list(zip(layers, inputs, strict=True)), str(header["name"]), header["outputs"])
+    nodes, sequential = list(zip(layers, inputs, strict=True)), header.get("sequential") is True
+    return Model(nodes, str(header["name"]), header["outputs"], sequential)

@@ -316,7 +316,8 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
     number = {i: k for k, i in enumerate(sorted(needed))}
     nodes = [(builder.nodes[i][0], tuple(number[j] for j in builder.nodes[i][1])) for i in number]
     title = config_of(document).get("name")
-    return Model(nodes, title if isinstance(title, str) else "model", [number[i] for i in outputs])
+    name = title if isinstance(title, str) else "model"
+    return Model(nodes, name, [number[i] for i in outputs], class_of(document) in SEQUENTIAL)
 
 
 def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
