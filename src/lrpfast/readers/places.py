@@ -111,7 +111,7 @@ class Resize:
 
     def at(self, n: int, dtype: Any = np.float64) -> Any:
         """The new values' places among the old ones, in the given precision."""
-        i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.scale * n
+        i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.m
         if not 1 <= self.m <= MOST or self.m * n > MOST:
             raise ModelFormatError(f"it makes an axis of {self.m} values of one of {n}")
         if self.where == "asymmetric":
@@ -119,12 +119,12 @@ class Resize:
         if self.where == "align_corners":
             return i * dtype(0 if width == 1 else (n - 1) / (width - 1))
         if self.where == "pytorch_half_pixel" and width == 1:
-            return i - dtype(0.5)
+            return i
         half = (i + dtype(0.5)) / scale - dtype(0.5)
         if self.where in ("half_pixel", "pytorch_half_pixel"):
             return half
         if self.where == "half_pixel_symmetric":
-            return half + dtype(n / 2 * (1 - self.m / width))
+            return half + dtype(n / 2 * (1 - width / (self.scale * n)))
         raise UnsupportedLayerError(f"has the coordinates {self.where!r}, which lrpfast does not follow")
 
 

@@ -45,9 +45,7 @@ def _matmul(use: Use) -> Value:
         x, y = b.plain(x), b.plain(y)
         at = b.place(L.Dot((1, 0)), x.at, y.at)
         return Tensor(at, b.shapes[at], (0, 1))
-    kernel = use.const(1, "weight")
-    while kernel.ndim > 2 and kernel.shape[0] == 1:
-        kernel = kernel[0]
+    kernel = _without_ones(use, use.const(1, "weight"), use.value())
     if kernel.ndim == 1:
         made = b.dense(use.value(), kernel[:, None], None)
         return b.reshape(made, made.shape[:-1])  # type: ignore[arg-type]
@@ -58,11 +56,21 @@ def _matmul(use: Use) -> Value:
     return _biased(use, kernel.shape[1], rank, rank - 1, lambda bias: b.dense(x, kernel, bias))
 
 
-def _matmul_left(use: Use) -> Value:
-    """W x: a dense layer on the axis before the last."""
-    b, kernel, x = use.builder, use.const(0, "weight"), use.value(1)
+def _without_ones(use: Use, kernel: np.ndarray, x: Value) -> np.ndarray:
+    """A weight without axes of 1 before its matrix, which meet axes of the tensor; they may add none before these."""
+    if kernel.ndim > len(x.shape) + 1:
+        raise use.unsupported(
+            f"has a weight of shape {kernel.shape}, which puts axes before the batch's", "Keep the batch axis first"
+        )
     while kernel.ndim > 2 and kernel.shape[0] == 1:
         kernel = kernel[0]
+    return kernel
+
+
+def _matmul_left(use: Use) -> Value:
+    """W x: a dense layer on the axis before the last."""
+    b, x = use.builder, use.value(1)
+    kernel = _without_ones(use, use.const(0, "weight"), x)
     rank = len(x.shape)
     if kernel.ndim != 2 or rank < 2:
         raise use.unsupported(
