@@ -13,6 +13,9 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+import os
+import threading
+
 import numpy as np
 cimport numpy as cnp
 
@@ -33,6 +36,18 @@ MODE = {"max": START_MAX, "index": START_INDEX, "pair": START_PAIR, "array": STA
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20
 FAULT = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
+
+cdef size_t main_thread = 0
+
+
+def _note_main_thread():
+    global main_thread
+    main_thread = threading.main_thread().ident
+
+
+_note_main_thread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_main_thread)
 
 cdef double zeros_of_depth[DEPTH]  # what a tap outside the image sees
 
@@ -100,6 +115,8 @@ cdef int step(const Job* job, const Operation* op, char** base, Py_ssize_t first
     if op.checked >= 0 and not fault:
         if not k_finite(code, samples * code.size[op.checked], <const real*>base[op.checked]):
             return NOT_FINITE
+    if not fault and lrpfast_stopped(samples * LIGHT * <double>code.size[op.writes[0]] if op.writes[0] >= 0 else 0):
+        return STOPPED
     return fault
 
 
@@ -139,6 +156,16 @@ cdef void note_fault(const Job* job, int slot, int fault, Py_ssize_t first) noex
     if fault and (not job.fault[slot] or first < job.fault_at[slot]):
         job.fault[slot] = fault
         job.fault_at[slot] = first
+
+
+cdef int raise_heard() except -1:
+    """Raise what `heard` left as this thread's error."""
+    return -1
+
+
+cdef int heard() noexcept with gil:
+    """Whether a signal's handler raised, as that of Ctrl-C does; asked while kernels run."""
+    return PyErr_CheckSignals() != 0
 
 
 # Apart: every thread takes whole micro-batches, each through the whole program.
@@ -708,7 +735,8 @@ cdef class Executable:
 
         Threads share each micro-batch (``together``) or take micro-batches of their own. All arrays
         are C-contiguous and of the program's dtype (targets: int64); the caller checks that.
-        Returns None, or (fault, first sample of the micro-batch where it happened).
+        Returns None, or (fault, first sample of the micro-batch where it happened). What a signal's
+        handler raises, such as KeyboardInterrupt, ends the run within a moment.
         """
         cdef Code* code = &self.code
         cdef Job job
@@ -719,6 +747,8 @@ cdef class Executable:
         cdef int faults[256]
         cdef Py_ssize_t faults_at[256]
         cdef Workspace workspace = None
+        cdef lrpfast_watch watch
+        cdef bint watched
         if count == 0:
             return None
         slots = min(slots, 256) if together else min(slots, 256, count)
@@ -754,11 +784,18 @@ cdef class Executable:
             if not 0 <= job.window_first < job.window_first + job.window_size <= code.size[code.output]:
                 raise ValueError(f"window {window} is not part of {code.size[code.output]} outputs")
         job.fault, job.fault_at = faults, faults_at
+        watched = PyThread_get_thread_ident() == main_thread  # signals are heard there only
+        if watched:
+            lrpfast_watch_begin(&watch, heard)
         with nogil:
             if together:
                 run_together(&job, outside + code.buffers, job.workspace + job.workspace_bytes * slots, slots)
             else:
                 lrpfast_pool_run(task_f64 if code.f64 else task_f32, &job, count, slots)
+        if watched:
+            lrpfast_watch_end(&watch)
+            if watch.stopped:
+                raise_heard()  # the workspace is not kept: it costs nothing to make another
         self.spare.append(workspace)
         worst = None
         for i in range(slots):
