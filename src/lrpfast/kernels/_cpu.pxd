@@ -220,6 +220,10 @@ cdef struct Code:
     Py_ssize_t tables                 # and, after them, of source rows or a packed matrix
     Py_ssize_t scratch                # both, and a block of loaded input and one of packed weights
 
+cdef struct Growth:  # what a thread counts of it: see growth.py
+    Py_ssize_t amplified, vanished, zero, nothing, negative, largest_at, smallest_at, zero_at
+    double largest, smallest
+
 cdef struct Job:
     const Code* code
     Py_ssize_t samples, micro
@@ -234,6 +238,9 @@ cdef struct Job:
     Py_ssize_t window_first, window_size  # of each sample's output, where the start is chosen from
     int* fault                  # per slot: the fault of the lowest sample seen
     Py_ssize_t* fault_at
+    Py_ssize_t judged_step      # one in so many explanations is judged by its growth; 0: none
+    double* starts              # of each sample, what the one at hand begins with: Σ|R| and ΣR
+    Growth* growth              # per slot
 
 cdef struct Team:               # one operation on one micro-batch, shared by threads
     const Job* job
