@@ -33,10 +33,12 @@ from .errors import (
     MissingPackageError,
     ModelFormatError,
     ModelNotFoundError,
+    RelevanceWarning,
     RuleError,
     SampleError,
     ShapeError,
     UnsupportedLayerError,
+    VanishingWarning,
 )
 from .model.builder import Graph, from_layers
 from .model.graph import Model, model_wo_softmax
@@ -74,12 +76,14 @@ __all__ = [
     "Model",
     "ModelFormatError",
     "ModelNotFoundError",
+    "RelevanceWarning",
     "RuleError",
     "SampleError",
     "ShapeError",
     "Statistics",
     "Streamed",
     "UnsupportedLayerError",
+    "VanishingWarning",
     "__version__",
     "batch",
     "composites",

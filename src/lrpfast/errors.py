@@ -206,8 +206,18 @@ class BoundsWarning(UserWarning):
     """
 
 
-class AmplificationWarning(UserWarning):
-    """A layer's relevance grew so much that its signs and sizes mean little.
+class RelevanceWarning(UserWarning):
+    """Relevance whose single values mean little: it grew, or vanished, on its way to the input.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> warnings.simplefilter("ignore", lrpfast.errors.RelevanceWarning)
+    """
+
+
+class AmplificationWarning(RelevanceWarning):
+    """Relevance grew so much, in a layer or in the whole network, that its signs and sizes mean little.
 
     Examples
     --------
@@ -217,4 +227,18 @@ class AmplificationWarning(UserWarning):
     ...     explanation = lrpfast.Analyzer(model, "zero").explain(np.ones((1, 2)))
     >>> caught[0].category.__name__
     'AmplificationWarning'
+    """
+
+
+class VanishingWarning(RelevanceWarning):
+    """Next to nothing of the explained output reaches the input, or nothing at all.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [1.0]]), np.array([5.0]))])
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     relevance = lrpfast.Analyzer(model, "zero").analyze(np.zeros((1, 2)))
+    >>> caught[0].category.__name__
+    'VanishingWarning'
     """

@@ -111,7 +111,9 @@ def _of_a_task(analyzer: Analyzer) -> Analyzer:
 
 def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
     """One chunk of a lazy map."""
-    relevance = job.explain(0, x if grid is None else x[:, grid], target=target).relevance
+    explained = job.explain(0, x if grid is None else x[:, grid], target=target)
+    job.warn_once(explained)
+    relevance = explained.relevance
     return relevance if grid is None else scatter(relevance, grid)
 
 

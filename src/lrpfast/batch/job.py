@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.growth import Growth, warn
 from ..engine.inputs import as_batch, as_start
 from ..engine.record import record, target_text
 from ..errors import InputError, SampleError, ShapeError
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Explained:
-    """Some samples' relevance and the group of each, with two counts that add up.
+    """Some samples' relevance and the group of each, with counts that add up.
 
     Attributes
     ----------
     relevance : array, shape (samples, *map_shape)
     group : int array, shape (samples,)
     counts : dict
-        "left": explanations left as they are by normalizing; "outside": input values outside the bounds of z-box.
+        "left": explanations left as they are by normalizing; "outside": input values outside the bounds of z-box;
+        and those of `kernels.growth.Growth`.
     """
 
     relevance: np.ndarray
@@ -82,7 +84,7 @@ class Job:
             as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), analyzer.input_shape)
         except ShapeError as error:
             raise ShapeError(f"{error}{_advice(shape[1:], analyzer.input_shape)}") from None
-        self.analyzer, self.normalize = analyzer, normalize
+        self.analyzer, self.normalize, self._warned = analyzer, normalize, False
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
@@ -137,11 +139,12 @@ class Job:
         output = None
         if self.groups.needs_output:
             output = np.empty((rows, *self.analyzer.output_shape), self.dtype)
+        notes: list[Any] = []
         try:
-            self._analyze(x, target, out, output)
+            self._analyze(x, target, out, output, notes)
         except SampleError as error:
             raise error.moved(first) from None
-        counts = {"left": 0, "outside": 0}
+        counts = {"left": 0, "outside": 0, **Growth.of(notes, self.analyzer._conserves).counts()}
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
             counts["left"] = normalize_rows(flat, self.normalize, threads=self.analyzer._threads)
@@ -149,11 +152,27 @@ class Job:
             counts["outside"] += outside(x, low, high, threads=self.analyzer._threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
 
+    def growth(self, counts: dict[str, int]) -> Growth:
+        """What these counts say of how relevance grew."""
+        return Growth.from_counts(counts)
+
+    def warn_once(self, explained: Explained) -> None:
+        """Warn of how relevance grew, of the first piece in this process that gives reason to."""
+        growth = self.growth(explained.counts)
+        if not self._warned and any(growth.counts().values()):
+            self._warned = True
+            warn(growth, len(explained.relevance) * self.targets, self.analyzer._rectify)
+
     def _analyze(
-        self, x: np.ndarray, target: Any, out: np.ndarray | None = None, output: np.ndarray | None = None
+        self,
+        x: np.ndarray,
+        target: Any,
+        out: np.ndarray | None = None,
+        output: np.ndarray | None = None,
+        notes: list[Any] | None = None,
     ) -> np.ndarray:
         # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
-        made: np.ndarray = Analyzer._analyzed(self.analyzer, x, target, out, output)
+        made: np.ndarray = Analyzer._analyzed(self.analyzer, x, target, out, output, notes)
         return made
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.growth import COUNTS, texts, warn
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError, SampleError
@@ -37,6 +38,8 @@ SECONDS_BETWEEN_NOTES = 5.0
 TIMES_A_NOTE = 20
 #: The setting of a run that tells how many samples are read, explained and written at once.
 CHUNK = "samples in a chunk"
+#: What `Streamed` counts of relevance that grew or vanished.
+GROWN = ("amplified", "vanished", "zero_maps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +61,13 @@ class Streamed:
         Explanations not normalized, since what they would be divided by is zero.
     outside : int
         Input values outside the bounds of a z-box on the input.
+    amplified, vanished, zero_maps : int
+        Explanations whose relevance grew more than 1,000-fold between the output and the input, of which less than a
+        thousandth reaches the input, and that are zero everywhere: what is written of them means little.
     values : int
         Input values that were explained: samples times features.
+    warnings : tuple of str
+        The texts of the warnings that the run gave.
     statistics : Statistics or None
     record : dict
         How the relevances were made, as the files' attributes say it.
@@ -82,16 +90,20 @@ class Streamed:
     resumed: int
     left: int
     outside: int
+    amplified: int
+    vanished: int
+    zero_maps: int
     values: int
+    warnings: tuple[str, ...]
     statistics: Statistics | None
     record: dict[str, str]
     written: bool
 
     def __repr__(self) -> str:
         told = [f"relevance {self.shape} {self.dtype}"] if self.written else []
-        for name in ("resumed", "left", "outside"):
+        for name in ("resumed", "left", "outside", *GROWN):
             if getattr(self, name):
-                told.append(f"{name} {getattr(self, name):,}")
+                told.append(f"{name.replace('_', ' ')} {getattr(self, name):,}")
         if self.statistics is not None:
             told.append("statistics")
         return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(told)}>"
@@ -150,11 +162,16 @@ def stream(
     seconds = time.perf_counter() - begin
     shape = (run.count, *on_grid(job.map_shape, grid))
     values = run.count * math.prod(job.feature_shape)
-    if outside := run.counts["outside"]:
-        warnings.warn(told_outside(outside, values), BoundsWarning, stacklevel=3)
     counts = run.count, run.count * job.targets
-    told = run.resumed, run.counts["left"], outside, values
-    return Streamed(*counts, shape, job.dtype, seconds, *told, made.total, run.record, out is not None)
+    given = []
+    if outside := run.counts["outside"]:
+        given.append(told_outside(outside, values))
+        warnings.warn(given[0], BoundsWarning, stacklevel=3)
+    growth = job.growth(run.counts)
+    warn(growth, counts[1], analyzer._rectify)
+    given += texts(growth, counts[1], analyzer._rectify)
+    told = run.resumed, run.counts["left"], outside, growth.amplified, growth.vanished, growth.zero, values
+    return Streamed(*counts, shape, job.dtype, seconds, *told, tuple(given), made.total, run.record, out is not None)
 
 
 def _opened(source: Any, sink: Any) -> Source:
@@ -225,7 +242,7 @@ class Run:
         self.job, self.data, self.sink, self.made, self.rows, self.grid = job, data, sink, made, rows, grid
         self.done: list[list[int]] = []
         self.resumed = 0
-        self.counts = {"left": 0, "outside": 0}
+        self.counts = dict.fromkeys(("left", "outside", *COUNTS), 0)
         self.record = job.record
         self._paths = paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto

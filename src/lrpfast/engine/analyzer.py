@@ -15,6 +15,7 @@ from .. import table
 from ..errors import InputError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
+from ..kernels.growth import STEP, Growth, judge
 from ..model.graph import Model
 from ..model.layers import SOFTMAXES
 from ..rules import Pass, Rule
@@ -25,6 +26,7 @@ from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
 from .explained import explained_part, explained_targets, minus_reference, start_and_target
 from .explanation import Explanation
+from .growth import conserves, warn
 from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
 from .lower import Lowered, lower
 from .plan import Plan, describe
@@ -106,7 +108,7 @@ class Analyzer:
     _usual_target: str | None = "max"
     #: what `_prepare` makes of the rest: left out of pickles
     _prepared = (
-        *("_explained", "_ports", "_plan", "_per_sample", "_plain"),
+        *("_explained", "_ports", "_plan", "_conserves", "_per_sample", "_plain"),
         *("_backend", "_compiled", "_traced", "_forward", "_told"),
     )
 
@@ -159,6 +161,7 @@ class Analyzer:
         self._explained = explained
         self._ports = Ports(explained)
         self._plan = make_plan(explained, assignment, input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32)
+        self._conserves = conserves(self._plan)
         self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
         self._compile()
         self._plain: Start | None = None  # where the target is the same for every batch
@@ -370,6 +373,14 @@ class Analyzer:
         ------
         InputError, ShapeError
 
+        Warns
+        -----
+        AmplificationWarning
+            Where relevance grows so much between the output and the input that single values mean little.
+        VanishingWarning
+            Where next to nothing of the output reaches the input, or nothing. Of batches whose relevance takes more
+            than a few MiB, one explanation in 16 is looked at; `stream` looks at all.
+
         Examples
         --------
         >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
@@ -381,10 +392,16 @@ class Analyzer:
         """
         return self._analyzed(x, target, out)
 
-    def _analyzed(self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None) -> Any:
-        """`analyze`; into ``output``, where given, also what the model's outputs are before a final softmax."""
+    def _analyzed(
+        self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None, notes: Any = None
+    ) -> Any:
+        """`analyze`; into ``output``, where given, also what the model's outputs are before a final softmax.
+
+        How relevance grew is noted in ``notes`` where given, of every explanation; else warned of.
+        """
         if self._open:
-            return self.fixed(x)._analyzed(x, target, out, output)
+            return self.fixed(x)._analyzed(x, target, out, output, notes)
+        exact, notes = notes is not None, [] if notes is None else notes
         tensors, given = is_tensor(x), out
         if is_tensor(out):  # filled where it lies
             out = [as_array(o) for o in out] if self._ports.several else as_array(out)
@@ -405,15 +422,30 @@ class Analyzer:
             if axes:
                 into = empty_like((*axes, *rows.shape), self._dtype, x)  # the run's own order: one target after another
             keep = None if output is None or kept is None else {kept: output[part]}
-            self._run(compiled, rows, into, part.start, start if whole else start.part(part), keep)
+            self._run(compiled, rows, into, part.start, start if whole else start.part(part), keep, notes, exact)
             if axes:
                 result[part] = into.swapaxes(0, 1)
+        if not self._backend.judges:
+            self._judge(x, result if axes else result[:, None], start, notes, exact)
+        if notes and not exact:
+            warn(Growth.of(notes, self._conserves), samples * math.prod(axes), self._rectify)
         if given is not None:
             if self._ports.several:
                 self._filled(result, out)
             return given
         relevance = self._ports.unpack(result)
         return as_tensors(relevance) if tensors else relevance
+
+    def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
+        """Note how relevance, (samples, targets, …), grew, for a backend that does not: of a few samples, or of all."""
+        step = 1 if exact else -(-len(x) // STEP)
+        for part in self._chunks(len(x[::step]), self._per_sample * relevance.shape[1]):
+            chosen = slice(part.start * step, part.stop * step, step)
+            if len(rows := x[chosen]):
+                output = to_host(self._outputs(rows)).reshape(len(rows), -1)
+                note = judge(relevance[chosen], output, start.part(chosen), self._rectify, step)
+                if note is not None:
+                    notes.append((chosen.start, note))
 
     def _with_output(self) -> tuple[Any, int]:
         """The compiled explanation that hands out the model's outputs too, and their buffer."""
@@ -448,6 +480,8 @@ class Analyzer:
         first: int,
         start: Start,
         keep: dict[int, np.ndarray] | None = None,
+        notes: list[Any] | None = None,
+        exact: bool = False,
     ) -> None:
         run(
             compiled,
@@ -461,6 +495,8 @@ class Analyzer:
             precision=self._precision,
             input_range=self._range,
             mask_nan=self._mask_nan,
+            notes=notes,
+            exact=exact,
         )
 
     def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:
@@ -494,8 +530,8 @@ class Analyzer:
             self._traced = (lowered, self._backend.compile(lowered.program))
         return self._traced
 
-    def _traced_chunks(self, x: np.ndarray, start: Start) -> Any:
-        """Chunks of a traced run: (slice, relevance, kept buffers)."""
+    def _traced_chunks(self, x: np.ndarray, start: Start, notes: list[Any]) -> Any:
+        """Chunks of a traced run: (slice, relevance, kept buffers); ``notes`` of how relevance grew."""
         lowered, compiled = self._trace()
         sizes = lowered.program.sizes
         kept_size = sum(sizes[b] for b in lowered.program.keep)
@@ -503,7 +539,7 @@ class Analyzer:
             rows = x[part]
             kept = {b: np.empty((len(rows), sizes[b]), self._dtype) for b in lowered.program.keep}
             relevance = np.empty(rows.shape, self._dtype)
-            self._run(compiled, rows, relevance, part.start, start.part(part), kept)
+            self._run(compiled, rows, relevance, part.start, start.part(part), kept, notes, True)
             result = lowered.program.result
             assert result is not None
             kept[result] = relevance.reshape(len(rows), sizes[result])
@@ -665,7 +701,9 @@ class Analyzer:
         Warns
         -----
         AmplificationWarning
-            Where a layer's relevance grows so much that single values mean little.
+            Where relevance grows so much, in a layer or in all, that single values mean little.
+        VanishingWarning
+            Where next to nothing of the output reaches the input.
 
         Examples
         --------
@@ -693,7 +731,8 @@ class Analyzer:
         shapes: list[Any] = [n.shape for n in nodes]  # fixed by now
         hidden = {i: np.empty((samples, *n), self._dtype) for i, n in enumerate(shapes)} if layers else {}
         figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
-        for part, piece, kept in self._traced_chunks(x, start):
+        notes: list[Any] = []
+        for part, piece, kept in self._traced_chunks(x, start, notes):
             relevance[part] = piece
             output[part] = kept[lowered.program.output].reshape(output[part].shape)
             for i, array in hidden.items():
@@ -705,6 +744,9 @@ class Analyzer:
         inner = {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None
         if tensors:
             made, outputs, inner = as_tensors(made), as_tensors(outputs), as_tensors(inner) if layers else None
-        return Explanation(
-            made, outputs, explained_targets(start, output), make_conservation(lowered.layers, joined), inner
-        )
+        if not self._backend.judges:
+            self._judge(given, relevance[:, None], start, notes, True)
+        conservation, grown = make_conservation(lowered.layers, joined)
+        if notes or grown:
+            warn(Growth.of(notes, self._conserves), samples, self._rectify, grown)
+        return Explanation(made, outputs, explained_targets(start, output), conservation, inner)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
 from .. import table
-from ..errors import AmplificationWarning, InputError
+from ..errors import InputError
 from .plan import describe
 from .trace import LayerTrace
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 #: Growth of Σ|R| in one layer above which its figures are said to mean little. α2β1
 #: triples Σ|R| by construction; what passes this has denominators near zero.
@@ -225,18 +220,11 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
     }
 
 
-def _callers_level() -> int:
-    """The stack level of the first caller outside lrpfast, so that a warning points at the user's line."""
-    level = 1
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __name__.split(".")[0]:
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def make_conservation(traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]]) -> Conservation:
-    """Records from the figures of each layer; warns where relevance grew beyond meaning."""
-    balances = []
+def make_conservation(
+    traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]]
+) -> tuple[Conservation, list[str]]:
+    """Records from the figures of each layer, and what is to be said of layers where relevance grew beyond meaning."""
+    balances, texts = [], []
     for trace, p in zip(traces, parts, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
             growth = np.where(p["absolute_in"] > 0, p["absolute_out"] / p["absolute_in"], 1.0)
@@ -247,13 +235,11 @@ def make_conservation(traces: Sequence[LayerTrace], parts: Sequence[dict[str, np
             worst = int(growth.argmax())
             many = int((growth > AMPLIFICATION_LIMIT).sum())
             remedy = "A larger epsilon prevents it" + (
-                ", and so does bias='absorb'." if getattr(trace.step.rule, "bias", "absorb") == "ignore" else "."
+                ", and so does bias='absorb'" if getattr(trace.step.rule, "bias", "absorb") == "ignore" else ""
             )
-            warnings.warn(
+            texts.append(
                 f"{name}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
                 f"(sample {worst}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
-                f"its denominators nearly vanish, so that single values mean little. {remedy}",
-                AmplificationWarning,
-                stacklevel=_callers_level(),
+                f"its denominators nearly vanish, so that single values mean little. {remedy}"
             )
-    return Conservation(balances)
+    return Conservation(balances), texts

@@ -79,10 +79,18 @@ def run(
     precision: str,
     input_range: tuple[float, float] | None = None,
     mask_nan: bool = False,
+    notes: list[Any] | None = None,
+    exact: bool = False,
 ) -> None:
-    """Cast one chunk to out's dtype, if need be, and run it; raises InputError for what the run finds wrong."""
+    """Cast one chunk to out's dtype, if need be, and run it; raises InputError for what the run finds wrong.
+
+    What the run notes of relevance's growth comes with ``first`` into ``notes``.
+    """
     rows = x if compiled.accepts(x) else as_rows(x, out.dtype)
-    fault = compiled.run(rows, out, threads=threads, memory=memory, start=start, keep=keep)
+    own: list[Any] | None = None if notes is None else []
+    fault = compiled.run(rows, out, threads=threads, memory=memory, start=start, keep=keep, notes=own, exact=exact)
+    if own and notes is not None:
+        notes.append((first, own[0]))
     if fault is not None:
         raise_fault(fault, x, first, precision, input_range, mask_nan)
 

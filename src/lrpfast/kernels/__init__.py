@@ -31,8 +31,13 @@ class Compiled(Protocol):
         memory: int | None = None,
         start: Start = ...,
         keep: dict[int, np.ndarray] | None = None,
+        notes: list[Any] | None = None,
+        exact: bool = False,
     ) -> Fault | None:
-        """Run on all samples of x into out; says what went wrong, if anything."""
+        """Run on all samples of x into out; says what went wrong, if anything.
+
+        A backend that `judges` appends to ``notes`` what growth.py counts, of all explanations where ``exact``.
+        """
         ...
 
 
@@ -92,6 +97,8 @@ class Backend(Protocol):
     batch_bytes: int
     #: whether inputs and outputs may be arrays on a GPU
     takes_device_arrays: bool
+    #: whether a run notes by itself how relevance grew, as growth.py says
+    judges: bool
 
     def compile(self, program: Program) -> Compiled: ...
 

@@ -64,6 +64,8 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize
                    sums + term.accumulator * op.plane)
         return fine
     for k0 from 0 <= k0 < op.depth by DEPTH:
+        if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
+            return fine
         kc = min(<Py_ssize_t>DEPTH, op.depth - k0)
         if op.inspect and n0 == 0:
             for i in range(rows):
@@ -223,6 +225,8 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
             located[0] = term.geometry
         x = <const real*>base[term.source] + group * term.channels
         for k0 from 0 <= k0 < depth by DEPTH:
+            if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
+                return
             kc = min(<Py_ssize_t>DEPTH, depth - k0)
             if term.part == 0 and not op.tf32 and term.channels >= RUN:
                 segments = point(term, x, stride, sources, region.taps, rows, k0, kc, lengths, pointers)
@@ -406,6 +410,8 @@ cdef int spread(const Code* code, const Operation* op, char** base, Py_ssize_t s
         for m0 from 0 <= m0 < region.rows by op.pass_rows:
             rows = min(op.pass_rows, region.rows - m0)
             accumulate(code, op, base, s * region.rows + m0, rows, 0, op.columns, sums)
+            if lrpfast_stopped(<double>rows * op.columns * (op.depth + LIGHT)):
+                return STOPPED
             for i in range(rows):
                 for a in range(op.sums):
                     add_taps(code, op, geometry, &p, sums + a * op.plane + i * op.ld, total + a * op.finish_plane)
@@ -427,11 +433,16 @@ cdef inline Py_ssize_t rows_of(const Operation* op, Py_ssize_t r, Py_ssize_t sam
 
 cdef inline int contract_piece(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0,
                                Py_ssize_t rows, Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
+    cdef int fault
+    cdef double work = op.depth + LIGHT
     if op.diagonal:
-        return contract_lanes(code, op, base, r, m0, rows, n0, nc, sums)
-    if op.geometry != NULL:
-        return contract_taps(code, op, base, r, m0, rows, n0, nc, sums)
-    return contract_rows(code, op, base, m0, rows, n0, nc, sums)
+        work = LIGHT * (op.geometry.regions[r].taps if op.geometry != NULL else 1)
+        fault = contract_lanes(code, op, base, r, m0, rows, n0, nc, sums)
+    elif op.geometry != NULL:
+        fault = contract_taps(code, op, base, r, m0, rows, n0, nc, sums)
+    else:
+        fault = contract_rows(code, op, base, m0, rows, n0, nc, sums)
+    return STOPPED if lrpfast_stopped(work * op.terms_count * op.groups * rows * nc) else fault
 
 
 cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
@@ -449,7 +460,7 @@ cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t
             for n0 from 0 <= n0 < all_columns by op.pass_columns:
                 columns = min(op.pass_columns, all_columns - n0)
                 found = contract_piece(code, op, base, r, m0, rows, n0, columns, sums)
-                if found == INPUT_NOT_FINITE:
+                if found == INPUT_NOT_FINITE or found == STOPPED:
                     return found
                 fault = found if found else fault
     return fault
@@ -531,6 +542,8 @@ cdef int product(const Code* code, const Operation* op, char** base, Py_ssize_t 
                 nc = min(<Py_ssize_t>COLUMNS, op.columns - n0)
                 for i in range(rows):
                     pointers[i] = a + (m0 + i) * depth
+                if lrpfast_stopped(<double>rows * nc * depth):
+                    return STOPPED
                 k_block(op, rows, 1, &depth, pointers, packed + n0 * depth,
                         min(ceil_to(nc, op.lanes), padded - n0), sums, 0)
                 for i in range(rows):

@@ -80,6 +80,15 @@ cdef extern from "compute.h":
 cdef extern from "pool.h":
     ctypedef void (*lrpfast_task)(void*, Py_ssize_t, int) noexcept nogil
     void lrpfast_pool_run(lrpfast_task, void*, Py_ssize_t, int) nogil
+    ctypedef struct lrpfast_watch:
+        int stopped
+    void lrpfast_watch_begin(lrpfast_watch*, int (*)() noexcept nogil) nogil
+    void lrpfast_watch_end(lrpfast_watch*) nogil
+    int lrpfast_stopped(double) nogil
+
+cdef extern from "Python.h":
+    size_t PyThread_get_thread_ident()
+    int PyErr_CheckSignals()  # without "except": the error stays where it is until `run` returns
 
 ctypedef fused real:
     float
@@ -96,6 +105,8 @@ cdef enum:
     SEGMENTS = 18   # taps that a block of k can touch then: DEPTH / RUN + 2
     MOST_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
     FEW_COLUMNS = 128   # many rows share the packing
+    LIGHT = 16          # multiplications that a value of a light operation may take the time of
+    SOME = 1 << 15      # values after which a slow one looks whether it is to stop
 
 cdef enum Kind:
     CONTRACT, REDISTRIBUTE, DIVIDE, ACTIVATE, UNMASK, SCALE, REMASK, START, COPY, ACCUMULATE, SLOPE, SOFTMAX_BACK,
@@ -106,7 +117,7 @@ cdef enum Mode:  # how the starting relevance is chosen
     START_MAX, START_INDEX, START_PAIR, START_ARRAY, START_ALL
 
 cdef enum Fault:
-    FINE, INPUT_NOT_FINITE, INPUT_OUT_OF_RANGE, NOT_FINITE
+    FINE, INPUT_NOT_FINITE, INPUT_OUT_OF_RANGE, NOT_FINITE, STOPPED  # the last: by a signal, as Ctrl-C
 
 
 cdef struct Axis:
@@ -209,6 +220,10 @@ cdef struct Code:
     Py_ssize_t tables                 # and, after them, of source rows or a packed matrix
     Py_ssize_t scratch                # both, and a block of loaded input and one of packed weights
 
+cdef struct Growth:  # what a thread counts of it: see growth.py
+    Py_ssize_t amplified, vanished, zero, nothing, negative, largest_at, smallest_at, zero_at
+    double largest, smallest
+
 cdef struct Job:
     const Code* code
     Py_ssize_t samples, micro
@@ -223,6 +238,9 @@ cdef struct Job:
     Py_ssize_t window_first, window_size  # of each sample's output, where the start is chosen from
     int* fault                  # per slot: the fault of the lowest sample seen
     Py_ssize_t* fault_at
+    Py_ssize_t judged_step      # one in so many explanations is judged by its growth; 0: none
+    double* starts              # of each sample, what the one at hand begins with: Σ|R| and ΣR
+    Growth* growth              # per slot
 
 cdef struct Team:               # one operation on one micro-batch, shared by threads
     const Job* job

@@ -36,6 +36,8 @@ class Executable:
         start: np.ndarray | None = None,
         kept: Mapping[int, np.ndarray] | None = None,
         window: tuple[int, int] | None = None,
+        notes: list[object] | None = None,
+        judged_step: int = 1,
     ) -> tuple[str, int] | None: ...
 
 def instruction_sets() -> list[str]: ...

@@ -8,15 +8,19 @@ are in _contract.pxi and their arithmetic in tile.h, the light ones in _light.px
 check.py says what must hold of operations, place.py where buffers lie, _cpu.pxd has the records.
 """
 
-from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, NAN
+from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, INFINITY, NAN
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+
+import os
+import threading
 
 import numpy as np
 cimport numpy as cnp
 
 from .check import MAX_SUMS as CHECKED_SUMS, check_contraction, check_divide, check_geometry, check_light, require
+from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST
 from .place import BUFFERS, OVERFLOWS
 from .program import FUNCTIONS, INPUT_PARTS, SHARE_PARTS, function_parameters
 
@@ -34,10 +38,24 @@ MODE = {"max": START_MAX, "index": START_INDEX, "pair": START_PAIR, "array": STA
 LAZY_BYTES = 32 << 20
 FAULT = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 
+cdef double MOST = GROWTH_MOST, LEAST = GROWTH_LEAST
+cdef size_t main_thread = 0
+
+
+def _note_main_thread():
+    global main_thread
+    main_thread = threading.main_thread().ident
+
+
+_note_main_thread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_main_thread)
+
 cdef double zeros_of_depth[DEPTH]  # what a tap outside the image sees
 
 include "_contract.pxi"
 include "_light.pxi"
+include "_growth.pxi"
 
 
 cdef void divide(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* unused) noexcept nogil:
@@ -69,6 +87,8 @@ cdef int step(const Job* job, const Operation* op, char** base, Py_ssize_t first
         remask(code, op, base, samples, sums)
     elif kind == START:
         begin(job, op, base, first, samples, which, sums)
+        if job.judged_step:
+            note_starts(job, op, base, first, samples, sums)
     elif kind == COPY:
         memcpy(base[op.writes[0]], base[op.reads[0]], samples * code.size[op.reads[0]] * sizeof(real))
     elif kind == ACCUMULATE or kind == MULTIPLY or kind == EXTREMUM:
@@ -100,6 +120,8 @@ cdef int step(const Job* job, const Operation* op, char** base, Py_ssize_t first
     if op.checked >= 0 and not fault:
         if not k_finite(code, samples * code.size[op.checked], <const real*>base[op.checked]):
             return NOT_FINITE
+    if not fault and lrpfast_stopped(samples * LIGHT * <double>code.size[op.writes[0]] if op.writes[0] >= 0 else 0):
+        return STOPPED
     return fault
 
 
@@ -141,6 +163,16 @@ cdef void note_fault(const Job* job, int slot, int fault, Py_ssize_t first) noex
         job.fault_at[slot] = first
 
 
+cdef int raise_heard() except -1:
+    """Raise what `heard` left as this thread's error."""
+    return -1
+
+
+cdef int heard() noexcept with gil:
+    """Whether a signal's handler raised, as that of Ctrl-C does; asked while kernels run."""
+    return PyErr_CheckSignals() != 0
+
+
 # Apart: every thread takes whole micro-batches, each through the whole program.
 
 cdef void micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) noexcept nogil:
@@ -167,6 +199,8 @@ cdef void micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) noexce
                 fault = step(job, &code.operations[t], base, first, samples, which, sums)
                 if fault:
                     break
+            if job.judged_step and not fault:
+                judge(job, base, first, samples, slot, sums)
     note_fault(job, slot, fault, first)
 
 
@@ -245,6 +279,10 @@ cdef void run_together(Job* job, char** base, char* buffers, int threads) noexce
                 team.op = &code.operations[t]
                 if share_operation(&team, threads):
                     return
+            if job.judged_step and code.f64:
+                judge(job, base, team.first, team.samples, 0, <double*>NULL)
+            elif job.judged_step:
+                judge(job, base, team.first, team.samples, 0, <float*>NULL)
         team.first += job.micro
 
 
@@ -703,22 +741,27 @@ cdef class Executable:
 
     def run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro, int threads, bint together,
             str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0, int targets_count=1,
-            cnp.ndarray start=None, kept=None, window=None):
+            cnp.ndarray start=None, kept=None, window=None, list notes=None, Py_ssize_t judged_step=1):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``together``) or take micro-batches of their own. All arrays
         are C-contiguous and of the program's dtype (targets: int64); the caller checks that.
-        Returns None, or (fault, first sample of the micro-batch where it happened).
+        Returns None, or (fault, first sample of the micro-batch where it happened). ``notes`` gets one
+        note of what growth.py counts, of one in ``judged_step`` samples, if there is anything to say. What a signal's
+        handler raises, such as KeyboardInterrupt, ends the run within a moment.
         """
         cdef Code* code = &self.code
         cdef Job job
         cdef int i, slots = max(1, threads)
         cdef Py_ssize_t count = (samples + micro - 1) // micro if samples else 0
-        cdef Py_ssize_t table = code.buffers * <Py_ssize_t>sizeof(char*), shared, whole
+        cdef Py_ssize_t table = code.buffers * <Py_ssize_t>sizeof(char*), shared, whole, starts
         cdef char** outside
         cdef int faults[256]
         cdef Py_ssize_t faults_at[256]
+        cdef Growth growth[256]
         cdef Workspace workspace = None
+        cdef lrpfast_watch watch
+        cdef bint watched
         if count == 0:
             return None
         slots = min(slots, 256) if together else min(slots, 256, count)
@@ -731,9 +774,11 @@ cdef class Executable:
             workspace = self.spare.pop()
         except IndexError:
             pass
-        if workspace is None or workspace.nbytes < whole + 2 * table:
+        judged_step = judged_step if notes is not None and code.result >= 0 else 0
+        starts = 2 * samples * <Py_ssize_t>sizeof(double) if judged_step else 0
+        if workspace is None or workspace.nbytes < whole + 2 * table + starts:
             workspace = None
-            workspace = Workspace(whole + 2 * table)
+            workspace = Workspace(whole + 2 * table + starts)
         job.workspace = workspace.aligned
         outside = <char**>(workspace.aligned + whole)
         memset(outside, 0, table)
@@ -754,16 +799,30 @@ cdef class Executable:
             if not 0 <= job.window_first < job.window_first + job.window_size <= code.size[code.output]:
                 raise ValueError(f"window {window} is not part of {code.size[code.output]} outputs")
         job.fault, job.fault_at = faults, faults_at
+        job.judged_step, job.growth = judged_step, growth
+        job.starts = <double*>(workspace.aligned + whole + 2 * table)
+        memset(growth, 0, slots * sizeof(Growth))
+        watched = PyThread_get_thread_ident() == main_thread  # signals are heard there only
+        if watched:
+            lrpfast_watch_begin(&watch, heard)
         with nogil:
             if together:
                 run_together(&job, outside + code.buffers, job.workspace + job.workspace_bytes * slots, slots)
             else:
                 lrpfast_pool_run(task_f64 if code.f64 else task_f32, &job, count, slots)
+        if watched:
+            lrpfast_watch_end(&watch)
+            if watch.stopped:
+                raise_heard()  # the workspace is not kept: it costs nothing to make another
         self.spare.append(workspace)
         worst = None
         for i in range(slots):
             if faults[i] and (worst is None or faults_at[i] < worst[1]):
                 worst = (FAULT[faults[i]], faults_at[i])
+        if judged_step and worst is None:
+            note = noted(growth, slots, judged_step)
+            if note is not None:
+                notes.append(note)
         return worst
 
 

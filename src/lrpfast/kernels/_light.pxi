@@ -158,6 +158,8 @@ cdef int activate(const Code* code, const Operation* op, char** base, Py_ssize_t
         limit(x, n, <real>op.p[0], <real>op.p[1], out)
     else:
         for j in range(n):
+            if j % SOME == 0 and lrpfast_stopped(SOME * LIGHT):
+                return STOPPED
             out[j] = <real>evaluate(op.function, x[j], op.p)
     return FINE if k_finite(code, n, out) else NOT_FINITE
 
@@ -178,6 +180,8 @@ cdef void slope(const Code* code, const Operation* op, char** base, Py_ssize_t s
             out[j] = <real>(relevance[j] * rectify_slope(x[j], op.p))
     else:
         for j in range(n):
+            if j % SOME == 0 and lrpfast_stopped(SOME * LIGHT):
+                return
             out[j] = <real>(relevance[j] * slope_of(op.function, x[j], op.p))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DeviceError, InputError
 from . import DEFAULT_START, Fault, Start
 from ._cpu import Executable, instruction_sets
+from .growth import step_of
 from .place import flops, place, work
 from .program import Program
 
@@ -91,6 +92,8 @@ class CompiledProgram:
         memory: int | None = None,
         start: Start = DEFAULT_START,
         keep: dict[int, np.ndarray] | None = None,
+        notes: list[Any] | None = None,
+        exact: bool = False,
     ) -> Fault | None:
         samples = len(x)
         if threads > 1:
@@ -107,7 +110,8 @@ class CompiledProgram:
         if samples:  # as many in every micro-batch, and a share for every thread
             shares = 1 if together else threads
             micro = -(-samples // max(shares, -(-samples // micro)))
-        return self._run(x, out, samples, micro, threads, together, start, keep)
+        step = step_of(out.nbytes, exact)
+        return self._run(x, out, samples, micro, threads, together, start, keep, notes, step)
 
     def _within(self, memory: int, threads: int, micro: int, together: bool) -> tuple[int, int]:
         """Threads, and samples of a micro-batch, that a byte budget allows."""
@@ -130,6 +134,8 @@ class CompiledProgram:
         together: bool,
         start: Start,
         keep: dict[int, np.ndarray] | None,
+        notes: list[Any] | None = None,
+        step: int = 1,
     ) -> Fault | None:
         fault = self._executable.run(
             x,
@@ -145,6 +151,8 @@ class CompiledProgram:
             start.array,
             keep,
             start.window,
+            notes,
+            step,
         )
         if fault is None:
             return None
@@ -160,6 +168,7 @@ class CpuBackend:
     spread_columns = 4
     batch_bytes = 64 << 20
     takes_device_arrays = False
+    judges = True
 
     def __init__(self) -> None:
         self._isa = isa()

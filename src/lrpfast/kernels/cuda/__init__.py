@@ -25,6 +25,7 @@ class CudaBackend:
     #: of input and output in one run, which cuts them into chunks by itself
     batch_bytes = 1 << 30
     takes_device_arrays = True
+    judges = False
 
     def __init__(self, gpus: tuple[devices.Gpu, ...]) -> None:
         self._gpus = gpus

@@ -64,6 +64,8 @@ class CompiledProgram:
         memory: int | None = None,
         start: Start = DEFAULT_START,
         keep: dict[int, np.ndarray] | None = None,
+        notes: list[Any] | None = None,
+        exact: bool = False,
     ) -> Fault | None:
         check_process()
         samples = len(x)

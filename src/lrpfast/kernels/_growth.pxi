@@ -1,0 +1,92 @@
+# How relevance grows from its start to the input: growth.py says what is counted and why.
+
+cdef double absolute(const Code* code, Py_ssize_t n, const real* x) noexcept nogil:
+    """Σ|x|, without NaN where that marks what does not count."""
+    cdef real lanes[16]
+    cdef double total = 0
+    cdef Py_ssize_t j = 0, stop, c
+    if code.allow_nan:
+        for j in range(n):
+            total += 0 if isnan(<double>x[j]) else fabs(x[j])
+        return total
+    while j + 16 <= n:
+        memset(lanes, 0, sizeof(lanes))
+        stop = min(n - 15, j + 4096)
+        while j < stop:
+            for c in range(16):
+                lanes[c] += x[j + c] if x[j + c] > 0 else -x[j + c]
+            j += 16
+        for c in range(16):
+            total += lanes[c]
+    while j < n:
+        total += fabs(x[j])
+        j += 1
+    return total
+
+
+cdef void note_starts(const Job* job, const Operation* op, char** base, Py_ssize_t first, Py_ssize_t samples,
+                      real* unused) noexcept nogil:
+    """Σ|R| and ΣR that some samples begin with."""
+    cdef Py_ssize_t size = job.code.size[op.writes[0]], i, j
+    cdef const real* r
+    cdef double total, sizes
+    for i in range(samples):
+        if (first + i) % job.judged_step:
+            continue
+        r = <const real*>base[op.writes[0]] + i * size
+        total = sizes = 0
+        for j in range(size):
+            total += r[j]
+            sizes += fabs(r[j])
+        job.starts[2 * (first + i)], job.starts[2 * (first + i) + 1] = sizes, total
+
+
+cdef void judge(const Job* job, char** base, Py_ssize_t first, Py_ssize_t samples, int slot, real* unused) noexcept nogil:
+    """Count what became of some samples' relevance."""
+    cdef const Code* code = job.code
+    cdef Growth* g = &job.growth[slot]
+    cdef Py_ssize_t size = code.size[code.result], i
+    cdef double before, total, after
+    for i in range(samples):
+        if (first + i) % job.judged_step:
+            continue
+        before, total = job.starts[2 * (first + i)], job.starts[2 * (first + i) + 1]
+        if job.mode == START_ARRAY and before == 0:
+            continue  # nothing was asked for
+        after = absolute(code, size, <const real*>base[code.result] + i * size)
+        if after == 0:
+            if not g.zero or first + i < g.zero_at:
+                g.zero_at = first + i
+            g.zero += 1
+            g.nothing += before == 0
+            g.negative += total < 0
+        elif after > MOST * before:
+            g.amplified += 1
+            if before == 0 or after / before > g.largest:
+                g.largest, g.largest_at = after / before if before else INFINITY, first + i
+        elif after < LEAST * fabs(total):
+            if not g.vanished or after / fabs(total) < g.smallest:
+                g.smallest, g.smallest_at = after / fabs(total), first + i
+            g.vanished += 1
+
+
+cdef object noted(const Growth* growth, int slots, Py_ssize_t step):
+    """A run's note, as growth.py has it, or None where there is nothing to say."""
+    cdef Growth all = growth[0]
+    cdef int s
+    for s in range(1, slots):
+        if growth[s].zero and (not all.zero or growth[s].zero_at < all.zero_at):
+            all.zero_at = growth[s].zero_at
+        if growth[s].amplified and growth[s].largest > all.largest:
+            all.largest, all.largest_at = growth[s].largest, growth[s].largest_at
+        if growth[s].vanished and (not all.vanished or growth[s].smallest < all.smallest):
+            all.smallest, all.smallest_at = growth[s].smallest, growth[s].smallest_at
+        all.amplified += growth[s].amplified
+        all.vanished += growth[s].vanished
+        all.zero += growth[s].zero
+        all.nothing += growth[s].nothing
+        all.negative += growth[s].negative
+    if not (all.amplified or all.vanished or all.zero):
+        return None
+    return (all.amplified, all.vanished, all.zero, all.nothing, all.negative, all.largest, all.largest_at,
+            all.smallest if all.vanished else INFINITY, all.smallest_at, all.zero_at, step)
