@@ -73,16 +73,17 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One of the two graphs of an If: its nodes in order, its constants, and the names of its outputs."""
+    """A graph in a node, as of an If: its nodes in order, its constants, and the names of its inputs and outputs."""
 
     nodes: list[Node]
     constants: Mapping[str, np.ndarray]
+    inputs: list[str]
     outputs: list[str]
 
     @property
     def outer(self) -> tuple[str, ...]:
         """Names of values that it takes from the graph around it."""
-        own = {*self.constants, *(name for node in self.nodes for name in node.outputs)}
+        own = {*self.constants, *self.inputs, *(name for node in self.nodes for name in node.outputs)}
         taken = [*(name for node in self.nodes for name in node.inputs if name), *self.outputs]
         return tuple(dict.fromkeys(name for name in taken if name not in own))
 
@@ -125,6 +126,7 @@ def package() -> Any:
     """The package `onnx`; MissingPackageError where it is not installed."""
     try:
         import onnx
+        import onnx.inliner  # which `import onnx` leaves out
     except ImportError:
         raise MissingPackageError("ONNX models need onnx: pip install 'lrpfast[onnx]'", name="onnx") from None
     return onnx
@@ -239,7 +241,8 @@ def _attribute(entry: Any, where: str, folder: Path | None) -> Any:
         return array(entry.t, f"{where}: the tensor in {entry.name!r}", folder)
     if kind == 5:
         nodes = [_node(item, i, len(entry.g.node), folder) for i, item in enumerate(entry.g.node, 1)]
-        return Branch(nodes, _initializers(entry.g, folder), [value.name for value in entry.g.output])
+        ends = ([value.name for value in side] for side in (entry.g.input, entry.g.output))
+        return Branch(nodes, _initializers(entry.g, folder), *ends)
     if kind == 6:
         return tuple(map(float, entry.floats))
     if kind == 7:
