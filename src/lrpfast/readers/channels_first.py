@@ -244,7 +244,7 @@ class Builder:
         if len({len(t.shape) for t in tensors}) > 1:
             shapes = ", ".join(str(t.shape) for t in tensors)
             raise UnsupportedLayerError(
-                f"combines samples of shapes {shapes}, so that batch axes do not meet. Give both the same number of axes"
+                f"combines samples of shapes {shapes}, whose batch axes do not meet. Give all the same number of axes"
             )
         sizes = [math.prod(n or 1 << 16 for n in t.shape) for t in tensors]
         order = tensors[sizes.index(max(sizes))].order

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ModelFormatError
 from ...model import layers as L
 from ..channels_first import Value, clip
 from ..places import constant, fixed, pad, take
@@ -60,8 +59,8 @@ def _prelu(use: Use) -> Value:
 
 def _clip(use: Use) -> Value:
     low, high = (use.number(i, name, use.attr(name)) for i, name in ((1, "min"), (2, "max")))
-    # up to version 10 float32's largest stands for none
-    return _clipped(use, None if low is None or low <= -_LARGEST else low, None if high is None or high >= _LARGEST else high)
+    low = None if low is None or low <= -_LARGEST else low  # up to version 10 it stands for none
+    return _clipped(use, low, None if high is None or high >= _LARGEST else high)
 
 
 def _clipped(use: Use, low: float | None, high: float | None, x: Value | None = None) -> Value:
@@ -237,14 +236,15 @@ def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
     def build(use: Use) -> Value:
         tensors = [arg for arg in use.args if not isinstance(arg, Known)]
         made = use.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
-        for i, arg in enumerate(use.args):
-            if isinstance(arg, Known):
-                end = use.sample(use.const(i, "limit"), len(made.shape))
-                if end.size == 1:
-                    number = float(end.ravel()[0])
-                    made = _clipped(use, *((number, None) if lower else (None, number)), made)
-                else:
-                    made = use.builder.merge(layer(), [made, constant(use.builder, made, end)])
+        known = [i for i, arg in enumerate(use.args) if isinstance(arg, Known)]
+        ends = [use.sample(use.const(i, "limit"), len(made.shape)) for i in known]
+        numbers = [float(end.ravel()[0]) for end in ends if end.size == 1]
+        if numbers:
+            low, high = (max(numbers), None) if lower else (None, min(numbers))
+            made = _clipped(use, low, high, made)
+        for end in ends:
+            if end.size != 1:
+                made = use.builder.merge(layer(), [made, constant(use.builder, made, end)])
         return made
 
     return build

@@ -115,8 +115,8 @@ def reshaped(shape: tuple[Any, ...], target: Any, allowzero: int) -> tuple[int, 
 def slices(node: Node, args: list[Any], rank: int) -> dict[int, slice]:
     """The slice of each axis that a Slice cuts."""
     if len(args) > 1:
-        names = ("starts", "ends", "axes", "steps")
-        given = [None if a is None else list(integers(a, what)) for a, what in zip((args + [None] * 4)[1:5], names, strict=True)]
+        names = zip(("starts", "ends", "axes", "steps"), (args + [None] * 4)[1:5], strict=True)
+        given: list[Any] = [None if a is None else list(integers(a, what)) for what, a in names]
         starts, ends, axes, steps = given
     else:
         starts, ends = (list(node.attributes.get(key, ())) for key in ("starts", "ends"))

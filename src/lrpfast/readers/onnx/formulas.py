@@ -153,18 +153,22 @@ erf, tanh = _odd("erf"), _odd("tanh")
 
 
 def absolute(f: Formula) -> Formula:
+    """|f|."""
     return _atom("abs", -f if _varies(f).terms.get(_X_ITSELF, 1.0) < 0 else f)
 
 
 def exp(f: Formula) -> Formula:
+    """e to the power of f."""
     return _atom("exp", _varies(f))
 
 
 def sigmoid(f: Formula) -> Formula:
+    """1 / (1 + exp(-f))."""
     return _atom("sigmoid", _varies(f))
 
 
 def softplus(f: Formula) -> Formula:
+    """log(1 + exp(f))."""
     return _atom("softplus", _varies(f))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -248,9 +247,9 @@ class Matcher:
                         constant = -constant
                 shift = shift + constant
             else:
-                with np.errstate(all="ignore"):
+                with np.errstate(all="ignore"):  # a layer refuses what is not finite
                     factor = constant if part.op == "Mul" else 1 / constant
-                scale, shift = scale * factor, shift * factor
+                    scale, shift = scale * factor, shift * factor
         extra = {"scale": scale, "shift": shift}
         if at is None or self.uses[name] != 1:
             return replace(node, op="Affine*", inputs=(name,), attributes=extra)

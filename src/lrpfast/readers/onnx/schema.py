@@ -26,7 +26,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "INTS": (tuple, "whole numbers"),
     "STRINGS": (tuple, "texts"),
 }
-_ITEMS: dict[str, type | tuple[type, ...]] = {"FLOATS": (float, int), "INTS": int, "STRINGS": str}
+_ITEMS: dict[str, tuple[type, ...]] = {"FLOATS": (float, int), "INTS": (int,), "STRINGS": (str,)}
 
 
 class _Schema:
@@ -77,6 +77,5 @@ def check(node: Node, opset: int, constants: Mapping[str, np.ndarray]) -> None:
 
 
 def _is(value: Any, kind: str) -> bool:
-    if not isinstance(value, _KINDS[kind][0]):
-        return False
-    return kind not in _ITEMS or all(isinstance(v, _ITEMS[kind]) for v in value)
+    items = value if isinstance(value, tuple) else ()
+    return isinstance(value, _KINDS[kind][0]) and all(isinstance(v, _ITEMS[kind]) for v in items if kind in _ITEMS)

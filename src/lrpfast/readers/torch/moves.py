@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import ShapeError
 from ...model import layers as L
 from ..channels_first import MAX_NODES
-from ..places import Resize, fixed, interpolate, nearest, pad, repeat, take
+from ..places import Resize, fixed, interpolate, nearest, pad, stretched, take
 from .graph import Call
 from .records import Batch
 
