@@ -188,23 +188,20 @@ ONNX = {
         { i = If (c) <then_branch = t () => (float[N, 2, 3] u) { u = Tanh(x) },
                       else_branch = e () => (float[N, 2, 3] v) { v = Relu(x) }> y = Gelu(i) }""",
 }
-#: A graph that calls a function of the file's own.
+#: A graph that calls a function of the file's own, of the graph's version of the operators or of another.
 ONNX_FUNCTION = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
     g (float[N, 3] x) => (float[N, 3] y) { y = own.f(x) }
-    <domain: "own", opset_import: ["": 17]> f (a) => (b) { c = Relu(a) b = Neg(c) }"""
+    <domain: "own", opset_import: ["": VERSION]> f (a) => (b) { c = Relu(a) b = Neg(c) }"""
 
 
 def _onnx() -> dict[str, bytes]:
     from onnx import parser
 
-    found = _files("*.onnx")
     head = '<ir_version: 8, opset_import: ["": {}]> g '
-    for name, text in {
-        **{k: head.format(20 if k == "choice" else 17) + v for k, v in ONNX.items()},
-        "own": ONNX_FUNCTION,
-    }.items():
-        found[f"{name}.onnx"] = parser.parse_model(text).SerializeToString()
-    return found
+    texts = {name: head.format(20 if name == "choice" else 17) + text for name, text in ONNX.items()}
+    texts |= {f"own_{version}": ONNX_FUNCTION.replace("VERSION", version) for version in ("17", "18")}
+    made = {f"{name}.onnx": parser.parse_model(text).SerializeToString() for name, text in texts.items()}
+    return _files("*.onnx") | made
 
 
 READERS: dict[str, Reader] = {

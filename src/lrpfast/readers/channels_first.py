@@ -263,7 +263,7 @@ class Builder:
             return self.reshape(self.affine(self.reshape(value, (1,)), scale, shift), ())
         scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
         both = np.broadcast_shapes(scale.shape, shift.shape)
-        if any(n not in (1, m) for n, m in zip(both, value.shape, strict=True)):
+        if any(n not in (1, m) for n, m in zip(both, value.shape, strict=True) if m is not None):
             raise ShapeError(f"constants of shape {both} do not fit its input of shape {value.shape}")
         varies = [axis for axis, n in enumerate(both) if n != 1]
         t = self.tensor(value)

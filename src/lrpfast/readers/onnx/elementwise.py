@@ -32,6 +32,21 @@ def _function(name: str, **parameters: Any) -> Callable[[Use], Value]:
     return build
 
 
+def _celu(use: Use) -> Value:
+    alpha = use.attr("alpha", 1.0)
+    if alpha <= 0:
+        raise use.unsupported(f"has alpha {alpha}", "Those above 0 work")
+    return use.builder.each(L.Activation("celu", {"alpha": alpha}), use.value())
+
+
+def _shrink(use: Use) -> Value:
+    threshold = use.attr("lambd", 0.5)
+    if threshold < 0:
+        raise use.unsupported(f"has lambd {threshold}", "Those of at least 0 work")
+    layer = L.Activation("shrink", {"threshold": threshold, "shift": use.attr("bias", 0.0)})
+    return use.builder.each(layer, use.value())
+
+
 def _gelu(use: Use) -> Value:
     kind = use.attr("approximate", "none")
     if kind not in ("none", "tanh"):
@@ -313,7 +328,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Affine*": _affine,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
-    "Celu": _function("celu", alpha=("alpha", 1.0)),
+    "Celu": _celu,
     "Clip": _clip,
     "Clip*": lambda use: _clipped(use, use.attr("low"), use.attr("high")),
     "Concat": _concat,
@@ -346,7 +361,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Relu": _function("relu"),
     "Selu": _selu,
     "Sigmoid": _function("sigmoid"),
-    "Shrink": _function("shrink", threshold=("lambd", 0.5), shift=("bias", 0.0)),
+    "Shrink": _shrink,
     "Silu*": _function("silu"),
     "Softmax": _softmax("softmax"),
     "Softplus": _function("softplus"),

@@ -170,10 +170,7 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelFormatError("no ONNX model: there is no graph in it")
     if len(proto.functions):
-        try:
-            proto = onnx.inliner.inline_local_functions(proto)
-        except Exception as error:
-            raise ModelFormatError(f"its functions cannot be put in place ({error})") from error
+        proto = _inlined(onnx, proto)
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
     if not OLDEST <= opset <= NEWEST:
@@ -192,6 +189,25 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
         raise ModelFormatError("the graph has no output")
     known = {*constants, *(value.name for value in inputs)}
     return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants)
+
+
+def _inlined(onnx: Any, proto: Any) -> Any:
+    """The model with the nodes of its functions in the place of what calls them."""
+    try:
+        plain = onnx.inliner.inline_local_functions(proto)
+    except Exception as error:
+        raise ModelFormatError(f"its functions cannot be put in place ({error})") from error
+    if not len(plain.functions):
+        return plain
+    try:  # those of another version of the operators are left; they are converted where their types are known
+        typed = onnx.shape_inference.infer_shapes(proto)
+        return onnx.inliner.inline_local_functions(typed, convert_version=True)
+    except Exception as error:
+        names = ", ".join(f"{f.domain}.{f.name}" for f in plain.functions)
+        raise UnsupportedLayerError(
+            f"its functions {names} are of another version of the operators than its graph, and cannot be converted "
+            f"({error}). Save them in the graph's version"
+        ) from error
 
 
 def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
