@@ -38,12 +38,17 @@ class Known:
         )
 
 
-def integers(array: Any, what: str) -> tuple[int, ...]:
-    """Whole numbers as a tuple; ModelFormatError where the array holds others."""
+def whole(array: Any, what: str) -> np.ndarray:
+    """The array, of whole numbers; ModelFormatError where it holds others."""
     array = np.asarray(array)
     if array.dtype.kind not in "iu":
         raise ModelFormatError(f"its {what} is of {array.dtype}, not of whole numbers")
-    return tuple(int(n) for n in array.ravel())
+    return array
+
+
+def integers(array: Any, what: str) -> tuple[int, ...]:
+    """Whole numbers as a tuple; ModelFormatError where the array holds others."""
+    return tuple(int(n) for n in whole(array, what).ravel())
 
 
 def bounded(count: float, what: Any) -> None:
@@ -213,7 +218,7 @@ def _reduce(function: Callable[..., Any]) -> Callable[..., Any]:
 def _gather(node: Node, args: list[Any]) -> Any:
     axis = node.attributes.get("axis", 0)
     bounded(args[0].size // max(args[0].shape[axis], 1) * args[1].size, node)
-    return np.take(args[0], np.reshape(integers(args[1], "indices"), args[1].shape), axis)
+    return np.take(args[0], whole(args[1], "indices").astype(np.int64), axis)
 
 
 def _constant(node: Node, args: list[Any]) -> Any:

@@ -26,8 +26,8 @@ _CURVED = {
 _PARTS = {*FORMULAS, *_CURVED, "Pow"}
 #: Those that end one.
 _ENDS = ("Mul", "Div", "Add", "Sub", "Clip", "Min", "Max", "Log", "Reciprocal")
-#: The most nodes that one function may be made of.
-_DEEPEST = 24
+#: The most nodes that one function may be made of, and how many of `_CURVED` one after the other.
+_MOST_NODES, _DEEPEST = 24, 4
 
 _AFFINE = ("Add", "Sub", "Mul", "Div")
 
@@ -104,19 +104,8 @@ class Matcher:
         return self._functions[node.outputs[0]]
 
     def _recognised(self, root: Node) -> Node | None:
-        inside, edge, stack = {root.outputs[0]}, set(), [root]
-        curved = root.op in _CURVED
-        while stack:  # all that the root is computed from by such operators
-            for name in filter(None, stack.pop().inputs):
-                if name in self.constants or name in inside:
-                    continue
-                maker = self.maker.get(name)
-                if maker is not None and maker.op in _PARTS and len(inside) < _DEEPEST:
-                    inside.add(name)
-                    stack.append(maker)
-                    curved = curved or maker.op in _CURVED
-                edge.add(name)
-        if not curved or len(edge) > _DEEPEST or len(inside) < 2:
+        inside, edge, curved = self._around(root)
+        if not curved or len(edge) > _MOST_NODES or len(inside) < 2:
             return None
         for base in sorted(edge, key=lambda name: self.rank.get(name, -1)):  # the widest pattern first
             known: dict[str, Formula | None] = {base: X}
@@ -129,6 +118,24 @@ class Matcher:
                 rank = max((self.constants[i].ndim for i in used), default=0)
                 return replace(root, op=found[0], inputs=(base,), attributes={**found[1], "rank*": rank})
         return None
+
+    def _around(self, root: Node) -> tuple[set[str], set[str], bool]:
+        """What the root may be a formula of: values that such operators make, what these take, and if one is curved."""
+        inside, edge, any_curved = {root.outputs[0]}, set(), False
+        stack = [(root, 0)]
+        while stack:
+            node, depth = stack.pop()
+            depth += node.op in _CURVED
+            any_curved = any_curved or depth > 0
+            for name in node.inputs:
+                if not name or name in self.constants or name in inside:
+                    continue
+                maker = self.maker.get(name)
+                if maker is not None and maker.op in _PARTS and depth < _DEEPEST and len(inside) < _MOST_NODES:
+                    inside.add(name)
+                    stack.append((maker, depth))
+                edge.add(name)
+        return inside, edge, any_curved
 
     def _formula(self, name: str, known: dict[str, Formula | None], inside: set[str]) -> Formula:
         """What a value is of the base, which is `X` in ``known``; NoFormula where it depends on something else."""
