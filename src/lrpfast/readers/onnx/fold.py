@@ -40,10 +40,10 @@ class Known:
 
 def whole(array: Any, what: str) -> np.ndarray:
     """The array, of whole numbers; ModelFormatError where it holds others."""
-    array = np.asarray(array)
-    if array.dtype.kind not in "iu":
-        raise ModelFormatError(f"its {what} is of {array.dtype}, not of whole numbers")
-    return array
+    found: np.ndarray = np.asarray(array)
+    if found.dtype.kind not in "iu":
+        raise ModelFormatError(f"its {what} is of {found.dtype}, not of whole numbers")
+    return found
 
 
 def integers(array: Any, what: str) -> tuple[int, ...]:
