@@ -296,6 +296,41 @@ def test_keras_relu_of_three_numbers(tmp_path, max_value, slope, threshold):
     agrees(load(write_h5(tmp_path / "m.h5", model, {})), x, keras_relu(x, max_value, slope, threshold))
 
 
+#: (version of Keras, name): formula, as Keras documents it
+KERAS_NAMES = {
+    (3, "relu"): lambda x: np.maximum(x, 0),
+    (3, "relu6"): lambda x: np.clip(x, 0, 6),
+    (3, "leaky_relu"): lambda x: np.where(x > 0, x, 0.2 * x),
+    (3, "elu"): lambda x: celu(x, 1.0),
+    (3, "celu"): lambda x: celu(x, 1.0),
+    (3, "selu"): lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * celu(x, 1.0)),
+    (3, "gelu"): lambda x: x * normal(x),
+    (3, "silu"): lambda x: x * sigmoid(x),
+    (2, "swish"): lambda x: x * sigmoid(x),
+    (3, "hard_silu"): lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    (3, "hard_swish"): lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    (3, "mish"): lambda x: x * np.tanh(np.logaddexp(0, x)),
+    (3, "sigmoid"): sigmoid,
+    (3, "log_sigmoid"): lambda x: -np.logaddexp(0, -x),
+    (2, "hard_sigmoid"): lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    (3, "hard_sigmoid"): lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    (3, "sparse_sigmoid"): lambda x: np.clip(0.5 * x + 0.5, 0, 1),
+    (3, "softplus"): lambda x: np.logaddexp(0, x),
+    (3, "softsign"): lambda x: x / (1 + np.abs(x)),
+    (3, "tanh"): np.tanh,
+    (3, "hard_tanh"): lambda x: np.clip(x, -1, 1),
+    (3, "hard_shrink"): lambda x: np.where(np.abs(x) > 0.5, x, 0),
+    (3, "soft_shrink"): lambda x: np.sign(x) * np.maximum(np.abs(x) - 0.5, 0),
+}
+
+
+@pytest.mark.parametrize("major, name", KERAS_NAMES)
+def test_keras_functions_by_name(tmp_path, major, name):
+    model = sequential(entry((None, 1)), layer("Activation", "a", activation=name))
+    x = points(*(sign * number for sign in (-1, 1) for number in (0.5, 1, 2.5, 3, 6)))
+    agrees(load(write_h5(tmp_path / "m.h5", model, {}, f"{major}.0.0")), x, KERAS_NAMES[major, name](x))
+
+
 #: name: (configuration, formula)
 KERAS = {
     "LeakyReLU": ({"alpha": 0.03}, lambda x: np.where(x > 0, x, 0.03 * x)),

@@ -26,6 +26,12 @@ BATCHES = (7919, 7907)
 #: What NumPy and Python raise for attributes and constants of wrong types, shapes and sizes.
 _MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
 
+#: Operators that are read as parts of a function alone.
+_PARTS = {
+    "Erf": "It works in a GELU, x * (1 + erf(x / sqrt(2))) / 2, whose constants are these to the precision of float32",
+    "Log": "It works in a softplus, log(1 + exp(x)), and in a log-sigmoid, log(sigmoid(x))",
+}
+
 #: What may use an input of whole numbers: operators that round nothing.
 _ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
 
@@ -126,10 +132,8 @@ class _Reading:
         if node.op in OPERATORS:
             self.builder.scope = node.name
             return Use(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
-        raise node.unsupported(
-            "is of an operator that lrpfast does not read on what the model computes",
-            f"These work: {', '.join(known_operators())}",
-        )
+        remedy = _PARTS.get(node.op) or f"These work: {', '.join(known_operators())}"
+        raise node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
     def _branch(self, node: Node, condition: Any, values: dict[str, Any]) -> list[Any]:
         """What an If makes whose condition is known, of the inputs' shapes say."""
