@@ -206,6 +206,10 @@ are not read.
 `from_torch` and `.pt2` files: ATen operators, as `torch.export` writes modules. A module's name is that of its operator
 (`nn.Conv2d`: `conv2d`); any module counts whose operators are here.
 
+Functions are exact for every value. Softplus is log(1 + exp(βx)) / β; PyTorch's own gives x above its threshold, which
+is 2·10⁻⁹ / β less at 20 (a threshold below 20 is refused). Refused too are Threshold with a value other than 0 and
+the threshold itself, CELU with α ≤ 0, and shrinking by less than 0.
+
 {torch()}
 
 ## scikit-learn

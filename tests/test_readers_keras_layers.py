@@ -176,6 +176,7 @@ REFUSED = [
     ("Softmax", (5, 4), {"axis": [1, 2]}, ["axis [1, 2]", "one axis"]),
     ("LocallyConnected1D", (5, 4), {**GOOD, "implementation": 4}, ["implementation 4", "1, 2 and 3"]),
     ("Conv1D", (5, 4), {**GOOD, "activation": "sparsemax"}, ["'sparsemax'"]),
+    *(("Activation", (4,), {"activation": name}, [f"'{name}'"]) for name in ("power", "clip", "shrink", "prelu")),
     ("Concatenate", (5, 4), {"axis": 0}, ["axis 0", "the batch"]),
 ]
 

@@ -1,5 +1,8 @@
 """Every ONNX operator that is read, against the package onnx's own evaluator, on small random graphs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -409,6 +412,30 @@ def test_quotients_roots_and_powers():
     one("Pow", (3, 4), np.array(3.0))
 
 
+HEAD = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
+    g (double[N, 3] x) => (double[N, 3] y) { h = own.f <al = 0.25> (x) y = own.f <al = 0.5> (h) }
+    <domain: "own", opset_import: ["": VERSION, "own": 1]> """
+ONCE = """f <al> (a) => (b) { r = LeakyRelu <alpha: float = @al> (a) b = Neg(r) }"""
+TWICE = """f <al> (a) => (c) { b = own.once <al: float = @al> (a) c = own.once <al: float = @al> (b) }
+    <domain: "own", opset_import: ["": 17]>""" + ONCE.replace("f ", "once ", 1)
+
+
+@pytest.mark.parametrize("text, version, alphas", ((TWICE, 17, (0.25, 0.25, 0.5, 0.5)), (ONCE, 18, (0.25, 0.5))))
+def test_functions_of_the_file(text, version, alphas):
+    x = RNG.normal(size=(5, 3))
+    wanted = x
+    for alpha in alphas:
+        wanted = -np.where(wanted > 0, wanted, alpha * wanted)
+    proto = onnx.parser.parse_model(HEAD.replace("VERSION", str(version)) + text)
+    np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x, precision="float64"), wanted, rtol=1e-7)
+    # `import onnx` alone leaves out what puts functions in place
+    code = "import sys, lrpfast; print(lrpfast.from_onnx(sys.stdin.buffer.read()).output_shape)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=proto.SerializeToString(), capture_output=True, check=True
+    )
+    assert found.stdout.split() == [b"(3,)"]
+
+
 def test_if_by_shapes():
     """As PyTorch writes squeeze(2): the axis goes if it is of size 1."""
     out = [helper.make_tensor_value_info("o", TensorProto.DOUBLE, None)]
@@ -447,6 +474,58 @@ def test_constants(op, shape):
     one(op, (3, 5, 4), w(*shape))
     if op != "Div":
         check([(op, ["c", "x"], ["y"], {})], (3, 5, 4), {"c": w(*shape)})
+
+
+@pytest.mark.parametrize("op", ("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum"))
+@pytest.mark.parametrize(
+    "shape, constant", (((1, 4), (3, 1)), ((1, 4), (1, 3, 1)), ((2, 1, 1), (1, 1, 3, 4)), ((3, 1), (4,)))
+)
+def test_an_input_is_stretched_to_a_constant(op, shape, constant):
+    by = runtime if op == "Mean" else None
+    check([(op, ["x", "c"], ["y"], {})], shape, {"c": w(*constant)}, by=by)
+    if op in ("Add", "Sub", "Mul"):
+        check([(op, ["c", "x"], ["y"], {})], shape, {"c": w(*constant)})
+
+
+def test_constants_of_several_shapes_in_a_row():
+    steps = [("Mul", ["x", "a"], ["p"], {}), ("Add", ["b", "p"], ["q"], {}), ("Sub", ["c", "q"], ["y"], {})]
+    check(steps, (3, 4), {"a": w(3, 1), "b": w(4), "c": w(1, 3, 4)})
+    check(steps, (1, 1), {"a": w(3, 1), "b": w(4), "c": w(2, 1, 1)[0]})
+    check(steps, (3, 5, 4), {"a": w(3, 1, 1), "b": w(5, 4), "c": w()})
+
+
+@pytest.mark.parametrize("op", ("Sub", "Div", "Add", "Mul", "Mean"))
+def test_constants_made_of_a_shape(op):
+    """As detectors make the places of their anchors."""
+    places = [
+        ("Relu", ["x"], ["h"], {}),
+        ("Shape", ["h"], ["s"], {}),
+        ("Gather", ["s", "one"], ["n"], {}),
+        ("Range", ["one", "m", "one"], ["r"], {}),
+        ("Add", ["n", "one"], ["m"], {}),
+        ("Cast", ["r"], ["c"], {"to": TensorProto.DOUBLE}),
+    ]
+    nodes = [*places[:3], places[4], places[3], places[5]]
+    check([*nodes, (op, ["h", "c"], ["y"], {})], (4,), {"one": np.array(1)})
+    if op in ("Sub", "Add", "Mul"):
+        check([*nodes, (op, ["c", "h"], ["y"], {})], (4,), {"one": np.array(1)})
+
+
+def test_division_by_a_power_below_zero_is_no_normalization():
+    nodes = [
+        ("Mul", ["x", "x"], ["q"], {}),
+        ("ReduceMean", ["q"], ["m"], {"axes": [-1]}),
+        ("Add", ["m", "e"], ["a"], {}),
+        ("Pow", ["a", "p"], ["r"], {}),
+    ]
+    for op, exponent, kinds in (("Div", -0.5, 0), ("Div", 0.5, 1), ("Mul", 0.5, 0), ("Mul", -0.5, 1)):
+        constants = {"e": np.array(0.1), "p": np.array(exponent)}
+        model = check([*nodes, (op, ["x", "r"], ["y"], {})], (3, 4), constants, opset=17)
+        assert sum(isinstance(layer, lrpfast.layers.RMSNorm) for layer in model.layers) == kinds
+        if op == "Mul":
+            inverse = [*nodes, ("Reciprocal", ["r"], ["i"], {}), (op, ["x", "i"], ["y"], {})]
+            model = check(inverse, (3, 4), constants, opset=17)
+            assert sum(isinstance(layer, lrpfast.layers.RMSNorm) for layer in model.layers) == 1 - kinds
 
 
 def test_squeeze_and_excitation():
@@ -536,6 +615,14 @@ def test_interpolation(attributes):
         one("Resize", (3, 4, 6), None, None, i64(*sizes), axes=[2, 3], **attributes)
     one("Resize", (2, 3, 4, 3, 5), None, None, i64(3, 7, 6, 2), axes=[2, 3, 4, 5], **attributes)
     one("Resize", (4, 6), None, None, i64(5, 3), axes=[1, 2], **attributes)  # no axis is the channels'
+
+
+@pytest.mark.parametrize("scales", ((1, 1, 2, 2), (1, 1, 1.5, 3), (1, 1, 0.6, 1)))
+def test_resize_as_tensorflow_places_pixels(scales):
+    """As tf2onnx writes UpSampling2D, which ONNX has in version 11 alone."""
+    attributes = {"nearest_mode": "floor", "coordinate_transformation_mode": "tf_half_pixel_for_nn"}
+    given = (np.zeros(0, np.float32), np.array(scales, np.float32))
+    one("Resize", (2, 3, 4), *given, opset=11, by=runtime, mode="nearest", **attributes)
 
 
 def test_resize_by_sizes_and_upsample():

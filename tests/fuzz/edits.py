@@ -319,7 +319,8 @@ def _proto(data: bytes, path: list[Any], what: str, value: Any = None) -> bytes:
         other = proto
         for key in value:
             other = other[key] if isinstance(key, int) else getattr(other, key)
-        value, what = other, "set"
+        # a message that holds the other, or lies in it, cannot be copied onto it
+        value, what = type(other).FromString(other.SerializeToString()) if hasattr(other, "CopyFrom") else other, "set"
     if isinstance(last, int) and what == "remove":
         del holder[last]
     elif isinstance(last, int) and what == "twice":

@@ -150,10 +150,64 @@ def _zarr() -> dict[str, bytes]:
     return found
 
 
+#: Small graphs in ONNX's text form: what is folded, matched, and chosen by shapes.
+ONNX = {
+    "function": """(float[N, 3] x) => (float[N, 3] y)
+        <float r = {1.4142135}, float one = {1}, float half = {0.5}, float hi = {64}>
+        { a = Div(x, r) b = Erf(a) c = Add(b, one) d = Mul(x, c) e = Mul(d, half) y = Min(e, hi) }""",
+    "hard_swish": """(float[N, 3] x) => (float[N, 3] y)
+        <float three = {3}, float zero = {0}, float six = {6}>
+        { a = Add(x, three) b = Clip(a, zero, six) c = Mul(x, b) d = Div(c, six) e = Relu(d) y = Min(e, six) }""",
+    "layer_norm": """(float[N, 2, 4] x) => (float[N, 2, 4] y)
+        <float two = {2}, float small = {0.00001}, float[4] g = {1, 2, 3, 4}, float[2, 1] b = {1, 2}>
+        { m = ReduceMean <axes = [-1]> (x) d = Sub(x, m) q = Pow(d, two) v = ReduceMean <axes = [-1]> (q)
+          e = Add(v, small) s = Sqrt(e) n = Div(d, s) h = Mul(n, g) y = Add(h, b) }""",
+    "affine": """(float[N, 1, 4] x) => (float[N, 3, 4] y)
+        <float[3, 1] a = {1, 2, 3}, float[4] b = {1, 2, 3, 4}, float[1, 3, 1] c = {1, 2, 3}, float d = {2}>
+        { p = Mul(x, a) q = Sub(b, p) r = Div(q, d) t = Add(r, c) y = Max(t, b) }""",
+    "stack": """(float[N, 4] x) => (float[N, 4] y)
+        <int64[1] one = {1}>
+        { r = Relu(x) a = Unsqueeze(x, one) b = Unsqueeze(r, one) c = Concat <axis = 1> (a, b)
+          y = ReduceSum <keepdims = 0> (c, one) }""",
+    "shapes": """(float[N, 2, 3] x) => (float[N, 4] y)
+        <int64 zero = {0}, int64[1] first = {0}, int64[1] minus = {-1}, int64[3] cut = {1, 0, 2}, int64[1] four = {4},
+         int64[1] axis = {1}>
+        { s = Shape(x) n = Gather(s, zero) u = Unsqueeze(n, first) t = Concat <axis = 0> (u, minus)
+          f = Reshape(x, t) y = Slice(f, first, four, axis) }""",
+    "images": """(float[N, 2, 4, 4] x) => (float[N, 8] y)
+        <float[2] one = {1, 2}, float[4] s = {1, 1, 2, 2}, int64[8] p = {0, 0, 1, 0, 0, 0, 0, 1}, float roi = {0},
+         int64[2] parts = {1, 1}>
+        { b = BatchNormalization(x, one, one, one, one) r = Resize <mode = "linear"> (b, , s) q = Pad(r, p)
+          m = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (q)
+          g, h = Split <axis = 1> (m, parts) c = Concat <axis = 1> (g, h)
+          a = AveragePool <kernel_shape = [2, 2], strides = [2, 2], pads = [0, 0, 1, 1]> (c)
+          l = LRN <size = 3> (a) d = DepthToSpace <blocksize = 1> (l) f = Flatten(d)
+          t = Transpose <perm = [0, 1]> (f) k = Softmax(t) y = PRelu(k, roi) }""",
+    "choice": """(float[N, 2, 3] x) => (float[N, 2, 3] y)
+        <bool c = {1}>
+        { i = If (c) <then_branch = t () => (float[N, 2, 3] u) { u = Tanh(x) },
+                      else_branch = e () => (float[N, 2, 3] v) { v = Relu(x) }> y = Gelu(i) }""",
+}
+#: A graph that calls a function of the file's own, of the graph's version of the operators or of another.
+ONNX_FUNCTION = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
+    g (float[N, 3] x) => (float[N, 3] y) { y = own.f(x) }
+    <domain: "own", opset_import: ["": VERSION]> f (a) => (b) { c = Relu(a) b = Neg(c) }"""
+
+
+def _onnx() -> dict[str, bytes]:
+    from onnx import parser
+
+    head = '<ir_version: 8, opset_import: ["": {}]> g '
+    texts = {name: head.format(20 if name == "choice" else 17) + text for name, text in ONNX.items()}
+    texts |= {f"own_{version}": ONNX_FUNCTION.replace("VERSION", version) for version in ("17", "18")}
+    made = {f"{name}.onnx": parser.parse_model(text).SerializeToString() for name, text in texts.items()}
+    return _files("*.onnx") | made
+
+
 READERS: dict[str, Reader] = {
     "keras_h5": Reader(lambda: _files("[bcmr]*.h5", "keras_*.h5"), load),
     "keras_zip": Reader(lambda: _files("*.keras"), load),
-    "onnx": Reader(lambda: _files("*.onnx"), load),
+    "onnx": Reader(_onnx, load),
     "torch": Reader(lambda: _files("*.pt2"), load),
     "npz": Reader(_saved, load),
     "arrays": Reader(_arrays, rows),

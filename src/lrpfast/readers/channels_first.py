@@ -41,6 +41,11 @@ def rounded_up(n: int, pads: tuple[int, int], reach: int, stride: int) -> int:
     return max((windows - 1) * stride - room, 0)
 
 
+def open_size(shape: Shape) -> UnsupportedLayerError:
+    """Of an operation that needs a size which the file leaves open."""
+    return UnsupportedLayerError(f"needs an input of fixed size; the file leaves it open: {shape}. Fix the size")
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A value in the model.
@@ -187,7 +192,7 @@ class Builder:
         if None in t.shape:
             if len(shape) == 1 and t.order == tuple(range(len(t.shape))):
                 return Tensor(self.place(L.Flatten(), t.at), (None,), (0,))
-            raise ShapeError(f"it cannot make {shape} of {t.shape}, whose size the file leaves open")
+            raise open_size(t.shape)
         if math.prod(t.shape) != math.prod(shape) or 0 in shape:  # type: ignore[arg-type]
             raise ShapeError(f"it cannot make {shape} of {t.shape}")
         if shape == t.shape:
@@ -238,7 +243,9 @@ class Builder:
         tensors = [self.tensor(v) for v in values]
         if len({len(t.shape) for t in tensors}) > 1:
             shapes = ", ".join(str(t.shape) for t in tensors)
-            raise ShapeError(f"its inputs have shapes {shapes}, with different numbers of axes")
+            raise UnsupportedLayerError(
+                f"combines samples of shapes {shapes}, whose batch axes do not meet. Give all the same number of axes"
+            )
         sizes = [math.prod(n or 1 << 16 for n in t.shape) for t in tensors]
         order = tensors[sizes.index(max(sizes))].order
         if axis is not None:
@@ -256,7 +263,7 @@ class Builder:
             return self.reshape(self.affine(self.reshape(value, (1,)), scale, shift), ())
         scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
         both = np.broadcast_shapes(scale.shape, shift.shape)
-        if any(n not in (1, m) for n, m in zip(both, value.shape, strict=True)):
+        if any(n not in (1, m) for n, m in zip(both, value.shape, strict=True) if m is not None):
             raise ShapeError(f"constants of shape {both} do not fit its input of shape {value.shape}")
         varies = [axis for axis, n in enumerate(both) if n != 1]
         t = self.tensor(value)
@@ -264,11 +271,11 @@ class Builder:
             t = self.last(t, varies[0] if varies else t.order[-1])
             count = t.inside[-1]
             if count is None:
-                raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+                raise open_size(t.shape)
             arrays = [np.broadcast_to(a.ravel(), (count,)) for a in (scale, shift)]
             return replace(t, at=self.place(_scaling(*arrays), t.at))
         if None in t.shape:
-            raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+            raise open_size(t.shape)
         whole = [np.broadcast_to(a, t.shape).transpose(t.order).ravel() for a in (scale, shift)]  # type: ignore[arg-type]
         at = self.place(_scaling(*whole), self.place(L.Flatten(), t.at, part="flatten"))
         return replace(t, at=self.place(L.Reshape(t.inside), at, part="shape"))  # type: ignore[arg-type]
@@ -291,7 +298,7 @@ class Builder:
             made = self.shapes[at][place]
         else:
             if None in inside:
-                raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+                raise open_size(t.shape)
             before, after = math.prod(inside[:place]), math.prod(inside[place + 1 :])  # type: ignore[arg-type]
             at = self.place(L.Reshape((before, inside[place], after)), at, part="shape")  # type: ignore[arg-type]
             at = self.place(make(2, 1), at, part=part)
@@ -309,7 +316,7 @@ class Builder:
             at = self.place(kind(keepdims), t.at)
             return Tensor(at, shape, t.order) if keepdims else Tensor(at, (t.shape[kept[0]],), (0,))
         if None in t.shape:
-            raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+            raise open_size(t.shape)
         if not kept and not keepdims:
             return self.reshape(self.pool_all(value, axes, kind, True), ())
         sizes = [math.prod(t.shape[a] for a in group) for group in (axes, kept)]  # type: ignore[misc]

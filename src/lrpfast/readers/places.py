@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from ..model.layers.resize import interpolation
-from .channels_first import Builder, Value
+from .channels_first import Builder, Value, open_size
 
 #: Values of one axis that are made of those of another, at most: a small file could ask for any number.
 MOST = 1 << 24
@@ -21,13 +21,38 @@ def fixed(value: Value, axis: int) -> int:
     """The size of one of a sample's axes."""
     n = value.shape[axis]
     if n is None:
-        raise ShapeError(f"the file leaves the size of its input open: {value.shape}. Fix the size")
+        raise open_size(value.shape)
     return n
 
 
 def constant(builder: Builder, value: Value, array: np.ndarray) -> Value:
     """An array, the same for every sample, stretched to a tensor's shape: the tensor times 0, and the array."""
-    return builder.affine(value, np.array(0.0), array)
+    return affine(builder, value, 0.0, array)
+
+
+def stretched(builder: Builder, value: Value, shape: Sequence[int | None]) -> Value:
+    """Axes of size 1 repeated, so that the sample has the given shape; None, and 1, keep what is there."""
+    for axis, n in enumerate(shape):
+        if n not in (None, 1, value.shape[axis]):
+            if value.shape[axis] != 1:
+                raise ShapeError(f"it cannot stretch {value.shape} to {tuple(shape)}")
+            value = repeat(builder, value, axis, n)
+    return value
+
+
+def affine(builder: Builder, value: Value, scale: Any, shift: Any) -> Value:
+    """value · scale + shift, with arrays of no more axes than a sample; either side is stretched to the other."""
+    scale, shift = np.asarray(scale), np.asarray(shift)
+    both = np.broadcast_shapes(scale.shape, shift.shape)
+    wanted = (1,) * (len(value.shape) - len(both)) + both
+    if any(n == 1 != m for n, m in zip(value.shape, wanted, strict=True)):
+        if None in value.shape:
+            raise open_size(value.shape)
+        count = np.prod(np.broadcast_shapes(wanted, tuple(n or 1 for n in value.shape)), dtype=object)
+        if count > MOST:
+            raise UnsupportedLayerError(f"stretches samples of {value.shape} to {count:,} values; the most is {MOST:,}")
+        value = stretched(builder, value, [m if n == 1 else None for n, m in zip(value.shape, wanted, strict=True)])
+    return builder.affine(value, scale, shift)
 
 
 def _spatially(
@@ -120,6 +145,8 @@ class Resize:
             return i * dtype(0 if width == 1 else (n - 1) / (width - 1))
         if self.where == "pytorch_half_pixel" and width == 1:
             return i
+        if self.where == "tf_half_pixel_for_nn":
+            return (i + dtype(0.5)) / scale
         half = (i + dtype(0.5)) / scale - dtype(0.5)
         if self.where in ("half_pixel", "pytorch_half_pixel"):
             return half

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from ...errors import ModelFormatError
 from ...model.layers import FUNCTIONS, Activation, Identity, Layer, Shape
 from .record import KerasLayer, plain
 
@@ -12,6 +13,9 @@ from .record import KerasLayer, plain
 def _relu(layer: KerasLayer, shape: Shape) -> Activation:
     ceiling = plain(layer.config.get("max_value"))
     slope, threshold = layer.get("negative_slope", 0.0), layer.get("threshold", 0.0)
+    for key, value in (("max_value", ceiling), ("negative_slope", slope), ("threshold", threshold)):
+        if isinstance(value, (int, float)) and value < 0:  # in Keras's formula, other functions than a ReLU
+            raise ModelFormatError(f"{layer}: its {key} is {value}; Keras allows none below 0")
     return Activation("relu", {"max_value": ceiling, "negative_slope": slope, "threshold": threshold}, name=layer.name)
 
 
@@ -58,7 +62,7 @@ _ALIASES: dict[str, tuple[str, dict[str, float]]] = {
     "sparse_sigmoid": ("hard_sigmoid", {"slope": 0.5}),
 }
 #: Keras's names and ours: what is not among them has no name in Keras.
-_NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink"}
+_NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink", "power"}
 
 
 def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Activation | None:

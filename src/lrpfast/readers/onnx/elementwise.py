@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ModelFormatError
 from ...model import layers as L
 from ..channels_first import Value, clip
 from ..places import constant, fixed, pad, take
@@ -16,6 +15,8 @@ from .fold import DTYPES, Known
 from .use import Use
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
+#: float32's largest number.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 # -- activations ------------------------------------------------------------------
@@ -31,6 +32,21 @@ def _function(name: str, **parameters: Any) -> Callable[[Use], Value]:
     return build
 
 
+def _celu(use: Use) -> Value:
+    alpha = use.attr("alpha", 1.0)
+    if alpha <= 0:
+        raise use.unsupported(f"has alpha {alpha}", "Those above 0 work")
+    return use.builder.each(L.Activation("celu", {"alpha": alpha}), use.value())
+
+
+def _shrink(use: Use) -> Value:
+    threshold = use.attr("lambd", 0.5)
+    if threshold < 0:
+        raise use.unsupported(f"has lambd {threshold}", "Those of at least 0 work")
+    layer = L.Activation("shrink", {"threshold": threshold, "shift": use.attr("bias", 0.0)})
+    return use.builder.each(layer, use.value())
+
+
 def _gelu(use: Use) -> Value:
     kind = use.attr("approximate", "none")
     if kind not in ("none", "tanh"):
@@ -39,11 +55,12 @@ def _gelu(use: Use) -> Value:
 
 
 def _selu(use: Use) -> Value:
-    alpha, gamma = use.attr("alpha", 1.6732632423543772), use.attr("gamma", 1.0507009873554805)
-    if abs(alpha - 1.6732632423543772) < 1e-6 and abs(gamma - 1.0507009873554805) < 1e-6:
+    wanted = (1.6732632423543772, 1.0507009873554805)  # which files hold rounded to float32
+    alpha, gamma = (use.attr(key, default) for key, default in zip(("alpha", "gamma"), wanted, strict=True))
+    if tuple(map(np.float32, (alpha, gamma))) == tuple(map(np.float32, wanted)):
         return use.builder.each(L.Activation("selu"), use.value())
     made = use.builder.each(L.Activation("elu", {"alpha": alpha}), use.value())
-    return use.builder.affine(made, np.array(gamma), _NOTHING)
+    return use.affine(made, gamma, _NOTHING)
 
 
 def _prelu(use: Use) -> Value:
@@ -56,19 +73,16 @@ def _prelu(use: Use) -> Value:
 
 
 def _clip(use: Use) -> Value:
-    ends = []
-    for i, name in ((1, "min"), (2, "max")):
-        end = use.maybe(i, name) if use.has(i) else use.attr(name)
-        ends.append(None if end is None else float(np.asarray(end).ravel()[0]))
-    low, high = ends  # up to opset 10 float32's largest stands for none
-    low, high = None if low is not None and low <= -3e38 else low, None if high is not None and high >= 3e38 else high
-    return _clipped(use, use.value(), low, high)
+    low, high = (use.number(i, name, use.attr(name)) for i, name in ((1, "min"), (2, "max")))
+    low = None if low is None or low <= -_LARGEST else low  # up to version 10 it stands for none
+    return _clipped(use, low, None if high is None or high >= _LARGEST else high)
 
 
-def _clipped(use: Use, x: Value, low: float | None, high: float | None) -> Value:
-    if low is not None and high is not None and high < low:
-        raise ModelFormatError(f"its lower end {low} is above its upper end {high}")
-    return use.builder.each(clip(low, high), x)
+def _clipped(use: Use, low: float | None, high: float | None, x: Value | None = None) -> Value:
+    """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
+    if low is not None and high is not None:
+        low = min(low, high)
+    return use.builder.each(clip(low, high), use.value() if x is None else x)
 
 
 def _softmax(name: str) -> Callable[[Use], Value]:
@@ -95,8 +109,7 @@ def _affine(use: Use) -> Value:
 def _scaled(use: Use, x: Value, affine: Any) -> Value:
     if affine is None:
         return x
-    rank = len(x.shape)
-    return use.builder.affine(x, *(use.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift")))
+    return use.affine(x, affine["scale"], affine["shift"])
 
 
 def _batch_norm(use: Use) -> Value:
@@ -143,7 +156,7 @@ def _sample_norm(use: Use, kind: Any, axes: Any, epsilon: float, gamma: Any, bet
     made: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
     if after != (None, None):
         scale, shift = (d if v is None else v for d, v in zip((_ONE, _NOTHING), after, strict=True))
-        made = b.affine(made, use.sample(scale, len(t.shape)), use.sample(shift, len(t.shape)))
+        made = use.affine(made, scale, shift)
     return made
 
 
@@ -158,7 +171,7 @@ def _normalized(kind: Any) -> Callable[[Use], Value]:
         fits = len(axes) >= max(scale.ndim, shift.ndim)
         if fits:
             return _sample_norm(use, kind, axes, use.attr("epsilon"), scale, shift)
-        return use.builder.affine(_sample_norm(use, kind, axes, use.attr("epsilon"), None, None), scale, shift)
+        return use.affine(_sample_norm(use, kind, axes, use.attr("epsilon"), None, None), scale, shift)
 
     return build
 
@@ -185,41 +198,50 @@ def _local_response(use: Use) -> Value:
 # -- several tensors ----------------------------------------------------------------
 
 
-def _merge(layer: Any) -> Callable[[Use], Value]:
-    def build(use: Use) -> Value:
-        return use.builder.merge(layer(), [use.value(i) for i in range(len(use.args))])
-
-    return build
-
-
 def _sum(use: Use) -> Value:
     tensors = [arg for arg in use.args if not isinstance(arg, Known)]
-    shift = np.array(0.0)
+    made = tensors[0] if len(tensors) == 1 else use.builder.merge(L.Add(), tensors)
     for i, arg in enumerate(use.args):
         if isinstance(arg, Known):
-            shift = shift + use.sample(use.const(i, "constant"), len(tensors[0].shape)).astype(np.float64)
-    made = tensors[0] if len(tensors) == 1 else use.builder.merge(L.Add(), tensors)
-    return use.builder.affine(made, _ONE, shift) if len(tensors) < len(use.args) else made
+            made = use.affine(made, _ONE, use.const(i, "constant"))
+    return made
+
+
+def _subtract(use: Use) -> Value:
+    """A difference; the constants of a file itself are an Affine* by now, those made of a shape are not."""
+    if isinstance(use.args[1], Known):
+        return use.affine(use.value(), _ONE, -use.const(1, "constant").astype(np.float64))
+    if isinstance(use.args[0], Known):
+        return use.affine(use.value(1), -_ONE, use.const(0, "constant"))
+    return use.builder.merge(L.Subtract(), [use.value(0), use.value(1)])
+
+
+def _mean(use: Use) -> Value:
+    if any(isinstance(arg, Known) for arg in use.args):
+        return use.affine(_sum(use), 1 / len(use.args), _NOTHING)
+    return use.builder.merge(L.Average(), use.args)
 
 
 def _multiply(use: Use) -> Value:
     for i in (0, 1):
         if isinstance(use.args[i], Known):
-            x = use.value(1 - i)
-            return use.builder.affine(x, use.sample(use.const(i, "factor"), len(x.shape)), _NOTHING)
+            return use.affine(use.value(1 - i), use.const(i, "factor"), _NOTHING)
     return use.builder.merge(L.Multiply(), [use.value(0), use.value(1)])
 
 
 def _divide(use: Use) -> Value:
-    """A product with the reciprocal; where the divisor is a constant, an Affine* stands for it."""
+    """A product with the reciprocal."""
+    if isinstance(use.args[1], Known):
+        with np.errstate(all="ignore"):
+            return use.affine(use.value(), 1 / use.const(1, "divisor").astype(np.float64), _NOTHING)
     b, below = use.builder, use.builder.each(L.Activation("power", {"exponent": -1.0}), use.value(1))
     if isinstance(use.args[0], Known):
-        return b.affine(below, use.sample(use.const(0, "dividend"), len(below.shape)), _NOTHING)
+        return use.affine(below, use.const(0, "dividend"), _NOTHING)
     return b.merge(L.Multiply(), [use.value(0), below])
 
 
 def _power(use: Use) -> Value:
-    exponent = use.const(1, "exponent")
+    exponent = use.sample(use.const(1, "exponent"), len(use.value().shape))
     if exponent.size != 1:
         raise use.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
     return use.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), use.value())
@@ -229,16 +251,15 @@ def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
     def build(use: Use) -> Value:
         tensors = [arg for arg in use.args if not isinstance(arg, Known)]
         made = use.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
-        for i, arg in enumerate(use.args):
-            if isinstance(arg, Known):
-                end = use.const(i, "limit")
-                if end.size == 1:
-                    number = float(end.ravel()[0])
-                    made = _clipped(use, made, *((number, None) if lower else (None, number)))
-                else:
-                    made = use.builder.merge(
-                        layer(), [made, constant(use.builder, made, use.sample(end, len(made.shape)))]
-                    )
+        known = [i for i, arg in enumerate(use.args) if isinstance(arg, Known)]
+        ends = [use.sample(use.const(i, "limit"), len(made.shape)) for i in known]
+        numbers = [float(end.ravel()[0]) for end in ends if end.size == 1]
+        if numbers:
+            low, high = (max(numbers), None) if lower else (None, min(numbers))
+            made = _clipped(use, low, high, made)
+        for end in ends:
+            if end.size != 1:
+                made = use.builder.merge(layer(), [made, constant(use.builder, made, end)])
         return made
 
     return build
@@ -307,8 +328,9 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Affine*": _affine,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
-    "Celu": _function("celu", alpha=("alpha", 1.0)),
+    "Celu": _celu,
     "Clip": _clip,
+    "Clip*": lambda use: _clipped(use, use.attr("low"), use.attr("high")),
     "Concat": _concat,
     "Div": _divide,
     "Dropout": _identity,
@@ -326,7 +348,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "LogSigmoid*": _function("log_sigmoid"),
     "LogSoftmax": _softmax("log_softmax"),
     "Max": _extreme(L.Maximum, True),
-    "Mean": _merge(L.Average),
+    "Mean": _mean,
     "Min": _extreme(L.Minimum, False),
     "Mish": _function("mish"),
     "Mul": _multiply,
@@ -337,16 +359,15 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "RMSNorm*": _normalized(L.RMSNorm),
     "RMSNormalization": lambda use: _layer_norm(use, L.RMSNorm),
     "Relu": _function("relu"),
-    "Relu6*": _function("relu", max_value=6.0),
     "Selu": _selu,
     "Sigmoid": _function("sigmoid"),
-    "Shrink": _function("shrink", threshold=("lambd", 0.5), shift=("bias", 0.0)),
+    "Shrink": _shrink,
     "Silu*": _function("silu"),
     "Softmax": _softmax("softmax"),
     "Softplus": _function("softplus"),
     "Softsign": _function("softsign"),
     "Sqrt": _function("power", exponent=0.5),
-    "Sub": _merge(L.Subtract),
+    "Sub": _subtract,
     "Sum": _sum,
     "Tanh": _function("tanh"),
     "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),

@@ -73,16 +73,17 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One of the two graphs of an If: its nodes in order, its constants, and the names of its outputs."""
+    """A graph in a node, as of an If: its nodes in order, its constants, and the names of its inputs and outputs."""
 
     nodes: list[Node]
     constants: Mapping[str, np.ndarray]
+    inputs: list[str]
     outputs: list[str]
 
     @property
     def outer(self) -> tuple[str, ...]:
         """Names of values that it takes from the graph around it."""
-        own = {*self.constants, *(name for node in self.nodes for name in node.outputs)}
+        own = {*self.constants, *self.inputs, *(name for node in self.nodes for name in node.outputs)}
         taken = [*(name for node in self.nodes for name in node.inputs if name), *self.outputs]
         return tuple(dict.fromkeys(name for name in taken if name not in own))
 
@@ -125,6 +126,7 @@ def package() -> Any:
     """The package `onnx`; MissingPackageError where it is not installed."""
     try:
         import onnx
+        import onnx.inliner  # which `import onnx` leaves out
     except ImportError:
         raise MissingPackageError("ONNX models need onnx: pip install 'lrpfast[onnx]'", name="onnx") from None
     return onnx
@@ -168,10 +170,7 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelFormatError("no ONNX model: there is no graph in it")
     if len(proto.functions):
-        try:
-            proto = onnx.inliner.inline_local_functions(proto)
-        except Exception as error:
-            raise ModelFormatError(f"its functions cannot be put in place ({error})") from error
+        proto = _inlined(onnx, proto)
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
     if not OLDEST <= opset <= NEWEST:
@@ -190,6 +189,25 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
         raise ModelFormatError("the graph has no output")
     known = {*constants, *(value.name for value in inputs)}
     return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants)
+
+
+def _inlined(onnx: Any, proto: Any) -> Any:
+    """The model with the nodes of its functions in the place of what calls them."""
+    try:
+        plain = onnx.inliner.inline_local_functions(proto)
+    except Exception as error:
+        raise ModelFormatError(f"its functions cannot be put in place ({error})") from error
+    if not len(plain.functions):
+        return plain
+    try:  # those of another version of the operators are left; they are converted where their types are known
+        typed = onnx.shape_inference.infer_shapes(proto)
+        return onnx.inliner.inline_local_functions(typed, convert_version=True)
+    except Exception as error:
+        names = ", ".join(f"{f.domain}.{f.name}" for f in plain.functions)
+        raise UnsupportedLayerError(
+            f"its functions {names} are of another version of the operators than its graph, and cannot be converted "
+            f"({error}). Save them in the graph's version"
+        ) from error
 
 
 def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
@@ -239,7 +257,8 @@ def _attribute(entry: Any, where: str, folder: Path | None) -> Any:
         return array(entry.t, f"{where}: the tensor in {entry.name!r}", folder)
     if kind == 5:
         nodes = [_node(item, i, len(entry.g.node), folder) for i, item in enumerate(entry.g.node, 1)]
-        return Branch(nodes, _initializers(entry.g, folder), [value.name for value in entry.g.output])
+        ends = ([value.name for value in side] for side in (entry.g.input, entry.g.output))
+        return Branch(nodes, _initializers(entry.g, folder), *ends)
     if kind == 6:
         return tuple(map(float, entry.floats))
     if kind == 7:

@@ -38,6 +38,19 @@ class Known:
         )
 
 
+def whole(array: Any, what: str) -> np.ndarray:
+    """The array, of whole numbers; ModelFormatError where it holds others."""
+    found: np.ndarray = np.asarray(array)
+    if found.dtype.kind not in "iu":
+        raise ModelFormatError(f"its {what} is of {found.dtype}, not of whole numbers")
+    return found
+
+
+def integers(array: Any, what: str) -> tuple[int, ...]:
+    """Whole numbers as a tuple; ModelFormatError where the array holds others."""
+    return tuple(int(n) for n in whole(array, what).ravel())
+
+
 def bounded(count: float, what: Any) -> None:
     """ModelFormatError where a file asks for more values than any network has in one array."""
     if count > MOST:
@@ -52,7 +65,7 @@ def sized(node: Node, args: list[Any]) -> int:
     if node.op == "MatMul" and all(shapes):
         return int(math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1))
     if node.op == "Tile":
-        return int(args[0].size) * math.prod(int(n) for n in args[1])
+        return int(args[0].size) * math.prod(integers(args[1], "repeats"))
     if node.op == "Range":
         return int(abs((args[1].item() - args[0].item()) / args[2].item()))
     if node.op == "Gather":
@@ -65,7 +78,7 @@ def sized(node: Node, args: list[Any]) -> int:
 def axes_of(node: Node, args: list[Any], at: int = 1) -> Any:
     """The axes of Squeeze, Unsqueeze and the reductions: an attribute, and since opset 13 or 18 an input."""
     if len(args) > at and args[at] is not None:
-        return tuple(int(a) for a in np.ravel(args[at]))
+        return integers(args[at], "axes")
     return node.attributes.get("axes")
 
 
@@ -91,9 +104,7 @@ def squeezed(shape: tuple[Any, ...], axes: Any) -> list[int]:
 
 def reshaped(shape: tuple[Any, ...], target: Any, allowzero: int) -> tuple[int, ...]:
     """The shape that a Reshape makes: 0 keeps an axis, -1 takes what is left."""
-    if np.asarray(target).dtype.kind not in "iu":
-        raise ModelFormatError(f"its shape is of {np.asarray(target).dtype}, not of whole numbers")
-    target = [int(n) for n in target]
+    target = list(integers(target, "shape"))
     if not allowzero:
         target = [shape[i] if n == 0 and i < len(shape) else n for i, n in enumerate(target)]
     if target.count(-1) > 1 or any(n < -1 for n in target):
@@ -109,7 +120,8 @@ def reshaped(shape: tuple[Any, ...], target: Any, allowzero: int) -> tuple[int, 
 def slices(node: Node, args: list[Any], rank: int) -> dict[int, slice]:
     """The slice of each axis that a Slice cuts."""
     if len(args) > 1:
-        given: list[Any] = [None if a is None else list(map(int, a)) for a in (args + [None] * 4)[1:5]]
+        names = zip(("starts", "ends", "axes", "steps"), (args + [None] * 4)[1:5], strict=True)
+        given: list[Any] = [None if a is None else list(integers(a, what)) for what, a in names]
         starts, ends, axes, steps = given
     else:
         starts, ends = (list(node.attributes.get(key, ())) for key in ("starts", "ends"))
@@ -139,7 +151,7 @@ def _cast(node: Node, args: list[Any]) -> Any:
 
 
 def _constant_of_shape(node: Node, args: list[Any]) -> Any:
-    shape = tuple(int(n) for n in args[0])
+    shape = integers(args[0], "shape")
     if any(n < 0 for n in shape):
         raise ModelFormatError(f"its shape is {shape}")
     bounded(math.prod(shape), node)
@@ -147,7 +159,7 @@ def _constant_of_shape(node: Node, args: list[Any]) -> Any:
 
 
 def _expand(node: Node, args: list[Any]) -> Any:
-    shape = np.broadcast_shapes(args[0].shape, tuple(int(n) for n in args[1]))
+    shape = np.broadcast_shapes(args[0].shape, integers(args[1], "shape"))
     bounded(math.prod(shape), node)
     return np.broadcast_to(args[0], shape)
 
@@ -159,8 +171,9 @@ def _range(node: Node, args: list[Any]) -> Any:
 
 
 def _tile(node: Node, args: list[Any]) -> Any:
-    bounded(args[0].size * math.prod(int(n) for n in args[1]), node)
-    return np.tile(args[0], [int(n) for n in args[1]])
+    repeats = integers(args[1], "repeats")
+    bounded(args[0].size * math.prod(repeats), node)
+    return np.tile(args[0], repeats)
 
 
 def _divide(node: Node, args: list[Any]) -> Any:
@@ -182,7 +195,7 @@ def _split(node: Node, args: list[Any]) -> Any:
 def split_sizes(node: Node, args: list[Any], shape: tuple[Any, ...]) -> list[int]:
     """How many values of its axis each output of a Split has."""
     n = shape[node.attributes.get("axis", 0)]
-    sizes = [int(v) for v in args[1]] if len(args) > 1 and args[1] is not None else node.attributes.get("split")
+    sizes = integers(args[1], "split") if len(args) > 1 and args[1] is not None else node.attributes.get("split")
     if sizes is None:
         count = node.attributes.get("num_outputs", len(node.outputs))
         each = -(-n // count)
@@ -205,7 +218,7 @@ def _reduce(function: Callable[..., Any]) -> Callable[..., Any]:
 def _gather(node: Node, args: list[Any]) -> Any:
     axis = node.attributes.get("axis", 0)
     bounded(args[0].size // max(args[0].shape[axis], 1) * args[1].size, node)
-    return np.take(args[0], args[1].astype(np.int64), axis)
+    return np.take(args[0], whole(args[1], "indices").astype(np.int64), axis)
 
 
 def _constant(node: Node, args: list[Any]) -> Any:

@@ -29,7 +29,7 @@ def _biased(use: Use, out: int, rank: int, axis: int, build: Callable[[np.ndarra
     whole = added.reshape((1,) * (rank - added.ndim) + added.shape)
     if whole.shape[axis] in (1, out) and all(n == 1 for a, n in enumerate(whole.shape) if a != axis):
         return build(np.broadcast_to(whole.ravel(), (out,)))
-    return use.builder.affine(build(None), np.array(1.0), added)
+    return use.affine(build(None), np.array(1.0), added)
 
 
 def _matmul(use: Use) -> Value:
@@ -80,7 +80,7 @@ def _matmul_left(use: Use) -> Value:
     swap = [*range(rank - 2), rank - 1, rank - 2]
     made: Value = b.transpose(b.dense(b.transpose(x, swap), kernel.T, None), swap)
     added = use.attr("added")
-    return made if added is None else b.affine(made, np.array(1.0), use.sample(added, rank))
+    return made if added is None else use.affine(made, np.array(1.0), added)
 
 
 def _gemm(use: Use) -> Value:

@@ -17,6 +17,7 @@ from .file import Branch, File, Input, Node, read
 from .fold import FOLDED, MADE, Known, fold, sized
 from .ops import OPERATORS
 from .patterns import Matcher
+from .schema import check
 from .use import Use
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
@@ -24,6 +25,12 @@ BATCHES = (7919, 7907)
 
 #: What NumPy and Python raise for attributes and constants of wrong types, shapes and sizes.
 _MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
+
+#: Operators that are read as parts of a function alone.
+_PARTS = {
+    "Erf": "It works in a GELU, x * (1 + erf(x / sqrt(2))) / 2, whose constants are these to the precision of float32",
+    "Log": "It works in a softplus, log(1 + exp(x)), and in a log-sigmoid, log(sigmoid(x))",
+}
 
 #: What may use an input of whole numbers: operators that round nothing.
 _ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
@@ -125,9 +132,8 @@ class _Reading:
         if node.op in OPERATORS:
             self.builder.scope = node.name
             return Use(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
-        raise node.unsupported(
-            "is of an operator that lrpfast does not read", f"These work: {', '.join(known_operators())}"
-        )
+        remedy = _PARTS.get(node.op) or f"These work: {', '.join(known_operators())}"
+        raise node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
     def _branch(self, node: Node, condition: Any, values: dict[str, Any]) -> list[Any]:
         """What an If makes whose condition is known, of the inputs' shapes say."""
@@ -136,14 +142,17 @@ class _Reading:
         branch = node.attributes.get("then_branch" if condition.first.ravel()[0] else "else_branch")
         if not isinstance(branch, Branch):
             raise ModelFormatError("the branch that it takes is missing")
+        for inner in branch.nodes:
+            with _naming(str(inner)):
+                check(inner, self.opset, branch.constants)
         inside = {**values, **{name: Known(array, array) for name, array in branch.constants.items()}}
         self.run(branch.nodes, inside)
         return [inside[name] for name in branch.outputs]
 
 
 def known_operators() -> list[str]:
-    """Operators that lrpfast reads, on tensors or on constants alone."""
-    return sorted(name for name in {*OPERATORS, *FOLDED, "If"} if not name.endswith("*"))
+    """Operators that lrpfast reads on what a model computes; on constants alone there are more."""
+    return sorted(name for name in {*OPERATORS, "If"} if not name.endswith("*"))
 
 
 def _constants(file: File) -> dict[str, np.ndarray]:
@@ -151,6 +160,8 @@ def _constants(file: File) -> dict[str, np.ndarray]:
     constants = dict(file.constants)
     room = MADE + 8 * sum(array.size for array in constants.values())
     for node in file.nodes:
+        with _naming(str(node)):
+            check(node, file.opset, constants)
         if node.op in FOLDED and all(name in constants or not name for name in node.inputs):
             args = [Known(constants[name], constants[name]) if name else None for name in node.inputs]
             with _naming(str(node)):
@@ -173,7 +184,8 @@ def _planned(file: File, matcher: Matcher) -> list[Node]:
     for node in reversed(file.nodes):
         if needed.isdisjoint(node.outputs) or all(name in matcher.constants for name in node.outputs if name):
             continue
-        match = node if shapes.issuperset(node.outputs) else matcher.match(node)
+        with _naming(str(node)):
+            match = node if shapes.issuperset(node.outputs) else matcher.match(node)
         planned.append(match)
         needed.update(match.inputs)
     return planned[::-1]

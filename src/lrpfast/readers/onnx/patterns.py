@@ -1,77 +1,78 @@
 """Several nodes that are one layer: what exporters write where the format has no operator of its own.
 
-A function of one value is recognised by its figures, not by its spelling: the nodes are computed
-at a few hundred points and compared with the functions that lrpfast has. Where nodes match, one
+A function of one value is recognised by its formula (formulas.py), not by its spelling. Where nodes match, one
 node of a name of ours (it ends in "*") stands for them, under the name of the last.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from ...errors import ModelFormatError
 from .file import Node
+from .fold import integers
+from .formulas import FORMULAS, Formula, NoFormula, X, clip, number, power, recognised
 
-#: Where functions are compared, and how closely; exporters round their constants to float32.
-_POINTS = np.concatenate([np.linspace(-9.013, 9.007, 361), [-40.0, 40.0]])
-_CLOSE = 2e-6
-
-_erf = np.vectorize(math.erf, otypes=[float])
-
-
-def _sigmoid(x: np.ndarray) -> Any:
-    return 1 / (1 + np.exp(-x))
-
-
-def _softplus(x: np.ndarray) -> Any:
-    return np.logaddexp(0, x)
-
-
-def _clip(x: Any, low: Any = -np.inf, high: Any = np.inf) -> Any:
-    return np.minimum(np.maximum(x, low), high)
-
-
-#: The functions that are recognised: the node that stands for them, and their formula.
-_FUNCTIONS: tuple[tuple[str, dict[str, Any], Callable[[np.ndarray], np.ndarray]], ...] = (
-    ("Relu", {}, lambda x: np.maximum(x, 0)),
-    ("Gelu", {"approximate": "none"}, lambda x: x * 0.5 * (1 + _erf(x / math.sqrt(2)))),
-    (
-        "Gelu",
-        {"approximate": "tanh"},
-        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    ),
-    ("Silu*", {}, lambda x: x * _sigmoid(x)),
-    ("Mish", {}, lambda x: x * np.tanh(_softplus(x))),
-    ("HardSwish", {}, lambda x: x * _clip(x / 6 + 0.5, 0, 1)),
-    ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}, lambda x: _clip(x / 6 + 0.5, 0, 1)),
-    ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}, lambda x: _clip(x / 5 + 0.5, 0, 1)),
-    ("Sigmoid", {}, _sigmoid),
-    ("Tanh", {}, np.tanh),
-    ("LogSigmoid*", {}, lambda x: -_softplus(-x)),
-    ("Softplus", {}, _softplus),
-    ("Softsign", {}, lambda x: x / (1 + np.abs(x))),
-    ("Relu6*", {}, lambda x: _clip(x, 0, 6)),
-)
-_TABLE = [(op, attributes, function(_POINTS)) for op, attributes, function in _FUNCTIONS]
-
-#: Operators that functions are made of, on numbers.
-_FORMULAS: dict[str, Callable[..., np.ndarray]] = {
-    **{"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power},
-    **{"Sqrt": np.sqrt, "Neg": np.negative, "Abs": np.abs, "Exp": np.exp, "Log": np.log, "Erf": _erf},
-    **{"Tanh": np.tanh, "Sigmoid": _sigmoid, "Softplus": _softplus, "Reciprocal": lambda x: 1 / x},
-    **{"Relu": lambda x: np.maximum(x, 0), "Clip": _clip, "Min": np.minimum, "Max": np.maximum},
-    **{"Identity": lambda x: x, "HardSigmoid": lambda x: x},
+#: Operators that make a function more than sums and products; without one there is none to recognise.
+_CURVED = {
+    *("Abs", "Exp", "Log", "Erf", "Tanh", "Sigmoid", "Softplus", "Relu"),
+    *("Clip", "Min", "Max", "HardSigmoid"),
 }
+#: All that functions are made of.
+_PARTS = {*FORMULAS, *_CURVED, "Pow"}
 #: Those that end one.
 _ENDS = ("Mul", "Div", "Add", "Sub", "Clip", "Min", "Max", "Log", "Reciprocal")
-#: The most nodes that one function may be made of.
-_DEEPEST = 24
+#: The most nodes that one function may be made of, and how many of `_CURVED` one after the other.
+_MOST_NODES, _DEEPEST = 24, 4
 
 _AFFINE = ("Add", "Sub", "Mul", "Div")
+
+
+def _applied(node: Node, args: Sequence[Formula | None]) -> Formula:
+    """An operator's formula, of those of its inputs."""
+    first, rest = args[0] if args else None, args[1:]
+    if first is None or (node.op in FORMULAS and None in rest):
+        raise NoFormula
+    if node.op == "Clip":
+        return clip(first, *(_end(node, rest, i, key) for i, key in enumerate(("min", "max"))))
+    if node.op == "HardSigmoid":
+        return clip(node.attributes.get("alpha", 0.2) * first + node.attributes.get("beta", 0.5), 0, 1)
+    if node.op == "Pow":
+        return power(first, _number_of(rest[0] if len(rest) == 1 else None))
+    if node.op in ("Min", "Max"):
+        variable = [f for f in args if f is not None and any(f.terms)]
+        ends = [_number_of(f) for f in args if f is None or not any(f.terms)]
+        if len(variable) != 1 or not ends:
+            raise NoFormula
+        return clip(variable[0], high=min(ends)) if node.op == "Min" else clip(variable[0], low=max(ends))
+    return FORMULAS[node.op](*args)
+
+
+def _number_of(f: Formula | None) -> float:
+    if f is None or any(f.terms):
+        raise NoFormula
+    return f.constant
+
+
+def _end(node: Node, given: Sequence[Formula | None], i: int, key: str) -> float:
+    """One of Clip's ends: an input or, before version 11, an attribute."""
+    none = (-math.inf, math.inf)[i]
+    if i < len(given):
+        end = given[i]
+        return none if end is None else _number_of(end)
+    return float(node.attributes.get(key, none))
+
+
+def _fitted(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of two constants together."""
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        raise ModelFormatError(f"constants of shapes {a} and {b} do not fit each other") from None
 
 
 class Matcher:
@@ -103,56 +104,57 @@ class Matcher:
         return self._functions[node.outputs[0]]
 
     def _recognised(self, root: Node) -> Node | None:
-        inside, edge, stack = {root.outputs[0]}, set(), [root]
-        while stack:  # all that the root is computed from by such operators
-            for name in filter(None, stack.pop().inputs):
-                if name in self.constants or name in inside:
-                    continue
-                maker = self.maker.get(name)
-                if maker is not None and maker.op in _FORMULAS and len(inside) < _DEEPEST:
-                    inside.add(name)
-                    stack.append(maker)
-                edge.add(name)
-        if len(edge) > _DEEPEST or len(inside) < 2 and root.op not in ("Min", "Max", "Clip"):
+        inside, edge, curved = self._around(root)
+        if not curved or len(edge) > _MOST_NODES or len(inside) < 2:
             return None
         for base in sorted(edge, key=lambda name: self.rank.get(name, -1)):  # the widest pattern first
-            values = self._values(root.outputs[0], base, {}, inside)
-            if values is None or not np.isfinite(values).all():
+            known: dict[str, Formula | None] = {base: X}
+            try:
+                found = recognised(self._formula(root.outputs[0], known, inside))
+            except NoFormula:
                 continue
-            for op, attributes, wanted in _TABLE:
-                if (np.abs(values - wanted) <= _CLOSE * (1 + np.abs(wanted))).all():
-                    return replace(root, op=op, inputs=(base,), attributes=attributes)
+            if found is not None:
+                used = [i for name in known if name != base for i in self.maker[name].inputs if i in self.constants]
+                rank = max((self.constants[i].ndim for i in used), default=0)
+                return replace(root, op=found[0], inputs=(base,), attributes={**found[1], "rank*": rank})
         return None
 
-    def _values(self, name: str, base: str, known: dict[str, Any], inside: set[str]) -> Any:
-        """What a value is where ``base`` is `_POINTS`; None where it depends on something else."""
-        if name == base:
-            return _POINTS
+    def _around(self, root: Node) -> tuple[set[str], set[str], bool]:
+        """What the root may be a formula of: values that such operators make, what these take, and if one is curved."""
+        inside, edge, any_curved = {root.outputs[0]}, set(), False
+        stack = [(root, 0)]
+        while stack:
+            node, depth = stack.pop()
+            depth += node.op in _CURVED
+            any_curved = any_curved or depth > 0
+            for name in node.inputs:
+                if not name or name in self.constants or name in inside:
+                    continue
+                maker = self.maker.get(name)
+                if maker is not None and maker.op in _PARTS and depth < _DEEPEST and len(inside) < _MOST_NODES:
+                    inside.add(name)
+                    stack.append((maker, depth))
+                edge.add(name)
+        return inside, edge, any_curved
+
+    def _formula(self, name: str, known: dict[str, Formula | None], inside: set[str]) -> Formula:
+        """What a value is of the base, which is `X` in ``known``; NoFormula where it depends on something else."""
         if name in self.constants:
             array = self.constants[name]
-            return np.float64(array.ravel()[0]) if array.size == 1 and array.dtype.kind in "fiu" else None
-        if name not in inside:
-            return None
+            if array.size != 1 or array.dtype.kind not in "fiu":
+                raise NoFormula
+            return number(float(array.ravel()[0]))
         if name not in known:
-            known[name] = None
+            if name not in inside:
+                raise NoFormula
+            known[name] = None  # found to be no formula, until it is one
             node = self.maker[name]
-            formula = _FORMULAS[node.op]
-            args = [self._values(i, base, known, inside) if i else None for i in node.inputs]
-            if node.op == "Clip":
-                ends = {"low": args[1] if len(args) > 1 else node.attributes.get("min")}
-                ends["high"] = args[2] if len(args) > 2 else node.attributes.get("max")
-                missing = args[0] is None or any(
-                    i and a is None for i, a in zip(node.inputs[1:], args[1:], strict=True)
-                )
-                if not missing:
-                    known[name] = _clip(args[0], **{key: end for key, end in ends.items() if end is not None})
-            elif node.op == "HardSigmoid" and args[0] is not None:
-                alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
-                known[name] = _clip(alpha * args[0] + beta, 0, 1)
-            elif all(a is not None for a in args) and not (node.op in ("Min", "Max") and len(args) != 2):
-                with np.errstate(all="ignore"):
-                    known[name] = formula(*args)
-        return known[name]
+            args = [self._formula(i, known, inside) if i else None for i in node.inputs]
+            known[name] = _applied(node, args)
+        found = known[name]
+        if found is None:
+            raise NoFormula
+        return found
 
     # -- layer normalization ------------------------------------------------------
 
@@ -161,15 +163,10 @@ class Matcher:
         if node.op not in ("Div", "Mul"):
             return None
         for top, bottom in (node.inputs, node.inputs[::-1])[: 2 if node.op == "Mul" else 1]:
-            root = self._made(bottom)
-            if node.op == "Mul":
-                if root is not None and root.op == "Reciprocal":
-                    root = self._made(root.inputs[0])
-                elif root is None or root.op != "Pow" or self._number(root.inputs[1]) != -0.5:
-                    continue
-            if root is None or not (
-                root.op == "Sqrt" or (root.op == "Pow" and abs(self._number(root.inputs[1])) == 0.5)
-            ):
+            root, exponent = self._made(bottom), -0.5 if node.op == "Mul" else 0.5
+            if root is not None and root.op == "Reciprocal":
+                root, exponent = self._made(root.inputs[0]), -exponent
+            if root is None or self._exponent(root) != exponent:
                 continue
             total = self._made(root.inputs[0])
             if total is None or total.op != "Add":
@@ -209,15 +206,19 @@ class Matcher:
         subs = [self.maker[name].inputs[0] for name in (top, squared)]
         return (subs[0], "LayerNorm*") if subs[0] == subs[1] else None
 
+    def _exponent(self, node: Node) -> float:
+        """The power that a node raises to; NaN where it does something else."""
+        return self._number(node.inputs[1]) if node.op == "Pow" else 0.5 if node.op == "Sqrt" else math.nan
+
     def _is_square(self, node: Node) -> bool:
         if node.op == "Pow":
-            return self._number(node.inputs[1]) == 2
+            return self._exponent(node) == 2
         return node.op == "Mul" and node.inputs[0] == node.inputs[1]
 
     def _axes(self, node: Node) -> tuple[int, ...] | None:
         if len(node.inputs) > 1 and node.inputs[1]:
             array = self.constants.get(node.inputs[1])
-            return None if array is None else tuple(int(a) for a in array.ravel())
+            return None if array is None else integers(array, "axes")
         return node.attributes.get("axes")
 
     # -- constants added and multiplied -------------------------------------------
@@ -225,6 +226,7 @@ class Matcher:
     def _affine(self, node: Node) -> Node | None:
         """Constants added and multiplied: a bias, batch normalization, or a layer normalization's own."""
         parts: list[tuple[Node, np.ndarray, bool]] = []
+        shape: tuple[int, ...] = ()
         at: Node | None = node
         name = node.outputs[0]
         while at is not None and at.op in _AFFINE:
@@ -233,6 +235,10 @@ class Matcher:
                 break
             if parts and (self.uses[name] != 1 or self.function(at)):
                 break
+            wider = _fitted(shape, constant.shape)
+            if math.prod(wider) > max(math.prod(shape), constant.size):
+                break  # a table of all pairs of values, which only the tensor between them may need
+            shape = wider
             parts.append((at, constant.astype(np.float64), at.inputs[1] == rest))
             name = rest
             at = self._made(rest)
@@ -248,9 +254,9 @@ class Matcher:
                         constant = -constant
                 shift = shift + constant
             else:
-                with np.errstate(all="ignore"):
+                with np.errstate(all="ignore"):  # a layer refuses what is not finite
                     factor = constant if part.op == "Mul" else 1 / constant
-                scale, shift = scale * factor, shift * factor
+                    scale, shift = scale * factor, shift * factor
         extra = {"scale": scale, "shift": shift}
         if at is None or self.uses[name] != 1:
             return replace(node, op="Affine*", inputs=(name,), attributes=extra)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..places import affine
 from .file import Node
-from .fold import Known
+from .fold import Known, integers
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
@@ -37,6 +38,9 @@ class Use:
 
     def run(self, build: Callable[[Use], Any]) -> list[Any]:
         """The node's outputs; UnsupportedLayerError where an attribute was not understood."""
+        rank = self.attr("rank*", 0)  # of the constants in what this node stands for
+        if rank and any(rank > len(arg.shape) + 1 for arg in self.args if isinstance(arg, (Tensor, Flat))):
+            raise self.unsupported(f"combines constants of {rank} axes with an input of fewer, so that batch axes move")
         made = build(self)
         left = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
         if left:
@@ -94,13 +98,19 @@ class Use:
     def maybe(self, i: int, what: str) -> np.ndarray | None:
         return self.const(i, what) if self.has(i) else None
 
+    def number(self, i: int, what: str, default: Any = None) -> Any:
+        """An input that is one number, as a float; the default where it is left out."""
+        if not self.has(i):
+            return default
+        array = self.const(i, what)
+        if array.size != 1 or array.dtype.kind not in "fiu":
+            raise ModelFormatError(f"its {what} is an array of {array.dtype} and shape {array.shape}, not one number")
+        return float(array.ravel()[0])
+
     def ints(self, name: str, i: int) -> tuple[int, ...] | None:
         """Whole numbers, which are an attribute or, in later versions, an input."""
         if self.has(i):
-            array = self.const(i, name)
-            if array.dtype.kind not in "iu":
-                raise ModelFormatError(f"its {name} are of {array.dtype}, not whole numbers")
-            return tuple(int(n) for n in array.ravel())
+            return integers(self.const(i, name), name)
         given: tuple[int, ...] | None = self.attr(name)
         return given
 
@@ -122,3 +132,8 @@ class Use:
                 raise self.unsupported(f"joins a constant of shape {array.shape} to samples of {rank} axes")
             array = array[0]
         return array
+
+    def affine(self, x: Value, scale: Any, shift: Any) -> Value:
+        """x · scale + shift, with constants as the file has them; what is smaller is stretched to what is larger."""
+        rank = len(x.shape)
+        return affine(self.builder, x, *(self.sample(np.asarray(a), rank) for a in (scale, shift)))

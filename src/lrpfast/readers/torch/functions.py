@@ -51,19 +51,36 @@ def _prelu(call: Call) -> Any:
 
 
 def _elu(call: Call) -> Any:
-    if call.get("scale", 1) != 1 or call.get("input_scale", 1) != 1:
-        raise call.unsupported("is an ELU with scales")
-    return call.builder.each(L.Activation("elu", {"alpha": call.get("alpha", 1.0)}), call.tensor())
+    """ELU, and SELU and CELU as programs write them that are taken apart."""
+    alpha, scale, inner = (float(call.get(key, 1.0)) for key in ("alpha", "scale", "input_scale"))
+    if (alpha, scale, inner) == (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0):
+        return _plain("selu")(call)
+    if inner != 1 and (scale != 1 or alpha * inner != 1):
+        raise call.unsupported(f"is an ELU whose input is scaled by {inner}", "F.elu, F.celu and F.selu work")
+    made = call.builder.each(L.Activation("elu" if inner == 1 else "celu", {"alpha": alpha}), call.tensor())
+    return made if scale == 1 else call.builder.affine(made, np.float64(scale), np.float64(0))
+
+
+def _celu(call: Call) -> Any:
+    alpha = call.get("alpha", 1.0)
+    if alpha <= 0:
+        raise call.unsupported(f"is a CELU with alpha {alpha}", "Those above 0 work")
+    return call.builder.each(L.Activation("celu", {"alpha": alpha}), call.tensor())
 
 
 def _gelu(call: Call) -> Any:
-    return call.builder.each(L.Activation("gelu", {"approximate": call.get("approximate") == "tanh"}), call.tensor())
+    kind = call.get("approximate", "none")
+    if kind not in ("none", "tanh"):
+        raise call.unsupported(f"has the approximation {kind!r}, which lrpfast does not know", "'none' and 'tanh' work")
+    return call.builder.each(L.Activation("gelu", {"approximate": kind == "tanh"}), call.tensor())
 
 
 def _softplus(call: Call) -> Any:
     beta, x = call.get("beta", 1), call.tensor()
     if call.get("threshold", 20) < 20:  # above it PyTorch gives x, from 20 on to 2e-9 / beta
         raise call.unsupported(f"has the threshold {call.get('threshold')}", "These work: 20 or more")
+    if not beta:
+        raise call.unsupported("divides by beta, which is 0")
     if beta == 1:
         return call.builder.each(L.Activation("softplus"), x)
     scaled = call.builder.affine(x, np.float64(beta), np.float64(0))
@@ -74,6 +91,8 @@ def _softplus(call: Call) -> Any:
 def _shrink(soft: bool) -> Converter:
     def convert(call: Call) -> Any:
         threshold = call.get("lambd", 0.5)
+        if threshold < 0:
+            raise call.unsupported(f"has the threshold {threshold}", "Those of at least 0 work")
         shift = threshold if soft else 0.0
         return call.builder.each(L.Activation("shrink", {"threshold": threshold, "shift": shift}), call.tensor())
 
@@ -81,8 +100,9 @@ def _shrink(soft: bool) -> Converter:
 
 
 def _clamped(call: Call, low: float | None, high: float | None) -> Any:
-    if low is not None and high is not None and high < low:
-        raise call.unsupported(f"clamps to {low} … {high}, which is empty")
+    """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
+    if low is not None and high is not None:
+        low = min(low, high)
     return call.builder.each(clip(low, high), call.tensor())
 
 
@@ -93,14 +113,19 @@ def _hardtanh(call: Call) -> Any:
 def _clamp(call: Call) -> Any:
     for name in ("min", "max"):
         if not isinstance(call.get(name), (int, float, type(None))):
-            raise call.unsupported("clamps to a tensor")
+            raise call.unsupported("clamps to a tensor", "torch.maximum and torch.minimum work")
     return _clamped(call, call.get("min"), call.get("max"))
 
 
 def _threshold(call: Call) -> Any:
-    if call.get("value", 0) != 0:
-        raise call.unsupported("sets what is below its threshold to a value other than 0")
-    return call.builder.each(L.Activation("relu", {"threshold": call.get("threshold", 0.0)}), call.tensor())
+    threshold, value = float(call.get("threshold", 0.0)), call.get("value", 0)
+    if value == threshold:
+        return _clamped(call, threshold, None)
+    if value != 0:
+        raise call.unsupported(
+            f"sets what is not above its threshold {threshold} to {value}", "0 and the threshold itself work"
+        )
+    return call.builder.each(L.Activation("relu", {"threshold": threshold}), call.tensor())
 
 
 def _softmax(name: str) -> Converter:
@@ -195,7 +220,7 @@ FUNCTIONS: dict[str, Converter] = {
     "aten._prelu_kernel": _prelu,
     "aten.elu": _elu,
     "aten.selu": _plain("selu"),
-    "aten.celu": _with("celu", alpha=("alpha", 1.0)),
+    "aten.celu": _celu,
     "aten.softshrink": _shrink(True),
     "aten.hardshrink": _shrink(False),
     "aten.gelu": _gelu,

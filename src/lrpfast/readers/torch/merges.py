@@ -10,9 +10,8 @@ import numpy as np
 
 from ...model import layers as L
 from ..channels_first import Flat, Tensor
-from ..places import constant, fixed
+from ..places import affine, constant, fixed
 from .graph import Call, Stack
-from .moves import stretched
 
 Converter = Callable[[Call], Any]
 
@@ -44,11 +43,7 @@ def _fitted(call: Call, constant: Any, rank: int) -> np.ndarray:
 
 def _affine(call: Call, x: Any, scale: Any, shift: Any) -> Any:
     rank = len(x.shape)
-    scale, shift = (_fitted(call, c, rank) for c in (scale, shift))
-    wanted = np.broadcast_shapes(scale.shape, shift.shape, tuple(n or 1 for n in x.shape))
-    if any(n is not None and m != n for m, n in zip(wanted, x.shape, strict=True)):
-        x = stretched(call, x, [m if n == 1 else -1 for m, n in zip(wanted, x.shape, strict=True)])
-    return call.builder.affine(x, scale, shift)
+    return affine(call.builder, x, *(_fitted(call, c, rank) for c in (scale, shift)))
 
 
 def _pair(call: Call) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import ShapeError
 from ...model import layers as L
 from ..channels_first import MAX_NODES
-from ..places import Resize, fixed, interpolate, nearest, pad, repeat, take
+from ..places import Resize, fixed, interpolate, nearest, pad, stretched, take
 from .graph import Call
 from .records import Batch
 
@@ -126,20 +126,9 @@ def _expand(call: Call) -> Any:
     x, sizes = call.tensor(), call.get("size")
     if len(sizes) != len(x.shape) + 1:
         raise call.unsupported("adds axes before the batch axis")
-    return stretched(call, x, sizes[1:])
-
-
-def stretched(call: Call, x: Any, sizes: Sequence[Any]) -> Any:
-    """Axes of size 1 repeated."""
-    for axis, n in enumerate(sizes):
-        if isinstance(n, Batch):
-            raise call.unsupported("stretches an axis to the batch's size")
-        if n in (-1, x.shape[axis]):
-            continue
-        if x.shape[axis] != 1:
-            raise ShapeError(f"it cannot stretch {x.shape} to {tuple(sizes)}")
-        x = repeat(call.builder, x, axis, n)
-    return x
+    if any(isinstance(n, Batch) for n in sizes[1:]):
+        raise call.unsupported("stretches an axis to the batch's size")
+    return stretched(call.builder, x, [None if n == -1 else n for n in sizes[1:]])
 
 
 def _repeat(call: Call) -> Any:

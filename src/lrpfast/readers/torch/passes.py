@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ...errors import UnsupportedLayerError
 from .records import Op, Program, Ref
 
@@ -123,7 +125,7 @@ def fused(program: Program) -> Program:
         size = total and source(total.arguments.get("self"), "aten.abs")
         if not total or not size or total.arguments.get("other") != 1 or total.arguments.get("alpha", 1) != 1:
             return None
-        if size.arguments.get("self") != x:
+        if size.arguments.get("self") != x or op.arguments.get("rounding_mode") is not None:
             return None
         return replace(op, target="lrpfast.softsign.default", arguments={"self": x})
 
@@ -155,6 +157,11 @@ def fused(program: Program) -> Program:
         values = {"alpha": scaled.arguments.get("other"), "k": total.arguments.get("other")}
         values |= {"beta": power.arguments.get("exponent"), "size": size}
         if any(not isinstance(v, (int, float)) for v in values.values()):
+            return None
+        unset = ((op, "rounding_mode"), (pad, "value"), (pool, "divisor_override"), (pool, "padding"))
+        if any(np.any(where.arguments.get(key) or 0) for where, key in unset) or total.arguments.get("alpha", 1) != 1:
+            return None
+        if pad.arguments.get("mode", "constant") != "constant":
             return None
         return replace(op, target="lrpfast.local_response_norm.default", arguments={"self": x, **values})
 
