@@ -87,7 +87,7 @@ class Builder:
         self.shapes: list[Shape] = []
         #: What the layers placed next are named after.
         self.scope = "layer"
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}  # names, and the last number that was tried after each
         self._moves: dict[tuple[int, tuple[int, ...]], int] = {}
         self._origin: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._flattened: dict[Tensor, Tensor] = {}
@@ -99,11 +99,12 @@ class Builder:
         if len(self.nodes) >= MAX_NODES:
             raise ModelFormatError(f"the model would have more than {MAX_NODES:,} layers")
         stem = name = self.scope + (f"/{part}" if part else "")
-        count = 0
+        count = self._taken.get(stem, 0)
         while name in self._taken:
             count += 1
             name = f"{stem}_{count}"
-        self._taken.add(name)
+        self._taken[stem] = count  # where the next of this name looks on
+        self._taken.setdefault(name, 0)
         self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
         self.nodes.append((replace(layer, name=name), inputs))
         return len(self.nodes) - 1

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import heapq
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...budget import check_layers
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Layer, Shape
+from ..guard import parse_json
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
@@ -35,10 +36,6 @@ from .layers import BACK, CONVERTERS, LAST, convert, naming
 from .record import KerasLayer
 from .store import Entry, Store
 
-#: Shared models inside each other could make a small file ask for any number of layers.
-MAX_NODES = 100_000
-
-
 # -- building -----------------------------------------------------------------
 
 #: Layers through which a mask of time steps goes on; in Keras all others end it.
@@ -47,19 +44,16 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
 
-def _check_count(uses: int) -> None:
-    if uses > MAX_NODES:
-        raise ModelFormatError(f"its layers, counted at every use, are more than {MAX_NODES:,}")
-
-
-def _uses(model: Mapping[str, Any]) -> int:
-    """How often the layers of a model are used together, where all calls are needed."""
-    total = 0
+def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
+    """How often the layers of a model are used together, where all calls are needed, and how many calls are written."""
+    uses = written = 0
     for entry in entries_of(model):
-        inside = _uses(entry) if class_of(entry) in SEQUENTIAL + FUNCTIONAL else 1
+        inside = _uses(entry) if class_of(entry) in SEQUENTIAL + FUNCTIONAL else (1, 0)
         calls = entry.get("inbound_nodes")
-        total += inside * (max(1, len(calls)) if isinstance(calls, list) else 1)
-    return total
+        count = max(1, len(calls)) if isinstance(calls, list) else 1
+        uses += inside[0] * count
+        written += inside[1] + count
+    return uses, written
 
 
 class _Builder:
@@ -82,7 +76,6 @@ class _Builder:
             and [before.axes[axis] for axis in layer.axes] == sorted(layer.axes)
         ):
             return sources[0]  # there and back
-        _check_count(len(self.nodes) + 1)
         self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
         self.nodes.append((layer, inputs))
         return len(self.nodes) - 1
@@ -290,14 +283,14 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
     LrpfastError
         When lrpfast does not read one of its layers, or it is no whole model.
     """
-    document = json.loads(text)
+    document = parse_json(text, "its configuration")
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
     builder = _Builder(major(version, document))
     for name, shape in _inputs(document, store):
         builder.place(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
-    _check_count(_uses(document))  # before any of it is laid out
+    check_layers(*_uses(document))  # before any of it is laid out
     outputs = builder.container(document, store, inputs)
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
