@@ -120,7 +120,8 @@ class _Builder:
             kind = str(entry.get("class_name"))
             places.append(Entry(name_of(entry), kind, seen[kind], total[kind]))
             seen[kind] += 1
-        scope = _Scope(self, entries, places, store, prefix)
+        kinds = [class_of(entry) for entry in entries]  # once: it looks at all calls of a layer
+        scope = _Scope(self, entries, kinds, places, store, prefix)
         if class_of(model) in SEQUENTIAL:
             if len(inputs) != 1:
                 raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
@@ -137,6 +138,7 @@ class _Scope:
 
     builder: _Builder
     entries: list[Mapping[str, Any]]
+    kinds: list[str]
     places: list[Entry]
     store: Store
     prefix: str
@@ -146,14 +148,14 @@ class _Scope:
         return f"the model {self.prefix[:-1]!r}" if self.prefix else "the model"
 
     def where(self, i: int) -> str:
-        return f"layer {self.prefix + self.places[i].name!r} ({class_of(self.entries[i])}, {self.place(i)})"
+        return f"layer {self.prefix + self.places[i].name!r} ({self.kinds[i]}, {self.place(i)})"
 
     def place(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
     def call(self, i: int, inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]) -> list[int]:
         """Call the i-th layer, or the model that stands in its place."""
-        entry, place, kind = self.entries[i], self.places[i], class_of(self.entries[i])
+        entry, place, kind = self.entries[i], self.places[i], self.kinds[i]
         name = self.prefix + place.name
         if kind in SEQUENTIAL + FUNCTIONAL:
             return self.builder.container(entry, self.store.inside(place), inputs, f"{name}/", keys, masked)
@@ -197,7 +199,7 @@ class _Scope:
             i, k = use
             if use not in values:
                 call = calls[i][k]
-                if call.problem and class_of(self.entries[i]) in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
+                if call.problem and self.kinds[i] in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
                     raise UnsupportedLayerError(
                         f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
                         "outputs alone; build the model so, with the same weights, and save that"
@@ -240,7 +242,7 @@ class _Scope:
             if ref.name not in at:
                 raise ModelFormatError(f"{user} is fed by {ref.name!r}, which is no layer of it")
             i = at[ref.name]
-            kind, count = class_of(self.entries[i]), len(calls[i])
+            kind, count = self.kinds[i], len(calls[i])
             if is_input(self.entries[i]):
                 return i, 0, 0
             nested = kind in FUNCTIONAL + SEQUENTIAL
