@@ -17,7 +17,7 @@ from .errors import InputError, LrpfastError, ModelFormatError
 #: A model file may take so many bytes of memory in any case …
 FREE_BYTES = 64 * 2**20
 #: … and so many for each byte that it holds: its arrays and texts, all that is computed of them included.
-RATIO = 16
+RATIO = 32
 #: A plan may take so many bytes for its tables in any case, and RATIO for each byte of the model's weights.
 FREE_TABLES = 256 * 2**20
 #: A model may have so many layers in any case, and RATIO for each that its file writes down.
@@ -57,6 +57,7 @@ class Budget:
         call: str = "lrpfast.load(path, memory={})",
     ) -> None:
         self.held, self.taken = held, 0
+        self._files: set[Path] = set()
         self.limit = max(free + RATIO * held, memory or 0, _environment())
         self._error, self._owner, self._call = error, owner, call
 
@@ -71,10 +72,13 @@ class Budget:
             )
         self.taken += size
 
-    def hold(self, size: int) -> None:
-        """Count bytes of another file that belongs to this one."""
-        self.held += size
-        self.limit += RATIO * size
+    def hold(self, path: Path) -> None:
+        """Count another file that belongs to this one, once."""
+        if path not in self._files:
+            self._files.add(path)
+            size = held_bytes(path)
+            self.held += size
+            self.limit += RATIO * size
 
 
 def _environment() -> int:
@@ -121,7 +125,7 @@ def also_holds(path: Path) -> None:
     """Let another file of the model count."""
     budget = _CURRENT.get()
     if budget is not None:
-        budget.hold(held_bytes(path))
+        budget.hold(path)
 
 
 def held_bytes(path: Path) -> int:

@@ -56,7 +56,7 @@ def load(path: str | os.PathLike[str], *, memory: int | None = None) -> Model:
         A Keras model (legacy .h5, or .keras of Keras 2 and 3), an ONNX model, a PyTorch program (.pt2 of
         `torch.export.save`), or an .npz that `Model.save` wrote.
     memory : int, optional
-        Bytes that reading the file may take, where that is more than the 64 MiB and sixteen times the file's size
+        Bytes that reading the file may take, where that is more than the 64 MiB and 32 times the file's size
         that are the most otherwise. For files that you trust and whose arrays are packed very small; the environment
         variable ``LRPFAST_MODEL_MEMORY`` does the same.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..budget import take
 from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from ..model.graph import Model
@@ -98,6 +99,7 @@ class Builder:
         """Add a layer, named after the scope and, where it is a helper, its part in it; its node's number."""
         if len(self.nodes) >= MAX_NODES:
             raise ModelFormatError(f"the model would have more than {MAX_NODES:,} layers")
+        take(layer.nbytes, str(layer))
         stem = name = self.scope + (f"/{part}" if part else "")
         count = self._taken.get(stem, 0)
         while name in self._taken:
@@ -270,6 +272,7 @@ class Builder:
             return replace(t, at=self.place(_scaling(*arrays), t.at))
         if None in t.shape:
             raise ShapeError(f"the file leaves the size of its input open: {t.shape}")
+        take(6 * 8 * math.prod(t.shape), f"a constant of shape {t.shape}")  # type: ignore[arg-type]
         whole = [np.broadcast_to(a, t.shape).transpose(t.order).ravel() for a in (scale, shift)]  # type: ignore[arg-type]
         at = self.place(_scaling(*whole), self.place(L.Flatten(), t.at, part="flatten"))
         return replace(t, at=self.place(L.Reshape(t.inside), at, part="shape"))  # type: ignore[arg-type]

@@ -16,6 +16,8 @@ from ..errors import LrpfastError, ModelFormatError, UnsupportedLayerError
 MAX_RATIO = 100
 #: What Python's parser makes of a JSON text takes so many bytes for each of these characters, at most.
 _JSON_BYTES = {b"{": 240, b"[": 90, b",": 40, b":": 60, b'"': 40}
+
+
 def unpacks_honestly(size: int, stored: int) -> bool:
     """Whether ``stored`` bytes may be a real file's packed form of ``size`` bytes."""
     return size <= max(FREE_BYTES, MAX_RATIO * stored)
@@ -43,7 +45,7 @@ def guarded(source: str) -> Iterator[None]:
 def parse_json(text: str | bytes, what: str) -> Any:
     """What a JSON text says, after a count of the memory that it takes."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    take(sum(size * data.count(char) for char, size in _JSON_BYTES.items()), what)
+    take(len(data) + sum(size * data.count(char) for char, size in _JSON_BYTES.items()), what)
     return json.loads(text)
 
 
@@ -69,16 +71,6 @@ def check_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
             f"{info.filename} in the archive unpacks to {info.file_size:,} bytes from {info.compress_size:,}, more "
             "than any model's member does"
         )
-
-
-def count_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Count an archive's member about to be read, and refuse one that is packed in a way without a limit."""
-    check_stored(archive, info)
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ModelFormatError(
-            f"{info.filename} in the archive is packed by method {info.compress_type}; models are stored or deflated"
-        )
-    take(info.file_size, f"{info.filename} in the archive")
 
 
 def count_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:

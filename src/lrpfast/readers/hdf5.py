@@ -31,6 +31,7 @@ _CHUNK_BYTES = 256
 #: Bytes of the longest string in the heaps of the file that is open.
 _LONGEST: ContextVar[int] = ContextVar("longest", default=0)
 
+
 @contextlib.contextmanager
 def opened(source: Path | bytes) -> Iterator[h5py.File]:
     """An HDF5 file, or the bytes of one, for reading; ModelFormatError where the library would never come back."""
@@ -133,7 +134,9 @@ def _strings(group: h5py.Group, name: str) -> list[str] | None:
     what = f"attribute {name!r} of {group.name}"
     attribute = group.attrs.get_id(name)
     kind, shape = attribute.get_type(), attribute.shape
-    if kind.get_class() != h5py.h5t.STRING or shape is None:  # libhdf5 2.0 crashes on some other kinds
+    if shape is not None and 0 in shape:  # of any kind: an empty list has none
+        return []
+    if shape is None or kind.get_class() != h5py.h5t.STRING:  # libhdf5 2.0 crashes on some other kinds
         raise ModelFormatError(f"{what} should hold text")
     count, each = math.prod(shape), kind.get_size()
     if count * each > group.file.id.get_filesize():
