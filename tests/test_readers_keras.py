@@ -708,15 +708,15 @@ def test_declared_sizes_are_checked_before_memory_is_taken(tmp_path, chunks):
 
 
 def test_a_bomb_of_compressed_zeros_is_refused(tmp_path):
-    n = 4100
+    n = 4600
     path = write_h5(tmp_path / "m.h5", sequential(entry((None, n)), dense("b", n, use_bias=False)), {"b": arrays((1,))})
     replace_kernel(path, lambda g: g.create_dataset("w0:0", data=np.zeros((n, n), "f4"), compression="gzip"))
-    with pytest.raises(ModelFormatError, match="declares 67,240,000 bytes"):
+    with pytest.raises(ModelFormatError, match="w0:0 takes 85,"):
         load(path)
     with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", "{}")
-        archive.writestr("model.weights.h5", bytes(2**26 + 1))
-    with pytest.raises(ModelFormatError, match="unpacks to 67,108,865 bytes"):
+        archive.writestr("model.weights.h5", bytes(80 << 20))
+    with pytest.raises(ModelFormatError, match=r"model\.weights\.h5 in the archive takes 83,886,080 bytes"):
         load(tmp_path / "m.keras")
 
 

@@ -84,7 +84,8 @@ class Analyzer:
         Those of `lrpfast.set_num_threads` when None: as ``LRPFAST_NUM_THREADS`` says, or all cores this process
         may use. Results do not depend on it.
     memory : int, optional
-        Bytes that the threads' workspaces may take together; on GPUs, what a run may take on each.
+        Bytes that the threads' workspaces may take together; on GPUs, what a run may take on each. So many are
+        also allowed for the tables of the plan, which must not take far more than the model's weights otherwise.
     mask_nan : bool
         NaN features contribute nothing and come back NaN.
 
@@ -149,6 +150,7 @@ class Analyzer:
             self._target = self._usual_target
         self._variants: dict[tuple[Any, ...], Analyzer] = {}  # for a model that leaves input sizes open: one for each
         self._open = model.is_open
+        self._data = 0  # bytes of a sample, where the data say its size
         if not self._open:
             self._prepare()
 
@@ -160,7 +162,15 @@ class Analyzer:
             explained = minus_reference(explained, self._y_ref)
         self._explained = explained
         self._ports = Ports(explained)
-        self._plan = make_plan(explained, assignment, input_range=self._range, mask_nan=self._mask_nan, tf32=self._tf32)
+        self._plan = make_plan(
+            explained,
+            assignment,
+            input_range=self._range,
+            mask_nan=self._mask_nan,
+            tf32=self._tf32,
+            memory=self._memory,
+            data=self._data,
+        )
         self._conserves = conserves(self._plan)
         self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
         self._compile()
@@ -214,6 +224,7 @@ class Analyzer:
         if variant is None:
             variant = copy.copy(self)
             variant._model, variant._open = self._model.with_input_shape(*shapes), False
+            variant._data = sum(map(math.prod, shapes)) * self._dtype.itemsize
             variant._prepare()
             for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
                 self._variants.pop(old, None)

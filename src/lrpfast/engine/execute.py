@@ -119,7 +119,8 @@ def predict(
     known = programs.get((precision, device, shapes))
     if known is None:
         fixed = model.with_input_shape(*shapes) if model.is_open else model
-        program = lower_forward(make_plan(fixed, None), dtype=dtype_name, tf32=tf32)
+        plan = make_plan(fixed, None, data=sum(map(math.prod, shapes)) * dtype.itemsize)
+        program = lower_forward(plan, dtype=dtype_name, tf32=tf32)
         on = backend(device)
         known = programs[precision, device, shapes] = on, on.compile(program), Ports(fixed)
     on, compiled, ports = known

@@ -58,40 +58,41 @@ class Taps:
     def transposed(self) -> Taps:
         """Which outputs each source position is seen by, through the same taps; for taps that see each source once."""
         back = np.full((self.n, self.index.shape[1]), -1, np.int64)
-        for q, row in enumerate(self.index):
-            for t, p in enumerate(row):
-                if p >= 0:
-                    back[p, t] = q
+        outputs, taps = np.nonzero(self.index >= 0)
+        back[self.index[outputs, taps], taps] = outputs
         return Taps(len(self.index), back)
 
     def gathered(self) -> Taps:
         """As `transposed`, for taps that are all alike and may see a source more than once."""
-        seen: list[list[tuple[int, float]]] = [[] for _ in range(self.n)]
-        for q, row in enumerate(self.index):
-            for t, p in enumerate(row):
-                if p >= 0:
-                    seen[p].append((q, 1.0 if self.factor is None else float(self.factor[q, t])))
-        width = max(map(len, seen))
-        back, factor = np.full((self.n, width), -1, np.int64), np.zeros((self.n, width))
-        for p, pairs in enumerate(seen):
-            for slot, (q, f) in enumerate(pairs):
-                back[p, slot], factor[p, slot] = q, f
-        return Taps(len(self.index), back, None if self.factor is None else factor)
+        outputs, taps = np.nonzero(self.index >= 0)
+        sources = self.index[outputs, taps]
+        order = np.argsort(sources, kind="stable")
+        outputs, taps, sources = outputs[order], taps[order], sources[order]
+        slots = np.arange(len(sources)) - np.searchsorted(sources, sources)  # which of its source's it is
+        back = np.full((self.n, int(slots.max(initial=-1)) + 1), -1, np.int64)
+        back[sources, slots] = outputs
+        if self.factor is None:
+            return Taps(len(self.index), back)
+        factor = np.zeros(back.shape)
+        factor[sources, slots] = self.factor[outputs, taps]
+        return Taps(len(self.index), back, factor)
 
     def patterns(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Output positions that share taps, as (positions, taps): each position's taps are among its pattern's.
 
         Below a stride each residue sees taps of its own; a border only misses some of them.
         """
-        found: list[tuple[list[int], frozenset[int]]] = []
-        sets = [frozenset(np.flatnonzero(row >= 0).tolist()) for row in self.index]
-        for q in sorted(range(len(sets)), key=lambda q: (-len(sets[q]), q)):
-            fitting = next((positions for positions, taps in found if sets[q] <= taps and (sets[q] or not taps)), None)
+        distinct, first, which = np.unique(self.index >= 0, axis=0, return_index=True, return_inverse=True)
+        sets = [frozenset(np.flatnonzero(row).tolist()) for row in distinct]
+        found: list[tuple[list[int], frozenset[int]]] = []  # of distinct sets, the largest first
+        for s in sorted(range(len(sets)), key=lambda s: (-len(sets[s]), first[s])):
+            fitting = next((members for members, taps in found if sets[s] <= taps and (sets[s] or not taps)), None)
             if fitting is None:
-                found.append(([q], sets[q]))
+                found.append(([s], sets[s]))
             else:
-                fitting.append(q)
-        return [(np.array(sorted(p), np.int64), np.array(sorted(t), np.int64)) for p, t in found]
+                fitting.append(s)
+        which = which.ravel()
+        return [(np.flatnonzero(np.isin(which, members)), np.array(sorted(t), np.int64)) for members, t in found]
 
 
 def _slide(n: int, out: int, size: int, stride: int, dilation: int, before: int) -> Taps:
@@ -425,7 +426,9 @@ def _interpolate(layer: Interpolate | UpSample, shapes: tuple[Fixed, ...], out: 
     matrices = layer.matrices(spatial) if isinstance(layer, UpSample) else layer.matrices
     taps = []
     for n, matrix in zip(spatial, matrices, strict=True):
-        matrix = np.eye(n) if matrix is None else matrix
+        if matrix is None:
+            taps.append(Taps(n, np.arange(n)[:, None], np.ones((n, 1))))
+            continue
         order = np.argsort(matrix == 0, axis=1, kind="stable")[:, : max((matrix != 0).sum(1).max(), 1)]
         factor = np.take_along_axis(matrix, order, 1).astype(np.float64)
         taps.append(Taps(n, np.where(factor != 0, order, -1), factor))

@@ -79,23 +79,27 @@ def _edges(array: np.ndarray, pairs: Sequence[tuple[int, int]], **how: object) -
     return padded
 
 
-def _upsampled(layer: UpSample, shape: Fixed) -> np.ndarray:
-    index = _positions(shape)
-    for axis, k in enumerate(layer.size):
-        index = index.repeat(k, axis)
+def _picked(shape: Fixed, places: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Where values lie that are at the given places of each spatial axis: no larger than what is made of them."""
+    index = np.zeros((1,) * len(shape), np.int64)
+    for axis, n in enumerate(shape):
+        picked = places[axis] if axis < len(places) else None
+        along = np.arange(n, dtype=np.int64) if picked is None else np.asarray(picked, np.int64)
+        along = along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        index = index + along * math.prod(shape[axis + 1 :])
     return index
+
+
+def _upsampled(layer: UpSample, shape: Fixed) -> np.ndarray:
+    return _picked(shape, [np.arange(n, dtype=np.int64).repeat(k) for n, k in zip(shape, layer.size, strict=False)])
 
 
 def _taken(layer: Take, shape: Fixed) -> np.ndarray:
-    index = _positions(shape)
-    for axis, places in enumerate(layer.places):
-        index = index if places is None else index.take(places, axis)
-    return index
+    return _picked(shape, layer.places)
 
 
 def _cropped(layer: Crop, shape: Fixed) -> np.ndarray:
-    cut = tuple(slice(a, n - b) for n, (a, b) in zip(shape[:-1], layer.pairs, strict=True))
-    return _positions(shape)[cut]
+    return _picked(shape, [np.arange(a, n - b) for n, (a, b) in zip(shape[:-1], layer.pairs, strict=True)])
 
 
 _INDEX: dict[type[Layer], Callable[..., np.ndarray]] = {

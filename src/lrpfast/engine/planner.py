@@ -20,6 +20,7 @@ from ..rules.roles import ROUTE, role
 from .contractions import plan_linear
 from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan, Step, Sum
 from .signs import common, sign_of, signs_of
+from .tables import plan_budget
 from .units import Unit, steps_of
 
 
@@ -30,19 +31,23 @@ def make_plan(
     input_range: tuple[float, float] | None = None,
     mask_nan: bool = False,
     tf32: bool = False,
+    memory: int | None = None,
+    data: int = 0,
 ) -> Plan:
     """Plan an explanation of a model whose outputs are already the values to explain.
 
-    Without an assignment the plan is good for the forward pass alone.
+    Without an assignment the plan is good for the forward pass alone. ``memory`` and ``data`` are those of
+    `lrpfast.engine.tables.plan_budget`.
 
     Raises
     ------
     InputError
-        When ``mask_nan`` meets another layer than one with weights first, or several inputs.
+        When ``mask_nan`` meets another layer than one with weights first, or several inputs, or the tables of the
+        plan take far more memory than the model's weights.
     RuleError
         When a rule gives inputs a share of the bias and features are masked.
     """
-    units, values, sizes = steps_of(model, assignment)
+    units, values, sizes = steps_of(model, assignment, plan_budget(model, memory, data))
     outputs = [values[i] for i in model.outputs]
     sign = sign_of(np.asarray(input_range)) if input_range is not None else 0
     signs = signs_of(units, len(sizes), {values[i]: sign for i in model.inputs})

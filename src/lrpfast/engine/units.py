@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..budget import Budget
 from ..errors import InputError
 from ..model.graph import Model, Node
 from ..model.layers import Activation, Flatten, Input, Layer, Reshape
@@ -13,6 +14,7 @@ from ..model.layers.base import known
 from ..rules import Gradient, Pass, Rule, Zero
 from ..rules.composites import Assignment
 from .operators import Operator, operator
+from .tables import table_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,8 @@ class Unit:
         return self.node, self.name, self.layer, self.operator, self.rule, self.inputs, self.output
 
 
-def steps_of(model: Model, assignment: Assignment | None) -> tuple[list[Unit], list[int], list[int]]:
-    """The steps in order, each node's value, and the size of every value."""
+def steps_of(model: Model, assignment: Assignment | None, budget: Budget) -> tuple[list[Unit], list[int], list[int]]:
+    """The steps in order, each node's value, and the size of every value; all tables count before they are made."""
     units: list[Unit] = []
     values: list[int] = []
     sizes: list[int] = []
@@ -60,6 +62,7 @@ def steps_of(model: Model, assignment: Assignment | None) -> tuple[list[Unit], l
         if layer.identity or linear:
             values.append(inputs[0])
             continue
+        budget.take(table_bytes(layer, shapes, shape), f"{node}: the table of where its values come from")
         op = operator(layer, shapes, shape)
         rule = assignment.rules[i] if assignment else Zero() if op else Pass()
         if isinstance(layer, (Flatten, Reshape)) and isinstance(rule, (Pass, Gradient)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -81,21 +82,47 @@ def place(program: Program, align: int = 1) -> tuple[list[int], int]:
             last[b] = end if at >= len(program.forward) > first[b] else at
     for b in (*program.keep, program.output):
         last[b] = end
-    offsets = [-1] * len(program.sizes)
-    live: list[tuple[int, int, int]] = []  # offset, size, last use
-    width = 0
+    begins: dict[int, list[int]] = {}
+    ends: dict[int, list[int]] = {}
+    for b in sorted(first.keys() - outside):
+        begins.setdefault(first[b], []).append(b)
+        ends.setdefault(last[b], []).append(b)
+    offsets, widths = [-1] * len(program.sizes), [-(-size // align) * align for size in program.sizes]
+    free = _Free()
     for at in range(end):
-        live = sorted(item for item in live if item[2] >= at)
-        for b in sorted(b for b, begin in first.items() if begin == at and b not in outside):
-            size, offset = -(-program.sizes[b] // align) * align, 0
-            for taken, length, _ in live:
-                if taken - offset >= size:
-                    break
-                offset = max(offset, taken + length)
-            offsets[b] = offset
-            live = sorted([*live, (offset, size, last[b])])
-            width = max(width, offset + size)
-    return offsets, width
+        for b in ends.get(at - 1, ()):
+            free.give(offsets[b], widths[b])
+        for b in begins.get(at, ()):
+            offsets[b] = free.take(widths[b])
+    return offsets, max((offsets[b] + widths[b] for b in first.keys() - outside), default=0)
+
+
+class _Free:
+    """The gaps of a workspace without an end, in order: few, however many buffers there are."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = [0]
+        self.ends: list[float] = [math.inf]
+
+    def take(self, size: int) -> int:
+        """The first place where so much is free."""
+        i = next(i for i, start in enumerate(self.starts) if self.ends[i] - start >= size)
+        start = self.starts[i]
+        self.starts[i] += size
+        if self.starts[i] == self.ends[i]:
+            del self.starts[i], self.ends[i]
+        return start
+
+    def give(self, start: int, size: int) -> None:
+        """Free a place again; gaps side by side become one."""
+        if not size:
+            return
+        i = bisect.bisect_left(self.starts, start)
+        self.starts.insert(i, start)
+        self.ends.insert(i, start + size)
+        for right in (i + 1, i):
+            if 0 < right < len(self.starts) and self.ends[right - 1] == self.starts[right]:
+                del self.starts[right], self.ends[right - 1]
 
 
 def work(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -64,13 +65,14 @@ def _named(layers: Sequence[Layer]) -> list[Layer]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two layers are named {twice!r}; names must differ")
     named = {}
+    counts: Counter[str] = Counter()  # the last number that was tried after each stem
     for layer in distinct:
         if not layer.name:
             stem = snake(type(layer))
-            name, count = stem, 0
+            name = f"{stem}_{counts[stem]}" if counts[stem] else stem
             while name in taken:
-                count += 1
-                name = f"{stem}_{count}"
+                counts[stem] += 1
+                name = f"{stem}_{counts[stem]}"
             taken.add(name)
             named[id(layer)] = replace(layer, name=name)
         else:

@@ -85,31 +85,33 @@ def write(model: Model, path: Path) -> None:
         np.savez(file, **members)
 
 
-def _check_sizes(path: Path) -> None:
-    """Refuse arrays that declare more data than the archive holds, before NumPy makes room for them."""
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            with archive.open(info) as file:
-                version = np.lib.format.read_magic(file)
-                if version != (1, 0):  # all that NumPy writes for plain numbers
-                    raise ModelFormatError(f"{info.filename} has .npy version {version}, expected (1, 0)")
-                try:
-                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-                except MemoryError:  # Python's parser's, of expressions that are nested deep
-                    raise ModelFormatError(f"{info.filename} has a header that cannot be read") from None
-                if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
-                    raise ModelFormatError(
-                        f"{info.filename} declares {dtype} values of shape {shape}, "
-                        f"the archive holds {info.file_size - file.tell():,} bytes of them"
-                    )
+def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """An array of an archive, after a check that it declares no more data than there are."""
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):  # all that NumPy writes for plain numbers
+            raise ModelFormatError(f"{info.filename} has .npy version {version}, expected (1, 0)")
+        try:
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        except MemoryError:  # Python's parser's, of expressions that are nested deep
+            raise ModelFormatError(f"{info.filename} has a header that cannot be read") from None
+        if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
+            raise ModelFormatError(
+                f"{info.filename} declares {dtype} values of shape {shape}, "
+                f"the archive holds {info.file_size - file.tell():,} bytes of them"
+            )
+    with archive.open(info) as file:
+        array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return array
 
 
 def read(path: Path) -> Model:
     """Read what `write` wrote; a damaged file may raise anything."""
-    _check_sizes(path)
-    with np.load(path, allow_pickle=False) as file:
-        header = json.loads(file["header"].tobytes())
-        arrays = {key: file[key] for key in file.files if key != "header"}
+    with zipfile.ZipFile(path) as archive:
+        header = json.loads(_array(archive, "header").tobytes())
+        count = sum(name.startswith("array_") for name in archive.namelist())
+        arrays = {f"array_{i}": _array(archive, f"array_{i}") for i in range(count)}
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
         found = f"{header.get('format')!r} version {header.get('version')!r}" if isinstance(header, dict) else "nothing"
         raise ModelFormatError(f"made for {found}, this lrpfast reads {FORMAT!r} version {VERSION}")

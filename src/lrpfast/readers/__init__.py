@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ..budget import budgeted, held_bytes
 from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
-from .guard import check_names, check_size, guarded
+from ..model.layers.base import whole
+from .guard import check_names, count_member, guarded
 from .keras import from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
@@ -45,7 +47,7 @@ _KINDS = (
 )
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], *, memory: int | None = None) -> Model:
     """The model in a file, whatever the file's name.
 
     Parameters
@@ -53,6 +55,10 @@ def load(path: str | os.PathLike[str]) -> Model:
     path : str or path-like
         A Keras model (legacy .h5, or .keras of Keras 2 and 3), an ONNX model, a PyTorch program (.pt2 of
         `torch.export.save`), or an .npz that `Model.save` wrote.
+    memory : int, optional
+        Bytes that reading the file may take, where that is more than the 64 MiB and 32 times the file's size
+        that are the most otherwise. For files that you trust and whose arrays are packed very small; the environment
+        variable ``LRPFAST_MODEL_MEMORY`` does the same.
 
     Returns
     -------
@@ -63,13 +69,14 @@ def load(path: str | os.PathLike[str]) -> Model:
     ModelNotFoundError
         When there is nothing at ``path``.
     ModelFormatError
-        When it is no model file, a damaged one, or one that must be converted first; the message says how.
+        When it is no model file, a damaged one, one that must be converted first, or one that takes far more memory
+        than it holds; the message says how.
     UnsupportedLayerError
         When the model has a layer that lrpfast does not read; the message names it.
     MissingPackageError
         When it is an ONNX model or a PyTorch program, and the package onnx or torch is not installed.
     InputError
-        When ``path`` is not a path.
+        When ``path`` is not a path, or ``memory`` no number of bytes.
 
     Examples
     --------
@@ -82,6 +89,8 @@ def load(path: str | os.PathLike[str]) -> Model:
             f"load takes a path, not {type(path).__name__}; "
             "from_keras, from_onnx, from_sklearn and from_torch take models"
         )
+    if memory is not None and (whole(memory) is None or memory < 1):
+        raise InputError(f"memory must be a number of bytes, not {memory!r}")
     path = Path(os.fsdecode(path))
     try:
         if path.is_dir():
@@ -92,10 +101,16 @@ def load(path: str | os.PathLike[str]) -> Model:
             raise ModelFormatError(f"{path}: not a regular file. {ACCEPTED}")
         with open(path, "rb") as file:
             head = file.read(4096)
+        held = held_bytes(path)
     except (OSError, ValueError) as error:  # no permission, a NUL in the name
         if isinstance(error, ModelFormatError):
             raise
         raise ModelFormatError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with budgeted(held, memory):
+        return _read(path, head)
+
+
+def _read(path: Path, head: bytes) -> Model:
     if head.startswith(_ZIP):  # first: the HDF5 file stored in a .keras archive may lie at one of HDF5's offsets
         return _load_zip(path)
     if any(head.startswith(_HDF5, offset) for offset in (0, 512, 1024, 2048)):
@@ -112,7 +127,7 @@ def _load_zip(path: Path) -> Model:
             check_names(names)
             if "header.npy" in names:
                 for info in archive.infolist():
-                    check_size(archive, info)
+                    count_member(archive, info)
         if "header.npy" in names:
             from ..model.npz import read
 

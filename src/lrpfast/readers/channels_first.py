@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..budget import take
 from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from ..model.graph import Model
@@ -92,7 +93,7 @@ class Builder:
         self.shapes: list[Shape] = []
         #: What the layers placed next are named after.
         self.scope = "layer"
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}  # names, and the last number that was tried after each
         self._moves: dict[tuple[int, tuple[int, ...]], int] = {}
         self._origin: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._flattened: dict[Tensor, Tensor] = {}
@@ -103,12 +104,14 @@ class Builder:
         """Add a layer, named after the scope and, where it is a helper, its part in it; its node's number."""
         if len(self.nodes) >= MAX_NODES:
             raise ModelFormatError(f"the model would have more than {MAX_NODES:,} layers")
+        take(layer.nbytes, str(layer))
         stem = name = self.scope + (f"/{part}" if part else "")
-        count = 0
+        count = self._taken.get(stem, 0)
         while name in self._taken:
             count += 1
             name = f"{stem}_{count}"
-        self._taken.add(name)
+        self._taken[stem] = count  # where the next of this name looks on
+        self._taken.setdefault(name, 0)
         self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
         self.nodes.append((replace(layer, name=name), inputs))
         return len(self.nodes) - 1
@@ -276,6 +279,7 @@ class Builder:
             return replace(t, at=self.place(_scaling(*arrays), t.at))
         if None in t.shape:
             raise open_size(t.shape)
+        take(6 * 8 * math.prod(t.shape), f"a constant of shape {t.shape}")  # type: ignore[arg-type]
         whole = [np.broadcast_to(a, t.shape).transpose(t.order).ravel() for a in (scale, shift)]  # type: ignore[arg-type]
         at = self.place(_scaling(*whole), self.place(L.Flatten(), t.at, part="flatten"))
         return replace(t, at=self.place(L.Reshape(t.inside), at, part="shape"))  # type: ignore[arg-type]

@@ -1,18 +1,21 @@
-"""What every reader of files does with distrust: errors that name the file, archives without tricks."""
+"""What every reader of files does with distrust: errors that name the file, archives without tricks, counted JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
+from ..budget import FREE_BYTES, take
 from ..errors import LrpfastError, ModelFormatError, UnsupportedLayerError
 
-#: What is stored in up to this many bytes may be compressed as far as it likes …
-FREE_BYTES = 64 * 2**20
-#: … what is larger by this factor at most: trained weights do not compress at all.
+#: What a data file stores in more than FREE_BYTES is larger by this factor at most.
 MAX_RATIO = 100
+#: What Python's parser makes of a JSON text takes so many bytes for each of these characters, at most.
+_JSON_BYTES = {b"{": 240, b"[": 90, b",": 40, b":": 60, b'"': 40}
 
 
 def unpacks_honestly(size: int, stored: int) -> bool:
@@ -39,6 +42,13 @@ def guarded(source: str) -> Iterator[None]:
         raise ModelFormatError(f"{source}: damaged or truncated ({type(error).__name__}: {error})") from error
 
 
+def parse_json(text: str | bytes, what: str) -> Any:
+    """What a JSON text says, after a count of the memory that it takes."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    take(len(data) + sum(size * data.count(char) for char, size in _JSON_BYTES.items()), what)
+    return json.loads(text)
+
+
 def check_names(names: list[str]) -> None:
     """Refuse an archive that has a name twice: programs disagree on which of them counts."""
     counted = Counter(names)
@@ -63,8 +73,19 @@ def check_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         )
 
 
+def count_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Count a member about to be read, and refuse one that is packed in a way that has no limit."""
+    check_stored(archive, info)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ModelFormatError(
+            f"{info.filename} in the archive is packed by method {info.compress_type}; models are stored or deflated"
+        )
+    take(info.file_size, f"{info.filename} in the archive")
+
+
 def member(archive: zipfile.ZipFile, name: str) -> bytes:
     """The bytes of an archive's member."""
     info = archive.getinfo(name)
-    check_size(archive, info)
-    return archive.read(info)
+    count_member(archive, info)
+    with archive.open(info) as file:
+        return file.read(info.file_size)  # a size: without one zipfile unpacks all there is, whatever the index says

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import math
 import mmap
 import struct
+import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..budget import left, take
 from ..errors import ModelFormatError
-from .guard import unpacks_honestly
 
 if TYPE_CHECKING:
     import h5py
 
 #: What a global heap begins with: its signature, version and zeros.
 _HEAP = b"GCOL\x01\0\0\0"
+#: What a heap of names begins with: its signature, version, and the length of its identifiers.
+_NAMES = b"FRHP\0"
+#: What one chunk costs beside its data: time, as bytes.
+_CHUNK_BYTES = 256
+#: Bytes of the longest string in the heaps of the file that is open.
+_LONGEST: ContextVar[int] = ContextVar("longest", default=0)
 
 
 @contextlib.contextmanager
@@ -28,31 +38,44 @@ def opened(source: Path | bytes) -> Iterator[h5py.File]:
     import h5py
 
     if isinstance(source, bytes):
-        _check_heaps(source)
-        with h5py.File(io.BytesIO(source), "r") as file:
+        longest = _check_heaps(source)
+    else:
+        with open(source, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            longest = _check_heaps(data)
+    with h5py.File(io.BytesIO(source) if isinstance(source, bytes) else source, "r") as file:
+        token = _LONGEST.set(longest)
+        try:
             yield file
-        return
-    with open(source, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        _check_heaps(data)
-    with h5py.File(source, "r") as file:
-        yield file
+        finally:
+            _LONGEST.reset(token)
 
 
-def _check_heaps(data: bytes | mmap.mmap) -> None:
-    """Refuse a heap of strings with a free space of no bytes: HDF5 2.0 reads on at its end, which it is itself.
+def _check_heaps(data: bytes | mmap.mmap) -> int:
+    """The bytes of the longest string in a heap; refuses heaps that never end, or that unpack to any size.
 
-    Format: HDF5 file format specification, III.E (disk format, level 1E: global heap).
+    HDF5 2.0 reads on at a free space of no bytes, which it is itself; and names of a group may be packed, by any number
+    of filters. Format: HDF5 file format specification, III.E (global heap) and III.G (fractal heap).
     """
-    at = data.find(_HEAP)
+    at, steps, longest = data.find(_HEAP), 0, 0
     while at >= 0:
         end = at + int.from_bytes(data[at + 8 : at + 16], "little")
         place = at + 16
         while place + 16 <= min(end, len(data)):
+            steps += 1
             index, _, _, size = struct.unpack("<HHIQ", data[place : place + 16])
             if not index and not size:
                 raise ModelFormatError("damaged: a heap of strings that never ends")
             place += size if not index else 16 + -(-size // 8) * 8
+            longest = max(longest, min(size, len(data)) if index else 0)
+            if steps > 1000 + len(data) // 16:  # each string is in one heap, and takes 16 bytes at least
+                raise ModelFormatError("damaged: heaps of strings that overlap")
         at = data.find(_HEAP, at + len(_HEAP))
+    at = data.find(_NAMES)
+    while at >= 0:
+        if data[at + 7 : at + 9] not in (b"\0\0", b"") and data[at + 6] == 0:
+            raise ModelFormatError("a group's names are compressed, which no Keras does; such files are not read")
+        at = data.find(_NAMES, at + len(_NAMES))
+    return longest
 
 
 def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
@@ -104,13 +127,29 @@ def strings(group: h5py.Group, name: str) -> list[str] | None:
 
 
 def _strings(group: h5py.Group, name: str) -> list[str] | None:
+    import h5py
+
     if name not in group.attrs:
         return None
+    what = f"attribute {name!r} of {group.name}"
+    attribute = group.attrs.get_id(name)
+    kind, shape = attribute.get_type(), attribute.shape
+    if shape is not None and 0 in shape:  # of any kind: an empty list has none
+        return []
+    if shape is None or kind.get_class() != h5py.h5t.STRING:  # libhdf5 2.0 crashes on some other kinds
+        raise ModelFormatError(f"{what} should hold text")
+    count, each = math.prod(shape), kind.get_size()
+    if count * each > group.file.id.get_filesize():
+        raise ModelFormatError(f"{what} declares {count * each:,} bytes, more than the file has")
+    if kind.is_variable_str():  # each of its strings is somewhere in a heap, and several may be the same one
+        each = _LONGEST.get()
+    if count * each > left():
+        take(count * each, what)
     value = group.attrs[name]
     items = [value] if isinstance(value, (str, bytes)) else np.asarray(value).ravel().tolist()
-    if not all(isinstance(item, (str, bytes)) for item in items):
-        raise ModelFormatError(f"attribute {name!r} of {group.name} should hold text")
-    return [item.decode() if isinstance(item, bytes) else item for item in items]
+    texts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
+    take(sum(map(len, texts)), what)
+    return texts
 
 
 def shape(dataset: h5py.Dataset) -> tuple[int, ...]:
@@ -128,13 +167,51 @@ def read(dataset: h5py.Dataset) -> np.ndarray:
         raise ModelFormatError(f"{dataset.name} holds {dataset.dtype}, where weights are floating-point numbers")
     stored, size = dataset.id.get_storage_size(), int(dataset.nbytes)
     packed = dataset.chunks is not None  # only chunked data can be compressed
-    if (
-        (size and not stored)
-        or stored > dataset.file.id.get_filesize()
-        or not (unpacks_honestly(size, stored) if packed else size <= stored)
-    ):
+    if (size and not stored) or stored > dataset.file.id.get_filesize() or (size > stored and not packed):
         raise ModelFormatError(f"{dataset.name} declares {size:,} bytes of data, the file stores {stored:,}")
+    if packed:
+        _check_chunks(dataset)
+    else:
+        take(size, dataset.name)
     return as_float(dataset[()], dataset.name)
+
+
+def _check_chunks(dataset: h5py.Dataset) -> None:
+    """Count what a dataset's chunks unpack to, and refuse those that unpack to another size.
+
+    libhdf5 unpacks a chunk to whatever size it has, by all the filters that the file names, plug-ins of HDF5 included.
+    """
+    import h5py
+
+    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    grid = [range(0, n, size) for n, size in zip(dataset.shape, dataset.chunks, strict=True)]
+    take(math.prod(map(len, grid)) * (chunk + _CHUNK_BYTES), dataset.name)
+    plan = dataset.id.get_create_plist()
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+    if not set(filters) <= set(known) or len(set(filters)) < len(filters):
+        raise ModelFormatError(
+            f"{dataset.name} is packed by HDF5's filters {filters}; gzip, shuffle and fletcher32 are read, each once. "
+            "`h5repack -f GZIP=4 old.h5 new.h5` packs it anew"
+        )
+    for offsets in itertools.product(*grid):
+        if dataset.id.get_chunk_info_by_coord(offsets).byte_offset is not None:  # else it was never written
+            mask, data = dataset.id.read_direct_chunk(offsets)
+            size = _unpacked([f for i, f in enumerate(filters) if not mask >> i & 1], data, chunk)
+            if size != chunk:
+                raise ModelFormatError(f"{dataset.name}: its chunk at {offsets} does not unpack to {chunk:,} bytes")
+
+
+def _unpacked(filters: list[int], data: bytes, most: int) -> int:
+    """The size of a chunk's data after its filters, none more than once; not exact above ``most``."""
+    import h5py
+
+    for code in reversed(filters):
+        if code == h5py.h5z.FILTER_DEFLATE:
+            data = zlib.decompressobj().decompress(data, most + 5)  # a checksum of 4 bytes may be inside
+        elif code == h5py.h5z.FILTER_FLETCHER32:
+            data = data[:-4]
+    return len(data)
 
 
 def as_float(given: Any, what: str) -> np.ndarray:

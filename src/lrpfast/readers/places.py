@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..budget import take as count
 from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from ..model.layers.resize import interpolation
@@ -99,8 +101,7 @@ def pad(
     if mode in ("edge", "wrap"):
         places = {}
         for axis, pair in added.items():
-            if sum(pair) > MOST:
-                raise ModelFormatError(f"it pads an axis by {pair}")
+            count(3 * 8 * (fixed(value, axis) + sum(pair)), f"to pad an axis by {pair}")
             places[axis] = np.pad(np.arange(fixed(value, axis)), pair, mode)  # type: ignore[call-overload]
         return _spatially(builder, value, places, None, lambda axes: L.Take(tuple(axes)))
     if mode not in ("constant", "reflect"):
@@ -110,8 +111,7 @@ def pad(
     if mode == "reflect" or constant == 0 or not added:
         return made
     inner = [fixed(value, axis) for axis in range(len(value.shape))]
-    if np.prod([fixed(made, axis) for axis in range(len(made.shape))]) > MOST:
-        raise ModelFormatError(f"it pads {value.shape} to {made.shape} by a constant")
+    count(8 * math.prod(fixed(made, axis) for axis in range(len(made.shape))), f"to pad {value.shape} to {made.shape}")
     edges = [added.get(axis, (0, 0)) for axis in range(len(inner))]
     border = np.pad(np.zeros(inner), edges, constant_values=constant)  # added where zeros are, and nothing else moves
     return builder.affine(made, np.array(1.0), border)
@@ -139,6 +139,7 @@ class Resize:
         i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.m
         if not 1 <= self.m <= MOST or self.m * n > MOST:
             raise ModelFormatError(f"it makes an axis of {self.m} values of one of {n}")
+        count(3 * 8 * self.m, f"to make an axis of {self.m} values")
         if self.where == "asymmetric":
             return i / scale
         if self.where == "align_corners":
@@ -171,9 +172,9 @@ def nearest(builder: Builder, value: Value, axes: Mapping[int, Resize], rounding
     for axis, resize in axes.items():
         n = fixed(value, axis)
         found = np.clip(_ROUNDED[rounding](resize.at(n, np.float32)), 0, n - 1).astype(np.int64)
-        count = resize.m // n
-        if np.array_equal(found, np.arange(n).repeat(count)):
-            repeats.update({axis: count} if count > 1 else {})
+        times = resize.m // n
+        if np.array_equal(found, np.arange(n).repeat(times)):
+            repeats.update({axis: times} if times > 1 else {})
         else:
             places[axis] = found
     value = _spatially(builder, value, places, None, lambda given: L.Take(tuple(given)))
@@ -203,8 +204,9 @@ def interpolate(
     for axis, resize in axes.items():
         n = fixed(value, axis)
         at = resize.at(n)
+        count(8 * n * resize.m, f"to resize an axis of {n} values to {resize.m}")
         shrink = min(resize.scale, 1.0) if smooth else 1.0
         matrix = interpolation(n, at, kind, a, outside, shrink)
-        if not np.array_equal(matrix, np.eye(n)):
+        if len(matrix) != n or not np.array_equal(matrix, np.eye(n)):
             matrices[axis] = matrix
     return _spatially(builder, value, matrices, None, lambda given: L.Interpolate(tuple(given)))

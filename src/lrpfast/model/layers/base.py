@@ -167,6 +167,12 @@ class Layer:
         """What tells this layer from another of its type, for summaries."""
         return ""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        held = (value if isinstance(value, tuple) else (value,) for value in vars(self).values())
+        return sum(array.nbytes for several in held for array in several if isinstance(array, np.ndarray))
+
 
 @dataclass(frozen=True, eq=False)
 class Block(Layer):

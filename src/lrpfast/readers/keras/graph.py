@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import heapq
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...budget import check_layers
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Layer, Shape
+from ..guard import parse_json
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
@@ -35,10 +36,6 @@ from .layers import BACK, CONVERTERS, LAST, convert, naming
 from .record import KerasLayer
 from .store import Entry, Store
 
-#: Shared models inside each other could make a small file ask for any number of layers.
-MAX_NODES = 100_000
-
-
 # -- building -----------------------------------------------------------------
 
 #: Layers through which a mask of time steps goes on; in Keras all others end it.
@@ -47,19 +44,16 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
 
-def _check_count(uses: int) -> None:
-    if uses > MAX_NODES:
-        raise ModelFormatError(f"its layers, counted at every use, are more than {MAX_NODES:,}")
-
-
-def _uses(model: Mapping[str, Any]) -> int:
-    """How often the layers of a model are used together, where all calls are needed."""
-    total = 0
+def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
+    """How often the layers of a model are used together, where all calls are needed, and how many calls are written."""
+    uses = written = 0
     for entry in entries_of(model):
-        inside = _uses(entry) if class_of(entry) in SEQUENTIAL + FUNCTIONAL else 1
+        inside = _uses(entry) if class_of(entry) in SEQUENTIAL + FUNCTIONAL else (1, 0)
         calls = entry.get("inbound_nodes")
-        total += inside * (max(1, len(calls)) if isinstance(calls, list) else 1)
-    return total
+        count = max(1, len(calls)) if isinstance(calls, list) else 1
+        uses += inside[0] * count
+        written += inside[1] + count
+    return uses, written
 
 
 class _Builder:
@@ -82,7 +76,6 @@ class _Builder:
             and [before.axes[axis] for axis in layer.axes] == sorted(layer.axes)
         ):
             return sources[0]  # there and back
-        _check_count(len(self.nodes) + 1)
         self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
         self.nodes.append((layer, inputs))
         return len(self.nodes) - 1
@@ -127,7 +120,8 @@ class _Builder:
             kind = str(entry.get("class_name"))
             places.append(Entry(name_of(entry), kind, seen[kind], total[kind]))
             seen[kind] += 1
-        scope = _Scope(self, entries, places, store, prefix)
+        kinds = [class_of(entry) for entry in entries]  # once: it looks at all calls of a layer
+        scope = _Scope(self, entries, kinds, places, store, prefix)
         if class_of(model) in SEQUENTIAL:
             if len(inputs) != 1:
                 raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
@@ -144,6 +138,7 @@ class _Scope:
 
     builder: _Builder
     entries: list[Mapping[str, Any]]
+    kinds: list[str]
     places: list[Entry]
     store: Store
     prefix: str
@@ -153,14 +148,14 @@ class _Scope:
         return f"the model {self.prefix[:-1]!r}" if self.prefix else "the model"
 
     def where(self, i: int) -> str:
-        return f"layer {self.prefix + self.places[i].name!r} ({class_of(self.entries[i])}, {self.place(i)})"
+        return f"layer {self.prefix + self.places[i].name!r} ({self.kinds[i]}, {self.place(i)})"
 
     def place(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
     def call(self, i: int, inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]) -> list[int]:
         """Call the i-th layer, or the model that stands in its place."""
-        entry, place, kind = self.entries[i], self.places[i], class_of(self.entries[i])
+        entry, place, kind = self.entries[i], self.places[i], self.kinds[i]
         name = self.prefix + place.name
         if kind in SEQUENTIAL + FUNCTIONAL:
             return self.builder.container(entry, self.store.inside(place), inputs, f"{name}/", keys, masked)
@@ -204,7 +199,7 @@ class _Scope:
             i, k = use
             if use not in values:
                 call = calls[i][k]
-                if call.problem and class_of(self.entries[i]) in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
+                if call.problem and self.kinds[i] in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
                     raise UnsupportedLayerError(
                         f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
                         "outputs alone; build the model so, with the same weights, and save that"
@@ -247,7 +242,7 @@ class _Scope:
             if ref.name not in at:
                 raise ModelFormatError(f"{user} is fed by {ref.name!r}, which is no layer of it")
             i = at[ref.name]
-            kind, count = class_of(self.entries[i]), len(calls[i])
+            kind, count = self.kinds[i], len(calls[i])
             if is_input(self.entries[i]):
                 return i, 0, 0
             nested = kind in FUNCTIONAL + SEQUENTIAL
@@ -290,14 +285,14 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
     LrpfastError
         When lrpfast does not read one of its layers, or it is no whole model.
     """
-    document = json.loads(text)
+    document = parse_json(text, "its configuration")
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
     builder = _Builder(major(version, document))
     for name, shape in _inputs(document, store):
         builder.place(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
-    _check_count(_uses(document))  # before any of it is laid out
+    check_layers(*_uses(document))  # before any of it is laid out
     outputs = builder.container(document, store, inputs)
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")

@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import InputError, ModelFormatError, UnsupportedLayerError
 from ...model.graph import Model
 from .. import hdf5
-from ..guard import guarded, member
+from ..guard import guarded, member, parse_json
 from .config import KERAS_PACKAGES
 from .graph import build
 from .store import ArchiveStore, LegacyStore, LiveStore
@@ -65,7 +65,7 @@ def read_archive(path: Path) -> Model:
         config = member(archive, "config.json")
         version = None
         if "metadata.json" in archive.namelist():
-            metadata = json.loads(member(archive, "metadata.json"))
+            metadata = parse_json(member(archive, "metadata.json"), "metadata.json")
             version = str(metadata.get("keras_version")) if isinstance(metadata, Mapping) else None
         if "model.weights.h5" not in archive.namelist():
             raise ModelFormatError("a .keras archive without model.weights.h5; save the model with its weights")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import ModelFormatError
+from ...once import once
 from .. import hdf5
 from .record import Weight
 
@@ -52,11 +53,7 @@ class LegacyStore:
     def weights(self, entry: Entry) -> list[Weight]:
         import h5py
 
-        holder = self.nested or entry
-        group = hdf5.subgroup(self.group, holder.name)
-        names = hdf5.strings(group, "weight_names") if group is not None else None
-        if group is None or names is None:
-            raise ModelFormatError(f"the weights of layer {holder.name!r} ({holder.class_name}) are missing")
+        group, names = self._of_nested if self.nested else self._names(entry)
         if self.nested:
             names = [name for name in names if f"/{entry.name}/" in f"/{name}"]
         found = [hdf5.child(group, name) for name in names]
@@ -64,6 +61,19 @@ class LegacyStore:
             if not isinstance(dataset, h5py.Dataset):
                 raise ModelFormatError(f"the weight {name!r} of layer {entry.name!r} ({entry.class_name}) is missing")
         return [_stored(dataset) for dataset in found]
+
+    @once
+    def _of_nested(self) -> tuple[h5py.Group, list[str]]:
+        assert self.nested is not None
+        return self._names(self.nested)
+
+    def _names(self, holder: Entry) -> tuple[h5py.Group, list[str]]:
+        """A layer's group, and the names of its weights."""
+        group = hdf5.subgroup(self.group, holder.name)
+        names = hdf5.strings(group, "weight_names") if group is not None else None
+        if group is None or names is None:
+            raise ModelFormatError(f"the weights of layer {holder.name!r} ({holder.class_name}) are missing")
+        return group, names
 
     def inside(self, entry: Entry) -> LegacyStore:
         return LegacyStore(self.group, self.nested or entry)
@@ -81,20 +91,39 @@ class ArchiveStore:
     def __init__(self, group: h5py.Group) -> None:
         self.layers = hdf5.subgroup(group, "layers") or hdf5.subgroup(group, "_layer_checkpoint_dependencies")
 
-    def _group(self, entry: Entry) -> h5py.Group:
-        stem = _snake_case(entry.class_name)
-        numbered: dict[int, h5py.Group] = {}
+        self._groups: dict[str, tuple[list[h5py.Group], dict[int, h5py.Group], dict[str, h5py.Group]]] = {}
+
+    @once
+    def _keys(self) -> dict[str, list[tuple[str, int]]]:
+        """The groups' names and numbers, by their stems: sorted once, however many layers there are."""
+        found: dict[str, list[tuple[str, int]]] = {}
         for key in self.layers or ():
-            match = re.fullmatch(re.escape(stem) + r"(?:_(\d{1,9}))?", key)
-            group = hdf5.subgroup(self.layers, key) if match else None
-            if group is None:
-                continue
-            variables = hdf5.subgroup(group, "vars")
-            if variables is not None and hdf5.text(variables, "name") == entry.name:
-                return group
-            numbered[int(match[1] or 0) if match else 0] = group
-        if len(numbered) == entry.of_class:
-            return numbered[sorted(numbered)[entry.ordinal]]
+            found.setdefault(key, []).append((key, 0))
+            stem, _, number = key.rpartition("_")
+            if re.fullmatch(r"\d{1,9}", number):
+                found.setdefault(stem, []).append((key, int(number)))
+        return found
+
+    def _of_class(self, stem: str) -> tuple[list[h5py.Group], dict[int, h5py.Group], dict[str, h5py.Group]]:
+        """A class's groups in order of their numbers, by them, and by the names of layers that are written in them."""
+        if stem not in self._groups:
+            numbered: dict[int, h5py.Group] = {}
+            named: dict[str, h5py.Group] = {}
+            for key, number in self._keys.get(stem, ()):
+                group = hdf5.subgroup(self.layers, key)
+                if group is not None:
+                    numbered[number] = group
+                    variables = hdf5.subgroup(group, "vars")
+                    named.setdefault((hdf5.text(variables, "name") or "") if variables is not None else "", group)
+            self._groups[stem] = [numbered[number] for number in sorted(numbered)], numbered, named
+        return self._groups[stem]
+
+    def _group(self, entry: Entry) -> h5py.Group:
+        groups, numbered, named = self._of_class(_snake_case(entry.class_name))
+        if entry.name and entry.name in named:
+            return named[entry.name]
+        if len(groups) == entry.of_class:
+            return groups[entry.ordinal]
         if entry.ordinal not in numbered:
             raise ModelFormatError(f"the weights of layer {entry.name!r} ({entry.class_name}) are missing")
         return numbered[entry.ordinal]

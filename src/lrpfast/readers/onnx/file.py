@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...budget import also_holds, check_layers, take
 from ...errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
 from ...model.layers import Shape
 
@@ -170,6 +171,7 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelFormatError("no ONNX model: there is no graph in it")
     if len(proto.functions):
+        check_layers(*counted(proto))
         proto = _inlined(onnx, proto)
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
@@ -208,6 +210,31 @@ def _inlined(onnx: Any, proto: Any) -> Any:
             f"its functions {names} are of another version of the operators than its graph, and cannot be converted "
             f"({error}). Save them in the graph's version"
         ) from error
+
+
+def counted(proto: Any) -> tuple[int, int]:
+    """How many nodes a model has with its functions put in place, and how many its file writes down.
+
+    Functions that call each other twice double at every step.
+    """
+    functions = {(f.domain, f.name): f for f in proto.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def nodes(items: Any, inside: tuple[tuple[str, str], ...]) -> int:
+        return sum(of(item, inside) for item in items)
+
+    def of(item: Any, inside: tuple[tuple[str, str], ...]) -> int:
+        key = (item.domain, item.op_type)
+        if key in inside or len(inside) > 500:
+            raise ModelFormatError(f"its function {item.op_type!r} calls itself")
+        if key in functions:
+            if key not in counts:
+                counts[key] = nodes(functions[key].node, (*inside, key))
+            return counts[key]
+        return 1 + sum(nodes(a.g.node, inside) for a in item.attribute if a.HasField("g"))
+
+    written = len(proto.graph.node) + sum(len(f.node) for f in proto.functions)
+    return nodes(proto.graph.node, ()), written
 
 
 def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
@@ -288,11 +315,13 @@ def array(tensor: Any, what: str, folder: Path | None) -> np.ndarray:
             raise ModelFormatError(
                 f"{what} says {shape}, {count * size:,} bytes, and holds {len(tensor.raw_data):,} bytes"
             )
+        take(count * size, what)
         values = np.frombuffer(tensor.raw_data, "<u2" if dtype == "bfloat16" else dtype)
     else:
         entries = getattr(tensor, where)
         if len(entries) != count:
             raise ModelFormatError(f"{what} says {shape}, {count:,} values, and holds {len(entries):,}")
+        take(8 * count, what)
         if dtype in ("<f2", "bfloat16"):
             values = np.array(entries, "<i4").astype("<u2")
             values = values.view("<f2") if dtype == "<f2" else values
@@ -326,6 +355,8 @@ def _external(tensor: Any, what: str, folder: Path | None, size: int, dtype: str
             f"{what} needs {size:,} bytes from {offset:,} of {location!r}; {length:,} are declared, the file has "
             f"{available:,}"
         )
+    also_holds(path)
+    take(size, what)
     return np.fromfile(path, dtype, size // np.dtype(dtype).itemsize, offset=offset)
 
 

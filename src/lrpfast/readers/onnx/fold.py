@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ...budget import take
 from ...errors import ModelFormatError
 from .file import Node
 
 #: Elements that a file may make up of a few bytes (ConstantOfShape, Expand, Tile, Range, …).
 MOST = 1 << 27
-#: Elements of results that take memory, of all constants together, beside a few times what the file stores.
-MADE = 1 << 24
 
 #: TensorProto's element types, for Cast.
 DTYPES = {
@@ -70,9 +69,22 @@ def sized(node: Node, args: list[Any]) -> int:
         return int(abs((args[1].item() - args[0].item()) / args[2].item()))
     if node.op == "Gather":
         return int(args[0].size // max(args[0].shape[node.attributes.get("axis", 0)], 1) * args[1].size)
-    if node.op in ("Constant", "ConstantOfShape", "Expand", "Identity", "Reshape", "Shape", "Transpose", "Unsqueeze"):
+    if node.op == "ConstantOfShape":  # a view, and so is an Expand, until a layer takes it
+        return math.prod(int(n) for n in args[0])
+    if node.op == "Expand":
+        return math.prod(np.broadcast_shapes(args[0].shape, tuple(int(n) for n in args[1])))
+    if node.op in ("Constant", "Identity", "Reshape", "Shape", "Transpose", "Unsqueeze"):
         return 0
     return sum(a.size for a in args if a is not None)
+
+
+def _itemsize(node: Node, args: list[Any]) -> int:
+    """Bytes of each value that a node makes."""
+    if node.op == "Cast":
+        return np.dtype(DTYPES.get(node.attributes.get("to", 1), np.float32)).itemsize
+    if node.op == "ConstantOfShape":
+        return np.asarray(node.attributes.get("value", np.float32(0))).itemsize
+    return max((a.itemsize for a in args if a is not None), default=8)
 
 
 def axes_of(node: Node, args: list[Any], at: int = 1) -> Any:
@@ -312,7 +324,9 @@ def fold(node: Node, args: list[Known | None]) -> list[Known]:
 
 def _run(node: Node, args: list[Any]) -> list[np.ndarray]:
     try:
-        bounded(sized(node, args), node)
+        size = sized(node, args)
+        bounded(size, node)
+        take(size * _itemsize(node, args), str(node))
     except (ValueError, TypeError, ArithmeticError, IndexError) as error:
         if isinstance(error, ModelFormatError):
             raise

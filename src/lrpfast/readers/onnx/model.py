@@ -6,15 +6,17 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...budget import budgeted, held_bytes
 from ...errors import InputError, LrpfastError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model.graph import Model
 from ..channels_first import Builder
 from .file import Branch, File, Input, Node, read
-from .fold import FOLDED, MADE, Known, fold, sized
+from .fold import FOLDED, Known, fold
 from .ops import OPERATORS
 from .patterns import Matcher
 from .schema import check
@@ -69,7 +71,8 @@ def from_onnx(model: Any) -> Model:
     """
     what = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
     try:
-        return build(read(model))
+        with budgeted(_held(model)):
+            return build(read(model))
     except InputError:
         raise
     except LrpfastError as error:
@@ -78,6 +81,15 @@ def from_onnx(model: Any) -> Model:
         raise
     except (MemoryError, RecursionError) as error:
         raise ModelFormatError(f"{what}reading it takes more memory than there is ({error})") from error
+
+
+def _held(model: Any) -> int:
+    """How many bytes the model's file, or what stands for it, holds; 0 where there is none."""
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(os.fsdecode(model))
+        return held_bytes(path) if path.is_file() else 0
+    size = getattr(model, "ByteSize", None)
+    return len(model) if isinstance(model, (bytes, bytearray, memoryview)) else size() if size else 0
 
 
 def build(file: File) -> Model:
@@ -158,16 +170,12 @@ def known_operators() -> list[str]:
 def _constants(file: File) -> dict[str, np.ndarray]:
     """What does not depend on any input, nor on its shape."""
     constants = dict(file.constants)
-    room = MADE + 8 * sum(array.size for array in constants.values())
     for node in file.nodes:
         with _naming(str(node)):
             check(node, file.opset, constants)
         if node.op in FOLDED and all(name in constants or not name for name in node.inputs):
             args = [Known(constants[name], constants[name]) if name else None for name in node.inputs]
             with _naming(str(node)):
-                room -= sized(node, [constants[name] if name else None for name in node.inputs])
-                if room < 0:
-                    raise ModelFormatError("computing its constants takes far more memory than the file has values")
                 found = fold(node, args)
             constants.update((name, value.first) for name, value in zip(node.outputs, found, strict=False) if name)
     return constants

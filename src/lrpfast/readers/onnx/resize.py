@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...budget import take
 from ...errors import ModelFormatError
 from ...model import layers as L
 from ...model.layers import Shape
@@ -15,6 +16,9 @@ from ..channels_first import Value
 from ..places import MOST, Resize, interpolate, nearest, repeat
 from .moves import sample_shape, whole_shape
 from .use import Use
+
+#: What an input of a Concat takes, planned too.
+_INPUT_BYTES = 1024
 
 
 def _expand(use: Use) -> Value:
@@ -44,6 +48,7 @@ def _tile(use: Use) -> Value:
         if x.shape[axis] == 1:
             made = repeat(use.builder, made, axis, count)
         elif count > 1:
+            take(_INPUT_BYTES * count, f"to repeat an axis {count:,} times")
             made = use.builder.merge(L.Concat(), [made] * count, axis)
     return made
 

@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ShapeError
-
-#: A small file could ask for any amount of memory, by full and arange.
-MAX_VALUES = 1 << 28
+from ...budget import take
 
 Get = Callable[..., Any]
 
 
 def _sized(*shape: int) -> tuple[int, ...]:
-    if math.prod(shape) > MAX_VALUES:
-        raise ShapeError(f"a constant of shape {shape} is more than {MAX_VALUES:,} values")
+    take(8 * math.prod(shape), f"a constant of shape {shape}")
     return shape
 
 
@@ -91,6 +87,21 @@ def _weight_norm(get: Get) -> Any:
     v, g, dim = get("v"), get("g"), get("dim", 0)
     axes = tuple(a for a in range(v.ndim) if a != dim % v.ndim)
     return (v * (g / np.sqrt((v.astype(float) ** 2).sum(axes, keepdims=True))),)
+
+
+def result_bytes(name: str, arrays: list[np.ndarray]) -> int:
+    """How many bytes an operator makes of constants, at most."""
+    if not arrays:
+        return 0
+    count = sum(a.size for a in arrays)
+    first, other = arrays[0], arrays[-1]
+    if name == "aten.index_select":
+        count = first.size * other.size // max(min(first.shape, default=1), 1)
+    elif name in ("aten.matmul", "aten.mm"):
+        count = first.size * other.size // max(first.shape[-1] ** 2, 1) if first.ndim and other.ndim else count
+    elif all(n == m or 1 in (n, m) for n, m in zip(first.shape[::-1], other.shape[::-1], strict=False)):
+        count = max(count, math.prod(np.broadcast_shapes(first.shape, other.shape)))
+    return count * max(a.itemsize for a in arrays)
 
 
 #: Operators that give back what they are given, when a program is run and not trained.

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ...budget import take
 from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model.graph import Model
 from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
-from .constants import FOLDS
+from .constants import FOLDS, result_bytes
 from .passes import functional, fused, needed
 from .records import Batch, Op, Program, Ref, Size
 
@@ -245,6 +246,7 @@ def _convert(call: Call, converters: Mapping[str, Callable[[Call], Any]]) -> Any
     if not any(isinstance(v, (Tensor, Flat, Stack)) for v in flat) and op.base in FOLDS:
         if any(isinstance(v, Batch) for v in flat):
             raise UnsupportedLayerError("makes a constant for each sample, which lrpfast has no layer for")
+        take(result_bytes(op.base, [v for v in flat if isinstance(v, np.ndarray)]), "its result")
         return FOLDS[op.base](call.get)
     if op.kind.endswith(".MultiheadAttention"):
         raise UnsupportedLayerError("is part of an attention layer, which lrpfast has no rule for yet")
