@@ -59,6 +59,17 @@ class Labels:
     grid: Labels | None = None
 
 
+def words(given: Any) -> list[str]:
+    """The names in an attribute such as ``coordinates``: a text, bytes or several texts; none in any other value."""
+    if isinstance(given, bytes):
+        given = given.decode("utf-8", "replace")
+    if isinstance(given, str):
+        return given.split()
+    if isinstance(given, (list, tuple, np.ndarray)):
+        return [word for part in np.ravel(np.asarray(given, object)) for word in words(part)]
+    return []
+
+
 def collect(
     dims: tuple[str, ...],
     attrs: Mapping[str, Any],
@@ -72,7 +83,7 @@ def collect(
     and another besides may be as large as the data, and is left out.
     """
     coords: dict[str, Coord] = {}
-    for name in (*dims, *str(attrs.get("coordinates", "")).split(), *str(attrs.get("grid_mapping", "")).split()):
+    for name in (*dims, *words(attrs.get("coordinates")), *words(attrs.get("grid_mapping"))):
         on = dims_of(name)
         if on is not None and set(on) <= set(dims) and not (dims[0] in on and len(on) > 1):
             coords[name] = read(name)
@@ -112,7 +123,7 @@ def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any
     """An array's attributes, with the one that names the coordinates beside those of its dimensions."""
     dims, _, attrs = array
     ours = set(dims)
-    mapping = str(attrs.get("grid_mapping", "")).split()
+    mapping = words(attrs.get("grid_mapping"))
     names = [name for name, (on, *_) in coords.items() if on != (name,) and set(on) <= ours and name not in mapping]
     return {**attrs, "coordinates": " ".join(names)} if names else attrs
 

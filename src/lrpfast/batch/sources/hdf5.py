@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError, ModelFormatError
 from ...readers import hdf5
-from ..cf import Packing
+from ..cf import PACKED, Packing
+from ..labels import words
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .mapped import MappedSource
 
@@ -60,18 +63,30 @@ def _opened(path: str) -> h5py.File:
 
 
 def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, ...]) -> FileSource:
+    import h5py
+
     name = f"{path}:{found.name.strip('/')}"
     if found.is_virtual or found.external:
         raise InputError(f"{name}: keeps its data in other files; such data is not read")
     if found.shape is None or (found.nbytes and not found.id.get_storage_size()):
         raise InputError(f"{name}: holds no data, it was never written")
     dtype, offset, stored = found.dtype, found.id.get_offset(), found.id.get_storage_size()
-    packing = Packing(dtype, found.attrs)
+    packing = Packing(dtype, _attributes(found, PACKED))
     # what HDF5 does beyond an array as NumPy has it (chunks, filters, unusual numbers) is left to it
-    alike = dtype.kind in "fiu" and found.id.get_type().get_size() == dtype.itemsize
+    alike = dtype.kind in "fiu" and found.id.get_type() == h5py.h5t.py_create(dtype)
     if alike and packing.nothing and offset is not None and stored == found.nbytes:
         return MappedSource(path, name, found.shape, dtype, offset, False, state)
     return _Hdf5Source(file, found, path, name, packing, state)
+
+
+def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the attributes that are there, and of a type that can be read."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError, TypeError, ValueError, KeyError):
+            if name in node.attrs:
+                found[name] = node.attrs[name]
+    return found
 
 
 def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
@@ -86,8 +101,8 @@ def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
                 named[name] = node
 
         file.visititems(note)  # follows no links
-        for beside in [hdf5.text(node, "coordinates") or "" for node in named.values()]:
-            named = {name: node for name, node in named.items() if name not in beside.split()}
+        for beside in [words(_attributes(node, {"coordinates"}).get("coordinates")) for node in named.values()]:
+            named = {name: node for name, node in named.items() if name not in beside}
         if len(named) == 1:
             return next(iter(named.values()))
         listed = ", ".join(f"{name} {node.shape}" for name, node in named.items())

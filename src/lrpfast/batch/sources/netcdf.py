@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..cf import PACKED, Packing
-from ..labels import Coord, Labels, collect
+from ..labels import Coord, Labels, collect, words
 from ..optional import needed
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
@@ -82,7 +82,7 @@ def _find(file: Any, path: str, name: str | None) -> Any:
     beside: set[str] = set()  # what describes other variables
     for variable in every.values():
         for key in ("coordinates", "bounds", "climatology", "grid_mapping"):
-            beside.update(str(getattr(variable, key, "")).split())
+            beside.update(words(_attribute(variable, key)))
     data = {
         key: variable
         for key, variable in every.items()
