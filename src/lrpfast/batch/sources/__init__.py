@@ -145,10 +145,11 @@ def _open_file(path: str, inside: str | None) -> Source:
     import h5py
 
     if h5py.is_hdf5(path):
-        from .hdf5 import is_netcdf, open_hdf5
+        from .hdf5 import check_netcdf, is_netcdf, open_hdf5
 
         if not is_netcdf(path):
             return open_hdf5(path, inside)
+        check_netcdf(path)
         from .netcdf import NetcdfSource
 
         return NetcdfSource(path, inside)

@@ -19,6 +19,10 @@ from .mapped import MappedSource
 if TYPE_CHECKING:
     import h5py
 
+#: Filters that unpack data and do nothing else: HDF5's own, and the registered compressions and checks. What may
+#: be installed besides can run code that the file holds (HDF5-UDF).
+FILTERS = {*range(1, 7), 305, 307, *range(32000, 32006), *range(32007, 32031)}
+
 
 def open_hdf5(path: str, dataset: str | None) -> FileSource:
     """The dataset at a path in groups, or the only one with an axis.
@@ -53,6 +57,39 @@ def is_netcdf(path: str) -> bool:
         return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in found if node)
 
 
+def check_netcdf(path: str) -> None:
+    """InputError where the NetCDF library, which follows links and runs in circles, would leave the file or not end."""
+    import h5py
+
+    with _opened(path) as file:
+        seen, waiting = {h5py.h5o.get_info(file["/"].id).addr}, [file["/"]]
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                node = hdf5.child(group, name)
+                if isinstance(node, h5py.Dataset):
+                    _check_dataset(node, f"{path}:{node.name.strip('/')}")
+                elif isinstance(node, h5py.Group):
+                    place = h5py.h5o.get_info(node.id).addr
+                    if place in seen:
+                        raise InputError(f"{path}: damaged NetCDF file, its group {node.name} lies in two places")
+                    seen.add(place)
+                    waiting.append(node)
+
+
+def _check_dataset(found: h5py.Dataset, name: str) -> None:
+    """InputError where values lie in other files, or would be unpacked by who knows what."""
+    if found.is_virtual or found.external:
+        raise InputError(f"{name}: keeps its data in other files; such data is not read")
+    plan = found.id.get_create_plist()
+    for number, _, _, called in map(plan.get_filter, range(plan.get_nfilters())):
+        if number not in FILTERS:
+            raise InputError(
+                f"{name}: is packed by the filter {number} ({called.decode('utf-8', 'replace')}), which is not known to "
+                "unpack data alone and could run code; h5repack -f GZIP=4 writes a file that can be read"
+            )
+
+
 def _opened(path: str) -> h5py.File:
     import h5py
 
@@ -66,8 +103,7 @@ def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, .
     import h5py
 
     name = f"{path}:{found.name.strip('/')}"
-    if found.is_virtual or found.external:
-        raise InputError(f"{name}: keeps its data in other files; such data is not read")
+    _check_dataset(found, name)
     if found.shape is None or (found.nbytes and not found.id.get_storage_size()):
         raise InputError(f"{name}: holds no data, it was never written")
     dtype, offset, stored = found.dtype, found.id.get_offset(), found.id.get_storage_size()
