@@ -84,9 +84,10 @@ def _check_dataset(found: h5py.Dataset, name: str) -> None:
     plan = found.id.get_create_plist()
     for number, _, _, called in map(plan.get_filter, range(plan.get_nfilters())):
         if number not in FILTERS:
+            shown = called.decode("utf-8", "replace")
             raise InputError(
-                f"{name}: is packed by the filter {number} ({called.decode('utf-8', 'replace')}), which is not known to "
-                "unpack data alone and could run code; h5repack -f GZIP=4 writes a file that can be read"
+                f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and could "
+                "run code; h5repack -f GZIP=4 writes a file that can be read"
             )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..cf import PACKED, Packing
-from ..labels import Coord, Labels, collect, words
+from ..labels import Coord, Labels, collect, of_file, words
 from ..optional import needed
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
@@ -127,7 +127,7 @@ def _labels(found: Any, path: str) -> Labels:
         return tuple(near[name].dimensions) if name in near else None
 
     attrs = _attrs(found)
-    return Labels(tuple(found.dimensions), collect(found.dimensions, attrs, dims_of, read), attrs, found.name)
+    return of_file(tuple(found.dimensions), collect(found.dimensions, attrs, dims_of, read), attrs, found.name)
 
 
 def _attrs(variable: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ...errors import InputError, LrpfastError
 from ...once import once
 from ...readers.guard import MAX_RATIO, unpacks_honestly
 from ..cf import PACKED, Packing
-from ..labels import Coord, Labels, collect, words
+from ..labels import Coord, Labels, collect, of_file, words
 from ..optional import needed
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .zarr_store import METADATA, check_store, files
@@ -177,7 +177,7 @@ def _labels(array: Any, name: str, dims: tuple[str, ...], attrs: dict[str, Any],
     def dims_of(key: str) -> tuple[str, ...] | None:
         return _dims(near[key], near[key].attrs) if key in near else None
 
-    return Labels(dims, collect(dims, attrs, dims_of, read), _noted(attrs), name.split("/")[-1] or None)
+    return of_file(dims, collect(dims, attrs, dims_of, read), _noted(attrs), name.split("/")[-1] or None)
 
 
 def _noted(attrs: dict[str, Any]) -> dict[str, Any]:
