@@ -541,23 +541,27 @@ def test_nothing_heavy_is_imported_for_an_npy_file(tmp_path):
     subprocess.run([sys.executable, "-c", code, tmp_path / "x.npy"], check=True)
 
 
-def test_memory_is_given_back(tmp_path):
-    """The pages of rows that are done no longer count as memory in use."""
-    if not os.path.exists("/proc/self/statm"):
-        pytest.skip("no /proc, which tells the memory in use")
-    x = np.ones((64, 1 << 16), np.float64)
+@pytest.mark.parametrize("order", "CF")
+def test_a_file_that_is_cut_kills_no_process(order, tmp_path):
+    """No page of a file is mapped to memory: the process would get SIGBUS where the file has none."""
+    x = np.asarray(np.arange(40 * 5 * 600, dtype=">f4").reshape(40, 5, 600), order=order)
     np.save(tmp_path / "x.npy", x)
-
-    def resident():
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[2]) * os.sysconf("SC_PAGESIZE")  # pages of files
-
-    with open_source(tmp_path / "x.npy") as source:
-        before = resident()
-        assert source.read(0, 64).sum() == x.size
-        assert resident() - before > x.nbytes / 2
-        source.done(60)
-        assert resident() - before < x.nbytes / 4
+    code = (
+        "import os, sys, lrpfast, numpy as np\n"
+        "from lrpfast.batch.sources import open_source\n"
+        "with open_source(sys.argv[1]) as source:\n"
+        "    rows = source.read(3, 40)\n"
+        "    type(source)._unchanged = lambda self, rows: None  # the file is cut after the check\n"
+        "    os.truncate(sys.argv[1], 1000)\n"
+        "    assert rows.sum() > 0\n"
+        "    for read in (source.read, lambda a, b: source.read_into(a, b, np.empty((b - a, 5, 600), '>f4'))):\n"
+        "        try:\n"
+        "            read(20, 40).sum()\n"
+        "        except lrpfast.InputError as error:\n"
+        "            print(error)\n"
+    )
+    made = subprocess.run([sys.executable, "-c", code, tmp_path / "x.npy"], check=True, capture_output=True, text=True)
+    assert made.stdout.count("rows 20 to 39 cannot be read (EOFError: the file ends there)") == 2
 
 
 # Masks

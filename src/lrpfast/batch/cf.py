@@ -1,80 +1,163 @@
-"""Packed and missing values by the CF conventions, for formats whose library leaves them packed."""
+"""How stored values become numbers, by the CF conventions and the NetCDF users' guide: one rule for all formats."""
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 
+#: Attributes that `Packing` undoes: what is read has no use for them.
+PACKED = frozenset(
+    ("scale_factor", "add_offset", "_FillValue", "missing_value", "valid_min", "valid_max", "valid_range", "_Unsigned")
+)
+
 
 class Packing:
     """How stored values become numbers: value · scale_factor + add_offset, NaN where a value is missing.
+
+    A value is missing where it equals ``_FillValue`` or a ``missing_value``, or lies outside of the valid range.
+    All of these are compared with the value as it is stored, after ``_Unsigned`` has said what its sign is; a valid
+    range of floats that belongs to packed integers is compared with the unpacked number.
 
     Parameters
     ----------
     dtype : numpy.dtype
         Of the stored values.
     attrs : mapping
-        ``scale_factor``, ``add_offset``, ``missing_value`` and ``_FillValue`` among others.
+        The array's. Numbers may be given as text; a missing value or valid range that is no number has no effect.
+    usual : number, optional
+        What the format puts where nothing was written, which counts as missing where there is no ``_FillValue``.
 
     Attributes
     ----------
     dtype : numpy.dtype
-        Of the numbers: a float where anything is packed or may be missing.
+        Of the numbers: a float where anything is packed or may be missing, float32 for 8 and 16 bits.
     nothing : bool
         Whether stored values are the numbers already.
+    unwritten : array or None
+        A stored integer that no number stands for: it was never written. Other types have NaN for it.
+
+    Raises
+    ------
+    InputError
+        When a scale or an offset is no finite number.
     """
 
-    def __init__(self, dtype: np.dtype, attrs: Mapping[str, Any]) -> None:
-        self._scale, self._offset = _factor(attrs, "scale_factor", 1), _factor(attrs, "add_offset", 0)
-        fills = [
-            _number(value)
-            for key in ("missing_value", "_FillValue")
-            if key in attrs
-            for value in np.ravel(attrs[key]).tolist()
-        ]
-        self._missing = [found for value in fills if (found := _stored(value, dtype)) is not None]
+    def __init__(self, dtype: np.dtype, attrs: Mapping[str, Any], usual: float | None = None) -> None:
+        self._stored = stored = _signed(dtype, attrs.get("_Unsigned"))
+        self.unwritten: np.ndarray | None = None
+        self._missing: list[np.ndarray] = []
+        self._valid: list[tuple[np.ufunc, Any]] = []
+        self._scale, self._offset = 1.0, 0.0
+        if stored.kind in "iuf":
+            self._scale, self._offset = _factor(attrs, "scale_factor", 1), _factor(attrs, "add_offset", 0)
+            notes = {key: list(_numbers(attrs.get(key))) for key in PACKED}
+            if stored != dtype:
+                notes = {key: [_wrapped(value, stored) for value in values] for key, values in notes.items()}
+            fills = [*notes["missing_value"], *notes["_FillValue"]]
+            self._missing = [found for value in fills if (found := _as_stored(value, stored)) is not None]
+            self._valid = list(_outside(notes, stored))
         self._packed = (self._scale, self._offset) != (1, 0)
-        self.nothing = not self._packed and not self._missing
-        self.dtype = dtype
-        if not self.nothing and not (dtype.kind == "f" and dtype.itemsize >= 4):
-            self.dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
+        decoded = self._packed or bool(self._missing) or bool(self._valid)
+        # what _Unsigned says of the sign is not known to the library that wrote the usual value
+        if usual is not None and "_FillValue" not in attrs and stored == dtype:
+            unwritten = np.asarray(usual, dtype)
+            if decoded or stored.kind == "f":
+                self._missing.append(unwritten)
+                decoded = True
+            else:
+                self.unwritten = unwritten
+        self.nothing = not decoded and stored == dtype
+        self.dtype = stored
+        if decoded and not (stored.kind == "f" and stored.itemsize >= 4):
+            self.dtype = np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """Rows as stored to rows of numbers; in place where they are floats already."""
         if self.nothing:
             return rows
-        out = rows.astype(self.dtype, copy=False)
+        if self._stored.kind in "iu" and rows.dtype.kind != self._stored.kind:
+            rows = rows.view(self._stored.newbyteorder(rows.dtype.byteorder))
+        number = rows
         if self._packed:
             with np.errstate(over="ignore", invalid="ignore"):  # infinity is told of with its sample
-                out = (rows * np.float64(self._scale) + self._offset).astype(self.dtype)
-        for value in self._missing:
-            out[rows == value] = np.nan
+                number = rows * np.float64(self._scale) + self._offset
+        gaps = [rows == value for value in self._missing]
+        for beyond, bound in self._valid:
+            of_numbers = isinstance(bound, float)  # in the users' guide's words, "in the units of the unpacked data"
+            gaps.append(beyond(number if of_numbers else rows, bound))
+        out = number.astype(self.dtype, copy=False)
+        for gap in gaps:
+            out[gap] = np.nan
         return out
 
 
+def _signed(dtype: np.dtype, unsigned: Any) -> np.dtype:
+    """The integers that are meant where ``_Unsigned`` says "true" or "false"; the type itself in any other case."""
+    word = unsigned.decode("ascii", "replace") if isinstance(unsigned, bytes) else str(unsigned)
+    kind = {"true": "u", "false": "i"}.get(word.strip().lower())
+    if dtype.kind not in "iu" or kind is None or dtype.kind == kind:
+        return dtype
+    return np.dtype(f"{kind}{dtype.itemsize}").newbyteorder(dtype.byteorder)
+
+
+def _numbers(given: Any) -> Iterator[float]:
+    """The numbers in an attribute, whatever its type: a number, several, or text that says one; nothing else."""
+    try:
+        values = np.ravel(given).tolist()
+    except (TypeError, ValueError):
+        return
+    for value in values:
+        for kind in (int, float):
+            try:
+                number = value if isinstance(value, (int, float)) else kind(value)
+            except (TypeError, ValueError):
+                continue
+            yield number
+            break
+
+
 def _factor(attrs: Mapping[str, Any], key: str, usual: float) -> float:
-    value = float(np.ravel(attrs.get(key, usual))[0])
+    if key not in attrs:
+        return usual
+    found = list(_numbers(attrs[key]))
+    if len(found) != 1 or np.size(attrs[key]) != 1:
+        raise InputError(f"{key} is {attrs[key]!r}, where one number belongs: what is stored cannot be unpacked")
+    value = float(found[0])
     if not math.isfinite(value):
         raise InputError(f"{key} is {value}, which makes no number of any value")
     return value
 
 
-def _stored(value: float, dtype: np.dtype) -> np.ndarray | None:
+def _wrapped(value: float, dtype: np.dtype) -> float:
+    """A whole number of the integers of the other sign, such as -1, as the one with the same bits, such as 255."""
+    if not isinstance(value, int):
+        return value
+    size = 1 << 8 * dtype.itemsize
+    if dtype.kind == "u":
+        return value + size if -size // 2 <= value < 0 else value
+    return value - size if size // 2 <= value < size else value
+
+
+def _as_stored(value: float, dtype: np.dtype) -> np.ndarray | None:
     """A missing value as it is stored; None for NaN, and for what the dtype cannot hold: no value equals that."""
     if value != value:
         return None
     with np.errstate(invalid="ignore", over="ignore"):
         stored = np.asarray(value).astype(dtype)
-    same = bool(stored == value) if dtype.kind in "iub" else math.isfinite(stored) == math.isfinite(value)
+    same = bool(stored == value) if dtype.kind in "iu" else math.isfinite(stored) == math.isfinite(value)
     return stored if same else None
 
 
-def _number(value: Any) -> float:
-    # xarray writes it so into Zarr's JSON: a double in base 64
-    return float(np.frombuffer(base64.b64decode(value), "<f8")[0]) if isinstance(value, str) else value
+def _outside(notes: Mapping[str, list[float]], dtype: np.dtype) -> Iterator[tuple[np.ufunc, Any]]:
+    """What lies outside of the valid range: comparisons, each with the bound that is compared with."""
+    bounds: list[list[float]] = [notes["valid_min"], notes["valid_max"]]
+    if len(notes["valid_range"]) == 2:
+        bounds = [[value] for value in notes["valid_range"]]
+    for beyond, given in zip((np.less, np.greater), bounds, strict=True):
+        if len(given) == 1 and math.isfinite(given[0]):
+            yield beyond, np.asarray(given[0]).astype(dtype) if dtype.kind == "f" else given[0]

@@ -17,7 +17,7 @@ from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
 from .blocks import SIZE as BLOCK
 from .job import Job, is_per_sample, wrong_count
-from .labels import to_xarray
+from .labels import stacked_indexes, to_xarray
 from .masks import Gridded, Masked, on_grid, open_mask_for, scatter
 from .optional import needed
 from .sinks import named, open_sink
@@ -41,11 +41,12 @@ CHUNKS_PER_PIECE = 8
 
 def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
     """`Analyzer.map`."""
-    grid = None if mask is None else open_mask_for(analyzer.input_shape, mask)
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
-        mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
         with open_source(x) as source:
-            return to_xarray(mapped, source.labels, job.record)
+            grid = None if mask is None else open_mask_for(analyzer.input_shape, mask, source)
+            mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
+            return to_xarray(mapped, source.labels, job.record, stacked_indexes(x))
+    grid = None if mask is None else open_mask_for(analyzer.input_shape, mask)
     return _mapped(analyzer, x, target, normalize, grid)[0]
 
 

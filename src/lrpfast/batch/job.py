@@ -179,7 +179,10 @@ class Job:
 def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
     """What to do where samples are grids, and the model takes fewer or as many features in a row."""
     if len(sample) > 1 and len(features) == 1 and math.prod(sample) >= (features[0] or 0):
-        return "; where the features are points of a grid, mask= says which"
+        return (
+            "; where the features are points of a grid, mask= says which: a boolean grid of the same shape or, as an "
+            "xarray.DataArray or a NetCDF or Zarr file, one that has the data's coordinates in any order"
+        )
     return ""
 
 

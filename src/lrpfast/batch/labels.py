@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,10 @@ _OF_VALUES = {
     *("_FillValue", "missing_value", "scale_factor", "add_offset", "calendar", "positive", "axis", "code", "table"),
     *("valid_min", "valid_max", "valid_range", "actual_range", "flag_values", "flag_masks", "flag_meanings"),
 }
+
+#: The attribute of a coordinate that is a level of a stacked dimension's index, and what it says.
+_STACKED = "multi_index"
+_LEVEL = re.compile(r"level (?P<level>\d+) of (?P<dim>.+)", re.ASCII)
 
 
 class Coord(NamedTuple):
@@ -50,6 +55,9 @@ class Labels:
         The array's name.
     grid : Labels, optional
         Where the features were picked from a grid by a mask: the grid's labels.
+    stacked : dict of str to tuple of str
+        Dimensions that xarray stacked of others, with the names of the coordinates on them that are the levels of the
+        pandas.MultiIndex, in order.
     """
 
     dims: tuple[str, ...]
@@ -57,6 +65,18 @@ class Labels:
     attrs: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
     grid: Labels | None = None
+    stacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def words(given: Any) -> list[str]:
+    """The names in an attribute such as ``coordinates``: a text, bytes or several texts; none in any other value."""
+    if isinstance(given, bytes):
+        given = given.decode("utf-8", "replace")
+    if isinstance(given, str):
+        return given.split()
+    if isinstance(given, (list, tuple, np.ndarray)):
+        return [word for part in np.ravel(np.asarray(given, object)) for word in words(part)]
+    return []
 
 
 def collect(
@@ -72,7 +92,7 @@ def collect(
     and another besides may be as large as the data, and is left out.
     """
     coords: dict[str, Coord] = {}
-    for name in (*dims, *str(attrs.get("coordinates", "")).split(), *str(attrs.get("grid_mapping", "")).split()):
+    for name in (*dims, *words(attrs.get("coordinates")), *words(attrs.get("grid_mapping"))):
         on = dims_of(name)
         if on is not None and set(on) <= set(dims) and not (dims[0] in on and len(on) > 1):
             coords[name] = read(name)
@@ -82,8 +102,22 @@ def collect(
     return coords
 
 
+def of_file(dims: tuple[str, ...], coords: dict[str, Coord], attrs: dict[str, Any], name: str | None) -> Labels:
+    """The labels of an array in a file; stacked dimensions are told by the notes that `for_relevance` makes."""
+    levels: dict[str, dict[int, str]] = {}
+    for key, coord in coords.items():
+        found = _LEVEL.fullmatch(str(coord.attrs.get(_STACKED, "")))
+        if found is not None and coord.dims == (found["dim"],):
+            levels.setdefault(found["dim"], {})[int(found["level"])] = key
+            del coord.attrs[_STACKED]
+    stacked = {dim: tuple(names[level] for level in sorted(names)) for dim, names in levels.items()}
+    return Labels(dims, coords, attrs, name, stacked=stacked)
+
+
 def for_relevance(labels: Labels | None, shape: RowsShape) -> Labels:
     """The labels of a relevance of this input: an axis "target" for several, no attributes of the input's values.
+
+    Levels of stacked dimensions carry a note of what they are, for files, which have no such index.
 
     Raises
     ------
@@ -105,29 +139,47 @@ def for_relevance(labels: Labels | None, shape: RowsShape) -> Labels:
             if sizes[dim] not in (None, size):
                 raise InputError(f"the coordinate {name} has {size} values along {dim}, the relevance {sizes[dim]}")
     kept = {key: value for key, value in labels.attrs.items() if key not in _OF_VALUES}
-    return dataclasses.replace(labels, dims=dims, attrs={**own, **kept})
+    coords = dict(labels.coords)
+    for dim, names in labels.stacked.items():
+        for level, name in enumerate(names):
+            coords[name] = coords[name]._replace(attrs={**coords[name].attrs, _STACKED: f"level {level} of {dim}"})
+    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own, **kept})
 
 
 def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any]:
     """An array's attributes, with the one that names the coordinates beside those of its dimensions."""
     dims, _, attrs = array
     ours = set(dims)
-    mapping = str(attrs.get("grid_mapping", "")).split()
+    mapping = words(attrs.get("grid_mapping"))
     names = [name for name, (on, *_) in coords.items() if on != (name,) and set(on) <= ours and name not in mapping]
     return {**attrs, "coordinates": " ".join(names)} if names else attrs
 
 
 def from_xarray(array: Any) -> Labels:
     """The labels of an xarray.DataArray."""
+    # the coordinate of a stacked dimension itself is made of its levels, which are coordinates too
+    stacked = {str(dim): tuple(map(str, index.names)) for dim, index in stacked_indexes(array).items()}
     coords = {
         str(name): Coord(tuple(map(str, coord.dims)), np.asarray(coord.values), dict(coord.attrs))
         for name, coord in array.coords.items()
+        if str(name) not in stacked
     }
     name = None if array.name is None else str(array.name)
-    return Labels(tuple(map(str, array.dims)), coords, dict(array.attrs), name)
+    return Labels(tuple(map(str, array.dims)), coords, dict(array.attrs), name, stacked=stacked)
 
 
-def to_xarray(relevance: np.ndarray, labels: Labels | None, attributes: Mapping[str, str]) -> Any:
+def stacked_indexes(array: Any) -> dict[Any, Any]:
+    """The pandas.MultiIndex of each dimension of an xarray.DataArray that has one."""
+    indexes = {dim: getattr(array.xindexes.get(dim), "index", None) for dim in array.dims}
+    return {dim: index for dim, index in indexes.items() if hasattr(index, "levels")}
+
+
+def to_xarray(
+    relevance: np.ndarray,
+    labels: Labels | None,
+    attributes: Mapping[str, str],
+    stacked: Mapping[Any, Any] | None = None,
+) -> Any:
     """A relevance as an xarray.DataArray with its input's name, coordinates and attributes.
 
     Parameters
@@ -137,6 +189,8 @@ def to_xarray(relevance: np.ndarray, labels: Labels | None, attributes: Mapping[
         The input's.
     attributes : mapping
         How the relevance was made.
+    stacked : mapping, optional
+        The input's `stacked_indexes`.
 
     Returns
     -------
@@ -151,8 +205,16 @@ def to_xarray(relevance: np.ndarray, labels: Labels | None, attributes: Mapping[
     """
     xarray = needed("xarray", "an xarray result")
     labels = for_relevance(labels, relevance.shape)
-    coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items()}
-    return xarray.DataArray(relevance, coords, labels.dims, labels.name, {**labels.attrs, **attributes})
+    indexed = {name: dim for dim, names in labels.stacked.items() for name in names}
+    coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items() if name not in indexed}
+    array = xarray.DataArray(relevance, coords, labels.dims, labels.name, {**labels.attrs, **attributes})
+    for dim, index in (stacked or {}).items():
+        made = getattr(xarray, "Coordinates", None)  # since 2023.08
+        array = array.assign_coords({dim: index} if made is None else made.from_pandas_multiindex(index, dim))
+    for name in indexed:
+        attrs = labels.coords[name].attrs
+        array.coords[name].attrs.update({key: value for key, value in attrs.items() if key != _STACKED})
+    return array
 
 
 def encoded(name: str, coord: Coord) -> Coord:

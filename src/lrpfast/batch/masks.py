@@ -9,6 +9,7 @@ import numpy as np
 
 from ..engine.record import array_text
 from ..errors import InputError, ShapeError
+from .align import aligned
 from .labels import Coord, Labels
 from .sinks import Sink
 from .sources import Source, open_source
@@ -17,25 +18,29 @@ if TYPE_CHECKING:
     from .labels import RowsShape
 
 
-def open_mask(mask: Any) -> np.ndarray:
+def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
     """A boolean array from an array or path that `open_source` takes; numbers must be 0 or 1.
+
+    Where the mask and the data both have coordinates, the mask is `aligned` with the data.
 
     Raises
     ------
     InputError
-        For other values.
+        For other values, and for a mask that lies on another grid than the data.
     """
     with open_source(mask) as source:
-        values = np.array(source.read(0, source.shape[0]))  # type: ignore[arg-type]
+        values, labels = np.array(source.read(0, source.shape[0])), source.labels  # type: ignore[arg-type]
     made = values.astype(bool)
     if not np.array_equal(values, made):
         raise InputError(f"{source.name}: a mask holds True and False, or 0 and 1 only")
     if not made.any():
         raise InputError(f"{source.name}: the mask is False everywhere, no feature is left")
-    return made
+    if labels is None or data is None or data.labels is None:
+        return made
+    return aligned(made, labels, source.name, data.labels)
 
 
-def open_mask_for(features: Any, mask: Any) -> np.ndarray:
+def open_mask_for(features: Any, mask: Any, data: Source | None = None) -> np.ndarray:
     """`open_mask`, for a model of this input shape.
 
     Raises
@@ -43,7 +48,7 @@ def open_mask_for(features: Any, mask: Any) -> np.ndarray:
     ShapeError
         Where the mask has more or fewer points than the model features.
     """
-    made = open_mask(mask)
+    made = open_mask(mask, data)
     if isinstance(features, tuple) and features not in ((points := int(made.sum()),), (None,)):
         takes = f"{features[0]:,} features" if len(features) == 1 else f"inputs of shape {features}"
         raise ShapeError(f"the mask has {points:,} points, the model {takes}")
@@ -58,7 +63,7 @@ class Masked(Source):
     source : Source
         It is closed with this one.
     mask : array or path
-        Shaped as the grid; see `open_mask`.
+        Of the grid; see `open_mask`.
 
     Attributes
     ----------
@@ -68,7 +73,7 @@ class Masked(Source):
     """
 
     def __init__(self, source: Source, mask: Any) -> None:
-        self.mask = open_mask(mask)
+        self.mask = open_mask(mask, source)
         if self.mask.shape != source.shape[1:]:
             raise ShapeError(f"{source.name}: samples have shape {source.shape[1:]}, the mask {self.mask.shape}")
         self._source = source
@@ -124,7 +129,8 @@ def _picked(labels: Labels, mask: np.ndarray) -> Labels:
             values = np.transpose(values, [dims.index(dim) for dim in on])
             values = values.reshape([sizes[dim] if dim in on else 1 for dim in grid])
             coords[name] = Coord((feature,), np.broadcast_to(values, mask.shape)[mask], attrs)
-    return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels)
+    stacked = {dim: levels for dim, levels in labels.stacked.items() if dim == samples}
+    return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels, stacked=stacked)
 
 
 def on_grid(shape: tuple[int, ...], mask: np.ndarray | None) -> tuple[int, ...]:

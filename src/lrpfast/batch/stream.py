@@ -135,7 +135,7 @@ def stream(
         data = stack.enter_context(_opened(source, sink))
         grid = None
         if mask is not None:
-            grid = open_mask_for(analyzer.input_shape, mask)
+            grid = open_mask_for(analyzer.input_shape, mask, data)
             data = stack.enter_context(Masked(data, grid))
         job = Job(
             analyzer, data.shape, data.dtype, target=target, normalize=normalize, group_by=group_by, correct=correct

@@ -83,7 +83,7 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
     def drawn(path: str) -> Any:
         with open_source(path) as made:
             x = inputs.read(0, shown)
-            features = x if options.mask is None else x[:, open_mask(options.mask)]
+            features = x if options.mask is None else x[:, open_mask(options.mask, inputs)]
             labels = _largest(analyzer, features, options.start) if options.target == "max" else None
             return draw(made.read(0, shown), x, samples, labels)
 

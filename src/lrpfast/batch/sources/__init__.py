@@ -25,7 +25,7 @@ def open_source(x: Any) -> Source:
     Parameters
     ----------
     x : str, path-like, array or iterable
-        A path to a file, whose kind is decided by its content: .npy (mapped to memory); .npz, as ``file.npz``
+        A path to a file, whose kind is decided by its content: .npy; .npz, as ``file.npz``
         with one array or ``file.npz:name``; HDF5, as ``file.h5:dataset``; NetCDF, as ``file.nc:variable``; Zarr,
         a folder or zip archive, as ``store.zarr:array``. The name may be left out where there is one only.
         Or a NumPy array, anything with ``__array__`` or DLPack, an xarray.DataArray, a dask.array.Array, or an
@@ -145,10 +145,11 @@ def _open_file(path: str, inside: str | None) -> Source:
     import h5py
 
     if h5py.is_hdf5(path):
-        from .hdf5 import is_netcdf, open_hdf5
+        from .hdf5 import check_netcdf, is_netcdf, open_hdf5
 
         if not is_netcdf(path):
             return open_hdf5(path, inside)
+        check_netcdf(path)
         from .netcdf import NetcdfSource
 
         return NetcdfSource(path, inside)

@@ -56,11 +56,7 @@ class Source:
         raise NotImplementedError
 
     def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
-        """As `read`, into the first rows of ``out``, a C-contiguous array of the source's dtype; returns those rows.
-
-        Of files that `read` maps to memory, the rows are read here and now: a
-        mapped page that is cut off a file before it is used kills the process.
-        """
+        """As `read`, into the first rows of ``out``, a C-contiguous array of the source's dtype; returns those rows."""
         rows = self.read(first, stop)
         out[: len(rows)] = rows
         return out[: len(rows)]
@@ -117,8 +113,7 @@ class FileSource(Source):
     def reading(self, first: int, stop: int) -> Iterator[None]:
         """Around a read: errors that name the file and rows, also of a file that changed before or meanwhile.
 
-        A mapped page behind a file's end kills the process, and libraries read
-        zeros there: so both before and after.
+        Libraries read zeros behind a file's end: so both before and after.
         """
         rows = f"{self.name}: rows {first} to {stop - 1} cannot be read"
         self._unchanged(rows)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError, ModelFormatError
 from ...readers import hdf5
-from ..cf import Packing
+from ..cf import PACKED, Packing
+from ..labels import words
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .mapped import MappedSource
 
 if TYPE_CHECKING:
     import h5py
+
+#: Filters that unpack data and do nothing else: HDF5's own, and the registered compressions and checks. What may
+#: be installed besides can run code that the file holds (HDF5-UDF).
+FILTERS = {*range(1, 7), 305, 307, *range(32000, 32006), *range(32007, 32031)}
 
 
 def open_hdf5(path: str, dataset: str | None) -> FileSource:
@@ -50,6 +57,40 @@ def is_netcdf(path: str) -> bool:
         return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in found if node)
 
 
+def check_netcdf(path: str) -> None:
+    """InputError where the NetCDF library, which follows links and runs in circles, would leave the file or not end."""
+    import h5py
+
+    with _opened(path) as file:
+        seen, waiting = {h5py.h5o.get_info(file["/"].id).addr}, [file["/"]]
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                node = hdf5.child(group, name)
+                if isinstance(node, h5py.Dataset):
+                    _check_dataset(node, f"{path}:{node.name.strip('/')}")
+                elif isinstance(node, h5py.Group):
+                    place = h5py.h5o.get_info(node.id).addr
+                    if place in seen:
+                        raise InputError(f"{path}: damaged NetCDF file, its group {node.name} lies in two places")
+                    seen.add(place)
+                    waiting.append(node)
+
+
+def _check_dataset(found: h5py.Dataset, name: str) -> None:
+    """InputError where values lie in other files, or would be unpacked by who knows what."""
+    if found.is_virtual or found.external:
+        raise InputError(f"{name}: keeps its data in other files; such data is not read")
+    plan = found.id.get_create_plist()
+    for number, _, _, called in map(plan.get_filter, range(plan.get_nfilters())):
+        if number not in FILTERS:
+            shown = called.decode("utf-8", "replace")
+            raise InputError(
+                f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and could "
+                "run code; h5repack -f GZIP=4 writes a file that can be read"
+            )
+
+
 def _opened(path: str) -> h5py.File:
     import h5py
 
@@ -60,18 +101,29 @@ def _opened(path: str) -> h5py.File:
 
 
 def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, ...]) -> FileSource:
+    import h5py
+
     name = f"{path}:{found.name.strip('/')}"
-    if found.is_virtual or found.external:
-        raise InputError(f"{name}: keeps its data in other files; such data is not read")
+    _check_dataset(found, name)
     if found.shape is None or (found.nbytes and not found.id.get_storage_size()):
         raise InputError(f"{name}: holds no data, it was never written")
     dtype, offset, stored = found.dtype, found.id.get_offset(), found.id.get_storage_size()
-    packing = Packing(dtype, found.attrs)
+    packing = Packing(dtype, _attributes(found, PACKED))
     # what HDF5 does beyond an array as NumPy has it (chunks, filters, unusual numbers) is left to it
-    alike = dtype.kind in "fiu" and found.id.get_type().get_size() == dtype.itemsize
+    alike = dtype.kind in "fiu" and found.id.get_type() == h5py.h5t.py_create(dtype)
     if alike and packing.nothing and offset is not None and stored == found.nbytes:
         return MappedSource(path, name, found.shape, dtype, offset, False, state)
     return _Hdf5Source(file, found, path, name, packing, state)
+
+
+def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the attributes that are there, and of a type that can be read."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError, TypeError, ValueError, KeyError):
+            if name in node.attrs:
+                found[name] = node.attrs[name]
+    return found
 
 
 def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
@@ -86,8 +138,8 @@ def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
                 named[name] = node
 
         file.visititems(note)  # follows no links
-        for beside in [hdf5.text(node, "coordinates") or "" for node in named.values()]:
-            named = {name: node for name, node in named.items() if name not in beside.split()}
+        for beside in [words(_attributes(node, {"coordinates"}).get("coordinates")) for node in named.values()]:
+            named = {name: node for name, node in named.items() if name not in beside}
         if len(named) == 1:
             return next(iter(named.values()))
         listed = ", ".join(f"{name} {node.shape}" for name, node in named.items())

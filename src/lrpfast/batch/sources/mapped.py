@@ -1,11 +1,14 @@
-"""Arrays that lie in a file as they lie in memory: .npy files, members of .npz files, HDF5's plain datasets."""
+"""Arrays that lie in a file as they lie in memory: .npy files, members of .npz files, HDF5's plain datasets.
+
+They are read and never mapped to memory: a mapped page that is cut off its file before it is used kills the process.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
-import sys
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,10 +25,12 @@ _KINDS = (
     (b"\x80", "a Python pickle (never opened: it can run code), not an .npy array"),
 )
 MAGIC = b"\x93NUMPY"
+#: Bytes of a Fortran array that are turned at a time: they stay in a processor's cache.
+_COLUMNS = 1 << 20
 
 
 class MappedSource(FileSource):
-    """Rows of an array that is mapped to memory.
+    """Rows of an array that lies at one place of a file.
 
     Parameters
     ----------
@@ -51,63 +56,55 @@ class MappedSource(FileSource):
         state: tuple[Any, ...],
     ) -> None:
         super().__init__(path, name, shape, dtype, state)
-        self._offset, self._fortran, self._released = offset, fortran and len(shape) > 1, 0
+        self._offset, self._fortran = offset, fortran and len(shape) > 1
         self._row = row_bytes(self.shape, dtype)
-        if self._fortran:  # a page holds the same feature of as many samples
+        if self._fortran:  # the disk gives a page at least, of the same feature of as many samples
             self.step = max(1, mmap.PAGESIZE // dtype.itemsize)
-        self._map: mmap.mmap | None = None
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
-        if self._row and shape[0]:
-            try:
-                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-            except OSError as error:  # some network disks
-                self._file.close()
-                text = f"its disk does not let it be mapped to memory ({error.strerror}); copy it to another"
-                raise OSError(error.errno, text, path) from None
-            self._array = np.ndarray(shape, dtype, self._map, offset, order="F" if fortran else "C")
-        else:
-            self._array = np.empty(shape, dtype)
 
-    def _read(self, first: int, stop: int) -> np.ndarray:
-        rows = self._array[first:stop]
-        return rows if rows.flags.aligned else rows.copy()
+    def read(self, first: int, stop: int) -> np.ndarray:
+        stop = min(stop, self.shape[0] or 0)
+        return self.read_into(first, stop, np.empty((stop - first, *self.shape[1:]), self.dtype))
 
     def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
-        if self._fortran:
-            return super().read_into(first, stop, out)
         out = out[: stop - first]
-        data = memoryview(out.reshape(-1).view(np.uint8))
-        offset = self._offset + first * self._row
         with self.reading(first, stop):
-            while data:
-                got = read_at(self._file, data, offset)
-                if not got:
-                    raise EOFError("the file ends there")
-                data, offset = data[got:], offset + got
+            if self._fortran and out.size:
+                self._read_columns(first, out)
+            elif out.size:
+                self._read_at(self._offset + first * self._row, out)
         return out
 
-    def done(self, stop: int) -> None:
-        # the kernel would take the pages back anyway when memory is short, but until then
-        # they look like memory in use, which a batch system may count
-        if self._fortran:
-            self._advise("MADV_DONTNEED", 0, self._offset + self._row * len(self._array))
-        else:
-            end = (self._offset + stop * self._row) // mmap.PAGESIZE * mmap.PAGESIZE
-            self._advise("MADV_DONTNEED", self._released, end)
-            self._released = max(self._released, end)
+    def _read_columns(self, first: int, out: np.ndarray) -> None:
+        """Rows of an array in which each feature's values of all samples lie together."""
+        samples, rows, item = self.shape[0] or 0, len(out), self.dtype.itemsize
+        features = math.prod(self.shape[1:])
+        columns = np.empty((min(features, max(1, _COLUMNS // max(1, rows * item))), rows), self.dtype)
+        flat = out.reshape(rows, features)
+        # in C order, as `out` has them; where in the file each feature lies is Fortran's order
+        places = np.arange(features).reshape(self.shape[1:], order="F").reshape(-1)
+        for begin in range(0, features, len(columns)):
+            part = columns[: features - begin]
+            for column, place in zip(part, places[begin : begin + len(part)].tolist(), strict=True):
+                self._read_at(self._offset + (place * samples + first) * item, column)
+            flat[:, begin : begin + len(part)] = part.T
+
+    def _read_at(self, offset: int, out: np.ndarray) -> None:
+        data = memoryview(out.reshape(-1).view(np.uint8))
+        while data:
+            got = read_at(self._file, data, offset)
+            if not got:
+                raise EOFError("the file ends there")
+            data, offset = data[got:], offset + got
 
     def ahead(self, first: int, stop: int) -> None:
-        if not self._fortran:
-            self._advise("MADV_WILLNEED", self._offset + first * self._row, self._offset + stop * self._row)
-
-    def _advise(self, what: str, begin: int, end: int) -> None:
-        begin -= begin % mmap.PAGESIZE
-        if sys.platform != "win32" and self._map is not None and hasattr(mmap, what) and begin < end:
-            self._map.madvise(getattr(mmap, what), begin, min(end, len(self._map)) - begin)
+        if not self._fortran and hasattr(os, "posix_fadvise"):
+            begin, end = self._offset + first * self._row, self._offset + stop * self._row
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._file.fileno(), begin, max(0, end - begin), os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         self._file.close()
-        self._array, self._map = np.empty((0, *self.shape[1:]), self.dtype), None  # unmapped with the last rows in use
 
 
 def open_npy(path: str) -> MappedSource:

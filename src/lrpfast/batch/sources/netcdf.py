@@ -9,41 +9,31 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ..cf import Packing
-from ..labels import Coord, Labels, collect
+from ..cf import PACKED, Packing
+from ..labels import Coord, Labels, collect, of_file, words
 from ..optional import needed
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
 
-#: Attributes by which a stored value is missing or packed.
-_PACKED = {"scale_factor", "add_offset", "_FillValue", "missing_value", "valid_min", "valid_max", "valid_range"}
-
 
 class NetcdfSource(FileSource):
-    """Rows of a variable: unpacked, NaN where a value is missing.
-
-    Integers without attributes for missing or packed values stay integers; others become float32 from 8 and
-    16 bits, else float64.
-    """
+    """Rows of a variable as `Packing` unpacks them: NaN where a value is missing."""
 
     def __init__(self, path: str, variable: str | None) -> None:
         netcdf = needed("netCDF4", path)
         state = state_of(path)
         check_size(path)
         try:
-            self._file = netcdf.Dataset(path, "r")
+            self._file = netcdf.Dataset(os.path.abspath(path), "r")  # which is no address of the network
         except (OSError, RuntimeError) as error:
             raise InputError(f"{path}: damaged, truncated or locked NetCDF file ({error})") from None
         try:
             self._variable = found = _find(self._file, path, variable)
             name = f"{path}:{found.group().path.strip('/')}/{found.name}".replace(":/", ":")
-            dtype = found.dtype if isinstance(found.dtype, np.dtype) else np.dtype(object)
-            if dtype.kind in "iu" and _PACKED & set(found.ncattrs()):
-                dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
-            super().__init__(path, name, tuple(found.shape), dtype, state)
+            self._packing = _packing(found)
+            super().__init__(path, name, tuple(found.shape), self._packing.dtype, state)
             self.labels = _labels(found, path)
-            self._packing = _floats(found)
-            found.set_auto_maskandscale(self._packing is None)
+            found.set_auto_maskandscale(False)
             chunks = found.chunking()
             chunks = chunks if isinstance(chunks, list) else [1]
             self.step = chunks[0]
@@ -55,27 +45,32 @@ class NetcdfSource(FileSource):
 
     def _read(self, first: int, stop: int) -> np.ndarray:
         rows = self._variable[first:stop]
-        if self._packing is not None:
-            return self._packing.apply(np.ma.getdata(rows))
-        if self.dtype.kind == "f":
-            rows = np.ma.asarray(rows).astype(self.dtype, copy=False)
-            return np.ma.filled(rows, np.nan)
-        if np.ma.is_masked(rows):
+        unwritten = self._packing.unwritten
+        if unwritten is not None and (rows == unwritten).any():
             raise InputError(f"{self.name}: rows {first} to {stop - 1} hold values that were never written")
-        return np.ma.getdata(rows)
+        return self._packing.apply(rows)
 
     def close(self) -> None:
         if self._file.isopen():
             self._file.close()
 
 
-def _floats(variable: Any) -> Packing | None:
-    """What netCDF4's masking does to plain floats, at thrice its speed; None for any other variable."""
-    attrs = {key: variable.getncattr(key) for key in variable.ncattrs() if key in _PACKED}
-    if variable.dtype not in (np.float32, np.float64) or not set(attrs) <= {"_FillValue", "missing_value"}:
+def _packing(variable: Any) -> Packing:
+    """How a variable is stored; its dtype is object for what holds no single numbers, such as text."""
+    kind = variable.datatype if isinstance(variable.datatype, np.dtype) else getattr(variable.datatype, "dtype", None)
+    if not isinstance(kind, np.dtype) or isinstance(variable.datatype, needed("netCDF4", variable.name).VLType):
+        return Packing(np.dtype(object), {})
+    # no byte is taken as unwritten: all 256 are in use
+    usual = needed("netCDF4", variable.name).default_fillvals.get(kind.str[1:]) if kind.itemsize > 1 else None
+    return Packing(kind, {key: _attribute(variable, key) for key in PACKED & set(variable.ncattrs())}, usual)
+
+
+def _attribute(variable: Any, key: str) -> Any:
+    """An attribute; None where the library cannot read its type."""
+    try:
+        return variable.getncattr(key)
+    except (KeyError, AttributeError, ValueError, RuntimeError):
         return None
-    usual = needed("netCDF4", variable.name).default_fillvals[variable.dtype.str[1:]]
-    return Packing(variable.dtype, {"_FillValue": usual, **attrs})
 
 
 def _find(file: Any, path: str, name: str | None) -> Any:
@@ -87,7 +82,7 @@ def _find(file: Any, path: str, name: str | None) -> Any:
     beside: set[str] = set()  # what describes other variables
     for variable in every.values():
         for key in ("coordinates", "bounds", "climatology", "grid_mapping"):
-            beside.update(str(getattr(variable, key, "")).split())
+            beside.update(words(_attribute(variable, key)))
     data = {
         key: variable
         for key, variable in every.items()
@@ -122,17 +117,20 @@ def _labels(found: Any, path: str) -> Labels:
         variable = near[name]
         itemsize = variable.dtype.itemsize if isinstance(variable.dtype, np.dtype) else 1  # text of any length
         check_unpacked(f"{path}:{name}", math.prod(variable.shape) * itemsize, os.path.getsize(path))
-        values = np.ma.asarray(variable[...])
-        missing = np.nan if values.dtype.kind == "f" else None  # None: what the file itself has there
-        return Coord(tuple(variable.dimensions), np.ma.filled(values, missing), _attrs(variable))
+        packing = _packing(variable)
+        variable.set_auto_maskandscale(False)
+        values = np.asarray(variable[...])
+        values = packing.apply(values) if values.dtype.kind in "iuf" else values
+        return Coord(tuple(variable.dimensions), values, _attrs(variable))
 
     def dims_of(name: str) -> tuple[str, ...] | None:
         return tuple(near[name].dimensions) if name in near else None
 
     attrs = _attrs(found)
-    return Labels(tuple(found.dimensions), collect(found.dimensions, attrs, dims_of, read), attrs, found.name)
+    return of_file(tuple(found.dimensions), collect(found.dimensions, attrs, dims_of, read), attrs, found.name)
 
 
 def _attrs(variable: Any) -> dict[str, Any]:
-    # what is packed or missing has been undone
-    return {key: variable.getncattr(key) for key in variable.ncattrs() if key not in _PACKED}
+    # what is packed or missing has been undone; what cannot be read cannot be written either
+    attrs = {key: _attribute(variable, key) for key in variable.ncattrs() if key not in PACKED}
+    return {key: value for key, value in attrs.items() if value is not None}

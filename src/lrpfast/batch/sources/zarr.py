@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import hashlib
 import math
 import os
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,20 +15,20 @@ import numpy as np
 
 from ...errors import InputError, LrpfastError
 from ...once import once
-from ...readers.guard import MAX_RATIO, check_size, unpacks_honestly
-from ..cf import Packing
-from ..labels import Coord, Labels, collect
+from ...readers.guard import MAX_RATIO, unpacks_honestly
+from ..cf import PACKED, Packing
+from ..labels import Coord, Labels, collect, of_file, words
 from ..optional import needed
 from .base import FileSource, check_unpacked, row_bytes, state_of
+from .zarr_store import METADATA, check_store, files
 
 #: An array of more chunks than this, 100 times as many as are stored, is damaged: to look for each takes for ever.
 _FREE_CHUNKS = 10_000
-_METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
 def is_store(names: Any) -> bool:
     """Whether the names of files at a folder's top are those of a Zarr store."""
-    return any(name in names for name in _METADATA)
+    return any(name in names for name in METADATA)
 
 
 class ZarrSource(FileSource):
@@ -34,12 +36,10 @@ class ZarrSource(FileSource):
 
     def __init__(self, path: str, array: str | None) -> None:
         zarr = needed("zarr", path)
-        self._store, self._folder, members = None, os.path.isdir(path), 0
+        self._folder, members = os.path.isdir(path), check_store(path)
         try:
-            if not self._folder:
-                members = _check_members(path)
-                self._store = zarr.storage.ZipStore(path, mode="r")
-            root = zarr.open(path if self._store is None else self._store, mode="r")
+            self._store = _opened(zarr, path, self._folder)
+            root = zarr.open(self._store, mode="r")
         except LrpfastError:
             raise
         except Exception as error:  # whatever damaged metadata provoke in zarr
@@ -48,20 +48,20 @@ class ZarrSource(FileSource):
         name = self._name
         self._inside = os.path.join(path, name) if self._folder else path
         # a folder's chunks may be many; that it is there at all is seen by what describes them
-        places = [os.path.join(self._inside, meta) for meta in _METADATA] if self._folder else [path]
+        places = [os.path.join(self._inside, meta) for meta in METADATA] if self._folder else [path]
         place = next(place for place in places if os.path.exists(place))
         attrs = dict(self._array.attrs)
         dims = _dims(self._array, attrs)
         if dims and _of_xarray(self._array):
             attrs.setdefault("_FillValue", self._array.fill_value)
-        self._packing = Packing(self._array.dtype, attrs)
+        self._packing = _packing(self._array, attrs)
         shown = f"{path}:{name}" if name else path
         super().__init__(place, shown, self._array.shape, self._packing.dtype, state_of(place))
         self.step = self._array.chunks[0]
         size = max(row_bytes(self.shape, self._array.dtype), math.prod(self._array.chunks) * self._array.dtype.itemsize)
         if not unpacks_honestly(size, 0):  # to sum up a store's files may take long
-            files = _files(self._inside) if self._folder else [path]
-            check_unpacked(shown, size, sum(map(os.path.getsize, files)))
+            stored = files(self._inside) if self._folder else [path]
+            check_unpacked(shown, size, sum(map(os.path.getsize, stored)))
         self._check_chunks(shown, members)
         if dims:
             self.labels = _labels(self._array, name, dims, attrs, group)
@@ -70,7 +70,7 @@ class ZarrSource(FileSource):
         blocks = getattr(self._array, "shards", None) or self._array.chunks
         declared = math.prod(-(-n // max(1, block)) for n, block in zip(self._array.shape, blocks, strict=True))
         if declared > _FREE_CHUNKS:
-            stored = sum(1 for _ in _files(self._inside)) if self._folder else members
+            stored = sum(1 for _ in files(self._inside)) if self._folder else members
             if declared > MAX_RATIO * stored:
                 raise InputError(f"{shown}: damaged Zarr store ({stored:,} of {declared:,} chunks are there)")
 
@@ -81,7 +81,7 @@ class ZarrSource(FileSource):
 
     def _digest(self) -> str:
         made = hashlib.blake2b(digest_size=20)
-        for place in _files(self._inside) if self._folder else [self.path]:
+        for place in files(self._inside) if self._folder else [self.path]:
             made.update(repr((os.path.relpath(place, self._inside), *state_of(place)[1:])).encode())
         return made.hexdigest()
 
@@ -94,26 +94,15 @@ class ZarrSource(FileSource):
         return self._packing.apply(np.asarray(self._array[first:stop]))
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
+        self._store.close()
 
 
-def _check_members(path: str) -> int:
-    """How many members a zip archive has; refuses those that zarr looks for without end, or takes any memory for."""
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if {"", ".."} & set(info.filename.rstrip("/").split("/")):
-                raise InputError(f"{path}: damaged Zarr store (its member {info.filename!r} lies outside it)")
-            check_size(archive, info)
-        return len(archive.infolist())
-
-
-def _files(folder: str) -> Iterator[str]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
-            yield from _files(entry.path)
-        else:
-            yield entry.path
+def _opened(zarr: Any, path: str, folder: bool) -> Any:
+    """The store as what was checked: by its path alone, zarr would also take a folder for one of another format."""
+    if not folder:
+        return zarr.storage.ZipStore(path, mode="r")
+    local = getattr(zarr.storage, "LocalStore", None)
+    return zarr.storage.DirectoryStore(path) if local is None else local(path, read_only=True)
 
 
 def _find(zarr: Any, root: Any, path: str, name: str | None) -> tuple[str, Any, Any]:
@@ -124,7 +113,7 @@ def _find(zarr: Any, root: Any, path: str, name: str | None) -> tuple[str, Any, 
         return "", root, None
     every = dict(_arrays(root, ""))
     if name is None:
-        beside = {word for array, _ in every.values() for word in str(array.attrs.get("coordinates", "")).split()}
+        beside = {word for array, _ in every.values() for word in words(array.attrs.get("coordinates"))}
         beside.update(key for key, (array, _) in every.items() if key.split("/")[-1] in _dims(array, array.attrs))
         data = [
             key
@@ -153,7 +142,20 @@ def _arrays(group: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
 def _dims(array: Any, attrs: Any) -> tuple[str, ...]:
     """The names of its dimensions, as xarray stores them; none where they have no names."""
     names = attrs.get("_ARRAY_DIMENSIONS") or getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
-    return tuple(names) if len(names) == array.ndim and all(names) else ()
+    named = isinstance(names, (list, tuple)) and all(isinstance(name, str) and name for name in names)
+    return tuple(names) if named and len(names) == array.ndim else ()
+
+
+def _packing(array: Any, attrs: dict[str, Any]) -> Packing:
+    # xarray writes a missing float so into JSON: a double in base 64
+    return Packing(array.dtype, {**attrs, **{key: _number(attrs[key]) for key in PACKED & set(attrs)}})
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and len(value) == 12 and value.endswith("="):
+        with contextlib.suppress(binascii.Error, ValueError):
+            return float(np.frombuffer(base64.b64decode(value, validate=True), "<f8")[0])
+    return value
 
 
 def _of_xarray(array: Any) -> bool:
@@ -168,15 +170,15 @@ def _labels(array: Any, name: str, dims: tuple[str, ...], attrs: dict[str, Any],
 
     def read(key: str) -> Coord:
         notes = dict(near[key].attrs)
-        packing = Packing(near[key].dtype, notes)
-        return Coord(_dims(near[key], notes), packing.apply(np.asarray(near[key][...])), _noted(notes))
+        values = np.asarray(near[key][...])
+        values = _packing(near[key], notes).apply(values) if values.dtype.kind in "iuf" else values
+        return Coord(_dims(near[key], notes), values, _noted(notes))
 
     def dims_of(key: str) -> tuple[str, ...] | None:
         return _dims(near[key], near[key].attrs) if key in near else None
 
-    return Labels(dims, collect(dims, attrs, dims_of, read), _noted(attrs), name.split("/")[-1] or None)
+    return of_file(dims, collect(dims, attrs, dims_of, read), _noted(attrs), name.split("/")[-1] or None)
 
 
 def _noted(attrs: dict[str, Any]) -> dict[str, Any]:
-    hidden = {"_ARRAY_DIMENSIONS", "scale_factor", "add_offset", "_FillValue", "missing_value"}
-    return {key: value for key, value in attrs.items() if key not in hidden}
+    return {key: value for key, value in attrs.items() if key not in PACKED | {"_ARRAY_DIMENSIONS"}}

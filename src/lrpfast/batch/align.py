@@ -1,0 +1,204 @@
+"""A mask brought onto the data's grid by what both say of their coordinates."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from .labels import Coord, Labels
+
+#: What tells latitudes and longitudes, in lower case: names, standard names and units (CF conventions, 4.1 and 4.2).
+_KINDS = {
+    "latitude": {"lat", "latitude", "nav_lat", "degrees_north", "degree_north", "degree_n", "degrees_n", "degreen"},
+    "longitude": {"lon", "long", "longitude", "nav_lon", "degrees_east", "degree_east", "degree_e", "degrees_e"},
+}
+_CIRCLE = 360.0
+#: Coordinates that differ by less than so many of float32's roundings are the same: files keep them in either type.
+_ROUNDINGS = 4
+
+
+class _Columns(NamedTuple):
+    """A coordinate of the mask and the same of the data."""
+
+    name: str
+    mask: np.ndarray
+    data: np.ndarray
+    kind: str | None
+
+
+def aligned(mask: np.ndarray, own: Labels, name: str, labels: Labels) -> np.ndarray:
+    r"""The mask on the data's grid: its axes in the data's order, its points where the data have theirs.
+
+    Axes are matched by their names, or as latitude and longitude; points by their coordinates, longitudes on the
+    circle. What has no coordinates, or has them on one side only, stays in its order.
+
+    Parameters
+    ----------
+    mask : boolean array
+    own : Labels
+        The mask's.
+    name : str
+        The mask's, for messages.
+    labels : Labels
+        Of the data, (samples, \*grid).
+
+    Raises
+    ------
+    InputError
+        Where the data have points that the mask has not, or lack some where it is True.
+    """
+    dims = labels.dims[1:]
+    if mask.ndim != len(dims):
+        return mask
+    axes = _axes(own, labels)
+    points = np.arange(mask.size).reshape(mask.shape).transpose(axes)
+    turned = {own.dims[axis]: dim for axis, dim in zip(axes, dims, strict=True)}
+    for axis, dim in enumerate(dims):
+        columns = list(_columns(own, own.dims[axes[axis]], labels, dim))
+        if columns:
+            points = points.take(_places(columns, dim, name), axis)
+    _check_curved(own, labels, turned, points, mask.shape, name)
+    chosen = mask.reshape(-1)[points]
+    lost = int(mask.sum()) - int(chosen.sum())
+    if lost > 0:
+        raise InputError(
+            f"{name}: the mask is True at {lost:,} points that the data do not have; give the data of the whole grid, "
+            "or the mask and the model of the data's part"
+        )
+    order = points[chosen]
+    if (np.diff(order) <= 0).any():
+        warnings.warn(
+            f"{name}: the mask's grid lies otherwise than the data's, and was aligned by its coordinates; the model's "
+            "features are the mask's points in the order of the data's grid",
+            UserWarning,
+            stacklevel=5,
+        )
+    return chosen
+
+
+def _kind(labels: Labels, name: str) -> str | None:
+    coord = labels.coords.get(name)
+    notes = {} if coord is None else coord.attrs
+    told = [str(notes.get(key, "")).lower() for key in ("standard_name", "units")]
+    for kind, hints in _KINDS.items():
+        if {name.lower(), *told} & hints:
+            return kind
+    return None
+
+
+def _axes(own: Labels, labels: Labels) -> list[int]:
+    """The mask's axis for each axis of the data's grid."""
+    left, found = dict(enumerate(own.dims)), dict.fromkeys(labels.dims[1:], -1)
+    for same in (lambda mine, dim: mine == dim, lambda mine, dim: _kind(own, mine) == _kind(labels, dim) is not None):
+        for dim in [dim for dim, axis in found.items() if axis < 0]:
+            axis = next((axis for axis, mine in left.items() if same(mine, dim)), None)
+            if axis is not None:
+                found[dim] = axis
+                del left[axis]
+    rest = iter(left)
+    return [next(rest) if axis < 0 else axis for axis in found.values()]
+
+
+def _columns(own: Labels, mine: str, labels: Labels, dim: str) -> Iterator[_Columns]:
+    """The coordinates along an axis by which its points are told: its own, else the levels or places on it."""
+
+    def along(of: Labels, name: str, on: str) -> np.ndarray | None:
+        coord = of.coords.get(name)
+        return coord.values if coord is not None and coord.dims == (on,) else None
+
+    first, second = along(own, mine, mine), along(labels, dim, dim)
+    if first is not None and second is not None:
+        yield _Columns(dim, first, second, _kind(labels, dim))
+        return
+    for name in own.coords:
+        first, second = along(own, name, mine), along(labels, name, dim)
+        if first is None or second is None:
+            continue
+        kind = _kind(labels, name)
+        if kind is not None or name in labels.stacked.get(dim, ()):
+            yield _Columns(name, first, second, kind)
+
+
+def _places(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
+    """For each of the data's points along an axis, where the mask has it."""
+    count = len(columns[0].data)
+    mine: list[Any] = []
+    theirs: list[Any] = []
+    for column in columns:
+        numbers = _numbered(np.concatenate([_plain(column.data), _plain(column.mask)]), column.kind == "longitude")
+        theirs.append(numbers[:count])
+        mine.append(numbers[count:])
+    keys, wanted = list(zip(*mine, strict=True)), list(zip(*theirs, strict=True))
+    if keys == wanted:
+        return np.arange(count)
+    at = {key: i for i, key in enumerate(keys)}
+    missing = [i for i, key in enumerate(wanted) if key not in at]
+    shown = " and ".join(f"{c.name} {_extent(c.mask)}, the data's {_extent(c.data)}" for c in columns)
+    if missing:
+        first = ", ".join(f"{column.name} = {column.data[missing[0]]}" for column in columns)
+        raise InputError(
+            f"{name}: the mask lies on another grid: it has {shown}; {len(missing):,} of the data's points along {dim} "
+            f"are not there, the first at {first}. What fits has the data's coordinates: in xarray, "
+            f"mask.reindex_like(data, method='nearest') takes the nearest point, and without method, with "
+            "fill_value=False, none where the mask has none"
+        )
+    if len(at) < len(keys):
+        raise InputError(f"{name}: the mask has a place along {dim} twice ({shown}), and does not say which counts")
+    return np.array([at[key] for key in wanted])
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64) if values.dtype.kind in "iufb" else values.astype(object)
+
+
+def _numbered(values: np.ndarray, circle: bool) -> list[int]:
+    """A number for each value, the same for values that differ by roundings, or by a whole circle."""
+    if values.dtype.kind != "f":
+        numbers: dict[Any, int] = {}
+        return [numbers.setdefault(str(value), len(numbers)) for value in values]
+    values = np.mod(values, _CIRCLE) if circle else values
+    size = max(_CIRCLE if circle else 0.0, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
+    order = np.argsort(values, kind="stable")
+    steps = np.diff(values[order])
+    near = _ROUNDINGS * float(np.finfo(np.float32).eps) * size
+    if ((steps > 0) & (steps <= near)).any() and np.min(steps[steps > near], initial=np.inf) < 8 * near:
+        near = 0.0  # a grid so fine that roundings could be steps: only equal values are the same
+    ids = np.concatenate([[0], np.cumsum(~(steps <= near))])
+    if circle and len(values) and values[order[0]] + _CIRCLE - values[order[-1]] <= near:
+        ids[ids == ids[-1]] = 0
+    numbered = np.empty(len(values), int)
+    numbered[order] = ids
+    return numbered.tolist()
+
+
+def _extent(values: np.ndarray) -> str:
+    return f"{values[0]} … {values[-1]} ({len(values):,})" if len(values) else "nothing"
+
+
+def _check_curved(
+    own: Labels, labels: Labels, turned: dict[str, str], points: np.ndarray, shape: tuple[int, ...], name: str
+) -> None:
+    """InputError where latitudes or longitudes on several axes are not the data's."""
+    for key, coord in own.coords.items():
+        theirs, kind = labels.coords.get(key), _kind(own, key)
+        if theirs is None or kind is None or len(coord.dims) < 2 or not set(theirs.dims) <= set(labels.dims[1:]):
+            continue
+        mine = _spread(coord, own.dims, shape).reshape(-1)[points]
+        there = _spread(theirs, labels.dims[1:], points.shape)
+        numbers = _numbered(np.concatenate([mine.reshape(-1), there.reshape(-1)]), kind == "longitude")
+        if numbers[: mine.size] != numbers[mine.size :]:
+            raise InputError(
+                f"{name}: the mask's {key} is not the data's: it lies on another grid, or its axes "
+                f"{', '.join(turned)} run otherwise; bring it onto the data's grid"
+            )
+
+
+def _spread(coord: Coord, dims: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """A coordinate on all axes, in their order."""
+    on = [dim for dim in dims if dim in coord.dims]
+    values = np.transpose(coord.values, [coord.dims.index(dim) for dim in on]).astype(np.float64)
+    return np.broadcast_to(values.reshape([n if d in on else 1 for d, n in zip(dims, shape, strict=True)]), shape)

@@ -1,0 +1,134 @@
+"""What is checked of a Zarr store before the package zarr opens it: where its files lie, and what would unpack them.
+
+Some codecs run code that the store itself holds (numcodecs' pickle), and which of them the installed packages know
+depends on their versions. So every name of a codec in the store's metadata must be one that is known to be data alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+from ...errors import InputError
+from ...readers.guard import FREE_BYTES, check_names, check_size
+
+#: What describes a group or an array.
+METADATA = ("zarr.json", ".zarray", ".zgroup")
+#: … or all of them at once, in a file of the top.
+_DESCRIPTIONS = {*METADATA, ".zmetadata"}
+#: numcodecs' names. Not among them: pickle, and n5_wrapper, which names another codec.
+_NUMCODECS = {
+    *("adler32", "astype", "base64", "bitround", "blosc", "bz2", "categorize", "crc32", "crc32c", "delta"),
+    *("fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "json2", "lz4", "lzma", "msgpack2", "packbits"),
+    *("pcodec", "quantize", "shuffle", "vlen-array", "vlen-bytes", "vlen-utf8", "zfpy", "zlib", "zstd"),
+}
+#: Codecs that hold no code, whatever the versions of zarr and numcodecs.
+CODECS = {
+    *_NUMCODECS,
+    *(f"numcodecs.{name}" for name in _NUMCODECS),
+    *("bytes", "endian", "transpose", "sharding_indexed", "cast_value", "scale_offset"),
+}
+
+
+def check_store(path: str) -> int:
+    """Check all of a store's names and metadata; returns how many members a zip archive has.
+
+    Raises
+    ------
+    InputError
+        As `files` does, and for a name that leads out of the store, metadata that cannot be read, and a codec that is
+        not in `CODECS`.
+    """
+    if os.path.isdir(path):
+        for place in files(path):
+            if os.path.basename(place).lower() in _DESCRIPTIONS:  # as a disk finds them that ignores case
+                with open(place, "rb") as file:
+                    _check_metadata(path, os.path.relpath(place, path), file.read(FREE_BYTES + 1))
+        return 0
+    with zipfile.ZipFile(path) as archive:
+        check_names(archive.namelist())
+        for info in archive.infolist():
+            _check_name(path, info.filename.rstrip("/"))
+            check_size(archive, info)
+            if info.filename.split("/")[-1] in _DESCRIPTIONS:
+                with archive.open(info) as member:
+                    _check_metadata(path, info.filename, member.read(FREE_BYTES + 1))
+        return len(archive.infolist())
+
+
+def files(folder: str) -> Iterator[str]:
+    """The paths of all files in a store's folder, in order; InputError for a link, a pipe or the like."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_symlink() or getattr(entry, "is_junction", bool)():  # junctions: Windows', since Python 3.12
+            text = "is a link to another place; links in a store are not followed, a copy without them can be read"
+            raise InputError(f"{entry.path}: {text} (cp -rL)")
+        if entry.is_dir(follow_symlinks=False):
+            yield from files(entry.path)
+        elif entry.is_file(follow_symlinks=False):
+            yield entry.path
+        else:
+            raise InputError(f"{entry.path}: is neither a file nor a folder, as all of a store is")
+
+
+def _check_name(path: str, name: str) -> None:
+    """InputError where the path of a group, an array or a chunk leads out of the store."""
+    if name and {"", ".", ".."} & set(name.replace("\\", "/").split("/")):
+        raise InputError(f"{path}: damaged Zarr store (its member {name!r} lies outside it)")
+
+
+def _check_metadata(path: str, place: str, raw: bytes) -> None:
+    if len(raw) > FREE_BYTES:
+        raise InputError(f"{path}: {place} has more than {FREE_BYTES:,} bytes of metadata, more than any store's")
+    try:
+        found = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged Zarr store ({place} is no JSON: {error})") from None
+    described = [found]
+    if os.path.basename(place).lower() == ".zmetadata":  # format 2: by the files' names, and ".zattrs" are anything
+        several = _members(path, found)
+        described = [node for name, node in several.items() if name.split("/")[-1] != ".zattrs"]
+    for codec in (codec for node in described for codec in _codecs(path, node)):
+        if not isinstance(codec, str) or codec not in CODECS:
+            raise InputError(
+                f"{path}: {place} names the codec {codec!r}, which is not known to be data alone and could run code; "
+                "write the array with one of zarr's own codecs, such as blosc, zstd or gzip"
+            )
+
+
+def _members(path: str, found: Any) -> dict[str, Any]:
+    """Descriptions by name, of a file that has several."""
+    several = found.get("metadata") if isinstance(found, dict) else None
+    if not isinstance(several, dict):
+        return {}
+    for name in several:
+        _check_name(path, name)
+    return several
+
+
+def _codecs(path: str, node: Any) -> Iterator[Any]:
+    """The names of all codecs in the description of an array, or in those of a group's members."""
+    if isinstance(node, dict):
+        for listed in (*_listed(node.get("compressor")), *_listed(node.get("filters"))):
+            yield listed.get("id") if isinstance(listed, dict) else listed
+        yield from _chained(node.get("codecs"))
+        for inner in _members(path, node.get("consolidated_metadata")).values():
+            yield from _codecs(path, inner)
+
+
+def _chained(given: Any) -> Iterator[Any]:
+    """The names of Zarr 3's codecs, those inside of shards included."""
+    for listed in _listed(given):
+        yield listed.get("name") if isinstance(listed, dict) else listed
+        inside = listed.get("configuration") if isinstance(listed, dict) else None
+        if isinstance(inside, dict):
+            for key in ("codecs", "index_codecs"):
+                yield from _chained(inside.get(key))
+
+
+def _listed(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [] if given is None else [given]
