@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -56,6 +57,22 @@ def take_place(temporary: str, target: str) -> None:
     if sys.platform != "win32" and os.path.exists(target):
         shutil.copymode(target, temporary)
     os.replace(temporary, target)
+    sync(os.path.dirname(target))
+
+
+def sync(place: str) -> None:
+    """Return when a file's bytes, or a folder's names, are on the disk and survive a power cut."""
+    if sys.platform == "win32" and os.path.isdir(place):
+        return  # no folder can be opened there, and only what is open for writing can be synced
+    file = os.open(place, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # some network file systems cannot sync a folder, whose names they keep by themselves
+        if not (os.path.isdir(place) and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
+    finally:
+        os.close(file)
 
 
 def beside(path: str, what: str) -> str:

@@ -9,10 +9,11 @@ import numpy as np
 
 from ...errors import InputError
 from ..labels import Coord, encoded, plain, with_coordinates
-from .base import FileSink, check_names
+from .base import FileSink
+from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import RowsShape
+    from ..labels import Labels, RowsShape
 
 
 class Hdf5Sink(FileSink):
@@ -21,10 +22,11 @@ class Hdf5Sink(FileSink):
     _dataset: str
 
     def __init__(self, path: str, dataset: str | None) -> None:
-        super().__init__(path, (dataset or "relevance").strip("/"))
+        super().__init__(path, array_name(path, dataset, "h5"))
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
         need_samples(self.name, shape)
+        self._check_described("h5", self._dataset, shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
@@ -84,13 +86,13 @@ def write_hdf5(
     Raises
     ------
     InputError
-        When an array and a coordinate have the same name.
+        For names that it may not hold, or that an array and a coordinate share.
     """
     import h5py
 
+    check_names(name, "h5", arrays, coords)
     file.attrs.update(attributes)
     scales: dict[str, Any] = {}
-    check_names(name, arrays, coords)
     for key, coord in coords.items():
         dims, values, attrs = encoded(key, coord)
         text = h5py.string_dtype() if values.dtype.kind == "U" else None

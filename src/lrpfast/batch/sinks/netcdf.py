@@ -14,9 +14,10 @@ from ..labels import Coord, encoded, plain, with_coordinates
 from ..optional import needed
 from .base import FileSink
 from .hdf5 import find_dataset, need_samples
+from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import RowsShape
+    from ..labels import Labels, RowsShape
 
 
 class NetcdfSink(FileSink):
@@ -25,12 +26,13 @@ class NetcdfSink(FileSink):
     _dataset: str
 
     def __init__(self, path: str, variable: str | None) -> None:
-        super().__init__(path, variable or "relevance")
+        super().__init__(path, array_name(path, variable, "nc"))
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
         needed("netCDF4", self.name)
         need_samples(self.name, shape)
         _check_type(self.name, dtype)
+        self._check_described("nc", self._dataset, shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
@@ -85,13 +87,14 @@ def write_netcdf(
     InputError
         For names and values that NetCDF does not take, and arrays that disagree about a dimension's size.
     """
+    check_names(name, "nc", arrays, coords)
     file.set_fill_off()  # nothing is written twice
     file.setncattr("Conventions", "CF-1.8")
     file.setncatts(dict(attributes))
     made = {key: encoded(key, coord) for key, coord in coords.items()}
     for key in arrays:
-        if key in made or any(key in array.dims for array in arrays.values()) or "/" in key:
-            raise InputError(f"{name}: {key!r} is a coordinate or no name of a variable; give the output another name")
+        if any(key in array.dims for array in arrays.values()):
+            raise InputError(f"{name}: {key!r} is a dimension of the input; give the output another name")
     for key, (dims, values, _) in (*made.items(), *arrays.items()):
         for dim, size in zip(dims, values.shape, strict=True):
             if dim not in file.dimensions:
@@ -115,7 +118,7 @@ def write_netcdf(
 def _write(file: Any, key: str, coord: Coord, name: str) -> None:
     dims, values, attrs = coord
     if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+        values = np.char.decode(values, "utf-8", "backslashreplace")
     _check_type(name, values.dtype)
     if values.dtype.kind == "b":
         values = values.astype(np.int8)
