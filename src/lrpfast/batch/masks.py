@@ -168,6 +168,7 @@ class Gridded(Sink):
         self._sink, self._mask, self._places = sink, np.asarray(mask, bool), np.flatnonzero(mask)
         self._grid: np.ndarray | None = None  # used again: what is outside the mask stays NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
+        self.array = sink.array
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
         self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))

@@ -14,6 +14,9 @@ from .maps import KINDS, write_maps
 from .masks import on_grid, scatter
 from .statistics import Statistics
 
+#: The arrays of a file of statistics; those of quantiles are not in every one.
+RESULTS = ("group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", "q", "quantile")
+
 
 def check_statistics(path: str) -> None:
     """InputError or OSError, before any work, unless statistics can be written there."""

@@ -27,8 +27,9 @@ from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
 from .masks import Gridded, Masked, on_grid, open_mask_for
-from .results import check_statistics, save_statistics
+from .results import RESULTS, check_statistics, save_statistics
 from .sinks import Sink, open_sink
+from .sinks.contents import check_replaced
 from .sources import Source, open_source, split
 from .statistics import Statistics, shares_of
 
@@ -339,6 +340,11 @@ class Run:
 
     def _check_free(self, path: str) -> None:
         """InputError unless what lies at an output's place may be replaced."""
+        if self.sink is not None and path == self.sink.path:
+            named: tuple[str, ...] = () if self.sink.array is None else (self.sink.array,)
+            check_replaced(path, named, f"{self.sink.array!r} and its coordinates")
+        else:
+            check_replaced(path, RESULTS, "statistics")
         if not self._overwrite:
             raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
 
@@ -381,7 +387,7 @@ class Run:
             if self.sink.write(first, explained.relevance) != value:
                 raise InputError(
                     f"{self.sink.path}: samples {first} to {stop - 1} had other relevances in the unfinished run, by "
-                    f"the same settings: what the input or a package computes has changed meanwhile; {ANEW}"
+                    f"the same settings: the input, or what a package computes, has changed meanwhile; {ANEW}"
                 )
         self.sink.flush()
 

@@ -30,6 +30,8 @@ class Sink:
         For messages.
     path : str or None
         None where rows go to a function.
+    array : str or None
+        What the rows are called in the output, where it has names.
     partial : str or None
         Where rows are until the output is whole.
     resumable : bool
@@ -38,6 +40,7 @@ class Sink:
 
     name: str
     path: str | None = None
+    array: str | None = None
     partial: str | None = None
     resumable: bool = False
 
@@ -98,10 +101,11 @@ class Sink:
         placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
         return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
-    def _check_described(self, kind: str, array: str, shape: RowsShape, labels: Labels | None) -> None:
+    def _check_described(self, kind: str, shape: RowsShape, labels: Labels | None) -> None:
         """InputError unless files of this format hold the array with these labels."""
         described = for_relevance(labels, shape)
-        check_names(self.name, kind, {array: Coord(described.dims, np.empty(0), described.attrs)}, described.coords)
+        arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
+        check_names(self.name, kind, arrays, described.coords)
         for key, coord in described.coords.items():
             encoded(key, coord)
 
@@ -179,7 +183,7 @@ class FileSink(Sink):
     resumable = True
 
     def __init__(self, path: str, dataset: str | None = None) -> None:
-        self.path, self._dataset = path, dataset
+        self.path, self.array = path, dataset
         self.name = path if dataset is None else f"{path}:{dataset}"
         self.partial = beside(path, "part")
         self._file: int | None = None

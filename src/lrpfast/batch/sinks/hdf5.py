@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Hdf5Sink(FileSink):
     """Rows into a dataset of an HDF5 file of their own."""
 
-    _dataset: str
+    array: str
 
     def __init__(self, path: str, dataset: str | None) -> None:
         super().__init__(path, array_name(path, dataset, "h5"))
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
         need_samples(self.name, shape)
-        self._check_described("h5", self._dataset, shape, labels)
+        self._check_described("h5", shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
@@ -34,10 +34,10 @@ class Hdf5Sink(FileSink):
 
         variable, coords = self._described(self._shape[0])
         with h5py.File(self.partial, "x") as file:
-            write_hdf5(file, {self._dataset: variable}, coords, self._attributes, self.name, late=True)
+            write_hdf5(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:
-        return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
+        return find_dataset(self.partial, self.array, self._shape, self._dtype)
 
 
 def need_samples(name: str, shape: RowsShape) -> None:

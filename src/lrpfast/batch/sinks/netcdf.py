@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class NetcdfSink(FileSink):
     """Rows into a variable of a NetCDF-4 file of their own."""
 
-    _dataset: str
+    array: str
 
     def __init__(self, path: str, variable: str | None) -> None:
         super().__init__(path, array_name(path, variable, "nc"))
@@ -32,7 +32,7 @@ class NetcdfSink(FileSink):
         needed("netCDF4", self.name)
         need_samples(self.name, shape)
         _check_type(self.name, dtype)
-        self._check_described("nc", self._dataset, shape, labels)
+        self._check_described("nc", shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
@@ -42,10 +42,10 @@ class NetcdfSink(FileSink):
             probe.write(bytes(4096))
         file = needed("netCDF4", self.name).Dataset(self.partial, "w", format="NETCDF4")
         with file, _naming(self.name):
-            write_netcdf(file, {self._dataset: variable}, coords, self._attributes, self.name, late=True)
+            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:
-        return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
+        return find_dataset(self.partial, self.array, self._shape, self._dtype)
 
 
 @contextlib.contextmanager

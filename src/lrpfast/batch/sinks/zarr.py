@@ -33,17 +33,18 @@ class ZarrSink(Sink):
     resumable = True
 
     path: str
+    array: str
     partial: str
 
     def __init__(self, path: str, array: str | None) -> None:
         self.path = path.rstrip(SLASHES)
-        self._array = array_name(self.path, array, "zarr")
-        self.name = f"{self.path}:{self._array}"
+        self.array = array_name(self.path, array, "zarr")
+        self.name = f"{self.path}:{self.array}"
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
-        self._check_described("zarr", self._array, shape, labels)
+        self._check_described("zarr", shape, labels)
         check_place(self.path)
         # another run replaces what a partial output holds, a resumed run goes on with it
         held = sum(on_disk(entry.stat()) for entry in os.scandir(self._inside)) if self._there else 0
@@ -52,7 +53,7 @@ class ZarrSink(Sink):
 
     @property
     def _inside(self) -> str:
-        return os.path.join(self.partial, self._array)
+        return os.path.join(self.partial, self.array)
 
     @property
     def _there(self) -> bool:
@@ -75,7 +76,7 @@ class ZarrSink(Sink):
         """The metadata and coordinates, for as many samples."""
         variable, coords = self._described(samples)
         chunks = (self._rows, *self._shape[1:])
-        write_zarr(self.partial, {self._array: variable}, coords, self._attributes, self.name, chunks)
+        write_zarr(self.partial, {self.array: variable}, coords, self._attributes, self.name, chunks)
 
     def _check_partial(self) -> None:
         chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
