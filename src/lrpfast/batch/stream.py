@@ -191,8 +191,6 @@ class _Statistics:
             raise InputError(
                 "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"
             )
-        if self.path is not None:
-            check_statistics(self.path)
         self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
         self.total: Statistics | None = self.new() if self.wanted else None
 
@@ -240,6 +238,8 @@ class Run:
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
+        if made.path is not None:
+            check_statistics(made.path, job.map_shape, data.labels, grid)
 
     @property
     def count(self) -> int:

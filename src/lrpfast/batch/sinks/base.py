@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError, ShapeError
+from ...errors import InputError, LrpfastError, ShapeError
 from ...output import beside, check_target, on_disk, sync, take_place
 from ..labels import Coord, Labels, encoded, for_relevance
 from ..offsets import read_at, write_at
@@ -200,7 +200,8 @@ class FileSink(Sink):
             if not there:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.partial)
-                self._create()
+                with storing(self.name):
+                    self._create()
             elif not os.path.isfile(self.partial):
                 raise self._gone()
             self._offset = self._find()
@@ -291,6 +292,17 @@ def check_rows(name: str, shape: RowsShape, first: int, rows: np.ndarray) -> Non
     """ShapeError unless rows from ``first`` on are part of an array of this shape."""
     if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
         raise ShapeError(f"{name}: rows from {first} on of shape {rows.shape} do not fit {shape}")
+
+
+@contextlib.contextmanager
+def storing(name: str) -> Iterator[None]:
+    """InputError where a format's library refuses a coordinate or an attribute of the input."""
+    try:
+        yield
+    except (LrpfastError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: coordinates or attributes of the input cannot be written ({error})") from error
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 from ...errors import InputError
 from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
 from ..labels import Coord, encoded, plain, with_coordinates
-from .base import Sink, check_rows, little, naming
+from .base import Sink, check_rows, little, naming, storing
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class ZarrSink(Sink):
         """The metadata and coordinates, for as many samples."""
         variable, coords = self._described(samples)
         chunks = (self._rows, *self._shape[1:])
-        write_zarr(self.partial, {self.array: variable}, coords, self._attributes, self.name, chunks)
+        with storing(self.name):
+            write_zarr(self.partial, {self.array: variable}, coords, self._attributes, self.name, chunks)
 
     def _check_partial(self) -> None:
         chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
