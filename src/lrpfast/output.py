@@ -108,3 +108,11 @@ def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(f"{path}: needs {size:,} bytes, but the disk has {free:,} free")
+
+
+def in_utf8(given: str) -> str:
+    """What is named in a file, as its bytes say in UTF-8, where the locale that it was typed in has another encoding."""
+    try:
+        return os.fsencode(given).decode()
+    except UnicodeError:
+        return given

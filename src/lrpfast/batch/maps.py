@@ -15,7 +15,6 @@ import numpy as np
 from ..errors import InputError
 from ..output import SLASHES, beside, check_target, replacing
 from .labels import Coord, encoded
-from .optional import needed
 from .sinks.base import naming, storing
 from .sinks.names import check_names
 from .sinks.zarr import check_place, put_in_place, write_zarr
@@ -93,13 +92,12 @@ def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> bytes:
-    from .sinks.netcdf import write_netcdf
+    from .sinks.netcdf import dataset, write_netcdf
 
-    netcdf = needed("netCDF4", path)
     # the library writes to files by name only; what it makes in memory has gaps of whatever was there before
     with tempfile.TemporaryDirectory() as folder:
         place = os.path.join(folder, "maps.nc")
-        with netcdf.Dataset(place, "w", format="NETCDF4") as file:
+        with dataset(place, path) as file:
             write_netcdf(file, arrays, coords, attributes, path)
         with open(place, "rb") as made:
             return made.read()

@@ -306,6 +306,23 @@ def storing(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def from_library(place: str, name: str) -> Iterator[None]:
+    """Around what HDF5 writes into a file: OSError where it fails, in the disk's words where that is the reason.
+
+    HDF5 and NetCDF have one RuntimeError for whatever they meet.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        try:
+            with open(place, "ab") as probe:
+                probe.write(bytes(1 << 20))
+        except OSError as full:
+            raise OSError(full.errno, full.strerror, name) from error
+        raise OSError(f"{name}: cannot be written ({error})") from error
+
+
+@contextlib.contextmanager
 def naming(path: str, partial: str) -> Iterator[None]:
     """An OSError of a file without a name, or of a partial one, names the output."""
     try:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ...errors import InputError
-from ..optional import needed
+from ..optional import open_netcdf
 
 #: What makes a Zarr store of folders and their files.
 _ZARR_METADATA = (".zgroup", ".zattrs", ".zmetadata", ".zarray", "zarr.json")
@@ -84,7 +84,7 @@ def _in_hdf5(path: str) -> dict[str, set[str]]:
 
 
 def _in_classic_netcdf(path: str) -> dict[str, set[str]]:
-    with needed("netCDF4", path).Dataset(path) as file:
+    with open_netcdf(path, path) as file:
         return {name: _of_attributes(each.dimensions, each.__dict__) for name, each in file.variables.items()}
 
 

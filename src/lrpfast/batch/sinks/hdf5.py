@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..labels import Coord, encoded, plain, with_coordinates
-from .base import FileSink
+from .base import FileSink, from_library
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Hdf5Sink(FileSink):
         import h5py
 
         variable, coords = self._described(self._shape[0])
-        with h5py.File(self.partial, "x") as file:
+        with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
             write_hdf5(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:

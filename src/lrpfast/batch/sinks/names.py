@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from ...errors import InputError
+from ...output import in_utf8
 from ..labels import Coord
 
 #: Bytes of a name: what file systems and NetCDF take.
@@ -25,7 +26,7 @@ _OF_FORMAT: dict[str, list[tuple[re.Pattern[str], str]]] = {
         (re.compile(r"\..*|zarr\.json", re.S | re.I), "is kept for Zarr's metadata"),
         (re.compile(rf'({_DEVICES})(\..*)?|.*[<>:"|?*].*|.*[. ]', re.S | re.I), "is no folder's name on every system"),
     ],
-    "nc": [(re.compile(r"[\x00-/:-@\[-^`{-\x7f].*|.* ", re.S), "is no name in NetCDF, which begin with a letter")],
+    "nc": [(re.compile(r"[\x00-/:-@\[-^`{-\x7f].*|.* ", re.S), "is no name in NetCDF, where they begin with a letter")],
     "npz": [(re.compile("metadata|file|allow_pickle|args|kwds"), "is kept for .npz files")],
 }
 
@@ -55,14 +56,14 @@ def array_name(output: str, inside: str | None, kind: str) -> str:
     InputError
         Where the format has no such name.
     """
-    name = "relevance" if inside is None else inside
+    name = "relevance" if inside is None else in_utf8(inside)
     if kind == "h5":
         name = name.removeprefix("/")
     elif "/" in name:
         raise InputError(f"{output}: the array lies at the top of its file; give it a name without '/'")
     for part in name.split("/"):
         if (why := trouble(part, kind)) is not None:
-            raise InputError(f"{output}: the output's array cannot be called {name!r}: {part!r} {why}")
+            raise InputError(f"{output}: {name!r} names no array: {'it' if part == name else f'{part!r} in it'} {why}")
     return name
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...errors import InputError
 from ..labels import Coord, encoded, plain, with_coordinates
-from ..optional import needed
-from .base import FileSink
+from ..optional import needed, open_netcdf
+from .base import FileSink, from_library
 from .hdf5 import find_dataset, need_samples
 from .names import array_name, check_names
 
@@ -40,8 +40,7 @@ class NetcdfSink(FileSink):
         # the NetCDF library calls a full disk "permission denied": see first whether anything can be written
         with open(self.partial, "xb") as probe:
             probe.write(bytes(4096))
-        file = needed("netCDF4", self.name).Dataset(self.partial, "w", format="NETCDF4")
-        with file, _naming(self.name):
+        with dataset(self.partial, self.name) as file:
             write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:
@@ -49,12 +48,10 @@ class NetcdfSink(FileSink):
 
 
 @contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """What the NetCDF library refuses is an OSError of the output."""
-    try:
-        yield
-    except (RuntimeError, AttributeError) as error:
-        raise OSError(f"{name}: cannot be written ({error})") from error
+def dataset(place: str, name: str) -> Iterator[Any]:
+    """A new NetCDF file; OSError where it cannot be written."""
+    with from_library(place, name), open_netcdf(place, name, "w", format="NETCDF4") as file:
+        yield file
 
 
 def _check_type(name: str, dtype: np.dtype) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import InputError
 from ..cf import Packing
 from ..labels import Coord, Labels, collect
-from ..optional import needed
+from ..optional import needed, open_netcdf
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
 
@@ -27,11 +27,11 @@ class NetcdfSource(FileSource):
     """
 
     def __init__(self, path: str, variable: str | None) -> None:
-        netcdf = needed("netCDF4", path)
+        needed("netCDF4", path)
         state = state_of(path)
         check_size(path)
         try:
-            self._file = netcdf.Dataset(path, "r")
+            self._file = open_netcdf(path, path)
         except (OSError, RuntimeError) as error:
             raise InputError(f"{path}: damaged, truncated or locked NetCDF file ({error})") from None
         try:
