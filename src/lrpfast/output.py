@@ -111,7 +111,7 @@ def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:
 
 
 def in_utf8(given: str) -> str:
-    """What is named in a file, as its bytes say in UTF-8, where the locale that it was typed in has another encoding."""
+    """What is named in a file, as its bytes say in UTF-8, where it was typed in a locale of another encoding."""
     try:
         return os.fsencode(given).decode()
     except UnicodeError:

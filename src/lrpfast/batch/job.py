@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
-from ..engine.inputs import as_batch, as_start
 from ..engine.exact import IndistinctError, exact
+from ..engine.inputs import as_batch, as_start
 from ..engine.record import deciding, record, target_text
 from ..errors import InputError, SampleError, ShapeError
 from ..model.layers import Input, Permute

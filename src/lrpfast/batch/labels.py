@@ -179,7 +179,7 @@ def encoded(name: str, coord: Coord) -> Coord:
     if values.dtype.kind == "O":
         raise InputError(f"the coordinate {name} holds values of several kinds; files store one: astype(str), say")
     if values.dtype.kind == "U" and not _is_clean("".join(values.ravel().tolist())):
-        raise InputError(f"the coordinate {name} holds text with NUL characters or not in UTF-8, which files do not store")
+        raise InputError(f"the coordinate {name} holds text with NUL or not in UTF-8, which files do not store")
     if values.dtype.kind not in "fiubUS":
         raise InputError(f"the coordinate {name} has dtype {values.dtype}, which files do not store")
     return Coord(tuple(dims), values, {key: value for key, value in attrs.items() if value is not None})

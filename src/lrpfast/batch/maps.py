@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..output import SLASHES, beside, check_target, replacing
 from .labels import Coord, encoded
-from .sinks.base import naming, storing
+from .sinks.base import check_room, naming, storing
 from .sinks.names import check_names
 from .sinks.zarr import check_place, put_in_place, write_zarr
 
@@ -74,7 +74,7 @@ def check_maps(path: str, names: Collection[str], dims: Collection[str], coords:
         if key in names:
             raise InputError(f"{path}: the input has a coordinate or dimension {key!r}, as statistics do; rename it")
     empty = {name: Coord((), np.zeros(()), {}) for name in names}
-    with storing(path), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming(path, folder), storing(path):
         if kind == ".zarr":
             check_place(path)
             write_zarr(folder, empty, coords, {}, path)
@@ -97,6 +97,7 @@ def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], at
     # the library writes to files by name only; what it makes in memory has gaps of whatever was there before
     with tempfile.TemporaryDirectory() as folder:
         place = os.path.join(folder, "maps.nc")
+        check_room(place, [*arrays.values(), *coords.values()], 0)
         with dataset(place, path) as file:
             write_netcdf(file, arrays, coords, attributes, path)
         with open(place, "rb") as made:

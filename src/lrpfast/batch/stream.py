@@ -27,9 +27,9 @@ from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
 from .masks import Gridded, Masked, on_grid, open_mask_for
-from .results import RESULTS, check_statistics, save_statistics
+from .results import check_statistics, save_statistics
+from .resume import Sum, check_free, damaged, remove_earlier, write_again
 from .sinks import Sink, open_sink
-from .sinks.contents import check_replaced
 from .sources import Source, open_source, split
 from .statistics import Statistics, shares_of
 
@@ -229,8 +229,8 @@ class Run:
         self.record = job.record
         self._paths = paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
-        self._sums: list[tuple[int, int, int]] = []
-        self._damaged: list[tuple[int, int, int]] = []
+        self._sums: list[Sum] = []
+        self._damaged: list[Sum] = []
         self._alone = self._not_resumable()
         most = 0 if made.total is None else made.total._state_bytes(job.samples or 0)
         self._journal = Journal(paths[0], self._settings(), most) if paths and self._alone is None else None
@@ -312,9 +312,9 @@ class Run:
         for path in self._paths:
             own = whole and (sink is None or named or path != sink.path)
             if os.path.lexists(path) and not own:
-                self._check_free(path)
-        if not found:
-            self._remove_earlier()
+                check_free(path, sink, self._overwrite)
+        if not found and self._paths:
+            remove_earlier(self._paths[0], self._resume, self._alone)
         if named:
             self.sink = sink = None
         if found and sink is not None and not os.path.exists(sink.partial or ""):
@@ -330,66 +330,13 @@ class Run:
                 journal.frame = 0 if sink is None else sink.frame()
                 journal.note([], {}, {}, [])
             elif journal is not None and sink is not None:
-                self._verify(sink, journal)
+                self._damaged = damaged(sink, journal.frame, self._sums)
         except BaseException as error:
             if not found:
                 self._give_up()
             elif isinstance(error, InputError) and ANEW not in str(error):
                 raise InputError(f"{error}; {ANEW}") from None
             raise
-
-    def _check_free(self, path: str) -> None:
-        """InputError unless what lies at an output's place may be replaced."""
-        if self.sink is not None and path == self.sink.path:
-            named: tuple[str, ...] = () if self.sink.array is None else (self.sink.array,)
-            check_replaced(path, named, f"{self.sink.array!r} and its coordinates")
-        else:
-            check_replaced(path, RESULTS, "statistics")
-        if not self._overwrite:
-            raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
-
-    def _remove_earlier(self) -> None:
-        """The run is to begin anew: what is noted of an unfinished one goes, unless that has to be asked for."""
-        for path in self._paths[:1]:
-            earlier = Journal(path, {})
-            if os.path.exists(earlier.path):
-                if self._resume:
-                    raise InputError(
-                        f"{path}: an unfinished run lies beside it, and that this run is the same cannot be told: "
-                        f"{self._alone}; {ANEW}"
-                    )
-                earlier.remove()
-
-    def _verify(self, sink: Sink, journal: Journal) -> None:
-        """Find what is no longer as an earlier run wrote it; InputError where it is more than rows."""
-        if sink.frame() != journal.frame:
-            raise InputError(f"{sink.partial}: was changed since an unfinished run wrote it; {ANEW}")
-        self._damaged = [part for part in self._sums if sink.checksum(part[0], part[1]) != part[2]]
-        if self._damaged:
-            count = sum(stop - first for first, stop, _ in self._damaged)
-            warnings.warn(
-                f"{sink.path}: {count:,} samples are no longer as an unfinished run wrote them: they are explained again",
-                UserWarning,
-                stacklevel=6,
-            )
-
-    def _mend(self) -> None:
-        """Write once more what was damaged since it was written; statistics have counted it.
-
-        What was noted first and last is explained again too, and must be the same: an input may be another
-        whatever its time of change says.
-        """
-        if self.sink is None:
-            return
-        ends = [] if self._shared else [*self._sums[:1], *self._sums[-1:]]  # workers may be other machines
-        for first, stop, value in sorted({*self._damaged, *ends}):
-            explained = self.job.explain(first, self.data.read(first, stop))
-            if self.sink.write(first, explained.relevance) != value:
-                raise InputError(
-                    f"{self.sink.path}: samples {first} to {stop - 1} had other relevances in the unfinished run, by "
-                    f"the same settings: the input, or what a package computes, has changed meanwhile; {ANEW}"
-                )
-        self.sink.flush()
 
     def all(self, tell: Callable[[int], object], client: Any = None) -> None:
         """Explain what is left, and finish; an error of a disk says whether the run can go on."""
@@ -403,7 +350,10 @@ class Run:
 
     def _explain(self, tell: Callable[[int], object], client: Any) -> None:
         try:
-            self._mend()
+            if self.sink is not None and self._sums:
+                # what was noted first and last is a sample of whether this run computes the same; workers may be others
+                ends = [] if client is not None else [self._sums[0], self._sums[-1]]
+                write_again(self.sink, self.job, self.data, [*self._damaged, *ends])
             if client is None:
                 self._chunks(tell)
             else:
@@ -484,7 +434,7 @@ class Run:
         first: int,
         stop: int,
         counts: dict[str, int],
-        sums: list[tuple[int, int, int]],
+        sums: list[Sum],
         tell: Callable[[int], object],
     ) -> None:
         """Count samples that are written with these checksums, and note what is done every few seconds."""

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,6 +201,7 @@ class FileSink(Sink):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.partial)
                 with storing(self.name):
+                    self._check_room()
                     self._create()
             elif not os.path.isfile(self.partial):
                 raise self._gone()
@@ -209,6 +210,11 @@ class FileSink(Sink):
             if not there:
                 os.fsync(self._file)
                 sync(os.path.dirname(self.partial))
+
+    def _check_room(self) -> None:
+        variable, coords = self._described(self._shape[0])
+        described = variable._replace(values=np.empty(0))  # its rows are counted apart
+        check_room(self.partial, [described, *coords.values()], (self._shape[0] or 0) * self._row)
 
     def _create(self) -> None:
         """Make the partial file with everything but the rows."""
@@ -303,6 +309,30 @@ def storing(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(f"{name}: coordinates or attributes of the input cannot be written ({error})") from error
+
+
+def check_room(place: str, described: Iterable[Coord], rows: int) -> None:
+    """OSError of the disk unless a new file can be written there, of a format's metadata and so many bytes of rows.
+
+    HDF5 crashes the process, at its next use, where a file cannot be closed since the disk is full: so what it is
+    to write is tried before. The rows are not written, but the file is made as long.
+    """
+    size = 1 << 16
+    for _, values, attrs in described:
+        if values.dtype.kind in "OUT":
+            size += sum(64 + len(str(value).encode("utf-8", "replace")) for value in values.ravel().tolist())
+        else:
+            size += values.nbytes
+        size += 4096 + sum(256 + 2 * len(str(value)) for value in attrs.values())
+    try:
+        with open(place, "xb") as file:
+            while file.tell() < size:
+                file.write(bytes(min(1 << 20, size - file.tell())))
+            file.flush()
+            file.truncate(size + rows)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place)
 
 
 @contextlib.contextmanager

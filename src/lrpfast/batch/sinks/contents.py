@@ -92,7 +92,8 @@ def _in_zip(path: str) -> dict[str, set[str]]:
     """The arrays of an .npz file; those of one of statistics are all coordinates of one another."""
     with zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
-        ours = b'"lrpfast_version"' in archive.read("metadata.npy").replace(b"\0", b"") if "metadata" in names else False
+        notes = archive.read("metadata.npy") if "metadata" in names else b""
+    ours = b'"lrpfast_version"' in notes.replace(b"\0", b"")  # its text has four bytes a character
     return {name: names if ours else set() for name in names}
 
 

@@ -69,7 +69,7 @@ def array_name(output: str, inside: str | None, kind: str) -> str:
 
 def check_names(output: str, kind: str, arrays: Mapping[str, Coord], coords: Mapping[str, Coord]) -> None:
     """InputError unless an output may hold these arrays of its own, and coordinates of the input beside them."""
-    for key, coord in coords.items():
+    for key in coords:
         if any(array.split("/")[0] == key for array in arrays):
             raise InputError(f"{output}: a coordinate of the input is called {key!r} too; give the output another name")
         _check(output, "coordinate", key, kind)

@@ -37,9 +37,6 @@ class NetcdfSink(FileSink):
 
     def _create(self) -> None:
         variable, coords = self._described(self._shape[0])
-        # the NetCDF library calls a full disk "permission denied": see first whether anything can be written
-        with open(self.partial, "xb") as probe:
-            probe.write(bytes(4096))
         with dataset(self.partial, self.name) as file:
             write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
 

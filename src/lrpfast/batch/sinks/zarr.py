@@ -6,7 +6,6 @@ JSON, and one file of plain little-endian numbers for each chunk.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -53,7 +52,7 @@ class ZarrSink(Sink):
 
     @property
     def _inside(self) -> str:
-        return os.path.join(self.partial, self.array)
+        return os.path.join(self.partial, _folder(self.array))
 
     @property
     def _there(self) -> bool:
@@ -248,17 +247,22 @@ def write_zarr(
         listed = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
         notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, kept)
         notes[f"{key}/.zattrs"] = {**listed, "_ARRAY_DIMENSIONS": list(dims)}
-        os.makedirs(os.path.join(folder, key), exist_ok=True)
+        os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
         if not late and values.size:
-            with open(os.path.join(folder, key, ".".join(["0"] * max(1, values.ndim))), "wb") as file:
+            with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
                 file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
                 _sync_open(file)
     for place, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
-        with open(os.path.join(folder, place), "w", encoding="utf-8", newline="\n") as file:
+        with open(os.path.join(folder, _folder(place)), "w", encoding="utf-8", newline="\n") as file:
             json.dump(value, file, indent=1)
             _sync_open(file)
-    for place in (*(os.path.join(folder, key) for key in (*made, *arrays)), folder):
+    for place in (*(os.path.join(folder, _folder(key)) for key in (*made, *arrays)), folder):
         sync(place)
+
+
+def _folder(name: str) -> str:
+    """An array's folder, whose name is UTF-8 whatever the locale's encoding."""
+    return os.fsdecode(name.encode())
 
 
 def _sync_open(file: IO[Any]) -> None:
@@ -274,4 +278,3 @@ def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> d
 
 def _fill(dtype: np.dtype) -> Any:
     return np.nan if dtype.kind == "f" else 0
-
