@@ -244,7 +244,7 @@ def test_a_wrong_partial_file_is_told(out):
     if os.path.isfile(sink.partial):
         os.truncate(sink.partial, os.path.getsize(sink.partial) // 2)
     else:
-        os.unlink(f"{sink.partial}/{sink.name.rpartition(':')[2]}/0.0.0")
+        os.unlink(f"{sink.partial}/{sink.name.rpartition(':')[2]}/.zarray")
     with pytest.raises(InputError, match="lrpfast-part"):
         open_sink(out).begin(R.shape, R.dtype, ATTRIBUTES, LABELS, 8, ROWS)
     sink.discard()
@@ -335,7 +335,7 @@ def test_links_and_permissions(tmp_path):
 
 
 def test_names_that_clash_are_told(tmp_path):
-    for out in ("r.h5:lat", "r.nc:lat", "r.nc:lon", "r.zarr:lat", "r.nc:a/b"):
+    for out in ("r.h5:lat", "r.nc:lat", "r.nc:lon", "r.zarr:lat", "r.h5:lat/inside"):
         sink = open_sink(str(tmp_path / out))
         with pytest.raises(InputError, match="give the output another name"):
             sink.begin(R.shape, R.dtype, ATTRIBUTES, LABELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -56,6 +57,22 @@ def take_place(temporary: str, target: str) -> None:
     if sys.platform != "win32" and os.path.exists(target):
         shutil.copymode(target, temporary)
     os.replace(temporary, target)
+    sync(os.path.dirname(target))
+
+
+def sync(place: str) -> None:
+    """Return when a file's bytes, or a folder's names, are on the disk and survive a power cut."""
+    if sys.platform == "win32" and os.path.isdir(place):
+        return  # no folder can be opened there, and only what is open for writing can be synced
+    file = os.open(place, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # some network file systems cannot sync a folder, whose names they keep by themselves
+        if not (os.path.isdir(place) and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
+    finally:
+        os.close(file)
 
 
 def beside(path: str, what: str) -> str:
@@ -91,3 +108,11 @@ def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(f"{path}: needs {size:,} bytes, but the disk has {free:,} free")
+
+
+def in_utf8(given: str) -> str:
+    """What is named in a file, as its bytes say in UTF-8, where it was typed in a locale of another encoding."""
+    try:
+        return os.fsencode(given).decode()
+    except UnicodeError:
+        return given

@@ -79,7 +79,7 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
         _explain_block,
         (0, *axes),
         *arguments,
-        job=delayed(job, name=f"lrpfast-{job.digest()}", traverse=False),
+        job=delayed(job, name=f"lrpfast-{job.key()}", traverse=False),
         grid=grid,
         new_axes=dict(zip(axes, made, strict=True)),
         concatenate=True,
@@ -206,10 +206,10 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     futures = {client.submit(explain_piece, task, *piece, pure=False): piece for piece in pieces}
     try:
         for future in as_completed(list(futures)):
-            counts, state = future.result()
+            counts, state, sums = future.result()
             if state is not None and run.made.total is not None:
                 run.made.total.merge(Statistics.from_state(state))
-            run.took(*futures.pop(future), counts, tell)
+            run.took(*futures.pop(future), counts, sums, tell)
     except BaseException:
         client.cancel(list(futures), force=True)
         raise
@@ -239,9 +239,15 @@ def _absolute(path: str, inside: str | None) -> str:
     return path if inside is None else f"{path}:{inside}"
 
 
-def explain_piece(task: Task, first: int, stop: int) -> tuple[dict[str, int], dict[str, np.ndarray] | None]:
-    """Explain some samples on a worker; returns their counts, as `Explained` has them, and their statistics' state."""
-    job = task.job
+def explain_piece(
+    task: Task, first: int, stop: int
+) -> tuple[dict[str, int], dict[str, np.ndarray] | None, list[tuple[int, int, int]]]:
+    """Explain some samples on a worker.
+
+    Returns their counts, as `Explained` has them, their statistics' state, and (first, stop, checksum) of what was
+    written.
+    """
+    job, sums = task.job, []
     counts: dict[str, int] = {}
     made = None if task.statistics is None else task.statistics()
     with contextlib.ExitStack() as stack:
@@ -259,11 +265,11 @@ def explain_piece(task: Task, first: int, stop: int) -> tuple[dict[str, int], di
             data.ahead(at + len(x), min(stop, at + len(x) + task.rows))
             explained = job.explain(at, x)
             if sink is not None:
-                sink.write(at, explained.relevance)
+                sums.append((at, at + len(x), sink.write(at, explained.relevance)))
             if made is not None:
                 made.update(at, explained.relevance, explained.group, threads=job.analyzer._threads)
             counts = {key: number + counts.get(key, 0) for key, number in explained.counts.items()}
             data.done(at + len(x))
         if sink is not None:
             sink.flush()
-    return counts, None if made is None else made.state()
+    return counts, None if made is None else made.state(), sums

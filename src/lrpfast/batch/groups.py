@@ -104,6 +104,11 @@ class Groups:
         if self._correct is not None:
             self.told["correct_only"] = array_text(self._correct)
 
+    @property
+    def deciding(self) -> tuple[Any, ...]:
+        """What decides which group a sample is in, as it is."""
+        return self._predicted, self._of, self._correct, self.names
+
     def of(self, first: int, rows: int, output: np.ndarray | None) -> np.ndarray:
         """The group of each of these samples; −1 for none."""
         group = np.zeros(rows, np.int64) if self._of is None else self._of[first : first + rows].astype(np.int64)

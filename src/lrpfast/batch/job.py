@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import secrets
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.exact import IndistinctError, exact
 from ..engine.growth import Growth, warn
 from ..engine.inputs import as_batch, as_start
-from ..engine.record import record, target_text
+from ..engine.record import deciding, record, target_text
 from ..errors import InputError, SampleError, ShapeError
 from ..model.layers import Input, Permute
 from ..once import once
@@ -118,10 +119,25 @@ class Job:
             told["normalize"] = self.normalize
         return {**told, **self.groups.told}
 
+    @once
     def digest(self) -> str:
-        """A name for all that the relevance of a sample depends on."""
-        text = f"{sorted(self.record.items())} {self.map_shape} {self.dtype}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """A name for all that the relevance of a sample depends on, to the last bit.
+
+        Raises
+        ------
+        IndistinctError
+            Where nothing tells it from another: the target is an object that may hold anything.
+        """
+        target = self.analyzer.target if self._target is None else self._target
+        of_job = target, self.normalize, self.groups.deciding, self.map_shape, self.dtype.str
+        return exact([__version__, self.record["model_digest"], deciding(self.analyzer), of_job])
+
+    def key(self) -> str:
+        """`digest`, or where there is none a name that no other job has."""
+        try:
+            return self.digest
+        except IndistinctError:
+            return secrets.token_hex(16)
 
     def explain(self, first: int, x: np.ndarray, out: np.ndarray | None = None, target: Any = None) -> Explained:
         """The relevance of the samples from ``first`` on, into ``out`` where given; ``target`` in place of the job's.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
 import sys
-import zipfile
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..output import beside
+from ..output import beside, sync
 from .sinks.base import naming
 
 if sys.platform == "win32":
@@ -23,7 +24,12 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-VERSION = 1
+VERSION = 2
+#: What a journal begins with; a digest of the rest comes next.
+MAGIC = f"lrpfast journal {VERSION}\n".encode()
+DIGEST_BYTES = 16
+#: What file systems without locks answer; ENOLCK is NFS's.
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 #: Bytes that a note may grow by between two of them.
 MARGIN = 1 << 14
 
@@ -42,7 +48,9 @@ def locked(path: str) -> Iterator[None]:
         with naming(path, name):
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if not _take(descriptor):
+            with naming(path, name):
+                taken = _take(descriptor, path)
+            if not taken:
                 raise InputError(f"{path}: another run writes it now; wait for its end, or stop it")
             # the run that held it before removes the file: then the lock is on a file that is no longer there
             if _same(descriptor, name):
@@ -62,8 +70,8 @@ def locked(path: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _take(descriptor: int) -> bool:
-    """Lock an open file, unless somebody else has."""
+def _take(descriptor: int, path: str) -> bool:
+    """Lock an open file, unless somebody else has; a warning where its file system cannot."""
     try:
         if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -71,6 +79,11 @@ def _take(descriptor: int) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # the latter is Windows' word for it
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        told = f"{path}: this file system has no locks ({error.strerror}): nothing keeps another run off this output"
+        warnings.warn(told, UserWarning, stacklevel=2)
     return True
 
 
@@ -123,6 +136,10 @@ class Journal:
         Whole numbers that add up over the run.
     state : dict of arrays
         `Statistics.state`; empty without statistics.
+    sums : list of (first, stop, checksum)
+        Of the rows of the output that are done, as they were written.
+    frame : int
+        The checksum of the rest of the partial output.
     """
 
     def __init__(self, path: str, settings: dict[str, Any], most: int = 0) -> None:
@@ -131,8 +148,16 @@ class Journal:
         self.done: list[list[int]] = []
         self.counters: dict[str, int] = {}
         self.state: dict[str, np.ndarray] = {}
+        self.sums: list[tuple[int, int, int]] = []
+        self.frame = 0
 
-    def note(self, done: list[list[int]], counters: dict[str, int], state: dict[str, np.ndarray]) -> None:
+    def note(
+        self,
+        done: list[list[int]],
+        counters: dict[str, int],
+        state: dict[str, np.ndarray],
+        sums: list[tuple[int, int, int]],
+    ) -> None:
         """Take down how far the run is, in one step; on a full disk into the room that was kept for it.
 
         Raises
@@ -140,22 +165,25 @@ class Journal:
         OSError
             Naming the output; the note before stays.
         """
-        buffer = io.BytesIO()
-        text = json.dumps(
-            {"version": VERSION, "settings": self.settings, "done": done, "counters": counters}, sort_keys=True
-        )
+        buffer = io.BytesIO(bytes(len(MAGIC) + DIGEST_BYTES))
+        buffer.seek(0, io.SEEK_END)
+        noted = {"settings": self.settings, "done": done, "counters": counters, "frame": self.frame}
+        text = json.dumps(noted, sort_keys=True)
         members: dict[str, Any] = {"journal": np.frombuffer(text.encode(), np.uint8), **state}
-        np.savez(buffer, **members)
+        np.savez(buffer, sums=np.array(sums, np.int64).reshape(-1, 3), **members)
+        whole = buffer.getbuffer()
+        whole[: len(MAGIC)] = MAGIC
+        whole[len(MAGIC) : len(MAGIC) + DIGEST_BYTES] = _digest(whole[len(MAGIC) + DIGEST_BYTES :])
         with naming(self.output, self.path):
             try:
-                self._write(buffer.getbuffer())
+                self._write(whole)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not os.path.exists(self._room):
                     raise
                 self.give_room()
-                self._write(buffer.getbuffer())
-        self.done, self.counters, self.state = done, counters, state
-        self._keep_room(max(self._most, 2 * buffer.tell()) + MARGIN)
+                self._write(whole)
+        self.done, self.counters, self.state, self.sums = done, counters, state, sums
+        self._keep_room(max(self._most, 2 * len(whole)) + MARGIN)
 
     def _write(self, data: memoryview) -> None:
         temporary = f"{self.path}-new"
@@ -165,6 +193,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
+            sync(os.path.dirname(self.path))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -204,36 +233,53 @@ class Journal:
             When that run had other settings, or the file is damaged.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-            told = json.loads(arrays.pop("journal").tobytes())
-            if told["version"] != VERSION:
-                raise InputError(f"{self.output}: an unfinished run of another lrpfast version lies beside it; {ANEW}")
-            found, self.done, self.counters = told["settings"], told["done"], told["counters"]
+            with open(self.path, "rb") as file:
+                payload = self._checked(file.read())
         except FileNotFoundError:
             return False
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{self.path}: damaged record of an unfinished run ({error}); {ANEW}") from None
+        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+            self.state = {key: arrays[key] for key in arrays.files}
+        noted = json.loads(self.state.pop("journal").tobytes())
+        self.sums = [(first, stop, value) for first, stop, value in self.state.pop("sums").tolist()]
+        self.done, self.counters, self.frame = noted["done"], noted["counters"], noted["frame"]
+        found = noted["settings"]
         self.settings.update({key: found[key] for key in free if key in found})
         changed = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
         if changed:
+            changed = [key for key in changed if key != EXACT] or changed  # which differs with any other
             told_of = "; ".join(_change(key, found.get(key), self.settings.get(key)) for key in changed)
             raise InputError(
                 f"{self.output}: an unfinished run of other settings lies beside it ({told_of}); "
                 f"run it with the same settings to go on, or {ANEW}"
             )
-        self.state = arrays
         return True
+
+    def _checked(self, data: bytes) -> bytes:
+        """A journal's content; InputError unless it is what was written."""
+        payload = data[len(MAGIC) + DIGEST_BYTES :]
+        if data.startswith(MAGIC) and data[len(MAGIC) : len(MAGIC) + DIGEST_BYTES] == _digest(payload):
+            return payload
+        if data.startswith((b"PK", MAGIC[: MAGIC.index(b"2")])) and not data.startswith(MAGIC):
+            raise InputError(f"{self.output}: an unfinished run of another lrpfast version lies beside it; {ANEW}")
+        raise InputError(f"{self.path}: damaged record of an unfinished run; {ANEW}")
+
+
+def _digest(data: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 ANEW = "pass resume=False to begin anew"
+#: The setting that is a digest of all that decides the result; the others say it in words.
+EXACT = "exact"
 
 
 def _change(key: str, before: Any, now: Any) -> str:
     """In words, what is another setting now."""
     if key == "input" and isinstance(before, dict) and isinstance(now, dict):
         return _change_of_input(before, now)
-    return f"{key}: {_short(before)}, now {_short(now)}"
+    if key == EXACT:
+        return "a function, a rule or an array that the settings name in the same words is another"
+    return f"{key}: {_short(before, now)}, now {_short(now, before)}"
 
 
 #: What a fingerprint of an input holds besides where it lies, and the words for it.
@@ -252,6 +298,10 @@ def _change_of_input(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "the mask is another" if before.get("mask") != now.get("mask") else "the input holds other values"
 
 
-def _short(value: Any) -> str:
-    text = "not given" if value is None else str(value)
-    return text if len(text) <= 120 else f"{text[:117]}…"
+def _short(value: Any, other: Any) -> str:
+    """A setting in at most 120 characters, about where it begins to differ from another."""
+    text, beside = ("not given" if each is None else str(each) for each in (value, other))
+    if len(text) <= 120:
+        return text
+    at = max(0, len(os.path.commonprefix([text, beside])) - 40)
+    return f"{'…' if at else ''}{text[at : at + 117]}{'…' if at + 117 < len(text) else ''}"

@@ -227,15 +227,21 @@ def encoded(name: str, coord: Coord) -> Coord:
     """
     dims, values, attrs = coord
     values = np.asarray(values)
-    if values.dtype.kind in "mM" or (values.dtype.kind == "O" and not _is_text(values)):
+    if values.dtype.kind == "O" and (text := _text(values)) is not None:
+        values = text
+    if values.dtype.kind in "mMO":
         xarray = needed("xarray", f"the coordinate {name} of dtype {values.dtype}")
         try:
             made = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
             dims, values, attrs = made.dims, np.asarray(made.values), dict(made.attrs)
         except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
             raise InputError(f"the coordinate {name} cannot be stored in a file: {error}") from None
-    if values.dtype.kind == "T" or values.dtype.kind == "O" and _is_text(values):
+    if values.dtype.kind == "T":
         values = values.astype(str)
+    if values.dtype.kind == "O":
+        raise InputError(f"the coordinate {name} holds values of several kinds; files store one: astype(str), say")
+    if values.dtype.kind == "U" and not _is_clean("".join(values.ravel().tolist())):
+        raise InputError(f"the coordinate {name} holds text with NUL or not in UTF-8, which files do not store")
     if values.dtype.kind not in "fiubUS":
         raise InputError(f"the coordinate {name} has dtype {values.dtype}, which files do not store")
     return Coord(tuple(dims), values, {key: value for key, value in attrs.items() if value is not None})
@@ -249,7 +255,9 @@ def plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, (bool, np.bool_)):
         return int(value)
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, str):  # which no format holds with a NUL, and none but in UTF-8
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, (int, float)):
         return value
     try:
         made = np.asarray(value)
@@ -260,5 +268,14 @@ def _plain(value: Any) -> Any:
     return made.item() if made.ndim == 0 else made
 
 
-def _is_text(values: np.ndarray) -> bool:
-    return all(isinstance(value, str) for value in values.ravel().tolist())
+def _text(values: np.ndarray) -> np.ndarray | None:
+    """Python's texts as an array, gaps among them (None, NaN) empty as xarray writes them; None for anything else."""
+    found = values.ravel().tolist()
+    items = ["" if value is None or (isinstance(value, float) and value != value) else value for value in found]
+    if all(isinstance(value, str) for value in items) and (any(isinstance(v, str) for v in found) or not found):
+        return np.array(items, str).reshape(values.shape)
+    return None
+
+
+def _is_clean(text: str) -> bool:
+    return "\0" not in text and text.encode("utf-8", "replace").decode() == text

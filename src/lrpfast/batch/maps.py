@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ import numpy as np
 from ..errors import InputError
 from ..output import SLASHES, beside, check_target, replacing
 from .labels import Coord, encoded
-from .optional import needed
+from .sinks.base import check_room, naming, storing
+from .sinks.names import check_names
+from .sinks.zarr import check_place, put_in_place, write_zarr
 
 #: Endings of the files that take several arrays.
 KINDS = (".nc", ".nc4", ".h5", ".hdf5", ".npz", ".zarr")
@@ -47,8 +49,7 @@ def write_maps(
     OSError
         Naming ``path``, when it cannot be written.
     """
-    path = os.fspath(path).rstrip(SLASHES)  # of a store's folder
-    kind = os.path.splitext(path)[1].lower()
+    path, kind = _kind(path)
     kept = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
     for key, (dims, values, _) in kept.items():
         if len(dims) != values.ndim:
@@ -56,23 +57,48 @@ def write_maps(
     if kind == ".zarr":
         _to_zarr(path, kept, coords, attributes)
         return
-    makers = {".nc": _netcdf, ".nc4": _netcdf, ".h5": _hdf5, ".hdf5": _hdf5, ".npz": _npz}
-    if kind not in makers:
-        raise InputError(f"{path}: maps are written to {', '.join(KINDS)}")
     check_target(path)
-    made: Any = makers[kind](path, kept, coords, attributes)
+    with storing(path):
+        made: Any = _MAKERS[kind](path, kept, coords, attributes)
     with replacing(path) as file:
         file.write(made)
 
 
-def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> bytes:
-    from .sinks.netcdf import write_netcdf
+def check_maps(path: str, names: Collection[str], dims: Collection[str], coords: Mapping[str, Coord]) -> None:
+    """Before any work: the error that `write_maps` would raise for these names, coordinates and their attributes.
 
-    netcdf = needed("netCDF4", path)
+    The coordinates are written, to nowhere, beside arrays of these names that hold nothing.
+    """
+    path, kind = _kind(path)
+    for key in (*coords, *dims):
+        if key in names:
+            raise InputError(f"{path}: the input has a coordinate or dimension {key!r}, as statistics do; rename it")
+    empty = {name: Coord((), np.zeros(()), {}) for name in names}
+    with tempfile.TemporaryDirectory() as folder, naming(path, folder), storing(path):
+        if kind == ".zarr":
+            check_place(path)
+            write_zarr(folder, empty, coords, {}, path)
+        else:
+            _MAKERS[kind](path, empty, coords, {})
+
+
+def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """A path without slashes at its end, as a store's folder may have, and its ending; InputError for another one."""
+    path = os.fspath(path).rstrip(SLASHES)
+    kind = os.path.splitext(path)[1].lower()
+    if kind not in KINDS:
+        raise InputError(f"{path}: maps are written to {', '.join(KINDS)}")
+    return path, kind
+
+
+def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> bytes:
+    from .sinks.netcdf import dataset, write_netcdf
+
     # the library writes to files by name only; what it makes in memory has gaps of whatever was there before
     with tempfile.TemporaryDirectory() as folder:
         place = os.path.join(folder, "maps.nc")
-        with netcdf.Dataset(place, "w", format="NETCDF4") as file:
+        check_room(place, [*arrays.values(), *coords.values()], 0)
+        with dataset(place, path) as file:
             write_netcdf(file, arrays, coords, attributes, path)
         with open(place, "rb") as made:
             return made.read()
@@ -92,9 +118,8 @@ def _hdf5(
 
 
 def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> memoryview:
+    check_names(path, "npz", arrays, coords)
     every = {**{key: encoded(key, coord) for key, coord in coords.items()}, **arrays}
-    if len(every) < len(arrays) + len(coords) or "metadata" in every:
-        raise InputError(f"{path}: an array and a coordinate have the same name, or one is called 'metadata'")
     notes = {
         "dims": {key: list(value.dims) for key, value in every.items()},
         "attrs": {key: {n: str(v) for n, v in value.attrs.items()} for key, value in every.items() if value.attrs},
@@ -107,12 +132,9 @@ def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attri
 
 
 def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> None:
-    from .sinks.base import naming
-    from .sinks.zarr import check_place, put_in_place, write_zarr
-
     check_place(path)
     partial = beside(path, "part")
-    with naming(path, partial):
+    with naming(path, partial), storing(path):
         shutil.rmtree(partial, ignore_errors=True)
         os.mkdir(partial)
         try:
@@ -121,3 +143,6 @@ def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], a
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+_MAKERS = {".nc": _netcdf, ".nc4": _netcdf, ".h5": _hdf5, ".hdf5": _hdf5, ".npz": _npz}

@@ -174,22 +174,28 @@ class Gridded(Sink):
         self._sink, self._mask, self._places = sink, np.asarray(mask, bool), np.flatnonzero(mask)
         self._grid: np.ndarray | None = None  # used again: what is outside the mask stays NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
+        self.array = sink.array
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
-        self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype)
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
+        self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))
 
     def _open(self, there: bool) -> None:
-        labels = self._labels  # of a `Masked` source, or of its grid
-        grid = labels.grid if labels is not None and labels.grid is not None else labels
+        grid = _of_grid(self._labels)
         shape: RowsShape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
         self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, there)
 
-    def write(self, first: int, rows: np.ndarray) -> None:
+    def write(self, first: int, rows: np.ndarray) -> int:
         if self._grid is None or len(self._grid) < len(rows):
             self._grid = scatter(rows, self._mask)
         else:
             _put(rows, self._places, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
-        self._sink.write(first, self._grid[: len(rows)])
+        return self._sink.write(first, self._grid[: len(rows)])
+
+    def checksum(self, first: int, stop: int) -> int | None:
+        return self._sink.checksum(first, stop)
+
+    def frame(self) -> int:
+        return self._sink.frame()
 
     def flush(self) -> None:
         self._sink.flush()
@@ -202,3 +208,8 @@ class Gridded(Sink):
 
     def discard(self) -> None:
         self._sink.discard()
+
+
+def _of_grid(labels: Labels | None) -> Labels | None:
+    """The labels of a grid, of those of a `Masked` source or of its grid."""
+    return labels.grid if labels is not None and labels.grid is not None else labels

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from types import ModuleType
+from typing import Any
 
 from ..errors import MissingPackageError
 
@@ -18,3 +21,11 @@ def needed(package: str, what: str) -> ModuleType:
     except ImportError:
         name = package.partition(".")[0]
         raise MissingPackageError(f"{what} needs {name}: pip install 'lrpfast[{_EXTRA[name]}]'", name=name) from None
+
+
+def open_netcdf(path: str, what: str, mode: str = "r", **options: Any) -> Any:
+    """A ``netCDF4.Dataset`` of a path in any bytes: the package knows only those that are text in one encoding."""
+    dataset = needed("netCDF4", what).Dataset
+    if sys.platform == "win32":
+        return dataset(path, mode, **options)
+    return dataset(os.fsencode(path).decode("latin-1"), mode, encoding="latin-1", **options)

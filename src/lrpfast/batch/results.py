@@ -10,17 +10,22 @@ import numpy as np
 from ..errors import InputError
 from ..output import SLASHES, check_target
 from .labels import Coord, Labels, for_relevance
-from .maps import KINDS, write_maps
+from .maps import KINDS, check_maps, write_maps
 from .masks import on_grid, scatter
 from .statistics import Statistics
 
+#: The arrays of a file of statistics; those of quantiles are not in every one.
+RESULTS = ("group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", "q", "quantile")
 
-def check_statistics(path: str) -> None:
-    """InputError or OSError, before any work, unless statistics can be written there."""
+
+def check_statistics(path: str, shape: tuple[int, ...], labels: Labels | None, grid: np.ndarray | None) -> None:
+    """InputError or OSError, before any work, unless statistics of maps of this shape can be written there."""
     if os.path.splitext(path.rstrip(SLASHES))[1].lower() not in KINDS:
         raise InputError(f"{path}: statistics are written to {', '.join(KINDS)}")
     if not path.rstrip(SLASHES).endswith(".zarr"):
         check_target(path)
+    dims, coords = _of_maps(shape, labels, grid)
+    check_maps(path, RESULTS, dims, coords)
 
 
 def save_statistics(
@@ -32,12 +37,8 @@ def save_statistics(
     record: dict[str, str],
 ) -> None:
     """Write every result of ``made`` with the input's coordinates, on the grid where the features come from one."""
-    if grid is not None and labels is not None:
-        labels = labels.grid
-    of_maps = for_relevance(labels, (None, *on_grid(made.shape, grid)))
-    samples, dims = of_maps.dims[0], of_maps.dims[1:]
+    dims, coords = _of_maps(made.shape, labels, grid)
     arrays = made.to_dict(dims[: len(made.shape)], quantiles)
-    coords = {key: coord for key, coord in of_maps.coords.items() if samples not in coord.dims}
     on, values = arrays.pop("group")
     coords["group"] = Coord(on, values, {"long_name": "group of samples"})
     if quantiles:
@@ -55,3 +56,14 @@ def save_statistics(
             for key, (on, values) in arrays.items()
         }
     write_maps(path, arrays, coords, record)
+
+
+def _of_maps(
+    shape: tuple[int, ...], labels: Labels | None, grid: np.ndarray | None
+) -> tuple[tuple[str, ...], dict[str, Coord]]:
+    """The dimensions of maps and the input's coordinates that lie on them."""
+    if grid is not None and labels is not None:
+        labels = labels.grid
+    of_maps = for_relevance(labels, (None, *on_grid(shape, grid)))
+    samples, dims = of_maps.dims[0], of_maps.dims[1:]
+    return dims, {key: coord for key, coord in of_maps.coords.items() if samples not in coord.dims}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
+from ..engine.exact import IndistinctError
 from ..engine.growth import COUNTS, texts, warn
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
@@ -25,9 +26,10 @@ from .apart import check_apart
 from .bounds import told_outside
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
-from .journal import ANEW, Journal, joined, locked
+from .journal import ANEW, EXACT, Journal, joined, locked
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .results import check_statistics, save_statistics
+from .resume import Sum, check_free, damaged, remove_earlier, write_again
 from .sinks import Sink, open_sink
 from .sources import Source, open_source, split
 from .statistics import Statistics, shares_of
@@ -206,8 +208,6 @@ class _Statistics:
             raise InputError(
                 "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"
             )
-        if self.path is not None:
-            check_statistics(self.path)
         self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
         self.total: Statistics | None = self.new() if self.wanted else None
 
@@ -246,14 +246,17 @@ class Run:
         self.record = job.record
         self._paths = paths = [p for p in (None if sink is None else sink.path, made.path) if p is not None]
         self._resume, self._overwrite, self._shared, self._auto = resume, overwrite, shared, auto
-        same = data.fingerprint is not None  # can the same input be told again?
-        resumable = bool(paths) and (sink is None or sink.resumable) and same
+        self._sums: list[Sum] = []
+        self._damaged: list[Sum] = []
+        self._alone = self._not_resumable()
         most = 0 if made.total is None else made.total._state_bytes(job.samples or 0)
-        self._journal = Journal(paths[0], self._settings(), most) if resumable else None
+        self._journal = Journal(paths[0], self._settings(), most) if paths and self._alone is None else None
         self._noted = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
-            sink.check((job.samples, *job.map_shape), job.dtype)
+            sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
+        if made.path is not None:
+            check_statistics(made.path, job.map_shape, data.labels, grid)
 
     @property
     def count(self) -> int:
@@ -266,11 +269,24 @@ class Run:
         ends = [0, *(end for part in self.done for end in part), self.job.samples]
         return [(first, stop) for first, stop in zip(ends[::2], ends[1::2], strict=True) if stop > first]
 
+    def _not_resumable(self) -> str | None:
+        """Why no other run can go on where this one stops; None where one can."""
+        if self.sink is not None and not self.sink.resumable:
+            return "rows that are given to a function are gone"
+        if self.data.fingerprint is None:
+            return "its input is read only once"
+        try:
+            self.job.digest  # noqa: B018 - whether there is one
+        except IndistinctError as error:
+            return f"its target holds {error}, which nothing tells from another"
+        return None
+
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a run to go on where another stopped."""
         backend = self.job.analyzer._backend
         settings: dict[str, Any] = {
             **self.record,
+            EXACT: self.job.digest,
             "device": f"{backend.name} {backend.describe().get('instruction set', '')}".strip(),
             "input": self.data.fingerprint,
             CHUNK: self.rows,
@@ -303,6 +319,7 @@ class Run:
             self.rows = journal.settings[CHUNK]
             self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
             self.counts = {**self.counts, **journal.counters}
+            self._sums = journal.sums
             self.made.restart(journal.state)
         # an earlier run may have been killed in its last moment, with its outputs in their places
         whole = found and not self.missing()
@@ -311,10 +328,10 @@ class Run:
         )
         for path in self._paths:
             own = whole and (sink is None or named or path != sink.path)
-            if os.path.lexists(path) and not own and not self._overwrite:
-                raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
-        if journal is not None and not found and os.path.exists(journal.path):
-            journal.remove()  # the run is to begin anew
+            if os.path.lexists(path) and not own:
+                check_free(path, sink, self._overwrite)
+        if not found and self._paths:
+            remove_earlier(self._paths[0], self._resume, self._alone)
         if named:
             self.sink = sink = None
         if found and sink is not None and not os.path.exists(sink.partial or ""):
@@ -327,10 +344,15 @@ class Run:
                 prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
                 sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, found)
             if journal is not None and not found:
-                journal.note([], {}, {})
-        except OSError:
+                journal.frame = 0 if sink is None else sink.frame()
+                journal.note([], {}, {}, [])
+            elif journal is not None and sink is not None:
+                self._damaged = damaged(sink, journal.frame, self._sums)
+        except BaseException as error:
             if not found:
                 self._give_up()
+            elif isinstance(error, InputError) and ANEW not in str(error):
+                raise InputError(f"{error}; {ANEW}") from None
             raise
 
     def all(self, tell: Callable[[int], object], client: Any = None) -> None:
@@ -345,6 +367,10 @@ class Run:
 
     def _explain(self, tell: Callable[[int], object], client: Any) -> None:
         try:
+            if self.sink is not None and self._sums:
+                # what was noted first and last is a sample of whether this run computes the same; workers may be others
+                ends = [] if client is not None else [self._sums[0], self._sums[-1]]
+                write_again(self.sink, self.job, self.data, [*self._damaged, *ends])
             if client is None:
                 self._chunks(tell)
             else:
@@ -414,15 +440,22 @@ class Run:
         if first != (self.done[0][1] if self.done else 0):
             return  # the chunk before it could not be written
         stop = first + len(made.relevance)
-        if self.sink is not None:
-            self.sink.write(first, made.relevance)
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, made.relevance))]
         if self.made.total is not None:
             self.made.total.update(first, made.relevance, made.group)
         self.data.done(stop)
-        self.took(first, stop, made.counts, tell)
+        self.took(first, stop, made.counts, sums, tell)
 
-    def took(self, first: int, stop: int, counts: dict[str, int], tell: Callable[[int], object]) -> None:
-        """Count samples that are written, and note what is done every few seconds."""
+    def took(
+        self,
+        first: int,
+        stop: int,
+        counts: dict[str, int],
+        sums: list[Sum],
+        tell: Callable[[int], object],
+    ) -> None:
+        """Count samples that are written with these checksums, and note what is done every few seconds."""
+        self._sums.extend(sums)
         self.counts = {key: number + counts[key] for key, number in self.counts.items()}
         self.done = joined([*self.done, [first, stop]])
         if time.monotonic() - self._noted > self._pause:
@@ -436,7 +469,7 @@ class Run:
         if self.sink is not None:
             self.sink.flush()
         state = {} if self.made.total is None else self.made.total.state()
-        self._journal.note(self.done, self.counts, state)
+        self._journal.note(self.done, self.counts, state, self._sums)
         self._noted = time.monotonic()
         self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._noted - begin))
 
@@ -448,7 +481,7 @@ def _progress(
     """A progress bar on a terminal's standard error; nothing elsewhere; or the caller's own function."""
     if callable(wanted):
         yield wanted
-    elif not wanted or not sys.stderr.isatty():
+    elif not wanted or sys.stderr is None or not sys.stderr.isatty():
         yield lambda count: None
     else:
         from tqdm import tqdm

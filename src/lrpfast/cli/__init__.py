@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,9 +19,7 @@ class UsageError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without → or γ shows ?
+    _ready_streams()
     try:
         from .arguments import make_parser, with_negatives  # a moment, in which Ctrl-C may come
 
@@ -43,6 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = "out of memory"
     print(f"lrpfast: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _ready_streams() -> None:
+    """Let what is printed go somewhere, whatever standard output and error are."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed (2>&-): else the next file opened has its number, and gets its words
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            while (null := os.open(os.devnull, os.O_RDWR)) < number:
+                pass
+            if null > number:
+                os.close(null)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without → or γ shows ?
 
 
 def _as_options(message: str) -> str:

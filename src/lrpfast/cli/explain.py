@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
         picture = picture_of(arguments, analyzer, data)
         with terminable(), _told(*outputs), warnings.catch_warnings():
             warnings.simplefilter("ignore", BoundsWarning)  # told below, in one line
+            warnings.showwarning = _warn
             done = analyzer.stream(
                 arguments.inputs,
                 arguments.output,
@@ -64,6 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"lrpfast: warning: {told_outside(done.outside, done.values)}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning in the command's words, without the place in the code that Python shows."""
+    print(f"lrpfast: warning: {message}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace, done: Streamed) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..rules import Pass, Rule
+from ..rules.rule import digits
 
 if TYPE_CHECKING:
     from .analyzer import Analyzer
@@ -18,7 +19,7 @@ def array_text(array: np.ndarray) -> str:
     """``array (3,) float64 0f3a…``: enough to tell it from another."""
     array = np.ascontiguousarray(array)
     if array.size == 1 and array.dtype.kind in "fiub":
-        return f"{array.item():g}"
+        return digits(array.item()) if array.dtype.kind == "f" else str(array.item())
     mark = hashlib.blake2b(array.reshape(-1).view(np.uint8), digest_size=8).hexdigest()
     return f"array {array.shape} {array.dtype} {mark}"
 
@@ -43,13 +44,22 @@ def rule_text(rule: Rule) -> str:
         value = getattr(rule, f.name)
         if isinstance(value, np.ndarray):
             value = array_text(value)
-        shown.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
+        shown.append(f"{f.name}={digits(value)}" if isinstance(value, float) else f"{f.name}={value}")
     return f"{rule.name}({', '.join(shown)})" if shown else rule.name
 
 
 def _canonized(canonize: bool, kept: list[str]) -> str:
     """Whether batch normalization is folded, and which is not since it has a rule of its own."""
     return "false" if not canonize else "true" + (f", but {', '.join(kept)}" if kept else "")
+
+
+def deciding(analyzer: Analyzer) -> tuple[Any, ...]:
+    """All that decides an analyzer's relevances besides model and target, as it is: what `exact` takes."""
+    assigned = analyzer._composite.assign(analyzer.model)
+    rules = sorted(assigned.rules.items()), sorted(assigned.activations.items())
+    asked = analyzer._start_at, analyzer._y_ref, analyzer._range, analyzer._rectify, analyzer._mask_nan
+    canonized = bool(analyzer._composite.canonize)
+    return rules, asked, analyzer.precision, canonized, analyzer.stripped
 
 
 def record(analyzer: Analyzer) -> dict[str, str]:

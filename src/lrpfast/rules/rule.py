@@ -76,6 +76,12 @@ def number(value: Any, what: str) -> float:
     return float(value)
 
 
+def digits(value: float) -> str:
+    """A number in as few digits as tell it from every other: ``1e-06``, ``0.25000004``."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
+
+
 @dataclass(frozen=True)
 class Stabilizer:
     """What keeps a denominator away from zero.
@@ -109,7 +115,7 @@ class Stabilizer:
     __repr__ = short
 
     def __str__(self) -> str:
-        return f"{self.value:g}·sign" if self.kind == "sign" else f"{self.value:g} where z = 0"
+        return f"{digits(self.value)}·sign" if self.kind == "sign" else f"{digits(self.value)} where z = 0"
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError, ShapeError
-from ...output import beside, check_target, on_disk, take_place
-from ..labels import Coord, Labels, for_relevance
-from ..offsets import write_at
+from ...errors import InputError, LrpfastError, ShapeError
+from ...output import beside, check_target, on_disk, sync, take_place
+from ..labels import Coord, Labels, encoded, for_relevance
+from ..offsets import read_at, write_at
+from .names import check_names
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
@@ -28,6 +30,8 @@ class Sink:
         For messages.
     path : str or None
         None where rows go to a function.
+    array : str or None
+        What the rows are called in the output, where it has names.
     partial : str or None
         Where rows are until the output is whole.
     resumable : bool
@@ -36,11 +40,15 @@ class Sink:
 
     name: str
     path: str | None = None
+    array: str | None = None
     partial: str | None = None
     resumable: bool = False
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:  # noqa: B027
-        """Before any work: InputError or OSError unless an array of this shape can be written."""
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:  # noqa: B027
+        """Before anything is created: InputError or OSError unless an array of this shape can be written.
+
+        With the input's names and coordinates, where the format has room for them.
+        """
 
     def begin(
         self,
@@ -93,12 +101,34 @@ class Sink:
         placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
         return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
+    def _check_described(self, kind: str, shape: RowsShape, labels: Labels | None) -> None:
+        """InputError unless files of this format hold the array with these labels."""
+        described = for_relevance(labels, shape)
+        arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
+        check_names(self.name, kind, arrays, described.coords)
+        for key, coord in described.coords.items():
+            encoded(key, coord)
+
     def _gone(self) -> InputError:
         """The error where a run is to go on with a partial output that is not there."""
         return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
 
-    def write(self, first: int, rows: np.ndarray) -> None:
-        """Rows from ``first`` on; OSError that names the output when the disk is full, with the rows so far kept."""
+    def write(self, first: int, rows: np.ndarray) -> int:
+        """Rows from ``first`` on; returns the checksum of their bytes in the output.
+
+        Raises
+        ------
+        OSError
+            Naming the output, when the disk is full, with the rows so far kept.
+        """
+        raise NotImplementedError
+
+    def checksum(self, first: int, stop: int) -> int | None:
+        """The checksum of these rows as the partial output has them now; None where it does not have them all."""
+        raise NotImplementedError
+
+    def frame(self) -> int:
+        """The checksum of all that the partial output has besides rows."""
         raise NotImplementedError
 
     def flush(self) -> None:  # noqa: B027
@@ -132,8 +162,9 @@ class CallbackSink(Sink):
         if there:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
-    def write(self, first: int, rows: np.ndarray) -> None:
+    def write(self, first: int, rows: np.ndarray) -> int:
         self._function(first, rows.copy())  # which it may keep: the rows' own place is used again
+        return 0
 
     def finish(self) -> None:
         """The function has had every row."""
@@ -152,12 +183,12 @@ class FileSink(Sink):
     resumable = True
 
     def __init__(self, path: str, dataset: str | None = None) -> None:
-        self.path, self._dataset = path, dataset
+        self.path, self.array = path, dataset
         self.name = path if dataset is None else f"{path}:{dataset}"
         self.partial = beside(path, "part")
         self._file: int | None = None
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
         held = 0  # by a partial output, which a resumed run goes on with and another one replaces
         with contextlib.suppress(OSError):
             held = on_disk(os.stat(self.partial))
@@ -169,12 +200,21 @@ class FileSink(Sink):
             if not there:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.partial)
-                self._create()
+                with storing(self.name):
+                    self._check_room()
+                    self._create()
             elif not os.path.isfile(self.partial):
                 raise self._gone()
             self._offset = self._find()
             self._file = os.open(self.partial, os.O_RDWR | getattr(os, "O_BINARY", 0))
-            self._check_size(self._end)
+            if not there:
+                os.fsync(self._file)
+                sync(os.path.dirname(self.partial))
+
+    def _check_room(self) -> None:
+        variable, coords = self._described(self._shape[0])
+        described = variable._replace(values=np.empty(0))  # its rows are counted apart
+        check_room(self.partial, [described, *coords.values()], (self._shape[0] or 0) * self._row)
 
     def _create(self) -> None:
         """Make the partial file with everything but the rows."""
@@ -184,19 +224,36 @@ class FileSink(Sink):
         """Where in the partial file the rows begin; InputError where it is another file."""
         raise NotImplementedError
 
-    def _check_size(self, done: int) -> None:
-        size, least = os.stat(self.partial).st_size, self._offset + done * self._row
-        if size < least:
-            raise InputError(f"{self.partial}: has {size:,} bytes, too few for the {done} rows that are done")
-
-    def write(self, first: int, rows: np.ndarray) -> None:
+    def write(self, first: int, rows: np.ndarray) -> int:
         check_rows(self.name, self._shape, first, rows)
+        data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
         if rows.size:
             assert self._file is not None
-            data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
             with self._named():
                 write_at(self._file, data, self._offset + first * self._row)
         self._end = max(self._end, first + len(rows))
+        return zlib.crc32(data)
+
+    def checksum(self, first: int, stop: int) -> int | None:
+        return self._checksum(self._offset + first * self._row, (stop - first) * self._row)
+
+    def frame(self) -> int:
+        """The checksum of all that the partial output has besides rows."""
+        end = self._offset + (self._shape[0] or 0) * self._row
+        rest = self._checksum(0, self._offset)
+        return self._checksum(end, max(0, os.stat(self.partial).st_size - end), rest or 0) or 0
+
+    def _checksum(self, offset: int, size: int, value: int = 0) -> int | None:
+        """That of bytes of the partial file, after others; None where the file ends before them."""
+        with self._named(), open(self.partial, "rb", buffering=0) as file:
+            buffer = memoryview(bytearray(min(size, 1 << 20)))
+            while size:
+                count = read_at(file, buffer[: min(size, len(buffer))], offset)
+                if not count:
+                    return None
+                value = zlib.crc32(buffer[:count], value)
+                offset, size = offset + count, size - count
+        return value
 
     def flush(self) -> None:
         assert self._file is not None
@@ -210,7 +267,7 @@ class FileSink(Sink):
             os.fsync(self._file)  # network disks report a full disk only here
             self.close()
             check_target(self.path)
-            take_place(self.partial, os.path.realpath(self.path))
+            take_place(self.partial, os.path.realpath(self.path))  # which syncs the folder too
 
     def _complete(self) -> None:  # noqa: B027
         """What is known only at the end."""
@@ -237,17 +294,62 @@ def little(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name: else "<" and "=" differ for netCDF4
 
 
-def check_names(name: str, arrays: Collection[str], coords: Collection[str]) -> None:
-    """InputError where an array and a coordinate of the input have the same name."""
-    for key in coords:
-        if key in arrays:
-            raise InputError(f"{name}: a coordinate of the input is called {key!r} too; give the output another name")
-
-
 def check_rows(name: str, shape: RowsShape, first: int, rows: np.ndarray) -> None:
     """ShapeError unless rows from ``first`` on are part of an array of this shape."""
     if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
         raise ShapeError(f"{name}: rows from {first} on of shape {rows.shape} do not fit {shape}")
+
+
+@contextlib.contextmanager
+def storing(name: str) -> Iterator[None]:
+    """InputError where a format's library refuses a coordinate or an attribute of the input."""
+    try:
+        yield
+    except (LrpfastError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: coordinates or attributes of the input cannot be written ({error})") from error
+
+
+def check_room(place: str, described: Iterable[Coord], rows: int) -> None:
+    """OSError of the disk unless a new file can be written there, of a format's metadata and so many bytes of rows.
+
+    HDF5 crashes the process, at its next use, where a file cannot be closed since the disk is full: so what it is
+    to write is tried before. The rows are not written, but the file is made as long.
+    """
+    size = 1 << 16
+    for _, values, attrs in described:
+        if values.dtype.kind in "OUT":
+            size += sum(64 + len(str(value).encode("utf-8", "replace")) for value in values.ravel().tolist())
+        else:
+            size += values.nbytes
+        size += 4096 + sum(256 + 2 * len(str(value)) for value in attrs.values())
+    try:
+        with open(place, "xb") as file:
+            while file.tell() < size:
+                file.write(bytes(min(1 << 20, size - file.tell())))
+            file.flush()
+            file.truncate(size + rows)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place)
+
+
+@contextlib.contextmanager
+def from_library(place: str, name: str) -> Iterator[None]:
+    """Around what HDF5 writes into a file: OSError where it fails, in the disk's words where that is the reason.
+
+    HDF5 and NetCDF have one RuntimeError for whatever they meet.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        try:
+            with open(place, "ab") as probe:
+                probe.write(bytes(1 << 20))
+        except OSError as full:
+            raise OSError(full.errno, full.strerror, name) from error
+        raise OSError(f"{name}: cannot be written ({error})") from error
 
 
 @contextlib.contextmanager

@@ -9,33 +9,35 @@ import numpy as np
 
 from ...errors import InputError
 from ..labels import Coord, encoded, plain, with_coordinates
-from .base import FileSink, check_names
+from .base import FileSink, from_library
+from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import RowsShape
+    from ..labels import Labels, RowsShape
 
 
 class Hdf5Sink(FileSink):
     """Rows into a dataset of an HDF5 file of their own."""
 
-    _dataset: str
+    array: str
 
     def __init__(self, path: str, dataset: str | None) -> None:
-        super().__init__(path, (dataset or "relevance").strip("/"))
+        super().__init__(path, array_name(path, dataset, "h5"))
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
         need_samples(self.name, shape)
+        self._check_described("h5", shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
         import h5py
 
         variable, coords = self._described(self._shape[0])
-        with h5py.File(self.partial, "x") as file:
-            write_hdf5(file, {self._dataset: variable}, coords, self._attributes, self.name, late=True)
+        with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
+            write_hdf5(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:
-        return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
+        return find_dataset(self.partial, self.array, self._shape, self._dtype)
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
@@ -84,13 +86,13 @@ def write_hdf5(
     Raises
     ------
     InputError
-        When an array and a coordinate have the same name.
+        For names that it may not hold, or that an array and a coordinate share.
     """
     import h5py
 
+    check_names(name, "h5", arrays, coords)
     file.attrs.update(attributes)
     scales: dict[str, Any] = {}
-    check_names(name, arrays, coords)
     for key, coord in coords.items():
         dims, values, attrs = encoded(key, coord)
         text = h5py.string_dtype() if values.dtype.kind == "U" else None

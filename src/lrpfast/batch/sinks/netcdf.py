@@ -11,48 +11,44 @@ import numpy as np
 
 from ...errors import InputError
 from ..labels import Coord, encoded, plain, with_coordinates
-from ..optional import needed
-from .base import FileSink
+from ..optional import needed, open_netcdf
+from .base import FileSink, from_library
 from .hdf5 import find_dataset, need_samples
+from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import RowsShape
+    from ..labels import Labels, RowsShape
 
 
 class NetcdfSink(FileSink):
     """Rows into a variable of a NetCDF-4 file of their own."""
 
-    _dataset: str
+    array: str
 
     def __init__(self, path: str, variable: str | None) -> None:
-        super().__init__(path, variable or "relevance")
+        super().__init__(path, array_name(path, variable, "nc"))
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
         needed("netCDF4", self.name)
         need_samples(self.name, shape)
         _check_type(self.name, dtype)
+        self._check_described("nc", shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
         variable, coords = self._described(self._shape[0])
-        # the NetCDF library calls a full disk "permission denied": see first whether anything can be written
-        with open(self.partial, "xb") as probe:
-            probe.write(bytes(4096))
-        file = needed("netCDF4", self.name).Dataset(self.partial, "w", format="NETCDF4")
-        with file, _naming(self.name):
-            write_netcdf(file, {self._dataset: variable}, coords, self._attributes, self.name, late=True)
+        with dataset(self.partial, self.name) as file:
+            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
 
     def _find(self) -> int:
-        return find_dataset(self.partial, self._dataset, self._shape, self._dtype)
+        return find_dataset(self.partial, self.array, self._shape, self._dtype)
 
 
 @contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """What the NetCDF library refuses is an OSError of the output."""
-    try:
-        yield
-    except (RuntimeError, AttributeError) as error:
-        raise OSError(f"{name}: cannot be written ({error})") from error
+def dataset(place: str, name: str) -> Iterator[Any]:
+    """A new NetCDF file; OSError where it cannot be written."""
+    with from_library(place, name), open_netcdf(place, name, "w", format="NETCDF4") as file:
+        yield file
 
 
 def _check_type(name: str, dtype: np.dtype) -> None:
@@ -85,13 +81,14 @@ def write_netcdf(
     InputError
         For names and values that NetCDF does not take, and arrays that disagree about a dimension's size.
     """
+    check_names(name, "nc", arrays, coords)
     file.set_fill_off()  # nothing is written twice
     file.setncattr("Conventions", "CF-1.8")
     file.setncatts(dict(attributes))
     made = {key: encoded(key, coord) for key, coord in coords.items()}
     for key in arrays:
-        if key in made or any(key in array.dims for array in arrays.values()) or "/" in key:
-            raise InputError(f"{name}: {key!r} is a coordinate or no name of a variable; give the output another name")
+        if any(key in array.dims for array in arrays.values()):
+            raise InputError(f"{name}: {key!r} is a dimension of the input; give the output another name")
     for key, (dims, values, _) in (*made.items(), *arrays.items()):
         for dim, size in zip(dims, values.shape, strict=True):
             if dim not in file.dimensions:
@@ -115,7 +112,7 @@ def write_netcdf(
 def _write(file: Any, key: str, coord: Coord, name: str) -> None:
     dims, values, attrs = coord
     if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+        values = np.char.decode(values, "utf-8", "backslashreplace")
     _check_type(name, values.dtype)
     if values.dtype.kind == "b":
         values = values.astype(np.int8)

@@ -6,24 +6,24 @@ JSON, and one file of plain little-endian numbers for each chunk.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import shutil
-import sys
+import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
-from ...output import SLASHES, beside, check_free, check_target, on_disk
+from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
 from ..labels import Coord, encoded, plain, with_coordinates
-from .base import Sink, check_names, check_rows, little, naming
+from .base import Sink, check_rows, little, naming, storing
+from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import RowsShape
+    from ..labels import Labels, RowsShape
 
 
 class ZarrSink(Sink):
@@ -32,17 +32,18 @@ class ZarrSink(Sink):
     resumable = True
 
     path: str
+    array: str
     partial: str
 
     def __init__(self, path: str, array: str | None) -> None:
-        self.path, self._array = path.rstrip(SLASHES), (array or "relevance").strip("/")
-        self.name = f"{self.path}:{self._array}"
+        self.path = path.rstrip(SLASHES)
+        self.array = array_name(self.path, array, "zarr")
+        self.name = f"{self.path}:{self.array}"
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
 
-    def check(self, shape: RowsShape, dtype: np.dtype) -> None:
-        if "/" in self._array:
-            raise InputError(f"{self.name}: the array lies at the top of its store; give it a name without '/'")
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
+        self._check_described("zarr", shape, labels)
         check_place(self.path)
         # another run replaces what a partial output holds, a resumed run goes on with it
         held = sum(on_disk(entry.stat()) for entry in os.scandir(self._inside)) if self._there else 0
@@ -51,7 +52,7 @@ class ZarrSink(Sink):
 
     @property
     def _inside(self) -> str:
-        return os.path.join(self.partial, self._array)
+        return os.path.join(self.partial, _folder(self.array))
 
     @property
     def _there(self) -> bool:
@@ -64,60 +65,103 @@ class ZarrSink(Sink):
                     shutil.rmtree(self.partial)
                 os.mkdir(self.partial)
                 self._describe(self._shape[0] or 0)
+                sync(os.path.dirname(self.partial))
             elif not self._there:
                 raise self._gone()
             else:
-                self._check_partial(self._end)
+                self._check_partial()
 
     def _describe(self, samples: int) -> None:
         """The metadata and coordinates, for as many samples."""
         variable, coords = self._described(samples)
         chunks = (self._rows, *self._shape[1:])
-        write_zarr(self.partial, {self._array: variable}, coords, self._attributes, self.name, chunks)
+        with storing(self.name):
+            write_zarr(self.partial, {self.array: variable}, coords, self._attributes, self.name, chunks)
 
-    def _check_partial(self, done: int) -> None:
-        with open(os.path.join(self._inside, ".zarray"), encoding="utf-8") as file:
-            found = json.load(file)
+    def _check_partial(self) -> None:
         chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
         wanted = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
-        if found != wanted:
-            raise InputError(f"{self.partial}: holds {found['dtype']} of shape {found['shape']} in other chunks")
-        for chunk in range(-(-done // self._rows)):
-            if not os.path.isfile(self._file(chunk)):
-                raise InputError(f"{self.partial}: the file {self._file(chunk)} of rows that are done is not there")
+        try:
+            with open(os.path.join(self._inside, ".zarray"), encoding="utf-8") as file:
+                found = json.load(file)
+            if found != wanted:
+                raise InputError(f"{self.partial}: holds {found['dtype']} of shape {found['shape']} in other chunks")
+        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as error:
+            raise InputError(f"{self.partial}: is not the partial output of a run ({error})") from None
 
     def _file(self, chunk: int) -> str:
         return os.path.join(self._inside, ".".join([str(chunk), *"0" * (len(self._shape) - 1)]))
 
-    def write(self, first: int, rows: np.ndarray) -> None:
+    def write(self, first: int, rows: np.ndarray) -> int:
         check_rows(self.name, self._shape, first, rows)
+        rows = np.ascontiguousarray(rows, self._dtype)
         if rows.size:
             with naming(self.path, self.partial):
-                for chunk in range(first // self._rows, -(-(first + len(rows)) // self._rows)):
+                for chunk in self._chunks(first, first + len(rows)):
                     self._write_chunk(chunk, first - chunk * self._rows, rows)
         self._end = max(self._end, first + len(rows))
+        return zlib.crc32(rows.reshape(-1).view(np.uint8).data)
+
+    def _chunks(self, first: int, stop: int) -> range:
+        return range(first // self._rows, -(-stop // self._rows))
 
     def _write_chunk(self, chunk: int, at: int, rows: np.ndarray) -> None:
         """Put into a chunk what of the rows belongs to it; they begin at its row ``at``, which may be below 0."""
-        place, dtype = self._file(chunk), self._dtype
+        place = self._file(chunk)
         begin, end = max(0, at), min(self._rows, at + len(rows))
         part = rows[begin - at : end - at]
         if begin == 0 and end == self._rows:
-            whole = np.ascontiguousarray(part, dtype)
+            whole = part
         else:
-            whole = np.full((self._rows, *self._shape[1:]), _fill(dtype), dtype)
-            with contextlib.suppress(FileNotFoundError):  # other rows of the chunk that were written before
-                whole = np.fromfile(place, dtype).reshape(whole.shape)
+            before = self._read_chunk(chunk)  # other rows of the chunk that were written before
+            shape, fill = (self._rows, *self._shape[1:]), _fill(self._dtype)
+            whole = np.full(shape, fill, self._dtype) if before is None else before
             whole[begin:end] = part
         with open(f"{place}.part", "wb") as file:
             file.write(whole.reshape(-1).view(np.uint8).data)
         os.replace(f"{place}.part", place)
         self._unsynced.append(place)
 
+    def _read_chunk(self, chunk: int) -> np.ndarray | None:
+        """What is in a chunk; None where it is not there or was cut."""
+        shape = (self._rows, *self._shape[1:])
+        try:
+            found = np.fromfile(self._file(chunk), self._dtype)
+        except FileNotFoundError:
+            return None
+        return found.reshape(shape) if found.size == math.prod(shape) else None
+
+    def checksum(self, first: int, stop: int) -> int | None:
+        value = 0
+        if not math.prod(self._shape[1:]):
+            return value  # nothing is written of rows without values
+        with naming(self.path, self.partial):
+            for chunk in self._chunks(first, stop):
+                rows = self._read_chunk(chunk)
+                if rows is None:
+                    return None
+                at = chunk * self._rows
+                rows = rows[max(0, first - at) : stop - at]
+                value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
+        return value
+
+    def frame(self) -> int:
+        """The checksum of all that the partial output has besides rows."""
+        value = 0
+        with naming(self.path, self.partial):
+            for folder, folders, files in os.walk(self.partial):
+                folders.sort()
+                for name in sorted(files):
+                    if folder == self._inside and not name.startswith(".z"):
+                        continue
+                    with open(os.path.join(folder, name), "rb") as file:
+                        value = zlib.crc32(file.read(), zlib.crc32(name.encode(), value))
+        return value
+
     def flush(self) -> None:
         with naming(self.path, self.partial):
             for place in (*self._unsynced, self._inside):
-                _sync(place)
+                sync(place)
         self._unsynced.clear()
 
     def finish(self) -> None:
@@ -147,6 +191,7 @@ def put_in_place(path: str, partial: str) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.rename(target, old)
     os.rename(partial, target)
+    sync(os.path.dirname(target))
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -172,7 +217,7 @@ def write_zarr(
     name: str,
     chunks: tuple[int, ...] | None = None,
 ) -> None:
-    """Arrays, their coordinates, and the group's attributes, as xarray lays them out.
+    """Arrays, their coordinates, and the group's attributes, as xarray lays them out; on the disk when it returns.
 
     Parameters
     ----------
@@ -188,11 +233,11 @@ def write_zarr(
     Raises
     ------
     InputError
-        When an array and a coordinate have the same name.
+        For names that it may not hold, or that an array and a coordinate share.
     """
     notes: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
+    check_names(name, "zarr", arrays, coords)
     made = {key: encoded(key, coord) for key, coord in coords.items()}
-    check_names(name, arrays, made)
     for key, (dims, values, attrs) in (*made.items(), *arrays.items()):
         late = chunks is not None and key in arrays
         kept = [max(1, n) for n in (chunks if late else values.shape)]  # type: ignore[union-attr]
@@ -202,13 +247,27 @@ def write_zarr(
         listed = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
         notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, kept)
         notes[f"{key}/.zattrs"] = {**listed, "_ARRAY_DIMENSIONS": list(dims)}
-        os.makedirs(os.path.join(folder, key), exist_ok=True)
+        os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
         if not late and values.size:
-            with open(os.path.join(folder, key, ".".join(["0"] * max(1, values.ndim))), "wb") as file:
+            with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
                 file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
+                _sync_open(file)
     for place, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
-        with open(os.path.join(folder, place), "w", encoding="utf-8", newline="\n") as file:
+        with open(os.path.join(folder, _folder(place)), "w", encoding="utf-8", newline="\n") as file:
             json.dump(value, file, indent=1)
+            _sync_open(file)
+    for place in (*(os.path.join(folder, _folder(key)) for key in (*made, *arrays)), folder):
+        sync(place)
+
+
+def _folder(name: str) -> str:
+    """An array's folder, whose name is UTF-8 whatever the locale's encoding."""
+    return os.fsdecode(name.encode())
+
+
+def _sync_open(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> dict[str, Any]:
@@ -219,13 +278,3 @@ def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> d
 
 def _fill(dtype: np.dtype) -> Any:
     return np.nan if dtype.kind == "f" else 0
-
-
-def _sync(place: str) -> None:
-    if sys.platform == "win32" and os.path.isdir(place):
-        return  # no folder can be opened there, and only what is open for writing can be synced
-    file = os.open(place, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

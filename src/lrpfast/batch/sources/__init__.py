@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, InputNotFoundError, LrpfastError, MissingPackageError
+from ...output import in_utf8
 from .base import Source
 from .mapped import MAGIC, open_array, open_npy
 
@@ -118,7 +119,7 @@ def _guarded(path: str) -> Iterator[None]:
 def _open_path(given: str) -> Source:
     path, inside = split(given)
     with _guarded(path):
-        return _open_file(path, inside)
+        return _open_file(path, None if inside is None else in_utf8(inside))
 
 
 def _open_file(path: str, inside: str | None) -> Source:

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import InputError
 from ..cf import PACKED, Packing
 from ..labels import Coord, Labels, collect, of_file, words
-from ..optional import needed
+from ..optional import needed, open_netcdf
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
 
@@ -20,11 +20,11 @@ class NetcdfSource(FileSource):
     """Rows of a variable as `Packing` unpacks them: NaN where a value is missing."""
 
     def __init__(self, path: str, variable: str | None) -> None:
-        netcdf = needed("netCDF4", path)
+        needed("netCDF4", path)
         state = state_of(path)
         check_size(path)
         try:
-            self._file = netcdf.Dataset(os.path.abspath(path), "r")  # which is no address of the network
+            self._file = open_netcdf(path, path)
         except (OSError, RuntimeError) as error:
             raise InputError(f"{path}: damaged, truncated or locked NetCDF file ({error})") from None
         try:

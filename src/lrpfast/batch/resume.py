@@ -1,0 +1,87 @@
+"""What a run finds where it is to write: files of others, an unfinished run, and whether what that wrote is whole."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .journal import ANEW, Journal
+from .results import RESULTS
+from .sinks import Sink
+from .sinks.contents import check_replaced
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .sources import Source
+
+#: (first, stop, checksum) of rows of an output.
+Sum = tuple[int, int, int]
+
+
+def check_free(path: str, sink: Sink | None, overwrite: bool) -> None:
+    """InputError unless what lies at an output's place may be replaced: never more than what is named."""
+    if sink is not None and path == sink.path:
+        check_replaced(path, () if sink.array is None else (sink.array,), f"{sink.array!r} and its coordinates")
+    else:
+        check_replaced(path, RESULTS, "statistics")
+    if not overwrite:
+        raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
+
+
+def remove_earlier(path: str, resume: bool, why: str | None) -> None:
+    """A run begins anew: what is noted of an unfinished one beside its output goes, unless that has to be asked for.
+
+    Parameters
+    ----------
+    path : str
+    resume : bool
+        Whether the run would go on with an unfinished one.
+    why : str or None
+        Why it cannot.
+    """
+    earlier = Journal(path, {})
+    if os.path.exists(earlier.path):
+        if resume:
+            raise InputError(
+                f"{path}: an unfinished run lies beside it, and that this run is the same cannot be told: {why}; {ANEW}"
+            )
+        earlier.remove()
+
+
+def damaged(sink: Sink, frame: int, sums: Iterable[Sum]) -> list[Sum]:
+    """The rows that are no longer as an earlier run wrote them, of which a warning tells.
+
+    Raises
+    ------
+    InputError
+        Where more is damaged than rows.
+    """
+    if sink.frame() != frame:
+        raise InputError(f"{sink.partial}: was changed since an unfinished run wrote it; {ANEW}")
+    found = [part for part in sums if sink.checksum(part[0], part[1]) != part[2]]
+    if found:
+        count = sum(stop - first for first, stop, _ in found)
+        told = f"{count:,} samples are no longer as an unfinished run wrote them, and are explained again"
+        warnings.warn(f"{sink.path}: {told}", UserWarning, stacklevel=7)
+    return found
+
+
+def write_again(sink: Sink, job: Job, data: Source, sums: Iterable[Sum]) -> None:
+    """Explain rows that an earlier run has counted, and write them once more.
+
+    Raises
+    ------
+    InputError
+        Where they come out as others: an input may be another, whatever its time of change says.
+    """
+    for first, stop, value in sorted(set(sums)):
+        explained = job.explain(first, data.read(first, stop))
+        if sink.write(first, explained.relevance) != value:
+            raise InputError(
+                f"{sink.path}: samples {first} to {stop - 1} had other relevances in the unfinished run, by the same "
+                f"settings: the input, or what a package computes, has changed meanwhile; {ANEW}"
+            )
+    sink.flush()

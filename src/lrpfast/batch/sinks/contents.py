@@ -1,0 +1,129 @@
+"""What an output that is there already holds, so that replacing it takes away nothing but what is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from ...errors import InputError
+from ..optional import open_netcdf
+
+#: What makes a Zarr store of folders and their files.
+_ZARR_METADATA = (".zgroup", ".zattrs", ".zmetadata", ".zarray", "zarr.json")
+#: The name of a dimension in NetCDF-4 that has no variable.
+_BARE_DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
+
+
+def check_replaced(path: str, named: Collection[str], what: str) -> None:
+    """InputError, which lists them, where arrays lie beside those that are named and their coordinates.
+
+    Parameters
+    ----------
+    path : str
+        Of a file or a Zarr store that is there.
+    named : collection of str
+        The arrays that are to be replaced.
+    what : str
+        What is named, for the message.
+    """
+    try:
+        found = _arrays(path)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file provokes in the library that reads it
+        raise InputError(
+            f"{path}: is there already, and what it holds cannot be listed ({error}); name another file, or remove it"
+        ) from None
+    kept = set(named).union(*(found[name] for name in named if name in found))
+    lost = sorted(found.keys() - kept)
+    if lost:
+        shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8:,} more" if len(lost) > 8 else "")
+        raise InputError(
+            f"{path}: is there already and holds more than {what}, which would be lost: {shown}; every output is a "
+            "file of its own: name another, or remove this one first"
+        )
+
+
+def _arrays(path: str) -> Mapping[str, set[str]]:
+    """Every array in a file or store, told apart by content, with the coordinates that it names."""
+    if os.path.isdir(path):
+        return _in_zarr(path)
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head.startswith(b"CDF"):
+        return _in_classic_netcdf(path)
+    if head.startswith(b"PK"):
+        return _in_zip(path)
+    import h5py
+
+    return _in_hdf5(path) if h5py.is_hdf5(path) else {}  # an .npy file, or none of ours: it has no names
+
+
+def _of_attributes(dims: Iterable[Any], attrs: Mapping[str, Any]) -> set[str]:
+    texts = (attrs.get(key, "") for key in ("coordinates", "grid_mapping"))
+    told = " ".join(text.decode() if isinstance(text, bytes) else str(text) for text in texts)  # HDF5's may be bytes
+    return {*map(str, dims), *told.split()}
+
+
+def _in_hdf5(path: str) -> dict[str, set[str]]:
+    import h5py
+
+    found: dict[str, set[str]] = {}
+
+    def note(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and not bytes(node.attrs.get("NAME", b"")).startswith(_BARE_DIMENSION):
+            scales = [scale.name.strip("/") for dim in node.dims for scale in dim.values()]
+            found[name] = _of_attributes(scales, node.attrs)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)  # follows no links
+    return found
+
+
+def _in_classic_netcdf(path: str) -> dict[str, set[str]]:
+    with open_netcdf(path, path) as file:
+        return {name: _of_attributes(each.dimensions, each.__dict__) for name, each in file.variables.items()}
+
+
+def _in_zip(path: str) -> dict[str, set[str]]:
+    """The arrays of an .npz file; those of one of statistics are all coordinates of one another."""
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+        notes = archive.read("metadata.npy") if "metadata" in names else b""
+    ours = b'"lrpfast_version"' in notes.replace(b"\0", b"")  # its text has four bytes a character
+    return {name: names if ours else set() for name in names}
+
+
+def _in_zarr(path: str) -> dict[str, set[str]]:
+    """The arrays of a store of folders, and files in it that are none of Zarr's."""
+    found: dict[str, set[str]] = {}
+    for folder, folders, files in os.walk(path):
+        name = os.path.relpath(folder, path).replace(os.sep, "/")
+        attrs = _zarr_array(folder, files)
+        if attrs is None:
+            inside = "" if name == "." else f"{name}/"
+            found.update({f"{inside}{file}": set() for file in files if file not in _ZARR_METADATA})
+        else:
+            folders.clear()  # of chunks
+            found[name] = _of_attributes(attrs.pop("_ARRAY_DIMENSIONS", ()) or (), attrs)
+    return found
+
+
+def _zarr_array(folder: str, files: list[str]) -> dict[str, Any] | None:
+    """The attributes of a Zarr array, with its dimensions' names; None for a group or any other folder."""
+    if ".zarray" in files:
+        return dict(_json(os.path.join(folder, ".zattrs"))) if ".zattrs" in files else {}
+    if "zarr.json" in files:
+        described = _json(os.path.join(folder, "zarr.json"))
+        if described.get("node_type") == "array":
+            attrs = dict(described.get("attributes") or {})
+            return {**attrs, "_ARRAY_DIMENSIONS": described.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")}
+    return None
+
+
+def _json(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)

@@ -1,0 +1,144 @@
+"""A digest of whatever decides a result, to its last bit: two that are equal explain alike."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import RuleError
+from ..rules import Rule
+
+
+class IndistinctError(Exception):
+    """Something of which nothing tells it from another, such as an object with a state of its own; holds its words."""
+
+
+def exact(value: Any) -> str:
+    """32 hexadecimal digits for numbers, texts, arrays, rules, functions, and containers of them.
+
+    A function is its code, defaults and enclosed variables, and the variables of its module that it names, in the
+    same way; what it uses of other packages is their name.
+
+    Raises
+    ------
+    IndistinctError
+        Where the value holds an object that is none of these.
+    """
+    mark = hashlib.blake2b(digest_size=16)
+    try:
+        for part in _parts(value, {}):
+            mark.update(f"{len(part)}:".encode())  # so that no two sequences of parts are the same bytes
+            mark.update(part)
+    except RecursionError:
+        raise IndistinctError("an object that holds itself") from None
+    return mark.hexdigest()
+
+
+def _parts(value: Any, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
+    """The bytes that say what a value is; ``seen`` numbers functions on the way, which may name themselves."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        yield from _parts((value.shape, value.tolist()), seen)
+    elif isinstance(value, (np.ndarray, np.generic)):
+        array = np.ascontiguousarray(value)
+        yield f"array {array.dtype.str} {value.shape}".encode()
+        yield array.reshape(-1).view(np.uint8).data
+    elif value is None or value is Ellipsis or isinstance(value, (bool, int, float, complex, str, bytes)):
+        yield f"{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+    elif isinstance(value, type):
+        yield f"type {value.__module__}.{value.__qualname__}".encode()
+    elif isinstance(value, Rule):
+        yield from _parts(_of_rule(value), seen)
+    elif is_dataclass(value) and type(value).__module__.split(".")[0] == __name__.split(".")[0]:
+        yield from _parts((type(value), *(getattr(value, f.name) for f in fields(value))), seen)
+    elif isinstance(value, (list, tuple, slice)):
+        items = list(value) if not isinstance(value, slice) else [value.start, value.stop, value.step]
+        yield f"{type(value).__name__} of {len(items)}".encode()
+        for item in items:
+            yield from _parts(item, seen)
+    elif isinstance(value, (dict, set, frozenset)):
+        pairs = value.items() if isinstance(value, dict) else value
+        yield f"{type(value).__name__} {sorted(exact(pair) for pair in pairs)}".encode()
+    elif isinstance(value, functools.partial):
+        yield from _parts(("partial", value.func, value.args, value.keywords), seen)
+    elif isinstance(value, types.MethodType):
+        yield from _parts(("method", value.__func__, value.__self__), seen)
+    elif isinstance(value, types.FunctionType):
+        yield from _function(value, seen)
+    elif hasattr(value, "__array__") and not callable(value):
+        yield from _parts(np.asarray(value), seen)
+    elif (name := _importable(value)) is not None:
+        yield f"name {name}".encode()
+    else:
+        raise IndistinctError(f"a {type(value).__qualname__}")
+
+
+def _of_rule(rule: Rule) -> tuple[Any, ...]:
+    """A rule's parameters and, as another class may have the same name, what it does."""
+    try:
+        groups: Any = rule.groups()
+    except RuleError:
+        groups = None  # no rule for layers with weights
+    return type(rule), [(f.name, getattr(rule, f.name)) for f in fields(rule)], groups
+
+
+def _function(function: types.FunctionType, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
+    if id(function) in seen:
+        yield f"function {seen[id(function)]} again".encode()
+        return
+    seen[id(function)] = len(seen)
+    yield from _code(function.__code__, seen)
+    try:
+        enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:
+        raise IndistinctError("a function of a variable that has no value yet") from None
+    yield from _parts([function.__defaults__, function.__kwdefaults__, enclosed], seen)
+    for name in sorted(_names(function.__code__)):
+        if name in function.__globals__:
+            named = function.__globals__[name]
+            yield name.encode()
+            if isinstance(named, types.FunctionType) and _package(named) != _package(function):
+                yield f"name {named.__module__}.{named.__qualname__}".encode()
+            else:
+                yield from _parts(named, seen)
+
+
+def _code(code: types.CodeType, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
+    """What a function's code does, but for where it stands in its file."""
+    yield code.co_code
+    yield from _parts([code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, code.co_flags], seen)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _code(constant, seen)
+        else:
+            yield from _parts(constant, seen)
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _package(function: Callable[..., Any]) -> str:
+    return str(function.__module__).split(".")[0]
+
+
+def _importable(value: Any) -> str | None:
+    """The name by which a module, or a function that is not written in Python, is found again; None for another."""
+    if inspect.ismodule(value):
+        return value.__name__
+    owner = getattr(value, "__self__", None)
+    if not callable(value) or not (owner is None or inspect.ismodule(owner)):
+        return None
+    name = getattr(value, "__qualname__", getattr(value, "__name__", None))
+    for place in (getattr(value, "__module__", None), "numpy"):  # NumPy's ufuncs do not say where they are
+        if isinstance(place, str) and place != "__main__" and getattr(sys.modules.get(place), str(name), None) is value:
+            return f"{place}.{name}"
+    return None
