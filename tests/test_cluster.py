@@ -1,5 +1,6 @@
 """Dask: lazy maps of Dask and xarray arrays, and files explained by workers; the same numbers as one process."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -107,13 +108,21 @@ def test_xarray(lazy):
 # A cluster's workers
 
 
+@contextlib.contextmanager
+def two_workers():
+    """A client of two workers, which is not Dask's default client: lrpfast must not need one."""
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
+    with (
+        distributed.LocalCluster(**options) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(scope="module")
 def client():
-    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with two_workers() as client:
         yield client
 
 
@@ -172,12 +181,8 @@ def test_a_stopped_run_goes_on(client, x, tmp_path):
 
 
 def test_a_worker_is_killed(x, tmp_path):
-    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
     whole = ANALYZER.stream(x, tmp_path / "w.npy", statistics=tmp_path / "w.npz", group_by=LABELS)
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with two_workers() as client:
         pids = list(client.run(os.getpid).values())
         killed = threading.Event()
 
@@ -235,12 +240,48 @@ def test_a_scheduler_that_does_not_answer(cluster, x, tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
-def test_on_the_command_line(x, tmp_path, capsys):
-    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+@pytest.fixture
+def address(client):
+    """The address of a scheduler, in a process without a default client."""
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    with pytest.raises(ValueError, match="No clients found"):
+        distributed.default_client()
+    return client.scheduler.address
+
+
+def test_an_address(address, x, tmp_path):
+    done = ANALYZER.stream(x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", cluster=address)
+    assert (np.load(tmp_path / "r.npy") == RELEVANCE).all() and done.samples == SAMPLES
+    whole = ANALYZER.stream(x, statistics=tmp_path / "w.npz")
+    assert whole.statistics.mean.tobytes() == done.statistics.mean.tobytes()
+
+
+@pytest.mark.parametrize("where", ["local:2", "address", "host and port"])
+def test_on_the_command_line(where, x, tmp_path, capsys, address):
     from lrpfast import cli
 
     MODEL.save(tmp_path / "m.npz")
-    arguments = [tmp_path / "m.npz", x, "-o", tmp_path / "r.npy", "--cluster", "local:2"]
+    cluster = {"local:2": where, "address": address, "host and port": address.removeprefix("tcp://")}[where]
+    arguments = [tmp_path / "m.npz", x, "-o", tmp_path / "r.npy", "--cluster", cluster]
     assert cli.main(["explain", *map(str, arguments)]) == 0
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
     assert "3,000 samples explained" in capsys.readouterr().out
+
+
+def listening(pids):
+    """The addresses, as /proc writes them, at which processes accept connections."""
+    sockets = set()
+    for file in [file for pid in pids for file in Path(f"/proc/{pid}/fd").iterdir()]:
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            sockets.add(os.readlink(file))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc to see who listens")
+def test_a_local_cluster_listens_to_this_machine_alone():
+    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    from lrpfast.batch.cluster import connected
+
+    with connected("local:1") as client:
+        assert listening([os.getpid(), *client.run(os.getpid).values()]) == {"0100007F"}

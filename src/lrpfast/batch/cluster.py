@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PIECES_PER_WORKER = 8
 #: How long a scheduler may take to answer.
 SECONDS_TO_CONNECT = 30
+#: Where a cluster of this machine's listens: for this machine alone.
+LOCALHOST = "127.0.0.1"
 #: Chunks of a piece at most: what the death of a worker costs.
 CHUNKS_PER_PIECE = 8
 
@@ -152,7 +154,8 @@ def connected(cluster: Any) -> Iterator[Any]:
         raise InputError("cluster='local:0': a cluster needs a worker")
     with (
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
+            # Dask opens its dashboard whether it is wanted or not, and ":0" would open it to the whole network
+            n_workers=workers, threads_per_worker=1, processes=True, host=LOCALHOST, dashboard_address=f"{LOCALHOST}:0"
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
@@ -200,7 +203,7 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     task = client.scatter(Task(run), broadcast=True, hash=False)
     futures = {client.submit(explain_piece, task, *piece, pure=False): piece for piece in pieces}
     try:
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures), loop=client.loop):  # else it looks for a default client
             counts, state = future.result()
             if state is not None and run.made.total is not None:
                 run.made.total.merge(Statistics.from_state(state))
