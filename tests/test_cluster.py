@@ -1,6 +1,7 @@
 """Dask: lazy maps of Dask and xarray arrays, and files explained by workers; the same numbers as one process."""
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -219,11 +220,9 @@ def test_a_wrong_sample_is_named(client, x, tmp_path):
 def test_what_workers_cannot_reach(client, x, tmp_path):
     with pytest.raises(lrpfast.InputError, match="the source must be a file that all workers reach, not ndarray"):
         ANALYZER.stream(X, tmp_path / "r.npy", cluster=client)
-    with pytest.raises(lrpfast.InputError, match="cluster must be"):
-        ANALYZER.stream(x, tmp_path / "r.npy", cluster=4)
 
 
-@pytest.mark.parametrize("cluster", ["foo", "local:x", "local:", "tcp://127.0.0.1", "", "host:8786/x"])
+@pytest.mark.parametrize("cluster", ["foo", "local:x", "local:", "tcp://127.0.0.1", "", "host:8786/x", 4])
 def test_what_is_no_cluster(cluster, x, tmp_path):
     pytest.importorskip("distributed", reason="this needs Dask's distributed")
     with pytest.raises(lrpfast.InputError, match="cluster must be 'local:N' .* not "):
@@ -266,6 +265,55 @@ def test_on_the_command_line(where, x, tmp_path, capsys, address):
     assert cli.main(["explain", *map(str, arguments)]) == 0
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
     assert "3,000 samples explained" in capsys.readouterr().out
+
+
+def test_a_schedulers_file(address, x, tmp_path):
+    """The scheduler may write it after lrpfast has begun, and not at once as a whole."""
+    file = tmp_path / "scheduler.json"
+    text = json.dumps({"type": "Scheduler", "address": address})
+
+    def write():
+        for end in (0, 20, None):
+            time.sleep(0.3)
+            file.write_text(text[:end])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    ANALYZER.stream(x, tmp_path / "r.npy", cluster=file)
+    thread.join()
+    assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("s.json", None, "no scheduler has written its address there .*No such file"),
+        ("s.json", "{}", "no scheduler has written its address there"),
+        ("s.json", '{"address": "tcp://127.0.0.1:1"}', "no scheduler answers there"),
+        ("no/such/s.json", None, "there is no such folder"),
+    ],
+)
+def test_a_file_without_a_scheduler(file, text, message, x, tmp_path, monkeypatch):
+    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    for name in ("SECONDS_TO_CONNECT", "SECONDS_TO_START"):
+        monkeypatch.setattr(f"lrpfast.batch.cluster.{name}", 0.5)
+    if text is not None:
+        (tmp_path / file).write_text(text)
+    with pytest.raises(lrpfast.InputError, match=message):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=str(tmp_path / file))
+    assert not (tmp_path / "r.npy").exists() and leftovers(tmp_path) == []
+
+
+def test_a_scheduler_without_workers(x, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    monkeypatch.setattr("lrpfast.batch.cluster.SECONDS_TO_START", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        pytest.raises(lrpfast.InputError, match=r"no worker came to tcp://127\.0\.0\.1:\d+ in 0\.5 s"),
+    ):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=client)
+    assert not (tmp_path / "r.npy").exists() and leftovers(tmp_path) == []
 
 
 def listening(pids):
