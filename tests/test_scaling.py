@@ -51,7 +51,8 @@ sys.exit(max(process.wait() for process in running))
 COMMANDS = {
     "sbatch": SBATCH,
     "srun": SRUN,
-    "dask": "import sys\nfrom dask.__main__ import main\nif __name__ == '__main__':\n    main()",  # spawn reads it again
+    # workers are spawned, which reads the command again
+    "dask": "from dask.__main__ import main\nif __name__ == '__main__':\n    main()",
     "lrpfast": "import sys\nfrom lrpfast.cli import main\nsys.exit(main())",
 }
 
