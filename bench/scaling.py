@@ -63,7 +63,8 @@ def main() -> None:
             model, rule, path, samples = job(key, options.small, folder)
             whole: bytes | None = None
             found: dict[str, list[float]] = {}
-            clusters = {n: LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") for n in (1, 2)}
+            one_thread = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+            clusters = {n: LocalCluster(n_workers=n, **one_thread) for n in (1, 2)}
             clients = {n: Client(cluster) for n, cluster in clusters.items()}
             ways = ways_of(model, rule, path, clients)
             for run in range(options.runs + 1):

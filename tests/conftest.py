@@ -1,40 +1,103 @@
-"""The stand-in for CuPy, and how many of the tests run.
+"""The stand-in for CuPy, which of the tests run, and how they are spread over several processes.
 
-The stand-in is a fixture, or, with LRPFAST_TEST_DEVICE=standin, there for all tests that leave the device open. With
-LRPFAST_TEST_SHARE=3 a test of many cases runs one in three of them.
+The stand-in is a fixture, or, with LRPFAST_TEST_DEVICE=standin, there for all tests that leave the device open.
+
+Long tests are marked `sweep`, and tests of many cases `share`: of these one case in three runs. `--cases rest` runs
+what is left out, and `--cases all` everything. With LRPFAST_TEST_SHARE=3 every test of many cases runs one in three.
 """
 
 import collections
+import contextlib
 import os
 
 import pytest
 
+import kept
+import selection
 import standin_loader
 
 EVERYWHERE = os.environ.get("LRPFAST_TEST_DEVICE") == "standin"
 if EVERYWHERE:
     standin_loader.install()
 
+#: for all tests of MANY cases or more, marked or not
 SHARE = int(os.environ.get("LRPFAST_TEST_SHARE", "1"))
-#: tests of fewer cases than that run them all
 MANY = 40
-TURN = 17
+
+with contextlib.suppress(ImportError):  # a wheel is tested with little else
+    from hypothesis import settings
+
+    settings.register_profile("quick", deadline=None, derandomize=True, max_examples=15)
+    settings.register_profile("rest", deadline=None, derandomize=True, max_examples=60)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cases",
+        choices=("quick", "rest", "all"),
+        default="quick",
+        help="quick: without the long tests and most cases of those that have many; rest: what that leaves out; or all",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "sweep: takes long, so that only --cases rest and all run it")
+    config.addinivalue_line("markers", "share: has many cases, of which one in three runs, and the others in the rest")
+    if (cache := getattr(config, "cache", None)) and kept.VARIABLE not in os.environ:
+        os.environ[kept.VARIABLE] = str(cache.mkdir("compiled"))
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        settings.load_profile("quick" if config.getoption("cases") == "quick" else "rest")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    # neighbours stay in one process, which computes once what they share, until another has nothing left to do
+    if config.getoption("numprocesses", None) and config.getoption("dist") == "no":
+        config.option.dist = "worksteal"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores, 8)  # each has all modules in memory, almost 1 GB, and threads of its own
 
 
 def pytest_collection_modifyitems(config, items):
-    def test(item):
-        return item.path, getattr(item, "originalname", item.name)
-
-    cases, number, left_out = collections.Counter(map(test, items)), collections.Counter(), []
+    cases = config.getoption("cases")
+    if any("::" in argument for argument in config.args):
+        cases = "all"  # who names a test wants it
+    tests = collections.defaultdict(list)
     for item in items:
-        at = number[test(item)]
-        number[test(item)] += 1
-        # every third, so that each layer of a list has its turn, and now and then one earlier: other rules, other sizes
-        if cases[test(item)] >= MANY and (at - at // TURN) % SHARE:
-            left_out.append(item)
-    config.hook.pytest_deselected(items=left_out)
-    away = set(left_out)
-    items[:] = [item for item in items if item not in away]
+        tests[item.path, getattr(item, "originalname", item.name)].append(item)
+    left_out = set()
+    for own in tests.values():
+        if SHARE > 1 and len(own) >= MANY:
+            left_out |= all_but(own, selection.quick(names(own), SHARE))
+        left_out |= others(own, cases)
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def others(items, cases):
+    """Those of a test's items that do not run."""
+    if cases == "all":
+        return set()
+    long = {item for item in items if item.get_closest_marker("sweep")}
+    many = [item for item in items if item not in long]
+    if many and many[0].get_closest_marker("share"):
+        long |= all_but(many, selection.quick(names(many)))
+    if cases == "quick":
+        return long
+    # Hypothesis takes more examples in the rest
+    return {item for item in items if item not in long and not getattr(item.obj, "is_hypothesis_test", False)}
+
+
+def names(items):
+    return [item.callspec.id if hasattr(item, "callspec") else "" for item in items]
+
+
+def all_but(items, chosen):
+    return {item for at, item in enumerate(items) if at not in chosen}
 
 
 @pytest.fixture

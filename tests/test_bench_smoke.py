@@ -31,6 +31,7 @@ def test_benchmarks_run():
     assert "passed" in out
 
 
+@pytest.mark.sweep
 def test_report_runs(tmp_path):
     pytest.importorskip("matplotlib")
     raw, document = tmp_path / "raw.json", tmp_path / "docs" / "performance.md"

@@ -1,5 +1,7 @@
 """Dask: lazy maps of Dask and xarray arrays, and files explained by workers; the same numbers as one process."""
 
+import contextlib
+import json
 import os
 import signal
 import threading
@@ -107,13 +109,21 @@ def test_xarray(lazy):
 # A cluster's workers
 
 
+@contextlib.contextmanager
+def two_workers():
+    """A client of two workers, which is not Dask's default client: lrpfast must not need one."""
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
+    with (
+        distributed.LocalCluster(**options) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(scope="module")
 def client():
-    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with two_workers() as client:
         yield client
 
 
@@ -172,12 +182,8 @@ def test_a_stopped_run_goes_on(client, x, tmp_path):
 
 
 def test_a_worker_is_killed(x, tmp_path):
-    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
     whole = ANALYZER.stream(x, tmp_path / "w.npy", statistics=tmp_path / "w.npz", group_by=LABELS)
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with two_workers() as client:
         pids = list(client.run(os.getpid).values())
         killed = threading.Event()
 
@@ -214,11 +220,9 @@ def test_a_wrong_sample_is_named(client, x, tmp_path):
 def test_what_workers_cannot_reach(client, x, tmp_path):
     with pytest.raises(lrpfast.InputError, match="the source must be a file that all workers reach, not ndarray"):
         ANALYZER.stream(X, tmp_path / "r.npy", cluster=client)
-    with pytest.raises(lrpfast.InputError, match="cluster must be"):
-        ANALYZER.stream(x, tmp_path / "r.npy", cluster=4)
 
 
-@pytest.mark.parametrize("cluster", ["foo", "local:x", "local:", "tcp://127.0.0.1", "", "host:8786/x"])
+@pytest.mark.parametrize("cluster", ["foo", "local:x", "local:", "tcp://127.0.0.1", "", "host:8786/x", 4])
 def test_what_is_no_cluster(cluster, x, tmp_path):
     pytest.importorskip("distributed", reason="this needs Dask's distributed")
     with pytest.raises(lrpfast.InputError, match="cluster must be 'local:N' .* not "):
@@ -235,12 +239,97 @@ def test_a_scheduler_that_does_not_answer(cluster, x, tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
-def test_on_the_command_line(x, tmp_path, capsys):
-    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+@pytest.fixture
+def address(client):
+    """The address of a scheduler, in a process without a default client."""
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    with pytest.raises(ValueError, match="No clients found"):
+        distributed.default_client()
+    return client.scheduler.address
+
+
+def test_an_address(address, x, tmp_path):
+    done = ANALYZER.stream(x, tmp_path / "r.npy", statistics=tmp_path / "m.npz", cluster=address)
+    assert (np.load(tmp_path / "r.npy") == RELEVANCE).all() and done.samples == SAMPLES
+    whole = ANALYZER.stream(x, statistics=tmp_path / "w.npz")
+    assert whole.statistics.mean.tobytes() == done.statistics.mean.tobytes()
+
+
+@pytest.mark.parametrize("where", ["local:2", "address", "host and port"])
+def test_on_the_command_line(where, x, tmp_path, capsys, address):
     from lrpfast import cli
 
     MODEL.save(tmp_path / "m.npz")
-    arguments = [tmp_path / "m.npz", x, "-o", tmp_path / "r.npy", "--cluster", "local:2"]
+    cluster = {"local:2": where, "address": address, "host and port": address.removeprefix("tcp://")}[where]
+    arguments = [tmp_path / "m.npz", x, "-o", tmp_path / "r.npy", "--cluster", cluster]
     assert cli.main(["explain", *map(str, arguments)]) == 0
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
     assert "3,000 samples explained" in capsys.readouterr().out
+
+
+def test_a_schedulers_file(address, x, tmp_path):
+    """The scheduler may write it after lrpfast has begun, and not at once as a whole."""
+    file = tmp_path / "scheduler.json"
+    text = json.dumps({"type": "Scheduler", "address": address})
+
+    def write():
+        for end in (0, 20, None):
+            time.sleep(0.3)
+            file.write_text(text[:end])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    ANALYZER.stream(x, tmp_path / "r.npy", cluster=file)
+    thread.join()
+    assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("s.json", None, "no scheduler has written its address there .*No such file"),
+        ("s.json", "{}", "no scheduler has written its address there"),
+        ("s.json", '{"address": "tcp://127.0.0.1:1"}', "no scheduler answers there"),
+        ("no/such/s.json", None, "there is no such folder"),
+    ],
+)
+def test_a_file_without_a_scheduler(file, text, message, x, tmp_path, monkeypatch):
+    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    for name in ("SECONDS_TO_CONNECT", "SECONDS_TO_START"):
+        monkeypatch.setattr(f"lrpfast.batch.cluster.{name}", 0.5)
+    if text is not None:
+        (tmp_path / file).write_text(text)
+    with pytest.raises(lrpfast.InputError, match=message):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=str(tmp_path / file))
+    assert not (tmp_path / "r.npy").exists() and leftovers(tmp_path) == []
+
+
+def test_a_scheduler_without_workers(x, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    monkeypatch.setattr("lrpfast.batch.cluster.SECONDS_TO_START", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        pytest.raises(lrpfast.InputError, match=r"no worker came to tcp://127\.0\.0\.1:\d+ in 0\.5 s"),
+    ):
+        ANALYZER.stream(x, tmp_path / "r.npy", cluster=client)
+    assert not (tmp_path / "r.npy").exists() and leftovers(tmp_path) == []
+
+
+def listening(pids):
+    """The addresses, as /proc writes them, at which processes accept connections."""
+    sockets = set()
+    for file in [file for pid in pids for file in Path(f"/proc/{pid}/fd").iterdir()]:
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            sockets.add(os.readlink(file))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc to see who listens")
+def test_a_local_cluster_listens_to_this_machine_alone():
+    pytest.importorskip("distributed", reason="this needs Dask's distributed")
+    from lrpfast.batch.cluster import connected
+
+    with connected("local:1") as client:
+        assert listening([os.getpid(), *client.run(os.getpid).values()]) == {"0100007F"}

@@ -244,7 +244,7 @@ def test_another_layout(wanted, came, axes):
         (lambda y: y * np.nan, lrpfast.InputError, ["finite"]),
         (lambda y: [0, 9, 0, 0, 0], lrpfast.LrpfastError, []),
     ],
-    ids=lambda v: None if isinstance(v, (type, list)) else repr(v)[:30],
+    ids=lambda v: None if isinstance(v, (type, list)) or callable(v) else repr(v)[:30],
 )
 def test_targets(analyzer, target, error, parts):
     says(error, lambda: analyzer.analyze(X, target), *parts)

@@ -38,6 +38,7 @@ def run(script, folder, *arguments):
     return done.returncode, done.stdout, json.loads((folder / "gpu_check.json").read_text())["lines"]
 
 
+@pytest.mark.sweep
 def test_the_checklist_runs(tmp_path):
     status, printed, lines = run(BENCH / "gpu_check.py", tmp_path)
     assert [line for line in lines if line["status"] == "FAIL"] == []

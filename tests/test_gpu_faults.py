@@ -132,6 +132,7 @@ def test_without_a_fault_nothing_is_found(precision, standin):
     assert found(standin, precision) == []
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_fault_is_found(name, standin, monkeypatch):
     from lrpfast.kernels.cuda import modules

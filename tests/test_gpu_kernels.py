@@ -31,6 +31,7 @@ def gpu(request, standin):
     return standin
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("case", cases.CASES, ids=cases.case_id)
 def test_dense(case, standin):
     for i, (n, m, count) in enumerate(SIZES):
@@ -68,6 +69,7 @@ def large_dense(name, size):
     return layer, case, x, r, Expected(lambda ar: oracle.redistribute(case, layer, x, r, ar))
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("library", [True, False], ids=["cublas", "own"])
 @pytest.mark.parametrize("size", LARGE, ids=str)
 @pytest.mark.parametrize("name", ["epsilon", "alpha_beta", "gamma", "z_box"])
@@ -106,6 +108,7 @@ def test_tf32_with_and_without_tensor_cores(capability, standin):
 LAYERS = [p for i, p in enumerate(test_layers.SINGLE) if i % 6 == 0 or "local response" in p.id]
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("shapes, layer, rule, precisions", LAYERS)
 def test_layer(shapes, layer, rule, precisions, standin):
     standin.CONFIG["order"] = len(rule[0]) % 3

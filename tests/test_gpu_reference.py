@@ -1,16 +1,19 @@
-"""The peers' recorded figures, all of them, through the GPU's kernels on the stand-in for CuPy."""
+"""The peers' recorded figures through the GPU's kernels on the stand-in for CuPy."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 
-def test_the_whole_reference_suite(standin):
+@pytest.mark.parametrize("share", ["3", pytest.param("1", marks=pytest.mark.sweep)])
+def test_the_reference_suite(share, standin):
     """tests/test_reference.py in a process of its own, where device "auto" is the stand-in."""
-    environment = {**os.environ, "LRPFAST_TEST_DEVICE": "standin"}
+    environment = {**os.environ, "LRPFAST_TEST_DEVICE": "standin", "LRPFAST_TEST_SHARE": share}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE / "test_reference.py")]
     command += ["-k", "not the_oracle_meets"]  # these compare the oracle with the figures, on no device
     done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True)

@@ -90,6 +90,7 @@ def many_samples():
     np.testing.assert_array_equal(out[-BLOCK:].reshape(small.shape), small)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("function", ["one_image", "many_samples"])
 def test_more_than_two_to_the_31(function):
     """In a process of its own: a wrong index is a crash."""

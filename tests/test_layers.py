@@ -389,6 +389,7 @@ def check(layer, rule, x, precisions):
             expected.check(got, precision, "x >= 0")
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("shapes, layer, rule, precisions", SINGLE)
 def test_one_layer(shapes, layer, rule, precisions):
     check(layer, rule, inputs(layer, shapes), precisions)

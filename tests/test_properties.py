@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import cases
@@ -22,7 +22,6 @@ from tolerances import SAFETY, UNITS, Expected
 
 PRECISIONS = ("float32", "float64", "tf32")
 FIELDS = ("incoming", "outgoing", "bias", "stabilizer", "lost")
-SETTINGS = settings(deadline=None, max_examples=40, derandomize=True)
 
 any_case = st.sampled_from(cases.CASES)
 any_activation = st.sampled_from(["relu", "tanh", "leaky_relu", "sigmoid"])
@@ -40,7 +39,6 @@ def quietly(function, *args, **keywords):
 # Conservation.
 
 
-@SETTINGS
 @given(any_case, any_activation, any_sizes, any_precision, any_seed)
 def test_what_comes_in_goes_out_or_is_accounted_for(case, activation, sizes, precision, seed):
     layers = cases.network(sizes, activation, seed)
@@ -146,7 +144,6 @@ def test_amplification_is_reported_and_warned_of():
 # The same bytes, however the work is cut up.
 
 
-@SETTINGS
 @given(
     any_case,
     any_activation,
@@ -198,7 +195,6 @@ def test_predictions_too():
         assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
-@SETTINGS
 @given(any_case, st.integers(-20, 20), any_seed)
 def test_relevance_scales_with_its_start(case, power, seed):
     """Twice the starting relevance, twice the relevance: exactly, for a power of two."""

@@ -33,6 +33,7 @@ def dtype(precision):
     return np.float64 if precision == "float64" else np.float32
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: "x".join(map(str, s)))
 @pytest.mark.parametrize("case", cases.CASES, ids=cases.case_id)
 def test_one_layer(case, size):
@@ -53,6 +54,7 @@ def test_one_layer(case, size):
             expected.check(got, precision, "x >= 0" if nonnegative else "mixed x")
 
 
+@pytest.mark.share
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("case", cases.CASES, ids=cases.case_id)
 def test_network(case, activation):

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lrpfast.batch import Statistics, data_bounds
@@ -142,7 +142,6 @@ def splits(draw):
     return samples, draw(st.permutations(ranges)), cuts
 
 
-@settings(max_examples=60, deadline=None)
 @given(splits(), st.integers(1, 3), st.booleans())
 def test_every_split_gives_the_same_bits(split, processes, quantiles):
     samples, ranges, cuts = split

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
 PIECES_PER_WORKER = 8
 #: How long a scheduler may take to answer.
 SECONDS_TO_CONNECT = 30
+#: How long a scheduler may take to write its file, and the first worker to come: both may just have been started, by a
+#: batch system and from a slow disk.
+SECONDS_TO_START = 120
+#: Where a cluster of this machine's listens: for this machine alone.
+LOCALHOST = "127.0.0.1"
 #: Chunks of a piece at most: what the death of a worker costs.
 CHUNKS_PER_PIECE = 8
 
@@ -120,45 +127,77 @@ def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | N
 
 # Files, by a cluster's workers
 
-_PLACE = re.compile(r"local(:(?P<workers>\d+))?|(?P<address>(\w+://)?[^/\s]+:\d+)", re.ASCII)
+_PLACE = re.compile(
+    r"local(:(?P<workers>\d+))?|(?P<address>(\w+://)?[^/\s]+:\d+)|(?P<file>.+\.json)", re.ASCII | re.DOTALL
+)
 
 
 @contextlib.contextmanager
 def connected(cluster: Any) -> Iterator[Any]:
-    """A Dask client: for ``"local:4"`` with four worker processes of its own, an address, or a client as it is.
+    """A Dask client with a worker: of a cluster of this machine, of a scheduler's address or file, or as it is.
 
     One that is made here does not become Dask's default: what the caller computes besides stays where it was.
 
     Raises
     ------
     InputError
-        For anything else, and where no scheduler answers at the address.
+        For anything else, and where no scheduler answers or no worker comes.
     """
     distributed = needed("distributed", "a cluster")
-    if isinstance(cluster, distributed.Client):
-        yield cluster
-        return
-    found = _PLACE.fullmatch(cluster) if isinstance(cluster, str) else None
-    if found is None:
-        raise InputError(
-            "cluster must be 'local:N' (N workers here), a scheduler's address such as 'tcp://host:8786', or a Client, "
-            f"not {cluster!r}"
-        )
-    if found["address"]:
+    with contextlib.ExitStack() as stack:
+        client = cluster
+        if not isinstance(cluster, distributed.Client):
+            found = _PLACE.fullmatch(os.fspath(cluster)) if isinstance(cluster, (str, os.PathLike)) else None
+            if found is None:
+                raise InputError(
+                    "cluster must be 'local:N' (N workers here), a scheduler's address such as 'tcp://host:8786', its "
+                    f"file such as 'scheduler.json', or a Client, not {cluster!r}"
+                )
+            address = _address_in(found["file"]) if found["file"] else found["address"]
+            if address:
+                client = stack.enter_context(_client_of(distributed, address, cluster))
+            else:
+                client = stack.enter_context(_local(distributed, int(found["workers"]) if found["workers"] else None))
         try:
-            client = distributed.Client(cluster, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-        except (OSError, ValueError, RuntimeError) as error:  # ValueError: a port or protocol that there is not
-            raise InputError(f"cluster={cluster!r}: no scheduler answers there ({error})") from error
-        with client:
-            yield client
-        return
-    workers = int(found["workers"]) if found["workers"] else None
+            client.wait_for_workers(1, timeout=SECONDS_TO_START)
+        except distributed.TimeoutError as error:
+            raise InputError(
+                f"cluster: no worker came to {client.scheduler.address} in {SECONDS_TO_START} s"
+            ) from error
+        yield client
+
+
+def _address_in(file: str) -> str:
+    """The address in a scheduler's file, once it is there and whole."""
+    if not os.path.isdir(os.path.dirname(file) or "."):
+        raise InputError(f"cluster={file!r}: there is no such folder")
+    end = time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            with open(file, encoding="utf-8") as opened:
+                return str(json.load(opened)["address"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if time.monotonic() > end:
+                raise InputError(f"cluster={file!r}: no scheduler has written its address there ({error})") from error
+        time.sleep(0.1)
+
+
+def _client_of(distributed: Any, address: str, cluster: Any) -> Any:
+    try:
+        return distributed.Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a port or protocol that there is not
+        raise InputError(f"cluster={os.fspath(cluster)!r}: no scheduler answers there ({error})") from error
+
+
+@contextlib.contextmanager
+def _local(distributed: Any, workers: int | None) -> Iterator[Any]:
+    """A client of worker processes on this machine, which go with it."""
     if workers == 0:
         raise InputError("cluster='local:0': a cluster needs a worker")
+    # Dask opens its dashboard whether it is wanted or not, and ":0" would open it to the whole network
+    where = {"host": LOCALHOST, "dashboard_address": f"{LOCALHOST}:0"}
     with (
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
-        ) as local,
+        distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, **where) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
@@ -205,7 +244,7 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     task = client.scatter(Task(run), broadcast=True, hash=False)
     futures = {client.submit(explain_piece, task, *piece, pure=False): piece for piece in pieces}
     try:
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures), loop=client.loop):  # else it looks for a default client
             counts, state, sums = future.result()
             if state is not None and run.made.total is not None:
                 run.made.total.merge(Statistics.from_state(state))

@@ -24,8 +24,11 @@ def needed(package: str, what: str) -> ModuleType:
 
 
 def open_netcdf(path: str, what: str, mode: str = "r", **options: Any) -> Any:
-    """A ``netCDF4.Dataset`` of a path in any bytes: the package knows only those that are text in one encoding."""
-    dataset = needed("netCDF4", what).Dataset
+    """A ``netCDF4.Dataset`` of a path in any bytes: the package knows only those that are text in one encoding.
+
+    An absolute path is no address of the network, which the package would fetch.
+    """
+    dataset, path = needed("netCDF4", what).Dataset, os.path.abspath(path)
     if sys.platform == "win32":
         return dataset(path, mode, **options)
     return dataset(os.fsencode(path).decode("latin-1"), mode, encoding="latin-1", **options)

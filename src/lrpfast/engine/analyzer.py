@@ -611,9 +611,10 @@ class Analyzer:
             Go on where an earlier run with the same arguments was stopped; False begins anew.
         overwrite : bool
             Replace finished outputs that are there already; those that hold anything else are left, and told of.
-        cluster : str or distributed.Client, optional
+        cluster : str, path or distributed.Client, optional
             Let the workers of a Dask cluster explain, of the files' own disk: "local:4" starts four here,
-            "tcp://host:port" is a scheduler's address. All of them must reach the source and the sink.
+            "tcp://host:port" is a scheduler's address, "scheduler.json" the file that it wrote. All workers must
+            reach the source and the sink.
 
         Returns
         -------

@@ -2,15 +2,14 @@
 
 import ctypes
 import functools
-import getpass
 import hashlib
-import os
 import re
 import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from kept import kept
 
 from ._array import ndarray
 from .cuda import memory, runtime, stream
@@ -36,15 +35,6 @@ def _flags():
     except OSError:
         fma = False
     return [*_FLAGS, "-mfma"] if fma else _FLAGS
-
-
-@functools.cache
-def _cache():
-    folder = Path(tempfile.gettempdir()) / f"cupy-standin-{getpass.getuser()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        folder = Path(tempfile.mkdtemp(prefix="cupy-standin-"))
-    return folder
 
 
 def _call(command, code, options):
@@ -82,19 +72,18 @@ def _source(code, names, options, macros):
 
 
 def _build(code, names, options):
-    """Compile to a shared library, or find it among those of earlier runs."""
+    """Compile to a shared library, or find it among those of other processes and earlier runs."""
     if compiler() is None:
         raise RuntimeError("the stand-in needs a C++ compiler")
     macros = [option for option in options if option.startswith(("-D", "-U"))]
     flags = [*_flags(), *macros]
     key = repr((code, tuple(names), _SHIM.read_text(), Path(__file__).read_text(), flags, compiler()))
-    library = _cache() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-    if not library.exists():
+
+    def compile_to(path):
         source = _source(code, names, options, macros)
-        part = library.with_suffix(f".{os.getpid()}")
-        _call([compiler(), *flags, "-I", str(_SHIM.parent), "-x", "c++", "-", "-o", str(part)], source, options)
-        part.replace(library)
-    lib = ctypes.CDLL(str(library))
+        _call([compiler(), *flags, "-I", str(_SHIM.parent), "-x", "c++", "-", "-o", str(path)], source, options)
+
+    lib = ctypes.CDLL(str(kept(f"standin-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so", compile_to)))
     lib.shim_name.restype = lib.shim_parameters.restype = lib.shim_message.restype = ctypes.c_char_p
     return lib
 
