@@ -261,7 +261,7 @@ class Run:
         try:
             self.job.digest  # noqa: B018 - whether there is one
         except IndistinctError as error:
-            return f"its target holds {error}, which nothing tells from another"
+            return f"its target or a rule holds {error}, which nothing tells from another"
         return None
 
     def _settings(self) -> dict[str, Any]:
