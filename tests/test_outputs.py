@@ -184,6 +184,16 @@ def test_an_input_with_a_name_that_statistics_have(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", [*SINKS[1:], *STATISTICS])
+def test_a_dimension_without_coordinate(out, tmp_path):
+    """Its name is one of those that are checked first."""
+    options = {"statistics": tmp_path / out} if out in STATISTICS else {"sink": tmp_path / out}
+    progress = []
+    with pytest.raises(lrpfast.InputError, match="dimension 'a/b' cannot be written"):
+        ANALYZER.stream(xarray.DataArray(X, dims=("t", "a/b")), progress=progress.append, **options)
+    assert progress == [] and list(tmp_path.iterdir()) == []
+
+
 # What is replaced
 
 
