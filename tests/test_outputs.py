@@ -421,6 +421,26 @@ def test_another_input_of_the_same_time(x, tmp_path):
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
 
 
+@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_output_that_is_not_the_unfinished_run_s(sink, masked, x, tmp_path, monkeypatch):
+    """A run killed after it has named its output takes it for its own only while it is."""
+    options = {"mask": np.ones(FEATURES, bool)} if masked else {}
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.Journal, "remove", lambda _: (_ for _ in ()).throw(Stop()))
+        with pytest.raises(Stop):
+            ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options)
+    edited = tmp_path / sink / "relevance" / "3.0" if "zarr" in sink else tmp_path / sink
+    whole = edited.read_bytes()
+    at = whole.index(np.ascontiguousarray(RELEVANCE[3 * CHUNK]).tobytes())
+    edited.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
+    with pytest.raises(lrpfast.InputError, match="was put there, or changed, after an unfinished run wrote it"):
+        ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options)
+    edited.write_bytes(whole)
+    assert ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options).resumed == SAMPLES
+    assert {p.name for p in tmp_path.iterdir()} == {sink, "x.npy"}
+
+
 def test_one_bit_of_a_journal(x, tmp_path):
     """Every bit of its head, and some of the others: nothing but an error with the cure."""
     stopped(ANALYZER, x, tmp_path / "r.npy", statistics=tmp_path / "s.npz", quantiles=0.5)

@@ -150,6 +150,10 @@ class Sink:
     def flush(self) -> None:  # noqa: B027
         """Return when the rows written are on the disk."""
 
+    def take_finished(self) -> None:
+        """Look at the output that has its name already, in place of the partial one."""
+        self.partial = self.path
+
     def finish(self) -> None:
         """All rows are written: the output takes its name, in one step."""
         raise NotImplementedError
