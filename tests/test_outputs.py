@@ -18,6 +18,7 @@ from lrpfast.batch import open_sink, open_source, stream
 from lrpfast.batch.journal import MAGIC
 from lrpfast.batch.labels import Coord, Labels
 from lrpfast.batch.maps import check_maps, write_maps
+from lrpfast.batch.sinks import base
 from lrpfast.engine.exact import IndistinctError, exact
 from lrpfast.rules import Epsilon, Gamma, ZBox
 
@@ -182,6 +183,16 @@ def test_an_input_with_a_name_that_statistics_have(tmp_path):
         with pytest.raises(lrpfast.InputError, match="as statistics do; rename it"):
             ANALYZER.stream(source, statistics=tmp_path / "s.nc")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", [*SINKS[1:], *STATISTICS])
+def test_a_dimension_without_coordinate(out, tmp_path):
+    """Its name is one of those that are checked first."""
+    options = {"statistics": tmp_path / out} if out in STATISTICS else {"sink": tmp_path / out}
+    progress = []
+    with pytest.raises(lrpfast.InputError, match="dimension 'a/b' cannot be written"):
+        ANALYZER.stream(xarray.DataArray(X, dims=("t", "a/b")), progress=progress.append, **options)
+    assert progress == [] and list(tmp_path.iterdir()) == []
 
 
 # What is replaced
@@ -370,7 +381,9 @@ def edit(path):
 
 @pytest.mark.parametrize("sink", SINKS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_damaged_chunks_are_written_again(sink, masked, x, tmp_path):
+def test_damaged_chunks_are_written_again(sink, masked, x, tmp_path, monkeypatch):
+    if masked:
+        monkeypatch.setattr(base, "LONG", 0)  # checksums in a thread of their own
     options = {"mask": np.ones(FEATURES, bool)} if masked else {}
     with_statistics = {"statistics": tmp_path / "s.npz", **options}
     ANALYZER.stream(x, tmp_path / f"w{sink}", batch_size=CHUNK, **{**with_statistics, "statistics": tmp_path / "w.npz"})
@@ -406,6 +419,26 @@ def test_another_input_of_the_same_time(x, tmp_path):
     with pytest.warns(UserWarning, match="50 samples"):
         ANALYZER.stream(x, tmp_path / "r.npy", batch_size=CHUNK)
     assert (np.load(tmp_path / "r.npy") == RELEVANCE).all()
+
+
+@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_output_that_is_not_the_unfinished_run_s(sink, masked, x, tmp_path, monkeypatch):
+    """A run killed after it has named its output takes it for its own only while it is."""
+    options = {"mask": np.ones(FEATURES, bool)} if masked else {}
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.Journal, "remove", lambda _: (_ for _ in ()).throw(Stop()))
+        with pytest.raises(Stop):
+            ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options)
+    edited = tmp_path / sink / "relevance" / "3.0" if "zarr" in sink else tmp_path / sink
+    whole = edited.read_bytes()
+    at = whole.index(np.ascontiguousarray(RELEVANCE[3 * CHUNK]).tobytes())
+    edited.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
+    with pytest.raises(lrpfast.InputError, match="was put there, or changed, after an unfinished run wrote it"):
+        ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options)
+    edited.write_bytes(whole)
+    assert ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options).resumed == SAMPLES
+    assert {p.name for p in tmp_path.iterdir()} == {sink, "x.npy"}
 
 
 def test_one_bit_of_a_journal(x, tmp_path):
@@ -451,7 +484,7 @@ def state(path):
 def test_what_is_named_is_on_the_disk(out, x, tmp_path, monkeypatch):
     """Whatever takes its name was synced as it is, its folder after that, and only then its journal is removed."""
     synced, renamed, noted = {}, [], []
-    real = {name: getattr(os, name) for name in ("fsync", "fdatasync", "replace", "rename", "unlink")}
+    real = {name: getattr(os, name, None) for name in ("fsync", "fdatasync", "replace", "rename", "unlink")}
 
     def sync(name):
         def call(descriptor):
@@ -489,7 +522,8 @@ def test_what_is_named_is_on_the_disk(out, x, tmp_path, monkeypatch):
         real["unlink"](path, **options)
 
     for name in ("fsync", "fdatasync"):
-        monkeypatch.setattr(os, name, sync(name), raising=False)
+        if real[name] is not None:  # macOS has one of them
+            monkeypatch.setattr(os, name, sync(name))
     for name in ("replace", "rename"):
         monkeypatch.setattr(os, name, rename(name))
     monkeypatch.setattr(os, "unlink", unlink)

@@ -165,30 +165,28 @@ class Journal:
         OSError
             Naming the output; the note before stays.
         """
-        buffer = io.BytesIO(bytes(len(MAGIC) + DIGEST_BYTES))
-        buffer.seek(0, io.SEEK_END)
+        buffer = io.BytesIO()
         noted = {"settings": self.settings, "done": done, "counters": counters, "frame": self.frame}
         text = json.dumps(noted, sort_keys=True)
         members: dict[str, Any] = {"journal": np.frombuffer(text.encode(), np.uint8), **state}
         np.savez(buffer, sums=np.array(sums, np.int64).reshape(-1, 3), **members)
-        whole = buffer.getbuffer()
-        whole[: len(MAGIC)] = MAGIC
-        whole[len(MAGIC) : len(MAGIC) + DIGEST_BYTES] = _digest(whole[len(MAGIC) + DIGEST_BYTES :])
+        data = buffer.getbuffer()
         with naming(self.output, self.path):
             try:
-                self._write(whole)
+                self._write(data)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not os.path.exists(self._room):
                     raise
                 self.give_room()
-                self._write(whole)
+                self._write(data)
         self.done, self.counters, self.state, self.sums = done, counters, state, sums
-        self._keep_room(max(self._most, 2 * len(whole)) + MARGIN)
+        self._keep_room(max(self._most, 2 * len(data)) + MARGIN)
 
     def _write(self, data: memoryview) -> None:
         temporary = f"{self.path}-new"
         try:
             with open(temporary, "wb") as file:
+                file.write(MAGIC + _digest(data))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

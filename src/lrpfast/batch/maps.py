@@ -65,21 +65,22 @@ def write_maps(
 
 
 def check_maps(path: str, names: Collection[str], dims: Collection[str], coords: Mapping[str, Coord]) -> None:
-    """Before any work: the error that `write_maps` would raise for these names, coordinates and their attributes.
+    """Before any work: the error that `write_maps` would raise for arrays of these names and dimensions.
 
-    The coordinates are written, to nowhere, beside arrays of these names that hold nothing.
+    The coordinates, which the libraries may refuse for many a reason, are written to nowhere.
     """
     path, kind = _kind(path)
     for key in (*coords, *dims):
         if key in names:
             raise InputError(f"{path}: the input has a coordinate or dimension {key!r}, as statistics do; rename it")
-    empty = {name: Coord((), np.zeros(()), {}) for name in names}
+    described = {name: Coord(tuple(dims), np.empty(0), {}) for name in names}
+    check_names(path, {".nc4": "nc", ".hdf5": "h5"}.get(kind, kind[1:]), described, coords)
     with tempfile.TemporaryDirectory() as folder, naming(path, folder), storing(path):
         if kind == ".zarr":
             check_place(path)
-            write_zarr(folder, empty, coords, {}, path)
+            write_zarr(folder, {}, coords, {}, path)
         else:
-            _MAKERS[kind](path, empty, coords, {})
+            _MAKERS[kind](path, {}, coords, {})
 
 
 def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:

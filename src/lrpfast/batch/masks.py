@@ -197,6 +197,10 @@ class Gridded(Sink):
     def frame(self) -> int:
         return self._sink.frame()
 
+    def take_finished(self) -> None:
+        super().take_finished()
+        self._sink.take_finished()
+
     def flush(self) -> None:
         self._sink.flush()
 

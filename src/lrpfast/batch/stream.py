@@ -278,7 +278,7 @@ class Run:
         try:
             self.job.digest  # noqa: B018 - whether there is one
         except IndistinctError as error:
-            return f"its target holds {error}, which nothing tells from another"
+            return f"its target or a rule holds {error}, which nothing tells from another"
         return None
 
     def _settings(self) -> dict[str, Any]:
@@ -332,7 +332,8 @@ class Run:
                 check_free(path, sink, self._overwrite)
         if not found and self._paths:
             remove_earlier(self._paths[0], self._resume, self._alone)
-        if named:
+        if named and sink is not None and journal is not None:
+            self._check_finished(sink, journal)
             self.sink = sink = None
         if found and sink is not None and not os.path.exists(sink.partial or ""):
             raise InputError(
@@ -354,6 +355,19 @@ class Run:
             elif isinstance(error, InputError) and ANEW not in str(error):
                 raise InputError(f"{error}; {ANEW}") from None
             raise
+
+    def _check_finished(self, sink: Sink, journal: Journal) -> None:
+        """InputError unless the output that has its name is what the unfinished run wrote."""
+        sink.take_finished()
+        shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
+        try:
+            sink.begin(shape, self.job.dtype, self.record, self.data.labels, 0, self.rows, True)
+            same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
+        except InputError:
+            same = False
+        sink.close()
+        if not same:
+            raise InputError(f"{sink.path}: was put there, or changed, after an unfinished run wrote it; {ANEW}")
 
     def all(self, tell: Callable[[int], object], client: Any = None) -> None:
         """Explain what is left, and finish; an error of a disk says whether the run can go on."""

@@ -163,7 +163,12 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         help="let Dask's workers explain files that all reach: local:4 starts four, tcp://HOST:PORT is a scheduler, "
         "FILE.json what a scheduler wrote with --scheduler-file",
     )
-    group.add_argument("--force", "--overwrite", action="store_true", help="replace outputs that are there already and hold nothing else")
+    group.add_argument(
+        "--force",
+        "--overwrite",
+        action="store_true",
+        help="replace outputs that are there already and hold nothing else",
+    )
     group.add_argument(
         "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
     )

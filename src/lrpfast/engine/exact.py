@@ -44,7 +44,7 @@ def exact(value: Any) -> str:
 
 def _parts(value: Any, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
     """The bytes that say what a value is; ``seen`` numbers functions on the way, which may name themselves."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+    if isinstance(value, np.ndarray) and (value.dtype.hasobject or value.dtype.kind == "T"):
         yield from _parts((value.shape, value.tolist()), seen)
     elif isinstance(value, (np.ndarray, np.generic)):
         array = np.ascontiguousarray(value)

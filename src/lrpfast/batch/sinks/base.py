@@ -7,6 +7,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from .names import check_names
 
 if TYPE_CHECKING:
     from ..labels import RowsShape
+
+#: Bytes of rows from which on their checksum is computed while they are written: it takes about as long.
+LONG = 1 << 20
 
 
 class Sink:
@@ -43,6 +47,7 @@ class Sink:
     array: str | None = None
     partial: str | None = None
     resumable: bool = False
+    _other: ThreadPoolExecutor | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:  # noqa: B027
         """Before anything is created: InputError or OSError unless an array of this shape can be written.
@@ -123,6 +128,17 @@ class Sink:
         """
         raise NotImplementedError
 
+    def _written(self, data: memoryview, write: Callable[[], None]) -> int:
+        """Write these bytes, and compute their checksum meanwhile."""
+        if len(data) < LONG:
+            write()
+            return zlib.crc32(data)
+        if self._other is None:
+            self._other = ThreadPoolExecutor(1, "lrpfast-checksum")
+        value = self._other.submit(zlib.crc32, data)
+        write()
+        return value.result()
+
     def checksum(self, first: int, stop: int) -> int | None:
         """The checksum of these rows as the partial output has them now; None where it does not have them all."""
         raise NotImplementedError
@@ -134,12 +150,19 @@ class Sink:
     def flush(self) -> None:  # noqa: B027
         """Return when the rows written are on the disk."""
 
+    def take_finished(self) -> None:
+        """Look at the output that has its name already, in place of the partial one."""
+        self.partial = self.path
+
     def finish(self) -> None:
         """All rows are written: the output takes its name, in one step."""
         raise NotImplementedError
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Stop where it is; a partial output stays."""
+        if self._other is not None:
+            self._other.shutdown()
+            self._other = None
 
     def discard(self) -> None:  # noqa: B027
         """Stop, and remove the partial output."""
@@ -227,12 +250,12 @@ class FileSink(Sink):
     def write(self, first: int, rows: np.ndarray) -> int:
         check_rows(self.name, self._shape, first, rows)
         data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
-        if rows.size:
-            assert self._file is not None
-            with self._named():
-                write_at(self._file, data, self._offset + first * self._row)
+        assert self._file is not None
+        file, offset = self._file, self._offset + first * self._row
+        with self._named():
+            value = self._written(data, lambda: write_at(file, data, offset))
         self._end = max(self._end, first + len(rows))
-        return zlib.crc32(data)
+        return value
 
     def checksum(self, first: int, stop: int) -> int | None:
         return self._checksum(self._offset + first * self._row, (stop - first) * self._row)
@@ -273,6 +296,7 @@ class FileSink(Sink):
         """What is known only at the end."""
 
     def close(self) -> None:
+        super().close()
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -14,7 +14,7 @@ from ..optional import open_netcdf
 #: What makes a Zarr store of folders and their files.
 _ZARR_METADATA = (".zgroup", ".zattrs", ".zmetadata", ".zarray", "zarr.json")
 #: The name of a dimension in NetCDF-4 that has no variable.
-_BARE_DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
+_BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"
 
 
 def check_replaced(path: str, named: Collection[str], what: str) -> None:
@@ -49,6 +49,8 @@ def check_replaced(path: str, named: Collection[str], what: str) -> None:
 
 def _arrays(path: str) -> Mapping[str, set[str]]:
     """Every array in a file or store, told apart by content, with the coordinates that it names."""
+    if not os.path.exists(path):  # a link to nowhere
+        return {}
     if os.path.isdir(path):
         return _in_zarr(path)
     with open(path, "rb") as file:
@@ -64,8 +66,12 @@ def _arrays(path: str) -> Mapping[str, set[str]]:
 
 def _of_attributes(dims: Iterable[Any], attrs: Mapping[str, Any]) -> set[str]:
     texts = (attrs.get(key, "") for key in ("coordinates", "grid_mapping"))
-    told = " ".join(text.decode() if isinstance(text, bytes) else str(text) for text in texts)  # HDF5's may be bytes
-    return {*map(str, dims), *told.split()}
+    return {*map(str, dims), *" ".join(map(_text, texts)).split()}
+
+
+def _text(value: Any) -> str:
+    """An attribute, which HDF5 may have as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _in_hdf5(path: str) -> dict[str, set[str]]:
@@ -74,7 +80,7 @@ def _in_hdf5(path: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
 
     def note(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and not bytes(node.attrs.get("NAME", b"")).startswith(_BARE_DIMENSION):
+        if isinstance(node, h5py.Dataset) and not _text(node.attrs.get("NAME", "")).startswith(_BARE_DIMENSION):
             scales = [scale.name.strip("/") for dim in node.dims for scale in dim.values()]
             found[name] = _of_attributes(scales, node.attrs)
 

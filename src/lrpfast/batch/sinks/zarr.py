@@ -95,12 +95,15 @@ class ZarrSink(Sink):
     def write(self, first: int, rows: np.ndarray) -> int:
         check_rows(self.name, self._shape, first, rows)
         rows = np.ascontiguousarray(rows, self._dtype)
-        if rows.size:
-            with naming(self.path, self.partial):
-                for chunk in self._chunks(first, first + len(rows)):
-                    self._write_chunk(chunk, first - chunk * self._rows, rows)
+
+        def write() -> None:
+            for chunk in self._chunks(first, first + len(rows)) if rows.size else ():
+                self._write_chunk(chunk, first - chunk * self._rows, rows)
+
+        with naming(self.path, self.partial):
+            value = self._written(rows.reshape(-1).view(np.uint8).data, write)
         self._end = max(self._end, first + len(rows))
-        return zlib.crc32(rows.reshape(-1).view(np.uint8).data)
+        return value
 
     def _chunks(self, first: int, stop: int) -> range:
         return range(first // self._rows, -(-stop // self._rows))
@@ -181,6 +184,7 @@ class ZarrSink(Sink):
                 os.unlink(os.path.join(self._inside, name))
 
     def discard(self) -> None:
+        self.close()
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
