@@ -115,7 +115,7 @@ class _Reading:
             with _naming(str(node)):
                 made = self._made(node, values)
             for name, value in zip(node.outputs, made, strict=False):
-                if name:
+                if name and value is not None:
                     values[name] = value
 
     def _made(self, node: Node, values: dict[str, Any]) -> list[Any]:
