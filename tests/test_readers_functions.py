@@ -110,6 +110,10 @@ ONNX = {
         "s = Add(x, t) c = Clip(s, z, b) m = Mul(x, c) y = Div(m, b)", {"t": 3, "z": 0, "b": 6},
         lambda x: x * np.clip(x / 6 + 0.5, 0, 1), ["hard_silu"],
     ),
+    "hard swish by a product": (
+        "s = Add(x, t) c = Clip(s, z, b) m = Mul(x, c) y = Mul(m, k)", {"t": 3, "z": 0, "b": 6, "k": 1 / 6},
+        lambda x: x * np.clip(x / 6 + 0.5, 0, 1), ["hard_silu"],
+    ),
     "hard sigmoid": (
         "m = Mul(x, k) s = Add(m, h) y = Clip(s, z, b)", {"k": 1 / 6, "h": 0.5, "z": 0, "b": 1},
         lambda x: np.clip(x / 6 + 0.5, 0, 1), ["hard_sigmoid"],

@@ -283,7 +283,8 @@ def test_an_operator_that_is_read_on_constants_alone_is_not_said_to_work():
 )  # fmt: skip
 def test_a_good_file_is_not_called_broken(nodes, constants, shape, word):
     proto = made(nodes, [constant(k, v) for k, v in constants.items()], shape)
-    refused(proto, lrpfast.UnsupportedLayerError, "the_", word)
+    message = refused(proto, lrpfast.UnsupportedLayerError, "the_", f"({nodes[-1].op_type}, ", word)
+    assert "*, " not in message
 
 
 F32 = np.float32

@@ -1,5 +1,7 @@
 """The examples that the ONNX standard has for its operators: what is read predicts what the standard says."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -34,8 +36,7 @@ def test_the_standards_examples():
     for name, proto, x, wanted in examples():
         try:
             model = lrpfast.from_onnx(proto)
-        except (lrpfast.UnsupportedLayerError, lrpfast.ModelFormatError) as error:
-            assert "do not fit it (" not in str(error), (name, error)
+        except lrpfast.UnsupportedLayerError:  # no example of the standard is a damaged file
             continue
         got = model.predict(x, precision="float64")
         for a, b in zip(got if isinstance(got, list) else [got], wanted, strict=True):
@@ -43,3 +44,11 @@ def test_the_standards_examples():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
         read.append(name)
     assert len(read) > 150
+
+
+def test_no_example_is_called_damaged():
+    """With all their inputs as they are, most are models that lrpfast refuses by name."""
+    for case in loader.load_model_tests(kind="node"):
+        if case.model is not None:
+            with contextlib.suppress(lrpfast.UnsupportedLayerError):
+                lrpfast.from_onnx(case.model)

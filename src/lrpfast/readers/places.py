@@ -45,6 +45,11 @@ def stretched(builder: Builder, value: Value, shape: Sequence[int | None]) -> Va
 def affine(builder: Builder, value: Value, scale: Any, shift: Any) -> Value:
     """value · scale + shift, with arrays of no more axes than a sample; either side is stretched to the other."""
     scale, shift = np.asarray(scale), np.asarray(shift)
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        raise UnsupportedLayerError(
+            "adds, or multiplies by, constants that are infinite or not a number, such as a mask of -inf. Use large "
+            "numbers instead"
+        )
     both = np.broadcast_shapes(scale.shape, shift.shape)
     wanted = (1,) * (len(value.shape) - len(both)) + both
     if any(n == 1 != m for n, m in zip(value.shape, wanted, strict=True)):
@@ -76,7 +81,9 @@ def _spatially(
 def take(builder: Builder, value: Value, axis: int, places: Sequence[int] | np.ndarray) -> Value:
     """Values at the given places of an axis, in that order."""
     n, places = fixed(value, axis), np.asarray(places, np.int64)
-    if not places.size or places.min() < -n or places.max() >= n:
+    if not places.size:
+        raise UnsupportedLayerError(f"takes nothing of an axis of {n}, which leaves nothing to explain")
+    if places.min() < -n or places.max() >= n:
         raise ShapeError(f"it takes the places {places[:8].tolist()} of an axis of {n}")
     places = places % n
     first, last = int(places[0]), int(places[-1])

@@ -73,13 +73,13 @@ def _prelu(use: Use) -> Value:
 
 
 def _clip(use: Use) -> Value:
-    low, high = (use.number(i, name, use.attr(name)) for i, name in ((1, "min"), (2, "max")))
-    low = None if low is None or low <= -_LARGEST else low  # up to version 10 it stands for none
-    return _clipped(use, low, None if high is None or high >= _LARGEST else high)
+    return _clipped(use, *(use.number(i, name, use.attr(name)) for i, name in ((1, "min"), (2, "max"))))
 
 
 def _clipped(use: Use, low: float | None, high: float | None, x: Value | None = None) -> Value:
     """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
+    low = None if low is None or low <= -_LARGEST else low  # up to version 10 it stands for none
+    high = None if high is None or high >= _LARGEST else high
     if low is not None and high is not None:
         low = min(low, high)
     return use.builder.each(clip(low, high), use.value() if x is None else x)

@@ -56,6 +56,8 @@ class Node:
         Numbers, text, tuples and arrays.
     position : str
         "3 of 40".
+    written : str
+        The operator in the file, where ``op`` is a name of ours for several nodes.
     """
 
     op: str
@@ -64,9 +66,10 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     position: str
+    written: str = ""
 
     def __str__(self) -> str:
-        return f"node {self.name!r} ({self.op}, {self.position})"
+        return f"node {self.name!r} ({self.written or self.op}, {self.position})"
 
     def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
         return UnsupportedLayerError(f"{self} {problem}" + (f". {remedy}" if remedy else ""))

@@ -29,7 +29,7 @@ BATCHES = (7919, 7907)
 _MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
 
 #: Operators that are read as parts of a function alone.
-_PARTS = {
+_REMEDIES = {
     "Erf": "It works in a GELU, x * (1 + erf(x / sqrt(2))) / 2, whose constants are these to the precision of float32",
     "Log": "It works in a softplus, log(1 + exp(x)), and in a log-sigmoid, log(sigmoid(x))",
 }
@@ -127,7 +127,7 @@ class _Reading:
             with _naming(str(node)):
                 made = self._made(node, values)
             for name, value in zip(node.outputs, made, strict=False):
-                if name:
+                if name and value is not None:
                     values[name] = value
 
     def _made(self, node: Node, values: dict[str, Any]) -> list[Any]:
@@ -144,7 +144,7 @@ class _Reading:
         if node.op in OPERATORS:
             self.builder.scope = node.name
             return Use(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
-        remedy = _PARTS.get(node.op) or f"These work: {', '.join(known_operators())}"
+        remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known_operators())}"
         raise node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
     def _branch(self, node: Node, condition: Any, values: dict[str, Any]) -> list[Any]:

@@ -87,6 +87,8 @@ def _squeeze(use: Use) -> Value:
     whole = (2, *x.shape)  # whatever the batch is, its axis stays
     if axes is None and use.batches == (1, 1):
         raise use.unsupported("takes away every axis of one value, the batch's too", "Name the axes")
+    if any(a in (0, -len(whole)) for a in axes or ()):
+        raise use.unsupported("takes away the batch axis", "Keep the batch axis first")
     gone = squeezed(whole, axes)
     return _reshape_to(use, tuple(n for i, n in enumerate(whole) if i not in gone)[1:])
 
@@ -146,14 +148,16 @@ def _slice(use: Use) -> Value:
     return value
 
 
-def _split(use: Use) -> list[Value]:
+def _split(use: Use) -> list[Value | None]:
+    """The parts; what is empty is None, as no layer makes it."""
     x = use.value()
     axis = use.axis(use.attr("axis", 0))
     for key in ("split", "num_outputs"):
         use.attr(key)
-    made, start = [], 0
+    made: list[Value | None] = []
+    start = 0
     for size in split_sizes(use.node, [None, use.maybe(1, "split")], (0, *x.shape)):
-        made.append(take(use.builder, x, axis, range(start, start + size)))
+        made.append(take(use.builder, x, axis, range(start, start + size)) if size else None)
         start += size
     return made
 

@@ -91,7 +91,8 @@ class Matcher:
 
     def match(self, node: Node) -> Node:
         """The node that stands for this one and those before it; itself where it is no pattern."""
-        return self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
+        found = self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
+        return replace(found, written=node.op) if found.op.endswith("*") else found
 
     # -- functions of one value -------------------------------------------------
 
