@@ -95,7 +95,9 @@ def test_channels_first():
 
 
 @pytest.mark.parametrize(
-    "shape", [(6, 6, 16), (6, 7, 16), (12, 64, 16), (16, 6, 6), (3, 3, 3), (3, 9, 3), (9, 3, 9)], ids=str
+    "shape",
+    [(6, 6, 16), (6, 7, 16), (12, 64, 16), (16, 6, 6), (3, 3, 3), (3, 9, 3), (9, 3, 9), (1, 9, 3), (3, 9, 1)],
+    ids=str,
 )
 def test_channels_that_sizes_do_not_tell(shape):
     r = RNG.normal(size=(2, *shape))

@@ -278,3 +278,23 @@ def test_the_command_takes_full_indices(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(np.load("r.npy"), flat_relevance((1, 1), (2, -1)), rtol=1e-9)
     assert main([*command, "1,2", "--force"]) != 0
     assert "--target 0,1-0,2" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::lrpfast.errors.AmplificationWarning")
+def test_the_last_use_of_a_shared_layer_may_end_with_a_sigmoid():
+    """It is explained before the sigmoid, which the first use keeps; names stay."""
+    w, b = W12[:, :6], W12[0, 6:]
+    layer = lrpfast.layers.Dense(w, b, "sigmoid", name="d")
+    graph = lrpfast.Graph()
+    model = graph.model(graph.add(layer, graph.add(layer, graph.input((6,)))))
+    layers = [lrpfast.layers.Dense(w, b, "sigmoid"), lrpfast.layers.Dense(w, b)]
+    apart = lrpfast.from_layers(layers, (6,))
+    got = lrpfast.Analyzer(model, "epsilon", precision="float64").explain(X, layers=True)
+    assert list(got.layers) == ["input", "d", "d:1"]
+    wanted = lrpfast.Analyzer(apart, "epsilon", precision="float64").explain(X)
+    np.testing.assert_array_equal(got.output, wanted.output)
+    np.testing.assert_array_equal(got.relevance, wanted.relevance)
+    begun = lrpfast.Analyzer(model, "epsilon", precision="float64", start="d").analyze(X, got.layers["d"])
+    np.testing.assert_allclose(begun, got.relevance, rtol=1e-12)
+    less = lrpfast.Analyzer(model, "epsilon", precision="float64", y_ref=0.5).explain(X)
+    np.testing.assert_allclose(less.output, wanted.output - 0.5)

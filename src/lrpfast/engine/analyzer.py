@@ -70,7 +70,8 @@ class Analyzer:
     start : str, int or (layer, neuron), optional
         A hidden layer to explain instead of the output; (layer, neuron) is the same as this layer with
         target=neuron. The layer is the same as in ``explain(layers=True).layers``: what a batch normalization is
-        folded into has that one's output.
+        folded into has that one's output. Relevance begins below its softmax or sigmoid only where it would
+        pass that unchanged.
     y_ref : float or array, optional
         Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
     input_range : (low, high), optional

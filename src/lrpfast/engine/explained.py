@@ -12,9 +12,10 @@ import numpy as np
 from ..errors import InputError, ShapeError
 from ..kernels import Start
 from ..model.canonize import canonize
-from ..model.graph import Model
+from ..model.graph import Model, with_layers
 from ..model.layers import Dense
 from ..model.layers.base import whole
+from ..rules import Pass
 from ..rules.composites import Assignment, Composite
 
 
@@ -41,7 +42,7 @@ def explained_part(model: Model, composite: Composite, stripped: Sequence[str], 
     """The model up to the layer to explain, as it is explained, and its layers' rules.
 
     What ends the whole model is left out and batch normalization folded before the model is cut, not after, so that a
-    layer's output is the same value whether an explanation begins there or comes by.
+    layer means the same whether an explanation begins there or comes by.
     """
     assignment = composite.assign(model)
     whole = model.without_output_activation(stripped)
@@ -49,7 +50,25 @@ def explained_part(model: Model, composite: Composite, stripped: Sequence[str], 
         whole = canonize(whole, assignment.kept)
     if start is None:
         return whole, assignment
-    return whole.until(start), rules_of(assignment, model.needed(start))
+    part, rules = whole.until(start), rules_of(assignment, whole.needed(start))
+    bare = part.without_output_activation(stripped)
+    return (bare if bare is part or _passes_to_change(part, bare, rules) else part), rules
+
+
+def _passes_to_change(part: Model, bare: Model, rules: Assignment) -> bool:
+    """Whether relevance passes unchanged from a part's output to below the activation that ``bare`` lacks.
+
+    Only then may it begin there, and mean the layer all the same.
+    """
+    last = max(i for i, node in enumerate(part.nodes) if node.layer is not bare.nodes[i].layer)
+    at, passing = part.outputs[0], rules.activations.get(last, Pass())
+    between = [at]
+    while at != last:
+        at = part.nodes[at].inputs[0]
+        between.append(at)
+    if getattr(part.nodes[last].layer, "activation", None) is not None:
+        between.pop()
+    return all(isinstance(rule, Pass) for rule in (passing, *(rules.rules.get(i, Pass()) for i in between)))
 
 
 def minus_reference(model: Model, y_ref: Any) -> Model:
@@ -71,7 +90,7 @@ def minus_reference(model: Model, y_ref: Any) -> Model:
         raise ShapeError(f"y_ref must be one number or one per output ({width}), not of shape {reference.shape}")
     bias = np.zeros(width) if layer.bias is None else layer.bias
     nodes[at] = (replace(layer, bias=bias - np.broadcast_to(reference, (width,)).astype(np.float64)), nodes[at][1])
-    return Model(nodes, model.name, model.outputs)
+    return with_layers(model, nodes)
 
 
 def rules_of(assignment: Assignment, kept: Sequence[int]) -> Assignment:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Model
+from .graph import Model, with_layers
 from .layers import (
     BatchNorm,
     Conv,
@@ -96,7 +96,7 @@ def canonize(model: Model, kept: Collection[int] = ()) -> Model:
             nodes[i] = (Identity(f"BatchNorm folded into {model.nodes[at].name}", name=layer.name), inputs)
     if all(node.layer is layer for node, (layer, _) in zip(model.nodes, nodes, strict=True)):
         return model
-    return Model(nodes, model.name, model.outputs)
+    return with_layers(model, nodes)
 
 
 def split_batch_norm(model: Model) -> Model:

@@ -412,7 +412,7 @@ class Model:
             else:
                 continue
             changed = True
-        return Model(nodes, self.name, self.outputs) if changed else self
+        return with_layers(self, nodes) if changed else self
 
     def without_softmax(self) -> Model:
         """The same model with a final softmax or its logarithm left out, so that it predicts logits.
@@ -567,6 +567,21 @@ class Model:
         from .npz import digest
 
         return digest(self)
+
+
+def with_layers(model: Model, nodes: Sequence[tuple[Layer, tuple[int, ...]]]) -> Model:
+    """The model with other layers at its nodes, which keep their names.
+
+    Of a layer that is used several times one use may become another: they are layers of their own then.
+    """
+    became: dict[int, set[int]] = {}
+    for node, (layer, _) in zip(model.nodes, nodes, strict=True):
+        became.setdefault(id(node.layer), set()).add(id(layer))
+    named = [
+        (replace(layer, name=node.name) if len(became[id(node.layer)]) > 1 else layer, inputs)
+        for node, (layer, inputs) in zip(model.nodes, nodes, strict=True)
+    ]
+    return Model(named, model.name, model.outputs)
 
 
 def model_wo_softmax(model: Model) -> Model:

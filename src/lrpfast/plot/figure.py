@@ -80,8 +80,8 @@ def heatmap(
         Whether a sample's channels are its first axis, as in ONNX and PyTorch, or its last,
         as in Keras; ``model.channels_first`` knows that of inputs. When None, the channels
         of an image are whichever of the two has a size of 1 to 4, less than both other axes,
-        and an error where neither has, as in hidden layers; those of a sequence are the last
-        axis. Samples without channels are drawn as they are.
+        and an error where neither has, as in hidden layers, or where one has 1 and the other 3, grey or in
+        colour; those of a sequence are the last axis. Samples without channels are drawn as they are.
     features : sequence of str, optional
         Names of a vector's features or of a sequence's channels.
     scale : {"sample", "shared"}

@@ -156,7 +156,8 @@ class Reader:
         if self.channels_first is not None or kind == "sequence":
             return bool(self.channels_first)
         first, middle, last = shape[1:]
-        if min(first, last) <= COLOURS and (first < min(middle, last) or last < min(first, middle)):
+        either = {first, last} == {1, 3}  # grey with channels at one end, in colour with them at the other
+        if not either and min(first, last) <= COLOURS and (first < min(middle, last) or last < min(first, middle)):
             return first < last
         raise InputError(
             f"{what} of shape {_any(shape)}: its sizes do not tell where the channels are; say channels_first=True or "
