@@ -86,8 +86,8 @@ def _check_dataset(found: h5py.Dataset, name: str) -> None:
         if number not in FILTERS:
             shown = called.decode("utf-8", "replace")
             raise InputError(
-                f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and could "
-                "run code; h5repack -f GZIP=4 writes a file that can be read"
+                f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and "
+                "could run code; h5repack -f GZIP=4 writes a file that can be read"
             )
 
 
