@@ -83,7 +83,11 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
     def drawn(path: str) -> Any:
         with open_source(path) as made:
             x = inputs.read(0, shown)
-            features = x if options.mask is None else x[:, open_mask(options.mask, inputs)]
+            features = x
+            if options.mask is not None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # how it was aligned is told already
+                    features = x[:, open_mask(options.mask, inputs)]
             labels = _largest(analyzer, features, options.start) if options.target == "max" else None
             return draw(made.read(0, shown), x, samples, labels)
 

@@ -604,8 +604,9 @@ class Analyzer:
         quantiles : float or sequence of float
             Quantiles of the maps, 0 to 1, to about 3 %.
         mask : bool array or path, optional
-            The points of the source's grid that are the model's features, in order. Relevances come back on
-            the grid, NaN where it has no features.
+            The points of the source's grid that are the model's features, in the grid's order. A mask with
+            coordinates is aligned with a source that has them. Relevances come back on the grid, NaN where it
+            has no features.
         progress : bool or callable
             A progress bar on a terminal; or a function called with the number of samples of each chunk done.
         resume : bool

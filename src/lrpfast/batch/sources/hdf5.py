@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Filters that unpack data and do nothing else: HDF5's own, and the registered compressions and checks. What may
 #: be installed besides can run code that the file holds (HDF5-UDF).
-FILTERS = {*range(1, 7), 305, 307, *range(32000, 32006), *range(32007, 32031)}
+FILTERS = {*range(1, 7), 305, 307, *range(32000, 32031)}
 
 
 def open_hdf5(path: str, dataset: str | None) -> FileSource:
@@ -86,8 +85,8 @@ def _check_dataset(found: h5py.Dataset, name: str) -> None:
         if number not in FILTERS:
             shown = called.decode("utf-8", "replace")
             raise InputError(
-                f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and could "
-                "run code; h5repack -f GZIP=4 writes a file that can be read"
+                f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and "
+                "could run code; h5repack -f GZIP=4 writes a file that can be read"
             )
 
 
@@ -117,12 +116,14 @@ def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, .
 
 
 def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
-    """Those of the attributes that are there, and of a type that can be read."""
-    found = {}
+    """Those of the attributes that are there; None where one is of a type that cannot be read."""
+    found: dict[str, Any] = {}
     for name in names:
-        with contextlib.suppress(OSError, TypeError, ValueError, KeyError):
-            if name in node.attrs:
+        if name in node.attrs:
+            try:
                 found[name] = node.attrs[name]
+            except (OSError, TypeError, ValueError, KeyError):
+                found[name] = None
     return found
 
 
