@@ -46,6 +46,7 @@ cdef extern from "compute.h":
         void (*won)(Py_ssize_t, const float*, const float*, float, float*) noexcept nogil
         void (*add)(Py_ssize_t, const float*, float*) noexcept nogil
         void (*relu)(Py_ssize_t, const float*, float*) noexcept nogil
+        double (*absolute)(Py_ssize_t, const float*) noexcept nogil
     ctypedef struct lrpfast_f64:
         Py_ssize_t lanes
         Py_ssize_t panel
@@ -72,6 +73,7 @@ cdef extern from "compute.h":
         void (*won)(Py_ssize_t, const double*, const double*, double, double*) noexcept nogil
         void (*add)(Py_ssize_t, const double*, double*) noexcept nogil
         void (*relu)(Py_ssize_t, const double*, double*) noexcept nogil
+        double (*absolute)(Py_ssize_t, const double*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_f32* lrpfast_kernels_f32(int) nogil
@@ -356,6 +358,13 @@ cdef inline void k_relu(const Code* k, Py_ssize_t n, const real* x, real* out) n
         k.f32.relu(n, x, out)
     else:
         k.f64_kernels.relu(n, x, out)
+
+
+cdef inline double k_absolute(const Code* k, Py_ssize_t n, const real* x) noexcept nogil:
+    if real is float:
+        return k.f32.absolute(n, x)
+    else:
+        return k.f64_kernels.absolute(n, x)
 
 
 cdef inline Py_ssize_t ceil_to(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

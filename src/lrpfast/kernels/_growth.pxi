@@ -1,28 +1,5 @@
 # How relevance grows from its start to the input: growth.py says what is counted and why.
 
-cdef double absolute(const Code* code, Py_ssize_t n, const real* x) noexcept nogil:
-    """Σ|x|, without NaN where that marks what does not count."""
-    cdef real lanes[16]
-    cdef double total = 0
-    cdef Py_ssize_t j = 0, stop, c
-    if code.allow_nan:
-        for j in range(n):
-            total += 0 if isnan(<double>x[j]) else fabs(x[j])
-        return total
-    while j + 16 <= n:
-        memset(lanes, 0, sizeof(lanes))
-        stop = min(n - 15, j + 4096)
-        while j < stop:
-            for c in range(16):
-                lanes[c] += x[j + c] if x[j + c] > 0 else -x[j + c]
-            j += 16
-        for c in range(16):
-            total += lanes[c]
-    while j < n:
-        total += fabs(x[j])
-        j += 1
-    return total
-
 
 cdef void note_starts(const Job* job, const Operation* op, char** base, Py_ssize_t first, Py_ssize_t samples,
                       real* unused) noexcept nogil:
@@ -53,7 +30,7 @@ cdef void judge(const Job* job, char** base, Py_ssize_t first, Py_ssize_t sample
         before, total = job.starts[2 * (first + i)], job.starts[2 * (first + i) + 1]
         if job.mode == START_ARRAY and before == 0:
             continue  # nothing was asked for
-        after = absolute(code, size, <const real*>base[code.result] + i * size)
+        after = k_absolute(code, size, <const real*>base[code.result] + i * size)
         if after == 0:
             if not g.zero or first + i < g.zero_at:
                 g.zero_at = first + i
