@@ -108,6 +108,9 @@ cdef enum:
     MOST_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
     FEW_COLUMNS = 128   # many rows share the packing
     LIGHT = 16          # multiplications that a value of a light operation may take the time of
+    LARGE = 4096        # values of relevance of which GLANCE in EVERY are looked at first
+    EVERY = 1024
+    GLANCE = 64
     SOME = 1 << 15      # values after which a slow one looks whether it is to stop
 
 cdef enum Kind:
@@ -240,7 +243,7 @@ cdef struct Job:
     Py_ssize_t window_first, window_size  # of each sample's output, where the start is chosen from
     int* fault                  # per slot: the fault of the lowest sample seen
     Py_ssize_t* fault_at
-    Py_ssize_t judged_step      # one in so many explanations is judged by its growth; 0: none
+    int judged, exact           # whether explanations are judged by their growth, and large ones as a whole
     double* starts              # of each sample, what the one at hand begins with: Σ|R| and ΣR
     Growth* growth              # per slot
 
