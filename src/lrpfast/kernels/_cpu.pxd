@@ -108,7 +108,7 @@ cdef enum:
     MOST_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
     FEW_COLUMNS = 128   # many rows share the packing
     LIGHT = 16          # multiplications that a value of a light operation may take the time of
-    LARGE = 4096        # values of relevance of which GLANCE in EVERY are looked at first
+    LARGE = 8192        # values of relevance of which GLANCE in EVERY are looked at first
     EVERY = 1024
     GLANCE = 64
     SOME = 1 << 15      # values after which a slow one looks whether it is to stop
