@@ -127,6 +127,7 @@ def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step:
         share = np.where(vanished, after / np.abs(total), np.inf)
     return (
         *(int(found.sum()) for found in (amplified, vanished, zero, zero & (before == 0), zero & (total < 0))),
-        *(float(growth.max()), step * int(growth.max(1).argmax()), float(share.min()), step * int(share.min(1).argmin())),
+        *(float(growth.max()), step * int(growth.max(1).argmax())),
+        *(float(share.min()), step * int(share.min(1).argmin())),
         *(step * int(zero.any(1).argmax()), step),
     )  # type: ignore[return-value]
