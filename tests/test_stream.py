@@ -190,7 +190,8 @@ def test_groups_by_prediction(outputs, x):
 def test_the_repr_says_what_was_made(x, tmp_path):
     one = repr(ANALYZER.stream(x, statistics=True))
     both = repr(ANALYZER.stream(x, tmp_path / "r.npy", statistics=True))
-    assert one.endswith(" s; statistics>") and both.endswith("relevance (1100, 40) float32, statistics>")
+    assert one.endswith(" s; amplified 2, statistics>")
+    assert both.endswith("relevance (1100, 40) float32, amplified 2, statistics>")
 
 
 def test_groups_by_names(x):

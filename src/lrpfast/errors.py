@@ -211,8 +211,8 @@ class RelevanceWarning(UserWarning):
 
     Examples
     --------
-    >>> import warnings
-    >>> warnings.simplefilter("ignore", lrpfast.errors.RelevanceWarning)
+    >>> issubclass(lrpfast.AmplificationWarning, lrpfast.RelevanceWarning)
+    True
     """
 
 

@@ -172,6 +172,11 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
     )
+    group.add_argument(
+        "--balance",
+        action="store_true",
+        help="print where relevance went, layer by layer: mean of all samples, or of 256 of them",
+    )
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
     _add_plot_options(parser)
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from .. import plot
 from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
 from ..batch.apart import check_apart
-from ..batch.bounds import told_outside
-from ..errors import BoundsWarning, InputError
+from ..engine.growth import BALANCE
+from ..errors import BoundsWarning, InputError, RelevanceWarning
 from ..readers import load
 from . import options
+from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
 
@@ -40,8 +41,10 @@ def run(arguments: argparse.Namespace) -> None:
         target = options.target(arguments.target)
         analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
+        balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
         with terminable(), _told(*outputs), warnings.catch_warnings():
-            warnings.simplefilter("ignore", BoundsWarning)  # told below, in one line
+            for kind in (BoundsWarning, RelevanceWarning):  # told below, each in one line
+                warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
             done = analyzer.stream(
                 arguments.inputs,
@@ -61,8 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
             )
             if picture is not None:
                 plot.save(picture(arguments.output), arguments.plot)
-    if done.outside:
-        print(f"lrpfast: warning: {told_outside(done.outside, done.values)}", file=sys.stderr)
+            if balance is not None:
+                print(balance())
+    for text in done.warnings:
+        print(f"lrpfast: warning: {text.replace(BALANCE, '--balance')}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done)
 
@@ -89,8 +94,15 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
         written.append(arguments.plot)
     print(
         f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
-        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}"
+        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}{_doubtful(done)}"
     )
+
+
+def _doubtful(done: Streamed) -> str:
+    """How many of the explanations mean little, if any."""
+    kinds = {"amplified": done.amplified, "nearly vanished": done.vanished, "zero everywhere": done.zero_maps}
+    counts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
+    return f"; of {done.explanations:,} explanations, {', '.join(counts)}" if counts else ""
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from .. import table
 from ..errors import InputError
 from ..kernels import DEFAULT_START, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
-from ..kernels.growth import STEP, Growth, judge
+from ..kernels.growth import MOST_JUDGED, Growth, judge
 from ..model.graph import Model
 from ..model.layers import SOFTMAXES
 from ..rules import Pass, Rule
@@ -390,8 +390,8 @@ class Analyzer:
         AmplificationWarning
             Where relevance grows so much between the output and the input that single values mean little.
         VanishingWarning
-            Where next to nothing of the output reaches the input, or nothing. Of batches whose relevance takes more
-            than a few MiB, one explanation in 16 is looked at; `stream` looks at all.
+            Where next to nothing of the output reaches the input, or nothing. Samples of many features are judged by
+            a part of them first, on a GPU 16 samples are; `stream` and `explain` look at everything.
 
         Examples
         --------
@@ -450,7 +450,7 @@ class Analyzer:
 
     def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
         """Note how relevance, (samples, targets, …), grew, for a backend that does not: of a few samples, or of all."""
-        step = 1 if exact else -(-len(x) // STEP)
+        step = 1 if exact else max(1, -(-len(x) // MOST_JUDGED))
         for part in self._chunks(len(x[::step]), self._per_sample * relevance.shape[1]):
             chosen = slice(part.start * step, part.stop * step, step)
             if len(rows := x[chosen]):
@@ -507,7 +507,7 @@ class Analyzer:
             precision=self._precision,
             input_range=self._range,
             mask_nan=self._mask_nan,
-            notes=notes,
+            notes=notes if self._backend.judges else None,
             exact=exact,
         )
 

@@ -46,6 +46,7 @@ cdef extern from "compute.h":
         void (*won)(Py_ssize_t, const float*, const float*, float, float*) noexcept nogil
         void (*add)(Py_ssize_t, const float*, float*) noexcept nogil
         void (*relu)(Py_ssize_t, const float*, float*) noexcept nogil
+        double (*absolute)(Py_ssize_t, const float*) noexcept nogil
     ctypedef struct lrpfast_f64:
         Py_ssize_t lanes
         Py_ssize_t panel
@@ -72,6 +73,7 @@ cdef extern from "compute.h":
         void (*won)(Py_ssize_t, const double*, const double*, double, double*) noexcept nogil
         void (*add)(Py_ssize_t, const double*, double*) noexcept nogil
         void (*relu)(Py_ssize_t, const double*, double*) noexcept nogil
+        double (*absolute)(Py_ssize_t, const double*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_f32* lrpfast_kernels_f32(int) nogil
@@ -106,6 +108,9 @@ cdef enum:
     MOST_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
     FEW_COLUMNS = 128   # many rows share the packing
     LIGHT = 16          # multiplications that a value of a light operation may take the time of
+    LARGE = 8192        # values of relevance of which GLANCE in EVERY are looked at first
+    EVERY = 1024
+    GLANCE = 64
     SOME = 1 << 15      # values after which a slow one looks whether it is to stop
 
 cdef enum Kind:
@@ -238,7 +243,7 @@ cdef struct Job:
     Py_ssize_t window_first, window_size  # of each sample's output, where the start is chosen from
     int* fault                  # per slot: the fault of the lowest sample seen
     Py_ssize_t* fault_at
-    Py_ssize_t judged_step      # one in so many explanations is judged by its growth; 0: none
+    int judged, exact           # whether explanations are judged by their growth, and large ones as a whole
     double* starts              # of each sample, what the one at hand begins with: Σ|R| and ΣR
     Growth* growth              # per slot
 
@@ -356,6 +361,13 @@ cdef inline void k_relu(const Code* k, Py_ssize_t n, const real* x, real* out) n
         k.f32.relu(n, x, out)
     else:
         k.f64_kernels.relu(n, x, out)
+
+
+cdef inline double k_absolute(const Code* k, Py_ssize_t n, const real* x) noexcept nogil:
+    if real is float:
+        return k.f32.absolute(n, x)
+    else:
+        return k.f64_kernels.absolute(n, x)
 
 
 cdef inline Py_ssize_t ceil_to(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

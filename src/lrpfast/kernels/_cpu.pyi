@@ -37,7 +37,7 @@ class Executable:
         kept: Mapping[int, np.ndarray] | None = None,
         window: tuple[int, int] | None = None,
         notes: list[object] | None = None,
-        judged_step: int = 1,
+        exact: bool = False,
     ) -> tuple[str, int] | None: ...
 
 def instruction_sets() -> list[str]: ...

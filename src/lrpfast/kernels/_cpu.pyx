@@ -87,7 +87,7 @@ cdef int step(const Job* job, const Operation* op, char** base, Py_ssize_t first
         remask(code, op, base, samples, sums)
     elif kind == START:
         begin(job, op, base, first, samples, which, sums)
-        if job.judged_step:
+        if job.judged:
             note_starts(job, op, base, first, samples, sums)
     elif kind == COPY:
         memcpy(base[op.writes[0]], base[op.reads[0]], samples * code.size[op.reads[0]] * sizeof(real))
@@ -199,7 +199,7 @@ cdef void micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) noexce
                 fault = step(job, &code.operations[t], base, first, samples, which, sums)
                 if fault:
                     break
-            if job.judged_step and not fault:
+            if job.judged and not fault:
                 judge(job, base, first, samples, slot, sums)
     note_fault(job, slot, fault, first)
 
@@ -279,9 +279,9 @@ cdef void run_together(Job* job, char** base, char* buffers, int threads) noexce
                 team.op = &code.operations[t]
                 if share_operation(&team, threads):
                     return
-            if job.judged_step and code.f64:
+            if job.judged and code.f64:
                 judge(job, base, team.first, team.samples, 0, <double*>NULL)
-            elif job.judged_step:
+            elif job.judged:
                 judge(job, base, team.first, team.samples, 0, <float*>NULL)
         team.first += job.micro
 
@@ -741,13 +741,14 @@ cdef class Executable:
 
     def run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro, int threads, bint together,
             str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0, int targets_count=1,
-            cnp.ndarray start=None, kept=None, window=None, list notes=None, Py_ssize_t judged_step=1):
+            cnp.ndarray start=None, kept=None, window=None, list notes=None, bint exact=False):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``together``) or take micro-batches of their own. All arrays
         are C-contiguous and of the program's dtype (targets: int64); the caller checks that.
         Returns None, or (fault, first sample of the micro-batch where it happened). ``notes`` gets one
-        note of what growth.py counts, of one in ``judged_step`` samples, if there is anything to say. What a signal's
+        note of what growth.py counts, if there is anything to say; where not ``exact``, large samples are judged by a
+        part of their values first. What a signal's
         handler raises, such as KeyboardInterrupt, ends the run within a moment.
         """
         cdef Code* code = &self.code
@@ -761,7 +762,7 @@ cdef class Executable:
         cdef Growth growth[256]
         cdef Workspace workspace = None
         cdef lrpfast_watch watch
-        cdef bint watched
+        cdef bint watched, judged
         if count == 0:
             return None
         slots = min(slots, 256) if together else min(slots, 256, count)
@@ -774,8 +775,8 @@ cdef class Executable:
             workspace = self.spare.pop()
         except IndexError:
             pass
-        judged_step = judged_step if notes is not None and code.result >= 0 else 0
-        starts = 2 * samples * <Py_ssize_t>sizeof(double) if judged_step else 0
+        judged = notes is not None and code.result >= 0
+        starts = 2 * samples * <Py_ssize_t>sizeof(double) if judged else 0
         if workspace is None or workspace.nbytes < whole + 2 * table + starts:
             workspace = None
             workspace = Workspace(whole + 2 * table + starts)
@@ -799,7 +800,7 @@ cdef class Executable:
             if not 0 <= job.window_first < job.window_first + job.window_size <= code.size[code.output]:
                 raise ValueError(f"window {window} is not part of {code.size[code.output]} outputs")
         job.fault, job.fault_at = faults, faults_at
-        job.judged_step, job.growth = judged_step, growth
+        job.judged, job.exact, job.growth = judged, exact, growth
         job.starts = <double*>(workspace.aligned + whole + 2 * table)
         memset(growth, 0, slots * sizeof(Growth))
         watched = PyThread_get_thread_ident() == main_thread  # signals are heard there only
@@ -819,8 +820,8 @@ cdef class Executable:
         for i in range(slots):
             if faults[i] and (worst is None or faults_at[i] < worst[1]):
                 worst = (FAULT[faults[i]], faults_at[i])
-        if judged_step and worst is None:
-            note = noted(growth, slots, judged_step)
+        if judged and worst is None:
+            note = noted(growth, slots)
             if note is not None:
                 notes.append(note)
         return worst

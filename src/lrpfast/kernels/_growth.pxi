@@ -1,28 +1,5 @@
 # How relevance grows from its start to the input: growth.py says what is counted and why.
 
-cdef double absolute(const Code* code, Py_ssize_t n, const real* x) noexcept nogil:
-    """Σ|x|, without NaN where that marks what does not count."""
-    cdef real lanes[16]
-    cdef double total = 0
-    cdef Py_ssize_t j = 0, stop, c
-    if code.allow_nan:
-        for j in range(n):
-            total += 0 if isnan(<double>x[j]) else fabs(x[j])
-        return total
-    while j + 16 <= n:
-        memset(lanes, 0, sizeof(lanes))
-        stop = min(n - 15, j + 4096)
-        while j < stop:
-            for c in range(16):
-                lanes[c] += x[j + c] if x[j + c] > 0 else -x[j + c]
-            j += 16
-        for c in range(16):
-            total += lanes[c]
-    while j < n:
-        total += fabs(x[j])
-        j += 1
-    return total
-
 
 cdef void note_starts(const Job* job, const Operation* op, char** base, Py_ssize_t first, Py_ssize_t samples,
                       real* unused) noexcept nogil:
@@ -31,8 +8,6 @@ cdef void note_starts(const Job* job, const Operation* op, char** base, Py_ssize
     cdef const real* r
     cdef double total, sizes
     for i in range(samples):
-        if (first + i) % job.judged_step:
-            continue
         r = <const real*>base[op.writes[0]] + i * size
         total = sizes = 0
         for j in range(size):
@@ -45,15 +20,22 @@ cdef void judge(const Job* job, char** base, Py_ssize_t first, Py_ssize_t sample
     """Count what became of some samples' relevance."""
     cdef const Code* code = job.code
     cdef Growth* g = &job.growth[slot]
-    cdef Py_ssize_t size = code.size[code.result], i
+    cdef Py_ssize_t size = code.size[code.result], i, at
+    cdef const real* r
     cdef double before, total, after
     for i in range(samples):
-        if (first + i) % job.judged_step:
-            continue
         before, total = job.starts[2 * (first + i)], job.starts[2 * (first + i) + 1]
         if job.mode == START_ARRAY and before == 0:
             continue  # nothing was asked for
-        after = absolute(code, size, <const real*>base[code.result] + i * size)
+        r = <const real*>base[code.result] + i * size
+        if not job.exact and size >= LARGE:  # a look at a part of it, where all of it would take a fair part of the time
+            after = 0
+            for at from 0 <= at < size - EVERY by EVERY:
+                after += k_absolute(code, GLANCE, r + at)
+            after *= EVERY / <double>GLANCE
+            if 2 * LEAST * fabs(total) < after < MOST / 2 * before:
+                continue
+        after = k_absolute(code, size, r)
         if after == 0:
             if not g.zero or first + i < g.zero_at:
                 g.zero_at = first + i
@@ -70,7 +52,7 @@ cdef void judge(const Job* job, char** base, Py_ssize_t first, Py_ssize_t sample
             g.vanished += 1
 
 
-cdef object noted(const Growth* growth, int slots, Py_ssize_t step):
+cdef object noted(const Growth* growth, int slots):
     """A run's note, as growth.py has it, or None where there is nothing to say."""
     cdef Growth all = growth[0]
     cdef int s
@@ -89,4 +71,4 @@ cdef object noted(const Growth* growth, int slots, Py_ssize_t step):
     if not (all.amplified or all.vanished or all.zero):
         return None
     return (all.amplified, all.vanished, all.zero, all.nothing, all.negative, all.largest, all.largest_at,
-            all.smallest if all.vanished else INFINITY, all.smallest_at, all.zero_at, step)
+            all.smallest if all.vanished else INFINITY, all.smallest_at, all.zero_at, 1)

@@ -52,6 +52,7 @@ typedef struct {
         void (*won)(ptrdiff_t, const T *, const T *, T, T *);                                                         \
         void (*add)(ptrdiff_t, const T *, T *);                                                                       \
         void (*relu)(ptrdiff_t, const T *, T *);                                                                      \
+        double (*absolute)(ptrdiff_t, const T *);                                                                     \
     } TABLE;
 LRPFAST_KERNELS(float, lrpfast_f32)
 LRPFAST_KERNELS(double, lrpfast_f64)

@@ -10,7 +10,6 @@ import numpy as np
 from ..errors import DeviceError, InputError
 from . import DEFAULT_START, Fault, Start
 from ._cpu import Executable, instruction_sets
-from .growth import step_of
 from .place import flops, place, work
 from .program import Program
 
@@ -110,8 +109,7 @@ class CompiledProgram:
         if samples:  # as many in every micro-batch, and a share for every thread
             shares = 1 if together else threads
             micro = -(-samples // max(shares, -(-samples // micro)))
-        step = step_of(out.nbytes, exact)
-        return self._run(x, out, samples, micro, threads, together, start, keep, notes, step)
+        return self._run(x, out, samples, micro, threads, together, start, keep, notes, exact)
 
     def _within(self, memory: int, threads: int, micro: int, together: bool) -> tuple[int, int]:
         """Threads, and samples of a micro-batch, that a byte budget allows."""
@@ -135,7 +133,7 @@ class CompiledProgram:
         start: Start,
         keep: dict[int, np.ndarray] | None,
         notes: list[Any] | None = None,
-        step: int = 1,
+        exact: bool = False,
     ) -> Fault | None:
         fault = self._executable.run(
             x,
@@ -152,7 +150,7 @@ class CompiledProgram:
             keep,
             start.window,
             notes,
-            step,
+            exact,
         )
         if fault is None:
             return None

@@ -22,20 +22,13 @@ from .arrays import module_of, to_host
 MOST = 1000.0
 #: Of the output, what must reach the input at least: with less, something else than the input was explained.
 LEAST = 1 / MOST
-#: Up to so many bytes of relevance each explanation of a run is judged, of more one in `STEP`: the sums would
-#: take a fair part of the time of networks that are bound by memory.
-WHOLE_BYTES = 4 << 20
-STEP = 16
+#: Explanations that are judged of a call on a backend that does not judge while it runs.
+MOST_JUDGED = 16
 
 #: What a run notes of the explanations that it judged, where any is worth a word: how many grew too much, reach the
 #: input with too little, are zero everywhere; of the last, how many began with zero, and with a negative sum; the
 #: largest growth and its sample, the smallest and its sample, the first sample whose relevance is zero; the step.
 Note = tuple[int, int, int, int, int, float, int, float, int, int, int]
-
-
-def step_of(nbytes: int, exact: bool) -> int:
-    """One in how many explanations is judged of a run whose relevance has so many bytes."""
-    return 1 if exact or nbytes <= WHOLE_BYTES else STEP
 
 
 #: The counts of `Growth`.
@@ -101,7 +94,7 @@ class Growth:
 def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step: int) -> Note | None:
     """The note of some explanations, from their relevance (samples, targets, …) and outputs (samples, outputs).
 
-    For backends that do not judge while they run.
+    For backends that do not judge while they run. ``step`` samples of the call lie between two of these.
     """
     absolute = abs(relevance)
     sums = module_of(relevance).nansum(absolute.reshape(*absolute.shape[:2], -1), 2, np.float64)
@@ -134,6 +127,7 @@ def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step:
         share = np.where(vanished, after / np.abs(total), np.inf)
     return (
         *(int(found.sum()) for found in (amplified, vanished, zero, zero & (before == 0), zero & (total < 0))),
-        *(float(growth.max()), int(growth.max(1).argmax()), float(share.min()), int(share.min(1).argmin())),
-        *(int(zero.any(1).argmax()), step),
+        *(float(growth.max()), step * int(growth.max(1).argmax())),
+        *(float(share.min()), step * int(share.min(1).argmin())),
+        *(step * int(zero.any(1).argmax()), step),
     )  # type: ignore[return-value]

@@ -645,10 +645,32 @@ static int NAME(finite)(ptrdiff_t n, const T *x)
     return total == 0;
 }
 
+/* Σ|x|, NaN left out: in blocks, so that no sum in T is long. */
+static double NAME(absolute)(ptrdiff_t n, const T *x)
+{
+    const NAME(v) zero = {0};
+    double total = 0;
+    ptrdiff_t j = 0;
+    while (j + 4 * VL <= n) {
+        NAME(v) sums[4] = {{0}, {0}, {0}, {0}};
+        ptrdiff_t stop = n - j < 4096 ? n : j + 4096;
+        for (; j + 4 * VL <= stop; j += 4 * VL)
+            UNROLL
+            for (int c = 0; c < 4; c++) {
+                NAME(v) value = *(const NAME(u) *)(x + j + c * VL);
+                sums[c] = sums[c] + WHERE(value > zero, value, WHERE(value < zero, -value, zero));
+            }
+        NAME(v) sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        for (ptrdiff_t k = 0; k < VL; k++) total = total + sum[k];
+    }
+    for (; j < n; j++) total = total + (x[j] > 0 ? x[j] : x[j] < 0 ? -x[j] : 0);
+    return total;
+}
+
 static const NAME(kernels_t) NAME(kernels) = {
     sizeof(T) == 4 ? VBYTES / 4 : VBYTES / 8, PANEL,
     NAME(block), NAME(deep), NAME(load), NAME(pack), NAME(gather), NAME(lane), NAME(outputs), NAME(shares),
-    NAME(shallow), NAME(divide), NAME(finite), NAME(largest), NAME(won), NAME(add), NAME(relu),
+    NAME(shallow), NAME(divide), NAME(finite), NAME(largest), NAME(won), NAME(add), NAME(relu), NAME(absolute),
 };
 
 #undef VL

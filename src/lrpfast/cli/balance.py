@@ -1,0 +1,43 @@
+"""``lrpfast explain … --balance``: where relevance went, layer by layer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..batch import Source, open_mask
+from ..engine.analyzer import Analyzer
+from ..errors import InputError, RelevanceWarning
+
+#: Samples that the table is made of at most, from the first to the last at equal distances.
+MOST_SAMPLES = 256
+#: … and about how many bytes of them at most.
+MOST_BYTES = 64 << 20
+
+
+def balance_of(analyzer: Analyzer, inputs: Source, target: Any, mask: str | None) -> Callable[[], str]:
+    """What makes the text of ``--balance``; what is wrong with it is told here, before the work begins."""
+    samples = inputs.shape[0]
+    if samples is None:
+        raise InputError("--balance needs inputs that can be read again")
+    if isinstance(target, np.ndarray) and target.dtype.kind in "iu" and target.ndim > 1:
+        raise InputError("--balance takes one target for each sample; give one column of the targets")
+    count = min(samples, MOST_SAMPLES, max(1, MOST_BYTES // (4 * max(1, math.prod(inputs.shape[1:])))))
+
+    def text() -> str:
+        places = np.arange(count) * samples // count
+        x = np.concatenate([inputs.read(at, at + 1) for at in places.tolist()])
+        if mask is not None:
+            x = x[:, open_mask(mask)]
+        chosen = target[places] if isinstance(target, np.ndarray) else target
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RelevanceWarning)  # the run has said it of all samples
+            conservation = analyzer.explain(x, target=chosen).conservation
+        of = "" if count == samples else f"{count:,} of {samples:,} samples, from the first to the last:\n"
+        return f"{of}{conservation}"
+
+    return text
