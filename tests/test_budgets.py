@@ -8,6 +8,8 @@ import collections
 import io
 import json
 import random
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -79,7 +81,7 @@ def one_kernel(path, make):
 def packed(chunk, *filters):
     """Makes a kernel of one stored chunk, with deflate so many times."""
 
-    def make(where, data=zlib.compress(bytes(1024))):
+    def make(where, data=b"x\x9c"):
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plan.set_chunk(chunk)
         for _ in filters:
@@ -453,6 +455,25 @@ def test_large_weights_load_as_they_are_stored(tmp_path):
     model.save(tmp_path / "m.npz")
     assert lrpfast.load(tmp_path / "m.npz").digest() == model.digest()
     assert lrpfast.Analyzer(model, "epsilon").input_shape == (n,)
+
+
+def test_the_process_apart_of_the_security_page(tmp_path):
+    pytest.importorskip("resource", reason="this system has no limits of processes")
+    page = (Path(__file__).parents[1] / "SECURITY.md").read_text(encoding="utf-8")
+    (tmp_path / "apart.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    shutil.copy(DATA / "mlp_relu.h5", tmp_path / "model.h5")
+    crash = (
+        "import os, apart, lrpfast\n"
+        "def abort(path): os._exit(-6)\n"
+        "if __name__ == '__main__':\n"
+        "    lrpfast.load = abort\n"
+        "    try: apart.load_apart('x.h5')\n"
+        "    except lrpfast.ModelFormatError as error: print(error)"
+    )
+    (tmp_path / "crash.py").write_text(crash)
+    for script, said in (("apart.py", "(12,) -> (5,)"), ("crash.py", "crashed")):
+        run = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+        assert said in run.stdout, run.stderr
 
 
 # -- time ------------------------------------------------------------------------
