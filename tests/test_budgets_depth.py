@@ -33,7 +33,7 @@ HUGE = {
     "repeated": ([L.RepeatVector(1 << 27)], (4,)),
     "nearest": ([L.UpSample(1 << 27)], (4, 1)),
     "bilinear": ([L.UpSample((1 << 13, 1 << 13), "bilinear"), L.GlobalAveragePool()], (4, 4, 1)),
-    "many together": ([L.Crop((1, 0)) for _ in range(64)], (1 << 20, 1)),
+    "many together": ([L.Crop((1, 0)) for _ in range(80)], (1 << 20, 1)),
 }
 
 

@@ -20,7 +20,7 @@ FREE_BYTES = 64 * 2**20
 #: … and so many for each byte that it holds: its arrays and texts, all that is computed of them included.
 RATIO = 32
 #: A plan may take so many bytes for its tables in any case, and RATIO for each byte of the model's weights.
-FREE_TABLES = 256 * 2**20
+FREE_TABLES = 512 * 2**20
 #: A model may have so many layers in any case, and RATIO for each that its file writes down.
 FREE_LAYERS = 2048
 #: An environment variable that raises every budget.
