@@ -7,6 +7,7 @@ nothing, by long paddings. What comes out is therefore held against what the fil
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ FREE_BYTES = 64 * 2**20
 #: … and so many for each byte that it holds: its arrays and texts, all that is computed of them included.
 RATIO = 32
 #: A plan may take so many bytes for its tables in any case, and RATIO for each byte of the model's weights.
-FREE_TABLES = 256 * 2**20
+FREE_TABLES = 512 * 2**20
 #: A model may have so many layers in any case, and RATIO for each that its file writes down.
 FREE_LAYERS = 2048
 #: An environment variable that raises every budget.
@@ -63,6 +64,7 @@ class Budget:
 
     def take(self, size: int, what: str) -> None:
         """Count ``size`` bytes about to be taken; an error where they are too many."""
+        size = max(size, 0)  # sizes of a file may be anything
         if self.taken + size > self.limit:
             raised = self._call.format(1 << (self.taken + size).bit_length())
             before = f", {self.taken:,} bytes were taken before it" if self.taken else ""
@@ -138,8 +140,10 @@ def held_bytes(path: Path) -> int:
         while at < size:
             try:
                 start = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError:  # nothing but a hole is left
-                break
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # the file system does not say
+                    return size
+                break  # nothing but a hole is left
             at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
             held += at - start
     return held

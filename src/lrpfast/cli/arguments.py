@@ -148,7 +148,10 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
     )
     group.add_argument(
-        "--memory", metavar="BYTES", type=values.byte_count, help="for the threads' workspaces; 500M and 2G work"
+        "--memory",
+        metavar="BYTES",
+        type=values.byte_count,
+        help="for the threads' workspaces, and at least so much for the model; 500M and 2G work",
     )
     group.add_argument(
         "--batch-size",

@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
-        analyzer = options.analyzer(load(arguments.model), arguments, arguments.threads, arguments.memory)
+        model = load(arguments.model, memory=arguments.memory)
+        analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
         with terminable(), _told(*outputs), warnings.catch_warnings():

@@ -76,9 +76,10 @@ def _entries(layer: Layer, shapes: tuple[Fixed, ...], out: Fixed) -> int:
         return sum(map(math.prod, shapes)) + math.prod(out)
     rows = math.prod(shape[:-1]) + math.prod(out[:-1])
     if isinstance(layer, _WINDOWS):
-        return rows + 2 * sum((n + m) * k for n, m, k in zip(shape, out, layer.size, strict=False))
+        size: Fixed = layer.size
+        return rows + 2 * sum((n + m) * k for n, m, k in zip(shape, out, size, strict=False))
     if isinstance(layer, AdaptiveAveragePool):
-        return rows + 2 * sum((n + m) * -(-n // m + 1) for n, m in zip(shape[:-1], out, strict=False))
+        return rows + 2 * sum((n + m) * (-(-n // m) + 1) for n, m in zip(shape[:-1], out, strict=False))
     if isinstance(layer, (GlobalAveragePool, GlobalMaxPool)):
         return rows + 2 * sum(shape[:-1])
     if isinstance(layer, (Interpolate, UpSample)):

@@ -17,6 +17,8 @@ from .channels_first import Builder, Value, open_size
 
 #: Values of one axis that are made of those of another, at most: a small file could ask for any number.
 MOST = 1 << 24
+#: What an input of a Concat takes, planned too.
+INPUT_BYTES = 1024
 
 
 def fixed(value: Value, axis: int) -> int:

@@ -84,12 +84,17 @@ def from_onnx(model: Any) -> Model:
 
 
 def _held(model: Any) -> int:
-    """How many bytes the model's file, or what stands for it, holds; 0 where there is none."""
+    """How many bytes the model's file, or what stands for it, holds; 0 where there is none to read."""
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return len(model)
     if isinstance(model, (str, os.PathLike)):
         path = Path(os.fsdecode(model))
-        return held_bytes(path) if path.is_file() else 0
-    size = getattr(model, "ByteSize", None)
-    return len(model) if isinstance(model, (bytes, bytearray, memoryview)) else size() if size else 0
+        try:
+            return held_bytes(path) if path.is_file() else 0
+        except OSError:
+            return 0
+    graph = getattr(model, "graph", None)  # not of the whole, which may be more than protobuf writes
+    return sum(item.ByteSize() for item in (*graph.initializer, *graph.node)) if graph is not None else 0
 
 
 def build(file: File) -> Model:

@@ -13,12 +13,9 @@ from ...errors import ModelFormatError
 from ...model import layers as L
 from ...model.layers import Shape
 from ..channels_first import Value
-from ..places import MOST, Resize, interpolate, nearest, repeat
+from ..places import INPUT_BYTES, MOST, Resize, interpolate, nearest, repeat
 from .moves import sample_shape, whole_shape
 from .use import Use
-
-#: What an input of a Concat takes, planned too.
-_INPUT_BYTES = 1024
 
 
 def _expand(use: Use) -> Value:
@@ -48,7 +45,7 @@ def _tile(use: Use) -> Value:
         if x.shape[axis] == 1:
             made = repeat(use.builder, made, axis, count)
         elif count > 1:
-            take(_INPUT_BYTES * count, f"to repeat an axis {count:,} times")
+            take(INPUT_BYTES * count, f"to repeat an axis {count:,} times")
             made = use.builder.merge(L.Concat(), [made] * count, axis)
     return made
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ...budget import check_layers
+from ...budget import take as count
 from ...errors import ShapeError
 from ...model import layers as L
-from ..channels_first import MAX_NODES
-from ..places import Resize, fixed, interpolate, nearest, pad, stretched, take
+from ..places import INPUT_BYTES, Resize, fixed, interpolate, nearest, pad, stretched, take
 from .graph import Call
 from .records import Batch
 
@@ -137,7 +138,8 @@ def _repeat(call: Call) -> Any:
         raise call.unsupported("repeats samples, or adds axes before the batch axis")
     for axis, n in enumerate(times[1:]):
         if n != 1:
-            x = call.builder.merge(L.Concat(0), [x] * _few(n), axis)
+            count(INPUT_BYTES * n, f"to repeat an axis {n:,} times")
+            x = call.builder.merge(L.Concat(0), [x] * n, axis)
     return x
 
 
@@ -155,10 +157,9 @@ def _slice(call: Call) -> Any:
     return take(call.builder, x, axis, range(start, end, step))
 
 
-def _few(n: int) -> int:
+def _few(call: Call, n: int) -> int:
     """A number of pieces to cut; a small file could ask for any."""
-    if n > MAX_NODES:
-        raise ShapeError(f"it takes an axis into {n:,} pieces, at most {MAX_NODES:,} are read")
+    check_layers(n, len(call.program.ops))
     return n
 
 
@@ -225,7 +226,7 @@ def _split(call: Call) -> list[Any]:
     if call.op.base == "aten.chunk":
         sizes = -(-n // call.get("chunks"))
     if isinstance(sizes, int):
-        _few(n // max(sizes, 1))
+        _few(call, n // max(sizes, 1))
         sizes = [min(sizes, n - i) for i in range(0, n, sizes)]
     ends = np.cumsum(sizes).tolist()
     return [take(call.builder, x, axis, range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
@@ -234,7 +235,7 @@ def _split(call: Call) -> list[Any]:
 def _unbind(call: Call) -> list[Any]:
     x = call.tensor()
     axis = call.axis(call.get("dim", 0), len(x.shape))
-    return [_at(call, x, axis, i) for i in range(_few(fixed(x, axis)))]
+    return [_at(call, x, axis, i) for i in range(_few(call, fixed(x, axis)))]
 
 
 #: PyTorch's names of the ways to pad, and NumPy's.
