@@ -44,7 +44,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "sweep: takes long, so that only --cases rest and all run it")
     config.addinivalue_line("markers", "share: has many cases, of which one in three runs, and the others in the rest")
     if (cache := getattr(config, "cache", None)) and kept.VARIABLE not in os.environ:
-        os.environ[kept.VARIABLE] = str(cache.mkdir("compiled"))
+        with contextlib.suppress(OSError):  # it may not be writable; then each process compiles for itself
+            os.environ[kept.VARIABLE] = str(cache.mkdir("compiled"))
     if config.pluginmanager.hasplugin("hypothesispytest"):
         settings.load_profile("quick" if config.getoption("cases") == "quick" else "rest")
 
