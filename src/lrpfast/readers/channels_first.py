@@ -275,6 +275,7 @@ class Builder:
             count = t.inside[-1]
             if count is None:
                 raise open_size(t.shape)
+            take(6 * 8 * count, f"a constant for each of {count:,} values")
             arrays = [np.broadcast_to(a.ravel(), (count,)) for a in (scale, shift)]
             return replace(t, at=self.place(_scaling(*arrays), t.at))
         if None in t.shape:

@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+from ...budget import FREE_BYTES
 from ...errors import InputError
-from ...readers.guard import FREE_BYTES, check_names, check_size
+from ...readers.guard import check_names, check_size
 
 #: What describes a group or an array.
 METADATA = ("zarr.json", ".zarray", ".zgroup")
