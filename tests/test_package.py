@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "rules": {"errors", "model", "names"},
     "kernels": {"errors"},
     "engine": {"budget", "errors", "once", "table", "version", "model", "rules", "kernels"},
-    "batch": {"errors", "once", "output", "model", "readers", "rules", "engine", "version"},
+    "batch": {"budget", "errors", "once", "output", "model", "readers", "rules", "engine", "version"},
     "plot": {"errors", "output", "engine", "kernels"},
     "layers": {"model"},
     "composites": {"rules"},
