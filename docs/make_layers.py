@@ -19,13 +19,13 @@ from lrpfast.readers.keras import layers as keras_layers
 from lrpfast.readers.onnx import elementwise as onnx_elementwise
 from lrpfast.readers.onnx import fold as onnx_fold
 from lrpfast.readers.onnx import linear as onnx_linear
-from lrpfast.readers.onnx import moves as onnx_moves
 from lrpfast.readers.onnx import resize as onnx_resize
+from lrpfast.readers.onnx import shape_ops as onnx_shape_ops
 from lrpfast.readers.torch import constants as torch_constants
 from lrpfast.readers.torch import functions as torch_functions
 from lrpfast.readers.torch import merges as torch_merges
-from lrpfast.readers.torch import moves as torch_moves
 from lrpfast.readers.torch import nodes as torch_nodes
+from lrpfast.readers.torch import shape_ops as torch_shape_ops
 from lrpfast.rules import roles
 
 PAGE = Path(__file__).with_name("layers.md")
@@ -122,7 +122,7 @@ def onnx() -> str:
         [
             ("weights and pooling", of(onnx_linear.LINEAR)),
             ("element by element, normalization, joining", of(onnx_elementwise.ELEMENTWISE)),
-            ("moving and reducing", of(onnx_moves.MOVES)),
+            ("moving and reducing", of(onnx_shape_ops.MOVES)),
             ("sizes", of(onnx_resize.RESIZED)),
             ("recognised where nodes spell them out", ", ".join(patterns)),
             ("of constants and shapes, computed while reading", of(onnx_fold.FOLDED)),
@@ -137,7 +137,7 @@ def torch() -> str:
         names = (name.split(".", 1)[1] for name in operators if not name.split(".", 1)[1].startswith("_"))
         return code(_ranks(sorted(names)))
 
-    parts = (torch_functions.FUNCTIONS, torch_merges.MERGES, torch_moves.MOVES)
+    parts = (torch_functions.FUNCTIONS, torch_merges.MERGES, torch_shape_ops.MOVES)
     rest = [name for name in torch_nodes.CONVERTERS if not any(name in part for part in parts)]
     return table(
         ("", "operators"),
@@ -145,7 +145,7 @@ def torch() -> str:
             ("weights, normalization, no-ops", of(rest)),
             ("activations and pooling", of(torch_functions.FUNCTIONS)),
             ("arithmetic, joining, reducing", of(torch_merges.MERGES)),
-            ("moving and sizes", of(torch_moves.MOVES)),
+            ("moving and sizes", of(torch_shape_ops.MOVES)),
             ("of constants, computed while reading", of(torch_constants.FOLDS)),
         ],
     )

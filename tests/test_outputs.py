@@ -16,8 +16,8 @@ import pytest
 import lrpfast
 from lrpfast.batch import open_sink, open_source, stream
 from lrpfast.batch.journal import MAGIC
-from lrpfast.batch.labels import Coord, Labels
-from lrpfast.batch.maps import check_maps, write_maps
+from lrpfast.batch.map_writer import check_maps, write_maps
+from lrpfast.batch.metadata import ArrayMetadata, Coord
 from lrpfast.batch.sinks import base
 from lrpfast.engine.exact import IndistinctError, exact
 from lrpfast.rules import Epsilon, Gamma, ZBox
@@ -95,7 +95,7 @@ def test_names_of_an_input_harm_nothing(kind, what, tmp_path):
     for name in (*NAMES, *OF_ZARR, "metadata", "file", "allow_pickle", "lat", "größe"):
         on = name if what == "dimension" else "p"
         coord = Coord((on,), np.arange(4), {name: 1} if what == "attribute" else {})
-        labels = Labels(("t", on), {name if what == "coordinate" else "c": coord})
+        labels = ArrayMetadata(("t", on), {name if what == "coordinate" else "c": coord})
         out = folder / f"r.{kind}"
         harmless = name in ("lat", "größe") or (kind == "npy")
         try:

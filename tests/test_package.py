@@ -84,22 +84,22 @@ MAY_IMPORT = {
     "errors": set(),
     "budget": {"errors"},
     "output": {"errors"},
-    "names": set(),
-    "once": set(),
+    "suggest": set(),
+    "lazy": set(),
     "table": set(),
     "version": set(),
     "model": {"errors", "output", "table"},
-    "readers": {"budget", "errors", "once", "model"},
-    "rules": {"errors", "model", "names"},
+    "readers": {"budget", "errors", "lazy", "model"},
+    "rules": {"errors", "model", "suggest"},
     "kernels": {"errors"},
-    "engine": {"budget", "errors", "once", "table", "version", "model", "rules", "kernels"},
-    "batch": {"budget", "errors", "once", "output", "model", "readers", "rules", "engine", "version"},
+    "engine": {"budget", "errors", "lazy", "table", "version", "model", "rules", "kernels"},
+    "batch": {"budget", "errors", "lazy", "output", "model", "readers", "rules", "engine", "version"},
     "plot": {"errors", "output", "engine", "kernels"},
     "layers": {"model"},
     "composites": {"rules"},
     "demo": {"output", "model", "readers", "engine", "kernels"},
     "cli": {
-        *("", "errors", "names", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
+        *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
         *("demo", "plot"),
     },
     "__main__": {"cli"},
@@ -197,7 +197,7 @@ def test_data_is_packaged():
 
 def test_nothing_is_cached_under_a_lock_that_a_fork_could_leave_locked():
     users = [m for m in MODULES if "@functools.cached_property" in (PACKAGE / m).read_text(encoding="utf-8")]
-    assert not users, "use lrpfast.once"
+    assert not users, "use lrpfast.lazy"
 
 
 # What is written must hold on every machine

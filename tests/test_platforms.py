@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lrpfast
-from lrpfast.batch import apart, cluster, journal, open_source, sources
+from lrpfast.batch import cluster, journal, open_source, path_conflicts, sources
 from lrpfast.batch.sinks import named
 
 ROOT = Path(__file__).parents[1]
@@ -170,10 +170,10 @@ def test_what_is_named_in_a_file_is_no_path(monkeypatch):
 
 
 def test_outputs_on_two_drives(monkeypatch):
-    monkeypatch.setattr(apart, "os", SimpleNamespace(path=ntpath))
-    assert not apart._overlap("C:\\a\\r.npy", "D:\\a\\x.npy")
-    assert not apart._overlap("C:\\a\\r.npy", "C:\\a\\x.npy")
-    assert apart._overlap("C:\\a\\x.zarr\\r", "c:\\A\\X.zarr")
+    monkeypatch.setattr(path_conflicts, "os", SimpleNamespace(path=ntpath))
+    assert not path_conflicts._overlap("C:\\a\\r.npy", "D:\\a\\x.npy")
+    assert not path_conflicts._overlap("C:\\a\\r.npy", "C:\\a\\x.npy")
+    assert path_conflicts._overlap("C:\\a\\x.zarr\\r", "c:\\A\\X.zarr")
 
 
 @pytest.mark.parametrize("end", sorted({os.sep, os.altsep or os.sep}))

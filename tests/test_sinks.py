@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from lrpfast.batch.labels import Coord, Labels, for_relevance, from_xarray, to_xarray
-from lrpfast.batch.maps import write_maps
+from lrpfast.batch.map_writer import write_maps
 from lrpfast.batch.masks import Gridded, Masked, scatter
+from lrpfast.batch.metadata import ArrayMetadata, Coord, for_relevance, from_xarray, to_xarray
 from lrpfast.batch.sinks import open_sink
 from lrpfast.batch.sinks.zarr import ZarrSink
 from lrpfast.batch.sources import open_source
@@ -27,7 +27,7 @@ zarr = pytest.importorskip("zarr", reason="zarr is not installed; lrpfast[test] 
 R = np.random.default_rng(3).standard_normal((50, 4, 6)).astype(np.float32)
 ROWS = 8
 ATTRIBUTES = {"rule": "epsilon", "epsilon": "1e-06", "model": "a" * 40}
-LABELS = Labels(
+LABELS = ArrayMetadata(
     ("time", "lat", "lon"),
     {
         "time": Coord(("time",), np.arange(50) * 1.5, {"units": "days since 2001-01-01", "calendar": "noleap"}),
@@ -489,7 +489,7 @@ def test_dates_of_xarray_come_back(calendar, out):
 
 def test_values_that_no_file_stores(tmp_path):
     what = Coord(("lat",), np.array([{}, "a", 1, None], object), {})
-    labels = Labels(("time", "lat", "lon"), {"what": what})
+    labels = ArrayMetadata(("time", "lat", "lon"), {"what": what})
     with pytest.raises(InputError, match="coordinate what"):
         open_sink(tmp_path / "r.nc").begin(R.shape, R.dtype, {}, labels)
 

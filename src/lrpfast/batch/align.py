@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .labels import Coord, Labels
+from .metadata import ArrayMetadata, Coord
 
 #: What tells latitudes and longitudes, in lower case: names, standard names and units (CF conventions, 4.1 and 4.2).
 _KINDS = {
@@ -30,7 +30,7 @@ class _Columns(NamedTuple):
     kind: str | None
 
 
-def aligned(mask: np.ndarray, own: Labels, name: str, labels: Labels) -> np.ndarray:
+def aligned(mask: np.ndarray, own: ArrayMetadata, name: str, labels: ArrayMetadata) -> np.ndarray:
     r"""The mask on the data's grid: its axes in the data's order, its points where the data have theirs.
 
     Axes are matched by their names, or as latitude and longitude; points by their coordinates, longitudes on the
@@ -80,7 +80,7 @@ def aligned(mask: np.ndarray, own: Labels, name: str, labels: Labels) -> np.ndar
     return chosen
 
 
-def _kind(labels: Labels, name: str) -> str | None:
+def _kind(labels: ArrayMetadata, name: str) -> str | None:
     coord = labels.coords.get(name)
     notes = {} if coord is None else coord.attrs
     told = [str(notes.get(key, "")).lower() for key in ("standard_name", "units")]
@@ -90,7 +90,7 @@ def _kind(labels: Labels, name: str) -> str | None:
     return None
 
 
-def _axes(own: Labels, labels: Labels) -> list[int]:
+def _axes(own: ArrayMetadata, labels: ArrayMetadata) -> list[int]:
     """The mask's axis for each axis of the data's grid."""
     left, found = dict(enumerate(own.dims)), dict.fromkeys(labels.dims[1:], -1)
     for same in (lambda mine, dim: mine == dim, lambda mine, dim: _kind(own, mine) == _kind(labels, dim) is not None):
@@ -103,10 +103,10 @@ def _axes(own: Labels, labels: Labels) -> list[int]:
     return [next(rest) if axis < 0 else axis for axis in found.values()]
 
 
-def _columns(own: Labels, mine: str, labels: Labels, dim: str) -> Iterator[_Columns]:
+def _columns(own: ArrayMetadata, mine: str, labels: ArrayMetadata, dim: str) -> Iterator[_Columns]:
     """The coordinates along an axis by which its points are told: its own, else the levels or places on it."""
 
-    def along(of: Labels, name: str, on: str) -> np.ndarray | None:
+    def along(of: ArrayMetadata, name: str, on: str) -> np.ndarray | None:
         coord = of.coords.get(name)
         return coord.values if coord is not None and coord.dims == (on,) else None
 
@@ -180,7 +180,12 @@ def _extent(values: np.ndarray) -> str:
 
 
 def _check_curved(
-    own: Labels, labels: Labels, turned: dict[str, str], points: np.ndarray, shape: tuple[int, ...], name: str
+    own: ArrayMetadata,
+    labels: ArrayMetadata,
+    turned: dict[str, str],
+    points: np.ndarray,
+    shape: tuple[int, ...],
+    name: str,
 ) -> None:
     """InputError where latitudes or longitudes on several axes are not the data's."""
     for key, coord in own.coords.items():

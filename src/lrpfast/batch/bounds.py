@@ -12,7 +12,7 @@ from ..errors import InputError
 from . import _moments
 from .chunks import rows_of
 from .masks import Masked
-from .shares import Shares
+from .parallel import ThreadedRange
 from .sources import open_source
 from .sources.base import row_bytes
 from .statistics import Statistics
@@ -96,5 +96,5 @@ def outside(x: np.ndarray, low: np.ndarray, high: np.ndarray, *, threads: int | 
     if rows.size == 0:
         return 0
     below, above = (np.ascontiguousarray(bound, np.float64).reshape(-1) for bound in (low, high))
-    with Shares(len(rows), 1, rows.size, threads) as shares:
+    with ThreadedRange(len(rows), 1, rows.size, threads) as shares:
         return shares.run([partial(_moments.outside, rows, below, above)])

@@ -61,8 +61,8 @@ class Packing:
             fills = [*notes["missing_value"], *notes["_FillValue"]]
             self._missing = [found for value in fills if (found := _as_stored(value, stored)) is not None]
             self._valid = list(_outside(notes, stored))
-        self._packed = (self._scale, self._offset) != (1, 0)
-        decoded = self._packed or bool(self._missing) or bool(self._valid)
+        self._pack = (self._scale, self._offset) != (1, 0)
+        decoded = self._pack or bool(self._missing) or bool(self._valid)
         # what _Unsigned says of the sign is not known to the library that wrote the usual value
         if usual is not None and "_FillValue" not in attrs and stored == dtype:
             unwritten = np.asarray(usual, dtype)
@@ -83,7 +83,7 @@ class Packing:
         if self._stored.kind in "iu" and rows.dtype.kind != self._stored.kind:
             rows = rows.view(self._stored.newbyteorder(rows.dtype.byteorder))
         number = rows
-        if self._packed:
+        if self._pack:
             with np.errstate(over="ignore", invalid="ignore"):  # infinity is told of with its sample
                 number = rows * np.float64(self._scale) + self._offset
         gaps = [rows == value for value in self._missing]

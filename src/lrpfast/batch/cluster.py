@@ -17,17 +17,17 @@ import numpy as np
 from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
-from .blocks import SIZE as BLOCK
 from .job import Job, is_per_sample, wrong_count
-from .labels import stacked_indexes, to_xarray
 from .masks import Gridded, Masked, on_grid, open_mask_for, scatter
-from .optional import needed
+from .metadata import stacked_indexes, to_xarray
+from .moment_tree import SIZE as BLOCK
+from .optional_import import import_optional
 from .sinks import named, open_sink
 from .sources import open_source, split
 from .statistics import Statistics
 
 if TYPE_CHECKING:
-    from .labels import RowsShape
+    from .metadata import RowsShape
     from .stream import Run
 
 #: Pieces that a worker gets at least, where there is enough to do, so that all end at about the same time.
@@ -65,7 +65,7 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
         return _explain_block(x, None, job=job, grid=grid), job
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
-    da, delayed = needed("dask.array", "a lazy map"), needed("dask", "a lazy map").delayed
+    da, delayed = import_optional("dask.array", "a lazy map"), import_optional("dask", "a lazy map").delayed
     x = x.rechunk({axis: -1 for axis in range(1, x.ndim)})  # a sample is explained as a whole
     each = is_per_sample(target)
     arguments: list[Any] = [x, (0, *range(100, 99 + x.ndim)), None, None]
@@ -143,7 +143,7 @@ def connected(cluster: Any) -> Iterator[Any]:
     InputError
         For anything else, and where no scheduler answers or no worker comes.
     """
-    distributed = needed("distributed", "a cluster")
+    distributed = import_optional("distributed", "a cluster")
     with contextlib.ExitStack() as stack:
         client = cluster
         if not isinstance(cluster, distributed.Client):
@@ -235,7 +235,7 @@ def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
     Every piece is read and written by the worker that explains it, from and into files that all of them reach; only
     its statistics come back. A piece whose worker dies is explained again by another.
     """
-    as_completed = needed("distributed", "a cluster").as_completed
+    as_completed = import_optional("distributed", "a cluster").as_completed
     missing = run.missing()
     workers = max(1, sum(client.nthreads().values()))
     samples = sum(stop - first for first, stop in missing)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.analyzer import Analyzer
-from ..engine.record import array_text
+from ..engine.provenance import array_text
 from ..errors import InputError, InputNotFoundError, ShapeError
 from .sources import open_array, open_source
 from .sources.mapped import is_npy

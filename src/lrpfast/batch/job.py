@@ -14,10 +14,10 @@ from ..engine.analyzer import Analyzer
 from ..engine.exact import IndistinctError, exact
 from ..engine.growth import Growth, warn
 from ..engine.inputs import as_batch, as_start
-from ..engine.record import deciding, record, target_text
+from ..engine.provenance import deciding, record, target_text
 from ..errors import InputError, SampleError, ShapeError
+from ..lazy import lazy_property
 from ..model.layers import Input, Permute
-from ..once import once
 from ..rules import ZBox
 from ..rules.bounds import moved
 from ..version import __version__
@@ -27,7 +27,7 @@ from .groups import Groups
 from .normalize import check_normalization, normalize_rows
 
 if TYPE_CHECKING:
-    from .labels import RowsShape
+    from .metadata import RowsShape
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Job:
         flops = CHUNK_FLOPS["cpu"] * threads if device == "cpu" else CHUNK_FLOPS["gpu"] * (1 + device.count(","))
         return rows_of(self._row_bytes, self.analyzer.plan().flops, self.samples, flops)
 
-    @once
+    @lazy_property
     def record(self) -> dict[str, str]:
         """How the relevances are made, in words; it takes a digest of all weights."""
         target = self.analyzer.target if self._target is None else self._target
@@ -119,7 +119,7 @@ class Job:
             told["normalize"] = self.normalize
         return {**told, **self.groups.told}
 
-    @once
+    @lazy_property
     def digest(self) -> str:
         """A name for all that the relevance of a sample depends on, to the last bit.
 
@@ -237,5 +237,5 @@ def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int | None) 
         raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
     if target.ndim == 0 or len(target) != samples:
         raise wrong_count(samples, target.shape)
-    port, target = analyzer._ports.output(target)
+    port, target = analyzer._layout.output(target)
     as_start(target, samples, port.shape, np.dtype(np.float64), lambda: np.empty(0))

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine.record import array_text
+from ..engine.provenance import array_text
 from ..errors import InputError, ShapeError
 from .align import aligned
-from .labels import Coord, Labels
+from .metadata import ArrayMetadata, Coord
 from .sinks import Sink
 from .sources import Source, open_source
 
 if TYPE_CHECKING:
-    from .labels import RowsShape
+    from .metadata import RowsShape
 
 
 def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
@@ -117,7 +117,7 @@ class Masked(Source):
         self._source.close()
 
 
-def _picked(labels: Labels, mask: np.ndarray) -> Labels:
+def _picked(labels: ArrayMetadata, mask: np.ndarray) -> ArrayMetadata:
     samples, grid = labels.dims[0], labels.dims[1:]
     feature = "feature" if "feature" not in labels.dims else "lrp_feature"
     sizes, coords = dict(zip(grid, mask.shape, strict=True)), {}
@@ -176,7 +176,7 @@ class Gridded(Sink):
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
         self.array = sink.array
 
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))
 
     def _open(self, there: bool) -> None:
@@ -214,6 +214,6 @@ class Gridded(Sink):
         self._sink.discard()
 
 
-def _of_grid(labels: Labels | None) -> Labels | None:
+def _of_grid(labels: ArrayMetadata | None) -> ArrayMetadata | None:
     """The labels of a grid, of those of a `Masked` source or of its grid."""
     return labels.grid if labels is not None and labels.grid is not None else labels

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import _moments
-from .shares import Shares
+from .parallel import ThreadedRange
 
 #: What an explanation is divided by, in words.
 NORMALIZATIONS = {"maxabs": "largest |R|", "sum": "sum", "max": "largest R", "l1": "sum of |R|"}
@@ -44,5 +44,5 @@ def normalize_rows(relevance: np.ndarray, how: str, *, threads: int | None = Non
     check_normalization(how)
     if relevance.size == 0:
         return len(relevance)
-    with Shares(len(relevance), 1, relevance.size, threads) as shares:
+    with ThreadedRange(len(relevance), 1, relevance.size, threads) as shares:
         return shares.run([partial(_moments.divide, relevance, _moments.NORMALIZERS[how])])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .journal import ANEW, Journal
-from .results import RESULTS
 from .sinks import Sink
 from .sinks.contents import check_replaced
+from .statistics_io import RESULTS
 
 if TYPE_CHECKING:
     from .job import Job

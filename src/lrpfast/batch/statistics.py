@@ -12,8 +12,8 @@ import numpy as np
 from ..engine.inputs import unmasked
 from ..errors import InputError, SampleError, ShapeError
 from . import _moments
-from .blocks import SIZE, Blocks
-from .shares import Shares
+from .moment_tree import SIZE, Blocks
+from .parallel import ThreadedRange
 from .sketch import Sketch
 
 
@@ -109,7 +109,7 @@ class Statistics:
             raise InputError(f"first must be the index of a sample, not {first!r}")
         places = self._places(group, len(x))
         self._moments = None
-        with Shares(self._blocks.features, _moments.COLUMNS, x.size, threads) as shares:
+        with ThreadedRange(self._blocks.features, _moments.COLUMNS, x.size, threads) as shares:
             for block, part in self._blocks.cuts(int(first), len(x)):
                 members = {int(g): np.flatnonzero(places[part] == g) for g in np.unique(places[part]) if g >= 0}
                 steps: list[Any] = []

@@ -22,17 +22,17 @@ from ..engine.growth import COUNTS, texts, warn
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError, SampleError
-from .apart import check_apart
 from .bounds import told_outside
 from .cluster import cluster_of_files, connected, explain_on, rows_of_a_chunk
 from .job import Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
 from .masks import Gridded, Masked, on_grid, open_mask_for
-from .results import check_statistics, save_statistics
+from .path_conflicts import check_no_overlap
 from .resume import Sum, check_free, damaged, remove_earlier, write_again
 from .sinks import Sink, open_sink
 from .sources import Source, open_source, split
 from .statistics import Statistics, shares_of
+from .statistics_io import check_statistics, save_statistics
 
 #: Time between two notes of what is done: what a kill costs at most.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -146,7 +146,7 @@ def stream(
         out = None if sink is None else open_sink(sink)
         if out is None and not made.wanted:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        check_apart(
+        check_no_overlap(
             {"sink": None if out is None else out.path, "statistics": made.path},
             {"source": source, "target": target, "group_by": group_by, "correct": correct, "mask": mask},
         )

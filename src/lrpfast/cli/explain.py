@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from .. import plot
 from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
-from ..batch.apart import check_apart
+from ..batch.path_conflicts import check_no_overlap
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
 from ..readers import load
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
     sink = None if arguments.output is None else open_sink(arguments.output).path
-    check_apart(
+    check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
         {name: getattr(arguments, name.replace("-", "_")) for name in _READ},
     )
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
-        with terminable(), _told(*outputs), warnings.catch_warnings():
+        with terminable(), _with_output_program(*outputs), warnings.catch_warnings():
             for kind in (BoundsWarning, RelevanceWarning):  # told below, each in one line
                 warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
@@ -107,7 +107,7 @@ def _doubtful(done: Streamed) -> str:
 
 
 @contextlib.contextmanager
-def _told(*outputs: str | None) -> Iterator[None]:
+def _with_output_program(*outputs: str | None) -> Iterator[None]:
     """Say, when the run is stopped, that it can go on."""
     try:
         yield

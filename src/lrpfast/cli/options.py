@@ -13,13 +13,13 @@ from ..engine.analyzer import Analyzer
 from ..engine.innvestigate import create_analyzer
 from ..errors import InputError, RuleError
 from ..model.graph import Model
-from ..names import unknown
 from ..rules import RULES, Rule, ZBox, from_name, presets
 from ..rules.composites import Composite
 from ..rules.entries import Entry
 from ..rules.innvestigate import ANALYZERS, keywords
 from ..rules.presets import COMPOSITES
 from ..rules.selectors import Uniform
+from ..suggest import unknown_name_message
 from .values import to_pair
 
 
@@ -74,7 +74,7 @@ def _reference(text: str | None) -> float | np.ndarray | None:
 def _known(name: str) -> str:
     known = [*RULES, *COMPOSITES, *ANALYZERS]
     if name not in known:
-        raise RuleError(unknown("rule", name, known, "`lrpfast rules` lists them"))
+        raise RuleError(unknown_name_message("rule", name, known, "`lrpfast rules` lists them"))
     return name
 
 

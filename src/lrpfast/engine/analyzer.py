@@ -24,14 +24,14 @@ from ..rules.presets import as_composite
 from ..version import __version__
 from .balance import layer_balance, make_conservation
 from .execute import check_place, chunks, run
-from .explained import explained_part, explained_targets, minus_reference, start_and_target
+from .explain_scope import explained_part, explained_targets, minus_reference, start_and_target
 from .explanation import Explanation
 from .growth import conserves, warn
 from .inputs import as_start, check_flag, check_memory, check_out, check_precision, check_range, check_target, own
+from .io_layout import IOLayout
 from .lower import Lowered, lower
 from .plan import Plan, describe
 from .planner import make_plan
-from .ports import Ports
 from .threads import check_threads, get_num_threads
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Analyzer:
         if self._y_ref is not None:
             explained = minus_reference(explained, self._y_ref)
         self._explained = explained
-        self._ports = Ports(explained)
+        self._layout = IOLayout(explained)
         self._plan = make_plan(
             explained,
             assignment,
@@ -173,19 +173,19 @@ class Analyzer:
             data=self._data,
         )
         self._conserves = conserves(self._plan)
-        self._per_sample = 2 * math.prod(self._ports.row) * self._dtype.itemsize
+        self._per_sample = 2 * math.prod(self._layout.row) * self._dtype.itemsize
         self._compile()
-        self._plain: Start | None = None  # where the target is the same for every batch
-        if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._ports.outputs) == 1:
-            self._plain, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
+        self._constant_start: Start | None = None  # where the target is the same for every batch
+        if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self._layout.outputs) == 1:
+            self._constant_start, _ = as_start(target, 1, self.output_shape, self._dtype, lambda: np.empty(0))
         elif target is not None:
             self._check_target(target)
 
     def _check_target(self, target: Any) -> None:
         """InputError for what is no target of any batch."""
         shape = None
-        if isinstance(target, Mapping) or len(self._ports.outputs) == 1:
-            port, target = self._ports.output(target)
+        if isinstance(target, Mapping) or len(self._layout.outputs) == 1:
+            port, target = self._layout.output(target)
             shape = port.shape
         check_target(target, shape)
 
@@ -238,7 +238,7 @@ class Analyzer:
         self._compiled = self._backend.compile(lowered.program)
         self._traced: tuple[Lowered, Any] | None = None  # compiled when first asked for, as is the forward half
         self._forward: Any = None
-        self._told: tuple[Any, int] | None = None
+        self._with_output_program: tuple[Any, int] | None = None
 
     def _lower(self, *, trace: bool) -> Lowered:
         return lower(
@@ -416,12 +416,12 @@ class Analyzer:
         exact, notes = notes is not None, [] if notes is None else notes
         tensors, given = is_tensor(x), out
         if is_tensor(out):  # filled where it lies
-            out = [as_array(o) for o in out] if self._ports.several else as_array(out)
-        x = self._packed(x)
+            out = [as_array(o) for o in out] if self._layout.several else as_array(out)
+        x = self._pack(x)
         samples = len(x)
-        start, axes = (self._plain, ()) if target is None and self._plain else self._start(x, target)
-        shape = (samples, *axes, *self._ports.row)
-        if out is None or self._ports.several:
+        start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
+        shape = (samples, *axes, *self._layout.row)
+        if out is None or self._layout.several:
             result = empty_like(shape, self._dtype, x)
         else:
             result = check_out(out, shape, self._dtype, x)
@@ -442,10 +442,10 @@ class Analyzer:
         if notes and not exact:
             warn(Growth.of(notes, self._conserves), samples * math.prod(axes), self._rectify)
         if given is not None:
-            if self._ports.several:
-                self._filled(result, out)
+            if self._layout.several:
+                self._copy_into(result, out)
             return given
-        relevance = self._ports.unpack(result)
+        relevance = self._layout.unpack(result)
         return as_tensors(relevance) if tensors else relevance
 
     def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
@@ -461,24 +461,24 @@ class Analyzer:
 
     def _with_output(self) -> tuple[Any, int]:
         """The compiled explanation that hands out the model's outputs too, and their buffer."""
-        if self._told is None:
+        if self._with_output_program is None:
             program = self._lower(trace=False).program
             program = replace(program, keep=(program.output,))
-            self._told = self._backend.compile(program), program.output
-        return self._told
+            self._with_output_program = self._backend.compile(program), program.output
+        return self._with_output_program
 
-    def _packed(self, x: Any) -> Any:
+    def _pack(self, x: Any) -> Any:
         """The inputs as one array, on the host or on a GPU that the analyzer runs on."""
-        x = self._ports.pack(x)
+        x = self._layout.pack(x)
         check_place(x, self._backend)
         return x
 
     def _chunks(self, samples: int, bytes_per_sample: int) -> Any:
         return chunks(samples, bytes_per_sample, self._backend.batch_bytes)
 
-    def _filled(self, result: np.ndarray, given: Any) -> None:
+    def _copy_into(self, result: np.ndarray, given: Any) -> None:
         """Put the relevance into the caller's arrays, one for each input."""
-        pieces = self._ports.unpack(result)
+        pieces = self._layout.unpack(result)
         if not isinstance(given, (list, tuple)) or len(given) != len(pieces):
             raise InputError(f"out must be a list of {len(pieces)} arrays, one for each input")
         for piece, into in zip(pieces, given, strict=True):
@@ -517,21 +517,21 @@ class Analyzer:
             raise InputError(
                 "neuron_selection_mode='index' has no target of its own: every call needs one, as target=0"
             )
-        port, target = self._ports.output(target)
+        port, target = self._layout.output(target)
 
         def output() -> np.ndarray:
-            rows = self._outputs(x).reshape(len(x), math.prod(self._ports.output_row))
+            rows = self._outputs(x).reshape(len(x), math.prod(self._layout.output_row))
             return rows[:, port.first : port.first + port.size]
 
         start, axes = as_start(target, len(x), port.shape, self._dtype, output)
-        return self._ports.placed(start, port), axes
+        return self._layout.placed(start, port), axes
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
         """The explained output of every sample: the forward half of the analyzer's own program."""
         if self._forward is None:
             program = replace(self._lower(trace=False).program, backward=(), result=None)
             self._forward = self._backend.compile(program)
-        outputs: np.ndarray = empty_like((len(x), *self._ports.output_row), self._dtype, x)
+        outputs: np.ndarray = empty_like((len(x), *self._layout.output_row), self._dtype, x)
         for part in self._chunks(len(x), self._per_sample):
             self._run(self._forward, x[part], outputs[part], part.start, DEFAULT_START)
         return outputs
@@ -732,15 +732,15 @@ class Analyzer:
     def _explain(self, x: Any, target: Any, layers: bool) -> Explanation:
         if self._open:
             return self.fixed(x)._explain(x, target, layers)
-        tensors, given = is_tensor(x), self._packed(x)
+        tensors, given = is_tensor(x), self._pack(x)
         start, axes = self._start(given, target)
         x = to_host(given)  # what the balance is made of is looked at there
         if axes:
             raise InputError("explain takes one target per sample; call it once for each column of targets")
         lowered, _ = self._trace()
         samples = len(x)
-        relevance = np.empty((samples, *self._ports.row), self._dtype)
-        output = np.empty((samples, *self._ports.output_row), self._dtype)
+        relevance = np.empty((samples, *self._layout.row), self._dtype)
+        output = np.empty((samples, *self._layout.output_row), self._dtype)
         nodes = self._explained.nodes
         shapes: list[Any] = [n.shape for n in nodes]  # fixed by now
         hidden = {i: np.empty((samples, *n), self._dtype) for i, n in enumerate(shapes)} if layers else {}
@@ -754,7 +754,7 @@ class Analyzer:
             for trace, figure in zip(lowered.layers, figures, strict=True):
                 figure.append(layer_balance(trace, kept, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
-        made, outputs = self._ports.unpack(like(relevance, given)), self._ports.unpack_output(like(output, given))
+        made, outputs = self._layout.unpack(like(relevance, given)), self._layout.unpack_output(like(output, given))
         inner = {nodes[i].name: like(array, given) for i, array in hidden.items()} if layers else None
         if tensors:
             made, outputs, inner = as_tensors(made), as_tensors(outputs), as_tensors(inner) if layers else None

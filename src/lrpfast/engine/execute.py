@@ -14,9 +14,9 @@ from ..kernels import DEFAULT_START, Backend, Compiled, Fault, Start, backend
 from ..kernels.arrays import as_tensors, empty_like, is_tensor, module_of, on_device, to_host
 from ..model.graph import Model
 from .inputs import PRECISIONS, check_precision
+from .io_layout import IOLayout
 from .lower import lower_forward
 from .planner import make_plan
-from .ports import Ports
 from .threads import check_threads, get_num_threads
 
 
@@ -103,7 +103,7 @@ def check_place(x: Any, on: Backend) -> None:
         )
 
 
-Predictor = tuple[Backend, Compiled, Ports]
+Predictor = tuple[Backend, Compiled, IOLayout]
 _predictors: weakref.WeakKeyDictionary[Model, dict[tuple[Any, ...], Predictor]] = weakref.WeakKeyDictionary()
 
 
@@ -122,7 +122,7 @@ def predict(
         plan = make_plan(fixed, None, data=sum(map(math.prod, shapes)) * dtype.itemsize)
         program = lower_forward(plan, dtype=dtype_name, tf32=tf32)
         on = backend(device)
-        known = programs[precision, device, shapes] = on, on.compile(program), Ports(fixed)
+        known = programs[precision, device, shapes] = on, on.compile(program), IOLayout(fixed)
     on, compiled, ports = known
     tensors, x = is_tensor(x), ports.pack(x)
     check_place(x, on)

@@ -28,7 +28,7 @@ from ..kernels.program import (
     Unmask,
 )
 from ..rules import Pass, Stabilizer, Taylor
-from . import linear, passes
+from . import linear_ops, nonlinear_ops
 from .plan import FunctionPlan, GroupPlan, LinearPlan, Plan, Step
 from .trace import GroupTrace, LayerTrace
 
@@ -44,7 +44,7 @@ class Lowered:
 
 def lower_forward(plan: Plan, *, dtype: str, tf32: bool) -> Program:
     """The forward pass alone."""
-    return Lowering(plan, dtype, tf32, None, trace=False).forward_only()
+    return ProgramBuilder(plan, dtype, tf32, None, trace=False).forward_only()
 
 
 def lower(
@@ -58,11 +58,11 @@ def lower(
     input_range: tuple[float, float] | None = None,
 ) -> Lowered:
     """The program of an explanation; ``trace`` keeps what the balance of relevance needs."""
-    lowering = Lowering(plan, dtype, tf32, backend, trace=trace)
+    lowering = ProgramBuilder(plan, dtype, tf32, backend, trace=trace)
     return lowering.explain(rectify, input_range)
 
 
-class Lowering:
+class ProgramBuilder:
     """A program as it is written. Values are the plan's, buffers the program's."""
 
     def __init__(self, plan: Plan, dtype: str, tf32: bool, backend: Backend | None, *, trace: bool) -> None:
@@ -134,12 +134,12 @@ class Lowering:
     ) -> tuple[int, GroupTrace]:
         """s = r / stabilized z, and what the balance needs of it."""
         s = self.buffer(size)
-        self.backward.append(passes.divide(r, z, s, stabilizer, self.dtype))
+        self.backward.append(nonlinear_ops.divide(r, z, s, stabilizer, self.dtype))
         return s, GroupTrace(GroupPlan(1.0, stabilizer, 0, None, "output", (), ()), s, z, None, bias)
 
     def elementwise(self, source: int, x: int, out: int, share: Share) -> Redistribute:
         """out = coefficient · part(x) ⊙ source."""
-        return passes.elementwise(source, x, out, share, self.dtype)
+        return nonlinear_ops.elementwise(source, x, out, share, self.dtype)
 
     def note(
         self,
@@ -179,11 +179,11 @@ class Lowering:
                 continue  # a ReLU that its layer has computed
             sources = [self.held[v] for v in step.inputs]
             if isinstance(step, LinearPlan):
-                linear.forward(self, step, sources)
+                linear_ops.forward(self, step, sources)
             elif isinstance(step, FunctionPlan):
                 self.held[step.output] = self.function_forward(step, sources[0])
             else:
-                self.held[step.output] = passes.forward(self, step, sources)
+                self.held[step.output] = nonlinear_ops.forward(self, step, sources)
         if len(self.outputs) == 1:
             at = self.held[self.outputs[0]]
             if at:
@@ -237,11 +237,11 @@ class Lowering:
         for step in reversed(self.plan.steps):
             r = relevance[step.output] = self.collect(handed[step.output])
             if isinstance(step, LinearPlan):
-                outs = linear.backward(self, step, r)
+                outs = linear_ops.backward(self, step, r)
             elif isinstance(step, FunctionPlan):
                 outs = [self.function_backward(step, r)]
             else:
-                outs = passes.backward(self, step, r, self.held[step.output])
+                outs = nonlinear_ops.backward(self, step, r, self.held[step.output])
             for v, out in zip(step.inputs, outs, strict=True):
                 handed.setdefault(v, []).append(out)
         for v in self.inputs:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.program import Axis, Geometry, Region
+from ..lazy import lazy_property
 from ..model.layers import (
     AdaptiveAveragePool,
     Add,
@@ -37,7 +38,6 @@ from ..model.layers import (
     UpSample,
 )
 from ..model.layers.window import pads, trim
-from ..once import once
 from ..rules import WEIGHT_PARTS
 
 Fixed = tuple[int, ...]
@@ -141,8 +141,8 @@ class Operator:
     uniform: bool = False
     _cache: dict[Any, Geometry] = field(default_factory=dict, repr=False)
 
-    @once
-    def seen(self) -> np.ndarray:
+    @lazy_property
+    def fan_in(self) -> np.ndarray:
         """How many inputs each output row's sums run over, shape (out_rows,) or (1,)."""
         depth = 1 if self.kind == "diagonal" else self.kernels[0].shape[-2]
         if self.taps is None:
@@ -151,7 +151,7 @@ class Operator:
         seen: np.ndarray = a[:, None, None] * b[:, None] * c * depth
         return seen.ravel()
 
-    @once
+    @lazy_property
     def multiplications(self) -> int:
         """Multiplications in one contraction, for one sample."""
         if self.taps is None:
@@ -166,12 +166,12 @@ class Operator:
 
     # the two directions
 
-    @once
+    @lazy_property
     def _forward(self) -> tuple[Geometry, list[np.ndarray]]:
         assert self.taps is not None
         return self._geometry(self.taps, self.kind == "local")
 
-    @once
+    @lazy_property
     def _backward(self) -> tuple[Geometry, list[np.ndarray]]:
         """Sources see outputs: flipped taps, one region for each residue of a stride."""
         assert self.taps is not None

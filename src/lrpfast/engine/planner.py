@@ -17,11 +17,11 @@ from ..model.layers import Activation, Concat, Dot, Embedding, Layer, Maximum, M
 from ..rules import Gradient, Pass
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, role
-from .contractions import plan_linear
+from .graph_ir import PlanNode, steps_of
 from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan, Step, Sum
-from .signs import common, sign_of, signs_of
+from .plan_linear import plan_linear
+from .sign_analysis import common, sign_of, signs_of
 from .tables import plan_budget
-from .units import Unit, steps_of
 
 
 def make_plan(
@@ -51,8 +51,8 @@ def make_plan(
     outputs = [values[i] for i in model.outputs]
     sign = sign_of(np.asarray(input_range)) if input_range is not None else 0
     signs = signs_of(units, len(sizes), {values[i]: sign for i in model.inputs})
-    follows = _follows(units, outputs, len(sizes))
-    consumers: dict[int, list[Unit]] = {}
+    follows = _relevance_vanishes_with_value(units, outputs, len(sizes))
+    consumers: dict[int, list[PlanNode]] = {}
     for unit in units:
         for v in set(unit.inputs):
             consumers.setdefault(v, []).append(unit)
@@ -77,7 +77,7 @@ def make_plan(
     return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan)
 
 
-def _follows(units: Sequence[Unit], outputs: Sequence[int], count: int) -> list[bool]:
+def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[int], count: int) -> list[bool]:
     """For each value, whether all relevance that reaches it is zero wherever the value is.
 
     A rule that multiplies by its input makes it so, and layers that hand values on
@@ -110,7 +110,7 @@ def _is_relu(layer: Layer) -> bool:
     return isinstance(layer, Activation) and layer.is_plain_relu
 
 
-def _masked(model: Model, units: Sequence[Unit], values: Sequence[int]) -> int:
+def _masked(model: Model, units: Sequence[PlanNode], values: Sequence[int]) -> int:
     """The value whose features may be masked: the one input, which only layers with weights may take."""
     if len(model.inputs) > 1:
         raise InputError(f"mask_nan is for models with one input, this one has {len(model.inputs)}")

@@ -13,7 +13,7 @@ from ..model.layers import Embedding, Layer
 from ..rules import Rule
 from ..rules.composites import Composite
 from ..rules.entries import Entry
-from ..rules.names import as_rule
+from ..rules.registry import as_rule
 from .analyzer import Analyzer
 from .inputs import as_real
 

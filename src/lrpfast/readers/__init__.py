@@ -11,11 +11,11 @@ from ..budget import budgeted, held_bytes
 from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
 from ..model.layers.base import whole
-from .guard import check_names, count_member, guarded
 from .keras import from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
 from .torch import from_torch, is_exported, read_pt2
+from .untrusted import check_names, count_member, guarded
 
 __all__ = ["from_keras", "from_onnx", "from_sklearn", "from_torch", "load"]
 

@@ -100,7 +100,7 @@ class Builder:
 
     # -- nodes ----------------------------------------------------------------
 
-    def place(self, layer: Layer, *inputs: int, part: str = "") -> int:
+    def add(self, layer: Layer, *inputs: int, part: str = "") -> int:
         """Add a layer, named after the scope and, where it is a helper, its part in it; its node's number."""
         if len(self.nodes) >= MAX_NODES:
             raise ModelFormatError(f"the model would have more than {MAX_NODES:,} layers")
@@ -118,7 +118,7 @@ class Builder:
 
     def input(self, name: str, shape: Shape) -> Tensor:
         self.scope = name
-        return Tensor(self.place(L.Input(shape)), tuple(shape), tuple(range(len(shape))))
+        return Tensor(self.add(L.Input(shape)), tuple(shape), tuple(range(len(shape))))
 
     def model(self, outputs: Sequence[Value], name: str) -> Model:
         """The model that returns the given values, in the file's order; what they do not need is left out."""
@@ -154,7 +154,7 @@ class Builder:
             axes = tuple(before[a] for a in axes)
         if axes != tuple(range(len(axes))):
             if (at, axes) not in self._moves:
-                moved = self.place(L.Permute(axes), at, part="layout")
+                moved = self.add(L.Permute(axes), at, part="layout")
                 self._moves[at, axes] = moved
                 self._origin[moved] = (at, axes)
             at = self._moves[at, axes]
@@ -178,7 +178,7 @@ class Builder:
         if isinstance(value, Tensor):
             return value
         if value.source not in self._flattened:
-            at = self.place(L.Flatten(), self.plain(value.source).at, part="flatten")
+            at = self.add(L.Flatten(), self.plain(value.source).at, part="flatten")
             self._flattened[value.source] = Tensor(at, value.shape, (0,))
         return self._flattened[value.source]
 
@@ -194,7 +194,7 @@ class Builder:
             return value
         if None in t.shape:
             if len(shape) == 1 and t.order == tuple(range(len(t.shape))):
-                return Tensor(self.place(L.Flatten(), t.at), (None,), (0,))
+                return Tensor(self.add(L.Flatten(), t.at), (None,), (0,))
             raise open_size(t.shape)
         if math.prod(t.shape) != math.prod(shape) or 0 in shape:  # type: ignore[arg-type]
             raise ShapeError(f"it cannot make {shape} of {t.shape}")
@@ -212,7 +212,7 @@ class Builder:
         inside = tuple(shape[a] for a in order)
         at = t.at
         if inside != t.inside:
-            at = self.place(L.Flatten() if len(inside) == 1 else L.Reshape(inside), t.at)
+            at = self.add(L.Flatten() if len(inside) == 1 else L.Reshape(inside), t.at)
         return Tensor(at, shape, order)
 
     # -- layers ---------------------------------------------------------------
@@ -221,12 +221,12 @@ class Builder:
         """A layer that treats all values alike."""
         if isinstance(value, Flat):
             return Flat(self.each(layer, value.source))  # type: ignore[arg-type]
-        return replace(value, at=self.place(layer, value.at))
+        return replace(value, at=self.add(layer, value.at))
 
     def window(self, layer: Layer, value: Value, part: str = "") -> Tensor:
         """A layer on spatial axes and channels."""
         t = self.channels_last(value)
-        at = self.place(layer, t.at, part=part)
+        at = self.add(layer, t.at, part=part)
         made = self.shapes[at]
         return Tensor(at, (made[-1], *made[:-1]), t.order)
 
@@ -236,10 +236,10 @@ class Builder:
             t = value.source
             rows = kernel.reshape(*t.shape, -1)  # type: ignore[arg-type]
             kernel = rows.transpose(*t.order, len(t.order)).reshape(*kernel.shape)
-            at = self.place(L.Dense(kernel, bias), self.place(L.Flatten(), t.at, part="flatten"))
+            at = self.add(L.Dense(kernel, bias), self.add(L.Flatten(), t.at, part="flatten"))
             return Tensor(at, (kernel.shape[1],), (0,))
         t = self.last(value, len(value.shape) - 1)
-        return Tensor(self.place(L.Dense(kernel, bias), t.at), (*t.shape[:-1], kernel.shape[1]), t.order)
+        return Tensor(self.add(L.Dense(kernel, bias), t.at), (*t.shape[:-1], kernel.shape[1]), t.order)
 
     def merge(self, layer: Layer, values: Sequence[Value], axis: int | None = None) -> Tensor:
         """A layer of several inputs, laid out as the largest of them; ``axis`` is the file's, of a Concat."""
@@ -253,7 +253,7 @@ class Builder:
         order = tensors[sizes.index(max(sizes))].order
         if axis is not None:
             layer = replace(layer, axis=order.index(axis))  # type: ignore[call-arg]
-        at = self.place(layer, *(self.lay(t, order).at for t in tensors))
+        at = self.add(layer, *(self.lay(t, order).at for t in tensors))
         shape: list[int | None] = [None] * len(order)
         for a, n in zip(order, self.shapes[at], strict=True):
             shape[a] = n
@@ -277,13 +277,13 @@ class Builder:
                 raise open_size(t.shape)
             take(6 * 8 * count, f"a constant for each of {count:,} values")
             arrays = [np.broadcast_to(a.ravel(), (count,)) for a in (scale, shift)]
-            return replace(t, at=self.place(_scaling(*arrays), t.at))
+            return replace(t, at=self.add(_scaling(*arrays), t.at))
         if None in t.shape:
             raise open_size(t.shape)
         take(6 * 8 * math.prod(t.shape), f"a constant of shape {t.shape}")  # type: ignore[arg-type]
         whole = [np.broadcast_to(a, t.shape).transpose(t.order).ravel() for a in (scale, shift)]  # type: ignore[arg-type]
-        at = self.place(_scaling(*whole), self.place(L.Flatten(), t.at, part="flatten"))
-        return replace(t, at=self.place(L.Reshape(t.inside), at, part="shape"))  # type: ignore[arg-type]
+        at = self.add(_scaling(*whole), self.add(L.Flatten(), t.at, part="flatten"))
+        return replace(t, at=self.add(L.Reshape(t.inside), at, part="shape"))  # type: ignore[arg-type]
 
     def along(self, value: Value, axis: int, make: Callable[[int, int], Layer], part: str = "") -> Tensor:
         """A layer on one of the file's axes alone.
@@ -299,16 +299,16 @@ class Builder:
         place, inside = t.order.index(axis), t.inside
         at = t.at
         if place < len(inside) - 1 <= 3:
-            at = self.place(make(len(inside) - 1, place), at, part=part)
+            at = self.add(make(len(inside) - 1, place), at, part=part)
             made = self.shapes[at][place]
         else:
             if None in inside:
                 raise open_size(t.shape)
             before, after = math.prod(inside[:place]), math.prod(inside[place + 1 :])  # type: ignore[arg-type]
-            at = self.place(L.Reshape((before, inside[place], after)), at, part="shape")  # type: ignore[arg-type]
-            at = self.place(make(2, 1), at, part=part)
+            at = self.add(L.Reshape((before, inside[place], after)), at, part="shape")  # type: ignore[arg-type]
+            at = self.add(make(2, 1), at, part=part)
             made = self.shapes[at][1]
-            at = self.place(L.Reshape((*inside[:place], made, *inside[place + 1 :])), at, part="shape")  # type: ignore[arg-type]
+            at = self.add(L.Reshape((*inside[:place], made, *inside[place + 1 :])), at, part="shape")  # type: ignore[arg-type]
         return Tensor(at, (*t.shape[:axis], made, *t.shape[axis + 1 :]), t.order)
 
     def pool_all(self, value: Value, axes: Sequence[int], kind: Any, keepdims: bool) -> Value:
@@ -318,14 +318,14 @@ class Builder:
         t = self.lay(t, [*(a for a in t.order if a in axes), *kept])
         shape = tuple(1 if a in axes else n for a, n in enumerate(t.shape))
         if len(kept) == 1 and len(axes) <= 3:
-            at = self.place(kind(keepdims), t.at)
+            at = self.add(kind(keepdims), t.at)
             return Tensor(at, shape, t.order) if keepdims else Tensor(at, (t.shape[kept[0]],), (0,))
         if None in t.shape:
             raise open_size(t.shape)
         if not kept and not keepdims:
             return self.reshape(self.pool_all(value, axes, kind, True), ())
         sizes = [math.prod(t.shape[a] for a in group) for group in (axes, kept)]  # type: ignore[misc]
-        at = self.place(kind(False), self.place(L.Reshape(tuple(sizes)), t.at, part="shape"))
+        at = self.add(kind(False), self.add(L.Reshape(tuple(sizes)), t.at, part="shape"))
         if not keepdims:
             rank = {a: i for i, a in enumerate(sorted(kept))}
             shape = tuple(t.shape[a] for a in sorted(kept))
@@ -333,7 +333,7 @@ class Builder:
         else:
             made = Tensor(at, shape, t.order)
         inside = made.inside
-        return made if len(inside) == 1 else replace(made, at=self.place(L.Reshape(inside), at, part="shape"))  # type: ignore[arg-type]
+        return made if len(inside) == 1 else replace(made, at=self.add(L.Reshape(inside), at, part="shape"))  # type: ignore[arg-type]
 
 
 def _scaling(scale: np.ndarray, shift: np.ndarray) -> Layer:

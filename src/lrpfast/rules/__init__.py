@@ -8,8 +8,8 @@ Examples
 
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .first_layer import Flat, WSquare, ZBox
-from .names import RULES, from_name
 from .proportional import Epsilon, Gamma, Norm, Zero
+from .registry import RULES, from_name
 from .rule import WEIGHT_PARTS, Group, Product, Rule, Stabilizer
 from .weightless import Detached, Gradient, Pass, Split, Taylor
 

@@ -13,7 +13,7 @@ from ..model.graph import Model
 from ..model.layers import BatchNorm, Input, Layer, Linear
 from ..model.layers.base import whole
 from ..model.layers.shape import only_moves
-from .names import as_rule
+from .registry import as_rule
 from .rule import Rule, short
 
 #: Entries of a kind that comes earlier decide before others where composites are joined.

@@ -15,13 +15,13 @@ from typing import Any
 from ..errors import RuleError
 from ..model.layers import Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
 from ..model.layers.base import whole
-from ..names import unknown
+from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .composites import Composite
 from .entries import Entry
 from .first_layer import Flat, WSquare, ZBox
-from .names import as_rule
 from .proportional import Epsilon, Norm, Zero
+from .registry import as_rule
 from .roles import CONVOLUTIONS, SUMS
 from .rule import Rule, Stabilizer
 from .weightless import Gradient
@@ -232,7 +232,7 @@ ANALYZERS: dict[str, Name] = {
 def keywords(name: str) -> tuple[str, ...]:
     """The keywords that an analyzer's name takes."""
     if name not in ANALYZERS:
-        raise RuleError(unknown("analyzer", name, ANALYZERS, f"the names are {', '.join(ANALYZERS)}"))
+        raise RuleError(unknown_name_message("analyzer", name, ANALYZERS, f"the names are {', '.join(ANALYZERS)}"))
     return ANALYZERS[name].keywords
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from ..errors import RuleError
 from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Reshape
-from ..names import unknown
+from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, ZPlus
 from .composites import Composite
 from .entries import Entry, ends
 from .first_layer import Flat, ZBox
-from .names import RULES, as_rule
-from .names import from_name as rule_from_name
 from .proportional import Epsilon, Gamma, Norm
+from .registry import RULES, as_rule
+from .registry import from_name as rule_from_name
 from .roles import CONVOLUTIONS, SUMS
 from .rule import Rule
 from .selectors import Uniform
@@ -225,7 +225,7 @@ def from_name(name: str, **parameters: Any) -> Composite:
         return Uniform(rule_from_name(name, **parameters))
     if not isinstance(name, str) or name not in COMPOSITES:
         listed = f"the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
-        raise RuleError(unknown("rule", name, (*RULES, *COMPOSITES), listed))
+        raise RuleError(unknown_name_message("rule", name, (*RULES, *COMPOSITES), listed))
     try:
         return COMPOSITES[name](**parameters)
     except TypeError as error:

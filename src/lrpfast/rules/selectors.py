@@ -10,7 +10,7 @@ from ..model.layers import BatchNorm, Layer, Linear
 from ..model.layers.base import whole
 from .composites import Composite
 from .entries import Entry, as_types, ends
-from .names import as_rule
+from .registry import as_rule
 from .rule import Rule
 
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from ...errors import InputError, LrpfastError, ShapeError
 from ...output import beside, check_target, on_disk, sync, take_place
-from ..labels import Coord, Labels, encoded, for_relevance
-from ..offsets import read_at, write_at
+from ..metadata import ArrayMetadata, Coord, encoded, for_relevance
+from ..positional_io import read_at, write_at
 from .names import check_names
 
 if TYPE_CHECKING:
-    from ..labels import RowsShape
+    from ..metadata import RowsShape
 
 #: Bytes of rows from which on their checksum is computed while they are written: it takes about as long.
 LONG = 1 << 20
@@ -49,7 +49,7 @@ class Sink:
     resumable: bool = False
     _other: ThreadPoolExecutor | None = None
 
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:  # noqa: B027
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
         """Before anything is created: InputError or OSError unless an array of this shape can be written.
 
         With the input's names and coordinates, where the format has room for them.
@@ -60,7 +60,7 @@ class Sink:
         shape: RowsShape,
         dtype: np.dtype,
         attributes: dict[str, str],
-        labels: Labels | None = None,
+        labels: ArrayMetadata | None = None,
         done: int = 0,
         rows: int = 1,
         there: bool = False,
@@ -106,7 +106,7 @@ class Sink:
         placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
         return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
-    def _check_described(self, kind: str, shape: RowsShape, labels: Labels | None) -> None:
+    def _check_described(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
         """InputError unless files of this format hold the array with these labels."""
         described = for_relevance(labels, shape)
         arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
@@ -211,7 +211,7 @@ class FileSink(Sink):
         self.partial = beside(path, "part")
         self._file: int | None = None
 
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         held = 0  # by a partial output, which a resumed run goes on with and another one replaces
         with contextlib.suppress(OSError):
             held = on_disk(os.stat(self.partial))

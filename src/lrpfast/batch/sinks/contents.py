@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ...errors import InputError
-from ..optional import open_netcdf
+from ..optional_import import open_netcdf
 
 #: What makes a Zarr store of folders and their files.
 _ZARR_METADATA = (".zgroup", ".zattrs", ".zmetadata", ".zarray", "zarr.json")

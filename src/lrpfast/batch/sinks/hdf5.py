@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..labels import Coord, encoded, plain, with_coordinates
+from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import FileSink, from_library
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import Labels, RowsShape
+    from ..metadata import ArrayMetadata, RowsShape
 
 
 class Hdf5Sink(FileSink):
@@ -24,7 +24,7 @@ class Hdf5Sink(FileSink):
     def __init__(self, path: str, dataset: str | None) -> None:
         super().__init__(path, array_name(path, dataset, "h5"))
 
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         need_samples(self.name, shape)
         self._check_described("h5", shape, labels)
         super().check(shape, dtype)

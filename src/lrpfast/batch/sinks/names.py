@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from ...errors import InputError
 from ...output import in_utf8
-from ..labels import Coord
+from ..metadata import Coord
 
 #: Bytes of a name: what file systems and NetCDF take.
 MOST_BYTES = 250

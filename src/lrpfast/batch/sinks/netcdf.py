@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..labels import Coord, encoded, plain, with_coordinates
-from ..optional import needed, open_netcdf
+from ..metadata import Coord, encoded, plain, with_coordinates
+from ..optional_import import import_optional, open_netcdf
 from .base import FileSink, from_library
 from .hdf5 import find_dataset, need_samples
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import Labels, RowsShape
+    from ..metadata import ArrayMetadata, RowsShape
 
 
 class NetcdfSink(FileSink):
@@ -28,8 +28,8 @@ class NetcdfSink(FileSink):
     def __init__(self, path: str, variable: str | None) -> None:
         super().__init__(path, array_name(path, variable, "nc"))
 
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
-        needed("netCDF4", self.name)
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
+        import_optional("netCDF4", self.name)
         need_samples(self.name, shape)
         _check_type(self.name, dtype)
         self._check_described("nc", shape, labels)

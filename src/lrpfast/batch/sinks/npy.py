@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from ...errors import InputError
-from ..offsets import write_at
+from ..positional_io import write_at
 from ..sources.mapped import header
 from .base import FileSink
 

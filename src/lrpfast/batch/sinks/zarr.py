@@ -18,12 +18,12 @@ import numpy as np
 
 from ...errors import InputError
 from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
-from ..labels import Coord, encoded, plain, with_coordinates
+from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import Sink, check_rows, little, naming, storing
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
-    from ..labels import Labels, RowsShape
+    from ..metadata import ArrayMetadata, RowsShape
 
 
 class ZarrSink(Sink):
@@ -42,7 +42,7 @@ class ZarrSink(Sink):
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
 
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: Labels | None = None) -> None:
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._check_described("zarr", shape, labels)
         check_place(self.path)
         # another run replaces what a partial output holds, a resumed run goes on with it

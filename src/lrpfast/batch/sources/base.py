@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...errors import InputError, LrpfastError
-from ...readers.guard import unpacks_honestly
-from ..labels import Labels
+from ...readers.untrusted import unpacks_honestly
+from ..metadata import ArrayMetadata
 
 if TYPE_CHECKING:
-    from ..labels import RowsShape
+    from ..metadata import RowsShape
 
 
 class Source:
@@ -37,7 +37,7 @@ class Source:
     name: str
     shape: RowsShape
     dtype: np.dtype
-    labels: Labels | None = None
+    labels: ArrayMetadata | None = None
     step: int = 1
 
     @property

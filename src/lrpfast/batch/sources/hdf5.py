@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import InputError, ModelFormatError
 from ...readers import hdf5
 from ..cf import PACKED, Packing
-from ..labels import words
+from ..metadata import words
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .mapped import MappedSource
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...engine.inputs import unmasked
 from ...errors import InputError
-from ...once import once
-from ..labels import from_xarray
+from ...lazy import lazy_property
+from ..metadata import from_xarray
 from .base import Source
 from .memory import digest
 
@@ -29,7 +29,7 @@ class LazySource(Source):
         if array.chunks is not None:
             self.step = max(array.chunks[0], default=1) or 1
 
-    @once
+    @lazy_property
     def fingerprint(self) -> dict[str, Any]:
         if self._array.chunks is None:
             return digest(self)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...errors import InputError, InputNotFoundError
-from ..offsets import read_at
+from ..positional_io import read_at
 from .base import FileSource, row_bytes, state_of
 
 #: What is often given in place of an .npy file, by its first bytes.

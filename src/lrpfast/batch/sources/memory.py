@@ -11,7 +11,7 @@ import numpy as np
 from ...engine.inputs import as_batch, as_real
 from ...engine.threads import get_num_threads
 from ...errors import InputError, ShapeError
-from ...once import once
+from ...lazy import lazy_property
 from .base import Source, row_bytes
 from .mapped import release
 
@@ -32,7 +32,7 @@ class ArraySource(Source):
         rows = self._array[first:stop]
         return rows if isinstance(rows, np.ndarray) else rows.get()  # CuPy's
 
-    @once
+    @lazy_property
     def fingerprint(self) -> dict[str, Any]:
         return digest(self)
 

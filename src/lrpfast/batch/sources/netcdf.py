@@ -10,8 +10,8 @@ import numpy as np
 
 from ...errors import InputError
 from ..cf import PACKED, Packing
-from ..labels import Coord, Labels, collect, of_file, words
-from ..optional import needed, open_netcdf
+from ..metadata import ArrayMetadata, Coord, collect, of_file, words
+from ..optional_import import import_optional, open_netcdf
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .netcdf_classic import check_size
 
@@ -20,7 +20,7 @@ class NetcdfSource(FileSource):
     """Rows of a variable as `Packing` unpacks them: NaN where a value is missing."""
 
     def __init__(self, path: str, variable: str | None) -> None:
-        needed("netCDF4", path)
+        import_optional("netCDF4", path)
         state = state_of(path)
         check_size(path)
         try:
@@ -58,10 +58,12 @@ class NetcdfSource(FileSource):
 def _packing(variable: Any) -> Packing:
     """How a variable is stored; its dtype is object for what holds no single numbers, such as text."""
     kind = variable.datatype if isinstance(variable.datatype, np.dtype) else getattr(variable.datatype, "dtype", None)
-    if not isinstance(kind, np.dtype) or isinstance(variable.datatype, needed("netCDF4", variable.name).VLType):
+    if not isinstance(kind, np.dtype) or isinstance(
+        variable.datatype, import_optional("netCDF4", variable.name).VLType
+    ):
         return Packing(np.dtype(object), {})
     # no byte is taken as unwritten: all 256 are in use
-    usual = needed("netCDF4", variable.name).default_fillvals.get(kind.str[1:]) if kind.itemsize > 1 else None
+    usual = import_optional("netCDF4", variable.name).default_fillvals.get(kind.str[1:]) if kind.itemsize > 1 else None
     return Packing(kind, {key: _attribute(variable, key) for key in PACKED & set(variable.ncattrs())}, usual)
 
 
@@ -106,7 +108,7 @@ def _variables(group: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
-def _labels(found: Any, path: str) -> Labels:
+def _labels(found: Any, path: str) -> ArrayMetadata:
     near: dict[str, Any] = {}  # also variables of the groups around it, the nearest first
     group = found.group()
     while group is not None:

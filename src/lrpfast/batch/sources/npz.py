@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, LrpfastError
-from ...readers.guard import check_names, check_stored
+from ...readers.untrusted import check_names, check_stored
 from .base import FileSource, check_unpacked, state_of
 from .mapped import MappedSource, header
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, LrpfastError
-from ...once import once
-from ...readers.guard import MAX_RATIO, unpacks_honestly
+from ...lazy import lazy_property
+from ...readers.untrusted import MAX_RATIO, unpacks_honestly
 from ..cf import PACKED, Packing
-from ..labels import Coord, Labels, collect, of_file, words
-from ..optional import needed
+from ..metadata import ArrayMetadata, Coord, collect, of_file, words
+from ..optional_import import import_optional
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .zarr_store import METADATA, check_store, files
 
@@ -35,7 +35,7 @@ class ZarrSource(FileSource):
     """Rows of an array in a Zarr store: by its attributes unpacked, NaN where a value is missing."""
 
     def __init__(self, path: str, array: str | None) -> None:
-        zarr = needed("zarr", path)
+        zarr = import_optional("zarr", path)
         self._folder, members = os.path.isdir(path), check_store(path)
         try:
             self._store = _opened(zarr, path, self._folder)
@@ -74,7 +74,7 @@ class ZarrSource(FileSource):
             if declared > MAX_RATIO * stored:
                 raise InputError(f"{shown}: damaged Zarr store ({stored:,} of {declared:,} chunks are there)")
 
-    @once
+    @lazy_property
     def fingerprint(self) -> dict[str, Any]:
         what = {"path": os.path.abspath(self._inside), "dataset": self._name, "files": self._digest()}
         return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
@@ -165,7 +165,7 @@ def _of_xarray(array: Any) -> bool:
     return getattr(metadata, "zarr_format", 2) == 2 and array.fill_value is not None and array.fill_value != 0
 
 
-def _labels(array: Any, name: str, dims: tuple[str, ...], attrs: dict[str, Any], group: Any) -> Labels:
+def _labels(array: Any, name: str, dims: tuple[str, ...], attrs: dict[str, Any], group: Any) -> ArrayMetadata:
     near = {} if group is None else dict(group.arrays())
 
     def read(key: str) -> Coord:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...budget import FREE_BYTES
 from ...errors import InputError
-from ...readers.guard import check_names, check_size
+from ...readers.untrusted import check_names, check_size
 
 #: What describes a group or an array.
 METADATA = ("zarr.json", ".zarray", ".zgroup")

@@ -14,7 +14,7 @@ from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Layer, Shape
-from ..guard import parse_json
+from ..untrusted import parse_json
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
@@ -66,7 +66,7 @@ class _Builder:
         self.masks: dict[int, str] = {}  # nodes whose values carry a mask, and whose it is
         self.converted: dict[int, tuple[KerasLayer, tuple[Shape, ...], tuple[Layer, ...]]] = {}
 
-    def place(self, layer: Layer, inputs: tuple[int, ...]) -> int:
+    def add(self, layer: Layer, inputs: tuple[int, ...]) -> int:
         """Add one use of a layer; its number."""
         before, sources = self.nodes[inputs[0]] if inputs else (None, ())
         if (
@@ -98,9 +98,9 @@ class _Builder:
                 "lrpfast reads shared layers whose inputs have the same number of axes",
             )
         with naming(layer):
-            at = self.place(chain[0], tuple(inputs))
+            at = self.add(chain[0], tuple(inputs))
             for part in chain[1:]:
-                at = self.place(part, (at,))
+                at = self.add(part, (at,))
         if layer.class_name == "Embedding" and layer.get("mask_zero", False):
             self.masks[at] = layer.name
         elif masks and all(isinstance(part, _CARRIES_MASK) and not isinstance(part, L.Dot) for part in chain):
@@ -148,9 +148,9 @@ class _Scope:
         return f"the model {self.prefix[:-1]!r}" if self.prefix else "the model"
 
     def where(self, i: int) -> str:
-        return f"layer {self.prefix + self.places[i].name!r} ({self.kinds[i]}, {self.place(i)})"
+        return f"layer {self.prefix + self.places[i].name!r} ({self.kinds[i]}, {self.position(i)})"
 
-    def place(self, i: int) -> str:
+    def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
     def call(self, i: int, inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]) -> list[int]:
@@ -160,7 +160,7 @@ class _Scope:
         if kind in SEQUENTIAL + FUNCTIONAL:
             return self.builder.container(entry, self.store.inside(place), inputs, f"{name}/", keys, masked)
         weights = functools.partial(self.store.weights, place)
-        layer = KerasLayer(name, kind, config_of(entry), self.place(i), self.builder.keras, weights)
+        layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights)
         return [self.builder.use(id(entry), layer, inputs, masked)]
 
     def functional(
@@ -290,7 +290,7 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
     builder = _Builder(major(version, document))
     for name, shape in _inputs(document, store):
-        builder.place(L.Input(shape, name=name), ())
+        builder.add(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
     outputs = builder.container(document, store, inputs)

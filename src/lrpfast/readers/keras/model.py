@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import InputError, ModelFormatError, UnsupportedLayerError
 from ...model.graph import Model
 from .. import hdf5
-from ..guard import guarded, member, parse_json
+from ..untrusted import guarded, member, parse_json
 from .config import KERAS_PACKAGES
 from .graph import build
 from .store import ArchiveStore, LegacyStore, LiveStore

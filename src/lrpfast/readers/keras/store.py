@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import ModelFormatError
-from ...once import once
+from ...lazy import lazy_property
 from .. import hdf5
 from .record import Weight
 
@@ -62,7 +62,7 @@ class LegacyStore:
                 raise ModelFormatError(f"the weight {name!r} of layer {entry.name!r} ({entry.class_name}) is missing")
         return [_stored(dataset) for dataset in found]
 
-    @once
+    @lazy_property
     def _of_nested(self) -> tuple[h5py.Group, list[str]]:
         assert self.nested is not None
         return self._names(self.nested)
@@ -93,7 +93,7 @@ class ArchiveStore:
 
         self._groups: dict[str, tuple[list[h5py.Group], dict[int, h5py.Group], dict[str, h5py.Group]]] = {}
 
-    @once
+    @lazy_property
     def _keys(self) -> dict[str, list[tuple[str, int]]]:
         """The groups' names and numbers, by their stems: sorted once, however many layers there are."""
         found: dict[str, list[tuple[str, int]]] = {}

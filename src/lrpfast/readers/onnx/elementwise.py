@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...model import layers as L
+from ..axis_ops import constant, fixed, pad, take
 from ..channels_first import Value, clip
-from ..places import constant, fixed, pad, take
-from .fold import DTYPES, Known
-from .use import Use
+from .context import NodeContext
+from .fold import DTYPES, FoldedValue
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 #: float32's largest number.
@@ -22,76 +22,76 @@ _LARGEST = float(np.finfo(np.float32).max)
 # -- activations ------------------------------------------------------------------
 
 
-def _function(name: str, **parameters: Any) -> Callable[[Use], Value]:
+def _function(name: str, **parameters: Any) -> Callable[[NodeContext], Value]:
     """An activation; each parameter is a number, or the attribute that holds it and its default."""
 
-    def build(use: Use) -> Value:
-        found = {k: use.attr(*v) if isinstance(v, tuple) else v for k, v in parameters.items()}
-        return use.builder.each(L.Activation(name, found), use.value())
+    def build(ctx: NodeContext) -> Value:
+        found = {k: ctx.attr(*v) if isinstance(v, tuple) else v for k, v in parameters.items()}
+        return ctx.builder.each(L.Activation(name, found), ctx.value())
 
     return build
 
 
-def _celu(use: Use) -> Value:
-    alpha = use.attr("alpha", 1.0)
+def _celu(ctx: NodeContext) -> Value:
+    alpha = ctx.attr("alpha", 1.0)
     if alpha <= 0:
-        raise use.unsupported(f"has alpha {alpha}", "Those above 0 work")
-    return use.builder.each(L.Activation("celu", {"alpha": alpha}), use.value())
+        raise ctx.unsupported(f"has alpha {alpha}", "Those above 0 work")
+    return ctx.builder.each(L.Activation("celu", {"alpha": alpha}), ctx.value())
 
 
-def _shrink(use: Use) -> Value:
-    threshold = use.attr("lambd", 0.5)
+def _shrink(ctx: NodeContext) -> Value:
+    threshold = ctx.attr("lambd", 0.5)
     if threshold < 0:
-        raise use.unsupported(f"has lambd {threshold}", "Those of at least 0 work")
-    layer = L.Activation("shrink", {"threshold": threshold, "shift": use.attr("bias", 0.0)})
-    return use.builder.each(layer, use.value())
+        raise ctx.unsupported(f"has lambd {threshold}", "Those of at least 0 work")
+    layer = L.Activation("shrink", {"threshold": threshold, "shift": ctx.attr("bias", 0.0)})
+    return ctx.builder.each(layer, ctx.value())
 
 
-def _gelu(use: Use) -> Value:
-    kind = use.attr("approximate", "none")
+def _gelu(ctx: NodeContext) -> Value:
+    kind = ctx.attr("approximate", "none")
     if kind not in ("none", "tanh"):
-        raise use.unsupported(f"has the approximation {kind!r}, which lrpfast does not know")
-    return use.builder.each(L.Activation("gelu", {"approximate": kind == "tanh"}), use.value())
+        raise ctx.unsupported(f"has the approximation {kind!r}, which lrpfast does not know")
+    return ctx.builder.each(L.Activation("gelu", {"approximate": kind == "tanh"}), ctx.value())
 
 
-def _selu(use: Use) -> Value:
+def _selu(ctx: NodeContext) -> Value:
     wanted = (1.6732632423543772, 1.0507009873554805)  # which files hold rounded to float32
-    alpha, gamma = (use.attr(key, default) for key, default in zip(("alpha", "gamma"), wanted, strict=True))
+    alpha, gamma = (ctx.attr(key, default) for key, default in zip(("alpha", "gamma"), wanted, strict=True))
     if tuple(map(np.float32, (alpha, gamma))) == tuple(map(np.float32, wanted)):
-        return use.builder.each(L.Activation("selu"), use.value())
-    made = use.builder.each(L.Activation("elu", {"alpha": alpha}), use.value())
-    return use.affine(made, gamma, _NOTHING)
+        return ctx.builder.each(L.Activation("selu"), ctx.value())
+    made = ctx.builder.each(L.Activation("elu", {"alpha": alpha}), ctx.value())
+    return ctx.affine(made, gamma, _NOTHING)
 
 
-def _prelu(use: Use) -> Value:
-    x, b = use.builder.tensor(use.value()), use.builder
-    slope = use.sample(use.const(1, "slope"), len(x.shape))
+def _prelu(ctx: NodeContext) -> Value:
+    x, b = ctx.builder.tensor(ctx.value()), ctx.builder
+    slope = ctx.sample(ctx.const(1, "slope"), len(x.shape))
     if slope.size == 1:
         return b.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
     slope = slope.reshape((1,) * (len(x.shape) - slope.ndim) + slope.shape).transpose(x.order)
     return b.each(L.Activation("prelu", {"negative_slope": slope}), x)
 
 
-def _clip(use: Use) -> Value:
-    return _clipped(use, *(use.number(i, name, use.attr(name)) for i, name in ((1, "min"), (2, "max"))))
+def _clip(ctx: NodeContext) -> Value:
+    return _clipped(ctx, *(ctx.number(i, name, ctx.attr(name)) for i, name in ((1, "min"), (2, "max"))))
 
 
-def _clipped(use: Use, low: float | None, high: float | None, x: Value | None = None) -> Value:
+def _clipped(ctx: NodeContext, low: float | None, high: float | None, x: Value | None = None) -> Value:
     """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
     low = None if low is None or low <= -_LARGEST else low  # up to version 10 it stands for none
     high = None if high is None or high >= _LARGEST else high
     if low is not None and high is not None:
         low = min(low, high)
-    return use.builder.each(clip(low, high), use.value() if x is None else x)
+    return ctx.builder.each(clip(low, high), ctx.value() if x is None else x)
 
 
-def _softmax(name: str) -> Callable[[Use], Value]:
-    def build(use: Use) -> Value:
-        b, x = use.builder, use.value()
-        axis = use.axis(use.attr("axis", 1 if use.opset < 13 else -1))
-        if use.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
+def _softmax(name: str) -> Callable[[NodeContext], Value]:
+    def build(ctx: NodeContext) -> Value:
+        b, x = ctx.builder, ctx.value()
+        axis = ctx.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
+        if ctx.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
             if None in x.shape:
-                raise use.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
+                raise ctx.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
             flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
             return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
         return b.each(L.Activation(name), b.last(x, axis))
@@ -102,48 +102,48 @@ def _softmax(name: str) -> Callable[[Use], Value]:
 # -- normalization ------------------------------------------------------------------
 
 
-def _affine(use: Use) -> Value:
-    return _scaled(use, use.value(), {"scale": use.attr("scale"), "shift": use.attr("shift")})
+def _affine(ctx: NodeContext) -> Value:
+    return _scaled(ctx, ctx.value(), {"scale": ctx.attr("scale"), "shift": ctx.attr("shift")})
 
 
-def _scaled(use: Use, x: Value, affine: Any) -> Value:
+def _scaled(ctx: NodeContext, x: Value, affine: Any) -> Value:
     if affine is None:
         return x
-    return use.affine(x, affine["scale"], affine["shift"])
+    return ctx.affine(x, affine["scale"], affine["shift"])
 
 
-def _batch_norm(use: Use) -> Value:
-    b = use.builder
-    if use.attr("training_mode", 0) or not use.attr("spatial", 1):
-        raise use.unsupported("is in training mode, or normalizes each place by itself", "Export in evaluation mode")
-    x = b.last(use.value(), 0)
+def _batch_norm(ctx: NodeContext) -> Value:
+    b = ctx.builder
+    if ctx.attr("training_mode", 0) or not ctx.attr("spatial", 1):
+        raise ctx.unsupported("is in training mode, or normalizes each place by itself", "Export in evaluation mode")
+    x = b.last(ctx.value(), 0)
     gamma, beta, mean, variance = (
-        use.const(i, what).astype(np.float64) for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)
+        ctx.const(i, what).astype(np.float64) for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)
     )
-    affine = use.attr("affine")
+    affine = ctx.attr("affine")
     if affine is not None:
         rank, channels = len(x.shape), x.shape[0]
-        scale, shift = (use.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
+        scale, shift = (ctx.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
         scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
         if all(n == 1 for a in (scale, shift) for n in a.shape[1:]) and channels is not None:
             scale, shift = (np.broadcast_to(a.ravel(), (channels,)) for a in (scale, shift))
             gamma, beta, affine = gamma * scale, beta * scale + shift, None
-    made = b.each(L.BatchNorm(mean, variance, gamma, beta, use.attr("epsilon", 1e-5)), x)
-    return _scaled(use, made, affine)
+    made = b.each(L.BatchNorm(mean, variance, gamma, beta, ctx.attr("epsilon", 1e-5)), x)
+    return _scaled(ctx, made, affine)
 
 
-def _layer_norm(use: Use, kind: Any = L.LayerNorm) -> Value:
-    rank = len(use.value().shape)
-    first = use.axis(use.attr("axis", -1))
-    gamma, beta = use.maybe(1, "scale"), use.maybe(2, "bias")
-    if any(name for name in use.node.outputs[1:]):
-        raise use.unsupported("hands out its mean and deviation, which lrpfast does not compute")
-    return _sample_norm(use, kind, range(first, rank), use.attr("epsilon", 1e-5), gamma, beta)
+def _layer_norm(ctx: NodeContext, kind: Any = L.LayerNorm) -> Value:
+    rank = len(ctx.value().shape)
+    first = ctx.axis(ctx.attr("axis", -1))
+    gamma, beta = ctx.maybe(1, "scale"), ctx.maybe(2, "bias")
+    if any(name for name in ctx.node.outputs[1:]):
+        raise ctx.unsupported("hands out its mean and deviation, which lrpfast does not compute")
+    return _sample_norm(ctx, kind, range(first, rank), ctx.attr("epsilon", 1e-5), gamma, beta)
 
 
-def _sample_norm(use: Use, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any) -> Value:
+def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any) -> Value:
     """A normalization over a sample's last axes, with parameters of their shape."""
-    b, x = use.builder, use.value()
+    b, x = ctx.builder, ctx.value()
     axes = sorted(axes)
     t = b.tensor(x)
     if axes != list(range(len(x.shape) - len(axes), len(x.shape))):
@@ -152,42 +152,42 @@ def _sample_norm(use: Use, kind: Any, axes: Any, epsilon: float, gamma: Any, bet
         after = (None, None)
     t = b.lay(t, [*(a for a in t.order if a not in axes), *axes])
     shape = tuple(t.shape[a] for a in axes)
-    gamma, beta = (None if v is None else np.broadcast_to(use.sample(v, len(t.shape)), shape) for v in (gamma, beta))
+    gamma, beta = (None if v is None else np.broadcast_to(ctx.sample(v, len(t.shape)), shape) for v in (gamma, beta))
     made: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
     if after != (None, None):
         scale, shift = (d if v is None else v for d, v in zip((_ONE, _NOTHING), after, strict=True))
-        made = use.affine(made, scale, shift)
+        made = ctx.affine(made, scale, shift)
     return made
 
 
-def _normalized(kind: Any) -> Callable[[Use], Value]:
+def _normalized(kind: Any) -> Callable[[NodeContext], Value]:
     """A normalization that was found in several nodes."""
 
-    def build(use: Use) -> Value:
-        rank = len(use.value().shape)
-        axes = [use.axis(a) for a in use.attr("axes")]
-        affine = use.attr("affine") or {"scale": _ONE, "shift": _NOTHING}
-        scale, shift = (use.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
+    def build(ctx: NodeContext) -> Value:
+        rank = len(ctx.value().shape)
+        axes = [ctx.axis(a) for a in ctx.attr("axes")]
+        affine = ctx.attr("affine") or {"scale": _ONE, "shift": _NOTHING}
+        scale, shift = (ctx.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
         fits = len(axes) >= max(scale.ndim, shift.ndim)
         if fits:
-            return _sample_norm(use, kind, axes, use.attr("epsilon"), scale, shift)
-        return use.affine(_sample_norm(use, kind, axes, use.attr("epsilon"), None, None), scale, shift)
+            return _sample_norm(ctx, kind, axes, ctx.attr("epsilon"), scale, shift)
+        return ctx.affine(_sample_norm(ctx, kind, axes, ctx.attr("epsilon"), None, None), scale, shift)
 
     return build
 
 
-def _instance_norm(use: Use) -> Value:
+def _instance_norm(ctx: NodeContext) -> Value:
     """Each channel by its own mean and deviation, then scaled."""
-    b, x = use.builder, use.value()
+    b, x = ctx.builder, ctx.value()
     rank = len(x.shape)
-    made = _sample_norm(use, L.LayerNorm, range(1, rank), use.attr("epsilon", 1e-5), None, None)
+    made = _sample_norm(ctx, L.LayerNorm, range(1, rank), ctx.attr("epsilon", 1e-5), None, None)
     shape = (-1, *(1,) * (rank - 1))
-    return b.affine(made, use.const(1, "scale").reshape(shape), use.const(2, "bias").reshape(shape))
+    return b.affine(made, ctx.const(1, "scale").reshape(shape), ctx.const(2, "bias").reshape(shape))
 
 
-def _local_response(use: Use) -> Value:
-    size, b, x = use.attr("size", 0), use.builder, use.value()
-    layer = L.LocalResponseNorm(size, use.attr("alpha", 1e-4), use.attr("beta", 0.75), use.attr("bias", 1.0))
+def _local_response(ctx: NodeContext) -> Value:
+    size, b, x = ctx.attr("size", 0), ctx.builder, ctx.value()
+    layer = L.LocalResponseNorm(size, ctx.attr("alpha", 1e-4), ctx.attr("beta", 0.75), ctx.attr("bias", 1.0))
     if size % 2:
         return b.each(layer, b.last(x, 0))
     # an even window reaches further to one side: ONNX's after the channel, ours before it
@@ -198,89 +198,89 @@ def _local_response(use: Use) -> Value:
 # -- several tensors ----------------------------------------------------------------
 
 
-def _sum(use: Use) -> Value:
-    tensors = [arg for arg in use.args if not isinstance(arg, Known)]
-    made = tensors[0] if len(tensors) == 1 else use.builder.merge(L.Add(), tensors)
-    for i, arg in enumerate(use.args):
-        if isinstance(arg, Known):
-            made = use.affine(made, _ONE, use.const(i, "constant"))
+def _sum(ctx: NodeContext) -> Value:
+    tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
+    made = tensors[0] if len(tensors) == 1 else ctx.builder.merge(L.Add(), tensors)
+    for i, arg in enumerate(ctx.args):
+        if isinstance(arg, FoldedValue):
+            made = ctx.affine(made, _ONE, ctx.const(i, "constant"))
     return made
 
 
-def _subtract(use: Use) -> Value:
+def _subtract(ctx: NodeContext) -> Value:
     """A difference; the constants of a file itself are an Affine* by now, those made of a shape are not."""
-    if isinstance(use.args[1], Known):
-        return use.affine(use.value(), _ONE, -use.const(1, "constant").astype(np.float64))
-    if isinstance(use.args[0], Known):
-        return use.affine(use.value(1), -_ONE, use.const(0, "constant"))
-    return use.builder.merge(L.Subtract(), [use.value(0), use.value(1)])
+    if isinstance(ctx.args[1], FoldedValue):
+        return ctx.affine(ctx.value(), _ONE, -ctx.const(1, "constant").astype(np.float64))
+    if isinstance(ctx.args[0], FoldedValue):
+        return ctx.affine(ctx.value(1), -_ONE, ctx.const(0, "constant"))
+    return ctx.builder.merge(L.Subtract(), [ctx.value(0), ctx.value(1)])
 
 
-def _mean(use: Use) -> Value:
-    if any(isinstance(arg, Known) for arg in use.args):
-        return use.affine(_sum(use), 1 / len(use.args), _NOTHING)
-    return use.builder.merge(L.Average(), use.args)
+def _mean(ctx: NodeContext) -> Value:
+    if any(isinstance(arg, FoldedValue) for arg in ctx.args):
+        return ctx.affine(_sum(ctx), 1 / len(ctx.args), _NOTHING)
+    return ctx.builder.merge(L.Average(), ctx.args)
 
 
-def _multiply(use: Use) -> Value:
+def _multiply(ctx: NodeContext) -> Value:
     for i in (0, 1):
-        if isinstance(use.args[i], Known):
-            return use.affine(use.value(1 - i), use.const(i, "factor"), _NOTHING)
-    return use.builder.merge(L.Multiply(), [use.value(0), use.value(1)])
+        if isinstance(ctx.args[i], FoldedValue):
+            return ctx.affine(ctx.value(1 - i), ctx.const(i, "factor"), _NOTHING)
+    return ctx.builder.merge(L.Multiply(), [ctx.value(0), ctx.value(1)])
 
 
-def _divide(use: Use) -> Value:
+def _divide(ctx: NodeContext) -> Value:
     """A product with the reciprocal."""
-    if isinstance(use.args[1], Known):
+    if isinstance(ctx.args[1], FoldedValue):
         with np.errstate(all="ignore"):
-            return use.affine(use.value(), 1 / use.const(1, "divisor").astype(np.float64), _NOTHING)
-    b, below = use.builder, use.builder.each(L.Activation("power", {"exponent": -1.0}), use.value(1))
-    if isinstance(use.args[0], Known):
-        return use.affine(below, use.const(0, "dividend"), _NOTHING)
-    return b.merge(L.Multiply(), [use.value(0), below])
+            return ctx.affine(ctx.value(), 1 / ctx.const(1, "divisor").astype(np.float64), _NOTHING)
+    b, below = ctx.builder, ctx.builder.each(L.Activation("power", {"exponent": -1.0}), ctx.value(1))
+    if isinstance(ctx.args[0], FoldedValue):
+        return ctx.affine(below, ctx.const(0, "dividend"), _NOTHING)
+    return b.merge(L.Multiply(), [ctx.value(0), below])
 
 
-def _power(use: Use) -> Value:
-    exponent = use.sample(use.const(1, "exponent"), len(use.value().shape))
+def _power(ctx: NodeContext) -> Value:
+    exponent = ctx.sample(ctx.const(1, "exponent"), len(ctx.value().shape))
     if exponent.size != 1:
-        raise use.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
-    return use.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), use.value())
+        raise ctx.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
+    return ctx.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), ctx.value())
 
 
-def _extreme(layer: Any, lower: bool) -> Callable[[Use], Value]:
-    def build(use: Use) -> Value:
-        tensors = [arg for arg in use.args if not isinstance(arg, Known)]
-        made = use.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
-        known = [i for i, arg in enumerate(use.args) if isinstance(arg, Known)]
-        ends = [use.sample(use.const(i, "limit"), len(made.shape)) for i in known]
+def _extreme(layer: Any, lower: bool) -> Callable[[NodeContext], Value]:
+    def build(ctx: NodeContext) -> Value:
+        tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
+        made = ctx.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
+        known = [i for i, arg in enumerate(ctx.args) if isinstance(arg, FoldedValue)]
+        ends = [ctx.sample(ctx.const(i, "limit"), len(made.shape)) for i in known]
         numbers = [float(end.ravel()[0]) for end in ends if end.size == 1]
         if numbers:
             low, high = (max(numbers), None) if lower else (None, min(numbers))
-            made = _clipped(use, low, high, made)
+            made = _clipped(ctx, low, high, made)
         for end in ends:
             if end.size != 1:
-                made = use.builder.merge(layer(), [made, constant(use.builder, made, end)])
+                made = ctx.builder.merge(layer(), [made, constant(ctx.builder, made, end)])
         return made
 
     return build
 
 
-def _concat(use: Use) -> Value:
+def _concat(ctx: NodeContext) -> Value:
     """Tensors one after the other; a constant among them is room made by zeros, and then added."""
-    b = use.builder
-    tensors = [arg for arg in use.args if not isinstance(arg, Known)]
+    b = ctx.builder
+    tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
     rank = len(tensors[0].shape)
-    axis = use.axis(use.attr("axis"), rank + 1)
-    if len(tensors) == len(use.args):
+    axis = ctx.axis(ctx.attr("axis"), rank + 1)
+    if len(tensors) == len(ctx.args):
         return tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
     pending: list[np.ndarray] = []
     parts: list[Any] = []
-    for i, arg in enumerate(use.args):
-        if isinstance(arg, Known):
-            constant = use.const(i, "constant")
-            parts.append(use.sample(constant, rank) if constant.ndim > rank else constant)
+    for i, arg in enumerate(ctx.args):
+        if isinstance(arg, FoldedValue):
+            constant = ctx.const(i, "constant")
+            parts.append(ctx.sample(constant, rank) if constant.ndim > rank else constant)
             if parts[-1].ndim != rank:
-                raise use.unsupported(f"joins a constant of shape {constant.shape} to samples of {rank} axes")
+                raise ctx.unsupported(f"joins a constant of shape {constant.shape} to samples of {rank} axes")
         else:
             parts.append(arg)
     tensors = []
@@ -301,28 +301,28 @@ def _concat(use: Use) -> Value:
     return b.affine(made, _ONE, np.concatenate(zeros, axis))
 
 
-def _negative(use: Use) -> Value:
-    return use.builder.affine(use.value(), np.array(-1.0), _NOTHING)
+def _negative(ctx: NodeContext) -> Value:
+    return ctx.builder.affine(ctx.value(), np.array(-1.0), _NOTHING)
 
 
-def _identity(use: Use) -> Value:
-    if use.attr("training_mode") or (use.node.op == "Dropout" and use.has(2) and use.const(2, "mode").any()):
-        raise use.unsupported("is in training mode", "Export in evaluation mode")
-    if len(use.node.outputs) > 1 and use.node.outputs[1]:
+def _identity(ctx: NodeContext) -> Value:
+    if ctx.attr("training_mode") or (ctx.node.op == "Dropout" and ctx.has(2) and ctx.const(2, "mode").any()):
+        raise ctx.unsupported("is in training mode", "Export in evaluation mode")
+    if len(ctx.node.outputs) > 1 and ctx.node.outputs[1]:
         pass  # the mask: whoever uses it is refused, as there is no such value
-    return use.builder.each(L.Identity(use.node.op), use.value())
+    return ctx.builder.each(L.Identity(ctx.node.op), ctx.value())
 
 
-def _cast(use: Use) -> Value:
-    to = use.attr("to")
+def _cast(ctx: NodeContext) -> Value:
+    to = ctx.attr("to")
     if to not in (1, 10, 11, 16):
         kind = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
-        raise use.unsupported(f"turns what the model computes into {kind}, which rounds it")
-    return use.builder.each(L.Identity("Cast"), use.value())
+        raise ctx.unsupported(f"turns what the model computes into {kind}, which rounds it")
+    return ctx.builder.each(L.Identity("Cast"), ctx.value())
 
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
-ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
+ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Abs": _function("relu", negative_slope=-1.0),
     "Add": _sum,
     "Affine*": _affine,
@@ -330,7 +330,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Cast": _cast,
     "Celu": _celu,
     "Clip": _clip,
-    "Clip*": lambda use: _clipped(use, use.attr("low"), use.attr("high")),
+    "Clip*": lambda ctx: _clipped(ctx, ctx.attr("low"), ctx.attr("high")),
     "Concat": _concat,
     "Div": _divide,
     "Dropout": _identity,
@@ -357,7 +357,7 @@ ELEMENTWISE: dict[str, Callable[[Use], Any]] = {
     "Pow": _power,
     "Reciprocal": _function("power", exponent=-1.0),
     "RMSNorm*": _normalized(L.RMSNorm),
-    "RMSNormalization": lambda use: _layer_norm(use, L.RMSNorm),
+    "RMSNormalization": lambda ctx: _layer_norm(ctx, L.RMSNorm),
     "Relu": _function("relu"),
     "Selu": _selu,
     "Sigmoid": _function("sigmoid"),

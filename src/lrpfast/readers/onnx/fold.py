@@ -24,7 +24,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Known:
+class FoldedValue:
     """A value known while reading, for two batches of different sizes: where it differs, it depends on the batch."""
 
     first: np.ndarray
@@ -307,7 +307,7 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
 }
 
 
-def fold(node: Node, args: list[Known | None]) -> list[Known]:
+def fold(node: Node, args: list[FoldedValue | None]) -> list[FoldedValue]:
     """A node's outputs, of inputs that are all known.
 
     Raises
@@ -317,9 +317,9 @@ def fold(node: Node, args: list[Known | None]) -> list[Known]:
     """
     firsts = _run(node, [None if a is None else a.first for a in args])
     if all(a is None or a.fixed for a in args):
-        return [Known(value, value) for value in firsts]
+        return [FoldedValue(value, value) for value in firsts]
     seconds = _run(node, [None if a is None else a.second for a in args])
-    return [Known(*pair) for pair in zip(firsts, seconds, strict=True)]
+    return [FoldedValue(*pair) for pair in zip(firsts, seconds, strict=True)]
 
 
 def _run(node: Node, args: list[Any]) -> list[np.ndarray]:

@@ -15,12 +15,12 @@ from ...budget import budgeted, held_bytes
 from ...errors import InputError, LrpfastError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model.graph import Model
 from ..channels_first import Builder
+from .context import NodeContext
 from .file import Branch, File, Input, Node, read
-from .fold import FOLDED, Known, fold
+from .fold import FOLDED, FoldedValue, fold
 from .ops import OPERATORS
 from .patterns import Matcher
 from .schema import check
-from .use import Use
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
 BATCHES = (7919, 7907)
@@ -102,7 +102,7 @@ def build(file: File) -> Model:
     builder = Builder()
     constants = _constants(file)
     planned = _planned(file, Matcher(file.nodes, constants, file.outputs))
-    values: dict[str, Any] = {name: Known(array, array) for name, array in constants.items()}
+    values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
     for place in file.inputs:
         with _naming(f"input {place.name!r}"):
             values[place.name] = builder.input(place.name, place.sample)
@@ -111,7 +111,7 @@ def build(file: File) -> Model:
     for name in file.outputs:
         if name not in values:
             raise UnsupportedLayerError(f"the output {name!r} is none that lrpfast computes")
-        if isinstance(values[name], Known):
+        if isinstance(values[name], FoldedValue):
             raise UnsupportedLayerError(f"the output {name!r} depends on no input, so there is nothing to explain")
     with _naming("the graph"):
         return builder.model([values[name] for name in file.outputs], file.name)
@@ -144,17 +144,17 @@ class _Reading:
                 raise node.unsupported(f"computes with {name!r}, an input of whole numbers", "Cast it to float first")
         if node.op == "If":
             return self._branch(node, args[0], values)
-        if node.op in FOLDED and all(arg is None or isinstance(arg, Known) for arg in args):
+        if node.op in FOLDED and all(arg is None or isinstance(arg, FoldedValue) for arg in args):
             return fold(node, args)
         if node.op in OPERATORS:
             self.builder.scope = node.name
-            return Use(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
+            return NodeContext(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
         remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known_operators())}"
         raise node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
     def _branch(self, node: Node, condition: Any, values: dict[str, Any]) -> list[Any]:
         """What an If makes whose condition is known, of the inputs' shapes say."""
-        if not isinstance(condition, Known) or not condition.fixed or condition.first.size != 1:
+        if not isinstance(condition, FoldedValue) or not condition.fixed or condition.first.size != 1:
             raise node.unsupported("chooses by what the model computes, or by the batch's size")
         branch = node.attributes.get("then_branch" if condition.first.ravel()[0] else "else_branch")
         if not isinstance(branch, Branch):
@@ -162,7 +162,7 @@ class _Reading:
         for inner in branch.nodes:
             with _naming(str(inner)):
                 check(inner, self.opset, branch.constants)
-        inside = {**values, **{name: Known(array, array) for name, array in branch.constants.items()}}
+        inside = {**values, **{name: FoldedValue(array, array) for name, array in branch.constants.items()}}
         self.run(branch.nodes, inside)
         return [inside[name] for name in branch.outputs]
 
@@ -179,7 +179,7 @@ def _constants(file: File) -> dict[str, np.ndarray]:
         with _naming(str(node)):
             check(node, file.opset, constants)
         if node.op in FOLDED and all(name in constants or not name for name in node.inputs):
-            args = [Known(constants[name], constants[name]) if name else None for name in node.inputs]
+            args = [FoldedValue(constants[name], constants[name]) if name else None for name in node.inputs]
             with _naming(str(node)):
                 found = fold(node, args)
             constants.update((name, value.first) for name, value in zip(node.outputs, found, strict=False) if name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .context import NodeContext
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
-from .moves import MOVES
 from .resize import RESIZED
-from .use import Use
+from .shape_ops import MOVES
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
-OPERATORS: dict[str, Callable[[Use], Any]] = {**LINEAR, **ELEMENTWISE, **MOVES, **RESIZED}
+OPERATORS: dict[str, Callable[[NodeContext], Any]] = {**LINEAR, **ELEMENTWISE, **MOVES, **RESIZED}

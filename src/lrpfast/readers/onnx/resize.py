@@ -12,81 +12,81 @@ from ...budget import take
 from ...errors import ModelFormatError
 from ...model import layers as L
 from ...model.layers import Shape
+from ..axis_ops import INPUT_BYTES, MOST, Resize, interpolate, nearest, repeat
 from ..channels_first import Value
-from ..places import INPUT_BYTES, MOST, Resize, interpolate, nearest, repeat
-from .moves import sample_shape, whole_shape
-from .use import Use
+from .context import NodeContext
+from .shape_ops import sample_shape, whole_shape
 
 
-def _expand(use: Use) -> Value:
-    x, known = use.value(), use.known(1, "shape")
+def _expand(ctx: NodeContext) -> Value:
+    x, known = ctx.value(), ctx.known(1, "shape")
     if None in x.shape:
-        raise use.unsupported("stretches an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("stretches an input whose size the file leaves open", "Fix the size")
     pair = [
-        np.broadcast_shapes(whole_shape(use, x.shape, i), tuple(map(int, a)))
+        np.broadcast_shapes(whole_shape(ctx, x.shape, i), tuple(map(int, a)))
         for i, a in enumerate((known.first, known.second))
     ]
-    wanted = sample_shape(use, pair)
+    wanted = sample_shape(ctx, pair)
     if len(wanted) != len(x.shape):
-        raise use.unsupported("puts an axis before the batch's", "Keep the batch axis first")
+        raise ctx.unsupported("puts an axis before the batch's", "Keep the batch axis first")
     made: Value = x
     for axis, (n, m) in enumerate(zip(x.shape, wanted, strict=True)):
-        made = repeat(use.builder, made, axis, m if n == 1 else 1)
+        made = repeat(ctx.builder, made, axis, m if n == 1 else 1)
     return made
 
 
-def _tile(use: Use) -> Value:
-    repeats = [int(n) for n in use.const(1, "repeats").ravel()]
-    x = use.value()
+def _tile(ctx: NodeContext) -> Value:
+    repeats = [int(n) for n in ctx.const(1, "repeats").ravel()]
+    x = ctx.value()
     if len(repeats) != len(x.shape) + 1 or repeats[0] != 1 or min(repeats) < 1:
-        raise use.unsupported(f"repeats {repeats} times, the batch axis too or never")
+        raise ctx.unsupported(f"repeats {repeats} times, the batch axis too or never")
     made: Value = x
     for axis, count in enumerate(repeats[1:]):
         if x.shape[axis] == 1:
-            made = repeat(use.builder, made, axis, count)
+            made = repeat(ctx.builder, made, axis, count)
         elif count > 1:
             take(INPUT_BYTES * count, f"to repeat an axis {count:,} times")
-            made = use.builder.merge(L.Concat(), [made] * count, axis)
+            made = ctx.builder.merge(L.Concat(), [made] * count, axis)
     return made
 
 
-def _resize(use: Use) -> Value:
-    x, mode = use.value(), use.attr("mode", "nearest")
-    old = use.node.op == "Upsample" or use.opset < 11  # Resize 10 and Upsample: x · scale, rounded down
-    where = use.attr("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    rounding = use.attr("nearest_mode", "floor" if old else "round_prefer_floor")
-    a, smooth = use.attr("cubic_coeff_a", -0.75), bool(use.attr("antialias", 0))
-    outside = "none" if use.attr("exclude_outside", 0) else "edge"
-    use.attr("extrapolation_value")  # of tf_crop_and_resize alone, which is refused
-    axes = {axis - 1: Resize(m, scale, where) for axis, (m, scale) in _sizes(use, 1 if old else 2).items()}
+def _resize(ctx: NodeContext) -> Value:
+    x, mode = ctx.value(), ctx.attr("mode", "nearest")
+    old = ctx.node.op == "Upsample" or ctx.opset < 11  # Resize 10 and Upsample: x · scale, rounded down
+    where = ctx.attr("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    rounding = ctx.attr("nearest_mode", "floor" if old else "round_prefer_floor")
+    a, smooth = ctx.attr("cubic_coeff_a", -0.75), bool(ctx.attr("antialias", 0))
+    outside = "none" if ctx.attr("exclude_outside", 0) else "edge"
+    ctx.attr("extrapolation_value")  # of tf_crop_and_resize alone, which is refused
+    axes = {axis - 1: Resize(m, scale, where) for axis, (m, scale) in _sizes(ctx, 1 if old else 2).items()}
     if mode == "nearest":
-        return nearest(use.builder, x, axes, rounding)
+        return nearest(ctx.builder, x, axes, rounding)
     if mode not in ("linear", "cubic"):
-        raise use.unsupported(f"interpolates by {mode!r}; lrpfast reads nearest, linear and cubic")
-    return interpolate(use.builder, x, axes, mode, a, outside, smooth)
+        raise ctx.unsupported(f"interpolates by {mode!r}; lrpfast reads nearest, linear and cubic")
+    return interpolate(ctx.builder, x, axes, mode, a, outside, smooth)
 
 
-def _sizes(use: Use, at: int) -> dict[int, tuple[int, float]]:
+def _sizes(ctx: NodeContext, at: int) -> dict[int, tuple[int, float]]:
     """The size that each axis becomes, and its scale; the scales are input ``at`` or an attribute."""
-    x = use.value()
+    x = ctx.value()
     if None in x.shape:
-        raise use.unsupported("resizes an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("resizes an input whose size the file leaves open", "Fix the size")
     whole = (1, *x.shape)
     rank = len(whole)
-    axes = [a % rank for a in use.attr("axes") or range(rank)]
-    policy = use.attr("keep_aspect_ratio_policy", "stretch")
-    scales = use.attr("scales") if "scales" in use.node.attributes else use.maybe(at, "scales")
-    if use.has(3) and use.args[3].first.size:
-        known = use.known(3, "sizes")
+    axes = [a % rank for a in ctx.attr("axes") or range(rank)]
+    policy = ctx.attr("keep_aspect_ratio_policy", "stretch")
+    scales = ctx.attr("scales") if "scales" in ctx.node.attributes else ctx.maybe(at, "scales")
+    if ctx.has(3) and ctx.args[3].first.size:
+        known = ctx.known(3, "sizes")
         pairs = {a: pair for a, pair in zip(axes, zip(known.first, known.second, strict=True), strict=True)}
-        if tuple(pairs.pop(0, use.batches)) != use.batches:
-            raise use.unsupported("resizes the batch axis")
+        if tuple(pairs.pop(0, ctx.batches)) != ctx.batches:
+            raise ctx.unsupported("resizes the batch axis")
         if any(first != second for first, second in pairs.values()):
-            raise use.unsupported("has sizes that depend on the batch size")
+            raise ctx.unsupported("has sizes that depend on the batch size")
         found = {a: (int(n), int(n) / whole[a]) for a, (n, _) in pairs.items()}  # type: ignore[operator]
         if policy != "stretch":
             if policy not in ("not_larger", "not_smaller"):
-                raise use.unsupported(f"has keep_aspect_ratio_policy {policy!r}, which lrpfast does not know")
+                raise ctx.unsupported(f"has keep_aspect_ratio_policy {policy!r}, which lrpfast does not know")
             scale = (min if policy == "not_larger" else max)(s for _, s in found.values())
             found = {a: (math.floor(scale * whole[a] + 0.5), scale) for a in found}  # type: ignore[operator]
         return found
@@ -94,44 +94,44 @@ def _sizes(use: Use, at: int) -> dict[int, tuple[int, float]]:
         raise ModelFormatError("it has neither sizes nor scales that fit its input")
     factors = {a: float(s) for a, s in zip(axes, scales, strict=True)}
     if factors.pop(0, 1.0) != 1:
-        raise use.unsupported("resizes the batch axis")
+        raise ctx.unsupported("resizes the batch axis")
     if any(not 0 < s < MOST for s in factors.values()):
         raise ModelFormatError(f"its scales are {[float(s) for s in scales]}")
     return {a: (math.floor(whole[a] * s), s) for a, s in factors.items()}  # type: ignore[operator]
 
 
-def _block(use: Use, shape: Shape) -> tuple[int, int, int, int]:
+def _block(ctx: NodeContext, shape: Shape) -> tuple[int, int, int, int]:
     """A block's size, and the channels, height and width of a sample."""
-    size: int = use.attr("blocksize", 0)
+    size: int = ctx.attr("blocksize", 0)
     sizes = [n for n in shape if n is not None]
     if len(shape) != 3 or len(sizes) != 3 or size < 1:
-        raise use.unsupported(f"rearranges samples of shape {shape} by {size}; lrpfast needs images of fixed size")
+        raise ctx.unsupported(f"rearranges samples of shape {shape} by {size}; lrpfast needs images of fixed size")
     return size, sizes[0], sizes[1], sizes[2]
 
 
-def _depth_to_space(use: Use) -> Value:
+def _depth_to_space(ctx: NodeContext) -> Value:
     """Blocks of channels as blocks of pixels (PixelShuffle)."""
-    b, x, mode = use.builder, use.value(), use.attr("mode", "DCR")
-    n, c, h, w = _block(use, x.shape)
+    b, x, mode = ctx.builder, ctx.value(), ctx.attr("mode", "DCR")
+    n, c, h, w = _block(ctx, x.shape)
     if mode == "DCR":
         made = b.transpose(b.reshape(x, (n, n, c // n**2, h, w)), (2, 3, 0, 4, 1))
     elif mode == "CRD":
         made = b.transpose(b.reshape(x, (c // n**2, n, n, h, w)), (0, 3, 1, 4, 2))
     else:
-        raise use.unsupported(f"has the mode {mode!r}, which lrpfast does not know")
+        raise ctx.unsupported(f"has the mode {mode!r}, which lrpfast does not know")
     return b.reshape(made, (c // n**2, h * n, w * n))
 
 
-def _space_to_depth(use: Use) -> Value:
+def _space_to_depth(ctx: NodeContext) -> Value:
     """Blocks of pixels as blocks of channels."""
-    b, x = use.builder, use.value()
-    n, c, h, w = _block(use, x.shape)
+    b, x = ctx.builder, ctx.value()
+    n, c, h, w = _block(ctx, x.shape)
     made = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), (2, 4, 0, 1, 3))
     return b.reshape(made, (c * n**2, h // n, w // n))
 
 
 #: How each operator is built.
-RESIZED: dict[str, Callable[[Use], Any]] = {
+RESIZED: dict[str, Callable[[NodeContext], Any]] = {
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "Resize": _resize,

@@ -19,10 +19,10 @@ import numpy as np
 from ...budget import take
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.graph import Model
-from ..guard import guarded, member, parse_json
+from ..untrusted import guarded, member, parse_json
 from .graph import build
 from .nodes import CONVERTERS
-from .records import Op, Program, Ref
+from .records import Op, Ref, TorchProgram
 
 #: What separates a node's modules in the file.
 _STACK = ";"
@@ -138,7 +138,7 @@ def _tensor(name: str, meta: Mapping[str, Any], raw: bytes) -> np.ndarray:
     return array
 
 
-def _program(archive: _Archive) -> Program:
+def _program(archive: _Archive) -> TorchProgram:
     document = archive.document(f"models/{archive.model}.json")
     major = document.get("schema_version", {}).get("major")
     if major != 8:
@@ -148,7 +148,7 @@ def _program(archive: _Archive) -> Program:
         )
     module = document["graph_module"]
     graph, signature = module["graph"], module["signature"]
-    program = Program(
+    program = TorchProgram(
         ops=[_op(node) for node in graph["nodes"]],
         inputs=[],
         outputs=[],

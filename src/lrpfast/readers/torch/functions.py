@@ -12,127 +12,127 @@ from ...errors import ShapeError
 from ...model import layers as L
 from ...model.layers.window import extent
 from ..channels_first import clip, rounded_up
-from .graph import Call
+from .graph import TorchNode
 
-Converter = Callable[[Call], Any]
+Converter = Callable[[TorchNode], Any]
 
 # -- activations --------------------------------------------------------------
 
 
 def _plain(function: str, **parameters: Any) -> Converter:
-    return lambda call: call.builder.each(L.Activation(function, parameters), call.tensor())
+    return lambda node: node.builder.each(L.Activation(function, parameters), node.tensor())
 
 
 def _with(function: str, **parameters: tuple[str, float]) -> Converter:
     """A function whose parameters are arguments of the call, by their names there and their defaults."""
 
-    def convert(call: Call) -> Any:
-        found = {key: call.get(*argument) for key, argument in parameters.items()}
-        return call.builder.each(L.Activation(function, found), call.tensor())
+    def convert(node: TorchNode) -> Any:
+        found = {key: node.get(*argument) for key, argument in parameters.items()}
+        return node.builder.each(L.Activation(function, found), node.tensor())
 
     return convert
 
 
-def _rrelu(call: Call) -> Any:
+def _rrelu(node: TorchNode) -> Any:
     """In evaluation the slope is the mean of those it is drawn from."""
-    if call.get("training", False):
-        raise call.unsupported("draws its slopes at random", "Call eval() on the module")
-    slope = (call.get("lower", 1 / 8) + call.get("upper", 1 / 3)) / 2
-    return call.builder.each(L.Activation("leaky_relu", {"negative_slope": slope}), call.tensor())
+    if node.get("training", False):
+        raise node.unsupported("draws its slopes at random", "Call eval() on the module")
+    slope = (node.get("lower", 1 / 8) + node.get("upper", 1 / 3)) / 2
+    return node.builder.each(L.Activation("leaky_relu", {"negative_slope": slope}), node.tensor())
 
 
-def _prelu(call: Call) -> Any:
-    slope, x = call.constant("weight"), call.tensor()
+def _prelu(node: TorchNode) -> Any:
+    slope, x = node.constant("weight"), node.tensor()
     assert slope is not None
     if slope.size == 1:
-        return call.builder.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
-    t = call.builder.last(x, 0)
-    return type(t)(call.builder.place(L.Activation("prelu", {"negative_slope": slope.ravel()}), t.at), t.shape, t.order)
+        return node.builder.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
+    t = node.builder.last(x, 0)
+    return type(t)(node.builder.add(L.Activation("prelu", {"negative_slope": slope.ravel()}), t.at), t.shape, t.order)
 
 
-def _elu(call: Call) -> Any:
+def _elu(node: TorchNode) -> Any:
     """ELU, and SELU and CELU as programs write them that are taken apart."""
-    alpha, scale, inner = (float(call.get(key, 1.0)) for key in ("alpha", "scale", "input_scale"))
+    alpha, scale, inner = (float(node.get(key, 1.0)) for key in ("alpha", "scale", "input_scale"))
     if (alpha, scale, inner) == (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0):
-        return _plain("selu")(call)
+        return _plain("selu")(node)
     if inner != 1 and (scale != 1 or alpha * inner != 1):
-        raise call.unsupported(f"is an ELU whose input is scaled by {inner}", "F.elu, F.celu and F.selu work")
-    made = call.builder.each(L.Activation("elu" if inner == 1 else "celu", {"alpha": alpha}), call.tensor())
-    return made if scale == 1 else call.builder.affine(made, np.float64(scale), np.float64(0))
+        raise node.unsupported(f"is an ELU whose input is scaled by {inner}", "F.elu, F.celu and F.selu work")
+    made = node.builder.each(L.Activation("elu" if inner == 1 else "celu", {"alpha": alpha}), node.tensor())
+    return made if scale == 1 else node.builder.affine(made, np.float64(scale), np.float64(0))
 
 
-def _celu(call: Call) -> Any:
-    alpha = call.get("alpha", 1.0)
+def _celu(node: TorchNode) -> Any:
+    alpha = node.get("alpha", 1.0)
     if alpha <= 0:
-        raise call.unsupported(f"is a CELU with alpha {alpha}", "Those above 0 work")
-    return call.builder.each(L.Activation("celu", {"alpha": alpha}), call.tensor())
+        raise node.unsupported(f"is a CELU with alpha {alpha}", "Those above 0 work")
+    return node.builder.each(L.Activation("celu", {"alpha": alpha}), node.tensor())
 
 
-def _gelu(call: Call) -> Any:
-    kind = call.get("approximate", "none")
+def _gelu(node: TorchNode) -> Any:
+    kind = node.get("approximate", "none")
     if kind not in ("none", "tanh"):
-        raise call.unsupported(f"has the approximation {kind!r}, which lrpfast does not know", "'none' and 'tanh' work")
-    return call.builder.each(L.Activation("gelu", {"approximate": kind == "tanh"}), call.tensor())
+        raise node.unsupported(f"has the approximation {kind!r}, which lrpfast does not know", "'none' and 'tanh' work")
+    return node.builder.each(L.Activation("gelu", {"approximate": kind == "tanh"}), node.tensor())
 
 
-def _softplus(call: Call) -> Any:
-    beta, x = call.get("beta", 1), call.tensor()
-    if call.get("threshold", 20) < 20:  # above it PyTorch gives x, from 20 on to 2e-9 / beta
-        raise call.unsupported(f"has the threshold {call.get('threshold')}", "These work: 20 or more")
+def _softplus(node: TorchNode) -> Any:
+    beta, x = node.get("beta", 1), node.tensor()
+    if node.get("threshold", 20) < 20:  # above it PyTorch gives x, from 20 on to 2e-9 / beta
+        raise node.unsupported(f"has the threshold {node.get('threshold')}", "These work: 20 or more")
     if not beta:
-        raise call.unsupported("divides by beta, which is 0")
+        raise node.unsupported("divides by beta, which is 0")
     if beta == 1:
-        return call.builder.each(L.Activation("softplus"), x)
-    scaled = call.builder.affine(x, np.float64(beta), np.float64(0))
-    made = call.builder.each(L.Activation("softplus"), scaled)
-    return call.builder.affine(made, np.float64(1 / beta), np.float64(0))
+        return node.builder.each(L.Activation("softplus"), x)
+    scaled = node.builder.affine(x, np.float64(beta), np.float64(0))
+    made = node.builder.each(L.Activation("softplus"), scaled)
+    return node.builder.affine(made, np.float64(1 / beta), np.float64(0))
 
 
 def _shrink(soft: bool) -> Converter:
-    def convert(call: Call) -> Any:
-        threshold = call.get("lambd", 0.5)
+    def convert(node: TorchNode) -> Any:
+        threshold = node.get("lambd", 0.5)
         if threshold < 0:
-            raise call.unsupported(f"has the threshold {threshold}", "Those of at least 0 work")
+            raise node.unsupported(f"has the threshold {threshold}", "Those of at least 0 work")
         shift = threshold if soft else 0.0
-        return call.builder.each(L.Activation("shrink", {"threshold": threshold, "shift": shift}), call.tensor())
+        return node.builder.each(L.Activation("shrink", {"threshold": threshold, "shift": shift}), node.tensor())
 
     return convert
 
 
-def _clamped(call: Call, low: float | None, high: float | None) -> Any:
+def _clamped(node: TorchNode, low: float | None, high: float | None) -> Any:
     """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
     if low is not None and high is not None:
         low = min(low, high)
-    return call.builder.each(clip(low, high), call.tensor())
+    return node.builder.each(clip(low, high), node.tensor())
 
 
-def _hardtanh(call: Call) -> Any:
-    return _clamped(call, call.get("min_val", -1.0), call.get("max_val", 1.0))
+def _hardtanh(node: TorchNode) -> Any:
+    return _clamped(node, node.get("min_val", -1.0), node.get("max_val", 1.0))
 
 
-def _clamp(call: Call) -> Any:
+def _clamp(node: TorchNode) -> Any:
     for name in ("min", "max"):
-        if not isinstance(call.get(name), (int, float, type(None))):
-            raise call.unsupported("clamps to a tensor", "torch.maximum and torch.minimum work")
-    return _clamped(call, call.get("min"), call.get("max"))
+        if not isinstance(node.get(name), (int, float, type(None))):
+            raise node.unsupported("clamps to a tensor", "torch.maximum and torch.minimum work")
+    return _clamped(node, node.get("min"), node.get("max"))
 
 
-def _threshold(call: Call) -> Any:
-    threshold, value = float(call.get("threshold", 0.0)), call.get("value", 0)
+def _threshold(node: TorchNode) -> Any:
+    threshold, value = float(node.get("threshold", 0.0)), node.get("value", 0)
     if value == threshold:
-        return _clamped(call, threshold, None)
+        return _clamped(node, threshold, None)
     if value != 0:
-        raise call.unsupported(
+        raise node.unsupported(
             f"sets what is not above its threshold {threshold} to {value}", "0 and the threshold itself work"
         )
-    return call.builder.each(L.Activation("relu", {"threshold": threshold}), call.tensor())
+    return node.builder.each(L.Activation("relu", {"threshold": threshold}), node.tensor())
 
 
 def _softmax(name: str) -> Converter:
-    def convert(call: Call) -> Any:
-        x = call.tensor()
-        t = call.builder.last(x, call.axis(call.get("dim", -1), len(x.shape)))
-        return call.builder.each(L.Activation(name), t)
+    def convert(node: TorchNode) -> Any:
+        x = node.tensor()
+        t = node.builder.last(x, node.axis(node.get("dim", -1), len(x.shape)))
+        return node.builder.each(L.Activation(name), t)
 
     return convert
 
@@ -140,72 +140,72 @@ def _softmax(name: str) -> Converter:
 # -- pooling ------------------------------------------------------------------
 
 
-def _windows(call: Call, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Any, list[int]]:
+def _windows(node: TorchNode, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Any, list[int]]:
     """(size, strides, padding, dilation, what ceil_mode adds after each axis)."""
-    x = call.tensor("self")
-    size = call.sizes("kernel_size", rank)
-    strides = call.sizes("stride", rank, size)
-    padding, dilation = call.sizes("padding", rank, 0), call.sizes("dilation", rank)
+    x = node.tensor("self")
+    size = node.sizes("kernel_size", rank)
+    strides = node.sizes("stride", rank, size)
+    padding, dilation = node.sizes("padding", rank, 0), node.sizes("dilation", rank)
     if len(x.shape) != rank + 1:
         raise ShapeError(f"it pools over {rank} axes, its input has shape {x.shape}")
     extra = [0] * rank
-    if call.get("ceil_mode", False):
+    if node.get("ceil_mode", False):
         for i, (n, k, s, p, d) in enumerate(zip(x.shape[1:], size, strides, padding, dilation, strict=True)):
             if n is None:
-                raise call.unsupported("has ceil_mode for an input whose size is open")
+                raise node.unsupported("has ceil_mode for an input whose size is open")
             extra[i] = rounded_up(n, (p, p), extent(k, d), s)
     return size, strides, padding, dilation, extra
 
 
 def _max_pool(rank: int, indices: bool = False) -> Converter:
-    def convert(call: Call) -> Any:
-        size, strides, padding, dilation, extra = _windows(call, rank)
+    def convert(node: TorchNode) -> Any:
+        size, strides, padding, dilation, extra = _windows(node, rank)
         pairs = [(p, p + e) for p, e in zip(padding, extra, strict=True)]
-        made = call.builder.window(L.MaxPool(size, strides, pairs, dilation), call.tensor("self"))
+        made = node.builder.window(L.MaxPool(size, strides, pairs, dilation), node.tensor("self"))
         return (made, None) if indices else made
 
     return convert
 
 
 def _avg_pool(rank: int) -> Converter:
-    def convert(call: Call) -> Any:
-        size, strides, padding, _, extra = _windows(call, rank)
-        x, divisor = call.tensor("self"), call.get("divisor_override")
-        if divisor is not None and (any(extra) or (any(padding) and not call.get("count_include_pad", True))):
-            raise call.unsupported("has a divisor of its own where windows reach over the edge")
-        if call.get("count_include_pad", True) and any(padding):
+    def convert(node: TorchNode) -> Any:
+        size, strides, padding, _, extra = _windows(node, rank)
+        x, divisor = node.tensor("self"), node.get("divisor_override")
+        if divisor is not None and (any(extra) or (any(padding) and not node.get("count_include_pad", True))):
+            raise node.unsupported("has a divisor of its own where windows reach over the edge")
+        if node.get("count_include_pad", True) and any(padding):
             if any(extra):  # padding counts, what ceil_mode adds after it does not
-                x = call.builder.window(L.ZeroPad([(p, p) for p in padding]), x, part="pad")
+                x = node.builder.window(L.ZeroPad([(p, p) for p in padding]), x, part="pad")
                 layer = L.AveragePool(size, strides, [(0, e) for e in extra])
             else:
                 layer = L.AveragePool(size, strides, [(p, p) for p in padding], count_include_pad=True)
         else:
             layer = L.AveragePool(size, strides, [(p, p + e) for p, e in zip(padding, extra, strict=True)])
-        made: Any = call.builder.window(layer, x)
+        made: Any = node.builder.window(layer, x)
         if divisor is not None:
-            made = call.builder.affine(made, np.float64(math.prod(size) / divisor), np.float64(0))
+            made = node.builder.affine(made, np.float64(math.prod(size) / divisor), np.float64(0))
         return made
 
     return convert
 
 
 def _adaptive_avg_pool(rank: int) -> Converter:
-    def convert(call: Call) -> Any:
-        size = call.get("output_size")
-        return call.builder.window(L.AdaptiveAveragePool(tuple(size)), call.tensor("self"))
+    def convert(node: TorchNode) -> Any:
+        size = node.get("output_size")
+        return node.builder.window(L.AdaptiveAveragePool(tuple(size)), node.tensor("self"))
 
     return convert
 
 
 def _adaptive_max_pool(rank: int) -> Converter:
-    def convert(call: Call) -> Any:
-        x, sizes = call.tensor("self"), call.get("output_size")
+    def convert(node: TorchNode) -> Any:
+        x, sizes = node.tensor("self"), node.get("output_size")
         if list(sizes) == [1] * rank:
-            return call.builder.window(L.GlobalMaxPool(keepdims=True), x), None
+            return node.builder.window(L.GlobalMaxPool(keepdims=True), x), None
         if any(n is None or n % m for n, m in zip(x.shape[1:], sizes, strict=True)):
-            raise call.unsupported(f"cuts {x.shape[1:]} into {tuple(sizes)} windows of different sizes")
+            raise node.unsupported(f"cuts {x.shape[1:]} into {tuple(sizes)} windows of different sizes")
         window = tuple(n // m for n, m in zip(x.shape[1:], sizes, strict=True))
-        return call.builder.window(L.MaxPool(window), x), None
+        return node.builder.window(L.MaxPool(window), x), None
 
     return convert
 

@@ -16,7 +16,7 @@ from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
 from .constants import FOLDS, result_bytes
 from .passes import functional, fused, needed
-from .records import Batch, Op, Program, Ref, Size
+from .records import Batch, Op, Ref, Size, TorchProgram
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Stack:
 _REDUCTIONS = {f"aten.{name}" for name in ("sum", "mean", "amax", "amin", "max", "min")}
 
 
-class Call:
+class TorchNode:
     """An operator at work: its arguments as values, and the builder that its layers are placed with."""
 
-    def __init__(self, op: Op, values: Mapping[str, Any], builder: Builder, program: Program, batch: Size) -> None:
+    def __init__(self, op: Op, values: Mapping[str, Any], builder: Builder, program: TorchProgram, batch: Size) -> None:
         self.op, self.builder, self.program, self.batch = op, builder, program, batch
         self._given = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
         if op.base not in _REDUCTIONS:
@@ -176,7 +176,7 @@ def _arithmetic(op: Op, given: Sequence[Any]) -> Any:
     return _ARITHMETIC[name](a, b)
 
 
-def build(program: Program, converters: Mapping[str, Callable[[Call], Any]]) -> Model:
+def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     """The Model of a program.
 
     Parameters
@@ -205,7 +205,7 @@ def build(program: Program, converters: Mapping[str, Callable[[Call], Any]]) -> 
     for at, op in enumerate(ops, 1):
         builder.scope = _scope(op)
         try:
-            made = _convert(Call(op, values, builder, program, batch), converters)
+            made = _convert(TorchNode(op, values, builder, program, batch), converters)
         except MemoryError:
             raise
         except (UnsupportedLayerError, NotImplementedError) as error:
@@ -230,36 +230,36 @@ def build(program: Program, converters: Mapping[str, Callable[[Call], Any]]) -> 
     return builder.model(ends, program.name)
 
 
-def _convert(call: Call, converters: Mapping[str, Callable[[Call], Any]]) -> Any:
-    op = call.op
+def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
+    op = node.op
     if op.base == "_operator.getitem" or (op.base.startswith(("_operator.", "math."))):
-        return _arithmetic(op, call.given)
+        return _arithmetic(op, node.given)
     if op.base == "aten.sym_size":
-        value = call.get("self")
+        value = node.get("self")
         if isinstance(value, np.ndarray):
-            return value.shape[call.get("dim")]
+            return value.shape[node.get("dim")]
         rank = len(value.shape)
-        if call.get("dim") % (rank + 1) == 0:
+        if node.get("dim") % (rank + 1) == 0:
             return Batch()
-        return value.shape[call.axis(call.get("dim"), rank)]
-    flat = [v for g in call.given for v in (g if isinstance(g, list) else [g])]
+        return value.shape[node.axis(node.get("dim"), rank)]
+    flat = [v for g in node.given for v in (g if isinstance(g, list) else [g])]
     if not any(isinstance(v, (Tensor, Flat, Stack)) for v in flat) and op.base in FOLDS:
         if any(isinstance(v, Batch) for v in flat):
             raise UnsupportedLayerError("makes a constant for each sample, which lrpfast has no layer for")
         take(result_bytes(op.base, [v for v in flat if isinstance(v, np.ndarray)]), "its result")
-        return FOLDS[op.base](call.get)
+        return FOLDS[op.base](node.get)
     if op.kind.endswith(".MultiheadAttention"):
         raise UnsupportedLayerError("is part of an attention layer, which lrpfast has no rule for yet")
     if op.base not in converters:
         raise UnsupportedLayerError(f"is not among the operators that lrpfast reads: {_known(converters)}")
-    return converters[op.base](call)
+    return converters[op.base](node)
 
 
 def _known(converters: Iterable[str]) -> str:
     return ", ".join(sorted({name.split(".")[1] for name in converters if not name.split(".")[1].startswith("_")}))
 
 
-def _batch(program: Program) -> Size:
+def _batch(program: TorchProgram) -> Size:
     """The number of samples where the program is for one number only."""
     sizes = {program.shapes[name][0] for name in program.inputs if program.shapes.get(name)}
     if len(sizes) > 1:

@@ -11,10 +11,10 @@ import numpy as np
 
 from ...errors import InputError, MissingPackageError, UnsupportedLayerError
 from ...model.graph import Model
-from ..guard import guarded
+from ..untrusted import guarded
 from .graph import build
 from .nodes import CONVERTERS
-from .records import Op, Program, Ref
+from .records import Op, Ref, TorchProgram
 
 
 def from_torch(module: Any, example_inputs: Any = None) -> Model:
@@ -138,9 +138,9 @@ def _by_name(module: Any, shapes: Sequence[Any]) -> Any:
 # -- records --------------------------------------------------------------------
 
 
-def _program(torch: Any, exported: Any) -> Program:
+def _program(torch: Any, exported: Any) -> TorchProgram:
     nodes = list(exported.graph.nodes)
-    program = Program([], [], [], {}, name="model")
+    program = TorchProgram([], [], [], {}, name="model")
     stored = {**exported.state_dict, **exported.constants}
     kinds = torch.export.graph_signature.InputKind
     for spec in exported.graph_signature.input_specs:

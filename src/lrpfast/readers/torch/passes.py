@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UnsupportedLayerError
-from .records import Op, Program, Ref
+from .records import Op, Ref, TorchProgram
 
 # -- operators that change their input ----------------------------------------
 
@@ -70,7 +70,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def functional(program: Program) -> Program:
+def functional(program: TorchProgram) -> TorchProgram:
     """The same program without operators that change their input: what comes after one uses its result instead.
 
     One that changes what another name still shows (x[:, 0] += 1) is refused.
@@ -111,7 +111,7 @@ def functional(program: Program) -> Program:
 # -- operators that PyTorch takes apart ----------------------------------------
 
 
-def fused(program: Program) -> Program:
+def fused(program: TorchProgram) -> TorchProgram:
     """The program with softsign and local response norm, which PyTorch writes as arithmetic, as operators again."""
     made = {out: op for op in program.ops for out in op.outputs}
 
@@ -172,7 +172,7 @@ def fused(program: Program) -> Program:
 _AROUND_POOL = ("view", "reshape", "squeeze", "unsqueeze", "avg_pool2d", "avg_pool3d", "pad", "constant_pad_nd")
 
 
-def needed(program: Program) -> list[Op]:
+def needed(program: TorchProgram) -> list[Op]:
     """The operators that the outputs depend on, in order; what only asserts something is left out."""
     wanted, kept = set(program.outputs), []
     for op in reversed(program.ops):

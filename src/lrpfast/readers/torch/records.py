@@ -60,7 +60,7 @@ class Op:
 
 
 @dataclass
-class Program:
+class TorchProgram:
     """Operators in order, with what goes in and out."""
 
     ops: list[Op]

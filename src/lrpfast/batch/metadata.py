@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .optional import needed
+from .optional_import import import_optional
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -40,7 +40,7 @@ class Coord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Labels:
+class ArrayMetadata:
     """What makes a NetCDF file or an xarray object self-describing.
 
     Parameters
@@ -64,7 +64,7 @@ class Labels:
     coords: dict[str, Coord] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
-    grid: Labels | None = None
+    grid: ArrayMetadata | None = None
     stacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -102,7 +102,7 @@ def collect(
     return coords
 
 
-def of_file(dims: tuple[str, ...], coords: dict[str, Coord], attrs: dict[str, Any], name: str | None) -> Labels:
+def of_file(dims: tuple[str, ...], coords: dict[str, Coord], attrs: dict[str, Any], name: str | None) -> ArrayMetadata:
     """The labels of an array in a file; stacked dimensions are told by the notes that `for_relevance` makes."""
     levels: dict[str, dict[int, str]] = {}
     for key, coord in coords.items():
@@ -111,10 +111,10 @@ def of_file(dims: tuple[str, ...], coords: dict[str, Coord], attrs: dict[str, An
             levels.setdefault(found["dim"], {})[int(found["level"])] = key
             del coord.attrs[_STACKED]
     stacked = {dim: tuple(names[level] for level in sorted(names)) for dim, names in levels.items()}
-    return Labels(dims, coords, attrs, name, stacked=stacked)
+    return ArrayMetadata(dims, coords, attrs, name, stacked=stacked)
 
 
-def for_relevance(labels: Labels | None, shape: RowsShape) -> Labels:
+def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetadata:
     """The labels of a relevance of this input: an axis "target" for several, no attributes of the input's values.
 
     Levels of stacked dimensions carry a note of what they are, for files, which have no such index.
@@ -126,7 +126,7 @@ def for_relevance(labels: Labels | None, shape: RowsShape) -> Labels:
     """
     own = {"long_name": "relevance (LRP)", "units": "1"}
     if labels is None:
-        return Labels(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own, "relevance")
+        return ArrayMetadata(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own, "relevance")
     dims = labels.dims
     if len(shape) == len(dims) + 1:
         target = "target" if "target" not in dims else "lrp_target"
@@ -155,7 +155,7 @@ def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any
     return {**attrs, "coordinates": " ".join(names)} if names else attrs
 
 
-def from_xarray(array: Any) -> Labels:
+def from_xarray(array: Any) -> ArrayMetadata:
     """The labels of an xarray.DataArray."""
     # the coordinate of a stacked dimension itself is made of its levels, which are coordinates too
     stacked = {str(dim): tuple(map(str, index.names)) for dim, index in stacked_indexes(array).items()}
@@ -165,7 +165,7 @@ def from_xarray(array: Any) -> Labels:
         if str(name) not in stacked
     }
     name = None if array.name is None else str(array.name)
-    return Labels(tuple(map(str, array.dims)), coords, dict(array.attrs), name, stacked=stacked)
+    return ArrayMetadata(tuple(map(str, array.dims)), coords, dict(array.attrs), name, stacked=stacked)
 
 
 def stacked_indexes(array: Any) -> dict[Any, Any]:
@@ -176,7 +176,7 @@ def stacked_indexes(array: Any) -> dict[Any, Any]:
 
 def to_xarray(
     relevance: np.ndarray,
-    labels: Labels | None,
+    labels: ArrayMetadata | None,
     attributes: Mapping[str, str],
     stacked: Mapping[Any, Any] | None = None,
 ) -> Any:
@@ -203,7 +203,7 @@ def to_xarray(
     MissingPackageError
         Without xarray.
     """
-    xarray = needed("xarray", "an xarray result")
+    xarray = import_optional("xarray", "an xarray result")
     labels = for_relevance(labels, relevance.shape)
     indexed = {name: dim for dim, names in labels.stacked.items() for name in names}
     coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items() if name not in indexed}
@@ -230,7 +230,7 @@ def encoded(name: str, coord: Coord) -> Coord:
     if values.dtype.kind == "O" and (text := _text(values)) is not None:
         values = text
     if values.dtype.kind in "mMO":
-        xarray = needed("xarray", f"the coordinate {name} of dtype {values.dtype}")
+        xarray = import_optional("xarray", f"the coordinate {name} of dtype {values.dtype}")
         try:
             made = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
             dims, values, attrs = made.dims, np.asarray(made.values), dict(made.attrs)

@@ -18,7 +18,7 @@ from .tables import table_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class PlanNode:
     """A step before it is decided."""
 
     node: int
@@ -37,9 +37,11 @@ class Unit:
         return self.node, self.name, self.layer, self.operator, self.rule, self.inputs, self.output
 
 
-def steps_of(model: Model, assignment: Assignment | None, budget: Budget) -> tuple[list[Unit], list[int], list[int]]:
+def steps_of(
+    model: Model, assignment: Assignment | None, budget: Budget
+) -> tuple[list[PlanNode], list[int], list[int]]:
     """The steps in order, each node's value, and the size of every value; all tables count before they are made."""
-    units: list[Unit] = []
+    units: list[PlanNode] = []
     values: list[int] = []
     sizes: list[int] = []
 
@@ -69,12 +71,12 @@ def steps_of(model: Model, assignment: Assignment | None, budget: Budget) -> tup
             values.append(inputs[0])
             continue
         out = value(node)
-        units.append(Unit(i, node.name, layer, op, rule, inputs, out, shapes, shape))
+        units.append(PlanNode(i, node.name, layer, op, rule, inputs, out, shapes, shape))
         function = getattr(layer, "activation", None)
         if function is not None and function.function != "linear":
             rule = assignment.activations[i] if assignment else Pass()
             z, out = out, value(node)
             name = f"{node.name}/{function.function}"
-            units.append(Unit(i, name, function, None, rule, (z,), out, (shape,), shape))
+            units.append(PlanNode(i, name, function, None, rule, (z,), out, (shape,), shape))
         values.append(out)
     return units, values, sizes

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..rules import Gradient, Group, Product
+from .graph_ir import PlanNode
 from .plan import BackTerm, GroupPlan, LinearPlan, SharePlan, Sum
-from .signs import weight_sign
-from .units import Unit
+from .sign_analysis import weight_sign
 
 #: (input part, weight part, whose weights)
 Key = tuple[str, str, str]
@@ -24,7 +24,7 @@ _IN_SIGNS: dict[str, Callable[[float], tuple[float, float]]] = {
 }
 
 
-def plan_linear(unit: Unit, x_sign: int, relu_above: bool, masked: bool, tf32: bool) -> LinearPlan:
+def plan_linear(unit: PlanNode, x_sign: int, relu_above: bool, masked: bool, tf32: bool) -> LinearPlan:
     """Decide one layer. ``relu_above``: all relevance that comes is proportional to max(z, 0)."""
     rule, op = unit.rule, unit.operator
     assert op is not None

@@ -9,16 +9,16 @@ import numpy as np
 
 from ..errors import InputError
 from ..output import SLASHES, check_target
-from .labels import Coord, Labels, for_relevance
-from .maps import KINDS, check_maps, write_maps
+from .map_writer import KINDS, check_maps, write_maps
 from .masks import on_grid, scatter
+from .metadata import ArrayMetadata, Coord, for_relevance
 from .statistics import Statistics
 
 #: The arrays of a file of statistics; those of quantiles are not in every one.
 RESULTS = ("group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", "q", "quantile")
 
 
-def check_statistics(path: str, shape: tuple[int, ...], labels: Labels | None, grid: np.ndarray | None) -> None:
+def check_statistics(path: str, shape: tuple[int, ...], labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
     """InputError or OSError, before any work, unless statistics of maps of this shape can be written there."""
     if os.path.splitext(path.rstrip(SLASHES))[1].lower() not in KINDS:
         raise InputError(f"{path}: statistics are written to {', '.join(KINDS)}")
@@ -32,7 +32,7 @@ def save_statistics(
     path: str,
     made: Statistics,
     quantiles: Sequence[float],
-    labels: Labels | None,
+    labels: ArrayMetadata | None,
     grid: np.ndarray | None,
     record: dict[str, str],
 ) -> None:
@@ -59,7 +59,7 @@ def save_statistics(
 
 
 def _of_maps(
-    shape: tuple[int, ...], labels: Labels | None, grid: np.ndarray | None
+    shape: tuple[int, ...], labels: ArrayMetadata | None, grid: np.ndarray | None
 ) -> tuple[tuple[str, ...], dict[str, Coord]]:
     """The dimensions of maps and the input's coordinates that lie on them."""
     if grid is not None and labels is not None:

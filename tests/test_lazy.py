@@ -7,14 +7,14 @@ import warnings
 
 import pytest
 
-from lrpfast.once import once
+from lrpfast.lazy import lazy_property
 
 
 class Thing:
     def __init__(self, wait=False):
         self.wait, self.started, self.finish = wait, threading.Event(), threading.Event()
 
-    @once
+    @lazy_property
     def value(self):
         """A new object each time it is computed."""
         if self.wait:
@@ -27,7 +27,7 @@ def test_it_is_computed_once():
     thing = Thing()
     assert thing.value is thing.value
     assert thing.value is not Thing().value
-    assert isinstance(Thing.value, once) and Thing.value.__doc__ == "A new object each time it is computed."
+    assert isinstance(Thing.value, lazy_property) and Thing.value.__doc__ == "A new object each time it is computed."
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

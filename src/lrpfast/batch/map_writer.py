@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..output import SLASHES, beside, check_target, replacing
-from .labels import Coord, encoded
+from .metadata import Coord, encoded
 from .sinks.base import check_room, naming, storing
 from .sinks.names import check_names
 from .sinks.zarr import check_place, put_in_place, write_zarr

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import RuleError
-from ..names import unknown
+from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .first_layer import Flat, WSquare, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
@@ -48,7 +48,7 @@ def from_name(name: str, **parameters: Any) -> Rule:
     Epsilon(epsilon=0.1)
     """
     if not isinstance(name, str) or name not in RULES:
-        raise RuleError(unknown("rule", name, RULES, f"the rules are {', '.join(RULES)}"))
+        raise RuleError(unknown_name_message("rule", name, RULES, f"the rules are {', '.join(RULES)}"))
     cls = RULES[name]
     known = [f.name for f in fields(cls)]
     for key in parameters:

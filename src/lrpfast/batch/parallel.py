@@ -11,7 +11,7 @@ from ..engine.threads import check_threads, get_num_threads
 LEAST = 1 << 16
 
 
-class Shares:
+class ThreadedRange:
     """Ranges of an axis, one for each thread; used in a ``with`` statement.
 
     Parameters
@@ -34,7 +34,7 @@ class Shares:
         self.ranges = list(zip(borders, borders[1:], strict=False))
         self._pool: Any = None
 
-    def __enter__(self) -> Shares:
+    def __enter__(self) -> ThreadedRange:
         if len(self.ranges) > 1:
             from concurrent.futures import ThreadPoolExecutor
 

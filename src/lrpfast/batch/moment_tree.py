@@ -30,7 +30,7 @@ Step = Callable[[int, int], int | None]
 
 
 @dataclass
-class Begun:
+class PartialBlock:
     """A block that has not had all of its samples."""
 
     filled: int = 0
@@ -43,7 +43,7 @@ class Blocks:
 
     features: int
     nodes: dict[tuple[int, int], Parts] = field(default_factory=dict)  # by level and index
-    begun: dict[int, Begun] = field(default_factory=dict)
+    begun: dict[int, PartialBlock] = field(default_factory=dict)
 
     def cuts(self, first: int, samples: int) -> list[tuple[int, slice]]:
         """The blocks that samples from ``first`` on touch, each with its part of them; refuses samples out of turn."""
@@ -63,7 +63,7 @@ class Blocks:
 
     def add(self, block: int, samples: int, members: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray, bool]]:
         """Count ``samples`` more of a block; gives the groups in it with their sums, and whether these are new."""
-        begun = self.begun.setdefault(block, Begun())
+        begun = self.begun.setdefault(block, PartialBlock())
         begun.filled += samples
         for group in members:
             fresh = group not in begun.parts
@@ -118,7 +118,7 @@ class Blocks:
         for key, parts in other.nodes.items():
             steps += self.insert(key, {group: part.copy() for group, part in parts.items()})
         for block, begun in other.begun.items():
-            self.begun[block] = Begun(begun.filled, {group: part.copy() for group, part in begun.parts.items()})
+            self.begun[block] = PartialBlock(begun.filled, {group: part.copy() for group, part in begun.parts.items()})
         return steps
 
     def moments(self) -> Parts:
@@ -166,7 +166,7 @@ class Blocks:
     def from_state(cls, features: int, state: dict[str, np.ndarray]) -> Blocks:
         """The same again."""
         nodes: list[Parts] = [{} for _ in state["nodes"]]
-        begun = [Begun(int(filled)) for _, filled in state["begun"]]
+        begun = [PartialBlock(int(filled)) for _, filled in state["begun"]]
         for (i, group), part in zip(state["node_groups"], state["node_moments"], strict=True):
             nodes[i][int(group)] = part.copy()
         for (i, group), part in zip(state["begun_groups"], state["begun_sums"], strict=True):

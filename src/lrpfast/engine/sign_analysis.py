@@ -8,8 +8,8 @@ import numpy as np
 
 from ..model.layers import Activation, Dot, Embedding, LocalResponseNorm, Multiply
 from ..rules.roles import ROUTE, role
+from .graph_ir import PlanNode
 from .operators import Operator
-from .units import Unit
 
 
 def sign_of(array: np.ndarray) -> int:
@@ -28,7 +28,7 @@ def weight_sign(operator: Operator) -> int:
     return 0 if any(sign_of(f) != 1 for f in factors) else common([sign_of(kernel) for kernel in operator.kernels])
 
 
-def signs_of(units: Sequence[Unit], count: int, inputs: dict[int, int]) -> list[int]:
+def signs_of(units: Sequence[PlanNode], count: int, inputs: dict[int, int]) -> list[int]:
     """What is known of each value's sign: +1 for never below zero, −1 for never above, else 0."""
     signs = [0] * count
     for v, sign in inputs.items():

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
+from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
-from ..places import affine
 from .file import Node
-from .fold import Known, integers
+from .fold import FoldedValue, integers
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
@@ -26,7 +26,7 @@ _HARMLESS = {
 
 
 @dataclass
-class Use:
+class NodeContext:
     """One node while it is built: its inputs' values, and which attributes were read."""
 
     node: Node
@@ -36,7 +36,7 @@ class Use:
     batches: tuple[int, int]
     read: set[str] = field(default_factory=set)
 
-    def run(self, build: Callable[[Use], Any]) -> list[Any]:
+    def run(self, build: Callable[[NodeContext], Any]) -> list[Any]:
         """The node's outputs; UnsupportedLayerError where an attribute was not understood."""
         rank = self.attr("rank*", 0)  # of the constants in what this node stands for
         if rank and any(rank > len(arg.shape) + 1 for arg in self.args if isinstance(arg, (Tensor, Flat))):
@@ -73,11 +73,11 @@ class Use:
             )
         return arg
 
-    def known(self, i: int, what: str) -> Known:
+    def known(self, i: int, what: str) -> FoldedValue:
         if not self.has(i):
             raise ModelFormatError(f"its {what} is missing")
         arg = self.args[i]
-        if not isinstance(arg, Known):
+        if not isinstance(arg, FoldedValue):
             raise self.unsupported(f"computes its {what} from the model's input; lrpfast needs a constant")
         return arg
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def unknown(what: str, name: Any, known: Iterable[str], where: str) -> str:
+def unknown_name_message(what: str, name: Any, known: Iterable[str], where: str) -> str:
     """The message for a name that is not known: the nearest one that is, and ``where`` all are found.
 
     Names that differ only in case and separators come first: "EpsilonPlus" means "epsilon_plus".

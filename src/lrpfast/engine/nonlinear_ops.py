@@ -62,7 +62,7 @@ from .operators import windows
 from .plan import LayerPlan
 
 if TYPE_CHECKING:
-    from .lower import Lowering
+    from .lower import ProgramBuilder
 
 Fixed = tuple[int, ...]
 
@@ -122,20 +122,20 @@ def stretched(shape: Fixed, out: Fixed) -> np.ndarray | None:
     return np.ascontiguousarray(np.broadcast_to(_positions(shape), out)).ravel()
 
 
-def _move(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
+def _move(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     index = np.ascontiguousarray(_INDEX[type(step.layer)](step.layer, step.shapes[0])).ravel()
-    low.state[step.output] = index
-    out = low.buffer(len(index))
-    low.forward.append(Gather(sources[0], out, index))
+    builder.state[step.output] = index
+    out = builder.buffer(len(index))
+    builder.forward.append(Gather(sources[0], out, index))
     return out
 
 
-def _move_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
-    out = low.buffer(math.prod(step.shapes[0]))
-    index = low.state[step.output]
-    low.backward.append(Scatter(r, out, index))
+def _move_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+    out = builder.buffer(math.prod(step.shapes[0]))
+    index = builder.state[step.output]
+    builder.backward.append(Scatter(r, out, index))
     if (index < 0).any():
-        low.note(step, r, (out,), lost_at=np.flatnonzero(index < 0))
+        builder.note(step, r, (out,), lost_at=np.flatnonzero(index < 0))
     return [out]
 
 
@@ -150,101 +150,101 @@ def _runs(step: LayerPlan) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def _concat(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
-    out = low.buffer(math.prod(step.shape))
+def _concat(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
+    out = builder.buffer(math.prod(step.shape))
     for source, (count, length, first, apart) in zip(sources, _runs(step), strict=True):
-        low.forward.append(Strided(source, out, count, length, 0, length, first, apart))
+        builder.forward.append(Strided(source, out, count, length, 0, length, first, apart))
     return out
 
 
-def _concat_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
+def _concat_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     outs = []
     for count, length, first, apart in _runs(step):
-        outs.append(low.buffer(count * length))
-        low.backward.append(Strided(r, outs[-1], count, length, first, apart, 0, length))
+        outs.append(builder.buffer(count * length))
+        builder.backward.append(Strided(r, outs[-1], count, length, first, apart, 0, length))
     return outs
 
 
-def _embedding(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
-    out = low.buffer(math.prod(step.shape))
-    low.forward.append(Lookup(sources[0], out, step.layer.table.astype(low.dtype)))  # type: ignore[attr-defined]
+def _embedding(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
+    out = builder.buffer(math.prod(step.shape))
+    builder.forward.append(Lookup(sources[0], out, step.layer.table.astype(builder.dtype)))  # type: ignore[attr-defined]
     return out
 
 
-def _embedding_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
-    out = low.buffer(math.prod(step.shapes[0]))
-    low.backward.append(Total(r, out, step.shape[-1]))
+def _embedding_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+    out = builder.buffer(math.prod(step.shapes[0]))
+    builder.backward.append(Total(r, out, step.shape[-1]))
     return [out]
 
 
 # -- layers that select values: the winner takes all ---------------------------
 
 
-def _max_pool(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
+def _max_pool(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     geometry = windows(step.layer, step.shapes[0], step.shape)  # type: ignore[arg-type]
-    out = low.buffer(math.prod(step.shape))
-    winner = low.buffer(math.prod(step.shape)) if low.explains else None
-    low.state[step.output] = (winner, geometry)
-    low.forward.append(Pool(sources[0], out, winner, geometry, step.shape[-1]))
+    out = builder.buffer(math.prod(step.shape))
+    winner = builder.buffer(math.prod(step.shape)) if builder.explains else None
+    builder.state[step.output] = (winner, geometry)
+    builder.forward.append(Pool(sources[0], out, winner, geometry, step.shape[-1]))
     return out
 
 
-def _max_pool_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
-    winner, geometry = low.state[step.output]
-    out = low.buffer(math.prod(step.shapes[0]))
-    low.backward.append(Unpool(r, winner, out, geometry, step.shape[-1]))
+def _max_pool_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+    winner, geometry = builder.state[step.output]
+    out = builder.buffer(math.prod(step.shapes[0]))
+    builder.backward.append(Unpool(r, winner, out, geometry, step.shape[-1]))
     return [out]
 
 
-def _stretch_all(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> list[int]:
-    return [low.stretch(b, stretched(s, step.shape)) for b, s in zip(sources, step.shapes, strict=True)]
+def _stretch_all(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> list[int]:
+    return [builder.stretch(b, stretched(s, step.shape)) for b, s in zip(sources, step.shapes, strict=True)]
 
 
-def _shrink_all(low: Lowering, step: LayerPlan, outs: Sequence[int]) -> list[int]:
-    return [low.shrink(b, stretched(s, step.shape), math.prod(s)) for b, s in zip(outs, step.shapes, strict=True)]
+def _shrink_all(builder: ProgramBuilder, step: LayerPlan, outs: Sequence[int]) -> list[int]:
+    return [builder.shrink(b, stretched(s, step.shape), math.prod(s)) for b, s in zip(outs, step.shapes, strict=True)]
 
 
-def _extremum(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
+def _extremum(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     size = math.prod(step.shape)
-    out, winner = low.buffer(size), low.buffer(size) if low.explains else None
-    low.state[step.output] = winner
+    out, winner = builder.buffer(size), builder.buffer(size) if builder.explains else None
+    builder.state[step.output] = winner
     sign = 1 if isinstance(step.layer, Maximum) else -1
-    low.forward.append(Extremum(tuple(_stretch_all(low, step, sources)), out, winner, sign))
+    builder.forward.append(Extremum(tuple(_stretch_all(builder, step, sources)), out, winner, sign))
     return out
 
 
-def _extremum_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
+def _extremum_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     outs = []
     for place in range(len(step.inputs)):
-        outs.append(low.buffer(math.prod(step.shape)))
-        low.backward.append(Select(r, low.state[step.output], outs[-1], place))
-    return _shrink_all(low, step, outs)
+        outs.append(builder.buffer(math.prod(step.shape)))
+        builder.backward.append(Select(r, builder.state[step.output], outs[-1], place))
+    return _shrink_all(builder, step, outs)
 
 
 # -- products ------------------------------------------------------------------
 
 
-def _multiply(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
-    out = low.buffer(math.prod(step.shape))
-    factors = _stretch_all(low, step, sources)
-    low.state[step.output] = factors
-    low.forward.append(Product(tuple(factors), out))
+def _multiply(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
+    out = builder.buffer(math.prod(step.shape))
+    factors = _stretch_all(builder, step, sources)
+    builder.state[step.output] = factors
+    builder.forward.append(Product(tuple(factors), out))
     return out
 
 
-def _multiply_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
-    factors: list[int] = low.state[step.output]
+def _multiply_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+    factors: list[int] = builder.state[step.output]
     size = math.prod(step.shape)
     outs = []
     for k in range(len(factors)):
-        outs.append(low.buffer(size))
+        outs.append(builder.buffer(size))
         if isinstance(step.rule, Gradient):
-            low.backward.append(Product((r, *factors[:k], *factors[k + 1 :]), outs[-1]))
+            builder.backward.append(Product((r, *factors[:k], *factors[k + 1 :]), outs[-1]))
             continue
         share = Share(0, "1", 1.0 / len(factors))
-        low.backward.append(low.elementwise(r, r, outs[-1], share))
-    result = _shrink_all(low, step, outs)
-    low.note(step, r, result, remainder=isinstance(step.rule, Gradient))
+        builder.backward.append(builder.elementwise(r, r, outs[-1], share))
+    result = _shrink_all(builder, step, outs)
+    builder.note(step, r, result, remainder=isinstance(step.rule, Gradient))
     return result
 
 
@@ -255,44 +255,44 @@ def _last(shape: Fixed, axis: int) -> np.ndarray | None:
     return np.ascontiguousarray(np.moveaxis(_positions(shape), axis, -1)).ravel()
 
 
-def _dot(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
+def _dot(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     layer = step.layer
     assert isinstance(layer, Dot)
     axes = layer.contracted(*step.shapes)
     k = step.shapes[0][axes[0]]
     factors = []
     for source, shape, axis in zip(sources, step.shapes, axes, strict=True):
-        at = low.stretch(source, _last(shape, axis))
+        at = builder.stretch(source, _last(shape, axis))
         if layer.normalize:
-            unit = low.buffer(math.prod(shape))
-            low.forward.append(Normalize(at, unit, k, False, 1e-12, length=True))
+            unit = builder.buffer(math.prod(shape))
+            builder.forward.append(Normalize(at, unit, k, False, 1e-12, length=True))
             at = unit
         factors.append(at)
     m, n = (math.prod(shape) // k for shape in step.shapes)
-    out = low.buffer(m * n)
-    low.forward.append(DotProduct(factors[0], factors[1], out, m, n, k))
-    low.state[step.output] = (factors, out, m, n, k, axes)
+    out = builder.buffer(m * n)
+    builder.forward.append(DotProduct(factors[0], factors[1], out, m, n, k))
+    builder.state[step.output] = (factors, out, m, n, k, axes)
     return out
 
 
-def _dot_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
-    (a, b), z, m, n, k, axes = low.state[step.output]
-    outs = [low.buffer(m * k), low.buffer(n * k)]
+def _dot_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+    (a, b), z, m, n, k, axes = builder.state[step.output]
+    outs = [builder.buffer(m * k), builder.buffer(n * k)]
     groups: tuple[Any, ...] = ()
     if isinstance(step.rule, Gradient):
-        flipped = [low.permuted(b, (n, k)), low.permuted(r, (m, n)), low.permuted(a, (m, k))]
-        low.backward.append(DotProduct(r, flipped[0], outs[0], m, k, n))
-        low.backward.append(DotProduct(flipped[1], flipped[2], outs[1], n, k, m))
+        flipped = [builder.permuted(b, (n, k)), builder.permuted(r, (m, n)), builder.permuted(a, (m, k))]
+        builder.backward.append(DotProduct(r, flipped[0], outs[0], m, k, n))
+        builder.backward.append(DotProduct(flipped[1], flipped[2], outs[1], n, k, m))
     else:
-        s, group = low.divided(r, z, m * n, step.rule.stabilizer)  # type: ignore[attr-defined]
+        s, group = builder.divided(r, z, m * n, step.rule.stabilizer)  # type: ignore[attr-defined]
         groups = (group,)
-        low.backward.append(DotBack(a, b, s, outs[0], m, n, k, 0.5))
-        low.backward.append(DotBack(b, a, s, outs[1], n, m, k, 0.5, transposed=True))
+        builder.backward.append(DotBack(a, b, s, outs[0], m, n, k, 0.5))
+        builder.backward.append(DotBack(b, a, s, outs[1], n, m, k, 0.5, transposed=True))
     result = [
-        low.shrink(out, _last(shape, axis), math.prod(shape))
+        builder.shrink(out, _last(shape, axis), math.prod(shape))
         for out, shape, axis in zip(outs, step.shapes, axes, strict=True)
     ]
-    low.note(step, r, result, groups, remainder=isinstance(step.rule, Gradient))
+    builder.note(step, r, result, groups, remainder=isinstance(step.rule, Gradient))
     return result
 
 
@@ -303,43 +303,43 @@ def _array(value: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
     return None if value is None else value.astype(dtype).ravel()
 
 
-def _normalize(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
+def _normalize(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     layer = step.layer
     assert isinstance(layer, (LayerNorm, RMSNorm))
     columns = math.prod(step.shape[len(step.shape) - layer.axes :])
     centered = isinstance(layer, LayerNorm)
-    out = low.buffer(math.prod(step.shape))
-    gamma, beta = _array(layer.gamma, low.dtype), _array(layer.beta, low.dtype)
-    low.forward.append(Normalize(sources[0], out, columns, centered, layer.epsilon, gamma, beta))
-    low.state[step.output] = (sources[0], out, columns, centered, gamma, beta)
+    out = builder.buffer(math.prod(step.shape))
+    gamma, beta = _array(layer.gamma, builder.dtype), _array(layer.beta, builder.dtype)
+    builder.forward.append(Normalize(sources[0], out, columns, centered, layer.epsilon, gamma, beta))
+    builder.state[step.output] = (sources[0], out, columns, centered, gamma, beta)
     return out
 
 
-def _normalize_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
+def _normalize_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     if isinstance(step.rule, Pass):
         return [r]
-    x, y, columns, centered, gamma, beta = low.state[step.output]
+    x, y, columns, centered, gamma, beta = builder.state[step.output]
     size = math.prod(step.shape)
     (group,) = step.rule.groups() if not isinstance(step.rule, Detached) else (step.rule,)
-    s, traced = low.divided(r, y, size, group.stabilizer, beta)
-    out = low.buffer(size)
+    s, traced = builder.divided(r, y, size, group.stabilizer, beta)
+    out = builder.buffer(size)
     detached = isinstance(step.rule, Detached)
     epsilon = step.layer.epsilon  # type: ignore[attr-defined]
-    low.backward.append(NormalizeBack(x, s, out, columns, centered, epsilon, detached, gamma))
-    low.note(step, r, (out,), (traced,), remainder=not detached)
+    builder.backward.append(NormalizeBack(x, s, out, columns, centered, epsilon, detached, gamma))
+    builder.note(step, r, (out,), (traced,), remainder=not detached)
     return [out]
 
 
-def _local_normalize(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
+def _local_normalize(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     layer = step.layer
     assert isinstance(layer, LocalResponseNorm)
-    out = low.buffer(math.prod(step.shape))
+    out = builder.buffer(math.prod(step.shape))
     parameters = (layer.size, layer.alpha, layer.beta, layer.k)
-    low.forward.append(LocalNormalize(sources[0], out, step.shape[-1], *parameters))
+    builder.forward.append(LocalNormalize(sources[0], out, step.shape[-1], *parameters))
     return out
 
 
-def _unchanged(low: Lowering, step: LayerPlan, r: int) -> list[int]:
+def _unchanged(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     return [r]
 
 
@@ -348,7 +348,7 @@ _EXTREMUM = (_extremum, _extremum_back)
 _POOL = (_max_pool, _max_pool_back)
 _NORMALIZE = (_normalize, _normalize_back)
 
-PASSES: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[int]]]] = {
+NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[int]]]] = {
     **dict.fromkeys(_INDEX, _MOVE),
     Concat: (_concat, _concat_back),
     Embedding: (_embedding, _embedding_back),
@@ -367,26 +367,26 @@ PASSES: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[int]]]] =
 _OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm)
 
 
-def forward(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
+def forward(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     """Append a layer's forward pass; returns its output."""
-    return PASSES[type(step.layer)][0](low, step, sources)
+    return NONLINEAR_OPS[type(step.layer)][0](builder, step, sources)
 
 
-def backward(low: Lowering, step: LayerPlan, r: int, y: int) -> list[int]:
+def backward(builder: ProgramBuilder, step: LayerPlan, r: int, y: int) -> list[int]:
     """Append a layer's backward pass; returns the relevance of each input.
 
     Under a proportional rule a layer that only hands values on hands on R · y / (y + stabilizer).
     """
-    back = PASSES[type(step.layer)][1]
+    back = NONLINEAR_OPS[type(step.layer)][1]
     if isinstance(step.layer, _OWN_RULES) or isinstance(step.rule, (Pass, Gradient)):
-        return back(low, step, r)
+        return back(builder, step, r)
     (group,) = step.rule.groups()
     size = math.prod(step.shape)
-    s, traced = low.divided(r, y, size, group.stabilizer)
-    scaled = low.buffer(size)
-    low.backward.append(low.elementwise(s, y, scaled, Share(0, "x")))
-    outs = back(low, step, scaled)
-    low.note(step, r, outs, (traced,))
+    s, traced = builder.divided(r, y, size, group.stabilizer)
+    scaled = builder.buffer(size)
+    builder.backward.append(builder.elementwise(s, y, scaled, Share(0, "x")))
+    outs = back(builder, step, scaled)
+    builder.note(step, r, outs, (traced,))
     return outs
 
 

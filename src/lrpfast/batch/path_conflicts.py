@@ -12,7 +12,7 @@ from ..errors import InputError
 from .sources import split
 
 
-def check_apart(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     """InputError, before anything is written, where an output is an input of the same run or another output.
 
     Also by another name: through links, as another dataset of the same file, as a store around the array that is read.

@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Port:
+class IOSlot:
     """One input or output; ``entries`` is the size of the embedding that an input's indices go to, if any."""
 
     name: str
@@ -36,14 +36,14 @@ class Port:
         return math.prod(self.shape)
 
 
-def _ports(model: Model, nodes: Sequence[int], entries: dict[int, int]) -> tuple[Port, ...]:
-    found: list[Port] = []
+def _layout(model: Model, nodes: Sequence[int], entries: dict[int, int]) -> tuple[IOSlot, ...]:
+    found: list[IOSlot] = []
     first = 0
     for i in nodes:
         node = model.nodes[i]
         if any(n is None for n in node.shape):
             raise InputError(f"{node}: its shape {node.shape} is open; build the model with a fixed input shape")
-        found.append(Port(node.name, node.shape, first, entries.get(i)))  # type: ignore[arg-type]
+        found.append(IOSlot(node.name, node.shape, first, entries.get(i)))  # type: ignore[arg-type]
         first += found[-1].size
     return tuple(found)
 
@@ -61,12 +61,12 @@ def _embedded(model: Model) -> dict[int, int]:
     return entries
 
 
-class Ports:
+class IOLayout:
     """The inputs and outputs of one model."""
 
     def __init__(self, model: Model) -> None:
-        self.inputs = _ports(model, model.inputs, _embedded(model))
-        self.outputs = _ports(model, model.outputs, {})
+        self.inputs = _layout(model, model.inputs, _embedded(model))
+        self.outputs = _layout(model, model.outputs, {})
         #: one sample's shape as the engine runs it
         self.row: Shape = self.inputs[0].shape if len(self.inputs) == 1 else (sum(p.size for p in self.inputs),)
         self.output_row: Shape = (
@@ -97,7 +97,7 @@ class Ports:
         return module_of(rows[0]).concatenate([r.astype(dtype, copy=False) for r in rows], 1)
 
     @staticmethod
-    def _checked(x: Any, port: Port, what: str) -> Any:
+    def _checked(x: Any, port: IOSlot, what: str) -> Any:
         array = as_batch(x, port.shape, what)
         if port.entries is not None:
             with np.errstate(invalid="ignore"):
@@ -121,14 +121,14 @@ class Ports:
         return self._split(rows, self.outputs, 1)
 
     @staticmethod
-    def _split(rows: np.ndarray, ports: Sequence[Port], axis: int) -> Any:
+    def _split(rows: np.ndarray, ports: Sequence[IOSlot], axis: int) -> Any:
         if len(ports) == 1:
             return rows
         before = rows.shape[:axis]
         contiguous = module_of(rows).ascontiguousarray
         return [contiguous(rows[..., p.first : p.first + p.size]).reshape(*before, *p.shape) for p in ports]
 
-    def output(self, target: Any) -> tuple[Port, Any]:
+    def output(self, target: Any) -> tuple[IOSlot, Any]:
         """The output that a target speaks of, and the target there."""
         if isinstance(target, Mapping):
             if len(target) != 1:
@@ -149,7 +149,7 @@ class Ports:
     def _names(self) -> str:
         return ", ".join(repr(p.name) for p in self.outputs)
 
-    def placed(self, start: Start, port: Port) -> Start:
+    def placed(self, start: Start, port: IOSlot) -> Start:
         """A start made for one output, in the row of all outputs."""
         if len(self.outputs) == 1:
             return start

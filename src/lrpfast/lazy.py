@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 Value = TypeVar("Value")
 
 
-class once(Generic[Value]):  # noqa: N801 - it is used as the decorator that it stands in for
+class lazy_property(Generic[Value]):  # noqa: N801 - it is used as the decorator that it stands in for
     """`functools.cached_property` without the lock that it has before Python 3.12.
 
     That lock is one for all objects of a class, and a process that is forked while another thread is in it waits for
@@ -23,10 +23,10 @@ class once(Generic[Value]):  # noqa: N801 - it is used as the decorator that it 
         self.name = name
 
     @overload
-    def __get__(self, instance: None, owner: type) -> once[Value]: ...
+    def __get__(self, instance: None, owner: type) -> lazy_property[Value]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> Value: ...
-    def __get__(self, instance: Any, owner: type) -> once[Value] | Value:
+    def __get__(self, instance: Any, owner: type) -> lazy_property[Value] | Value:
         if instance is None:
             return self
         value: Value = self.compute(instance)

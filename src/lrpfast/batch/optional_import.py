@@ -14,7 +14,7 @@ from ..errors import MissingPackageError
 _EXTRA = {"netCDF4": "netcdf", "xarray": "netcdf", "dask": "dask", "distributed": "dask", "zarr": "dask"}
 
 
-def needed(package: str, what: str) -> ModuleType:
+def import_optional(package: str, what: str) -> ModuleType:
     """The package; MissingPackageError that says for what it is needed and how to get it."""
     try:
         return importlib.import_module(package)
@@ -28,7 +28,7 @@ def open_netcdf(path: str, what: str, mode: str = "r", **options: Any) -> Any:
 
     An absolute path is no address of the network, which the package would fetch.
     """
-    dataset, path = needed("netCDF4", what).Dataset, os.path.abspath(path)
+    dataset, path = import_optional("netCDF4", what).Dataset, os.path.abspath(path)
     if sys.platform == "win32":
         return dataset(path, mode, **options)
     return dataset(os.fsencode(path).decode("latin-1"), mode, encoding="latin-1", **options)

@@ -1,0 +1,266 @@
+"""Layers with weights: what each does forwards, and with relevance backwards.
+
+`forward` and `backward` are what ``passes.py`` has for all other layers: they append operations to the program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..kernels.program import Contract, Divide, Output, Program, Redistribute, Scale, Share, Term
+from ..rules import Gradient, Pass, Product
+from . import nonlinear_ops
+from .plan import GroupPlan, LinearPlan
+from .trace import GroupTrace
+
+if TYPE_CHECKING:
+    from .lower import ProgramBuilder
+
+
+def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) -> None:
+    """The layer's contraction; its output, and the ReLU's that follows, are held from here on."""
+    op, out_size = step.operator, builder.plan.sizes[step.output]
+    node = builder.plan.model.nodes[step.node]
+    shapes = [builder.plan.model.nodes[i].shape for i in node.inputs]
+    sources = list(inputs)
+    if len(sources) > 1:
+        pairs = zip(inputs, shapes, strict=True)
+        sources = [builder.stretch(b, nonlinear_ops.stretched(s, node.shape)) for b, s in pairs]  # type: ignore[arg-type]
+    builder.sources[step.output] = sources
+    bias = None if op.bias is None else op.bias.astype(builder.dtype).ravel()
+    relu = builder.fused.get(step.output)
+    if not builder.explains:
+        out = builder.buffer(out_size)
+        terms = tuple(_term(builder, step, j, b, "x", "w", "kernel", 0) for j, b in enumerate(sources))
+        builder.forward.append(_contract(step, terms, (Output(out, (1.0,), bias, relu is not None),), op.out_rows))
+        builder.held[step.output if relu is None else relu] = out
+        return
+    outputs = []
+    needs_z = any(g.z == "output" or g.mask for g in step.groups) or (
+        builder.trace and any(g.z == "activation" for g in step.groups)
+    )
+    if relu is None or needs_z:
+        builder.z[step.output] = builder.held[step.output] = builder.buffer(out_size)
+        outputs.append(Output(builder.z[step.output], step.forward, bias))
+    if relu is not None:
+        builder.activation[step.output] = builder.held[relu] = builder.buffer(out_size)
+        outputs.append(Output(builder.held[relu], step.forward, bias, relu=True))
+    for i, g in enumerate(step.groups):
+        if g.z == "own":
+            builder.own[step.output, i] = builder.buffer(out_size)
+            outputs.append(Output(builder.own[step.output, i], g.coefficients, _constant(builder, step, g)))
+    known: dict[str, int | None] = {"1": builder.present}
+    for key in ("low", "high"):
+        if any(s.source == key for s in step.sums):
+            assert builder.present is not None
+            known[key] = out = builder.buffer(builder.sizes[0])
+            bound = np.broadcast_to(_bound(builder, step, key), (builder.sizes[0],))
+            builder.forward.append(Scale(builder.present, out, bound))
+    terms = tuple(
+        _term(builder, step, j, b if s.source == "x" else known[s.source], s.part, s.weight, s.of, s.accumulator)
+        for s in step.sums
+        for j, b in enumerate(sources)
+    )
+    builder.forward.append(_contract(step, terms, tuple(outputs), op.out_rows))
+
+
+def _term(
+    builder: ProgramBuilder,
+    step: LinearPlan,
+    j: int,
+    source: int | None,
+    part: str,
+    weight: str,
+    of: str,
+    accumulator: int,
+) -> Term:
+    """One contraction forwards, over the j-th of the layer's inputs."""
+    assert source is not None
+    weights, sign = _weights(builder, step, j, weight, of, False)
+    return Term(source, weights, part, accumulator, step.operator.geometry(False, weight), sign)
+
+
+def _weights(
+    builder: ProgramBuilder, step: LinearPlan, j: int, part: str, of: str, backward: bool, spread: bool = False
+) -> tuple[Any, int]:
+    """A part of the weights for the j-th input, and their sign; the same array whenever it is asked for."""
+    op = step.operator
+    sign = op.sign(part, of)
+    part = "w" if sign else part
+    key = (step.output, j, part, of, backward, spread)
+    if key not in builder.taken:
+        if spread:
+            builder.taken[key] = op.spread_weights(j, part, of, step.gamma, builder.dtype)
+        else:
+            builder.taken[key] = op.weights(j, part, of, step.gamma, builder.dtype, backward)
+    return builder.taken[key], sign
+
+
+def _contract(step: LinearPlan, terms: tuple[Term, ...], outputs: tuple[Output, ...], rows: int) -> Contract:
+    return Contract(terms, outputs, rows, step.operator.kind == "diagonal", step.operator.tf32)
+
+
+def _bound(builder: ProgramBuilder, step: LinearPlan, key: str) -> np.ndarray:
+    """low or high as the kernels take it: one value, or one for every element of a sample."""
+    value = getattr(step.rule, key)
+    if value.ndim == 0:
+        return np.reshape(value.astype(builder.dtype), 1)
+    return np.broadcast_to(value, _shape(builder, step)).astype(builder.dtype).ravel()
+
+
+def _constant(builder: ProgramBuilder, step: LinearPlan, group: GroupPlan) -> np.ndarray | None:
+    """What does not depend on x in a group's z: bounds and ones times weights, and the bias.
+
+    The backend computes the products, so that they are rounded as all others are.
+    """
+    total = _bias(builder, step, group)
+    if group.constants:
+        products = _constants(builder, step, group.constants)
+        if total is not None:  # either may have a row for all rows
+            columns = step.operator.out_columns
+            products = (products.reshape(-1, columns) + total.reshape(-1, columns)).ravel()
+        total = products
+    return total
+
+
+def _bias(builder: ProgramBuilder, step: LinearPlan, group: GroupPlan) -> np.ndarray | None:
+    """The part of the bias in a group's z."""
+    return None if group.bias is None else step.operator.layer_bias(group.bias, step.gamma, builder.dtype).ravel()
+
+
+def _constants(builder: ProgramBuilder, step: LinearPlan, products: Sequence[Product]) -> np.ndarray:
+    op = step.operator
+    ones = np.ones(1, builder.dtype)
+    values = [ones if p.input == "1" else _bound(builder, step, p.input) for p in products]
+    alike = op.taps is None and all(v.size == 1 for v in values)  # every row has the same constants
+    rows, out_rows = (1, 1) if alike else (op.rows, op.out_rows)
+    total = np.zeros((out_rows, op.out_columns), builder.dtype)
+    out = np.empty((1, total.size), builder.dtype)
+    for p, value in zip(products, values, strict=True):
+        if p.of != "kernel":  # n inputs, each with b or with b/n
+            count = np.resize(op.fan_in, (out_rows, 1))
+            each = count if p.of == "bias" else count > 0
+            total += op.layer_bias(p.weight, step.gamma, builder.dtype) * each.astype(builder.dtype)
+            continue
+        terms = tuple(_term(builder, step, j, 0, "x", p.weight, p.of, 0) for j in range(len(op.kernels)))
+        size = rows * op.columns
+        program = Program(
+            (size, total.size),
+            (_contract(step, terms, (Output(1),), out_rows),),
+            (),
+            output=1,
+            result=None,
+            dtype=builder.dtype.name,
+            tf32=builder.tf32,
+        )
+        x = np.ascontiguousarray(np.broadcast_to(value, (1, size)))
+        assert builder.backend is not None
+        if builder.backend.compile(program).run(x, out, threads=1) is not None:
+            name = builder.plan.model.nodes[step.node]
+            raise InputError(f"{name}: the constant denominator of {step.rule.name} overflows {builder.dtype}")
+        total += p.sign * out.reshape(total.shape)
+    return total[0] if (total == total[0]).all() else total.ravel()
+
+
+def _shape(builder: ProgramBuilder, step: LinearPlan) -> tuple[int, ...]:
+    """One sample's shape of what a linear layer takes; a sum's is that of its output."""
+    node = builder.plan.model.nodes[step.node]
+    shapes = {builder.plan.model.nodes[i].shape for i in node.inputs}
+    return shapes.pop() if len(shapes) == 1 else node.shape  # type: ignore[return-value]
+
+
+def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
+    """The relevance of each of the layer's inputs, from that of its output."""
+    if isinstance(step.rule, Pass):
+        return [r]
+    groups = [_group(builder, step, i, r) for i in range(len(step.groups))]
+    used = sorted({t.group for t in step.back}) if groups else []
+    above = builder.backward[-1]
+    if (
+        isinstance(above, Redistribute)
+        and above.out == r
+        and len(used) == 1
+        and not groups[used[0]].mask
+        and not builder.trace
+    ):
+        # the layer above hands over s at once: its relevance is not stored
+        groups[used[0]] = replace(groups[used[0]], out=r)
+        builder.backward[-1] = replace(above, divide=groups[used[0]])
+    else:
+        builder.backward.extend(groups[i] for i in (range(len(groups)) if builder.trace else used))
+    outs = [_redistribute(builder, step, groups, r, j, b) for j, b in enumerate(builder.sources[step.output])]
+    node = builder.plan.model.nodes[step.node]
+    shapes: list[Any] = [builder.plan.model.nodes[i].shape for i in node.inputs]
+    if len(outs) > 1:
+        outs = [
+            builder.shrink(b, nonlinear_ops.stretched(s, node.shape), math.prod(s))  # type: ignore[arg-type]
+            for b, s in zip(outs, shapes, strict=True)
+        ]
+    builder.note(step, r, outs, _traces(builder, step, groups), remainder=isinstance(step.rule, Gradient))
+    return outs
+
+
+def _group(builder: ProgramBuilder, step: LinearPlan, i: int, r: int) -> Divide:
+    """What computes s of a group from the layer's relevance r."""
+    g, at = step.groups[i], step.output
+    size = builder.plan.sizes[at]
+    z: int | np.ndarray
+    if g.z == "activation":
+        z = builder.z[at] if builder.trace else builder.activation[at]
+    elif g.z == "output":
+        z = builder.z[at]
+    elif g.z == "own":
+        z = builder.own[at, i]
+    else:
+        constant = _constant(builder, step, g)
+        z = np.zeros(size, builder.dtype) if constant is None else np.resize(constant, size)
+    mask_z = builder.z[at] if g.mask else None
+    out = builder.buffer(size)
+    return replace(nonlinear_ops.divide(r, z, out, g.stabilizer, builder.dtype), mask=g.mask, mask_z=mask_z)
+
+
+def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Divide], r: int, j: int, x: int) -> int:
+    """The layer's contraction backwards, from the s of its groups to its j-th input."""
+    op = step.operator
+    assert builder.backend is not None
+    spread = op.spreads(builder.backend.spread_columns)
+    terms = []
+    for t in step.back:
+        source = groups[t.group].out if groups else r
+        of = "kernel" if t.of == "kernel" else "bias"
+        weights, sign = _weights(builder, step, j, t.weight, of, True, spread)
+        if t.of == "bias/n":
+            source, weights = _divided_bias(builder, step, source, weights)
+        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not spread, t.weight), sign))
+    shares = []
+    for s in step.shares:
+        key = {"x-low": "low", "x-high": "high"}.get(s.part)
+        shares.append(Share(s.accumulator, s.part, s.coefficient, _bound(builder, step, key) if key else None))
+    out = builder.buffer(builder.sizes[x])
+    diagonal = op.kind == "diagonal"
+    builder.backward.append(Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, spread))
+    return out
+
+
+def _divided_bias(builder: ProgramBuilder, step: LinearPlan, s: int, weights: Any) -> tuple[int, Any]:
+    """b / n: in the weights where every output sees as many inputs, else in s."""
+    seen = step.operator.fan_in
+    if (seen == seen[0]).all():
+        n = builder.dtype.type(max(1, int(seen[0])))
+        return s, tuple(w / n for w in weights) if isinstance(weights, tuple) else weights / n
+    out = builder.buffer(builder.sizes[s])
+    each = np.divide(1.0, seen, out=np.zeros(len(seen)), where=seen > 0)
+    builder.backward.append(Scale(s, out, np.repeat(each, step.operator.out_columns).astype(builder.dtype)))
+    return out, weights
+
+
+def _traces(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Divide]) -> tuple[GroupTrace, ...]:
+    """What the layer's balance is made of."""
+    pairs = zip(step.groups, groups, strict=True)
+    return tuple(GroupTrace(g, d.out, d.z, d.mask_z, _bias(builder, step, g)) for g, d in pairs)
