@@ -79,8 +79,8 @@ def test_generalized_gamma_needs_one_group_below_a_relu():
 def test_no_z_is_kept_below_a_relu():
     steps = {s.name: s for s in lrpfast.Analyzer(network(), rules.Epsilon()).plan().steps}
     for name in ("first", "side", "joined", "dense"):
-        assert [g.z for g in steps[name].groups] == ["activation"], name
-    assert [g.z for g in steps["last"].groups] == ["output"]
+        assert [g.pre_activation for g in steps[name].groups] == ["activation"], name
+    assert [g.pre_activation for g in steps["last"].groups] == ["output"]
 
 
 def relu_and(*after, own=None, shape=(4, 4, 2)):
@@ -133,7 +133,7 @@ def test_where_relevance_does_not_follow_the_relu_z_is_kept(name, rule):
     expected.check(cases.flat(analyzer.analyze(x), 3), "float64", name)
     (step,) = [s for s in analyzer.plan().steps if s.name == "n1"]
     keeps = name == "a sum that takes it too"  # Norm multiplies by its input: relevance follows all the same
-    assert keeps or "activation" not in {g.z for g in step.groups}, name
+    assert keeps or "activation" not in {g.pre_activation for g in step.groups}, name
 
 
 def test_an_explanation_that_starts_at_a_relu_from_an_array():

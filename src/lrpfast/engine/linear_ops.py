@@ -1,6 +1,6 @@
 """Layers with weights: what each does forwards, and with relevance backwards.
 
-`forward` and `backward` are what ``passes.py`` has for all other layers: they append operations to the program.
+`forward` and `backward` are what ``nonlinear_ops.py`` has for all other layers: they append operations to the program.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +17,12 @@ from ..kernels.program import Contract, Divide, Output, Program, Redistribute, S
 from ..rules import Gradient, Pass, Product
 from . import nonlinear_ops
 from .plan import GroupPlan, LinearPlan
+from .program_builder import ProgramBuilder
 from .trace import GroupTrace
-
-if TYPE_CHECKING:
-    from .lower import ProgramBuilder
 
 
 def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) -> None:
-    """The layer's contraction; its output, and the ReLU's that follows, are held from here on."""
+    """The layer's contraction; its output, and the ReLU's that follows, have buffers from here on."""
     op, out_size = step.operator, builder.plan.sizes[step.output]
     node = builder.plan.model.nodes[step.node]
     shapes = [builder.plan.model.nodes[i].shape for i in node.inputs]
@@ -34,27 +32,27 @@ def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) ->
         sources = [builder.stretch(b, nonlinear_ops.stretched(s, node.shape)) for b, s in pairs]  # type: ignore[arg-type]
     builder.sources[step.output] = sources
     bias = None if op.bias is None else op.bias.astype(builder.dtype).ravel()
-    relu = builder.fused.get(step.output)
+    relu = builder.plan.relu_consumers.get(step.output)
     if not builder.explains:
         out = builder.buffer(out_size)
         terms = tuple(_term(builder, step, j, b, "x", "w", "kernel", 0) for j, b in enumerate(sources))
         builder.forward.append(_contract(step, terms, (Output(out, (1.0,), bias, relu is not None),), op.out_rows))
-        builder.held[step.output if relu is None else relu] = out
+        builder.buffers[step.output if relu is None else relu] = out
         return
     outputs = []
-    needs_z = any(g.z == "output" or g.mask for g in step.groups) or (
-        builder.trace and any(g.z == "activation" for g in step.groups)
+    needs_z = any(g.pre_activation == "output" or g.mask for g in step.groups) or (
+        builder.trace and any(g.pre_activation == "activation" for g in step.groups)
     )
     if relu is None or needs_z:
-        builder.z[step.output] = builder.held[step.output] = builder.buffer(out_size)
-        outputs.append(Output(builder.z[step.output], step.forward, bias))
+        builder.pre_activations[step.output] = builder.buffers[step.output] = builder.buffer(out_size)
+        outputs.append(Output(builder.pre_activations[step.output], step.forward, bias))
     if relu is not None:
-        builder.activation[step.output] = builder.held[relu] = builder.buffer(out_size)
-        outputs.append(Output(builder.held[relu], step.forward, bias, relu=True))
+        builder.activations[step.output] = builder.buffers[relu] = builder.buffer(out_size)
+        outputs.append(Output(builder.buffers[relu], step.forward, bias, relu=True))
     for i, g in enumerate(step.groups):
-        if g.z == "own":
-            builder.own[step.output, i] = builder.buffer(out_size)
-            outputs.append(Output(builder.own[step.output, i], g.coefficients, _constant(builder, step, g)))
+        if g.pre_activation == "own":
+            builder.denominators[step.output, i] = builder.buffer(out_size)
+            outputs.append(Output(builder.denominators[step.output, i], g.coefficients, _constant(builder, step, g)))
     known: dict[str, int | None] = {"1": builder.present}
     for key in ("low", "high"):
         if any(s.source == key for s in step.sums):
@@ -94,12 +92,12 @@ def _weights(
     sign = op.sign(part, of)
     part = "w" if sign else part
     key = (step.output, j, part, of, backward, spread)
-    if key not in builder.taken:
+    if key not in builder.weight_parts:
         if spread:
-            builder.taken[key] = op.spread_weights(j, part, of, step.gamma, builder.dtype)
+            builder.weight_parts[key] = op.spread_weights(j, part, of, step.gamma, builder.dtype)
         else:
-            builder.taken[key] = op.weights(j, part, of, step.gamma, builder.dtype, backward)
-    return builder.taken[key], sign
+            builder.weight_parts[key] = op.weights(j, part, of, step.gamma, builder.dtype, backward)
+    return builder.weight_parts[key], sign
 
 
 def _contract(step: LinearPlan, terms: tuple[Term, ...], outputs: tuple[Output, ...], rows: int) -> Contract:
@@ -211,18 +209,18 @@ def _group(builder: ProgramBuilder, step: LinearPlan, i: int, r: int) -> Divide:
     g, at = step.groups[i], step.output
     size = builder.plan.sizes[at]
     z: int | np.ndarray
-    if g.z == "activation":
-        z = builder.z[at] if builder.trace else builder.activation[at]
-    elif g.z == "output":
-        z = builder.z[at]
-    elif g.z == "own":
-        z = builder.own[at, i]
+    if g.pre_activation == "activation":
+        z = builder.pre_activations[at] if builder.trace else builder.activations[at]
+    elif g.pre_activation == "output":
+        z = builder.pre_activations[at]
+    elif g.pre_activation == "own":
+        z = builder.denominators[at, i]
     else:
         constant = _constant(builder, step, g)
         z = np.zeros(size, builder.dtype) if constant is None else np.resize(constant, size)
-    mask_z = builder.z[at] if g.mask else None
+    mask_z = builder.pre_activations[at] if g.mask else None
     out = builder.buffer(size)
-    return replace(nonlinear_ops.divide(r, z, out, g.stabilizer, builder.dtype), mask=g.mask, mask_z=mask_z)
+    return replace(builder.divide(r, z, out, g.stabilizer), mask=g.mask, mask_z=mask_z)
 
 
 def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Divide], r: int, j: int, x: int) -> int:

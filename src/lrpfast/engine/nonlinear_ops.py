@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..kernels.program import Dot as DotProduct
 from ..kernels.program import (
-    Divide,
     DotBack,
     Extremum,
     Gather,
@@ -23,16 +23,13 @@ from ..kernels.program import (
     Normalize,
     NormalizeBack,
     Pool,
-    Redistribute,
     Scatter,
     Select,
     Share,
     Strided,
-    Term,
     Total,
     Unpool,
 )
-from ..kernels.program import Dot as DotProduct
 from ..kernels.program import Multiply as Product
 from ..model.layers import (
     Concat,
@@ -57,12 +54,10 @@ from ..model.layers import (
     UpSample,
     ZeroPad,
 )
-from ..rules import Detached, Gradient, Pass, Stabilizer
+from ..rules import Detached, Gradient, Pass
 from .operators import windows
 from .plan import LayerPlan
-
-if TYPE_CHECKING:
-    from .lower import ProgramBuilder
+from .program_builder import ProgramBuilder
 
 Fixed = tuple[int, ...]
 
@@ -388,13 +383,3 @@ def backward(builder: ProgramBuilder, step: LayerPlan, r: int, y: int) -> list[i
     outs = back(builder, step, scaled)
     builder.note(step, r, outs, (traced,))
     return outs
-
-
-def divide(r: int, z: int | np.ndarray, out: int, stabilizer: Stabilizer, dtype: np.dtype) -> Divide:
-    """s = r / stabilized z."""
-    return Divide(r, z, out, float(dtype.type(stabilizer.value)), stabilizer.kind)
-
-
-def elementwise(source: int, x: int, out: int, share: Share, dtype: np.dtype) -> Redistribute:
-    """out = coefficient · part(x) ⊙ source."""
-    return Redistribute((Term(source, np.ones((1, 1), dtype)),), (share,), x, out, 1, diagonal=True, tf32=False)

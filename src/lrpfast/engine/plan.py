@@ -32,7 +32,7 @@ class Sum:
 class GroupPlan:
     """How one group of a rule is computed.
 
-    ``z`` says where its denominator comes from: "activation" (the ReLU above this
+    ``pre_activation`` says where its denominator z comes from: "activation" (the ReLU above this
     layer's z), "output" (the layer's own z), "own" (sums of its own) or
     "constant" (it does not depend on x).
     """
@@ -41,7 +41,7 @@ class GroupPlan:
     stabilizer: Stabilizer
     mask: int
     bias: str | None
-    z: str
+    pre_activation: str
     coefficients: tuple[float, ...]
     constants: tuple[Product, ...]
 
@@ -120,7 +120,7 @@ class FunctionPlan:
 
 @dataclass(frozen=True, eq=False)
 class LayerPlan:
-    """Any other layer: what it does forwards and backwards is in ``passes.py``."""
+    """Any other layer: what it does forwards and backwards is in ``nonlinear_ops.py``."""
 
     node: int
     name: str
@@ -140,6 +140,8 @@ class Plan:
     """What an Analyzer will do, layer by layer; ``str`` of it is a table.
 
     ``values`` gives each node's output as a value; nodes that change nothing share their input's.
+    ``relu_consumers`` has each value that only a plain ReLU takes, with the ReLU's value: the layer below may
+    compute both in one go.
     """
 
     model: Model
@@ -147,6 +149,7 @@ class Plan:
     values: tuple[int, ...]
     sizes: tuple[int, ...]  # of each value
     mask_nan: bool
+    relu_consumers: dict[int, int]
 
     @property
     def contractions(self) -> int:
@@ -183,7 +186,7 @@ class Plan:
             forward = " + ".join(_product(s.source if s.source != "x" else s.part, s.weight, s.of) for s in step.sums)
             parts = {share.accumulator: share.part for share in step.shares}
             backward = " + ".join(f"{parts[t.accumulator]}*(s·{_weight(t.weight, t.of)}ᵀ)" for t in step.back)
-            where = ", ".join(dict.fromkeys(_DENOMINATOR[g.z] for g in step.groups))
+            where = ", ".join(dict.fromkeys(_DENOMINATOR[g.pre_activation] for g in step.groups))
             count = str(step.contractions)
             rows.append((f"{name} {step.operator.text}", describe(step.rule), forward, backward, count, where))
         return rows, f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from ..rules import Gradient, Group, Product
 from .graph_ir import PlanNode
@@ -41,61 +42,83 @@ def plan_linear(unit: PlanNode, x_sign: int, relu_above: bool, masked: bool, tf3
         # relevance is zero unless z > 0: the group for z < 0 has nothing to do, the mask neither
         groups = [replace(g, mask=0) for g in groups if g.mask >= 0]
 
-    def simplified(group: Group) -> Group:
-        products = (_simplify(p, x_sign, w_sign, gamma) for p in group.products)
-        return replace(group, products=tuple(p for p in products if p is not None))
-
-    whole = [simplified(g) for g in groups]
-    if not any(g.products for g in whole):
-        whole = groups  # every contribution is zero by its signs; keep one form of it, which computes the zeros
-
-    # what has to be known: the layer's own z, and the denominators that are not it
-    quantities: list[dict[Key, float]] = [{_FORWARD: 1.0}]
-    kinds: list[str] = []
-    constants: list[tuple[Product, ...]] = []
-    for g in whole:
-        varying = [p for p in g.products if masked or p.input not in ("1", "low", "high")]
-        fixed = tuple(p for p in g.products if p not in varying)
-        quantity = {(p.input, p.weight, p.of): float(p.sign) for p in varying}
-        constants.append(fixed)
-        if not varying:
-            kinds.append("constant")
-        elif quantity == quantities[0] and not fixed and (g.bias == "w" or op.bias is None):
-            # ReLU's output is z wherever relevance is not zero: no need to keep z
-            kinds.append("activation" if relu_above else "output")
-        else:
-            kinds.append("own")
-            quantities.append(quantity)
-
-    # as they are written, or all from sums over single signs: whichever takes fewer contractions
-    direct = list(dict.fromkeys(key for q in quantities for key in q))
+    simplified = [_simplify_group(g, x_sign, w_sign, gamma) for g in groups]
+    if any(g.products for g in simplified):
+        groups = simplified
+    # else every contribution is zero by its signs; one form of it stays, which computes the zeros
+    denominators = [_denominator(g, op.bias is not None, relu_above, masked) for g in groups]
+    quantities = [{_FORWARD: 1.0}, *(d.quantity for d in denominators if d.kind == "own")]
     split = [_atoms(q, x_sign, w_sign, gamma, tf32 and op.tf32) for q in quantities]
+    sums, combinations = _forward_sums(quantities, split)
+    own = iter(combinations[1:])
+    planned = tuple(
+        GroupPlan(
+            g.coefficient, g.stabilizer, g.mask, g.bias, d.kind, next(own) if d.kind == "own" else (), d.constants
+        )
+        for g, d in zip(groups, denominators, strict=True)
+    )
+    return LinearPlan(*unit.head, sums, combinations[0], planned, *_backward_terms(groups))
+
+
+def _simplify_group(group: Group, x_sign: int, w_sign: int, gamma: float) -> Group:
+    products = (_simplify(p, x_sign, w_sign, gamma) for p in group.products)
+    return replace(group, products=tuple(p for p in products if p is not None))
+
+
+class _Denominator(NamedTuple):
+    """Where a group's z comes from, as `GroupPlan.pre_activation` says it, and the sums that it is made of."""
+
+    kind: str
+    quantity: dict[Key, float]
+    fixed: tuple[Product, ...]
+
+
+def _denominator(group: Group, has_bias: bool, relu_above: bool, masked: bool) -> _Denominator:
+    varying = [p for p in group.products if masked or p.input not in ("1", "low", "high")]
+    constants = tuple(p for p in group.products if p not in varying)
+    quantity = {(p.input, p.weight, p.of): float(p.sign) for p in varying}
+    if not varying:
+        kind = "constant"
+    elif quantity == {_FORWARD: 1.0} and not constants and (group.bias == "w" or not has_bias):
+        # a ReLU's output is z wherever relevance is not zero: no need to keep z
+        kind = "activation" if relu_above else "output"
+    else:
+        kind = "own"
+    return _Denominator(kind, quantity, constants)
+
+
+def _forward_sums(
+    quantities: list[dict[Key, float]], split: list[dict[Key, float]]
+) -> tuple[tuple[Sum, ...], list[tuple[float, ...]]]:
+    """The contractions forwards, and how each quantity is combined from their accumulators.
+
+    Quantities are computed as they are written, or all from sums over single signs (``split``): whichever takes fewer
+    contractions.
+    """
+    keys = list(dict.fromkeys(key for q in quantities for key in q))
     atoms = list(dict.fromkeys(key for q in split for key in q))
-    if len(atoms) < len(direct):
-        quantities, direct = split, atoms
-    columns = {key: tuple(q.get(key, 0.0) for q in quantities) for key in direct}
+    if len(atoms) < len(keys):
+        quantities, keys = split, atoms
+    columns = {key: tuple(q.get(key, 0.0) for q in quantities) for key in keys}
     accumulators = list(dict.fromkeys(columns.values()))
     sums = tuple(
         Sum(*(("x", x) if x in ("x", "x+", "x-") else (x, "x")), w, of, accumulators.index(column))
         for (x, w, of), column in columns.items()
     )
-    combinations = [tuple(column[q] for column in accumulators) for q in range(len(quantities))]
-    own = iter(combinations[1:])
-    planned = tuple(
-        GroupPlan(g.coefficient, g.stabilizer, g.mask, g.bias, kind, next(own) if kind == "own" else (), fixed)
-        for g, kind, fixed in zip(whole, kinds, constants, strict=True)
-    )
+    return sums, [tuple(column[q] for column in accumulators) for q in range(len(quantities))]
 
+
+def _backward_terms(groups: list[Group]) -> tuple[tuple[BackTerm, ...], tuple[SharePlan, ...]]:
+    """The contractions backwards, and what their accumulators are multiplied by."""
     keys: list[tuple[str, float]] = []
     terms: list[BackTerm] = []
-    for i, g in enumerate(whole):
+    for i, g in enumerate(groups):
         for part, product, factor in _backward_products(g):
             key = (part, g.coefficient * factor)
             if key not in keys:
                 keys.append(key)
             terms.append(BackTerm(i, product.weight, product.of, keys.index(key)))
-    shares = tuple(SharePlan(i, part, c) for i, (part, c) in enumerate(keys))
-    return LinearPlan(*unit.head, sums, combinations[0], planned, tuple(terms), shares)
+    return tuple(terms), tuple(SharePlan(i, part, c) for i, (part, c) in enumerate(keys))
 
 
 def _simplify(product: Product, x_sign: int, w_sign: int, gamma: float) -> Product | None:

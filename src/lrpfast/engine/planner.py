@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError, RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Concat, Dot, Embedding, Layer, Maximum, Minimum, Multiply
+from ..model.layers import Activation, Concat, Dot, Embedding, Maximum, Minimum, Multiply
 from ..rules import Gradient, Pass
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, role
@@ -51,19 +51,15 @@ def make_plan(
     outputs = [values[i] for i in model.outputs]
     sign = sign_of(np.asarray(input_range)) if input_range is not None else 0
     signs = signs_of(units, len(sizes), {values[i]: sign for i in model.inputs})
-    follows = _relevance_vanishes_with_value(units, outputs, len(sizes))
-    consumers: dict[int, list[PlanNode]] = {}
-    for unit in units:
-        for v in set(unit.inputs):
-            consumers.setdefault(v, []).append(unit)
+    vanishes = _relevance_vanishes_with_value(units, outputs, len(sizes))
+    relus = _sole_relu_consumers(units, outputs)
     masked = _masked(model, units, values) if mask_nan else -1
     steps: list[Step] = []
     for unit in units:
         if unit.operator is not None and not isinstance(unit.rule, Pass):
-            after = consumers.get(unit.output, [])
-            relu = len(after) == 1 and unit.output not in outputs and _is_relu(after[0].layer)
+            above = relus.get(unit.output)
             # a ReLU's gradient stops relevance where it is zero, whatever comes
-            relu = relu and (follows[after[0].output] or isinstance(after[0].rule, Gradient))
+            relu = above is not None and (vanishes[above.output] or isinstance(above.rule, Gradient))
             x_sign = common([signs[v] for v in unit.inputs])
             steps.append(plan_linear(unit, x_sign, relu, masked in unit.inputs, tf32))
         elif unit.operator is not None:
@@ -74,7 +70,8 @@ def make_plan(
         else:
             head = (unit.node, unit.name, unit.layer, unit.shapes, unit.shape, unit.rule, unit.inputs, unit.output)
             steps.append(LayerPlan(*head))
-    return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan)
+    relu_consumers = {value: relu.output for value, relu in relus.items()}
+    return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan, relu_consumers)
 
 
 def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[int], count: int) -> list[bool]:
@@ -84,11 +81,11 @@ def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[
     keep it; a model's output never counts, since an explanation may start there from
     any array, and neither does a layer that shares relevance by other things.
     """
-    follows = [True] * count
+    vanishes = [True] * count
     for v in outputs:
-        follows[v] = False
+        vanishes[v] = False
     for unit in reversed(units):
-        after = follows[unit.output]
+        after = vanishes[unit.output]
         layer, rule = unit.layer, unit.rule
         if isinstance(layer, Activation):
             keeps = rule.multiplies_input if layer.function == "softmax" and not isinstance(rule, Pass) else False
@@ -102,12 +99,24 @@ def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[
         else:
             keeps = not isinstance(rule, Pass) and rule.multiplies_input
         for v in unit.inputs:
-            follows[v] = follows[v] and keeps
-    return follows
+            vanishes[v] = vanishes[v] and keeps
+    return vanishes
 
 
-def _is_relu(layer: Layer) -> bool:
-    return isinstance(layer, Activation) and layer.is_plain_relu
+def _sole_relu_consumers(units: Sequence[PlanNode], outputs: Sequence[int]) -> dict[int, PlanNode]:
+    """For each value that a plain ReLU takes, and nothing else, that ReLU."""
+    consumers: dict[int, list[PlanNode]] = {}
+    for unit in units:
+        for v in set(unit.inputs):
+            consumers.setdefault(v, []).append(unit)
+    return {
+        v: after[0]
+        for v, after in consumers.items()
+        if len(after) == 1
+        and v not in outputs
+        and isinstance(after[0].layer, Activation)
+        and after[0].layer.is_plain_relu
+    }
 
 
 def _masked(model: Model, units: Sequence[PlanNode], values: Sequence[int]) -> int:

@@ -1,0 +1,141 @@
+"""A program while it is built: its operations in order, its buffers, and which buffer has each value of the plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..kernels import Backend
+from ..kernels.program import Divide, Gather, Operation, Program, Redistribute, Scatter, Share, Term
+from ..rules import Stabilizer
+from .plan import GroupPlan, Plan, Step
+from .trace import GroupTrace, LayerTrace
+
+
+class ProgramBuilder:
+    """Collects the operations of a program. Values are the plan's, buffers the program's.
+
+    Parameters
+    ----------
+    plan : Plan
+    dtype : str
+        "float32" or "float64".
+    tf32 : bool
+    backend : Backend or None
+        None for a forward pass alone.
+    trace : bool
+        Whether the balance of relevance is wanted, and nothing may be fused that it looks at.
+
+    Attributes
+    ----------
+    sizes : list of int
+        Of each buffer, for one sample. Buffer 0 is the input.
+    forward, backward : list of Operation
+    buffers : dict
+        The buffer of each value.
+    present : int or None
+        The buffer that has 1 where a feature is present and 0 where it is NaN.
+    state : dict
+        What a layer's forward pass leaves for its backward pass, by the layer's output value.
+    sources, pre_activations, activations, denominators : dict
+        Of each linear layer, by its output value: the buffers of its inputs, of its z (bias included), of the ReLU
+        above it; and, by (output value, group), of z of a group's own.
+    weight_parts : dict
+        Parts of weights, each one array.
+    traces : list of LayerTrace
+    """
+
+    def __init__(self, plan: Plan, dtype: str, tf32: bool, backend: Backend | None, *, trace: bool) -> None:
+        self.plan, self.dtype, self.tf32, self.backend, self.trace = plan, np.dtype(dtype), tf32, backend, trace
+        self.explains = backend is not None
+        self.inputs = [plan.values[i] for i in plan.model.inputs]
+        self.outputs = [plan.values[i] for i in plan.model.outputs]
+        self.sizes: list[int] = [sum(plan.sizes[v] for v in self.inputs)]
+        self.forward: list[Operation] = []
+        self.backward: list[Operation] = []
+        self.present: int | None = None
+        self.buffers: dict[int, int] = {}
+        self.state: dict[int, Any] = {}
+        self.sources: dict[int, list[int]] = {}
+        self.pre_activations: dict[int, int] = {}
+        self.activations: dict[int, int] = {}
+        self.denominators: dict[tuple[int, int], int] = {}
+        self.weight_parts: dict[tuple[Any, ...], Any] = {}
+        self.traces: list[LayerTrace] = []
+
+    def buffer(self, size: int) -> int:
+        """A new buffer's number."""
+        self.sizes.append(size)
+        return len(self.sizes) - 1
+
+    def stretch(self, source: int, index: np.ndarray | None) -> int:
+        """The source's values in another order or number, on the way forwards."""
+        if index is None:
+            return source
+        out = self.buffer(len(index))
+        self.forward.append(Gather(source, out, index))
+        return out
+
+    def shrink(self, source: int, index: np.ndarray | None, size: int) -> int:
+        """What `stretch` did, undone with relevance: summed where a value was repeated."""
+        if index is None:
+            return source
+        out = self.buffer(size)
+        self.backward.append(Scatter(source, out, index))
+        return out
+
+    def permuted(self, source: int, shape: tuple[int, int]) -> int:
+        """A matrix's transpose, on the way backwards."""
+        index = np.arange(math.prod(shape), dtype=np.int64).reshape(shape).T.ravel()
+        out = self.buffer(len(index))
+        self.backward.append(Gather(source, out, index))
+        return out
+
+    def divided(
+        self, r: int, z: int, size: int, stabilizer: Stabilizer, bias: np.ndarray | None = None
+    ) -> tuple[int, GroupTrace]:
+        """s = r / stabilized z, and what the balance needs of it."""
+        s = self.buffer(size)
+        self.backward.append(self.divide(r, z, s, stabilizer))
+        return s, GroupTrace(GroupPlan(1.0, stabilizer, 0, None, "output", (), ()), s, z, None, bias)
+
+    def divide(self, r: int, z: int | np.ndarray, out: int, stabilizer: Stabilizer) -> Divide:
+        """s = r / stabilized z, as an operation that the caller places."""
+        return Divide(r, z, out, float(self.dtype.type(stabilizer.value)), stabilizer.kind)
+
+    def elementwise(self, source: int, x: int, out: int, share: Share) -> Redistribute:
+        """out = coefficient · part(x) ⊙ source, as an operation that the caller places."""
+        one = Term(source, np.ones((1, 1), self.dtype))
+        return Redistribute((one,), (share,), x, out, 1, diagonal=True, tf32=False)
+
+    def note(
+        self,
+        step: Step,
+        incoming: int,
+        outgoing: Sequence[int],
+        groups: tuple[GroupTrace, ...] = (),
+        lost_at: np.ndarray | None = None,
+        remainder: bool = False,
+    ) -> None:
+        """Keep what the balance of one layer is made of; a layer's last word counts."""
+        if not self.trace:
+            return
+        if self.traces and self.traces[-1].step is step:
+            del self.traces[-1]
+        self.traces.append(LayerTrace(step, incoming, tuple(outgoing), groups, lost_at, remainder))
+
+    def traced_buffers(self) -> set[int]:
+        """The buffers that the balance of relevance looks at."""
+        buffers: set[int] = set()
+        for t in self.traces:
+            buffers |= {t.incoming, *t.outgoing}
+            for g in t.groups:
+                buffers |= {b for b in (g.s, g.z, g.mask_z) if isinstance(b, int)}
+        return buffers
+
+    def forward_program(self, output: int) -> Program:
+        """The program of the forward pass alone."""
+        return Program(tuple(self.sizes), tuple(self.forward), (), output, None, self.dtype.name, self.tf32)
