@@ -52,9 +52,7 @@ def plan_linear(unit: PlanNode, x_sign: int, relu_above: bool, masked: bool, tf3
     sums, combinations = _forward_sums(quantities, split)
     own = iter(combinations[1:])
     planned = tuple(
-        GroupPlan(
-            g.coefficient, g.stabilizer, g.mask, g.bias, d.kind, next(own) if d.kind == "own" else (), d.constants
-        )
+        GroupPlan(g.coefficient, g.stabilizer, g.mask, g.bias, d.kind, next(own) if d.kind == "own" else (), d.fixed)
         for g, d in zip(groups, denominators, strict=True)
     )
     return LinearPlan(*unit.head, sums, combinations[0], planned, *_backward_terms(groups))
