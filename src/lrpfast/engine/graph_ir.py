@@ -8,9 +8,10 @@ from typing import Any
 
 from ..budget import Budget
 from ..errors import InputError
-from ..model.graph import Model, Node
+from ..model.graph import Model
 from ..model.layers import Activation, Flatten, Input, Layer, Reshape
 from ..model.layers.base import known
+from ..model.node import Node
 from ..rules import Gradient, Pass, Rule, Zero
 from ..rules.composites import Assignment
 from .operators import Operator, operator

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..errors import InputError, ShapeError
-from .graph import Model, indices, snake
+from .graph import Model
 from .layers import Block, Dense, Input, Layer
 from .layers.base import as_shape
+from .node import indices, snake
 
 
 class Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .layers import (
     Activation,
@@ -24,9 +23,7 @@ from .layers import (
     UpSample,
     ZeroPad,
 )
-
-if TYPE_CHECKING:
-    from .graph import Node
+from .node import Node
 
 #: They take channels last, so that what lies there is channels.
 _WINDOWS = (AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, DepthwiseConv, LocallyConnected, MaxPool)

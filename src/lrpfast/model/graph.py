@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -23,67 +21,12 @@ from .layers import (
     Input,
     Layer,
     Merge,
-    Shape,
 )
 from .layers.base import as_shape, whole
 from .layers.shape import only_moves
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One use of a layer: which nodes feed it, the shape it makes (per sample), and its name in the model.
-
-    The name is the layer's, with a number for a layer's second and later uses: ``shared``, ``shared:1``.
-    """
-
-    layer: Layer
-    inputs: tuple[int, ...]
-    shape: Shape
-    name: str
-
-    def __str__(self) -> str:
-        return f"{type(self.layer).__name__} {self.name!r}"
-
-    def __repr__(self) -> str:
-        return f"Node({self.name!r}, {type(self.layer).__name__}, inputs={self.inputs}, shape={self.shape})"
-
-
-def snake(layer: type[Layer]) -> str:
-    """What Keras names a layer of that class: ``MaxPool`` is ``max_pool``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", layer.__name__).lower()
-
-
-def _named(layers: Sequence[Layer]) -> list[Layer]:
-    """Give every unnamed layer a name as Keras would: dense, dense_1, … A layer used twice stays one layer."""
-    for layer in layers:
-        if layer.name is not None and not isinstance(layer.name, str):
-            raise InputError(f"{type(layer).__name__}: name must be a text or None, not {layer.name!r}")
-    distinct = list({id(layer): layer for layer in layers}.values())
-    names = [layer.name for layer in distinct if layer.name]
-    taken = set(names)
-    if len(taken) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"two layers are named {twice!r}; names must differ")
-    named = {}
-    counts: Counter[str] = Counter()  # the last number that was tried after each stem
-    for layer in distinct:
-        if not layer.name:
-            stem = snake(type(layer))
-            name = f"{stem}_{counts[stem]}" if counts[stem] else stem
-            while name in taken:
-                counts[stem] += 1
-                name = f"{stem}_{counts[stem]}"
-            taken.add(name)
-            named[id(layer)] = replace(layer, name=name)
-        else:
-            named[id(layer)] = layer
-    return [named[id(layer)] for layer in layers]
-
-
-def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
-    """Whole numbers of at least 0 and below ``count``; None where one is something else."""
-    found = tuple(map(whole, values))
-    return None if any(i is None or not 0 <= i < count for i in found) else cast("tuple[int, ...]", found)
+from .node import Node, indices, named
+from .npz import digest, write
+from .summary import summary_table
 
 
 class Model:
@@ -157,7 +100,7 @@ class Model:
             raise ShapeError("a model begins with an Input layer")
         built: list[Node] = []
         uses: dict[int, int] = {}
-        for i, (layer, (_, inputs)) in enumerate(zip(_named([layer for layer, _ in nodes]), nodes, strict=True)):
+        for i, (layer, (_, inputs)) in enumerate(zip(named([layer for layer, _ in nodes]), nodes, strict=True)):
             if isinstance(layer, Input) != (not inputs) or indices(inputs, i) is None:
                 raise ShapeError(f"{layer}: inputs must be earlier layers, and only an Input has none; got {inputs}")
             if isinstance(layer, Block):
@@ -486,31 +429,12 @@ class Model:
         0  input  Input  (4,)    0
         1  dense  Dense  (2,)    8           softmax
         """
-        head, rows = self._table()
+        head, rows = summary_table(self.nodes, self.name, self.input_shape, self.output_shape)
         return "\n".join([head, *table.lines(rows)])
 
     def _repr_html_(self) -> str:
-        head, rows = self._table()
+        head, rows = summary_table(self.nodes, self.name, self.input_shape, self.output_shape)
         return table.html(rows, head)
-
-    def _table(self) -> tuple[str, list[tuple[str, ...]]]:
-        """The summary's first line, and its rows."""
-        rows: list[tuple[str, ...]] = [("#", "layer", "type", "output", "parameters", "", "from")]
-        counted: set[int] = set()
-        total = 0
-        for i, node in enumerate(self.nodes):
-            layer = node.layer
-            arrays = [getattr(layer, f.name) for f in fields(layer) if isinstance(getattr(layer, f.name), np.ndarray)]
-            count = sum(a.size for a in arrays)
-            total += 0 if id(layer) in counted else count
-            counted.add(id(layer))
-            source = ", ".join(self.nodes[j].name for j in node.inputs) if node.inputs not in ((), (i - 1,)) else ""
-            rows.append(
-                (str(i), node.name, type(layer).__name__, str(node.shape), f"{count:,}", layer.describe(), source)
-            )
-        if not any(row[-1] for row in rows[1:]):
-            rows = [row[:-1] for row in rows]
-        return f"{self.name}: {self.input_shape} -> {self.output_shape}, {total:,} parameters", rows
 
     def __repr__(self) -> str:
         return f"<lrpfast.Model {self.name!r}: {self.input_shape} -> {self.output_shape}, {len(self.layers)} layers>"
@@ -539,14 +463,12 @@ class Model:
         >>> lrpfast.load("model.npz").digest() == model.digest()
         True
         """
-        from .npz import write
-
         if not isinstance(path, (str, os.PathLike)):
             raise InputError(f"path must be a file's name, not {path!r:.80}")
         file = Path(os.fsdecode(path))
         if file.suffix.lower() != ".npz":
             raise InputError(f"{file}: a model is saved as .npz; the name must end so")
-        write(self, file)
+        write(file, self.nodes, self.name, self.outputs, self.sequential)
 
     def digest(self) -> str:
         """A fingerprint of the layers, their names, connections and weights.
@@ -564,9 +486,7 @@ class Model:
         >>> len(model.digest())
         32
         """
-        from .npz import digest
-
-        return digest(self)
+        return digest(self.nodes, self.name, self.outputs)
 
 
 def with_layers(model: Model, nodes: Sequence[tuple[Layer, tuple[int, ...]]]) -> Model:

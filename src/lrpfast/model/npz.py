@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from ..errors import ModelFormatError
 from ..output import replacing
 from . import layers as layer_types
-from .graph import Model
+from .node import Node
 
 FORMAT = "lrpfast-model"
 VERSION = 2
@@ -52,22 +53,22 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     return _TYPES[value["type"]](**fields)
 
 
-def _describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _describe(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The model as a JSON document and the arrays that it names."""
     arrays: dict[str, np.ndarray] = {}
-    nodes: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     first: dict[int, int] = {}  # where a layer that is used again stands
-    for i, node in enumerate(model.nodes):
+    for i, node in enumerate(nodes):
         seen = first.setdefault(id(node.layer), i)
         layer = _encode(node.layer, arrays) if seen == i else {"same_as": seen}
-        nodes.append({"layer": layer, "inputs": list(node.inputs)})
-    header = {"format": FORMAT, "version": VERSION, "name": model.name, "nodes": nodes, "outputs": list(model.outputs)}
+        entries.append({"layer": layer, "inputs": list(node.inputs)})
+    header = {"format": FORMAT, "version": VERSION, "name": name, "nodes": entries, "outputs": list(outputs)}
     return header, arrays
 
 
-def digest(model: Model) -> str:
+def digest(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> str:
     """`Model.digest`: BLAKE2b of all that `write` writes, but for how layers are counted."""
-    header, arrays = _describe(model)
+    header, arrays = _describe(nodes, name, outputs)
     state = hashlib.blake2b(json.dumps(header).encode(), digest_size=16)
     for array in arrays.values():
         state.update(f"{array.dtype.str}{array.shape}".encode())
@@ -75,10 +76,10 @@ def digest(model: Model) -> str:
     return state.hexdigest()
 
 
-def write(model: Model, path: Path) -> None:
-    """Write ``model`` to ``path`` atomically."""
-    header, arrays = _describe(model)
-    if model.sequential:
+def write(path: Path, nodes: Sequence[Node], name: str, outputs: Sequence[int], sequential: bool) -> None:
+    """Write a model to ``path`` atomically."""
+    header, arrays = _describe(nodes, name, outputs)
+    if sequential:
         header["sequential"] = True
     members: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
     with replacing(path) as file:
@@ -106,8 +107,8 @@ def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
     return array
 
 
-def read(path: Path) -> Model:
-    """Read what `write` wrote; a damaged file may raise anything."""
+def read(path: Path) -> tuple[list[tuple[layer_types.Layer, tuple[int, ...]]], str, Any, bool]:
+    """Nodes, name and outputs of what `write` wrote, as `Model` takes them; a damaged file may raise anything."""
     with zipfile.ZipFile(path) as archive:
         header = json.loads(_array(archive, "header").tobytes())
         count = sum(name.startswith("array_") for name in archive.namelist())
@@ -120,5 +121,5 @@ def read(path: Path) -> Model:
         same = node["layer"].get("same_as")
         layers.append(_decode(node["layer"], arrays) if same is None else layers[same])
     inputs = [tuple(node["inputs"]) for node in header["nodes"]]
-    nodes, sequential = list(zip(layers, inputs, strict=True)), header.get("sequential") is True
-    return Model(nodes, str(header["name"]), header["outputs"], sequential)
+    nodes = list(zip(layers, inputs, strict=True))
+    return nodes, str(header["name"]), header["outputs"], header.get("sequential") is True

@@ -131,7 +131,7 @@ def _load_zip(path: Path) -> Model:
         if "header.npy" in names:
             from ..model.npz import read
 
-            return read(path)
+            return Model(*read(path))
     if "config.json" in names:
         return read_archive(path)
     if is_exported(names):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import InputError, RuleError
-from ..model.graph import Model, Node
+from ..model.graph import Model
 from ..model.layers import Activation, BatchNorm
+from ..model.node import Node
 from . import roles
 from .bounds import fit_bounds
 from .entries import ORDER, Entry

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import RuleError, UnsupportedLayerError
-from ..model.graph import Node
 from ..model.layers import (
     Activation,
     AdaptiveAveragePool,
@@ -45,6 +44,7 @@ from ..model.layers import (
     UpSample,
     ZeroPad,
 )
+from ..model.node import Node
 from .proportional import Epsilon, Norm, Zero
 from .rule import Rule
 from .weightless import Detached, Gradient, Pass, Split, Taylor

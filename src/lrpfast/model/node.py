@@ -1,0 +1,70 @@
+"""A model's nodes: each use of a layer, its name, its inputs and its shape."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from ..errors import InputError
+from .layers import Layer, Shape
+from .layers.base import whole
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One use of a layer: which nodes feed it, the shape it makes (per sample), and its name in the model.
+
+    The name is the layer's, with a number for a layer's second and later uses: ``shared``, ``shared:1``.
+    """
+
+    layer: Layer
+    inputs: tuple[int, ...]
+    shape: Shape
+    name: str
+
+    def __str__(self) -> str:
+        return f"{type(self.layer).__name__} {self.name!r}"
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {type(self.layer).__name__}, inputs={self.inputs}, shape={self.shape})"
+
+
+def snake(layer: type[Layer]) -> str:
+    """What Keras names a layer of that class: ``MaxPool`` is ``max_pool``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", layer.__name__).lower()
+
+
+def named(layers: Sequence[Layer]) -> list[Layer]:
+    """Give every unnamed layer a name as Keras would: dense, dense_1, … A layer used twice stays one layer."""
+    for layer in layers:
+        if layer.name is not None and not isinstance(layer.name, str):
+            raise InputError(f"{type(layer).__name__}: name must be a text or None, not {layer.name!r}")
+    distinct = list({id(layer): layer for layer in layers}.values())
+    names = [layer.name for layer in distinct if layer.name]
+    taken = set(names)
+    if len(taken) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"two layers are named {twice!r}; names must differ")
+    named = {}
+    counts: Counter[str] = Counter()  # the last number that was tried after each stem
+    for layer in distinct:
+        if not layer.name:
+            stem = snake(type(layer))
+            name = f"{stem}_{counts[stem]}" if counts[stem] else stem
+            while name in taken:
+                counts[stem] += 1
+                name = f"{stem}_{counts[stem]}"
+            taken.add(name)
+            named[id(layer)] = replace(layer, name=name)
+        else:
+            named[id(layer)] = layer
+    return [named[id(layer)] for layer in layers]
+
+
+def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
+    """Whole numbers of at least 0 and below ``count``; None where one is something else."""
+    found = tuple(map(whole, values))
+    return None if any(i is None or not 0 <= i < count for i in found) else cast("tuple[int, ...]", found)
