@@ -39,65 +39,13 @@ from ..model.layers import (
 )
 from ..model.layers.window import pads, trim
 from ..rules import WEIGHT_PARTS
+from .taps import Taps, slide
 
 Fixed = tuple[int, ...]
 #: Taps times channels that one row may spread to.
 SPREAD_WIDTH = 512
 #: Weight parts that kernels take by sign while they load weights.
 _SIGNS = {"w+": 1, "w-": -1}
-
-
-@dataclass(frozen=True, eq=False)
-class Taps:
-    """One axis: which of ``n`` source positions each output position sees through each tap, −1 for none."""
-
-    n: int
-    index: np.ndarray
-    factor: np.ndarray | None = None
-
-    def transposed(self) -> Taps:
-        """Which outputs each source position is seen by, through the same taps; for taps that see each source once."""
-        back = np.full((self.n, self.index.shape[1]), -1, np.int64)
-        outputs, taps = np.nonzero(self.index >= 0)
-        back[self.index[outputs, taps], taps] = outputs
-        return Taps(len(self.index), back)
-
-    def gathered(self) -> Taps:
-        """As `transposed`, for taps that are all alike and may see a source more than once."""
-        outputs, taps = np.nonzero(self.index >= 0)
-        sources = self.index[outputs, taps]
-        order = np.argsort(sources, kind="stable")
-        outputs, taps, sources = outputs[order], taps[order], sources[order]
-        slots = np.arange(len(sources)) - np.searchsorted(sources, sources)  # which of its source's it is
-        back = np.full((self.n, int(slots.max(initial=-1)) + 1), -1, np.int64)
-        back[sources, slots] = outputs
-        if self.factor is None:
-            return Taps(len(self.index), back)
-        factor = np.zeros(back.shape)
-        factor[sources, slots] = self.factor[outputs, taps]
-        return Taps(len(self.index), back, factor)
-
-    def patterns(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Output positions that share taps, as (positions, taps): each position's taps are among its pattern's.
-
-        Below a stride each residue sees taps of its own; a border only misses some of them.
-        """
-        distinct, first, which = np.unique(self.index >= 0, axis=0, return_index=True, return_inverse=True)
-        sets = [frozenset(np.flatnonzero(row).tolist()) for row in distinct]
-        found: list[tuple[list[int], frozenset[int]]] = []  # of distinct sets, the largest first
-        for s in sorted(range(len(sets)), key=lambda s: (-len(sets[s]), first[s])):
-            fitting = next((members for members, taps in found if sets[s] <= taps and (sets[s] or not taps)), None)
-            if fitting is None:
-                found.append(([s], sets[s]))
-            else:
-                fitting.append(s)
-        which = which.ravel()
-        return [(np.flatnonzero(np.isin(which, members)), np.array(sorted(t), np.int64)) for members, t in found]
-
-
-def _slide(n: int, out: int, size: int, stride: int, dilation: int, before: int) -> Taps:
-    index = np.arange(out)[:, None] * stride + np.arange(size) * dilation - before
-    return Taps(n, np.where((index >= 0) & (index < n), index, -1).astype(np.int64))
 
 
 _ONE = Taps(1, np.zeros((1, 1), np.int64))
@@ -213,10 +161,7 @@ class Operator:
     def _local_backward(self) -> tuple[Geometry, list[np.ndarray]]:
         """Every source position is a region: it meets other weights through every output that sees it."""
         assert self.taps is not None
-        pairs = []  # per axis and source position: outputs and taps that see it
-        for t in self.taps:
-            found = [np.argwhere(t.index == p) for p in range(t.n)]
-            pairs.append(found)
+        pairs = [t.users() for t in self.taps]
         counts = [t.index.shape[1] for t in self.taps]
         outs = [len(t.index) for t in self.taps]
         regions, used = [], []
@@ -338,7 +283,7 @@ def _sliding(
     taps = []
     for axis, (k, s, d) in enumerate(zip(layer.size, layer.strides, dilations, strict=True)):
         before, _ = pads(layer.padding, axis, shape[axis], k, s, d)
-        taps.append(_slide(shape[axis], out[axis], k, s, d, before))
+        taps.append(slide(shape[axis], out[axis], k, s, d, before))
     return taps
 
 
@@ -363,7 +308,7 @@ def _conv_transpose(layer: ConvTranspose, shapes: tuple[Fixed, ...], out: Fixed)
     taps = []
     for axis, (k, s, d) in enumerate(zip(layer.size, layer.strides, layer.dilation, strict=True)):
         n, m = shapes[0][axis], out[axis]
-        taps.append(_slide(m, n, k, s, d, trim(layer.padding, axis, n, m, k, s, d)).transposed())
+        taps.append(slide(m, n, k, s, d, trim(layer.padding, axis, n, m, k, s, d)).transposed())
     text = f"{_size(layer.size)}, {shapes[0][-1]}→{out[-1]}"
     rows, columns = _rows(shapes[0]), shapes[0][-1]
     return Operator((kernel,), layer.bias, rows, _rows(out), columns, out[-1], _three(taps), text=text)
