@@ -70,5 +70,6 @@ class Taps:
 
 
 def slide(n: int, out: int, size: int, stride: int, dilation: int, before: int) -> Taps:
+    """The taps of a window of ``size`` that slides over ``n`` positions."""
     index = np.arange(out)[:, None] * stride + np.arange(size) * dilation - before
     return Taps(n, np.where((index >= 0) & (index < n), index, -1).astype(np.int64))
