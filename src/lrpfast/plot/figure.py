@@ -155,11 +155,7 @@ def heatmap(
     colours = colour_map(cmap, over_input=kind == "image" and beneath is not None)
 
     figure = _new_figure(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
-    if len(values) < samples:
-        title = f"{title}: " if title else ""
-        title += f"first {len(values):,} of {samples:,} samples"
-    if title:
-        figure.suptitle(title, fontsize="medium", parse_math=False)
+    _add_title(figure, title, len(values), samples)
     axes = list(figure.subplots(grid.down, grid.across, squeeze=False).ravel())
     for spare in axes[len(values) :]:
         spare.remove()
@@ -181,6 +177,15 @@ def heatmap(
     else:
         add_bar(figure, axes, colours, ends[0] if alone else None, clipped, reader.summed)
     return figure
+
+
+def _add_title(figure: Figure, title: str | None, shown: int, samples: int) -> None:
+    """The title, and how many of how many samples are shown where these are not all."""
+    if shown < samples:
+        title = f"{title}: " if title else ""
+        title += f"first {shown:,} of {samples:,} samples"
+    if title:
+        figure.suptitle(title, fontsize="medium", parse_math=False)
 
 
 def _new_figure(size: tuple[float, float], layout: Literal["compressed", "constrained"]) -> Figure:
