@@ -15,7 +15,7 @@ from .. import plot
 from ..batch import NORMALIZATIONS, Source, open_array, open_mask, open_source
 from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch
-from ..errors import AmplificationWarning, InputError
+from ..errors import InputError, RelevanceWarning
 from ..plot.file import check_path
 from ..plot.samples import LIMIT, MOST_PANELS, check_limit
 
@@ -152,7 +152,7 @@ def _title(options: argparse.Namespace) -> str:
 def _largest(analyzer: Analyzer, x: np.ndarray, start: str | None) -> list[str] | None:
     """What stands above each sample of which the largest output is explained; None where there is but one."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AmplificationWarning)  # no balance is shown
+        warnings.simplefilter("ignore", RelevanceWarning)  # no balance is shown
         explanation = analyzer.explain(x, target="max")
     if explanation.target is None or explanation.output[0].size == 1:
         return None
