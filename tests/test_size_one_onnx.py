@@ -91,7 +91,8 @@ def test_resizing_from_and_to_one(mode):
         for m in (1, 3):
             check(*with_shape(node("Resize", None, None, i64(3, m), axes=[2, 3], **how), n), by=runtime)
         for scale in (0.2, 0.5, 0.75, 2.5):
-            if n * scale >= 1:
+            # of sizes that are rounded down, ONNX Runtime aligns corners otherwise than the standard's own examples do
+            if n * scale >= 1 and (where != "align_corners" or float(n * scale).is_integer()):
                 scales = np.array([1, 1, 1, scale], np.float32)
                 check(*with_shape(node("Resize", None, scales, **how), n), by=runtime)
 

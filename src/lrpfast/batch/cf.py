@@ -90,7 +90,8 @@ class Packing:
         for beyond, bound in self._valid:
             of_numbers = isinstance(bound, float)  # in the users' guide's words, "in the units of the unpacked data"
             gaps.append(beyond(number if of_numbers else rows, bound))
-        out = number.astype(self.dtype, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # as above
+            out = number.astype(self.dtype, copy=False)
         for gap in gaps:
             out[gap] = np.nan
         return out

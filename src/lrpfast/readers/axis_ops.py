@@ -152,7 +152,8 @@ class Resize:
         if self.where == "asymmetric":
             return i / scale
         if self.where == "align_corners":
-            return i * dtype(0 if width == 1 else (n - 1) / (width - 1))
+            reach = self.scale * n - 1  # the standard's examples take the size before it is rounded down
+            return i * dtype(0 if width == 1 else (n - 1) / reach)
         if self.where == "pytorch_half_pixel" and width == 1:
             return i
         if self.where == "tf_half_pixel_for_nn":
