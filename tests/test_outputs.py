@@ -30,7 +30,7 @@ FEATURES, SAMPLES, CHUNK = 12, 600, 50
 RNG = np.random.default_rng(5)
 MODEL = lrpfast.from_layers(
     [
-        lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 8)), np.ones(8), activation="relu"),
+        lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 8)), np.full(8, 12.0), activation="relu"),
         lrpfast.layers.Dense(np.ones((8, 3))),
     ]
 )
