@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ..kernels.program import Contract, Divide, Output, Program, Redistribute, Scale, Share, Term
+from ..kernels.contraction_ops import Contract, Divide, Output, Redistribute, Share, Term
+from ..kernels.ops import Scale
+from ..kernels.program import Program
 from ..rules import Gradient, Pass, Product
 from . import passes
 from .plan import GroupPlan, LinearPlan
@@ -79,16 +81,16 @@ def _term(
 
 
 def _weights(
-    low: Lowering, step: LinearPlan, j: int, part: str, of: str, backward: bool, spread: bool = False
+    low: Lowering, step: LinearPlan, j: int, part: str, of: str, backward: bool, scatter: bool = False
 ) -> tuple[Any, int]:
     """A part of the weights for the j-th input, and their sign; the same array whenever it is asked for."""
     op = step.operator
     sign = op.sign(part, of)
     part = "w" if sign else part
-    key = (step.output, j, part, of, backward, spread)
+    key = (step.output, j, part, of, backward, scatter)
     if key not in low.taken:
-        if spread:
-            low.taken[key] = op.spread_weights(j, part, of, step.gamma, low.dtype)
+        if scatter:
+            low.taken[key] = op.scatter_weights(j, part, of, step.gamma, low.dtype)
         else:
             low.taken[key] = op.weights(j, part, of, step.gamma, low.dtype, backward)
     return low.taken[key], sign
@@ -220,22 +222,22 @@ def _redistribute(low: Lowering, step: LinearPlan, groups: Sequence[Divide], r: 
     """The layer's contraction backwards, from the s of its groups to its j-th input."""
     op = step.operator
     assert low.backend is not None
-    spread = op.spreads(low.backend.spread_columns)
+    scatter = op.scatters(low.backend.scatter_columns)
     terms = []
     for t in step.back:
         source = groups[t.group].out if groups else r
         of = "kernel" if t.of == "kernel" else "bias"
-        weights, sign = _weights(low, step, j, t.weight, of, True, spread)
+        weights, sign = _weights(low, step, j, t.weight, of, True, scatter)
         if t.of == "bias/n":
             source, weights = _divided_bias(low, step, source, weights)
-        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not spread, t.weight), sign))
+        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not scatter, t.weight), sign))
     shares = []
     for s in step.shares:
         key = {"x-low": "low", "x-high": "high"}.get(s.part)
         shares.append(Share(s.accumulator, s.part, s.coefficient, _bound(low, step, key) if key else None))
     out = low.buffer(low.sizes[x])
     diagonal = op.kind == "diagonal"
-    low.backward.append(Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, spread))
+    low.backward.append(Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, scatter))
     return out
 
 

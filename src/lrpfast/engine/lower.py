@@ -10,23 +10,22 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Backend
-from ..kernels.program import (
+from ..kernels.contraction_ops import Redistribute, Share
+from ..kernels.operation import Operation
+from ..kernels.ops import (
     Accumulate,
     Activate,
-    Begin,
+    ActivateBack,
     Copy,
     Gather,
-    Operation,
-    Program,
-    Redistribute,
-    Remask,
+    InitRelevance,
+    MaskNaN,
+    RestoreNaN,
     Scatter,
-    Share,
-    Slope,
     SoftmaxBack,
     Strided,
-    Unmask,
 )
+from ..kernels.program import Program
 from ..rules import Pass, Stabilizer, Taylor
 from . import linear, passes
 from .plan import FunctionPlan, GroupPlan, LinearPlan, Plan, Step
@@ -163,7 +162,7 @@ class Lowering:
         """Lower the forward pass; returns the output's buffer."""
         if self.plan.mask_nan:
             clean, self.present = self.buffer(self.sizes[0]), self.buffer(self.sizes[0])
-            self.forward.append(Unmask(0, clean, self.present))
+            self.forward.append(MaskNaN(0, clean, self.present))
             self.held[self.inputs[0]] = clean
         elif len(self.inputs) == 1:
             self.held[self.inputs[0]] = 0
@@ -222,7 +221,7 @@ class Lowering:
     def explain(self, rectify: bool, input_range: tuple[float, float] | None) -> Lowered:
         output = self.run_forward()
         begun = self.buffer(self.sizes[output])
-        self.backward.append(Begin(output, begun, rectify))
+        self.backward.append(InitRelevance(output, begun, rectify))
         handed: dict[int, list[int]] = {}  # to each value, from the layers above it
         if len(self.outputs) == 1:
             handed[self.outputs[0]] = [begun]
@@ -250,7 +249,7 @@ class Lowering:
         if len(self.inputs) == 1:
             relevance[self.inputs[0]] = result
         if self.present is not None:
-            self.backward.append(Remask(result, self.present))
+            self.backward.append(RestoreNaN(result, self.present))
         program = Program(
             tuple(self.sizes),
             tuple(self.forward),
@@ -307,7 +306,7 @@ class Lowering:
         else:
             # a ReLU's derivative can be told from its value, where its argument is not kept
             x = self.held.get(step.inputs[0], y)
-            self.backward.append(Slope(x, r, out, step.layer.function, self.parameters(step)))
+            self.backward.append(ActivateBack(x, r, out, step.layer.function, self.parameters(step)))
         self.note(step, r, (out,), remainder=True)
         return out
 

@@ -13,27 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels.program import (
-    Divide,
+from ..kernels.contraction_ops import Divide, Redistribute, Share, Term
+from ..kernels.ops import (
     DotBack,
+    DotOp,
     Extremum,
     Gather,
     LocalNormalize,
     Lookup,
+    MultiplyOp,
     Normalize,
     NormalizeBack,
     Pool,
-    Redistribute,
+    PoolBack,
     Scatter,
     Select,
-    Share,
     Strided,
-    Term,
-    Total,
-    Unpool,
+    SumChannels,
 )
-from ..kernels.program import Dot as DotProduct
-from ..kernels.program import Multiply as Product
 from ..model.layers import (
     Concat,
     Crop,
@@ -169,7 +166,7 @@ def _embedding(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
 
 def _embedding_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
     out = low.buffer(math.prod(step.shapes[0]))
-    low.backward.append(Total(r, out, step.shape[-1]))
+    low.backward.append(SumChannels(r, out, step.shape[-1]))
     return [out]
 
 
@@ -188,7 +185,7 @@ def _max_pool(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
 def _max_pool_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
     winner, geometry = low.state[step.output]
     out = low.buffer(math.prod(step.shapes[0]))
-    low.backward.append(Unpool(r, winner, out, geometry, step.shape[-1]))
+    low.backward.append(PoolBack(r, winner, out, geometry, step.shape[-1]))
     return [out]
 
 
@@ -224,7 +221,7 @@ def _multiply(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
     out = low.buffer(math.prod(step.shape))
     factors = _stretch_all(low, step, sources)
     low.state[step.output] = factors
-    low.forward.append(Product(tuple(factors), out))
+    low.forward.append(MultiplyOp(tuple(factors), out))
     return out
 
 
@@ -235,7 +232,7 @@ def _multiply_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
     for k in range(len(factors)):
         outs.append(low.buffer(size))
         if isinstance(step.rule, Gradient):
-            low.backward.append(Product((r, *factors[:k], *factors[k + 1 :]), outs[-1]))
+            low.backward.append(MultiplyOp((r, *factors[:k], *factors[k + 1 :]), outs[-1]))
             continue
         share = Share(0, "1", 1.0 / len(factors))
         low.backward.append(low.elementwise(r, r, outs[-1], share))
@@ -266,7 +263,7 @@ def _dot(low: Lowering, step: LayerPlan, sources: Sequence[int]) -> int:
         factors.append(at)
     m, n = (math.prod(shape) // k for shape in step.shapes)
     out = low.buffer(m * n)
-    low.forward.append(DotProduct(factors[0], factors[1], out, m, n, k))
+    low.forward.append(DotOp(factors[0], factors[1], out, m, n, k))
     low.state[step.output] = (factors, out, m, n, k, axes)
     return out
 
@@ -277,8 +274,8 @@ def _dot_back(low: Lowering, step: LayerPlan, r: int) -> list[int]:
     groups: tuple[Any, ...] = ()
     if isinstance(step.rule, Gradient):
         flipped = [low.permuted(b, (n, k)), low.permuted(r, (m, n)), low.permuted(a, (m, k))]
-        low.backward.append(DotProduct(r, flipped[0], outs[0], m, k, n))
-        low.backward.append(DotProduct(flipped[1], flipped[2], outs[1], n, k, m))
+        low.backward.append(DotOp(r, flipped[0], outs[0], m, k, n))
+        low.backward.append(DotOp(flipped[1], flipped[2], outs[1], n, k, m))
     else:
         s, group = low.divided(r, z, m * n, step.rule.stabilizer)  # type: ignore[attr-defined]
         groups = (group,)

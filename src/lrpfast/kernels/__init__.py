@@ -86,8 +86,8 @@ class Backend(Protocol):
     """What the engine needs of a device."""
 
     name: str
-    #: outputs of at most this many channels are redistributed to by `Redistribute.spread`
-    spread_columns: int
+    #: outputs of at most this many channels are redistributed to by `Redistribute.scatter`
+    scatter_columns: int
     #: bytes of input and output that one run is given, so that signals are heard between runs
     batch_bytes: int
     #: whether inputs and outputs may be arrays on a GPU

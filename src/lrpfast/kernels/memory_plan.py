@@ -1,0 +1,87 @@
+"""Where a program's buffers lie in a workspace, and how much work its operations are: for any backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .contraction_ops import Contract, Redistribute
+from .operation import Operation, row_of
+from .ops import DotBack, DotOp
+from .program import Program
+
+
+def touched(operation: Operation) -> tuple[set[int], set[int]]:
+    """Buffers an operation reads and writes."""
+    row = row_of(operation)
+    reads, writes = ({b for b in buffers if b is not None} for buffers in row.buffers(operation))
+    return (reads | writes if row.keeps else reads), writes
+
+
+def plan_memory(program: Program, align: int = 1) -> tuple[list[int], int]:
+    """Where each buffer lies in a workspace (elements per sample; -1 where an outside array is used), and its width.
+
+    A buffer's memory is free again after its last use, so relevance moves between
+    two of them and only what the backward pass needs is kept. Offsets are multiples of ``align``.
+    """
+    operations = (*program.forward, *program.backward)
+    end = len(operations)
+    outside = {0, program.output if program.result is None else program.result}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for at, operation in enumerate(operations):
+        reads, writes = touched(operation)
+        for b in reads | writes:
+            first.setdefault(b, at)
+            # what the forward pass leaves for the backward pass must survive every target
+            last[b] = end if at >= len(program.forward) > first[b] else at
+    for b in (*program.keep, program.output):
+        last[b] = end
+    offsets = [-1] * len(program.sizes)
+    live: list[tuple[int, int, int]] = []  # offset, size, last use
+    width = 0
+    for at in range(end):
+        live = sorted(item for item in live if item[2] >= at)
+        for b in sorted(b for b, begin in first.items() if begin == at and b not in outside):
+            size, offset = -(-program.sizes[b] // align) * align, 0
+            for start, length, _ in live:
+                if start - offset >= size:
+                    break
+                offset = max(offset, start + length)
+            offsets[b] = offset
+            live = sorted([*live, (offset, size, last[b])])
+            width = max(width, offset + size)
+    return offsets, width
+
+
+def work_of(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """(floating-point operations, rows that share weights) per sample of each product in an operation."""
+    match operation:
+        case DotOp() | DotBack():
+            return [(2 * operation.m * operation.n * operation.k, operation.m)]
+        case Contract() | Redistribute():
+            out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
+            products = []
+            regions: list[tuple[int, Any]]
+            for term in operation.terms:
+                if term.geometry is None:
+                    regions = [(operation.rows, term.weights)]
+                elif getattr(operation, "scatter", False):
+                    regions = [(math.prod(term.geometry.out), term.weights)]
+                else:
+                    counts = (
+                        math.prod(len(axis.positions) for axis in region.axes) for region in term.geometry.regions
+                    )
+                    regions = list(zip(counts, term.weights, strict=True))
+                for rows, weights in regions:
+                    size = len(weights) * sizes[out] // operation.rows if operation.diagonal else weights.size
+                    products.append((2 * rows * size, rows))
+            return products
+    return []
+
+
+def flops(program: Program) -> int:
+    """Floating-point operations of all contractions, per sample."""
+    operations = (*program.forward, *program.backward)
+    return sum(flop for operation in operations for flop, _ in work_of(operation, program.sizes))
