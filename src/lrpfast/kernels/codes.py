@@ -1,7 +1,7 @@
 """The numbers that compiled kernels know names by.
 
-Each class stands again, by the same names, in `_cpu.pxd` (and Part and Stabilizer in compute.h); CUDA's are written from
-here (`cuda/modules.py`). `tests/test_ops.py` compares them.
+`_cpu.pxd` has each class again, by the same names (compute.h has Part and Stabilizer); `tests/test_ops.py` compares
+them. CUDA's are written from here (`cuda/modules.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The heavy operations: contractions over packed weights with a fused epilogue.
 
-`Contract` goes forwards, `Redistribute` backwards. A `Divide` is what a layer divides its relevance by, as a part of the
-redistribution above it or as an operation of its own. Records hold arrays and numbers only: no layer, no rule.
+`Contract` goes forwards, `Redistribute` backwards. A `Divide` is what a layer divides its relevance by: a part of the
+redistribution above it, or an operation of its own. Records hold arrays and numbers only: no layer, no rule.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Row:
     check : callable
         Raises ValueError where an operation does not fit the buffers' sizes.
     arguments : callable
-        What an operation's kernel takes besides: fields of the record `Operation` of `_cpu.pxd` and `Light` of `light.cu`.
+        What an operation's kernel takes besides: fields of `Operation` in `_cpu.pxd` and of `Light` in `light.cu`.
     overflows : bool
         Whether a backend must check that the output is finite in the forward pass; other kernels check by themselves.
     keeps : bool
@@ -59,7 +59,9 @@ def row_of(operation: Operation) -> Row:
     """An operation's row."""
     row = ROWS.get(type(operation))
     if row is None:
-        raise ValueError(f"{type(operation).__name__} is not an operation of a program: it has no row in kernels/ops.py")
+        raise ValueError(
+            f"{type(operation).__name__} is not an operation of a program: it has no row in kernels/ops.py"
+        )
     return row
 
 
@@ -98,12 +100,12 @@ def light(
         _check_buffers(operation, read, written, in_place)
         check(operation, [sizes[b] for b in read], [sizes[b] for b in written])
 
-    def register(cls: type[T]) -> type[T]:
+    def add_row(cls: type[T]) -> type[T]:
         assert issubclass(cls, Operation)
         ROWS[cls] = Row(snake_case(cls.__name__), buffers, check_all, arguments, overflows, keeps)
         return cls
 
-    return register
+    return add_row
 
 
 def buffer_of(operation: Any, name: str) -> int | None:

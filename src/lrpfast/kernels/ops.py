@@ -21,7 +21,6 @@ from .contraction_ops import Contract, Divide, Redistribute
 from .geometry import Geometry
 from .operation import ROWS, Buffers, Operation, Row, buffer_of, light, no_arguments
 
-
 # The heavy operations, and what stands between them.
 
 
@@ -57,10 +56,11 @@ light(
 def _function(operation: Activate | ActivateBack) -> dict[str, Any]:
     """The function and what it takes besides x, in the kernels' order; PReLU's slopes are an array."""
     p, values = operation.parameters, None
+    numbers: tuple[Any, ...] = ()
     if operation.function == "relu":
         numbers = (np.inf if p["max_value"] is None else p["max_value"], p["negative_slope"], p["threshold"])
     elif operation.function == "prelu":
-        numbers, values = (), p["negative_slope"]
+        values = p["negative_slope"]
     else:
         numbers = tuple(p.values())
     return {"function": FUNCTIONS[operation.function], "p": numbers, "values": values}

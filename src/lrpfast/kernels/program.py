@@ -1,7 +1,7 @@
 """What a backend runs: a short program over per-sample buffers.
 
-The engine lowers a plan to operations; a backend compiles them once and runs them on micro-batches of samples. There are
-two heavy operations (`contraction_ops`) and some twenty light ones (`ops`, which has the table of all).
+The engine lowers a plan to operations; a backend compiles them once and runs them on micro-batches of samples. There
+are two heavy operations (`contraction_ops`) and some twenty light ones (`ops`, which has the table of all).
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def check_divisors(operation: Divide, sizes: Sequence[int], size: int) -> None:
     check_divide(operation, [sizes[b] if isinstance(b, int) else int(np.size(b)) for b in z], [size])
 
 
-# Checks of single operations: `operation.light` has their rows call them with the sizes of the buffers read and written.
+# Checks of light operations, which take the sizes of the buffers read and written: `operation.light` calls them.
 
 Sizes = Sequence[int]
 
