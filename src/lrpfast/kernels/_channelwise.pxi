@@ -1,5 +1,6 @@
 # Channel by channel: a row at a time, its sums in registers.
 
+
 cdef struct TapBatch:  # some taps of a term: their values, weights and factors
     int count
     void* x[DEPTH]
@@ -33,8 +34,9 @@ cdef inline void flush(const Code* code, const Operation* op, const Term* term, 
         taps.count = 0
 
 
-cdef void add_channelwise(const Code* code, const Operation* op, const Term* term, const real* source, int r, Py_ssize_t m,
-                const RowCoords* coords, Py_ssize_t n0, Py_ssize_t nc, int* added, real* sums, real* loaded) noexcept nogil:
+cdef void add_channelwise(const Code* code, const Operation* op, const Term* term, const real* source, int r,
+                          Py_ssize_t m, const RowCoords* coords, Py_ssize_t n0, Py_ssize_t nc, int* added, real* sums,
+                          real* loaded) noexcept nogil:
     """Add a diagonal term's row m to its accumulator, DEPTH taps at a time."""
     cdef TapBatch taps
     cdef real factors[DEPTH]
@@ -72,7 +74,7 @@ cdef void add_channelwise(const Code* code, const Operation* op, const Term* ter
 
 
 cdef int contract_channelwise(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
-                        Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
+                              Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
     """A piece of a diagonal contraction; returns a fault, or FINE."""
     cdef Py_ssize_t at[ROWS]
     cdef Py_ssize_t in_sample[ROWS]
@@ -91,8 +93,8 @@ cdef int contract_channelwise(const Code* code, const Operation* op, char** base
         added = 0
         for t in range(op.terms_count):
             term = &op.terms[t]
-            add_channelwise(code, op, term, <const real*>base[term.source], r, m0 + i, &p, n0, nc, &added, sums + i * op.ld,
-                            loaded_block(code, sums))
+            add_channelwise(code, op, term, <const real*>base[term.source], r, m0 + i, &p, n0, nc, &added,
+                            sums + i * op.ld, loaded_block(code, sums))
         clear(op, added, 1, nc, sums + i * op.ld)
         if op.geometry != NULL:
             next_coords(&op.geometry.regions[r], &p)

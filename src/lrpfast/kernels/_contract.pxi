@@ -1,8 +1,8 @@
 # Contractions: sums over blocks of k, and what becomes of each finished row.
 #
-# A contraction is done in pieces of at most `pass_rows` rows and `pass_columns` columns, whose accumulators stay in
-# the cache: accumulate (for every block of k, rows of the input meet packed weights), then the epilogue (bias and ReLU, or
-# times x and divided). Pieces are independent of each other, so that any thread may take any of them.
+# A contraction is done in pieces (_pieces.pxi) of at most `pass_rows` rows and `pass_columns` columns, whose
+# accumulators stay in the cache: accumulate (for every block of k, rows of the input meet packed weights), then the
+# epilogue (bias and ReLU, or times x and divided). Pieces are independent of each other: any thread may take any.
 # A thread's scratch memory, from `sums` on: accumulators | tables | loaded input | packed weights, a block each.
 
 

@@ -280,8 +280,9 @@ cdef int pool_back(const Code* code, const Operation* op, const Batch* batch, re
         next_coords(region, &p)
         for tap in range(region.taps):
             if sources[tap] >= 0:
-                code.kernels.add_to_winner(op.columns, <const real*>batch.base[op.reads[0]] + row, <const real*>batch.base[op.reads[1]] + row,
-                      tap, out + sources[tap] * op.columns)
+                code.kernels.add_to_winner(op.columns, <const real*>batch.base[op.reads[0]] + row,
+                                           <const real*>batch.base[op.reads[1]] + row, tap,
+                                           out + sources[tap] * op.columns)
     return FINE
 
 register("pool_back", pool_back[float], pool_back[double], SOURCE_ROWS)

@@ -33,7 +33,8 @@ cdef class Records:
 
     cdef size_t packed(self, weights, int sign, const Operation* op) except 0:
         """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; the same array only once."""
-        cdef tuple key = (id(weights), sign, op.kernels.lanes, op.kernels.panel, op.tf32)  # its type must not be inferred
+        # its type must not be inferred
+        cdef tuple key = (id(weights), sign, op.kernels.lanes, op.kernels.panel, op.tf32)
         kept = self.addresses.get(key)
         if kept is not None:
             return kept[0]
@@ -50,7 +51,8 @@ cdef class Records:
             data = <char*>cnp.PyArray_DATA(array[g])
             for k0 from 0 <= k0 < depth by DEPTH:
                 kc = min(<Py_ssize_t>DEPTH, depth - k0)
-                op.kernels.pack(kc, columns, data + k0 * row_step * self.itemsize, row_step, column_step, sign, op.tf32, to)
+                op.kernels.pack(kc, columns, data + k0 * row_step * self.itemsize, row_step, column_step, sign,
+                                op.tf32, to)
                 to += kc * padded * self.itemsize
         self.addresses[key] = <size_t>out, weights
         return <size_t>out

@@ -1,13 +1,14 @@
 # Outputs of few channels: each source row adds, through all taps at once, to the rows that they name.
 
-cdef void add_taps(const Code* code, const Operation* op, const Geometry* geometry, const RowCoords* p, const real* contribution,
-                   real* total) noexcept nogil:
+
+cdef void add_taps(const Code* code, const Operation* op, const Geometry* geometry, const RowCoords* p,
+                   const real* contribution, real* total) noexcept nogil:
     """What one source row makes, (taps, channels), added to a sample's sums; neighbouring taps are one run."""
     cdef const Axis* axes = &geometry.regions[0].axes[0]
     cdef const int64_t* a = axes[0].index + p.axis[0] * axes[0].taps
     cdef const int64_t* b = axes[1].index + p.axis[1] * axes[1].taps
     cdef const int64_t* c = axes[2].index + p.axis[2] * axes[2].taps
-    cdef Py_ssize_t taps = axes[2].taps, i, j, k, run
+    cdef Py_ssize_t taps = axes[2].taps, i, j, k, run, at
     for i in range(axes[0].taps):
         for j in range(axes[1].taps):
             k = 0
@@ -16,12 +17,14 @@ cdef void add_taps(const Code* code, const Operation* op, const Geometry* geomet
                 if c[k] >= 0:
                     while k + run < taps and c[k + run] == c[k] + run:
                         run += 1
+                    at = (a[i] * geometry.source[1] + b[j]) * geometry.source[2] + c[k]
                     code.kernels.add(run * op.width, contribution + ((i * axes[1].taps + j) * taps + k) * op.width,
-                          total + ((a[i] * geometry.source[1] + b[j]) * geometry.source[2] + c[k]) * op.width)
+                                     total + at * op.width)
                 k += run
 
 
-cdef int scatter_rows(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
+cdef int scatter_rows(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
+                      real* sums) noexcept nogil:
     """A whole redistribution of that kind; a sample's sums are in the table."""
     cdef const Geometry* geometry = op.geometry
     cdef const Region* region = &geometry.regions[0]

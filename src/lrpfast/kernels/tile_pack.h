@@ -1,4 +1,4 @@
-/* What the micro-kernel reads: rows of the input with a part taken, packed weights, the rows that a convolution sees. */
+/* What the micro-kernel reads: packed weights, and rows of the input that do not lie as it takes them. */
 
 /* A row's part of x, rounded to TF32 if asked. */
 static void NAME(load)(ptrdiff_t n, const void *input, int part, int tf32, void *output)
@@ -52,6 +52,7 @@ static void NAME(pack)(ptrdiff_t depth, ptrdiff_t columns, const void *weights, 
 {
     const T *w = weights;
     T *restrict out = packed;
+    const int part = sign > 0 ? LRPFAST_POSITIVE : sign < 0 ? LRPFAST_NEGATIVE : LRPFAST_X;
     for (ptrdiff_t n0 = 0; n0 < columns; n0 += PANEL * VL) {
         ptrdiff_t width = columns - n0 < PANEL * VL ? columns - n0 : PANEL * VL, padded = (width + VL - 1) / VL * VL;
         if (width < padded)
@@ -64,7 +65,7 @@ static void NAME(pack)(ptrdiff_t depth, ptrdiff_t columns, const void *weights, 
                     out[k * padded + j] = w[k * row_step + n0 + j];
         else
             NAME(transpose)(depth, width, w + n0 * column_step, row_step, column_step, out, padded);
-        NAME(load)(depth * padded, out, sign > 0 ? LRPFAST_POSITIVE : sign < 0 ? LRPFAST_NEGATIVE : LRPFAST_X, tf32, out);
+        NAME(load)(depth * padded, out, part, tf32, out);
         out += depth * padded;
     }
 }

@@ -1,4 +1,4 @@
-/* Vectors of fewer values than they have room for, selection, stabilized division, TF32: what the other parts share. */
+/* What the other parts share: vectors of fewer values than they have room for, selection, division, TF32. */
 
 static inline __attribute__((always_inline)) NAME(v) NAME(load_vector)(const T *x, ptrdiff_t n)
 {
@@ -19,7 +19,8 @@ static inline __attribute__((always_inline)) void NAME(store_vector)(T *to, NAME
             to[j] = value[j];
 }
 
-#define WHERE(condition, yes, no) ((NAME(v))(((condition) & (__typeof__(condition))(yes)) | (~(condition) & (__typeof__(condition))(no))))
+#define WHERE(condition, yes, no)                                                          \
+    ((NAME(v))(((condition) & (__typeof__(condition))(yes)) | (~(condition) & (__typeof__(condition))(no))))
 
 static inline __attribute__((always_inline)) int NAME(is_zero)(NAME(v) check)
 {
@@ -30,8 +31,8 @@ static inline __attribute__((always_inline)) int NAME(is_zero)(NAME(v) check)
 }
 
 /* r / (z + stabilizer): of LRPFAST_SIGN value · sign(z) with sign(0) = +1, of LRPFAST_ZERO value where z == 0 only. */
-static inline __attribute__((always_inline)) NAME(v) NAME(divide_stabilized)(NAME(v) r, NAME(v) z, T value,
-                                                                              int stabilizer)
+static inline __attribute__((always_inline)) NAME(v) NAME(divide_stabilized)(
+    NAME(v) r, NAME(v) z, T value, int stabilizer)
 {
     const NAME(v) zero = {0};
     if (stabilizer == LRPFAST_SIGN)

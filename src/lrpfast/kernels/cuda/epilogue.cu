@@ -39,11 +39,11 @@ struct Contraction {
     const Share* shares;
 };
 
-// Sums of V columns, STEP apart, become outputs or relevance. `at` is the first one's in_sample among all samples' values,
-// `in_sample` within a sample's; n columns are left from there on.
+// Sums of V columns, STEP apart, become outputs or relevance. `at` is where the first one is among all
+// samples' values, `in_sample` where within a sample's; n columns are left from there on.
 template <int NS, int V, int STEP = 1>
-__device__ __forceinline__ void epilogue_forward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
-                                               i64 in_sample, int n)
+__device__ __forceinline__ void epilogue_forward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
+                                                 i64 at, i64 in_sample, int n)
 {
     bool bad = false;
     for (int o = 0; o < op.outputs_count; o++) {
@@ -66,7 +66,8 @@ __device__ __forceinline__ void epilogue_forward(const Contraction& op, const Ru
             added = true;
         }
         if (output.constant) {
-            get<V, STEP>(output.constant + (output.per_row ? (unsigned)in_sample : (unsigned)in_sample % (unsigned)op.width), n, more);
+            const unsigned first = output.per_row ? (unsigned)in_sample : (unsigned)in_sample % (unsigned)op.width;
+            get<V, STEP>(output.constant + first, n, more);
 #pragma unroll
             for (int j = 0; j < V; j++)
                 value[j] = value[j] + more[j];
@@ -84,8 +85,8 @@ __device__ __forceinline__ void epilogue_forward(const Contraction& op, const Ru
 }
 
 template <int NS, int V, int STEP = 1>
-__device__ __forceinline__ void epilogue_backward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
-                                              i64 in_sample, int n)
+__device__ __forceinline__ void epilogue_backward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
+                                                  i64 at, i64 in_sample, int n)
 {
     REAL x[V], total[V], more[V];
     get<V, STEP>(run.at(op.x) + at, n, x);

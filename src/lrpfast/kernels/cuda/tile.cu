@@ -1,7 +1,8 @@
-// Contractions as matrix products: a block makes a BM x BN tile of sums, or of two sums of the same rows, K by K; its
-// threads hold TM x TN of them each, or, on tensor cores, MT x NT fragments. With a geometry the rows of the left matrix
-// are gathered through the taps while they are copied (an implicit GEMM), so that convolutions, their transposes and
-// dense layers are one kernel, in any number of dimensions. Parts of the weights are other weights (device_arrays.py).
+// Contractions as matrix products: a block makes a BM x BN tile of sums, or of two sums of the same rows, K by K. Its
+// threads have TM x TN of them each, or, on tensor cores, MT x NT fragments (tile_sums.cu). With a geometry the rows
+// of the left matrix are gathered through the taps while they are copied (tile_loaders.cu), an implicit GEMM: so
+// convolutions, their transposes and dense layers are one kernel, in any number of dimensions. Parts of the weights are
+// other weights (device_arrays.py).
 //
 // Operands come to shared memory by asynchronous copies, STAGES steps of K ahead of the products (on devices before
 // 8.0, which have none, by plain ones). A value is transformed, where a part of it is taken or it is rounded, by the
@@ -26,8 +27,8 @@ __device__ __forceinline__ RowEnd row_end(const Contraction& op, const Region* r
 
 // A term's products, added to the sums, by copies of W neighbouring values of the left operand.
 template <int BM, int BN, int BK, int NS, int W, int STAGES, class Sums>
-__device__ __forceinline__ void add_term(const TermState& state, const Contraction& op, const BlockCoords& block, const RowStart* rows,
-                                         Sums& sums, typename Sums::Operands* tiles)
+__device__ __forceinline__ void add_term(const TermState& state, const Contraction& op, const BlockCoords& block,
+                                         const RowStart* rows, Sums& sums, typename Sums::Operands* tiles)
 {
     typedef typename Sums::Operands Operands;
     TileLoaderA<Operands, BM, BK, W> loader_a(state);
@@ -61,8 +62,8 @@ __device__ __forceinline__ void add_term(const TermState& state, const Contracti
 
 // Staged sums are finished, or kept in planes: V values of a row by a thread, STEP apart.
 template <int BM, int BN, int NS, int V, int STEP>
-__device__ __forceinline__ void write(const Contraction& op, const BlockCoords& block, const Run& run, const REAL* staged,
-                                      const RowEnd* ends, int first, REAL* planes, i64 apart)
+__device__ __forceinline__ void write(const Contraction& op, const BlockCoords& block, const Run& run,
+                                      const REAL* staged, const RowEnd* ends, int first, REAL* planes, i64 apart)
 {
     for (int e = threadIdx.x; e < ROWS * BN / V; e += THREADS) {
         const int i = e / (BN / V), j = e % (BN / V) * (STEP == 1 ? V : 1), left = op.columns - block.n0 - j;
@@ -137,13 +138,13 @@ union RowTable {
 // blockIdx: x over rows, y over columns, z over regions, groups and splits. All terms are added and finished; or, where
 // there are `planes` to keep sums in, those that go to `accumulator` (and, of two sums, to the next one).
 template <int BM, int BN, int BK, int NS, int STAGES, int BYTES, class Sums>
-__device__ __forceinline__ void contract(const Contraction& op, int accumulator, int splits, REAL* planes, const Run& run)
+__device__ __forceinline__ void tile(const Contraction& op, int accumulator, int splits, REAL* planes, const Run& run)
 {
     typedef Memory<typename Sums::Operands, STAGES, NS * ROWS * (BN + 4)> BlockMemory;
-    static_assert(sizeof(BlockMemory) == BYTES, "the table of tiles (tiles.py) says how much shared memory a kernel takes");
+    static_assert(sizeof(BlockMemory) == BYTES, "tiles.py says how much shared memory a kernel takes");
     extern __shared__ __align__(16) char shared_memory[];
-    BlockMemory& memory = *reinterpret_cast<BlockMemory*>(shared_memory);
-    __shared__ RowTable<BM> table;
+    BlockMemory& data = *reinterpret_cast<BlockMemory*>(shared_memory);
+    __shared__ RowTable<BM> rows;
     __shared__ BlockCoords block;
     __shared__ TermState state;
     const i64 m0 = blockIdx.x * (i64)BM;
@@ -174,37 +175,37 @@ __device__ __forceinline__ void contract(const Contraction& op, int accumulator,
         }
         __syncthreads();
         keep_taps(state);
-        find_rows<BM>(state, block, table.starts);
+        find_rows<BM>(state, block, rows.starts);
         __syncthreads();
         if (Sums::TENSOR && state.term->quads)
-            add_term<BM, BN, BK, NS, Sums::TENSOR ? QUAD : 1, STAGES>(state, op, block, table.starts, sums, memory.tiles);
+            add_term<BM, BN, BK, NS, Sums::TENSOR ? QUAD : 1, STAGES>(state, op, block, rows.starts, sums, data.tiles);
         else
-            add_term<BM, BN, BK, NS, 1, STAGES>(state, op, block, table.starts, sums, memory.tiles);
+            add_term<BM, BN, BK, NS, 1, STAGES>(state, op, block, rows.starts, sums, data.tiles);
         t = block.term;
     }
     __syncthreads();
-    find_ends<BM>(op, block, table.ends);
+    find_ends<BM>(op, block, rows.ends);
     const i64 plane = run.samples * op.rows * op.width;
     if (planes)
         planes += ((i64)accumulator * splits + block.split) * plane;
-    for (int first = 0; first < BM && block.m0 + first < block.total; first += ROWS) {
-        sums.template stage<BN>(first, memory.sums);
+    for (int m = 0; m < BM && block.m0 + m < block.total; m += ROWS) {
+        sums.template stage<BN>(m, data.sums);
         __syncthreads();
         if (NS == 1 && op.width % 4 == 0 && op.columns % 4 == 0)
-            write<BM, BN, NS, 4, 1>(op, block, run, memory.sums, table.ends, first, planes, splits * plane);
+            write<BM, BN, NS, 4, 1>(op, block, run, data.sums, rows.ends, m, planes, splits * plane);
         else // rows begin anywhere: neighbours write neighbouring values
-            write<BM, BN, NS, 4 / NS, BN * NS / 4>(op, block, run, memory.sums, table.ends, first, planes, splits * plane);
+            write<BM, BN, NS, 4 / NS, BN * NS / 4>(op, block, run, data.sums, rows.ends, m, planes, splits * plane);
         __syncthreads();
     }
 }
 
-// The kernels: tiles.py has them, and its `Tile` says what the numbers are. modules.py writes TILES from there, a line of
-// TILE or FRAGMENTS each, in front of the first file.
+// The kernels stand in tiles.py, whose `Tile` says what the numbers are. From there modules.py writes TILES, a TILE or
+// FRAGMENTS each, in front of the first file.
 #define KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, ...)                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                \
         NAME##_##NS(const Contraction* op, int accumulator, int splits, REAL* planes, RUN_ARGUMENTS)             \
     {                                                                                                            \
-        contract<BM, BN, BK, NS, STAGES, BYTES, __VA_ARGS__>(*op, accumulator, splits, planes, RUN);             \
+        tile<BM, BN, BK, NS, STAGES, BYTES, __VA_ARGS__>(*op, accumulator, splits, planes, RUN);             \
     }
 #define TILE(NAME, BM, BN, BK, TM, TN, STAGES, BYTES, NS, BLOCKS)                                                \
     KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, Plain<BM, NS * BN, BK, TM, TN>)

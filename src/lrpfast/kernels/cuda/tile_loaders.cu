@@ -91,7 +91,8 @@ struct TileLoaderA {
     __device__ __forceinline__ static bool mine(int l) { return BM % APART == 0 || row(l) < BM; }
     __device__ __forceinline__ static int within() { return threadIdx.x % ACROSS * W; }
 
-    __device__ __forceinline__ explicit TileLoaderA(const TermState& state) : k(state.begin * BK + within()), c(state.channels)
+    __device__ __forceinline__ explicit TileLoaderA(const TermState& state)
+        : k(state.begin * BK + within()), c(state.channels)
     {
 #pragma unroll
         for (int l = 0; l < LOADS; l++)

@@ -107,7 +107,7 @@ __device__ __forceinline__ void fragment_a(unsigned (&a)[4], const float* from, 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #endif
 
-// Sums in fragments of m16n8k8; eight warps, WM of them loader_a. Operands are on TF32's grid: weights from the start, rows
+// Sums in fragments of m16n8k8; eight warps, WM of them down. Operands are on TF32's grid: weights from the start, rows
 // since this kernel's threads have rounded them.
 template <int BM, int BT, int BK, int WM>
 struct Fragments {
