@@ -157,3 +157,36 @@ def test_names_of_cuda_kernels():
     assert light.kernel_name(ops.Activate(0, 1, "relu", {**relu, "max_value": 6.0})) == "light_activate"
     assert light.kernel_name(ops.Activate(0, 1, "softmax")) == "light_softmax"
     assert light.kernel_name(ops.RestoreNaN(0, 1)) == "light_restore_nan"
+
+
+# CONTRIBUTING.md's example.
+
+CONTRIBUTING = Path(__file__).parent.parent / "CONTRIBUTING.md"
+
+
+def example():
+    """The example's blocks of code by their language."""
+    text = CONTRIBUTING.read_text(encoding="utf-8").partition("## Add an operation")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
+    return {language: re.sub(r"^   ", "", code, flags=re.M) for language, code in blocks}
+
+
+@pytest.mark.skipif(not CONTRIBUTING.exists(), reason="needs CONTRIBUTING.md, which an installed package has not")
+def test_the_example_of_a_new_operation():
+    """Its record gives it a row; its kernels are of the row's name; and without them it is refused."""
+    blocks = example()
+    namespace = {**vars(ops), "__name__": ops.__name__}
+    before = dict(ROWS)
+    try:
+        exec(compile(blocks["python"], "CONTRIBUTING.md", "exec", dont_inherit=True), namespace)
+        square = namespace["Square"]
+        row = ROWS[square]
+        assert row.overflows and row.buffers(square(4, 5)) == ((4,), (5,))
+        assert f'register("{row.kernel}", ' in blocks["cython"] and f"LIGHT({row.kernel})" in blocks["cuda"]
+        with pytest.raises(ValueError, match="Square: buffers differ in size"):
+            CpuBackend().compile(program(square(0, 1), sizes=(3, 4)))
+        with pytest.raises(KeyError, match=row.kernel):
+            CpuBackend().compile(program(square(0, 1)))
+    finally:
+        ROWS.clear()
+        ROWS.update(before)
