@@ -46,6 +46,13 @@ cdef int register(str name, kernel_f32 f32, kernel_f64 f64, int scratch) except 
     return 0
 
 
+cdef Kernel kernel_of(str name):
+    """The kernel of a name."""
+    if name not in KERNELS:
+        raise ValueError(f"the CPU has no kernel {name!r}: none of the .pxi files registers it")
+    return KERNELS[name]
+
+
 include "_contract.pxi"
 include "_channelwise.pxi"
 include "_scatter.pxi"

@@ -258,7 +258,7 @@ cdef class Translation(Records):
 
     cdef int translate(self, source, Operation* op) except -1:
         op.checked = op.reads[0] = op.reads[1] = op.reads[2] = op.writes[0] = op.writes[1] = -1
-        cdef Kernel kernel = KERNELS[row_of(source).kernel]
+        cdef Kernel kernel = kernel_of(row_of(source).kernel)
         op.run_f32, op.run_f64, op.scratch = kernel.f32, kernel.f64, kernel.scratch
         if isinstance(source, Contract):
             return self.translate_contract(source, op)

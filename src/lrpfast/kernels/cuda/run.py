@@ -131,7 +131,7 @@ class CompiledProgram:
                 try:
                     return batch.run()
                 except cupy.cuda.memory.OutOfMemoryError:
-                    pass  # what the run held is free only when its error is forgotten
+                    pass  # what the run used is free only when its error is forgotten
                 batch.shrink()
 
 

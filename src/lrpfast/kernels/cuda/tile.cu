@@ -63,7 +63,7 @@ __device__ __forceinline__ void add_term(const TermState& state, const Contracti
 // Staged sums are finished, or kept in planes: V values of a row by a thread, STEP apart.
 template <int BM, int BN, int NS, int V, int STEP>
 __device__ __forceinline__ void write(const Contraction& op, const BlockCoords& block, const Run& run,
-                                      const REAL* staged, const RowEnd* ends, int first, REAL* planes, i64 apart)
+                                      const REAL* staged, const RowEnd* ends, int first, REAL* planes, i64 plane_step)
 {
     for (int e = threadIdx.x; e < ROWS * BN / V; e += THREADS) {
         const int i = e / (BN / V), j = e % (BN / V) * (STEP == 1 ? V : 1), left = op.columns - block.n0 - j;
@@ -76,7 +76,7 @@ __device__ __forceinline__ void write(const Contraction& op, const BlockCoords& 
         for (int s = 0; s < NS; s++) {
             get<V, STEP>(staged + (s * ROWS + i) * (BN + 4) + j, V * STEP, values[s]);
             if (planes)
-                put<V, STEP>(planes + s * apart + at, left, values[s]);
+                put<V, STEP>(planes + s * plane_step + at, left, values[s]);
         }
         if (!planes)
             epilogue<NS, V, STEP>(op, run, values, at, in_sample, left);
@@ -205,7 +205,7 @@ __device__ __forceinline__ void tile(const Contraction& op, int accumulator, int
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                \
         NAME##_##NS(const Contraction* op, int accumulator, int splits, REAL* planes, RUN_ARGUMENTS)             \
     {                                                                                                            \
-        tile<BM, BN, BK, NS, STAGES, BYTES, __VA_ARGS__>(*op, accumulator, splits, planes, RUN);             \
+        tile<BM, BN, BK, NS, STAGES, BYTES, __VA_ARGS__>(*op, accumulator, splits, planes, RUN);                 \
     }
 #define TILE(NAME, BM, BN, BK, TM, TN, STAGES, BYTES, NS, BLOCKS)                                                \
     KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, Plain<BM, NS * BN, BK, TM, TN>)

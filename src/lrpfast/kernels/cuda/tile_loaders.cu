@@ -62,7 +62,7 @@ struct TermState {
     const Term* term;
     const Region* region;      // 0 without geometry: then a row is all one tap
     const REAL* from;
-    i64 step, apart, other;    // of weights: to the next step, from load to load, to those of the second sum
+    i64 step, load_step, other;   // of weights: to the next step, from load to load, to those of the second sum
     int channels, depth, begin, end, left;
     int quads, along;          // of weights: copied 16 bytes at a time; threads lie along n
     int transformed;           // whether rows are not taken as they lie
@@ -180,7 +180,7 @@ struct TileLoaderB {
         state.left = op.columns - block.n0;
         state.step = BK * term.row_step;
         const int down = op.quads ? THREADS * QUAD / BT : THREADS / BT;
-        state.apart = state.along ? down * term.row_step : THREADS / BK * term.column_step;
+        state.load_step = state.along ? down * term.row_step : THREADS / BK * term.column_step;
         state.other = NS == 2 ? term.others[block.region] - term.weights[block.region] - BN * term.column_step : 0;
     }
 
@@ -205,7 +205,7 @@ struct TileLoaderB {
             const int j = far ? l * DOWN : 0, column = far ? n : n + l * RIGHT;
             const bool second = NS == 2 && column >= BN;
             if (BT * BK / W % THREADS == 0 || (far ? row + j < BK : column < BT))
-                copy<W>(tile.b + (row + j) * TILE::LDB + column, p + l * state.apart + (second ? state.other : 0),
+                copy<W>(tile.b + (row + j) * TILE::LDB + column, p + l * state.load_step + (second ? state.other : 0),
                         k > j && column - (second ? BN : 0) < state.left);
         }
     }
