@@ -54,8 +54,11 @@ cdef Py_ssize_t count_pieces(const Operation* op, Py_ssize_t samples, Py_ssize_t
 
 cdef Py_ssize_t columns_of_piece(const Operation* op, Py_ssize_t samples, int threads) noexcept nogil:
     """Columns of a piece such that no thread waits long for the last of them; the sums are the same whatever it is."""
-    cdef Py_ssize_t least = op.kernels.lanes * op.kernels.panel, columns = op.pass_columns
-    while divisible(op) and not op.diagonal and columns > least and count_pieces(op, samples, columns) < 16 * threads:
+    cdef Py_ssize_t least, columns = op.pass_columns
+    if op.diagonal or not divisible(op):  # light operations have no kernels of this kind
+        return columns
+    least = op.kernels.lanes * op.kernels.panel
+    while columns > least and count_pieces(op, samples, columns) < 16 * threads:
         columns = ceil_to(columns // 2, least)
     return columns
 
