@@ -1,4 +1,4 @@
-"""The CPU backend: plans a program's memory, sizes micro_batch-batches, picks the instruction set."""
+"""The CPU backend: plans a program's memory, sizes micro-batches, picks the instruction set."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ._cpu import Executable, instruction_sets
 from .memory_plan import flops, plan_memory, work_of
 from .program import Program
 
-#: What a thread's micro_batch-batch should fit in: about an L2 cache, inputs and outputs counted.
+#: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
 CACHE_BYTES = 1 << 20
-#: What the micro_batch-batches of all threads may take where one sample is larger than that. Where it is not
+#: What the micro-batches of all threads may take where one sample is larger than that. Where it is not
 #: enough for every thread, or there are fewer samples than threads, threads share one.
 WORKSPACE_BYTES = 512 << 20
-#: Weights of layers with one row a sample are read again for every micro_batch-batch: it has as many samples as make
+#: Weights of layers with one row a sample are read again for every micro-batch: it has as many samples as make
 #: so many floating-point operations for each byte (some 10 take as long, so that a fortieth of the time is lost).
 FLOPS_PER_BYTE = 400
 MOST_SAMPLES = 24
@@ -26,7 +26,7 @@ MOST_SAMPLES = 24
 MINIMUM_ROWS = 48
 #: Contractions with less than this part of the work do not ask for more samples.
 HEAVY = 1 / 16
-#: Rows of one tile pass: micro_batch-batches are multiples of it where they can be.
+#: Rows of one tile pass: micro-batches are multiples of it where they can be.
 ROWS = 48
 #: Below this much work a second thread costs more than it saves.
 FLOPS_PER_THREAD = 1 << 20
@@ -47,9 +47,9 @@ def isa() -> int:
 
 
 def samples_at_once(program: Program, width: int) -> int:
-    """Samples of a micro_batch-batch that keep both the cache's misses and the rereading of weights small.
+    """Samples of a micro-batch that keep both the cache's misses and the rereading of weights small.
 
-    Weights are reread for every micro_batch-batch: that is nothing beside a convolution's many
+    Weights are reread for every micro-batch: that is nothing beside a convolution's many
     rows a sample, but all the time of a layer with one.
     """
     itemsize = np.dtype(program.dtype).itemsize
@@ -104,13 +104,13 @@ class CompiledProgram:
             micro_batch = min(most, MOST_SAMPLES if cooperative else micro_batch)
         if memory is not None:
             threads, micro_batch = self._within(memory, threads, micro_batch, cooperative)
-        if samples:  # as many in every micro_batch-batch, and some for every thread
+        if samples:  # as many in every micro-batch, and some for every thread
             parts = 1 if cooperative else threads
             micro_batch = -(-samples // max(parts, -(-samples // micro_batch)))
         return self._run(x, out, samples, micro_batch, threads, cooperative, start, keep)
 
     def _within(self, memory: int, threads: int, micro_batch: int, cooperative: bool) -> tuple[int, int]:
-        """Threads, and samples of a micro_batch-batch, that a byte budget allows."""
+        """Threads, and samples of a micro-batch, that a byte budget allows."""
         thread, sample = self._executable.scratch_bytes(), self._executable.sample_bytes()
         if memory < thread + sample:
             raise InputError(f"memory={memory:,} bytes is too little: one sample needs {thread + sample:,}")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 Buffers = tuple["int | None", ...]
 #: of an operation, the sizes of the buffers that it reads, and of those that it writes
 Check = Callable[[Any, Sequence[int], Sequence[int]], None]
@@ -111,7 +113,7 @@ def light(
 def buffer_of(operation: Any, name: str) -> int | None:
     """The buffer in a field; None where the field holds none, or an array in its place."""
     value = getattr(operation, name)
-    return value if isinstance(value, int) else None
+    return None if value is None or isinstance(value, np.ndarray) else int(value)
 
 
 def _check_buffers(operation: Any, read: Sequence[int], written: Sequence[int], in_place: bool) -> None:
