@@ -6,13 +6,13 @@ cdef extern from "compute.h":
     enum:
         ROWS "LRPFAST_ROWS"
         MAX_SUMS "LRPFAST_SUMS"
-    cpdef enum Part "lrpfast_part":
+    enum Part "lrpfast_part":
         X "LRPFAST_X"
         POSITIVE "LRPFAST_POSITIVE"
         NEGATIVE "LRPFAST_NEGATIVE"
         ONE "LRPFAST_ONE"
         X_MINUS_BOUND "LRPFAST_X_MINUS_BOUND"
-    cpdef enum Stabilizer "lrpfast_stabilizer":
+    enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
     enum:  # what small_k makes of its sums
@@ -85,20 +85,20 @@ cdef enum:
     FEW_COLUMNS = 128   # many rows share the packing
     MOST_THREADS = 256
 
-cpdef enum StartMode:
+cdef enum StartMode:
     MAX
     INDEX
     PAIR
     ARRAY
     ALL
 
-cpdef enum FaultCode:
+cdef enum FaultCode:
     FINE
     INPUT_NOT_FINITE
     INPUT_OUT_OF_RANGE
     NOT_FINITE
 
-cpdef enum Function:
+cdef enum Function:
     RELU
     LEAKY_RELU
     PRELU

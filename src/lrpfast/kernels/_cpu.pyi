@@ -6,6 +6,7 @@ import numpy as np
 from .program import Program
 
 LAZY_BYTES: int
+CODES: dict[str, dict[str, int]]
 KERNELS: dict[str, object]
 
 @final

@@ -25,6 +25,19 @@ assert CHECKED_SUMS == MAX_SUMS
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20
 FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
+#: The enums of codes.py as they were compiled, for the test that compares them.
+CODES = {
+    "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND},
+    "Stabilizer": {"SIGN": SIGN, "ZERO": ZERO},
+    "StartMode": {"MAX": MAX, "INDEX": INDEX, "PAIR": PAIR, "ARRAY": ARRAY, "ALL": ALL},
+    "FaultCode": {"FINE": FINE, "INPUT_NOT_FINITE": INPUT_NOT_FINITE, "INPUT_OUT_OF_RANGE": INPUT_OUT_OF_RANGE,
+                  "NOT_FINITE": NOT_FINITE},
+    "Function": {"RELU": RELU, "LEAKY_RELU": LEAKY_RELU, "PRELU": PRELU, "ELU": ELU, "SELU": SELU, "GELU": GELU,
+                 "SILU": SILU, "TANH": TANH, "SIGMOID": SIGMOID, "HARD_SIGMOID": HARD_SIGMOID, "SOFTPLUS": SOFTPLUS,
+                 "SOFTSIGN": SOFTSIGN, "EXPONENTIAL": EXPONENTIAL, "MISH": MISH, "CLIP": CLIP, "CELU": CELU,
+                 "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU,
+                 "SOFTMAX": SOFTMAX, "LOG_SOFTMAX": LOG_SOFTMAX},
+}
 #: Kernels by the name that an operation's row has for them.
 KERNELS = {}
 
