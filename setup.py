@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 DEBUG, SANITIZE = (os.environ.get(name, "0") not in ("", "0") for name in ("LRPFAST_DEBUG", "LRPFAST_SANITIZE"))
 WINDOWS = sys.platform == "win32"
 
-# No -ffast-math and no contraction: fused multiply-adds only where tile.h writes
+# No -ffast-math and no contraction: fused multiply-adds only where the kernels write
 # them. What is left out (errno, traps) changes no value.
 FLAGS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 LINK = [] if WINDOWS else ["-pthread"]

@@ -288,10 +288,10 @@ def test_a_graph_gives_the_same_bytes(standin):
         standin.LOG.clear()
         np.testing.assert_array_equal(one.analyze(x, 1), first)
         assert launched == standin.LOG
-    assert len(one._compiled._executables[0].graphs._graphs) == 1
+    assert len(one._compiled._graphs[0]._graphs) == 1
     other = cases.inputs(8, 9, seed=5)
     expected(other, 2).check(one.analyze(other, 2))  # another target: the same graph with other values in its memory
-    assert len(one._compiled._executables[0].graphs._graphs) == 1
+    assert len(one._compiled._graphs[0]._graphs) == 1
     bad = other.copy()
     bad[3, 1] = np.nan
     for _ in range(2):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, InputError
-from . import DEFAULT_START, Fault, Start
 from ._cpu import Executable, instruction_sets
+from .interface import DEFAULT_START, Fault, Start
 from .memory_plan import flops, plan_memory, work_of
 from .program import Program
 

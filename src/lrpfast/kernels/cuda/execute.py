@@ -19,7 +19,6 @@ from .device_arrays import DeviceArrays
 from .devices import Gpu
 from .launch import Chunk, StartOnDevice, blocks_for
 from .light import Light
-from .replay import CudaGraphCache
 from .structs import INPUT, RESULT
 
 #: Offsets of buffers are multiples of this many values, so that rows of whole quads are aligned.
@@ -47,7 +46,6 @@ class Executable:
         ]
         self.backward = [self._compiled(o, o is last) for o in program.backward]
         self.flops = flops(program)
-        self.graphs = CudaGraphCache()
         first = program.forward[0] if program.forward else None
         # x · w is not finite for any w when x is not, so the sums tell. Not so for parts of x, nor after rounding.
         self.examined = not (

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import Fault, Start
 from ..codes import START_MODES, FaultCode
+from ..interface import Fault, Start
 from . import modules
 from .devices import Gpu
 from .structs import INPUT, RESULT

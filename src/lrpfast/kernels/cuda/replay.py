@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .. import Fault, Start
 from ..arrays import on_device
+from ..interface import Fault, Start
+from .execute import Executable
 from .launch import FAULTS, Chunk, StartOnDevice, as_fault, bits_of
-
-if TYPE_CHECKING:
-    from .execute import Executable
 
 #: Up to so much work in a batch, launches are a fair part of the time.
 REPLAY_FLOPS = 1 << 31

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .. import DEFAULT_START, Fault, Start
 from ..arrays import on_device
+from ..interface import DEFAULT_START, Fault, Start
 from ..program import Program
 from .devices import Gpu, check_process
 from .execute import Executable
 from .launch import FAULTS, Chunk, StartOnDevice, as_fault, bits_of
+from .replay import CudaGraphCache
 
 #: What a chunk's workspace may take where fewer samples do not keep a GPU busy, and samples that always may be.
 WORKSPACE_BYTES, FEWEST = 2 << 30, 16
@@ -40,6 +41,7 @@ class CompiledProgram:
     def __init__(self, program: Program, gpus: tuple[Gpu, ...]) -> None:
         self._program, self._gpus = program, gpus
         self._executables: dict[int, Executable] = {}
+        self._graphs: dict[int, CudaGraphCache] = {gpu.index: CudaGraphCache() for gpu in gpus}
         self._lock = threading.Lock()
         self._executable(gpus[0])  # what is wrong with a program is said at once
 
@@ -123,7 +125,7 @@ class CompiledProgram:
         executable = self._executable(gpu)
         with cupy.cuda.Device(gpu.index):
             if not keep and memory is None:
-                graph = executable.graphs.find(executable, x, out, start)
+                graph = self._graphs[gpu.index].find(executable, x, out, start)
                 if graph is not None:
                     return graph.run(x, out, start, first)
             batch = _Batch(executable, x, out, samples, first, memory, start, keep)
