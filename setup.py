@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 DEBUG, SANITIZE = (os.environ.get(name, "0") not in ("", "0") for name in ("LRPFAST_DEBUG", "LRPFAST_SANITIZE"))
 WINDOWS = sys.platform == "win32"
 
-# No -ffast-math and no contraction: fused multiply-adds only where tile.h writes
+# No -ffast-math and no contraction: fused multiply-adds only where the kernels write
 # them. What is left out (errno, traps) changes no value.
 FLAGS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 LINK = [] if WINDOWS else ["-pthread"]
@@ -78,7 +78,7 @@ DIRECTIVES = {
 }
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 KERNELS = "src/lrpfast/kernels"
-DEPENDS = ("_cpu.pxd", "_contract.pxi", "_light.pxi", "compute.h", "tile.h", "pool.h")
+HEADERS = sorted(str(path) for pattern in ("_cpu.pxd", "*.pxi", "*.h") for path in Path(KERNELS).glob(pattern))
 
 setup(
     ext_modules=cythonize(
@@ -86,7 +86,7 @@ setup(
             Extension(
                 "lrpfast.kernels._cpu",
                 [f"{KERNELS}/_cpu.pyx", f"{KERNELS}/compute.c", f"{KERNELS}/pool.c"],
-                depends=[f"{KERNELS}/{name}" for name in DEPENDS],
+                depends=HEADERS,
                 include_dirs=[KERNELS, numpy.get_include()],
                 define_macros=MACROS,
                 extra_compile_args=FLAGS,

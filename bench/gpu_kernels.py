@@ -18,7 +18,7 @@ import oracle_layers
 import test_graphs
 import test_layers
 from gpu_lines import Options, Report, Step, is_lost, reason
-from lrpfast.kernels.cuda import contractions, modules
+from lrpfast.kernels.cuda import contractions, modules, tiles
 from oracle_layers import Layer
 from tolerances import Expected
 
@@ -577,7 +577,7 @@ def steps(options: Options) -> Iterator[Step]:
 
 def every_kernel() -> set[tuple[str, str, str]]:
     """(module, kind, name) of all kernels, as the sources have them."""
-    found = {("tile", kind, f"{name}_{sums}") for kind, name, sums in modules.tiles()}
+    found = {("tile", kind, tile.kernel) for kind, all_tiles in tiles.TILES.items() for tile in all_tiles}
     for module in modules.MODULES:
         if module == "tile":
             continue

@@ -20,8 +20,8 @@ import lrpfast_networks
 import networks
 from cases import COMPARED, TOLERANCE, off
 from gpu_lines import Options, Report, Step, reason
-from lrpfast.kernels import place
-from lrpfast.kernels.cuda import contractions, products
+from lrpfast.kernels import memory_plan
+from lrpfast.kernels.cuda import contractions, cublas
 from networks import Network
 from timing import interleaved
 from tool import Missing, Tool
@@ -109,7 +109,7 @@ def product_rate(options: Options, precision: str) -> float:
     device = cupy.cuda.runtime.getDevice()
 
     def run() -> None:
-        products.gemm(
+        cublas.gemm(
             device, (n, n, n), a.data.ptr, (b.data.ptr, n, 1), out.data.ptr, np.dtype(np.float32),
             tf32=precision == "tf32",
         )  # fmt: skip
@@ -129,7 +129,7 @@ def limits(options: Options) -> Iterator[Step]:
             report.ok(f"copies {what}", told(options, f"{rate / 1e9:,.1f} GB/s"), bytes_per_second=rate)
 
     def multiplying(report: Report) -> None:
-        problem = products.problem()
+        problem = cublas.problem()
         if problem is not None:
             report.skip("cuBLAS", problem)
             return
@@ -237,7 +237,7 @@ def ours(
 def flops_of(tool: Tool) -> int:
     """Floating-point operations for a sample, of the program that runs."""
     analyzer = tool.explain.__self__  # type: ignore[attr-defined]
-    return place.flops(analyzer._compiled._program)
+    return memory_plan.flops(analyzer._compiled._program)
 
 
 def pool() -> Any:

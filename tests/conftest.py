@@ -104,7 +104,7 @@ def all_but(items, chosen):
 @pytest.fixture
 def standin():
     """The stand-in in the place of CuPy: its kernels run on the CPU. Yields its settings (`cupy.standin`)."""
-    from lrpfast.kernels.cuda import devices, products
+    from lrpfast.kernels.cuda import cublas, devices
 
     cupy = standin_loader.install()
     if cupy.standin.compiler() is None:
@@ -112,10 +112,10 @@ def standin():
             standin_loader.remove()
         pytest.skip("no C++ compiler (CXX, g++, c++ or clang++) to run the GPU kernels on the CPU with")
     devices.forget()
-    products.forget()
+    cublas.forget()
     yield cupy.standin
     cupy.standin.reset()
     if not EVERYWHERE:
         standin_loader.remove()
     devices.forget()
-    products.forget()
+    cublas.forget()

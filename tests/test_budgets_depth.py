@@ -14,7 +14,7 @@ import lrpfast
 from lrpfast import layers as L
 from lrpfast.budget import Budget
 from lrpfast.engine.operators import Taps
-from lrpfast.kernels import place
+from lrpfast.kernels import memory_plan
 from lrpfast.readers import channels_first, hdf5
 from lrpfast.readers.keras import config
 from test_budgets import archive_of, dense, planned, refused
@@ -152,7 +152,7 @@ def test_names_are_found_without_trying_all():
     builder._taken = Counted()
     builder.input("x", (4,))
     builder.scope = "split"
-    names = [builder.nodes[builder.place(L.Identity(), 0)][0].name for _ in range(200)]
+    names = [builder.nodes[builder.add(L.Identity(), 0)][0].name for _ in range(200)]
     assert len(set(names)) == 200 and names[:3] == ["split", "split_1", "split_2"] and names[-1] == "split_199"
     assert Counted.tried < 1000
     several = lrpfast.from_layers([L.Dense(np.ones((1, 1)), name="dense_1"), *(L.Dense(np.eye(1)) for _ in range(3))])
@@ -162,22 +162,22 @@ def test_names_are_found_without_trying_all():
 def test_buffers_lie_at_the_first_place_that_is_free():
     """As looking at every buffer in turn finds it, with few gaps to look at."""
     rng = random.Random(0)
-    free, live = place._Free(), []
+    gaps, live = memory_plan._Gaps(), []
     for _ in range(2000):
         if live and rng.random() < 0.5:
-            free.give(*live.pop(rng.randrange(len(live))))
+            gaps.free(*live.pop(rng.randrange(len(live))))
         size = rng.randint(1, 9)
         start = 0
         for taken, length in sorted(live):
             if taken - start >= size:
                 break
             start = max(start, taken + length)
-        assert free.take(size) == start
+        assert gaps.allocate(size) == start
         live.append((start, size))
-        assert free.starts == sorted(free.starts) and len(free.starts) <= len(live) + 1
+        assert gaps.starts == sorted(gaps.starts) and len(gaps.starts) <= len(live) + 1
     for item in live:
-        free.give(*item)
-    assert len(free.starts) == 1, "gaps side by side are one"
+        gaps.free(*item)
+    assert len(gaps.starts) == 1, "gaps side by side are one"
 
 
 def test_taps_are_turned_round_as_by_loops():

@@ -12,7 +12,7 @@ import pytest
 
 import lrpfast
 from lrpfast.kernels import backend
-from lrpfast.kernels.cuda import contractions, products
+from lrpfast.kernels.cuda import contractions, cublas
 
 MODEL = """
 import numpy as np, lrpfast
@@ -309,8 +309,8 @@ def test_all_gpus_work(cupy):
 
 
 def test_without_cublas_our_own_kernels_do_it(cupy, monkeypatch):
-    calls, gemm = [], products.gemm
-    monkeypatch.setattr(products, "gemm", lambda *given, **more: (calls.append(given), gemm(*given, **more)))
+    calls, gemm = [], cublas.gemm
+    monkeypatch.setattr(cublas, "gemm", lambda *given, **more: (calls.append(given), gemm(*given, **more)))
     monkeypatch.setattr(contractions, "LIBRARY_FLOPS", 0)
     x = np.random.default_rng(1).standard_normal((5, 32))
     analyzers = [lrpfast.Analyzer(dense(32), "epsilon", device=d, precision="float64") for d in ("cpu", "gpu")]
@@ -319,7 +319,7 @@ def test_without_cublas_our_own_kernels_do_it(cupy, monkeypatch):
     assert calls and backend("gpu").describe()["cuBLAS"] == "yes"
     calls.clear()
     cupy.standin.CONFIG["cublas"] = False
-    products.forget()
+    cublas.forget()
     import cupy_backends.cuda.libs as libs
 
     monkeypatch.delattr(libs, "cublas")  # imported anew, it fails

@@ -1,4 +1,4 @@
-"""The GPU's kernels through NVIDIA's compiler, which needs no GPU: errors, spills, registers, and records' layouts.
+"""The GPU's kernels through NVIDIA's compiler, which needs no GPU: errors, spills, registers, and structs' layouts.
 
 NVRTC comes from PyPI. What it gives each kernel is kept in data/gpu_registers.json, which this file renews when run
 as a script::
@@ -18,9 +18,7 @@ import numpy as np
 import pytest
 
 from kept import kept
-from lrpfast.kernels import program
-from lrpfast.kernels.cuda import light, modules, records
-from lrpfast.kernels.place import BUFFERS
+from lrpfast.kernels.cuda import modules, structs, tiles
 
 TABLE = Path(__file__).parent / "data" / "gpu_registers.json"
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
@@ -197,7 +195,7 @@ def test_shared_memory_is_enough(report, job):
         pytest.skip("only tiles ask for shared memory when they are launched")
     room = (64 if job.arch == "sm_75" else 99) << 10  # 8.6 and 8.9 have no more; 8.0 and 9.0 do
     for name, kernel in report.kernels.items():
-        whole = kernel.shared + modules.shared_memory(job.kind, name)
+        whole = kernel.shared + tiles.shared_memory(job.kind, name)
         assert whole <= room, f"{name} takes {whole} bytes of shared memory"
 
 
@@ -222,15 +220,9 @@ def test_all_architectures_have_the_same_kernels(nvrtc, module, kind):
 
 
 @pytest.mark.parametrize("kind", modules.KINDS)
-def test_tiles_are_read_from_the_source(nvrtc, kind):
+def test_every_tile_is_a_kernel(nvrtc, kind):
     compiled = report_of(Job("sm_90", "tile", kind)).kernels
-    assert sorted(f"{name}_{sums}" for of, name, sums in modules.tiles() if of == kind) == sorted(compiled)
-
-
-def test_every_light_operation_has_a_kernel(nvrtc):
-    compiled = report_of(Job("sm_90", "light", "float32")).kernels
-    operations = [getattr(program, name) for name in BUFFERS if name != "Begin"] + [program.Divide]
-    assert {f"light_{light.kernel_name(operation)}" for operation in operations} <= set(compiled)
+    assert sorted(tile.kernel for tile in tiles.TILES[kind]) == sorted(compiled)
 
 
 def test_an_empty_log_leaves_what_is_shared_alone(nvrtc):
@@ -240,9 +232,9 @@ def test_an_empty_log_leaves_what_is_shared_alone(nvrtc):
     assert bytes([32])[0] == 32
 
 
-# Records: NumPy's types have the layout of the structs that the compiler makes.
+# Structs: NumPy's types have the layout of the structs that the compiler makes.
 
-RECORDS = {name: dtype for name, dtype in vars(records).items() if isinstance(dtype, np.dtype) and dtype.names}
+DTYPES = {name: dtype for name, dtype in vars(structs).items() if isinstance(dtype, np.dtype) and dtype.names}
 STRUCTS = ("AXIS", "REGION", "GEOMETRY", "BUFFER", "TERM", "OUTPUT", "SHARE", "CONTRACTION", "LIGHT")
 #: a field's kind as NumPy calls it, where addresses are unsigned integers and V is a struct
 KIND_OF = """
@@ -266,10 +258,11 @@ def layout(name, dtype):
         yield f"Kind<decltype({struct}::{field})>::kind == '{type_.base.kind}'"
 
 
-def check_records(nvrtc, kind, assertions):
-    """The compiler's log on assertions about records; empty when they hold."""
-    files = ("common.cu", "finish.cu", "functions.cu", "light.cu")
-    source = "\n".join((modules.FOLDER / file).read_text(encoding="utf-8") for file in files) + KIND_OF
+def check_structs(nvrtc, kind, assertions):
+    """The compiler's log on assertions about structs; empty when they hold."""
+    files = ("common.cu", "epilogue.cu", "functions.cu", "light.cu")
+    texts = [(modules.FOLDER / file).read_text(encoding="utf-8") for file in files]
+    source = "\n".join([modules.header(), *texts, KIND_OF])
     source += "".join(f'static_assert({it}, "{it}");\n' for it in assertions)
     succeeded, log = compile_source(nvrtc, source, [*modules.OPTIONS, *modules.KINDS[kind], "-arch=compute_75"])
     assert succeeded == (not log), log
@@ -277,15 +270,15 @@ def check_records(nvrtc, kind, assertions):
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_records_are_laid_out_as_the_structs(nvrtc, kind):
-    assert RECORDS.keys() == set(STRUCTS)
-    assertions = [it for name, dtype in RECORDS.items() for it in layout(name, dtype)]
-    assert not check_records(nvrtc, kind, assertions)
+def test_dtypes_are_laid_out_as_the_structs(nvrtc, kind):
+    assert DTYPES.keys() == set(STRUCTS)
+    assertions = [it for name, dtype in DTYPES.items() for it in layout(name, dtype)]
+    assert not check_structs(nvrtc, kind, assertions)
 
 
 def test_a_wrong_layout_would_be_found(nvrtc):
-    wrong = records._struct(("bound", np.int64), ("part", np.int32), ("accumulator", np.int32))
-    log = check_records(nvrtc, "float32", layout("SHARE", wrong))
+    wrong = structs._struct(("bound", np.int64), ("part", np.int32), ("accumulator", np.int32))
+    log = check_structs(nvrtc, "float32", layout("SHARE", wrong))
     for found in ("sizeof(Share) == 16", "Kind<decltype(Share::bound)>::kind", "__builtin_offsetof(Share, part) == 8"):
         assert found in log
     assert "alignof" not in log

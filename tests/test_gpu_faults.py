@@ -27,8 +27,8 @@ FAULTS = {
     ),
     "the next step overwrites the one in use": (
         "tile",
-        "across.load(now, tiles[next]);",
-        "across.load(now, tiles[at]);",
+        "loader_b.load(state, tiles[next]);",
+        "loader_b.load(state, tiles[at]);",
         "float32",
     ),
     "a barrier that not all threads reach": (
@@ -37,10 +37,10 @@ FAULTS = {
         "        if (threadIdx.x < 32)\n            __syncthreads();\n        if (left >= STAGES) {",
         "float32",
     ),
-    "a read past the end": ("tile", "k > j && column - (second ? BN : 0) < now.left", "true", "float32"),
+    "a read past the end": ("tile", "k > j && column - (second ? BN : 0) < state.left", "true", "float32"),
     "sums that begin with whatever is there": ("tile", "    sums.clear();\n", "", "float32"),
-    "rows beyond the last are not left out": ("tile", "here.m0 + i < here.total ? 0 : -1", "0", "float32"),
-    "the second sum takes the first one's weights": ("tile", "(second ? now.other : 0)", "0", "float32"),
+    "rows beyond the last are not left out": ("tile", "block.m0 + i < block.total ? 0 : -1", "0", "float32"),
+    "the second sum takes the first one's weights": ("tile", "(second ? state.other : 0)", "0", "float32"),
     "taps outside the image count": ("tile", "if (a >= 0 && b >= 0 && c >= 0)", "if (a >= 0 && b >= 0)", "float32"),
     "a fragment's rows exchanged": (
         "tile",
@@ -49,7 +49,12 @@ FAULTS = {
         "tf32",
     ),
     "TF32 is not rounded": ("tile", "v[j] = tf32(v[j]);", "", "tf32"),
-    "the last split is forgotten": ("planes", "s < splits && a < op.sums", "s < splits - 1 && a < op.sums", "float32"),
+    "the last split is forgotten": (
+        "split_k_reduce",
+        "s < splits && a < op.sums",
+        "s < splits - 1 && a < op.sums",
+        "float32",
+    ),
     "the stabilizer's sign": ("light", "z >= 0 ? value : -value", "value", "float32"),
     "relevance goes to every tap of a window": ("light", "if (winner[at] == (REAL)op.index[2 * e + 1])", "", "float32"),
     "a write past the end": (

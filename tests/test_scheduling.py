@@ -124,7 +124,7 @@ print(anonymous() - before)
 
 
 @pytest.mark.parametrize("kernel, strides, dilation", [((3, 3), 1, 1), ((5, 3), 2, 1), ((2, 3), 1, 2), ((4,), 3, 1)])
-def test_relevance_spread_to_few_channels_is_what_gathering_gives(kernel, strides, dilation, monkeypatch):
+def test_relevance_scattered_to_few_channels_is_what_gathering_gives(kernel, strides, dilation, monkeypatch):
     rank = len(kernel)
     x = RNG.normal(size=(3, *(13, 11)[:rank], 2))
     layer = L.Conv(RNG.normal(size=(*kernel, 2, 20)), RNG.normal(size=20), strides, "same", dilation)
@@ -137,7 +137,7 @@ def test_relevance_spread_to_few_channels_is_what_gathering_gives(kernel, stride
     ):
         found = []
         for columns in (4, 0):
-            monkeypatch.setattr(cpu.CpuBackend, "spread_columns", columns)
+            monkeypatch.setattr(cpu.CpuBackend, "scatter_columns", columns)
             analyzer = lrpfast.Analyzer(
                 lrpfast.from_layers([layer], input_shape=x.shape[1:]), rule, target="all", precision="float64"
             )

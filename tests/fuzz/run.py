@@ -39,7 +39,7 @@ from fuzz.readers import READERS, problem  # noqa: E402
 MEMORY, SECONDS = 1 << 30, 2.0
 BATCH = 500  # cases of one worker process
 PACKAGE = str(Path(lrpfast.__file__).parent)
-TRACED = tuple(f"{PACKAGE}/{part}" for part in ("readers", "batch/sources", "batch/cf", "batch/labels", "model/npz"))
+TRACED = tuple(f"{PACKAGE}/{part}" for part in ("readers", "batch/sources", "batch/cf", "batch/metadata", "model/npz"))
 
 
 class Fuzzer:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.program import Activate, Share, Slope, SoftmaxBack
+from ..kernels.contraction_ops import Share
+from ..kernels.ops import Activate, ActivateBack, SoftmaxBack
 from ..rules import Pass, Taylor
 from .plan import FunctionPlan
 from .program_builder import ProgramBuilder
@@ -41,7 +42,7 @@ def backward(builder: ProgramBuilder, step: FunctionPlan, r: int) -> int:
     else:
         # a ReLU's derivative can be told from its value, where its argument is not kept
         x = builder.buffers.get(step.inputs[0], y)
-        builder.backward.append(Slope(x, r, out, step.layer.function, _parameters(step)))
+        builder.backward.append(ActivateBack(x, r, out, step.layer.function, _parameters(step)))
     builder.note(step, r, (out,), remainder=True)
     return out
 

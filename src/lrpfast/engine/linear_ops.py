@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..kernels.program import Contract, Divide, Output, Program, Redistribute, Scale, Share, Term
+from ..kernels.contraction_ops import Contract, Divide, Output, Redistribute, Share, Term
+from ..kernels.ops import Scale
+from ..kernels.program import Program
 from ..rules import Gradient, Pass, Product
 from . import nonlinear_ops
 from .plan import GroupPlan, LinearPlan
@@ -85,16 +87,16 @@ def _term(
 
 
 def _weights(
-    builder: ProgramBuilder, step: LinearPlan, j: int, part: str, of: str, backward: bool, spread: bool = False
+    builder: ProgramBuilder, step: LinearPlan, j: int, part: str, of: str, backward: bool, scatter: bool = False
 ) -> tuple[Any, int]:
     """A part of the weights for the j-th input, and their sign; the same array whenever it is asked for."""
     op = step.operator
     sign = op.sign(part, of)
     part = "w" if sign else part
-    key = (step.output, j, part, of, backward, spread)
+    key = (step.output, j, part, of, backward, scatter)
     if key not in builder.weight_parts:
-        if spread:
-            builder.weight_parts[key] = op.spread_weights(j, part, of, step.gamma, builder.dtype)
+        if scatter:
+            builder.weight_parts[key] = op.scatter_weights(j, part, of, step.gamma, builder.dtype)
         else:
             builder.weight_parts[key] = op.weights(j, part, of, step.gamma, builder.dtype, backward)
     return builder.weight_parts[key], sign
@@ -227,22 +229,24 @@ def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Di
     """The layer's contraction backwards, from the s of its groups to its j-th input."""
     op = step.operator
     assert builder.backend is not None
-    spread = op.spreads(builder.backend.spread_columns)
+    scatter = op.scatters(builder.backend.scatter_columns)
     terms = []
     for t in step.back:
         source = groups[t.group].out if groups else r
         of = "kernel" if t.of == "kernel" else "bias"
-        weights, sign = _weights(builder, step, j, t.weight, of, True, spread)
+        weights, sign = _weights(builder, step, j, t.weight, of, True, scatter)
         if t.of == "bias/n":
             source, weights = _divided_bias(builder, step, source, weights)
-        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not spread, t.weight), sign))
+        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not scatter, t.weight), sign))
     shares = []
     for s in step.shares:
         key = {"x-low": "low", "x-high": "high"}.get(s.part)
         shares.append(Share(s.accumulator, s.part, s.coefficient, _bound(builder, step, key) if key else None))
     out = builder.buffer(builder.sizes[x])
     diagonal = op.kind == "diagonal"
-    builder.backward.append(Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, spread))
+    builder.backward.append(
+        Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, scatter)
+    )
     return out
 
 

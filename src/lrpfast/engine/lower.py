@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..kernels import Backend
-from ..kernels.program import Accumulate, Begin, Copy, Program, Remask, Strided, Unmask
+from ..kernels.ops import Accumulate, Copy, InitRelevance, MaskNaN, RestoreNaN, Strided
+from ..kernels.program import Program
 from . import activation_ops, linear_ops, nonlinear_ops
 from .plan import FunctionPlan, LinearPlan, Plan
 from .program_builder import ProgramBuilder
@@ -42,13 +43,13 @@ def lower(
     builder = ProgramBuilder(plan, dtype, tf32, backend, trace=trace)
     output = _forward(builder)
     start = builder.buffer(builder.sizes[output])
-    builder.backward.append(Begin(output, start, rectify))
+    builder.backward.append(InitRelevance(output, start, rectify))
     relevance = _backward(builder, start)
     result = _result(builder, [relevance[v] for v in builder.inputs], start)
     if len(builder.inputs) == 1:
         relevance[builder.inputs[0]] = result
     if builder.present is not None:
-        builder.backward.append(Remask(result, builder.present))
+        builder.backward.append(RestoreNaN(result, builder.present))
     kept = {output, *relevance.values(), *builder.traced_buffers()} - {result, 0} if trace else set()
     program = Program(
         tuple(builder.sizes),
@@ -95,7 +96,7 @@ def _inputs(builder: ProgramBuilder) -> None:
     """The buffer of each input: buffer 0, its windows, or a copy of it in which NaN is zero."""
     if builder.plan.mask_nan:
         clean, builder.present = builder.buffer(builder.sizes[0]), builder.buffer(builder.sizes[0])
-        builder.forward.append(Unmask(0, clean, builder.present))
+        builder.forward.append(MaskNaN(0, clean, builder.present))
         builder.buffers[builder.inputs[0]] = clean
     elif len(builder.inputs) == 1:
         builder.buffers[builder.inputs[0]] = 0

@@ -13,24 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.program import Dot as DotProduct
-from ..kernels.program import (
+from ..kernels.contraction_ops import Share
+from ..kernels.ops import (
     DotBack,
+    DotOp,
     Extremum,
     Gather,
     LocalNormalize,
     Lookup,
+    MultiplyOp,
     Normalize,
     NormalizeBack,
     Pool,
+    PoolBack,
     Scatter,
     Select,
-    Share,
     Strided,
-    Total,
-    Unpool,
+    SumChannels,
 )
-from ..kernels.program import Multiply as Product
 from ..model.layers import (
     Concat,
     Crop,
@@ -168,7 +168,7 @@ def _embedding(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
 
 def _embedding_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     out = builder.buffer(math.prod(step.shapes[0]))
-    builder.backward.append(Total(r, out, step.shape[-1]))
+    builder.backward.append(SumChannels(r, out, step.shape[-1]))
     return [out]
 
 
@@ -187,7 +187,7 @@ def _max_pool(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) 
 def _max_pool_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     winner, geometry = builder.state[step.output]
     out = builder.buffer(math.prod(step.shapes[0]))
-    builder.backward.append(Unpool(r, winner, out, geometry, step.shape[-1]))
+    builder.backward.append(PoolBack(r, winner, out, geometry, step.shape[-1]))
     return [out]
 
 
@@ -223,7 +223,7 @@ def _multiply(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) 
     out = builder.buffer(math.prod(step.shape))
     factors = _stretch_all(builder, step, sources)
     builder.state[step.output] = factors
-    builder.forward.append(Product(tuple(factors), out))
+    builder.forward.append(MultiplyOp(tuple(factors), out))
     return out
 
 
@@ -234,7 +234,7 @@ def _multiply_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int
     for k in range(len(factors)):
         outs.append(builder.buffer(size))
         if isinstance(step.rule, Gradient):
-            builder.backward.append(Product((r, *factors[:k], *factors[k + 1 :]), outs[-1]))
+            builder.backward.append(MultiplyOp((r, *factors[:k], *factors[k + 1 :]), outs[-1]))
             continue
         share = Share(0, "1", 1.0 / len(factors))
         builder.backward.append(builder.elementwise(r, r, outs[-1], share))
@@ -265,7 +265,7 @@ def _dot(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> in
         factors.append(at)
     m, n = (math.prod(shape) // k for shape in step.shapes)
     out = builder.buffer(m * n)
-    builder.forward.append(DotProduct(factors[0], factors[1], out, m, n, k))
+    builder.forward.append(DotOp(factors[0], factors[1], out, m, n, k))
     builder.state[step.output] = (factors, out, m, n, k, axes)
     return out
 
@@ -276,8 +276,8 @@ def _dot_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     groups: tuple[Any, ...] = ()
     if isinstance(step.rule, Gradient):
         flipped = [builder.permuted(b, (n, k)), builder.permuted(r, (m, n)), builder.permuted(a, (m, k))]
-        builder.backward.append(DotProduct(r, flipped[0], outs[0], m, k, n))
-        builder.backward.append(DotProduct(flipped[1], flipped[2], outs[1], n, k, m))
+        builder.backward.append(DotOp(r, flipped[0], outs[0], m, k, n))
+        builder.backward.append(DotOp(flipped[1], flipped[2], outs[1], n, k, m))
     else:
         s, group = builder.divided(r, z, m * n, step.rule.stabilizer)  # type: ignore[attr-defined]
         groups = (group,)

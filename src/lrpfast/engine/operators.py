@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.program import Axis, Geometry, Region
+from ..kernels.geometry import Axis, Geometry, Region
 from ..lazy import lazy_property
 from ..model.layers import (
     AdaptiveAveragePool,
@@ -42,8 +42,8 @@ from ..rules import WEIGHT_PARTS
 from .taps import Taps, slide
 
 Fixed = tuple[int, ...]
-#: Taps times channels that one row may spread to.
-SPREAD_WIDTH = 512
+#: Taps times channels that one row may scatter to.
+SCATTER_WIDTH = 512
 #: Weight parts that kernels take by sign while they load weights.
 _SIGNS = {"w+": 1, "w-": -1}
 
@@ -238,20 +238,20 @@ class Operator:
         taken = (array[which].swapaxes(0, 1) for which in used)  # (groups, taps, K, N)
         return tuple(t.reshape(t.shape[0], -1, t.shape[3]) for t in taken)
 
-    def spreads(self, most: int) -> bool:
-        """Whether so few channels are on the input's side that a `Redistribute` had better spread."""
+    def scatters(self, most: int) -> bool:
+        """Whether so few channels are on the input's side that a `Redistribute` had better scatter."""
         if self.taps is None or self.kind != "dense" or self.kernels[0].shape[1] > 1 or self.columns > most:
             return False
         geometry, used = self._forward
         taps = len(self.kernels[0])
-        return len(geometry.regions) == 1 and len(used[0]) == taps and taps * self.columns <= SPREAD_WIDTH
+        return len(geometry.regions) == 1 and len(used[0]) == taps and taps * self.columns <= SCATTER_WIDTH
 
-    def spread_weights(self, source: int, part: str, of: str, gamma: float, dtype: np.dtype) -> np.ndarray:
-        """Weights as `Redistribute.spread` takes them, shape (out channels, taps · channels)."""
+    def scatter_weights(self, source: int, part: str, of: str, gamma: float, dtype: np.dtype) -> np.ndarray:
+        """Weights as `Redistribute.scatter` takes them, shape (out channels, taps · channels)."""
         (matrix,) = self.weights(source, part, of, gamma, dtype, False)
         depth = self.kernels[source].shape[2]
-        spread: np.ndarray = matrix[0].reshape(-1, depth, matrix.shape[2]).transpose(2, 0, 1)
-        return spread.reshape(matrix.shape[2], -1)
+        by_tap: np.ndarray = matrix[0].reshape(-1, depth, matrix.shape[2]).transpose(2, 0, 1)
+        return by_tap.reshape(matrix.shape[2], -1)
 
     def _spread_bias(self, bias: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         """The bias shaped to be broadcast over a kernel."""

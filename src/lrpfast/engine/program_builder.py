@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Backend
-from ..kernels.program import Divide, Gather, Operation, Program, Redistribute, Scatter, Share, Term
+from ..kernels.contraction_ops import Divide, Redistribute, Share, Term
+from ..kernels.operation import Operation
+from ..kernels.ops import Gather, Scatter
+from ..kernels.program import Program
 from ..rules import Stabilizer
 from .plan import GroupPlan, Plan, Step
 from .trace import GroupTrace, LayerTrace

@@ -5,10 +5,9 @@ import numpy as np
 
 from .program import Program
 
-KIND: dict[str, int]
-MODE: dict[str, int]
 LAZY_BYTES: int
-FAULT: dict[int, str]
+CODES: dict[str, dict[str, int]]
+KERNELS: dict[str, object]
 
 @final
 class Workspace:
@@ -26,9 +25,9 @@ class Executable:
         x: np.ndarray,
         out: np.ndarray,
         samples: int,
-        micro: int,
+        micro_batch: int,
         threads: int,
-        together: bool,
+        cooperative: bool,
         mode: str = "max",
         targets: np.ndarray | None = None,
         target_step: int = 0,

@@ -1,41 +1,43 @@
 # How relevance grows from its start to the input: growth.py says what is counted and why.
 
 
-cdef void note_starts(const Job* job, const Operation* op, char** base, Py_ssize_t first, Py_ssize_t samples,
-                      real* unused) noexcept nogil:
+cdef void note_starts(const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     """Σ|R| and ΣR that some samples begin with."""
+    cdef const Job* job = batch.job
     cdef Py_ssize_t size = job.code.size[op.writes[0]], i, j
     cdef const real* r
     cdef double total, sizes
-    for i in range(samples):
-        r = <const real*>base[op.writes[0]] + i * size
+    for i in range(batch.samples):
+        r = <const real*>batch.base[op.writes[0]] + i * size
         total = sizes = 0
         for j in range(size):
             total += r[j]
             sizes += fabs(r[j])
-        job.starts[2 * (first + i)], job.starts[2 * (first + i) + 1] = sizes, total
+        job.starts[2 * (batch.first + i)], job.starts[2 * (batch.first + i) + 1] = sizes, total
 
 
-cdef void judge(const Job* job, char** base, Py_ssize_t first, Py_ssize_t samples, int slot, real* unused) noexcept nogil:
+cdef void judge(const Batch* batch, int slot, real* unused) noexcept nogil:
     """Count what became of some samples' relevance."""
+    cdef const Job* job = batch.job
     cdef const Code* code = job.code
+    cdef Py_ssize_t first = batch.first
     cdef Growth* g = &job.growth[slot]
     cdef Py_ssize_t size = code.size[code.result], i, at
     cdef const real* r
     cdef double before, total, after
-    for i in range(samples):
+    for i in range(batch.samples):
         before, total = job.starts[2 * (first + i)], job.starts[2 * (first + i) + 1]
-        if job.mode == START_ARRAY and before == 0:
+        if job.mode == ARRAY and before == 0:
             continue  # nothing was asked for
-        r = <const real*>base[code.result] + i * size
+        r = <const real*>batch.base[code.result] + i * size
         if not job.exact and size >= LARGE:  # a look at a part of it, where all of it would take a fair part of the time
             after = 0
             for at from 0 <= at < size - EVERY by EVERY:
-                after += k_absolute(code, GLANCE, r + at)
+                after += code.kernels.absolute(GLANCE, r + at)
             after *= EVERY / <double>GLANCE
             if 2 * LEAST * fabs(total) < after < MOST / 2 * before:
                 continue
-        after = k_absolute(code, size, r)
+        after = code.kernels.absolute(size, r)
         if after == 0:
             if not g.zero or first + i < g.zero_at:
                 g.zero_at = first + i

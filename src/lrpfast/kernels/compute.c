@@ -38,7 +38,6 @@
 #define WIDE 0
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
-typedef lrpfast_f32 kernels_t_f32_base;
 #include "tile.h"
 #undef T
 #undef NAME
@@ -50,7 +49,6 @@ typedef lrpfast_f32 kernels_t_f32_base;
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
-typedef lrpfast_f64 kernels_t_f64_base;
 #include "tile.h"
 #undef T
 #undef NAME
@@ -72,7 +70,6 @@ typedef lrpfast_f64 kernels_t_f64_base;
 #define T float
 #define NAME(x) JOIN(x, _f32_v3)
 #define FMA(a, b, c) ((v_f32_v3)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
-typedef lrpfast_f32 kernels_t_f32_v3;
 #include "tile.h"
 #undef T
 #undef NAME
@@ -80,7 +77,6 @@ typedef lrpfast_f32 kernels_t_f32_v3;
 #define T double
 #define NAME(x) JOIN(x, _f64_v3)
 #define FMA(a, b, c) ((v_f64_v3)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
-typedef lrpfast_f64 kernels_t_f64_v3;
 #include "tile.h"
 #undef T
 #undef NAME
@@ -106,7 +102,6 @@ typedef lrpfast_f64 kernels_t_f64_v3;
 #define T float
 #define NAME(x) JOIN(x, _f32_v4)
 #define FMA(a, b, c) ((v_f32_v4)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
-typedef lrpfast_f32 kernels_t_f32_v4;
 #include "tile.h"
 #undef T
 #undef NAME
@@ -114,7 +109,6 @@ typedef lrpfast_f32 kernels_t_f32_v4;
 #define T double
 #define NAME(x) JOIN(x, _f64_v4)
 #define FMA(a, b, c) ((v_f64_v4)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
-typedef lrpfast_f64 kernels_t_f64_v4;
 #include "tile.h"
 #undef T
 #undef NAME
@@ -157,20 +151,20 @@ const char *lrpfast_isa_name(int isa)
 {
     return isa == 2 ? "x86-64-v4" : isa == 1 ? "x86-64-v3" : "baseline";
 }
-const lrpfast_f32 *lrpfast_kernels_f32(int isa)
+const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64)
 {
-    return isa == 2 ? &kernels_f32_v4 : isa == 1 ? &kernels_f32_v3 : &kernels_f32_base;
-}
-const lrpfast_f64 *lrpfast_kernels_f64(int isa)
-{
-    return isa == 2 ? &kernels_f64_v4 : isa == 1 ? &kernels_f64_v3 : &kernels_f64_base;
+    static const lrpfast_kernels *const all[3][2] = {
+        {&kernels_f32_base, &kernels_f64_base}, {&kernels_f32_v3, &kernels_f64_v3}, {&kernels_f32_v4, &kernels_f64_v4}};
+    return all[isa][float64];
 }
 
 #else
 
 int lrpfast_isa_count(void) { return 1; }
 const char *lrpfast_isa_name(int isa) { return (void)isa, "baseline"; }
-const lrpfast_f32 *lrpfast_kernels_f32(int isa) { return (void)isa, &kernels_f32_base; }
-const lrpfast_f64 *lrpfast_kernels_f64(int isa) { return (void)isa, &kernels_f64_base; }
+const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64)
+{
+    return (void)isa, float64 ? &kernels_f64_base : &kernels_f32_base;
+}
 
 #endif

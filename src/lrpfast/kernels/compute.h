@@ -8,7 +8,13 @@
 #define LRPFAST_ROWS 48 /* rows of one tile pass: whole tiles of 6 and of 8 */
 #define LRPFAST_SUMS 8  /* accumulators, outputs and shares of one contraction */
 
-/* What becomes of a contraction's sums; see `outputs` and `shares` in tile.h, which take the buffers beside it. */
+/* codes.py's Part and Stabilizer; the last part is x − low or x − high, whose bound comes beside it. */
+enum lrpfast_part { LRPFAST_X, LRPFAST_POSITIVE, LRPFAST_NEGATIVE, LRPFAST_ONE, LRPFAST_X_MINUS_BOUND };
+enum lrpfast_stabilizer { LRPFAST_SIGN, LRPFAST_ZERO };
+/* What `small_k` makes of its sums; see there. */
+enum lrpfast_small_k { LRPFAST_NO_SMALL_K, LRPFAST_SUM, LRPFAST_TIMES_X, LRPFAST_TWO_BOUNDS };
+
+/* What becomes of a contraction's sums; see tile_epilogue.h, whose functions take the buffers beside it. */
 typedef struct {
     const void *constant;
     int per_row; /* whether the constant has its own values for each row of a sample */
@@ -24,43 +30,48 @@ typedef struct {
     int sums, outputs, shares, tf32;
     lrpfast_output output[LRPFAST_SUMS];
     lrpfast_share share[LRPFAST_SUMS];
-    int divides, kind, mask, z_per_row;
-    double stabilizer;
-} lrpfast_finish;
+    int divides, stabilizer, mask, z_per_row;
+    double stabilizer_value;
+} lrpfast_epilogue;
 
-#define LRPFAST_KERNELS(T, TABLE)                                                                                     \
-    typedef struct {                                                                                                  \
-        ptrdiff_t lanes; /* elements of one vector */                                                                 \
-        ptrdiff_t panel; /* vectors of one panel of packed weights */                                                 \
-        void (*block)(ptrdiff_t, ptrdiff_t, const ptrdiff_t *, const T *const *, const T *, ptrdiff_t, T *,           \
-                      ptrdiff_t, int);                                                                                \
-        void (*deep)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, const T *, T *, ptrdiff_t);               \
-        void (*load)(ptrdiff_t, const T *, int, int, T *);                                                            \
-        void (*pack)(ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, ptrdiff_t, int, int, T *);                           \
-        void (*gather)(ptrdiff_t, const int64_t *, ptrdiff_t, ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t,             \
-                       ptrdiff_t, int, int, T *, ptrdiff_t);                                                          \
-        void (*lane)(ptrdiff_t, ptrdiff_t, int, const T *const *, const T *const *, const T *, int, T *);             \
-        int (*outputs)(const lrpfast_finish *, void *const *, ptrdiff_t, const ptrdiff_t *, const ptrdiff_t *,        \
-                       ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, ptrdiff_t);                                        \
-        int (*shares)(const lrpfast_finish *, void *const *, ptrdiff_t, const ptrdiff_t *, const ptrdiff_t *,         \
-                      ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, ptrdiff_t);                                         \
-        int (*shallow)(int, ptrdiff_t, ptrdiff_t, const T *, ptrdiff_t, const T *, const T *, ptrdiff_t, const T *,   \
-                       T, T, T *, ptrdiff_t);                                                                         \
-        void (*divide)(ptrdiff_t, const T *, const T *, T, int, int, const T *, T *);                                 \
-        int (*finite)(ptrdiff_t, const T *);                                                                          \
-        void (*largest)(ptrdiff_t, const T *, T, T *, T *);                                                           \
-        void (*won)(ptrdiff_t, const T *, const T *, T, T *);                                                         \
-        void (*add)(ptrdiff_t, const T *, T *);                                                                       \
-        void (*relu)(ptrdiff_t, const T *, T *);                                                                      \
-        double (*absolute)(ptrdiff_t, const T *);                                                                     \
-    } TABLE;
-LRPFAST_KERNELS(float, lrpfast_f32)
-LRPFAST_KERNELS(double, lrpfast_f64)
+/* The arrays of all functions hold floats, or doubles, as the table is float32's or float64's. */
+typedef struct {
+    ptrdiff_t lanes; /* elements of one vector */
+    ptrdiff_t panel; /* vectors of one panel of packed weights */
+    void (*block)(ptrdiff_t rows, ptrdiff_t segments, const ptrdiff_t *lengths, const void *const *input,
+                  const void *packed, ptrdiff_t columns, void *sums, ptrdiff_t ldc, int accumulate);
+    void (*skinny_gemm)(ptrdiff_t rows, ptrdiff_t K, ptrdiff_t depth, const void *input, ptrdiff_t lda,
+                        const void *packed, void *sums, ptrdiff_t ldc);
+    void (*load)(ptrdiff_t n, const void *input, int part, int tf32, void *output);
+    void (*pack)(ptrdiff_t depth, ptrdiff_t columns, const void *weights, ptrdiff_t row_step, ptrdiff_t column_step,
+                 int sign, int tf32, void *packed);
+    void (*gather)(ptrdiff_t rows, const int64_t *sources, ptrdiff_t taps, ptrdiff_t channels, ptrdiff_t stride,
+                   const void *input, ptrdiff_t k0, ptrdiff_t depth, int part, int tf32, void *gathered, ptrdiff_t ld);
+    void (*channelwise)(ptrdiff_t n, ptrdiff_t count, int part, const void *const *inputs,
+                        const void *const *weight_rows, const void *tap_factors, int accumulate, void *sums);
+    int (*epilogue_forward)(const lrpfast_epilogue *epilogue, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
+                            const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n, const void *sums, ptrdiff_t plane,
+                            ptrdiff_t ld);
+    int (*epilogue_backward)(const lrpfast_epilogue *epilogue, void *const *buffers, ptrdiff_t rows,
+                             const ptrdiff_t *at, const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n,
+                             const void *sums, ptrdiff_t plane, ptrdiff_t ld);
+    int (*small_k)(int form, ptrdiff_t rows, ptrdiff_t K, const void *source, ptrdiff_t lda, const void *packed,
+                   const void *packed2, ptrdiff_t columns, const void *input, double low_bound, double high_bound,
+                   void *output, ptrdiff_t ld);
+    void (*divide)(ptrdiff_t n, const void *relevance, const void *denominator, double value, int stabilizer, int mask,
+                   const void *masking, void *output);
+    int (*finite)(ptrdiff_t n, const void *input);
+    void (*keep_larger)(ptrdiff_t n, const void *input, ptrdiff_t tap_number, void *output, void *winners);
+    void (*add_to_winner)(ptrdiff_t n, const void *incoming, const void *winners, ptrdiff_t tap_number, void *output);
+    void (*add)(ptrdiff_t n, const void *input, void *output);
+    void (*relu)(ptrdiff_t n, const void *input, void *output);
+    double (*absolute)(ptrdiff_t n, const void *input);
+} lrpfast_kernels;
 
 /* Instruction sets this processor can run, best last; each a static name. */
 int lrpfast_isa_count(void);
 const char *lrpfast_isa_name(int isa);
-const lrpfast_f32 *lrpfast_kernels_f32(int isa);
-const lrpfast_f64 *lrpfast_kernels_f64(int isa);
+/* The kernels for one of them, in float32 or float64. */
+const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64);
 
 #endif

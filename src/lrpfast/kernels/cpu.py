@@ -1,4 +1,4 @@
-"""The CPU backend: places a program's buffers, sizes micro-batches, picks the instruction set."""
+"""The CPU backend: plans a program's memory, sizes micro-batches, picks the instruction set."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, InputError
-from . import DEFAULT_START, Fault, Start
 from ._cpu import Executable, instruction_sets
-from .place import flops, place, work
+from .interface import DEFAULT_START, Fault, Start
+from .memory_plan import flops, plan_memory, work_of
 from .program import Program
 
 #: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
@@ -58,7 +58,7 @@ def samples_at_once(program: Program, width: int) -> int:
     by_rows: dict[int, int] = {}
     for operation in (*program.forward, *program.backward):
         if not getattr(operation, "diagonal", False):
-            for flop, rows in work(operation, program.sizes):
+            for flop, rows in work_of(operation, program.sizes):
                 by_rows[rows] = by_rows.get(rows, 0) + flop
     total = sum(by_rows.values())
     if width * itemsize > CACHE_BYTES:
@@ -72,10 +72,10 @@ class CompiledProgram:
     """A program as the compiled loops hold it."""
 
     def __init__(self, program: Program, isa: int) -> None:
-        offsets, width = place(program)
+        offsets, width = plan_memory(program)
         self._executable = Executable(program, isa, offsets, width)
         self._flops = max(1, flops(program))
-        self._micro = samples_at_once(program, width)
+        self._micro_batch = samples_at_once(program, width)
         self._dtype = np.dtype(program.dtype)
 
     def accepts(self, x: Any) -> bool:
@@ -98,38 +98,38 @@ class CompiledProgram:
         if threads > 1:
             threads = max(1, min(threads, 1 + samples * self._flops // FLOPS_PER_THREAD))
         sample = max(1, self._executable.sample_bytes())
-        micro, most = self._micro, max(1, WORKSPACE_BYTES // sample)
+        micro_batch, most = self._micro_batch, max(1, WORKSPACE_BYTES // sample)
         large = sample > CACHE_BYTES
-        few = samples < threads * (micro if large else 1) and samples * self._flops >= FLOPS_TO_SHARE
-        together = threads > 1 and (few or (large and threads * micro > most))
+        few = samples < threads * (micro_batch if large else 1) and samples * self._flops >= FLOPS_TO_SHARE
+        cooperative = threads > 1 and (few or (large and threads * micro_batch > most))
         if large:
-            micro = min(most, MOST_SAMPLES if together else micro)
+            micro_batch = min(most, MOST_SAMPLES if cooperative else micro_batch)
         if memory is not None:
-            threads, micro = self._within(memory, threads, micro, together)
-        if samples:  # as many in every micro-batch, and a share for every thread
-            shares = 1 if together else threads
-            micro = -(-samples // max(shares, -(-samples // micro)))
-        return self._run(x, out, samples, micro, threads, together, start, keep, notes, exact)
+            threads, micro_batch = self._within(memory, threads, micro_batch, cooperative)
+        if samples:  # as many in every micro-batch, and some for every thread
+            parts = 1 if cooperative else threads
+            micro_batch = -(-samples // max(parts, -(-samples // micro_batch)))
+        return self._run(x, out, samples, micro_batch, threads, cooperative, start, keep, notes, exact)
 
-    def _within(self, memory: int, threads: int, micro: int, together: bool) -> tuple[int, int]:
+    def _within(self, memory: int, threads: int, micro_batch: int, cooperative: bool) -> tuple[int, int]:
         """Threads, and samples of a micro-batch, that a byte budget allows."""
         thread, sample = self._executable.scratch_bytes(), self._executable.sample_bytes()
         if memory < thread + sample:
             raise InputError(f"memory={memory:,} bytes is too little: one sample needs {thread + sample:,}")
-        if together:
+        if cooperative:
             threads = min(threads, (memory - sample) // thread)
-            return threads, min(micro, (memory - threads * thread) // max(1, sample))
+            return threads, min(micro_batch, (memory - threads * thread) // max(1, sample))
         threads = min(threads, memory // (thread + sample))
-        return threads, min(micro, (memory // threads - thread) // max(1, sample))
+        return threads, min(micro_batch, (memory // threads - thread) // max(1, sample))
 
     def _run(
         self,
         x: np.ndarray,
         out: np.ndarray,
         samples: int,
-        micro: int,
+        micro_batch: int,
         threads: int,
-        together: bool,
+        cooperative: bool,
         start: Start,
         keep: dict[int, np.ndarray] | None,
         notes: list[Any] | None = None,
@@ -139,9 +139,9 @@ class CompiledProgram:
             x,
             out,
             samples,
-            micro,
+            micro_batch,
             threads,
-            together,
+            cooperative,
             start.mode,
             start.targets,
             start.step,
@@ -154,7 +154,7 @@ class CompiledProgram:
         )
         if fault is None:
             return None
-        if micro > 1:  # sample by sample, to name the one
+        if micro_batch > 1:  # sample by sample, to name the one
             return self._run(x, out, samples, 1, 1, False, start, keep)
         return Fault(*fault)
 
@@ -163,7 +163,7 @@ class CpuBackend:
     """Compiled kernels on this machine's processor."""
 
     name = "cpu"
-    spread_columns = 4
+    scatter_columns = 4
     batch_bytes = 64 << 20
     takes_device_arrays = False
     judges = True

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from . import Start
 from .arrays import device_of, module_of, to_host
+from .interface import Start
 
 #: Growth above which single values mean little: they are a thousand times what they explain and cancel to it. α2β1 may
 #: triple Σ|R| in a layer by construction, so that a lower limit would speak of ordinary networks.

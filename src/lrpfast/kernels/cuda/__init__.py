@@ -1,8 +1,8 @@
 """The GPU backend: the programs of the CPU backend through CuPy RawKernels.
 
 devices.py says which GPUs there are, modules.py compiles the .cu files, contractions.py and light.py turn operations
-into launches, execute.py runs a program on a chunk of samples, run.py a batch on one or more GPUs. `cupy` is imported
-inside functions: nothing here is loaded before a GPU is asked for.
+into launches, launch.py queues them for a chunk of samples, execute.py runs a program on one, run.py a batch on one or
+more GPUs. `cupy` is imported inside functions: nothing here is loaded before a GPU is asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import DeviceError
 from ..program import Program
-from . import devices, products
+from . import cublas, devices
 from .run import CompiledProgram
 
 __all__ = ["CompiledProgram", "CudaBackend"]
@@ -21,7 +21,7 @@ class CudaBackend:
     """Kernels on one or more GPUs."""
 
     name = "gpu"
-    spread_columns = 0
+    scatter_columns = 0
     #: of input and output in one run, which cuts them into chunks by itself
     batch_bytes = 1 << 30
     takes_device_arrays = True
@@ -46,7 +46,7 @@ class CudaBackend:
         facts["CuPy"] = f"{cupy.__version__}, CUDA {runtime // 1000}.{runtime % 1000 // 10}"
         with cupy.cuda.Device(self._gpus[0].index):
             try:
-                problem = products.problem()
+                problem = cublas.problem()
             except DeviceError as error:
                 problem = str(error)
         facts["cuBLAS"] = "yes" if problem is None else f"no ({problem}): our own kernels do all products"

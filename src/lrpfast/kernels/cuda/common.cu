@@ -1,7 +1,8 @@
-// What all kernels share: the records that Python fills in (records.py), buffers, parts, stabilizers, faults.
+// What all kernels share: the structs that Python fills in (structs.py), buffers, parts, stabilizers, faults.
 //
 // Compiled for REAL float or double, once each. No headers: NVRTC alone must do. No contraction of a * b + c
-// (--fmad=false): multiply-adds are fused where `fma_` says so, as in the CPU's kernels.
+// (--fmad=false): multiply-adds are fused where `fma_` says so, as in the CPU's kernels. The enums (Part, Function,
+// ...) and the list of tiles stand in codes.py and tiles.py; modules.py writes them in front of this file.
 
 typedef long long i64;
 typedef unsigned long long u64;
@@ -34,15 +35,17 @@ struct Run {
     const REAL* input;
     REAL* result;
     i64 capacity, samples, first;
-    u64* faults;               // of each kind, the first sample it is true of
+    u64* faults;               // of each FaultCode but FINE, the first sample it is true of
 
     __device__ __forceinline__ REAL* at(const Buffer& b) const
     {
         return b.at >= 0 ? work + b.at * capacity : b.at == -1 ? const_cast<REAL*>(input) : result;
     }
-    __device__ __forceinline__ void fault(int kind, i64 sample) const { atomicMin(faults + kind, (u64)(first + sample)); }
+    __device__ __forceinline__ void fault(int code, i64 sample) const
+    {
+        atomicMin(faults + code - 1, (u64)(first + sample));
+    }
 };
-enum { INPUT_NOT_FINITE, INPUT_OUT_OF_RANGE, NOT_FINITE };
 
 #define FOR_EACH(i, n)                                                                                           \
     for (i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x; i < (n); i += (i64)gridDim.x * blockDim.x)
@@ -52,12 +55,12 @@ __device__ __forceinline__ double fma_(double a, double b, double c) { return fm
 
 __device__ __forceinline__ bool finite_(REAL x) { return x * 0 == 0; }
 
-// 0 is x, 1 is x+, 2 is x-
+// x, x+ or x-
 __device__ __forceinline__ REAL part_of(int part, REAL x)
 {
-    if (part == 1)
+    if (part == POSITIVE)
         return x > 0 ? x : (REAL)0;
-    if (part == 2)
+    if (part == NEGATIVE)
         return x < 0 ? x : (REAL)0;
     return x;
 }
@@ -72,10 +75,10 @@ __device__ __forceinline__ REAL tf32(REAL value)
     return (REAL)__uint_as_float((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
 }
 
-// r / (z + stabilizer); kind 0: value * sign(z) with sign(0) = +1, kind 1: only where z == 0
-__device__ __forceinline__ REAL stable(REAL r, REAL z, REAL value, int kind)
+// r / (z + stabilizer): of SIGN value * sign(z) with sign(0) = +1, of ZERO value where z == 0 only
+__device__ __forceinline__ REAL divide_stabilized(REAL r, REAL z, REAL value, int stabilizer)
 {
-    if (kind == 0)
+    if (stabilizer == SIGN)
         return r / (z + (z >= 0 ? value : -value));
     return r / (z + (z == 0 ? value : (REAL)0));
 }
@@ -127,14 +130,14 @@ __device__ __forceinline__ void put(REAL* p, int n, const REAL (&v)[V])
 }
 
 // Row m of a region: where it lies on the axes, in which sample, and which of the sample's output rows it is.
-struct Place {
+struct RowCoords {
     i64 sample;
     int axis[3];
 };
 
-__device__ __forceinline__ Place place_of(const Region& region, i64 m)
+__device__ __forceinline__ RowCoords coords_of(const Region& region, i64 m)
 {
-    Place p;
+    RowCoords p;
     p.sample = m / region.rows;
     int row = (int)(m - p.sample * region.rows);
     p.axis[2] = row % region.axes[2].count;
@@ -158,7 +161,7 @@ struct Tap {
     __device__ __forceinline__ explicit Tap(const uchar4& kept) : x(kept.x), y(kept.y), z(kept.z) {}
 };
 
-__device__ __forceinline__ i64 row_at(const Geometry& g, const Region& region, const Place& p)
+__device__ __forceinline__ i64 row_at(const Geometry& g, const Region& region, const RowCoords& p)
 {
     return ((i64)region.axes[0].positions[p.axis[0]] * g.out[1] + region.axes[1].positions[p.axis[1]]) * g.out[2] +
            region.axes[2].positions[p.axis[2]];

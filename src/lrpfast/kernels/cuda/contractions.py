@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError, InputError
-from ..check import MAX_SUMS, check_contraction, require
-from ..program import INPUT_PARTS, SHARE_PARTS, Contract, Geometry, Program, Redistribute, Share, Term
-from . import modules, products
-from .records import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, TERM, Held
+from ..codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS
+from ..contraction_ops import Contract, Redistribute, Share, Term
+from ..geometry import Geometry
+from ..operation import require, row_of
+from ..program import Program
+from ..verify import MAX_SUMS
+from . import cublas, tiles
+from .device_arrays import DeviceArrays
+from .structs import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, TERM
+from .tiles import Tile
 
 #: A sum's multiply-adds that run in one chain, at most: longer ones are split, as rounding grows along a chain.
 LONGEST_CHAIN = 8192
@@ -39,7 +45,8 @@ MOST_PIECES = 65535
 #: Rows of a chunk up to which the tile of few rows is taken.
 FEW_ROWS = 32
 
-Place = Callable[[int], tuple[int, int]]
+#: where a buffer lies, and its size
+Locate = Callable[[int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,20 @@ class Contraction:
     """A `Contract` or `Redistribute`, compiled for one device."""
 
     def __init__(
-        self, operation: Contract | Redistribute, program: Program, held: Held, place: Place, gpu: Any, check: bool
+        self,
+        operation: Contract | Redistribute,
+        program: Program,
+        arrays: DeviceArrays,
+        locate: Locate,
+        gpu: Any,
+        check: bool,
     ) -> None:
         self.operation, self.gpu, self.dtype = operation, gpu, np.dtype(program.dtype)
         for term in operation.terms:
             if term.geometry is not None:
-                held.geometry(term.geometry, operation)  # sound, so that what is read below is
-        check_contraction(operation, program.sizes)
-        require(not getattr(operation, "spread", False), operation, "this backend does not spread")
+                arrays.geometry(term.geometry, operation)  # sound, so that what is read below is
+        row_of(operation).check(operation, program.sizes)
+        require(not getattr(operation, "scatter", False), operation, "this backend does not scatter")
         self.round = program.tf32 and operation.tf32
         self.rows = operation.rows
         out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
@@ -79,7 +92,7 @@ class Contraction:
         self.sums = 1 + max(p.accumulator for p in self.parts)
         pairs = self._paired()
         self.fused = self.sums if self.sums == 1 or pairs else 0  # accumulators that a tile's kernel can finish
-        self.plane_at = place(out)[0]  # where a single plane can lie as well
+        self.plane_at = locate(out)[0]  # where a single plane can lie as well
         self.depths = [self._depth(p.term, program.sizes[p.term.source]) for p in self.parts]
         self.region_rows = [math.prod(len(a.positions) for a in r.axes) for r in self._regions()] or [self.rows]
         if len(self.region_rows) * self.groups > MOST_PIECES:
@@ -88,14 +101,16 @@ class Contraction:
                 f"which takes {MOST_PIECES:,} together; use device='cpu'"
             )
         self.library = self._library()
-        self.sources = [place(p.term.source)[0] for p in self.parts]
+        self.sources = [locate(p.term.source)[0] for p in self.parts]
         self.matrices = [
-            held.matrix(_matrix(p.term), self.round, p.term.sign, p.scale) for p in self.parts if self.library
+            arrays.matrix(_matrix(p.term), self.round, p.term.sign, p.scale) for p in self.parts if self.library
         ]
-        self.record = held.record(self._record(pairs or self.parts, program, held, place, check))
+        self.record = arrays.record(self._record(pairs or self.parts, program, arrays, locate, check))
         single = pairs and self.library  # a library's products are of one term each
-        self.singles = held.record(self._record(self.parts, program, held, place, check)) if single else self.record
-        self._tiles: dict[int, tuple[str, modules.Tile, int]] = {}
+        self.singles = self.record
+        if single:
+            self.singles = arrays.record(self._record(self.parts, program, arrays, locate, check))
+        self._tiles: dict[int, tuple[Tile, int]] = {}
 
     def _regions(self) -> tuple[Any, ...]:
         return () if self.geometry is None else self.geometry.regions
@@ -149,7 +164,7 @@ class Contraction:
         """Whether cuBLAS can make the sums: plain products that are neither narrow nor shallow."""
         if CONVOLUTION not in ("own", "library"):
             raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own' or 'library'")
-        if self.diagonal or not products.available():
+        if self.diagonal or not cublas.available():
             return False
         if {p.accumulator for p in self.parts} != set(range(self.sums)):
             return False  # a sum that nothing goes to is zero, which a product would not make it
@@ -160,82 +175,93 @@ class Contraction:
 
     # the record
 
-    def _record(self, parts: list[Part], program: Program, held: Held, place: Place, check: bool) -> np.ndarray:
+    def _record(
+        self, parts: list[Part], program: Program, arrays: DeviceArrays, locate: Locate, check: bool
+    ) -> np.ndarray:
         operation = self.operation
-        made = np.zeros((), CONTRACTION)
+        record = np.zeros((), CONTRACTION)
         terms = np.zeros(len(parts), TERM)
         for i, part in enumerate(parts):
-            self._term(terms[i : i + 1], part, program.sizes[part.term.source], held, place)
-        made["quads"] = self.columns % self.quad == 0 and bool((terms["column_step"] == 1).all())
-        made["terms_count"], made["terms"] = len(terms), held.put(terms)
-        made["sums"], made["rows"], made["width"] = self.sums, self.rows, self.width
-        made["columns"], made["groups"] = self.columns, self.groups
-        made["check"], made["round"] = check, self.round
-        made["geometry"] = held.geometry(self.geometry, operation) if self.geometry is not None else 0
+            self._term(terms[i : i + 1], part, program.sizes[part.term.source], arrays, locate)
+        record["quads"] = self.columns % self.quad == 0 and bool((terms["column_step"] == 1).all())
+        record["terms_count"], record["terms"] = len(terms), arrays.put(terms)
+        record["sums"], record["rows"], record["width"] = self.sums, self.rows, self.width
+        record["columns"], record["groups"] = self.columns, self.groups
+        record["check"], record["round"] = check, self.round
+        record["geometry"] = arrays.geometry(self.geometry, operation) if self.geometry is not None else 0
         nowhere = np.array((0, 0), BUFFER)
-        made["x"] = made["out"] = made["z"] = made["mask_z"] = nowhere
+        record["x"] = record["out"] = record["z"] = record["mask_z"] = nowhere
         if isinstance(operation, Contract):
-            outputs = np.zeros(len(operation.outputs), OUTPUT)
-            for record, output in zip(outputs, operation.outputs, strict=True):
-                record["buffer"], record["relu"] = place(output.buffer), output.relu
-                record["constant"] = held.vector(output.constant)
-                record["per_row"] = output.constant is not None and np.size(output.constant) > self.width
-                record["coefficients"][: len(output.coefficients)] = output.coefficients
-            made["outputs_count"], made["outputs"] = len(outputs), held.put(outputs)
-            return made
-        shares = np.zeros(len(self.shares), SHARE)
-        for record, share in zip(shares, self.shares, strict=True):
-            record["accumulator"], record["coefficient"] = share.accumulator, share.coefficient
-            record["part"] = min(SHARE_PARTS.index(share.part), 4)  # both bounds alike
-            record["bound"] = held.vector(share.bound)
-            record["step"] = share.bound is not None and np.size(share.bound) > 1
-        made["shares_count"], made["shares"] = len(shares), held.put(shares)
-        made["x"], made["out"] = place(operation.x), place(operation.out)
-        if operation.divide is not None:
-            divide = operation.divide
-            made["divides"], made["kind"], made["mask"] = 1, divide.kind == "zero", divide.mask
-            made["stabilizer"] = divide.stabilizer
-            if isinstance(divide.z, int):
-                made["z"] = place(divide.z)
-            else:
-                made["z_constant"] = held.vector(divide.z)
-            if divide.mask_z is not None:
-                made["mask_z"] = place(divide.mask_z)
-        return made
+            self._forward(record, operation, arrays, locate)
+        else:
+            self._backward(record, operation, arrays, locate)
+        return record
 
-    def _term(self, record: np.ndarray, part: Part, size: int, held: Held, place: Place) -> None:
+    def _forward(self, record: np.ndarray, operation: Contract, arrays: DeviceArrays, locate: Locate) -> None:
+        """What the sums become: outputs."""
+        outputs = np.zeros(len(operation.outputs), OUTPUT)
+        for item, output in zip(outputs, operation.outputs, strict=True):
+            item["buffer"], item["relu"] = locate(output.buffer), output.relu
+            item["constant"] = arrays.vector(output.constant)
+            item["per_row"] = output.constant is not None and np.size(output.constant) > self.width
+            item["coefficients"][: len(output.coefficients)] = output.coefficients
+        record["outputs_count"], record["outputs"] = len(outputs), arrays.put(outputs)
+
+    def _backward(self, record: np.ndarray, operation: Redistribute, arrays: DeviceArrays, locate: Locate) -> None:
+        """What the sums become: relevance."""
+        shares = np.zeros(len(self.shares), SHARE)
+        for item, share in zip(shares, self.shares, strict=True):
+            item["accumulator"], item["coefficient"] = share.accumulator, share.coefficient
+            item["part"] = SHARE_PARTS[share.part]
+            item["bound"] = arrays.vector(share.bound)
+            item["step"] = share.bound is not None and np.size(share.bound) > 1
+        record["shares_count"], record["shares"] = len(shares), arrays.put(shares)
+        record["x"], record["out"] = locate(operation.x), locate(operation.out)
+        divide = operation.divide
+        if divide is None:
+            return
+        record["divides"], record["mask"] = 1, divide.mask
+        record["stabilizer"], record["stabilizer_value"] = STABILIZERS[divide.kind], divide.stabilizer
+        if isinstance(divide.z, int):
+            record["z"] = locate(divide.z)
+        else:
+            record["z_constant"] = arrays.vector(divide.z)
+        if divide.mask_z is not None:
+            record["mask_z"] = locate(divide.mask_z)
+
+    def _term(self, record: np.ndarray, part: Part, size: int, arrays: DeviceArrays, locate: Locate) -> None:
         term = part.term
-        record["source"] = np.array(place(term.source), BUFFER)
-        record["part"], record["round"] = INPUT_PARTS.index(term.part), self.round
+        record["source"] = np.array(locate(term.source), BUFFER)
+        record["part"], record["round"] = INPUT_PARTS[term.part], self.round
         record["accumulator"] = part.accumulator
         source_rows = self.rows if term.geometry is None else math.prod(term.geometry.source)
         record["stride"] = size // source_rows
         record["channels"] = size // source_rows // self.groups
         record["quads"] = not (record["stride"] | record["channels"]) % self.quad and record["source"]["at"] >= 0
         if term.geometry is not None:
-            record["geometry"] = held.geometry(term.geometry, self.operation)
-        self._weights(record, part, "weights", held)
+            record["geometry"] = arrays.geometry(term.geometry, self.operation)
+        self._weights(record, part, "weights", arrays)
         if part.other is not None:
-            self._weights(record, part.other, "others", held)
+            self._weights(record, part.other, "others", arrays)
 
-    def _weights(self, record: np.ndarray, part: Part, field: str, held: Held) -> None:
+    def _weights(self, record: np.ndarray, part: Part, field: str, arrays: DeviceArrays) -> None:
         """The weights of every region, as they lie, and of those the part that the term takes."""
         term = part.term
         matrices = term.weights if isinstance(term.weights, tuple) else (term.weights,)
         if self.diagonal:
             alike = all(w.shape[1] == 1 for w in matrices)
             wide = [w if alike or w.shape[1] == self.width else np.repeat(w, self.width, 1) for w in matrices]
-            addresses = [held.vector(w, self.round) for w in wide]
+            addresses = [arrays.vector(w, self.round) for w in wide]
             record["alike"] = alike
         elif term.geometry is None:
-            address, record["row_step"], record["column_step"] = held.matrix(
+            address, record["row_step"], record["column_step"] = arrays.matrix(
                 matrices[0], self.round, term.sign, part.scale
             )
             addresses = [address]
         else:
-            addresses = [held.vector(w, self.round, term.sign, part.scale) for w in matrices]
+            addresses = [arrays.vector(w, self.round, term.sign, part.scale) for w in matrices]
             record["row_step"], record["column_step"] = self.columns, 1
-        record[field] = held.put(np.array(addresses, POINTER))
+        record[field] = arrays.put(np.array(addresses, POINTER))
 
     # a chunk of samples
 
@@ -250,22 +276,22 @@ class Contraction:
             return "float64"
         return "tensor" if self.round and self.gpu.tensor_cores else "float32"
 
-    def tile(self, samples: int) -> tuple[str, modules.Tile, int]:
-        """(kernel, tile, splits) for so many samples."""
+    def tile(self, samples: int) -> tuple[Tile, int]:
+        """(tile, splits) for so many samples."""
         if samples not in self._tiles:
             self._tiles[samples] = self._choose_tile(samples)
         return self._tiles[samples]
 
-    def _choose_tile(self, samples: int) -> tuple[str, modules.Tile, int]:
+    def _choose_tile(self, samples: int) -> tuple[Tile, int]:
         rows = samples * max(self.region_rows)
         name, sums = "wide", self.fused or 1
         if self.columns <= NARROW:
             name = "narrow"
         elif rows <= FEW_ROWS:
             name = "few"
-        elif self.columns <= modules.tiles()[self.kind, "middle", sums].columns:
+        elif self.columns <= tiles.tile(self.kind, "middle", sums).columns:
             name = "middle"
-        tile = modules.tiles()[self.kind, name, sums]
+        tile = tiles.tile(self.kind, name, sums)
         pieces = len(self.region_rows) * self.groups
         blocks = -(-rows // tile.rows) * -(-self.columns // tile.columns) * pieces
         depth = max(self.depths)
@@ -273,7 +299,7 @@ class Contraction:
         if blocks < FULL * self.gpu.processors:
             most = max(splits, min(depth // LEAST_DEPTH, MOST_SPLITS))
             splits = min(range(splits, most + 1), key=lambda s: self._turns(blocks, s))
-        return f"{name}_{sums}", tile, min(splits, MOST_PIECES // pieces)
+        return tile, min(splits, MOST_PIECES // pieces)
 
     def _turns(self, blocks: int, splits: int) -> float:
         """How long so many tiles take in so many splits of K: whole turns of all processors, and each split's plane."""
@@ -301,15 +327,15 @@ class Contraction:
 
     def launch(self, chunk: Any) -> None:
         """Queue the kernels for a chunk on the current stream."""
-        finishing = next(n for n in (1, 2, MAX_SUMS) if n >= self.sums)
+        most = next(n for n in (1, 2, MAX_SUMS) if n >= self.sums)  # sums that a kernel has room for
         if self.diagonal:
             rows = chunk.samples * max(self.region_rows) * self.width
-            chunk.launch("lanes", f"lanes_{finishing}", rows, (self.record,), y=len(self.region_rows))
+            chunk.launch("channelwise", f"channelwise_{most}", rows, (self.record,), y=len(self.region_rows))
             return
         if self.by_library(chunk.samples):
             planes, splits = self._products(chunk), 1
         else:
-            kernel, tile, splits = self.tile(chunk.samples)
+            tile, splits = self.tile(chunk.samples)
             fused = self.fused and splits == 1
             planes = 0 if fused else chunk.scratch
             grid = (
@@ -319,12 +345,15 @@ class Contraction:
             )
             for a in range(1 if self.fused else self.sums):
                 before = (self.record, np.int32(a), np.int32(splits), np.uint64(planes))
-                chunk.launch_grid("tile", self.kind, kernel, grid, before, tile.shared)
+                chunk.launch_grid("tile", self.kind, tile.kernel, grid, before, tile.shared)
             if fused:
                 return
         elements = chunk.samples * self.rows * self.width
         chunk.launch(
-            "planes", f"planes_{finishing}", -(-elements // 4), (self.record, np.uint64(planes), np.int32(splits))
+            "split_k_reduce",
+            f"split_k_reduce_{most}",
+            -(-elements // 4),
+            (self.record, np.uint64(planes), np.int32(splits)),
         )
 
     def _products(self, chunk: Any) -> int:
@@ -332,14 +361,14 @@ class Contraction:
         plane = chunk.samples * self.rows * self.width
         planes: int = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
         copy = chunk.scratch + (self.sums * plane if self.sums > 1 else 0) * self.dtype.itemsize
-        begun: set[int] = set()
+        added: set[int] = set()
         for t, part in enumerate(self.parts):
             source = chunk.at(self.sources[t])
             if self._copied(part):
                 values = chunk.samples * self.rows * self.depths[t]
-                chunk.launch("planes", "rows_of_term", values, (self.singles, np.int32(t), np.uint64(copy)))
+                chunk.launch("split_k_reduce", "rows_of_term", values, (self.singles, np.int32(t), np.uint64(copy)))
                 source = copy
-            products.gemm(
+            cublas.gemm(
                 self.gpu.index,
                 (chunk.samples * self.rows, self.columns, self.depths[t]),
                 source,
@@ -347,9 +376,9 @@ class Contraction:
                 planes + part.accumulator * plane * self.dtype.itemsize,
                 self.dtype,
                 tf32=self.round,
-                add=part.accumulator in begun,
+                add=part.accumulator in added,
             )
-            begun.add(part.accumulator)
+            added.add(part.accumulator)
         return planes
 
 

@@ -128,12 +128,12 @@ def _try(cupy: Any, index: int) -> Gpu:
     """Compile and run one kernel on one element."""
     with cupy.cuda.Device(index) as device:
         properties = cupy.cuda.runtime.getDeviceProperties(index)
-        given = cupy.empty(1, np.float64)
-        given.set(np.array([1.5]))
-        made = cupy.zeros(1, np.float32)
-        modules.function(index, "input", "float32", "cast_float64")((1,), (32,), (given, made, np.int64(1)))
-        if made.get()[0] != 1.5:
-            raise RuntimeError(f"a test kernel made {made.get()[0]} of 1.5")
+        source = cupy.empty(1, np.float64)
+        source.set(np.array([1.5]))
+        result = cupy.zeros(1, np.float32)
+        modules.function(index, "input", "float32", "cast_float64")((1,), (32,), (source, result, np.int64(1)))
+        if result.get()[0] != 1.5:
+            raise RuntimeError(f"a test kernel made {result.get()[0]} of 1.5")
         name = properties["name"]
         return Gpu(
             index,

@@ -1,7 +1,7 @@
 // Activation functions and their derivatives (from the left at a kink), in double precision as on the CPU.
 
-enum { RELU, LEAKY_RELU, PRELU, ELU, SELU, GELU, SILU, TANH, SIGMOID, HARD_SIGMOID, SOFTPLUS, SOFTSIGN, EXPONENTIAL,
-       MISH, CLIP, CELU, SHRINK, LOG_SIGMOID, POWER, HARD_SILU, SOFTMAX, LOG_SOFTMAX };
+// of a function that there is not: a result that is not finite is a fault
+__device__ __forceinline__ double not_a_number() { return __uint_as_float(0x7fc00000u); }
 
 __device__ __forceinline__ double sigmoid(double x)
 {
@@ -57,8 +57,10 @@ __device__ double evaluate(int function, double x, const double* p)
         return -softplus(-x);
     case POWER:
         return pow(x, p[0]);
-    default: // hard_silu
+    case HARD_SILU:
         return x > 3 ? x : x > -3 ? x * (x + 3) / 6 : 0;
+    default:
+        return not_a_number();
     }
 }
 
@@ -114,7 +116,9 @@ __device__ double slope_of(int function, double x, const double* p)
         return sigmoid(-x);
     case POWER:
         return p[0] * pow(x, p[0] - 1);
-    default: // hard_silu
+    case HARD_SILU:
         return x > 3 ? 1 : x > -3 ? x / 3 + 0.5 : 0;
+    default:
+        return not_a_number();
     }
 }

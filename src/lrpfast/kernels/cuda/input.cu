@@ -63,18 +63,18 @@ examine(i64 size, int allow_nan, int ranged, double low, double high, RUN_ARGUME
     }
 }
 
-// The starting relevance. Modes as Start has them: max, index, pair, array, all. `at` and `other` are the outputs chosen.
-__device__ __forceinline__ REAL begun(REAL y, i64 j, i64 at, i64 other, int rectify, int mode, i64 low, i64 size)
+// The starting relevance of a StartMode; `at` and `other` are the outputs chosen.
+__device__ __forceinline__ REAL start_value(REAL y, i64 j, i64 at, i64 other, int rectify, int mode, i64 low, i64 size)
 {
     REAL value = j == at ? y : j == other ? -y : (REAL)0;
-    if (mode == 4)
+    if (mode == ALL)
         value = j >= low && j < low + size ? y : (REAL)0;
-    return rectify && mode != 2 && value < 0 ? (REAL)0 : value;
+    return rectify && mode != PAIR && value < 0 ? (REAL)0 : value;
 }
 
 // That of the largest output, one warp a sample.
 extern "C" __global__ void __launch_bounds__(256)
-begin_max(i64 from_at, i64 to_at, i64 width, int rectify, i64 low, i64 size, RUN_ARGUMENTS)
+init_relevance_max(i64 from_at, i64 to_at, i64 width, int rectify, i64 low, i64 size, RUN_ARGUMENTS)
 {
     const Run run = RUN;
     const int lane = threadIdx.x % 32;
@@ -98,13 +98,13 @@ begin_max(i64 from_at, i64 to_at, i64 width, int rectify, i64 low, i64 size, RUN
             }
         }
         for (i64 j = lane; j < width; j += 32)
-            out[j] = begun(y[j], j, at, -1, rectify, 0, low, size);
+            out[j] = start_value(y[j], j, at, -1, rectify, MAX, low, size);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-begin(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targets, int step, int which, i64 low, i64 size,
-      const REAL* start, RUN_ARGUMENTS)
+init_relevance(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targets, int step, int which,
+               i64 low, i64 size, const REAL* start, RUN_ARGUMENTS)
 {
     const Run run = RUN;
     const REAL* y = run.at({from_at, width});
@@ -112,13 +112,14 @@ begin(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targe
     FOR_EACH(i, samples * width)
     {
         const i64 s = i / width, j = i - s * width;
-        const i64 at = mode == 1 ? targets[(first + s) * step + which] : mode == 2 ? targets[0] : -1;
-        out[i] = mode == 3 ? start[first * width + i] : begun(y[i], j, at, mode == 2 ? targets[1] : -1, rectify, mode, low, size);
+        const i64 at = mode == INDEX ? targets[(first + s) * step + which] : mode == PAIR ? targets[0] : -1;
+        out[i] = mode == ARRAY ? start[first * width + i]
+                               : start_value(y[i], j, at, mode == PAIR ? targets[1] : -1, rectify, mode, low, size);
     }
 }
 
 extern "C" __global__ void no_faults(u64* faults)
 {
-    if (threadIdx.x < 3)
+    if (threadIdx.x < NOT_FINITE) // the last code; FINE has no place
         faults[threadIdx.x] = ~0ull;
 }

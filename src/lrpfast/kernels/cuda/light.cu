@@ -1,15 +1,15 @@
-// The light operations of a program, one kernel each, named after program.py. What a kernel reads and writes is in the
-// order of place.BUFFERS. A value is made by one thread, or a row of them by one warp: no atomic sums.
+// The light operations of a program, one kernel each, named after ops.py. What a kernel reads and writes is in the
+// order of the operation's row. A value is made by one thread, or a row of them by one warp: no atomic sums.
 
 struct Light {
     Buffer reads[3], writes[2];
     int function, flag, columns, sources_count;
-    int check, detached, length, unused;
+    int check, detached, length, stabilizer;
     i64 count, run, source_offset, source_step, out_offset, out_step;
-    int m, n, k, kind;
+    int m, n, k, has_winner;
     double p[3];
     const REAL *values, *more_values;
-    const int *index, *starts;  // Scatter and Unpool: what goes to an output value, in order, from starts[i] on
+    const int *index, *starts;  // Scatter and PoolBack: what goes to an output value, in order, from starts[i] on
     const Buffer* sources;
     const Geometry* geometry;
 };
@@ -37,7 +37,7 @@ LIGHT(divide) // relevance, z, mask_z
     REAL* out = run.at(op.writes[0]);
     FOR_EACH(i, run.samples * size)
     {
-        REAL s = stable(r[i], z[op.values ? i % size : i], (REAL)op.p[0], op.kind);
+        REAL s = divide_stabilized(r[i], z[op.values ? i % size : i], (REAL)op.p[0], op.stabilizer);
         if (op.flag)
             s = (op.flag > 0 ? m[i] > 0 : m[i] < 0) ? s : (REAL)0;
         write(op, run, out, i, s);
@@ -111,7 +111,7 @@ LIGHT(softmax) // or its logarithm
     }
 }
 
-LIGHT(slope) // x, relevance
+LIGHT(activate_back) // x, relevance
 {
     const i64 size = op.writes[0].size;
     const REAL *x = run.at(op.reads[0]), *r = run.at(op.reads[1]);
@@ -141,7 +141,7 @@ LIGHT(softmax_back) // x or nothing, y, relevance
     }
 }
 
-LIGHT(unmask)
+LIGHT(mask_nan)
 {
     const REAL* x = run.at(op.reads[0]);
     REAL *clean = run.at(op.writes[0]), *present = run.at(op.writes[1]);
@@ -162,7 +162,7 @@ LIGHT(scale)
         write(op, run, out, i, x[i] * op.values[i % size]);
 }
 
-LIGHT(remask) // present; buffer
+LIGHT(restore_nan) // present; buffer
 {
     const REAL* present = run.at(op.reads[0]);
     REAL* out = run.at(op.writes[0]);
@@ -191,7 +191,7 @@ LIGHT(accumulate)
     }
 }
 
-LIGHT(multiply)
+LIGHT(multiply_op)
 {
     REAL* out = run.at(op.writes[0]);
     FOR_EACH(i, run.samples * op.writes[0].size)
@@ -203,7 +203,7 @@ LIGHT(multiply)
     }
 }
 
-LIGHT(extremum) // out, and the winner's place where asked for
+LIGHT(extremum) // out, and the winner's number where asked for
 {
     REAL *out = run.at(op.writes[0]), *winner = run.at(op.writes[1]);
     FOR_EACH(i, run.samples * op.writes[0].size)
@@ -217,7 +217,7 @@ LIGHT(extremum) // out, and the winner's place where asked for
                 won = j;
             }
         }
-        if (op.kind)
+        if (op.has_winner)
             winner[i] = (REAL)won;
         write(op, run, out, i, value);
     }
@@ -284,7 +284,7 @@ LIGHT(pool) // source; out, and the winner's tap where asked for
     {
         const i64 m = i / op.columns;
         const int channel = (int)(i - m * op.columns);
-        const Place p = place_of(region, m);
+        const RowCoords p = coords_of(region, m);
         int tap = 0, won = -1;
         REAL value = 0;
         for (int j = p.axis[0] * a->taps; j < (p.axis[0] + 1) * a->taps; j++)
@@ -301,13 +301,13 @@ LIGHT(pool) // source; out, and the winner's tap where asked for
                     }
                 }
         const i64 at = (p.sample * region.rows + row_at(g, region, p)) * op.columns + channel;
-        if (op.kind)
+        if (op.has_winner)
             winner[at] = (REAL)won;
         write(op, run, out, at, value);
     }
 }
 
-LIGHT(unpool) // relevance, winner; `index` holds (row, tap) of all that see a source row, rows in order
+LIGHT(pool_back) // relevance, winner; `index` holds (row, tap) of all that see a source row, rows in order
 {
     const Geometry& g = *op.geometry;
     const REAL *r = run.at(op.reads[0]), *winner = run.at(op.reads[1]);
@@ -404,7 +404,7 @@ LIGHT(local_normalize)
     }
 }
 
-LIGHT(dot) // a, b
+LIGHT(dot_op) // a, b
 {
     const REAL *a = run.at(op.reads[0]), *b = run.at(op.reads[1]);
     REAL* out = run.at(op.writes[0]);
@@ -449,7 +449,7 @@ LIGHT(lookup)
     }
 }
 
-LIGHT(total)
+LIGHT(sum_channels)
 {
     const REAL* x = run.at(op.reads[0]);
     REAL* out = run.at(op.writes[0]);

@@ -6,17 +6,19 @@ Compiled when a kernel is first asked for, once per device; CuPy keeps the binar
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from ..codes import ENUMS
+from .tiles import TILES, shared_memory
 
 FOLDER = Path(__file__).parent
 #: each module's files, in order
 MODULES = {
-    "tile": ("common.cu", "finish.cu", "tile.cu"),
-    "planes": ("common.cu", "finish.cu", "planes.cu"),
-    "lanes": ("common.cu", "finish.cu", "lanes.cu"),
+    "tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
+    "split_k_reduce": ("common.cu", "epilogue.cu", "split_k_reduce.cu"),
+    "channelwise": ("common.cu", "epilogue.cu", "channelwise.cu"),
     "light": ("common.cu", "functions.cu", "light.cu"),
     "input": ("common.cu", "input.cu"),
 }
@@ -35,33 +37,21 @@ _functions: dict[tuple[int, str, str, str], Any] = {}
 _lock = threading.Lock()
 
 
+def header() -> str:
+    """What Python and the kernels both know, in front of every module: enums, and the tiles of `tile.cu`."""
+    lines = [f"enum {{ {', '.join(f'{code.name} = {code.value}' for code in enum)} }};" for enum in ENUMS]
+    conditions = {"tensor": "defined(TENSOR_CORES)", "float64": "defined(DOUBLE)", "float32": "1"}
+    for i, (kind, condition) in enumerate(conditions.items()):
+        lines.append(f"#{'elif' if i else 'if'} {condition}")
+        lines.append(f"#define TILES {' '.join(tile.source() for tile in TILES[kind])}")
+    return "\n".join([*lines, "#endif", ""])
+
+
 @functools.cache
 def source(module: str) -> str:
     """A module's whole source; compilers name the file and line of what they find wrong."""
-    return "".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}\n' for name in MODULES[module])
-
-
-class Tile(NamedTuple):
-    """A block's rows of sums and columns of each, and the bytes of shared memory that it is given."""
-
-    rows: int
-    columns: int
-    shared: int
-
-
-@functools.cache
-def tiles() -> dict[tuple[str, str, int], Tile]:
-    """Every tile by kind, name and sums, as tile.cu has them."""
-    found: dict[tuple[str, str, int], Tile] = {}
-    text = source("tile")
-    last = text[text.rindex("#ifdef TENSOR_CORES") :]
-    tensor, _, rest = last.partition("#elif defined(DOUBLE)")
-    double, _, single = rest.partition("#else")
-    for kind, part in (("tensor", tensor), ("float64", double), ("float32", single)):
-        for name, rows, columns, more in re.findall(r"^(?:TILE|FRAGMENTS)\((\w+), (\d+), (\d+), (.*)\)$", part, re.M):
-            *_, shared, sums, _ = more.split(", ")
-            found[kind, name, int(sums)] = Tile(int(rows), int(columns), int(shared))
-    return found
+    files = (f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}\n' for name in MODULES[module])
+    return "".join([header(), *files])
 
 
 def function(device: int, module: str, kind: str, name: str) -> Any:
@@ -69,25 +59,18 @@ def function(device: int, module: str, kind: str, name: str) -> Any:
     if kind == "tensor" and module != "tile":
         kind = "float32"
     key = (device, module, kind, name)
-    found = _functions.get(key)
-    if found is None:
+    kernel = _functions.get(key)
+    if kernel is None:
         with _lock:
             if key[:3] not in _compiled:
                 import cupy
 
-                made = cupy.RawModule(code=source(module), options=(*OPTIONS, *KINDS[kind]))
-                _compiled[key[:3]] = made
-            found = _compiled[key[:3]].get_function(name)
+                _compiled[key[:3]] = cupy.RawModule(code=source(module), options=(*OPTIONS, *KINDS[kind]))
+            kernel = _compiled[key[:3]].get_function(name)
             if module == "tile":
-                found.max_dynamic_shared_size_bytes = shared_memory(kind, name)
-            _functions[key] = found
-    return found
-
-
-def shared_memory(kind: str, name: str) -> int:
-    """Bytes of shared memory that a launch of a tile's kernel asks for."""
-    tile, _, sums = name.rpartition("_")
-    return tiles()[kind, tile, int(sums)].shared
+                kernel.max_dynamic_shared_size_bytes = shared_memory(kind, name)
+            _functions[key] = kernel
+    return kernel
 
 
 def forget() -> None:

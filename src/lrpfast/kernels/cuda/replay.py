@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .. import Fault, Start
 from ..arrays import on_device
-
-if TYPE_CHECKING:
-    from .execute import Executable
+from ..interface import Fault, Start
+from .execute import Executable
+from .launch import FAULTS, Chunk, StartOnDevice, as_fault, bits_of
 
 #: Up to so much work in a batch, launches are a fair part of the time.
 REPLAY_FLOPS = 1 << 31
@@ -24,28 +23,26 @@ REPLAY_FLOPS = 1 << 31
 MOST, MOST_BYTES = 4, 256 << 20
 
 
-class Replays:
+class CudaGraphCache:
     """The graphs of one program on one device."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[Any, ...], int] = OrderedDict()
-        self._made: OrderedDict[tuple[Any, ...], Replay] = OrderedDict()
+        self._graphs: OrderedDict[tuple[Any, ...], CudaGraph] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, executable: Executable, x: Any, out: Any, start: Start) -> Replay | None:
+    def find(self, executable: Executable, x: Any, out: Any, start: Start) -> CudaGraph | None:
         """The graph for such a batch, if one is worth while and this is not the first of its kind."""
         import cupy
-
-        from .execute import Began
 
         samples = len(x)
         if samples * executable.flops > REPLAY_FLOPS or on_device(x) != on_device(out) or not out.flags.c_contiguous:
             return None
-        key = (samples, x.dtype, on_device(x), Began.key(start))
+        key = (samples, x.dtype, on_device(x), StartOnDevice.key(start))
         with self._lock:
-            if key in self._made:
-                self._made.move_to_end(key)
-                return self._made[key]
+            if key in self._graphs:
+                self._graphs.move_to_end(key)
+                return self._graphs[key]
             self._seen[key] = self._seen.get(key, 0) + 1
             while len(self._seen) > 16 * MOST:
                 self._seen.popitem(last=False)
@@ -54,22 +51,20 @@ class Replays:
             if executable.workspace_bytes(samples) > MOST_BYTES:
                 return None
             try:
-                made = Replay(executable, x, start)
+                graph = CudaGraph(executable, x, start)
             except cupy.cuda.memory.OutOfMemoryError:  # the graph's own memory is a convenience
                 return None
-            self._made[key] = made
-            while len(self._made) > MOST:
-                self._made.popitem(last=False)
-            return made
+            self._graphs[key] = graph
+            while len(self._graphs) > MOST:
+                self._graphs.popitem(last=False)
+            return graph
 
 
-class Replay:
+class CudaGraph:
     """A graph with the memory that it reads and writes; one run at a time."""
 
     def __init__(self, executable: Executable, x: Any, start: Start) -> None:
         import cupy
-
-        from .execute import FAULTS, Began, Chunk, bits_of
 
         self._lock = threading.Lock()
         samples, dtype, sizes = len(x), executable.dtype, executable.program.sizes
@@ -79,7 +74,7 @@ class Replay:
         self.out = cupy.empty((start.count, samples, sizes[executable.result]), dtype)
         self.work = cupy.empty(-(-executable.workspace_bytes(samples) // dtype.itemsize), dtype)
         self.faults = cupy.empty(len(FAULTS), np.uint64)
-        self.began = Began(start, dtype, sizes[executable.program.output])
+        self.start = StartOnDevice(start, dtype, sizes[executable.program.output])
         self.outs = [self.out[i] for i in range(start.count)]
         chunk = Chunk(executable.gpu, dtype, self.work, samples, executable.width, self.x, self.outs[0], self.faults)
         self._stream = cupy.cuda.Stream(non_blocking=True)
@@ -89,21 +84,19 @@ class Replay:
                 executable.no_faults(self.faults)
                 if self.x is not self.raw:
                     executable.cast(self.raw, x.dtype, self.x, self.x.size)
-                chunk.take(samples, 0, self.outs[0])
-                executable.run(chunk, self.began, self.outs)
+                chunk.select(samples, 0, self.outs[0])
+                executable.run(chunk, self.start, self.outs)
             finally:
                 graph = self._stream.end_capture()
         self._graph = graph
 
     def run(self, x: Any, out: Any, start: Start, first: int) -> Fault | None:
-        """Run a batch of the kind that this was made for, whose first sample is the run's sample ``first``."""
+        """Run a batch of the kind that this is for, whose first sample is the run's sample ``first``."""
         import cupy
-
-        from .execute import as_fault
 
         stream = cupy.cuda.get_current_stream()
         with self._lock:
-            self.began.put(start)
+            self.start.put(start)
             if on_device(x):
                 self.raw[...] = x.reshape(self.raw.shape).view(self.raw.dtype)
             else:

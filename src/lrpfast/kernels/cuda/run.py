@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .. import DEFAULT_START, Fault, Start
 from ..arrays import on_device
+from ..interface import DEFAULT_START, Fault, Start
 from ..program import Program
 from .devices import Gpu, check_process
-from .execute import FAULTS, Began, Chunk, Executable, as_fault, bits_of
+from .execute import Executable
+from .launch import FAULTS, Chunk, StartOnDevice, as_fault, bits_of
+from .replay import CudaGraphCache
 
 #: What a chunk's workspace may take where fewer samples do not keep a GPU busy, and samples that always may be.
 WORKSPACE_BYTES, FEWEST = 2 << 30, 16
-#: Values of a chunk in one buffer: rows are found by offsets of 32 bits, of which tile.cu's NOWHERE is none.
+#: Values of a chunk in one buffer: rows are found by offsets of 32 bits, of which tile_loaders.cu's NOWHERE is none.
 MOST_VALUES = 2**32 - 4
 #: Input and output of a chunk that is copied from and to the host: large enough for the bus, small enough to overlap.
 STAGED_BYTES = 64 << 20
@@ -39,6 +41,7 @@ class CompiledProgram:
     def __init__(self, program: Program, gpus: tuple[Gpu, ...]) -> None:
         self._program, self._gpus = program, gpus
         self._executables: dict[int, Executable] = {}
+        self._graphs: dict[int, CudaGraphCache] = {gpu.index: CudaGraphCache() for gpu in gpus}
         self._lock = threading.Lock()
         self._executable(gpus[0])  # what is wrong with a program is said at once
 
@@ -90,8 +93,8 @@ class CompiledProgram:
             low, high = edges[i], edges[i + 1]
             part = {b: a[low:high] for b, a in keep.items()} if keep else None
             try:
-                begun = start.part(slice(low, high))
-                faults[i] = self._on(gpus[i], x[low:high], out[:, low:high], high - low, low, memory, begun, part)
+                own = start.part(slice(low, high))
+                faults[i] = self._on(gpus[i], x[low:high], out[:, low:high], high - low, low, memory, own, part)
             except BaseException as error:  # raised again by the thread that called
                 errors[i] = error
 
@@ -124,15 +127,15 @@ class CompiledProgram:
         executable = self._executable(gpu)
         with cupy.cuda.Device(gpu.index):
             if not keep and memory is None:
-                replay = executable.replays.find(executable, x, out, start)
-                if replay is not None:
-                    return replay.run(x, out, start, first)
+                graph = self._graphs[gpu.index].find(executable, x, out, start)
+                if graph is not None:
+                    return graph.run(x, out, start, first)
             batch = _Batch(executable, x, out, samples, first, memory, start, keep)
             while True:
                 try:
                     return batch.run()
                 except cupy.cuda.memory.OutOfMemoryError:
-                    pass  # what the run held is free only when its error is forgotten
+                    pass  # what the run used is free only when its error is forgotten
                 batch.shrink()
 
 
@@ -155,7 +158,7 @@ class _Batch:
         self.dtype, self.sizes = executable.dtype, executable.program.sizes
         self.size, self.out_size = self.sizes[0], self.sizes[executable.result]
         self.start = start
-        self.began: Began | None = None
+        self.device_start: StartOnDevice | None = None
         self.targets, self.out = start.count, out  # (targets, samples, values)
         self.from_host, self.to_host = not on_device(x), not on_device(out)
         self.faults: Any = None
@@ -218,8 +221,8 @@ class _Batch:
         if self.faults is None:
             self.faults = cupy.empty(len(FAULTS), np.uint64)
             self.executable.no_faults(self.faults)
-        if self.began is None:
-            self.began = Began(self.start, self.dtype, self.sizes[self.executable.program.output])
+        if self.device_start is None:
+            self.device_start = StartOnDevice(self.start, self.dtype, self.sizes[self.executable.program.output])
         nbytes = self.executable.workspace_bytes(self.capacity)
         work = cupy.empty(-(-nbytes // self.dtype.itemsize), self.dtype)
         if self.from_host or self.to_host:
@@ -237,14 +240,14 @@ class _Batch:
 
     def _compute(self, chunk: Chunk, outs: list[Any], first: int, samples: int) -> None:
         """Queue a chunk's kernels; the arrays that a start has are counted from the batch's first sample."""
-        chunk.take(samples, first, outs[0])
-        assert self.began is not None
-        self.executable.run(chunk, self.began, outs)
+        chunk.select(samples, first, outs[0])
+        assert self.device_start is not None
+        self.executable.run(chunk, self.device_start, outs)
 
     def _hand_out(self, chunk: Chunk, first: int, samples: int) -> None:
         """Copy the buffers that were asked for."""
         for buffer, array in (self.keep or {}).items():
-            at, size = self.executable.place(buffer)
+            at, size = self.executable.locate(buffer)
             begin = at * chunk.capacity
             array[first : first + samples] = chunk.work[begin : begin + samples * size].get().reshape(samples, size)
 

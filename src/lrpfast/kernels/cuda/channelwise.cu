@@ -1,7 +1,7 @@
 // Contractions channel by channel (depthwise, means, batch norms, sums): a thread makes one value, taps in order.
 
 template <int NS>
-__device__ __forceinline__ void contract_lanes(const Contraction& op, const Run& run)
+__device__ __forceinline__ void contract_channelwise(const Contraction& op, const Run& run)
 {
     const int r = blockIdx.y;
     const Region* own = op.geometry ? &op.geometry->regions[r] : 0;
@@ -14,11 +14,11 @@ __device__ __forceinline__ void contract_lanes(const Contraction& op, const Run&
 #pragma unroll
         for (int a = 0; a < NS; a++)
             sums[a][0] = 0;
-        i64 place = m % op.rows;
-        Place p = {m / op.rows, {0, 0, 0}};
+        i64 in_sample = m % op.rows;
+        RowCoords p = {m / op.rows, {0, 0, 0}};
         if (own) {
-            p = place_of(*own, m);
-            place = row_at(*op.geometry, *own, p);
+            p = coords_of(*own, m);
+            in_sample = row_at(*op.geometry, *own, p);
         }
         for (int t = 0; t < op.terms_count; t++) {
             const Term& term = op.terms[t];
@@ -54,22 +54,22 @@ __device__ __forceinline__ void contract_lanes(const Contraction& op, const Run&
                 if (a == term.accumulator)
                     sums[a][0] = sums[a][0] + sum;
         }
-        const i64 at = (p.sample * op.rows + place) * op.width + c;
-        finish<NS, 1>(op, run, sums, at, place * op.width + c, 1);
+        const i64 at = (p.sample * op.rows + in_sample) * op.width + c;
+        epilogue<NS, 1>(op, run, sums, at, in_sample * op.width + c, 1);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) lanes_1(const Contraction* op, RUN_ARGUMENTS)
+extern "C" __global__ void __launch_bounds__(256, 2) channelwise_1(const Contraction* op, RUN_ARGUMENTS)
 {
-    contract_lanes<1>(*op, RUN);
+    contract_channelwise<1>(*op, RUN);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) lanes_2(const Contraction* op, RUN_ARGUMENTS)
+extern "C" __global__ void __launch_bounds__(256, 2) channelwise_2(const Contraction* op, RUN_ARGUMENTS)
 {
-    contract_lanes<2>(*op, RUN);
+    contract_channelwise<2>(*op, RUN);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) lanes_8(const Contraction* op, RUN_ARGUMENTS)
+extern "C" __global__ void __launch_bounds__(256, 2) channelwise_8(const Contraction* op, RUN_ARGUMENTS)
 {
-    contract_lanes<SUMS>(*op, RUN);
+    contract_channelwise<SUMS>(*op, RUN);
 }

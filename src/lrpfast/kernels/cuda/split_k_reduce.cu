@@ -2,7 +2,7 @@
 // where the output goes: a thread has read its values before it writes.
 
 template <int NS>
-__device__ __forceinline__ void finish_planes(const Contraction& op, const REAL* planes, int splits, const Run& run)
+__device__ __forceinline__ void reduce_planes(const Contraction& op, const REAL* planes, int splits, const Run& run)
 {
     const i64 sample = (i64)op.rows * op.width, total = run.samples * sample;
     FOR_EACH(q, (total + 3) / 4)
@@ -21,9 +21,9 @@ __device__ __forceinline__ void finish_planes(const Contraction& op, const REAL*
                     sums[a][j] = sums[a][j] + more[j];
             }
         }
-        const i64 place = at % sample;
-        if (n == 4 && place % op.width + 4 <= op.width)
-            finish<NS, 4>(op, run, sums, at, place, n);
+        const i64 in_sample = at % sample;
+        if (n == 4 && in_sample % op.width + 4 <= op.width)
+            epilogue<NS, 4>(op, run, sums, at, in_sample, n);
         else
 #pragma unroll
             for (int j = 0; j < 4; j++) { // over the end of a row, or of everything
@@ -32,24 +32,27 @@ __device__ __forceinline__ void finish_planes(const Contraction& op, const REAL*
                 for (int a = 0; a < NS; a++)
                     one[a][0] = sums[a][j];
                 if (j < n)
-                    finish<NS, 1>(op, run, one, at + j, (at + j) % sample, 1);
+                    epilogue<NS, 1>(op, run, one, at + j, (at + j) % sample, 1);
             }
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) planes_1(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
+extern "C" __global__ void __launch_bounds__(256, 2)
+split_k_reduce_1(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
 {
-    finish_planes<1>(*op, planes, splits, RUN);
+    reduce_planes<1>(*op, planes, splits, RUN);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) planes_2(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
+extern "C" __global__ void __launch_bounds__(256, 2)
+split_k_reduce_2(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
 {
-    finish_planes<2>(*op, planes, splits, RUN);
+    reduce_planes<2>(*op, planes, splits, RUN);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1) planes_8(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
+extern "C" __global__ void __launch_bounds__(256, 1)
+split_k_reduce_8(const Contraction* op, const REAL* planes, int splits, RUN_ARGUMENTS)
 {
-    finish_planes<SUMS>(*op, planes, splits, RUN);
+    reduce_planes<SUMS>(*op, planes, splits, RUN);
 }
 
 // The rows that a term contracts, parts taken and rounded, as a matrix in scratch memory: what a library's product
@@ -75,7 +78,7 @@ rows_of_term(const Contraction* op, int t, REAL* out, RUN_ARGUMENTS)
     {
         const i64 m = i / depth, k = i - m * depth;
         const int tap = (int)(k / term.channels), c = (int)(k - (i64)tap * term.channels);
-        const Place p = place_of(region, m);
+        const RowCoords p = coords_of(region, m);
         const Tap at(region, tap);
         const int a = region.axes[0].index[p.axis[0] * region.axes[0].taps + at.x];
         const int b = region.axes[1].index[p.axis[1] * region.axes[1].taps + at.y];

@@ -7,67 +7,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .program import Contract, Divide, Dot, DotBack, Operation, Program, Redistribute, Remask, Strided
-
-#: What each light operation reads and writes, by the names of its fields; besides, perhaps, ``sources``.
-BUFFERS = {
-    "Activate": (("source",), ("out",)),
-    "Unmask": (("source",), ("clean", "present")),
-    "Scale": (("source",), ("out",)),
-    "Remask": (("present",), ("buffer",)),
-    "Begin": (("output",), ("out",)),
-    "Copy": (("source",), ("out",)),
-    "Accumulate": ((), ("out",)),
-    "Slope": (("x", "relevance"), ("out",)),
-    "SoftmaxBack": (("x", "y", "relevance"), ("out",)),
-    "Gather": (("source",), ("out",)),
-    "Scatter": (("source",), ("out",)),
-    "Strided": (("source",), ("out",)),
-    "Pool": (("source",), ("out", "winner")),
-    "Unpool": (("relevance", "winner"), ("out",)),
-    "Multiply": ((), ("out",)),
-    "Extremum": ((), ("out", "winner")),
-    "Select": (("relevance", "winner"), ("out",)),
-    "Normalize": (("source",), ("out",)),
-    "NormalizeBack": (("x", "s"), ("out",)),
-    "LocalNormalize": (("source",), ("out",)),
-    "Dot": (("a", "b"), ("out",)),
-    "DotBack": (("s", "other", "x"), ("out",)),
-    "Lookup": (("source",), ("out",)),
-    "Total": (("source",), ("out",)),
-}
-#: Forward operations whose output may overflow; contractions and activations check their own.
-OVERFLOWS = {"Accumulate", "Multiply", "Normalize", "LocalNormalize", "Dot", "Lookup", "Total"}
+from .contraction_ops import Contract, Redistribute
+from .operation import Operation, row_of
+from .ops import DotBack, DotOp
+from .program import Program
 
 
 def touched(operation: Operation) -> tuple[set[int], set[int]]:
     """Buffers an operation reads and writes."""
-    match operation:
-        case Contract():
-            return {t.source for t in operation.terms}, {o.buffer for o in operation.outputs}
-        case Redistribute():
-            reads = {t.source for t in operation.terms} | {operation.x}
-            return reads | (_divisors(operation.divide) if operation.divide else set()), {operation.out}
-        case Divide():
-            return {operation.relevance} | _divisors(operation), {operation.out}
-    fields_read, fields_written = BUFFERS[type(operation).__name__]
-    reads = {getattr(operation, name) for name in fields_read} | set(getattr(operation, "sources", ()))
-    writes = {getattr(operation, name) for name in fields_written}
-    reads, writes = reads - {None}, writes - {None}
-    if isinstance(operation, (Strided, Remask)):  # what they do not write, they keep
-        reads |= writes
-    return reads, writes
+    row = row_of(operation)
+    reads, writes = ({b for b in buffers if b is not None} for buffers in row.buffers(operation))
+    return (reads | writes if row.keeps else reads), writes
 
 
-def _divisors(divide: Divide) -> set[int]:
-    return {b for b in (divide.z, divide.mask_z) if isinstance(b, int)}
-
-
-def place(program: Program, align: int = 1) -> tuple[list[int], int]:
+def plan_memory(program: Program, align: int = 1) -> tuple[list[int], int]:
     """Where each buffer lies in a workspace (elements per sample; -1 where an outside array is used), and its width.
 
-    A buffer's place is free again after its last use, so relevance moves between
-    two places and only what the backward pass needs is kept. Places are multiples of ``align``.
+    A buffer's memory is free again after its last use, so relevance moves between
+    two of them and only what the backward pass needs is kept. Offsets are multiples of ``align``.
     """
     operations = (*program.forward, *program.backward)
     end = len(operations)
@@ -88,24 +45,24 @@ def place(program: Program, align: int = 1) -> tuple[list[int], int]:
         begins.setdefault(first[b], []).append(b)
         ends.setdefault(last[b], []).append(b)
     offsets, widths = [-1] * len(program.sizes), [-(-size // align) * align for size in program.sizes]
-    free = _Free()
+    gaps = _Gaps()
     for at in range(end):
         for b in ends.get(at - 1, ()):
-            free.give(offsets[b], widths[b])
+            gaps.free(offsets[b], widths[b])
         for b in begins.get(at, ()):
-            offsets[b] = free.take(widths[b])
+            offsets[b] = gaps.allocate(widths[b])
     return offsets, max((offsets[b] + widths[b] for b in first.keys() - outside), default=0)
 
 
-class _Free:
+class _Gaps:
     """The gaps of a workspace without an end, in order: few, however many buffers there are."""
 
     def __init__(self) -> None:
         self.starts: list[int] = [0]
         self.ends: list[float] = [math.inf]
 
-    def take(self, size: int) -> int:
-        """The first place where so much is free."""
+    def allocate(self, size: int) -> int:
+        """The first offset where so much is free."""
         i = next(i for i, start in enumerate(self.starts) if self.ends[i] - start >= size)
         start = self.starts[i]
         self.starts[i] += size
@@ -113,8 +70,8 @@ class _Free:
             del self.starts[i], self.ends[i]
         return start
 
-    def give(self, start: int, size: int) -> None:
-        """Free a place again; gaps side by side become one."""
+    def free(self, start: int, size: int) -> None:
+        """Free a range again; gaps side by side become one."""
         if not size:
             return
         i = bisect.bisect_left(self.starts, start)
@@ -125,19 +82,19 @@ class _Free:
                 del self.starts[right], self.ends[right - 1]
 
 
-def work(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
+def work_of(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
     """(floating-point operations, rows that share weights) per sample of each product in an operation."""
     match operation:
-        case Dot() | DotBack():
+        case DotOp() | DotBack():
             return [(2 * operation.m * operation.n * operation.k, operation.m)]
         case Contract() | Redistribute():
             out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
-            parts = []
+            products = []
             regions: list[tuple[int, Any]]
             for term in operation.terms:
                 if term.geometry is None:
                     regions = [(operation.rows, term.weights)]
-                elif getattr(operation, "spread", False):
+                elif getattr(operation, "scatter", False):
                     regions = [(math.prod(term.geometry.out), term.weights)]
                 else:
                     counts = (
@@ -146,12 +103,12 @@ def work(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]:
                     regions = list(zip(counts, term.weights, strict=True))
                 for rows, weights in regions:
                     size = len(weights) * sizes[out] // operation.rows if operation.diagonal else weights.size
-                    parts.append((2 * rows * size, rows))
-            return parts
+                    products.append((2 * rows * size, rows))
+            return products
     return []
 
 
 def flops(program: Program) -> int:
     """Floating-point operations of all contractions, per sample."""
     operations = (*program.forward, *program.backward)
-    return sum(flop for operation in operations for flop, _ in work(operation, program.sizes))
+    return sum(flop for operation in operations for flop, _ in work_of(operation, program.sizes))

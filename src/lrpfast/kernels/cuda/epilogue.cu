@@ -1,4 +1,4 @@
-// Contractions' records, and what becomes of finished sums: bias and ReLU, or times x and divided.
+// Contractions' structs, and what becomes of finished sums: bias and ReLU, or times x and divided.
 
 enum { SUMS = 8 };
 
@@ -27,10 +27,10 @@ struct Share {
 struct Contraction {
     int terms_count, sums, outputs_count, shares_count;
     int rows, width, columns, groups;     // of a sample's output; columns are a group's
-    int check, round, divides, kind;
+    int check, round, divides, stabilizer;
     int mask;
     int quads;                            // whether all weights can be copied by 16 bytes
-    double stabilizer;
+    double stabilizer_value;
     Buffer x, out, z, mask_z;
     const REAL* z_constant;
     const Geometry* geometry;             // whose out positions all terms share, or 0
@@ -39,11 +39,11 @@ struct Contraction {
     const Share* shares;
 };
 
-// Sums of V columns, STEP apart, become outputs or relevance. `at` is the first one's place among all samples' values,
-// `place` within a sample's; n columns are left from there on.
+// Sums of V columns, STEP apart, become outputs or relevance. `at` is where the first one is among all
+// samples' values, `in_sample` where within a sample's; n columns are left from there on.
 template <int NS, int V, int STEP = 1>
-__device__ __forceinline__ void finish_outputs(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
-                                               i64 place, int n)
+__device__ __forceinline__ void epilogue_forward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
+                                                 i64 at, i64 in_sample, int n)
 {
     bool bad = false;
     for (int o = 0; o < op.outputs_count; o++) {
@@ -52,7 +52,7 @@ __device__ __forceinline__ void finish_outputs(const Contraction& op, const Run&
 #pragma unroll
         for (int j = 0; j < V; j++)
             value[j] = 0;
-        bool begun = false;
+        bool added = false;
 #pragma unroll
         for (int a = 0; a < NS; a++) {
             const REAL c = (REAL)output.coefficients[a];
@@ -61,12 +61,13 @@ __device__ __forceinline__ void finish_outputs(const Contraction& op, const Run&
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 const REAL sum = c == 1 ? sums[a][j] : c * sums[a][j];
-                value[j] = begun ? value[j] + sum : sum;
+                value[j] = added ? value[j] + sum : sum;
             }
-            begun = true;
+            added = true;
         }
         if (output.constant) {
-            get<V, STEP>(output.constant + (output.per_row ? (unsigned)place : (unsigned)place % (unsigned)op.width), n, more);
+            const unsigned first = output.per_row ? (unsigned)in_sample : (unsigned)in_sample % (unsigned)op.width;
+            get<V, STEP>(output.constant + first, n, more);
 #pragma unroll
             for (int j = 0; j < V; j++)
                 value[j] = value[j] + more[j];
@@ -84,8 +85,8 @@ __device__ __forceinline__ void finish_outputs(const Contraction& op, const Run&
 }
 
 template <int NS, int V, int STEP = 1>
-__device__ __forceinline__ void finish_shares(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
-                                              i64 place, int n)
+__device__ __forceinline__ void epilogue_backward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
+                                                  i64 at, i64 in_sample, int n)
 {
     REAL x[V], total[V], more[V];
     get<V, STEP>(run.at(op.x) + at, n, x);
@@ -102,16 +103,16 @@ __device__ __forceinline__ void finish_shares(const Contraction& op, const Run& 
             for (int a = 1; a < NS; a++)
                 value[j] = share.accumulator == a ? sums[a][j] : value[j];
         }
-        if (share.part == 4) { // x - bound
+        if (share.part == X_MINUS_BOUND) {
             if (share.step)
-                get<V, STEP>(share.bound + place, n, more);
+                get<V, STEP>(share.bound + in_sample, n, more);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 const REAL bound = share.step ? more[j] : share.bound[0];
                 // under TF32 the difference is taken after multiplying, as the reference does
                 value[j] = op.round ? x[j] * value[j] - bound * value[j] : (x[j] - bound) * value[j];
             }
-        } else if (share.part != 3)
+        } else if (share.part != ONE)
 #pragma unroll
             for (int j = 0; j < V; j++)
                 value[j] = part_of(share.part, x[j]) * value[j];
@@ -124,10 +125,10 @@ __device__ __forceinline__ void finish_shares(const Contraction& op, const Run& 
         }
     }
     if (op.divides) {
-        get<V, STEP>(op.z_constant ? op.z_constant + place : run.at(op.z) + at, n, more);
+        get<V, STEP>(op.z_constant ? op.z_constant + in_sample : run.at(op.z) + at, n, more);
 #pragma unroll
         for (int j = 0; j < V; j++)
-            total[j] = stable(total[j], more[j], (REAL)op.stabilizer, op.kind);
+            total[j] = divide_stabilized(total[j], more[j], (REAL)op.stabilizer_value, op.stabilizer);
         if (op.mask) {
             get<V, STEP>(run.at(op.mask_z) + at, n, more);
 #pragma unroll
@@ -145,11 +146,11 @@ __device__ __forceinline__ void finish_shares(const Contraction& op, const Run& 
 }
 
 template <int NS, int V, int STEP = 1>
-__device__ __forceinline__ void finish(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
-                                       i64 place, int n)
+__device__ __forceinline__ void epilogue(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
+                                       i64 in_sample, int n)
 {
     if (op.shares_count)
-        finish_shares<NS, V, STEP>(op, run, sums, at, place, n);
+        epilogue_backward<NS, V, STEP>(op, run, sums, at, in_sample, n);
     else
-        finish_outputs<NS, V, STEP>(op, run, sums, at, place, n);
+        epilogue_forward<NS, V, STEP>(op, run, sums, at, in_sample, n);
 }

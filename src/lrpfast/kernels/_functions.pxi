@@ -1,0 +1,135 @@
+# Activation functions and their derivatives, of one value in double precision, and loops for some of them.
+
+
+cdef inline double rectify(double x, const double* p) noexcept nogil:
+    """relu: max_value, negative_slope, threshold."""
+    cdef double t = x if x > p[2] else p[1] * (x - p[2])
+    return p[0] if t > p[0] else t
+
+
+cdef inline double leak(double x, double slope) noexcept nogil:
+    return x if x > 0 else slope * x
+
+
+cdef double evaluate(int function, double x, const double* p) noexcept nogil:
+    """An elementwise activation function of one value, of those that `activate` has no loop for; p: its parameters."""
+    cdef double t
+    if function == ELU:
+        return x if x > 0 else p[0] * expm1(x)
+    if function == SELU:                                # Klambauer et al. 2017
+        return 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * expm1(x))
+    if function == GELU:                                # exact or by tanh
+        if p[0]:                                        # 1 + tanh(u) as 2 · sigmoid(2 u), and 1 + erf as
+            return x * evaluate(SIGMOID, 1.5957691216057308 * (x + 0.044715 * x * x * x), p)
+        return 0.5 * x * erfc(x * -0.7071067811865476)  # erfc: no digits lost far below zero
+    if function == SILU:
+        return x * evaluate(SIGMOID, x, p)
+    if function == TANH:
+        return tanh(x)
+    if function == SIGMOID:
+        t = exp(-fabs(x))
+        return 1 / (1 + t) if x >= 0 else t / (1 + t)
+    if function == HARD_SIGMOID:  # slope, offset
+        t = p[0] * x + p[1]
+        return 0 if t < 0 else 1 if t > 1 else t
+    if function == SOFTPLUS:
+        return (x if x > 0 else 0) + log1p(exp(-fabs(x)))
+    if function == SOFTSIGN:
+        return x / (1 + fabs(x))
+    if function == EXPONENTIAL:
+        return exp(x)
+    if function == MISH:
+        return x * tanh(evaluate(SOFTPLUS, x, p))
+    if function == CELU:
+        return x if x > 0 else p[0] * expm1(x / p[0])
+    if function == SHRINK:  # threshold, shift
+        return x + p[1] if x < -p[0] else x - p[1] if x > p[0] else 0
+    if function == LOG_SIGMOID:
+        return -evaluate(SOFTPLUS, -x, p)
+    if function == POWER:
+        return pow(x, p[0])
+    if function == HARD_SILU:
+        return x if x > 3 else x * (x + 3) / 6 if x > -3 else 0
+    return NAN  # no such function: a result that is not finite is a fault
+
+
+cdef inline double rectify_slope(double x, const double* p) noexcept nogil:
+    cdef double t = x if x > p[2] else p[1] * (x - p[2])
+    return 0 if t > p[0] else 1 if x > p[2] else p[1]
+
+
+cdef double slope_of(int function, double x, const double* p) noexcept nogil:
+    """An activation function's derivative, from the left at a kink; `slope` has a loop for ReLU."""
+    cdef double t, u
+    if function == LEAKY_RELU or function == PRELU:
+        return 1 if x > 0 else p[0]
+    if function == ELU:
+        return 1 if x > 0 else p[0] * exp(x)
+    if function == SELU:
+        return 1.0507009873554805 * (1 if x > 0 else 1.6732632423543772 * exp(x))
+    if function == GELU and p[0]:
+        u = 1.5957691216057308 * (x + 0.044715 * x * x * x)
+        t = evaluate(SIGMOID, u, p)
+        u = t * evaluate(SIGMOID, -u, p)
+        return t + (x * u * 1.5957691216057308 * (1 + 0.134145 * x * x) if u > 0 else 0)
+    if function == GELU:
+        return 0.5 * erfc(x * -0.7071067811865476) + 0.3989422804014327 * x * exp(-0.5 * x * x)
+    if function == SILU:
+        return evaluate(SIGMOID, x, p) * (1 + x * evaluate(SIGMOID, -x, p))
+    if function == TANH:
+        t = 1 / cosh(x)
+        return t * t
+    if function == SIGMOID:
+        return evaluate(SIGMOID, x, p) * evaluate(SIGMOID, -x, p)
+    if function == HARD_SIGMOID:
+        t = p[0] * x + p[1]
+        return p[0] if t > 0 and t <= 1 else 0
+    if function == SOFTPLUS:
+        return evaluate(SIGMOID, x, p)
+    if function == SOFTSIGN:
+        return 1 / ((1 + fabs(x)) * (1 + fabs(x)))
+    if function == EXPONENTIAL:
+        return exp(x)
+    if function == MISH:
+        t = evaluate(SOFTPLUS, x, p)
+        u = 1 / cosh(t)
+        return tanh(t) + x * (u * u) * evaluate(SIGMOID, x, p)
+    if function == CLIP:  # low, high
+        return 1 if x > p[0] and x <= p[1] else 0
+    if function == CELU:
+        return 1 if x > 0 else exp(x / p[0])
+    if function == SHRINK:
+        return 0 if x > -p[0] and x <= p[0] else 1
+    if function == LOG_SIGMOID:
+        return evaluate(SIGMOID, -x, p)
+    if function == POWER:
+        return p[0] * pow(x, p[0] - 1)
+    if function == HARD_SILU:
+        return 1 if x > 3 else x / 3 + 0.5 if x > -3 else 0
+    return NAN
+
+
+cdef void softmax(const real* x, Py_ssize_t n, int logarithm, real* out) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef double top = x[0], total = 0
+    for j in range(1, n):
+        top = max(top, <double>x[j])
+    for j in range(n):
+        total += exp(x[j] - top)
+    if logarithm:
+        total = log(total)
+        for j in range(n):
+            out[j] = <real>((x[j] - top) - total)
+        return
+    for j in range(n):
+        out[j] = <real>(exp(x[j] - top) / total)
+
+
+cdef void limit(const real* x, Py_ssize_t n, real low, real high, real* out) noexcept nogil:
+    """min(max(x, low), high), without branches that the processor would have to guess."""
+    cdef Py_ssize_t j
+    cdef real v
+    for j in range(n):
+        v = x[j]
+        v = low if v < low else v
+        out[j] = high if v > high else v

@@ -1,0 +1,96 @@
+# Pieces, and all of them.
+
+cdef inline Py_ssize_t regions_of(const Operation* op) noexcept nogil:
+    return op.geometry.regions_count if op.geometry != NULL else 1
+
+
+cdef inline Py_ssize_t rows_of(const Operation* op, Py_ssize_t r, Py_ssize_t samples) noexcept nogil:
+    return samples * (op.geometry.regions[r].rows if op.geometry != NULL else op.rows)
+
+
+cdef inline int contract_piece(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0,
+                               Py_ssize_t rows, Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
+    cdef int fault
+    cdef double work = op.depth + LIGHT
+    if op.diagonal:
+        work = LIGHT * (op.geometry.regions[r].taps if op.geometry != NULL else 1)
+        fault = contract_channelwise(code, op, base, r, m0, rows, n0, nc, sums)
+    elif op.geometry != NULL:
+        fault = contract_taps(code, op, base, r, m0, rows, n0, nc, sums)
+    else:
+        fault = contract_rows(code, op, base, m0, rows, n0, nc, sums)
+    return STOPPED if lrpfast_stopped(work * op.terms_count * op.groups * rows * nc) else fault
+
+
+cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
+    """A contraction, forwards or backwards; returns a fault of what is checked, or FINE."""
+    cdef Py_ssize_t r, m0, n0, total, rows, columns, all_columns = op.width if op.diagonal else op.columns
+    cdef int fault = FINE, found
+    if op.small_k:
+        return redistribute_small_k(code, op, base, samples, sums)
+    if op.scatter:
+        return scatter_rows(code, op, base, samples, sums)
+    for r in range(regions_of(op)):
+        total = rows_of(op, r, samples)
+        for m0 from 0 <= m0 < total by op.pass_rows:
+            rows = min(op.pass_rows, total - m0)
+            for n0 from 0 <= n0 < all_columns by op.pass_columns:
+                columns = min(op.pass_columns, all_columns - n0)
+                found = contract_piece(code, op, base, r, m0, rows, n0, columns, sums)
+                if found == INPUT_NOT_FINITE or found == STOPPED:
+                    return found
+                fault = found if found else fault
+    return fault
+
+
+cdef inline int divisible(const Operation* op) noexcept nogil:
+    """Whether an operation has pieces; of any other a sample is one."""
+    return op.contracts and not op.small_k and not op.scatter
+
+
+cdef Py_ssize_t count_pieces(const Operation* op, Py_ssize_t samples, Py_ssize_t columns) noexcept nogil:
+    cdef Py_ssize_t r, rows = 0, all_columns = op.width if op.diagonal else op.columns
+    if not divisible(op):
+        return samples
+    for r in range(regions_of(op)):
+        rows += (rows_of(op, r, samples) + op.pass_rows - 1) // op.pass_rows
+    return rows * ((all_columns + columns - 1) // columns)
+
+
+cdef Py_ssize_t columns_of_piece(const Operation* op, Py_ssize_t samples, int threads) noexcept nogil:
+    """Columns of a piece such that no thread waits long for the last of them; the sums are the same whatever it is."""
+    cdef Py_ssize_t least, columns = op.pass_columns
+    if op.diagonal or not divisible(op):  # light operations have no kernels of this kind
+        return columns
+    least = op.kernels.lanes * op.kernels.panel
+    while columns > least and count_pieces(op, samples, columns) < 16 * threads:
+        columns = ceil_to(columns // 2, least)
+    return columns
+
+
+cdef int contract_numbered(const Code* code, const Operation* op, char** base, Py_ssize_t samples, Py_ssize_t index,
+                           Py_ssize_t columns, real* sums) noexcept nogil:
+    """The index-th piece of an operation that has pieces of so many columns."""
+    cdef Py_ssize_t all_columns = op.width if op.diagonal else op.columns
+    cdef Py_ssize_t across = (all_columns + columns - 1) // columns
+    cdef Py_ssize_t n0 = index % across * columns, row = index // across
+    cdef Py_ssize_t r = 0, total, count
+    while True:
+        total = rows_of(op, r, samples)
+        count = (total + op.pass_rows - 1) // op.pass_rows
+        if row < count:
+            break
+        row -= count
+        r += 1
+    row *= op.pass_rows
+    count = min(op.pass_rows, total - row)
+    columns = min(columns, all_columns - n0)
+    return contract_piece(code, op, base, r, row, count, n0, columns, sums)
+
+
+cdef int contract_kernel(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
+    """`Contract` and `Redistribute`."""
+    return contract(code, op, batch.base, batch.samples, sums)
+
+register("contract", contract_kernel[float], contract_kernel[double], NO_SCRATCH)
+register("redistribute", contract_kernel[float], contract_kernel[double], NO_SCRATCH)

@@ -1,0 +1,115 @@
+# Memory that a program's C records lie in and point into.
+
+
+cdef class Records:
+    """The C records of a program being translated, and the arrays that they point into."""
+    cdef Code code
+    cdef list kept_alive  # arrays that the records point into
+    cdef dict addresses   # of packed weights and geometries, by what they were made of
+    cdef Py_ssize_t itemsize
+    cdef int isa
+
+    def __cinit__(self):
+        memset(&self.code, 0, sizeof(Code))
+
+    cdef void* zeros(self, Py_ssize_t nbytes) except NULL:
+        """Zeroed memory that lives as long as this object."""
+        array = np.zeros(max(nbytes, 1) + 64, np.uint8)
+        self.kept_alive.append(array)
+        return <void*>((<size_t>cnp.PyArray_DATA(array) + 63) & ~<size_t>63)
+
+    cdef void* vector(self, value) except? NULL:
+        """An array in the program's dtype, flat; NULL for None."""
+        if value is None:
+            return NULL
+        array = np.ascontiguousarray(value, dtype=np.float64 if self.code.f64 else np.float32).reshape(-1)
+        self.kept_alive.append(array)
+        return cnp.PyArray_DATA(array)
+
+    cdef const int64_t* indices(self, value) except NULL:
+        array = np.ascontiguousarray(value, dtype=np.int64).reshape(-1)
+        self.kept_alive.append(array)
+        return <const int64_t*>cnp.PyArray_DATA(array)
+
+    cdef size_t packed(self, weights, int sign, const Operation* op) except 0:
+        """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; the same array only once."""
+        # its type must not be inferred
+        cdef tuple key = (id(weights), sign, op.kernels.lanes, op.kernels.panel, op.tf32)
+        kept = self.addresses.get(key)
+        if kept is not None:
+            return kept[0]
+        array = np.require(weights, np.float64 if self.code.f64 else np.float32, "A")
+        if array.ndim == 2:
+            array = array[None]
+        cdef Py_ssize_t groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
+        cdef Py_ssize_t row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
+        cdef Py_ssize_t padded = ceil_to(columns, op.kernels.lanes)
+        cdef char* out = <char*>self.zeros(groups * depth * padded * self.itemsize)
+        cdef char* to = out
+        cdef char* data
+        for g in range(groups):
+            data = <char*>cnp.PyArray_DATA(array[g])
+            for k0 from 0 <= k0 < depth by DEPTH:
+                kc = min(<Py_ssize_t>DEPTH, depth - k0)
+                op.kernels.pack(kc, columns, data + k0 * row_step * self.itemsize, row_step, column_step, sign,
+                                op.tf32, to)
+                to += kc * padded * self.itemsize
+        self.addresses[key] = <size_t>out, weights
+        return <size_t>out
+
+    cdef int keep_lazy(self, source, Term* term) except -1:
+        """Large weights as they are: packed a block at a time while in use, and not kept twice."""
+        array = np.require(source.weights, np.float64 if self.code.f64 else np.float32, "A")
+        self.kept_alive.append(array)
+        term.lazy = 1
+        term.row_step, term.column_step = array.strides[0] // self.itemsize, array.strides[1] // self.itemsize
+        term.sign = source.sign
+        term.weights[0] = cnp.PyArray_DATA(array)
+        return 0
+
+    cdef size_t diagonal(self, weights, const Operation* op) except 0:
+        """Weights of a diagonal operation as they are, rounded where asked; the same array only once."""
+        kept = self.addresses.get((id(weights), "diagonal", op.tf32))
+        if kept is not None:
+            return kept[0]
+        cdef void* data = self.vector(weights)
+        cdef void* out = data
+        cdef Py_ssize_t n = np.size(weights)
+        if op.tf32:
+            out = self.zeros(n * self.itemsize)
+            self.code.kernels.load(n, data, X, 1, out)
+        self.addresses[id(weights), "diagonal", op.tf32] = <size_t>out, weights
+        return <size_t>out
+
+    cdef const Geometry* geometry(self, source, operation) except NULL:
+        """A geometry as a record, checked; the same one only once."""
+        cdef Geometry* g
+        cdef Region* region
+        cdef Axis* axis
+        cdef int r, d
+        kept = self.addresses.get(id(source))
+        if kept is not None:
+            return <const Geometry*><size_t>kept[0]
+        check_geometry(source, operation)
+        g = <Geometry*>self.zeros(sizeof(Geometry))
+        g.regions_count = len(source.regions)
+        g.regions = <Region*>self.zeros(g.regions_count * sizeof(Region))
+        g.source_rows = 1
+        for d in range(3):
+            g.source[d], g.out[d] = source.source[d], source.out[d]
+            g.source_rows *= g.source[d]
+        for r in range(g.regions_count):
+            region = &g.regions[r]
+            region.rows = region.taps = 1
+            for d in range(3):
+                axis, axis_of = &region.axes[d], source.regions[r].axes[d]
+                axis.count, axis.taps = axis_of.index.shape
+                axis.positions, axis.index = self.indices(axis_of.positions), self.indices(axis_of.index)
+                if axis_of.factor is not None:
+                    factor = np.ascontiguousarray(axis_of.factor, dtype=np.float64)
+                    self.kept_alive.append(factor)
+                    axis.factor = <const double*>cnp.PyArray_DATA(factor)
+                region.rows *= axis.count
+                region.taps *= axis.taps
+        self.addresses[id(source)] = <size_t>g, source
+        return g

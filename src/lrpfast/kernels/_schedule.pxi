@@ -1,0 +1,188 @@
+# How a batch is cut into micro-batches, and who takes what: each thread whole micro-batches, or all threads pieces of
+# every operation of one.
+
+
+cdef inline int run_kernel(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
+    if real is float:
+        return op.run_f32(code, op, batch, sums)
+    else:
+        return op.run_f64(code, op, batch, sums)
+
+
+cdef int step(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
+    """One operation on one micro-batch; returns a fault, or FINE."""
+    cdef int fault = run_kernel(code, op, batch, sums)
+    if op.checked >= 0 and not fault:
+        if not code.kernels.finite(batch.samples * code.size[op.checked], batch.base[op.checked]):
+            return NOT_FINITE
+    if not fault and op.writes[0] >= 0 and lrpfast_stopped(batch.samples * LIGHT * <double>code.size[op.writes[0]]):
+        return STOPPED
+    return fault
+
+
+cdef int examine(const Code* code, const real* x, Py_ssize_t n) noexcept nogil:
+    """The first fault of the input, or FINE."""
+    cdef Py_ssize_t j
+    if code.allow_nan:
+        for j in range(n):
+            if isinf(<double>x[j]):
+                return INPUT_NOT_FINITE
+    elif not code.inspects and not code.kernels.finite(n, x):
+        return INPUT_NOT_FINITE
+    if code.ranged:
+        for j in range(n):
+            if x[j] < code.low or x[j] > code.high:
+                return INPUT_OUT_OF_RANGE
+    return FINE
+
+
+cdef inline char** bases(const Job* job, int slot) noexcept nogil:
+    """A thread's own table of buffers, at the end of its workspace."""
+    return <char**>(job.workspace + (slot + 1) * job.workspace_bytes) - job.code.buffers
+
+
+cdef void set_bases(const Batch* batch, char* buffers) noexcept nogil:
+    """Where every buffer lies for a micro-batch."""
+    cdef const Job* job = batch.job
+    cdef const Code* code = job.code
+    cdef Py_ssize_t b, itemsize = 8 if code.f64 else 4
+    for b in range(code.buffers):
+        if job.outside[b] != NULL:
+            batch.base[b] = job.outside[b] + batch.first * code.size[b] * itemsize
+        else:
+            batch.base[b] = buffers + code.offset[b] * job.micro_batch * itemsize
+
+
+cdef inline void next_target(Batch* batch, int target) noexcept nogil:
+    """Go on to another target, whose relevance lies after those of all samples for the one before."""
+    cdef const Code* code = batch.job.code
+    batch.target = target
+    if target:
+        batch.base[code.result] += batch.job.samples * code.size[code.result] * (8 if code.f64 else 4)
+
+
+cdef void note_fault(const Job* job, int slot, int fault, Py_ssize_t first) noexcept nogil:
+    if fault and (not job.fault[slot] or first < job.fault_at[slot]):
+        job.fault[slot] = fault
+        job.fault_at[slot] = first
+
+
+cdef int raise_heard() except -1:
+    """Raise what `heard` left as this thread's error."""
+    return -1
+
+
+cdef int heard() noexcept with gil:
+    """Whether a signal's handler raised, as that of Ctrl-C does; asked while kernels run."""
+    return PyErr_CheckSignals() != 0
+
+
+# Per sample: every thread takes whole micro-batches, each through the whole program.
+
+cdef int run_operations(const Code* code, const Batch* batch, int first, int count, real* sums) noexcept nogil:
+    cdef int t, fault
+    for t in range(first, first + count):
+        fault = step(code, &code.operations[t], batch, sums)
+        if fault:
+            return fault
+    return FINE
+
+
+cdef void run_micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) noexcept nogil:
+    cdef const Code* code = job.code
+    cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
+    cdef Batch batch
+    cdef int target, fault
+    batch.job, batch.base, batch.target = job, bases(job, slot), 0
+    batch.first = index * job.micro_batch
+    batch.samples = min(job.micro_batch, job.samples - batch.first)
+    set_bases(&batch, <char*>(sums + code.scratch))
+    fault = examine(code, <const real*>batch.base[0], batch.samples * code.size[0])
+    if not fault:
+        fault = run_operations(code, &batch, 0, code.forward_count, sums)
+    for target in range(job.targets_count):
+        if fault:
+            break
+        next_target(&batch, target)
+        fault = run_operations(code, &batch, code.forward_count, code.backward_count, sums)
+        if job.judged and not fault:
+            judge(&batch, slot, sums)
+    note_fault(job, slot, fault, batch.first)
+
+
+cdef void micro_batch_f32(void* job, Py_ssize_t index, int slot) noexcept nogil:
+    run_micro_batch(<Job*>job, index, slot, <float*>NULL)
+
+cdef void micro_batch_f64(void* job, Py_ssize_t index, int slot) noexcept nogil:
+    run_micro_batch(<Job*>job, index, slot, <double*>NULL)
+
+
+# Cooperative: all threads share every operation of one micro-batch, for samples that are few or large.
+
+cdef void team_piece(Team* team, Py_ssize_t index, int slot, real* unused) noexcept nogil:
+    cdef const Job* job = team.batch.job
+    cdef const Code* code = job.code
+    cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
+    cdef Batch sample
+    cdef Py_ssize_t b
+    cdef int fault
+    if divisible(team.op):
+        fault = contract_numbered(code, team.op, team.batch.base, team.batch.samples, index, team.columns, sums)
+    else:
+        sample = team.batch
+        sample.base, sample.first, sample.samples = bases(job, slot), team.batch.first + index, 1
+        for b in range(code.buffers):
+            sample.base[b] = team.batch.base[b] + index * code.size[b] * sizeof(real)
+        fault = step(code, team.op, &sample, sums)
+    note_fault(job, slot, fault, team.batch.first)
+
+
+cdef void piece_f32(void* team, Py_ssize_t index, int slot) noexcept nogil:
+    team_piece(<Team*>team, index, slot, <float*>NULL)
+
+cdef void piece_f64(void* team, Py_ssize_t index, int slot) noexcept nogil:
+    team_piece(<Team*>team, index, slot, <double*>NULL)
+
+
+cdef int share_operations(Team* team, int first, int count, int threads) noexcept nogil:
+    """Operations by all threads, one after the other; returns the first fault that any thread noted, or FINE."""
+    cdef const Job* job = team.batch.job
+    cdef Py_ssize_t samples = team.batch.samples
+    cdef int t, slot
+    for t in range(first, first + count):
+        team.op = &job.code.operations[t]
+        team.columns = columns_of_piece(team.op, samples, threads)
+        lrpfast_pool_run(piece_f64 if job.code.f64 else piece_f32, team, count_pieces(team.op, samples, team.columns),
+                         threads)
+        for slot in range(threads):
+            if job.fault[slot]:
+                return job.fault[slot]
+    return FINE
+
+
+cdef void run_cooperative(Job* job, char** base, char* buffers, int threads) noexcept nogil:
+    """The whole batch, a micro-batch after the other; stops at the first fault."""
+    cdef const Code* code = job.code
+    cdef Team team
+    cdef Batch* batch = &team.batch
+    cdef int target, fault
+    batch.job, batch.base, batch.first = job, base, 0
+    while batch.first < job.samples:
+        batch.samples, batch.target = min(job.micro_batch, job.samples - batch.first), 0
+        set_bases(batch, buffers)
+        if code.f64:
+            fault = examine(code, <const double*>base[0], batch.samples * code.size[0])
+        else:
+            fault = examine(code, <const float*>base[0], batch.samples * code.size[0])
+        note_fault(job, 0, fault, batch.first)
+        if fault or share_operations(&team, 0, code.forward_count, threads):
+            return
+        for target in range(job.targets_count):
+            next_target(batch, target)
+            if share_operations(&team, code.forward_count, code.backward_count, threads):
+                return
+            if job.judged and code.f64:
+                judge(batch, 0, <double*>NULL)
+            elif job.judged:
+                judge(batch, 0, <float*>NULL)
+        batch.first += job.micro_batch

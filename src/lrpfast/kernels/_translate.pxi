@@ -1,0 +1,304 @@
+# A program as C records: checked, its kernels chosen, its weights packed.
+
+
+cdef class Translation(Records):
+    """A program's records. `Executable` runs them."""
+    cdef tuple sizes
+
+    def __init__(self, program, int isa, offsets, Py_ssize_t width):
+        cdef Code* code = &self.code
+        cdef Operation* op
+        cdef int i
+        self.kept_alive, self.addresses, self.isa = [], {}, isa
+        self.sizes = tuple(program.sizes)
+        self.translate_program(program, offsets, width)
+        operations = (*program.forward, *program.backward)
+        code.operations = <Operation*>self.zeros(max(1, len(operations)) * sizeof(Operation))
+        cdef Py_ssize_t blocks = 0
+        for i, operation in enumerate(operations):
+            op = &code.operations[i]
+            self.translate(operation, op)
+            if i < code.forward_count and row_of(operation).overflows:
+                op.checked = op.writes[0]
+            code.sums = max(code.sums, op.sums * op.plane)
+            blocks = max(blocks, (ROWS + (FEW_COLUMNS if is_lazy(op) else 0)) * DEPTH)
+            code.tables = max(code.tables, ceil_to(self.table_bytes(op) // self.itemsize, 16))
+        self.addresses = {}
+        code.scratch = code.sums + code.tables + blocks
+        self.check_result(operations)
+        # One pass over memory less, where the input goes straight into a contraction: x · w is not
+        # finite for any w when x is not, so the sums tell. Not so for parts of x, nor after rounding.
+        op = &code.operations[0]
+        if not code.allow_nan and not code.ranged and program.forward and op.contracts:
+            if op.geometry == NULL and not op.diagonal:  # else some of the input may go nowhere
+                code.inspects = 1
+                op.inspect = op.tf32 or all(term.part != "x" for term in program.forward[0].terms)
+
+    cdef int translate_program(self, program, offsets, Py_ssize_t width) except -1:
+        """All but the operations."""
+        cdef Code* code = &self.code
+        cdef int i
+        code.f64 = program.dtype == "float64"
+        code.tf32 = program.tf32
+        self.itemsize = 8 if code.f64 else 4
+        code.kernels = lrpfast_kernels_of(self.isa, code.f64)
+        code.buffers = len(program.sizes)
+        code.size = <Py_ssize_t*>self.zeros(code.buffers * sizeof(Py_ssize_t))
+        code.offset = <Py_ssize_t*>self.zeros(code.buffers * sizeof(Py_ssize_t))
+        for i in range(code.buffers):
+            code.size[i] = program.sizes[i]
+            code.offset[i] = offsets[i]
+        code.width = width
+        code.output = program.output
+        code.result = -1 if program.result is None else program.result
+        code.allow_nan = program.allow_nan
+        code.ranged = program.input_range is not None
+        if code.ranged:
+            code.low, code.high = program.input_range
+        code.forward_count, code.backward_count = len(program.forward), len(program.backward)
+        return 0
+
+    cdef int check_result(self, operations) except -1:
+        """The relevance that is handed out must be finite: checked by the last operation that writes it."""
+        cdef int i
+        cdef Operation* op
+        for i in range(len(operations) - 1, self.code.forward_count - 1, -1):
+            op = &self.code.operations[i]
+            # NaN where the input was masked is meant
+            if isinstance(operations[i], RestoreNaN) or self.code.result not in (op.writes[0], op.writes[1]):
+                continue
+            if op.contracts:
+                op.check = 1  # row by row, while it is in the cache
+            else:
+                op.checked = self.code.result
+            return 0
+        return 0
+
+    cdef Py_ssize_t table_bytes(self, const Operation* op) except -1:
+        """Scratch memory besides accumulators: of source rows, or of a packed matrix."""
+        cdef Py_ssize_t most = 0
+        cdef int r, t
+        if op.scratch == SOURCE_ROWS:
+            return op.geometry.regions[0].taps * sizeof(int64_t) + op.columns * self.itemsize
+        if op.scratch == PACKED_MATRIX:
+            most = op.n + op.k - op.columns  # the depth: columns are the other of the two
+            return (most * ceil_to(op.columns, op.kernels.lanes) + (op.m * most if op.flag else 0)) * self.itemsize
+        if op.scatter:
+            return op.sums * op.epilogue_plane * self.itemsize
+        if op.geometry == NULL or op.diagonal:
+            return 0
+        for t in range(op.terms_count):
+            for r in range(op.geometry.regions_count):
+                most = max(most, op.terms[t].geometry.regions[r].taps)
+        return ROWS * most * <Py_ssize_t>sizeof(int64_t)
+
+    cdef void choose_kernels(self, Operation* op, int lazy) noexcept:
+        """This run's kernels, or those of half the vector width where columns fill no more: the same sums."""
+        cdef int isa = self.isa
+        cdef Py_ssize_t full = lrpfast_kernels_of(isa, self.code.f64).lanes, most = COLUMNS
+        if isa == 2 and op.columns * 2 <= full:
+            isa = 1
+        op.kernels = lrpfast_kernels_of(isa, self.code.f64)
+        op.pass_rows = ROWS
+        if op.geometry == NULL and op.columns <= op.kernels.lanes and op.depth > DEPTH:
+            op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
+        if lazy:
+            op.pass_rows, most = MOST_ROWS, FEW_COLUMNS
+        op.pass_columns = min(most, ceil_to(op.columns, op.kernels.lanes))
+        if op.diagonal:
+            op.pass_columns = min(<Py_ssize_t>COLUMNS, op.width)
+        op.ld = ceil_to(op.pass_columns, full)
+        op.plane = op.epilogue_plane = op.pass_rows * op.ld
+
+    cdef int choose_small_k(self, source, Operation* op) except -1:
+        """Whether the kernel for few k and many columns can do a whole redistribution, and in which form."""
+        if op.diagonal or op.geometry != NULL or is_lazy(op):
+            return NO_SMALL_K
+        if op.depth > 16 or op.columns <= COLUMNS or op.tf32 or source.divide is not None:
+            return NO_SMALL_K
+        if any(s.coefficient != 1 or s.accumulator != i for i, s in enumerate(source.shares)):
+            return NO_SMALL_K
+        if any(t.accumulator != i for i, t in enumerate(source.terms)):
+            return NO_SMALL_K
+        if len(source.terms) != len(source.shares) or len({t.source for t in source.terms}) > 1:
+            return NO_SMALL_K
+        parts = [s.part for s in source.shares]
+        if parts in (["1"], ["x"]):
+            return SMALL_K_SUM if parts == ["1"] else SMALL_K_TIMES_X
+        scalar = all(s.bound is not None and np.size(s.bound) == 1 for s in source.shares)
+        return SMALL_K_TWO_BOUNDS if parts == ["x-low", "x-high"] and scalar else NO_SMALL_K
+
+    cdef int translate_terms(self, source, Operation* op) except -1:
+        """What both kinds of contractions have: shapes, kernels and weights."""
+        cdef int i
+        # first, so that what is read below is sound
+        for term_of in source.terms:
+            if term_of.geometry is not None:
+                self.geometry(term_of.geometry, source)
+        row_of(source).check(source, self.sizes)
+        op.contracts = 1
+        op.rows, op.diagonal, op.tf32 = source.rows, source.diagonal, source.tf32 and self.code.tf32
+        op.terms_count = len(source.terms)
+        op.terms = <Term*>self.zeros(op.terms_count * sizeof(Term))
+        op.scatter = op.backward and source.scatter
+        op.width = self.sizes[source.out if op.backward else source.outputs[0].buffer] // op.rows
+        first = source.terms[0]
+        weights = first.weights if first.geometry is None or op.scatter else first.weights[0]
+        op.groups = weights.shape[0] if weights.ndim == 3 else 1
+        op.columns = weights.shape[1] if op.scatter else op.width // op.groups
+        op.depth = 0 if op.diagonal else weights.shape[weights.ndim - 2]
+        if first.geometry is not None:
+            op.geometry = self.geometry(first.geometry, source)
+        cdef int lazy = (op.geometry == NULL and not op.diagonal and op.groups == 1 and op.depth > 16
+                         and op.depth * op.columns * self.itemsize > LAZY_BYTES)
+        self.choose_kernels(op, lazy)
+        if op.scatter:  # a sample's sums, in the order of its values
+            require(op.columns <= COLUMNS, source, "too many taps")
+            op.epilogue_plane = ceil_to(self.sizes[source.out], 16)  # lanes of the widest vectors
+        for i in range(op.terms_count):
+            self.translate_term(source.terms[i], source, op, &op.terms[i], lazy)
+            op.sums = max(op.sums, op.terms[i].accumulator + 1)
+        count_same_input(op)
+        # blocks of several terms in one sum would be added in another order
+        op.skinny = (op.geometry == NULL and not op.diagonal and not lazy and op.columns <= op.kernels.lanes
+                     and op.depth > DEPTH and not op.tf32 and op.sums == op.terms_count
+                     and all(t.part == "x" for t in source.terms))
+        return 0
+
+    cdef int translate_term(self, source, operation, Operation* op, Term* term, int lazy) except -1:
+        """One term, its weights packed or kept as they are."""
+        cdef int r
+        cdef size_t address
+        term.source, term.accumulator, term.part = source.source, source.accumulator, INPUT_PARTS[source.part]
+        matrices = (source.weights,)
+        if op.scatter:
+            term.geometry = op.geometry
+        elif source.geometry is not None:
+            term.geometry, matrices = self.geometry(source.geometry, operation), source.weights
+            term.channels = self.sizes[term.source] // term.geometry.source_rows // op.groups
+        term.weights = <void**>self.zeros(len(matrices) * sizeof(void*))
+        term.one_weight = op.diagonal and all(w.shape[1] == 1 for w in matrices)
+        if lazy:
+            return self.keep_lazy(source, term)
+        for r, w in enumerate(matrices):
+            if op.diagonal and w.shape[1] < op.width and not term.one_weight:
+                w = np.repeat(w, op.width, 1)  # one form for all regions
+            address = self.diagonal(w, op) if op.diagonal else self.packed(w, source.sign, op)
+            term.weights[r] = <void*>address
+        return 0
+
+    cdef int translate_contract(self, source, Operation* op) except -1:
+        cdef int i, a
+        cdef lrpfast_epilogue* epilogue = &op.epilogue
+        self.translate_terms(source, op)
+        epilogue.sums, epilogue.outputs = op.sums, len(source.outputs)
+        for i, output in enumerate(source.outputs):
+            op.epilogue_buffers[i], epilogue.output[i].relu = output.buffer, output.relu
+            epilogue.output[i].constant = self.vector(output.constant)
+            epilogue.output[i].per_row = output.constant is not None and np.size(output.constant) > op.width
+            for a, c in enumerate(output.coefficients):
+                epilogue.output[i].coefficients[a] = c
+        return 0
+
+    cdef int translate_redistribute(self, source, Operation* op) except -1:
+        cdef int i
+        cdef lrpfast_epilogue* epilogue = &op.epilogue
+        op.backward = 1
+        self.translate_terms(source, op)
+        op.reads[0], op.writes[0] = source.x, source.out
+        epilogue.shares, epilogue.tf32 = len(source.shares), op.tf32
+        for i, share in enumerate(source.shares):
+            epilogue.share[i].accumulator, epilogue.share[i].coefficient = share.accumulator, share.coefficient
+            epilogue.share[i].part = SHARE_PARTS[share.part]
+            epilogue.share[i].bound = self.vector(share.bound)
+            epilogue.share[i].step = share.bound is not None and np.size(share.bound) > 1
+        op.small_k = self.choose_small_k(source, op)
+        op.epilogue_buffers[0], op.epilogue_buffers[1] = source.x, source.out
+        op.epilogue_buffers[2] = op.epilogue_buffers[3] = -1
+        divide = source.divide
+        if divide is not None:
+            epilogue.divides, epilogue.mask = 1, divide.mask
+            epilogue.stabilizer, epilogue.stabilizer_value = STABILIZERS[divide.kind], divide.stabilizer
+            if isinstance(divide.z, int):
+                op.epilogue_buffers[2] = divide.z
+            else:
+                epilogue.z_per_row, op.z_constant = 1, self.vector(divide.z)
+            if divide.mask_z is not None:
+                op.epilogue_buffers[3] = divide.mask_z
+        return 0
+
+    cdef int translate_light(self, source, Operation* op) except -1:
+        cdef int i, b
+        row = row_of(source)
+        row.check(source, self.sizes)
+        reads, writes = row.buffers(source)
+        sources = getattr(source, "sources", ())
+        for i, buffer in enumerate(reads[:len(reads) - len(sources)]):
+            op.reads[i] = -1 if buffer is None else buffer
+        for i, buffer in enumerate(writes):
+            op.writes[i] = -1 if buffer is None else buffer
+        op.sources_count = len(sources)
+        op.sources = <int*>self.zeros(op.sources_count * sizeof(int))
+        for i, b in enumerate(sources):
+            op.sources[i] = b
+        arguments = {"columns": getattr(source, "columns", 1), **row.arguments(source)}
+        for i, value in enumerate(arguments.pop("p", ())):
+            op.p[i] = value
+        op.values = self.vector(arguments.pop("values", None))
+        op.more_values = self.vector(arguments.pop("more_values", None))
+        if "index" in arguments:
+            op.index = self.indices(arguments.pop("index"))
+        if "geometry" in arguments:
+            op.geometry = self.geometry(arguments.pop("geometry"), source)
+        set_numbers(op, arguments)
+        if op.scratch == PACKED_MATRIX:
+            op.sums, op.depth = 1, 0
+            self.choose_kernels(op, 0)
+        return 0
+
+    cdef int translate(self, source, Operation* op) except -1:
+        op.checked = op.reads[0] = op.reads[1] = op.reads[2] = op.writes[0] = op.writes[1] = -1
+        cdef Kernel kernel = kernel_of(row_of(source).kernel)
+        op.run_f32, op.run_f64, op.scratch = kernel.f32, kernel.f64, kernel.scratch
+        if isinstance(source, Contract):
+            return self.translate_contract(source, op)
+        if isinstance(source, Redistribute):
+            return self.translate_redistribute(source, op)
+        return self.translate_light(source, op)
+
+
+cdef inline int is_lazy(const Operation* op) noexcept:
+    return op.terms_count and op.terms[0].lazy
+
+
+cdef void count_same_input(Operation* op) noexcept:
+    """What several terms in a row contract is gathered once."""
+    cdef int i, last = 0
+    for i in range(op.terms_count):
+        if i and (op.terms[i].source == op.terms[last].source and op.terms[i].part == op.terms[last].part
+                  and op.terms[i].geometry == op.terms[last].geometry):
+            op.terms[last].same_input += 1
+        else:
+            last, op.terms[i].same_input = i, 1
+
+
+cdef int set_numbers(Operation* op, dict numbers) except -1:
+    """An operation's arguments that are numbers."""
+    op.function = numbers.pop("function", 0)
+    op.stabilizer = numbers.pop("stabilizer", 0)
+    op.flag = numbers.pop("flag", 0)
+    op.detached = numbers.pop("detached", 0)
+    op.length = numbers.pop("length", 0)
+    op.columns = numbers.pop("columns", 0)
+    op.count = numbers.pop("count", 0)
+    op.run = numbers.pop("run", 0)
+    op.source_offset = numbers.pop("source_offset", 0)
+    op.source_step = numbers.pop("source_step", 0)
+    op.out_offset = numbers.pop("out_offset", 0)
+    op.out_step = numbers.pop("out_step", 0)
+    op.m = numbers.pop("m", 0)
+    op.n = numbers.pop("n", 0)
+    op.k = numbers.pop("k", 0)
+    if numbers:
+        raise ValueError(f"kernels take no argument {', '.join(numbers)}: see Operation in _cpu.pxd")
+    return 0

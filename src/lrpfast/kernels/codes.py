@@ -1,0 +1,88 @@
+"""The numbers that compiled kernels know names by.
+
+`_cpu.pxd` has each class again, by the same names (compute.h has Part and Stabilizer); `tests/test_ops.py` compares
+them. CUDA's are written from here (`cuda/modules.py`).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Part(IntEnum):
+    """What is taken of an element of x."""
+
+    X = 0
+    POSITIVE = 1
+    NEGATIVE = 2
+    ONE = 3
+    X_MINUS_BOUND = 4
+
+
+class Stabilizer(IntEnum):
+    """What is added to a denominator: a value of its sign, or a value where it is zero."""
+
+    SIGN = 0
+    ZERO = 1
+
+
+class StartMode(IntEnum):
+    """How the starting relevance is chosen; see `Start`."""
+
+    MAX = 0
+    INDEX = 1
+    PAIR = 2
+    ARRAY = 3
+    ALL = 4
+
+
+class FaultCode(IntEnum):
+    """What a run may find; of two at once the lower one is the cause."""
+
+    FINE = 0
+    INPUT_NOT_FINITE = 1
+    INPUT_OUT_OF_RANGE = 2
+    NOT_FINITE = 3
+
+
+class Function(IntEnum):
+    """Activation functions; from SOFTMAX on they are of a whole row of values, the others of one value at a time."""
+
+    RELU = 0
+    LEAKY_RELU = 1
+    PRELU = 2
+    ELU = 3
+    SELU = 4
+    GELU = 5
+    SILU = 6
+    TANH = 7
+    SIGMOID = 8
+    HARD_SIGMOID = 9
+    SOFTPLUS = 10
+    SOFTSIGN = 11
+    EXPONENTIAL = 12
+    MISH = 13
+    CLIP = 14
+    CELU = 15
+    SHRINK = 16
+    LOG_SIGMOID = 17
+    POWER = 18
+    HARD_SILU = 19
+    SOFTMAX = 20
+    LOG_SOFTMAX = 21
+
+
+ENUMS = (Part, Stabilizer, StartMode, FaultCode, Function)
+
+#: Parts of a contraction's input, taken while it is loaded.
+INPUT_PARTS = {"x": Part.X, "x+": Part.POSITIVE, "x-": Part.NEGATIVE}
+#: What a redistributed sum is multiplied by, element by element.
+SHARE_PARTS = {**INPUT_PARTS, "1": Part.ONE, "x-low": Part.X_MINUS_BOUND, "x-high": Part.X_MINUS_BOUND}
+#: Stabilizers by the name that rules have for them.
+STABILIZERS = {"sign": Stabilizer.SIGN, "zero": Stabilizer.ZERO}
+#: Modes of `Start`.
+START_MODES = {mode.name.lower(): mode for mode in StartMode}
+#: Activation functions by the name that layers have for them.
+FUNCTIONS = {function.name.lower(): function for function in Function}
+#: Those of a whole row of values.
+OF_ROWS = ("softmax", "log_softmax")

@@ -1,0 +1,120 @@
+"""The heavy operations: contractions over packed weights with a fused epilogue.
+
+`Contract` goes forwards, `Redistribute` backwards. A `Divide` is what a layer divides its relevance by: a part of the
+redistribution above it, or an operation of its own. Records hold arrays and numbers only: no layer, no rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .geometry import Geometry
+from .operation import Operation
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """part(source) · weights, added to an accumulator.
+
+    Without geometry, row m of the source meets weights of shape (K, N). With one,
+    ``weights`` holds an array for each region: (groups, taps · K, N), where group g
+    contracts source channels g·K to (g + 1)·K and makes output channels g·N to (g + 1)·N.
+    Taps outside contribute nothing.
+
+    ``sign`` +1 takes w⁺ of the weights and −1 takes w⁻, so that neither need be stored.
+
+    Of a diagonal operation: out channel c gets Σ_taps part(source[tap, c]) · factor · weights[tap, c];
+    ``weights`` has shape (taps, C), or (taps, 1) for all channels alike, one such array for
+    each region where there is a geometry, and taps = 1 where there is none.
+    """
+
+    source: int
+    weights: np.ndarray | tuple[np.ndarray, ...]
+    part: str = "x"
+    accumulator: int = 0
+    geometry: Geometry | None = None
+    sign: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """buffer = Σ_a coefficients[a] · accumulator_a + constant, clamped at 0 where ``relu``.
+
+    The constant has shape (N,), or (rows · N,) where it differs by row; N is here the number of
+    output channels, of all groups together.
+    """
+
+    buffer: int
+    coefficients: tuple[float, ...] = (1.0,)
+    constant: np.ndarray | None = None
+    relu: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Contract(Operation):
+    """One or more outputs from shared sums over K, for ``rows`` rows a sample.
+
+    All terms have a geometry or none has; geometries may differ in taps and
+    factors, but not in ``out``, nor in their regions' positions. ``diagonal``
+    operations contract taps only, channel by channel, and are never rounded to TF32
+    unless ``tf32`` says so.
+    """
+
+    terms: tuple[Term, ...]
+    outputs: tuple[Output, ...]
+    rows: int = 1
+    diagonal: bool = False
+    tf32: bool = True  # whether operands are rounded where the program asks for TF32
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """coefficient · part(x) ⊙ accumulator. ``bound`` is low or high: one value or rows · N."""
+
+    accumulator: int
+    part: str = "x"
+    coefficient: float = 1.0
+    bound: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Divide(Operation):
+    """out = relevance / (z + stabilizer), zero where ``mask`` forbids.
+
+    ``z`` is a buffer or, where z does not depend on x, an array of one sample's size.
+    ``mask`` is +1 (only where ``mask_z`` > 0), −1 (only where it is < 0) or 0.
+    """
+
+    relevance: int
+    z: int | np.ndarray
+    out: int
+    stabilizer: float
+    kind: str = "sign"
+    mask: int = 0
+    mask_z: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Redistribute(Operation):
+    """out = Σ_shares coefficient · part(x) ⊙ accumulator, then, if asked, divided.
+
+    Terms, ``diagonal`` and ``tf32`` are as in `Contract`. ``divide`` holds what the layer
+    below divides by; its ``relevance`` and ``out`` are this operation's own output.
+
+    With ``scatter``, rows of the source add to rows of ``out``, instead of the other way round: of a term's one-region
+    geometry ``out`` is the source's grid and ``source`` the output's, and its weights of shape (K, taps · N) make for
+    each tap what is added to the row it names, source row after source row. For outputs of so few channels that
+    sums over taps would leave vectors empty; `Backend.scatter_columns` says how few.
+    """
+
+    terms: tuple[Term, ...]
+    shares: tuple[Share, ...]
+    x: int
+    out: int
+    rows: int = 1
+    divide: Divide | None = None
+    diagonal: bool = False
+    tf32: bool = True
+    scatter: bool = False

@@ -1,0 +1,108 @@
+"""A program's weights, tables and structs on a device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..geometry import Geometry
+from ..operation import Operation
+from ..verify import check_geometry
+from .structs import GEOMETRY, INT, REGION
+
+
+def round_tf32(array: np.ndarray) -> np.ndarray:
+    """Float32 values to 10 mantissa bits, to nearest, ties to even."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    odd = (bits >> np.uint32(13)) & np.uint32(1)
+    return ((bits + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def part_of(weights: np.ndarray, sign: int, scale: float) -> np.ndarray:
+    """Scaled weights where they are of a sign, else 0; all of them for the sign 0."""
+    part = weights if not sign else np.maximum(weights, 0) if sign > 0 else np.minimum(weights, 0)
+    return part if scale == 1 else part * weights.dtype.type(scale)
+
+
+class DeviceArrays:
+    """A program's weights, tables and records on one device, which is the current one; an array comes there once."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self.arrays: list[Any] = []
+        self._addresses: dict[tuple[Any, ...], tuple[int, Any]] = {}
+
+    def put(self, array: np.ndarray) -> int:
+        """An array's address on the device."""
+        import cupy
+
+        if array.size == 0:
+            array = np.zeros(1, array.dtype)
+        on_device = cupy.empty(array.nbytes, np.uint8)
+        on_device.set(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        self.arrays.append(on_device)
+        return int(on_device.data.ptr)
+
+    def _lazy(self, key: tuple[Any, ...], source: Any, create: Any) -> int:
+        entry = self._addresses.get(key)
+        if entry is None:
+            entry = self._addresses[key] = (create(), source)  # a source that is kept keeps its id
+        return entry[0]
+
+    def record(self, value: np.ndarray) -> Any:
+        """A record as the array that kernels take."""
+        self.put(value)
+        return self.arrays[-1]
+
+    def vector(self, value: Any, rounded: bool = False, sign: int = 0, scale: float = 1.0) -> int:
+        """An array of numbers in the program's dtype, or its part of a sign, scaled, on TF32's grid; 0 for None."""
+        if value is None:
+            return 0
+
+        def copy() -> int:
+            values = part_of(np.ascontiguousarray(value, self.dtype).reshape(-1), sign, scale)
+            return self.put(round_tf32(values) if rounded else values)
+
+        return self._lazy((id(value), "vector", rounded, sign, scale), value, copy)
+
+    def matrix(
+        self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0
+    ) -> tuple[int, int, int]:
+        """(address, row step, column step) of weights (K, N), which lie by rows or by columns; both share memory."""
+        by_columns = weights.flags.f_contiguous and not weights.flags.c_contiguous
+        base = weights.T if by_columns else weights
+        start = base.__array_interface__["data"][0]
+        if not base.flags.c_contiguous or base.dtype != self.dtype:
+            start = id(weights)
+
+        def copy() -> int:
+            values = part_of(np.ascontiguousarray(base, self.dtype), sign, scale)
+            return self.put(round_tf32(values) if rounded else values)
+
+        address = self._lazy((start, base.shape, "matrix", rounded, sign, scale), weights, copy)
+        return (address, 1, weights.shape[0]) if by_columns else (address, weights.shape[1], 1)
+
+    def indices(self, value: np.ndarray) -> int:
+        return self._lazy((id(value), "indices"), value, lambda: self.put(np.ascontiguousarray(value, INT)))
+
+    def geometry(self, source: Geometry, operation: Operation) -> int:
+        """A geometry's address; it is checked first, for the operation that has it."""
+        return self._lazy((id(source), "geometry"), source, lambda: self._put_geometry(source, operation))
+
+    def _put_geometry(self, source: Geometry, operation: Operation) -> int:
+        check_geometry(source, operation)
+        regions = np.zeros(len(source.regions), REGION)
+        for region, region_of in zip(regions, source.regions, strict=True):
+            region["rows"] = region["taps"] = 1
+            for d, axis in enumerate(region_of.axes):
+                count, taps = axis.index.shape
+                factor = 0 if axis.factor is None else self.put(np.ascontiguousarray(axis.factor, np.float64))
+                region["axes"][d] = (count, taps, self.indices(axis.positions), self.indices(axis.index), factor)
+                region["rows"] *= count
+                region["taps"] *= taps
+        record = np.zeros((), GEOMETRY)
+        record["source"], record["out"] = source.source, source.out
+        record["source_rows"] = int(np.prod(source.source))
+        record["regions_count"], record["regions"] = len(regions), self.put(regions)
+        return self.put(record)

@@ -1,0 +1,59 @@
+"""The kernels' structs (in common.cu, epilogue.cu, light.cu) as NumPy types. Pointers are addresses on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..verify import MAX_SUMS
+
+
+def _struct(*fields: tuple[Any, ...]) -> np.dtype:
+    return np.dtype(list(fields), align=True)
+
+
+INT, LONG, DOUBLE, POINTER = np.int32, np.int64, np.float64, np.uint64
+
+AXIS = _struct(("count", INT), ("taps", INT), ("positions", POINTER), ("index", POINTER), ("factor", POINTER))
+REGION = _struct(("axes", AXIS, 3), ("rows", INT), ("taps", INT))
+GEOMETRY = _struct(
+    ("source", INT, 3), ("out", INT, 3), ("source_rows", INT), ("regions_count", INT), ("regions", POINTER)
+)
+BUFFER = _struct(("at", LONG), ("size", LONG))
+TERM = _struct(
+    ("source", BUFFER),
+    *((name, INT) for name in ("part", "round", "accumulator", "quads", "channels", "stride", "alike", "unused")),
+    ("row_step", LONG),
+    ("column_step", LONG),
+    ("geometry", POINTER),
+    ("weights", POINTER),
+    ("others", POINTER),
+)
+OUTPUT = _struct(
+    ("buffer", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("coefficients", DOUBLE, MAX_SUMS)
+)
+SHARE = _struct(
+    ("bound", POINTER), *((name, INT) for name in ("accumulator", "part", "step", "unused")), ("coefficient", DOUBLE)
+)
+CONTRACTION = _struct(
+    *((name, INT) for name in ("terms_count", "sums", "outputs_count", "shares_count")),
+    *((name, INT) for name in ("rows", "width", "columns", "groups")),
+    *((name, INT) for name in ("check", "round", "divides", "stabilizer", "mask", "quads")),
+    ("stabilizer_value", DOUBLE),
+    *((name, BUFFER) for name in ("x", "out", "z", "mask_z")),
+    *((name, POINTER) for name in ("z_constant", "geometry", "terms", "outputs", "shares")),
+)
+LIGHT = _struct(
+    ("reads", BUFFER, 3),
+    ("writes", BUFFER, 2),
+    *((name, INT) for name in ("function", "flag", "columns", "sources_count")),
+    *((name, INT) for name in ("check", "detached", "length", "stabilizer")),
+    *((name, LONG) for name in ("count", "run", "source_offset", "source_step", "out_offset", "out_step")),
+    *((name, INT) for name in ("m", "n", "k", "has_winner")),
+    ("p", DOUBLE, 3),
+    *((name, POINTER) for name in ("values", "more_values", "index", "starts", "sources", "geometry")),
+)
+
+#: where a buffer lies that is not in the workspace
+INPUT, RESULT = -1, -2

@@ -1,0 +1,54 @@
+"""Which source rows an output row sees, through which taps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of a geometry: for each of some output positions, the source positions of its taps.
+
+    Attributes
+    ----------
+    positions : int64 array, shape (n,)
+        Output positions along the axis, ascending.
+    index : int64 array, shape (n, taps)
+        Source position of each tap, −1 outside.
+    factor : float64 array, shape (n, taps), or None
+        What each tap's value is multiplied by; the factors of all axes multiply. Diagonal terms only.
+    """
+
+    positions: np.ndarray
+    index: np.ndarray
+    factor: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Output positions that share a tap pattern and weights: the product of three axes.
+
+    Taps are numbered in row-major order of the axes, and so are rows. There may be
+    no taps at all: the sums are then zero.
+    """
+
+    axes: tuple[Axis, Axis, Axis]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Which source rows an output row sees: an operand's rows lie on a grid of three axes, channels last.
+
+    Attributes
+    ----------
+    source, out : (int, int, int)
+        Sizes of the two grids; unused axes are 1.
+    regions : tuple of Region
+        Together they cover every output row exactly once.
+    """
+
+    source: tuple[int, int, int]
+    out: tuple[int, int, int]
+    regions: tuple[Region, ...]

@@ -1,0 +1,145 @@
+/* Passes without a matrix product: channel by channel, divisions, pooling, sums, checks. */
+
+static inline __attribute__((always_inline)) void NAME(channelwise_any)(
+    const int part, const int weighted, ptrdiff_t n, ptrdiff_t count, const T *const *x, const T *const *weights,
+    const T *factors, int accumulate, T *out)
+{
+    const NAME(v) zero = {0};
+    for (ptrdiff_t j = 0; j < n; j += VL) {
+        NAME(v) sum = zero;
+        for (ptrdiff_t t = 0; t < count; t++) {
+            NAME(v) value = NAME(load_vector)(x[t] + j, n - j);
+            if (part == LRPFAST_POSITIVE)
+                value = (NAME(v))((__typeof__(value > zero))value & (value > zero));
+            if (part == LRPFAST_NEGATIVE)
+                value = (NAME(v))((__typeof__(value > zero))value & (value < zero));
+            NAME(v) factor = factors[t] - zero;
+            if (weighted)
+                sum = FMA(value * factor, NAME(load_vector)(weights[t] + j, n - j), sum);
+            else
+                sum = FMA(value, factor, sum);
+        }
+        NAME(u) *to = (NAME(u) *)(out + j); /* whole vectors: sums have room for them */
+        if (accumulate)
+            sum = *to + sum;
+        *to = sum;
+    }
+}
+
+/* out (+)= Σ_t part(x_t) · factor_t ⊙ weights_t, for n channels; without weights where there are none. */
+static void NAME(channelwise)(ptrdiff_t n, ptrdiff_t count, int part, const void *const *inputs,
+                              const void *const *weight_rows, const void *tap_factors, int accumulate, void *sums)
+{
+    const T *const *x = (const T *const *)inputs, *const *weights = (const T *const *)weight_rows;
+    const T *factors = tap_factors;
+    T *out = sums;
+    if (part == LRPFAST_X && weights)
+        NAME(channelwise_any)(LRPFAST_X, 1, n, count, x, weights, factors, accumulate, out);
+    else if (part == LRPFAST_X)
+        NAME(channelwise_any)(LRPFAST_X, 0, n, count, x, weights, factors, accumulate, out);
+    else if (part == LRPFAST_POSITIVE && weights)
+        NAME(channelwise_any)(LRPFAST_POSITIVE, 1, n, count, x, weights, factors, accumulate, out);
+    else if (part == LRPFAST_POSITIVE)
+        NAME(channelwise_any)(LRPFAST_POSITIVE, 0, n, count, x, weights, factors, accumulate, out);
+    else if (weights)
+        NAME(channelwise_any)(LRPFAST_NEGATIVE, 1, n, count, x, weights, factors, accumulate, out);
+    else
+        NAME(channelwise_any)(LRPFAST_NEGATIVE, 0, n, count, x, weights, factors, accumulate, out);
+}
+
+/* out = R / (z + stabilizer); mask +1 or −1: zero unless mask_z has that sign. */
+static void NAME(divide)(ptrdiff_t n, const void *relevance, const void *denominator, double value, int stabilizer,
+                         int mask, const void *masking, void *output)
+{
+    const T *R = relevance, *z = denominator, *mask_z = masking;
+    T *out = output;
+    const NAME(v) zero = {0};
+    for (ptrdiff_t j = 0; j < n; j += VL) {
+        NAME(v) s = NAME(divide_stabilized)(NAME(load_vector)(R + j, n - j), NAME(load_vector)(z + j, n - j), (T)value,
+                                            stabilizer);
+        if (mask) {
+            NAME(v) m = NAME(load_vector)(mask_z + j, n - j);
+            s = mask > 0 ? WHERE(m > zero, s, zero) : WHERE(m < zero, s, zero);
+        }
+        NAME(store_vector)(out + j, s, n - j);
+    }
+}
+
+/* The largest so far of a window's taps, and which tap it was: the first of equals. */
+static void NAME(keep_larger)(ptrdiff_t n, const void *input, ptrdiff_t tap_number, void *restrict output,
+                              void *restrict winners)
+{
+    const T *x = input, tap = (T)tap_number;
+    T *restrict out = output, *restrict winner = winners;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        int better = x[j] > out[j];
+        winner[j] = better ? tap : winner[j];
+        out[j] = better ? x[j] : out[j];
+    }
+}
+
+/* out += relevance where the winner is this tap. */
+static void NAME(add_to_winner)(ptrdiff_t n, const void *incoming, const void *winners, ptrdiff_t tap_number,
+                                void *restrict output)
+{
+    const T *relevance = incoming, *winner = winners, tap = (T)tap_number;
+    T *restrict out = output;
+    for (ptrdiff_t j = 0; j < n; j++)
+        out[j] = out[j] + (winner[j] == tap ? relevance[j] : 0);
+}
+
+static void NAME(add)(ptrdiff_t n, const void *input, void *output)
+{
+    const T *x = input;
+    T *out = output;
+    for (ptrdiff_t j = 0; j < n; j++)
+        out[j] = out[j] + x[j];
+}
+
+static void NAME(relu)(ptrdiff_t n, const void *input, void *output)
+{
+    const T *x = input;
+    T *out = output;
+    for (ptrdiff_t j = 0; j < n; j++)
+        out[j] = x[j] > 0 ? x[j] : 0;
+}
+
+/* Whether every value is finite: x · 0 is 0 for a finite x and NaN for any other. */
+static int NAME(finite)(ptrdiff_t n, const void *input)
+{
+    const T *x = input;
+    NAME(v) sums[4] = {{0}, {0}, {0}, {0}}; /* four chains, for speed */
+    ptrdiff_t j = 0;
+    for (; j + 4 * VL <= n; j += 4 * VL)
+        UNROLL
+        for (int c = 0; c < 4; c++)
+            sums[c] = sums[c] + *(const NAME(u) *)(x + j + c * VL) * (T)0;
+    NAME(v) sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    T total = 0;
+    for (ptrdiff_t k = 0; k < VL; k++) total = total + sum[k];
+    for (; j < n; j++) total = total + x[j] * (T)0;
+    return total == 0;
+}
+
+/* Σ|x|, NaN left out: in blocks, so that no sum in T is long. */
+static double NAME(absolute)(ptrdiff_t n, const void *input)
+{
+    const T *x = input;
+    const NAME(v) zero = {0};
+    double total = 0;
+    ptrdiff_t j = 0;
+    while (j + 4 * VL <= n) {
+        NAME(v) sums[4] = {{0}, {0}, {0}, {0}};
+        ptrdiff_t stop = n - j < 4096 ? n : j + 4096;
+        for (; j + 4 * VL <= stop; j += 4 * VL)
+            UNROLL
+            for (int c = 0; c < 4; c++) {
+                NAME(v) value = *(const NAME(u) *)(x + j + c * VL);
+                sums[c] = sums[c] + WHERE(value > zero, value, WHERE(value < zero, -value, zero));
+            }
+        NAME(v) sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        for (ptrdiff_t k = 0; k < VL; k++) total = total + sum[k];
+    }
+    for (; j < n; j++) total = total + (x[j] > 0 ? x[j] : x[j] < 0 ? -x[j] : 0);
+    return total;
+}
