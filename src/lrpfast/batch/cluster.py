@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine.analyzer import Analyzer
+from ..engine.core import AnalyzerCore
 from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
 from .job import Job, is_per_sample, wrong_count
@@ -46,22 +46,26 @@ CHUNKS_PER_PIECE = 8
 # Lazy maps
 
 
-def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
+def map_array(
+    core: AnalyzerCore, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None
+) -> Any:
     """`Analyzer.map`."""
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
-            grid = None if mask is None else open_mask_for(analyzer.input_shape, mask, source)
-            mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
+            grid = None if mask is None else open_mask_for(core.input_shape, mask, source)
+            mapped, job = _mapped(core, x.data, target, normalize, grid)
             return to_xarray(mapped, source.labels, job.record, stacked_indexes(x))
-    grid = None if mask is None else open_mask_for(analyzer.input_shape, mask)
-    return _mapped(analyzer, x, target, normalize, grid)[0]
+    grid = None if mask is None else open_mask_for(core.input_shape, mask)
+    return _mapped(core, x, target, normalize, grid)[0]
 
 
-def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
+def _mapped(
+    core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None
+) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
-        job = Job(analyzer, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
+        job = Job(core, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
         return _explain_block(x, None, job=job, grid=grid), job
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
@@ -73,13 +77,13 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
         if np.shape(target)[:1] != (len(x),):
             raise wrong_count(len(x), np.shape(target))
         if isinstance(target, list):
-            analyzer.fixed(np.empty((0, *_feature_shape(x.shape, grid)[1:]), x.dtype))._check_target(target)
+            core.fixed(np.empty((0, *_feature_shape(x.shape, grid)[1:]), x.dtype)).check_target(target)
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
         target = np.empty((0, *target.shape[1:]), target.dtype)
     shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
-    job = Job(_of_a_task(analyzer), shape, x.dtype, target=target, normalize=normalize)
+    job = Job(core.for_one_task(), shape, x.dtype, target=target, normalize=normalize)
     made = on_grid(job.map_shape, grid)
     axes = tuple(range(1, 1 + len(made)))
     mapped = da.blockwise(
@@ -106,15 +110,6 @@ def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:
     if shape[1:] != grid.shape:
         raise ShapeError(f"the mask has shape {grid.shape}, but a sample has shape {shape[1:]}")
     return shape[0], int(grid.sum())
-
-
-def _of_a_task(analyzer: Analyzer) -> Analyzer:
-    """The analyzer for one task of several at a time: of one thread, as the scheduler hands out the others."""
-    if analyzer._threads:
-        return analyzer
-    single = copy.copy(analyzer)
-    single._threads, single._variants = 1, {}
-    return single
 
 
 def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
@@ -265,7 +260,7 @@ class Task:
 
     def __init__(self, run: Run) -> None:
         self.job = copy.copy(run.job)
-        self.job.analyzer = _of_a_task(run.job.analyzer)
+        self.job.analyzer = run.job.analyzer.for_one_task()
         self.source = _absolute(*split(run.data.name))
         self.sink = None if run.sink is None else _absolute(*named(run.sink.name)[::2])
         self.mask, self.rows = run.grid, run.rows
@@ -306,7 +301,7 @@ def explain_piece(
             if sink is not None:
                 sums.append((at, at + len(x), sink.write(at, explained.relevance)))
             if made is not None:
-                made.update(at, explained.relevance, explained.group, threads=job.analyzer._threads)
+                made.update(at, explained.relevance, explained.group, threads=job.analyzer.settings.threads)
             counts = {key: number + counts.get(key, 0) for key, number in explained.counts.items()}
             data.done(at + len(x))
         if sink is not None:

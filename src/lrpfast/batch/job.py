@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine.analyzer import Analyzer
+from ..engine.core import AnalyzerCore
 from ..engine.exact import IndistinctError, exact
 from ..engine.growth import Growth, warn
 from ..engine.inputs import as_batch, as_start
@@ -53,7 +53,7 @@ class Job:
 
     Parameters
     ----------
-    analyzer : Analyzer
+    analyzer : AnalyzerCore
     shape : tuple
         Of all inputs, samples first; None where the number of samples is not known.
     dtype : dtype
@@ -64,7 +64,7 @@ class Job:
 
     def __init__(
         self,
-        analyzer: Analyzer,
+        analyzer: AnalyzerCore,
         shape: RowsShape,
         dtype: np.dtype,
         *,
@@ -89,11 +89,11 @@ class Job:
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
-            analyzer._check_target(target)  # as it was given: an array of it says less
+            analyzer.check_target(target)  # as it was given: an array of it says less
             self._target = target = np.asarray(target)
             _check_targets(analyzer, target, self.samples)
         # an empty batch has every other property of the result: its dtype, and an axis for several targets
-        made = self._analyze(none, target[:0] if self._per_sample else target)
+        made = analyzer.analyze(none, target[:0] if self._per_sample else target)
         self.dtype: np.dtype = made.dtype
         self.map_shape: tuple[int, ...] = made.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
@@ -108,12 +108,12 @@ class Job:
         """Samples of a chunk that so many threads, or the analyzer's GPUs, explain."""
         device = self.analyzer.device
         flops = CHUNK_FLOPS["cpu"] * threads if device == "cpu" else CHUNK_FLOPS["gpu"] * (1 + device.count(","))
-        return rows_of(self._row_bytes, self.analyzer.plan().flops, self.samples, flops)
+        return rows_of(self._row_bytes, self.analyzer.plan.flops, self.samples, flops)
 
     @lazy_property
     def record(self) -> dict[str, str]:
         """How the relevances are made, in words; it takes a digest of all weights."""
-        target = self.analyzer.target if self._target is None else self._target
+        target = self.analyzer.settings.target if self._target is None else self._target
         told = {"lrpfast_version": __version__, **record(self.analyzer), "target": target_text(target)}
         if self.normalize is not None:
             told["normalize"] = self.normalize
@@ -128,7 +128,7 @@ class Job:
         IndistinctError
             Where nothing tells it from another: the target is an object that may hold anything.
         """
-        target = self.analyzer.target if self._target is None else self._target
+        target = self.analyzer.settings.target if self._target is None else self._target
         of_job = target, self.normalize, self.groups.deciding, self.map_shape, self.dtype.str
         return exact([__version__, self.record["model_digest"], deciding(self.analyzer), of_job])
 
@@ -157,15 +157,15 @@ class Job:
             output = np.empty((rows, *self.analyzer.output_shape), self.dtype)
         notes: list[Any] = []
         try:
-            self._analyze(x, target, out, output, notes)
+            self.analyzer.analyze(x, target, out, output, notes)
         except SampleError as error:
             raise error.moved(first) from None
-        counts = {"left": 0, "outside": 0, **Growth.of(notes, self.analyzer._conserves).counts()}
+        counts = {"left": 0, "outside": 0, **Growth.of(notes, self.analyzer.conserves).counts()}
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
-            counts["left"] = normalize_rows(flat, self.normalize, threads=self.analyzer._threads)
+            counts["left"] = normalize_rows(flat, self.normalize, threads=self.analyzer.settings.threads)
         for low, high in self._bounds:
-            counts["outside"] += outside(x, low, high, threads=self.analyzer._threads)
+            counts["outside"] += outside(x, low, high, threads=self.analyzer.settings.threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
 
     def growth(self, counts: dict[str, int]) -> Growth:
@@ -177,19 +177,7 @@ class Job:
         growth = self.growth(explained.counts)
         if not self._warned and any(growth.counts().values()):
             self._warned = True
-            warn(growth, len(explained.relevance) * self.targets, self.analyzer._rectify)
-
-    def _analyze(
-        self,
-        x: np.ndarray,
-        target: Any,
-        out: np.ndarray | None = None,
-        output: np.ndarray | None = None,
-        notes: list[Any] | None = None,
-    ) -> np.ndarray:
-        # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
-        made: np.ndarray = Analyzer._analyzed(self.analyzer, x, target, out, output, notes)
-        return made
+            warn(growth, len(explained.relevance) * self.targets, self.analyzer.settings.rectify)
 
 
 def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
@@ -202,10 +190,10 @@ def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
     return ""
 
 
-def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
+def _bounds_of(analyzer: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
     """The bounds, shaped as the model's input, of every z-box that looks at the input itself."""
     model, found = analyzer.model, []
-    for i, rule in analyzer._composite.assign(model).rules.items():
+    for i, rule in analyzer.assignment.rules.items():
         if isinstance(rule, ZBox):
             path = moved(model, model.nodes[i].inputs[0])
             shape: Any = model.nodes[path[0]].shape
@@ -231,11 +219,11 @@ def wrong_count(samples: int, shape: tuple[int, ...]) -> ShapeError:
     return ShapeError(f"there are {samples} samples, but the targets have shape {shape}")
 
 
-def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int | None) -> None:
+def _check_targets(analyzer: AnalyzerCore, target: np.ndarray, samples: int | None) -> None:
     """Tell of a wrong target before the work begins, not when its sample's turn comes."""
     if samples is None:
         raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
     if target.ndim == 0 or len(target) != samples:
         raise wrong_count(samples, target.shape)
-    port, target = analyzer._layout.output(target)
-    as_start(target, samples, port.shape, np.dtype(np.float64), lambda: np.empty(0))
+    slot, target = analyzer.layout.output(target)
+    as_start(target, samples, slot.shape, np.dtype(np.float64), lambda: np.empty(0))

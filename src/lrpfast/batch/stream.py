@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.analyzer import Analyzer
+from ..engine.core import AnalyzerCore
 from ..engine.exact import IndistinctError
 from ..engine.growth import COUNTS, texts, warn
 from ..engine.inputs import is_array
@@ -112,7 +112,7 @@ class Streamed:
 
 
 def stream(
-    analyzer: Analyzer,
+    analyzer: AnalyzerCore,
     source: Any,
     sink: Any = None,
     *,
@@ -152,7 +152,7 @@ def stream(
         )
         if out is not None and grid is not None:
             out = Gridded(out, grid)
-        threads = analyzer._threads or (get_num_threads() if cluster is None else 1)
+        threads = analyzer.settings.threads or (get_num_threads() if cluster is None else 1)
         rows = _rows(batch_size, job, data, threads)
         if cluster is not None:
             rows = rows_of_a_chunk(rows)
@@ -170,8 +170,8 @@ def stream(
         given.append(told_outside(outside, values))
         warnings.warn(given[0], BoundsWarning, stacklevel=3)
     growth = job.growth(run.counts)
-    warn(growth, counts[1], analyzer._rectify)
-    given += texts(growth, counts[1], analyzer._rectify)
+    warn(growth, counts[1], analyzer.settings.rectify)
+    given += texts(growth, counts[1], analyzer.settings.rectify)
     told = run.resumed, run.counts["left"], outside, growth.amplified, growth.vanished, growth.zero, values
     return Streamed(*counts, shape, job.dtype, seconds, *told, tuple(given), made.total, run.record, out is not None)
 
@@ -283,11 +283,10 @@ class Run:
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a run to go on where another stopped."""
-        backend = self.job.analyzer._backend
         settings: dict[str, Any] = {
             **self.record,
             EXACT: self.job.digest,
-            "device": f"{backend.name} {backend.describe().get('instruction set', '')}".strip(),
+            "device": self.job.analyzer.describe_device(),
             "input": self.data.fingerprint,
             CHUNK: self.rows,
             "outputs": [os.path.realpath(p) for p in self._paths],
