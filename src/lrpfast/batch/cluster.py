@@ -46,9 +46,7 @@ CHUNKS_PER_PIECE = 8
 # Lazy maps
 
 
-def map_array(
-    core: AnalyzerCore, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None
-) -> Any:
+def map_array(core: AnalyzerCore, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
     """`Analyzer.map`."""
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
@@ -59,9 +57,7 @@ def map_array(
     return _mapped(core, x, target, normalize, grid)[0]
 
 
-def _mapped(
-    core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None
-) -> tuple[Any, Job]:
+def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
