@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lrpfast
-from lrpfast.batch import open_sink, open_source, stream
+from lrpfast.batch import open_sink, open_source, run
 from lrpfast.batch.journal import MAGIC
 from lrpfast.batch.map_writer import check_maps, write_maps
 from lrpfast.batch.metadata import ArrayMetadata, Coord
@@ -527,8 +527,8 @@ def test_what_is_named_is_on_the_disk(out, x, tmp_path, monkeypatch):
     for name in ("replace", "rename"):
         monkeypatch.setattr(os, name, rename(name))
     monkeypatch.setattr(os, "unlink", unlink)
-    monkeypatch.setattr(stream, "SECONDS_BETWEEN_NOTES", 0.0)
-    monkeypatch.setattr(stream, "TIMES_A_NOTE", 0)
+    monkeypatch.setattr(run, "SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(run, "TIMES_A_NOTE", 0)
     options = {"statistics": tmp_path / out} if out in STATISTICS else {"sink": tmp_path / out}
     ANALYZER.stream(x, batch_size=200, **options)
     assert len(noted) >= 3 and (tmp_path / out).exists() and renamed == []
@@ -570,8 +570,8 @@ def test_a_power_cut(sink, statistics, x, cut, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     whole.mkdir()
     ANALYZER.stream(x, whole / sink, statistics=whole / statistics, batch_size=CHUNK)
-    monkeypatch.setattr(stream, "SECONDS_BETWEEN_NOTES", 0.0)
-    monkeypatch.setattr(stream, "TIMES_A_NOTE", 0)
+    monkeypatch.setattr(run, "SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(run, "TIMES_A_NOTE", 0)
     stopped(ANALYZER, x, disk / sink, statistics=disk / statistics)
     power_cut()
     done = ANALYZER.stream(x, disk / sink, statistics=disk / statistics, batch_size=CHUNK)

@@ -398,12 +398,10 @@ class Analyzer:
         >>> done.shape, done.statistics.mean.round(3)
         ((1000, 2), array([[1., 2.]]))
         """
+        from .batch.settings import StreamSettings
         from .batch.stream import stream
 
-        return stream(
-            self._core,
-            source,
-            sink,
+        settings = StreamSettings(
             target=target,
             batch_size=batch_size,
             normalize=normalize,
@@ -417,6 +415,7 @@ class Analyzer:
             overwrite=overwrite,
             cluster=cluster,
         )
+        return stream(self._core, source, sink, settings)
 
     def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
         """Relevance of a Dask or xarray array, lazily: computed chunk by chunk, where and when Dask computes it.
