@@ -237,7 +237,7 @@ def ours(
 def flops_of(tool: Tool) -> int:
     """Floating-point operations for a sample, of the program that runs."""
     analyzer = tool.explain.__self__  # type: ignore[attr-defined]
-    return memory_plan.flops(analyzer._compiled._program)
+    return memory_plan.flops(analyzer._core._programs.main._program)
 
 
 def pool() -> Any:

@@ -78,7 +78,7 @@ def test_a_pickle_of_open_sizes_leaves_out_what_was_compiled():
 
 def test_a_pickle_of_another_version_is_refused(monkeypatch):
     state = pickle.dumps(lrpfast.Analyzer(MODEL, "epsilon"))
-    monkeypatch.setattr("lrpfast.engine.analyzer.__version__", "99.0")
+    monkeypatch.setattr("lrpfast.engine.core.__version__", "99.0")
     with pytest.raises(lrpfast.InputError, match=rf"pickled by lrpfast {lrpfast.__version__}, and this is .* 99\.0"):
         pickle.loads(state)
 

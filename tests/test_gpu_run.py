@@ -84,7 +84,7 @@ def test_chunk_sizes_agree(standin, small_chunks):
     one = analyzer()
     first, again = one.analyze(x), one.analyze(x)
     np.testing.assert_array_equal(first, again)
-    need = one._compiled._executables[0].workspace_bytes(3)
+    need = one._core._programs.main._executables[0].workspace_bytes(3)
     expected(x).check(analyzer(memory=4 * need).analyze(x))
 
 
@@ -135,7 +135,7 @@ def test_a_batch_is_shared_by_all_gpus(standin):
     one = analyzer()
     assert one.device == "gpu:0, gpu:1"
     expected(x).check(one.analyze(x))
-    assert set(one._compiled._executables) == {0, 1}
+    assert set(one._core._programs.main._executables) == {0, 1}
     targets = np.stack([np.arange(150) % 3, np.arange(150) % 2], 1)
     got = one.analyze(x, targets)
     for k in range(2):
@@ -152,7 +152,7 @@ def test_one_gpu_of_several(standin):
     one = analyzer(device="gpu:2")
     assert one.device == "gpu:2"
     expected(cases.inputs(200, 9)).check(one.analyze(cases.inputs(200, 9)))
-    assert set(one._compiled._executables) == {2}
+    assert set(one._core._programs.main._executables) == {2}
 
 
 # Arrays that lie on a GPU.
@@ -288,10 +288,10 @@ def test_a_graph_gives_the_same_bytes(standin):
         standin.LOG.clear()
         np.testing.assert_array_equal(one.analyze(x, 1), first)
         assert launched == standin.LOG
-    assert len(one._compiled._graphs[0]._graphs) == 1
+    assert len(one._core._programs.main._graphs[0]._graphs) == 1
     other = cases.inputs(8, 9, seed=5)
     expected(other, 2).check(one.analyze(other, 2))  # another target: the same graph with other values in its memory
-    assert len(one._compiled._graphs[0]._graphs) == 1
+    assert len(one._core._programs.main._graphs[0]._graphs) == 1
     bad = other.copy()
     bad[3, 1] = np.nan
     for _ in range(2):

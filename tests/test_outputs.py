@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lrpfast
-from lrpfast.batch import open_sink, open_source, stream
+from lrpfast.batch import open_sink, open_source, run
 from lrpfast.batch.journal import MAGIC
 from lrpfast.batch.map_writer import check_maps, write_maps
 from lrpfast.batch.metadata import ArrayMetadata, Coord
@@ -430,7 +430,7 @@ def test_an_output_that_is_not_the_unfinished_run_s(sink, masked, x, tmp_path, m
     """A run killed after it has named its output takes it for its own only while it is."""
     options = {"mask": np.ones(FEATURES, bool)} if masked else {}
     with monkeypatch.context() as patch:
-        patch.setattr(stream.Journal, "remove", lambda _: (_ for _ in ()).throw(Stop()))
+        patch.setattr(run.Journal, "remove", lambda _: (_ for _ in ()).throw(Stop()))
         with pytest.raises(Stop):
             ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options)
     edited = tmp_path / sink / "relevance" / "3.0" if "zarr" in sink else tmp_path / sink
@@ -455,7 +455,7 @@ def test_one_bit_of_a_journal(x, tmp_path):
         harmed[bit // 8] ^= 1 << bit % 8
         journal.write_bytes(harmed)
         with pytest.raises(lrpfast.InputError, match="damaged record|another lrpfast version") as caught:
-            stream.Journal(str(tmp_path / "r.npy"), {}).load()
+            run.Journal(str(tmp_path / "r.npy"), {}).load()
         assert "resume=False" in str(caught.value)
     journal.write_bytes(whole)
     options = {"statistics": tmp_path / "s.npz", "quantiles": 0.5, "batch_size": CHUNK}
@@ -530,8 +530,8 @@ def test_what_is_named_is_on_the_disk(out, x, tmp_path, monkeypatch):
     for name in ("replace", "rename"):
         monkeypatch.setattr(os, name, rename(name))
     monkeypatch.setattr(os, "unlink", unlink)
-    monkeypatch.setattr(stream, "SECONDS_BETWEEN_NOTES", 0.0)
-    monkeypatch.setattr(stream, "TIMES_A_NOTE", 0)
+    monkeypatch.setattr(run, "SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(run, "TIMES_A_NOTE", 0)
     options = {"statistics": tmp_path / out} if out in STATISTICS else {"sink": tmp_path / out}
     ANALYZER.stream(x, batch_size=200, **options)
     assert len(noted) >= 3 and (tmp_path / out).exists() and renamed == []
@@ -573,8 +573,8 @@ def test_a_power_cut(sink, statistics, x, cut, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     whole.mkdir()
     ANALYZER.stream(x, whole / sink, statistics=whole / statistics, batch_size=CHUNK)
-    monkeypatch.setattr(stream, "SECONDS_BETWEEN_NOTES", 0.0)
-    monkeypatch.setattr(stream, "TIMES_A_NOTE", 0)
+    monkeypatch.setattr(run, "SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(run, "TIMES_A_NOTE", 0)
     stopped(ANALYZER, x, disk / sink, statistics=disk / statistics)
     power_cut()
     done = ANALYZER.stream(x, disk / sink, statistics=disk / statistics, batch_size=CHUNK)

@@ -97,7 +97,7 @@ def test_sinks(sink, batch_size, x, tmp_path):
         pytest.skip("a thousand files of a sample each")
     done = ANALYZER.stream(x, tmp_path / sink, batch_size=batch_size)
     assert (read(tmp_path / sink) == RELEVANCE).all()
-    assert (done.samples, done.shape, done.resumed, done.left) == (SAMPLES, RELEVANCE.shape, 0, 0)
+    assert (done.samples, done.shape, done.resumed, done.not_normalized) == (SAMPLES, RELEVANCE.shape, 0, 0)
     assert leftovers(tmp_path) == []
 
 
@@ -141,7 +141,7 @@ def test_normalize(how, x, tmp_path):
     scale = {"maxabs": size.max(1), "sum": relevance.sum(1), "max": relevance.max(1), "l1": size.sum(1)}[how]
     scale[5] = 1
     done = analyzer.stream(x, tmp_path / "r.npy", normalize=how, batch_size=250)
-    assert done.left == 1
+    assert done.not_normalized == 1
     np.testing.assert_allclose(np.load(tmp_path / "r.npy"), relevance / scale[:, None], rtol=3e-7, atol=0)
 
 
@@ -723,7 +723,7 @@ import signal, sys, numpy as np, lrpfast
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 model, x, out, maps, labels = sys.argv[1:]
 analyzer = lrpfast.Analyzer(lrpfast.load(model), "epsilon", threads=1)
-import lrpfast.batch.stream as s
+import lrpfast.batch.run as s
 s.SECONDS_BETWEEN_NOTES = s.TIMES_A_NOTE = float(__import__("os").environ.get("PAUSE", "0"))
 def slowly(samples, time=__import__("time")): time.sleep(0.002)
 analyzer.stream(x, out, statistics=maps, group_by=labels, batch_size=20, progress=slowly)
@@ -802,4 +802,4 @@ def test_values_outside_of_bounds_are_counted_where_channels_come_first():
     high[1, 4, 0] = x[:, 1, 4, 0].min()
     analyzer = lrpfast.Analyzer(model, lrpfast.composites.EpsilonGammaBox(low, high))
     with pytest.warns(lrpfast.BoundsWarning, match="^6 of 420 input values"):
-        assert analyzer.stream(x, statistics=True).outside == 6
+        assert analyzer.stream(x, statistics=True).out_of_bounds == 6

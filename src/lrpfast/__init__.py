@@ -17,10 +17,9 @@ import importlib
 from typing import Any
 
 from . import composites, layers, plot, rules
-from .engine.analyzer import Analyzer
+from .analyzer import Analyzer
 from .engine.balance import Balance, Conservation
 from .engine.explanation import Explanation
-from .engine.innvestigate import create_analyzer
 from .engine.redistribute import redistribute
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import (
@@ -40,17 +39,18 @@ from .errors import (
     UnsupportedLayerError,
     VanishingWarning,
 )
+from .innvestigate import create_analyzer, model_wo_softmax
 from .model.builder import Graph, from_layers
-from .model.graph import Model, model_wo_softmax
+from .model.graph import Model
 from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 from .version import __version__
 
-#: What is made of whole data sets; its folder is read when first asked for.
-_LATER = ("Statistics", "Streamed", "data_bounds")
+#: Names of `batch`, which is imported on first use.
+_LAZY = ("Statistics", "Streamed", "data_bounds")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER or name == "batch":
+    if name in _LAZY or name == "batch":
         batch = importlib.import_module(".batch", __name__)
         return batch if name == "batch" else getattr(batch, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

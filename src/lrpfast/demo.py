@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from .engine.balance import Conservation
-from .engine.innvestigate import create_analyzer
 from .engine.threads import check_threads, get_num_threads
+from .innvestigate import create_analyzer
 from .kernels import backend
 from .model.graph import Model
 from .output import check_target, replacing

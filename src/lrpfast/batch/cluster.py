@@ -9,26 +9,27 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..engine.analyzer import Analyzer
+from ..engine.core import AnalyzerCore
 from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
 from .job import Job, is_per_sample, wrong_count
 from .masks import Gridded, Masked, on_grid, open_mask_for, scatter
 from .metadata import stacked_indexes, to_xarray
 from .moment_tree import SIZE as BLOCK
+from .normalize import check_normalization
 from .optional_import import import_optional
-from .sinks import named, open_sink
+from .sinks import Sink, named, open_sink
 from .sources import open_source, split
+from .sources.base import FileSource
 from .statistics import Statistics
 
 if TYPE_CHECKING:
     from .metadata import RowsShape
-    from .stream import Run
 
 #: Pieces that a worker gets at least, where there is enough to do, so that all end at about the same time.
 PIECES_PER_WORKER = 8
@@ -46,22 +47,24 @@ CHUNKS_PER_PIECE = 8
 # Lazy maps
 
 
-def map_array(analyzer: Analyzer, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
+def map_array(core: AnalyzerCore, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
     """`Analyzer.map`."""
+    if normalize is not None:
+        check_normalization(normalize)
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
-            grid = None if mask is None else open_mask_for(analyzer.input_shape, mask, source)
-            mapped, job = _mapped(analyzer, x.data, target, normalize, grid)
+            grid = None if mask is None else open_mask_for(core.input_shape, mask, source)
+            mapped, job = _mapped(core, x.data, target, normalize, grid)
             return to_xarray(mapped, source.labels, job.record, stacked_indexes(x))
-    grid = None if mask is None else open_mask_for(analyzer.input_shape, mask)
-    return _mapped(analyzer, x, target, normalize, grid)[0]
+    grid = None if mask is None else open_mask_for(core.input_shape, mask)
+    return _mapped(core, x, target, normalize, grid)[0]
 
 
-def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
+def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
-        job = Job(analyzer, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
+        job = Job(core, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
         return _explain_block(x, None, job=job, grid=grid), job
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
@@ -73,25 +76,25 @@ def _mapped(analyzer: Analyzer, x: Any, target: Any, normalize: str | None, grid
         if np.shape(target)[:1] != (len(x),):
             raise wrong_count(len(x), np.shape(target))
         if isinstance(target, list):
-            analyzer.fixed(np.empty((0, *_feature_shape(x.shape, grid)[1:]), x.dtype))._check_target(target)
+            core.fixed(np.empty((0, *_feature_shape(x.shape, grid)[1:]), x.dtype)).check_target(target)
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
         target = np.empty((0, *target.shape[1:]), target.dtype)
     shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
-    job = Job(_of_a_task(analyzer), shape, x.dtype, target=target, normalize=normalize)
-    made = on_grid(job.map_shape, grid)
-    axes = tuple(range(1, 1 + len(made)))
+    job = Job(core.for_one_task(), shape, x.dtype, target=target, normalize=normalize)
+    map_shape = on_grid(job.map_shape, grid)
+    axes = tuple(range(1, 1 + len(map_shape)))
     mapped = da.blockwise(
         _explain_block,
         (0, *axes),
         *arguments,
         job=delayed(job, name=f"lrpfast-{job.key()}", traverse=False),
         grid=grid,
-        new_axes=dict(zip(axes, made, strict=True)),
+        new_axes=dict(zip(axes, map_shape, strict=True)),
         concatenate=True,
         dtype=job.dtype,
-        meta=np.empty((0,) * (1 + len(made)), job.dtype),
+        meta=np.empty((0,) * (1 + len(map_shape)), job.dtype),
     )
     return mapped, job
 
@@ -108,15 +111,6 @@ def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:
     return shape[0], int(grid.sum())
 
 
-def _of_a_task(analyzer: Analyzer) -> Analyzer:
-    """The analyzer for one task of several at a time: of one thread, as the scheduler hands out the others."""
-    if analyzer._threads:
-        return analyzer
-    single = copy.copy(analyzer)
-    single._threads, single._variants = 1, {}
-    return single
-
-
 def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
     """One chunk of a lazy map."""
     explained = job.explain(0, x if grid is None else x[:, grid], target=target)
@@ -127,7 +121,7 @@ def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | N
 
 # Files, by a cluster's workers
 
-_PLACE = re.compile(
+_CLUSTER = re.compile(
     r"local(:(?P<workers>\d+))?|(?P<address>(\w+://)?[^/\s]+:\d+)|(?P<file>.+\.json)", re.ASCII | re.DOTALL
 )
 
@@ -147,17 +141,17 @@ def connected(cluster: Any) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         client = cluster
         if not isinstance(cluster, distributed.Client):
-            found = _PLACE.fullmatch(os.fspath(cluster)) if isinstance(cluster, (str, os.PathLike)) else None
-            if found is None:
+            match = _CLUSTER.fullmatch(os.fspath(cluster)) if isinstance(cluster, (str, os.PathLike)) else None
+            if match is None:
                 raise InputError(
                     "cluster must be 'local:N' (N workers here), a scheduler's address such as 'tcp://host:8786', its "
                     f"file such as 'scheduler.json', or a Client, not {cluster!r}"
                 )
-            address = _address_in(found["file"]) if found["file"] else found["address"]
+            address = _address_in(match["file"]) if match["file"] else match["address"]
             if address:
                 client = stack.enter_context(_client_of(distributed, address, cluster))
             else:
-                client = stack.enter_context(_local(distributed, int(found["workers"]) if found["workers"] else None))
+                client = stack.enter_context(_local(distributed, int(match["workers"]) if match["workers"] else None))
         try:
             client.wait_for_workers(1, timeout=SECONDS_TO_START)
         except distributed.TimeoutError as error:
@@ -219,36 +213,84 @@ def rows_of_a_piece(rows: int, block: int, samples: int, workers: int) -> int:
     return size
 
 
-def cluster_of_files(source: Any, sink: Any) -> None:
+def check_reachable(source: Any, sink: Any) -> None:
     """InputError unless workers can open both: by their paths, on a disk that they share."""
-    for what, given in (("source", source), ("sink", sink)):
-        if not isinstance(given, (str, os.PathLike, type(None))):
+    for name, value in (("source", source), ("sink", sink)):
+        is_file = isinstance(value, (str, os.PathLike, FileSource, type(None)))
+        if not (is_file or (isinstance(value, Sink) and value.path is not None)):
             raise InputError(
-                f"cluster: the {what} must be a file that all workers reach, not {type(given).__name__}; "
+                f"cluster: the {name} must be a file that all workers reach, not {type(value).__name__}; "
                 "Analyzer.map explains Dask and xarray arrays on a cluster"
             )
 
 
-def explain_on(client: Any, run: Run, tell: Callable[[int], object]) -> None:
-    """Let the workers explain what is not done yet, a piece at a time.
+class Task:
+    """What a worker needs to know; sent to each of them once.
+
+    Parameters
+    ----------
+    job : Job
+    source, sink : str
+        Their names, as `open_source` and `open_sink` take them; ``sink`` may be None.
+    mask : boolean array or None
+    rows : int
+        Samples of a chunk.
+    new_statistics : callable or None
+        Returns statistics of no maps; None where none are wanted.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        source: str,
+        sink: str | None,
+        mask: np.ndarray | None,
+        rows: int,
+        new_statistics: Callable[[], Statistics] | None,
+    ) -> None:
+        self.job = copy.copy(job)
+        self.job.core = job.core.for_one_task()
+        self.source = _absolute(*split(source))
+        self.sink = None if sink is None else _absolute(*named(sink)[::2])
+        self.mask, self.rows, self.new_statistics = mask, rows, new_statistics
+
+
+class PieceResult(NamedTuple):
+    """The outcome of one piece, beside what its worker wrote.
+
+    Attributes
+    ----------
+    counts : dict
+        As `Explained` has them.
+    state : dict of arrays or None
+        Of the piece's statistics.
+    sums : list of (first, stop, checksum)
+        Of the rows that were written.
+    """
+
+    counts: dict[str, int]
+    state: dict[str, np.ndarray] | None
+    sums: list[tuple[int, int, int]]
+
+
+def explain_on(
+    client: Any, task: Task, missing: Sequence[tuple[int, int]], finished: Callable[[int, int, PieceResult], object]
+) -> None:
+    """Let the workers explain ranges of samples, a piece at a time, and call ``finished`` with each.
 
     Every piece is read and written by the worker that explains it, from and into files that all of them reach; only
     its statistics come back. A piece whose worker dies is explained again by another.
     """
     as_completed = import_optional("distributed", "a cluster").as_completed
-    missing = run.missing()
     workers = max(1, sum(client.nthreads().values()))
     samples = sum(stop - first for first, stop in missing)
-    size = rows_of_a_piece(run.rows, BLOCK if run.made.wanted else 1, samples, workers)
+    size = rows_of_a_piece(task.rows, 1 if task.new_statistics is None else BLOCK, samples, workers)
     pieces = [(at, min(at + size - at % size, stop)) for first, stop in missing for at in _cuts(first, stop, size)]
-    task = client.scatter(Task(run), broadcast=True, hash=False)
-    futures = {client.submit(explain_piece, task, *piece, pure=False): piece for piece in pieces}
+    scattered = client.scatter(task, broadcast=True, hash=False)
+    futures = {client.submit(explain_piece, scattered, *piece, pure=False): piece for piece in pieces}
     try:
         for future in as_completed(list(futures), loop=client.loop):  # else it looks for a default client
-            counts, state, sums = future.result()
-            if state is not None and run.made.total is not None:
-                run.made.total.merge(Statistics.from_state(state))
-            run.took(*futures.pop(future), counts, sums, tell)
+            finished(*futures.pop(future), future.result())
     except BaseException:
         client.cancel(list(futures), force=True)
         raise
@@ -260,35 +302,18 @@ def _cuts(first: int, stop: int, size: int) -> Iterator[int]:
     yield from range(first - first % size + size, stop, size)
 
 
-class Task:
-    """What a worker needs to know; sent to each of them once."""
-
-    def __init__(self, run: Run) -> None:
-        self.job = copy.copy(run.job)
-        self.job.analyzer = _of_a_task(run.job.analyzer)
-        self.source = _absolute(*split(run.data.name))
-        self.sink = None if run.sink is None else _absolute(*named(run.sink.name)[::2])
-        self.mask, self.rows = run.grid, run.rows
-        self.statistics = run.made.new if run.made.wanted else None
-
-
 def _absolute(path: str, inside: str | None) -> str:
     """A path, and what is named in it as it is, for a worker in another folder."""
     path = os.path.abspath(path)
     return path if inside is None else f"{path}:{inside}"
 
 
-def explain_piece(
-    task: Task, first: int, stop: int
-) -> tuple[dict[str, int], dict[str, np.ndarray] | None, list[tuple[int, int, int]]]:
-    """Explain some samples on a worker.
-
-    Returns their counts, as `Explained` has them, their statistics' state, and (first, stop, checksum) of what was
-    written.
-    """
-    job, sums = task.job, []
+def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
+    """Explain some samples on a worker."""
+    job = task.job
+    sums: list[tuple[int, int, int]] = []
     counts: dict[str, int] = {}
-    made = None if task.statistics is None else task.statistics()
+    statistics = None if task.new_statistics is None else task.new_statistics()
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(open_source(task.source))
         if task.mask is not None:
@@ -297,7 +322,7 @@ def explain_piece(
         if task.sink is not None:
             sink = stack.enter_context(open_sink(task.sink))
             sink = sink if task.mask is None else Gridded(sink, task.mask)
-            # made when the run began, with room for all rows
+            # created when the run began, with room for all rows
             sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, there=True)
         for at in range(first, stop, task.rows):
             x = data.read(at, min(stop, at + task.rows))
@@ -305,10 +330,10 @@ def explain_piece(
             explained = job.explain(at, x)
             if sink is not None:
                 sums.append((at, at + len(x), sink.write(at, explained.relevance)))
-            if made is not None:
-                made.update(at, explained.relevance, explained.group, threads=job.analyzer._threads)
+            if statistics is not None:
+                statistics.update(at, explained.relevance, explained.group, threads=job.core.settings.threads)
             counts = {key: number + counts.get(key, 0) for key, number in explained.counts.items()}
             data.done(at + len(x))
         if sink is not None:
             sink.flush()
-    return counts, None if made is None else made.state(), sums
+    return PieceResult(counts, None if statistics is None else statistics.state(), sums)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.analyzer import Analyzer
+from ..engine.core import AnalyzerCore
 from ..engine.provenance import array_text
 from ..errors import InputError, InputNotFoundError, ShapeError
 from .sources import open_array, open_source
@@ -64,7 +64,7 @@ class Groups:
 
     Parameters
     ----------
-    analyzer : Analyzer
+    core : AnalyzerCore
     samples : int or None
     group_by : None, "prediction" or labels
         Labels: an array or list of whole numbers or texts, one for each sample, or the path of one; texts lie in .npy.
@@ -77,11 +77,11 @@ class Groups:
         The groups' labels, in order.
     """
 
-    def __init__(self, analyzer: Analyzer, samples: int | None, group_by: Any = None, correct: Any = None) -> None:
+    def __init__(self, core: AnalyzerCore, samples: int | None, group_by: Any = None, correct: Any = None) -> None:
         self._of: np.ndarray | None = None
         self._correct = None if correct is None else labels(correct, "correct", samples)
         self._predicted = isinstance(group_by, str) and group_by == PREDICTION
-        shape = analyzer.output_shape
+        shape = core.output_shape
         self.needs_output = self._predicted or correct is not None
         if self.needs_output and isinstance(shape, list):
             raise InputError(f"the model has {len(shape)} outputs: which class it predicts is not defined")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine.analyzer import Analyzer
+from ..engine.core import AnalyzerCore
 from ..engine.exact import IndistinctError, exact
 from ..engine.growth import Growth, warn
 from ..engine.inputs import as_batch, as_start
@@ -24,10 +24,13 @@ from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
 from .groups import Groups
-from .normalize import check_normalization, normalize_rows
+from .normalize import normalize_rows
 
 if TYPE_CHECKING:
     from .metadata import RowsShape
+
+#: What a job counts of its samples, besides what `kernels.growth.Growth` counts.
+JOB_COUNTS = ("not_normalized", "out_of_bounds")
 
 
 @dataclass
@@ -39,8 +42,8 @@ class Explained:
     relevance : array, shape (samples, *map_shape)
     group : int array, shape (samples,)
     counts : dict
-        "left": explanations left as they are by normalizing; "outside": input values outside the bounds of z-box;
-        and those of `kernels.growth.Growth`.
+        "not_normalized": explanations whose divisor is zero; "out_of_bounds": input values outside the bounds of a
+        z-box; and those of `kernels.growth.Growth`.
     """
 
     relevance: np.ndarray
@@ -53,7 +56,7 @@ class Job:
 
     Parameters
     ----------
-    analyzer : Analyzer
+    core : AnalyzerCore
     shape : tuple
         Of all inputs, samples first; None where the number of samples is not known.
     dtype : dtype
@@ -64,7 +67,7 @@ class Job:
 
     def __init__(
         self,
-        analyzer: Analyzer,
+        core: AnalyzerCore,
         shape: RowsShape,
         dtype: np.dtype,
         *,
@@ -73,51 +76,49 @@ class Job:
         group_by: Any = None,
         correct: Any = None,
     ) -> None:
-        if isinstance(analyzer.input_shape, list):
+        if isinstance(core.input_shape, list):
             raise InputError(
-                f"the model has {len(analyzer.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
+                f"the model has {len(core.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
             )
-        if normalize is not None:
-            check_normalization(normalize)
         none = np.empty((0, *shape[1:]), dtype)
         try:
-            analyzer = analyzer.fixed(none)
-            as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), analyzer.input_shape)
+            core = core.fixed(none)
+            as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), core.input_shape)
         except ShapeError as error:
-            raise ShapeError(f"{error}{_advice(shape[1:], analyzer.input_shape)}") from None
-        self.analyzer, self.normalize, self._warned = analyzer, normalize, False
+            raise ShapeError(f"{error}{_advice(shape[1:], core.input_shape)}") from None
+        self.core, self.normalize, self._warned = core, normalize, False
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
-            analyzer._check_target(target)  # as it was given: an array of it says less
+            core.check_target(target)  # as it was given: an array of it says less
             self._target = target = np.asarray(target)
-            _check_targets(analyzer, target, self.samples)
+            _check_targets(core, target, self.samples)
         # an empty batch has every other property of the result: its dtype, and an axis for several targets
-        made = self._analyze(none, target[:0] if self._per_sample else target)
-        self.dtype: np.dtype = made.dtype
-        self.map_shape: tuple[int, ...] = made.shape[1:]
+        result = core.analyze(none, target[:0] if self._per_sample else target)
+        self.dtype: np.dtype = result.dtype
+        self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
-        self.targets = math.prod(made.shape[1 : made.ndim - none.ndim + 1])
-        self._row_bytes = math.prod(self.map_shape) * made.itemsize + math.prod(none.shape[1:]) * (
-            made.itemsize + none.itemsize
+        self.targets = math.prod(result.shape[1 : result.ndim - none.ndim + 1])
+        self._row_bytes = math.prod(self.map_shape) * result.itemsize + math.prod(none.shape[1:]) * (
+            result.itemsize + none.itemsize
         )
-        self._bounds = _bounds_of(analyzer)
-        self.groups = Groups(analyzer, self.samples, group_by, correct)
+        self._bounds = _bounds_of(core)
+        self.groups = Groups(core, self.samples, group_by, correct)
 
     def rows(self, threads: int) -> int:
         """Samples of a chunk that so many threads, or the analyzer's GPUs, explain."""
-        device = self.analyzer.device
+        device = self.core.device
         flops = CHUNK_FLOPS["cpu"] * threads if device == "cpu" else CHUNK_FLOPS["gpu"] * (1 + device.count(","))
-        return rows_of(self._row_bytes, self.analyzer.plan().flops, self.samples, flops)
+        return rows_of(self._row_bytes, self.core.plan.flops, self.samples, flops)
 
     @lazy_property
     def record(self) -> dict[str, str]:
         """How the relevances are made, in words; it takes a digest of all weights."""
-        target = self.analyzer.target if self._target is None else self._target
-        told = {"lrpfast_version": __version__, **record(self.analyzer), "target": target_text(target)}
+        target = self.core.settings.target if self._target is None else self._target
+        attributes = {"lrpfast_version": __version__, **record(self.core), "target": target_text(target)}
         if self.normalize is not None:
-            told["normalize"] = self.normalize
-        return {**told, **self.groups.told}
+            attributes["normalize"] = self.normalize
+        return {**attributes, **self.groups.told}
 
     @lazy_property
     def digest(self) -> str:
@@ -128,9 +129,9 @@ class Job:
         IndistinctError
             Where nothing tells it from another: the target is an object that may hold anything.
         """
-        target = self.analyzer.target if self._target is None else self._target
+        target = self.core.settings.target if self._target is None else self._target
         of_job = target, self.normalize, self.groups.deciding, self.map_shape, self.dtype.str
-        return exact([__version__, self.record["model_digest"], deciding(self.analyzer), of_job])
+        return exact([__version__, self.record["model_digest"], deciding(self.core), of_job])
 
     def key(self) -> str:
         """`digest`, or where there is none a name that no other job has."""
@@ -154,18 +155,18 @@ class Job:
             target = self._target[first : first + rows] if self._per_sample else self._target
         output = None
         if self.groups.needs_output:
-            output = np.empty((rows, *self.analyzer.output_shape), self.dtype)
+            output = np.empty((rows, *self.core.output_shape), self.dtype)
         notes: list[Any] = []
         try:
-            self._analyze(x, target, out, output, notes)
+            self.core.analyze(x, target, out, output, notes)
         except SampleError as error:
             raise error.moved(first) from None
-        counts = {"left": 0, "outside": 0, **Growth.of(notes, self.analyzer._conserves).counts()}
+        counts = {**dict.fromkeys(JOB_COUNTS, 0), **Growth.of(notes, self.core.conserves).counts()}
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
-            counts["left"] = normalize_rows(flat, self.normalize, threads=self.analyzer._threads)
+            counts["not_normalized"] = normalize_rows(flat, self.normalize, threads=self.core.settings.threads)
         for low, high in self._bounds:
-            counts["outside"] += outside(x, low, high, threads=self.analyzer._threads)
+            counts["out_of_bounds"] += outside(x, low, high, threads=self.core.settings.threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
 
     def growth(self, counts: dict[str, int]) -> Growth:
@@ -177,19 +178,7 @@ class Job:
         growth = self.growth(explained.counts)
         if not self._warned and any(growth.counts().values()):
             self._warned = True
-            warn(growth, len(explained.relevance) * self.targets, self.analyzer._rectify)
-
-    def _analyze(
-        self,
-        x: np.ndarray,
-        target: Any,
-        out: np.ndarray | None = None,
-        output: np.ndarray | None = None,
-        notes: list[Any] | None = None,
-    ) -> np.ndarray:
-        # the base class's: iNNvestigate's analyzers take fewer kinds of targets when called as iNNvestigate's are
-        made: np.ndarray = Analyzer._analyzed(self.analyzer, x, target, out, output, notes)
-        return made
+            warn(growth, len(explained.relevance) * self.targets, self.core.settings.rectify)
 
 
 def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
@@ -202,10 +191,10 @@ def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
     return ""
 
 
-def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
+def _bounds_of(core: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
     """The bounds, shaped as the model's input, of every z-box that looks at the input itself."""
-    model, found = analyzer.model, []
-    for i, rule in analyzer._composite.assign(model).rules.items():
+    model, bounds = core.model, []
+    for i, rule in core.assignment.rules.items():
         if isinstance(rule, ZBox):
             path = moved(model, model.nodes[i].inputs[0])
             shape: Any = model.nodes[path[0]].shape
@@ -217,8 +206,8 @@ def _bounds_of(analyzer: Analyzer) -> list[tuple[np.ndarray, np.ndarray]]:
                 else:
                     low, high = low.reshape(shape), high.reshape(shape)
             if isinstance(model.nodes[path[-1]].layer, Input):
-                found.append((low, high))
-    return found
+                bounds.append((low, high))
+    return bounds
 
 
 def is_per_sample(target: Any) -> bool:
@@ -231,11 +220,11 @@ def wrong_count(samples: int, shape: tuple[int, ...]) -> ShapeError:
     return ShapeError(f"there are {samples} samples, but the targets have shape {shape}")
 
 
-def _check_targets(analyzer: Analyzer, target: np.ndarray, samples: int | None) -> None:
+def _check_targets(core: AnalyzerCore, target: np.ndarray, samples: int | None) -> None:
     """Tell of a wrong target before the work begins, not when its sample's turn comes."""
     if samples is None:
         raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
     if target.ndim == 0 or len(target) != samples:
         raise wrong_count(samples, target.shape)
-    port, target = analyzer._layout.output(target)
-    as_start(target, samples, port.shape, np.dtype(np.float64), lambda: np.empty(0))
+    slot, target = core.layout.output(target)
+    as_start(target, samples, slot.shape, np.dtype(np.float64), lambda: np.empty(0))

@@ -24,9 +24,10 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-VERSION = 2
+VERSION = 3
 #: What a journal begins with; a digest of the rest comes next.
-MAGIC = f"lrpfast journal {VERSION}\n".encode()
+PREFIX = b"lrpfast journal "
+MAGIC = PREFIX + f"{VERSION}\n".encode()
 DIGEST_BYTES = 16
 #: What file systems without locks answer; ENOLCK is NFS's.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -49,8 +50,8 @@ def locked(path: str) -> Iterator[None]:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             with naming(path, name):
-                taken = _take(descriptor, path)
-            if not taken:
+                is_locked = _try_lock(descriptor, path)
+            if not is_locked:
                 raise InputError(f"{path}: another run writes it now; wait for its end, or stop it")
             # the run that held it before removes the file: then the lock is on a file that is no longer there
             if _same(descriptor, name):
@@ -70,7 +71,7 @@ def locked(path: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _take(descriptor: int, path: str) -> bool:
+def _try_lock(descriptor: int, path: str) -> bool:
     """Lock an open file, unless somebody else has; a warning where its file system cannot."""
     try:
         if sys.platform == "win32":
@@ -257,7 +258,7 @@ class Journal:
         payload = data[len(MAGIC) + DIGEST_BYTES :]
         if data.startswith(MAGIC) and data[len(MAGIC) : len(MAGIC) + DIGEST_BYTES] == _digest(payload):
             return payload
-        if data.startswith((b"PK", MAGIC[: MAGIC.index(b"2")])) and not data.startswith(MAGIC):
+        if data.startswith((b"PK", PREFIX)) and not data.startswith(MAGIC):
             raise InputError(f"{self.output}: an unfinished run of another lrpfast version lies beside it; {ANEW}")
         raise InputError(f"{self.path}: damaged record of an unfinished run; {ANEW}")
 

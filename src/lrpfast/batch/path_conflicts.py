@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .sinks import Sink
 from .sources import split
+from .sources.base import FileSource
 
 
 def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -34,6 +36,8 @@ def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> N
 
 def _path(given: Any) -> str | None:
     """The file or folder that is meant, without what is named in it."""
+    if isinstance(given, (FileSource, Sink)):
+        given = given.path
     if isinstance(given, np.memmap):
         given = given.filename
     return split(os.fsdecode(given))[0] if isinstance(given, (str, os.PathLike)) else None

@@ -9,12 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import LrpfastError
+from .usage import UsageError
 
 __all__ = ["main"]
-
-
-class UsageError(Exception):
-    """A wrong command line, in argparse's words."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

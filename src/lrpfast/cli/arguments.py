@@ -13,7 +13,8 @@ from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
 from ..plot.scale import SCALES
-from . import UsageError, demo, explain, info, inspect, rules, values
+from . import demo, explain, info, inspect, rules, values
+from .usage import UsageError
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..analyzer import Analyzer
 from ..batch import Source, open_mask
-from ..engine.analyzer import Analyzer
 from ..errors import InputError, RelevanceWarning
 
 #: Samples that the table is made of at most, from the first to the last at equal distances.

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--plot draws the relevances that -o OUT keeps: give both")
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
-    sink = None if arguments.output is None else open_sink(arguments.output).path
+    sink = None if arguments.output is None else open_sink(arguments.output)
     check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
         {name: getattr(arguments, name.replace("-", "_")) for name in _READ},
@@ -43,13 +43,13 @@ def run(arguments: argparse.Namespace) -> None:
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
-        with terminable(), _with_output_program(*outputs), warnings.catch_warnings():
+        with terminable(), _noting_interruption(*outputs), warnings.catch_warnings():
             for kind in (BoundsWarning, RelevanceWarning):  # told below, each in one line
                 warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
             done = analyzer.stream(
-                arguments.inputs,
-                arguments.output,
+                data,
+                sink,
                 target=target,
                 batch_size=arguments.batch_size,
                 normalize=arguments.normalize,
@@ -80,9 +80,9 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     """What was done, in a few lines."""
-    if done.left:
+    if done.not_normalized:
         divisor = NORMALIZATIONS[arguments.normalize]
-        print(f"{done.left:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
+        print(f"{done.not_normalized:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
@@ -107,7 +107,7 @@ def _doubtful(done: Streamed) -> str:
 
 
 @contextlib.contextmanager
-def _with_output_program(*outputs: str | None) -> Iterator[None]:
+def _noting_interruption(*outputs: str | None) -> Iterator[None]:
     """Say, when the run is stopped, that it can go on."""
     try:
         yield

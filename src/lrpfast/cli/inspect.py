@@ -26,9 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     kept = range(len(model.nodes)) if start is None else model.needed(start)
     bare = model.without_output_activation(analyzer.stripped)
     left_out = set() if start is not None else _functions(model) - _functions(bare)
-    composite = analyzer._composite
-    folded = _folded(model) if composite.canonize else set()
-    for line in _assignment(model, composite.assign(model), kept, left_out, folded):
+    folded = _folded(model) if analyzer.composite.canonize else set()
+    for line in _assignment(model, analyzer.assignment, kept, left_out, folded):
         print(f"  {line}")
     if left_out:
         print("  the final softmax or sigmoid is left out: its input is explained")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..analyzer import Analyzer
 from ..batch import data_bounds, open_array
-from ..engine.analyzer import Analyzer
-from ..engine.innvestigate import create_analyzer
 from ..errors import InputError, RuleError
+from ..innvestigate import create_analyzer
 from ..model.graph import Model
 from ..rules import RULES, Rule, ZBox, from_name, presets
 from ..rules.composites import Composite
@@ -47,7 +47,7 @@ def _check_bounds(options: argparse.Namespace, made: Analyzer) -> None:
     """RuleError where --low and --high are given and no layer of this model has the rule that they are for."""
     if options.low is None and options.high is None:
         return
-    boxes = {rule for rule in made._composite.assign(made.model).rules.values() if isinstance(rule, ZBox)}
+    boxes = {rule for rule in made.assignment.rules.values() if isinstance(rule, ZBox)}
     on_convolution, first = options.rule == "epsilon_gamma_box", _first_rule(options.input_layer_rule)
     if on_convolution and isinstance(first, tuple):
         boxes.discard(ZBox(*first))  # with bounds of its own

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import plot
+from ..analyzer import Analyzer
 from ..batch import NORMALIZATIONS, Source, open_array, open_mask, open_source
-from ..engine.analyzer import Analyzer
 from ..engine.inputs import as_batch
 from ..errors import InputError, RelevanceWarning
 from ..plot.file import check_path

@@ -16,7 +16,7 @@ from ..model.graph import Model, with_layers
 from ..model.layers import Dense
 from ..model.layers.base import whole
 from ..rules import Pass
-from ..rules.composites import Assignment, Composite
+from ..rules.composites import Assignment
 
 
 def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
@@ -38,15 +38,16 @@ def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
     return at, target
 
 
-def explained_part(model: Model, composite: Composite, stripped: Sequence[str], start: Any) -> tuple[Model, Assignment]:
+def explained_part(
+    model: Model, assignment: Assignment, canonizes: bool, stripped: Sequence[str], start: Any
+) -> tuple[Model, Assignment]:
     """The model up to the layer to explain, as it is explained, and its layers' rules.
 
     What ends the whole model is left out and batch normalization folded before the model is cut, not after, so that a
     layer means the same whether an explanation begins there or comes by.
     """
-    assignment = composite.assign(model)
     whole = model.without_output_activation(stripped)
-    if composite.canonize:
+    if canonizes:
         whole = canonize(whole, assignment.kept)
     if start is None:
         return whole, assignment

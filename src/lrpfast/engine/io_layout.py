@@ -149,7 +149,7 @@ class IOLayout:
     def _names(self) -> str:
         return ", ".join(repr(p.name) for p in self.outputs)
 
-    def placed(self, start: Start, port: IOSlot) -> Start:
+    def start_in_row(self, start: Start, port: IOSlot) -> Start:
         """A start made for one output, in the row of all outputs."""
         if len(self.outputs) == 1:
             return start

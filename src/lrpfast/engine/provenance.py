@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..rules import Pass, Rule
 from ..rules.rule import digits
-
-if TYPE_CHECKING:
-    from .analyzer import Analyzer
+from .core import AnalyzerCore
 
 
 def array_text(array: np.ndarray) -> str:
@@ -53,38 +51,37 @@ def _canonized(canonize: bool, kept: list[str]) -> str:
     return "false" if not canonize else "true" + (f", but {', '.join(kept)}" if kept else "")
 
 
-def deciding(analyzer: Analyzer) -> tuple[Any, ...]:
-    """All that decides an analyzer's relevances besides model and target, as it is: what `exact` takes."""
-    assigned = analyzer._composite.assign(analyzer.model)
-    rules = sorted(assigned.rules.items()), sorted(assigned.activations.items())
-    asked = analyzer._start_at, analyzer._y_ref, analyzer._range, analyzer._rectify, analyzer._mask_nan
-    canonized = bool(analyzer._composite.canonize)
-    return rules, asked, analyzer.precision, canonized, analyzer.stripped
+def deciding(core: AnalyzerCore) -> tuple[Any, ...]:
+    """Everything but model and target that decides an analyzer's relevances, as objects: for `exact`."""
+    settings, assignment = core.settings, core.assignment
+    rules = sorted(assignment.rules.items()), sorted(assignment.activations.items())
+    options = settings.start, settings.y_ref, settings.input_range, settings.rectify, settings.mask_nan
+    return rules, options, settings.precision, bool(settings.composite.canonize), settings.stripped
 
 
-def record(analyzer: Analyzer) -> dict[str, str]:
-    """How an analyzer explains: model and its digest, every layer's rule, precision, and what else was asked for."""
-    model = analyzer.model
-    assignment = analyzer._composite.assign(model)
-    bare = model if analyzer._start_at is not None else model.without_output_activation(analyzer.stripped)
-    kept = {i for i, node in enumerate(bare.nodes) if getattr(node.layer, "activation", None) is not None}
+def record(core: AnalyzerCore) -> dict[str, str]:
+    """How an analyzer explains: model and its digest, every layer's rule, precision, and the options."""
+    model, settings, assignment = core.model, core.settings, core.assignment
+    bare = model if settings.start is not None else model.without_output_activation(settings.stripped)
+    activated = {i for i, node in enumerate(bare.nodes) if getattr(node.layer, "activation", None) is not None}
     texts: dict[str, list[str]] = {}
     for rules, suffix in ((assignment.rules, ""), (assignment.activations, "'s activation")):
         for i, rule in sorted(rules.items()):
-            if not isinstance(rule, Pass) and (i in kept or not suffix):
+            if not isinstance(rule, Pass) and (i in activated or not suffix):
                 texts.setdefault(rule_text(rule), []).append(model.nodes[i].name + suffix)
-    told = {
+    attributes = {
         "model": model.name,
         "model_digest": model.digest(),
         "rules": "; ".join(f"{', '.join(names)}: {text}" for text, names in texts.items()) or "pass",
-        "precision": analyzer.precision,
-        "canonized": _canonized(analyzer._composite.canonize, [model.nodes[i].name for i in sorted(assignment.kept)]),
+        "precision": settings.precision,
+        "canonized": _canonized(settings.composite.canonize, [model.nodes[i].name for i in sorted(assignment.kept)]),
     }
-    for key, value in (("start", analyzer._start_at), ("y_ref", analyzer._y_ref), ("input_range", analyzer._range)):
+    for key in ("start", "y_ref", "input_range"):
+        value = getattr(settings, key)
         if value is not None:
-            told[key] = array_text(np.asarray(value)) if key == "y_ref" else str(value)
-    if analyzer._rectify:
-        told["output"] = "rectified, max(y, 0)"
-    if analyzer._mask_nan:
-        told["mask_nan"] = "true"
-    return told
+            attributes[key] = array_text(np.asarray(value)) if key == "y_ref" else str(value)
+    if settings.rectify:
+        attributes["output"] = "rectified, max(y, 0)"
+    if settings.mask_nan:
+        attributes["mask_nan"] = "true"
+    return attributes

@@ -14,8 +14,9 @@ from ..rules import Rule
 from ..rules.composites import Composite
 from ..rules.entries import Entry
 from ..rules.registry import as_rule
-from .analyzer import Analyzer
+from .core import AnalyzerCore
 from .inputs import as_real
+from .settings import AnalyzerSettings
 
 
 def redistribute(
@@ -73,9 +74,9 @@ def redistribute(
     model = graph.model(graph.add(layer, *(graph.input(a.shape[1:]) for a in arrays)))
     rule = as_rule(rule, "redistribute")
     everywhere = Composite((Entry("default", rule, None, Layer),), rule.name, canonize=False)
-    analyzer = Analyzer(model, everywhere, device=device, precision=precision, threads=threads)
-    relevance, wanted = as_real(relevance, "relevances"), (len(arrays[0]), *model.output_shape)
-    if relevance.shape != wanted:
-        raise ShapeError(f"relevance must have shape {wanted}, the layer's output, not {relevance.shape}")
-    made = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
-    return as_tensors(made) if is_tensor(x) else made
+    core = AnalyzerCore(model, AnalyzerSettings(everywhere, device=device, precision=precision, threads=threads))
+    relevance, expected = as_real(relevance, "relevances"), (len(arrays[0]), *model.output_shape)
+    if relevance.shape != expected:
+        raise ShapeError(f"relevance must have shape {expected}, the layer's output, not {relevance.shape}")
+    result = core.analyze(arrays if len(arrays) > 1 else arrays[0], relevance.astype(np.float64))
+    return as_tensors(result) if is_tensor(x) else result

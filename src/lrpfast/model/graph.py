@@ -502,30 +502,3 @@ def with_layers(model: Model, nodes: Sequence[tuple[Layer, tuple[int, ...]]]) ->
         for node, (layer, inputs) in zip(model.nodes, nodes, strict=True)
     ]
     return Model(named, model.name, model.outputs)
-
-
-def model_wo_softmax(model: Model) -> Model:
-    """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`.
-
-    Parameters
-    ----------
-    model : Model
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    InputError
-        When ``model`` is none of lrpfast's.
-
-    Examples
-    --------
-    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), activation="softmax")])
-    >>> lrpfast.model_wo_softmax(model).predict(np.array([[3.0, 1.0]])).tolist()
-    [[3.0, 1.0]]
-    """
-    if not isinstance(model, Model):
-        raise InputError(f"model must be a lrpfast.Model, as lrpfast.load and from_keras make, not {model!r:.80}")
-    return model.without_softmax()

@@ -20,7 +20,7 @@ _NAME = re.compile(
 )
 
 
-def open_sink(out: str | os.PathLike[str] | Callable[[int, np.ndarray], Any]) -> Sink:
+def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], Any]) -> Sink:
     """What takes rows of relevance.
 
     Parameters
@@ -28,7 +28,7 @@ def open_sink(out: str | os.PathLike[str] | Callable[[int, np.ndarray], Any]) ->
     out : str, path-like or callable
         A path whose ending tells the format: ``.npy``; ``.h5`` or ``.hdf5``; ``.nc`` or ``.nc4``; ``.zarr``. All but
         the first may name the dataset after a colon, which is else called "relevance". Or a function that is
-        called with (first row's number, rows).
+        called with (first row's number, rows). A sink that is open already is returned as it is.
 
     Returns
     -------
@@ -39,6 +39,8 @@ def open_sink(out: str | os.PathLike[str] | Callable[[int, np.ndarray], Any]) ->
     InputError
         For another ending or type.
     """
+    if isinstance(out, Sink):
+        return out
     if callable(out):
         return CallbackSink(out)
     if not isinstance(out, (str, os.PathLike)):

@@ -30,7 +30,7 @@ def open_source(x: Any) -> Source:
         with one array or ``file.npz:name``; HDF5, as ``file.h5:dataset``; NetCDF, as ``file.nc:variable``; Zarr,
         a folder or zip archive, as ``store.zarr:array``. The name may be left out where there is one only.
         Or a NumPy array, anything with ``__array__`` or DLPack, an xarray.DataArray, a dask.array.Array, or an
-        iterable of arrays, which are batches of any size.
+        iterable of arrays, which are batches of any size. A source that is open already is returned as it is.
 
     Returns
     -------
@@ -47,6 +47,8 @@ def open_source(x: Any) -> Source:
     MissingPackageError
         When netCDF4 or zarr is needed and not installed.
     """
+    if isinstance(x, Source):
+        return x
     if isinstance(x, (str, os.PathLike)):
         return _open_path(os.fsdecode(x))
     if isinstance(x, np.ndarray):

@@ -1,4 +1,4 @@
-"""`create_analyzer`: iNNvestigate's call, on lrpfast's engine."""
+"""`create_analyzer` and `model_wo_softmax`: iNNvestigate's calls, on lrpfast's engine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, RuleError, UnsupportedLayerError
-from ..model.canonize import split_batch_norm
-from ..model.graph import Model
-from ..model.layers import SOFTMAXES, Activation
-from ..rules.innvestigate import composite, keywords
 from .analyzer import Analyzer
-from .explanation import Explanation
+from .engine.core import AnalyzerCore, check_model
+from .engine.explanation import Explanation
+from .engine.settings import AnalyzerSettings
+from .errors import InputError, RuleError, UnsupportedLayerError
+from .model.canonize import split_batch_norm
+from .model.graph import Model
+from .model.layers import SOFTMAXES, Activation
+from .rules.innvestigate import composite, keywords
 
 #: iNNvestigate's selection modes, as default targets; under "index" every call must name its own.
 MODES = {"max_activation": "max", "all": "all", "index": None}
@@ -27,19 +29,20 @@ ELSEWHERE = {
 class InnvestigateAnalyzer(Analyzer):
     """An Analyzer that is called as iNNvestigate's are; made by `create_analyzer`."""
 
-    stripped = SOFTMAXES  # a final sigmoid stays, and relevance starts at its output
-
     def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], **options: Any) -> None:
-        self._name, self._mode, self._usual_target = name, mode, MODES[mode]
-        self._rectify = name.startswith("deep_taylor")  # it explains max(y, 0)
-        if self._rectify and isinstance(model, Model):
+        self._name, self._mode = name, mode
+        rectify = name.startswith("deep_taylor")  # it explains max(y, 0)
+        if rectify and isinstance(model, Model):
             _only_relu(model.without_softmax(), name)
-        assigned = composite(name, **parameters)
+        rules = composite(name, **parameters)
         if parameters.get("until_layer_idx") is not None and isinstance(model, Model) and _counts_no_input(model):
-            assigned = composite(name, **{**parameters, "until_layer_idx": parameters["until_layer_idx"] + 1})
+            rules = composite(name, **{**parameters, "until_layer_idx": parameters["until_layer_idx"] + 1})
         if parameters.get("bn_layer_fuse_mode") == "two_linear" and isinstance(model, Model):
             model = split_batch_norm(model)
-        super().__init__(model, assigned, **options)
+        check_model(model)
+        # a final sigmoid stays, and relevance starts at its output
+        settings = AnalyzerSettings(rules, stripped=SOFTMAXES, rectify=rectify, default_target=MODES[mode], **options)
+        self._core = AnalyzerCore(model, settings)
 
     @property
     def name(self) -> str:
@@ -204,3 +207,30 @@ def create_analyzer(
         memory=memory,
         mask_nan=mask_nan,
     )
+
+
+def model_wo_softmax(model: Model) -> Model:
+    """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    InputError
+        When ``model`` is none of lrpfast's.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2), activation="softmax")])
+    >>> lrpfast.model_wo_softmax(model).predict(np.array([[3.0, 1.0]])).tolist()
+    [[3.0, 1.0]]
+    """
+    if not isinstance(model, Model):
+        raise InputError(f"model must be a lrpfast.Model, as lrpfast.load and from_keras make, not {model!r:.80}")
+    return model.without_softmax()

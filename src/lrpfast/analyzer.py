@@ -1,0 +1,488 @@
+"""`Analyzer`: a model, a rule, and everything decided once, for any number of batches."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import table
+from .engine.core import AnalyzerCore, check_model
+from .engine.explanation import Explanation
+from .engine.inputs import check_flag
+from .engine.plan import Plan, describe
+from .engine.settings import AnalyzerSettings
+from .errors import InputError
+from .model.graph import Model
+from .rules import Pass, Rule
+from .rules.composites import Assignment, Composite
+from .rules.presets import as_composite
+
+if TYPE_CHECKING:
+    from .batch.stream import Streamed
+
+#: Rules that an analyzer's repr names.
+SHOWN_RULES = 4
+
+
+class Analyzer:
+    """Explains a model's outputs by LRP.
+
+    Decides once which contractions are needed and packs the weights; `analyze` and
+    `explain` may then be called with any number of batches, from several threads.
+
+    Parameters
+    ----------
+    model : Model
+    rule : Rule, Composite or str
+        A rule, a composite that gives layers their rules, or the name of either. Batch
+        normalization is folded into the layers beside it first, unless the composite says otherwise or has
+        a rule for it.
+    target : "max", "all", int, list, tuple, array or callable, optional
+        Default target of `analyze`: the largest output ("max", the first of equals; so when None),
+        every output's own value ("all"), an output's index, one index for each sample (a list or an
+        integer array), a (samples, k) integer array for k explanations of each sample, a pair (a, b)
+        for the difference of two outputs, the starting relevance itself (floats
+        shaped like the output), or a callable that makes it of the output. A tuple (a, b) is the
+        difference of outputs a and b, for every sample; a list [a, b] is output a for the first
+        sample and b for the second. Outputs of several axes are indexed flat, but in a difference, which is
+        a pair of full indices there, as ((1, 2), (0, 0)). The starting relevance is the target's
+        value before a final softmax, its logarithm or a sigmoid. Of a model with several
+        outputs, a mapping {output: target} names one by name or index. Arrays are copied.
+    start : str, int or (layer, neuron), optional
+        A hidden layer to explain instead of the output; (layer, neuron) is the same as this layer with
+        target=neuron. The layer is the same as in ``explain(layers=True).layers``: what a batch normalization is
+        folded into has that one's output. Relevance begins below its softmax or sigmoid only where it would
+        pass that unchanged.
+    y_ref : float or array, optional
+        Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
+    input_range : (low, high), optional
+        The input's range, which lets the planner drop work; every batch is checked.
+    device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
+        "gpu" takes every GPU that works and shares large batches among them, "gpu:1" one. "auto" takes the GPUs
+        where there are any, else the CPU; `device` and the analyzer's repr say which.
+    precision : {"float32", "float64", "tf32"}
+        "tf32" rounds both operands of every contraction to 10 mantissa bits.
+    threads : int, optional
+        Those of `lrpfast.set_num_threads` when None: as ``LRPFAST_NUM_THREADS`` says, or all cores this process
+        may use. Results do not depend on it.
+    memory : int, optional
+        Bytes that the threads' workspaces may take together; on GPUs, what a run may take on each. So many are
+        also allowed for the tables of the plan, which must not take far more than the model's weights otherwise.
+    mask_nan : bool
+        NaN features contribute nothing and come back NaN.
+
+    Raises
+    ------
+    RuleError, InputError, ShapeError, DeviceError, UnsupportedLayerError
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+    >>> analyzer = lrpfast.Analyzer(model, lrpfast.rules.Epsilon(0.3), precision="float64")
+    >>> analyzer.analyze(np.array([[1.0, 1.0]])).round(3)
+    array([[0.909, 1.818]])
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rule: Rule | Composite | str,
+        *,
+        target: Any = None,
+        start: Any = None,
+        y_ref: Any = None,
+        input_range: tuple[float, float] | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        threads: int | None = None,
+        memory: int | None = None,
+        mask_nan: bool = False,
+    ) -> None:
+        if not isinstance(model, Model) and isinstance(rule, Model):
+            raise InputError("the model comes first: Analyzer(model, rule)")
+        check_model(model)
+        settings = AnalyzerSettings(
+            as_composite(rule),
+            target=target,
+            start=start,
+            y_ref=y_ref,
+            input_range=input_range,
+            device=device,
+            precision=precision,
+            threads=threads,
+            memory=memory,
+            mask_nan=mask_nan,
+        )
+        self._core = AnalyzerCore(model, settings)
+
+    def fixed(self, x: Any) -> Analyzer:
+        """The same analyzer for the sizes that these inputs have, where the model leaves them open; else itself.
+
+        The last few are kept.
+
+        Parameters
+        ----------
+        x : array, shape (samples, *input_shape)
+            As in `analyze`; only its shape is looked at.
+
+        Returns
+        -------
+        Analyzer
+
+        Raises
+        ------
+        InputError, ShapeError
+
+        Examples
+        --------
+        >>> layers = [lrpfast.layers.Conv(np.ones((3, 1, 2))), lrpfast.layers.GlobalMaxPool()]
+        >>> analyzer = lrpfast.Analyzer(lrpfast.from_layers(layers, input_shape=(None, 1)), "epsilon")
+        >>> analyzer.fixed(np.ones((5, 20, 1))).input_shape
+        (20, 1)
+        """
+        return self._on(self._core.fixed(x))
+
+    def _on(self, core: AnalyzerCore) -> Analyzer:
+        """The same analyzer, with the core of a model of fixed sizes."""
+        if core is self._core:
+            return self
+        twin = copy.copy(self)
+        twin.__dict__["_core"] = core
+        return twin
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} cannot be set: an analyzer does not change; make another"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def model(self) -> Model:
+        """The model as it was given."""
+        return self._core.model
+
+    @property
+    def explained_model(self) -> Model:
+        """What is explained of the model: up to the layer to start at, without a final softmax, folded.
+
+        Of a model that leaves input sizes open there is one for each size: ``fixed(x).explained_model``.
+        """
+        if self._core.is_open:
+            raise InputError(f"the model's input shape {self.input_shape} is open: see fixed(x).explained_model")
+        return self._core.explained_model
+
+    @property
+    def composite(self) -> Composite:
+        """The rule, as a composite that gives every layer its own."""
+        return self._core.settings.composite
+
+    @property
+    def assignment(self) -> Assignment:
+        """The rule of every layer of the model, by the layer's index in ``model.nodes``."""
+        return self._core.assignment
+
+    @property
+    def stripped(self) -> Sequence[str]:
+        """Final activations that are left out: relevance starts at their input."""
+        return self._core.settings.stripped
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads runs take; None for those of `lrpfast.get_num_threads` at the time of the run."""
+        return self._core.settings.threads
+
+    @property
+    def precision(self) -> str:
+        """The precision: "float32", "float64" or "tf32"."""
+        return self._core.settings.precision
+
+    @property
+    def target(self) -> Any:
+        """The target of calls that name none."""
+        return self._core.settings.target
+
+    @property
+    def input_shape(self) -> Any:
+        """One sample's shape; a list of them for several inputs."""
+        return self._core.input_shape
+
+    @property
+    def output_shape(self) -> Any:
+        """The shape, for one sample, of what is explained; a list of them for several outputs."""
+        return self._core.output_shape
+
+    @property
+    def device(self) -> str:
+        """What it runs on: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
+        return self._core.device
+
+    def plan(self, *input_shapes: Sequence[int]) -> Plan:
+        """What will be computed for each layer and what it costs; prints as a table.
+
+        A model that leaves input sizes open needs them here: one shape, without the batch axis, for each input.
+
+        Parameters
+        ----------
+        *input_shapes : tuple of int
+            For a model that leaves sizes open.
+
+        Returns
+        -------
+        Plan
+            Its text, ``str(plan)``, is a table: a row for each layer. ``contractions`` is the number of matrix
+            products, the forward pass included, ``flops`` that of their floating-point operations for one sample,
+            ``rules`` the rule of every step, in forward order.
+
+        Raises
+        ------
+        InputError
+            When the model leaves sizes open and no shape is given.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> plan = lrpfast.Analyzer(model, "epsilon").plan()
+        >>> plan.contractions, plan.flops
+        (2, 16)
+        """
+        core = self._core
+        if not core.is_open:
+            return core.plan
+        if not input_shapes:
+            raise InputError(f"the model's input shape {self.input_shape} is open: plan needs one, plan((…))")
+        return core.for_shapes([tuple(shape) for shape in input_shapes]).plan
+
+    def __repr__(self) -> str:
+        return f"<lrpfast.{self._head()}>"
+
+    def _repr_html_(self) -> str:
+        if self._core.is_open:
+            return table.paragraph(self._head())
+        return table.paragraph(self._head()) + self._core.plan._repr_html_()
+
+    def _head(self) -> str:
+        name = f"Analyzer of {self.model.name!r}"
+        if self._core.is_open:
+            return f"{name}: {self.precision}, input sizes open"
+        rules = list(dict.fromkeys(describe(r) for r in self._core.plan.rules if not isinstance(r, Pass))) or ["pass"]
+        shown = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
+        # the name of one rule everywhere says less than the rule with its parameters
+        composite = "" if self.composite.name.startswith("uniform ") else f"{self.composite.name}: "
+        return f"{name}: {composite}{shown}; {self.precision}, {self.device}"
+
+    def analyze(self, x: Any, target: Any = None, *, out: Any = None) -> Any:
+        """Relevance of every input feature.
+
+        Parameters
+        ----------
+        x : array, shape (samples, *input_shape)
+            Any real dtype, cast once to the precision. A list of arrays for several inputs. Of NumPy, or of
+            any library that speaks DLPack; CuPy's and PyTorch's may lie on a GPU. A tensor that requires a
+            gradient is detached: relevance is no part of the autograd graph.
+        target : optional
+            As in `Analyzer`; the analyzer's own target when None.
+        out : array, optional
+            C-contiguous, of the result's shape and dtype; filled and returned.
+
+        Returns
+        -------
+        array, shaped like x; float32, or float64 under that precision
+            With k targets per sample (samples, k, *input_shape). PyTorch's where x is, on the same device; else
+            CuPy's where x lies on a GPU, else NumPy's.
+
+        Raises
+        ------
+        InputError, ShapeError
+
+        Warns
+        -----
+        AmplificationWarning
+            Where relevance grows so much between the output and the input that single values mean little.
+        VanishingWarning
+            Where next to nothing of the output reaches the input, or nothing. Samples of many features are judged by
+            a part of them first, on a GPU 16 samples are; `stream` and `explain` look at everything.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> analyzer, x = lrpfast.Analyzer(model, "zero", precision="float64"), np.array([[1.0, 3.0]])
+        >>> analyzer.analyze(x).round(3)
+        array([[1., 6.]])
+        >>> analyzer.analyze(x, target=(0, 1)).round(3)
+        array([[2., 3.]])
+        """
+        return self._core.analyze(x, target, out)
+
+    def stream(
+        self,
+        source: Any,
+        sink: Any = None,
+        *,
+        target: Any = None,
+        batch_size: int | str = "auto",
+        normalize: str | None = None,
+        statistics: bool | str | os.PathLike[str] = False,
+        group_by: Any = None,
+        correct: Any = None,
+        quantiles: float | Sequence[float] = (),
+        mask: Any = None,
+        progress: bool | Callable[[int], object] = True,
+        resume: bool = True,
+        overwrite: bool = False,
+        cluster: Any = None,
+    ) -> Streamed:
+        """Explain a data set of any length: read, explain and write a chunk at a time, and lose nothing.
+
+        Reading, computing and writing overlap; memory does not grow with the number of samples. A run that was
+        stopped, even killed, goes on where it was when it is called again with the same arguments, and its
+        result is the same, byte for byte.
+
+        Parameters
+        ----------
+        source : path, array, iterator
+            Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
+            ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
+        sink : path or callable, optional
+            Where relevances go: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function
+            called with (first sample's index, relevances). None when only statistics are wanted.
+        target : optional
+            As in `analyze`; one for each sample as an array of as many.
+        batch_size : "auto" or int
+            Samples of a chunk. Results do not depend on it.
+        normalize : {"maxabs", "sum", "max", "l1"}, optional
+            Divide each explanation by max|R|, ΣR, max R or Σ|R|; where that is 0 it is left as it is, and counted.
+        statistics : bool or path
+            Make the maps' statistics on the way (`Statistics`); into a ``.nc``, ``.h5``, ``.npz`` or ``.zarr`` file.
+        group_by : "prediction" or labels, optional
+            Statistics for each predicted class apart, or for each of the labels: an array, a list, or a path.
+        correct : labels, optional
+            The true classes: samples that the model predicts otherwise are left out of the statistics.
+        quantiles : float or sequence of float
+            Quantiles of the maps, 0 to 1, to about 3 %.
+        mask : bool array or path, optional
+            The points of the source's grid that are the model's features, in the grid's order. A mask with
+            coordinates is aligned with a source that has them. Relevances come back on the grid, NaN where it
+            has no features.
+        progress : bool or callable
+            A progress bar on a terminal; or a function called with the number of samples of each chunk done.
+        resume : bool
+            Go on where an earlier run with the same arguments was stopped; False begins anew.
+        overwrite : bool
+            Replace finished outputs that are there already; those that hold anything else are left, and told of.
+        cluster : str, path or distributed.Client, optional
+            Let the workers of a Dask cluster explain, of the files' own disk: "local:4" starts four here,
+            "tcp://host:port" is a scheduler's address, "scheduler.json" the file that it wrote. All workers must
+            reach the source and the sink.
+
+        Returns
+        -------
+        Streamed
+            With ``statistics``, ``samples``, ``seconds`` and the like.
+
+        Raises
+        ------
+        InputError
+            For what is wrong with the data or the outputs, for an output that another run writes, and for an
+            unfinished run of other settings.
+        OSError
+            For a full disk and the like; what is done is kept.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> np.save("x.npy", np.ones((1000, 2)))
+        >>> done = lrpfast.Analyzer(model, "zero").stream("x.npy", "relevance.npy", statistics=True, progress=False)
+        >>> done.shape, done.statistics.mean.round(3)
+        ((1000, 2), array([[1., 2.]]))
+        """
+        from .batch.settings import StreamSettings
+        from .batch.stream import stream
+
+        settings = StreamSettings(
+            target=target,
+            batch_size=batch_size,
+            normalize=normalize,
+            statistics=statistics,
+            group_by=group_by,
+            correct=correct,
+            quantiles=quantiles,
+            mask=mask,
+            progress=progress,
+            resume=resume,
+            overwrite=overwrite,
+            cluster=cluster,
+        )
+        return stream(self._core, source, sink, settings)
+
+    def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
+        """Relevance of a Dask or xarray array, lazily: computed chunk by chunk, where and when Dask computes it.
+
+        Chunks along the samples stay as they are, features are brought together; every worker gets the model
+        once. A task takes one thread, unless the analyzer was given ``threads``. The numbers are those of `analyze`.
+
+        Parameters
+        ----------
+        x : dask.array.Array or xarray.DataArray, shape (samples, *input_shape)
+            xarray's may be lazy or not. Any other array is explained at once.
+        target : optional
+            As in `analyze`; one for each sample as an array of as many, also Dask's.
+        normalize, mask
+            As in `stream`.
+
+        Returns
+        -------
+        array
+            Dask's for Dask's, xarray's for xarray's: with the names, coordinates and attributes of ``x``, and in its
+            attributes how it was made.
+
+        Raises
+        ------
+        InputError, ShapeError
+
+        Examples
+        --------
+        >>> import dask.array
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+        >>> relevance = lrpfast.Analyzer(model, "zero").map(dask.array.ones((4, 2), chunks=2))
+        >>> relevance.chunks, relevance.sum(0).compute().round(3).tolist()
+        (((2, 2), (2,)), [4.0, 8.0])
+        """
+        from .batch.cluster import map_array
+
+        return map_array(self._core, x, target, normalize=normalize, mask=mask)
+
+    def explain(self, x: Any, target: Any = None, *, layers: bool = False) -> Explanation:
+        """Relevance with the output, the target and every layer's balance.
+
+        The relevance is the very same as `analyze` gives, bit for bit; on a GPU, to rounding.
+
+        Parameters
+        ----------
+        x, target
+            As in `analyze`; one target per sample.
+        layers : bool
+            Whether to return the relevance of every layer's output too.
+
+        Returns
+        -------
+        Explanation
+
+        Warns
+        -----
+        AmplificationWarning
+            Where relevance grows so much, in a layer or in all, that single values mean little.
+        VanishingWarning
+            Where next to nothing of the output reaches the input.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0], [2.0]]), np.array([1.0]))])
+        >>> explanation = lrpfast.Analyzer(model, "zero", precision="float64").explain(np.array([[1.0, 1.0]]))
+        >>> balance = explanation.conservation[0]
+        >>> balance.layer, balance.incoming.round(3), balance.outgoing.round(3), balance.bias.round(3)
+        ('dense', array([4.]), array([3.]), array([1.]))
+        """
+        return self._core.explain(x, target, check_flag(layers, "layers"))

@@ -1,0 +1,344 @@
+"""One run of `stream`: from where an earlier one stopped to the end, with a journal of what is done."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..engine.exact import IndistinctError
+from ..engine.growth import COUNTS
+from ..errors import InputError, SampleError
+from .cluster import PieceResult, Task, explain_on
+from .job import JOB_COUNTS, Explained, Job
+from .journal import ANEW, EXACT, Journal, joined, locked
+from .resume import Sum, check_free, damaged, remove_earlier, write_again
+from .settings import StreamSettings
+from .sinks import Sink
+from .sources import Source
+from .statistics import Statistics
+from .statistics_io import check_statistics, save_statistics
+
+#: Time between two notes of what is done: what a kill costs at most.
+SECONDS_BETWEEN_NOTES = 5.0
+#: … and how many times longer than a note takes it is at least.
+TIMES_A_NOTE = 20
+#: The setting of a run that tells how many samples are read, explained and written at once.
+CHUNK = "samples in a chunk"
+
+
+class RunStatistics:
+    """The statistics of a run, if any, and the file that they are written to.
+
+    Attributes
+    ----------
+    path : str or None
+    quantiles : tuple of float
+    new : callable
+        Returns statistics of no maps.
+    total : Statistics or None
+        Of the samples that are done; None where no statistics are wanted.
+    """
+
+    def __init__(self, job: Job, settings: StreamSettings) -> None:
+        self.path = settings.statistics_path
+        self.quantiles: tuple[float, ...] = settings.quantiles  # type: ignore[assignment]  # checked, so a tuple
+        self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
+        self.total: Statistics | None = self.new() if settings.statistics else None
+
+    def restart(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from the state of an earlier run."""
+        if self.total is not None:
+            self.total = Statistics.from_state(state) if state else self.new()
+
+
+class Run:
+    """One run: from where an earlier one stopped to the end.
+
+    Attributes
+    ----------
+    done : list of [first, stop]
+        The ranges of samples whose relevance is in the output and whose statistics are counted.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        data: Source,
+        sink: Sink | None,
+        statistics: RunStatistics,
+        rows: int,
+        grid: np.ndarray | None,
+        settings: StreamSettings,
+    ) -> None:
+        self.job, self.data, self.sink, self.statistics, self.rows, self.grid = job, data, sink, statistics, rows, grid
+        self.done: list[list[int]] = []
+        self.resumed = 0
+        self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
+        self.record = job.record
+        self._paths = paths = [p for p in (None if sink is None else sink.path, statistics.path) if p is not None]
+        self._settings = settings
+        self._sums: list[Sum] = []
+        self._damaged: list[Sum] = []
+        self._not_resumable = self._why_not_resumable()
+        most = 0 if statistics.total is None else statistics.total._state_bytes(job.samples or 0)
+        resumable = paths and self._not_resumable is None
+        self._journal = Journal(paths[0], self._journal_settings(), most) if resumable else None
+        self._noted = time.monotonic()
+        self._pause = SECONDS_BETWEEN_NOTES
+        if sink is not None:
+            sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
+        if statistics.path is not None:
+            check_statistics(statistics.path, job.map_shape, data.labels, grid)
+
+    @property
+    def count(self) -> int:
+        """Samples done."""
+        return sum(stop - first for first, stop in self.done)
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges of samples that are not done."""
+        assert self.job.samples is not None
+        ends = [0, *(end for part in self.done for end in part), self.job.samples]
+        return [(first, stop) for first, stop in zip(ends[::2], ends[1::2], strict=True) if stop > first]
+
+    def _why_not_resumable(self) -> str | None:
+        """Why no other run can go on where this one stops; None where one can."""
+        if self.sink is not None and not self.sink.resumable:
+            return "rows that are given to a function are gone"
+        if self.data.fingerprint is None:
+            return "its input is read only once"
+        try:
+            self.job.digest  # noqa: B018 - whether there is one
+        except IndistinctError as error:
+            return f"its target or a rule holds {error}, which nothing progresss from another"
+        return None
+
+    def _journal_settings(self) -> dict[str, Any]:
+        """What must be the same for a run to go on where another stopped."""
+        settings: dict[str, Any] = {
+            **self.record,
+            EXACT: self.job.digest,
+            "device": self.job.core.describe_device(),
+            "input": self.data.fingerprint,
+            CHUNK: self.rows,
+            "outputs": [os.path.realpath(p) for p in self._paths],
+            "by": "the workers of a cluster" if self._settings.cluster is not None else "one process",
+        }
+        if self.statistics.total is not None:
+            settings["statistics"] = True
+            settings["quantiles"] = list(self.statistics.quantiles)
+        return settings
+
+    @contextlib.contextmanager
+    def locked_outputs(self) -> Iterator[None]:
+        """The outputs locked, the state of an earlier run restored, and the sink open."""
+        with contextlib.ExitStack() as stack:
+            for path in self._paths:
+                stack.enter_context(locked(path))
+            try:
+                self._begin()
+                yield
+            finally:
+                if self.sink is not None:
+                    self.sink.close()
+
+    def _begin(self) -> None:
+        journal, sink = self._journal, self.sink
+        # a chunk that is chosen here may stay what it was, with other threads too
+        resuming = (
+            journal is not None
+            and self._settings.resume
+            and journal.load([CHUNK] if self._settings.batch_size == "auto" else [])
+        )
+        if resuming and journal is not None:
+            self.rows = journal.settings[CHUNK]
+            self.done, self.resumed = journal.done, sum(stop - first for first, stop in journal.done)
+            self.counts = {**self.counts, **journal.counters}
+            self._sums = journal.sums
+            self.statistics.restart(journal.state)
+        # an earlier run may have been killed in its last moment, with its outputs in their places
+        whole = resuming and not self.missing()
+        finished = (
+            whole and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
+        )
+        for path in self._paths:
+            ours = whole and (sink is None or finished or path != sink.path)
+            if os.path.lexists(path) and not ours:
+                check_free(path, sink, self._settings.overwrite)
+        if not resuming and self._paths:
+            remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
+        if finished and sink is not None and journal is not None:
+            self._check_finished(sink, journal)
+            self.sink = sink = None
+        if resuming and sink is not None and not os.path.exists(sink.partial or ""):
+            raise InputError(
+                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
+            )
+        shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
+        try:
+            if sink is not None:
+                prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
+                sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, resuming)
+            if journal is not None and not resuming:
+                journal.frame = 0 if sink is None else sink.frame()
+                journal.note([], {}, {}, [])
+            elif journal is not None and sink is not None:
+                self._damaged = damaged(sink, journal.frame, self._sums)
+        except BaseException as error:
+            if not resuming:
+                self._give_up()
+            elif isinstance(error, InputError) and ANEW not in str(error):
+                raise InputError(f"{error}; {ANEW}") from None
+            raise
+
+    def _check_finished(self, sink: Sink, journal: Journal) -> None:
+        """InputError unless the output that has its name is what the unfinished run wrote."""
+        sink.take_finished()
+        shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
+        try:
+            sink.begin(shape, self.job.dtype, self.record, self.data.labels, 0, self.rows, True)
+            same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
+        except InputError:
+            same = False
+        sink.close()
+        if not same:
+            raise InputError(f"{sink.path}: was put there, or changed, after an unfinished run wrote it; {ANEW}")
+
+    def complete(self, progress: Callable[[int], object], client: Any = None) -> None:
+        """Explain what is left, and finish; an error of a disk says whether the run can go on."""
+        try:
+            self._explain(progress, client)
+            self._finish()
+        except OSError as error:
+            if self._journal is not None and self._journal.done and error.strerror:
+                error.strerror += "; what is done is kept: the same run goes on from there"
+            raise
+
+    def _explain(self, progress: Callable[[int], object], client: Any) -> None:
+        try:
+            if self.sink is not None and self._sums:
+                # what was noted first and last is a sample of whether this run computes the same; workers may be others
+                ends = [] if client is not None else [self._sums[0], self._sums[-1]]
+                write_again(self.sink, self.job, self.data, [*self._damaged, *ends])
+            if client is None:
+                self._chunks(progress)
+            else:
+                self._explain_on(client, progress)
+            self.data.unchanged()
+        except BaseException as error:
+            # a wrong value stays wrong: only another input can do better, and that is another run
+            if self._journal is None or not self.done or isinstance(error, SampleError):
+                self._give_up()
+            else:
+                with contextlib.suppress(OSError):  # the error that stopped the run is the one to progress
+                    self._note()
+            raise
+
+    def _finish(self) -> None:
+        self._note()
+        if self._journal is not None:
+            self._journal.give_room()  # all is noted: the statistics may need it
+        if self.statistics.path is not None and self.statistics.total is not None:
+            maps = self.statistics.total, self.statistics.quantiles, self.data.labels, self.grid
+            save_statistics(self.statistics.path, *maps, self.record)
+        if self.sink is not None:
+            self.sink.finish()
+        if self._journal is not None:
+            self._journal.remove()
+
+    def _give_up(self) -> None:
+        if self.sink is not None:
+            self.sink.discard()
+        if self._journal is not None:
+            self._journal.remove()
+
+    def _chunks(self, progress: Callable[[int], object]) -> None:
+        """Read the next chunk and write the last one while this one is computed."""
+        buffers = [np.empty((0,)), np.empty((0,))]
+        inputs = [np.empty((self.rows, *self.data.shape[1:]), self.data.dtype) for _ in range(2)]
+        first = self.done[0][1] if self.done else 0
+        with ThreadPoolExecutor(1, "lrpfast-read") as reader, ThreadPoolExecutor(1, "lrpfast-write") as writer:
+            reading = reader.submit(self._read, first, inputs[0])
+            writing: list[Future[None]] = []
+            while len(x := reading.result()):
+                inputs.reverse()
+                reading = reader.submit(self._read, first + len(x), inputs[0])
+                if len(writing) == 2:
+                    writing.pop(0).result()
+                buffers.reverse()
+                if len(buffers[0]) < len(x):
+                    buffers[0] = np.empty((len(x), *self.job.map_shape), self.job.dtype)
+                explained = self.job.explain(first, x, buffers[0][: len(x)])
+                writing.append(writer.submit(self._write, first, explained, progress))
+                first += len(x)
+            for future in writing:
+                future.result()
+
+    def _read(self, first: int, out: np.ndarray) -> np.ndarray:
+        """The chunk that begins with this sample, in ``out``; empty at the end."""
+        samples = self.job.samples
+        stop = first + self.rows if samples is None else min(samples, first + self.rows)
+        if first >= stop:
+            return out[:0]
+        x = self.data.read_into(first, stop, out)
+        self.data.ahead(stop, stop + self.rows if samples is None else min(samples, stop + self.rows))
+        return x
+
+    def _explain_on(self, client: Any, progress: Callable[[int], object]) -> None:
+        """Let the workers of a cluster explain what is left."""
+        new_statistics = None if self.statistics.total is None else self.statistics.new
+        task = Task(
+            self.job,
+            self.data.name,
+            None if self.sink is None else self.sink.name,
+            self.grid,
+            self.rows,
+            new_statistics,
+        )
+
+        def count(first: int, stop: int, piece: PieceResult) -> None:
+            if piece.state is not None and self.statistics.total is not None:
+                self.statistics.total.merge(Statistics.from_state(piece.state))
+            self._count(first, stop, piece.counts, piece.sums, progress)
+
+        explain_on(client, task, self.missing(), count)
+
+    def _write(self, first: int, explained: Explained, progress: Callable[[int], object]) -> None:
+        """Write a chunk and count it."""
+        if first != (self.done[0][1] if self.done else 0):
+            return  # the chunk before it could not be written
+        stop = first + len(explained.relevance)
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, explained.relevance))]
+        if self.statistics.total is not None:
+            self.statistics.total.update(first, explained.relevance, explained.group)
+        self.data.done(stop)
+        self._count(first, stop, explained.counts, sums, progress)
+
+    def _count(
+        self, first: int, stop: int, counts: dict[str, int], sums: list[Sum], progress: Callable[[int], object]
+    ) -> None:
+        """Count samples that are written with these checksums, and note what is done every few seconds."""
+        self._sums.extend(sums)
+        self.counts = {key: number + counts[key] for key, number in self.counts.items()}
+        self.done = joined([*self.done, [first, stop]])
+        if time.monotonic() - self._noted > self._pause:
+            self._note()
+        progress(stop - first)
+
+    def _note(self) -> None:
+        if self._journal is None:
+            return
+        begin = time.monotonic()
+        if self.sink is not None:
+            self.sink.flush()
+        state = {} if self.statistics.total is None else self.statistics.total.state()
+        self._journal.note(self.done, self.counts, state, self._sums)
+        self._noted = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._noted - begin))

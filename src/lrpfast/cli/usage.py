@@ -1,0 +1,5 @@
+"""What is wrong with a command line."""
+
+
+class UsageError(Exception):
+    """A wrong command line, in argparse's words."""

@@ -1,0 +1,347 @@
+"""Everything that an analyzer decides once, and how its explanations run."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..kernels import Start, backend
+from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
+from ..kernels.growth import MOST_JUDGED, Growth, judge
+from ..lazy import lazy_property
+from ..model.graph import Model
+from ..rules.composites import Assignment
+from ..version import __version__
+from .balance import layer_balance, make_conservation
+from .execute import check_place
+from .explain_scope import explained_part, explained_targets, minus_reference
+from .explanation import Explanation
+from .growth import conserves, warn
+from .inputs import as_start, check_out, check_target
+from .io_layout import IOLayout
+from .plan import Plan
+from .planner import make_plan
+from .programs import Programs
+from .settings import AnalyzerSettings
+
+#: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
+MAX_VARIANTS = 8
+
+
+def check_model(model: Any) -> None:
+    """InputError for anything but a model."""
+    if not isinstance(model, Model):
+        raise InputError(
+            f"model must be an lrpfast Model, not {type(model).__name__}; "
+            "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
+        )
+
+
+class AnalyzerCore:
+    """A model and an analyzer's settings, the plan made of them, and the compiled programs; below `lrpfast.Analyzer`.
+
+    It does not change. Of a model that leaves input sizes open it decides nothing: `fixed` gives the one that does,
+    and `analyze` and `explain` take it.
+
+    Parameters
+    ----------
+    model : Model
+    settings : AnalyzerSettings
+
+    Attributes
+    ----------
+    is_open : bool
+        Whether the model leaves input sizes open; the attributes below are missing then.
+    explained_model : Model
+        What is explained: up to the layer to start at, with batch normalization folded.
+    layout : IOLayout
+    plan : Plan
+    conserves : bool
+        Whether the rules conserve relevance, so that growth is worth a warning.
+    """
+
+    #: what `_prepare` derives from the rest: left out of pickles
+    _derived = (
+        *("assignment", "explained_model", "layout", "plan", "conserves"),
+        *("_per_sample", "_programs", "_constant_start"),
+    )
+
+    def __init__(self, model: Model, settings: AnalyzerSettings) -> None:
+        self.model, self.settings = model, settings
+        self.is_open = model.is_open
+        self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # of an open model, one for each input size
+        self._data = 0  # bytes of a sample, where the data say its size
+        if not self.is_open:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Decide and compile everything, for a model whose shapes are all known."""
+        settings = self.settings
+        explained, assignment = explained_part(
+            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start
+        )
+        if settings.y_ref is not None:
+            explained = minus_reference(explained, settings.y_ref)
+        self.explained_model = explained
+        self.layout = IOLayout(explained)
+        self.plan: Plan = make_plan(
+            explained,
+            assignment,
+            input_range=settings.input_range,
+            mask_nan=settings.mask_nan,
+            tf32=settings.tf32,
+            memory=settings.memory,
+            data=self._data,
+        )
+        self.conserves = conserves(self.plan)
+        self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
+        self._programs = Programs(self.plan, settings)
+        self._constant_start: Start | None = None  # where the target is the same for every batch
+        target = settings.target
+        if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:
+            self._constant_start, _ = as_start(target, 1, self.output_shape, settings.dtype, lambda: np.empty(0))
+        elif target is not None:
+            self.check_target(target)
+
+    # What was decided
+
+    @lazy_property
+    def assignment(self) -> Assignment:
+        """The rule of every layer of the model."""
+        return self.settings.composite.assign(self.model)
+
+    @property
+    def input_shape(self) -> Any:
+        """One sample's shape; a list of them for several inputs."""
+        return (self.model if self.is_open else self.explained_model).input_shape
+
+    @property
+    def output_shape(self) -> Any:
+        """The shape, for one sample, of what is explained; a list of them for several outputs."""
+        return (self.model if self.is_open else self.explained_model).output_shape
+
+    @property
+    def device(self) -> str:
+        """What it runs on: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
+        return backend(self.settings.device).name if self.is_open else self._programs.backend.name
+
+    def describe_device(self) -> str:
+        """The device, on the CPU with its instruction set."""
+        on = self._programs.backend
+        return f"{on.name} {on.describe().get('instruction set', '')}".strip()
+
+    def check_target(self, target: Any) -> None:
+        """InputError for what is no target of any batch."""
+        shape = None
+        if isinstance(target, Mapping) or len(self.layout.outputs) == 1:
+            slot, target = self.layout.output(target)
+            shape = slot.shape
+        check_target(target, shape)
+
+    # Copies: for input sizes, threads and other processes
+
+    def fixed(self, x: Any) -> AnalyzerCore:
+        """The core for the sizes that these inputs have, where the model leaves them open; else itself."""
+        if not self.is_open:
+            return self
+        return self.for_shapes([np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])])
+
+    def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:
+        """The core for inputs of these shapes; the last few are kept."""
+        key = tuple(shapes)
+        variant = self._variants.get(key)
+        if variant is None:
+            variant = AnalyzerCore.__new__(AnalyzerCore)
+            variant.model, variant.settings, variant.is_open = (
+                self.model.with_input_shape(*shapes),
+                self.settings,
+                False,
+            )
+            variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
+            variant._prepare()
+            for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
+                self._variants.pop(old, None)
+            self._variants[key] = variant
+        return variant
+
+    def for_one_task(self) -> AnalyzerCore:
+        """The core for one task of several at a time: on one thread, unless the caller said how many."""
+        if self.settings.threads:
+            return self
+        single = copy.copy(self)  # what is compiled is shared: it holds nothing of a run
+        single.settings = self.settings.with_threads(1)
+        return single
+
+    def __copy__(self) -> AnalyzerCore:
+        twin = AnalyzerCore.__new__(AnalyzerCore)
+        twin.__dict__.update(self.__dict__, _variants={})
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in self._derived}
+        return {**state, "_variants": {}, "version": __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        version = state.get("version", "another version")
+        if version != __version__:
+            raise InputError(
+                f"this analyzer was pickled by lrpfast {version}, and this is lrpfast {__version__}: "
+                "pickles are for processes of one version; make the analyzer anew from its model"
+            )
+        self.__dict__.update({key: value for key, value in state.items() if key != "version"})
+        if not self.is_open:
+            self._prepare()
+
+    # Runs
+
+    def analyze(
+        self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None, notes: Any = None
+    ) -> Any:
+        """`Analyzer.analyze`; into ``output``, where given, also what the model's outputs are before a final softmax.
+
+        How relevance grew goes into ``notes`` where given, of every explanation; else it is warned of.
+        """
+        if self.is_open:
+            return self.fixed(x).analyze(x, target, out, output, notes)
+        exact, notes = notes is not None, [] if notes is None else notes
+        tensors, callers_out = is_tensor(x), out
+        if is_tensor(out):  # filled where it lies
+            out = [as_array(o) for o in out] if self.layout.several else as_array(out)
+        x = self._pack(x)
+        samples, programs, settings = len(x), self._programs, self.settings
+        layout, dtype = self.layout, settings.dtype
+        start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
+        shape = (samples, *axes, *layout.row)
+        result = empty_like(shape, dtype, x) if out is None or layout.several else check_out(out, shape, dtype, x)
+        compiled, kept = (programs.main, None) if output is None else programs.with_output()
+        whole = samples * self._per_sample <= 1 << 20  # a small batch is spared the slicing, a fair part of its time
+        parts = (slice(0, samples),) if whole else programs.chunks(samples, self._per_sample * math.prod(axes))
+        for part in parts:
+            rows = x if whole else x[part]
+            into = result if whole else result[part]
+            if axes:
+                into = empty_like((*axes, *rows.shape), dtype, x)  # the run's own order: one target after another
+            keep = None if output is None or kept is None else {kept: output[part]}
+            part_start = start if whole else start.part(part)
+            programs.run(compiled, rows, into, part.start, settings, part_start, keep, notes, exact)
+            if axes:
+                result[part] = into.swapaxes(0, 1)
+        if not programs.backend.judges:
+            self._judge(x, result if axes else result[:, None], start, notes, exact)
+        if notes and not exact:
+            warn(Growth.of(notes, self.conserves), samples * math.prod(axes), settings.rectify)
+        if callers_out is not None:
+            if layout.several:
+                self._copy_into(result, out)
+            return callers_out
+        relevance = layout.unpack(result)
+        return as_tensors(relevance) if tensors else relevance
+
+    def explain(self, x: Any, target: Any, layers: bool) -> Explanation:
+        """`Analyzer.explain`."""
+        if self.is_open:
+            return self.fixed(x).explain(x, target, layers)
+        tensors, inputs = is_tensor(x), self._pack(x)
+        start, axes = self._start(inputs, target)
+        x = to_host(inputs)  # the balance is computed there
+        if axes:
+            raise InputError("explain takes one target per sample; call it once for each column of targets")
+        lowered, _ = self._programs.traced()
+        samples, dtype = len(x), self.settings.dtype
+        rows = np.empty((samples, *self.layout.row), dtype)
+        output_rows = np.empty((samples, *self.layout.output_row), dtype)
+        nodes = self.explained_model.nodes
+        shapes: list[Any] = [n.shape for n in nodes]  # fixed by now
+        hidden = {i: np.empty((samples, *n), dtype) for i, n in enumerate(shapes)} if layers else {}
+        figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
+        notes: list[Any] = []
+        for part, piece, kept in self._traced_chunks(x, start, notes):
+            rows[part] = piece
+            output_rows[part] = kept[lowered.program.output].reshape(output_rows[part].shape)
+            for i, array in hidden.items():
+                array[part] = kept[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
+            for trace, figure in zip(lowered.layers, figures, strict=True):
+                figure.append(layer_balance(trace, kept, len(piece)))
+        joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
+        relevance = self.layout.unpack(like(rows, inputs))
+        output = self.layout.unpack_output(like(output_rows, inputs))
+        inner = {nodes[i].name: like(array, inputs) for i, array in hidden.items()} if layers else None
+        if tensors:
+            relevance, output, inner = as_tensors(relevance), as_tensors(output), as_tensors(inner) if layers else None
+        if not self._programs.backend.judges:
+            self._judge(inputs, rows[:, None], start, notes, True)
+        conservation, grown = make_conservation(lowered.layers, joined)
+        if notes or grown:
+            warn(Growth.of(notes, self.conserves), samples, self.settings.rectify, grown)
+        return Explanation(relevance, output, explained_targets(start, output_rows), conservation, inner)
+
+    def _pack(self, x: Any) -> Any:
+        """The inputs as one array, on the host or on a GPU that the analyzer runs on."""
+        x = self.layout.pack(x)
+        check_place(x, self._programs.backend)
+        return x
+
+    def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:
+        target = self.settings.target if target is None else target
+        if target is None:
+            raise InputError(
+                "neuron_selection_mode='index' has no target of its own: every call needs one, as target=0"
+            )
+        slot, target = self.layout.output(target)
+
+        def output() -> np.ndarray:
+            rows = self._outputs(x).reshape(len(x), math.prod(self.layout.output_row))
+            return rows[:, slot.first : slot.first + slot.size]
+
+        start, axes = as_start(target, len(x), slot.shape, self.settings.dtype, output)
+        return self.layout.start_in_row(start, slot), axes
+
+    def _outputs(self, x: np.ndarray) -> np.ndarray:
+        """The explained output of every sample: the forward half of the analyzer's own program."""
+        compiled = self._programs.forward()
+        outputs: np.ndarray = empty_like((len(x), *self.layout.output_row), self.settings.dtype, x)
+        for part in self._programs.chunks(len(x), self._per_sample):
+            self._programs.run(compiled, x[part], outputs[part], part.start, self.settings)
+        return outputs
+
+    def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
+        """Note how relevance, (samples, targets, …), grew, for a backend that does not: of a few samples, or of all."""
+        step = 1 if exact else max(1, -(-len(x) // MOST_JUDGED))
+        for part in self._programs.chunks(len(x[::step]), self._per_sample * relevance.shape[1]):
+            chosen = slice(part.start * step, part.stop * step, step)
+            if len(rows := x[chosen]):
+                output = to_host(self._outputs(rows)).reshape(len(rows), -1)
+                note = judge(relevance[chosen], output, start.part(chosen), self.settings.rectify, step)
+                if note is not None:
+                    notes.append((chosen.start, note))
+
+    def _copy_into(self, result: np.ndarray, out: Any) -> None:
+        """Put the relevance into the caller's arrays, one for each input."""
+        pieces = self.layout.unpack(result)
+        if not isinstance(out, (list, tuple)) or len(out) != len(pieces):
+            raise InputError(f"out must be a list of {len(pieces)} arrays, one for each input")
+        for piece, into in zip(pieces, out, strict=True):
+            check_out(into, piece.shape, self.settings.dtype, piece)[...] = piece
+
+    def _traced_chunks(
+        self, x: np.ndarray, start: Start, notes: list[Any]
+    ) -> Iterator[tuple[slice, np.ndarray, dict[int, np.ndarray]]]:
+        """Chunks of a traced run: (slice, relevance, kept buffers); ``notes`` of how relevance grew."""
+        lowered, compiled = self._programs.traced()
+        sizes, dtype = lowered.program.sizes, self.settings.dtype
+        kept_size = sum(sizes[b] for b in lowered.program.keep)
+        for part in self._programs.chunks(len(x), self._per_sample + kept_size * dtype.itemsize):
+            rows = x[part]
+            kept = {b: np.empty((len(rows), sizes[b]), dtype) for b in lowered.program.keep}
+            relevance = np.empty(rows.shape, dtype)
+            part_start = start.part(part)
+            self._programs.run(compiled, rows, relevance, part.start, self.settings, part_start, kept, notes, True)
+            result = lowered.program.result
+            assert result is not None
+            kept[result] = relevance.reshape(len(rows), sizes[result])
+            yield part, relevance, kept

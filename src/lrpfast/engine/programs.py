@@ -1,0 +1,108 @@
+"""The compiled programs of one plan, and the conditions that they run under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..kernels import DEFAULT_START, Start, backend
+from .execute import chunks, run
+from .lower import Lowered, lower
+from .plan import Plan
+from .settings import AnalyzerSettings
+from .threads import get_num_threads
+
+
+class Programs:
+    """Relevance alone, compiled at once; with outputs, with every layer's balance, or outputs alone when first needed.
+
+    Several threads may ask for a program at the same time: at worst it is compiled twice.
+
+    Parameters
+    ----------
+    plan : Plan
+    settings : AnalyzerSettings
+
+    Attributes
+    ----------
+    backend : Backend
+    main : Compiled
+        Relevance of the input, and nothing else.
+    """
+
+    def __init__(self, plan: Plan, settings: AnalyzerSettings) -> None:
+        self._plan, self._settings = plan, settings
+        self.backend = backend(settings.device)
+        self.main = self.backend.compile(self._lowered().program)
+        self._with_output: tuple[Any, int] | None = None
+        self._forward: Any = None
+        self._traced: tuple[Lowered, Any] | None = None
+
+    def _lowered(self, *, trace: bool = False) -> Lowered:
+        settings = self._settings
+        return lower(
+            self._plan,
+            self.backend,
+            dtype=settings.dtype.name,
+            tf32=settings.tf32,
+            trace=trace,
+            rectify=settings.rectify,
+            input_range=settings.input_range,
+        )
+
+    def with_output(self) -> tuple[Any, int]:
+        """The program that keeps the model's outputs too, and their buffer."""
+        if self._with_output is None:
+            program = self._lowered().program
+            program = replace(program, keep=(program.output,))
+            self._with_output = self.backend.compile(program), program.output
+        return self._with_output
+
+    def forward(self) -> Any:
+        """The forward half of the main program, with which its outputs agree to the last bit."""
+        if self._forward is None:
+            self._forward = self.backend.compile(replace(self._lowered().program, backward=(), result=None))
+        return self._forward
+
+    def traced(self) -> tuple[Lowered, Any]:
+        """The program that keeps what every layer's balance is computed from."""
+        if self._traced is None:
+            lowered = self._lowered(trace=True)
+            self._traced = lowered, self.backend.compile(lowered.program)
+        return self._traced
+
+    def chunks(self, samples: int, bytes_per_sample: int) -> Iterator[slice]:
+        """The batch in slices that the backend takes at once."""
+        return chunks(samples, bytes_per_sample, self.backend.batch_bytes)
+
+    def run(
+        self,
+        compiled: Any,
+        x: np.ndarray,
+        out: np.ndarray,
+        first: int,
+        settings: AnalyzerSettings,
+        start: Start = DEFAULT_START,
+        keep: dict[int, np.ndarray] | None = None,
+        notes: list[Any] | None = None,
+        exact: bool = False,
+    ) -> None:
+        """Run one of the programs over one chunk; ``first`` is the number of its first sample."""
+        run(
+            compiled,
+            x,
+            out,
+            first=first,
+            threads=settings.threads or get_num_threads(),
+            memory=settings.memory,
+            start=start,
+            keep=keep,
+            precision=settings.precision,
+            input_range=settings.input_range,
+            mask_nan=settings.mask_nan,
+            notes=notes if self.backend.judges else None,
+            exact=exact,
+        )
