@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..cf import PACKED, Packing
 from ..metadata import words
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .mapped import MappedSource
+from .netcdf import NetcdfSource
 
 if TYPE_CHECKING:
     import h5py
@@ -41,6 +43,19 @@ def open_hdf5(path: str, dataset: str | None) -> FileSource:
     if isinstance(source, MappedSource):
         file.close()
     return source
+
+
+def is_hdf5(path: str) -> bool:
+    """Whether a path is an HDF5 file; never of a folder."""
+    import h5py
+
+    return not os.path.isdir(path) and bool(h5py.is_hdf5(path))
+
+
+def open_netcdf4(path: str, variable: str | None) -> NetcdfSource:
+    """The variable of a NetCDF-4 file, which the NetCDF library reads when nothing in it leads elsewhere."""
+    check_netcdf(path)
+    return NetcdfSource(path, variable)
 
 
 def is_netcdf(path: str) -> bool:
