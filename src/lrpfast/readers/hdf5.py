@@ -171,7 +171,7 @@ def text_bytes(node: h5py.Group | h5py.Dataset, name: str) -> int | None:
     if count * each > node.file.id.get_filesize():
         raise ModelFormatError(f"{what} declares {count * each:,} bytes, more than the file has")
     # a variable-length string is somewhere in a heap, and several elements may be the same one
-    return count * (_LONGEST.get() if kind.is_variable_str() else each)
+    return int(count * (_LONGEST.get() if kind.is_variable_str() else each))
 
 
 def shape(dataset: h5py.Dataset) -> tuple[int, ...]:
@@ -203,15 +203,12 @@ def _check_chunks(dataset: h5py.Dataset) -> None:
 
     libhdf5 unpacks a chunk to whatever size it has, by all the filters that the file names, plug-ins of HDF5 included.
     """
-    import h5py
-
     chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
     grid = [range(0, n, size) for n, size in zip(dataset.shape, dataset.chunks, strict=True)]
     take(math.prod(map(len, grid)) * (chunk + _CHUNK_BYTES), dataset.name)
     plan = dataset.id.get_create_plist()
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-    known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
-    if not set(filters) <= set(known) or len(set(filters)) < len(filters):
+    if not set(filters) <= set(known_filters()) or len(set(filters)) < len(filters):
         raise ModelFormatError(
             f"{dataset.name} is packed by HDF5's filters {filters}; gzip, shuffle and fletcher32 are read, each once. "
             "`h5repack -f GZIP=4 old.h5 new.h5` packs it anew"
@@ -221,12 +218,31 @@ def _check_chunks(dataset: h5py.Dataset) -> None:
             check_chunk(dataset, offsets, filters)
 
 
-def check_chunk(dataset: h5py.Dataset, offsets: tuple[int, ...], filters: list[int]) -> None:
-    """ModelFormatError where a chunk does not unpack to its declared size. ``filters`` holds each code once at most."""
-    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    mask, data = dataset.id.read_direct_chunk(offsets)
-    size = _unpacked([f for i, f in enumerate(filters) if not mask >> i & 1], data, chunk)
-    if size != chunk:
+def known_filters() -> tuple[int, ...]:
+    """The filters whose chunks `check_chunk` can check."""
+    import h5py
+
+    return h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
+
+
+def check_chunk(dataset: h5py.Dataset, offsets: tuple[int, ...], filters: list[int], stored: int | None = None) -> None:
+    """ModelFormatError where a chunk does not unpack to its declared size.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    offsets : tuple of int
+        The chunk's.
+    filters : list of int
+        Of `known_filters`, each once at most.
+    stored : int, optional
+        The chunk's bytes in the file where no filter packs them: the chunk is not read.
+    """
+    chunk = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+    if stored is None:
+        mask, data = dataset.id.read_direct_chunk(offsets)
+        stored = _unpacked([f for i, f in enumerate(filters) if not mask >> i & 1], data, chunk)
+    if stored != chunk:
         raise ModelFormatError(f"{dataset.name}: its chunk at {offsets} does not unpack to {chunk:,} bytes")
 
 
