@@ -34,7 +34,7 @@ def x(tmp_path):
 @pytest.fixture
 def windows(monkeypatch):
     """Make the package take Windows' branches."""
-    for name in ("output", "batch.journal", "batch.offsets"):
+    for name in ("output", "batch.journal", "batch.positional_io"):
         module = importlib.import_module(f"lrpfast.{name}")
         monkeypatch.setattr(module, "sys", SimpleNamespace(platform="win32", modules=sys.modules))
     if sys.platform == "win32":

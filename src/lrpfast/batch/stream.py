@@ -31,7 +31,7 @@ from .path_conflicts import check_no_overlap
 from .resume import Sum, check_free, damaged, remove_earlier, write_again
 from .sinks import Sink, open_sink
 from .sources import Source, open_source, split
-from .statistics import Statistics, shares_of
+from .statistics import Statistics, check_quantiles
 from .statistics_io import check_statistics, save_statistics
 
 #: Time between two notes of what is done: what a kill costs at most.
@@ -203,7 +203,7 @@ class _Statistics:
     ) -> None:
         self.path = None if isinstance(wanted, bool) else os.fspath(wanted)
         self.wanted = bool(wanted)
-        self.quantiles = tuple(shares_of("quantiles", quantiles).tolist())
+        self.quantiles = tuple(check_quantiles("quantiles", quantiles).tolist())
         if not self.wanted and (grouped or self.quantiles):
             raise InputError(
                 "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"

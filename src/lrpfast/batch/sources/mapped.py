@@ -82,11 +82,11 @@ class MappedSource(FileSource):
         columns = np.empty((min(features, max(1, _COLUMNS // max(1, rows * item))), rows), self.dtype)
         flat = out.reshape(rows, features)
         # in C order, as `out` has them; where in the file each feature lies is Fortran's order
-        places = np.arange(features).reshape(self.shape[1:], order="F").reshape(-1)
+        positions = np.arange(features).reshape(self.shape[1:], order="F").reshape(-1)
         for begin in range(0, features, len(columns)):
             part = columns[: features - begin]
-            for column, place in zip(part, places[begin : begin + len(part)].tolist(), strict=True):
-                self._read_at(self._offset + (place * samples + first) * item, column)
+            for column, position in zip(part, positions[begin : begin + len(part)].tolist(), strict=True):
+                self._read_at(self._offset + (position * samples + first) * item, column)
             flat[:, begin : begin + len(part)] = part.T
 
     def _read_at(self, offset: int, out: np.ndarray) -> None:
