@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import sys
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -215,6 +217,66 @@ def test_a_filter_that_may_run_code(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "FILTERS", hdf5.FILTERS - {1})
     with pytest.raises(InputError, match=r"filter 1 \(deflate\), which is not known .* could run code; h5repack"):
         open_source(f"{path}:x")
+
+
+@pytest.mark.parametrize("bytes_of", [64, 3 * 4096 * 4 - 4, 3 * 4096 * 4 + 4, 1 << 26])
+@pytest.mark.parametrize("form", ["HDF5", "NetCDF"])
+def test_chunks_of_another_size(form, bytes_of, tmp_path):
+    """libhdf5 reads behind the end of a short one, which kills the process, and makes room for any long one."""
+    path, size = str(tmp_path / "x"), (3, 4096)
+    if form.startswith("NetCDF"):
+        netcdf = pytest.importorskip("netCDF4", reason="netCDF4 is not installed; lrpfast[test] brings it")
+        with netcdf.Dataset(path, "w") as file:
+            for dim, n in zip(("time", "p"), size, strict=True):
+                file.createDimension(dim, n)
+            file.createVariable("v", "f4", ("time", "p"), zlib=True, chunksizes=size)[:] = 1
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("v", size, "f4", chunks=size, compression="gzip")[:] = 1
+    with open_source(f"{path}:v") as source:
+        assert (source.read(0, 3) == 1).all()
+    with h5py.File(path, "a") as file:
+        file["v"].id.write_direct_chunk((0, 0), zlib.compress(bytes(bytes_of), 1))
+    with pytest.raises(InputError, match="does not unpack to 49,152 bytes"), open_source(f"{path}:v") as source:
+        source.read(1, 2)
+
+
+def test_a_chunk_that_is_deflated_twice(tmp_path):
+    path = str(tmp_path / "x.h5")
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk((3, 4))
+    plan.set_deflate(1)
+    plan.set_deflate(1)
+    with h5py.File(path, "w") as file:
+        h5py.h5d.create(file.id, b"v", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((3, 4)), plan)
+        file["v"].id.write_direct_chunk((0, 0), zlib.compress(zlib.compress(bytes(1 << 26), 1)))
+    with pytest.raises(InputError, match=r"packed twice by one filter \(\[1, 1\]\); h5repack"):
+        open_source(path)
+
+
+def test_one_long_text_many_times_in_hdf5(tmp_path):
+    """An attribute of a small file whose elements are all the same string of the heap."""
+    path, length, count = tmp_path / "x.h5", 300_000, 1000
+    with h5py.File(path, "w", libver="earliest") as file:
+        file["v"] = X
+        texts = ["Q" * length, *(f"x{i}" for i in range(count))]
+        file["v"].attrs.create("coordinates", texts, dtype=h5py.string_dtype())
+    data = bytearray(path.read_bytes())
+    first = data.index(struct.pack("<I", length))
+    for i in range(1, count + 1):  # each a length, an address and an index of 16 bytes
+        data[first + 16 * i : first + 16 * i + 16] = data[first : first + 16]
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="attribute 'coordinates' of /v: unpacks to .* bytes"):
+        open_source(str(path))
+
+
+def test_an_attribute_of_another_type_counts_for_nothing(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["v"] = X
+        file["v"].attrs["scale_factor"] = np.zeros(2, [("a", "f4"), ("b", "f4")])
+        file["v"].attrs["coordinates"] = file["v"].ref
+    with pytest.raises(InputError, match="scale_factor is None"):
+        open_source(str(tmp_path / "x.h5"))
 
 
 def external_link(file, folder):

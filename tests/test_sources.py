@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lrpfast.batch.masks import Masked, open_mask
-from lrpfast.batch.sources import open_source, split
+from lrpfast.batch.sources import open_array, open_source, split
 from lrpfast.errors import InputError, MissingPackageError, ShapeError
 
 netCDF4 = pytest.importorskip("netCDF4", reason="netCDF4 is not installed; lrpfast[test] brings it")
@@ -562,6 +562,18 @@ def test_a_file_that_is_cut_kills_no_process(order, tmp_path):
     )
     made = subprocess.run([sys.executable, "-c", code, tmp_path / "x.npy"], check=True, capture_output=True, text=True)
     assert made.stdout.count("rows 20 to 39 cannot be read (EOFError: the file ends there)") == 2
+
+
+@pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3)[:2]), np.array(["ü", ""])])
+def test_labels_are_read_into_memory(array, tmp_path):
+    """As targets are: the process would get SIGBUS where their file is cut."""
+    np.save(tmp_path / "x.npy", array)
+    labels = open_array(tmp_path / "x.npy")
+    os.truncate(tmp_path / "x.npy", 100)
+    np.testing.assert_array_equal(labels, array)
+    assert labels.dtype == array.dtype and not isinstance(labels, np.memmap)
+    with pytest.raises(InputError, match="x.npy: .*(truncated|damaged)"):
+        open_array(tmp_path / "x.npy")
 
 
 # Masks

@@ -61,10 +61,10 @@ class _NotFoundError(LrpfastError, FileNotFoundError):
     def __init__(self, path: str, advice: str = "") -> None:
         super().__init__(f"{path}: there is no such file" + (f"; {advice}" if advice else ""))
         self.errno, self.strerror, self.filename = errno.ENOENT, os.strerror(errno.ENOENT), path
-        self._given = path, advice
+        self._arguments = path, advice
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._given
+        return type(self), self._arguments
 
 
 class ModelNotFoundError(_NotFoundError, ModelFormatError):

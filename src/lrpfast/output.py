@@ -60,16 +60,16 @@ def take_place(temporary: str, target: str) -> None:
     sync(os.path.dirname(target))
 
 
-def sync(place: str) -> None:
+def sync(path: str) -> None:
     """Return when a file's bytes, or a folder's names, are on the disk and survive a power cut."""
-    if sys.platform == "win32" and os.path.isdir(place):
+    if sys.platform == "win32" and os.path.isdir(path):
         return  # no folder can be opened there, and only what is open for writing can be synced
-    file = os.open(place, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    file = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(file)
     except OSError as error:
         # some network file systems cannot sync a folder, whose names they keep by themselves
-        if not (os.path.isdir(place) and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+        if not (os.path.isdir(path) and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
             raise
     finally:
         os.close(file)
@@ -96,11 +96,11 @@ def check_target(path: str | os.PathLike[str], size: int = 0) -> None:
     check_free(path, folder, size)
 
 
-def on_disk(found: os.stat_result) -> int:
+def on_disk(status: os.stat_result) -> int:
     """Bytes of the disk that a file takes; Windows tells no more than its size."""
     if sys.platform == "win32":
-        return found.st_size
-    return found.st_blocks * 512
+        return status.st_size
+    return status.st_blocks * 512
 
 
 def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:
@@ -110,9 +110,9 @@ def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:
         raise InputError(f"{path}: needs {size:,} bytes, but the disk has {free:,} free")
 
 
-def in_utf8(given: str) -> str:
+def in_utf8(text: str) -> str:
     """What is named in a file, as its bytes say in UTF-8, where it was typed in a locale of another encoding."""
     try:
-        return os.fsencode(given).decode()
+        return os.fsencode(text).decode()
     except UnicodeError:
-        return given
+        return text

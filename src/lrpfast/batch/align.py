@@ -60,7 +60,7 @@ def aligned(mask: np.ndarray, own: ArrayMetadata, name: str, labels: ArrayMetada
     for axis, dim in enumerate(dims):
         columns = list(_columns(own, own.dims[axes[axis]], labels, dim))
         if columns:
-            points = points.take(_places(columns, dim, name), axis)
+            points = points.take(_mask_indices(columns, dim, name), axis)
     _check_curved(own, labels, turned, points, mask.shape, name)
     chosen = mask.reshape(-1)[points]
     lost = int(mask.sum()) - int(chosen.sum())
@@ -83,24 +83,24 @@ def aligned(mask: np.ndarray, own: ArrayMetadata, name: str, labels: ArrayMetada
 def _kind(labels: ArrayMetadata, name: str) -> str | None:
     coord = labels.coords.get(name)
     notes = {} if coord is None else coord.attrs
-    told = [str(notes.get(key, "")).lower() for key in ("standard_name", "units")]
+    hints_of_name = [str(notes.get(key, "")).lower() for key in ("standard_name", "units")]
     for kind, hints in _KINDS.items():
-        if {name.lower(), *told} & hints:
+        if {name.lower(), *hints_of_name} & hints:
             return kind
     return None
 
 
 def _axes(own: ArrayMetadata, labels: ArrayMetadata) -> list[int]:
     """The mask's axis for each axis of the data's grid."""
-    left, found = dict(enumerate(own.dims)), dict.fromkeys(labels.dims[1:], -1)
+    left, axis_of_dim = dict(enumerate(own.dims)), dict.fromkeys(labels.dims[1:], -1)
     for same in (lambda mine, dim: mine == dim, lambda mine, dim: _kind(own, mine) == _kind(labels, dim) is not None):
-        for dim in [dim for dim, axis in found.items() if axis < 0]:
+        for dim in [dim for dim, axis in axis_of_dim.items() if axis < 0]:
             axis = next((axis for axis, mine in left.items() if same(mine, dim)), None)
             if axis is not None:
-                found[dim] = axis
+                axis_of_dim[dim] = axis
                 del left[axis]
     rest = iter(left)
-    return [next(rest) if axis < 0 else axis for axis in found.values()]
+    return [next(rest) if axis < 0 else axis for axis in axis_of_dim.values()]
 
 
 def _columns(own: ArrayMetadata, mine: str, labels: ArrayMetadata, dim: str) -> Iterator[_Columns]:
@@ -123,7 +123,7 @@ def _columns(own: ArrayMetadata, mine: str, labels: ArrayMetadata, dim: str) -> 
             yield _Columns(name, first, second, kind)
 
 
-def _places(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
+def _mask_indices(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
     """For each of the data's points along an axis, where the mask has it."""
     count = len(columns[0].data)
     mine: list[Any] = []
@@ -132,11 +132,11 @@ def _places(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
         numbers = _numbered(np.concatenate([_plain(column.data), _plain(column.mask)]), column.kind == "longitude")
         theirs.append(numbers[:count])
         mine.append(numbers[count:])
-    keys, wanted = list(zip(*mine, strict=True)), list(zip(*theirs, strict=True))
-    if keys == wanted:
+    keys, data_keys = list(zip(*mine, strict=True)), list(zip(*theirs, strict=True))
+    if keys == data_keys:
         return np.arange(count)
     at = {key: i for i, key in enumerate(keys)}
-    missing = [i for i, key in enumerate(wanted) if key not in at]
+    missing = [i for i, key in enumerate(data_keys) if key not in at]
     shown = " and ".join(f"{c.name} {_extent(c.mask)}, the data's {_extent(c.data)}" for c in columns)
     if missing:
         first = ", ".join(f"{column.name} = {column.data[missing[0]]}" for column in columns)
@@ -148,7 +148,7 @@ def _places(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
         )
     if len(at) < len(keys):
         raise InputError(f"{name}: the mask has a place along {dim} twice ({shown}), and does not say which counts")
-    return np.array([at[key] for key in wanted])
+    return np.array([at[key] for key in data_keys])
 
 
 def _plain(values: np.ndarray) -> np.ndarray:

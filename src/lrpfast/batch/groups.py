@@ -19,7 +19,7 @@ PREDICTION = "prediction"
 ALL = "all"
 
 
-def labels(given: Any, what: str, samples: int | None) -> np.ndarray:
+def labels(values: Any, name: str, samples: int | None) -> np.ndarray:
     """One label for each sample, from an array, a list or the path of an array.
 
     Raises
@@ -27,7 +27,7 @@ def labels(given: Any, what: str, samples: int | None) -> np.ndarray:
     InputError, ShapeError
         For anything but one whole number, truth value or text a sample.
     """
-    array = _array(given, what)
+    array = _array(values, name)
     classes = array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
     if classes or array.dtype.kind == "b":
         array = array.astype(np.int64)  # classes are often kept as floats, or as truth values
@@ -36,26 +36,26 @@ def labels(given: Any, what: str, samples: int | None) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.dtype.kind not in "iuU":
-        raise InputError(f"{what} must hold whole numbers or texts, one for each sample, not dtype {array.dtype}")
+        raise InputError(f"{name} must hold whole numbers or texts, one for each sample, not dtype {array.dtype}")
     if array.ndim != 1 or (samples is not None and len(array) != samples):
-        raise ShapeError(f"{what} must have shape ({samples},), one for each sample, not {array.shape}")
+        raise ShapeError(f"{name} must have shape ({samples},), one for each sample, not {array.shape}")
     return array
 
 
-def _array(given: Any, what: str) -> np.ndarray:
-    if isinstance(given, np.ndarray):
-        return given
-    if isinstance(given, (list, tuple)):
+def _array(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    if isinstance(values, (list, tuple)):
         try:
-            array = np.asarray(given)
+            array = np.asarray(values)
         except ValueError:  # rows of different lengths
-            raise ShapeError(f"{what} must have one label for each sample, not rows of different lengths") from None
-        if array.dtype.kind in "US" and any(isinstance(label, (int, float)) for label in given):
-            raise InputError(f"{what} must hold whole numbers or texts, not some of both")
+            raise ShapeError(f"{name} must have one label for each sample, not rows of different lengths") from None
+        if array.dtype.kind in "US" and any(isinstance(label, (int, float)) for label in values):
+            raise InputError(f"{name} must hold whole numbers or texts, not some of both")
         return array
-    if isinstance(given, (str, os.PathLike)) and is_npy(given):
-        return np.array(open_array(given))  # may hold texts, which no samples are
-    with open_source(given) as source:
+    if isinstance(values, (str, os.PathLike)) and is_npy(values):
+        return np.array(open_array(values))  # may hold texts, which no samples are
+    with open_source(values) as source:
         return np.array(source.read(0, source.shape[0] or 0))
 
 
@@ -95,12 +95,12 @@ class Groups:
             self.told["group_by"] = PREDICTION
         elif group_by is not None:
             try:
-                given = labels(group_by, "group_by", samples)
+                values = labels(group_by, "group_by", samples)
             except InputNotFoundError as error:
                 raise InputNotFoundError(error.filename, "group_by is 'prediction', labels or their file") from None
-            found, self._of = np.unique(given, return_inverse=True)
-            self.names = found.tolist()
-            self.told["group_by"] = array_text(given)
+            distinct, self._of = np.unique(values, return_inverse=True)
+            self.names = distinct.tolist()
+            self.told["group_by"] = array_text(values)
         if self._correct is not None:
             self.told["correct_only"] = array_text(self._correct)
 

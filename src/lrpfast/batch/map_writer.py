@@ -50,18 +50,18 @@ def write_maps(
         Naming ``path``, when it cannot be written.
     """
     path, kind = _kind(path)
-    kept = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
-    for key, (dims, values, _) in kept.items():
+    described = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
+    for key, (dims, values, _) in described.items():
         if len(dims) != values.ndim:
             raise InputError(f"{path}: {key} has shape {values.shape}, but the dimensions {dims}")
     if kind == ".zarr":
-        _to_zarr(path, kept, coords, attributes)
+        _to_zarr(path, described, coords, attributes)
         return
     check_target(path)
     with storing(path):
-        made: Any = _MAKERS[kind](path, kept, coords, attributes)
+        content: Any = _MAKERS[kind](path, described, coords, attributes)
     with replacing(path) as file:
-        file.write(made)
+        file.write(content)
 
 
 def check_maps(path: str, names: Collection[str], dims: Collection[str], coords: Mapping[str, Coord]) -> None:
@@ -101,8 +101,8 @@ def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], at
         check_room(place, [*arrays.values(), *coords.values()], 0)
         with dataset(place, path) as file:
             write_netcdf(file, arrays, coords, attributes, path)
-        with open(place, "rb") as made:
-            return made.read()
+        with open(place, "rb") as content:
+            return content.read()
 
 
 def _hdf5(
@@ -112,10 +112,10 @@ def _hdf5(
 
     from .sinks.hdf5 import write_hdf5
 
-    made = io.BytesIO()
-    with h5py.File(made, "w") as file:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         write_hdf5(file, arrays, coords, attributes, path)
-    return made.getbuffer()
+    return content.getbuffer()
 
 
 def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> memoryview:
@@ -126,10 +126,10 @@ def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attri
         "attrs": {key: {n: str(v) for n, v in value.attrs.items()} for key, value in every.items() if value.attrs},
         "attributes": dict(attributes),
     }
-    made = io.BytesIO()
+    content = io.BytesIO()
     members: dict[str, Any] = {key: value.values for key, value in every.items()}
-    np.savez(made, metadata=np.array(json.dumps(notes)), **members)
-    return made.getbuffer()
+    np.savez(content, metadata=np.array(json.dumps(notes)), **members)
+    return content.getbuffer()
 
 
 def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> None:

@@ -30,14 +30,14 @@ def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
     """
     with open_source(mask) as source:
         values, labels = np.array(source.read(0, source.shape[0])), source.labels  # type: ignore[arg-type]
-    made = values.astype(bool)
-    if not np.array_equal(values, made):
+    booleans = values.astype(bool)
+    if not np.array_equal(values, booleans):
         raise InputError(f"{source.name}: a mask holds True and False, or 0 and 1 only")
-    if not made.any():
+    if not booleans.any():
         raise InputError(f"{source.name}: the mask is False everywhere, no feature is left")
     if labels is None or data is None or data.labels is None:
-        return made
-    return aligned(made, labels, source.name, data.labels)
+        return booleans
+    return aligned(booleans, labels, source.name, data.labels)
 
 
 def open_mask_for(features: Any, mask: Any, data: Source | None = None) -> np.ndarray:
@@ -48,11 +48,11 @@ def open_mask_for(features: Any, mask: Any, data: Source | None = None) -> np.nd
     ShapeError
         Where the mask has more or fewer points than the model features.
     """
-    made = open_mask(mask, data)
-    if isinstance(features, tuple) and features not in ((points := int(made.sum()),), (None,)):
+    booleans = open_mask(mask, data)
+    if isinstance(features, tuple) and features not in ((points := int(booleans.sum()),), (None,)):
         takes = f"{features[0]:,} features" if len(features) == 1 else f"inputs of shape {features}"
         raise ShapeError(f"the mask has {points:,} points, the model {takes}")
-    return made
+    return booleans
 
 
 class Masked(Source):
@@ -77,10 +77,10 @@ class Masked(Source):
         if self.mask.shape != source.shape[1:]:
             raise ShapeError(f"{source.name}: samples have shape {source.shape[1:]}, the mask {self.mask.shape}")
         self._source = source
-        self._places = np.flatnonzero(self.mask)
+        self._indices = np.flatnonzero(self.mask)
         self._rows: np.ndarray | None = None  # of the grid, on the way
         self.name, self.dtype, self.step = source.name, source.dtype, source.step
-        self.shape = (source.shape[0], len(self._places))
+        self.shape = (source.shape[0], len(self._indices))
         self.labels = None if source.labels is None else _picked(source.labels, self.mask)
 
     @property
@@ -90,7 +90,7 @@ class Masked(Source):
 
     def read(self, first: int, stop: int) -> np.ndarray:
         rows = self._source.read(first, stop)
-        return self._pick(rows, np.empty((len(rows), len(self._places)), self.dtype))
+        return self._pick(rows, np.empty((len(rows), len(self._indices)), self.dtype))
 
     def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
         if self._rows is None or len(self._rows) < stop - first:
@@ -101,7 +101,7 @@ class Masked(Source):
     def _pick(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         # row by row: a row fits in the cache
         for row, features in zip(rows.reshape(len(rows), self.mask.size), out, strict=True):
-            np.take(row, self._places, out=features, mode="clip")
+            np.take(row, self._indices, out=features, mode="clip")
         return out
 
     def unchanged(self) -> None:
@@ -146,18 +146,18 @@ def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndar
     ShapeError
         When there are not as many features as the mask has True.
     """
-    places = np.flatnonzero(mask)
-    if rows.shape[-1:] != places.shape:
-        raise ShapeError(f"rows have shape {rows.shape}, where the mask has {len(places)} features")
+    indices = np.flatnonzero(mask)
+    if rows.shape[-1:] != indices.shape:
+        raise ShapeError(f"rows have shape {rows.shape}, where the mask has {len(indices)} features")
     out = np.full((*rows.shape[:-1], np.size(mask)), fill, rows.dtype)
-    _put(rows, places, out)
+    _put(rows, indices, out)
     return out.reshape(*rows.shape[:-1], *np.shape(mask))
 
 
-def _put(rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+def _put(rows: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
     # row by row: three times as fast as one assignment with an index of places
-    for features, row in zip(rows.reshape(-1, len(places)), out.reshape(-1, out.shape[-1]), strict=True):
-        row[places] = features
+    for features, row in zip(rows.reshape(-1, len(indices)), out.reshape(-1, out.shape[-1]), strict=True):
+        row[indices] = features
 
 
 class Gridded(Sink):
@@ -171,7 +171,7 @@ class Gridded(Sink):
     """
 
     def __init__(self, sink: Sink, mask: np.ndarray) -> None:
-        self._sink, self._mask, self._places = sink, np.asarray(mask, bool), np.flatnonzero(mask)
+        self._sink, self._mask, self._indices = sink, np.asarray(mask, bool), np.flatnonzero(mask)
         self._grid: np.ndarray | None = None  # used again: what is outside the mask stays NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
         self.array = sink.array
@@ -188,7 +188,7 @@ class Gridded(Sink):
         if self._grid is None or len(self._grid) < len(rows):
             self._grid = scatter(rows, self._mask)
         else:
-            _put(rows, self._places, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
+            _put(rows, self._indices, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
         return self._sink.write(first, self._grid[: len(rows)])
 
     def checksum(self, first: int, stop: int) -> int | None:

@@ -138,12 +138,12 @@ def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetada
         for dim, size in zip(coord.dims, coord.values.shape, strict=True):
             if sizes[dim] not in (None, size):
                 raise InputError(f"the coordinate {name} has {size} values along {dim}, the relevance {sizes[dim]}")
-    kept = {key: value for key, value in labels.attrs.items() if key not in _OF_VALUES}
+    other_attrs = {key: value for key, value in labels.attrs.items() if key not in _OF_VALUES}
     coords = dict(labels.coords)
     for dim, names in labels.stacked.items():
         for level, name in enumerate(names):
             coords[name] = coords[name]._replace(attrs={**coords[name].attrs, _STACKED: f"level {level} of {dim}"})
-    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own, **kept})
+    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own, **other_attrs})
 
 
 def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any]:

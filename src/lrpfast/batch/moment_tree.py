@@ -146,10 +146,10 @@ class Blocks:
         """Everything, as arrays."""
 
         def stacked(parts: list[Parts]) -> tuple[np.ndarray, np.ndarray]:
-            places = [(i, group) for i, each in enumerate(parts) for group in each]
+            keys = [(i, group) for i, each in enumerate(parts) for group in each]
             values = [each[group] for each in parts for group in each]
             return (
-                np.array(places, np.int64).reshape(-1, 2),
+                np.array(keys, np.int64).reshape(-1, 2),
                 np.array(values, np.float64).reshape(-1, 4, self.features),
             )
 

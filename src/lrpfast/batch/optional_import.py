@@ -14,21 +14,21 @@ from ..errors import MissingPackageError
 _EXTRA = {"netCDF4": "netcdf", "xarray": "netcdf", "dask": "dask", "distributed": "dask", "zarr": "dask"}
 
 
-def import_optional(package: str, what: str) -> ModuleType:
+def import_optional(package: str, purpose: str) -> ModuleType:
     """The package; MissingPackageError that says for what it is needed and how to get it."""
     try:
         return importlib.import_module(package)
     except ImportError:
         name = package.partition(".")[0]
-        raise MissingPackageError(f"{what} needs {name}: pip install 'lrpfast[{_EXTRA[name]}]'", name=name) from None
+        raise MissingPackageError(f"{purpose} needs {name}: pip install 'lrpfast[{_EXTRA[name]}]'", name=name) from None
 
 
-def open_netcdf(path: str, what: str, mode: str = "r", **options: Any) -> Any:
+def open_netcdf(path: str, purpose: str, mode: str = "r", **options: Any) -> Any:
     """A ``netCDF4.Dataset`` of a path in any bytes: the package knows only those that are text in one encoding.
 
     An absolute path is no address of the network, which the package would fetch.
     """
-    dataset, path = import_optional("netCDF4", what).Dataset, os.path.abspath(path)
+    dataset, path = import_optional("netCDF4", purpose).Dataset, os.path.abspath(path)
     if sys.platform == "win32":
         return dataset(path, mode, **options)
     return dataset(os.fsencode(path).decode("latin-1"), mode, encoding="latin-1", **options)

@@ -27,9 +27,9 @@ class ThreadedRange:
     """
 
     def __init__(self, length: int, unit: int, values: int, threads: int | None) -> None:
-        wanted = check_threads(threads) or get_num_threads()
+        most = check_threads(threads) or get_num_threads()
         units = -(-length // unit)
-        count = max(1, min(wanted, units, values // LEAST))
+        count = max(1, min(most, units, values // LEAST))
         borders = [min(length, unit * (units * i // count)) for i in range(count + 1)]
         self.ranges = list(zip(borders, borders[1:], strict=False))
         self._pool: Any = None

@@ -24,23 +24,23 @@ def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> N
     outputs, inputs : mapping of str to path or anything else
         By their names in messages. What is not a path is passed over, but for arrays that are mapped from files.
     """
-    written = [(name, path) for name, given in outputs.items() if (path := _path(given)) is not None]
+    written = [(name, path) for name, value in outputs.items() if (path := _path(value)) is not None]
     for i, (name, path) in enumerate(written):
-        for other, given in inputs.items():
-            if (source := _path(given)) is not None and _is_data(source) and _overlap(path, source):
+        for other, value in inputs.items():
+            if (source := _path(value)) is not None and _is_data(source) and _overlap(path, source):
                 raise InputError(f"{path}: is both the {name} and the {other}, which would be overwritten")
         for other, before in written[:i]:
             if _overlap(path, before):
                 raise InputError(f"{path}: the {other} and the {name} need two files")
 
 
-def _path(given: Any) -> str | None:
+def _path(value: Any) -> str | None:
     """The file or folder that is meant, without what is named in it."""
-    if isinstance(given, (FileSource, Sink)):
-        given = given.path
-    if isinstance(given, np.memmap):
-        given = given.filename
-    return split(os.fsdecode(given))[0] if isinstance(given, (str, os.PathLike)) else None
+    if isinstance(value, (FileSource, Sink)):
+        value = value.path
+    if isinstance(value, np.memmap):
+        value = value.filename
+    return split(os.fsdecode(value))[0] if isinstance(value, (str, os.PathLike)) else None
 
 
 def _is_data(path: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from .normalize import check_normalization
-from .statistics import shares_of
+from .statistics import check_quantiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class StreamSettings:
             raise InputError(f"batch_size must be 'auto' or a whole number of at least 1, not {size!r}")
         if self.normalize is not None:
             check_normalization(self.normalize)
-        object.__setattr__(self, "quantiles", tuple(shares_of("quantiles", self.quantiles).tolist()))
+        object.__setattr__(self, "quantiles", tuple(check_quantiles("quantiles", self.quantiles).tolist()))
         if not self.statistics and (self.group_by is not None or self.correct is not None or self.quantiles):
             raise InputError(
                 "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"

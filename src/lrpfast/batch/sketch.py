@@ -54,9 +54,9 @@ class Sketch:
     @classmethod
     def from_state(cls, counts: np.ndarray, octaves: np.ndarray) -> Sketch:
         """The sketch with these counts."""
-        made = cls.__new__(cls)
-        made.counts, made.octaves = counts.astype(np.uint32), octaves.copy()
-        return made
+        sketch = cls.__new__(cls)
+        sketch.counts, sketch.octaves = counts.astype(np.uint32), octaves.copy()
+        return sketch
 
     def steps(self, x: np.ndarray, members: dict[int, np.ndarray]) -> list[Callable[[int, int], None]]:
         """What counts the rows ``members`` of x, by group."""
@@ -65,10 +65,10 @@ class Sketch:
     def merge(self, other: Sketch) -> None:
         """Add another's counts."""
         octaves = np.maximum(self.octaves, other.octaves)
-        for g, wanted in enumerate(octaves):
+        for g, target_octaves in enumerate(octaves):
             theirs = other.counts[g].copy()
-            _moments.align(self.counts[g], self.octaves[g], wanted)
-            _moments.align(theirs, other.octaves[g], wanted)
+            _moments.align(self.counts[g], self.octaves[g], target_octaves)
+            _moments.align(theirs, other.octaves[g], target_octaves)
             self.counts[g] += theirs
         self.octaves = octaves
 
@@ -89,5 +89,5 @@ class Sketch:
         key = np.where((bucket == _SIDE) | (self.octaves[group] == _moments.NO_OCTAVE), 0, key)
         low, high = ((k.astype(np.uint64) << np.uint64(48)).view(np.float64) for k in (key, key + 1))
         high = np.minimum(high, np.finfo(np.float64).max)  # the last bucket ends at infinity
-        found: np.ndarray = np.sign(bucket - _SIDE) * low * (2 / (low / np.maximum(high, _TINY) + 1))
-        return found
+        middle: np.ndarray = np.sign(bucket - _SIDE) * low * (2 / (low / np.maximum(high, _TINY) + 1))
+        return middle

@@ -107,11 +107,13 @@ class Statistics:
         x = self._rows(relevance)
         if isinstance(first, bool) or not isinstance(first, (int, np.integer)) or first < 0:
             raise InputError(f"first must be the index of a sample, not {first!r}")
-        places = self._places(group, len(x))
+        group_indices = self._group_indices(group, len(x))
         self._moments = None
         with ThreadedRange(self._blocks.features, _moments.COLUMNS, x.size, threads) as shares:
             for block, part in self._blocks.cuts(int(first), len(x)):
-                members = {int(g): np.flatnonzero(places[part] == g) for g in np.unique(places[part]) if g >= 0}
+                members = {
+                    int(g): np.flatnonzero(group_indices[part] == g) for g in np.unique(group_indices[part]) if g >= 0
+                }
                 steps: list[Any] = []
                 for g, sums, fresh in self._blocks.add(block, part.stop - part.start, members):
                     into = (sums, self._signs[g], self._extremes[g])
@@ -227,7 +229,7 @@ class Statistics:
         >>> abs(statistics.quantile(0.5) - 50) < 1.6
         array([[[ True]]])
         """
-        shares = shares_of("q", q)
+        shares = check_quantiles("q", q)
         if self._sketch is None:
             raise InputError(
                 f"quantiles were not asked for: stream(…, quantiles={tuple(shares.tolist())}) "
@@ -269,15 +271,15 @@ class Statistics:
         }
         for name in ("valid", "mean", "std", "minimum", "maximum", "positive", "negative"):
             result[name] = (axes, getattr(self, name))
-        if len(shares := shares_of("q", q)):
+        if len(shares := check_quantiles("q", q)):
             result["q"] = (("q",), shares)
             result["quantile"] = (("q", *axes), self.quantile(q))
         return result
 
     def __repr__(self) -> str:
         groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
-        kept = ", with quantiles" if self._sketch is not None else ""
-        return f"<lrpfast.Statistics of maps {self.shape}: {self._samples.sum():,} samples{groups}{kept}>"
+        suffix = ", with quantiles" if self._sketch is not None else ""
+        return f"<lrpfast.Statistics of maps {self.shape}: {self._samples.sum():,} samples{groups}{suffix}>"
 
     # Checkpoints
 
@@ -325,14 +327,14 @@ class Statistics:
         >>> lrpfast.Statistics.from_state(statistics.state()).mean
         array([[ 1., -1.]])
         """
-        made = cls(state["shape"].tolist(), groups=state["groups"].tolist())
-        made._samples[:] = state["samples"]
-        made._signs[:] = state["signs"]
-        made._extremes[:] = state["extremes"]
-        made._blocks = Blocks.from_state(made._blocks.features, state)
+        statistics = cls(state["shape"].tolist(), groups=state["groups"].tolist())
+        statistics._samples[:] = state["samples"]
+        statistics._signs[:] = state["signs"]
+        statistics._extremes[:] = state["extremes"]
+        statistics._blocks = Blocks.from_state(statistics._blocks.features, state)
         if "sketch_counts" in state:
-            made._sketch = Sketch.from_state(state["sketch_counts"], state["sketch_octaves"])
-        return made
+            statistics._sketch = Sketch.from_state(state["sketch_counts"], state["sketch_octaves"])
+        return statistics
 
     # Help
 
@@ -348,19 +350,22 @@ class Statistics:
         aligned = relevance if relevance.flags.aligned else relevance.copy()
         return aligned.reshape(len(relevance), self._blocks.features)
 
-    def _places(self, group: np.ndarray | None, samples: int) -> np.ndarray:
+    def _group_indices(self, group: np.ndarray | None, samples: int) -> np.ndarray:
         if group is None:
             if len(self.groups) > 1:
                 raise InputError(f"there are {len(self.groups)} groups; group= must say which each sample is in")
             return np.zeros(samples, np.int64)
-        places = np.asarray(group)
-        if places.shape != (samples,) or (places.dtype.kind not in "iu" and samples):
+        group_indices = np.asarray(group)
+        if group_indices.shape != (samples,) or (group_indices.dtype.kind not in "iu" and samples):
             raise InputError(
-                f"group must be {samples} whole numbers, one per sample, not {places.dtype} of shape {places.shape}"
+                f"group must be {samples} whole numbers, one per sample, not {group_indices.dtype} "
+                f"of shape {group_indices.shape}"
             )
-        if samples and not -1 <= places.min() <= places.max() < len(self.groups):
-            raise InputError(f"group must be -1 (none) to {len(self.groups) - 1}, not {places.min()} to {places.max()}")
-        return places
+        if samples and not -1 <= group_indices.min() <= group_indices.max() < len(self.groups):
+            raise InputError(
+                f"group must be -1 (none) to {len(self.groups) - 1}, not {group_indices.min()} to {group_indices.max()}"
+            )
+        return group_indices
 
     def _refuse_infinite(self, first: int, x: np.ndarray) -> None:
         where = np.argwhere(np.isinf(x))
@@ -391,7 +396,7 @@ class Statistics:
         return values.reshape(len(self.groups), *self.shape)
 
 
-def shares_of(name: str, given: float | Sequence[float]) -> np.ndarray:
+def check_quantiles(name: str, given: float | Sequence[float]) -> np.ndarray:
     """Numbers between 0 and 1 as a one-dimensional array; InputError for anything else."""
     try:
         shares = np.atleast_1d(np.asarray(given))

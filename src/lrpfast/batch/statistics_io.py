@@ -30,25 +30,25 @@ def check_statistics(path: str, shape: tuple[int, ...], labels: ArrayMetadata | 
 
 def save_statistics(
     path: str,
-    made: Statistics,
+    statistics: Statistics,
     quantiles: Sequence[float],
     labels: ArrayMetadata | None,
     grid: np.ndarray | None,
     record: dict[str, str],
 ) -> None:
     """Write every result of ``made`` with the input's coordinates, on the grid where the features come from one."""
-    dims, coords = _of_maps(made.shape, labels, grid)
-    arrays = made.to_dict(dims[: len(made.shape)], quantiles)
+    dims, coords = _of_maps(statistics.shape, labels, grid)
+    arrays = statistics.to_dict(dims[: len(statistics.shape)], quantiles)
     on, values = arrays.pop("group")
     coords["group"] = Coord(on, values, {"long_name": "group of samples"})
     if quantiles:
         on, values = arrays.pop("q")
         coords["q"] = Coord(on, values, {"long_name": "quantile"})
     if grid is not None:
-        last = dims[len(made.shape) - 1]  # the features, in their place
+        last = dims[len(statistics.shape) - 1]  # the features, in their place
         arrays = {
             key: (
-                (*on[:-1], *dims[len(made.shape) - 1 :]),
+                (*on[:-1], *dims[len(statistics.shape) - 1 :]),
                 scatter(values, grid, np.nan if values.dtype.kind == "f" else 0),
             )
             if on[-1] == last

@@ -37,17 +37,26 @@ def opened(source: Path | bytes) -> Iterator[h5py.File]:
     """An HDF5 file, or the bytes of one, for reading; ModelFormatError where the library would never come back."""
     import h5py
 
+    with (
+        checked_heaps(source),
+        h5py.File(io.BytesIO(source) if isinstance(source, bytes) else source, "r") as file,
+    ):
+        yield file
+
+
+@contextlib.contextmanager
+def checked_heaps(source: Path | bytes) -> Iterator[None]:
+    """Check the heaps of an HDF5 file or the bytes of one; inside, `text_bytes` knows their longest string."""
     if isinstance(source, bytes):
         longest = _check_heaps(source)
     else:
         with open(source, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
             longest = _check_heaps(data)
-    with h5py.File(io.BytesIO(source) if isinstance(source, bytes) else source, "r") as file:
-        token = _LONGEST.set(longest)
-        try:
-            yield file
-        finally:
-            _LONGEST.reset(token)
+    token = _LONGEST.set(longest)
+    try:
+        yield
+    finally:
+        _LONGEST.reset(token)
 
 
 def _check_heaps(data: bytes | mmap.mmap) -> int:
@@ -127,29 +136,42 @@ def strings(group: h5py.Group, name: str) -> list[str] | None:
 
 
 def _strings(group: h5py.Group, name: str) -> list[str] | None:
-    import h5py
-
     if name not in group.attrs:
         return None
-    what = f"attribute {name!r} of {group.name}"
-    attribute = group.attrs.get_id(name)
-    kind, shape = attribute.get_type(), attribute.shape
-    if shape is not None and 0 in shape:  # of any kind: an empty list has none
+    size, what = text_bytes(group, name), f"attribute {name!r} of {group.name}"
+    if size is None:
         return []
-    if shape is None or kind.get_class() != h5py.h5t.STRING:  # libhdf5 2.0 crashes on some other kinds
-        raise ModelFormatError(f"{what} should hold text")
-    count, each = math.prod(shape), kind.get_size()
-    if count * each > group.file.id.get_filesize():
-        raise ModelFormatError(f"{what} declares {count * each:,} bytes, more than the file has")
-    if kind.is_variable_str():  # each of its strings is somewhere in a heap, and several may be the same one
-        each = _LONGEST.get()
-    if count * each > left():
-        take(count * each, what)
+    if size > left():
+        take(size, what)
     value = group.attrs[name]
     items = [value] if isinstance(value, (str, bytes)) else np.asarray(value).ravel().tolist()
     texts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
     take(sum(map(len, texts)), what)
     return texts
+
+
+def text_bytes(node: h5py.Group | h5py.Dataset, name: str) -> int | None:
+    """The most bytes that a text attribute can take in memory; None for an empty array of any type.
+
+    Raises
+    ------
+    ModelFormatError
+        For an attribute that holds no text, and for one that declares more bytes than the file has.
+    """
+    import h5py
+
+    what = f"attribute {name!r} of {node.name}"
+    attribute = node.attrs.get_id(name)
+    kind, shape = attribute.get_type(), attribute.shape
+    if shape is not None and 0 in shape:  # of any kind: an empty list has none
+        return None
+    if shape is None or kind.get_class() != h5py.h5t.STRING:  # libhdf5 2.0 crashes on some other kinds
+        raise ModelFormatError(f"{what} should hold text")
+    count, each = math.prod(shape), kind.get_size()
+    if count * each > node.file.id.get_filesize():
+        raise ModelFormatError(f"{what} declares {count * each:,} bytes, more than the file has")
+    # a variable-length string is somewhere in a heap, and several elements may be the same one
+    return int(count * (_LONGEST.get() if kind.is_variable_str() else each))
 
 
 def shape(dataset: h5py.Dataset) -> tuple[int, ...]:
@@ -181,25 +203,47 @@ def _check_chunks(dataset: h5py.Dataset) -> None:
 
     libhdf5 unpacks a chunk to whatever size it has, by all the filters that the file names, plug-ins of HDF5 included.
     """
-    import h5py
-
     chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
     grid = [range(0, n, size) for n, size in zip(dataset.shape, dataset.chunks, strict=True)]
     take(math.prod(map(len, grid)) * (chunk + _CHUNK_BYTES), dataset.name)
     plan = dataset.id.get_create_plist()
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-    known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
-    if not set(filters) <= set(known) or len(set(filters)) < len(filters):
+    if not set(filters) <= set(known_filters()) or len(set(filters)) < len(filters):
         raise ModelFormatError(
             f"{dataset.name} is packed by HDF5's filters {filters}; gzip, shuffle and fletcher32 are read, each once. "
             "`h5repack -f GZIP=4 old.h5 new.h5` packs it anew"
         )
     for offsets in itertools.product(*grid):
         if dataset.id.get_chunk_info_by_coord(offsets).byte_offset is not None:  # else it was never written
-            mask, data = dataset.id.read_direct_chunk(offsets)
-            size = _unpacked([f for i, f in enumerate(filters) if not mask >> i & 1], data, chunk)
-            if size != chunk:
-                raise ModelFormatError(f"{dataset.name}: its chunk at {offsets} does not unpack to {chunk:,} bytes")
+            check_chunk(dataset, offsets, filters)
+
+
+def known_filters() -> tuple[int, ...]:
+    """The filters whose chunks `check_chunk` can check."""
+    import h5py
+
+    return h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
+
+
+def check_chunk(dataset: h5py.Dataset, offsets: tuple[int, ...], filters: list[int], stored: int | None = None) -> None:
+    """ModelFormatError where a chunk does not unpack to its declared size.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    offsets : tuple of int
+        The chunk's.
+    filters : list of int
+        Of `known_filters`, each once at most.
+    stored : int, optional
+        The chunk's bytes in the file where no filter packs them: the chunk is not read.
+    """
+    chunk = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+    if stored is None:
+        mask, data = dataset.id.read_direct_chunk(offsets)
+        stored = _unpacked([f for i, f in enumerate(filters) if not mask >> i & 1], data, chunk)
+    if stored != chunk:
+        raise ModelFormatError(f"{dataset.name}: its chunk at {offsets} does not unpack to {chunk:,} bytes")
 
 
 def _unpacked(filters: list[int], data: bytes, most: int) -> int:

@@ -65,7 +65,7 @@ def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], A
 
 def named(out: str) -> tuple[str, str, str | None]:
     """(path, its ending in lower case, what is named after a colon) of an output."""
-    found = _NAME.fullmatch(out)
-    if not found or (found["kind"].lower() == "npy" and found["inside"]):
+    match = _NAME.fullmatch(out)
+    if not match or (match["kind"].lower() == "npy" and match["inside"]):
         raise InputError(f"{out}: an output's name tells its format: .npy, .h5, .hdf5, .nc, .nc4 or .zarr")
-    return found["path"].rstrip(SLASHES), found["kind"].lower(), found["inside"]
+    return match["path"].rstrip(SLASHES), match["kind"].lower(), match["inside"]

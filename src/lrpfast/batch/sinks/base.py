@@ -212,10 +212,10 @@ class FileSink(Sink):
         self._file: int | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
-        held = 0  # by a partial output, which a resumed run goes on with and another one replaces
+        existing_bytes = 0  # by a partial output, which a resumed run goes on with and another one replaces
         with contextlib.suppress(OSError):
-            held = on_disk(os.stat(self.partial))
-        check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - held))
+            existing_bytes = on_disk(os.stat(self.partial))
+        check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - existing_bytes))
 
     def _open(self, there: bool) -> None:
         self._row = math.prod(self._shape[1:]) * self._dtype.itemsize
@@ -335,7 +335,7 @@ def storing(name: str) -> Iterator[None]:
         raise InputError(f"{name}: coordinates or attributes of the input cannot be written ({error})") from error
 
 
-def check_room(place: str, described: Iterable[Coord], rows: int) -> None:
+def check_room(file_path: str, described: Iterable[Coord], rows: int) -> None:
     """OSError of the disk unless a new file can be written there, of a format's metadata and so many bytes of rows.
 
     HDF5 crashes the process, at its next use, where a file cannot be closed since the disk is full: so what it is
@@ -349,18 +349,18 @@ def check_room(place: str, described: Iterable[Coord], rows: int) -> None:
             size += values.nbytes
         size += 4096 + sum(256 + 2 * len(str(value)) for value in attrs.values())
     try:
-        with open(place, "xb") as file:
+        with open(file_path, "xb") as file:
             while file.tell() < size:
                 file.write(bytes(min(1 << 20, size - file.tell())))
             file.flush()
             file.truncate(size + rows)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(place)
+            os.unlink(file_path)
 
 
 @contextlib.contextmanager
-def from_library(place: str, name: str) -> Iterator[None]:
+def from_library(file_path: str, name: str) -> Iterator[None]:
     """Around what HDF5 writes into a file: OSError where it fails, in the disk's words where that is the reason.
 
     HDF5 and NetCDF have one RuntimeError for whatever they meet.
@@ -369,7 +369,7 @@ def from_library(place: str, name: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         try:
-            with open(place, "ab") as probe:
+            with open(file_path, "ab") as probe:
                 probe.write(bytes(1 << 20))
         except OSError as full:
             raise OSError(full.errno, full.strerror, name) from error

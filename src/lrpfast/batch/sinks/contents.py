@@ -30,15 +30,15 @@ def check_replaced(path: str, named: Collection[str], what: str) -> None:
         What is named, for the message.
     """
     try:
-        found = _arrays(path)
+        arrays = _arrays(path)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file provokes in the library that reads it
         raise InputError(
             f"{path}: is there already, and what it holds cannot be listed ({error}); name another file, or remove it"
         ) from None
-    kept = set(named).union(*(found[name] for name in named if name in found))
-    lost = sorted(found.keys() - kept)
+    replaced = set(named).union(*(arrays[name] for name in named if name in arrays))
+    lost = sorted(arrays.keys() - replaced)
     if lost:
         shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8:,} more" if len(lost) > 8 else "")
         raise InputError(
@@ -77,16 +77,16 @@ def _text(value: Any) -> str:
 def _in_hdf5(path: str) -> dict[str, set[str]]:
     import h5py
 
-    found: dict[str, set[str]] = {}
+    arrays: dict[str, set[str]] = {}
 
     def note(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset) and not _text(node.attrs.get("NAME", "")).startswith(_BARE_DIMENSION):
             scales = [scale.name.strip("/") for dim in node.dims for scale in dim.values()]
-            found[name] = _of_attributes(scales, node.attrs)
+            arrays[name] = _of_attributes(scales, node.attrs)
 
     with h5py.File(path, "r") as file:
         file.visititems(note)  # follows no links
-    return found
+    return arrays
 
 
 def _in_classic_netcdf(path: str) -> dict[str, set[str]]:
@@ -105,17 +105,17 @@ def _in_zip(path: str) -> dict[str, set[str]]:
 
 def _in_zarr(path: str) -> dict[str, set[str]]:
     """The arrays of a store of folders, and files in it that are none of Zarr's."""
-    found: dict[str, set[str]] = {}
+    arrays: dict[str, set[str]] = {}
     for folder, folders, files in os.walk(path):
         name = os.path.relpath(folder, path).replace(os.sep, "/")
         attrs = _zarr_array(folder, files)
         if attrs is None:
             inside = "" if name == "." else f"{name}/"
-            found.update({f"{inside}{file}": set() for file in files if file not in _ZARR_METADATA})
+            arrays.update({f"{inside}{file}": set() for file in files if file not in _ZARR_METADATA})
         else:
             folders.clear()  # of chunks
-            found[name] = _of_attributes(attrs.pop("_ARRAY_DIMENSIONS", ()) or (), attrs)
-    return found
+            arrays[name] = _of_attributes(attrs.pop("_ARRAY_DIMENSIONS", ()) or (), attrs)
+    return arrays
 
 
 def _zarr_array(folder: str, files: list[str]) -> dict[str, Any] | None:

@@ -54,8 +54,8 @@ def find_dataset(path: str, dataset: str, shape: RowsShape, dtype: np.dtype) -> 
 
     try:
         with h5py.File(path, "r") as file:
-            found = file[dataset]
-            have, offset = (tuple(found.shape), found.dtype), found.id.get_offset()
+            node = file[dataset]
+            have, offset = (tuple(node.shape), node.dtype), node.id.get_offset()
     except (OSError, KeyError) as error:
         raise InputError(f"{path}: is not the partial output of a run ({error})") from None
     if have != (shape, dtype) or (offset is None and 0 not in have[0]):
@@ -96,19 +96,21 @@ def write_hdf5(
     for key, coord in coords.items():
         dims, values, attrs = encoded(key, coord)
         text = h5py.string_dtype() if values.dtype.kind == "U" else None
-        made = file.create_dataset(key, data=values.astype(object) if text else values, dtype=text, track_times=False)
-        made.attrs.update(plain(attrs))
+        dataset = file.create_dataset(
+            key, data=values.astype(object) if text else values, dtype=text, track_times=False
+        )
+        dataset.attrs.update(plain(attrs))
         if dims == (key,):
-            made.make_scale(key)
-            scales[key] = made
+            dataset.make_scale(key)
+            scales[key] = dataset
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
-        made = _reserve(file, key, values) if late else file.create_dataset(key, data=values, track_times=False)
-        made.attrs.update(plain(attrs))
+        dataset = _reserve(file, key, values) if late else file.create_dataset(key, data=values, track_times=False)
+        dataset.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):
-            made.dims[axis].label = dim
+            dataset.dims[axis].label = dim
             if dim in scales:
-                made.dims[axis].attach_scale(scales[dim])
+                dataset.dims[axis].attach_scale(scales[dim])
 
 
 def _reserve(file: Any, key: str, values: np.ndarray) -> Any:

@@ -45,9 +45,9 @@ class NetcdfSink(FileSink):
 
 
 @contextlib.contextmanager
-def dataset(place: str, name: str) -> Iterator[Any]:
+def dataset(file_path: str, name: str) -> Iterator[Any]:
     """A new NetCDF file; OSError where it cannot be written."""
-    with from_library(place, name), open_netcdf(place, name, "w", format="NETCDF4") as file:
+    with from_library(file_path, name), open_netcdf(file_path, name, "w", format="NETCDF4") as file:
         yield file
 
 
@@ -85,20 +85,20 @@ def write_netcdf(
     file.set_fill_off()  # nothing is written twice
     file.setncattr("Conventions", "CF-1.8")
     file.setncatts(dict(attributes))
-    made = {key: encoded(key, coord) for key, coord in coords.items()}
+    encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key in arrays:
         if any(key in array.dims for array in arrays.values()):
             raise InputError(f"{name}: {key!r} is a dimension of the input; give the output another name")
-    for key, (dims, values, _) in (*made.items(), *arrays.items()):
+    for key, (dims, values, _) in (*encoded_coords.items(), *arrays.items()):
         for dim, size in zip(dims, values.shape, strict=True):
             if dim not in file.dimensions:
                 file.createDimension(dim, size)  # NetCDF takes a size of 0 for a dimension that may grow
             elif len(file.dimensions[dim]) != size:
                 raise InputError(f"{name}: {key} has {size} values along {dim}, others {len(file.dimensions[dim])}")
-    for key, coord in made.items():
+    for key, coord in encoded_coords.items():
         _write(file, key, coord, name)
     for key, array in arrays.items():
-        dims, values, attrs = array._replace(attrs=with_coordinates(array, made))
+        dims, values, attrs = array._replace(attrs=with_coordinates(array, encoded_coords))
         if late:
             fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": _nan(values.dtype)}
             variable = file.createVariable(key, values.dtype, dims, **fixed)

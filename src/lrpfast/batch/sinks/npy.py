@@ -18,11 +18,11 @@ class NpySink(FileSink):
     def _header(self, samples: int) -> bytes:
         from io import BytesIO
 
-        made = BytesIO()
+        header_bytes = BytesIO()
         shape = (samples, *self._shape[1:])
         fields = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(made, fields)  # leaves room for more samples
-        return made.getvalue()
+        np.lib.format.write_array_header_1_0(header_bytes, fields)  # leaves room for more samples
+        return header_bytes.getvalue()
 
     def _check_room(self) -> None:
         """No library is involved: what is written says by itself when the disk is full."""
@@ -41,10 +41,10 @@ class NpySink(FileSink):
 
     def _complete(self) -> None:
         if self._shape[0] is None:
-            made = self._header(self._end)
-            if len(made) != self._offset:
+            header_bytes = self._header(self._end)
+            if len(header_bytes) != self._offset:
                 raise InputError(f"{self.name}: {self._end} rows are more than an .npy file's header has room for")
             assert self._file is not None
-            write_at(self._file, memoryview(made), 0)
+            write_at(self._file, memoryview(header_bytes), 0)
             # a run that was killed may have written more rows than it knew of
             os.ftruncate(self._file, self._offset + self._end * self._row)

@@ -46,9 +46,9 @@ class ZarrSink(Sink):
         self._check_described("zarr", shape, labels)
         check_place(self.path)
         # another run replaces what a partial output holds, a resumed run goes on with it
-        held = sum(on_disk(entry.stat()) for entry in os.scandir(self._inside)) if self._there else 0
+        existing_bytes = sum(on_disk(entry.stat()) for entry in os.scandir(self._inside)) if self._there else 0
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
-        check_free(self.path, os.path.dirname(self.partial), max(0, size - held))
+        check_free(self.path, os.path.dirname(self.partial), max(0, size - existing_bytes))
 
     @property
     def _inside(self) -> str:
@@ -80,12 +80,12 @@ class ZarrSink(Sink):
 
     def _check_partial(self) -> None:
         chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
-        wanted = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
+        expected = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
         try:
             with open(os.path.join(self._inside, ".zarray"), encoding="utf-8") as file:
-                found = json.load(file)
-            if found != wanted:
-                raise InputError(f"{self.partial}: holds {found['dtype']} of shape {found['shape']} in other chunks")
+                stored = json.load(file)
+            if stored != expected:
+                raise InputError(f"{self.partial}: holds {stored['dtype']} of shape {stored['shape']} in other chunks")
         except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as error:
             raise InputError(f"{self.partial}: is not the partial output of a run ({error})") from None
 
@@ -110,7 +110,7 @@ class ZarrSink(Sink):
 
     def _write_chunk(self, chunk: int, at: int, rows: np.ndarray) -> None:
         """Put into a chunk what of the rows belongs to it; they begin at its row ``at``, which may be below 0."""
-        place = self._file(chunk)
+        file_path = self._file(chunk)
         begin, end = max(0, at), min(self._rows, at + len(rows))
         part = rows[begin - at : end - at]
         if begin == 0 and end == self._rows:
@@ -120,19 +120,19 @@ class ZarrSink(Sink):
             shape, fill = (self._rows, *self._shape[1:]), _fill(self._dtype)
             whole = np.full(shape, fill, self._dtype) if before is None else before
             whole[begin:end] = part
-        with open(f"{place}.part", "wb") as file:
+        with open(f"{file_path}.part", "wb") as file:
             file.write(whole.reshape(-1).view(np.uint8).data)
-        os.replace(f"{place}.part", place)
-        self._unsynced.append(place)
+        os.replace(f"{file_path}.part", file_path)
+        self._unsynced.append(file_path)
 
     def _read_chunk(self, chunk: int) -> np.ndarray | None:
         """What is in a chunk; None where it is not there or was cut."""
         shape = (self._rows, *self._shape[1:])
         try:
-            found = np.fromfile(self._file(chunk), self._dtype)
+            stored = np.fromfile(self._file(chunk), self._dtype)
         except FileNotFoundError:
             return None
-        return found.reshape(shape) if found.size == math.prod(shape) else None
+        return stored.reshape(shape) if stored.size == math.prod(shape) else None
 
     def checksum(self, first: int, stop: int) -> int | None:
         value = 0
@@ -163,8 +163,8 @@ class ZarrSink(Sink):
 
     def flush(self) -> None:
         with naming(self.path, self.partial):
-            for place in (*self._unsynced, self._inside):
-                sync(place)
+            for file_path in (*self._unsynced, self._inside):
+                sync(file_path)
         self._unsynced.clear()
 
     def finish(self) -> None:
@@ -241,27 +241,27 @@ def write_zarr(
     """
     notes: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
     check_names(name, "zarr", arrays, coords)
-    made = {key: encoded(key, coord) for key, coord in coords.items()}
-    for key, (dims, values, attrs) in (*made.items(), *arrays.items()):
+    encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
+    for key, (dims, values, attrs) in (*encoded_coords.items(), *arrays.items()):
         late = chunks is not None and key in arrays
-        kept = [max(1, n) for n in (chunks if late else values.shape)]  # type: ignore[union-attr]
+        chunk_shape = [max(1, n) for n in (chunks if late else values.shape)]  # type: ignore[union-attr]
         if key in arrays:
-            attrs = with_coordinates(arrays[key], made)
+            attrs = with_coordinates(arrays[key], encoded_coords)
         attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
         listed = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
-        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, kept)
+        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape)
         notes[f"{key}/.zattrs"] = {**listed, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
         if not late and values.size:
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
                 file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
                 _sync_open(file)
-    for place, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
-        with open(os.path.join(folder, _folder(place)), "w", encoding="utf-8", newline="\n") as file:
+    for file_path, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
+        with open(os.path.join(folder, _folder(file_path)), "w", encoding="utf-8", newline="\n") as file:
             json.dump(value, file, indent=1)
             _sync_open(file)
-    for place in (*(os.path.join(folder, _folder(key)) for key in (*made, *arrays)), folder):
-        sync(place)
+    for file_path in (*(os.path.join(folder, _folder(key)) for key in (*encoded_coords, *arrays)), folder):
+        sync(file_path)
 
 
 def _folder(name: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import sys
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,10 @@ import numpy as np
 from ...errors import InputError, InputNotFoundError, LrpfastError, MissingPackageError
 from ...output import in_utf8
 from .base import Source
-from .mapped import MAGIC, open_array, open_npy
+from .formats import open_file
+from .lazy import LazySource
+from .mapped import open_array
+from .memory import ArraySource, IteratorSource
 
 __all__ = ["Source", "open_array", "open_source"]
 
@@ -52,32 +54,22 @@ def open_source(x: Any) -> Source:
     if isinstance(x, (str, os.PathLike)):
         return _open_path(os.fsdecode(x))
     if isinstance(x, np.ndarray):
-        return _in_memory(x)
+        return ArraySource(x)
     xarray, dask = sys.modules.get("xarray"), sys.modules.get("dask.array")
     if xarray is not None and isinstance(x, xarray.Dataset):
         names = ", ".join(map(str, x.data_vars))
         raise InputError(f"an xarray.Dataset holds several variables; give one of them, as dataset[name]: {names}")
     if (xarray is not None and isinstance(x, xarray.DataArray)) or (dask is not None and isinstance(x, dask.Array)):
-        from .lazy import LazySource
-
         return LazySource(x)
     if hasattr(x, "__array__") or hasattr(x, "__dlpack__"):
-        return _in_memory(x)
+        return ArraySource(x)
     if isinstance(x, (list, tuple, dict, set, bytes)):
         raise InputError(
             f"samples came as a {type(x).__name__}; give numpy.asarray(samples), or iter(batches) for a list of batches"
         )
     if hasattr(x, "__iter__") or hasattr(x, "__next__"):
-        from .memory import IteratorSource
-
         return IteratorSource(x)
     raise InputError(f"samples cannot be read from a {type(x).__name__}; give a path, an array or an iterator")
-
-
-def _in_memory(x: Any) -> Source:
-    from .memory import ArraySource
-
-    return ArraySource(x)
 
 
 def split(path: str) -> tuple[str, str | None]:
@@ -118,67 +110,7 @@ def _guarded(path: str) -> Iterator[None]:
         raise InputError(f"{path}: damaged or truncated ({type(error).__name__}: {error})") from error
 
 
-def _open_path(given: str) -> Source:
-    path, inside = split(given)
+def _open_path(name: str) -> Source:
+    path, inside = split(name)
     with _guarded(path):
-        return _open_file(path, None if inside is None else in_utf8(inside))
-
-
-def _open_file(path: str, inside: str | None) -> Source:
-    if os.path.isdir(path):
-        from .zarr import ZarrSource, is_store
-
-        if is_store(os.listdir(path)):
-            return ZarrSource(path, inside)
-        raise InputError(f"{path}: is a folder, and no Zarr store")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path}: is no regular file, whose samples could be read anywhere and again")
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if head.startswith(MAGIC):
-        if inside is not None:
-            raise InputError(f"{path}: an .npy file holds one array, without a name such as {inside!r}")
-        return open_npy(path)
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _open_zip(path, inside)
-    if head.startswith(b"CDF"):
-        from .netcdf import NetcdfSource
-
-        return NetcdfSource(path, inside)
-    import h5py
-
-    if h5py.is_hdf5(path):
-        from .hdf5 import check_netcdf, is_netcdf, open_hdf5
-
-        if not is_netcdf(path):
-            return open_hdf5(path, inside)
-        check_netcdf(path)
-        from .netcdf import NetcdfSource
-
-        return NetcdfSource(path, inside)
-    if not head:
-        raise InputError(f"{path}: an empty file")
-    if head.startswith(b"\x80"):
-        raise InputError(f"{path}: a Python pickle (never opened: it can run code); np.save writes an array")
-    text = "; np.save('x.npy', np.loadtxt(PATH, delimiter=',')) makes one of a table of text" if _is_table(path) else ""
-    raise InputError(f"{path}: not an .npy, .npz, HDF5, NetCDF or Zarr file{text}")
-
-
-def _is_table(path: str) -> bool:
-    return path.lower().endswith((".csv", ".tsv", ".txt", ".dat"))
-
-
-def _open_zip(path: str, inside: str | None) -> Source:
-    from .npz import open_npz
-    from .zarr import ZarrSource, is_store
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{path}: damaged or truncated zip archive ({error})") from None
-    if is_store(names):
-        return ZarrSource(path, inside)
-    if any(name.endswith(".npy") for name in names):
-        return open_npz(path, inside)
-    raise InputError(f"{path}: a zip archive with neither NumPy's arrays nor a Zarr store in it (a .keras file?)")
+        return open_file(path, None if inside is None else in_utf8(inside))

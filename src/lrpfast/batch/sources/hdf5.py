@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...budget import FREE_BYTES
 from ...errors import InputError, ModelFormatError
 from ...readers import hdf5
 from ..cf import PACKED, Packing
 from ..metadata import words
 from .base import FileSource, check_unpacked, row_bytes, state_of
+from .hdf5_chunks import ChunkCheck, FileChunks, filters_of
 from .mapped import MappedSource
+from .netcdf import NetcdfSource
 
 if TYPE_CHECKING:
     import h5py
@@ -32,15 +38,41 @@ def open_hdf5(path: str, dataset: str | None) -> FileSource:
         When there is none or several, and for what would read other files or nothing at all.
     """
     state = state_of(path)
-    file = _opened(path)
-    try:
-        source = _source(file, _find(file, path, dataset), path, state)
-    except BaseException:
-        file.close()
-        raise
+    with _checked_heaps(path):
+        file = _opened(path)
+        try:
+            source = _source(file, _find(file, path, dataset), path, state)
+        except BaseException:
+            file.close()
+            raise
     if isinstance(source, MappedSource):
         file.close()
     return source
+
+
+def _checked_heaps(path: str) -> contextlib.AbstractContextManager[None]:
+    # to look for heaps in a large file takes as long as to read it
+    small = os.path.getsize(path) <= FREE_BYTES
+    return hdf5.checked_heaps(Path(path)) if small else contextlib.nullcontext()
+
+
+def is_hdf5(path: str) -> bool:
+    """Whether a path is an HDF5 file; never of a folder."""
+    import h5py
+
+    return not os.path.isdir(path) and bool(h5py.is_hdf5(path))
+
+
+def open_netcdf4(path: str, variable: str | None) -> NetcdfSource:
+    """The variable of a NetCDF-4 file, which the NetCDF library reads when nothing in it leads elsewhere."""
+    with _checked_heaps(path):
+        check_netcdf(path)
+    chunks = FileChunks(_opened(path))
+    try:
+        return NetcdfSource(path, variable, chunks)
+    except BaseException:
+        chunks.close()
+        raise
 
 
 def is_netcdf(path: str) -> bool:
@@ -88,6 +120,9 @@ def _check_dataset(found: h5py.Dataset, name: str) -> None:
                 f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and "
                 "could run code; h5repack -f GZIP=4 writes a file that can be read"
             )
+    filters = filters_of(found)
+    if len(set(filters)) < len(filters):  # each time, data may grow a thousandfold
+        raise InputError(f"{name}: is packed twice by one filter ({filters}); h5repack -f GZIP=4 packs it once")
 
 
 def _opened(path: str) -> h5py.File:
@@ -116,15 +151,35 @@ def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, .
 
 
 def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
-    """Those of the attributes that are there; None where one is of a type that cannot be read."""
-    found: dict[str, Any] = {}
+    """The attributes of these names that a node has; None for one of a type that cannot be read.
+
+    Raises
+    ------
+    InputError
+        For text that takes far more memory than the file has.
+    """
+    values: dict[str, Any] = {}
     for name in names:
         if name in node.attrs:
             try:
-                found[name] = node.attrs[name]
-            except (OSError, TypeError, ValueError, KeyError):
-                found[name] = None
-    return found
+                values[name] = node.attrs[name] if _is_readable(node, name) else None
+            except (OSError, TypeError, ValueError, KeyError) as error:
+                if isinstance(error, InputError):
+                    raise
+                values[name] = None
+    return values
+
+
+def _is_readable(node: h5py.Dataset, name: str) -> bool:
+    """Whether an attribute holds numbers or text, which libhdf5 reads whatever the file says."""
+    import h5py
+
+    kind = node.attrs.get_id(name).get_type().get_class()
+    if kind != h5py.h5t.STRING:
+        return kind in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
+    size, end = hdf5.text_bytes(node, name), node.file.id.get_filesize()
+    check_unpacked(f"attribute {name!r} of {node.name}", size or 0, end)
+    return True
 
 
 def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
@@ -168,8 +223,10 @@ class _Hdf5Source(FileSource):
         check_unpacked(name, at_once, found.id.get_storage_size())
         self._file, self._dataset, self._packing = file, found, packing
         self.step = found.chunks[0] if found.chunks else 1
+        self._chunks = ChunkCheck(found, name)
 
     def _read(self, first: int, stop: int) -> np.ndarray:
+        self._chunks.check(first, stop)
         return self._packing.apply(self._dataset[first:stop])
 
     def close(self) -> None:

@@ -41,13 +41,13 @@ class LazySource(Source):
     def read(self, first: int, stop: int) -> np.ndarray:
         rows = self._array[first:stop]
         try:
-            made = np.asarray(rows.values if self._labelled else unmasked(rows.compute()))
+            values = np.asarray(rows.values if self._labelled else unmasked(rows.compute()))
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             text = f"{self.name}: rows {first} to {stop - 1} cannot be computed ({type(error).__name__}: {error})"
             raise InputError(text) from error
-        if made.shape != (stop - first, *self.shape[1:]) or made.dtype != self.dtype:
+        if values.shape != (stop - first, *self.shape[1:]) or values.dtype != self.dtype:
             raise InputError(
-                f"{self.name}: rows {first} to {stop - 1} came as {made.dtype} of shape {made.shape}, "
+                f"{self.name}: rows {first} to {stop - 1} came as {values.dtype} of shape {values.shape}, "
                 f"where {self.dtype} of shape {(stop - first, *self.shape[1:])} was declared"
             )
-        return made
+        return values

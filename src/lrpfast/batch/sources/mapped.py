@@ -9,7 +9,7 @@ import contextlib
 import math
 import mmap
 import os
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class MappedSource(FileSource):
             raise InputError(f"{name}: NumPy has no arrays of shape {shape!s:.80} ({error})") from None
         self._row = row_bytes(self.shape, dtype)
         if self._fortran:  # the disk gives a page at least, of the same feature of as many samples
-            self.step = max(1, mmap.PAGESIZE // dtype.itemsize)
+            self.step = max(1, mmap.PAGESIZE // max(1, dtype.itemsize))
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
 
     def read(self, first: int, stop: int) -> np.ndarray:
@@ -86,11 +86,11 @@ class MappedSource(FileSource):
         columns = np.empty((min(features, max(1, _COLUMNS // max(1, rows * item))), rows), self.dtype)
         flat = out.reshape(rows, features)
         # in C order, as `out` has them; where in the file each feature lies is Fortran's order
-        places = np.arange(features).reshape(self.shape[1:], order="F").reshape(-1)
+        positions = np.arange(features).reshape(self.shape[1:], order="F").reshape(-1)
         for begin in range(0, features, len(columns)):
             part = columns[: features - begin]
-            for column, place in zip(part, places[begin : begin + len(part)].tolist(), strict=True):
-                self._read_at(self._offset + (place * samples + first) * item, column)
+            for column, position in zip(part, positions[begin : begin + len(part)].tolist(), strict=True):
+                self._read_at(self._offset + (position * samples + first) * item, column)
             flat[:, begin : begin + len(part)] = part.T
 
     def _read_at(self, offset: int, out: np.ndarray) -> None:
@@ -113,10 +113,14 @@ class MappedSource(FileSource):
 
 def open_npy(path: str) -> MappedSource:
     """The array in an .npy file."""
+    return MappedSource(path, path, *_npy_layout(path))
+
+
+def _npy_layout(path: str) -> tuple[tuple[int, ...], np.dtype, int, bool, tuple[int, ...]]:
+    """The shape, dtype and offset of the array in an .npy file, whether it is in Fortran's order, the file's state."""
     with open(path, "rb") as file:
         shape, dtype, fortran, offset = header(file, path, os.path.getsize(path))
-        state = state_of(path)
-    return MappedSource(path, path, shape, dtype, offset, fortran, state)
+        return shape, dtype, offset, fortran, state_of(path)
 
 
 def header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], np.dtype, bool, int]:
@@ -155,13 +159,28 @@ def is_npy(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+class _WholeArray(MappedSource):
+    """An array that is read whole, of any plain type: labels may be texts."""
+
+    def _check(self) -> None:
+        """Texts and a single number are allowed."""
+
+    def load(self) -> np.ndarray:
+        shape = cast("tuple[int, ...]", self.shape)
+        array: np.ndarray = np.empty(shape, self.dtype, order="F" if self._fortran else "C")
+        if array.nbytes:
+            with self.reading(0, max(1, len(array) if array.ndim else 1)):
+                self._read_at(self._offset, array.reshape(-1, order="A"))
+        return array
+
+
 def open_array(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array in an .npy file, mapped to memory and read only.
+    """The array in an .npy file, in memory.
 
     Raises
     ------
     InputError
-        For anything but a whole .npy file of plain numbers; says what it is instead.
+        For anything but a whole .npy file of plain numbers or texts; says what it is instead.
     InputNotFoundError
         When there is no such file.
     OSError
@@ -169,19 +188,18 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = os.fspath(path)
     try:
-        opened = open(path, "rb")  # noqa: SIM115
+        with open(path, "rb") as file:
+            head = file.read(8)
     except FileNotFoundError:
         raise InputNotFoundError(path) from None
-    with opened as file:
-        head = file.read(8)
-        if not head.startswith(MAGIC):
-            kind = "an empty file" if not head else "not an .npy file (np.save writes one)"
-            raise InputError(f"{path}: {next((kind for magic, kind in _KINDS if head.startswith(magic)), kind)}")
-        file.seek(0)
-        shape, dtype, fortran, offset = header(file, path, os.path.getsize(path))
-        order = "F" if fortran else "C"
-        array: np.ndarray = np.memmap(file, dtype, "r", offset, shape, order)  # type: ignore[call-overload]
-        return array
+    if not head.startswith(MAGIC):
+        kind = "an empty file" if not head else "not an .npy file (np.save writes one)"
+        raise InputError(f"{path}: {next((kind for magic, kind in _KINDS if head.startswith(magic)), kind)}")
+    source = _WholeArray(path, path, *_npy_layout(path))
+    try:
+        return source.load()
+    finally:
+        source.close()
 
 
 def release(x: np.ndarray) -> None:

@@ -53,12 +53,12 @@ def digest(source: Source) -> dict[str, Any]:
         part = np.ascontiguousarray(source.read(first, min(samples, first + rows)))
         return hashlib.blake2b(part.reshape(-1).view(np.uint8)).digest()
 
-    made = hashlib.blake2b(digest_size=20)
+    result = hashlib.blake2b(digest_size=20)
     with ThreadPoolExecutor(get_num_threads()) as pool:
         for block in pool.map(of_block, range(0, samples, rows)):
-            made.update(block)
+            result.update(block)
     source.done(source.shape[0])  # type: ignore[arg-type]
-    return {"shape": list(source.shape), "dtype": source.dtype.str, "blake2b": made.hexdigest()}
+    return {"shape": list(source.shape), "dtype": source.dtype.str, "blake2b": result.hexdigest()}
 
 
 class IteratorSource(Source):
@@ -98,23 +98,25 @@ class IteratorSource(Source):
         return out[:have]
 
     def _next(self, batch: Any) -> np.ndarray:
-        made = self._array(batch)
-        if made.shape[1:] != self.shape[1:]:
+        result = self._array(batch)
+        if result.shape[1:] != self.shape[1:]:
             raise ShapeError(
-                f"{self.name}: batch {self._count - 1} has samples of shape {made.shape[1:]}, "
+                f"{self.name}: batch {self._count - 1} has samples of shape {result.shape[1:]}, "
                 f"the first had {self.shape[1:]}"
             )
-        if made.dtype != self.dtype:
-            raise InputError(f"{self.name}: batch {self._count - 1} has dtype {made.dtype}, the first had {self.dtype}")
-        return made
+        if result.dtype != self.dtype:
+            raise InputError(
+                f"{self.name}: batch {self._count - 1} has dtype {result.dtype}, the first had {self.dtype}"
+            )
+        return result
 
     def _array(self, batch: Any) -> np.ndarray:
-        what = f"{self.name}: batch {self._count}"
+        name = f"{self.name}: batch {self._count}"
         self._count += 1
         if isinstance(batch, (tuple, list, dict)) or np.ndim(batch) == 0:
-            raise InputError(f"{what} is of type {type(batch).__name__}; each must be one array (samples, …)")
-        made = as_batch(batch, tuple(batch.shape[1:]), what)
-        return made if isinstance(made, np.ndarray) else made.get()
+            raise InputError(f"{name} is of type {type(batch).__name__}; each must be one array (samples, …)")
+        result = as_batch(batch, tuple(batch.shape[1:]), name)
+        return result if isinstance(result, np.ndarray) else result.get()
 
     def close(self) -> None:
         stop = getattr(self._batches, "close", None)  # a generator's

@@ -13,13 +13,22 @@ from ..cf import PACKED, Packing
 from ..metadata import ArrayMetadata, Coord, collect, of_file, words
 from ..optional_import import import_optional, open_netcdf
 from .base import FileSource, check_unpacked, row_bytes, state_of
+from .hdf5_chunks import FileChunks
 from .netcdf_classic import check_size
 
 
 class NetcdfSource(FileSource):
-    """Rows of a variable as `Packing` unpacks them: NaN where a value is missing."""
+    """Rows of a variable as `Packing` unpacks them: NaN where a value is missing.
 
-    def __init__(self, path: str, variable: str | None) -> None:
+    Parameters
+    ----------
+    path : str
+    variable : str or None
+    chunks : FileChunks, optional
+        Checks the chunks of a NetCDF-4 file; it is closed with this source.
+    """
+
+    def __init__(self, path: str, variable: str | None, chunks: FileChunks | None = None) -> None:
         import_optional("netCDF4", path)
         state = state_of(path)
         check_size(path)
@@ -30,20 +39,21 @@ class NetcdfSource(FileSource):
         try:
             self._variable = found = _find(self._file, path, variable)
             name = f"{path}:{found.group().path.strip('/')}/{found.name}".replace(":/", ":")
-            self._packing = _packing(found)
+            self._packing, self._chunks = _packing(found), chunks
             super().__init__(path, name, tuple(found.shape), self._packing.dtype, state)
-            self.labels = _labels(found, path)
+            self.labels = _labels(found, path, chunks)
             found.set_auto_maskandscale(False)
-            chunks = found.chunking()
-            chunks = chunks if isinstance(chunks, list) else [1]
-            self.step = chunks[0]
-            at_once = max(row_bytes(self.shape, found.dtype), math.prod(chunks) * found.dtype.itemsize)
+            chunking = found.chunking()
+            chunking = chunking if isinstance(chunking, list) else [1]
+            self.step = chunking[0]
+            at_once = max(row_bytes(self.shape, found.dtype), math.prod(chunking) * found.dtype.itemsize)
             check_unpacked(name, at_once, state[1])
         except BaseException:
             self._file.close()
             raise
 
     def _read(self, first: int, stop: int) -> np.ndarray:
+        _check_chunks(self._chunks, self._variable, self.name, first, stop)
         rows = self._variable[first:stop]
         unwritten = self._packing.unwritten
         if unwritten is not None and (rows == unwritten).any():
@@ -53,6 +63,13 @@ class NetcdfSource(FileSource):
     def close(self) -> None:
         if self._file.isopen():
             self._file.close()
+        if self._chunks is not None:
+            self._chunks.close()
+
+
+def _check_chunks(chunks: FileChunks | None, variable: Any, name: str, first: int, stop: int) -> None:
+    if chunks is not None:
+        chunks.check(variable.group().path.rstrip("/"), variable.name, name, first, stop)
 
 
 def _packing(variable: Any) -> Packing:
@@ -108,7 +125,7 @@ def _variables(group: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
-def _labels(found: Any, path: str) -> ArrayMetadata:
+def _labels(found: Any, path: str, chunks: FileChunks | None) -> ArrayMetadata:
     near: dict[str, Any] = {}  # also variables of the groups around it, the nearest first
     group = found.group()
     while group is not None:
@@ -119,6 +136,7 @@ def _labels(found: Any, path: str) -> ArrayMetadata:
         variable = near[name]
         itemsize = variable.dtype.itemsize if isinstance(variable.dtype, np.dtype) else 1  # text of any length
         check_unpacked(f"{path}:{name}", math.prod(variable.shape) * itemsize, os.path.getsize(path))
+        _check_chunks(chunks, variable, f"{path}:{name}", 0, variable.shape[0] if variable.shape else 0)
         packing = _packing(variable)
         variable.set_auto_maskandscale(False)
         values = np.asarray(variable[...])

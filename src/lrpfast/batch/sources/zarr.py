@@ -48,15 +48,15 @@ class ZarrSource(FileSource):
         name = self._name
         self._inside = os.path.join(path, name) if self._folder else path
         # a folder's chunks may be many; that it is there at all is seen by what describes them
-        places = [os.path.join(self._inside, meta) for meta in METADATA] if self._folder else [path]
-        place = next(place for place in places if os.path.exists(place))
+        candidates = [os.path.join(self._inside, meta) for meta in METADATA] if self._folder else [path]
+        metadata_path = next(metadata_path for metadata_path in candidates if os.path.exists(metadata_path))
         attrs = dict(self._array.attrs)
         dims = _dims(self._array, attrs)
         if dims and _of_xarray(self._array):
             attrs.setdefault("_FillValue", self._array.fill_value)
         self._packing = _packing(self._array, attrs)
         shown = f"{path}:{name}" if name else path
-        super().__init__(place, shown, self._array.shape, self._packing.dtype, state_of(place))
+        super().__init__(metadata_path, shown, self._array.shape, self._packing.dtype, state_of(metadata_path))
         self.step = self._array.chunks[0]
         size = max(row_bytes(self.shape, self._array.dtype), math.prod(self._array.chunks) * self._array.dtype.itemsize)
         if not unpacks_honestly(size, 0):  # to sum up a store's files may take long
@@ -76,14 +76,14 @@ class ZarrSource(FileSource):
 
     @lazy_property
     def fingerprint(self) -> dict[str, Any]:
-        what = {"path": os.path.abspath(self._inside), "dataset": self._name, "files": self._digest()}
-        return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
+        identity = {"path": os.path.abspath(self._inside), "dataset": self._name, "files": self._digest()}
+        return {**identity, "shape": list(self.shape), "dtype": self.dtype.str}
 
     def _digest(self) -> str:
-        made = hashlib.blake2b(digest_size=20)
-        for place in files(self._inside) if self._folder else [self.path]:
-            made.update(repr((os.path.relpath(place, self._inside), *state_of(place)[1:])).encode())
-        return made.hexdigest()
+        digest = hashlib.blake2b(digest_size=20)
+        for metadata_path in files(self._inside) if self._folder else [self.path]:
+            digest.update(repr((os.path.relpath(metadata_path, self._inside), *state_of(metadata_path)[1:])).encode())
+        return digest.hexdigest()
 
     def unchanged(self) -> None:
         # a chunk that is gone reads as fill values, without an error
@@ -172,13 +172,13 @@ def _labels(array: Any, name: str, dims: tuple[str, ...], attrs: dict[str, Any],
         notes = dict(near[key].attrs)
         values = np.asarray(near[key][...])
         values = _packing(near[key], notes).apply(values) if values.dtype.kind in "iuf" else values
-        return Coord(_dims(near[key], notes), values, _noted(notes))
+        return Coord(_dims(near[key], notes), values, _other_attrs(notes))
 
     def dims_of(key: str) -> tuple[str, ...] | None:
         return _dims(near[key], near[key].attrs) if key in near else None
 
-    return of_file(dims, collect(dims, attrs, dims_of, read), _noted(attrs), name.split("/")[-1] or None)
+    return of_file(dims, collect(dims, attrs, dims_of, read), _other_attrs(attrs), name.split("/")[-1] or None)
 
 
-def _noted(attrs: dict[str, Any]) -> dict[str, Any]:
+def _other_attrs(attrs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in attrs.items() if key not in PACKED | {"_ARRAY_DIMENSIONS"}}

@@ -44,10 +44,10 @@ def check_store(path: str) -> int:
         not in `CODECS`.
     """
     if os.path.isdir(path):
-        for place in files(path):
-            if os.path.basename(place).lower() in _DESCRIPTIONS:  # as a disk finds them that ignores case
-                with open(place, "rb") as file:
-                    _check_metadata(path, os.path.relpath(place, path), file.read(FREE_BYTES + 1))
+        for file_path in files(path):
+            if os.path.basename(file_path).lower() in _DESCRIPTIONS:  # as a disk finds them that ignores case
+                with open(file_path, "rb") as file:
+                    _check_metadata(path, os.path.relpath(file_path, path), file.read(FREE_BYTES + 1))
         return 0
     with zipfile.ZipFile(path) as archive:
         check_names(archive.namelist())
@@ -62,8 +62,8 @@ def check_store(path: str) -> int:
 
 def files(folder: str) -> Iterator[str]:
     """The paths of all files in a store's folder, in order; InputError for a link, a pipe or the like."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_symlink() or getattr(entry, "is_junction", bool)():  # junctions: Windows', since Python 3.12
             text = "is a link to another place; links in a store are not followed, a copy without them can be read"
@@ -82,28 +82,28 @@ def _check_name(path: str, name: str) -> None:
         raise InputError(f"{path}: damaged Zarr store (its member {name!r} lies outside it)")
 
 
-def _check_metadata(path: str, place: str, raw: bytes) -> None:
+def _check_metadata(path: str, file_path: str, raw: bytes) -> None:
     if len(raw) > FREE_BYTES:
-        raise InputError(f"{path}: {place} has more than {FREE_BYTES:,} bytes of metadata, more than any store's")
+        raise InputError(f"{path}: {file_path} has more than {FREE_BYTES:,} bytes of metadata, more than any store's")
     try:
-        found = json.loads(raw.decode("utf-8"))
+        description = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged Zarr store ({place} is no JSON: {error})") from None
-    described = [found]
-    if os.path.basename(place).lower() == ".zmetadata":  # format 2: by the files' names, and ".zattrs" are anything
-        several = _members(path, found)
+        raise InputError(f"{path}: damaged Zarr store ({file_path} is no JSON: {error})") from None
+    described = [description]
+    if os.path.basename(file_path).lower() == ".zmetadata":  # format 2: by the files' names, and ".zattrs" are anything
+        several = _members(path, description)
         described = [node for name, node in several.items() if name.split("/")[-1] != ".zattrs"]
     for codec in (codec for node in described for codec in _codecs(path, node)):
         if not isinstance(codec, str) or codec not in CODECS:
             raise InputError(
-                f"{path}: {place} names the codec {codec!r}, which is not known to be data alone and could run code; "
-                "write the array with one of zarr's own codecs, such as blosc, zstd or gzip"
+                f"{path}: {file_path} names the codec {codec!r}, which is not known to be data alone and could run "
+                "code; write the array with one of zarr's own codecs, such as blosc, zstd or gzip"
             )
 
 
-def _members(path: str, found: Any) -> dict[str, Any]:
+def _members(path: str, description: Any) -> dict[str, Any]:
     """Descriptions by name, of a file that has several."""
-    several = found.get("metadata") if isinstance(found, dict) else None
+    several = description.get("metadata") if isinstance(description, dict) else None
     if not isinstance(several, dict):
         return {}
     for name in several:
@@ -121,9 +121,9 @@ def _codecs(path: str, node: Any) -> Iterator[Any]:
             yield from _codecs(path, inner)
 
 
-def _chained(given: Any) -> Iterator[Any]:
+def _chained(codecs: Any) -> Iterator[Any]:
     """The names of Zarr 3's codecs, those inside of shards included."""
-    for listed in _listed(given):
+    for listed in _listed(codecs):
         yield listed.get("name") if isinstance(listed, dict) else listed
         inside = listed.get("configuration") if isinstance(listed, dict) else None
         if isinstance(inside, dict):
@@ -131,5 +131,5 @@ def _chained(given: Any) -> Iterator[Any]:
                 yield from _chained(inside.get(key))
 
 
-def _listed(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else [] if given is None else [given]
+def _listed(codecs: Any) -> list[Any]:
+    return codecs if isinstance(codecs, list) else [] if codecs is None else [codecs]

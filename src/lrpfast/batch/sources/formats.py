@@ -1,0 +1,100 @@
+"""The formats of files that samples are read from, each with the function that recognizes it, as xarray's backends."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...errors import InputError
+from .base import Source
+from .hdf5 import is_hdf5, is_netcdf, open_hdf5, open_netcdf4
+from .mapped import MAGIC, open_npy
+from .netcdf import NetcdfSource
+from .npz import open_npz
+from .zarr import ZarrSource, is_store
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_TABLES = (".csv", ".tsv", ".txt", ".dat")
+
+
+class Format(NamedTuple):
+    """A format of files.
+
+    Attributes
+    ----------
+    name : str
+    matches : callable
+        Whether a path has this format, by the first bytes of the file (none of a folder).
+    open : callable
+        The source at a path, with the name of the array in it or None.
+    """
+
+    name: str
+    matches: Callable[[str, bytes], bool]
+    open: Callable[[str, str | None], Source]
+
+
+def _open_npy(path: str, inside: str | None) -> Source:
+    if inside is not None:
+        raise InputError(f"{path}: an .npy file holds one array, without a name such as {inside!r}")
+    return open_npy(path)
+
+
+def _members(path: str, head: bytes) -> list[str]:
+    """The names in a zip archive; none of any other file."""
+    if not head.startswith(_ZIP):
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path}: damaged or truncated zip archive ({error})") from None
+
+
+def _is_zarr(path: str, head: bytes) -> bool:
+    return is_store(os.listdir(path) if os.path.isdir(path) else _members(path, head))
+
+
+def _is_npz(path: str, head: bytes) -> bool:
+    return any(name.endswith(".npy") for name in _members(path, head))
+
+
+#: The first format that matches counts: a NetCDF-4 file is an HDF5 file too.
+FORMATS = (
+    Format(".npy", lambda _, head: head.startswith(MAGIC), _open_npy),
+    Format("Zarr", _is_zarr, ZarrSource),
+    Format(".npz", _is_npz, open_npz),
+    Format("NetCDF", lambda _, head: head.startswith(b"CDF"), NetcdfSource),
+    Format("NetCDF-4", lambda path, _: is_hdf5(path) and is_netcdf(path), open_netcdf4),
+    Format("HDF5", lambda path, _: is_hdf5(path), open_hdf5),
+)
+
+
+def open_file(path: str, inside: str | None) -> Source:
+    """The samples in a file or folder, in the first format that matches; InputError where none does."""
+    head = b""
+    if not os.path.isdir(path):
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(f"{path}: is no regular file, whose samples could be read anywhere and again")
+        with open(path, "rb") as file:
+            head = file.read(8)
+    for known in FORMATS:
+        if known.matches(path, head):
+            return known.open(path, inside)
+    raise InputError(f"{path}: {_description(path, head)}")
+
+
+def _description(path: str, head: bytes) -> str:
+    """What a file or folder is that has none of the formats."""
+    if os.path.isdir(path):
+        return "is a folder, and no Zarr store"
+    if head.startswith(_ZIP):
+        return "a zip archive with neither NumPy's arrays nor a Zarr store in it (a .keras file?)"
+    if not head:
+        return "an empty file"
+    if head.startswith(b"\x80"):
+        return "a Python pickle (never opened: it can run code); np.save writes an array"
+    advice = "; np.save('x.npy', np.loadtxt(PATH, delimiter=',')) makes one of a table of text"
+    return f"not an .npy, .npz, HDF5, NetCDF or Zarr file{advice if path.lower().endswith(_TABLES) else ''}"
