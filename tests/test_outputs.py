@@ -427,7 +427,7 @@ def test_an_output_that_is_not_the_unfinished_run_s(sink, masked, x, tmp_path, m
     """A run killed after it has named its output takes it for its own only while it is."""
     options = {"mask": np.ones(FEATURES, bool)} if masked else {}
     with monkeypatch.context() as patch:
-        patch.setattr(stream.Journal, "remove", lambda _: (_ for _ in ()).throw(Stop()))
+        patch.setattr(run.Journal, "remove", lambda _: (_ for _ in ()).throw(Stop()))
         with pytest.raises(Stop):
             ANALYZER.stream(x, tmp_path / sink, batch_size=CHUNK, **options)
     edited = tmp_path / sink / "relevance" / "3.0" if "zarr" in sink else tmp_path / sink
@@ -452,7 +452,7 @@ def test_one_bit_of_a_journal(x, tmp_path):
         harmed[bit // 8] ^= 1 << bit % 8
         journal.write_bytes(harmed)
         with pytest.raises(lrpfast.InputError, match="damaged record|another lrpfast version") as caught:
-            stream.Journal(str(tmp_path / "r.npy"), {}).load()
+            run.Journal(str(tmp_path / "r.npy"), {}).load()
         assert "resume=False" in str(caught.value)
     journal.write_bytes(whole)
     options = {"statistics": tmp_path / "s.npz", "quantiles": 0.5, "batch_size": CHUNK}
