@@ -578,9 +578,9 @@ def test_outputs_need_two_files(x, tmp_path):
 
 def test_a_run_killed_in_its_last_moments(x, tmp_path, monkeypatch):
     """After the last note: before the statistics' file, between it and the rename, and after the rename."""
-    from lrpfast.batch import journal, stream
+    from lrpfast.batch import journal, run
 
-    for at, name in ((stream, "save_statistics"), (journal.Journal, "remove")):
+    for at, name in ((run, "save_statistics"), (journal.Journal, "remove")):
         with monkeypatch.context() as patch:
             patch.setattr(at, name, lambda *arguments: (_ for _ in ()).throw(Stop()))
             with pytest.raises(Stop):
@@ -714,6 +714,16 @@ def test_an_input_that_is_cut(tmp_path):
             progress=lambda _: os.truncate(tmp_path / "x.h5", 9_000),
         )
     assert not (tmp_path / "r.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("left", "not_normalized"), ("outside", "out_of_bounds"), ("values", "input_values")]
+)
+def test_the_old_names_of_counts_still_work(old, new):
+    """As docs/stability.md promises of what is deprecated."""
+    result = ANALYZER.stream(X, statistics=True, normalize="maxabs", progress=False)
+    with pytest.warns(FutureWarning, match=f"{old} is now Streamed.{new}.*0.3.0"):
+        assert getattr(result, old) == getattr(result, new)
 
 
 # Real processes

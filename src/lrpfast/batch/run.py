@@ -117,7 +117,7 @@ class Run:
         try:
             self.job.digest  # noqa: B018 - whether there is one
         except IndistinctError as error:
-            return f"its target or a rule holds {error}, which nothing progresss from another"
+            return f"its target or a rule holds {error}, which nothing tells from another"
         return None
 
     def _journal_settings(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class Run:
             if self._journal is None or not self.done or isinstance(error, SampleError):
                 self._give_up()
             else:
-                with contextlib.suppress(OSError):  # the error that stopped the run is the one to progress
+                with contextlib.suppress(OSError):  # the error that stopped the run is the one to report
                     self._note()
             raise
 

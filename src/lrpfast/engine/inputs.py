@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError, LrpfastError, ShapeError
 from ..kernels import Start
 from ..kernels.arrays import as_array, from_device, module_of, on_device, to_host, without_gradient
-from ..model.layers.base import whole
+from ..model.layers.base import fits, whole
 
 PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
 
@@ -53,11 +53,6 @@ def check_range(input_range: Any) -> tuple[float, float] | None:
     if math.isnan(low) or math.isnan(high) or low > high:
         raise InputError(f"input_range needs low <= high, not ({low}, {high})")
     return low, high
-
-
-def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    """Whether a sample's shape is one that the model takes; None is a size that it leaves open."""
-    return len(got) == len(shape) and all(n in (None, m) for n, m in zip(shape, got, strict=True))
 
 
 def unmasked(x: Any) -> Any:
@@ -111,7 +106,7 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
         For a wrong rank or width; says what was expected and what came.
     """
     x = as_real(x, what)
-    if x.shape[1:] != shape and not _fits(x.shape[1:], shape) or x.ndim == 0:
+    if x.shape[1:] != shape and not fits(x.shape[1:], shape) or x.ndim == 0:
         wanted = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else _other_layout(x.shape, shape)
         raise ShapeError(f"{what} must have shape {wanted}, not {x.shape}{hint}")
@@ -124,7 +119,7 @@ def _other_layout(got: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
         return ""
     last, first = (0, *range(2, len(got)), 1), (0, len(got) - 1, *range(1, len(got) - 1))
     for axes, where in ((last, "last"), (first, "first")):
-        if _fits(tuple(got[axis] for axis in axes[1:]), shape):
+        if fits(tuple(got[axis] for axis in axes[1:]), shape):
             return f"; the model has channels {where}: x.transpose{axes}"
     return ""
 

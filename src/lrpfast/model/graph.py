@@ -22,7 +22,7 @@ from .layers import (
     Layer,
     Merge,
 )
-from .layers.base import as_shape, whole
+from .layers.base import as_shape, fits, whole
 from .layers.shape import only_moves
 from .node import Node, indices, named
 from .npz import digest, write
@@ -189,8 +189,7 @@ class Model:
         nodes: list[tuple[Layer, tuple[int, ...]]] = [(node.layer, node.inputs) for node in self.nodes]
         for i, given in zip(self.inputs, shapes, strict=True):
             wanted, shape = self.nodes[i].shape, as_shape(given, str(self.nodes[i]))
-            fits = len(shape) == len(wanted) and all(n in (None, m) for n, m in zip(wanted, shape, strict=True))
-            if not fits:
+            if not fits(shape, wanted):
                 raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {shape}")
             nodes[i] = (Input(shape, name=self.nodes[i].layer.name), ())
         return Model(nodes, self.name, self.outputs, self.sequential)

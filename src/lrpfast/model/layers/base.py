@@ -43,6 +43,11 @@ def known(shape: Shape) -> tuple[int, ...] | None:
     return sizes if len(sizes) == len(shape) else None
 
 
+def fits(shape: Shape, expected: Shape) -> bool:
+    """Whether a shape is the expected one; None in that is any size."""
+    return len(shape) == len(expected) and all(n in (None, m) for n, m in zip(expected, shape, strict=True))
+
+
 def as_shape(value: Any, what: str) -> Shape:
     """A shape from a number, for one axis, or a sequence of numbers of at least 1 and None."""
     sizes = each(value)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.layers import Shape
+from ...model.layers.base import fits
 from ...model.layers.window import per_axis
 
 
@@ -95,10 +96,7 @@ class KerasLayer:
                 f"found {len(stored)} of shapes {[weight.shape for weight in stored]}"
             )
         for (what, shape), weight in zip(expected.items(), stored, strict=True):
-            fits = len(shape) == len(weight.shape) and all(
-                n is None or n == m for n, m in zip(shape, weight.shape, strict=True)
-            )
-            if not fits:
+            if not fits(weight.shape, shape):
                 raise ModelFormatError(
                     f"{self}: its {what} has shape {weight.shape}, its configuration and input ask for {shape}"
                 )
