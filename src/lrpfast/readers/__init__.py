@@ -101,12 +101,12 @@ def load(path: str | os.PathLike[str], *, memory: int | None = None) -> Model:
             raise ModelFormatError(f"{path}: not a regular file. {ACCEPTED}")
         with open(path, "rb") as file:
             head = file.read(4096)
-        held = held_bytes(path)
+        file_bytes = held_bytes(path)
     except (OSError, ValueError) as error:  # no permission, a NUL in the name
         if isinstance(error, ModelFormatError):
             raise
         raise ModelFormatError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    with budgeted(held, memory):
+    with budgeted(file_bytes, memory):
         return _read(path, head)
 
 
@@ -137,19 +137,19 @@ def _load_zip(path: Path) -> Model:
     if is_exported(names):
         return read_pt2(path)
     if any(name.endswith("data.pkl") for name in names):
-        found = (
+        kind = (
             "a PyTorch file with pickled code inside, which is never opened. Where the module is in memory, "
             'lrpfast.from_torch(module, example_inputs) reads it, and torch.export.save(program, "model.pt2") '
             "writes a file of data alone"
         )
     elif any(name.endswith("serialized_exported_program.json") for name in names):
-        found = (
+        kind = (
             "an exported program as PyTorch before 2.8 saved it, with pickled weights. Save it anew with PyTorch 2.8 "
             "or later, or load it in PyTorch and give the program to lrpfast.from_torch"
         )
     else:
-        found = f"a zip archive, but not a model's (it holds {', '.join(names[:3]) or 'nothing'})"
-    raise ModelFormatError(f"{path}: {found}. {ACCEPTED}")
+        kind = f"a zip archive, but not a model's (it holds {', '.join(names[:3]) or 'nothing'})"
+    raise ModelFormatError(f"{path}: {kind}. {ACCEPTED}")
 
 
 def _directory(path: Path) -> str:

@@ -101,7 +101,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer: its inputs, the names of masks given beside them, and what lrpfast cannot follow in it."""
+    """One call of a layer: its inputs, the names of masks beside them, and what lrpfast cannot follow in it."""
 
     inputs: tuple[Ref, ...]
     masks: tuple[str, ...] = ()
@@ -139,10 +139,10 @@ def _refs(value: Any, key: str | None = None) -> Iterable[Ref | Any]:
 def _options(value: Any) -> list[Mapping[str, Any]]:
     """The keyword arguments that Keras 2 writes behind each reference."""
     if isinstance(value, Mapping):
-        return [found for item in value.values() for found in _options(item)]
+        return [options for item in value.values() for options in _options(item)]
     if _is_ref(value):
         return [value[3]] if len(value) > 3 and isinstance(value[3], Mapping) else []
-    return [found for item in value for found in _options(item)] if isinstance(value, (list, tuple)) else []
+    return [options for item in value for options in _options(item)] if isinstance(value, (list, tuple)) else []
 
 
 def calls_of(entry: Mapping[str, Any]) -> list[Call]:
@@ -152,13 +152,13 @@ def calls_of(entry: Mapping[str, Any]) -> list[Call]:
     for node in nodes if isinstance(nodes, (list, tuple)) else ():
         if _is_keras_3(node):
             kwargs = plain(node.get("kwargs")) or {}
-            options, found = [kwargs], list(_refs([node["args"], kwargs.get("inputs")]))
+            options, values = [kwargs], list(_refs([node["args"], kwargs.get("inputs")]))
         else:
-            options, found = _options(node), list(_refs(node))
-        constants = [item for item in found if not isinstance(item, Ref)]
+            options, values = _options(node), list(_refs(node))
+        constants = [item for item in values if not isinstance(item, Ref)]
         problem = f"is called with the constant {constants[0]!r:.40}" if constants else None
         masks: list[str] = []
-        for key, value in ((key, value) for given in options for key, value in given.items()):
+        for key, value in ((key, value) for kwargs in options for key, value in kwargs.items()):
             names = [item.name for item in _refs(value) if isinstance(item, Ref)]
             if key == "mask":
                 masks += names
@@ -166,7 +166,7 @@ def calls_of(entry: Mapping[str, Any]) -> list[Call]:
                 problem = "is called with training=True, so that it works as in training"
             elif names and key != "inputs":
                 problem = f"is called with {names[0]!r} as {key!r}"
-        calls.append(Call(tuple(item for item in found if isinstance(item, Ref)), tuple(masks), problem))
+        calls.append(Call(tuple(item for item in values if isinstance(item, Ref)), tuple(masks), problem))
     return calls
 
 

@@ -113,15 +113,15 @@ class _Builder:
                   keys: Sequence[str | None] = (), masked: tuple[str, ...] = ()) -> list[int]:  # fmt: skip
         """Lay out a model's layers on inputs that are there; the numbers of its outputs."""
         entries = entries_of(model)
-        seen: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         total = Counter(str(entry.get("class_name")) for entry in entries)
-        places = []
+        slots = []
         for entry in entries:
             kind = str(entry.get("class_name"))
-            places.append(Entry(name_of(entry), kind, seen[kind], total[kind]))
-            seen[kind] += 1
+            slots.append(Entry(name_of(entry), kind, counts[kind], total[kind]))
+            counts[kind] += 1
         kinds = [class_of(entry) for entry in entries]  # once: it looks at all calls of a layer
-        scope = _Scope(self, entries, kinds, places, store, prefix)
+        scope = _Scope(self, entries, kinds, slots, store, prefix)
         if class_of(model) in SEQUENTIAL:
             if len(inputs) != 1:
                 raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
@@ -139,7 +139,7 @@ class _Scope:
     builder: _Builder
     entries: list[Mapping[str, Any]]
     kinds: list[str]
-    places: list[Entry]
+    slots: list[Entry]
     store: Store
     prefix: str
 
@@ -148,18 +148,18 @@ class _Scope:
         return f"the model {self.prefix[:-1]!r}" if self.prefix else "the model"
 
     def where(self, i: int) -> str:
-        return f"layer {self.prefix + self.places[i].name!r} ({self.kinds[i]}, {self.position(i)})"
+        return f"layer {self.prefix + self.slots[i].name!r} ({self.kinds[i]}, {self.position(i)})"
 
     def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
     def call(self, i: int, inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]) -> list[int]:
         """Call the i-th layer, or the model that stands in its place."""
-        entry, place, kind = self.entries[i], self.places[i], self.kinds[i]
-        name = self.prefix + place.name
+        entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
+        name = self.prefix + slot.name
         if kind in SEQUENTIAL + FUNCTIONAL:
-            return self.builder.container(entry, self.store.inside(place), inputs, f"{name}/", keys, masked)
-        weights = functools.partial(self.store.weights, place)
+            return self.builder.container(entry, self.store.inside(slot), inputs, f"{name}/", keys, masked)
+        weights = functools.partial(self.store.weights, slot)
         layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights)
         return [self.builder.use(id(entry), layer, inputs, masked)]
 
@@ -167,7 +167,7 @@ class _Scope:
         self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]
     ) -> list[int]:
         calls = [[] if is_input(entry) else calls_of(entry) for entry in self.entries]
-        at = {place.name: i for i, place in enumerate(self.places)}
+        at = {slot.name: i for i, slot in enumerate(self.slots)}
         ins, outs = ends(config, "input_layers"), ends(config, "output_layers")
         number = self._numbering(calls, at, outs)
 
@@ -187,8 +187,8 @@ class _Scope:
         # in the file's order, except where that is not the order of computation
         consumers: dict[tuple[int, int], list[tuple[int, int]]] = {}
         missing = {}
-        for use, wanted in needs.items():
-            sources = {need[:2] for need in wanted}
+        for use, outputs in needs.items():
+            sources = {need[:2] for need in outputs}
             missing[use] = len(sources)
             for source in sources:
                 consumers.setdefault(source, []).append(use)
@@ -204,9 +204,9 @@ class _Scope:
                         f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
                         "outputs alone; build the model so, with the same weights, and save that"
                     )
-                given = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
+                arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
                 masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
-                values[use] = self.call(i, given, [ref.key for ref in call.inputs], masks)
+                values[use] = self.call(i, arguments, [ref.key for ref in call.inputs], masks)
             for consumer in consumers.get(use, ()):
                 missing[consumer] -= 1
                 if not missing[consumer]:
@@ -225,10 +225,10 @@ class _Scope:
         if len(ins) != len(inputs):
             raise ModelFormatError(f"{self.title} takes {len(ins)} inputs, it is called with {len(inputs)}")
         if keys and all(key is not None for key in keys):  # called with a dict
-            given = dict(zip(keys, inputs, strict=True))
+            by_key = dict(zip(keys, inputs, strict=True))
             labels = [ref.key if ref.key is not None else ref.name for ref in ins]
-            if set(labels) == set(given):
-                inputs = [given[label] for label in labels]
+            if set(labels) == set(by_key):
+                inputs = [by_key[label] for label in labels]
         return {(at[ref.name], 0): [value] for ref, value in zip(ins, inputs, strict=True)}
 
     def _numbering(self, calls: list[list[Call]], at: Mapping[str, int], outs: list[Ref]) -> Any:
@@ -322,7 +322,7 @@ def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
         head = entries[0]
         name = name_of(head) if is_input(head) else f"{name_of(head)}_input"
         return [(name, _sequential_shape(model, store))]
-    found = []
+    inputs = []
     for ref in ends(config_of(model), "input_layers"):
         entry = next((entry for entry in entries if name_of(entry) == ref.name), {})
         shape = declared(entry)
@@ -330,8 +330,8 @@ def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
             shape = shape_of(config_of(model).get("build_input_shape"))
         if shape is None:
             raise ModelFormatError(f"layer {ref.name!r} (InputLayer) does not say its input shape")
-        found.append((ref.name, shape))
-    return found
+        inputs.append((ref.name, shape))
+    return inputs
 
 
 def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
@@ -341,9 +341,9 @@ def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
     if kind in FUNCTIONAL + SEQUENTIAL:
         return _inputs(head, store.inside(_entry_of_first(entries)))[0][1]
     builds = (config.get("build_input_shape"), head.get("build_config"), model.get("build_config"))
-    built = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
+    build_shapes = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
     shape = declared(head)
-    shape = shape if shape is not None else shape_of(*built)
+    shape = shape if shape is not None else shape_of(*build_shapes)
     if shape is not None:
         return shape
     # an old model that was built by its first batch: a dense layer's kernel still tells

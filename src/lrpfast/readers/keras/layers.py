@@ -86,8 +86,8 @@ def _batch_norm(layer: KerasLayer, shape: Shape) -> L.BatchNorm:
     if layer.get("renorm", False):
         raise layer.unsupported("is a batch renormalization", "Train it with renorm=False")
     channels = (_features(layer, shape),)
-    found = {"gamma": None, "beta": None} | _arrays_of(layer, shape, -1, mean=channels, variance=channels)
-    return L.BatchNorm(epsilon=layer.get("epsilon", 1e-3), name=layer.name, **found)
+    arrays = {"gamma": None, "beta": None} | _arrays_of(layer, shape, -1, mean=channels, variance=channels)
+    return L.BatchNorm(epsilon=layer.get("epsilon", 1e-3), name=layer.name, **arrays)
 
 
 def _arrays_of(layer: KerasLayer, shape: Shape, begin: int, **more: tuple[int, ...]) -> dict[str, Any]:
@@ -257,9 +257,9 @@ def _order(layer: KerasLayer, shape: Shape) -> list[int] | None:
     """The sample's axes with the one that the layer works on last; None when it is last already."""
     axes = list(range(len(shape)))
     if layer.class_name in ("BatchNormalization", "Softmax"):
-        found = layer.axes("axis", shape)
-        moved = found[0] if len(found) == 1 else axes[-1]
-        if layer.class_name == "BatchNormalization" and len(found) != 1:
+        normalized = layer.axes("axis", shape)
+        moved = normalized[0] if len(normalized) == 1 else axes[-1]
+        if layer.class_name == "BatchNormalization" and len(normalized) != 1:
             raise layer.unsupported(f"normalizes the axes {layer.config.get('axis')} together", "Give it one axis")
     elif layer.get("data_format", LAST) == BACK and CONVERTERS[layer.class_name] is not _identity:
         moved = 0
@@ -292,7 +292,7 @@ def _parts(layer: Layer) -> list[Layer]:
 
 @contextlib.contextmanager
 def naming(layer: KerasLayer) -> Iterator[None]:
-    """Name the layer in errors about what it holds."""
+    """Name the layer in errors about its contents."""
     try:
         yield
     except (InputError, ShapeError) as error:

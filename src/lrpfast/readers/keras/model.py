@@ -105,8 +105,8 @@ def from_keras(model: Any) -> Model:
     bases = [] if isinstance(model, type) else type(model).__mro__
     own = [base for base in bases if base.__module__.split(".")[0] in KERAS_PACKAGES]
     if not any(base.__name__ == "Model" for base in own):
-        what = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
-        raise InputError(f"from_keras takes a Keras model, not {what}; lrpfast.load(path) reads files")
+        kind = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
+        raise InputError(f"from_keras takes a Keras model, not {kind}; lrpfast.load(path) reads files")
     source = f"Keras model {getattr(model, 'name', '')!r}"
     with guarded(source):
         if not model.built:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """One layer in a container: its name, its class, and its place among those of its class."""
+    """One layer in a container: its name, its class, and its position among those of its class."""
 
     name: str
     class_name: str
@@ -56,11 +56,11 @@ class LegacyStore:
         group, names = self._of_nested if self.nested else self._names(entry)
         if self.nested:
             names = [name for name in names if f"/{entry.name}/" in f"/{name}"]
-        found = [hdf5.child(group, name) for name in names]
-        for name, dataset in zip(names, found, strict=True):
+        datasets = [hdf5.child(group, name) for name in names]
+        for name, dataset in zip(names, datasets, strict=True):
             if not isinstance(dataset, h5py.Dataset):
                 raise ModelFormatError(f"the weight {name!r} of layer {entry.name!r} ({entry.class_name}) is missing")
-        return [_stored(dataset) for dataset in found]
+        return [_stored(dataset) for dataset in datasets]
 
     @lazy_property
     def _of_nested(self) -> tuple[h5py.Group, list[str]]:
@@ -96,13 +96,13 @@ class ArchiveStore:
     @lazy_property
     def _keys(self) -> dict[str, list[tuple[str, int]]]:
         """The groups' names and numbers, by their stems: sorted once, however many layers there are."""
-        found: dict[str, list[tuple[str, int]]] = {}
+        keys: dict[str, list[tuple[str, int]]] = {}
         for key in self.layers or ():
-            found.setdefault(key, []).append((key, 0))
+            keys.setdefault(key, []).append((key, 0))
             stem, _, number = key.rpartition("_")
             if re.fullmatch(r"\d{1,9}", number):
-                found.setdefault(stem, []).append((key, int(number)))
-        return found
+                keys.setdefault(stem, []).append((key, int(number)))
+        return keys
 
     def _of_class(self, stem: str) -> tuple[list[h5py.Group], dict[int, h5py.Group], dict[str, h5py.Group]]:
         """A class's groups in order of their numbers, by them, and by the names of layers that are written in them."""
@@ -132,10 +132,10 @@ class ArchiveStore:
         import h5py
 
         variables = hdf5.subgroup(self._group(entry), "vars")
-        found: list[Any] = []
-        while variables is not None and isinstance(dataset := hdf5.child(variables, str(len(found))), h5py.Dataset):
-            found.append(_stored(dataset))
-        return found
+        arrays: list[Any] = []
+        while variables is not None and isinstance(dataset := hdf5.child(variables, str(len(arrays))), h5py.Dataset):
+            arrays.append(_stored(dataset))
+        return arrays
 
     def inside(self, entry: Entry) -> ArchiveStore:
         return ArchiveStore(self._group(entry))
