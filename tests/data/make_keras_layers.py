@@ -10,9 +10,14 @@ import sys
 import zipfile
 from pathlib import Path
 
-import keras
+import os
+
+if os.environ.get("TF_USE_LEGACY_KERAS"):
+    import tf_keras as keras
+else:
+    import keras
 import numpy as np
-from keras import layers as L
+L = keras.layers
 
 HERE = Path(__file__).parent
 V3 = keras.__version__.startswith("3")

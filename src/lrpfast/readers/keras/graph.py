@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...budget import check_layers
-from ...errors import ModelFormatError, UnsupportedLayerError
+from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Layer, Shape
+from ..channels_first import Builder, Tensor, Value
 from ..untrusted import parse_json
+from .arguments import Ref, replaced
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
     Call,
-    Ref,
     calls_of,
     class_of,
     config_of,
@@ -28,18 +30,27 @@ from .config import (
     entries_of,
     first_number,
     is_input,
+    is_operation,
     major,
     name_of,
+    operations_of,
     shape_of,
 )
 from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .ops import operate
+from .preprocessing import BUILDERS
 from .record import KerasLayer
-from .store import Entry, Store
+from .store import Entry, Store, WrappedStore
+from .wrappers import over_time
 
 # -- building -----------------------------------------------------------------
 
 #: Layers through which a mask of time steps goes on; in Keras all others end it.
 _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.RMSNorm, L.Merge, L.Permute)
+#: Layers laid out by `BUILDERS` that do so, too.
+_MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed")
+#: Classes that hold one layer.
+WRAPPERS = ("TimeDistributed", "SpectralNormalization")
 #: Classes that compute something else where there is a mask.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
@@ -61,8 +72,10 @@ class _Builder:
 
     def __init__(self, keras: int) -> None:
         self.keras = keras
-        self.nodes: list[tuple[Layer, tuple[int, ...]]] = []
-        self.shapes: list[Shape] = []
+        #: Lays out the layers that operations become; it appends to the same nodes.
+        self.tensors = Builder()
+        self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
+        self.calls: Counter[int] = Counter()  # of operations
         self.masks: dict[int, str] = {}  # nodes whose values carry a mask, and whose it is
         self.converted: dict[int, tuple[KerasLayer, tuple[Shape, ...], tuple[Layer, ...]]] = {}
 
@@ -89,6 +102,8 @@ class _Builder:
                 f"leaves out the time steps that {masks[0]!r} masks, which lrpfast does not follow",
                 "Train the model without a mask",
             )
+        if layer.class_name in BUILDERS:
+            return self._built(key, layer, inputs, masks)
         if key not in self.converted:
             self.converted[key] = (layer, shapes, convert(layer, shapes))
         _, first, chain = self.converted[key]
@@ -106,6 +121,75 @@ class _Builder:
         elif masks and all(isinstance(part, _CARRIES_MASK) and not isinstance(part, L.Dot) for part in chain):
             self.masks[at] = masks[0]
         return at
+
+    def _built(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[str]) -> int:
+        """A layer that becomes several, by a function that lays them out."""
+        if len(inputs) != 1:
+            raise ModelFormatError(f"{layer}: it takes one input, the model calls it with {len(inputs)}")
+        with self._naming(key, layer):
+            at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, self._value(inputs[0]))).at
+        if layer.class_name == "Masking":
+            self.masks[at] = layer.name
+        elif masks and layer.class_name in _MASKED_BUILDERS:
+            self.masks[at] = masks[0]
+        return at
+
+    def operation(self, key: int, layer: KerasLayer, call: Call, inputs: list[int]) -> list[int]:
+        """Lay out an operation's layers; the numbers of its results."""
+        numbers = iter(inputs)
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._value(next(numbers)))
+        with self._naming(key, layer):
+            results = [self.tensors.plain(value).at for value in operate(layer, self.tensors, args, kwargs)]
+        return results
+
+    def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
+                masked: tuple[str, ...]) -> list[int]:  # fmt: skip
+        """Lay out the layer, or model, in a wrapper: once, or for each time step."""
+        entry = layer.config.get("layer")
+        if not isinstance(entry, Mapping) or len(inputs) != 1:
+            raise ModelFormatError(f"{layer}: it holds one layer and takes one input, not {len(inputs)}")
+        inner, kind = Entry(name_of(entry), str(entry.get("class_name")), 0, 1), class_of(entry)
+        nested = kind in SEQUENTIAL + FUNCTIONAL
+        title = replace(layer, class_name=kind, config=config_of(entry), stored=lambda: store.weights(inner))
+        masks = masked or tuple(self.masks[i] for i in inputs if i in self.masks)
+        if layer.class_name == "SpectralNormalization":  # its kernel is stored normalized
+            return [self.use(key, title, inputs, masked)]
+        shape = self.shapes[inputs[0]]
+        if len(shape) < 2:
+            raise ShapeError(f"{layer}: it needs an axis of time steps and one more, its input has {shape}")
+        step = _Builder(self.keras)
+        step.add(L.Input(shape[1:]), ())
+        if nested:
+            outputs = step.container(entry, store.inside(inner), [0], f"{layer.name}/", (), masks)
+        else:
+            outputs = [step.use(key, title, [0], masks)]
+        numbers = {0: inputs[0]}
+        with naming(layer):
+            for i, (part, sources) in enumerate(step.nodes[1:], 1):
+                at = tuple(numbers[j] for j in sources)
+                for lifted in over_time(part, shape[0], *(step.shapes[j] for j in sources)):
+                    at = (self.add(lifted, at),)
+                (numbers[i],) = at
+        for output in outputs:
+            self.masks.update({numbers[output]: masks[0]} if masks else {})
+        return [numbers[output] for output in outputs]
+
+    def _value(self, i: int) -> Value:
+        return Tensor(i, self.shapes[i], tuple(range(len(self.shapes[i]))))
+
+    @contextlib.contextmanager
+    def _naming(self, key: int, layer: KerasLayer) -> Iterator[None]:
+        """Name the layers that are laid out after the file's: the last one as it, the others as its parts."""
+        use, self.calls[key] = self.calls[key], self.calls[key] + 1
+        name, begin = f"{layer.name}:{use}" if use else layer.name, len(self.nodes)
+        self.tensors.scope = name
+        with naming(layer):
+            yield
+        for i in range(begin, len(self.nodes)):
+            part, inputs = self.nodes[i]
+            kind = type(part).__name__.lower()
+            title = name if i == len(self.nodes) - 1 else f"{name}/{kind}_{i - begin}"
+            self.nodes[i] = replace(part, name=title), inputs
 
     # containers
 
@@ -126,7 +210,7 @@ class _Builder:
             if len(inputs) != 1:
                 raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
             for i, entry in enumerate(entries):
-                inputs = inputs if is_input(entry) else scope.call(i, inputs, (), masked)
+                inputs = inputs if is_input(entry) else scope.call(i, inputs, masked)
                 masked = masked if is_input(entry) else ()
             return inputs
         return scope.functional(config_of(model), inputs, keys, masked)
@@ -153,20 +237,28 @@ class _Scope:
     def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
-    def call(self, i: int, inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]) -> list[int]:
-        """Call the i-th layer, or the model that stands in its place."""
+    def call(self, i: int, inputs: list[int], masked: tuple[str, ...], call: Call | None = None) -> list[int]:
+        """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
         if kind in SEQUENTIAL + FUNCTIONAL:
+            keys = [ref.key for ref in call.inputs] if call is not None else ()
             return self.builder.container(entry, self.store.inside(slot), inputs, f"{name}/", keys, masked)
         weights = functools.partial(self.store.weights, slot)
         layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights)
+        if kind in WRAPPERS:
+            return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
+        if is_operation(kind) and call is not None:
+            return self.builder.operation(id(entry), layer, call, inputs)
         return [self.builder.use(id(entry), layer, inputs, masked)]
 
     def functional(
         self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]
     ) -> list[int]:
-        calls = [[] if is_input(entry) else calls_of(entry) for entry in self.entries]
+        calls = [
+            [] if is_input(entry) else operations_of(entry) if is_operation(kind) else calls_of(entry)
+            for entry, kind in zip(self.entries, self.kinds, strict=True)
+        ]
         at = {slot.name: i for i, slot in enumerate(self.slots)}
         ins, outs = ends(config, "input_layers"), ends(config, "output_layers")
         number = self._numbering(calls, at, outs)
@@ -206,7 +298,7 @@ class _Scope:
                     )
                 arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
                 masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
-                values[use] = self.call(i, arguments, [ref.key for ref in call.inputs], masks)
+                values[use] = self.call(i, arguments, masks, call)
             for consumer in consumers.get(use, ()):
                 missing[consumer] -= 1
                 if not missing[consumer]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, ModelFormatError, ShapeError
+from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.layers import Layer, Shape
 from ...model.layers.window import as_pairs, per_axis
 from .activations import ACTIVATIONS, activation, activation_layer, prelu
+from .config import RANDOM
 from .local import locally_connected
 from .record import KerasLayer
 
@@ -238,7 +239,7 @@ CONVERTERS: dict[str, Converter] = {
     **_ranks("ZeroPadding{}D", _edges(L.ZeroPad, "padding")),
     **_ranks("Cropping{}D", _edges(L.Crop, "cropping")),
     **_ranks("UpSampling{}D", _up_sample),
-    "Dropout": _identity,
+    **dict.fromkeys(("Dropout", *RANDOM), _identity),
     **_ranks("SpatialDropout{}D", _identity),
     "AlphaDropout": _identity,
     "GaussianDropout": _identity,
@@ -298,6 +299,9 @@ def naming(layer: KerasLayer) -> Iterator[None]:
     except (InputError, ShapeError) as error:
         message = str(error)
         raise ModelFormatError(message if message.startswith(str(layer)) else f"{layer}: {message}") from error
+    except UnsupportedLayerError as error:
+        message = str(error)
+        raise UnsupportedLayerError(message if message.startswith("layer ") else f"{layer} {message}") from error
 
 
 def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:

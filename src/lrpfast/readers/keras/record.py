@@ -83,12 +83,17 @@ class KerasLayer:
             axes.append(axis - 1 if axis > 0 else axis + len(shape))
         return axes
 
-    def arrays(self, **expected: tuple[int | None, ...]) -> list[np.ndarray]:
-        """The layer's arrays, read only when their number and shapes are as expected (None fits any size)."""
+    def arrays(self, *, optional: Sequence[str] = (), **expected: tuple[int | None, ...]) -> list[np.ndarray]:
+        """The layer's arrays, read only when their number and shapes are as expected (None fits any size).
+
+        ``optional`` names arrays that may follow and are not read.
+        """
         policy = str(self.config.get("dtype"))
         if re.search(r"\bu?int\d|float8|gptq|awq", policy):
             raise UnsupportedLayerError(f"{self} has quantized weights; save the model before quantizing it")
         stored = self.stored()
+        if len(stored) == len(expected) + len(optional):
+            stored = stored[: len(expected)]
         if len(stored) != len(expected):
             raise ModelFormatError(
                 f"{self}: expected {len(expected)} arrays ({', '.join(expected)}), "
@@ -123,3 +128,9 @@ def plain(value: Any) -> Any:
         if isinstance(inner, Mapping) and "value" in inner:  # {"type": "ndarray", "value": …} of Keras 2.0
             return inner["value"]
     return value
+
+
+def snake_case(name: str) -> str:
+    """As Keras names groups after classes: PReLU is p_re_lu."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
