@@ -18,6 +18,8 @@ SEQUENTIAL, FUNCTIONAL = ("Sequential",), ("Functional", "Model")
 #: Top-level packages in which Keras's own classes live.
 KERAS_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
+#: Operations whose configuration has a dtype, as those of layers have.
+_CASTS = ("Cast", "ConvertToTensor", "SaturateCast")
 #: Layers that change images at random in training, and do nothing at inference.
 RANDOM = (
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
@@ -53,7 +55,8 @@ def class_of(entry: Mapping[str, Any]) -> str:
         return name if ">" in name else f"Custom>{name}"
     # keras.ops.add of Keras 3 is of class Add, too; where the file leaves out modules, its bare configuration tells
     nodes = entry.get("inbound_nodes")
-    bare = not path and "trainable" not in config_of(entry) and name not in (*SEQUENTIAL, *FUNCTIONAL)
+    typed = {"trainable"} if name in _CASTS else {"trainable", "dtype"}
+    bare = not path and not typed & config_of(entry).keys() and name not in (*SEQUENTIAL, *FUNCTIONAL)
     if "ops" in path or (bare and isinstance(nodes, list) and any(map(_is_keras_3, nodes))):
         return f"ops>{name}"
     return name

@@ -36,8 +36,11 @@ from .config import (
     operations_of,
     shape_of,
 )
+from .custom import as_built_in, call_custom, check_custom_objects, custom_object
+from .keras_1 import CLASSES as KERAS_1
+from .keras_1 import in_keras_2
 from .layers import BACK, CONVERTERS, LAST, convert, naming
-from .ops import operate
+from .ops import OPERATIONS, operate, operation_name
 from .preprocessing import BUILDERS
 from .record import KerasLayer
 from .store import Entry, Store, WrappedStore
@@ -51,6 +54,8 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 _MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed")
 #: Classes that hold one layer.
 WRAPPERS = ("TimeDistributed", "SpectralNormalization")
+#: Every class of a layer that is read.
+_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *KERAS_1}
 #: Classes that compute something else where there is a mask.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
@@ -70,8 +75,8 @@ def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
 class _Builder:
     """Lays containers out flat: nodes in forward order, with their shapes."""
 
-    def __init__(self, keras: int) -> None:
-        self.keras = keras
+    def __init__(self, keras: int, custom_objects: Mapping[str, Any]) -> None:
+        self.keras, self.custom_objects = keras, custom_objects
         #: Lays out the layers that operations become; it appends to the same nodes.
         self.tensors = Builder()
         self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
@@ -94,7 +99,11 @@ class _Builder:
         return len(self.nodes) - 1
 
     def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[str, ...]) -> int:
-        """Convert a layer, at its first use, and place it."""
+        """Convert a layer, at its first use, and add it."""
+        layer = in_keras_2(layer)
+        custom = custom_object(layer, self.custom_objects)
+        if isinstance(custom, (str, type)):
+            layer = as_built_in(layer, custom)
         shapes = tuple(self.shapes[i] for i in inputs)
         masks = [*masked, *(self.masks[i] for i in inputs if i in self.masks)]
         if masks and layer.class_name in _USES_MASK:
@@ -105,7 +114,10 @@ class _Builder:
         if layer.class_name in BUILDERS:
             return self._built(key, layer, inputs, masks)
         if key not in self.converted:
-            self.converted[key] = (layer, shapes, convert(layer, shapes))
+            own = custom is not None and not isinstance(custom, (str, type))
+            with naming(layer):
+                chain = call_custom(layer, custom) if own else convert(layer, shapes)
+            self.converted[key] = (layer, shapes, chain)
         _, first, chain = self.converted[key]
         if [len(shape) for shape in shapes] != [len(shape) for shape in first]:
             raise layer.unsupported(
@@ -157,7 +169,7 @@ class _Builder:
         shape = self.shapes[inputs[0]]
         if len(shape) < 2:
             raise ShapeError(f"{layer}: it needs an axis of time steps and one more, its input has {shape}")
-        step = _Builder(self.keras)
+        step = _Builder(self.keras, self.custom_objects)
         step.add(L.Input(shape[1:]), ())
         if nested:
             outputs = step.container(entry, store.inside(inner), [0], f"{layer.name}/", (), masks)
@@ -357,10 +369,42 @@ class _Scope:
         return values[tensor]
 
 
+def other_unknown(document: Mapping[str, Any], builder: _Builder) -> str:
+    """All layers of a model that lrpfast does not read, by their classes, where it has several."""
+    unknown: dict[str, list[str]] = {}
+    count = 0
+    for entry in _all_entries(document):
+        kind = class_of(entry)
+        layer = KerasLayer(name_of(entry), kind, config_of(entry), "", builder.keras, lambda: [])
+        if is_input(entry) or custom_object(layer, builder.custom_objects) is not None:
+            continue
+        title = operation_name(layer) if is_operation(kind) else kind
+        known = title in OPERATIONS if is_operation(kind) else kind in _KNOWN
+        if not known:
+            unknown.setdefault(title, []).append(layer.name)
+            count += 1
+    if count < 2:
+        return ""
+    groups = [f"{kind} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" for kind, names in unknown.items()]
+    return f". In all, lrpfast does not read {count} layers of the model: {', '.join(groups)}"
+
+
+def _all_entries(model: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The layers of a model, and of the models and wrappers in it."""
+    for entry in entries_of(model):
+        inner = config_of(entry).get("layer")
+        if class_of(entry) in SEQUENTIAL + FUNCTIONAL:
+            yield from _all_entries(entry)
+        elif class_of(entry) in WRAPPERS and isinstance(inner, Mapping):
+            yield from _all_entries({"class_name": "Sequential", "config": {"layers": [inner]}})
+        else:
+            yield entry
+
+
 # -- the whole model ----------------------------------------------------------
 
 
-def build(text: str | bytes, store: Store, version: str | None) -> Model:
+def build(text: str | bytes, store: Store, version: str | None, custom_objects: Any = None) -> Model:
     """The Model of a Keras configuration.
 
     Parameters
@@ -371,6 +415,8 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
         Where the weights are.
     version : str or None
         The version of Keras that wrote it, if known.
+    custom_objects : mapping, optional
+        See `lrpfast.load`.
 
     Raises
     ------
@@ -380,12 +426,15 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
     document = parse_json(text, "its configuration")
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
-    builder = _Builder(major(version, document))
+    builder = _Builder(major(version, document), check_custom_objects(custom_objects))
     for name, shape in _inputs(document, store):
         builder.add(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
-    outputs = builder.container(document, store, inputs)
+    try:
+        outputs = builder.container(document, store, inputs)
+    except UnsupportedLayerError as error:
+        raise UnsupportedLayerError(f"{error}{other_unknown(document, builder)}") from error
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
 

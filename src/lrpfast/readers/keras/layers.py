@@ -19,6 +19,7 @@ from ...model.layers import Layer, Shape
 from ...model.layers.window import as_pairs, per_axis
 from .activations import ACTIVATIONS, activation, activation_layer, prelu
 from .config import RANDOM
+from .custom import suggestion
 from .local import locally_connected
 from .record import KerasLayer
 
@@ -326,10 +327,17 @@ def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
             f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
         )
         if layer.class_name == "Lambda":
-            raise layer.unsupported(
-                "holds Python code, which lrpfast never runs", f"Use a layer in its place. {remedy}"
-            )
-        raise layer.unsupported("is of a class that lrpfast does not read", remedy)
+            offer = "Use a layer in its place, or give lrpfast.load a function that returns one: "
+            offer += f"custom_objects={{{layer.name!r}: f}}, called as f(config, weights)"
+            raise layer.unsupported("holds Python code, which lrpfast never runs", f"{offer}. {remedy}")
+        short, built_in = layer.class_name.rpartition(">")[2], suggestion(layer)
+        offer = (
+            f"lrpfast.load(path, custom_objects={{{short!r}: f}}) reads it, where f(config, weights) returns a layer"
+        )
+        if built_in:
+            offer = f"Its configuration and weights fit a {built_in}: lrpfast.load(path, "
+            offer += f"custom_objects={{{short!r}: {built_in!r}}}) reads it as one"
+        raise layer.unsupported("is of a class that lrpfast does not read", f"{offer}. {remedy}")
     with naming(layer):
         if layer.class_name in _MERGES:
             return (CONVERTERS[layer.class_name](layer, *shapes),)
