@@ -171,7 +171,6 @@ REFUSED = [
     ("LSTM", (5, 4), {"units": 3}, ["LSTM", "These work", "Conv3DTranspose"]),
     ("Attention", (5, 4), {}, ["Attention"]),
     ("TFOpLambda", (4,), {"function": "nn.relu"}, ["TFOpLambda"]),
-    ("TimeDistributed", (5, 4), {"layer": {"class_name": "LSTM", "config": {"name": "l"}}}, ["LSTM"]),
     ("LayerNormalization", (5, 4), {"axis": 1}, ["normalizes axis 1", "last axes of (5, 4)"]),
     ("LayerNormalization", (5, 4), {"axis": [2, 1]}, ["normalizes axis [2, 1]"]),
     ("LayerNormalization", (5, 4), {"rms_scaling": True}, ["rms_scaling", "RMSNormalization"]),

@@ -42,7 +42,7 @@ def check_custom_objects(custom_objects: Any) -> dict[str, Any]:
         usable = callable(value) if not isinstance(value, type) else value in _KERAS_CLASSES
         if not isinstance(name, str) or not (usable or isinstance(value, str)):
             raise InputError(
-                f"custom_objects[{name!r}] must be a function (config, weights) -> Layer, the name of a Keras class, or "
+                f"custom_objects[{name!r}] must be a function (config, weights) -> Layer, a Keras class's name, or "
                 f"a class of lrpfast.layers ({', '.join(kind.__name__ for kind in _KERAS_CLASSES)}), not {value!r:.60}"
             )
     return dict(custom_objects)

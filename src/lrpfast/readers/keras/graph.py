@@ -37,14 +37,14 @@ from .config import (
     shape_of,
 )
 from .custom import as_built_in, call_custom, check_custom_objects, custom_object
-from .keras_1 import CLASSES as KERAS_1
 from .keras_1 import in_keras_2
 from .layers import BACK, CONVERTERS, LAST, convert, naming
-from .ops import OPERATIONS, operate, operation_name
+from .ops import operate
 from .preprocessing import BUILDERS
 from .record import KerasLayer
 from .store import Entry, Store, WrappedStore
-from .wrappers import over_time
+from .unknown import other_unknown
+from .wrappers import WRAPPERS, over_time
 
 # -- building -----------------------------------------------------------------
 
@@ -52,10 +52,6 @@ from .wrappers import over_time
 _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.RMSNorm, L.Merge, L.Permute)
 #: Layers laid out by `BUILDERS` that do so, too.
 _MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed")
-#: Classes that hold one layer.
-WRAPPERS = ("TimeDistributed", "SpectralNormalization")
-#: Every class of a layer that is read.
-_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *KERAS_1}
 #: Classes that compute something else where there is a mask.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
@@ -369,38 +365,6 @@ class _Scope:
         return values[tensor]
 
 
-def other_unknown(document: Mapping[str, Any], builder: _Builder) -> str:
-    """All layers of a model that lrpfast does not read, by their classes, where it has several."""
-    unknown: dict[str, list[str]] = {}
-    count = 0
-    for entry in _all_entries(document):
-        kind = class_of(entry)
-        layer = KerasLayer(name_of(entry), kind, config_of(entry), "", builder.keras, lambda: [])
-        if is_input(entry) or custom_object(layer, builder.custom_objects) is not None:
-            continue
-        title = operation_name(layer) if is_operation(kind) else kind
-        known = title in OPERATIONS if is_operation(kind) else kind in _KNOWN
-        if not known:
-            unknown.setdefault(title, []).append(layer.name)
-            count += 1
-    if count < 2:
-        return ""
-    groups = [f"{kind} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" for kind, names in unknown.items()]
-    return f". In all, lrpfast does not read {count} layers of the model: {', '.join(groups)}"
-
-
-def _all_entries(model: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The layers of a model, and of the models and wrappers in it."""
-    for entry in entries_of(model):
-        inner = config_of(entry).get("layer")
-        if class_of(entry) in SEQUENTIAL + FUNCTIONAL:
-            yield from _all_entries(entry)
-        elif class_of(entry) in WRAPPERS and isinstance(inner, Mapping):
-            yield from _all_entries({"class_name": "Sequential", "config": {"layers": [inner]}})
-        else:
-            yield entry
-
-
 # -- the whole model ----------------------------------------------------------
 
 
@@ -434,7 +398,9 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
     try:
         outputs = builder.container(document, store, inputs)
     except UnsupportedLayerError as error:
-        raise UnsupportedLayerError(f"{error}{other_unknown(document, builder)}") from error
+        raise UnsupportedLayerError(
+            f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
+        ) from error
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
 

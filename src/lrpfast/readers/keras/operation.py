@@ -56,6 +56,7 @@ def is_value(argument: Any) -> bool:
 
 
 def sample_axes(op: Operation, axis: Any, rank: int) -> list[int]:
+    """The axes of a sample that an operation reduces, from Keras's numbers."""
     if axis is None:
         raise op.unsupported("reduces over all axes, the batch axis too", "Name the axes, without the batch axis, 0")
     return [op.axis(a, rank) for a in (axis if isinstance(axis, list) else [axis])]

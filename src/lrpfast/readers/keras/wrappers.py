@@ -13,6 +13,8 @@ from ...model import layers as L
 from ...model.layers import Layer, Shape
 from ...model.layers.window import extent
 
+#: Classes that hold one layer.
+WRAPPERS = ("TimeDistributed", "SpectralNormalization")
 #: Layers that work on the last axes, whatever comes before them.
 _ANY_RANK = (L.Dense, L.Identity, L.BatchNorm, L.LayerNorm, L.RMSNorm, L.Embedding)
 #: The most spatial axes that lrpfast's layers have.
