@@ -114,7 +114,7 @@ def keras() -> str:
             ("nothing at inference", code(nothing)),
             ("of Keras 1", code(keras_1.CLASSES)),
             (
-                "operations between layers: `keras.ops`, and TensorFlow's of the same meaning",
+                "operations between layers (`keras.ops`, TensorFlow's)",
                 code(keras_ops.OPERATIONS),
             ),
         ],

@@ -21,7 +21,7 @@ else:
     import tensorflow as tf
     import tf_keras as keras
 
-from make_keras_layers import packed, predictions, weights_for
+from make_keras_layers import packed, predictions, weights_for  # noqa: E402
 
 HERE = Path(__file__).parent
 L = keras.layers
@@ -95,7 +95,8 @@ def images():
         L.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[1.0, 4.0, 0.0, 2.0])(x),
         L.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[1.0, 4.0, 9.0, 2.0], invert=True)(x),
         L.Normalization(axis=None, mean=1.0, variance=4.0)(x),
-        L.Rescaling(1 / 255)(x), L.Rescaling(2.0, offset=-1.0)(x), L.Rescaling([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 0.0, -1.0])(x),
+        L.Rescaling(1 / 255)(x), L.Rescaling(2.0, offset=-1.0)(x),
+        L.Rescaling([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 0.0, -1.0])(x),
         L.Resizing(12, 10)(x), L.Resizing(4, 7)(x), L.Resizing(3, 9, interpolation="nearest")(x),
         L.Resizing(12, 5, interpolation="nearest")(x), L.CenterCrop(3, 4)(x), L.RandomCrop(6, 5)(x),
         L.RandomFlip()(x), L.RandomRotation(0.2)(x), L.RandomZoom(0.2)(x), L.RandomTranslation(0.2, 0.2)(x),
@@ -112,9 +113,8 @@ def wrappers():
     step = keras.Input((4,), name="step")
     hidden = L.Dense(3, activation="tanh", name="hidden")(step)
     inner = keras.Model(step, L.Concatenate(name="both")([L.Dense(4, name="open")(hidden), step]), name="inner")
-    cnn = keras.Sequential(
-        [keras.Input((6, 5, 2)), L.Conv2D(3, 3, activation="relu", name="c"), L.MaxPooling2D(2), L.Flatten(), L.Dense(2)]
-    )
+    conv = L.Conv2D(3, 3, activation="relu", name="c")
+    cnn = keras.Sequential([keras.Input((6, 5, 2)), conv, L.MaxPooling2D(2), L.Flatten(), L.Dense(2)])
     masked = L.Masking()(x)
     return keras.Model([x, frames], [
         L.TimeDistributed(L.Dense(3, activation="relu"))(x), L.TimeDistributed(inner)(x),
@@ -124,7 +124,8 @@ def wrappers():
         L.TimeDistributed(L.Conv1D(3, 2, padding="causal"))(L.Reshape((2, 5, 2))(L.Flatten()(x))),
         L.TimeDistributed(L.Conv2D(3, (2, 3), strides=2, padding="same"))(frames), L.TimeDistributed(cnn)(frames),
         L.TimeDistributed(L.DepthwiseConv2D(2))(frames), L.TimeDistributed(L.SeparableConv2D(3, 2))(frames),
-        L.TimeDistributed(L.Conv2DTranspose(2, 2, strides=2))(frames), L.TimeDistributed(L.GlobalMaxPooling2D())(frames),
+        L.TimeDistributed(L.Conv2DTranspose(2, 2, strides=2))(frames),
+        L.TimeDistributed(L.GlobalMaxPooling2D())(frames),
         L.TimeDistributed(L.GlobalAveragePooling2D())(frames), L.TimeDistributed(L.AveragePooling2D(2))(frames),
         L.TimeDistributed(L.ZeroPadding2D(1))(frames), L.TimeDistributed(L.Cropping2D(1))(frames),
         L.TimeDistributed(L.UpSampling2D(2))(frames), L.TimeDistributed(L.Permute((3, 1, 2)))(frames),
@@ -150,7 +151,8 @@ def main():
         old = model.get_weights()
         counted = [i for i, w in enumerate(model.weights) if "count" in w.name or w.dtype in ("int64", "int32")]
         new = weights_for(model, random)
-        model.set_weights([old[i] if i in counted or make is images and old[i].ndim == 0 else w for i, w in enumerate(new)])
+        kept = [i for i, w in enumerate(old) if i in counted or (make is images and w.ndim == 0)]
+        model.set_weights([old[i] if i in kept else w for i, w in enumerate(new)])
         for layer in model.layers:
             if isinstance(layer, L.Normalization):
                 layer.finalize_state()

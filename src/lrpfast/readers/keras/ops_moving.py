@@ -84,7 +84,7 @@ def _squeeze(op: Operation, a: Any, axis: Any = None) -> Any:
     axes = ones if axis is None else sample_axes(op, axis, len(t.shape))
     if not set(axes) <= set(ones):
         raise ShapeError(f"{op.layer}: it squeezes axes of samples of shape {t.shape} that are not 1")
-    return op.builder.reshape(t, tuple(n for i, n in enumerate(t.shape) if i not in axes))
+    return op.builder.reshape(t, tuple(fixed(t, i) for i in range(len(t.shape)) if i not in axes))
 
 
 def _get_item(op: Operation, a: Any, key: Any) -> Any:
@@ -115,7 +115,7 @@ def _get_item(op: Operation, a: Any, key: Any) -> Any:
         else:
             raise op.unsupported(f"takes {key!r:.60} of its input", "Whole numbers and slices work")
         axis += 1
-    return op.builder.reshape(value, tuple(shape))
+    return op.builder.reshape(value, tuple(shape))  # type: ignore[arg-type]
 
 
 def _split(op: Operation, a: Any, sections: Any, axis: Any = 0) -> Any:

@@ -34,10 +34,10 @@ def _normalization(layer: KerasLayer, builder: Builder, value: Value) -> Value:
         values = [np.asarray(layer.need(key), float) for key in ("mean", "variance")]
         mean, variance = (np.broadcast_to(v.reshape(()) if v.size == 1 else v.reshape(sizes), sizes) for v in values)
     else:
-        mean, variance = layer.arrays(mean=sizes, variance=sizes, optional=("count",))
-    stretched = [n if axis in axes else 1 for axis, n in enumerate(shape)]
-    mean = np.asarray(mean, float).reshape(stretched)  # type: ignore[arg-type]
-    deviation = np.maximum(np.sqrt(np.asarray(variance, float)), _LEAST_DEVIATION).reshape(stretched)  # type: ignore[arg-type]
+        mean, variance = layer.arrays("count", mean=sizes, variance=sizes)
+    stretched = [fixed(value, axis) if axis in axes else 1 for axis in range(len(shape))]
+    mean = np.asarray(mean, float).reshape(stretched)
+    deviation = np.maximum(np.sqrt(np.asarray(variance, float)), _LEAST_DEVIATION).reshape(stretched)
     if layer.get("invert", False):
         return affine(builder, value, deviation, mean)
     return affine(builder, value, 1 / deviation, -mean / deviation)

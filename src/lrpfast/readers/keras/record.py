@@ -83,7 +83,7 @@ class KerasLayer:
             axes.append(axis - 1 if axis > 0 else axis + len(shape))
         return axes
 
-    def arrays(self, *, optional: Sequence[str] = (), **expected: tuple[int | None, ...]) -> list[np.ndarray]:
+    def arrays(self, *optional: str, **expected: tuple[int | None, ...]) -> list[np.ndarray]:
         """The layer's arrays, read only when their number and shapes are as expected (None fits any size).
 
         ``optional`` names arrays that may follow and are not read.

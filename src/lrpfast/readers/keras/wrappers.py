@@ -33,12 +33,14 @@ def _conv(layer: Any) -> Layer:
     settings = {"strides": _first(layer.strides, 1), "dilation": _first(layer.dilation, 1)}
     if isinstance(layer, L.ConvTranspose):
         settings["output_padding"] = _first(layer.output_padding, 0)
-    return replace(layer, kernel=layer.kernel[None], padding=_first(padding, (0, 0)), **settings)
+    result: Layer = replace(layer, kernel=layer.kernel[None], padding=_first(padding, (0, 0)), **settings)
+    return result
 
 
 def _pool(layer: Any) -> Layer:
     settings = {"size": (1, *layer.size), "strides": _first(layer.strides, 1), "dilation": _first(layer.dilation, 1)}
-    return replace(layer, padding=_first(layer.padding, (0, 0)), **settings)
+    result: Layer = replace(layer, padding=_first(layer.padding, (0, 0)), **settings)
+    return result
 
 
 def _resize(key: str, one: Any) -> Callable[[Any], Layer]:
