@@ -15,7 +15,11 @@ from lrpfast import layers
 from lrpfast.model.layers import FUNCTIONS
 from lrpfast.readers import sklearn
 from lrpfast.readers.keras import activations as keras_activations
+from lrpfast.readers.keras import keras_1
 from lrpfast.readers.keras import layers as keras_layers
+from lrpfast.readers.keras import ops as keras_ops
+from lrpfast.readers.keras import preprocessing as keras_preprocessing
+from lrpfast.readers.keras import wrappers as keras_wrappers
 from lrpfast.readers.onnx import elementwise as onnx_elementwise
 from lrpfast.readers.onnx import fold as onnx_fold
 from lrpfast.readers.onnx import linear as onnx_linear
@@ -105,7 +109,14 @@ def keras() -> str:
             ("layers", code(["InputLayer", *rest])),
             ("activations", code(name for name in converters if name in functions)),
             ("several inputs", code(merges)),
+            ("preprocessing, normalization, named axes", code(keras_preprocessing.BUILDERS)),
+            ("around another layer", code(keras_wrappers.WRAPPERS)),
             ("nothing at inference", code(nothing)),
+            ("of Keras 1", code(keras_1.CLASSES)),
+            (
+                "operations between layers (`keras.ops`, TensorFlow's)",
+                code(keras_ops.OPERATIONS),
+            ),
         ],
     )
 
@@ -190,8 +201,8 @@ have no name in a Keras file's `activation` come from a layer of their own or fr
 
 ## Keras
 
-`.h5` and `.keras` files and live models (`from_keras`), of Keras 2 and 3. Recurrent layers, attention layers and Lambda
-are not read.
+`.h5` and `.keras` files and live models (`from_keras`), of Keras 1, 2 and 3. Recurrent layers and attention layers are
+not read; classes of your own, and a Lambda, are read with `load(path, custom_objects=...)`.
 
 {keras()}
 

@@ -262,12 +262,12 @@ def test_activations(tmp_path, value, keras, function, parameters):
         sequential(entry(), dense("d", 3), layer("Activation", "a", activation=value)),
     ):
         last = load(write_h5(path, config, weights, f"{keras}.0.0")).layers[-1]
-        found = last.activation if isinstance(last, Dense) else last if isinstance(last, Activation) else None
+        function_layer = last.activation if isinstance(last, Dense) else last if isinstance(last, Activation) else None
         if function is None:
-            assert found is None
+            assert function_layer is None
         else:
-            assert found.function == function
-            assert found.parameters == {**Activation(function).parameters, **parameters}
+            assert function_layer.function == function
+            assert function_layer.parameters == {**Activation(function).parameters, **parameters}
 
 
 PLAIN = {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}
@@ -471,7 +471,7 @@ def test_training_configuration_is_never_looked_at(tmp_path):
     [
         (sequential(entry(), layer("Lambda", "odd", function=["code"])), ["'odd'", "Lambda", "2 of 2", "never runs"]),
         (sequential(entry(), layer("Conv9D", "c")), ["'c'", "Conv9D", "2 of 2", "Dense", "get_layer('c').input"]),
-        (sequential(entry(), layer("Masking", "m")), ["'m'", "Masking"]),
+        (sequential(entry(), layer("Masking", "m", mask_value=1.0)), ["'m'", "Masking", "mask_value=0"]),
         (sequential(entry(), layer("pkg>Dense", "d", units=3)), ["'d'", "pkg>Dense"]),
         (sequential(entry(), {**dense("d", 3), "module": None, "registered_name": "Dense"}), ["'d'", "Custom>Dense"]),
         (sequential(entry(), {**dense("d", 3), "module": "keras.layers", "registered_name": "p>Dense"}), ["p>Dense"]),
@@ -596,8 +596,8 @@ def test_truncated_and_scrambled_files_give_one_kind_of_error(tmp_path, name):
     random = np.random.RandomState(1)
     for _ in range(60):
         damaged = np.frombuffer(whole, np.uint8).copy()
-        places = random.randint(0, len(damaged), 20)
-        damaged[places] = random.randint(0, 256, 20)
+        offsets = random.randint(0, len(damaged), 20)
+        damaged[offsets] = random.randint(0, 256, 20)
         path.write_bytes(damaged.tobytes())
         try:
             load(path)  # damage in a weight's value, or in a part that is not read, goes unseen
@@ -851,9 +851,9 @@ def test_layers_are_counted_as_innvestigate_counts_them(make, last, first, saved
         model.save(tmp_path / "m.npz")
         assert lrpfast.load(tmp_path / "m.npz").digest() == model.digest()
         model = lrpfast.load(tmp_path / "m.npz")
-    for wanted, index in (([], -1), (["a"], 0), (["a"], 1), (["a", "b"], 2), (["a", "b", "c"], 3)):
+    for names, index in (([], -1), (["a"], 0), (["a"], 1), (["a", "b"], 2), (["a", "b", "c"], 3)):
         if first + index >= 0:
-            assert flat_until(model, first + index) == wanted
+            assert flat_until(model, first + index) == names
     if last == "softmax":
         bare = lrpfast.model_wo_softmax(model)
         assert not bare.sequential and flat_until(bare, 0) == [] and flat_until(bare, 1) == ["a"]

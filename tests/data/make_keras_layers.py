@@ -6,13 +6,18 @@
 Each model has many layers side by side on one input, each with an output of its own, so that a fault names itself.
 """
 
+import os
 import sys
 import zipfile
 from pathlib import Path
 
-import keras
+if os.environ.get("TF_USE_LEGACY_KERAS"):
+    import tf_keras as keras
+else:
+    import keras
 import numpy as np
-from keras import layers as L
+
+L = keras.layers
 
 HERE = Path(__file__).parent
 V3 = keras.__version__.startswith("3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..budget import budgeted, held_bytes
 from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
 from ..model.layers.base import whole
-from .keras import from_keras, read_archive, read_h5
+from .keras import check_custom_objects, from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
 from .torch import from_torch, is_exported, read_pt2
@@ -47,7 +48,9 @@ _KINDS = (
 )
 
 
-def load(path: str | os.PathLike[str], *, memory: int | None = None) -> Model:
+def load(
+    path: str | os.PathLike[str], *, memory: int | None = None, custom_objects: Mapping[str, Any] | None = None
+) -> Model:
     """The model in a file, whatever the file's name.
 
     Parameters
@@ -59,6 +62,11 @@ def load(path: str | os.PathLike[str], *, memory: int | None = None) -> Model:
         Bytes that reading the file may take, where that is more than the 64 MiB and 32 times the file's size
         that are the most otherwise. For files that you trust and whose arrays are packed very small; the environment
         variable ``LRPFAST_MODEL_MEMORY`` does the same.
+    custom_objects : mapping, optional
+        What to make of classes of your own in a Keras model, by the class's name, and of a Lambda, by the layer's: a
+        function that gets the layer's configuration and the list of its weights and returns a layer of
+        `lrpfast.layers` (or several, one after the other); or the built-in class it derives from, as a class of
+        `lrpfast.layers` or Keras's name of it.
 
     Returns
     -------
@@ -83,6 +91,15 @@ def load(path: str | os.PathLike[str], *, memory: int | None = None) -> Model:
     >>> lrpfast.from_layers([lrpfast.layers.Dense(np.ones((4, 2)))]).save("model.npz")
     >>> lrpfast.load("model.npz").input_shape
     (4,)
+
+    A model with a convolution and a layer of your own, ``class Scale(keras.layers.Layer)`` with one weight:
+
+    >>> def scale(config, weights):
+    ...     n = len(weights[0])
+    ...     return lrpfast.layers.BatchNorm(np.zeros(n), np.ones(n), gamma=weights[0], epsilon=0)
+    >>> own = {"ConvDNA": lrpfast.layers.Conv, "Scale": scale}
+    >>> lrpfast.load("model.npz", custom_objects=own).output_shape
+    (2,)
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(
@@ -101,26 +118,26 @@ def load(path: str | os.PathLike[str], *, memory: int | None = None) -> Model:
             raise ModelFormatError(f"{path}: not a regular file. {ACCEPTED}")
         with open(path, "rb") as file:
             head = file.read(4096)
-        held = held_bytes(path)
+        file_bytes = held_bytes(path)
     except (OSError, ValueError) as error:  # no permission, a NUL in the name
         if isinstance(error, ModelFormatError):
             raise
         raise ModelFormatError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    with budgeted(held, memory):
-        return _read(path, head)
+    with budgeted(file_bytes, memory):
+        return _read(path, head, check_custom_objects(custom_objects))
 
 
-def _read(path: Path, head: bytes) -> Model:
+def _read(path: Path, head: bytes, custom_objects: Mapping[str, Any]) -> Model:
     if head.startswith(_ZIP):  # first: the HDF5 file stored in a .keras archive may lie at one of HDF5's offsets
-        return _load_zip(path)
+        return _load_zip(path, custom_objects)
     if any(head.startswith(_HDF5, offset) for offset in (0, 512, 1024, 2048)):
-        return read_h5(path)
+        return read_h5(path, custom_objects)
     if len(head) > 2 and head[0] == 8 and 2 < head[1] < 64 and head[2] in _ONNX:
         return from_onnx(path)
     raise ModelFormatError(f"{path}: {_kind(head)}. {ACCEPTED}")
 
 
-def _load_zip(path: Path) -> Model:
+def _load_zip(path: Path, custom_objects: Mapping[str, Any]) -> Model:
     with guarded(str(path)):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -133,23 +150,23 @@ def _load_zip(path: Path) -> Model:
 
             return Model(*read(path))
     if "config.json" in names:
-        return read_archive(path)
+        return read_archive(path, custom_objects)
     if is_exported(names):
         return read_pt2(path)
     if any(name.endswith("data.pkl") for name in names):
-        found = (
+        kind = (
             "a PyTorch file with pickled code inside, which is never opened. Where the module is in memory, "
             'lrpfast.from_torch(module, example_inputs) reads it, and torch.export.save(program, "model.pt2") '
             "writes a file of data alone"
         )
     elif any(name.endswith("serialized_exported_program.json") for name in names):
-        found = (
+        kind = (
             "an exported program as PyTorch before 2.8 saved it, with pickled weights. Save it anew with PyTorch 2.8 "
             "or later, or load it in PyTorch and give the program to lrpfast.from_torch"
         )
     else:
-        found = f"a zip archive, but not a model's (it holds {', '.join(names[:3]) or 'nothing'})"
-    raise ModelFormatError(f"{path}: {found}. {ACCEPTED}")
+        kind = f"a zip archive, but not a model's (it holds {', '.join(names[:3]) or 'nothing'})"
+    raise ModelFormatError(f"{path}: {kind}. {ACCEPTED}")
 
 
 def _directory(path: Path) -> str:

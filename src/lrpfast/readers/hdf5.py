@@ -68,13 +68,13 @@ def _check_heaps(data: bytes | mmap.mmap) -> int:
     at, steps, longest = data.find(_HEAP), 0, 0
     while at >= 0:
         end = at + int.from_bytes(data[at + 8 : at + 16], "little")
-        place = at + 16
-        while place + 16 <= min(end, len(data)):
+        position = at + 16
+        while position + 16 <= min(end, len(data)):
             steps += 1
-            index, _, _, size = struct.unpack("<HHIQ", data[place : place + 16])
+            index, _, _, size = struct.unpack("<HHIQ", data[position : position + 16])
             if not index and not size:
                 raise ModelFormatError("damaged: a heap of strings that never ends")
-            place += size if not index else 16 + -(-size // 8) * 8
+            position += size if not index else 16 + -(-size // 8) * 8
             longest = max(longest, min(size, len(data)) if index else 0)
             if steps > 1000 + len(data) // 16:  # each string is in one heap, and takes 16 bytes at least
                 raise ModelFormatError("damaged: heaps of strings that overlap")
@@ -116,17 +116,17 @@ def subgroup(group: h5py.Group, path: str) -> h5py.Group | None:
 
 def text(group: h5py.Group, name: str) -> str | None:
     """A string attribute, however it was stored; None when it is not there."""
-    found = _strings(group, name)
-    if found is not None and len(found) != 1:
-        raise ModelFormatError(f"attribute {name!r} should be one string, it holds {len(found)}")
-    return found[0] if found else None
+    values = _strings(group, name)
+    if values is not None and len(values) != 1:
+        raise ModelFormatError(f"attribute {name!r} should be one string, it holds {len(values)}")
+    return values[0] if values else None
 
 
 def strings(group: h5py.Group, name: str) -> list[str] | None:
     """A list of strings; Keras splits long ones into attributes name0, name1 and so on."""
-    found = _strings(group, name)
-    if found is not None:
-        return found
+    values = _strings(group, name)
+    if values is not None:
+        return values
     chunks: list[str] = []
     count = 0
     while (chunk := _strings(group, f"{name}{count}")) is not None:
@@ -146,7 +146,7 @@ def _strings(group: h5py.Group, name: str) -> list[str] | None:
     value = group.attrs[name]
     items = [value] if isinstance(value, (str, bytes)) else np.asarray(value).ravel().tolist()
     texts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
-    take(sum(map(len, texts)), what)
+    take(sum(map(len, texts)), title)
     return texts
 
 
@@ -258,13 +258,13 @@ def _unpacked(filters: list[int], data: bytes, most: int) -> int:
     return len(data)
 
 
-def as_float(given: Any, what: str) -> np.ndarray:
+def as_float(values: Any, title: str) -> np.ndarray:
     """The array as floats that NumPy computes with; bfloat16 is widened to float32."""
-    array: np.ndarray = np.asarray(given)
+    array: np.ndarray = np.asarray(values)
     if array.dtype.kind == "f":
         return array
     if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
         # bfloat16 is the upper half of a float32; h5py, which does not know it, stores two opaque bytes
         halves = np.ascontiguousarray(array).view(np.uint16).reshape(array.shape)
         return (halves.astype(np.uint32) << 16).view(np.float32)
-    raise ModelFormatError(f"{what} holds {array.dtype}, where weights are floating-point numbers")
+    raise ModelFormatError(f"{title} holds {array.dtype}, where weights are floating-point numbers")

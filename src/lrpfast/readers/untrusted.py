@@ -42,10 +42,10 @@ def guarded(source: str) -> Iterator[None]:
         raise ModelFormatError(f"{source}: damaged or truncated ({type(error).__name__}: {error})") from error
 
 
-def parse_json(text: str | bytes, what: str) -> Any:
+def parse_json(text: str | bytes, title: str) -> Any:
     """What a JSON text says, after a count of the memory that it takes."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    take(len(data) + sum(size * data.count(char) for char, size in _JSON_BYTES.items()), what)
+    take(len(data) + sum(size * data.count(char) for char, size in _JSON_BYTES.items()), title)
     return json.loads(text)
 
 

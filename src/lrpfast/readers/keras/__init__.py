@@ -1,5 +1,6 @@
 """Keras models: .h5 files, .keras archives, live models."""
 
+from .custom import check_custom_objects
 from .model import from_keras, read_archive, read_h5
 
-__all__ = ["from_keras", "read_archive", "read_h5"]
+__all__ = ["check_custom_objects", "from_keras", "read_archive", "read_h5"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.layers import Shape
+from .arguments import Ref, is_constant, is_ref, parsed, refs
 from .record import plain
 
 #: Class names of the containers whose layers are read.
@@ -17,6 +18,15 @@ SEQUENTIAL, FUNCTIONAL = ("Sequential",), ("Functional", "Model")
 #: Top-level packages in which Keras's own classes live.
 KERAS_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
+#: Operations whose configuration has a dtype, as those of layers have.
+_CASTS = ("Cast", "ConvertToTensor", "SaturateCast")
+#: Layers that change images at random in training, and do nothing at inference.
+RANDOM = (
+    "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
+    "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
+    "RandomHeight", "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation",
+    "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomWidth", "RandomZoom",
+)  # fmt: skip
 
 # -- one entry of a configuration ---------------------------------------------
 
@@ -45,7 +55,8 @@ def class_of(entry: Mapping[str, Any]) -> str:
         return name if ">" in name else f"Custom>{name}"
     # keras.ops.add of Keras 3 is of class Add, too; where the file leaves out modules, its bare configuration tells
     nodes = entry.get("inbound_nodes")
-    bare = not path and not {"trainable", "dtype"} & config_of(entry).keys() and name not in (*SEQUENTIAL, *FUNCTIONAL)
+    typed = {"trainable"} if name in _CASTS else {"trainable", "dtype"}
+    bare = not path and not typed & config_of(entry).keys() and name not in (*SEQUENTIAL, *FUNCTIONAL)
     if "ops" in path or (bare and isinstance(nodes, list) and any(map(_is_keras_3, nodes))):
         return f"ops>{name}"
     return name
@@ -90,37 +101,21 @@ def is_input(entry: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Ref:
-    """An output of one call of a layer, by the file's numbers, and the key it has in a dict of inputs."""
-
-    name: str
-    call: int
-    tensor: int
-    key: str | None = None
-
-
-@dataclass(frozen=True)
 class Call:
-    """One call of a layer: its inputs, the names of masks given beside them, and what lrpfast cannot follow in it."""
+    """One call of a layer: its inputs, the names of masks beside them, and what lrpfast cannot follow in it."""
 
     inputs: tuple[Ref, ...]
     masks: tuple[str, ...] = ()
     problem: str | None = None
-
-
-def _is_ref(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) >= 3
-        and isinstance(value[0], str)
-        and all(isinstance(n, int) and not isinstance(n, bool) for n in value[1:3])
-    )
+    #: An operation's arguments by position and by name, as `arguments.parsed` returns them.
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _refs(value: Any, key: str | None = None) -> Iterable[Ref | Any]:
     """The references in a structure of lists and dicts, in Keras's order; constants as they are."""
     value = plain(value)
-    if _is_ref(value) and value[0] != "_CONSTANT_VALUE":
+    if is_ref(value) and not is_constant(value):
         yield Ref(value[0], value[1], value[2], key)
     elif isinstance(value, Mapping):
         history = plain(config_of(value).get("keras_history"))
@@ -129,7 +124,7 @@ def _refs(value: Any, key: str | None = None) -> Iterable[Ref | Any]:
         else:
             for name in sorted(value):
                 yield from _refs(value[name], name)
-    elif isinstance(value, (list, tuple)) and not (value and value[0] == "_CONSTANT_VALUE"):
+    elif isinstance(value, (list, tuple)) and not is_constant(value):
         for item in value:
             yield from _refs(item, key)
     elif value is not None:
@@ -139,10 +134,10 @@ def _refs(value: Any, key: str | None = None) -> Iterable[Ref | Any]:
 def _options(value: Any) -> list[Mapping[str, Any]]:
     """The keyword arguments that Keras 2 writes behind each reference."""
     if isinstance(value, Mapping):
-        return [found for item in value.values() for found in _options(item)]
-    if _is_ref(value):
+        return [options for item in value.values() for options in _options(item)]
+    if is_ref(value) or is_constant(value):
         return [value[3]] if len(value) > 3 and isinstance(value[3], Mapping) else []
-    return [found for item in value for found in _options(item)] if isinstance(value, (list, tuple)) else []
+    return [options for item in value for options in _options(item)] if isinstance(value, (list, tuple)) else []
 
 
 def calls_of(entry: Mapping[str, Any]) -> list[Call]:
@@ -152,21 +147,46 @@ def calls_of(entry: Mapping[str, Any]) -> list[Call]:
     for node in nodes if isinstance(nodes, (list, tuple)) else ():
         if _is_keras_3(node):
             kwargs = plain(node.get("kwargs")) or {}
-            options, found = [kwargs], list(_refs([node["args"], kwargs.get("inputs")]))
+            options, values = [kwargs], list(_refs([node["args"], kwargs.get("inputs")]))
         else:
-            options, found = _options(node), list(_refs(node))
-        constants = [item for item in found if not isinstance(item, Ref)]
+            options, values = _options(node), list(_refs(node))
+        constants = [item for item in values if not isinstance(item, Ref)]
         problem = f"is called with the constant {constants[0]!r:.40}" if constants else None
         masks: list[str] = []
-        for key, value in ((key, value) for given in options for key, value in given.items()):
+        for key, value in ((key, value) for kwargs in options for key, value in kwargs.items()):
             names = [item.name for item in _refs(value) if isinstance(item, Ref)]
             if key == "mask":
                 masks += names
-            elif key == "training" and value:
+            elif key == "training" and value and not _random_by_default(entry, node):
                 problem = "is called with training=True, so that it works as in training"
             elif names and key != "inputs":
                 problem = f"is called with {names[0]!r} as {key!r}"
-        calls.append(Call(tuple(item for item in found if isinstance(item, Ref)), tuple(masks), problem))
+        calls.append(Call(tuple(item for item in values if isinstance(item, Ref)), tuple(masks), problem))
+    return calls
+
+
+def _random_by_default(entry: Mapping[str, Any], node: Any) -> bool:
+    """Whether Keras 3 writes training=True of the layer, its default, though predict overrules it."""
+    return _is_keras_3(node) and str(entry.get("class_name")) in (*RANDOM, "RandomCrop")
+
+
+def is_operation(kind: str) -> bool:
+    """Whether layers of this class are operations between layers: keras.ops of Keras 3, TensorFlow's of Keras 2."""
+    return kind.startswith("ops>") or kind in ("TFOpLambda", "SlicingOpLambda")
+
+
+def operations_of(entry: Mapping[str, Any]) -> list[Call]:
+    """Every call of an operation, with all its arguments; see `calls_of`."""
+    calls = []
+    nodes = entry.get("inbound_nodes")
+    for node in nodes if isinstance(nodes, (list, tuple)) else ():
+        if _is_keras_3(node):
+            args, kwargs = parsed(plain(node["args"])), parsed(plain(node.get("kwargs")) or {})
+        else:
+            args, kwargs = [parsed(node)], parsed((_options(node) or [{}])[0])
+        if not isinstance(args, list) or not isinstance(kwargs, Mapping):
+            raise ModelFormatError(f"layer {name_of(entry)!r}: its call has no arguments")
+        calls.append(Call(tuple(refs([args, kwargs])), (), None, tuple(args), kwargs))
     return calls
 
 

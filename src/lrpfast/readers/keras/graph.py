@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...budget import check_layers
-from ...errors import ModelFormatError, UnsupportedLayerError
+from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Layer, Shape
+from ..channels_first import Builder, Tensor, Value
 from ..untrusted import parse_json
+from .arguments import Ref, replaced
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
     Call,
-    Ref,
     calls_of,
     class_of,
     config_of,
@@ -28,18 +30,28 @@ from .config import (
     entries_of,
     first_number,
     is_input,
+    is_operation,
     major,
     name_of,
+    operations_of,
     shape_of,
 )
+from .custom import as_built_in, call_custom, check_custom_objects, custom_object
+from .keras_1 import in_keras_2
 from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .ops import operate
+from .preprocessing import BUILDERS
 from .record import KerasLayer
-from .store import Entry, Store
+from .store import Entry, Store, WrappedStore
+from .unknown import other_unknown
+from .wrappers import WRAPPERS, over_time
 
 # -- building -----------------------------------------------------------------
 
 #: Layers through which a mask of time steps goes on; in Keras all others end it.
 _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.RMSNorm, L.Merge, L.Permute)
+#: Layers laid out by `BUILDERS` that do so, too.
+_MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed")
 #: Classes that compute something else where there is a mask.
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
@@ -59,10 +71,12 @@ def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
 class _Builder:
     """Lays containers out flat: nodes in forward order, with their shapes."""
 
-    def __init__(self, keras: int) -> None:
-        self.keras = keras
-        self.nodes: list[tuple[Layer, tuple[int, ...]]] = []
-        self.shapes: list[Shape] = []
+    def __init__(self, keras: int, custom_objects: Mapping[str, Any]) -> None:
+        self.keras, self.custom_objects = keras, custom_objects
+        #: Lays out the layers that operations become; it appends to the same nodes.
+        self.tensors = Builder()
+        self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
+        self.calls: Counter[int] = Counter()  # of operations
         self.masks: dict[int, str] = {}  # nodes whose values carry a mask, and whose it is
         self.converted: dict[int, tuple[KerasLayer, tuple[Shape, ...], tuple[Layer, ...]]] = {}
 
@@ -81,7 +95,11 @@ class _Builder:
         return len(self.nodes) - 1
 
     def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[str, ...]) -> int:
-        """Convert a layer, at its first use, and place it."""
+        """Convert a layer, at its first use, and add it."""
+        layer = in_keras_2(layer)
+        custom = custom_object(layer, self.custom_objects)
+        if isinstance(custom, (str, type)):
+            layer = as_built_in(layer, custom)
         shapes = tuple(self.shapes[i] for i in inputs)
         masks = [*masked, *(self.masks[i] for i in inputs if i in self.masks)]
         if masks and layer.class_name in _USES_MASK:
@@ -89,8 +107,13 @@ class _Builder:
                 f"leaves out the time steps that {masks[0]!r} masks, which lrpfast does not follow",
                 "Train the model without a mask",
             )
+        if layer.class_name in BUILDERS:
+            return self._built(key, layer, inputs, masks)
         if key not in self.converted:
-            self.converted[key] = (layer, shapes, convert(layer, shapes))
+            own = custom is not None and not isinstance(custom, (str, type))
+            with naming(layer):
+                chain = call_custom(layer, custom) if own else convert(layer, shapes)
+            self.converted[key] = (layer, shapes, chain)
         _, first, chain = self.converted[key]
         if [len(shape) for shape in shapes] != [len(shape) for shape in first]:
             raise layer.unsupported(
@@ -107,26 +130,95 @@ class _Builder:
             self.masks[at] = masks[0]
         return at
 
+    def _built(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[str]) -> int:
+        """A layer that becomes several, by a function that lays them out."""
+        if len(inputs) != 1:
+            raise ModelFormatError(f"{layer}: it takes one input, the model calls it with {len(inputs)}")
+        with self._naming(key, layer):
+            at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, self._value(inputs[0]))).at
+        if layer.class_name == "Masking":
+            self.masks[at] = layer.name
+        elif masks and layer.class_name in _MASKED_BUILDERS:
+            self.masks[at] = masks[0]
+        return at
+
+    def operation(self, key: int, layer: KerasLayer, call: Call, inputs: list[int]) -> list[int]:
+        """Lay out an operation's layers; the numbers of its results."""
+        numbers = iter(inputs)
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._value(next(numbers)))
+        with self._naming(key, layer):
+            results = [self.tensors.plain(value).at for value in operate(layer, self.tensors, args, kwargs)]
+        return results
+
+    def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
+                masked: tuple[str, ...]) -> list[int]:  # fmt: skip
+        """Lay out the layer, or model, in a wrapper: once, or for each time step."""
+        entry = layer.config.get("layer")
+        if not isinstance(entry, Mapping) or len(inputs) != 1:
+            raise ModelFormatError(f"{layer}: it holds one layer and takes one input, not {len(inputs)}")
+        inner, kind = Entry(name_of(entry), str(entry.get("class_name")), 0, 1), class_of(entry)
+        nested = kind in SEQUENTIAL + FUNCTIONAL
+        title = replace(layer, class_name=kind, config=config_of(entry), stored=lambda: store.weights(inner))
+        masks = masked or tuple(self.masks[i] for i in inputs if i in self.masks)
+        if layer.class_name == "SpectralNormalization":  # its kernel is stored normalized
+            return [self.use(key, title, inputs, masked)]
+        shape = self.shapes[inputs[0]]
+        if len(shape) < 2:
+            raise ShapeError(f"{layer}: it needs an axis of time steps and one more, its input has {shape}")
+        step = _Builder(self.keras, self.custom_objects)
+        step.add(L.Input(shape[1:]), ())
+        if nested:
+            outputs = step.container(entry, store.inside(inner), [0], f"{layer.name}/", (), masks)
+        else:
+            outputs = [step.use(key, title, [0], masks)]
+        numbers = {0: inputs[0]}
+        with naming(layer):
+            for i, (part, sources) in enumerate(step.nodes[1:], 1):
+                at = tuple(numbers[j] for j in sources)
+                for lifted in over_time(part, shape[0], *(step.shapes[j] for j in sources)):
+                    at = (self.add(lifted, at),)
+                (numbers[i],) = at
+        for output in outputs:
+            self.masks.update({numbers[output]: masks[0]} if masks else {})
+        return [numbers[output] for output in outputs]
+
+    def _value(self, i: int) -> Value:
+        return Tensor(i, self.shapes[i], tuple(range(len(self.shapes[i]))))
+
+    @contextlib.contextmanager
+    def _naming(self, key: int, layer: KerasLayer) -> Iterator[None]:
+        """Name the layers that are laid out after the file's: the last one as it, the others as its parts."""
+        use, self.calls[key] = self.calls[key], self.calls[key] + 1
+        name, begin = f"{layer.name}:{use}" if use else layer.name, len(self.nodes)
+        self.tensors.scope = name
+        with naming(layer):
+            yield
+        for i in range(begin, len(self.nodes)):
+            part, inputs = self.nodes[i]
+            kind = type(part).__name__.lower()
+            title = name if i == len(self.nodes) - 1 else f"{name}/{kind}_{i - begin}"
+            self.nodes[i] = replace(part, name=title), inputs
+
     # containers
 
     def container(self, model: Mapping[str, Any], store: Store, inputs: list[int], prefix: str = "",
                   keys: Sequence[str | None] = (), masked: tuple[str, ...] = ()) -> list[int]:  # fmt: skip
         """Lay out a model's layers on inputs that are there; the numbers of its outputs."""
         entries = entries_of(model)
-        seen: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         total = Counter(str(entry.get("class_name")) for entry in entries)
-        places = []
+        slots = []
         for entry in entries:
             kind = str(entry.get("class_name"))
-            places.append(Entry(name_of(entry), kind, seen[kind], total[kind]))
-            seen[kind] += 1
+            slots.append(Entry(name_of(entry), kind, counts[kind], total[kind]))
+            counts[kind] += 1
         kinds = [class_of(entry) for entry in entries]  # once: it looks at all calls of a layer
-        scope = _Scope(self, entries, kinds, places, store, prefix)
+        scope = _Scope(self, entries, kinds, slots, store, prefix)
         if class_of(model) in SEQUENTIAL:
             if len(inputs) != 1:
                 raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
             for i, entry in enumerate(entries):
-                inputs = inputs if is_input(entry) else scope.call(i, inputs, (), masked)
+                inputs = inputs if is_input(entry) else scope.call(i, inputs, masked)
                 masked = masked if is_input(entry) else ()
             return inputs
         return scope.functional(config_of(model), inputs, keys, masked)
@@ -139,7 +231,7 @@ class _Scope:
     builder: _Builder
     entries: list[Mapping[str, Any]]
     kinds: list[str]
-    places: list[Entry]
+    slots: list[Entry]
     store: Store
     prefix: str
 
@@ -148,26 +240,34 @@ class _Scope:
         return f"the model {self.prefix[:-1]!r}" if self.prefix else "the model"
 
     def where(self, i: int) -> str:
-        return f"layer {self.prefix + self.places[i].name!r} ({self.kinds[i]}, {self.position(i)})"
+        return f"layer {self.prefix + self.slots[i].name!r} ({self.kinds[i]}, {self.position(i)})"
 
     def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
-    def call(self, i: int, inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]) -> list[int]:
-        """Call the i-th layer, or the model that stands in its place."""
-        entry, place, kind = self.entries[i], self.places[i], self.kinds[i]
-        name = self.prefix + place.name
+    def call(self, i: int, inputs: list[int], masked: tuple[str, ...], call: Call | None = None) -> list[int]:
+        """Call the i-th layer, the model that stands in its place, or the operation."""
+        entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
+        name = self.prefix + slot.name
         if kind in SEQUENTIAL + FUNCTIONAL:
-            return self.builder.container(entry, self.store.inside(place), inputs, f"{name}/", keys, masked)
-        weights = functools.partial(self.store.weights, place)
+            keys = [ref.key for ref in call.inputs] if call is not None else ()
+            return self.builder.container(entry, self.store.inside(slot), inputs, f"{name}/", keys, masked)
+        weights = functools.partial(self.store.weights, slot)
         layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights)
+        if kind in WRAPPERS:
+            return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
+        if is_operation(kind) and call is not None:
+            return self.builder.operation(id(entry), layer, call, inputs)
         return [self.builder.use(id(entry), layer, inputs, masked)]
 
     def functional(
         self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]
     ) -> list[int]:
-        calls = [[] if is_input(entry) else calls_of(entry) for entry in self.entries]
-        at = {place.name: i for i, place in enumerate(self.places)}
+        calls = [
+            [] if is_input(entry) else operations_of(entry) if is_operation(kind) else calls_of(entry)
+            for entry, kind in zip(self.entries, self.kinds, strict=True)
+        ]
+        at = {slot.name: i for i, slot in enumerate(self.slots)}
         ins, outs = ends(config, "input_layers"), ends(config, "output_layers")
         number = self._numbering(calls, at, outs)
 
@@ -187,8 +287,8 @@ class _Scope:
         # in the file's order, except where that is not the order of computation
         consumers: dict[tuple[int, int], list[tuple[int, int]]] = {}
         missing = {}
-        for use, wanted in needs.items():
-            sources = {need[:2] for need in wanted}
+        for use, outputs in needs.items():
+            sources = {need[:2] for need in outputs}
             missing[use] = len(sources)
             for source in sources:
                 consumers.setdefault(source, []).append(use)
@@ -204,9 +304,9 @@ class _Scope:
                         f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
                         "outputs alone; build the model so, with the same weights, and save that"
                     )
-                given = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
+                arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
                 masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
-                values[use] = self.call(i, given, [ref.key for ref in call.inputs], masks)
+                values[use] = self.call(i, arguments, masks, call)
             for consumer in consumers.get(use, ()):
                 missing[consumer] -= 1
                 if not missing[consumer]:
@@ -225,10 +325,10 @@ class _Scope:
         if len(ins) != len(inputs):
             raise ModelFormatError(f"{self.title} takes {len(ins)} inputs, it is called with {len(inputs)}")
         if keys and all(key is not None for key in keys):  # called with a dict
-            given = dict(zip(keys, inputs, strict=True))
+            by_key = dict(zip(keys, inputs, strict=True))
             labels = [ref.key if ref.key is not None else ref.name for ref in ins]
-            if set(labels) == set(given):
-                inputs = [given[label] for label in labels]
+            if set(labels) == set(by_key):
+                inputs = [by_key[label] for label in labels]
         return {(at[ref.name], 0): [value] for ref, value in zip(ins, inputs, strict=True)}
 
     def _numbering(self, calls: list[list[Call]], at: Mapping[str, int], outs: list[Ref]) -> Any:
@@ -268,7 +368,7 @@ class _Scope:
 # -- the whole model ----------------------------------------------------------
 
 
-def build(text: str | bytes, store: Store, version: str | None) -> Model:
+def build(text: str | bytes, store: Store, version: str | None, custom_objects: Any = None) -> Model:
     """The Model of a Keras configuration.
 
     Parameters
@@ -279,6 +379,8 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
         Where the weights are.
     version : str or None
         The version of Keras that wrote it, if known.
+    custom_objects : mapping, optional
+        See `lrpfast.load`.
 
     Raises
     ------
@@ -288,12 +390,17 @@ def build(text: str | bytes, store: Store, version: str | None) -> Model:
     document = parse_json(text, "its configuration")
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
-    builder = _Builder(major(version, document))
+    builder = _Builder(major(version, document), check_custom_objects(custom_objects))
     for name, shape in _inputs(document, store):
         builder.add(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
-    outputs = builder.container(document, store, inputs)
+    try:
+        outputs = builder.container(document, store, inputs)
+    except UnsupportedLayerError as error:
+        raise UnsupportedLayerError(
+            f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
+        ) from error
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
 
@@ -322,7 +429,7 @@ def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
         head = entries[0]
         name = name_of(head) if is_input(head) else f"{name_of(head)}_input"
         return [(name, _sequential_shape(model, store))]
-    found = []
+    inputs = []
     for ref in ends(config_of(model), "input_layers"):
         entry = next((entry for entry in entries if name_of(entry) == ref.name), {})
         shape = declared(entry)
@@ -330,8 +437,8 @@ def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
             shape = shape_of(config_of(model).get("build_input_shape"))
         if shape is None:
             raise ModelFormatError(f"layer {ref.name!r} (InputLayer) does not say its input shape")
-        found.append((ref.name, shape))
-    return found
+        inputs.append((ref.name, shape))
+    return inputs
 
 
 def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
@@ -341,9 +448,9 @@ def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
     if kind in FUNCTIONAL + SEQUENTIAL:
         return _inputs(head, store.inside(_entry_of_first(entries)))[0][1]
     builds = (config.get("build_input_shape"), head.get("build_config"), model.get("build_config"))
-    built = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
+    build_shapes = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
     shape = declared(head)
-    shape = shape if shape is not None else shape_of(*built)
+    shape = shape if shape is not None else shape_of(*build_shapes)
     if shape is not None:
         return shape
     # an old model that was built by its first batch: a dense layer's kernel still tells

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, ModelFormatError, ShapeError
+from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.layers import Layer, Shape
 from ...model.layers.window import as_pairs, per_axis
 from .activations import ACTIVATIONS, activation, activation_layer, prelu
+from .config import RANDOM
+from .custom import suggestion
 from .local import locally_connected
 from .record import KerasLayer
 
@@ -86,8 +88,8 @@ def _batch_norm(layer: KerasLayer, shape: Shape) -> L.BatchNorm:
     if layer.get("renorm", False):
         raise layer.unsupported("is a batch renormalization", "Train it with renorm=False")
     channels = (_features(layer, shape),)
-    found = {"gamma": None, "beta": None} | _arrays_of(layer, shape, -1, mean=channels, variance=channels)
-    return L.BatchNorm(epsilon=layer.get("epsilon", 1e-3), name=layer.name, **found)
+    arrays = {"gamma": None, "beta": None} | _arrays_of(layer, shape, -1, mean=channels, variance=channels)
+    return L.BatchNorm(epsilon=layer.get("epsilon", 1e-3), name=layer.name, **arrays)
 
 
 def _arrays_of(layer: KerasLayer, shape: Shape, begin: int, **more: tuple[int, ...]) -> dict[str, Any]:
@@ -238,7 +240,7 @@ CONVERTERS: dict[str, Converter] = {
     **_ranks("ZeroPadding{}D", _edges(L.ZeroPad, "padding")),
     **_ranks("Cropping{}D", _edges(L.Crop, "cropping")),
     **_ranks("UpSampling{}D", _up_sample),
-    "Dropout": _identity,
+    **dict.fromkeys(("Dropout", *RANDOM), _identity),
     **_ranks("SpatialDropout{}D", _identity),
     "AlphaDropout": _identity,
     "GaussianDropout": _identity,
@@ -257,9 +259,9 @@ def _order(layer: KerasLayer, shape: Shape) -> list[int] | None:
     """The sample's axes with the one that the layer works on last; None when it is last already."""
     axes = list(range(len(shape)))
     if layer.class_name in ("BatchNormalization", "Softmax"):
-        found = layer.axes("axis", shape)
-        moved = found[0] if len(found) == 1 else axes[-1]
-        if layer.class_name == "BatchNormalization" and len(found) != 1:
+        normalized = layer.axes("axis", shape)
+        moved = normalized[0] if len(normalized) == 1 else axes[-1]
+        if layer.class_name == "BatchNormalization" and len(normalized) != 1:
             raise layer.unsupported(f"normalizes the axes {layer.config.get('axis')} together", "Give it one axis")
     elif layer.get("data_format", LAST) == BACK and CONVERTERS[layer.class_name] is not _identity:
         moved = 0
@@ -292,12 +294,15 @@ def _parts(layer: Layer) -> list[Layer]:
 
 @contextlib.contextmanager
 def naming(layer: KerasLayer) -> Iterator[None]:
-    """Name the layer in errors about what it holds."""
+    """Name the layer in errors about its contents."""
     try:
         yield
     except (InputError, ShapeError) as error:
         message = str(error)
         raise ModelFormatError(message if message.startswith(str(layer)) else f"{layer}: {message}") from error
+    except UnsupportedLayerError as error:
+        message = str(error)
+        raise UnsupportedLayerError(message if message.startswith("layer ") else f"{layer} {message}") from error
 
 
 def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
@@ -322,10 +327,17 @@ def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
             f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
         )
         if layer.class_name == "Lambda":
-            raise layer.unsupported(
-                "holds Python code, which lrpfast never runs", f"Use a layer in its place. {remedy}"
-            )
-        raise layer.unsupported("is of a class that lrpfast does not read", remedy)
+            offer = "Use a layer in its place, or give lrpfast.load a function that returns one: "
+            offer += f"custom_objects={{{layer.name!r}: f}}, called as f(config, weights)"
+            raise layer.unsupported("holds Python code, which lrpfast never runs", f"{offer}. {remedy}")
+        short, built_in = layer.class_name.rpartition(">")[2], suggestion(layer)
+        offer = (
+            f"lrpfast.load(path, custom_objects={{{short!r}: f}}) reads it, where f(config, weights) returns a layer"
+        )
+        if built_in:
+            offer = f"Its configuration and weights fit a {built_in}: lrpfast.load(path, "
+            offer += f"custom_objects={{{short!r}: {built_in!r}}}) reads it as one"
+        raise layer.unsupported("is of a class that lrpfast does not read", f"{offer}. {remedy}")
     with naming(layer):
         if layer.class_name in _MERGES:
             return (CONVERTERS[layer.class_name](layer, *shapes),)

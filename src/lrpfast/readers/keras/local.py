@@ -28,26 +28,29 @@ def locally_connected(layer: KerasLayer, shape: Shape) -> LocallyConnected:
     counts = [-(-n // s) if same else (n - k) // s + 1 for n, k, s in zip(spatial, size, strides, strict=True)]
     if min(counts) < 1:
         raise ShapeError(f"{layer}: its window of {size} does not fit an input of shape {shape}")
-    places, taps = math.prod(counts), math.prod(size)
-    first, way = layer.get("data_format", "channels_last") == "channels_first", layer.get("implementation", 1)
+    positions, taps = math.prod(counts), math.prod(size)
+    first, implementation = (
+        layer.get("data_format", "channels_last") == "channels_first",
+        layer.get("implementation", 1),
+    )
 
-    if way == 1:  # each window's own kernel
-        kernel, bias = layer.kernel_and_bias(*counts, filters, kernel=(places, taps * channels, filters))
+    if implementation == 1:  # each window's own kernel
+        kernel, bias = layer.kernel_and_bias(*counts, filters, kernel=(positions, taps * channels, filters))
         if first:
-            kernel = kernel.reshape(places, channels, taps, filters).swapaxes(1, 2)
-    elif way == 2:  # from every input to every output, of which a mask lets few through
+            kernel = kernel.reshape(positions, channels, taps, filters).swapaxes(1, 2)
+    elif implementation == 2:  # from every input to every output, of which a mask lets few through
         stored = (channels, *spatial, filters, *counts) if first else (*spatial, channels, *counts, filters)
         kernel, bias = layer.kernel_and_bias(*counts, filters, kernel=stored)
         index, inside = _windows(layer, spatial, counts, size, strides, before, kernel.size / (channels * filters))
         inputs = math.prod(spatial)
         if first:
-            kernel = kernel.reshape(channels, inputs, filters, places).transpose(1, 0, 3, 2)
-        kernel = kernel.reshape(inputs, channels, places, filters)[index, :, np.arange(places)[:, None]]
+            kernel = kernel.reshape(channels, inputs, filters, positions).transpose(1, 0, 3, 2)
+        kernel = kernel.reshape(inputs, channels, positions, filters)[index, :, np.arange(positions)[:, None]]
         kernel = np.where(inside[:, :, None, None], kernel, 0)
-    elif way == 3:  # what that mask lets through, ordered by output, then by input
+    elif implementation == 3:  # what that mask lets through, ordered by output, then by input
         kernel, bias = layer.kernel_and_bias(*counts, filters, kernel=(None,))
         _, inside = _windows(layer, spatial, counts, size, strides, before, kernel.size / (channels * filters))
-        stored = (filters, places, channels, taps) if first else (places, filters, taps, channels)
+        stored = (filters, positions, channels, taps) if first else (positions, filters, taps, channels)
         whole = np.broadcast_to(inside[:, None, :] if first else inside[:, None, :, None], stored)
         if kernel.size != int(inside.sum()) * channels * filters:
             raise ModelFormatError(f"{layer}: its kernel has {kernel.size} values, not one for each pair it connects")
@@ -55,7 +58,7 @@ def locally_connected(layer: KerasLayer, shape: Shape) -> LocallyConnected:
         values[whole] = kernel
         kernel = values.transpose((1, 3, 2, 0) if first else (0, 2, 3, 1))
     else:
-        raise layer.unsupported(f"has implementation {way!r}", "Keras defines 1, 2 and 3")
+        raise layer.unsupported(f"has implementation {implementation!r}", "Keras defines 1, 2 and 3")
 
     if first and bias is not None:  # Keras reshapes it there, where a transpose was meant
         bias = np.moveaxis(bias.reshape(filters, *counts), 0, -1)
@@ -64,7 +67,7 @@ def locally_connected(layer: KerasLayer, shape: Shape) -> LocallyConnected:
         for b, m, s, k, n in zip(before, counts, strides, size, spatial, strict=True)
     ]
     function = activation(layer, (*counts, filters))
-    kernel = kernel.reshape(places, taps * channels, filters)
+    kernel = kernel.reshape(positions, taps * channels, filters)
     return LocallyConnected(kernel, bias, size, strides, pads, function, name=layer.name)
 
 
@@ -78,12 +81,12 @@ def _windows(
     stored: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each window and tap: the input it reads, and whether there is one there."""
-    places, taps, rank = math.prod(counts), math.prod(size), len(size)
-    if places * taps > max(2**20, 64 * stored):  # before memory is taken
-        raise ModelFormatError(f"{layer}: its kernel is too small for {places:,} windows of {taps:,} taps")
+    positions, taps, rank = math.prod(counts), math.prod(size), len(size)
+    if positions * taps > max(2**20, 64 * stored):  # before memory is taken
+        raise ModelFormatError(f"{layer}: its kernel is too small for {positions:,} windows of {taps:,} taps")
     index, inside = np.zeros((1,) * (2 * rank), int), np.ones((1,) * (2 * rank), bool)
     for axis, (n, k, s) in enumerate(zip(spatial, size, strides, strict=True)):
         at = np.arange(counts[axis])[:, None] * s - before[axis] + np.arange(k)
         at = at.reshape([{axis: counts[axis], axis + rank: k}.get(a, 1) for a in range(2 * rank)])
         index, inside = index * n + np.clip(at, 0, n - 1), inside & (at >= 0) & (at < n)
-    return index.reshape(places, taps), inside.reshape(places, taps)
+    return index.reshape(positions, taps), inside.reshape(positions, taps)

@@ -18,12 +18,14 @@ from .graph import build
 from .store import ArchiveStore, LegacyStore, LiveStore
 
 
-def read_h5(path: Path) -> Model:
+def read_h5(path: Path, custom_objects: Any = None) -> Model:
     """The Model in a legacy Keras HDF5 file.
 
     Parameters
     ----------
     path : Path
+    custom_objects : mapping, optional
+        See `lrpfast.load`.
 
     Raises
     ------
@@ -44,15 +46,17 @@ def read_h5(path: Path) -> Model:
                 f'model.load_weights({str(path)!r}); model.save("model.keras")'
             )
         version = hdf5.text(file, "keras_version") or hdf5.text(weights, "keras_version")
-        return build(config, LegacyStore(weights), version)
+        return build(config, LegacyStore(weights), version, custom_objects)
 
 
-def read_archive(path: Path) -> Model:
+def read_archive(path: Path, custom_objects: Any = None) -> Model:
     """The Model in a .keras archive of Keras 2 or 3.
 
     Parameters
     ----------
     path : Path
+    custom_objects : mapping, optional
+        See `lrpfast.load`.
 
     Raises
     ------
@@ -70,16 +74,18 @@ def read_archive(path: Path) -> Model:
         if "model.weights.h5" not in archive.namelist():
             raise ModelFormatError("a .keras archive without model.weights.h5; save the model with its weights")
         with hdf5.opened(member(archive, "model.weights.h5")) as file:
-            return build(config, ArchiveStore(file), version)
+            return build(config, ArchiveStore(file), version, custom_objects)
 
 
-def from_keras(model: Any) -> Model:
+def from_keras(model: Any, *, custom_objects: Mapping[str, Any] | None = None) -> Model:
     """The Model of a Keras model in memory (Keras 2, tf.keras or Keras 3), without importing Keras.
 
     Parameters
     ----------
     model : keras.Model
         Sequential or functional, and built.
+    custom_objects : mapping, optional
+        What to make of classes of your own; see `lrpfast.load`.
 
     Returns
     -------
@@ -105,8 +111,8 @@ def from_keras(model: Any) -> Model:
     bases = [] if isinstance(model, type) else type(model).__mro__
     own = [base for base in bases if base.__module__.split(".")[0] in KERAS_PACKAGES]
     if not any(base.__name__ == "Model" for base in own):
-        what = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
-        raise InputError(f"from_keras takes a Keras model, not {what}; lrpfast.load(path) reads files")
+        kind = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
+        raise InputError(f"from_keras takes a Keras model, not {kind}; lrpfast.load(path) reads files")
     source = f"Keras model {getattr(model, 'name', '')!r}"
     with guarded(source):
         if not model.built:
@@ -120,4 +126,4 @@ def from_keras(model: Any) -> Model:
         document = json.loads(text)
         package = sys.modules.get(own[0].__module__.split(".")[0])
         version = document.get("keras_version") or getattr(package, "__version__", None)
-        return build(text, LiveStore(model), str(version))
+        return build(text, LiveStore(model), str(version), custom_objects)

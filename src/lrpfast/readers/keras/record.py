@@ -17,7 +17,7 @@ from ...model.layers.window import per_axis
 
 @dataclass(frozen=True)
 class Weight:
-    """One stored array: its shape is known, its values are read when it is wanted."""
+    """One stored array: its shape is known; its values are read when they are needed."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
@@ -31,8 +31,8 @@ class KerasLayer:
     ----------
     name, class_name : str
     config : mapping
-    place : str
-        Where it stands: "2 of 5".
+    position : str
+        Its position in its container: "2 of 5".
     keras : int
         The major version of Keras whose definitions hold.
     stored : callable
@@ -42,12 +42,12 @@ class KerasLayer:
     name: str
     class_name: str
     config: Mapping[str, Any]
-    place: str
+    position: str
     keras: int
     stored: Callable[[], Sequence[Weight]]
 
     def __str__(self) -> str:
-        return f"layer {self.name!r} ({self.class_name}, {self.place})"
+        return f"layer {self.name!r} ({self.class_name}, {self.position})"
 
     def need(self, *keys: str) -> Any:
         """The first of ``keys`` that the configuration has; one must be there."""
@@ -73,7 +73,7 @@ class KerasLayer:
     def axes(self, key: str, shape: Shape, default: Any = -1) -> list[int]:
         """Axes of one sample, from 0; Keras counts the batch axis too."""
         value = self.get(key, default)
-        found = []
+        axes = []
         for axis in value if isinstance(value, (list, tuple)) else [value]:
             axis = plain(axis)
             if isinstance(axis, bool) or not isinstance(axis, int) or not -len(shape) <= axis <= len(shape) or not axis:
@@ -81,24 +81,29 @@ class KerasLayer:
                     f"works on axis {axis!r} of an input of shape (batch, {str(shape)[1:]}",
                     "lrpfast explains each sample by itself: any axis but 0, the batch, works",
                 )
-            found.append(axis - 1 if axis > 0 else axis + len(shape))
-        return found
+            axes.append(axis - 1 if axis > 0 else axis + len(shape))
+        return axes
 
-    def arrays(self, **expected: tuple[int | None, ...]) -> list[np.ndarray]:
-        """The layer's arrays, read only when their number and shapes are as expected (None fits any size)."""
+    def arrays(self, *optional: str, **expected: tuple[int | None, ...]) -> list[np.ndarray]:
+        """The layer's arrays, read only when their number and shapes are as expected (None fits any size).
+
+        ``optional`` names arrays that may follow and are not read.
+        """
         policy = str(self.config.get("dtype"))
         if re.search(r"\bu?int\d|float8|gptq|awq", policy):
             raise UnsupportedLayerError(f"{self} has quantized weights; save the model before quantizing it")
         stored = self.stored()
+        if len(stored) == len(expected) + len(optional):
+            stored = stored[: len(expected)]
         if len(stored) != len(expected):
             raise ModelFormatError(
                 f"{self}: expected {len(expected)} arrays ({', '.join(expected)}), "
                 f"found {len(stored)} of shapes {[weight.shape for weight in stored]}"
             )
-        for (what, shape), weight in zip(expected.items(), stored, strict=True):
+        for (array_name, shape), weight in zip(expected.items(), stored, strict=True):
             if not fits(weight.shape, shape):
                 raise ModelFormatError(
-                    f"{self}: its {what} has shape {weight.shape}, its configuration and input ask for {shape}"
+                    f"{self}: its {array_name} has shape {weight.shape}, its configuration and input ask for {shape}"
                 )
         return [weight.read() for weight in stored]
 
@@ -121,3 +126,9 @@ def plain(value: Any) -> Any:
         if isinstance(inner, Mapping) and "value" in inner:  # {"type": "ndarray", "value": …} of Keras 2.0
             return inner["value"]
     return value
+
+
+def snake_case(name: str) -> str:
+    """As Keras names groups after classes: PReLU is p_re_lu."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

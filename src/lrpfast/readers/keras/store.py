@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...errors import ModelFormatError
+from ...errors import ModelFormatError, UnsupportedLayerError
 from ...lazy import lazy_property
 from .. import hdf5
-from .record import Weight
+from .record import Weight, snake_case
 
 if TYPE_CHECKING:
     import h5py
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """One layer in a container: its name, its class, and its place among those of its class."""
+    """One layer in a container: its name, its class, and its position among those of its class."""
 
     name: str
     class_name: str
@@ -34,6 +35,32 @@ class Store(Protocol):
     def inside(self, entry: Entry) -> Store:
         """The store of a model nested as a layer."""
         ...
+
+    def wrapped(self, entry: Entry) -> WrappedStore:
+        """The store of the one layer, or model, inside a wrapper such as TimeDistributed."""
+        ...
+
+
+@dataclass(frozen=True)
+class WrappedStore:
+    """The layer, or model, inside a wrapper."""
+
+    arrays: Callable[[], list[Weight]]
+    model: Callable[[], Store]
+
+    def weights(self, entry: Entry) -> list[Weight]:
+        return self.arrays()
+
+    def inside(self, entry: Entry) -> Store:
+        return self.model()
+
+    def wrapped(self, entry: Entry) -> WrappedStore:
+        raise UnsupportedLayerError(f"layer {entry.name!r} ({entry.class_name}) is a wrapper in a wrapper. Use one")
+
+
+def _without_power_vector(entry: Entry, arrays: list[Weight]) -> list[Weight]:
+    """The inner layer's arrays, which SpectralNormalization follows by a vector that only training uses."""
+    return arrays[:-1] if entry.class_name == "SpectralNormalization" else arrays
 
 
 def _stored(dataset: h5py.Dataset) -> Weight:
@@ -56,11 +83,11 @@ class LegacyStore:
         group, names = self._of_nested if self.nested else self._names(entry)
         if self.nested:
             names = [name for name in names if f"/{entry.name}/" in f"/{name}"]
-        found = [hdf5.child(group, name) for name in names]
-        for name, dataset in zip(names, found, strict=True):
+        datasets = [hdf5.child(group, name) for name in names]
+        for name, dataset in zip(names, datasets, strict=True):
             if not isinstance(dataset, h5py.Dataset):
                 raise ModelFormatError(f"the weight {name!r} of layer {entry.name!r} ({entry.class_name}) is missing")
-        return [_stored(dataset) for dataset in found]
+        return [_stored(dataset) for dataset in datasets]
 
     @lazy_property
     def _of_nested(self) -> tuple[h5py.Group, list[str]]:
@@ -77,6 +104,9 @@ class LegacyStore:
 
     def inside(self, entry: Entry) -> LegacyStore:
         return LegacyStore(self.group, self.nested or entry)
+
+    def wrapped(self, entry: Entry) -> WrappedStore:
+        return WrappedStore(lambda: _without_power_vector(entry, self.weights(entry)), lambda: self.inside(entry))
 
 
 class ArchiveStore:
@@ -96,13 +126,13 @@ class ArchiveStore:
     @lazy_property
     def _keys(self) -> dict[str, list[tuple[str, int]]]:
         """The groups' names and numbers, by their stems: sorted once, however many layers there are."""
-        found: dict[str, list[tuple[str, int]]] = {}
+        keys: dict[str, list[tuple[str, int]]] = {}
         for key in self.layers or ():
-            found.setdefault(key, []).append((key, 0))
+            keys.setdefault(key, []).append((key, 0))
             stem, _, number = key.rpartition("_")
             if re.fullmatch(r"\d{1,9}", number):
-                found.setdefault(stem, []).append((key, int(number)))
-        return found
+                keys.setdefault(stem, []).append((key, int(number)))
+        return keys
 
     def _of_class(self, stem: str) -> tuple[list[h5py.Group], dict[int, h5py.Group], dict[str, h5py.Group]]:
         """A class's groups in order of their numbers, by them, and by the names of layers that are written in them."""
@@ -119,7 +149,7 @@ class ArchiveStore:
         return self._groups[stem]
 
     def _group(self, entry: Entry) -> h5py.Group:
-        groups, numbered, named = self._of_class(_snake_case(entry.class_name))
+        groups, numbered, named = self._of_class(snake_case(entry.class_name))
         if entry.name and entry.name in named:
             return named[entry.name]
         if len(groups) == entry.of_class:
@@ -129,16 +159,25 @@ class ArchiveStore:
         return numbered[entry.ordinal]
 
     def weights(self, entry: Entry) -> list[Weight]:
+        return self._variables(self._group(entry))
+
+    def _variables(self, group: h5py.Group) -> list[Weight]:
         import h5py
 
-        variables = hdf5.subgroup(self._group(entry), "vars")
-        found: list[Any] = []
-        while variables is not None and isinstance(dataset := hdf5.child(variables, str(len(found))), h5py.Dataset):
-            found.append(_stored(dataset))
-        return found
+        variables = hdf5.subgroup(group, "vars")
+        arrays: list[Any] = []
+        while variables is not None and isinstance(dataset := hdf5.child(variables, str(len(arrays))), h5py.Dataset):
+            arrays.append(_stored(dataset))
+        return arrays
 
     def inside(self, entry: Entry) -> ArchiveStore:
         return ArchiveStore(self._group(entry))
+
+    def wrapped(self, entry: Entry) -> WrappedStore:
+        group = hdf5.subgroup(self._group(entry), "layer")
+        if group is None:
+            raise ModelFormatError(f"the weights of the layer in {entry.name!r} ({entry.class_name}) are missing")
+        return WrappedStore(lambda: self._variables(group), lambda: ArchiveStore(group))
 
 
 class LiveStore:
@@ -148,14 +187,13 @@ class LiveStore:
         self.model = model
 
     def weights(self, entry: Entry) -> list[Weight]:
-        arrays = [hdf5.as_float(array, entry.name) for array in self.model.get_layer(entry.name).get_weights()]
-        return [Weight(array.shape, functools.partial(lambda a: a, array)) for array in arrays]
+        arrays = self.model.get_layer(entry.name).get_weights()
+        return [Weight(tuple(a.shape), functools.partial(hdf5.as_float, a, entry.name)) for a in arrays]
 
     def inside(self, entry: Entry) -> LiveStore:
         return LiveStore(self.model.get_layer(entry.name))
 
-
-def _snake_case(name: str) -> str:
-    """As Keras names groups after classes: PReLU is p_re_lu."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+    def wrapped(self, entry: Entry) -> WrappedStore:
+        arrays = functools.partial(self.weights, entry)
+        layer = self.model.get_layer(entry.name)
+        return WrappedStore(lambda: _without_power_vector(entry, arrays()), lambda: LiveStore(layer.layer))

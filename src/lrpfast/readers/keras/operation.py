@@ -1,0 +1,62 @@
+"""One call of an operation between layers, and what its converters need of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...errors import UnsupportedLayerError
+from ...model import layers as L
+from ..axis_ops import affine
+from ..channels_first import Builder, Flat, Tensor, Value
+from .record import KerasLayer
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of an operation."""
+
+    layer: KerasLayer
+    builder: Builder
+
+    def unsupported(self, why: str, remedy: str = "Use a layer in its place") -> UnsupportedLayerError:
+        return self.layer.unsupported(why, remedy)
+
+    def tensor(self, value: Any) -> Tensor:
+        """The argument, which must be another layer's output."""
+        if not is_value(value):
+            raise self.unsupported(f"takes the constant {value!r:.40} where lrpfast reads other layers' outputs alone")
+        return self.builder.plain(value)
+
+    def axis(self, axis: Any, rank: int) -> int:
+        """An axis of a sample with ``rank`` axes, from Keras's number, which counts the batch axis too."""
+        layer = replace(self.layer, config={"axis": axis})
+        return layer.axes("axis", (None,) * rank)[0]
+
+    def fitted(self, values: Any, rank: int) -> np.ndarray:
+        """A constant as it meets a sample: without the batch axis, along which it must not vary."""
+        array = np.asarray(values, float)
+        if array.ndim > rank + 1 or (array.ndim == rank + 1 and array.shape[0] != 1):
+            raise self.unsupported(f"combines a constant of shape {array.shape} with samples of {rank} axes")
+        return array[0] if array.ndim == rank + 1 else array
+
+    def affine(self, value: Any, scale: Any, shift: Any) -> Value:
+        rank = len(value.shape)
+        return affine(self.builder, value, self.fitted(scale, rank), self.fitted(shift, rank))
+
+    def each(self, function: str, value: Any, **parameters: Any) -> Value:
+        return self.builder.each(L.Activation(function, parameters), self.tensor(value))
+
+
+def is_value(argument: Any) -> bool:
+    """Whether the argument is another layer's output."""
+    return isinstance(argument, (Tensor, Flat))
+
+
+def sample_axes(op: Operation, axis: Any, rank: int) -> list[int]:
+    """The axes of a sample that an operation reduces, from Keras's numbers."""
+    if axis is None:
+        raise op.unsupported("reduces over all axes, the batch axis too", "Name the axes, without the batch axis, 0")
+    return [op.axis(a, rank) for a in (axis if isinstance(axis, list) else [axis])]

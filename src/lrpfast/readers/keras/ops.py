@@ -1,0 +1,366 @@
+"""Operations between layers: keras.ops of Keras 3, TensorFlow's functions in models of Keras 2.
+
+A converter is a function whose parameters are the operation's; `ALIASES` gives what the two Keras versions call them.
+To read another operation, write its converter and enter it in `OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...model import layers as L
+from ..axis_ops import constant, fixed
+from ..channels_first import Builder, Tensor, Value, clip
+from .activations import activation
+from .operation import Operation, is_value, sample_axes
+from .ops_moving import MOVES
+from .record import KerasLayer, snake_case
+
+# -- arithmetic ---------------------------------------------------------------
+
+
+def _add(op: Operation, a: Any, b: Any) -> Any:
+    if is_value(a) and is_value(b):
+        return op.builder.merge(L.Add(), [a, b])
+    return op.affine(a, 1.0, b) if is_value(a) else op.affine(b, 1.0, a)
+
+
+def _subtract(op: Operation, a: Any, b: Any) -> Any:
+    if is_value(a) and is_value(b):
+        return op.builder.merge(L.Subtract(), [a, b])
+    return op.affine(a, 1.0, -np.asarray(b, float)) if is_value(a) else op.affine(b, -1.0, a)
+
+
+def _multiply(op: Operation, a: Any, b: Any) -> Any:
+    if is_value(a) and is_value(b):
+        return op.builder.merge(L.Multiply(), [a, b])
+    return op.affine(a, b, 0.0) if is_value(a) else op.affine(b, a, 0.0)
+
+
+def _divide(op: Operation, a: Any, b: Any) -> Any:
+    """By a constant; by another layer's output, a product with the reciprocal."""
+    if not is_value(b):
+        if not np.all(b):
+            raise op.unsupported("divides by a constant of 0", "The model computes infinities")
+        return op.affine(a, 1 / np.asarray(b, float), 0.0)
+    return _multiply(op, a, op.each("power", b, exponent=-1.0))
+
+
+def _negative(op: Operation, a: Any) -> Any:
+    return op.affine(op.tensor(a), -1.0, 0.0)
+
+
+def _absolute(op: Operation, a: Any) -> Any:
+    return op.builder.merge(L.Maximum(), [a, _negative(op, a)])
+
+
+def _power(op: Operation, a: Any, b: Any) -> Any:
+    exponent = np.asarray(b) if not is_value(b) else np.zeros(0)
+    if exponent.size != 1:
+        raise op.unsupported("raises to powers that are not one number")
+    return op.each("power", a, exponent=float(exponent.reshape(-1)[0]))
+
+
+def _raised(exponent: float) -> Callable[..., Any]:
+    return lambda op, a: op.each("power", a, exponent=exponent)
+
+
+def _extreme(kind: Any) -> Callable[..., Any]:
+    def convert(op: Operation, a: Any, b: Any) -> Any:
+        if is_value(a) and is_value(b):
+            return op.builder.merge(kind(), [a, b])
+        x, array = (a, b) if is_value(a) else (b, a)
+        array = op.fitted(array, len(op.tensor(x).shape))
+        if array.size == 1:
+            bound = float(array.reshape(-1)[0])
+            return op.builder.each(clip(bound, None) if kind is L.Maximum else clip(None, bound), x)
+        return op.builder.merge(kind(), [x, constant(op.builder, x, array)])
+
+    return convert
+
+
+def _clip(op: Operation, a: Any, low: Any, high: Any) -> Any:
+    """min(max(a, low), high), which is ``high`` everywhere where that is below ``low``."""
+    if not all(isinstance(bound, (int, float)) for bound in (low, high)):
+        raise op.unsupported("clips to bounds that are not numbers")
+    return op.builder.each(clip(min(low, high), high), op.tensor(a))
+
+
+def _add_n(op: Operation, a: Any) -> Any:
+    values = [op.tensor(value) for value in (a if isinstance(a, list) else [a])]
+    return values[0] if len(values) == 1 else op.builder.merge(L.Add(), values)
+
+
+def _same(op: Operation, a: Any) -> Any:
+    return op.tensor(a)
+
+
+def _cast(op: Operation, a: Any, dtype: Any = None) -> Any:
+    name = dtype.get("config", {}).get("name") if isinstance(dtype, Mapping) else dtype
+    if dtype is not None and name not in ("float16", "bfloat16", "float32", "float64"):
+        raise op.unsupported(f"casts to {name}", "Casts between floating-point types work")
+    return op.tensor(a)
+
+
+# -- functions ----------------------------------------------------------------
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """An activation by Keras's name for it."""
+
+    def convert(op: Operation, a: Any) -> Any:
+        layer = activation(replace(op.layer, config={"activation": name}), op.tensor(a).shape)
+        return op.builder.each(layer, a) if layer is not None else a
+
+    return convert
+
+
+def _relu(op: Operation, a: Any, negative_slope: float = 0.0, max_value: Any = None, threshold: float = 0.0) -> Any:
+    return op.each("relu", a, negative_slope=negative_slope, max_value=max_value, threshold=threshold)
+
+
+def _leaky_relu(op: Operation, a: Any, negative_slope: float = 0.2) -> Any:
+    return op.each("leaky_relu", a, negative_slope=negative_slope)
+
+
+def _alpha(function: str) -> Callable[..., Any]:
+    def convert(op: Operation, a: Any, negative_slope: float = 1.0) -> Any:  # alpha, by its name in ALIASES
+        return op.each(function, a, alpha=negative_slope)
+
+    return convert
+
+
+def _gelu(op: Operation, a: Any, approximate: bool = False) -> Any:
+    return op.each("gelu", a, approximate=approximate)
+
+
+def _softmax(function: str) -> Callable[..., Any]:
+    def convert(op: Operation, a: Any, axis: Any = -1) -> Any:
+        t = op.tensor(a)
+        t = op.builder.last(t, op.axis(axis, len(t.shape)))
+        return replace(t, at=op.builder.add(L.Activation(function), t.at))
+
+    return convert
+
+
+def _l2_normalize(op: Operation, a: Any, axis: Any = -1, order: Any = 2, epsilon: Any = None) -> Any:
+    if order != 2 or not (epsilon is None or 0 <= epsilon <= 1e-12):
+        raise op.unsupported(f"normalizes by the norm of order {order!r} with epsilon {epsilon}", "2 and 1e-12 work")
+    return unit_norm(op.builder, op.tensor(a), sample_axes(op, axis, len(a.shape)))
+
+
+def unit_norm(builder: Builder, value: Value, axes: Sequence[int]) -> Value:
+    """A sample's values divided by their length over some axes: an RMSNorm with gamma 1/√n.
+
+    Its epsilon only keeps 0 from being divided by 0: Keras divides by no less than 1e-12 (Keras 2: 1e-6) instead.
+    """
+    t = builder.plain(value)
+    rest = [axis for axis in t.order if axis not in axes]
+    t = builder.lay(t, [*rest, *axes])
+    sizes = tuple(fixed(t, axis) for axis in axes)
+    count = math.prod(sizes)
+    norm = L.RMSNorm(np.full(sizes, count**-0.5), epsilon=1e-24 / count, axes=len(axes))
+    return replace(t, at=builder.add(norm, t.at))
+
+
+# -- reductions ---------------------------------------------------------------
+
+
+def _reduction(kind: Any, total: bool = False, sign: float = 1.0) -> Callable[..., Any]:
+    """A mean, sum or largest value over axes; the smallest is minus the largest of minus the values."""
+
+    def convert(op: Operation, a: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        t = op.tensor(a)
+        axes = sample_axes(op, axis, len(t.shape))
+        factor = sign * (math.prod(fixed(t, i) for i in axes) if total else 1)
+        result = op.builder.pool_all(op.affine(t, sign, 0.0) if sign < 0 else t, axes, kind, bool(keepdims))
+        return result if factor == 1 else op.affine(result, factor, 0.0)
+
+    return convert
+
+
+# -- products -----------------------------------------------------------------
+
+
+def _matmul(op: Operation, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+    a, b = _transposed(op, a, transpose_a), _transposed(op, b, transpose_b)
+    if is_value(a) and is_value(b):
+        if (len(a.shape), len(b.shape)) != (2, 2):
+            raise op.unsupported(
+                f"multiplies samples of shapes {a.shape} and {b.shape}; lrpfast multiplies matrices", "Reshape them"
+            )
+        builder = op.builder
+        at = builder.add(L.Dot((1, 0)), builder.plain(a).at, builder.plain(b).at)
+        return Tensor(at, builder.shapes[at], (0, 1))
+    if is_value(a):
+        return op.builder.dense(a, _matrix(op, b), None)
+    if len(b.shape) < 2:
+        raise op.unsupported("multiplies a constant by a vector", "Multiply the vector by the transposed constant")
+    swapped = op.builder.dense(_swapped(op, b), _matrix(op, a).T, None)
+    return _swapped(op, swapped)
+
+
+def _matrix(op: Operation, values: Any) -> np.ndarray:
+    array = np.asarray(values, float)
+    if array.ndim != 2:
+        raise op.unsupported(f"multiplies by a constant of shape {array.shape}; lrpfast multiplies by matrices")
+    return array
+
+
+def _swapped(op: Operation, value: Value) -> Value:
+    rank = len(value.shape)
+    return op.builder.transpose(value, [*range(rank - 2), rank - 1, rank - 2])
+
+
+def _transposed(op: Operation, value: Any, yes: bool) -> Any:
+    if not yes:
+        return value
+    if not is_value(value):
+        return np.swapaxes(np.asarray(value), -1, -2)
+    if len(value.shape) < 2:
+        raise op.unsupported("transposes the batch axis")
+    return _swapped(op, value)
+
+
+#: Every operation that is read, by Keras 3's name of it.
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": _add,
+    "subtract": _subtract,
+    "multiply": _multiply,
+    "divide": _divide,
+    "negative": _negative,
+    "absolute": _absolute,
+    "power": _power,
+    "square": _raised(2.0),
+    "sqrt": _raised(0.5),
+    "rsqrt": _raised(-0.5),
+    "reciprocal": _raised(-1.0),
+    "maximum": _extreme(L.Maximum),
+    "minimum": _extreme(L.Minimum),
+    "clip": _clip,
+    "add_n": _add_n,
+    "identity": _same,
+    "cast": _cast,
+    "mean": _reduction(L.GlobalAveragePool),
+    "sum": _reduction(L.GlobalAveragePool, total=True),
+    "max": _reduction(L.GlobalMaxPool),
+    "min": _reduction(L.GlobalMaxPool, sign=-1.0),
+    "matmul": _matmul,
+    "normalize": _l2_normalize,
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "elu": _alpha("elu"),
+    "celu": _alpha("celu"),
+    "gelu": _gelu,
+    "softmax": _softmax("softmax"),
+    "log_softmax": _softmax("log_softmax"),
+    "exp": _function("exponential"),
+    **{
+        name: _function(name)
+        for name in (
+            "relu6",
+            "selu",
+            "silu",
+            "tanh",
+            "sigmoid",
+            "hard_sigmoid",
+            "hard_silu",
+            "hard_tanh",
+            "softplus",
+            "softsign",
+            "mish",
+            "log_sigmoid",
+        )
+    },  # fmt: skip
+    **MOVES,
+}
+
+#: Other names of operations: Keras 3's second names, and TensorFlow's.
+SYNONYMS: dict[str, str] = {
+    "true_divide": "divide", "truediv": "divide", "realdiv": "divide", "abs": "absolute", "neg": "negative",
+    "pow": "power", "amax": "max", "amin": "min", "reduce_mean": "mean", "reduce_sum": "sum", "reduce_max": "max",
+    "reduce_min": "min", "bias_add": "add", "clip_by_value": "clip", "concat": "concatenate", "getitem": "get_item",
+    "swish": "silu", "l2_normalize": "normalize", "gather": "take", "stop_gradient": "identity", "copy": "identity",
+    "convert_to_tensor": "identity", "exponential": "exp", "reverse": "flip",
+}  # fmt: skip
+
+#: What arguments are called in OPERATIONS, by Keras 3's and TensorFlow's names.
+ALIASES: dict[str, str] = {
+    **dict.fromkeys(("x", "x1", "xs", "tensor", "tensors", "input", "inputs", "values", "value", "features", "logits",
+                     "t", "arrays", "input_tensor", "params"), "a"),
+    **dict.fromkeys(("y", "x2", "bias"), "b"),
+    **dict.fromkeys(("newshape",), "shape"),
+    **dict.fromkeys(("perm",), "axes"),
+    **dict.fromkeys(("slice_spec",), "key"),
+    **dict.fromkeys(("indices_or_sections", "num_or_size_splits"), "sections"),
+    **dict.fromkeys(("x_min", "clip_value_min"), "low"),
+    **dict.fromkeys(("x_max", "clip_value_max"), "high"),
+    **dict.fromkeys(("multiples",), "repeats"),
+    **dict.fromkeys(("paddings", "pad_width"), "pairs"),
+    **dict.fromkeys(("keep_dims",), "keepdims"),
+    **dict.fromkeys(("alpha",), "negative_slope"),
+}  # fmt: skip
+
+#: TensorFlow's modules whose functions are read by their last name.
+_MODULES = {"", "math", "nn", "linalg", "__operators__", "compat.v1", "compat.v1.nn", "compat.v1.math", "keras.backend",
+            "keras.activations"}  # fmt: skip
+
+
+def operation_name(layer: KerasLayer) -> str:
+    """Keras 3's name of the operation; what the file calls it where lrpfast does not read it."""
+    if layer.class_name.startswith("ops>"):
+        name = snake_case(layer.class_name.removeprefix("ops>"))
+        return SYNONYMS.get(name, name)
+    symbol = str(layer.config.get("function", "__operators__.getitem"))
+    module, _, name = symbol.rpartition(".")
+    if module not in _MODULES:
+        return symbol
+    name = SYNONYMS.get(name, name)
+    return name if name in OPERATIONS else symbol
+
+
+def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Value]:
+    """What one call of an operation returns: one value, or several.
+
+    Parameters
+    ----------
+    layer : KerasLayer
+    builder : Builder
+    args, kwargs : sequence and mapping
+        The call's arguments: values of the builder, and constants.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        When the operation is not in `OPERATIONS`, or is used in a way that lrpfast cannot follow.
+    """
+    op, name = Operation(layer, builder), operation_name(layer)
+    if name not in OPERATIONS:
+        raise layer.unsupported(
+            f"is the operation {name!r}, which lrpfast does not read", f"These work: {', '.join(OPERATIONS)}"
+        )
+    settings = layer.config if layer.class_name.startswith("ops>") else {}
+    named = {key: value for key, value in {**settings, **kwargs}.items() if key not in ("name", "trainable")}
+    options = {ALIASES.get(key, key): value for key, value in named.items()}
+    convert = OPERATIONS[name]
+    signature = inspect.signature(convert)
+    for key in [key for key in options if key not in signature.parameters]:
+        if options[key] not in (None, False) and not (key == "dtype" and "float" in str(options[key])):
+            raise layer.unsupported(
+                f"is called with {key}={options[key]!r:.40}, which lrpfast does not follow", "Leave it out"
+            )
+        del options[key]
+    try:
+        signature.bind(op, *args, **options)
+    except TypeError as error:
+        raise layer.unsupported(
+            f"is called in a way that lrpfast does not follow ({error})", "Use a layer in its place"
+        ) from error
+    result = convert(op, *args, **options)
+    return result if isinstance(result, list) else [result]

@@ -1,0 +1,205 @@
+"""Keras operations between layers, preprocessing, wrappers and classes of one's own, against what Keras predicts."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast import layers as L
+from lrpfast.errors import InputError, ModelFormatError, UnsupportedLayerError
+from lrpfast.readers import load
+from test_readers_keras import arrays, dense, entry, functional, layer, sequential, write_h5
+
+DATA = Path(__file__).parent / "data"
+FILES = sorted([*DATA.glob("keras_ops_*.keras"), *DATA.glob("keras_ops_*.h5.gz")])
+CASES = ("normalization", "masking", "rescaling_only", "timedist_dense", "unitnorm", "ops_add", "ops_relu_mean")
+
+
+def close(result, expected, title=""):
+    assert result.shape == expected.shape, title
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 * np.abs(expected).max() + 1e-7, err_msg=title)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.removeprefix("keras_ops_"))
+def test_real_files_predict_what_keras_does(path, tmp_path):
+    stem = path.name.removeprefix("keras_ops_").removesuffix(".h5.gz").removesuffix(".keras")
+    if path.suffix == ".gz":
+        (tmp_path / "m.h5").write_bytes(gzip.decompress(path.read_bytes()))
+        path = tmp_path / "m.h5"
+    model = load(path)
+    with np.load(DATA / "keras_ops.npz") as record:
+        xs, ys = (
+            [record[f"{stem}_{k}{i}"] for i in range(sum(key.startswith(f"{stem}_{k}") for key in record.files))]
+            for k in "xy"
+        )
+    outputs = model.predict(xs if len(xs) > 1 else xs[0])
+    for i, result, expected in zip(model.outputs, outputs, ys, strict=True):
+        close(result, expected, str(model.nodes[i]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases_predict_and_conserve(name):
+    model = load(DATA / f"keras_case_{name}.keras")
+    with np.load(DATA / "keras_cases.npz") as record:
+        x, y = record[f"{name}_x"], record[f"{name}_y"]
+    close(model.predict(x), y)
+    relevance = lrpfast.Analyzer(model, "epsilon").analyze(x)
+    assert relevance.shape == x.shape
+    assert np.isfinite(relevance).all()
+
+
+def call(name, config=None, args=(), kwargs=None, module="keras.src.ops.numpy"):
+    """A layer entry that is an operation of Keras 3."""
+    tensor = {"class_name": "__keras_tensor__", "config": {"keras_history": ["entry", 0, 0]}}
+    filled = [tensor if arg == "x" else [tensor if a == "x" else a for a in arg] if isinstance(arg, list) else arg
+              for arg in args]  # fmt: skip
+    config = {"name": name.lower(), **(config or {})}
+    return {
+        "class_name": name, "config": config, "name": name.lower(), "module": module, "registered_name": name,
+        "inbound_nodes": [{"args": filled, "kwargs": kwargs or {}}],
+    }  # fmt: skip
+
+
+def operation(tmp_path, shape, name, config=None, args=("x",), kwargs=None):
+    model = functional(entry((None, *shape)), keras=3)
+    model["config"]["layers"].append(call(name, config, args, kwargs))
+    model["config"]["output_layers"] = [[name.lower(), 0, 0]]
+    return load(write_h5(tmp_path / "m.h5", model, {}, "3.15.1"))
+
+
+@pytest.mark.parametrize(
+    "name, config, args, words",
+    [
+        ("Mean", {"axis": None}, ("x",), "reduces over all axes"),
+        ("Mean", {"axis": 0}, ("x",), "axis 0"),
+        ("Add", {}, ("x", [[1.0] * 6] * 3), "constant of shape|do not fit|broadcast"),
+        ("Reshape", {"newshape": [2, -1]}, ("x",), "mixes samples"),
+        ("Transpose", {"axes": [1, 0, 2]}, ("x",), "Keep the batch axis"),
+        ("GetItem", {}, ("x", 0), "Keep the batch axis"),
+        ("TrueDivide", {}, ("x", 0.0), "constant of 0"),
+        ("Fft", {}, ("x",), "'fft', which lrpfast does not read.*These work: add"),
+        ("Sum", {"axis": 1, "dtype": "int32"}, ("x",), "dtype='int32'"),
+    ],
+)
+def test_operations_that_are_refused(tmp_path, name, config, args, words):
+    with pytest.raises((UnsupportedLayerError, ModelFormatError), match=rf"'{name.lower()}' \(ops>{name}.*({words})"):
+        operation(tmp_path, (4, 6), name, config, args)
+
+
+def test_an_operation_and_its_parts_are_named_after_it(tmp_path):
+    model = operation(tmp_path, (4, 6), "Absolute")
+    assert [node.name for node in model.nodes][::2] == ["entry", "absolute"]
+    assert model.nodes[1].name.startswith("absolute/")
+
+
+def test_a_residual_conserves_relevance(tmp_path):
+    model = load(DATA / "keras_case_ops_add.keras")
+    x = np.random.default_rng(2).normal(size=(3, 6))
+    result = lrpfast.Analyzer(model, "epsilon").analyze(x)
+    assert np.isfinite(result).all() and np.abs(result).sum() > 0
+
+
+# -- wrappers and masks -------------------------------------------------------
+
+
+def test_what_a_wrapper_holds_is_refused_by_name(tmp_path):
+    inner = layer("LSTM", "inner", units=3)
+    model = sequential(entry((None, 5, 4)), layer("TimeDistributed", "steps", layer=inner))
+    with pytest.raises(UnsupportedLayerError, match=r"'steps' \(LSTM, 2 of 2\)"):
+        load(write_h5(tmp_path / "m.h5", model, {"steps": []}))
+
+
+def test_a_mask_goes_through_layers_that_carry_it(tmp_path):
+    masked = [entry((None, 5, 4)), layer("Masking", "m", mask_value=0.0), layer("Activation", "a", activation="relu")]
+    model = sequential(*masked, layer("GlobalAveragePooling1D", "p"))
+    with pytest.raises(UnsupportedLayerError, match="'p'.*leaves out the time steps that 'm' masks"):
+        load(write_h5(tmp_path / "m.h5", model))
+    model = sequential(*masked, layer("Flatten", "f"), layer("Softmax", "s"))
+    assert load(write_h5(tmp_path / "m.h5", model)).output_shape == (20,)
+    with pytest.raises(UnsupportedLayerError, match="sets time steps to 0 whose values are all -9"):
+        load(write_h5(tmp_path / "m.h5", sequential(masked[0], layer("Masking", "m", mask_value=-9.0))))
+
+
+# -- classes of one's own -----------------------------------------------------
+
+
+def own_dense(config, weights):
+    return L.Dense(weights[0], weights[1], L.Activation(config["activation"]))
+
+
+@pytest.mark.parametrize("value", ["Dense", L.Dense, own_dense])
+@pytest.mark.parametrize("name", ["MyDense", "mine>MyDense"])
+def test_a_class_of_ones_own(name, value):
+    path = DATA / "keras_case_custom_sub.keras"
+    with pytest.raises(UnsupportedLayerError, match=r"fit a Dense: .*custom_objects=\{'MyDense': 'Dense'\}"):
+        load(path)
+    model = load(path, custom_objects={name: value})
+    own = model.nodes[1].layer
+    assert (own.name, own.kernel.shape, own.activation.function) == ("my_dense", (6, 4), "relu")
+    x = np.random.default_rng(3).normal(size=(4, 6)).astype("float32")
+    expected = np.maximum(x @ own.kernel + own.bias, 0) @ model.nodes[2].layer.kernel + model.nodes[2].layer.bias
+    close(model.predict(x), expected.astype("float32"))
+
+
+def test_a_convolution_of_ones_own(tmp_path):
+    kernel, bias = arrays((3, 4, 2), (2,))
+    conv = layer("ConvDNA", "c", filters=2, kernel_size=[3], strides=[1], padding="valid", activation="relu")
+    path = write_h5(tmp_path / "m.h5", sequential(entry((None, 8, 4)), conv), {"c": [kernel, bias]})
+    with pytest.raises(UnsupportedLayerError, match="fit a Conv1D"):
+        load(path)
+    for value in (L.Conv, "Conv1D"):
+        assert np.array_equal(load(path, custom_objects={"ConvDNA": value}).layers[1].kernel, kernel)
+
+
+def test_a_lambda_by_its_name(tmp_path):
+    path = write_h5(tmp_path / "m.h5", sequential(entry(), layer("Lambda", "halve", function=["code"])))
+    with pytest.raises(UnsupportedLayerError, match=r"never runs.*custom_objects=\{'halve': f\}"):
+        load(path)
+    half = {"halve": lambda config, weights: L.BatchNorm(np.zeros(4), np.ones(4), np.full(4, 0.5), epsilon=0)}
+    close(load(path, custom_objects=half).predict(np.ones((1, 4))), np.full((1, 4), 0.5))
+
+
+def test_all_unknown_layers_are_named_at_once(tmp_path):
+    model = sequential(entry((None, 5, 4)), layer("LSTM", "l1"), layer("Odd", "o"), layer("LSTM", "l2"), dense("d", 2))
+    path = write_h5(tmp_path / "m.h5", model)
+    with pytest.raises(UnsupportedLayerError, match=r"'l1'.*does not read 3 layers.*LSTM \(l1, l2\), Odd \(o\)"):
+        load(path)
+
+
+@pytest.mark.parametrize("value", [3, L.MaxPool, None, ["Dense"]])
+def test_custom_objects_are_checked(value):
+    with pytest.raises(InputError, match="custom_objects"):
+        load(DATA / "keras_case_custom_sub.keras", custom_objects={"MyDense": value})
+    with pytest.raises(InputError, match="must be a mapping"):
+        load(DATA / "keras_case_custom_sub.keras", custom_objects=[1])
+
+
+# -- Keras 1 ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordering", ["tf", "th"])
+def test_convolutions_of_keras_1(tmp_path, ordering):
+    kernel, bias = arrays((3, 2, 4, 5), (5,))
+    stored = kernel if ordering == "tf" else kernel.transpose(3, 2, 0, 1)
+    shape = (6, 7, 4) if ordering == "tf" else (4, 6, 7)
+    conv = layer("Convolution2D", "c", nb_filter=5, nb_row=3, nb_col=2, border_mode="same", subsample=[2, 1],
+                 dim_ordering=ordering, activation="relu", bias=True)  # fmt: skip
+    pool = layer("MaxPooling2D", "p", pool_size=[2, 2], strides=None, border_mode="valid", dim_ordering=ordering)
+    path = write_h5(tmp_path / "m.h5", sequential(entry((None, *shape)), conv, pool), {"c": [stored, bias]}, "1.2.2")
+    model = load(path)
+    (layer_,) = [part for part in model.layers if isinstance(part, L.Conv)]
+    assert np.array_equal(layer_.kernel, kernel)
+    assert (layer_.strides, layer_.padding, layer_.activation.function) == ((2, 1), "same", "relu")
+    assert model.output_shape == ((1, 3, 5) if ordering == "tf" else (5, 1, 3))
+
+
+def test_a_one_dimensional_convolution_of_keras_1(tmp_path):
+    kernel, bias = arrays((3, 1, 4, 5), (5,))
+    conv = layer("Convolution1D", "c", nb_filter=5, filter_length=3, border_mode="valid", subsample_length=2)
+    model = load(write_h5(tmp_path / "m.h5", sequential(entry((None, 9, 4)), conv), {"c": [kernel, bias]}, "1.2.2"))
+    assert np.array_equal(model.layers[1].kernel, kernel[:, 0])
+    assert (model.layers[1].strides, model.output_shape) == ((2,), (4, 5))
