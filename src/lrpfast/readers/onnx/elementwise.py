@@ -26,8 +26,8 @@ def _function(name: str, **parameters: Any) -> Callable[[NodeContext], Value]:
     """An activation; each parameter is a number, or the attribute that holds it and its default."""
 
     def build(ctx: NodeContext) -> Value:
-        found = {k: ctx.attr(*v) if isinstance(v, tuple) else v for k, v in parameters.items()}
-        return ctx.builder.each(L.Activation(name, found), ctx.value())
+        settings = {k: ctx.attr(*v) if isinstance(v, tuple) else v for k, v in parameters.items()}
+        return ctx.builder.each(L.Activation(name, settings), ctx.value())
 
     return build
 
@@ -55,12 +55,12 @@ def _gelu(ctx: NodeContext) -> Value:
 
 
 def _selu(ctx: NodeContext) -> Value:
-    wanted = (1.6732632423543772, 1.0507009873554805)  # which files hold rounded to float32
-    alpha, gamma = (ctx.attr(key, default) for key, default in zip(("alpha", "gamma"), wanted, strict=True))
-    if tuple(map(np.float32, (alpha, gamma))) == tuple(map(np.float32, wanted)):
+    standard = (1.6732632423543772, 1.0507009873554805)  # which files hold rounded to float32
+    alpha, gamma = (ctx.attr(key, default) for key, default in zip(("alpha", "gamma"), standard, strict=True))
+    if tuple(map(np.float32, (alpha, gamma))) == tuple(map(np.float32, standard)):
         return ctx.builder.each(L.Activation("selu"), ctx.value())
-    made = ctx.builder.each(L.Activation("elu", {"alpha": alpha}), ctx.value())
-    return ctx.affine(made, gamma, _NOTHING)
+    result = ctx.builder.each(L.Activation("elu", {"alpha": alpha}), ctx.value())
+    return ctx.affine(result, gamma, _NOTHING)
 
 
 def _prelu(ctx: NodeContext) -> Value:
@@ -118,7 +118,7 @@ def _batch_norm(ctx: NodeContext) -> Value:
         raise ctx.unsupported("is in training mode, or normalizes each place by itself", "Export in evaluation mode")
     x = b.last(ctx.value(), 0)
     gamma, beta, mean, variance = (
-        ctx.const(i, what).astype(np.float64) for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)
+        ctx.const(i, label).astype(np.float64) for i, label in enumerate(("scale", "bias", "mean", "variance"), 1)
     )
     affine = ctx.attr("affine")
     if affine is not None:
@@ -128,8 +128,8 @@ def _batch_norm(ctx: NodeContext) -> Value:
         if all(n == 1 for a in (scale, shift) for n in a.shape[1:]) and channels is not None:
             scale, shift = (np.broadcast_to(a.ravel(), (channels,)) for a in (scale, shift))
             gamma, beta, affine = gamma * scale, beta * scale + shift, None
-    made = b.each(L.BatchNorm(mean, variance, gamma, beta, ctx.attr("epsilon", 1e-5)), x)
-    return _scaled(ctx, made, affine)
+    result = b.each(L.BatchNorm(mean, variance, gamma, beta, ctx.attr("epsilon", 1e-5)), x)
+    return _scaled(ctx, result, affine)
 
 
 def _layer_norm(ctx: NodeContext, kind: Any = L.LayerNorm) -> Value:
@@ -153,11 +153,11 @@ def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: 
     t = b.lay(t, [*(a for a in t.order if a not in axes), *axes])
     shape = tuple(t.shape[a] for a in axes)
     gamma, beta = (None if v is None else np.broadcast_to(ctx.sample(v, len(t.shape)), shape) for v in (gamma, beta))
-    made: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
+    result: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
     if after != (None, None):
         scale, shift = (d if v is None else v for d, v in zip((_ONE, _NOTHING), after, strict=True))
-        made = ctx.affine(made, scale, shift)
-    return made
+        result = ctx.affine(result, scale, shift)
+    return result
 
 
 def _normalized(kind: Any) -> Callable[[NodeContext], Value]:
@@ -180,9 +180,9 @@ def _instance_norm(ctx: NodeContext) -> Value:
     """Each channel by its own mean and deviation, then scaled."""
     b, x = ctx.builder, ctx.value()
     rank = len(x.shape)
-    made = _sample_norm(ctx, L.LayerNorm, range(1, rank), ctx.attr("epsilon", 1e-5), None, None)
+    result = _sample_norm(ctx, L.LayerNorm, range(1, rank), ctx.attr("epsilon", 1e-5), None, None)
     shape = (-1, *(1,) * (rank - 1))
-    return b.affine(made, ctx.const(1, "scale").reshape(shape), ctx.const(2, "bias").reshape(shape))
+    return b.affine(result, ctx.const(1, "scale").reshape(shape), ctx.const(2, "bias").reshape(shape))
 
 
 def _local_response(ctx: NodeContext) -> Value:
@@ -200,11 +200,11 @@ def _local_response(ctx: NodeContext) -> Value:
 
 def _sum(ctx: NodeContext) -> Value:
     tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
-    made = tensors[0] if len(tensors) == 1 else ctx.builder.merge(L.Add(), tensors)
+    result = tensors[0] if len(tensors) == 1 else ctx.builder.merge(L.Add(), tensors)
     for i, arg in enumerate(ctx.args):
         if isinstance(arg, FoldedValue):
-            made = ctx.affine(made, _ONE, ctx.const(i, "constant"))
-    return made
+            result = ctx.affine(result, _ONE, ctx.const(i, "constant"))
+    return result
 
 
 def _subtract(ctx: NodeContext) -> Value:
@@ -250,17 +250,17 @@ def _power(ctx: NodeContext) -> Value:
 def _extreme(layer: Any, lower: bool) -> Callable[[NodeContext], Value]:
     def build(ctx: NodeContext) -> Value:
         tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
-        made = ctx.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
+        result = ctx.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
         known = [i for i, arg in enumerate(ctx.args) if isinstance(arg, FoldedValue)]
-        ends = [ctx.sample(ctx.const(i, "limit"), len(made.shape)) for i in known]
+        ends = [ctx.sample(ctx.const(i, "limit"), len(result.shape)) for i in known]
         numbers = [float(end.ravel()[0]) for end in ends if end.size == 1]
         if numbers:
             low, high = (max(numbers), None) if lower else (None, min(numbers))
-            made = _clipped(ctx, low, high, made)
+            result = _clipped(ctx, low, high, result)
         for end in ends:
             if end.size != 1:
-                made = ctx.builder.merge(layer(), [made, constant(ctx.builder, made, end)])
-        return made
+                result = ctx.builder.merge(layer(), [result, constant(ctx.builder, result, end)])
+        return result
 
     return build
 
@@ -293,12 +293,12 @@ def _concat(ctx: NodeContext) -> Value:
         pending = []
     if pending:
         tensors[-1] = pad(b, tensors[-1], {axis: (0, sum(a.shape[axis] for a in pending))}, "constant")
-    made = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
-    shape = [*made.shape]
+    result = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
+    shape = [*result.shape]
     zeros = [
         p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
     ]
-    return b.affine(made, _ONE, np.concatenate(zeros, axis))
+    return b.affine(result, _ONE, np.concatenate(zeros, axis))
 
 
 def _negative(ctx: NodeContext) -> Value:

@@ -95,10 +95,10 @@ def _squeeze(ctx: NodeContext) -> Value:
 
 def _unsqueeze(ctx: NodeContext) -> Value:
     axes, x = ctx.ints("axes", 1), ctx.value()
-    made = unsqueezed((0, *x.shape), axes or ())
-    if made[0] != 0:
+    result = unsqueezed((0, *x.shape), axes or ())
+    if result[0] != 0:
         raise ctx.unsupported("puts an axis before the batch's", "Keep the batch axis first")
-    return _reshape_to(ctx, made[1:])
+    return _reshape_to(ctx, result[1:])
 
 
 def _reshape_to(ctx: NodeContext, shape: tuple[Any, ...]) -> Value:
@@ -154,12 +154,12 @@ def _split(ctx: NodeContext) -> list[Value | None]:
     axis = ctx.axis(ctx.attr("axis", 0))
     for key in ("split", "num_outputs"):
         ctx.attr(key)
-    made: list[Value | None] = []
+    result: list[Value | None] = []
     start = 0
     for size in split_sizes(ctx.node, [None, ctx.maybe(1, "split")], (0, *x.shape)):
-        made.append(take(ctx.builder, x, axis, range(start, start + size)) if size else None)
+        result.append(take(ctx.builder, x, axis, range(start, start + size)) if size else None)
         start += size
-    return made
+    return result
 
 
 def _gather(ctx: NodeContext) -> Value:
@@ -175,11 +175,11 @@ def _gather(ctx: NodeContext) -> Value:
     n = x.shape[axis]
     if n is None or indices.ndim > 1:
         raise ctx.unsupported(f"gathers {indices.shape} places of an axis of {n or 'open size'}")
-    made = take(ctx.builder, x, axis, indices.ravel())
+    result = take(ctx.builder, x, axis, indices.ravel())
     if indices.ndim:
-        return made
-    shape = tuple(m for i, m in enumerate(made.shape) if i != axis)
-    return ctx.builder.reshape(made, shape)  # type: ignore[arg-type]
+        return result
+    shape = tuple(m for i, m in enumerate(result.shape) if i != axis)
+    return ctx.builder.reshape(result, shape)  # type: ignore[arg-type]
 
 
 def _pad(ctx: NodeContext) -> Value:
@@ -187,8 +187,8 @@ def _pad(ctx: NodeContext) -> Value:
     rank = len(x.shape) + 1
     pads = ctx.ints("pads", 1)
     value: Any = ctx.maybe(2, "value") if ctx.has(2) else ctx.attr("value", 0.0)
-    given = ctx.maybe(3, "axes")
-    axes = list(range(rank)) if given is None else [int(a) % rank for a in given]
+    axes_input = ctx.maybe(3, "axes")
+    axes = list(range(rank)) if axes_input is None else [int(a) % rank for a in axes_input]
     if pads is None or len(pads) != 2 * len(axes):
         raise ModelFormatError(f"its pads {pads} do not fit {len(axes)} axes")
     pairs = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
@@ -212,14 +212,14 @@ def _reduce(kind: Any, total: bool = False) -> Callable[[NodeContext], Value]:
             if nothing:
                 return x
             raise ctx.unsupported("sums over all axes, the batch's too", "Name the axes")
-        places = [ctx.axis(a, rank) for a in axes]
-        made = ctx.builder.pool_all(x, places, kind, keep)
+        positions = [ctx.axis(a, rank) for a in axes]
+        result = ctx.builder.pool_all(x, positions, kind, keep)
         if not total:
-            return made
+            return result
         if None in x.shape:
             raise ctx.unsupported("sums over axes whose size the file leaves open", "Fix the size")
-        count = math.prod(x.shape[a] for a in places)  # type: ignore[misc]
-        return ctx.builder.affine(made, np.array(float(count)), np.array(0.0))
+        count = math.prod(x.shape[a] for a in positions)  # type: ignore[misc]
+        return ctx.builder.affine(result, np.array(float(count)), np.array(0.0))
 
     return build
 
