@@ -118,7 +118,9 @@ def test_constants_made_up_of_nothing():
     refused(model_of(nodes, [shape, constant("o", np.ones((1, 1), np.float32))]), lrpfast.ModelFormatError, "the_tile")
     column, row = (constant(n, np.ones(s, np.float32)) for n, s in (("a", (1 << 17, 1)), ("b", (1, 1 << 17))))
     for op in ("MatMul", "Add"):
-        refused(model_of([node(op, ["a", "b"], ["w"]), node("Mul", ["x", "w"])], [column, row]), lrpfast.ModelFormatError)
+        refused(
+            model_of([node(op, ["a", "b"], ["w"]), node("Mul", ["x", "w"])], [column, row]), lrpfast.ModelFormatError
+        )
 
 
 def test_many_constants_made_up_of_nothing():
@@ -147,7 +149,9 @@ def test_wrong_element_types():
 def test_inputs_of_whole_numbers():
     inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 4])]
     half = constant("h", np.float32(0.5))
-    refused(model_of([node("Mul", ["x", "h"])], [half], inputs=inputs), lrpfast.UnsupportedLayerError, "the_mul", "whole")
+    refused(
+        model_of([node("Mul", ["x", "h"])], [half], inputs=inputs), lrpfast.UnsupportedLayerError, "the_mul", "whole"
+    )
     cast = node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)
     assert lrpfast.from_onnx(model_of([cast, node("Mul", ["f", "h"])], [half], inputs=inputs)).output_shape == (4,)
     table = constant("t", np.arange(6, dtype=np.float32).reshape(3, 2))

@@ -44,9 +44,9 @@ class NodeContext:
         result = build(self)
         unread = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
         if unread:
+            name = min(unread)
             raise self.node.unsupported(
-                f"has the attribute {sorted(unread)[0]!r} of {self.node.attributes[sorted(unread)[0]]!r}, which lrpfast "
-                "does not follow",
+                f"has the attribute {name!r} of {self.node.attributes[name]!r}, which lrpfast does not follow",
                 "Export the model without it",
             )
         return result if isinstance(result, list) else [result]
