@@ -258,10 +258,22 @@ def test_loops_and_what_they_take_from_around_them():
     loop = "y = Loop(n, c, x) <body = b (int64 i, bool d, float[N, 3] a) => (bool e, float[N, 3] o) { BODY }>"
     inner = "e = Identity(d) o = Mul(a, s)"
     scan = "y = Scan(s) <num_scan_inputs = 1, body = b (float[3] a) => (float[3] o) { o = Add(a, a) }>"
-    for body, op in ((loop.replace("BODY", inner), "Loop"), (scan, "Scan")):
-        proto = onnx.parser.parse_model(text.replace("BODY", body))
-        onnx.checker.check_model(proto)
-        refused(proto, lrpfast.UnsupportedLayerError, f"({op}, 2 of 2)", "These work")
+    ends = "e = Greater(a, s) o = Mul(a, s)"
+    for body, op, why in (
+        (loop.replace("BODY", ends), "Loop", "Greater"),
+        (loop.replace("n, c", "rounds, c").replace("BODY", inner), "Loop", "number of rounds"),
+        (scan, "Scan", "is a loop"),
+    ):
+        proto = onnx.parser.parse_model(
+            text.replace("BODY", body.replace("rounds", "k")).replace(
+                "s = Relu(x)", "s = Relu(x) k0 = ReduceSum <keepdims = 0> (x) k = Cast <to = 7> (k0) c0 = Sum(k0)"
+            )
+        )
+        refused(proto, lrpfast.UnsupportedLayerError, op, why)
+    x = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 2.0]])
+    proto = onnx.parser.parse_model(text.replace("BODY", loop.replace("BODY", inner)))
+    onnx.checker.check_model(proto)
+    np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), x * np.maximum(x, 0) ** 2)
 
 
 def test_an_operator_that_is_read_on_constants_alone_is_not_said_to_work():
@@ -343,8 +355,8 @@ def test_every_operator_with_every_input_left_out_or_of_another_kind():
             ["m"] * 4,
         ):
             attributes = {"axis": 1} if op == "Concat" else {}
-            proto = model_of([node("Relu", ["x"], ["r"]), node(op, inputs, ["z"], **attributes), node("Add", ["r", "z"])],
-                         [constant(k, v) for k, v in odd.items()])  # fmt: skip
+            nodes = [node("Relu", ["x"], ["r"]), node(op, inputs, ["z"], **attributes), node("Add", ["r", "z"])]
+            proto = model_of(nodes, [constant(k, v) for k, v in odd.items()])
             with contextlib.suppress(lrpfast.ModelFormatError, lrpfast.UnsupportedLayerError):
                 lrpfast.from_onnx(proto)
 

@@ -13,6 +13,7 @@ from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
 from .file import Node
 from .fold import FoldedValue, integers
+from .values import Integers, Quantized, Rows
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
@@ -34,6 +35,7 @@ class NodeContext:
     builder: Builder
     opset: int
     batches: tuple[int, int]
+    inputs: set[int]
     read: set[str] = field(default_factory=set)
 
     def run(self, build: Callable[[NodeContext], Any]) -> list[Any]:
@@ -66,6 +68,12 @@ class NodeContext:
         if not self.has(i):
             raise ModelFormatError(f"its input {i} is missing")
         arg = self.args[i]
+        if isinstance(arg, Integers):
+            raise self.unsupported(f"computes with whole numbers: {arg.problem}")
+        if isinstance(arg, Quantized):
+            raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
+        if isinstance(arg, Rows):
+            raise self.unsupported("takes rows that a Reshape joined with the batch, which do not fit it")
         if not isinstance(arg, (Tensor, Flat)):
             raise self.unsupported(
                 f"takes a constant as input {i}, where lrpfast expects what the model computes",

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ShapeError
 from ...model import layers as L
 from ..axis_ops import constant, fixed, pad, take
-from ..channels_first import Value, clip
+from ..channels_first import Tensor, Value, clip
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
+from .values import Integers
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 #: float32's largest number.
@@ -141,9 +143,9 @@ def _layer_norm(ctx: NodeContext, kind: Any = L.LayerNorm) -> Value:
     return _sample_norm(ctx, kind, range(first, rank), ctx.attr("epsilon", 1e-5), gamma, beta)
 
 
-def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any) -> Value:
+def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any, x: Any = None) -> Value:
     """A normalization over a sample's last axes, with parameters of their shape."""
-    b, x = ctx.builder, ctx.value()
+    b, x = ctx.builder, ctx.value() if x is None else x
     axes = sorted(axes)
     t = b.tensor(x)
     if axes != list(range(len(x.shape) - len(axes), len(x.shape))):
@@ -183,6 +185,26 @@ def _instance_norm(ctx: NodeContext) -> Value:
     result = _sample_norm(ctx, L.LayerNorm, range(1, rank), ctx.attr("epsilon", 1e-5), None, None)
     shape = (-1, *(1,) * (rank - 1))
     return b.affine(result, ctx.const(1, "scale").reshape(shape), ctx.const(2, "bias").reshape(shape))
+
+
+def _group_norm(ctx: NodeContext) -> Value:
+    """Groups of channels by their own mean and deviation; scale and bias are the groups' up to version 20."""
+    b, x = ctx.builder, ctx.value()
+    if None in x.shape:
+        raise ctx.unsupported("normalizes an input whose size the file leaves open", "Fix the size")
+    channels, groups = x.shape[0], ctx.attr("num_groups")
+    if groups < 1 or channels % groups:
+        raise ShapeError(f"it has {groups} groups of {channels} channels")
+    size = channels // groups
+    ctx.attr("stash_type")
+    parts = b.reshape(x, (groups, size, *x.shape[1:]))  # type: ignore[arg-type]
+    axes = range(1, len(x.shape) + 1)
+    result = _sample_norm(ctx, L.LayerNorm, axes, ctx.attr("epsilon", 1e-5), None, None, parts)
+    scale, bias = (ctx.const(i, label).ravel() for i, label in ((1, "scale"), (2, "bias")))
+    if ctx.opset < 21:
+        scale, bias = (a.repeat(size) if a.size == groups else a for a in (scale, bias))
+    shape = (-1, *(1,) * (len(x.shape) - 1))
+    return b.affine(b.reshape(result, x.shape), scale.reshape(shape), bias.reshape(shape))  # type: ignore[arg-type]
 
 
 def _local_response(ctx: NodeContext) -> Value:
@@ -313,12 +335,27 @@ def _identity(ctx: NodeContext) -> Value:
     return ctx.builder.each(L.Identity(ctx.node.op), ctx.value())
 
 
-def _cast(ctx: NodeContext) -> Value:
+def _cast(ctx: NodeContext) -> Value | Integers:
     to = ctx.attr("to")
-    if to not in (1, 10, 11, 16):
-        kind = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
-        raise ctx.unsupported(f"turns what the model computes into {kind}, which rounds it")
-    return ctx.builder.each(L.Identity("Cast"), ctx.value())
+    if to in (1, 10, 11, 16):
+        return ctx.builder.each(L.Identity("Cast"), ctx.value())
+    dtype = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
+    x = ctx.args[0].value if isinstance(ctx.args[0], Integers) else ctx.value()
+    problem = f"turns what the model computes into {dtype}, which rounds it"
+    if isinstance(x, Tensor) and x.at in ctx.inputs and to in (6, 7, 12, 13):
+        return Integers(x, f"{ctx.node} {problem}")
+    raise ctx.unsupported(problem)
+
+
+def _swish(ctx: NodeContext) -> Value:
+    """x · sigmoid(alpha · x)."""
+    alpha = ctx.attr("alpha", 1.0)
+    if alpha == 0:
+        return ctx.affine(ctx.value(), np.array(0.5), _NOTHING)
+    if alpha == 1:
+        return ctx.builder.each(L.Activation("silu"), ctx.value())
+    silu = ctx.builder.each(L.Activation("silu"), ctx.affine(ctx.value(), np.array(alpha), _NOTHING))
+    return ctx.affine(silu, np.array(1 / alpha), _NOTHING)
 
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
@@ -337,6 +374,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Elu": _function("elu", alpha=("alpha", 1.0)),
     "Exp": _function("exponential"),
     "Gelu": _gelu,
+    "GroupNormalization": _group_norm,
     "HardSigmoid": _function("hard_sigmoid", slope=("alpha", 0.2), offset=("beta", 0.5)),
     "HardSwish": _function("hard_silu"),
     "Identity": _identity,
@@ -369,6 +407,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Sqrt": _function("power", exponent=0.5),
     "Sub": _subtract,
     "Sum": _sum,
+    "Swish": _swish,
     "Tanh": _function("tanh"),
     "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
 }

@@ -42,6 +42,14 @@ _TYPES: dict[int, tuple[str, str]] = {
 _FLOATS = (1, 10, 11, 16)
 
 
+class NodeError(UnsupportedLayerError):
+    """A node that is not read: why, and what may help."""
+
+    def __init__(self, message: str, problem: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.problem, self.remedy = problem or message, remedy
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One node of the graph.
@@ -71,8 +79,8 @@ class Node:
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.written or self.op}, {self.position})"
 
-    def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
-        return UnsupportedLayerError(f"{self} {problem}" + (f". {remedy}" if remedy else ""))
+    def unsupported(self, problem: str, remedy: str = "") -> NodeError:
+        return NodeError(f"{self} {problem}" + (f". {remedy}" if remedy else ""), problem, remedy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +109,13 @@ class Input:
     name : str
     shape : tuple
         With the batch axis; None where the file leaves a size open.
-    whole : bool
+    integer : bool
         Whether it holds whole numbers.
     """
 
     name: str
     shape: tuple[int | None, ...]
-    whole: bool = False
+    integer: bool = False
 
     @property
     def sample(self) -> Shape:
@@ -116,7 +124,7 @@ class Input:
 
 @dataclass
 class File:
-    """A whole graph, its nodes in the order of computation."""
+    """A whole graph, its nodes in the order of computation; ``labels`` are the outputs that hold no floats."""
 
     name: str
     opset: int
@@ -124,6 +132,7 @@ class File:
     inputs: list[Input]
     outputs: list[str]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: set[str] = field(default_factory=set)
 
 
 def package() -> Any:
@@ -193,7 +202,8 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
     if not outputs:
         raise ModelFormatError("the graph has no output")
     known = {*constants, *(value.name for value in inputs)}
-    return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants)
+    labels = {value.name for value in graph.output if value.type.tensor_type.elem_type not in (0, *_FLOATS)}
+    return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants, labels)
 
 
 def _inlined(onnx: Any, proto: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from ...budget import take
 from ...errors import ModelFormatError
 from .file import Node
+from .quantized_constants import CONSTANTS as QUANTIZED_CONSTANTS
 
 #: Elements that a file may make up of a few bytes (ConstantOfShape, Expand, Tile, Range, …).
 MOST = 1 << 27
@@ -266,6 +267,7 @@ def _many(function: Callable[..., Any]) -> Callable[..., Any]:
 
 #: What is computed on constants: each gives an array, or a tuple of them, of the node and its inputs' values.
 FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
+    **QUANTIZED_CONSTANTS,
     "Cast": _cast,
     "Concat": _concat,
     "Constant": _constant,

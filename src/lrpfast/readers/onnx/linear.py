@@ -87,7 +87,8 @@ def _gemm(ctx: NodeContext) -> Value:
     if ctx.attr("transA", 0):
         raise ctx.unsupported("transposes its input (transA), so that samples mix")
     kernel = np.asarray(ctx.const(1, "weight"))
-    if kernel.ndim != 2 or len(ctx.value().shape) != 1:
+    axis = ctx.attr("rows*", 0)  # which row of a sample comes first
+    if kernel.ndim != 2 or len(ctx.value().shape) != 1 + axis:
         raise ShapeError(f"its weight has shape {kernel.shape}, its input {ctx.value().shape}")
     if ctx.attr("transB", 0):
         kernel = kernel.T
@@ -100,7 +101,7 @@ def _gemm(ctx: NodeContext) -> Value:
             bias = bias.astype(np.float64) * beta
         return ctx.builder.dense(ctx.value(), kernel, bias)
 
-    return _biased(ctx, kernel.shape[1], 1, 0, build)
+    return _biased(ctx, kernel.shape[1], 1 + axis, axis, build)
 
 
 def _spatial(ctx: NodeContext, shape: tuple[Any, ...]) -> int:
