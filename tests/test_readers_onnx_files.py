@@ -234,3 +234,50 @@ def test_a_loop_of_a_known_number_of_rounds_is_unrolled():
     for i in range(3):
         y = np.tanh(y) + i
     np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), y, rtol=1e-5)
+
+
+EINSUMS = {
+    "dense": ("nij,jk->nik", (5, 4), (4, 3)),
+    "left": ("kj,nij->nki", (5, 4), (3, 4)),
+    "heads": ("nij,jhk->nihk", (5, 4), (4, 2, 3)),
+    "two axes": ("nihk,hkj->nij", (5, 2, 3), (2, 3, 4)),
+    "scale": ("nij,j->nji", (5, 4), (4,)),
+    "sums": ("nij,jk->nk", (5, 4), (4, 3)),
+}
+
+
+@pytest.mark.parametrize("case", EINSUMS)
+def test_einsum_with_a_constant(case):
+    equation, shape, constant = EINSUMS[case]
+    inputs = ["x", "c"] if equation.startswith("n") else ["c", "x"]
+    check([("Einsum", inputs, ["y"], {"equation": equation})], shape, {"c": w(*constant)}, by=runtime)
+
+
+@pytest.mark.parametrize("equation", ("nij,nkj->nik", "nij,nkj->nki", "nij,nij->nji", "nij,nij->nij"))
+def test_einsum_of_two_tensors(equation):
+    nodes = [("Tanh", ["x"], ["t"], {}), ("Einsum", ["x", "t"], ["y"], {"equation": equation})]
+    check(nodes, (5, 4), by=runtime)
+
+
+@pytest.mark.parametrize("equation", ("nij->nji", "nij->nj", "nij->n"))
+def test_einsum_of_one_tensor(equation):
+    check([("Einsum", ["x"], ["y"], {"equation": equation})], (5, 4), by=runtime)
+
+
+def test_where_by_a_mask():
+    mask = np.array([[True, False, True], [False, False, True]])
+    for inputs in (["m", "x", "c"], ["m", "c", "x"], ["m", "x", "t"]):
+        nodes = [("Tanh", ["x"], ["t"], {}), ("Greater", ["k", "l"], ["m"], {}), ("Where", inputs, ["y"], {})]
+        constants = {"k": mask.astype(float), "l": np.array(0.5), "c": w(3)}
+        check(nodes, (2, 3), constants)
+
+
+def test_a_fixed_axis_is_cut_though_others_are_open():
+    nodes = [
+        ("Slice", ["x", "starts", "ends", "axes"], ["s"], {}),
+        ("Split", ["x"], ["a", "b"], {"axis": 1, "num_outputs": 2}),
+        ("Sum", ["s", "a", "b"], ["y"], {}),
+    ]
+    proto = graph(nodes, (4, None, None), {"starts": i64(1), "ends": i64(3), "axes": i64(1)})
+    x = np.random.default_rng(5).normal(size=(2, 4, 3, 5))
+    np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), x[:, 1:3] + x[:, :2] + x[:, 2:], rtol=1e-6)

@@ -323,6 +323,17 @@ def _concat(ctx: NodeContext) -> Value:
     return b.affine(result, _ONE, np.concatenate(zeros, axis))
 
 
+def _where(ctx: NodeContext) -> Value:
+    """One or the other by a constant mask: each times where it counts, and their sum."""
+    mask = np.asarray(ctx.const(0, "condition")).astype(bool)
+    sides = [(i, m) for i, m in ((1, mask), (2, ~mask)) if not isinstance(ctx.args[i], FoldedValue)]
+    parts = [ctx.affine(ctx.value(i), m.astype(np.float64), _NOTHING) for i, m in sides]
+    if len(parts) == 2:
+        return ctx.builder.merge(L.Add(), parts)
+    ((i, m),) = sides
+    return ctx.affine(parts[0], _ONE, np.where(m, 0.0, ctx.const(3 - i, "value")))
+
+
 def _negative(ctx: NodeContext) -> Value:
     return ctx.builder.affine(ctx.value(), np.array(-1.0), _NOTHING)
 
@@ -410,4 +421,5 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Swish": _swish,
     "Tanh": _function("tanh"),
     "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
+    "Where": _where,
 }

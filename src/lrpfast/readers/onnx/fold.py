@@ -60,7 +60,9 @@ def bounded(count: float, label: Any) -> None:
 def sized(node: Node, args: list[Any]) -> int:
     """How many values a node would make anew, before it makes them; 0 where it makes a view."""
     shapes = [a.shape for a in args if a is not None]
-    if node.op in ("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Where", "Equal", "Sum", "Max", "Min"):
+    if node.op in ("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Where", "Equal", "Sum", "Max", "Min") or (
+        node.op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor")
+    ):
         return math.prod(np.broadcast_shapes(*shapes))
     if node.op == "MatMul" and all(shapes):
         return int(math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1))
@@ -303,7 +305,9 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
             **{"Sqrt": np.sqrt, "Exp": np.exp, "Log": np.log, "Pow": np.power, "Reciprocal": np.reciprocal},
             **{"Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Equal": np.equal, "Where": np.where},
             **{"Not": np.logical_not, "And": np.logical_and, "Or": np.logical_or, "Greater": np.greater},
-            **{"Less": np.less, "MatMul": np.matmul},
+            **{"Less": np.less, "LessOrEqual": np.less_equal, "GreaterOrEqual": np.greater_equal},
+            **{"Xor": np.logical_xor, "Round": np.rint, "Sign": np.sign, "Sin": np.sin, "Cos": np.cos},
+            **{"Tanh": np.tanh, "MatMul": np.matmul},
         }.items()
     },
 }

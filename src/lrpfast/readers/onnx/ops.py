@@ -7,6 +7,7 @@ from typing import Any
 
 from .classic_ops import CLASSIC
 from .context import NodeContext
+from .einsum import CONTRACTED
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
 from .quantize import QUANTIZED
@@ -23,4 +24,5 @@ OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **RESIZED,
     **QUANTIZED,
     **CLASSIC,
+    **CONTRACTED,
 }
