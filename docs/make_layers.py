@@ -20,9 +20,14 @@ from lrpfast.readers.keras import layers as keras_layers
 from lrpfast.readers.keras import ops as keras_ops
 from lrpfast.readers.keras import preprocessing as keras_preprocessing
 from lrpfast.readers.keras import wrappers as keras_wrappers
+from lrpfast.readers.onnx import classic_ops as onnx_classic_ops
+from lrpfast.readers.onnx import control_flow as onnx_control_flow
+from lrpfast.readers.onnx import einsum as onnx_einsum
 from lrpfast.readers.onnx import elementwise as onnx_elementwise
 from lrpfast.readers.onnx import fold as onnx_fold
 from lrpfast.readers.onnx import linear as onnx_linear
+from lrpfast.readers.onnx import quantize as onnx_quantize
+from lrpfast.readers.onnx import reduce_ops as onnx_reduce_ops
 from lrpfast.readers.onnx import resize as onnx_resize
 from lrpfast.readers.onnx import shape_ops as onnx_shape_ops
 from lrpfast.readers.torch import constants as torch_constants
@@ -131,10 +136,13 @@ def onnx() -> str:
     return table(
         ("", "operators"),
         [
-            ("weights and pooling", of(onnx_linear.LINEAR)),
+            ("weights and pooling", of([*onnx_linear.LINEAR, *onnx_einsum.CONTRACTED])),
             ("element by element, normalization, joining", of(onnx_elementwise.ELEMENTWISE)),
-            ("moving and reducing", of(onnx_shape_ops.MOVES)),
+            ("moving and reducing", of([*onnx_shape_ops.MOVES, *onnx_reduce_ops.REDUCED])),
             ("sizes", of(onnx_resize.RESIZED)),
+            ("quantized, without the rounding", of(onnx_quantize.QUANTIZED)),
+            ("scikit-learn's, of skl2onnx", of(onnx_classic_ops.CLASSIC)),
+            ("with conditions and counts that are constant", of(onnx_control_flow.CONTROL)),
             ("recognised where nodes spell them out", ", ".join(patterns)),
             ("of constants and shapes, computed while reading", of(onnx_fold.FOLDED)),
         ],

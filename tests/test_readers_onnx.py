@@ -36,15 +36,15 @@ def test_predictions(name):
 
 def as_zennit_leaves(model):
     """zennit's MergeBatchNorm leaves (x - 0) / sqrt(1 + eps) in the batch norm's place: eps is not taken out."""
-    nodes, place = [], []
+    nodes, index = [], []
     for node in model.nodes:
-        nodes.append((node.layer, tuple(place[j] for j in node.inputs)))
+        nodes.append((node.layer, tuple(index[j] for j in node.inputs)))
         if (
             isinstance(node.layer, lrpfast.layers.Conv) and node.name != "node_conv2d"
         ):  # resnet's first has no batch norm
             n = node.shape[-1]
             nodes.append((lrpfast.layers.BatchNorm(np.zeros(n), np.ones(n), epsilon=1e-5), (len(nodes) - 1,)))
-        place.append(len(nodes) - 1)
+        index.append(len(nodes) - 1)
     return Model(nodes, model.name)
 
 
@@ -84,23 +84,23 @@ def test_the_exporter_rounded(name):
         assert np.array_equal(layer.kernel, kernel) and np.array_equal(layer.bias, bias)
 
 
-def explained(model, made, x):
-    return lrpfast.Analyzer(model, made, target=0, precision="float64").analyze(x)
+def explained(model, rules, x):
+    return lrpfast.Analyzer(model, rules, target=0, precision="float64").analyze(x)
 
 
 @pytest.mark.parametrize("name, key", [(name, key) for name in CASES for key in RECORDS[name].files if "|" in key])
 def test_recorded_explanations(name, key):
-    record, model, made = RECORDS[name], lrpfast.load(DATA / f"torch_{name}.onnx"), torch_peers.composite(key)
+    record, model, rules = RECORDS[name], lrpfast.load(DATA / f"torch_{name}.onnx"), torch_peers.composite(key)
     if name in FOLDED and key.startswith(("captum|gamma", "captum|alpha")):
         pytest.skip("captum's rule speaks of the convolution alone, and the file holds it and its batch norm as one")
     if name in FOLDED and key.startswith("zennit"):
-        made, model = torch_peers.beside_merged(made, key), as_zennit_leaves(model)
+        rules, model = torch_peers.beside_merged(rules, key), as_zennit_leaves(model)
     x, wanted = record["x"], record[key]
 
     largest = np.abs(wanted).max(tuple(range(1, wanted.ndim)), keepdims=True)
 
     def off(model):
-        return np.abs(explained(model, made, x) - wanted) / np.maximum(largest, 1e-30)
+        return np.abs(explained(model, rules, x) - wanted) / np.maximum(largest, 1e-30)
 
     if name not in FOLDED:
         assert (off(model) <= 1e-8).all()
@@ -129,6 +129,6 @@ def test_bounds_are_the_inputs():
     results = []
     for shape in ((3,), (3, 1, 1), (3, 14, 14)):
         bounds = [np.broadcast_to(b if shape == (3,) else b[:, None, None], shape) for b in (low, high)]
-        made = lrpfast.composites.EpsilonGammaBox(*bounds)
-        results.append(lrpfast.Analyzer(model, made, target=0, precision="float64").analyze(x))
+        rules = lrpfast.composites.EpsilonGammaBox(*bounds)
+        results.append(lrpfast.Analyzer(model, rules, target=0, precision="float64").analyze(x))
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])

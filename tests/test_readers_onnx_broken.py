@@ -23,7 +23,7 @@ DATA = Path(__file__).parent / "data"
 CNN = DATA / "torch_cnn.onnx"
 
 
-def made(nodes, constants=(), shape=("N", 4), opset=20, inputs=None, outputs=("y",), domains=()):
+def model_of(nodes, constants=(), shape=("N", 4), opset=20, inputs=None, outputs=("y",), domains=()):
     if inputs is None:
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
@@ -86,13 +86,13 @@ def test_what_is_no_model(tmp_path):
 
 def test_cycles():
     nodes = [node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"])]
-    refused(made(nodes), lrpfast.ModelFormatError, "feeds itself", "the_add")
+    refused(model_of(nodes), lrpfast.ModelFormatError, "feeds itself", "the_add")
 
 
 def test_what_nothing_makes():
-    refused(made([node("Relu", ["z"])]), lrpfast.ModelFormatError, "'z'", "the_relu", "1 of 1")
-    refused(made([node("Relu", ["x"], ["z"])]), lrpfast.ModelFormatError, "'y'")
-    refused(made([node("Relu", ["x"]), node("Tanh", ["x"])]), lrpfast.ModelFormatError, "'y'")
+    refused(model_of([node("Relu", ["z"])]), lrpfast.ModelFormatError, "'z'", "the_relu", "1 of 1")
+    refused(model_of([node("Relu", ["x"], ["z"])]), lrpfast.ModelFormatError, "'y'")
+    refused(model_of([node("Relu", ["x"]), node("Tanh", ["x"])]), lrpfast.ModelFormatError, "'y'")
 
 
 @pytest.mark.parametrize("dims", ((1 << 40, 1 << 40), (1 << 62, 4), (-4, 3), (4, 3)))
@@ -100,25 +100,27 @@ def test_sizes_that_are_not_there(dims):
     weight = constant("w", np.ones((4, 2), np.float32))
     del weight.dims[:]
     weight.dims.extend(dims)
-    refused(made([node("MatMul", ["x", "w"])], [weight]), lrpfast.ModelFormatError, "'w'")
+    refused(model_of([node("MatMul", ["x", "w"])], [weight]), lrpfast.ModelFormatError, "'w'")
     listed = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, float_data=[1.0] * 8)
-    refused(made([node("MatMul", ["x", "w"])], [listed]), lrpfast.ModelFormatError, "'w'")
+    refused(model_of([node("MatMul", ["x", "w"])], [listed]), lrpfast.ModelFormatError, "'w'")
 
 
 def test_constants_made_up_of_nothing():
     shape = constant("s", np.array([1 << 20, 1 << 20], np.int64))
     nodes = [node("ConstantOfShape", ["s"], ["w"]), node("MatMul", ["x", "w"])]
-    refused(made(nodes, [shape]), lrpfast.ModelFormatError, "the_constantofshape", "values")
+    refused(model_of(nodes, [shape]), lrpfast.ModelFormatError, "the_constantofshape", "values")
     nodes = [node("Expand", ["o", "s"], ["w"]), node("MatMul", ["x", "w"])]
-    refused(made(nodes, [shape, constant("o", np.float32(1))]), lrpfast.ModelFormatError, "the_expand")
+    refused(model_of(nodes, [shape, constant("o", np.float32(1))]), lrpfast.ModelFormatError, "the_expand")
     nodes = [node("Range", ["a", "b", "c"], ["w"]), node("Add", ["x", "w"])]
     ends = [constant(n, np.int64(v)) for n, v in (("a", 0), ("b", 1 << 50), ("c", 1))]
-    refused(made(nodes, ends), lrpfast.ModelFormatError, "the_range")
+    refused(model_of(nodes, ends), lrpfast.ModelFormatError, "the_range")
     nodes = [node("Tile", ["o", "s"], ["w"]), node("Add", ["x", "w"])]
-    refused(made(nodes, [shape, constant("o", np.ones((1, 1), np.float32))]), lrpfast.ModelFormatError, "the_tile")
+    refused(model_of(nodes, [shape, constant("o", np.ones((1, 1), np.float32))]), lrpfast.ModelFormatError, "the_tile")
     column, row = (constant(n, np.ones(s, np.float32)) for n, s in (("a", (1 << 17, 1)), ("b", (1, 1 << 17))))
     for op in ("MatMul", "Add"):
-        refused(made([node(op, ["a", "b"], ["w"]), node("Mul", ["x", "w"])], [column, row]), lrpfast.ModelFormatError)
+        refused(
+            model_of([node(op, ["a", "b"], ["w"]), node("Mul", ["x", "w"])], [column, row]), lrpfast.ModelFormatError
+        )
 
 
 def test_many_constants_made_up_of_nothing():
@@ -128,51 +130,53 @@ def test_many_constants_made_up_of_nothing():
     nodes += [node("Add", ["w0", f"w{i}"], [f"w{i + 1}"]) for i in range(100)]
     for i, item in enumerate(nodes):
         item.name = f"n{i}"
-    proto = made([*nodes, node("MatMul", ["x", "w100"])], [shape])
+    proto = model_of([*nodes, node("MatMul", ["x", "w100"])], [shape])
     with pytest.raises(lrpfast.ModelFormatError, match="memory"):
         lrpfast.from_onnx(proto)
 
 
 def test_wrong_element_types():
     weight = constant("w", np.array([[b"a"]], object))
-    refused(made([node("MatMul", ["x", "w"])], [weight]), lrpfast.UnsupportedLayerError, "'w'")
+    refused(model_of([node("MatMul", ["x", "w"])], [weight]), lrpfast.UnsupportedLayerError, "'w'")
     weight = constant("w", np.ones((4, 2), np.complex64))
-    refused(made([node("MatMul", ["x", "w"])], [weight]), lrpfast.UnsupportedLayerError, "'w'")
+    refused(model_of([node("MatMul", ["x", "w"])], [weight]), lrpfast.UnsupportedLayerError, "'w'")
     reshape = node("Reshape", ["x", "s"])
-    refused(made([reshape], [constant("s", np.array([0.5, np.nan], np.float32))]))
+    refused(model_of([reshape], [constant("s", np.array([0.5, np.nan], np.float32))]))
     inputs = [helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)]
-    refused(made([node("Relu", ["x"])], inputs=inputs), lrpfast.UnsupportedLayerError, "'x'")
+    refused(model_of([node("Relu", ["x"])], inputs=inputs), lrpfast.UnsupportedLayerError, "'x'")
 
 
 def test_inputs_of_whole_numbers():
     inputs = [helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 4])]
     half = constant("h", np.float32(0.5))
-    refused(made([node("Mul", ["x", "h"])], [half], inputs=inputs), lrpfast.UnsupportedLayerError, "the_mul", "whole")
+    refused(
+        model_of([node("Mul", ["x", "h"])], [half], inputs=inputs), lrpfast.UnsupportedLayerError, "the_mul", "whole"
+    )
     cast = node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)
-    assert lrpfast.from_onnx(made([cast, node("Mul", ["f", "h"])], [half], inputs=inputs)).output_shape == (4,)
+    assert lrpfast.from_onnx(model_of([cast, node("Mul", ["f", "h"])], [half], inputs=inputs)).output_shape == (4,)
     table = constant("t", np.arange(6, dtype=np.float32).reshape(3, 2))
-    model = lrpfast.from_onnx(made([node("Gather", ["t", "x"])], [table], inputs=inputs))
+    model = lrpfast.from_onnx(model_of([node("Gather", ["t", "x"])], [table], inputs=inputs))
     assert model.predict(np.array([[0, 1, 2, 1]])).tolist() == [[[0, 1], [2, 3], [4, 5], [2, 3]]]
 
 
 def test_outputs_that_are_not_computed():
     pool = node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2])
     cast = node("Cast", ["i"], ["f"], to=TensorProto.FLOAT)
-    proto = made([pool, cast, node("Add", ["p", "f"])], shape=("N", 3, 4, 4))
+    proto = model_of([pool, cast, node("Add", ["p", "f"])], shape=("N", 3, 4, 4))
     refused(proto, lrpfast.UnsupportedLayerError, "'i'", "the_cast")
 
 
 def test_values_that_are_not_finite():
     weight = constant("w", np.full((4, 2), np.nan, np.float32))
-    refused(made([node("MatMul", ["x", "w"])], [weight]), lrpfast.ModelFormatError, "the_matmul", "not finite")
+    refused(model_of([node("MatMul", ["x", "w"])], [weight]), lrpfast.ModelFormatError, "the_matmul", "not finite")
 
 
 @pytest.mark.parametrize("shape", ((5, 2), (4,) * 5, (2, 4, 3)))
 def test_weights_that_do_not_fit(shape):
     weight = constant("w", np.ones(shape, np.float32))
     error = (lrpfast.ModelFormatError, lrpfast.UnsupportedLayerError)
-    refused(made([node("MatMul", ["x", "w"])], [weight]), error, "the_matmul")
-    refused(made([node("Conv", ["x", "w"])], [weight], ("N", 3, 8, 8)), error, "the_conv")
+    refused(model_of([node("MatMul", ["x", "w"])], [weight]), error, "the_matmul")
+    refused(model_of([node("Conv", ["x", "w"])], [weight], ("N", 3, 8, 8)), error, "the_conv")
 
 
 def external(folder, location, length=None, offset=None, shape=(4, 2)):
@@ -181,7 +185,7 @@ def external(folder, location, length=None, offset=None, shape=(4, 2)):
         if value is not None:
             tensor.external_data.add(key=key, value=str(value))
     path = folder / "m.onnx"
-    path.write_bytes(made([node("MatMul", ["x", "w"])], [tensor]).SerializeToString())
+    path.write_bytes(model_of([node("MatMul", ["x", "w"])], [tensor]).SerializeToString())
     return path
 
 
@@ -211,15 +215,15 @@ def test_external_data(tmp_path):
 
 
 def test_an_operator_that_is_not_read_names_itself():
-    message = refused(made([node("Relu", ["x"], ["z"]), node("Sin", ["z"])]), lrpfast.UnsupportedLayerError)
+    message = refused(model_of([node("Relu", ["x"], ["z"]), node("Sin", ["z"])]), lrpfast.UnsupportedLayerError)
     assert "node 'the_sin' (Sin, 2 of 2)" in message and "Conv, " in message
     custom = node("FusedThing", ["x"], domain="com.example")
-    refused(made([custom], domains=["com.example"]), lrpfast.UnsupportedLayerError, "com.example.FusedThing")
+    refused(model_of([custom], domains=["com.example"]), lrpfast.UnsupportedLayerError, "com.example.FusedThing")
 
 
 def test_an_attribute_that_is_not_understood():
     odd = node("Relu", ["x"], mode=3)
-    refused(made([odd]), lrpfast.UnsupportedLayerError, "the_relu", "'mode'")
+    refused(model_of([odd]), lrpfast.UnsupportedLayerError, "the_relu", "'mode'")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +244,7 @@ def test_an_attribute_that_is_not_understood():
     ids=lambda v: v[0].op_type if isinstance(v, list) else None,
 )
 def test_what_is_not_read(nodes, constants, word):
-    proto = made(nodes, [constant(k, v) for k, v in constants.items()])
+    proto = model_of(nodes, [constant(k, v) for k, v in constants.items()])
     if word is None:
         assert lrpfast.from_onnx(proto).output_shape == (4,)
     else:
@@ -254,16 +258,28 @@ def test_loops_and_what_they_take_from_around_them():
     loop = "y = Loop(n, c, x) <body = b (int64 i, bool d, float[N, 3] a) => (bool e, float[N, 3] o) { BODY }>"
     inner = "e = Identity(d) o = Mul(a, s)"
     scan = "y = Scan(s) <num_scan_inputs = 1, body = b (float[3] a) => (float[3] o) { o = Add(a, a) }>"
-    for body, op in ((loop.replace("BODY", inner), "Loop"), (scan, "Scan")):
-        proto = onnx.parser.parse_model(text.replace("BODY", body))
-        onnx.checker.check_model(proto)
-        refused(proto, lrpfast.UnsupportedLayerError, f"({op}, 2 of 2)", "These work")
+    ends = "e = Greater(a, s) o = Mul(a, s)"
+    for body, op, why in (
+        (loop.replace("BODY", ends), "Loop", "Greater"),
+        (loop.replace("n, c", "rounds, c").replace("BODY", inner), "Loop", "number of rounds"),
+        (scan, "Scan", "is a loop"),
+    ):
+        proto = onnx.parser.parse_model(
+            text.replace("BODY", body.replace("rounds", "k")).replace(
+                "s = Relu(x)", "s = Relu(x) k0 = ReduceSum <keepdims = 0> (x) k = Cast <to = 7> (k0) c0 = Sum(k0)"
+            )
+        )
+        refused(proto, lrpfast.UnsupportedLayerError, op, why)
+    x = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 2.0]])
+    proto = onnx.parser.parse_model(text.replace("BODY", loop.replace("BODY", inner)))
+    onnx.checker.check_model(proto)
+    np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), x * np.maximum(x, 0) ** 2)
 
 
 def test_an_operator_that_is_read_on_constants_alone_is_not_said_to_work():
-    refused(made([node("Log", ["x"])]), lrpfast.UnsupportedLayerError, "the_log", "softplus")
-    refused(made([node("Erf", ["x"])]), lrpfast.UnsupportedLayerError, "the_erf", "GELU")
-    refused(made([node("Floor", ["x"])]), lrpfast.UnsupportedLayerError, "the_floor", "These work: Abs, Add,")
+    refused(model_of([node("Log", ["x"])]), lrpfast.UnsupportedLayerError, "the_log", "softplus")
+    refused(model_of([node("Erf", ["x"])]), lrpfast.UnsupportedLayerError, "the_erf", "GELU")
+    refused(model_of([node("Floor", ["x"])]), lrpfast.UnsupportedLayerError, "the_floor", "These work: Abs, Add,")
     assert "Log" not in known_operators() and "LogSoftmax" in known_operators()
 
 
@@ -282,7 +298,7 @@ def test_an_operator_that_is_read_on_constants_alone_is_not_said_to_work():
     ],
 )  # fmt: skip
 def test_a_good_file_is_not_called_broken(nodes, constants, shape, word):
-    proto = made(nodes, [constant(k, v) for k, v in constants.items()], shape)
+    proto = model_of(nodes, [constant(k, v) for k, v in constants.items()], shape)
     message = refused(proto, lrpfast.UnsupportedLayerError, "the_", f"({nodes[-1].op_type}, ", word)
     assert "*, " not in message
 
@@ -321,7 +337,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_nodes_that_the_standard_does_not_allow(name):
     nodes, constants, words = DAMAGED[name]
-    message = refused(made(nodes, [constant(k, v) for k, v in constants.items()]), lrpfast.ModelFormatError, "the_")
+    message = refused(model_of(nodes, [constant(k, v) for k, v in constants.items()]), lrpfast.ModelFormatError, "the_")
     assert re.search(words, message), message
 
 
@@ -339,34 +355,34 @@ def test_every_operator_with_every_input_left_out_or_of_another_kind():
             ["m"] * 4,
         ):
             attributes = {"axis": 1} if op == "Concat" else {}
-            proto = made([node("Relu", ["x"], ["r"]), node(op, inputs, ["z"], **attributes), node("Add", ["r", "z"])],
-                         [constant(k, v) for k, v in odd.items()])  # fmt: skip
+            nodes = [node("Relu", ["x"], ["r"]), node(op, inputs, ["z"], **attributes), node("Add", ["r", "z"])]
+            proto = model_of(nodes, [constant(k, v) for k, v in odd.items()])
             with contextlib.suppress(lrpfast.ModelFormatError, lrpfast.UnsupportedLayerError):
                 lrpfast.from_onnx(proto)
 
 
 def test_inputs():
     two = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in "xz"]
-    refused(made([node("Relu", ["x"])], inputs=two), lrpfast.UnsupportedLayerError, "'z'")
-    model = lrpfast.from_onnx(made([node("Add", ["x", "z"])], inputs=two))
+    refused(model_of([node("Relu", ["x"])], inputs=two), lrpfast.UnsupportedLayerError, "'z'")
+    model = lrpfast.from_onnx(model_of([node("Add", ["x", "z"])], inputs=two))
     assert [model.nodes[i].name for i in model.inputs] == ["x", "z"]
     bare = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
-    refused(made([node("Relu", ["x"])], inputs=bare), lrpfast.UnsupportedLayerError, "no shape")
+    refused(model_of([node("Relu", ["x"])], inputs=bare), lrpfast.UnsupportedLayerError, "no shape")
     flat = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])]
-    refused(made([node("Relu", ["x"])], inputs=flat), lrpfast.UnsupportedLayerError, "batch")
+    refused(model_of([node("Relu", ["x"])], inputs=flat), lrpfast.UnsupportedLayerError, "batch")
     weight = constant("w", np.ones((4, 2), np.float32))  # as IR 3 writes it: an input too
     listed = [*two[:1], helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 2])]
-    assert lrpfast.from_onnx(made([node("MatMul", ["x", "w"])], [weight], inputs=listed)).input_shape == (4,)
+    assert lrpfast.from_onnx(model_of([node("MatMul", ["x", "w"])], [weight], inputs=listed)).input_shape == (4,)
 
 
 @pytest.mark.parametrize("opset", (6, 99))
 def test_versions(opset):
-    refused(made([node("Relu", ["x"])], opset=opset), lrpfast.UnsupportedLayerError, str(opset))
+    refused(model_of([node("Relu", ["x"])], opset=opset), lrpfast.UnsupportedLayerError, str(opset))
 
 
 def test_open_sizes():
     model = lrpfast.from_onnx(
-        made(
+        model_of(
             [node("Conv", ["x", "w"], ["c"]), node("GlobalAveragePool", ["c"], ["g"]), node("Flatten", ["g"])],
             [constant("w", np.ones((2, 3, 3, 3), np.float32))],
             ("N", 3, "H", "W"),

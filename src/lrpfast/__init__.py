@@ -24,6 +24,7 @@ from .engine.redistribute import redistribute
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import (
     AmplificationWarning,
+    ApproximationWarning,
     BoundsWarning,
     DeviceError,
     InputError,
@@ -63,6 +64,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "AmplificationWarning",
     "Analyzer",
+    "ApproximationWarning",
     "Balance",
     "BoundsWarning",
     "Conservation",

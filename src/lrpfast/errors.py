@@ -206,6 +206,16 @@ class BoundsWarning(UserWarning):
     """
 
 
+class ApproximationWarning(UserWarning):
+    """A model is read as something that is near to it, not the same: a quantized file without its rounding.
+
+    Examples
+    --------
+    >>> issubclass(lrpfast.ApproximationWarning, UserWarning)
+    True
+    """
+
+
 class RelevanceWarning(UserWarning):
     """Relevance whose single values mean little: it grew, or vanished, on its way to the input.
 

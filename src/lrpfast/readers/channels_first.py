@@ -296,6 +296,8 @@ class Builder:
             Gives the layer for so many spatial axes, of which it is to work on the i-th.
         """
         t = self.tensor(value)
+        if None in t.shape and t.order[-1] == axis and 2 <= len(t.shape) <= 4:  # it becomes one of the spatial axes
+            t = self.lay(t, [axis, *t.order[:-1]])
         place, inside = t.order.index(axis), t.inside
         at = t.at
         if place < len(inside) - 1 <= 3:

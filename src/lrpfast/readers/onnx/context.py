@@ -13,6 +13,7 @@ from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
 from .file import Node
 from .fold import FoldedValue, integers
+from .values import Integers, Quantized, Rows
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
@@ -34,6 +35,7 @@ class NodeContext:
     builder: Builder
     opset: int
     batches: tuple[int, int]
+    inputs: set[int]
     read: set[str] = field(default_factory=set)
 
     def run(self, build: Callable[[NodeContext], Any]) -> list[Any]:
@@ -41,15 +43,15 @@ class NodeContext:
         rank = self.attr("rank*", 0)  # of the constants in what this node stands for
         if rank and any(rank > len(arg.shape) + 1 for arg in self.args if isinstance(arg, (Tensor, Flat))):
             raise self.unsupported(f"combines constants of {rank} axes with an input of fewer, so that batch axes move")
-        made = build(self)
-        left = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
-        if left:
+        result = build(self)
+        unread = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
+        if unread:
+            name = min(unread)
             raise self.node.unsupported(
-                f"has the attribute {sorted(left)[0]!r} of {self.node.attributes[sorted(left)[0]]!r}, which lrpfast "
-                "does not follow",
+                f"has the attribute {name!r} of {self.node.attributes[name]!r}, which lrpfast does not follow",
                 "Export the model without it",
             )
-        return made if isinstance(made, list) else [made]
+        return result if isinstance(result, list) else [result]
 
     def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
         return self.node.unsupported(problem, remedy)
@@ -66,6 +68,12 @@ class NodeContext:
         if not self.has(i):
             raise ModelFormatError(f"its input {i} is missing")
         arg = self.args[i]
+        if isinstance(arg, Integers):
+            raise self.unsupported(f"computes with whole numbers: {arg.problem}")
+        if isinstance(arg, Quantized):
+            raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
+        if isinstance(arg, Rows):
+            raise self.unsupported("takes rows that a Reshape joined with the batch, which do not fit it")
         if not isinstance(arg, (Tensor, Flat)):
             raise self.unsupported(
                 f"takes a constant as input {i}, where lrpfast expects what the model computes",
@@ -73,46 +81,46 @@ class NodeContext:
             )
         return arg
 
-    def known(self, i: int, what: str) -> FoldedValue:
+    def known(self, i: int, label: str) -> FoldedValue:
         if not self.has(i):
-            raise ModelFormatError(f"its {what} is missing")
+            raise ModelFormatError(f"its {label} is missing")
         arg = self.args[i]
         if not isinstance(arg, FoldedValue):
-            raise self.unsupported(f"computes its {what} from the model's input; lrpfast needs a constant")
+            raise self.unsupported(f"computes its {label} from the model's input; lrpfast needs a constant")
         return arg
 
-    def const(self, i: int, what: str, default: Any = None) -> Any:
+    def const(self, i: int, label: str, default: Any = None) -> Any:
         """An input that is a constant; the default where it is left out."""
         if not self.has(i) and default is not None:
             return default
-        known = self.known(i, what)
+        known = self.known(i, label)
         if not known.fixed:
             first, second = known.first, known.second  # one sample's values, stretched over the batch?
             if (first.shape[:1], second.shape[:1]) == tuple((n,) for n in self.batches):
                 row = first[:1]
                 if all(np.array_equal(a, np.broadcast_to(row, a.shape)) for a in (first, second)):
                     return row
-            raise self.unsupported(f"has a {what} that depends on the batch size")
+            raise self.unsupported(f"has a {label} that depends on the batch size")
         return known.first
 
-    def maybe(self, i: int, what: str) -> np.ndarray | None:
-        return self.const(i, what) if self.has(i) else None
+    def maybe(self, i: int, label: str) -> np.ndarray | None:
+        return self.const(i, label) if self.has(i) else None
 
-    def number(self, i: int, what: str, default: Any = None) -> Any:
+    def number(self, i: int, label: str, default: Any = None) -> Any:
         """An input that is one number, as a float; the default where it is left out."""
         if not self.has(i):
             return default
-        array = self.const(i, what)
+        array = self.const(i, label)
         if array.size != 1 or array.dtype.kind not in "fiu":
-            raise ModelFormatError(f"its {what} is an array of {array.dtype} and shape {array.shape}, not one number")
+            raise ModelFormatError(f"its {label} is an array of {array.dtype} and shape {array.shape}, not one number")
         return float(array.ravel()[0])
 
     def ints(self, name: str, i: int) -> tuple[int, ...] | None:
         """Whole numbers, which are an attribute or, in later versions, an input."""
         if self.has(i):
             return integers(self.const(i, name), name)
-        given: tuple[int, ...] | None = self.attr(name)
-        return given
+        numbers: tuple[int, ...] | None = self.attr(name)
+        return numbers
 
     def axis(self, axis: int, rank: int | None = None) -> int:
         """An axis of one sample, of the file's axis."""

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ShapeError
 from ...model import layers as L
 from ..axis_ops import constant, fixed, pad, take
-from ..channels_first import Value, clip
+from ..channels_first import Tensor, Value, clip
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
+from .values import Integers
 
 _ONE, _NOTHING = np.array(1.0), np.array(0.0)
 #: float32's largest number.
@@ -26,8 +28,8 @@ def _function(name: str, **parameters: Any) -> Callable[[NodeContext], Value]:
     """An activation; each parameter is a number, or the attribute that holds it and its default."""
 
     def build(ctx: NodeContext) -> Value:
-        found = {k: ctx.attr(*v) if isinstance(v, tuple) else v for k, v in parameters.items()}
-        return ctx.builder.each(L.Activation(name, found), ctx.value())
+        settings = {k: ctx.attr(*v) if isinstance(v, tuple) else v for k, v in parameters.items()}
+        return ctx.builder.each(L.Activation(name, settings), ctx.value())
 
     return build
 
@@ -55,12 +57,12 @@ def _gelu(ctx: NodeContext) -> Value:
 
 
 def _selu(ctx: NodeContext) -> Value:
-    wanted = (1.6732632423543772, 1.0507009873554805)  # which files hold rounded to float32
-    alpha, gamma = (ctx.attr(key, default) for key, default in zip(("alpha", "gamma"), wanted, strict=True))
-    if tuple(map(np.float32, (alpha, gamma))) == tuple(map(np.float32, wanted)):
+    standard = (1.6732632423543772, 1.0507009873554805)  # which files hold rounded to float32
+    alpha, gamma = (ctx.attr(key, default) for key, default in zip(("alpha", "gamma"), standard, strict=True))
+    if tuple(map(np.float32, (alpha, gamma))) == tuple(map(np.float32, standard)):
         return ctx.builder.each(L.Activation("selu"), ctx.value())
-    made = ctx.builder.each(L.Activation("elu", {"alpha": alpha}), ctx.value())
-    return ctx.affine(made, gamma, _NOTHING)
+    result = ctx.builder.each(L.Activation("elu", {"alpha": alpha}), ctx.value())
+    return ctx.affine(result, gamma, _NOTHING)
 
 
 def _prelu(ctx: NodeContext) -> Value:
@@ -118,7 +120,7 @@ def _batch_norm(ctx: NodeContext) -> Value:
         raise ctx.unsupported("is in training mode, or normalizes each place by itself", "Export in evaluation mode")
     x = b.last(ctx.value(), 0)
     gamma, beta, mean, variance = (
-        ctx.const(i, what).astype(np.float64) for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)
+        ctx.const(i, label).astype(np.float64) for i, label in enumerate(("scale", "bias", "mean", "variance"), 1)
     )
     affine = ctx.attr("affine")
     if affine is not None:
@@ -128,8 +130,8 @@ def _batch_norm(ctx: NodeContext) -> Value:
         if all(n == 1 for a in (scale, shift) for n in a.shape[1:]) and channels is not None:
             scale, shift = (np.broadcast_to(a.ravel(), (channels,)) for a in (scale, shift))
             gamma, beta, affine = gamma * scale, beta * scale + shift, None
-    made = b.each(L.BatchNorm(mean, variance, gamma, beta, ctx.attr("epsilon", 1e-5)), x)
-    return _scaled(ctx, made, affine)
+    result = b.each(L.BatchNorm(mean, variance, gamma, beta, ctx.attr("epsilon", 1e-5)), x)
+    return _scaled(ctx, result, affine)
 
 
 def _layer_norm(ctx: NodeContext, kind: Any = L.LayerNorm) -> Value:
@@ -141,9 +143,9 @@ def _layer_norm(ctx: NodeContext, kind: Any = L.LayerNorm) -> Value:
     return _sample_norm(ctx, kind, range(first, rank), ctx.attr("epsilon", 1e-5), gamma, beta)
 
 
-def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any) -> Value:
+def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any, x: Any = None) -> Value:
     """A normalization over a sample's last axes, with parameters of their shape."""
-    b, x = ctx.builder, ctx.value()
+    b, x = ctx.builder, ctx.value() if x is None else x
     axes = sorted(axes)
     t = b.tensor(x)
     if axes != list(range(len(x.shape) - len(axes), len(x.shape))):
@@ -153,11 +155,11 @@ def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: 
     t = b.lay(t, [*(a for a in t.order if a not in axes), *axes])
     shape = tuple(t.shape[a] for a in axes)
     gamma, beta = (None if v is None else np.broadcast_to(ctx.sample(v, len(t.shape)), shape) for v in (gamma, beta))
-    made: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
+    result: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
     if after != (None, None):
         scale, shift = (d if v is None else v for d, v in zip((_ONE, _NOTHING), after, strict=True))
-        made = ctx.affine(made, scale, shift)
-    return made
+        result = ctx.affine(result, scale, shift)
+    return result
 
 
 def _normalized(kind: Any) -> Callable[[NodeContext], Value]:
@@ -180,9 +182,29 @@ def _instance_norm(ctx: NodeContext) -> Value:
     """Each channel by its own mean and deviation, then scaled."""
     b, x = ctx.builder, ctx.value()
     rank = len(x.shape)
-    made = _sample_norm(ctx, L.LayerNorm, range(1, rank), ctx.attr("epsilon", 1e-5), None, None)
+    result = _sample_norm(ctx, L.LayerNorm, range(1, rank), ctx.attr("epsilon", 1e-5), None, None)
     shape = (-1, *(1,) * (rank - 1))
-    return b.affine(made, ctx.const(1, "scale").reshape(shape), ctx.const(2, "bias").reshape(shape))
+    return b.affine(result, ctx.const(1, "scale").reshape(shape), ctx.const(2, "bias").reshape(shape))
+
+
+def _group_norm(ctx: NodeContext) -> Value:
+    """Groups of channels by their own mean and deviation; scale and bias are the groups' up to version 20."""
+    b, x = ctx.builder, ctx.value()
+    if None in x.shape:
+        raise ctx.unsupported("normalizes an input whose size the file leaves open", "Fix the size")
+    channels, groups = x.shape[0], ctx.attr("num_groups")
+    if groups < 1 or channels % groups:
+        raise ShapeError(f"it has {groups} groups of {channels} channels")
+    size = channels // groups
+    ctx.attr("stash_type")
+    parts = b.reshape(x, (groups, size, *x.shape[1:]))  # type: ignore[arg-type]
+    axes = range(1, len(x.shape) + 1)
+    result = _sample_norm(ctx, L.LayerNorm, axes, ctx.attr("epsilon", 1e-5), None, None, parts)
+    scale, bias = (ctx.const(i, label).ravel() for i, label in ((1, "scale"), (2, "bias")))
+    if ctx.opset < 21:
+        scale, bias = (a.repeat(size) if a.size == groups else a for a in (scale, bias))
+    shape = (-1, *(1,) * (len(x.shape) - 1))
+    return b.affine(b.reshape(result, x.shape), scale.reshape(shape), bias.reshape(shape))  # type: ignore[arg-type]
 
 
 def _local_response(ctx: NodeContext) -> Value:
@@ -200,11 +222,11 @@ def _local_response(ctx: NodeContext) -> Value:
 
 def _sum(ctx: NodeContext) -> Value:
     tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
-    made = tensors[0] if len(tensors) == 1 else ctx.builder.merge(L.Add(), tensors)
+    result = tensors[0] if len(tensors) == 1 else ctx.builder.merge(L.Add(), tensors)
     for i, arg in enumerate(ctx.args):
         if isinstance(arg, FoldedValue):
-            made = ctx.affine(made, _ONE, ctx.const(i, "constant"))
-    return made
+            result = ctx.affine(result, _ONE, ctx.const(i, "constant"))
+    return result
 
 
 def _subtract(ctx: NodeContext) -> Value:
@@ -250,17 +272,17 @@ def _power(ctx: NodeContext) -> Value:
 def _extreme(layer: Any, lower: bool) -> Callable[[NodeContext], Value]:
     def build(ctx: NodeContext) -> Value:
         tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
-        made = ctx.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
+        result = ctx.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
         known = [i for i, arg in enumerate(ctx.args) if isinstance(arg, FoldedValue)]
-        ends = [ctx.sample(ctx.const(i, "limit"), len(made.shape)) for i in known]
+        ends = [ctx.sample(ctx.const(i, "limit"), len(result.shape)) for i in known]
         numbers = [float(end.ravel()[0]) for end in ends if end.size == 1]
         if numbers:
             low, high = (max(numbers), None) if lower else (None, min(numbers))
-            made = _clipped(ctx, low, high, made)
+            result = _clipped(ctx, low, high, result)
         for end in ends:
             if end.size != 1:
-                made = ctx.builder.merge(layer(), [made, constant(ctx.builder, made, end)])
-        return made
+                result = ctx.builder.merge(layer(), [result, constant(ctx.builder, result, end)])
+        return result
 
     return build
 
@@ -293,12 +315,23 @@ def _concat(ctx: NodeContext) -> Value:
         pending = []
     if pending:
         tensors[-1] = pad(b, tensors[-1], {axis: (0, sum(a.shape[axis] for a in pending))}, "constant")
-    made = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
-    shape = [*made.shape]
+    result = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
+    shape = [*result.shape]
     zeros = [
         p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
     ]
-    return b.affine(made, _ONE, np.concatenate(zeros, axis))
+    return b.affine(result, _ONE, np.concatenate(zeros, axis))
+
+
+def _where(ctx: NodeContext) -> Value:
+    """One or the other by a constant mask: each times where it counts, and their sum."""
+    mask = np.asarray(ctx.const(0, "condition")).astype(bool)
+    sides = [(i, m) for i, m in ((1, mask), (2, ~mask)) if not isinstance(ctx.args[i], FoldedValue)]
+    parts = [ctx.affine(ctx.value(i), m.astype(np.float64), _NOTHING) for i, m in sides]
+    if len(parts) == 2:
+        return ctx.builder.merge(L.Add(), parts)
+    ((i, m),) = sides
+    return ctx.affine(parts[0], _ONE, np.where(m, 0.0, ctx.const(3 - i, "value")))
 
 
 def _negative(ctx: NodeContext) -> Value:
@@ -313,12 +346,27 @@ def _identity(ctx: NodeContext) -> Value:
     return ctx.builder.each(L.Identity(ctx.node.op), ctx.value())
 
 
-def _cast(ctx: NodeContext) -> Value:
+def _cast(ctx: NodeContext) -> Value | Integers:
     to = ctx.attr("to")
-    if to not in (1, 10, 11, 16):
-        kind = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
-        raise ctx.unsupported(f"turns what the model computes into {kind}, which rounds it")
-    return ctx.builder.each(L.Identity("Cast"), ctx.value())
+    if to in (1, 10, 11, 16):
+        return ctx.builder.each(L.Identity("Cast"), ctx.value())
+    dtype = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
+    x = ctx.args[0].value if isinstance(ctx.args[0], Integers) else ctx.value()
+    problem = f"turns what the model computes into {dtype}, which rounds it"
+    if isinstance(x, Tensor) and x.at in ctx.inputs and to in (6, 7, 12, 13):
+        return Integers(x, f"{ctx.node} {problem}")
+    raise ctx.unsupported(problem)
+
+
+def _swish(ctx: NodeContext) -> Value:
+    """x · sigmoid(alpha · x)."""
+    alpha = ctx.attr("alpha", 1.0)
+    if alpha == 0:
+        return ctx.affine(ctx.value(), np.array(0.5), _NOTHING)
+    if alpha == 1:
+        return ctx.builder.each(L.Activation("silu"), ctx.value())
+    silu = ctx.builder.each(L.Activation("silu"), ctx.affine(ctx.value(), np.array(alpha), _NOTHING))
+    return ctx.affine(silu, np.array(1 / alpha), _NOTHING)
 
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
@@ -337,6 +385,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Elu": _function("elu", alpha=("alpha", 1.0)),
     "Exp": _function("exponential"),
     "Gelu": _gelu,
+    "GroupNormalization": _group_norm,
     "HardSigmoid": _function("hard_sigmoid", slope=("alpha", 0.2), offset=("beta", 0.5)),
     "HardSwish": _function("hard_silu"),
     "Identity": _identity,
@@ -369,6 +418,8 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Sqrt": _function("power", exponent=0.5),
     "Sub": _subtract,
     "Sum": _sum,
+    "Swish": _swish,
     "Tanh": _function("tanh"),
     "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
+    "Where": _where,
 }

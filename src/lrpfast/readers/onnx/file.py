@@ -42,6 +42,14 @@ _TYPES: dict[int, tuple[str, str]] = {
 _FLOATS = (1, 10, 11, 16)
 
 
+class NodeError(UnsupportedLayerError):
+    """A node that is not read: why, and what may help."""
+
+    def __init__(self, message: str, problem: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.problem, self.remedy = problem or message, remedy
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One node of the graph.
@@ -71,8 +79,8 @@ class Node:
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.written or self.op}, {self.position})"
 
-    def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
-        return UnsupportedLayerError(f"{self} {problem}" + (f". {remedy}" if remedy else ""))
+    def unsupported(self, problem: str, remedy: str = "") -> NodeError:
+        return NodeError(f"{self} {problem}" + (f". {remedy}" if remedy else ""), problem, remedy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +96,8 @@ class Branch:
     def outer(self) -> tuple[str, ...]:
         """Names of values that it takes from the graph around it."""
         own = {*self.constants, *self.inputs, *(name for node in self.nodes for name in node.outputs)}
-        taken = [*(name for node in self.nodes for name in node.inputs if name), *self.outputs]
-        return tuple(dict.fromkeys(name for name in taken if name not in own))
+        used = [*(name for node in self.nodes for name in node.inputs if name), *self.outputs]
+        return tuple(dict.fromkeys(name for name in used if name not in own))
 
 
 @dataclass(frozen=True)
@@ -101,13 +109,13 @@ class Input:
     name : str
     shape : tuple
         With the batch axis; None where the file leaves a size open.
-    whole : bool
+    integer : bool
         Whether it holds whole numbers.
     """
 
     name: str
     shape: tuple[int | None, ...]
-    whole: bool = False
+    integer: bool = False
 
     @property
     def sample(self) -> Shape:
@@ -116,7 +124,7 @@ class Input:
 
 @dataclass
 class File:
-    """A whole graph, its nodes in the order of computation."""
+    """A whole graph, its nodes in the order of computation; ``labels`` are the outputs that hold no floats."""
 
     name: str
     opset: int
@@ -124,6 +132,7 @@ class File:
     inputs: list[Input]
     outputs: list[str]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: set[str] = field(default_factory=set)
 
 
 def package() -> Any:
@@ -193,7 +202,8 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
     if not outputs:
         raise ModelFormatError("the graph has no output")
     known = {*constants, *(value.name for value in inputs)}
-    return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants)
+    labels = {value.name for value in graph.output if value.type.tensor_type.elem_type not in (0, *_FLOATS)}
+    return File(graph.name or "model", opset, _sorted(nodes, known, outputs), inputs, outputs, constants, labels)
 
 
 def _inlined(onnx: Any, proto: Any) -> Any:
@@ -298,33 +308,33 @@ def _attribute(entry: Any, where: str, folder: Path | None) -> Any:
     return entry  # a type, a sparse tensor, …: no handler takes it, and so the node is refused by name
 
 
-def array(tensor: Any, what: str, folder: Path | None) -> np.ndarray:
+def array(tensor: Any, label: str, folder: Path | None) -> np.ndarray:
     """The values of a TensorProto; ModelFormatError where they are not as many as it says."""
     if tensor.data_type not in _TYPES:
         raise UnsupportedLayerError(
-            f"{what} has elements of type {tensor.data_type}, which lrpfast does not read. These work: floats of 16 to "
-            "64 bits, integers of 8 to 64 bits, and booleans"
+            f"{label} has elements of type {tensor.data_type}, which lrpfast does not read. These work: floats of 16 "
+            "to 64 bits, integers of 8 to 64 bits, and booleans"
         )
     dtype, where = _TYPES[tensor.data_type]
     size = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
     shape = tuple(tensor.dims)
     if any(n < 0 for n in shape) or len(shape) > 32:
-        raise ModelFormatError(f"{what} has the shape {shape}")
+        raise ModelFormatError(f"{label} has the shape {shape}")
     count = math.prod(shape)  # Python's integers do not overflow
     if tensor.data_location == 1:
-        values = _external(tensor, what, folder, count * size, "<u2" if dtype == "bfloat16" else dtype)
+        values = _external(tensor, label, folder, count * size, "<u2" if dtype == "bfloat16" else dtype)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != count * size:
             raise ModelFormatError(
-                f"{what} says {shape}, {count * size:,} bytes, and holds {len(tensor.raw_data):,} bytes"
+                f"{label} says {shape}, {count * size:,} bytes, and holds {len(tensor.raw_data):,} bytes"
             )
-        take(count * size, what)
+        take(count * size, label)
         values = np.frombuffer(tensor.raw_data, "<u2" if dtype == "bfloat16" else dtype)
     else:
         entries = getattr(tensor, where)
         if len(entries) != count:
-            raise ModelFormatError(f"{what} says {shape}, {count:,} values, and holds {len(entries):,}")
-        take(8 * count, what)
+            raise ModelFormatError(f"{label} says {shape}, {count:,} values, and holds {len(entries):,}")
+        take(8 * count, label)
         if dtype in ("<f2", "bfloat16"):
             values = np.array(entries, "<i4").astype("<u2")
             values = values.view("<f2") if dtype == "<f2" else values
@@ -335,13 +345,13 @@ def array(tensor: Any, what: str, folder: Path | None) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _external(tensor: Any, what: str, folder: Path | None, size: int, dtype: str) -> np.ndarray:
+def _external(tensor: Any, label: str, folder: Path | None, size: int, dtype: str) -> np.ndarray:
     """Values in a file beside the model: of nothing else, and of as many bytes as there are."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
         raise ModelFormatError(
-            f"{what} lies in the file {location!r} beside the model; give from_onnx the model's path"
+            f"{label} lies in the file {location!r} beside the model; give from_onnx the model's path"
         )
     try:
         path = (folder / location).resolve(strict=True)
@@ -350,16 +360,16 @@ def _external(tensor: Any, what: str, folder: Path | None, size: int, dtype: str
         length = int(entries.get("length", size))
         available = path.stat().st_size
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelFormatError(f"{what} lies in {location!r}, which cannot be read ({error})") from error
+        raise ModelFormatError(f"{label} lies in {location!r}, which cannot be read ({error})") from error
     if not location or os.path.isabs(location) or not inside:
-        raise ModelFormatError(f"{what} lies in {location!r}, which is no file in the model's folder")
+        raise ModelFormatError(f"{label} lies in {location!r}, which is no file in the model's folder")
     if length != size or offset < 0 or offset + size > available:
         raise ModelFormatError(
-            f"{what} needs {size:,} bytes from {offset:,} of {location!r}; {length:,} are declared, the file has "
+            f"{label} needs {size:,} bytes from {offset:,} of {location!r}; {length:,} are declared, the file has "
             f"{available:,}"
         )
     also_holds(path)
-    take(size, what)
+    take(size, label)
     return np.fromfile(path, dtype, size // np.dtype(dtype).itemsize, offset=offset)
 
 
@@ -388,15 +398,15 @@ def _sorted(nodes: Sequence[Node], known: set[str], outputs: Sequence[str]) -> l
             users.setdefault(source, []).append(i)
     ready = [i for i, count in enumerate(missing) if not count]
     heapq.heapify(ready)
-    found = []
+    order = []
     while ready:
         i = heapq.heappop(ready)
-        found.append(nodes[i])
+        order.append(nodes[i])
         for user in users.get(i, ()):
             missing[user] -= 1
             if not missing[user]:
                 heapq.heappush(ready, user)
-    if len(found) < len(nodes):
+    if len(order) < len(nodes):
         stuck = next(node for i, node in enumerate(nodes) if missing[i])
         raise ModelFormatError(f"{stuck} feeds itself, directly or through other nodes")
-    return found
+    return order

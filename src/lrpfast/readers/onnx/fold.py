@@ -12,6 +12,7 @@ import numpy as np
 from ...budget import take
 from ...errors import ModelFormatError
 from .file import Node
+from .quantized_constants import CONSTANTS as QUANTIZED_CONSTANTS
 
 #: Elements that a file may make up of a few bytes (ConstantOfShape, Expand, Tile, Range, …).
 MOST = 1 << 27
@@ -37,29 +38,31 @@ class FoldedValue:
         )
 
 
-def whole(array: Any, what: str) -> np.ndarray:
+def whole(array: Any, label: str) -> np.ndarray:
     """The array, of whole numbers; ModelFormatError where it holds others."""
-    found: np.ndarray = np.asarray(array)
-    if found.dtype.kind not in "iu":
-        raise ModelFormatError(f"its {what} is of {found.dtype}, not of whole numbers")
-    return found
+    result: np.ndarray = np.asarray(array)
+    if result.dtype.kind not in "iu":
+        raise ModelFormatError(f"its {label} is of {result.dtype}, not of whole numbers")
+    return result
 
 
-def integers(array: Any, what: str) -> tuple[int, ...]:
+def integers(array: Any, label: str) -> tuple[int, ...]:
     """Whole numbers as a tuple; ModelFormatError where the array holds others."""
-    return tuple(int(n) for n in whole(array, what).ravel())
+    return tuple(int(n) for n in whole(array, label).ravel())
 
 
-def bounded(count: float, what: Any) -> None:
+def bounded(count: float, label: Any) -> None:
     """ModelFormatError where a file asks for more values than any network has in one array."""
     if count > MOST:
-        raise ModelFormatError(f"{what} asks for {count:,} values; the most is {MOST:,}")
+        raise ModelFormatError(f"{label} asks for {count:,} values; the most is {MOST:,}")
 
 
 def sized(node: Node, args: list[Any]) -> int:
     """How many values a node would make anew, before it makes them; 0 where it makes a view."""
     shapes = [a.shape for a in args if a is not None]
-    if node.op in ("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Where", "Equal", "Sum", "Max", "Min"):
+    if node.op in ("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Where", "Equal", "Sum", "Max", "Min") or (
+        node.op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor")
+    ):
         return math.prod(np.broadcast_shapes(*shapes))
     if node.op == "MatMul" and all(shapes):
         return int(math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1))
@@ -97,21 +100,21 @@ def axes_of(node: Node, args: list[Any], at: int = 1) -> Any:
 def unsqueezed(shape: tuple[Any, ...], axes: Any) -> tuple[Any, ...]:
     """The shape with axes of size 1 put in."""
     rank = len(shape) + len(axes)
-    places = {a % rank for a in axes}
-    if len(places) != len(axes) or any(not -rank <= a < rank for a in axes):
+    positions = {a % rank for a in axes}
+    if len(positions) != len(axes) or any(not -rank <= a < rank for a in axes):
         raise ModelFormatError(f"axes {axes} do not fit a tensor of shape {shape}")
     rest = iter(shape)
-    return tuple(1 if i in places else next(rest) for i in range(rank))
+    return tuple(1 if i in positions else next(rest) for i in range(rank))
 
 
 def squeezed(shape: tuple[Any, ...], axes: Any) -> list[int]:
     """The axes that a Squeeze leaves out."""
     if axes is None:
         return [i for i, n in enumerate(shape) if n == 1]
-    found = sorted({a % len(shape) for a in axes})
-    if any(shape[a] != 1 for a in found):
+    result = sorted({a % len(shape) for a in axes})
+    if any(shape[a] != 1 for a in result):
         raise ModelFormatError(f"axes {tuple(axes)} of a tensor of shape {shape} are not all of size 1")
-    return found
+    return result
 
 
 def reshaped(shape: tuple[Any, ...], target: Any, allowzero: int) -> tuple[int, ...]:
@@ -133,8 +136,8 @@ def slices(node: Node, args: list[Any], rank: int) -> dict[int, slice]:
     """The slice of each axis that a Slice cuts."""
     if len(args) > 1:
         names = zip(("starts", "ends", "axes", "steps"), (args + [None] * 4)[1:5], strict=True)
-        given: list[Any] = [None if a is None else list(integers(a, what)) for what, a in names]
-        starts, ends, axes, steps = given
+        inputs: list[Any] = [None if a is None else list(integers(a, label)) for label, a in names]
+        starts, ends, axes, steps = inputs
     else:
         starts, ends = (list(node.attributes.get(key, ())) for key in ("starts", "ends"))
         axes, steps = node.attributes.get("axes"), None
@@ -256,16 +259,17 @@ def _plain(function: Any) -> Callable[..., Any]:
 
 def _many(function: Callable[..., Any]) -> Callable[..., Any]:
     def fold(node: Node, args: list[Any]) -> Any:
-        found = args[0]
+        result = args[0]
         for other in args[1:]:
-            found = function(found, other)
-        return found
+            result = function(result, other)
+        return result
 
     return fold
 
 
 #: What is computed on constants: each gives an array, or a tuple of them, of the node and its inputs' values.
 FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
+    **QUANTIZED_CONSTANTS,
     "Cast": _cast,
     "Concat": _concat,
     "Constant": _constant,
@@ -301,7 +305,9 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
             **{"Sqrt": np.sqrt, "Exp": np.exp, "Log": np.log, "Pow": np.power, "Reciprocal": np.reciprocal},
             **{"Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Equal": np.equal, "Where": np.where},
             **{"Not": np.logical_not, "And": np.logical_and, "Or": np.logical_or, "Greater": np.greater},
-            **{"Less": np.less, "MatMul": np.matmul},
+            **{"Less": np.less, "LessOrEqual": np.less_equal, "GreaterOrEqual": np.greater_equal},
+            **{"Xor": np.logical_xor, "Round": np.rint, "Sign": np.sign, "Sin": np.sin, "Cos": np.cos},
+            **{"Tanh": np.tanh, "MatMul": np.matmul},
         }.items()
     },
 }

@@ -86,16 +86,16 @@ class Formula:
         return Formula(terms)
 
     def __mul__(self, other: Formula | float) -> Formula:
-        made: Formula | None = None
+        total: Formula | None = None
         for product, c in self.terms.items():
             for product2, c2 in _formula(other).terms.items():
                 counts = Counter(dict(product))
                 counts.update(dict(product2))
                 term = Formula({frozenset(counts.items()): c * c2})
-                made = term if made is None else made + term
-        if made is None:
+                total = term if total is None else total + term
+        if total is None:
             raise NoFormula
-        return made
+        return total
 
     def __neg__(self) -> Formula:
         return self * -1.0
@@ -233,27 +233,27 @@ def limits(f: Formula) -> tuple[float, float] | None:
 # -- comparison -----------------------------------------------------------------
 
 
-def _near(found: float, wanted: float, rounded: bool) -> bool:
-    if found == wanted:
+def _near(formula: float, pattern: float, rounded: bool) -> bool:
+    if formula == pattern:
         return True
-    if not (math.isfinite(found) and math.isfinite(wanted)):
+    if not (math.isfinite(formula) and math.isfinite(pattern)):
         return False
     if rounded:
-        return abs(found - wanted) <= _ROUNDED_ONCE * abs(wanted)
-    close = _SAME if float(np.float32(wanted)) == wanted else _ROUNDED
-    return abs(found - wanted) <= close * abs(wanted)
+        return abs(formula - pattern) <= _ROUNDED_ONCE * abs(pattern)
+    close = _SAME if float(np.float32(pattern)) == pattern else _ROUNDED
+    return abs(formula - pattern) <= close * abs(pattern)
 
 
-def fits(found: Formula, wanted: Formula, rounded: bool = False) -> bool:
+def fits(formula: Formula, pattern: Formula, rounded: bool = False) -> bool:
     """Whether two formulas are the same but for how constants were rounded.
 
     With ``rounded``, every constant may be off by one rounding to float32: what is computed of one that float32
     cannot hold, as 1/6 times 3 is.
     """
-    if len(found.terms) != len(wanted.terms):
+    if len(formula.terms) != len(pattern.terms):
         return False
-    left = dict(found.terms)
-    for product, c in wanted.terms.items():
+    left = dict(formula.terms)
+    for product, c in pattern.terms.items():
         match = next((p for p, d in left.items() if _near(d, c, rounded) and _same(p, product, rounded)), None)
         if match is None:
             return False
@@ -261,11 +261,11 @@ def fits(found: Formula, wanted: Formula, rounded: bool = False) -> bool:
     return True
 
 
-def _same(found: Product, wanted: Product, rounded: bool) -> bool:
-    if len(found) != len(wanted):
+def _same(formula: Product, pattern: Product, rounded: bool) -> bool:
+    if len(formula) != len(pattern):
         return False
-    left = list(found)
-    for atom, count in wanted:
+    left = list(formula)
+    for atom, count in pattern:
         match = next((i for i, (a, n) in enumerate(left) if n == count and _alike(a, atom, rounded)), None)
         if match is None:
             return False
@@ -273,13 +273,13 @@ def _same(found: Product, wanted: Product, rounded: bool) -> bool:
     return True
 
 
-def _alike(found: Atom, wanted: Atom, rounded: bool) -> bool:
-    if found.op != wanted.op or len(found.numbers) != len(wanted.numbers):
+def _alike(formula: Atom, pattern: Atom, rounded: bool) -> bool:
+    if formula.op != pattern.op or len(formula.numbers) != len(pattern.numbers):
         return False
-    if not all(_near(a, b, rounded) for a, b in zip(found.numbers, wanted.numbers, strict=True)):
+    if not all(_near(a, b, rounded) for a, b in zip(formula.numbers, pattern.numbers, strict=True)):
         return False
-    return found.of is wanted.of or (
-        found.of is not None and wanted.of is not None and fits(found.of, wanted.of, rounded)
+    return formula.of is pattern.of or (
+        formula.of is not None and pattern.of is not None and fits(formula.of, pattern.of, rounded)
     )
 
 
@@ -328,7 +328,7 @@ def recognised(f: Formula) -> tuple[str, dict[str, Any]] | None:
     if ends is not None:
         return "Clip*", {"low": ends[0], "high": ends[1]}
     for op, attributes, spellings, rounded in _FUNCTIONS:
-        if any(fits(f, wanted, rounded) for wanted in spellings):
+        if any(fits(f, pattern, rounded) for pattern in spellings):
             return op, attributes(f) if callable(attributes) else attributes
     return None
 

@@ -47,8 +47,8 @@ def _matmul(ctx: NodeContext) -> Value:
         return Tensor(at, b.shapes[at], (0, 1))
     kernel = _without_ones(ctx, ctx.const(1, "weight"), ctx.value())
     if kernel.ndim == 1:
-        made = b.dense(ctx.value(), kernel[:, None], None)
-        return b.reshape(made, made.shape[:-1])  # type: ignore[arg-type]
+        result = b.dense(ctx.value(), kernel[:, None], None)
+        return b.reshape(result, result.shape[:-1])  # type: ignore[arg-type]
     if kernel.ndim != 2:
         raise ctx.unsupported(f"has a weight of shape {kernel.shape}; lrpfast reads matrices")
     x = ctx.value()
@@ -78,16 +78,17 @@ def _matmul_left(ctx: NodeContext) -> Value:
             "their last axis but one"
         )
     swap = [*range(rank - 2), rank - 1, rank - 2]
-    made: Value = b.transpose(b.dense(b.transpose(x, swap), kernel.T, None), swap)
+    result: Value = b.transpose(b.dense(b.transpose(x, swap), kernel.T, None), swap)
     added = ctx.attr("added")
-    return made if added is None else ctx.affine(made, np.array(1.0), added)
+    return result if added is None else ctx.affine(result, np.array(1.0), added)
 
 
 def _gemm(ctx: NodeContext) -> Value:
     if ctx.attr("transA", 0):
         raise ctx.unsupported("transposes its input (transA), so that samples mix")
     kernel = np.asarray(ctx.const(1, "weight"))
-    if kernel.ndim != 2 or len(ctx.value().shape) != 1:
+    axis = ctx.attr("rows*", 0)  # which row of a sample comes first
+    if kernel.ndim != 2 or len(ctx.value().shape) != 1 + axis:
         raise ShapeError(f"its weight has shape {kernel.shape}, its input {ctx.value().shape}")
     if ctx.attr("transB", 0):
         kernel = kernel.T
@@ -100,7 +101,7 @@ def _gemm(ctx: NodeContext) -> Value:
             bias = bias.astype(np.float64) * beta
         return ctx.builder.dense(ctx.value(), kernel, bias)
 
-    return _biased(ctx, kernel.shape[1], 1, 0, build)
+    return _biased(ctx, kernel.shape[1], 1 + axis, axis, build)
 
 
 def _spatial(ctx: NodeContext, shape: tuple[Any, ...]) -> int:
@@ -120,14 +121,14 @@ def _tuple(value: Any, rank: int, what: str) -> tuple[int, ...]:
 def _padding(ctx: NodeContext, spatial: Sequence[int | None], size: Any, strides: Any, dilation: Any) -> Any:
     """(before, after) for each spatial axis, or "same"."""
     auto, rank = ctx.attr("auto_pad", "NOTSET"), len(size)
-    given = ctx.attr("pads")
+    pads = ctx.attr("pads")
     if auto in ("NOTSET", ""):
-        given = (0,) * (2 * rank) if given is None else tuple(given)
-        if len(given) != 2 * rank:
-            raise ModelFormatError(f"its pads {given} do not fit {rank} spatial axes")
-        if min(given) < 0:
-            raise ctx.unsupported(f"has negative pads {given}", "Cut the tensor by Slice before it")
-        return tuple(zip(given[:rank], given[rank:], strict=True))
+        pads = (0,) * (2 * rank) if pads is None else tuple(pads)
+        if len(pads) != 2 * rank:
+            raise ModelFormatError(f"its pads {pads} do not fit {rank} spatial axes")
+        if min(pads) < 0:
+            raise ctx.unsupported(f"has negative pads {pads}", "Cut the tensor by Slice before it")
+        return tuple(zip(pads[:rank], pads[rank:], strict=True))
     if auto == "VALID":
         return ((0, 0),) * rank
     if auto == "SAME_UPPER":
@@ -183,12 +184,14 @@ def _conv_transpose(ctx: NodeContext) -> Value:
     strides, dilation = (_tuple(ctx.attr(key), rank, key) for key in ("strides", "dilations"))
     extra = tuple(ctx.attr("output_padding") or (0,) * rank)
     groups, size = ctx.attr("group", 1), kernel.shape[2:]
-    wanted, auto = ctx.attr("output_shape"), ctx.attr("auto_pad", "NOTSET")
-    if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+    output_shape, auto = ctx.attr("output_shape"), ctx.attr("auto_pad", "NOTSET")
+    if output_shape is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
         ctx.attr("pads")
         if None in x.shape:
             raise ctx.unsupported("fits its output to an input whose size the file leaves open", "Fix the size")
-        sizes = [n * s for n, s in zip(x.shape[1:], strides, strict=True)] if wanted is None else wanted[-rank:]  # type: ignore[operator]
+        sizes = [n * s for n, s in zip(x.shape[1:], strides, strict=True)]  # type: ignore[operator]
+        if output_shape is not None:
+            sizes = list(output_shape[-rank:])
         pairs = []
         for n, s, k, d, e, m in zip(x.shape[1:], strides, size, dilation, extra, sizes, strict=True):
             total = s * (n - 1) + e + (k - 1) * d + 1 - m

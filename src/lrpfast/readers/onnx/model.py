@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...budget import budgeted, held_bytes
-from ...errors import InputError, LrpfastError, ModelFormatError, ShapeError, UnsupportedLayerError
+from ...errors import (
+    ApproximationWarning,
+    InputError,
+    LrpfastError,
+    ModelFormatError,
+    ShapeError,
+    UnsupportedLayerError,
+)
+from ...model import layers as L
 from ...model.graph import Model
-from ..channels_first import Builder
+from ...model.layers import Shape
+from ..channels_first import Builder, Flat, Tensor, Value
 from .context import NodeContext
-from .file import Branch, File, Input, Node, read
+from .control_flow import CONTROL
+from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
+from .obstacles import LAYERS, UNREAD, Obstacles
 from .ops import OPERATORS
 from .patterns import Matcher
+from .rows import KNOWING, as_samples
 from .schema import check
+from .shape_ops import MOVES
+from .values import Integers, Quantized, Rows
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
 BATCHES = (7919, 7907)
@@ -33,6 +48,12 @@ _REMEDIES = {
     "Erf": "It works in a GELU, x * (1 + erf(x / sqrt(2))) / 2, whose constants are these to the precision of float32",
     "Log": "It works in a softplus, log(1 + exp(x)), and in a log-sigmoid, log(sigmoid(x))",
 }
+
+#: What predictions of a quantized file are.
+_QUANTIZED = (
+    "the file is quantized: QuantizeLinear and DequantizeLinear are read as the numbers that they approximate. Their "
+    "limits are kept, their rounding is not, so predictions differ from the file's by that rounding"
+)
 
 #: What may use an input of whole numbers: operators that round nothing.
 _ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
@@ -69,21 +90,25 @@ def from_onnx(model: Any) -> Model:
     >>> lrpfast.from_onnx(parser.parse_model(text)).predict(np.array([[-1.0, 2.0]])).tolist()
     [[0.0, 2.0]]
     """
-    what = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
+    prefix = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
     try:
-        with budgeted(_held(model)):
+        with budgeted(_file_size(model)):
             return build(read(model))
     except InputError:
         raise
     except LrpfastError as error:
-        if what and not str(error).startswith(what) and isinstance(error, (ModelFormatError, UnsupportedLayerError)):
-            raise type(error)(f"{what}{error}") from error
+        if (
+            prefix
+            and not str(error).startswith(prefix)
+            and isinstance(error, (ModelFormatError, UnsupportedLayerError))
+        ):
+            raise type(error)(f"{prefix}{error}") from error
         raise
     except (MemoryError, RecursionError) as error:
-        raise ModelFormatError(f"{what}reading it takes more memory than there is ({error})") from error
+        raise ModelFormatError(f"{prefix}reading it takes more memory than there is ({error})") from error
 
 
-def _held(model: Any) -> int:
+def _file_size(model: Any) -> int:
     """How many bytes the model's file, or what stands for it, holds; 0 where there is none to read."""
     if isinstance(model, (bytes, bytearray, memoryview)):
         return len(model)
@@ -99,105 +124,156 @@ def _held(model: Any) -> int:
 
 def build(file: File) -> Model:
     """The Model of a graph."""
-    builder = Builder()
+    builder = _NamedBuilder(file.outputs)
     constants = _constants(file)
-    planned = _planned(file, Matcher(file.nodes, constants, file.outputs))
+    outputs = [name for name in file.outputs if name not in file.labels] or file.outputs
+    planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
-    for place in file.inputs:
-        with _naming(f"input {place.name!r}"):
-            values[place.name] = builder.input(place.name, place.sample)
-    whole = {place.name for place in file.inputs if place.whole}
-    _Reading(builder, file.opset, _batches(file.inputs), whole).run(planned, values)
-    for name in file.outputs:
+    for item in file.inputs:
+        with _error_context(f"input {item.name!r}"):
+            values[item.name] = builder.input(item.name, item.sample)
+    integer_inputs = {item.name for item in file.inputs if item.integer}
+    reader = _GraphReader(builder, file.opset, _batches(file.inputs), integer_inputs, set(builder.inputs))
+    reader.run(planned, values)
+    reader.obstacles.check()
+    for name in outputs:
         if name not in values:
             raise UnsupportedLayerError(f"the output {name!r} is none that lrpfast computes")
         if isinstance(values[name], FoldedValue):
             raise UnsupportedLayerError(f"the output {name!r} depends on no input, so there is nothing to explain")
-    with _naming("the graph"):
-        return builder.model([values[name] for name in file.outputs], file.name)
+        if isinstance(values[name], Integers):
+            raise UnsupportedLayerError(values[name].problem)
+        if not isinstance(values[name], (Tensor, Flat)):
+            kind = "quantized numbers" if isinstance(values[name], Quantized) else "rows joined with the batch"
+            raise UnsupportedLayerError(f"the output {name!r} holds {kind}, which cannot be explained")
+    if any(node.op == "QuantizeLinear" for node in planned):
+        warnings.warn(_QUANTIZED, ApproximationWarning, stacklevel=2)
+    with _error_context("the graph"):
+        return builder.finish({name: values[name] for name in outputs}, file.name)
+
+
+class _NamedBuilder(Builder):
+    """Gives the layers that make the file's outputs the outputs' names, and no other layer."""
+
+    def __init__(self, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.inputs: list[int] = []
+        self._taken.update(dict.fromkeys(outputs, 0))
+
+    def input(self, name: str, shape: Shape) -> Tensor:
+        self._taken.pop(name, None)  # an output that is an input keeps the input's name
+        tensor = super().input(name, shape)
+        self.inputs.append(tensor.at)
+        return tensor
+
+    def finish(self, outputs: dict[str, Value], name: str) -> Model:
+        """The model of these outputs."""
+        last: dict[str, Value] = {}
+        named = set(self.inputs)
+        for key, value in outputs.items():
+            plain = self.plain(value)
+            if plain.at in named and self.nodes[plain.at][0].name != key:  # of two names for one value
+                plain = self.each(L.Identity("Identity"), plain)  # type: ignore[assignment]
+            layer, inputs = self.nodes[plain.at]
+            if plain.at not in named:
+                self.nodes[plain.at] = (replace(layer, name=key), inputs)
+            named.add(plain.at)
+            last[key] = plain
+        return self.model(list(last.values()), name)
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """What the nodes of one file have in common; ``whole`` are the names of inputs of whole numbers."""
+class _GraphReader:
+    """What the nodes of one file have in common; ``integer_inputs`` are the names of inputs of whole numbers."""
 
     builder: Builder
     opset: int
     batches: tuple[int, int]
-    whole: set[str]
+    integer_inputs: set[str]
+    inputs: set[int]
+    obstacles: Obstacles = field(default_factory=Obstacles)
 
     def run(self, nodes: Sequence[Node], values: dict[str, Any]) -> None:
-        """Add what the nodes make to the values."""
+        """Add what the nodes compute to the values, by name; what is not read is an obstacle, and UNREAD."""
         for node in nodes:
-            with _naming(str(node)):
-                made = self._made(node, values)
-            for name, value in zip(node.outputs, made, strict=False):
+            try:
+                with _error_context(str(node)):
+                    outputs = self._outputs(node, values)
+            except UnsupportedLayerError as error:
+                self.obstacles.add(node, error)
+                outputs = [UNREAD] * len(node.outputs)
+            for name, value in zip(node.outputs, outputs, strict=False):
                 if name and value is not None:
                     values[name] = value
 
-    def _made(self, node: Node, values: dict[str, Any]) -> list[Any]:
+    def _outputs(self, node: Node, values: dict[str, Any]) -> list[Any]:
+        if node.op not in OPERATORS and node.op not in FOLDED and node.op not in CONTROL:
+            raise self._unknown(node)
         args = [values.get(name) if name else None for name in node.inputs]
         for name in filter(None, node.inputs):
             if name not in values:  # a mask or indices, say
                 raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
-            if name in self.whole and node.op not in _ON_NUMBERS:
+            if name in self.integer_inputs and node.op not in _ON_NUMBERS:
                 raise node.unsupported(f"computes with {name!r}, an input of whole numbers", "Cast it to float first")
-        if node.op == "If":
-            return self._branch(node, args[0], values)
+        if node.op in CONTROL:
+            return CONTROL[node.op](node, values, self.opset, self.run)
+        if any(arg is UNREAD for arg in args):
+            return [UNREAD] * len(node.outputs)
         if node.op in FOLDED and all(arg is None or isinstance(arg, FoldedValue) for arg in args):
             return fold(node, args)
-        if node.op in OPERATORS:
-            self.builder.scope = node.name
-            return NodeContext(node, args, self.builder, self.opset, self.batches).run(OPERATORS[node.op])
-        remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known_operators())}"
-        raise node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
+        if node.op not in OPERATORS:
+            raise self._unknown(node)
+        self.builder.scope = node.name
+        if node.op not in KNOWING and any(isinstance(arg, Rows) for arg in args):
+            node, args, count = as_samples(node, args, self.opset)
+            return [Rows(value, count) for value in self._built(node, args)]
+        if node.op in MOVES and isinstance(args[0], Quantized):
+            q = args[0]
+            return [replace(q, value=value) for value in self._built(node, [q.value, *args[1:]])]
+        return self._built(node, args)
 
-    def _branch(self, node: Node, condition: Any, values: dict[str, Any]) -> list[Any]:
-        """What an If makes whose condition is known, of the inputs' shapes say."""
-        if not isinstance(condition, FoldedValue) or not condition.fixed or condition.first.size != 1:
-            raise node.unsupported("chooses by what the model computes, or by the batch's size")
-        branch = node.attributes.get("then_branch" if condition.first.ravel()[0] else "else_branch")
-        if not isinstance(branch, Branch):
-            raise ModelFormatError("the branch that it takes is missing")
-        for inner in branch.nodes:
-            with _naming(str(inner)):
-                check(inner, self.opset, branch.constants)
-        inside = {**values, **{name: FoldedValue(array, array) for name, array in branch.constants.items()}}
-        self.run(branch.nodes, inside)
-        return [inside[name] for name in branch.outputs]
+    def _built(self, node: Node, args: list[Any]) -> list[Any]:
+        context = NodeContext(node, args, self.builder, self.opset, self.batches, self.inputs)
+        return context.run(OPERATORS[node.op])
+
+    def _unknown(self, node: Node) -> UnsupportedLayerError:
+        if node.op in LAYERS:
+            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read")
+        remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known_operators())}"
+        return node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
 
 def known_operators() -> list[str]:
     """Operators that lrpfast reads on what a model computes; on constants alone there are more."""
-    return sorted(name for name in {*OPERATORS, "If"} if not name.endswith("*"))
+    return sorted(name for name in {*OPERATORS, *CONTROL} if not name.endswith("*"))
 
 
 def _constants(file: File) -> dict[str, np.ndarray]:
     """What does not depend on any input, nor on its shape."""
     constants = dict(file.constants)
     for node in file.nodes:
-        with _naming(str(node)):
+        with _error_context(str(node)):
             check(node, file.opset, constants)
         if node.op in FOLDED and all(name in constants or not name for name in node.inputs):
             args = [FoldedValue(constants[name], constants[name]) if name else None for name in node.inputs]
-            with _naming(str(node)):
-                found = fold(node, args)
-            constants.update((name, value.first) for name, value in zip(node.outputs, found, strict=False) if name)
+            with _error_context(str(node)):
+                results = fold(node, args)
+            constants.update((name, value.first) for name, value in zip(node.outputs, results, strict=False) if name)
     return constants
 
 
-def _planned(file: File, matcher: Matcher) -> list[Node]:
+def _planned(file: File, outputs: Sequence[str], matcher: Matcher) -> list[Node]:
     """The nodes that the outputs need, in order, patterns in the place of the nodes they are made of."""
     shapes = set(matcher.constants)  # what is computed from shapes and constants alone, and so folded later
     for node in file.nodes:
         if node.op in ("Shape", "Size") or (node.op in FOLDED and shapes.issuperset(filter(None, node.inputs))):
             shapes.update(node.outputs)
-    needed = set(file.outputs)
+    needed = set(outputs)
     planned = []
     for node in reversed(file.nodes):
         if needed.isdisjoint(node.outputs) or all(name in matcher.constants for name in node.outputs if name):
             continue
-        with _naming(str(node)):
+        with _error_context(str(node)):
             match = node if shapes.issuperset(node.outputs) else matcher.match(node)
         planned.append(match)
         needed.update(match.inputs)
@@ -206,7 +282,7 @@ def _planned(file: File, matcher: Matcher) -> list[Node]:
 
 def _batches(inputs: list[Input]) -> tuple[int, int]:
     """Two sizes of the batch, or twice the one that the file fixes."""
-    fixed = {place.shape[0] for place in inputs}
+    fixed = {item.shape[0] for item in inputs}
     if fixed == {None} or not fixed:
         return BATCHES
     if len(fixed) > 1:
@@ -219,7 +295,7 @@ def _batches(inputs: list[Input]) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
+def _error_context(where: str) -> Iterator[None]:
     """Name the node in errors about what it holds."""
     try:
         yield

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .classic_ops import CLASSIC
 from .context import NodeContext
+from .einsum import CONTRACTED
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
+from .quantize import QUANTIZED
+from .reduce_ops import REDUCED
 from .resize import RESIZED
 from .shape_ops import MOVES
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
-OPERATORS: dict[str, Callable[[NodeContext], Any]] = {**LINEAR, **ELEMENTWISE, **MOVES, **RESIZED}
+OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
+    **LINEAR,
+    **ELEMENTWISE,
+    **MOVES,
+    **REDUCED,
+    **RESIZED,
+    **QUANTIZED,
+    **CLASSIC,
+    **CONTRACTED,
+}

@@ -58,11 +58,11 @@ def _number_of(f: Formula | None) -> float:
     return f.constant
 
 
-def _end(node: Node, given: Sequence[Formula | None], i: int, key: str) -> float:
+def _end(node: Node, limits: Sequence[Formula | None], i: int, key: str) -> float:
     """One of Clip's ends: an input or, before version 11, an attribute."""
     none = (-math.inf, math.inf)[i]
-    if i < len(given):
-        end = given[i]
+    if i < len(limits):
+        end = limits[i]
         return none if end is None else _number_of(end)
     return float(node.attributes.get(key, none))
 
@@ -80,19 +80,17 @@ class Matcher:
 
     def __init__(self, nodes: Sequence[Node], constants: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
         self.constants = constants
-        self.maker = {name: node for node in nodes for name in node.outputs if name}
+        self.producer = {name: node for node in nodes for name in node.outputs if name}
         self.rank = {name: i for i, node in enumerate(nodes) for name in node.outputs if name}
         self.uses: dict[str, int] = {}
         for name in [*(name for node in nodes for name in node.inputs), *outputs]:
             self.uses[name] = self.uses.get(name, 0) + 1
         self._functions: dict[str, Node | None] = {}
-        #: arrays that belong to no name in the file
-        self.made: dict[str, np.ndarray] = {}
 
     def match(self, node: Node) -> Node:
         """The node that stands for this one and those before it; itself where it is no pattern."""
-        found = self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
-        return replace(found, written=node.op) if found.op.endswith("*") else found
+        result = self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
+        return replace(result, written=node.op) if result.op.endswith("*") else result
 
     # -- functions of one value -------------------------------------------------
 
@@ -111,13 +109,13 @@ class Matcher:
         for base in sorted(edge, key=lambda name: self.rank.get(name, -1)):  # the widest pattern first
             known: dict[str, Formula | None] = {base: X}
             try:
-                found = recognised(self._formula(root.outputs[0], known, inside))
+                result = recognised(self._formula(root.outputs[0], known, inside))
             except NoFormula:
                 continue
-            if found is not None:
-                used = [i for name in known if name != base for i in self.maker[name].inputs if i in self.constants]
+            if result is not None:
+                used = [i for name in known if name != base for i in self.producer[name].inputs if i in self.constants]
                 rank = max((self.constants[i].ndim for i in used), default=0)
-                return replace(root, op=found[0], inputs=(base,), attributes={**found[1], "rank*": rank})
+                return replace(root, op=result[0], inputs=(base,), attributes={**result[1], "rank*": rank})
         return None
 
     def _around(self, root: Node) -> tuple[set[str], set[str], bool]:
@@ -131,10 +129,10 @@ class Matcher:
             for name in node.inputs:
                 if not name or name in self.constants or name in inside:
                     continue
-                maker = self.maker.get(name)
-                if maker is not None and maker.op in _PARTS and depth < _DEEPEST and len(inside) < _MOST_NODES:
+                producer = self.producer.get(name)
+                if producer is not None and producer.op in _PARTS and depth < _DEEPEST and len(inside) < _MOST_NODES:
                     inside.add(name)
-                    stack.append((maker, depth))
+                    stack.append((producer, depth))
                 edge.add(name)
         return inside, edge, any_curved
 
@@ -149,13 +147,13 @@ class Matcher:
             if name not in inside:
                 raise NoFormula
             known[name] = None  # found to be no formula, until it is one
-            node = self.maker[name]
+            node = self.producer[name]
             args = [self._formula(i, known, inside) if i else None for i in node.inputs]
             known[name] = _applied(node, args)
-        found = known[name]
-        if found is None:
+        result = known[name]
+        if result is None:
             raise NoFormula
-        return found
+        return result
 
     # -- layer normalization ------------------------------------------------------
 
@@ -164,24 +162,24 @@ class Matcher:
         if node.op not in ("Div", "Mul"):
             return None
         for top, bottom in (node.inputs, node.inputs[::-1])[: 2 if node.op == "Mul" else 1]:
-            root, exponent = self._made(bottom), -0.5 if node.op == "Mul" else 0.5
+            root, exponent = self._producer(bottom), -0.5 if node.op == "Mul" else 0.5
             if root is not None and root.op == "Reciprocal":
-                root, exponent = self._made(root.inputs[0]), -exponent
+                root, exponent = self._producer(root.inputs[0]), -exponent
             if root is None or self._exponent(root) != exponent:
                 continue
-            total = self._made(root.inputs[0])
+            total = self._producer(root.inputs[0])
             if total is None or total.op != "Add":
                 continue
             epsilon, rest = self._split(total)
-            mean = self._made(rest)
+            mean = self._producer(rest)
             if epsilon is None or epsilon.size != 1 or mean is None or mean.op != "ReduceMean":
                 continue
-            square = self._made(mean.inputs[0])
+            square = self._producer(mean.inputs[0])
             if square is None or not self._is_square(square):
                 continue
-            found = self._centred(top, square.inputs[0], mean)
-            if found is not None:
-                x, op = found
+            result = self._centred(top, square.inputs[0], mean)
+            if result is not None:
+                x, op = result
                 attributes = {"axes": self._axes(mean), "epsilon": float(epsilon.ravel()[0])}
                 return replace(node, op=op, inputs=(x,), attributes=attributes)
         return None
@@ -191,10 +189,10 @@ class Matcher:
         if not mean.attributes.get("keepdims", 1) or not self._axes(mean):
             return None
         for name in {top, squared}:
-            sub = self._made(name)
+            sub = self._producer(name)
             if sub is None or sub.op != "Sub":
                 return (top, "RMSNorm*") if top == squared else None
-            middle = self._made(sub.inputs[1])
+            middle = self._producer(sub.inputs[1])
             fits = (
                 middle is not None
                 and middle.op == "ReduceMean"
@@ -204,7 +202,7 @@ class Matcher:
             )
             if not fits:
                 return (top, "RMSNorm*") if top == squared else None
-        subs = [self.maker[name].inputs[0] for name in (top, squared)]
+        subs = [self.producer[name].inputs[0] for name in (top, squared)]
         return (subs[0], "LayerNorm*") if subs[0] == subs[1] else None
 
     def _exponent(self, node: Node) -> float:
@@ -242,7 +240,7 @@ class Matcher:
             shape = wider
             parts.append((at, constant.astype(np.float64), at.inputs[1] == rest))
             name = rest
-            at = self._made(rest)
+            at = self._producer(rest)
         if not parts:
             return None
         scale, shift = np.array(1.0), np.array(0.0)
@@ -277,7 +275,7 @@ class Matcher:
     def _stacked(self, node: Node) -> Node | None:
         """Tensors stacked along an axis of their own and summed over it: how exporters write a Sum module."""
         ops = {"ReduceSum": "Sum", "ReduceMean": "Mean", "ReduceMax": "Max", "ReduceMin": "Min"}
-        concat = self._made(node.inputs[0]) if node.op in ops else None
+        concat = self._producer(node.inputs[0]) if node.op in ops else None
         if concat is None or concat.op != "Concat" or node.attributes.get("keepdims", 1):
             return None
         axes = self._axes(node)
@@ -285,7 +283,7 @@ class Matcher:
             return None
         names = []
         for name in concat.inputs:
-            part = self._made(name)
+            part = self._producer(name)
             if part is None or part.op != "Unsqueeze" or self._axes(part) != axes:
                 return None
             names.append(part.inputs[0])
@@ -293,8 +291,8 @@ class Matcher:
 
     # -- helpers ------------------------------------------------------------------
 
-    def _made(self, name: str) -> Node | None:
-        return self.maker.get(name)
+    def _producer(self, name: str) -> Node | None:
+        return self.producer.get(name)
 
     def _number(self, name: str) -> float:
         array = self.constants.get(name)

@@ -26,13 +26,13 @@ def _expand(ctx: NodeContext) -> Value:
         np.broadcast_shapes(whole_shape(ctx, x.shape, i), tuple(map(int, a)))
         for i, a in enumerate((known.first, known.second))
     ]
-    wanted = sample_shape(ctx, pair)
-    if len(wanted) != len(x.shape):
+    target = sample_shape(ctx, pair)
+    if len(target) != len(x.shape):
         raise ctx.unsupported("puts an axis before the batch's", "Keep the batch axis first")
-    made: Value = x
-    for axis, (n, m) in enumerate(zip(x.shape, wanted, strict=True)):
-        made = repeat(ctx.builder, made, axis, m if n == 1 else 1)
-    return made
+    result: Value = x
+    for axis, (n, m) in enumerate(zip(x.shape, target, strict=True)):
+        result = repeat(ctx.builder, result, axis, m if n == 1 else 1)
+    return result
 
 
 def _tile(ctx: NodeContext) -> Value:
@@ -40,14 +40,14 @@ def _tile(ctx: NodeContext) -> Value:
     x = ctx.value()
     if len(repeats) != len(x.shape) + 1 or repeats[0] != 1 or min(repeats) < 1:
         raise ctx.unsupported(f"repeats {repeats} times, the batch axis too or never")
-    made: Value = x
+    result: Value = x
     for axis, count in enumerate(repeats[1:]):
         if x.shape[axis] == 1:
-            made = repeat(ctx.builder, made, axis, count)
+            result = repeat(ctx.builder, result, axis, count)
         elif count > 1:
             take(INPUT_BYTES * count, f"to repeat an axis {count:,} times")
-            made = ctx.builder.merge(L.Concat(), [made] * count, axis)
-    return made
+            result = ctx.builder.merge(L.Concat(), [result] * count, axis)
+    return result
 
 
 def _resize(ctx: NodeContext) -> Value:
@@ -83,13 +83,13 @@ def _sizes(ctx: NodeContext, at: int) -> dict[int, tuple[int, float]]:
             raise ctx.unsupported("resizes the batch axis")
         if any(first != second for first, second in pairs.values()):
             raise ctx.unsupported("has sizes that depend on the batch size")
-        found = {a: (int(n), int(n) / whole[a]) for a, (n, _) in pairs.items()}  # type: ignore[operator]
+        sizes = {a: (int(n), int(n) / whole[a]) for a, (n, _) in pairs.items()}  # type: ignore[operator]
         if policy != "stretch":
             if policy not in ("not_larger", "not_smaller"):
                 raise ctx.unsupported(f"has keep_aspect_ratio_policy {policy!r}, which lrpfast does not know")
-            scale = (min if policy == "not_larger" else max)(s for _, s in found.values())
-            found = {a: (math.floor(scale * whole[a] + 0.5), scale) for a in found}  # type: ignore[operator]
-        return found
+            scale = (min if policy == "not_larger" else max)(s for _, s in sizes.values())
+            sizes = {a: (math.floor(scale * whole[a] + 0.5), scale) for a in sizes}  # type: ignore[operator]
+        return sizes
     if scales is None or len(scales) != len(axes):
         raise ModelFormatError("it has neither sizes nor scales that fit its input")
     factors = {a: float(s) for a, s in zip(axes, scales, strict=True)}
@@ -114,20 +114,20 @@ def _depth_to_space(ctx: NodeContext) -> Value:
     b, x, mode = ctx.builder, ctx.value(), ctx.attr("mode", "DCR")
     n, c, h, w = _block(ctx, x.shape)
     if mode == "DCR":
-        made = b.transpose(b.reshape(x, (n, n, c // n**2, h, w)), (2, 3, 0, 4, 1))
+        result = b.transpose(b.reshape(x, (n, n, c // n**2, h, w)), (2, 3, 0, 4, 1))
     elif mode == "CRD":
-        made = b.transpose(b.reshape(x, (c // n**2, n, n, h, w)), (0, 3, 1, 4, 2))
+        result = b.transpose(b.reshape(x, (c // n**2, n, n, h, w)), (0, 3, 1, 4, 2))
     else:
         raise ctx.unsupported(f"has the mode {mode!r}, which lrpfast does not know")
-    return b.reshape(made, (c // n**2, h * n, w * n))
+    return b.reshape(result, (c // n**2, h * n, w * n))
 
 
 def _space_to_depth(ctx: NodeContext) -> Value:
     """Blocks of pixels as blocks of channels."""
     b, x = ctx.builder, ctx.value()
     n, c, h, w = _block(ctx, x.shape)
-    made = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), (2, 4, 0, 1, 3))
-    return b.reshape(made, (c * n**2, h // n, w // n))
+    result = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), (2, 4, 0, 1, 3))
+    return b.reshape(result, (c * n**2, h // n, w // n))
 
 
 #: How each operator is built.

@@ -57,16 +57,16 @@ def check(node: Node, opset: int, constants: Mapping[str, np.ndarray]) -> None:
     if schema is None:
         return
     branches = [value for value in node.attributes.values() if isinstance(value, Branch)]
-    given = node.inputs[: len(node.inputs) - sum(len(branch.outer) for branch in branches)]
-    for names, (least, most), what in ((given, schema.inputs, "inputs"), (node.outputs, schema.outputs, "outputs")):
+    inputs = node.inputs[: len(node.inputs) - sum(len(branch.outer) for branch in branches)]
+    for names, (least, most), label in ((inputs, schema.inputs, "inputs"), (node.outputs, schema.outputs, "outputs")):
         if not least <= len(names) <= most:
-            wanted = f"{least}" if most == least else f"{least} to {most}" if most < 1 << 20 else f"at least {least}"
-            raise ModelFormatError(f"it has {len(names)} {what}, {node.op} has {wanted}")
-    for name, what, needed, whole in zip(given, schema.names, schema.needed, schema.whole, strict=False):
+            expected = f"{least}" if most == least else f"{least} to {most}" if most < 1 << 20 else f"at least {least}"
+            raise ModelFormatError(f"it has {len(names)} {label}, {node.op} has {expected}")
+    for name, label, needed, whole in zip(inputs, schema.names, schema.needed, schema.whole, strict=False):
         if needed and not name:
-            raise ModelFormatError(f"its input {what!r} is missing")
+            raise ModelFormatError(f"its input {label!r} is missing")
         if whole and name in constants and constants[name].dtype.kind not in "iu":
-            raise ModelFormatError(f"its {what} is of {constants[name].dtype}, not of whole numbers")
+            raise ModelFormatError(f"its {label} is of {constants[name].dtype}, not of whole numbers")
     for key, (kind, required) in schema.attributes.items():
         if key not in node.attributes:
             if required:

@@ -1,4 +1,4 @@
-"""ONNX operators that move, drop, repeat or sum up values, as layers."""
+"""ONNX operators that move, drop or repeat values, as layers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from ...model import layers as L
 from ..axis_ops import pad, take
 from ..channels_first import Tensor, Value
 from .context import NodeContext
-from .fold import FoldedValue, axes_of, reshaped, slices, split_sizes, squeezed, unsqueezed
+from .fold import FoldedValue, reshaped, slices, split_sizes, squeezed, unsqueezed
+from .values import Integers, Rows
 
 #: Numbers that stand for axes the file leaves open, where shapes are computed.
 _OPEN = ((6007, 6011), (5003, 5009), (4001, 4003), (3001, 3011))
+
+
+def file_shape(ctx: NodeContext, which: int) -> tuple[int, ...]:
+    """The shape of the node's input in the file, for the first or the second size of a batch."""
+    x = ctx.args[0]
+    if isinstance(x, Rows):
+        return (ctx.batches[which] * x.count, *whole_shape(ctx, x.rest, which)[1:])
+    return whole_shape(ctx, ctx.value().shape, which)
 
 
 def whole_shape(ctx: NodeContext, shape: Any, which: int) -> tuple[int, ...]:
@@ -29,10 +38,8 @@ def sample_shape(ctx: NodeContext, pair: Sequence[tuple[int, ...]]) -> tuple[int
     """The shape of one sample, of the two shapes that two batches would have."""
     first, second = map(tuple, pair)
     if not first or (first[0], second[0]) != ctx.batches or first[1:] != second[1:]:
-        shown = tuple("batch" if a == ctx.batches[0] != b else a for a, b in zip(first, second, strict=False))
         raise ctx.unsupported(
-            f"makes a tensor of shape {shown}, whose first axis is not the batch's alone",
-            "Keep the batch axis first and samples apart",
+            "makes a tensor whose first axis is not the batch's alone", "Keep the batch axis first and samples apart"
         )
     return first[1:]
 
@@ -41,45 +48,47 @@ def sample_shape(ctx: NodeContext, pair: Sequence[tuple[int, ...]]) -> tuple[int
 
 
 def _shape(ctx: NodeContext) -> FoldedValue:
-    rank = len(ctx.value().shape) + 1
+    rank = len(file_shape(ctx, 0))
     start, end = ctx.attr("start", 0), ctx.attr("end", rank)
-    return FoldedValue(*(np.array(whole_shape(ctx, ctx.value().shape, i)[start:end], np.int64) for i in (0, 1)))
+    return FoldedValue(*(np.array(file_shape(ctx, i)[start:end], np.int64) for i in (0, 1)))
 
 
 def _size(ctx: NodeContext) -> FoldedValue:
-    return FoldedValue(*(np.array(math.prod(whole_shape(ctx, ctx.value().shape, i)), np.int64) for i in (0, 1)))
+    return FoldedValue(*(np.array(math.prod(file_shape(ctx, i)), np.int64) for i in (0, 1)))
 
 
-def _to(ctx: NodeContext, target: Callable[[int], tuple[int, ...]]) -> Value:
-    x = ctx.value()
-    pair = [target(which) for which in (0, 1)]
+def _to(ctx: NodeContext, pair: list[tuple[int, ...]]) -> Value | Rows:
+    """The input in another shape, which is given for both sizes of a batch."""
+    x = ctx.args[0].value if isinstance(ctx.args[0], Rows) else ctx.value()
+    files = [file_shape(ctx, i) for i in (0, 1)]
+    if pair == files:
+        return ctx.args[0]  # type: ignore[no-any-return]
     if None in x.shape:
-        wholes = [whole_shape(ctx, x.shape, i) for i in (0, 1)]
-        if pair == wholes:
-            return x
-        flat = [(whole[0], math.prod(whole[1:])) for whole in wholes]
-        if pair == flat:
+        if pair == [(shape[0], math.prod(shape[1:])) for shape in files] and not isinstance(ctx.args[0], Rows):
             return ctx.builder.reshape(x, (-1,))
         raise ctx.unsupported(f"gives {x.shape}, with sizes that the file leaves open, another shape", "Fix the sizes")
+    first, second = pair
+    count = first[0] // ctx.batches[0] if first else 0
+    if count > 1 and (first[0], second[0]) == tuple(n * count for n in ctx.batches) and first[1:] == second[1:]:
+        rows = ctx.builder.tensor(ctx.builder.reshape(x, (count, *first[1:])))
+        return Rows(rows, count)
     return ctx.builder.reshape(x, sample_shape(ctx, pair))
 
 
-def _reshape(ctx: NodeContext) -> Value:
+def _reshape(ctx: NodeContext) -> Value | Rows:
     known, zero = ctx.known(1, "shape"), ctx.attr("allowzero", 0)
-    shape = ctx.value().shape
-    return _to(ctx, lambda i: reshaped(whole_shape(ctx, shape, i), (known.first, known.second)[i], zero))
+    return _to(ctx, [reshaped(file_shape(ctx, i), (known.first, known.second)[i], zero) for i in (0, 1)])
 
 
-def _flatten(ctx: NodeContext) -> Value:
+def _flatten(ctx: NodeContext) -> Value | Rows:
     axis = ctx.attr("axis", 1)
-    shape = ctx.value().shape
 
     def target(i: int) -> tuple[int, ...]:
-        whole = whole_shape(ctx, shape, i)
-        at = axis + len(whole) if axis < 0 else axis
-        return math.prod(whole[:at]), math.prod(whole[at:])
+        shape = file_shape(ctx, i)
+        at = axis + len(shape) if axis < 0 else axis
+        return math.prod(shape[:at]), math.prod(shape[at:])
 
-    return _to(ctx, target)
+    return _to(ctx, [target(i) for i in (0, 1)])
 
 
 def _squeeze(ctx: NodeContext) -> Value:
@@ -95,10 +104,10 @@ def _squeeze(ctx: NodeContext) -> Value:
 
 def _unsqueeze(ctx: NodeContext) -> Value:
     axes, x = ctx.ints("axes", 1), ctx.value()
-    made = unsqueezed((0, *x.shape), axes or ())
-    if made[0] != 0:
+    result = unsqueezed((0, *x.shape), axes or ())
+    if result[0] != 0:
         raise ctx.unsupported("puts an axis before the batch's", "Keep the batch axis first")
-    return _reshape_to(ctx, made[1:])
+    return _reshape_to(ctx, result[1:])
 
 
 def _reshape_to(ctx: NodeContext, shape: tuple[Any, ...]) -> Value:
@@ -154,12 +163,12 @@ def _split(ctx: NodeContext) -> list[Value | None]:
     axis = ctx.axis(ctx.attr("axis", 0))
     for key in ("split", "num_outputs"):
         ctx.attr(key)
-    made: list[Value | None] = []
+    result: list[Value | None] = []
     start = 0
     for size in split_sizes(ctx.node, [None, ctx.maybe(1, "split")], (0, *x.shape)):
-        made.append(take(ctx.builder, x, axis, range(start, start + size)) if size else None)
+        result.append(take(ctx.builder, x, axis, range(start, start + size)) if size else None)
         start += size
-    return made
+    return result
 
 
 def _gather(ctx: NodeContext) -> Value:
@@ -167,7 +176,8 @@ def _gather(ctx: NodeContext) -> Value:
         table = ctx.const(0, "table")
         if ctx.attr("axis", 0) != 0 or table.ndim != 2:
             raise ctx.unsupported(f"looks up axis {ctx.attr('axis', 0)} of a constant of shape {table.shape}")
-        t = ctx.builder.tensor(ctx.value(1))
+        indices = ctx.args[1]
+        t = ctx.builder.tensor(indices.value if isinstance(indices, Integers) else ctx.value(1))
         at = ctx.builder.add(L.Embedding(table), t.at)
         return Tensor(at, (*t.shape, table.shape[1]), (*t.order, len(t.shape)))
     x = ctx.value()
@@ -175,11 +185,11 @@ def _gather(ctx: NodeContext) -> Value:
     n = x.shape[axis]
     if n is None or indices.ndim > 1:
         raise ctx.unsupported(f"gathers {indices.shape} places of an axis of {n or 'open size'}")
-    made = take(ctx.builder, x, axis, indices.ravel())
+    result = take(ctx.builder, x, axis, indices.ravel())
     if indices.ndim:
-        return made
-    shape = tuple(m for i, m in enumerate(made.shape) if i != axis)
-    return ctx.builder.reshape(made, shape)  # type: ignore[arg-type]
+        return result
+    shape = tuple(m for i, m in enumerate(result.shape) if i != axis)
+    return ctx.builder.reshape(result, shape)  # type: ignore[arg-type]
 
 
 def _pad(ctx: NodeContext) -> Value:
@@ -187,8 +197,8 @@ def _pad(ctx: NodeContext) -> Value:
     rank = len(x.shape) + 1
     pads = ctx.ints("pads", 1)
     value: Any = ctx.maybe(2, "value") if ctx.has(2) else ctx.attr("value", 0.0)
-    given = ctx.maybe(3, "axes")
-    axes = list(range(rank)) if given is None else [int(a) % rank for a in given]
+    axes_input = ctx.maybe(3, "axes")
+    axes = list(range(rank)) if axes_input is None else [int(a) % rank for a in axes_input]
     if pads is None or len(pads) != 2 * len(axes):
         raise ModelFormatError(f"its pads {pads} do not fit {len(axes)} axes")
     pairs = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
@@ -198,40 +208,11 @@ def _pad(ctx: NodeContext) -> Value:
     return pad(ctx.builder, x, {a - 1: pair for a, pair in sorted(pairs.items()) if a}, mode, constant)
 
 
-# -- sums over axes -------------------------------------------------------------------
-
-
-def _reduce(kind: Any, total: bool = False) -> Callable[[NodeContext], Value]:
-    def build(ctx: NodeContext) -> Value:
-        x = ctx.value()
-        rank = len(x.shape) + 1
-        axes = axes_of(ctx.node, [None, ctx.maybe(1, "axes")])
-        ctx.attr("axes")
-        keep, nothing = bool(ctx.attr("keepdims", 1)), ctx.attr("noop_with_empty_axes", 0)
-        if not axes:
-            if nothing:
-                return x
-            raise ctx.unsupported("sums over all axes, the batch's too", "Name the axes")
-        places = [ctx.axis(a, rank) for a in axes]
-        made = ctx.builder.pool_all(x, places, kind, keep)
-        if not total:
-            return made
-        if None in x.shape:
-            raise ctx.unsupported("sums over axes whose size the file leaves open", "Fix the size")
-        count = math.prod(x.shape[a] for a in places)  # type: ignore[misc]
-        return ctx.builder.affine(made, np.array(float(count)), np.array(0.0))
-
-    return build
-
-
 #: How each operator is built.
 MOVES: dict[str, Callable[[NodeContext], Any]] = {
     "Flatten": _flatten,
     "Gather": _gather,
     "Pad": _pad,
-    "ReduceMax": _reduce(L.GlobalMaxPool),
-    "ReduceMean": _reduce(L.GlobalAveragePool),
-    "ReduceSum": _reduce(L.GlobalAveragePool, total=True),
     "Reshape": _reshape,
     "Shape": _shape,
     "Size": _size,
