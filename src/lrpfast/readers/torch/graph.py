@@ -47,20 +47,20 @@ class TorchNode:
 
     def __init__(self, op: Op, values: Mapping[str, Any], builder: Builder, program: TorchProgram, batch: Size) -> None:
         self.op, self.builder, self.program, self.batch = op, builder, program, batch
-        self._given = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
+        self._arguments = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
         if op.base not in _REDUCTIONS:
-            for name, value in self._given.items():
+            for name, value in self._arguments.items():
                 several = value if isinstance(value, list) else [value]
                 if any(isinstance(v, Stack) for v in several):
                     several = [v.unstacked(builder) if isinstance(v, Stack) else v for v in several]
-                    self._given[name] = several if isinstance(value, list) else several[0]
+                    self._arguments[name] = several if isinstance(value, list) else several[0]
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self._given.get(name, default)
+        return self._arguments.get(name, default)
 
     @property
-    def given(self) -> list[Any]:
-        return list(self._given.values())
+    def arguments(self) -> list[Any]:
+        return list(self._arguments.values())
 
     def tensor(self, name: str = "self") -> Any:
         """An argument that must be computed from the model's inputs."""
@@ -78,14 +78,22 @@ class TorchNode:
             return np.asarray(value, float)
         raise self.unsupported(f"computes {name!r} from the model's inputs")
 
+    def sample_array(self, constant: Any, rank: int) -> np.ndarray:
+        """A constant as it meets samples of ``rank`` axes: without the batch axis, along which it must not vary."""
+        array = np.asarray(constant)
+        array = array if array.dtype.kind in "fb" else array.astype(float)
+        if array.ndim > rank + 1 or (array.ndim == rank + 1 and array.shape[0] != 1):
+            raise self.unsupported(f"combines a constant of shape {array.shape} with samples of {rank} axes")
+        return array[0] if array.ndim == rank + 1 else array
+
     def axis(self, dim: int, rank: int) -> int:
         """An axis of a sample of ``rank`` axes, from PyTorch's number of it, which counts the batch axis."""
         if isinstance(dim, bool) or not isinstance(dim, int) or not -rank - 1 <= dim <= rank:
             raise ShapeError(f"it works on axis {dim} of {rank + 1}")
-        at = dim % (rank + 1)
-        if at == 0:
+        index = dim % (rank + 1)
+        if index == 0:
             raise self.unsupported("works along the batch axis", "Samples must not be mixed")
-        return at - 1
+        return index - 1
 
     def sizes(self, name: str, rank: int, default: Any = 1) -> tuple[int, ...]:
         """One whole number for each spatial axis; one stands for all."""
@@ -115,16 +123,16 @@ class TorchNode:
         kept = first == Batch() or (isinstance(first, int) and first in (-1, self.batch) and known == whole)
         if not kept:
             raise self.unsupported(
-                f"joins the batch axis with others: samples of shape {tuple(shape)} become {_said(sizes)}",
+                f"joins the batch axis with others: samples of shape {tuple(shape)} become {_described(sizes)}",
                 "Keep the batch axis first and whole",
             )
         return tuple(rest)
 
-    def unsupported(self, what: str, remedy: str = "") -> UnsupportedLayerError:
-        return UnsupportedLayerError(what + (f". {remedy}" if remedy else ""))
+    def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
+        return UnsupportedLayerError(problem + (f". {remedy}" if remedy else ""))
 
 
-def _said(sizes: Iterable[Any]) -> str:
+def _described(sizes: Iterable[Any]) -> str:
     return (
         "("
         + ", ".join("batch" + f" * {n.times}" * (n.times != 1) if isinstance(n, Batch) else str(n) for n in sizes)
@@ -155,13 +163,13 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _arithmetic(op: Op, given: Sequence[Any]) -> Any:
+def _arithmetic(op: Op, arguments: Sequence[Any]) -> Any:
     name = op.base.split(".")[1]
     if name in ("getitem", "neg", "pos"):
-        return given[0][given[1]] if name == "getitem" else -given[0] if name == "neg" else given[0]
-    if name not in _ARITHMETIC or len(given) != 2:
+        return arguments[0][arguments[1]] if name == "getitem" else -arguments[0] if name == "neg" else arguments[0]
+    if name not in _ARITHMETIC or len(arguments) != 2:
         raise UnsupportedLayerError("is arithmetic on sizes that lrpfast does not follow")
-    a, b = given
+    a, b = arguments
     if isinstance(b, Batch) and name in ("mul",):
         a, b = b, a
     if isinstance(a, Batch):
@@ -202,20 +210,20 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
             raise UnsupportedLayerError(f"input {name!r} has no batch axis")
         values[name] = builder.input(name, shape[1:])
     ops = needed(program)
-    for at, op in enumerate(ops, 1):
+    for index, op in enumerate(ops, 1):
         builder.scope = _scope(op)
         try:
-            made = _convert(TorchNode(op, values, builder, program, batch), converters)
+            result = _convert(TorchNode(op, values, builder, program, batch), converters)
         except MemoryError:
             raise
         except (UnsupportedLayerError, NotImplementedError) as error:
-            raise UnsupportedLayerError(f"{_where(op, at, len(ops))} {error}") from error
+            raise UnsupportedLayerError(f"{_where(op, index, len(ops))} {error}") from error
         except (InputError, ShapeError, ModelFormatError) as error:
-            raise ModelFormatError(f"{_where(op, at, len(ops))}: {error}") from error
-        several = made if isinstance(made, (list, tuple)) else [made]
+            raise ModelFormatError(f"{_where(op, index, len(ops))}: {error}") from error
+        several = result if isinstance(result, (list, tuple)) else [result]
         if len(op.outputs) == 1:
-            values[op.outputs[0]] = made
-            several = [made]
+            values[op.outputs[0]] = result
+            several = [result]
         else:
             values.update(zip(op.outputs, several, strict=False))
         for name, value in zip(op.outputs, several, strict=False):
@@ -233,7 +241,7 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
 def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
     op = node.op
     if op.base == "_operator.getitem" or (op.base.startswith(("_operator.", "math."))):
-        return _arithmetic(op, node.given)
+        return _arithmetic(op, node.arguments)
     if op.base == "aten.sym_size":
         value = node.get("self")
         if isinstance(value, np.ndarray):
@@ -242,7 +250,7 @@ def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any
         if node.get("dim") % (rank + 1) == 0:
             return Batch()
         return value.shape[node.axis(node.get("dim"), rank)]
-    flat = [v for g in node.given for v in (g if isinstance(g, list) else [g])]
+    flat = [v for g in node.arguments for v in (g if isinstance(g, list) else [g])]
     if not any(isinstance(v, (Tensor, Flat, Stack)) for v in flat) and op.base in FOLDS:
         if any(isinstance(v, Batch) for v in flat):
             raise UnsupportedLayerError("makes a constant for each sample, which lrpfast has no layer for")
@@ -275,9 +283,9 @@ def _scope(op: Op) -> str:
     return f"{op.module}.{op.name}" if op.module else op.name
 
 
-def _where(op: Op, at: int, count: int) -> str:
+def _where(op: Op, index: int, count: int) -> str:
     module = f" in module {op.module!r} ({op.kind.rsplit('.', 1)[-1]})" if op.module else ""
-    return f"operator {op.target}, node {op.name!r}{module}, {at} of {count},"
+    return f"operator {op.target}, node {op.name!r}{module}, {index} of {count},"
 
 
 def _check_shape(op: Op, declared: tuple[Size, ...] | None, value: Any) -> None:

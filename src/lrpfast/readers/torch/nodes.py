@@ -54,14 +54,14 @@ def _matmul(node: TorchNode) -> Any:
             raise node.unsupported(f"multiplies a constant of shape {a.shape} with samples of shape {b.shape}")
         rank = len(b.shape)
         swap = [*range(rank - 2), rank - 1, rank - 2]
-        made = node.builder.dense(node.builder.transpose(b, swap), a.T, None)
-        return node.builder.transpose(made, swap)
+        result = node.builder.dense(node.builder.transpose(b, swap), a.T, None)
+        return node.builder.transpose(result, swap)
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise node.unsupported(f"multiplies samples of shapes {a.shape} and {b.shape}", "These work: two matrices")
     builder = node.builder
     a, b = builder.plain(a), builder.plain(b)
-    at = builder.add(L.Dot((1, 0)), a.at, b.at)
-    return type(a)(at, tuple(builder.shapes[at]), (0, 1))
+    number = builder.add(L.Dot((1, 0)), a.node, b.node)
+    return type(a)(number, tuple(builder.shapes[number]), (0, 1))
 
 
 def _convolution(node: TorchNode) -> Any:
@@ -100,9 +100,9 @@ def _embedding(node: TorchNode) -> Any:
     if not isinstance(node.get("weight"), np.ndarray):
         raise node.unsupported("looks rows up in a table that the model computes")
     t = node.builder.plain(node.tensor("indices"))
-    at = node.builder.add(L.Embedding(_weight(node)), t.at)
-    shape = tuple(node.builder.shapes[at])
-    return type(t)(at, shape, tuple(range(len(shape))))
+    number = node.builder.add(L.Embedding(_weight(node)), t.node)
+    shape = tuple(node.builder.shapes[number])
+    return type(t)(number, shape, tuple(range(len(shape))))
 
 
 # -- normalization ------------------------------------------------------------
@@ -114,7 +114,7 @@ def _batch_norm(node: TorchNode) -> Any:
         raise node.unsupported("normalizes by the batch's own statistics", "Export the module in eval mode")
     layer = L.BatchNorm(mean, variance, node.constant("weight"), node.constant("bias"), node.get("eps", 1e-5))
     t = node.builder.last(node.tensor("input"), 0)
-    return type(t)(node.builder.add(layer, t.at), t.shape, t.order)
+    return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
 
 
 def _first_of_three(convert: Converter) -> Converter:
@@ -132,7 +132,7 @@ def _sample_norm(kind: Any) -> Converter:
             weight = node.constant("weight")
             epsilon = float(np.finfo(np.float32 if weight is None else weight.dtype).eps)
         layer = kind(node.constant("weight"), node.constant("bias"), epsilon, len(shape))
-        return type(t)(node.builder.add(layer, t.at), t.shape, t.order)
+        return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
 
     return convert
 
@@ -144,15 +144,15 @@ def _grouped(node: TorchNode, x: Any, groups: int) -> Any:
         raise ShapeError(f"the program leaves the size of its input open: {shape}")
     parts = builder.plain(builder.reshape(x, (groups, math.prod(shape) // groups)))
     layer = L.LayerNorm(None, None, node.get("eps", 1e-5), 1)
-    normed = type(parts)(builder.add(layer, parts.at), parts.shape, parts.order)
-    made = builder.reshape(normed, shape)
+    normed = type(parts)(builder.add(layer, parts.node), parts.shape, parts.order)
+    result = builder.reshape(normed, shape)
     weight, bias = node.constant("weight"), node.constant("bias")
     if weight is None and bias is None:
-        return made
+        return result
     column = (shape[0],) + (1,) * (len(shape) - 1)
     scale = np.ones(1) if weight is None else weight.reshape(column)
     shift = np.zeros(1) if bias is None else bias.reshape(column)
-    return builder.affine(made, scale, shift)
+    return builder.affine(result, scale, shift)
 
 
 def _group_norm(node: TorchNode) -> Any:
@@ -170,7 +170,7 @@ def _instance_norm(node: TorchNode) -> Any:
 def _local_response_norm(node: TorchNode) -> Any:
     layer = L.LocalResponseNorm(*(node.get(k) for k in ("size", "alpha", "beta", "k")))
     t = node.builder.channels_last(node.tensor())
-    return type(t)(node.builder.add(layer, t.at), t.shape, t.order)
+    return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
 
 
 def _attention(node: TorchNode) -> Any:

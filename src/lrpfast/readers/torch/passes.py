@@ -113,10 +113,10 @@ def functional(program: TorchProgram) -> TorchProgram:
 
 def fused(program: TorchProgram) -> TorchProgram:
     """The program with softsign and local response norm, which PyTorch writes as arithmetic, as operators again."""
-    made = {out: op for op in program.ops for out in op.outputs}
+    producers = {out: op for op in program.ops for out in op.outputs}
 
     def source(value: Any, *bases: str) -> Op | None:
-        op = made.get(value.name) if isinstance(value, Ref) else None
+        op = producers.get(value.name) if isinstance(value, Ref) else None
         return op if op is not None and op.base in bases else None
 
     def softsign(op: Op) -> Op | None:
@@ -137,14 +137,14 @@ def fused(program: TorchProgram) -> TorchProgram:
         at = scaled and scaled.arguments.get("self")
         pool = pad = None
         for _ in range(8):  # views, a pad and an average between x * x and the scale
-            found = source(at, *(f"aten.{n}" for n in _AROUND_POOL))
-            if found is None:
+            inner = source(at, *(f"aten.{n}" for n in _AROUND_POOL))
+            if inner is None:
                 break
-            if "pool" in found.base:
-                pool = found
-            if "pad" in found.base:
-                pad = found
-            at = found.arguments.get("self")
+            if "pool" in inner.base:
+                pool = inner
+            if "pad" in inner.base:
+                pad = inner
+            at = inner.arguments.get("self")
         square = source(at, "aten.mul")
         if not (power and total and scaled and square and pool and pad) or [*square.arguments.values()][:2] != [x, x]:
             return None
@@ -174,9 +174,9 @@ _AROUND_POOL = ("view", "reshape", "squeeze", "unsqueeze", "avg_pool2d", "avg_po
 
 def needed(program: TorchProgram) -> list[Op]:
     """The operators that the outputs depend on, in order; what only asserts something is left out."""
-    wanted, kept = set(program.outputs), []
+    names, ops = set(program.outputs), []
     for op in reversed(program.ops):
-        if wanted.intersection(op.outputs):
-            kept.append(op)
-            wanted.update(name for value in op.arguments.values() for name in _refs(value))
-    return kept[::-1]
+        if names.intersection(op.outputs):
+            ops.append(op)
+            names.update(name for value in op.arguments.values() for name in _refs(value))
+    return ops[::-1]
