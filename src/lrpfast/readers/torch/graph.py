@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...budget import take
 from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model.graph import Model
 from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
-from .constants import FOLDS, result_bytes
+from .fold import fold_constants
 from .passes import functional, fused, needed
-from .records import Batch, Op, Ref, Size, TorchProgram
+from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,15 @@ class TorchNode:
 
     def sample_array(self, constant: Any, rank: int) -> np.ndarray:
         """A constant as it meets samples of ``rank`` axes: without the batch axis, along which it must not vary."""
+        if isinstance(constant, PerBatch):
+            constant = constant.sample_array()
+            if constant is None:
+                raise self.unsupported("combines samples with a constant that differs between samples")
         array = np.asarray(constant)
         array = array if array.dtype.kind in "fb" else array.astype(float)
+        same = array.ndim == rank + 1 and array.shape[0] > 1 and array.shape[0] == self.batch
+        if same and bool((array == array[:1]).all()):
+            array = array[:1]
         if array.ndim > rank + 1 or (array.ndim == rank + 1 and array.shape[0] != 1):
             raise self.unsupported(f"combines a constant of shape {array.shape} with samples of {rank} axes")
         return array[0] if array.ndim == rank + 1 else array
@@ -120,8 +125,8 @@ class TorchNode:
                 raise ShapeError(f"it cannot make {tuple(sizes)} of samples of shape {tuple(shape)}")
             rest[rest.index(-1)] = known // whole
             whole = known
-        kept = first == Batch() or (isinstance(first, int) and first in (-1, self.batch) and known == whole)
-        if not kept:
+        is_batch = isinstance(first, PerBatch) and first.is_batch
+        if not is_batch and not (isinstance(first, int) and first in (-1, self.batch) and known == whole):
             raise self.unsupported(
                 f"joins the batch axis with others: samples of shape {tuple(shape)} become {_described(sizes)}",
                 "Keep the batch axis first and whole",
@@ -133,55 +138,23 @@ class TorchNode:
 
 
 def _described(sizes: Iterable[Any]) -> str:
-    return (
-        "("
-        + ", ".join("batch" + f" * {n.times}" * (n.times != 1) if isinstance(n, Batch) else str(n) for n in sizes)
-        + ")"
-    )
+    return f"({', '.join(map(str, sizes))})"
 
 
 def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
     if isinstance(value, Ref):
         if value.name not in values:
             raise ModelFormatError(f"node {op.name!r} uses {value.name!r}, which nothing before it makes")
-        return values[value.name]
+        result = values[value.name]
+        if isinstance(result, Unknown):
+            raise result.error
+        return result
     if isinstance(value, (list, tuple)):
         return [_resolve(v, values, op) for v in value]
     return value
 
 
 # -- the model -------------------------------------------------------------------
-
-#: Arithmetic on sizes, as the program does it for shapes.
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "truediv": operator.truediv,
-}
-
-
-def _arithmetic(op: Op, arguments: Sequence[Any]) -> Any:
-    name = op.base.split(".")[1]
-    if name in ("getitem", "neg", "pos"):
-        return arguments[0][arguments[1]] if name == "getitem" else -arguments[0] if name == "neg" else arguments[0]
-    if name not in _ARITHMETIC or len(arguments) != 2:
-        raise UnsupportedLayerError("is arithmetic on sizes that lrpfast does not follow")
-    a, b = arguments
-    if isinstance(b, Batch) and name in ("mul",):
-        a, b = b, a
-    if isinstance(a, Batch):
-        if isinstance(b, int) and name == "mul":
-            return Batch(a.times * b)
-        if isinstance(b, int) and name == "floordiv" and b and a.times % b == 0:
-            return Batch(a.times // b)
-        if isinstance(b, Batch) and name == "floordiv" and b.times and a.times % b.times == 0:
-            return a.times // b.times
-    if not all(isinstance(v, (int, float)) for v in (a, b)):
-        raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
-    return _ARITHMETIC[name](a, b)
 
 
 def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
@@ -200,9 +173,9 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     ModelFormatError
         When the program contradicts itself.
     """
-    program = fused(functional(program))
+    values, folded = fold_constants(program)
+    program = fused(functional(program, folded))
     builder = Builder()
-    values: dict[str, Any] = dict(program.constants)
     batch = _batch(program)
     for name in program.inputs:
         shape = program.shapes.get(name)
@@ -240,31 +213,14 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
 
 def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
     op = node.op
-    if op.base == "_operator.getitem" or (op.base.startswith(("_operator.", "math."))):
-        return _arithmetic(op, node.arguments)
-    if op.base == "aten.sym_size":
-        value = node.get("self")
-        if isinstance(value, np.ndarray):
-            return value.shape[node.get("dim")]
-        rank = len(value.shape)
-        if node.get("dim") % (rank + 1) == 0:
-            return Batch()
-        return value.shape[node.axis(node.get("dim"), rank)]
-    flat = [v for g in node.arguments for v in (g if isinstance(g, list) else [g])]
-    if not any(isinstance(v, (Tensor, Flat, Stack)) for v in flat) and op.base in FOLDS:
-        if any(isinstance(v, Batch) for v in flat):
-            raise UnsupportedLayerError("makes a constant for each sample, which lrpfast has no layer for")
-        take(result_bytes(op.base, [v for v in flat if isinstance(v, np.ndarray)]), "its result")
-        return FOLDS[op.base](node.get)
-    if op.kind.endswith(".MultiheadAttention"):
-        raise UnsupportedLayerError("is part of an attention layer, which lrpfast has no rule for yet")
+    if op.base == "_operator.getitem":
+        parts, index = node.arguments
+        return parts[index]
+    if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
+        raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
     if op.base not in converters:
-        raise UnsupportedLayerError(f"is not among the operators that lrpfast reads: {_known(converters)}")
+        raise UnsupportedLayerError("is not among the operators that lrpfast reads (docs/layers.md lists them)")
     return converters[op.base](node)
-
-
-def _known(converters: Iterable[str]) -> str:
-    return ", ".join(sorted({name.split(".")[1] for name in converters if not name.split(".")[1].startswith("_")}))
 
 
 def _batch(program: TorchProgram) -> Size:

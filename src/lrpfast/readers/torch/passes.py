@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...errors import UnsupportedLayerError
-from .records import Op, Ref, TorchProgram
+from .fold import VIEWS
+from .records import Op, Ref, TorchProgram, refs
 
 # -- operators that change their input ----------------------------------------
-
-#: Operators whose result may share memory with their first input.
-_VIEWS = {
-    f"aten.{name}"
-    for name in [
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "expand",
-        "expand_as",
-        "select",
-        "slice",
-        "narrow",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "detach",
-        "alias",
-        "contiguous",
-        "to",
-        "view_as",
-        "movedim",
-        "swapaxes",
-        "diagonal",
-        "unfold",
-        "dropout",
-        "feature_dropout",
-    ]
-} | {"_operator.getitem"}
-
-
-def _refs(value: Any) -> Iterable[str]:
-    if isinstance(value, Ref):
-        yield value.name
-    elif isinstance(value, (list, tuple)):
-        for v in value:
-            yield from _refs(v)
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
@@ -70,10 +26,11 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def functional(program: TorchProgram) -> TorchProgram:
+def functional(program: TorchProgram, folded: Container[str] = ()) -> TorchProgram:
     """The same program without operators that change their input: what comes after one uses its result instead.
 
-    One that changes what another name still shows (x[:, 0] += 1) is refused.
+    Operators of ``folded`` names, which compute constants, are left out. One that changes what another name still
+    shows (x[:, 0] += 1) is refused.
     """
     ops: list[Op] = []
     names: dict[str, str] = {}
@@ -81,15 +38,15 @@ def functional(program: TorchProgram) -> TorchProgram:
     stale: dict[str, str] = {}
     for op in program.ops:
         op = replace(op, arguments={k: _renamed(v, names) for k, v in op.arguments.items()})
-        used = [name for value in op.arguments.values() for name in _refs(value)]
+        used = [name for value in op.arguments.values() for name in refs(value)]
         for name in used:
             if name in stale:
                 raise UnsupportedLayerError(
                     f"node {stale[name]!r} changes in place a tensor that {name!r} is a view of, or is viewed by, "
                     f"and node {op.name!r} uses that. Write it without in-place operations"
                 )
-        inplace = op.base.endswith("_") and not op.base.endswith("__")
-        if used and (inplace or op.base in _VIEWS):
+        inplace = op.name not in folded and op.base.endswith("_") and not op.base.endswith("__")
+        if used and (inplace or op.base in VIEWS or op.base.endswith("_")):
             for out in op.outputs:
                 root[out] = root.get(used[0], used[0])
         if inplace:
@@ -100,7 +57,8 @@ def functional(program: TorchProgram) -> TorchProgram:
                     if root.get(name, name) == same and name not in names:
                         stale[name] = op.name
                 names[used[0]] = op.outputs[0]
-        ops.append(op)
+        if op.name not in folded:
+            ops.append(op)
     outputs = [_renamed(Ref(name), names).name for name in program.outputs]
     for name in outputs:
         if name in stale:
@@ -178,5 +136,5 @@ def needed(program: TorchProgram) -> list[Op]:
     for op in reversed(program.ops):
         if names.intersection(op.outputs):
             ops.append(op)
-            names.update(name for value in op.arguments.values() for name in _refs(value))
+            names.update(name for value in op.arguments.values() for name in refs(value))
     return ops[::-1]

@@ -13,7 +13,7 @@ from ...budget import take as count
 from ...errors import ShapeError
 from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, stretched, take
 from .graph import TorchNode
-from .records import Batch
+from .records import PerBatch
 
 Converter = Callable[[TorchNode], Any]
 
@@ -126,7 +126,7 @@ def _expand(node: TorchNode) -> Any:
     x, sizes = node.tensor(), node.get("size")
     if len(sizes) != len(x.shape) + 1:
         raise node.unsupported("adds axes before the batch axis")
-    if any(isinstance(n, Batch) for n in sizes[1:]):
+    if any(isinstance(n, PerBatch) for n in sizes[1:]):
         raise node.unsupported("stretches an axis to the batch's size")
     return stretched(node.builder, x, [None if n == -1 else n for n in sizes[1:]])
 
