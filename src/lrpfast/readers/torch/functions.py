@@ -11,7 +11,8 @@ import numpy as np
 from ...errors import ShapeError
 from ...model import layers as L
 from ...model.layers.window import extent
-from ..arithmetic import clipped
+from ..arithmetic import clipped, multiply
+from ..axis_ops import fixed, take
 from ..channels_first import rounded_up
 from .graph import TorchNode
 
@@ -131,6 +132,17 @@ def _softmax(name: str) -> Converter:
     return convert
 
 
+def _glu(node: TorchNode) -> Any:
+    """The first half of an axis times the sigmoid of the second."""
+    x = node.tensor()
+    axis = node.axis(node.get("dim", -1), len(x.shape))
+    half, odd = divmod(fixed(x, axis), 2)
+    if odd:
+        raise ShapeError(f"it halves axis {axis + 1} of {x.shape}")
+    first, second = (take(node.builder, x, axis, range(start, start + half)) for start in (0, half))
+    return multiply(node.builder, first, node.builder.each(L.Activation("sigmoid"), second))
+
+
 # -- pooling ------------------------------------------------------------------
 
 
@@ -233,6 +245,7 @@ FUNCTIONS: dict[str, Converter] = {
     "lrpfast.softsign": _plain("softsign"),
     "aten.mish": _plain("mish"),
     "aten.exp": _plain("exponential"),
+    "aten.glu": _glu,
     "aten.softmax": _softmax("softmax"),
     "aten._softmax": _softmax("softmax"),
     "aten.log_softmax": _softmax("log_softmax"),

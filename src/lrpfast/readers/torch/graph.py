@@ -1,4 +1,4 @@
-"""The Model of a PyTorch program: its operators one after the other, and what each is given."""
+"""The Model of a PyTorch program: its operators one after the other, and the arguments of each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...model.graph import Model
 from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
 from .fold import fold_constants
+from .obstacles import Obstacle, obstacle, unsupported
 from .passes import functional, fused, needed
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
 
@@ -41,7 +42,7 @@ _REDUCTIONS = {f"aten.{name}" for name in ("sum", "mean", "amax", "amin", "max",
 
 
 class TorchNode:
-    """An operator at work: its arguments as values, and the builder that its layers are placed with."""
+    """An operator at work: its arguments as values, and the builder that its layers are added to."""
 
     def __init__(self, op: Op, values: Mapping[str, Any], builder: Builder, program: TorchProgram, batch: Size) -> None:
         self.op, self.builder, self.program, self.batch = op, builder, program, batch
@@ -146,6 +147,8 @@ def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
         if value.name not in values:
             raise ModelFormatError(f"node {op.name!r} uses {value.name!r}, which nothing before it makes")
         result = values[value.name]
+        if result is _Skipped:
+            raise _Skipped
         if isinstance(result, Unknown):
             raise result.error
         return result
@@ -162,9 +165,9 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
 
     Parameters
     ----------
-    program : Program
+    program : TorchProgram
     converters : mapping
-        For each operator without its overload, the function that places its layers.
+        For each operator without its overload, the function that adds its layers.
 
     Raises
     ------
@@ -176,23 +179,54 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     values, folded = fold_constants(program)
     program = fused(functional(program, folded))
     builder = Builder()
-    batch = _batch(program)
     for name in program.inputs:
         shape = program.shapes.get(name)
         if not shape:
             raise UnsupportedLayerError(f"input {name!r} has no batch axis")
         values[name] = builder.input(name, shape[1:])
-    ops = needed(program)
+    _convert_all(program, converters, builder, values)
+    results = []
+    for name in program.outputs:
+        if isinstance(values.get(name), Stack):
+            values[name] = values[name].unstacked(builder)
+        if not isinstance(values.get(name), (Tensor, Flat)):
+            raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
+        results.append(values[name])
+    return builder.model(results, program.name)
+
+
+class _Skipped(Exception):
+    """An operator uses a value that an obstacle before it keeps from being read."""
+
+
+def _convert_all(
+    program: TorchProgram,
+    converters: Mapping[str, Callable[[TorchNode], Any]],
+    builder: Builder,
+    values: dict[str, Any],
+) -> None:
+    """Add each operator's layers and enter its results among the values; one error for all that cannot be read."""
+    obstacles: list[Obstacle] = []
+    ops, batch = needed(program), _batch(program)
     for index, op in enumerate(ops, 1):
         builder.scope = _scope(op)
+        place = _where(op, index, len(ops))
         try:
+            if op.base not in converters and not op.base.startswith(("_operator.", "math.", "aten.sym_size")):
+                raise UnsupportedLayerError("is not among the operators that lrpfast reads (docs/layers.md lists them)")
             result = _convert(TorchNode(op, values, builder, program, batch), converters)
         except MemoryError:
             raise
+        except _Skipped:
+            result = _Skipped
         except (UnsupportedLayerError, NotImplementedError) as error:
-            raise UnsupportedLayerError(f"{_where(op, index, len(ops))} {error}") from error
+            obstacles.append(obstacle(op, place, str(error)))
+            result = _Skipped
         except (InputError, ShapeError, ModelFormatError) as error:
-            raise ModelFormatError(f"{_where(op, index, len(ops))}: {error}") from error
+            raise ModelFormatError(f"{place}: {error}") from error
+        if result is _Skipped:
+            values.update(dict.fromkeys(op.outputs, _Skipped))
+            continue
         several = result if isinstance(result, (list, tuple)) else [result]
         if len(op.outputs) == 1:
             values[op.outputs[0]] = result
@@ -201,14 +235,8 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
             values.update(zip(op.outputs, several, strict=False))
         for name, value in zip(op.outputs, several, strict=False):
             _check_shape(op, program.shapes.get(name), value)
-    ends = []
-    for name in program.outputs:
-        if isinstance(values.get(name), Stack):
-            values[name] = values[name].unstacked(builder)
-        if not isinstance(values.get(name), (Tensor, Flat)):
-            raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
-        ends.append(values[name])
-    return builder.model(ends, program.name)
+    if obstacles:
+        raise unsupported(obstacles)
 
 
 def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
@@ -218,8 +246,6 @@ def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any
         return parts[index]
     if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
         raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
-    if op.base not in converters:
-        raise UnsupportedLayerError("is not among the operators that lrpfast reads (docs/layers.md lists them)")
     return converters[op.base](node)
 
 

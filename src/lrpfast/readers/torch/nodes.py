@@ -1,6 +1,6 @@
 """ATen operators in lrpfast's terms: layers with weights and normalization; and the table of all.
 
-A converter takes a `Call` and returns the value that the operator makes. To read another
+A converter takes a `TorchNode` and returns the operator's result. To read another
 operator, write its function and enter it in `CONVERTERS`.
 """
 
@@ -14,11 +14,13 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
+from ..arithmetic import einsum, matrix_product
+from ..channels_first import Flat, Tensor
 from .constants import UNCHANGED
 from .functions import FUNCTIONS
 from .graph import TorchNode
 from .merges import MERGES
-from .records import Ref
+from .records import PerBatch, Ref
 from .shape_ops import MOVES
 
 Converter = Callable[[TorchNode], Any]
@@ -45,23 +47,33 @@ def _addmm(node: TorchNode) -> Any:
 
 def _matmul(node: TorchNode) -> Any:
     a, b = node.get("self"), node.get("other", node.get("mat2"))
-    if isinstance(b, np.ndarray):
-        if b.ndim != 2:
-            raise node.unsupported(f"multiplies with a constant of shape {b.shape}", "These work: matrices")
+    if isinstance(a, (Tensor, Flat)) and isinstance(b, (Tensor, Flat)):
+        return matrix_product(node.builder, a, b)
+    if isinstance(b, np.ndarray) and b.ndim == 2:
         return node.builder.dense(a, b, None)
-    if isinstance(a, np.ndarray):
-        if a.ndim != 2 or len(b.shape) < 2:
-            raise node.unsupported(f"multiplies a constant of shape {a.shape} with samples of shape {b.shape}")
-        rank = len(b.shape)
-        swap = [*range(rank - 2), rank - 1, rank - 2]
-        result = node.builder.dense(node.builder.transpose(b, swap), a.T, None)
-        return node.builder.transpose(result, swap)
-    if len(a.shape) != 2 or len(b.shape) != 2:
-        raise node.unsupported(f"multiplies samples of shapes {a.shape} and {b.shape}", "These work: two matrices")
-    builder = node.builder
-    a, b = builder.plain(a), builder.plain(b)
-    number = builder.add(L.Dot((1, 0)), a.node, b.node)
-    return type(a)(number, tuple(builder.shapes[number]), (0, 1))
+    arrays = [v for v in (a, b) if isinstance(v, np.ndarray)]
+    if not arrays:
+        raise node.unsupported("multiplies with a constant that depends on the number of samples")
+    rank = len((b if arrays[0] is a else a).shape) + 1
+    array = arrays[0]
+    if array.ndim > rank or (array.ndim == rank and array.shape[0] != 1):
+        raise node.unsupported(f"multiplies a constant of shape {array.shape} with samples of {rank - 1} axes")
+    array = array[0] if array.ndim == rank else array
+    heads = "bcdefgh"[: rank - 2]
+    inner = heads[len(heads) - max(array.ndim - 2, 0) :]
+    if array.ndim == 1:
+        raise node.unsupported(f"multiplies with a vector of {len(array)} numbers", "These work: matrices")
+    if arrays[0] is a:
+        return einsum(node.builder, f"{inner}xy,{heads}yz->{heads}xz", [array, b])
+    return einsum(node.builder, f"{heads}xy,{inner}yz->{heads}xz", [a, array])
+
+
+def _einsum(node: TorchNode) -> Any:
+    operands = node.get("tensors", node.get("operands"))
+    known: list[Any] = [v.sample_array() if isinstance(v, PerBatch) else v for v in operands]
+    if any(v is None for v in known):
+        raise node.unsupported("multiplies with a constant that differs between samples")
+    return einsum(node.builder, node.get("equation"), known)
 
 
 def _convolution(node: TorchNode) -> Any:
@@ -173,10 +185,6 @@ def _local_response_norm(node: TorchNode) -> Any:
     return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
 
 
-def _attention(node: TorchNode) -> Any:
-    raise node.unsupported("is attention, which lrpfast has no rule for yet")
-
-
 # -- what does nothing at inference ---------------------------------------------
 
 
@@ -207,6 +215,7 @@ CONVERTERS: dict[str, Converter] = {
     "aten.mm": _matmul,
     "aten.bmm": _matmul,
     "aten.matmul": _matmul,
+    "aten.einsum": _einsum,
     "aten.convolution": _convolution,
     **{f"aten.conv{rank}d": _convolution for rank in (1, 2, 3)},
     **{f"aten.conv_transpose{rank}d": _convolution for rank in (1, 2, 3)},
@@ -220,7 +229,6 @@ CONVERTERS: dict[str, Converter] = {
     "aten.group_norm": _group_norm,
     "aten.instance_norm": _instance_norm,
     "lrpfast.local_response_norm": _local_response_norm,
-    "aten.scaled_dot_product_attention": _attention,
     "aten.native_dropout": _native_dropout,
     **{f"aten.{name}": _same for name in (*UNCHANGED, "feature_dropout", "alpha_dropout", "feature_alpha_dropout")},
     **MOVES,

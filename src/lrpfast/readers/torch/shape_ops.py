@@ -131,6 +131,10 @@ def _expand(node: TorchNode) -> Any:
     return stretched(node.builder, x, [None if n == -1 else n for n in sizes[1:]])
 
 
+def _expand_as(node: TorchNode) -> Any:
+    return stretched(node.builder, node.tensor(), node.tensor("other").shape)
+
+
 def _repeat(node: TorchNode) -> Any:
     x, times = node.tensor(), node.get("repeats", node.get("dims"))
     if len(times) != len(x.shape) + 1 or times[0] != 1:
@@ -203,13 +207,26 @@ def _index_select(node: TorchNode) -> Any:
 
 
 def _index(node: TorchNode) -> Any:
+    """Constant indices on one axis or several side by side; each result axis is one of the indices'."""
     x, indices = node.tensor(), node.get("indices")
     used = [i for i, index in enumerate(indices) if index is not None]
-    if len(used) != 1 or not isinstance(indices[used[0]], np.ndarray) or indices[used[0]].ndim != 1:
-        raise node.unsupported("indexes by other than one constant vector")
-    index = indices[used[0]]
-    positions = np.flatnonzero(index) if index.dtype == bool else index
-    return take(node.builder, x, node.axis(used[0], len(x.shape)), positions)
+    arrays = [indices[i] for i in used]
+    if (
+        not used
+        or used != list(range(used[0], used[0] + len(used)))
+        or any(not isinstance(a, np.ndarray) or (a.dtype == bool and a.ndim != 1) for a in arrays)
+    ):
+        raise node.unsupported("indexes by other than constants on axes side by side")
+    arrays = [np.flatnonzero(a) if a.dtype == bool else a for a in arrays]
+    axis = node.axis(used[0], len(x.shape))
+    sizes = [fixed(x, axis + i) for i in range(len(used))]
+    wrapped = [np.where(a < 0, a + n, a) for a, n in zip(arrays, sizes, strict=True)]
+    flat = np.asarray(np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes))
+    head, tail = x.shape[:axis], x.shape[axis + len(used) :]
+    if len(used) > 1:
+        x = _reshaped(node, x, (*head, math.prod(sizes), *tail))
+    x = take(node.builder, x, axis, flat.ravel())
+    return x if flat.ndim == 1 else _reshaped(node, x, (*head, *flat.shape, *tail))
 
 
 def _flip(node: TorchNode) -> Any:
@@ -297,6 +314,7 @@ MOVES: dict[str, Converter] = {
     "aten.pixel_shuffle": _pixel_shuffle,
     "aten.pixel_unshuffle": _pixel_unshuffle,
     "aten.expand": _expand,
+    "aten.expand_as": _expand_as,
     "aten.repeat": _repeat,
     "aten.tile": _repeat,
     "aten.slice": _slice,
