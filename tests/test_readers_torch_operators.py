@@ -133,9 +133,21 @@ def _by_rank(rank):
 for _rank in SHAPES:
     MODULES.update({f"{name} {_rank}d": (make, SHAPES[_rank]) for name, make in _by_rank(_rank)})
 
-ROW, COLUMN, MATRIX = (
-    torch.randn(n, generator=torch.Generator().manual_seed(0)).double() for n in (8, (4, 1, 1), (8, 5))
+ROW, COLUMN, MATRIX, HEADS, TOKEN = (
+    torch.randn(n, generator=torch.Generator().manual_seed(0)).double()
+    for n in (8, (4, 1, 1), (8, 5), (4, 8, 5), (1, 1, 8, 8))
 )
+
+
+def window_mask(x):
+    """A mask as Swin writes it: constants changed in place, a piece at a time."""
+    mask = x.new_zeros((8, 8))
+    for i, rows in enumerate((slice(0, 3), slice(3, 8))):
+        for j, columns in enumerate((slice(0, 2), slice(2, 8))):
+            mask[rows, columns] = 2 * i + j
+    mask = mask.view(2, 4, 8).permute(1, 0, 2).reshape(8, 8)
+    return x + mask.masked_fill(mask != 0, -3.0).masked_fill(mask == 0, 0.0)
+
 
 FUNCTIONS = {
     "add": lambda x: x + x.relu(),
@@ -211,6 +223,27 @@ FUNCTIONS = {
     "broadcast": lambda x: x * x.mean((2, 3), keepdim=True) + x[:, :1],
     "stretched by a constant": lambda x: x.mean(1, keepdim=True) + COLUMN,
     "in place": lambda x: F.relu(x.relu().add_(1.0) - x, inplace=True),
+    "class token": lambda x: torch.cat([TOKEN.expand(x.shape[0], -1, -1, -1), x], 1),
+    "class token, repeated": lambda x: torch.cat([x, TOKEN.repeat(x.shape[0], 1, 1, 1), x], 1),
+    "stack with a constant": lambda x: torch.stack([x, torch.ones_like(x)], 2),
+    "arange": lambda x: x * torch.arange(8) + torch.arange(4, dtype=x.dtype)[:, None, None] / 3,
+    "where": lambda x: torch.where(torch.arange(8) % 3 == 1, x, torch.zeros_like(x) - 2),
+    "where of two values": lambda x: torch.where(torch.arange(8) > 3, x, x.exp()),
+    "masked_fill": lambda x: x.masked_fill(torch.tril(torch.ones(8, 8)) == 0, -5.0),
+    "a constant changed in place": window_mask,
+    "a constant rounded": lambda x: x + (3 * ROW).long(),
+    "glu": lambda x: F.glu(x, 1),
+    "glu last": lambda x: F.glu(x),
+    "einsum": lambda x: torch.einsum("bchw,wk->bkch", x, MATRIX),
+    "einsum by channels": lambda x: torch.einsum("bchw,cwk->bhck", x, HEADS),
+    "einsum over two axes": lambda x: torch.einsum("...chw,cwk->...kh", x, HEADS),
+    "einsum, element by element": lambda x: torch.einsum("bchw,w->bhwc", x, ROW),
+    "einsum of a sum": lambda x: torch.einsum("bchw->bwh", x),
+    "einsum of two matrices": lambda x: torch.einsum("bij,bkj->bki", x[:, 0], x[:, 1]),
+    "matmul by channels": lambda x: x @ HEADS,
+    "index on two axes": lambda x: x[:, [0, 1], [3, -1]],
+    "index by a matrix": lambda x: x[:, torch.tensor([[0, 1], [2, 3]])],
+    "expand_as": lambda x: x.mean(1, keepdim=True).expand_as(x),
     "size arithmetic": lambda x: x.reshape(x.size(0), x.size(1) * x.size(2) // 2, -1) + x.size(1),
 }
 MODULES.update({name: (functools.partial(Function, f), IMAGE) for name, f in FUNCTIONS.items()})
@@ -329,6 +362,38 @@ def test_an_operator_outside_the_list_is_named():
     )
 
 
+def test_every_obstacle_is_named_at_once():
+    refused(
+        Function(lambda x: torch.sin(x) + torch.cos(torch.sin(x.relu()))),
+        torch.ones(2, 4),
+        *("3 operators", "aten.sin", "1 more of this kind", "aten.cos"),
+    )
+
+
+def test_a_recurrent_layer_comes_before_what_is_beside_it():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = nn.LSTM(8, 8, batch_first=True)
+
+        def forward(self, x):
+            return self.recurrent(torch.sin(x))[0][:, -1]
+
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_torch(Recurrent(), torch.randn(2, 5, 8))
+    text = str(caught.value)
+    assert "zeros" not in text and text.index("recurrent layer (LSTM)") < text.index("aten.sin"), text
+
+
+def test_a_constant_changed_after_its_use_is_refused():
+    def function(x):
+        scale = torch.ones(4)
+        y = x * scale
+        return y + scale.mul_(3)
+
+    refused(Function(function), torch.ones(2, 4), "in place", "used before")
+
+
 def test_attention_is_refused():
     class Attends(nn.Module):
         def __init__(self):
@@ -352,6 +417,7 @@ def test_attention_is_refused():
         (lambda x: torch.div(x, 3, rounding_mode="floor"), "rounds"),
         (lambda x: F.softplus(x, threshold=1), "threshold"),
         (lambda x: (2 * x).long().float(), "rounds"),
+        (lambda x: x.repeat(1, 20_000_000), "repeats"),
         (lambda x: F.rrelu(x, training=True), "random"),
         (lambda x: x if x.shape[0] == 2 else -x, "fixed number of samples"),
         (lambda x: x if x.sum() > 0 else -x, "cannot trace"),

@@ -35,7 +35,7 @@ def constant(builder: Builder, value: Value, array: np.ndarray) -> Value:
 
 
 def stretched(builder: Builder, value: Value, shape: Sequence[int | None]) -> Value:
-    """Axes of size 1 repeated, so that the sample has the given shape; None, and 1, keep what is there."""
+    """Axes of size 1 repeated, so that the sample has the shape; None and 1 leave an axis as it is."""
     for axis, n in enumerate(shape):
         if n not in (None, 1, value.shape[axis]):
             if value.shape[axis] != 1:
@@ -53,52 +53,52 @@ def affine(builder: Builder, value: Value, scale: Any, shift: Any) -> Value:
             "numbers instead"
         )
     both = np.broadcast_shapes(scale.shape, shift.shape)
-    wanted = (1,) * (len(value.shape) - len(both)) + both
-    if any(n == 1 != m for n, m in zip(value.shape, wanted, strict=True)):
+    sizes = (1,) * (len(value.shape) - len(both)) + both
+    if any(n == 1 != m for n, m in zip(value.shape, sizes, strict=True)):
         if None in value.shape:
             raise open_size(value.shape)
-        count = np.prod(np.broadcast_shapes(wanted, tuple(n or 1 for n in value.shape)), dtype=object)
+        count = np.prod(np.broadcast_shapes(sizes, tuple(n or 1 for n in value.shape)), dtype=object)
         if count > MOST:
             raise UnsupportedLayerError(f"stretches samples of {value.shape} to {count:,} values; the most is {MOST:,}")
-        value = stretched(builder, value, [m if n == 1 else None for n, m in zip(value.shape, wanted, strict=True)])
+        value = stretched(builder, value, [m if n == 1 else None for n, m in zip(value.shape, sizes, strict=True)])
     return builder.affine(value, scale, shift)
 
 
 def _spatially(
-    builder: Builder, value: Value, wanted: Mapping[int, Any], none: Any, layer: Callable[[Sequence[Any]], L.Layer]
+    builder: Builder, value: Value, items: Mapping[int, Any], none: Any, layer: Callable[[Sequence[Any]], L.Layer]
 ) -> Value:
-    """One layer on the axes of an image, or one after the other; it is given what each axis is to become."""
+    """One layer on the axes of an image, or one after the other; ``layer`` gets each axis's item, or ``none``."""
     spatial = len(value.shape) - 1
-    if len(wanted) > 1 and 0 not in wanted and spatial <= 3:
-        return builder.window(layer([wanted.get(a, none) for a in range(1, spatial + 1)]), value)
-    for axis, what in wanted.items():
+    if len(items) > 1 and 0 not in items and spatial <= 3:
+        return builder.window(layer([items.get(a, none) for a in range(1, spatial + 1)]), value)
+    for axis, item in items.items():
 
-        def make(rank: int, place: int, what: Any = what) -> L.Layer:
-            return layer([what if i == place else none for i in range(rank)])
+        def make(rank: int, position: int, item: Any = item) -> L.Layer:
+            return layer([item if i == position else none for i in range(rank)])
 
         value = builder.along(value, axis, make)
     return value
 
 
-def take(builder: Builder, value: Value, axis: int, places: Sequence[int] | np.ndarray) -> Value:
-    """Values at the given places of an axis, in that order."""
-    n, places = fixed(value, axis), np.asarray(places, np.int64)
-    if not places.size:
+def take(builder: Builder, value: Value, axis: int, positions: Sequence[int] | np.ndarray) -> Value:
+    """Values at positions of an axis, in that order."""
+    n, positions = fixed(value, axis), np.asarray(positions, np.int64)
+    if not positions.size:
         raise UnsupportedLayerError(f"takes nothing of an axis of {n}, which leaves nothing to explain")
-    if places.min() < -n or places.max() >= n:
-        raise ShapeError(f"it takes the places {places[:8].tolist()} of an axis of {n}")
-    places = places % n
-    first, last = int(places[0]), int(places[-1])
-    if np.array_equal(places, np.arange(first, last + 1)):
-        edges = {} if len(places) == n else {axis: (first, n - 1 - last)}
+    if positions.min() < -n or positions.max() >= n:
+        raise ShapeError(f"it takes the positions {positions[:8].tolist()} of an axis of {n}")
+    positions = positions % n
+    first, last = int(positions[0]), int(positions[-1])
+    if np.array_equal(positions, np.arange(first, last + 1)):
+        edges = {} if len(positions) == n else {axis: (first, n - 1 - last)}
         return _spatially(builder, value, edges, (0, 0), lambda pairs: L.Crop(tuple(pairs)))
-    return _spatially(builder, value, {axis: places}, None, lambda axes: L.Take(tuple(axes)))
+    return _spatially(builder, value, {axis: positions}, None, lambda axes: L.Take(tuple(axes)))
 
 
 def pad(
     builder: Builder, value: Value, pairs: Mapping[int, tuple[int, int]], mode: str, constant: float = 0.0
 ) -> Value:
-    """Values before and after axes, cut off where a number is negative.
+    """Values added before and after axes, or cut off where a number is negative.
 
     ``mode`` is NumPy's: "constant", "reflect", "edge" or "wrap".
     """
@@ -108,22 +108,23 @@ def pad(
             value = take(builder, value, axis, range(max(-pair[0], 0), n - max(-pair[1], 0)))
     added = {a: (max(before, 0), max(after, 0)) for a, (before, after) in pairs.items() if max(before, after) > 0}
     if mode in ("edge", "wrap"):
-        places = {}
+        takes = {}
         for axis, pair in added.items():
             count(3 * 8 * (fixed(value, axis) + sum(pair)), f"to pad an axis by {pair}")
-            places[axis] = np.pad(np.arange(fixed(value, axis)), pair, mode)  # type: ignore[call-overload]
-        return _spatially(builder, value, places, None, lambda axes: L.Take(tuple(axes)))
+            takes[axis] = np.pad(np.arange(fixed(value, axis)), pair, mode)  # type: ignore[call-overload]
+        return _spatially(builder, value, takes, None, lambda axes: L.Take(tuple(axes)))
     if mode not in ("constant", "reflect"):
         raise UnsupportedLayerError(f"pads in the mode {mode!r}, which lrpfast does not know")
     kind = L.ZeroPad if mode == "constant" else L.ReflectPad
-    made = _spatially(builder, value, added, (0, 0), lambda pairs: kind(tuple(pairs)))
+    result = _spatially(builder, value, added, (0, 0), lambda pairs: kind(tuple(pairs)))
     if mode == "reflect" or constant == 0 or not added:
-        return made
+        return result
     inner = [fixed(value, axis) for axis in range(len(value.shape))]
-    count(8 * math.prod(fixed(made, axis) for axis in range(len(made.shape))), f"to pad {value.shape} to {made.shape}")
+    size = math.prod(fixed(result, axis) for axis in range(len(result.shape)))
+    count(8 * size, f"to pad {value.shape} to {result.shape}")
     edges = [added.get(axis, (0, 0)) for axis in range(len(inner))]
     border = np.pad(np.zeros(inner), edges, constant_values=constant)  # added where zeros are, and nothing else moves
-    return builder.affine(made, np.array(1.0), border)
+    return builder.affine(result, np.array(1.0), border)
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ class Resize:
     scale: float
     where: str
 
-    def at(self, n: int, dtype: Any = np.float64) -> Any:
-        """The new values' places among the old ones, in the given precision."""
+    def positions(self, n: int, dtype: Any = np.float64) -> Any:
+        """Where the new values lie among the old ones, in a precision."""
         i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.m
         if not 1 <= self.m <= MOST or self.m * n > MOST:
             raise ModelFormatError(f"it makes an axis of {self.m} values of one of {n}")
@@ -175,26 +176,26 @@ _ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def nearest(builder: Builder, value: Value, axes: Mapping[int, Resize], rounding: str) -> Value:
-    """Axes resized by repeating values, or leaving some out; places are computed in float32, as the runtimes do."""
+    """Axes resized by repeating values, or leaving some out; positions are computed in float32, as the runtimes do."""
     if rounding not in _ROUNDED:
         raise UnsupportedLayerError(f"rounds by {rounding!r}, which lrpfast does not know")
-    repeats, places = {}, {}
+    repeats, takes = {}, {}
     for axis, resize in axes.items():
         n = fixed(value, axis)
-        found = np.clip(_ROUNDED[rounding](resize.at(n, np.float32)), 0, n - 1).astype(np.int64)
+        positions = np.clip(_ROUNDED[rounding](resize.positions(n, np.float32)), 0, n - 1).astype(np.int64)
         times = resize.m // n
-        if np.array_equal(found, np.arange(n).repeat(times)):
+        if np.array_equal(positions, np.arange(n).repeat(times)):
             repeats.update({axis: times} if times > 1 else {})
         else:
-            places[axis] = found
-    value = _spatially(builder, value, places, None, lambda given: L.Take(tuple(given)))
+            takes[axis] = positions
+    value = _spatially(builder, value, takes, None, lambda axes: L.Take(tuple(axes)))
     return _spatially(builder, value, repeats, 1, lambda sizes: L.UpSample(tuple(sizes)))
 
 
 def repeat(builder: Builder, value: Value, axis: int, count: int) -> Value:
     """Each value of an axis ``count`` times, one after the other."""
-    wanted = {} if count == 1 else {axis: count}
-    return _spatially(builder, value, wanted, 1, lambda sizes: L.UpSample(tuple(sizes)))
+    times = {} if count == 1 else {axis: count}
+    return _spatially(builder, value, times, 1, lambda sizes: L.UpSample(tuple(sizes)))
 
 
 def interpolate(
@@ -213,10 +214,10 @@ def interpolate(
     matrices = {}
     for axis, resize in axes.items():
         n = fixed(value, axis)
-        at = resize.at(n)
+        positions = resize.positions(n)
         count(8 * n * resize.m, f"to resize an axis of {n} values to {resize.m}")
         shrink = min(resize.scale, 1.0) if smooth else 1.0
-        matrix = interpolation(n, at, kind, a, outside, shrink)
+        matrix = interpolation(n, positions, kind, a, outside, shrink)
         if len(matrix) != n or not np.array_equal(matrix, np.eye(n)):
             matrices[axis] = matrix
-    return _spatially(builder, value, matrices, None, lambda given: L.Interpolate(tuple(given)))
+    return _spatially(builder, value, matrices, None, lambda axes: L.Interpolate(tuple(axes)))

@@ -53,15 +53,15 @@ class Tensor:
 
     Attributes
     ----------
-    at : int
-        The node that makes it.
+    node : int
+        The number of the node that computes it.
     shape : tuple
         Per sample, its axes as the file has them.
     order : tuple of int
         Axis i inside the model is axis ``order[i]`` of the file's.
     """
 
-    at: int
+    node: int
     shape: Shape
     order: tuple[int, ...]
 
@@ -93,7 +93,7 @@ class Builder:
         self.shapes: list[Shape] = []
         #: What the layers placed next are named after.
         self.scope = "layer"
-        self._taken: dict[str, int] = {}  # names, and the last number that was tried after each
+        self._names: dict[str, int] = {}  # each name, and the last number tried after it
         self._moves: dict[tuple[int, tuple[int, ...]], int] = {}
         self._origin: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._flattened: dict[Tensor, Tensor] = {}
@@ -106,12 +106,12 @@ class Builder:
             raise ModelFormatError(f"the model would have more than {MAX_NODES:,} layers")
         take(layer.nbytes, str(layer))
         stem = name = self.scope + (f"/{part}" if part else "")
-        count = self._taken.get(stem, 0)
-        while name in self._taken:
+        count = self._names.get(stem, 0)
+        while name in self._names:
             count += 1
             name = f"{stem}_{count}"
-        self._taken[stem] = count  # where the next of this name looks on
-        self._taken.setdefault(name, 0)
+        self._names[stem] = count  # the search for the next name of this stem goes on from here
+        self._names.setdefault(name, 0)
         self.shapes.append(layer.output_shape(*(self.shapes[i] for i in inputs)))
         self.nodes.append((replace(layer, name=name), inputs))
         return len(self.nodes) - 1
@@ -121,12 +121,12 @@ class Builder:
         return Tensor(self.add(L.Input(shape)), tuple(shape), tuple(range(len(shape))))
 
     def model(self, outputs: Sequence[Value], name: str) -> Model:
-        """The model that returns the given values, in the file's order; what they do not need is left out."""
-        ends = []
+        """The model that returns the values, in the file's order; layers that no output needs are left out."""
+        result_nodes = []
         for value in outputs:
-            self.scope = str(self.nodes[(value.source if isinstance(value, Flat) else value).at][0].name)
-            ends.append(self.plain(value).at)
-        needed = set(ends)
+            self.scope = str(self.nodes[(value.source if isinstance(value, Flat) else value).node][0].name)
+            result_nodes.append(self.plain(value).node)
+        needed = set(result_nodes)
         for i in range(len(self.nodes) - 1, -1, -1):
             if i in needed:
                 needed.update(self.nodes[i][1])
@@ -138,7 +138,7 @@ class Builder:
                 )
         number = {i: k for k, i in enumerate(sorted(needed))}
         nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]
-        return Model(nodes, name, [number[i] for i in ends])
+        return Model(nodes, name, [number[i] for i in result_nodes])
 
     # -- layout ---------------------------------------------------------------
 
@@ -148,17 +148,17 @@ class Builder:
         if order == t.order:
             return t
         axes = tuple(t.order.index(a) for a in order)
-        at = t.at
-        if at in self._origin:  # a move of a move is one move, or none
-            at, before = self._origin[at]
+        node = t.node
+        if node in self._origin:  # a move of a move is one move, or none
+            node, before = self._origin[node]
             axes = tuple(before[a] for a in axes)
         if axes != tuple(range(len(axes))):
-            if (at, axes) not in self._moves:
-                moved = self.add(L.Permute(axes), at, part="layout")
-                self._moves[at, axes] = moved
-                self._origin[moved] = (at, axes)
-            at = self._moves[at, axes]
-        return replace(t, at=at, order=order)
+            if (node, axes) not in self._moves:
+                moved = self.add(L.Permute(axes), node, part="layout")
+                self._moves[node, axes] = moved
+                self._origin[moved] = (node, axes)
+            node = self._moves[node, axes]
+        return replace(t, node=node, order=order)
 
     def plain(self, value: Value) -> Tensor:
         """The tensor as the file has it."""
@@ -178,14 +178,14 @@ class Builder:
         if isinstance(value, Tensor):
             return value
         if value.source not in self._flattened:
-            at = self.add(L.Flatten(), self.plain(value.source).at, part="flatten")
-            self._flattened[value.source] = Tensor(at, value.shape, (0,))
+            node = self.add(L.Flatten(), self.plain(value.source).node, part="flatten")
+            self._flattened[value.source] = Tensor(node, value.shape, (0,))
         return self._flattened[value.source]
 
     def transpose(self, value: Value, axes: Sequence[int]) -> Tensor:
         """The file's axes in another order; nothing moves inside."""
         t = self.tensor(value)
-        return Tensor(t.at, tuple(t.shape[a] for a in axes), tuple(list(axes).index(a) for a in t.order))
+        return Tensor(t.node, tuple(t.shape[a] for a in axes), tuple(list(axes).index(a) for a in t.order))
 
     def reshape(self, value: Value, shape: Sequence[int]) -> Value:
         """The values in the file's order, in another shape."""
@@ -194,7 +194,7 @@ class Builder:
             return value
         if None in t.shape:
             if len(shape) == 1 and t.order == tuple(range(len(t.shape))):
-                return Tensor(self.add(L.Flatten(), t.at), (None,), (0,))
+                return Tensor(self.add(L.Flatten(), t.node), (None,), (0,))
             raise open_size(t.shape)
         if math.prod(t.shape) != math.prod(shape) or 0 in shape:  # type: ignore[arg-type]
             raise ShapeError(f"it cannot make {shape} of {t.shape}")
@@ -205,15 +205,15 @@ class Builder:
             return Flat(t)
         groups = _groups(t.shape, shape)
         groups.sort(key=lambda group: min(lies.index(a) for a in group[0]))
-        wanted = [a for group, _ in groups for a in group]
-        if wanted != lies:
-            t = self.lay(t, [*(a for a in t.order if t.shape[a] == 1), *wanted])
+        axes = [a for group, _ in groups for a in group]
+        if axes != lies:
+            t = self.lay(t, [*(a for a in t.order if t.shape[a] == 1), *axes])
         order = _with_ones([a for _, group in groups for a in group], shape)
         inside = tuple(shape[a] for a in order)
-        at = t.at
+        node = t.node
         if inside != t.inside:
-            at = self.add(L.Flatten() if len(inside) == 1 else L.Reshape(inside), t.at)
-        return Tensor(at, shape, order)
+            node = self.add(L.Flatten() if len(inside) == 1 else L.Reshape(inside), t.node)
+        return Tensor(node, shape, order)
 
     # -- layers ---------------------------------------------------------------
 
@@ -221,14 +221,14 @@ class Builder:
         """A layer that treats all values alike."""
         if isinstance(value, Flat):
             return Flat(self.each(layer, value.source))  # type: ignore[arg-type]
-        return replace(value, at=self.add(layer, value.at))
+        return replace(value, node=self.add(layer, value.node))
 
     def window(self, layer: Layer, value: Value, part: str = "") -> Tensor:
         """A layer on spatial axes and channels."""
         t = self.channels_last(value)
-        at = self.add(layer, t.at, part=part)
-        made = self.shapes[at]
-        return Tensor(at, (made[-1], *made[:-1]), t.order)
+        node = self.add(layer, t.node, part=part)
+        result = self.shapes[node]
+        return Tensor(node, (result[-1], *result[:-1]), t.order)
 
     def dense(self, value: Value, kernel: np.ndarray, bias: np.ndarray | None) -> Tensor:
         """A dense layer on the file's last axis."""
@@ -236,10 +236,10 @@ class Builder:
             t = value.source
             rows = kernel.reshape(*t.shape, -1)  # type: ignore[arg-type]
             kernel = rows.transpose(*t.order, len(t.order)).reshape(*kernel.shape)
-            at = self.add(L.Dense(kernel, bias), self.add(L.Flatten(), t.at, part="flatten"))
-            return Tensor(at, (kernel.shape[1],), (0,))
+            node = self.add(L.Dense(kernel, bias), self.add(L.Flatten(), t.node, part="flatten"))
+            return Tensor(node, (kernel.shape[1],), (0,))
         t = self.last(value, len(value.shape) - 1)
-        return Tensor(self.add(L.Dense(kernel, bias), t.at), (*t.shape[:-1], kernel.shape[1]), t.order)
+        return Tensor(self.add(L.Dense(kernel, bias), t.node), (*t.shape[:-1], kernel.shape[1]), t.order)
 
     def merge(self, layer: Layer, values: Sequence[Value], axis: int | None = None) -> Tensor:
         """A layer of several inputs, laid out as the largest of them; ``axis`` is the file's, of a Concat."""
@@ -253,11 +253,11 @@ class Builder:
         order = tensors[sizes.index(max(sizes))].order
         if axis is not None:
             layer = replace(layer, axis=order.index(axis))  # type: ignore[call-arg]
-        at = self.add(layer, *(self.lay(t, order).at for t in tensors))
+        node = self.add(layer, *(self.lay(t, order).node for t in tensors))
         shape: list[int | None] = [None] * len(order)
-        for a, n in zip(order, self.shapes[at], strict=True):
+        for a, n in zip(order, self.shapes[node], strict=True):
             shape[a] = n
-        return Tensor(at, tuple(shape), order)
+        return Tensor(node, tuple(shape), order)
 
     def affine(self, value: Value, scale: np.ndarray | np.float64, shift: np.ndarray | np.float64) -> Value:
         """x · scale + shift, with arrays that stretch to the tensor's shape."""
@@ -270,20 +270,20 @@ class Builder:
             raise ShapeError(f"constants of shape {both} do not fit its input of shape {value.shape}")
         varies = [axis for axis, n in enumerate(both) if n != 1]
         t = self.tensor(value)
-        if len(varies) <= 1:  # a number for each place on one axis
+        if len(varies) <= 1:  # one number for each position on one axis
             t = self.last(t, varies[0] if varies else t.order[-1])
             count = t.inside[-1]
             if count is None:
                 raise open_size(t.shape)
             take(6 * 8 * count, f"a constant for each of {count:,} values")
             arrays = [np.broadcast_to(a.ravel(), (count,)) for a in (scale, shift)]
-            return replace(t, at=self.add(_scaling(*arrays), t.at))
+            return replace(t, node=self.add(_scaling(*arrays), t.node))
         if None in t.shape:
             raise open_size(t.shape)
         take(6 * 8 * math.prod(t.shape), f"a constant of shape {t.shape}")  # type: ignore[arg-type]
         whole = [np.broadcast_to(a, t.shape).transpose(t.order).ravel() for a in (scale, shift)]  # type: ignore[arg-type]
-        at = self.add(_scaling(*whole), self.add(L.Flatten(), t.at, part="flatten"))
-        return replace(t, at=self.add(L.Reshape(t.inside), at, part="shape"))  # type: ignore[arg-type]
+        node = self.add(_scaling(*whole), self.add(L.Flatten(), t.node, part="flatten"))
+        return replace(t, node=self.add(L.Reshape(t.inside), node, part="shape"))  # type: ignore[arg-type]
 
     def along(self, value: Value, axis: int, make: Callable[[int, int], Layer], part: str = "") -> Tensor:
         """A layer on one of the file's axes alone.
@@ -298,44 +298,44 @@ class Builder:
         t = self.tensor(value)
         if None in t.shape and t.order[-1] == axis and 2 <= len(t.shape) <= 4:  # it becomes one of the spatial axes
             t = self.lay(t, [axis, *t.order[:-1]])
-        place, inside = t.order.index(axis), t.inside
-        at = t.at
-        if place < len(inside) - 1 <= 3:
-            at = self.add(make(len(inside) - 1, place), at, part=part)
-            made = self.shapes[at][place]
+        position, inside = t.order.index(axis), t.inside
+        node = t.node
+        if position < len(inside) - 1 <= 3:
+            node = self.add(make(len(inside) - 1, position), node, part=part)
+            result = self.shapes[node][position]
         else:
             if None in inside:
                 raise open_size(t.shape)
-            before, after = math.prod(inside[:place]), math.prod(inside[place + 1 :])  # type: ignore[arg-type]
-            at = self.add(L.Reshape((before, inside[place], after)), at, part="shape")  # type: ignore[arg-type]
-            at = self.add(make(2, 1), at, part=part)
-            made = self.shapes[at][1]
-            at = self.add(L.Reshape((*inside[:place], made, *inside[place + 1 :])), at, part="shape")  # type: ignore[arg-type]
-        return Tensor(at, (*t.shape[:axis], made, *t.shape[axis + 1 :]), t.order)
+            before, after = math.prod(inside[:position]), math.prod(inside[position + 1 :])  # type: ignore[arg-type]
+            node = self.add(L.Reshape((before, inside[position], after)), node, part="shape")  # type: ignore[arg-type]
+            node = self.add(make(2, 1), node, part=part)
+            result = self.shapes[node][1]
+            node = self.add(L.Reshape((*inside[:position], result, *inside[position + 1 :])), node, part="shape")  # type: ignore[arg-type]
+        return Tensor(node, (*t.shape[:axis], result, *t.shape[axis + 1 :]), t.order)
 
     def pool_all(self, value: Value, axes: Sequence[int], kind: Any, keepdims: bool) -> Value:
         """The mean or the largest value over some of the file's axes."""
         t = self.tensor(value)
-        kept = [a for a in t.order if a not in axes]
-        t = self.lay(t, [*(a for a in t.order if a in axes), *kept])
+        remaining = [a for a in t.order if a not in axes]
+        t = self.lay(t, [*(a for a in t.order if a in axes), *remaining])
         shape = tuple(1 if a in axes else n for a, n in enumerate(t.shape))
-        if len(kept) == 1 and len(axes) <= 3:
-            at = self.add(kind(keepdims), t.at)
-            return Tensor(at, shape, t.order) if keepdims else Tensor(at, (t.shape[kept[0]],), (0,))
+        if len(remaining) == 1 and len(axes) <= 3:
+            node = self.add(kind(keepdims), t.node)
+            return Tensor(node, shape, t.order) if keepdims else Tensor(node, (t.shape[remaining[0]],), (0,))
         if None in t.shape:
             raise open_size(t.shape)
-        if not kept and not keepdims:
+        if not remaining and not keepdims:
             return self.reshape(self.pool_all(value, axes, kind, True), ())
-        sizes = [math.prod(t.shape[a] for a in group) for group in (axes, kept)]  # type: ignore[misc]
-        at = self.add(kind(False), self.add(L.Reshape(tuple(sizes)), t.at, part="shape"))
+        sizes = [math.prod(t.shape[a] for a in group) for group in (axes, remaining)]  # type: ignore[misc]
+        node = self.add(kind(False), self.add(L.Reshape(tuple(sizes)), t.node, part="shape"))
         if not keepdims:
-            rank = {a: i for i, a in enumerate(sorted(kept))}
-            shape = tuple(t.shape[a] for a in sorted(kept))
-            made = Tensor(at, shape, tuple(rank[a] for a in kept))
+            rank = {a: i for i, a in enumerate(sorted(remaining))}
+            shape = tuple(t.shape[a] for a in sorted(remaining))
+            result = Tensor(node, shape, tuple(rank[a] for a in remaining))
         else:
-            made = Tensor(at, shape, t.order)
-        inside = made.inside
-        return made if len(inside) == 1 else replace(made, at=self.add(L.Reshape(inside), at, part="shape"))  # type: ignore[arg-type]
+            result = Tensor(node, shape, t.order)
+        inside = result.inside
+        return result if len(inside) == 1 else replace(result, node=self.add(L.Reshape(inside), node, part="shape"))  # type: ignore[arg-type]
 
 
 def _scaling(scale: np.ndarray, shift: np.ndarray) -> Layer:

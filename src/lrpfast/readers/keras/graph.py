@@ -147,7 +147,7 @@ class _Builder:
         numbers = iter(inputs)
         args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._value(next(numbers)))
         with self._naming(key, layer):
-            results = [self.tensors.plain(value).at for value in operate(layer, self.tensors, args, kwargs)]
+            results = [self.tensors.plain(value).node for value in operate(layer, self.tensors, args, kwargs)]
         return results
 
     def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],

@@ -144,7 +144,7 @@ def _softmax(function: str) -> Callable[..., Any]:
     def convert(op: Operation, a: Any, axis: Any = -1) -> Any:
         t = op.tensor(a)
         t = op.builder.last(t, op.axis(axis, len(t.shape)))
-        return replace(t, at=op.builder.add(L.Activation(function), t.at))
+        return replace(t, node=op.builder.add(L.Activation(function), t.node))
 
     return convert
 
@@ -166,7 +166,7 @@ def unit_norm(builder: Builder, value: Value, axes: Sequence[int]) -> Value:
     sizes = tuple(fixed(t, axis) for axis in axes)
     count = math.prod(sizes)
     norm = L.RMSNorm(np.full(sizes, count**-0.5), epsilon=1e-24 / count, axes=len(axes))
-    return replace(t, at=builder.add(norm, t.at))
+    return replace(t, node=builder.add(norm, t.node))
 
 
 # -- reductions ---------------------------------------------------------------
@@ -196,7 +196,7 @@ def _matmul(op: Operation, a: Any, b: Any, transpose_a: bool = False, transpose_
                 f"multiplies samples of shapes {a.shape} and {b.shape}; lrpfast multiplies matrices", "Reshape them"
             )
         builder = op.builder
-        at = builder.add(L.Dot((1, 0)), builder.plain(a).at, builder.plain(b).at)
+        at = builder.add(L.Dot((1, 0)), builder.plain(a).node, builder.plain(b).node)
         return Tensor(at, builder.shapes[at], (0, 1))
     if is_value(a):
         return op.builder.dense(a, _matrix(op, b), None)

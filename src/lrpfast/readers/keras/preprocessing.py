@@ -108,7 +108,7 @@ def _group_normalization(layer: KerasLayer, builder: Builder, value: Value) -> V
     size = math.prod(fixed(t, a) for a in range(rank - 1))
     grouped = builder.plain(builder.transpose(builder.reshape(t, (size, groups, channels // groups)), (1, 0, 2)))
     norm = L.LayerNorm(epsilon=layer.get("epsilon", 1e-3), axes=2)
-    normed = replace(grouped, at=builder.add(norm, grouped.at))
+    normed = replace(grouped, node=builder.add(norm, grouped.node))
     whole = builder.reshape(builder.transpose(normed, (1, 0, 2)), t.shape)  # type: ignore[arg-type]
     expected = {key: (channels,) for key, flag in (("gamma", "scale"), ("beta", "center")) if layer.get(flag, True)}
     arrays = dict(zip(expected, layer.arrays(**expected), strict=True))

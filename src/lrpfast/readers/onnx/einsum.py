@@ -95,7 +95,7 @@ def _of_two(ctx: NodeContext, values: list[Value], terms: list[str], out: str) -
             "and keeps none but the batch's"
         )
     left, right = b.plain(x), b.plain(y)
-    at = b.add(L.Dot((first.index(contracted[0]), second.index(contracted[0]))), left.at, right.at)
+    at = b.add(L.Dot((first.index(contracted[0]), second.index(contracted[0]))), left.node, right.node)
     labels = "".join(label for label in first + second if label != contracted[0])
     result = Tensor(at, b.shapes[at], tuple(range(len(b.shapes[at]))))
     return _ordered(ctx, result, labels, out) if labels else b.reshape(result, ())

@@ -353,7 +353,7 @@ def _cast(ctx: NodeContext) -> Value | Integers:
     dtype = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
     x = ctx.args[0].value if isinstance(ctx.args[0], Integers) else ctx.value()
     problem = f"turns what the model computes into {dtype}, which rounds it"
-    if isinstance(x, Tensor) and x.at in ctx.inputs and to in (6, 7, 12, 13):
+    if isinstance(x, Tensor) and x.node in ctx.inputs and to in (6, 7, 12, 13):
         return Integers(x, f"{ctx.node} {problem}")
     raise ctx.unsupported(problem)
 

@@ -43,7 +43,7 @@ def _matmul(ctx: NodeContext) -> Value:
                 f"multiplies samples of shape {x.shape} and {y.shape}; lrpfast multiplies matrices, two axes each"
             )
         x, y = b.plain(x), b.plain(y)
-        at = b.add(L.Dot((1, 0)), x.at, y.at)
+        at = b.add(L.Dot((1, 0)), x.node, y.node)
         return Tensor(at, b.shapes[at], (0, 1))
     kernel = _without_ones(ctx, ctx.const(1, "weight"), ctx.value())
     if kernel.ndim == 1:

@@ -163,7 +163,7 @@ class _NamedBuilder(Builder):
     def input(self, name: str, shape: Shape) -> Tensor:
         self._taken.pop(name, None)  # an output that is an input keeps the input's name
         tensor = super().input(name, shape)
-        self.inputs.append(tensor.at)
+        self.inputs.append(tensor.node)
         return tensor
 
     def finish(self, outputs: dict[str, Value], name: str) -> Model:
@@ -172,12 +172,12 @@ class _NamedBuilder(Builder):
         named = set(self.inputs)
         for key, value in outputs.items():
             plain = self.plain(value)
-            if plain.at in named and self.nodes[plain.at][0].name != key:  # of two names for one value
+            if plain.node in named and self.nodes[plain.node][0].name != key:  # of two names for one value
                 plain = self.each(L.Identity("Identity"), plain)  # type: ignore[assignment]
-            layer, inputs = self.nodes[plain.at]
-            if plain.at not in named:
-                self.nodes[plain.at] = (replace(layer, name=key), inputs)
-            named.add(plain.at)
+            layer, inputs = self.nodes[plain.node]
+            if plain.node not in named:
+                self.nodes[plain.node] = (replace(layer, name=key), inputs)
+            named.add(plain.node)
             last[key] = plain
         return self.model(list(last.values()), name)
 

@@ -118,7 +118,7 @@ def _reshape_to(ctx: NodeContext, shape: tuple[Any, ...]) -> Value:
     sizes = [n for n in shape if n != 1]
     if shape.count(None) == 1 and sizes == [n for n in t.shape if n != 1]:
         t = ctx.builder.plain(t)
-        at = ctx.builder.add(L.Reshape(tuple(-1 if n is None else n for n in shape)), t.at)
+        at = ctx.builder.add(L.Reshape(tuple(-1 if n is None else n for n in shape)), t.node)
         return Tensor(at, shape, tuple(range(len(shape))))
     raise ctx.unsupported(f"gives {x.shape}, with sizes that the file leaves open, another shape", "Fix the sizes")
 
@@ -178,7 +178,7 @@ def _gather(ctx: NodeContext) -> Value:
             raise ctx.unsupported(f"looks up axis {ctx.attr('axis', 0)} of a constant of shape {table.shape}")
         indices = ctx.args[1]
         t = ctx.builder.tensor(indices.value if isinstance(indices, Integers) else ctx.value(1))
-        at = ctx.builder.add(L.Embedding(table), t.at)
+        at = ctx.builder.add(L.Embedding(table), t.node)
         return Tensor(at, (*t.shape, table.shape[1]), (*t.order, len(t.shape)))
     x = ctx.value()
     axis, indices = ctx.axis(ctx.attr("axis", 0)), ctx.const(1, "indices")

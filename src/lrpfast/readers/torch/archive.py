@@ -93,7 +93,7 @@ class _Archive:
         """The weights or the constants, by their names in the module."""
         name = f"data/{kind}/{self.model}_{kind}_config.json"
         raw: dict[str, bytes] = {}
-        found = {}
+        tensors = {}
         for key, entry in self.document(name)["config"].items():
             if entry.get("use_pickle") or entry.get("tensor_meta") is None:
                 raise ModelFormatError(
@@ -103,8 +103,8 @@ class _Archive:
             member = f"data/{kind}/{entry['path_name']}"
             if member not in raw:
                 raw[member] = self.read(member)
-            found[key] = _tensor(key, entry["tensor_meta"], raw[member])
-        return found
+            tensors[key] = _tensor(key, entry["tensor_meta"], raw[member])
+        return tensors
 
 
 def _whole(value: Any, name: str) -> int:

@@ -18,10 +18,6 @@ def _sized(*shape: int) -> tuple[int, ...]:
     return shape
 
 
-def _same(get: Get) -> Any:
-    return get("self", get("input"))
-
-
 def _reshape(get: Get) -> Any:
     return np.reshape(get("self"), get("size", get("shape")))
 
@@ -52,14 +48,117 @@ def _slice(get: Get) -> Any:
     return get("self")[tuple(at)]
 
 
+def dtype_of(dtype: Any, default: Any = None) -> Any:
+    """NumPy's dtype of PyTorch's, which a file numbers; bfloat16 is widened."""
+    if dtype is None:
+        return None if default is None else np.dtype(default)
+    name = _DTYPES.get(dtype) if isinstance(dtype, int) else str(dtype).removeprefix("torch.")
+    return np.dtype("float32" if name == "bfloat16" else name)
+
+
+#: Element types by the numbers that files have for them.
+_DTYPES = {
+    **{1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"},
+    **{12: "bool", 13: "bfloat16"},
+}
+
+
+def _to(get: Get) -> Any:
+    a, dtype = np.asarray(get("self", get("input"))), dtype_of(get("dtype"))
+    if dtype is None and isinstance(get("other"), np.ndarray):
+        dtype = get("other").dtype
+    return a if dtype is None else a.astype(dtype, copy=False)
+
+
+def _whole(*values: Any) -> bool:
+    return all(isinstance(v, (int, np.integer)) for v in values)
+
+
 def _arange(get: Get) -> Any:
     start, end, step = get("start", 0), get("end"), get("step", 1)
-    _sized(max(0, int((end - start) / step)))
-    return np.arange(start, end, step)
+    _sized(max(0, math.ceil((end - start) / step)))
+    return np.arange(start, end, step, dtype=dtype_of(get("dtype"), "int64" if _whole(start, end, step) else "float32"))
+
+
+def _linspace(get: Get) -> Any:
+    _sized(get("steps"))
+    return np.linspace(get("start"), get("end"), get("steps"), dtype=dtype_of(get("dtype"), "float32"))
+
+
+def _eye(get: Get) -> Any:
+    rows = get("n")
+    return np.eye(*_sized(rows, get("m", rows)), dtype=dtype_of(get("dtype"), "float32"))
 
 
 def _full(value: float | None) -> Callable[[Get], Any]:
-    return lambda get: np.full(_sized(*get("size")), get("fill_value") if value is None else value, dtype=float)
+    """An array of one value, of a size of its own or of another array's."""
+
+    def fold(get: Get) -> Any:
+        number = get("fill_value") if value is None else value
+        default = "float32" if value is not None or isinstance(number, float) else np.asarray(number).dtype
+        size, like = get("size"), get("self")
+        if isinstance(like, np.ndarray):
+            size, default = like.shape if size is None else size, like.dtype
+        return np.full(_sized(*size), number, dtype=dtype_of(get("dtype"), default))
+
+    return fold
+
+
+def _where(get: Get) -> Any:
+    return np.where(get("condition"), get("self"), get("other"))
+
+
+def _index(get: Get) -> Any:
+    index: Any = tuple(slice(None) if i is None else i for i in get("indices"))
+    return get("self")[index]
+
+
+def _index_put(get: Get) -> Any:
+    result = get("self").copy()
+    index: Any = tuple(slice(None) if i is None else i for i in get("indices"))
+    if get("accumulate", False):
+        np.add.at(result, index, get("values"))
+    else:
+        result[index] = get("values")
+    return result
+
+
+def _repeat(get: Get) -> Any:
+    times = get("repeats", get("dims"))
+    _sized(get("self").size, *times)
+    return np.tile(get("self"), times)
+
+
+def _roll(get: Get) -> Any:
+    dims = get("dims") or None
+    return np.roll(get("self"), get("shifts") if dims else get("shifts")[0], dims)
+
+
+def _split(get: Get) -> list[Any]:
+    a, axis, sizes = get("self"), get("dim", 0), get("split_sizes", get("split_size"))
+    if get("chunks") is not None:
+        sizes = -(-a.shape[axis] // get("chunks"))
+    ends = range(sizes, a.shape[axis], sizes) if isinstance(sizes, int) else np.cumsum(sizes)[:-1]
+    return np.split(a, list(ends), axis)
+
+
+def _unbind(get: Get) -> list[Any]:
+    return list(np.moveaxis(get("self"), get("dim", 0), 0))
+
+
+def _clamp(get: Get) -> Any:
+    low, high = get("min"), get("max")
+    return get("self") if low is high is None else np.clip(get("self"), low, high)
+
+
+def _softmax(get: Get) -> Any:
+    a = np.exp(get("self") - get("self").max(get("dim"), keepdims=True))
+    return a / a.sum(get("dim"), keepdims=True)
+
+
+def _div(get: Get) -> Any:
+    quotient, mode = np.true_divide(get("self"), get("other")), get("rounding_mode")
+    return quotient if mode is None else {"floor": np.floor, "trunc": np.trunc}[mode](quotient)
 
 
 def _reduce(function: Callable[..., Any]) -> Callable[[Get], Any]:
@@ -112,7 +211,81 @@ UNCHANGED = (
 
 #: Each operator without its overload, as a function of its arguments.
 FOLDS: dict[str, Callable[[Get], Any]] = {
-    **{f"aten.{name}": _same for name in (*UNCHANGED, "lift_fresh")},
+    **{f"aten.{name}": _to for name in (*UNCHANGED, "lift_fresh")},
+    "aten.clone": lambda get: get("self").copy(),
+    "aten.lift_fresh_copy": lambda get: get("self").copy(),
+    **{
+        f"aten.{prefix}{name}{end}": _full(value)
+        for prefix, end in (("", ""), ("new_", ""), ("", "_like"))
+        for name, value in (("full", None), ("zeros", 0.0), ("ones", 1.0))
+    },
+    "aten.linspace": _linspace,
+    "aten.eye": _eye,
+    "aten.where": _where,
+    "aten.masked_fill": lambda get: np.where(get("mask"), get("value"), get("self")),
+    "aten.index": _index,
+    "aten.index_put": _index_put,
+    "aten.repeat": _repeat,
+    "aten.tile": _repeat,
+    "aten.roll": _roll,
+    "aten.split": _split,
+    "aten.split_with_sizes": _split,
+    "aten.chunk": _split,
+    "aten.unbind": _unbind,
+    "aten.narrow": lambda get: np.take(get("self"), range(get("start"), get("start") + get("length")), get("dim")),
+    "aten.meshgrid": lambda get: np.meshgrid(*get("tensors"), indexing=get("indexing", "ij")),
+    "aten.outer": lambda get: np.outer(get("self"), get("vec2")),
+    "aten.einsum": lambda get: np.einsum(get("equation"), *get("tensors", get("operands"))),
+    "aten.cumsum": lambda get: np.cumsum(get("self"), get("dim")),
+    "aten.tril": lambda get: np.tril(get("self"), get("diagonal", 0)),
+    "aten.triu": lambda get: np.triu(get("self"), get("diagonal", 0)),
+    "aten.clamp": _clamp,
+    "aten.clamp_min": _clamp,
+    "aten.clamp_max": _clamp,
+    "aten.softmax": _softmax,
+    **{
+        f"aten.{name}": _both(function)
+        for name, function in (
+            ("eq", np.equal),
+            ("ne", np.not_equal),
+            ("lt", np.less),
+            ("le", np.less_equal),
+            ("gt", np.greater),
+            ("ge", np.greater_equal),
+            ("logical_and", np.logical_and),
+            ("logical_or", np.logical_or),
+            ("logical_xor", np.logical_xor),
+            ("bitwise_and", np.bitwise_and),
+            ("bitwise_or", np.bitwise_or),
+            ("bitwise_xor", np.bitwise_xor),
+            ("__and__", np.bitwise_and),
+            ("__or__", np.bitwise_or),
+            ("floor_divide", np.floor_divide),
+            ("remainder", np.remainder),
+        )
+    },
+    **{
+        f"aten.{name}": _one(function)
+        for name, function in (
+            ("logical_not", np.logical_not),
+            ("bitwise_not", np.invert),
+            ("floor", np.floor),
+            ("ceil", np.ceil),
+            ("round", np.round),
+            ("sin", np.sin),
+            ("cos", np.cos),
+            ("log2", np.log2),
+            ("log1p", np.log1p),
+            ("square", np.square),
+            ("sign", np.sign),
+        )
+    },
+    "aten.any": _reduce(np.any),
+    "aten.all": _reduce(np.all),
+    "aten.prod": _reduce(np.prod),
+    "aten.fill": lambda get: np.full_like(get("self"), get("value")),
+    "aten.zero": lambda get: np.zeros_like(get("self")),
+    "aten.copy": lambda get: np.broadcast_to(get("src"), get("self").shape),
     "aten.view": _reshape,
     "aten.reshape": _reshape,
     "aten.flatten": _flatten,
@@ -129,14 +302,12 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.cat": lambda get: np.concatenate(get("tensors"), get("dim", 0)),
     "aten.stack": lambda get: np.stack(get("tensors"), get("dim", 0)),
     "aten.arange": _arange,
-    "aten.full": _full(None),
-    "aten.zeros": _full(0.0),
-    "aten.ones": _full(1.0),
     "aten.scalar_tensor": lambda get: np.asarray(get("s")),
     "aten.add": _both(np.add),
     "aten.sub": _both(np.subtract),
     "aten.mul": _both(np.multiply),
-    "aten.div": _both(np.true_divide),
+    "aten.div": _div,
+    "aten.rsub": lambda get: np.subtract(get("other"), get("self")),
     "aten.pow": lambda get: np.power(get("self"), get("exponent")),
     "aten.maximum": _both(np.maximum),
     "aten.minimum": _both(np.minimum),

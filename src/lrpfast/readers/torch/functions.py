@@ -11,7 +11,9 @@ import numpy as np
 from ...errors import ShapeError
 from ...model import layers as L
 from ...model.layers.window import extent
-from ..channels_first import clip, rounded_up
+from ..arithmetic import clipped, multiply
+from ..axis_ops import fixed, take
+from ..channels_first import rounded_up
 from .graph import TorchNode
 
 Converter = Callable[[TorchNode], Any]
@@ -27,8 +29,8 @@ def _with(function: str, **parameters: tuple[str, float]) -> Converter:
     """A function whose parameters are arguments of the call, by their names there and their defaults."""
 
     def convert(node: TorchNode) -> Any:
-        found = {key: node.get(*argument) for key, argument in parameters.items()}
-        return node.builder.each(L.Activation(function, found), node.tensor())
+        settings = {key: node.get(*argument) for key, argument in parameters.items()}
+        return node.builder.each(L.Activation(function, settings), node.tensor())
 
     return convert
 
@@ -47,7 +49,7 @@ def _prelu(node: TorchNode) -> Any:
     if slope.size == 1:
         return node.builder.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
     t = node.builder.last(x, 0)
-    return type(t)(node.builder.add(L.Activation("prelu", {"negative_slope": slope.ravel()}), t.at), t.shape, t.order)
+    return type(t)(node.builder.add(L.Activation("prelu", {"negative_slope": slope.ravel()}), t.node), t.shape, t.order)
 
 
 def _elu(node: TorchNode) -> Any:
@@ -57,8 +59,8 @@ def _elu(node: TorchNode) -> Any:
         return _plain("selu")(node)
     if inner != 1 and (scale != 1 or alpha * inner != 1):
         raise node.unsupported(f"is an ELU whose input is scaled by {inner}", "F.elu, F.celu and F.selu work")
-    made = node.builder.each(L.Activation("elu" if inner == 1 else "celu", {"alpha": alpha}), node.tensor())
-    return made if scale == 1 else node.builder.affine(made, np.float64(scale), np.float64(0))
+    result = node.builder.each(L.Activation("elu" if inner == 1 else "celu", {"alpha": alpha}), node.tensor())
+    return result if scale == 1 else node.builder.affine(result, np.float64(scale), np.float64(0))
 
 
 def _celu(node: TorchNode) -> Any:
@@ -84,8 +86,8 @@ def _softplus(node: TorchNode) -> Any:
     if beta == 1:
         return node.builder.each(L.Activation("softplus"), x)
     scaled = node.builder.affine(x, np.float64(beta), np.float64(0))
-    made = node.builder.each(L.Activation("softplus"), scaled)
-    return node.builder.affine(made, np.float64(1 / beta), np.float64(0))
+    result = node.builder.each(L.Activation("softplus"), scaled)
+    return node.builder.affine(result, np.float64(1 / beta), np.float64(0))
 
 
 def _shrink(soft: bool) -> Converter:
@@ -99,28 +101,21 @@ def _shrink(soft: bool) -> Converter:
     return convert
 
 
-def _clamped(node: TorchNode, low: float | None, high: float | None) -> Any:
-    """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
-    if low is not None and high is not None:
-        low = min(low, high)
-    return node.builder.each(clip(low, high), node.tensor())
-
-
 def _hardtanh(node: TorchNode) -> Any:
-    return _clamped(node, node.get("min_val", -1.0), node.get("max_val", 1.0))
+    return clipped(node.builder, node.tensor(), node.get("min_val", -1.0), node.get("max_val", 1.0))
 
 
 def _clamp(node: TorchNode) -> Any:
     for name in ("min", "max"):
         if not isinstance(node.get(name), (int, float, type(None))):
             raise node.unsupported("clamps to a tensor", "torch.maximum and torch.minimum work")
-    return _clamped(node, node.get("min"), node.get("max"))
+    return clipped(node.builder, node.tensor(), node.get("min"), node.get("max"))
 
 
 def _threshold(node: TorchNode) -> Any:
     threshold, value = float(node.get("threshold", 0.0)), node.get("value", 0)
     if value == threshold:
-        return _clamped(node, threshold, None)
+        return clipped(node.builder, node.tensor(), threshold, None)
     if value != 0:
         raise node.unsupported(
             f"sets what is not above its threshold {threshold} to {value}", "0 and the threshold itself work"
@@ -135,6 +130,17 @@ def _softmax(name: str) -> Converter:
         return node.builder.each(L.Activation(name), t)
 
     return convert
+
+
+def _glu(node: TorchNode) -> Any:
+    """The first half of an axis times the sigmoid of the second."""
+    x = node.tensor()
+    axis = node.axis(node.get("dim", -1), len(x.shape))
+    half, odd = divmod(fixed(x, axis), 2)
+    if odd:
+        raise ShapeError(f"it halves axis {axis + 1} of {x.shape}")
+    first, second = (take(node.builder, x, axis, range(start, start + half)) for start in (0, half))
+    return multiply(node.builder, first, node.builder.each(L.Activation("sigmoid"), second))
 
 
 # -- pooling ------------------------------------------------------------------
@@ -161,8 +167,8 @@ def _max_pool(rank: int, indices: bool = False) -> Converter:
     def convert(node: TorchNode) -> Any:
         size, strides, padding, dilation, extra = _windows(node, rank)
         pairs = [(p, p + e) for p, e in zip(padding, extra, strict=True)]
-        made = node.builder.window(L.MaxPool(size, strides, pairs, dilation), node.tensor("self"))
-        return (made, None) if indices else made
+        result = node.builder.window(L.MaxPool(size, strides, pairs, dilation), node.tensor("self"))
+        return (result, None) if indices else result
 
     return convert
 
@@ -181,10 +187,10 @@ def _avg_pool(rank: int) -> Converter:
                 layer = L.AveragePool(size, strides, [(p, p) for p in padding], count_include_pad=True)
         else:
             layer = L.AveragePool(size, strides, [(p, p + e) for p, e in zip(padding, extra, strict=True)])
-        made: Any = node.builder.window(layer, x)
+        result: Any = node.builder.window(layer, x)
         if divisor is not None:
-            made = node.builder.affine(made, np.float64(math.prod(size) / divisor), np.float64(0))
-        return made
+            result = node.builder.affine(result, np.float64(math.prod(size) / divisor), np.float64(0))
+        return result
 
     return convert
 
@@ -239,6 +245,7 @@ FUNCTIONS: dict[str, Converter] = {
     "lrpfast.softsign": _plain("softsign"),
     "aten.mish": _plain("mish"),
     "aten.exp": _plain("exponential"),
+    "aten.glu": _glu,
     "aten.softmax": _softmax("softmax"),
     "aten._softmax": _softmax("softmax"),
     "aten.log_softmax": _softmax("log_softmax"),

@@ -1,22 +1,21 @@
-"""The Model of a PyTorch program: its operators one after the other, and what each is given."""
+"""The Model of a PyTorch program: its operators one after the other, and the arguments of each."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...budget import take
 from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model.graph import Model
 from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
-from .constants import FOLDS, result_bytes
+from .fold import fold_constants
+from .obstacles import Obstacle, obstacle, unsupported
 from .passes import functional, fused, needed
-from .records import Batch, Op, Ref, Size, TorchProgram
+from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
 
 
 @dataclass(frozen=True)
@@ -43,24 +42,24 @@ _REDUCTIONS = {f"aten.{name}" for name in ("sum", "mean", "amax", "amin", "max",
 
 
 class TorchNode:
-    """An operator at work: its arguments as values, and the builder that its layers are placed with."""
+    """An operator at work: its arguments as values, and the builder that its layers are added to."""
 
     def __init__(self, op: Op, values: Mapping[str, Any], builder: Builder, program: TorchProgram, batch: Size) -> None:
         self.op, self.builder, self.program, self.batch = op, builder, program, batch
-        self._given = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
+        self._arguments = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
         if op.base not in _REDUCTIONS:
-            for name, value in self._given.items():
+            for name, value in self._arguments.items():
                 several = value if isinstance(value, list) else [value]
                 if any(isinstance(v, Stack) for v in several):
                     several = [v.unstacked(builder) if isinstance(v, Stack) else v for v in several]
-                    self._given[name] = several if isinstance(value, list) else several[0]
+                    self._arguments[name] = several if isinstance(value, list) else several[0]
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self._given.get(name, default)
+        return self._arguments.get(name, default)
 
     @property
-    def given(self) -> list[Any]:
-        return list(self._given.values())
+    def arguments(self) -> list[Any]:
+        return list(self._arguments.values())
 
     def tensor(self, name: str = "self") -> Any:
         """An argument that must be computed from the model's inputs."""
@@ -78,14 +77,29 @@ class TorchNode:
             return np.asarray(value, float)
         raise self.unsupported(f"computes {name!r} from the model's inputs")
 
+    def sample_array(self, constant: Any, rank: int) -> np.ndarray:
+        """A constant as it meets samples of ``rank`` axes: without the batch axis, along which it must not vary."""
+        if isinstance(constant, PerBatch):
+            constant = constant.sample_array()
+            if constant is None:
+                raise self.unsupported("combines samples with a constant that differs between samples")
+        array = np.asarray(constant)
+        array = array if array.dtype.kind in "fb" else array.astype(float)
+        same = array.ndim == rank + 1 and array.shape[0] > 1 and array.shape[0] == self.batch
+        if same and bool((array == array[:1]).all()):
+            array = array[:1]
+        if array.ndim > rank + 1 or (array.ndim == rank + 1 and array.shape[0] != 1):
+            raise self.unsupported(f"combines a constant of shape {array.shape} with samples of {rank} axes")
+        return array[0] if array.ndim == rank + 1 else array
+
     def axis(self, dim: int, rank: int) -> int:
         """An axis of a sample of ``rank`` axes, from PyTorch's number of it, which counts the batch axis."""
         if isinstance(dim, bool) or not isinstance(dim, int) or not -rank - 1 <= dim <= rank:
             raise ShapeError(f"it works on axis {dim} of {rank + 1}")
-        at = dim % (rank + 1)
-        if at == 0:
+        index = dim % (rank + 1)
+        if index == 0:
             raise self.unsupported("works along the batch axis", "Samples must not be mixed")
-        return at - 1
+        return index - 1
 
     def sizes(self, name: str, rank: int, default: Any = 1) -> tuple[int, ...]:
         """One whole number for each spatial axis; one stands for all."""
@@ -112,31 +126,32 @@ class TorchNode:
                 raise ShapeError(f"it cannot make {tuple(sizes)} of samples of shape {tuple(shape)}")
             rest[rest.index(-1)] = known // whole
             whole = known
-        kept = first == Batch() or (isinstance(first, int) and first in (-1, self.batch) and known == whole)
-        if not kept:
+        is_batch = isinstance(first, PerBatch) and first.is_batch
+        if not is_batch and not (isinstance(first, int) and first in (-1, self.batch) and known == whole):
             raise self.unsupported(
-                f"joins the batch axis with others: samples of shape {tuple(shape)} become {_said(sizes)}",
+                f"joins the batch axis with others: samples of shape {tuple(shape)} become {_described(sizes)}",
                 "Keep the batch axis first and whole",
             )
         return tuple(rest)
 
-    def unsupported(self, what: str, remedy: str = "") -> UnsupportedLayerError:
-        return UnsupportedLayerError(what + (f". {remedy}" if remedy else ""))
+    def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
+        return UnsupportedLayerError(problem + (f". {remedy}" if remedy else ""))
 
 
-def _said(sizes: Iterable[Any]) -> str:
-    return (
-        "("
-        + ", ".join("batch" + f" * {n.times}" * (n.times != 1) if isinstance(n, Batch) else str(n) for n in sizes)
-        + ")"
-    )
+def _described(sizes: Iterable[Any]) -> str:
+    return f"({', '.join(map(str, sizes))})"
 
 
 def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
     if isinstance(value, Ref):
         if value.name not in values:
             raise ModelFormatError(f"node {op.name!r} uses {value.name!r}, which nothing before it makes")
-        return values[value.name]
+        result = values[value.name]
+        if result is _Skipped:
+            raise _Skipped
+        if isinstance(result, Unknown):
+            raise result.error
+        return result
     if isinstance(value, (list, tuple)):
         return [_resolve(v, values, op) for v in value]
     return value
@@ -144,46 +159,15 @@ def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
 
 # -- the model -------------------------------------------------------------------
 
-#: Arithmetic on sizes, as the program does it for shapes.
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "truediv": operator.truediv,
-}
-
-
-def _arithmetic(op: Op, given: Sequence[Any]) -> Any:
-    name = op.base.split(".")[1]
-    if name in ("getitem", "neg", "pos"):
-        return given[0][given[1]] if name == "getitem" else -given[0] if name == "neg" else given[0]
-    if name not in _ARITHMETIC or len(given) != 2:
-        raise UnsupportedLayerError("is arithmetic on sizes that lrpfast does not follow")
-    a, b = given
-    if isinstance(b, Batch) and name in ("mul",):
-        a, b = b, a
-    if isinstance(a, Batch):
-        if isinstance(b, int) and name == "mul":
-            return Batch(a.times * b)
-        if isinstance(b, int) and name == "floordiv" and b and a.times % b == 0:
-            return Batch(a.times // b)
-        if isinstance(b, Batch) and name == "floordiv" and b.times and a.times % b.times == 0:
-            return a.times // b.times
-    if not all(isinstance(v, (int, float)) for v in (a, b)):
-        raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
-    return _ARITHMETIC[name](a, b)
-
 
 def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     """The Model of a program.
 
     Parameters
     ----------
-    program : Program
+    program : TorchProgram
     converters : mapping
-        For each operator without its overload, the function that places its layers.
+        For each operator without its overload, the function that adds its layers.
 
     Raises
     ------
@@ -192,71 +176,77 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     ModelFormatError
         When the program contradicts itself.
     """
-    program = fused(functional(program))
+    values, folded = fold_constants(program)
+    program = fused(functional(program, folded))
     builder = Builder()
-    values: dict[str, Any] = dict(program.constants)
-    batch = _batch(program)
     for name in program.inputs:
         shape = program.shapes.get(name)
         if not shape:
             raise UnsupportedLayerError(f"input {name!r} has no batch axis")
         values[name] = builder.input(name, shape[1:])
-    ops = needed(program)
-    for at, op in enumerate(ops, 1):
-        builder.scope = _scope(op)
-        try:
-            made = _convert(TorchNode(op, values, builder, program, batch), converters)
-        except MemoryError:
-            raise
-        except (UnsupportedLayerError, NotImplementedError) as error:
-            raise UnsupportedLayerError(f"{_where(op, at, len(ops))} {error}") from error
-        except (InputError, ShapeError, ModelFormatError) as error:
-            raise ModelFormatError(f"{_where(op, at, len(ops))}: {error}") from error
-        several = made if isinstance(made, (list, tuple)) else [made]
-        if len(op.outputs) == 1:
-            values[op.outputs[0]] = made
-            several = [made]
-        else:
-            values.update(zip(op.outputs, several, strict=False))
-        for name, value in zip(op.outputs, several, strict=False):
-            _check_shape(op, program.shapes.get(name), value)
-    ends = []
+    _convert_all(program, converters, builder, values)
+    results = []
     for name in program.outputs:
         if isinstance(values.get(name), Stack):
             values[name] = values[name].unstacked(builder)
         if not isinstance(values.get(name), (Tensor, Flat)):
             raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
-        ends.append(values[name])
-    return builder.model(ends, program.name)
+        results.append(values[name])
+    return builder.model(results, program.name)
+
+
+class _Skipped(Exception):
+    """An operator uses a value that an obstacle before it keeps from being read."""
+
+
+def _convert_all(
+    program: TorchProgram,
+    converters: Mapping[str, Callable[[TorchNode], Any]],
+    builder: Builder,
+    values: dict[str, Any],
+) -> None:
+    """Add each operator's layers and enter its results among the values; one error for all that cannot be read."""
+    obstacles: list[Obstacle] = []
+    ops, batch = needed(program), _batch(program)
+    for index, op in enumerate(ops, 1):
+        builder.scope = _scope(op)
+        place = _where(op, index, len(ops))
+        try:
+            if op.base not in converters and not op.base.startswith(("_operator.", "math.", "aten.sym_size")):
+                raise UnsupportedLayerError("is not among the operators that lrpfast reads (docs/layers.md lists them)")
+            result = _convert(TorchNode(op, values, builder, program, batch), converters)
+        except MemoryError:
+            raise
+        except _Skipped:
+            result = _Skipped
+        except (UnsupportedLayerError, NotImplementedError) as error:
+            obstacles.append(obstacle(op, place, str(error)))
+            result = _Skipped
+        except (InputError, ShapeError, ModelFormatError) as error:
+            raise ModelFormatError(f"{place}: {error}") from error
+        if result is _Skipped:
+            values.update(dict.fromkeys(op.outputs, _Skipped))
+            continue
+        several = result if isinstance(result, (list, tuple)) else [result]
+        if len(op.outputs) == 1:
+            values[op.outputs[0]] = result
+            several = [result]
+        else:
+            values.update(zip(op.outputs, several, strict=False))
+        for name, value in zip(op.outputs, several, strict=False):
+            _check_shape(op, program.shapes.get(name), value)
+    if obstacles:
+        raise unsupported(obstacles)
 
 
 def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
     op = node.op
-    if op.base == "_operator.getitem" or (op.base.startswith(("_operator.", "math."))):
-        return _arithmetic(op, node.given)
-    if op.base == "aten.sym_size":
-        value = node.get("self")
-        if isinstance(value, np.ndarray):
-            return value.shape[node.get("dim")]
-        rank = len(value.shape)
-        if node.get("dim") % (rank + 1) == 0:
-            return Batch()
-        return value.shape[node.axis(node.get("dim"), rank)]
-    flat = [v for g in node.given for v in (g if isinstance(g, list) else [g])]
-    if not any(isinstance(v, (Tensor, Flat, Stack)) for v in flat) and op.base in FOLDS:
-        if any(isinstance(v, Batch) for v in flat):
-            raise UnsupportedLayerError("makes a constant for each sample, which lrpfast has no layer for")
-        take(result_bytes(op.base, [v for v in flat if isinstance(v, np.ndarray)]), "its result")
-        return FOLDS[op.base](node.get)
-    if op.kind.endswith(".MultiheadAttention"):
-        raise UnsupportedLayerError("is part of an attention layer, which lrpfast has no rule for yet")
-    if op.base not in converters:
-        raise UnsupportedLayerError(f"is not among the operators that lrpfast reads: {_known(converters)}")
+    if op.base == "_operator.getitem":
+        parts, index = node.arguments
+        return parts[index]
+    if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
+        raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
     return converters[op.base](node)
-
-
-def _known(converters: Iterable[str]) -> str:
-    return ", ".join(sorted({name.split(".")[1] for name in converters if not name.split(".")[1].startswith("_")}))
 
 
 def _batch(program: TorchProgram) -> Size:
@@ -275,9 +265,9 @@ def _scope(op: Op) -> str:
     return f"{op.module}.{op.name}" if op.module else op.name
 
 
-def _where(op: Op, at: int, count: int) -> str:
+def _where(op: Op, index: int, count: int) -> str:
     module = f" in module {op.module!r} ({op.kind.rsplit('.', 1)[-1]})" if op.module else ""
-    return f"operator {op.target}, node {op.name!r}{module}, {at} of {count},"
+    return f"operator {op.target}, node {op.name!r}{module}, {index} of {count},"
 
 
 def _check_shape(op: Op, declared: tuple[Size, ...] | None, value: Any) -> None:

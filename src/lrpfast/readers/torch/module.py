@@ -61,8 +61,8 @@ def from_torch(module: Any, example_inputs: Any = None) -> Model:
         source = f"PyTorch module {type(module).__name__!r}"
         program = _exported(torch, module, _inputs(torch, example_inputs), source)
     else:
-        what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
-        raise InputError(f"from_torch takes a torch.nn.Module or an exported program, not {what}")
+        description = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+        raise InputError(f"from_torch takes a torch.nn.Module or an exported program, not {description}")
     with guarded(source):
         return build(_program(torch, program), CONVERTERS)
 
@@ -78,8 +78,8 @@ def _torch() -> Any:
     return torch
 
 
-def _inputs(torch: Any, given: Any) -> tuple[Any, ...]:
-    inputs = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+def _inputs(torch: Any, arguments: Any) -> tuple[Any, ...]:
+    inputs = tuple(arguments) if isinstance(arguments, (tuple, list)) else (arguments,)
     for x in inputs:
         if not isinstance(x, torch.Tensor):
             raise InputError(f"example_inputs must be tensors, or a tuple of them, not {type(x).__name__}")
@@ -191,13 +191,13 @@ def _op(torch: Any, node: Any) -> Op:
     if schema is not None:
         name = str(target)
         names = [argument.name for argument in schema.arguments]
-        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     else:  # arithmetic on sizes, or a higher-order operator
         package = getattr(target, "__module__", "") or "torch"
         name = f"{package.rsplit('.', 1)[-1]}.{getattr(target, '__name__', target)}"
-        given = {str(i): a for i, a in enumerate(node.args)} | dict(node.kwargs)
+        arguments = {str(i): a for i, a in enumerate(node.args)} | dict(node.kwargs)
     module, kind = _module(node.meta.get("nn_module_stack"))
-    return Op(name, node.name, {k: _record(torch, v) for k, v in given.items()}, (node.name,), module, kind)
+    return Op(name, node.name, {k: _record(torch, v) for k, v in arguments.items()}, (node.name,), module, kind)
 
 
 def _record(torch: Any, value: Any) -> Any:

@@ -1,6 +1,6 @@
 """ATen operators in lrpfast's terms: layers with weights and normalization; and the table of all.
 
-A converter takes a `Call` and returns the value that the operator makes. To read another
+A converter takes a `TorchNode` and returns the operator's result. To read another
 operator, write its function and enter it in `CONVERTERS`.
 """
 
@@ -14,11 +14,13 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
+from ..arithmetic import einsum, matrix_product
+from ..channels_first import Flat, Tensor
 from .constants import UNCHANGED
 from .functions import FUNCTIONS
 from .graph import TorchNode
 from .merges import MERGES
-from .records import Ref
+from .records import PerBatch, Ref
 from .shape_ops import MOVES
 
 Converter = Callable[[TorchNode], Any]
@@ -45,23 +47,33 @@ def _addmm(node: TorchNode) -> Any:
 
 def _matmul(node: TorchNode) -> Any:
     a, b = node.get("self"), node.get("other", node.get("mat2"))
-    if isinstance(b, np.ndarray):
-        if b.ndim != 2:
-            raise node.unsupported(f"multiplies with a constant of shape {b.shape}", "These work: matrices")
+    if isinstance(a, (Tensor, Flat)) and isinstance(b, (Tensor, Flat)):
+        return matrix_product(node.builder, a, b)
+    if isinstance(b, np.ndarray) and b.ndim == 2:
         return node.builder.dense(a, b, None)
-    if isinstance(a, np.ndarray):
-        if a.ndim != 2 or len(b.shape) < 2:
-            raise node.unsupported(f"multiplies a constant of shape {a.shape} with samples of shape {b.shape}")
-        rank = len(b.shape)
-        swap = [*range(rank - 2), rank - 1, rank - 2]
-        made = node.builder.dense(node.builder.transpose(b, swap), a.T, None)
-        return node.builder.transpose(made, swap)
-    if len(a.shape) != 2 or len(b.shape) != 2:
-        raise node.unsupported(f"multiplies samples of shapes {a.shape} and {b.shape}", "These work: two matrices")
-    builder = node.builder
-    a, b = builder.plain(a), builder.plain(b)
-    at = builder.add(L.Dot((1, 0)), a.at, b.at)
-    return type(a)(at, tuple(builder.shapes[at]), (0, 1))
+    arrays = [v for v in (a, b) if isinstance(v, np.ndarray)]
+    if not arrays:
+        raise node.unsupported("multiplies with a constant that depends on the number of samples")
+    rank = len((b if arrays[0] is a else a).shape) + 1
+    array = arrays[0]
+    if array.ndim > rank or (array.ndim == rank and array.shape[0] != 1):
+        raise node.unsupported(f"multiplies a constant of shape {array.shape} with samples of {rank - 1} axes")
+    array = array[0] if array.ndim == rank else array
+    heads = "bcdefgh"[: rank - 2]
+    inner = heads[len(heads) - max(array.ndim - 2, 0) :]
+    if array.ndim == 1:
+        raise node.unsupported(f"multiplies with a vector of {len(array)} numbers", "These work: matrices")
+    if arrays[0] is a:
+        return einsum(node.builder, f"{inner}xy,{heads}yz->{heads}xz", [array, b])
+    return einsum(node.builder, f"{heads}xy,{inner}yz->{heads}xz", [a, array])
+
+
+def _einsum(node: TorchNode) -> Any:
+    operands = node.get("tensors", node.get("operands"))
+    known: list[Any] = [v.sample_array() if isinstance(v, PerBatch) else v for v in operands]
+    if any(v is None for v in known):
+        raise node.unsupported("multiplies with a constant that differs between samples")
+    return einsum(node.builder, node.get("equation"), known)
 
 
 def _convolution(node: TorchNode) -> Any:
@@ -100,9 +112,9 @@ def _embedding(node: TorchNode) -> Any:
     if not isinstance(node.get("weight"), np.ndarray):
         raise node.unsupported("looks rows up in a table that the model computes")
     t = node.builder.plain(node.tensor("indices"))
-    at = node.builder.add(L.Embedding(_weight(node)), t.at)
-    shape = tuple(node.builder.shapes[at])
-    return type(t)(at, shape, tuple(range(len(shape))))
+    number = node.builder.add(L.Embedding(_weight(node)), t.node)
+    shape = tuple(node.builder.shapes[number])
+    return type(t)(number, shape, tuple(range(len(shape))))
 
 
 # -- normalization ------------------------------------------------------------
@@ -114,7 +126,7 @@ def _batch_norm(node: TorchNode) -> Any:
         raise node.unsupported("normalizes by the batch's own statistics", "Export the module in eval mode")
     layer = L.BatchNorm(mean, variance, node.constant("weight"), node.constant("bias"), node.get("eps", 1e-5))
     t = node.builder.last(node.tensor("input"), 0)
-    return type(t)(node.builder.add(layer, t.at), t.shape, t.order)
+    return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
 
 
 def _first_of_three(convert: Converter) -> Converter:
@@ -132,7 +144,7 @@ def _sample_norm(kind: Any) -> Converter:
             weight = node.constant("weight")
             epsilon = float(np.finfo(np.float32 if weight is None else weight.dtype).eps)
         layer = kind(node.constant("weight"), node.constant("bias"), epsilon, len(shape))
-        return type(t)(node.builder.add(layer, t.at), t.shape, t.order)
+        return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
 
     return convert
 
@@ -144,15 +156,15 @@ def _grouped(node: TorchNode, x: Any, groups: int) -> Any:
         raise ShapeError(f"the program leaves the size of its input open: {shape}")
     parts = builder.plain(builder.reshape(x, (groups, math.prod(shape) // groups)))
     layer = L.LayerNorm(None, None, node.get("eps", 1e-5), 1)
-    normed = type(parts)(builder.add(layer, parts.at), parts.shape, parts.order)
-    made = builder.reshape(normed, shape)
+    normed = type(parts)(builder.add(layer, parts.node), parts.shape, parts.order)
+    result = builder.reshape(normed, shape)
     weight, bias = node.constant("weight"), node.constant("bias")
     if weight is None and bias is None:
-        return made
+        return result
     column = (shape[0],) + (1,) * (len(shape) - 1)
     scale = np.ones(1) if weight is None else weight.reshape(column)
     shift = np.zeros(1) if bias is None else bias.reshape(column)
-    return builder.affine(made, scale, shift)
+    return builder.affine(result, scale, shift)
 
 
 def _group_norm(node: TorchNode) -> Any:
@@ -170,11 +182,7 @@ def _instance_norm(node: TorchNode) -> Any:
 def _local_response_norm(node: TorchNode) -> Any:
     layer = L.LocalResponseNorm(*(node.get(k) for k in ("size", "alpha", "beta", "k")))
     t = node.builder.channels_last(node.tensor())
-    return type(t)(node.builder.add(layer, t.at), t.shape, t.order)
-
-
-def _attention(node: TorchNode) -> Any:
-    raise node.unsupported("is attention, which lrpfast has no rule for yet")
+    return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
 
 
 # -- what does nothing at inference ---------------------------------------------
@@ -207,6 +215,7 @@ CONVERTERS: dict[str, Converter] = {
     "aten.mm": _matmul,
     "aten.bmm": _matmul,
     "aten.matmul": _matmul,
+    "aten.einsum": _einsum,
     "aten.convolution": _convolution,
     **{f"aten.conv{rank}d": _convolution for rank in (1, 2, 3)},
     **{f"aten.conv_transpose{rank}d": _convolution for rank in (1, 2, 3)},
@@ -220,7 +229,6 @@ CONVERTERS: dict[str, Converter] = {
     "aten.group_norm": _group_norm,
     "aten.instance_norm": _instance_norm,
     "lrpfast.local_response_norm": _local_response_norm,
-    "aten.scaled_dot_product_attention": _attention,
     "aten.native_dropout": _native_dropout,
     **{f"aten.{name}": _same for name in (*UNCHANGED, "feature_dropout", "alpha_dropout", "feature_alpha_dropout")},
     **MOVES,

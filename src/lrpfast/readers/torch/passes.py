@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...errors import UnsupportedLayerError
-from .records import Op, Ref, TorchProgram
+from .fold import VIEWS
+from .records import Op, Ref, TorchProgram, refs
 
 # -- operators that change their input ----------------------------------------
-
-#: Operators whose result may share memory with their first input.
-_VIEWS = {
-    f"aten.{name}"
-    for name in [
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "expand",
-        "expand_as",
-        "select",
-        "slice",
-        "narrow",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "detach",
-        "alias",
-        "contiguous",
-        "to",
-        "view_as",
-        "movedim",
-        "swapaxes",
-        "diagonal",
-        "unfold",
-        "dropout",
-        "feature_dropout",
-    ]
-} | {"_operator.getitem"}
-
-
-def _refs(value: Any) -> Iterable[str]:
-    if isinstance(value, Ref):
-        yield value.name
-    elif isinstance(value, (list, tuple)):
-        for v in value:
-            yield from _refs(v)
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
@@ -70,10 +26,11 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def functional(program: TorchProgram) -> TorchProgram:
+def functional(program: TorchProgram, folded: Container[str] = ()) -> TorchProgram:
     """The same program without operators that change their input: what comes after one uses its result instead.
 
-    One that changes what another name still shows (x[:, 0] += 1) is refused.
+    Operators of ``folded`` names, which compute constants, are left out. One that changes what another name still
+    shows (x[:, 0] += 1) is refused.
     """
     ops: list[Op] = []
     names: dict[str, str] = {}
@@ -81,15 +38,15 @@ def functional(program: TorchProgram) -> TorchProgram:
     stale: dict[str, str] = {}
     for op in program.ops:
         op = replace(op, arguments={k: _renamed(v, names) for k, v in op.arguments.items()})
-        used = [name for value in op.arguments.values() for name in _refs(value)]
+        used = [name for value in op.arguments.values() for name in refs(value)]
         for name in used:
             if name in stale:
                 raise UnsupportedLayerError(
                     f"node {stale[name]!r} changes in place a tensor that {name!r} is a view of, or is viewed by, "
                     f"and node {op.name!r} uses that. Write it without in-place operations"
                 )
-        inplace = op.base.endswith("_") and not op.base.endswith("__")
-        if used and (inplace or op.base in _VIEWS):
+        inplace = op.name not in folded and op.base.endswith("_") and not op.base.endswith("__")
+        if used and (inplace or op.base in VIEWS or op.base.endswith("_")):
             for out in op.outputs:
                 root[out] = root.get(used[0], used[0])
         if inplace:
@@ -100,7 +57,8 @@ def functional(program: TorchProgram) -> TorchProgram:
                     if root.get(name, name) == same and name not in names:
                         stale[name] = op.name
                 names[used[0]] = op.outputs[0]
-        ops.append(op)
+        if op.name not in folded:
+            ops.append(op)
     outputs = [_renamed(Ref(name), names).name for name in program.outputs]
     for name in outputs:
         if name in stale:
@@ -113,10 +71,10 @@ def functional(program: TorchProgram) -> TorchProgram:
 
 def fused(program: TorchProgram) -> TorchProgram:
     """The program with softsign and local response norm, which PyTorch writes as arithmetic, as operators again."""
-    made = {out: op for op in program.ops for out in op.outputs}
+    producers = {out: op for op in program.ops for out in op.outputs}
 
     def source(value: Any, *bases: str) -> Op | None:
-        op = made.get(value.name) if isinstance(value, Ref) else None
+        op = producers.get(value.name) if isinstance(value, Ref) else None
         return op if op is not None and op.base in bases else None
 
     def softsign(op: Op) -> Op | None:
@@ -137,14 +95,14 @@ def fused(program: TorchProgram) -> TorchProgram:
         at = scaled and scaled.arguments.get("self")
         pool = pad = None
         for _ in range(8):  # views, a pad and an average between x * x and the scale
-            found = source(at, *(f"aten.{n}" for n in _AROUND_POOL))
-            if found is None:
+            inner = source(at, *(f"aten.{n}" for n in _AROUND_POOL))
+            if inner is None:
                 break
-            if "pool" in found.base:
-                pool = found
-            if "pad" in found.base:
-                pad = found
-            at = found.arguments.get("self")
+            if "pool" in inner.base:
+                pool = inner
+            if "pad" in inner.base:
+                pad = inner
+            at = inner.arguments.get("self")
         square = source(at, "aten.mul")
         if not (power and total and scaled and square and pool and pad) or [*square.arguments.values()][:2] != [x, x]:
             return None
@@ -174,9 +132,9 @@ _AROUND_POOL = ("view", "reshape", "squeeze", "unsqueeze", "avg_pool2d", "avg_po
 
 def needed(program: TorchProgram) -> list[Op]:
     """The operators that the outputs depend on, in order; what only asserts something is left out."""
-    wanted, kept = set(program.outputs), []
+    names, ops = set(program.outputs), []
     for op in reversed(program.ops):
-        if wanted.intersection(op.outputs):
-            kept.append(op)
-            wanted.update(name for value in op.arguments.values() for name in _refs(value))
-    return kept[::-1]
+        if names.intersection(op.outputs):
+            ops.append(op)
+            names.update(name for value in op.arguments.values() for name in refs(value))
+    return ops[::-1]

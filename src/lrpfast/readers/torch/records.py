@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +19,56 @@ class Ref:
     name: str
 
 
-@dataclass(frozen=True)
-class Batch:
-    """So many times the number of samples, which only the data knows."""
+#: The two numbers of samples for which a constant that depends on it is computed.
+BATCH_SIZES = (3, 5)
 
-    times: int = 1
+
+@dataclass(frozen=True, eq=False)
+class PerBatch:
+    """A constant or a size that depends on the number of samples: what it is for each of `BATCH_SIZES`."""
+
+    first: Any
+    second: Any
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is the number of samples itself."""
+        return isinstance(self.first, int) and (self.first, self.second) == BATCH_SIZES
+
+    def __str__(self) -> str:
+        first, second = BATCH_SIZES
+        whole = isinstance(self.first, int) and self.first % first == 0 and self.first // first * second == self.second
+        times = self.first // first if whole else 0
+        return "batch" if times == 1 else f"batch * {times}" if times else "a size that follows from the batch's"
+
+    def sample_array(self) -> np.ndarray | None:
+        """The array with a batch axis of one sample, where it is the same for every sample."""
+        arrays = [np.asarray(self.first), np.asarray(self.second)]
+        if [a.shape[:1] for a in arrays] != [(n,) for n in BATCH_SIZES]:
+            return None
+        row = arrays[0][:1]
+        fits = all(a.shape[1:] == row.shape[1:] and bool((a == row).all()) for a in arrays)
+        return row if fits else None
+
+
+#: The number of samples.
+BATCH = PerBatch(*BATCH_SIZES)
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A constant that could not be computed, and why."""
+
+    error: Exception
+
+
+def refs(value: Any) -> Iterator[str]:
+    """The names that an argument refers to."""
+    if isinstance(value, Ref):
+        yield value.name
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from refs(v)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ import numpy as np
 from ...budget import check_layers
 from ...budget import take as count
 from ...errors import ShapeError
-from ...model import layers as L
-from ..axis_ops import INPUT_BYTES, Resize, fixed, interpolate, nearest, pad, stretched, take
+from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, stretched, take
 from .graph import TorchNode
-from .records import Batch
+from .records import PerBatch
 
 Converter = Callable[[TorchNode], Any]
 
@@ -40,10 +39,10 @@ def _flatten(node: TorchNode) -> Any:
 
 def _unflatten(node: TorchNode) -> Any:
     x, sizes = node.tensor(), list(node.get("sizes"))
-    at = node.axis(node.get("dim"), len(x.shape))
+    axis = node.axis(node.get("dim"), len(x.shape))
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = x.shape[at] // -math.prod(sizes)
-    return node.builder.reshape(x, (*x.shape[:at], *sizes, *x.shape[at + 1 :]))
+        sizes[sizes.index(-1)] = x.shape[axis] // -math.prod(sizes)
+    return node.builder.reshape(x, (*x.shape[:axis], *sizes, *x.shape[axis + 1 :]))
 
 
 def _squeeze(node: TorchNode) -> Any:
@@ -59,8 +58,8 @@ def _squeeze(node: TorchNode) -> Any:
 
 def _unsqueeze(node: TorchNode) -> Any:
     x = node.tensor()
-    at = node.axis(node.get("dim"), len(x.shape) + 1)
-    return _reshaped(node, x, (*x.shape[:at], 1, *x.shape[at:]))
+    axis = node.axis(node.get("dim"), len(x.shape) + 1)
+    return _reshaped(node, x, (*x.shape[:axis], 1, *x.shape[axis:]))
 
 
 def _reshaped(node: TorchNode, x: Any, shape: tuple[int | None, ...]) -> Any:
@@ -87,8 +86,8 @@ def _transpose(node: TorchNode) -> Any:
 def _movedim(node: TorchNode) -> Any:
     x = node.tensor()
     rank = len(x.shape)
-    given = [node.get(k) for k in ("source", "destination")]
-    source, target = ([node.axis(d, rank) for d in (g if isinstance(g, list) else [g])] for g in given)
+    pair = [node.get(k) for k in ("source", "destination")]
+    source, target = ([node.axis(d, rank) for d in (g if isinstance(g, list) else [g])] for g in pair)
     axes = [a for a in range(rank) if a not in source]
     for to, a in sorted(zip(target, source, strict=True)):
         axes.insert(to, a)
@@ -127,9 +126,13 @@ def _expand(node: TorchNode) -> Any:
     x, sizes = node.tensor(), node.get("size")
     if len(sizes) != len(x.shape) + 1:
         raise node.unsupported("adds axes before the batch axis")
-    if any(isinstance(n, Batch) for n in sizes[1:]):
+    if any(isinstance(n, PerBatch) for n in sizes[1:]):
         raise node.unsupported("stretches an axis to the batch's size")
     return stretched(node.builder, x, [None if n == -1 else n for n in sizes[1:]])
+
+
+def _expand_as(node: TorchNode) -> Any:
+    return stretched(node.builder, node.tensor(), node.tensor("other").shape)
 
 
 def _repeat(node: TorchNode) -> Any:
@@ -138,8 +141,11 @@ def _repeat(node: TorchNode) -> Any:
         raise node.unsupported("repeats samples, or adds axes before the batch axis")
     for axis, n in enumerate(times[1:]):
         if n != 1:
-            count(INPUT_BYTES * n, f"to repeat an axis {n:,} times")
-            x = node.builder.merge(L.Concat(0), [x] * n, axis)
+            size = fixed(x, axis)
+            if not 0 < n * size <= MOST:
+                raise node.unsupported(f"repeats an axis of {size} values {n:,} times")
+            count(3 * 8 * n * size, f"to repeat an axis {n:,} times")
+            x = take(node.builder, x, axis, np.tile(np.arange(size), n))
     return x
 
 
@@ -201,13 +207,26 @@ def _index_select(node: TorchNode) -> Any:
 
 
 def _index(node: TorchNode) -> Any:
-    x, given = node.tensor(), node.get("indices")
-    used = [i for i, index in enumerate(given) if index is not None]
-    if len(used) != 1 or not isinstance(given[used[0]], np.ndarray) or given[used[0]].ndim != 1:
-        raise node.unsupported("indexes by other than one constant vector")
-    index = given[used[0]]
-    places = np.flatnonzero(index) if index.dtype == bool else index
-    return take(node.builder, x, node.axis(used[0], len(x.shape)), places)
+    """Constant indices on one axis or several side by side; each result axis is one of the indices'."""
+    x, indices = node.tensor(), node.get("indices")
+    used = [i for i, index in enumerate(indices) if index is not None]
+    arrays = [indices[i] for i in used]
+    if (
+        not used
+        or used != list(range(used[0], used[0] + len(used)))
+        or any(not isinstance(a, np.ndarray) or (a.dtype == bool and a.ndim != 1) for a in arrays)
+    ):
+        raise node.unsupported("indexes by other than constants on axes side by side")
+    arrays = [np.flatnonzero(a) if a.dtype == bool else a for a in arrays]
+    axis = node.axis(used[0], len(x.shape))
+    sizes = [fixed(x, axis + i) for i in range(len(used))]
+    wrapped = [np.where(a < 0, a + n, a) for a, n in zip(arrays, sizes, strict=True)]
+    flat = np.asarray(np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes))
+    head, tail = x.shape[:axis], x.shape[axis + len(used) :]
+    if len(used) > 1:
+        x = _reshaped(node, x, (*head, math.prod(sizes), *tail))
+    x = take(node.builder, x, axis, flat.ravel())
+    return x if flat.ndim == 1 else _reshaped(node, x, (*head, *flat.shape, *tail))
 
 
 def _flip(node: TorchNode) -> Any:
@@ -257,14 +276,14 @@ def _upsample(kind: str) -> Converter:
     def convert(node: TorchNode) -> Any:
         x = node.tensor("self") if node.get("self") is not None else node.tensor("input")
         rank, sizes = len(x.shape) - 1, node.get("output_size")
-        given = node.get("scale_factors", [node.get(f"scales{s}") for s in ("_d", "_h", "_w")[-rank:]])
-        given = [node.get("scales")] if node.get("scales") is not None else given or [None] * rank
+        scales = node.get("scale_factors", [node.get(f"scales{s}") for s in ("_d", "_h", "_w")[-rank:]])
+        scales = [node.get("scales")] if node.get("scales") is not None else scales or [None] * rank
         old = [fixed(x, a) for a in range(1, rank + 1)]
-        sizes = [math.floor(n * s) for n, s in zip(old, given, strict=True)] if sizes is None else sizes
+        sizes = [math.floor(n * s) for n, s in zip(old, scales, strict=True)] if sizes is None else sizes
         corners = bool(node.get("align_corners", False))
         where = "align_corners" if corners else "asymmetric" if kind == "nearest" else "half_pixel"
         axes = {}
-        for i, (n, m, s) in enumerate(zip(old, sizes, given, strict=True)):
+        for i, (n, m, s) in enumerate(zip(old, sizes, scales, strict=True)):
             axes[i + 1] = Resize(m, m / n if corners or not s else s, where)
         if kind.startswith("nearest"):
             return nearest(node.builder, x, axes, "floor" if kind == "nearest" else "round_prefer_ceil")
@@ -295,6 +314,7 @@ MOVES: dict[str, Converter] = {
     "aten.pixel_shuffle": _pixel_shuffle,
     "aten.pixel_unshuffle": _pixel_unshuffle,
     "aten.expand": _expand,
+    "aten.expand_as": _expand_as,
     "aten.repeat": _repeat,
     "aten.tile": _repeat,
     "aten.slice": _slice,

@@ -1,0 +1,237 @@
+"""Arithmetic of values and constants, for every reader whose files write it as operators.
+
+An operand is a value of the model, or an array without a batch axis that is the same for every sample. At least
+one operand of each function is a value: what constants alone give, a reader computes itself. Arrays are
+stretched to values and values to arrays, as NumPy does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import ShapeError, UnsupportedLayerError
+from ..model import layers as L
+from .axis_ops import affine, constant, fixed, pad
+from .channels_first import Builder, Tensor, Value, clip
+
+Operand = Value | np.ndarray
+
+
+def add(builder: Builder, a: Operand, b: Operand, factor: float = 1.0) -> Value:
+    """a + factor · b."""
+    if isinstance(b, np.ndarray):
+        assert not isinstance(a, np.ndarray)
+        return affine(builder, a, 1.0, np.asarray(b, float) * factor)
+    if isinstance(a, np.ndarray):
+        return affine(builder, b, float(factor), a)
+    if abs(factor) != 1:
+        b, factor = affine(builder, b, float(abs(factor)), 0.0), math.copysign(1, factor)
+    return builder.merge(L.Add() if factor == 1 else L.Subtract(), [a, b])
+
+
+def multiply(builder: Builder, a: Operand, b: Operand) -> Value:
+    """a · b."""
+    if isinstance(b, np.ndarray):
+        assert not isinstance(a, np.ndarray)
+        return affine(builder, a, b, 0.0)
+    if isinstance(a, np.ndarray):
+        return affine(builder, b, a, 0.0)
+    return builder.merge(L.Multiply(), [a, b])
+
+
+def divide(builder: Builder, a: Operand, b: Operand) -> Value:
+    """a / b: a product with the reciprocal where b is a value."""
+    if not isinstance(b, np.ndarray):
+        return multiply(builder, a, power(builder, b, -1.0))
+    with np.errstate(all="ignore"):  # what is infinite is refused below
+        return multiply(builder, a, np.asarray(1 / np.asarray(b, float)))
+
+
+def power(builder: Builder, x: Value, exponent: float) -> Value:
+    """x to a power that is one number."""
+    return builder.each(L.Activation("power", {"exponent": exponent}), x)
+
+
+def negative(builder: Builder, x: Value) -> Value:
+    """-x."""
+    return affine(builder, x, -1.0, 0.0)
+
+
+def clipped(builder: Builder, x: Value, low: float | None, high: float | None) -> Value:
+    """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
+    if low is not None and high is not None:
+        low = min(low, high)
+    return builder.each(clip(low, high), x)
+
+
+def extreme(builder: Builder, layer: L.Maximum | L.Minimum, operands: Sequence[Operand]) -> Value:
+    """The largest or smallest of the operands; numbers among them clip the values."""
+    values = [v for v in operands if not isinstance(v, np.ndarray)]
+    arrays = [a for a in operands if isinstance(a, np.ndarray)]
+    result: Value = values[0] if len(values) == 1 else builder.merge(layer, values)
+    numbers = [float(a.ravel()[0]) for a in arrays if a.size == 1]
+    if numbers:
+        low, high = (max(numbers), None) if isinstance(layer, L.Maximum) else (None, min(numbers))
+        result = clipped(builder, result, low, high)
+    for array in arrays:
+        if array.size != 1:
+            result = builder.merge(layer, [result, constant(builder, result, array)])
+    return result
+
+
+def choose(builder: Builder, condition: np.ndarray, a: Operand, b: Operand) -> Value:
+    """Values of ``a`` where a constant condition holds, of ``b`` elsewhere; those of an array may be infinite there."""
+    condition = np.asarray(condition, bool)
+    if isinstance(a, np.ndarray):
+        assert not isinstance(b, np.ndarray)
+        return affine(builder, b, ~condition, np.where(condition, a, 0.0))
+    if isinstance(b, np.ndarray):
+        return affine(builder, a, condition, np.where(condition, 0.0, b))
+    return add(builder, affine(builder, a, condition, 0.0), affine(builder, b, ~condition, 0.0))
+
+
+def concat(builder: Builder, operands: Sequence[Operand], axis: int) -> Value:
+    """Operands one after the other on an axis of a sample; arrays are added where the values are padded with zeros."""
+    first = next(v for v in operands if not isinstance(v, np.ndarray))
+    rank = len(first.shape)
+    values: list[Value] = []
+    room = 0  # that arrays before the next value need
+    for operand in operands:
+        if not isinstance(operand, np.ndarray):
+            values.append(pad(builder, operand, {axis: (room, 0)}, "constant") if room else operand)
+            room = 0
+        elif operand.ndim != rank:
+            raise UnsupportedLayerError(f"joins a constant of shape {operand.shape} to samples of {rank} axes")
+        else:
+            room += operand.shape[axis]
+    if room:
+        values[-1] = pad(builder, values[-1], {axis: (0, room)}, "constant")
+    result: Value = values[0] if len(values) == 1 else builder.merge(L.Concat(), values, axis)
+    if not any(isinstance(v, np.ndarray) for v in operands):
+        return result
+    shape = [fixed(result, a) for a in range(rank)]
+    shift = np.zeros(shape)
+    start = 0
+    for operand in operands:
+        size = operand.shape[axis] if isinstance(operand, np.ndarray) else fixed(operand, axis)
+        if isinstance(operand, np.ndarray):
+            window = tuple(slice(start, start + size) if a == axis else slice(None) for a in range(rank))
+            if operand.shape != shift[window].shape:
+                raise ShapeError(f"it joins a constant of shape {operand.shape} to samples of shape {first.shape}")
+            shift[window] = operand
+        start += size
+    return builder.affine(result, np.array(1.0), shift)
+
+
+# -- sums of products ----------------------------------------------------------------
+
+
+def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """The labels of each operand and of the result; those that "..." stands for become capital Greek letters."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(ranks):
+        raise ShapeError(f"{equation!r} is for {len(terms)} operands, not {len(ranks)}")
+    hidden = [rank - len(t.replace("...", "")) if "..." in t else 0 for t, rank in zip(terms, ranks, strict=True)]
+    if min(hidden) < 0 or max(hidden) > 20:
+        raise ShapeError(f"{equation!r} does not fit operands of {', '.join(map(str, ranks))} axes")
+    dots = "".join(chr(0x391 + i) for i in range(max(hidden)))
+    terms = [t.replace("...", dots[len(dots) - n :]) for t, n in zip(terms, hidden, strict=True)]
+    if not arrow:
+        joined = "".join(terms)
+        right = dots + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
+    result = right.replace("...", dots)
+    if any(len(t) != rank for t, rank in zip(terms, ranks, strict=True)) or not set(result) <= set("".join(terms)):
+        raise ShapeError(f"{equation!r} does not fit operands of {', '.join(map(str, ranks))} axes")
+    return terms, result
+
+
+def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Value:
+    """A sum of products that is a matrix product with a constant, or of two matrices.
+
+    The labels of values begin with the batch's, which the arrays lack: an array here has all axes that its
+    term names.
+    """
+    ranks = [v.ndim if isinstance(v, np.ndarray) else len(v.shape) + 1 for v in operands]
+    terms, result = _labels(equation, ranks)
+    batch = result[:1]
+    for term, operand in zip(terms, operands, strict=True):
+        if len(set(term)) != len(term):
+            raise UnsupportedLayerError(f"takes the diagonal of an operand ({equation!r})")
+        if not batch or (batch in term if isinstance(operand, np.ndarray) else term[:1] != batch):
+            raise UnsupportedLayerError(f"moves the batch axis or sums over it ({equation!r})")
+    values = [(t[1:], v) for t, v in zip(terms, operands, strict=True) if not isinstance(v, np.ndarray)]
+    arrays = [(t, v) for t, v in zip(terms, operands, strict=True) if isinstance(v, np.ndarray)]
+    result = result[1:]
+    if len(values) == 2 and not arrays:
+        return _product_of_two(builder, equation, values, result)
+    if len(values) != 1 or len(arrays) > 1:
+        raise UnsupportedLayerError(f"multiplies more than two operands ({equation!r}). Write it as several products")
+    (labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
+    return _contraction(builder, x, labels, array, term, result)
+
+
+def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, term: str, result: str) -> Value:
+    """The sum over the labels that the result lacks of x · array, whose axes have labels too."""
+    for label in term:
+        if label not in labels + result:  # in the array alone
+            array, term = np.asarray(array.sum(term.index(label))), term.replace(label, "")
+    alone = [label for label in labels if label not in result + term]
+    if alone:  # in the value alone: as if the array had it too
+        sizes = [fixed(x, labels.index(label)) for label in alone]
+        array = np.broadcast_to(array.reshape(*array.shape, *(1 for _ in sizes)), (*array.shape, *sizes))
+        term += "".join(alone)
+    summed = "".join(label for label in labels if label not in result)
+    added = "".join(label for label in result if label not in labels)
+    shared = "".join(label for label in labels if label in term and label in result)
+    free = "".join(label for label in labels if label in result and label not in term)
+    size = {label: fixed(x, axis) for axis, label in enumerate(labels)} | dict(zip(term, array.shape, strict=True))
+    array = array.transpose([term.index(label) for label in shared + summed + added])
+    x = builder.transpose(x, [labels.index(label) for label in free + shared + summed])
+    if not summed and not added:
+        x = affine(builder, x, array, 0.0)
+    else:
+        groups, ins, outs = (math.prod(size[c] for c in part) for part in (shared, summed, added))
+        kept = [size[c] for c in free]
+        x = builder.reshape(x, (*kept, groups * ins))
+        kernel = array.reshape(groups, ins, outs).astype(float if array.dtype.kind != "f" else array.dtype)
+        if groups == 1:
+            x = builder.dense(x, kernel[0], None)
+        else:
+            rows = builder.plain(builder.reshape(x, (math.prod(kept), groups * ins)))
+            layer = L.Conv(kernel.transpose(1, 0, 2).reshape(1, ins, groups * outs), None, groups=groups)
+            node = builder.add(layer, rows.node)
+            x = Tensor(node, (math.prod(kept), groups * outs), (0, 1))
+        x = builder.reshape(x, [size[c] for c in free + shared + added])
+    order = free + shared + added
+    return builder.transpose(x, [order.index(label) for label in result])
+
+
+def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
+    """The product of two matrices of each sample."""
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise UnsupportedLayerError(
+            f"multiplies samples of shapes {a.shape} and {b.shape}, which the model computes. These work: two matrices"
+        )
+    a, b = builder.plain(a), builder.plain(b)
+    node = builder.add(L.Dot((1, 0)), a.node, b.node)
+    return Tensor(node, tuple(builder.shapes[node]), (0, 1))
+
+
+def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:
+    (left, a), (right, b) = values
+    if sorted(left) == sorted(right) == sorted(result):  # element by element
+        a, b = (builder.transpose(v, [t.index(c) for c in result]) for t, v in values)
+        return builder.merge(L.Multiply(), [a, b])
+    inner = [c for c in left if c in right and c not in result]
+    if len(left) != 2 or len(right) != 2 or len(inner) != 1 or len(result) != 2:
+        raise UnsupportedLayerError(f"multiplies two values as {equation!r}. These work: two matrices")
+    if left[0] == inner[0]:
+        a, left = builder.transpose(a, [1, 0]), left[::-1]
+    if right[1] == inner[0]:
+        b, right = builder.transpose(b, [1, 0]), right[::-1]
+    product = matrix_product(builder, a, b)
+    return product if result == left[0] + right[1] else builder.transpose(product, [1, 0])
