@@ -146,7 +146,7 @@ def _strings(group: h5py.Group, name: str) -> list[str] | None:
     value = group.attrs[name]
     items = [value] if isinstance(value, (str, bytes)) else np.asarray(value).ravel().tolist()
     texts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
-    take(sum(map(len, texts)), title)
+    take(sum(map(len, texts)), what)
     return texts
 
 

@@ -135,7 +135,7 @@ class _Builder:
         if len(inputs) != 1:
             raise ModelFormatError(f"{layer}: it takes one input, the model calls it with {len(inputs)}")
         with self._naming(key, layer):
-            at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, self._value(inputs[0]))).at
+            at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, self._value(inputs[0]))).node
         if layer.class_name == "Masking":
             self.masks[at] = layer.name
         elif masks and layer.class_name in _MASKED_BUILDERS:

@@ -158,10 +158,10 @@ class _NamedBuilder(Builder):
     def __init__(self, outputs: Sequence[str]) -> None:
         super().__init__()
         self.inputs: list[int] = []
-        self._taken.update(dict.fromkeys(outputs, 0))
+        self._names.update(dict.fromkeys(outputs, 0))
 
     def input(self, name: str, shape: Shape) -> Tensor:
-        self._taken.pop(name, None)  # an output that is an input keeps the input's name
+        self._names.pop(name, None)  # an output that is an input keeps the input's name
         tensor = super().input(name, shape)
         self.inputs.append(tensor.node)
         return tensor
