@@ -470,6 +470,19 @@ def test_a_grid_is_drawn_as_images(files, x, drawn):
     assert drawn[-1][3].axes[0].images[-1].get_array().shape == (5, 4)
 
 
+def test_rules_are_decided_and_inputs_opened_once(files, monkeypatch):
+    """Also where the balance is printed, which reads the inputs again."""
+    from lrpfast.batch import sources
+    from lrpfast.rules.composites import Composite
+
+    calls = []
+    assign, opened = Composite.assign, sources._open_path
+    monkeypatch.setattr(Composite, "assign", lambda self, model: (calls.append("assign"), assign(self, model))[1])
+    monkeypatch.setattr(sources, "_open_path", lambda path: (calls.append("open"), opened(path))[1])
+    explain(files, "--balance", "--quiet")
+    assert sorted(calls) == ["assign", "open"]
+
+
 def test_a_plot_names_the_outputs_explained(files, x, drawn):
     path, mask = files[0].parent / "r.png", np.arange(20).reshape(4, 5) < 12
     model = lrpfast.load(MODEL)

@@ -182,6 +182,15 @@ def test_the_order_has_no_circle():
         seen |= free
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if m.parts[0] in ("batch", "cli")], ids=str)
+def test_nothing_above_the_engine_reads_a_private_attribute_of_an_analyzer(module):
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = node.value
+            name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+            assert name not in ("analyzer", "core"), f"{module}:{node.lineno} reads {name}.{node.attr}"
+
+
 # What users hold on to
 
 

@@ -167,8 +167,8 @@ class Journal:
             Naming the output; the note before stays.
         """
         buffer = io.BytesIO()
-        noted = {"settings": self.settings, "done": done, "counters": counters, "frame": self.frame}
-        text = json.dumps(noted, sort_keys=True)
+        fields = {"settings": self.settings, "done": done, "counters": counters, "frame": self.frame}
+        text = json.dumps(fields, sort_keys=True)
         members: dict[str, Any] = {"journal": np.frombuffer(text.encode(), np.uint8), **state}
         np.savez(buffer, sums=np.array(sums, np.int64).reshape(-1, 3), **members)
         data = buffer.getbuffer()
@@ -238,17 +238,17 @@ class Journal:
             return False
         with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
             self.state = {key: arrays[key] for key in arrays.files}
-        noted = json.loads(self.state.pop("journal").tobytes())
+        fields = json.loads(self.state.pop("journal").tobytes())
         self.sums = [(first, stop, value) for first, stop, value in self.state.pop("sums").tolist()]
-        self.done, self.counters, self.frame = noted["done"], noted["counters"], noted["frame"]
-        found = noted["settings"]
-        self.settings.update({key: found[key] for key in free if key in found})
-        changed = [key for key in {**found, **self.settings} if found.get(key) != self.settings.get(key)]
+        self.done, self.counters, self.frame = fields["done"], fields["counters"], fields["frame"]
+        earlier = fields["settings"]
+        self.settings.update({key: earlier[key] for key in free if key in earlier})
+        changed = [key for key in {**earlier, **self.settings} if earlier.get(key) != self.settings.get(key)]
         if changed:
             changed = [key for key in changed if key != EXACT] or changed  # which differs with any other
-            told_of = "; ".join(_change(key, found.get(key), self.settings.get(key)) for key in changed)
+            changes = "; ".join(_change(key, earlier.get(key), self.settings.get(key)) for key in changed)
             raise InputError(
-                f"{self.output}: an unfinished run of other settings lies beside it ({told_of}); "
+                f"{self.output}: an unfinished run of other settings lies beside it ({changes}); "
                 f"run it with the same settings to go on, or {ANEW}"
             )
         return True

@@ -61,12 +61,12 @@ def damaged(sink: Sink, frame: int, sums: Iterable[Sum]) -> list[Sum]:
     """
     if sink.frame() != frame:
         raise InputError(f"{sink.partial}: was changed since an unfinished run wrote it; {ANEW}")
-    found = [part for part in sums if sink.checksum(part[0], part[1]) != part[2]]
-    if found:
-        count = sum(stop - first for first, stop, _ in found)
-        told = f"{count:,} samples are no longer as an unfinished run wrote them, and are explained again"
-        warnings.warn(f"{sink.path}: {told}", UserWarning, stacklevel=7)
-    return found
+    changed = [part for part in sums if sink.checksum(part[0], part[1]) != part[2]]
+    if changed:
+        count = sum(stop - first for first, stop, _ in changed)
+        text = f"{count:,} samples are no longer as an unfinished run wrote them, and are explained again"
+        warnings.warn(f"{sink.path}: {text}", UserWarning, stacklevel=7)
+    return changed
 
 
 def write_again(sink: Sink, job: Job, data: Source, sums: Iterable[Sum]) -> None:

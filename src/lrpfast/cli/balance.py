@@ -29,11 +29,11 @@ def balance_of(analyzer: Analyzer, inputs: Source, target: Any, mask: str | None
     count = min(samples, MOST_SAMPLES, max(1, MOST_BYTES // (4 * max(1, math.prod(inputs.shape[1:])))))
 
     def text() -> str:
-        places = np.arange(count) * samples // count
-        x = np.concatenate([inputs.read(at, at + 1) for at in places.tolist()])
+        positions = np.arange(count) * samples // count
+        x = np.concatenate([inputs.read(at, at + 1) for at in positions.tolist()])
         if mask is not None:
             x = x[:, open_mask(mask)]
-        chosen = target[places] if isinstance(target, np.ndarray) else target
+        chosen = target[positions] if isinstance(target, np.ndarray) else target
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RelevanceWarning)  # the run has said it of all samples
             conservation = analyzer.explain(x, target=chosen).conservation

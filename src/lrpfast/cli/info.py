@@ -18,15 +18,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ..kernels import backend, no_gpu  # the one command that asks the kernels about the machine
 
-    taken, cpu = backend("auto"), backend("cpu")
+    default, cpu = backend("auto"), backend("cpu")
     print(f"lrpfast    {__version__}")
     print(f"Python     {platform.python_version()} ({platform.system()} {platform.machine()})")
     print(f"NumPy      {np.__version__}, h5py {h5py.__version__}")
-    print(f"device     'auto' takes {taken.name}")
+    print(f"device     'auto' takes {default.name}")
     for key, value in cpu.describe().items():
         print(f"cpu        {key}: {value}")
-    if taken.name != cpu.name:
-        for key, value in taken.describe().items():
+    if default.name != cpu.name:
+        for key, value in default.describe().items():
             print(f"gpu        {key}: {value}")
     else:
         print(f"gpu        none: {no_gpu()}")

@@ -36,18 +36,18 @@ def analyzer(
         "mask_nan": options.mask_nan,
     }
     if _known(options.rule) in ANALYZERS:
-        made: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
+        result: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
     else:
-        made = Analyzer(model, _own(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common)
-    _check_bounds(options, made)
-    return made
+        result = Analyzer(model, _own(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common)
+    _check_bounds(options, result)
+    return result
 
 
-def _check_bounds(options: argparse.Namespace, made: Analyzer) -> None:
+def _check_bounds(options: argparse.Namespace, result: Analyzer) -> None:
     """RuleError where --low and --high are given and no layer of this model has the rule that they are for."""
     if options.low is None and options.high is None:
         return
-    boxes = {rule for rule in made.assignment.rules.values() if isinstance(rule, ZBox)}
+    boxes = {rule for rule in result.assignment.rules.values() if isinstance(rule, ZBox)}
     on_convolution, first = options.rule == "epsilon_gamma_box", _first_rule(options.input_layer_rule)
     if on_convolution and isinstance(first, tuple):
         boxes.discard(ZBox(*first))  # with bounds of its own

@@ -18,7 +18,7 @@ from ..model.graph import Model
 from ..rules.composites import Assignment
 from ..version import __version__
 from .balance import layer_balance, make_conservation
-from .execute import check_place
+from .execute import check_device
 from .explain_scope import explained_part, explained_targets, minus_reference
 from .explanation import Explanation
 from .growth import conserves, warn
@@ -283,7 +283,7 @@ class AnalyzerCore:
     def _pack(self, x: Any) -> Any:
         """The inputs as one array, on the host or on a GPU that the analyzer runs on."""
         x = self.layout.pack(x)
-        check_place(x, self._programs.backend)
+        check_device(x, self._programs.backend)
         return x
 
     def _start(self, x: np.ndarray, target: Any) -> tuple[Start, tuple[int, ...]]:

@@ -42,10 +42,10 @@ def exact(value: Any) -> str:
     return mark.hexdigest()
 
 
-def _parts(value: Any, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
+def _parts(value: Any, numbers: dict[int, int]) -> Iterator[bytes | memoryview]:
     """The bytes that say what a value is; ``seen`` numbers functions on the way, which may name themselves."""
     if isinstance(value, np.ndarray) and (value.dtype.hasobject or value.dtype.kind == "T"):
-        yield from _parts((value.shape, value.tolist()), seen)
+        yield from _parts((value.shape, value.tolist()), numbers)
     elif isinstance(value, (np.ndarray, np.generic)):
         array = np.ascontiguousarray(value)
         yield f"array {array.dtype.str} {value.shape}".encode()
@@ -55,25 +55,25 @@ def _parts(value: Any, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
     elif isinstance(value, type):
         yield f"type {value.__module__}.{value.__qualname__}".encode()
     elif isinstance(value, Rule):
-        yield from _parts(_of_rule(value), seen)
+        yield from _parts(_of_rule(value), numbers)
     elif is_dataclass(value) and type(value).__module__.split(".")[0] == __name__.split(".")[0]:
-        yield from _parts((type(value), *(getattr(value, f.name) for f in fields(value))), seen)
+        yield from _parts((type(value), *(getattr(value, f.name) for f in fields(value))), numbers)
     elif isinstance(value, (list, tuple, slice)):
         items = list(value) if not isinstance(value, slice) else [value.start, value.stop, value.step]
         yield f"{type(value).__name__} of {len(items)}".encode()
         for item in items:
-            yield from _parts(item, seen)
+            yield from _parts(item, numbers)
     elif isinstance(value, (dict, set, frozenset)):
         pairs = value.items() if isinstance(value, dict) else value
         yield f"{type(value).__name__} {sorted(exact(pair) for pair in pairs)}".encode()
     elif isinstance(value, functools.partial):
-        yield from _parts(("partial", value.func, value.args, value.keywords), seen)
+        yield from _parts(("partial", value.func, value.args, value.keywords), numbers)
     elif isinstance(value, types.MethodType):
-        yield from _parts(("method", value.__func__, value.__self__), seen)
+        yield from _parts(("method", value.__func__, value.__self__), numbers)
     elif isinstance(value, types.FunctionType):
-        yield from _function(value, seen)
+        yield from _function(value, numbers)
     elif hasattr(value, "__array__") and not callable(value):
-        yield from _parts(np.asarray(value), seen)
+        yield from _parts(np.asarray(value), numbers)
     elif (name := _importable(value)) is not None:
         yield f"name {name}".encode()
     else:
@@ -89,17 +89,17 @@ def _of_rule(rule: Rule) -> tuple[Any, ...]:
     return type(rule), [(f.name, getattr(rule, f.name)) for f in fields(rule)], groups
 
 
-def _function(function: types.FunctionType, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
-    if id(function) in seen:
-        yield f"function {seen[id(function)]} again".encode()
+def _function(function: types.FunctionType, numbers: dict[int, int]) -> Iterator[bytes | memoryview]:
+    if id(function) in numbers:
+        yield f"function {numbers[id(function)]} again".encode()
         return
-    seen[id(function)] = len(seen)
-    yield from _code(function.__code__, seen)
+    numbers[id(function)] = len(numbers)
+    yield from _code(function.__code__, numbers)
     try:
         enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:
         raise IndistinctError("a function of a variable that has no value yet") from None
-    yield from _parts([function.__defaults__, function.__kwdefaults__, enclosed], seen)
+    yield from _parts([function.__defaults__, function.__kwdefaults__, enclosed], numbers)
     for name in sorted(_names(function.__code__)):
         if name in function.__globals__:
             named = function.__globals__[name]
@@ -107,18 +107,18 @@ def _function(function: types.FunctionType, seen: dict[int, int]) -> Iterator[by
             if isinstance(named, types.FunctionType) and _package(named) != _package(function):
                 yield f"name {named.__module__}.{named.__qualname__}".encode()
             else:
-                yield from _parts(named, seen)
+                yield from _parts(named, numbers)
 
 
-def _code(code: types.CodeType, seen: dict[int, int]) -> Iterator[bytes | memoryview]:
+def _code(code: types.CodeType, numbers: dict[int, int]) -> Iterator[bytes | memoryview]:
     """What a function's code does, but for where it stands in its file."""
     yield code.co_code
-    yield from _parts([code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, code.co_flags], seen)
+    yield from _parts([code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, code.co_flags], numbers)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _code(constant, seen)
+            yield from _code(constant, numbers)
         else:
-            yield from _parts(constant, seen)
+            yield from _parts(constant, numbers)
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -138,7 +138,11 @@ def _importable(value: Any) -> str | None:
     if not callable(value) or not (owner is None or inspect.ismodule(owner)):
         return None
     name = getattr(value, "__qualname__", getattr(value, "__name__", None))
-    for place in (getattr(value, "__module__", None), "numpy"):  # NumPy's ufuncs do not say where they are
-        if isinstance(place, str) and place != "__main__" and getattr(sys.modules.get(place), str(name), None) is value:
-            return f"{place}.{name}"
+    for module in (getattr(value, "__module__", None), "numpy"):  # NumPy's ufuncs do not say where they are
+        if (
+            isinstance(module, str)
+            and module != "__main__"
+            and getattr(sys.modules.get(module), str(name), None) is value
+        ):
+            return f"{module}.{name}"
     return None

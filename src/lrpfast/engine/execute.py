@@ -95,7 +95,7 @@ def run(
         raise_fault(fault, x, first, precision, input_range, mask_nan)
 
 
-def check_place(x: Any, on: Backend) -> None:
+def check_device(x: Any, on: Backend) -> None:
     """Inputs on a GPU need a backend that runs there."""
     if on_device(x) and not on.takes_device_arrays:
         raise DeviceError(
@@ -125,7 +125,7 @@ def predict(
         known = programs[precision, device, shapes] = on, on.compile(program), IOLayout(fixed)
     on, compiled, ports = known
     tensors, x = is_tensor(x), ports.pack(x)
-    check_place(x, on)
+    check_device(x, on)
     out = empty_like((len(x), *ports.output_row), dtype, x)
     per_sample = (math.prod(x.shape[1:]) + math.prod(out.shape[1:])) * dtype.itemsize
     for part in chunks(len(x), per_sample, on.batch_bytes):

@@ -97,8 +97,8 @@ def minus_reference(model: Model, y_ref: Any) -> Model:
 def rules_of(assignment: Assignment, kept: Sequence[int]) -> Assignment:
     """The rules of some of a model's nodes, by their places among these."""
     return Assignment(
-        {place: assignment.rules[i] for place, i in enumerate(kept) if i in assignment.rules},
-        {place: assignment.activations[i] for place, i in enumerate(kept) if i in assignment.activations},
+        {position: assignment.rules[i] for position, i in enumerate(kept) if i in assignment.rules},
+        {position: assignment.activations[i] for position, i in enumerate(kept) if i in assignment.activations},
     )
 
 

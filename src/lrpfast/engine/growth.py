@@ -35,13 +35,13 @@ def callers_level() -> int:
 def warn(growth: Growth, explanations: int, rectifies: bool, layers: Sequence[str] = ()) -> None:
     """One warning for relevance that grew, in ``layers`` or as a whole; one for relevance that vanished."""
     if growth.amplified or layers:
-        whole = told_amplified(growth, explanations)
+        whole = amplified_text(growth, explanations)
         if layers:
             whole = f"over all layers relevance grows {growth.largest[0]:,.3g}-fold (sample {growth.largest[1]})"
         text = "; ".join([*layers, *([whole] if growth.amplified else [])])
         warnings.warn(text, AmplificationWarning, stacklevel=callers_level())
     if growth.vanished or growth.zero:
-        text = "; ".join(told_vanished(growth, explanations) + told_zero(growth, explanations, rectifies))
+        text = "; ".join(vanished_texts(growth, explanations) + zero_texts(growth, explanations, rectifies))
         warnings.warn(text, VanishingWarning, stacklevel=callers_level())
 
 
@@ -60,11 +60,11 @@ def _look(sample: int) -> str:
 
 def texts(growth: Growth, explanations: int, rectifies: bool) -> list[str]:
     """Everything that is to be said, a text for each kind."""
-    amplified = [told_amplified(growth, explanations)] if growth.amplified else []
-    return amplified + told_vanished(growth, explanations) + told_zero(growth, explanations, rectifies)
+    amplified = [amplified_text(growth, explanations)] if growth.amplified else []
+    return amplified + vanished_texts(growth, explanations) + zero_texts(growth, explanations, rectifies)
 
 
-def told_amplified(growth: Growth, explanations: int) -> str:
+def amplified_text(growth: Growth, explanations: int) -> str:
     """Of relevance that grew; without a sample where none is known, as over a whole data set."""
     factor, sample = growth.largest
     worst = f" ({f'{factor:,.3g}-fold in sample {sample}; ' if sample >= 0 else ''}{_look(sample)})"
@@ -76,7 +76,7 @@ def told_amplified(growth: Growth, explanations: int) -> str:
     )
 
 
-def told_vanished(growth: Growth, explanations: int) -> list[str]:
+def vanished_texts(growth: Growth, explanations: int) -> list[str]:
     """Of explanations that hold next to nothing of the output."""
     if not growth.vanished:
         return []
@@ -89,7 +89,7 @@ def told_vanished(growth: Growth, explanations: int) -> list[str]:
     ]
 
 
-def told_zero(growth: Growth, explanations: int, rectifies: bool) -> list[str]:
+def zero_texts(growth: Growth, explanations: int, rectifies: bool) -> list[str]:
     """Of explanations that are zero everywhere, and why."""
     if not growth.zero:
         return []

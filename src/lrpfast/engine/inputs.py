@@ -107,9 +107,9 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
     """
     x = as_real(x, what)
     if x.shape[1:] != shape and not fits(x.shape[1:], shape) or x.ndim == 0:
-        wanted = f"(samples, {', '.join(map(str, shape))})"
+        expected = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else _other_layout(x.shape, shape)
-        raise ShapeError(f"{what} must have shape {wanted}, not {x.shape}{hint}")
+        raise ShapeError(f"{what} must have shape {expected}, not {x.shape}{hint}")
     return x
 
 
@@ -317,8 +317,8 @@ def as_start(
                 + ("; classes are whole numbers: target.astype(int)" if labels else "")
             )
         if not np.isfinite(array).all():
-            place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise InputError(f"the starting relevance is not finite at {place}: {array[place]}")
+            position = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise InputError(f"the starting relevance is not finite at {position}: {array[position]}")
         with np.errstate(over="ignore"):
             return Start("array", array=np.require(array, dtype, ["C", "A"])), ()
     raise InputError(f"{TARGETS}, not dtype {array.dtype}")

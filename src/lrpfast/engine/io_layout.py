@@ -37,15 +37,15 @@ class IOSlot:
 
 
 def _layout(model: Model, nodes: Sequence[int], entries: dict[int, int]) -> tuple[IOSlot, ...]:
-    found: list[IOSlot] = []
+    slots: list[IOSlot] = []
     first = 0
     for i in nodes:
         node = model.nodes[i]
         if any(n is None for n in node.shape):
             raise InputError(f"{node}: its shape {node.shape} is open; build the model with a fixed input shape")
-        found.append(IOSlot(node.name, node.shape, first, entries.get(i)))  # type: ignore[arg-type]
-        first += found[-1].size
-    return tuple(found)
+        slots.append(IOSlot(node.name, node.shape, first, entries.get(i)))  # type: ignore[arg-type]
+        first += slots[-1].size
+    return tuple(slots)
 
 
 def _embedded(model: Model) -> dict[int, int]:
@@ -103,12 +103,12 @@ class IOLayout:
             with np.errstate(invalid="ignore"):
                 wrong = (array != np.floor(array)) | (array < 0) | (array >= port.entries)
             if wrong.any():
-                place = tuple(int(i) for i in np.argwhere(to_host(wrong))[0])
+                position = tuple(int(i) for i in np.argwhere(to_host(wrong))[0])
                 raise SampleError(
-                    f"{{where}} of {what} is {array[place]}: an embedding of {port.entries} entries takes "
+                    f"{{where}} of {what} is {array[position]}: an embedding of {port.entries} entries takes "
                     f"whole numbers from 0 to {port.entries - 1}",
-                    place[0],
-                    place[1:],
+                    position[0],
+                    position[1:],
                 )
         return array
 

@@ -10,13 +10,13 @@ from ..model.layers.base import whole
 
 VARIABLE = "LRPFAST_NUM_THREADS"
 
-_wanted: int | None = None  # what set_num_threads asked for
-_found: int | None = None  # what this process may use, looked up once
+_set_count: int | None = None  # what set_num_threads asked for
+_default_count: int | None = None  # what this process may use, looked up once
 
 
 def _forget() -> None:
-    global _found
-    _found = None
+    global _default_count
+    _default_count = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -56,8 +56,8 @@ def set_num_threads(threads: int | None) -> None:
     2
     >>> lrpfast.set_num_threads(None)
     """
-    global _wanted
-    _wanted = check_threads(threads)
+    global _set_count
+    _set_count = check_threads(threads)
     _forget()
 
 
@@ -74,10 +74,10 @@ def get_num_threads() -> int:
     >>> lrpfast.get_num_threads() >= 1
     True
     """
-    global _found
-    count = _wanted or _found  # read once: another thread may set either meanwhile
+    global _default_count
+    count = _set_count or _default_count  # read once: another thread may set either meanwhile
     if count is None:
-        count = _found = _from_environment() or _cores()
+        count = _default_count = _from_environment() or _cores()
     return count
 
 
