@@ -41,6 +41,7 @@ def test_real_files_predict_what_keras_does(path, tmp_path):
         close(result, expected, str(model.nodes[i]))
 
 
+@pytest.mark.filterwarnings("ignore::lrpfast.errors.VanishingWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_cases_predict_and_conserve(name):
     model = load(DATA / f"keras_case_{name}.keras")
@@ -101,6 +102,17 @@ def test_a_residual_conserves_relevance(tmp_path):
     x = np.random.default_rng(2).normal(size=(3, 6))
     result = lrpfast.Analyzer(model, "epsilon").analyze(x)
     assert np.isfinite(result).all() and np.abs(result).sum() > 0
+
+
+def test_a_small_file_cannot_ask_for_any_memory(tmp_path):
+    for name, config, args in (
+        ("Tile", {"repeats": [1, 1_000_000_000, 1]}, ("x",)),
+        ("Split", {"indices_or_sections": 100_000_000, "axis": 1}, ("x",)),
+        ("Flip", {"axis": 1}, ("x",)),
+        ("Normalize", {"axis": 1, "order": 2}, ("x",)),
+    ):
+        with pytest.raises((ModelFormatError, UnsupportedLayerError), match=f"'{name.lower()}'|memory|bytes"):
+            operation(tmp_path, (4_000_000_000 if name != "Tile" else 4, 6), name, config, args)
 
 
 # -- wrappers and masks -------------------------------------------------------
