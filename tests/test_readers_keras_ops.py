@@ -104,6 +104,20 @@ def test_a_residual_conserves_relevance(tmp_path):
     assert np.isfinite(result).all() and np.abs(result).sum() > 0
 
 
+def test_layers_of_keras_applications(tmp_path):
+    """ConvNeXt's and InceptionResNetV2's own layers, which compute as their sources say."""
+    (gamma,) = arrays((4,))
+    model = functional(
+        entry(),
+        layer("LayerScale", "scale", projection_dim=4) | {"inbound": ["entry"]},
+        layer("StochasticDepth", "depth") | {"inbound": ["scale"]},
+        layer("CustomScaleLayer", "sum", scale=0.25) | {"inbound": ["entry", "depth"]},
+    )
+    x = np.random.default_rng(4).normal(size=(3, 4)).astype("float32")
+    loaded = load(write_h5(tmp_path / "m.h5", model, {"scale": [gamma]}))
+    close(loaded.predict(x), (x + 0.25 * gamma * x).astype("float32"))
+
+
 def test_a_small_file_cannot_ask_for_any_memory(tmp_path):
     for name, config, args in (
         ("Tile", {"repeats": [1, 1_000_000_000, 1]}, ("x",)),

@@ -17,8 +17,8 @@ from .operation import Operation, sample_axes, select
 
 def _concatenate(op: Operation, a: Any, axis: Any = 0) -> Any:
     values = [op.tensor(value) for value in a]
-    place = op.axis(axis, len(values[0].shape))
-    return values[0] if len(values) == 1 else op.builder.merge(L.Concat(0), values, place)
+    position = op.axis(axis, len(values[0].shape))
+    return values[0] if len(values) == 1 else op.builder.merge(L.Concat(0), values, position)
 
 
 def _stack(op: Operation, a: Any, axis: Any = 0) -> Any:
@@ -149,7 +149,7 @@ def _take(op: Operation, a: Any, indices: Any, axis: Any = None) -> Any:
     index = np.asarray(indices)
     if index.ndim > 1 or index.dtype.kind not in "iu":
         raise op.unsupported("takes indices that are not a row of whole numbers")
-    value = select(op.builder, a, at, index.reshape(-1))
+    value = select(op.builder, a, at, index.reshape(-1).tolist())
     return _squeeze(op, value, at + 1) if index.ndim == 0 else value
 
 
@@ -187,8 +187,8 @@ def _pad(op: Operation, a: Any, pairs: Any, mode: Any = "constant", constant_val
         raise op.unsupported(
             f"pads samples of shape {t.shape} by {pairs}", "Give a pair for each axis, 0 for the batch"
         )
-    wanted = {axis: (before, after) for axis, (before, after) in enumerate(pairs[1:])}
-    return pad(op.builder, t, wanted, str(mode).lower(), float(constant_values or 0.0))
+    edges = {axis: (before, after) for axis, (before, after) in enumerate(pairs[1:])}
+    return pad(op.builder, t, edges, str(mode).lower(), float(constant_values or 0.0))
 
 
 #: Operations of this file.

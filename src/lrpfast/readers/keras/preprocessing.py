@@ -175,8 +175,20 @@ def _labels(layer: KerasLayer, rank: int) -> tuple[str, str, str]:
     return ins[1:], kernel, out[1:]
 
 
+def _layer_scale(layer: KerasLayer, builder: Builder, value: Value) -> Value:
+    """keras.applications' ConvNeXt multiplies each channel by a weight."""
+    channels = fixed(value, len(value.shape) - 1)
+    (gamma,) = layer.arrays(gamma=(channels,))
+    return affine(builder, value, gamma, 0.0)
+
+
+def _custom_scale(layer: KerasLayer, builder: Builder, value: Value, residual: Value) -> Value:
+    """keras.applications' InceptionResNetV2 adds a scaled residual."""
+    return builder.merge(L.Add(), [value, affine(builder, residual, layer.need("scale"), 0.0)])
+
+
 #: Every class that is read so, and the function that lays its layers out.
-BUILDERS: dict[str, Callable[[KerasLayer, Builder, Value], Value]] = {
+BUILDERS: dict[str, Callable[..., Value]] = {
     "Rescaling": _rescaling,
     "Normalization": _normalization,
     "Resizing": _resizing,
@@ -186,4 +198,6 @@ BUILDERS: dict[str, Callable[[KerasLayer, Builder, Value], Value]] = {
     "GroupNormalization": _group_normalization,
     "Masking": _masking,
     "EinsumDense": _einsum_dense,
+    "LayerScale": _layer_scale,
+    "CustomScaleLayer": _custom_scale,
 }
