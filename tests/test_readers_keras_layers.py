@@ -55,7 +55,7 @@ def test_real_files_predict_what_keras_does(path):
 
 def test_real_files_have_every_class_but_those_tried_by_hand():
     by_hand = {"ActivityRegularization", "AlphaDropout", "ELU", "GaussianDropout", "GaussianNoise", "Identity"}
-    by_hand |= {"LeakyReLU", "SpatialDropout3D", "ThresholdedReLU"}  # test_readers_keras.py
+    by_hand |= {"LeakyReLU", "SpatialDropout3D", "StochasticDepth", "ThresholdedReLU"}  # test_readers_keras.py
     source = (DATA / "make_keras_layers.py").read_text()
     missing = {name for name in CONVERTERS if f"L.{name}(" not in source and f"L.{name}," not in source}
     assert missing - by_hand - {*RANDOM} <= {"Minimum"}  # all in RANDOM are the same Identity

@@ -41,6 +41,7 @@ def test_real_files_predict_what_keras_does(path, tmp_path):
         close(result, expected, str(model.nodes[i]))
 
 
+@pytest.mark.filterwarnings("ignore::lrpfast.errors.VanishingWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_cases_predict_and_conserve(name):
     model = load(DATA / f"keras_case_{name}.keras")
@@ -101,6 +102,31 @@ def test_a_residual_conserves_relevance(tmp_path):
     x = np.random.default_rng(2).normal(size=(3, 6))
     result = lrpfast.Analyzer(model, "epsilon").analyze(x)
     assert np.isfinite(result).all() and np.abs(result).sum() > 0
+
+
+def test_layers_of_keras_applications(tmp_path):
+    """ConvNeXt's and InceptionResNetV2's own layers, which compute as their sources say."""
+    (gamma,) = arrays((4,))
+    model = functional(
+        entry(),
+        layer("LayerScale", "scale", projection_dim=4) | {"inbound": ["entry"]},
+        layer("StochasticDepth", "depth") | {"inbound": ["scale"]},
+        layer("CustomScaleLayer", "sum", scale=0.25) | {"inbound": ["entry", "depth"]},
+    )
+    x = np.random.default_rng(4).normal(size=(3, 4)).astype("float32")
+    loaded = load(write_h5(tmp_path / "m.h5", model, {"scale": [gamma]}))
+    close(loaded.predict(x), (x + 0.25 * gamma * x).astype("float32"))
+
+
+def test_a_small_file_cannot_ask_for_any_memory(tmp_path):
+    for name, config, args in (
+        ("Tile", {"repeats": [1, 1_000_000_000, 1]}, ("x",)),
+        ("Split", {"indices_or_sections": 100_000_000, "axis": 1}, ("x",)),
+        ("Flip", {"axis": 1}, ("x",)),
+        ("Normalize", {"axis": 1, "order": 2}, ("x",)),
+    ):
+        with pytest.raises((ModelFormatError, UnsupportedLayerError), match=f"'{name.lower()}'|memory|bytes"):
+            operation(tmp_path, (4_000_000_000 if name != "Tile" else 4, 6), name, config, args)
 
 
 # -- wrappers and masks -------------------------------------------------------

@@ -108,7 +108,7 @@ class _Builder:
                 "Train the model without a mask",
             )
         if layer.class_name in BUILDERS:
-            return self._built(key, layer, inputs, masks)
+            return self._composed(key, layer, inputs, masks)
         if key not in self.converted:
             own = custom is not None and not isinstance(custom, (str, type))
             with naming(layer):
@@ -130,12 +130,14 @@ class _Builder:
             self.masks[at] = masks[0]
         return at
 
-    def _built(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[str]) -> int:
+    def _composed(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[str]) -> int:
         """A layer that becomes several, by a function that lays them out."""
-        if len(inputs) != 1:
-            raise ModelFormatError(f"{layer}: it takes one input, the model calls it with {len(inputs)}")
+        expected = 2 if layer.class_name == "CustomScaleLayer" else 1
+        if len(inputs) != expected:
+            raise ModelFormatError(f"{layer}: it takes {expected} input(s), the model calls it with {len(inputs)}")
         with self._naming(key, layer):
-            at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, self._value(inputs[0]))).node
+            values = map(self._value, inputs)
+            at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, *values)).node
         if layer.class_name == "Masking":
             self.masks[at] = layer.name
         elif masks and layer.class_name in _MASKED_BUILDERS:

@@ -240,7 +240,7 @@ CONVERTERS: dict[str, Converter] = {
     **_ranks("ZeroPadding{}D", _edges(L.ZeroPad, "padding")),
     **_ranks("Cropping{}D", _edges(L.Crop, "cropping")),
     **_ranks("UpSampling{}D", _up_sample),
-    **dict.fromkeys(("Dropout", *RANDOM), _identity),
+    **dict.fromkeys(("Dropout", "StochasticDepth", *RANDOM), _identity),
     **_ranks("SpatialDropout{}D", _identity),
     "AlphaDropout": _identity,
     "GaussianDropout": _identity,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ... import budget
 from ...errors import UnsupportedLayerError
 from ...model import layers as L
-from ..axis_ops import affine
+from ..axis_ops import affine, take
 from ..channels_first import Builder, Flat, Tensor, Value
 from .record import KerasLayer
 
@@ -53,6 +55,12 @@ class Operation:
 def is_value(argument: Any) -> bool:
     """Whether the argument is another layer's output."""
     return isinstance(argument, (Tensor, Flat))
+
+
+def select(builder: Builder, value: Value, axis: int, positions: Sequence[int]) -> Value:
+    """Values at the positions of an axis, in that order, after a count of the memory that the positions take."""
+    budget.take(3 * 8 * len(positions), f"to select {len(positions):,} values of an axis")
+    return take(builder, value, axis, positions)
 
 
 def sample_axes(op: Operation, axis: Any, rank: int) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...budget import take
 from ...model import layers as L
 from ..axis_ops import constant, fixed
 from ..channels_first import Builder, Tensor, Value, clip
@@ -165,6 +166,7 @@ def unit_norm(builder: Builder, value: Value, axes: Sequence[int]) -> Value:
     t = builder.lay(t, [*rest, *axes])
     sizes = tuple(fixed(t, axis) for axis in axes)
     count = math.prod(sizes)
+    take(8 * count, f"to normalize {count:,} values")
     norm = L.RMSNorm(np.full(sizes, count**-0.5), epsilon=1e-24 / count, axes=len(axes))
     return replace(t, node=builder.add(norm, t.node))
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
-from ..axis_ops import fixed, pad, repeat, take
-from ..channels_first import Value
-from .operation import Operation, sample_axes
+from ..axis_ops import MOST, fixed, pad, repeat
+from ..channels_first import MAX_NODES, Value
+from .operation import Operation, sample_axes, select
 
 
 def _concatenate(op: Operation, a: Any, axis: Any = 0) -> Any:
     values = [op.tensor(value) for value in a]
-    place = op.axis(axis, len(values[0].shape))
-    return values[0] if len(values) == 1 else op.builder.merge(L.Concat(0), values, place)
+    position = op.axis(axis, len(values[0].shape))
+    return values[0] if len(values) == 1 else op.builder.merge(L.Concat(0), values, position)
 
 
 def _stack(op: Operation, a: Any, axis: Any = 0) -> Any:
@@ -107,11 +107,11 @@ def _get_item(op: Operation, a: Any, key: Any) -> Any:
         if isinstance(k, slice):
             n = value.shape[axis]
             if k != slice(None):
-                value = op.builder.plain(take(op.builder, value, axis, range(*k.indices(fixed(value, axis)))))
+                value = op.builder.plain(select(op.builder, value, axis, range(*k.indices(fixed(value, axis)))))
                 n = value.shape[axis]
             shape.append(n)
         elif isinstance(k, int) and not isinstance(k, bool):
-            value = op.builder.plain(take(op.builder, value, axis, [k]))
+            value = op.builder.plain(select(op.builder, value, axis, [k]))
         else:
             raise op.unsupported(f"takes {key!r:.60} of its input", "Whole numbers and slices work")
         axis += 1
@@ -123,7 +123,7 @@ def _split(op: Operation, a: Any, sections: Any, axis: Any = 0) -> Any:
     at = op.axis(axis, len(t.shape))
     n = fixed(t, at)
     if isinstance(sections, int):
-        if sections < 1 or n % sections:
+        if not 1 <= sections <= MAX_NODES or n % sections:
             raise ShapeError(f"{op.layer}: it splits an axis of {n} into {sections} equal parts")
         ends = [n // sections * (i + 1) for i in range(sections)]
     elif op.layer.keras >= 3:  # where each part ends
@@ -135,13 +135,13 @@ def _split(op: Operation, a: Any, sections: Any, axis: Any = 0) -> Any:
     starts = [0, *ends[:-1]]
     if ends[-1] != n or any(end <= start for start, end in zip(starts, ends, strict=True)):
         raise ShapeError(f"{op.layer}: it splits an axis of {n} at {ends[:-1]}")
-    return [take(op.builder, t, at, range(start, end)) for start, end in zip(starts, ends, strict=True)]
+    return [select(op.builder, t, at, range(start, end)) for start, end in zip(starts, ends, strict=True)]
 
 
 def _unstack(op: Operation, a: Any, axis: Any = 0, num: Any = None) -> Any:
     t = op.tensor(a)
     at = op.axis(axis, len(t.shape))
-    return [_squeeze(op, take(op.builder, t, at, [i]), at + 1) for i in range(fixed(t, at))]
+    return [_squeeze(op, select(op.builder, t, at, [i]), at + 1) for i in range(fixed(t, at))]
 
 
 def _take(op: Operation, a: Any, indices: Any, axis: Any = None) -> Any:
@@ -149,13 +149,13 @@ def _take(op: Operation, a: Any, indices: Any, axis: Any = None) -> Any:
     index = np.asarray(indices)
     if index.ndim > 1 or index.dtype.kind not in "iu":
         raise op.unsupported("takes indices that are not a row of whole numbers")
-    value = take(op.builder, a, at, index.reshape(-1))
+    value = select(op.builder, a, at, index.reshape(-1).tolist())
     return _squeeze(op, value, at + 1) if index.ndim == 0 else value
 
 
 def _flip(op: Operation, a: Any, axis: Any = None) -> Any:
     for at in sample_axes(op, axis, len(op.tensor(a).shape)):
-        a = take(op.builder, a, at, range(fixed(a, at))[::-1])
+        a = select(op.builder, a, at, range(fixed(a, at))[::-1])
     return a
 
 
@@ -172,8 +172,11 @@ def _tile(op: Operation, a: Any, repeats: Any) -> Any:
         raise op.unsupported(f"tiles samples of shape {t.shape} by {repeats}", "The batch axis must stay as it is")
     value: Value = t
     for axis, count in enumerate(counts[1:]):
+        n = fixed(t, axis)
+        if count * n > MOST:
+            raise op.unsupported(f"tiles an axis of {n} {count} times", f"The most is {MOST:,} values")
         if count > 1:
-            value = op.builder.merge(L.Concat(0), [value] * count, axis)
+            value = select(op.builder, value, axis, [*range(n)] * count)
     return value
 
 
@@ -184,8 +187,8 @@ def _pad(op: Operation, a: Any, pairs: Any, mode: Any = "constant", constant_val
         raise op.unsupported(
             f"pads samples of shape {t.shape} by {pairs}", "Give a pair for each axis, 0 for the batch"
         )
-    wanted = {axis: (before, after) for axis, (before, after) in enumerate(pairs[1:])}
-    return pad(op.builder, t, wanted, str(mode).lower(), float(constant_values or 0.0))
+    edges = {axis: (before, after) for axis, (before, after) in enumerate(pairs[1:])}
+    return pad(op.builder, t, edges, str(mode).lower(), float(constant_values or 0.0))
 
 
 #: Operations of this file.

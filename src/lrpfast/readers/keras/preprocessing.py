@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...budget import take
 from ...errors import ShapeError
 from ...model import layers as L
-from ..axis_ops import Resize, affine, fixed, interpolate, nearest, take
+from ..axis_ops import Resize, affine, fixed, interpolate, nearest
 from ..channels_first import Builder, Value
 from .activations import activation
+from .operation import select
 from .ops import unit_norm
 from .record import KerasLayer
 
@@ -30,6 +32,7 @@ def _normalization(layer: KerasLayer, builder: Builder, value: Value) -> Value:
     shape = value.shape
     axes = sorted(layer.axes("axis", shape)) if layer.config.get("axis", -1) is not None else []
     sizes = tuple(fixed(value, axis) for axis in axes)
+    take(6 * 8 * math.prod(sizes), f"{layer}: mean and deviation")
     if layer.get("mean", None) is not None:
         values = [np.asarray(layer.need(key), float) for key in ("mean", "variance")]
         mean, variance = (np.broadcast_to(v.reshape(()) if v.size == 1 else v.reshape(sizes), sizes) for v in values)
@@ -77,7 +80,7 @@ def _center_crop(layer: KerasLayer, builder: Builder, value: Value) -> Value:
                 "Resize them with a Resizing layer",
             )
         begin = (n - size) // 2
-        value = take(builder, value, axis, range(begin, begin + size))
+        value = select(builder, value, axis, range(begin, begin + size))
     return value
 
 
@@ -172,8 +175,20 @@ def _labels(layer: KerasLayer, rank: int) -> tuple[str, str, str]:
     return ins[1:], kernel, out[1:]
 
 
+def _layer_scale(layer: KerasLayer, builder: Builder, value: Value) -> Value:
+    """keras.applications' ConvNeXt multiplies each channel by a weight."""
+    channels = fixed(value, len(value.shape) - 1)
+    (gamma,) = layer.arrays(gamma=(channels,))
+    return affine(builder, value, gamma, 0.0)
+
+
+def _custom_scale(layer: KerasLayer, builder: Builder, value: Value, residual: Value) -> Value:
+    """keras.applications' InceptionResNetV2 adds a scaled residual."""
+    return builder.merge(L.Add(), [value, affine(builder, residual, layer.need("scale"), 0.0)])
+
+
 #: Every class that is read so, and the function that lays its layers out.
-BUILDERS: dict[str, Callable[[KerasLayer, Builder, Value], Value]] = {
+BUILDERS: dict[str, Callable[..., Value]] = {
     "Rescaling": _rescaling,
     "Normalization": _normalization,
     "Resizing": _resizing,
@@ -183,4 +198,6 @@ BUILDERS: dict[str, Callable[[KerasLayer, Builder, Value], Value]] = {
     "GroupNormalization": _group_normalization,
     "Masking": _masking,
     "EinsumDense": _einsum_dense,
+    "LayerScale": _layer_scale,
+    "CustomScaleLayer": _custom_scale,
 }
