@@ -281,3 +281,9 @@ def test_a_fixed_axis_is_cut_though_others_are_open():
     proto = graph(nodes, (4, None, None), {"starts": i64(1), "ends": i64(3), "axes": i64(1)})
     x = np.random.default_rng(5).normal(size=(2, 4, 3, 5))
     np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), x[:, 1:3] + x[:, :2] + x[:, 2:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", (1, 2))
+def test_lp_normalization(p):
+    for axis in (1, -1):
+        check([("LpNormalization", ["x"], ["y"], {"p": p, "axis": axis})], (3, 4), by=runtime)
