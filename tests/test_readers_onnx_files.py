@@ -114,6 +114,20 @@ def test_rows_joined_with_the_batch(case):
     check(nodes, (5, 4), constants, by=runtime)
 
 
+@pytest.mark.parametrize("node", (("Softmax", ["g"], {"axis": -2}), ("MatMul", ["g", "v"], {})))
+def test_rows_are_not_taken_for_the_samples_axes(node):
+    op, inputs, attributes = node
+    nodes = [
+        ("Reshape", ["x", "into"], ["f"], {}),
+        ("MatMul", ["f", "w"], ["g"], {}),
+        (op, inputs, ["h"], attributes),
+        ("Reshape", ["h", "back"], ["y"], {}),
+    ]
+    constants = {"into": i64(-1, 4), "back": i64(-1, 5, 3), "w": w(4, 3), "v": w(1, 3, 3)}
+    with pytest.raises(lrpfast.UnsupportedLayerError):
+        lrpfast.from_onnx(graph(nodes, (5, 4), constants))
+
+
 def test_rows_that_mix_samples_are_refused():
     for shape, added in ((i64(-1, 10), w(1)), (i64(-1, 4), w(5, 3))):
         nodes = [
