@@ -114,6 +114,20 @@ def test_rows_joined_with_the_batch(case):
     check(nodes, (5, 4), constants, by=runtime)
 
 
+@pytest.mark.parametrize("node", (("Softmax", ["g"], {"axis": -2}), ("MatMul", ["g", "v"], {})))
+def test_rows_are_not_taken_for_the_samples_axes(node):
+    op, inputs, attributes = node
+    nodes = [
+        ("Reshape", ["x", "into"], ["f"], {}),
+        ("MatMul", ["f", "w"], ["g"], {}),
+        (op, inputs, ["h"], attributes),
+        ("Reshape", ["h", "back"], ["y"], {}),
+    ]
+    constants = {"into": i64(-1, 4), "back": i64(-1, 5, 3), "w": w(4, 3), "v": w(1, 3, 3)}
+    with pytest.raises(lrpfast.UnsupportedLayerError):
+        lrpfast.from_onnx(graph(nodes, (5, 4), constants))
+
+
 def test_rows_that_mix_samples_are_refused():
     for shape, added in ((i64(-1, 10), w(1)), (i64(-1, 4), w(5, 3))):
         nodes = [
@@ -281,3 +295,9 @@ def test_a_fixed_axis_is_cut_though_others_are_open():
     proto = graph(nodes, (4, None, None), {"starts": i64(1), "ends": i64(3), "axes": i64(1)})
     x = np.random.default_rng(5).normal(size=(2, 4, 3, 5))
     np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), x[:, 1:3] + x[:, :2] + x[:, 2:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", (1, 2))
+def test_lp_normalization(p):
+    for axis in (1, -1):
+        check([("LpNormalization", ["x"], ["y"], {"p": p, "axis": axis})], (3, 4), by=runtime)

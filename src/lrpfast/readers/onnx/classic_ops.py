@@ -11,9 +11,7 @@ from ...errors import ModelFormatError
 from ...model import layers as L
 from ..channels_first import Value
 from .context import NodeContext
-from .reduce_ops import total
-
-_NOTHING = np.array(0.0)
+from .reduce_ops import divided
 
 
 def _scaler(ctx: NodeContext) -> Value:
@@ -24,18 +22,10 @@ def _scaler(ctx: NodeContext) -> Value:
 
 def _normalizer(ctx: NodeContext) -> Value:
     """x divided by its largest value, its sum of absolute values, or its length, over the last axis."""
-    b, x, norm = ctx.builder, ctx.value(), ctx.attr("norm", "MAX")
-    axis = [len(x.shape) - 1]
-    if norm == "MAX":
-        size = b.pool_all(x, axis, L.GlobalMaxPool, True)
-    elif norm == "L1":
-        size = total(ctx, b.each(L.Activation("relu", {"negative_slope": -1.0}), x), axis, True)
-    elif norm == "L2":
-        square = b.each(L.Activation("power", {"exponent": 2.0}), x)
-        size = b.each(L.Activation("power", {"exponent": 0.5}), total(ctx, square, axis, True))
-    else:
+    norm = ctx.attr("norm", "MAX")
+    if norm not in ("MAX", "L1", "L2"):
         raise ctx.unsupported(f"has the norm {norm!r}, which lrpfast does not know")
-    return b.merge(L.Multiply(), [x, b.each(L.Activation("power", {"exponent": -1.0}), size)])
+    return divided(ctx, ctx.value(), len(ctx.value().shape) - 1, norm)
 
 
 def _linear(ctx: NodeContext, outputs: int, bias: tuple[float, ...] | None) -> Value:

@@ -1,4 +1,4 @@
-"""ONNX operators that reduce axes to one value, as layers."""
+"""ONNX operators that reduce axes to one value, or divide by what they reduce to, as layers."""
 
 from __future__ import annotations
 
@@ -98,8 +98,22 @@ def _reduce(function: Callable[[NodeContext, Value, list[int], bool], Value], si
     return build
 
 
+def divided(ctx: NodeContext, x: Value, axis: int, norm: str) -> Value:
+    """x divided by its largest value ("MAX"), its sum of absolute values ("L1") or its length ("L2") along an axis."""
+    size = {"MAX": _max, "L1": _l1, "L2": _l2}[norm](ctx, x, [axis], True)
+    return ctx.builder.merge(L.Multiply(), [x, _power(ctx, size, -1.0)])
+
+
+def _lp_normalization(ctx: NodeContext) -> Value:
+    p = ctx.attr("p", 2)
+    if p not in (1, 2):
+        raise ctx.unsupported(f"has p {p}", "1 and 2 work")
+    return divided(ctx, ctx.value(), ctx.axis(ctx.attr("axis", -1)), f"L{p}")
+
+
 #: How each operator is built.
 REDUCED: dict[str, Callable[[NodeContext], Any]] = {
+    "LpNormalization": _lp_normalization,
     "ReduceL1": _reduce(_l1, _absolute),
     "ReduceL2": _reduce(_l2, _absolute),
     "ReduceMax": _reduce(_max),

@@ -50,6 +50,8 @@ def as_samples(node: Node, args: Sequence[Any], opset: int) -> tuple[Node, list[
             "Keep the batch axis first and samples apart",
         )
     rank = max(len(row.value.shape) for row in rows)  # of the file's tensor, batch and all
+    if node.op in ("MatMul", "Gemm") and isinstance(args[1], FoldedValue) and args[1].first.ndim > rank:
+        raise node.unsupported(f"has a weight of shape {args[1].first.shape}, which puts axes before the rows")
     attributes = {key: _moved(node, key, value, rank) for key, value in node.attributes.items()}
     if node.op in ("Softmax", "LogSoftmax") and opset < 13:
         attributes.setdefault("axis", 2)
@@ -68,10 +70,10 @@ def as_samples(node: Node, args: Sequence[Any], opset: int) -> tuple[Node, list[
 
 def _moved(node: Node, key: str, value: Any, rank: int) -> Any:
     """An attribute for samples of one axis more: axes counted from the first, and constants."""
-    if key == "axis" and value >= 0:
-        return value + 1 if value else 0
+    if key == "axis" and -rank <= value < rank:
+        return value % rank + 1 if value % rank else 0  # 0, the rows and the batch, is refused where it is read
     if key == "axes":
-        return tuple(a + 1 if a > 0 else a for a in value)
+        return tuple(a % rank + 1 if a % rank else 0 for a in value)
     if key == "added" and value is not None:
         return _constant(node, value, rank)
     if key in ("scale", "shift") and node.op == "Affine*":
