@@ -233,7 +233,9 @@ the threshold itself, CELU with α ≤ 0, and shrinking by less than 0.
 
 ## scikit-learn
 
-`from_sklearn`, fitted: {code(sklearn._READERS)}, with the activations {code(sklearn._ACTIVATIONS)}.
+`from_sklearn`, fitted: {code(sklearn._READERS)}, with the activations {code(sklearn._ACTIVATIONS)}; and a
+`Pipeline` of {code(sklearn._TRANSFORMERS)} before one of them. Multilayer perceptrons and `LogisticRegression` predict
+probabilities, other classifiers give `decision_function`.
 """
 
 

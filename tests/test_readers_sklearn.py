@@ -10,7 +10,7 @@ from lrpfast.errors import InputError, UnsupportedLayerError
 from lrpfast.readers import from_sklearn
 
 pytest.importorskip("sklearn")
-from sklearn import linear_model, neural_network, pipeline, preprocessing, tree  # noqa: E402
+from sklearn import decomposition, linear_model, neural_network, pipeline, preprocessing, svm, tree  # noqa: E402
 from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning")
@@ -152,10 +152,14 @@ def test_unfitted(estimator):
 def test_what_is_no_network():
     with pytest.raises(UnsupportedLayerError, match="MLPClassifier.*got DecisionTreeClassifier"):
         from_sklearn(tree.DecisionTreeClassifier().fit(X, CLASSES))
-    chain = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LinearRegression()).fit(X, VALUES)
-    with pytest.raises(UnsupportedLayerError, match=r"Pipeline.*pipeline\[-1\]"):
+    chain = pipeline.make_pipeline(preprocessing.PolynomialFeatures(), linear_model.Ridge()).fit(X, VALUES)
+    with pytest.raises(UnsupportedLayerError, match=r"got PolynomialFeatures.*StandardScaler.*pipeline\[-1\]"):
         from_sklearn(chain)
-    close(chain[-1], chain[-1].predict(X))
+    clipped = pipeline.make_pipeline(preprocessing.MinMaxScaler(clip=True), linear_model.Ridge()).fit(X, VALUES)
+    with pytest.raises(UnsupportedLayerError, match="clip"):
+        from_sklearn(clipped)
+    with pytest.raises(InputError, match="StandardScaler is not fitted"):
+        from_sklearn(pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.Ridge()))
     for wrong in (None, "model.pkl", X, type("MLPClassifier", (), {"coefs_": []})()):
         with pytest.raises(InputError, match=f"got {type(wrong).__name__}"):
             from_sklearn(wrong)
@@ -167,3 +171,61 @@ def test_a_subclass_of_ones_own():
 
     fitted = Mine().fit(X, VALUES)
     close(fitted, fitted.predict(X))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [linear_model.Ridge(), linear_model.Lasso(0.01), linear_model.ElasticNet(0.01), linear_model.SGDRegressor(),
+     svm.LinearSVR(), linear_model.Ridge(fit_intercept=False)],
+)  # fmt: skip
+def test_linear_regressors(estimator):
+    fitted = estimator.fit(X, VALUES[:, 0] + 3)
+    close(fitted, fitted.predict(X))
+    if type(estimator) in (linear_model.Ridge, linear_model.Lasso, linear_model.ElasticNet):
+        several = estimator.fit(X, VALUES)
+        close(several, several.predict(X))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [linear_model.SGDClassifier(), svm.LinearSVC(), linear_model.Perceptron(), linear_model.RidgeClassifier(),
+     svm.LinearSVC(fit_intercept=False)],
+)  # fmt: skip
+def test_linear_classifiers(estimator):
+    for y in (CLASSES, CLASSES == 1):
+        fitted = estimator.fit(X, y)
+        close(fitted, fitted.decision_function(X))
+
+
+TRANSFORMERS = {
+    "StandardScaler": preprocessing.StandardScaler(),
+    "StandardScaler without mean": preprocessing.StandardScaler(with_mean=False),
+    "StandardScaler without scale": preprocessing.StandardScaler(with_std=False),
+    "MinMaxScaler": preprocessing.MinMaxScaler((-1, 2)),
+    "MaxAbsScaler": preprocessing.MaxAbsScaler(),
+    "RobustScaler": preprocessing.RobustScaler(),
+    "RobustScaler without center": preprocessing.RobustScaler(with_centering=False),
+    "PCA": decomposition.PCA(3),
+    "PCA, whitened": decomposition.PCA(3, whiten=True),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_pipelines(name):
+    shifted = 3 * X + np.arange(5)
+    chain = pipeline.make_pipeline(TRANSFORMERS[name], "passthrough", linear_model.LogisticRegression())
+    chain.fit(shifted, CLASSES)
+    read = from_sklearn(chain)
+    np.testing.assert_allclose(
+        read.predict(shifted, precision="float64"), chain.predict_proba(shifted), rtol=1e-9, atol=1e-12
+    )
+    assert (read.name, read.input_shape) == ("LogisticRegression", (5,))
+
+
+def test_a_pipeline_of_several_steps():
+    steps = [preprocessing.StandardScaler(), decomposition.PCA(4), preprocessing.MinMaxScaler()]
+    network = neural_network.MLPRegressor(hidden_layer_sizes=(6,), max_iter=20, random_state=0)
+    chain = pipeline.make_pipeline(*steps, network).fit(X, VALUES)
+    np.testing.assert_allclose(
+        from_sklearn(chain).predict(X, precision="float64"), chain.predict(X), rtol=1e-9, atol=1e-12
+    )

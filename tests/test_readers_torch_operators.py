@@ -232,6 +232,7 @@ FUNCTIONS = {
     "masked_fill": lambda x: x.masked_fill(torch.tril(torch.ones(8, 8)) == 0, -5.0),
     "a constant changed in place": window_mask,
     "a constant rounded": lambda x: x + (3 * ROW).long(),
+    "a constant through a layer": lambda x: x + F.linear(ROW, MATRIX.T, MATRIX[0]).sum(),
     "glu": lambda x: F.glu(x, 1),
     "glu last": lambda x: F.glu(x),
     "einsum": lambda x: torch.einsum("bchw,wk->bkch", x, MATRIX),

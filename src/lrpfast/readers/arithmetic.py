@@ -195,16 +195,16 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
         x = affine(builder, x, array, 0.0)
     else:
         groups, ins, outs = (math.prod(size[c] for c in part) for part in (shared, summed, added))
-        kept = [size[c] for c in free]
-        x = builder.reshape(x, (*kept, groups * ins))
+        sizes = [size[c] for c in free]
+        x = builder.reshape(x, (*sizes, groups * ins))
         kernel = array.reshape(groups, ins, outs).astype(float if array.dtype.kind != "f" else array.dtype)
         if groups == 1:
             x = builder.dense(x, kernel[0], None)
         else:
-            rows = builder.plain(builder.reshape(x, (math.prod(kept), groups * ins)))
+            rows = builder.plain(builder.reshape(x, (math.prod(sizes), groups * ins)))
             layer = L.Conv(kernel.transpose(1, 0, 2).reshape(1, ins, groups * outs), None, groups=groups)
             node = builder.add(layer, rows.node)
-            x = Tensor(node, (math.prod(kept), groups * outs), (0, 1))
+            x = Tensor(node, (math.prod(sizes), groups * outs), (0, 1))
         x = builder.reshape(x, [size[c] for c in free + shared + added])
     order = free + shared + added
     return builder.transpose(x, [order.index(label) for label in result])

@@ -151,6 +151,11 @@ def _clamp(get: Get) -> Any:
     return get("self") if low is high is None else np.clip(get("self"), low, high)
 
 
+def _linear(get: Get) -> Any:
+    product = get("input") @ get("weight").T
+    return product if get("bias") is None else product + get("bias")
+
+
 def _softmax(get: Get) -> Any:
     a = np.exp(get("self") - get("self").max(get("dim"), keepdims=True))
     return a / a.sum(get("dim"), keepdims=True)
@@ -196,6 +201,8 @@ def result_bytes(name: str, arrays: list[np.ndarray]) -> int:
     first, other = arrays[0], arrays[-1]
     if name == "aten.index_select":
         count = first.size * other.size // max(min(first.shape, default=1), 1)
+    elif name == "aten.linear":
+        count = first.size * arrays[1].size // max(first.shape[-1] ** 2, 1) if first.ndim else count
     elif name in ("aten.matmul", "aten.mm"):
         count = first.size * other.size // max(first.shape[-1] ** 2, 1) if first.ndim and other.ndim else count
     elif all(n == m or 1 in (n, m) for n, m in zip(first.shape[::-1], other.shape[::-1], strict=False)):
@@ -312,6 +319,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.maximum": _both(np.maximum),
     "aten.minimum": _both(np.minimum),
     "aten.matmul": _both(np.matmul),
+    "aten.linear": _linear,
     "aten.mm": lambda get: np.matmul(get("self"), get("mat2")),
     "aten.mv": lambda get: np.matmul(get("self"), get("vec")),
     "aten.dot": lambda get: np.dot(get("self"), get("tensor")),

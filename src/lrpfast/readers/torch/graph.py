@@ -210,7 +210,7 @@ def _convert_all(
     ops, batch = needed(program), _batch(program)
     for index, op in enumerate(ops, 1):
         builder.scope = _scope(op)
-        place = _where(op, index, len(ops))
+        location = _where(op, index, len(ops))
         try:
             if op.base not in converters and not op.base.startswith(("_operator.", "math.", "aten.sym_size")):
                 raise UnsupportedLayerError("is not among the operators that lrpfast reads (docs/layers.md lists them)")
@@ -220,10 +220,10 @@ def _convert_all(
         except _Skipped:
             result = _Skipped
         except (UnsupportedLayerError, NotImplementedError) as error:
-            obstacles.append(obstacle(op, place, str(error)))
+            obstacles.append(obstacle(op, location, str(error)))
             result = _Skipped
         except (InputError, ShapeError, ModelFormatError) as error:
-            raise ModelFormatError(f"{place}: {error}") from error
+            raise ModelFormatError(f"{location}: {error}") from error
         if result is _Skipped:
             values.update(dict.fromkeys(op.outputs, _Skipped))
             continue

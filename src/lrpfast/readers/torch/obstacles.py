@@ -20,33 +20,33 @@ class Obstacle:
 
     Attributes
     ----------
-    place : str
+    location : str
         The operator, its node and its module.
     problem : str
-        As the end of a sentence that begins with the place.
+        As the end of a sentence that begins with the location.
     group : str
         What obstacles of one kind have in common.
     rank : int
         Layers that lrpfast has no rule for come before what is written in a way that it cannot follow.
     """
 
-    place: str
+    location: str
     problem: str
     group: str
     rank: int
 
 
-def obstacle(op: Op, place: str, problem: str) -> Obstacle:
+def obstacle(op: Op, location: str, problem: str) -> Obstacle:
     """The obstacle that an operator is, named after its layer where that is recurrent or attention."""
     if _RECURRENT.search(op.base):
         name = op.base.split(".")[1].lstrip("_")
         problem = f"is a recurrent layer ({name.upper().split('_')[0]}), which lrpfast has no rule for"
-        return Obstacle(place, problem, "recurrent", 0)
+        return Obstacle(location, problem, "recurrent", 0)
     kind = op.kind.rsplit(".", 1)[-1]
     if _ATTENTION.search(op.base) or _ATTENTION.search(kind):
         problem = "is attention, which lrpfast has no rule for yet"
-        return Obstacle(place, problem, f"attention {kind}", 1)
-    return Obstacle(place, problem, f"{op.base} {problem}", 2)
+        return Obstacle(location, problem, f"attention {kind}", 1)
+    return Obstacle(location, problem, f"{op.base} {problem}", 2)
 
 
 def unsupported(obstacles: list[Obstacle]) -> UnsupportedLayerError:
@@ -58,7 +58,7 @@ def unsupported(obstacles: list[Obstacle]) -> UnsupportedLayerError:
     for members in groups.values():
         first = members[0]
         more = f" ({len(members) - 1:,} more of this kind)" if len(members) > 1 else ""
-        lines.append(f"{first.place} {first.problem}{more}")
+        lines.append(f"{first.location} {first.problem}{more}")
     if len(lines) == 1:
         return UnsupportedLayerError(lines[0])
     shown = lines[:_MOST_GROUPS]
