@@ -209,7 +209,7 @@ PLACES = ("/work" + "/", "/home" + "/", "/root" + "/", "/Users" + "/", "/tmp" + 
 def text_files():
     for top in ("src", "tests", "bench", "docs", "examples", ".ci", ".github"):
         yield from (p for p in (ROOT / top).rglob("*") if p.is_file() and p.suffix in TEXT)
-    yield from (p for p in ROOT.glob("*") if p.is_file() and p.suffix in TEXT)
+    yield from (p for p in ROOT.glob("*") if p.is_file() and p.suffix in TEXT and p.name != ".git")  # a worktree's
 
 
 def test_no_file_names_a_place_on_one_machine():

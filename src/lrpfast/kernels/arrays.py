@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -85,19 +86,20 @@ def to_host(array: Any) -> np.ndarray:
     return array.get() if on_device(array) else np.asarray(array)
 
 
+def current_device(array: Any) -> AbstractContextManager[Any]:
+    """A context in which the GPU of an array is current, as CuPy's functions expect; no effect for NumPy's arrays."""
+    return sys.modules["cupy"].cuda.Device(array.device.id) if on_device(array) else nullcontext()
+
+
 def like(array: Any, other: Any) -> Any:
     """A NumPy array on the device that ``other`` is on."""
     if not on_device(other):
         return array
-    cupy = sys.modules["cupy"]
-    with cupy.cuda.Device(other.device.id):
-        return cupy.asarray(array)
+    with current_device(other):
+        return sys.modules["cupy"].asarray(array)
 
 
 def empty_like(shape: tuple[int, ...], dtype: Any, other: Any) -> Any:
     """An array where ``other`` is, on the host or the same GPU."""
-    if not on_device(other):
-        return np.empty(shape, dtype)
-    cupy = sys.modules["cupy"]
-    with cupy.cuda.Device(other.device.id):
-        return cupy.empty(shape, dtype)
+    with current_device(other):
+        return module_of(other).empty(shape, dtype)

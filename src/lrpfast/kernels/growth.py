@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import Start
-from .arrays import module_of, to_host
+from .arrays import current_device, module_of, to_host
 
 #: Growth above which single values mean little: they are a thousand times what they explain and cancel to it. α2β1 may
 #: triple Σ|R| in a layer by construction, so that a lower limit would speak of ordinary networks.
@@ -96,9 +96,10 @@ def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step:
 
     For backends that do not judge while they run. ``step`` samples of the call lie between two of these.
     """
-    absolute = abs(relevance)
-    sums = module_of(relevance).nansum(absolute.reshape(*absolute.shape[:2], -1), 2, np.float64)
-    after: np.ndarray = to_host(sums)
+    with current_device(relevance):
+        absolute = abs(relevance)
+        sums = module_of(relevance).nansum(absolute.reshape(*absolute.shape[:2], -1), 2, np.float64)
+        after: np.ndarray = to_host(sums)
     y = np.maximum(output, 0) if rectify and start.mode != "pair" else output
     y = y.astype(np.float64)
     low, size = start.window or (0, y.shape[1])

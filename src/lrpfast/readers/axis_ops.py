@@ -145,7 +145,7 @@ class Resize:
 
     def at(self, n: int, dtype: Any = np.float64) -> Any:
         """The new values' places among the old ones, in the given precision."""
-        i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.m
+        i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.scale * n  # ONNX's width: no whole number
         if not 1 <= self.m <= MOST or self.m * n > MOST:
             raise ModelFormatError(f"it makes an axis of {self.m} values of one of {n}")
         count(3 * 8 * self.m, f"to make an axis of {self.m} values")
@@ -153,7 +153,7 @@ class Resize:
             return i / scale
         if self.where == "align_corners":
             return i * dtype(0 if width == 1 else (n - 1) / (width - 1))
-        if self.where == "pytorch_half_pixel" and width == 1:
+        if self.where == "pytorch_half_pixel" and self.m == 1:
             return i
         if self.where == "tf_half_pixel_for_nn":
             return (i + dtype(0.5)) / scale
@@ -161,7 +161,7 @@ class Resize:
         if self.where in ("half_pixel", "pytorch_half_pixel"):
             return half
         if self.where == "half_pixel_symmetric":
-            return half + dtype(n / 2 * (1 - width / (self.scale * n)))
+            return half + dtype(n / 2 * (1 - self.m / width))
         raise UnsupportedLayerError(f"has the coordinates {self.where!r}, which lrpfast does not follow")
 
 

@@ -17,6 +17,9 @@ from ..metadata import ArrayMetadata
 if TYPE_CHECKING:
     from ..metadata import RowsShape
 
+#: Axes of an array: NumPy 1 makes 32, NumPy 2 makes 64.
+MOST_AXES = 32 if np.lib.NumpyVersion(np.__version__) < "2.0.0" else 64
+
 
 class Source:
     """Samples along the first axis, read a few rows at a time; a context manager that closes it.
@@ -85,6 +88,8 @@ class Source:
             raise InputError(f"{self.name}: holds {self.dtype}, which are no real numbers")
         if not self.shape:
             raise InputError(f"{self.name}: holds a single number; samples lie along the first axis of an array")
+        if len(self.shape) > MOST_AXES:
+            raise InputError(f"{self.name}: an array of {len(self.shape)} axes, and NumPy makes at most {MOST_AXES}")
 
 
 class FileSource(Source):
