@@ -29,7 +29,10 @@ zarr = pytest.importorskip("zarr", reason="zarr is not installed; lrpfast[test] 
 FEATURES, SAMPLES, CHUNK = 12, 600, 50
 RNG = np.random.default_rng(5)
 MODEL = lrpfast.from_layers(
-    [lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 8)), np.full(8, 4.0), activation="relu"), lrpfast.layers.Dense(np.ones((8, 3)))]
+    [
+        lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 8)), np.full(8, 4.0), activation="relu"),  # no sample without
+        lrpfast.layers.Dense(np.ones((8, 3))),
+    ]
 )
 X = RNG.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
 ANALYZER = lrpfast.Analyzer(MODEL, "epsilon", threads=1)

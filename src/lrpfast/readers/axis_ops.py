@@ -145,7 +145,8 @@ class Resize:
 
     def at(self, n: int, dtype: Any = np.float64) -> Any:
         """The new values' places among the old ones, in the given precision."""
-        i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.scale * n  # ONNX's width: no whole number
+        i, scale = np.arange(self.m, dtype=dtype), dtype(self.scale)
+        width = self.scale * n  # ONNX's, which is not rounded
         if not 1 <= self.m <= MOST or self.m * n > MOST:
             raise ModelFormatError(f"it makes an axis of {self.m} values of one of {n}")
         count(3 * 8 * self.m, f"to make an axis of {self.m} values")
