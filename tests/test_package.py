@@ -358,7 +358,7 @@ OLD_FILES = (
 
 def test_old_names_are_gone():
     assert not [name for name in OLD_FILES if (PACKAGE / name).exists()]
-    old = re.compile(r"\b(check_apart|Shares|Begun|Ports?|Lowering)\b")
+    old = re.compile(r"\b(check_apart|Begun|Ports?|Lowering)\b")
     found = []
     for path in code_files():
         found += [f"{path.relative_to(PACKAGE)}: {name}" for name in old.findall(path.read_text(encoding="utf-8"))]
