@@ -1,6 +1,7 @@
 """The package as a whole: what importing it costs, which folder may import which, what its files must not say."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -191,6 +192,44 @@ def test_nothing_above_the_engine_reads_a_private_attribute_of_an_analyzer(modul
             assert name not in ("analyzer", "core"), f"{module}:{node.lineno} reads {name}.{node.attr}"
 
 
+#: imports of modules by modules that close a circle, and may: a method of a public class, or a package's own members
+CIRCLES = {
+    ("lrpfast.model.graph", "lrpfast.engine.execute"),  # Model.predict
+}
+
+
+def module_imports():
+    """The modules of the package that each of them imports, anywhere: type-only imports and lazy ones too."""
+    modules = {}
+    for path in MODULES:
+        parts = ["lrpfast", *path.with_suffix("").parts]
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    imports = {}
+    for name, path in modules.items():
+        package = ["lrpfast", *path.parts[:-1]]
+        targets = set()
+        for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                base = ".".join([*base, *([node.module] if node.module else [])])
+                targets |= {full if (full := f"{base}.{a.name}") in modules else base for a in node.names}
+        imports[name] = (targets & set(modules)) - {name}
+    return imports
+
+
+def test_imports_of_modules_form_no_circle():
+    imports = module_imports()
+    left = {name: {t for t in targets if (name, t) not in CIRCLES} for name, targets in imports.items()}
+    while left:
+        free = {name for name, targets in left.items() if not targets & set(left)}
+        if not free:
+            break
+        left = {name: targets for name, targets in left.items() if name not in free}
+    assert not left, {name: sorted(targets & set(left)) for name, targets in left.items()}
+
+
 # What users hold on to
 
 
@@ -240,4 +279,94 @@ def test_no_file_names_a_place_on_one_machine():
             continue
         text = path.read_text(encoding="utf-8")
         found += [f"{path.relative_to(ROOT)}: {place}" for place in PLACES if place in text]
+    assert not found
+
+
+# Sizes
+
+CODE = {".py", ".pyx", ".pxi", ".pxd", ".c", ".h", ".cu"}
+GENERATED = {"_cpu.c", "_moments.c"}
+#: files over 500 lines and functions over 60, still to be divided
+LONG_FILES: set[str] = {
+    "batch/stream.py",
+    "engine/analyzer.py",
+    "kernels/_contract.pxi",
+    "kernels/_cpu.pyx",
+    "kernels/cuda/tile.cu",
+    "kernels/program.py",
+    "kernels/tile.h",
+    "model/graph.py",
+}
+LONG_FUNCTIONS: set[str] = {
+    "batch/stream.py:stream",
+    "cli/arguments.py:_add_explain",
+    "kernels/_cpu.pyx:run",
+    "kernels/check.py:check_contraction",
+    "kernels/check.py:check_light",
+    "kernels/cuda/tile.cu:contract",
+}
+
+
+def code_files():
+    return [p for p in sorted(PACKAGE.rglob("*")) if p.suffix in CODE and p.name not in GENERATED]
+
+
+def test_no_file_is_long():
+    long = {p.relative_to(PACKAGE).as_posix() for p in code_files() if len(p.read_text("utf-8").splitlines()) > 500}
+    assert long <= LONG_FILES
+
+
+def function_lengths(path):
+    """(name, lines without the docstring) of a file's functions; of C and Cython by how their first lines begin."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                doc = node.body[0] if ast.get_docstring(node) is not None else None
+                yield node.name, node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+        return
+    python = path.suffix in (".pyx", ".pxi", ".pxd")
+    head = re.compile(r"\s*(?:cdef|cpdef|def)\b[^=]*?(\w+)\(" if python else r"(?=\w)(?!#|struct|enum).*?(\w+)\(")
+    lines = text.splitlines()
+    starts = [(at, found[1]) for at, line in enumerate(lines) if (found := head.match(line))]
+    for at, name in starts:
+        indent = len(lines[at]) - len(lines[at].lstrip())
+        end = at + 1
+        if python:
+            inside = re.compile(rf"\s{{{indent + 1}}}|\s*$|\s*\)")
+            while end < len(lines) and inside.match(lines[end]):
+                end += 1
+            while not lines[end - 1].strip():
+                end -= 1
+        else:
+            while end < len(lines) and not lines[end].startswith("}") and not head.match(lines[end]):
+                end += 1
+        yield name, end - at
+
+
+def test_no_function_is_long():
+    long = {
+        f"{path.relative_to(PACKAGE).as_posix()}:{name}"
+        for path in code_files()
+        for name, lines in function_lengths(path)
+        if lines > 60
+    }
+    assert long <= LONG_FUNCTIONS
+
+
+#: files that have better names; Replays, Began, Held of kernels/cuda still stand and belong into the list below
+OLD_FILES = (
+    *("once.py", "names.py", "rules/names.py", "batch/apart.py", "batch/shares.py", "batch/offsets.py"),
+    *("batch/optional.py", "batch/blocks.py", "batch/results.py", "batch/maps.py", "batch/labels.py"),
+    *("readers/places.py", "readers/guard.py", "engine/ports.py", "engine/units.py", "engine/signs.py"),
+    *("engine/passes.py", "engine/linear.py", "engine/explained.py", "engine/record.py"),
+)
+
+
+def test_old_names_are_gone():
+    assert not [name for name in OLD_FILES if (PACKAGE / name).exists()]
+    old = re.compile(r"\b(check_apart|Begun|Ports?|Lowering)\b")
+    found = []
+    for path in code_files():
+        found += [f"{path.relative_to(PACKAGE)}: {name}" for name in old.findall(path.read_text(encoding="utf-8"))]
     assert not found

@@ -85,7 +85,11 @@ PLACES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 def test_resizing_from_and_to_one(mode):
-    """Also by scales whose sizes are rounded down: the size that comes counts, as ONNX defines it."""
+    """Also by scales whose sizes are rounded down.
+
+    With aligned corners the standard's examples divide by the size before rounding, ONNX Runtime by the size after it:
+    there the examples count (test_readers_onnx_nodes.py), and the runtime is not asked.
+    """
     for where, n in itertools.product(PLACES, (1, 2, 5)):
         how = {"mode": mode, "coordinate_transformation_mode": where}
         for m in (1, 3):

@@ -84,13 +84,13 @@ class Packing:
             rows = rows.view(self._stored.newbyteorder(rows.dtype.byteorder))
         number = rows
         if self._pack:
-            with np.errstate(over="ignore", invalid="ignore"):  # infinity is told of with its sample
+            with np.errstate(over="ignore", invalid="ignore"):  # infinity is reported with its sample
                 number = rows * np.float64(self._scale) + self._offset
         gaps = [rows == value for value in self._missing]
         for beyond, bound in self._valid:
             of_numbers = isinstance(bound, float)  # in the users' guide's words, "in the units of the unpacked data"
             gaps.append(beyond(number if of_numbers else rows, bound))
-        with np.errstate(over="ignore", invalid="ignore"):  # as above
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity is reported with its sample
             out = number.astype(self.dtype, copy=False)
         for gap in gaps:
             out[gap] = np.nan

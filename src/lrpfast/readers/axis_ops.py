@@ -163,7 +163,7 @@ class Resize:
         if self.where in ("half_pixel", "pytorch_half_pixel"):
             return half
         if self.where == "half_pixel_symmetric":
-            return half + dtype(n / 2 * (1 - width / (self.scale * n)))
+            return half + dtype(n / 2 * (1 - self.m / width))
         raise UnsupportedLayerError(f"has the coordinates {self.where!r}, which lrpfast does not follow")
 
 

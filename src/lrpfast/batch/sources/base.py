@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,9 @@ from ..metadata import ArrayMetadata
 
 if TYPE_CHECKING:
     from ..metadata import RowsShape
+
+#: Axes of an array: NumPy 1 makes 32, NumPy 2 makes 64.
+MOST_AXES = 32 if np.lib.NumpyVersion(np.__version__) < "2.0.0" else 64
 
 
 class Source:
@@ -85,6 +89,10 @@ class Source:
             raise InputError(f"{self.name}: holds {self.dtype}, which are no real numbers")
         if not self.shape:
             raise InputError(f"{self.name}: holds a single number; samples lie along the first axis of an array")
+        if len(self.shape) > MOST_AXES:
+            raise InputError(f"{self.name}: an array of {len(self.shape)} axes, and NumPy makes at most {MOST_AXES}")
+        if math.prod(filter(None, self.shape)) * self.dtype.itemsize > sys.maxsize:  # NumPy counts it without the zeros
+            raise InputError(f"{self.name}: no array has the shape {self.shape}")
 
 
 class FileSource(Source):
