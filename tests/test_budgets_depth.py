@@ -165,7 +165,7 @@ def test_buffers_lie_at_the_first_place_that_is_free():
     gaps, live = memory_plan._Gaps(), []
     for _ in range(2000):
         if live and rng.random() < 0.5:
-            gaps.free(*live.pop(rng.randrange(len(live))))
+            gaps.release(*live.pop(rng.randrange(len(live))))
         size = rng.randint(1, 9)
         start = 0
         for taken, length in sorted(live):
@@ -176,7 +176,7 @@ def test_buffers_lie_at_the_first_place_that_is_free():
         live.append((start, size))
         assert gaps.starts == sorted(gaps.starts) and len(gaps.starts) <= len(live) + 1
     for item in live:
-        gaps.free(*item)
+        gaps.release(*item)
     assert len(gaps.starts) == 1, "gaps side by side are one"
 
 

@@ -144,6 +144,11 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         "--normalize", choices=NORMALIZATIONS, help="divide each explanation by max |R|, by sum R, max R, or sum |R|"
     )
     _add_statistics_options(parser)
+    _add_explain_run_options(parser)
+    _add_plot_options(parser)
+
+
+def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
     group = _add_run_options(parser)
     group.add_argument(
         "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
@@ -182,7 +187,6 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         help="print where relevance went, layer by layer: mean of all samples, or of 256 of them",
     )
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
-    _add_plot_options(parser)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:

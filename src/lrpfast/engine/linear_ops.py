@@ -244,20 +244,19 @@ def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Di
         shares.append(Share(s.accumulator, s.part, s.coefficient, _bound(builder, step, key) if key else None))
     out = builder.buffer(builder.sizes[x])
     diagonal = op.kind == "diagonal"
-    builder.backward.append(
-        Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, scatter)
-    )
+    operation = Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, scatter)
+    builder.backward.append(operation)
     return out
 
 
 def _divided_bias(builder: ProgramBuilder, step: LinearPlan, s: int, weights: Any) -> tuple[int, Any]:
     """b / n: in the weights where every output sees as many inputs, else in s."""
-    seen = step.operator.fan_in
-    if (seen == seen[0]).all():
-        n = builder.dtype.type(max(1, int(seen[0])))
+    fan_in = step.operator.fan_in
+    if (fan_in == fan_in[0]).all():
+        n = builder.dtype.type(max(1, int(fan_in[0])))
         return s, tuple(w / n for w in weights) if isinstance(weights, tuple) else weights / n
     out = builder.buffer(builder.sizes[s])
-    each = np.divide(1.0, seen, out=np.zeros(len(seen)), where=seen > 0)
+    each = np.divide(1.0, fan_in, out=np.zeros(len(fan_in)), where=fan_in > 0)
     builder.backward.append(Scale(s, out, np.repeat(each, step.operator.out_columns).astype(builder.dtype)))
     return out, weights
 

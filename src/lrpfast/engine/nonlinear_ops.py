@@ -69,16 +69,16 @@ def _positions(shape: Fixed) -> np.ndarray:
     return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
 
 
-def _edges(array: np.ndarray, pairs: Sequence[tuple[int, int]], **how: object) -> np.ndarray:
-    padded: np.ndarray = np.pad(array, (*pairs, (0, 0)), **how)  # type: ignore[call-overload]
+def _edges(array: np.ndarray, pairs: Sequence[tuple[int, int]], **options: object) -> np.ndarray:
+    padded: np.ndarray = np.pad(array, (*pairs, (0, 0)), **options)  # type: ignore[call-overload]
     return padded
 
 
-def _picked(shape: Fixed, places: Sequence[np.ndarray | None]) -> np.ndarray:
-    """Where values lie that are at the given places of each spatial axis: no larger than what is made of them."""
+def _picked(shape: Fixed, positions: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Where values lie that are at these positions of each spatial axis: no larger than what is made of them."""
     index = np.zeros((1,) * len(shape), np.int64)
     for axis, n in enumerate(shape):
-        picked = places[axis] if axis < len(places) else None
+        picked = positions[axis] if axis < len(positions) else None
         along = np.arange(n, dtype=np.int64) if picked is None else np.asarray(picked, np.int64)
         along = along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
         index = index + along * math.prod(shape[axis + 1 :])
@@ -89,7 +89,7 @@ def _upsampled(layer: UpSample, shape: Fixed) -> np.ndarray:
     return _picked(shape, [np.arange(n, dtype=np.int64).repeat(k) for n, k in zip(shape, layer.size, strict=False)])
 
 
-def _taken(layer: Take, shape: Fixed) -> np.ndarray:
+def _take(layer: Take, shape: Fixed) -> np.ndarray:
     return _picked(shape, layer.places)
 
 
@@ -105,7 +105,7 @@ _INDEX: dict[type[Layer], Callable[..., np.ndarray]] = {
     ZeroPad: lambda layer, shape: _edges(_positions(shape), layer.pairs, mode="constant", constant_values=-1),
     ReflectPad: lambda layer, shape: _edges(_positions(shape), layer.pairs, mode="reflect"),
     Crop: _cropped,
-    Take: _taken,
+    Take: _take,
     UpSample: _upsampled,
 }
 
@@ -138,25 +138,25 @@ def _runs(step: LayerPlan) -> list[tuple[int, int, int, int]]:
     """Of each of a Concat's inputs: how many runs, their length, where the first goes, and how far apart they are."""
     axis = step.layer.axis % len(step.shape)  # type: ignore[attr-defined]
     count, inner = math.prod(step.shape[:axis]), math.prod(step.shape[axis + 1 :])
-    found, first = [], 0
+    runs, first = [], 0
     for shape in step.shapes:
-        found.append((count, shape[axis] * inner, first, step.shape[axis] * inner))
+        runs.append((count, shape[axis] * inner, first, step.shape[axis] * inner))
         first += shape[axis] * inner
-    return found
+    return runs
 
 
 def _concat(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     out = builder.buffer(math.prod(step.shape))
-    for source, (count, length, first, apart) in zip(sources, _runs(step), strict=True):
-        builder.forward.append(Strided(source, out, count, length, 0, length, first, apart))
+    for source, (count, length, first, step_out) in zip(sources, _runs(step), strict=True):
+        builder.forward.append(Strided(source, out, count, length, 0, length, first, step_out))
     return out
 
 
 def _concat_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     outs = []
-    for count, length, first, apart in _runs(step):
+    for count, length, first, step_out in _runs(step):
         outs.append(builder.buffer(count * length))
-        builder.backward.append(Strided(r, outs[-1], count, length, first, apart, 0, length))
+        builder.backward.append(Strided(r, outs[-1], count, length, first, step_out, 0, length))
     return outs
 
 
@@ -210,9 +210,9 @@ def _extremum(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) 
 
 def _extremum_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     outs = []
-    for place in range(len(step.inputs)):
+    for number in range(len(step.inputs)):
         outs.append(builder.buffer(math.prod(step.shape)))
-        builder.backward.append(Select(r, builder.state[step.output], outs[-1], place))
+        builder.backward.append(Select(r, builder.state[step.output], outs[-1], number))
     return _shrink_all(builder, step, outs)
 
 

@@ -2,7 +2,7 @@
 
 A dense layer, a convolution and its transpose, a depthwise one, average pooling,
 batch normalization and a sum are the same table with another contraction. An
-`Operator` holds that table; ``contractions.py`` decides what to contract, ``linear.py``
+`Operator` holds that table; ``plan_linear.py`` decides what to contract, ``linear_ops.py``
 asks here for the weights and geometries.
 """
 
@@ -96,8 +96,8 @@ class Operator:
         if self.taps is None:
             return np.array([depth * len(self.kernels)])
         a, b, c = ((t.index >= 0).sum(1) for t in self.taps)
-        seen: np.ndarray = a[:, None, None] * b[:, None] * c * depth
-        return seen.ravel()
+        fan_in: np.ndarray = a[:, None, None] * b[:, None] * c * depth
+        return fan_in.ravel()
 
     @lazy_property
     def multiplications(self) -> int:
@@ -166,12 +166,12 @@ class Operator:
         outs = [len(t.index) for t in self.taps]
         regions, used = [], []
         for p in itertools.product(*(range(t.n) for t in self.taps)):
-            seen = [pairs[axis][p[axis]] for axis in range(3)]
+            pairs_at = [pairs[axis][p[axis]] for axis in range(3)]
             axes = tuple(
-                Axis(np.array([p[axis]]), seen[axis][:, 0].reshape(1, -1).astype(np.int64)) for axis in range(3)
+                Axis(np.array([p[axis]]), pairs_at[axis][:, 0].reshape(1, -1).astype(np.int64)) for axis in range(3)
             )
-            q0, q1, q2 = (s[:, 0] for s in seen)
-            t0, t1, t2 = (s[:, 1] for s in seen)
+            q0, q1, q2 = (s[:, 0] for s in pairs_at)
+            t0, t1, t2 = (s[:, 1] for s in pairs_at)
             row = (q0[:, None, None] * outs[1] + q1[:, None]) * outs[2] + q2
             tap = (t0[:, None, None] * counts[1] + t1[:, None]) * counts[2] + t2
             regions.append(Region(axes))  # type: ignore[arg-type]
@@ -235,8 +235,8 @@ class Operator:
             array = array.reshape(-1, *array.shape[2:])
         if backward:
             array = array.swapaxes(-1, -2)
-        taken = (array[which].swapaxes(0, 1) for which in used)  # (groups, taps, K, N)
-        return tuple(t.reshape(t.shape[0], -1, t.shape[3]) for t in taken)
+        parts = (array[which].swapaxes(0, 1) for which in used)  # (groups, taps, K, N)
+        return tuple(t.reshape(t.shape[0], -1, t.shape[3]) for t in parts)
 
     def scatters(self, most: int) -> bool:
         """Whether so few channels are on the input's side that a `Redistribute` had better scatter."""
@@ -405,8 +405,8 @@ def windows(layer: MaxPool | GlobalMaxPool, shape: Fixed, out: Fixed) -> Geometr
         taps = _sliding(layer, shape, out)
     three = _three(taps)
     a, b, c = (Axis(np.arange(len(t.index)), t.index) for t in three)
-    source, made = (t.n for t in three), (len(t.index) for t in three)
-    return Geometry(tuple(source), tuple(made), (Region((a, b, c)),))  # type: ignore[arg-type]
+    source, outputs = (t.n for t in three), (len(t.index) for t in three)
+    return Geometry(tuple(source), tuple(outputs), (Region((a, b, c)),))  # type: ignore[arg-type]
 
 
 _OPERATORS: dict[type[Layer], Callable[..., Operator]] = {

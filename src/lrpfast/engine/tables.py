@@ -55,8 +55,8 @@ def plan_budget(model: Model, memory: int | None, data: int) -> Budget:
     data : int
         Bytes of one sample, where the user's data say what size it is.
     """
-    held = sum({id(layer): layer.nbytes for layer in model.layers}.values()) + data
-    return Budget(held, FREE_TABLES, memory, InputError, "the model", "lrpfast.Analyzer(model, rule, memory={})")
+    nbytes = sum({id(layer): layer.nbytes for layer in model.layers}.values()) + data
+    return Budget(nbytes, FREE_TABLES, memory, InputError, "the model", "lrpfast.Analyzer(model, rule, memory={})")
 
 
 def table_bytes(layer: Layer, shapes: tuple[Fixed, ...], out: Fixed) -> int:

@@ -59,14 +59,14 @@ class Taps:
         of_row = of_row.ravel()
         sets = [frozenset(np.flatnonzero(present[q]).tolist()) for q in first]
         pattern_of = np.empty(len(sets), np.int64)
-        found: list[frozenset[int]] = []
+        patterns: list[frozenset[int]] = []
         for i in sorted(range(len(sets)), key=lambda i: (-len(sets[i]), first[i])):
-            fitting = (k for k, taps in enumerate(found) if sets[i] <= taps and (sets[i] or not taps))
-            pattern_of[i] = next(fitting, len(found))
-            if pattern_of[i] == len(found):
-                found.append(sets[i])
+            fitting = (k for k, taps in enumerate(patterns) if sets[i] <= taps and (sets[i] or not taps))
+            pattern_of[i] = next(fitting, len(patterns))
+            if pattern_of[i] == len(patterns):
+                patterns.append(sets[i])
         rows = pattern_of[of_row]
-        return [(np.flatnonzero(rows == k), np.array(sorted(taps), np.int64)) for k, taps in enumerate(found)]
+        return [(np.flatnonzero(rows == k), np.array(sorted(taps), np.int64)) for k, taps in enumerate(patterns)]
 
 
 def slide(n: int, out: int, size: int, stride: int, dilation: int, before: int) -> Taps:

@@ -98,7 +98,8 @@ cdef enum:
     LARGE = 8192        # values of relevance of which GLANCE in EVERY are looked at first
     EVERY = 1024
     GLANCE = 64
-    SOME = 1 << 15      # values after which a slow loop looks whether it is to stop
+    SOME = 1 << 15      # values after which a slow one looks whether it is to stop
+    STOPPED = 64        # by a signal, as Ctrl-C: what a kernel returns beside the codes of FaultCode
 
 cdef enum StartMode:
     MAX
@@ -112,9 +113,6 @@ cdef enum FaultCode:
     INPUT_NOT_FINITE
     INPUT_OUT_OF_RANGE
     NOT_FINITE
-
-cdef enum:
-    STOPPED = 64    # beside a FaultCode, of the CPU alone: by a signal, as Ctrl-C; never reported
 
 cdef enum Function:
     RELU
@@ -240,7 +238,7 @@ cdef struct Code:
     Py_ssize_t tables                 # and, after them, of source rows or a packed matrix
     Py_ssize_t scratch                # both, and a block of loaded input and one of packed weights
 
-cdef struct Growth:             # what a thread counts of it: see growth.py
+cdef struct Growth:  # what a thread counts of it: see growth.py
     Py_ssize_t amplified, vanished, zero, nothing, negative, largest_at, smallest_at, zero_at
     double largest, smallest
 
@@ -259,7 +257,7 @@ cdef struct Job:
     int* fault                  # per slot: the fault of the lowest sample seen
     Py_ssize_t* fault_at
     int judged, exact           # whether explanations are judged by their growth, and large ones as a whole
-    double* starts              # of each sample, what the one at hand begins with: Σ|R| and ΣR
+    double* starts              # of each sample, what the current target's begins with: Σ|R| and ΣR
     Growth* growth              # per slot
 
 cdef struct Batch:              # some samples on their way through a program

@@ -3,7 +3,7 @@
 A program becomes C records (_records.pxi, _translate.pxi), each with the kernel that its row in ops.py names. A run
 splits the batch into micro-batches, so that memory does not grow with it (_schedule.pxi). The heavy operations are in
 _contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light ones in
-_dot.pxi, _functions.pxi and _light.pxi. _growth.pxi counts how relevance grows. _cpu.pxd has the records and the C kernels.
+_dot.pxi, _functions.pxi and _light.pxi. _cpu.pxd has the records and the C kernels.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, INFINITY, NAN
@@ -89,11 +89,41 @@ include "_scatter.pxi"
 include "_pieces.pxi"
 include "_dot.pxi"
 include "_functions.pxi"
-include "_light.pxi"
 include "_growth.pxi"
+include "_light.pxi"
 include "_schedule.pxi"
 include "_records.pxi"
 include "_translate.pxi"
+
+
+cdef int raise_heard() except -1:
+    """Raise what `heard` left as this thread's error."""
+    return -1
+
+
+cdef int heard() noexcept with gil:
+    """Whether a signal's handler raised, as that of Ctrl-C does; asked while kernels run."""
+    return PyErr_CheckSignals() != 0
+
+
+cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except -1:
+    """Run a job; raises what a signal's handler raised meanwhile."""
+    cdef const Code* code = job.code
+    cdef Py_ssize_t count = (job.samples + job.micro_batch - 1) // job.micro_batch
+    cdef lrpfast_watch watch
+    cdef bint watched = PyThread_get_thread_ident() == main_thread  # signals are heard there only
+    if watched:
+        lrpfast_watch_begin(&watch, heard)
+    with nogil:
+        if cooperative:
+            run_cooperative(job, base, job.workspace + job.workspace_bytes * slots, slots)
+        else:
+            lrpfast_pool_run(micro_batch_f64 if code.f64 else micro_batch_f32, job, count, slots)
+    if watched:
+        lrpfast_watch_end(&watch)
+        if watch.stopped:
+            raise_heard()
+    return 0
 
 
 cdef class Workspace:
@@ -166,9 +196,9 @@ cdef class Executable:
         Threads share each micro-batch (``cooperative``) or take micro-batches of their own. All arrays
         are C-contiguous and of the program's dtype (targets: int64); the caller checks that.
         Returns None, or (fault, first sample of the micro-batch where it happened). ``notes`` gets one
-        note of what growth.py counts, if there is anything to say; where not ``exact``, large samples are judged
-        by a part of their values first. An exception that a signal's handler raises, such as KeyboardInterrupt,
-        ends the run within a moment.
+        note of what growth.py counts, if there is anything to say; where not ``exact``, large samples
+        are judged by a part of their values first. What a signal's handler raises, such as
+        KeyboardInterrupt, ends the run within a moment.
         """
         cdef Code* code = &self.translation.code
         cdef Job job
@@ -179,8 +209,6 @@ cdef class Executable:
         cdef int faults[MOST_THREADS]
         cdef Py_ssize_t faults_at[MOST_THREADS]
         cdef Growth growth[MOST_THREADS]
-        cdef lrpfast_watch watch
-        cdef bint watched, judged = notes is not None and code.result >= 0
         if count == 0:
             return None
         if not cooperative:
@@ -193,8 +221,11 @@ cdef class Executable:
         shared = ceil_to(self.sample_bytes() * micro_batch, 64)
         job.workspace_bytes = self.scratch_bytes() + (0 if cooperative else shared)
         whole = job.workspace_bytes * slots + (shared if cooperative else 0)
-        starts = 2 * samples * <Py_ssize_t>sizeof(double) if judged else 0
+        job.judged, job.exact, job.growth = notes is not None and code.result >= 0, exact, growth
+        starts = 2 * samples * <Py_ssize_t>sizeof(double) if job.judged else 0
+        memset(growth, 0, slots * sizeof(Growth))
         cdef Workspace workspace = self.workspace(whole + 2 * table + starts)
+        job.starts = <double*>(workspace.aligned + whole + 2 * table)
         job.workspace = workspace.aligned
         job.outside = outside = <char**>(workspace.aligned + whole)
         memset(outside, 0, table)
@@ -203,27 +234,13 @@ cdef class Executable:
         if kept is not None:
             for buffer, array in kept.items():
                 outside[<int>buffer] = <char*>cnp.PyArray_DATA(array)
-        job.judged, job.exact, job.growth = judged, exact, growth
-        job.starts = <double*>(workspace.aligned + whole + 2 * table)
-        memset(growth, 0, slots * sizeof(Growth))
-        watched = PyThread_get_thread_ident() == main_thread  # signals are heard there only
-        if watched:
-            lrpfast_watch_begin(&watch, heard)
-        with nogil:
-            if cooperative:
-                run_cooperative(&job, outside + code.buffers, job.workspace + job.workspace_bytes * slots, slots)
-            else:
-                lrpfast_pool_run(micro_batch_f64 if code.f64 else micro_batch_f32, &job, count, slots)
-        if watched:
-            lrpfast_watch_end(&watch)
-            if watch.stopped:
-                raise_heard()  # the workspace is not kept: it costs nothing to make another
+        run_watched(&job, outside + code.buffers, slots, cooperative)  # raises: the workspace is not kept then
         self.workspaces.append(workspace)
         worst = None
         for i in range(slots):
             if faults[i] and (worst is None or faults_at[i] < worst[1]):
                 worst = (FAULTS[faults[i]], faults_at[i])
-        if judged and worst is None:
+        if job.judged and worst is None:
             note = noted(growth, slots)
             if note is not None:
                 notes.append(note)

@@ -32,8 +32,8 @@ cdef int dot_op(const Code* code, const Operation* op, const Batch* batch, real*
     for s in range(batch.samples):
         op.kernels.pack(op.k, op.columns, <const real*>batch.base[op.reads[1]] + s * op.k * op.columns, 1, op.k, 0, 0,
                         packed)
-        if multiply_packed(op, <const real*>batch.base[op.reads[0]] + s * op.m * op.k, packed, op.k,
-                           <const real*>NULL, <real>1, <real*>batch.base[op.writes[0]] + s * op.m * op.columns, sums):
+        if multiply_packed(op, <const real*>batch.base[op.reads[0]] + s * op.m * op.k, packed, op.k, <const real*>NULL,
+                           <real>1, <real*>batch.base[op.writes[0]] + s * op.m * op.columns, sums):
             return STOPPED
     return FINE
 
@@ -54,8 +54,8 @@ cdef int dot_back(const Code* code, const Operation* op, const Batch* batch, rea
                 for j in range(op.n):
                     transposed[i * op.n + j] = relevance[j * op.m + i]
             relevance = transposed
-        if multiply_packed(op, relevance, packed, op.n, <const real*>batch.base[op.reads[2]] + s * size,
-                           <real>op.p[0], <real*>batch.base[op.writes[0]] + s * size, sums):
+        if multiply_packed(op, relevance, packed, op.n, <const real*>batch.base[op.reads[2]] + s * size, <real>op.p[0],
+                           <real*>batch.base[op.writes[0]] + s * size, sums):
             return STOPPED
     return FINE
 

@@ -3,9 +3,9 @@
 
 cdef void note_starts(const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     """Σ|R| and ΣR that some samples begin with."""
-    cdef const Job* job = batch.job
-    cdef Py_ssize_t size = job.code.size[op.writes[0]], i, j
+    cdef Py_ssize_t size = batch.job.code.size[op.writes[0]], i, j
     cdef const real* r
+    cdef double* start = batch.job.starts + 2 * batch.first
     cdef double total, sizes
     for i in range(batch.samples):
         r = <const real*>batch.base[op.writes[0]] + i * size
@@ -13,20 +13,20 @@ cdef void note_starts(const Operation* op, const Batch* batch, real* unused) noe
         for j in range(size):
             total += r[j]
             sizes += fabs(r[j])
-        job.starts[2 * (batch.first + i)], job.starts[2 * (batch.first + i) + 1] = sizes, total
+        start[2 * i], start[2 * i + 1] = sizes, total
 
 
 cdef void judge(const Batch* batch, int slot, real* unused) noexcept nogil:
     """Count what became of some samples' relevance."""
     cdef const Job* job = batch.job
     cdef const Code* code = job.code
-    cdef Py_ssize_t first = batch.first
     cdef Growth* g = &job.growth[slot]
-    cdef Py_ssize_t size = code.size[code.result], i, at
+    cdef Py_ssize_t size = code.size[code.result], sample, i, at
     cdef const real* r
     cdef double before, total, after
     for i in range(batch.samples):
-        before, total = job.starts[2 * (first + i)], job.starts[2 * (first + i) + 1]
+        sample = batch.first + i
+        before, total = job.starts[2 * sample], job.starts[2 * sample + 1]
         if job.mode == ARRAY and before == 0:
             continue  # nothing was asked for
         r = <const real*>batch.base[code.result] + i * size
@@ -39,18 +39,18 @@ cdef void judge(const Batch* batch, int slot, real* unused) noexcept nogil:
                 continue
         after = code.kernels.absolute(size, r)
         if after == 0:
-            if not g.zero or first + i < g.zero_at:
-                g.zero_at = first + i
+            if not g.zero or sample < g.zero_at:
+                g.zero_at = sample
             g.zero += 1
             g.nothing += before == 0
             g.negative += total < 0
         elif after > MOST * before:
             g.amplified += 1
             if before == 0 or after / before > g.largest:
-                g.largest, g.largest_at = after / before if before else INFINITY, first + i
+                g.largest, g.largest_at = after / before if before else INFINITY, sample
         elif after < LEAST * fabs(total):
             if not g.vanished or after / fabs(total) < g.smallest:
-                g.smallest, g.smallest_at = after / fabs(total), first + i
+                g.smallest, g.smallest_at = after / fabs(total), sample
             g.vanished += 1
 
 

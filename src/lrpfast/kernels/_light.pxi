@@ -431,7 +431,7 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
                     at = j
         out[at] = 0 if op.flag and y[at] < 0 else y[at]
     if job.judged:
-        note_starts(op, batch, unused)
+        note_starts(op, batch, <real*>NULL)
     return FINE
 
 register("init_relevance", init_relevance[float], init_relevance[double], NO_SCRATCH)

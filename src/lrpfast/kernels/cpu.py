@@ -37,13 +37,13 @@ FLOPS_TO_SHARE = 16 << 20
 def isa() -> int:
     """Index of the instruction set in use: the best, or the one that LRPFAST_ISA names."""
     names = instruction_sets()
-    wanted = os.environ.get("LRPFAST_ISA")
-    if not wanted:
+    choice = os.environ.get("LRPFAST_ISA")
+    if not choice:
         return len(names) - 1
     for i, name in enumerate(names):
-        if wanted in (name, name.removeprefix("x86-64-")):
+        if choice in (name, name.removeprefix("x86-64-")):
             return i
-    raise DeviceError(f"LRPFAST_ISA={wanted!r}: this processor and build have {', '.join(names)}")
+    raise DeviceError(f"LRPFAST_ISA={choice!r}: this processor and build have {', '.join(names)}")
 
 
 def samples_at_once(program: Program, width: int) -> int:

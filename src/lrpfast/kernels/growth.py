@@ -64,27 +64,27 @@ class Growth:
     @classmethod
     def of(cls, notes: Iterable[tuple[int, Note]], conserving: bool = True) -> Growth:
         """From (first sample, note) of every run; a plan that does not conserve is judged by its zeros alone."""
-        made = cls()
+        result = cls()
         for first, note in notes:
-            made.zero, made.nothing = made.zero + note[2], made.nothing + note[3]
-            made.negative, made.step = made.negative + note[4], max(made.step, note[10])
-            if note[2] and made.first_zero < 0:
-                made.first_zero = first + note[9]
+            result.zero, result.nothing = result.zero + note[2], result.nothing + note[3]
+            result.negative, result.step = result.negative + note[4], max(result.step, note[10])
+            if note[2] and result.first_zero < 0:
+                result.first_zero = first + note[9]
             if conserving:
-                made.amplified, made.vanished = made.amplified + note[0], made.vanished + note[1]
-                if note[0] and note[5] > made.largest[0]:
-                    made.largest = note[5], first + note[6]
-                if note[1] and note[7] < made.smallest[0]:
-                    made.smallest = note[7], first + note[8]
-        return made
+                result.amplified, result.vanished = result.amplified + note[0], result.vanished + note[1]
+                if note[0] and note[5] > result.largest[0]:
+                    result.largest = note[5], first + note[6]
+                if note[1] and note[7] < result.smallest[0]:
+                    result.smallest = note[7], first + note[8]
+        return result
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int]) -> Growth:
         """Of a data set, from the sums of `counts`."""
-        made = cls()
+        result = cls()
         for key in COUNTS:
-            setattr(made, key, counts[key])
-        return made
+            setattr(result, key, counts[key])
+        return result
 
     def counts(self) -> dict[str, int]:
         """What adds up over the chunks of a data set."""
@@ -113,21 +113,21 @@ def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step:
     else:
         assert start.targets is not None
         targets = start.targets.reshape(-1, 2 if start.mode == "pair" else start.count)
-        places = np.broadcast_to(targets, (len(y), targets.shape[1]))
-        chosen = np.take_along_axis(y, places, 1)
+        indices = np.broadcast_to(targets, (len(y), targets.shape[1]))
+        chosen = np.take_along_axis(y, indices, 1)
         chosen = chosen[:, None] * [1, -1] if start.mode == "pair" else chosen[:, :, None]
     before, total = np.abs(chosen).sum(2), chosen.sum(2)
-    asked = before > 0 if start.mode == "array" else np.ones_like(before, bool)
-    zero = (after == 0) & asked
-    amplified = ~zero & (after > MOST * before) & asked
-    vanished = ~zero & (after < LEAST * np.abs(total)) & asked
+    nonzero_start = before > 0 if start.mode == "array" else np.ones_like(before, bool)
+    zero = (after == 0) & nonzero_start
+    amplified = ~zero & (after > MOST * before) & nonzero_start
+    vanished = ~zero & (after < LEAST * np.abs(total)) & nonzero_start
     if not (zero | amplified | vanished).any():
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.where(amplified, after / before, 0.0)
         share = np.where(vanished, after / np.abs(total), np.inf)
     return (
-        *(int(found.sum()) for found in (amplified, vanished, zero, zero & (before == 0), zero & (total < 0))),
+        *(int(mask.sum()) for mask in (amplified, vanished, zero, zero & (before == 0), zero & (total < 0))),
         *(float(growth.max()), step * int(growth.max(1).argmax())),
         *(float(share.min()), step * int(share.min(1).argmin())),
         *(step * int(zero.any(1).argmax()), step),

@@ -48,7 +48,7 @@ def plan_memory(program: Program, align: int = 1) -> tuple[list[int], int]:
     gaps = _Gaps()
     for at in range(end):
         for b in ends.get(at - 1, ()):
-            gaps.free(offsets[b], widths[b])
+            gaps.release(offsets[b], widths[b])
         for b in begins.get(at, ()):
             offsets[b] = gaps.allocate(widths[b])
     return offsets, max((offsets[b] + widths[b] for b in first.keys() - outside), default=0)
@@ -62,7 +62,7 @@ class _Gaps:
         self.ends: list[float] = [math.inf]
 
     def allocate(self, size: int) -> int:
-        """The first offset where so much is free."""
+        """The first place where so much is free."""
         i = next(i for i, start in enumerate(self.starts) if self.ends[i] - start >= size)
         start = self.starts[i]
         self.starts[i] += size
@@ -70,8 +70,8 @@ class _Gaps:
             del self.starts[i], self.ends[i]
         return start
 
-    def free(self, start: int, size: int) -> None:
-        """Free a range again; gaps side by side become one."""
+    def release(self, start: int, size: int) -> None:
+        """Free a place again; gaps side by side become one."""
         if not size:
             return
         i = bisect.bisect_left(self.starts, start)

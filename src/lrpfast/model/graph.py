@@ -24,7 +24,7 @@ from .layers import (
 )
 from .layers.base import as_shape, fits, whole
 from .layers.shape import only_moves
-from .node import Node, indices, named
+from .node import Node, check_pairs, indices, named
 from .npz import digest, write
 from .summary import summary_table
 
@@ -90,10 +90,7 @@ class Model:
     ) -> None:
         if not isinstance(name, str):
             raise InputError(f"name must be a text, not {name!r}")
-        for node in nodes if isinstance(nodes, (tuple, list)) else [nodes]:
-            pair = isinstance(node, (tuple, list)) and len(node) == 2
-            if not pair or not isinstance(node[0], Layer) or not isinstance(node[1], (tuple, list)):
-                raise InputError(f"nodes must be pairs of a layer and the indices of its inputs, not {node!r:.80}")
+        check_pairs(nodes)
         if outputs is not None and not isinstance(outputs, (tuple, list)):
             raise InputError(f"outputs must be a list of indices of nodes, not {outputs!r:.80}")
         if not nodes or not isinstance(nodes[0][0], Input):

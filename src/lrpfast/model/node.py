@@ -68,3 +68,11 @@ def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
     """Whole numbers of at least 0 and below ``count``; None where one is something else."""
     found = tuple(map(whole, values))
     return None if any(i is None or not 0 <= i < count for i in found) else cast("tuple[int, ...]", found)
+
+
+def check_pairs(nodes: Any) -> None:
+    """InputError unless ``nodes`` are pairs of a layer and the indices of its inputs."""
+    for node in nodes if isinstance(nodes, (tuple, list)) else [nodes]:
+        pair = isinstance(node, (tuple, list)) and len(node) == 2
+        if not pair or not isinstance(node[0], Layer) or not isinstance(node[1], (tuple, list)):
+            raise InputError(f"nodes must be pairs of a layer and the indices of its inputs, not {node!r:.80}")

@@ -107,8 +107,8 @@ class CompiledProgram:
         for error in errors:
             if error is not None:
                 raise error
-        found = [f for f in faults if f is not None]
-        return min(found, key=lambda f: f.sample) if found else None
+        present = [f for f in faults if f is not None]
+        return min(present, key=lambda f: f.sample) if present else None
 
     def _on(
         self,
@@ -188,11 +188,11 @@ class _Batch:
             free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
             budget = int(SHARE_OF_FREE * free)
         sample = self.executable.width * self.dtype.itemsize + self.staged_bytes()
-        wanted = max(FEWEST, WORKSPACE_BYTES // max(1, sample))
+        chunk = max(FEWEST, WORKSPACE_BYTES // max(1, sample))
         if self.from_host or self.to_host:
             staged = (self.size + self.targets * self.out_size) * self.dtype.itemsize
-            wanted = min(wanted, max(FEWEST, STAGED_BYTES // staged))
-        capacity = max(1, min(self.samples, wanted, MOST_VALUES // max(self.executable.program.sizes)))
+            chunk = min(chunk, max(FEWEST, STAGED_BYTES // staged))
+        capacity = max(1, min(self.samples, chunk, MOST_VALUES // max(self.executable.program.sizes)))
         while capacity > 1 and self.bytes_needed(capacity) > budget:
             capacity = (capacity + 1) // 2
         return -(-self.samples // -(-self.samples // capacity))  # as many in every chunk
