@@ -101,7 +101,7 @@ def test_without_cupy_the_cpu_is_taken_and_the_gpu_is_not_there(without):
     found = json.loads(without("-c", MODEL + REPORT_DEVICES))
     assert_on_cpu(*found["auto"])
     for device in ("gpu", "gpu:1"):
-        for part in (f"device {device!r}", "CuPy is not installed", "pip install 'lrpfast[cuda13]'"):
+        for part in (f"device {device!r}", "CuPy is not installed", "pip install 'cupy-cuda13x[ctk]'"):
             assert part in found[device]
 
 
@@ -115,7 +115,7 @@ def test_without_cupy_an_array_on_a_gpu_is_refused(without):
     told = without("-c", MODEL + REPORT_TENSOR).splitlines()
     assert len(told) == 2
     for line in told:
-        for part in ("Tensor", "CuPy is needed", "pip install 'lrpfast[cuda13]'", "copy the inputs to the host"):
+        for part in ("Tensor", "CuPy is needed", "pip install 'cupy-cuda13x[ctk]'", "copy the inputs to the host"):
             assert part in line
 
 

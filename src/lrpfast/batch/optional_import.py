@@ -20,7 +20,8 @@ def import_optional(package: str, what: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         name = package.partition(".")[0]
-        raise MissingPackageError(f"{what} needs {name}: pip install 'lrpfast[{_EXTRA[name]}]'", name=name) from None
+        message = f"{what} needs {name}: pip install {name} (lrpfast's extra {_EXTRA[name]!r})"
+        raise MissingPackageError(message, name=name) from None
 
 
 def open_netcdf(path: str, what: str, mode: str = "r", **options: Any) -> Any:
