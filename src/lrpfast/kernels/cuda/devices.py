@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import DeviceError
 from . import modules
 
-INSTALL = "pip install 'cupy-cuda13x[ctk]' (lrpfast's extra 'cuda13') or, for CUDA 12, 'cupy-cuda12x[ctk]' (extra 'cuda12')"
+INSTALL = "pip install 'cupy-cuda13x[ctk]' (lrpfast's extra 'cuda13') or 'cupy-cuda12x[ctk]' (extra 'cuda12', CUDA 12)"
 
 
 @dataclass(frozen=True)
