@@ -317,8 +317,8 @@ def slowed(found: Found) -> str:
     """What was done about moments at which the machine was slow."""
     kept = sum(e.get("kept", 0) for part in ("models", "batches", "kernels") for e in found[part].values())
     return (
-        f"The rate of multiply-adds is measured before and after each reading; a reading at less than {STEADY:.0%} of the "
-        f"highest rate is repeated. {kept} readings stayed below it.\n\n"
+        f"The rate of multiply-adds is measured before and after each reading; a reading at less than {STEADY:.0%} of "
+        f"the highest rate is repeated. {kept} readings stayed below it.\n\n"
     )
 
 
