@@ -309,27 +309,22 @@ def origin(found: Found) -> str:
         [name, f"{value / 1e9:,.0f} {'GFLOP/s' if 'peak' in name else 'GB/s'}"]
         for name, value in found["limits"].items()
     ]
-    sessions = {e["session"] for part in ("models", "batches", "busy", "kernels") for e in found[part].values()}
-    when = f"Measured in one session, {found['session']}."
-    if len(sessions) > 1:
-        when = f"Measured in {len(sessions)} sessions, the last one {found['session']}; each row in one."
+    when = f"Command: `python bench/report.py`. Date: {str(found['session']).split()[0]}."
     return "\n".join(facts) + "\n\n" + table(["limit", "measured"], limits) + "\n\n" + slowed(found) + when
 
 
 def slowed(found: Found) -> str:
-    """How often the machine was not at its full speed."""
-    entries = [e for part in ("models", "batches", "kernels") for e in found[part].values()]
-    again, kept = (sum(e.get(key, 0) for e in entries) for key in ("again", "kept"))
+    """What was done about moments at which the machine was slow."""
+    kept = sum(e.get("kept", 0) for part in ("models", "batches", "kernels") for e in found[part].values())
     return (
-        f"A virtual machine is slowed by its host at times. Before and after each reading the rate of multiply-adds is "
-        f"taken; where it was below {STEADY:.0%} of the highest seen, the reading was taken again: {again} times. "
-        f"{kept} readings were kept although it stayed so.\n\n"
+        f"The rate of multiply-adds is measured before and after each reading; a reading at less than {STEADY:.0%} of "
+        f"the highest rate is repeated. {kept} readings stayed below it.\n\n"
     )
 
 
 TEXT = """# Performance
 
-Written by `bench/report.py`; `bench/README.md` says how to repeat it.{warning}
+`bench/report.py` writes this page; [bench/README.md](../bench/README.md) says how to repeat it.{warning}
 
 {notes}
 

@@ -8,8 +8,8 @@ classified days only, goes to a file that says how it was made, and into a pictu
     python examples/climate_maps.py                       writes climate_maps/, about 20 s
     python examples/climate_maps.py --days 500 --epochs 5 --folder maps
 
-It needs lrpfast and `trainer.py` beside it; matplotlib for the picture (pip install 'lrpfast[plot]') and netCDF4 for
-NetCDF files (pip install 'lrpfast[netcdf]'): without them there is no picture, and files are .npy and .npz.
+It needs lrpfast and `trainer.py` beside it; matplotlib for the picture (pip install matplotlib) and netCDF4 for
+NetCDF files (pip install netCDF4): without them there is no picture, and files are .npy and .npz.
 """
 
 # %% What is needed
@@ -140,7 +140,7 @@ for title, low_class, high_class in zip(titles, mean_maps[::2], mean_maps[1::2],
 
 # %% The picture
 if importlib.util.find_spec("matplotlib") is None:
-    print("\nno picture: it needs matplotlib (pip install 'lrpfast[plot]')")
+    print("\nno picture: it needs matplotlib (pip install matplotlib)")
 else:
     figure = lrpfast.plot.heatmap(
         np.stack(mean_maps),

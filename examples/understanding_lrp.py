@@ -7,7 +7,7 @@ now 0.0007. This script trains the same model, repeats every cell and says where
     python examples/understanding_lrp.py
     python examples/understanding_lrp.py --plot understanding_lrp.png
 
-It needs lrpfast, `trainer.py` beside it, and for the picture matplotlib (pip install 'lrpfast[plot]'). It takes a few
+It needs lrpfast, `trainer.py` beside it, and for the picture matplotlib (pip install matplotlib). It takes a few
 seconds. Cells are numbered as in the notebook.
 """
 
@@ -29,7 +29,7 @@ parser.add_argument("--plot", metavar="FILE", help="draw the training and the ex
 options = parser.parse_args([] if "ipykernel" in sys.modules else None)
 if options.plot:
     if importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install 'lrpfast[plot]'")
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     from matplotlib.figure import Figure
 
     try:

@@ -402,7 +402,7 @@ def test_the_process_apart_of_the_security_page(tmp_path):
         "def abort(path): os._exit(-6)\n"
         "if __name__ == '__main__':\n"
         "    lrpfast.load = abort\n"
-        "    try: apart.load_apart('x.h5')\n"
+        "    try: apart.load_separately('x.h5')\n"
         "    except lrpfast.ModelFormatError as error: print(error)"
     )
     (tmp_path / "crash.py").write_text(crash)

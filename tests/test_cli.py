@@ -591,7 +591,7 @@ def test_the_plot_may_not_be_an_input(files, tmp_path, capfd):
 def test_plot_without_matplotlib(files, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     line = refuse(capfd, "explain", MODEL, files[0], "-o", files[1], "--plot", files[0].parent / "r.png")
-    assert "pip install 'lrpfast[plot]'" in line and leftovers(files) == []
+    assert "pip install matplotlib" in line and leftovers(files) == []
     explain(files)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import lrpfast
 
-dask = pytest.importorskip("dask", reason="these are about Dask: pip install 'lrpfast[dask]'")
-da = pytest.importorskip("dask.array", reason="these are about Dask: pip install 'lrpfast[dask]'")
+dask = pytest.importorskip("dask", reason="these are about Dask: pip install 'dask[array]' distributed")
+da = pytest.importorskip("dask.array", reason="these are about Dask: pip install 'dask[array]' distributed")
 
 FEATURES, SAMPLES = 40, 3_000
 RNG = np.random.default_rng(3)

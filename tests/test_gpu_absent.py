@@ -101,7 +101,7 @@ def test_without_cupy_the_cpu_is_taken_and_the_gpu_is_not_there(without):
     found = json.loads(without("-c", MODEL + REPORT_DEVICES))
     assert_on_cpu(*found["auto"])
     for device in ("gpu", "gpu:1"):
-        for part in (f"device {device!r}", "CuPy is not installed", "pip install 'lrpfast[cuda13]'"):
+        for part in (f"device {device!r}", "CuPy is not installed", "pip install 'cupy-cuda13x[ctk]'"):
             assert part in found[device]
 
 
@@ -115,7 +115,7 @@ def test_without_cupy_an_array_on_a_gpu_is_refused(without):
     told = without("-c", MODEL + REPORT_TENSOR).splitlines()
     assert len(told) == 2
     for line in told:
-        for part in ("Tensor", "CuPy is needed", "pip install 'lrpfast[cuda13]'", "copy the inputs to the host"):
+        for part in ("Tensor", "CuPy is needed", "pip install 'cupy-cuda13x[ctk]'", "copy the inputs to the host"):
             assert part in line
 
 
@@ -124,7 +124,7 @@ def test_a_cupy_that_cannot_be_imported(tmp_path, raises):
     (tmp_path / "cupy.py").write_text(f"raise {raises}\n")
     found = json.loads(python("-c", MODEL + REPORT_DEVICES, path=tmp_path))
     assert_on_cpu(*found["auto"])
-    for part in ("CuPy is installed but cannot be imported", raises.replace("('", ": ").rstrip("')("), "lrpfast[cuda"):
+    for part in ("CuPy is installed but cannot be imported", raises.replace("('", ": ").rstrip("')("), "'cupy-cuda"):
         assert part in found["gpu"]
 
 
@@ -237,7 +237,7 @@ def test_kernels_that_do_not_compile(cupy, monkeypatch):
         assert auto() == "cpu"
         told = error_of("gpu")
         assert told == error_of("gpu:0").replace("'gpu:0'", "'gpu'")
-    for part in ("device 'gpu'", f"CuPy {cupy.__version__}", "CompileException", "no such header", "lrpfast[cuda13]"):
+    for part in ("device 'gpu'", f"CuPy {cupy.__version__}", "CompileException", "no such header", "cupy-cuda13x[ctk]"):
         assert part in told
     assert "1 error detected" not in told  # only the first line
 

@@ -427,7 +427,7 @@ def test_a_folder_that_must_not_be_written(tmp_path):
 
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(lrpfast.errors.MissingPackageError, match=re.escape("pip install 'lrpfast[plot]'")) as caught:
+    with pytest.raises(lrpfast.errors.MissingPackageError, match=re.escape("pip install matplotlib")) as caught:
         heatmap(VECTORS)
     assert isinstance(caught.value, ImportError) and isinstance(caught.value, lrpfast.LrpfastError)
 

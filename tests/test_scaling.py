@@ -59,7 +59,7 @@ COMMANDS = {
 
 def test_the_job_for_slurm(tmp_path):
     for package in ("distributed", "netCDF4", "xarray"):
-        pytest.importorskip(package, reason=f"the job needs {package}: pip install 'lrpfast[dask]'")
+        pytest.importorskip(package, reason=f"the job needs {package}")
     (script,) = (block for block in blocks(PAGE.read_text(encoding="utf-8"), "sh") if "SBATCH" in block)
     commands, job = tmp_path / "bin", tmp_path / "job"
     commands.mkdir(), job.mkdir()

@@ -20,7 +20,8 @@ def import_optional(package: str, purpose: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         name = package.partition(".")[0]
-        raise MissingPackageError(f"{purpose} needs {name}: pip install 'lrpfast[{_EXTRA[name]}]'", name=name) from None
+        message = f"{purpose} needs {name}: pip install {name} (lrpfast's extra {_EXTRA[name]!r})"
+        raise MissingPackageError(message, name=name) from None
 
 
 def open_netcdf(path: str, purpose: str, mode: str = "r", **options: Any) -> Any:

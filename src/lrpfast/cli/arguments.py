@@ -267,7 +267,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
 
 def _add_plot_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("a picture of it (needs matplotlib: pip install 'lrpfast[plot]')")
+    group = parser.add_argument_group("a picture of it (needs matplotlib, lrpfast's extra 'plot')")
     group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
     group.add_argument("--plot-limit", metavar="N", type=values.integer, help="how many samples; default: 16")
     group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")

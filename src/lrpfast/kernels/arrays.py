@@ -64,7 +64,7 @@ def from_device(x: Any) -> Any:
     except Exception as error:  # an import that fails says why, in whatever class
         raise DeviceError(
             f"inputs are on a GPU ({type(x).__name__}), for which CuPy is needed, and it cannot be imported "
-            f"({error}): pip install 'lrpfast[cuda13]', or copy the inputs to the host"
+            f"({error}): pip install 'cupy-cuda13x[ctk]' (lrpfast's extra 'cuda13'), or copy the inputs to the host"
         ) from error
     return cupy.from_dlpack(x) if by_dlpack else cupy.asarray(x)
 

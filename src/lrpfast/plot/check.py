@@ -20,7 +20,8 @@ def figure_class() -> Any:
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] != "matplotlib":
             raise
-        raise MissingPackageError("pictures need matplotlib: pip install 'lrpfast[plot]'", name="matplotlib") from None
+        message = "pictures need matplotlib: pip install matplotlib (lrpfast's extra 'plot')"
+        raise MissingPackageError(message, name="matplotlib") from None
     return Figure
 
 

@@ -122,7 +122,7 @@ def heatmap(
         When an option is unknown, there are no samples, a relevance is infinite, or an
         image's channels may be its first axis as well as its last.
     MissingPackageError
-        When matplotlib is not installed: ``pip install 'lrpfast[plot]'``.
+        When matplotlib is not installed: ``pip install matplotlib``.
 
     Examples
     --------

@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import DeviceError
 from . import modules
 
-INSTALL = "pip install 'lrpfast[cuda13]' (CUDA 13) or 'lrpfast[cuda12]' (CUDA 12)"
+INSTALL = "pip install 'cupy-cuda13x[ctk]' (lrpfast's extra 'cuda13') or 'cupy-cuda12x[ctk]' (extra 'cuda12', CUDA 12)"
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,8 @@ def package() -> Any:
         import onnx
         import onnx.inliner  # which `import onnx` leaves out
     except ImportError:
-        raise MissingPackageError("ONNX models need onnx: pip install 'lrpfast[onnx]'", name="onnx") from None
+        message = "ONNX models need onnx: pip install onnx (lrpfast's extra 'onnx')"
+        raise MissingPackageError(message, name="onnx") from None
     return onnx
 
 

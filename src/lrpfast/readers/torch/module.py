@@ -73,7 +73,7 @@ def _torch() -> Any:
         import torch.export
     except ImportError as error:
         raise MissingPackageError(
-            f"PyTorch models need PyTorch ({error}): pip install 'lrpfast[torch]'", name="torch"
+            f"PyTorch models need PyTorch ({error}): pip install torch (lrpfast's extra 'torch')", name="torch"
         ) from error
     return torch
 
