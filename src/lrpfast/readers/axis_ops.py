@@ -146,16 +146,16 @@ class Resize:
 
     def positions(self, n: int, dtype: Any = np.float64) -> Any:
         """Where the new values lie among the old ones, in a precision."""
-        i, scale, width = np.arange(self.m, dtype=dtype), dtype(self.scale), self.m
+        i, scale = np.arange(self.m, dtype=dtype), dtype(self.scale)
+        width = self.scale * n  # as the standard's examples have it: not rounded down to m
         if not 1 <= self.m <= MOST or self.m * n > MOST:
             raise ModelFormatError(f"it makes an axis of {self.m} values of one of {n}")
         count(3 * 8 * self.m, f"to make an axis of {self.m} values")
         if self.where == "asymmetric":
             return i / scale
         if self.where == "align_corners":
-            reach = self.scale * n - 1  # the standard's examples take the size before it is rounded down
-            return i * dtype(0 if width == 1 else (n - 1) / reach)
-        if self.where == "pytorch_half_pixel" and width == 1:
+            return i * dtype(0 if width == 1 else (n - 1) / (width - 1))
+        if self.where == "pytorch_half_pixel" and self.m == 1:
             return i
         if self.where == "tf_half_pixel_for_nn":
             return (i + dtype(0.5)) / scale
