@@ -133,18 +133,19 @@ def also_holds(path: Path) -> None:
 def held_bytes(path: Path) -> int:
     """How many bytes a file really holds: holes in it, which read as zeros, are left out."""
     size = path.stat().st_size
-    if not hasattr(os, "SEEK_DATA"):
+    data, hole = getattr(os, "SEEK_DATA", None), getattr(os, "SEEK_HOLE", None)
+    if data is None or hole is None:  # Windows
         return size
     held = at = 0
     with open(path, "rb") as file:
         while at < size:
             try:
-                start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                start = os.lseek(file.fileno(), at, data)
             except OSError as error:
                 if error.errno != errno.ENXIO:  # the file system does not say
                     return size
                 break  # nothing but a hole is left
-            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            at = os.lseek(file.fileno(), start, hole)
             held += at - start
     return held
 

@@ -30,7 +30,7 @@ cdef void judge(const Batch* batch, int slot, real* unused) noexcept nogil:
         if job.mode == ARRAY and before == 0:
             continue  # nothing was asked for
         r = <const real*>batch.base[code.result] + i * size
-        if not job.exact and size >= LARGE:  # a look at a part of it, where all of it would take a fair part of the time
+        if not job.exact and size >= LARGE:  # a part of it first: all of it would take a fair part of the time
             after = 0
             for at from 0 <= at < size - EVERY by EVERY:
                 after += code.kernels.absolute(GLANCE, r + at)

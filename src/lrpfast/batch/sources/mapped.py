@@ -102,10 +102,11 @@ class MappedSource(FileSource):
             data, offset = data[got:], offset + got
 
     def ahead(self, first: int, stop: int) -> None:
-        if not self._fortran and hasattr(os, "posix_fadvise"):
+        advise, will_need = getattr(os, "posix_fadvise", None), getattr(os, "POSIX_FADV_WILLNEED", None)
+        if not self._fortran and advise is not None:
             begin, end = self._offset + first * self._row, self._offset + stop * self._row
             with contextlib.suppress(OSError):
-                os.posix_fadvise(self._file.fileno(), begin, max(0, end - begin), os.POSIX_FADV_WILLNEED)
+                advise(self._file.fileno(), begin, max(0, end - begin), will_need)
 
     def close(self) -> None:
         self._file.close()
