@@ -43,14 +43,14 @@ class Blocks:
 
     features: int
     nodes: dict[tuple[int, int], Parts] = field(default_factory=dict)  # by level and index
-    begun: dict[int, PartialBlock] = field(default_factory=dict)
+    unfilled: dict[int, PartialBlock] = field(default_factory=dict)
 
     def cuts(self, first: int, samples: int) -> list[tuple[int, slice]]:
         """The blocks that samples from ``first`` on touch, each with its part of them; refuses samples out of turn."""
         end, covered, cuts = first + samples, self.covered(), []
         for start in range(first - first % SIZE, end, SIZE):
             block, low = start // SIZE, max(start, first)
-            done = self.begun[block].filled if block in self.begun else 0
+            done = self.unfilled[block].filled if block in self.unfilled else 0
             if any(begin <= low < until for begin, until in covered):
                 raise InputError(f"sample {low} has been counted already")
             if low != start + done:
@@ -63,23 +63,23 @@ class Blocks:
 
     def add(self, block: int, samples: int, members: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray, bool]]:
         """Count ``samples`` more of a block; gives the groups in it with their sums, and whether these are new."""
-        begun = self.begun.setdefault(block, PartialBlock())
-        begun.filled += samples
+        unfilled = self.unfilled.setdefault(block, PartialBlock())
+        unfilled.filled += samples
         for group in members:
-            fresh = group not in begun.parts
+            fresh = group not in unfilled.parts
             if fresh:
-                begun.parts[group] = np.empty((4, self.features))
-            yield group, begun.parts[group], fresh
+                unfilled.parts[group] = np.empty((4, self.features))
+            yield group, unfilled.parts[group], fresh
 
     def close(self, block: int) -> list[Step]:
         """Make a block a node of the tree; gives what has to be computed for it, in order."""
-        parts = self.begun.pop(block).parts
+        parts = self.unfilled.pop(block).parts
         steps: list[Step] = [partial(_moments.close, part) for part in parts.values()]
         return steps + self.insert((0, block), parts)
 
     def close_full(self, block: int) -> list[Step]:
         """As `close`, where the block has had all of its samples."""
-        return self.close(block) if self.begun[block].filled == SIZE else []
+        return self.close(block) if self.unfilled[block].filled == SIZE else []
 
     def insert(self, key: tuple[int, int], parts: Parts) -> list[Step]:
         """Put a node in the tree, which owns its arrays from now on, and merge what can be merged."""
@@ -96,7 +96,7 @@ class Blocks:
     def covered(self) -> list[tuple[int, int]]:
         """The samples that have been counted, as ranges in order."""
         ranges = [(SIZE * (i << level), SIZE * ((i + 1) << level)) for level, i in self.nodes]
-        ranges += [(SIZE * block, SIZE * block + begun.filled) for block, begun in self.begun.items()]
+        ranges += [(SIZE * block, SIZE * block + unfilled.filled) for block, unfilled in self.unfilled.items()]
         joined: list[tuple[int, int]] = []
         for begin, end in sorted(ranges):
             if joined and joined[-1][1] == begin:
@@ -105,7 +105,7 @@ class Blocks:
         return joined
 
     def disjoint(self, other: Blocks) -> None:
-        """Refuse another whose samples, or begun blocks, are partly the same."""
+        """Refuse another whose samples, or partial blocks, are partly the same."""
         mine, others = ([(a, -(-b // SIZE) * SIZE) for a, b in each.covered()] for each in (self, other))
         for a, b in mine:
             for c, d in others:
@@ -117,8 +117,10 @@ class Blocks:
         steps = []
         for key, parts in other.nodes.items():
             steps += self.insert(key, {group: part.copy() for group, part in parts.items()})
-        for block, begun in other.begun.items():
-            self.begun[block] = PartialBlock(begun.filled, {group: part.copy() for group, part in begun.parts.items()})
+        for block, unfilled in other.unfilled.items():
+            self.unfilled[block] = PartialBlock(
+                unfilled.filled, {group: part.copy() for group, part in unfilled.parts.items()}
+            )
         return steps
 
     def moments(self) -> Parts:
@@ -130,7 +132,7 @@ class Blocks:
             raise InputError(f"samples {end} to {until - 1} are missing: they have not been counted")
         whole = Blocks(self.features)
         steps = whole.merge(self)
-        for block in list(whole.begun):
+        for block in list(whole.unfilled):
             steps += whole.close(block)
         nodes = [whole.nodes[key] for key in sorted(whole.nodes, key=lambda key: key[1] << key[0])]
         result = nodes.pop() if nodes else {}
@@ -153,28 +155,28 @@ class Blocks:
                 np.array(values, np.float64).reshape(-1, 4, self.features),
             )
 
-        nodes, begun = list(self.nodes.values()), [each.parts for each in self.begun.values()]
-        filled = [(block, each.filled) for block, each in self.begun.items()]
+        nodes, unfilled = list(self.nodes.values()), [each.parts for each in self.unfilled.values()]
+        filled = [(block, each.filled) for block, each in self.unfilled.items()]
         return {
             "nodes": np.array(list(self.nodes), np.int64).reshape(-1, 2),
             "begun": np.array(filled, np.int64).reshape(-1, 2),
             **dict(zip(("node_groups", "node_moments"), stacked(nodes), strict=True)),
-            **dict(zip(("begun_groups", "begun_sums"), stacked(begun), strict=True)),
+            **dict(zip(("begun_groups", "begun_sums"), stacked(unfilled), strict=True)),
         }
 
     @classmethod
     def from_state(cls, features: int, state: dict[str, np.ndarray]) -> Blocks:
         """The same again."""
         nodes: list[Parts] = [{} for _ in state["nodes"]]
-        begun = [PartialBlock(int(filled)) for _, filled in state["begun"]]
+        unfilled = [PartialBlock(int(filled)) for _, filled in state["begun"]]
         for (i, group), part in zip(state["node_groups"], state["node_moments"], strict=True):
             nodes[i][int(group)] = part.copy()
         for (i, group), part in zip(state["begun_groups"], state["begun_sums"], strict=True):
-            begun[i].parts[int(group)] = part.copy()
+            unfilled[i].parts[int(group)] = part.copy()
         return cls(
             features,
             {(int(level), int(i)): parts for (level, i), parts in zip(state["nodes"], nodes, strict=True)},
-            {int(block): each for (block, _), each in zip(state["begun"], begun, strict=True)},
+            {int(block): each for (block, _), each in zip(state["begun"], unfilled, strict=True)},
         )
 
 

@@ -284,7 +284,7 @@ class Statistics:
     # Checkpoints
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything as plain arrays, a begun block included: for checkpoints, and to send between processes.
+        """Everything as plain arrays, a partial block included: for checkpoints, and to send between processes.
 
         Examples
         --------
@@ -309,7 +309,7 @@ class Statistics:
 
     def _state_bytes(self, samples: int) -> int:
         """About how much `state` takes when so many samples have come one after the other, at most."""
-        # the tree's nodes, a begun block, and as much for signs and extremes
+        # the tree's nodes, a partial block, and as much for signs and extremes
         parts = (-(-samples // SIZE)).bit_length() + 2
         size = parts * 4 * len(self.groups) * self._blocks.features * np.dtype(np.float64).itemsize
         if self._sketch is not None:
