@@ -41,6 +41,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # random networks amplify relevance, or lose it; tests that are about the warnings expect them
+    config.addinivalue_line("filterwarnings", "ignore::lrpfast.errors.RelevanceWarning")
     config.addinivalue_line("markers", "sweep: takes long, so that only --cases rest and all run it")
     config.addinivalue_line("markers", "share: has many cases, of which one in three runs, and the others in the rest")
     if (cache := getattr(config, "cache", None)) and kept.VARIABLE not in os.environ:
