@@ -867,3 +867,16 @@ def test_what_is_made_of_a_sequential_model_is_counted_as_keras_counts_it(tmp_pa
     assert model.with_input_shape((4,)).sequential and not model.until("b").sequential  # keras.Model(inputs, outputs)
     assert flat_until(model.with_input_shape((4,)), 0) == ["a"] and flat_until(model.until("b"), 0) == []
     assert not lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))]).sequential
+
+
+@pytest.mark.parametrize("name, read", [("cnn.h5", False), ("mlp_relu.h5", True)])
+def test_kernels_that_theano_turned_are_refused(name, read, tmp_path):
+    path = tmp_path / name
+    path.write_bytes((DATA / name).read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["backend"] = "theano"
+    if read:
+        assert load(path).digest() == load(DATA / name).digest()
+        return
+    with pytest.raises(UnsupportedLayerError, match="saved by Keras's Theano backend"):
+        load(path)

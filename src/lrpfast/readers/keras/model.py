@@ -45,6 +45,12 @@ def read_h5(path: Path, custom_objects: Any = None) -> Model:
                 "holds a model's weights without its layers. Convert it in Keras, where you build the model: "
                 f'model.load_weights({str(path)!r}); model.save("model.keras")'
             )
+        saved_by = hdf5.text(file, "backend") or hdf5.text(weights, "backend")
+        if saved_by == "theano" and "Conv" in config:
+            raise UnsupportedLayerError(
+                "was saved by Keras's Theano backend, whose convolutions turn their kernels around. Load it in Keras "
+                f"with another backend, which turns them back, and save it: keras.models.load_model({str(path)!r}).save(…)"
+            )
         version = hdf5.text(file, "keras_version") or hdf5.text(weights, "keras_version")
         return build(config, LegacyStore(weights), version, custom_objects)
 
