@@ -49,7 +49,8 @@ def read_h5(path: Path, custom_objects: Any = None) -> Model:
         if saved_by == "theano" and "Conv" in config:
             raise UnsupportedLayerError(
                 "was saved by Keras's Theano backend, whose convolutions turn their kernels around. Load it in Keras "
-                f"with another backend, which turns them back, and save it: keras.models.load_model({str(path)!r}).save(…)"
+                "with another backend, which turns them back, and save it anew: "
+                f"keras.models.load_model({str(path)!r}).save(…)"
             )
         version = hdf5.text(file, "keras_version") or hdf5.text(weights, "keras_version")
         return build(config, LegacyStore(weights), version, custom_objects)
