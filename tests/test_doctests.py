@@ -34,6 +34,7 @@ NAMES = documented()
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("default::lrpfast.errors.RelevanceWarning")  # as users see them
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = vars(NAMES[name]).get("__doc__") if isinstance(NAMES[name], type) else NAMES[name].__doc__
