@@ -57,10 +57,6 @@ class MappedSource(FileSource):
     ) -> None:
         super().__init__(path, name, shape, dtype, state)
         self._offset, self._fortran = offset, fortran and len(shape) > 1
-        try:
-            np.empty((0, *self.shape[1:]), dtype)
-        except ValueError as error:
-            raise InputError(f"{name}: NumPy has no arrays of shape {shape!s:.80} ({error})") from None
         self._row = row_bytes(self.shape, dtype)
         if self._fortran:  # the disk gives a page at least, of the same feature of as many samples
             self.step = max(1, mmap.PAGESIZE // max(1, dtype.itemsize))
