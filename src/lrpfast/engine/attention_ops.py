@@ -237,44 +237,51 @@ def _whole_lead(shape: Fixed, lead: Fixed) -> Fixed:
     return sizes if math.prod(before) == 1 else (*lead, *sizes[len(lead) :])
 
 
-def _attention(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
-    layer = step.layer
-    assert isinstance(layer, Attention)
-    query, key, value = step.shapes[:3]
+def _heads(layer: Attention, shapes: Sequence[Fixed], dtype: np.dtype) -> Heads:
+    """The shapes of an attention, its constant masks, and the steps in them and in the mask that is an input."""
+    query, key, value = shapes[:3]
     kv_heads: int = layer.kv_heads  # type: ignore[assignment]
     lead, n, m = query[:-2], query[-2], key[-2]
     masks: list[Fixed | None] = []
-    arrays = []
+    arrays: list[np.ndarray | None] = []
     for array in (layer.mask, layer.bias):
-        masks.append(None if array is None else _whole_lead(array.shape, lead))
-        whole = None if array is None else np.broadcast_to(array, masks[-1])  # type: ignore[arg-type]
-        arrays.append(None if whole is None else np.ascontiguousarray(whole, builder.dtype).ravel())
-    mask = None
-    masks.append(None)
-    if len(sources) > 3:
-        masks[-1] = _whole_lead(step.shapes[3], lead)
-        mask = builder.stretch(sources[3], stretched(step.shapes[3], masks[-1]))
-    steps = tuple(step for shape in masks for step in _steps(shape, lead, layer.heads, n, m))
+        shape = None if array is None else _whole_lead(array.shape, lead)
+        masks.append(shape)
+        whole = None if array is None or shape is None else np.broadcast_to(array, shape)
+        arrays.append(None if whole is None else np.ascontiguousarray(whole, dtype).ravel())
+    masks.append(_whole_lead(shapes[3], lead) if len(shapes) > 3 else None)
     before, after = layer.window or (None, None)
-    heads = Heads(
-        math.prod(lead),
-        layer.heads,
-        kv_heads,
-        n,
-        m,
-        query[-1] // layer.heads,
-        value[-1] // kv_heads,
-        layer.head_scale(query),
-        layer.softcap or 0.0,
-        -1 if before is None else before,
-        -1 if after is None else after,
-        *arrays,
-        steps,
+    return Heads(
+        lead=math.prod(lead),
+        heads=layer.heads,
+        kv_heads=kv_heads,
+        n=n,
+        m=m,
+        d=query[-1] // layer.heads,
+        e=value[-1] // kv_heads,
+        scale=layer.head_scale(query),
+        softcap=layer.softcap or 0.0,
+        before=-1 if before is None else before,
+        after=-1 if after is None else after,
+        seen=arrays[0],
+        bias=arrays[1],
+        steps=tuple(step for shape in masks for step in _steps(shape, lead, layer.heads, n, m)),
     )
+
+
+def _attention(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
+    layer = step.layer
+    assert isinstance(layer, Attention)
+    heads = _heads(layer, step.shapes, builder.dtype)
+    mask = None
+    if len(sources) > 3:
+        shape = step.shapes[3]
+        mask = builder.stretch(sources[3], stretched(shape, _whole_lead(shape, step.shapes[0][:-2])))
+    q, k, v = sources[:3]
     out = builder.buffer(math.prod(step.shape))
-    rows = builder.buffer(2 * heads.lead * layer.heads * n) if builder.explains else None
-    builder.forward.append(AttentionOp(*sources[:3], mask, out, rows, heads))
-    builder.state[step.output] = (*sources[:3], mask, rows, out, heads)
+    rows = builder.buffer(2 * heads.lead * heads.heads * heads.n) if builder.explains else None
+    builder.forward.append(AttentionOp(q, k, v, mask, out, rows, heads))
+    builder.state[step.output] = (q, k, v, mask, rows, out, heads)
     return out
 
 
@@ -286,8 +293,11 @@ def _attention_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[in
     sizes = [math.prod(shape) for shape in step.shapes[:3]]
     outs = [None if detached and i < 2 else builder.buffer(size) for i, size in enumerate(sizes)]
     number = float(builder.dtype.type(stabilizer.value))
-    operation = AttentionBack(q, k, v, mask, rows, out, s, *outs, heads, number, stabilizer.kind, detached)  # type: ignore[arg-type]
-    builder.backward.append(operation)
+    to_q, to_k, to_v = outs
+    assert to_v is not None
+    builder.backward.append(
+        AttentionBack(q, k, v, mask, rows, out, s, to_q, to_k, to_v, heads, number, stabilizer.kind, detached)
+    )
     builder.note(step, r, [b for b in outs if b is not None], (traced,), remainder=not detached)
     return [*outs, *[None] * (len(step.inputs) - 3)]
 
