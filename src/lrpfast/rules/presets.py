@@ -222,6 +222,7 @@ def _transformer(
             Entry("all", Detached(stabilizer=stabilizer), None, (LayerNorm, RMSNorm)),
         ),
         name,
+        canonize=False,
     )
 
 
