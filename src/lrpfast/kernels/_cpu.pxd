@@ -15,6 +15,29 @@ cdef extern from "compute.h":
     enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
+    enum Function "lrpfast_function":
+        RELU "LRPFAST_RELU"
+        LEAKY_RELU "LRPFAST_LEAKY_RELU"
+        PRELU "LRPFAST_PRELU"
+        ELU "LRPFAST_ELU"
+        SELU "LRPFAST_SELU"
+        GELU "LRPFAST_GELU"
+        SILU "LRPFAST_SILU"
+        TANH "LRPFAST_TANH"
+        SIGMOID "LRPFAST_SIGMOID"
+        HARD_SIGMOID "LRPFAST_HARD_SIGMOID"
+        SOFTPLUS "LRPFAST_SOFTPLUS"
+        SOFTSIGN "LRPFAST_SOFTSIGN"
+        EXPONENTIAL "LRPFAST_EXPONENTIAL"
+        MISH "LRPFAST_MISH"
+        CLIP "LRPFAST_CLIP"
+        CELU "LRPFAST_CELU"
+        SHRINK "LRPFAST_SHRINK"
+        LOG_SIGMOID "LRPFAST_LOG_SIGMOID"
+        POWER "LRPFAST_POWER"
+        HARD_SILU "LRPFAST_HARD_SILU"
+        SOFTMAX "LRPFAST_SOFTMAX"
+        LOG_SOFTMAX "LRPFAST_LOG_SOFTMAX"
     enum:  # what small_k makes of its sums
         NO_SMALL_K "LRPFAST_NO_SMALL_K"
         SMALL_K_SUM "LRPFAST_SUM"
@@ -61,6 +84,10 @@ cdef extern from "compute.h":
         void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*relu)(Py_ssize_t, const void*, void*) noexcept nogil
         double (*absolute)(Py_ssize_t, const void*) noexcept nogil
+        int (*function)(int, double, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*scaled)(Py_ssize_t, const void*, double, void*) noexcept nogil
+        void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
+        void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_kernels* lrpfast_kernels_of(int, int) nogil
@@ -113,30 +140,6 @@ cdef enum FaultCode:
     INPUT_NOT_FINITE
     INPUT_OUT_OF_RANGE
     NOT_FINITE
-
-cdef enum Function:
-    RELU
-    LEAKY_RELU
-    PRELU
-    ELU
-    SELU
-    GELU
-    SILU
-    TANH
-    SIGMOID
-    HARD_SIGMOID
-    SOFTPLUS
-    SOFTSIGN
-    EXPONENTIAL
-    MISH
-    CLIP
-    CELU
-    SHRINK
-    LOG_SIGMOID
-    POWER
-    HARD_SILU
-    SOFTMAX
-    LOG_SOFTMAX
 
 cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides accumulators
     NO_SCRATCH

@@ -2,6 +2,7 @@
  *
  * compute.c includes this file once for every pair, with
  *   T      the element type, float or double
+ *   SINGLE 1 where it is float, 0 where it is double
  *   NAME   a macro that makes a name unique to the pair
  *   VBYTES the vector width in bytes
  *   FMA(a, b, c)  a * b + c on vectors, fused where the instruction set can
@@ -24,6 +25,7 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_epilogue.h"
 #include "tile_small_k.h"
 #include "tile_elementwise.h"
+#include "tile_functions.h"
 
 static const lrpfast_kernels NAME(kernels) = {
     .lanes = VBYTES / sizeof(T),
@@ -44,6 +46,10 @@ static const lrpfast_kernels NAME(kernels) = {
     .add = NAME(add),
     .relu = NAME(relu),
     .absolute = NAME(absolute),
+    .function = NAME(function),
+    .scaled = NAME(scaled),
+    .softmax = NAME(softmax),
+    .score_back = NAME(score_back),
 };
 
 #undef VL
