@@ -58,42 +58,44 @@ def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
         times[id(layer)] = times.get(id(layer), 0) + 1
     shared = {i for i, (layer, _) in enumerate(nodes) if times[id(layer)] > 1}
 
-    def alone(i: int) -> bool:
+    def is_only_use(i: int) -> bool:
         return len(consumers[i]) == 1 and i not in model.outputs
 
-    def before(i: int) -> int | None:
+    def layer_before(i: int) -> int | None:
         """The layer with weights whose output the node normalizes and nothing else uses."""
-        at = nodes[i][1][0]
-        while isinstance(nodes[at][0], Identity) and alone(at):
-            at = nodes[at][1][0]
-        layer = nodes[at][0]
-        fits = isinstance(layer, Linear) and alone(at) and at not in shared
-        return at if fits and getattr(layer, "activation", None) is None else None
+        index = nodes[i][1][0]
+        while isinstance(nodes[index][0], Identity) and is_only_use(index):
+            index = nodes[index][1][0]
+        layer = nodes[index][0]
+        fits = isinstance(layer, Linear) and is_only_use(index) and index not in shared
+        return index if fits and getattr(layer, "activation", None) is None else None
 
-    def after(i: int) -> int | None:
+    def layer_after(i: int) -> int | None:
         """The layer with weights that alone uses what the node makes."""
-        at = i
-        while alone(at):
-            at = consumers[at][0]
-            if isinstance(nodes[at][0], Linear):
-                return None if at in shared else at
-            if not isinstance(nodes[at][0], (Identity, Flatten, Reshape)):
+        index = i
+        while is_only_use(index):
+            index = consumers[index][0]
+            if isinstance(nodes[index][0], Linear):
+                return None if index in shared else index
+            if not isinstance(nodes[index][0], (Identity, Flatten, Reshape)):
                 return None
         return None
 
     for i, (layer, inputs) in enumerate(nodes):
         if not isinstance(layer, BatchNorm) or i in shared or i in excluded:
             continue
-        folded, at = None, before(i)
-        if at is not None:
-            folded = _folded_before(nodes[at][0], layer.factor(), layer.offset())
+        folded, index = None, layer_before(i)
+        if index is not None:
+            folded = _folded_before(nodes[index][0], layer.factor(), layer.offset())
         if folded is None:
-            at = after(i)
-            if at is not None:
-                folded = _folded_after(nodes[at][0], layer, model.nodes[i].shape, model.nodes[nodes[at][1][0]].shape)
-        if folded is not None and at is not None:
-            nodes[at] = (folded, nodes[at][1])
-            nodes[i] = (Identity(f"BatchNorm folded into {model.nodes[at].name}", name=layer.name), inputs)
+            index = layer_after(i)
+            if index is not None:
+                folded = _folded_after(
+                    nodes[index][0], layer, model.nodes[i].shape, model.nodes[nodes[index][1][0]].shape
+                )
+        if folded is not None and index is not None:
+            nodes[index] = (folded, nodes[index][1])
+            nodes[i] = (Identity(f"BatchNorm folded into {model.nodes[index].name}", name=layer.name), inputs)
     if all(node.layer is layer for node, (layer, _) in zip(model.nodes, nodes, strict=True)):
         return model
     return with_layers(model, nodes)
@@ -154,24 +156,27 @@ def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, input_shape: Shap
         return None
     kernel, bias = _exact(layer.kernel), _exact(layer.bias)  # type: ignore[attr-defined]
     if isinstance(layer, Dense):
-        scaled, added = kernel * factor[:, None], offset @ kernel
+        new_kernel, new_bias = kernel * factor[:, None], offset @ kernel
     elif isinstance(layer, Conv):
 
-        def spread(v: np.ndarray) -> np.ndarray:
+        def on_channels(v: np.ndarray) -> np.ndarray:
             """For each weight of a window, its input channel's value: group g has channels of its own."""
             return np.repeat(v.reshape(layer.groups, -1).T, kernel.shape[-1] // layer.groups, axis=1)
 
-        scaled, added = kernel * spread(factor), (kernel * spread(offset)).reshape(-1, kernel.shape[-1]).sum(0)
+        new_kernel, new_bias = (
+            kernel * on_channels(factor),
+            (kernel * on_channels(offset)).reshape(-1, kernel.shape[-1]).sum(0),
+        )
     elif isinstance(layer, DepthwiseConv):
-        scaled = kernel * factor[:, None]
-        added = (kernel * offset[:, None]).reshape(-1, *kernel.shape[-2:]).sum(0).ravel()
+        new_kernel = kernel * factor[:, None]
+        new_bias = (kernel * offset[:, None]).reshape(-1, *kernel.shape[-2:]).sum(0).ravel()
     elif isinstance(layer, LocallyConnected):
         taps = kernel.shape[1] // len(factor)
-        scaled = kernel * np.tile(factor, taps)[:, None]
-        added = (kernel * np.tile(offset, taps)[:, None]).sum(1).reshape(layer.output_shape(input_shape))
+        new_kernel = kernel * np.tile(factor, taps)[:, None]
+        new_bias = (kernel * np.tile(offset, taps)[:, None]).sum(1).reshape(layer.output_shape(input_shape))
     else:
         return None
-    return replace(layer, kernel=scaled, bias=added if bias is None else bias + added)
+    return replace(layer, kernel=new_kernel, bias=new_bias if bias is None else bias + new_bias)
 
 
 def _exact(array: np.ndarray | None) -> Any:

@@ -31,14 +31,14 @@ _WINDOWS = (AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, DepthwiseConv
 _KEEP = (Activation, BatchNorm, Crop, Identity, Interpolate, ReflectPad, Take, UpSample, ZeroPad)
 
 
-def channels_first(nodes: Sequence[Node], at: int) -> bool | None:
+def channels_first(nodes: Sequence[Node], index: int) -> bool | None:
     """Whether the channels are the first axis of the samples that enter at node ``at``, or the last.
 
     The first convolution or pooling that the input reaches tells, through layers that keep or
     permute its axes. None where there is no such layer, as in a dense network.
     """
     # for each node, the axes of the input that its axes are
-    axes = {at: tuple(range(len(nodes[at].shape)))}
+    axes = {index: tuple(range(len(nodes[index].shape)))}
     for i, node in enumerate(nodes):
         input_axes = next((axes[j] for j in node.inputs if j in axes), None)
         if input_axes is None:

@@ -24,7 +24,7 @@ from .layers import (
 )
 from .layers.base import as_shape, fits, whole
 from .layers.shape import only_moves
-from .node import Node, check_pairs, indices, named
+from .node import Node, check_pairs, indices, with_names
 from .npz import digest, write
 from .summary import summary_table
 
@@ -97,7 +97,7 @@ class Model:
             raise ShapeError("a model begins with an Input layer")
         result: list[Node] = []
         uses: dict[int, int] = {}
-        for i, (layer, (_, inputs)) in enumerate(zip(named([layer for layer, _ in nodes]), nodes, strict=True)):
+        for i, (layer, (_, inputs)) in enumerate(zip(with_names([layer for layer, _ in nodes]), nodes, strict=True)):
             if isinstance(layer, Input) != (not inputs) or indices(inputs, i) is None:
                 raise ShapeError(f"{layer}: inputs must be earlier layers, and only an Input has none; got {inputs}")
             if isinstance(layer, Block):
@@ -111,9 +111,9 @@ class Model:
         ends = (len(result) - 1,) if outputs is None else indices(outputs, len(result))
         if not ends:
             raise ShapeError(f"outputs must be indices of the model's {len(result)} layers, not {outputs!r}")
-        used = {j for node in result for j in node.inputs} | set(ends)
+        used_nodes = {j for node in result for j in node.inputs} | set(ends)
         for i, node in enumerate(result):
-            if i not in used:
+            if i not in used_nodes:
                 raise ShapeError(f"{node}: nothing uses its output, and the model does not return it")
         entries = tuple(i for i, node in enumerate(result) if isinstance(node.layer, Input))
         self.__dict__.update(nodes=tuple(result), inputs=entries, outputs=ends, name=name, sequential=bool(sequential))
@@ -205,11 +205,11 @@ class Model:
         >>> model.consumers()
         [[1], [2], []]
         """
-        used: list[list[int]] = [[] for _ in self.nodes]
+        result: list[list[int]] = [[] for _ in self.nodes]
         for i, node in enumerate(self.nodes):
             for j in node.inputs:
-                used[j].append(i)
-        return used
+                result[j].append(i)
+        return result
 
     def index(self, layer: str | int) -> int:
         """Position of a layer in `layers`.
@@ -240,12 +240,12 @@ class Model:
                 if node.name == layer:
                     return i
             raise InputError(f"no layer is named {layer!r}; the layers are {', '.join(x.name for x in self.nodes)}")
-        at = whole(layer)
-        if at is None:
+        index = whole(layer)
+        if index is None:
             raise InputError(f"layer must be a name or an index, not {layer!r}")
-        if not -len(self.nodes) <= at < len(self.nodes):
-            raise InputError(f"layer index {at} is out of range: the model has {len(self.nodes)} layers")
-        return at % len(self.nodes)
+        if not -len(self.nodes) <= index < len(self.nodes):
+            raise InputError(f"layer index {index} is out of range: the model has {len(self.nodes)} layers")
+        return index % len(self.nodes)
 
     def until(self, layer: str | int) -> Model:
         """The model that ends with the given layer's output (its activation included).
@@ -329,25 +329,25 @@ class Model:
         >>> model.without_output_activation(["sigmoid"]).predict(np.array([[3.0]])).tolist()
         [[3.0]]
         """
-        listed = isinstance(functions, Collection) and not isinstance(functions, str)
-        if not listed or not all(isinstance(name, str) for name in functions):
+        is_list = isinstance(functions, Collection) and not isinstance(functions, str)
+        if not is_list or not all(isinstance(name, str) for name in functions):
             raise InputError(f"functions must be a list of names, as ['softmax'], not {functions!r:.80}")
         nodes = [(node.layer, node.inputs) for node in self.nodes]
         consumers = self.consumers()
         changed = False
-        for at in self.outputs:
+        for i in self.outputs:
             # a layer that only hands the output on or moves it, and to nothing else
-            while only_moves(nodes[at][0]) and nodes[at][1] and len(consumers[at]) <= (at not in self.outputs):
-                at = nodes[at][1][0]
-            layer, inputs = nodes[at]
+            while only_moves(nodes[i][0]) and nodes[i][1] and len(consumers[i]) <= (i not in self.outputs):
+                i = nodes[i][1][0]
+            layer, inputs = nodes[i]
             activation: Activation | None = getattr(layer, "activation", None)
-            if len(consumers[at]) > (at not in self.outputs):
+            if len(consumers[i]) > (i not in self.outputs):
                 continue  # something else needs the activation
             if isinstance(layer, Activation) and layer.function in functions and inputs:
-                nodes[at] = (Identity(f"without {layer.function}", name=layer.name), inputs)
+                nodes[i] = (Identity(f"without {layer.function}", name=layer.name), inputs)
             elif activation is not None and activation.function in functions:
                 bare: Any = layer
-                nodes[at] = (replace(bare, activation=None), inputs)
+                nodes[i] = (replace(bare, activation=None), inputs)
             else:
                 continue
             changed = True
@@ -490,11 +490,11 @@ def with_layers(model: Model, nodes: Sequence[tuple[Layer, tuple[int, ...]]]) ->
 
     Of a layer that is used several times one use may become another: they are layers of their own then.
     """
-    became: dict[int, set[int]] = {}
+    replacements: dict[int, set[int]] = {}
     for node, (layer, _) in zip(model.nodes, nodes, strict=True):
-        became.setdefault(id(node.layer), set()).add(id(layer))
-    named = [
-        (replace(layer, name=node.name) if len(became[id(node.layer)]) > 1 else layer, inputs)
+        replacements.setdefault(id(node.layer), set()).add(id(layer))
+    new_nodes = [
+        (replace(layer, name=node.name) if len(replacements[id(node.layer)]) > 1 else layer, inputs)
         for node, (layer, inputs) in zip(model.nodes, nodes, strict=True)
     ]
-    return Model(named, model.name, model.outputs)
+    return Model(new_nodes, model.name, model.outputs)

@@ -50,10 +50,10 @@ def from_name(name: str, **parameters: Any) -> Rule:
     if not isinstance(name, str) or name not in RULES:
         raise RuleError(unknown_name_message("rule", name, RULES, f"the rules are {', '.join(RULES)}"))
     cls = RULES[name]
-    known = [f.name for f in fields(cls)]
+    names = [f.name for f in fields(cls)]
     for key in parameters:
-        if key not in known:
-            raise RuleError(f"{name} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
+        if key not in names:
+            raise RuleError(f"{name} has no parameter {key!r}; it has {', '.join(names) or 'none'}")
     return cls(**parameters)
 
 

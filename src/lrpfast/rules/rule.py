@@ -54,9 +54,9 @@ def changed(thing: Any) -> dict[str, Any]:
 
 def short(thing: Any) -> str:
     """The repr of a dataclass here, without the fields that have their defaults: ``Epsilon(epsilon=0.1)``."""
-    needed = {f.name for f in fields(thing) if f.default is MISSING}
-    shown = (_value(v) if key in needed else f"{key}={_value(v)}" for key, v in changed(thing).items())
-    return f"{type(thing).__name__}({', '.join(shown)})"
+    required = {f.name for f in fields(thing) if f.default is MISSING}
+    arguments = (_value(v) if key in required else f"{key}={_value(v)}" for key, v in changed(thing).items())
+    return f"{type(thing).__name__}({', '.join(arguments)})"
 
 
 def _value(value: Any) -> str:

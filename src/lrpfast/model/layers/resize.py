@@ -160,8 +160,8 @@ class Take(Layer):
         positions = _for_axes(self.places, "places", str(self))
         arrays = tuple(None if p is None else np.asarray(p) for p in positions)
         for array in arrays:
-            whole = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
-            if not whole or (array is not None and array.min() < 0):
+            valid = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
+            if not valid or (array is not None and array.min() < 0):
                 raise InputError(f"{self}: places must be whole numbers of 0 or more, at least one, not {array!r:.80}")
         self._set(places=tuple(None if p is None else frozen(p.astype(np.int64)) for p in arrays))
 
