@@ -154,7 +154,7 @@ def heatmap(
     parts = check_features(features, kind, values)
     colours = colour_map(cmap, over_input=kind == "image" and beneath is not None)
 
-    figure = _new_figure(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
+    figure = blank(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
     _add_title(figure, title, len(values), samples)
     axes = list(figure.subplots(grid.down, grid.across, squeeze=False).ravel())
     for spare in axes[len(values) :]:
@@ -188,8 +188,8 @@ def _add_title(figure: Figure, title: str | None, count: int, samples: int) -> N
         figure.suptitle(title, fontsize="medium", parse_math=False)
 
 
-def _new_figure(size: tuple[float, float], layout: Literal["compressed", "constrained"]) -> Figure:
-    """A figure that is drawn into memory: no pyplot, no window, no global state."""
+def blank(size: tuple[float, float], layout: Literal["compressed", "constrained"] | None = None) -> Figure:
+    """An empty figure that is drawn into memory: no pyplot, no window, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = figure_class()(figsize=size, layout=layout)
