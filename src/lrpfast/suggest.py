@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def unknown_name_message(what: str, name: Any, known: Iterable[str], where: str) -> str:
+def unknown_name_message(kind: str, name: Any, known: Iterable[str], where: str) -> str:
     """The message for a name that is not known: the nearest one that is, and ``where`` all are found.
 
     Names that differ only in case and separators come first: "EpsilonPlus" means "epsilon_plus".
     """
     near = _nearest(name, list(known)) if isinstance(name, str) else None
     if near is None:
-        return f"unknown {what} {name!r}; {where}"
-    return f"unknown {what} {name!r}, did you mean {near!r}? {where[:1].upper()}{where[1:]}"
+        return f"unknown {kind} {name!r}; {where}"
+    return f"unknown {kind} {name!r}, did you mean {near!r}? {where[:1].upper()}{where[1:]}"
 
 
 def _nearest(name: str, known: list[str]) -> str | None:

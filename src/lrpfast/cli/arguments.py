@@ -70,13 +70,13 @@ class Parser(argparse.ArgumentParser):
 
 def with_negatives(arguments: Sequence[str]) -> list[str]:
     """``--low -1,1`` as ``--low=-1,1``, which argparse does not take for an option."""
-    joined: list[str] = []
+    result: list[str] = []
     for argument in arguments:
-        if _NEGATIVE.match(argument) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
-            joined[-1] += f"={argument}"
+        if _NEGATIVE.match(argument) and result and result[-1].startswith("--") and "=" not in result[-1]:
+            result[-1] += f"={argument}"
         else:
-            joined.append(argument)
-    return joined
+            result.append(argument)
+    return result
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
+def _typed(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
     """A type for argparse that says what was expected."""
 
     def parse(text: str) -> Any:
         try:
             return convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
 
     return parse
 

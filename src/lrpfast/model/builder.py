@@ -35,8 +35,8 @@ class Graph:
 
     def __repr__(self) -> str:
         entries = [layer for layer, _ in self._nodes if isinstance(layer, Input)]
-        told = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
-        return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {told or 'none'}>"
+        inputs = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
+        return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {inputs or 'none'}>"
 
     def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
         """A place where data enters.
@@ -62,7 +62,7 @@ class Graph:
         >>> graph.input((28, 28, 1), name="image"), graph.input(3)
         (0, 1)
         """
-        return self._place(Input(as_shape(shape, "input"), name=name), ())
+        return self._append(Input(as_shape(shape, "input"), name=name), ())
 
     def add(self, layer: Layer, *inputs: int) -> int:
         """Feed a layer with earlier results. A layer may be added more than once.
@@ -100,7 +100,7 @@ class Graph:
             return self._build(layer, at)
         if self._reused is not None:
             layer = self._reused.pop(0)
-        return self._place(layer, at)
+        return self._append(layer, at)
 
     def _build(self, block: Block, inputs: tuple[int, ...]) -> int:
         """Add a block's parts; those of its first use, where it was added before."""
@@ -117,10 +117,10 @@ class Graph:
         return out
 
     def _free_name(self, stem: str) -> str:
-        taken = {layer.name for layer, _ in self._nodes}
-        return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if name not in taken)
+        names = {layer.name for layer, _ in self._nodes}
+        return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(names) + 2))) if name not in names)
 
-    def _place(self, layer: Layer, inputs: tuple[int, ...]) -> int:
+    def _append(self, layer: Layer, inputs: tuple[int, ...]) -> int:
         self._nodes.append((layer, inputs))
         return len(self._nodes) - 1
 

@@ -28,7 +28,7 @@ from .layers.window import pads
 _Nodes = list[tuple[Layer, tuple[int, ...]]]
 
 
-def canonize(model: Model, kept: Collection[int] = ()) -> Model:
+def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
     """The model with every batch normalization folded into a linear layer, where that changes no output.
 
     It is folded into the layer with weights before it, when nothing else uses that layer's
@@ -43,7 +43,7 @@ def canonize(model: Model, kept: Collection[int] = ()) -> Model:
     Parameters
     ----------
     model : Model
-    kept : collection of int
+    excluded : collection of int
         Nodes that are not to be folded.
 
     Returns
@@ -82,7 +82,7 @@ def canonize(model: Model, kept: Collection[int] = ()) -> Model:
         return None
 
     for i, (layer, inputs) in enumerate(nodes):
-        if not isinstance(layer, BatchNorm) or i in shared or i in kept:
+        if not isinstance(layer, BatchNorm) or i in shared or i in excluded:
             continue
         folded, at = None, before(i)
         if at is not None:
@@ -105,10 +105,10 @@ def split_batch_norm(model: Model) -> Model:
     What iNNvestigate calls ``bn_layer_fuse_mode="two_linear"``. The first is NAME/normalized.
     """
     nodes: _Nodes = []
-    place: list[int] = []
+    new_index: list[int] = []
     parts: dict[int, tuple[BatchNorm, BatchNorm]] = {}
     for node in model.nodes:
-        layer, inputs = node.layer, tuple(place[j] for j in node.inputs)
+        layer, inputs = node.layer, tuple(new_index[j] for j in node.inputs)
         if isinstance(layer, BatchNorm):
             if id(layer) not in parts:
                 parts[id(layer)] = _halves(layer)
@@ -116,8 +116,8 @@ def split_batch_norm(model: Model) -> Model:
             nodes.append((first, inputs))
             inputs = (len(nodes) - 1,)
         nodes.append((layer, inputs))
-        place.append(len(nodes) - 1)
-    return Model(nodes, model.name, [place[i] for i in model.outputs]) if parts else model
+        new_index.append(len(nodes) - 1)
+    return Model(nodes, model.name, [new_index[i] for i in model.outputs]) if parts else model
 
 
 def _halves(layer: BatchNorm) -> tuple[BatchNorm, BatchNorm]:
@@ -142,14 +142,14 @@ def _folded_before(layer: Layer, factor: np.ndarray, offset: np.ndarray) -> Laye
     return replace(layer, kernel=kernel, bias=offset if bias is None else bias * factor + offset)
 
 
-def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, taken: Shape) -> Layer | None:
+def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, input_shape: Shape) -> Layer | None:
     """The layer that makes of the normalization's input what the given one makes of its output; None if none can.
 
-    ``shape`` is the normalization's, ``taken`` that of the layer's input: the same values, reshaped.
+    ``shape`` is the normalization's, ``input_shape`` that of the layer's input: the same values, reshaped.
     """
-    if None in shape or None in taken or not _sees_no_padding(layer, taken):
+    if None in shape or None in input_shape or not _sees_no_padding(layer, input_shape):
         return None
-    factor, offset = (_channels(v, shape, taken) for v in (norm.factor(), norm.offset()))
+    factor, offset = (_channels(v, shape, input_shape) for v in (norm.factor(), norm.offset()))
     if factor is None or offset is None:
         return None
     kernel, bias = _exact(layer.kernel), _exact(layer.bias)  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, taken: Shape) -> 
     elif isinstance(layer, LocallyConnected):
         taps = kernel.shape[1] // len(factor)
         scaled = kernel * np.tile(factor, taps)[:, None]
-        added = (kernel * np.tile(offset, taps)[:, None]).sum(1).reshape(layer.output_shape(taken))
+        added = (kernel * np.tile(offset, taps)[:, None]).sum(1).reshape(layer.output_shape(input_shape))
     else:
         return None
     return replace(layer, kernel=scaled, bias=added if bias is None else bias + added)
@@ -178,9 +178,9 @@ def _exact(array: np.ndarray | None) -> Any:
     return None if array is None else array.astype(np.float64)
 
 
-def _channels(values: np.ndarray, shape: Shape, taken: Shape) -> np.ndarray | None:
-    """Channel values of ``shape``, as those of the last axis of the reshaped ``taken``; None where they mix."""
-    rows = np.broadcast_to(values, shape).reshape(-1, taken[-1])  # type: ignore[arg-type]
+def _channels(values: np.ndarray, shape: Shape, input_shape: Shape) -> np.ndarray | None:
+    """Channel values of ``shape``, as those of the last axis of the reshaped ``input_shape``; None where they mix."""
+    rows = np.broadcast_to(values, shape).reshape(-1, input_shape[-1])  # type: ignore[arg-type]
     return rows[0] if (rows == rows[0]).all() else None
 
 

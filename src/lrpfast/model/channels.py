@@ -40,13 +40,13 @@ def channels_first(nodes: Sequence[Node], at: int) -> bool | None:
     # for each node, the axes of the input that its axes are
     axes = {at: tuple(range(len(nodes[at].shape)))}
     for i, node in enumerate(nodes):
-        found = next((axes[j] for j in node.inputs if j in axes), None)
-        if found is None:
+        input_axes = next((axes[j] for j in node.inputs if j in axes), None)
+        if input_axes is None:
             continue
         if isinstance(node.layer, _WINDOWS):
-            return {0: True, len(found) - 1: False}.get(found[-1])
+            return {0: True, len(input_axes) - 1: False}.get(input_axes[-1])
         if isinstance(node.layer, Permute):
-            axes[i] = tuple(found[a] for a in node.layer.axes)
+            axes[i] = tuple(input_axes[a] for a in node.layer.axes)
         elif isinstance(node.layer, _KEEP):
-            axes[i] = found
+            axes[i] = input_axes
     return None

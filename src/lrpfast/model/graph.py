@@ -95,7 +95,7 @@ class Model:
             raise InputError(f"outputs must be a list of indices of nodes, not {outputs!r:.80}")
         if not nodes or not isinstance(nodes[0][0], Input):
             raise ShapeError("a model begins with an Input layer")
-        built: list[Node] = []
+        result: list[Node] = []
         uses: dict[int, int] = {}
         for i, (layer, (_, inputs)) in enumerate(zip(named([layer for layer, _ in nodes]), nodes, strict=True)):
             if isinstance(layer, Input) != (not inputs) or indices(inputs, i) is None:
@@ -106,17 +106,17 @@ class Model:
                 raise ShapeError(f"{layer}: it takes one input, not {len(inputs)}")
             use = uses.get(id(layer), 0)
             uses[id(layer)] = use + 1
-            shape = layer.output_shape(*(built[j].shape for j in inputs))
-            built.append(Node(layer, tuple(inputs), shape, f"{layer.name}:{use}" if use else str(layer.name)))
-        ends = (len(built) - 1,) if outputs is None else indices(outputs, len(built))
+            shape = layer.output_shape(*(result[j].shape for j in inputs))
+            result.append(Node(layer, tuple(inputs), shape, f"{layer.name}:{use}" if use else str(layer.name)))
+        ends = (len(result) - 1,) if outputs is None else indices(outputs, len(result))
         if not ends:
-            raise ShapeError(f"outputs must be indices of the model's {len(built)} layers, not {outputs!r}")
-        used = {j for node in built for j in node.inputs} | set(ends)
-        for i, node in enumerate(built):
+            raise ShapeError(f"outputs must be indices of the model's {len(result)} layers, not {outputs!r}")
+        used = {j for node in result for j in node.inputs} | set(ends)
+        for i, node in enumerate(result):
             if i not in used:
                 raise ShapeError(f"{node}: nothing uses its output, and the model does not return it")
-        entries = tuple(i for i, node in enumerate(built) if isinstance(node.layer, Input))
-        self.__dict__.update(nodes=tuple(built), inputs=entries, outputs=ends, name=name, sequential=bool(sequential))
+        entries = tuple(i for i, node in enumerate(result) if isinstance(node.layer, Input))
+        self.__dict__.update(nodes=tuple(result), inputs=entries, outputs=ends, name=name, sequential=bool(sequential))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(
@@ -184,10 +184,10 @@ class Model:
         if len(shapes) != len(self.inputs):
             raise ShapeError(f"the model has {len(self.inputs)} inputs, not {len(shapes)}")
         nodes: list[tuple[Layer, tuple[int, ...]]] = [(node.layer, node.inputs) for node in self.nodes]
-        for i, given in zip(self.inputs, shapes, strict=True):
-            wanted, shape = self.nodes[i].shape, as_shape(given, str(self.nodes[i]))
-            if not fits(shape, wanted):
-                raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {shape}")
+        for i, new_shape in zip(self.inputs, shapes, strict=True):
+            expected, shape = self.nodes[i].shape, as_shape(new_shape, str(self.nodes[i]))
+            if not fits(shape, expected):
+                raise ShapeError(f"{self.nodes[i]} takes samples of shape {expected}, not {shape}")
             nodes[i] = (Input(shape, name=self.nodes[i].layer.name), ())
         return Model(nodes, self.name, self.outputs, self.sequential)
 
@@ -270,10 +270,10 @@ class Model:
         >>> model.until("dense").output_shape
         (3,)
         """
-        kept = self.needed(layer)
-        place = {i: k for k, i in enumerate(kept)}
-        nodes = [(self.nodes[i].layer, tuple(place[j] for j in self.nodes[i].inputs)) for i in kept]
-        return Model(nodes, self.name, [len(kept) - 1])
+        ancestors = self.needed(layer)
+        new_index = {i: k for k, i in enumerate(ancestors)}
+        nodes = [(self.nodes[i].layer, tuple(new_index[j] for j in self.nodes[i].inputs)) for i in ancestors]
+        return Model(nodes, self.name, [len(ancestors) - 1])
 
     def needed(self, layer: str | int) -> list[int]:
         """The nodes that a layer's output depends on, itself included.
@@ -299,11 +299,11 @@ class Model:
         >>> model.needed("dense")
         [0, 1]
         """
-        found = {self.index(layer)}
-        for i in range(max(found), -1, -1):
-            if i in found:
-                found.update(self.nodes[i].inputs)
-        return sorted(found)
+        ancestors = {self.index(layer)}
+        for i in range(max(ancestors), -1, -1):
+            if i in ancestors:
+                ancestors.update(self.nodes[i].inputs)
+        return sorted(ancestors)
 
     def without_output_activation(self, functions: Collection[str]) -> Model:
         """The model without its outputs' final activations, where these are among ``functions``.

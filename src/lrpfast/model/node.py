@@ -44,8 +44,8 @@ def named(layers: Sequence[Layer]) -> list[Layer]:
             raise InputError(f"{type(layer).__name__}: name must be a text or None, not {layer.name!r}")
     distinct = list({id(layer): layer for layer in layers}.values())
     names = [layer.name for layer in distinct if layer.name]
-    taken = set(names)
-    if len(taken) < len(names):
+    used = set(names)
+    if len(used) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two layers are named {twice!r}; names must differ")
     named = {}
@@ -54,10 +54,10 @@ def named(layers: Sequence[Layer]) -> list[Layer]:
         if not layer.name:
             stem = snake(type(layer))
             name = f"{stem}_{counts[stem]}" if counts[stem] else stem
-            while name in taken:
+            while name in used:
                 counts[stem] += 1
                 name = f"{stem}_{counts[stem]}"
-            taken.add(name)
+            used.add(name)
             named[id(layer)] = replace(layer, name=name)
         else:
             named[id(layer)] = layer
@@ -66,8 +66,8 @@ def named(layers: Sequence[Layer]) -> list[Layer]:
 
 def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
     """Whole numbers of at least 0 and below ``count``; None where one is something else."""
-    found = tuple(map(whole, values))
-    return None if any(i is None or not 0 <= i < count for i in found) else cast("tuple[int, ...]", found)
+    numbers = tuple(map(whole, values))
+    return None if any(i is None or not 0 <= i < count for i in numbers) else cast("tuple[int, ...]", numbers)
 
 
 def check_pairs(nodes: Any) -> None:

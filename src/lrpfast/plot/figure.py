@@ -179,11 +179,11 @@ def heatmap(
     return figure
 
 
-def _add_title(figure: Figure, title: str | None, shown: int, samples: int) -> None:
+def _add_title(figure: Figure, title: str | None, drawn: int, samples: int) -> None:
     """The title, and how many of how many samples are shown where these are not all."""
-    if shown < samples:
+    if drawn < samples:
         title = f"{title}: " if title else ""
-        title += f"first {shown:,} of {samples:,} samples"
+        title += f"first {drawn:,} of {samples:,} samples"
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
 

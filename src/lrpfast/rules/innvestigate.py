@@ -80,19 +80,19 @@ _GRADIENTS = (
 )
 
 
-def _rule(value: Any, what: str) -> Rule:
+def _rule(value: Any, name: str) -> Rule:
     """A rule from one of iNNvestigate's names, a (low, high) tuple, or a rule."""
     if isinstance(value, (Rule, type)):
-        return as_rule(value, what)
+        return as_rule(value, name)
     if isinstance(value, tuple):
         if len(value) != 2:
-            raise RuleError(f"{what}: a tuple is (low, high), the input's range, not {value!r}")
+            raise RuleError(f"{name}: a tuple is (low, high), the input's range, not {value!r}")
         return ZBox(*value, stabilizer=STABILIZER)
     if isinstance(value, str) and value in RULE_NAMES:
         return RULE_NAMES[value]()
     if isinstance(value, str) and value in ("AlphaBeta", "AlphaBetaIgnoreBias"):
-        raise RuleError(f"{what}: {value} needs alpha and beta; pass lrpfast.rules.AlphaBeta(alpha, beta)")
-    raise RuleError(f"{what} must be one of {', '.join(RULE_NAMES)}, a (low, high) tuple or a rule, not {value!r}")
+        raise RuleError(f"{name}: {value} needs alpha and beta; pass lrpfast.rules.AlphaBeta(alpha, beta)")
+    raise RuleError(f"{name} must be one of {', '.join(RULE_NAMES)}, a (low, high) tuple or a rule, not {value!r}")
 
 
 def _lrp(

@@ -57,12 +57,12 @@ def from_name(name: str, **parameters: Any) -> Rule:
     return cls(**parameters)
 
 
-def as_rule(value: Any, what: str) -> Rule:
+def as_rule(value: Any, owner: str) -> Rule:
     """A rule, or the one of a name."""
     if isinstance(value, Rule):
         return value
     if isinstance(value, str):
         return from_name(value)
     if isinstance(value, type) and issubclass(value, Rule):
-        raise RuleError(f"{what} takes an instance: write {value.__name__}(), not {value.__name__}")
-    raise RuleError(f"{what} takes rules or their names, not {type(value).__name__}; see lrpfast.rules")
+        raise RuleError(f"{owner} takes an instance: write {value.__name__}(), not {value.__name__}")
+    raise RuleError(f"{owner} takes rules or their names, not {type(value).__name__}; see lrpfast.rules")

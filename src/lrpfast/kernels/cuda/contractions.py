@@ -128,9 +128,9 @@ class Contraction:
         alike: dict[tuple[Any, ...], list[Share]] = {}
         for share in shares:
             alike.setdefault((share.part, id(share.bound)), []).append(share)
-        once = len({s.accumulator for s in shares}) == len(shares) == len(sums)
+        distinct = len({s.accumulator for s in shares}) == len(shares) == len(sums)
         exact = not self.round or all(math.frexp(s.coefficient)[0] in (0.5, -0.5) for s in shares)
-        if self.diagonal or len(alike) == len(shares) or not once or not exact:
+        if self.diagonal or len(alike) == len(shares) or not distinct or not exact:
             return parts, shares
         new: dict[int, tuple[int, float]] = {}
         merged = []

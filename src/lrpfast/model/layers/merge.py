@@ -26,8 +26,8 @@ class Merge(Layer):
     def check_count(self, count: int) -> None:
         """ShapeError unless the layer can take that many inputs."""
         if count < self.least or (self.most is not None and count > self.most):
-            wanted = f"{self.least}" if self.most == self.least else f"at least {self.least}"
-            raise ShapeError(f"{self}: it takes {wanted} inputs, not {count}")
+            expected = f"{self.least}" if self.most == self.least else f"at least {self.least}"
+            raise ShapeError(f"{self}: it takes {expected} inputs, not {count}")
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return self._broadcast(shapes)

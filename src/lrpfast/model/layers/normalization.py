@@ -61,8 +61,8 @@ class BatchNorm(Layer):
     def offset(self) -> np.ndarray:
         """β − mean · factor, float64."""
         beta = 0.0 if self.beta is None else self.beta.astype(np.float64)
-        made: np.ndarray = beta - self.mean.astype(np.float64) * self.factor()
-        return made
+        offset: np.ndarray = beta - self.mean.astype(np.float64) * self.factor()
+        return offset
 
     def output_shape(self, shape: Shape) -> Shape:
         if not shape or shape[-1] != len(self.mean):
