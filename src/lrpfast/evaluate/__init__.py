@@ -10,11 +10,11 @@ Examples
 ([4.0, 1.0, 0.0, 0.0], [4.0, 4.0, 3.0, 0.0])
 """
 
+from .cascade import Randomization, randomization
 from .curves import FlipCurves
-from .flip import flip
+from .flipping import flip
 from .measures import entropy, gini
-from .randomization import Randomization, randomization
-from .sensitivity import sensitivity
+from .noise import sensitivity
 
 __all__ = ["FlipCurves", "Randomization", "entropy", "flip", "gini", "randomization", "sensitivity"]
 

@@ -85,7 +85,9 @@ def figure(results: Mapping[str, FlipCurves], title: str | None = None) -> Figur
     ax = drawn.subplots()
     for i, (name, result) in enumerate(results.items()):
         for order, curve in result.mean.items():
-            label = ", ".join(part for part in (name, f"{order} relevant first" if order != "random" else order) if part)
+            label = ", ".join(
+                part for part in (name, f"{order} relevant first" if order != "random" else order) if part
+            )
             ax.plot(100 * result.fractions, curve, _STYLES[order], color=f"C{i}", label=label)
     ax.set(xlabel="features flipped (%)", ylabel="explained output", xlim=(0, 100))
     ax.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,7 @@ from ..engine.inputs import as_real
 from ..errors import InputError
 from ..kernels.arrays import to_host
 from ..model.graph import Model
-from ..model.randomize import has_weights
+from ..model.rewrites import has_weights
 
 #: Pixels on a side of the window of structural similarity, and its constants.
 WINDOW, K1, K2 = 7, 0.01, 0.03
@@ -128,7 +128,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         finite = np.isfinite(one.ravel()) & np.isfinite(other.ravel())
         ranks = [_ranks(part.ravel()[finite]) for part in (one, other)]
         if len(ranks[0]) > 1 and all(np.ptp(r) > 0 for r in ranks):
-            result[i] = np.corrcoef(*ranks)[0, 1]
+            result[i] = np.corrcoef(np.stack(ranks))[0, 1]
     return result
 
 
@@ -153,8 +153,8 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> float:
     """Over windows, with sample covariances, of values between -1 and 1."""
 
     def mean(values: np.ndarray) -> np.ndarray:
-        windows: np.ndarray = np.lib.stride_tricks.sliding_window_view(values, (WINDOW, WINDOW))
-        return windows.mean((2, 3))
+        means: np.ndarray = np.lib.stride_tricks.sliding_window_view(values, (WINDOW, WINDOW)).mean((2, 3))
+        return means
 
     c1, c2 = (2 * K1) ** 2, (2 * K2) ** 2
     sample = WINDOW**2 / (WINDOW**2 - 1)

@@ -60,7 +60,9 @@ def sensitivity(
     values = to_host(as_real(x, "x")).astype(np.float64)
     target = analyzer.target if target is None else target
     if target is None or (isinstance(target, str) and target == "max"):
-        target = analyzer.explained_model.predict(values, precision=analyzer.precision).reshape(len(values), -1).argmax(1)
+        target = (
+            analyzer.explained_model.predict(values, precision=analyzer.precision).reshape(len(values), -1).argmax(1)
+        )
     generator = np.random.default_rng(seed)
     whole = np.asarray(analyzer.analyze(values, target), np.float64).reshape(len(values), -1)
     size = np.linalg.norm(whole, axis=1)

@@ -61,8 +61,9 @@ def flip(
         Features with the same number are flipped together; those of negative numbers are never flipped. By default
         every feature is a group of its own.
     region : int or tuple of int, optional
-        Instead of groups, the size of rectangular patches on the sample's axes, such as (8, 8) for images with
-        channels last, or (1, 8, 8) with channels first. Later axes belong to the patch; patches at the edge may be smaller.
+        Instead of groups, the size of rectangular patches on the sample's leading axes, such as (8, 8) for images
+        with channels last. Later axes belong to the patch; with channels first, (3, 8, 8) has three channels in it.
+        Patches at the edge may be smaller.
     baseline : float, "mean", array or callable
         What a flipped feature becomes: a number, the sample's own mean, values that broadcast to
         (samples, *input_shape) or to one sample, or a function that makes them of x.
@@ -144,7 +145,9 @@ def _as_targets(target: Any, samples: int) -> np.ndarray | None:
         return None
     values = np.asarray(target)
     if values.dtype.kind not in "iu" or values.shape not in ((), (samples,)):
-        raise InputError(f"target must be 'max', an output's index, or one for each of {samples} samples, not {target!r:.80}")
+        raise InputError(
+            f"target must be 'max', an output's index, or one for each of {samples} samples, not {target!r:.80}"
+        )
     return np.broadcast_to(values.astype(np.int64), (samples,))
 
 
@@ -262,7 +265,9 @@ class _Run:
 
     def _curve(self, x: np.ndarray, baseline: np.ndarray, targets: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         """The target's output at each point, (samples, points)."""
-        at = np.where(self._numbers < 0, np.iinfo(np.int64).max, ranks[:, np.maximum(self._numbers, 0)]).reshape(x.shape)
+        at = np.where(self._numbers < 0, np.iinfo(np.int64).max, ranks[:, np.maximum(self._numbers, 0)]).reshape(
+            x.shape
+        )
         dtype = np.result_type(x.dtype, baseline.dtype, np.float32)
         flipped = np.empty((len(self._points), *x.shape), dtype)
         for values, count in zip(flipped, self._points, strict=True):
