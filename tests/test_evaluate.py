@@ -1,11 +1,16 @@
 """Evaluation of explanations, beside slow loops and figures that other libraries give."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import lrpfast
 from lrpfast import InputError, ShapeError, evaluate
 from lrpfast.layers import Conv, Dense, Flatten
+from pages import blocks, commands
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -275,8 +280,48 @@ def test_the_picture_of_curves(network, rng, tmp_path):
     }
     figure = evaluate.curves.figure(results, "which rule")
     (ax,) = figure.axes
-    assert [line.get_label() for line in ax.lines][:3] == [
-        *("epsilon, most relevant first", "epsilon, least relevant first", "epsilon, random")
+    assert [line.get_label() for line in ax.lines] == [
+        *("epsilon most", "epsilon least", "epsilon random", "z_plus most", "z_plus least")
     ]
-    assert len(ax.lines) == 6 and len({line.get_color() for line in ax.lines}) == 2
+    assert len({line.get_color() for line in ax.lines}) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        *("epsilon", "z_plus", "most relevant first", "least relevant first", "random order")
+    ]
     lrpfast.plot.save(results["epsilon"].figure(), tmp_path / "curves.png")
+
+
+def test_the_command(network, rng, tmp_path, capsys):
+    from lrpfast.cli import main
+
+    network.save(tmp_path / "model.npz")
+    x = rng.random((7, 6))
+    np.save(tmp_path / "x.npy", x)
+    arguments = ["evaluate", str(tmp_path / "model.npz"), str(tmp_path / "x.npy")]
+    assert main([*arguments, "--rule", "epsilon,z_plus", "--radius", "0.1", "--samples", "5", "--randomization"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("5 samples") and lines[1].split() == [
+        *("rule", "most", "least", "random", "gini", "entropy", "sensitivity")
+    ]
+    picked = x[np.arange(5) * 7 // 5].astype(np.float64)
+    target = network.predict(picked).argmax(1)
+    relevance = lrpfast.Analyzer(network, "z_plus").analyze(picked, target)
+    area = evaluate.flip(network, picked, relevance, target=target).area
+    expected = [f"{area[order].mean():.4g}" for order in ("most", "least", "random")]
+    assert lines[3].split()[:4] == ["z_plus", *expected]
+    assert sum(line.startswith("random from") for line in lines) == 2
+    assert main([*arguments, "--target", "all"]) != 0 and "--target max" in capsys.readouterr().err
+    assert main([*arguments, "--rule", "epsilon,epsilon"]) != 0 and "twice" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the docs are not beside these tests")
+def test_the_page(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    (tmp_path / "tests").symlink_to(ROOT / "tests", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for block in blocks(text, "python"):
+        exec(compile(block, "evaluation.md", "exec"), {})  # our own page
+    capsys.readouterr()
+    ((_, printed, shown),) = commands(text, capsys)
+    assert printed == shown
+    assert {path.name for path in tmp_path.iterdir()} == {"tests", "curves.svg", "curves.png"}

@@ -104,7 +104,7 @@ MAY_IMPORT = {
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {
         *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
-        *("analyzer", "innvestigate", "demo", "plot"),
+        *("analyzer", "innvestigate", "demo", "plot", "evaluate"),
     },
     "__main__": {"cli"},
     "": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from .. import table
 from ..analyzer import Analyzer
 from ..engine.inputs import as_real
-from ..errors import InputError
+from ..errors import InputError, RelevanceWarning
 from ..kernels.arrays import to_host
 from ..model.graph import Model
 from ..model.rewrites import has_weights
@@ -31,6 +32,13 @@ class Randomization:
         layer to the output are random. NaN where a map is constant.
     similarity : dict of str to float64 array, shape (samples,)
         The structural similarity of the same maps; NaN for samples that are no images of at least 7 × 7.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(4))])
+    >>> result = lrpfast.evaluate.randomization(model, "epsilon", np.ones((3, 4)), target=0)
+    >>> result.correlation["dense"].shape, bool(np.isnan(result.similarity["dense"]).all())
+    ((3,), True)
     """
 
     correlation: Mapping[str, np.ndarray]
@@ -108,7 +116,9 @@ def randomization(
     for node in reversed(model.nodes):
         if has_weights(node.layer) and node.name not in correlation:
             other = Analyzer(model.randomized(seed, from_layer=node.name), rule, **settings)
-            changed = size(other.analyze(values, target).astype(np.float64))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RelevanceWarning)  # random weights may do anything
+                changed = size(other.analyze(values, target).astype(np.float64))
             correlation[node.name] = rank_correlation(whole, changed)
             similarity[node.name] = structural_similarity(whole, changed)
     return Randomization(correlation, similarity)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import table
 from ..errors import InputError
+from ..plot.check import figure_class
 from ..plot.figure import blank
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ class FlipCurves:
         Of the features, from 0 to 1.
     curves : dict of str to float64 array, shape (samples, points)
         For each order, the explained output after so many features were flipped.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[3.0], [1.0]]))])
+    >>> print(lrpfast.evaluate.flip(model, np.ones((1, 2)), np.array([[3.0, 1.0]]), order=("most", "least")))
+    output while features are flipped: 1 samples, 2 steps
+    order  area  0%  50%  100%
+    most    1.5   4    1     0
+    least   2.5   4    3     0
     """
 
     fractions: np.ndarray
@@ -68,6 +78,7 @@ class FlipCurves:
 
 #: Line styles of the orders; colours tell the rules apart.
 _STYLES = {"most": "-", "least": "--", "random": ":"}
+_LABELS = {"most": "most relevant first", "least": "least relevant first", "random": "random order"}
 
 
 def figure(results: Mapping[str, FlipCurves], title: str | None = None) -> Figure:
@@ -81,17 +92,26 @@ def figure(results: Mapping[str, FlipCurves], title: str | None = None) -> Figur
     """
     if not results:
         raise InputError("there are no curves to draw")
-    drawn = blank((6.4, 4.2), "constrained")
+    figure_class()
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    drawn = blank((6.8, 4.0), "constrained")
     ax = drawn.subplots()
+    randoms = [result.mean["random"] for result in results.values() if "random" in result.curves]
+    one_random = len({curve.tobytes() for curve in randoms}) == 1 < len(results)  # of the same seed and samples
     for i, (name, result) in enumerate(results.items()):
         for order, curve in result.mean.items():
-            label = ", ".join(
-                part for part in (name, f"{order} relevant first" if order != "random" else order) if part
-            )
-            ax.plot(100 * result.fractions, curve, _STYLES[order], color=f"C{i}", label=label)
+            if order == "random" and one_random and i:
+                continue
+            colour = "0.4" if order == "random" and one_random else f"C{i}"
+            ax.plot(100 * result.fractions, curve, _STYLES[order], color=colour, label=f"{name} {order}".strip())
+    orders = list(dict.fromkeys(order for result in results.values() for order in result.curves))
+    handles: list[Any] = [Patch(color=f"C{i}", label=name) for i, name in enumerate(results) if name]
+    handles += [Line2D([], [], color="0.4", linestyle=_STYLES[order], label=_LABELS[order]) for order in orders]
+    drawn.legend(handles=handles, frameon=False, fontsize="small", loc="outside right upper")
     ax.set(xlabel="features flipped (%)", ylabel="explained output", xlim=(0, 100))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small")
     if title:
         drawn.suptitle(title, parse_math=False)
     return drawn

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from ..analyzer import Analyzer
 from ..engine.inputs import as_real
-from ..errors import InputError
+from ..errors import InputError, RelevanceWarning
 from ..kernels.arrays import to_host
 
 
@@ -67,9 +68,11 @@ def sensitivity(
     whole = np.asarray(analyzer.analyze(values, target), np.float64).reshape(len(values), -1)
     size = np.linalg.norm(whole, axis=1)
     largest = np.zeros(len(values))
-    for _ in range(int(draws)):
-        noise = generator.uniform(-radius, radius, values.shape)
-        changed = np.asarray(analyzer.analyze(values + noise, target), np.float64).reshape(len(values), -1)
-        largest = np.maximum(largest, np.linalg.norm(changed - whole, axis=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RelevanceWarning)  # R(x) had its own
+        for _ in range(int(draws)):
+            noise = generator.uniform(-radius, radius, values.shape)
+            changed = np.asarray(analyzer.analyze(values + noise, target), np.float64).reshape(len(values), -1)
+            largest = np.maximum(largest, np.linalg.norm(changed - whole, axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(largest == 0, 0.0, largest / size)
