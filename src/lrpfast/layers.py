@@ -48,6 +48,7 @@ from .model.layers import (
     Subtract,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
 
@@ -92,6 +93,7 @@ __all__ = [
     "Subtract",
     "Take",
     "UpSample",
+    "Where",
     "ZeroPad",
 ]
 

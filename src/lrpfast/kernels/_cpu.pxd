@@ -135,6 +135,7 @@ cdef enum Function:
     LOG_SIGMOID
     POWER
     HARD_SILU
+    LOG
     SOFTMAX
     LOG_SOFTMAX
 

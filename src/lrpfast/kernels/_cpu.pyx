@@ -39,7 +39,7 @@ CODES = {
     "Function": {"RELU": RELU, "LEAKY_RELU": LEAKY_RELU, "PRELU": PRELU, "ELU": ELU, "SELU": SELU, "GELU": GELU,
                  "SILU": SILU, "TANH": TANH, "SIGMOID": SIGMOID, "HARD_SIGMOID": HARD_SIGMOID, "SOFTPLUS": SOFTPLUS,
                  "SOFTSIGN": SOFTSIGN, "EXPONENTIAL": EXPONENTIAL, "MISH": MISH, "CLIP": CLIP, "CELU": CELU,
-                 "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU,
+                 "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU, "LOG": LOG,
                  "SOFTMAX": SOFTMAX, "LOG_SOFTMAX": LOG_SOFTMAX},
 }
 #: Kernels by the name that an operation's row has for them.

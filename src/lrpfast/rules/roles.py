@@ -42,6 +42,7 @@ from ..model.layers import (
     Subtract,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
 from ..model.node import Node
@@ -91,7 +92,7 @@ _ROLES: dict[type[Layer], Role] = {
     BatchNorm: AFFINE,
     **dict.fromkeys(SUMS, SUM),
     **dict.fromkeys((Multiply, Dot), PRODUCT),
-    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
+    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum, Where), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
     **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take), ROUTE),
     LocalResponseNorm: Role("local response normalization", Pass(), (Pass,)),
