@@ -12,6 +12,7 @@ from ...budget import take as count
 from ...model import layers as L
 from ..axis_ops import INPUT_BYTES, fixed, take
 from ..channels_first import Value
+from ..input_shape import FIX_SIZE
 from .context import NodeContext
 from .fold import axes_of
 
@@ -41,7 +42,7 @@ def _absolute(ctx: NodeContext, x: Value) -> Value:
 def total(ctx: NodeContext, x: Value, axes: list[int], keepdims: bool) -> Value:
     """The sum over axes: their mean, times how many values they have."""
     if any(x.shape[a] is None for a in axes):
-        raise ctx.unsupported("sums over axes whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("sums over axes whose size the file leaves open", FIX_SIZE)
     values = math.prod(fixed(x, a) for a in axes)
     mean = ctx.builder.pool_all(x, axes, L.GlobalAveragePool, keepdims)
     return ctx.builder.affine(mean, np.array(float(values)), _NOTHING)
