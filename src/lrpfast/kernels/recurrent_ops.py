@@ -186,7 +186,7 @@ class Recur(Operation):
 )
 @dataclass(frozen=True, eq=False)
 class RecurBack(Operation):
-    """out = relevance of x; ``out_h``, ``out_c`` = that of the initial states; ``account``, (steps, `ACCOUNT`): see there.
+    """out = relevance of x; ``out_h``, ``out_c`` = that of the initial states; ``account``, (steps, `ACCOUNT`).
 
     The last three may be None.
     """
