@@ -109,7 +109,7 @@ class ZarrSink(Sink):
         return range(first // self._rows, -(-stop // self._rows))
 
     def _write_chunk(self, chunk: int, offset: int, rows: np.ndarray) -> None:
-        """Write the rows that belong to a chunk; ``offset`` is the row of the chunk where they begin, perhaps below 0."""
+        """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
         file_path = self._file(chunk)
         begin, end = max(0, offset), min(self._rows, offset + len(rows))
         part = rows[begin - offset : end - offset]
