@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,11 @@ import numpy as np
 from .. import table
 from ..errors import InputError, ShapeError
 from .channels import channels_first
-from .layers import (
-    SOFTMAXES,
-    Activation,
-    Block,
-    Identity,
-    Input,
-    Layer,
-    Merge,
-)
+from .layers import SOFTMAXES, Block, Input, Layer, Merge
 from .layers.base import as_shape, fits, whole
-from .layers.shape import only_moves
 from .node import Node, check_pairs, indices, with_names
 from .npz import digest, write
+from .rewrites import own_layers, randomized, without_activations
 from .summary import summary_table
 
 
@@ -332,26 +323,8 @@ class Model:
         is_list = isinstance(functions, Collection) and not isinstance(functions, str)
         if not is_list or not all(isinstance(name, str) for name in functions):
             raise InputError(f"functions must be a list of names, as ['softmax'], not {functions!r:.80}")
-        nodes = [(node.layer, node.inputs) for node in self.nodes]
-        consumers = self.consumers()
-        changed = False
-        for i in self.outputs:
-            # a layer that only hands the output on or moves it, and to nothing else
-            while only_moves(nodes[i][0]) and nodes[i][1] and len(consumers[i]) <= (i not in self.outputs):
-                i = nodes[i][1][0]
-            layer, inputs = nodes[i]
-            activation: Activation | None = getattr(layer, "activation", None)
-            if len(consumers[i]) > (i not in self.outputs):
-                continue  # something else needs the activation
-            if isinstance(layer, Activation) and layer.function in functions and inputs:
-                nodes[i] = (Identity(f"without {layer.function}", name=layer.name), inputs)
-            elif activation is not None and activation.function in functions:
-                bare: Any = layer
-                nodes[i] = (replace(bare, activation=None), inputs)
-            else:
-                continue
-            changed = True
-        return with_layers(self, nodes) if changed else self
+        nodes = without_activations(self.nodes, self.consumers(), self.outputs, functions)
+        return self if nodes is None else with_layers(self, nodes)
 
     def without_softmax(self) -> Model:
         """The same model with a final softmax or its logarithm left out, so that it predicts logits.
@@ -367,6 +340,37 @@ class Model:
         [[3.0, 1.0]]
         """
         return self.without_output_activation(SOFTMAXES)
+
+    def randomized(self, seed: int = 0, *, from_layer: str | int | None = None) -> Model:
+        """The same network with random weights, from a layer to the output.
+
+        Each array of a layer with a kernel or an embedding is drawn from a normal distribution with that
+        array's mean and standard deviation. Normalizations keep theirs.
+
+        Parameters
+        ----------
+        seed : int
+            The same seed draws the same weights for a layer, wherever the random layers begin.
+        from_layer : str or int, optional
+            The first random layer, by name or index; all of them when None.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+        >>> model.randomized(seed=1).digest() == model.digest()
+        False
+        """
+        first = 0 if from_layer is None else self.index(from_layer)
+        return with_layers(self, randomized(self.nodes, seed, first))
 
     def predict(
         self,
@@ -486,15 +490,5 @@ class Model:
 
 
 def with_layers(model: Model, nodes: Sequence[tuple[Layer, tuple[int, ...]]]) -> Model:
-    """The model with other layers at its nodes, which keep their names.
-
-    Of a layer that is used several times one use may become another: they are layers of their own then.
-    """
-    replacements: dict[int, set[int]] = {}
-    for node, (layer, _) in zip(model.nodes, nodes, strict=True):
-        replacements.setdefault(id(node.layer), set()).add(id(layer))
-    new_nodes = [
-        (replace(layer, name=node.name) if len(replacements[id(node.layer)]) > 1 else layer, inputs)
-        for node, (layer, inputs) in zip(model.nodes, nodes, strict=True)
-    ]
-    return Model(new_nodes, model.name, model.outputs)
+    """The model with other layers at its nodes, which keep their names."""
+    return Model(own_layers(model.nodes, nodes), model.name, model.outputs)
