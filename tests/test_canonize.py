@@ -303,7 +303,7 @@ EXPRESS = {
 @pytest.mark.parametrize("how", EXPRESS)
 @pytest.mark.parametrize("rule", ["pass", "gamma"])
 def test_a_rule_for_a_norm_keeps_it_from_being_folded(how, rule):
-    layers = [L.Dense(array(4, 3), array(3), name="d"), norm(3, "norm"), relu(), L.Dense(array(3, 2), array(2))]
+    layers = [L.Dense(array(4, 12), array(12), name="d"), norm(12, "norm"), relu(), L.Dense(array(12, 2), array(2))]
     model, x = lrpfast.from_layers(layers, (4,)), RNG.normal(size=(3, 4))
     uniform = lrpfast.composites.Uniform(lrpfast.rules.Epsilon(0.5))
     one_by_one = lrpfast.composites.Composite(
