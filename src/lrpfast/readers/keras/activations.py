@@ -63,7 +63,7 @@ _ALIASES: dict[str, tuple[str, dict[str, float]]] = {
     "sparse_sigmoid": ("hard_sigmoid", {"slope": 0.5}),
 }
 #: Keras's names and ours: what is not among them has no name in Keras.
-_NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink", "power"}
+_NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink", "power", "log"}
 
 
 def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Activation | None:

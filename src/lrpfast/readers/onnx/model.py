@@ -25,6 +25,7 @@ from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Shape
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..conditions import CONDITIONS, is_condition, moved
 from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from .context import NodeContext
 from .control_flow import CONTROL
@@ -47,7 +48,6 @@ _MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, Arithme
 #: Operators that are read as parts of a function alone.
 _REMEDIES = {
     "Erf": "It works in a GELU, x * (1 + erf(x / sqrt(2))) / 2, whose constants are these to the precision of float32",
-    "Log": "It works in a softplus, log(1 + exp(x)), and in a log-sigmoid, log(sigmoid(x))",
 }
 
 #: What predictions of a quantized file are.
@@ -151,7 +151,8 @@ def build(file: File) -> Model:
         if isinstance(values[name], Integers):
             raise UnsupportedLayerError(values[name].problem)
         if not isinstance(values[name], (Tensor, Flat)):
-            kind = "quantized numbers" if isinstance(values[name], Quantized) else "rows joined with the batch"
+            kind = "the result of a comparison" if is_condition(values[name]) else "rows joined with the batch"
+            kind = "quantized numbers" if isinstance(values[name], Quantized) else kind
             raise UnsupportedLayerError(f"the output {name!r} holds {kind}, which cannot be explained")
     if any(node.op == "QuantizeLinear" for node in planned):
         warnings.warn(_QUANTIZED, ApproximationWarning, stacklevel=2)
@@ -234,6 +235,9 @@ class _GraphReader:
         if node.op not in KNOWING and any(isinstance(arg, Rows) for arg in args):
             node, args, count = as_samples(node, args, self.opset)
             return [Rows(value, count) for value in self._built(node, args)]
+        condition = args[0] if args else None
+        if node.op in MOVES and isinstance(condition, CONDITIONS):
+            return [moved(condition, lambda value: self._built(node, [value, *args[1:]])[0], self.builder)]
         if node.op in MOVES and isinstance(args[0], Quantized):
             q = args[0]
             return [replace(q, value=value) for value in self._built(node, [q.value, *args[1:]])]
