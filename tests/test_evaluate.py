@@ -83,7 +83,7 @@ def test_flip_agrees_with_a_slow_loop(images, rng, order, grouping):
 
 
 def test_figures_of_quantus():
-    """Quantus 0.6.0: PixelFlipping(features_in_step=1, perturb_baseline="black") with softmax, Sparseness, Complexity."""
+    """Quantus 0.6.0: PixelFlipping(features_in_step=1, perturb_baseline="black"), Sparseness, Complexity."""
     recorded = np.load(ROOT / "tests" / "data" / "quantus.npz")
     model = lrpfast.from_layers(
         [
