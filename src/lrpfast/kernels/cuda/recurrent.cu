@@ -28,6 +28,10 @@ __device__ __forceinline__ int output_row(const Recurrence& r, int number)
     return r.time_order ? step_of(r, number) : number;
 }
 
+// many values of a unit at a time: more registers, or some of them would lie in memory
+#undef LIGHT_BLOCKS
+#define LIGHT_BLOCKS 1
+
 #define UNITS(j) for (int j = lane; j < r.units; j += 32)
 
 // z = [x, h] W + b, a lane for each column
