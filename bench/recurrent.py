@@ -56,12 +56,12 @@ def main() -> None:
         rule = lrpfast.rules.Recurrent(1e-3, product=product)
         start = time.perf_counter()
         analyzer = lrpfast.Analyzer(model, rule, threads=o.threads, target=0)
-        made = time.perf_counter() - start
+        seconds = time.perf_counter() - start
         times = measure(lambda analyzer=analyzer: analyzer.analyze(x), o.repeat)
         exact = lrpfast.Analyzer(model, rule, threads=o.threads, target=0, precision="float64").analyze(x)
         error = np.abs(analyzer.analyze(x) - exact).max((1, 2)) / np.abs(exact).max((1, 2))
         print(
-            f"{product:7} {1e3 * made:5.1f} ms to make, {1e3 * min(times) / o.batch:.3f} ms a sequence "
+            f"{product:7} {1e3 * seconds:5.1f} ms to make, {1e3 * min(times) / o.batch:.3f} ms a sequence "
             f"(median {1e3 * statistics.median(times) / o.batch:.3f}); float32 is off by {np.median(error):.0e}, "
             f"at most {error.max():.0e} of the largest"
         )

@@ -88,8 +88,8 @@ class Network:
             h = o * np.tanh(c)
         error = (h @ head + offset)[:, 0] - y
         slope = 2 * error[:, None] / len(x)
-        found = [np.zeros_like(w) for w in self.weights]
-        found[3], found[4] = h.T @ slope, slope.sum(0)
+        slopes = [np.zeros_like(w) for w in self.weights]
+        slopes[3], slopes[4] = h.T @ slope, slope.sum(0)
         dh, dc = slope @ head.T, 0.0
         for t in range(x.shape[1] - 1, -1, -1):
             before, c_before, i, f, g, o = steps[t]
@@ -97,11 +97,11 @@ class Network:
             dc = dc + dh * o * (1 - s * s)
             dz = [dc * g * i * (1 - i), dc * c_before * f * (1 - f), dc * i * (1 - g * g), dh * s * o * (1 - o)]
             dz = np.concatenate(dz, 1)
-            found[0] += x[:, t].T @ dz
-            found[1] += before.T @ dz
-            found[2] += dz.sum(0)
+            slopes[0] += x[:, t].T @ dz
+            slopes[1] += before.T @ dz
+            slopes[2] += dz.sum(0)
             dh, dc = dz @ recurrent.T, dc * f
-        return (error**2).mean(), found
+        return (error**2).mean(), slopes
 
     def step(self, number, gradients, rate):
         """One step of Adam, of gradients that are cut off at a length of 1."""
