@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     except MemoryError:
         message = "out of memory"
-    print(f"lrpfast: error: {' '.join(message.split())}", file=sys.stderr)
+    lines = [" ".join(line.split()) for line in message.splitlines()]  # a list of obstacles has several
+    print("lrpfast: error: " + "\n".join(lines), file=sys.stderr)
     return 2
 
 

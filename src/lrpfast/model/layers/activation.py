@@ -45,6 +45,7 @@ FUNCTIONS: dict[str, Function] = {
     "log_sigmoid": Function({}, sign=-1),
     "power": Function({"exponent": 1.0}),
     "hard_silu": Function({}),
+    "log": Function({}),
     "softmax": Function({}, sign=1),
     "log_softmax": Function({}, sign=-1),
 }

@@ -133,6 +133,34 @@ class Minimum(Merge):
 
 
 @dataclass(frozen=True, eq=False)
+class Where(Merge):
+    """The second input where the first is above 0, the third elsewhere; smaller ones are stretched as in NumPy.
+
+    What is selected receives all relevance, the first input none.
+
+    Parameters
+    ----------
+    or_equal : bool, optional
+        Whether the second input is taken where the first is exactly 0, too.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> x, a, b = graph.input(2), graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Where(), x, a, b))
+    >>> model.predict([np.array([[-1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([[5.0, 6.0]])]).tolist()
+    [[5.0, 4.0]]
+    """
+
+    or_equal: bool = False
+    least: ClassVar[int] = 3
+    most: ClassVar[int | None] = 3
+
+    def describe(self) -> str:
+        return "x >= 0" if self.or_equal else "x > 0"
+
+
+@dataclass(frozen=True, eq=False)
 class Concat(Merge):
     """All inputs one after the other along an axis.
 
