@@ -218,7 +218,7 @@ class AnalyzerCore:
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
         shape = (samples, *axes, *layout.row)
         result = empty_like(shape, dtype, x) if out is None or layout.several else check_out(out, shape, dtype, x)
-        compiled, kept = (programs.main, None) if output is None else programs.with_output()
+        compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
         whole = samples * self._per_sample <= 1 << 20  # a small batch is spared the slicing, a fair part of its time
         parts = (slice(0, samples),) if whole else programs.chunks(samples, self._per_sample * math.prod(axes))
         for part in parts:
@@ -226,7 +226,7 @@ class AnalyzerCore:
             into = result if whole else result[part]
             if axes:
                 into = empty_like((*axes, *rows.shape), dtype, x)  # the run's own order: one target after another
-            keep = None if output is None or kept is None else {kept: output[part]}
+            keep = None if output is None or output_buffer is None else {output_buffer: output[part]}
             part_start = start if whole else start.part(part)
             programs.run(compiled, rows, into, part.start, settings, part_start, keep, notes, exact)
             if axes:
@@ -260,13 +260,13 @@ class AnalyzerCore:
         hidden = {i: np.empty((samples, *n), dtype) for i, n in enumerate(shapes)} if layers else {}
         figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
         notes: list[Any] = []
-        for part, piece, kept in self._traced_chunks(x, start, notes):
+        for part, piece, buffers in self._traced_chunks(x, start, notes):
             rows[part] = piece
-            output_rows[part] = kept[lowered.program.output].reshape(output_rows[part].shape)
+            output_rows[part] = buffers[lowered.program.output].reshape(output_rows[part].shape)
             for i, array in hidden.items():
-                array[part] = kept[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
+                array[part] = buffers[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
             for trace, figure in zip(lowered.layers, figures, strict=True):
-                figure.append(layer_balance(trace, kept, len(piece)))
+                figure.append(layer_balance(trace, buffers, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
         relevance = self.layout.unpack(like(rows, inputs))
         output = self.layout.unpack_output(like(output_rows, inputs))
@@ -310,15 +310,16 @@ class AnalyzerCore:
         return outputs
 
     def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
-        """Note how relevance, (samples, targets, …), grew, for a backend that does not: of a few samples, or of all."""
+        """Record how relevance, (samples, targets, …), grew, for a backend that does not, of some samples or all."""
         step = 1 if exact else max(1, -(-len(x) // MOST_JUDGED))
         for part in self._programs.chunks(len(x[::step]), self._per_sample * relevance.shape[1]):
-            chosen = slice(part.start * step, part.stop * step, step)
-            if len(rows := x[chosen]):
-                output = to_host(self._outputs(rows)).reshape(len(rows), -1)
-                note = judge(relevance[chosen], output, start.part(chosen), self.settings.rectify, step)
-                if note is not None:
-                    notes.append((chosen.start, note))
+            samples = slice(part.start * step, part.stop * step, step)
+            if len(rows := x[samples]):
+                # an explicit starting relevance needs no outputs
+                output = None if start.mode == "array" else to_host(self._outputs(rows)).reshape(len(rows), -1)
+                growth = judge(relevance[samples], output, start.part(samples), self.settings.rectify, step)
+                if growth is not None:
+                    notes.append((samples.start, growth))
 
     def _copy_into(self, result: np.ndarray, out: Any) -> None:
         """Put the relevance into the caller's arrays, one for each input."""
@@ -337,11 +338,11 @@ class AnalyzerCore:
         kept_size = sum(sizes[b] for b in lowered.program.keep)
         for part in self._programs.chunks(len(x), self._per_sample + kept_size * dtype.itemsize):
             rows = x[part]
-            kept = {b: np.empty((len(rows), sizes[b]), dtype) for b in lowered.program.keep}
+            buffers = {b: np.empty((len(rows), sizes[b]), dtype) for b in lowered.program.keep}
             relevance = np.empty(rows.shape, dtype)
             part_start = start.part(part)
-            self._programs.run(compiled, rows, relevance, part.start, self.settings, part_start, kept, notes, True)
+            self._programs.run(compiled, rows, relevance, part.start, self.settings, part_start, buffers, notes, True)
             result = lowered.program.result
             assert result is not None
-            kept[result] = relevance.reshape(len(rows), sizes[result])
-            yield part, relevance, kept
+            buffers[result] = relevance.reshape(len(rows), sizes[result])
+            yield part, relevance, buffers

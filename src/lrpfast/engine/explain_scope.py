@@ -94,11 +94,11 @@ def minus_reference(model: Model, y_ref: Any) -> Model:
     return with_layers(model, nodes)
 
 
-def rules_of(assignment: Assignment, kept: Sequence[int]) -> Assignment:
+def rules_of(assignment: Assignment, indices: Sequence[int]) -> Assignment:
     """The rules of some of a model's nodes, by their places among these."""
     return Assignment(
-        {position: assignment.rules[i] for position, i in enumerate(kept) if i in assignment.rules},
-        {position: assignment.activations[i] for position, i in enumerate(kept) if i in assignment.activations},
+        {position: assignment.rules[i] for position, i in enumerate(indices) if i in assignment.rules},
+        {position: assignment.activations[i] for position, i in enumerate(indices) if i in assignment.activations},
     )
 
 

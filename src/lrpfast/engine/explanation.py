@@ -53,7 +53,7 @@ class Explanation:
         return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
 
     def _head(self) -> str:
-        kept = "" if self.layers is None else f", {len(self.layers)} layers"
+        layers = "" if self.layers is None else f", {len(self.layers)} layers"
         arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
         shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
-        return f"relevance {shapes} {arrays[0].dtype}{kept}"
+        return f"relevance {shapes} {arrays[0].dtype}{layers}"

@@ -25,10 +25,10 @@ def check_precision(precision: Any) -> tuple[str, bool]:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}") from None
 
 
-def check_flag(value: Any, what: str) -> bool:
+def check_flag(value: Any, name: str) -> bool:
     """True or False, and nothing that only looks like it."""
     if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{what} must be True or False, not {value!r}")
+        raise InputError(f"{name} must be True or False, not {value!r}")
     return bool(value)
 
 
@@ -68,11 +68,11 @@ def unmasked(x: Any) -> Any:
     return x.filled(np.nan)
 
 
-def as_real(x: Any, what: str) -> Any:
+def as_real(x: Any, name: str) -> Any:
     """x as an array of real numbers, not yet cast: CuPy's where x is on a GPU, else NumPy's; InputError for others."""
     if isinstance(x, (str, bytes, os.PathLike)):
         raise InputError(
-            f"{what} must be an array of real numbers, not {x!r:.80}; np.load reads an .npy file, and Analyzer.stream "
+            f"{name} must be an array of real numbers, not {x!r:.80}; np.load reads an .npy file, and Analyzer.stream "
             "takes paths"
         )
     try:
@@ -85,17 +85,17 @@ def as_real(x: Any, what: str) -> Any:
     except LrpfastError:
         raise
     except (TypeError, ValueError, BufferError, RuntimeError) as error:
-        raise InputError(f"{what} cannot be made an array: {error}") from None
+        raise InputError(f"{name} cannot be made an array: {error}") from None
     if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
         if x.dtype.kind == "O":
             raise InputError(
-                f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers"
+                f"{name} have dtype object (rows of different lengths, or None?); give an array of real numbers"
             )
-        raise InputError(f"{what} must be real numbers, not dtype {x.dtype}")
+        raise InputError(f"{name} must be real numbers, not dtype {x.dtype}")
     return x
 
 
-def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
+def as_batch(x: Any, shape: tuple[int, ...], name: str = "inputs") -> Any:
     """x as an array of samples of the given shape, real and not yet cast: CuPy's where x is on a GPU, else NumPy's.
 
     Raises
@@ -105,11 +105,11 @@ def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
     ShapeError
         For a wrong rank or width; says what was expected and what came.
     """
-    x = as_real(x, what)
+    x = as_real(x, name)
     if x.shape[1:] != shape and not fits(x.shape[1:], shape) or x.ndim == 0:
         expected = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else _other_layout(x.shape, shape)
-        raise ShapeError(f"{what} must have shape {expected}, not {x.shape}{hint}")
+        raise ShapeError(f"{name} must have shape {expected}, not {x.shape}{hint}")
     return x
 
 
@@ -207,7 +207,8 @@ def _as_pair(target: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int]
         )
     else:
         raise InputError(
-            f"target {target!r} does not say what to explain of outputs of shape {shape}: {_ways(target, shape)}"
+            f"target {target!r} does not say what to explain of outputs of shape {shape}: "
+            f"{_alternatives(target, shape)}"
         )
     if a == b:
         raise InputError(f"target {target!r} is an output's difference with itself")
@@ -218,27 +219,27 @@ def _inside(index: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
     return len(index) == len(shape) and all(0 <= i < n for i, n in zip(index, shape, strict=True))
 
 
-def _ways(target: tuple[Any, ...], shape: tuple[int, ...]) -> str:
+def _alternatives(target: tuple[Any, ...], shape: tuple[int, ...]) -> str:
     """How to write what a tuple may mean on outputs of several axes."""
-    ways = []
+    texts = []
     if _are_indices(target) and _inside(target, shape):
         index = [int(t) for t in target]
-        ways.append(f"output {index}, as captum reads it, is target={int(np.ravel_multi_index(index, shape))}")
+        texts.append(f"output {index}, as captum reads it, is target={int(np.ravel_multi_index(index, shape))}")
     if len(target) == 2 and _are_indices(target) and all(0 <= t < math.prod(shape) for t in target):
         a, b = (tuple(int(i) for i in np.unravel_index(int(t), shape)) for t in target)
         written = "-".join(",".join(map(str, index)) for index in (a, b))
-        ways.append(
+        texts.append(
             f"the difference of outputs {target[0]} and {target[1]}, counted flat, is target={(a, b)} "
             f"(--target {written})"
         )
-    if not ways:
+    if not texts:
         first = (0,) * len(shape)
         last = tuple(n - 1 for n in shape)
-        ways.append(
+        texts.append(
             f"one output is its index, counted flat from 0 to {math.prod(shape) - 1}; a difference is a pair of full "
             f"indices, as {(last, first)}"
         )
-    return "; ".join(ways)
+    return "; ".join(texts)
 
 
 def _check_index(value: int, size: int) -> int:
@@ -324,11 +325,11 @@ def as_start(
     raise InputError(f"{TARGETS}, not dtype {array.dtype}")
 
 
-def _target_array(value: Any, what: str) -> np.ndarray:
+def _target_array(value: Any, name: str) -> np.ndarray:
     """A target as an array on the host."""
     try:
         return to_host(as_array(value))
     except (TypeError, ValueError) as error:
         if isinstance(error, LrpfastError):
             raise
-        raise InputError(f"{what} cannot be made an array: {error}") from None
+        raise InputError(f"{name} cannot be made an array: {error}") from None

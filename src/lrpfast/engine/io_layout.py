@@ -84,8 +84,8 @@ class IOLayout:
             return self._checked(x, self.inputs[0], "inputs")
         if isinstance(x, Mapping) or not isinstance(x, (list, tuple)) or len(x) != len(self.inputs):
             names = ", ".join(p.name for p in self.inputs)
-            given = f"{len(x)}" if isinstance(x, (list, tuple)) else type(x).__name__
-            raise InputError(f"the model takes a list of {len(self.inputs)} inputs ({names}), not {given}")
+            description = f"{len(x)}" if isinstance(x, (list, tuple)) else type(x).__name__
+            raise InputError(f"the model takes a list of {len(self.inputs)} inputs ({names}), not {description}")
         arrays = [self._checked(a, p, f"input {p.name!r}") for a, p in zip(x, self.inputs, strict=True)]
         if len({len(a) for a in arrays}) > 1:
             counts = ", ".join(f"{p.name}: {len(a)}" for a, p in zip(arrays, self.inputs, strict=True))
@@ -97,15 +97,15 @@ class IOLayout:
         return module_of(rows[0]).concatenate([r.astype(dtype, copy=False) for r in rows], 1)
 
     @staticmethod
-    def _checked(x: Any, port: IOSlot, what: str) -> Any:
-        array = as_batch(x, port.shape, what)
+    def _checked(x: Any, port: IOSlot, name: str) -> Any:
+        array = as_batch(x, port.shape, name)
         if port.entries is not None:
             with np.errstate(invalid="ignore"):
                 wrong = (array != np.floor(array)) | (array < 0) | (array >= port.entries)
             if wrong.any():
                 position = tuple(int(i) for i in np.argwhere(to_host(wrong))[0])
                 raise SampleError(
-                    f"{{where}} of {what} is {array[position]}: an embedding of {port.entries} entries takes "
+                    f"{{where}} of {name} is {array[position]}: an embedding of {port.entries} entries takes "
                     f"whole numbers from 0 to {port.entries - 1}",
                     position[0],
                     position[1:],

@@ -46,9 +46,9 @@ def rule_text(rule: Rule) -> str:
     return f"{rule.name}({', '.join(shown)})" if shown else rule.name
 
 
-def _canonized(canonize: bool, kept: list[str]) -> str:
+def _canonized(canonize: bool, names: list[str]) -> str:
     """Whether batch normalization is folded, and which is not since it has a rule of its own."""
-    return "false" if not canonize else "true" + (f", but {', '.join(kept)}" if kept else "")
+    return "false" if not canonize else "true" + (f", but {', '.join(names)}" if names else "")
 
 
 def deciding(core: AnalyzerCore) -> tuple[Any, ...]:
