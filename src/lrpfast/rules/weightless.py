@@ -10,7 +10,7 @@ from .rule import Rule
 
 @dataclass(frozen=True, repr=False)
 class Pass(Rule):
-    """Hand relevance through unchanged: R_in = R.
+    """Pass relevance on unchanged: R_in = R.
 
     The rule of activations, reshapes and inference no-ops (Bach et al. 2015, section 2.3).
 
@@ -33,8 +33,8 @@ class Pass(Rule):
 class Gradient(Rule):
     """Multiply relevance by the layer's derivative: R_in,i = Σ_j ∂y_j/∂x_i R_j.
 
-    For activations, sums and batch normalization, where an analyzer asks for it:
-    excitation backprop's activations, deep Taylor's layers without weights.
+    For activations, sums and batch normalization, in excitation backprop (activations) and
+    deep Taylor (layers without weights).
     It does not conserve relevance; the report counts the difference as lost.
 
     References
@@ -58,7 +58,7 @@ class Gradient(Rule):
 
 @dataclass(frozen=True, repr=False)
 class Split(Rule):
-    """Share a product's relevance equally among its factors: R_k = R / n.
+    """Divide a product's relevance equally among its factors: R_k = R / n.
 
     For a product of matrices, z = Σ_k a_k b_k, each factor gets half of every
     summand's share: R_a,k = ½ Σ a_k b_k / (z + stabilizer) R.
@@ -66,7 +66,7 @@ class Split(Rule):
     Parameters
     ----------
     stabilizer : float or Stabilizer
-        Of products of matrices.
+        The stabilizer of products of matrices.
 
     References
     ----------
