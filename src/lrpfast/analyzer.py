@@ -345,9 +345,12 @@ class Analyzer:
         source : path, array, iterator
             Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
             ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
+            Of a model with several inputs a source for each: a mapping from the inputs' names, a list in their order,
+            or a file, or a group in it, that holds an array of each name. Lengths must agree.
         sink : path or callable, optional
             Where relevances go: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function
-            called with (first sample's index, relevances). None when only statistics are wanted.
+            called with (first sample's index, relevances). None when only statistics are wanted. Of several inputs
+            an .h5 or .nc file, which gets an array for each by its name; a function is called with a mapping.
         target : optional
             As in `analyze`; one for each sample as an array of as many.
         batch_size : "auto" or int
