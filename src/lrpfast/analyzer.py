@@ -356,9 +356,12 @@ class Analyzer:
         source : path, array, iterator
             Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
             ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
+            Of a model with several inputs a source for each: a mapping from the inputs' names, a list in their order,
+            or a file, or a group in it, that holds an array of each name. Lengths must agree.
         sink : path or callable, optional
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
-            called with (index of the first sample, relevances). None if only statistics are wanted.
+            called with (index of the first sample, relevances). None if only statistics are wanted. For several
+            inputs an .h5 or .nc file, with an array for each input by its name; a function gets a mapping.
         target : optional
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int
