@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ..errors import ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from .axis_ops import affine, constant, fixed, pad
 from .channels_first import Builder, Tensor, Value, clip
+from .file_axes import aligned, permute
 
 Operand = Value | np.ndarray
 
@@ -152,26 +154,33 @@ def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Value:
     """A sum of products that is a matrix product with a constant, or of two matrices.
 
-    The labels of values begin with the batch's, which the arrays lack: an array here has all axes that its
-    term names.
+    Each value's batch axis has the same label, which the arrays lack.
     """
-    ranks = [v.ndim if isinstance(v, np.ndarray) else len(v.shape) + 1 for v in operands]
+    ranks = [v.ndim if isinstance(v, np.ndarray) else v.rank for v in operands]
     terms, result = _labels(equation, ranks)
-    batch = result[:1]
+    values, arrays = [], []
     for term, operand in zip(terms, operands, strict=True):
         if len(set(term)) != len(term):
             raise UnsupportedLayerError(f"takes the diagonal of an operand ({equation!r})")
-        if not batch or (batch in term if isinstance(operand, np.ndarray) else term[:1] != batch):
-            raise UnsupportedLayerError(f"moves the batch axis or sums over it ({equation!r})")
-    values = [(t[1:], v) for t, v in zip(terms, operands, strict=True) if not isinstance(v, np.ndarray)]
-    arrays = [(t, v) for t, v in zip(terms, operands, strict=True) if isinstance(v, np.ndarray)]
-    result = result[1:]
+        if isinstance(operand, np.ndarray):
+            arrays.append((term, operand))
+            continue
+        at = operand.batch.position
+        rest = [d for d in range(operand.rank) if d != at]
+        values.append((term[at], "".join(term[d] for d in rest), permute(builder, operand, [at, *rest])))
+    batches = {label for label, _, _ in values}
+    batch = batches.pop() if len(batches) == 1 else " "
+    if batch not in result or any(batch in term for term, _ in arrays):
+        raise UnsupportedLayerError(f"sums over the batch axis, or has it on other axes ({equation!r})")
+    of_sample = result.replace(batch, "")
     if len(values) == 2 and not arrays:
-        return _product_of_two(builder, equation, values, result)
-    if len(values) != 1 or len(arrays) > 1:
+        product = _product_of_two(builder, equation, [(t, v) for _, t, v in values], of_sample)
+    elif len(values) != 1 or len(arrays) > 1:
         raise UnsupportedLayerError(f"multiplies more than two operands ({equation!r}). Write it as several products")
-    (labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
-    return _contraction(builder, x, labels, array, term, result)
+    else:
+        (_, labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
+        product = _contraction(builder, x, labels, array, term, of_sample)
+    return permute(builder, product, [(batch + of_sample).index(label) for label in result])
 
 
 def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, term: str, result: str) -> Value:
@@ -211,14 +220,18 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
 
 
 def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
-    """The product of two matrices of each sample."""
+    """The product of two matrices of each sample, on the file's last two axes."""
+    a, b = aligned(builder, [a, b])
+    for value in (a, b):
+        for dim in (-1, -2):
+            value.axis(dim)  # which must not hold the batch
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise UnsupportedLayerError(
             f"multiplies samples of shapes {a.shape} and {b.shape}, which the model computes. These work: two matrices"
         )
     a, b = builder.plain(a), builder.plain(b)
     node = builder.add(L.Dot((1, 0)), a.node, b.node)
-    return Tensor(node, tuple(builder.shapes[node]), (0, 1))
+    return replace(a, node=node, shape=tuple(builder.shapes[node]))
 
 
 def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:

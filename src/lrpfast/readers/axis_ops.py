@@ -70,7 +70,7 @@ def _spatially(
     """One layer on the axes of an image, or one after the other; ``layer`` gets each axis's item, or ``none``."""
     spatial = len(value.shape) - 1
     if len(items) > 1 and 0 not in items and spatial <= 3:
-        return builder.window(layer([items.get(a, none) for a in range(1, spatial + 1)]), value)
+        return builder.spatial(layer([items.get(a, none) for a in range(1, spatial + 1)]), value)
     for axis, item in items.items():
 
         def make(rank: int, position: int, item: Any = item) -> L.Layer:

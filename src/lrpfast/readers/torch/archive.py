@@ -181,8 +181,14 @@ def _program(archive: _Archive) -> TorchProgram:
     return program
 
 
-def _sizes(sizes: list[Any]) -> tuple[int | None, ...]:
-    return tuple(size.get("as_int") for size in sizes)
+def _sizes(sizes: list[Any]) -> tuple[int | str | None, ...]:
+    return tuple(size["as_int"] if "as_int" in size else _expression(size) for size in sizes)
+
+
+def _expression(size: Mapping[str, Any]) -> str | None:
+    expression = size.get("as_expr")
+    text = expression.get("expr_str") if isinstance(expression, Mapping) else None
+    return text if isinstance(text, str) else None
 
 
 def _argument(argument: Mapping[str, Any]) -> Any:

@@ -48,8 +48,8 @@ def _prelu(node: TorchNode) -> Any:
     assert slope is not None
     if slope.size == 1:
         return node.builder.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
-    t = node.builder.last(x, 0)
-    return type(t)(node.builder.add(L.Activation("prelu", {"negative_slope": slope.ravel()}), t.node), t.shape, t.order)
+    t = node.builder.last(x, x.axis(1))
+    return node.builder.each(L.Activation("prelu", {"negative_slope": slope.ravel()}), t)
 
 
 def _elu(node: TorchNode) -> Any:
@@ -126,7 +126,7 @@ def _threshold(node: TorchNode) -> Any:
 def _softmax(name: str) -> Converter:
     def convert(node: TorchNode) -> Any:
         x = node.tensor()
-        t = node.builder.last(x, node.axis(node.get("dim", -1), len(x.shape)))
+        t = node.builder.last(x, x.axis(node.get("dim", -1)))
         return node.builder.each(L.Activation(name), t)
 
     return convert
@@ -135,7 +135,7 @@ def _softmax(name: str) -> Converter:
 def _glu(node: TorchNode) -> Any:
     """The first half of an axis times the sigmoid of the second."""
     x = node.tensor()
-    axis = node.axis(node.get("dim", -1), len(x.shape))
+    axis = x.axis(node.get("dim", -1))
     half, odd = divmod(fixed(x, axis), 2)
     if odd:
         raise ShapeError(f"it halves axis {axis + 1} of {x.shape}")

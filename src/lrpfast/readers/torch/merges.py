@@ -12,7 +12,9 @@ from ...model import layers as L
 from ..arithmetic import Operand, add, choose, concat, divide, extreme, multiply, negative, power
 from ..axis_ops import affine, fixed
 from ..channels_first import Flat, Tensor
+from ..file_axes import aligned, unsqueeze
 from .graph import Stack, TorchNode
+from .records import PerBatch
 
 Converter = Callable[[TorchNode], Any]
 
@@ -21,10 +23,13 @@ Converter = Callable[[TorchNode], Any]
 
 def _operands(node: TorchNode, *values: Any) -> list[Operand]:
     """Arguments that meet element by element; what is constant is an array without the batch axis."""
-    rank = max((len(v.shape) for v in values if _is_value(v)), default=None)
-    if rank is None:
+    tensors = [v for v in values if _is_value(v)]
+    if not tensors:
         raise node.unsupported("combines constants in a way that lrpfast does not compute")
-    return [v if _is_value(v) else node.sample_array(v, rank) for v in values]
+    constants = [v.first if isinstance(v, PerBatch) else v for v in values if not _is_value(v)]
+    tensors = aligned(node.builder, tensors, max((np.ndim(v) for v in constants), default=0))
+    rest = iter(tensors)
+    return [next(rest) if _is_value(v) else node.sample_array(v, tensors[0]) for v in values]
 
 
 def _is_value(x: Any) -> bool:
@@ -33,21 +38,19 @@ def _is_value(x: Any) -> bool:
 
 def _cat(node: TorchNode) -> Any:
     values = _operands(node, *node.get("tensors"))
-    rank = next(len(v.shape) for v in values if _is_value(v))
-    return concat(node.builder, values, node.axis(node.get("dim", 0), rank))
+    first = next(v for v in values if not isinstance(v, np.ndarray))
+    return concat(node.builder, values, first.axis(node.get("dim", 0)))
 
 
 def _stack(node: TorchNode) -> Any:
     values = _operands(node, *node.get("tensors"))
-    rank = next(len(v.shape) for v in values if _is_value(v))
-    axis = node.axis(node.get("dim", 0), rank + 1)
+    first = next(v for v in values if not isinstance(v, np.ndarray))
+    dim = node.get("dim", 0) % (first.rank + 1)
+    axis = unsqueeze(node.builder, first, dim).axis(dim)
     if all(_is_value(v) for v in values):
-        return Stack(tuple(values), axis)
+        return Stack(tuple(values), dim)
     columns = [
-        np.expand_dims(v, axis)
-        if isinstance(v, np.ndarray)
-        else node.builder.reshape(v, (*v.shape[:axis], 1, *v.shape[axis:]))  # type: ignore[arg-type]
-        for v in values
+        np.expand_dims(v, axis) if isinstance(v, np.ndarray) else unsqueeze(node.builder, v, dim) for v in values
     ]
     return concat(node.builder, columns, axis)
 
@@ -103,23 +106,19 @@ def _extreme(kind: Any) -> Converter:
 # -- choices ------------------------------------------------------------------
 
 
-def _condition(node: TorchNode, name: str, rank: int) -> np.ndarray:
-    condition = node.get(name)
-    if _is_value(condition):
+def _chosen(node: TorchNode, condition: str, a: str, b: str) -> Any:
+    if _is_value(node.get(condition)):
         raise node.unsupported("chooses by a condition that the model computes from its inputs")
-    return node.sample_array(condition, rank).astype(bool)
+    mask, x, y = _operands(node, *(node.get(key) for key in (condition, a, b)))
+    return choose(node.builder, np.asarray(mask).astype(bool), x, y)
 
 
 def _where(node: TorchNode) -> Any:
-    a, b = _two(node)
-    rank = max(v.ndim if isinstance(v, np.ndarray) else len(v.shape) for v in (a, b))
-    return choose(node.builder, _condition(node, "condition", rank), a, b)
+    return _chosen(node, "condition", "self", "other")
 
 
 def _masked_fill(node: TorchNode) -> Any:
-    x, value = _operands(node, node.get("self"), node.get("value"))
-    rank = x.ndim if isinstance(x, np.ndarray) else len(x.shape)
-    return choose(node.builder, _condition(node, "mask", rank), value, x)
+    return _chosen(node, "mask", "value", "self")
 
 
 # -- reductions ---------------------------------------------------------------
@@ -132,13 +131,14 @@ def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = Fals
         x, dim, keep = node.get("self"), node.get("dim"), bool(node.get("keepdim", False))
         if dim is None or dim == []:
             raise node.unsupported("reduces over all axes, the batch's too", "Name the axes")
-        axes = [node.axis(d, len(x.shape)) for d in (dim if isinstance(dim, list) else [dim])]
-        if isinstance(x, Stack) and axes == [x.axis] and not keep:
+        dims = dim if isinstance(dim, list) else [dim]
+        if isinstance(x, Stack) and [d % (x.values[0].rank + 1) for d in dims] == [x.axis] and not keep:
             result: Any = node.builder.merge(merge(), x.values)
             return (result, None) if several else result
         x = x.unstacked(node.builder) if isinstance(x, Stack) else x
         if not _is_value(x):
             raise node.unsupported("reduces something other than a value of the model")
+        axes = [x.axis(d) for d in dims]
         count = 1 if merge is not L.Add else math.prod(fixed(x, a) for a in axes)
         x = negative(node.builder, x) if negate else x
         result = node.builder.pool_all(x, axes, kind, keep)

@@ -159,7 +159,7 @@ def _program(torch: Any, exported: Any) -> TorchProgram:
     for node in nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
-            program.shapes[node.name] = tuple(n if isinstance(n, int) else None for n in value.shape)
+            program.shapes[node.name] = tuple(n if isinstance(n, int) else _expression(n) for n in value.shape)
         if node.op == "call_function":
             program.ops.append(_op(torch, node))
         elif node.op == "get_attr":
@@ -183,6 +183,13 @@ def _array(torch: Any, tensor: Any) -> np.ndarray:
         tensor = tensor.float()
     array: np.ndarray = tensor.numpy()
     return array.copy()
+
+
+def _expression(size: Any) -> str:
+    """A size that is not fixed, as files have it."""
+    from sympy import srepr  # which PyTorch computes sizes with
+
+    return str(srepr(size.node.expr))
 
 
 def _op(torch: Any, node: Any) -> Op:
