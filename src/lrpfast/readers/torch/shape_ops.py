@@ -29,11 +29,11 @@ def _view(node: TorchNode) -> Any:
 def _viewed(node: TorchNode, x: Any, target: Sequence[Sequence[int]]) -> Any:
     """The values in a shape in which one size may be -1: what is left."""
     whole = [math.prod(file_sizes(x, node.batches, i)) for i in (0, 1)]
-    first, second = (_filled(sizes, count) for sizes, count in zip(target, whole, strict=True))
+    first, second = (_with_rest(sizes, count) for sizes, count in zip(target, whole, strict=True))
     return view(node.builder, x, (first, second), node.batches)
 
 
-def _filled(sizes: Sequence[int], whole: int) -> list[int]:
+def _with_rest(sizes: Sequence[int], whole: int) -> list[int]:
     """The sizes with a number in the place of -1."""
     rest = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or (-1 in sizes and (rest == 0 or whole % rest)):
@@ -54,7 +54,7 @@ def _unflatten(node: TorchNode) -> Any:
     x, sizes = node.tensor(), node.pair(node.get("sizes"))
     at = node.get("dim") % x.rank
     before = [file_sizes(x, node.batches, i) for i in (0, 1)]
-    parts = [_filled(part, whole[at]) for part, whole in zip(sizes, before, strict=True)]
+    parts = [_with_rest(part, whole[at]) for part, whole in zip(sizes, before, strict=True)]
     return _viewed(node, x, [[*s[:at], *part, *s[at + 1 :]] for s, part in zip(before, parts, strict=True)])
 
 
