@@ -9,6 +9,7 @@ from ..model.layers import (
     Activation,
     AdaptiveAveragePool,
     Add,
+    Attention,
     Average,
     AveragePool,
     BatchNorm,
@@ -30,6 +31,7 @@ from ..model.layers import (
     Linear,
     LocallyConnected,
     LocalResponseNorm,
+    MatMul,
     Maximum,
     MaxPool,
     Minimum,
@@ -39,6 +41,8 @@ from ..model.layers import (
     RepeatVector,
     Reshape,
     RMSNorm,
+    Rotary,
+    Softmax,
     Subtract,
     Take,
     UpSample,
@@ -47,7 +51,7 @@ from ..model.layers import (
 from ..model.node import Node
 from .proportional import Epsilon, Norm, Zero
 from .rule import Rule
-from .weightless import Detached, Gradient, Pass, Split, Taylor
+from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
 #: What composites call convolutions, and sums.
 CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
@@ -78,7 +82,9 @@ WEIGHTS = Role("layer with weights", None, groups=True)
 AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
-PRODUCT = Role("product", Split(), (Split, Gradient))
+PRODUCT = Role("product", Split(), (Split, AttnLRP, CP, Gradient))
+ATTENTION = Role("attention", AttnLRP(), (AttnLRP, CP))
+ROTATION = Role("rotation of vectors", Norm(), (Pass, *_PROPORTIONAL))
 ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
 SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
@@ -90,7 +96,10 @@ _ROLES: dict[type[Layer], Role] = {
     Identity: NOTHING,
     BatchNorm: AFFINE,
     **dict.fromkeys(SUMS, SUM),
-    **dict.fromkeys((Multiply, Dot), PRODUCT),
+    **dict.fromkeys((Multiply, Dot, MatMul), PRODUCT),
+    Attention: ATTENTION,
+    Softmax: SOFTMAX,
+    Rotary: ROTATION,
     **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
     **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take), ROUTE),

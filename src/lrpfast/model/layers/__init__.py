@@ -6,6 +6,7 @@ relevance in ``rules`` and ``engine``.
 """
 
 from .activation import FUNCTIONS, SOFTMAXES, Activation, Function, Parameters
+from .attention import Attention, MatMul, Rotary, Softmax
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
@@ -18,6 +19,7 @@ __all__ = [
     "Activation",
     "AdaptiveAveragePool",
     "Add",
+    "Attention",
     "Average",
     "AveragePool",
     "BatchNorm",
@@ -43,6 +45,7 @@ __all__ = [
     "Linear",
     "LocalResponseNorm",
     "LocallyConnected",
+    "MatMul",
     "MaxPool",
     "Maximum",
     "Merge",
@@ -54,9 +57,11 @@ __all__ = [
     "ReflectPad",
     "RepeatVector",
     "Reshape",
+    "Rotary",
     "SOFTMAXES",
     "SeparableConv",
     "Shape",
+    "Softmax",
     "Subtract",
     "Take",
     "UpSample",
