@@ -17,7 +17,7 @@ from ..errors import ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from .axis_ops import affine, constant, fixed, pad
 from .channels_first import Builder, Tensor, Value, clip
-from .file_axes import aligned, permute
+from .file_axes import aligned, permute, shown
 
 Operand = Value | np.ndarray
 
@@ -220,31 +220,47 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
 
 
 def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
-    """The product of two matrices of each sample, on the file's last two axes."""
+    """The product of matrices of each sample, which are on the file's last two axes; those before are stretched."""
+    if min(a.rank, b.rank) < 2:
+        raise UnsupportedLayerError(f"multiplies tensors of shapes {shown(a)} and {shown(b)}; both must be matrices")
     a, b = aligned(builder, [a, b])
     for value in (a, b):
         for dim in (-1, -2):
             value.axis(dim)  # which must not hold the batch
-    if len(a.shape) != 2 or len(b.shape) != 2:
-        raise UnsupportedLayerError(
-            f"multiplies samples of shapes {a.shape} and {b.shape}, which the model computes. These work: two matrices"
-        )
     a, b = builder.plain(a), builder.plain(b)
-    node = builder.add(L.Dot((1, 0)), a.node, b.node)
+    layer = L.Dot((1, 0)) if len(a.shape) == len(b.shape) == 2 else L.MatMul()
+    node = builder.add(layer, a.node, b.node)
     return replace(a, node=node, shape=tuple(builder.shapes[node]))
 
 
 def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:
+    """Two values of samples whose batch is first: element by element, or a matrix product."""
     (left, a), (right, b) = values
+    a, left = _summed(builder, a, left, right + result)
+    b, right = _summed(builder, b, right, left + result)
     if sorted(left) == sorted(right) == sorted(result):  # element by element
-        a, b = (builder.transpose(v, [t.index(c) for c in result]) for t, v in values)
+        a, b = (builder.transpose(v, [t.index(c) for c in result]) for v, t in ((a, left), (b, right)))
         return builder.merge(L.Multiply(), [a, b])
     inner = [c for c in left if c in right and c not in result]
-    if len(left) != 2 or len(right) != 2 or len(inner) != 1 or len(result) != 2:
-        raise UnsupportedLayerError(f"multiplies two values as {equation!r}. These work: two matrices")
-    if left[0] == inner[0]:
-        a, left = builder.transpose(a, [1, 0]), left[::-1]
-    if right[1] == inner[0]:
-        b, right = builder.transpose(b, [1, 0]), right[::-1]
-    product = matrix_product(builder, a, b)
-    return product if result == left[0] + right[1] else builder.transpose(product, [1, 0])
+    both = [c for c in left if c in right and c in result]
+    rows, columns = ([c for c in t if c not in inner + both] for t in (left, right))
+    size = {c: fixed(v, i) for v, t in ((a, left), (b, right)) for i, c in enumerate(t)}
+    whole = [math.prod(size[c] for c in part) for part in (rows, inner, columns)]
+    shape = [size[c] for c in both]
+    x = builder.transpose(a, [left.index(c) for c in both + rows + inner])
+    y = builder.transpose(b, [right.index(c) for c in both + inner + columns])
+    product = matrix_product(
+        builder, builder.reshape(x, [*shape, *whole[:2]]), builder.reshape(y, [*shape, *whole[1:]])
+    )
+    order = both + rows + columns
+    product = builder.reshape(product, [size[c] for c in order])
+    return builder.transpose(product, [order.index(c) for c in result])
+
+
+def _summed(builder: Builder, x: Value, labels: str, kept: str) -> tuple[Value, str]:
+    """The sums over the axes whose labels are not kept, and the labels that are left."""
+    axes = [i for i, label in enumerate(labels) if label not in kept]
+    if axes:
+        count = math.prod(fixed(x, a) for a in axes)
+        x = affine(builder, builder.pool_all(x, axes, L.GlobalAveragePool, False), float(count), 0.0)
+    return x, "".join(label for label in labels if label in kept)

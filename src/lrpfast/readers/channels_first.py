@@ -159,7 +159,11 @@ class Builder:
         result_nodes = []
         for value in outputs:
             self.scope = str(self.nodes[(value.source if isinstance(value, Flat) else value).node][0].name)
-            check_first(value)
+            if value.batch != FIRST:
+                where = f"{'is' if value.batch.whole else 'is part of'} axis {value.batch.position} of {value.rank}"
+                raise UnsupportedLayerError(
+                    f"returns what {self.scope!r} makes, whose batch axis {where}. Move it to the front, by itself"
+                )
             result_nodes.append(self.plain(value).node)
         needed = set(result_nodes)
         for i in range(len(self.nodes) - 1, -1, -1):

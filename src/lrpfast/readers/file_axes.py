@@ -47,7 +47,7 @@ def permute(builder: Builder, value: Value, dims: Sequence[int]) -> Value:
 
 
 def file_sizes(value: Value, batches: Batches, which: int) -> tuple[int, ...]:
-    """The file's shape for the first or the second size of the batch, with numbers for sizes that the file leaves open."""
+    """The file's shape for the first or the second size of the batch; numbers stand for sizes that are left open."""
     opened = tuple(OPEN[i % len(OPEN)][which] if n is None else n for i, n in enumerate(value.shape))
     sizes = value.batch.sizes(opened, batches[which])
     return sizes  # type: ignore[return-value]
@@ -147,8 +147,10 @@ def sample_array(value: Value, arrays: tuple[np.ndarray, np.ndarray], batches: B
         return None
     if first.shape[at] == second.shape[at] == 1:
         return first.reshape((*head, *ones, *tail)) if first is second or np.array_equal(first, second) else None
+    if outer is None or inner is None:
+        return None
     whole = [(outer, n, inner) for n in batches]
-    if None in (outer, inner) or [a.shape[at] for a in (first, second)] != [math.prod(w) for w in whole]:  # type: ignore[arg-type]
+    if [a.shape[at] for a in (first, second)] != [math.prod(w) for w in whole]:
         return None
     parts = [a.reshape((*head, *w, *tail)) for a, w in zip((first, second), whole, strict=True)]
     row = np.take(parts[0], [0], at + 1)

@@ -223,7 +223,9 @@ class Attention(Merge):
         shared = heads if self.kv_heads is None else _count(self.kv_heads, "kv_heads", str(self))
         if heads % shared:
             raise InputError(f"{self}: kv_heads must divide heads={heads}, not {shared}")
-        self._set(heads=heads, kv_heads=shared, window=_window(self.window, str(self)), mask=_mask(self.mask, str(self)))
+        self._set(
+            heads=heads, kv_heads=shared, window=_window(self.window, str(self)), mask=_mask(self.mask, str(self))
+        )
         if self.bias is not None:
             self._set(bias=as_array(self.bias, "bias", str(self)))
         for key in ("scale", "softcap"):

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
+from ...errors import ModelFormatError, UnsupportedLayerError
 from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..file_axes import aligned, sample_array, shown
 from .file import Node
 from .fold import FoldedValue, integers
-from .values import Integers, Quantized, Rows
+from .values import Integers, Quantized
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
@@ -41,7 +42,7 @@ class NodeContext:
     def run(self, build: Callable[[NodeContext], Any]) -> list[Any]:
         """The node's outputs; UnsupportedLayerError where an attribute was not understood."""
         rank = self.attr("rank*", 0)  # of the constants in what this node stands for
-        if rank and any(rank > len(arg.shape) + 1 for arg in self.args if isinstance(arg, (Tensor, Flat))):
+        if rank and any(rank > arg.rank for arg in self.args if isinstance(arg, (Tensor, Flat))):
             raise self.unsupported(f"combines constants of {rank} axes with an input of fewer, so that batch axes move")
         result = build(self)
         unread = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
@@ -67,13 +68,14 @@ class NodeContext:
         """An input that the model computes."""
         if not self.has(i):
             raise ModelFormatError(f"its input {i} is missing")
-        arg = self.args[i]
+        return self.checked(self.args[i], i)
+
+    def checked(self, arg: Any, i: int = 0) -> Value:
+        """A value that the model computes."""
         if isinstance(arg, Integers):
             raise self.unsupported(f"computes with whole numbers: {arg.problem}")
         if isinstance(arg, Quantized):
             raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
-        if isinstance(arg, Rows):
-            raise self.unsupported("takes rows that a Reshape joined with the batch, which do not fit it")
         if not isinstance(arg, (Tensor, Flat)):
             raise self.unsupported(
                 f"takes a constant as input {i}, where lrpfast expects what the model computes",
@@ -95,11 +97,6 @@ class NodeContext:
             return default
         known = self.known(i, label)
         if not known.fixed:
-            first, second = known.first, known.second  # one sample's values, stretched over the batch?
-            if (first.shape[:1], second.shape[:1]) == tuple((n,) for n in self.batches):
-                row = first[:1]
-                if all(np.array_equal(a, np.broadcast_to(row, a.shape)) for a in (first, second)):
-                    return row
             raise self.unsupported(f"has a {label} that depends on the batch size")
         return known.first
 
@@ -122,26 +119,29 @@ class NodeContext:
         numbers: tuple[int, ...] | None = self.attr(name)
         return numbers
 
-    def axis(self, axis: int, rank: int | None = None) -> int:
-        """An axis of one sample, of the file's axis."""
-        rank = len(self.value().shape) + 1 if rank is None else rank
-        if not -rank <= axis < rank:
-            raise ShapeError(f"its input has {rank} axes, there is no axis {axis}")
-        if axis % rank == 0:
-            raise self.unsupported("works along the first axis, which is the batch's", "Samples must not mix")
-        return axis % rank - 1
-
-    def sample(self, array: np.ndarray, rank: int) -> np.ndarray:
-        """A constant for one sample of so many axes: without the batch axis."""
-        if array.dtype.kind not in "fiub":
-            raise ModelFormatError(f"a constant of it has elements of {array.dtype}")
-        if array.ndim > rank:
-            if array.ndim > rank + 1 or array.shape[0] != 1:
-                raise self.unsupported(f"joins a constant of shape {array.shape} to samples of {rank} axes")
-            array = array[0]
+    def sample(self, constant: Any, value: Value) -> np.ndarray:
+        """A constant as it meets samples of a value: without the batch axis, and with all others."""
+        known = constant if isinstance(constant, FoldedValue) else FoldedValue(*2 * (np.asarray(constant),))
+        if known.first.dtype.kind not in "fiub":
+            raise ModelFormatError(f"a constant of it has elements of {known.first.dtype}")
+        fits = known.first.ndim <= value.rank
+        array = sample_array(value, (known.first, known.second), self.batches) if fits else None
+        if array is None and not known.fixed:
+            raise self.unsupported("has a constant that depends on the batch size")
+        if array is None:
+            raise self.unsupported(f"joins a constant of shape {known.first.shape} to a tensor of shape {shown(value)}")
         return array
+
+    def operands(self, *args: Any) -> list[Any]:
+        """Arguments that meet element by element: values with as many axes each, and arrays without the batch axis."""
+        tensors = [self.checked(arg) for arg in args if not isinstance(arg, FoldedValue)]
+        known = [arg.first.ndim for arg in args if isinstance(arg, FoldedValue)]
+        values = aligned(self.builder, tensors, max(known, default=0))
+        rest = iter(values)
+        return [self.sample(a, values[0]) if isinstance(a, FoldedValue) else next(rest) for a in args]
 
     def affine(self, x: Value, scale: Any, shift: Any) -> Value:
         """x · scale + shift, with constants as the file has them; what is smaller is stretched to what is larger."""
-        rank = len(x.shape)
-        return affine(self.builder, x, *(self.sample(np.asarray(a), rank) for a in (scale, shift)))
+        scale, shift = np.asarray(scale), np.asarray(shift)
+        (x,) = aligned(self.builder, [x], max(scale.ndim, shift.ndim))
+        return affine(self.builder, x, *(self.sample(a, x) for a in (scale, shift)))

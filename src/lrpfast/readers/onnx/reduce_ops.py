@@ -27,7 +27,7 @@ def _axes(ctx: NodeContext, x: Value) -> list[int] | None:
         if nothing:
             return None
         raise ctx.unsupported("reduces all axes, the batch's too", "Name the axes")
-    return [ctx.axis(a, len(x.shape) + 1) for a in axes]
+    return [x.axis(a) for a in axes]
 
 
 def _power(ctx: NodeContext, x: Value, exponent: float) -> Value:
@@ -82,7 +82,7 @@ def _product(ctx: NodeContext, x: Value, axes: list[int], keepdims: bool) -> Val
         x = slices[0] if n == 1 else ctx.builder.merge(L.Multiply(), slices)
     if keepdims:
         return x
-    return ctx.builder.reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))  # type: ignore[misc]
+    return ctx.builder.reshape(x, [n for i, n in enumerate(x.shape) if i not in axes], x.batch.dropped(axes))
 
 
 def _reduce(function: Callable[[NodeContext, Value, list[int], bool], Value], single: Any = None) -> Any:
@@ -108,7 +108,7 @@ def _lp_normalization(ctx: NodeContext) -> Value:
     p = ctx.attr("p", 2)
     if p not in (1, 2):
         raise ctx.unsupported(f"has p {p}", "1 and 2 work")
-    return divided(ctx, ctx.value(), ctx.axis(ctx.attr("axis", -1)), f"L{p}")
+    return divided(ctx, ctx.value(), ctx.value().axis(ctx.attr("axis", -1)), f"L{p}")
 
 
 #: How each operator is built.

@@ -187,7 +187,7 @@ def _array(torch: Any, tensor: Any) -> np.ndarray:
 
 def _expression(size: Any) -> str:
     """A size that is not fixed, as files have it."""
-    from sympy import srepr  # which PyTorch computes sizes with
+    from sympy import srepr  # type: ignore[import-untyped]  # which PyTorch computes sizes with
 
     return str(srepr(size.node.expr))
 

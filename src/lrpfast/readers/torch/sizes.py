@@ -53,10 +53,10 @@ def _value(tree: Any, symbols: Mapping[str, int]) -> int | None:
     if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)):
         return None
     if tree.func.id == "Integer":
-        number = tree.args[0]
+        number, sign = tree.args[0], 1
         if isinstance(number, ast.UnaryOp) and isinstance(number.op, ast.USub):
-            return -number.operand.value if isinstance(number.operand, ast.Constant) else None  # type: ignore[operator]
-        return number.value if isinstance(number, ast.Constant) and isinstance(number.value, int) else None
+            number, sign = number.operand, -1
+        return sign * number.value if isinstance(number, ast.Constant) and isinstance(number.value, int) else None
     if tree.func.id == "Symbol":
         return symbols.get(_name(tree) or "")
     values = [_value(argument, symbols) for argument in tree.args]
