@@ -150,9 +150,9 @@ class Builder:
         self.nodes.append((replace(layer, name=name), inputs))
         return len(self.nodes) - 1
 
-    def input(self, name: str, shape: Shape) -> Tensor:
+    def input(self, name: str, shape: Shape, kind: str = "number") -> Tensor:
         self.scope = name
-        return Tensor(self.add(L.Input(shape)), tuple(shape), tuple(range(len(shape))))
+        return Tensor(self.add(L.Input(shape, kind)), tuple(shape), tuple(range(len(shape))))
 
     def model(self, outputs: Sequence[Value], name: str) -> Model:
         """The model that returns the values, in the file's order; layers that no output needs are left out."""

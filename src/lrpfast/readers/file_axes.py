@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError, UnsupportedLayerError
-from .axis_ops import repeat
-from .batch_axis import BATCH, of_axes, reshaped
+from .axis_ops import fixed, repeat, take
+from .batch_axis import BATCH, FIRST, BatchAxis, of_axes, reshaped
 from .channels_first import Builder, Value
 
 #: Two sizes of the batch, for which shapes are computed; twice the same where the file fixes it.
@@ -178,3 +178,51 @@ def expand(builder: Builder, value: Value, target: tuple[Sizes, Sizes], batches:
             raise UnsupportedLayerError("stretches an axis to a size that follows from the batch's")
         value = repeat(builder, value, axis[0], wanted[0])
     return value
+
+
+def gather(
+    builder: Builder, value: Value, first: int, indices: Sequence[tuple[np.ndarray, np.ndarray]], batches: Batches
+) -> Value:
+    """Values at indices on axes side by side, from ``first`` on; the result's axes are the indices', as NumPy has it.
+
+    Each index is a pair for the two sizes of the batch. On the batch's axis it must name every sample once, in order.
+    """
+    count = len(indices)
+    rank = max(a.ndim for a, _ in indices)
+    full = [[a.reshape((1,) * (rank - a.ndim) + a.shape) for a in pair] for pair in indices]
+    at = value.batch.position - first
+    result_at = rank  # where the batch is among the indices' axes
+    if 0 <= at < count and value.batch.whole:
+        of_batch = full.pop(at)
+        varies = [axis for axis in range(rank) if [a.shape[axis] for a in of_batch] == list(batches)]
+        every = all(np.array_equal(a.ravel(), np.arange(n)) for a, n in zip(of_batch, batches, strict=True))
+        if not every or len(varies) != 1 or any(a.shape[varies[0]] != 1 for pair in full for a in pair):
+            raise UnsupportedLayerError("takes some samples of the batch, or mixes them")
+        result_at = varies[0]
+        full = [[a.squeeze(result_at) for a in pair] for pair in full]
+        rank -= 1
+    elif 0 <= at < count:
+        raise UnsupportedLayerError("indexes an axis that the batch is joined with")
+    if any(not np.array_equal(first_index, second_index) for first_index, second_index in full):
+        raise UnsupportedLayerError("indexes by constants that depend on the batch's size")
+    # of the sample: head, the axes that are indexed, and the rest
+    dims = [first + i for i in range(count) if first + i != value.batch.position]
+    axes = [value.axis(dim) for dim in dims]
+    sizes = [fixed(value, a) for a in axes]
+    start = axes[0] if axes else sum(len(a) - (BATCH in a) for a in value.batch.axes(len(value.shape))[:first])
+    shape = np.broadcast_shapes(*(pair[0].shape for pair in full)) if full else ()
+    wrapped = [np.where(pair[0] < 0, pair[0] + n, pair[0]) for pair, n in zip(full, sizes, strict=True)]  # type: ignore[operator]
+    head, tail = value.shape[:start], value.shape[start + len(axes) :]
+    batch = value.batch
+    inside = 0 <= at < count
+    moved = replace(builder.tensor(value), batch=FIRST)
+    if axes:
+        flat = np.asarray(np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes))  # type: ignore[call-overload]
+        joined: Value = builder.reshape(moved, (*head, math.prod(sizes), *tail))  # type: ignore[arg-type]
+        joined = take(builder, joined, start, flat.ravel())
+        moved = builder.tensor(builder.reshape(joined, (*head, *shape, *tail)))
+    if inside:
+        batch = BatchAxis(start + result_at)
+    elif batch.at > start:
+        batch = replace(batch, at=batch.at - len(axes) + len(shape))
+    return replace(moved, batch=batch)

@@ -158,9 +158,9 @@ class _NamedBuilder(Builder):
         self.inputs: list[int] = []
         self._names.update(dict.fromkeys(outputs, 0))
 
-    def input(self, name: str, shape: Shape) -> Tensor:
+    def input(self, name: str, shape: Shape, kind: str = "number") -> Tensor:
         self._names.pop(name, None)  # an output that is an input keeps the input's name
-        tensor = super().input(name, shape)
+        tensor = super().input(name, shape, kind)
         self.inputs.append(tensor.node)
         return tensor
 

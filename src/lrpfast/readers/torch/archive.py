@@ -154,6 +154,7 @@ def _program(archive: _Archive) -> TorchProgram:
         outputs=[],
         constants={},
         shapes={name: _sizes(meta["sizes"]) for name, meta in graph["tensor_values"].items()},
+        kinds={name: _kind(meta.get("dtype")) for name, meta in graph["tensor_values"].items()},
         name=archive.model,
     )
     stored = archive.tensors("weights")
@@ -183,6 +184,11 @@ def _program(archive: _Archive) -> TorchProgram:
 
 def _sizes(sizes: list[Any]) -> tuple[int | str | None, ...]:
     return tuple(size["as_int"] if "as_int" in size else _expression(size) for size in sizes)
+
+
+def _kind(dtype: Any) -> str:
+    """What values of an element type are."""
+    return "truth" if dtype == 12 else "whole" if isinstance(dtype, int) and 1 <= dtype <= 5 else "number"
 
 
 def _expression(size: Mapping[str, Any]) -> str | None:

@@ -123,15 +123,6 @@ def _threshold(node: TorchNode) -> Any:
     return node.builder.each(L.Activation("relu", {"threshold": threshold}), node.tensor())
 
 
-def _softmax(name: str) -> Converter:
-    def convert(node: TorchNode) -> Any:
-        x = node.tensor()
-        t = node.builder.last(x, x.axis(node.get("dim", -1)))
-        return node.builder.each(L.Activation(name), t)
-
-    return convert
-
-
 def _glu(node: TorchNode) -> Any:
     """The first half of an axis times the sigmoid of the second."""
     x = node.tensor()
@@ -246,10 +237,6 @@ FUNCTIONS: dict[str, Converter] = {
     "aten.mish": _plain("mish"),
     "aten.exp": _plain("exponential"),
     "aten.glu": _glu,
-    "aten.softmax": _softmax("softmax"),
-    "aten._softmax": _softmax("softmax"),
-    "aten.log_softmax": _softmax("log_softmax"),
-    "aten._log_softmax": _softmax("log_softmax"),
     **{f"aten.max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
     **{f"aten.max_pool{rank}d_with_indices": _max_pool(rank, True) for rank in (1, 2, 3)},
     **{f"aten.avg_pool{rank}d": _avg_pool(rank) for rank in (1, 2, 3)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model.graph import Model
 from ...model.layers import Concat
+from ..arithmetic import Operand
 from ..channels_first import Builder, Flat, Tensor, Value
-from ..file_axes import Batches, sample_array, shown, unsqueeze
-from .fold import fold_constants
+from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
+from ..masks import Condition, Masked
+from .fold import VIEWS, fold_constants
 from .obstacles import Obstacle, obstacle, unsupported
 from .passes import functional, fused, needed
-from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
+from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
 from .sizes import batches_of, shapes_of
 
 
@@ -44,6 +47,9 @@ class TorchNode:
         self, op: Op, values: Mapping[str, Any], builder: Builder, program: TorchProgram, batches: Batches
     ) -> None:
         self.op, self.builder, self.program, self.batches = op, builder, program, batches
+        #: the numbers of the nodes that are inputs of whole numbers
+        inputs = (values.get(name) for name in program.inputs if program.kinds.get(name, "number") != "number")
+        self.whole = {(v.tensor if isinstance(v, Condition) else v).node for v in inputs if v is not None}
         self._arguments = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
         if op.base not in _REDUCTIONS:
             for name, value in self._arguments.items():
@@ -55,6 +61,12 @@ class TorchNode:
     def get(self, name: str, default: Any = None) -> Any:
         return self._arguments.get(name, default)
 
+    def with_argument(self, name: str, value: Any) -> TorchNode:
+        """The same node with another argument."""
+        node = copy(self)
+        node._arguments = {**self._arguments, name: value}
+        return node
+
     @property
     def arguments(self) -> list[Any]:
         return list(self._arguments.values())
@@ -62,6 +74,10 @@ class TorchNode:
     def tensor(self, name: str = "self") -> Any:
         """An argument that must be computed from the model's inputs."""
         value = self.get(name)
+        if isinstance(value, Condition):
+            value = value.number(self.builder)
+        if isinstance(value, Masked):
+            value = value.number()
         if not isinstance(value, (Tensor, Flat)):
             raise self.unsupported(f"takes something other than a value of the model as {name!r}")
         return value
@@ -89,6 +105,26 @@ class TorchNode:
                 else f"combines a constant of shape {first.shape} with {shown(value)}"
             )
         return array
+
+    def known_pair(self, value: Any) -> Any:
+        """A constant for both sizes of the batch; what is none is returned as it is."""
+        if isinstance(value, PerBatch):
+            return np.asarray(value.first), np.asarray(value.second)
+        return (np.asarray(value),) * 2 if isinstance(value, (np.ndarray, int, float)) else value
+
+    def operands(self, *values: Any) -> list[Operand]:
+        """Arguments that meet element by element; what is constant is an array without the batch axis."""
+        values = tuple(v.number(self.builder) if isinstance(v, Condition) else v for v in values)
+        values = tuple(v.number() if isinstance(v, Masked) else v for v in values)
+        tensors = [v for v in values if isinstance(v, (Tensor, Flat))]
+        if not tensors:
+            raise self.unsupported("combines constants in a way that lrpfast does not compute")
+        constants = [v.first if isinstance(v, PerBatch) else v for v in values if not isinstance(v, (Tensor, Flat))]
+        if any(not isinstance(v, (np.ndarray, int, float)) for v in constants):
+            raise self.unsupported("takes something that is neither a tensor nor a number, such as masked scores")
+        tensors = aligned(self.builder, tensors, max((np.ndim(v) for v in constants), default=0))
+        rest = iter(tensors)
+        return [next(rest) if isinstance(v, (Tensor, Flat)) else self.sample_array(v, tensors[0]) for v in values]
 
     def pair(self, sizes: Sequence[Any]) -> tuple[list[int], list[int]]:
         """Sizes for both sizes of the batch."""
@@ -154,7 +190,12 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
         shape = shapes.get(name)
         if not shape:
             raise UnsupportedLayerError(f"input {name!r} has no batch axis")
-        values[name] = builder.input(name, tuple(n if isinstance(n, int) else None for n in shape[1:]))
+        sizes = tuple(n if isinstance(n, int) else None for n in shape[1:])
+        kind = program.kinds.get(name, "number")
+        if kind == "number" or _looked_up(program, name):
+            values[name] = builder.input(name, sizes)
+        else:
+            values[name] = Condition(builder.input(name, sizes, "truth"), boolean=kind == "truth")
     _convert_all(program, converters, builder, values, shapes)
     results = []
     for name in program.outputs:
@@ -164,6 +205,18 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
             raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
         results.append(values[name])
     return builder.model(results, program.name)
+
+
+def _looked_up(program: TorchProgram, name: str) -> bool:
+    """Whether an input, moved perhaps, holds rows of a table; one that does not is a mask."""
+    names = {name}
+    for op in program.ops:
+        used = {ref for value in op.arguments.values() for ref in refs(value)}
+        if names & used and op.base == "aten.embedding":
+            return True
+        if names & used and op.base in VIEWS | {"aten.clone", "aten._to_copy"}:
+            names.update(op.outputs)
+    return False
 
 
 class _Skipped(Exception):

@@ -9,27 +9,16 @@ from typing import Any
 import numpy as np
 
 from ...model import layers as L
-from ..arithmetic import Operand, add, choose, concat, divide, extreme, multiply, negative, power
+from ..arithmetic import add, concat, divide, extreme, multiply, negative, power
 from ..axis_ops import affine, fixed
 from ..channels_first import Flat, Tensor
-from ..file_axes import aligned, unsqueeze
+from ..file_axes import unsqueeze
+from ..mask_arithmetic import mapped, masked_product, masked_sum
 from .graph import Stack, TorchNode
-from .records import PerBatch
 
 Converter = Callable[[TorchNode], Any]
 
 # -- several inputs -----------------------------------------------------------
-
-
-def _operands(node: TorchNode, *values: Any) -> list[Operand]:
-    """Arguments that meet element by element; what is constant is an array without the batch axis."""
-    tensors = [v for v in values if _is_value(v)]
-    if not tensors:
-        raise node.unsupported("combines constants in a way that lrpfast does not compute")
-    constants = [v.first if isinstance(v, PerBatch) else v for v in values if not _is_value(v)]
-    tensors = aligned(node.builder, tensors, max((np.ndim(v) for v in constants), default=0))
-    rest = iter(tensors)
-    return [next(rest) if _is_value(v) else node.sample_array(v, tensors[0]) for v in values]
 
 
 def _is_value(x: Any) -> bool:
@@ -37,13 +26,13 @@ def _is_value(x: Any) -> bool:
 
 
 def _cat(node: TorchNode) -> Any:
-    values = _operands(node, *node.get("tensors"))
+    values = node.operands(*node.get("tensors"))
     first = next(v for v in values if not isinstance(v, np.ndarray))
     return concat(node.builder, values, first.axis(node.get("dim", 0)))
 
 
 def _stack(node: TorchNode) -> Any:
-    values = _operands(node, *node.get("tensors"))
+    values = node.operands(*node.get("tensors"))
     first = next(v for v in values if not isinstance(v, np.ndarray))
     dim = node.get("dim", 0) % (first.rank + 1)
     axis = unsqueeze(node.builder, first, dim).axis(dim)
@@ -56,26 +45,42 @@ def _stack(node: TorchNode) -> Any:
 
 
 def _two(node: TorchNode) -> tuple[Any, Any]:
-    a, b = _operands(node, node.get("self"), node.get("other"))
+    a, b = node.operands(node.get("self"), node.get("other"))
     return a, b
 
 
 def _sum_of(sign: int) -> Converter:
-    return lambda node: add(node.builder, *_two(node), sign * node.get("alpha", 1))
+    def convert(node: TorchNode) -> Any:
+        a, b, factor = node.get("self"), node.get("other"), sign * node.get("alpha", 1)
+        result: Any = masked_sum(node, a, b) if factor == 1 else None
+        result = mapped(node, a, b, lambda x, y: x + factor * y) if result is None else result
+        return add(node.builder, *_two(node), factor) if result is None else result
+
+    return convert
 
 
 def _rsub(node: TorchNode) -> Any:
+    factor = float(node.get("alpha", 1))
+    result = mapped(node, node.get("self"), node.get("other"), lambda x, y: y - factor * x)
+    if result is not None:
+        return result
     a, b = _two(node)
-    return add(node.builder, b, a, -float(node.get("alpha", 1)))
+    return add(node.builder, b, a, -factor)
 
 
 def _mul(node: TorchNode) -> Any:
-    return multiply(node.builder, *_two(node))
+    a, b = node.get("self"), node.get("other")
+    result: Any = masked_product(node, a, b)
+    result = mapped(node, a, b, lambda x, y: x * y) if result is None else result
+    return multiply(node.builder, *_two(node)) if result is None else result
 
 
 def _div(node: TorchNode) -> Any:
     if node.get("rounding_mode") is not None:
         raise node.unsupported("rounds what it divides")
+    a, b = node.get("self"), node.get("other")
+    if isinstance(b, (int, float)) and (result := masked_product(node, a, 1 / b if b else b)) is not None:
+        return result
     return divide(node.builder, *_two(node))
 
 
@@ -101,24 +106,6 @@ def _pow(node: TorchNode) -> Any:
 
 def _extreme(kind: Any) -> Converter:
     return lambda node: extreme(node.builder, kind(), _two(node))
-
-
-# -- choices ------------------------------------------------------------------
-
-
-def _chosen(node: TorchNode, condition: str, a: str, b: str) -> Any:
-    if _is_value(node.get(condition)):
-        raise node.unsupported("chooses by a condition that the model computes from its inputs")
-    mask, x, y = _operands(node, *(node.get(key) for key in (condition, a, b)))
-    return choose(node.builder, np.asarray(mask).astype(bool), x, y)
-
-
-def _where(node: TorchNode) -> Any:
-    return _chosen(node, "condition", "self", "other")
-
-
-def _masked_fill(node: TorchNode) -> Any:
-    return _chosen(node, "mask", "value", "self")
 
 
 # -- reductions ---------------------------------------------------------------
@@ -181,8 +168,6 @@ MERGES: dict[str, Converter] = {
     "aten.sqrt": _power(0.5),
     "aten.rsqrt": _power(-0.5),
     "aten.reciprocal": _power(-1.0),
-    "aten.where": _where,
-    "aten.masked_fill": _masked_fill,
     "aten.maximum": _extreme(L.Maximum),
     "aten.minimum": _extreme(L.Minimum),
     "aten.mean": _reduction(_MEAN, L.Average),

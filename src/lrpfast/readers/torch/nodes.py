@@ -17,12 +17,14 @@ from ...model import layers as L
 from ..arithmetic import einsum, matrix_product
 from ..channels_first import Flat, Tensor, check_first
 from ..file_axes import permute, shown
+from ..masks import Condition, Masked, compared, is_whole
 from .constants import UNCHANGED
 from .functions import FUNCTIONS
 from .graph import TorchNode
 from .merges import MERGES
-from .records import PerBatch, Ref
+from .records import PerBatch
 from .shape_ops import MOVES
+from .truths import TRUTHS, carried
 
 Converter = Callable[[TorchNode], Any]
 
@@ -113,6 +115,9 @@ def _convolution(node: TorchNode) -> Any:
 def _embedding(node: TorchNode) -> Any:
     if not isinstance(node.get("weight"), np.ndarray):
         raise node.unsupported("looks rows up in a table that the model computes")
+    indices = node.get("indices")
+    if isinstance(indices, PerBatch):
+        raise node.unsupported("looks up rows that differ between samples")
     return node.builder.embedding(_weight(node), node.tensor("indices"))
 
 
@@ -191,17 +196,24 @@ def _local_response_norm(node: TorchNode) -> Any:
 
 #: Half, float, double and bfloat16, as the files number them.
 _FLOATS = (6, 7, 8, 13)
+_BOOL = 12
 
 
 def _same(node: TorchNode) -> Any:
     if node.get("train", False) is True:
         raise node.unsupported("drops values at random", "Export the module in eval mode")
-    dtype = node.get("dtype")
+    dtype, value = node.get("dtype"), node.get("self", node.get("input"))
+    if isinstance(value, Condition):
+        if dtype is None:
+            return value
+        truth = dtype == _BOOL or str(dtype) == "torch.bool"
+        return value.map(bool, boolean=True) if truth else value.map(float)
+    if isinstance(value, Masked):
+        return value
+    if isinstance(value, (Tensor, Flat)) and is_whole(node.builder, value, node.whole):
+        return compared(node.builder, value, "ne", 0.0) if dtype == _BOOL or str(dtype) == "torch.bool" else value
     if dtype is not None and not (dtype in _FLOATS or str(dtype).startswith(("torch.float", "torch.bfloat"))):
-        # indices of an embedding may be of any type of whole numbers
-        source = node.op.arguments.get("self")
-        if not (isinstance(source, Ref) and source.name in node.program.inputs):
-            raise node.unsupported(f"rounds what the model computes to {dtype}")
+        raise node.unsupported(f"rounds what the model computes to {dtype}")
     return node.get("self", node.get("input"))
 
 
@@ -232,6 +244,7 @@ CONVERTERS: dict[str, Converter] = {
     "lrpfast.local_response_norm": _local_response_norm,
     "aten.native_dropout": _native_dropout,
     **{f"aten.{name}": _same for name in (*UNCHANGED, "feature_dropout", "alpha_dropout", "feature_alpha_dropout")},
-    **MOVES,
+    **{key: carried(convert) for key, convert in MOVES.items()},
     **MERGES,
+    **TRUTHS,
 }

@@ -105,4 +105,6 @@ class TorchProgram:
     constants: dict[str, np.ndarray]
     #: the sizes of every value, the batch axis included; those that are not fixed as SymPy writes them (`srepr`)
     shapes: dict[str, tuple[int | str | None, ...]] = field(default_factory=dict)
+    #: of the inputs: "number", "whole" or "truth"
+    kinds: dict[str, str] = field(default_factory=dict)
     name: str = "model"

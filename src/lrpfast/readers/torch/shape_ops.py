@@ -13,7 +13,7 @@ from ...budget import take as count
 from ...errors import ShapeError
 from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, take
 from ..channels_first import check_first
-from ..file_axes import expand, file_sizes, permute, squeeze, unsqueeze, view
+from ..file_axes import expand, file_sizes, gather, permute, squeeze, unsqueeze, view
 from .graph import TorchNode
 
 Converter = Callable[[TorchNode], Any]
@@ -206,31 +206,18 @@ def _index_select(node: TorchNode) -> Any:
 
 
 def _index(node: TorchNode) -> Any:
-    """Constant indices on one axis or several side by side; each result axis is one of the indices'."""
+    """Constant indices on axes side by side; each result axis is one of the indices'."""
     x, indices = node.tensor(), node.get("indices")
     used = [i for i, index in enumerate(indices) if index is not None]
-    arrays = [indices[i] for i in used]
+    pairs = [node.known_pair(indices[i]) for i in used]
     if (
         not used
         or used != list(range(used[0], used[0] + len(used)))
-        or any(not isinstance(a, np.ndarray) or (a.dtype == bool and a.ndim != 1) for a in arrays)
+        or any(not isinstance(p, tuple) or (p[0].dtype == bool and p[0].ndim != 1) for p in pairs)
     ):
         raise node.unsupported("indexes by other than constants on axes side by side")
-    arrays = [np.flatnonzero(a) if a.dtype == bool else a for a in arrays]
-    axis = [x.axis(dim) for dim in used][0]
-    sizes = [fixed(x, axis + i) for i in range(len(used))]
-    wrapped = [np.where(a < 0, a + n, a) for a, n in zip(arrays, sizes, strict=True)]
-    flat = np.asarray(np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes))
-    first = used[0]
-    x = _viewed(node, x, _replaced(node, x, first, len(used), [math.prod(sizes)]))
-    x = take(node.builder, x, axis, flat.ravel())
-    return _viewed(node, x, _replaced(node, x, first, 1, flat.shape))
-
-
-def _replaced(node: TorchNode, x: Any, first: int, count: int, sizes: Sequence[int]) -> list[list[int]]:
-    """The file's shape with some of its axes, side by side, in the place of others."""
-    whole = [file_sizes(x, node.batches, i) for i in (0, 1)]
-    return [[*s[:first], *sizes, *s[first + count :]] for s in whole]
+    pairs = [tuple(np.flatnonzero(a) if a.dtype == bool else a for a in pair) for pair in pairs]
+    return gather(node.builder, x, used[0], pairs, node.batches)
 
 
 def _flip(node: TorchNode) -> Any:
