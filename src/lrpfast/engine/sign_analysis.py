@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..model.layers import Activation, Dot, Embedding, LocalResponseNorm, Multiply
+from ..model.layers import Activation, Attention, Dot, Embedding, LocalResponseNorm, MatMul, Multiply, Softmax
 from ..rules.roles import ROUTE, role
 from .graph_ir import PlanNode
 from .operators import Operator
@@ -44,8 +44,12 @@ def signs_of(units: Sequence[PlanNode], count: int, inputs: dict[int, int]) -> l
             sign = layer.sign
         elif isinstance(layer, Embedding):
             sign = sign_of(layer.table)
-        elif isinstance(layer, (Multiply, Dot)):
+        elif isinstance(layer, (Multiply, Dot, MatMul)):
             sign = int(np.prod(got))
+        elif isinstance(layer, Softmax):
+            sign = 1
+        elif isinstance(layer, Attention):  # means of the values
+            sign = got[2]
         elif role(layer) is ROUTE or isinstance(layer, LocalResponseNorm):
             sign = common(got)
         signs[unit.output] = sign

@@ -188,7 +188,7 @@ class Model:
             wanted, shape = self.nodes[i].shape, as_shape(given, str(self.nodes[i]))
             if not fits(shape, wanted):
                 raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {shape}")
-            nodes[i] = (replace(self.nodes[i].layer, shape=shape), ())
+            nodes[i] = (replace(self.nodes[i].layer, shape=shape), ())  # type: ignore[call-arg]
         return Model(nodes, self.name, self.outputs, self.sequential)
 
     def consumers(self) -> list[list[int]]:

@@ -90,12 +90,12 @@ class Split(Rule):
     >>> layer, x = lrpfast.layers.Multiply(), [np.array([[2.0]]), np.array([[5.0]])]
     >>> [r.tolist() for r in lrpfast.redistribute(lrpfast.rules.Split(), layer, x, np.array([[10.0]]))]
     [[[5.0]], [[5.0]]]
-    >>> [r.tolist() for r in lrpfast.redistribute(lrpfast.rules.Split("last"), layer, x, np.array([[10.0]]))]
+    >>> [r.tolist() for r in lrpfast.redistribute(lrpfast.rules.Split(to="last"), layer, x, np.array([[10.0]]))]
     [[[0.0]], [[10.0]]]
     """
 
-    to: Any = "each"
     _: KW_ONLY
+    to: Any = "each"
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "split"
     equation: ClassVar[str] = "R_k = R / n"
@@ -116,7 +116,7 @@ class Split(Rule):
 
 @dataclass(frozen=True, repr=False)
 class AttnLRP(Rule):
-    """Attention and products by their Taylor expansions: values get half, queries and keys the rest through the softmax.
+    """Attention by its Taylor expansions: values get half, queries and keys the rest through the softmax.
 
     With s = R / (z + stabilizer) of each product z: R_v = ½ v ⊙ (aᵀ s), R_a = ½ a ⊙ (s vᵀ); R_x = x ⊙ (R_a − a Σ R_a)
     for the softmax's argument x; of what the scores q kᵀ then get, R_q = ½ q ⊙ (s k), R_k = ½ k ⊙ (sᵀ q). A bias of the
@@ -141,7 +141,7 @@ class AttnLRP(Rule):
 
     _: KW_ONLY
     stabilizer: Any = 1e-6
-    name: ClassVar[str] = "attn_lrp"
+    name: ClassVar[str] = "attn"
     equation: ClassVar[str] = "R_v = v * a^T s / 2, R_x = x (R_a - a sum R_a), R_q = q * s k / 2"
 
     @property
@@ -154,7 +154,7 @@ class CP(Rule):
     """Conservative propagation: attention hands all relevance to the values, R_v = v ⊙ (aᵀ R / (z + stabilizer)).
 
     Weights of attention are constants, so that queries and keys get none. Of any other product the signal gets all, as
-    under ``Split("signal")``.
+    under ``Split(to="signal")``.
 
     Parameters
     ----------

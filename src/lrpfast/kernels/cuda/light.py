@@ -9,14 +9,25 @@ import numpy as np
 
 from ..codes import OF_ROWS
 from ..operation import Operation, row_of
-from ..ops import Activate, Normalize, NormalizeBack, PoolBack, Scatter, SoftmaxBack, Strided
+from ..ops import (
+    Activate,
+    AttentionBack,
+    AttentionOp,
+    MaskedSoftmax,
+    Normalize,
+    NormalizeBack,
+    PoolBack,
+    Scatter,
+    SoftmaxBack,
+    Strided,
+)
 from ..program import Program
 from .contractions import Locate
 from .device_arrays import DeviceArrays
 from .structs import BUFFER, INT, LIGHT
 
 #: operations whose rows are made by a warp each; so are activations of rows
-BY_ROWS = (SoftmaxBack, Normalize, NormalizeBack)
+BY_ROWS = (AttentionBack, AttentionOp, MaskedSoftmax, Normalize, NormalizeBack, SoftmaxBack)
 
 
 def kernel_name(operation: Operation) -> str:

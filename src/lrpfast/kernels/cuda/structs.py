@@ -45,8 +45,8 @@ CONTRACTION = _struct(
     *((name, POINTER) for name in ("z_constant", "geometry", "terms", "outputs", "shares")),
 )
 LIGHT = _struct(
-    ("reads", BUFFER, 3),
-    ("writes", BUFFER, 2),
+    ("reads", BUFFER, 8),
+    ("writes", BUFFER, 3),
     *((name, INT) for name in ("function", "flag", "columns", "sources_count")),
     *((name, INT) for name in ("check", "detached", "length", "stabilizer")),
     *((name, LONG) for name in ("count", "run", "source_offset", "source_step", "out_offset", "out_step")),
