@@ -192,6 +192,15 @@ def nearest(builder: Builder, value: Value, axes: Mapping[int, Resize], rounding
     return _spatially(builder, value, repeats, 1, lambda sizes: L.UpSample(tuple(sizes)))
 
 
+def cumulative(builder: Builder, value: Value, axis: int, reverse: bool = False, exclusive: bool = False) -> Value:
+    """The sums of an axis up to each position: a matrix of 1 and 0."""
+    n = fixed(value, axis)
+    count(8 * n * n, f"to sum an axis of {n} values up to each")
+    matrix = np.tri(n, n, -int(exclusive))
+    matrices = {axis: matrix[::-1, ::-1] if reverse else matrix}
+    return _spatially(builder, value, matrices, None, lambda axes: L.Interpolate(tuple(axes)))
+
+
 def repeat(builder: Builder, value: Value, axis: int, count: int) -> Value:
     """Each value of an axis ``count`` times, one after the other."""
     times = {} if count == 1 else {axis: count}

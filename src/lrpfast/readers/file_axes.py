@@ -180,6 +180,25 @@ def expand(builder: Builder, value: Value, target: tuple[Sizes, Sizes], batches:
     return value
 
 
+def _batch_axis_of(pair: tuple[np.ndarray, ...], batches: Batches) -> int:
+    """The axis along which indices name every sample once, in order."""
+    for axis in range(pair[0].ndim):
+        if [a.shape[axis] for a in pair] != list(batches):
+            continue
+        orders = [np.arange(n).reshape([n if i == axis else 1 for i in range(pair[0].ndim)]) for n in batches]
+        if all(np.array_equal(a, np.broadcast_to(o, a.shape)) for a, o in zip(pair, orders, strict=True)):
+            return axis
+    raise UnsupportedLayerError("takes some samples of the batch, or mixes them")
+
+
+def _without(index: np.ndarray, axis: int) -> np.ndarray:
+    """Indices without an axis along which they do not vary."""
+    row = index.take([0], axis)
+    if not np.array_equal(index, np.broadcast_to(row, index.shape)):
+        raise UnsupportedLayerError("takes other values of each sample")
+    return np.asarray(row.squeeze(axis))
+
+
 def gather(
     builder: Builder, value: Value, first: int, indices: Sequence[tuple[np.ndarray, np.ndarray]], batches: Batches
 ) -> Value:
@@ -188,22 +207,16 @@ def gather(
     Each index is a pair for the two sizes of the batch. On the batch's axis it must name every sample once, in order.
     """
     count = len(indices)
-    rank = max(a.ndim for a, _ in indices)
-    full = [[a.reshape((1,) * (rank - a.ndim) + a.shape) for a in pair] for pair in indices]
-    at = value.batch.position - first
-    result_at = rank  # where the batch is among the indices' axes
+    pairs = [np.broadcast_arrays(*(index[which] for index in indices)) for which in (0, 1)]
+    full = list(zip(*pairs, strict=True))
+    at, result_at = value.batch.position - first, 0
     if 0 <= at < count and value.batch.whole:
         of_batch = full.pop(at)
-        varies = [axis for axis in range(rank) if [a.shape[axis] for a in of_batch] == list(batches)]
-        every = all(np.array_equal(a.ravel(), np.arange(n)) for a, n in zip(of_batch, batches, strict=True))
-        if not every or len(varies) != 1 or any(a.shape[varies[0]] != 1 for pair in full for a in pair):
-            raise UnsupportedLayerError("takes some samples of the batch, or mixes them")
-        result_at = varies[0]
-        full = [[a.squeeze(result_at) for a in pair] for pair in full]
-        rank -= 1
+        result_at = _batch_axis_of(of_batch, batches)
+        full = [tuple(_without(a, result_at) for a in pair) for pair in full]
     elif 0 <= at < count:
         raise UnsupportedLayerError("indexes an axis that the batch is joined with")
-    if any(not np.array_equal(first_index, second_index) for first_index, second_index in full):
+    if any(not np.array_equal(a, b) for a, b in full):
         raise UnsupportedLayerError("indexes by constants that depend on the batch's size")
     # of the sample: head, the axes that are indexed, and the rest
     dims = [first + i for i in range(count) if first + i != value.batch.position]
@@ -211,14 +224,14 @@ def gather(
     sizes = [fixed(value, a) for a in axes]
     start = axes[0] if axes else sum(len(a) - (BATCH in a) for a in value.batch.axes(len(value.shape))[:first])
     shape = np.broadcast_shapes(*(pair[0].shape for pair in full)) if full else ()
-    wrapped = [np.where(pair[0] < 0, pair[0] + n, pair[0]) for pair, n in zip(full, sizes, strict=True)]  # type: ignore[operator]
+    wrapped = [np.where(pair[0] < 0, pair[0] + n, pair[0]) for pair, n in zip(full, sizes, strict=True)]
     head, tail = value.shape[:start], value.shape[start + len(axes) :]
     batch = value.batch
     inside = 0 <= at < count
     moved = replace(builder.tensor(value), batch=FIRST)
     if axes:
-        flat = np.asarray(np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes))  # type: ignore[call-overload]
-        joined: Value = builder.reshape(moved, (*head, math.prod(sizes), *tail))  # type: ignore[arg-type]
+        flat = np.asarray(np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes))
+        joined: Value = builder.reshape(moved, (*head, math.prod(sizes), *tail))
         joined = take(builder, joined, start, flat.ravel())
         moved = builder.tensor(builder.reshape(joined, (*head, *shape, *tail)))
     if inside:

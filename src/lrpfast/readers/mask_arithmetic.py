@@ -186,11 +186,10 @@ def chosen(node: Context, condition: Any, a: Any, b: Any) -> Any:
             (aligned_scores,) = aligned(builder, [scores], np.ndim(pair[0]))
             hidden = node.sample_array(condition, aligned_scores).astype(bool)
             masked = Masked(aligned_scores, other.seen, other.truth) if isinstance(other, Masked) else aligned_scores
-            where = ~hidden if negate else hidden
-            plain = None
+            there, plain = ~hidden if negate else hidden, None
             if is_value(other) and np.isfinite(number):
-                plain = partial(choose, builder, where, np.float64(number), aligned_scores)
-            return hide(builder, masked, where, plain)
+                plain = partial(choose, builder, there, np.asarray(number), aligned_scores)
+            return hide(builder, masked, there, plain)
     mask, x, y = node.operands(condition, a, b)
     return choose(builder, np.asarray(mask).astype(bool), x, y)
 

@@ -19,7 +19,7 @@ from .arithmetic import multiply
 from .axis_ops import affine, stretched
 from .batch_axis import BATCH, Shape
 from .channels_first import Builder, Tensor, Value
-from .file_axes import Batches, Sizes, aligned, sample_array, unsqueeze, view
+from .file_axes import Batches, Sizes, aligned, sample_array, unsqueeze
 
 #: What is added to a score so that nothing is left of it: e to this power is 0 in float64.
 HIDING = -1e4
@@ -122,15 +122,15 @@ class Masked:
             truth = multiply(builder, truth, self.truth)
         return Masked(self.scores, self.seen if seen is None else seen, self.truth if truth is None else truth, plain)
 
-    def view(self, builder: Builder, target: tuple[Sizes, Sizes], batches: Batches) -> Masked:
+    def reshaped(self, builder: Builder, move: Callable[[Value], Value]) -> Masked:
         """The scores in another shape, and the mask with them."""
-        moved = self.then(lambda scores: view(builder, scores, target, batches))
         shape: Any = self.scores.shape
-        scores, seen, truth = moved.scores, self.seen, self.truth
+        moved = self.then(move)
+        seen, truth = self.seen, self.truth
         if seen is not None:
-            seen = np.broadcast_to(seen, shape).reshape(scores.shape)  # type: ignore[arg-type]
+            seen = np.broadcast_to(seen, shape).reshape(moved.scores.shape)  # type: ignore[arg-type]
         if truth is not None:
-            truth = view(builder, stretched(builder, truth, shape), target, batches)
+            truth = move(stretched(builder, truth, shape))
         return replace(moved, seen=seen, truth=truth)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ...errors import ModelFormatError, UnsupportedLayerError
 from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..file_axes import aligned, sample_array, shown
+from ..masks import Condition, Masked
 from .file import Node
 from .fold import FoldedValue, integers
 from .values import Integers, Quantized
@@ -36,7 +37,9 @@ class NodeContext:
     builder: Builder
     opset: int
     batches: tuple[int, int]
+    #: the numbers of the builder's nodes that are inputs, and of those of whole numbers
     inputs: set[int]
+    whole: set[int]
     read: set[str] = field(default_factory=set)
 
     def run(self, build: Callable[[NodeContext], Any]) -> list[Any]:
@@ -53,6 +56,10 @@ class NodeContext:
                 "Export the model without it",
             )
         return result if isinstance(result, list) else [result]
+
+    def with_first(self, value: Any) -> NodeContext:
+        """The same node with another first input."""
+        return replace(self, args=[value, *self.args[1:]])
 
     def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
         return self.node.unsupported(problem, remedy)
@@ -72,6 +79,10 @@ class NodeContext:
 
     def checked(self, arg: Any, i: int = 0) -> Value:
         """A value that the model computes."""
+        if isinstance(arg, Condition):
+            return arg.number(self.builder)
+        if isinstance(arg, Masked):
+            return arg.number()
         if isinstance(arg, Integers):
             raise self.unsupported(f"computes with whole numbers: {arg.problem}")
         if isinstance(arg, Quantized):
@@ -119,7 +130,7 @@ class NodeContext:
         numbers: tuple[int, ...] | None = self.attr(name)
         return numbers
 
-    def sample(self, constant: Any, value: Value) -> np.ndarray:
+    def sample_array(self, constant: Any, value: Value) -> np.ndarray:
         """A constant as it meets samples of a value: without the batch axis, and with all others."""
         known = constant if isinstance(constant, FoldedValue) else FoldedValue(*2 * (np.asarray(constant),))
         if known.first.dtype.kind not in "fiub":
@@ -132,16 +143,20 @@ class NodeContext:
             raise self.unsupported(f"joins a constant of shape {known.first.shape} to a tensor of shape {shown(value)}")
         return array
 
+    def known_pair(self, value: Any) -> Any:
+        """A constant for both sizes of the batch; what is none is returned as it is."""
+        return (value.first, value.second) if isinstance(value, FoldedValue) else value
+
     def operands(self, *args: Any) -> list[Any]:
         """Arguments that meet element by element: values with as many axes each, and arrays without the batch axis."""
         tensors = [self.checked(arg) for arg in args if not isinstance(arg, FoldedValue)]
         known = [arg.first.ndim for arg in args if isinstance(arg, FoldedValue)]
         values = aligned(self.builder, tensors, max(known, default=0))
         rest = iter(values)
-        return [self.sample(a, values[0]) if isinstance(a, FoldedValue) else next(rest) for a in args]
+        return [self.sample_array(a, values[0]) if isinstance(a, FoldedValue) else next(rest) for a in args]
 
     def affine(self, x: Value, scale: Any, shift: Any) -> Value:
         """x · scale + shift, with constants as the file has them; what is smaller is stretched to what is larger."""
         scale, shift = np.asarray(scale), np.asarray(shift)
         (x,) = aligned(self.builder, [x], max(scale.ndim, shift.ndim))
-        return affine(self.builder, x, *(self.sample(a, x) for a in (scale, shift)))
+        return affine(self.builder, x, *(self.sample_array(a, x) for a in (scale, shift)))

@@ -10,9 +10,11 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
-from ..arithmetic import add, choose, concat, divide, multiply
+from ..arithmetic import add, concat, divide, multiply
 from ..axis_ops import constant, fixed, take
 from ..channels_first import Tensor, Value, check_first, clip
+from ..mask_arithmetic import mapped, masked_product, masked_sum
+from ..masks import HIDING_ALONE, Condition, Masked, compared, is_whole, softmax
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
 from .values import Integers
@@ -68,7 +70,7 @@ def _selu(ctx: NodeContext) -> Value:
 
 def _prelu(ctx: NodeContext) -> Value:
     x, b = ctx.builder.tensor(ctx.value()), ctx.builder
-    slope = ctx.sample(ctx.known(1, "slope"), x)
+    slope = ctx.sample_array(ctx.known(1, "slope"), x)
     if slope.size == 1:
         return b.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
     return b.each(L.Activation("prelu", {"negative_slope": slope.transpose(x.order)}), x)
@@ -89,7 +91,13 @@ def _clipped(ctx: NodeContext, low: float | None, high: float | None, x: Value |
 
 def _softmax(name: str) -> Callable[[NodeContext], Value]:
     def build(ctx: NodeContext) -> Value:
-        b, x = ctx.builder, ctx.value()
+        b, masked = ctx.builder, ctx.args[0]
+        if isinstance(masked, Masked) and name == "softmax":
+            last = masked.scores.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
+            if ctx.opset < 13 and last < len(masked.scores.shape) - 1:
+                raise ctx.unsupported("takes the softmax of masked scores over several axes")
+            return softmax(b, masked, last)
+        x = ctx.value()
         axis = x.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
         if ctx.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
             check_first(x)
@@ -105,7 +113,20 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
 # -- normalization ------------------------------------------------------------------
 
 
-def _affine(ctx: NodeContext) -> Value:
+def _affine(ctx: NodeContext) -> Any:
+    """Constants; on masks and masked scores they may be one number, or hide scores."""
+    scale, shift = (np.asarray(ctx.attr(key)) for key in ("scale", "shift"))
+    value = ctx.args[0]
+    if isinstance(value, Condition) and scale.size == shift.size == 1:
+        return value.map(lambda v: v * scale.item() + shift.item())
+    if isinstance(value, Masked) or (shift <= HIDING_ALONE).any():
+        factor, constant = FoldedValue(scale, scale), FoldedValue(shift, shift)
+        scaled: Any = masked_product(ctx, value, factor)
+        if scaled is None and not isinstance(value, Masked):
+            scaled = ctx.affine(ctx.value(), scale, _NOTHING)
+        masked = None if scaled is None else masked_sum(ctx, scaled, constant)
+        if masked is not None:
+            return masked
     return _scaled(ctx, ctx.value(), {"scale": ctx.attr("scale"), "shift": ctx.attr("shift")})
 
 
@@ -127,7 +148,7 @@ def _batch_norm(ctx: NodeContext) -> Value:
     if affine is not None:
         axis = x.axis(1)
         channels = x.shape[axis]
-        scale, shift = (ctx.sample(affine[key], x) for key in ("scale", "shift"))
+        scale, shift = (ctx.sample_array(affine[key], x) for key in ("scale", "shift"))
         if all(n == 1 for a in (scale, shift) for i, n in enumerate(a.shape) if i != axis) and channels is not None:
             scale, shift = (np.broadcast_to(a.ravel(), (channels,)) for a in (scale, shift))
             gamma, beta, affine = gamma * scale, beta * scale + shift, None
@@ -166,7 +187,7 @@ def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: 
 
 def _trailing(ctx: NodeContext, array: np.ndarray, t: Tensor, count: int) -> np.ndarray:
     """A constant on the last axes of a tensor."""
-    whole = ctx.sample(array, t)
+    whole = ctx.sample_array(array, t)
     return whole.reshape(whole.shape[whole.ndim - count :])
 
 
@@ -230,7 +251,13 @@ def _local_response(ctx: NodeContext) -> Value:
 # -- several tensors ----------------------------------------------------------------
 
 
-def _sum(ctx: NodeContext) -> Value:
+def _sum(ctx: NodeContext) -> Any:
+    if len(ctx.args) == 2:
+        a, b = ctx.args
+        masked: Any = masked_sum(ctx, a, b)
+        masked = mapped(ctx, a, b, np.add) if masked is None else masked
+        if masked is not None:
+            return masked
     operands = ctx.operands(*ctx.args)
     values = [v for v in operands if not isinstance(v, np.ndarray)]
     result: Value = values[0] if len(values) == 1 else ctx.builder.merge(L.Add(), values)
@@ -240,10 +267,14 @@ def _sum(ctx: NodeContext) -> Value:
     return result
 
 
-def _subtract(ctx: NodeContext) -> Value:
+def _subtract(ctx: NodeContext) -> Any:
     """A difference; the constants of a file itself are an Affine* by now, those made of a shape are not."""
-    a, b = ctx.operands(*ctx.args)
-    return add(ctx.builder, a, b, -1.0)
+    a, b = ctx.args
+    result = mapped(ctx, a, b, np.subtract)
+    if result is not None:
+        return result
+    x, y = ctx.operands(a, b)
+    return add(ctx.builder, x, y, -1.0)
 
 
 def _mean(ctx: NodeContext) -> Value:
@@ -252,8 +283,11 @@ def _mean(ctx: NodeContext) -> Value:
     return ctx.builder.merge(L.Average(), ctx.operands(*ctx.args))
 
 
-def _multiply(ctx: NodeContext) -> Value:
-    return multiply(ctx.builder, *ctx.operands(*ctx.args))
+def _multiply(ctx: NodeContext) -> Any:
+    a, b = ctx.args
+    result: Any = masked_product(ctx, a, b)
+    result = mapped(ctx, a, b, np.multiply) if result is None else result
+    return multiply(ctx.builder, *ctx.operands(*ctx.args)) if result is None else result
 
 
 def _divide(ctx: NodeContext) -> Value:
@@ -293,12 +327,6 @@ def _concat(ctx: NodeContext) -> Value:
     return concat(ctx.builder, operands, first.axis(ctx.attr("axis")))
 
 
-def _where(ctx: NodeContext) -> Value:
-    """One or the other by a constant mask: each times where it counts, and their sum."""
-    ctx.known(0, "condition")
-    return choose(ctx.builder, *ctx.operands(*ctx.args))
-
-
 def _negative(ctx: NodeContext) -> Value:
     return ctx.builder.affine(ctx.value(), np.array(-1.0), _NOTHING)
 
@@ -311,8 +339,14 @@ def _identity(ctx: NodeContext) -> Value:
     return ctx.builder.each(L.Identity(ctx.node.op), ctx.value())
 
 
-def _cast(ctx: NodeContext) -> Value | Integers:
-    to = ctx.attr("to")
+def _cast(ctx: NodeContext) -> Any:
+    to, value = ctx.attr("to"), ctx.args[0]
+    if isinstance(value, Condition):
+        return value.map(bool, boolean=True) if to == 9 else value.map(float)
+    if isinstance(value, Masked) and to in (1, 10, 11, 16):
+        return value
+    if isinstance(value, Tensor) and is_whole(ctx.builder, value, ctx.whole) and to not in (1, 10, 11, 16):
+        return compared(ctx.builder, value, "ne", 0.0) if to == 9 else value
     if to in (1, 10, 11, 16):
         return ctx.builder.each(L.Identity("Cast"), ctx.value())
     dtype = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
@@ -386,5 +420,4 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Swish": _swish,
     "Tanh": _function("tanh"),
     "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
-    "Where": _where,
 }

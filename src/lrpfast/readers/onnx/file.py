@@ -40,6 +40,7 @@ _TYPES: dict[int, tuple[str, str]] = {
 }
 #: Those of them that are not whole numbers.
 _FLOATS = (1, 10, 11, 16)
+_BOOL = 9
 
 
 class NodeError(UnsupportedLayerError):
@@ -111,11 +112,14 @@ class Input:
         With the batch axis; None where the file leaves a size open.
     integer : bool
         Whether it holds whole numbers.
+    truth : bool
+        Whether it holds truths.
     """
 
     name: str
     shape: tuple[int | None, ...]
     integer: bool = False
+    truth: bool = False
 
     @property
     def sample(self) -> Shape:
@@ -273,7 +277,8 @@ def _input(value: Any) -> Input:
         raise UnsupportedLayerError(
             f"input {value.name!r} has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
         )
-    return Input(value.name, tuple(sizes), value.type.tensor_type.elem_type not in _FLOATS)
+    kind = value.type.tensor_type.elem_type
+    return Input(value.name, tuple(sizes), kind not in (*_FLOATS, _BOOL), kind == _BOOL)
 
 
 def _node(item: Any, number: int, count: int, folder: Path | None) -> Node:

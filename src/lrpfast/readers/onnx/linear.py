@@ -31,7 +31,7 @@ def _biased(ctx: NodeContext, out: int, x: Value, axis: int, build: Callable[[np
             raise ctx.unsupported(f"has a bias of shape {bias.shape} for {out} outputs")
         return build(None if bias is None else np.broadcast_to(bias.ravel(), (out,)))
     if np.ndim(added) <= x.rank:
-        whole = ctx.sample(added, x)
+        whole = ctx.sample_array(added, x)
         if whole.shape[axis] in (1, out) and all(n == 1 for a, n in enumerate(whole.shape) if a != axis):
             return build(np.broadcast_to(whole.ravel(), (out,)))
     return ctx.affine(build(None), np.array(1.0), added)

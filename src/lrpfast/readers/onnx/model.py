@@ -25,6 +25,7 @@ from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Shape
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..masks import Condition
 from .context import NodeContext
 from .control_flow import CONTROL
 from .file import File, Input, Node, read
@@ -34,6 +35,7 @@ from .ops import OPERATORS
 from .patterns import Matcher
 from .schema import check
 from .shape_ops import MOVES
+from .truths import mask_inputs
 from .values import Integers, Quantized
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
@@ -55,7 +57,10 @@ _QUANTIZED = (
 )
 
 #: What may use an input of whole numbers: operators that round nothing.
-_ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
+_ON_NUMBERS = {
+    *("Cast", "Gather", "GatherND", "Identity", "CumSum", "Expand", *MOVES),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+}
 
 
 def from_onnx(model: Any) -> Model:
@@ -128,11 +133,15 @@ def build(file: File) -> Model:
     outputs = [name for name in file.outputs if name not in file.labels] or file.outputs
     planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
+    masks = mask_inputs(file)
     for item in file.inputs:
         with _error_context(f"input {item.name!r}"):
-            values[item.name] = builder.input(item.name, item.sample)
-    integer_inputs = {item.name for item in file.inputs if item.integer}
-    reader = _GraphReader(builder, file.opset, _batches(file.inputs), integer_inputs, set(builder.inputs))
+            is_mask = item.name in masks
+            tensor = builder.input(item.name, item.sample, "truth" if is_mask else "number")
+            values[item.name] = Condition(tensor, boolean=item.truth) if is_mask else tensor
+    integer_inputs = {item.name for item in file.inputs if item.integer and item.name not in masks}
+    whole = {values[name].node for name in integer_inputs}
+    reader = _GraphReader(builder, file.opset, _batches(file.inputs), integer_inputs, set(builder.inputs), whole)
     reader.run(planned, values)
     reader.obstacles.check()
     for name in outputs:
@@ -189,6 +198,7 @@ class _GraphReader:
     batches: tuple[int, int]
     integer_inputs: set[str]
     inputs: set[int]
+    whole: set[int]
     obstacles: Obstacles = field(default_factory=Obstacles)
 
     def run(self, nodes: Sequence[Node], values: dict[str, Any]) -> None:
@@ -228,7 +238,7 @@ class _GraphReader:
         return self._built(node, args)
 
     def _built(self, node: Node, args: list[Any]) -> list[Any]:
-        context = NodeContext(node, args, self.builder, self.opset, self.batches, self.inputs)
+        context = NodeContext(node, args, self.builder, self.opset, self.batches, self.inputs, self.whole)
         return context.run(OPERATORS[node.op])
 
     def _unknown(self, node: Node) -> UnsupportedLayerError:

@@ -185,14 +185,14 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     values, folded = fold_constants(program)
     program = fused(functional(program, folded))
     builder = Builder()
-    shapes = shapes_of(program)
+    shapes, masks = shapes_of(program), _masks(program)
     for name in program.inputs:
         shape = shapes.get(name)
         if not shape:
             raise UnsupportedLayerError(f"input {name!r} has no batch axis")
         sizes = tuple(n if isinstance(n, int) else None for n in shape[1:])
         kind = program.kinds.get(name, "number")
-        if kind == "number" or _looked_up(program, name):
+        if name not in masks:
             values[name] = builder.input(name, sizes)
         else:
             values[name] = Condition(builder.input(name, sizes, "truth"), boolean=kind == "truth")
@@ -207,16 +207,30 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     return builder.model(results, program.name)
 
 
-def _looked_up(program: TorchProgram, name: str) -> bool:
-    """Whether an input, moved perhaps, holds rows of a table; one that does not is a mask."""
-    names = {name}
-    for op in program.ops:
-        used = {ref for value in op.arguments.values() for ref in refs(value)}
-        if names & used and op.base == "aten.embedding":
-            return True
-        if names & used and op.base in VIEWS | {"aten.clone", "aten._to_copy"}:
-            names.update(op.outputs)
-    return False
+#: Operators that make truths of numbers.
+_TESTS = {
+    f"aten.{name}"
+    for name in ("eq", "ne", "lt", "le", "gt", "ge", "logical_not", "bitwise_not", "where", "masked_fill")
+}
+
+
+def _masks(program: TorchProgram) -> set[str]:
+    """The inputs that are masks: truths, and whole numbers that are compared or stand beside ids."""
+    whole = [name for name in program.inputs if program.kinds.get(name) == "whole"]
+    looked_up, tested = set(), set()
+    for name in whole:
+        names = {name}
+        for op in program.ops:
+            if names.isdisjoint(ref for value in op.arguments.values() for ref in refs(value)):
+                continue
+            if op.base == "aten.embedding":
+                looked_up.add(name)
+            if op.base in _TESTS or op.arguments.get("dtype") == 12 or str(op.arguments.get("dtype")) == "torch.bool":
+                tested.add(name)
+            if op.base in VIEWS | {"aten.clone", "aten._to_copy"}:
+                names.update(op.outputs)
+    masks = {name for name in whole if name not in looked_up and (looked_up or name in tested)}
+    return masks | {name for name in program.inputs if program.kinds.get(name) == "truth"}
 
 
 class _Skipped(Exception):

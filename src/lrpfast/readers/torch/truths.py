@@ -14,8 +14,11 @@ from .graph import TorchNode
 
 Converter = Callable[[TorchNode], Any]
 
-#: Operators that expand axes; a mask's stay as they are.
-_EXPANDS = ("aten.expand", "aten.expand_as")
+#: Operators that give values another shape, and leave their order.
+_RESHAPES = {
+    f"aten.{name}"
+    for name in ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as")
+}
 
 
 def carried(convert: Converter) -> Converter:
@@ -23,8 +26,8 @@ def carried(convert: Converter) -> Converter:
 
     def moved(node: TorchNode) -> Any:
         value = node.get("self")
-        if isinstance(value, Masked) and convert in VIEWS:
-            return value.view(node.builder, node.view_of(value), node.batches)
+        if isinstance(value, Masked) and node.op.base in _RESHAPES:
+            return value.reshaped(node.builder, lambda scores: convert(node.with_argument("self", scores)))
         if not isinstance(value, Condition):
             return convert(node)
         if node.op.base == "aten.expand":
