@@ -407,9 +407,11 @@ def test_attention():
             return self.attention(x, x, x, need_weights=self.weights)[0]
 
     torch.manual_seed(0)
-    same(Attends(False), torch.randn(3, 5, 8))
-    same(Attends(True), torch.randn(3, 5, 8))
-    same(Function(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)), torch.randn(3, 2, 5, 8))
+    causal = Function(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True))
+    for module, shape in ((Attends(False), (3, 5, 8)), (Attends(True), (3, 5, 8)), (causal, (3, 2, 5, 8))):
+        module, x = module.double().eval(), torch.randn(shape, dtype=torch.float64)
+        model = lrpfast.from_torch(module, x)
+        torch.testing.assert_close(model.predict(x, precision="float64"), module(x).detach(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
