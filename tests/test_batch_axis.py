@@ -26,7 +26,7 @@ MOVES = {
     "batch joined with tokens": [("to", (-1, 6)), ("dense", 6), ("to", (-1, 4, 5))],
     "tokens joined with the batch": [*TURN, ("to", (-1, 6)), ("dense", 6), ("softmax", -1), ("to", (4, -1, 5)), *TURN],
     "heads": [
-        *[("to", (-1, 4, 2, 3)), ("perm", (0, 2, 1, 3)), ("to", (-1, 4, 3)), ("softmax", 1), ("norm", -1)],
+        *[("to", (-1, 4, 2, 3)), ("perm", (0, 2, 1, 3)), ("to", (-1, 4, 3)), ("norm", -1), ("softmax", 1)],
         *[("to", (-1, 2, 4, 3)), ("perm", (0, 2, 1, 3)), ("to", (-1, 24))],
     ],
     "heads of tokens first": [*TURN, ("to", (4, -1, 3)), *TURN, ("softmax", 1), *TURN, ("to", (4, -1, 6)), *TURN],

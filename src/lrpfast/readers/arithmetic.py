@@ -57,6 +57,16 @@ def power(builder: Builder, x: Value, exponent: float) -> Value:
     return builder.each(L.Activation("power", {"exponent": exponent}), x)
 
 
+def logarithm(builder: Builder, x: Value) -> Value:
+    """log(x)."""
+    return builder.each(L.Activation("log"), x)
+
+
+def absolute(builder: Builder, x: Value) -> Value:
+    """|x|."""
+    return builder.each(L.Activation("relu", {"negative_slope": -1.0}), x)
+
+
 def negative(builder: Builder, x: Value) -> Value:
     """-x."""
     return affine(builder, x, -1.0, 0.0)
@@ -128,6 +138,13 @@ def concat(builder: Builder, operands: Sequence[Operand], axis: int) -> Value:
     return builder.affine(result, np.array(1.0), shift)
 
 
+def total(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The sum over axes of a sample: the mean, times how many values there are."""
+    values = math.prod(fixed(x, axis) for axis in axes)
+    result = builder.pool_all(x, axes, L.GlobalAveragePool, keepdims)
+    return result if values == 1 else affine(builder, result, float(values), 0.0)
+
+
 # -- sums of products ----------------------------------------------------------------
 
 
@@ -152,7 +169,7 @@ def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 
 
 def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Value:
-    """A sum of products that is a matrix product with a constant, or of two matrices.
+    """A sum of products: of a value and an array, or of two values that share axes they keep or axes they sum over.
 
     Each value's batch axis has the same label, which the arrays lack.
     """
@@ -188,11 +205,7 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
     for label in term:
         if label not in labels + result:  # in the array alone
             array, term = np.asarray(array.sum(term.index(label))), term.replace(label, "")
-    alone = [label for label in labels if label not in result + term]
-    if alone:  # in the value alone: as if the array had it too
-        sizes = [fixed(x, labels.index(label)) for label in alone]
-        array = np.broadcast_to(array.reshape(*array.shape, *(1 for _ in sizes)), (*array.shape, *sizes))
-        term += "".join(alone)
+    labels, x = _summed(builder, x, labels, result + term)
     summed = "".join(label for label in labels if label not in result)
     added = "".join(label for label in result if label not in labels)
     shared = "".join(label for label in labels if label in term and label in result)
@@ -234,33 +247,63 @@ def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
 
 
 def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:
-    """Two values of samples whose batch is first: element by element, or a matrix product."""
-    (left, a), (right, b) = values
-    a, left = _summed(builder, a, left, right + result)
-    b, right = _summed(builder, b, right, left + result)
-    if sorted(left) == sorted(right) == sorted(result):  # element by element
-        a, b = (builder.transpose(v, [t.index(c) for c in result]) for v, t in ((a, left), (b, right)))
-        return builder.merge(L.Multiply(), [a, b])
-    inner = [c for c in left if c in right and c not in result]
-    both = [c for c in left if c in right and c in result]
-    rows, columns = ([c for c in t if c not in inner + both] for t in (left, right))
-    size = {c: fixed(v, i) for v, t in ((a, left), (b, right)) for i, c in enumerate(t)}
-    whole = [math.prod(size[c] for c in part) for part in (rows, inner, columns)]
-    shape = [size[c] for c in both]
-    x = builder.transpose(a, [left.index(c) for c in both + rows + inner])
-    y = builder.transpose(b, [right.index(c) for c in both + inner + columns])
-    product = matrix_product(
-        builder, builder.reshape(x, [*shape, *whole[:2]]), builder.reshape(y, [*shape, *whole[1:]])
+    """Axes that only one value has are summed there, and the values laid out as (both, own, summed)."""
+    (left, a), (right, b) = (
+        _summed(builder, x, labels, result + other)
+        for (labels, x), (other, _) in zip(values, reversed(values), strict=True)
     )
-    order = both + rows + columns
-    product = builder.reshape(product, [size[c] for c in order])
+    both = "".join(c for c in left if c in right and c in result)
+    inner = "".join(c for c in left if c in right and c not in result)
+    own_left, own_right = ("".join(c for c in t if c not in both + inner) for t in (left, right))
+    order = both + own_left + own_right
+    if inner and own_left and own_right and both:
+        product: Value = _matrices(builder, [(left, a), (right, b)], both, inner, (own_left, own_right))
+    elif inner and not both:
+        a, b = (_matrix_of(builder, x, t, own, inner) for x, t, own in ((a, left, own_left), (b, right, own_right)))
+        node = builder.add(L.Dot((1, 1)), builder.plain(a).node, builder.plain(b).node)
+        product = Tensor(node, tuple(builder.shapes[node]), (0, 1))
+        size = {c: fixed(x, t.index(c)) for t, x in values for c in t}
+        product = builder.reshape(product, [size[c] for c in order])
+    else:  # element by element, stretched along axes that one of them lacks
+        whole = order + inner
+        pair = [_spread(builder, x, t, whole) for x, t in ((a, left), (b, right))]
+        product = builder.merge(L.Multiply(), pair)
+        if inner:
+            product = total(builder, product, range(len(order), len(whole)), False)
     return builder.transpose(product, [order.index(c) for c in result])
 
 
-def _summed(builder: Builder, x: Value, labels: str, kept: str) -> tuple[Value, str]:
-    """The sums over the axes whose labels are not kept, and the labels that are left."""
-    axes = [i for i, label in enumerate(labels) if label not in kept]
+def _matrices(
+    builder: Builder, values: Sequence[tuple[str, Value]], both: str, inner: str, own: tuple[str, str]
+) -> Value:
+    """Products of matrices, one for each place on the axes that both values have."""
+    size = {c: fixed(x, axis) for labels, x in values for axis, c in enumerate(labels)}
+    count = {labels: math.prod(size[c] for c in labels) for labels in (inner, *own)}
+    shape = [size[c] for c in both]
+    (left, a), (right, b) = values
+    a = builder.transpose(a, [left.index(c) for c in both + own[0] + inner])
+    b = builder.transpose(b, [right.index(c) for c in both + inner + own[1]])
+    a = builder.reshape(a, [*shape, count[own[0]], count[inner]])
+    b = builder.reshape(b, [*shape, count[inner], count[own[1]]])
+    return builder.reshape(matrix_product(builder, a, b), [size[c] for c in both + own[0] + own[1]])
+
+
+def _summed(builder: Builder, x: Value, labels: str, kept: str) -> tuple[str, Value]:
+    """The value without the axes whose labels are not kept."""
+    axes = [axis for axis, c in enumerate(labels) if c not in kept]
     if axes:
-        count = math.prod(fixed(x, a) for a in axes)
-        x = affine(builder, builder.pool_all(x, axes, L.GlobalAveragePool, False), float(count), 0.0)
-    return x, "".join(label for label in labels if label in kept)
+        x = total(builder, x, axes, False)
+    return "".join(c for c in labels if c in kept), x
+
+
+def _matrix_of(builder: Builder, x: Value, labels: str, rows: str, columns: str) -> Value:
+    x = builder.transpose(x, [labels.index(c) for c in rows + columns])
+    sizes = [fixed(x, axis) for axis in range(len(labels))]
+    return builder.reshape(x, (math.prod(sizes[: len(rows)]), math.prod(sizes[len(rows) :])))
+
+
+def _spread(builder: Builder, x: Value, labels: str, whole: str) -> Value:
+    """The value with an axis of 1 for each label that it lacks."""
+    x = builder.transpose(x, [labels.index(c) for c in whole if c in labels])
+    sizes = iter([fixed(x, axis) for axis in range(len(labels))])
+    return builder.reshape(x, [next(sizes) if c in labels else 1 for c in whole])

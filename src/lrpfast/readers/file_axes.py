@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ShapeError, UnsupportedLayerError
 from .axis_ops import fixed, repeat, take
 from .batch_axis import BATCH, FIRST, BatchAxis, of_axes, reshaped
-from .channels_first import Builder, Value
+from .channels_first import Builder, Value, open_size
 
 #: Two sizes of the batch, for which shapes are computed; twice the same where the file fixes it.
 Batches = tuple[int, int]
@@ -59,10 +59,14 @@ def view(builder: Builder, value: Value, target: tuple[Sizes, Sizes], batches: B
     if [tuple(sizes) for sizes in target] == before:
         return value
     if [math.prod(sizes) for sizes in target] != [math.prod(sizes) for sizes in before] or 0 in target[0]:
+        if None in value.shape:
+            raise open_size(value.shape)
         raise ShapeError(f"it cannot make ({', '.join(_symbolic(target, batches))}) of {shown(value)}")
     shape = tuple(OPEN[i % len(OPEN)][0] if n is None else n for i, n in enumerate(value.shape))
     pairs = [(a, a) if (a, b) in OPEN and None in value.shape else (a, b) for a, b in zip(*target, strict=True)]
     result = reshaped(value.batch, shape, (*zip(*pairs, strict=True),) if pairs else ((), ()), batches)  # type: ignore[arg-type]
+    if result is None and None in value.shape:
+        raise open_size(value.shape)
     if result is None:
         raise UnsupportedLayerError(
             f"cuts the batch axis, or joins samples: a tensor of shape {shown(value)} becomes "

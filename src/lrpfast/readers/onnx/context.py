@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..conditions import is_condition
 from ..file_axes import aligned, sample_array, shown
 from ..masks import Condition, Masked
 from .file import Node
@@ -85,6 +86,10 @@ class NodeContext:
             return arg.number()
         if isinstance(arg, Integers):
             raise self.unsupported(f"computes with whole numbers: {arg.problem}")
+        if is_condition(arg):
+            raise self.unsupported(
+                "computes with the result of a comparison, which is a step", "Where, Mul, And, Or, Xor and Not use it"
+            )
         if isinstance(arg, Quantized):
             raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
         if not isinstance(arg, (Tensor, Flat)):
@@ -106,7 +111,10 @@ class NodeContext:
         """An input that is a constant; the default where it is left out."""
         if not self.has(i) and default is not None:
             return default
-        known = self.known(i, label)
+        return self.fixed(self.known(i, label), label)
+
+    def fixed(self, known: FoldedValue, label: str) -> Any:
+        """A constant that is the same for every size of the batch."""
         if not known.fixed:
             raise self.unsupported(f"has a {label} that depends on the batch size")
         return known.first
@@ -148,10 +156,14 @@ class NodeContext:
         return (value.first, value.second) if isinstance(value, FoldedValue) else value
 
     def operands(self, *args: Any) -> list[Any]:
-        """Arguments that meet element by element: values with as many axes each, and arrays without the batch axis."""
+        """Arguments that meet element by element, all by default: values of as many axes, and arrays of a sample's."""
+        args = args or tuple(self.args)
         tensors = [self.checked(arg) for arg in args if not isinstance(arg, FoldedValue)]
-        known = [arg.first.ndim for arg in args if isinstance(arg, FoldedValue)]
-        values = aligned(self.builder, tensors, max(known, default=0))
+        if not tensors:
+            return [np.asarray(self.fixed(arg, "constant")) for arg in args]
+        values = aligned(
+            self.builder, tensors, max((a.first.ndim for a in args if isinstance(a, FoldedValue)), default=0)
+        )
         rest = iter(values)
         return [self.sample_array(a, values[0]) if isinstance(a, FoldedValue) else next(rest) for a in args]
 

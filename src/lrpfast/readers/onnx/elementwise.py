@@ -10,9 +10,11 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
-from ..arithmetic import add, concat, divide, multiply
-from ..axis_ops import constant, fixed, take
-from ..channels_first import Tensor, Value, check_first, clip
+from ..arithmetic import add, clipped, concat, divide, extreme, multiply, negative, power
+from ..axis_ops import fixed, take
+from ..channels_first import Tensor, Value, check_first
+from ..conditions import is_condition, select
+from ..input_shape import FIX_SIZE
 from ..mask_arithmetic import mapped, masked_product, masked_sum
 from ..masks import HIDING_ALONE, Condition, Masked, compared, is_whole, softmax
 from .context import NodeContext
@@ -80,13 +82,10 @@ def _clip(ctx: NodeContext) -> Value:
     return _clipped(ctx, *(ctx.number(i, name, ctx.attr(name)) for i, name in ((1, "min"), (2, "max"))))
 
 
-def _clipped(ctx: NodeContext, low: float | None, high: float | None, x: Value | None = None) -> Value:
-    """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
+def _clipped(ctx: NodeContext, low: float | None, high: float | None) -> Value:
     low = None if low is None or low <= -_LARGEST else low  # up to version 10 it stands for none
     high = None if high is None or high >= _LARGEST else high
-    if low is not None and high is not None:
-        low = min(low, high)
-    return ctx.builder.each(clip(low, high), ctx.value() if x is None else x)
+    return clipped(ctx.builder, ctx.value(), low, high)
 
 
 def _softmax(name: str) -> Callable[[NodeContext], Value]:
@@ -102,7 +101,7 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
         if ctx.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
             check_first(x)
             if None in x.shape:
-                raise ctx.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
+                raise ctx.unsupported("is taken over axes whose sizes the file leaves open", FIX_SIZE)
             flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
             return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)
         return b.each(L.Activation(name), b.last(x, axis))
@@ -221,7 +220,7 @@ def _group_norm(ctx: NodeContext) -> Value:
     """Groups of channels by their own mean and deviation; scale and bias are the groups' up to version 20."""
     b, x = ctx.builder, ctx.value()
     if None in x.shape:
-        raise ctx.unsupported("normalizes an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("normalizes an input whose size the file leaves open", FIX_SIZE)
     channels, groups = x.shape[0], ctx.attr("num_groups")
     if groups < 1 or channels % groups:
         raise ShapeError(f"it has {groups} groups of {channels} channels")
@@ -258,7 +257,7 @@ def _sum(ctx: NodeContext) -> Any:
         masked = mapped(ctx, a, b, np.add) if masked is None else masked
         if masked is not None:
             return masked
-    operands = ctx.operands(*ctx.args)
+    operands = ctx.operands()
     values = [v for v in operands if not isinstance(v, np.ndarray)]
     result: Value = values[0] if len(values) == 1 else ctx.builder.merge(L.Add(), values)
     for array in operands:
@@ -280,55 +279,45 @@ def _subtract(ctx: NodeContext) -> Any:
 def _mean(ctx: NodeContext) -> Value:
     if any(isinstance(arg, FoldedValue) for arg in ctx.args):
         return ctx.affine(_sum(ctx), 1 / len(ctx.args), _NOTHING)
-    return ctx.builder.merge(L.Average(), ctx.operands(*ctx.args))
+    return ctx.builder.merge(L.Average(), ctx.operands())
 
 
 def _multiply(ctx: NodeContext) -> Any:
+    """A product; by a condition that was cast to numbers, the selection that it is."""
+    for i, arg in enumerate(ctx.args):
+        if is_condition(arg):
+            (other,) = ctx.operands(ctx.args[1 - i])
+            return select(ctx.builder, arg, other, _NOTHING)
     a, b = ctx.args
     result: Any = masked_product(ctx, a, b)
     result = mapped(ctx, a, b, np.multiply) if result is None else result
-    return multiply(ctx.builder, *ctx.operands(*ctx.args)) if result is None else result
+    return multiply(ctx.builder, *ctx.operands()) if result is None else result
 
 
 def _divide(ctx: NodeContext) -> Value:
-    """A product with the reciprocal."""
-    return divide(ctx.builder, *ctx.operands(*ctx.args))
+    return divide(ctx.builder, *ctx.operands())
 
 
 def _power(ctx: NodeContext) -> Value:
     exponent = ctx.const(1, "exponent")
     if exponent.size != 1:
         raise ctx.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
-    return ctx.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), ctx.value())
+    return power(ctx.builder, ctx.value(), float(exponent.ravel()[0]))
 
 
-def _extreme(layer: Any, lower: bool) -> Callable[[NodeContext], Value]:
-    def build(ctx: NodeContext) -> Value:
-        operands = ctx.operands(*ctx.args)
-        values = [v for v in operands if not isinstance(v, np.ndarray)]
-        result = ctx.builder.merge(layer(), values) if len(values) > 1 else values[0]
-        ends = [a for a in operands if isinstance(a, np.ndarray)]
-        numbers = [float(end.ravel()[0]) for end in ends if end.size == 1]
-        if numbers:
-            low, high = (max(numbers), None) if lower else (None, min(numbers))
-            result = _clipped(ctx, low, high, result)
-        for end in ends:
-            if end.size != 1:
-                result = ctx.builder.merge(layer(), [result, constant(ctx.builder, result, end)])
-        return result
-
-    return build
+def _extreme(kind: Any) -> Callable[[NodeContext], Value]:
+    return lambda ctx: extreme(ctx.builder, kind(), ctx.operands())
 
 
 def _concat(ctx: NodeContext) -> Value:
     """Tensors one after the other; a constant among them is room made by zeros, and then added."""
-    operands = ctx.operands(*ctx.args)
+    operands = ctx.operands()
     first = next(v for v in operands if not isinstance(v, np.ndarray))
     return concat(ctx.builder, operands, first.axis(ctx.attr("axis")))
 
 
 def _negative(ctx: NodeContext) -> Value:
-    return ctx.builder.affine(ctx.value(), np.array(-1.0), _NOTHING)
+    return negative(ctx.builder, ctx.value())
 
 
 def _identity(ctx: NodeContext) -> Value:
@@ -341,6 +330,8 @@ def _identity(ctx: NodeContext) -> Value:
 
 def _cast(ctx: NodeContext) -> Any:
     to, value = ctx.attr("to"), ctx.args[0]
+    if is_condition(value):
+        return value
     if isinstance(value, Condition):
         return value.map(bool, boolean=True) if to == 9 else value.map(float)
     if isinstance(value, Masked) and to in (1, 10, 11, 16):
@@ -395,9 +386,10 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
     "LogSigmoid*": _function("log_sigmoid"),
     "LogSoftmax": _softmax("log_softmax"),
-    "Max": _extreme(L.Maximum, True),
+    "Log": _function("log"),
+    "Max": _extreme(L.Maximum),
     "Mean": _mean,
-    "Min": _extreme(L.Minimum, False),
+    "Min": _extreme(L.Minimum),
     "Mish": _function("mish"),
     "Mul": _multiply,
     "Neg": _negative,

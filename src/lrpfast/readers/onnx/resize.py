@@ -15,6 +15,7 @@ from ...model.layers import Shape
 from ..axis_ops import INPUT_BYTES, MOST, Resize, interpolate, nearest, repeat
 from ..channels_first import Value, check_first
 from ..file_axes import expand, file_sizes
+from ..input_shape import FIX_SIZE
 from .context import NodeContext
 
 
@@ -66,7 +67,7 @@ def _sizes(ctx: NodeContext, at: int) -> dict[int, tuple[int, float]]:
     x = ctx.value()
     check_first(x)
     if None in x.shape:
-        raise ctx.unsupported("resizes an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("resizes an input whose size the file leaves open", FIX_SIZE)
     whole = (1, *x.shape)
     rank = len(whole)
     axes = [a % rank for a in ctx.attr("axes") or range(rank)]

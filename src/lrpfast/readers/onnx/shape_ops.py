@@ -11,10 +11,13 @@ import numpy as np
 from ...errors import ModelFormatError, ShapeError
 from ..axis_ops import pad, take
 from ..channels_first import Value
-from ..file_axes import file_sizes, permute, squeeze, unsqueeze, view
+from ..file_axes import file_sizes, permute, shown, squeeze, unsqueeze, view
+from ..input_shape import FIX_SIZE
 from .context import NodeContext
-from .fold import FoldedValue, reshaped, slices, split_sizes, squeezed, unsqueezed
+from .fold import FoldedValue, integers, reshaped, slices, split_sizes, squeezed, unsqueezed
 from .values import Integers
+
+_GIVES = "gives {}, with sizes that the file leaves open, another shape"
 
 # -- shapes -----------------------------------------------------------------------
 
@@ -33,7 +36,14 @@ def _reshape(ctx: NodeContext) -> Value:
     x, known, zero = ctx.value(), ctx.known(1, "shape"), ctx.attr("allowzero", 0)
     sizes = [file_sizes(x, ctx.batches, i) for i in (0, 1)]
     shapes = (known.first, known.second)
-    return _viewed(ctx, x, [reshaped(s, target, zero) for s, target in zip(sizes, shapes, strict=True)])
+    try:
+        target = [reshaped(s, wanted, zero) for s, wanted in zip(sizes, shapes, strict=True)]
+    except ModelFormatError:
+        if None in x.shape:
+            raise ctx.unsupported(_GIVES.format(shown(x)), FIX_SIZE) from None
+        names = ", ".join("batch" if n in ctx.batches else str(n) for n in integers(known.first, "shape"))
+        raise ModelFormatError(f"it cannot make ({names}) of {shown(x)}") from None
+    return _viewed(ctx, x, target)
 
 
 def _viewed(ctx: NodeContext, x: Value, target: list[tuple[int, ...]]) -> Value:
@@ -94,7 +104,7 @@ def _slice(ctx: NodeContext) -> Value:
         axis = x.axis(dim)
         n = x.shape[axis]
         if n is None:
-            raise ctx.unsupported("cuts an axis whose size the file leaves open", "Fix the size")
+            raise ctx.unsupported("cuts an axis whose size the file leaves open", FIX_SIZE)
         value = take(ctx.builder, value, axis, range(n)[cut])
     return value
 
@@ -123,7 +133,7 @@ def _gather(ctx: NodeContext) -> Value:
     x, dim, indices = ctx.value(), ctx.attr("axis", 0), ctx.const(1, "indices")
     axis, dim = x.axis(dim), dim % x.rank
     if x.shape[axis] is None:
-        raise ctx.unsupported("gathers positions of an axis whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("gathers positions of an axis whose size the file leaves open", FIX_SIZE)
     result = take(ctx.builder, x, axis, indices.ravel())
     if indices.ndim == 0:
         return squeeze(ctx.builder, result, [dim])

@@ -10,11 +10,23 @@ import numpy as np
 
 from ...errors import ModelFormatError
 from ..attention import attention
-from ..axis_ops import cumulative
-from ..channels_first import Value
+from ..channels_first import Tensor, Value
+from ..conditions import (
+    Comparison,
+    Not,
+    at_least,
+    both,
+    either,
+    equal,
+    greater,
+    is_condition,
+    negated,
+    select,
+    unequal,
+)
 from ..file_axes import file_sizes, gather, permute, view
 from ..mask_arithmetic import chosen, compare, conjunction, disjunction, masks_of, negation
-from ..masks import Condition, Masked
+from ..masks import Condition, Masked, is_whole
 from .context import NodeContext
 from .file import File
 from .fold import FoldedValue
@@ -70,16 +82,54 @@ def carried(build: Callable[[NodeContext], Any]) -> Callable[[NodeContext], Any]
     return moved
 
 
-def _compare(name: str) -> Callable[[NodeContext], Condition]:
-    turned = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+#: How each comparison of numbers is built, and whether its operands change places first.
+_COMPARISONS: dict[str, tuple[Callable[..., Any], bool]] = {
+    **{"eq": (equal, False), "gt": (greater, False), "ge": (at_least, False)},
+    **{"lt": (greater, True), "le": (at_least, True)},
+}
+_TURNED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
-    def build(ctx: NodeContext) -> Condition:
+
+def _compare(name: str) -> Callable[[NodeContext], Any]:
+    def convert(ctx: NodeContext) -> Any:
         a, b = ctx.args
-        if isinstance(a, FoldedValue):
-            return compare(ctx, b, a, turned.get(name, name))
-        return compare(ctx, a, b, name)
+        for first, second, op in ((a, b, name), (b, a, _TURNED.get(name, name))):
+            whole = isinstance(first, Tensor) and is_whole(ctx.builder, first, ctx.whole)
+            if isinstance(first, Condition) or (whole and isinstance(second, FoldedValue)):
+                return compare(ctx, first, second, op)
+        for arg in (a, b):
+            if isinstance(arg, FoldedValue) and not np.isfinite(np.asarray(ctx.fixed(arg, "limit"), float)).all():
+                raise ctx.unsupported("compares with a constant that is infinite or not a number")
+        build, swapped = _COMPARISONS[name]
+        x, y = ctx.operands()
+        return build(ctx.builder, y, x) if swapped else build(ctx.builder, x, y)
 
-    return build
+    return convert
+
+
+def _joined(of_masks: Callable[..., Any], of_comparisons: Callable[..., Any]) -> Callable[[NodeContext], Any]:
+    """Truths joined: masks that come from inputs, or comparisons of numbers."""
+
+    def convert(ctx: NodeContext) -> Any:
+        comparisons = [arg for arg in ctx.args if is_condition(arg)]
+        if not comparisons:
+            return of_masks(ctx, *ctx.args)
+        value = _compared_value(comparisons[0])
+        return of_comparisons(
+            *(arg if is_condition(arg) else ctx.sample_array(arg, value).astype(bool) for arg in ctx.args)
+        )
+
+    return convert
+
+
+def _compared_value(condition: Any) -> Tensor:
+    while not isinstance(condition, Comparison):
+        condition = condition.condition if isinstance(condition, Not) else condition.first
+    return condition.value
+
+
+def _one_of(ctx: NodeContext, a: Any, b: Any) -> Any:
+    return conjunction(ctx, disjunction(ctx, a, b), negation(ctx, conjunction(ctx, a, b)))
 
 
 def _is_nan(ctx: NodeContext) -> Any:
@@ -98,6 +148,8 @@ def _where(ctx: NodeContext) -> Any:
     condition, a, b = ctx.args
     if isinstance(condition, _Nowhere):
         return b
+    if is_condition(condition):
+        return select(ctx.builder, condition, *ctx.operands(a, b))
     return chosen(ctx, condition, a, b)
 
 
@@ -158,19 +210,10 @@ def _attention(ctx: NodeContext) -> Any:
     return view(ctx.builder, rows, (sizes[0], sizes[1]), ctx.batches)
 
 
-def _cumsum(ctx: NodeContext) -> Value:
-    """The sums up to each place: a dense layer of 1 and 0."""
-    x = ctx.value()
-    axis = x.axis(int(np.ravel(ctx.const(1, "axis"))[0]))
-    reverse, exclusive = ctx.attr("reverse", 0), ctx.attr("exclusive", 0)
-    return cumulative(ctx.builder, x, axis, bool(reverse), bool(exclusive))
-
-
 #: How each operator is built.
 TRUTHS: dict[str, Callable[[NodeContext], Any]] = {
-    "And": lambda ctx: conjunction(ctx, *ctx.args),
+    "And": _joined(conjunction, both),
     "Attention": _attention,
-    "CumSum": _cumsum,
     "Equal": _compare("eq"),
     "GatherND": _gather_nd,
     "Greater": _compare("gt"),
@@ -178,7 +221,8 @@ TRUTHS: dict[str, Callable[[NodeContext], Any]] = {
     "IsNaN": _is_nan,
     "Less": _compare("lt"),
     "LessOrEqual": _compare("le"),
-    "Not": lambda ctx: negation(ctx, ctx.args[0]),
-    "Or": lambda ctx: disjunction(ctx, *ctx.args),
+    "Not": _joined(negation, negated),
+    "Or": _joined(disjunction, either),
     "Where": _where,
+    "Xor": _joined(_one_of, unequal),
 }

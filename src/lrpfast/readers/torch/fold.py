@@ -17,7 +17,6 @@ from ...budget import take
 from ...errors import LrpfastError, ModelFormatError, UnsupportedLayerError
 from .constants import FOLDS, result_bytes
 from .records import Op, PerBatch, Ref, TorchProgram, Unknown, refs
-from .sizes import shapes_of
 
 #: Operators that look at a value's shape and element type alone.
 _LIKE = {f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")}
@@ -50,7 +49,7 @@ class _Folder:
     """The constants so far, and which of them share memory."""
 
     def __init__(self, program: TorchProgram) -> None:
-        self.shapes = shapes_of(program)
+        self.shapes = program.shapes
         self.values: dict[str, Any] = dict(program.constants)
         self.root: dict[str, str] = {}  # of a view: the name of the constant that it shows
         self.read: set[str] = set()  # constants that operators on values have used

@@ -15,12 +15,13 @@ from ...model.layers import Concat
 from ..arithmetic import Operand
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
+from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
 from ..masks import Condition, Masked
 from .fold import VIEWS, fold_constants
 from .obstacles import Obstacle, obstacle, unsupported
 from .passes import functional, fused, needed
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
-from .sizes import batches_of, shapes_of
+from .sizes import batches_of, fix_sizes, open_shape
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,9 @@ def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
 # -- the model -------------------------------------------------------------------
 
 
-def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
+def build(
+    program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]], input_shape: InputShapes | None = None
+) -> Model:
     """The Model of a program.
 
     Parameters
@@ -174,6 +177,8 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     program : TorchProgram
     converters : mapping
         For each operator without its overload, the function that adds its layers.
+    input_shape : InputShapes, optional
+        Sizes for axes that the program leaves open.
 
     Raises
     ------
@@ -182,10 +187,16 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     ModelFormatError
         When the program contradicts itself.
     """
+    fix_sizes(program, input_shape or {})
+    with naming_open_sizes({name: open_shape(program.shapes.get(name, ())) for name in program.inputs}):
+        return _built(program, converters)
+
+
+def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
     program = fused(functional(program, folded))
     builder = Builder()
-    shapes, masks = shapes_of(program), _masks(program)
+    shapes, masks = program.shapes, _masks(program)
     for name in program.inputs:
         shape = shapes.get(name)
         if not shape:
@@ -285,7 +296,7 @@ def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any
         parts, index = node.arguments
         return parts[index]
     if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
-        raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
+        raise UnsupportedLayerError(f"is arithmetic on sizes that are not fixed. {FIX_SIZE}")
     return converters[op.base](node)
 
 
