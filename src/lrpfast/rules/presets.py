@@ -226,6 +226,7 @@ def _transformer(
             Entry("all", Detached(stabilizer=stabilizer), None, (LayerNorm, RMSNorm)),
         ),
         name,
+        canonize=False,
     )
 
 

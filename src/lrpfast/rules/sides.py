@@ -47,7 +47,7 @@ def fit_sides(rule: Rule, model: Model, index: int, carries: Sequence[bool]) -> 
     else:
         sides = {"each": set(range(count)), "first": {0}, "last": {count - 1}}[to]
     open_ = {k for k in range(count) if carries[node.inputs[k]]}
-    sides = sides & open_ or open_ or sides
+    sides = sides & open_ or open_ or set(range(count))
     return Split(to="each" if len(sides) == count else tuple(sorted(sides)), stabilizer=rule.stabilizer)
 
 
