@@ -22,6 +22,7 @@ from lrpfast.readers.keras import preprocessing as keras_preprocessing
 from lrpfast.readers.keras import wrappers as keras_wrappers
 from lrpfast.readers.onnx import classic_ops as onnx_classic_ops
 from lrpfast.readers.onnx import control_flow as onnx_control_flow
+from lrpfast.readers.onnx import cut_ops as onnx_cut_ops
 from lrpfast.readers.onnx import einsum as onnx_einsum
 from lrpfast.readers.onnx import elementwise as onnx_elementwise
 from lrpfast.readers.onnx import fold as onnx_fold
@@ -71,7 +72,7 @@ def by_role() -> str:
     blocks = []
     for name in layers.__all__:
         cls = getattr(layers, name)
-        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block):
+        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block, layers.Recurrent):
             continue
         if issubclass(cls, layers.Block):
             blocks.append(name)
@@ -81,7 +82,7 @@ def by_role() -> str:
             found.setdefault(roles.role(layer), []).append(f"`{name}`{which}")
     rows = []
     for role, names in found.items():
-        others = [f"`{cls.name}`" for cls in role.others if not isinstance(role.default, cls)]
+        others = [f"`{cls.name}`" for cls in role.others if type(role.default) is not cls]
         others += ["every rule of [rules.md](rules.md) for layers with weights"] if role.groups else []
         default = "none: it must be given" if role.default is None else f"`{role.default.name}`"
         rows.append((role.name, ", ".join(names), default, ", ".join(others) or "none"))
@@ -138,7 +139,7 @@ def onnx() -> str:
         [
             ("weights and pooling", of([*onnx_linear.LINEAR, *onnx_einsum.CONTRACTED])),
             ("element by element, normalization, joining", of(onnx_elementwise.ELEMENTWISE)),
-            ("moving and reducing", of([*onnx_shape_ops.MOVES, *onnx_reduce_ops.REDUCED])),
+            ("moving and reducing", of([*onnx_shape_ops.MOVES, *onnx_cut_ops.CUT, *onnx_reduce_ops.REDUCED])),
             ("sizes", of(onnx_resize.RESIZED)),
             ("quantized, without the rounding", of(onnx_quantize.QUANTIZED)),
             ("scikit-learn's, of skl2onnx", of(onnx_classic_ops.CLASSIC)),

@@ -2,6 +2,62 @@
 
 from libc.stdint cimport int64_t
 
+cdef extern from "recurrent.h":
+    enum Cell "lrpfast_cell":
+        SIMPLE "LRPFAST_SIMPLE"
+        LSTM "LRPFAST_LSTM"
+        GRU_AFTER "LRPFAST_GRU_AFTER"
+        GRU_BEFORE "LRPFAST_GRU_BEFORE"
+    enum ProductShare "lrpfast_share_of_product":
+        SIGNAL "LRPFAST_SIGNAL"
+        HALF "LRPFAST_HALF"
+        PROP "LRPFAST_PROP"
+        ABS "LRPFAST_ABS"
+    enum BiasShare "lrpfast_bias":
+        ABSORB "LRPFAST_ABSORB"
+        IGNORE "LRPFAST_IGNORE"
+        DISTRIBUTE "LRPFAST_DISTRIBUTE"
+        SHARE "LRPFAST_SHARE"
+    enum:
+        FUNCTION_TANH "LRPFAST_FUNCTION_TANH"
+        FUNCTION_SIGMOID "LRPFAST_FUNCTION_SIGMOID"
+        ACCOUNT "LRPFAST_ACCOUNT"
+    ctypedef struct lrpfast_function:
+        int number
+        double parameters[3]
+    ctypedef struct lrpfast_recurrent:
+        int cell, product, bias_share, single
+        int backwards, sequences, time_order, zero_masked, return_state
+        Py_ssize_t steps, features, units, padded, blocks
+        double epsilon
+        lrpfast_function cell_function, gate_function, output_function
+        double (*evaluate)(int, double, const double*) noexcept nogil
+        int (*stopped)(double) noexcept nogil
+        const double* bias
+        const double* candidate_bias
+        const double* initial_h
+        const double* initial_c
+        const void* packed
+        const void* candidate
+        const void* back
+        const void* candidate_back
+    ctypedef struct lrpfast_recurrent_forward:
+        const void* x
+        const void* mask
+        const void* h
+        const void* c
+        void* out
+        void* state
+    ctypedef struct lrpfast_recurrent_backward:
+        const void* x
+        const void* mask
+        const void* state
+        const void* relevance
+        void* out
+        void* out_h
+        void* out_c
+        void* account
+
 cdef extern from "compute.h":
     enum:
         ROWS "LRPFAST_ROWS"
@@ -36,6 +92,7 @@ cdef extern from "compute.h":
         LOG_SIGMOID "LRPFAST_LOG_SIGMOID"
         POWER "LRPFAST_POWER"
         HARD_SILU "LRPFAST_HARD_SILU"
+        LOG "LRPFAST_LOG"
         SOFTMAX "LRPFAST_SOFTMAX"
         LOG_SOFTMAX "LRPFAST_LOG_SOFTMAX"
     enum:  # what small_k makes of its sums
@@ -88,6 +145,10 @@ cdef extern from "compute.h":
         void (*scaled)(Py_ssize_t, const void*, double, void*) noexcept nogil
         void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
         void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
+        Py_ssize_t (*recurrent_scratch)(const lrpfast_recurrent*) noexcept nogil
+        int (*recur)(const lrpfast_recurrent*, const lrpfast_recurrent_forward*, Py_ssize_t, void*) noexcept nogil
+        int (*recur_back)(const lrpfast_recurrent*, const lrpfast_recurrent_backward*, Py_ssize_t,
+                          void*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_kernels* lrpfast_kernels_of(int, int) nogil
@@ -145,6 +206,7 @@ cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides a
     NO_SCRATCH
     SOURCE_ROWS     # the source row of each tap, and a row of values
     PACKED_MATRIX   # a packed operand, and perhaps the other one transposed
+    RECURRENT       # the states of some samples
     ATTENTION       # what attention_scratch counts
 
 
@@ -189,7 +251,7 @@ cdef struct Operation:
     kernel_f64 run_f64
     int scratch
     int reads[8]                # buffers, in the order of the operation's row; -1 for none
-    int writes[3]
+    int writes[5]
     int* sources                # buffers of an operation that takes any number
     int sources_count
     int checked                 # a buffer that must be finite afterwards, or -1
@@ -221,6 +283,7 @@ cdef struct Operation:
     void* values
     void* more_values
     const int64_t* index
+    lrpfast_recurrent* recurrence
     Py_ssize_t columns, count, run, source_offset, source_step, out_offset, out_step
     Py_ssize_t m, n, k
 

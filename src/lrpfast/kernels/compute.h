@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "recurrent.h"
+
 #define LRPFAST_ROWS 48 /* rows of one tile pass: whole tiles of 6 and of 8 */
 #define LRPFAST_SUMS 8  /* accumulators, outputs and shares of one contraction */
 
@@ -16,7 +18,7 @@ enum lrpfast_function {
     LRPFAST_RELU, LRPFAST_LEAKY_RELU, LRPFAST_PRELU, LRPFAST_ELU, LRPFAST_SELU, LRPFAST_GELU, LRPFAST_SILU,
     LRPFAST_TANH, LRPFAST_SIGMOID, LRPFAST_HARD_SIGMOID, LRPFAST_SOFTPLUS, LRPFAST_SOFTSIGN, LRPFAST_EXPONENTIAL,
     LRPFAST_MISH, LRPFAST_CLIP, LRPFAST_CELU, LRPFAST_SHRINK, LRPFAST_LOG_SIGMOID, LRPFAST_POWER, LRPFAST_HARD_SILU,
-    LRPFAST_SOFTMAX, LRPFAST_LOG_SOFTMAX
+    LRPFAST_LOG, LRPFAST_SOFTMAX, LRPFAST_LOG_SOFTMAX
 };
 /* What `small_k` makes of its sums; see there. */
 enum lrpfast_small_k { LRPFAST_NO_SMALL_K, LRPFAST_SUM, LRPFAST_TIMES_X, LRPFAST_TWO_BOUNDS };
@@ -77,6 +79,12 @@ typedef struct {
     void (*scaled)(ptrdiff_t n, const void *input, double scale, void *output);
     void (*softmax)(ptrdiff_t n, void *scores, void *rows, int again);
     void (*score_back)(ptrdiff_t n, const void *products, const void *softmax, double total, double scale, void *s);
+    /* Of float64's table alone: they compute in double, whatever their buffers hold. */
+    ptrdiff_t (*recurrent_scratch)(const lrpfast_recurrent *operation);
+    int (*recur)(const lrpfast_recurrent *operation, const lrpfast_recurrent_forward *buffers, ptrdiff_t rows,
+                 void *scratch);
+    int (*recur_back)(const lrpfast_recurrent *operation, const lrpfast_recurrent_backward *buffers, ptrdiff_t rows,
+                      void *scratch);
 } lrpfast_kernels;
 
 /* Instruction sets this processor can run, best last; each a static name. */

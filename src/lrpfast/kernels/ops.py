@@ -1,7 +1,7 @@
 """Every operation of a program, one row each: what backends know of it besides its record.
 
-The two heavy ones and `Divide` have their records in `contraction_ops`, products of two values in `product_ops`; a
-light one's stands here, below its row. From
+The two heavy ones and `Divide` have their records in `contraction_ops`, products of two values in `product_ops`, those
+of recurrent layers in `recurrent_ops`; a light one's stands here, below its row. From
 the rows come the checks (`check`), what the memory plan sees (`buffers`), what goes into the compiled record
 (`arguments`), and the kernels: ``kernel`` in the CPU's .pxi files, ``light_`` and ``kernel`` in `cuda/light.cu`. An
 operation without a row, or a row without a kernel, is an error wherever it is compiled. CONTRIBUTING.md adds one as an
@@ -22,6 +22,9 @@ from .contraction_ops import Contract, Divide, Redistribute
 from .geometry import Geometry
 from .operation import ROWS, Buffers, Operation, Row, buffer_of, light, no_arguments
 from .product_ops import AttentionBack, AttentionOp, DotBack, DotOp, MaskedSoftmax
+from .recurrent_ops import MaskSteps as MaskSteps
+from .recurrent_ops import Recur as Recur
+from .recurrent_ops import RecurBack as RecurBack
 
 __all__ = ["AttentionBack", "AttentionOp", "DotBack", "DotOp", "MaskedSoftmax"]  # their records stand there
 
@@ -186,6 +189,23 @@ class SumChannels(Operation):
     source: int
     out: int
     columns: int
+
+
+@light(
+    ("relevance", "source"),
+    ("out",),
+    verify.check_share_remainder,
+    lambda o: {"n": o.n},
+)
+@dataclass(frozen=True, eq=False)
+class ShareRemainder(Operation):
+    """out = source + (Σ relevance − Σ source) / columns, row by row: of ``n`` values and of ``columns``."""
+
+    relevance: int
+    source: int
+    out: int
+    columns: int
+    n: int
 
 
 # Moving values.

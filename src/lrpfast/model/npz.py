@@ -59,17 +59,17 @@ def _describe(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> tuple
     """The model as a JSON document and the arrays that it names."""
     arrays: dict[str, np.ndarray] = {}
     entries: list[dict[str, Any]] = []
-    first: dict[int, int] = {}  # where a layer that is used again stands
+    first: dict[int, int] = {}  # the index of the first use of each layer
     for i, node in enumerate(nodes):
-        seen = first.setdefault(id(node.layer), i)
-        layer = _encode(node.layer, arrays) if seen == i else {"same_as": seen}
+        first_index = first.setdefault(id(node.layer), i)
+        layer = _encode(node.layer, arrays) if first_index == i else {"same_as": first_index}
         entries.append({"layer": layer, "inputs": list(node.inputs)})
     header = {"format": FORMAT, "version": VERSION, "name": name, "nodes": entries, "outputs": list(outputs)}
     return header, arrays
 
 
 def digest(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> str:
-    """`Model.digest`: BLAKE2b of all that `write` writes, but for how layers are counted."""
+    """`Model.digest`: BLAKE2b of everything that `write` writes, except the attribute ``sequential``."""
     header, arrays = _describe(nodes, name, outputs)
     state = hashlib.blake2b(json.dumps(header).encode(), digest_size=16)
     for array in arrays.values():
@@ -89,15 +89,15 @@ def write(path: Path, nodes: Sequence[Node], name: str, outputs: Sequence[int], 
 
 
 def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    """An array of an archive, after a check that it declares no more data than there are."""
+    """An array of an archive, after a check that the archive contains as much data as it declares."""
     info = archive.getinfo(f"{key}.npy")
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
-        if version != (1, 0):  # all that NumPy writes for plain numbers
+        if version != (1, 0):  # the length of the header that NumPy writes for plain numbers
             raise ModelFormatError(f"{info.filename} has .npy version {version}, expected (1, 0)")
         try:
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except MemoryError:  # Python's parser's, of expressions that are nested deep
+        except MemoryError:  # raised by Python's parser for deeply nested expressions
             raise ModelFormatError(f"{info.filename} has a header that cannot be read") from None
         if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
             raise ModelFormatError(
@@ -110,14 +110,16 @@ def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
 
 
 def read(path: Path) -> tuple[list[tuple[layer_types.Layer, tuple[int, ...]]], str, Any, bool]:
-    """Nodes, name and outputs of what `write` wrote, as `Model` takes them; a damaged file may raise anything."""
+    """The nodes, name and outputs in a file of `write`, as `Model` takes them; a damaged file may raise anything."""
     with zipfile.ZipFile(path) as archive:
         header = json.loads(_array(archive, "header").tobytes())
         count = sum(name.startswith("array_") for name in archive.namelist())
         arrays = {f"array_{i}": _array(archive, f"array_{i}") for i in range(count)}
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
-        found = f"{header.get('format')!r} version {header.get('version')!r}" if isinstance(header, dict) else "nothing"
-        raise ModelFormatError(f"made for {found}, this lrpfast reads {FORMAT!r} version {VERSION}")
+        origin = "nothing"
+        if isinstance(header, dict):
+            origin = f"{header.get('format')!r} version {header.get('version')!r}"
+        raise ModelFormatError(f"made for {origin}, this lrpfast reads {FORMAT!r} version {VERSION}")
     layers: list[layer_types.Layer] = []
     for node in header["nodes"]:
         same = node["layer"].get("same_as")

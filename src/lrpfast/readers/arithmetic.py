@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ..errors import ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from .axis_ops import affine, constant, fixed, pad
 from .channels_first import Builder, Tensor, Value, clip
+from .file_axes import aligned, permute, shown
 
 Operand = Value | np.ndarray
 
@@ -53,6 +55,16 @@ def divide(builder: Builder, a: Operand, b: Operand) -> Value:
 def power(builder: Builder, x: Value, exponent: float) -> Value:
     """x to a power that is one number."""
     return builder.each(L.Activation("power", {"exponent": exponent}), x)
+
+
+def logarithm(builder: Builder, x: Value) -> Value:
+    """log(x)."""
+    return builder.each(L.Activation("log"), x)
+
+
+def absolute(builder: Builder, x: Value) -> Value:
+    """|x|."""
+    return builder.each(L.Activation("relu", {"negative_slope": -1.0}), x)
 
 
 def negative(builder: Builder, x: Value) -> Value:
@@ -126,6 +138,13 @@ def concat(builder: Builder, operands: Sequence[Operand], axis: int) -> Value:
     return builder.affine(result, np.array(1.0), shift)
 
 
+def total(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The sum over axes of a sample: the mean, times how many values there are."""
+    values = math.prod(fixed(x, axis) for axis in axes)
+    result = builder.pool_all(x, axes, L.GlobalAveragePool, keepdims)
+    return result if values == 1 else affine(builder, result, float(values), 0.0)
+
+
 # -- sums of products ----------------------------------------------------------------
 
 
@@ -150,28 +169,35 @@ def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 
 
 def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Value:
-    """A sum of products that is a matrix product with a constant, or of two matrices.
+    """A sum of products: of a value and an array, or of two values that share axes they keep or axes they sum over.
 
-    The labels of values begin with the batch's, which the arrays lack: an array here has all axes that its
-    term names.
+    Each value's batch axis has the same label, which the arrays lack.
     """
-    ranks = [v.ndim if isinstance(v, np.ndarray) else len(v.shape) + 1 for v in operands]
+    ranks = [v.ndim if isinstance(v, np.ndarray) else v.rank for v in operands]
     terms, result = _labels(equation, ranks)
-    batch = result[:1]
+    values, arrays = [], []
     for term, operand in zip(terms, operands, strict=True):
         if len(set(term)) != len(term):
             raise UnsupportedLayerError(f"takes the diagonal of an operand ({equation!r})")
-        if not batch or (batch in term if isinstance(operand, np.ndarray) else term[:1] != batch):
-            raise UnsupportedLayerError(f"moves the batch axis or sums over it ({equation!r})")
-    values = [(t[1:], v) for t, v in zip(terms, operands, strict=True) if not isinstance(v, np.ndarray)]
-    arrays = [(t, v) for t, v in zip(terms, operands, strict=True) if isinstance(v, np.ndarray)]
-    result = result[1:]
+        if isinstance(operand, np.ndarray):
+            arrays.append((term, operand))
+            continue
+        at = operand.batch.position
+        rest = [d for d in range(operand.rank) if d != at]
+        values.append((term[at], "".join(term[d] for d in rest), permute(builder, operand, [at, *rest])))
+    batches = {label for label, _, _ in values}
+    batch = batches.pop() if len(batches) == 1 else " "
+    if batch not in result or any(batch in term for term, _ in arrays):
+        raise UnsupportedLayerError(f"sums over the batch axis, or has it on other axes ({equation!r})")
+    of_sample = result.replace(batch, "")
     if len(values) == 2 and not arrays:
-        return _product_of_two(builder, equation, values, result)
-    if len(values) != 1 or len(arrays) > 1:
+        product = _product_of_two(builder, equation, [(t, v) for _, t, v in values], of_sample)
+    elif len(values) != 1 or len(arrays) > 1:
         raise UnsupportedLayerError(f"multiplies more than two operands ({equation!r}). Write it as several products")
-    (labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
-    return _contraction(builder, x, labels, array, term, result)
+    else:
+        (_, labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
+        product = _contraction(builder, x, labels, array, term, of_sample)
+    return permute(builder, product, [(batch + of_sample).index(label) for label in result])
 
 
 def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, term: str, result: str) -> Value:
@@ -179,11 +205,7 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
     for label in term:
         if label not in labels + result:  # in the array alone
             array, term = np.asarray(array.sum(term.index(label))), term.replace(label, "")
-    alone = [label for label in labels if label not in result + term]
-    if alone:  # in the value alone: as if the array had it too
-        sizes = [fixed(x, labels.index(label)) for label in alone]
-        array = np.broadcast_to(array.reshape(*array.shape, *(1 for _ in sizes)), (*array.shape, *sizes))
-        term += "".join(alone)
+    labels, x = _summed(builder, x, labels, result + term)
     summed = "".join(label for label in labels if label not in result)
     added = "".join(label for label in result if label not in labels)
     shared = "".join(label for label in labels if label in term and label in result)
@@ -211,27 +233,77 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
 
 
 def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
-    """The product of two matrices of each sample."""
-    if len(a.shape) != 2 or len(b.shape) != 2:
-        raise UnsupportedLayerError(
-            f"multiplies samples of shapes {a.shape} and {b.shape}, which the model computes. These work: two matrices"
-        )
+    """The product of matrices of each sample, which are on the file's last two axes; those before are stretched."""
+    if min(a.rank, b.rank) < 2:
+        raise UnsupportedLayerError(f"multiplies tensors of shapes {shown(a)} and {shown(b)}; both must be matrices")
+    a, b = aligned(builder, [a, b])
+    for value in (a, b):
+        for dim in (-1, -2):
+            value.axis(dim)  # which must not hold the batch
     a, b = builder.plain(a), builder.plain(b)
-    node = builder.add(L.Dot((1, 0)), a.node, b.node)
-    return Tensor(node, tuple(builder.shapes[node]), (0, 1))
+    layer = L.Dot((1, 0)) if len(a.shape) == len(b.shape) == 2 else L.MatMul()
+    node = builder.add(layer, a.node, b.node)
+    return replace(a, node=node, shape=tuple(builder.shapes[node]))
 
 
 def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:
+    """Axes that only one value has are summed there, and the values laid out as (both, own, summed)."""
+    (left, a), (right, b) = (
+        _summed(builder, x, labels, result + other)
+        for (labels, x), (other, _) in zip(values, reversed(values), strict=True)
+    )
+    both = "".join(c for c in left if c in right and c in result)
+    inner = "".join(c for c in left if c in right and c not in result)
+    own_left, own_right = ("".join(c for c in t if c not in both + inner) for t in (left, right))
+    order = both + own_left + own_right
+    if inner and own_left and own_right and both:
+        product: Value = _matrices(builder, [(left, a), (right, b)], both, inner, (own_left, own_right))
+    elif inner and not both:
+        a, b = (_matrix_of(builder, x, t, own, inner) for x, t, own in ((a, left, own_left), (b, right, own_right)))
+        node = builder.add(L.Dot((1, 1)), builder.plain(a).node, builder.plain(b).node)
+        product = Tensor(node, tuple(builder.shapes[node]), (0, 1))
+        size = {c: fixed(x, t.index(c)) for t, x in values for c in t}
+        product = builder.reshape(product, [size[c] for c in order])
+    else:  # element by element, stretched along axes that one of them lacks
+        whole = order + inner
+        pair = [_spread(builder, x, t, whole) for x, t in ((a, left), (b, right))]
+        product = builder.merge(L.Multiply(), pair)
+        if inner:
+            product = total(builder, product, range(len(order), len(whole)), False)
+    return builder.transpose(product, [order.index(c) for c in result])
+
+
+def _matrices(
+    builder: Builder, values: Sequence[tuple[str, Value]], both: str, inner: str, own: tuple[str, str]
+) -> Value:
+    """Products of matrices, one for each place on the axes that both values have."""
+    size = {c: fixed(x, axis) for labels, x in values for axis, c in enumerate(labels)}
+    count = {labels: math.prod(size[c] for c in labels) for labels in (inner, *own)}
+    shape = [size[c] for c in both]
     (left, a), (right, b) = values
-    if sorted(left) == sorted(right) == sorted(result):  # element by element
-        a, b = (builder.transpose(v, [t.index(c) for c in result]) for t, v in values)
-        return builder.merge(L.Multiply(), [a, b])
-    inner = [c for c in left if c in right and c not in result]
-    if len(left) != 2 or len(right) != 2 or len(inner) != 1 or len(result) != 2:
-        raise UnsupportedLayerError(f"multiplies two values as {equation!r}. These work: two matrices")
-    if left[0] == inner[0]:
-        a, left = builder.transpose(a, [1, 0]), left[::-1]
-    if right[1] == inner[0]:
-        b, right = builder.transpose(b, [1, 0]), right[::-1]
-    product = matrix_product(builder, a, b)
-    return product if result == left[0] + right[1] else builder.transpose(product, [1, 0])
+    a = builder.transpose(a, [left.index(c) for c in both + own[0] + inner])
+    b = builder.transpose(b, [right.index(c) for c in both + inner + own[1]])
+    a = builder.reshape(a, [*shape, count[own[0]], count[inner]])
+    b = builder.reshape(b, [*shape, count[inner], count[own[1]]])
+    return builder.reshape(matrix_product(builder, a, b), [size[c] for c in both + own[0] + own[1]])
+
+
+def _summed(builder: Builder, x: Value, labels: str, kept: str) -> tuple[str, Value]:
+    """The value without the axes whose labels are not kept."""
+    axes = [axis for axis, c in enumerate(labels) if c not in kept]
+    if axes:
+        x = total(builder, x, axes, False)
+    return "".join(c for c in labels if c in kept), x
+
+
+def _matrix_of(builder: Builder, x: Value, labels: str, rows: str, columns: str) -> Value:
+    x = builder.transpose(x, [labels.index(c) for c in rows + columns])
+    sizes = [fixed(x, axis) for axis in range(len(labels))]
+    return builder.reshape(x, (math.prod(sizes[: len(rows)]), math.prod(sizes[len(rows) :])))
+
+
+def _spread(builder: Builder, x: Value, labels: str, whole: str) -> Value:
+    """The value with an axis of 1 for each label that it lacks."""
+    x = builder.transpose(x, [labels.index(c) for c in whole if c in labels])
+    sizes = iter([fixed(x, axis) for axis in range(len(labels))])
+    return builder.reshape(x, [next(sizes) if c in labels else 1 for c in whole])

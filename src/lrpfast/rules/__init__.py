@@ -1,4 +1,4 @@
-"""Rules, and the composites that assign them to layers.
+"""Rules, and the composites that assign rules to layers.
 
 Examples
 --------
@@ -9,6 +9,7 @@ Examples
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .first_layer import Flat, WSquare, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
+from .recurrent import Recurrent
 from .registry import RULES, from_name
 from .rule import WEIGHT_PARTS, Group, Product, Rule, Stabilizer
 from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
@@ -29,6 +30,7 @@ __all__ = [
     "Norm",
     "Pass",
     "Product",
+    "Recurrent",
     "Rule",
     "Split",
     "Stabilizer",

@@ -1,4 +1,4 @@
-"""What a layer is to LRP: which rules make sense for it, and which it has unless told otherwise."""
+"""The roles of layers in LRP: the rules that apply to a layer, and its default rule."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..model.layers import (
     Conv,
     ConvTranspose,
     Crop,
+    Dense,
     DepthwiseConv,
     Dot,
     Embedding,
@@ -31,6 +32,7 @@ from ..model.layers import (
     Linear,
     LocallyConnected,
     LocalResponseNorm,
+    Masking,
     MatMul,
     Maximum,
     MaxPool,
@@ -43,27 +45,31 @@ from ..model.layers import (
     RMSNorm,
     Rotary,
     Softmax,
+    StepMask,
     Subtract,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
+from ..model.layers import Recurrent as RecurrentLayer
 from ..model.node import Node
 from .proportional import Epsilon, Norm, Zero
+from .recurrent import Recurrent
 from .rule import Rule
 from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
-#: What composites call convolutions, and sums.
+#: Convolutions, and sums, in composites.
 CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
 SUMS = (Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
 
 
 @dataclass(frozen=True)
 class Role:
-    """A kind of layer: what it is called, its rule by default, and the rules besides that it takes.
+    """A kind of layer: its name, its default rule, and the other rules that apply to it.
 
-    ``groups`` says whether it takes the rules that are made of groups (`Rule.groups`); a layer
-    with ``default`` None must be given a rule.
+    ``groups`` says whether rules with groups (`Rule.groups`) apply; a layer whose ``default`` is
+    None needs a rule.
     """
 
     name: str
@@ -72,7 +78,7 @@ class Role:
     groups: bool = False
 
     def takes(self, rule: Rule) -> bool:
-        """Whether the rule makes sense for such layers."""
+        """Whether the rule applies to such layers."""
         return isinstance(rule, self.others) or (self.groups and type(rule).groups is not Rule.groups)
 
 
@@ -82,6 +88,7 @@ WEIGHTS = Role("layer with weights", None, groups=True)
 AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
+RECURRENT = Role("recurrent layer", Recurrent(), (Epsilon, Zero))
 PRODUCT = Role("product", Split(), (Split, AttnLRP, CP, Gradient))
 ATTENTION = Role("attention", AttnLRP(), (AttnLRP, CP))
 ROTATION = Role("rotation of vectors", Norm(), (Pass, *_PROPORTIONAL))
@@ -89,6 +96,7 @@ ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PR
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
 SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
 NORMALIZATION = Role("normalization", Detached(), (Detached, Pass, *_PROPORTIONAL))
+MASK = Role("mask of steps", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 NOTHING = Role("layer that does nothing", Pass(), (Pass,))
 
 _ROLES: dict[type[Layer], Role] = {
@@ -100,9 +108,11 @@ _ROLES: dict[type[Layer], Role] = {
     Attention: ATTENTION,
     Softmax: SOFTMAX,
     Rotary: ROTATION,
-    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
+    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum, Where), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
-    **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take), ROUTE),
+    **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take, Masking), ROUTE),
+    StepMask: MASK,
+    RecurrentLayer: RECURRENT,
     LocalResponseNorm: Role("local response normalization", Pass(), (Pass,)),
     **dict.fromkeys((LayerNorm, RMSNorm), NORMALIZATION),
 }
@@ -130,8 +140,26 @@ def activation_role(function: Activation) -> Role:
 
 
 def check(rule: Rule, kind: Role, node: Node) -> Rule:
-    """The rule, if it makes sense for the node; RuleError says what would."""
+    """The rule, if it applies to the node; else RuleError, which lists the rules that do."""
     if kind.takes(rule):
+        _check_parameters(rule, kind, node)
         return rule
     names = [cls.name for cls in kind.others] + (["every rule with groups"] if kind.groups else [])
     raise RuleError(f"{node}: {rule.name!r} is no rule for a {kind.name}; it takes {', '.join(names)}")
+
+
+def _check_parameters(rule: Rule, kind: Role, node: Node) -> None:
+    """RuleError for a bias convention or a stabilizer that the rule has for other layers alone."""
+    bias = getattr(rule, "bias", None)
+    if kind is RECURRENT:
+        (group,) = rule.groups()
+        if bias not in Recurrent.conventions:
+            known = ", ".join(map(repr, Recurrent.conventions))
+            raise RuleError(f"{node}: bias={bias!r} is no convention of recurrent layers; choose from {known}")
+        if group.stabilizer.kind != "sign":
+            raise RuleError(f"{node}: a recurrent layer takes stabilizers of kind 'sign', not {group.stabilizer}")
+    elif bias == "share" and not isinstance(node.layer, Dense):
+        raise RuleError(
+            f"{node}: bias='share' is for recurrent and dense layers; give others a rule of their own, "
+            "as in composites.ByType({layers.Conv: 'epsilon'}) | composites.Uniform(rule)"
+        )

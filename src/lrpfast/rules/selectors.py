@@ -1,4 +1,4 @@
-"""Composites by the layer's type, name or place, or by a condition."""
+"""Composites that select layers by type, name, index or a condition."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import RuleError
-from ..model.layers import BatchNorm, Layer, Linear
+from ..model.layers import BatchNorm, Layer
 from ..model.layers.base import whole
 from .composites import Composite
-from .entries import Entry, as_types, ends
+from .entries import WEIGHTED, Entry, as_types, ends
 from .registry import as_rule
 from .rule import Rule
 
 
-def _mapping(rules: Any, what: str) -> Mapping[Any, Any]:
+def _mapping(rules: Any, owner: str) -> Mapping[Any, Any]:
     if not isinstance(rules, Mapping) or not rules:
-        raise RuleError(f"{what} takes a mapping to rules, not {rules!r}")
+        raise RuleError(f"{owner} takes a mapping to rules, not {rules!r}")
     return rules
 
 
 def Uniform(rule: Rule | str, first: Rule | str | None = None, last: Rule | str | None = None) -> Composite:  # noqa: N802, it reads as a class
-    """The same rule on every layer with weights, others on the first and the last if given.
+    """The same rule on every layer with weights; the first and the last may have others.
 
-    Batch normalization that cannot be folded has the rule too.
+    Batch normalization that cannot be folded has the rule, too.
 
     Parameters
     ----------
@@ -49,17 +49,17 @@ def ByType(  # noqa: N802
     last: Rule | str | None = None,
     default: Rule | str | None = None,
 ) -> Composite:
-    """Rules by the layer's type, the first in the mapping that fits.
+    """Rules by the layer's type; the first type in the mapping that matches decides.
 
     Parameters
     ----------
     rules : mapping of layer types, or tuples of them, to rules
-        A rule for ``Activation`` holds for activations within layers too. A batch normalization that has a rule
-        for ``BatchNorm`` is not folded.
+        A rule for ``Activation`` also applies to activations within layers. With a rule for ``BatchNorm``, batch
+        normalization is not folded.
     first, last : Rule or str, optional
         For the first and the last layer with weights in forward order.
     default : Rule or str, optional
-        For layers with weights and batch normalization that have no rule yet.
+        For all other layers with weights and batch normalizations.
 
     Examples
     --------
@@ -70,20 +70,20 @@ def ByType(  # noqa: N802
     for key, rule in _mapping(rules, "ByType").items():
         entries.append(Entry("all", as_rule(rule, "ByType"), None, as_types(key, "ByType")))
     if default is not None:
-        entries.append(Entry("default", as_rule(default, "ByType"), None, (Linear, BatchNorm)))
+        entries.append(Entry("default", as_rule(default, "ByType"), None, (*WEIGHTED, BatchNorm)))
     return Composite(tuple(entries), "by type")
 
 
 def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
-    """Rules by the layer's name, the first pattern in the mapping that fits.
+    """Rules by the layer's name; the first pattern in the mapping that matches decides.
 
     Parameters
     ----------
     rules : mapping of str to rules
-        ``*`` stands for any text, ``?`` for any letter, ``[ab]`` for one of these. Names are those
-        of `Model.summary`. A pattern speaks of layers with weights and batch normalizations, a
-        full name of any layer. A pattern that fits none is an error. A batch normalization is not folded where
-        its name, or a pattern for none but batch normalizations, has a rule.
+        ``*`` matches any text, ``?`` any character, ``[ab]`` one of these. Names are those of
+        `Model.summary`. A pattern selects layers with weights and batch normalizations, a full
+        name any layer. A pattern that matches no layer is an error. A batch normalization is not folded if its
+        name, or a pattern that matches only batch normalizations, has a rule.
 
     Examples
     --------
@@ -94,20 +94,20 @@ def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
     for pattern, rule in _mapping(rules, "ByName").items():
         if not isinstance(pattern, str):
             raise RuleError(f"ByName takes names, not {pattern!r}")
-        among = (Linear, BatchNorm) if any(c in pattern for c in "*?[") else Layer
+        among = (*WEIGHTED, BatchNorm) if any(c in pattern for c in "*?[") else Layer
         entries.append(Entry("name", as_rule(rule, "ByName"), pattern, among))
     return Composite(tuple(entries), "by name")
 
 
-def ByIndex(rules: Mapping[int, Rule | str], among: Any = Linear) -> Composite:  # noqa: N802
-    """Rules by the layer's place in forward order.
+def ByIndex(rules: Mapping[int, Rule | str], among: Any = WEIGHTED) -> Composite:  # noqa: N802
+    """Rules by the layer's index in forward order.
 
     Parameters
     ----------
     rules : mapping of int to rules
         0 is the first, −1 the last.
     among : layer type or tuple of them
-        What is counted: layers with weights, unless told otherwise. ``layers.Layer`` counts as
+        The layers that count, by default those with weights. ``layers.Layer`` counts as
         `Model.summary` does.
 
     Examples
@@ -123,8 +123,8 @@ def ByIndex(rules: Mapping[int, Rule | str], among: Any = Linear) -> Composite: 
     return Composite(tuple(entries), "by index")
 
 
-def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = Linear) -> Composite:
-    """A rule for the layers that ``condition`` says yes to.
+def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = WEIGHTED) -> Composite:
+    """A rule for the layers for which ``condition`` returns true.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = Line
         Takes a layer.
     rule : Rule or str
     among : layer type or tuple of them
-        The layers that it is asked about: those with weights, unless told otherwise.
+        The layers that are tested, by default those with weights.
 
     Examples
     --------

@@ -9,9 +9,10 @@ from .activation import FUNCTIONS, SOFTMAXES, Activation, Function, Parameters
 from .attention import Attention, MatMul, Rotary, Softmax
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
-from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
+from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract, Where
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from .recurrent import GRU, LSTM, Masking, Recurrent, SimpleRNN, StepMask
 from .resize import Interpolate, Take, UpSample
 from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, ZeroPad
 
@@ -35,16 +36,19 @@ __all__ = [
     "FUNCTIONS",
     "Flatten",
     "Function",
+    "GRU",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Identity",
     "Input",
     "Interpolate",
+    "LSTM",
     "Layer",
     "LayerNorm",
     "Linear",
     "LocalResponseNorm",
     "LocallyConnected",
+    "Masking",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -54,6 +58,7 @@ __all__ = [
     "Parameters",
     "Permute",
     "RMSNorm",
+    "Recurrent",
     "ReflectPad",
     "RepeatVector",
     "Reshape",
@@ -61,9 +66,12 @@ __all__ = [
     "SOFTMAXES",
     "SeparableConv",
     "Shape",
+    "SimpleRNN",
     "Softmax",
+    "StepMask",
     "Subtract",
     "Take",
     "UpSample",
+    "Where",
     "ZeroPad",
 ]

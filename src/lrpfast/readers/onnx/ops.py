@@ -7,6 +7,7 @@ from typing import Any
 
 from .classic_ops import CLASSIC
 from .context import NodeContext
+from .cut_ops import CUT
 from .einsum import CONTRACTED
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
@@ -14,15 +15,18 @@ from .quantize import QUANTIZED
 from .reduce_ops import REDUCED
 from .resize import RESIZED
 from .shape_ops import MOVES
+from .truths import TRUTHS, carried
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
 OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **LINEAR,
     **ELEMENTWISE,
-    **MOVES,
+    **{key: carried(build) for key, build in MOVES.items()},
+    **{key: carried(build) for key, build in RESIZED.items()},
+    **TRUTHS,
     **REDUCED,
-    **RESIZED,
     **QUANTIZED,
     **CLASSIC,
     **CONTRACTED,
+    **CUT,
 }

@@ -14,6 +14,7 @@ from ...model.layers.window import extent
 from ..arithmetic import clipped, multiply
 from ..axis_ops import fixed, take
 from ..channels_first import rounded_up
+from ..input_shape import FIX_SIZE
 from .graph import TorchNode
 
 Converter = Callable[[TorchNode], Any]
@@ -48,8 +49,8 @@ def _prelu(node: TorchNode) -> Any:
     assert slope is not None
     if slope.size == 1:
         return node.builder.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
-    t = node.builder.last(x, 0)
-    return type(t)(node.builder.add(L.Activation("prelu", {"negative_slope": slope.ravel()}), t.node), t.shape, t.order)
+    t = node.builder.last(x, x.axis(1))
+    return node.builder.each(L.Activation("prelu", {"negative_slope": slope.ravel()}), t)
 
 
 def _elu(node: TorchNode) -> Any:
@@ -123,19 +124,10 @@ def _threshold(node: TorchNode) -> Any:
     return node.builder.each(L.Activation("relu", {"threshold": threshold}), node.tensor())
 
 
-def _softmax(name: str) -> Converter:
-    def convert(node: TorchNode) -> Any:
-        x = node.tensor()
-        t = node.builder.last(x, node.axis(node.get("dim", -1), len(x.shape)))
-        return node.builder.each(L.Activation(name), t)
-
-    return convert
-
-
 def _glu(node: TorchNode) -> Any:
     """The first half of an axis times the sigmoid of the second."""
     x = node.tensor()
-    axis = node.axis(node.get("dim", -1), len(x.shape))
+    axis = x.axis(node.get("dim", -1))
     half, odd = divmod(fixed(x, axis), 2)
     if odd:
         raise ShapeError(f"it halves axis {axis + 1} of {x.shape}")
@@ -158,7 +150,7 @@ def _windows(node: TorchNode, rank: int) -> tuple[tuple[int, ...], tuple[int, ..
     if node.get("ceil_mode", False):
         for i, (n, k, s, p, d) in enumerate(zip(x.shape[1:], size, strides, padding, dilation, strict=True)):
             if n is None:
-                raise node.unsupported("has ceil_mode for an input whose size is open")
+                raise node.unsupported("has ceil_mode for an input whose size is open", FIX_SIZE)
             extra[i] = rounded_up(n, (p, p), extent(k, d), s)
     return size, strides, padding, dilation, extra
 
@@ -246,10 +238,6 @@ FUNCTIONS: dict[str, Converter] = {
     "aten.mish": _plain("mish"),
     "aten.exp": _plain("exponential"),
     "aten.glu": _glu,
-    "aten.softmax": _softmax("softmax"),
-    "aten._softmax": _softmax("softmax"),
-    "aten.log_softmax": _softmax("log_softmax"),
-    "aten._log_softmax": _softmax("log_softmax"),
     **{f"aten.max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
     **{f"aten.max_pool{rank}d_with_indices": _max_pool(rank, True) for rank in (1, 2, 3)},
     **{f"aten.avg_pool{rank}d": _avg_pool(rank) for rank in (1, 2, 3)},
