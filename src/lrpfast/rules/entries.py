@@ -33,7 +33,21 @@ from .registry import as_rule
 from .rule import Rule, short
 
 #: Entries of a kind that comes earlier decide before others where composites are joined.
-ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "projections", "scales", "when", "all", "default")
+ORDER = (
+    "count",
+    "first",
+    "inputs",
+    "last",
+    "index",
+    "nth",
+    "name",
+    "projections",
+    "scales",
+    "shifts",
+    "when",
+    "all",
+    "default",
+)
 
 #: Layers with weights, which composites give rules to unless told otherwise.
 WEIGHTED = (Linear, Recurrent)
@@ -70,8 +84,8 @@ class Entry:
         "inputs", those that see the model's input unchanged but for reshaping, or the first if
         none does; "index", at index ``value`` in the model's layers; "name", called like the
         pattern ``value``; "projections", those that give attention its queries, keys and values and take what it
-        gives; "scales", batch normalizations that multiply by constants and add nothing; "when", where
-        ``value(layer)`` is true; "all" and "default", any.
+        gives; "scales" and "shifts", batch normalizations that multiply by constants and add nothing, and those
+        that only add; "when", where ``value(layer)`` is true; "all" and "default", any.
         An entry "count" gives no rule: it says that there must be ``value`` layers.
     rule : Rule or str
     value : optional
@@ -139,6 +153,9 @@ class Entry:
         elif self.where == "scales":  # as readers write 1/√d and LayerScale
             layers = ((i, model.nodes[i].layer) for i in nodes)
             nodes = [i for i, layer in layers if isinstance(layer, BatchNorm) and not layer.offset().any()]
+        elif self.where == "shifts":  # positions, class tokens, a bias of attention
+            layers = ((i, model.nodes[i].layer) for i in nodes)
+            nodes = [i for i, layer in layers if isinstance(layer, BatchNorm) and (layer.factor() == 1).all()]
         elif self.where == "when":
             nodes = [i for i in nodes if self.value(model.nodes[i].layer)]
         return frozenset(nodes)
