@@ -1,4 +1,4 @@
-"""Statistics of maps as a file that describes itself."""
+"""Writes statistics of maps to a self-describing file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .statistics import Statistics
 if TYPE_CHECKING:
     from .inputs import InputRows
 
-#: The arrays of a file of statistics; those of quantiles are not in every one.
+#: The arrays of a file of statistics; those of quantiles are optional.
 RESULTS = ("group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", "q", "quantile")
 #: Those that are the same for all inputs of a model.
 SHARED = ("group", "count", "q")
@@ -39,7 +39,7 @@ def check_statistics(
     grid: np.ndarray | None,
     inputs: InputRows | None = None,
 ) -> None:
-    """InputError or OSError, before any work, unless statistics of maps of this shape can be written there."""
+    """Raise InputError or OSError, before any work, unless statistics of maps of this shape can be written there."""
     if os.path.splitext(path.rstrip(SLASHES))[1].lower() not in KINDS:
         raise InputError(f"{path}: statistics are written to {', '.join(KINDS)}")
     if not path.rstrip(SLASHES).endswith(".zarr"):
@@ -58,7 +58,7 @@ def save_statistics(
     record: dict[str, str],
     inputs: InputRows | None = None,
 ) -> None:
-    """Write every result with the input's coordinates, on the grid where the features come from one."""
+    """Write all results with the input's coordinates, on the grid if the features come from one."""
     if inputs is not None:
         write_maps(path, *_of_several(statistics, quantiles, inputs), record)
         return
@@ -70,7 +70,7 @@ def save_statistics(
         array_dims, values = arrays.pop("q")
         coords["q"] = Coord(array_dims, values, {"long_name": "quantile"})
     if grid is not None:
-        last = dims[len(statistics.shape) - 1]  # the features, in their place
+        last = dims[len(statistics.shape) - 1]  # the features' axis
         arrays = {
             key: (
                 (*array_dims[:-1], *dims[len(statistics.shape) - 1 :]),
