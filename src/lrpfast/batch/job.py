@@ -226,7 +226,7 @@ def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
 
 
 def _bounds_of(core: AnalyzerCore) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """The index of the input, and the bounds in its shape, of every z-box on an input."""
+    """The bounds, shaped as the model's input, of every z-box that looks at an input itself, after its index."""
     model, bounds = core.model, []
     for i, rule in core.assignment.rules.items():
         if isinstance(rule, ZBox):

@@ -46,7 +46,7 @@ class Streamed:
     samples, explanations : int
         The number of explanations is that of samples times targets.
     shape : tuple of int
-        The shape of all relevances as written: with a mask, on its grid. A list of shapes for several inputs.
+        The shape of all relevances as written: with a mask, on its grid; for several inputs a list.
     dtype : dtype
     seconds : float
         The duration of this run.
