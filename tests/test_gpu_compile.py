@@ -195,7 +195,7 @@ def test_shared_memory_is_enough(report, job):
         pytest.skip("only tiles ask for shared memory when they are launched")
     room = (64 if job.arch == "sm_75" else 99) << 10  # 8.6 and 8.9 have no more; 8.0 and 9.0 do
     for name, kernel in report.kernels.items():
-        whole = kernel.shared + tiles.shared_memory(job.kind, name)
+        whole = kernel.shared + tiles.tile(job.kind, name).shared
         assert whole <= room, f"{name} takes {whole} bytes of shared memory"
 
 
