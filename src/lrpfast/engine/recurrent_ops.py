@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.codes import BiasShare, Cell, ProductShare
-from ..kernels.ops import Gather, MaskSteps, Recur, RecurBack
+from ..kernels.ops import MaskSteps, Recur, RecurBack
 from ..kernels.recurrent_ops import ACCOUNT, Recurrence
 from ..model.layers import GRU, LSTM, Activation, Recurrent, StepMask
 from ..rules import Epsilon, Rule, Zero
@@ -100,7 +100,7 @@ def recur(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> i
     return out
 
 
-def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     """Relevance of the sequence, of a mask (none), and of initial states that are inputs."""
     layer = step.layer
     assert isinstance(layer, Recurrent)
@@ -112,15 +112,8 @@ def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     scratch = builder.buffer(recurrence.scratch_size)
     builder.backward.append(RecurBack(x, mask, state, r, out, out_h, out_c, account, scratch, recurrence))
     builder.note(step, r, (out, *states), steps=None if account is None else StepsTrace(account, out, recurrence))
-    masks = [_zeros(builder, r, recurrence.steps)] if layer.takes_mask else []
+    masks: list[int | None] = [None] if layer.takes_mask else []
     return [out, *masks, *states]
-
-
-def _zeros(builder: ProgramBuilder, r: int, size: int) -> int:
-    """No relevance."""
-    out = builder.buffer(size)
-    builder.backward.append(Gather(r, out, np.full(size, -1, np.int64)))
-    return out
 
 
 def mask_steps(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
@@ -133,6 +126,6 @@ def mask_steps(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
     return out
 
 
-def mask_steps_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+def mask_steps_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     """Relevance of what is masked: that of the steps that count, which is all; a mask hands on none."""
-    return [_zeros(builder, r, math.prod(step.shapes[0])) if isinstance(step.layer, StepMask) else r]
+    return [None if isinstance(step.layer, StepMask) else r]
