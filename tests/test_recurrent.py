@@ -285,9 +285,7 @@ def test_rules_by_name_reach_recurrent_layers():
     assigned = lrpfast.composites.from_name("epsilon", epsilon=0.1).assign(model)
     assert [rule.epsilon for rule in assigned.rules.values()] == [0.1, 0.1]
     assert lrpfast.composites.EpsilonPlus(0.2).assign(model).rules[1] == rules.Epsilon(0.2)
-    with pytest.raises(
-        lrpfast.RuleError, match="'z_plus' is no rule for a recurrent layer; it takes recurrent, epsilon, zero"
-    ):
+    with pytest.raises(lrpfast.RuleError, match="'z_plus' is no rule for a recurrent layer; it takes recurrent, eps"):
         lrpfast.Analyzer(model, "z_plus")
 
 

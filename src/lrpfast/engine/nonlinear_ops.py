@@ -36,6 +36,7 @@ from ..kernels.ops import (
 from ..model.layers import (
     GRU,
     LSTM,
+    RNN,
     Concat,
     Crop,
     Dot,
@@ -51,7 +52,6 @@ from ..model.layers import (
     Minimum,
     Multiply,
     Permute,
-    Recurrent,
     ReflectPad,
     RepeatVector,
     Reshape,
@@ -438,7 +438,7 @@ NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., Sequenc
 }
 
 #: Layers whose own backward function knows what to do with a rule; the others hand on what a rule scales first.
-_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, Recurrent, StepMask)
+_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, RNN, StepMask)
 
 
 def forward(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from ..kernels.codes import BiasShare, Cell, ProductShare
 from ..kernels.ops import MaskSteps, Recur, RecurBack
 from ..kernels.recurrent_ops import ACCOUNT, Recurrence
-from ..model.layers import GRU, LSTM, Activation, Recurrent, StepMask
+from ..model.layers import GRU, LSTM, RNN, Activation, StepMask
 from ..rules import Epsilon, Rule, Zero
 from .plan import LayerPlan
 from .program_builder import ProgramBuilder
@@ -22,7 +22,7 @@ def _function(function: Activation | None) -> tuple[str, Any]:
     return ("linear", {}) if function is None else (function.function, function.parameters)
 
 
-def _weights(layer: Recurrent) -> tuple[Cell, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+def _weights(layer: RNN) -> tuple[Cell, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     """The cell, its weights and biases, and those of a candidate of its own, as kernels take them."""
     w, u, n = layer.kernel.astype(np.float64), layer.recurrent_kernel.astype(np.float64), layer.units
     bias = np.zeros(w.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
@@ -87,7 +87,7 @@ def _recurrence(step: LayerPlan) -> Recurrence:
 def recur(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     """A recurrent layer; keeps what its steps computed for the way back."""
     layer = step.layer
-    assert isinstance(layer, Recurrent)
+    assert isinstance(layer, RNN)
     recurrence = _recurrence(step)
     rest = list(sources[1:])
     mask = rest.pop(0) if layer.takes_mask else None
@@ -103,7 +103,7 @@ def recur(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> i
 def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     """Relevance of the sequence, of a mask (none), and of initial states that are inputs."""
     layer = step.layer
-    assert isinstance(layer, Recurrent)
+    assert isinstance(layer, RNN)
     x, mask, state, recurrence = builder.state[step.output]
     out = builder.buffer(math.prod(step.shapes[0]))
     states = [builder.buffer(layer.units) for _ in layer.states] if layer.takes_state else []
