@@ -11,6 +11,7 @@ from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
 from ..model.layers import (
+    RNN,
     Attention,
     BatchNorm,
     Crop,
@@ -20,7 +21,6 @@ from ..model.layers import (
     Linear,
     MatMul,
     Permute,
-    Recurrent,
     RepeatVector,
     Reshape,
     RMSNorm,
@@ -50,7 +50,7 @@ ORDER = (
 )
 
 #: Layers with weights, which entries select by default.
-WEIGHTED = (Linear, Recurrent)
+WEIGHTED = (Linear, RNN)
 
 #: The kind of ``value`` that entries need, in words and as a check.
 _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {

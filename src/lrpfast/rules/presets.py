@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import RuleError
 from ..model.layers import (
+    RNN,
     Activation,
     Attention,
     BatchNorm,
@@ -20,7 +21,6 @@ from ..model.layers import (
     MatMul,
     MaxPool,
     Multiply,
-    Recurrent,
     Reshape,
     RMSNorm,
     Rotary,
@@ -51,7 +51,7 @@ def _map(
             Entry("all", dense, None, (Dense,)),
             Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
             *rest,
-            Entry("default", dense, None, (BatchNorm, Recurrent)),
+            Entry("default", dense, None, (BatchNorm, RNN)),
         ),
         name,
     )
