@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class AnalyzerCore:
     def __init__(self, model: Model, settings: AnalyzerSettings) -> None:
         self.model, self.settings = model, settings
         self.is_open = model.is_open
-        self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # of a model with open sizes, one for each input size
+        self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # for input sizes of an open model, and other starts
         self._data = 0  # bytes of a sample, if the data determine its size
         if not self.is_open:
             self._prepare()
@@ -165,6 +166,18 @@ class AnalyzerCore:
             variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
             variant._prepare()
             for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy, because other threads may run this, too
+                self._variants.pop(old, None)
+            self._variants[key] = variant
+        return variant
+
+    def starting_at(self, layer: str) -> AnalyzerCore:
+        """The core whose explanations start at a hidden layer, from a starting relevance; the last few are kept."""
+        key = ("start", layer)
+        variant = self._variants.get(key)
+        if variant is None:
+            settings = replace(self.settings, start=layer, target=None, y_ref=None, rectify=False, default_target=None)
+            variant = AnalyzerCore(self.model, settings)
+            for old in list(self._variants)[: 1 - MAX_VARIANTS]:
                 self._variants.pop(old, None)
             self._variants[key] = variant
         return variant

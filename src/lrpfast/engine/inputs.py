@@ -261,8 +261,8 @@ def as_start(
     ----------
     target
         "max", "all", an integer, one integer per sample, a (samples, k) integer
-        array, a pair of integers or of full indices, a float array shaped like the output, or a
-        callable that makes such an array of the output.
+        array, a pair of integers or of full indices, a float array shaped like the output or (samples, k, *output),
+        or a callable that makes such an array of the output.
     samples, shape
         The batch size and one sample's output shape.
     dtype
@@ -311,17 +311,21 @@ def as_start(
         k = array.shape[1] if array.ndim == 2 else 1
         return Start("index", targets, step=k, count=k), (k,) if array.ndim == 2 else ()
     if array.dtype.kind == "f":
-        if array.shape != (samples, *shape):
+        several = array.ndim == len(shape) + 2 and array.shape[:1] + array.shape[2:] == (samples, *shape)
+        if array.shape != (samples, *shape) and not (several and array.shape[1]):
             labels = array.shape == (samples,) and bool((array == np.rint(array)).all())
             raise ShapeError(
-                f"a starting relevance must have the output's shape {(samples, *shape)}, not {array.shape}"
+                f"a starting relevance must have the output's shape {(samples, *shape)}, or ({samples}, k, "
+                f"{', '.join(map(str, shape))}) for k explanations of each sample, not {array.shape}"
                 + ("; classes are whole numbers: target.astype(int)" if labels else "")
             )
         if not np.isfinite(array).all():
             position = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise InputError(f"the starting relevance is not finite at {position}: {array[position]}")
         with np.errstate(over="ignore"):
-            return Start("array", array=np.require(array, dtype, ["C", "A"])), ()
+            rows = np.require(array, dtype, ["C", "A"])
+        count = array.shape[1] if several else 1
+        return Start("array", count=count, array=rows), (count,) if several else ()
     raise InputError(f"{TARGETS}, not dtype {array.dtype}")
 
 

@@ -157,9 +157,9 @@ class IOLayout:
             return Start(start.mode, window=(port.first, port.size))
         if start.mode == "array":
             assert start.array is not None
-            rows = np.zeros((len(start.array), *self.output_row), start.array.dtype)
-            rows[:, port.first : port.first + port.size] = start.array.reshape(len(rows), port.size)
-            return Start("array", array=rows, window=(port.first, port.size))
+            rows = np.zeros((len(start.array), start.count, *self.output_row), start.array.dtype)
+            rows[..., port.first : port.first + port.size] = start.array.reshape(len(rows), start.count, port.size)
+            return Start("array", count=start.count, array=rows, window=(port.first, port.size))
         assert start.targets is not None
         window = (port.first, port.size)
         return Start(start.mode, start.targets + port.first, start.step, start.count, window=window)

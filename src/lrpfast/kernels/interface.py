@@ -39,9 +39,9 @@ class Start:
     """The choice of the starting relevance.
 
     ``mode`` is "max", "index" (``targets``: int64, ``step`` apart by sample,
-    ``count`` for each sample), "pair" (two targets), "array" (``array`` itself) or "all".
-    ``window`` is (first, size) of the part of the output for "max" and "all", the whole
-    when None; targets count from the beginning of the whole output.
+    ``count`` for each sample), "pair" (two targets), "array" (``array`` itself, ``count`` rows for each sample) or
+    "all". ``window`` is (first, size) of the part of the output for "max" and "all", the whole when None; targets
+    count from the beginning of the whole output.
     """
 
     __slots__ = ("array", "count", "mode", "step", "targets", "window")

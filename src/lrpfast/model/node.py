@@ -33,8 +33,9 @@ class Node:
 
 
 def snake(layer: type[Layer]) -> str:
-    """Keras's name for a layer of this class: ``max_pool`` for ``MaxPool``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", layer.__name__).lower()
+    """What Keras names a layer of that class: ``MaxPool`` is ``max_pool``, ``SimpleRNN`` is ``simple_rnn``."""
+    words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", layer.__name__)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
 
 
 def with_names(layers: Sequence[Layer]) -> list[Layer]:

@@ -139,6 +139,7 @@ class Executable:
             NULL if start.targets is None else start.targets,
             np.int32(start.step),
             np.int32(which),
+            np.int32(start.count),
             *window,
             NULL if start.array is None else start.array,
         )

@@ -9,14 +9,30 @@ import numpy as np
 
 from ..codes import OF_ROWS
 from ..operation import Operation, row_of
-from ..ops import Activate, Normalize, NormalizeBack, PoolBack, Scatter, SoftmaxBack, Strided
+from ..ops import (
+    Activate,
+    AttentionBack,
+    AttentionOp,
+    MaskedSoftmax,
+    Normalize,
+    NormalizeBack,
+    PoolBack,
+    Recur,
+    RecurBack,
+    Scatter,
+    ShareRemainder,
+    SoftmaxBack,
+    Strided,
+)
 from ..program import Program
 from .contractions import Locate
 from .device_arrays import DeviceArrays
 from .structs import BUFFER, INT, LIGHT
 
 #: Operations with one warp for each row; activations of rows are the same.
-BY_ROWS = (SoftmaxBack, Normalize, NormalizeBack)
+BY_ROWS = (AttentionBack, AttentionOp, MaskedSoftmax, Normalize, NormalizeBack, ShareRemainder, SoftmaxBack)
+#: Operations with one warp for each sample.
+BY_SAMPLES = (Recur, RecurBack)
 
 
 def kernel_name(operation: Operation) -> str:
@@ -62,8 +78,8 @@ class Light:
         self.size = (
             operation.count * operation.length if isinstance(operation, Strided) else int(record["writes"][0]["size"])
         )
-        self.by_rows = isinstance(operation, BY_ROWS) or self.kernel == "light_softmax"
-        self.columns = int(record["columns"])
+        self.by_rows = isinstance(operation, (*BY_ROWS, *BY_SAMPLES)) or self.kernel == "light_softmax"
+        self.columns = self.size if isinstance(operation, BY_SAMPLES) else int(record["columns"])
         self.record = arrays.record(record)
 
     def _fill(self, record: np.ndarray, field: str, value: Any, operation: Operation, arrays: DeviceArrays) -> None:
@@ -74,6 +90,8 @@ class Light:
             record[field] = arrays.vector(value)
         elif field == "index":
             record[field] = arrays.indices(value)
+        elif field == "recurrence":
+            record[field] = arrays.recurrence(value)
         elif field == "geometry":
             record[field] = arrays.geometry(value, operation)
         else:
