@@ -1,4 +1,4 @@
-"""The layers a model is made of, for `lrpfast.from_layers` and `lrpfast.Graph`; each takes a ``name=``.
+"""The layers of models, for `lrpfast.from_layers` and `lrpfast.Graph`; each takes a ``name=``.
 
 Examples
 --------

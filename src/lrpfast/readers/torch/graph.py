@@ -191,10 +191,10 @@ def build(
     """
     fix_sizes(program, input_shape or {})
     with naming_open_sizes({name: open_shape(program.shapes.get(name, ())) for name in program.inputs}):
-        return _built(program, converters)
+        return _build_model(program, converters)
 
 
-def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
+def _build_model(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
     program = recognised(fused(functional(program, folded)), values)
     builder = Builder()
