@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +93,9 @@ def test_operations_that_are_refused(tmp_path, name, config, args, words):
 
 
 def test_an_operation_and_its_parts_are_named_after_it(tmp_path):
-    model = operation(tmp_path, (4, 6), "Absolute")
-    assert [node.name for node in model.nodes][::2] == ["entry", "absolute"]
-    assert model.nodes[1].name.startswith("absolute/")
+    model = operation(tmp_path, (4, 6), "Min", {"axis": 1})
+    assert [model.nodes[i].name for i in (0, -1)] == ["entry", "min"]
+    assert model.nodes[1].name.startswith("min/")
 
 
 def test_a_residual_conserves_relevance(tmp_path):
@@ -229,3 +230,53 @@ def test_a_one_dimensional_convolution_of_keras_1(tmp_path):
     model = load(write_h5(tmp_path / "m.h5", sequential(entry((None, 9, 4)), conv), {"c": [kernel, bias]}, "1.2.2"))
     assert np.array_equal(model.layers[1].kernel, kernel[:, 0])
     assert (model.layers[1].strides, model.output_shape) == ((2,), (4, 5))
+
+
+@pytest.mark.parametrize("version", ("2", "3"))
+def test_conditions_logarithms_variances_and_reshapes_by_shape(version, tmp_path):
+    (tmp_path / "m.h5").write_bytes(gzip.decompress((DATA / f"keras_choices_{version}.h5.gz").read_bytes()))
+    with np.load(DATA / "keras_choices.npz") as record:
+        x = record[f"{version}_x"]
+        expected = [record[f"{version}_y{i}"] for i in range(sum(key.startswith(f"{version}_y") for key in record))]
+    model = load(tmp_path / "m.h5")
+    for i, result, y in zip(model.outputs, model.predict(x), expected, strict=True):
+        close(result, y, str(model.nodes[i]))
+        target = {model.nodes[i].name: 0}
+        assert np.isfinite(lrpfast.Analyzer(model, "epsilon", target=target).analyze(x)).all()
+
+
+@pytest.mark.parametrize("spelling", ("dict", "text"))
+def test_operations_of_the_first_versions_of_tensorflow_2(spelling, tmp_path):
+    """Layers of the class TensorFlowOpLayer; TF 2.0 and 2.1 write their nodes as the bytes of a message."""
+    document = json.loads((DATA / "keras_tf_op_layer.json").read_text(encoding="utf-8"))[spelling]
+    with np.load(DATA / "keras_choices.npz") as record:
+        x, y = record["tf_x"], record["tf_y"]
+    close(load(write_h5(tmp_path / "m.h5", document, {}, "2.3.0-tf")).predict(x), y)
+    node = document["config"]["layers"][1]["config"]
+    node["node_def"] = {"op": "Bincount"} if spelling == "dict" else node["node_def"][:7]
+    with pytest.raises((UnsupportedLayerError, ModelFormatError), match="Bincount|node_def is damaged"):
+        load(write_h5(tmp_path / "m.h5", document, {}, "2.3.0-tf"))
+
+
+@pytest.mark.parametrize(
+    "chain, words",
+    [
+        (("Shape", "Multiply"), "number of samples"),
+        (("Greater", "Exp"), "comparison"),
+        (("Greater", "Add"), "comparison"),
+        (("Greater",), "output of the model is a comparison"),
+    ],
+)
+def test_what_is_no_value_is_refused_where_a_value_is_needed(chain, words, tmp_path):
+    document = json.loads((DATA / "keras_tf_op_layer.json").read_text(encoding="utf-8"))["dict"]
+    layers, last = document["config"]["layers"][:1], "input_1"
+    for op in chain:
+        config = {"name": op, "node_def": {"op": {"Multiply": "Mul"}.get(op, op), "attr": {}}, "constants": {}}
+        node = [[last, 0, 0, {}]]
+        if op in ("Greater", "Multiply", "Add"):
+            config["constants"] = {"1": 0.5}
+        layers.append({"class_name": "TensorFlowOpLayer", "config": config, "name": op, "inbound_nodes": [node]})
+        last = op
+    document["config"] |= {"layers": layers, "output_layers": [[last, 0, 0]]}
+    with pytest.raises(UnsupportedLayerError, match=words):
+        load(write_h5(tmp_path / "m.h5", document, {}, "2.3.0-tf"))

@@ -19,7 +19,7 @@ SEQUENTIAL, FUNCTIONAL = ("Sequential",), ("Functional", "Model")
 KERAS_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
 #: Operations whose configuration has a dtype, as those of layers have.
-_CASTS = ("Cast", "ConvertToTensor", "SaturateCast")
+_CASTS = ("Cast", "ConvertToTensor", "SaturateCast", "Prod")
 #: Layers that change images at random in training, and do nothing at inference.
 RANDOM = (
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
@@ -172,7 +172,7 @@ def _random_by_default(entry: Mapping[str, Any], node: Any) -> bool:
 
 def is_operation(kind: str) -> bool:
     """Whether layers of this class are operations between layers: keras.ops of Keras 3, TensorFlow's of Keras 2."""
-    return kind.startswith("ops>") or kind in ("TFOpLambda", "SlicingOpLambda")
+    return kind.startswith("ops>") or kind in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
 
 
 def operations_of(entry: Mapping[str, Any]) -> list[Call]:

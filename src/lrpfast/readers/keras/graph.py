@@ -39,6 +39,7 @@ from .config import (
 from .custom import as_built_in, call_custom, check_custom_objects, custom_object
 from .keras_1 import in_keras_2
 from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .operation import is_value
 from .ops import operate
 from .preprocessing import BUILDERS
 from .record import KerasLayer
@@ -76,6 +77,8 @@ class _Builder:
         #: Lays out the layers that operations become; it appends to the same nodes.
         self.tensors = Builder()
         self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
+        #: What operations return that is no layer's value: conditions and sizes.
+        self.others: list[Any] = []
         self.calls: Counter[int] = Counter()  # of operations
         self.masks: dict[int, str] = {}  # nodes whose values carry a mask, and whose it is
         self.converted: dict[int, tuple[KerasLayer, tuple[Shape, ...], tuple[Layer, ...]]] = {}
@@ -147,10 +150,20 @@ class _Builder:
     def operation(self, key: int, layer: KerasLayer, call: Call, inputs: list[int]) -> list[int]:
         """Lay out an operation's layers; the numbers of its results."""
         numbers = iter(inputs)
-        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._value(next(numbers)))
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._argument(next(numbers)))
         with self._naming(key, layer):
-            results = [self.tensors.plain(value).node for value in operate(layer, self.tensors, args, kwargs)]
-        return results
+            results = operate(layer, self.tensors, args, kwargs)
+            return [self._number(result) for result in results]
+
+    def _argument(self, i: int) -> Any:
+        """What an operation takes: a node's value or, below 0, what another operation returned that is none."""
+        return self._value(i) if i >= 0 else self.others[-1 - i]
+
+    def _number(self, result: Any) -> int:
+        if is_value(result):
+            return self.tensors.plain(result).node
+        self.others.append(result)
+        return -len(self.others)
 
     def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
                 masked: tuple[str, ...]) -> list[int]:  # fmt: skip
@@ -251,6 +264,10 @@ class _Scope:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
+        if any(number < 0 for number in inputs) and not is_operation(kind):
+            raise UnsupportedLayerError(
+                f"{self.where(i)} takes the result of a comparison, or a shape, which only operations between layers do"
+            )
         if kind in SEQUENTIAL + FUNCTIONAL:
             keys = [ref.key for ref in call.inputs] if call is not None else ()
             return self.builder.container(entry, self.store.inside(slot), inputs, f"{name}/", keys, masked)
@@ -403,6 +420,8 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
         raise UnsupportedLayerError(
             f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
         ) from error
+    if any(output < 0 for output in outputs):
+        raise UnsupportedLayerError("an output of the model is a comparison, or a shape, which cannot be explained")
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
 
