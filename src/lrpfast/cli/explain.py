@@ -86,16 +86,16 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
-    written = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
+    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
     if done.statistics is not None:
         counts = zip(done.statistics.groups, done.statistics.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
-        written.append(f"{arguments.statistics}, statistics of {each}")
+        outputs.append(f"{arguments.statistics}, statistics of {each}")
     if arguments.plot:
-        written.append(arguments.plot)
+        outputs.append(arguments.plot)
     print(
         f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
-        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}{_doubtful(done)}"
+        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(outputs)}{_doubtful(done)}"
     )
 
 

@@ -35,10 +35,12 @@ def analyzer(
         "input_range": options.input_range,
         "mask_nan": options.mask_nan,
     }
-    if _known(options.rule) in ANALYZERS:
+    if _canonical_name(options.rule) in ANALYZERS:
         result: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
     else:
-        result = Analyzer(model, _own(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common)
+        result = Analyzer(
+            model, _composite(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common
+        )
     _check_bounds(options, result)
     return result
 
@@ -71,7 +73,7 @@ def _reference(text: str | None) -> float | np.ndarray | None:
         raise InputError(f"--y-ref is a number, one for each output as A,B,…, or an .npy file, not {text!r}") from None
 
 
-def _known(name: str) -> str:
+def _canonical_name(name: str) -> str:
     known = [*RULES, *COMPOSITES, *ANALYZERS]
     if name not in known:
         raise RuleError(unknown_name_message("rule", name, known, "`lrpfast rules` lists them"))
@@ -82,15 +84,15 @@ def _known(name: str) -> str:
 _FROM_DATA = ("minmax", "1sigma", "3sigma")
 
 
-def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The rule's parameters that are given, and the bounds ``low`` and ``high``."""
-    own = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
-    parameters = {key: getattr(options, key) for key in own if getattr(options, key) is not None}
+    names = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
+    parameters = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
     bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
-    asked = {text: key for key, text in bounds.items() if isinstance(text, str)}
-    for text in asked:
+    from_data = {text: key for key, text in bounds.items() if isinstance(text, str)}
+    for text in from_data:
         if getattr(options, "inputs", None) is None:
-            raise RuleError(f"--{asked[text]} {text} is taken from the inputs, which this command does not have")
+            raise RuleError(f"--{from_data[text]} {text} is taken from the inputs, which this command does not have")
         pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
         bounds.update(
             {key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text}
@@ -98,10 +100,10 @@ def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     return parameters, bounds
 
 
-def _own(options: argparse.Namespace) -> Composite:
+def _composite(options: argparse.Namespace) -> Composite:
     """By lrpfast's own names. ``low`` and ``high`` go to whichever is the z-box, the rule or the input layer's."""
     name = options.rule
-    parameters, bounds = _given(options)
+    parameters, bounds = _parameters_and_bounds(options)
     first = _first_rule(options.input_layer_rule)
     for key in ("until_layer_idx", "until_layer_rule"):
         if key in parameters:
@@ -124,7 +126,7 @@ def _own(options: argparse.Namespace) -> Composite:
 
 def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
     name = options.rule
-    parameters, bounds = _given(options)
+    parameters, bounds = _parameters_and_bounds(options)
     parameters.update(bounds)
     first = _first_rule(options.input_layer_rule)
     for key in ("start", "y_ref"):

@@ -18,7 +18,7 @@ import numpy as np
 cimport numpy as cnp
 
 from .codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS, START_MODES
-from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST
+from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST, RunGrowth
 from .operation import require, row_of
 from .ops import Contract, Redistribute, RestoreNaN
 from .verify import MAX_SUMS as CHECKED_SUMS, check_geometry
@@ -190,7 +190,7 @@ cdef class Executable:
 
     def run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro_batch, int threads,
             bint cooperative, str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0, int targets_count=1,
-            cnp.ndarray start=None, kept=None, window=None, list notes=None, bint exact=False):
+            cnp.ndarray start=None, keep=None, window=None, list notes=None, bint exact=False):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``cooperative``) or take micro-batches of their own. All arrays
@@ -231,8 +231,8 @@ cdef class Executable:
         memset(outside, 0, table)
         outside[0] = <char*>cnp.PyArray_DATA(x)
         outside[code.result if code.result >= 0 else code.output] = <char*>cnp.PyArray_DATA(out)
-        if kept is not None:
-            for buffer, array in kept.items():
+        if keep is not None:
+            for buffer, array in keep.items():
                 outside[<int>buffer] = <char*>cnp.PyArray_DATA(array)
         run_watched(&job, outside + code.buffers, slots, cooperative)  # raises: the workspace is not kept then
         self.workspaces.append(workspace)
@@ -241,9 +241,9 @@ cdef class Executable:
             if faults[i] and (worst is None or faults_at[i] < worst[1]):
                 worst = (FAULTS[faults[i]], faults_at[i])
         if job.judged and worst is None:
-            note = noted(growth, slots)
-            if note is not None:
-                notes.append(note)
+            record = run_growth(growth, slots)
+            if record is not None:
+                notes.append(record)
         return worst
 
 
