@@ -280,3 +280,20 @@ def test_what_is_no_value_is_refused_where_a_value_is_needed(chain, words, tmp_p
     document["config"] |= {"layers": layers, "output_layers": [[last, 0, 0]]}
     with pytest.raises(UnsupportedLayerError, match=words):
         load(write_h5(tmp_path / "m.h5", document, {}, "2.3.0-tf"))
+
+
+def test_an_activation_of_ones_own_by_its_name(tmp_path):
+    """As Keras 2 writes it, a name; and as Keras 3 does, a function, perhaps registered under a package."""
+    spellings = ("twist", "mine>twist", {"module": "builtins", "class_name": "function", "config": "twist"})
+    x = np.array([[-1.0, 0.5]])
+    for i, spelling in enumerate(spellings):
+        path = write_h5(
+            tmp_path / f"{i}.h5", sequential(entry((None, 2)), layer("Activation", "a", activation=spelling))
+        )
+        with pytest.raises(UnsupportedLayerError, match="twist'.*custom_objects"):
+            load(path)
+        close(load(path, custom_objects={"twist": "tanh"}).predict(x), np.tanh(x))
+        own = {"twist": lambda config, weights: L.Activation("elu", {"alpha": 0.5})}
+        close(load(path, custom_objects=own).predict(x), np.where(x > 0, x, 0.5 * np.expm1(x)))
+        with pytest.raises(ModelFormatError, match="must return a lrpfast.layers.Activation"):
+            load(path, custom_objects={"twist": lambda config, weights: L.Identity()})

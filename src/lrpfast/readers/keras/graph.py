@@ -272,7 +272,8 @@ class _Scope:
             keys = [ref.key for ref in call.inputs] if call is not None else ()
             return self.builder.container(entry, self.store.inside(slot), inputs, f"{name}/", keys, masked)
         weights = functools.partial(self.store.weights, slot)
-        layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights)
+        custom = self.builder.custom_objects
+        layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights, custom)
         if kind in WRAPPERS:
             return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
         if is_operation(kind) and call is not None:
