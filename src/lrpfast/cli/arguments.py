@@ -137,6 +137,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go",
     )
+    _add_input_shape(parser)
     _add_rule_options(parser)
     group = parser.add_argument_group("what is explained")
     group.add_argument(
@@ -203,6 +204,7 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    _add_input_shape(parser)
     _add_rule_options(parser)
     _add_start_options(parser)
     parser.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")
@@ -238,6 +240,16 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
     _add_run_options(parser)
     parser.set_defaults(start=None, y_ref=None, mask_nan=False)
+
+
+def _add_input_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-shape",
+        metavar="[NAME=]N,…",
+        type=values.input_shape,
+        action="append",
+        help="one sample's shape, where the model leaves sizes open; NAME=N,… once for each of several inputs",
+    )
 
 
 def _add_rule_options(parser: argparse.ArgumentParser) -> None:

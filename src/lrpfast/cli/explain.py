@@ -13,7 +13,6 @@ from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfin
 from ..batch.path_conflicts import check_no_overlap
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
-from ..readers import load
 from . import options
 from .balance import balance_of
 from .picture import picture_of
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
-        model = load(arguments.model, memory=arguments.memory)
+        model = options.model_of(arguments, arguments.memory)
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None

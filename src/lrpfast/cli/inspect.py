@@ -10,7 +10,6 @@ from ..engine.plan import describe
 from ..model.canonize import canonize
 from ..model.graph import Model
 from ..model.layers import Activation, BatchNorm, Identity
-from ..readers import load
 from ..rules import Pass
 from ..rules.composites import Assignment
 from . import options
@@ -18,7 +17,7 @@ from . import options
 
 def run(arguments: argparse.Namespace) -> None:
     """Print them."""
-    model = load(arguments.model)
+    model = options.model_of(arguments)
     analyzer = options.analyzer(model, arguments)
     print(model.summary())
     print(f"\nrules under {arguments.rule!r}")

@@ -13,6 +13,7 @@ from ..batch import data_bounds, open_array
 from ..errors import InputError, RuleError
 from ..innvestigate import create_analyzer
 from ..model.graph import Model
+from ..readers import load
 from ..rules import RULES, Rule, ZBox, from_name, presets
 from ..rules.composites import Composite
 from ..rules.entries import Entry
@@ -21,6 +22,16 @@ from ..rules.presets import COMPOSITES
 from ..rules.selectors import Uniform
 from ..suggest import unknown_name_message
 from .values import to_pair
+
+
+def model_of(arguments: argparse.Namespace, memory: int | None = None) -> Model:
+    """The model that MODEL names, with the sizes of --input-shape."""
+    given = arguments.input_shape or []
+    names = [name for name, _ in given]
+    if len(set(names)) < len(names) or (None in names and len(names) > 1):
+        raise InputError("--input-shape is one shape, or NAME=SHAPE once for each input")
+    shapes = dict(given) if names != [None] else given[0][1]
+    return load(arguments.model, memory=memory, input_shape=shapes or None)
 
 
 def analyzer(

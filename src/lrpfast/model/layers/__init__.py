@@ -11,6 +11,7 @@ from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyCo
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract, Where
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from .recurrent import GRU, LSTM, Masking, Recurrent, SimpleRNN, StepMask
 from .resize import Interpolate, Take, UpSample
 from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, ZeroPad
 
@@ -33,16 +34,19 @@ __all__ = [
     "FUNCTIONS",
     "Flatten",
     "Function",
+    "GRU",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Identity",
     "Input",
     "Interpolate",
+    "LSTM",
     "Layer",
     "LayerNorm",
     "Linear",
     "LocalResponseNorm",
     "LocallyConnected",
+    "Masking",
     "MaxPool",
     "Maximum",
     "Merge",
@@ -51,12 +55,15 @@ __all__ = [
     "Parameters",
     "Permute",
     "RMSNorm",
+    "Recurrent",
     "ReflectPad",
     "RepeatVector",
     "Reshape",
     "SOFTMAXES",
     "SeparableConv",
     "Shape",
+    "SimpleRNN",
+    "StepMask",
     "Subtract",
     "Take",
     "UpSample",

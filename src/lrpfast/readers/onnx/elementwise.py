@@ -14,6 +14,7 @@ from ..arithmetic import add, clipped, concat, divide, extreme, multiply, negati
 from ..axis_ops import fixed, take
 from ..channels_first import Tensor, Value
 from ..conditions import at_least, both, either, equal, greater, is_condition, negated, select, unequal
+from ..input_shape import FIX_SIZE
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
 from .values import Integers
@@ -92,7 +93,7 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
         axis = ctx.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
         if ctx.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
             if None in x.shape:
-                raise ctx.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
+                raise ctx.unsupported("is taken over axes whose sizes the file leaves open", FIX_SIZE)
             flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
             return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
         return b.each(L.Activation(name), b.last(x, axis))
@@ -190,7 +191,7 @@ def _group_norm(ctx: NodeContext) -> Value:
     """Groups of channels by their own mean and deviation; scale and bias are the groups' up to version 20."""
     b, x = ctx.builder, ctx.value()
     if None in x.shape:
-        raise ctx.unsupported("normalizes an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("normalizes an input whose size the file leaves open", FIX_SIZE)
     channels, groups = x.shape[0], ctx.attr("num_groups")
     if groups < 1 or channels % groups:
         raise ShapeError(f"it has {groups} groups of {channels} channels")

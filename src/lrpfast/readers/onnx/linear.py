@@ -14,6 +14,7 @@ from ...model.layers.window import extent
 from ..arithmetic import absolute, power
 from ..axis_ops import affine, fixed
 from ..channels_first import Tensor, Value, rounded_up
+from ..input_shape import FIX_SIZE
 from ..reductions import norm
 from .context import NodeContext
 from .fold import FoldedValue
@@ -140,9 +141,7 @@ def _padding(ctx: NodeContext, spatial: Sequence[int | None], size: Any, strides
     if auto != "SAME_LOWER":
         raise ctx.unsupported(f"has auto_pad {auto!r}, which lrpfast does not know")
     if None in spatial:
-        raise ctx.unsupported(
-            "pads by SAME_LOWER an input whose size the file leaves open", "Fix the size, or set pads"
-        )
+        raise ctx.unsupported("pads by SAME_LOWER an input whose size the file leaves open", f"{FIX_SIZE}; or set pads")
     pairs = []
     for n, k, s, d in zip(spatial, size, strides, dilation, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)  # type: ignore[operator]
@@ -192,7 +191,7 @@ def _conv_transpose(ctx: NodeContext) -> Value:
     if output_shape is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
         ctx.attr("pads")
         if None in x.shape:
-            raise ctx.unsupported("fits its output to an input whose size the file leaves open", "Fix the size")
+            raise ctx.unsupported("fits its output to an input whose size the file leaves open", FIX_SIZE)
         sizes = [n * s for n, s in zip(x.shape[1:], strides, strict=True)]  # type: ignore[operator]
         if output_shape is not None:
             sizes = list(output_shape[-rank:])
@@ -229,7 +228,7 @@ def _pooling(ctx: NodeContext, kind: str) -> Value:
     reaches, extra = tuple(map(extent, size, dilation)), [0] * rank
     if ctx.attr("ceil_mode", 0) and padding != "same":
         if None in x.shape:
-            raise ctx.unsupported("rounds up (ceil_mode) on an input whose size the file leaves open", "Fix the size")
+            raise ctx.unsupported("rounds up (ceil_mode) on an input whose size the file leaves open", FIX_SIZE)
         extra = [rounded_up(*axis) for axis in zip(x.shape[1:], padding, reaches, strides, strict=True)]  # type: ignore[arg-type]
     if any(extra) and counted and any(map(any, padding)):  # the file's padding counts, what rounding up adds does not
         x, padding, counted = b.window(L.ZeroPad(padding), x, "pad"), ((0, 0),) * rank, False

@@ -26,6 +26,7 @@ from ...model.graph import Model
 from ...model.layers import Shape
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import CONDITIONS, is_condition, moved
+from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from .context import NodeContext
 from .control_flow import CONTROL
 from .file import File, Input, Node, read
@@ -59,7 +60,7 @@ _QUANTIZED = (
 _ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
 
 
-def from_onnx(model: Any) -> Model:
+def from_onnx(model: Any, *, input_shape: Any = None) -> Model:
     """The Model of an ONNX file, which takes and returns arrays as the file says: images channels first.
 
     Parameters
@@ -67,6 +68,8 @@ def from_onnx(model: Any) -> Model:
     model : str, path-like, bytes or onnx.ModelProto
         Operators of the versions 7 to 28. The first axis of every input and output is the
         batch's, whatever size the file gives it.
+    input_shape : tuple of int, or mapping, optional
+        Sizes of one sample that the file leaves open; see `lrpfast.load`.
 
     Returns
     -------
@@ -93,7 +96,11 @@ def from_onnx(model: Any) -> Model:
     prefix = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
     try:
         with budgeted(_file_size(model)):
-            return build(read(model))
+            file = read(model, check_input_shape(input_shape))
+            with naming_open_sizes({item.name: item.sample for item in file.inputs}):
+                return build(file)
+    except InputShapeError as error:
+        raise InputError(f"{prefix}{error}") from error
     except InputError:
         raise
     except LrpfastError as error:
