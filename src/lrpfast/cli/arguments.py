@@ -73,14 +73,14 @@ _NEGATIVE = re.compile(r"-\.?\d")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but that it raises what is wrong in place of printing it and ending the process."""
+    """An argparse parser that raises errors, where argparse prints them and ends the process."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def with_negatives(arguments: Sequence[str]) -> list[str]:
-    """``--low -1,1`` as ``--low=-1,1``, which argparse does not take for an option."""
+    """Write ``--low -1,1`` as ``--low=-1,1``: argparse would read ``-1,1`` as an option."""
     result: list[str] = []
     for argument in arguments:
         if _NEGATIVE.match(argument) and result and result[-1].startswith("--") and "=" not in result[-1]:
@@ -91,7 +91,7 @@ def with_negatives(arguments: Sequence[str]) -> list[str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; what it returns has the command's function as ``run``."""
+    """The parser of the whole command line; its result has the command's function as ``run``."""
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=100)

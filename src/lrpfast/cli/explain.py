@@ -18,7 +18,7 @@ from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
 
-#: Arguments of ``explain`` that may name a file to read.
+#: Arguments of ``explain`` that may name an input file.
 _READ = ("model", "inputs", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
 
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
         with terminable(), _noting_interruption(*outputs), warnings.catch_warnings():
-            for kind in (BoundsWarning, RelevanceWarning):  # told below, each in one line
+            for kind in (BoundsWarning, RelevanceWarning):  # printed below, each in one line
                 warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
             done = analyzer.stream(
@@ -73,12 +73,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning in the command's words, without the place in the code that Python shows."""
+    """Print a warning in the words of the command line, without the line of code that Python shows."""
     print(f"lrpfast: warning: {message}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace, done: Streamed) -> None:
-    """What was done, in a few lines."""
+    """Print the outcome in a few lines."""
     if done.not_normalized:
         divisor = NORMALIZATIONS[arguments.normalize]
         print(f"{done.not_normalized:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
@@ -99,7 +99,7 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
 
 
 def _doubtful(done: Streamed) -> str:
-    """How many of the explanations mean little, if any."""
+    """The text with the numbers of explanations that mean little; empty if there are none."""
     kinds = {"amplified": done.amplified, "nearly vanished": done.vanished, "zero everywhere": done.zero_maps}
     counts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
     return f"; of {done.explanations:,} explanations, {', '.join(counts)}" if counts else ""
@@ -107,7 +107,7 @@ def _doubtful(done: Streamed) -> str:
 
 @contextlib.contextmanager
 def _noting_interruption(*outputs: str | None) -> Iterator[None]:
-    """Say, when the run is stopped, that it can go on."""
+    """Say that the run can be resumed when it is interrupted."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -17,6 +17,7 @@ from ...model.graph import Model
 from ...model.layers import Layer, Shape
 from ..channels_first import Builder, Tensor, Value
 from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes, resolve_shapes
+from ..obstacles import Obstacles
 from ..untrusted import parse_json
 from .arguments import Ref, replaced
 from .config import (
@@ -39,13 +40,13 @@ from .config import (
 )
 from .custom import as_built_in, call_custom, check_custom_objects, custom_object
 from .keras_1 import in_keras_2
-from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .layers import BACK, LAST, convert, naming
 from .operation import is_value
 from .ops import operate
 from .preprocessing import BUILDERS
 from .record import KerasLayer
 from .store import Entry, Store, WrappedStore
-from .unknown import other_unknown
+from .unknown import collecting
 from .wrappers import WRAPPERS, over_time
 
 # -- building -----------------------------------------------------------------
@@ -75,6 +76,7 @@ class _Builder:
 
     def __init__(self, keras: int, custom_objects: Mapping[str, Any]) -> None:
         self.keras, self.custom_objects = keras, custom_objects
+        self.obstacles: Obstacles | None = None
         #: Lays out the layers that operations become; it appends to the same nodes.
         self.tensors = Builder()
         self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
@@ -157,14 +159,14 @@ class _Builder:
             return [self._number(result) for result in results]
 
     def _argument(self, i: int) -> Any:
-        """What an operation takes: a node's value or, below 0, what another operation returned that is none."""
-        return self._value(i) if i >= 0 else self.others[-1 - i]
+        """What an operation takes: a node's value or, below -1, what another operation returned that is none."""
+        return self._value(i) if i >= 0 else self.others[-2 - i]
 
     def _number(self, result: Any) -> int:
         if is_value(result):
             return self.tensors.plain(result).node
         self.others.append(result)
-        return -len(self.others)
+        return -1 - len(self.others)  # -1 is UNREAD
 
     def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
                 masked: tuple[str, ...]) -> list[int]:  # fmt: skip
@@ -261,6 +263,7 @@ class _Scope:
     def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
+    @collecting
     def call(self, i: int, inputs: list[int], masked: tuple[str, ...], call: Call | None = None) -> list[int]:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
@@ -320,11 +323,6 @@ class _Scope:
             i, k = use
             if use not in values:
                 call = calls[i][k]
-                if call.problem and self.kinds[i] in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
-                    raise UnsupportedLayerError(
-                        f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
-                        "outputs alone; build the model so, with the same weights, and save that"
-                    )
                 arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
                 masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
                 values[use] = self.call(i, arguments, masks, call)
@@ -418,18 +416,15 @@ def build(
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
     builder = _Builder(major(version, document), check_custom_objects(custom_objects))
+    builder.obstacles = Obstacles("layer")
     shapes = _input_shapes(document, store, input_shape or {})
     for name, shape in shapes.items():
         builder.add(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
-    try:
-        with naming_open_sizes(shapes):
-            outputs = builder.container(document, store, inputs)
-    except UnsupportedLayerError as error:
-        raise UnsupportedLayerError(
-            f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
-        ) from error
+    with naming_open_sizes(shapes):
+        outputs = builder.container(document, store, inputs)
+        builder.obstacles.check()
     if any(output < 0 for output in outputs):
         raise UnsupportedLayerError("an output of the model is a comparison, or a shape, which cannot be explained")
     if len(builder.nodes) == len(inputs):

@@ -33,6 +33,7 @@ from ..arithmetic import (
 from ..axis_ops import fixed
 from ..channels_first import Builder, Value
 from ..conditions import at_least, both, either, equal, greater, is_condition, negated, select, unequal
+from ..obstacles import ObstacleError
 from ..reductions import (
     Reduction,
     deviation,
@@ -390,6 +391,12 @@ def operation_name(layer: KerasLayer) -> str:
     return name if name in OPERATIONS else symbol
 
 
+def unknown_operation(layer: KerasLayer) -> ObstacleError:
+    """That an operation is not read."""
+    problem = f"is the operation {operation_name(layer)!r}, which lrpfast does not read"
+    return layer.unsupported(problem, f"These work: {', '.join(OPERATIONS)}")
+
+
 def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """What one call of an operation returns: one value, or several; a condition, or sizes, where it computes these.
 
@@ -407,9 +414,7 @@ def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Ma
     """
     op, name = Operation(layer, builder), operation_name(layer)
     if name not in OPERATIONS:
-        raise layer.unsupported(
-            f"is the operation {name!r}, which lrpfast does not read", f"These work: {', '.join(OPERATIONS)}"
-        )
+        raise unknown_operation(layer)
     if layer.class_name == TF_OP_LAYER:
         inputs = args[0] if len(args) == 1 and isinstance(args[0], list) else args
         args, kwargs = tf_arguments(layer, inputs)

@@ -31,7 +31,7 @@ from .context import NodeContext
 from .control_flow import CONTROL
 from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
-from .obstacles import LAYERS, UNREAD, Obstacles
+from .obstacles import LAYERS, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
 from .rows import KNOWING, as_samples
@@ -199,7 +199,7 @@ class _GraphReader:
     batches: tuple[int, int]
     integer_inputs: set[str]
     inputs: set[int]
-    obstacles: Obstacles = field(default_factory=Obstacles)
+    obstacles: NodeObstacles = field(default_factory=NodeObstacles)
 
     def run(self, nodes: Sequence[Node], values: dict[str, Any]) -> None:
         """Add what the nodes compute to the values, by name; what is not read is an obstacle, and UNREAD."""
@@ -208,7 +208,7 @@ class _GraphReader:
                 with _error_context(str(node)):
                     outputs = self._outputs(node, values)
             except UnsupportedLayerError as error:
-                self.obstacles.add(node, error)
+                self.obstacles.add_node(node, error)
                 outputs = [UNREAD] * len(node.outputs)
             for name, value in zip(node.outputs, outputs, strict=False):
                 if name and value is not None:

@@ -13,8 +13,9 @@ from ...model.graph import Model
 from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
 from ..input_shape import InputShapes, naming_open_sizes
+from ..obstacles import Obstacles
 from .fold import fold_constants
-from .obstacles import Obstacle, obstacle, unsupported
+from .obstacles import obstacle
 from .passes import functional, fused, needed
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
 from .sizes import fix_sizes
@@ -218,7 +219,7 @@ def _convert_all(
     values: dict[str, Any],
 ) -> None:
     """Add each operator's layers and enter its results among the values; one error for all that cannot be read."""
-    obstacles: list[Obstacle] = []
+    obstacles = Obstacles("operator")
     ops, batch = needed(program), _batch(program)
     for index, op in enumerate(ops, 1):
         builder.scope = _scope(op)
@@ -232,7 +233,7 @@ def _convert_all(
         except _Skipped:
             result = _Skipped
         except (UnsupportedLayerError, NotImplementedError) as error:
-            obstacles.append(obstacle(op, location, str(error)))
+            obstacles.add(obstacle(op, location, f"{index} of {len(ops)}", error))
             result = _Skipped
         except (InputError, ShapeError, ModelFormatError) as error:
             raise ModelFormatError(f"{location}: {error}") from error
@@ -247,8 +248,7 @@ def _convert_all(
             values.update(zip(op.outputs, several, strict=False))
         for name, value in zip(op.outputs, several, strict=False):
             _check_shape(op, program.shapes.get(name), value)
-    if obstacles:
-        raise unsupported(obstacles)
+    obstacles.check()
 
 
 def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
