@@ -6,7 +6,7 @@ import contextlib
 import functools
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,10 +39,12 @@ from .config import (
 from .custom import as_built_in, call_custom, check_custom_objects, custom_object
 from .keras_1 import in_keras_2
 from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .masks import Mask, joined, written_mask
 from .ops import operate
 from .preprocessing import BUILDERS
-from .record import KerasLayer
-from .store import Entry, Store, WrappedStore
+from .record import KerasLayer, Weight
+from .recurrent import RECURRENT, RecurrentLayer, read_recurrent
+from .store import Entry, Path, Store, WrappedStore
 from .unknown import other_unknown
 from .wrappers import WRAPPERS, over_time
 
@@ -77,7 +79,9 @@ class _Builder:
         self.tensors = Builder()
         self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
         self.calls: Counter[int] = Counter()  # of operations
-        self.masks: dict[int, str] = {}  # nodes whose values carry a mask, and whose it is
+        self.masks: dict[int, Mask] = {}  # of the nodes whose values carry one
+        self.recurrents: dict[int, RecurrentLayer] = {}
+        self.step_masks: dict[Mask, int] = {}
         self.converted: dict[int, tuple[KerasLayer, tuple[Shape, ...], tuple[Layer, ...]]] = {}
 
     def add(self, layer: Layer, inputs: tuple[int, ...]) -> int:
@@ -94,7 +98,7 @@ class _Builder:
         self.nodes.append((layer, inputs))
         return len(self.nodes) - 1
 
-    def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[str, ...]) -> int:
+    def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[Mask, ...]) -> int:
         """Convert a layer, at its first use, and add it."""
         layer = in_keras_2(layer)
         custom = custom_object(layer, self.custom_objects)
@@ -104,7 +108,7 @@ class _Builder:
         masks = [*masked, *(self.masks[i] for i in inputs if i in self.masks)]
         if masks and layer.class_name in _USES_MASK:
             raise layer.unsupported(
-                f"leaves out the time steps that {masks[0]!r} masks, which lrpfast does not follow",
+                f"leaves out the time steps that {masks[0].name!r} masks, which lrpfast does not follow",
                 "Train the model without a mask",
             )
         if layer.class_name in BUILDERS:
@@ -125,12 +129,12 @@ class _Builder:
             for part in chain[1:]:
                 at = self.add(part, (at,))
         if layer.class_name == "Embedding" and layer.get("mask_zero", False):
-            self.masks[at] = layer.name
+            self.masks[at] = Mask(layer.name, inputs[0])
         elif masks and all(isinstance(part, _CARRIES_MASK) and not isinstance(part, L.Dot) for part in chain):
-            self.masks[at] = masks[0]
+            self.masks[at] = joined(masks, len(inputs))
         return at
 
-    def _composed(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[str]) -> int:
+    def _composed(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[Mask]) -> int:
         """A layer that becomes several, by a function that lays them out."""
         expected = 2 if layer.class_name == "CustomScaleLayer" else 1
         if len(inputs) != expected:
@@ -139,7 +143,7 @@ class _Builder:
             values = map(self._value, inputs)
             at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, *values)).node
         if layer.class_name == "Masking":
-            self.masks[at] = layer.name
+            self.masks[at] = Mask(layer.name, inputs[0], layer.get("mask_value", 0.0))
         elif masks and layer.class_name in _MASKED_BUILDERS:
             self.masks[at] = masks[0]
         return at
@@ -153,7 +157,7 @@ class _Builder:
         return results
 
     def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
-                masked: tuple[str, ...]) -> list[int]:  # fmt: skip
+                masked: tuple[Mask, ...]) -> list[int]:  # fmt: skip
         """Lay out the layer, or model, in a wrapper: once, or for each time step."""
         entry = layer.config.get("layer")
         if not isinstance(entry, Mapping) or len(inputs) != 1:
@@ -162,6 +166,11 @@ class _Builder:
         nested = kind in SEQUENTIAL + FUNCTIONAL
         title = replace(layer, class_name=kind, config=config_of(entry), stored=lambda: store.weights(inner))
         masks = masked or tuple(self.masks[i] for i in inputs if i in self.masks)
+        if kind in RECURRENT:
+            raise layer.unsupported(
+                f"goes through each of several sequences with {kind}, which lrpfast does not read",
+                "Give the model one sequence a sample",
+            )
         if layer.class_name == "SpectralNormalization":  # its kernel is stored normalized
             return [self.use(key, title, inputs, masked)]
         shape = self.shapes[inputs[0]]
@@ -184,6 +193,39 @@ class _Builder:
             self.masks.update({numbers[output]: masks[0]} if masks else {})
         return [numbers[output] for output in outputs]
 
+    def recurrent(
+        self, key: int, layer: KerasLayer, stored: Callable[[Sequence[Path]], list[Weight]], inputs: list[int],
+        states: tuple[Any, ...], masked: tuple[Mask, ...], used: set[int],
+    ) -> list[int | None]:  # fmt: skip
+        """Lay out a recurrent layer, whose inputs are a sequence and, where no constants are given, its states."""
+        shape, masks = self.shapes[inputs[0]], [*masked, *(self.masks[i] for i in inputs[:1] if i in self.masks)]
+        use, self.calls[key] = self.calls[key], self.calls[key] + 1
+        name = f"{layer.name}:{use}" if use else layer.name
+
+        def add(inner: Layer, *sources: int, part: str = "") -> int:
+            return self.add(replace(inner, name="/".join(filter(None, [name, part]))), sources)
+
+        with naming(layer):
+            if key not in self.recurrents:
+                self.recurrents[key] = read_recurrent(layer, shape, stored)
+            mask = self._step_mask(layer, masks[0]) if masks else None
+            read = self.recurrents[key]
+            outputs = read.outputs(add, shape, inputs[0], mask, states or inputs[1:], used)
+        if masks:
+            self.masks.update({at: masks[0] for at in outputs[: read.sequences] if at is not None})
+        return outputs
+
+    def _step_mask(self, layer: KerasLayer, mask: Mask) -> int:
+        """The node of a mask."""
+        if mask.source is None:
+            raise layer.unsupported(
+                f"leaves out the time steps that {mask.name!r} masks, which lrpfast does not follow",
+                "These work: masks of one Masking, or of one Embedding with mask_zero",
+            )
+        if mask not in self.step_masks:
+            self.step_masks[mask] = self.add(L.StepMask(mask.value, name=f"{mask.name}/mask"), (mask.source,))
+        return self.step_masks[mask]
+
     def _value(self, i: int) -> Value:
         return Tensor(i, self.shapes[i], tuple(range(len(self.shapes[i]))))
 
@@ -204,7 +246,7 @@ class _Builder:
     # containers
 
     def container(self, model: Mapping[str, Any], store: Store, inputs: list[int], prefix: str = "",
-                  keys: Sequence[str | None] = (), masked: tuple[str, ...] = ()) -> list[int]:  # fmt: skip
+                  keys: Sequence[str | None] = (), masked: tuple[Mask, ...] = ()) -> list[int]:  # fmt: skip
         """Lay out a model's layers on inputs that are there; the numbers of its outputs."""
         entries = entries_of(model)
         counts: Counter[str] = Counter()
@@ -247,7 +289,9 @@ class _Scope:
     def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
-    def call(self, i: int, inputs: list[int], masked: tuple[str, ...], call: Call | None = None) -> list[int]:
+    def call(
+        self, i: int, inputs: list[int], masked: tuple[Mask, ...], call: Call | None = None, used: Iterable[int] = (0,)
+    ) -> list[int | None]:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
@@ -260,10 +304,14 @@ class _Scope:
             return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
         if is_operation(kind) and call is not None:
             return self.builder.operation(id(entry), layer, call, inputs)
+        if kind in RECURRENT:
+            cells = functools.partial(self.store.cells, slot)
+            states = call.states if call is not None else ()
+            return self.builder.recurrent(id(entry), layer, cells, inputs, states, masked, set(used))
         return [self.builder.use(id(entry), layer, inputs, masked)]
 
     def functional(
-        self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]
+        self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[Mask, ...]
     ) -> list[int]:
         calls = [
             [] if is_input(entry) else operations_of(entry) if is_operation(kind) else calls_of(entry)
@@ -272,6 +320,14 @@ class _Scope:
         at = {slot.name: i for i, slot in enumerate(self.slots)}
         ins, outs = ends(config, "input_layers"), ends(config, "output_layers")
         number = self._numbering(calls, at, outs)
+
+        operations = {self.slots[i].name: (kind, calls[i]) for i, kind in enumerate(self.kinds) if is_operation(kind)}
+
+        def node_of(ref: Ref) -> int | None:
+            """The node of a value that is laid out already."""
+            i, call, tensor = number(ref, False, self.title)
+            several = values.get((i, call), [])
+            return several[tensor] if tensor < len(several) else None
 
         # what the outputs need, each call once, and what each of these calls needs
         needs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
@@ -284,7 +340,10 @@ class _Scope:
                 needs[use] = [number(ref, False, self.where(i)) for ref in calls[i][k].inputs] if calls[i] else []
                 stack += [need[:2] for need in needs[use]]
 
-        values = self._values_of_inputs(ins, at, inputs, keys)
+        used: dict[tuple[int, int], set[int]] = {}
+        for i, k, tensor in [*results, *(need for several in needs.values() for need in several)]:
+            used.setdefault((i, k), set()).add(tensor)
+        values: dict[tuple[int, int], list[Any]] = self._values_of_inputs(ins, at, inputs, keys)
         carried = {use for use in needs if is_input(self.entries[use[0]])} if masked else set()
         # in the file's order, except where that is not the order of computation
         consumers: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -301,14 +360,15 @@ class _Scope:
             i, k = use
             if use not in values:
                 call = calls[i][k]
-                if call.problem and self.kinds[i] in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
+                if call.problem and self.kinds[i] in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS, *RECURRENT):
                     raise UnsupportedLayerError(
                         f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
                         "outputs alone; build the model so, with the same weights, and save that"
                     )
                 arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
-                masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
-                values[use] = self.call(i, arguments, masks, call)
+                masks = tuple(written_mask(ref, operations, node_of) for ref in call.masks)
+                masks = masks or (masked if carried & {need[:2] for need in needs[use]} else ())
+                values[use] = self.call(i, arguments, masks, call, used[use])
             for consumer in consumers.get(use, ()):
                 missing[consumer] -= 1
                 if not missing[consumer]:
@@ -320,7 +380,7 @@ class _Scope:
 
     def _values_of_inputs(
         self, ins: list[Ref], at: Mapping[str, int], inputs: list[int], keys: Sequence[str | None]
-    ) -> dict[tuple[int, int], list[int]]:
+    ) -> dict[tuple[int, int], list[Any]]:
         for ref in ins:
             if ref.name not in at or not is_input(self.entries[at[ref.name]]):
                 raise ModelFormatError(f"{self.title} says that {ref.name!r} is an input; it has no such InputLayer")
@@ -360,11 +420,12 @@ class _Scope:
 
         return number
 
-    def _output(self, values: list[int], need: tuple[int, int, int], user: str) -> int:
+    def _output(self, values: list[Any], need: tuple[int, int, int], user: str) -> int:
         i, _, tensor = need
         if not 0 <= tensor < len(values):
             raise ModelFormatError(f"{user} is fed by output {tensor} of {self.where(i)}, which has {len(values)}")
-        return values[tensor]
+        node: int = values[tensor]
+        return node
 
 
 # -- the whole model ----------------------------------------------------------

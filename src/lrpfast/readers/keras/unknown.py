@@ -12,10 +12,11 @@ from .layers import CONVERTERS
 from .ops import OPERATIONS, operation_name
 from .preprocessing import BUILDERS
 from .record import KerasLayer
+from .recurrent import RECURRENT
 from .wrappers import WRAPPERS
 
 #: Every class of a layer that is read.
-_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *KERAS_1}
+_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *RECURRENT, *KERAS_1}
 
 
 def other_unknown(document: Mapping[str, Any], keras: int, custom_objects: Mapping[str, Any]) -> str:
