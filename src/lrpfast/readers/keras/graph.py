@@ -304,7 +304,10 @@ class _Scope:
             return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
         if is_operation(kind) and call is not None:
             return self.builder.operation(id(entry), layer, call, inputs)
-        if kind in RECURRENT:
+        custom = custom_object(layer, self.builder.custom_objects)
+        if isinstance(custom, (str, type)):
+            layer = as_built_in(layer, custom)
+        if layer.class_name in RECURRENT and (custom is None or isinstance(custom, (str, type))):
             cells = functools.partial(self.store.cells, slot)
             states = call.states if call is not None else ()
             return self.builder.recurrent(id(entry), layer, cells, inputs, states, masked, set(used))

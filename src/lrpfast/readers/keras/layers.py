@@ -22,6 +22,7 @@ from .config import RANDOM
 from .custom import suggestion
 from .local import locally_connected
 from .record import KerasLayer
+from .recurrent import RECURRENT
 
 Converter = Callable[..., Layer]
 
@@ -323,7 +324,7 @@ def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
     """
     if layer.class_name not in CONVERTERS:
         remedy = (
-            f"These work: InputLayer, {', '.join(CONVERTERS)}. What comes before it can be explained once saved alone: "
+            f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}. What comes before it can be explained once saved alone: "
             f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
         )
         if layer.class_name == "Lambda":
