@@ -7,7 +7,7 @@ the names that ``lrpfast.layers`` uses for them.
 
 import numpy as np
 
-import oracle_layers
+import oracle
 
 
 def sigma(function, z):
@@ -15,7 +15,7 @@ def sigma(function, z):
     name, parameters = function if isinstance(function, tuple) else (function, {})
     if name in (None, "linear"):
         return z
-    return oracle_layers.activation(name, z, **parameters)
+    return oracle.ACTIVATIONS[name](z, **parameters)
 
 
 class Rule:

@@ -32,6 +32,8 @@ from ..kernels.ops import (
     SumChannels,
 )
 from ..model.layers import (
+    GRU,
+    LSTM,
     Concat,
     Crop,
     Dot,
@@ -41,20 +43,25 @@ from ..model.layers import (
     Layer,
     LayerNorm,
     LocalResponseNorm,
+    Masking,
     Maximum,
     MaxPool,
     Minimum,
     Multiply,
     Permute,
+    Recurrent,
     ReflectPad,
     RepeatVector,
     Reshape,
     RMSNorm,
+    SimpleRNN,
+    StepMask,
     Take,
     UpSample,
     ZeroPad,
 )
 from ..rules import Detached, Gradient, Pass
+from . import recurrent_ops
 from .operators import windows
 from .plan import LayerPlan
 from .program_builder import ProgramBuilder
@@ -356,10 +363,12 @@ NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[in
     LayerNorm: _NORMALIZE,
     RMSNorm: _NORMALIZE,
     LocalResponseNorm: (_local_normalize, _unchanged),
+    **dict.fromkeys((LSTM, GRU, SimpleRNN), (recurrent_ops.recur, recurrent_ops.recur_back)),
+    **dict.fromkeys((Masking, StepMask), (recurrent_ops.mask_steps, recurrent_ops.mask_steps_back)),
 }
 
 #: Layers whose own backward function knows what to do with a rule; the others hand on what a rule scales first.
-_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm)
+_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, Recurrent, StepMask)
 
 
 def forward(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 A program becomes C records (_records.pxi, _translate.pxi), each with the kernel that its row in ops.py names. A run
 splits the batch into micro-batches, so that memory does not grow with it (_schedule.pxi). The heavy operations are in
 _contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light ones in
-_dot.pxi, _functions.pxi and _light.pxi. _cpu.pxd has the records and the C kernels.
+_dot.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.pxd has the records and the C kernels.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, INFINITY, NAN
@@ -21,10 +21,12 @@ from .codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS, START_MODES
 from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST
 from .operation import require, row_of
 from .ops import Contract, Redistribute, RestoreNaN
+from .recurrent_ops import ACCOUNT as CHECKED_ACCOUNT, function_code, widened
 from .verify import MAX_SUMS as CHECKED_SUMS, check_geometry
 
 cnp.import_array()
-assert CHECKED_SUMS == MAX_SUMS
+assert CHECKED_SUMS == MAX_SUMS and CHECKED_ACCOUNT == ACCOUNT
+assert FUNCTION_TANH == <int>TANH and FUNCTION_SIGMOID == <int>SIGMOID
 
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20
@@ -41,6 +43,9 @@ CODES = {
                  "SOFTSIGN": SOFTSIGN, "EXPONENTIAL": EXPONENTIAL, "MISH": MISH, "CLIP": CLIP, "CELU": CELU,
                  "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU,
                  "SOFTMAX": SOFTMAX, "LOG_SOFTMAX": LOG_SOFTMAX},
+    "Cell": {"SIMPLE": SIMPLE, "LSTM": LSTM, "GRU_AFTER": GRU_AFTER, "GRU_BEFORE": GRU_BEFORE},
+    "ProductShare": {"SIGNAL": SIGNAL, "HALF": HALF, "PROP": PROP, "ABS": ABS},
+    "BiasShare": {"ABSORB": ABSORB, "IGNORE": IGNORE, "DISTRIBUTE": DISTRIBUTE, "SHARE": SHARE},
 }
 #: Kernels by the name that an operation's row has for them.
 KERNELS = {}
@@ -91,6 +96,7 @@ include "_dot.pxi"
 include "_functions.pxi"
 include "_growth.pxi"
 include "_light.pxi"
+include "_recurrent.pxi"
 include "_schedule.pxi"
 include "_records.pxi"
 include "_translate.pxi"

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
-from ..model.layers import BatchNorm, Input, Layer, Linear
+from ..model.layers import BatchNorm, Input, Layer, Linear, Recurrent
 from ..model.layers.base import whole
 from ..model.layers.shape import only_moves
 from .registry import as_rule
@@ -18,6 +18,9 @@ from .rule import Rule, short
 
 #: Entries of a kind that comes earlier decide before others where composites are joined.
 ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "when", "all", "default")
+
+#: Layers with weights, which composites give rules to unless told otherwise.
+WEIGHTED = (Linear, Recurrent)
 
 #: What ``value`` must be, and whether it is, for the entries that have one.
 _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -74,7 +77,7 @@ class Entry:
     where: str
     rule: Rule
     value: Any = None
-    among: Any = (Linear,)
+    among: Any = WEIGHTED
 
     __repr__ = short
 
@@ -128,7 +131,7 @@ def _sees_input(model: Model, index: int) -> bool:
     return True
 
 
-def ends(first: Any, last: Any, what: str, among: Any = Linear) -> tuple[Entry, ...]:
+def ends(first: Any, last: Any, what: str, among: Any = WEIGHTED) -> tuple[Entry, ...]:
     """Entries for the first and the last layer, where they have rules of their own."""
     pairs = (("first", first), ("last", last))
     return tuple(Entry(where, as_rule(rule, what), None, among) for where, rule in pairs if rule is not None)

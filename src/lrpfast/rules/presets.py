@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import RuleError
-from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Reshape
+from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Recurrent, Reshape
 from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, ZPlus
 from .composites import Composite
@@ -32,7 +32,7 @@ def _map(
             Entry("all", dense, None, (Dense,)),
             Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
             *rest,
-            Entry("default", dense, None, (BatchNorm,)),
+            Entry("default", dense, None, (BatchNorm, Recurrent)),
         ),
         name,
     )

@@ -10,6 +10,7 @@ from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .first_layer import Flat, WSquare, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
+from .recurrent import Recurrent
 from .rule import Rule
 from .weightless import Detached, Gradient, Pass, Split, Taylor
 
@@ -18,7 +19,7 @@ RULES: dict[str, type[Rule]] = {
     cls.name: cls
     for cls in (
         *(Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox),
-        *(Norm, Pass, Gradient, Split, Taylor, Detached),
+        *(Norm, Pass, Gradient, Split, Taylor, Detached, Recurrent),
     )
 }
 

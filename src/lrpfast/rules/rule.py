@@ -243,5 +243,5 @@ class WithBias(Rule):
         if convention in ("distribute", "repeat"):
             of = "bias" if convention == "repeat" else "bias/n"
             return Group((*products, Product("1", bias, of=of)), stabilizer, None, **rest)
-        part = {"absorb": bias, "ignore": None, "full": "w"}[convention]
+        part = {"absorb": bias, "ignore": None, "full": "w", "share": bias}[convention]  # shared afterwards
         return Group(products, stabilizer, part, **rest)
