@@ -30,7 +30,8 @@ def reordered(array: np.ndarray, order: Sequence[int], axis: int = -1) -> np.nda
 
 def added(*biases: np.ndarray) -> np.ndarray:
     """The sum of the biases of one pre-activation, in double precision: float32 would round it."""
-    return np.sum([np.asarray(bias, np.float64) for bias in biases], axis=0)
+    result: np.ndarray = np.sum([np.asarray(bias, np.float64) for bias in biases], axis=0)
+    return result
 
 
 def lay_out(add: Add, layer: Any, inputs: Sequence[int], steps: int | None, results: Collection[str]) -> dict[str, int]:
@@ -53,7 +54,9 @@ def lay_out(add: Add, layer: Any, inputs: Sequence[int], steps: int | None, resu
     if sequence and len(results) > 1 and (steps is None or layer.zero_masked):
         rest = [name for name in results if name != SEQUENCE]
         state = replace(layer, zero_masked=False)
-        return lay_out(add, layer, inputs, steps, [SEQUENCE]) | lay_out(named(add, "states"), state, inputs, steps, rest)
+        return lay_out(add, layer, inputs, steps, [SEQUENCE]) | lay_out(
+            named(add, "states"), state, inputs, steps, rest
+        )
     settings = {"return_sequences": sequence, **({"return_state": cell} if isinstance(layer, L.LSTM) else {})}
     whole = replace(layer, **settings)
     node = add(whole, *inputs)

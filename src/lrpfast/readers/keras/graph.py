@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...budget import check_layers
 from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model import layers as L
-from ...model.graph import Model
 from ...model.layers import Layer, Shape
 from ..channels_first import Builder, Tensor, Value
-from ..untrusted import parse_json
+from ..recurrent import Add
 from .arguments import Ref, replaced
 from .config import (
     FUNCTIONAL,
@@ -25,18 +23,15 @@ from .config import (
     calls_of,
     class_of,
     config_of,
-    declared,
     ends,
     entries_of,
     first_number,
     is_input,
     is_operation,
-    major,
     name_of,
     operations_of,
-    shape_of,
 )
-from .custom import as_built_in, call_custom, check_custom_objects, custom_object
+from .custom import as_built_in, call_custom, custom_object
 from .keras_1 import in_keras_2
 from .layers import BACK, CONVERTERS, LAST, convert, naming
 from .masks import Mask, joined, written_mask
@@ -45,7 +40,6 @@ from .preprocessing import BUILDERS
 from .record import KerasLayer, Weight
 from .recurrent import RECURRENT, RecurrentLayer, read_recurrent
 from .store import Entry, Path, Store, WrappedStore
-from .unknown import other_unknown
 from .wrappers import WRAPPERS, over_time
 
 # -- building -----------------------------------------------------------------
@@ -58,19 +52,7 @@ _MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed"
 _USES_MASK = ("GlobalAveragePooling1D", "Softmax")
 
 
-def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
-    """How often the layers of a model are used together, where all calls are needed, and how many calls are written."""
-    uses = written = 0
-    for entry in entries_of(model):
-        inside = _uses(entry) if class_of(entry) in SEQUENTIAL + FUNCTIONAL else (1, 0)
-        calls = entry.get("inbound_nodes")
-        count = max(1, len(calls)) if isinstance(calls, list) else 1
-        uses += inside[0] * count
-        written += inside[1] + count
-    return uses, written
-
-
-class _Builder:
+class LayerGraph:
     """Lays containers out flat: nodes in forward order, with their shapes."""
 
     def __init__(self, keras: int, custom_objects: Mapping[str, Any]) -> None:
@@ -176,7 +158,7 @@ class _Builder:
         shape = self.shapes[inputs[0]]
         if len(shape) < 2:
             raise ShapeError(f"{layer}: it needs an axis of time steps and one more, its input has {shape}")
-        step = _Builder(self.keras, self.custom_objects)
+        step = LayerGraph(self.keras, self.custom_objects)
         step.add(L.Input(shape[1:]), ())
         if nested:
             outputs = step.container(entry, store.inside(inner), [0], f"{layer.name}/", (), masks)
@@ -202,18 +184,23 @@ class _Builder:
         use, self.calls[key] = self.calls[key], self.calls[key] + 1
         name = f"{layer.name}:{use}" if use else layer.name
 
-        def add(inner: Layer, *sources: int, part: str = "") -> int:
-            return self.add(replace(inner, name="/".join(filter(None, [name, part]))), sources)
-
         with naming(layer):
             if key not in self.recurrents:
                 self.recurrents[key] = read_recurrent(layer, shape, stored)
             mask = self._step_mask(layer, masks[0]) if masks else None
             read = self.recurrents[key]
-            outputs = read.outputs(add, shape, inputs[0], mask, states or inputs[1:], used)
+            outputs = read.outputs(self._adder(name), shape, inputs[0], mask, states or inputs[1:], used)
         if masks:
             self.masks.update({at: masks[0] for at in outputs[: read.sequences] if at is not None})
         return outputs
+
+    def _adder(self, title: str) -> Add:
+        """Adds layers under a title, each with its part in it."""
+
+        def add(layer: Layer, *inputs: int, part: str = "") -> int:
+            return self.add(replace(layer, name="/".join(filter(None, [title, part]))), inputs)
+
+        return add
 
     def _step_mask(self, layer: KerasLayer, mask: Mask) -> int:
         """The node of a mask."""
@@ -262,7 +249,8 @@ class _Builder:
             if len(inputs) != 1:
                 raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
             for i, entry in enumerate(entries):
-                inputs = inputs if is_input(entry) else scope.call(i, inputs, masked)
+                if not is_input(entry):
+                    inputs = [at for at in scope.call(i, inputs, masked) if at is not None]
                 masked = masked if is_input(entry) else ()
             return inputs
         return scope.functional(config_of(model), inputs, keys, masked)
@@ -272,7 +260,7 @@ class _Builder:
 class _Scope:
     """One container while it is laid out."""
 
-    builder: _Builder
+    builder: LayerGraph
     entries: list[Mapping[str, Any]]
     kinds: list[str]
     slots: list[Entry]
@@ -291,7 +279,7 @@ class _Scope:
 
     def call(
         self, i: int, inputs: list[int], masked: tuple[Mask, ...], call: Call | None = None, used: Iterable[int] = (0,)
-    ) -> list[int | None]:
+    ) -> Sequence[int | None]:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
@@ -332,17 +320,8 @@ class _Scope:
             several = values.get((i, call), [])
             return several[tensor] if tensor < len(several) else None
 
-        # what the outputs need, each call once, and what each of these calls needs
-        needs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
         results = [number(ref, True, self.title) for ref in outs]
-        stack = [result[:2] for result in results]
-        while stack:
-            use = stack.pop()
-            if use not in needs:
-                i, k = use
-                needs[use] = [number(ref, False, self.where(i)) for ref in calls[i][k].inputs] if calls[i] else []
-                stack += [need[:2] for need in needs[use]]
-
+        needs = self._needs(calls, results, number)
         used: dict[tuple[int, int], set[int]] = {}
         for i, k, tensor in [*results, *(need for several in needs.values() for need in several)]:
             used.setdefault((i, k), set()).add(tensor)
@@ -371,7 +350,7 @@ class _Scope:
                 arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
                 masks = tuple(written_mask(ref, operations, node_of) for ref in call.masks)
                 masks = masks or (masked if carried & {need[:2] for need in needs[use]} else ())
-                values[use] = self.call(i, arguments, masks, call, used[use])
+                values[use] = list(self.call(i, arguments, masks, call, used[use]))
             for consumer in consumers.get(use, ()):
                 missing[consumer] -= 1
                 if not missing[consumer]:
@@ -380,6 +359,20 @@ class _Scope:
         if stuck:
             raise ModelFormatError(f"{self.where(stuck[0][0])} feeds itself, directly or through other layers")
         return [self._output(values[result[:2]], result, self.title) for result in results]
+
+    def _needs(
+        self, calls: list[list[Call]], results: list[tuple[int, int, int]], number: Any
+    ) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
+        """What the outputs need, each call once, and what each of these calls needs."""
+        needs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        stack = [result[:2] for result in results]
+        while stack:
+            use = stack.pop()
+            if use not in needs:
+                i, k = use
+                needs[use] = [number(ref, False, self.where(i)) for ref in calls[i][k].inputs] if calls[i] else []
+                stack += [need[:2] for need in needs[use]]
+        return needs
 
     def _values_of_inputs(
         self, ins: list[Ref], at: Mapping[str, int], inputs: list[int], keys: Sequence[str | None]
@@ -429,104 +422,3 @@ class _Scope:
             raise ModelFormatError(f"{user} is fed by output {tensor} of {self.where(i)}, which has {len(values)}")
         node: int = values[tensor]
         return node
-
-
-# -- the whole model ----------------------------------------------------------
-
-
-def build(text: str | bytes, store: Store, version: str | None, custom_objects: Any = None) -> Model:
-    """The Model of a Keras configuration.
-
-    Parameters
-    ----------
-    text : str or bytes
-        The configuration, JSON.
-    store : Store
-        Where the weights are.
-    version : str or None
-        The version of Keras that wrote it, if known.
-    custom_objects : mapping, optional
-        See `lrpfast.load`.
-
-    Raises
-    ------
-    LrpfastError
-        When lrpfast does not read one of its layers, or it is no whole model.
-    """
-    document = parse_json(text, "its configuration")
-    if not isinstance(document, Mapping):
-        raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
-    builder = _Builder(major(version, document), check_custom_objects(custom_objects))
-    for name, shape in _inputs(document, store):
-        builder.add(L.Input(shape, name=name), ())
-    inputs = list(range(len(builder.nodes)))
-    check_layers(*_uses(document))  # before any of it is laid out
-    try:
-        outputs = builder.container(document, store, inputs)
-    except UnsupportedLayerError as error:
-        raise UnsupportedLayerError(
-            f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
-        ) from error
-    if len(builder.nodes) == len(inputs):
-        raise ModelFormatError("the model has no layers")
-
-    needed = set(outputs)
-    for i in range(len(builder.nodes) - 1, -1, -1):
-        if i in needed:
-            needed.update(builder.nodes[i][1])
-    for i in inputs:
-        if i not in needed:
-            title = builder.nodes[i][0].name
-            raise UnsupportedLayerError(
-                f"layer {title!r} (InputLayer): no output depends on it, so that there is nothing to explain. Save the "
-                "model without this input: keras.Model(inputs, outputs)"
-            )
-    number = {i: k for k, i in enumerate(sorted(needed))}
-    nodes = [(builder.nodes[i][0], tuple(number[j] for j in builder.nodes[i][1])) for i in number]
-    title = config_of(document).get("name")
-    name = title if isinstance(title, str) else "model"
-    return Model(nodes, name, [number[i] for i in outputs], class_of(document) in SEQUENTIAL)
-
-
-def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
-    """Names and shapes of a model's inputs, in its order."""
-    entries = entries_of(model)
-    if class_of(model) in SEQUENTIAL:
-        head = entries[0]
-        name = name_of(head) if is_input(head) else f"{name_of(head)}_input"
-        return [(name, _sequential_shape(model, store))]
-    inputs = []
-    for ref in ends(config_of(model), "input_layers"):
-        entry = next((entry for entry in entries if name_of(entry) == ref.name), {})
-        shape = declared(entry)
-        if shape is None and len(entries) > 1:
-            shape = shape_of(config_of(model).get("build_input_shape"))
-        if shape is None:
-            raise ModelFormatError(f"layer {ref.name!r} (InputLayer) does not say its input shape")
-        inputs.append((ref.name, shape))
-    return inputs
-
-
-def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
-    entries = entries_of(model)
-    head = entries[0]
-    kind, config = class_of(head), config_of(model)
-    if kind in FUNCTIONAL + SEQUENTIAL:
-        return _inputs(head, store.inside(_entry_of_first(entries)))[0][1]
-    builds = (config.get("build_input_shape"), head.get("build_config"), model.get("build_config"))
-    build_shapes = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
-    shape = declared(head)
-    shape = shape if shape is not None else shape_of(*build_shapes)
-    if shape is not None:
-        return shape
-    # an old model that was built by its first batch: a dense layer's kernel still tells
-    stored = store.weights(_entry_of_first(entries)) if kind == "Dense" else []
-    if not stored:
-        where = f"layer {name_of(head)!r} ({kind}, 1 of {len(entries)})"
-        raise ModelFormatError(f"{where} does not say its input shape; give the model an Input layer and save again")
-    return stored[0].shape[:1]
-
-
-def _entry_of_first(entries: list[Mapping[str, Any]]) -> Entry:
-    kind = str(entries[0].get("class_name"))
-    return Entry(name_of(entries[0]), kind, 0, sum(str(entry.get("class_name")) == kind for entry in entries))

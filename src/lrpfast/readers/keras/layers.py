@@ -324,7 +324,8 @@ def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
     """
     if layer.class_name not in CONVERTERS:
         remedy = (
-            f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}. What comes before it can be explained once saved alone: "
+            f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}. "
+            "What comes before it can be explained once saved alone: "
             f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
         )
         if layer.class_name == "Lambda":

@@ -14,7 +14,7 @@ from ...model.graph import Model
 from .. import hdf5
 from ..untrusted import guarded, member, parse_json
 from .config import KERAS_PACKAGES
-from .graph import build
+from .document import build
 from .store import ArchiveStore, LegacyStore, LiveStore
 
 

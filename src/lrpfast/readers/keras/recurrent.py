@@ -20,7 +20,7 @@ from .store import Entry, Path
 
 #: Layers of one cell, and those cells.
 _LAYERS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "SimpleRNN", "CuDNNLSTM": "LSTM", "CuDNNGRU": "GRU"}
-_CELLS = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "SimpleRNN"}
+CELLS = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "SimpleRNN"}
 _TYPES: dict[str, Any] = {"LSTM": L.LSTM, "GRU": L.GRU, "SimpleRNN": L.SimpleRNN}
 #: Keras 1 stores three arrays for each gate, an LSTM's in the order i, c, f, o.
 _KERAS_1_ORDER = {"LSTM": (0, 2, 1, 3), "GRU": (0, 1, 2), "SimpleRNN": (0,)}
@@ -49,7 +49,7 @@ class _Direction:
 
 
 def _kind(cell: KerasLayer) -> str:
-    return _LAYERS.get(cell.class_name) or _CELLS[cell.class_name]
+    return _LAYERS.get(cell.class_name) or CELLS[cell.class_name]
 
 
 def _inner(layer: KerasLayer, entry: Any, label: str) -> KerasLayer:
@@ -63,7 +63,8 @@ def _direction(layer: KerasLayer, begin: Path) -> _Direction:
     if layer.class_name in _LAYERS:
         return _Direction(layer, (layer,), ((*begin, "cell"),))
     cell = _inner(layer, plain(layer.config.get("cell")), "cell")
-    cells, paths = (cell,), ((*begin, "cell"),)
+    cells: tuple[KerasLayer, ...] = (cell,)
+    paths: tuple[Path, ...] = ((*begin, "cell"),)
     if cell.class_name == "StackedRNNCells":
         entries = [entry for entry in plain(cell.config.get("cells")) or () if isinstance(entry, Mapping)]
         cells = tuple(_inner(layer, entry, "cell") for entry in entries)
@@ -73,9 +74,10 @@ def _direction(layer: KerasLayer, begin: Path) -> _Direction:
             for i, (entry, kind) in enumerate(zip(entries, kinds, strict=True))
         )
     for c in cells:
-        if c.class_name not in _CELLS:
+        if c.class_name not in CELLS:
             raise layer.unsupported(
-                f"has a cell of class {c.class_name}, which lrpfast does not read", f"These work: {', '.join(_CELLS)}"
+                f"has a cell of class {c.class_name}, which lrpfast does not read",
+                f"These work: {', '.join([*CELLS, 'StackedRNNCells'])}",
             )
     if not cells:
         raise ModelFormatError(f"{layer}: its StackedRNNCells has no cells")
@@ -126,11 +128,11 @@ def _arrays(cell: KerasLayer, features: int, stored: list[Weight]) -> tuple[list
     elif cell.get("use_bias", True):
         expected["bias"] = (2, gates * units) if _resets_after(cell) else (gates * units,)
     found = replace(cell, stored=lambda: stored[: len(expected)]).arrays(**expected)
-    kernel, recurrent, bias = (*found, None)[:3]
     if cudnn:
-        kernel, recurrent = _from_cudnn(kernel, gates, False), _from_cudnn(recurrent, gates, True)
-        bias = bias.reshape(2, -1) if kind == "GRU" else added(*np.split(bias, 2))
-    return [kernel, recurrent, bias], len(expected)
+        kernel, recurrent, bias = found
+        found = [_from_cudnn(kernel, gates, False), _from_cudnn(recurrent, gates, True)]
+        found.append(bias.reshape(2, -1) if kind == "GRU" else added(*np.split(bias, 2)))
+    return [*found, None][:3], len(expected)
 
 
 def _of_keras_1(cell: KerasLayer, features: int, stored: list[Weight]) -> list[np.ndarray | None]:
@@ -227,7 +229,7 @@ class RecurrentLayer:
         first = 1 if self._merges or not both else 2
         ends: list[int | None] = []
         finals: list[int | None] = []
-        for i, (direction, count) in enumerate(zip(self.directions, counts, strict=True)):
+        for i, count in enumerate(counts):
             own = states[sum(counts[:i]) : sum(counts[: i + 1])]
             begin = first + sum(counts[:i])
             wanted = {j - begin for j in used if begin <= j < begin + count}
@@ -262,7 +264,7 @@ class RecurrentLayer:
             raise layer.unsupported(
                 "returns its states, and takes a mask and initial states", "Take the states from its output instead"
             )
-        node, finals = inputs[0], []
+        node, finals = inputs[0], list[int | None]()
         for n, cell in enumerate(self.cells[i]):
             top = n == len(self.cells[i]) - 1
             names = (HIDDEN, CELL)[: len(cell.states)]
@@ -285,7 +287,7 @@ class RecurrentLayer:
         if output is not None and i == 1 and sequences and not backwards:
             if steps is None:  # Bidirectional turns the backward layer's sequence round, whichever way it goes
                 raise layer.unsupported("reverses a sequence of an open number of steps", "Fix the number of steps")
-            output = add(L.Take((tuple(range(steps - 1, -1, -1)),)), output, part="reversed")
+            output = add(L.Take((np.arange(steps - 1, -1, -1),)), output, part="reversed")
         return output, finals
 
     def _zeros_where_masked(self, layer: KerasLayer) -> bool:
@@ -305,7 +307,9 @@ def _initial(cell: Any, states: Sequence[Any], label: str) -> dict[str, Any]:
     for name, array in zip(cell.states, arrays, strict=True):
         rows = array.reshape(-1, array.shape[-1]) if array.ndim else array
         if rows.shape[1:] != (cell.units,) or not (rows == rows[:1]).all():
-            raise ShapeError(f"{label}: its initial state has shape {array.shape}; all samples need the same {cell.units}")
+            raise ShapeError(
+                f"{label}: its initial state has shape {array.shape}; all samples need the same {cell.units} numbers"
+            )
         result[name] = rows[0]
     return result
 
@@ -343,4 +347,3 @@ def read_recurrent(layer: KerasLayer, shape: Shape, stored: Callable[[Sequence[P
     if weights:
         raise ModelFormatError(f"{layer}: it stores {len(weights)} arrays more than its cells have")
     return RecurrentLayer(layer, directions, cells)
-

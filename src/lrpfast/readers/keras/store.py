@@ -177,13 +177,15 @@ class ArchiveStore:
         for path in paths:
             group = self._group(entry)
             for i, key in enumerate(path):
-                inner = ArchiveStore(group, [str(key)])
-                if i + 1 < len(path) and isinstance(path[i + 1], Entry):
-                    group = inner._group(path[i + 1])
+                inner, following = ArchiveStore(group, [str(key)]), path[i + 1] if i + 1 < len(path) else None
+                if isinstance(following, Entry):
+                    group = inner._group(following)
                     break
                 if inner.layers is None:
                     where = "/".join(map(str, path))
-                    raise ModelFormatError(f"the weights of layer {entry.name!r} ({entry.class_name}) are missing: {where}")
+                    raise ModelFormatError(
+                        f"the weights of layer {entry.name!r} ({entry.class_name}) are missing: {where}"
+                    )
                 group = inner.layers
             arrays += self._variables(group)
         return arrays
