@@ -268,10 +268,10 @@ class Analyzer:
         if self._core.is_open:
             return f"{name}: {self.precision}, input sizes open"
         rules = list(dict.fromkeys(describe(r) for r in self._core.plan.rules if not isinstance(r, Pass))) or ["pass"]
-        shown = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
+        names = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
         # the name of one rule everywhere says less than the rule with its parameters
         composite = "" if self.composite.name.startswith("uniform ") else f"{self.composite.name}: "
-        return f"{name}: {composite}{shown}; {self.precision}, {self.device}"
+        return f"{name}: {composite}{names}; {self.precision}, {self.device}"
 
     def analyze(self, x: Any, target: Any = None, *, out: Any = None) -> Any:
         """Relevance of every input feature.

@@ -185,15 +185,15 @@ def create_analyzer(
         raise InputError("the name comes first: create_analyzer(name, model)")
     if not isinstance(name, str):
         raise RuleError(f"name must be a string, not {type(name).__name__}")
-    known = keywords(name)
+    names = keywords(name)
     if neuron_selection_mode not in MODES:
         raise InputError(f"neuron_selection_mode must be one of {', '.join(MODES)}, not {neuron_selection_mode!r}")
     for key, instead in ELSEWHERE.items():
         if key in parameters:
             raise InputError(f"create_analyzer takes no {key}; use {instead}")
     if input_layer_rule is not None:
-        if "input_layer_rule" not in known:
-            raise RuleError(f"{name} has no keyword 'input_layer_rule'; it takes {', '.join(known) or 'none'}")
+        if "input_layer_rule" not in names:
+            raise RuleError(f"{name} has no keyword 'input_layer_rule'; it takes {', '.join(names) or 'none'}")
         parameters["input_layer_rule"] = input_layer_rule
     return InnvestigateAnalyzer(
         name,

@@ -54,6 +54,7 @@ from .model.layers import (
     Subtract,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
 
@@ -104,6 +105,7 @@ __all__ = [
     "Subtract",
     "Take",
     "UpSample",
+    "Where",
     "ZeroPad",
 ]
 

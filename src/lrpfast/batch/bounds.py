@@ -85,7 +85,7 @@ def data_bounds(
     return np.where(valid > 0, low, 0.0), np.where(valid > 0, high, 0.0)
 
 
-def told_outside(count: int, values: int) -> str:
+def out_of_bounds_message(count: int, values: int) -> str:
     """The warning that so many of the input's values lie outside a z-box."""
     return f"{count:,} of {values:,} input values lie outside the bounds of z_box: its relevance means little there"
 

@@ -59,7 +59,7 @@ class Packing:
             if stored != dtype:
                 notes = {key: [_wrapped(value, stored) for value in values] for key, values in notes.items()}
             fills = [*notes["missing_value"], *notes["_FillValue"]]
-            self._missing = [found for value in fills if (found := _as_stored(value, stored)) is not None]
+            self._missing = [fill for value in fills if (fill := _as_stored(value, stored)) is not None]
             self._valid = list(_outside(notes, stored))
         self._pack = (self._scale, self._offset) != (1, 0)
         decoded = self._pack or bool(self._missing) or bool(self._valid)
@@ -106,10 +106,10 @@ def _signed(dtype: np.dtype, unsigned: Any) -> np.dtype:
     return np.dtype(f"{kind}{dtype.itemsize}").newbyteorder(dtype.byteorder)
 
 
-def _numbers(given: Any) -> Iterator[float]:
+def _numbers(attribute: Any) -> Iterator[float]:
     """The numbers in an attribute, whatever its type: a number, several, or text that says one; nothing else."""
     try:
-        values = np.ravel(given).tolist()
+        values = np.ravel(attribute).tolist()
     except (TypeError, ValueError):
         return
     for value in values:
@@ -125,10 +125,10 @@ def _numbers(given: Any) -> Iterator[float]:
 def _factor(attrs: Mapping[str, Any], key: str, usual: float) -> float:
     if key not in attrs:
         return usual
-    found = list(_numbers(attrs[key]))
-    if len(found) != 1 or np.size(attrs[key]) != 1:
+    numbers = list(_numbers(attrs[key]))
+    if len(numbers) != 1 or np.size(attrs[key]) != 1:
         raise InputError(f"{key} is {attrs[key]!r}, where one number belongs: what is stored cannot be unpacked")
-    value = float(found[0])
+    value = float(numbers[0])
     if not math.isfinite(value):
         raise InputError(f"{key} is {value}, which makes no number of any value")
     return value
@@ -159,6 +159,6 @@ def _outside(notes: Mapping[str, list[float]], dtype: np.dtype) -> Iterator[tupl
     bounds: list[list[float]] = [notes["valid_min"], notes["valid_max"]]
     if len(notes["valid_range"]) == 2:
         bounds = [[value] for value in notes["valid_range"]]
-    for beyond, given in zip((np.less, np.greater), bounds, strict=True):
-        if len(given) == 1 and math.isfinite(given[0]):
-            yield beyond, np.asarray(given[0]).astype(dtype) if dtype.kind == "f" else given[0]
+    for beyond, numbers in zip((np.less, np.greater), bounds, strict=True):
+        if len(numbers) == 1 and math.isfinite(numbers[0]):
+            yield beyond, np.asarray(numbers[0]).astype(dtype) if dtype.kind == "f" else numbers[0]

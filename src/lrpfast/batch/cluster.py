@@ -54,13 +54,15 @@ def map_array(core: AnalyzerCore, x: Any, target: Any = None, *, normalize: str 
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
             grid = None if mask is None else open_mask_for(core.input_shape, mask, source)
-            mapped, job = _mapped(core, x.data, target, normalize, grid)
-            return to_xarray(mapped, source.labels, job.record, stacked_indexes(x))
+            result, job = _lazy_map(core, x.data, target, normalize, grid)
+            return to_xarray(result, source.labels, job.record, stacked_indexes(x))
     grid = None if mask is None else open_mask_for(core.input_shape, mask)
-    return _mapped(core, x, target, normalize, grid)[0]
+    return _lazy_map(core, x, target, normalize, grid)[0]
 
 
-def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
+def _lazy_map(
+    core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None
+) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
@@ -85,7 +87,7 @@ def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid
     job = Job(core.for_one_task(), shape, x.dtype, target=target, normalize=normalize)
     map_shape = on_grid(job.map_shape, grid)
     axes = tuple(range(1, 1 + len(map_shape)))
-    mapped = da.blockwise(
+    result = da.blockwise(
         _explain_block,
         (0, *axes),
         *arguments,
@@ -96,7 +98,7 @@ def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid
         dtype=job.dtype,
         meta=np.empty((0,) * (1 + len(map_shape)), job.dtype),
     )
-    return mapped, job
+    return result, job
 
 
 def _is_lazy(x: Any) -> bool:
@@ -113,9 +115,9 @@ def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:
 
 def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
     """One chunk of a lazy map."""
-    explained = job.explain(0, x if grid is None else x[:, grid], target=target)
-    job.warn_once(explained)
-    relevance = explained.relevance
+    result = job.explain(0, x if grid is None else x[:, grid], target=target)
+    job.warn_once(result)
+    relevance = result.relevance
     return relevance if grid is None else scatter(relevance, grid)
 
 
@@ -168,8 +170,8 @@ def _address_in(file: str) -> str:
     end = time.monotonic() + SECONDS_TO_START
     while True:
         try:
-            with open(file, encoding="utf-8") as opened:
-                return str(json.load(opened)["address"])
+            with open(file, encoding="utf-8") as stream:
+                return str(json.load(stream)["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             if time.monotonic() > end:
                 raise InputError(f"cluster={file!r}: no scheduler has written its address there ({error})") from error
@@ -274,9 +276,9 @@ class PieceResult(NamedTuple):
 
 
 def explain_on(
-    client: Any, task: Task, missing: Sequence[tuple[int, int]], finished: Callable[[int, int, PieceResult], object]
+    client: Any, task: Task, missing: Sequence[tuple[int, int]], on_result: Callable[[int, int, PieceResult], object]
 ) -> None:
-    """Let the workers explain ranges of samples, a piece at a time, and call ``finished`` with each.
+    """Let the workers explain ranges of samples, a piece at a time, and call ``on_result`` with each.
 
     Every piece is read and written by the worker that explains it, from and into files that all of them reach; only
     its statistics come back. A piece whose worker dies is explained again by another.
@@ -286,11 +288,11 @@ def explain_on(
     samples = sum(stop - first for first, stop in missing)
     size = rows_of_a_piece(task.rows, 1 if task.new_statistics is None else BLOCK, samples, workers)
     pieces = [(at, min(at + size - at % size, stop)) for first, stop in missing for at in _cuts(first, stop, size)]
-    scattered = client.scatter(task, broadcast=True, hash=False)
-    futures = {client.submit(explain_piece, scattered, *piece, pure=False): piece for piece in pieces}
+    remote_task = client.scatter(task, broadcast=True, hash=False)
+    futures = {client.submit(explain_piece, remote_task, *piece, pure=False): piece for piece in pieces}
     try:
         for future in as_completed(list(futures), loop=client.loop):  # else it looks for a default client
-            finished(*futures.pop(future), future.result())
+            on_result(*futures.pop(future), future.result())
     except BaseException:
         client.cancel(list(futures), force=True)
         raise
@@ -302,10 +304,10 @@ def _cuts(first: int, stop: int, size: int) -> Iterator[int]:
     yield from range(first - first % size + size, stop, size)
 
 
-def _absolute(path: str, inside: str | None) -> str:
+def _absolute(path: str, array: str | None) -> str:
     """A path, and what is named in it as it is, for a worker in another folder."""
     path = os.path.abspath(path)
-    return path if inside is None else f"{path}:{inside}"
+    return path if array is None else f"{path}:{array}"
 
 
 def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
@@ -323,17 +325,17 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
             sink = stack.enter_context(open_sink(task.sink))
             sink = sink if task.mask is None else Gridded(sink, task.mask)
             # created when the run began, with room for all rows
-            sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, there=True)
-        for at in range(first, stop, task.rows):
-            x = data.read(at, min(stop, at + task.rows))
-            data.ahead(at + len(x), min(stop, at + len(x) + task.rows))
-            explained = job.explain(at, x)
+            sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, existing=True)
+        for row in range(first, stop, task.rows):
+            x = data.read(row, min(stop, row + task.rows))
+            data.ahead(row + len(x), min(stop, row + len(x) + task.rows))
+            result = job.explain(row, x)
             if sink is not None:
-                sums.append((at, at + len(x), sink.write(at, explained.relevance)))
+                sums.append((row, row + len(x), sink.write(row, result.relevance)))
             if statistics is not None:
-                statistics.update(at, explained.relevance, explained.group, threads=job.core.settings.threads)
-            counts = {key: number + counts.get(key, 0) for key, number in explained.counts.items()}
-            data.done(at + len(x))
+                statistics.update(row, result.relevance, result.group, threads=job.core.settings.threads)
+            counts = {key: number + counts.get(key, 0) for key, number in result.counts.items()}
+            data.done(row + len(x))
         if sink is not None:
             sink.flush()
     return PieceResult(counts, None if statistics is None else statistics.state(), sums)

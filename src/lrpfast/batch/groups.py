@@ -89,10 +89,10 @@ class Groups:
         if self._correct is not None and self._correct.dtype.kind not in "iu":
             raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
         self.names: list[Any] = [ALL]
-        self.told: dict[str, str] = {}
+        self.attributes: dict[str, str] = {}
         if self._predicted:
             self.names = list(range(self._classes))
-            self.told["group_by"] = PREDICTION
+            self.attributes["group_by"] = PREDICTION
         elif group_by is not None:
             try:
                 values = labels(group_by, "group_by", samples)
@@ -100,9 +100,9 @@ class Groups:
                 raise InputNotFoundError(error.filename, "group_by is 'prediction', labels or their file") from None
             distinct, self._of = np.unique(values, return_inverse=True)
             self.names = distinct.tolist()
-            self.told["group_by"] = array_text(values)
+            self.attributes["group_by"] = array_text(values)
         if self._correct is not None:
-            self.told["correct_only"] = array_text(self._correct)
+            self.attributes["correct_only"] = array_text(self._correct)
 
     @property
     def deciding(self) -> tuple[Any, ...]:

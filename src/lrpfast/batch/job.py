@@ -118,7 +118,7 @@ class Job:
         attributes = {"lrpfast_version": __version__, **record(self.core), "target": target_text(target)}
         if self.normalize is not None:
             attributes["normalize"] = self.normalize
-        return {**attributes, **self.groups.told}
+        return {**attributes, **self.groups.attributes}
 
     @lazy_property
     def digest(self) -> str:
@@ -173,12 +173,12 @@ class Job:
         """What these counts say of how relevance grew."""
         return Growth.from_counts(counts)
 
-    def warn_once(self, explained: Explained) -> None:
+    def warn_once(self, result: Explained) -> None:
         """Warn of how relevance grew, of the first piece in this process that gives reason to."""
-        growth = self.growth(explained.counts)
+        growth = self.growth(result.counts)
         if not self._warned and any(growth.counts().values()):
             self._warned = True
-            warn(growth, len(explained.relevance) * self.targets, self.core.settings.rectify)
+            warn(growth, len(result.relevance) * self.targets, self.core.settings.rectify)
 
 
 def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:

@@ -83,8 +83,8 @@ def _try_lock(descriptor: int, path: str) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        told = f"{path}: this file system has no locks ({error.strerror}): nothing keeps another run off this output"
-        warnings.warn(told, UserWarning, stacklevel=2)
+        text = f"{path}: this file system has no locks ({error.strerror}): nothing keeps another run off this output"
+        warnings.warn(text, UserWarning, stacklevel=2)
     return True
 
 
@@ -272,13 +272,13 @@ ANEW = "pass resume=False to begin anew"
 EXACT = "exact"
 
 
-def _change(key: str, before: Any, now: Any) -> str:
+def _change(key: str, old: Any, new: Any) -> str:
     """In words, what is another setting now."""
-    if key == "input" and isinstance(before, dict) and isinstance(now, dict):
-        return _change_of_input(before, now)
+    if key == "input" and isinstance(old, dict) and isinstance(new, dict):
+        return _change_of_input(old, new)
     if key == EXACT:
         return "a function, a rule or an array that the settings name in the same words is another"
-    return f"{key}: {_short(before, now)}, now {_short(now, before)}"
+    return f"{key}: {_short(old, new)}, now {_short(new, old)}"
 
 
 #: What a fingerprint of an input holds besides where it lies, and the words for it.

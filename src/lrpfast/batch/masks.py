@@ -125,9 +125,9 @@ def _picked(labels: ArrayMetadata, mask: np.ndarray) -> ArrayMetadata:
         if set(dims) <= {samples}:
             coords[name] = Coord(dims, values, attrs)
         elif samples not in dims:
-            on = [dim for dim in grid if dim in dims]
-            values = np.transpose(values, [dims.index(dim) for dim in on])
-            values = values.reshape([sizes[dim] if dim in on else 1 for dim in grid])
+            value_dims = [dim for dim in grid if dim in dims]
+            values = np.transpose(values, [dims.index(dim) for dim in value_dims])
+            values = values.reshape([sizes[dim] if dim in value_dims else 1 for dim in grid])
             coords[name] = Coord((feature,), np.broadcast_to(values, mask.shape)[mask], attrs)
     stacked = {dim: levels for dim, levels in labels.stacked.items() if dim == samples}
     return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels, stacked=stacked)
@@ -179,10 +179,10 @@ class Gridded(Sink):
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))
 
-    def _open(self, there: bool) -> None:
+    def _open(self, existing: bool) -> None:
         grid = _of_grid(self._labels)
         shape: RowsShape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
-        self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, there)
+        self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, existing)
 
     def write(self, first: int, rows: np.ndarray) -> int:
         if self._grid is None or len(self._grid) < len(rows):

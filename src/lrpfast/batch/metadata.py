@@ -68,14 +68,14 @@ class ArrayMetadata:
     stacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def words(given: Any) -> list[str]:
+def words(value: Any) -> list[str]:
     """The names in an attribute such as ``coordinates``: a text, bytes or several texts; none in any other value."""
-    if isinstance(given, bytes):
-        given = given.decode("utf-8", "replace")
-    if isinstance(given, str):
-        return given.split()
-    if isinstance(given, (list, tuple, np.ndarray)):
-        return [word for part in np.ravel(np.asarray(given, object)) for word in words(part)]
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value.split()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [word for part in np.ravel(np.asarray(value, object)) for word in words(part)]
     return []
 
 
@@ -93,8 +93,8 @@ def collect(
     """
     coords: dict[str, Coord] = {}
     for name in (*dims, *words(attrs.get("coordinates")), *words(attrs.get("grid_mapping"))):
-        on = dims_of(name)
-        if on is not None and set(on) <= set(dims) and not (dims[0] in on and len(on) > 1):
+        own = dims_of(name)
+        if own is not None and set(own) <= set(dims) and not (dims[0] in own and len(own) > 1):
             coords[name] = read(name)
     for coord in coords.values():
         for key in ("bounds", "climatology"):  # they lie on a dimension that the array does not have
@@ -106,9 +106,9 @@ def of_file(dims: tuple[str, ...], coords: dict[str, Coord], attrs: dict[str, An
     """The labels of an array in a file; stacked dimensions are told by the notes that `for_relevance` makes."""
     levels: dict[str, dict[int, str]] = {}
     for key, coord in coords.items():
-        found = _LEVEL.fullmatch(str(coord.attrs.get(_STACKED, "")))
-        if found is not None and coord.dims == (found["dim"],):
-            levels.setdefault(found["dim"], {})[int(found["level"])] = key
+        match = _LEVEL.fullmatch(str(coord.attrs.get(_STACKED, "")))
+        if match is not None and coord.dims == (match["dim"],):
+            levels.setdefault(match["dim"], {})[int(match["level"])] = key
             del coord.attrs[_STACKED]
     stacked = {dim: tuple(names[level] for level in sorted(names)) for dim, names in levels.items()}
     return ArrayMetadata(dims, coords, attrs, name, stacked=stacked)
@@ -124,9 +124,9 @@ def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetada
     InputError
         When the labels do not fit the shape.
     """
-    own = {"long_name": "relevance (LRP)", "units": "1"}
+    own_attrs = {"long_name": "relevance (LRP)", "units": "1"}
     if labels is None:
-        return ArrayMetadata(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own, "relevance")
+        return ArrayMetadata(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own_attrs, "relevance")
     dims = labels.dims
     if len(shape) == len(dims) + 1:
         target = "target" if "target" not in dims else "lrp_target"
@@ -143,15 +143,19 @@ def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetada
     for dim, names in labels.stacked.items():
         for level, name in enumerate(names):
             coords[name] = coords[name]._replace(attrs={**coords[name].attrs, _STACKED: f"level {level} of {dim}"})
-    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own, **other_attrs})
+    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own_attrs, **other_attrs})
 
 
 def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any]:
     """An array's attributes, with the one that names the coordinates beside those of its dimensions."""
     dims, _, attrs = array
-    ours = set(dims)
+    array_dims = set(dims)
     mapping = words(attrs.get("grid_mapping"))
-    names = [name for name, (on, *_) in coords.items() if on != (name,) and set(on) <= ours and name not in mapping]
+    names = [
+        name
+        for name, (coord_dims, *_) in coords.items()
+        if coord_dims != (name,) and set(coord_dims) <= array_dims and name not in mapping
+    ]
     return {**attrs, "coordinates": " ".join(names)} if names else attrs
 
 
@@ -205,13 +209,13 @@ def to_xarray(
     """
     xarray = import_optional("xarray", "an xarray result")
     labels = for_relevance(labels, relevance.shape)
-    indexed = {name: dim for dim, names in labels.stacked.items() for name in names}
-    coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items() if name not in indexed}
+    dim_of_level = {name: dim for dim, names in labels.stacked.items() for name in names}
+    coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items() if name not in dim_of_level}
     array = xarray.DataArray(relevance, coords, labels.dims, labels.name, {**labels.attrs, **attributes})
     for dim, index in (stacked or {}).items():
-        made = getattr(xarray, "Coordinates", None)  # since 2023.08
-        array = array.assign_coords({dim: index} if made is None else made.from_pandas_multiindex(index, dim))
-    for name in indexed:
+        factory = getattr(xarray, "Coordinates", None)  # since 2023.08
+        array = array.assign_coords({dim: index} if factory is None else factory.from_pandas_multiindex(index, dim))
+    for name in dim_of_level:
         attrs = labels.coords[name].attrs
         array.coords[name].attrs.update({key: value for key, value in attrs.items() if key != _STACKED})
     return array
@@ -232,8 +236,8 @@ def encoded(name: str, coord: Coord) -> Coord:
     if values.dtype.kind in "mMO":
         xarray = import_optional("xarray", f"the coordinate {name} of dtype {values.dtype}")
         try:
-            made = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
-            dims, values, attrs = made.dims, np.asarray(made.values), dict(made.attrs)
+            variable = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
+            dims, values, attrs = variable.dims, np.asarray(variable.values), dict(variable.attrs)
         except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
             raise InputError(f"the coordinate {name} cannot be stored in a file: {error}") from None
     if values.dtype.kind == "T":
@@ -260,19 +264,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return value
     try:
-        made = np.asarray(value)
+        array = np.asarray(value)
     except ValueError:  # rows of different lengths
         return str(value)
-    if made.dtype.kind not in "fiu":
+    if array.dtype.kind not in "fiu":
         return str(value)
-    return made.item() if made.ndim == 0 else made
+    return array.item() if array.ndim == 0 else array
 
 
 def _text(values: np.ndarray) -> np.ndarray | None:
     """Python's texts as an array, gaps among them (None, NaN) empty as xarray writes them; None for anything else."""
-    found = values.ravel().tolist()
-    items = ["" if value is None or (isinstance(value, float) and value != value) else value for value in found]
-    if all(isinstance(value, str) for value in items) and (any(isinstance(v, str) for v in found) or not found):
+    objects = values.ravel().tolist()
+    items = ["" if value is None or (isinstance(value, float) and value != value) else value for value in objects]
+    if all(isinstance(value, str) for value in items) and (any(isinstance(v, str) for v in objects) or not objects):
         return np.array(items, str).reshape(values.shape)
     return None
 

@@ -33,7 +33,7 @@ Step = Callable[[int, int], int | None]
 class PartialBlock:
     """A block that has not had all of its samples."""
 
-    filled: int = 0
+    samples: int = 0
     parts: Parts = field(default_factory=dict)
 
 
@@ -43,14 +43,14 @@ class Blocks:
 
     features: int
     nodes: dict[tuple[int, int], Parts] = field(default_factory=dict)  # by level and index
-    unfilled: dict[int, PartialBlock] = field(default_factory=dict)
+    partial_blocks: dict[int, PartialBlock] = field(default_factory=dict)
 
     def cuts(self, first: int, samples: int) -> list[tuple[int, slice]]:
         """The blocks that samples from ``first`` on touch, each with its part of them; refuses samples out of turn."""
         end, covered, cuts = first + samples, self.covered(), []
         for start in range(first - first % SIZE, end, SIZE):
             block, low = start // SIZE, max(start, first)
-            done = self.unfilled[block].filled if block in self.unfilled else 0
+            done = self.partial_blocks[block].samples if block in self.partial_blocks else 0
             if any(begin <= low < until for begin, until in covered):
                 raise InputError(f"sample {low} has been counted already")
             if low != start + done:
@@ -63,23 +63,23 @@ class Blocks:
 
     def add(self, block: int, samples: int, members: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray, bool]]:
         """Count ``samples`` more of a block; gives the groups in it with their sums, and whether these are new."""
-        unfilled = self.unfilled.setdefault(block, PartialBlock())
-        unfilled.filled += samples
+        partial_block = self.partial_blocks.setdefault(block, PartialBlock())
+        partial_block.samples += samples
         for group in members:
-            fresh = group not in unfilled.parts
+            fresh = group not in partial_block.parts
             if fresh:
-                unfilled.parts[group] = np.empty((4, self.features))
-            yield group, unfilled.parts[group], fresh
+                partial_block.parts[group] = np.empty((4, self.features))
+            yield group, partial_block.parts[group], fresh
 
     def close(self, block: int) -> list[Step]:
         """Make a block a node of the tree; gives what has to be computed for it, in order."""
-        parts = self.unfilled.pop(block).parts
+        parts = self.partial_blocks.pop(block).parts
         steps: list[Step] = [partial(_moments.close, part) for part in parts.values()]
         return steps + self.insert((0, block), parts)
 
     def close_full(self, block: int) -> list[Step]:
         """As `close`, where the block has had all of its samples."""
-        return self.close(block) if self.unfilled[block].filled == SIZE else []
+        return self.close(block) if self.partial_blocks[block].samples == SIZE else []
 
     def insert(self, key: tuple[int, int], parts: Parts) -> list[Step]:
         """Put a node in the tree, which owns its arrays from now on, and merge what can be merged."""
@@ -96,13 +96,13 @@ class Blocks:
     def covered(self) -> list[tuple[int, int]]:
         """The samples that have been counted, as ranges in order."""
         ranges = [(SIZE * (i << level), SIZE * ((i + 1) << level)) for level, i in self.nodes]
-        ranges += [(SIZE * block, SIZE * block + unfilled.filled) for block, unfilled in self.unfilled.items()]
-        joined: list[tuple[int, int]] = []
+        ranges += [(SIZE * i, SIZE * i + block.samples) for i, block in self.partial_blocks.items()]
+        result: list[tuple[int, int]] = []
         for begin, end in sorted(ranges):
-            if joined and joined[-1][1] == begin:
-                begin = joined.pop()[0]
-            joined.append((begin, end))
-        return joined
+            if result and result[-1][1] == begin:
+                begin = result.pop()[0]
+            result.append((begin, end))
+        return result
 
     def disjoint(self, other: Blocks) -> None:
         """Refuse another whose samples, or partial blocks, are partly the same."""
@@ -117,9 +117,9 @@ class Blocks:
         steps = []
         for key, parts in other.nodes.items():
             steps += self.insert(key, {group: part.copy() for group, part in parts.items()})
-        for block, unfilled in other.unfilled.items():
-            self.unfilled[block] = PartialBlock(
-                unfilled.filled, {group: part.copy() for group, part in unfilled.parts.items()}
+        for block, partial_block in other.partial_blocks.items():
+            self.partial_blocks[block] = PartialBlock(
+                partial_block.samples, {group: part.copy() for group, part in partial_block.parts.items()}
             )
         return steps
 
@@ -132,7 +132,7 @@ class Blocks:
             raise InputError(f"samples {end} to {until - 1} are missing: they have not been counted")
         whole = Blocks(self.features)
         steps = whole.merge(self)
-        for block in list(whole.unfilled):
+        for block in list(whole.partial_blocks):
             steps += whole.close(block)
         nodes = [whole.nodes[key] for key in sorted(whole.nodes, key=lambda key: key[1] << key[0])]
         result = nodes.pop() if nodes else {}
@@ -155,34 +155,34 @@ class Blocks:
                 np.array(values, np.float64).reshape(-1, 4, self.features),
             )
 
-        nodes, unfilled = list(self.nodes.values()), [each.parts for each in self.unfilled.values()]
-        filled = [(block, each.filled) for block, each in self.unfilled.items()]
+        nodes, block_parts = list(self.nodes.values()), [each.parts for each in self.partial_blocks.values()]
+        block_samples = [(block, each.samples) for block, each in self.partial_blocks.items()]
         return {
             "nodes": np.array(list(self.nodes), np.int64).reshape(-1, 2),
-            "begun": np.array(filled, np.int64).reshape(-1, 2),
+            "begun": np.array(block_samples, np.int64).reshape(-1, 2),
             **dict(zip(("node_groups", "node_moments"), stacked(nodes), strict=True)),
-            **dict(zip(("begun_groups", "begun_sums"), stacked(unfilled), strict=True)),
+            **dict(zip(("begun_groups", "begun_sums"), stacked(block_parts), strict=True)),
         }
 
     @classmethod
     def from_state(cls, features: int, state: dict[str, np.ndarray]) -> Blocks:
         """The same again."""
         nodes: list[Parts] = [{} for _ in state["nodes"]]
-        unfilled = [PartialBlock(int(filled)) for _, filled in state["begun"]]
+        partial_blocks = [PartialBlock(int(samples)) for _, samples in state["begun"]]
         for (i, group), part in zip(state["node_groups"], state["node_moments"], strict=True):
             nodes[i][int(group)] = part.copy()
         for (i, group), part in zip(state["begun_groups"], state["begun_sums"], strict=True):
-            unfilled[i].parts[int(group)] = part.copy()
+            partial_blocks[i].parts[int(group)] = part.copy()
         return cls(
             features,
             {(int(level), int(i)): parts for (level, i), parts in zip(state["nodes"], nodes, strict=True)},
-            {int(block): each for (block, _), each in zip(state["begun"], unfilled, strict=True)},
+            {int(block): each for (block, _), each in zip(state["begun"], partial_blocks, strict=True)},
         )
 
 
 def _join(left: Parts, right: Parts) -> list[Step]:
     """Add the right node to the left one, group by group; a group of one side alone costs nothing."""
-    both: list[Step] = [partial(_moments.join, left[group], part) for group, part in right.items() if group in left]
+    steps: list[Step] = [partial(_moments.join, left[group], part) for group, part in right.items() if group in left]
     for group in right.keys() - left.keys():
         left[group] = right[group]
-    return both
+    return steps

@@ -24,12 +24,12 @@ def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> N
     outputs, inputs : mapping of str to path or anything else
         By their names in messages. What is not a path is passed over, but for arrays that are mapped from files.
     """
-    written = [(name, path) for name, value in outputs.items() if (path := _path(value)) is not None]
-    for i, (name, path) in enumerate(written):
+    paths = [(name, path) for name, value in outputs.items() if (path := _path(value)) is not None]
+    for i, (name, path) in enumerate(paths):
         for other, value in inputs.items():
             if (source := _path(value)) is not None and _is_data(source) and _overlap(path, source):
                 raise InputError(f"{path}: is both the {name} and the {other}, which would be overwritten")
-        for other, before in written[:i]:
+        for other, before in paths[:i]:
             if _overlap(path, before):
                 raise InputError(f"{path}: the {other} and the {name} need two files")
 

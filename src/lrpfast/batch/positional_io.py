@@ -27,7 +27,7 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         if sys.platform == "win32":
             os.lseek(descriptor, offset, os.SEEK_SET)
-            written = os.write(descriptor, data[:MOST])
+            count = os.write(descriptor, data[:MOST])
         else:
-            written = os.pwrite(descriptor, data[:MOST], offset)
-        data, offset = data[written:], offset + written
+            count = os.pwrite(descriptor, data[:MOST], offset)
+        data, offset = data[count:], offset + count

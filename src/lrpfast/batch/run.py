@@ -90,7 +90,7 @@ class Run:
         most = 0 if statistics.total is None else statistics.total._state_bytes(job.samples or 0)
         resumable = paths and self._not_resumable is None
         self._journal = Journal(paths[0], self._journal_settings(), most) if resumable else None
-        self._noted = time.monotonic()
+        self._last_note = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
@@ -164,13 +164,13 @@ class Run:
             self._sums = journal.sums
             self.statistics.restart(journal.state)
         # an earlier run may have been killed in its last moment, with its outputs in their places
-        whole = resuming and not self.missing()
+        complete = resuming and not self.missing()
         finished = (
-            whole and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
+            complete and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
         )
         for path in self._paths:
-            ours = whole and (sink is None or finished or path != sink.path)
-            if os.path.lexists(path) and not ours:
+            is_own = complete and (sink is None or finished or path != sink.path)
+            if os.path.lexists(path) and not is_own:
                 check_free(path, sink, self._settings.overwrite)
         if not resuming and self._paths:
             remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
@@ -275,8 +275,8 @@ class Run:
                 buffers.reverse()
                 if len(buffers[0]) < len(x):
                     buffers[0] = np.empty((len(x), *self.job.map_shape), self.job.dtype)
-                explained = self.job.explain(first, x, buffers[0][: len(x)])
-                writing.append(writer.submit(self._write, first, explained, progress))
+                result = self.job.explain(first, x, buffers[0][: len(x)])
+                writing.append(writer.submit(self._write, first, result, progress))
                 first += len(x)
             for future in writing:
                 future.result()
@@ -310,16 +310,16 @@ class Run:
 
         explain_on(client, task, self.missing(), count)
 
-    def _write(self, first: int, explained: Explained, progress: Callable[[int], object]) -> None:
+    def _write(self, first: int, result: Explained, progress: Callable[[int], object]) -> None:
         """Write a chunk and count it."""
         if first != (self.done[0][1] if self.done else 0):
             return  # the chunk before it could not be written
-        stop = first + len(explained.relevance)
-        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, explained.relevance))]
+        stop = first + len(result.relevance)
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance))]
         if self.statistics.total is not None:
-            self.statistics.total.update(first, explained.relevance, explained.group)
+            self.statistics.total.update(first, result.relevance, result.group)
         self.data.done(stop)
-        self._count(first, stop, explained.counts, sums, progress)
+        self._count(first, stop, result.counts, sums, progress)
 
     def _count(
         self, first: int, stop: int, counts: dict[str, int], sums: list[Sum], progress: Callable[[int], object]
@@ -328,7 +328,7 @@ class Run:
         self._sums.extend(sums)
         self.counts = {key: number + counts[key] for key, number in self.counts.items()}
         self.done = joined([*self.done, [first, stop]])
-        if time.monotonic() - self._noted > self._pause:
+        if time.monotonic() - self._last_note > self._pause:
             self._note()
         progress(stop - first)
 
@@ -340,5 +340,5 @@ class Run:
             self.sink.flush()
         state = {} if self.statistics.total is None else self.statistics.total.state()
         self._journal.note(self.done, self.counts, state, self._sums)
-        self._noted = time.monotonic()
-        self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._noted - begin))
+        self._last_note = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._last_note - begin))

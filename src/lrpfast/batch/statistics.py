@@ -372,8 +372,8 @@ class Statistics:
         if len(where) == 0:
             raise InputError("an infinite value was counted before: these statistics are of no use")
         sample, feature = where[0].tolist()
-        at = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
-        raise SampleError("{where} is infinite", first + sample, at)
+        index = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
+        raise SampleError("{where} is infinite", first + sample, index)
 
     def _result(self) -> np.ndarray:
         """The moments of `blocks`, shape (groups, 4, features)."""
@@ -396,14 +396,14 @@ class Statistics:
         return values.reshape(len(self.groups), *self.shape)
 
 
-def check_quantiles(name: str, given: float | Sequence[float]) -> np.ndarray:
+def check_quantiles(name: str, value: float | Sequence[float]) -> np.ndarray:
     """Numbers between 0 and 1 as a one-dimensional array; InputError for anything else."""
     try:
-        shares = np.atleast_1d(np.asarray(given))
+        shares = np.atleast_1d(np.asarray(value))
     except ValueError:  # rows of different lengths
         shares = np.array([None])
     if shares.ndim != 1 or shares.dtype.kind not in "fiu" or not ((shares >= 0) & (shares <= 1)).all():
-        raise InputError(f"{name} must be numbers between 0 and 1, not {given!r}")
+        raise InputError(f"{name} must be numbers between 0 and 1, not {value!r}")
     return shares.astype(np.float64)
 
 

@@ -36,24 +36,24 @@ def save_statistics(
     grid: np.ndarray | None,
     record: dict[str, str],
 ) -> None:
-    """Write every result of ``made`` with the input's coordinates, on the grid where the features come from one."""
+    """Write every result with the input's coordinates, on the grid where the features come from one."""
     dims, coords = _of_maps(statistics.shape, labels, grid)
     arrays = statistics.to_dict(dims[: len(statistics.shape)], quantiles)
-    on, values = arrays.pop("group")
-    coords["group"] = Coord(on, values, {"long_name": "group of samples"})
+    array_dims, values = arrays.pop("group")
+    coords["group"] = Coord(array_dims, values, {"long_name": "group of samples"})
     if quantiles:
-        on, values = arrays.pop("q")
-        coords["q"] = Coord(on, values, {"long_name": "quantile"})
+        array_dims, values = arrays.pop("q")
+        coords["q"] = Coord(array_dims, values, {"long_name": "quantile"})
     if grid is not None:
         last = dims[len(statistics.shape) - 1]  # the features, in their place
         arrays = {
             key: (
-                (*on[:-1], *dims[len(statistics.shape) - 1 :]),
+                (*array_dims[:-1], *dims[len(statistics.shape) - 1 :]),
                 scatter(values, grid, np.nan if values.dtype.kind == "f" else 0),
             )
-            if on[-1] == last
-            else (on, values)
-            for key, (on, values) in arrays.items()
+            if array_dims[-1] == last
+            else (array_dims, values)
+            for key, (array_dims, values) in arrays.items()
         }
     write_maps(path, arrays, coords, record)
 

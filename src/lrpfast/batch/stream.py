@@ -20,7 +20,7 @@ from ..engine.growth import texts as growth_texts
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
-from .bounds import told_outside
+from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
 from .job import Job
 from .masks import Gridded, Masked, on_grid, open_mask_for
@@ -180,7 +180,7 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
     growth, out_of_bounds = job.growth(run.counts), run.counts["out_of_bounds"]
     texts = growth_texts(growth, explanations, rectify)
     if out_of_bounds:
-        texts.insert(0, told_outside(out_of_bounds, values))
+        texts.insert(0, out_of_bounds_message(out_of_bounds, values))
         warnings.warn(texts[0], BoundsWarning, stacklevel=callers_level())
     warn(growth, explanations, rectify)
     return Streamed(

@@ -30,13 +30,13 @@ def balance_of(analyzer: Analyzer, inputs: Source, target: Any, mask: str | None
 
     def text() -> str:
         positions = np.arange(count) * samples // count
-        x = np.concatenate([inputs.read(at, at + 1) for at in positions.tolist()])
+        x = np.concatenate([inputs.read(i, i + 1) for i in positions.tolist()])
         if mask is not None:
             x = x[:, open_mask(mask)]
-        chosen = target[positions] if isinstance(target, np.ndarray) else target
+        targets = target[positions] if isinstance(target, np.ndarray) else target
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RelevanceWarning)  # the run has said it of all samples
-            conservation = analyzer.explain(x, target=chosen).conservation
+            conservation = analyzer.explain(x, target=targets).conservation
         of = "" if count == samples else f"{count:,} of {samples:,} samples, from the first to the last:\n"
         return f"{of}{conservation}"
 

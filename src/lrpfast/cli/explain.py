@@ -13,7 +13,6 @@ from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfin
 from ..batch.path_conflicts import check_no_overlap
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
-from ..readers import load
 from . import options
 from .balance import balance_of
 from .picture import picture_of
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
-        model = load(arguments.model, memory=arguments.memory)
+        model = options.model_of(arguments, arguments.memory)
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
@@ -86,16 +85,16 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
-    written = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
+    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
     if done.statistics is not None:
         counts = zip(done.statistics.groups, done.statistics.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
-        written.append(f"{arguments.statistics}, statistics of {each}")
+        outputs.append(f"{arguments.statistics}, statistics of {each}")
     if arguments.plot:
-        written.append(arguments.plot)
+        outputs.append(arguments.plot)
     print(
         f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
-        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}{_doubtful(done)}"
+        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(outputs)}{_doubtful(done)}"
     )
 
 

@@ -13,6 +13,7 @@ from ..batch import data_bounds, open_array
 from ..errors import InputError, RuleError
 from ..innvestigate import create_analyzer
 from ..model.graph import Model
+from ..readers import load
 from ..rules import RULES, Rule, ZBox, from_name, presets
 from ..rules.composites import Composite
 from ..rules.entries import Entry
@@ -21,6 +22,16 @@ from ..rules.presets import COMPOSITES
 from ..rules.selectors import Uniform
 from ..suggest import unknown_name_message
 from .values import to_pair
+
+
+def model_of(arguments: argparse.Namespace, memory: int | None = None) -> Model:
+    """The model that MODEL names, with the sizes of --input-shape."""
+    given = arguments.input_shape or []
+    names = [name for name, _ in given]
+    if len(set(names)) < len(names) or (None in names and len(names) > 1):
+        raise InputError("--input-shape is one shape, or NAME=SHAPE once for each input")
+    shapes = dict(given) if names != [None] else given[0][1]
+    return load(arguments.model, memory=memory, input_shape=shapes or None)
 
 
 def analyzer(
@@ -35,10 +46,12 @@ def analyzer(
         "input_range": options.input_range,
         "mask_nan": options.mask_nan,
     }
-    if _known(options.rule) in ANALYZERS:
+    if _canonical_name(options.rule) in ANALYZERS:
         result: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
     else:
-        result = Analyzer(model, _own(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common)
+        result = Analyzer(
+            model, _composite(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common
+        )
     _check_bounds(options, result)
     return result
 
@@ -71,7 +84,7 @@ def _reference(text: str | None) -> float | np.ndarray | None:
         raise InputError(f"--y-ref is a number, one for each output as A,B,…, or an .npy file, not {text!r}") from None
 
 
-def _known(name: str) -> str:
+def _canonical_name(name: str) -> str:
     known = [*RULES, *COMPOSITES, *ANALYZERS]
     if name not in known:
         raise RuleError(unknown_name_message("rule", name, known, "`lrpfast rules` lists them"))
@@ -82,15 +95,15 @@ def _known(name: str) -> str:
 _FROM_DATA = ("minmax", "1sigma", "3sigma")
 
 
-def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The rule's parameters that are given, and the bounds ``low`` and ``high``."""
-    own = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
-    parameters = {key: getattr(options, key) for key in own if getattr(options, key) is not None}
+    names = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
+    parameters = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
     bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
-    asked = {text: key for key, text in bounds.items() if isinstance(text, str)}
-    for text in asked:
+    from_data = {text: key for key, text in bounds.items() if isinstance(text, str)}
+    for text in from_data:
         if getattr(options, "inputs", None) is None:
-            raise RuleError(f"--{asked[text]} {text} is taken from the inputs, which this command does not have")
+            raise RuleError(f"--{from_data[text]} {text} is taken from the inputs, which this command does not have")
         pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
         bounds.update(
             {key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text}
@@ -98,10 +111,10 @@ def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     return parameters, bounds
 
 
-def _own(options: argparse.Namespace) -> Composite:
+def _composite(options: argparse.Namespace) -> Composite:
     """By lrpfast's own names. ``low`` and ``high`` go to whichever is the z-box, the rule or the input layer's."""
     name = options.rule
-    parameters, bounds = _given(options)
+    parameters, bounds = _parameters_and_bounds(options)
     first = _first_rule(options.input_layer_rule)
     for key in ("until_layer_idx", "until_layer_rule"):
         if key in parameters:
@@ -124,7 +137,7 @@ def _own(options: argparse.Namespace) -> Composite:
 
 def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
     name = options.rule
-    parameters, bounds = _given(options)
+    parameters, bounds = _parameters_and_bounds(options)
     parameters.update(bounds)
     first = _first_rule(options.input_layer_rule)
     for key in ("start", "y_ref"):

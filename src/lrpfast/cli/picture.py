@@ -55,8 +55,8 @@ class Picture:
     def __call__(self, path: str) -> Any:
         """Draw the relevances in the file at ``path``."""
         with open_source(path) as relevances:
-            shown = min(self.limit, self.samples)
-            x = self.inputs.read(0, shown)
+            count = min(self.limit, self.samples)
+            x = self.inputs.read(0, count)
             labels = None
             if self.largest_from is not None:
                 features = x
@@ -65,7 +65,7 @@ class Picture:
                         warnings.simplefilter("ignore", UserWarning)  # how it was aligned is told already
                         features = x[:, open_mask(self.mask, self.inputs)]
                 labels = _largest(self.analyzer, features, self.largest_from or None)
-            return self.draw(relevances.read(0, shown), x, self.samples, labels)
+            return self.draw(relevances.read(0, count), x, self.samples, labels)
 
     def draw(self, relevance: np.ndarray, x: np.ndarray, samples: int, labels: list[str] | None = None) -> Any:
         """The first of so many samples."""
@@ -156,5 +156,5 @@ def _largest(analyzer: Analyzer, x: np.ndarray, start: str | None) -> list[str] 
         explanation = analyzer.explain(x, target="max")
     if explanation.target is None or explanation.output[0].size == 1:
         return None
-    what = "output" if start is None else "neuron"
-    return [f"sample {i}: {what} {j}" for i, j in enumerate(explanation.target)]
+    unit = "output" if start is None else "neuron"
+    return [f"sample {i}: {unit} {j}" for i, j in enumerate(explanation.target)]

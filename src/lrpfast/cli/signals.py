@@ -16,18 +16,18 @@ def terminable() -> Iterator[None]:
     On Windows, where SIGTERM kills, Ctrl-Break does so.
     """
 
-    def stop(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
+    def stop(signal_number: int, frame: Any) -> None:
+        sys.exit(128 + signal_number)
 
-    heard = signal.SIGTERM
+    signal_number = signal.SIGTERM
     if sys.platform == "win32":
-        heard = signal.SIGBREAK
+        signal_number = signal.SIGBREAK
     try:
-        before = signal.signal(heard, stop)
+        previous = signal.signal(signal_number, stop)
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(heard, before)
+        signal.signal(signal_number, previous)

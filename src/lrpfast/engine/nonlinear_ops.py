@@ -15,6 +15,7 @@ import numpy as np
 
 from ..kernels.contraction_ops import Share
 from ..kernels.ops import (
+    Accumulate,
     DotBack,
     DotOp,
     Extremum,
@@ -58,6 +59,7 @@ from ..model.layers import (
     StepMask,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
 from ..rules import Detached, Gradient, Pass
@@ -223,6 +225,35 @@ def _extremum_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int
     return _shrink_all(builder, step, outs)
 
 
+def _where(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
+    """The larger of the condition and 0 says by its number which of the other two is taken, and so does its back."""
+    assert isinstance(step.layer, Where)
+    size = math.prod(step.shape)
+    condition, *others = _stretch_all(builder, step, sources)
+    zero, largest, winner = builder.buffer(size), builder.buffer(size), builder.buffer(size)
+    builder.forward.append(Gather(condition, zero, np.full(size, -1)))
+    pair = (condition, zero) if step.layer.or_equal else (zero, condition)  # the first of equals
+    builder.forward.append(Extremum(pair, largest, winner))
+    numbers = (0, 1) if step.layer.or_equal else (1, 0)
+    builder.state[step.output] = winner, numbers
+    parts = []
+    for source, number in zip(others, numbers, strict=True):
+        parts.append(builder.buffer(size))
+        builder.forward.append(Select(source, winner, parts[-1], number))
+    out = builder.buffer(size)
+    builder.forward.append(Accumulate(tuple(parts), out))
+    return out
+
+
+def _where_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+    winner, numbers = builder.state[step.output]
+    outs = []
+    for number in (2, *numbers):  # the condition is no number's, and gets nothing
+        outs.append(builder.buffer(math.prod(step.shape)))
+        builder.backward.append(Select(r, winner, outs[-1], number))
+    return _shrink_all(builder, step, outs)
+
+
 # -- products ------------------------------------------------------------------
 
 
@@ -358,6 +389,7 @@ NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[in
     GlobalMaxPool: _POOL,
     Maximum: _EXTREMUM,
     Minimum: _EXTREMUM,
+    Where: (_where, _where_back),
     Multiply: (_multiply, _multiply_back),
     Dot: (_dot, _dot_back),
     LayerNorm: _NORMALIZE,

@@ -195,6 +195,7 @@ cdef enum Function:
     LOG_SIGMOID
     POWER
     HARD_SILU
+    LOG
     SOFTMAX
     LOG_SOFTMAX
 

@@ -18,7 +18,7 @@ import numpy as np
 cimport numpy as cnp
 
 from .codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS, START_MODES
-from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST
+from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST, RunGrowth
 from .operation import require, row_of
 from .ops import Contract, Redistribute, RestoreNaN
 from .recurrent_ops import ACCOUNT as CHECKED_ACCOUNT, function_code, widened
@@ -41,7 +41,7 @@ CODES = {
     "Function": {"RELU": RELU, "LEAKY_RELU": LEAKY_RELU, "PRELU": PRELU, "ELU": ELU, "SELU": SELU, "GELU": GELU,
                  "SILU": SILU, "TANH": TANH, "SIGMOID": SIGMOID, "HARD_SIGMOID": HARD_SIGMOID, "SOFTPLUS": SOFTPLUS,
                  "SOFTSIGN": SOFTSIGN, "EXPONENTIAL": EXPONENTIAL, "MISH": MISH, "CLIP": CLIP, "CELU": CELU,
-                 "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU,
+                 "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU, "LOG": LOG,
                  "SOFTMAX": SOFTMAX, "LOG_SOFTMAX": LOG_SOFTMAX},
     "Cell": {"SIMPLE": SIMPLE, "LSTM": LSTM, "GRU_AFTER": GRU_AFTER, "GRU_BEFORE": GRU_BEFORE},
     "ProductShare": {"SIGNAL": SIGNAL, "HALF": HALF, "PROP": PROP, "ABS": ABS},
@@ -196,7 +196,7 @@ cdef class Executable:
 
     def run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro_batch, int threads,
             bint cooperative, str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0, int targets_count=1,
-            cnp.ndarray start=None, kept=None, window=None, list notes=None, bint exact=False):
+            cnp.ndarray start=None, keep=None, window=None, list notes=None, bint exact=False):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``cooperative``) or take micro-batches of their own. All arrays
@@ -237,8 +237,8 @@ cdef class Executable:
         memset(outside, 0, table)
         outside[0] = <char*>cnp.PyArray_DATA(x)
         outside[code.result if code.result >= 0 else code.output] = <char*>cnp.PyArray_DATA(out)
-        if kept is not None:
-            for buffer, array in kept.items():
+        if keep is not None:
+            for buffer, array in keep.items():
                 outside[<int>buffer] = <char*>cnp.PyArray_DATA(array)
         run_watched(&job, outside + code.buffers, slots, cooperative)  # raises: the workspace is not kept then
         self.workspaces.append(workspace)
@@ -247,9 +247,9 @@ cdef class Executable:
             if faults[i] and (worst is None or faults_at[i] < worst[1]):
                 worst = (FAULTS[faults[i]], faults_at[i])
         if job.judged and worst is None:
-            note = noted(growth, slots)
-            if note is not None:
-                notes.append(note)
+            record = run_growth(growth, slots)
+            if record is not None:
+                notes.append(record)
         return worst
 
 

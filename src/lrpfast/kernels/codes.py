@@ -68,8 +68,9 @@ class Function(IntEnum):
     LOG_SIGMOID = 17
     POWER = 18
     HARD_SILU = 19
-    SOFTMAX = 20
-    LOG_SOFTMAX = 21
+    LOG = 20
+    SOFTMAX = 21
+    LOG_SOFTMAX = 22
 
 
 class Cell(IntEnum):

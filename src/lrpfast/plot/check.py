@@ -41,13 +41,13 @@ def is_real(value: Any) -> bool:
     return is_index(value) or isinstance(value, (float, np.floating))
 
 
-def as_labels(value: Any, what: str) -> list[str]:
+def as_labels(value: Any, name: str) -> list[str]:
     """A sequence's values as texts."""
     values = as_array(value) if is_array(value) else value
     if getattr(values, "ndim", 1) != 1:
-        raise InputError(f"{what} must be a sequence, one for each, not an array of shape {tuple(values.shape)}")
+        raise InputError(f"{name} must be a sequence, one for each, not an array of shape {tuple(values.shape)}")
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
-        raise InputError(f"{what} must be a sequence, one for each, not {value!r:.80}")
+        raise InputError(f"{name} must be a sequence, one for each, not {value!r:.80}")
     return [str(v) for v in values]
 
 

@@ -46,15 +46,15 @@ def draw_sequence(
     below: np.ndarray | None,
     end: float,
     colours: Colormap,
-    every: np.ndarray | None,
+    all_values: np.ndarray | None,
 ) -> None:
     """A row of bars for each channel, and the input's line, on the channel's scale in the samples ``every``."""
     steps, count = values.shape
     ax.imshow(values.T, cmap=colours, vmin=-end, vmax=end, aspect="auto")
     for c in range(count if below is not None else 0):
-        assert below is not None and every is not None
-        known = every[..., c][~np.isnan(every[..., c])]
-        low, span = (known.min(), np.ptp(known)) if known.size else (0.0, 0.0)
+        assert below is not None and all_values is not None
+        valid = all_values[..., c][~np.isnan(all_values[..., c])]
+        low, span = (valid.min(), np.ptp(valid)) if valid.size else (0.0, 0.0)
         share = (below[:, c] - low) / span if span else np.where(np.isnan(below[:, c]), np.nan, 0.5)
         ax.plot(np.arange(steps), c + 0.4 - 0.8 * share, color=_INK, linewidth=0.9, marker="." if steps == 1 else "")
     ax.set(xlim=(-0.5, steps - 0.5), ylim=(count - 0.5, -0.5))
@@ -65,9 +65,9 @@ def draw_vector(ax: Axes, values: np.ndarray, below: np.ndarray | None, end: flo
     from matplotlib.collections import PolyCollection
 
     n = len(values)
-    at = np.flatnonzero(~np.isnan(values) & (values != 0))
-    height = values[at].clip(-end, end)
-    left, right, zero = at - 0.4, at + 0.4, np.zeros(len(at))
+    positions = np.flatnonzero(~np.isnan(values) & (values != 0))
+    height = values[positions].clip(-end, end)
+    left, right, zero = positions - 0.4, positions + 0.4, np.zeros(len(positions))
     corners = np.stack([left, zero, left, height, right, height, right, zero], 1).reshape(-1, 4, 2)
     hue = np.where(height[:, None] > 0, colours(0.9), colours(0.1))
     # with an edge, so that narrow bars among thousands are seen

@@ -154,7 +154,7 @@ def heatmap(
     parts = check_features(features, kind, values)
     colours = colour_map(cmap, over_input=kind == "image" and beneath is not None)
 
-    figure = _new_figure(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
+    figure = blank(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
     _add_title(figure, title, len(values), samples)
     axes = list(figure.subplots(grid.down, grid.across, squeeze=False).ravel())
     for spare in axes[len(values) :]:
@@ -179,17 +179,17 @@ def heatmap(
     return figure
 
 
-def _add_title(figure: Figure, title: str | None, shown: int, samples: int) -> None:
+def _add_title(figure: Figure, title: str | None, count: int, samples: int) -> None:
     """The title, and how many of how many samples are shown where these are not all."""
-    if shown < samples:
+    if count < samples:
         title = f"{title}: " if title else ""
-        title += f"first {shown:,} of {samples:,} samples"
+        title += f"first {count:,} of {samples:,} samples"
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
 
 
-def _new_figure(size: tuple[float, float], layout: Literal["compressed", "constrained"]) -> Figure:
-    """A figure that is drawn into memory: no pyplot, no window, no global state."""
+def blank(size: tuple[float, float], layout: Literal["compressed", "constrained"] | None = None) -> Figure:
+    """An empty figure that is drawn into memory: no pyplot, no window, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = figure_class()(figsize=size, layout=layout)

@@ -45,6 +45,7 @@ from ..model.layers import (
     Subtract,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
 from ..model.layers import Recurrent as RecurrentLayer
@@ -98,7 +99,7 @@ _ROLES: dict[type[Layer], Role] = {
     BatchNorm: AFFINE,
     **dict.fromkeys(SUMS, SUM),
     **dict.fromkeys((Multiply, Dot), PRODUCT),
-    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
+    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum, Where), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
     **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take, Masking), ROUTE),
     StepMask: MASK,

@@ -14,9 +14,9 @@ from .registry import as_rule
 from .rule import Rule
 
 
-def _mapping(rules: Any, what: str) -> Mapping[Any, Any]:
+def _mapping(rules: Any, owner: str) -> Mapping[Any, Any]:
     if not isinstance(rules, Mapping) or not rules:
-        raise RuleError(f"{what} takes a mapping to rules, not {rules!r}")
+        raise RuleError(f"{owner} takes a mapping to rules, not {rules!r}")
     return rules
 
 

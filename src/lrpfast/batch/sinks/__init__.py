@@ -45,7 +45,7 @@ def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], A
         return CallbackSink(out)
     if not isinstance(out, (str, os.PathLike)):
         raise InputError(f"relevances cannot be written to a {type(out).__name__}; give a path or a function")
-    path, kind, inside = named(os.fsdecode(out))
+    path, kind, array = named(os.fsdecode(out))
     if kind == "npy":
         from .npy import NpySink
 
@@ -53,14 +53,14 @@ def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], A
     if kind in ("h5", "hdf5"):
         from .hdf5 import Hdf5Sink
 
-        return Hdf5Sink(path, inside)
+        return Hdf5Sink(path, array)
     if kind in ("nc", "nc4"):
         from .netcdf import NetcdfSink
 
-        return NetcdfSink(path, inside)
+        return NetcdfSink(path, array)
     from .zarr import ZarrSink
 
-    return ZarrSink(path, inside)
+    return ZarrSink(path, array)
 
 
 def named(out: str) -> tuple[str, str, str | None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, LrpfastError, ShapeError
-from ...output import beside, check_target, on_disk, sync, take_place
+from ...output import beside, check_target, on_disk, replace_file, sync
 from ..metadata import ArrayMetadata, Coord, encoded, for_relevance
 from ..positional_io import read_at, write_at
 from .names import check_names
@@ -47,7 +47,7 @@ class Sink:
     array: str | None = None
     partial: str | None = None
     resumable: bool = False
-    _other: ThreadPoolExecutor | None = None
+    _checksum_thread: ThreadPoolExecutor | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
         """Before anything is created: InputError or OSError unless an array of this shape can be written.
@@ -63,9 +63,9 @@ class Sink:
         labels: ArrayMetadata | None = None,
         done: int = 0,
         rows: int = 1,
-        there: bool = False,
+        existing: bool = False,
     ) -> None:
-        """Make the partial output, or open one that is there to go on with row ``done``.
+        """Create the partial output, or open an existing one to continue at row ``done``.
 
         Parameters
         ----------
@@ -80,33 +80,33 @@ class Sink:
             Rows of the partial output that are written.
         rows : int
             Rows that are written at a time, for formats that store them so.
-        there : bool
-            Open what is there also where no row is done: another process made it.
+        existing : bool
+            Open the existing partial output even where no row is done: another process created it.
 
         Raises
         ------
         InputError
-            When the partial output is not there or is another.
+            When the partial output is missing or belongs to another run.
         OSError
             When it cannot be written.
         """
         self._shape, self._dtype = shape, little(dtype)
         self._attributes, self._labels = attributes, labels
         self._end, self._rows = done, max(1, rows)
-        self._open(bool(done) or there)
+        self._open(bool(done) or existing)
 
-    def _open(self, there: bool) -> None:
-        """`begin`, of what it was given; ``there`` where the partial output is to be gone on with."""
+    def _open(self, existing: bool) -> None:
+        """`begin`, with its arguments as attributes; ``existing`` means that the partial output is continued."""
         raise NotImplementedError
 
-    def _described(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
+    def _described_array(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
         """The relevance of as many samples as files describe it, without its values, and its coordinates."""
         shape = (samples, *self._shape[1:])
         labels = for_relevance(self._labels, shape)
         placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
         return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
-    def _check_described(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
+    def _check_names(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
         """InputError unless files of this format hold the array with these labels."""
         described = for_relevance(labels, shape)
         arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
@@ -114,7 +114,7 @@ class Sink:
         for key, coord in described.coords.items():
             encoded(key, coord)
 
-    def _gone(self) -> InputError:
+    def _missing_partial(self) -> InputError:
         """The error where a run is to go on with a partial output that is not there."""
         return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
 
@@ -128,14 +128,14 @@ class Sink:
         """
         raise NotImplementedError
 
-    def _written(self, data: memoryview, write: Callable[[], None]) -> int:
+    def _write_with_checksum(self, data: memoryview, write: Callable[[], None]) -> int:
         """Write these bytes, and compute their checksum meanwhile."""
         if len(data) < LONG:
             write()
             return zlib.crc32(data)
-        if self._other is None:
-            self._other = ThreadPoolExecutor(1, "lrpfast-checksum")
-        value = self._other.submit(zlib.crc32, data)
+        if self._checksum_thread is None:
+            self._checksum_thread = ThreadPoolExecutor(1, "lrpfast-checksum")
+        value = self._checksum_thread.submit(zlib.crc32, data)
         write()
         return value.result()
 
@@ -160,9 +160,9 @@ class Sink:
 
     def close(self) -> None:
         """Stop where it is; a partial output stays."""
-        if self._other is not None:
-            self._other.shutdown()
-            self._other = None
+        if self._checksum_thread is not None:
+            self._checksum_thread.shutdown()
+            self._checksum_thread = None
 
     def discard(self) -> None:  # noqa: B027
         """Stop, and remove the partial output."""
@@ -181,8 +181,8 @@ class CallbackSink(Sink):
         self._function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def _open(self, there: bool) -> None:
-        if there:
+    def _open(self, existing: bool) -> None:
+        if existing:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
     def write(self, first: int, rows: np.ndarray) -> int:
@@ -217,25 +217,25 @@ class FileSink(Sink):
             existing_bytes = on_disk(os.stat(self.partial))
         check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - existing_bytes))
 
-    def _open(self, there: bool) -> None:
+    def _open(self, existing: bool) -> None:
         self._row = math.prod(self._shape[1:]) * self._dtype.itemsize
-        with self._named():
-            if not there:
+        with self._naming():
+            if not existing:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.partial)
                 with storing(self.name):
                     self._check_room()
                     self._create()
             elif not os.path.isfile(self.partial):
-                raise self._gone()
+                raise self._missing_partial()
             self._offset = self._find()
             self._file = os.open(self.partial, os.O_RDWR | getattr(os, "O_BINARY", 0))
-            if not there:
+            if not existing:
                 os.fsync(self._file)
                 sync(os.path.dirname(self.partial))
 
     def _check_room(self) -> None:
-        variable, coords = self._described(self._shape[0])
+        variable, coords = self._described_array(self._shape[0])
         described = variable._replace(values=np.empty(0))  # its rows are counted apart
         check_room(self.partial, [described, *coords.values()], (self._shape[0] or 0) * self._row)
 
@@ -252,8 +252,8 @@ class FileSink(Sink):
         data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
         assert self._file is not None
         file, offset = self._file, self._offset + first * self._row
-        with self._named():
-            value = self._written(data, lambda: write_at(file, data, offset))
+        with self._naming():
+            value = self._write_with_checksum(data, lambda: write_at(file, data, offset))
         self._end = max(self._end, first + len(rows))
         return value
 
@@ -268,7 +268,7 @@ class FileSink(Sink):
 
     def _checksum(self, offset: int, size: int, value: int = 0) -> int | None:
         """That of bytes of the partial file, after others; None where the file ends before them."""
-        with self._named(), open(self.partial, "rb", buffering=0) as file:
+        with self._naming(), open(self.partial, "rb", buffering=0) as file:
             buffer = memoryview(bytearray(min(size, 1 << 20)))
             while size:
                 count = read_at(file, buffer[: min(size, len(buffer))], offset)
@@ -280,17 +280,17 @@ class FileSink(Sink):
 
     def flush(self) -> None:
         assert self._file is not None
-        with self._named():
+        with self._naming():
             getattr(os, "fdatasync", os.fsync)(self._file)
 
     def finish(self) -> None:
         assert self._file is not None
-        with self._named():
+        with self._naming():
             self._complete()
             os.fsync(self._file)  # network disks report a full disk only here
             self.close()
             check_target(self.path)
-            take_place(self.partial, os.path.realpath(self.path))  # which syncs the folder too
+            replace_file(self.partial, os.path.realpath(self.path))  # which syncs the folder too
 
     def _complete(self) -> None:  # noqa: B027
         """What is known only at the end."""
@@ -307,7 +307,7 @@ class FileSink(Sink):
             os.unlink(self.partial)
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _naming(self) -> Iterator[None]:
         """An OSError names the output."""
         with naming(self.path, self.partial):
             yield
@@ -335,14 +335,14 @@ def storing(name: str) -> Iterator[None]:
         raise InputError(f"{name}: coordinates or attributes of the input cannot be written ({error})") from error
 
 
-def check_room(file_path: str, described: Iterable[Coord], rows: int) -> None:
+def check_room(file_path: str, arrays: Iterable[Coord], rows: int) -> None:
     """OSError of the disk unless a new file can be written there, of a format's metadata and so many bytes of rows.
 
     HDF5 crashes the process, at its next use, where a file cannot be closed since the disk is full: so what it is
     to write is tried before. The rows are not written, but the file is made as long.
     """
     size = 1 << 16
-    for _, values, attrs in described:
+    for _, values, attrs in arrays:
         if values.dtype.kind in "OUT":
             size += sum(64 + len(str(value).encode("utf-8", "replace")) for value in values.ravel().tolist())
         else:

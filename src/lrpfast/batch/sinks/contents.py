@@ -17,7 +17,7 @@ _ZARR_METADATA = (".zgroup", ".zattrs", ".zmetadata", ".zarray", "zarr.json")
 _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"
 
 
-def check_replaced(path: str, named: Collection[str], what: str) -> None:
+def check_replaced(path: str, names: Collection[str], description: str) -> None:
     """InputError, which lists them, where arrays lie beside those that are named and their coordinates.
 
     Parameters
@@ -26,8 +26,8 @@ def check_replaced(path: str, named: Collection[str], what: str) -> None:
         Of a file or a Zarr store that is there.
     named : collection of str
         The arrays that are to be replaced.
-    what : str
-        What is named, for the message.
+    description : str
+        Of what is named, for the message.
     """
     try:
         arrays = _arrays(path)
@@ -37,13 +37,13 @@ def check_replaced(path: str, named: Collection[str], what: str) -> None:
         raise InputError(
             f"{path}: is there already, and what it holds cannot be listed ({error}); name another file, or remove it"
         ) from None
-    replaced = set(named).union(*(arrays[name] for name in named if name in arrays))
-    lost = sorted(arrays.keys() - replaced)
+    replaceable = set(names).union(*(arrays[name] for name in names if name in arrays))
+    lost = sorted(arrays.keys() - replaceable)
     if lost:
-        shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8:,} more" if len(lost) > 8 else "")
+        listing = ", ".join(lost[:8]) + (f" and {len(lost) - 8:,} more" if len(lost) > 8 else "")
         raise InputError(
-            f"{path}: is there already and holds more than {what}, which would be lost: {shown}; every output is a "
-            "file of its own: name another, or remove this one first"
+            f"{path}: is there already and holds more than {description}, which would be lost: {listing}; every output "
+            "is a file of its own: name another, or remove this one first"
         )
 
 
@@ -99,8 +99,8 @@ def _in_zip(path: str) -> dict[str, set[str]]:
     with zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         notes = archive.read("metadata.npy") if "metadata" in names else b""
-    ours = b'"lrpfast_version"' in notes.replace(b"\0", b"")  # its text has four bytes a character
-    return {name: names if ours else set() for name in names}
+    is_lrpfast = b'"lrpfast_version"' in notes.replace(b"\0", b"")  # its text has four bytes a character
+    return {name: names if is_lrpfast else set() for name in names}
 
 
 def _in_zarr(path: str) -> dict[str, set[str]]:
@@ -110,8 +110,8 @@ def _in_zarr(path: str) -> dict[str, set[str]]:
         name = os.path.relpath(folder, path).replace(os.sep, "/")
         attrs = _zarr_array(folder, files)
         if attrs is None:
-            inside = "" if name == "." else f"{name}/"
-            arrays.update({f"{inside}{file}": set() for file in files if file not in _ZARR_METADATA})
+            prefix = "" if name == "." else f"{name}/"
+            arrays.update({f"{prefix}{file}": set() for file in files if file not in _ZARR_METADATA})
         else:
             folders.clear()  # of chunks
             arrays[name] = _of_attributes(attrs.pop("_ARRAY_DIMENSIONS", ()) or (), attrs)
@@ -123,10 +123,10 @@ def _zarr_array(folder: str, files: list[str]) -> dict[str, Any] | None:
     if ".zarray" in files:
         return dict(_json(os.path.join(folder, ".zattrs"))) if ".zattrs" in files else {}
     if "zarr.json" in files:
-        described = _json(os.path.join(folder, "zarr.json"))
-        if described.get("node_type") == "array":
-            attrs = dict(described.get("attributes") or {})
-            return {**attrs, "_ARRAY_DIMENSIONS": described.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")}
+        metadata = _json(os.path.join(folder, "zarr.json"))
+        if metadata.get("node_type") == "array":
+            attrs = dict(metadata.get("attributes") or {})
+            return {**attrs, "_ARRAY_DIMENSIONS": metadata.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")}
     return None
 
 

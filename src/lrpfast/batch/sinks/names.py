@@ -48,7 +48,7 @@ def trouble(name: str, kind: str) -> str | None:
     return next((why for pattern, why in _OF_FORMAT.get(kind, ()) if pattern.fullmatch(name)), None)
 
 
-def array_name(output: str, inside: str | None, kind: str) -> str:
+def array_name(output: str, array: str | None, kind: str) -> str:
     """The array that the command line names in an output, "relevance" where it does not; in HDF5 also a path of groups.
 
     Raises
@@ -56,14 +56,16 @@ def array_name(output: str, inside: str | None, kind: str) -> str:
     InputError
         Where the format has no such name.
     """
-    name = "relevance" if inside is None else in_utf8(inside)
+    name = "relevance" if array is None else in_utf8(array)
     if kind == "h5":
         name = name.removeprefix("/")
     elif "/" in name:
         raise InputError(f"{output}: the array lies at the top of its file; give it a name without '/'")
     for part in name.split("/"):
-        if (why := trouble(part, kind)) is not None:
-            raise InputError(f"{output}: {name!r} names no array: {'it' if part == name else f'{part!r} in it'} {why}")
+        if (problem := trouble(part, kind)) is not None:
+            raise InputError(
+                f"{output}: {name!r} names no array: {'it' if part == name else f'{part!r} in it'} {problem}"
+            )
     return name
 
 
@@ -80,9 +82,9 @@ def check_names(output: str, kind: str, arrays: Mapping[str, Coord], coords: Map
             _check(output, f"attribute of {key!r}", name, "nc" if kind == "nc" else "")
 
 
-def _check(output: str, what: str, name: object, kind: str) -> None:
-    if (why := trouble(str(name), kind)) is not None:
+def _check(output: str, owner: str, name: object, kind: str) -> None:
+    if (problem := trouble(str(name), kind)) is not None:
         raise InputError(
-            f"{output}: the input's {what} {name!r} cannot be written under this name, which {why}; rename it in the "
-            "input, or write .npy, which holds no names"
+            f"{output}: the input's {owner} {name!r} cannot be written under this name, which {problem}; rename it in "
+            "the input, or write .npy, which holds no names"
         )

@@ -32,13 +32,13 @@ class NetcdfSink(FileSink):
         import_optional("netCDF4", self.name)
         need_samples(self.name, shape)
         _check_type(self.name, dtype)
-        self._check_described("nc", shape, labels)
+        self._check_names("nc", shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
-        variable, coords = self._described(self._shape[0])
+        variable, coords = self._described_array(self._shape[0])
         with dataset(self.partial, self.name) as file:
-            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
+            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, deferred=True)
 
     def _find(self) -> int:
         return find_dataset(self.partial, self.array, self._shape, self._dtype)
@@ -62,7 +62,7 @@ def write_netcdf(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    late: bool = False,
+    deferred: bool = False,
 ) -> None:
     """Variables, their coordinates, and global attributes, by the CF conventions.
 
@@ -99,7 +99,7 @@ def write_netcdf(
         _write(file, key, coord, name)
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, encoded_coords))
-        if late:
+        if deferred:
             fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": _nan(values.dtype)}
             variable = file.createVariable(key, values.dtype, dims, **fixed)
             variable.setncatts(plain(attrs))

@@ -111,6 +111,6 @@ def _guarded(path: str) -> Iterator[None]:
 
 
 def _open_path(name: str) -> Source:
-    path, inside = split(name)
+    path, array = split(name)
     with _guarded(path):
-        return open_file(path, None if inside is None else in_utf8(inside))
+        return open_file(path, None if array is None else in_utf8(array))

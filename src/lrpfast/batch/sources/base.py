@@ -107,8 +107,8 @@ class FileSource(Source):
     def fingerprint(self) -> dict[str, Any]:
         _, size, changed = self._state
         dataset = self.name.partition(f"{self.path}:")[2]
-        what = {"path": os.path.abspath(self.path), "dataset": dataset, "size": size, "mtime_ns": changed}
-        return {**what, "shape": list(self.shape), "dtype": self.dtype.str}
+        identity = {"path": os.path.abspath(self.path), "dataset": dataset, "size": size, "mtime_ns": changed}
+        return {**identity, "shape": list(self.shape), "dtype": self.dtype.str}
 
     def read(self, first: int, stop: int) -> np.ndarray:
         with self.reading(first, stop):
@@ -137,22 +137,22 @@ class FileSource(Source):
     def unchanged(self) -> None:
         self._unchanged(f"{self.name}: what was read is of no use")
 
-    def _unchanged(self, what: str) -> None:
+    def _unchanged(self, name: str) -> None:
         try:
             state = state_of(self.path)
         except OSError as error:
-            raise OSError(error.errno, f"{what}: {error.strerror}", self.path) from None
+            raise OSError(error.errno, f"{name}: {error.strerror}", self.path) from None
         if state[1] < self._state[1]:
-            raise InputError(f"{what}: the file was cut from {self._state[1]:,} to {state[1]:,} bytes")
+            raise InputError(f"{name}: the file was cut from {self._state[1]:,} to {state[1]:,} bytes")
         if state != self._state:
-            raise InputError(f"{what}: the file was changed or replaced since it was opened")
+            raise InputError(f"{name}: the file was changed or replaced since it was opened")
 
 
-def check_unpacked(what: str, size: int, stored: int) -> None:
+def check_unpacked(name: str, size: int, stored: int) -> None:
     """InputError where ``size`` bytes, that are needed in memory at once, cannot come from ``stored`` bytes of data."""
     if not unpacks_honestly(size, stored):
         raise InputError(
-            f"{what}: unpacks to {size:,} bytes at a time from {stored:,} in the file, more than any real data does; "
+            f"{name}: unpacks to {size:,} bytes at a time from {stored:,} in the file, more than any real data does; "
             "np.save writes an array that can be read whatever it holds"
         )
 

@@ -36,9 +36,9 @@ class Format(NamedTuple):
     open: Callable[[str, str | None], Source]
 
 
-def _open_npy(path: str, inside: str | None) -> Source:
-    if inside is not None:
-        raise InputError(f"{path}: an .npy file holds one array, without a name such as {inside!r}")
+def _open_npy(path: str, array: str | None) -> Source:
+    if array is not None:
+        raise InputError(f"{path}: an .npy file holds one array, without a name such as {array!r}")
     return open_npy(path)
 
 
@@ -72,7 +72,7 @@ FORMATS = (
 )
 
 
-def open_file(path: str, inside: str | None) -> Source:
+def open_file(path: str, array: str | None) -> Source:
     """The samples in a file or folder, in the first format that matches; InputError where none does."""
     head = b""
     if not os.path.isdir(path):
@@ -82,7 +82,7 @@ def open_file(path: str, inside: str | None) -> Source:
             head = file.read(8)
     for known in FORMATS:
         if known.matches(path, head):
-            return known.open(path, inside)
+            return known.open(path, array)
     raise InputError(f"{path}: {_description(path, head)}")
 
 

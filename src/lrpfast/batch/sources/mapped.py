@@ -92,10 +92,10 @@ class MappedSource(FileSource):
     def _read_at(self, offset: int, out: np.ndarray) -> None:
         data = memoryview(out.reshape(-1).view(np.uint8))
         while data:
-            got = read_at(self._file, data, offset)
-            if not got:
+            count = read_at(self._file, data, offset)
+            if not count:
                 raise EOFError("the file ends there")
-            data, offset = data[got:], offset + got
+            data, offset = data[count:], offset + count
 
     def ahead(self, first: int, stop: int) -> None:
         advise, will_need = getattr(os, "posix_fadvise", None), getattr(os, "POSIX_FADV_WILLNEED", None)

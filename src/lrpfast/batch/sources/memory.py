@@ -72,8 +72,8 @@ class IteratorSource(Source):
             first = next(self._batches)
         except StopIteration:
             raise InputError(f"{self.name}: gave no batch at all") from None
-        self._left = self._array(first)
-        self.shape, self.dtype = (None, *self._left.shape[1:]), self._left.dtype
+        self._rest = self._array(first)
+        self.shape, self.dtype = (None, *self._rest.shape[1:]), self._rest.dtype
         self._check()
 
     def read(self, first: int, stop: int) -> np.ndarray:
@@ -81,21 +81,21 @@ class IteratorSource(Source):
         if first != self._row:
             raise InputError(f"{self.name}: gives its rows in order; row {self._row} is next, not {first}")
         out = np.empty((stop - first, *self.shape[1:]), self.dtype)
-        have = 0
-        while have < len(out):
-            if not len(self._left):
+        count = 0
+        while count < len(out):
+            if not len(self._rest):
                 try:
                     batch = next(self._batches)
                 except StopIteration:
                     break
-                self._left = self._next(batch)
-            part = self._left[: len(out) - have]
+                self._rest = self._next(batch)
+            part = self._rest[: len(out) - count]
             # copied before the next batch is asked for: an iterator may use one buffer for all
-            out[have : have + len(part)] = part
-            self._left = self._left[len(part) :]
-            have += len(part)
-        self._row += have
-        return out[:have]
+            out[count : count + len(part)] = part
+            self._rest = self._rest[len(part) :]
+            count += len(part)
+        self._row += count
+        return out[:count]
 
     def _next(self, batch: Any) -> np.ndarray:
         result = self._array(batch)

@@ -78,12 +78,12 @@ def _loaded(
             text = "which do not fit in memory; np.savez stores arrays so that they can be streamed"
             raise InputError(f"{name}: unpacks to {info.file_size:,} bytes, {text}") from None
         flat = source._array.reshape(-1, order="A").view(np.uint8)
-        have = 0
-        while have < len(flat):
-            got = file.readinto(flat[have : have + (1 << 24)])  # type: ignore[attr-defined]
-            if not got:
-                raise InputError(f"{name}: truncated after {have:,} of {len(flat):,} bytes")
-            have += got
+        position = 0
+        while position < len(flat):
+            count = file.readinto(flat[position : position + (1 << 24)])  # type: ignore[attr-defined]
+            if not count:
+                raise InputError(f"{name}: truncated after {position:,} of {len(flat):,} bytes")
+            position += count
         if file.read(1):  # also checks the sum
             raise InputError(f"{name}: holds more bytes than its header says")
     return source

@@ -89,11 +89,11 @@ def _check_metadata(path: str, file_path: str, raw: bytes) -> None:
         description = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged Zarr store ({file_path} is no JSON: {error})") from None
-    described = [description]
+    descriptions = [description]
     if os.path.basename(file_path).lower() == ".zmetadata":  # format 2: by the files' names, and ".zattrs" are anything
         several = _members(path, description)
-        described = [node for name, node in several.items() if name.split("/")[-1] != ".zattrs"]
-    for codec in (codec for node in described for codec in _codecs(path, node)):
+        descriptions = [node for name, node in several.items() if name.split("/")[-1] != ".zattrs"]
+    for codec in (codec for node in descriptions for codec in _codecs(path, node)):
         if not isinstance(codec, str) or codec not in CODECS:
             raise InputError(
                 f"{path}: {file_path} names the codec {codec!r}, which is not known to be data alone and could run "
@@ -114,22 +114,22 @@ def _members(path: str, description: Any) -> dict[str, Any]:
 def _codecs(path: str, node: Any) -> Iterator[Any]:
     """The names of all codecs in the description of an array, or in those of a group's members."""
     if isinstance(node, dict):
-        for listed in (*_listed(node.get("compressor")), *_listed(node.get("filters"))):
-            yield listed.get("id") if isinstance(listed, dict) else listed
-        yield from _chained(node.get("codecs"))
+        for codec in (*_as_list(node.get("compressor")), *_as_list(node.get("filters"))):
+            yield codec.get("id") if isinstance(codec, dict) else codec
+        yield from _inner_codecs(node.get("codecs"))
         for inner in _members(path, node.get("consolidated_metadata")).values():
             yield from _codecs(path, inner)
 
 
-def _chained(codecs: Any) -> Iterator[Any]:
+def _inner_codecs(codecs: Any) -> Iterator[Any]:
     """The names of Zarr 3's codecs, those inside of shards included."""
-    for listed in _listed(codecs):
-        yield listed.get("name") if isinstance(listed, dict) else listed
-        inside = listed.get("configuration") if isinstance(listed, dict) else None
-        if isinstance(inside, dict):
+    for codec in _as_list(codecs):
+        yield codec.get("name") if isinstance(codec, dict) else codec
+        configuration = codec.get("configuration") if isinstance(codec, dict) else None
+        if isinstance(configuration, dict):
             for key in ("codecs", "index_codecs"):
-                yield from _chained(inside.get(key))
+                yield from _inner_codecs(configuration.get(key))
 
 
-def _listed(codecs: Any) -> list[Any]:
+def _as_list(codecs: Any) -> list[Any]:
     return codecs if isinstance(codecs, list) else [] if codecs is None else [codecs]

@@ -8,7 +8,7 @@ relevance in ``rules`` and ``engine``.
 from .activation import FUNCTIONS, SOFTMAXES, Activation, Function, Parameters
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
-from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
+from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract, Where
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from .recurrent import GRU, LSTM, Masking, Recurrent, SimpleRNN, StepMask
@@ -67,5 +67,6 @@ __all__ = [
     "Subtract",
     "Take",
     "UpSample",
+    "Where",
     "ZeroPad",
 ]

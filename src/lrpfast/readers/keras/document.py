@@ -10,6 +10,7 @@ from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Shape
+from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes, resolve_shapes
 from ..untrusted import parse_json
 from .config import (
     FUNCTIONAL,
@@ -42,7 +43,13 @@ def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
     return uses, written
 
 
-def build(text: str | bytes, store: Store, version: str | None, custom_objects: Any = None) -> Model:
+def build(
+    text: str | bytes,
+    store: Store,
+    version: str | None,
+    custom_objects: Any = None,
+    input_shape: InputShapes | None = None,
+) -> Model:
     """The Model of a Keras configuration.
 
     Parameters
@@ -53,7 +60,7 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
         Where the weights are.
     version : str or None
         The version of Keras that wrote it, if known.
-    custom_objects : mapping, optional
+    custom_objects, input_shape : mapping, optional
         See `lrpfast.load`.
 
     Raises
@@ -65,12 +72,14 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
     builder = LayerGraph(major(version, document), check_custom_objects(custom_objects))
-    for name, shape in _inputs(document, store):
+    shapes = _input_shapes(document, store, input_shape or {})
+    for name, shape in shapes.items():
         builder.add(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
     try:
-        outputs = builder.container(document, store, inputs)
+        with naming_open_sizes(shapes):
+            outputs = builder.container(document, store, inputs)
     except UnsupportedLayerError as error:
         raise UnsupportedLayerError(
             f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
@@ -96,31 +105,41 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
     return Model(nodes, name, [number[i] for i in outputs], class_of(document) in SEQUENTIAL)
 
 
-def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
-    """Names and shapes of a model's inputs, in its order."""
+def _input_shapes(model: Mapping[str, Any], store: Store, wanted: InputShapes) -> dict[str, Shape]:
+    """The shapes of a model's inputs by their names, in its order."""
+    found = _inputs(model, store)
+    shapes: dict[str, Shape] = {}
+    for (name, title), shape in zip(found, resolve_shapes({n: s for (n, _), s in found.items()}, wanted), strict=True):
+        if shape is None:
+            raise ModelFormatError(f"{title} does not say its input shape. {FIX_SIZE}")
+        shapes[name] = shape
+    return shapes
+
+
+def _inputs(model: Mapping[str, Any], store: Store) -> dict[tuple[str, str], Shape | None]:
+    """The shapes that a model's inputs are said to have, by the input's name and what errors call it."""
     entries = entries_of(model)
     if class_of(model) in SEQUENTIAL:
         head = entries[0]
         name = name_of(head) if is_input(head) else f"{name_of(head)}_input"
-        return [(name, _sequential_shape(model, store))]
-    inputs = []
+        title = f"layer {name_of(head)!r} ({class_of(head)}, 1 of {len(entries)})"
+        return {(name, title): _sequential_shape(model, store)}
+    inputs = {}
     for ref in ends(config_of(model), "input_layers"):
         entry = next((entry for entry in entries if name_of(entry) == ref.name), {})
         shape = declared(entry)
         if shape is None and len(entries) > 1:
             shape = shape_of(config_of(model).get("build_input_shape"))
-        if shape is None:
-            raise ModelFormatError(f"layer {ref.name!r} (InputLayer) does not say its input shape")
-        inputs.append((ref.name, shape))
+        inputs[ref.name, f"layer {ref.name!r} (InputLayer)"] = shape
     return inputs
 
 
-def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
+def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape | None:
     entries = entries_of(model)
     head = entries[0]
     kind, config = class_of(head), config_of(model)
     if kind in FUNCTIONAL + SEQUENTIAL:
-        return _inputs(head, store.inside(_entry_of_first(entries)))[0][1]
+        return next(iter(_inputs(head, store.inside(_entry_of_first(entries))).values()))
     builds = (config.get("build_input_shape"), head.get("build_config"), model.get("build_config"))
     build_shapes = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
     shape = declared(head)
@@ -129,10 +148,7 @@ def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
         return shape
     # an old model that was built by its first batch: a dense layer's kernel still tells
     stored = store.weights(_entry_of_first(entries)) if kind == "Dense" else []
-    if not stored:
-        where = f"layer {name_of(head)!r} ({kind}, 1 of {len(entries)})"
-        raise ModelFormatError(f"{where} does not say its input shape; give the model an Input layer and save again")
-    return stored[0].shape[:1]
+    return stored[0].shape[:1] if stored else None
 
 
 def _entry_of_first(entries: list[Mapping[str, Any]]) -> Entry:

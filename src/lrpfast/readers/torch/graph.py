@@ -12,10 +12,12 @@ from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayer
 from ...model.graph import Model
 from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
+from ..input_shape import InputShapes, naming_open_sizes
 from .fold import fold_constants
 from .obstacles import Obstacle, obstacle, unsupported
 from .passes import functional, fused, needed
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
+from .sizes import fix_sizes
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
 # -- the model -------------------------------------------------------------------
 
 
-def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
+def build(
+    program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]], input_shape: InputShapes | None = None
+) -> Model:
     """The Model of a program.
 
     Parameters
@@ -168,6 +172,8 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     program : TorchProgram
     converters : mapping
         For each operator without its overload, the function that adds its layers.
+    input_shape : InputShapes, optional
+        Sizes for axes that the program leaves open.
 
     Raises
     ------
@@ -176,6 +182,12 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     ModelFormatError
         When the program contradicts itself.
     """
+    fix_sizes(program, input_shape or {})
+    with naming_open_sizes({name: program.shapes.get(name, ())[1:] for name in program.inputs}):
+        return _built(program, converters)
+
+
+def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
     program = fused(functional(program, folded))
     builder = Builder()
