@@ -1,4 +1,4 @@
-"""The structs of common.cu, epilogue.cu, light.cu, recurrent.cu as NumPy types. Pointers are addresses on the device."""
+"""The structs of common.cu, epilogue.cu, light.cu, recurrent.cu as NumPy types; pointers are device addresses."""
 
 from __future__ import annotations
 
