@@ -19,6 +19,7 @@ from lrpfast.readers.keras import keras_1
 from lrpfast.readers.keras import layers as keras_layers
 from lrpfast.readers.keras import ops as keras_ops
 from lrpfast.readers.keras import preprocessing as keras_preprocessing
+from lrpfast.readers.keras import recurrent as keras_recurrent
 from lrpfast.readers.keras import wrappers as keras_wrappers
 from lrpfast.readers.onnx import classic_ops as onnx_classic_ops
 from lrpfast.readers.onnx import control_flow as onnx_control_flow
@@ -72,7 +73,7 @@ def by_role() -> str:
     blocks = []
     for name in layers.__all__:
         cls = getattr(layers, name)
-        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block):
+        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block, layers.Recurrent):
             continue
         if issubclass(cls, layers.Block):
             blocks.append(name)
@@ -82,7 +83,7 @@ def by_role() -> str:
             found.setdefault(roles.role(layer), []).append(f"`{name}`{which}")
     rows = []
     for role, names in found.items():
-        others = [f"`{cls.name}`" for cls in role.others if not isinstance(role.default, cls)]
+        others = [f"`{cls.name}`" for cls in role.others if type(role.default) is not cls]
         others += ["every rule of [rules.md](rules.md) for layers with weights"] if role.groups else []
         default = "none: it must be given" if role.default is None else f"`{role.default.name}`"
         rows.append((role.name, ", ".join(names), default, ", ".join(others) or "none"))
@@ -115,6 +116,7 @@ def keras() -> str:
             ("layers", code(["InputLayer", *rest])),
             ("activations", code(name for name in converters if name in functions)),
             ("several inputs", code(merges)),
+            ("recurrent, and cells of an `RNN`", code([*keras_recurrent.RECURRENT, *keras_recurrent.CELLS])),
             ("preprocessing, normalization, named axes", code(keras_preprocessing.BUILDERS)),
             ("around another layer", code(keras_wrappers.WRAPPERS)),
             ("nothing at inference", code(nothing)),
@@ -210,7 +212,7 @@ have no name in a Keras file's `activation` come from a layer of their own or fr
 
 ## Keras
 
-`.h5` and `.keras` files and live models (`from_keras`), of Keras 1, 2 and 3. Recurrent layers and attention layers are
+`.h5` and `.keras` files and live models (`from_keras`), of Keras 1, 2 and 3. Attention layers are
 not read; classes of your own, and a Lambda, are read with `load(path, custom_objects=...)`.
 
 {keras()}

@@ -247,7 +247,7 @@ cdef struct Operation:
     kernel_f64 run_f64
     int scratch
     int reads[4]                # buffers, in the order of the operation's row; -1 for none
-    int writes[4]
+    int writes[5]
     int* sources                # buffers of an operation that takes any number
     int sources_count
     int checked                 # a buffer that must be finite afterwards, or -1

@@ -265,7 +265,9 @@ cdef class Translation(Records):
         cdef int i
         op.checked = -1
         for i in range(4):
-            op.reads[i] = op.writes[i] = -1
+            op.reads[i] = -1
+        for i in range(5):
+            op.writes[i] = -1
         cdef Kernel kernel = kernel_of(row_of(source).kernel)
         op.run_f32, op.run_f64, op.scratch = kernel.f32, kernel.f64, kernel.scratch
         if isinstance(source, Contract):

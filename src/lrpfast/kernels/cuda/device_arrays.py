@@ -8,8 +8,9 @@ import numpy as np
 
 from ..geometry import Geometry
 from ..operation import Operation
+from ..recurrent_ops import Recurrence, function_code
 from ..verify import check_geometry
-from .structs import GEOMETRY, INT, REGION
+from .structs import GEOMETRY, INT, RECURRENCE, REGION
 
 
 def round_tf32(array: np.ndarray) -> np.ndarray:
@@ -85,6 +86,26 @@ class DeviceArrays:
 
     def indices(self, value: np.ndarray) -> int:
         return self._lazy((id(value), "indices"), value, lambda: self.put(np.ascontiguousarray(value, INT)))
+
+    def recurrence(self, source: Recurrence) -> int:
+        """A recurrent layer's address."""
+        return self._lazy((id(source), "recurrence"), source, lambda: self._put_recurrence(source))
+
+    def _put_recurrence(self, source: Recurrence) -> int:
+        record = np.zeros((), RECURRENCE)
+        relevant = source.relevant_blocks.indices(source.weights.shape[1])
+        record["first_block"] = relevant[0] // source.units
+        record["relevant_blocks"] = (relevant[1] - relevant[0]) // source.units
+        for name in RECURRENCE.names or ():
+            value: Any = getattr(source, name, 0)
+            if name.endswith("_function"):
+                number, parameters = function_code(value)
+                record[name]["number"], record[name]["parameters"][: len(parameters)] = number, parameters
+            elif isinstance(value, np.ndarray):
+                record[name] = self.put(np.ascontiguousarray(value, np.float64))
+            elif name not in ("first_block", "relevant_blocks"):
+                record[name] = value or 0
+        return self.put(record)
 
     def geometry(self, source: Geometry, operation: Operation) -> int:
         """A geometry's address; it is checked first, for the operation that has it."""

@@ -9,14 +9,27 @@ import numpy as np
 
 from ..codes import OF_ROWS
 from ..operation import Operation, row_of
-from ..ops import Activate, Normalize, NormalizeBack, PoolBack, Scatter, SoftmaxBack, Strided
+from ..ops import (
+    Activate,
+    Normalize,
+    NormalizeBack,
+    PoolBack,
+    Recur,
+    RecurBack,
+    Scatter,
+    ShareRemainder,
+    SoftmaxBack,
+    Strided,
+)
 from ..program import Program
 from .contractions import Locate
 from .device_arrays import DeviceArrays
 from .structs import BUFFER, INT, LIGHT
 
 #: operations whose rows are made by a warp each; so are activations of rows
-BY_ROWS = (SoftmaxBack, Normalize, NormalizeBack)
+BY_ROWS = (SoftmaxBack, Normalize, NormalizeBack, ShareRemainder)
+#: operations for which a warp takes a whole sample
+BY_SAMPLES = (Recur, RecurBack)
 
 
 def kernel_name(operation: Operation) -> str:
@@ -62,8 +75,8 @@ class Light:
         self.size = (
             operation.count * operation.length if isinstance(operation, Strided) else int(record["writes"][0]["size"])
         )
-        self.by_rows = isinstance(operation, BY_ROWS) or self.kernel == "light_softmax"
-        self.columns = int(record["columns"])
+        self.by_rows = isinstance(operation, (*BY_ROWS, *BY_SAMPLES)) or self.kernel == "light_softmax"
+        self.columns = self.size if isinstance(operation, BY_SAMPLES) else int(record["columns"])
         self.record = arrays.record(record)
 
     def _fill(self, record: np.ndarray, field: str, value: Any, operation: Operation, arrays: DeviceArrays) -> None:
@@ -74,6 +87,8 @@ class Light:
             record[field] = arrays.vector(value)
         elif field == "index":
             record[field] = arrays.indices(value)
+        elif field == "recurrence":
+            record[field] = arrays.recurrence(value)
         elif field == "geometry":
             record[field] = arrays.geometry(value, operation)
         else:
