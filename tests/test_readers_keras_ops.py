@@ -143,7 +143,11 @@ def test_what_a_wrapper_holds_is_refused_by_name(tmp_path):
 
 def test_a_mask_goes_through_layers_that_carry_it(tmp_path):
     masked = [entry((None, 5, 4)), layer("Masking", "m", mask_value=0.0), layer("Activation", "a", activation="relu")]
-    model = sequential(*masked, layer("GlobalAveragePooling1D", "p"))
+    x = np.random.default_rng(4).normal(size=(1, 5, 4))
+    x[:, 3:] = 0
+    mean = load(write_h5(tmp_path / "m.h5", sequential(*masked, layer("GlobalAveragePooling1D", "p"))))
+    close(mean.predict(x), np.maximum(x[:, :3], 0).mean(1))
+    model = sequential(*masked, layer("Softmax", "p"))
     with pytest.raises(UnsupportedLayerError, match="'p'.*leaves out the time steps that 'm' masks"):
         load(write_h5(tmp_path / "m.h5", model))
     model = sequential(*masked, layer("Flatten", "f"), layer("Softmax", "s"))

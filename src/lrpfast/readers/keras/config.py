@@ -192,7 +192,8 @@ def operations_of(entry: Mapping[str, Any]) -> list[Call]:
         if _is_keras_3(node):
             args, kwargs = parsed(plain(node["args"])), parsed(plain(node.get("kwargs")) or {})
         else:
-            args, kwargs = [parsed(node)], parsed((_options(node) or [{}])[0])
+            args, options = [parsed(node)], (_options(node) or [{}])[0]
+            kwargs = {key: parsed(value) for key, value in options.items()}
         if not isinstance(args, list) or not isinstance(kwargs, Mapping):
             raise ModelFormatError(f"layer {name_of(entry)!r}: its call has no arguments")
         calls.append(Call(tuple(refs([args, kwargs])), args=tuple(args), kwargs=kwargs))

@@ -17,6 +17,7 @@ from ..channels_first import Builder, Tensor, Value
 from ..obstacles import Obstacles
 from ..recurrent import Add
 from .arguments import Ref, replaced
+from .attention import ATTENTION, PARTS, AttentionCall, attend, masked_mean, paths_of
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
@@ -52,7 +53,7 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 #: Layers laid out by `BUILDERS` that do so, too.
 _MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed")
 #: Classes that compute something else where there is a mask.
-_USES_MASK = ("GlobalAveragePooling1D", "Softmax")
+_USES_MASK = ("Softmax",)
 
 
 class LayerGraph:
@@ -94,6 +95,8 @@ class LayerGraph:
             layer = as_built_in(layer, custom)
         shapes = tuple(self.shapes[i] for i in inputs)
         masks = [*masked, *(self.masks[i] for i in inputs if i in self.masks)]
+        if masks and layer.class_name == "GlobalAveragePooling1D":
+            return self._masked_mean(key, layer, inputs[0], masks[0])
         if masks and layer.class_name in _USES_MASK:
             raise layer.unsupported(
                 f"leaves out the time steps that {masks[0].name!r} masks, which lrpfast does not follow",
@@ -143,6 +146,30 @@ class LayerGraph:
         with self._naming(key, layer):
             results = operate(layer, self.tensors, args, kwargs)
             return [self._number(result) for result in results]
+
+    def attention(self, key: int, layer: KerasLayer, call: Call, inputs: list[int], masked: tuple[Mask, ...]) -> int:
+        """Lay out an attention layer; the number of its result."""
+        numbers = iter(inputs)
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._argument(next(numbers)))
+        with self._naming(key, layer):
+            value = attend(AttentionCall(layer, self.tensors, self._mask_of(layer, masked)), args, kwargs)
+            at = self.tensors.plain(value).node
+        if inputs[0] in self.masks:  # that of the queries
+            self.masks[at] = self.masks[inputs[0]]
+        return at
+
+    def _mask_of(self, layer: KerasLayer, masked: tuple[Mask, ...]) -> Callable[[Value], Tensor | None]:
+        def mask_of(value: Value) -> Tensor | None:
+            mask = self.masks.get(self.tensors.plain(value).node, masked[0] if masked else None)
+            return None if mask is None else self.tensors.plain(self._value(self._step_mask(layer, mask)))
+
+        return mask_of
+
+    def _masked_mean(self, key: int, layer: KerasLayer, at: int, mask: Mask) -> int:
+        with self._naming(key, layer):
+            call = AttentionCall(layer, self.tensors, self._mask_of(layer, ()))
+            steps = self.tensors.plain(self._value(self._step_mask(layer, mask)))
+            return self.tensors.plain(masked_mean(call, self._value(at), steps)).node
 
     def _argument(self, i: int) -> Any:
         """What an operation takes: a node's value or, below -1, what another operation returned that is none."""
@@ -242,6 +269,8 @@ class LayerGraph:
             yield
         for i in range(begin, len(self.nodes)):
             part, inputs = self.nodes[i]
+            if part.name in [f"{name}/{own}" for own in PARTS] or not str(part.name).startswith(name):
+                continue  # it has a name of its own
             kind = type(part).__name__.lower()
             title = name if i == len(self.nodes) - 1 else f"{name}/{kind}_{i - begin}"
             self.nodes[i] = replace(part, name=title), inputs
@@ -300,7 +329,7 @@ class _Scope:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
-        if any(number < 0 for number in inputs) and not is_operation(kind):
+        if any(number < 0 for number in inputs) and not is_operation(kind) and kind not in ATTENTION:
             raise UnsupportedLayerError(
                 f"{self.where(i)} takes the result of a comparison, or a shape, which only operations between layers do"
             )
@@ -312,6 +341,13 @@ class _Scope:
         layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights, custom)
         if kind in WRAPPERS:
             return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
+        if kind in ATTENTION:
+            if call is None:
+                raise layer.unsupported("is in a Sequential model, which gives it one input", "Use a functional model")
+            slot = replace(slot, class_name=kind.replace("GroupQuery", "GroupedQuery"))  # Python's name of the class
+            stored = functools.partial(self.store.cells, slot, paths_of(kind, layer.config))
+            layer = replace(layer, stored=stored)
+            return [self.builder.attention(id(entry), layer, call, inputs, masked)]
         if is_operation(kind) and call is not None:
             return self.builder.operation(id(entry), layer, call, inputs)
         custom = custom_object(layer, self.builder.custom_objects)
@@ -327,7 +363,11 @@ class _Scope:
         self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[Mask, ...]
     ) -> list[int]:
         calls = [
-            [] if is_input(entry) else operations_of(entry) if is_operation(kind) else calls_of(entry)
+            []
+            if is_input(entry)
+            else operations_of(entry)
+            if is_operation(kind) or kind in ATTENTION
+            else calls_of(entry)
             for entry, kind in zip(self.entries, self.kinds, strict=True)
         ]
         at = {slot.name: i for i, slot in enumerate(self.slots)}
