@@ -19,10 +19,8 @@ cdef extern from "recurrent.h":
         DISTRIBUTE "LRPFAST_DISTRIBUTE"
         SHARE "LRPFAST_SHARE"
     enum:
-        FUNCTION_TANH "LRPFAST_FUNCTION_TANH"
-        FUNCTION_SIGMOID "LRPFAST_FUNCTION_SIGMOID"
         ACCOUNT "LRPFAST_ACCOUNT"
-    ctypedef struct lrpfast_function:
+    ctypedef struct lrpfast_gate_function:
         int number
         double parameters[3]
     ctypedef struct lrpfast_recurrent:
@@ -30,7 +28,7 @@ cdef extern from "recurrent.h":
         int backwards, sequences, time_order, zero_masked, return_state
         Py_ssize_t steps, features, units, padded, blocks
         double epsilon
-        lrpfast_function cell_function, gate_function, output_function
+        lrpfast_gate_function cell_function, gate_function, output_function
         double (*evaluate)(int, double, const double*) noexcept nogil
         int (*stopped)(double) noexcept nogil
         const double* bias
@@ -141,14 +139,14 @@ cdef extern from "compute.h":
         void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*relu)(Py_ssize_t, const void*, void*) noexcept nogil
         double (*absolute)(Py_ssize_t, const void*) noexcept nogil
-        int (*function)(int, double, Py_ssize_t, const void*, void*) noexcept nogil
-        void (*scaled)(Py_ssize_t, const void*, double, void*) noexcept nogil
-        void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
-        void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
         Py_ssize_t (*recurrent_scratch)(const lrpfast_recurrent*) noexcept nogil
         int (*recur)(const lrpfast_recurrent*, const lrpfast_recurrent_forward*, Py_ssize_t, void*) noexcept nogil
         int (*recur_back)(const lrpfast_recurrent*, const lrpfast_recurrent_backward*, Py_ssize_t,
                           void*) noexcept nogil
+        int (*function)(int, double, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*scaled)(Py_ssize_t, const void*, double, void*) noexcept nogil
+        void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
+        void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_kernels* lrpfast_kernels_of(int, int) nogil

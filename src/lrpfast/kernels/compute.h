@@ -75,16 +75,16 @@ typedef struct {
     void (*add)(ptrdiff_t n, const void *input, void *output);
     void (*relu)(ptrdiff_t n, const void *input, void *output);
     double (*absolute)(ptrdiff_t n, const void *input);
-    int (*function)(int which, double p, ptrdiff_t n, const void *input, void *output);
-    void (*scaled)(ptrdiff_t n, const void *input, double scale, void *output);
-    void (*softmax)(ptrdiff_t n, void *scores, void *rows, int again);
-    void (*score_back)(ptrdiff_t n, const void *products, const void *softmax, double total, double scale, void *s);
     /* Of float64's table alone: they compute in double, whatever their buffers hold. */
     ptrdiff_t (*recurrent_scratch)(const lrpfast_recurrent *operation);
     int (*recur)(const lrpfast_recurrent *operation, const lrpfast_recurrent_forward *buffers, ptrdiff_t rows,
                  void *scratch);
     int (*recur_back)(const lrpfast_recurrent *operation, const lrpfast_recurrent_backward *buffers, ptrdiff_t rows,
                       void *scratch);
+    int (*function)(int which, double p, ptrdiff_t n, const void *input, void *output);
+    void (*scaled)(ptrdiff_t n, const void *input, double scale, void *output);
+    void (*softmax)(ptrdiff_t n, void *scores, void *rows, int again);
+    void (*score_back)(ptrdiff_t n, const void *products, const void *softmax, double total, double scale, void *s);
 } lrpfast_kernels;
 
 /* Instruction sets this processor can run, best last; each a static name. */

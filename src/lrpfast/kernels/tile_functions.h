@@ -39,7 +39,7 @@ static inline __attribute__((always_inline)) NAME(d) NAME(exponential)(NAME(d) x
 {
     static const double c[] = {1.0 / 2,     1.0 / 6,      1.0 / 24,      1.0 / 120,      1.0 / 720,       1.0 / 5040,
                                1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
-    const NAME(d) none = {0}, least = none - (DOUBLES ? 746.0 : 400.0), most = none + (DOUBLES ? 710.0 : 400.0);
+    const NAME(d) none = {0}, least = none - (SINGLE ? 400.0 : 746.0), most = none + (SINGLE ? 400.0 : 710.0);
     const NAME(i) bias = (NAME(i)){0} + ((int64_t)1023 << 52);
     x = PICK(x < least, least, x);
     x = PICK(x > most, most, x);
@@ -47,7 +47,7 @@ static inline __attribute__((always_inline)) NAME(d) NAME(exponential)(NAME(d) x
     NAME(d) r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10; /* the first product is exact */
     NAME(d) r2 = r * r, r4 = r2 * r2, low = (c[0] + c[1] * r) + (c[2] + c[3] * r) * r2;
     NAME(d) high = (c[4] + c[5] * r) + (c[6] + c[7] * r) * r2;
-#if !DOUBLES
+#if SINGLE
     NAME(d) value = 1.0 + (r + r2 * (low + high * r4));
     return value * (NAME(d))(((NAME(i))rounded << 52) + bias);
 #else
@@ -65,7 +65,7 @@ static inline __attribute__((always_inline)) NAME(d) NAME(sigmoid)(NAME(d) x)
     return PICK(x < none, t, none + 1.0) / (1.0 + t);
 }
 
-#if !DOUBLES
+#if SINGLE
 /* tanh, to float's accuracy: near 0 by its series, so that no digits are lost. */
 static inline __attribute__((always_inline)) NAME(d) NAME(tanh)(NAME(d) x)
 {
@@ -122,7 +122,7 @@ static int NAME(function)(int which, double p, ptrdiff_t n, const void *input, v
     if (which == LRPFAST_GELU && p != 0) { /* by tanh, of which 1 + tanh(u) is 2 sigmoid(2 u) */
         EACH(v * NAME(sigmoid)(1.5957691216057308 * (v + 0.044715 * v * v * v)));
     }
-#if !DOUBLES
+#if SINGLE
     if (which == LRPFAST_GELU) {
         EACH(NAME(gelu)(v));
     }
