@@ -8,7 +8,7 @@
  * sample alone: results are the same bits for any batch.
  */
 
-/* Activation functions; `sigmoid` is tile_functions.h's. */
+/* Activation functions; the sigmoid is that of tile_functions.h. */
 
 /* e^x - 1 as scale * p + (scale - 1), scale = 2^n: for x from -708 to 0. */
 static inline __attribute__((always_inline)) NAME(v) NAME(reduced_exp)(NAME(v) x, NAME(v) *scale)
