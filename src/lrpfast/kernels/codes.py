@@ -1,6 +1,6 @@
 """The numbers that compiled kernels know names by.
 
-`_cpu.pxd` has each class again, by the same names (compute.h has Part and Stabilizer); `tests/test_ops.py` compares
+`_cpu.pxd` has each class again, by the same names (compute.h has Part, Stabilizer and Function); `tests/test_ops.py` compares
 them. CUDA's are written from here (`cuda/modules.py`).
 """
 
