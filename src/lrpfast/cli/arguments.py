@@ -19,12 +19,12 @@ from .usage import UsageError
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.
 
-  lrpfast demo                                           explain an included model
-  lrpfast explain model.h5 x.npy -o relevance.npy        explain every sample of an array
-  lrpfast inspect model.h5                               a model's layers, their rules, the cost
-  lrpfast evaluate model.h5 x.npy --rule epsilon,gamma   compare the explanations of several rules
-  lrpfast rules                                          the rules and their defaults
-  lrpfast info                                           version, instruction set, threads"""
+  lrpfast demo                                         see it work on a model that is included
+  lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
+  lrpfast inspect model.h5                             a model's layers, their rules, the cost
+  lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
+  lrpfast rules                                        the rules and their defaults
+  lrpfast info                                         version, instruction set, threads"""
 
 MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
 
