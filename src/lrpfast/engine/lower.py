@@ -54,7 +54,7 @@ def lower(
         relevance[builder.inputs[0]] = result
     if builder.present is not None:
         builder.backward.append(RestoreNaN(result, builder.present))
-    kept = {output, *relevance.values(), *builder.traced_buffers()} - {result, 0} if trace else set()
+    keep = {output, *relevance.values(), *builder.traced_buffers()} - {result, 0} if trace else set()
     program = Program(
         tuple(builder.sizes),
         tuple(builder.forward),
@@ -63,7 +63,7 @@ def lower(
         result,
         builder.dtype.name,
         tf32,
-        tuple(sorted(kept)),
+        tuple(sorted(keep)),
         input_range,
         plan.mask_nan,
     )
