@@ -85,8 +85,8 @@ class Entry:
         there is none; "index", at index ``value`` in the model's layers; "name", with a name that
         matches the pattern ``value``; "projections", those that give attention its queries, keys and values
         and take its result; "scales" and "shifts", batch normalizations that only multiply by
-        constants or only add them; "when", where ``value(layer)`` is true; "all" and "default", any. An entry "count" gives no rule: it requires
-        ``value`` layers.
+        constants or only add them; "when", where ``value(layer)`` is true; "all" and "default", any.
+        An entry "count" gives no rule: it requires ``value`` layers.
     rule : Rule or str
     value : optional
     among : type or tuple of types

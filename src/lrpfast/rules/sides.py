@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Attention, BatchNorm, Input, Multiply, Softmax, StepMask
+from ..model.layers import Activation, Attention, BatchNorm, Input, Multiply, Softmax, StepMask, Where
 from ..model.layers.shape import only_moves
 from ..model.node import Node
 from .roles import PRODUCT, role
@@ -28,6 +28,8 @@ def carries_relevance(model: Model) -> list[bool]:
             carries.append(False)
         elif isinstance(node.layer, (Attention, Softmax)):  # the last input may be a mask
             carries.append(any(inputs[: 1 if isinstance(node.layer, Softmax) else 3]))
+        elif isinstance(node.layer, Where):  # not to what is compared
+            carries.append(any(inputs[1:]))
         else:
             carries.append(any(inputs))
     return carries

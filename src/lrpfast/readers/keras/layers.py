@@ -23,6 +23,7 @@ from .config import RANDOM
 from .custom import suggestion
 from .local import locally_connected
 from .record import KerasLayer
+from .recurrent import RECURRENT
 
 Converter = Callable[..., Layer]
 
@@ -318,7 +319,8 @@ def unread_class(layer: KerasLayer) -> ObstacleError:
     """That a layer's class is not read, with what helps."""
     remedy = (
         f"What comes before it can be explained once saved alone: keras.Model(model.inputs, "
-        f"model.get_layer({layer.name!r}).input).save('part.keras'). These work: InputLayer, {', '.join(CONVERTERS)}"
+        f"model.get_layer({layer.name!r}).input).save('part.keras'). "
+        f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}"
     )
     if layer.class_name == "Lambda":
         offer = "Use a layer in its place, or give lrpfast.load a function that returns one: "
