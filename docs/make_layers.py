@@ -74,7 +74,7 @@ def by_role() -> str:
     blocks = []
     for name in layers.__all__:
         cls = getattr(layers, name)
-        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block, layers.Recurrent):
+        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block, layers.RNN):
             continue
         if issubclass(cls, layers.Block):
             blocks.append(name)
