@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import AmplificationWarning, VanishingWarning
 from ..kernels.growth import COUNTS, LEAST, MOST, Growth
-from ..rules import Gradient, Taylor
+from ..rules import AttnLRP, Gradient, Taylor
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["COUNTS", "Growth", "callers_level", "conserves", "texts", "warn"]
 
 def conserves(plan: Plan) -> bool:
     """Whether all rules hand on what they get, but for biases, stabilizers and zeros: else no growth is a surprise."""
-    return not any(isinstance(rule, (Gradient, Taylor)) for rule in plan.rules)
+    return not any(isinstance(rule, (AttnLRP, Gradient, Taylor)) for rule in plan.rules)
 
 
 def callers_level() -> int:

@@ -38,7 +38,7 @@ class Graph:
         inputs = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
         return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {inputs or 'none'}>"
 
-    def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
+    def input(self, shape: Sequence[int | None] | int, name: str | None = None, kind: str = "number") -> int:
         """A place where data enters.
 
         Parameters
@@ -46,6 +46,8 @@ class Graph:
         shape : int or tuple of int or None
             Per sample; a number is one axis, None a size that is left open.
         name : str, optional
+        kind : {"number", "truth"}
+            As of `layers.Input`: "truth" is a mask, which gets no relevance.
 
         Returns
         -------
@@ -62,7 +64,7 @@ class Graph:
         >>> graph.input((28, 28, 1), name="image"), graph.input(3)
         (0, 1)
         """
-        return self._append(Input(as_shape(shape, "input"), name=name), ())
+        return self._append(Input(as_shape(shape, "input"), kind, name=name), ())
 
     def add(self, layer: Layer, *inputs: int) -> int:
         """Feed a layer with earlier results. A layer may be added more than once.

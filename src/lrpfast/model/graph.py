@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ class Model:
             expected, shape = self.nodes[i].shape, as_shape(new_shape, str(self.nodes[i]))
             if not fits(shape, expected):
                 raise ShapeError(f"{self.nodes[i]} takes samples of shape {expected}, not {shape}")
-            nodes[i] = (Input(shape, name=self.nodes[i].layer.name), ())
+            nodes[i] = (replace(self.nodes[i].layer, shape=shape), ())  # type: ignore[call-arg]
         return Model(nodes, self.name, self.outputs, self.sequential)
 
     def consumers(self) -> list[list[int]]:

@@ -34,6 +34,8 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"array": key}
     if isinstance(value, layer_types.Layer):
         fields = {f.name: _encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+        if fields.get("kind") == "number":  # of inputs; without it older versions read the file, and digests stay
+            del fields["kind"]
         return {"type": type(value).__name__, **fields}
     if isinstance(value, layer_types.Parameters):
         return {"mapping": {k: _encode(v, arrays) for k, v in value.items()}}

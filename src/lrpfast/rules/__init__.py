@@ -12,13 +12,15 @@ from .proportional import Epsilon, Gamma, Norm, Zero
 from .recurrent import Recurrent
 from .registry import RULES, from_name
 from .rule import WEIGHT_PARTS, Group, Product, Rule, Stabilizer
-from .weightless import Detached, Gradient, Pass, Split, Taylor
+from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
 __all__ = [
     "RULES",
     "WEIGHT_PARTS",
     "AlphaBeta",
     "AlphaBetaX",
+    "AttnLRP",
+    "CP",
     "Detached",
     "Epsilon",
     "Flat",

@@ -16,6 +16,7 @@ from . import roles
 from .bounds import fit_bounds
 from .entries import ORDER, Entry
 from .rule import Rule, short
+from .sides import carries_relevance, fit_sides
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Composite:
         rules: dict[int, Rule] = {}
         activations: dict[int, Rule] = {}
         separate: set[int] = set()
+        carries = carries_relevance(model)
         for i, node in enumerate(model.nodes):
             kind = roles.role(node.layer)
             if kind is not roles.NOTHING:
@@ -114,7 +116,8 @@ class Composite:
                 rule = kind.default if entry is None else entry.rule
                 if rule is None:
                     raise RuleError(f"{node} (layer {i}): no entry of {self.name} gives it a rule")
-                rules[i] = fit_bounds(roles.check(rule, kind, node), model, i)
+                rule = roles.check(rule, kind, node)
+                rules[i] = fit_sides(fit_bounds(rule, model, i), model, i, carries)
                 if entry is not None and isinstance(node.layer, BatchNorm) and entry.keeps(model, nodes):
                     separate.add(i)
             function = getattr(node.layer, "activation", None)

@@ -10,14 +10,30 @@ from typing import Any
 from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
-from ..model.layers import BatchNorm, Input, Layer, Linear, Recurrent
+from ..model.layers import (
+    Attention,
+    BatchNorm,
+    Crop,
+    Input,
+    Layer,
+    LayerNorm,
+    Linear,
+    MatMul,
+    Permute,
+    Recurrent,
+    RepeatVector,
+    Reshape,
+    RMSNorm,
+    Rotary,
+    Take,
+)
 from ..model.layers.base import whole
 from ..model.layers.shape import only_moves
 from .registry import as_rule
 from .rule import Rule, short
 
 #: Entries of a kind that comes earlier decide before others where composites are joined.
-ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "when", "all", "default")
+ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "projections", "scales", "when", "all", "default")
 
 #: Layers with weights, which composites give rules to unless told otherwise.
 WEIGHTED = (Linear, Recurrent)
@@ -53,7 +69,9 @@ class Entry:
         "first" or "last" in forward order; "nth", the ``value``-th, negative from the last;
         "inputs", those that see the model's input unchanged but for reshaping, or the first if
         none does; "index", at index ``value`` in the model's layers; "name", called like the
-        pattern ``value``; "when", where ``value(layer)`` is true; "all" and "default", any.
+        pattern ``value``; "projections", those that give attention its queries, keys and values and take what it
+        gives; "scales", batch normalizations that multiply by constants and add nothing; "when", where
+        ``value(layer)`` is true; "all" and "default", any.
         An entry "count" gives no rule: it says that there must be ``value`` layers.
     rule : Rule or str
     value : optional
@@ -115,6 +133,12 @@ class Entry:
         elif self.where == "name":
             names = ((i, (model.nodes[i].name, str(model.nodes[i].layer.name))) for i in nodes)
             nodes = [i for i, both in names if any(fnmatchcase(name, self.value) for name in both)]
+        elif self.where == "projections":
+            projections = _projections(model)
+            nodes = [i for i in nodes if i in projections]
+        elif self.where == "scales":  # as readers write 1/√d and LayerScale
+            layers = ((i, model.nodes[i].layer) for i in nodes)
+            nodes = [i for i, layer in layers if isinstance(layer, BatchNorm) and not layer.offset().any()]
         elif self.where == "when":
             nodes = [i for i in nodes if self.value(model.nodes[i].layer)]
         return frozenset(nodes)
@@ -129,6 +153,29 @@ def _sees_input(model: Model, index: int) -> bool:
         if not only_moves(layer) or not _sees_input(model, j):
             return False
     return True
+
+
+#: What may lie between attention and its projections: positions, scaling, normalization of queries and keys.
+_BETWEEN = (BatchNorm, Crop, LayerNorm, Permute, RMSNorm, RepeatVector, Reshape, Rotary, Take)
+
+
+def _projections(model: Model) -> set[int]:
+    """Layers with weights around attention, or around the products that it is written as."""
+    consumers = model.consumers()
+    nodes, found = model.nodes, set()
+
+    def collect(at: int, neighbours: Callable[[int], Collection[int]]) -> None:
+        for j in neighbours(at):
+            if isinstance(nodes[j].layer, Linear):
+                found.add(j)
+            elif only_moves(nodes[j].layer) or isinstance(nodes[j].layer, _BETWEEN):
+                collect(j, neighbours)
+
+    for i, node in enumerate(nodes):
+        if isinstance(node.layer, (Attention, MatMul)):
+            collect(i, lambda j: nodes[j].inputs)
+            collect(i, lambda j: consumers[j])
+    return found
 
 
 def ends(first: Any, last: Any, owner: str, among: Any = WEIGHTED) -> tuple[Entry, ...]:

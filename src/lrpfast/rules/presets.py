@@ -6,19 +6,38 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import RuleError
-from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Recurrent, Reshape
+from ..model.layers import (
+    Activation,
+    Attention,
+    BatchNorm,
+    Dense,
+    Dot,
+    Flatten,
+    GlobalMaxPool,
+    Interpolate,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Recurrent,
+    Reshape,
+    RMSNorm,
+    Rotary,
+)
 from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, ZPlus
 from .composites import Composite
 from .entries import Entry, ends
 from .first_layer import Flat, ZBox
-from .proportional import Epsilon, Gamma, Norm
+from .proportional import Epsilon, Gamma, Norm, Zero
 from .registry import RULES, as_rule
 from .registry import from_name as rule_from_name
 from .roles import CONVOLUTIONS, SUMS
-from .rule import Rule
+from .rule import Rule, Stabilizer
 from .selectors import Uniform
-from .weightless import Gradient
+from .weightless import CP, Detached, Gradient, Pass
+from .weightless import AttnLRP as AttnLRPRule
 
 
 def _map(
@@ -188,6 +207,104 @@ def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     return Composite(entries, "captum", canonize=False)
 
 
+#: What a denominator of exactly zero becomes where nothing else is added: what it divides is zero too.
+_AS_IT_IS = Stabilizer(1e-6, "zero")
+
+
+def _transformer(
+    name: str, attention: Rule, weights: Rule, stabilizer: Any, first: tuple[Entry, ...] = ()
+) -> Composite:
+    """A rule for layers with weights, one for attention and products, all others in proportion."""
+    others = Norm(stabilizer=stabilizer)
+    return Composite(
+        (
+            *first,
+            Entry("scales", Pass(), None, (BatchNorm,)),
+            Entry("all", weights, None, (Linear, BatchNorm)),
+            Entry("all", attention, None, (Attention, Dot, MatMul, Multiply)),
+            Entry("all", others, None, (*SUMS, Rotary, Interpolate)),
+            Entry("all", Detached(stabilizer=stabilizer), None, (LayerNorm, RMSNorm)),
+        ),
+        name,
+    )
+
+
+def AttnLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composite:  # noqa: N802
+    """AttnLRP for transformers: attention by its Taylor expansions, half each to the factors of gates (LXT).
+
+    Layers with weights, sums and normalization redistribute in proportion; activations and constant factors pass.
+
+    Parameters
+    ----------
+    epsilon : float, optional
+        Of layers with weights; their denominators are as they are when None.
+    stabilizer : float or Stabilizer
+        Of all other denominators: as they are, which keeps float32's accuracy. 1e-6 is what other composites have.
+
+    References
+    ----------
+    Achtibat et al. (2024), AttnLRP.
+
+    Examples
+    --------
+    >>> composite = lrpfast.composites.AttnLRP()
+    >>> [entry.rule.name for entry in composite.entries]
+    ['pass', 'zero', 'attn', 'norm', 'detached']
+    """
+    weights = Zero(stabilizer=stabilizer) if epsilon is None else Epsilon(epsilon)
+    return _transformer("attn_lrp", AttnLRPRule(stabilizer=stabilizer), weights, stabilizer)
+
+
+def CPLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composite:  # noqa: N802
+    """CP-LRP for transformers: attention hands all relevance to the values, gates all to their signal (LXT).
+
+    Parameters
+    ----------
+    epsilon, stabilizer
+        As of `AttnLRP`.
+
+    References
+    ----------
+    Ali et al. (2022); Achtibat et al. (2024), CP-LRP.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.CPLRP(1e-3).entries]
+    ['pass', 'epsilon', 'cp', 'norm', 'detached']
+    """
+    weights = Zero(stabilizer=stabilizer) if epsilon is None else Epsilon(epsilon)
+    return _transformer("cp_lrp", CP(stabilizer=stabilizer), weights, stabilizer)
+
+
+def LXTViT(  # noqa: N802
+    gamma_convolution: float = 0.25, gamma: float = 0.05, stabilizer: Any = _AS_IT_IS
+) -> Composite:
+    """What LXT's example for vision transformers computes: CP-LRP with gamma, but not on attention's projections.
+
+    There gamma never reaches the four projections of attention, which keep their denominators as they are. ``Gamma`` on
+    every layer with weights is ``ByType({Conv: Gamma(0.25), Linear: Gamma(0.05)}) | CPLRP()``.
+
+    Parameters
+    ----------
+    gamma_convolution, gamma : float
+        Of convolutions, and of all other layers with weights; stabilizer 1e-6.
+    stabilizer : float or Stabilizer
+        Of all other denominators.
+
+    Examples
+    --------
+    >>> [(entry.where, entry.rule.name) for entry in lrpfast.composites.LXTViT().entries[:3]]
+    [('projections', 'zero'), ('all', 'gamma'), ('all', 'gamma')]
+    """
+    zero = Zero(stabilizer=stabilizer)
+    first = (
+        Entry("projections", zero),
+        Entry("all", Gamma(gamma_convolution), None, CONVOLUTIONS),
+        Entry("all", Gamma(gamma), None, (Linear,)),
+    )
+    return _transformer("lxt_vit", CP(stabilizer=stabilizer), zero, stabilizer, first)
+
+
 #: The composites that have names of their own.
 COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_plus": EpsilonPlus,
@@ -197,6 +314,9 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_gamma_box": EpsilonGammaBox,
     "excitation_backprop": ExcitationBackprop,
     "captum": Captum,
+    "attn_lrp": AttnLRP,
+    "cp_lrp": CPLRP,
+    "lxt_vit": LXTViT,
 }
 
 

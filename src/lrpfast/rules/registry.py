@@ -12,14 +12,14 @@ from .first_layer import Flat, WSquare, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
 from .recurrent import Recurrent
 from .rule import Rule
-from .weightless import Detached, Gradient, Pass, Split, Taylor
+from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
 #: Every rule by its name, in the order that ``lrpfast rules`` lists them.
 RULES: dict[str, type[Rule]] = {
     cls.name: cls
     for cls in (
         *(Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox),
-        *(Norm, Pass, Gradient, Split, Taylor, Detached, Recurrent),
+        *(Norm, Pass, Gradient, Split, AttnLRP, CP, Taylor, Detached, Recurrent),
     )
 }
 

@@ -9,6 +9,7 @@ from ..model.layers import (
     Activation,
     AdaptiveAveragePool,
     Add,
+    Attention,
     Average,
     AveragePool,
     BatchNorm,
@@ -32,6 +33,7 @@ from ..model.layers import (
     LocallyConnected,
     LocalResponseNorm,
     Masking,
+    MatMul,
     Maximum,
     MaxPool,
     Minimum,
@@ -41,6 +43,8 @@ from ..model.layers import (
     RepeatVector,
     Reshape,
     RMSNorm,
+    Rotary,
+    Softmax,
     StepMask,
     Subtract,
     Take,
@@ -53,7 +57,7 @@ from ..model.node import Node
 from .proportional import Epsilon, Norm, Zero
 from .recurrent import Recurrent
 from .rule import Rule
-from .weightless import Detached, Gradient, Pass, Split, Taylor
+from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
 #: What composites call convolutions, and sums.
 CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
@@ -85,7 +89,9 @@ AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
 RECURRENT = Role("recurrent layer", Recurrent(), (Epsilon, Zero))
-PRODUCT = Role("product", Split(), (Split, Gradient))
+PRODUCT = Role("product", Split(), (Split, AttnLRP, CP, Gradient))
+ATTENTION = Role("attention", AttnLRP(), (AttnLRP, CP))
+ROTATION = Role("rotation of vectors", Norm(), (Pass, *_PROPORTIONAL))
 ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
 SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
@@ -98,7 +104,10 @@ _ROLES: dict[type[Layer], Role] = {
     Identity: NOTHING,
     BatchNorm: AFFINE,
     **dict.fromkeys(SUMS, SUM),
-    **dict.fromkeys((Multiply, Dot), PRODUCT),
+    **dict.fromkeys((Multiply, Dot, MatMul), PRODUCT),
+    Attention: ATTENTION,
+    Softmax: SOFTMAX,
+    Rotary: ROTATION,
     **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum, Where), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
     **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take, Masking), ROUTE),

@@ -3,7 +3,7 @@
 
 struct Recurrence;
 struct Light {
-    Buffer reads[4], writes[5];
+    Buffer reads[8], writes[5];
     int function, flag, columns, sources_count;
     int check, detached, length, stabilizer;
     i64 count, run, source_offset, source_step, out_offset, out_step;
@@ -429,7 +429,7 @@ LIGHT(dot_op) // a, b
     REAL* out = run.at(op.writes[0]);
     FOR_EACH(i, run.samples * op.writes[0].size)
     {
-        const i64 row = i / op.n, s = row / op.m;
+        const i64 row = i / op.n, s = row / op.m; // s counts the products of all samples
         const REAL *p = a + row * op.k, *q = b + (s * op.n + (i - row * op.n)) * op.k;
         REAL sum = 0;
         for (int k = 0; k < op.k; k++)

@@ -11,6 +11,9 @@ from ..codes import OF_ROWS
 from ..operation import Operation, row_of
 from ..ops import (
     Activate,
+    AttentionBack,
+    AttentionOp,
+    MaskedSoftmax,
     Normalize,
     NormalizeBack,
     PoolBack,
@@ -27,7 +30,7 @@ from .device_arrays import DeviceArrays
 from .structs import BUFFER, INT, LIGHT
 
 #: operations whose rows are made by a warp each; so are activations of rows
-BY_ROWS = (SoftmaxBack, Normalize, NormalizeBack, ShareRemainder)
+BY_ROWS = (AttentionBack, AttentionOp, MaskedSoftmax, Normalize, NormalizeBack, ShareRemainder, SoftmaxBack)
 #: operations for which a warp takes a whole sample
 BY_SAMPLES = (Recur, RecurBack)
 

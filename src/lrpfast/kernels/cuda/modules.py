@@ -19,7 +19,7 @@ MODULES = {
     "tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
     "split_k_reduce": ("common.cu", "epilogue.cu", "split_k_reduce.cu"),
     "channelwise": ("common.cu", "epilogue.cu", "channelwise.cu"),
-    "light": ("common.cu", "functions.cu", "light.cu", "recurrent.cu"),
+    "light": ("common.cu", "functions.cu", "light.cu", "attention.cu", "recurrent.cu"),
     "input": ("common.cu", "input.cu"),
 }
 #: what a module is compiled for: "tensor" is float32 with TF32 products on tensor cores, of which only "tile" differs

@@ -55,7 +55,7 @@ RECURRENCE = _struct(
     *((name, POINTER) for name in ("weights", "candidate", "bias", "candidate_bias", "initial_h", "initial_c")),
 )
 LIGHT = _struct(
-    ("reads", BUFFER, 4),
+    ("reads", BUFFER, 8),
     ("writes", BUFFER, 5),
     *((name, INT) for name in ("function", "flag", "columns", "sources_count")),
     *((name, INT) for name in ("check", "detached", "length", "stabilizer")),
