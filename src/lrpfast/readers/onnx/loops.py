@@ -28,7 +28,7 @@ _CELLS = ("tanh", "relu", "linear")
 
 
 def recurrent_loop(
-    node: Node, graph: Branch, values: Mapping[str, Any], builder: Builder, used: Sequence[bool]
+    node: Node, graph: Branch, values: Mapping[str, Any], builder: Builder
 ) -> list[Any] | None:
     """The results of a Loop that is a recurrent layer; None where it is none.
 
@@ -40,8 +40,6 @@ def recurrent_loop(
     values : mapping
         What is known and computed outside, by name.
     builder : Builder
-    used : sequence of bool
-        Which results anything uses.
     """
     outside = [name for name in graph.outer if isinstance(values.get(name), Tensor)]
     own = node.inputs[2 : len(node.inputs) - len(graph.outer)]
@@ -65,7 +63,7 @@ def recurrent_loop(
     sequence_first = np.swapaxes(numbers, 0, 1)
     for layer in _candidates(constants, x.shape[1]):
         expected = _expected(layer, sequence_first)
-        names = [_name(result, expected) if use else "" for result, use in zip(results, used, strict=False)]
+        names = [_name(result, expected) if use else "" for result, use in zip(results, node.outputs, strict=False)]
         if None not in names and any(names):
             return _laid_out(builder, layer, x, [str(name) for name in names])
     return None

@@ -212,7 +212,7 @@ def result_bytes(name: str, arrays: list[np.ndarray]) -> int:
         count = first.size * other.size // max(min(first.shape, default=1), 1)
     elif name == "aten.linear":
         count = first.size * arrays[1].size // max(first.shape[-1] ** 2, 1) if first.ndim else count
-    elif name in ("aten.matmul", "aten.mm"):
+    elif name in ("aten.matmul", "aten.mm", "aten.bmm"):
         count = first.size * other.size // max(first.shape[-1] ** 2, 1) if first.ndim and other.ndim else count
     elif all(n == m or 1 in (n, m) for n, m in zip(first.shape[::-1], other.shape[::-1], strict=False)):
         count = max(count, math.prod(np.broadcast_shapes(first.shape, other.shape)))
@@ -333,6 +333,8 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.matmul": _both(np.matmul),
     "aten.linear": _linear,
     "aten.mm": lambda get: np.matmul(get("self"), get("mat2")),
+    "aten.bmm": lambda get: np.matmul(get("self"), get("mat2")),
+    "aten.addmm": lambda get: get("beta", 1) * get("self") + get("alpha", 1) * np.matmul(get("mat1"), get("mat2")),
     "aten.mv": lambda get: np.matmul(get("self"), get("vec")),
     "aten.dot": lambda get: np.dot(get("self"), get("tensor")),
     "aten.vdot": lambda get: np.dot(get("self"), get("other")),

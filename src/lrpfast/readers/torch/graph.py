@@ -22,6 +22,7 @@ from .obstacles import Obstacle, obstacle, unsupported
 from .passes import functional, fused, needed
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
 from .sizes import batches_of, fix_sizes, open_shape
+from .unrolled import rolled_up
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def build(
 
 def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
-    program = fused(functional(program, folded))
+    program = rolled_up(fused(functional(program, folded)), values)
     builder = Builder()
     shapes, masks = program.shapes, _masks(program)
     for name in program.inputs:

@@ -37,11 +37,9 @@ class Obstacle:
 
 
 def obstacle(op: Op, location: str, problem: str) -> Obstacle:
-    """The obstacle that an operator is, named after its layer where that is recurrent or attention."""
+    """The obstacle that an operator is, named after its layer where that is attention; recurrent layers come first."""
     if _RECURRENT.search(op.base):
-        name = op.base.split(".")[1].lstrip("_")
-        problem = f"is a recurrent layer ({name.upper().split('_')[0]}), which lrpfast has no rule for"
-        return Obstacle(location, problem, "recurrent", 0)
+        return Obstacle(location, problem, f"recurrent {problem}", 0)
     kind = op.kind.rsplit(".", 1)[-1]
     if _ATTENTION.search(op.base) or _ATTENTION.search(kind):
         problem = "is attention, which lrpfast has no rule for yet"

@@ -17,14 +17,13 @@ from ..recurrent import (
     HIDDEN,
     SEQUENCE,
     Direction,
-    added,
     checked_steps,
     constant_row,
     lay_out,
     lay_out_all,
-    reordered,
     state_rows,
 )
+from .cells import cell_of
 from .graph import Stack, TorchNode
 from .records import PerBatch, refs
 
@@ -32,20 +31,6 @@ Converter = Callable[[TorchNode], Any]
 
 #: The batch is the second axis.
 _SECOND = BatchAxis(1)
-#: PyTorch's GRU has r, z, n; lrpfast z, r, n.
-_GRU_ORDER = (1, 0, 2)
-
-
-def cell_of(kind: str, weights: Sequence[np.ndarray]) -> Any:
-    """The layer of a cell's weights: W_ih, W_hh and, where there are biases, b_ih, b_hh."""
-    kernel, recurrent = (np.asarray(w).T for w in weights[:2])
-    biases = [np.asarray(b) for b in weights[2:]]
-    if kind == "lstm":
-        return L.LSTM(kernel, recurrent, added(*biases) if biases else None)
-    if kind == "gru":
-        both = reordered(np.stack(biases), _GRU_ORDER) if biases else None
-        return L.GRU(reordered(kernel, _GRU_ORDER), reordered(recurrent, _GRU_ORDER), both)
-    return L.SimpleRNN(kernel, recurrent, added(*biases) if biases else None, kind)
 
 
 def _constant_state(node: TorchNode, value: Any) -> np.ndarray | None:

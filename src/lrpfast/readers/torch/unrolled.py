@@ -8,16 +8,16 @@ numbers in double precision, and where it is the same, one operator stands for a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..forward import agrees, forward
+from .cells import cell_of
 from .fold import run
 from .records import BATCH_SIZES, Op, Ref, TorchProgram, refs
-from .recurrent import cell_of
 
 #: The modules, and the operators that they are.
 _MODULES = {f"torch.nn.modules.rnn.{name}": name.lower() for name in ("LSTM", "GRU", "RNN")}
@@ -25,11 +25,11 @@ _MODULES = {f"torch.nn.modules.rnn.{name}": name.lower() for name in ("LSTM", "G
 _MOST_LAYERS = 64
 
 
-def rolled_up(program: TorchProgram, constants: Mapping[str, Any], folded: Iterable[str]) -> TorchProgram:
+def rolled_up(program: TorchProgram, constants: Mapping[str, Any]) -> TorchProgram:
     """The program with one operator for each recurrent module whose steps it writes out."""
     groups: dict[tuple[str, str], list[Op]] = {}
     for op in program.ops:
-        if op.kind in _MODULES and op.name not in folded:
+        if op.kind in _MODULES:
             groups.setdefault((op.module, _MODULES[op.kind]), []).append(op)
     for (module, kind), ops in groups.items():
         whole = _recognised(program, module, kind, ops, constants) if len(ops) > 1 else None
@@ -68,7 +68,7 @@ def _recognised(
     (source,) = outside
     shape = program.shapes.get(source, ())
     sizes = [n if isinstance(n, int) else BATCH_SIZES[0] for n in shape]
-    both = any(name.rstrip("0123456789").endswith("reverse") or "_reverse" in name for names in weights for name in names)
+    both = any("_reverse" in name for names in weights for name in names)
     if len(sizes) != 3 or (both and len(weights) % 2) or len({len(names) for names in weights}) > 1:
         return None
     x = np.random.default_rng(0).normal(size=sizes)
