@@ -27,9 +27,7 @@ _SAMPLES, _MOST_STEPS = 3, 2000
 _CELLS = ("tanh", "relu", "linear")
 
 
-def recurrent_loop(
-    node: Node, graph: Branch, values: Mapping[str, Any], builder: Builder
-) -> list[Any] | None:
+def recurrent_loop(node: Node, graph: Branch, values: Mapping[str, Any], builder: Builder) -> list[Any] | None:
     """The results of a Loop that is a recurrent layer; None where it is none.
 
     Parameters
@@ -43,7 +41,7 @@ def recurrent_loop(
     """
     outside = [name for name in graph.outer if isinstance(values.get(name), Tensor)]
     own = node.inputs[2 : len(node.inputs) - len(graph.outer)]
-    state = [values.get(name) for name in own]
+    state: list[Any] = [values.get(name) for name in own]
     known = {name: values[name] for name in graph.outer if isinstance(values.get(name), FoldedValue)}
     if len(outside) != 1 or not all(isinstance(item, FoldedValue) for item in state):
         return None
@@ -116,7 +114,7 @@ def _candidates(constants: Sequence[np.ndarray], features: int | None) -> Iterat
             for bias, cell in itertools.product(biases, _CELLS):
                 afters = (True, False) if kind is L.GRU and np.ndim(bias) < 2 else (True,)
                 for after in afters if kind is L.GRU else (None,):
-                    settings = {} if after is None else {"reset_after": after}
+                    settings: dict[str, Any] = {} if after is None else {"reset_after": after}
                     yield kind(kernel, recurrent, bias, cell, **settings)
 
 
@@ -135,7 +133,9 @@ def _laid_out(builder: Builder, layer: Any, x: Tensor, names: Sequence[str]) -> 
     nodes = lay_out(builder.add, layer, (t.node,), t.shape[0], [n for n in (SEQUENCE, HIDDEN, CELL) if n in names])
     units = layer.units
     made: dict[str, Any] = {
-        name: Tensor(node, (t.shape[0], units), (0, 1), BatchAxis(1)) if name == SEQUENCE else Tensor(node, (units,), (0,))
+        name: Tensor(node, (t.shape[0], units), (0, 1), BatchAxis(1))
+        if name == SEQUENCE
+        else Tensor(node, (units,), (0,))
         for name, node in nodes.items()
     }
     return [made.get(name) for name in names]

@@ -12,7 +12,7 @@ from ...errors import ModelFormatError, ShapeError
 from ...model import layers as L
 from ..axis_ops import pad, take
 from ..batch_axis import FIRST, BatchAxis
-from ..channels_first import Flat, Tensor
+from ..channels_first import Tensor
 from ..recurrent import (
     CELL,
     HIDDEN,

@@ -61,7 +61,10 @@ def _states(node: TorchNode, names: Sequence[str], values: Sequence[Any], rows: 
             other = values[computed.index(True)]
             units = other.shape[-1]
             zeros = np.zeros((rows, units)) if array is None else array
-            nodes = [constant_row(node.builder, at, row) for at, row in zip(state_rows(node.builder, other, rows), zeros, strict=True)]
+            nodes = [
+                constant_row(node.builder, at, row)
+                for at, row in zip(state_rows(node.builder, other, rows), zeros, strict=True)
+            ]
         for i, at in enumerate(nodes):
             result[i].setdefault("", []).append(at)
     return result

@@ -89,7 +89,9 @@ def _recognised(
     return None
 
 
-def _computed(name: str, weights: Sequence[list[np.ndarray]], x: np.ndarray, ways: int) -> tuple[np.ndarray, ...] | None:
+def _computed(
+    name: str, weights: Sequence[list[np.ndarray]], x: np.ndarray, ways: int
+) -> tuple[np.ndarray, ...] | None:
     """The module's results for x (batch, steps, features): the sequence, and the final states of all layers."""
     finals: list[tuple[np.ndarray, ...]] = []
     for i in range(0, len(weights), ways):
