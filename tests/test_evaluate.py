@@ -82,20 +82,23 @@ def test_flip_agrees_with_a_slow_loop(images, rng, order, grouping):
     np.testing.assert_allclose(curves.area[order], (expected[:, 1:] + expected[:, :-1]) @ np.diff(points) / (2 * count))
 
 
-def test_pixel_flipping_of_quantus(network, rng):
-    """As Quantus's PixelFlipping(features_in_step=1, perturb_baseline="black") counts, with softmax: its loop."""
-    x = rng.random((4, 6))
-    relevance = lrpfast.Analyzer(network, "epsilon", precision="float64").analyze(x)
-    target = network.predict(x).argmax(1)
-    scores = np.empty((4, 6))
-    for i in range(4):
-        flipped = x[i].copy()
-        for step, feature in enumerate(np.argsort(-relevance[i])):
-            flipped[feature] = x[i].min()
-            scores[i, step] = network.predict(flipped[None], precision="float64")[0, target[i]]
-    black = np.repeat(x.min(1)[:, None], 6, 1)
-    curves = evaluate.flip(network, x, relevance, order="most", steps=6, baseline=black, precision="float64")
-    np.testing.assert_allclose(curves.curves["most"][:, 1:], scores, rtol=1e-12)
+def test_figures_of_quantus():
+    """Quantus 0.6.0: PixelFlipping(features_in_step=1, perturb_baseline="black"), Sparseness, Complexity."""
+    recorded = np.load(ROOT / "tests" / "data" / "quantus.npz")
+    model = lrpfast.from_layers(
+        [
+            Conv(recorded["kernel"], recorded["bias"], padding="same", activation="relu"),
+            Flatten(),
+            Dense(recorded["head"], recorded["head_bias"], activation="softmax"),
+        ],
+        input_shape=(8, 8, 1),
+    )
+    x, relevance = recorded["x"], recorded["relevance"]
+    black = np.broadcast_to(x.min((1, 2, 3), keepdims=True), x.shape)
+    curves = evaluate.flip(model, x, relevance, target=recorded["target"], order="most", steps=64, baseline=black)
+    np.testing.assert_allclose(curves.curves["most"][:, 1:], recorded["scores"], rtol=1e-6)
+    np.testing.assert_allclose(evaluate.gini(relevance), recorded["sparseness"], rtol=1e-6)
+    np.testing.assert_allclose(evaluate.entropy(relevance), recorded["complexity"], rtol=1e-6)
 
 
 def test_baselines(network, rng):

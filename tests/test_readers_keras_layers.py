@@ -444,7 +444,7 @@ def test_an_operation_is_not_the_layer_of_its_name(tmp_path):
 @pytest.mark.parametrize(
     "between, last, fine",
     [
-        ([], "GlobalAveragePooling1D", False),
+        ([], "GlobalAveragePooling1D", True),
         ([layer("LayerNormalization", "n", scale=False, center=False), layer("Dropout", "d")], "Softmax", False),
         ([layer("Flatten", "f")], "Softmax", True),
         ([layer("MaxPooling1D", "p", pool_size=2)], "GlobalAveragePooling1D", True),

@@ -76,7 +76,7 @@ def test_every_obstacle_is_named_at_once():
     nodes = [
         ("Softmax", ["x"], ["t"], {"axis": 0, "name": "turn"}),
         ("LSTM", ["x", "w", "r"], ["l"], {"hidden_size": 3, "name": "lstm"}),
-        ("Floor", ["t"], ["f"], {"name": "down"}),
+        ("Floor", ["x"], ["f"], {"name": "down"}),
         ("Floor", ["x"], ["g"], {"name": "down_too"}),
         ("Erf", ["g"], ["e"], {"name": "erf"}),
         ("Squeeze", ["e", "axes"], ["y"], {"name": "end"}),

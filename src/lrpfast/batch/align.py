@@ -1,4 +1,4 @@
-"""A mask brought onto the data's grid by what both say of their coordinates."""
+"""Alignment of a mask with the data's grid, by the coordinates of both."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from ..errors import InputError
 from .metadata import ArrayMetadata, Coord
 
-#: What tells latitudes and longitudes, in lower case: names, standard names and units (CF conventions, 4.1 and 4.2).
+#: Names, standard names and units, in lower case, of latitudes and longitudes (CF conventions, 4.1 and 4.2).
 _KINDS = {
     "latitude": {"lat", "latitude", "nav_lat", "degrees_north", "degree_north", "degree_n", "degrees_n", "degreen"},
     "longitude": {"lon", "long", "longitude", "nav_lon", "degrees_east", "degree_east", "degree_e", "degrees_e"},
 }
 _CIRCLE = 360.0
-#: Coordinates that differ by less than so many of float32's roundings are the same: files keep them in either type.
+#: Coordinates that differ by fewer roundings of float32 than this are equal: files store them in float32 or float64.
 _ROUNDINGS = 4
 
 
 class _Columns(NamedTuple):
-    """A coordinate of the mask and the same of the data."""
+    """A coordinate of the mask and the same coordinate of the data."""
 
     name: str
     mask: np.ndarray
@@ -34,22 +34,21 @@ def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: A
     r"""The mask on the data's grid: its axes in the data's order, its points where the data have theirs.
 
     Axes are matched by their names, or as latitude and longitude; points by their coordinates, longitudes on the
-    circle. What has no coordinates, or has them on one side only, stays in its order.
+    circle. An axis without coordinates on both sides keeps its order.
 
     Parameters
     ----------
     mask : boolean array
-    own : Labels
-        The mask's.
+    mask_metadata : ArrayMetadata
     name : str
-        The mask's, for messages.
-    labels : Labels
-        Of the data, (samples, \*grid).
+        The mask's name, for messages.
+    labels : ArrayMetadata
+        The data's, (samples, \*grid).
 
     Raises
     ------
     InputError
-        Where the data have points that the mask has not, or lack some where it is True.
+        When the mask lacks points of the data, or is True where the data have no point.
     """
     dims = labels.dims[1:]
     if mask.ndim != len(dims):
@@ -104,7 +103,7 @@ def _axes(mask: ArrayMetadata, labels: ArrayMetadata) -> list[int]:
 
 
 def _columns(mask_metadata: ArrayMetadata, mask_dim: str, labels: ArrayMetadata, dim: str) -> Iterator[_Columns]:
-    """The coordinates along an axis by which its points are told: its own, else the levels or places on it."""
+    """The coordinates that identify the points of an axis: its own coordinate, else the others along it."""
 
     def along(of: ArrayMetadata, name: str, on: str) -> np.ndarray | None:
         coord = of.coords.get(name)
@@ -124,7 +123,7 @@ def _columns(mask_metadata: ArrayMetadata, mask_dim: str, labels: ArrayMetadata,
 
 
 def _mask_indices(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
-    """For each of the data's points along an axis, where the mask has it."""
+    """The mask's index of each of the data's points along an axis."""
     count = len(columns[0].data)
     mine: list[Any] = []
     theirs: list[Any] = []
@@ -156,7 +155,7 @@ def _plain(values: np.ndarray) -> np.ndarray:
 
 
 def _value_ids(values: np.ndarray, circle: bool) -> list[int]:
-    """A number for each value, the same for values that differ by roundings, or by a whole circle."""
+    """A number for each value; values that differ by rounding, or by a whole circle, have the same number."""
     if values.dtype.kind != "f":
         numbers: dict[Any, int] = {}
         return [numbers.setdefault(str(value), len(numbers)) for value in values]
@@ -166,7 +165,7 @@ def _value_ids(values: np.ndarray, circle: bool) -> list[int]:
     steps = np.diff(values[order])
     tolerance = _ROUNDINGS * float(np.finfo(np.float32).eps) * size
     if ((steps > 0) & (steps <= tolerance)).any() and np.min(steps[steps > tolerance], initial=np.inf) < 8 * tolerance:
-        tolerance = 0.0  # a grid so fine that roundings could be steps: only equal values are the same
+        tolerance = 0.0  # the grid is so fine that rounding could be a step: only equal values match
     ids = np.concatenate([[0], np.cumsum(~(steps <= tolerance))])
     if circle and len(values) and values[order[0]] + _CIRCLE - values[order[-1]] <= tolerance:
         ids[ids == ids[-1]] = 0
@@ -187,7 +186,7 @@ def _check_curved(
     shape: tuple[int, ...],
     name: str,
 ) -> None:
-    """InputError where latitudes or longitudes on several axes are not the data's."""
+    """Raise InputError if latitudes or longitudes that span several axes differ from the data's."""
     for key, coord in mask_metadata.coords.items():
         other, kind = labels.coords.get(key), _kind(mask_metadata, key)
         if other is None or kind is None or len(coord.dims) < 2 or not set(other.dims) <= set(labels.dims[1:]):
@@ -203,7 +202,7 @@ def _check_curved(
 
 
 def _broadcast(coord: Coord, dims: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """A coordinate on all axes, in their order."""
+    """A coordinate's values, broadcast to all axes."""
     coord_dims = [dim for dim in dims if dim in coord.dims]
     values = np.transpose(coord.values, [coord.dims.index(dim) for dim in coord_dims]).astype(np.float64)
     return np.broadcast_to(

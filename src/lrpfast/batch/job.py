@@ -1,4 +1,4 @@
-"""What is done to the samples of a data set, whatever process does it: explain, normalize, find the group."""
+"""The work on the samples of a data set, in any process: explain, normalize, find the group."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from .groups import Groups
 from .normalize import normalize_rows
 
 if TYPE_CHECKING:
+    from .inputs import InputRows
     from .metadata import RowsShape
 
-#: What a job counts of its samples, besides what `kernels.growth.Growth` counts.
+#: What a job counts, in addition to the counts of `kernels.growth.Growth`.
 JOB_COUNTS = ("not_normalized", "out_of_bounds")
 
 
 @dataclass
 class Explained:
-    """Some samples' relevance and the group of each, with counts that add up.
+    """The relevance and the groups of some samples, with counts that add up.
 
     Attributes
     ----------
@@ -52,17 +53,19 @@ class Explained:
 
 
 class Job:
-    """One task for a whole data set; the same for every part of it.
+    """The settings of one run over a data set, the same for every part of it.
 
     Parameters
     ----------
     core : AnalyzerCore
     shape : tuple
-        Of all inputs, samples first; None where the number of samples is not known.
+        The shape of all inputs, samples first; None for an unknown number of samples.
     dtype : dtype
         Of the inputs.
     target, normalize, group_by, correct
         As in `stream`.
+    inputs : InputRows, optional
+        How several inputs lie in one row.
     """
 
     def __init__(
@@ -75,26 +78,30 @@ class Job:
         normalize: str | None = None,
         group_by: Any = None,
         correct: Any = None,
+        inputs: InputRows | None = None,
     ) -> None:
-        if isinstance(core.input_shape, list):
+        self.inputs = inputs
+        if isinstance(core.input_shape, list) and inputs is None:
             raise InputError(
-                f"the model has {len(core.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
+                f"the model has {len(core.input_shape)} inputs, this is one; use Analyzer.stream with a source for "
+                "each, or Analyzer.analyze with a list"
             )
         none = np.empty((0, *shape[1:]), dtype)
         try:
-            core = core.fixed(none)
-            as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), core.input_shape)
+            core = core.fixed(self._of_model(none))
+            _check_shapes(core, shape, dtype, inputs)
         except ShapeError as error:
-            raise ShapeError(f"{error}{_advice(shape[1:], core.input_shape)}") from None
+            advice = _advice(shape[1:], core.input_shape) if inputs is None else ""
+            raise ShapeError(f"{error}{advice}") from None
         self.core, self.normalize, self._warned = core, normalize, False
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
-            core.check_target(target)  # as it was given: an array of it says less
+            core.check_target(target)  # the caller's object: its array would carry less
             self._target = target = np.asarray(target)
             _check_targets(core, target, self.samples)
-        # an empty batch has every other property of the result: its dtype, and an axis for several targets
-        result = core.analyze(none, target[:0] if self._per_sample else target)
+        # explaining an empty batch shows the result's dtype, and whether it has an axis for several targets
+        result = self._in_rows(core.analyze(self._of_model(none), target[:0] if self._per_sample else target))
         self.dtype: np.dtype = result.dtype
         self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
@@ -105,15 +112,29 @@ class Job:
         self._bounds = _bounds_of(core)
         self.groups = Groups(core, self.samples, group_by, correct)
 
+    def _of_model(self, x: np.ndarray) -> Any:
+        """Samples as the model takes them."""
+        return x if self.inputs is None else self.inputs.split(x)
+
+    def _in_rows(self, result: Any) -> np.ndarray:
+        """Relevance as it is written: that of several inputs one after the other."""
+        if self.inputs is None:
+            array: np.ndarray = result
+            return array
+        leading = result[0].shape[: result[0].ndim - len(self.inputs.shapes[0])]
+        rows = np.empty((*leading, sum(self.inputs.sizes)), result[0].dtype)
+        self.inputs.join_into(result, rows)
+        return rows
+
     def rows(self, threads: int) -> int:
-        """Samples of a chunk that so many threads, or the analyzer's GPUs, explain."""
+        """The number of samples in a chunk for this number of threads, or for the analyzer's GPUs."""
         device = self.core.device
         flops = CHUNK_FLOPS["cpu"] * threads if device == "cpu" else CHUNK_FLOPS["gpu"] * (1 + device.count(","))
         return rows_of(self._row_bytes, self.core.plan.flops, self.samples, flops)
 
     @lazy_property
     def record(self) -> dict[str, str]:
-        """How the relevances are made, in words; it takes a digest of all weights."""
+        """The provenance of the relevances, as text. Computes a digest of all weights."""
         target = self.core.settings.target if self._target is None else self._target
         attributes = {"lrpfast_version": __version__, **record(self.core), "target": target_text(target)}
         if self.normalize is not None:
@@ -122,31 +143,31 @@ class Job:
 
     @lazy_property
     def digest(self) -> str:
-        """A name for all that the relevance of a sample depends on, to the last bit.
+        """A digest of everything that a sample's relevance depends on, to the last bit.
 
         Raises
         ------
         IndistinctError
-            Where nothing tells it from another: the target is an object that may hold anything.
+            When two jobs cannot be distinguished: the target is an object with a state of its own.
         """
         target = self.core.settings.target if self._target is None else self._target
         of_job = target, self.normalize, self.groups.deciding, self.map_shape, self.dtype.str
         return exact([__version__, self.record["model_digest"], deciding(self.core), of_job])
 
     def key(self) -> str:
-        """`digest`, or where there is none a name that no other job has."""
+        """`digest`, or a unique name if there is no digest."""
         try:
             return self.digest
         except IndistinctError:
             return secrets.token_hex(16)
 
     def explain(self, first: int, x: np.ndarray, out: np.ndarray | None = None, target: Any = None) -> Explained:
-        """The relevance of the samples from ``first`` on, into ``out`` where given; ``target`` in place of the job's.
+        """The relevance of the samples from ``first`` on, written to ``out`` if given; ``target`` replaces the job's.
 
         Raises
         ------
         SampleError
-            Naming the sample by its place in the whole data set.
+            With the sample's index in the whole data set.
         """
         rows = len(x)
         if out is None:
@@ -158,31 +179,44 @@ class Job:
             output = np.empty((rows, *self.core.output_shape), self.dtype)
         notes: list[Any] = []
         try:
-            self.core.analyze(x, target, out, output, notes)
+            result = self.core.analyze(self._of_model(x), target, None if self.inputs else out, output, notes)
+            if self.inputs:
+                self.inputs.join_into(result, out)
         except SampleError as error:
             raise error.moved(first) from None
         counts = {**dict.fromkeys(JOB_COUNTS, 0), **Growth.of(notes, self.core.conserves).counts()}
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
             counts["not_normalized"] = normalize_rows(flat, self.normalize, threads=self.core.settings.threads)
-        for low, high in self._bounds:
-            counts["out_of_bounds"] += outside(x, low, high, threads=self.core.settings.threads)
+        parts = self._of_model(x) if self.inputs else [x]
+        for i, low, high in self._bounds:
+            counts["out_of_bounds"] += outside(parts[i], low, high, threads=self.core.settings.threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
 
     def growth(self, counts: dict[str, int]) -> Growth:
-        """What these counts say of how relevance grew."""
+        """The growth of relevance, from these counts."""
         return Growth.from_counts(counts)
 
     def warn_once(self, result: Explained) -> None:
-        """Warn of how relevance grew, of the first piece in this process that gives reason to."""
+        """Warn of growing or vanishing relevance, once in this process."""
         growth = self.growth(result.counts)
         if not self._warned and any(growth.counts().values()):
             self._warned = True
             warn(growth, len(result.relevance) * self.targets, self.core.settings.rectify)
 
 
+def _check_shapes(core: AnalyzerCore, shape: RowsShape, dtype: np.dtype, inputs: InputRows | None) -> None:
+    """ShapeError unless samples of these shapes are the model's."""
+    samples = shape[0] or 0
+    if inputs is None:
+        as_batch(np.broadcast_to(np.zeros((), dtype), (samples, *shape[1:])), core.input_shape)
+        return
+    for name, own, expected in zip(inputs.names, inputs.shapes, core.input_shape, strict=True):
+        as_batch(np.broadcast_to(np.zeros((), dtype), (samples, *own)), expected, f"input {name!r}")
+
+
 def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
-    """What to do where samples are grids, and the model takes fewer or as many features in a row."""
+    """Advice for samples on a grid, when the model takes a row of as many features or fewer."""
     if len(sample) > 1 and len(features) == 1 and math.prod(sample) >= (features[0] or 0):
         return (
             "; where the features are points of a grid, mask= says which: a boolean grid of the same shape or, as an "
@@ -191,8 +225,8 @@ def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
     return ""
 
 
-def _bounds_of(core: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The bounds, shaped as the model's input, of every z-box that looks at the input itself."""
+def _bounds_of(core: AnalyzerCore) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """The bounds, shaped as the model's input, of every z-box that looks at an input itself, after its index."""
     model, bounds = core.model, []
     for i, rule in core.assignment.rules.items():
         if isinstance(rule, ZBox):
@@ -206,22 +240,22 @@ def _bounds_of(core: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
                 else:
                     low, high = low.reshape(shape), high.reshape(shape)
             if isinstance(model.nodes[path[-1]].layer, Input):
-                bounds.append((low, high))
+                bounds.append((model.inputs.index(path[-1]), low, high))
     return bounds
 
 
 def is_per_sample(target: Any) -> bool:
-    """Whether a target has an entry for each sample: a list or an array, NumPy's, Dask's or another's."""
+    """Whether a target has an entry for each sample: a list or any array."""
     return isinstance(target, list) or (hasattr(target, "__array__") and not isinstance(target, np.generic))
 
 
 def wrong_count(samples: int, shape: tuple[int, ...]) -> ShapeError:
-    """The error where there is not one target for each sample."""
+    """The error for a number of targets that differs from the number of samples."""
     return ShapeError(f"there are {samples} samples, but the targets have shape {shape}")
 
 
 def _check_targets(core: AnalyzerCore, target: np.ndarray, samples: int | None) -> None:
-    """Tell of a wrong target before the work begins, not when its sample's turn comes."""
+    """Check the targets before the work begins, not when their samples' turn comes."""
     if samples is None:
         raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
     if target.ndim == 0 or len(target) != samples:

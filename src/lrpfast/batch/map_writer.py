@@ -1,4 +1,4 @@
-"""A few named arrays with their coordinates, such as mean maps, into one file."""
+"""Writes a few named arrays with their coordinates, such as mean maps, to one file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sinks.base import check_room, naming, storing
 from .sinks.names import check_names
 from .sinks.zarr import check_store, replace_store, write_zarr
 
-#: Endings of the files that take several arrays.
+#: The extensions of the formats that hold several arrays.
 KINDS = (".nc", ".nc4", ".h5", ".hdf5", ".npz", ".zarr")
 
 
@@ -29,23 +29,23 @@ def write_maps(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
 ) -> None:
-    """Write named arrays with dimensions to .nc, .h5, .npz or .zarr, whole or not at all.
+    """Write named arrays with dimensions to .nc, .h5, .npz or .zarr; the file is complete, or does not appear.
 
     Parameters
     ----------
     path : path
-        The ending tells the format.
+        The extension selects the format.
     arrays : mapping of str to (dims, array)
-        All are made before anything is written, and held in memory twice (NetCDF: once more in a temporary file).
+        The whole file is built in memory before it is written (NetCDF: also in a temporary file).
     coords : mapping of str to Coord
         In an .npz file they are arrays too; dimensions and attributes are JSON text in its array "metadata".
     attributes : mapping of str to str
-        How the arrays were made.
+        The provenance of the arrays.
 
     Raises
     ------
     InputError
-        For another ending, names that clash, or what the format cannot hold.
+        For another extension, names that clash, or content that the format cannot hold.
     OSError
         Naming ``path``, when it cannot be written.
     """
@@ -65,9 +65,9 @@ def write_maps(
 
 
 def check_maps(path: str, names: Collection[str], dims: Collection[str], coords: Mapping[str, Coord]) -> None:
-    """Before any work: the error that `write_maps` would raise for arrays of these names and dimensions.
+    """Raise, before any work, the error that `write_maps` would raise for arrays of these names and dimensions.
 
-    The coordinates, which the libraries may refuse for many a reason, are written to nowhere.
+    The coordinates are written to a temporary place, because the libraries may refuse them for many reasons.
     """
     path, kind = _kind(path)
     for key in (*coords, *dims):
@@ -84,7 +84,7 @@ def check_maps(path: str, names: Collection[str], dims: Collection[str], coords:
 
 
 def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """A path without slashes at its end, as a store's folder may have, and its ending; InputError for another one."""
+    """A path without trailing slashes, and its extension; InputError for an unknown extension."""
     path = os.fspath(path).rstrip(SLASHES)
     kind = os.path.splitext(path)[1].lower()
     if kind not in KINDS:
@@ -95,7 +95,7 @@ def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
 def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> bytes:
     from .sinks.netcdf import dataset, write_netcdf
 
-    # the library writes to files by name only; what it makes in memory has gaps of whatever was there before
+    # the library writes only to named files; the gaps in the files that it builds in memory hold arbitrary bytes
     with tempfile.TemporaryDirectory() as folder:
         temporary = os.path.join(folder, "maps.nc")
         check_room(temporary, [*arrays.values(), *coords.values()], 0)

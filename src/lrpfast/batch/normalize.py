@@ -1,4 +1,4 @@
-"""Explanations made comparable: each divided by a number of its own."""
+"""Normalization of explanations: each is divided by a number of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import InputError
 from . import _moments
 from .parallel import ThreadedRange
 
-#: What an explanation is divided by, in words.
+#: The normalizations, and the names of their divisors.
 NORMALIZATIONS = {"maxabs": "largest |R|", "sum": "sum", "max": "largest R", "l1": "sum of |R|"}
 
 
@@ -33,8 +33,8 @@ def normalize_rows(relevance: np.ndarray, normalization: str, *, threads: int | 
     Returns
     -------
     int
-        Rows left as they are, because what they would be divided by is zero, or so
-        near that the result overflows; under "max" also where no relevance is positive.
+        The number of unchanged rows, whose divisor is zero, or so near to zero that
+        the result overflows; under "max" also rows without positive relevance.
 
     Raises
     ------

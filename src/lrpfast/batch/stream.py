@@ -1,4 +1,4 @@
-"""Explains a data set of any length a chunk at a time: reading, computing and writing overlap, and nothing is lost."""
+"""Explains a data set of any length chunk by chunk; reading, computing and writing overlap, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,50 +22,53 @@ from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
+from .inputs import SeveralSource, open_inputs, source_paths
 from .job import Job
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import open_sink
-from .sources import Source, open_source, split
+from .sinks.several import open_several
+from .sources import Source, split
 from .statistics import Statistics
 
-#: What `Streamed` counts of relevance that grew or vanished.
+#: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
 
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """What `stream` did.
+    """The outcome of `stream`.
 
     Attributes
     ----------
     samples, explanations : int
-        Explanations are samples times targets.
+        The number of explanations is that of samples times targets.
     shape : tuple of int
-        Of all relevances, as they are written: with a mask, on its grid.
+        The shape of all relevances as written: with a mask, on its grid; for several inputs a list.
     dtype : dtype
     seconds : float
-        Of this run.
+        The duration of this run.
     resumed : int
-        Samples that an earlier, unfinished run had done.
+        Samples that an earlier, interrupted run had finished.
     not_normalized : int
-        Explanations that normalizing leaves as they are, since their divisor is zero.
+        Explanations that normalization leaves unchanged because their divisor is zero.
     out_of_bounds : int
         Input values outside the bounds of a z-box on the input.
     amplified, vanished, zero_maps : int
-        Explanations whose relevance grew more than 1,000-fold between the output and the input, of which less than a
-        thousandth reaches the input, and that are zero everywhere: what is written of them means little.
+        Explanations that mean little: their relevance grew more than 1,000-fold between the output and the input, less
+        than a thousandth of the output reached the input, or they are zero everywhere.
     input_values : int
-        Input values that were explained: samples times features.
+        The number of input values: samples times features.
     warnings : tuple of str
-        The texts of the warnings that the run gave.
+        The texts of the run's warnings.
     statistics : Statistics or None
+        Of several inputs, over rows in which they lie one after the other; a file has those of each input.
     record : dict
-        How the relevances were made, as the files' attributes say it.
+        The provenance of the relevances, as in the files' attributes.
     written : bool
-        Whether the relevances went anywhere, and not into statistics alone.
+        Whether relevances were written, not only statistics.
 
     Examples
     --------
@@ -77,7 +80,7 @@ class Streamed:
 
     samples: int
     explanations: int
-    shape: tuple[int, ...]
+    shape: Any
     dtype: np.dtype
     seconds: float
     resumed: int
@@ -101,7 +104,7 @@ class Streamed:
             facts.append("statistics")
         return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(facts)}>"
 
-    # The names of earlier versions
+    # Names of earlier versions
 
     @property
     def left(self) -> int:
@@ -134,15 +137,18 @@ class Streamed:
 
 
 def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings) -> Streamed:
-    """`Analyzer.stream`, whose arguments are validated in ``settings``."""
+    """`Analyzer.stream`, with its validated ``settings``."""
     begin = time.perf_counter()
     on_cluster = settings.cluster is not None
+    if len(core.model.inputs) > 1:
+        _refuse_several(len(core.model.inputs), settings)
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
-        data = _open_source(source, sink)
-        if data is not source:  # who opened it closes it
+        data = _open_source(core, source, sink)
+        if data is not source:  # the caller closes its own source
             stack.enter_context(data)
+        inputs = data.rows if isinstance(data, SeveralSource) else None
         grid = None
         if settings.mask is not None:
             grid = open_mask_for(core.input_shape, settings.mask, data)
@@ -153,13 +159,14 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
             normalize=settings.normalize,
             group_by=settings.group_by,
             correct=settings.correct,
+            inputs=inputs,
         )
         statistics = RunStatistics(job, settings)
-        out = None if sink is None else open_sink(sink)
+        out = None if sink is None else open_sink(sink) if inputs is None else open_several(sink, inputs)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        inputs = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
-        check_no_overlap({"sink": out, "statistics": statistics.path}, {"source": source, **inputs})
+        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
+        check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None:
             out = Gridded(out, grid)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
@@ -174,7 +181,7 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
 
 
 def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
-    """The outcome of a run, with a warning of each thing that makes relevance mean little."""
+    """The outcome of a run; warns of everything that makes relevance mean little."""
     job, rectify = run.job, run.job.core.settings.rectify
     values, explanations = run.count * math.prod(job.feature_shape), run.count * job.targets
     growth, out_of_bounds = job.growth(run.counts), run.counts["out_of_bounds"]
@@ -186,7 +193,7 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
     return Streamed(
         samples=run.count,
         explanations=explanations,
-        shape=(run.count, *on_grid(job.map_shape, run.grid)),
+        shape=_shape(run),
         dtype=job.dtype,
         seconds=seconds,
         resumed=run.resumed,
@@ -203,17 +210,31 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
     )
 
 
-def _open_source(source: Any, sink: Any) -> Source:
-    """The source; where it is missing and the sink exists, they may be swapped."""
+def _shape(run: Run) -> Any:
+    job = run.job
+    if job.inputs is not None:
+        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.inputs.shapes]
+    return (run.count, *on_grid(job.map_shape, run.grid))
+
+
+def _refuse_several(inputs: int, settings: StreamSettings) -> None:
+    """InputError for options that are for models of one input."""
+    for name in ("mask", "cluster"):
+        if getattr(settings, name) is not None:
+            raise InputError(f"{name}= is for models of one input; this one has {inputs}")
+
+
+def _open_source(core: AnalyzerCore, source: Any, sink: Any) -> Source:
+    """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
-        return open_source(source)
+        return open_inputs(core.model, source)
     except InputNotFoundError as error:
         exists = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
         raise InputNotFoundError(error.filename, "the source comes first, then the sink" if exists else "") from None
 
 
 def _rows(batch_size: int | str, job: Job, data: Source, threads: int) -> int:
-    """Samples of a chunk: ``batch_size``, or as memory and the storage of the data suggest."""
+    """The number of samples in a chunk: ``batch_size``, or a number that suits memory and the data's storage."""
     if batch_size != "auto":
         return int(batch_size)
     rows = job.rows(threads)

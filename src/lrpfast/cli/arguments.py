@@ -30,6 +30,10 @@ MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .
 
 INPUTS_HELP = "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
 
+SEVERAL_HELP = (
+    f"{INPUTS_HELP}; with several inputs NAME=SOURCE for each, or a file or group that has an array of each name"
+)
+
 EXPLAIN_EXAMPLES = """\
 examples:
   lrpfast explain model.h5 x.npy -o r.npy
@@ -44,6 +48,8 @@ examples:
         also a picture of the first 9 explanations
   lrpfast explain model.h5 x.npy --statistics maps.npz --group-by classes.npy --normalize maxabs
         no relevances, but their mean, spread and signs for each class
+  lrpfast explain two.keras image=x1.npy age=x2.npy -o r.nc
+        a model with two inputs: r.nc holds a relevance for each, by its name
 
 INPUTS may be larger than memory: they are read and explained a chunk at a time. Outputs are written under a
 temporary name and renamed when they are whole. A run that was stopped, however it was, goes on where it was
@@ -73,14 +79,14 @@ _NEGATIVE = re.compile(r"-\.?\d")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but that it raises what is wrong in place of printing it and ending the process."""
+    """An argparse parser that raises errors, where argparse prints them and ends the process."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def with_negatives(arguments: Sequence[str]) -> list[str]:
-    """``--low -1,1`` as ``--low=-1,1``, which argparse does not take for an option."""
+    """Write ``--low -1,1`` as ``--low=-1,1``: argparse would read ``-1,1`` as an option."""
     result: list[str] = []
     for argument in arguments:
         if _NEGATIVE.match(argument) and result and result[-1].startswith("--") and "=" not in result[-1]:
@@ -91,7 +97,7 @@ def with_negatives(arguments: Sequence[str]) -> list[str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; what it returns has the command's function as ``run``."""
+    """The parser of the whole command line; its result has the command's function as ``run``."""
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=100)
@@ -130,7 +136,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=SEVERAL_HELP)
     parser.add_argument(
         "-o",
         "--output",
@@ -214,6 +220,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    _add_input_shape(parser)
     _add_rule_options(parser)
     group = parser.add_argument_group("how it is evaluated")
     group.add_argument(

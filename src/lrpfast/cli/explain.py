@@ -7,9 +7,11 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from .. import plot
-from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
+from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
+from ..batch.inputs import open_inputs, source_paths
 from ..batch.path_conflicts import check_no_overlap
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
@@ -18,8 +20,8 @@ from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
 
-#: Arguments of ``explain`` that may name a file to read.
-_READ = ("model", "inputs", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
+#: Arguments of ``explain`` that may name an input file.
+_READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -29,21 +31,28 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--plot draws the relevances that -o OUT keeps: give both")
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
-    sink = None if arguments.output is None else open_sink(arguments.output)
+    model = options.model_of(arguments, arguments.memory)
+    arguments.inputs = options.inputs_of(arguments.inputs, model)
+    arguments.several = several = len(model.inputs) > 1
+    sink = arguments.output if several or arguments.output is None else open_sink(arguments.output)
     check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
-        {name: getattr(arguments, name.replace("-", "_")) for name in _READ},
+        {
+            **{name: getattr(arguments, name.replace("-", "_")) for name in _READ},
+            **source_paths(arguments.inputs, "inputs"),
+        },
     )
-    with open_source(arguments.inputs) as data:
+    with open_inputs(model, arguments.inputs) as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
-        model = options.model_of(arguments, arguments.memory)
+        if several and arguments.plot is not None:
+            raise InputError("--plot is for models of one input")
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
         with terminable(), _noting_interruption(*outputs), warnings.catch_warnings():
-            for kind in (BoundsWarning, RelevanceWarning):  # told below, each in one line
+            for kind in (BoundsWarning, RelevanceWarning):  # printed below, each in one line
                 warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
             done = analyzer.stream(
@@ -73,19 +82,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning in the command's words, without the place in the code that Python shows."""
+    """Print a warning in the words of the command line, without the line of code that Python shows."""
     print(f"lrpfast: warning: {message}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace, done: Streamed) -> None:
-    """What was done, in a few lines."""
+    """Print the outcome in a few lines."""
     if done.not_normalized:
         divisor = NORMALIZATIONS[arguments.normalize]
         print(f"{done.not_normalized:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
-    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
+    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {_shapes(done.shape)}"]
     if done.statistics is not None:
         counts = zip(done.statistics.groups, done.statistics.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
@@ -98,8 +107,13 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     )
 
 
+def _shapes(shape: Any) -> str:
+    """One shape, or those of several inputs."""
+    return " and ".join(map(str, shape)) if isinstance(shape, list) else str(shape)
+
+
 def _doubtful(done: Streamed) -> str:
-    """How many of the explanations mean little, if any."""
+    """The text with the numbers of explanations that mean little; empty if there are none."""
     kinds = {"amplified": done.amplified, "nearly vanished": done.vanished, "zero everywhere": done.zero_maps}
     counts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
     return f"; of {done.explanations:,} explanations, {', '.join(counts)}" if counts else ""
@@ -107,7 +121,7 @@ def _doubtful(done: Streamed) -> str:
 
 @contextlib.contextmanager
 def _noting_interruption(*outputs: str | None) -> Iterator[None]:
-    """Say, when the run is stopped, that it can go on."""
+    """Say that the run can be resumed when it is interrupted."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _assignment(
     model: Model, assignment: Assignment, indices: Sequence[int], left_out: set[str], folded: set[str]
 ) -> list[str]:
-    """A table of the layers that are explained: the rule of each, and of its activation function where not pass."""
+    """A table of the layers that are explained, with their rules, and those of activation functions other than pass."""
     rows: list[tuple[str, ...]] = [("#", "layer", "type", "rule", "activation")]
     for i in indices:
         node = model.nodes[i]
@@ -57,11 +57,11 @@ def _assignment(
 
 
 def _folded(model: Model) -> set[str]:
-    """The names of the batch normalizations that become part of the layer beside them."""
+    """The names of the batch normalizations that are folded into a neighbouring layer."""
     pairs = zip(model.nodes, canonize(model).nodes, strict=True)
     return {node.name for node, now in pairs if isinstance(node.layer, BatchNorm) and isinstance(now.layer, Identity)}
 
 
 def _functions(model: Model) -> set[str]:
-    """The names of the layers that are an activation function or end in one."""
+    """The names of the layers that are an activation function or end with one."""
     return {n.name for n in model.nodes if isinstance(n.layer, Activation) or getattr(n.layer, "activation", None)}

@@ -1,15 +1,18 @@
-"""What the options of a rule stand for: analyzers, rules, targets."""
+"""Interprets the options of a rule: analyzers, rules, targets."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..analyzer import Analyzer
 from ..batch import data_bounds, open_array
+from ..batch.sources import split
 from ..errors import InputError, RuleError
 from ..innvestigate import create_analyzer
 from ..model.graph import Model
@@ -34,10 +37,27 @@ def model_of(arguments: argparse.Namespace, memory: int | None = None) -> Model:
     return load(arguments.model, memory=memory, input_shape=shapes or None)
 
 
+def inputs_of(texts: Sequence[str], model: Model) -> Any:
+    """What INPUTS names: one source; a list of them; or, of NAME=SOURCE, a mapping."""
+    names = [model.nodes[i].name for i in model.inputs]
+    named = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if equals and name in names and not os.path.lexists(split(text)[0]):
+            if name in named:
+                raise InputError(f"INPUTS names two sources for {name!r}")
+            named[name] = source
+    if not named:
+        return texts[0] if len(texts) == 1 else list(texts)
+    if len(named) < len(texts):
+        raise InputError("INPUTS are either all NAME=SOURCE, or all SOURCE in the order of the model's inputs")
+    return named
+
+
 def analyzer(
     model: Model, options: argparse.Namespace, threads: int | None = None, memory: int | None = None
 ) -> Analyzer:
-    """The analyzer that the rule's options stand for."""
+    """The analyzer for the rule's options."""
     common = {
         "device": options.device,
         "precision": options.precision,
@@ -57,7 +77,7 @@ def analyzer(
 
 
 def _check_bounds(options: argparse.Namespace, result: Analyzer) -> None:
-    """RuleError where --low and --high are given and no layer of this model has the rule that they are for."""
+    """Raise RuleError if --low or --high is given but no layer of the model has z_box."""
     if options.low is None and options.high is None:
         return
     boxes = {rule for rule in result.assignment.rules.values() if isinstance(rule, ZBox)}
@@ -73,7 +93,7 @@ def _check_bounds(options: argparse.Namespace, result: Analyzer) -> None:
 
 
 def _reference(text: str | None) -> float | np.ndarray | None:
-    """What ``--y-ref`` names."""
+    """The value of ``--y-ref``."""
     if text is None:
         return None
     if text.endswith(".npy"):
@@ -91,12 +111,12 @@ def _canonical_name(name: str) -> str:
     return name
 
 
-#: bounds that are taken from the inputs
+#: Bounds that are computed from the inputs.
 _FROM_DATA = ("minmax", "1sigma", "3sigma")
 
 
 def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The rule's parameters that are given, and the bounds ``low`` and ``high``."""
+    """The parameters of the rule that the options set, and the bounds ``low`` and ``high``."""
     names = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
     parameters = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
     bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
@@ -104,6 +124,8 @@ def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any],
     for text in from_data:
         if getattr(options, "inputs", None) is None:
             raise RuleError(f"--{from_data[text]} {text} is taken from the inputs, which this command does not have")
+        if getattr(options, "several", False):
+            raise RuleError(f"--{from_data[text]} {text} is for models of one input")
         pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
         bounds.update(
             {key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text}
@@ -112,7 +134,7 @@ def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any],
 
 
 def _composite(options: argparse.Namespace) -> Composite:
-    """By lrpfast's own names. ``low`` and ``high`` go to whichever is the z-box, the rule or the input layer's."""
+    """The composite for lrpfast's own names. ``low`` and ``high`` are for z_box: the rule or the input layer's."""
     name = options.rule
     parameters, bounds = _parameters_and_bounds(options)
     first = _first_rule(options.input_layer_rule)
@@ -177,12 +199,12 @@ def _bound(key: str, text: str) -> float | str | np.ndarray:
 
 
 def layer(text: str | None) -> str | int | None:
-    """What ``--start`` names: a layer's name or index."""
+    """The value of ``--start``: a layer's name or index."""
     return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else text
 
 
 def target(text: str) -> Any:
-    """What ``--target`` names, as `Analyzer.analyze` takes it."""
+    """The value of ``--target``, as `Analyzer.analyze` takes it."""
     if re.fullmatch(r"-?\d+", text):
         return int(text)
     if re.fullmatch(r"-?\d+,-?\d+", text):

@@ -1,4 +1,4 @@
-"""What the text of an option may be: types for argparse that say what was expected."""
+"""Types of option values for argparse, whose errors say what was expected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def _typed(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
-    """A type for argparse that says what was expected."""
+    """A type for argparse whose error says what was expected."""
 
     def parse(text: str) -> Any:
         try:

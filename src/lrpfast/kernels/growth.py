@@ -120,33 +120,18 @@ class Growth:
         return {key: getattr(self, key) for key in COUNTS}
 
 
-def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step: int) -> RunGrowth | None:
+def judge(relevance: Any, output: np.ndarray | None, start: Start, rectify: bool, step: int) -> RunGrowth | None:
     """The growth of some explanations, from their relevance (samples, targets, …) and outputs (samples, outputs).
 
-    For backends that do not judge while they run. Of the call's samples, these are every ``step``-th. None where
-    there is nothing to warn of.
+    For backends that do not judge while they run. Of the call's samples, these are every ``step``-th. The outputs are
+    not needed where the start is an array. None where there is nothing to warn of.
     """
     with device_of(relevance):
         absolute = abs(relevance)
         sums = module_of(relevance).nansum(absolute.reshape(*absolute.shape[:2], -1), 2, np.float64)
         after: np.ndarray = to_host(sums)
-    y = np.maximum(output, 0) if rectify and start.mode != "pair" else output
-    y = y.astype(np.float64)
-    low, size = start.window or (0, y.shape[1])
-    if start.mode == "array":
-        assert start.array is not None
-        chosen = start.array.reshape(len(y), 1, -1).astype(np.float64)
-    elif start.mode == "max":
-        chosen = y[:, low : low + size].max(1)[:, None, None]
-    elif start.mode == "all":
-        chosen = y[:, None, low : low + size]
-    else:
-        assert start.targets is not None
-        targets = start.targets.reshape(-1, 2 if start.mode == "pair" else start.count)
-        indices = np.broadcast_to(targets, (len(y), targets.shape[1]))
-        chosen = np.take_along_axis(y, indices, 1)
-        chosen = chosen[:, None] * [1, -1] if start.mode == "pair" else chosen[:, :, None]
-    before, total = np.abs(chosen).sum(2), chosen.sum(2)
+    initial = _initial_relevance(output, start, rectify)
+    before, total = np.abs(initial).sum(2), initial.sum(2)
     nonzero_start = before > 0 if start.mode == "array" else np.ones_like(before, bool)
     zero = (after == 0) & nonzero_start
     amplified = ~zero & (after > MOST * before) & nonzero_start
@@ -169,3 +154,23 @@ def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step:
         first_zero=step * int(zero.any(1).argmax()),
         step=step,
     )
+
+
+def _initial_relevance(output: np.ndarray | None, start: Start, rectify: bool) -> np.ndarray:
+    """The relevance at which explanations start, shape (samples, targets, outputs or 1 or 2), float64."""
+    if start.mode == "array":
+        assert start.array is not None
+        return start.array.reshape(len(start.array), start.count, -1).astype(np.float64)
+    assert output is not None
+    y = (np.maximum(output, 0) if rectify and start.mode != "pair" else output).astype(np.float64)
+    low, size = start.window or (0, y.shape[1])
+    if start.mode == "max":
+        largest: np.ndarray = y[:, low : low + size].max(1)
+        return largest[:, None, None]
+    if start.mode == "all":
+        return y[:, None, low : low + size]
+    assert start.targets is not None
+    targets = start.targets.reshape(-1, 2 if start.mode == "pair" else start.count)
+    indices = np.broadcast_to(targets, (len(y), targets.shape[1]))
+    values = np.take_along_axis(y, indices, 1)
+    return values[:, None] * [1, -1] if start.mode == "pair" else values[:, :, None]

@@ -177,10 +177,10 @@ static void NAME(lstm_step)(const lrpfast_recurrent *op, T *z, T *restrict h, T 
     NAME(apply_function)(op, &op->cell_function, n, g, g);
     NAME(apply_function)(op, &op->gate_function, n, o, o);
     for (ptrdiff_t j = 0; j < n; j++) {
-        const T kept = f[j] * c[j], fresh = i[j] * g[j];
+        const T old_part = f[j] * c[j], new_part = i[j] * g[j];
         if (!all)
-            at[j] = kept, at[n + j] = fresh;
-        c[j] = kept + fresh;
+            at[j] = old_part, at[n + j] = new_part;
+        c[j] = old_part + new_part;
     }
     NAME(apply_function)(op, &op->output_function, n, c, s);
     for (ptrdiff_t j = 0; j < n; j++)
@@ -216,11 +216,11 @@ static void NAME(gru_step)(const lrpfast_recurrent *op, T *z, T *restrict h, T *
     memcpy(slots + 2 * n, r, n * sizeof(T));
     NAME(apply_function)(op, &op->cell_function, n, candidate, candidate);
     for (ptrdiff_t j = 0; j < n; j++) {
-        const T kept = z[j] * h[j], fresh = (1 - z[j]) * candidate[j];
-        h[j] = kept + fresh;
+        const T old_part = z[j] * h[j], new_part = (1 - z[j]) * candidate[j];
+        h[j] = old_part + new_part;
         slots[3 * n + j] = h[j];
-        slots[4 * n + j] = op->product == LRPFAST_SIGNAL ? kept : z[j];
-        slots[5 * n + j] = op->product == LRPFAST_SIGNAL ? fresh : candidate[j];
+        slots[4 * n + j] = op->product == LRPFAST_SIGNAL ? old_part : z[j];
+        slots[5 * n + j] = op->product == LRPFAST_SIGNAL ? new_part : candidate[j];
     }
     if (op->product != LRPFAST_SIGNAL)
         memcpy(slots + 6 * n, inner, n * sizeof(T));
@@ -260,7 +260,7 @@ static void NAME(pre_activations)(const lrpfast_recurrent *op, NAME(cells) *k, p
     for (ptrdiff_t r = 0; r < rows; r++) {
         T *z = k->blocks + r * k->wide, *row = k->resets + r * k->width;
         NAME(gru_gates)(op, z, k->slots);
-        if (op->product != LRPFAST_SIGNAL) /* kept until the row's step is made */
+        if (op->product != LRPFAST_SIGNAL) /* until the row's step is computed */
             memcpy(k->more + r * 2 * n, k->slots + 7 * n, 2 * n * sizeof(T));
         memcpy(row, k->inputs + r * k->width, op->features * sizeof(T));
         for (ptrdiff_t j = 0; j < op->units; j++)
@@ -272,7 +272,7 @@ static void NAME(pre_activations)(const lrpfast_recurrent *op, NAME(cells) *k, p
             k->blocks[r * k->wide + 2 * n + j] += op->candidate_bias[j];
 }
 
-/* One step of one row: its new states, and what is kept of it. */
+/* One step of one row: its new states, and the slots that the way back needs. */
 static void NAME(row_step)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff_t r, ptrdiff_t step, void *state)
 {
     const ptrdiff_t n = op->padded, slots = NAME(recurrent_slots)(op);

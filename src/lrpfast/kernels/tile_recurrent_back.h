@@ -87,13 +87,13 @@ static void NAME(lstm_back)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff
     const ptrdiff_t n = op->padded;
     T *rh = k->h + r * n, *rc = k->c + r * n, *s = k->blocks + r * k->wide, *v = k->slots;
     if (op->product == LRPFAST_SIGNAL) {
-        T *kept = v + 2 * n, *fresh = v + 3 * n;
+        T *old_part = v + 2 * n, *new_part = v + 3 * n;
         for (ptrdiff_t j = 0; j < op->units; j++)
             rc[j] += rh[j];
-        NAME(pairs)(op, v + 4 * n, kept, fresh, rc, s, terms);
-        memcpy(rc, kept, n * sizeof(T));
+        NAME(pairs)(op, v + 4 * n, old_part, new_part, rc, s, terms);
+        memcpy(rc, old_part, n * sizeof(T));
         memset(rh, 0, n * sizeof(T));
-        NAME(quotients)(op, v, fresh, s, terms);
+        NAME(quotients)(op, v, new_part, s, terms);
         return;
     }
     T *old_c = v + 5 * n, *i = v + 6 * n, *f = i + n, *g = f + n, *o = g + n, *tanh_c = o + n, *c = tanh_c + n;
@@ -118,29 +118,29 @@ static void NAME(lstm_back)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff
 static void NAME(gru_back)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff_t r, T *terms)
 {
     const ptrdiff_t n = op->padded;
-    T *rh = k->h + r * n, *v = k->slots, *rz = v + 9 * n, *rr = v + 10 * n, *kept = v + 4 * n, *fresh = v + 5 * n;
+    T *rh = k->h + r * n, *v = k->slots, *rz = v + 9 * n, *rr = v + 10 * n, *old_part = v + 4 * n, *new_part = v + 5 * n;
     const T *old_h = v + n, *reset = v + 2 * n;
     T *s = k->blocks + r * k->wide;
     memset(rz, 0, 2 * n * sizeof(T));
     if (op->product != LRPFAST_SIGNAL) {
         T *first = v + 11 * n, *second = v + 12 * n;
         for (ptrdiff_t j = 0; j < op->units; j++) {
-            first[j] = kept[j] * old_h[j];
-            second[j] = (1 - kept[j]) * fresh[j];
+            first[j] = old_part[j] * old_h[j];
+            second[j] = (1 - old_part[j]) * new_part[j];
         }
         NAME(pairs)(op, v + 3 * n, first, second, rh, s, terms);
-        NAME(split)(op, kept, 0, old_h, first, rz, terms);
-        NAME(split)(op, kept, 1, fresh, second, rz, terms);
-        kept = first, fresh = second;
+        NAME(split)(op, old_part, 0, old_h, first, rz, terms);
+        NAME(split)(op, old_part, 1, new_part, second, rz, terms);
+        old_part = first, new_part = second;
     } else
-        NAME(pairs)(op, v + 3 * n, kept, fresh, rh, s, terms);
-    memcpy(rh, kept, n * sizeof(T));
+        NAME(pairs)(op, v + 3 * n, old_part, new_part, rh, s, terms);
+    memcpy(rh, old_part, n * sizeof(T));
     if (op->cell == LRPFAST_GRU_BEFORE) {
-        NAME(quotients)(op, v, fresh, s, terms);
+        NAME(quotients)(op, v, new_part, s, terms);
         return;
     }
     T *x_part = s + (op->product == LRPFAST_SIGNAL ? 0 : 2 * n), *h_part = x_part + n;
-    NAME(quotients)(op, v, fresh, x_part, terms);
+    NAME(quotients)(op, v, new_part, x_part, terms);
     for (ptrdiff_t j = 0; j < op->units; j++) {
         h_part[j] = reset[j] * x_part[j];
         if (op->product == LRPFAST_SIGNAL)

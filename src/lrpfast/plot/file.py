@@ -19,20 +19,20 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def save(figure: Figure | TokenText, path: str | os.PathLike[str], dpi: float = 150) -> None:
-    """Write a figure as PNG, PDF or SVG, by the path's ending; it appears when it is whole.
+    """Write a figure as PNG, PDF or SVG, by the path's extension; the file appears when it is complete.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure or TokenText
     path : path
-        Ends in .png, .pdf or .svg.
+        With the extension .png, .pdf or .svg.
     dpi : float
-        Pixels an inch, of a PNG.
+        Pixels per inch of a PNG.
 
     Raises
     ------
     InputError
-        For any other ending, where no file can be put, and when ``figure`` is none or ``dpi`` not above 0.
+        For any other extension or an unusable path, for anything but a figure, and for a ``dpi`` not above 0.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def save(figure: Figure | TokenText, path: str | os.PathLike[str], dpi: float = 
 
 
 def check_path(path: str | os.PathLike[str]) -> str:
-    """The format that the path's ending names; InputError or OSError unless a picture can be put there.
+    """The format of a path's extension; InputError or OSError unless a picture can be written there.
 
     Examples
     --------

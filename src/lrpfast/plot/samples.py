@@ -1,4 +1,4 @@
-"""What a caller gives, as images, sequences or vectors."""
+"""Interprets the caller's arrays as images, sequences or vectors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..kernels.arrays import as_array, to_host
 from .check import check_choice, is_index
 
 KINDS = ("auto", "image", "sequence", "vector")
-#: Samples drawn where nothing else is said.
+#: The default for the largest number of samples.
 LIMIT = 16
-#: More panels than this are a picture that nobody reads, and that takes minutes to draw.
+#: The largest number of panels: nobody reads more, and drawing them would take minutes.
 MOST_PANELS = 100
 
 
 def check_limit(limit: Any, panels: int = 1) -> None:
-    """InputError unless ``limit`` samples of so many panels each can be drawn."""
+    """Raise InputError unless ``limit`` samples with this number of panels each can be drawn."""
     if not is_index(limit) or limit < 1:
         raise InputError(f"limit must be a whole number of at least 1, not {limit!r}")
     if limit * panels > MOST_PANELS:
@@ -32,7 +32,7 @@ def check_limit(limit: Any, panels: int = 1) -> None:
 
 
 def as_samples(value: Any, name: str, limit: int) -> tuple[np.ndarray, int]:
-    """The first ``limit`` samples in float64, and how many there are; of what is mapped or lazy no more is read."""
+    """The first ``limit`` samples in float64, and the number of all; mapped and lazy arrays are read no further."""
     if isinstance(value, Explanation):
         value = value.relevance
         if isinstance(value, list):
@@ -54,20 +54,20 @@ def as_samples(value: Any, name: str, limit: int) -> tuple[np.ndarray, int]:
     return samples, shape[0]
 
 
-#: Grey, grey and alpha, RGB, RGB and alpha: an axis so short is an image's channels; a longer one may be a side.
+#: Grey, grey and alpha, RGB, RGB and alpha: an axis of this size or less is an image's channels.
 COLOURS = 4
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How the caller's arrays are to be read: the arguments that say it, checked as far as that goes without them."""
+    """The arguments that say how to interpret arrays, checked as far as possible without the arrays."""
 
     kind: str
     shape: tuple[int, ...] | None
     mask: np.ndarray | None
     channels: str | int | None
     channels_first: bool | None
-    #: How many channels were added up.
+    #: The number of channels that were added.
     summed: int = 1
 
     @classmethod
@@ -102,8 +102,8 @@ class Reader:
     def read(self, values: np.ndarray, name: str) -> tuple[Reader, np.ndarray]:
         """Images (n, h, w), sequences (n, steps, channels) or vectors (n, features).
 
-        The reader returned reads others alike: it knows their kind, and where channels lie; and how many were summed.
-        An image's "input" keeps its channels.
+        The returned reader interprets other arrays in the same way: it has the kind, the axis of channels, and the
+        number of summed channels. An image's "input" keeps its channels.
         """
         original_shape, kind = values.shape, self.kind
         if self.mask is not None:
@@ -152,11 +152,11 @@ class Reader:
         return replace(self, kind=kind, channels_first=first, summed=1 if is_index(self.channels) else summed), values
 
     def _channels_first(self, kind: str, shape: tuple[int, ...], name: str) -> bool:
-        """Whether samples with channels have them first: as told, else by an image's sizes."""
+        """Whether the channels are the first axis: by the argument, else by an image's sizes."""
         if self.channels_first is not None or kind == "sequence":
             return bool(self.channels_first)
         first, middle, last = shape[1:]
-        either = {first, last} == {1, 3}  # grey with channels at one end, in colour with them at the other
+        either = {first, last} == {1, 3}  # either a grey or an RGB image
         if not either and min(first, last) <= COLOURS and (first < min(middle, last) or last < min(first, middle)):
             return first < last
         raise InputError(
@@ -176,7 +176,7 @@ class Reader:
         return grid
 
     def _pick(self, values: np.ndarray, name: str) -> np.ndarray:
-        """(…, 1): the channel asked for, or the sum of those that are not NaN."""
+        """The requested channel, or the sum of those that are not NaN, shape (…, 1)."""
         if self.channels in (None, "sum"):
             some = ~np.isnan(values).all(-1, keepdims=True)
             return np.where(some, np.nansum(values, -1, keepdims=True), np.nan)
@@ -187,12 +187,12 @@ class Reader:
 
 
 def _any(shape: Sequence[int]) -> str:
-    """The shape of any number of such samples: of what was given, no more than the samples shown is read."""
+    """A shape with "samples" as its first size: only some of the samples have been read."""
     return f"(samples, {', '.join(map(str, shape[1:]))})"
 
 
 def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit: int) -> np.ndarray:
-    """The inputs of the samples shown, read as their relevance was; images in grey."""
+    """The inputs of the samples shown, interpreted in the same way as their relevance; images in grey."""
     inputs, count = as_samples(input, "input", limit)
     if count != samples:
         raise ShapeError(f"there are {samples} relevances, but {count} inputs")

@@ -1,4 +1,4 @@
-"""Rules, and the composites that assign them to layers.
+"""Rules, and the composites that assign rules to layers.
 
 Examples
 --------

@@ -64,7 +64,7 @@ def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # 
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composi
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Com
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Returns
     -------
@@ -148,10 +148,10 @@ def EpsilonGammaBox(  # noqa: N802
     Parameters
     ----------
     low, high : float or array
-        The input's bounds, as in `rules.ZBox`; there must be some.
+        The input's bounds, as in `rules.ZBox`; both are required.
     epsilon, gamma : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
 def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     """A rule on layers with weights, epsilon 1e-9 on sums, pooling and moves (captum).
 
-    These are captum 0.9's conventions: max pooling and reshaping hand on R x / (x ± 1e-9), and
+    These are captum 0.9's conventions: max pooling and reshaping pass on R x / (x ± 1e-9), and
     batch normalization stays a layer of its own. captum's rules are ``Epsilon(1e-9)``,
     ``Gamma(0.25, generalized=False, scale_bias=False, stabilizer=1e-9)`` and
     ``ZPlus(split_input=False, bias="full", stabilizer=1e-9)``.
@@ -191,7 +191,7 @@ def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     Parameters
     ----------
     rule : Rule or str, optional
-        Epsilon when None, as in captum.
+        When None, Epsilon, as in captum.
 
     Examples
     --------
@@ -226,6 +226,7 @@ def _transformer(
             Entry("all", Detached(stabilizer=stabilizer), None, (LayerNorm, RMSNorm)),
         ),
         name,
+        canonize=False,
     )
 
 
@@ -321,14 +322,14 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
 
 
 def from_name(name: str, **parameters: Any) -> Composite:
-    """The composite called ``name``, or the rule of that name on all layers.
+    """The composite with the name ``name``, or the rule with this name on all layers.
 
     Parameters
     ----------
     name : str
         A key of ``COMPOSITES`` or of ``rules.RULES``.
     **parameters
-        Those of the composite or the rule.
+        The parameters of the composite or the rule.
 
     Returns
     -------
@@ -337,7 +338,7 @@ def from_name(name: str, **parameters: Any) -> Composite:
     Raises
     ------
     RuleError
-        For an unknown name, which says what there is, or a parameter that it does not have.
+        For an unknown name (the message lists all names) or an unknown parameter.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a layer is to LRP: which rules make sense for it, and which it has unless told otherwise."""
+"""The roles of layers in LRP: the rules that apply to a layer, and its default rule."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ from .recurrent import Recurrent
 from .rule import Rule
 from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
-#: What composites call convolutions, and sums.
+#: Convolutions, and sums, in composites.
 CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
 SUMS = (Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
 
 
 @dataclass(frozen=True)
 class Role:
-    """A kind of layer: what it is called, its rule by default, and the rules besides that it takes.
+    """A kind of layer: its name, its default rule, and the other rules that apply to it.
 
-    ``groups`` says whether it takes the rules that are made of groups (`Rule.groups`); a layer
-    with ``default`` None must be given a rule.
+    ``groups`` says whether rules with groups (`Rule.groups`) apply; a layer whose ``default`` is
+    None needs a rule.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Role:
     groups: bool = False
 
     def takes(self, rule: Rule) -> bool:
-        """Whether the rule makes sense for such layers."""
+        """Whether the rule applies to such layers."""
         return isinstance(rule, self.others) or (self.groups and type(rule).groups is not Rule.groups)
 
 
@@ -140,7 +140,7 @@ def activation_role(function: Activation) -> Role:
 
 
 def check(rule: Rule, kind: Role, node: Node) -> Rule:
-    """The rule, if it makes sense for the node; RuleError says what would."""
+    """The rule, if it applies to the node; else RuleError, which lists the rules that do."""
     if kind.takes(rule):
         _check_parameters(rule, kind, node)
         return rule

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Attention, BatchNorm, Input, Softmax
+from ..model.layers import Activation, Attention, BatchNorm, Input, Softmax, StepMask, Where
 from ..model.layers.shape import only_moves
 from ..model.node import Node
 from .roles import PRODUCT, role
@@ -26,6 +26,10 @@ def carries_relevance(model: Model) -> list[bool]:
             carries.append(node.layer.kind != "truth")
         elif isinstance(node.layer, (Attention, Softmax)):  # the last input may be a mask
             carries.append(any(inputs[: 1 if isinstance(node.layer, Softmax) else 3]))
+        elif isinstance(node.layer, StepMask):
+            carries.append(False)
+        elif isinstance(node.layer, Where):  # not to what is compared
+            carries.append(any(inputs[1:]))
         else:
             carries.append(any(inputs))
     return carries
@@ -47,7 +51,7 @@ def fit_sides(rule: Rule, model: Model, index: int, carries: Sequence[bool]) -> 
     else:
         sides = {"each": set(range(count)), "first": {0}, "last": {count - 1}}[to]
     open_ = {k for k in range(count) if carries[node.inputs[k]]}
-    sides = sides & open_ or open_ or sides
+    sides = sides & open_ or open_ or set(range(count))
     return Split(to="each" if len(sides) == count else tuple(sorted(sides)), stabilizer=rule.stabilizer)
 
 

@@ -14,7 +14,7 @@ SIDES = ("each", "signal", "first", "last")
 
 @dataclass(frozen=True, repr=False)
 class Pass(Rule):
-    """Hand relevance through unchanged: R_in = R.
+    """Pass relevance on unchanged: R_in = R.
 
     The rule of activations, reshapes and inference no-ops (Bach et al. 2015, section 2.3).
 
@@ -37,8 +37,8 @@ class Pass(Rule):
 class Gradient(Rule):
     """Multiply relevance by the layer's derivative: R_in,i = Σ_j ∂y_j/∂x_i R_j.
 
-    For activations, sums and batch normalization, where an analyzer asks for it:
-    excitation backprop's activations, deep Taylor's layers without weights.
+    For activations, sums and batch normalization, in excitation backprop (activations) and
+    deep Taylor (layers without weights).
     It does not conserve relevance; the report counts the difference as lost.
 
     References
@@ -62,7 +62,7 @@ class Gradient(Rule):
 
 @dataclass(frozen=True, repr=False)
 class Split(Rule):
-    """Share a product's relevance among its factors, equally or to those that are named: R_k = R / n.
+    """Divide a product's relevance among its factors, equally or to those named: R_k = R / n.
 
     For a product of matrices, z = Σ_k a_k b_k, each factor gets half of every
     summand's share: R_a,k = ½ Σ a_k b_k / (z + stabilizer) R; a single one that is named gets all of it.
@@ -74,7 +74,7 @@ class Split(Rule):
         gives where another factor is none (of two activations a sigmoid or softmax is the gate); or by place.
         What is computed from masks alone never gets any.
     stabilizer : float or Stabilizer
-        Of products of matrices.
+        The stabilizer of products of matrices.
 
     Raises
     ------

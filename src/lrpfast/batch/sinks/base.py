@@ -1,4 +1,4 @@
-"""What every sink offers, and the file that most of them write."""
+"""The interface of all sinks, and the file that most of them write."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .names import check_names
 if TYPE_CHECKING:
     from ..metadata import RowsShape
 
-#: Bytes of rows from which on their checksum is computed while they are written: it takes about as long.
+#: The least number of bytes whose checksum is computed while they are written, which takes about as long.
 LONG = 1 << 20
 
 
 class Sink:
-    """Where rows of relevance go, along the first axis; a context manager that closes it.
+    """A destination of rows of relevance, along the first axis; a context manager that closes it.
 
     Attributes
     ----------
     name : str
         For messages.
     path : str or None
-        None where rows go to a function.
+        None for a function.
     array : str or None
-        What the rows are called in the output, where it has names.
+        The name of the rows' array in the output; None in formats without names.
     partial : str or None
-        Where rows are until the output is whole.
+        The path of the rows until the output is complete.
     resumable : bool
-        Whether another run can go on with what this one leaves.
+        Whether a later run can continue the partial output.
     """
 
     name: str
@@ -49,10 +49,15 @@ class Sink:
     resumable: bool = False
     _checksum_thread: ThreadPoolExecutor | None = None
 
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
-        """Before anything is created: InputError or OSError unless an array of this shape can be written.
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of all arrays that the output is to hold."""
+        return () if self.array is None else (self.array,)
 
-        With the input's names and coordinates, where the format has room for them.
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
+        """Raise InputError or OSError, before anything is created, unless an array of this shape can be written.
+
+        The array has the input's names and coordinates if the format holds them.
         """
 
     def begin(
@@ -70,16 +75,16 @@ class Sink:
         Parameters
         ----------
         shape : tuple of int
-            Of the whole; the number of samples may be None where the format can take it.
+            The shape of all rows; the number of samples may be None in formats that allow it.
         dtype : numpy.dtype
         attributes : dict of str
-            How the relevance was made.
-        labels : Labels, optional
+            The provenance of the relevance.
+        labels : ArrayMetadata, optional
             The input's.
         done : int
-            Rows of the partial output that are written.
+            The number of rows that the partial output has.
         rows : int
-            Rows that are written at a time, for formats that store them so.
+            The number of rows that are written together, for formats that store chunks.
         existing : bool
             Open the existing partial output even where no row is done: another process created it.
 
@@ -100,14 +105,14 @@ class Sink:
         raise NotImplementedError
 
     def _described_array(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
-        """The relevance of as many samples as files describe it, without its values, and its coordinates."""
+        """The array as files describe it, with placeholders for its values, and its coordinates."""
         shape = (samples, *self._shape[1:])
         labels = for_relevance(self._labels, shape)
         placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
         return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
     def _check_names(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
-        """InputError unless files of this format hold the array with these labels."""
+        """Raise InputError unless this format can hold an array with these names."""
         described = for_relevance(labels, shape)
         arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
         check_names(self.name, kind, arrays, described.coords)
@@ -115,21 +120,21 @@ class Sink:
             encoded(key, coord)
 
     def _missing_partial(self) -> InputError:
-        """The error where a run is to go on with a partial output that is not there."""
+        """The error for a missing partial output."""
         return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
 
     def write(self, first: int, rows: np.ndarray) -> int:
-        """Rows from ``first`` on; returns the checksum of their bytes in the output.
+        """Write rows from ``first`` on; returns the checksum of their bytes in the output.
 
         Raises
         ------
         OSError
-            Naming the output, when the disk is full, with the rows so far kept.
+            With the output's name, when the disk is full; the rows so far are kept.
         """
         raise NotImplementedError
 
     def _write_with_checksum(self, data: memoryview, write: Callable[[], None]) -> int:
-        """Write these bytes, and compute their checksum meanwhile."""
+        """Write bytes, and compute their checksum at the same time."""
         if len(data) < LONG:
             write()
             return zlib.crc32(data)
@@ -140,26 +145,26 @@ class Sink:
         return value.result()
 
     def checksum(self, first: int, stop: int) -> int | None:
-        """The checksum of these rows as the partial output has them now; None where it does not have them all."""
+        """The checksum of these rows in the partial output; None if it lacks some of them."""
         raise NotImplementedError
 
     def frame(self) -> int:
-        """The checksum of all that the partial output has besides rows."""
+        """The checksum of everything in the partial output but its rows."""
         raise NotImplementedError
 
     def flush(self) -> None:  # noqa: B027
-        """Return when the rows written are on the disk."""
+        """Wait until the written rows are on the disk."""
 
     def take_finished(self) -> None:
-        """Look at the output that has its name already, in place of the partial one."""
+        """Use the finished output in place of the partial one."""
         self.partial = self.path
 
     def finish(self) -> None:
-        """All rows are written: the output takes its name, in one step."""
+        """Give the complete output its name, in one step."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Stop where it is; a partial output stays."""
+        """Stop; a partial output remains."""
         if self._checksum_thread is not None:
             self._checksum_thread.shutdown()
             self._checksum_thread = None
@@ -186,19 +191,18 @@ class CallbackSink(Sink):
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
     def write(self, first: int, rows: np.ndarray) -> int:
-        self._function(first, rows.copy())  # which it may keep: the rows' own place is used again
+        self._function(first, rows.copy())  # a copy, which the function may keep: the buffer is reused
         return 0
 
     def finish(self) -> None:
-        """The function has had every row."""
+        """Do nothing: the function has received every row."""
 
 
 class FileSink(Sink):
-    """Rows that lie in a file as they lie in memory, written in place at their offset.
+    """Rows that have the same layout in a file as in memory, and are written at their offset.
 
-    The library of the format makes the file with all but the rows, and is not
-    involved afterwards: a run that is killed leaves a file that is as good as
-    its rows.
+    The format's library creates the file without the rows, and is not used
+    afterwards: when a run is killed, the file remains valid.
     """
 
     path: str
@@ -212,7 +216,7 @@ class FileSink(Sink):
         self._file: int | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
-        existing_bytes = 0  # by a partial output, which a resumed run goes on with and another one replaces
+        existing_bytes = 0  # of a partial output, which a resumed run continues and another one replaces
         with contextlib.suppress(OSError):
             existing_bytes = on_disk(os.stat(self.partial))
         check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - existing_bytes))
@@ -236,15 +240,15 @@ class FileSink(Sink):
 
     def _check_room(self) -> None:
         variable, coords = self._described_array(self._shape[0])
-        described = variable._replace(values=np.empty(0))  # its rows are counted apart
+        described = variable._replace(values=np.empty(0))  # its rows are counted separately
         check_room(self.partial, [described, *coords.values()], (self._shape[0] or 0) * self._row)
 
     def _create(self) -> None:
-        """Make the partial file with everything but the rows."""
+        """Create the partial file with everything but the rows."""
         raise NotImplementedError
 
     def _find(self) -> int:
-        """Where in the partial file the rows begin; InputError where it is another file."""
+        """The offset of the rows in the partial file; InputError if it is another file."""
         raise NotImplementedError
 
     def write(self, first: int, rows: np.ndarray) -> int:
@@ -261,13 +265,13 @@ class FileSink(Sink):
         return self._checksum(self._offset + first * self._row, (stop - first) * self._row)
 
     def frame(self) -> int:
-        """The checksum of all that the partial output has besides rows."""
+        """The checksum of everything in the partial output but its rows."""
         end = self._offset + (self._shape[0] or 0) * self._row
         rest = self._checksum(0, self._offset)
         return self._checksum(end, max(0, os.stat(self.partial).st_size - end), rest or 0) or 0
 
     def _checksum(self, offset: int, size: int, value: int = 0) -> int | None:
-        """That of bytes of the partial file, after others; None where the file ends before them."""
+        """The checksum of bytes of the partial file, continuing ``value``; None if the file ends before them."""
         with self._naming(), open(self.partial, "rb", buffering=0) as file:
             buffer = memoryview(bytearray(min(size, 1 << 20)))
             while size:
@@ -293,7 +297,7 @@ class FileSink(Sink):
             replace_file(self.partial, os.path.realpath(self.path))  # which syncs the folder too
 
     def _complete(self) -> None:  # noqa: B027
-        """What is known only at the end."""
+        """Write what is known only at the end."""
 
     def close(self) -> None:
         super().close()
@@ -308,25 +312,25 @@ class FileSink(Sink):
 
     @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:
-        """An OSError names the output."""
+        """Name the output in every OSError."""
         with naming(self.path, self.partial):
             yield
 
 
 def little(dtype: np.dtype) -> np.dtype:
-    """The type in the byte order of files, which is the same on every machine."""
-    return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name: else "<" and "=" differ for netCDF4
+    """The type in little-endian byte order, which files have on every machine."""
+    return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name, because netCDF4 distinguishes "<" and "="
 
 
 def check_rows(name: str, shape: RowsShape, first: int, rows: np.ndarray) -> None:
-    """ShapeError unless rows from ``first`` on are part of an array of this shape."""
+    """Raise ShapeError unless rows from ``first`` on fit into an array of this shape."""
     if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
         raise ShapeError(f"{name}: rows from {first} on of shape {rows.shape} do not fit {shape}")
 
 
 @contextlib.contextmanager
 def storing(name: str) -> Iterator[None]:
-    """InputError where a format's library refuses a coordinate or an attribute of the input."""
+    """Raise InputError when a format's library refuses a coordinate or an attribute of the input."""
     try:
         yield
     except (LrpfastError, OSError, MemoryError):
@@ -336,10 +340,10 @@ def storing(name: str) -> Iterator[None]:
 
 
 def check_room(file_path: str, arrays: Iterable[Coord], rows: int) -> None:
-    """OSError of the disk unless a new file can be written there, of a format's metadata and so many bytes of rows.
+    """Raise the disk's OSError unless a new file with these arrays and this many bytes of rows can be written there.
 
-    HDF5 crashes the process, at its next use, where a file cannot be closed since the disk is full: so what it is
-    to write is tried before. The rows are not written, but the file is made as long.
+    If HDF5 cannot close a file because the disk is full, its next use crashes the process. So a file of
+    the metadata's size is written first, extended by the length of the rows, and removed.
     """
     size = 1 << 16
     for _, values, attrs in arrays:
@@ -361,9 +365,9 @@ def check_room(file_path: str, arrays: Iterable[Coord], rows: int) -> None:
 
 @contextlib.contextmanager
 def from_library(file_path: str, name: str) -> Iterator[None]:
-    """Around what HDF5 writes into a file: OSError where it fails, in the disk's words where that is the reason.
+    """Raise OSError when HDF5 cannot write, with the disk's message if the disk is the reason.
 
-    HDF5 and NetCDF have one RuntimeError for whatever they meet.
+    HDF5 and NetCDF raise RuntimeError for any failure.
     """
     try:
         yield
@@ -378,12 +382,12 @@ def from_library(file_path: str, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(path: str, partial: str) -> Iterator[None]:
-    """An OSError of a file without a name, or of a partial one, names the output."""
+    """Name the output in an OSError that has no file name, or that of the partial file."""
     try:
         yield
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(partial):
             raise
-        if error.errno is None:  # a library's own
+        if error.errno is None:  # raised by a library
             raise OSError(f"{path}: cannot be written ({error})") from error
-        raise OSError(error.errno, os.strerror(error.errno), path) from error  # HDF5 says more than anyone reads
+        raise OSError(error.errno, os.strerror(error.errno), path) from error  # HDF5's messages are very long

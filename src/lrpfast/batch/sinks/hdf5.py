@@ -1,4 +1,4 @@
-"""Rows into HDF5 files, and arrays with their coordinates as HDF5's dimension scales."""
+"""Writes rows to HDF5 files, and arrays with their coordinates as HDF5's dimension scales."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Hdf5Sink(FileSink):
-    """Rows into a dataset of an HDF5 file of their own."""
+    """Writes rows to a dataset, in an HDF5 file of its own."""
 
     array: str
 
@@ -41,7 +41,7 @@ class Hdf5Sink(FileSink):
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
-    """InputError where the number of samples is not known."""
+    """Raise InputError if the number of samples is not known."""
     if shape[0] is None:
         raise InputError(
             f"{name}: this format needs the number of samples before the first; write .npy or .zarr from an iterator"
@@ -49,7 +49,7 @@ def need_samples(name: str, shape: RowsShape) -> None:
 
 
 def find_dataset(path: str, dataset: str, shape: RowsShape, dtype: np.dtype) -> int:
-    """Where a dataset's rows lie in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
+    """The offset of a dataset's rows in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
     import h5py
 
     try:
@@ -71,7 +71,7 @@ def write_hdf5(
     name: str,
     deferred: bool = False,
 ) -> None:
-    """Datasets, their coordinates as dimension scales, and attributes of the file.
+    """Write datasets, their coordinates as dimension scales, and the file's attributes.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def write_hdf5(
     attributes : mapping of str
     name : str
         For messages.
-    late : bool
-        Make room for the arrays at one place each, and leave their values for later.
+    deferred : bool
+        Allocate contiguous space for the arrays, whose values are written later.
 
     Raises
     ------
     InputError
-        For names that it may not hold, or that an array and a coordinate share.
+        For invalid names, and for names that an array and a coordinate share.
     """
     import h5py
 

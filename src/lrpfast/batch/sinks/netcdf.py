@@ -1,4 +1,4 @@
-"""Rows into NetCDF files, and arrays with their coordinates as NetCDF's variables."""
+"""Writes rows to NetCDF files, and arrays with their coordinates as NetCDF's variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NetcdfSink(FileSink):
-    """Rows into a variable of a NetCDF-4 file of their own."""
+    """Writes rows to a variable, in a NetCDF-4 file of its own."""
 
     array: str
 
@@ -46,7 +46,7 @@ class NetcdfSink(FileSink):
 
 @contextlib.contextmanager
 def dataset(file_path: str, name: str) -> Iterator[Any]:
-    """A new NetCDF file; OSError where it cannot be written."""
+    """Create a NetCDF file; OSError when it cannot be written."""
     with from_library(file_path, name), open_netcdf(file_path, name, "w", format="NETCDF4") as file:
         yield file
 
@@ -64,7 +64,7 @@ def write_netcdf(
     name: str,
     deferred: bool = False,
 ) -> None:
-    """Variables, their coordinates, and global attributes, by the CF conventions.
+    """Write variables, their coordinates and global attributes by the CF conventions.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def write_netcdf(
     attributes : mapping of str
     name : str
         For messages.
-    late : bool
-        Make room for the arrays at one place each, and leave their values for later.
+    deferred : bool
+        Allocate contiguous space for the arrays, whose values are written later.
 
     Raises
     ------
     InputError
-        For names and values that NetCDF does not take, and arrays that disagree about a dimension's size.
+        For names and values that NetCDF cannot hold, and for a dimension with two sizes.
     """
     check_names(name, "nc", arrays, coords)
     file.set_fill_off()  # nothing is written twice
@@ -92,7 +92,7 @@ def write_netcdf(
     for key, (dims, values, _) in (*encoded_coords.items(), *arrays.items()):
         for dim, size in zip(dims, values.shape, strict=True):
             if dim not in file.dimensions:
-                file.createDimension(dim, size)  # NetCDF takes a size of 0 for a dimension that may grow
+                file.createDimension(dim, size)  # in NetCDF, the size 0 means an unlimited dimension
             elif len(file.dimensions[dim]) != size:
                 raise InputError(f"{name}: {key} has {size} values along {dim}, others {len(file.dimensions[dim])}")
     for key, coord in encoded_coords.items():
@@ -104,7 +104,7 @@ def write_netcdf(
             variable = file.createVariable(key, values.dtype, dims, **fixed)
             variable.setncatts(plain(attrs))
             if fixed["contiguous"]:
-                variable[(-1,) * values.ndim] = 0  # HDF5 makes room for a variable with its first value
+                variable[(-1,) * values.ndim] = 0  # HDF5 allocates a variable when its first value is written
         else:
             _write(file, key, Coord(dims, values, attrs), name)
 

@@ -1,4 +1,4 @@
-"""Rows into Zarr stores, and arrays with their coordinates as Zarr's arrays.
+"""Writes rows to Zarr stores, and arrays with their coordinates as Zarr's arrays.
 
 The stores are of format 2, which the packages zarr 2 and 3 read: metadata in
 JSON, and one file of plain little-endian numbers for each chunk.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ZarrSink(Sink):
-    """Rows into an array of a Zarr store of their own; each chunk file appears whole."""
+    """Writes rows to an array, in a Zarr store of its own; each chunk file appears when it is complete."""
 
     resumable = True
 
@@ -45,7 +45,7 @@ class ZarrSink(Sink):
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._check_names("zarr", shape, labels)
         check_store(self.path)
-        # another run replaces what a partial output holds, a resumed run goes on with it
+        # a new run replaces a partial output, a resumed run continues it
         existing_bytes = sum(on_disk(entry.stat()) for entry in os.scandir(self._array_folder)) if self._exists else 0
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - existing_bytes))
@@ -72,7 +72,7 @@ class ZarrSink(Sink):
                 self._check_partial()
 
     def _describe(self, samples: int) -> None:
-        """The metadata and coordinates, for as many samples."""
+        """The metadata and coordinates for this number of samples."""
         variable, coords = self._described_array(samples)
         chunks = (self._rows, *self._shape[1:])
         with storing(self.name):
@@ -109,14 +109,14 @@ class ZarrSink(Sink):
         return range(first // self._rows, -(-stop // self._rows))
 
     def _write_chunk(self, chunk: int, offset: int, rows: np.ndarray) -> None:
-        """Put into a chunk what of the rows belongs to it; they begin at its row ``at``, which may be below 0."""
+        """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
         file_path = self._file(chunk)
         begin, end = max(0, offset), min(self._rows, offset + len(rows))
         part = rows[begin - offset : end - offset]
         if begin == 0 and end == self._rows:
             rows_of_chunk = part
         else:
-            earlier_rows = self._read_chunk(chunk)  # other rows of the chunk that were written before
+            earlier_rows = self._read_chunk(chunk)  # rows of the chunk that an earlier call wrote
             shape, fill = (self._rows, *self._shape[1:]), _fill(self._dtype)
             rows_of_chunk = np.full(shape, fill, self._dtype) if earlier_rows is None else earlier_rows
             rows_of_chunk[begin:end] = part
@@ -126,7 +126,7 @@ class ZarrSink(Sink):
         self._unsynced.append(file_path)
 
     def _read_chunk(self, chunk: int) -> np.ndarray | None:
-        """What is in a chunk; None where it is not there or was cut."""
+        """The rows in a chunk; None if it is missing or truncated."""
         shape = (self._rows, *self._shape[1:])
         try:
             stored = np.fromfile(self._file(chunk), self._dtype)
@@ -137,7 +137,7 @@ class ZarrSink(Sink):
     def checksum(self, first: int, stop: int) -> int | None:
         value = 0
         if not math.prod(self._shape[1:]):
-            return value  # nothing is written of rows without values
+            return value  # rows without values have no chunks
         with naming(self.path, self.partial):
             for chunk in self._chunks(first, stop):
                 rows = self._read_chunk(chunk)
@@ -176,7 +176,7 @@ class ZarrSink(Sink):
             replace_store(self.path, self.partial)
 
     def _remove_rest(self) -> None:
-        # what a run that was killed wrote beyond the end, or half
+        # a killed run may have written chunks beyond the end, or incomplete ones
         last = -(-(self._end if self._shape[0] is None else self._shape[0]) // self._rows)
         for name in os.listdir(self._array_folder):
             chunk = name.split(".")[0]
@@ -189,9 +189,9 @@ class ZarrSink(Sink):
 
 
 def replace_store(path: str, partial: str) -> None:
-    """Give a whole store its name; a store that was there goes first."""
+    """Give a complete store its name, and remove an existing store first."""
     target, old = check_store(path), f"{partial}-old"
-    if os.path.isdir(target):  # it cannot be replaced in one step; a run killed between the two goes on here
+    if os.path.isdir(target):  # a folder cannot be replaced in one step; a run that is killed in between resumes here
         shutil.rmtree(old, ignore_errors=True)
         os.rename(target, old)
     os.rename(partial, target)
@@ -200,7 +200,7 @@ def replace_store(path: str, partial: str) -> None:
 
 
 def check_store(path: str) -> str:
-    """Where the store goes (a link's target); InputError unless it is free or a store, and can be written."""
+    """The path of the store (a link's target); InputError unless it is free or a store, and writable."""
     target = os.path.realpath(path)
     if not os.path.isdir(target):
         if os.path.lexists(target):
@@ -221,23 +221,23 @@ def write_zarr(
     name: str,
     chunks: tuple[int, ...] | None = None,
 ) -> None:
-    """Arrays, their coordinates, and the group's attributes, as xarray lays them out; on the disk when it returns.
+    """Write arrays, their coordinates and the group's attributes in xarray's layout, and sync them to the disk.
 
     Parameters
     ----------
     folder : str
-        Which is there.
+        An existing folder.
     arrays, coords : mapping of str to Coord
     attributes : mapping of str
     name : str
         For messages.
     chunks : tuple of int, optional
-        Of the arrays, whose values are then left for later.
+        The chunk shape of the arrays, whose values are written later.
 
     Raises
     ------
     InputError
-        For names that it may not hold, or that an array and a coordinate share.
+        For invalid names, and for names that an array and a coordinate share.
     """
     notes: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
     check_names(name, "zarr", arrays, coords)
@@ -265,7 +265,7 @@ def write_zarr(
 
 
 def _folder(name: str) -> str:
-    """An array's folder, whose name is UTF-8 whatever the locale's encoding."""
+    """An array's folder, whose name is UTF-8 in any locale."""
     return os.fsdecode(name.encode())
 
 

@@ -24,8 +24,8 @@ from .netcdf import NetcdfSource
 if TYPE_CHECKING:
     import h5py
 
-#: Filters that unpack data and do nothing else: HDF5's own, and the registered compressions and checks. What may
-#: be installed besides can run code that the file holds (HDF5-UDF).
+#: Filters that only unpack data: HDF5's own, and the registered compressions and checksums. Other plug-ins can run
+#: code from the file (HDF5-UDF).
 FILTERS = {*range(1, 7), 305, 307, *range(32000, 32031)}
 
 
@@ -35,7 +35,7 @@ def open_hdf5(path: str, dataset: str | None) -> FileSource:
     Raises
     ------
     InputError
-        When there is none or several, and for what would read other files or nothing at all.
+        When there is no such dataset or more than one, and for a dataset that is in other files or was never written.
     """
     state = state_of(path)
     with _checked_heaps(path):
@@ -51,20 +51,20 @@ def open_hdf5(path: str, dataset: str | None) -> FileSource:
 
 
 def _checked_heaps(path: str) -> contextlib.AbstractContextManager[None]:
-    # to look for heaps in a large file takes as long as to read it
+    # looking for heaps in a large file takes as long as reading it
     small = os.path.getsize(path) <= FREE_BYTES
     return hdf5.checked_heaps(Path(path)) if small else contextlib.nullcontext()
 
 
 def is_hdf5(path: str) -> bool:
-    """Whether a path is an HDF5 file; never of a folder."""
+    """Whether a path is an HDF5 file; false for a folder."""
     import h5py
 
     return not os.path.isdir(path) and bool(h5py.is_hdf5(path))
 
 
 def open_netcdf4(path: str, variable: str | None) -> NetcdfSource:
-    """The variable of a NetCDF-4 file, which the NetCDF library reads when nothing in it leads elsewhere."""
+    """Open a variable of a NetCDF-4 file with the NetCDF library, after a check that no link leaves the file."""
     with _checked_heaps(path):
         check_netcdf(path)
     chunks = FileChunks(_open(path))
@@ -76,7 +76,7 @@ def open_netcdf4(path: str, variable: str | None) -> NetcdfSource:
 
 
 def is_netcdf(path: str) -> bool:
-    """Whether the NetCDF library made an HDF5 file."""
+    """Whether the NetCDF library wrote an HDF5 file."""
     import h5py
 
     with _open(path) as file:
@@ -89,7 +89,7 @@ def is_netcdf(path: str) -> bool:
 
 
 def check_netcdf(path: str) -> None:
-    """InputError where the NetCDF library, which follows links and runs in circles, would leave the file or not end."""
+    """Raise InputError for external or circular links, which the NetCDF library would follow without end."""
     import h5py
 
     with _open(path) as file:
@@ -109,7 +109,7 @@ def check_netcdf(path: str) -> None:
 
 
 def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
-    """InputError where values lie in other files, or would be unpacked by who knows what."""
+    """Raise InputError for values in other files, and for filters that are not known to be safe."""
     if dataset.is_virtual or dataset.external:
         raise InputError(f"{name}: keeps its data in other files; such data is not read")
     plan = dataset.id.get_create_plist()
@@ -121,7 +121,7 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
                 "and could run code; h5repack -f GZIP=4 writes a file that can be read"
             )
     filters = filters_of(dataset)
-    if len(set(filters)) < len(filters):  # each time, data may grow a thousandfold
+    if len(set(filters)) < len(filters):  # each filter may enlarge the data a thousandfold
         raise InputError(f"{name}: is packed twice by one filter ({filters}); h5repack -f GZIP=4 packs it once")
 
 
@@ -143,7 +143,7 @@ def _source(file: h5py.File, dataset: h5py.Dataset, path: str, state: tuple[Any,
         raise InputError(f"{name}: holds no data, it was never written")
     dtype, offset, stored = dataset.dtype, dataset.id.get_offset(), dataset.id.get_storage_size()
     packing = Packing(dtype, _attributes(dataset, PACKED))
-    # what HDF5 does beyond an array as NumPy has it (chunks, filters, unusual numbers) is left to it
+    # chunks, filters and unusual numbers are left to HDF5
     same_type = dtype.kind in "fiu" and dataset.id.get_type() == h5py.h5t.py_create(dtype)
     if same_type and packing.nothing and offset is not None and stored == dataset.nbytes:
         return MappedSource(path, name, dataset.shape, dtype, offset, False, state)
@@ -151,12 +151,12 @@ def _source(file: h5py.File, dataset: h5py.Dataset, path: str, state: tuple[Any,
 
 
 def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
-    """The attributes of these names that a node has; None for one of a type that cannot be read.
+    """A node's attributes with these names; None for an attribute whose type cannot be read.
 
     Raises
     ------
     InputError
-        For text that takes far more memory than the file has.
+        For text that takes far more memory than the file has bytes.
     """
     values: dict[str, Any] = {}
     for name in names:
@@ -171,7 +171,7 @@ def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _is_readable(node: h5py.Dataset, name: str) -> bool:
-    """Whether an attribute holds numbers or text, which libhdf5 reads whatever the file says."""
+    """Whether an attribute holds numbers or text, which libhdf5 reads safely from any file."""
     import h5py
 
     kind = node.attrs.get_id(name).get_type().get_class()
@@ -217,7 +217,7 @@ def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
 
 
 class _Hdf5Source(FileSource):
-    """Rows that HDF5 unpacks."""
+    """Rows that the HDF5 library unpacks."""
 
     def __init__(
         self, file: h5py.File, dataset: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple[Any, ...]

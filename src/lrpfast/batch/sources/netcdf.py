@@ -18,14 +18,14 @@ from .netcdf_classic import check_size
 
 
 class NetcdfSource(FileSource):
-    """Rows of a variable as `Packing` unpacks them: NaN where a value is missing.
+    """Rows of a variable, decoded by `Packing`: NaN where a value is missing.
 
     Parameters
     ----------
     path : str
     variable : str or None
     chunks : FileChunks, optional
-        Checks the chunks of a NetCDF-4 file; it is closed with this source.
+        Checks the chunks of a NetCDF-4 file; closed together with this source.
     """
 
     def __init__(self, path: str, variable: str | None, chunks: FileChunks | None = None) -> None:
@@ -73,19 +73,19 @@ def _check_chunks(chunks: FileChunks | None, variable: Any, name: str, first: in
 
 
 def _packing(variable: Any) -> Packing:
-    """How a variable is stored; its dtype is object for what holds no single numbers, such as text."""
+    """The decoding of a variable; its dtype is object if the values are not single numbers, such as text."""
     kind = variable.datatype if isinstance(variable.datatype, np.dtype) else getattr(variable.datatype, "dtype", None)
     if not isinstance(kind, np.dtype) or isinstance(
         variable.datatype, import_optional("netCDF4", variable.name).VLType
     ):
         return Packing(np.dtype(object), {})
-    # no byte is taken as unwritten: all 256 are in use
+    # bytes have no fill value: all 256 are in use
     usual = import_optional("netCDF4", variable.name).default_fillvals.get(kind.str[1:]) if kind.itemsize > 1 else None
     return Packing(kind, {key: _attribute(variable, key) for key in PACKED & set(variable.ncattrs())}, usual)
 
 
 def _attribute(variable: Any, key: str) -> Any:
-    """An attribute; None where the library cannot read its type."""
+    """An attribute; None if the library cannot read its type."""
     try:
         return variable.getncattr(key)
     except (KeyError, AttributeError, ValueError, RuntimeError):
@@ -98,7 +98,7 @@ def _find(file: Any, path: str, name: str | None) -> Any:
         if name.strip("/") in variables:
             return variables[name.strip("/")]
         raise InputError(f"{path}: there is no variable {name!r}; there are: {', '.join(variables) or 'none'}")
-    coordinate_names: set[str] = set()  # what describes other variables
+    coordinate_names: set[str] = set()  # variables that describe others
     for variable in variables.values():
         for key in ("coordinates", "bounds", "climatology", "grid_mapping"):
             coordinate_names.update(words(_attribute(variable, key)))
@@ -126,7 +126,7 @@ def _variables(group: Any, path: str = "") -> dict[str, Any]:
 
 
 def _labels(variable: Any, path: str, chunks: FileChunks | None) -> ArrayMetadata:
-    variables: dict[str, Any] = {}  # also variables of the groups around it, the nearest first
+    variables: dict[str, Any] = {}  # including the variables of enclosing groups; the nearest counts
     group = variable.group()
     while group is not None:
         variables = {**group.variables, **variables}
@@ -151,6 +151,6 @@ def _labels(variable: Any, path: str, chunks: FileChunks | None) -> ArrayMetadat
 
 
 def _attrs(variable: Any) -> dict[str, Any]:
-    # what is packed or missing has been undone; what cannot be read cannot be written either
+    # packing has been undone; attributes that cannot be read cannot be written either
     attrs = {key: _attribute(variable, key) for key in variable.ncattrs() if key not in PACKED}
     return {key: value for key, value in attrs.items() if value is not None}

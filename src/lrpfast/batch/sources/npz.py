@@ -1,4 +1,4 @@
-"""Arrays in .npz files: streamed where they are stored as they are, loaded once where they are compressed."""
+"""Arrays in .npz files: streamed if they are stored uncompressed, else loaded once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_npz(path: str, member: str | None) -> FileSource:
     with open(path, "rb") as file:
         file.seek(info.header_offset)
         local = file.read(_LOCAL_HEADER)
-        # the lengths of the name and the extra field, which may differ from those in the archive's index
+        # the lengths of the name and the extra field may differ from those in the archive's index
         begin = info.header_offset + _LOCAL_HEADER + int.from_bytes(local[26:28], "little")
         file.seek(begin + int.from_bytes(local[28:30], "little"))
         end = min(file.tell() + info.file_size, os.path.getsize(path))
@@ -54,7 +54,7 @@ def _member(path: str, member: str | None, infos: dict[str, zipfile.ZipInfo]) ->
 
 
 class _LoadedSource(FileSource):
-    """The rows of a file that can only be read as a whole."""
+    """Rows of a compressed member, which can only be read at once."""
 
     _array: np.ndarray
 
@@ -84,6 +84,6 @@ def _loaded(
             if not count:
                 raise InputError(f"{name}: truncated after {position:,} of {len(flat):,} bytes")
             position += count
-        if file.read(1):  # also checks the sum
+        if file.read(1):  # also checks the checksum
             raise InputError(f"{name}: holds more bytes than its header says")
     return source

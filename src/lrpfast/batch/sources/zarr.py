@@ -22,7 +22,7 @@ from ..optional_import import import_optional
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .zarr_store import METADATA, check_store, files
 
-#: An array of more chunks than this, 100 times as many as are stored, is damaged: to look for each takes for ever.
+#: An array that declares more chunks than this, and 100 times as many as are stored, counts as damaged.
 _FREE_CHUNKS = 10_000
 
 
@@ -32,7 +32,7 @@ def is_store(names: Any) -> bool:
 
 
 class ZarrSource(FileSource):
-    """Rows of an array in a Zarr store: by its attributes unpacked, NaN where a value is missing."""
+    """Rows of an array in a Zarr store, decoded by its attributes: NaN where a value is missing."""
 
     def __init__(self, path: str, array: str | None) -> None:
         zarr = import_optional("zarr", path)
@@ -42,12 +42,12 @@ class ZarrSource(FileSource):
             root = zarr.open(self._store, mode="r")
         except LrpfastError:
             raise
-        except Exception as error:  # whatever damaged metadata provoke in zarr
+        except Exception as error:  # any exception of zarr for damaged metadata
             raise InputError(f"{path}: damaged Zarr store ({type(error).__name__}: {error})") from None
         self._name, self._array, group = _find(zarr, root, path, array)
         name = self._name
         self._array_path = os.path.join(path, name) if self._folder else path
-        # a folder's chunks may be many; that it is there at all is seen by what describes them
+        # a folder may have many chunks; its metadata file shows whether it exists
         candidates = [os.path.join(self._array_path, meta) for meta in METADATA] if self._folder else [path]
         metadata_path = next(metadata_path for metadata_path in candidates if os.path.exists(metadata_path))
         attrs = dict(self._array.attrs)
@@ -59,7 +59,7 @@ class ZarrSource(FileSource):
         super().__init__(metadata_path, shown_name, self._array.shape, self._packing.dtype, state_of(metadata_path))
         self.step = self._array.chunks[0]
         size = max(row_bytes(self.shape, self._array.dtype), math.prod(self._array.chunks) * self._array.dtype.itemsize)
-        if not unpacks_honestly(size, 0):  # to sum up a store's files may take long
+        if not unpacks_honestly(size, 0):  # adding up the sizes of a store's files may take long
             stored_files = files(self._array_path) if self._folder else [path]
             check_unpacked(shown_name, size, sum(map(os.path.getsize, stored_files)))
         self._check_chunks(shown_name, members)
@@ -90,7 +90,7 @@ class ZarrSource(FileSource):
         return digest.hexdigest()
 
     def unchanged(self) -> None:
-        # a chunk that is gone reads as fill values, without an error
+        # zarr reads a missing chunk as fill values, without an error
         if self._digest() != self.fingerprint["files"]:
             raise InputError(f"{self.name}: chunks were changed, added or removed while it was read")
 
@@ -102,7 +102,7 @@ class ZarrSource(FileSource):
 
 
 def _open(zarr: Any, path: str, folder: bool) -> Any:
-    """The store as what was checked: by its path alone, zarr would also take a folder for one of another format."""
+    """Open the store in the format that was checked: from a path alone, zarr may choose another one."""
     if not folder:
         return zarr.storage.ZipStore(path, mode="r")
     local = getattr(zarr.storage, "LocalStore", None)
@@ -110,7 +110,7 @@ def _open(zarr: Any, path: str, folder: bool) -> Any:
 
 
 def _find(zarr: Any, root: Any, path: str, name: str | None) -> tuple[str, Any, Any]:
-    """The path in the store, the array, and the group around it."""
+    """The path in the store, the array, and its group."""
     if isinstance(root, zarr.Array):
         if name is not None:
             raise InputError(f"{path}: is one array, without {name!r} in it")
@@ -146,14 +146,14 @@ def _arrays(group: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 
 def _dims(array: Any, attrs: Any) -> tuple[str, ...]:
-    """The names of its dimensions, as xarray stores them; none where they have no names."""
+    """The names of the dimensions, as xarray stores them; none if they have no names."""
     names = attrs.get("_ARRAY_DIMENSIONS") or getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
     valid = isinstance(names, (list, tuple)) and all(isinstance(name, str) and name for name in names)
     return tuple(names) if valid and len(names) == array.ndim else ()
 
 
 def _packing(array: Any, attrs: dict[str, Any]) -> Packing:
-    # xarray writes a missing float so into JSON: a double in base 64
+    # xarray writes a missing float to JSON as a double in base 64
     return Packing(array.dtype, {**attrs, **{key: _number(attrs[key]) for key in PACKED & set(attrs)}})
 
 
@@ -165,8 +165,8 @@ def _number(value: Any) -> Any:
 
 
 def _of_xarray(array: Any) -> bool:
-    # xarray has the format's own fill value stand for missing values in format 2, an attribute in format 3;
-    # 0 is what every other writer puts there
+    # for missing values, xarray uses the format's own fill value in format 2, and an attribute in format 3;
+    # every other writer sets the fill value to 0
     metadata = getattr(array, "metadata", None)
     return getattr(metadata, "zarr_format", 2) == 2 and array.fill_value is not None and array.fill_value != 0
 

@@ -14,20 +14,20 @@ from .structs import GEOMETRY, INT, RECURRENCE, REGION
 
 
 def round_tf32(array: np.ndarray) -> np.ndarray:
-    """Float32 values to 10 mantissa bits, to nearest, ties to even."""
+    """Round float32 values to 10 mantissa bits, to nearest, ties to even."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     odd = (bits >> np.uint32(13)) & np.uint32(1)
     return ((bits + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def part_of(weights: np.ndarray, sign: int, scale: float) -> np.ndarray:
-    """Scaled weights where they are of a sign, else 0; all of them for the sign 0."""
+    """Scaled weights with the given sign, others set to 0; all weights for the sign 0."""
     part = weights if not sign else np.maximum(weights, 0) if sign > 0 else np.minimum(weights, 0)
     return part if scale == 1 else part * weights.dtype.type(scale)
 
 
 class DeviceArrays:
-    """A program's weights, tables and records on one device, which is the current one; an array comes there once."""
+    """A program's weights, tables and records on the current device; each array is copied there once."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
@@ -48,16 +48,16 @@ class DeviceArrays:
     def _lazy(self, key: tuple[Any, ...], source: Any, create: Any) -> int:
         entry = self._addresses.get(key)
         if entry is None:
-            entry = self._addresses[key] = (create(), source)  # a source that is kept keeps its id
+            entry = self._addresses[key] = (create(), source)  # the source is kept, so that no other object gets its id
         return entry[0]
 
     def record(self, value: np.ndarray) -> Any:
-        """A record as the array that kernels take."""
+        """A record as an array for the kernels."""
         self.put(value)
         return self.arrays[-1]
 
     def vector(self, value: Any, rounded: bool = False, sign: int = 0, scale: float = 1.0) -> int:
-        """An array of numbers in the program's dtype, or its part of a sign, scaled, on TF32's grid; 0 for None."""
+        """The address of an array in the program's dtype, or of its part with a sign, scaled, in TF32; 0 for None."""
         if value is None:
             return 0
 
@@ -70,7 +70,7 @@ class DeviceArrays:
     def matrix(
         self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0
     ) -> tuple[int, int, int]:
-        """(address, row step, column step) of weights (K, N), which lie by rows or by columns; both share memory."""
+        """(address, row step, column step) of weights (K, N) in row-major or column-major order; both share memory."""
         by_columns = weights.flags.f_contiguous and not weights.flags.c_contiguous
         base = weights.T if by_columns else weights
         start = base.__array_interface__["data"][0]
@@ -108,7 +108,7 @@ class DeviceArrays:
         return self.put(record)
 
     def geometry(self, source: Geometry, operation: Operation) -> int:
-        """A geometry's address; it is checked first, for the operation that has it."""
+        """A geometry's address, after a check for its operation."""
         return self._lazy((id(source), "geometry"), source, lambda: self._put_geometry(source, operation))
 
     def _put_geometry(self, source: Geometry, operation: Operation) -> int:

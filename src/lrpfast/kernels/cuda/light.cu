@@ -16,9 +16,10 @@ struct Light {
     const Recurrence* recurrence;
 };
 
+#define LIGHT_BLOCKS 2 // of a multiprocessor: each thread has 128 registers
 #define LIGHT(NAME)                                                                                              \
     __device__ __forceinline__ void do_##NAME(const Light& op, const Run& run);                                  \
-    extern "C" __global__ void __launch_bounds__(256, 2) light_##NAME(const Light* op, RUN_ARGUMENTS)            \
+    extern "C" __global__ void __launch_bounds__(256, LIGHT_BLOCKS) light_##NAME(const Light* op, RUN_ARGUMENTS) \
     {                                                                                                            \
         do_##NAME(*op, RUN);                                                                                     \
     }                                                                                                            \

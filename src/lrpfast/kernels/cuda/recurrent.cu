@@ -28,6 +28,10 @@ __device__ __forceinline__ int output_row(const Recurrence& r, int number)
     return r.time_order ? step_of(r, number) : number;
 }
 
+// many values of a unit at a time: more registers, or some of them would lie in memory
+#undef LIGHT_BLOCKS
+#define LIGHT_BLOCKS 1
+
 #define UNITS(j) for (int j = lane; j < r.units; j += 32)
 
 // z = [x, h] W + b, a lane for each column
@@ -50,7 +54,7 @@ __device__ void lstm_unit(const Recurrence& r, const double* z, int j, double& h
     const int n = r.units, all = r.product != SIGNAL;
     const double i = apply(r.gate_function, z[j]), f = apply(r.gate_function, z[n + j]);
     const double g = apply(r.cell_function, z[2 * n + j]), o = apply(r.gate_function, z[3 * n + j]);
-    const double kept = f * c, fresh = i * g, new_c = kept + fresh, s = apply(r.output_function, new_c);
+    const double old_part = f * c, new_part = i * g, new_c = old_part + new_part, s = apply(r.output_function, new_c);
     if (slot) {
         int at = 0;
         for (int b = all ? 0 : 2; b < (all ? 4 : 3); b++)
@@ -61,8 +65,8 @@ __device__ void lstm_unit(const Recurrence& r, const double* z, int j, double& h
             for (int v = 0; v < 6; v++)
                 slot[at++ * n] = (REAL)values[v];
         } else {
-            slot[at++ * n] = (REAL)kept;
-            slot[at++ * n] = (REAL)fresh;
+            slot[at++ * n] = (REAL)old_part;
+            slot[at++ * n] = (REAL)new_part;
         }
         slot[at * n] = (REAL)new_c;
     }
@@ -79,16 +83,16 @@ __device__ void gru_unit(const Recurrence& r, const double* z, int j, double& h,
     double bias = 0;
     if (r.bias_share == IGNORE)
         bias = after ? r.bias[2 * n + j] + reset * r.bias[3 * n + j] : r.candidate_bias[j];
-    const double candidate = apply(r.cell_function, sum), kept = update * h, fresh = (1 - update) * candidate;
+    const double candidate = apply(r.cell_function, sum), old_part = update * h, new_part = (1 - update) * candidate;
     const int all = r.product != SIGNAL;
     if (slot) {
-        const double values[7] = {sum - bias, h, reset, kept + fresh, all ? update : kept, all ? candidate : fresh, inner};
+        const double values[7] = {sum - bias, h, reset, old_part + new_part, all ? update : old_part, all ? candidate : new_part, inner};
         for (int v = 0; v < (all ? 7 : 6); v++)
             slot[v * n] = (REAL)values[v];
         for (int b = 0; all && b < 2; b++)
             slot[(7 + b) * n] = (REAL)(z[b * n + j] - (r.bias_share == IGNORE ? r.bias[b * n + j] : 0));
     }
-    h = kept + fresh;
+    h = old_part + new_part;
 }
 
 __device__ void recur_step(const Recurrence& r, const REAL* x, int lane, double* h, double* c, double* z, REAL* slots)
@@ -231,16 +235,16 @@ __device__ void lstm_back(const Recurrence& r, const REAL* v, int lane, const Ba
         const double s = b.more[j];
         const double first = all ? (double)v[7 * n + j] * v[5 * n + j] : (double)v[2 * n + j];
         const double second = all ? (double)v[6 * n + j] * v[8 * n + j] : (double)v[3 * n + j];
-        double kept = first * s + each, fresh = second * s + each;
+        double old_part = first * s + each, new_part = second * s + each;
         if (!all) {
-            b.c[j] = kept;
-            b.s[j] = quotient(r, v[j], fresh, t);
+            b.c[j] = old_part;
+            b.s[j] = quotient(r, v[j], new_part, t);
             continue;
         }
-        b.gates[n + j] = split(r, v[7 * n + j], v[5 * n + j], kept, t);
-        b.gates[j] = split(r, v[6 * n + j], v[8 * n + j], fresh, t);
-        b.gates[2 * n + j] = fresh;
-        b.c[j] = kept;
+        b.gates[n + j] = split(r, v[7 * n + j], v[5 * n + j], old_part, t);
+        b.gates[j] = split(r, v[6 * n + j], v[8 * n + j], new_part, t);
+        b.gates[2 * n + j] = new_part;
+        b.c[j] = old_part;
         for (int g = 0; g < 4; g++)
             b.s[g * n + j] = quotient(r, v[g * n + j], b.gates[g * n + j], t);
     }
@@ -253,14 +257,14 @@ __device__ void gru_back(const Recurrence& r, const REAL* v, int lane, const Bac
     UNITS(j)
     {
         const double s = b.more[j], old_h = v[n + j], reset = v[2 * n + j], z = v[4 * n + j];
-        double kept = (all ? z * old_h : z) * s + each;
-        double fresh = (all ? (1 - z) * v[5 * n + j] : (double)v[5 * n + j]) * s + each, of_z = 0, of_r = 0;
+        double old_part = (all ? z * old_h : z) * s + each;
+        double new_part = (all ? (1 - z) * v[5 * n + j] : (double)v[5 * n + j]) * s + each, of_z = 0, of_r = 0;
         if (all) {
-            of_z = split(r, z, old_h, kept, t);
-            of_z += split(r, 1 - z, v[5 * n + j], fresh, t);
+            of_z = split(r, z, old_h, old_part, t);
+            of_z += split(r, 1 - z, v[5 * n + j], new_part, t);
         }
-        b.h[j] = kept;
-        const double q = quotient(r, v[j], fresh, t);
+        b.h[j] = old_part;
+        const double q = quotient(r, v[j], new_part, t);
         b.gates[j] = of_z;
         if (r.cell == GRU_BEFORE) {
             b.s[j] = q;

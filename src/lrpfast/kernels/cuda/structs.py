@@ -65,5 +65,5 @@ LIGHT = _struct(
     *((name, POINTER) for name in ("values", "more_values", "index", "starts", "sources", "geometry", "recurrence")),
 )
 
-#: where a buffer lies that is not in the workspace
+#: The offset of a buffer that is not in the workspace.
 INPUT, RESULT = -1, -2

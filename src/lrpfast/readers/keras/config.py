@@ -19,7 +19,7 @@ SEQUENTIAL, FUNCTIONAL = ("Sequential",), ("Functional", "Model")
 KERAS_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
 #: Operations whose configuration has a dtype, as those of layers have.
-_CASTS = ("Cast", "ConvertToTensor", "SaturateCast")
+_CASTS = ("Cast", "ConvertToTensor", "SaturateCast", "Prod")
 #: Layers that change images at random in training, and do nothing at inference.
 RANDOM = (
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
@@ -181,7 +181,7 @@ def _random_by_default(entry: Mapping[str, Any], node: Any) -> bool:
 
 def is_operation(kind: str) -> bool:
     """Whether layers of this class are operations between layers: keras.ops of Keras 3, TensorFlow's of Keras 2."""
-    return kind.startswith("ops>") or kind in ("TFOpLambda", "SlicingOpLambda")
+    return kind.startswith("ops>") or kind in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
 
 
 def operations_of(entry: Mapping[str, Any]) -> list[Call]:
@@ -192,7 +192,8 @@ def operations_of(entry: Mapping[str, Any]) -> list[Call]:
         if _is_keras_3(node):
             args, kwargs = parsed(plain(node["args"])), parsed(plain(node.get("kwargs")) or {})
         else:
-            args, kwargs = [parsed(node)], parsed((_options(node) or [{}])[0])
+            args, options = [parsed(node)], (_options(node) or [{}])[0]
+            kwargs = {key: parsed(value) for key, value in options.items()}
         if not isinstance(args, list) or not isinstance(kwargs, Mapping):
             raise ModelFormatError(f"layer {name_of(entry)!r}: its call has no arguments")
         calls.append(Call(tuple(refs([args, kwargs])), args=tuple(args), kwargs=kwargs))

@@ -11,6 +11,7 @@ from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Shape
 from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes, resolve_shapes
+from ..obstacles import Obstacles
 from ..untrusted import parse_json
 from .config import (
     FUNCTIONAL,
@@ -28,7 +29,6 @@ from .config import (
 from .custom import check_custom_objects
 from .graph import LayerGraph
 from .store import Entry, Store
-from .unknown import other_unknown
 
 
 def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
@@ -72,18 +72,17 @@ def build(
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
     builder = LayerGraph(major(version, document), check_custom_objects(custom_objects))
+    builder.obstacles = Obstacles("layer")
     shapes = _input_shapes(document, store, input_shape or {})
     for name, shape in shapes.items():
         builder.add(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
-    try:
-        with naming_open_sizes(shapes):
-            outputs = builder.container(document, store, inputs)
-    except UnsupportedLayerError as error:
-        raise UnsupportedLayerError(
-            f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
-        ) from error
+    with naming_open_sizes(shapes):
+        outputs = builder.container(document, store, inputs)
+        builder.obstacles.check()
+    if any(output < 0 for output in outputs):
+        raise UnsupportedLayerError("an output of the model is a comparison, or a shape, which cannot be explained")
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
 

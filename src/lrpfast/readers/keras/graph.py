@@ -14,8 +14,10 @@ from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model import layers as L
 from ...model.layers import Layer, Shape
 from ..channels_first import Builder, Tensor, Value
+from ..obstacles import Obstacles
 from ..recurrent import Add
 from .arguments import Ref, replaced
+from .attention import ATTENTION, PARTS, AttentionCall, attend, masked_mean, paths_of
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
@@ -33,13 +35,15 @@ from .config import (
 )
 from .custom import as_built_in, call_custom, custom_object
 from .keras_1 import in_keras_2
-from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .layers import BACK, LAST, convert, naming
 from .masks import Mask, joined, written_mask
+from .operation import is_value
 from .ops import operate
 from .preprocessing import BUILDERS
 from .record import KerasLayer, Weight
 from .recurrent import RECURRENT, RecurrentLayer, read_recurrent
 from .store import Entry, Path, Store, WrappedStore
+from .unknown import collecting
 from .wrappers import WRAPPERS, over_time
 
 # -- building -----------------------------------------------------------------
@@ -49,7 +53,7 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 #: Layers laid out by `BUILDERS` that do so, too.
 _MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed")
 #: Classes that compute something else where there is a mask.
-_USES_MASK = ("GlobalAveragePooling1D", "Softmax")
+_USES_MASK = ("Softmax",)
 
 
 class LayerGraph:
@@ -57,9 +61,12 @@ class LayerGraph:
 
     def __init__(self, keras: int, custom_objects: Mapping[str, Any]) -> None:
         self.keras, self.custom_objects = keras, custom_objects
+        self.obstacles: Obstacles | None = None
         #: Lays out the layers that operations become; it appends to the same nodes.
         self.tensors = Builder()
         self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
+        #: What operations return that is no layer's value: conditions and sizes.
+        self.others: list[Any] = []
         self.calls: Counter[int] = Counter()  # of operations
         self.masks: dict[int, Mask] = {}  # of the nodes whose values carry one
         self.recurrents: dict[int, RecurrentLayer] = {}
@@ -88,6 +95,8 @@ class LayerGraph:
             layer = as_built_in(layer, custom)
         shapes = tuple(self.shapes[i] for i in inputs)
         masks = [*masked, *(self.masks[i] for i in inputs if i in self.masks)]
+        if masks and layer.class_name == "GlobalAveragePooling1D":
+            return self._masked_mean(key, layer, inputs[0], masks[0])
         if masks and layer.class_name in _USES_MASK:
             raise layer.unsupported(
                 f"leaves out the time steps that {masks[0].name!r} masks, which lrpfast does not follow",
@@ -133,10 +142,44 @@ class LayerGraph:
     def operation(self, key: int, layer: KerasLayer, call: Call, inputs: list[int]) -> list[int]:
         """Lay out an operation's layers; the numbers of its results."""
         numbers = iter(inputs)
-        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._value(next(numbers)))
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._argument(next(numbers)))
         with self._naming(key, layer):
-            results = [self.tensors.plain(value).node for value in operate(layer, self.tensors, args, kwargs)]
-        return results
+            results = operate(layer, self.tensors, args, kwargs)
+            return [self._number(result) for result in results]
+
+    def attention(self, key: int, layer: KerasLayer, call: Call, inputs: list[int], masked: tuple[Mask, ...]) -> int:
+        """Lay out an attention layer; the number of its result."""
+        numbers = iter(inputs)
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._argument(next(numbers)))
+        with self._naming(key, layer):
+            value = attend(AttentionCall(layer, self.tensors, self._mask_of(layer, masked)), args, kwargs)
+            at = self.tensors.plain(value).node
+        if inputs[0] in self.masks:  # that of the queries
+            self.masks[at] = self.masks[inputs[0]]
+        return at
+
+    def _mask_of(self, layer: KerasLayer, masked: tuple[Mask, ...]) -> Callable[[Value], Tensor | None]:
+        def mask_of(value: Value) -> Tensor | None:
+            mask = self.masks.get(self.tensors.plain(value).node, masked[0] if masked else None)
+            return None if mask is None else self.tensors.plain(self._value(self._step_mask(layer, mask)))
+
+        return mask_of
+
+    def _masked_mean(self, key: int, layer: KerasLayer, at: int, mask: Mask) -> int:
+        with self._naming(key, layer):
+            call = AttentionCall(layer, self.tensors, self._mask_of(layer, ()))
+            steps = self.tensors.plain(self._value(self._step_mask(layer, mask)))
+            return self.tensors.plain(masked_mean(call, self._value(at), steps)).node
+
+    def _argument(self, i: int) -> Any:
+        """What an operation takes: a node's value or, below -1, what another operation returned that is none."""
+        return self._value(i) if i >= 0 else self.others[-2 - i]
+
+    def _number(self, result: Any) -> int:
+        if is_value(result):
+            return self.tensors.plain(result).node
+        self.others.append(result)
+        return -1 - len(self.others)  # -1 is UNREAD
 
     def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
                 masked: tuple[Mask, ...]) -> list[int]:  # fmt: skip
@@ -226,6 +269,8 @@ class LayerGraph:
             yield
         for i in range(begin, len(self.nodes)):
             part, inputs = self.nodes[i]
+            if part.name in [f"{name}/{own}" for own in PARTS] or not str(part.name).startswith(name):
+                continue  # it has a name of its own
             kind = type(part).__name__.lower()
             title = name if i == len(self.nodes) - 1 else f"{name}/{kind}_{i - begin}"
             self.nodes[i] = replace(part, name=title), inputs
@@ -277,19 +322,32 @@ class _Scope:
     def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
+    @collecting
     def call(
         self, i: int, inputs: list[int], masked: tuple[Mask, ...], call: Call | None = None, used: Iterable[int] = (0,)
     ) -> Sequence[int | None]:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
+        if any(number < 0 for number in inputs) and not is_operation(kind) and kind not in ATTENTION:
+            raise UnsupportedLayerError(
+                f"{self.where(i)} takes the result of a comparison, or a shape, which only operations between layers do"
+            )
         if kind in SEQUENTIAL + FUNCTIONAL:
             keys = [ref.key for ref in call.inputs] if call is not None else ()
             return self.builder.container(entry, self.store.inside(slot), inputs, f"{name}/", keys, masked)
         weights = functools.partial(self.store.weights, slot)
-        layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights)
+        custom = self.builder.custom_objects
+        layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights, custom)
         if kind in WRAPPERS:
             return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
+        if kind in ATTENTION:
+            if call is None:
+                raise layer.unsupported("is in a Sequential model, which gives it one input", "Use a functional model")
+            slot = replace(slot, class_name=kind.replace("GroupQuery", "GroupedQuery"))  # Python's name of the class
+            stored = functools.partial(self.store.cells, slot, paths_of(kind, layer.config))
+            layer = replace(layer, stored=stored)
+            return [self.builder.attention(id(entry), layer, call, inputs, masked)]
         if is_operation(kind) and call is not None:
             return self.builder.operation(id(entry), layer, call, inputs)
         custom = custom_object(layer, self.builder.custom_objects)
@@ -305,7 +363,11 @@ class _Scope:
         self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[Mask, ...]
     ) -> list[int]:
         calls = [
-            [] if is_input(entry) else operations_of(entry) if is_operation(kind) else calls_of(entry)
+            []
+            if is_input(entry)
+            else operations_of(entry)
+            if is_operation(kind) or kind in ATTENTION
+            else calls_of(entry)
             for entry, kind in zip(self.entries, self.kinds, strict=True)
         ]
         at = {slot.name: i for i, slot in enumerate(self.slots)}
@@ -342,11 +404,6 @@ class _Scope:
             i, k = use
             if use not in values:
                 call = calls[i][k]
-                if call.problem and self.kinds[i] in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS, *RECURRENT):
-                    raise UnsupportedLayerError(
-                        f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
-                        "outputs alone; build the model so, with the same weights, and save that"
-                    )
                 arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
                 masks = tuple(written_mask(ref, operations, node_of) for ref in call.masks)
                 masks = masks or (masked if carried & {need[:2] for need in needs[use]} else ())

@@ -48,6 +48,9 @@ def written_mask(
         The node that a reference means, if it is laid out.
     """
     operation = _called(ref, operations)
+    if operation is not None and operation[0] in ("ops>LogicalOr", "ops>LogicalAnd"):  # of the inputs of an Add
+        both = [written_mask(arg, operations, node_of) for arg in operation[1].args if isinstance(arg, Ref)]
+        return both[0] if len(both) == 2 and len(set(both)) == 1 else Mask(ref.name, None)
     if operation is not None and operation[0] == "ops>Any" and isinstance(operation[1].args[0], Ref):
         operation = _called(operation[1].args[0], operations)
     if operation is None or operation[0] != "ops>NotEqual" or len(operation[1].args) != 2:

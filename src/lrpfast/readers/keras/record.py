@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.layers import Shape
 from ...model.layers.base import fits
 from ...model.layers.window import per_axis
+from ..obstacles import ObstacleError
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class KerasLayer:
         The major version of Keras whose definitions hold.
     stored : callable
         Finds the layer's arrays, in the order in which Keras stores them.
+    custom_objects : mapping
+        What the user says of activation functions by name.
     """
 
     name: str
@@ -45,6 +48,7 @@ class KerasLayer:
     position: str
     keras: int
     stored: Callable[[], Sequence[Weight]]
+    custom_objects: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"layer {self.name!r} ({self.class_name}, {self.position})"
@@ -113,8 +117,9 @@ class KerasLayer:
             return list(self.arrays(**expected, bias=outputs))
         return [*self.arrays(**expected), None]
 
-    def unsupported(self, why: str, remedy: str) -> UnsupportedLayerError:
-        return UnsupportedLayerError(f"{self} {why}. {remedy}")
+    def unsupported(self, why: str, remedy: str, general: str | None = None) -> ObstacleError:
+        """That the layer is not read: why, and what helps; ``general`` stands for that in a list of several."""
+        return ObstacleError(f"{self} {why}. {remedy}", why, remedy if general is None else general)
 
 
 def plain(value: Any) -> Any:

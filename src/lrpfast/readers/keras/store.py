@@ -177,7 +177,8 @@ class ArchiveStore:
         for path in paths:
             group = self._group(entry)
             for i, key in enumerate(path):
-                inner, following = ArchiveStore(group, [str(key)]), path[i + 1] if i + 1 < len(path) else None
+                inner = ArchiveStore(group, [str(key), f"_{key}"])
+                following = path[i + 1] if i + 1 < len(path) else None
                 if isinstance(following, Entry):
                     group = inner._group(following)
                     break

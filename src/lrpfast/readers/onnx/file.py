@@ -19,6 +19,7 @@ from ...budget import also_holds, check_layers, take
 from ...errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
 from ...model.layers import Shape
 from ..input_shape import FIX_SIZE, InputShapes, resolve_shapes
+from ..obstacles import ObstacleError
 
 #: Versions of the operators that lrpfast reads.
 OLDEST, NEWEST = 7, 28
@@ -42,14 +43,6 @@ _TYPES: dict[int, tuple[str, str]] = {
 #: Those of them that are not whole numbers.
 _FLOATS = (1, 10, 11, 16)
 _BOOL = 9
-
-
-class NodeError(UnsupportedLayerError):
-    """A node that is not read: why, and what may help."""
-
-    def __init__(self, message: str, problem: str = "", remedy: str = "") -> None:
-        super().__init__(message)
-        self.problem, self.remedy = problem or message, remedy
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +74,8 @@ class Node:
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.written or self.op}, {self.position})"
 
-    def unsupported(self, problem: str, remedy: str = "") -> NodeError:
-        return NodeError(f"{self} {problem}" + (f". {remedy}" if remedy else ""), problem, remedy)
+    def unsupported(self, problem: str, remedy: str = "") -> ObstacleError:
+        return ObstacleError(f"{self} {problem}" + (f". {remedy}" if remedy else ""), problem, remedy)
 
 
 @dataclass(frozen=True, eq=False)

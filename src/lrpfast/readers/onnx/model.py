@@ -33,7 +33,7 @@ from .control_flow import CONTROL, subgraph
 from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
 from .loops import recurrent_loop
-from .obstacles import LAYERS, UNREAD, Obstacles
+from .obstacles import LAYERS, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
 from .recurrent import RECURRENT
@@ -210,7 +210,7 @@ class _GraphReader:
     integer_inputs: set[str]
     inputs: set[int]
     whole: set[int]
-    obstacles: Obstacles = field(default_factory=Obstacles)
+    obstacles: NodeObstacles = field(default_factory=NodeObstacles)
 
     def run(self, nodes: Sequence[Node], values: dict[str, Any]) -> None:
         """Add what the nodes compute to the values, by name; what is not read is an obstacle, and UNREAD."""
@@ -219,7 +219,7 @@ class _GraphReader:
                 with _error_context(str(node)):
                     outputs = self._outputs(node, values)
             except UnsupportedLayerError as error:
-                self.obstacles.add(node, error)
+                self.obstacles.add_node(node, error)
                 outputs = [UNREAD] * len(node.outputs)
             for name, value in zip(node.outputs, outputs, strict=False):
                 if name and value is not None:

@@ -17,8 +17,9 @@ from ..channels_first import Builder, Flat, Tensor, Value
 from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
 from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
 from ..masks import Condition, Masked
+from ..obstacles import Obstacles
 from .fold import VIEWS, fold_constants
-from .obstacles import Obstacle, obstacle, unsupported
+from .obstacles import obstacle
 from .passes import functional, fused, needed
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
 from .sizes import batches_of, fix_sizes, open_shape
@@ -257,7 +258,7 @@ def _convert_all(
     shapes: Mapping[str, tuple[Size, ...]],
 ) -> None:
     """Add each operator's layers and enter its results among the values; one error for all that cannot be read."""
-    obstacles: list[Obstacle] = []
+    obstacles = Obstacles("operator")
     ops = needed(program)
     batches = batches_of([shapes[name][0] for name in program.inputs])
     for index, op in enumerate(ops, 1):
@@ -272,7 +273,7 @@ def _convert_all(
         except _Skipped:
             result = _Skipped
         except (UnsupportedLayerError, NotImplementedError) as error:
-            obstacles.append(obstacle(op, location, str(error)))
+            obstacles.add(obstacle(op, location, f"{index} of {len(ops)}", error))
             result = _Skipped
         except (InputError, ShapeError, ModelFormatError) as error:
             raise ModelFormatError(f"{location}: {error}") from error
@@ -287,8 +288,7 @@ def _convert_all(
             values.update(zip(op.outputs, several, strict=False))
         for name, value in zip(op.outputs, several, strict=False):
             _check_shape(op, shapes.get(name), value, batches)
-    if obstacles:
-        raise unsupported(obstacles)
+    obstacles.check()
 
 
 def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
