@@ -84,7 +84,7 @@ def test_every_obstacle_is_named_at_once():
     constants = {"w": w(1, 12, 5), "r": w(1, 12, 3), "axes": i64(0)}
     with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
         lrpfast.from_onnx(
-            graph([*nodes, ("Sum", ["f", "y"], ["z"], {"name": "all"})], (4, 5), constants, outputs=("z",))
+            graph([*nodes, ("Sum", ["f", "l", "t", "y"], ["z"], {"name": "all"})], (4, 5), constants, outputs=("z",))
         )
     lines = str(caught.value).splitlines()
     assert lines[0] == "4 nodes are not read:" or lines[0] == "5 nodes are not read:"
