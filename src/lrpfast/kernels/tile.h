@@ -2,10 +2,10 @@
  *
  * compute.c includes this file once for every pair, with
  *   T      the element type, float or double
+ *   SINGLE 1 where it is float, 0 where it is double
  *   NAME   a macro that makes a name unique to the pair
  *   VBYTES the vector width in bytes
  *   FMA(a, b, c)  a * b + c on vectors, fused where the instruction set can
- *   DOUBLES 1 where T is double, else 0
  *   WIDE   1 where there are 32 vector registers, 0 where there are 16
  *
  * Each output's sum runs over k in order, one fused multiply-add a step, whatever
@@ -25,7 +25,8 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_epilogue.h"
 #include "tile_small_k.h"
 #include "tile_elementwise.h"
-#if DOUBLES
+#include "tile_functions.h"
+#if !SINGLE
 #include "tile_recurrent.h"
 #include "tile_recurrent_back.h"
 #endif
@@ -49,7 +50,11 @@ static const lrpfast_kernels NAME(kernels) = {
     .add = NAME(add),
     .relu = NAME(relu),
     .absolute = NAME(absolute),
-#if DOUBLES
+    .function = NAME(function),
+    .scaled = NAME(scaled),
+    .softmax = NAME(softmax),
+    .score_back = NAME(score_back),
+#if !SINGLE
     .recurrent_scratch = NAME(recurrent_scratch),
     .recur = NAME(recur),
     .recur_back = NAME(recur_back),

@@ -55,12 +55,12 @@ static inline __attribute__((always_inline)) NAME(v) NAME(tanh)(NAME(v) x)
 }
 
 /* out = f(z), n values, a multiple of VL; `sigmoid` and `tanh` are the numbers that codes.py has for them. */
-static void NAME(apply_function)(const lrpfast_recurrent *op, const lrpfast_function *f, ptrdiff_t n, const T *z, T *out)
+static void NAME(apply_function)(const lrpfast_recurrent *op, const lrpfast_gate_function *f, ptrdiff_t n, const T *z, T *out)
 {
-    if (f->number == LRPFAST_FUNCTION_SIGMOID)
+    if (f->number == LRPFAST_SIGMOID)
         for (ptrdiff_t j = 0; j < n; j += VL)
             *(NAME(u) *)(out + j) = NAME(sigmoid)(*(const NAME(u) *)(z + j));
-    else if (f->number == LRPFAST_FUNCTION_TANH)
+    else if (f->number == LRPFAST_TANH)
         for (ptrdiff_t j = 0; j < n; j += VL)
             *(NAME(u) *)(out + j) = NAME(tanh)(*(const NAME(u) *)(z + j));
     else
