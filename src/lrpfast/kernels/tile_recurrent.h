@@ -8,9 +8,7 @@
  * sample alone: results are the same bits for any batch.
  */
 
-/* Activation functions. */
-
-typedef long long NAME(i) __attribute__((vector_size(VBYTES)));
+/* Activation functions; the sigmoid is that of tile_functions.h. */
 
 /* e^x - 1 as scale * p + (scale - 1), scale = 2^n: for x from -708 to 0. */
 static inline __attribute__((always_inline)) NAME(v) NAME(reduced_exp)(NAME(v) x, NAME(v) *scale)
@@ -36,14 +34,6 @@ static inline __attribute__((always_inline)) NAME(v) NAME(minus_absolute)(NAME(v
     const NAME(v) zero = {0}, least = -708.0 - zero;
     NAME(v) a = WHERE(x > zero, x * -factor, x * factor);
     return WHERE(a < least, least, a);
-}
-
-static inline __attribute__((always_inline)) NAME(v) NAME(sigmoid)(NAME(v) x)
-{
-    const NAME(v) zero = {0};
-    NAME(v) scale, p = NAME(reduced_exp)(NAME(minus_absolute)(x, 1.0), &scale);
-    NAME(v) t = FMA(scale, p, scale), y = (1.0 - zero) / (1.0 + t);
-    return WHERE(x >= zero, y, t * y);
 }
 
 static inline __attribute__((always_inline)) NAME(v) NAME(tanh)(NAME(v) x)
