@@ -183,6 +183,22 @@ def _joined(first: Any, second: Any) -> Any:
     return first if same else PerBatch(first, second)
 
 
+def run(program: TorchProgram, ops: Iterable[Op], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What operators compute of values that are all known; None where one cannot be computed so.
+
+    Arrays of floats are in double precision; what depends on the number of samples is for the first of `BATCH_SIZES`.
+    """
+    folder = _Folder(program)
+    for name, value in values.items():
+        array = value.first if isinstance(value, PerBatch) else value
+        whole = isinstance(array, np.ndarray) and array.dtype.kind == "f"
+        folder.values[name] = array.astype(np.float64) if whole else array
+    for op in ops:
+        if not folder.visit(op) or any(isinstance(folder.values[name], Unknown) for name in op.outputs):
+            return None
+    return folder.values
+
+
 def fold_constants(program: TorchProgram) -> tuple[dict[str, Any], set[str]]:
     """The values of a program's constants, and the names of the operators that compute them."""
     folder = _Folder(program)

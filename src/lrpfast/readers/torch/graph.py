@@ -25,6 +25,7 @@ from .passes import functional, fused, needed
 from .patterns import recognised
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
 from .sizes import batches_of, fix_sizes, open_shape
+from .unrolled import rolled_up
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def build(
 
 def _build_model(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
-    program = recognised(fused(functional(program, folded)), values)
+    program = recognised(rolled_up(fused(functional(program, folded)), values), values)
     builder = Builder()
     shapes, masks = program.shapes, _masks(program)
     for name in program.inputs:

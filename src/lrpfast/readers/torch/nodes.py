@@ -24,6 +24,7 @@ from .functions import FUNCTIONS
 from .graph import TorchNode
 from .merges import MERGES
 from .records import PerBatch
+from .recurrent import RECURRENT
 from .shape_ops import MOVES
 from .truths import TRUTHS, carried
 
@@ -254,6 +255,7 @@ CONVERTERS: dict[str, Converter] = {
     **{f"aten.conv_transpose{rank}d": _convolution for rank in (1, 2, 3)},
     "aten.embedding": _embedding,
     **FUNCTIONS,
+    **RECURRENT,
     "aten.batch_norm": _batch_norm,
     "aten._native_batch_norm_legit_no_training": _first_of_three(_batch_norm),
     "aten.layer_norm": _sample_norm(L.LayerNorm),
