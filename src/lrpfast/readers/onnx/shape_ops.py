@@ -37,7 +37,7 @@ def _reshape(ctx: NodeContext) -> Value:
     sizes = [file_sizes(x, ctx.batches, i) for i in (0, 1)]
     shapes = (known.first, known.second)
     try:
-        target = [reshaped(s, wanted, zero) for s, wanted in zip(sizes, shapes, strict=True)]
+        target = [reshaped(s, new, zero) for s, new in zip(sizes, shapes, strict=True)]
     except ModelFormatError:
         if None in x.shape:
             raise ctx.unsupported(_GIVES.format(shown(x)), FIX_SIZE) from None
