@@ -75,8 +75,8 @@ def test_every_obstacle_is_named_at_once():
     """Grouped by reason; what a user knows by name comes first; shapes inside lrpfast are not shown."""
     nodes = [
         ("Softmax", ["x"], ["t"], {"axis": 0, "name": "turn"}),
-        ("LSTM", ["t", "w", "r"], ["l"], {"hidden_size": 3, "name": "lstm"}),
-        ("Floor", ["l"], ["f"], {"name": "down"}),
+        ("LSTM", ["x", "w", "r"], ["l"], {"hidden_size": 3, "name": "lstm"}),
+        ("Floor", ["x"], ["f"], {"name": "down"}),
         ("Floor", ["x"], ["g"], {"name": "down_too"}),
         ("Erf", ["g"], ["e"], {"name": "erf"}),
         ("Squeeze", ["e", "axes"], ["y"], {"name": "end"}),
@@ -84,11 +84,11 @@ def test_every_obstacle_is_named_at_once():
     constants = {"w": w(1, 12, 5), "r": w(1, 12, 3), "axes": i64(0)}
     with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
         lrpfast.from_onnx(
-            graph([*nodes, ("Sum", ["f", "y"], ["z"], {"name": "all"})], (4, 5), constants, outputs=("z",))
+            graph([*nodes, ("Sum", ["f", "l", "t", "y"], ["z"], {"name": "all"})], (4, 5), constants, outputs=("z",))
         )
     lines = str(caught.value).splitlines()
     assert lines[0] == "4 nodes are not read:" or lines[0] == "5 nodes are not read:"
-    assert "LSTM" in lines[1] and "'lstm' (2 of 7)" in lines[1] and "recurrent" in lines[1]
+    assert "LSTM" in lines[1] and "'lstm' (2 of 7)" in lines[1] and "batch axis is 0 of 3" in lines[1]
     assert any("'turn'" in line and "batch" in line for line in lines)
     assert any("2 nodes Floor 'down' (3 of 7), 'down_too' (4 of 7)" in line for line in lines) or any(
         "'down_too' (4 of 7)" in line for line in lines
