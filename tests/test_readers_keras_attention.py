@@ -70,6 +70,22 @@ def test_every_class_predicts_what_keras_does(version, tmp_path):
     assert {"cross/query", "cross/key", "cross/value", "cross/attention", "cross"} <= names
 
 
+@pytest.mark.parametrize("suffix", (".keras", ".h5.gz"))
+def test_keras_hub(suffix, tmp_path):
+    """Encoders, and embeddings of tokens and positions; Keras's padded queries see no key, lrpfast's the others."""
+    model = load(unzipped(DATA / f"keras_attention_hub{suffix}", tmp_path))
+    with np.load(DATA / "keras_attention_hub.npz") as record:
+        ids, x, *expected = (record[key] for key in ("x0", "x1", "y0", "y1", "y2"))
+    outputs = model.predict([ids.astype(np.float32), x])
+    for i, (result, y) in enumerate(zip(outputs, expected, strict=True)):
+        counted = ids != 0 if i == 0 else np.ones(y.shape[:2], bool)
+        np.testing.assert_allclose(result[counted], y[counted], rtol=0, atol=2e-6 * np.abs(y).max())
+    names = {node.name for node in model.nodes}
+    assert {"post/query", "post/attention", "post/feedforward_output_dense", "post", "words/tokens"} <= names
+    relevance = lrpfast.Analyzer(model, "attn_lrp", target={"post": 0}).analyze([ids, x])
+    assert (relevance[0][ids == 0] == 0).all() and (relevance[0][:, 0] != 0).all()
+
+
 def test_hidden_keys_get_no_relevance(tmp_path):
     model = load(DATA / "attention" / "keras_text_masked.keras")
     ids = np.array([[3, 5, 9, 0, 0, 0, 0, 0], [7, 1, 2, 8, 4, 0, 0, 0]])

@@ -332,7 +332,8 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
             **{"Not": np.logical_not, "And": np.logical_and, "Or": np.logical_or, "Greater": np.greater},
             **{"Less": np.less, "LessOrEqual": np.less_equal, "GreaterOrEqual": np.greater_equal},
             **{"Xor": np.logical_xor, "Round": np.rint, "Sign": np.sign, "Sin": np.sin, "Cos": np.cos},
-            **{"Tanh": np.tanh, "MatMul": np.matmul},
+            **{"Tanh": np.tanh, "MatMul": np.matmul, "Relu": lambda a: np.maximum(a, 0)},
+            **{"Sigmoid": lambda a: 1 / (1 + np.exp(-a))},
         }.items()
     },
 }
@@ -346,14 +347,15 @@ def fold(node: Node, args: list[FoldedValue | None]) -> list[FoldedValue]:
     ModelFormatError
         When the inputs do not fit the operation, or the result would be larger than `MOST`.
     """
-    firsts = _run(node, [None if a is None else a.first for a in args])
+    firsts = evaluate(node, [None if a is None else a.first for a in args])
     if all(a is None or a.fixed for a in args):
         return [FoldedValue(value, value) for value in firsts]
-    seconds = _run(node, [None if a is None else a.second for a in args])
+    seconds = evaluate(node, [None if a is None else a.second for a in args])
     return [FoldedValue(*pair) for pair in zip(firsts, seconds, strict=True)]
 
 
-def _run(node: Node, args: list[Any]) -> list[np.ndarray]:
+def evaluate(node: Node, args: list[Any]) -> list[np.ndarray]:
+    """A node's outputs, of arrays."""
     try:
         size = sized(node, args)
         bounded(size, node)
