@@ -22,6 +22,7 @@ from lrpfast.readers.keras import preprocessing as keras_preprocessing
 from lrpfast.readers.keras import wrappers as keras_wrappers
 from lrpfast.readers.onnx import classic_ops as onnx_classic_ops
 from lrpfast.readers.onnx import control_flow as onnx_control_flow
+from lrpfast.readers.onnx import cut_ops as onnx_cut_ops
 from lrpfast.readers.onnx import einsum as onnx_einsum
 from lrpfast.readers.onnx import elementwise as onnx_elementwise
 from lrpfast.readers.onnx import fold as onnx_fold
@@ -138,7 +139,7 @@ def onnx() -> str:
         [
             ("weights and pooling", of([*onnx_linear.LINEAR, *onnx_einsum.CONTRACTED])),
             ("element by element, normalization, joining", of(onnx_elementwise.ELEMENTWISE)),
-            ("moving and reducing", of([*onnx_shape_ops.MOVES, *onnx_reduce_ops.REDUCED])),
+            ("moving and reducing", of([*onnx_shape_ops.MOVES, *onnx_cut_ops.CUT, *onnx_reduce_ops.REDUCED])),
             ("sizes", of(onnx_resize.RESIZED)),
             ("quantized, without the rounding", of(onnx_quantize.QUANTIZED)),
             ("scikit-learn's, of skl2onnx", of(onnx_classic_ops.CLASSIC)),

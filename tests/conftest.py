@@ -15,6 +15,7 @@ import os
 import pytest
 
 import kept
+import seeds
 import selection
 import standin_loader
 
@@ -86,6 +87,11 @@ def pytest_collection_modifyitems(config, items):
         left_out |= others(own, cases)
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    seeds.reseed(item.name)
 
 
 def others(items, cases):

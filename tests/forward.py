@@ -54,6 +54,7 @@ FUNCTIONS = {
     "log_sigmoid": lambda x: -_softplus(-x),
     "power": lambda x, exponent: x**exponent,
     "hard_silu": lambda x: x * np.clip((x + 3) / 6, 0, 1),
+    "log": np.log,
     "softmax": _softmax,
     "log_softmax": lambda x: np.log(_softmax(x)),
 }

@@ -332,6 +332,7 @@ ACTIVATIONS = {
     "log_sigmoid": lambda x: -softplus(-x),
     "power": lambda x, exponent=1.0: x**exponent,
     "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "log": np.log,
     "softmax": softmax,
     "log_softmax": log_softmax,
 }

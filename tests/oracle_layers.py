@@ -327,6 +327,12 @@ def routed(kind, shapes, x, parameters):
     elif kind in ("MaxPool", "GlobalMaxPool"):
         index = winners(kind, positions, x, **parameters)
         return index.reshape(*x.shape[:-1], -1), index.shape[x.ndim - 1 :]
+    elif kind == "Where":
+        out = np.broadcast_shapes(*shapes)
+        first = np.cumsum([0] + [int(np.prod(s)) for s in shapes])
+        condition, a, b = (first[k] + stretched(s, out) for k, s in enumerate(shapes))
+        c = x[..., condition]
+        return np.where(c >= 0 if parameters.get("or_equal") else c > 0, a, b), out
     elif kind in ("Concat", "Maximum", "Minimum"):
         first = np.cumsum([0] + [int(np.prod(s)) for s in shapes])
         if kind == "Concat":
@@ -378,7 +384,7 @@ def winners(kind, positions, x, size=None, strides=None, padding="valid", dilati
 
 ROUTING = (
     *("Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPad", "ReflectPad", "Crop", "Take", "UpSample"),
-    *("Concat", "MaxPool", "GlobalMaxPool", "Maximum", "Minimum"),
+    *("Concat", "MaxPool", "GlobalMaxPool", "Maximum", "Minimum", "Where"),
 )
 
 
@@ -561,6 +567,7 @@ def slope(function, x, **parameters):
         "softsign": lambda: 1 / (1 + np.abs(x)) ** 2,
         "exponential": lambda: np.exp(x),
         "log_sigmoid": lambda: s(-x),
+        "log": lambda: 1 / x,
         "linear": lambda: np.ones_like(x),
     }[function]()
 

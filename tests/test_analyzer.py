@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast import layers
 
-RNG = np.random.default_rng(0)
+RNG = seeds.generator(0)
 MODEL = lrpfast.from_layers(
     [layers.Dense(RNG.normal(size=(6, 9)), activation="relu"), layers.Dense(RNG.normal(size=(9, 4)))]
 )

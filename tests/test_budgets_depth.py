@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast import layers as L
 from lrpfast.budget import Budget
 from lrpfast.engine.operators import Taps
@@ -43,7 +44,7 @@ def test_plans_of_small_models_take_little(kind):
     refused(None, "Analyzer(model, rule, memory=", most=5e6, error=lrpfast.InputError, read=lambda _: make())
 
 
-RNG = np.random.default_rng(0)
+RNG = seeds.generator(0)
 SIZED = {
     "Conv": ([L.Conv(np.ones((3, 3, 1, 1), "f4"), padding="same", strides=2)], (500, 500, 1)),
     "Conv1D": ([L.Conv(np.ones((5, 1, 1), "f4"))], (200_000, 1)),

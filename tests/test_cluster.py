@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 
 dask = pytest.importorskip("dask", reason="these are about Dask: pip install 'dask[array]' distributed")
 da = pytest.importorskip("dask.array", reason="these are about Dask: pip install 'dask[array]' distributed")
 
 FEATURES, SAMPLES = 40, 3_000
-RNG = np.random.default_rng(3)
+RNG = seeds.generator(3)
 MODEL = lrpfast.from_layers(
     [
         lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 16)) / 6, 0.1 * RNG.normal(size=16), activation="relu"),

@@ -9,7 +9,7 @@ import pytest
 import lrpfast
 
 #: Where the names are: all of ``__all__`` counts.
-PLACES = (lrpfast, lrpfast.layers, lrpfast.rules, lrpfast.composites, lrpfast.plot)
+PLACES = (lrpfast, lrpfast.layers, lrpfast.rules, lrpfast.composites, lrpfast.plot, lrpfast.evaluate)
 #: Classes whose methods a user calls: each of these has an example of its own.
 CLASSES = ("Analyzer", "Conservation", "Explanation", "Graph", "Model", "Statistics", "Streamed")
 

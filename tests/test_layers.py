@@ -238,6 +238,9 @@ ROUTES = [
     ("maximum, stretched", [(3, 1, 2), (4, 1)], Layer("Maximum")),
     ("minimum", [(4, 3), (4, 3), (4, 3)], Layer("Minimum")),
     ("minimum, stretched", [(3,), (2, 3)], Layer("Minimum")),
+    ("where", [(4, 3), (4, 3), (4, 3)], Layer("Where")),
+    ("where, or equal", [(4, 3), (4, 3), (4, 3)], Layer("Where", {"or_equal": True})),
+    ("where, stretched", [(3,), (2, 1), (2, 3)], Layer("Where")),
     ("embedding", [(6,)], Layer("Embedding", {"table": W.kernel(4, 3)})),
     ("embedding of maps", [(2, 3)], Layer("Embedding", {"table": W.kernel(4, 2)})),
 ]
@@ -319,6 +322,7 @@ ACTIVATIONS = [
     ("power", {"exponent": 2}),
     ("power", {"exponent": 3}),
     ("hard_silu", {}),
+    ("log", {}),
     ("softmax", {}),
     ("log_softmax", {}),
     ("linear", {}),
@@ -474,6 +478,7 @@ def test_activations(function, parameters):
     """As a layer, hidden between two others, and as an attribute; at kinks the derivative is that of the left side."""
     x = cases.values((4, 3), count=4)
     x[3] = np.resize(np.array([0, 0.25, -0.25, 0.5, 1, 2, -2], np.float32), (4, 3))  # kinks
+    x = np.abs(x) + np.float32(0.25) if function == "log" else x
     eye = {"kernel": np.eye(3, dtype=np.float32)}
     as_layer = oracle_layers.chain(
         (4, 3), Layer("Activation", {"function": function, "parameters": parameters}), Layer("Dense", eye)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast.batch.masks import Masked, open_mask
 from lrpfast.batch.sources import open_source
 from lrpfast.errors import InputError, ShapeError
 
 xarray = pytest.importorskip("xarray", reason="xarray is not installed; lrpfast[test] brings it")
 
-RNG = np.random.default_rng(3)
+RNG = seeds.generator(3)
 LAT, LON = np.linspace(-75.0, 75.0, 6), np.arange(-180.0, 180.0, 45.0)
 X = RNG.normal(size=(7, len(LAT), len(LON)))
 DATA = xarray.DataArray(X, {"time": np.arange(7), "lat": LAT, "lon": LON}, ("time", "lat", "lon"), "sst")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast.batch import open_sink, open_source, run
 from lrpfast.batch.journal import MAGIC
 from lrpfast.batch.map_writer import check_maps, write_maps
@@ -27,7 +28,7 @@ xarray = pytest.importorskip("xarray", reason="xarray is not installed; lrpfast[
 zarr = pytest.importorskip("zarr", reason="zarr is not installed; lrpfast[test] brings it")
 
 FEATURES, SAMPLES, CHUNK = 12, 600, 50
-RNG = np.random.default_rng(5)
+RNG = seeds.generator(5)
 MODEL = lrpfast.from_layers(
     [
         lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 8)), np.full(8, 12.0), activation="relu"),

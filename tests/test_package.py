@@ -96,6 +96,7 @@ MAY_IMPORT = {
     "engine": {"budget", "errors", "lazy", "table", "version", "model", "rules", "kernels"},
     "batch": {"budget", "errors", "lazy", "output", "model", "readers", "rules", "engine", "version"},
     "plot": {"errors", "output", "engine", "kernels"},
+    "evaluate": {"errors", "table", "kernels", "model", "engine", "batch", "plot", "analyzer"},
     "layers": {"model"},
     "composites": {"rules"},
     "analyzer": {"errors", "table", "model", "rules", "engine", "batch"},
@@ -103,7 +104,7 @@ MAY_IMPORT = {
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {
         *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
-        *("analyzer", "innvestigate", "demo", "plot"),
+        *("analyzer", "innvestigate", "demo", "plot", "evaluate"),
     },
     "__main__": {"cli"},
     "": {

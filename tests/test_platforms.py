@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast.batch import cluster, journal, open_source, path_conflicts, sources
 from lrpfast.batch.sinks import named
 
 ROOT = Path(__file__).parents[1]
 FEATURES, SAMPLES = 12, 300
-RNG = np.random.default_rng(11)
+RNG = seeds.generator(11)
 MODEL = lrpfast.from_layers([lrpfast.layers.Dense(RNG.normal(size=(FEATURES, 3)))])
 ANALYZER = lrpfast.Analyzer(MODEL, "epsilon")
 X = RNG.normal(size=(SAMPLES, FEATURES)).astype(np.float32)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast import InputError, ShapeError
 from lrpfast.plot import heatmap, save
 from lrpfast.plot.samples import MOST_PANELS
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
-RNG = np.random.default_rng(3)
+RNG = seeds.generator(3)
 IMAGES = RNG.normal(size=(5, 6, 7, 3))
 SEQUENCES = RNG.normal(size=(3, 20, 2))
 VECTORS = RNG.normal(size=(4, 12)).astype(np.float32)

@@ -10,9 +10,10 @@ import pytest
 
 import lrpfast
 from lrpfast import layers as L
+from lrpfast.cli import main
 from lrpfast.errors import InputError, ModelFormatError, UnsupportedLayerError
 from lrpfast.readers import load
-from test_readers_keras import arrays, dense, entry, functional, layer, sequential, write_h5
+from test_readers_keras import arrays, entry, functional, layer, sequential, write_h5
 
 DATA = Path(__file__).parent / "data"
 FILES = sorted([*DATA.glob("keras_ops_*.keras"), *DATA.glob("keras_ops_*.h5.gz")])
@@ -189,10 +190,48 @@ def test_a_lambda_by_its_name(tmp_path):
     close(load(path, custom_objects=half).predict(np.ones((1, 4))), np.full((1, 4), 0.5))
 
 
-def test_all_unknown_layers_are_named_at_once(tmp_path):
-    model = sequential(entry((None, 5, 4)), layer("LSTM", "l1"), layer("Odd", "o"), layer("LSTM", "l2"), dense("d", 2))
-    path = write_h5(tmp_path / "m.h5", model)
-    with pytest.raises(UnsupportedLayerError, match=r"'l1'.*does not read 3 layers.*LSTM \(l1, l2\), Odd \(o\)"):
+def joined(kind, name, *sources, **config):
+    return {**layer(kind, name, **config), "inbound": list(sources)}
+
+
+def test_every_obstacle_is_named_at_once(tmp_path, capsys):
+    """Unknown classes, settings that are not read and Python code; before and behind each other."""
+    model = functional(
+        entry((None, None, 4)),
+        layer("PReLU", "open"),
+        layer("Odd", "o1", units=3),
+        layer("Lambda", "code", function=["code"]),
+        joined("Odd", "o2", "open"),
+        joined("StrangeAttention", "att", "open"),
+        joined("Add", "sum", "code", "o2", "att"),
+        layer("BatchNormalization", "bn", axis=[1, 2]),
+    )
+    weights = {"open": [np.ones((5, 4), np.float32)], "o1": [], "o2": [], "att": []}
+    path = write_h5(tmp_path / "m.h5", model, weights)
+    with pytest.raises(UnsupportedLayerError) as caught:
+        load(path)
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("m.h5: 5 layers are not read:")
+    assert lines[1].startswith("- layer StrangeAttention 'att' (6 of 8)")  # a layer that a user knows
+    assert lines[2].startswith("- layer PReLU 'open' (2 of 8): needs an input of fixed shape")
+    assert lines[3].startswith("- 2 layers Odd 'o1' (3 of 8), 'o2' (5 of 8): is of a class that lrpfast does not read")
+    assert lines[4].startswith("- layer Lambda 'code' (4 of 8): holds Python code")
+    text = "\n".join(lines[5:])
+    assert "custom_objects={class: f}" in text and "custom_objects={'code': f}" in text and "--input-shape" in text
+    assert "'bn'" not in str(caught.value)  # what reaches it is not known
+
+    assert main(["inspect", str(path)]) == 2
+    assert capsys.readouterr().err.splitlines() == ["lrpfast: error: " + lines[0], *lines[1:]]
+    own = {name: lambda config, weights: L.Identity("own") for name in ("Odd", "StrangeAttention", "code")}
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'bn' \(BatchNormalization, 8 of 8\) normalizes the axes"):
+        load(path, custom_objects=own, input_shape=(5, 4))
+
+
+def test_obstacles_in_models_inside_a_model(tmp_path):
+    inner = {**sequential(entry((None, 4)), layer("Odd", "o1"), layer("Odd", "o2")), "name": "inner"}
+    inner["config"]["name"] = "inner"
+    path = write_h5(tmp_path / "m.h5", sequential(entry((None, 4)), inner, layer("Other", "p")))
+    with pytest.raises(UnsupportedLayerError, match=r"2 layers Odd 'inner/o1' .*'inner/o2'.*\n.*Other 'p'"):
         load(path)
 
 

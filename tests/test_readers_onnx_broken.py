@@ -260,7 +260,7 @@ def test_loops_and_what_they_take_from_around_them():
     scan = "y = Scan(s) <num_scan_inputs = 1, body = b (float[3] a) => (float[3] o) { o = Add(a, a) }>"
     ends = "e = Greater(a, s) o = Mul(a, s)"
     for body, op, why in (
-        (loop.replace("BODY", ends), "Loop", "Greater"),
+        (loop.replace("BODY", ends), "Loop", "ends by what the model computes"),
         (loop.replace("n, c", "rounds, c").replace("BODY", inner), "Loop", "number of rounds"),
         (scan, "Scan", "is a loop"),
     ):
@@ -277,10 +277,9 @@ def test_loops_and_what_they_take_from_around_them():
 
 
 def test_an_operator_that_is_read_on_constants_alone_is_not_said_to_work():
-    refused(model_of([node("Log", ["x"])]), lrpfast.UnsupportedLayerError, "the_log", "softplus")
     refused(model_of([node("Erf", ["x"])]), lrpfast.UnsupportedLayerError, "the_erf", "GELU")
     refused(model_of([node("Floor", ["x"])]), lrpfast.UnsupportedLayerError, "the_floor", "These work: Abs, Add,")
-    assert "Log" not in known_operators() and "LogSoftmax" in known_operators()
+    assert "Floor" not in known_operators() and "LogSoftmax" in known_operators()
 
 
 @pytest.mark.parametrize(

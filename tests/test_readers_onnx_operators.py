@@ -12,7 +12,9 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-RNG = np.random.default_rng(0)
+import seeds  # noqa: E402
+
+RNG = seeds.generator(0)
 
 
 def graph(nodes, shape, constants=None, opset=20, batch="N", outputs=("y",)):

@@ -367,7 +367,7 @@ def test_every_obstacle_is_named_at_once():
     refused(
         Function(lambda x: torch.sin(x) + torch.cos(torch.sin(x.relu()))),
         torch.ones(2, 4),
-        *("3 operators", "aten.sin", "1 more of this kind", "aten.cos"),
+        *("3 operators", "2 operators aten.sin.default 'sin' (1 of 5), 'sin_1' (3 of 5)", "operator aten.cos.default"),
     )
 
 

@@ -10,11 +10,12 @@ import pytest
 
 import cases
 import lrpfast
+import seeds
 from lrpfast import layers as L  # noqa: N812
 from lrpfast import rules
 from lrpfast.kernels import _cpu, cpu
 
-RNG = np.random.default_rng(7)
+RNG = seeds.generator(7)
 DATA = Path(__file__).parent / "data"
 
 memory = pytest.mark.skipif("LRPFAST_SANITIZED" in os.environ, reason="a sanitizer keeps memory of its own")

@@ -145,6 +145,7 @@ def routes():
             if all(1 in pair or pair[0] == pair[1] for pair in zip((h, w, c), (1, 1, 1, *other)[-3:], strict=True)):
                 yield [shape[0], other], Layer("Maximum")
                 yield [other, shape[0]], Layer("Minimum")
+                yield [other, shape[0], other], Layer("Where")
     for n in (1, 3):
         yield [(n,)], Layer("RepeatVector", {"count": 3})
         yield [(n,)], Layer("RepeatVector", {"count": 1})

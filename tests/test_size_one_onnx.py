@@ -9,9 +9,10 @@ import lrpfast
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+import seeds
 from test_readers_onnx_operators import check, graph, i64, runtime  # noqa: E402
 
-RNG = np.random.default_rng(18)
+RNG = seeds.generator(18)
 SHAPES = [(1, 4, 5), (3, 1, 5), (3, 4, 1), (3, 1, 1), (1, 1, 1)]
 
 

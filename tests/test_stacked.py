@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast.batch.sources import open_source
 
 xarray = pytest.importorskip("xarray", reason="xarray is not installed; lrpfast[test] brings it")
 pytest.importorskip("netCDF4", reason="netCDF4 is not installed; lrpfast[test] brings it")
 pytest.importorskip("zarr", reason="zarr is not installed; lrpfast[test] brings it")
 
-RNG = np.random.default_rng(5)
+RNG = seeds.generator(5)
 W = RNG.normal(size=(12, 2))
 COORDS = {
     "time": np.arange(7),

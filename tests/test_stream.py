@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast.batch import open_source
 
 FEATURES, SAMPLES = 40, 1_100
-RNG = np.random.default_rng(7)
+RNG = seeds.generator(7)
 
 
 def make_model(outputs=3, seed=0):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 import lrpfast
+import seeds
 from lrpfast import layers
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
 
-RNG = np.random.default_rng(0)
+RNG = seeds.generator(0)
 MODEL = lrpfast.from_layers(
     [layers.Dense(RNG.normal(size=(5, 7)), RNG.normal(size=7), "relu"), layers.Dense(RNG.normal(size=(7, 3)))], (5,)
 )

@@ -51,9 +51,10 @@ _LAZY = ("Statistics", "Streamed", "data_bounds")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY or name == "batch":
-        batch = importlib.import_module(".batch", __name__)
-        return batch if name == "batch" else getattr(batch, name)
+    if name in ("batch", "evaluate"):
+        return importlib.import_module(f".{name}", __name__)
+    if name in _LAZY:
+        return getattr(importlib.import_module(".batch", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -91,6 +92,7 @@ __all__ = [
     "composites",
     "create_analyzer",
     "data_bounds",
+    "evaluate",
     "from_keras",
     "from_layers",
     "from_onnx",

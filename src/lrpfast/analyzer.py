@@ -1,4 +1,4 @@
-"""`Analyzer`: a model, a rule, and everything decided once, for any number of batches."""
+"""`Analyzer`: a model and a rule, planned once for any number of batches."""
 
 from __future__ import annotations
 
@@ -29,49 +29,49 @@ SHOWN_RULES = 4
 class Analyzer:
     """Explains a model's outputs by LRP.
 
-    Decides once which contractions are needed and packs the weights; `analyze` and
-    `explain` may then be called with any number of batches, from several threads.
+    Plans the contractions and packs the weights once; `analyze` and `explain` may then be
+    called with any number of batches, from several threads.
 
     Parameters
     ----------
     model : Model
     rule : Rule, Composite or str
         A rule, a composite that gives layers their rules, or the name of either. Batch
-        normalization is folded into the layers beside it first, unless the composite says otherwise or has
+        normalization is first folded into neighbouring layers, unless the composite says otherwise or has
         a rule for it.
     target : "max", "all", int, list, tuple, array or callable, optional
-        Default target of `analyze`: the largest output ("max", the first of equals; so when None),
+        Default target of `analyze`: the largest output ("max", also when None; of equal outputs the first),
         every output's own value ("all"), an output's index, one index for each sample (a list or an
         integer array), a (samples, k) integer array for k explanations of each sample, a pair (a, b)
         for the difference of two outputs, the starting relevance itself (floats
-        shaped like the output), or a callable that makes it of the output. A tuple (a, b) is the
+        shaped like the output), or a callable that computes it from the output. A tuple (a, b) is the
         difference of outputs a and b, for every sample; a list [a, b] is output a for the first
-        sample and b for the second. Outputs of several axes are indexed flat, but in a difference, which is
-        a pair of full indices there, as ((1, 2), (0, 0)). The starting relevance is the target's
-        value before a final softmax, its logarithm or a sigmoid. Of a model with several
-        outputs, a mapping {output: target} names one by name or index. Arrays are copied.
+        sample and b for the second. Outputs with several axes are indexed flat, except in a difference, which is
+        a pair of full indices, as ((1, 2), (0, 0)). The starting relevance is the target's
+        value before a final softmax, its logarithm or a sigmoid. For a model with several
+        outputs, a mapping {output: target} selects one by name or index. Arrays are copied.
     start : str, int or (layer, neuron), optional
         A hidden layer to explain instead of the output; (layer, neuron) is the same as this layer with
-        target=neuron. The layer is the same as in ``explain(layers=True).layers``: what a batch normalization is
-        folded into has that one's output. Relevance begins below its softmax or sigmoid only where it would
-        pass that unchanged.
+        target=neuron. The layer is the same as in ``explain(layers=True).layers``: a layer into which a batch
+        normalization is folded has the output of the normalization. Relevance begins below the layer's softmax
+        or sigmoid only if it would pass that unchanged.
     y_ref : float or array, optional
         Subtracted from the output's bias: explains f(x) − y_ref (Letzgus et al. 2022).
     input_range : (low, high), optional
-        The input's range, which lets the planner drop work; every batch is checked.
+        The input's range, which lets the planner omit work; every batch is checked.
     device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
-        "gpu" takes every GPU that works and shares large batches among them, "gpu:1" one. "auto" takes the GPUs
-        where there are any, else the CPU; `device` and the analyzer's repr say which.
+        "gpu" uses all working GPUs and divides large batches among them; "gpu:1" uses one. "auto" uses the GPUs
+        if there are any, else the CPU; `device` and the analyzer's repr say which.
     precision : {"float32", "float64", "tf32"}
         "tf32" rounds both operands of every contraction to 10 mantissa bits.
     threads : int, optional
-        Those of `lrpfast.set_num_threads` when None: as ``LRPFAST_NUM_THREADS`` says, or all cores this process
-        may use. Results do not depend on it.
+        When None, the number from `lrpfast.set_num_threads`, else from ``LRPFAST_NUM_THREADS``, else all cores that
+        this process may use. Results do not depend on it.
     memory : int, optional
-        Bytes that the threads' workspaces may take together; on GPUs, what a run may take on each. So many are
-        also allowed for the tables of the plan, which must not take far more than the model's weights otherwise.
+        The largest number of bytes of all threads' workspaces; on GPUs, of a run on each. It also raises the limit
+        for the tables of the plan, which otherwise must not take far more than the model's weights.
     mask_nan : bool
-        NaN features contribute nothing and come back NaN.
+        Whether NaN marks features that contribute nothing; their relevance is NaN.
 
     Raises
     ------
@@ -118,14 +118,14 @@ class Analyzer:
         self._core = AnalyzerCore(model, settings)
 
     def fixed(self, x: Any) -> Analyzer:
-        """The same analyzer for the sizes that these inputs have, where the model leaves them open; else itself.
+        """The same analyzer for the sizes of these inputs, if the model leaves sizes open; else the analyzer itself.
 
-        The last few are kept.
+        The most recent ones are kept.
 
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            As in `analyze`; only its shape is looked at.
+            As in `analyze`; only its shape is used.
 
         Returns
         -------
@@ -161,14 +161,14 @@ class Analyzer:
 
     @property
     def model(self) -> Model:
-        """The model as it was given."""
+        """The caller's model."""
         return self._core.model
 
     @property
     def explained_model(self) -> Model:
-        """What is explained of the model: up to the layer to start at, without a final softmax, folded.
+        """The part of the model that is explained: up to the start layer, without a final softmax, folded.
 
-        Of a model that leaves input sizes open there is one for each size: ``fixed(x).explained_model``.
+        A model that leaves input sizes open has one for each size: ``fixed(x).explained_model``.
         """
         if self._core.is_open:
             raise InputError(f"the model's input shape {self.input_shape} is open: see fixed(x).explained_model")
@@ -176,7 +176,7 @@ class Analyzer:
 
     @property
     def composite(self) -> Composite:
-        """The rule, as a composite that gives every layer its own."""
+        """The rule, as a composite."""
         return self._core.settings.composite
 
     @property
@@ -191,7 +191,7 @@ class Analyzer:
 
     @property
     def threads(self) -> int | None:
-        """How many threads runs take; None for those of `lrpfast.get_num_threads` at the time of the run."""
+        """The number of threads of a run; None means `lrpfast.get_num_threads` at the time of the run."""
         return self._core.settings.threads
 
     @property
@@ -201,28 +201,28 @@ class Analyzer:
 
     @property
     def target(self) -> Any:
-        """The target of calls that name none."""
+        """The default target."""
         return self._core.settings.target
 
     @property
     def input_shape(self) -> Any:
-        """One sample's shape; a list of them for several inputs."""
+        """The shape of one sample; a list of shapes for several inputs."""
         return self._core.input_shape
 
     @property
     def output_shape(self) -> Any:
-        """The shape, for one sample, of what is explained; a list of them for several outputs."""
+        """The shape of the explained output for one sample; a list of shapes for several outputs."""
         return self._core.output_shape
 
     @property
     def device(self) -> str:
-        """What it runs on: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
+        """The device: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
         return self._core.device
 
     def plan(self, *input_shapes: Sequence[int]) -> Plan:
-        """What will be computed for each layer and what it costs; prints as a table.
+        """The computations for each layer and their cost; prints as a table.
 
-        A model that leaves input sizes open needs them here: one shape, without the batch axis, for each input.
+        For a model that leaves input sizes open, pass them: one shape, without the batch axis, for each input.
 
         Parameters
         ----------
@@ -232,9 +232,9 @@ class Analyzer:
         Returns
         -------
         Plan
-            Its text, ``str(plan)``, is a table: a row for each layer. ``contractions`` is the number of matrix
-            products, the forward pass included, ``flops`` that of their floating-point operations for one sample,
-            ``rules`` the rule of every step, in forward order.
+            ``str(plan)`` is a table with a row for each layer. ``contractions`` is the number of matrix products,
+            including the forward pass; ``flops`` is the number of their floating-point operations for one sample;
+            ``rules`` has the rule of every step, in forward order.
 
         Raises
         ------
@@ -268,10 +268,10 @@ class Analyzer:
         if self._core.is_open:
             return f"{name}: {self.precision}, input sizes open"
         rules = list(dict.fromkeys(describe(r) for r in self._core.plan.rules if not isinstance(r, Pass))) or ["pass"]
-        shown = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
-        # the name of one rule everywhere says less than the rule with its parameters
+        names = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
+        # for a uniform composite, the rule with its parameters says more than the name
         composite = "" if self.composite.name.startswith("uniform ") else f"{self.composite.name}: "
-        return f"{name}: {composite}{shown}; {self.precision}, {self.device}"
+        return f"{name}: {composite}{names}; {self.precision}, {self.device}"
 
     def analyze(self, x: Any, target: Any = None, *, out: Any = None) -> Any:
         """Relevance of every input feature.
@@ -279,19 +279,19 @@ class Analyzer:
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            Any real dtype, cast once to the precision. A list of arrays for several inputs. Of NumPy, or of
-            any library that speaks DLPack; CuPy's and PyTorch's may lie on a GPU. A tensor that requires a
-            gradient is detached: relevance is no part of the autograd graph.
+            Any real dtype, cast once to the precision. A list of arrays for several inputs. A NumPy array, or one
+            of any library that supports DLPack; arrays of CuPy and PyTorch may be on a GPU. A tensor that requires
+            a gradient is detached: relevance is not part of the autograd graph.
         target : optional
-            As in `Analyzer`; the analyzer's own target when None.
+            As in `Analyzer`; when None, the analyzer's own target.
         out : array, optional
-            C-contiguous, of the result's shape and dtype; filled and returned.
+            C-contiguous, with the result's shape and dtype; filled and returned.
 
         Returns
         -------
         array, shaped like x; float32, or float64 under that precision
-            With k targets per sample (samples, k, *input_shape). PyTorch's where x is, on the same device; else
-            CuPy's where x lies on a GPU, else NumPy's.
+            With k targets per sample (samples, k, *input_shape). A PyTorch tensor on the same device if x is one;
+            else a CuPy array if x is on a GPU, else a NumPy array.
 
         Raises
         ------
@@ -300,10 +300,10 @@ class Analyzer:
         Warns
         -----
         AmplificationWarning
-            Where relevance grows so much between the output and the input that single values mean little.
+            When relevance grows so much between the output and the input that single values mean little.
         VanishingWarning
-            Where next to nothing of the output reaches the input, or nothing. Samples of many features are judged by
-            a part of them first, on a GPU 16 samples are; `stream` and `explain` look at everything.
+            When almost none of the output reaches the input, or none. Of samples with many features, a part of
+            the features is checked first; on a GPU, 16 samples are checked. `stream` and `explain` check everything.
 
         Examples
         --------
@@ -334,11 +334,10 @@ class Analyzer:
         overwrite: bool = False,
         cluster: Any = None,
     ) -> Streamed:
-        """Explain a data set of any length: read, explain and write a chunk at a time, and lose nothing.
+        """Explain a data set of any length, chunk by chunk, from file to file; an interrupted run can be resumed.
 
-        Reading, computing and writing overlap; memory does not grow with the number of samples. A run that was
-        stopped, even killed, goes on where it was when it is called again with the same arguments, and its
-        result is the same, byte for byte.
+        Reading, computing and writing overlap; memory does not grow with the number of samples. The same call
+        resumes a run that was interrupted, even killed, and the result is the same, byte for byte.
 
         Parameters
         ----------
@@ -346,49 +345,49 @@ class Analyzer:
             Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
             ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
         sink : path or callable, optional
-            Where relevances go: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function
-            called with (first sample's index, relevances). None when only statistics are wanted.
+            The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
+            called with (index of the first sample, relevances). None if only statistics are wanted.
         target : optional
-            As in `analyze`; one for each sample as an array of as many.
+            As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int
-            Samples of a chunk. Results do not depend on it.
+            The number of samples in a chunk. Results do not depend on it.
         normalize : {"maxabs", "sum", "max", "l1"}, optional
-            Divide each explanation by max|R|, ΣR, max R or Σ|R|; where that is 0 it is left as it is, and counted.
+            Divide each explanation by max|R|, ΣR, max R or Σ|R|; if that is 0, it stays unchanged and is counted.
         statistics : bool or path
-            Make the maps' statistics on the way (`Statistics`); into a ``.nc``, ``.h5``, ``.npz`` or ``.zarr`` file.
+            Compute statistics of the maps (`Statistics`); a path (``.nc``, ``.h5``, ``.npz``, ``.zarr``) stores them.
         group_by : "prediction" or labels, optional
-            Statistics for each predicted class apart, or for each of the labels: an array, a list, or a path.
+            Separate statistics for each predicted class, or for each label: an array, a list, or a path.
         correct : labels, optional
-            The true classes: samples that the model predicts otherwise are left out of the statistics.
+            The true classes; samples for which the model predicts another class do not enter the statistics.
         quantiles : float or sequence of float
-            Quantiles of the maps, 0 to 1, to about 3 %.
+            Quantiles of the maps, between 0 and 1, with a relative error of about 3 %.
         mask : bool array or path, optional
             The points of the source's grid that are the model's features, in the grid's order. A mask with
-            coordinates is aligned with a source that has them. Relevances come back on the grid, NaN where it
+            coordinates is aligned with a source that has them. Relevances are on the grid, with NaN where the model
             has no features.
         progress : bool or callable
-            A progress bar on a terminal; or a function called with the number of samples of each chunk done.
+            A progress bar on a terminal; or a function, called with the number of samples of each finished chunk.
         resume : bool
-            Go on where an earlier run with the same arguments was stopped; False begins anew.
+            Resume an earlier, interrupted run with the same arguments; False starts again.
         overwrite : bool
-            Replace finished outputs that are there already; those that hold anything else are left, and told of.
+            Replace existing outputs; an output that contains anything else is an error, and stays unchanged.
         cluster : str, path or distributed.Client, optional
-            Let the workers of a Dask cluster explain, of the files' own disk: "local:4" starts four here,
+            Let the workers of a Dask cluster explain the samples: "local:4" starts four workers on this machine,
             "tcp://host:port" is a scheduler's address, "scheduler.json" the file that it wrote. All workers must
-            reach the source and the sink.
+            have access to the source and the sink.
 
         Returns
         -------
         Streamed
-            With ``statistics``, ``samples``, ``seconds`` and the like.
+            The outcome: ``statistics``, ``samples``, ``seconds`` and more.
 
         Raises
         ------
         InputError
-            For what is wrong with the data or the outputs, for an output that another run writes, and for an
-            unfinished run of other settings.
+            For invalid data or outputs, for an output that another run is writing, and for an unfinished run with
+            other settings.
         OSError
-            For a full disk and the like; what is done is kept.
+            For a full disk and the like; finished chunks are kept.
 
         Examples
         --------
@@ -418,25 +417,25 @@ class Analyzer:
         return stream(self._core, source, sink, settings)
 
     def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
-        """Relevance of a Dask or xarray array, lazily: computed chunk by chunk, where and when Dask computes it.
+        """Relevance of a Dask or xarray array, as a lazy array that Dask computes chunk by chunk.
 
-        Chunks along the samples stay as they are, features are brought together; every worker gets the model
-        once. A task takes one thread, unless the analyzer was given ``threads``. The numbers are those of `analyze`.
+        Chunks along the samples are kept, those along features are merged; each worker receives the model once. A
+        task uses one thread, unless the analyzer has ``threads``. The numbers are those of `analyze`.
 
         Parameters
         ----------
         x : dask.array.Array or xarray.DataArray, shape (samples, *input_shape)
-            xarray's may be lazy or not. Any other array is explained at once.
+            An xarray.DataArray may be lazy or in memory. Any other array is explained at once.
         target : optional
-            As in `analyze`; one for each sample as an array of as many, also Dask's.
+            As in `analyze`; for one target per sample an array, which may be a Dask array.
         normalize, mask
             As in `stream`.
 
         Returns
         -------
         array
-            Dask's for Dask's, xarray's for xarray's: with the names, coordinates and attributes of ``x``, and in its
-            attributes how it was made.
+            A Dask array for a Dask array. For an xarray.DataArray another with the names, coordinates and attributes
+            of ``x``, and with its provenance as attributes.
 
         Raises
         ------
@@ -457,14 +456,14 @@ class Analyzer:
     def explain(self, x: Any, target: Any = None, *, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.
 
-        The relevance is the very same as `analyze` gives, bit for bit; on a GPU, to rounding.
+        The relevance is that of `analyze`, bit for bit; on a GPU, up to rounding.
 
         Parameters
         ----------
         x, target
             As in `analyze`; one target per sample.
         layers : bool
-            Whether to return the relevance of every layer's output too.
+            Whether to return the relevance of every layer's output, too.
 
         Returns
         -------
@@ -473,9 +472,9 @@ class Analyzer:
         Warns
         -----
         AmplificationWarning
-            Where relevance grows so much, in a layer or in all, that single values mean little.
+            When relevance grows so much, in a layer or over all, that single values mean little.
         VanishingWarning
-            Where next to nothing of the output reaches the input.
+            When almost none of the output reaches the input.
 
         Examples
         --------

@@ -28,58 +28,58 @@ ENVIRONMENT = "LRPFAST_MODEL_MEMORY"
 
 
 class Budget:
-    """Bytes that may be taken.
+    """A number of bytes that reading or planning a model may use.
 
     Parameters
     ----------
-    held : int
-        Bytes of what they are made of.
+    source_bytes : int
+        Size of the file that is read, or of the weights that are planned.
     free : int
-        Bytes that are allowed whatever that is.
+        Bytes that are allowed for a source of any size.
     memory : int, optional
-        Allows so many bytes where that is more.
+        The caller's own limit, which counts where it is higher.
     error : type
-        What is raised where they are not enough.
+        The exception for a request beyond the limit.
     owner, call : str
-        For the error: what holds the bytes, and the call whose ``memory`` raises the budget.
+        For the error's text: the source, and the call whose ``memory`` raises the limit.
 
     Attributes
     ----------
-    held, limit, taken : int
+    source_bytes, limit, used : int
     """
 
     def __init__(
         self,
-        held: int,
+        source_bytes: int,
         free: int = FREE_BYTES,
         memory: int | None = None,
         error: type[LrpfastError] = ModelFormatError,
         owner: str = "the file",
         call: str = "lrpfast.load(path, memory={})",
     ) -> None:
-        self.held, self.taken = held, 0
+        self.source_bytes, self.used = source_bytes, 0
         self._files: set[Path] = set()
-        self.limit = max(free + RATIO * held, memory or 0, _environment())
+        self.limit = max(free + RATIO * source_bytes, memory or 0, _environment())
         self._error, self._owner, self._call = error, owner, call
 
-    def take(self, size: int, what: str) -> None:
+    def take(self, size: int, name: str) -> None:
         """Count ``size`` bytes about to be taken; an error where they are too many."""
         size = max(size, 0)  # sizes of a file may be anything
-        if self.taken + size > self.limit:
-            raised = self._call.format(1 << (self.taken + size).bit_length())
-            before = f", {self.taken:,} bytes were taken before it" if self.taken else ""
+        if self.used + size > self.limit:
+            call = self._call.format(1 << (self.used + size).bit_length())
+            history = f", {self.used:,} bytes were taken before it" if self.used else ""
             raise self._error(
-                f"{what} takes {size:,} bytes{before}, and {self.limit:,} are the most for what {self._owner} holds "
-                f"({self.held:,}). Where you trust it, {raised} or {ENVIRONMENT} allow more"
+                f"{name} takes {size:,} bytes{history}, and {self.limit:,} are the most for what {self._owner} holds "
+                f"({self.source_bytes:,}). Where you trust it, {call} or {ENVIRONMENT} allow more"
             )
-        self.taken += size
+        self.used += size
 
     def hold(self, path: Path) -> None:
         """Count another file that belongs to this one, once."""
         if path not in self._files:
             self._files.add(path)
             size = held_bytes(path)
-            self.held += size
+            self.source_bytes += size
             self.limit += RATIO * size
 
 
@@ -96,13 +96,13 @@ _CURRENT: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 @contextlib.contextmanager
-def budgeted(held: int, memory: int | None = None) -> Iterator[Budget]:
+def budgeted(source_bytes: int, memory: int | None = None) -> Iterator[Budget]:
     """Count what is read inside; a reader that another one calls goes on with its budget."""
     outer = _CURRENT.get()
     if outer is not None:
         yield outer
         return
-    budget = Budget(held, memory=memory)
+    budget = Budget(source_bytes, memory=memory)
     token = _CURRENT.set(budget)
     try:
         yield budget
@@ -110,17 +110,17 @@ def budgeted(held: int, memory: int | None = None) -> Iterator[Budget]:
         _CURRENT.reset(token)
 
 
-def take(size: int, what: str) -> None:
+def take(size: int, name: str) -> None:
     """Count bytes about to be taken for the file that is being read; objects in memory have no budget."""
     budget = _CURRENT.get()
     if budget is not None:
-        budget.take(size, what)
+        budget.take(size, name)
 
 
 def left() -> float:
     """How many bytes may still be taken."""
     budget = _CURRENT.get()
-    return float("inf") if budget is None else budget.limit - budget.taken
+    return float("inf") if budget is None else budget.limit - budget.used
 
 
 def also_holds(path: Path) -> None:
@@ -136,7 +136,7 @@ def held_bytes(path: Path) -> int:
     data, hole = getattr(os, "SEEK_DATA", None), getattr(os, "SEEK_HOLE", None)
     if data is None or hole is None:  # Windows
         return size
-    held = at = 0
+    size_on_disk = at = 0
     with open(path, "rb") as file:
         while at < size:
             try:
@@ -146,16 +146,16 @@ def held_bytes(path: Path) -> int:
                     return size
                 break  # nothing but a hole is left
             at = os.lseek(file.fileno(), start, hole)
-            held += at - start
-    return held
+            size_on_disk += at - start
+    return size_on_disk
 
 
 def check_layers(count: int, written: int) -> None:
     """Refuse a model that makes far more layers than its file writes down: functions and models inside each other."""
-    most = FREE_LAYERS + RATIO * written
-    if count > most:
-        shown = f"{count:,}" if count < 10**12 else "more than 10^12"
+    limit = FREE_LAYERS + RATIO * written
+    if count > limit:
+        number = f"{count:,}" if count < 10**12 else "more than 10^12"
         raise ModelFormatError(
-            f"its layers, counted at every use, are {shown}; the file writes down {written:,}, for which {most:,} are "
-            "the most"
+            f"its layers, counted at every use, are {number}; the file writes down {written:,}, for which {limit:,} "
+            "are the most"
         )

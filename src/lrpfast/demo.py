@@ -60,9 +60,9 @@ class Cell:
     @property
     def same(self) -> bool:
         """Whether the figures under TF32 are the notebook's, digit for digit."""
-        got = self.relevance["tf32"][SHOWN]
+        values = self.relevance["tf32"][SHOWN]
         return bool(
-            (got == np.array(self.printed, np.float32)).all() and float(self.residuals["tf32"]) == self.residual
+            (values == np.array(self.printed, np.float32)).all() and float(self.residuals["tf32"]) == self.residual
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 #: A longer message holds something that is no name, such as a damaged file's bytes.
 MOST_CHARACTERS = 1200
+#: One that lists all that is not read of a file.
+MOST_OF_A_LIST = 12_000
 
 
 class LrpfastError(Exception):
@@ -27,12 +29,14 @@ class LrpfastError(Exception):
     none.h5: there is no such file
     """
 
+    _most = MOST_CHARACTERS
+
     def __str__(self) -> str:
         text = Exception.__str__(self)  # not OSError's, which has the number of the error in it
         if not text.isprintable():
             text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-        half = MOST_CHARACTERS // 2
-        return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"
+        half = self._most // 2
+        return text if len(text) <= self._most else f"{text[:half]} … {text[-half:]}"
 
 
 class ModelFormatError(LrpfastError, ValueError):
@@ -90,6 +94,8 @@ class UnsupportedLayerError(LrpfastError, NotImplementedError):
         ...
     lrpfast.errors.UnsupportedLayerError: Dense 'dense' (layer 1): deep_taylor explains ReLU networks only, ...
     """
+
+    _most = MOST_OF_A_LIST
 
 
 class ShapeError(LrpfastError, ValueError):

@@ -1,4 +1,4 @@
-"""`create_analyzer` and `model_wo_softmax`: iNNvestigate's calls, on lrpfast's engine."""
+"""`create_analyzer` and `model_wo_softmax`: iNNvestigate's interface to lrpfast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rules.innvestigate import composite, keywords
 
 #: iNNvestigate's selection modes, as default targets; under "index" every call must name its own.
 MODES = {"max_activation": "max", "all": "all", "index": None}
-#: What `Analyzer` takes and iNNvestigate's analyzers do not, with what to use instead.
+#: Options of `Analyzer` that iNNvestigate's analyzers lack, with their replacements.
 ELSEWHERE = {
     "target": "neuron_selection_mode='index', with neuron_selection= or target= when it is called",
     "start": "the model that ends there, create_analyzer(name, model.until(layer)), or Analyzer(model, rule, start=…)",
@@ -27,11 +27,11 @@ ELSEWHERE = {
 
 
 class InnvestigateAnalyzer(Analyzer):
-    """An Analyzer that is called as iNNvestigate's are; made by `create_analyzer`."""
+    """An Analyzer with iNNvestigate's calls; `create_analyzer` returns it."""
 
     def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], **options: Any) -> None:
         self._name, self._mode = name, mode
-        rectify = name.startswith("deep_taylor")  # it explains max(y, 0)
+        rectify = name.startswith("deep_taylor")  # deep Taylor explains max(y, 0)
         if rectify and isinstance(model, Model):
             _only_relu(model.without_softmax(), name)
         rules = composite(name, **parameters)
@@ -51,11 +51,11 @@ class InnvestigateAnalyzer(Analyzer):
 
     @property
     def neuron_selection_mode(self) -> str:
-        """What is explained: "max_activation", "index" or "all"."""
+        """The selection of the explained output: "max_activation", "index" or "all"."""
         return self._mode
 
     def _selection(self, neuron_selection: Any, target: Any) -> Any:
-        """The target of a call, by iNNvestigate's name for it or by lrpfast's."""
+        """The target of a call, from iNNvestigate's argument or lrpfast's."""
         if neuron_selection is None:
             if target is None and self._mode == "index":
                 raise InputError(
@@ -77,17 +77,16 @@ class InnvestigateAnalyzer(Analyzer):
     def analyze(  # type: ignore[override]  # what comes second is iNNvestigate's
         self, x: Any, neuron_selection: Any = None, *, target: Any = None, out: Any = None
     ) -> Any:
-        """Relevance of every input feature.
+        """Relevance of every input feature, as `Analyzer.analyze`.
 
         Parameters
         ----------
-        x : array, shape (samples, *input_shape)
+        x, out
+            As in `Analyzer.analyze`.
         neuron_selection : int or array of int, optional
             The output to explain, under ``neuron_selection_mode="index"``.
         target : optional
-            As in `Analyzer`, in place of ``neuron_selection``; for this call also in place of the mode's own.
-        out : array, optional
-            Filled and returned.
+            As in `Analyzer`, in place of ``neuron_selection``, and for this call also in place of the mode's target.
 
         Returns
         -------
@@ -103,15 +102,15 @@ class InnvestigateAnalyzer(Analyzer):
 
 
 def _counts_no_input(model: Model) -> bool:
-    """Whether iNNvestigate counts the model's layers without the Input: a Sequential as it is.
+    """Whether iNNvestigate counts the model's layers without the Input: a Sequential without softmax.
 
-    One with a softmax it takes after `model_wo_softmax`, which makes a functional model, with the Input, of it.
+    With a softmax it goes through `model_wo_softmax`, which returns a functional model, with the Input.
     """
     return model.sequential and model.without_softmax() is model
 
 
 def _only_relu(model: Model, name: str) -> None:
-    """iNNvestigate's deep Taylor takes ReLU networks only."""
+    """Raise UnsupportedLayerError unless all activations are ReLU, as in iNNvestigate's deep Taylor."""
     for i, layer in enumerate(model.layers):
         activation = layer if isinstance(layer, Activation) else getattr(layer, "activation", None)
         if activation is not None and not activation.is_plain_relu:
@@ -143,8 +142,8 @@ def create_analyzer(
     model : Model
         A final softmax, or its logarithm, is left out, as ``model_wo_softmax`` does.
     neuron_selection_mode : {"max_activation", "index", "all"}
-        Explains each sample's largest output, the one that ``neuron_selection`` (or ``target``) names with every
-        call, or all of them. `Analyzer.stream` and `Analyzer.map` take it as ``target``.
+        Explains each sample's largest output, the one that ``neuron_selection`` (or ``target``) selects in every
+        call, or all of them. In `Analyzer.stream` and `Analyzer.map` it is ``target``.
     input_layer_rule : str, (low, high) or Rule, optional
         For the first layer with weights; (low, high) is ``Bounded`` in that range.
     input_range, device, precision, threads, memory, mask_nan
@@ -152,8 +151,8 @@ def create_analyzer(
     **parameters
         The name's own keywords: ``epsilon``, ``bias``, ``alpha``, ``beta``, ``low``,
         ``high``, ``rule``, ``until_layer_idx``, ``until_layer_rule``, ``bn_layer_rule``,
-        ``bn_layer_fuse_mode``. ``until_layer_idx`` counts the model's layers as iNNvestigate does: a Keras
-        ``Sequential`` without softmax has no Input among them, any other model has.
+        ``bn_layer_fuse_mode``. ``until_layer_idx`` counts the model's layers as iNNvestigate does: in a Keras
+        ``Sequential`` without softmax the Input does not count, in any other model it does.
 
     Returns
     -------
@@ -163,16 +162,16 @@ def create_analyzer(
     Raises
     ------
     InputError
-        For a wrong ``neuron_selection_mode``, and for options of `Analyzer` that go another way here.
+        For a wrong ``neuron_selection_mode``, and for options that only `Analyzer` has.
     RuleError
         For an unknown name, keyword or value.
     UnsupportedLayerError
-        When deep Taylor meets another activation than ReLU.
+        When the model of a deep Taylor analyzer has an activation other than ReLU.
 
     Notes
     -----
-    Where iNNvestigate's arithmetic is wrong, the right value is given;
-    ``docs/conventions.md`` lists these places.
+    Where iNNvestigate's arithmetic is wrong, lrpfast returns the right value;
+    ``docs/conventions.md`` lists these cases.
 
     Examples
     --------
@@ -185,15 +184,15 @@ def create_analyzer(
         raise InputError("the name comes first: create_analyzer(name, model)")
     if not isinstance(name, str):
         raise RuleError(f"name must be a string, not {type(name).__name__}")
-    known = keywords(name)
+    names = keywords(name)
     if neuron_selection_mode not in MODES:
         raise InputError(f"neuron_selection_mode must be one of {', '.join(MODES)}, not {neuron_selection_mode!r}")
     for key, instead in ELSEWHERE.items():
         if key in parameters:
             raise InputError(f"create_analyzer takes no {key}; use {instead}")
     if input_layer_rule is not None:
-        if "input_layer_rule" not in known:
-            raise RuleError(f"{name} has no keyword 'input_layer_rule'; it takes {', '.join(known) or 'none'}")
+        if "input_layer_rule" not in names:
+            raise RuleError(f"{name} has no keyword 'input_layer_rule'; it takes {', '.join(names) or 'none'}")
         parameters["input_layer_rule"] = input_layer_rule
     return InnvestigateAnalyzer(
         name,
@@ -223,7 +222,7 @@ def model_wo_softmax(model: Model) -> Model:
     Raises
     ------
     InputError
-        When ``model`` is none of lrpfast's.
+        When ``model`` is not an lrpfast model.
 
     Examples
     --------

@@ -39,7 +39,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # network disks report a full disk only here
-        take_place(temporary, target)
+        replace_file(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -48,7 +48,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
 
 
-def take_place(temporary: str, target: str) -> None:
+def replace_file(temporary: str, target: str) -> None:
     """Rename a whole file to ``target`` in one step; the permissions of a file that was there are kept.
 
     Windows does not replace a file that a process has open or mapped to memory, nor one that is read only; there
@@ -75,10 +75,10 @@ def sync(path: str) -> None:
         os.close(file)
 
 
-def beside(path: str, what: str) -> str:
+def beside(path: str, suffix: str) -> str:
     """The hidden name beside ``path`` (a link's target) of what belongs to it: "part", "journal", "lock"."""
     folder, name = os.path.split(os.path.realpath(path))
-    return os.path.join(folder, f".{name}.lrpfast-{what}")
+    return os.path.join(folder, f".{name}.lrpfast-{suffix}")
 
 
 def check_target(path: str | os.PathLike[str], size: int = 0) -> None:

@@ -6,27 +6,27 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def unknown_name_message(what: str, name: Any, known: Iterable[str], where: str) -> str:
+def unknown_name_message(kind: str, name: Any, known: Iterable[str], where: str) -> str:
     """The message for a name that is not known: the nearest one that is, and ``where`` all are found.
 
     Names that differ only in case and separators come first: "EpsilonPlus" means "epsilon_plus".
     """
     near = _nearest(name, list(known)) if isinstance(name, str) else None
     if near is None:
-        return f"unknown {what} {name!r}; {where}"
-    return f"unknown {what} {name!r}, did you mean {near!r}? {where[:1].upper()}{where[1:]}"
+        return f"unknown {kind} {name!r}; {where}"
+    return f"unknown {kind} {name!r}, did you mean {near!r}? {where[:1].upper()}{where[1:]}"
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
     import difflib
 
-    for alike in (str.casefold, _letters):
-        folded = {alike(other): other for other in reversed(known)}  # of equals the first
-        if alike(name) in folded:
-            return folded[alike(name)]
-    folded = {other.casefold(): other for other in reversed(known)}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return folded[near[0]] if near else None
+    for normalize in (str.casefold, _letters):
+        by_form = {normalize(other): other for other in reversed(known)}  # of equals the first
+        if normalize(name) in by_form:
+            return by_form[normalize(name)]
+    by_form = {other.casefold(): other for other in reversed(known)}
+    matches = difflib.get_close_matches(name.casefold(), by_form, n=1)
+    return by_form[matches[0]] if matches else None
 
 
 def _letters(name: str) -> str:

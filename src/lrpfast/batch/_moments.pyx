@@ -219,13 +219,13 @@ def tally(const real[:, ::1] x, const int64_t[::1] members, uint32_t[:, ::1] cou
             column += width
 
 
-def align(uint32_t[:, ::1] counts, const int16_t[::1] octaves, const int16_t[::1] wanted):
+def align(uint32_t[:, ::1] counts, const int16_t[::1] octaves, const int16_t[::1] new_octaves):
     """Raise every column's window from its octave in ``octaves`` to the one in ``wanted``."""
     cdef Py_ssize_t j
     with nogil:
         for j in range(counts.shape[0]):
-            if octaves[j] != NEVER and wanted[j] > octaves[j]:
-                raise_window(counts[j], (<Py_ssize_t>wanted[j] - octaves[j]) * PARTS)
+            if octaves[j] != NEVER and new_octaves[j] > octaves[j]:
+                raise_window(counts[j], (<Py_ssize_t>new_octaves[j] - octaves[j]) * PARTS)
 
 
 def locate(const uint32_t[:, ::1] counts, const int64_t[::1] ranks, int64_t[::1] buckets):
@@ -241,7 +241,7 @@ def locate(const uint32_t[:, ::1] counts, const int64_t[::1] ranks, int64_t[::1]
             buckets[j] = i
 
 
-cdef inline void reduce(const real* values, const int count, int how, double* sums, real* least,
+cdef inline void reduce(const real* values, const int count, int normalizer, double* sums, real* least,
                         real* most) noexcept nogil:
     """Add values to as many accumulators."""
     cdef int k
@@ -250,12 +250,12 @@ cdef inline void reduce(const real* values, const int count, int how, double* su
     for k in range(count):
         r = values[k]
         value = r if r == r else <real>0
-        sums[k] += fabs(value) if how == L1 else value
+        sums[k] += fabs(value) if normalizer == L1 else value
         least[k] = r if r < least[k] else least[k]
         most[k] = r if r > most[k] else most[k]
 
 
-def divide(real[:, ::1] x, int how, Py_ssize_t first, Py_ssize_t last):
+def divide(real[:, ::1] x, int normalizer, Py_ssize_t first, Py_ssize_t last):
     """Divide rows by max|R|, ΣR, max R or Σ|R|, NaN left out; how many had to stay as they are."""
     cdef double sums[LANES]
     cdef real least[LANES]
@@ -272,18 +272,18 @@ def divide(real[:, ::1] x, int how, Py_ssize_t first, Py_ssize_t last):
                 sums[k], least[k], most[k] = 0, 0, 0
             j = 0
             while j < whole:
-                if how == L1:
+                if normalizer == L1:
                     reduce(row + j, LANES, L1, sums, least, most)
                 else:
                     reduce(row + j, LANES, SUM, sums, least, most)
                 j += LANES
-            reduce(row + whole, <int>(columns - whole), how, sums, least, most)
+            reduce(row + whole, <int>(columns - whole), normalizer, sums, least, most)
             for k in range(1, LANES):
                 sums[0] += sums[k]
                 least[0] = min(least[0], least[k])
                 most[0] = max(most[0], most[k])
             largest = max(-<double>least[0], <double>most[0])
-            scale = largest if how == MAXABS else <double>most[0] if how == MAX else sums[0]
+            scale = largest if normalizer == MAXABS else <double>most[0] if normalizer == MAX else sums[0]
             # written so that an infinity or NaN is refused too
             if not (scale != 0 and fabs(scale) <= DBL_MAX and largest / 2 < fabs(scale) * (limit / 2)):
                 left += 1
@@ -296,12 +296,12 @@ def divide(real[:, ::1] x, int how, Py_ssize_t first, Py_ssize_t last):
 def outside(const real[:, ::1] x, const double[::1] low, const double[::1] high, Py_ssize_t first, Py_ssize_t last):
     """How many values of the rows are below ``low`` or above ``high``; NaN is neither."""
     cdef Py_ssize_t i, j
-    cdef int64_t found = 0
-    cdef int here
+    cdef int64_t count = 0
+    cdef int row_count
     with nogil:
         for i in range(first, last):
-            here = 0
+            row_count = 0
             for j in range(x.shape[1]):
-                here += (x[i, j] < low[j]) | (x[i, j] > high[j])
-            found += here
-    return found
+                row_count += (x[i, j] < low[j]) | (x[i, j] > high[j])
+            count += row_count
+    return count

@@ -1,4 +1,4 @@
-"""A mask brought onto the data's grid by what both say of their coordinates."""
+"""Alignment of a mask with the data's grid, by the coordinates of both."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from ..errors import InputError
 from .metadata import ArrayMetadata, Coord
 
-#: What tells latitudes and longitudes, in lower case: names, standard names and units (CF conventions, 4.1 and 4.2).
+#: Names, standard names and units, in lower case, of latitudes and longitudes (CF conventions, 4.1 and 4.2).
 _KINDS = {
     "latitude": {"lat", "latitude", "nav_lat", "degrees_north", "degree_north", "degree_n", "degrees_n", "degreen"},
     "longitude": {"lon", "long", "longitude", "nav_lon", "degrees_east", "degree_east", "degree_e", "degrees_e"},
 }
 _CIRCLE = 360.0
-#: Coordinates that differ by less than so many of float32's roundings are the same: files keep them in either type.
+#: Coordinates that differ by fewer roundings of float32 than this are equal: files store them in float32 or float64.
 _ROUNDINGS = 4
 
 
 class _Columns(NamedTuple):
-    """A coordinate of the mask and the same of the data."""
+    """A coordinate of the mask and the same coordinate of the data."""
 
     name: str
     mask: np.ndarray
@@ -30,46 +30,45 @@ class _Columns(NamedTuple):
     kind: str | None
 
 
-def aligned(mask: np.ndarray, own: ArrayMetadata, name: str, labels: ArrayMetadata) -> np.ndarray:
+def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: ArrayMetadata) -> np.ndarray:
     r"""The mask on the data's grid: its axes in the data's order, its points where the data have theirs.
 
     Axes are matched by their names, or as latitude and longitude; points by their coordinates, longitudes on the
-    circle. What has no coordinates, or has them on one side only, stays in its order.
+    circle. An axis without coordinates on both sides keeps its order.
 
     Parameters
     ----------
     mask : boolean array
-    own : Labels
-        The mask's.
+    mask_metadata : ArrayMetadata
     name : str
-        The mask's, for messages.
-    labels : Labels
-        Of the data, (samples, \*grid).
+        The mask's name, for messages.
+    labels : ArrayMetadata
+        The data's, (samples, \*grid).
 
     Raises
     ------
     InputError
-        Where the data have points that the mask has not, or lack some where it is True.
+        When the mask lacks points of the data, or is True where the data have no point.
     """
     dims = labels.dims[1:]
     if mask.ndim != len(dims):
         return mask
-    axes = _axes(own, labels)
+    axes = _axes(mask_metadata, labels)
     points = np.arange(mask.size).reshape(mask.shape).transpose(axes)
-    turned = {own.dims[axis]: dim for axis, dim in zip(axes, dims, strict=True)}
+    dim_of_mask_dim = {mask_metadata.dims[axis]: dim for axis, dim in zip(axes, dims, strict=True)}
     for axis, dim in enumerate(dims):
-        columns = list(_columns(own, own.dims[axes[axis]], labels, dim))
+        columns = list(_columns(mask_metadata, mask_metadata.dims[axes[axis]], labels, dim))
         if columns:
             points = points.take(_mask_indices(columns, dim, name), axis)
-    _check_curved(own, labels, turned, points, mask.shape, name)
-    chosen = mask.reshape(-1)[points]
-    lost = int(mask.sum()) - int(chosen.sum())
+    _check_curved(mask_metadata, labels, dim_of_mask_dim, points, mask.shape, name)
+    result = mask.reshape(-1)[points]
+    lost = int(mask.sum()) - int(result.sum())
     if lost > 0:
         raise InputError(
             f"{name}: the mask is True at {lost:,} points that the data do not have; give the data of the whole grid, "
             "or the mask and the model of the data's part"
         )
-    order = points[chosen]
+    order = points[result]
     if (np.diff(order) <= 0).any():
         warnings.warn(
             f"{name}: the mask's grid lies otherwise than the data's, and was aligned by its coordinates; the model's "
@@ -77,7 +76,7 @@ def aligned(mask: np.ndarray, own: ArrayMetadata, name: str, labels: ArrayMetada
             UserWarning,
             stacklevel=5,
         )
-    return chosen
+    return result
 
 
 def _kind(labels: ArrayMetadata, name: str) -> str | None:
@@ -90,32 +89,32 @@ def _kind(labels: ArrayMetadata, name: str) -> str | None:
     return None
 
 
-def _axes(own: ArrayMetadata, labels: ArrayMetadata) -> list[int]:
+def _axes(mask: ArrayMetadata, labels: ArrayMetadata) -> list[int]:
     """The mask's axis for each axis of the data's grid."""
-    left, axis_of_dim = dict(enumerate(own.dims)), dict.fromkeys(labels.dims[1:], -1)
-    for same in (lambda mine, dim: mine == dim, lambda mine, dim: _kind(own, mine) == _kind(labels, dim) is not None):
+    unmatched, axis_of_dim = dict(enumerate(mask.dims)), dict.fromkeys(labels.dims[1:], -1)
+    for same in (lambda mine, dim: mine == dim, lambda mine, dim: _kind(mask, mine) == _kind(labels, dim) is not None):
         for dim in [dim for dim, axis in axis_of_dim.items() if axis < 0]:
-            axis = next((axis for axis, mine in left.items() if same(mine, dim)), None)
+            axis = next((axis for axis, mask_dim in unmatched.items() if same(mask_dim, dim)), None)
             if axis is not None:
                 axis_of_dim[dim] = axis
-                del left[axis]
-    rest = iter(left)
+                del unmatched[axis]
+    rest = iter(unmatched)
     return [next(rest) if axis < 0 else axis for axis in axis_of_dim.values()]
 
 
-def _columns(own: ArrayMetadata, mine: str, labels: ArrayMetadata, dim: str) -> Iterator[_Columns]:
-    """The coordinates along an axis by which its points are told: its own, else the levels or places on it."""
+def _columns(mask_metadata: ArrayMetadata, mask_dim: str, labels: ArrayMetadata, dim: str) -> Iterator[_Columns]:
+    """The coordinates that identify the points of an axis: its own coordinate, else the others along it."""
 
     def along(of: ArrayMetadata, name: str, on: str) -> np.ndarray | None:
         coord = of.coords.get(name)
         return coord.values if coord is not None and coord.dims == (on,) else None
 
-    first, second = along(own, mine, mine), along(labels, dim, dim)
+    first, second = along(mask_metadata, mask_dim, mask_dim), along(labels, dim, dim)
     if first is not None and second is not None:
         yield _Columns(dim, first, second, _kind(labels, dim))
         return
-    for name in own.coords:
-        first, second = along(own, name, mine), along(labels, name, dim)
+    for name in mask_metadata.coords:
+        first, second = along(mask_metadata, name, mask_dim), along(labels, name, dim)
         if first is None or second is None:
             continue
         kind = _kind(labels, name)
@@ -124,39 +123,39 @@ def _columns(own: ArrayMetadata, mine: str, labels: ArrayMetadata, dim: str) -> 
 
 
 def _mask_indices(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
-    """For each of the data's points along an axis, where the mask has it."""
+    """The mask's index of each of the data's points along an axis."""
     count = len(columns[0].data)
     mine: list[Any] = []
     theirs: list[Any] = []
     for column in columns:
-        numbers = _numbered(np.concatenate([_plain(column.data), _plain(column.mask)]), column.kind == "longitude")
+        numbers = _value_ids(np.concatenate([_plain(column.data), _plain(column.mask)]), column.kind == "longitude")
         theirs.append(numbers[:count])
         mine.append(numbers[count:])
     keys, data_keys = list(zip(*mine, strict=True)), list(zip(*theirs, strict=True))
     if keys == data_keys:
         return np.arange(count)
-    at = {key: i for i, key in enumerate(keys)}
-    missing = [i for i, key in enumerate(data_keys) if key not in at]
-    shown = " and ".join(f"{c.name} {_extent(c.mask)}, the data's {_extent(c.data)}" for c in columns)
+    index_of_key = {key: i for i, key in enumerate(keys)}
+    missing = [i for i, key in enumerate(data_keys) if key not in index_of_key]
+    extents = " and ".join(f"{c.name} {_extent(c.mask)}, the data's {_extent(c.data)}" for c in columns)
     if missing:
         first = ", ".join(f"{column.name} = {column.data[missing[0]]}" for column in columns)
         raise InputError(
-            f"{name}: the mask lies on another grid: it has {shown}; {len(missing):,} of the data's points along {dim} "
-            f"are not there, the first at {first}. What fits has the data's coordinates: in xarray, "
+            f"{name}: the mask lies on another grid: it has {extents}; {len(missing):,} of the data's points "
+            f"along {dim} are not there, the first at {first}. What fits has the data's coordinates: in xarray, "
             f"mask.reindex_like(data, method='nearest') takes the nearest point, and without method, with "
             "fill_value=False, none where the mask has none"
         )
-    if len(at) < len(keys):
-        raise InputError(f"{name}: the mask has a place along {dim} twice ({shown}), and does not say which counts")
-    return np.array([at[key] for key in data_keys])
+    if len(index_of_key) < len(keys):
+        raise InputError(f"{name}: the mask has a place along {dim} twice ({extents}), and does not say which counts")
+    return np.array([index_of_key[key] for key in data_keys])
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) if values.dtype.kind in "iufb" else values.astype(object)
 
 
-def _numbered(values: np.ndarray, circle: bool) -> list[int]:
-    """A number for each value, the same for values that differ by roundings, or by a whole circle."""
+def _value_ids(values: np.ndarray, circle: bool) -> list[int]:
+    """A number for each value; values that differ by rounding, or by a whole circle, have the same number."""
     if values.dtype.kind != "f":
         numbers: dict[Any, int] = {}
         return [numbers.setdefault(str(value), len(numbers)) for value in values]
@@ -164,15 +163,15 @@ def _numbered(values: np.ndarray, circle: bool) -> list[int]:
     size = max(_CIRCLE if circle else 0.0, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order])
-    near = _ROUNDINGS * float(np.finfo(np.float32).eps) * size
-    if ((steps > 0) & (steps <= near)).any() and np.min(steps[steps > near], initial=np.inf) < 8 * near:
-        near = 0.0  # a grid so fine that roundings could be steps: only equal values are the same
-    ids = np.concatenate([[0], np.cumsum(~(steps <= near))])
-    if circle and len(values) and values[order[0]] + _CIRCLE - values[order[-1]] <= near:
+    tolerance = _ROUNDINGS * float(np.finfo(np.float32).eps) * size
+    if ((steps > 0) & (steps <= tolerance)).any() and np.min(steps[steps > tolerance], initial=np.inf) < 8 * tolerance:
+        tolerance = 0.0  # the grid is so fine that rounding could be a step: only equal values match
+    ids = np.concatenate([[0], np.cumsum(~(steps <= tolerance))])
+    if circle and len(values) and values[order[0]] + _CIRCLE - values[order[-1]] <= tolerance:
         ids[ids == ids[-1]] = 0
-    numbered = np.empty(len(values), int)
-    numbered[order] = ids
-    return numbered.tolist()
+    result = np.empty(len(values), int)
+    result[order] = ids
+    return result.tolist()
 
 
 def _extent(values: np.ndarray) -> str:
@@ -180,30 +179,32 @@ def _extent(values: np.ndarray) -> str:
 
 
 def _check_curved(
-    own: ArrayMetadata,
+    mask_metadata: ArrayMetadata,
     labels: ArrayMetadata,
-    turned: dict[str, str],
+    dim_of_mask_dim: dict[str, str],
     points: np.ndarray,
     shape: tuple[int, ...],
     name: str,
 ) -> None:
-    """InputError where latitudes or longitudes on several axes are not the data's."""
-    for key, coord in own.coords.items():
-        theirs, kind = labels.coords.get(key), _kind(own, key)
-        if theirs is None or kind is None or len(coord.dims) < 2 or not set(theirs.dims) <= set(labels.dims[1:]):
+    """Raise InputError if latitudes or longitudes that span several axes differ from the data's."""
+    for key, coord in mask_metadata.coords.items():
+        other, kind = labels.coords.get(key), _kind(mask_metadata, key)
+        if other is None or kind is None or len(coord.dims) < 2 or not set(other.dims) <= set(labels.dims[1:]):
             continue
-        mine = _spread(coord, own.dims, shape).reshape(-1)[points]
-        there = _spread(theirs, labels.dims[1:], points.shape)
-        numbers = _numbered(np.concatenate([mine.reshape(-1), there.reshape(-1)]), kind == "longitude")
-        if numbers[: mine.size] != numbers[mine.size :]:
+        mask_values = _broadcast(coord, mask_metadata.dims, shape).reshape(-1)[points]
+        data_values = _broadcast(other, labels.dims[1:], points.shape)
+        numbers = _value_ids(np.concatenate([mask_values.reshape(-1), data_values.reshape(-1)]), kind == "longitude")
+        if numbers[: mask_values.size] != numbers[mask_values.size :]:
             raise InputError(
                 f"{name}: the mask's {key} is not the data's: it lies on another grid, or its axes "
-                f"{', '.join(turned)} run otherwise; bring it onto the data's grid"
+                f"{', '.join(dim_of_mask_dim)} run otherwise; bring it onto the data's grid"
             )
 
 
-def _spread(coord: Coord, dims: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """A coordinate on all axes, in their order."""
-    on = [dim for dim in dims if dim in coord.dims]
-    values = np.transpose(coord.values, [coord.dims.index(dim) for dim in on]).astype(np.float64)
-    return np.broadcast_to(values.reshape([n if d in on else 1 for d, n in zip(dims, shape, strict=True)]), shape)
+def _broadcast(coord: Coord, dims: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """A coordinate's values, broadcast to all axes."""
+    coord_dims = [dim for dim in dims if dim in coord.dims]
+    values = np.transpose(coord.values, [coord.dims.index(dim) for dim in coord_dims]).astype(np.float64)
+    return np.broadcast_to(
+        values.reshape([n if d in coord_dims else 1 for d, n in zip(dims, shape, strict=True)]), shape
+    )

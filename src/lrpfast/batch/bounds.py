@@ -17,14 +17,14 @@ from .sources import open_source
 from .sources.base import row_bytes
 from .statistics import Statistics
 
-#: How many standard deviations from the mean; None for the smallest and largest value.
+#: The number of standard deviations from the mean; None means the smallest and the largest value.
 BOUNDS = {"minmax": None, "1sigma": 1, "3sigma": 3}
 
 
 def data_bounds(
     source: Any, how: str = "minmax", *, mask: Any = None, mask_nan: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds of every input feature, for `rules.ZBox`: its least and largest value, or mean ∓ k·std.
+    """Lower and upper bounds of every input feature, for `rules.ZBox`: its minimum and maximum, or mean ∓ k·std.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def data_bounds(
     mask : bool array or path, optional
         As in `Analyzer.stream`.
     mask_nan : bool
-        NaN means that a feature is masked. One masked in all samples gets bounds of 0: no rule uses them.
+        NaN marks a masked feature. A feature that is masked in all samples gets the bounds 0, which no rule uses.
 
     Returns
     -------
@@ -85,13 +85,13 @@ def data_bounds(
     return np.where(valid > 0, low, 0.0), np.where(valid > 0, high, 0.0)
 
 
-def told_outside(count: int, values: int) -> str:
-    """The warning that so many of the input's values lie outside a z-box."""
+def out_of_bounds_message(count: int, values: int) -> str:
+    """The text of the warning that ``count`` of the input's values lie outside a z-box."""
     return f"{count:,} of {values:,} input values lie outside the bounds of z_box: its relevance means little there"
 
 
 def outside(x: np.ndarray, low: np.ndarray, high: np.ndarray, *, threads: int | None = None) -> int:
-    """How many values of ``x``, shape (samples, *shape), lie below ``low`` or above ``high``; NaN does not count."""
+    """Count the values of ``x``, shape (samples, *shape), below ``low`` or above ``high``; NaN does not count."""
     rows = np.ascontiguousarray(x).reshape(len(x), low.size)
     if rows.size == 0:
         return 0

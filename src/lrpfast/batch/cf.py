@@ -1,4 +1,4 @@
-"""How stored values become numbers, by the CF conventions and the NetCDF users' guide: one rule for all formats."""
+"""Decoding of stored values by the CF conventions and the NetCDF users' guide, the same for all formats."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import numpy as np
 
 from ..errors import InputError
 
-#: Attributes that `Packing` undoes: what is read has no use for them.
+#: Attributes that `Packing` applies; decoded values no longer need them.
 PACKED = frozenset(
     ("scale_factor", "add_offset", "_FillValue", "missing_value", "valid_min", "valid_max", "valid_range", "_Unsigned")
 )
 
 
 class Packing:
-    """How stored values become numbers: value · scale_factor + add_offset, NaN where a value is missing.
+    """The decoding of stored values: value · scale_factor + add_offset, NaN where a value is missing.
 
-    A value is missing where it equals ``_FillValue`` or a ``missing_value``, or lies outside of the valid range.
-    All of these are compared with the value as it is stored, after ``_Unsigned`` has said what its sign is; a valid
-    range of floats that belongs to packed integers is compared with the unpacked number.
+    A value is missing if it equals ``_FillValue`` or a ``missing_value``, or lies outside the valid range.
+    All of these are compared with the stored value, after ``_Unsigned`` has decided its sign; a valid range of
+    floats for packed integers is compared with the unpacked number.
 
     Parameters
     ----------
     dtype : numpy.dtype
         Of the stored values.
     attrs : mapping
-        The array's. Numbers may be given as text; a missing value or valid range that is no number has no effect.
+        The array's attributes. Numbers may be text; a missing value or valid range that is no number has no effect.
     usual : number, optional
-        What the format puts where nothing was written, which counts as missing where there is no ``_FillValue``.
+        The format's default fill value, which means missing if there is no ``_FillValue``.
 
     Attributes
     ----------
     dtype : numpy.dtype
-        Of the numbers: a float where anything is packed or may be missing, float32 for 8 and 16 bits.
+        Of the decoded numbers: a float if anything is packed or may be missing, float32 for 8 and 16 bits.
     nothing : bool
-        Whether stored values are the numbers already.
+        Whether stored values need no decoding.
     unwritten : array or None
-        A stored integer that no number stands for: it was never written. Other types have NaN for it.
+        The stored integer that marks a value as never written. In other types such values become NaN.
 
     Raises
     ------
     InputError
-        When a scale or an offset is no finite number.
+        When a scale or an offset is not a finite number.
     """
 
     def __init__(self, dtype: np.dtype, attrs: Mapping[str, Any], usual: float | None = None) -> None:
@@ -59,11 +59,11 @@ class Packing:
             if stored != dtype:
                 notes = {key: [_wrapped(value, stored) for value in values] for key, values in notes.items()}
             fills = [*notes["missing_value"], *notes["_FillValue"]]
-            self._missing = [found for value in fills if (found := _as_stored(value, stored)) is not None]
+            self._missing = [fill for value in fills if (fill := _as_stored(value, stored)) is not None]
             self._valid = list(_outside(notes, stored))
         self._pack = (self._scale, self._offset) != (1, 0)
         decoded = self._pack or bool(self._missing) or bool(self._valid)
-        # what _Unsigned says of the sign is not known to the library that wrote the usual value
+        # the library that wrote the default fill value did not know _Unsigned
         if usual is not None and "_FillValue" not in attrs and stored == dtype:
             unwritten = np.asarray(usual, dtype)
             if decoded or stored.kind == "f":
@@ -77,7 +77,7 @@ class Packing:
             self.dtype = np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as stored to rows of numbers; in place where they are floats already."""
+        """Decode stored rows; in place if they are floats."""
         if self.nothing:
             return rows
         if self._stored.kind in "iu" and rows.dtype.kind != self._stored.kind:
@@ -88,7 +88,7 @@ class Packing:
                 number = rows * np.float64(self._scale) + self._offset
         gaps = [rows == value for value in self._missing]
         for beyond, bound in self._valid:
-            of_numbers = isinstance(bound, float)  # in the users' guide's words, "in the units of the unpacked data"
+            of_numbers = isinstance(bound, float)  # the users' guide: "in the units of the unpacked data"
             gaps.append(beyond(number if of_numbers else rows, bound))
         with np.errstate(over="ignore", invalid="ignore"):  # infinity is reported with its sample
             out = number.astype(self.dtype, copy=False)
@@ -98,7 +98,7 @@ class Packing:
 
 
 def _signed(dtype: np.dtype, unsigned: Any) -> np.dtype:
-    """The integers that are meant where ``_Unsigned`` says "true" or "false"; the type itself in any other case."""
+    """The integer type that ``_Unsigned`` ("true" or "false") selects; the type itself in any other case."""
     word = unsigned.decode("ascii", "replace") if isinstance(unsigned, bytes) else str(unsigned)
     kind = {"true": "u", "false": "i"}.get(word.strip().lower())
     if dtype.kind not in "iu" or kind is None or dtype.kind == kind:
@@ -106,10 +106,10 @@ def _signed(dtype: np.dtype, unsigned: Any) -> np.dtype:
     return np.dtype(f"{kind}{dtype.itemsize}").newbyteorder(dtype.byteorder)
 
 
-def _numbers(given: Any) -> Iterator[float]:
-    """The numbers in an attribute, whatever its type: a number, several, or text that says one; nothing else."""
+def _numbers(attribute: Any) -> Iterator[float]:
+    """The numbers in an attribute: one, several, or a number as text; anything else is skipped."""
     try:
-        values = np.ravel(given).tolist()
+        values = np.ravel(attribute).tolist()
     except (TypeError, ValueError):
         return
     for value in values:
@@ -125,17 +125,17 @@ def _numbers(given: Any) -> Iterator[float]:
 def _factor(attrs: Mapping[str, Any], key: str, usual: float) -> float:
     if key not in attrs:
         return usual
-    found = list(_numbers(attrs[key]))
-    if len(found) != 1 or np.size(attrs[key]) != 1:
+    numbers = list(_numbers(attrs[key]))
+    if len(numbers) != 1 or np.size(attrs[key]) != 1:
         raise InputError(f"{key} is {attrs[key]!r}, where one number belongs: what is stored cannot be unpacked")
-    value = float(found[0])
+    value = float(numbers[0])
     if not math.isfinite(value):
         raise InputError(f"{key} is {value}, which makes no number of any value")
     return value
 
 
 def _wrapped(value: float, dtype: np.dtype) -> float:
-    """A whole number of the integers of the other sign, such as -1, as the one with the same bits, such as 255."""
+    """An integer of the other signedness, such as -1, as the integer with the same bits, such as 255."""
     if not isinstance(value, int):
         return value
     size = 1 << 8 * dtype.itemsize
@@ -145,7 +145,7 @@ def _wrapped(value: float, dtype: np.dtype) -> float:
 
 
 def _as_stored(value: float, dtype: np.dtype) -> np.ndarray | None:
-    """A missing value as it is stored; None for NaN, and for what the dtype cannot hold: no value equals that."""
+    """A missing value in the stored type; None for NaN and for numbers that the type cannot hold."""
     if value != value:
         return None
     with np.errstate(invalid="ignore", over="ignore"):
@@ -155,10 +155,10 @@ def _as_stored(value: float, dtype: np.dtype) -> np.ndarray | None:
 
 
 def _outside(notes: Mapping[str, list[float]], dtype: np.dtype) -> Iterator[tuple[np.ufunc, Any]]:
-    """What lies outside of the valid range: comparisons, each with the bound that is compared with."""
+    """The comparisons that find values outside the valid range, each with its bound."""
     bounds: list[list[float]] = [notes["valid_min"], notes["valid_max"]]
     if len(notes["valid_range"]) == 2:
         bounds = [[value] for value in notes["valid_range"]]
-    for beyond, given in zip((np.less, np.greater), bounds, strict=True):
-        if len(given) == 1 and math.isfinite(given[0]):
-            yield beyond, np.asarray(given[0]).astype(dtype) if dtype.kind == "f" else given[0]
+    for beyond, numbers in zip((np.less, np.greater), bounds, strict=True):
+        if len(numbers) == 1 and math.isfinite(numbers[0]):
+            yield beyond, np.asarray(numbers[0]).astype(dtype) if dtype.kind == "f" else numbers[0]

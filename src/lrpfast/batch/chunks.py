@@ -1,4 +1,4 @@
-"""How many samples are read, explained and written at once."""
+"""The number of samples that are read, explained and written together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CHUNK_FLOPS = {"cpu": 20_000_000_000, "gpu": 2_000_000_000_000}
 
 
 def rows_of(sample_bytes: int, sample_flops: int = 0, samples: int | None = None, flops: int = 0) -> int:
-    """Samples of a chunk that does at most so much work, at least one."""
+    """The number of samples in a chunk with at most this much work; at least one."""
     most = CHUNK_BYTES // max(1, sample_bytes)
     if sample_flops:
         most = min(most, flops // sample_flops)

@@ -31,16 +31,16 @@ from .statistics import Statistics
 if TYPE_CHECKING:
     from .metadata import RowsShape
 
-#: Pieces that a worker gets at least, where there is enough to do, so that all end at about the same time.
+#: The least number of pieces for a worker, if there are enough samples, so that all workers finish together.
 PIECES_PER_WORKER = 8
-#: How long a scheduler may take to answer.
+#: Seconds that a scheduler may take to answer.
 SECONDS_TO_CONNECT = 30
-#: How long a scheduler may take to write its file, and the first worker to come: both may just have been started, by a
-#: batch system and from a slow disk.
+#: Seconds that a scheduler may take to write its file, and the first worker to connect: a batch system may just have
+#: started both, from a slow disk.
 SECONDS_TO_START = 120
-#: Where a cluster of this machine's listens: for this machine alone.
+#: The address on which a local cluster listens: for this machine alone.
 LOCALHOST = "127.0.0.1"
-#: Chunks of a piece at most: what the death of a worker costs.
+#: The largest number of chunks in a piece: what is lost when a worker dies.
 CHUNKS_PER_PIECE = 8
 
 
@@ -54,13 +54,15 @@ def map_array(core: AnalyzerCore, x: Any, target: Any = None, *, normalize: str 
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
             grid = None if mask is None else open_mask_for(core.input_shape, mask, source)
-            mapped, job = _mapped(core, x.data, target, normalize, grid)
-            return to_xarray(mapped, source.labels, job.record, stacked_indexes(x))
+            result, job = _lazy_map(core, x.data, target, normalize, grid)
+            return to_xarray(result, source.labels, job.record, stacked_indexes(x))
     grid = None if mask is None else open_mask_for(core.input_shape, mask)
-    return _mapped(core, x, target, normalize, grid)[0]
+    return _lazy_map(core, x, target, normalize, grid)[0]
 
 
-def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None) -> tuple[Any, Job]:
+def _lazy_map(
+    core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None
+) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
@@ -85,7 +87,7 @@ def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid
     job = Job(core.for_one_task(), shape, x.dtype, target=target, normalize=normalize)
     map_shape = on_grid(job.map_shape, grid)
     axes = tuple(range(1, 1 + len(map_shape)))
-    mapped = da.blockwise(
+    result = da.blockwise(
         _explain_block,
         (0, *axes),
         *arguments,
@@ -96,7 +98,7 @@ def _mapped(core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid
         dtype=job.dtype,
         meta=np.empty((0,) * (1 + len(map_shape)), job.dtype),
     )
-    return mapped, job
+    return result, job
 
 
 def _is_lazy(x: Any) -> bool:
@@ -113,9 +115,9 @@ def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:
 
 def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
     """One chunk of a lazy map."""
-    explained = job.explain(0, x if grid is None else x[:, grid], target=target)
-    job.warn_once(explained)
-    relevance = explained.relevance
+    result = job.explain(0, x if grid is None else x[:, grid], target=target)
+    job.warn_once(result)
+    relevance = result.relevance
     return relevance if grid is None else scatter(relevance, grid)
 
 
@@ -128,14 +130,14 @@ _CLUSTER = re.compile(
 
 @contextlib.contextmanager
 def connected(cluster: Any) -> Iterator[Any]:
-    """A Dask client with a worker: of a cluster of this machine, of a scheduler's address or file, or as it is.
+    """A Dask client with a worker: of a local cluster, of a scheduler's address or file, or the caller's own.
 
-    One that is made here does not become Dask's default: what the caller computes besides stays where it was.
+    A client that is created here does not become Dask's default, so that the caller's other work is unaffected.
 
     Raises
     ------
     InputError
-        For anything else, and where no scheduler answers or no worker comes.
+        For anything else, and when no scheduler answers or no worker connects.
     """
     distributed = import_optional("distributed", "a cluster")
     with contextlib.ExitStack() as stack:
@@ -162,14 +164,14 @@ def connected(cluster: Any) -> Iterator[Any]:
 
 
 def _address_in(file: str) -> str:
-    """The address in a scheduler's file, once it is there and whole."""
+    """The address in a scheduler's file, once the file is complete."""
     if not os.path.isdir(os.path.dirname(file) or "."):
         raise InputError(f"cluster={file!r}: there is no such folder")
     end = time.monotonic() + SECONDS_TO_START
     while True:
         try:
-            with open(file, encoding="utf-8") as opened:
-                return str(json.load(opened)["address"])
+            with open(file, encoding="utf-8") as stream:
+                return str(json.load(stream)["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             if time.monotonic() > end:
                 raise InputError(f"cluster={file!r}: no scheduler has written its address there ({error})") from error
@@ -179,16 +181,16 @@ def _address_in(file: str) -> str:
 def _client_of(distributed: Any, address: str, cluster: Any) -> Any:
     try:
         return distributed.Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a port or protocol that there is not
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: the port or protocol does not exist
         raise InputError(f"cluster={os.fspath(cluster)!r}: no scheduler answers there ({error})") from error
 
 
 @contextlib.contextmanager
 def _local(distributed: Any, workers: int | None) -> Iterator[Any]:
-    """A client of worker processes on this machine, which go with it."""
+    """A client of worker processes on this machine, which end with it."""
     if workers == 0:
         raise InputError("cluster='local:0': a cluster needs a worker")
-    # Dask opens its dashboard whether it is wanted or not, and ":0" would open it to the whole network
+    # Dask always opens its dashboard, and ":0" would open it to the whole network
     where = {"host": LOCALHOST, "dashboard_address": f"{LOCALHOST}:0"}
     with (
         distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, **where) as local,
@@ -198,14 +200,14 @@ def _local(distributed: Any, workers: int | None) -> Iterator[Any]:
 
 
 def rows_of_a_chunk(rows: int) -> int:
-    """Samples of a chunk: a power of two, so that chunks, pieces and the statistics' tree fit into each other."""
+    """The number of samples in a chunk: a power of two, so that chunks nest in pieces and in the statistics' tree."""
     return 1 << (rows.bit_length() - 1)
 
 
 def rows_of_a_piece(rows: int, block: int, samples: int, workers: int) -> int:
-    """Samples of a piece: some chunks, whole blocks of the statistics, and enough pieces for all workers.
+    """The number of samples in a piece: some chunks, whole blocks of the statistics, and enough pieces for all workers.
 
-    A power of two of blocks is one node of the statistics' tree, the least to send.
+    A power of two of blocks is one node of the statistics' tree, which is the least to send.
     """
     size = max(rows, block)
     while size < CHUNKS_PER_PIECE * rows and 2 * size * PIECES_PER_WORKER * workers <= samples:
@@ -214,7 +216,7 @@ def rows_of_a_piece(rows: int, block: int, samples: int, workers: int) -> int:
 
 
 def check_reachable(source: Any, sink: Any) -> None:
-    """InputError unless workers can open both: by their paths, on a disk that they share."""
+    """Raise InputError unless workers can open source and sink by path, on a disk that they share."""
     for name, value in (("source", source), ("sink", sink)):
         is_file = isinstance(value, (str, os.PathLike, FileSource, type(None)))
         if not (is_file or (isinstance(value, Sink) and value.path is not None)):
@@ -225,18 +227,18 @@ def check_reachable(source: Any, sink: Any) -> None:
 
 
 class Task:
-    """What a worker needs to know; sent to each of them once.
+    """What each worker receives once: the job, its files and its chunks.
 
     Parameters
     ----------
     job : Job
     source, sink : str
-        Their names, as `open_source` and `open_sink` take them; ``sink`` may be None.
+        As `open_source` and `open_sink` take them; ``sink`` may be None.
     mask : boolean array or None
     rows : int
-        Samples of a chunk.
+        The number of samples in a chunk.
     new_statistics : callable or None
-        Returns statistics of no maps; None where none are wanted.
+        Creates empty statistics; None if none are wanted.
     """
 
     def __init__(
@@ -256,12 +258,12 @@ class Task:
 
 
 class PieceResult(NamedTuple):
-    """The outcome of one piece, beside what its worker wrote.
+    """What a worker returns for one piece, besides the rows that it wrote.
 
     Attributes
     ----------
     counts : dict
-        As `Explained` has them.
+        As in `Explained`.
     state : dict of arrays or None
         Of the piece's statistics.
     sums : list of (first, stop, checksum)
@@ -274,38 +276,38 @@ class PieceResult(NamedTuple):
 
 
 def explain_on(
-    client: Any, task: Task, missing: Sequence[tuple[int, int]], finished: Callable[[int, int, PieceResult], object]
+    client: Any, task: Task, missing: Sequence[tuple[int, int]], on_result: Callable[[int, int, PieceResult], object]
 ) -> None:
-    """Let the workers explain ranges of samples, a piece at a time, and call ``finished`` with each.
+    """Let the workers explain ranges of samples, piece by piece, and call ``on_result`` with each result.
 
-    Every piece is read and written by the worker that explains it, from and into files that all of them reach; only
-    its statistics come back. A piece whose worker dies is explained again by another.
+    The worker that explains a piece also reads and writes it, in files that all workers can reach; it returns only
+    the statistics. When a worker dies, another explains its piece again.
     """
     as_completed = import_optional("distributed", "a cluster").as_completed
     workers = max(1, sum(client.nthreads().values()))
     samples = sum(stop - first for first, stop in missing)
     size = rows_of_a_piece(task.rows, 1 if task.new_statistics is None else BLOCK, samples, workers)
     pieces = [(at, min(at + size - at % size, stop)) for first, stop in missing for at in _cuts(first, stop, size)]
-    scattered = client.scatter(task, broadcast=True, hash=False)
-    futures = {client.submit(explain_piece, scattered, *piece, pure=False): piece for piece in pieces}
+    remote_task = client.scatter(task, broadcast=True, hash=False)
+    futures = {client.submit(explain_piece, remote_task, *piece, pure=False): piece for piece in pieces}
     try:
-        for future in as_completed(list(futures), loop=client.loop):  # else it looks for a default client
-            finished(*futures.pop(future), future.result())
+        for future in as_completed(list(futures), loop=client.loop):  # without it, Dask looks for a default client
+            on_result(*futures.pop(future), future.result())
     except BaseException:
         client.cancel(list(futures), force=True)
         raise
 
 
 def _cuts(first: int, stop: int, size: int) -> Iterator[int]:
-    """Where the pieces of a range begin: at multiples of their size, besides the range's own begin."""
+    """The first samples of a range's pieces: the range's own first sample, then multiples of the size."""
     yield first
     yield from range(first - first % size + size, stop, size)
 
 
-def _absolute(path: str, inside: str | None) -> str:
-    """A path, and what is named in it as it is, for a worker in another folder."""
+def _absolute(path: str, array: str | None) -> str:
+    """An absolute path with the unchanged name in it, for a worker in another folder."""
     path = os.path.abspath(path)
-    return path if inside is None else f"{path}:{inside}"
+    return path if array is None else f"{path}:{array}"
 
 
 def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
@@ -322,18 +324,18 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
         if task.sink is not None:
             sink = stack.enter_context(open_sink(task.sink))
             sink = sink if task.mask is None else Gridded(sink, task.mask)
-            # created when the run began, with room for all rows
-            sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, there=True)
-        for at in range(first, stop, task.rows):
-            x = data.read(at, min(stop, at + task.rows))
-            data.ahead(at + len(x), min(stop, at + len(x) + task.rows))
-            explained = job.explain(at, x)
+            # the run created it, with space for all rows
+            sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, existing=True)
+        for row in range(first, stop, task.rows):
+            x = data.read(row, min(stop, row + task.rows))
+            data.ahead(row + len(x), min(stop, row + len(x) + task.rows))
+            result = job.explain(row, x)
             if sink is not None:
-                sums.append((at, at + len(x), sink.write(at, explained.relevance)))
+                sums.append((row, row + len(x), sink.write(row, result.relevance)))
             if statistics is not None:
-                statistics.update(at, explained.relevance, explained.group, threads=job.core.settings.threads)
-            counts = {key: number + counts.get(key, 0) for key, number in explained.counts.items()}
-            data.done(at + len(x))
+                statistics.update(row, result.relevance, result.group, threads=job.core.settings.threads)
+            counts = {key: number + counts.get(key, 0) for key, number in result.counts.items()}
+            data.done(row + len(x))
         if sink is not None:
             sink.flush()
     return PieceResult(counts, None if statistics is None else statistics.state(), sums)

@@ -1,4 +1,4 @@
-"""Which group of the statistics a sample's map belongs to."""
+"""The groups of the statistics, and the group of each sample."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..errors import InputError, InputNotFoundError, ShapeError
 from .sources import open_array, open_source
 from .sources.mapped import is_npy
 
-#: ``group_by`` for the class that the model predicts.
+#: The value of ``group_by`` that groups samples by the class that the model predicts.
 PREDICTION = "prediction"
-#: The one group's name where nothing is said.
+#: The name of the only group when there is no ``group_by``.
 ALL = "all"
 
 
@@ -25,12 +25,12 @@ def labels(values: Any, name: str, samples: int | None) -> np.ndarray:
     Raises
     ------
     InputError, ShapeError
-        For anything but one whole number, truth value or text a sample.
+        For anything but one integer, truth value or text for each sample.
     """
     array = _array(values, name)
     classes = array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
     if classes or array.dtype.kind == "b":
-        array = array.astype(np.int64)  # classes are often kept as floats, or as truth values
+        array = array.astype(np.int64)  # classes are often stored as floats or truth values
     elif array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "backslashreplace")
     if array.ndim == 2 and array.shape[1] == 1:
@@ -54,27 +54,29 @@ def _array(values: Any, name: str) -> np.ndarray:
             raise InputError(f"{name} must hold whole numbers or texts, not some of both")
         return array
     if isinstance(values, (str, os.PathLike)) and is_npy(values):
-        return np.array(open_array(values))  # may hold texts, which no samples are
+        return np.array(open_array(values))  # labels may be texts; samples may not
     with open_source(values) as source:
         return np.array(source.read(0, source.shape[0] or 0))
 
 
 class Groups:
-    """Puts samples into groups: by labels, by the class that the model predicts, or all into one.
+    """Assigns samples to groups: by labels, by the class that the model predicts, or all to one.
 
     Parameters
     ----------
     core : AnalyzerCore
     samples : int or None
     group_by : None, "prediction" or labels
-        Labels: an array or list of whole numbers or texts, one for each sample, or the path of one; texts lie in .npy.
+        Labels are integers or texts, one for each sample: an array, a list, or the path of one (texts: of an .npy).
     correct : labels, optional
-        The true classes: samples that the model predicts otherwise are in no group.
+        The true classes. A sample for which the model predicts another class is in no group.
 
     Attributes
     ----------
     names : list
         The groups' labels, in order.
+    attributes : dict of str
+        The grouping, for the attributes of output files.
     """
 
     def __init__(self, core: AnalyzerCore, samples: int | None, group_by: Any = None, correct: Any = None) -> None:
@@ -89,10 +91,10 @@ class Groups:
         if self._correct is not None and self._correct.dtype.kind not in "iu":
             raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
         self.names: list[Any] = [ALL]
-        self.told: dict[str, str] = {}
+        self.attributes: dict[str, str] = {}
         if self._predicted:
             self.names = list(range(self._classes))
-            self.told["group_by"] = PREDICTION
+            self.attributes["group_by"] = PREDICTION
         elif group_by is not None:
             try:
                 values = labels(group_by, "group_by", samples)
@@ -100,13 +102,13 @@ class Groups:
                 raise InputNotFoundError(error.filename, "group_by is 'prediction', labels or their file") from None
             distinct, self._of = np.unique(values, return_inverse=True)
             self.names = distinct.tolist()
-            self.told["group_by"] = array_text(values)
+            self.attributes["group_by"] = array_text(values)
         if self._correct is not None:
-            self.told["correct_only"] = array_text(self._correct)
+            self.attributes["correct_only"] = array_text(self._correct)
 
     @property
     def deciding(self) -> tuple[Any, ...]:
-        """What decides which group a sample is in, as it is."""
+        """Everything that the group of a sample depends on."""
         return self._predicted, self._of, self._correct, self.names
 
     def of(self, first: int, rows: int, output: np.ndarray | None) -> np.ndarray:
@@ -115,7 +117,7 @@ class Groups:
         if output is None:
             return group
         values = output.reshape(rows, -1)
-        # a single output is a logit: above zero means class 1
+        # a single output is a logit: above zero is class 1
         predicted = (values[:, 0] > 0).astype(np.int64) if values.shape[1] == 1 else values.argmax(1)
         if self._predicted:
             group = predicted

@@ -1,4 +1,4 @@
-"""What is done to the samples of a data set, whatever process does it: explain, normalize, find the group."""
+"""The work on the samples of a data set, in any process: explain, normalize, find the group."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from .normalize import normalize_rows
 if TYPE_CHECKING:
     from .metadata import RowsShape
 
-#: What a job counts of its samples, besides what `kernels.growth.Growth` counts.
+#: What a job counts, in addition to the counts of `kernels.growth.Growth`.
 JOB_COUNTS = ("not_normalized", "out_of_bounds")
 
 
 @dataclass
 class Explained:
-    """Some samples' relevance and the group of each, with counts that add up.
+    """The relevance and the groups of some samples, with counts that add up.
 
     Attributes
     ----------
@@ -52,13 +52,13 @@ class Explained:
 
 
 class Job:
-    """One task for a whole data set; the same for every part of it.
+    """The settings of one run over a data set, the same for every part of it.
 
     Parameters
     ----------
     core : AnalyzerCore
     shape : tuple
-        Of all inputs, samples first; None where the number of samples is not known.
+        The shape of all inputs, samples first; None for an unknown number of samples.
     dtype : dtype
         Of the inputs.
     target, normalize, group_by, correct
@@ -90,10 +90,10 @@ class Job:
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
-            core.check_target(target)  # as it was given: an array of it says less
+            core.check_target(target)  # the caller's object: its array would carry less
             self._target = target = np.asarray(target)
             _check_targets(core, target, self.samples)
-        # an empty batch has every other property of the result: its dtype, and an axis for several targets
+        # explaining an empty batch shows the result's dtype, and whether it has an axis for several targets
         result = core.analyze(none, target[:0] if self._per_sample else target)
         self.dtype: np.dtype = result.dtype
         self.map_shape: tuple[int, ...] = result.shape[1:]
@@ -106,47 +106,47 @@ class Job:
         self.groups = Groups(core, self.samples, group_by, correct)
 
     def rows(self, threads: int) -> int:
-        """Samples of a chunk that so many threads, or the analyzer's GPUs, explain."""
+        """The number of samples in a chunk for this number of threads, or for the analyzer's GPUs."""
         device = self.core.device
         flops = CHUNK_FLOPS["cpu"] * threads if device == "cpu" else CHUNK_FLOPS["gpu"] * (1 + device.count(","))
         return rows_of(self._row_bytes, self.core.plan.flops, self.samples, flops)
 
     @lazy_property
     def record(self) -> dict[str, str]:
-        """How the relevances are made, in words; it takes a digest of all weights."""
+        """The provenance of the relevances, as text. Computes a digest of all weights."""
         target = self.core.settings.target if self._target is None else self._target
         attributes = {"lrpfast_version": __version__, **record(self.core), "target": target_text(target)}
         if self.normalize is not None:
             attributes["normalize"] = self.normalize
-        return {**attributes, **self.groups.told}
+        return {**attributes, **self.groups.attributes}
 
     @lazy_property
     def digest(self) -> str:
-        """A name for all that the relevance of a sample depends on, to the last bit.
+        """A digest of everything that a sample's relevance depends on, to the last bit.
 
         Raises
         ------
         IndistinctError
-            Where nothing tells it from another: the target is an object that may hold anything.
+            When two jobs cannot be distinguished: the target is an object with a state of its own.
         """
         target = self.core.settings.target if self._target is None else self._target
         of_job = target, self.normalize, self.groups.deciding, self.map_shape, self.dtype.str
         return exact([__version__, self.record["model_digest"], deciding(self.core), of_job])
 
     def key(self) -> str:
-        """`digest`, or where there is none a name that no other job has."""
+        """`digest`, or a unique name if there is no digest."""
         try:
             return self.digest
         except IndistinctError:
             return secrets.token_hex(16)
 
     def explain(self, first: int, x: np.ndarray, out: np.ndarray | None = None, target: Any = None) -> Explained:
-        """The relevance of the samples from ``first`` on, into ``out`` where given; ``target`` in place of the job's.
+        """The relevance of the samples from ``first`` on, written to ``out`` if given; ``target`` replaces the job's.
 
         Raises
         ------
         SampleError
-            Naming the sample by its place in the whole data set.
+            With the sample's index in the whole data set.
         """
         rows = len(x)
         if out is None:
@@ -170,19 +170,19 @@ class Job:
         return Explained(out, self.groups.of(first, rows, output), counts)
 
     def growth(self, counts: dict[str, int]) -> Growth:
-        """What these counts say of how relevance grew."""
+        """The growth of relevance, from these counts."""
         return Growth.from_counts(counts)
 
-    def warn_once(self, explained: Explained) -> None:
-        """Warn of how relevance grew, of the first piece in this process that gives reason to."""
-        growth = self.growth(explained.counts)
+    def warn_once(self, result: Explained) -> None:
+        """Warn of growing or vanishing relevance, once in this process."""
+        growth = self.growth(result.counts)
         if not self._warned and any(growth.counts().values()):
             self._warned = True
-            warn(growth, len(explained.relevance) * self.targets, self.core.settings.rectify)
+            warn(growth, len(result.relevance) * self.targets, self.core.settings.rectify)
 
 
 def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
-    """What to do where samples are grids, and the model takes fewer or as many features in a row."""
+    """Advice for samples on a grid, when the model takes a row of as many features or fewer."""
     if len(sample) > 1 and len(features) == 1 and math.prod(sample) >= (features[0] or 0):
         return (
             "; where the features are points of a grid, mask= says which: a boolean grid of the same shape or, as an "
@@ -192,7 +192,7 @@ def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
 
 
 def _bounds_of(core: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The bounds, shaped as the model's input, of every z-box that looks at the input itself."""
+    """The bounds of every z-box on the model's input, in the input's shape."""
     model, bounds = core.model, []
     for i, rule in core.assignment.rules.items():
         if isinstance(rule, ZBox):
@@ -211,17 +211,17 @@ def _bounds_of(core: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def is_per_sample(target: Any) -> bool:
-    """Whether a target has an entry for each sample: a list or an array, NumPy's, Dask's or another's."""
+    """Whether a target has an entry for each sample: a list or any array."""
     return isinstance(target, list) or (hasattr(target, "__array__") and not isinstance(target, np.generic))
 
 
 def wrong_count(samples: int, shape: tuple[int, ...]) -> ShapeError:
-    """The error where there is not one target for each sample."""
+    """The error for a number of targets that differs from the number of samples."""
     return ShapeError(f"there are {samples} samples, but the targets have shape {shape}")
 
 
 def _check_targets(core: AnalyzerCore, target: np.ndarray, samples: int | None) -> None:
-    """Tell of a wrong target before the work begins, not when its sample's turn comes."""
+    """Check the targets before the work begins, not when their samples' turn comes."""
     if samples is None:
         raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
     if target.ndim == 0 or len(target) != samples:

@@ -1,4 +1,4 @@
-"""What is done of an unfinished output, so that a run that was stopped can go on; and the lock on it."""
+"""The journal of an unfinished output, from which an interrupted run resumes, and the lock on the output."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ else:
     import fcntl
 
 VERSION = 3
-#: What a journal begins with; a digest of the rest comes next.
+#: The first bytes of a journal; a digest of the rest follows.
 PREFIX = b"lrpfast journal "
 MAGIC = PREFIX + f"{VERSION}\n".encode()
 DIGEST_BYTES = 16
-#: What file systems without locks answer; ENOLCK is NFS's.
+#: The errors of file systems without locks; ENOLCK is that of NFS.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-#: Bytes that a note may grow by between two of them.
+#: Bytes by which the journal may grow from one record to the next.
 MARGIN = 1 << 14
 
 
 @contextlib.contextmanager
 def locked(path: str) -> Iterator[None]:
-    """Hold an output for this process alone; the system lets go of it however the process ends.
+    """Lock an output for this process; the operating system releases the lock when the process ends.
 
     Raises
     ------
     InputError
-        When another run holds it.
+        When another run has the lock.
     """
     name = beside(path, "lock")
     while True:
@@ -53,7 +53,7 @@ def locked(path: str) -> Iterator[None]:
                 is_locked = _try_lock(descriptor, path)
             if not is_locked:
                 raise InputError(f"{path}: another run writes it now; wait for its end, or stop it")
-            # the run that held it before removes the file: then the lock is on a file that is no longer there
+            # the run that had the lock removes the file: this lock may be on a file without a name
             if _same(descriptor, name):
                 break
         except BaseException:
@@ -63,33 +63,33 @@ def locked(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.platform == "win32":  # only a file that nobody has open can be removed: not another run's
+        if sys.platform == "win32":  # Windows removes only a file that no other run has open
             os.close(descriptor)
         with contextlib.suppress(OSError):
             os.unlink(name)
-        if sys.platform != "win32":  # removed while it is held: else it might be another run's by then
+        if sys.platform != "win32":  # removed under the lock: later it could be another run's
             os.close(descriptor)
 
 
 def _try_lock(descriptor: int, path: str) -> bool:
-    """Lock an open file, unless somebody else has; a warning where its file system cannot."""
+    """Lock an open file, and return whether that succeeded; warn if the file system has no locks."""
     try:
         if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the latter is Windows' word for it
+    except (BlockingIOError, PermissionError):  # the latter is the error on Windows
         return False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        told = f"{path}: this file system has no locks ({error.strerror}): nothing keeps another run off this output"
-        warnings.warn(told, UserWarning, stacklevel=2)
+        text = f"{path}: this file system has no locks ({error.strerror}): nothing keeps another run off this output"
+        warnings.warn(text, UserWarning, stacklevel=2)
     return True
 
 
 def _same(descriptor: int, name: str) -> bool:
-    """Whether an open file still has its name, as it always has on Windows."""
+    """Whether an open file still has its name; always true on Windows."""
     if sys.platform == "win32":
         return True
     try:
@@ -99,7 +99,7 @@ def _same(descriptor: int, name: str) -> bool:
 
 
 def joined(ranges: list[list[int]]) -> list[list[int]]:
-    """Ranges [first, stop] in order, those that meet as one."""
+    """Ranges [first, stop] in order, with adjacent ranges merged."""
     result: list[list[int]] = []
     for first, stop in sorted(ranges):
         if result and first <= result[-1][1]:
@@ -110,29 +110,29 @@ def joined(ranges: list[list[int]]) -> list[list[int]]:
 
 
 def unfinished(path: str) -> bool:
-    """Whether a run into this output was stopped and can go on."""
+    """Whether there is an interrupted run of this output that can be resumed."""
     return os.path.exists(beside(path, "journal"))
 
 
 class Journal:
-    """The record beside an output: the run's settings, the ranges of samples that are done, and the statistics so far.
+    """The file beside an output that records the run's settings, the finished ranges of samples and the statistics.
 
-    Every `note` replaces the file in one step, so that a kill at any moment leaves the one before or the new one.
+    Every `note` replaces the file in one step: after a kill at any moment, either the old or the new file exists.
 
     Parameters
     ----------
     path : str
-        The output's.
+        The path of the output.
     settings : dict
     most : int
-        Bytes that the statistics may come to take in a note: room for them is kept from the first note on.
+        The largest number of bytes of the statistics. Disk space for them is reserved at the start.
 
     Attributes
     ----------
     settings : dict
-        What must be the same for a run to go on, in words.
+        What must be the same to resume the run, as text.
     done : list of [first, stop]
-        Ranges of samples whose relevance is in the output, on the disk; in order and apart. As last noted.
+        Ranges of samples whose relevance is on the disk, in order and separate, as last recorded.
     counters : dict
         Whole numbers that add up over the run.
     state : dict of arrays
@@ -159,12 +159,12 @@ class Journal:
         state: dict[str, np.ndarray],
         sums: list[tuple[int, int, int]],
     ) -> None:
-        """Take down how far the run is, in one step; on a full disk into the room that was kept for it.
+        """Record the run's progress in one step; on a full disk, in the space that was reserved for it.
 
         Raises
         ------
         OSError
-            Naming the output; the note before stays.
+            With the output's name; the previous record remains.
         """
         buffer = io.BytesIO()
         fields = {"settings": self.settings, "done": done, "counters": counters, "frame": self.frame}
@@ -203,7 +203,7 @@ class Journal:
         return f"{self.path}-room"
 
     def _keep_room(self, size: int) -> None:
-        """Hold room on the disk for one more note, of use when the output has filled it; none where it is full now."""
+        """Reserve disk space for one more record, for the case that the output fills the disk."""
         if not os.path.exists(self._room) or os.path.getsize(self._room) < size:
             try:
                 with open(self._room, "wb") as file:
@@ -212,19 +212,19 @@ class Journal:
                 self.give_room()
 
     def give_room(self) -> None:
-        """Give the kept room back to the disk."""
+        """Release the reserved disk space."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._room)
 
     def remove(self) -> None:
-        """Take it away: the output is whole, or given up."""
+        """Remove the journal: the output is complete or discarded."""
         for name in (self.path, f"{self.path}-new"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         self.give_room()
 
     def load(self, free: Sequence[str] = ()) -> bool:
-        """Take over what an earlier run noted, and its settings of these names; False when there is nothing.
+        """Adopt an earlier run's record, and its settings of these names; return False if there is no record.
 
         Raises
         ------
@@ -254,7 +254,7 @@ class Journal:
         return True
 
     def _checked(self, data: bytes) -> bytes:
-        """A journal's content; InputError unless it is what was written."""
+        """A journal's content; InputError if its digest does not match."""
         payload = data[len(MAGIC) + DIGEST_BYTES :]
         if data.startswith(MAGIC) and data[len(MAGIC) : len(MAGIC) + DIGEST_BYTES] == _digest(payload):
             return payload
@@ -268,25 +268,25 @@ def _digest(data: bytes | memoryview) -> bytes:
 
 
 ANEW = "pass resume=False to begin anew"
-#: The setting that is a digest of all that decides the result; the others say it in words.
+#: The setting with the digest of everything that determines the result; the others describe it in words.
 EXACT = "exact"
 
 
-def _change(key: str, before: Any, now: Any) -> str:
-    """In words, what is another setting now."""
-    if key == "input" and isinstance(before, dict) and isinstance(now, dict):
-        return _change_of_input(before, now)
+def _change(key: str, old: Any, new: Any) -> str:
+    """The text for a setting that has changed."""
+    if key == "input" and isinstance(old, dict) and isinstance(new, dict):
+        return _change_of_input(old, new)
     if key == EXACT:
         return "a function, a rule or an array that the settings name in the same words is another"
-    return f"{key}: {_short(before, now)}, now {_short(now, before)}"
+    return f"{key}: {_short(old, new)}, now {_short(new, old)}"
 
 
-#: What a fingerprint of an input holds besides where it lies, and the words for it.
+#: The parts of an input's fingerprint besides its path, with their names in messages.
 _OF_CONTENT = {"size": "size", "mtime_ns": "time", "files": "files", "shape": "shape", "dtype": "type"}
 
 
 def _change_of_input(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Of two fingerprints of inputs that differ."""
+    """The text for an input whose fingerprint has changed."""
     old, new = (f"{each.get('path', 'an array')}:{each.get('dataset', '')}".rstrip(":") for each in (before, now))
     if old != new:
         if os.path.basename(old) != os.path.basename(new):
@@ -298,7 +298,7 @@ def _change_of_input(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _short(value: Any, other: Any) -> str:
-    """A setting in at most 120 characters, about where it begins to differ from another."""
+    """A setting in at most 120 characters, around the first difference from another."""
     text, beside = ("not given" if each is None else str(each) for each in (value, other))
     if len(text) <= 120:
         return text

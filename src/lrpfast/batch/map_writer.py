@@ -1,4 +1,4 @@
-"""A few named arrays with their coordinates, such as mean maps, into one file."""
+"""Writes a few named arrays with their coordinates, such as mean maps, to one file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..output import SLASHES, beside, check_target, replacing
 from .metadata import Coord, encoded
 from .sinks.base import check_room, naming, storing
 from .sinks.names import check_names
-from .sinks.zarr import check_place, put_in_place, write_zarr
+from .sinks.zarr import check_store, replace_store, write_zarr
 
-#: Endings of the files that take several arrays.
+#: The extensions of the formats that hold several arrays.
 KINDS = (".nc", ".nc4", ".h5", ".hdf5", ".npz", ".zarr")
 
 
@@ -29,45 +29,45 @@ def write_maps(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
 ) -> None:
-    """Write named arrays with dimensions to .nc, .h5, .npz or .zarr, whole or not at all.
+    """Write named arrays with dimensions to .nc, .h5, .npz or .zarr; the file is complete, or does not appear.
 
     Parameters
     ----------
     path : path
-        The ending tells the format.
+        The extension selects the format.
     arrays : mapping of str to (dims, array)
-        All are made before anything is written, and held in memory twice (NetCDF: once more in a temporary file).
+        The whole file is built in memory before it is written (NetCDF: also in a temporary file).
     coords : mapping of str to Coord
         In an .npz file they are arrays too; dimensions and attributes are JSON text in its array "metadata".
     attributes : mapping of str to str
-        How the arrays were made.
+        The provenance of the arrays.
 
     Raises
     ------
     InputError
-        For another ending, names that clash, or what the format cannot hold.
+        For another extension, names that clash, or content that the format cannot hold.
     OSError
         Naming ``path``, when it cannot be written.
     """
     path, kind = _kind(path)
-    described = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
-    for key, (dims, values, _) in described.items():
+    described_arrays = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
+    for key, (dims, values, _) in described_arrays.items():
         if len(dims) != values.ndim:
             raise InputError(f"{path}: {key} has shape {values.shape}, but the dimensions {dims}")
     if kind == ".zarr":
-        _to_zarr(path, described, coords, attributes)
+        _to_zarr(path, described_arrays, coords, attributes)
         return
     check_target(path)
     with storing(path):
-        content: Any = _MAKERS[kind](path, described, coords, attributes)
+        content: Any = _MAKERS[kind](path, described_arrays, coords, attributes)
     with replacing(path) as file:
         file.write(content)
 
 
 def check_maps(path: str, names: Collection[str], dims: Collection[str], coords: Mapping[str, Coord]) -> None:
-    """Before any work: the error that `write_maps` would raise for arrays of these names and dimensions.
+    """Raise, before any work, the error that `write_maps` would raise for arrays of these names and dimensions.
 
-    The coordinates, which the libraries may refuse for many a reason, are written to nowhere.
+    The coordinates are written to a temporary place, because the libraries may refuse them for many reasons.
     """
     path, kind = _kind(path)
     for key in (*coords, *dims):
@@ -77,14 +77,14 @@ def check_maps(path: str, names: Collection[str], dims: Collection[str], coords:
     check_names(path, {".nc4": "nc", ".hdf5": "h5"}.get(kind, kind[1:]), described, coords)
     with tempfile.TemporaryDirectory() as folder, naming(path, folder), storing(path):
         if kind == ".zarr":
-            check_place(path)
+            check_store(path)
             write_zarr(folder, {}, coords, {}, path)
         else:
             _MAKERS[kind](path, {}, coords, {})
 
 
 def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """A path without slashes at its end, as a store's folder may have, and its ending; InputError for another one."""
+    """A path without trailing slashes, and its extension; InputError for an unknown extension."""
     path = os.fspath(path).rstrip(SLASHES)
     kind = os.path.splitext(path)[1].lower()
     if kind not in KINDS:
@@ -95,13 +95,13 @@ def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
 def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> bytes:
     from .sinks.netcdf import dataset, write_netcdf
 
-    # the library writes to files by name only; what it makes in memory has gaps of whatever was there before
+    # the library writes only to named files; the gaps in the files that it builds in memory hold arbitrary bytes
     with tempfile.TemporaryDirectory() as folder:
-        place = os.path.join(folder, "maps.nc")
-        check_room(place, [*arrays.values(), *coords.values()], 0)
-        with dataset(place, path) as file:
+        temporary = os.path.join(folder, "maps.nc")
+        check_room(temporary, [*arrays.values(), *coords.values()], 0)
+        with dataset(temporary, path) as file:
             write_netcdf(file, arrays, coords, attributes, path)
-        with open(place, "rb") as content:
+        with open(temporary, "rb") as content:
             return content.read()
 
 
@@ -120,27 +120,29 @@ def _hdf5(
 
 def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> memoryview:
     check_names(path, "npz", arrays, coords)
-    every = {**{key: encoded(key, coord) for key, coord in coords.items()}, **arrays}
+    members_by_name = {**{key: encoded(key, coord) for key, coord in coords.items()}, **arrays}
     notes = {
-        "dims": {key: list(value.dims) for key, value in every.items()},
-        "attrs": {key: {n: str(v) for n, v in value.attrs.items()} for key, value in every.items() if value.attrs},
+        "dims": {key: list(value.dims) for key, value in members_by_name.items()},
+        "attrs": {
+            key: {n: str(v) for n, v in value.attrs.items()} for key, value in members_by_name.items() if value.attrs
+        },
         "attributes": dict(attributes),
     }
     content = io.BytesIO()
-    members: dict[str, Any] = {key: value.values for key, value in every.items()}
+    members: dict[str, Any] = {key: value.values for key, value in members_by_name.items()}
     np.savez(content, metadata=np.array(json.dumps(notes)), **members)
     return content.getbuffer()
 
 
 def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> None:
-    check_place(path)
+    check_store(path)
     partial = beside(path, "part")
     with naming(path, partial), storing(path):
         shutil.rmtree(partial, ignore_errors=True)
         os.mkdir(partial)
         try:
             write_zarr(partial, arrays, coords, attributes, path)
-            put_in_place(path, partial)
+            replace_store(path, partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

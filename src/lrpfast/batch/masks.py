@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
     """A boolean array from an array or path that `open_source` takes; numbers must be 0 or 1.
 
-    Where the mask and the data both have coordinates, the mask is `aligned` with the data.
+    If both the mask and the data have coordinates, the mask is `aligned` with the data.
 
     Raises
     ------
     InputError
-        For other values, and for a mask that lies on another grid than the data.
+        For other values, and for a mask on another grid than the data's.
     """
     with open_source(mask) as source:
         values, labels = np.array(source.read(0, source.shape[0])), source.labels  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def open_mask_for(features: Any, mask: Any, data: Source | None = None) -> np.nd
     Raises
     ------
     ShapeError
-        Where the mask has more or fewer points than the model features.
+        When the number of points in the mask is not the model's number of features.
     """
     booleans = open_mask(mask, data)
     if isinstance(features, tuple) and features not in ((points := int(booleans.sum()),), (None,)):
@@ -56,20 +56,20 @@ def open_mask_for(features: Any, mask: Any, data: Source | None = None) -> np.nd
 
 
 class Masked(Source):
-    r"""The features of a grid where a mask is True: (samples, \*grid) is read as (samples, features).
+    r"""Reads (samples, \*grid) as (samples, features): the points where a mask is True.
 
     Parameters
     ----------
     source : Source
-        It is closed with this one.
+        Closed together with this object.
     mask : array or path
-        Of the grid; see `open_mask`.
+        On the grid; see `open_mask`.
 
     Attributes
     ----------
     mask : boolean array
-    labels : Labels or None
-        Of the features, with their coordinates on the grid; ``labels.grid`` are the grid's.
+    labels : ArrayMetadata or None
+        The features', with their coordinates on the grid; ``labels.grid`` has the grid's.
     """
 
     def __init__(self, source: Source, mask: Any) -> None:
@@ -78,7 +78,7 @@ class Masked(Source):
             raise ShapeError(f"{source.name}: samples have shape {source.shape[1:]}, the mask {self.mask.shape}")
         self._source = source
         self._indices = np.flatnonzero(self.mask)
-        self._rows: np.ndarray | None = None  # of the grid, on the way
+        self._rows: np.ndarray | None = None  # grid values on their way to features
         self.name, self.dtype, self.step = source.name, source.dtype, source.step
         self.shape = (source.shape[0], len(self._indices))
         self.labels = None if source.labels is None else _picked(source.labels, self.mask)
@@ -125,26 +125,26 @@ def _picked(labels: ArrayMetadata, mask: np.ndarray) -> ArrayMetadata:
         if set(dims) <= {samples}:
             coords[name] = Coord(dims, values, attrs)
         elif samples not in dims:
-            on = [dim for dim in grid if dim in dims]
-            values = np.transpose(values, [dims.index(dim) for dim in on])
-            values = values.reshape([sizes[dim] if dim in on else 1 for dim in grid])
+            value_dims = [dim for dim in grid if dim in dims]
+            values = np.transpose(values, [dims.index(dim) for dim in value_dims])
+            values = values.reshape([sizes[dim] if dim in value_dims else 1 for dim in grid])
             coords[name] = Coord((feature,), np.broadcast_to(values, mask.shape)[mask], attrs)
     stacked = {dim: levels for dim, levels in labels.stacked.items() if dim == samples}
     return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels, stacked=stacked)
 
 
 def on_grid(shape: tuple[int, ...], mask: np.ndarray | None) -> tuple[int, ...]:
-    """The shape of a row of features that is put back on the grid; the same without a mask."""
+    """The shape of a row of features when it is put back on the grid; unchanged without a mask."""
     return shape if mask is None else (*shape[:-1], *mask.shape)
 
 
 def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndarray:
-    r"""Features back on the grid: (…, features) becomes (…, \*grid), with ``fill`` where the mask is False.
+    r"""Put features back on the grid: (…, features) becomes (…, \*grid), with ``fill`` where the mask is False.
 
     Raises
     ------
     ShapeError
-        When there are not as many features as the mask has True.
+        When the number of features is not the number of True values in the mask.
     """
     indices = np.flatnonzero(mask)
     if rows.shape[-1:] != indices.shape:
@@ -155,34 +155,34 @@ def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndar
 
 
 def _put(rows: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    # row by row: three times as fast as one assignment with an index of places
+    # row by row: three times as fast as one assignment with an index array
     for features, row in zip(rows.reshape(-1, len(indices)), out.reshape(-1, out.shape[-1]), strict=True):
         row[indices] = features
 
 
 class Gridded(Sink):
-    """A sink whose rows of features are put back on the grid, NaN where the mask is False.
+    """A sink that puts rows of features back on the grid, with NaN where the mask is False.
 
     Parameters
     ----------
     sink : Sink
-        It is closed with this one.
+        Closed together with this object.
     mask : boolean array
     """
 
     def __init__(self, sink: Sink, mask: np.ndarray) -> None:
         self._sink, self._mask, self._indices = sink, np.asarray(mask, bool), np.flatnonzero(mask)
-        self._grid: np.ndarray | None = None  # used again: what is outside the mask stays NaN
+        self._grid: np.ndarray | None = None  # reused: points outside the mask stay NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
         self.array = sink.array
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))
 
-    def _open(self, there: bool) -> None:
+    def _open(self, existing: bool) -> None:
         grid = _of_grid(self._labels)
         shape: RowsShape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
-        self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, there)
+        self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, existing)
 
     def write(self, first: int, rows: np.ndarray) -> int:
         if self._grid is None or len(self._grid) < len(rows):
@@ -215,5 +215,5 @@ class Gridded(Sink):
 
 
 def _of_grid(labels: ArrayMetadata | None) -> ArrayMetadata | None:
-    """The labels of a grid, of those of a `Masked` source or of its grid."""
+    """The metadata of the grid, from those of a `Masked` source or of its grid."""
     return labels.grid if labels is not None and labels.grid is not None else labels

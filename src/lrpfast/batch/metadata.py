@@ -1,4 +1,4 @@
-"""Names, coordinates and attributes of an array: what makes a NetCDF file or an xarray object describe itself."""
+"""The metadata of an array: the names, coordinates and attributes of NetCDF files and xarray objects."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .optional_import import import_optional
 if TYPE_CHECKING:
     from typing import Unpack
 
-    #: Samples first; None for their number where it is not known yet.
+    #: Samples first; None for a number of samples that is not known yet.
     RowsShape = tuple[int | None, Unpack[tuple[int, ...]]]
 
-#: Attributes that speak of an array's values (CF conventions, section 2.6 and 3): a relevance has others.
+#: Attributes that describe an array's values (CF conventions, sections 2.6 and 3) and do not apply to its relevance.
 _OF_VALUES = {
     *("units", "standard_name", "long_name", "cell_methods", "ancillary_variables", "coordinates", "dtype"),
     *("_FillValue", "missing_value", "scale_factor", "add_offset", "calendar", "positive", "axis", "code", "table"),
     *("valid_min", "valid_max", "valid_range", "actual_range", "flag_values", "flag_masks", "flag_meanings"),
 }
 
-#: The attribute of a coordinate that is a level of a stacked dimension's index, and what it says.
+#: The attribute of a coordinate that is a level of a stacked dimension's index, and the pattern of its value.
 _STACKED = "multi_index"
 _LEVEL = re.compile(r"level (?P<level>\d+) of (?P<dim>.+)", re.ASCII)
 
@@ -41,22 +41,22 @@ class Coord(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayMetadata:
-    """What makes a NetCDF file or an xarray object self-describing.
+    """The names, coordinates and attributes of an array.
 
     Parameters
     ----------
     dims : tuple of str
-        Of the array, samples first: ``("time", "lat", "lon")``.
+        The array's dimensions, samples first: ``("time", "lat", "lon")``.
     coords : dict of str to Coord
-        Also of other coordinates than the dimensions' own, such as a latitude on two dimensions.
+        Including coordinates that are no dimension's own, such as a latitude on two dimensions.
     attrs : dict
         The array's attributes.
     name : str, optional
         The array's name.
-    grid : Labels, optional
-        Where the features were picked from a grid by a mask: the grid's labels.
+    grid : ArrayMetadata, optional
+        The metadata of the grid from which a mask picked the features.
     stacked : dict of str to tuple of str
-        Dimensions that xarray stacked of others, with the names of the coordinates on them that are the levels of the
+        Dimensions that xarray stacked, with the names of the coordinates that are the levels of their
         pandas.MultiIndex, in order.
     """
 
@@ -68,14 +68,14 @@ class ArrayMetadata:
     stacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def words(given: Any) -> list[str]:
-    """The names in an attribute such as ``coordinates``: a text, bytes or several texts; none in any other value."""
-    if isinstance(given, bytes):
-        given = given.decode("utf-8", "replace")
-    if isinstance(given, str):
-        return given.split()
-    if isinstance(given, (list, tuple, np.ndarray)):
-        return [word for part in np.ravel(np.asarray(given, object)) for word in words(part)]
+def words(value: Any) -> list[str]:
+    """The names in an attribute such as ``coordinates``, which is text, bytes or several texts; else none."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value.split()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [word for part in np.ravel(np.asarray(value, object)) for word in words(part)]
     return []
 
 
@@ -87,46 +87,46 @@ def collect(
 ) -> dict[str, Coord]:
     """The coordinates of a variable in a file that follows the CF conventions.
 
-    They are the variables named as a dimension, and those that the attributes
-    ``coordinates`` and ``grid_mapping`` name. What lies on the samples' axis
-    and another besides may be as large as the data, and is left out.
+    These are the variables with the name of a dimension, and those that the attributes
+    ``coordinates`` and ``grid_mapping`` name. A coordinate on the samples' axis
+    and another axis may be as large as the data, and is left out.
     """
     coords: dict[str, Coord] = {}
     for name in (*dims, *words(attrs.get("coordinates")), *words(attrs.get("grid_mapping"))):
-        on = dims_of(name)
-        if on is not None and set(on) <= set(dims) and not (dims[0] in on and len(on) > 1):
+        own = dims_of(name)
+        if own is not None and set(own) <= set(dims) and not (dims[0] in own and len(own) > 1):
             coords[name] = read(name)
     for coord in coords.values():
-        for key in ("bounds", "climatology"):  # they lie on a dimension that the array does not have
+        for key in ("bounds", "climatology"):  # these have a dimension that the array lacks
             coord.attrs.pop(key, None)
     return coords
 
 
 def of_file(dims: tuple[str, ...], coords: dict[str, Coord], attrs: dict[str, Any], name: str | None) -> ArrayMetadata:
-    """The labels of an array in a file; stacked dimensions are told by the notes that `for_relevance` makes."""
+    """The metadata of an array in a file; `for_relevance` marked the levels of stacked dimensions."""
     levels: dict[str, dict[int, str]] = {}
     for key, coord in coords.items():
-        found = _LEVEL.fullmatch(str(coord.attrs.get(_STACKED, "")))
-        if found is not None and coord.dims == (found["dim"],):
-            levels.setdefault(found["dim"], {})[int(found["level"])] = key
+        match = _LEVEL.fullmatch(str(coord.attrs.get(_STACKED, "")))
+        if match is not None and coord.dims == (match["dim"],):
+            levels.setdefault(match["dim"], {})[int(match["level"])] = key
             del coord.attrs[_STACKED]
     stacked = {dim: tuple(names[level] for level in sorted(names)) for dim, names in levels.items()}
     return ArrayMetadata(dims, coords, attrs, name, stacked=stacked)
 
 
 def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetadata:
-    """The labels of a relevance of this input: an axis "target" for several, no attributes of the input's values.
+    """The metadata of this input's relevance: an axis "target" for several, and no attributes of the input's values.
 
-    Levels of stacked dimensions carry a note of what they are, for files, which have no such index.
+    The coordinates of stacked dimensions are marked as levels, because files hold no MultiIndex.
 
     Raises
     ------
     InputError
-        When the labels do not fit the shape.
+        When the metadata do not fit the shape.
     """
-    own = {"long_name": "relevance (LRP)", "units": "1"}
+    own_attrs = {"long_name": "relevance (LRP)", "units": "1"}
     if labels is None:
-        return ArrayMetadata(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own, "relevance")
+        return ArrayMetadata(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own_attrs, "relevance")
     dims = labels.dims
     if len(shape) == len(dims) + 1:
         target = "target" if "target" not in dims else "lrp_target"
@@ -143,21 +143,25 @@ def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetada
     for dim, names in labels.stacked.items():
         for level, name in enumerate(names):
             coords[name] = coords[name]._replace(attrs={**coords[name].attrs, _STACKED: f"level {level} of {dim}"})
-    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own, **other_attrs})
+    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own_attrs, **other_attrs})
 
 
 def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any]:
-    """An array's attributes, with the one that names the coordinates beside those of its dimensions."""
+    """An array's attributes, with ``coordinates``, which names the coordinates other than its dimensions' own."""
     dims, _, attrs = array
-    ours = set(dims)
+    array_dims = set(dims)
     mapping = words(attrs.get("grid_mapping"))
-    names = [name for name, (on, *_) in coords.items() if on != (name,) and set(on) <= ours and name not in mapping]
+    names = [
+        name
+        for name, (coord_dims, *_) in coords.items()
+        if coord_dims != (name,) and set(coord_dims) <= array_dims and name not in mapping
+    ]
     return {**attrs, "coordinates": " ".join(names)} if names else attrs
 
 
 def from_xarray(array: Any) -> ArrayMetadata:
-    """The labels of an xarray.DataArray."""
-    # the coordinate of a stacked dimension itself is made of its levels, which are coordinates too
+    """The metadata of an xarray.DataArray."""
+    # a stacked dimension's own coordinate combines its levels, which are coordinates too
     stacked = {str(dim): tuple(map(str, index.names)) for dim, index in stacked_indexes(array).items()}
     coords = {
         str(name): Coord(tuple(map(str, coord.dims)), np.asarray(coord.values), dict(coord.attrs))
@@ -185,10 +189,10 @@ def to_xarray(
     Parameters
     ----------
     relevance : array, shape (samples, *features) or (samples, targets, *features)
-    labels : Labels or None
+    labels : ArrayMetadata or None
         The input's.
     attributes : mapping
-        How the relevance was made.
+        The provenance of the relevance.
     stacked : mapping, optional
         The input's `stacked_indexes`.
 
@@ -199,31 +203,31 @@ def to_xarray(
     Raises
     ------
     InputError
-        When the labels do not fit the relevance's shape.
+        When the metadata do not fit the relevance's shape.
     MissingPackageError
         Without xarray.
     """
     xarray = import_optional("xarray", "an xarray result")
     labels = for_relevance(labels, relevance.shape)
-    indexed = {name: dim for dim, names in labels.stacked.items() for name in names}
-    coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items() if name not in indexed}
+    dim_of_level = {name: dim for dim, names in labels.stacked.items() for name in names}
+    coords = {name: xarray.Variable(*coord) for name, coord in labels.coords.items() if name not in dim_of_level}
     array = xarray.DataArray(relevance, coords, labels.dims, labels.name, {**labels.attrs, **attributes})
     for dim, index in (stacked or {}).items():
-        made = getattr(xarray, "Coordinates", None)  # since 2023.08
-        array = array.assign_coords({dim: index} if made is None else made.from_pandas_multiindex(index, dim))
-    for name in indexed:
+        factory = getattr(xarray, "Coordinates", None)  # since 2023.08
+        array = array.assign_coords({dim: index} if factory is None else factory.from_pandas_multiindex(index, dim))
+    for name in dim_of_level:
         attrs = labels.coords[name].attrs
         array.coords[name].attrs.update({key: value for key, value in attrs.items() if key != _STACKED})
     return array
 
 
 def encoded(name: str, coord: Coord) -> Coord:
-    """A coordinate as numbers or text, as files store it: dates by the CF conventions.
+    """A coordinate as files store it: numbers or text, and dates as in the CF conventions.
 
     Raises
     ------
     InputError
-        For values that are neither numbers, text nor dates.
+        For values that are not numbers, text or dates.
     """
     dims, values, attrs = coord
     values = np.asarray(values)
@@ -232,8 +236,8 @@ def encoded(name: str, coord: Coord) -> Coord:
     if values.dtype.kind in "mMO":
         xarray = import_optional("xarray", f"the coordinate {name} of dtype {values.dtype}")
         try:
-            made = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
-            dims, values, attrs = made.dims, np.asarray(made.values), dict(made.attrs)
+            variable = xarray.conventions.encode_cf_variable(xarray.Variable(dims, values, attrs), name=name)
+            dims, values, attrs = variable.dims, np.asarray(variable.values), dict(variable.attrs)
         except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
             raise InputError(f"the coordinate {name} cannot be stored in a file: {error}") from None
     if values.dtype.kind == "T":
@@ -248,31 +252,31 @@ def encoded(name: str, coord: Coord) -> Coord:
 
 
 def plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as every format stores them: text, numbers, and arrays of numbers; anything else as text."""
+    """Attributes as text, numbers and arrays of numbers, which every format stores; anything else becomes text."""
     return {str(key): _plain(value) for key, value in attrs.items()}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (bool, np.bool_)):
         return int(value)
-    if isinstance(value, str):  # which no format holds with a NUL, and none but in UTF-8
+    if isinstance(value, str):  # no format stores NUL, or text that is not valid UTF-8
         return value.replace("\0", "").encode("utf-8", "replace").decode()
     if isinstance(value, (int, float)):
         return value
     try:
-        made = np.asarray(value)
+        array = np.asarray(value)
     except ValueError:  # rows of different lengths
         return str(value)
-    if made.dtype.kind not in "fiu":
+    if array.dtype.kind not in "fiu":
         return str(value)
-    return made.item() if made.ndim == 0 else made
+    return array.item() if array.ndim == 0 else array
 
 
 def _text(values: np.ndarray) -> np.ndarray | None:
-    """Python's texts as an array, gaps among them (None, NaN) empty as xarray writes them; None for anything else."""
-    found = values.ravel().tolist()
-    items = ["" if value is None or (isinstance(value, float) and value != value) else value for value in found]
-    if all(isinstance(value, str) for value in items) and (any(isinstance(v, str) for v in found) or not found):
+    """Python strings as an array, with gaps (None, NaN) as empty strings, as in xarray; None for anything else."""
+    objects = values.ravel().tolist()
+    items = ["" if value is None or (isinstance(value, float) and value != value) else value for value in objects]
+    if all(isinstance(value, str) for value in items) and (any(isinstance(v, str) for v in objects) or not objects):
         return np.array(items, str).reshape(values.shape)
     return None
 

@@ -1,8 +1,8 @@
-"""Moments of a data set over blocks of samples, merged in a tree that does not depend on who computed which block.
+"""Moments of a data set over blocks of samples, merged in a tree that depends on the samples' number alone.
 
 Block b holds samples 256·b to 256·b + 255. A block's sums are fed sample by sample, in order. Two blocks 2k and 2k + 1
-merge to a node of level 1, two such nodes to one of level 2, and so on; what then stands alone is merged from the right
-to the left. So every rounding is fixed by the number of samples alone.
+merge to a node of level 1, two such nodes to one of level 2, and so on; nodes without a sibling are merged from right
+to left. So the number of samples alone determines every rounding.
 
 Within a block, each feature keeps Σ(R − r) and Σ(R − r)², r being its first value there: as r is one of the block's
 values, (mean − r)² is at most 256 times the variance, and no more than 8 bits of float64's 53 cancel, however large
@@ -31,26 +31,26 @@ Step = Callable[[int, int], int | None]
 
 @dataclass
 class PartialBlock:
-    """A block that has not had all of its samples."""
+    """A block of which some samples are still missing."""
 
-    filled: int = 0
+    samples: int = 0
     parts: Parts = field(default_factory=dict)
 
 
 @dataclass
 class Blocks:
-    """Which blocks are known, and their moments."""
+    """The blocks that have been counted, and their moments."""
 
     features: int
     nodes: dict[tuple[int, int], Parts] = field(default_factory=dict)  # by level and index
-    unfilled: dict[int, PartialBlock] = field(default_factory=dict)
+    partial_blocks: dict[int, PartialBlock] = field(default_factory=dict)
 
     def cuts(self, first: int, samples: int) -> list[tuple[int, slice]]:
-        """The blocks that samples from ``first`` on touch, each with its part of them; refuses samples out of turn."""
+        """The blocks of the samples from ``first`` on, each with its slice of them; refuses samples out of order."""
         end, covered, cuts = first + samples, self.covered(), []
         for start in range(first - first % SIZE, end, SIZE):
             block, low = start // SIZE, max(start, first)
-            done = self.unfilled[block].filled if block in self.unfilled else 0
+            done = self.partial_blocks[block].samples if block in self.partial_blocks else 0
             if any(begin <= low < until for begin, until in covered):
                 raise InputError(f"sample {low} has been counted already")
             if low != start + done:
@@ -62,27 +62,27 @@ class Blocks:
         return cuts
 
     def add(self, block: int, samples: int, members: dict[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray, bool]]:
-        """Count ``samples`` more of a block; gives the groups in it with their sums, and whether these are new."""
-        unfilled = self.unfilled.setdefault(block, PartialBlock())
-        unfilled.filled += samples
+        """Count ``samples`` more of a block; yields its groups with their sums, and whether these are new."""
+        partial_block = self.partial_blocks.setdefault(block, PartialBlock())
+        partial_block.samples += samples
         for group in members:
-            fresh = group not in unfilled.parts
+            fresh = group not in partial_block.parts
             if fresh:
-                unfilled.parts[group] = np.empty((4, self.features))
-            yield group, unfilled.parts[group], fresh
+                partial_block.parts[group] = np.empty((4, self.features))
+            yield group, partial_block.parts[group], fresh
 
     def close(self, block: int) -> list[Step]:
-        """Make a block a node of the tree; gives what has to be computed for it, in order."""
-        parts = self.unfilled.pop(block).parts
+        """Turn a block into a node of the tree; returns the steps to compute, in order."""
+        parts = self.partial_blocks.pop(block).parts
         steps: list[Step] = [partial(_moments.close, part) for part in parts.values()]
         return steps + self.insert((0, block), parts)
 
     def close_full(self, block: int) -> list[Step]:
-        """As `close`, where the block has had all of its samples."""
-        return self.close(block) if self.unfilled[block].filled == SIZE else []
+        """As `close`, if the block is complete."""
+        return self.close(block) if self.partial_blocks[block].samples == SIZE else []
 
     def insert(self, key: tuple[int, int], parts: Parts) -> list[Step]:
-        """Put a node in the tree, which owns its arrays from now on, and merge what can be merged."""
+        """Add a node to the tree, which then owns its arrays, and merge it with its siblings."""
         steps: list[Step] = []
         level, index = key
         while (level, index ^ 1) in self.nodes:
@@ -96,16 +96,16 @@ class Blocks:
     def covered(self) -> list[tuple[int, int]]:
         """The samples that have been counted, as ranges in order."""
         ranges = [(SIZE * (i << level), SIZE * ((i + 1) << level)) for level, i in self.nodes]
-        ranges += [(SIZE * block, SIZE * block + unfilled.filled) for block, unfilled in self.unfilled.items()]
-        joined: list[tuple[int, int]] = []
+        ranges += [(SIZE * i, SIZE * i + block.samples) for i, block in self.partial_blocks.items()]
+        result: list[tuple[int, int]] = []
         for begin, end in sorted(ranges):
-            if joined and joined[-1][1] == begin:
-                begin = joined.pop()[0]
-            joined.append((begin, end))
-        return joined
+            if result and result[-1][1] == begin:
+                begin = result.pop()[0]
+            result.append((begin, end))
+        return result
 
     def disjoint(self, other: Blocks) -> None:
-        """Refuse another whose samples, or partial blocks, are partly the same."""
+        """Raise InputError if the other has samples or partial blocks in common with this one."""
         mine, others = ([(a, -(-b // SIZE) * SIZE) for a, b in each.covered()] for each in (self, other))
         for a, b in mine:
             for c, d in others:
@@ -113,13 +113,13 @@ class Blocks:
                     raise InputError(f"both have counted samples between {max(a, c)} and {min(b, d) - 1}")
 
     def merge(self, other: Blocks) -> list[Step]:
-        """Take over another's blocks, which must be `disjoint`; gives what has to be computed."""
+        """Add another's blocks, which must be `disjoint`; returns the steps to compute."""
         steps = []
         for key, parts in other.nodes.items():
             steps += self.insert(key, {group: part.copy() for group, part in parts.items()})
-        for block, unfilled in other.unfilled.items():
-            self.unfilled[block] = PartialBlock(
-                unfilled.filled, {group: part.copy() for group, part in unfilled.parts.items()}
+        for block, partial_block in other.partial_blocks.items():
+            self.partial_blocks[block] = PartialBlock(
+                partial_block.samples, {group: part.copy() for group, part in partial_block.parts.items()}
             )
         return steps
 
@@ -132,7 +132,7 @@ class Blocks:
             raise InputError(f"samples {end} to {until - 1} are missing: they have not been counted")
         whole = Blocks(self.features)
         steps = whole.merge(self)
-        for block in list(whole.unfilled):
+        for block in list(whole.partial_blocks):
             steps += whole.close(block)
         nodes = [whole.nodes[key] for key in sorted(whole.nodes, key=lambda key: key[1] << key[0])]
         result = nodes.pop() if nodes else {}
@@ -145,7 +145,7 @@ class Blocks:
         return result
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything, as arrays."""
+        """The state, as arrays."""
 
         def stacked(parts: list[Parts]) -> tuple[np.ndarray, np.ndarray]:
             keys = [(i, group) for i, each in enumerate(parts) for group in each]
@@ -155,34 +155,34 @@ class Blocks:
                 np.array(values, np.float64).reshape(-1, 4, self.features),
             )
 
-        nodes, unfilled = list(self.nodes.values()), [each.parts for each in self.unfilled.values()]
-        filled = [(block, each.filled) for block, each in self.unfilled.items()]
+        nodes, block_parts = list(self.nodes.values()), [each.parts for each in self.partial_blocks.values()]
+        block_samples = [(block, each.samples) for block, each in self.partial_blocks.items()]
         return {
             "nodes": np.array(list(self.nodes), np.int64).reshape(-1, 2),
-            "begun": np.array(filled, np.int64).reshape(-1, 2),
+            "begun": np.array(block_samples, np.int64).reshape(-1, 2),
             **dict(zip(("node_groups", "node_moments"), stacked(nodes), strict=True)),
-            **dict(zip(("begun_groups", "begun_sums"), stacked(unfilled), strict=True)),
+            **dict(zip(("begun_groups", "begun_sums"), stacked(block_parts), strict=True)),
         }
 
     @classmethod
     def from_state(cls, features: int, state: dict[str, np.ndarray]) -> Blocks:
-        """The same again."""
+        """The object with this state."""
         nodes: list[Parts] = [{} for _ in state["nodes"]]
-        unfilled = [PartialBlock(int(filled)) for _, filled in state["begun"]]
+        partial_blocks = [PartialBlock(int(samples)) for _, samples in state["begun"]]
         for (i, group), part in zip(state["node_groups"], state["node_moments"], strict=True):
             nodes[i][int(group)] = part.copy()
         for (i, group), part in zip(state["begun_groups"], state["begun_sums"], strict=True):
-            unfilled[i].parts[int(group)] = part.copy()
+            partial_blocks[i].parts[int(group)] = part.copy()
         return cls(
             features,
             {(int(level), int(i)): parts for (level, i), parts in zip(state["nodes"], nodes, strict=True)},
-            {int(block): each for (block, _), each in zip(state["begun"], unfilled, strict=True)},
+            {int(block): each for (block, _), each in zip(state["begun"], partial_blocks, strict=True)},
         )
 
 
 def _join(left: Parts, right: Parts) -> list[Step]:
-    """Add the right node to the left one, group by group; a group of one side alone costs nothing."""
-    both: list[Step] = [partial(_moments.join, left[group], part) for group, part in right.items() if group in left]
+    """Add the right node to the left one, group by group; a group on one side only is moved."""
+    steps: list[Step] = [partial(_moments.join, left[group], part) for group, part in right.items() if group in left]
     for group in right.keys() - left.keys():
         left[group] = right[group]
-    return both
+    return steps

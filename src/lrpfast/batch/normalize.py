@@ -1,4 +1,4 @@
-"""Explanations made comparable: each divided by a number of its own."""
+"""Normalization of explanations: each is divided by a number of its own."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from ..errors import InputError
 from . import _moments
 from .parallel import ThreadedRange
 
-#: What an explanation is divided by, in words.
+#: The normalizations, and the names of their divisors.
 NORMALIZATIONS = {"maxabs": "largest |R|", "sum": "sum", "max": "largest R", "l1": "sum of |R|"}
 
 
-def check_normalization(how: object) -> None:
-    """InputError for what is no way to normalize."""
-    if not isinstance(how, str) or how not in NORMALIZATIONS:
-        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {how!r}")
+def check_normalization(name: object) -> None:
+    """Raise InputError unless this is the name of a normalization."""
+    if not isinstance(name, str) or name not in NORMALIZATIONS:
+        raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {name!r}")
 
 
-def normalize_rows(relevance: np.ndarray, how: str, *, threads: int | None = None) -> int:
+def normalize_rows(relevance: np.ndarray, normalization: str, *, threads: int | None = None) -> int:
     """Divide every row by max|R|, ΣR, max R or Σ|R|, in place; masked features (NaN) do not count.
 
     Parameters
     ----------
     relevance : array, shape (rows, features), float32 or float64
         C-contiguous. Sums are float64; results do not depend on the threads.
-    how : {"maxabs", "sum", "max", "l1"}
+    normalization : {"maxabs", "sum", "max", "l1"}
     threads : int, optional
 
     Returns
     -------
     int
-        Rows left as they are, because what they would be divided by is zero, or so
-        near that the result overflows; under "max" also where no relevance is positive.
+        The number of unchanged rows, whose divisor is zero, or so near to zero that
+        the result overflows; under "max" also rows without positive relevance.
 
     Raises
     ------
     InputError
-        For any other ``how``.
+        For any other ``normalization``.
     """
-    check_normalization(how)
+    check_normalization(normalization)
     if relevance.size == 0:
         return len(relevance)
     with ThreadedRange(len(relevance), 1, relevance.size, threads) as shares:
-        return shares.run([partial(_moments.divide, relevance, _moments.NORMALIZERS[how])])
+        return shares.run([partial(_moments.divide, relevance, _moments.NORMALIZERS[normalization])])

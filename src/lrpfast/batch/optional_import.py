@@ -10,12 +10,12 @@ from typing import Any
 
 from ..errors import MissingPackageError
 
-#: Which extra of lrpfast brings what.
+#: lrpfast's extra that installs each package.
 _EXTRA = {"netCDF4": "netcdf", "xarray": "netcdf", "dask": "dask", "distributed": "dask", "zarr": "dask"}
 
 
 def import_optional(package: str, purpose: str) -> ModuleType:
-    """The package; MissingPackageError that says for what it is needed and how to get it."""
+    """The package; MissingPackageError, which says what needs it and how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError:

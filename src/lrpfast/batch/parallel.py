@@ -1,4 +1,4 @@
-"""Work on an array shared out among threads, for loops that give Python's lock free."""
+"""Work on an array, divided among threads, for loops that release the GIL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..engine.threads import check_threads, get_num_threads
 
-#: Less than so many values are not worth a thread.
+#: The least number of values for which another thread pays.
 LEAST = 1 << 16
 
 
@@ -17,13 +17,13 @@ class ThreadedRange:
     Parameters
     ----------
     length : int
-        The axis's.
+        The length of the axis.
     unit : int
-        Ranges begin at multiples of it.
+        Ranges begin at multiples of this number.
     values : int
-        How many values a step touches in all: few need no second thread.
+        The number of values that a step touches; a small number needs only one thread.
     threads : int or None
-        At most so many; None as in `lrpfast.get_num_threads`.
+        The largest number of threads; None means `lrpfast.get_num_threads`.
     """
 
     def __init__(self, length: int, unit: int, values: int, threads: int | None) -> None:
@@ -46,7 +46,7 @@ class ThreadedRange:
             self._pool.shutdown()
 
     def run(self, steps: Sequence[Callable[[int, int], int | None]]) -> int:
-        """Take every range through the steps (functions of first and last); the sum of what they return."""
+        """Run the steps, functions of (first, last), on every range; returns the sum of their results."""
 
         def one(share: tuple[int, int]) -> int:
             return sum(step(*share) or 0 for step in steps)

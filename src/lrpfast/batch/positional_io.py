@@ -1,7 +1,6 @@
 """Reading and writing at an offset of an open file, for which Windows has no calls.
 
-There a file's own position moves: a source or a sink, each of which has opened its file for itself, is used by one
-thread at a time.
+On Windows, the file's own position moves, so only one thread at a time may use a source or a sink.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ import os
 import sys
 from io import FileIO
 
-#: At most so many bytes at once: no system takes 2³¹ or more.
+#: The largest number of bytes in one call: no system takes 2³¹ or more.
 MOST = 1 << 30
 
 
 def read_at(file: FileIO, into: memoryview, offset: int) -> int:
-    """Read bytes from an offset on; how many there were, perhaps fewer than fit."""
+    """Read bytes from an offset on; returns their number, which may be less than requested."""
     if sys.platform == "win32":
         file.seek(offset)
         return file.readinto(into[:MOST])
@@ -27,7 +26,7 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         if sys.platform == "win32":
             os.lseek(descriptor, offset, os.SEEK_SET)
-            written = os.write(descriptor, data[:MOST])
+            count = os.write(descriptor, data[:MOST])
         else:
-            written = os.pwrite(descriptor, data[:MOST], offset)
-        data, offset = data[written:], offset + written
+            count = os.pwrite(descriptor, data[:MOST], offset)
+        data, offset = data[count:], offset + count

@@ -1,4 +1,4 @@
-"""What a run finds where it is to write: files of others, an unfinished run, and whether what that wrote is whole."""
+"""Checks of existing outputs before a run writes: other files, an unfinished run, and whether its rows are intact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Sum = tuple[int, int, int]
 
 
 def check_free(path: str, sink: Sink | None, overwrite: bool) -> None:
-    """InputError unless what lies at an output's place may be replaced: never more than what is named."""
+    """Raise InputError unless the existing file may be replaced; it must contain nothing but what the run writes."""
     if sink is not None and path == sink.path:
         check_replaced(path, () if sink.array is None else (sink.array,), f"{sink.array!r} and its coordinates")
     else:
@@ -32,15 +32,15 @@ def check_free(path: str, sink: Sink | None, overwrite: bool) -> None:
 
 
 def remove_earlier(path: str, resume: bool, why: str | None) -> None:
-    """A run begins anew: what is noted of an unfinished one beside its output goes, unless that has to be asked for.
+    """Remove the journal of an unfinished run before a new one begins; InputError if the caller must decide.
 
     Parameters
     ----------
     path : str
     resume : bool
-        Whether the run would go on with an unfinished one.
+        Whether the caller wants to resume unfinished runs.
     why : str or None
-        Why it cannot.
+        Why this run cannot resume it.
     """
     earlier = Journal(path, {})
     if os.path.exists(earlier.path):
@@ -52,12 +52,12 @@ def remove_earlier(path: str, resume: bool, why: str | None) -> None:
 
 
 def damaged(sink: Sink, frame: int, sums: Iterable[Sum]) -> list[Sum]:
-    """The rows that are no longer as an earlier run wrote them, of which a warning tells.
+    """The rows that have changed since an earlier run wrote them, with a warning.
 
     Raises
     ------
     InputError
-        Where more is damaged than rows.
+        When more than rows is damaged.
     """
     if sink.frame() != frame:
         raise InputError(f"{sink.partial}: was changed since an unfinished run wrote it; {ANEW}")
@@ -70,12 +70,12 @@ def damaged(sink: Sink, frame: int, sums: Iterable[Sum]) -> list[Sum]:
 
 
 def write_again(sink: Sink, job: Job, data: Source, sums: Iterable[Sum]) -> None:
-    """Explain rows that an earlier run has counted, and write them once more.
+    """Explain rows of an earlier run again, and write them.
 
     Raises
     ------
     InputError
-        Where they come out as others: an input may be another, whatever its time of change says.
+        When the results differ: the input may have changed, even if its modification time has not.
     """
     for first, stop, value in sorted(set(sums)):
         explained = job.explain(first, data.read(first, stop))

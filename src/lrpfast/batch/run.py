@@ -1,4 +1,4 @@
-"""One run of `stream`: from where an earlier one stopped to the end, with a journal of what is done."""
+"""One run of `stream`, from the beginning or from where an earlier run stopped, with its journal."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .sources import Source
 from .statistics import Statistics
 from .statistics_io import check_statistics, save_statistics
 
-#: Time between two notes of what is done: what a kill costs at most.
+#: Seconds between two records in the journal: the most that a kill costs.
 SECONDS_BETWEEN_NOTES = 5.0
-#: … and how many times longer than a note takes it is at least.
+#: … and the least multiple of the time that writing a record takes.
 TIMES_A_NOTE = 20
-#: The setting of a run that tells how many samples are read, explained and written at once.
+#: The journal's name for the number of samples that are read, explained and written together.
 CHUNK = "samples in a chunk"
 
 
@@ -41,9 +41,9 @@ class RunStatistics:
     path : str or None
     quantiles : tuple of float
     new : callable
-        Returns statistics of no maps.
+        Creates empty statistics.
     total : Statistics or None
-        Of the samples that are done; None where no statistics are wanted.
+        Of the finished samples; None if no statistics are wanted.
     """
 
     def __init__(self, job: Job, settings: StreamSettings) -> None:
@@ -59,7 +59,7 @@ class RunStatistics:
 
 
 class Run:
-    """One run: from where an earlier one stopped to the end.
+    """One run, from the beginning or from where an earlier run stopped.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Run:
         most = 0 if statistics.total is None else statistics.total._state_bytes(job.samples or 0)
         resumable = paths and self._not_resumable is None
         self._journal = Journal(paths[0], self._journal_settings(), most) if resumable else None
-        self._noted = time.monotonic()
+        self._last_note = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
@@ -99,17 +99,17 @@ class Run:
 
     @property
     def count(self) -> int:
-        """Samples done."""
+        """The number of finished samples."""
         return sum(stop - first for first, stop in self.done)
 
     def missing(self) -> list[tuple[int, int]]:
-        """The ranges of samples that are not done."""
+        """The ranges of samples that are not finished."""
         assert self.job.samples is not None
         ends = [0, *(end for part in self.done for end in part), self.job.samples]
         return [(first, stop) for first, stop in zip(ends[::2], ends[1::2], strict=True) if stop > first]
 
     def _why_not_resumable(self) -> str | None:
-        """Why no other run can go on where this one stops; None where one can."""
+        """Why no later run can resume this one; None if one can."""
         if self.sink is not None and not self.sink.resumable:
             return "rows that are given to a function are gone"
         if self.data.fingerprint is None:
@@ -121,7 +121,7 @@ class Run:
         return None
 
     def _journal_settings(self) -> dict[str, Any]:
-        """What must be the same for a run to go on where another stopped."""
+        """The settings that a run must share with an interrupted run to resume it."""
         settings: dict[str, Any] = {
             **self.record,
             EXACT: self.job.digest,
@@ -138,7 +138,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked_outputs(self) -> Iterator[None]:
-        """The outputs locked, the state of an earlier run restored, and the sink open."""
+        """Lock the outputs, restore the state of an earlier run, and open the sink."""
         with contextlib.ExitStack() as stack:
             for path in self._paths:
                 stack.enter_context(locked(path))
@@ -151,7 +151,7 @@ class Run:
 
     def _begin(self) -> None:
         journal, sink = self._journal, self.sink
-        # a chunk that is chosen here may stay what it was, with other threads too
+        # an automatic chunk size may stay as it was, even on another number of threads
         resuming = (
             journal is not None
             and self._settings.resume
@@ -163,14 +163,14 @@ class Run:
             self.counts = {**self.counts, **journal.counters}
             self._sums = journal.sums
             self.statistics.restart(journal.state)
-        # an earlier run may have been killed in its last moment, with its outputs in their places
-        whole = resuming and not self.missing()
+        # an earlier run may have been killed at its very end, after its outputs got their names
+        complete = resuming and not self.missing()
         finished = (
-            whole and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
+            complete and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
         )
         for path in self._paths:
-            ours = whole and (sink is None or finished or path != sink.path)
-            if os.path.lexists(path) and not ours:
+            is_own = complete and (sink is None or finished or path != sink.path)
+            if os.path.lexists(path) and not is_own:
                 check_free(path, sink, self._settings.overwrite)
         if not resuming and self._paths:
             remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
@@ -199,7 +199,7 @@ class Run:
             raise
 
     def _check_finished(self, sink: Sink, journal: Journal) -> None:
-        """InputError unless the output that has its name is what the unfinished run wrote."""
+        """Raise InputError unless the output with the final name is what the unfinished run wrote."""
         sink.take_finished()
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
@@ -212,7 +212,7 @@ class Run:
             raise InputError(f"{sink.path}: was put there, or changed, after an unfinished run wrote it; {ANEW}")
 
     def complete(self, progress: Callable[[int], object], client: Any = None) -> None:
-        """Explain what is left, and finish; an error of a disk says whether the run can go on."""
+        """Explain the remaining samples, and finish; a disk's error says whether the run can be resumed."""
         try:
             self._explain(progress, client)
             self._finish()
@@ -224,7 +224,7 @@ class Run:
     def _explain(self, progress: Callable[[int], object], client: Any) -> None:
         try:
             if self.sink is not None and self._sums:
-                # what was noted first and last is a sample of whether this run computes the same; workers may be others
+                # the first and last recorded chunks show whether this run computes the same; workers may differ
                 ends = [] if client is not None else [self._sums[0], self._sums[-1]]
                 write_again(self.sink, self.job, self.data, [*self._damaged, *ends])
             if client is None:
@@ -233,7 +233,7 @@ class Run:
                 self._explain_on(client, progress)
             self.data.unchanged()
         except BaseException as error:
-            # a wrong value stays wrong: only another input can do better, and that is another run
+            # a wrong value stays wrong: it needs another input, and that is another run
             if self._journal is None or not self.done or isinstance(error, SampleError):
                 self._give_up()
             else:
@@ -244,7 +244,7 @@ class Run:
     def _finish(self) -> None:
         self._note()
         if self._journal is not None:
-            self._journal.give_room()  # all is noted: the statistics may need it
+            self._journal.give_room()  # everything is recorded: the statistics may need the space
         if self.statistics.path is not None and self.statistics.total is not None:
             maps = self.statistics.total, self.statistics.quantiles, self.data.labels, self.grid
             save_statistics(self.statistics.path, *maps, self.record)
@@ -260,7 +260,7 @@ class Run:
             self._journal.remove()
 
     def _chunks(self, progress: Callable[[int], object]) -> None:
-        """Read the next chunk and write the last one while this one is computed."""
+        """Explain chunks; read the next one and write the previous one at the same time."""
         buffers = [np.empty((0,)), np.empty((0,))]
         inputs = [np.empty((self.rows, *self.data.shape[1:]), self.data.dtype) for _ in range(2)]
         first = self.done[0][1] if self.done else 0
@@ -275,14 +275,14 @@ class Run:
                 buffers.reverse()
                 if len(buffers[0]) < len(x):
                     buffers[0] = np.empty((len(x), *self.job.map_shape), self.job.dtype)
-                explained = self.job.explain(first, x, buffers[0][: len(x)])
-                writing.append(writer.submit(self._write, first, explained, progress))
+                result = self.job.explain(first, x, buffers[0][: len(x)])
+                writing.append(writer.submit(self._write, first, result, progress))
                 first += len(x)
             for future in writing:
                 future.result()
 
     def _read(self, first: int, out: np.ndarray) -> np.ndarray:
-        """The chunk that begins with this sample, in ``out``; empty at the end."""
+        """The chunk that begins with sample ``first``, in ``out``; empty at the end."""
         samples = self.job.samples
         stop = first + self.rows if samples is None else min(samples, first + self.rows)
         if first >= stop:
@@ -292,7 +292,7 @@ class Run:
         return x
 
     def _explain_on(self, client: Any, progress: Callable[[int], object]) -> None:
-        """Let the workers of a cluster explain what is left."""
+        """Let the workers of a cluster explain the remaining samples."""
         new_statistics = None if self.statistics.total is None else self.statistics.new
         task = Task(
             self.job,
@@ -310,25 +310,25 @@ class Run:
 
         explain_on(client, task, self.missing(), count)
 
-    def _write(self, first: int, explained: Explained, progress: Callable[[int], object]) -> None:
+    def _write(self, first: int, result: Explained, progress: Callable[[int], object]) -> None:
         """Write a chunk and count it."""
         if first != (self.done[0][1] if self.done else 0):
-            return  # the chunk before it could not be written
-        stop = first + len(explained.relevance)
-        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, explained.relevance))]
+            return  # the previous chunk could not be written
+        stop = first + len(result.relevance)
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance))]
         if self.statistics.total is not None:
-            self.statistics.total.update(first, explained.relevance, explained.group)
+            self.statistics.total.update(first, result.relevance, result.group)
         self.data.done(stop)
-        self._count(first, stop, explained.counts, sums, progress)
+        self._count(first, stop, result.counts, sums, progress)
 
     def _count(
         self, first: int, stop: int, counts: dict[str, int], sums: list[Sum], progress: Callable[[int], object]
     ) -> None:
-        """Count samples that are written with these checksums, and note what is done every few seconds."""
+        """Count written samples with their checksums, and record the progress every few seconds."""
         self._sums.extend(sums)
         self.counts = {key: number + counts[key] for key, number in self.counts.items()}
         self.done = joined([*self.done, [first, stop]])
-        if time.monotonic() - self._noted > self._pause:
+        if time.monotonic() - self._last_note > self._pause:
             self._note()
         progress(stop - first)
 
@@ -340,5 +340,5 @@ class Run:
             self.sink.flush()
         state = {} if self.statistics.total is None else self.statistics.total.state()
         self._journal.note(self.done, self.counts, state, self._sums)
-        self._noted = time.monotonic()
-        self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._noted - begin))
+        self._last_note = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * (self._last_note - begin))

@@ -1,4 +1,4 @@
-"""What the caller of `Analyzer.stream` decides, checked once."""
+"""The settings of `Analyzer.stream`, validated once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StreamSettings:
     Raises
     ------
     InputError
-        For an option that has no meaning, whatever the data are.
+        For an option that is invalid for any data.
     """
 
     target: Any = None
@@ -51,5 +51,5 @@ class StreamSettings:
 
     @property
     def statistics_path(self) -> str | None:
-        """The file of the statistics; None where they are not written."""
+        """The file of the statistics; None if they are not written."""
         return None if isinstance(self.statistics, bool) else os.fspath(self.statistics)

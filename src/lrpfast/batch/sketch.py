@@ -27,18 +27,18 @@ _TINY = np.finfo(np.float64).tiny
 
 
 class Sketch:
-    """Counts of values by size, for every group and feature.
+    """Counts of values in buckets of size, for every group and feature.
 
     Parameters
     ----------
     groups, features : int
     memory : int
-        Bytes it may take.
+        The largest number of bytes.
 
     Raises
     ------
     InputError
-        When it would take more.
+        When the counts would take more.
     """
 
     def __init__(self, groups: int, features: int, memory: int) -> None:
@@ -59,7 +59,7 @@ class Sketch:
         return sketch
 
     def steps(self, x: np.ndarray, members: dict[int, np.ndarray]) -> list[Callable[[int, int], None]]:
-        """What counts the rows ``members`` of x, by group."""
+        """The steps that count rows of x, given by group in ``members``."""
         return [partial(_moments.tally, x, rows, self.counts[g], self.octaves[g]) for g, rows in members.items()]
 
     def merge(self, other: Sketch) -> None:
@@ -73,7 +73,7 @@ class Sketch:
         self.octaves = octaves
 
     def quantile(self, group: int, q: np.ndarray) -> np.ndarray:
-        """Quantiles of one group by the nearest lower rank, shape (len(q), features); NaN where there are no values."""
+        """Quantiles of one group by the nearest lower rank, shape (len(q), features); NaN without values."""
         total = self.counts[group].sum(1, dtype=np.int64)
         result, bucket = np.empty((len(q), len(total))), np.empty(len(total), np.int64)
         for i, share in enumerate(q):
@@ -83,7 +83,7 @@ class Sketch:
         return result
 
     def _middle(self, group: int, bucket: np.ndarray) -> np.ndarray:
-        """The value that a bucket stands for."""
+        """The value that represents a bucket."""
         below = _SIDE - np.abs(bucket - _SIDE)  # buckets from the largest |R|
         key = (self.octaves[group].astype(np.int64) + 1) * _moments.BUCKETS_PER_OCTAVE - 1 - below
         key = np.where((bucket == _SIDE) | (self.octaves[group] == _moments.NO_OCTAVE), 0, key)

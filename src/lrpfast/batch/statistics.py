@@ -1,4 +1,4 @@
-"""Mean, spread, signs and quantiles of relevance maps, sample by sample as they come."""
+"""Mean, spread, signs and quantiles of relevance maps, updated sample by sample."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .sketch import Sketch
 
 
 class Statistics:
-    """Statistics of maps by group, bitwise the same however the samples were split or shared out.
+    """Statistics of maps by group, bit for bit the same for any division of the samples among chunks and processes.
 
     For each group and feature, over the n valid (not NaN) values R of its samples: the mean ΣR/n, the standard
     deviation √(Σ(R − mean)²/n), the smallest and the largest value, the shares of values above and below zero, and on
-    request quantiles. Sums are float64, over blocks of 256 samples that merge in a fixed tree (`batch.blocks`).
+    request quantiles. Sums are float64, over blocks of 256 samples that are merged in a fixed tree.
 
     Parameters
     ----------
     shape : tuple of int
-        One sample's map.
+        The shape of one sample's map.
     groups : int or sequence of labels
-        How many groups there are, or their names: all text, or all whole numbers.
+        The number of groups, or their names: all texts, or all integers.
     quantiles : bool
-        Keep what `quantile` needs.
+        Keep the counts that `quantile` needs.
     quantile_memory : int
-        Bytes that may take.
+        The largest number of bytes for these counts.
 
     Raises
     ------
@@ -42,8 +42,8 @@ class Statistics:
 
     Notes
     -----
-    One process may count samples 0 to 511, another 512 to 1023; `merge` joins what they have. A range of samples
-    begins at a multiple of 256 or goes on where another ended. Results need all samples from 0 on.
+    One process may count samples 0 to 511, another 512 to 1023; `merge` joins their statistics. A range of samples
+    must begin at a multiple of 256 or where another range ended. Results need all samples from 0 on.
 
     Examples
     --------
@@ -81,18 +81,18 @@ class Statistics:
         Parameters
         ----------
         first : int
-            The first one's index among all samples.
+            The index of the first of these samples in the data set.
         relevance : array, shape (samples, *shape), float32 or float64
         group : int array, shape (samples,), optional
-            Each sample's place in ``groups``, -1 for none; needed where there are several groups.
+            The index in ``groups`` for each sample, -1 for none; required if there are several groups.
         threads : int, optional
-            At most so many share the features.
+            The largest number of threads, which share the features.
 
         Raises
         ------
         InputError
-            For samples that came before or out of turn, a wrong group, or an infinite value. After an infinite value
-            the object is of no more use.
+            For samples that were counted before or come out of order, a wrong group, or an infinite value. After an
+            infinite value the object cannot be used any more.
         ShapeError
             For maps of another shape.
 
@@ -126,7 +126,7 @@ class Statistics:
                 shares.run(self._blocks.close_full(block))
 
     def merge(self, other: Statistics) -> None:
-        """Add what another has counted, of other blocks of the same data.
+        """Add another's counts, of other blocks of the same data.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class Statistics:
         if self._sketch is not None and other._sketch is not None:
             self._sketch.merge(other._sketch)
 
-    # What has been counted
+    # Results
 
     @property
     def count(self) -> np.ndarray:
@@ -172,7 +172,7 @@ class Statistics:
 
     @property
     def mean(self) -> np.ndarray:
-        """ΣR/n, shape (groups, *shape); like all that follow, float64, and NaN where there is no valid value."""
+        """ΣR/n, shape (groups, *shape), float64; NaN where no value is valid, as in all results below."""
         moments = self._result()
         return self._where_valid(moments[:, 0] + moments[:, 3])
 
@@ -211,7 +211,7 @@ class Statistics:
         Parameters
         ----------
         q : float or sequence of float
-            Between 0 and 1; a single one is taken as a sequence of one.
+            Between 0 and 1; a single number counts as a sequence of one.
 
         Returns
         -------
@@ -240,20 +240,20 @@ class Statistics:
         return np.stack(each, 1).reshape(len(shares), len(self.groups), *self.shape)
 
     def to_dict(self, dims: Sequence[str] | None = None, q: float | Sequence[float] = ()) -> dict[str, tuple[Any, ...]]:
-        """Every result by name with the names of its axes, as ``xarray.Dataset`` takes them.
+        """All results by name, with the names of their axes, in the form that ``xarray.Dataset`` accepts.
 
         Parameters
         ----------
         dims : sequence of str, optional
-            Names of a map's axes; "feature_0", "feature_1", … unless given.
+            Names of a map's axes; by default "feature_0", "feature_1", …
         q : float or sequence of float
             Quantiles to add.
 
         Returns
         -------
         dict of str to (tuple of str, array)
-            The coordinate "group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", and,
-            where ``q`` says so, the coordinate "q" and "quantile".
+            The coordinate "group", "count", "valid", "mean", "std", "minimum", "maximum", "positive" and "negative";
+            with ``q`` also the coordinate "q" and "quantile".
 
         Examples
         --------
@@ -284,7 +284,7 @@ class Statistics:
     # Checkpoints
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything as plain arrays, a partial block included: for checkpoints, and to send between processes.
+        """The state as plain arrays, including a partial block: for checkpoints, and to send between processes.
 
         Examples
         --------
@@ -308,7 +308,7 @@ class Statistics:
         return state
 
     def _state_bytes(self, samples: int) -> int:
-        """About how much `state` takes when so many samples have come one after the other, at most."""
+        """An upper estimate of the bytes of `state` after this number of consecutive samples."""
         # the tree's nodes, a partial block, and as much for signs and extremes
         parts = (-(-samples // SIZE)).bit_length() + 2
         size = parts * 4 * len(self.groups) * self._blocks.features * np.dtype(np.float64).itemsize
@@ -318,7 +318,7 @@ class Statistics:
 
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray]) -> Statistics:
-        """The object that gave this `state`, bit for bit.
+        """The object with this `state`, bit for bit.
 
         Examples
         --------
@@ -372,11 +372,11 @@ class Statistics:
         if len(where) == 0:
             raise InputError("an infinite value was counted before: these statistics are of no use")
         sample, feature = where[0].tolist()
-        at = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
-        raise SampleError("{where} is infinite", first + sample, at)
+        index = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
+        raise SampleError("{where} is infinite", first + sample, index)
 
     def _result(self) -> np.ndarray:
-        """The moments of `blocks`, shape (groups, 4, features)."""
+        """The moments of all blocks, shape (groups, 4, features)."""
         if self._moments is None:
             moments = np.zeros((len(self.groups), 4, self._blocks.features))
             for group, part in self._blocks.moments().items():
@@ -396,14 +396,14 @@ class Statistics:
         return values.reshape(len(self.groups), *self.shape)
 
 
-def check_quantiles(name: str, given: float | Sequence[float]) -> np.ndarray:
+def check_quantiles(name: str, value: float | Sequence[float]) -> np.ndarray:
     """Numbers between 0 and 1 as a one-dimensional array; InputError for anything else."""
     try:
-        shares = np.atleast_1d(np.asarray(given))
+        shares = np.atleast_1d(np.asarray(value))
     except ValueError:  # rows of different lengths
         shares = np.array([None])
     if shares.ndim != 1 or shares.dtype.kind not in "fiu" or not ((shares >= 0) & (shares <= 1)).all():
-        raise InputError(f"{name} must be numbers between 0 and 1, not {given!r}")
+        raise InputError(f"{name} must be numbers between 0 and 1, not {value!r}")
     return shares.astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Statistics of maps as a file that describes itself."""
+"""Writes statistics of maps to a self-describing file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .masks import on_grid, scatter
 from .metadata import ArrayMetadata, Coord, for_relevance
 from .statistics import Statistics
 
-#: The arrays of a file of statistics; those of quantiles are not in every one.
+#: The arrays of a file of statistics; those of quantiles are optional.
 RESULTS = ("group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", "q", "quantile")
 
 
 def check_statistics(path: str, shape: tuple[int, ...], labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
-    """InputError or OSError, before any work, unless statistics of maps of this shape can be written there."""
+    """Raise InputError or OSError, before any work, unless statistics of maps of this shape can be written there."""
     if os.path.splitext(path.rstrip(SLASHES))[1].lower() not in KINDS:
         raise InputError(f"{path}: statistics are written to {', '.join(KINDS)}")
     if not path.rstrip(SLASHES).endswith(".zarr"):
@@ -36,24 +36,24 @@ def save_statistics(
     grid: np.ndarray | None,
     record: dict[str, str],
 ) -> None:
-    """Write every result of ``made`` with the input's coordinates, on the grid where the features come from one."""
+    """Write all results with the input's coordinates, on the grid if the features come from one."""
     dims, coords = _of_maps(statistics.shape, labels, grid)
     arrays = statistics.to_dict(dims[: len(statistics.shape)], quantiles)
-    on, values = arrays.pop("group")
-    coords["group"] = Coord(on, values, {"long_name": "group of samples"})
+    array_dims, values = arrays.pop("group")
+    coords["group"] = Coord(array_dims, values, {"long_name": "group of samples"})
     if quantiles:
-        on, values = arrays.pop("q")
-        coords["q"] = Coord(on, values, {"long_name": "quantile"})
+        array_dims, values = arrays.pop("q")
+        coords["q"] = Coord(array_dims, values, {"long_name": "quantile"})
     if grid is not None:
-        last = dims[len(statistics.shape) - 1]  # the features, in their place
+        last = dims[len(statistics.shape) - 1]  # the features' axis
         arrays = {
             key: (
-                (*on[:-1], *dims[len(statistics.shape) - 1 :]),
+                (*array_dims[:-1], *dims[len(statistics.shape) - 1 :]),
                 scatter(values, grid, np.nan if values.dtype.kind == "f" else 0),
             )
-            if on[-1] == last
-            else (on, values)
-            for key, (on, values) in arrays.items()
+            if array_dims[-1] == last
+            else (array_dims, values)
+            for key, (array_dims, values) in arrays.items()
         }
     write_maps(path, arrays, coords, record)
 

@@ -1,4 +1,4 @@
-"""Explains a data set of any length a chunk at a time: reading, computing and writing overlap, and nothing is lost."""
+"""Explains a data set of any length chunk by chunk; reading, computing and writing overlap, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..engine.growth import texts as growth_texts
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
-from .bounds import told_outside
+from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
 from .job import Job
 from .masks import Gridded, Masked, on_grid, open_mask_for
@@ -31,41 +31,41 @@ from .sinks import open_sink
 from .sources import Source, open_source, split
 from .statistics import Statistics
 
-#: What `Streamed` counts of relevance that grew or vanished.
+#: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
 
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """What `stream` did.
+    """The outcome of `stream`.
 
     Attributes
     ----------
     samples, explanations : int
-        Explanations are samples times targets.
+        The number of explanations is that of samples times targets.
     shape : tuple of int
-        Of all relevances, as they are written: with a mask, on its grid.
+        The shape of all relevances as written: with a mask, on its grid.
     dtype : dtype
     seconds : float
-        Of this run.
+        The duration of this run.
     resumed : int
-        Samples that an earlier, unfinished run had done.
+        Samples that an earlier, interrupted run had finished.
     not_normalized : int
-        Explanations that normalizing leaves as they are, since their divisor is zero.
+        Explanations that normalization leaves unchanged because their divisor is zero.
     out_of_bounds : int
         Input values outside the bounds of a z-box on the input.
     amplified, vanished, zero_maps : int
-        Explanations whose relevance grew more than 1,000-fold between the output and the input, of which less than a
-        thousandth reaches the input, and that are zero everywhere: what is written of them means little.
+        Explanations that mean little: their relevance grew more than 1,000-fold between the output and the input, less
+        than a thousandth of the output reached the input, or they are zero everywhere.
     input_values : int
-        Input values that were explained: samples times features.
+        The number of input values: samples times features.
     warnings : tuple of str
-        The texts of the warnings that the run gave.
+        The texts of the run's warnings.
     statistics : Statistics or None
     record : dict
-        How the relevances were made, as the files' attributes say it.
+        The provenance of the relevances, as in the files' attributes.
     written : bool
-        Whether the relevances went anywhere, and not into statistics alone.
+        Whether relevances were written, not only statistics.
 
     Examples
     --------
@@ -101,7 +101,7 @@ class Streamed:
             facts.append("statistics")
         return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(facts)}>"
 
-    # The names of earlier versions
+    # Names of earlier versions
 
     @property
     def left(self) -> int:
@@ -134,14 +134,14 @@ class Streamed:
 
 
 def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings) -> Streamed:
-    """`Analyzer.stream`, whose arguments are validated in ``settings``."""
+    """`Analyzer.stream`, with its validated ``settings``."""
     begin = time.perf_counter()
     on_cluster = settings.cluster is not None
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
         data = _open_source(source, sink)
-        if data is not source:  # who opened it closes it
+        if data is not source:  # the caller closes its own source
             stack.enter_context(data)
         grid = None
         if settings.mask is not None:
@@ -174,13 +174,13 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
 
 
 def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
-    """The outcome of a run, with a warning of each thing that makes relevance mean little."""
+    """The outcome of a run; warns of everything that makes relevance mean little."""
     job, rectify = run.job, run.job.core.settings.rectify
     values, explanations = run.count * math.prod(job.feature_shape), run.count * job.targets
     growth, out_of_bounds = job.growth(run.counts), run.counts["out_of_bounds"]
     texts = growth_texts(growth, explanations, rectify)
     if out_of_bounds:
-        texts.insert(0, told_outside(out_of_bounds, values))
+        texts.insert(0, out_of_bounds_message(out_of_bounds, values))
         warnings.warn(texts[0], BoundsWarning, stacklevel=callers_level())
     warn(growth, explanations, rectify)
     return Streamed(
@@ -204,7 +204,7 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
 
 
 def _open_source(source: Any, sink: Any) -> Source:
-    """The source; where it is missing and the sink exists, they may be swapped."""
+    """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
         return open_source(source)
     except InputNotFoundError as error:
@@ -213,7 +213,7 @@ def _open_source(source: Any, sink: Any) -> Source:
 
 
 def _rows(batch_size: int | str, job: Job, data: Source, threads: int) -> int:
-    """Samples of a chunk: ``batch_size``, or as memory and the storage of the data suggest."""
+    """The number of samples in a chunk: ``batch_size``, or a number that suits memory and the data's storage."""
     if batch_size != "auto":
         return int(batch_size)
     rows = job.rows(threads)

@@ -1,4 +1,4 @@
-"""The command ``lrpfast``: explain files, look into models, list the rules."""
+"""The command ``lrpfast``: explain files, inspect models, list the rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     _ready_streams()
     try:
-        from .arguments import make_parser, with_negatives  # a moment, in which Ctrl-C may come
+        from .arguments import make_parser, with_negatives  # takes a moment, during which Ctrl-C may come
 
         arguments = make_parser().parse_args(with_negatives(sys.argv[1:] if argv is None else argv))
         arguments.run(arguments)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # `lrpfast rules | head`: what is left to flush at exit has nowhere to go
+    except BrokenPipeError:  # `lrpfast rules | head`: the rest of the output cannot be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (UsageError, LrpfastError) as error:
@@ -37,14 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     except MemoryError:
         message = "out of memory"
-    print(f"lrpfast: error: {' '.join(message.split())}", file=sys.stderr)
+    lines = [" ".join(line.split()) for line in message.splitlines()]  # a list of obstacles has several
+    print("lrpfast: error: " + "\n".join(lines), file=sys.stderr)
     return 2
 
 
 def _ready_streams() -> None:
-    """Let what is printed go somewhere, whatever standard output and error are."""
+    """Make printing safe, even if standard output or error is closed or cannot encode a character."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:  # closed (2>&-): else the next file opened has its number, and gets its words
+        if getattr(sys, name) is None:  # closed (2>&-): the next file that is opened would receive the messages
             with contextlib.suppress(OSError):
                 os.fstat(number)
                 continue
@@ -61,13 +62,13 @@ def _ready_streams() -> None:
 
 
 def _as_options(message: str) -> str:
-    """A message in the words of the command line, where it speaks of Python's keywords."""
+    """An error message with command-line options in place of Python's keywords."""
     for python, option in _OPTIONS.items():
         message = message.replace(python, option)
     return message
 
 
-#: Python's keywords as error messages have them, and the options that stand for them.
+#: Python's keywords in error messages, and the corresponding options.
 _OPTIONS = {
     "shape=(height, width)": "--plot-shape HEIGHT,WIDTH",
     "channels_first=True or channels_first=False": "--plot-channels first or --plot-channels last",

@@ -13,7 +13,7 @@ from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
 from ..plot.scale import SCALES
-from . import demo, explain, info, inspect, rules, values
+from . import demo, evaluate, explain, info, inspect, rules, values
 from .usage import UsageError
 
 ABOUT = """\
@@ -22,6 +22,7 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
   lrpfast demo                                         see it work on a model that is included
   lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
+  lrpfast evaluate model.h5 x.npy --rule epsilon,gamma how good explanations are, side by side
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
@@ -53,6 +54,16 @@ examples:
   lrpfast inspect model.h5
   lrpfast inspect model.h5 --rule lrp.alpha_2_beta_1 --input-layer-rule Bounded"""
 
+EVALUATE_TEXT = """\
+examples:
+  lrpfast evaluate model.h5 x.npy --rule epsilon,epsilon_plus,gamma --plot curves.png
+  lrpfast evaluate cnn.keras images.npy --rule epsilon_gamma_box --region 8,8 --baseline mean
+
+Features are replaced by the baseline, the most relevant first, then the least relevant first, then in random order. The
+table has the areas under the explained output: good relevance has a small one for "most", a large one for "least", with
+"random" between. gini: sparsity, from 0 to 1. entropy: in nats. sensitivity: the largest relative change of relevance
+when inputs change by at most the radius."""
+
 DEMO_TEXT = """\
 The model and its 10,000 inputs are those of a published notebook, which explained them with iNNvestigate
 on a GPU. The table sets the figures that the notebook printed beside lrpfast's under three precisions."""
@@ -62,25 +73,25 @@ _NEGATIVE = re.compile(r"-\.?\d")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but that it raises what is wrong in place of printing it and ending the process."""
+    """An argparse parser that raises errors, where argparse prints them and ends the process."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def with_negatives(arguments: Sequence[str]) -> list[str]:
-    """``--low -1,1`` as ``--low=-1,1``, which argparse does not take for an option."""
-    joined: list[str] = []
+    """Write ``--low -1,1`` as ``--low=-1,1``: argparse would read ``-1,1`` as an option."""
+    result: list[str] = []
     for argument in arguments:
-        if _NEGATIVE.match(argument) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
-            joined[-1] += f"={argument}"
+        if _NEGATIVE.match(argument) and result and result[-1].startswith("--") and "=" not in result[-1]:
+            result[-1] += f"={argument}"
         else:
-            joined.append(argument)
-    return joined
+            result.append(argument)
+    return result
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; what it returns has the command's function as ``run``."""
+    """The parser of the whole command line; its result has the command's function as ``run``."""
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=100)
@@ -106,6 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_inspect(
         command("inspect", inspect.run, "a model's layers, the rule each one gets, the cost", INSPECT_EXAMPLES)
     )
+    _add_evaluate(command("evaluate", evaluate.run, "how good the explanations of several rules are", EVALUATE_TEXT))
     command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
     command("info", info.run, "version, instruction set, threads and devices")
     return parser
@@ -125,6 +137,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go",
     )
+    _add_input_shape(parser)
     _add_rule_options(parser)
     group = parser.add_argument_group("what is explained")
     group.add_argument(
@@ -191,10 +204,52 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    _add_input_shape(parser)
     _add_rule_options(parser)
     _add_start_options(parser)
     parser.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")
     _add_run_options(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    _add_rule_options(parser)
+    group = parser.add_argument_group("how it is evaluated")
+    group.add_argument(
+        "--target", metavar="TARGET", default="max", help="max, an output's index, or FILE.npy of indices"
+    )
+    group.add_argument("--samples", metavar="N", type=values.count, default=256, help="at most; default: %(default)s")
+    group.add_argument("--region", metavar="H,W", type=values.shape, help="flip patches of this size at once")
+    group.add_argument(
+        "--baseline",
+        metavar="VALUE",
+        type=values.number_or_mean,
+        default=0.0,
+        help="what flipped features become: a number, or mean, the sample's own; default: 0",
+    )
+    group.add_argument("--steps", metavar="N", type=values.count, help="points of the curves; default: 50")
+    group.add_argument("--seed", metavar="N", type=values.integer, default=0, help="of the random order")
+    group.add_argument("--logits", action="store_true", help="record the output before the final softmax")
+    group.add_argument(
+        "--radius", metavar="R", type=values.number, help="also measure sensitivity to noise of this size"
+    )
+    group.add_argument(
+        "--randomization", action="store_true", help="also compare with models whose weights are random, layer by layer"
+    )
+    group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
+    _add_run_options(parser)
+    parser.set_defaults(start=None, y_ref=None, mask_nan=False)
+
+
+def _add_input_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-shape",
+        metavar="[NAME=]N,…",
+        type=values.input_shape,
+        action="append",
+        help="one sample's shape, where the model leaves sizes open; NAME=N,… once for each of several inputs",
+    )
 
 
 def _add_rule_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``lrpfast explain … --balance``: where relevance went, layer by layer."""
+"""``lrpfast explain … --balance``: the balance of relevance, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..analyzer import Analyzer
 from ..batch import Source, open_mask
 from ..errors import InputError, RelevanceWarning
 
-#: Samples that the table is made of at most, from the first to the last at equal distances.
+#: The largest number of samples in the table, at equal distances from the first to the last.
 MOST_SAMPLES = 256
-#: … and about how many bytes of them at most.
+#: … and the approximate largest number of their bytes.
 MOST_BYTES = 64 << 20
 
 
 def balance_of(analyzer: Analyzer, inputs: Source, target: Any, mask: str | None) -> Callable[[], str]:
-    """What makes the text of ``--balance``; what is wrong with it is told here, before the work begins."""
+    """The function that returns the text of ``--balance``; its errors are raised here, before the work begins."""
     samples = inputs.shape[0]
     if samples is None:
         raise InputError("--balance needs inputs that can be read again")
@@ -30,13 +30,13 @@ def balance_of(analyzer: Analyzer, inputs: Source, target: Any, mask: str | None
 
     def text() -> str:
         positions = np.arange(count) * samples // count
-        x = np.concatenate([inputs.read(at, at + 1) for at in positions.tolist()])
+        x = np.concatenate([inputs.read(i, i + 1) for i in positions.tolist()])
         if mask is not None:
             x = x[:, open_mask(mask)]
-        chosen = target[positions] if isinstance(target, np.ndarray) else target
+        targets = target[positions] if isinstance(target, np.ndarray) else target
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RelevanceWarning)  # the run has said it of all samples
-            conservation = analyzer.explain(x, target=chosen).conservation
+            warnings.simplefilter("ignore", RelevanceWarning)  # the run has warned for all samples
+            conservation = analyzer.explain(x, target=targets).conservation
         of = "" if count == samples else f"{count:,} of {samples:,} samples, from the first to the last:\n"
         return f"{of}{conservation}"
 

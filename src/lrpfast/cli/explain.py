@@ -13,13 +13,12 @@ from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfin
 from ..batch.path_conflicts import check_no_overlap
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
-from ..readers import load
 from . import options
 from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
 
-#: Arguments of ``explain`` that may name a file to read.
+#: Arguments of ``explain`` that may name an input file.
 _READ = ("model", "inputs", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
 
 
@@ -39,12 +38,12 @@ def run(arguments: argparse.Namespace) -> None:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
-        model = load(arguments.model, memory=arguments.memory)
+        model = options.model_of(arguments, arguments.memory)
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
         with terminable(), _noting_interruption(*outputs), warnings.catch_warnings():
-            for kind in (BoundsWarning, RelevanceWarning):  # told below, each in one line
+            for kind in (BoundsWarning, RelevanceWarning):  # printed below, each in one line
                 warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
             done = analyzer.stream(
@@ -74,33 +73,33 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning in the command's words, without the place in the code that Python shows."""
+    """Print a warning in the words of the command line, without the line of code that Python shows."""
     print(f"lrpfast: warning: {message}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace, done: Streamed) -> None:
-    """What was done, in a few lines."""
+    """Print the outcome in a few lines."""
     if done.not_normalized:
         divisor = NORMALIZATIONS[arguments.normalize]
         print(f"{done.not_normalized:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
-    written = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
+    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
     if done.statistics is not None:
         counts = zip(done.statistics.groups, done.statistics.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
-        written.append(f"{arguments.statistics}, statistics of {each}")
+        outputs.append(f"{arguments.statistics}, statistics of {each}")
     if arguments.plot:
-        written.append(arguments.plot)
+        outputs.append(arguments.plot)
     print(
         f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
-        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(written)}{_doubtful(done)}"
+        f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(outputs)}{_doubtful(done)}"
     )
 
 
 def _doubtful(done: Streamed) -> str:
-    """How many of the explanations mean little, if any."""
+    """The text with the numbers of explanations that mean little; empty if there are none."""
     kinds = {"amplified": done.amplified, "nearly vanished": done.vanished, "zero everywhere": done.zero_maps}
     counts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
     return f"; of {done.explanations:,} explanations, {', '.join(counts)}" if counts else ""
@@ -108,7 +107,7 @@ def _doubtful(done: Streamed) -> str:
 
 @contextlib.contextmanager
 def _noting_interruption(*outputs: str | None) -> Iterator[None]:
-    """Say, when the run is stopped, that it can go on."""
+    """Say that the run can be resumed when it is interrupted."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

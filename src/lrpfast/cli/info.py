@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     import h5py
 
-    from ..kernels import backend, no_gpu  # the one command that asks the kernels about the machine
+    from ..kernels import backend, no_gpu  # the only command that imports the kernels, for the machine's properties
 
     default, cpu = backend("auto"), backend("cpu")
     print(f"lrpfast    {__version__}")

@@ -10,7 +10,6 @@ from ..engine.plan import describe
 from ..model.canonize import canonize
 from ..model.graph import Model
 from ..model.layers import Activation, BatchNorm, Identity
-from ..readers import load
 from ..rules import Pass
 from ..rules.composites import Assignment
 from . import options
@@ -18,16 +17,16 @@ from . import options
 
 def run(arguments: argparse.Namespace) -> None:
     """Print them."""
-    model = load(arguments.model)
+    model = options.model_of(arguments)
     analyzer = options.analyzer(model, arguments)
     print(model.summary())
     print(f"\nrules under {arguments.rule!r}")
     start = options.layer(arguments.start)
-    kept = range(len(model.nodes)) if start is None else model.needed(start)
+    indices = range(len(model.nodes)) if start is None else model.needed(start)
     bare = model.without_output_activation(analyzer.stripped)
     left_out = set() if start is not None else _functions(model) - _functions(bare)
     folded = _folded(model) if analyzer.composite.canonize else set()
-    for line in _assignment(model, analyzer.assignment, kept, left_out, folded):
+    for line in _assignment(model, analyzer.assignment, indices, left_out, folded):
         print(f"  {line}")
     if left_out:
         print("  the final softmax or sigmoid is left out: its input is explained")
@@ -38,11 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _assignment(
-    model: Model, assignment: Assignment, kept: Sequence[int], left_out: set[str], folded: set[str]
+    model: Model, assignment: Assignment, indices: Sequence[int], left_out: set[str], folded: set[str]
 ) -> list[str]:
-    """A table of the layers that are explained: the rule of each, and of its activation function where not pass."""
+    """A table of the layers that are explained, with their rules, and those of activation functions other than pass."""
     rows: list[tuple[str, ...]] = [("#", "layer", "type", "rule", "activation")]
-    for i in kept:
+    for i in indices:
         node = model.nodes[i]
         rule, function = (describe(rules.get(i, Pass())) for rules in (assignment.rules, assignment.activations))
         if node.name in folded:
@@ -58,11 +57,11 @@ def _assignment(
 
 
 def _folded(model: Model) -> set[str]:
-    """The names of the batch normalizations that become part of the layer beside them."""
+    """The names of the batch normalizations that are folded into a neighbouring layer."""
     pairs = zip(model.nodes, canonize(model).nodes, strict=True)
     return {node.name for node, now in pairs if isinstance(node.layer, BatchNorm) and isinstance(now.layer, Identity)}
 
 
 def _functions(model: Model) -> set[str]:
-    """The names of the layers that are an activation function or end in one."""
+    """The names of the layers that are an activation function or end with one."""
     return {n.name for n in model.nodes if isinstance(n.layer, Activation) or getattr(n.layer, "activation", None)}

@@ -1,4 +1,4 @@
-"""What the options of a rule stand for: analyzers, rules, targets."""
+"""Interprets the options of a rule: analyzers, rules, targets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..batch import data_bounds, open_array
 from ..errors import InputError, RuleError
 from ..innvestigate import create_analyzer
 from ..model.graph import Model
+from ..readers import load
 from ..rules import RULES, Rule, ZBox, from_name, presets
 from ..rules.composites import Composite
 from ..rules.entries import Entry
@@ -23,10 +24,20 @@ from ..suggest import unknown_name_message
 from .values import to_pair
 
 
+def model_of(arguments: argparse.Namespace, memory: int | None = None) -> Model:
+    """The model that MODEL names, with the sizes of --input-shape."""
+    given = arguments.input_shape or []
+    names = [name for name, _ in given]
+    if len(set(names)) < len(names) or (None in names and len(names) > 1):
+        raise InputError("--input-shape is one shape, or NAME=SHAPE once for each input")
+    shapes = dict(given) if names != [None] else given[0][1]
+    return load(arguments.model, memory=memory, input_shape=shapes or None)
+
+
 def analyzer(
     model: Model, options: argparse.Namespace, threads: int | None = None, memory: int | None = None
 ) -> Analyzer:
-    """The analyzer that the rule's options stand for."""
+    """The analyzer for the rule's options."""
     common = {
         "device": options.device,
         "precision": options.precision,
@@ -35,16 +46,18 @@ def analyzer(
         "input_range": options.input_range,
         "mask_nan": options.mask_nan,
     }
-    if _known(options.rule) in ANALYZERS:
+    if _canonical_name(options.rule) in ANALYZERS:
         result: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
     else:
-        result = Analyzer(model, _own(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common)
+        result = Analyzer(
+            model, _composite(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common
+        )
     _check_bounds(options, result)
     return result
 
 
 def _check_bounds(options: argparse.Namespace, result: Analyzer) -> None:
-    """RuleError where --low and --high are given and no layer of this model has the rule that they are for."""
+    """Raise RuleError if --low or --high is given but no layer of the model has z_box."""
     if options.low is None and options.high is None:
         return
     boxes = {rule for rule in result.assignment.rules.values() if isinstance(rule, ZBox)}
@@ -60,7 +73,7 @@ def _check_bounds(options: argparse.Namespace, result: Analyzer) -> None:
 
 
 def _reference(text: str | None) -> float | np.ndarray | None:
-    """What ``--y-ref`` names."""
+    """The value of ``--y-ref``."""
     if text is None:
         return None
     if text.endswith(".npy"):
@@ -71,26 +84,26 @@ def _reference(text: str | None) -> float | np.ndarray | None:
         raise InputError(f"--y-ref is a number, one for each output as A,B,…, or an .npy file, not {text!r}") from None
 
 
-def _known(name: str) -> str:
+def _canonical_name(name: str) -> str:
     known = [*RULES, *COMPOSITES, *ANALYZERS]
     if name not in known:
         raise RuleError(unknown_name_message("rule", name, known, "`lrpfast rules` lists them"))
     return name
 
 
-#: bounds that are taken from the inputs
+#: Bounds that are computed from the inputs.
 _FROM_DATA = ("minmax", "1sigma", "3sigma")
 
 
-def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The rule's parameters that are given, and the bounds ``low`` and ``high``."""
-    own = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
-    parameters = {key: getattr(options, key) for key in own if getattr(options, key) is not None}
+def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of the rule that the options set, and the bounds ``low`` and ``high``."""
+    names = ("epsilon", "gamma", "alpha", "beta", "bias", "until_layer_idx", "until_layer_rule")
+    parameters = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
     bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
-    asked = {text: key for key, text in bounds.items() if isinstance(text, str)}
-    for text in asked:
+    from_data = {text: key for key, text in bounds.items() if isinstance(text, str)}
+    for text in from_data:
         if getattr(options, "inputs", None) is None:
-            raise RuleError(f"--{asked[text]} {text} is taken from the inputs, which this command does not have")
+            raise RuleError(f"--{from_data[text]} {text} is taken from the inputs, which this command does not have")
         pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
         bounds.update(
             {key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text}
@@ -98,10 +111,10 @@ def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     return parameters, bounds
 
 
-def _own(options: argparse.Namespace) -> Composite:
-    """By lrpfast's own names. ``low`` and ``high`` go to whichever is the z-box, the rule or the input layer's."""
+def _composite(options: argparse.Namespace) -> Composite:
+    """The composite for lrpfast's own names. ``low`` and ``high`` are for z_box: the rule or the input layer's."""
     name = options.rule
-    parameters, bounds = _given(options)
+    parameters, bounds = _parameters_and_bounds(options)
     first = _first_rule(options.input_layer_rule)
     for key in ("until_layer_idx", "until_layer_rule"):
         if key in parameters:
@@ -124,7 +137,7 @@ def _own(options: argparse.Namespace) -> Composite:
 
 def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
     name = options.rule
-    parameters, bounds = _given(options)
+    parameters, bounds = _parameters_and_bounds(options)
     parameters.update(bounds)
     first = _first_rule(options.input_layer_rule)
     for key in ("start", "y_ref"):
@@ -164,12 +177,12 @@ def _bound(key: str, text: str) -> float | str | np.ndarray:
 
 
 def layer(text: str | None) -> str | int | None:
-    """What ``--start`` names: a layer's name or index."""
+    """The value of ``--start``: a layer's name or index."""
     return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else text
 
 
 def target(text: str) -> Any:
-    """What ``--target`` names, as `Analyzer.analyze` takes it."""
+    """The value of ``--target``, as `Analyzer.analyze` takes it."""
     if re.fullmatch(r"-?\d+", text):
         return int(text)
     if re.fullmatch(r"-?\d+,-?\d+", text):

@@ -1,4 +1,4 @@
-"""What the options ``--plot…`` stand for."""
+"""Interprets the options ``--plot…``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Picture:
     inputs : Source
     samples : int
     limit : int
-        How many samples are drawn.
+        The largest number of samples to draw.
     beneath : bool
-        Whether the inputs lie beneath their relevance.
+        Whether the inputs are drawn beneath their relevance.
     title : str
     arguments : dict
-        For `lrpfast.plot.heatmap`.
+        Keywords of `lrpfast.plot.heatmap`.
     mask : str or None
-        The file of the points that are explained.
+        The file with the mask of the model's features.
     largest_from : str or None
-        The layer whose largest output is explained, "" for the model's; None under any other target.
+        The layer whose largest output is explained, "" for the model's output; None for any other target.
     """
 
     analyzer: Analyzer
@@ -55,20 +55,20 @@ class Picture:
     def __call__(self, path: str) -> Any:
         """Draw the relevances in the file at ``path``."""
         with open_source(path) as relevances:
-            shown = min(self.limit, self.samples)
-            x = self.inputs.read(0, shown)
+            count = min(self.limit, self.samples)
+            x = self.inputs.read(0, count)
             labels = None
             if self.largest_from is not None:
                 features = x
                 if self.mask is not None:
                     with warnings.catch_warnings():
-                        warnings.simplefilter("ignore", UserWarning)  # how it was aligned is told already
+                        warnings.simplefilter("ignore", UserWarning)  # the run has warned of the alignment
                         features = x[:, open_mask(self.mask, self.inputs)]
                 labels = _largest(self.analyzer, features, self.largest_from or None)
-            return self.draw(relevances.read(0, shown), x, self.samples, labels)
+            return self.draw(relevances.read(0, count), x, self.samples, labels)
 
     def draw(self, relevance: np.ndarray, x: np.ndarray, samples: int, labels: list[str] | None = None) -> Any:
-        """The first of so many samples."""
+        """Draw the first of this number of samples."""
         title = self.title + (f": first {len(x):,} of {samples:,} samples" if len(x) < samples else "")
         arguments = {"title": title, **self.arguments}
         if relevance.ndim == x.ndim:
@@ -84,7 +84,7 @@ class Picture:
         )
 
     def check(self, axes: tuple[int, ...]) -> None:
-        """Find all that can be wrong with the options by drawing zeros, with so many targets for each sample."""
+        """Check the options by drawing zeros, with this number of targets for each sample."""
         check_limit(self.limit)
         check_limit(max(1, min(self.limit, self.samples)), math.prod(axes))
         few = min(1, self.samples)
@@ -93,9 +93,9 @@ class Picture:
 
 
 def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> Picture | None:
-    """What draws the relevances that ``explain`` writes, by the options ``--plot…``; None without ``--plot``.
+    """The function that draws the relevances of ``explain`` by the options ``--plot…``; None without ``--plot``.
 
-    What is wrong with these options is an error here, before the work begins.
+    Errors in these options are raised here, before the work begins.
     """
     arguments = _arguments(options, analyzer, inputs)
     if options.plot is None:
@@ -110,7 +110,7 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
     )
     expected = analyzer.model.input_shape
     if isinstance(expected, tuple) and None not in expected and options.mask is None:
-        # what is wrong with the inputs comes first
+        # errors of the inputs come first
         as_batch(np.broadcast_to(np.zeros((), inputs.dtype), (samples, *inputs.shape[1:])), expected)
     axes: tuple[int, ...] = ()
     if options.target.endswith(".npy"):
@@ -150,11 +150,11 @@ def _title(options: argparse.Namespace) -> str:
 
 
 def _largest(analyzer: Analyzer, x: np.ndarray, start: str | None) -> list[str] | None:
-    """What stands above each sample of which the largest output is explained; None where there is but one."""
+    """The headings of samples whose largest output is explained; None if there is only one output."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RelevanceWarning)  # no balance is shown
         explanation = analyzer.explain(x, target="max")
     if explanation.target is None or explanation.output[0].size == 1:
         return None
-    what = "output" if start is None else "neuron"
-    return [f"sample {i}: {what} {j}" for i, j in enumerate(explanation.target)]
+    unit = "output" if start is None else "neuron"
+    return [f"sample {i}: {unit} {j}" for i, j in enumerate(explanation.target)]

@@ -34,15 +34,17 @@ _LRP_KEYWORDS = ("input_layer_rule", "until_layer_idx", "until_layer_rule")
 
 def _defaults(rule: type[Rule]) -> list[str]:
     """``epsilon 1e-06`` and ``bias absorb (or ignore, …)``, from the rule's own fields."""
-    shown, bias = [], []
+    defaults, bias = [], []
     for f in fields(rule):
         if f.name == "bias":
             others = [c for c in rule.conventions if c != f.default]
             bias = [f"bias {f.default}" + (f" (or {', '.join(others)})" if others else "")]
         elif f.default is None or f.default is MISSING:
-            shown.append(f"{f.name} required")
+            defaults.append(f"{f.name} required")
         elif f.name == "stabilizer":
-            shown.append(f"stabilizer {Stabilizer(f.default)}")
+            defaults.append(f"stabilizer {Stabilizer(f.default)}")
         else:
-            shown.append(f"{f.name} {f.default:g}" if isinstance(f.default, float) else f"{f.name} {f.default}".lower())
-    return [", ".join(shown), *bias] if shown else bias
+            defaults.append(
+                f"{f.name} {f.default:g}" if isinstance(f.default, float) else f"{f.name} {f.default}".lower()
+            )
+    return [", ".join(defaults), *bias] if defaults else bias

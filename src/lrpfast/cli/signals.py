@@ -1,4 +1,4 @@
-"""What a batch system's signals do."""
+"""The signals of batch systems."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, as a batch system sends it, end the run as Ctrl-C does: with nothing left behind.
+    """End the run on SIGTERM, which batch systems send, in the same way as on Ctrl-C.
 
-    On Windows, where SIGTERM kills, Ctrl-Break does so.
+    On Windows, where SIGTERM kills a process, Ctrl-Break ends the run.
     """
 
-    def stop(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
+    def stop(signal_number: int, frame: Any) -> None:
+        sys.exit(128 + signal_number)
 
-    heard = signal.SIGTERM
+    signal_number = signal.SIGTERM
     if sys.platform == "win32":
-        heard = signal.SIGBREAK
+        signal_number = signal.SIGBREAK
     try:
-        before = signal.signal(heard, stop)
+        previous = signal.signal(signal_number, stop)
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(heard, before)
+        signal.signal(signal_number, previous)

@@ -1,4 +1,4 @@
-"""What the text of an option may be: types for argparse that say what was expected."""
+"""Types of option values for argparse, whose errors say what was expected."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
-    """A type for argparse that says what was expected."""
+def _typed(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
+    """A type for argparse whose error says what was expected."""
 
     def parse(text: str) -> Any:
         try:
             return convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
 
     return parse
 
@@ -37,6 +37,12 @@ def _to_shape(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def _to_input_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
+    """An input's name, None where the text has none, and its shape."""
+    name, equals, sizes = text.rpartition("=")
+    return (name if equals else None), _to_shape(sizes)
+
+
 def _to_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if not match:
@@ -50,6 +56,8 @@ count_or_auto = _typed(lambda text: text if text == "auto" else _to_count(text),
 number = _typed(float, "a number")
 pair = _typed(to_pair, "a pair LOW,HIGH of numbers")
 number_or_pair = _typed(lambda text: to_pair(text) if "," in text else float(text), "a number")
+number_or_mean = _typed(lambda text: text if text == "mean" else float(text), "a number, or mean")
 shape = _typed(_to_shape, "a shape such as 8,8")
+input_shape = _typed(_to_input_shape, "a shape such as 3,224,224, or NAME=3,224,224")
 numbers = _typed(lambda text: tuple(float(part) for part in text.split(",")), "a list of numbers")
 byte_count = _typed(_to_bytes, "a number of bytes")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, overload
 
 import numpy as np
@@ -17,6 +17,45 @@ from .trace import LayerTrace
 #: Growth of Σ|R| in one layer above which its figures are said to mean little. α2β1
 #: triples Σ|R| by construction; what passes this has denominators near zero.
 AMPLIFICATION_LIMIT = 100.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StepBalance:
+    """Relevance into and out of every step of a recurrent layer, in float64, steps in the order of the input.
+
+    incoming + what the step after hands on = outgoing + states + bias + stabilizer + lost, to rounding.
+
+    Attributes
+    ----------
+    incoming : array, shape (samples, steps)
+        What arrives at the step's own output; of layers without sequences the last step has all.
+    outgoing : array
+        Of the step's features.
+    states : array
+        What it hands to the states of the step before; that of the first step, which is computed first, goes to the
+        initial states. Constant ones keep it: it is among what the layer lost.
+    bias, stabilizer, lost : array
+        As in `Balance`.
+
+    Examples
+    --------
+    >>> layer = lrpfast.layers.SimpleRNN(np.ones((1, 2)), np.eye(2) / 2, np.ones(2))
+    >>> model = lrpfast.from_layers([layer], input_shape=(3, 1))
+    >>> steps = lrpfast.Analyzer(model, "epsilon").explain(np.ones((1, 3, 1)), 0).conservation[0].steps
+    >>> steps.bias.shape, bool(steps.bias[0, 2] > steps.bias[0, 0])
+    ((1, 3), True)
+    """
+
+    incoming: np.ndarray
+    outgoing: np.ndarray
+    states: np.ndarray
+    bias: np.ndarray
+    stabilizer: np.ndarray
+    lost: np.ndarray
+
+    def __repr__(self) -> str:
+        samples, steps = self.incoming.shape
+        return f"<lrpfast.StepBalance of {steps} steps, {samples} samples>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +78,9 @@ class Balance:
         What met a denominator of exactly zero, a mask or padding, and what a rule that does not
         conserve relevance (gradient, taylor) adds or drops; may be negative.
     amplification : array
-        Σ_i |R_i| / Σ_j |R_j|.
+        Σ_i |R_i| / Σ_j |R_j|; of a recurrent layer the largest over its steps, of what they hand on.
+    steps : StepBalance, optional
+        Of a recurrent layer: the account of every step.
 
     Examples
     --------
@@ -58,6 +99,7 @@ class Balance:
     stabilizer: np.ndarray
     lost: np.ndarray
     amplification: np.ndarray
+    steps: StepBalance | None = None
 
     @property
     def rounding(self) -> np.ndarray:
@@ -207,6 +249,14 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
         lost = total_in - total_out - bias - stabilizer
     elif share is not None:
         lost = (incoming * share).sum(1)
+    largest = np.zeros(samples)
+    steps = {}
+    if trace.steps is not None:
+        steps, largest = _step_figures(trace, value, incoming, samples)
+        bias, stabilizer = steps["bias"].sum(1), steps["stabilizer"].sum(1)
+        lost = steps["lost"].sum(1)
+        if len(trace.outgoing) == 1:  # initial states that are constant
+            lost = lost + steps["states"][:, -1 if trace.steps.recurrence.backwards else 0]
     if trace.lost_at is not None:
         lost = lost + incoming[:, trace.lost_at].sum(1)
     return {
@@ -216,8 +266,32 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
         "stabilizer": stabilizer,
         "lost": lost,
         "absolute_in": np.abs(incoming).sum(1),
-        "absolute_out": np.abs(outgoing).sum(1),
+        "absolute_out": np.maximum(np.abs(outgoing).sum(1), largest),
+        **{f"steps_{key}": figure for key, figure in steps.items()},
     }
+
+
+def _step_figures(
+    trace: LayerTrace, value: Callable[[Any], np.ndarray], incoming: np.ndarray, samples: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The figures of a recurrent layer's steps, and the largest Σ|R| that one of them hands on."""
+    assert trace.steps is not None
+    r = trace.steps.recurrence
+    account = value(trace.steps.account).reshape(samples, r.steps, -1)
+    arriving = np.zeros((samples, r.steps))
+    rows = incoming.reshape(samples, -1, r.units).sum(2)
+    last = 0 if r.backwards else -1
+    if r.sequences:
+        ordered = rows[:, : r.steps]
+        arriving += ordered if r.time_order or not r.backwards else ordered[:, ::-1]
+    else:
+        arriving[:, last] += rows[:, 0]
+    if r.return_state:
+        arriving[:, last] += rows[:, -1]
+    outgoing = value(trace.steps.outgoing).reshape(samples, r.steps, -1).sum(2)
+    columns = {"bias": 0, "stabilizer": 1, "lost": 2, "states": 3}
+    figures = {key: account[:, :, at] for key, at in columns.items()}
+    return {"incoming": arriving, "outgoing": outgoing, **figures}, account[:, :, 4].max(1, initial=0)
 
 
 def make_conservation(
@@ -230,7 +304,8 @@ def make_conservation(
             growth = np.where(p["absolute_in"] > 0, p["absolute_out"] / p["absolute_in"], 1.0)
         figures = {key: p[key] for key in FIELDS}
         name = trace.step.name
-        balances.append(Balance(name, describe(trace.step.rule), amplification=growth, **figures))
+        steps = StepBalance(**{f.name: p[f"steps_{f.name}"] for f in fields(StepBalance)}) if trace.steps else None
+        balances.append(Balance(name, describe(trace.step.rule), amplification=growth, steps=steps, **figures))
         if len(growth) and growth.max() > AMPLIFICATION_LIMIT:
             worst = int(growth.argmax())
             many = int((growth > AMPLIFICATION_LIMIT).sum())

@@ -55,7 +55,10 @@ def raise_fault(
     bad = np.isinf(row) if mask_nan else ~np.isfinite(row)
     beyond = np.abs(row) > np.finfo(PRECISIONS[precision][0]).max
     if fault.kind == "not_finite" and not (bad | beyond).any():
-        raise error(f"{{where}}: an activation or relevance overflows {precision}; {rescale}")
+        raise error(
+            f"{{where}}: an activation or relevance overflows {precision}, or is no number, as a root or logarithm of "
+            f"what is below 0 is none; {rescale}"
+        )
     if fault.kind == "input_out_of_range":
         assert input_range is not None
         outside = (row < input_range[0]) | (row > input_range[1])

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..kernels.contraction_ops import Contract, Divide, Output, Redistribute, Share, Term
-from ..kernels.ops import Scale
+from ..kernels.ops import Scale, ShareRemainder
 from ..kernels.program import Program
 from ..rules import Gradient, Pass, Product
 from . import nonlinear_ops
@@ -182,12 +182,14 @@ def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
     groups = [_group(builder, step, i, r) for i in range(len(step.groups))]
     used = sorted({t.group for t in step.back}) if groups else []
     above = builder.backward[-1]
+    shares = getattr(step.rule, "bias", None) == "share"
     if (
         isinstance(above, Redistribute)
         and above.out == r
         and len(used) == 1
         and not groups[used[0]].mask
         and not builder.trace
+        and not shares
     ):
         # the layer above hands over s at once: its relevance is not stored
         groups[used[0]] = replace(groups[used[0]], out=r)
@@ -195,6 +197,8 @@ def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
     else:
         builder.backward.extend(groups[i] for i in (range(len(groups)) if builder.trace else used))
     outs = [_redistribute(builder, step, groups, r, j, b) for j, b in enumerate(builder.sources[step.output])]
+    if shares:
+        outs = [_share_remainder(builder, step, r, out) for out in outs]
     node = builder.plan.model.nodes[step.node]
     shapes: list[Any] = [builder.plan.model.nodes[i].shape for i in node.inputs]
     if len(outs) > 1:
@@ -202,7 +206,8 @@ def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
             builder.shrink(b, nonlinear_ops.stretched(s, node.shape), math.prod(s))  # type: ignore[arg-type]
             for b, s in zip(outs, shapes, strict=True)
         ]
-    builder.note(step, r, outs, _traces(builder, step, groups), remainder=isinstance(step.rule, Gradient))
+    traces = () if shares else _traces(builder, step, groups)
+    builder.note(step, r, outs, traces, remainder=isinstance(step.rule, Gradient) or shares)
     return outs
 
 
@@ -247,6 +252,13 @@ def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Di
     operation = Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, scatter)
     builder.backward.append(operation)
     return out
+
+
+def _share_remainder(builder: ProgramBuilder, step: LinearPlan, r: int, out: int) -> int:
+    """What biases and stabilizers took of each row's relevance, in equal parts to all of its inputs."""
+    whole = builder.buffer(builder.sizes[out])
+    builder.backward.append(ShareRemainder(r, out, whole, step.operator.columns, step.operator.out_columns))
+    return whole
 
 
 def _divided_bias(builder: ProgramBuilder, step: LinearPlan, s: int, weights: Any) -> tuple[int, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..kernels.contraction_ops import Share
 from ..kernels.ops import (
+    Accumulate,
     DotBack,
     DotOp,
     Extremum,
@@ -32,6 +33,8 @@ from ..kernels.ops import (
     SumChannels,
 )
 from ..model.layers import (
+    GRU,
+    LSTM,
     Concat,
     Crop,
     Dot,
@@ -41,20 +44,26 @@ from ..model.layers import (
     Layer,
     LayerNorm,
     LocalResponseNorm,
+    Masking,
     Maximum,
     MaxPool,
     Minimum,
     Multiply,
     Permute,
+    Recurrent,
     ReflectPad,
     RepeatVector,
     Reshape,
     RMSNorm,
+    SimpleRNN,
+    StepMask,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
 from ..rules import Detached, Gradient, Pass
+from . import recurrent_ops
 from .operators import windows
 from .plan import LayerPlan
 from .program_builder import ProgramBuilder
@@ -216,6 +225,35 @@ def _extremum_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int
     return _shrink_all(builder, step, outs)
 
 
+def _where(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
+    """The larger of the condition and 0 says by its number which of the other two is taken, and so does its back."""
+    assert isinstance(step.layer, Where)
+    size = math.prod(step.shape)
+    condition, *others = _stretch_all(builder, step, sources)
+    zero, largest, winner = builder.buffer(size), builder.buffer(size), builder.buffer(size)
+    builder.forward.append(Gather(condition, zero, np.full(size, -1)))
+    pair = (condition, zero) if step.layer.or_equal else (zero, condition)  # the first of equals
+    builder.forward.append(Extremum(pair, largest, winner))
+    numbers = (0, 1) if step.layer.or_equal else (1, 0)
+    builder.state[step.output] = winner, numbers
+    parts = []
+    for source, number in zip(others, numbers, strict=True):
+        parts.append(builder.buffer(size))
+        builder.forward.append(Select(source, winner, parts[-1], number))
+    out = builder.buffer(size)
+    builder.forward.append(Accumulate(tuple(parts), out))
+    return out
+
+
+def _where_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+    winner, numbers = builder.state[step.output]
+    outs = []
+    for number in (2, *numbers):  # the condition is no number's, and gets nothing
+        outs.append(builder.buffer(math.prod(step.shape)))
+        builder.backward.append(Select(r, winner, outs[-1], number))
+    return _shrink_all(builder, step, outs)
+
+
 # -- products ------------------------------------------------------------------
 
 
@@ -351,15 +389,18 @@ NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[in
     GlobalMaxPool: _POOL,
     Maximum: _EXTREMUM,
     Minimum: _EXTREMUM,
+    Where: (_where, _where_back),
     Multiply: (_multiply, _multiply_back),
     Dot: (_dot, _dot_back),
     LayerNorm: _NORMALIZE,
     RMSNorm: _NORMALIZE,
     LocalResponseNorm: (_local_normalize, _unchanged),
+    **dict.fromkeys((LSTM, GRU, SimpleRNN), (recurrent_ops.recur, recurrent_ops.recur_back)),
+    **dict.fromkeys((Masking, StepMask), (recurrent_ops.mask_steps, recurrent_ops.mask_steps_back)),
 }
 
 #: Layers whose own backward function knows what to do with a rule; the others hand on what a rule scales first.
-_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm)
+_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, Recurrent, StepMask)
 
 
 def forward(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError, RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Concat, Dot, Embedding, Maximum, Minimum, Multiply
+from ..model.layers import Activation, Concat, Dot, Embedding, Maximum, Minimum, Multiply, Where
 from ..rules import Gradient, Pass
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, role
@@ -94,7 +94,7 @@ def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[
             keeps = not isinstance(rule, Pass) and rule.multiplies_input
         elif isinstance(layer, (Multiply, Dot)):
             keeps = isinstance(layer, Dot) and not isinstance(rule, Gradient)
-        elif isinstance(layer, (Maximum, Minimum, Concat, Embedding)) or role(layer) is ROUTE:
+        elif isinstance(layer, (Maximum, Minimum, Where, Concat, Embedding)) or role(layer) is ROUTE:
             keeps = after or not isinstance(rule, (Pass, Gradient))
         else:
             keeps = not isinstance(rule, Pass) and rule.multiplies_input

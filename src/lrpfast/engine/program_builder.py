@@ -15,7 +15,7 @@ from ..kernels.ops import Gather, Scatter
 from ..kernels.program import Program
 from ..rules import Stabilizer
 from .plan import GroupPlan, Plan, Step
-from .trace import GroupTrace, LayerTrace
+from .trace import GroupTrace, LayerTrace, StepsTrace
 
 
 class ProgramBuilder:
@@ -122,19 +122,20 @@ class ProgramBuilder:
         groups: tuple[GroupTrace, ...] = (),
         lost_at: np.ndarray | None = None,
         remainder: bool = False,
+        steps: StepsTrace | None = None,
     ) -> None:
         """Keep what the balance of one layer is made of; a layer's last word counts."""
         if not self.trace:
             return
         if self.traces and self.traces[-1].step is step:
             del self.traces[-1]
-        self.traces.append(LayerTrace(step, incoming, tuple(outgoing), groups, lost_at, remainder))
+        self.traces.append(LayerTrace(step, incoming, tuple(outgoing), groups, lost_at, remainder, steps))
 
     def traced_buffers(self) -> set[int]:
         """The buffers that the balance of relevance looks at."""
         buffers: set[int] = set()
         for t in self.traces:
-            buffers |= {t.incoming, *t.outgoing}
+            buffers |= {t.incoming, *t.outgoing, *([t.steps.account] if t.steps else [])}
             for g in t.groups:
                 buffers |= {b for b in (g.s, g.z, g.mask_z) if isinstance(b, int)}
         return buffers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..model.layers import Activation, Dot, Embedding, LocalResponseNorm, Multiply
+from ..model.layers import Activation, Dot, Embedding, LocalResponseNorm, Multiply, StepMask, Where
 from ..rules.roles import ROUTE, role
 from .graph_ir import PlanNode
 from .operators import Operator
@@ -42,10 +42,14 @@ def signs_of(units: Sequence[PlanNode], count: int, inputs: dict[int, int]) -> l
                 sign = 0
         elif isinstance(layer, Activation):
             sign = layer.sign
+        elif isinstance(layer, StepMask):
+            sign = 1
         elif isinstance(layer, Embedding):
             sign = sign_of(layer.table)
         elif isinstance(layer, (Multiply, Dot)):
             sign = int(np.prod(got))
+        elif isinstance(layer, Where):
+            sign = common(got[1:])
         elif role(layer) is ROUTE or isinstance(layer, LocalResponseNorm):
             sign = common(got)
         signs[unit.output] = sign

@@ -32,6 +32,7 @@ from ..model.layers import (
     Subtract,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
 
@@ -39,7 +40,7 @@ from ..model.layers import (
 _ENTRY = 8
 _WINDOWS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected, AveragePool, MaxPool)
 _MOVES = (Permute, ReflectPad, RepeatVector, ZeroPad)
-_STRETCHES = (Add, Average, Maximum, Minimum, Multiply, Subtract)
+_STRETCHES = (Add, Average, Maximum, Minimum, Multiply, Subtract, Where)
 
 Fixed = tuple[int, ...]
 

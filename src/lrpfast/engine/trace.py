@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..kernels.recurrent_ops import Recurrence
 from .plan import GroupPlan, Step
 
 
@@ -18,6 +19,15 @@ class GroupTrace:
     z: int | np.ndarray
     mask_z: int | None
     bias: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class StepsTrace:
+    """Where a recurrent layer's account of its steps and its input's relevance are kept."""
+
+    account: int
+    outgoing: int
+    recurrence: Recurrence
 
 
 @dataclass(frozen=True)
@@ -34,3 +44,4 @@ class LayerTrace:
     groups: tuple[GroupTrace, ...] = ()
     lost_at: np.ndarray | None = None
     remainder: bool = False
+    steps: StepsTrace | None = None

@@ -38,7 +38,7 @@ def backend(device: str = "auto") -> Backend:
     from .cuda import CudaBackend, devices
 
     if device == "auto":
-        gpus = devices.found().gpus
+        gpus = devices.available().gpus
         return CudaBackend(gpus) if gpus else CpuBackend()
     return CudaBackend(devices.chosen(device))
 
@@ -51,4 +51,4 @@ def no_gpu() -> str | None:
     """Why there is no GPU to use, or None where there is one."""
     from .cuda import devices
 
-    return devices.found().problem
+    return devices.available().problem

@@ -2,6 +2,62 @@
 
 from libc.stdint cimport int64_t
 
+cdef extern from "recurrent.h":
+    enum Cell "lrpfast_cell":
+        SIMPLE "LRPFAST_SIMPLE"
+        LSTM "LRPFAST_LSTM"
+        GRU_AFTER "LRPFAST_GRU_AFTER"
+        GRU_BEFORE "LRPFAST_GRU_BEFORE"
+    enum ProductShare "lrpfast_share_of_product":
+        SIGNAL "LRPFAST_SIGNAL"
+        HALF "LRPFAST_HALF"
+        PROP "LRPFAST_PROP"
+        ABS "LRPFAST_ABS"
+    enum BiasShare "lrpfast_bias":
+        ABSORB "LRPFAST_ABSORB"
+        IGNORE "LRPFAST_IGNORE"
+        DISTRIBUTE "LRPFAST_DISTRIBUTE"
+        SHARE "LRPFAST_SHARE"
+    enum:
+        FUNCTION_TANH "LRPFAST_FUNCTION_TANH"
+        FUNCTION_SIGMOID "LRPFAST_FUNCTION_SIGMOID"
+        ACCOUNT "LRPFAST_ACCOUNT"
+    ctypedef struct lrpfast_function:
+        int number
+        double parameters[3]
+    ctypedef struct lrpfast_recurrent:
+        int cell, product, bias_share, single
+        int backwards, sequences, time_order, zero_masked, return_state
+        Py_ssize_t steps, features, units, padded, blocks
+        double epsilon
+        lrpfast_function cell_function, gate_function, output_function
+        double (*evaluate)(int, double, const double*) noexcept nogil
+        int (*stopped)(double) noexcept nogil
+        const double* bias
+        const double* candidate_bias
+        const double* initial_h
+        const double* initial_c
+        const void* packed
+        const void* candidate
+        const void* back
+        const void* candidate_back
+    ctypedef struct lrpfast_recurrent_forward:
+        const void* x
+        const void* mask
+        const void* h
+        const void* c
+        void* out
+        void* state
+    ctypedef struct lrpfast_recurrent_backward:
+        const void* x
+        const void* mask
+        const void* state
+        const void* relevance
+        void* out
+        void* out_h
+        void* out_c
+        void* account
+
 cdef extern from "compute.h":
     enum:
         ROWS "LRPFAST_ROWS"
@@ -65,6 +121,10 @@ cdef extern from "compute.h":
         void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*relu)(Py_ssize_t, const void*, void*) noexcept nogil
         double (*absolute)(Py_ssize_t, const void*) noexcept nogil
+        Py_ssize_t (*recurrent_scratch)(const lrpfast_recurrent*) noexcept nogil
+        int (*recur)(const lrpfast_recurrent*, const lrpfast_recurrent_forward*, Py_ssize_t, void*) noexcept nogil
+        int (*recur_back)(const lrpfast_recurrent*, const lrpfast_recurrent_backward*, Py_ssize_t,
+                          void*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_kernels* lrpfast_kernels_of(int, int) nogil
@@ -141,6 +201,7 @@ cdef enum Function:
     LOG_SIGMOID
     POWER
     HARD_SILU
+    LOG
     SOFTMAX
     LOG_SOFTMAX
 
@@ -148,6 +209,7 @@ cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides a
     NO_SCRATCH
     SOURCE_ROWS     # the source row of each tap, and a row of values
     PACKED_MATRIX   # a packed operand, and perhaps the other one transposed
+    RECURRENT       # the states of some samples
 
 
 cdef struct Axis:
@@ -190,8 +252,8 @@ cdef struct Operation:
     kernel_f32 run_f32          # of these two the one of the program's dtype
     kernel_f64 run_f64
     int scratch
-    int reads[3]                # buffers, in the order of the operation's row; -1 for none
-    int writes[2]
+    int reads[4]                # buffers, in the order of the operation's row; -1 for none
+    int writes[4]
     int* sources                # buffers of an operation that takes any number
     int sources_count
     int checked                 # a buffer that must be finite afterwards, or -1
@@ -223,6 +285,7 @@ cdef struct Operation:
     void* values
     void* more_values
     const int64_t* index
+    lrpfast_recurrent* recurrence
     Py_ssize_t columns, count, run, source_offset, source_step, out_offset, out_step
     Py_ssize_t m, n, k
 

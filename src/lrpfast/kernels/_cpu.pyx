@@ -3,7 +3,7 @@
 A program becomes C records (_records.pxi, _translate.pxi), each with the kernel that its row in ops.py names. A run
 splits the batch into micro-batches, so that memory does not grow with it (_schedule.pxi). The heavy operations are in
 _contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light ones in
-_dot.pxi, _functions.pxi and _light.pxi. _cpu.pxd has the records and the C kernels.
+_dot.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.pxd has the records and the C kernels.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, INFINITY, NAN
@@ -18,13 +18,15 @@ import numpy as np
 cimport numpy as cnp
 
 from .codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS, START_MODES
-from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST
+from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST, RunGrowth
 from .operation import require, row_of
 from .ops import Contract, Redistribute, RestoreNaN
+from .recurrent_ops import ACCOUNT as CHECKED_ACCOUNT, function_code, widened
 from .verify import MAX_SUMS as CHECKED_SUMS, check_geometry
 
 cnp.import_array()
-assert CHECKED_SUMS == MAX_SUMS
+assert CHECKED_SUMS == MAX_SUMS and CHECKED_ACCOUNT == ACCOUNT
+assert FUNCTION_TANH == <int>TANH and FUNCTION_SIGMOID == <int>SIGMOID
 
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20
@@ -42,8 +44,11 @@ CODES = {
     "Function": {"RELU": RELU, "LEAKY_RELU": LEAKY_RELU, "PRELU": PRELU, "ELU": ELU, "SELU": SELU, "GELU": GELU,
                  "SILU": SILU, "TANH": TANH, "SIGMOID": SIGMOID, "HARD_SIGMOID": HARD_SIGMOID, "SOFTPLUS": SOFTPLUS,
                  "SOFTSIGN": SOFTSIGN, "EXPONENTIAL": EXPONENTIAL, "MISH": MISH, "CLIP": CLIP, "CELU": CELU,
-                 "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU,
+                 "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU, "LOG": LOG,
                  "SOFTMAX": SOFTMAX, "LOG_SOFTMAX": LOG_SOFTMAX},
+    "Cell": {"SIMPLE": SIMPLE, "LSTM": LSTM, "GRU_AFTER": GRU_AFTER, "GRU_BEFORE": GRU_BEFORE},
+    "ProductShare": {"SIGNAL": SIGNAL, "HALF": HALF, "PROP": PROP, "ABS": ABS},
+    "BiasShare": {"ABSORB": ABSORB, "IGNORE": IGNORE, "DISTRIBUTE": DISTRIBUTE, "SHARE": SHARE},
 }
 #: Kernels by the name that an operation's row has for them.
 KERNELS = {}
@@ -94,6 +99,7 @@ include "_dot.pxi"
 include "_functions.pxi"
 include "_growth.pxi"
 include "_light.pxi"
+include "_recurrent.pxi"
 include "_schedule.pxi"
 include "_records.pxi"
 include "_translate.pxi"
@@ -193,7 +199,7 @@ cdef class Executable:
 
     def run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro_batch, int threads,
             bint cooperative, str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0, int targets_count=1,
-            cnp.ndarray start=None, kept=None, window=None, list notes=None, bint exact=False):
+            cnp.ndarray start=None, keep=None, window=None, list notes=None, bint exact=False):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``cooperative``) or take micro-batches of their own. All arrays
@@ -234,8 +240,8 @@ cdef class Executable:
         memset(outside, 0, table)
         outside[0] = <char*>cnp.PyArray_DATA(x)
         outside[code.result if code.result >= 0 else code.output] = <char*>cnp.PyArray_DATA(out)
-        if kept is not None:
-            for buffer, array in kept.items():
+        if keep is not None:
+            for buffer, array in keep.items():
                 outside[<int>buffer] = <char*>cnp.PyArray_DATA(array)
         run_watched(&job, outside + code.buffers, slots, cooperative)  # raises: the workspace is not kept then
         self.workspaces.append(workspace)
@@ -244,9 +250,9 @@ cdef class Executable:
             if faults[i] and (worst is None or faults_at[i] < worst[1]):
                 worst = (FAULTS[faults[i]], faults_at[i])
         if job.judged and worst is None:
-            note = noted(growth, slots)
-            if note is not None:
-                notes.append(note)
+            record = run_growth(growth, slots)
+            if record is not None:
+                notes.append(record)
         return worst
 
 

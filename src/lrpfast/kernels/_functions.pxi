@@ -50,6 +50,8 @@ cdef double evaluate(int function, double x, const double* p) noexcept nogil:
         return pow(x, p[0])
     if function == HARD_SILU:
         return x if x > 3 else x * (x + 3) / 6 if x > -3 else 0
+    if function == LOG:
+        return log(x)
     return NAN  # no such function: a result that is not finite is a fault
 
 
@@ -106,6 +108,8 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
         return p[0] * pow(x, p[0] - 1)
     if function == HARD_SILU:
         return 1 if x > 3 else x / 3 + 0.5 if x > -3 else 0
+    if function == LOG:
+        return 1 / x
     return NAN
 
 

@@ -54,8 +54,8 @@ cdef void judge(const Batch* batch, int slot, real* unused) noexcept nogil:
             g.vanished += 1
 
 
-cdef object noted(const Growth* growth, int slots):
-    """A run's note, as growth.py has it, or None where there is nothing to say."""
+cdef object run_growth(const Growth* growth, int slots):
+    """The growth of a run, over all threads; None where there is nothing to warn of."""
     cdef Growth all = growth[0]
     cdef int s
     for s in range(1, slots):
@@ -72,5 +72,9 @@ cdef object noted(const Growth* growth, int slots):
         all.negative += growth[s].negative
     if not (all.amplified or all.vanished or all.zero):
         return None
-    return (all.amplified, all.vanished, all.zero, all.nothing, all.negative, all.largest, all.largest_at,
-            all.smallest if all.vanished else INFINITY, all.smallest_at, all.zero_at, 1)
+    return RunGrowth(
+        amplified=all.amplified, vanished=all.vanished, zero=all.zero, nothing=all.nothing, negative=all.negative,
+        largest=all.largest, largest_sample=all.largest_at,
+        smallest=all.smallest if all.vanished else INFINITY, smallest_sample=all.smallest_at,
+        first_zero=all.zero_at,
+    )

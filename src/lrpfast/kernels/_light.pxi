@@ -401,6 +401,28 @@ cdef int sum_channels(const Code* code, const Operation* op, const Batch* batch,
 register("sum_channels", sum_channels[float], sum_channels[double], NO_SCRATCH)
 
 
+cdef int share_remainder(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
+    cdef const real* relevance = <const real*>batch.base[op.reads[0]]
+    cdef const real* x = <const real*>batch.base[op.reads[1]]
+    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef double total
+    cdef Py_ssize_t i, j
+    for i in range(batch.samples * code.size[op.writes[0]] // op.columns):
+        total = 0
+        for j in range(op.n):
+            total += relevance[j]
+        for j in range(op.columns):
+            total -= x[j]
+        for j in range(op.columns):
+            out[j] = <real>(x[j] + total / op.columns)
+        relevance += op.n
+        x += op.columns
+        out += op.columns
+    return FINE
+
+register("share_remainder", share_remainder[float], share_remainder[double], NO_SCRATCH)
+
+
 cdef int init_relevance(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     """The starting relevance of some samples for one of their targets."""
     cdef const Job* job = batch.job

@@ -81,6 +81,50 @@ cdef class Records:
         self.addresses[id(weights), "diagonal", op.tf32] = <size_t>out, weights
         return <size_t>out
 
+    cdef const double* doubles(self, value) except NULL:
+        """An array in double precision."""
+        array = np.ascontiguousarray(value, dtype=np.float64)
+        self.kept_alive.append(array)
+        return <const double*>cnp.PyArray_DATA(array)
+
+    cdef const void* panels(self, value) except NULL:
+        """Weights of shape (K, N) as panels, in double precision whatever the program's dtype is."""
+        cdef const lrpfast_kernels* kernels = lrpfast_kernels_of(self.isa, 1)
+        array = np.ascontiguousarray(value, dtype=np.float64)
+        cdef Py_ssize_t depth = array.shape[0], columns = array.shape[1]
+        cdef void* out = self.zeros(depth * ceil_to(columns, kernels.lanes) * <Py_ssize_t>sizeof(double))
+        kernels.pack(depth, columns, cnp.PyArray_DATA(array), columns, 1, 0, 0, out)
+        return out
+
+    cdef lrpfast_recurrent* recurrence(self, source) except NULL:
+        """A recurrent layer as a record; the same one only once."""
+        cdef lrpfast_recurrent* r
+        kept = self.addresses.get(id(source))
+        if kept is not None:
+            return <lrpfast_recurrent*><size_t>kept[0]
+        r = <lrpfast_recurrent*>self.zeros(sizeof(lrpfast_recurrent))
+        r.cell, r.product, r.bias_share, r.single = source.cell, source.product, source.bias_share, not self.code.f64
+        r.backwards, r.sequences, r.time_order = source.backwards, source.sequences, source.time_order
+        r.zero_masked, r.return_state, r.epsilon = source.zero_masked, source.return_state, source.epsilon
+        r.steps, r.features, r.units, r.blocks = source.steps, source.features, source.units, source.blocks
+        r.padded = ceil_to(r.units, lrpfast_kernels_of(self.isa, 1).lanes)
+        set_function(&r.cell_function, source.cell_function)
+        set_function(&r.gate_function, source.gate_function)
+        set_function(&r.output_function, source.output_function)
+        r.evaluate, r.stopped = evaluate_any, lrpfast_stopped
+        r.initial_h, r.initial_c = self.doubles(source.initial_h), self.doubles(source.initial_c)
+        r.bias, r.candidate_bias = self.doubles(widened(source.bias, r.units, r.padded)), self.doubles(
+            widened(source.candidate_bias, r.units, r.padded))
+        r.packed = self.panels(widened(source.weights, r.units, r.padded))
+        if source.candidate is not None:
+            candidate = widened(source.candidate, r.units, r.padded)
+            r.candidate, r.candidate_back = self.panels(candidate), self.panels(candidate.T)
+        relevant = source.weights[:, source.relevant_blocks]
+        if relevant.size:
+            r.back = self.panels(widened(relevant, r.units, r.padded).T)
+        self.addresses[id(source)] = <size_t>r, source
+        return r
+
     cdef const Geometry* geometry(self, source, operation) except NULL:
         """A geometry as a record, checked; the same one only once."""
         cdef Geometry* g

@@ -81,6 +81,8 @@ cdef class Translation(Records):
         cdef int r, t
         if op.scratch == SOURCE_ROWS:
             return op.geometry.regions[0].taps * sizeof(int64_t) + op.columns * self.itemsize
+        if op.scratch == RECURRENT:
+            return lrpfast_kernels_of(self.isa, 1).recurrent_scratch(op.recurrence)
         if op.scratch == PACKED_MATRIX:
             most = op.n + op.k - op.columns  # the depth: columns are the other of the two
             return (most * ceil_to(op.columns, op.kernels.lanes) + (op.m * most if op.flag else 0)) * self.itemsize
@@ -278,6 +280,9 @@ cdef class Translation(Records):
             op.index = self.indices(arguments.pop("index"))
         if "geometry" in arguments:
             op.geometry = self.geometry(arguments.pop("geometry"), source)
+        if "recurrence" in arguments:
+            op.recurrence = self.recurrence(arguments.pop("recurrence"))
+            op.kernels = lrpfast_kernels_of(self.isa, 1)
         set_numbers(op, arguments)
         if op.scratch == PACKED_MATRIX:
             op.sums, op.depth = 1, 0
@@ -285,7 +290,10 @@ cdef class Translation(Records):
         return 0
 
     cdef int translate(self, source, Operation* op) except -1:
-        op.checked = op.reads[0] = op.reads[1] = op.reads[2] = op.writes[0] = op.writes[1] = -1
+        cdef int i
+        op.checked = -1
+        for i in range(4):
+            op.reads[i] = op.writes[i] = -1
         cdef Kernel kernel = kernel_of(row_of(source).kernel)
         op.run_f32, op.run_f64, op.scratch = kernel.f32, kernel.f64, kernel.scratch
         if isinstance(source, Contract):

@@ -68,11 +68,39 @@ class Function(IntEnum):
     LOG_SIGMOID = 17
     POWER = 18
     HARD_SILU = 19
-    SOFTMAX = 20
-    LOG_SOFTMAX = 21
+    LOG = 20
+    SOFTMAX = 21
+    LOG_SOFTMAX = 22
 
 
-ENUMS = (Part, Stabilizer, StartMode, FaultCode, Function)
+class Cell(IntEnum):
+    """Cells of recurrent layers; of a GRU those that reset after and before the product with the weights."""
+
+    SIMPLE = 0
+    LSTM = 1
+    GRU_AFTER = 2
+    GRU_BEFORE = 3
+
+
+class ProductShare(IntEnum):
+    """What of a product of a gate and a signal goes to the gate: nothing, half, or in proportion to both."""
+
+    SIGNAL = 0
+    HALF = 1
+    PROP = 2
+    ABS = 3
+
+
+class BiasShare(IntEnum):
+    """What becomes of biases in a recurrent layer's sums; SHARE gives stabilizers to the inputs too."""
+
+    ABSORB = 0
+    IGNORE = 1
+    DISTRIBUTE = 2
+    SHARE = 3
+
+
+ENUMS = (Part, Stabilizer, StartMode, FaultCode, Function, Cell, ProductShare, BiasShare)
 
 #: Parts of a contraction's input, taken while it is loaded.
 INPUT_PARTS = {"x": Part.X, "x+": Part.POSITIVE, "x-": Part.NEGATIVE}

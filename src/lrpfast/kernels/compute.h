@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "recurrent.h"
+
 #define LRPFAST_ROWS 48  /* rows of one tile pass: whole tiles of 6 and of 8 */
 #define LRPFAST_SUMS 8   /* accumulators, outputs and shares of one contraction */
 #define LRPFAST_DEPTH 256 /* k of a block: results depend on it */
@@ -71,6 +73,12 @@ typedef struct {
     void (*add)(ptrdiff_t n, const void *input, void *output);
     void (*relu)(ptrdiff_t n, const void *input, void *output);
     double (*absolute)(ptrdiff_t n, const void *input);
+    /* Of float64's table alone: they compute in double, whatever their buffers hold. */
+    ptrdiff_t (*recurrent_scratch)(const lrpfast_recurrent *operation);
+    int (*recur)(const lrpfast_recurrent *operation, const lrpfast_recurrent_forward *buffers, ptrdiff_t rows,
+                 void *scratch);
+    int (*recur_back)(const lrpfast_recurrent *operation, const lrpfast_recurrent_backward *buffers, ptrdiff_t rows,
+                      void *scratch);
 } lrpfast_kernels;
 
 /* Instruction sets this processor can run, best last; each a static name. */

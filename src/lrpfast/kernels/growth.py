@@ -25,19 +25,42 @@ LEAST = 1 / MOST
 #: Explanations that are judged of a call on a backend that does not judge while it runs.
 MOST_JUDGED = 16
 
-#: What a run notes of the explanations that it judged, where any is worth a word: how many grew too much, reach the
-#: input with too little, are zero everywhere; of the last, how many began with zero, and with a negative sum; the
-#: largest growth and its sample, the smallest and its sample, the first sample whose relevance is zero; the step.
-Note = tuple[int, int, int, int, int, float, int, float, int, int, int]
-
-
-#: The counts of `Growth`.
+#: The counts of `Growth` and `RunGrowth`.
 COUNTS = ("amplified", "vanished", "zero", "nothing", "negative")
+
+
+@dataclass(frozen=True, slots=True)
+class RunGrowth:
+    """How relevance grew in the explanations that one run judged, recorded where one of them calls for a warning.
+
+    Attributes
+    ----------
+    amplified, vanished, zero, nothing, negative : int
+        As in `Growth`.
+    largest, smallest : float
+        The largest growth of an amplified explanation, and the smallest share that is left of a vanished one.
+    largest_sample, smallest_sample, first_zero : int
+        The samples of these two, and the first one whose relevance is zero; the run's first sample is 0.
+    step : int
+        One in so many explanations was judged.
+    """
+
+    amplified: int
+    vanished: int
+    zero: int
+    nothing: int
+    negative: int
+    largest: float
+    largest_sample: int
+    smallest: float
+    smallest_sample: int
+    first_zero: int
+    step: int = 1
 
 
 @dataclass
 class Growth:
-    """What the runs of one call noted, together.
+    """The growth of relevance in all runs of one call.
 
     Attributes
     ----------
@@ -62,20 +85,26 @@ class Growth:
     step: int = 1
 
     @classmethod
-    def of(cls, notes: Iterable[tuple[int, Note]], conserving: bool = True) -> Growth:
-        """From (first sample, note) of every run; a plan that does not conserve is judged by its zeros alone."""
+    def of(cls, runs: Iterable[tuple[int, RunGrowth]], conserving: bool = True) -> Growth:
+        """The sum of runs, each with the number of its first sample.
+
+        A plan that does not conserve relevance is judged by its zeros alone.
+        """
         result = cls()
-        for first, note in notes:
-            result.zero, result.nothing = result.zero + note[2], result.nothing + note[3]
-            result.negative, result.step = result.negative + note[4], max(result.step, note[10])
-            if note[2] and result.first_zero < 0:
-                result.first_zero = first + note[9]
+        for first, run in runs:
+            result.zero += run.zero
+            result.nothing += run.nothing
+            result.negative += run.negative
+            result.step = max(result.step, run.step)
+            if run.zero and result.first_zero < 0:
+                result.first_zero = first + run.first_zero
             if conserving:
-                result.amplified, result.vanished = result.amplified + note[0], result.vanished + note[1]
-                if note[0] and note[5] > result.largest[0]:
-                    result.largest = note[5], first + note[6]
-                if note[1] and note[7] < result.smallest[0]:
-                    result.smallest = note[7], first + note[8]
+                result.amplified += run.amplified
+                result.vanished += run.vanished
+                if run.amplified and run.largest > result.largest[0]:
+                    result.largest = run.largest, first + run.largest_sample
+                if run.vanished and run.smallest < result.smallest[0]:
+                    result.smallest = run.smallest, first + run.smallest_sample
         return result
 
     @classmethod
@@ -91,32 +120,18 @@ class Growth:
         return {key: getattr(self, key) for key in COUNTS}
 
 
-def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step: int) -> Note | None:
-    """The note of some explanations, from their relevance (samples, targets, …) and outputs (samples, outputs).
+def judge(relevance: Any, output: np.ndarray | None, start: Start, rectify: bool, step: int) -> RunGrowth | None:
+    """The growth of some explanations, from their relevance (samples, targets, …) and outputs (samples, outputs).
 
-    For backends that do not judge while they run. ``step`` samples of the call lie between two of these.
+    For backends that do not judge while they run. Of the call's samples, these are every ``step``-th. The outputs are
+    not needed where the start is an array. None where there is nothing to warn of.
     """
     with device_of(relevance):
         absolute = abs(relevance)
         sums = module_of(relevance).nansum(absolute.reshape(*absolute.shape[:2], -1), 2, np.float64)
         after: np.ndarray = to_host(sums)
-    y = np.maximum(output, 0) if rectify and start.mode != "pair" else output
-    y = y.astype(np.float64)
-    low, size = start.window or (0, y.shape[1])
-    if start.mode == "array":
-        assert start.array is not None
-        chosen = start.array.reshape(len(y), 1, -1).astype(np.float64)
-    elif start.mode == "max":
-        chosen = y[:, low : low + size].max(1)[:, None, None]
-    elif start.mode == "all":
-        chosen = y[:, None, low : low + size]
-    else:
-        assert start.targets is not None
-        targets = start.targets.reshape(-1, 2 if start.mode == "pair" else start.count)
-        indices = np.broadcast_to(targets, (len(y), targets.shape[1]))
-        chosen = np.take_along_axis(y, indices, 1)
-        chosen = chosen[:, None] * [1, -1] if start.mode == "pair" else chosen[:, :, None]
-    before, total = np.abs(chosen).sum(2), chosen.sum(2)
+    initial = _initial_relevance(output, start, rectify)
+    before, total = np.abs(initial).sum(2), initial.sum(2)
     nonzero_start = before > 0 if start.mode == "array" else np.ones_like(before, bool)
     zero = (after == 0) & nonzero_start
     amplified = ~zero & (after > MOST * before) & nonzero_start
@@ -126,9 +141,36 @@ def judge(relevance: Any, output: np.ndarray, start: Start, rectify: bool, step:
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.where(amplified, after / before, 0.0)
         share = np.where(vanished, after / np.abs(total), np.inf)
-    return (
-        *(int(mask.sum()) for mask in (amplified, vanished, zero, zero & (before == 0), zero & (total < 0))),
-        *(float(growth.max()), step * int(growth.max(1).argmax())),
-        *(float(share.min()), step * int(share.min(1).argmin())),
-        *(step * int(zero.any(1).argmax()), step),
-    )  # type: ignore[return-value]
+    return RunGrowth(
+        amplified=int(amplified.sum()),
+        vanished=int(vanished.sum()),
+        zero=int(zero.sum()),
+        nothing=int((zero & (before == 0)).sum()),
+        negative=int((zero & (total < 0)).sum()),
+        largest=float(growth.max()),
+        largest_sample=step * int(growth.max(1).argmax()),
+        smallest=float(share.min()),
+        smallest_sample=step * int(share.min(1).argmin()),
+        first_zero=step * int(zero.any(1).argmax()),
+        step=step,
+    )
+
+
+def _initial_relevance(output: np.ndarray | None, start: Start, rectify: bool) -> np.ndarray:
+    """The relevance at which explanations start, shape (samples, targets, outputs or 1 or 2), float64."""
+    if start.mode == "array":
+        assert start.array is not None
+        return start.array.reshape(len(start.array), 1, -1).astype(np.float64)
+    assert output is not None
+    y = (np.maximum(output, 0) if rectify and start.mode != "pair" else output).astype(np.float64)
+    low, size = start.window or (0, y.shape[1])
+    if start.mode == "max":
+        largest: np.ndarray = y[:, low : low + size].max(1)
+        return largest[:, None, None]
+    if start.mode == "all":
+        return y[:, None, low : low + size]
+    assert start.targets is not None
+    targets = start.targets.reshape(-1, 2 if start.mode == "pair" else start.count)
+    indices = np.broadcast_to(targets, (len(y), targets.shape[1]))
+    values = np.take_along_axis(y, indices, 1)
+    return values[:, None] * [1, -1] if start.mode == "pair" else values[:, :, None]

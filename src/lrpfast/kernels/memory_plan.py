@@ -9,8 +9,11 @@ from typing import Any
 
 from .contraction_ops import Contract, Redistribute
 from .operation import Operation, row_of
-from .ops import DotBack, DotOp
+from .ops import DotBack, DotOp, Recur, RecurBack
 from .program import Program
+
+#: A step's products have a row for each sample: a quarter of a tile's rows asks for so many samples as fill some tiles.
+STEP_ROWS = 4
 
 
 def touched(operation: Operation) -> tuple[set[int], set[int]]:
@@ -87,6 +90,10 @@ def work_of(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]
     match operation:
         case DotOp() | DotBack():
             return [(2 * operation.m * operation.n * operation.k, operation.m)]
+        case Recur() | RecurBack():
+            r = operation.recurrence
+            weights = r.weights.size + (0 if r.candidate is None else r.candidate.size)
+            return [(2 * r.steps * weights, STEP_ROWS)]
         case Contract() | Redistribute():
             out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
             products = []

@@ -1,6 +1,7 @@
 """Every operation of a program, one row each: what backends know of it besides its record.
 
-The two heavy ones and `Divide` have their records in `contraction_ops`; a light one's stands here, below its row. From
+The two heavy ones and `Divide` have their records in `contraction_ops`, those of recurrent layers theirs in
+`recurrent_ops`; a light one's stands here, below its row. From
 the rows come the checks (`check`), what the memory plan sees (`buffers`), what goes into the compiled record
 (`arguments`), and the kernels: ``kernel`` in the CPU's .pxi files, ``light_`` and ``kernel`` in `cuda/light.cu`. An
 operation without a row, or a row without a kernel, is an error wherever it is compiled. CONTRIBUTING.md adds one as an
@@ -20,6 +21,9 @@ from .codes import FUNCTIONS, STABILIZERS
 from .contraction_ops import Contract, Divide, Redistribute
 from .geometry import Geometry
 from .operation import ROWS, Buffers, Operation, Row, buffer_of, light, no_arguments
+from .recurrent_ops import MaskSteps as MaskSteps
+from .recurrent_ops import Recur as Recur
+from .recurrent_ops import RecurBack as RecurBack
 
 # The heavy operations, and what stands between them.
 
@@ -182,6 +186,23 @@ class SumChannels(Operation):
     source: int
     out: int
     columns: int
+
+
+@light(
+    ("relevance", "source"),
+    ("out",),
+    verify.check_share_remainder,
+    lambda o: {"n": o.n},
+)
+@dataclass(frozen=True, eq=False)
+class ShareRemainder(Operation):
+    """out = source + (Σ relevance − Σ source) / columns, row by row: of ``n`` values and of ``columns``."""
+
+    relevance: int
+    source: int
+    out: int
+    columns: int
+    n: int
 
 
 # Moving values.

@@ -5,6 +5,7 @@
  *   NAME   a macro that makes a name unique to the pair
  *   VBYTES the vector width in bytes
  *   FMA(a, b, c)  a * b + c on vectors, fused where the instruction set can
+ *   DOUBLES 1 where T is double, else 0
  *   WIDE   1 where there are 32 vector registers, 0 where there are 16
  *
  * Each output's sum runs over k in order, one fused multiply-add a step, whatever
@@ -24,6 +25,9 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_epilogue.h"
 #include "tile_small_k.h"
 #include "tile_elementwise.h"
+#if DOUBLES
+#include "tile_recurrent.h"
+#endif
 
 /* What tile_amx.h has no other form of. */
 #define KERNELS_BUT_PRODUCTS                                                               \
@@ -40,6 +44,11 @@ static const lrpfast_kernels NAME(kernels) = {
     .pack = NAME(pack),
     .block = NAME(block),
     KERNELS_BUT_PRODUCTS,
+#if DOUBLES
+    .recurrent_scratch = NAME(recurrent_scratch),
+    .recur = NAME(recur),
+    .recur_back = NAME(recur_back),
+#endif
 };
 
 #undef VL

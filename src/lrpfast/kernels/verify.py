@@ -289,3 +289,10 @@ def check_lookup(operation: Any, read: Sizes, written: Sizes) -> None:
 def check_sum_channels(operation: Any, read: Sizes, written: Sizes) -> None:
     """A sum for each row of channels."""
     require(read[0] == written[0] * operation.columns, operation, "buffers do not fit the columns")
+
+
+def check_share_remainder(operation: Any, read: Sizes, written: Sizes) -> None:
+    """As many rows of relevance as of values."""
+    n, columns = operation.n, operation.columns
+    fits = n > 0 and read[0] % n == 0 and [read[1], written[0]] == [read[0] // n * columns] * 2
+    require(fits, operation, "buffers do not fit the columns")

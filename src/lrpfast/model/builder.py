@@ -35,8 +35,8 @@ class Graph:
 
     def __repr__(self) -> str:
         entries = [layer for layer, _ in self._nodes if isinstance(layer, Input)]
-        told = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
-        return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {told or 'none'}>"
+        inputs = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
+        return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {inputs or 'none'}>"
 
     def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
         """A place where data enters.
@@ -62,7 +62,7 @@ class Graph:
         >>> graph.input((28, 28, 1), name="image"), graph.input(3)
         (0, 1)
         """
-        return self._place(Input(as_shape(shape, "input"), name=name), ())
+        return self._append(Input(as_shape(shape, "input"), name=name), ())
 
     def add(self, layer: Layer, *inputs: int) -> int:
         """Feed a layer with earlier results. A layer may be added more than once.
@@ -93,14 +93,14 @@ class Graph:
         """
         if not isinstance(layer, Layer) or isinstance(layer, Input):
             raise InputError(f"add takes layers from lrpfast.layers, not {type(layer).__name__}; see Graph.input")
-        at = indices(inputs, len(self._nodes))
-        if not at:
+        sources = indices(inputs, len(self._nodes))
+        if not sources:
             raise InputError(f"{layer}: inputs must be what input() and add() of this graph returned, not {inputs!r}")
         if isinstance(layer, Block):
-            return self._build(layer, at)
+            return self._build(layer, sources)
         if self._reused is not None:
             layer = self._reused.pop(0)
-        return self._place(layer, at)
+        return self._append(layer, sources)
 
     def _build(self, block: Block, inputs: tuple[int, ...]) -> int:
         """Add a block's parts; those of its first use, where it was added before."""
@@ -111,16 +111,16 @@ class Graph:
                 return block.build(self, *inputs)
             finally:
                 self._reused = None
-        named = block if block.name else replace(block, name=self._free_name(snake(type(block))))
-        out = named.build(self, *inputs)
+        block_with_name = block if block.name else replace(block, name=self._free_name(snake(type(block))))
+        out = block_with_name.build(self, *inputs)
         self._parts[id(block)] = (block, [layer for layer, _ in self._nodes[first:]])
         return out
 
     def _free_name(self, stem: str) -> str:
-        taken = {layer.name for layer, _ in self._nodes}
-        return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if name not in taken)
+        names = {layer.name for layer, _ in self._nodes}
+        return next(name for name in (stem, *(f"{stem}_{i}" for i in range(1, len(names) + 2))) if name not in names)
 
-    def _place(self, layer: Layer, inputs: tuple[int, ...]) -> int:
+    def _append(self, layer: Layer, inputs: tuple[int, ...]) -> int:
         self._nodes.append((layer, inputs))
         return len(self._nodes) - 1
 
@@ -194,7 +194,7 @@ def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None
             raise ShapeError("from_layers needs input_shape=(…): the first layer does not say what it takes")
         first = Input((layers[0].kernel.shape[0],))
     graph = Graph()
-    at = graph.input(first.shape, first.name)
+    index = graph.input(first.shape, first.name)
     for layer in layers:
-        at = graph.add(layer, at)
-    return graph.model(at, name=name)
+        index = graph.add(layer, index)
+    return graph.model(index, name=name)

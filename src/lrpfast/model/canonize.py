@@ -28,7 +28,7 @@ from .layers.window import pads
 _Nodes = list[tuple[Layer, tuple[int, ...]]]
 
 
-def canonize(model: Model, kept: Collection[int] = ()) -> Model:
+def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
     """The model with every batch normalization folded into a linear layer, where that changes no output.
 
     It is folded into the layer with weights before it, when nothing else uses that layer's
@@ -43,7 +43,7 @@ def canonize(model: Model, kept: Collection[int] = ()) -> Model:
     Parameters
     ----------
     model : Model
-    kept : collection of int
+    excluded : collection of int
         Nodes that are not to be folded.
 
     Returns
@@ -58,42 +58,44 @@ def canonize(model: Model, kept: Collection[int] = ()) -> Model:
         times[id(layer)] = times.get(id(layer), 0) + 1
     shared = {i for i, (layer, _) in enumerate(nodes) if times[id(layer)] > 1}
 
-    def alone(i: int) -> bool:
+    def is_only_use(i: int) -> bool:
         return len(consumers[i]) == 1 and i not in model.outputs
 
-    def before(i: int) -> int | None:
+    def layer_before(i: int) -> int | None:
         """The layer with weights whose output the node normalizes and nothing else uses."""
-        at = nodes[i][1][0]
-        while isinstance(nodes[at][0], Identity) and alone(at):
-            at = nodes[at][1][0]
-        layer = nodes[at][0]
-        fits = isinstance(layer, Linear) and alone(at) and at not in shared
-        return at if fits and getattr(layer, "activation", None) is None else None
+        index = nodes[i][1][0]
+        while isinstance(nodes[index][0], Identity) and is_only_use(index):
+            index = nodes[index][1][0]
+        layer = nodes[index][0]
+        fits = isinstance(layer, Linear) and is_only_use(index) and index not in shared
+        return index if fits and getattr(layer, "activation", None) is None else None
 
-    def after(i: int) -> int | None:
+    def layer_after(i: int) -> int | None:
         """The layer with weights that alone uses what the node makes."""
-        at = i
-        while alone(at):
-            at = consumers[at][0]
-            if isinstance(nodes[at][0], Linear):
-                return None if at in shared else at
-            if not isinstance(nodes[at][0], (Identity, Flatten, Reshape)):
+        index = i
+        while is_only_use(index):
+            index = consumers[index][0]
+            if isinstance(nodes[index][0], Linear):
+                return None if index in shared else index
+            if not isinstance(nodes[index][0], (Identity, Flatten, Reshape)):
                 return None
         return None
 
     for i, (layer, inputs) in enumerate(nodes):
-        if not isinstance(layer, BatchNorm) or i in shared or i in kept:
+        if not isinstance(layer, BatchNorm) or i in shared or i in excluded:
             continue
-        folded, at = None, before(i)
-        if at is not None:
-            folded = _folded_before(nodes[at][0], layer.factor(), layer.offset())
+        folded, index = None, layer_before(i)
+        if index is not None:
+            folded = _folded_before(nodes[index][0], layer.factor(), layer.offset())
         if folded is None:
-            at = after(i)
-            if at is not None:
-                folded = _folded_after(nodes[at][0], layer, model.nodes[i].shape, model.nodes[nodes[at][1][0]].shape)
-        if folded is not None and at is not None:
-            nodes[at] = (folded, nodes[at][1])
-            nodes[i] = (Identity(f"BatchNorm folded into {model.nodes[at].name}", name=layer.name), inputs)
+            index = layer_after(i)
+            if index is not None:
+                folded = _folded_after(
+                    nodes[index][0], layer, model.nodes[i].shape, model.nodes[nodes[index][1][0]].shape
+                )
+        if folded is not None and index is not None:
+            nodes[index] = (folded, nodes[index][1])
+            nodes[i] = (Identity(f"BatchNorm folded into {model.nodes[index].name}", name=layer.name), inputs)
     if all(node.layer is layer for node, (layer, _) in zip(model.nodes, nodes, strict=True)):
         return model
     return with_layers(model, nodes)
@@ -105,10 +107,10 @@ def split_batch_norm(model: Model) -> Model:
     What iNNvestigate calls ``bn_layer_fuse_mode="two_linear"``. The first is NAME/normalized.
     """
     nodes: _Nodes = []
-    place: list[int] = []
+    new_index: list[int] = []
     parts: dict[int, tuple[BatchNorm, BatchNorm]] = {}
     for node in model.nodes:
-        layer, inputs = node.layer, tuple(place[j] for j in node.inputs)
+        layer, inputs = node.layer, tuple(new_index[j] for j in node.inputs)
         if isinstance(layer, BatchNorm):
             if id(layer) not in parts:
                 parts[id(layer)] = _halves(layer)
@@ -116,8 +118,8 @@ def split_batch_norm(model: Model) -> Model:
             nodes.append((first, inputs))
             inputs = (len(nodes) - 1,)
         nodes.append((layer, inputs))
-        place.append(len(nodes) - 1)
-    return Model(nodes, model.name, [place[i] for i in model.outputs]) if parts else model
+        new_index.append(len(nodes) - 1)
+    return Model(nodes, model.name, [new_index[i] for i in model.outputs]) if parts else model
 
 
 def _halves(layer: BatchNorm) -> tuple[BatchNorm, BatchNorm]:
@@ -142,45 +144,48 @@ def _folded_before(layer: Layer, factor: np.ndarray, offset: np.ndarray) -> Laye
     return replace(layer, kernel=kernel, bias=offset if bias is None else bias * factor + offset)
 
 
-def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, taken: Shape) -> Layer | None:
+def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, input_shape: Shape) -> Layer | None:
     """The layer that makes of the normalization's input what the given one makes of its output; None if none can.
 
-    ``shape`` is the normalization's, ``taken`` that of the layer's input: the same values, reshaped.
+    ``shape`` is the normalization's, ``input_shape`` that of the layer's input: the same values, reshaped.
     """
-    if None in shape or None in taken or not _sees_no_padding(layer, taken):
+    if None in shape or None in input_shape or not _sees_no_padding(layer, input_shape):
         return None
-    factor, offset = (_channels(v, shape, taken) for v in (norm.factor(), norm.offset()))
+    factor, offset = (_channels(v, shape, input_shape) for v in (norm.factor(), norm.offset()))
     if factor is None or offset is None:
         return None
     kernel, bias = _exact(layer.kernel), _exact(layer.bias)  # type: ignore[attr-defined]
     if isinstance(layer, Dense):
-        scaled, added = kernel * factor[:, None], offset @ kernel
+        new_kernel, new_bias = kernel * factor[:, None], offset @ kernel
     elif isinstance(layer, Conv):
 
-        def spread(v: np.ndarray) -> np.ndarray:
+        def on_channels(v: np.ndarray) -> np.ndarray:
             """For each weight of a window, its input channel's value: group g has channels of its own."""
             return np.repeat(v.reshape(layer.groups, -1).T, kernel.shape[-1] // layer.groups, axis=1)
 
-        scaled, added = kernel * spread(factor), (kernel * spread(offset)).reshape(-1, kernel.shape[-1]).sum(0)
+        new_kernel, new_bias = (
+            kernel * on_channels(factor),
+            (kernel * on_channels(offset)).reshape(-1, kernel.shape[-1]).sum(0),
+        )
     elif isinstance(layer, DepthwiseConv):
-        scaled = kernel * factor[:, None]
-        added = (kernel * offset[:, None]).reshape(-1, *kernel.shape[-2:]).sum(0).ravel()
+        new_kernel = kernel * factor[:, None]
+        new_bias = (kernel * offset[:, None]).reshape(-1, *kernel.shape[-2:]).sum(0).ravel()
     elif isinstance(layer, LocallyConnected):
         taps = kernel.shape[1] // len(factor)
-        scaled = kernel * np.tile(factor, taps)[:, None]
-        added = (kernel * np.tile(offset, taps)[:, None]).sum(1).reshape(layer.output_shape(taken))
+        new_kernel = kernel * np.tile(factor, taps)[:, None]
+        new_bias = (kernel * np.tile(offset, taps)[:, None]).sum(1).reshape(layer.output_shape(input_shape))
     else:
         return None
-    return replace(layer, kernel=scaled, bias=added if bias is None else bias + added)
+    return replace(layer, kernel=new_kernel, bias=new_bias if bias is None else bias + new_bias)
 
 
 def _exact(array: np.ndarray | None) -> Any:
     return None if array is None else array.astype(np.float64)
 
 
-def _channels(values: np.ndarray, shape: Shape, taken: Shape) -> np.ndarray | None:
-    """Channel values of ``shape``, as those of the last axis of the reshaped ``taken``; None where they mix."""
-    rows = np.broadcast_to(values, shape).reshape(-1, taken[-1])  # type: ignore[arg-type]
+def _channels(values: np.ndarray, shape: Shape, input_shape: Shape) -> np.ndarray | None:
+    """Channel values of ``shape``, as those of the last axis of the reshaped ``input_shape``; None where they mix."""
+    rows = np.broadcast_to(values, shape).reshape(-1, input_shape[-1])  # type: ignore[arg-type]
     return rows[0] if (rows == rows[0]).all() else None
 
 

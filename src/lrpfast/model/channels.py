@@ -31,22 +31,22 @@ _WINDOWS = (AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, DepthwiseConv
 _KEEP = (Activation, BatchNorm, Crop, Identity, Interpolate, ReflectPad, Take, UpSample, ZeroPad)
 
 
-def channels_first(nodes: Sequence[Node], at: int) -> bool | None:
+def channels_first(nodes: Sequence[Node], index: int) -> bool | None:
     """Whether the channels are the first axis of the samples that enter at node ``at``, or the last.
 
     The first convolution or pooling that the input reaches tells, through layers that keep or
     permute its axes. None where there is no such layer, as in a dense network.
     """
     # for each node, the axes of the input that its axes are
-    axes = {at: tuple(range(len(nodes[at].shape)))}
+    axes = {index: tuple(range(len(nodes[index].shape)))}
     for i, node in enumerate(nodes):
-        found = next((axes[j] for j in node.inputs if j in axes), None)
-        if found is None:
+        input_axes = next((axes[j] for j in node.inputs if j in axes), None)
+        if input_axes is None:
             continue
         if isinstance(node.layer, _WINDOWS):
-            return {0: True, len(found) - 1: False}.get(found[-1])
+            return {0: True, len(input_axes) - 1: False}.get(input_axes[-1])
         if isinstance(node.layer, Permute):
-            axes[i] = tuple(found[a] for a in node.layer.axes)
+            axes[i] = tuple(input_axes[a] for a in node.layer.axes)
         elif isinstance(node.layer, _KEEP):
-            axes[i] = found
+            axes[i] = input_axes
     return None

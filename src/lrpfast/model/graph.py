@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,11 @@ import numpy as np
 from .. import table
 from ..errors import InputError, ShapeError
 from .channels import channels_first
-from .layers import (
-    SOFTMAXES,
-    Activation,
-    Block,
-    Identity,
-    Input,
-    Layer,
-    Merge,
-)
+from .layers import SOFTMAXES, Block, Input, Layer, Merge
 from .layers.base import as_shape, fits, whole
-from .layers.shape import only_moves
-from .node import Node, check_pairs, indices, named
+from .node import Node, check_pairs, indices, with_names
 from .npz import digest, write
+from .rewrites import own_layers, randomized, without_activations
 from .summary import summary_table
 
 
@@ -95,9 +86,9 @@ class Model:
             raise InputError(f"outputs must be a list of indices of nodes, not {outputs!r:.80}")
         if not nodes or not isinstance(nodes[0][0], Input):
             raise ShapeError("a model begins with an Input layer")
-        built: list[Node] = []
+        result: list[Node] = []
         uses: dict[int, int] = {}
-        for i, (layer, (_, inputs)) in enumerate(zip(named([layer for layer, _ in nodes]), nodes, strict=True)):
+        for i, (layer, (_, inputs)) in enumerate(zip(with_names([layer for layer, _ in nodes]), nodes, strict=True)):
             if isinstance(layer, Input) != (not inputs) or indices(inputs, i) is None:
                 raise ShapeError(f"{layer}: inputs must be earlier layers, and only an Input has none; got {inputs}")
             if isinstance(layer, Block):
@@ -106,17 +97,17 @@ class Model:
                 raise ShapeError(f"{layer}: it takes one input, not {len(inputs)}")
             use = uses.get(id(layer), 0)
             uses[id(layer)] = use + 1
-            shape = layer.output_shape(*(built[j].shape for j in inputs))
-            built.append(Node(layer, tuple(inputs), shape, f"{layer.name}:{use}" if use else str(layer.name)))
-        ends = (len(built) - 1,) if outputs is None else indices(outputs, len(built))
+            shape = layer.output_shape(*(result[j].shape for j in inputs))
+            result.append(Node(layer, tuple(inputs), shape, f"{layer.name}:{use}" if use else str(layer.name)))
+        ends = (len(result) - 1,) if outputs is None else indices(outputs, len(result))
         if not ends:
-            raise ShapeError(f"outputs must be indices of the model's {len(built)} layers, not {outputs!r}")
-        used = {j for node in built for j in node.inputs} | set(ends)
-        for i, node in enumerate(built):
-            if i not in used:
+            raise ShapeError(f"outputs must be indices of the model's {len(result)} layers, not {outputs!r}")
+        used_nodes = {j for node in result for j in node.inputs} | set(ends)
+        for i, node in enumerate(result):
+            if i not in used_nodes:
                 raise ShapeError(f"{node}: nothing uses its output, and the model does not return it")
-        entries = tuple(i for i, node in enumerate(built) if isinstance(node.layer, Input))
-        self.__dict__.update(nodes=tuple(built), inputs=entries, outputs=ends, name=name, sequential=bool(sequential))
+        entries = tuple(i for i, node in enumerate(result) if isinstance(node.layer, Input))
+        self.__dict__.update(nodes=tuple(result), inputs=entries, outputs=ends, name=name, sequential=bool(sequential))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(
@@ -184,10 +175,10 @@ class Model:
         if len(shapes) != len(self.inputs):
             raise ShapeError(f"the model has {len(self.inputs)} inputs, not {len(shapes)}")
         nodes: list[tuple[Layer, tuple[int, ...]]] = [(node.layer, node.inputs) for node in self.nodes]
-        for i, given in zip(self.inputs, shapes, strict=True):
-            wanted, shape = self.nodes[i].shape, as_shape(given, str(self.nodes[i]))
-            if not fits(shape, wanted):
-                raise ShapeError(f"{self.nodes[i]} takes samples of shape {wanted}, not {shape}")
+        for i, new_shape in zip(self.inputs, shapes, strict=True):
+            expected, shape = self.nodes[i].shape, as_shape(new_shape, str(self.nodes[i]))
+            if not fits(shape, expected):
+                raise ShapeError(f"{self.nodes[i]} takes samples of shape {expected}, not {shape}")
             nodes[i] = (Input(shape, name=self.nodes[i].layer.name), ())
         return Model(nodes, self.name, self.outputs, self.sequential)
 
@@ -205,11 +196,11 @@ class Model:
         >>> model.consumers()
         [[1], [2], []]
         """
-        used: list[list[int]] = [[] for _ in self.nodes]
+        result: list[list[int]] = [[] for _ in self.nodes]
         for i, node in enumerate(self.nodes):
             for j in node.inputs:
-                used[j].append(i)
-        return used
+                result[j].append(i)
+        return result
 
     def index(self, layer: str | int) -> int:
         """Position of a layer in `layers`.
@@ -240,12 +231,12 @@ class Model:
                 if node.name == layer:
                     return i
             raise InputError(f"no layer is named {layer!r}; the layers are {', '.join(x.name for x in self.nodes)}")
-        at = whole(layer)
-        if at is None:
+        index = whole(layer)
+        if index is None:
             raise InputError(f"layer must be a name or an index, not {layer!r}")
-        if not -len(self.nodes) <= at < len(self.nodes):
-            raise InputError(f"layer index {at} is out of range: the model has {len(self.nodes)} layers")
-        return at % len(self.nodes)
+        if not -len(self.nodes) <= index < len(self.nodes):
+            raise InputError(f"layer index {index} is out of range: the model has {len(self.nodes)} layers")
+        return index % len(self.nodes)
 
     def until(self, layer: str | int) -> Model:
         """The model that ends with the given layer's output (its activation included).
@@ -270,10 +261,10 @@ class Model:
         >>> model.until("dense").output_shape
         (3,)
         """
-        kept = self.needed(layer)
-        place = {i: k for k, i in enumerate(kept)}
-        nodes = [(self.nodes[i].layer, tuple(place[j] for j in self.nodes[i].inputs)) for i in kept]
-        return Model(nodes, self.name, [len(kept) - 1])
+        ancestors = self.needed(layer)
+        new_index = {i: k for k, i in enumerate(ancestors)}
+        nodes = [(self.nodes[i].layer, tuple(new_index[j] for j in self.nodes[i].inputs)) for i in ancestors]
+        return Model(nodes, self.name, [len(ancestors) - 1])
 
     def needed(self, layer: str | int) -> list[int]:
         """The nodes that a layer's output depends on, itself included.
@@ -299,11 +290,11 @@ class Model:
         >>> model.needed("dense")
         [0, 1]
         """
-        found = {self.index(layer)}
-        for i in range(max(found), -1, -1):
-            if i in found:
-                found.update(self.nodes[i].inputs)
-        return sorted(found)
+        ancestors = {self.index(layer)}
+        for i in range(max(ancestors), -1, -1):
+            if i in ancestors:
+                ancestors.update(self.nodes[i].inputs)
+        return sorted(ancestors)
 
     def without_output_activation(self, functions: Collection[str]) -> Model:
         """The model without its outputs' final activations, where these are among ``functions``.
@@ -329,29 +320,11 @@ class Model:
         >>> model.without_output_activation(["sigmoid"]).predict(np.array([[3.0]])).tolist()
         [[3.0]]
         """
-        listed = isinstance(functions, Collection) and not isinstance(functions, str)
-        if not listed or not all(isinstance(name, str) for name in functions):
+        is_list = isinstance(functions, Collection) and not isinstance(functions, str)
+        if not is_list or not all(isinstance(name, str) for name in functions):
             raise InputError(f"functions must be a list of names, as ['softmax'], not {functions!r:.80}")
-        nodes = [(node.layer, node.inputs) for node in self.nodes]
-        consumers = self.consumers()
-        changed = False
-        for at in self.outputs:
-            # a layer that only hands the output on or moves it, and to nothing else
-            while only_moves(nodes[at][0]) and nodes[at][1] and len(consumers[at]) <= (at not in self.outputs):
-                at = nodes[at][1][0]
-            layer, inputs = nodes[at]
-            activation: Activation | None = getattr(layer, "activation", None)
-            if len(consumers[at]) > (at not in self.outputs):
-                continue  # something else needs the activation
-            if isinstance(layer, Activation) and layer.function in functions and inputs:
-                nodes[at] = (Identity(f"without {layer.function}", name=layer.name), inputs)
-            elif activation is not None and activation.function in functions:
-                bare: Any = layer
-                nodes[at] = (replace(bare, activation=None), inputs)
-            else:
-                continue
-            changed = True
-        return with_layers(self, nodes) if changed else self
+        nodes = without_activations(self.nodes, self.consumers(), self.outputs, functions)
+        return self if nodes is None else with_layers(self, nodes)
 
     def without_softmax(self) -> Model:
         """The same model with a final softmax or its logarithm left out, so that it predicts logits.
@@ -367,6 +340,37 @@ class Model:
         [[3.0, 1.0]]
         """
         return self.without_output_activation(SOFTMAXES)
+
+    def randomized(self, seed: int = 0, *, from_layer: str | int | None = None) -> Model:
+        """The same network with random weights, from a layer to the output.
+
+        Each array of a layer with a kernel or an embedding is drawn from a normal distribution with that
+        array's mean and standard deviation. Normalizations keep theirs.
+
+        Parameters
+        ----------
+        seed : int
+            The same seed draws the same weights for a layer, wherever the random layers begin.
+        from_layer : str or int, optional
+            The first random layer, by name or index; all of them when None.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        InputError
+            When there is no such layer.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+        >>> model.randomized(seed=1).digest() == model.digest()
+        False
+        """
+        first = 0 if from_layer is None else self.index(from_layer)
+        return with_layers(self, randomized(self.nodes, seed, first))
 
     def predict(
         self,
@@ -486,15 +490,5 @@ class Model:
 
 
 def with_layers(model: Model, nodes: Sequence[tuple[Layer, tuple[int, ...]]]) -> Model:
-    """The model with other layers at its nodes, which keep their names.
-
-    Of a layer that is used several times one use may become another: they are layers of their own then.
-    """
-    became: dict[int, set[int]] = {}
-    for node, (layer, _) in zip(model.nodes, nodes, strict=True):
-        became.setdefault(id(node.layer), set()).add(id(layer))
-    named = [
-        (replace(layer, name=node.name) if len(became[id(node.layer)]) > 1 else layer, inputs)
-        for node, (layer, inputs) in zip(model.nodes, nodes, strict=True)
-    ]
-    return Model(named, model.name, model.outputs)
+    """The model with other layers at its nodes, which keep their names."""
+    return Model(own_layers(model.nodes, nodes), model.name, model.outputs)

@@ -37,37 +37,37 @@ def snake(layer: type[Layer]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", layer.__name__).lower()
 
 
-def named(layers: Sequence[Layer]) -> list[Layer]:
+def with_names(layers: Sequence[Layer]) -> list[Layer]:
     """Give every unnamed layer a name as Keras would: dense, dense_1, … A layer used twice stays one layer."""
     for layer in layers:
         if layer.name is not None and not isinstance(layer.name, str):
             raise InputError(f"{type(layer).__name__}: name must be a text or None, not {layer.name!r}")
     distinct = list({id(layer): layer for layer in layers}.values())
     names = [layer.name for layer in distinct if layer.name]
-    taken = set(names)
-    if len(taken) < len(names):
+    names_in_use = set(names)
+    if len(names_in_use) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"two layers are named {twice!r}; names must differ")
-    named = {}
+    result = {}
     counts: Counter[str] = Counter()  # the last number that was tried after each stem
     for layer in distinct:
         if not layer.name:
             stem = snake(type(layer))
             name = f"{stem}_{counts[stem]}" if counts[stem] else stem
-            while name in taken:
+            while name in names_in_use:
                 counts[stem] += 1
                 name = f"{stem}_{counts[stem]}"
-            taken.add(name)
-            named[id(layer)] = replace(layer, name=name)
+            names_in_use.add(name)
+            result[id(layer)] = replace(layer, name=name)
         else:
-            named[id(layer)] = layer
-    return [named[id(layer)] for layer in layers]
+            result[id(layer)] = layer
+    return [result[id(layer)] for layer in layers]
 
 
 def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
     """Whole numbers of at least 0 and below ``count``; None where one is something else."""
-    found = tuple(map(whole, values))
-    return None if any(i is None or not 0 <= i < count for i in found) else cast("tuple[int, ...]", found)
+    numbers = tuple(map(whole, values))
+    return None if any(i is None or not 0 <= i < count for i in numbers) else cast("tuple[int, ...]", numbers)
 
 
 def check_pairs(nodes: Any) -> None:

@@ -59,8 +59,8 @@ def _describe(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> tuple
     entries: list[dict[str, Any]] = []
     first: dict[int, int] = {}  # where a layer that is used again stands
     for i, node in enumerate(nodes):
-        seen = first.setdefault(id(node.layer), i)
-        layer = _encode(node.layer, arrays) if seen == i else {"same_as": seen}
+        first_index = first.setdefault(id(node.layer), i)
+        layer = _encode(node.layer, arrays) if first_index == i else {"same_as": first_index}
         entries.append({"layer": layer, "inputs": list(node.inputs)})
     header = {"format": FORMAT, "version": VERSION, "name": name, "nodes": entries, "outputs": list(outputs)}
     return header, arrays
@@ -114,8 +114,10 @@ def read(path: Path) -> tuple[list[tuple[layer_types.Layer, tuple[int, ...]]], s
         count = sum(name.startswith("array_") for name in archive.namelist())
         arrays = {f"array_{i}": _array(archive, f"array_{i}") for i in range(count)}
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
-        found = f"{header.get('format')!r} version {header.get('version')!r}" if isinstance(header, dict) else "nothing"
-        raise ModelFormatError(f"made for {found}, this lrpfast reads {FORMAT!r} version {VERSION}")
+        origin = "nothing"
+        if isinstance(header, dict):
+            origin = f"{header.get('format')!r} version {header.get('version')!r}"
+        raise ModelFormatError(f"made for {origin}, this lrpfast reads {FORMAT!r} version {VERSION}")
     layers: list[layer_types.Layer] = []
     for node in header["nodes"]:
         same = node["layer"].get("same_as")

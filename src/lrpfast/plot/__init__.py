@@ -1,4 +1,4 @@
-"""Pictures of relevance: heat maps of images, sequences and flat vectors, centred on zero.
+"""Pictures of relevance: heat maps of images, sequences and flat vectors, centred on zero, and coloured tokens.
 
 Matplotlib draws them; it is imported by the first picture, not with lrpfast.
 
@@ -10,8 +10,9 @@ Examples
 
 from .figure import heatmap
 from .file import save
+from .text import text
 
-__all__ = ["heatmap", "save"]
+__all__ = ["heatmap", "save", "text"]
 
 
 def __dir__() -> list[str]:

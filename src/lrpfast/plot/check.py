@@ -1,4 +1,4 @@
-"""What the arguments of `heatmap` and `save` have in common, and matplotlib, if it is there."""
+"""Checks of arguments that `heatmap` and `save` share, and the import of matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..kernels.arrays import as_array
 
 
 def figure_class() -> Any:
-    """Matplotlib's ``Figure``; MissingPackageError where there is no matplotlib."""
+    """Matplotlib's ``Figure``; MissingPackageError without matplotlib."""
     try:
         import matplotlib  # noqa: F401, its parts may be known while it is not there
         from matplotlib.figure import Figure
@@ -26,13 +26,13 @@ def figure_class() -> Any:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """InputError unless ``value`` is one of the choices."""
+    """Raise InputError unless ``value`` is one of the choices."""
     if not (isinstance(value, str) and value in choices):
         raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def is_index(value: Any) -> bool:
-    """Whether ``value`` is a whole number, of any type but bool."""
+    """Whether ``value`` is an integer, of any type but bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
 
 
@@ -41,13 +41,13 @@ def is_real(value: Any) -> bool:
     return is_index(value) or isinstance(value, (float, np.floating))
 
 
-def as_labels(value: Any, what: str) -> list[str]:
+def as_labels(value: Any, name: str) -> list[str]:
     """A sequence's values as texts."""
     values = as_array(value) if is_array(value) else value
     if getattr(values, "ndim", 1) != 1:
-        raise InputError(f"{what} must be a sequence, one for each, not an array of shape {tuple(values.shape)}")
+        raise InputError(f"{name} must be a sequence, one for each, not an array of shape {tuple(values.shape)}")
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
-        raise InputError(f"{what} must be a sequence, one for each, not {value!r:.80}")
+        raise InputError(f"{name} must be a sequence, one for each, not {value!r:.80}")
     return [str(v) for v in values]
 
 

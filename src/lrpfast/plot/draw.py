@@ -1,4 +1,4 @@
-"""What is drawn: a sample of each kind on its axes, the names beside it, and the colour bar."""
+"""Draws samples of each kind on their axes, their labels, and the colour bar."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def draw_image(
 ) -> None:
     """Pixels (h, w), over the input where there is one."""
     if below is not None:
-        # where there is no relevance, no grey: the input's own would look like it
+        # no grey for points without relevance: it would look like the input's own
         ax.patch.set(facecolor=UNKNOWN, edgecolor="0.6", hatch="/////", linewidth=0)
         ax.imshow(np.where(np.isnan(values), np.nan, below), cmap=_pale_grey(), origin=origin)
         colours = colours.with_extremes(bad=_CLEAR)
@@ -34,7 +34,7 @@ def draw_image(
 
 
 def _pale_grey() -> Colormap:
-    """White to light grey: pale enough for colours to be seen on it."""
+    """White to light grey: pale enough for colours to be visible on it."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("pale grey", ["1.0", "0.6"]).with_extremes(bad=_CLEAR)
@@ -46,31 +46,31 @@ def draw_sequence(
     below: np.ndarray | None,
     end: float,
     colours: Colormap,
-    every: np.ndarray | None,
+    all_values: np.ndarray | None,
 ) -> None:
-    """A row of bars for each channel, and the input's line, on the channel's scale in the samples ``every``."""
+    """Draw a row of bars for each channel, and the input as a line on the channel's scale in ``all_values``."""
     steps, count = values.shape
     ax.imshow(values.T, cmap=colours, vmin=-end, vmax=end, aspect="auto")
     for c in range(count if below is not None else 0):
-        assert below is not None and every is not None
-        known = every[..., c][~np.isnan(every[..., c])]
-        low, span = (known.min(), np.ptp(known)) if known.size else (0.0, 0.0)
+        assert below is not None and all_values is not None
+        valid = all_values[..., c][~np.isnan(all_values[..., c])]
+        low, span = (valid.min(), np.ptp(valid)) if valid.size else (0.0, 0.0)
         share = (below[:, c] - low) / span if span else np.where(np.isnan(below[:, c]), np.nan, 0.5)
         ax.plot(np.arange(steps), c + 0.4 - 0.8 * share, color=_INK, linewidth=0.9, marker="." if steps == 1 else "")
     ax.set(xlim=(-0.5, steps - 0.5), ylim=(count - 0.5, -0.5))
 
 
 def draw_vector(ax: Axes, values: np.ndarray, below: np.ndarray | None, end: float, colours: Colormap) -> None:
-    """Bars upwards and downwards, and the input's steps, with an axis of their own."""
+    """Draw bars upwards and downwards, and the input as steps on an axis of its own."""
     from matplotlib.collections import PolyCollection
 
     n = len(values)
-    at = np.flatnonzero(~np.isnan(values) & (values != 0))
-    height = values[at].clip(-end, end)
-    left, right, zero = at - 0.4, at + 0.4, np.zeros(len(at))
+    positions = np.flatnonzero(~np.isnan(values) & (values != 0))
+    height = values[positions].clip(-end, end)
+    left, right, zero = positions - 0.4, positions + 0.4, np.zeros(len(positions))
     corners = np.stack([left, zero, left, height, right, height, right, zero], 1).reshape(-1, 4, 2)
     hue = np.where(height[:, None] > 0, colours(0.9), colours(0.1))
-    # with an edge, so that narrow bars among thousands are seen
+    # an edge keeps narrow bars visible among thousands
     bars = PolyCollection(list(corners), facecolors=hue, edgecolors=hue, linewidths=0.4, rasterized=n > 2000)
     ax.add_collection(bars)
     for k in np.flatnonzero(np.isnan(values)) if n <= 2000 else ():
@@ -87,14 +87,14 @@ def draw_vector(ax: Axes, values: np.ndarray, below: np.ndarray | None, end: flo
         edges = np.arange(n + 1) - 0.5
         twin.stairs(below, edges, baseline=None, color="0.45", linewidth=0.8, rasterized=n > 2000)
         size = float(np.nanmax(np.abs(below), initial=0.0)) or 1.0
-        twin.set_ylim(-1.1 * size, 1.1 * size)  # both axes have their zero at one height
+        twin.set_ylim(-1.1 * size, 1.1 * size)  # the zeros of both axes are at the same height
         twin.tick_params(axis="y", colors="0.45", labelsize="x-small")
         twin.set_ylabel("input", color="0.45", fontsize="x-small")
         twin.spines[:].set_visible(False)
 
 
 def annotate(ax: Axes, kind: str, parts: list[str] | None, grid: Grid, i: int, last: bool, amount: str) -> None:
-    """What stands above, beside and below a panel."""
+    """Write the labels above, beside and below a panel."""
     text = "\n".join(part for part in (grid.above[i], amount) if part)
     ax.set_title(text, fontsize="small", parse_math=False)
     for spine in ax.spines.values():
@@ -128,7 +128,7 @@ def add_bar(
     clipped: tuple[bool, bool],
     summed: int,
 ) -> None:
-    """The colour bar; without ``end`` that of panels with scales of their own; ``summed`` channels are told of."""
+    """Add the colour bar, without ``end`` for panels with their own scales; it says how many channels are summed."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

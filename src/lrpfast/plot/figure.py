@@ -1,4 +1,4 @@
-"""The whole picture."""
+"""The picture as a whole: `heatmap`."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def heatmap(
 ) -> Figure:
     """Draw the relevance of samples in a grid of panels, one for each.
 
-    The colours lie symmetrically about zero: red speaks for what was explained, blue
-    against it. No relevance is the colour map's middle, which is nearly white; over an
-    image's input it is clear, and the input shows. Features that are NaN are light grey;
-    over an image's input, which is in greys itself, pale yellow and hatched.
+    The colours are symmetric about zero: red speaks for what was explained, blue
+    against it. Zero is the colour map's middle, which is nearly white; over an
+    image's input it is transparent, so that the input shows. NaN features are light grey;
+    over an image's input, which is grey itself, they are pale yellow and hatched.
 
     Parameters
     ----------
     relevance : array, shape (samples, …), or Explanation
-        As `Analyzer.analyze` or `explain` returns it, in the units of the explained output:
-        NumPy's, on a GPU, of PyTorch, xarray or Dask. How a sample is drawn follows from its
-        shape; see ``kind``. Means by group, ``statistics.mean``, are samples too;
+        The result of `Analyzer.analyze` or `explain`, in the units of the explained output:
+        an array of NumPy, CuPy, PyTorch, xarray or Dask. The shape decides how a sample is
+        drawn; see ``kind``. Means by group, ``statistics.mean``, are samples too;
         those on a grid need ``kind="image"``.
     input : array shaped like ``relevance``, optional
-        What was explained. An image lies in pale greys, its largest value the darkest, beneath
-        its relevance: in one red and one blue, which cover it the more, the larger |R| is;
-        channels are averaged. A sequence is a line over each
-        channel's bars, from the smallest to the largest value of that channel in the
-        samples shown. A vector is a grey line of steps, with an axis of its own on the right.
+        The explained inputs. An image is drawn in pale greys, its largest value the darkest,
+        beneath its relevance in one red and one blue, which are more opaque for larger |R|;
+        channels are averaged. A sequence is a line over each channel's bars, scaled from the
+        smallest to the largest value of that channel in the samples shown. A vector is a
+        grey line of steps, with an axis of its own on the right.
     kind : {"auto", "image", "sequence", "vector"}
         - "image": (samples, height, width), or with channels (samples, height, width,
           channels) or (samples, channels, height, width); see ``channels_first``;
@@ -67,51 +67,51 @@ def heatmap(
         "auto" takes four axes as images, three as sequences, two as vectors. Images without
         an axis of channels, such as maps (samples, lat, lon), need ``kind="image"``.
     shape : tuple of int, optional
-        The shape to give each sample first, such as (8, 8) for 64 features: an image,
-        unless ``kind`` says otherwise.
+        The shape of each sample, such as (8, 8) for 64 features: an image, unless ``kind``
+        says otherwise.
     mask : bool array, shape (height, width), optional
-        For features that are some points of a grid, such as the ocean's in a map: True
-        where the features lie, in row-major order. The other points are NaN.
+        For features that are some points of a grid, such as the ocean in a map: True
+        at the features, in row-major order. The other points are NaN.
     channels : {"sum", "each"} or int, optional
-        Images: "sum" (default) adds the relevance of the channels, which the colour bar
-        says; an index shows one.
-        Sequences: "each" (default) has a row for each, or "sum", or an index.
+        Images: "sum" (default) adds the relevance of the channels, and the colour bar
+        says so; an index shows one channel.
+        Sequences: "each" (default) draws a row for each channel; or "sum", or an index.
     channels_first : bool, optional
         Whether a sample's channels are its first axis, as in ONNX and PyTorch, or its last,
-        as in Keras; ``model.channels_first`` knows that of inputs. When None, the channels
-        of an image are whichever of the two has a size of 1 to 4, less than both other axes,
-        and an error where neither has, as in hidden layers, or where one has 1 and the other 3, grey or in
-        colour; those of a sequence are the last axis. Samples without channels are drawn as they are.
+        as in Keras; ``model.channels_first`` has the value for inputs. When None, the channels
+        of an image are the first or last axis, whichever has a size of 1 to 4, less than both
+        other axes; it is an error if neither has, as in hidden layers, or if one has 1 and the
+        other 3. The channels of a sequence are the last axis.
     features : sequence of str, optional
         Names of a vector's features or of a sequence's channels.
     scale : {"sample", "shared"}
-        "sample": every panel has its own scale, which stands above it as ±value.
-        "shared": one for all samples shown.
+        "sample": every panel has its own scale, with its limit above the panel as ±value.
+        "shared": one scale for all samples shown.
     percentile : float, optional
-        Above 0 and up to 100. Colours end at this percentile of |R|, of the values that
-        are neither 0 nor NaN; what lies beyond has the last colour of its sign, and the
-        colour bar has an arrow there (a vector's bar, a triangle). By default colours end
+        Above 0 and up to 100. Colours end at this percentile of |R| among the values that
+        are neither 0 nor NaN; larger values have the last colour of their sign, and the
+        colour bar has an arrow (a vector's bar, a triangle). By default colours end
         at the largest |R|, and nothing is clipped.
     limit : int
         Draw the first ``limit`` samples (at most 100). When there are more, the
         figure's title says how many of how many.
     labels : sequence, optional
-        What stands above each panel: one for each sample; by default its index.
+        The text above each panel, one for each sample; by default its index.
     rows, columns : sequence of str, optional
-        Labels of the grid's rows and columns instead, where the samples are ordered row
-        by row. ``columns`` may also be the number of columns.
+        Labels of the grid's rows and columns instead, for samples that are ordered row by
+        row. ``columns`` may also be the number of columns.
     title : str, optional
-        Above the whole figure.
+        The text above the whole figure.
     origin : {"upper", "lower"}
-        Where an image's first row is; "lower" for maps whose latitudes ascend. Only images take it.
+        The position of an image's first row; "lower" for maps with ascending latitudes. For images only.
     cmap : str or matplotlib Colormap
-        A diverging map. The default, ColorBrewer's RdBu reversed, can be told apart by
-        colour-blind readers.
+        A diverging map. Colour-blind readers can distinguish the colours of the default,
+        ColorBrewer's RdBu reversed.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Made without pyplot: it needs no display and need not be closed. `save` or its
+        Created without pyplot: it needs no display and need not be closed. `save` or its
         ``savefig`` writes it; in a notebook, ``%matplotlib inline`` shows it.
 
     Raises
@@ -120,7 +120,7 @@ def heatmap(
         When shapes do not fit each other or the kind; a single sample needs its batch axis.
     InputError
         When an option is unknown, there are no samples, a relevance is infinite, or an
-        image's channels may be its first axis as well as its last.
+        image's channels may be either its first axis or its last.
     MissingPackageError
         When matplotlib is not installed: ``pip install matplotlib``.
 
@@ -139,7 +139,7 @@ def heatmap(
     (2, 16)
     >>> figure = lrpfast.plot.heatmap(done.statistics.mean, shape=(4, 4), labels=done.statistics.groups)
     """
-    figure_class()  # what is not installed is told first
+    figure_class()  # a missing package is the first error
     check_choice("scale", scale, SCALES)
     check_choice("origin", origin, ORIGINS)
     check_limit(limit)
@@ -154,15 +154,15 @@ def heatmap(
     parts = check_features(features, kind, values)
     colours = colour_map(cmap, over_input=kind == "image" and beneath is not None)
 
-    figure = _new_figure(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
+    figure = blank(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
     _add_title(figure, title, len(values), samples)
     axes = list(figure.subplots(grid.down, grid.across, squeeze=False).ravel())
     for spare in axes[len(values) :]:
         spare.remove()
     del axes[len(values) :]
-    alone = scale == "shared" or len(values) == 1  # one scale: its own numbers at the bar
+    alone = scale == "shared" or len(values) == 1  # with one scale, the bar has its numbers
     for i, ax in enumerate(axes):
-        end = ends[i] or 1.0  # where all is zero, any limits show it
+        end = ends[i] or 1.0  # if all is zero, any limits will do
         below = None if beneath is None else beneath[i]
         if kind == "vector":
             draw_vector(ax, values[i], below, end, colours)
@@ -179,17 +179,17 @@ def heatmap(
     return figure
 
 
-def _add_title(figure: Figure, title: str | None, shown: int, samples: int) -> None:
-    """The title, and how many of how many samples are shown where these are not all."""
-    if shown < samples:
+def _add_title(figure: Figure, title: str | None, count: int, samples: int) -> None:
+    """Add the title, and how many of the samples are shown if not all are."""
+    if count < samples:
         title = f"{title}: " if title else ""
-        title += f"first {shown:,} of {samples:,} samples"
+        title += f"first {count:,} of {samples:,} samples"
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
 
 
-def _new_figure(size: tuple[float, float], layout: Literal["compressed", "constrained"]) -> Figure:
-    """A figure that is drawn into memory: no pyplot, no window, no global state."""
+def blank(size: tuple[float, float], layout: Literal["compressed", "constrained"] | None = None) -> Figure:
+    """An empty figure that is drawn in memory, without pyplot, a window or global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = figure_class()(figsize=size, layout=layout)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..output import check_target, replacing
 from .check import figure_class, is_real
+from .text import TokenText
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,39 +18,40 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf", "svg")
 
 
-def save(figure: Figure, path: str | os.PathLike[str], dpi: float = 150) -> None:
-    """Write a figure as PNG, PDF or SVG, by the path's ending; it appears when it is whole.
+def save(figure: Figure | TokenText, path: str | os.PathLike[str], dpi: float = 150) -> None:
+    """Write a figure as PNG, PDF or SVG, by the path's extension; the file appears when it is complete.
 
     Parameters
     ----------
-    figure : matplotlib.figure.Figure
+    figure : matplotlib.figure.Figure or TokenText
     path : path
-        Ends in .png, .pdf or .svg.
+        With the extension .png, .pdf or .svg.
     dpi : float
-        Pixels an inch, of a PNG.
+        Pixels per inch of a PNG.
 
     Raises
     ------
     InputError
-        For any other ending, where no file can be put, and when ``figure`` is none or ``dpi`` not above 0.
+        For any other extension or an unusable path, for anything but a figure, and for a ``dpi`` not above 0.
 
     Examples
     --------
     >>> figure = lrpfast.plot.heatmap(np.array([[1.0, -2.0]]))
     >>> lrpfast.plot.save(figure, "map.png")
     """
-    if not isinstance(figure, figure_class()):
+    drawn = figure.figure() if isinstance(figure, TokenText) else figure
+    if not isinstance(drawn, figure_class()):
         raise InputError(f"figure must be a matplotlib Figure, as heatmap makes, not {figure!r:.80}")
     if not is_real(dpi) or not 0 < dpi < math.inf:
         raise InputError(f"dpi must be a number above 0, not {dpi!r:.80}")
     ending = check_path(path)
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with replacing(path) as file:
-        figure.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending))
+        drawn.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending))
 
 
 def check_path(path: str | os.PathLike[str]) -> str:
-    """The format that the path's ending names; InputError or OSError unless a picture can be put there.
+    """The format of a path's extension; InputError or OSError unless a picture can be written there.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The grid of panels: how many, how large, and what stands beside them."""
+"""The grid of panels: their number, size and labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .check import as_labels, is_index
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of panels and what stands beside it."""
+    """The grid of panels, and the labels of its rows and columns."""
 
     down: int
     across: int

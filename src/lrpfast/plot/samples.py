@@ -1,4 +1,4 @@
-"""What a caller gives, as images, sequences or vectors."""
+"""Interprets the caller's arrays as images, sequences or vectors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..kernels.arrays import as_array, to_host
 from .check import check_choice, is_index
 
 KINDS = ("auto", "image", "sequence", "vector")
-#: Samples drawn where nothing else is said.
+#: The default for the largest number of samples.
 LIMIT = 16
-#: More panels than this are a picture that nobody reads, and that takes minutes to draw.
+#: The largest number of panels: nobody reads more, and drawing them would take minutes.
 MOST_PANELS = 100
 
 
 def check_limit(limit: Any, panels: int = 1) -> None:
-    """InputError unless ``limit`` samples of so many panels each can be drawn."""
+    """Raise InputError unless ``limit`` samples with this number of panels each can be drawn."""
     if not is_index(limit) or limit < 1:
         raise InputError(f"limit must be a whole number of at least 1, not {limit!r}")
     if limit * panels > MOST_PANELS:
@@ -31,8 +31,8 @@ def check_limit(limit: Any, panels: int = 1) -> None:
         raise InputError(f"limit is {limit:,} samples{each}, but a picture has {MOST_PANELS} panels at most")
 
 
-def as_samples(value: Any, what: str, limit: int) -> tuple[np.ndarray, int]:
-    """The first ``limit`` samples in float64, and how many there are; of what is mapped or lazy no more is read."""
+def as_samples(value: Any, name: str, limit: int) -> tuple[np.ndarray, int]:
+    """The first ``limit`` samples in float64, and the number of all; mapped and lazy arrays are read no further."""
     if isinstance(value, Explanation):
         value = value.relevance
         if isinstance(value, list):
@@ -40,34 +40,34 @@ def as_samples(value: Any, what: str, limit: int) -> tuple[np.ndarray, int]:
                 f"the explanation is of a model with {len(value)} inputs; draw one of them: explanation.relevance[0]"
             )
     if not hasattr(value, "shape") or not hasattr(value, "__getitem__"):
-        value = as_real(value, what)
+        value = as_real(value, name)
     shape = tuple(value.shape)
     if len(shape) < 2:
         hint = "for one sample add the batch axis: x[None]"
-        raise ShapeError(f"{what} must have shape (samples, …), not {shape}; {hint}")
+        raise ShapeError(f"{name} must have shape (samples, …), not {shape}; {hint}")
     if 0 in shape:
-        raise InputError(f"{what} of shape {shape} has nothing to draw")
-    shown = np.array(to_host(as_real(value[:limit], what)), np.float64)
-    if np.isinf(shown).any():
-        place = ", ".join(map(str, np.argwhere(np.isinf(shown))[0]))
-        raise InputError(f"{what}[{place}] is infinite: there is no colour for it")
-    return shown, shape[0]
+        raise InputError(f"{name} of shape {shape} has nothing to draw")
+    samples = np.array(to_host(as_real(value[:limit], name)), np.float64)
+    if np.isinf(samples).any():
+        index = ", ".join(map(str, np.argwhere(np.isinf(samples))[0]))
+        raise InputError(f"{name}[{index}] is infinite: there is no colour for it")
+    return samples, shape[0]
 
 
-#: Grey, grey and alpha, RGB, RGB and alpha: an axis so short is an image's channels; a longer one may be a side.
+#: Grey, grey and alpha, RGB, RGB and alpha: an axis of this size or less is an image's channels.
 COLOURS = 4
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How the caller's arrays are to be read: the arguments that say it, checked as far as that goes without them."""
+    """The arguments that say how to interpret arrays, checked as far as possible without the arrays."""
 
     kind: str
     shape: tuple[int, ...] | None
     mask: np.ndarray | None
     channels: str | int | None
     channels_first: bool | None
-    #: How many channels were added up.
+    #: The number of channels that were added.
     summed: int = 1
 
     @classmethod
@@ -99,20 +99,20 @@ class Reader:
             raise InputError(f"channels_first must be True, False or None, not {channels_first!r}")
         return cls(kind, shape, mask, channels, None if channels_first is None else bool(channels_first))
 
-    def read(self, values: np.ndarray, what: str) -> tuple[Reader, np.ndarray]:
+    def read(self, values: np.ndarray, name: str) -> tuple[Reader, np.ndarray]:
         """Images (n, h, w), sequences (n, steps, channels) or vectors (n, features).
 
-        The reader returned reads others alike: it knows their kind, and where channels lie; and how many were summed.
-        An image's "input" keeps its channels.
+        The returned reader interprets other arrays in the same way: it has the kind, the axis of channels, and the
+        number of summed channels. An image's "input" keeps its channels.
         """
-        given, kind = values.shape, self.kind
+        original_shape, kind = values.shape, self.kind
         if self.mask is not None:
-            values = self._on_grid(values, what)
+            values = self._on_grid(values, name)
         elif self.shape is not None:
-            if math.prod(given[1:]) != math.prod(self.shape):
-                hint = "; for one sample add the batch axis: x[None]" if given == self.shape else ""
-                wanted = _any((len(values), *self.shape))
-                raise ShapeError(f"{what} of shape {_any(given)} cannot be given the shape {wanted}{hint}")
+            if math.prod(original_shape[1:]) != math.prod(self.shape):
+                hint = "; for one sample add the batch axis: x[None]" if original_shape == self.shape else ""
+                expected = _any((len(values), *self.shape))
+                raise ShapeError(f"{name} of shape {_any(original_shape)} cannot be given the shape {expected}{hint}")
             values = values.reshape(len(values), *self.shape)
         if kind == "auto":
             kind = {2: "vector", 3: "sequence", 4: "image"}.get(values.ndim, "auto")
@@ -120,9 +120,9 @@ class Reader:
         if values.ndim not in axes:
             if kind == "auto":
                 raise ShapeError(
-                    f"{what} of shape {_any(given)}: there is no picture of {values.ndim} axes; give a slice"
+                    f"{name} of shape {_any(original_shape)}: there is no picture of {values.ndim} axes; give a slice"
                 )
-            wanted = {
+            expected = {
                 "image": "(samples, height, width), or with an axis of channels",
                 "sequence": "(samples, steps), or with an axis of channels",
                 "vector": "(samples, features)",
@@ -130,79 +130,79 @@ class Reader:
             hint = "; shape=(height, width) folds flat ones" if kind == "image" and values.ndim == 2 else ""
             if values.ndim == axes[0] - 1:
                 hint += "; for one sample add the batch axis: x[None]"
-            raise ShapeError(f"{what} of kind {kind!r} must have shape {wanted}, not {_any(values.shape)}{hint}")
+            raise ShapeError(f"{name} of kind {kind!r} must have shape {expected}, not {_any(values.shape)}{hint}")
         first = self.channels_first
         if kind == "vector":
-            for name in ("channels", "channels_first"):
-                if getattr(self, name) is not None:
-                    raise InputError(f"{name} is for images and sequences, not for vectors")
+            for option in ("channels", "channels_first"):
+                if getattr(self, option) is not None:
+                    raise InputError(f"{option} is for images and sequences, not for vectors")
         elif values.ndim == axes[-1]:
-            first = self._channels_first(kind, values.shape, what)
+            first = self._channels_first(kind, values.shape, name)
             values = np.moveaxis(values, 1, -1) if first else values
         summed = 1
         if kind == "sequence":
             values = values[..., None] if values.ndim == 2 else values
             if self.channels not in (None, "each"):
-                summed, values = values.shape[-1], self._pick(values, what)
+                summed, values = values.shape[-1], self._pick(values, name)
         if kind == "image":
             if self.channels == "each":
                 raise InputError("channels of images are sum or an index; each is for sequences")
-            if values.ndim == 4 and what == "relevance":
-                summed, values = values.shape[-1], self._pick(values, what)[..., 0]
+            if values.ndim == 4 and name == "relevance":
+                summed, values = values.shape[-1], self._pick(values, name)[..., 0]
         return replace(self, kind=kind, channels_first=first, summed=1 if is_index(self.channels) else summed), values
 
-    def _channels_first(self, kind: str, shape: tuple[int, ...], what: str) -> bool:
-        """Whether samples with channels have them first: as told, else by an image's sizes."""
+    def _channels_first(self, kind: str, shape: tuple[int, ...], name: str) -> bool:
+        """Whether the channels are the first axis: by the argument, else by an image's sizes."""
         if self.channels_first is not None or kind == "sequence":
             return bool(self.channels_first)
         first, middle, last = shape[1:]
-        either = {first, last} == {1, 3}  # grey with channels at one end, in colour with them at the other
+        either = {first, last} == {1, 3}  # either a grey or an RGB image
         if not either and min(first, last) <= COLOURS and (first < min(middle, last) or last < min(first, middle)):
             return first < last
         raise InputError(
-            f"{what} of shape {_any(shape)}: its sizes do not tell where the channels are; say channels_first=True or "
+            f"{name} of shape {_any(shape)}: its sizes do not tell where the channels are; say channels_first=True or "
             "channels_first=False"
         )
 
-    def _on_grid(self, values: np.ndarray, what: str) -> np.ndarray:
+    def _on_grid(self, values: np.ndarray, name: str) -> np.ndarray:
         assert self.mask is not None
         points = int(self.mask.sum())
         if values.ndim != 2 or values.shape[1] != points:
             raise ShapeError(
-                f"{what} must have shape (samples, {points}), as many as the mask has, not {_any(values.shape)}"
+                f"{name} must have shape (samples, {points}), as many as the mask has, not {_any(values.shape)}"
             )
         grid = np.full((len(values), *self.mask.shape), np.nan)
         grid[:, self.mask] = values
         return grid
 
-    def _pick(self, values: np.ndarray, what: str) -> np.ndarray:
-        """(…, 1): the channel asked for, or the sum of those that are not NaN."""
+    def _pick(self, values: np.ndarray, name: str) -> np.ndarray:
+        """The requested channel, or the sum of those that are not NaN, shape (…, 1)."""
         if self.channels in (None, "sum"):
             some = ~np.isnan(values).all(-1, keepdims=True)
             return np.where(some, np.nansum(values, -1, keepdims=True), np.nan)
         index, count = int(self.channels), values.shape[-1]
         if not 0 <= index < count:
-            raise InputError(f"channel {index} is out of range: {what} has channels 0 to {count - 1}")
+            raise InputError(f"channel {index} is out of range: {name} has channels 0 to {count - 1}")
         return values[..., index : index + 1]
 
 
 def _any(shape: Sequence[int]) -> str:
-    """The shape of any number of such samples: of what was given, no more than the samples shown is read."""
+    """A shape with "samples" as its first size: only some of the samples have been read."""
     return f"(samples, {', '.join(map(str, shape[1:]))})"
 
 
 def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit: int) -> np.ndarray:
-    """The inputs of the samples shown, read as their relevance was; images in grey."""
-    shown, count = as_samples(input, "input", limit)
+    """The inputs of the samples shown, interpreted in the same way as their relevance; images in grey."""
+    inputs, count = as_samples(input, "input", limit)
     if count != samples:
         raise ShapeError(f"there are {samples} relevances, but {count} inputs")
-    _, shown = reader.read(shown, "input")
+    _, inputs = reader.read(inputs, "input")
     if reader.kind == "image":
-        if shown.ndim == 4:
-            some = ~np.isnan(shown).all(-1)
-            shown = np.where(some, np.nansum(shown, -1) / np.maximum(1, (~np.isnan(shown)).sum(-1)), np.nan)
-        if shown.shape != values.shape:
-            raise ShapeError(f"input as images is {_any(shown.shape)}, relevance {_any(values.shape)}")
-    elif shown.shape != values.shape:
-        raise ShapeError(f"input must be shaped like relevance: {values.shape[1:]} a sample, not {shown.shape[1:]}")
-    return shown
+        if inputs.ndim == 4:
+            some = ~np.isnan(inputs).all(-1)
+            inputs = np.where(some, np.nansum(inputs, -1) / np.maximum(1, (~np.isnan(inputs)).sum(-1)), np.nan)
+        if inputs.shape != values.shape:
+            raise ShapeError(f"input as images is {_any(inputs.shape)}, relevance {_any(values.shape)}")
+    elif inputs.shape != values.shape:
+        raise ShapeError(f"input must be shaped like relevance: {values.shape[1:]} a sample, not {inputs.shape[1:]}")
+    return inputs

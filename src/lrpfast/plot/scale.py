@@ -1,4 +1,4 @@
-"""Where colours end, and which they are."""
+"""The colours and their limits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SCALES = ("sample", "shared")
 
 #: Light grey: features without a value.
 MASKED = "0.8"
-#: Pale yellow, to be hatched: the same over an image's input, which is in greys itself.
+#: Pale yellow, hatched: features without a value over an image's input, which is grey itself.
 UNKNOWN = "#f5e9b8"
 
 
 def limits(values: np.ndarray, scale: str, percentile: float | None) -> tuple[list[float], tuple[bool, bool]]:
-    """The |R| at which each panel's colours end, and whether some relevance lies below or above that."""
+    """The |R| at which each panel's colours end, and whether some relevance is below or above these limits."""
     if percentile is not None and not (is_real(percentile) and 0 < percentile <= 100):
         raise InputError(f"percentile must be a number above 0 and up to 100, not {percentile!r}")
 
@@ -37,7 +37,7 @@ def limits(values: np.ndarray, scale: str, percentile: float | None) -> tuple[li
 
 
 def colour_map(cmap: Any, over_input: bool) -> Colormap:
-    """The colours; over an input, those of the map's ends, the clearer the nearer to zero."""
+    """The colour map; over an input, the colours of its ends, more transparent near zero."""
     import matplotlib
     from matplotlib.colors import Colormap, ListedColormap
 
@@ -47,7 +47,7 @@ def colour_map(cmap: Any, over_input: bool) -> Colormap:
         cmap = matplotlib.colormaps[cmap]
     if not isinstance(cmap, Colormap):
         raise InputError(f"cmap must be the name of a colour map or a matplotlib Colormap, not {cmap!r}")
-    if over_input:  # clear where there is no relevance, a full colour at the scale's end
+    if over_input:  # transparent at zero, opaque at the scale's end
         strength = np.linspace(-1, 1, 255)
         colours = np.where(strength[:, None] < 0, cmap(0.1), cmap(0.9))
         colours[:, 3] = np.abs(strength)
@@ -56,5 +56,5 @@ def colour_map(cmap: Any, over_input: bool) -> Colormap:
 
 
 def plus_minus(end: float) -> str:
-    """What stands above a panel with a scale of its own."""
+    """The text above a panel with a scale of its own."""
     return f"±{end:.3g}" if end else "all 0"

@@ -12,6 +12,7 @@ from ..budget import budgeted, held_bytes
 from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
 from ..model.layers.base import whole
+from .input_shape import InputShapes, check_input_shape, resolve_shapes
 from .keras import check_custom_objects, from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
@@ -49,7 +50,11 @@ _KINDS = (
 
 
 def load(
-    path: str | os.PathLike[str], *, memory: int | None = None, custom_objects: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    memory: int | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    input_shape: Any = None,
 ) -> Model:
     """The model in a file, whatever the file's name.
 
@@ -67,6 +72,10 @@ def load(
         function that gets the layer's configuration and the list of its weights and returns a layer of
         `lrpfast.layers` (or several, one after the other); or the built-in class it derives from, as a class of
         `lrpfast.layers` or Keras's name of it.
+    input_shape : tuple of int, or mapping, optional
+        One sample's shape, without the batch axis, where the file leaves sizes open: for example ``(3, 224, 224)``,
+        or ``{"image": (3, 224, 224), "age": (1,)}`` for several inputs; None in it leaves a size as the file says.
+        The file is read with these sizes, so that layers which need a fixed size can be read.
 
     Returns
     -------
@@ -84,7 +93,7 @@ def load(
     MissingPackageError
         When it is an ONNX model or a PyTorch program, and the package onnx or torch is not installed.
     InputError
-        When ``path`` is not a path, or ``memory`` no number of bytes.
+        When ``path`` is not a path, ``memory`` no number of bytes, or ``input_shape`` contradicts the file.
 
     Examples
     --------
@@ -100,6 +109,13 @@ def load(
     >>> own = {"ConvDNA": lrpfast.layers.Conv, "Scale": scale}
     >>> lrpfast.load("model.npz", custom_objects=own).output_shape
     (2,)
+
+    A network of convolutions takes images of any size; here it is read for one size:
+
+    >>> conv = lrpfast.layers.Conv(np.ones((3, 3, 1, 2)))
+    >>> lrpfast.from_layers([conv], input_shape=(None, None, 1)).save("open.npz")
+    >>> lrpfast.load("open.npz", input_shape=(28, 28, 1)).output_shape
+    (26, 26, 2)
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(
@@ -108,6 +124,7 @@ def load(
         )
     if memory is not None and (whole(memory) is None or memory < 1):
         raise InputError(f"memory must be a number of bytes, not {memory!r}")
+    shapes = check_input_shape(input_shape)
     path = Path(os.fsdecode(path))
     try:
         if path.is_dir():
@@ -124,20 +141,20 @@ def load(
             raise
         raise ModelFormatError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     with budgeted(file_bytes, memory):
-        return _read(path, head, check_custom_objects(custom_objects))
+        return _read(path, head, check_custom_objects(custom_objects), shapes)
 
 
-def _read(path: Path, head: bytes, custom_objects: Mapping[str, Any]) -> Model:
+def _read(path: Path, head: bytes, custom_objects: Mapping[str, Any], shapes: InputShapes) -> Model:
     if head.startswith(_ZIP):  # first: the HDF5 file stored in a .keras archive may lie at one of HDF5's offsets
-        return _load_zip(path, custom_objects)
+        return _load_zip(path, custom_objects, shapes)
     if any(head.startswith(_HDF5, offset) for offset in (0, 512, 1024, 2048)):
-        return read_h5(path, custom_objects)
+        return read_h5(path, custom_objects, shapes)
     if len(head) > 2 and head[0] == 8 and 2 < head[1] < 64 and head[2] in _ONNX:
-        return from_onnx(path)
+        return from_onnx(path, input_shape=shapes)
     raise ModelFormatError(f"{path}: {_kind(head)}. {ACCEPTED}")
 
 
-def _load_zip(path: Path, custom_objects: Mapping[str, Any]) -> Model:
+def _load_zip(path: Path, custom_objects: Mapping[str, Any], shapes: InputShapes) -> Model:
     with guarded(str(path)):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -148,11 +165,11 @@ def _load_zip(path: Path, custom_objects: Mapping[str, Any]) -> Model:
         if "header.npy" in names:
             from ..model.npz import read
 
-            return Model(*read(path))
+            return _of_sizes(Model(*read(path)), shapes)
     if "config.json" in names:
-        return read_archive(path, custom_objects)
+        return read_archive(path, custom_objects, shapes)
     if is_exported(names):
-        return read_pt2(path)
+        return read_pt2(path, shapes)
     if any(name.endswith("data.pkl") for name in names):
         kind = (
             "a PyTorch file with pickled code inside, which is never opened. Where the module is in memory, "
@@ -167,6 +184,14 @@ def _load_zip(path: Path, custom_objects: Mapping[str, Any]) -> Model:
     else:
         kind = f"a zip archive, but not a model's (it holds {', '.join(names[:3]) or 'nothing'})"
     raise ModelFormatError(f"{path}: {kind}. {ACCEPTED}")
+
+
+def _of_sizes(model: Model, shapes: InputShapes) -> Model:
+    """The model with the caller's sizes where it leaves them open."""
+    if not shapes:
+        return model
+    sizes = resolve_shapes({model.nodes[i].name: model.nodes[i].shape for i in model.inputs}, shapes)
+    return model.with_input_shape(*sizes)  # type: ignore[arg-type]
 
 
 def _directory(path: Path) -> str:

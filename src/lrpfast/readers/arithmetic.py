@@ -55,6 +55,16 @@ def power(builder: Builder, x: Value, exponent: float) -> Value:
     return builder.each(L.Activation("power", {"exponent": exponent}), x)
 
 
+def logarithm(builder: Builder, x: Value) -> Value:
+    """log(x)."""
+    return builder.each(L.Activation("log"), x)
+
+
+def absolute(builder: Builder, x: Value) -> Value:
+    """|x|."""
+    return builder.each(L.Activation("relu", {"negative_slope": -1.0}), x)
+
+
 def negative(builder: Builder, x: Value) -> Value:
     """-x."""
     return affine(builder, x, -1.0, 0.0)
@@ -126,6 +136,13 @@ def concat(builder: Builder, operands: Sequence[Operand], axis: int) -> Value:
     return builder.affine(result, np.array(1.0), shift)
 
 
+def total(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The sum over axes of a sample: the mean, times how many values there are."""
+    values = math.prod(fixed(x, axis) for axis in axes)
+    result = builder.pool_all(x, axes, L.GlobalAveragePool, keepdims)
+    return result if values == 1 else affine(builder, result, float(values), 0.0)
+
+
 # -- sums of products ----------------------------------------------------------------
 
 
@@ -150,7 +167,7 @@ def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 
 
 def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Value:
-    """A sum of products that is a matrix product with a constant, or of two matrices.
+    """A sum of products: of a value and an array, or of two values that share axes they keep or axes they sum over.
 
     The labels of values begin with the batch's, which the arrays lack: an array here has all axes that its
     term names.
@@ -179,11 +196,7 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
     for label in term:
         if label not in labels + result:  # in the array alone
             array, term = np.asarray(array.sum(term.index(label))), term.replace(label, "")
-    alone = [label for label in labels if label not in result + term]
-    if alone:  # in the value alone: as if the array had it too
-        sizes = [fixed(x, labels.index(label)) for label in alone]
-        array = np.broadcast_to(array.reshape(*array.shape, *(1 for _ in sizes)), (*array.shape, *sizes))
-        term += "".join(alone)
+    labels, x = _summed(builder, x, labels, result + term)
     summed = "".join(label for label in labels if label not in result)
     added = "".join(label for label in result if label not in labels)
     shared = "".join(label for label in labels if label in term and label in result)
@@ -222,16 +235,48 @@ def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
 
 
 def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:
-    (left, a), (right, b) = values
-    if sorted(left) == sorted(right) == sorted(result):  # element by element
-        a, b = (builder.transpose(v, [t.index(c) for c in result]) for t, v in values)
-        return builder.merge(L.Multiply(), [a, b])
-    inner = [c for c in left if c in right and c not in result]
-    if len(left) != 2 or len(right) != 2 or len(inner) != 1 or len(result) != 2:
+    """Axes that only one value has are summed there, and the values laid out as (both, own, summed)."""
+    (left, a), (right, b) = (
+        _summed(builder, x, labels, result + other)
+        for (labels, x), (other, _) in zip(values, reversed(values), strict=True)
+    )
+    both = "".join(c for c in left if c in right and c in result)
+    inner = "".join(c for c in left if c in right and c not in result)
+    own_left, own_right = ("".join(c for c in t if c not in both + inner) for t in (left, right))
+    order = both + own_left + own_right
+    if inner and own_left and own_right and both:
         raise UnsupportedLayerError(f"multiplies two values as {equation!r}. These work: two matrices")
-    if left[0] == inner[0]:
-        a, left = builder.transpose(a, [1, 0]), left[::-1]
-    if right[1] == inner[0]:
-        b, right = builder.transpose(b, [1, 0]), right[::-1]
-    product = matrix_product(builder, a, b)
-    return product if result == left[0] + right[1] else builder.transpose(product, [1, 0])
+    if inner and not both:
+        a, b = (_matrix_of(builder, x, t, own, inner) for x, t, own in ((a, left, own_left), (b, right, own_right)))
+        node = builder.add(L.Dot((1, 1)), builder.plain(a).node, builder.plain(b).node)
+        product: Value = Tensor(node, tuple(builder.shapes[node]), (0, 1))
+        size = {c: fixed(x, t.index(c)) for t, x in values for c in t}
+        product = builder.reshape(product, [size[c] for c in order])
+    else:  # element by element, stretched along axes that one of them lacks
+        whole = order + inner
+        pair = [_spread(builder, x, t, whole) for x, t in ((a, left), (b, right))]
+        product = builder.merge(L.Multiply(), pair)
+        if inner:
+            product = total(builder, product, range(len(order), len(whole)), False)
+    return builder.transpose(product, [order.index(c) for c in result])
+
+
+def _summed(builder: Builder, x: Value, labels: str, kept: str) -> tuple[str, Value]:
+    """The value without the axes whose labels are not kept."""
+    axes = [axis for axis, c in enumerate(labels) if c not in kept]
+    if axes:
+        x = total(builder, x, axes, False)
+    return "".join(c for c in labels if c in kept), x
+
+
+def _matrix_of(builder: Builder, x: Value, labels: str, rows: str, columns: str) -> Value:
+    x = builder.transpose(x, [labels.index(c) for c in rows + columns])
+    sizes = [fixed(x, axis) for axis in range(len(labels))]
+    return builder.reshape(x, (math.prod(sizes[: len(rows)]), math.prod(sizes[len(rows) :])))
+
+
+def _spread(builder: Builder, x: Value, labels: str, whole: str) -> Value:
+    """The value with an axis of 1 for each label that it lacks."""
+    x = builder.transpose(x, [labels.index(c) for c in whole if c in labels])
+    sizes = iter([fixed(x, axis) for axis in range(len(labels))])
+    return builder.reshape(x, [next(sizes) if c in labels else 1 for c in whole])

@@ -19,6 +19,7 @@ from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from ..model.graph import Model
 from ..model.layers import Layer, Shape
+from .input_shape import FIX_SIZE
 
 #: A small file could ask for any number of layers, by slices of slices.
 MAX_NODES = 100_000
@@ -44,7 +45,7 @@ def rounded_up(n: int, pads: tuple[int, int], reach: int, stride: int) -> int:
 
 def open_size(shape: Shape) -> UnsupportedLayerError:
     """Of an operation that needs a size which the file leaves open."""
-    return UnsupportedLayerError(f"needs an input of fixed size; the file leaves it open: {shape}. Fix the size")
+    return UnsupportedLayerError(f"needs an input of fixed size; the file leaves it open: {shape}. {FIX_SIZE}")
 
 
 @dataclass(frozen=True)

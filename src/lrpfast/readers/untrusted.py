@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..budget import FREE_BYTES, take
-from ..errors import LrpfastError, ModelFormatError, UnsupportedLayerError
+from ..errors import InputError, LrpfastError, ModelFormatError, UnsupportedLayerError
+from .input_shape import InputShapeError
 
 #: What a data file stores in more than FREE_BYTES is larger by this factor at most.
 MAX_RATIO = 100
@@ -30,6 +31,8 @@ def guarded(source: str) -> Iterator[None]:
         yield
     except UnsupportedLayerError as error:
         raise UnsupportedLayerError(f"{source}: {error}") from error
+    except InputShapeError as error:
+        raise InputError(f"{source}: {error}") from error
     except LrpfastError as error:
         raise ModelFormatError(f"{source}: {error}") from error
     except RecursionError as error:

@@ -9,6 +9,7 @@ Examples
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .first_layer import Flat, WSquare, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
+from .recurrent import Recurrent
 from .registry import RULES, from_name
 from .rule import WEIGHT_PARTS, Group, Product, Rule, Stabilizer
 from .weightless import Detached, Gradient, Pass, Split, Taylor
@@ -27,6 +28,7 @@ __all__ = [
     "Norm",
     "Pass",
     "Product",
+    "Recurrent",
     "Rule",
     "Split",
     "Stabilizer",

@@ -38,28 +38,28 @@ def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
     if not isinstance(rule, ZBox):
         return rule
     shape = model.nodes[model.nodes[index].inputs[0]].shape
-    *movers, at = moved(model, model.nodes[index].inputs[0])
-    between = [model.nodes[i].layer for i in reversed(movers)]
-    whole = model.nodes[at].shape
-    sizes = known(whole)
-    reordered = any(isinstance(layer, Permute) for layer in between)
-    fitted = {}
+    *movers, source = moved(model, model.nodes[index].inputs[0])
+    layers = [model.nodes[i].layer for i in reversed(movers)]
+    source_shape = model.nodes[source].shape
+    sizes = known(source_shape)
+    permuted = any(isinstance(layer, Permute) for layer in layers)
+    bounds = {}
     for key in ("low", "high"):
         bound = getattr(rule, key)
-        of_input = isinstance(model.nodes[at].layer, Input) and _fits(bound, whole)
-        if bound.ndim and (not _fits(bound, shape) or (reordered and bound.ndim > 1 and of_input)):
-            opened = sizes is None and any(isinstance(layer, (Flatten, Reshape)) for layer in between)
-            if not of_input or opened:
+        of_input = isinstance(model.nodes[source].layer, Input) and _fits(bound, source_shape)
+        if bound.ndim and (not _fits(bound, shape) or (permuted and bound.ndim > 1 and of_input)):
+            unknown_sizes = sizes is None and any(isinstance(layer, (Flatten, Reshape)) for layer in layers)
+            if not of_input or unknown_sizes:
                 raise RuleError(
                     f"{model.nodes[index]}: {key} of shape {bound.shape} does not fit its input of shape {shape}"
                 )
-            bound = bound.reshape((1,) * (len(whole) - bound.ndim) + bound.shape)
+            bound = bound.reshape((1,) * (len(source_shape) - bound.ndim) + bound.shape)
             if sizes is not None:
                 bound = np.broadcast_to(bound, sizes)
-            for layer in between:
+            for layer in layers:
                 if isinstance(layer, Permute):
                     bound = bound.transpose(layer.axes)
                 elif isinstance(layer, (Flatten, Reshape)):
                     bound = bound.reshape(layer.output_shape(bound.shape))
-        fitted[key] = bound
-    return replace(rule, **fitted)
+        bounds[key] = bound
+    return replace(rule, **bounds)

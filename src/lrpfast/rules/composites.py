@@ -101,50 +101,51 @@ class Composite:
         """
         if not isinstance(model, Model):
             raise InputError(f"{self.name}: assign takes an lrpfast Model, not {type(model).__name__}")
-        places = [self._places(entry, model) for entry in self.entries]
+        selections = [self._select(entry, model) for entry in self.entries]
         rules: dict[int, Rule] = {}
         activations: dict[int, Rule] = {}
-        kept: set[int] = set()
+        separate: set[int] = set()
         for i, node in enumerate(model.nodes):
             kind = roles.role(node.layer)
             if kind is not roles.NOTHING:
-                given = ((e, at) for e, at in zip(self.entries, places, strict=True) if i in at and e.where != "count")
-                entry, at = next(given, (None, frozenset()))
+                pairs = zip(self.entries, selections, strict=True)
+                matching = ((e, nodes) for e, nodes in pairs if i in nodes and e.where != "count")
+                entry, nodes = next(matching, (None, frozenset()))
                 rule = kind.default if entry is None else entry.rule
                 if rule is None:
                     raise RuleError(f"{node} (layer {i}): no entry of {self.name} gives it a rule")
                 rules[i] = fit_bounds(roles.check(rule, kind, node), model, i)
-                if entry is not None and isinstance(node.layer, BatchNorm) and entry.keeps(model, at):
-                    kept.add(i)
+                if entry is not None and isinstance(node.layer, BatchNorm) and entry.keeps(model, nodes):
+                    separate.add(i)
             function = getattr(node.layer, "activation", None)
             if function is not None:
                 activations[i] = self._activation(function, node)
-        return Assignment(rules, activations, kept=frozenset(kept))
+        return Assignment(rules, activations, kept=frozenset(separate))
 
-    def _places(self, entry: Entry, model: Model) -> frozenset[int]:
-        places = entry.places(model)
-        if entry.where == "count" and entry.value != len(places):
-            raise RuleError(f"{self.name}: {entry.value} rules for {len(places)} layers with weights")
-        if not places and entry.where == "nth":
+    def _select(self, entry: Entry, model: Model) -> frozenset[int]:
+        nodes = entry.places(model)
+        if entry.where == "count" and entry.value != len(nodes):
+            raise RuleError(f"{self.name}: {entry.value} rules for {len(nodes)} layers with weights")
+        if not nodes and entry.where == "nth":
             count = sum(isinstance(layer, entry.among) for layer in model.layers)
             raise RuleError(f"{self.name}: there is no layer {entry.value}, the model has {count} of those it counts")
-        if not places and entry.where == "name":
+        if not nodes and entry.where == "name":
             among = ", ".join(node.name for node in model.nodes if isinstance(node.layer, entry.among))
             raise RuleError(f"{self.name}: no layer is called {entry.value!r}; it is looked for among {among}")
-        return places
+        return nodes
 
     def _activation(self, function: Activation, node: Node) -> Rule:
         kind = roles.activation_role(function)
-        given = (e.rule for e in self.entries if e.where == "all" and isinstance(function, e.among))
-        rule = next(given, kind.default)
+        matching = (e.rule for e in self.entries if e.where == "all" and isinstance(function, e.among))
+        rule = next(matching, kind.default)
         assert rule is not None
         return roles.check(rule, kind, node)
 
     def __str__(self) -> str:
         lines = [f"{self.name}:"]
         for entry in self.entries:
-            what = "/".join(t.__name__ for t in entry.among)
+            types = "/".join(t.__name__ for t in entry.among)
             value = f" {entry.value!r}" if entry.value is not None else ""
             if entry.where != "count":
-                lines.append(f"  {entry.where}{value} of {what}: {entry.rule}")
+                lines.append(f"  {entry.where}{value} of {types}: {entry.rule}")
         return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
-from ..model.layers import BatchNorm, Input, Layer, Linear
+from ..model.layers import BatchNorm, Input, Layer, Linear, Recurrent
 from ..model.layers.base import whole
 from ..model.layers.shape import only_moves
 from .registry import as_rule
@@ -18,6 +18,9 @@ from .rule import Rule, short
 
 #: Entries of a kind that comes earlier decide before others where composites are joined.
 ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "when", "all", "default")
+
+#: Layers with weights, which composites give rules to unless told otherwise.
+WEIGHTED = (Linear, Recurrent)
 
 #: What ``value`` must be, and whether it is, for the entries that have one.
 _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -30,11 +33,11 @@ _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def as_types(key: Any, what: str) -> tuple[type, ...]:
-    """Types of layers, one or several; RuleError, which begins with ``what``, for anything else."""
+def as_types(key: Any, owner: str) -> tuple[type, ...]:
+    """Types of layers, one or several; RuleError, which begins with ``owner``, for anything else."""
     types = key if isinstance(key, tuple) else (key,)
     if not types or not all(isinstance(t, type) and issubclass(t, Layer) for t in types):
-        raise RuleError(f"{what} takes layer types from lrpfast.layers or tuples of them, not {key!r}")
+        raise RuleError(f"{owner} takes layer types from lrpfast.layers or tuples of them, not {key!r}")
     return types
 
 
@@ -74,7 +77,7 @@ class Entry:
     where: str
     rule: Rule
     value: Any = None
-    among: Any = (Linear,)
+    among: Any = WEIGHTED
 
     __repr__ = short
 
@@ -83,38 +86,38 @@ class Entry:
             raise RuleError(f"Entry: where must be one of {', '.join(ORDER)}, not {self.where!r}")
         object.__setattr__(self, "rule", as_rule(self.rule, "Entry"))
         object.__setattr__(self, "among", as_types(self.among, "Entry"))
-        wanted, fits = _VALUES.get(self.where, ("left out", lambda value: value is None))
+        expected, fits = _VALUES.get(self.where, ("left out", lambda value: value is None))
         if not fits(self.value):
-            raise RuleError(f"Entry: with {self.where!r}, value must be {wanted}, not {self.value!r}")
+            raise RuleError(f"Entry: with {self.where!r}, value must be {expected}, not {self.value!r}")
 
-    def keeps(self, model: Model, places: Collection[int]) -> bool:
+    def keeps(self, model: Model, nodes: Collection[int]) -> bool:
         """Whether the batch normalizations among these places, the line's, were meant: such are not folded away.
 
         A line that speaks of whatever is there ("default", all of type Layer, the names of a whole block) means the
         layers that they are folded into.
         """
         if self.where == "name":
-            return all(isinstance(model.nodes[i].layer, BatchNorm) for i in places)
+            return all(isinstance(model.nodes[i].layer, BatchNorm) for i in nodes)
         return self.where != "default" and (self.where != "all" or any(issubclass(t, BatchNorm) for t in self.among))
 
     def places(self, model: Model) -> frozenset[int]:
         """The indices of the nodes that the line speaks of."""
-        found = [i for i, node in enumerate(model.nodes) if isinstance(node.layer, self.among)]
+        nodes = [i for i, node in enumerate(model.nodes) if isinstance(node.layer, self.among)]
         if self.where in ("first", "last"):
-            found = found[:1] if self.where == "first" else found[-1:]
+            nodes = nodes[:1] if self.where == "first" else nodes[-1:]
         elif self.where == "nth":
-            found = found[self.value : self.value + 1 or None] if -len(found) <= self.value < len(found) else []
+            nodes = nodes[self.value : self.value + 1 or None] if -len(nodes) <= self.value < len(nodes) else []
         elif self.where == "inputs":
-            found = [i for i in found if _sees_input(model, i)] or found[:1]
+            nodes = [i for i in nodes if _sees_input(model, i)] or nodes[:1]
         elif self.where == "index":
             indices = file_indices(model)
-            found = [i for i in found if indices[i] == self.value]
+            nodes = [i for i in nodes if indices[i] == self.value]
         elif self.where == "name":
-            names = ((i, (model.nodes[i].name, str(model.nodes[i].layer.name))) for i in found)
-            found = [i for i, both in names if any(fnmatchcase(name, self.value) for name in both)]
+            names = ((i, (model.nodes[i].name, str(model.nodes[i].layer.name))) for i in nodes)
+            nodes = [i for i, both in names if any(fnmatchcase(name, self.value) for name in both)]
         elif self.where == "when":
-            found = [i for i in found if self.value(model.nodes[i].layer)]
-        return frozenset(found)
+            nodes = [i for i in nodes if self.value(model.nodes[i].layer)]
+        return frozenset(nodes)
 
 
 def _sees_input(model: Model, index: int) -> bool:
@@ -128,7 +131,7 @@ def _sees_input(model: Model, index: int) -> bool:
     return True
 
 
-def ends(first: Any, last: Any, what: str, among: Any = Linear) -> tuple[Entry, ...]:
+def ends(first: Any, last: Any, owner: str, among: Any = WEIGHTED) -> tuple[Entry, ...]:
     """Entries for the first and the last layer, where they have rules of their own."""
     pairs = (("first", first), ("last", last))
-    return tuple(Entry(where, as_rule(rule, what), None, among) for where, rule in pairs if rule is not None)
+    return tuple(Entry(where, as_rule(rule, owner), None, among) for where, rule in pairs if rule is not None)

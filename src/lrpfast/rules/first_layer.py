@@ -131,10 +131,10 @@ class ZBox(WithBias):
             array.setflags(write=False)
             object.__setattr__(self, key, array)
         try:
-            ordered = bool((self.low <= self.high).all())
+            ascending = bool((self.low <= self.high).all())
         except ValueError:
             raise RuleError(f"z_box: low has shape {self.low.shape}, high {self.high.shape}: they must fit") from None
-        if not ordered:
+        if not ascending:
             raise RuleError("z_box: low must not be above high")
 
     def _key(self) -> tuple[Any, ...]:

@@ -80,19 +80,19 @@ _GRADIENTS = (
 )
 
 
-def _rule(value: Any, what: str) -> Rule:
+def _rule(value: Any, name: str) -> Rule:
     """A rule from one of iNNvestigate's names, a (low, high) tuple, or a rule."""
     if isinstance(value, (Rule, type)):
-        return as_rule(value, what)
+        return as_rule(value, name)
     if isinstance(value, tuple):
         if len(value) != 2:
-            raise RuleError(f"{what}: a tuple is (low, high), the input's range, not {value!r}")
+            raise RuleError(f"{name}: a tuple is (low, high), the input's range, not {value!r}")
         return ZBox(*value, stabilizer=STABILIZER)
     if isinstance(value, str) and value in RULE_NAMES:
         return RULE_NAMES[value]()
     if isinstance(value, str) and value in ("AlphaBeta", "AlphaBetaIgnoreBias"):
-        raise RuleError(f"{what}: {value} needs alpha and beta; pass lrpfast.rules.AlphaBeta(alpha, beta)")
-    raise RuleError(f"{what} must be one of {', '.join(RULE_NAMES)}, a (low, high) tuple or a rule, not {value!r}")
+        raise RuleError(f"{name}: {value} needs alpha and beta; pass lrpfast.rules.AlphaBeta(alpha, beta)")
+    raise RuleError(f"{name} must be one of {', '.join(RULE_NAMES)}, a (low, high) tuple or a rule, not {value!r}")
 
 
 def _lrp(
@@ -154,14 +154,14 @@ class Name:
 
 def _analyzer(rule: Callable[..., Rule]) -> Name:
     """An analyzer of one rule, on batch normalization too: its own keywords, and those of ``LRP``."""
-    own = inspect.signature(rule).parameters
+    rule_parameters = inspect.signature(rule).parameters
 
     def build(**keywords: Any) -> tuple[Entry, ...]:
-        mine = {k: keywords.pop(k) for k in list(keywords) if k in own}
-        one = rule(**mine)
-        return _lrp(one, bn_layer_rule=one, **keywords)
+        rule_keywords = {k: keywords.pop(k) for k in list(keywords) if k in rule_parameters}
+        instance = rule(**rule_keywords)
+        return _lrp(instance, bn_layer_rule=instance, **keywords)
 
-    return Name(build, (*own, *_COMMON))
+    return Name(build, (*rule_parameters, *_COMMON))
 
 
 def _alpha_beta_rule(alpha: float | None = None, beta: float | None = None, bias: bool = True) -> Rule:
@@ -244,8 +244,8 @@ def composite(name: str, **parameters: Any) -> Composite:
     RuleError
         For an unknown name or keyword, or a value that makes no sense.
     """
-    known = keywords(name)
+    names = keywords(name)
     for key in parameters:
-        if key not in known:
-            raise RuleError(f"{name} has no keyword {key!r}; it takes {', '.join(known) or 'none'}")
+        if key not in names:
+            raise RuleError(f"{name} has no keyword {key!r}; it takes {', '.join(names) or 'none'}")
     return Composite(ANALYZERS[name].build(**parameters), name, canonize=False)

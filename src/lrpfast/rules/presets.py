@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import RuleError
-from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Reshape
+from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Recurrent, Reshape
 from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, ZPlus
 from .composites import Composite
@@ -32,7 +32,7 @@ def _map(
             Entry("all", dense, None, (Dense,)),
             Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
             *rest,
-            Entry("default", dense, None, (BatchNorm,)),
+            Entry("default", dense, None, (BatchNorm, Recurrent)),
         ),
         name,
     )
@@ -180,8 +180,11 @@ def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     ['epsilon', 'gamma']
     """
     epsilon = Epsilon(1e-9)
-    moved = (MaxPool, GlobalMaxPool, Flatten, Reshape, BatchNorm, *SUMS)
-    entries = (Entry("all", epsilon, None, moved), Entry("all", epsilon if rule is None else as_rule(rule, "Captum")))
+    epsilon_layers = (MaxPool, GlobalMaxPool, Flatten, Reshape, BatchNorm, *SUMS)
+    entries = (
+        Entry("all", epsilon, None, epsilon_layers),
+        Entry("all", epsilon if rule is None else as_rule(rule, "Captum")),
+    )
     return Composite(entries, "captum", canonize=False)
 
 
@@ -224,8 +227,8 @@ def from_name(name: str, **parameters: Any) -> Composite:
     if isinstance(name, str) and name in RULES:
         return Uniform(rule_from_name(name, **parameters))
     if not isinstance(name, str) or name not in COMPOSITES:
-        listed = f"the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
-        raise RuleError(unknown_name_message("rule", name, (*RULES, *COMPOSITES), listed))
+        listing = f"the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
+        raise RuleError(unknown_name_message("rule", name, (*RULES, *COMPOSITES), listing))
     try:
         return COMPOSITES[name](**parameters)
     except TypeError as error:

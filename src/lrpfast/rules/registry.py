@@ -10,6 +10,7 @@ from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .first_layer import Flat, WSquare, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
+from .recurrent import Recurrent
 from .rule import Rule
 from .weightless import Detached, Gradient, Pass, Split, Taylor
 
@@ -18,7 +19,7 @@ RULES: dict[str, type[Rule]] = {
     cls.name: cls
     for cls in (
         *(Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox),
-        *(Norm, Pass, Gradient, Split, Taylor, Detached),
+        *(Norm, Pass, Gradient, Split, Taylor, Detached, Recurrent),
     )
 }
 
@@ -50,19 +51,19 @@ def from_name(name: str, **parameters: Any) -> Rule:
     if not isinstance(name, str) or name not in RULES:
         raise RuleError(unknown_name_message("rule", name, RULES, f"the rules are {', '.join(RULES)}"))
     cls = RULES[name]
-    known = [f.name for f in fields(cls)]
+    names = [f.name for f in fields(cls)]
     for key in parameters:
-        if key not in known:
-            raise RuleError(f"{name} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
+        if key not in names:
+            raise RuleError(f"{name} has no parameter {key!r}; it has {', '.join(names) or 'none'}")
     return cls(**parameters)
 
 
-def as_rule(value: Any, what: str) -> Rule:
+def as_rule(value: Any, owner: str) -> Rule:
     """A rule, or the one of a name."""
     if isinstance(value, Rule):
         return value
     if isinstance(value, str):
         return from_name(value)
     if isinstance(value, type) and issubclass(value, Rule):
-        raise RuleError(f"{what} takes an instance: write {value.__name__}(), not {value.__name__}")
-    raise RuleError(f"{what} takes rules or their names, not {type(value).__name__}; see lrpfast.rules")
+        raise RuleError(f"{owner} takes an instance: write {value.__name__}(), not {value.__name__}")
+    raise RuleError(f"{owner} takes rules or their names, not {type(value).__name__}; see lrpfast.rules")

@@ -16,6 +16,7 @@ from ..model.layers import (
     Conv,
     ConvTranspose,
     Crop,
+    Dense,
     DepthwiseConv,
     Dot,
     Embedding,
@@ -30,6 +31,7 @@ from ..model.layers import (
     Linear,
     LocallyConnected,
     LocalResponseNorm,
+    Masking,
     Maximum,
     MaxPool,
     Minimum,
@@ -39,13 +41,17 @@ from ..model.layers import (
     RepeatVector,
     Reshape,
     RMSNorm,
+    StepMask,
     Subtract,
     Take,
     UpSample,
+    Where,
     ZeroPad,
 )
+from ..model.layers import Recurrent as RecurrentLayer
 from ..model.node import Node
 from .proportional import Epsilon, Norm, Zero
+from .recurrent import Recurrent
 from .rule import Rule
 from .weightless import Detached, Gradient, Pass, Split, Taylor
 
@@ -78,11 +84,13 @@ WEIGHTS = Role("layer with weights", None, groups=True)
 AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
+RECURRENT = Role("recurrent layer", Recurrent(), (Epsilon, Zero))
 PRODUCT = Role("product", Split(), (Split, Gradient))
 ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
 SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
 NORMALIZATION = Role("normalization", Detached(), (Detached, Pass, *_PROPORTIONAL))
+MASK = Role("mask of steps", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 NOTHING = Role("layer that does nothing", Pass(), (Pass,))
 
 _ROLES: dict[type[Layer], Role] = {
@@ -91,9 +99,11 @@ _ROLES: dict[type[Layer], Role] = {
     BatchNorm: AFFINE,
     **dict.fromkeys(SUMS, SUM),
     **dict.fromkeys((Multiply, Dot), PRODUCT),
-    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum), ROUTE),
+    **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum, Where), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
-    **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take), ROUTE),
+    **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take, Masking), ROUTE),
+    StepMask: MASK,
+    RecurrentLayer: RECURRENT,
     LocalResponseNorm: Role("local response normalization", Pass(), (Pass,)),
     **dict.fromkeys((LayerNorm, RMSNorm), NORMALIZATION),
 }
@@ -123,6 +133,24 @@ def activation_role(function: Activation) -> Role:
 def check(rule: Rule, kind: Role, node: Node) -> Rule:
     """The rule, if it makes sense for the node; RuleError says what would."""
     if kind.takes(rule):
+        _check_parameters(rule, kind, node)
         return rule
     names = [cls.name for cls in kind.others] + (["every rule with groups"] if kind.groups else [])
     raise RuleError(f"{node}: {rule.name!r} is no rule for a {kind.name}; it takes {', '.join(names)}")
+
+
+def _check_parameters(rule: Rule, kind: Role, node: Node) -> None:
+    """RuleError for a bias convention or a stabilizer that the rule has for other layers alone."""
+    bias = getattr(rule, "bias", None)
+    if kind is RECURRENT:
+        (group,) = rule.groups()
+        if bias not in Recurrent.conventions:
+            known = ", ".join(map(repr, Recurrent.conventions))
+            raise RuleError(f"{node}: bias={bias!r} is no convention of recurrent layers; choose from {known}")
+        if group.stabilizer.kind != "sign":
+            raise RuleError(f"{node}: a recurrent layer takes stabilizers of kind 'sign', not {group.stabilizer}")
+    elif bias == "share" and not isinstance(node.layer, Dense):
+        raise RuleError(
+            f"{node}: bias='share' is for recurrent and dense layers; give others a rule of their own, "
+            "as in composites.ByType({layers.Conv: 'epsilon'}) | composites.Uniform(rule)"
+        )

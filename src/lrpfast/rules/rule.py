@@ -42,21 +42,21 @@ WEIGHT_PARTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 
 def changed(thing: Any) -> dict[str, Any]:
     """The fields of a dataclass here that differ from their defaults, and those that have none."""
-    found = {}
+    values = {}
     for f in fields(thing):
         value, default = getattr(thing, f.name), f.default
         if isinstance(value, Stabilizer) and isinstance(default, (int, float)):
             default = Stabilizer(default)
         if isinstance(value, np.ndarray) or value != default:
-            found[f.name] = value
-    return found
+            values[f.name] = value
+    return values
 
 
 def short(thing: Any) -> str:
     """The repr of a dataclass here, without the fields that have their defaults: ``Epsilon(epsilon=0.1)``."""
-    needed = {f.name for f in fields(thing) if f.default is MISSING}
-    shown = (_value(v) if key in needed else f"{key}={_value(v)}" for key, v in changed(thing).items())
-    return f"{type(thing).__name__}({', '.join(shown)})"
+    required = {f.name for f in fields(thing) if f.default is MISSING}
+    arguments = (_value(v) if key in required else f"{key}={_value(v)}" for key, v in changed(thing).items())
+    return f"{type(thing).__name__}({', '.join(arguments)})"
 
 
 def _value(value: Any) -> str:
@@ -67,12 +67,12 @@ def _value(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else repr(value)
 
 
-def number(value: Any, what: str) -> float:
-    """A finite number as a float; RuleError, which begins with ``what``, for anything else."""
+def number(value: Any, name: str) -> float:
+    """A finite number as a float; RuleError, which begins with ``name``, for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise RuleError(f"{what} must be a number, not {value!r}")
+        raise RuleError(f"{name} must be a number, not {value!r}")
     if not math.isfinite(value):
-        raise RuleError(f"{what} must be finite, not {value}")
+        raise RuleError(f"{name} must be finite, not {value}")
     return float(value)
 
 
@@ -243,5 +243,5 @@ class WithBias(Rule):
         if convention in ("distribute", "repeat"):
             of = "bias" if convention == "repeat" else "bias/n"
             return Group((*products, Product("1", bias, of=of)), stabilizer, None, **rest)
-        part = {"absorb": bias, "ignore": None, "full": "w"}[convention]
+        part = {"absorb": bias, "ignore": None, "full": "w", "share": bias}[convention]  # shared afterwards
         return Group(products, stabilizer, part, **rest)

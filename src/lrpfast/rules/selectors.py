@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import RuleError
-from ..model.layers import BatchNorm, Layer, Linear
+from ..model.layers import BatchNorm, Layer
 from ..model.layers.base import whole
 from .composites import Composite
-from .entries import Entry, as_types, ends
+from .entries import WEIGHTED, Entry, as_types, ends
 from .registry import as_rule
 from .rule import Rule
 
 
-def _mapping(rules: Any, what: str) -> Mapping[Any, Any]:
+def _mapping(rules: Any, owner: str) -> Mapping[Any, Any]:
     if not isinstance(rules, Mapping) or not rules:
-        raise RuleError(f"{what} takes a mapping to rules, not {rules!r}")
+        raise RuleError(f"{owner} takes a mapping to rules, not {rules!r}")
     return rules
 
 
@@ -70,7 +70,7 @@ def ByType(  # noqa: N802
     for key, rule in _mapping(rules, "ByType").items():
         entries.append(Entry("all", as_rule(rule, "ByType"), None, as_types(key, "ByType")))
     if default is not None:
-        entries.append(Entry("default", as_rule(default, "ByType"), None, (Linear, BatchNorm)))
+        entries.append(Entry("default", as_rule(default, "ByType"), None, (*WEIGHTED, BatchNorm)))
     return Composite(tuple(entries), "by type")
 
 
@@ -94,12 +94,12 @@ def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
     for pattern, rule in _mapping(rules, "ByName").items():
         if not isinstance(pattern, str):
             raise RuleError(f"ByName takes names, not {pattern!r}")
-        among = (Linear, BatchNorm) if any(c in pattern for c in "*?[") else Layer
+        among = (*WEIGHTED, BatchNorm) if any(c in pattern for c in "*?[") else Layer
         entries.append(Entry("name", as_rule(rule, "ByName"), pattern, among))
     return Composite(tuple(entries), "by name")
 
 
-def ByIndex(rules: Mapping[int, Rule | str], among: Any = Linear) -> Composite:  # noqa: N802
+def ByIndex(rules: Mapping[int, Rule | str], among: Any = WEIGHTED) -> Composite:  # noqa: N802
     """Rules by the layer's place in forward order.
 
     Parameters
@@ -123,7 +123,7 @@ def ByIndex(rules: Mapping[int, Rule | str], among: Any = Linear) -> Composite: 
     return Composite(tuple(entries), "by index")
 
 
-def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = Linear) -> Composite:
+def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = WEIGHTED) -> Composite:
     """A rule for the layers that ``condition`` says yes to.
 
     Parameters

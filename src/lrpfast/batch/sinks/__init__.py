@@ -1,4 +1,4 @@
-"""Where relevances go: files that appear when they are whole, or a function."""
+"""The destinations of relevances: files, which appear when they are complete, or a function."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _NAME = re.compile(
 
 
 def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], Any]) -> Sink:
-    """What takes rows of relevance.
+    """Open the destination of rows of relevance.
 
     Parameters
     ----------
     out : str, path-like or callable
-        A path whose ending tells the format: ``.npy``; ``.h5`` or ``.hdf5``; ``.nc`` or ``.nc4``; ``.zarr``. All but
-        the first may name the dataset after a colon, which is else called "relevance". Or a function that is
-        called with (first row's number, rows). A sink that is open already is returned as it is.
+        A path whose extension selects the format: ``.npy``; ``.h5`` or ``.hdf5``; ``.nc`` or ``.nc4``; ``.zarr``. All
+        but the first may name the dataset after a colon; by default it is "relevance". Or a function, which is
+        called with (number of the first row, rows). An open sink is returned unchanged.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], A
     Raises
     ------
     InputError
-        For another ending or type.
+        For another extension or type.
     """
     if isinstance(out, Sink):
         return out
@@ -45,7 +45,7 @@ def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], A
         return CallbackSink(out)
     if not isinstance(out, (str, os.PathLike)):
         raise InputError(f"relevances cannot be written to a {type(out).__name__}; give a path or a function")
-    path, kind, inside = named(os.fsdecode(out))
+    path, kind, array = named(os.fsdecode(out))
     if kind == "npy":
         from .npy import NpySink
 
@@ -53,18 +53,18 @@ def open_sink(out: Sink | str | os.PathLike[str] | Callable[[int, np.ndarray], A
     if kind in ("h5", "hdf5"):
         from .hdf5 import Hdf5Sink
 
-        return Hdf5Sink(path, inside)
+        return Hdf5Sink(path, array)
     if kind in ("nc", "nc4"):
         from .netcdf import NetcdfSink
 
-        return NetcdfSink(path, inside)
+        return NetcdfSink(path, array)
     from .zarr import ZarrSink
 
-    return ZarrSink(path, inside)
+    return ZarrSink(path, array)
 
 
 def named(out: str) -> tuple[str, str, str | None]:
-    """(path, its ending in lower case, what is named after a colon) of an output."""
+    """(path, extension in lower case, name after a colon or None) of an output."""
     match = _NAME.fullmatch(out)
     if not match or (match["kind"].lower() == "npy" and match["inside"]):
         raise InputError(f"{out}: an output's name tells its format: .npy, .h5, .hdf5, .nc, .nc4 or .zarr")

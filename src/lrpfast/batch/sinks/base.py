@@ -1,4 +1,4 @@
-"""What every sink offers, and the file that most of them write."""
+"""The interface of all sinks, and the file that most of them write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, LrpfastError, ShapeError
-from ...output import beside, check_target, on_disk, sync, take_place
+from ...output import beside, check_target, on_disk, replace_file, sync
 from ..metadata import ArrayMetadata, Coord, encoded, for_relevance
 from ..positional_io import read_at, write_at
 from .names import check_names
@@ -21,25 +21,25 @@ from .names import check_names
 if TYPE_CHECKING:
     from ..metadata import RowsShape
 
-#: Bytes of rows from which on their checksum is computed while they are written: it takes about as long.
+#: The least number of bytes whose checksum is computed while they are written, which takes about as long.
 LONG = 1 << 20
 
 
 class Sink:
-    """Where rows of relevance go, along the first axis; a context manager that closes it.
+    """A destination of rows of relevance, along the first axis; a context manager that closes it.
 
     Attributes
     ----------
     name : str
         For messages.
     path : str or None
-        None where rows go to a function.
+        None for a function.
     array : str or None
-        What the rows are called in the output, where it has names.
+        The name of the rows' array in the output; None in formats without names.
     partial : str or None
-        Where rows are until the output is whole.
+        The path of the rows until the output is complete.
     resumable : bool
-        Whether another run can go on with what this one leaves.
+        Whether a later run can continue the partial output.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Sink:
     array: str | None = None
     partial: str | None = None
     resumable: bool = False
-    _other: ThreadPoolExecutor | None = None
+    _checksum_thread: ThreadPoolExecutor | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
-        """Before anything is created: InputError or OSError unless an array of this shape can be written.
+        """Raise InputError or OSError, before anything is created, unless an array of this shape can be written.
 
-        With the input's names and coordinates, where the format has room for them.
+        The array has the input's names and coordinates if the format holds them.
         """
 
     def begin(
@@ -63,106 +63,106 @@ class Sink:
         labels: ArrayMetadata | None = None,
         done: int = 0,
         rows: int = 1,
-        there: bool = False,
+        existing: bool = False,
     ) -> None:
-        """Make the partial output, or open one that is there to go on with row ``done``.
+        """Create the partial output, or open an existing one to continue at row ``done``.
 
         Parameters
         ----------
         shape : tuple of int
-            Of the whole; the number of samples may be None where the format can take it.
+            The shape of all rows; the number of samples may be None in formats that allow it.
         dtype : numpy.dtype
         attributes : dict of str
-            How the relevance was made.
-        labels : Labels, optional
+            The provenance of the relevance.
+        labels : ArrayMetadata, optional
             The input's.
         done : int
-            Rows of the partial output that are written.
+            The number of rows that the partial output has.
         rows : int
-            Rows that are written at a time, for formats that store them so.
-        there : bool
-            Open what is there also where no row is done: another process made it.
+            The number of rows that are written together, for formats that store chunks.
+        existing : bool
+            Open the existing partial output even where no row is done: another process created it.
 
         Raises
         ------
         InputError
-            When the partial output is not there or is another.
+            When the partial output is missing or belongs to another run.
         OSError
             When it cannot be written.
         """
         self._shape, self._dtype = shape, little(dtype)
         self._attributes, self._labels = attributes, labels
         self._end, self._rows = done, max(1, rows)
-        self._open(bool(done) or there)
+        self._open(bool(done) or existing)
 
-    def _open(self, there: bool) -> None:
-        """`begin`, of what it was given; ``there`` where the partial output is to be gone on with."""
+    def _open(self, existing: bool) -> None:
+        """`begin`, with its arguments as attributes; ``existing`` means that the partial output is continued."""
         raise NotImplementedError
 
-    def _described(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
-        """The relevance of as many samples as files describe it, without its values, and its coordinates."""
+    def _described_array(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
+        """The array as files describe it, with placeholders for its values, and its coordinates."""
         shape = (samples, *self._shape[1:])
         labels = for_relevance(self._labels, shape)
         placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
         return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
 
-    def _check_described(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
-        """InputError unless files of this format hold the array with these labels."""
+    def _check_names(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
+        """Raise InputError unless this format can hold an array with these names."""
         described = for_relevance(labels, shape)
         arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
         check_names(self.name, kind, arrays, described.coords)
         for key, coord in described.coords.items():
             encoded(key, coord)
 
-    def _gone(self) -> InputError:
-        """The error where a run is to go on with a partial output that is not there."""
+    def _missing_partial(self) -> InputError:
+        """The error for a missing partial output."""
         return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
 
     def write(self, first: int, rows: np.ndarray) -> int:
-        """Rows from ``first`` on; returns the checksum of their bytes in the output.
+        """Write rows from ``first`` on; returns the checksum of their bytes in the output.
 
         Raises
         ------
         OSError
-            Naming the output, when the disk is full, with the rows so far kept.
+            With the output's name, when the disk is full; the rows so far are kept.
         """
         raise NotImplementedError
 
-    def _written(self, data: memoryview, write: Callable[[], None]) -> int:
-        """Write these bytes, and compute their checksum meanwhile."""
+    def _write_with_checksum(self, data: memoryview, write: Callable[[], None]) -> int:
+        """Write bytes, and compute their checksum at the same time."""
         if len(data) < LONG:
             write()
             return zlib.crc32(data)
-        if self._other is None:
-            self._other = ThreadPoolExecutor(1, "lrpfast-checksum")
-        value = self._other.submit(zlib.crc32, data)
+        if self._checksum_thread is None:
+            self._checksum_thread = ThreadPoolExecutor(1, "lrpfast-checksum")
+        value = self._checksum_thread.submit(zlib.crc32, data)
         write()
         return value.result()
 
     def checksum(self, first: int, stop: int) -> int | None:
-        """The checksum of these rows as the partial output has them now; None where it does not have them all."""
+        """The checksum of these rows in the partial output; None if it lacks some of them."""
         raise NotImplementedError
 
     def frame(self) -> int:
-        """The checksum of all that the partial output has besides rows."""
+        """The checksum of everything in the partial output but its rows."""
         raise NotImplementedError
 
     def flush(self) -> None:  # noqa: B027
-        """Return when the rows written are on the disk."""
+        """Wait until the written rows are on the disk."""
 
     def take_finished(self) -> None:
-        """Look at the output that has its name already, in place of the partial one."""
+        """Use the finished output in place of the partial one."""
         self.partial = self.path
 
     def finish(self) -> None:
-        """All rows are written: the output takes its name, in one step."""
+        """Give the complete output its name, in one step."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Stop where it is; a partial output stays."""
-        if self._other is not None:
-            self._other.shutdown()
-            self._other = None
+        """Stop; a partial output remains."""
+        if self._checksum_thread is not None:
+            self._checksum_thread.shutdown()
+            self._checksum_thread = None
 
     def discard(self) -> None:  # noqa: B027
         """Stop, and remove the partial output."""
@@ -181,24 +181,23 @@ class CallbackSink(Sink):
         self._function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def _open(self, there: bool) -> None:
-        if there:
+    def _open(self, existing: bool) -> None:
+        if existing:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
     def write(self, first: int, rows: np.ndarray) -> int:
-        self._function(first, rows.copy())  # which it may keep: the rows' own place is used again
+        self._function(first, rows.copy())  # a copy, which the function may keep: the buffer is reused
         return 0
 
     def finish(self) -> None:
-        """The function has had every row."""
+        """Do nothing: the function has received every row."""
 
 
 class FileSink(Sink):
-    """Rows that lie in a file as they lie in memory, written in place at their offset.
+    """Rows that have the same layout in a file as in memory, and are written at their offset.
 
-    The library of the format makes the file with all but the rows, and is not
-    involved afterwards: a run that is killed leaves a file that is as good as
-    its rows.
+    The format's library creates the file without the rows, and is not used
+    afterwards: when a run is killed, the file remains valid.
     """
 
     path: str
@@ -212,39 +211,39 @@ class FileSink(Sink):
         self._file: int | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
-        existing_bytes = 0  # by a partial output, which a resumed run goes on with and another one replaces
+        existing_bytes = 0  # of a partial output, which a resumed run continues and another one replaces
         with contextlib.suppress(OSError):
             existing_bytes = on_disk(os.stat(self.partial))
         check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - existing_bytes))
 
-    def _open(self, there: bool) -> None:
+    def _open(self, existing: bool) -> None:
         self._row = math.prod(self._shape[1:]) * self._dtype.itemsize
-        with self._named():
-            if not there:
+        with self._naming():
+            if not existing:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.partial)
                 with storing(self.name):
                     self._check_room()
                     self._create()
             elif not os.path.isfile(self.partial):
-                raise self._gone()
+                raise self._missing_partial()
             self._offset = self._find()
             self._file = os.open(self.partial, os.O_RDWR | getattr(os, "O_BINARY", 0))
-            if not there:
+            if not existing:
                 os.fsync(self._file)
                 sync(os.path.dirname(self.partial))
 
     def _check_room(self) -> None:
-        variable, coords = self._described(self._shape[0])
-        described = variable._replace(values=np.empty(0))  # its rows are counted apart
+        variable, coords = self._described_array(self._shape[0])
+        described = variable._replace(values=np.empty(0))  # its rows are counted separately
         check_room(self.partial, [described, *coords.values()], (self._shape[0] or 0) * self._row)
 
     def _create(self) -> None:
-        """Make the partial file with everything but the rows."""
+        """Create the partial file with everything but the rows."""
         raise NotImplementedError
 
     def _find(self) -> int:
-        """Where in the partial file the rows begin; InputError where it is another file."""
+        """The offset of the rows in the partial file; InputError if it is another file."""
         raise NotImplementedError
 
     def write(self, first: int, rows: np.ndarray) -> int:
@@ -252,8 +251,8 @@ class FileSink(Sink):
         data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
         assert self._file is not None
         file, offset = self._file, self._offset + first * self._row
-        with self._named():
-            value = self._written(data, lambda: write_at(file, data, offset))
+        with self._naming():
+            value = self._write_with_checksum(data, lambda: write_at(file, data, offset))
         self._end = max(self._end, first + len(rows))
         return value
 
@@ -261,14 +260,14 @@ class FileSink(Sink):
         return self._checksum(self._offset + first * self._row, (stop - first) * self._row)
 
     def frame(self) -> int:
-        """The checksum of all that the partial output has besides rows."""
+        """The checksum of everything in the partial output but its rows."""
         end = self._offset + (self._shape[0] or 0) * self._row
         rest = self._checksum(0, self._offset)
         return self._checksum(end, max(0, os.stat(self.partial).st_size - end), rest or 0) or 0
 
     def _checksum(self, offset: int, size: int, value: int = 0) -> int | None:
-        """That of bytes of the partial file, after others; None where the file ends before them."""
-        with self._named(), open(self.partial, "rb", buffering=0) as file:
+        """The checksum of bytes of the partial file, continuing ``value``; None if the file ends before them."""
+        with self._naming(), open(self.partial, "rb", buffering=0) as file:
             buffer = memoryview(bytearray(min(size, 1 << 20)))
             while size:
                 count = read_at(file, buffer[: min(size, len(buffer))], offset)
@@ -280,20 +279,20 @@ class FileSink(Sink):
 
     def flush(self) -> None:
         assert self._file is not None
-        with self._named():
+        with self._naming():
             getattr(os, "fdatasync", os.fsync)(self._file)
 
     def finish(self) -> None:
         assert self._file is not None
-        with self._named():
+        with self._naming():
             self._complete()
             os.fsync(self._file)  # network disks report a full disk only here
             self.close()
             check_target(self.path)
-            take_place(self.partial, os.path.realpath(self.path))  # which syncs the folder too
+            replace_file(self.partial, os.path.realpath(self.path))  # which syncs the folder too
 
     def _complete(self) -> None:  # noqa: B027
-        """What is known only at the end."""
+        """Write what is known only at the end."""
 
     def close(self) -> None:
         super().close()
@@ -307,26 +306,26 @@ class FileSink(Sink):
             os.unlink(self.partial)
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """An OSError names the output."""
+    def _naming(self) -> Iterator[None]:
+        """Name the output in every OSError."""
         with naming(self.path, self.partial):
             yield
 
 
 def little(dtype: np.dtype) -> np.dtype:
-    """The type in the byte order of files, which is the same on every machine."""
-    return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name: else "<" and "=" differ for netCDF4
+    """The type in little-endian byte order, which files have on every machine."""
+    return np.dtype(np.dtype(dtype).newbyteorder("<").str)  # by its name, because netCDF4 distinguishes "<" and "="
 
 
 def check_rows(name: str, shape: RowsShape, first: int, rows: np.ndarray) -> None:
-    """ShapeError unless rows from ``first`` on are part of an array of this shape."""
+    """Raise ShapeError unless rows from ``first`` on fit into an array of this shape."""
     if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
         raise ShapeError(f"{name}: rows from {first} on of shape {rows.shape} do not fit {shape}")
 
 
 @contextlib.contextmanager
 def storing(name: str) -> Iterator[None]:
-    """InputError where a format's library refuses a coordinate or an attribute of the input."""
+    """Raise InputError when a format's library refuses a coordinate or an attribute of the input."""
     try:
         yield
     except (LrpfastError, OSError, MemoryError):
@@ -335,14 +334,14 @@ def storing(name: str) -> Iterator[None]:
         raise InputError(f"{name}: coordinates or attributes of the input cannot be written ({error})") from error
 
 
-def check_room(file_path: str, described: Iterable[Coord], rows: int) -> None:
-    """OSError of the disk unless a new file can be written there, of a format's metadata and so many bytes of rows.
+def check_room(file_path: str, arrays: Iterable[Coord], rows: int) -> None:
+    """Raise the disk's OSError unless a new file with these arrays and this many bytes of rows can be written there.
 
-    HDF5 crashes the process, at its next use, where a file cannot be closed since the disk is full: so what it is
-    to write is tried before. The rows are not written, but the file is made as long.
+    If HDF5 cannot close a file because the disk is full, its next use crashes the process. So a file of
+    the metadata's size is written first, extended by the length of the rows, and removed.
     """
     size = 1 << 16
-    for _, values, attrs in described:
+    for _, values, attrs in arrays:
         if values.dtype.kind in "OUT":
             size += sum(64 + len(str(value).encode("utf-8", "replace")) for value in values.ravel().tolist())
         else:
@@ -361,9 +360,9 @@ def check_room(file_path: str, described: Iterable[Coord], rows: int) -> None:
 
 @contextlib.contextmanager
 def from_library(file_path: str, name: str) -> Iterator[None]:
-    """Around what HDF5 writes into a file: OSError where it fails, in the disk's words where that is the reason.
+    """Raise OSError when HDF5 cannot write, with the disk's message if the disk is the reason.
 
-    HDF5 and NetCDF have one RuntimeError for whatever they meet.
+    HDF5 and NetCDF raise RuntimeError for any failure.
     """
     try:
         yield
@@ -378,12 +377,12 @@ def from_library(file_path: str, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(path: str, partial: str) -> Iterator[None]:
-    """An OSError of a file without a name, or of a partial one, names the output."""
+    """Name the output in an OSError that has no file name, or that of the partial file."""
     try:
         yield
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(partial):
             raise
-        if error.errno is None:  # a library's own
+        if error.errno is None:  # raised by a library
             raise OSError(f"{path}: cannot be written ({error})") from error
-        raise OSError(error.errno, os.strerror(error.errno), path) from error  # HDF5 says more than anyone reads
+        raise OSError(error.errno, os.strerror(error.errno), path) from error  # HDF5's messages are very long

@@ -1,4 +1,4 @@
-"""What an output that is there already holds, so that replacing it takes away nothing but what is named."""
+"""The contents of an existing output, so that replacing it removes nothing but the arrays that are written."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from typing import Any
 from ...errors import InputError
 from ..optional_import import open_netcdf
 
-#: What makes a Zarr store of folders and their files.
+#: The metadata files of a Zarr store.
 _ZARR_METADATA = (".zgroup", ".zattrs", ".zmetadata", ".zarray", "zarr.json")
 #: The name of a dimension in NetCDF-4 that has no variable.
 _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"
 
 
-def check_replaced(path: str, named: Collection[str], what: str) -> None:
-    """InputError, which lists them, where arrays lie beside those that are named and their coordinates.
+def check_replaced(path: str, names: Collection[str], description: str) -> None:
+    """Raise InputError, with a list, if the output has arrays other than those to replace and their coordinates.
 
     Parameters
     ----------
     path : str
-        Of a file or a Zarr store that is there.
+        An existing file or Zarr store.
     named : collection of str
-        The arrays that are to be replaced.
-    what : str
-        What is named, for the message.
+        The arrays to replace.
+    description : str
+        Their description in the message.
     """
     try:
         arrays = _arrays(path)
     except InputError:
         raise
-    except Exception as error:  # whatever a damaged file provokes in the library that reads it
+    except Exception as error:  # any exception of a library that reads a damaged file
         raise InputError(
             f"{path}: is there already, and what it holds cannot be listed ({error}); name another file, or remove it"
         ) from None
-    replaced = set(named).union(*(arrays[name] for name in named if name in arrays))
-    lost = sorted(arrays.keys() - replaced)
+    replaceable = set(names).union(*(arrays[name] for name in names if name in arrays))
+    lost = sorted(arrays.keys() - replaceable)
     if lost:
-        shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8:,} more" if len(lost) > 8 else "")
+        listing = ", ".join(lost[:8]) + (f" and {len(lost) - 8:,} more" if len(lost) > 8 else "")
         raise InputError(
-            f"{path}: is there already and holds more than {what}, which would be lost: {shown}; every output is a "
-            "file of its own: name another, or remove this one first"
+            f"{path}: is there already and holds more than {description}, which would be lost: {listing}; every output "
+            "is a file of its own: name another, or remove this one first"
         )
 
 
 def _arrays(path: str) -> Mapping[str, set[str]]:
-    """Every array in a file or store, told apart by content, with the coordinates that it names."""
+    """Every array in a file or store, whose format is recognised by content, with the coordinates that it names."""
     if not os.path.exists(path):  # a link to nowhere
         return {}
     if os.path.isdir(path):
@@ -61,7 +61,7 @@ def _arrays(path: str) -> Mapping[str, set[str]]:
         return _in_zip(path)
     import h5py
 
-    return _in_hdf5(path) if h5py.is_hdf5(path) else {}  # an .npy file, or none of ours: it has no names
+    return _in_hdf5(path) if h5py.is_hdf5(path) else {}  # an .npy file, or another format: it has no names
 
 
 def _of_attributes(dims: Iterable[Any], attrs: Mapping[str, Any]) -> set[str]:
@@ -70,7 +70,7 @@ def _of_attributes(dims: Iterable[Any], attrs: Mapping[str, Any]) -> set[str]:
 
 
 def _text(value: Any) -> str:
-    """An attribute, which HDF5 may have as bytes."""
+    """An attribute as text; HDF5 may return bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -95,23 +95,23 @@ def _in_classic_netcdf(path: str) -> dict[str, set[str]]:
 
 
 def _in_zip(path: str) -> dict[str, set[str]]:
-    """The arrays of an .npz file; those of one of statistics are all coordinates of one another."""
+    """The arrays of an .npz file; in a file of statistics, all count as coordinates of each other."""
     with zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         notes = archive.read("metadata.npy") if "metadata" in names else b""
-    ours = b'"lrpfast_version"' in notes.replace(b"\0", b"")  # its text has four bytes a character
-    return {name: names if ours else set() for name in names}
+    is_lrpfast = b'"lrpfast_version"' in notes.replace(b"\0", b"")  # NumPy's texts take four bytes for each character
+    return {name: names if is_lrpfast else set() for name in names}
 
 
 def _in_zarr(path: str) -> dict[str, set[str]]:
-    """The arrays of a store of folders, and files in it that are none of Zarr's."""
+    """The arrays of a store in a folder, and its files that are not part of Zarr."""
     arrays: dict[str, set[str]] = {}
     for folder, folders, files in os.walk(path):
         name = os.path.relpath(folder, path).replace(os.sep, "/")
         attrs = _zarr_array(folder, files)
         if attrs is None:
-            inside = "" if name == "." else f"{name}/"
-            arrays.update({f"{inside}{file}": set() for file in files if file not in _ZARR_METADATA})
+            prefix = "" if name == "." else f"{name}/"
+            arrays.update({f"{prefix}{file}": set() for file in files if file not in _ZARR_METADATA})
         else:
             folders.clear()  # of chunks
             arrays[name] = _of_attributes(attrs.pop("_ARRAY_DIMENSIONS", ()) or (), attrs)
@@ -123,10 +123,10 @@ def _zarr_array(folder: str, files: list[str]) -> dict[str, Any] | None:
     if ".zarray" in files:
         return dict(_json(os.path.join(folder, ".zattrs"))) if ".zattrs" in files else {}
     if "zarr.json" in files:
-        described = _json(os.path.join(folder, "zarr.json"))
-        if described.get("node_type") == "array":
-            attrs = dict(described.get("attributes") or {})
-            return {**attrs, "_ARRAY_DIMENSIONS": described.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")}
+        metadata = _json(os.path.join(folder, "zarr.json"))
+        if metadata.get("node_type") == "array":
+            attrs = dict(metadata.get("attributes") or {})
+            return {**attrs, "_ARRAY_DIMENSIONS": metadata.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")}
     return None
 
 

@@ -1,4 +1,4 @@
-"""Rows into HDF5 files, and arrays with their coordinates as HDF5's dimension scales."""
+"""Writes rows to HDF5 files, and arrays with their coordinates as HDF5's dimension scales."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Hdf5Sink(FileSink):
-    """Rows into a dataset of an HDF5 file of their own."""
+    """Writes rows to a dataset, in an HDF5 file of its own."""
 
     array: str
 
@@ -26,22 +26,22 @@ class Hdf5Sink(FileSink):
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         need_samples(self.name, shape)
-        self._check_described("h5", shape, labels)
+        self._check_names("h5", shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
         import h5py
 
-        variable, coords = self._described(self._shape[0])
+        variable, coords = self._described_array(self._shape[0])
         with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
-            write_hdf5(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
+            write_hdf5(file, {self.array: variable}, coords, self._attributes, self.name, deferred=True)
 
     def _find(self) -> int:
         return find_dataset(self.partial, self.array, self._shape, self._dtype)
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
-    """InputError where the number of samples is not known."""
+    """Raise InputError if the number of samples is not known."""
     if shape[0] is None:
         raise InputError(
             f"{name}: this format needs the number of samples before the first; write .npy or .zarr from an iterator"
@@ -49,17 +49,17 @@ def need_samples(name: str, shape: RowsShape) -> None:
 
 
 def find_dataset(path: str, dataset: str, shape: RowsShape, dtype: np.dtype) -> int:
-    """Where a dataset's rows lie in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
+    """The offset of a dataset's rows in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             node = file[dataset]
-            have, offset = (tuple(node.shape), node.dtype), node.id.get_offset()
+            layout, offset = (tuple(node.shape), node.dtype), node.id.get_offset()
     except (OSError, KeyError) as error:
         raise InputError(f"{path}: is not the partial output of a run ({error})") from None
-    if have != (shape, dtype) or (offset is None and 0 not in have[0]):
-        raise InputError(f"{path}: holds {have[1]} of shape {have[0]}, not {dtype} of {shape}")
+    if layout != (shape, dtype) or (offset is None and 0 not in layout[0]):
+        raise InputError(f"{path}: holds {layout[1]} of shape {layout[0]}, not {dtype} of {shape}")
     return offset or 0
 
 
@@ -69,9 +69,9 @@ def write_hdf5(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    late: bool = False,
+    deferred: bool = False,
 ) -> None:
-    """Datasets, their coordinates as dimension scales, and attributes of the file.
+    """Write datasets, their coordinates as dimension scales, and the file's attributes.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def write_hdf5(
     attributes : mapping of str
     name : str
         For messages.
-    late : bool
-        Make room for the arrays at one place each, and leave their values for later.
+    deferred : bool
+        Allocate contiguous space for the arrays, whose values are written later.
 
     Raises
     ------
     InputError
-        For names that it may not hold, or that an array and a coordinate share.
+        For invalid names, and for names that an array and a coordinate share.
     """
     import h5py
 
@@ -105,7 +105,7 @@ def write_hdf5(
             scales[key] = dataset
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
-        dataset = _reserve(file, key, values) if late else file.create_dataset(key, data=values, track_times=False)
+        dataset = _reserve(file, key, values) if deferred else file.create_dataset(key, data=values, track_times=False)
         dataset.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):
             dataset.dims[axis].label = dim

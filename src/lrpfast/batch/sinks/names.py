@@ -1,7 +1,7 @@
-"""What arrays, coordinates, dimensions and attributes of an output may be called: held before anything is created.
+"""Valid names of an output's arrays, coordinates, dimensions and attributes, checked before anything is created.
 
-Such names come from the command line and from data files that nobody vouches for, and a Zarr store makes folders of
-them. What is told here holds of every format; `_OF_FORMAT` has what one of them asks for besides.
+The names come from the command line and from untrusted data files, and in a Zarr store they become folders. The
+rules of `trouble` apply to every format; `_OF_FORMAT` adds the rules of single formats.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from ...errors import InputError
 from ...output import in_utf8
 from ..metadata import Coord
 
-#: Bytes of a name: what file systems and NetCDF take.
+#: The largest number of bytes in a name, for file systems and NetCDF.
 MOST_BYTES = 250
 
-#: Names that Windows keeps for devices.
+#: Names that Windows reserves for devices.
 _DEVICES = "con|prn|aux|nul|com[0-9]|lpt[0-9]"
 
-#: By format: what matches is no name in it, and why. A Zarr array is a folder, which may be copied to any system.
+#: By format: patterns of invalid names, with the reasons. A Zarr array is a folder, which may be copied to any system.
 _OF_FORMAT: dict[str, list[tuple[re.Pattern[str], str]]] = {
     "zarr": [
         (re.compile(r"\..*|zarr\.json", re.S | re.I), "is kept for Zarr's metadata"),
@@ -32,7 +32,7 @@ _OF_FORMAT: dict[str, list[tuple[re.Pattern[str], str]]] = {
 
 
 def trouble(name: str, kind: str) -> str | None:
-    """Why an output of this format ("h5", "nc", "npz", "zarr") holds nothing by this name; None where it may."""
+    """Why a name is invalid in this format ("h5", "nc", "npz", "zarr"); None if it is valid."""
     if name in ("", ".", ".."):
         return "is no name"
     if "/" in name or "\\" in name:
@@ -48,27 +48,29 @@ def trouble(name: str, kind: str) -> str | None:
     return next((why for pattern, why in _OF_FORMAT.get(kind, ()) if pattern.fullmatch(name)), None)
 
 
-def array_name(output: str, inside: str | None, kind: str) -> str:
-    """The array that the command line names in an output, "relevance" where it does not; in HDF5 also a path of groups.
+def array_name(output: str, array: str | None, kind: str) -> str:
+    """The name of the output's array from the command line, by default "relevance"; in HDF5 it may include groups.
 
     Raises
     ------
     InputError
-        Where the format has no such name.
+        When the name is invalid in the format.
     """
-    name = "relevance" if inside is None else in_utf8(inside)
+    name = "relevance" if array is None else in_utf8(array)
     if kind == "h5":
         name = name.removeprefix("/")
     elif "/" in name:
         raise InputError(f"{output}: the array lies at the top of its file; give it a name without '/'")
     for part in name.split("/"):
-        if (why := trouble(part, kind)) is not None:
-            raise InputError(f"{output}: {name!r} names no array: {'it' if part == name else f'{part!r} in it'} {why}")
+        if (problem := trouble(part, kind)) is not None:
+            raise InputError(
+                f"{output}: {name!r} names no array: {'it' if part == name else f'{part!r} in it'} {problem}"
+            )
     return name
 
 
 def check_names(output: str, kind: str, arrays: Mapping[str, Coord], coords: Mapping[str, Coord]) -> None:
-    """InputError unless an output may hold these arrays of its own, and coordinates of the input beside them."""
+    """Raise InputError unless the names of an output's arrays and of the input's coordinates are valid."""
     for key in coords:
         if any(array.split("/")[0] == key for array in arrays):
             raise InputError(f"{output}: a coordinate of the input is called {key!r} too; give the output another name")
@@ -80,9 +82,9 @@ def check_names(output: str, kind: str, arrays: Mapping[str, Coord], coords: Map
             _check(output, f"attribute of {key!r}", name, "nc" if kind == "nc" else "")
 
 
-def _check(output: str, what: str, name: object, kind: str) -> None:
-    if (why := trouble(str(name), kind)) is not None:
+def _check(output: str, owner: str, name: object, kind: str) -> None:
+    if (problem := trouble(str(name), kind)) is not None:
         raise InputError(
-            f"{output}: the input's {what} {name!r} cannot be written under this name, which {why}; rename it in the "
-            "input, or write .npy, which holds no names"
+            f"{output}: the input's {owner} {name!r} cannot be written under this name, which {problem}; rename it in "
+            "the input, or write .npy, which holds no names"
         )

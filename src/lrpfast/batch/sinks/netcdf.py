@@ -1,4 +1,4 @@
-"""Rows into NetCDF files, and arrays with their coordinates as NetCDF's variables."""
+"""Writes rows to NetCDF files, and arrays with their coordinates as NetCDF's variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NetcdfSink(FileSink):
-    """Rows into a variable of a NetCDF-4 file of their own."""
+    """Writes rows to a variable, in a NetCDF-4 file of its own."""
 
     array: str
 
@@ -32,13 +32,13 @@ class NetcdfSink(FileSink):
         import_optional("netCDF4", self.name)
         need_samples(self.name, shape)
         _check_type(self.name, dtype)
-        self._check_described("nc", shape, labels)
+        self._check_names("nc", shape, labels)
         super().check(shape, dtype)
 
     def _create(self) -> None:
-        variable, coords = self._described(self._shape[0])
+        variable, coords = self._described_array(self._shape[0])
         with dataset(self.partial, self.name) as file:
-            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, late=True)
+            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, deferred=True)
 
     def _find(self) -> int:
         return find_dataset(self.partial, self.array, self._shape, self._dtype)
@@ -46,7 +46,7 @@ class NetcdfSink(FileSink):
 
 @contextlib.contextmanager
 def dataset(file_path: str, name: str) -> Iterator[Any]:
-    """A new NetCDF file; OSError where it cannot be written."""
+    """Create a NetCDF file; OSError when it cannot be written."""
     with from_library(file_path, name), open_netcdf(file_path, name, "w", format="NETCDF4") as file:
         yield file
 
@@ -62,9 +62,9 @@ def write_netcdf(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    late: bool = False,
+    deferred: bool = False,
 ) -> None:
-    """Variables, their coordinates, and global attributes, by the CF conventions.
+    """Write variables, their coordinates and global attributes by the CF conventions.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def write_netcdf(
     attributes : mapping of str
     name : str
         For messages.
-    late : bool
-        Make room for the arrays at one place each, and leave their values for later.
+    deferred : bool
+        Allocate contiguous space for the arrays, whose values are written later.
 
     Raises
     ------
     InputError
-        For names and values that NetCDF does not take, and arrays that disagree about a dimension's size.
+        For names and values that NetCDF cannot hold, and for a dimension with two sizes.
     """
     check_names(name, "nc", arrays, coords)
     file.set_fill_off()  # nothing is written twice
@@ -92,19 +92,19 @@ def write_netcdf(
     for key, (dims, values, _) in (*encoded_coords.items(), *arrays.items()):
         for dim, size in zip(dims, values.shape, strict=True):
             if dim not in file.dimensions:
-                file.createDimension(dim, size)  # NetCDF takes a size of 0 for a dimension that may grow
+                file.createDimension(dim, size)  # in NetCDF, the size 0 means an unlimited dimension
             elif len(file.dimensions[dim]) != size:
                 raise InputError(f"{name}: {key} has {size} values along {dim}, others {len(file.dimensions[dim])}")
     for key, coord in encoded_coords.items():
         _write(file, key, coord, name)
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, encoded_coords))
-        if late:
+        if deferred:
             fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": _nan(values.dtype)}
             variable = file.createVariable(key, values.dtype, dims, **fixed)
             variable.setncatts(plain(attrs))
             if fixed["contiguous"]:
-                variable[(-1,) * values.ndim] = 0  # HDF5 makes room for a variable with its first value
+                variable[(-1,) * values.ndim] = 0  # HDF5 allocates a variable when its first value is written
         else:
             _write(file, key, Coord(dims, values, attrs), name)
 

@@ -1,4 +1,4 @@
-"""Rows into .npy files."""
+"""Writes rows to .npy files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import FileSink
 
 
 class NpySink(FileSink):
-    """Rows into an .npy file, of which the number may be known only at the end. It has no place for attributes."""
+    """Writes rows to an .npy file; their number may be known only at the end. The format has no attributes."""
 
     def _header(self, samples: int) -> bytes:
         from io import BytesIO
@@ -25,7 +25,7 @@ class NpySink(FileSink):
         return header_bytes.getvalue()
 
     def _check_room(self) -> None:
-        """No library is involved: what is written says by itself when the disk is full."""
+        """Do nothing: no library writes the file, so a full disk is an ordinary OSError."""
 
     def _create(self) -> None:
         with open(self.partial, "xb") as file:
@@ -46,5 +46,5 @@ class NpySink(FileSink):
                 raise InputError(f"{self.name}: {self._end} rows are more than an .npy file's header has room for")
             assert self._file is not None
             write_at(self._file, memoryview(header_bytes), 0)
-            # a run that was killed may have written more rows than it knew of
+            # a killed run may have written more rows than it recorded
             os.ftruncate(self._file, self._offset + self._end * self._row)

@@ -1,4 +1,4 @@
-"""Rows into Zarr stores, and arrays with their coordinates as Zarr's arrays.
+"""Writes rows to Zarr stores, and arrays with their coordinates as Zarr's arrays.
 
 The stores are of format 2, which the packages zarr 2 and 3 read: metadata in
 JSON, and one file of plain little-endian numbers for each chunk.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ZarrSink(Sink):
-    """Rows into an array of a Zarr store of their own; each chunk file appears whole."""
+    """Writes rows to an array, in a Zarr store of its own; each chunk file appears when it is complete."""
 
     resumable = True
 
@@ -43,37 +43,37 @@ class ZarrSink(Sink):
         self._unsynced: list[str] = []
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
-        self._check_described("zarr", shape, labels)
-        check_place(self.path)
-        # another run replaces what a partial output holds, a resumed run goes on with it
-        existing_bytes = sum(on_disk(entry.stat()) for entry in os.scandir(self._inside)) if self._there else 0
+        self._check_names("zarr", shape, labels)
+        check_store(self.path)
+        # a new run replaces a partial output, a resumed run continues it
+        existing_bytes = sum(on_disk(entry.stat()) for entry in os.scandir(self._array_folder)) if self._exists else 0
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - existing_bytes))
 
     @property
-    def _inside(self) -> str:
+    def _array_folder(self) -> str:
         return os.path.join(self.partial, _folder(self.array))
 
     @property
-    def _there(self) -> bool:
-        return os.path.isdir(self._inside)
+    def _exists(self) -> bool:
+        return os.path.isdir(self._array_folder)
 
-    def _open(self, there: bool) -> None:
+    def _open(self, existing: bool) -> None:
         with naming(self.path, self.partial):
-            if not there:
+            if not existing:
                 if os.path.isdir(self.partial):
                     shutil.rmtree(self.partial)
                 os.mkdir(self.partial)
                 self._describe(self._shape[0] or 0)
                 sync(os.path.dirname(self.partial))
-            elif not self._there:
-                raise self._gone()
+            elif not self._exists:
+                raise self._missing_partial()
             else:
                 self._check_partial()
 
     def _describe(self, samples: int) -> None:
-        """The metadata and coordinates, for as many samples."""
-        variable, coords = self._described(samples)
+        """The metadata and coordinates for this number of samples."""
+        variable, coords = self._described_array(samples)
         chunks = (self._rows, *self._shape[1:])
         with storing(self.name):
             write_zarr(self.partial, {self.array: variable}, coords, self._attributes, self.name, chunks)
@@ -82,7 +82,7 @@ class ZarrSink(Sink):
         chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
         expected = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
         try:
-            with open(os.path.join(self._inside, ".zarray"), encoding="utf-8") as file:
+            with open(os.path.join(self._array_folder, ".zarray"), encoding="utf-8") as file:
                 stored = json.load(file)
             if stored != expected:
                 raise InputError(f"{self.partial}: holds {stored['dtype']} of shape {stored['shape']} in other chunks")
@@ -90,7 +90,7 @@ class ZarrSink(Sink):
             raise InputError(f"{self.partial}: is not the partial output of a run ({error})") from None
 
     def _file(self, chunk: int) -> str:
-        return os.path.join(self._inside, ".".join([str(chunk), *"0" * (len(self._shape) - 1)]))
+        return os.path.join(self._array_folder, ".".join([str(chunk), *"0" * (len(self._shape) - 1)]))
 
     def write(self, first: int, rows: np.ndarray) -> int:
         check_rows(self.name, self._shape, first, rows)
@@ -101,32 +101,32 @@ class ZarrSink(Sink):
                 self._write_chunk(chunk, first - chunk * self._rows, rows)
 
         with naming(self.path, self.partial):
-            value = self._written(rows.reshape(-1).view(np.uint8).data, write)
+            value = self._write_with_checksum(rows.reshape(-1).view(np.uint8).data, write)
         self._end = max(self._end, first + len(rows))
         return value
 
     def _chunks(self, first: int, stop: int) -> range:
         return range(first // self._rows, -(-stop // self._rows))
 
-    def _write_chunk(self, chunk: int, at: int, rows: np.ndarray) -> None:
-        """Put into a chunk what of the rows belongs to it; they begin at its row ``at``, which may be below 0."""
+    def _write_chunk(self, chunk: int, offset: int, rows: np.ndarray) -> None:
+        """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
         file_path = self._file(chunk)
-        begin, end = max(0, at), min(self._rows, at + len(rows))
-        part = rows[begin - at : end - at]
+        begin, end = max(0, offset), min(self._rows, offset + len(rows))
+        part = rows[begin - offset : end - offset]
         if begin == 0 and end == self._rows:
-            whole = part
+            rows_of_chunk = part
         else:
-            before = self._read_chunk(chunk)  # other rows of the chunk that were written before
+            earlier_rows = self._read_chunk(chunk)  # rows of the chunk that an earlier call wrote
             shape, fill = (self._rows, *self._shape[1:]), _fill(self._dtype)
-            whole = np.full(shape, fill, self._dtype) if before is None else before
-            whole[begin:end] = part
+            rows_of_chunk = np.full(shape, fill, self._dtype) if earlier_rows is None else earlier_rows
+            rows_of_chunk[begin:end] = part
         with open(f"{file_path}.part", "wb") as file:
-            file.write(whole.reshape(-1).view(np.uint8).data)
+            file.write(rows_of_chunk.reshape(-1).view(np.uint8).data)
         os.replace(f"{file_path}.part", file_path)
         self._unsynced.append(file_path)
 
     def _read_chunk(self, chunk: int) -> np.ndarray | None:
-        """What is in a chunk; None where it is not there or was cut."""
+        """The rows in a chunk; None if it is missing or truncated."""
         shape = (self._rows, *self._shape[1:])
         try:
             stored = np.fromfile(self._file(chunk), self._dtype)
@@ -137,14 +137,14 @@ class ZarrSink(Sink):
     def checksum(self, first: int, stop: int) -> int | None:
         value = 0
         if not math.prod(self._shape[1:]):
-            return value  # nothing is written of rows without values
+            return value  # rows without values have no chunks
         with naming(self.path, self.partial):
             for chunk in self._chunks(first, stop):
                 rows = self._read_chunk(chunk)
                 if rows is None:
                     return None
-                at = chunk * self._rows
-                rows = rows[max(0, first - at) : stop - at]
+                chunk_first = chunk * self._rows
+                rows = rows[max(0, first - chunk_first) : stop - chunk_first]
                 value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
         return value
 
@@ -155,7 +155,7 @@ class ZarrSink(Sink):
             for folder, folders, files in os.walk(self.partial):
                 folders.sort()
                 for name in sorted(files):
-                    if folder == self._inside and not name.startswith(".z"):
+                    if folder == self._array_folder and not name.startswith(".z"):
                         continue
                     with open(os.path.join(folder, name), "rb") as file:
                         value = zlib.crc32(file.read(), zlib.crc32(name.encode(), value))
@@ -163,7 +163,7 @@ class ZarrSink(Sink):
 
     def flush(self) -> None:
         with naming(self.path, self.partial):
-            for file_path in (*self._unsynced, self._inside):
+            for file_path in (*self._unsynced, self._array_folder):
                 sync(file_path)
         self._unsynced.clear()
 
@@ -173,25 +173,25 @@ class ZarrSink(Sink):
                 self._describe(self._end)
             self._remove_rest()
             self.flush()
-            put_in_place(self.path, self.partial)
+            replace_store(self.path, self.partial)
 
     def _remove_rest(self) -> None:
-        # what a run that was killed wrote beyond the end, or half
+        # a killed run may have written chunks beyond the end, or incomplete ones
         last = -(-(self._end if self._shape[0] is None else self._shape[0]) // self._rows)
-        for name in os.listdir(self._inside):
+        for name in os.listdir(self._array_folder):
             chunk = name.split(".")[0]
             if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
-                os.unlink(os.path.join(self._inside, name))
+                os.unlink(os.path.join(self._array_folder, name))
 
     def discard(self) -> None:
         self.close()
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
-def put_in_place(path: str, partial: str) -> None:
-    """Give a whole store its name; a store that was there goes first."""
-    target, old = check_place(path), f"{partial}-old"
-    if os.path.isdir(target):  # it cannot be replaced in one step; a run killed between the two goes on here
+def replace_store(path: str, partial: str) -> None:
+    """Give a complete store its name, and remove an existing store first."""
+    target, old = check_store(path), f"{partial}-old"
+    if os.path.isdir(target):  # a folder cannot be replaced in one step; a run that is killed in between resumes here
         shutil.rmtree(old, ignore_errors=True)
         os.rename(target, old)
     os.rename(partial, target)
@@ -199,8 +199,8 @@ def put_in_place(path: str, partial: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_place(path: str) -> str:
-    """Where the store goes (a link's target); InputError unless it is free or a store, and can be written."""
+def check_store(path: str) -> str:
+    """The path of the store (a link's target); InputError unless it is free or a store, and writable."""
     target = os.path.realpath(path)
     if not os.path.isdir(target):
         if os.path.lexists(target):
@@ -221,38 +221,38 @@ def write_zarr(
     name: str,
     chunks: tuple[int, ...] | None = None,
 ) -> None:
-    """Arrays, their coordinates, and the group's attributes, as xarray lays them out; on the disk when it returns.
+    """Write arrays, their coordinates and the group's attributes in xarray's layout, and sync them to the disk.
 
     Parameters
     ----------
     folder : str
-        Which is there.
+        An existing folder.
     arrays, coords : mapping of str to Coord
     attributes : mapping of str
     name : str
         For messages.
     chunks : tuple of int, optional
-        Of the arrays, whose values are then left for later.
+        The chunk shape of the arrays, whose values are written later.
 
     Raises
     ------
     InputError
-        For names that it may not hold, or that an array and a coordinate share.
+        For invalid names, and for names that an array and a coordinate share.
     """
     notes: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
     check_names(name, "zarr", arrays, coords)
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key, (dims, values, attrs) in (*encoded_coords.items(), *arrays.items()):
-        late = chunks is not None and key in arrays
-        chunk_shape = [max(1, n) for n in (chunks if late else values.shape)]  # type: ignore[union-attr]
+        deferred = chunks is not None and key in arrays
+        chunk_shape = [max(1, n) for n in (chunks if deferred else values.shape)]  # type: ignore[union-attr]
         if key in arrays:
             attrs = with_coordinates(arrays[key], encoded_coords)
         attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
-        listed = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
+        json_attrs = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
         notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape)
-        notes[f"{key}/.zattrs"] = {**listed, "_ARRAY_DIMENSIONS": list(dims)}
+        notes[f"{key}/.zattrs"] = {**json_attrs, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
-        if not late and values.size:
+        if not deferred and values.size:
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
                 file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
                 _sync_open(file)
@@ -265,7 +265,7 @@ def write_zarr(
 
 
 def _folder(name: str) -> str:
-    """An array's folder, whose name is UTF-8 whatever the locale's encoding."""
+    """An array's folder, whose name is UTF-8 in any locale."""
     return os.fsdecode(name.encode())
 
 

@@ -1,4 +1,4 @@
-"""Where samples come from: files, arrays, lazy arrays and iterators, all read a few rows at a time."""
+"""Sources of samples: files, arrays, lazy arrays and iterators, all read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["Source", "open_array", "open_source"]
 
 
 def open_source(x: Any) -> Source:
-    """Samples to be read a few at a time, from whatever holds them.
+    """Open a source of samples, which are read a few at a time.
 
     Parameters
     ----------
     x : str, path-like, array or iterable
-        A path to a file, whose kind is decided by its content: .npy; .npz, as ``file.npz``
+        A path to a file, whose format is recognised by content: .npy; .npz, as ``file.npz``
         with one array or ``file.npz:name``; HDF5, as ``file.h5:dataset``; NetCDF, as ``file.nc:variable``; Zarr,
-        a folder or zip archive, as ``store.zarr:array``. The name may be left out where there is one only.
+        a folder or zip archive, as ``store.zarr:array``. The name is optional if there is only one array.
         Or a NumPy array, anything with ``__array__`` or DLPack, an xarray.DataArray, a dask.array.Array, or an
-        iterable of arrays, which are batches of any size. A source that is open already is returned as it is.
+        iterable of arrays, which are batches of any size. An open source is returned unchanged.
 
     Returns
     -------
@@ -41,11 +41,11 @@ def open_source(x: Any) -> Source:
     Raises
     ------
     InputError
-        For what is none of these, is damaged, or does not hold real numbers; says what it is.
+        For anything else, and for a file that is damaged or does not hold real numbers.
     InputNotFoundError
         When there is no such file.
     OSError
-        When it must not be read.
+        When it may not be read.
     MissingPackageError
         When netCDF4 or zarr is needed and not installed.
     """
@@ -73,9 +73,9 @@ def open_source(x: Any) -> Source:
 
 
 def split(path: str) -> tuple[str, str | None]:
-    """(the path of a file or folder that exists, what is named in it after a colon or None).
+    """(the path of an existing file or folder, the name after a colon or None).
 
-    A colon may also be part of the path: the longest that exists counts. That of a drive is no other.
+    A colon may also be part of the path: the longest existing path counts. The colon of a drive is part of it.
     """
     end, drive = len(path), len(os.path.splitdrive(path)[0])
     while end > drive:
@@ -87,7 +87,7 @@ def split(path: str) -> tuple[str, str | None]:
 
 @contextlib.contextmanager
 def _guarded(path: str) -> Iterator[None]:
-    """Name the file in every error, and make an InputError of whatever a damaged file provokes in its library."""
+    """Name the file in every error, and turn a library's exceptions for a damaged file into InputError."""
     try:
         yield
     except MissingPackageError:
@@ -111,6 +111,6 @@ def _guarded(path: str) -> Iterator[None]:
 
 
 def _open_path(name: str) -> Source:
-    path, inside = split(name)
+    path, array = split(name)
     with _guarded(path):
-        return open_file(path, None if inside is None else in_utf8(inside))
+        return open_file(path, None if array is None else in_utf8(array))

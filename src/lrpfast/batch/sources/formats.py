@@ -1,4 +1,4 @@
-"""The formats of files that samples are read from, each with the function that recognizes it, as xarray's backends."""
+"""The file formats of samples, each with a function that recognises it, as in xarray's backends."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TABLES = (".csv", ".tsv", ".txt", ".dat")
 
 
 class Format(NamedTuple):
-    """A format of files.
+    """A file format.
 
     Attributes
     ----------
     name : str
     matches : callable
-        Whether a path has this format, by the first bytes of the file (none of a folder).
+        Whether a path has this format, from the path and the file's first bytes (none for a folder).
     open : callable
-        The source at a path, with the name of the array in it or None.
+        Opens the source: takes the path and the name of an array in it, or None.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Format(NamedTuple):
     open: Callable[[str, str | None], Source]
 
 
-def _open_npy(path: str, inside: str | None) -> Source:
-    if inside is not None:
-        raise InputError(f"{path}: an .npy file holds one array, without a name such as {inside!r}")
+def _open_npy(path: str, array: str | None) -> Source:
+    if array is not None:
+        raise InputError(f"{path}: an .npy file holds one array, without a name such as {array!r}")
     return open_npy(path)
 
 
 def _members(path: str, head: bytes) -> list[str]:
-    """The names in a zip archive; none of any other file."""
+    """The names in a zip archive; none for any other file."""
     if not head.startswith(_ZIP):
         return []
     try:
@@ -72,8 +72,8 @@ FORMATS = (
 )
 
 
-def open_file(path: str, inside: str | None) -> Source:
-    """The samples in a file or folder, in the first format that matches; InputError where none does."""
+def open_file(path: str, array: str | None) -> Source:
+    """Open the samples in a file or folder by the first format that matches; InputError if none does."""
     head = b""
     if not os.path.isdir(path):
         if os.path.exists(path) and not os.path.isfile(path):
@@ -82,12 +82,12 @@ def open_file(path: str, inside: str | None) -> Source:
             head = file.read(8)
     for known in FORMATS:
         if known.matches(path, head):
-            return known.open(path, inside)
+            return known.open(path, array)
     raise InputError(f"{path}: {_description(path, head)}")
 
 
 def _description(path: str, head: bytes) -> str:
-    """What a file or folder is that has none of the formats."""
+    """The description of a file or folder that has none of the formats."""
     if os.path.isdir(path):
         return "is a folder, and no Zarr store"
     if head.startswith(_ZIP):

@@ -24,8 +24,8 @@ from .netcdf import NetcdfSource
 if TYPE_CHECKING:
     import h5py
 
-#: Filters that unpack data and do nothing else: HDF5's own, and the registered compressions and checks. What may
-#: be installed besides can run code that the file holds (HDF5-UDF).
+#: Filters that only unpack data: HDF5's own, and the registered compressions and checksums. Other plug-ins can run
+#: code from the file (HDF5-UDF).
 FILTERS = {*range(1, 7), 305, 307, *range(32000, 32031)}
 
 
@@ -35,11 +35,11 @@ def open_hdf5(path: str, dataset: str | None) -> FileSource:
     Raises
     ------
     InputError
-        When there is none or several, and for what would read other files or nothing at all.
+        When there is no such dataset or more than one, and for a dataset that is in other files or was never written.
     """
     state = state_of(path)
     with _checked_heaps(path):
-        file = _opened(path)
+        file = _open(path)
         try:
             source = _source(file, _find(file, path, dataset), path, state)
         except BaseException:
@@ -51,23 +51,23 @@ def open_hdf5(path: str, dataset: str | None) -> FileSource:
 
 
 def _checked_heaps(path: str) -> contextlib.AbstractContextManager[None]:
-    # to look for heaps in a large file takes as long as to read it
+    # looking for heaps in a large file takes as long as reading it
     small = os.path.getsize(path) <= FREE_BYTES
     return hdf5.checked_heaps(Path(path)) if small else contextlib.nullcontext()
 
 
 def is_hdf5(path: str) -> bool:
-    """Whether a path is an HDF5 file; never of a folder."""
+    """Whether a path is an HDF5 file; false for a folder."""
     import h5py
 
     return not os.path.isdir(path) and bool(h5py.is_hdf5(path))
 
 
 def open_netcdf4(path: str, variable: str | None) -> NetcdfSource:
-    """The variable of a NetCDF-4 file, which the NetCDF library reads when nothing in it leads elsewhere."""
+    """Open a variable of a NetCDF-4 file with the NetCDF library, after a check that no link leaves the file."""
     with _checked_heaps(path):
         check_netcdf(path)
-    chunks = FileChunks(_opened(path))
+    chunks = FileChunks(_open(path))
     try:
         return NetcdfSource(path, variable, chunks)
     except BaseException:
@@ -76,24 +76,24 @@ def open_netcdf4(path: str, variable: str | None) -> NetcdfSource:
 
 
 def is_netcdf(path: str) -> bool:
-    """Whether the NetCDF library made an HDF5 file."""
+    """Whether the NetCDF library wrote an HDF5 file."""
     import h5py
 
-    with _opened(path) as file:
+    with _open(path) as file:
         if "_NCProperties" in file.attrs or "_nc3_strict" in file.attrs:
             return True
         links = file.id.links
-        own = [name for name in file if links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD]
-        found = (hdf5.child(file, name) for name in own)
-        return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in found if node)
+        names = [name for name in file if links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD]
+        nodes = (hdf5.child(file, name) for name in names)
+        return any("_Netcdf4Dimid" in node.attrs or "_Netcdf4Coordinates" in node.attrs for node in nodes if node)
 
 
 def check_netcdf(path: str) -> None:
-    """InputError where the NetCDF library, which follows links and runs in circles, would leave the file or not end."""
+    """Raise InputError for external or circular links, which the NetCDF library would follow without end."""
     import h5py
 
-    with _opened(path) as file:
-        seen, waiting = {h5py.h5o.get_info(file["/"].id).addr}, [file["/"]]
+    with _open(path) as file:
+        visited, waiting = {h5py.h5o.get_info(file["/"].id).addr}, [file["/"]]
         while waiting:
             group = waiting.pop()
             for name in group:
@@ -101,31 +101,31 @@ def check_netcdf(path: str) -> None:
                 if isinstance(node, h5py.Dataset):
                     _check_dataset(node, f"{path}:{node.name.strip('/')}")
                 elif isinstance(node, h5py.Group):
-                    place = h5py.h5o.get_info(node.id).addr
-                    if place in seen:
+                    address = h5py.h5o.get_info(node.id).addr
+                    if address in visited:
                         raise InputError(f"{path}: damaged NetCDF file, its group {node.name} lies in two places")
-                    seen.add(place)
+                    visited.add(address)
                     waiting.append(node)
 
 
-def _check_dataset(found: h5py.Dataset, name: str) -> None:
-    """InputError where values lie in other files, or would be unpacked by who knows what."""
-    if found.is_virtual or found.external:
+def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
+    """Raise InputError for values in other files, and for filters that are not known to be safe."""
+    if dataset.is_virtual or dataset.external:
         raise InputError(f"{name}: keeps its data in other files; such data is not read")
-    plan = found.id.get_create_plist()
-    for number, _, _, called in map(plan.get_filter, range(plan.get_nfilters())):
+    plan = dataset.id.get_create_plist()
+    for number, _, _, filter_name in map(plan.get_filter, range(plan.get_nfilters())):
         if number not in FILTERS:
-            shown = called.decode("utf-8", "replace")
+            filter_text = filter_name.decode("utf-8", "replace")
             raise InputError(
-                f"{name}: is packed by the filter {number} ({shown}), which is not known to unpack data alone and "
-                "could run code; h5repack -f GZIP=4 writes a file that can be read"
+                f"{name}: is packed by the filter {number} ({filter_text}), which is not known to unpack data alone "
+                "and could run code; h5repack -f GZIP=4 writes a file that can be read"
             )
-    filters = filters_of(found)
-    if len(set(filters)) < len(filters):  # each time, data may grow a thousandfold
+    filters = filters_of(dataset)
+    if len(set(filters)) < len(filters):  # each filter may enlarge the data a thousandfold
         raise InputError(f"{name}: is packed twice by one filter ({filters}); h5repack -f GZIP=4 packs it once")
 
 
-def _opened(path: str) -> h5py.File:
+def _open(path: str) -> h5py.File:
     import h5py
 
     try:
@@ -134,29 +134,29 @@ def _opened(path: str) -> h5py.File:
         raise InputError(f"{path}: damaged, truncated or locked HDF5 file ({error})") from None
 
 
-def _source(file: h5py.File, found: h5py.Dataset, path: str, state: tuple[Any, ...]) -> FileSource:
+def _source(file: h5py.File, dataset: h5py.Dataset, path: str, state: tuple[Any, ...]) -> FileSource:
     import h5py
 
-    name = f"{path}:{found.name.strip('/')}"
-    _check_dataset(found, name)
-    if found.shape is None or (found.nbytes and not found.id.get_storage_size()):
+    name = f"{path}:{dataset.name.strip('/')}"
+    _check_dataset(dataset, name)
+    if dataset.shape is None or (dataset.nbytes and not dataset.id.get_storage_size()):
         raise InputError(f"{name}: holds no data, it was never written")
-    dtype, offset, stored = found.dtype, found.id.get_offset(), found.id.get_storage_size()
-    packing = Packing(dtype, _attributes(found, PACKED))
-    # what HDF5 does beyond an array as NumPy has it (chunks, filters, unusual numbers) is left to it
-    alike = dtype.kind in "fiu" and found.id.get_type() == h5py.h5t.py_create(dtype)
-    if alike and packing.nothing and offset is not None and stored == found.nbytes:
-        return MappedSource(path, name, found.shape, dtype, offset, False, state)
-    return _Hdf5Source(file, found, path, name, packing, state)
+    dtype, offset, stored = dataset.dtype, dataset.id.get_offset(), dataset.id.get_storage_size()
+    packing = Packing(dtype, _attributes(dataset, PACKED))
+    # chunks, filters and unusual numbers are left to HDF5
+    same_type = dtype.kind in "fiu" and dataset.id.get_type() == h5py.h5t.py_create(dtype)
+    if same_type and packing.nothing and offset is not None and stored == dataset.nbytes:
+        return MappedSource(path, name, dataset.shape, dtype, offset, False, state)
+    return _Hdf5Source(file, dataset, path, name, packing, state)
 
 
 def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
-    """The attributes of these names that a node has; None for one of a type that cannot be read.
+    """A node's attributes with these names; None for an attribute whose type cannot be read.
 
     Raises
     ------
     InputError
-        For text that takes far more memory than the file has.
+        For text that takes far more memory than the file has bytes.
     """
     values: dict[str, Any] = {}
     for name in names:
@@ -171,7 +171,7 @@ def _attributes(node: h5py.Dataset, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _is_readable(node: h5py.Dataset, name: str) -> bool:
-    """Whether an attribute holds numbers or text, which libhdf5 reads whatever the file says."""
+    """Whether an attribute holds numbers or text, which libhdf5 reads safely from any file."""
     import h5py
 
     kind = node.attrs.get_id(name).get_type().get_class()
@@ -186,44 +186,48 @@ def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
     import h5py
 
     if dataset is None:
-        named: dict[str, h5py.Dataset] = {}
+        datasets: dict[str, h5py.Dataset] = {}
 
         def note(name: str, node: h5py.Group | h5py.Dataset) -> None:
             numbers = isinstance(node, h5py.Dataset) and node.ndim and node.dtype.kind in "fiub"
             if numbers and not h5py.h5ds.is_scale(node.id):
-                named[name] = node
+                datasets[name] = node
 
         file.visititems(note)  # follows no links
-        for beside in [words(_attributes(node, {"coordinates"}).get("coordinates")) for node in named.values()]:
-            named = {name: node for name, node in named.items() if name not in beside}
-        if len(named) == 1:
-            return next(iter(named.values()))
-        listed = ", ".join(f"{name} {node.shape}" for name, node in named.items())
-        raise InputError(f"{path}: holds {len(named)} datasets of numbers; name one as {path}:NAME of: {listed or '-'}")
+        for coordinate_names in [
+            words(_attributes(node, {"coordinates"}).get("coordinates")) for node in datasets.values()
+        ]:
+            datasets = {name: node for name, node in datasets.items() if name not in coordinate_names}
+        if len(datasets) == 1:
+            return next(iter(datasets.values()))
+        listing = ", ".join(f"{name} {node.shape}" for name, node in datasets.items())
+        raise InputError(
+            f"{path}: holds {len(datasets)} datasets of numbers; name one as {path}:NAME of: {listing or '-'}"
+        )
     try:
-        found = hdf5.child(file, dataset)
+        node = hdf5.child(file, dataset)
     except ModelFormatError as error:
         raise InputError(f"{path}: {error}") from None
-    if found is None:
+    if node is None:
         raise InputError(f"{path}: there is no dataset {dataset!r}; at the top there are: {', '.join(file) or 'none'}")
-    if not isinstance(found, h5py.Dataset):
-        inside = ", ".join(found) or "nothing"
-        raise InputError(f"{path}: {dataset!r} is a group, with {inside} inside; name a dataset")
-    return found
+    if not isinstance(node, h5py.Dataset):
+        members = ", ".join(node) or "nothing"
+        raise InputError(f"{path}: {dataset!r} is a group, with {members} inside; name a dataset")
+    return node
 
 
 class _Hdf5Source(FileSource):
-    """Rows that HDF5 unpacks."""
+    """Rows that the HDF5 library unpacks."""
 
     def __init__(
-        self, file: h5py.File, found: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple[Any, ...]
+        self, file: h5py.File, dataset: h5py.Dataset, path: str, name: str, packing: Packing, state: tuple[Any, ...]
     ) -> None:
-        super().__init__(path, name, found.shape, packing.dtype, state)
-        at_once = max(row_bytes(found.shape, found.dtype), math.prod(found.chunks or ()) * found.dtype.itemsize)
-        check_unpacked(name, at_once, found.id.get_storage_size())
-        self._file, self._dataset, self._packing = file, found, packing
-        self.step = found.chunks[0] if found.chunks else 1
-        self._chunks = ChunkCheck(found, name)
+        super().__init__(path, name, dataset.shape, packing.dtype, state)
+        at_once = max(row_bytes(dataset.shape, dataset.dtype), math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
+        check_unpacked(name, at_once, dataset.id.get_storage_size())
+        self._file, self._dataset, self._packing = file, dataset, packing
+        self.step = dataset.chunks[0] if dataset.chunks else 1
+        self._chunks = ChunkCheck(dataset, name)
 
     def _read(self, first: int, stop: int) -> np.ndarray:
         self._chunks.check(first, stop)

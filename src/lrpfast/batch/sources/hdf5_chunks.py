@@ -1,7 +1,7 @@
 """Chunks of HDF5 datasets, checked before libhdf5 unpacks them.
 
-libhdf5 unpacks a chunk to whatever size its data have: a small file could take any memory, and where a chunk is shorter
-than it should be, the library reads behind the end of its buffer, which crashes the process.
+libhdf5 unpacks a chunk to any size that its data have: a small file could take any amount of memory. If a chunk is
+shorter than declared, the library reads beyond the end of its buffer, which crashes the process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...readers import hdf5
 if TYPE_CHECKING:
     import h5py
 
-#: A variable that has the name of a dimension without being its coordinate is stored under another name in NetCDF-4.
+#: The prefix, in NetCDF-4, of a variable that has a dimension's name but is not its coordinate.
 _NOT_A_COORDINATE = "_nc4_non_coord_"
 
 
@@ -31,7 +31,7 @@ class ChunkCheck:
     Raises
     ------
     InputError
-        When a chunk cannot be what it declares.
+        When a chunk does not fit its declaration.
     """
 
     def __init__(self, dataset: h5py.Dataset, name: str) -> None:
@@ -50,7 +50,7 @@ class ChunkCheck:
                 self._unchecked[chunk.chunk_offset[0] // dataset.chunks[0]].append(chunk.chunk_offset)
 
     def check(self, first: int, stop: int) -> None:
-        """InputError where a chunk of these rows does not unpack to its declared size."""
+        """Raise InputError if a chunk of these rows does not unpack to its declared size."""
         if not self._unchecked or stop <= first:
             return
         rows = self._dataset.chunks[0]
@@ -66,17 +66,17 @@ class ChunkCheck:
 
 
 class FileChunks:
-    """The chunk checks of a NetCDF-4 file's variables, which another library reads."""
+    """The chunk checks of a NetCDF-4 file's variables, which the NetCDF library reads."""
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
         self._checks: dict[str, ChunkCheck] = {}
 
     def check(self, group: str, variable: str, name: str, first: int, stop: int) -> None:
-        """As `ChunkCheck.check`, of a variable in a group."""
+        """As `ChunkCheck.check`, for a variable in a group."""
         key = f"{group}/{variable}"
         if key not in self._checks:
-            # with the name of a dimension there is the dimension's own dataset, too
+            # a dimension has a dataset of the same name
             dataset = hdf5.child(self._file, f"{group}/{_NOT_A_COORDINATE}{variable}") or hdf5.child(self._file, key)
             if dataset is None:
                 raise InputError(f"{name}: damaged NetCDF file, it has no dataset {key}")

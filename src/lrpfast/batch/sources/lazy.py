@@ -23,7 +23,7 @@ class LazySource(Source):
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
         self._labelled = hasattr(array, "coords")
         self._check()
-        if any(n != n for n in self.shape):  # NaN, as Dask has it
+        if any(n != n for n in self.shape):  # Dask's NaN
             raise InputError(f"{self.name}: its shape is not known; compute_chunk_sizes() finds it out")
         self.labels = from_xarray(array) if self._labelled else None
         if array.chunks is not None:
@@ -33,7 +33,7 @@ class LazySource(Source):
     def fingerprint(self) -> dict[str, Any]:
         if self._array.chunks is None:
             return digest(self)
-        # Dask names an array after what it is computed from
+        # Dask derives an array's name from its computation
         dask = self._array.data if self._labelled else self._array
         chunks = [list(sizes) for sizes in self._array.chunks]
         return {"dask": dask.name, "shape": list(self.shape), "dtype": self.dtype.str, "chunks": chunks}

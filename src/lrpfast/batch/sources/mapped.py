@@ -1,6 +1,6 @@
-"""Arrays that lie in a file as they lie in memory: .npy files, members of .npz files, HDF5's plain datasets.
+"""Arrays that have the same layout in a file as in memory: .npy files, members of .npz files, plain HDF5 datasets.
 
-They are read and never mapped to memory: a mapped page that is cut off its file before it is used kills the process.
+They are read, not mapped to memory: when a mapped file is truncated, the next access kills the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...errors import InputError, InputNotFoundError
 from ..positional_io import read_at
 from .base import FileSource, row_bytes, state_of
 
-#: What is often given in place of an .npy file, by its first bytes.
+#: Files that are often passed in place of an .npy file, by their first bytes.
 _KINDS = (
     (b"PK\x03\x04", "a zip archive (an .npz or .keras file?), not one .npy array; np.save writes one"),
     (b"\x89HDF", "an HDF5 file, not an .npy array"),
@@ -25,12 +25,12 @@ _KINDS = (
     (b"\x80", "a Python pickle (never opened: it can run code), not an .npy array"),
 )
 MAGIC = b"\x93NUMPY"
-#: Bytes of a Fortran array that are turned at a time: they stay in a processor's cache.
+#: Bytes of a Fortran array that are transposed at a time, so that they stay in the cache.
 _COLUMNS = 1 << 20
 
 
 class MappedSource(FileSource):
-    """Rows of an array that lies at one place of a file.
+    """Rows of an array that is contiguous in a file.
 
     Parameters
     ----------
@@ -38,11 +38,11 @@ class MappedSource(FileSource):
     shape : tuple of int
     dtype : numpy.dtype
     offset : int
-        Where in the file the array begins.
+        The array's offset in the file.
     fortran : bool
-        Whether the first index runs fastest.
+        Whether the array is in Fortran order.
     state : tuple
-        The file's, of when its header was read.
+        The file's state when its header was read.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class MappedSource(FileSource):
         super().__init__(path, name, shape, dtype, state)
         self._offset, self._fortran = offset, fortran and len(shape) > 1
         self._row = row_bytes(self.shape, dtype)
-        if self._fortran:  # the disk gives a page at least, of the same feature of as many samples
+        if self._fortran:  # the disk reads whole pages, each with many samples of one feature
             self.step = max(1, mmap.PAGESIZE // max(1, dtype.itemsize))
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
 
@@ -76,12 +76,12 @@ class MappedSource(FileSource):
         return out
 
     def _read_columns(self, first: int, out: np.ndarray) -> None:
-        """Rows of an array in which each feature's values of all samples lie together."""
+        """Read rows of an array in Fortran order, in which the samples of each feature are adjacent."""
         samples, rows, item = self.shape[0] or 0, len(out), self.dtype.itemsize
         features = math.prod(self.shape[1:])
         columns = np.empty((min(features, max(1, _COLUMNS // max(1, rows * item))), rows), self.dtype)
         flat = out.reshape(rows, features)
-        # in C order, as `out` has them; where in the file each feature lies is Fortran's order
+        # features in C order, as in `out`; their offsets in the file are in Fortran order
         positions = np.arange(features).reshape(self.shape[1:], order="F").reshape(-1)
         for begin in range(0, features, len(columns)):
             part = columns[: features - begin]
@@ -92,10 +92,10 @@ class MappedSource(FileSource):
     def _read_at(self, offset: int, out: np.ndarray) -> None:
         data = memoryview(out.reshape(-1).view(np.uint8))
         while data:
-            got = read_at(self._file, data, offset)
-            if not got:
+            count = read_at(self._file, data, offset)
+            if not count:
                 raise EOFError("the file ends there")
-            data, offset = data[got:], offset + got
+            data, offset = data[count:], offset + count
 
     def ahead(self, first: int, stop: int) -> None:
         advise, will_need = getattr(os, "posix_fadvise", None), getattr(os, "POSIX_FADV_WILLNEED", None)
@@ -114,29 +114,29 @@ def open_npy(path: str) -> MappedSource:
 
 
 def _npy_layout(path: str) -> tuple[tuple[int, ...], np.dtype, int, bool, tuple[int, ...]]:
-    """The shape, dtype and offset of the array in an .npy file, whether it is in Fortran's order, the file's state."""
+    """The shape, dtype and offset of the array in an .npy file, whether it is in Fortran order, the file's state."""
     with open(path, "rb") as file:
         shape, dtype, fortran, offset = header(file, path, os.path.getsize(path))
         return shape, dtype, offset, fortran, state_of(path)
 
 
 def header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], np.dtype, bool, int]:
-    """(shape, dtype, whether in Fortran's order, where the data begins) of the .npy array at the file's position.
+    """(shape, dtype, whether in Fortran order, offset of the data) of the .npy array at the file's position.
 
     Raises
     ------
     InputError
-        For anything but a whole array of plain numbers that ends at ``end`` or before.
+        For anything but a complete array of plain numbers that ends at ``end`` or before.
     """
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if read is None:  # the third version is for names of fields in other alphabets
+        if read is None:  # version 3 is for field names in other alphabets
             raise InputError(f"{name}: .npy version {version[0]}.{version[1]}, which holds records, not numbers")
         shape, fortran, dtype = read(file)
     except InputError:
         raise
-    except (ValueError, EOFError, OverflowError, TypeError, MemoryError) as error:  # memory: Python's parser's
+    except (ValueError, EOFError, OverflowError, TypeError, MemoryError) as error:  # MemoryError: from Python's parser
         raise InputError(f"{name}: damaged .npy file ({error})") from None
     if dtype.hasobject:
         raise InputError(f"{name}: holds Python objects (a pickle, never opened), not numbers")
@@ -148,7 +148,7 @@ def header(file: BinaryIO, name: str, end: int) -> tuple[tuple[int, ...], np.dty
 
 
 def is_npy(path: str | os.PathLike[str]) -> bool:
-    """Whether there is an .npy file at a path."""
+    """Whether a path is an .npy file."""
     try:
         with open(path, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -157,10 +157,10 @@ def is_npy(path: str | os.PathLike[str]) -> bool:
 
 
 class _WholeArray(MappedSource):
-    """An array that is read whole, of any plain type: labels may be texts."""
+    """An array of any plain type that is read at once: labels may be texts."""
 
     def _check(self) -> None:
-        """Texts and a single number are allowed."""
+        """Allow texts and a single number."""
 
     def load(self) -> np.ndarray:
         shape = cast("tuple[int, ...]", self.shape)
@@ -177,11 +177,11 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
     Raises
     ------
     InputError
-        For anything but a whole .npy file of plain numbers or texts; says what it is instead.
+        For anything but a complete .npy file of plain numbers or texts.
     InputNotFoundError
         When there is no such file.
     OSError
-        When it must not be read.
+        When it may not be read.
     """
     path = os.fspath(path)
     try:
@@ -200,7 +200,7 @@ def open_array(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def release(x: np.ndarray) -> None:
-    """Give back the memory of a mapped array's pages; the next access reads them again."""
+    """Release the memory of a mapped array's pages; the next access reads them again."""
     mapped = getattr(x, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED") and not x.flags.writeable:
         mapped.madvise(mmap.MADV_DONTNEED)

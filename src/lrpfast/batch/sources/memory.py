@@ -15,12 +15,12 @@ from ...lazy import lazy_property
 from .base import Source, row_bytes
 from .mapped import release
 
-#: Rows of about as many bytes are digested at a time.
+#: The approximate number of bytes of the rows that are digested together.
 _BLOCK = 1 << 24
 
 
 class ArraySource(Source):
-    """An array in memory: NumPy's, or anything with ``__array__`` or DLPack, on the host or a GPU."""
+    """A NumPy array, or any object with ``__array__`` or DLPack, on the host or a GPU."""
 
     def __init__(self, x: Any) -> None:
         self.name = type(x).__name__
@@ -44,7 +44,7 @@ class ArraySource(Source):
 
 
 def digest(source: Source) -> dict[str, Any]:
-    """A fingerprint by every byte: a digest of those of blocks, which threads make."""
+    """A digest of every byte: that of the digests of blocks, which several threads compute."""
     from concurrent.futures import ThreadPoolExecutor
 
     rows, samples = max(1, _BLOCK // max(1, row_bytes(source.shape, source.dtype))), source.shape[0] or 0
@@ -62,7 +62,7 @@ def digest(source: Source) -> dict[str, Any]:
 
 
 class IteratorSource(Source):
-    """Batches of any size, one after another. Their number is unknown until they end."""
+    """Batches of any size from an iterator; the number of samples is unknown until the end."""
 
     def __init__(self, batches: Any) -> None:
         self.name = type(batches).__name__
@@ -72,30 +72,30 @@ class IteratorSource(Source):
             first = next(self._batches)
         except StopIteration:
             raise InputError(f"{self.name}: gave no batch at all") from None
-        self._left = self._array(first)
-        self.shape, self.dtype = (None, *self._left.shape[1:]), self._left.dtype
+        self._rest = self._array(first)
+        self.shape, self.dtype = (None, *self._rest.shape[1:]), self._rest.dtype
         self._check()
 
     def read(self, first: int, stop: int) -> np.ndarray:
-        """The next rows, in order only; fewer, at last none, where the batches end."""
+        """The next rows, in order only; fewer, and then none, at the end of the batches."""
         if first != self._row:
             raise InputError(f"{self.name}: gives its rows in order; row {self._row} is next, not {first}")
         out = np.empty((stop - first, *self.shape[1:]), self.dtype)
-        have = 0
-        while have < len(out):
-            if not len(self._left):
+        count = 0
+        while count < len(out):
+            if not len(self._rest):
                 try:
                     batch = next(self._batches)
                 except StopIteration:
                     break
-                self._left = self._next(batch)
-            part = self._left[: len(out) - have]
-            # copied before the next batch is asked for: an iterator may use one buffer for all
-            out[have : have + len(part)] = part
-            self._left = self._left[len(part) :]
-            have += len(part)
-        self._row += have
-        return out[:have]
+                self._rest = self._next(batch)
+            part = self._rest[: len(out) - count]
+            # copied before the next batch is requested: an iterator may reuse its buffer
+            out[count : count + len(part)] = part
+            self._rest = self._rest[len(part) :]
+            count += len(part)
+        self._row += count
+        return out[:count]
 
     def _next(self, batch: Any) -> np.ndarray:
         result = self._array(batch)
@@ -119,6 +119,6 @@ class IteratorSource(Source):
         return result if isinstance(result, np.ndarray) else result.get()
 
     def close(self) -> None:
-        stop = getattr(self._batches, "close", None)  # a generator's
+        stop = getattr(self._batches, "close", None)  # of a generator
         if stop is not None:
             stop()

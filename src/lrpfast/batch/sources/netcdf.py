@@ -18,14 +18,14 @@ from .netcdf_classic import check_size
 
 
 class NetcdfSource(FileSource):
-    """Rows of a variable as `Packing` unpacks them: NaN where a value is missing.
+    """Rows of a variable, decoded by `Packing`: NaN where a value is missing.
 
     Parameters
     ----------
     path : str
     variable : str or None
     chunks : FileChunks, optional
-        Checks the chunks of a NetCDF-4 file; it is closed with this source.
+        Checks the chunks of a NetCDF-4 file; closed together with this source.
     """
 
     def __init__(self, path: str, variable: str | None, chunks: FileChunks | None = None) -> None:
@@ -37,16 +37,16 @@ class NetcdfSource(FileSource):
         except (OSError, RuntimeError) as error:
             raise InputError(f"{path}: damaged, truncated or locked NetCDF file ({error})") from None
         try:
-            self._variable = found = _find(self._file, path, variable)
-            name = f"{path}:{found.group().path.strip('/')}/{found.name}".replace(":/", ":")
-            self._packing, self._chunks = _packing(found), chunks
-            super().__init__(path, name, tuple(found.shape), self._packing.dtype, state)
-            self.labels = _labels(found, path, chunks)
-            found.set_auto_maskandscale(False)
-            chunking = found.chunking()
+            self._variable = nc_variable = _find(self._file, path, variable)
+            name = f"{path}:{nc_variable.group().path.strip('/')}/{nc_variable.name}".replace(":/", ":")
+            self._packing, self._chunks = _packing(nc_variable), chunks
+            super().__init__(path, name, tuple(nc_variable.shape), self._packing.dtype, state)
+            self.labels = _labels(nc_variable, path, chunks)
+            nc_variable.set_auto_maskandscale(False)
+            chunking = nc_variable.chunking()
             chunking = chunking if isinstance(chunking, list) else [1]
             self.step = chunking[0]
-            at_once = max(row_bytes(self.shape, found.dtype), math.prod(chunking) * found.dtype.itemsize)
+            at_once = max(row_bytes(self.shape, nc_variable.dtype), math.prod(chunking) * nc_variable.dtype.itemsize)
             check_unpacked(name, at_once, state[1])
         except BaseException:
             self._file.close()
@@ -73,19 +73,19 @@ def _check_chunks(chunks: FileChunks | None, variable: Any, name: str, first: in
 
 
 def _packing(variable: Any) -> Packing:
-    """How a variable is stored; its dtype is object for what holds no single numbers, such as text."""
+    """The decoding of a variable; its dtype is object if the values are not single numbers, such as text."""
     kind = variable.datatype if isinstance(variable.datatype, np.dtype) else getattr(variable.datatype, "dtype", None)
     if not isinstance(kind, np.dtype) or isinstance(
         variable.datatype, import_optional("netCDF4", variable.name).VLType
     ):
         return Packing(np.dtype(object), {})
-    # no byte is taken as unwritten: all 256 are in use
+    # bytes have no fill value: all 256 are in use
     usual = import_optional("netCDF4", variable.name).default_fillvals.get(kind.str[1:]) if kind.itemsize > 1 else None
     return Packing(kind, {key: _attribute(variable, key) for key in PACKED & set(variable.ncattrs())}, usual)
 
 
 def _attribute(variable: Any, key: str) -> Any:
-    """An attribute; None where the library cannot read its type."""
+    """An attribute; None if the library cannot read its type."""
     try:
         return variable.getncattr(key)
     except (KeyError, AttributeError, ValueError, RuntimeError):
@@ -93,47 +93,47 @@ def _attribute(variable: Any, key: str) -> Any:
 
 
 def _find(file: Any, path: str, name: str | None) -> Any:
-    every = _variables(file)
+    variables = _variables(file)
     if name is not None:
-        if name.strip("/") in every:
-            return every[name.strip("/")]
-        raise InputError(f"{path}: there is no variable {name!r}; there are: {', '.join(every) or 'none'}")
-    beside: set[str] = set()  # what describes other variables
-    for variable in every.values():
+        if name.strip("/") in variables:
+            return variables[name.strip("/")]
+        raise InputError(f"{path}: there is no variable {name!r}; there are: {', '.join(variables) or 'none'}")
+    coordinate_names: set[str] = set()  # variables that describe others
+    for variable in variables.values():
         for key in ("coordinates", "bounds", "climatology", "grid_mapping"):
-            beside.update(words(_attribute(variable, key)))
+            coordinate_names.update(words(_attribute(variable, key)))
     data = {
         key: variable
-        for key, variable in every.items()
+        for key, variable in variables.items()
         if variable.ndim
-        and variable.name not in beside
+        and variable.name not in coordinate_names
         and variable.name not in variable.dimensions
         and isinstance(variable.dtype, np.dtype)
         and variable.dtype.kind in "fiu"
     }
     if len(data) == 1:
         return next(iter(data.values()))
-    listed = ", ".join(f"{key} {variable.shape}" for key, variable in data.items())
+    listing = ", ".join(f"{key} {variable.shape}" for key, variable in data.items())
     text = f"{len(data)} variables beside coordinates"
-    raise InputError(f"{path}: holds {text}; name one as {path}:NAME of: {listed or '-'}")
+    raise InputError(f"{path}: holds {text}; name one as {path}:NAME of: {listing or '-'}")
 
 
 def _variables(group: Any, path: str = "") -> dict[str, Any]:
-    found = {path + name: variable for name, variable in group.variables.items()}
+    variables = {path + name: variable for name, variable in group.variables.items()}
     for name, inner in group.groups.items():
-        found.update(_variables(inner, f"{path}{name}/"))
-    return found
+        variables.update(_variables(inner, f"{path}{name}/"))
+    return variables
 
 
-def _labels(found: Any, path: str, chunks: FileChunks | None) -> ArrayMetadata:
-    near: dict[str, Any] = {}  # also variables of the groups around it, the nearest first
-    group = found.group()
+def _labels(variable: Any, path: str, chunks: FileChunks | None) -> ArrayMetadata:
+    variables: dict[str, Any] = {}  # including the variables of enclosing groups; the nearest counts
+    group = variable.group()
     while group is not None:
-        near = {**group.variables, **near}
+        variables = {**group.variables, **variables}
         group = group.parent
 
     def read(name: str) -> Coord:
-        variable = near[name]
+        variable = variables[name]
         itemsize = variable.dtype.itemsize if isinstance(variable.dtype, np.dtype) else 1  # text of any length
         check_unpacked(f"{path}:{name}", math.prod(variable.shape) * itemsize, os.path.getsize(path))
         _check_chunks(chunks, variable, f"{path}:{name}", 0, variable.shape[0] if variable.shape else 0)
@@ -144,13 +144,13 @@ def _labels(found: Any, path: str, chunks: FileChunks | None) -> ArrayMetadata:
         return Coord(tuple(variable.dimensions), values, _attrs(variable))
 
     def dims_of(name: str) -> tuple[str, ...] | None:
-        return tuple(near[name].dimensions) if name in near else None
+        return tuple(variables[name].dimensions) if name in variables else None
 
-    attrs = _attrs(found)
-    return of_file(tuple(found.dimensions), collect(found.dimensions, attrs, dims_of, read), attrs, found.name)
+    attrs = _attrs(variable)
+    return of_file(tuple(variable.dimensions), collect(variable.dimensions, attrs, dims_of, read), attrs, variable.name)
 
 
 def _attrs(variable: Any) -> dict[str, Any]:
-    # what is packed or missing has been undone; what cannot be read cannot be written either
+    # packing has been undone; attributes that cannot be read cannot be written either
     attrs = {key: _attribute(variable, key) for key in variable.ncattrs() if key not in PACKED}
     return {key: value for key, value in attrs.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The size of a classic NetCDF file by its header: the NetCDF library silently reads zeros behind a file's end.
+"""Checks the size of a classic NetCDF file by its header: the NetCDF library silently reads zeros beyond the end.
 
 Format: NetCDF's file format specifications for CDF-1, CDF-2 and CDF-5.
 """
@@ -12,13 +12,13 @@ from typing import BinaryIO
 
 from ...errors import InputError
 
-#: Bytes of a value, by NetCDF's number of its type.
+#: Bytes of a value, by NetCDF's type number.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
-_MOST = 1 << 20  # more dimensions, variables or attributes than any file has
+_MOST = 1 << 20  # more dimensions, variables or attributes than any real file has
 
 
 def check_size(path: str) -> None:
-    """InputError where a classic file is shorter than its variables; other files pass."""
+    """Raise InputError if a classic file is shorter than its variables; other files pass."""
     with open(path, "rb") as file:
         magic = file.read(4)
         if magic[:3] != b"CDF" or magic[3] not in (1, 2, 5):
@@ -39,7 +39,7 @@ class _Header:
         self._offset = ">i" if version == 1 else ">q"
 
     def end(self) -> int:
-        """Where the last value of the last variable ends."""
+        """The offset at which the last variable ends."""
         records = self._number(self._count)
         if records < -1:
             raise ValueError(records)
@@ -51,15 +51,15 @@ class _Header:
             shape = [dims[self._number(self._count)] for _ in range(self._few())]
             self._attributes()
             size = _SIZES[self._number(">i")]
-            self._number(self._count)  # its size, which overflows for large variables
+            self._number(self._count)  # the variable's size, which overflows for large ones
             begin = self._number(self._offset)
             if shape and shape[0] == 0:  # the record dimension
                 slots.append((begin, math.prod(shape[1:]) * size))
             else:
                 ends.append(begin + math.prod(shape) * size)
-        # a record holds a slot of every variable, filled up to 4 bytes unless there is one only
+        # a record has a slot for every variable, padded to 4 bytes unless there is only one
         record = slots[0][1] if len(slots) == 1 else sum(-(-size // 4) * 4 for _, size in slots)
-        if records > 0:  # -1: written as a stream, of a length that is not told
+        if records > 0:  # -1: written as a stream, whose length is unknown
             ends += [begin + (records - 1) * record + size for begin, size in slots]
         return max(ends)
 

@@ -1,4 +1,4 @@
-"""Arrays in .npz files: streamed where they are stored as they are, loaded once where they are compressed."""
+"""Arrays in .npz files: streamed if they are stored uncompressed, else loaded once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_npz(path: str, member: str | None) -> FileSource:
     with open(path, "rb") as file:
         file.seek(info.header_offset)
         local = file.read(_LOCAL_HEADER)
-        # the lengths of the name and the extra field, which may differ from those in the archive's index
+        # the lengths of the name and the extra field may differ from those in the archive's index
         begin = info.header_offset + _LOCAL_HEADER + int.from_bytes(local[26:28], "little")
         file.seek(begin + int.from_bytes(local[28:30], "little"))
         end = min(file.tell() + info.file_size, os.path.getsize(path))
@@ -54,7 +54,7 @@ def _member(path: str, member: str | None, infos: dict[str, zipfile.ZipInfo]) ->
 
 
 class _LoadedSource(FileSource):
-    """The rows of a file that can only be read as a whole."""
+    """Rows of a compressed member, which can only be read at once."""
 
     _array: np.ndarray
 
@@ -78,12 +78,12 @@ def _loaded(
             text = "which do not fit in memory; np.savez stores arrays so that they can be streamed"
             raise InputError(f"{name}: unpacks to {info.file_size:,} bytes, {text}") from None
         flat = source._array.reshape(-1, order="A").view(np.uint8)
-        have = 0
-        while have < len(flat):
-            got = file.readinto(flat[have : have + (1 << 24)])  # type: ignore[attr-defined]
-            if not got:
-                raise InputError(f"{name}: truncated after {have:,} of {len(flat):,} bytes")
-            have += got
-        if file.read(1):  # also checks the sum
+        position = 0
+        while position < len(flat):
+            count = file.readinto(flat[position : position + (1 << 24)])  # type: ignore[attr-defined]
+            if not count:
+                raise InputError(f"{name}: truncated after {position:,} of {len(flat):,} bytes")
+            position += count
+        if file.read(1):  # also checks the checksum
             raise InputError(f"{name}: holds more bytes than its header says")
     return source

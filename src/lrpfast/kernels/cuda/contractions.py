@@ -88,9 +88,9 @@ class Contraction:
         self.groups = first.shape[0] if first.ndim == 3 else 1
         self.columns = self.width // self.groups
         shares = operation.shares if isinstance(operation, Redistribute) else ()
-        self.parts, self.shares = self._merged(shares)
+        self.parts, self.shares = self._merge_shares(shares)
         self.sums = 1 + max(p.accumulator for p in self.parts)
-        pairs = self._paired()
+        pairs = self._pair_parts()
         self.fused = self.sums if self.sums == 1 or pairs else 0  # accumulators that a tile's kernel can finish
         self.plane_at = locate(out)[0]  # where a single plane can lie as well
         self.depths = [self._depth(p.term, program.sizes[p.term.source]) for p in self.parts]
@@ -121,38 +121,38 @@ class Contraction:
         taps: int = max(math.prod(a.index.shape[1] for a in r.axes) for r in term.geometry.regions)
         return taps * (size // math.prod(term.geometry.source) // self.groups)
 
-    def _merged(self, shares: tuple[Share, ...]) -> tuple[list[Part], tuple[Share, ...]]:
+    def _merge_shares(self, shares: tuple[Share, ...]) -> tuple[list[Part], tuple[Share, ...]]:
         """Accumulators that are multiplied by the same and differ in coefficient only become one, its terms scaled."""
         parts = [Part(t, t.accumulator) for t in self.operation.terms]
         sums = {t.accumulator for t in self.operation.terms}
-        alike: dict[tuple[Any, ...], list[Share]] = {}
+        by_part: dict[tuple[Any, ...], list[Share]] = {}
         for share in shares:
-            alike.setdefault((share.part, id(share.bound)), []).append(share)
-        once = len({s.accumulator for s in shares}) == len(shares) == len(sums)
+            by_part.setdefault((share.part, id(share.bound)), []).append(share)
+        distinct = len({s.accumulator for s in shares}) == len(shares) == len(sums)
         exact = not self.round or all(math.frexp(s.coefficient)[0] in (0.5, -0.5) for s in shares)
-        if self.diagonal or len(alike) == len(shares) or not once or not exact:
+        if self.diagonal or len(by_part) == len(shares) or not distinct or not exact:
             return parts, shares
         new: dict[int, tuple[int, float]] = {}
-        merged = []
-        for a, group in enumerate(alike.values()):
-            merged.append(replace(group[0], accumulator=a, coefficient=1.0))
+        result = []
+        for a, group in enumerate(by_part.values()):
+            result.append(replace(group[0], accumulator=a, coefficient=1.0))
             new.update({s.accumulator: (a, s.coefficient) for s in group})
         parts = [Part(p.term, *new[p.accumulator]) for p in parts]
-        return sorted(parts, key=lambda p: p.accumulator), tuple(merged)
+        return sorted(parts, key=lambda p: p.accumulator), tuple(result)
 
-    def _paired(self) -> list[Part] | None:
+    def _pair_parts(self) -> list[Part] | None:
         """The terms of two accumulators as pairs that read the same rows."""
         if self.sums != 2 or self.diagonal:
             return None
-        left = list(self.parts)
+        rest = list(self.parts)
         pairs = []
-        while left:
-            p = left.pop(0)
-            for q in left:
+        while rest:
+            p = rest.pop(0)
+            for q in rest:
                 same = (q.term.source, q.term.part) == (p.term.source, p.term.part)
                 same = same and q.term.geometry is p.term.geometry and _laid_out_alike(q.term.weights, p.term.weights)
                 if same and q.accumulator != p.accumulator:
-                    left.remove(q)
+                    rest.remove(q)
                     first, second = (p, q) if p.accumulator == 0 else (q, p)
                     pairs.append(replace(first, other=second))
                     break
@@ -168,8 +168,10 @@ class Contraction:
             return False
         if {p.accumulator for p in self.parts} != set(range(self.sums)):
             return False  # a sum that nothing goes to is zero, which a product would not make it
-        whole = self.groups == 1 and all(len(p.term.geometry.regions) == 1 for p in self.parts if p.term.geometry)
-        if self.geometry is not None and (CONVOLUTION == "own" or not whole):
+        single_region = self.groups == 1 and all(
+            len(p.term.geometry.regions) == 1 for p in self.parts if p.term.geometry
+        )
+        if self.geometry is not None and (CONVOLUTION == "own" or not single_region):
             return False
         return min(self.columns, *self.depths) > NARROW
 
@@ -249,10 +251,10 @@ class Contraction:
         term = part.term
         matrices = term.weights if isinstance(term.weights, tuple) else (term.weights,)
         if self.diagonal:
-            alike = all(w.shape[1] == 1 for w in matrices)
-            wide = [w if alike or w.shape[1] == self.width else np.repeat(w, self.width, 1) for w in matrices]
+            same_width = all(w.shape[1] == 1 for w in matrices)
+            wide = [w if same_width or w.shape[1] == self.width else np.repeat(w, self.width, 1) for w in matrices]
             addresses = [arrays.vector(w, self.round) for w in wide]
-            record["alike"] = alike
+            record["alike"] = same_width
         elif term.geometry is None:
             address, record["row_step"], record["column_step"] = arrays.matrix(
                 matrices[0], self.round, term.sign, part.scale
@@ -297,8 +299,8 @@ class Contraction:
         depth = max(self.depths)
         splits = max(1, -(-depth // LONGEST_CHAIN))
         if blocks < FULL * self.gpu.processors:
-            most = max(splits, min(depth // LEAST_DEPTH, MOST_SPLITS))
-            splits = min(range(splits, most + 1), key=lambda s: self._turns(blocks, s))
+            max_splits = max(splits, min(depth // LEAST_DEPTH, MOST_SPLITS))
+            splits = min(range(splits, max_splits + 1), key=lambda s: self._turns(blocks, s))
         return tile, min(splits, MOST_PIECES // pieces)
 
     def _turns(self, blocks: int, splits: int) -> float:
@@ -327,10 +329,10 @@ class Contraction:
 
     def launch(self, chunk: Any) -> None:
         """Queue the kernels for a chunk on the current stream."""
-        most = next(n for n in (1, 2, MAX_SUMS) if n >= self.sums)  # sums that a kernel has room for
+        max_sums = next(n for n in (1, 2, MAX_SUMS) if n >= self.sums)  # sums that a kernel has room for
         if self.diagonal:
             rows = chunk.samples * max(self.region_rows) * self.width
-            chunk.launch("channelwise", f"channelwise_{most}", rows, (self.record,), y=len(self.region_rows))
+            chunk.launch("channelwise", f"channelwise_{max_sums}", rows, (self.record,), y=len(self.region_rows))
             return
         if self.by_library(chunk.samples):
             planes, splits = self._products(chunk), 1
@@ -344,14 +346,14 @@ class Contraction:
                 len(self.region_rows) * self.groups * splits,
             )
             for a in range(1 if self.fused else self.sums):
-                before = (self.record, np.int32(a), np.int32(splits), np.uint64(planes))
-                chunk.launch_grid("tile", self.kind, tile.kernel, grid, before, tile.shared)
+                arguments = (self.record, np.int32(a), np.int32(splits), np.uint64(planes))
+                chunk.launch_grid("tile", self.kind, tile.kernel, grid, arguments, tile.shared)
             if fused:
                 return
         elements = chunk.samples * self.rows * self.width
         chunk.launch(
             "split_k_reduce",
-            f"split_k_reduce_{most}",
+            f"split_k_reduce_{max_sums}",
             -(-elements // 4),
             (self.record, np.uint64(planes), np.int32(splits)),
         )
@@ -361,7 +363,7 @@ class Contraction:
         plane = chunk.samples * self.rows * self.width
         planes: int = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
         copy = chunk.scratch + (self.sums * plane if self.sums > 1 else 0) * self.dtype.itemsize
-        added: set[int] = set()
+        accumulators: set[int] = set()
         for t, part in enumerate(self.parts):
             source = chunk.at(self.sources[t])
             if self._copied(part):
@@ -376,9 +378,9 @@ class Contraction:
                 planes + part.accumulator * plane * self.dtype.itemsize,
                 self.dtype,
                 tf32=self.round,
-                add=part.accumulator in added,
+                add=part.accumulator in accumulators,
             )
-            added.add(part.accumulator)
+            accumulators.add(part.accumulator)
         return planes
 
 

@@ -33,7 +33,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Found:
+class DeviceList:
     """The GPUs that work, and what is wrong with the others, or with all of them."""
 
     gpus: tuple[Gpu, ...]
@@ -41,7 +41,7 @@ class Found:
     problems: dict[int, str]
 
 
-_found: Found | None = None
+_available: DeviceList | None = None
 _lock = threading.Lock()
 #: why a process that was forked from one that has looked for GPUs cannot use any: CUDA does not live through a fork
 FORKED = (
@@ -51,69 +51,69 @@ FORKED = (
 
 
 def _after_fork() -> None:
-    global _found
-    if _found is not None and _found.gpus:
-        _found = Found((), FORKED, {})
+    global _available
+    if _available is not None and _available.gpus:
+        _available = DeviceList((), FORKED, {})
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def found() -> Found:
-    """What there is; looked up once."""
-    global _found
-    there = _found
-    if there is None:
-        with _lock:  # not in what comes after: a process may be forked while another thread holds it
-            there = _found = _found or _look()
-    return there
+def available() -> DeviceList:
+    """The GPUs of this machine; looked up once."""
+    global _available
+    result = _available
+    if result is None:
+        with _lock:  # only here: a process may be forked while another thread holds the lock
+            result = _available = _available or _look()
+    return result
 
 
 def forget() -> None:
     """Look again at the next call; for tests that change what there is."""
-    global _found
-    _found = None
+    global _available
+    _available = None
     modules.forget()
 
 
 def check_process() -> None:
     """Raise DeviceError in a process that cannot use the GPUs that its parent found."""
-    if _found is not None and _found.problem is FORKED:
+    if _available is not None and _available.problem is FORKED:
         raise DeviceError(FORKED)
 
 
 def chosen(device: str) -> tuple[Gpu, ...]:
     """The GPUs that a device name stands for, "gpu" for all, "gpu:1" for one; else DeviceError, with what to do."""
-    there = found()
-    if there.problem is not None:
-        raise DeviceError(f"device {device!r} is not available: {there.problem}")
+    devices = available()
+    if devices.problem is not None:
+        raise DeviceError(f"device {device!r} is not available: {devices.problem}")
     if device == "gpu":
-        return there.gpus
+        return devices.gpus
     number = device.removeprefix("gpu:")
-    for gpu in there.gpus:
+    for gpu in devices.gpus:
         if number == str(gpu.index):
             return (gpu,)
-    if number.isdecimal() and int(number) in there.problems:
-        raise DeviceError(f"device {device!r} does not work: {there.problems[int(number)]}")
-    names = ", ".join(f"'gpu:{gpu.index}' ({gpu.name})" for gpu in there.gpus)
+    if number.isdecimal() and int(number) in devices.problems:
+        raise DeviceError(f"device {device!r} does not work: {devices.problems[int(number)]}")
+    names = ", ".join(f"'gpu:{gpu.index}' ({gpu.name})" for gpu in devices.gpus)
     raise DeviceError(f"there is no device {device!r}; there are 'cpu', 'gpu' for all GPUs, and {names}")
 
 
-def _look() -> Found:
+def _look() -> DeviceList:
     if importlib.util.find_spec("cupy") is None:
-        return Found((), f"CuPy is not installed; on a machine with an NVIDIA GPU: {INSTALL}", {})
+        return DeviceList((), f"CuPy is not installed; on a machine with an NVIDIA GPU: {INSTALL}", {})
     try:
         import cupy
     except Exception as error:  # an import that fails says why, in whatever class
-        return Found((), f"CuPy is installed but cannot be imported: {_first_line(error)}; see {INSTALL}", {})
+        return DeviceList((), f"CuPy is installed but cannot be imported: {_first_line(error)}; see {INSTALL}", {})
     version = cupy.__version__
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
-        return Found((), f"CuPy {version} finds no GPU: {_first_line(error)} (is there one, and its driver?)", {})
+        return DeviceList((), f"CuPy {version} finds no GPU: {_first_line(error)} (is there one, and its driver?)", {})
     if count == 0:
-        return Found((), f"CuPy {version} finds no GPU", {})
+        return DeviceList((), f"CuPy {version} finds no GPU", {})
     gpus, problems = [], {}
     for index in range(count):
         try:
@@ -121,7 +121,7 @@ def _look() -> Found:
         except Exception as error:
             problems[index] = f"GPU {index} cannot run a kernel under CuPy {version}: {_first_line(error)}"
     problem = None if gpus else "; ".join(problems.values()) + f" (CuPy needs CUDA's compiler and headers: {INSTALL})"
-    return Found(tuple(gpus), problem, problems)
+    return DeviceList(tuple(gpus), problem, problems)
 
 
 def _try(cupy: Any, index: int) -> Gpu:

@@ -96,11 +96,11 @@ class Executable:
         operations = (*self.forward, *self.backward)
         return any(o.by_library(samples) for o in operations if isinstance(o, Contraction))
 
-    def cast(self, source: Any, dtype: np.dtype, into: Any, n: int) -> None:
+    def cast(self, source: Any, dtype: np.dtype, destination: Any, n: int) -> None:
         """Queue the cast of n values, of which ``source`` holds the bits, to the program's dtype."""
         name = "uint8" if dtype.kind == "b" else dtype.name
         kernel = modules.function(self.gpu.index, "input", self.dtype.name, f"cast_{name}")
-        kernel((max(1, blocks_for(self.gpu, n)),), (modules.THREADS,), (source, into, np.int64(n)))
+        kernel((max(1, blocks_for(self.gpu, n)),), (modules.THREADS,), (source, destination, np.int64(n)))
 
     def no_faults(self, faults: Any) -> None:
         """Queue the reset of what a run finds."""
@@ -111,10 +111,10 @@ class Executable:
         if self.examined:
             low, high = self.program.input_range or (0.0, 0.0)
             size = self.program.sizes[0]
-            ranged = self.program.input_range is not None
-            flags = (np.int32(self.program.allow_nan), np.int32(ranged))
-            before = (np.int64(size), *flags, np.float64(low), np.float64(high))
-            chunk.launch("input", "examine", chunk.samples * size, before)
+            has_range = self.program.input_range is not None
+            flags = (np.int32(self.program.allow_nan), np.int32(has_range))
+            arguments = (np.int64(size), *flags, np.float64(low), np.float64(high))
+            chunk.launch("input", "examine", chunk.samples * size, arguments)
         for operation in self.forward:
             operation.launch(chunk)  # type: ignore[union-attr]
         for which, out in enumerate(outs):
@@ -132,7 +132,7 @@ class Executable:
         if start.mode == StartMode.MAX:
             chunk.launch("input", "init_relevance_max", chunk.samples * 32, (*offsets, rectify, *window))
             return
-        before = (
+        arguments = (
             *offsets,
             rectify,
             np.int32(start.mode),
@@ -142,4 +142,4 @@ class Executable:
             *window,
             NULL if start.array is None else start.array,
         )
-        chunk.launch("input", "init_relevance", chunk.samples * size, before)
+        chunk.launch("input", "init_relevance", chunk.samples * size, arguments)

@@ -59,6 +59,8 @@ __device__ double evaluate(int function, double x, const double* p)
         return pow(x, p[0]);
     case HARD_SILU:
         return x > 3 ? x : x > -3 ? x * (x + 3) / 6 : 0;
+    case LOG:
+        return log(x);
     default:
         return not_a_number();
     }
@@ -118,6 +120,8 @@ __device__ double slope_of(int function, double x, const double* p)
         return p[0] * pow(x, p[0] - 1);
     case HARD_SILU:
         return x > 3 ? 1 : x > -3 ? x / 3 + 0.5 : 0;
+    case LOG:
+        return 1 / x;
     default:
         return not_a_number();
     }

@@ -32,8 +32,8 @@ def blocks_for(gpu: Gpu, threads: int) -> int:
 
 def bits_of(dtype: np.dtype) -> np.dtype:
     """A dtype that every CuPy has, for the bits of one that it may not have."""
-    other = {"bool": np.uint8, "bfloat16": np.uint16}.get(dtype.name, dtype)
-    return np.dtype(other)
+    bits = {"bool": np.uint8, "bfloat16": np.uint16}.get(dtype.name, dtype)
+    return np.dtype(bits)
 
 
 class StartOnDevice:
@@ -101,14 +101,14 @@ class Chunk:
             return int(self.out.data.ptr)
         return int(self.work.data.ptr) + int(offset) * self.capacity * self.dtype.itemsize
 
-    def launch(self, module: str, name: str, threads: int, before: tuple[Any, ...], y: int = 1) -> None:
+    def launch(self, module: str, name: str, threads: int, leading: tuple[Any, ...], y: int = 1) -> None:
         """A grid-stride kernel with work for so many threads."""
         blocks = blocks_for(self.gpu, threads)
         if blocks:
-            self.launch_grid(module, self.kind, name, (blocks, y, 1), before)
+            self.launch_grid(module, self.kind, name, (blocks, y, 1), leading)
 
     def launch_grid(
-        self, module: str, kind: str, name: str, grid: tuple[int, int, int], before: tuple[Any, ...], shared: int = 0
+        self, module: str, kind: str, name: str, grid: tuple[int, int, int], leading: tuple[Any, ...], shared: int = 0
     ) -> None:
         kernel = modules.function(self.gpu.index, module, kind, name)
-        kernel(grid, (modules.THREADS,), (*before, *self.arguments), shared_mem=shared)
+        kernel(grid, (modules.THREADS,), (*leading, *self.arguments), shared_mem=shared)

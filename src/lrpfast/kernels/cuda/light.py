@@ -116,9 +116,9 @@ def seen_by(geometry: Any) -> tuple[np.ndarray, np.ndarray]:
         np.meshgrid(*(np.arange(len(axis.positions)) for axis in geometry.regions[0].axes), indexing="ij"), -1
     ).reshape(-1, 3)
     taps = np.stack(np.meshgrid(*(np.arange(i.shape[1]) for i in (a, b, c)), indexing="ij"), -1).reshape(-1, 3)
-    at = [i[rows[:, None, d], taps[None, :, d]] for d, i in enumerate((a, b, c))]
-    source = (at[0] * geometry.source[1] + at[1]) * geometry.source[2] + at[2]
-    inside = (at[0] >= 0) & (at[1] >= 0) & (at[2] >= 0)
+    index = [i[rows[:, None, d], taps[None, :, d]] for d, i in enumerate((a, b, c))]
+    source = (index[0] * geometry.source[1] + index[1]) * geometry.source[2] + index[2]
+    inside = (index[0] >= 0) & (index[1] >= 0) & (index[2] >= 0)
     row, tap = np.nonzero(inside)
     order = np.argsort(source[inside], kind="stable")
     return source[inside][order], np.stack([row[order], tap[order]], -1)

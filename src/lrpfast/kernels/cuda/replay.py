@@ -27,7 +27,7 @@ class CudaGraphCache:
     """The graphs of one program on one device."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[Any, ...], int] = OrderedDict()
+        self._launch_counts: OrderedDict[tuple[Any, ...], int] = OrderedDict()
         self._graphs: OrderedDict[tuple[Any, ...], CudaGraph] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -43,10 +43,10 @@ class CudaGraphCache:
             if key in self._graphs:
                 self._graphs.move_to_end(key)
                 return self._graphs[key]
-            self._seen[key] = self._seen.get(key, 0) + 1
-            while len(self._seen) > 16 * MOST:
-                self._seen.popitem(last=False)
-            if self._seen[key] < 2 or executable.by_library(samples):
+            self._launch_counts[key] = self._launch_counts.get(key, 0) + 1
+            while len(self._launch_counts) > 16 * MOST:
+                self._launch_counts.popitem(last=False)
+            if self._launch_counts[key] < 2 or executable.by_library(samples):
                 return None
             if executable.workspace_bytes(samples) > MOST_BYTES:
                 return None

@@ -93,8 +93,8 @@ class CompiledProgram:
             low, high = edges[i], edges[i + 1]
             part = {b: a[low:high] for b, a in keep.items()} if keep else None
             try:
-                own = start.part(slice(low, high))
-                faults[i] = self._on(gpus[i], x[low:high], out[:, low:high], high - low, low, memory, own, part)
+                part_start = start.part(slice(low, high))
+                faults[i] = self._on(gpus[i], x[low:high], out[:, low:high], high - low, low, memory, part_start, part)
             except BaseException as error:  # raised again by the thread that called
                 errors[i] = error
 
@@ -179,10 +179,10 @@ class _Batch:
     def _first_capacity(self) -> int:
         import cupy
 
-        one = self.bytes_needed(1)
+        per_sample = self.bytes_needed(1)
         if self.memory is not None:
-            if self.memory < one:
-                raise InputError(f"memory={self.memory:,} bytes is too little: one sample needs {one:,}")
+            if self.memory < per_sample:
+                raise InputError(f"memory={self.memory:,} bytes is too little: one sample needs {per_sample:,}")
             budget = self.memory
         else:
             free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
@@ -190,8 +190,8 @@ class _Batch:
         sample = self.executable.width * self.dtype.itemsize + self.staged_bytes()
         chunk = max(FEWEST, WORKSPACE_BYTES // max(1, sample))
         if self.from_host or self.to_host:
-            staged = (self.size + self.targets * self.out_size) * self.dtype.itemsize
-            chunk = min(chunk, max(FEWEST, STAGED_BYTES // staged))
+            staging_bytes = (self.size + self.targets * self.out_size) * self.dtype.itemsize
+            chunk = min(chunk, max(FEWEST, STAGED_BYTES // staging_bytes))
         capacity = max(1, min(self.samples, chunk, MOST_VALUES // max(self.executable.program.sizes)))
         while capacity > 1 and self.bytes_needed(capacity) > budget:
             capacity = (capacity + 1) // 2
@@ -261,9 +261,9 @@ class _Batch:
             if casts:
                 x = cupy.ascontiguousarray(x)
             if x.dtype != self.dtype:
-                into = cupy.empty(x.shape, self.dtype)
-                self.executable.cast(x, x.dtype, into, x.size)
-                x = into
+                converted = cupy.empty(x.shape, self.dtype)
+                self.executable.cast(x, x.dtype, converted, x.size)
+                x = converted
             outs = [out[first : first + samples] for out in self.out]
             chunk = self._chunk(work, x, outs)
             self._compute(chunk, outs, first, samples)
@@ -326,8 +326,8 @@ class _Slot:
         self.first, self.samples = first, samples
         rows = self.batch.x[first : first + samples]
         np.copyto(self.pinned_in[:samples].view(rows.dtype), rows.reshape(samples, -1))
-        into = self.x if self.raw is None else self.raw
-        into[:samples].set(self.pinned_in[:samples], stream=stream)
+        destination = self.x if self.raw is None else self.raw
+        destination[:samples].set(self.pinned_in[:samples], stream=stream)
         self.loaded.record(stream)
 
     def store(self, stream: Any) -> None:

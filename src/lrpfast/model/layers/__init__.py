@@ -8,9 +8,10 @@ relevance in ``rules`` and ``engine``.
 from .activation import FUNCTIONS, SOFTMAXES, Activation, Function, Parameters
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
-from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract
+from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract, Where
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from .recurrent import GRU, LSTM, Masking, Recurrent, SimpleRNN, StepMask
 from .resize import Interpolate, Take, UpSample
 from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, ZeroPad
 
@@ -33,16 +34,19 @@ __all__ = [
     "FUNCTIONS",
     "Flatten",
     "Function",
+    "GRU",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Identity",
     "Input",
     "Interpolate",
+    "LSTM",
     "Layer",
     "LayerNorm",
     "Linear",
     "LocalResponseNorm",
     "LocallyConnected",
+    "Masking",
     "MaxPool",
     "Maximum",
     "Merge",
@@ -51,14 +55,18 @@ __all__ = [
     "Parameters",
     "Permute",
     "RMSNorm",
+    "Recurrent",
     "ReflectPad",
     "RepeatVector",
     "Reshape",
     "SOFTMAXES",
     "SeparableConv",
     "Shape",
+    "SimpleRNN",
+    "StepMask",
     "Subtract",
     "Take",
     "UpSample",
+    "Where",
     "ZeroPad",
 ]

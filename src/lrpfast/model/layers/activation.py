@@ -45,6 +45,7 @@ FUNCTIONS: dict[str, Function] = {
     "log_sigmoid": Function({}, sign=-1),
     "power": Function({"exponent": 1.0}),
     "hard_silu": Function({}),
+    "log": Function({}),
     "softmax": Function({}, sign=1),
     "log_softmax": Function({}, sign=-1),
 }
@@ -101,27 +102,27 @@ class Activation(Layer):
             raise InputError(
                 f"{self}: unknown activation function {self.function!r}; known: {', '.join(sorted(FUNCTIONS))}"
             )
-        known = FUNCTIONS[self.function].parameters
+        defaults = FUNCTIONS[self.function].parameters
         for key in self.parameters:
-            if key not in known:
-                raise InputError(f"{self}: {self.function} has no parameter {key!r}; it has {list(known)}")
-        merged = {**known, **self.parameters}
+            if key not in defaults:
+                raise InputError(f"{self}: {self.function} has no parameter {key!r}; it has {list(defaults)}")
+        parameters = {**defaults, **self.parameters}
         if self.function == "prelu":
-            if merged["negative_slope"] is None:
+            if parameters["negative_slope"] is None:
                 raise InputError(f"{self}: prelu needs negative_slope, an array that fits one sample")
-            merged["negative_slope"] = as_array(merged["negative_slope"], "negative_slope", str(self))
+            parameters["negative_slope"] = as_array(parameters["negative_slope"], "negative_slope", str(self))
         elif self.function == "gelu":
-            merged["approximate"] = bool(merged["approximate"])
+            parameters["approximate"] = bool(parameters["approximate"])
         else:
-            for key, value in merged.items():
+            for key, value in parameters.items():
                 if value is None and key == "max_value":
                     continue
-                open_end = self.function == "clip" and value == known[key]
+                open_end = self.function == "clip" and value == defaults[key]
                 if not isinstance(value, (int, float, np.number)) or not (math.isfinite(value) or open_end):
                     raise InputError(f"{self}: {key} must be a finite number, not {value!r}")
-                merged[key] = float(value)
-            self._check_numbers(merged)
-        self._set(parameters=Parameters(merged))
+                parameters[key] = float(value)
+            self._check_numbers(parameters)
+        self._set(parameters=Parameters(parameters))
 
     def _check_numbers(self, p: Mapping[str, Any]) -> None:
         if self.function == "clip" and p["low"] > p["high"]:
@@ -165,21 +166,21 @@ class Activation(Layer):
                 raise ShapeError(f"{self}: negative_slope of shape {slope.shape} does not fit an input of {shape}")
         return shape
 
-    def _changed(self) -> dict[str, Any]:
+    def _non_defaults(self) -> dict[str, Any]:
         """The parameters that differ from their defaults."""
-        known = FUNCTIONS[self.function].parameters
-        return {k: v for k, v in self.parameters.items() if isinstance(v, np.ndarray) or v != known[k]}
+        defaults = FUNCTIONS[self.function].parameters
+        return {k: v for k, v in self.parameters.items() if isinstance(v, np.ndarray) or v != defaults[k]}
 
     def _shown(self) -> dict[str, Any]:
-        changed = self._changed()
-        return {"function": self.function, **({"parameters": changed} if changed else {})}
+        parameters = self._non_defaults()
+        return {"function": self.function, **({"parameters": parameters} if parameters else {})}
 
     def _argument(self) -> str:
-        return repr(self) if self.name or self._changed() else repr(self.function)
+        return repr(self) if self.name or self._non_defaults() else repr(self.function)
 
     def describe(self) -> str:
-        changed = [f"{k}={v:g}" for k, v in self._changed().items() if not isinstance(v, np.ndarray)]
-        return self.function + (f"({', '.join(changed)})" if changed else "")
+        texts = [f"{k}={v:g}" for k, v in self._non_defaults().items() if not isinstance(v, np.ndarray)]
+        return self.function + (f"({', '.join(texts)})" if texts else "")
 
 
 def as_activation(value: str | Activation | None, layer: str) -> Activation | None:

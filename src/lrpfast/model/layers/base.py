@@ -29,11 +29,11 @@ def each(value: Any) -> tuple[Any, ...]:
     return (value,) if single else tuple(value)
 
 
-def finite(value: Any, what: str, layer: str) -> float:
+def finite(value: Any, name: str, layer: str) -> float:
     """A finite real number as a float; InputError for anything else, a truth value too."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not real or not np.isfinite(value):
-        raise InputError(f"{layer}: {what} must be a finite number, not {value!r}")
+        raise InputError(f"{layer}: {name} must be a finite number, not {value!r}")
     return float(value)
 
 
@@ -48,13 +48,13 @@ def fits(shape: Shape, expected: Shape) -> bool:
     return len(shape) == len(expected) and all(n in (None, m) for n, m in zip(expected, shape, strict=True))
 
 
-def as_shape(value: Any, what: str) -> Shape:
+def as_shape(value: Any, name: str) -> Shape:
     """A shape from a number, for one axis, or a sequence of numbers of at least 1 and None."""
     sizes = each(value)
     numbers = tuple(map(whole, sizes))
     fits = all(size is None if n is None else n >= 1 for n, size in zip(numbers, sizes, strict=True))
     if value is None or not fits:
-        raise ShapeError(f"{what}: shape must hold positive integers or None, not {value!r:.80}")
+        raise ShapeError(f"{name}: shape must hold positive integers or None, not {value!r:.80}")
     return numbers
 
 
@@ -72,19 +72,19 @@ def frozen(array: np.ndarray) -> np.ndarray:
     return np.ndarray(array.shape, array.dtype, buffer=array.tobytes())
 
 
-def as_array(value: Any, what: str, layer: str) -> np.ndarray:
+def as_array(value: Any, name: str, layer: str) -> np.ndarray:
     """``value`` as float32 or float64 that nobody can change, a copy unless it is that; anything else is an error."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{layer}: {what} must be an array of real numbers: {error}") from None
+        raise InputError(f"{layer}: {name} must be an array of real numbers: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise InputError(f"{layer}: {what} must hold real numbers, not dtype {array.dtype}")
+        raise InputError(f"{layer}: {name} must hold real numbers, not dtype {array.dtype}")
     dtype = np.float64 if array.dtype.kind != "f" or array.dtype.itemsize >= 8 else np.float32
     array = frozen(np.asarray(array, dtype))
     if not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{layer}: {what} is not finite at index {place} ({array[place]})")
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(f"{layer}: {name} is not finite at index {index} ({array[index]})")
     return array
 
 
@@ -158,8 +158,8 @@ class Layer:
 
     def _shown(self) -> dict[str, Any]:
         """The fields that are not as they would be anyway, but for the name."""
-        found = {f.name: (getattr(self, f.name, None), f.default) for f in fields(self) if f.name != "name"}
-        return {key: value for key, (value, default) in found.items() if not _is_default(value, default)}
+        values = {f.name: (getattr(self, f.name, None), f.default) for f in fields(self) if f.name != "name"}
+        return {key: value for key, (value, default) in values.items() if not _is_default(value, default)}
 
     def _argument(self) -> str:
         """How another layer's ``repr`` shows this one."""
@@ -175,8 +175,8 @@ class Layer:
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
-        held = (value if isinstance(value, tuple) else (value,) for value in vars(self).values())
-        return sum(array.nbytes for several in held for array in several if isinstance(array, np.ndarray))
+        arrays = (value if isinstance(value, tuple) else (value,) for value in vars(self).values())
+        return sum(array.nbytes for several in arrays for array in several if isinstance(array, np.ndarray))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,8 @@ class Merge(Layer):
     def check_count(self, count: int) -> None:
         """ShapeError unless the layer can take that many inputs."""
         if count < self.least or (self.most is not None and count > self.most):
-            wanted = f"{self.least}" if self.most == self.least else f"at least {self.least}"
-            raise ShapeError(f"{self}: it takes {wanted} inputs, not {count}")
+            expected = f"{self.least}" if self.most == self.least else f"at least {self.least}"
+            raise ShapeError(f"{self}: it takes {expected} inputs, not {count}")
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return self._broadcast(shapes)
@@ -133,6 +133,34 @@ class Minimum(Merge):
 
 
 @dataclass(frozen=True, eq=False)
+class Where(Merge):
+    """The second input where the first is above 0, the third elsewhere; smaller ones are stretched as in NumPy.
+
+    What is selected receives all relevance, the first input none.
+
+    Parameters
+    ----------
+    or_equal : bool, optional
+        Whether the second input is taken where the first is exactly 0, too.
+
+    Examples
+    --------
+    >>> graph = lrpfast.Graph()
+    >>> x, a, b = graph.input(2), graph.input(2), graph.input(2)
+    >>> model = graph.model(graph.add(lrpfast.layers.Where(), x, a, b))
+    >>> model.predict([np.array([[-1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([[5.0, 6.0]])]).tolist()
+    [[5.0, 4.0]]
+    """
+
+    or_equal: bool = False
+    least: ClassVar[int] = 3
+    most: ClassVar[int | None] = 3
+
+    def describe(self) -> str:
+        return "x >= 0" if self.or_equal else "x > 0"
+
+
+@dataclass(frozen=True, eq=False)
 class Concat(Merge):
     """All inputs one after the other along an axis.
 
@@ -163,13 +191,13 @@ class Concat(Merge):
         rank = len(shapes[0])
         if any(len(s) != rank for s in shapes) or not -rank <= self.axis < rank:
             raise ShapeError(f"{self}: it joins axis {self.axis}, its inputs have shapes {', '.join(map(str, shapes))}")
-        at = self.axis % rank
+        concat_axis = self.axis % rank
         out: list[int | None] = []
         for axis in range(rank):
             sizes = tuple(s[axis] for s in shapes)
-            if axis == at:
-                joined = known(sizes)
-                out.append(None if joined is None else sum(joined))
+            if axis == concat_axis:
+                joint_sizes = known(sizes)
+                out.append(None if joint_sizes is None else sum(joint_sizes))
             elif len(set(sizes)) > 1:
                 raise ShapeError(f"{self}: its inputs have shapes {', '.join(map(str, shapes))}, which do not fit")
             else:

@@ -61,8 +61,8 @@ class BatchNorm(Layer):
     def offset(self) -> np.ndarray:
         """β − mean · factor, float64."""
         beta = 0.0 if self.beta is None else self.beta.astype(np.float64)
-        made: np.ndarray = beta - self.mean.astype(np.float64) * self.factor()
-        return made
+        offset: np.ndarray = beta - self.mean.astype(np.float64) * self.factor()
+        return offset
 
     def output_shape(self, shape: Shape) -> Shape:
         if not shape or shape[-1] != len(self.mean):
@@ -98,12 +98,12 @@ class _SampleNorm(Layer):
                 self._set(**{key: array})
 
     def output_shape(self, shape: Shape) -> Shape:
-        normalized = known(shape[len(shape) - self.axes :]) if len(shape) >= self.axes else None
-        if normalized is None:
+        sizes = known(shape[len(shape) - self.axes :]) if len(shape) >= self.axes else None
+        if sizes is None:
             raise ShapeError(f"{self}: it normalizes the last {self.axes} axes, its input has shape {shape}")
         for key in ("gamma", "beta"):
             value = getattr(self, key)
-            if value is not None and value.shape != normalized:
+            if value is not None and value.shape != sizes:
                 raise ShapeError(f"{self}: {key} has shape {value.shape}, its input {shape}")
         return shape
 

@@ -71,12 +71,12 @@ def interpolation(
     return matrix
 
 
-def _for_axes(value: Any, what: str, layer: str) -> tuple[Any, ...]:
+def _for_axes(value: Any, name: str, layer: str) -> tuple[Any, ...]:
     """What a layer was given for each of 1 to 3 spatial axes."""
-    given = tuple(value) if isinstance(value, (tuple, list)) else ()
-    if not 1 <= len(given) <= 3:
-        raise InputError(f"{layer}: {what} must be 1 to 3, one for each spatial axis, in a tuple or list")
-    return given
+    values = tuple(value) if isinstance(value, (tuple, list)) else ()
+    if not 1 <= len(values) <= 3:
+        raise InputError(f"{layer}: {name} must be 1 to 3, one for each spatial axis, in a tuple or list")
+    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +105,8 @@ class Interpolate(Layer):
     matrices: tuple[np.ndarray | None, ...]
 
     def __post_init__(self) -> None:
-        given = _for_axes(self.matrices, "matrices", str(self))
-        arrays = tuple(None if m is None else as_array(m, "matrices", str(self)) for m in given)
+        matrices = _for_axes(self.matrices, "matrices", str(self))
+        arrays = tuple(None if m is None else as_array(m, "matrices", str(self)) for m in matrices)
         for array in arrays:
             if array is not None and (array.ndim != 2 or 0 in array.shape):
                 raise InputError(f"{self}: matrices must have shape (values made, values needed), not {array.shape}")
@@ -157,11 +157,11 @@ class Take(Layer):
     places: tuple[np.ndarray | None, ...]
 
     def __post_init__(self) -> None:
-        given = _for_axes(self.places, "places", str(self))
-        arrays = tuple(None if p is None else np.asarray(p) for p in given)
+        positions = _for_axes(self.places, "places", str(self))
+        arrays = tuple(None if p is None else np.asarray(p) for p in positions)
         for array in arrays:
-            whole = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
-            if not whole or (array is not None and array.min() < 0):
+            valid = array is None or (array.ndim == 1 and array.size and array.dtype.kind in "iu")
+            if not valid or (array is not None and array.min() < 0):
                 raise InputError(f"{self}: places must be whole numbers of 0 or more, at least one, not {array!r:.80}")
         self._set(places=tuple(None if p is None else frozen(p.astype(np.int64)) for p in arrays))
 

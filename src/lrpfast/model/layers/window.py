@@ -14,13 +14,13 @@ _MOST = 2**31 - 1
 Padding = str | tuple[tuple[int, int], ...]
 
 
-def per_axis(value: Any, rank: int, what: str, layer: str, least: int = 1) -> tuple[int, ...]:
+def per_axis(value: Any, rank: int, name: str, layer: str, least: int = 1) -> tuple[int, ...]:
     """One whole number for each of ``rank`` axes; a single number stands for all."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
     numbers = tuple(map(whole, values))
     if len(numbers) != rank or any(n is None or not least <= n <= _MOST for n in numbers):
         raise InputError(
-            f"{layer}: {what} must be one whole number of at least {least}, below 2**31, or {rank} of them: {value!r}"
+            f"{layer}: {name} must be one whole number of at least {least}, below 2**31, or {rank} of them: {value!r}"
         )
     return cast("tuple[int, ...]", numbers)
 
@@ -33,7 +33,7 @@ def rank_of(size: Any, layer: str) -> int:
     return rank
 
 
-def as_pairs(value: Any, rank: int, what: str, layer: str) -> tuple[tuple[int, int], ...]:
+def as_pairs(value: Any, rank: int, name: str, layer: str) -> tuple[tuple[int, int], ...]:
     """(before, after) for each of ``rank`` axes, from a number, numbers, pairs, or for one axis a pair."""
     if isinstance(value, (tuple, list)):
         if rank == 1 and len(value) == 2 and not isinstance(value[0], (tuple, list)):
@@ -43,9 +43,9 @@ def as_pairs(value: Any, rank: int, what: str, layer: str) -> tuple[tuple[int, i
         pairs = [(value, value)] * rank
     if len(pairs) != rank or any(len(p) != 2 for p in pairs):
         raise InputError(
-            f"{layer}: {what} must be a number, or a pair (before, after) for each of {rank} axes: {value!r}"
+            f"{layer}: {name} must be a number, or a pair (before, after) for each of {rank} axes: {value!r}"
         )
-    return tuple(per_axis(p, 2, what, layer, 0) for p in pairs)  # type: ignore[misc]
+    return tuple(per_axis(p, 2, name, layer, 0) for p in pairs)  # type: ignore[misc]
 
 
 def as_padding(value: Any, rank: int, layer: str, names: tuple[str, ...] = ("valid", "same")) -> Padding:

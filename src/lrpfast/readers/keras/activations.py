@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ...errors import ModelFormatError
 from ...model.layers import FUNCTIONS, Activation, Identity, Layer, Shape
+from ..input_shape import FIX_SIZE
 from .record import KerasLayer, plain
 
 
@@ -62,7 +63,7 @@ _ALIASES: dict[str, tuple[str, dict[str, float]]] = {
     "sparse_sigmoid": ("hard_sigmoid", {"slope": 0.5}),
 }
 #: Keras's names and ours: what is not among them has no name in Keras.
-_NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink", "power"}
+_NAMES = {*FUNCTIONS, *_ALIASES} - {"prelu", "clip", "shrink", "power", "log"}
 
 
 def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Activation | None:
@@ -97,7 +98,7 @@ def prelu(layer: KerasLayer, shape: Shape) -> Activation:
     """A PReLU layer, whose slopes are arrays."""
     shared = layer.get("shared_axes", [])
     if None in shape:
-        raise layer.unsupported(f"needs an input of fixed shape, it gets {shape}", "Give the Input its full shape")
+        raise layer.unsupported(f"needs an input of fixed shape, it gets {shape}", FIX_SIZE)
     expected = [1 if axis in shared else n for axis, n in enumerate(shape, start=1)]
     (slope,) = layer.arrays(alpha=tuple(expected))
     return Activation("prelu", {"negative_slope": slope}, name=layer.name)

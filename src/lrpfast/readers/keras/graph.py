@@ -16,6 +16,8 @@ from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Layer, Shape
 from ..channels_first import Builder, Tensor, Value
+from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes, resolve_shapes
+from ..obstacles import Obstacles
 from ..untrusted import parse_json
 from .arguments import Ref, replaced
 from .config import (
@@ -38,12 +40,12 @@ from .config import (
 )
 from .custom import as_built_in, call_custom, check_custom_objects, custom_object
 from .keras_1 import in_keras_2
-from .layers import BACK, CONVERTERS, LAST, convert, naming
+from .layers import BACK, LAST, convert, naming
 from .ops import operate
 from .preprocessing import BUILDERS
 from .record import KerasLayer
 from .store import Entry, Store, WrappedStore
-from .unknown import other_unknown
+from .unknown import collecting
 from .wrappers import WRAPPERS, over_time
 
 # -- building -----------------------------------------------------------------
@@ -73,6 +75,7 @@ class _Builder:
 
     def __init__(self, keras: int, custom_objects: Mapping[str, Any]) -> None:
         self.keras, self.custom_objects = keras, custom_objects
+        self.obstacles: Obstacles | None = None
         #: Lays out the layers that operations become; it appends to the same nodes.
         self.tensors = Builder()
         self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
@@ -247,6 +250,7 @@ class _Scope:
     def position(self, i: int) -> str:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
+    @collecting
     def call(self, i: int, inputs: list[int], masked: tuple[str, ...], call: Call | None = None) -> list[int]:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
@@ -301,11 +305,6 @@ class _Scope:
             i, k = use
             if use not in values:
                 call = calls[i][k]
-                if call.problem and self.kinds[i] in (*SEQUENTIAL, *FUNCTIONAL, *CONVERTERS):
-                    raise UnsupportedLayerError(
-                        f"{self.where(i)} {call.problem}. lrpfast reads layers that are called with other layers' "
-                        "outputs alone; build the model so, with the same weights, and save that"
-                    )
                 arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
                 masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
                 values[use] = self.call(i, arguments, masks, call)
@@ -370,7 +369,13 @@ class _Scope:
 # -- the whole model ----------------------------------------------------------
 
 
-def build(text: str | bytes, store: Store, version: str | None, custom_objects: Any = None) -> Model:
+def build(
+    text: str | bytes,
+    store: Store,
+    version: str | None,
+    custom_objects: Any = None,
+    input_shape: InputShapes | None = None,
+) -> Model:
     """The Model of a Keras configuration.
 
     Parameters
@@ -381,7 +386,7 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
         Where the weights are.
     version : str or None
         The version of Keras that wrote it, if known.
-    custom_objects : mapping, optional
+    custom_objects, input_shape : mapping, optional
         See `lrpfast.load`.
 
     Raises
@@ -393,16 +398,15 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
     if not isinstance(document, Mapping):
         raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
     builder = _Builder(major(version, document), check_custom_objects(custom_objects))
-    for name, shape in _inputs(document, store):
+    builder.obstacles = Obstacles("layer")
+    shapes = _input_shapes(document, store, input_shape or {})
+    for name, shape in shapes.items():
         builder.add(L.Input(shape, name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
-    try:
+    with naming_open_sizes(shapes):
         outputs = builder.container(document, store, inputs)
-    except UnsupportedLayerError as error:
-        raise UnsupportedLayerError(
-            f"{error}{other_unknown(document, builder.keras, builder.custom_objects)}"
-        ) from error
+        builder.obstacles.check()
     if len(builder.nodes) == len(inputs):
         raise ModelFormatError("the model has no layers")
 
@@ -424,31 +428,41 @@ def build(text: str | bytes, store: Store, version: str | None, custom_objects: 
     return Model(nodes, name, [number[i] for i in outputs], class_of(document) in SEQUENTIAL)
 
 
-def _inputs(model: Mapping[str, Any], store: Store) -> list[tuple[str, Shape]]:
-    """Names and shapes of a model's inputs, in its order."""
+def _input_shapes(model: Mapping[str, Any], store: Store, wanted: InputShapes) -> dict[str, Shape]:
+    """The shapes of a model's inputs by their names, in its order."""
+    found = _inputs(model, store)
+    shapes: dict[str, Shape] = {}
+    for (name, title), shape in zip(found, resolve_shapes({n: s for (n, _), s in found.items()}, wanted), strict=True):
+        if shape is None:
+            raise ModelFormatError(f"{title} does not say its input shape. {FIX_SIZE}")
+        shapes[name] = shape
+    return shapes
+
+
+def _inputs(model: Mapping[str, Any], store: Store) -> dict[tuple[str, str], Shape | None]:
+    """The shapes that a model's inputs are said to have, by the input's name and what errors call it."""
     entries = entries_of(model)
     if class_of(model) in SEQUENTIAL:
         head = entries[0]
         name = name_of(head) if is_input(head) else f"{name_of(head)}_input"
-        return [(name, _sequential_shape(model, store))]
-    inputs = []
+        title = f"layer {name_of(head)!r} ({class_of(head)}, 1 of {len(entries)})"
+        return {(name, title): _sequential_shape(model, store)}
+    inputs = {}
     for ref in ends(config_of(model), "input_layers"):
         entry = next((entry for entry in entries if name_of(entry) == ref.name), {})
         shape = declared(entry)
         if shape is None and len(entries) > 1:
             shape = shape_of(config_of(model).get("build_input_shape"))
-        if shape is None:
-            raise ModelFormatError(f"layer {ref.name!r} (InputLayer) does not say its input shape")
-        inputs.append((ref.name, shape))
+        inputs[ref.name, f"layer {ref.name!r} (InputLayer)"] = shape
     return inputs
 
 
-def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
+def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape | None:
     entries = entries_of(model)
     head = entries[0]
     kind, config = class_of(head), config_of(model)
     if kind in FUNCTIONAL + SEQUENTIAL:
-        return _inputs(head, store.inside(_entry_of_first(entries)))[0][1]
+        return next(iter(_inputs(head, store.inside(_entry_of_first(entries))).values()))
     builds = (config.get("build_input_shape"), head.get("build_config"), model.get("build_config"))
     build_shapes = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
     shape = declared(head)
@@ -457,10 +471,7 @@ def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape:
         return shape
     # an old model that was built by its first batch: a dense layer's kernel still tells
     stored = store.weights(_entry_of_first(entries)) if kind == "Dense" else []
-    if not stored:
-        where = f"layer {name_of(head)!r} ({kind}, 1 of {len(entries)})"
-        raise ModelFormatError(f"{where} does not say its input shape; give the model an Input layer and save again")
-    return stored[0].shape[:1]
+    return stored[0].shape[:1] if stored else None
 
 
 def _entry_of_first(entries: list[Mapping[str, Any]]) -> Entry:

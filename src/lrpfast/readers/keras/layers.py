@@ -17,6 +17,7 @@ from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayer
 from ...model import layers as L
 from ...model.layers import Layer, Shape
 from ...model.layers.window import as_pairs, per_axis
+from ..obstacles import ObstacleError
 from .activations import ACTIVATIONS, activation, activation_layer, prelu
 from .config import RANDOM
 from .custom import suggestion
@@ -24,6 +25,12 @@ from .local import locally_connected
 from .record import KerasLayer
 
 Converter = Callable[..., Layer]
+
+#: What helps with any class that is not read.
+OWN_CLASSES = (
+    "lrpfast.load(path, custom_objects={class: f}) reads classes of your own, where f(config, weights) returns a "
+    "layer. docs/layers.md lists what works"
+)
 
 # -- layers with weights ------------------------------------------------------
 
@@ -302,7 +309,28 @@ def naming(layer: KerasLayer) -> Iterator[None]:
         raise ModelFormatError(message if message.startswith(str(layer)) else f"{layer}: {message}") from error
     except UnsupportedLayerError as error:
         message = str(error)
-        raise UnsupportedLayerError(message if message.startswith("layer ") else f"{layer} {message}") from error
+        if message.startswith("layer "):
+            raise
+        raise ObstacleError(f"{layer} {message}", message) from error
+
+
+def unread_class(layer: KerasLayer) -> ObstacleError:
+    """That a layer's class is not read, with what helps."""
+    remedy = (
+        f"These work: InputLayer, {', '.join(CONVERTERS)}. What comes before it can be explained once saved alone: "
+        f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
+    )
+    if layer.class_name == "Lambda":
+        offer = "Use a layer in its place, or give lrpfast.load a function that returns one: "
+        offer += f"custom_objects={{{layer.name!r}: f}}, called as f(config, weights)"
+        return layer.unsupported("holds Python code, which lrpfast never runs", f"{offer}. {remedy}", offer)
+    short, built_in = layer.class_name.rpartition(">")[2], suggestion(layer)
+    offer = f"lrpfast.load(path, custom_objects={{{short!r}: f}}) reads it, where f(config, weights) returns a layer"
+    if built_in:
+        offer = f"Its configuration and weights fit a {built_in}: lrpfast.load(path, "
+        offer += f"custom_objects={{{short!r}: {built_in!r}}}) reads it as one"
+    general = f"{short}: {offer[0].lower()}{offer[1:]}" if built_in else OWN_CLASSES
+    return layer.unsupported("is of a class that lrpfast does not read", f"{offer}. {remedy}", general)
 
 
 def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
@@ -322,22 +350,7 @@ def convert(layer: KerasLayer, shapes: Sequence[Shape]) -> tuple[Layer, ...]:
         When its weights are missing or do not fit.
     """
     if layer.class_name not in CONVERTERS:
-        remedy = (
-            f"These work: InputLayer, {', '.join(CONVERTERS)}. What comes before it can be explained once saved alone: "
-            f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
-        )
-        if layer.class_name == "Lambda":
-            offer = "Use a layer in its place, or give lrpfast.load a function that returns one: "
-            offer += f"custom_objects={{{layer.name!r}: f}}, called as f(config, weights)"
-            raise layer.unsupported("holds Python code, which lrpfast never runs", f"{offer}. {remedy}")
-        short, built_in = layer.class_name.rpartition(">")[2], suggestion(layer)
-        offer = (
-            f"lrpfast.load(path, custom_objects={{{short!r}: f}}) reads it, where f(config, weights) returns a layer"
-        )
-        if built_in:
-            offer = f"Its configuration and weights fit a {built_in}: lrpfast.load(path, "
-            offer += f"custom_objects={{{short!r}: {built_in!r}}}) reads it as one"
-        raise layer.unsupported("is of a class that lrpfast does not read", f"{offer}. {remedy}")
+        raise unread_class(layer)
     with naming(layer):
         if layer.class_name in _MERGES:
             return (CONVERTERS[layer.class_name](layer, *shapes),)

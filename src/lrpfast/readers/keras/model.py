@@ -12,19 +12,20 @@ from typing import Any
 from ...errors import InputError, ModelFormatError, UnsupportedLayerError
 from ...model.graph import Model
 from .. import hdf5
+from ..input_shape import InputShapes, check_input_shape
 from ..untrusted import guarded, member, parse_json
 from .config import KERAS_PACKAGES
 from .graph import build
 from .store import ArchiveStore, LegacyStore, LiveStore
 
 
-def read_h5(path: Path, custom_objects: Any = None) -> Model:
+def read_h5(path: Path, custom_objects: Any = None, input_shape: InputShapes | None = None) -> Model:
     """The Model in a legacy Keras HDF5 file.
 
     Parameters
     ----------
     path : Path
-    custom_objects : mapping, optional
+    custom_objects, input_shape : mapping, optional
         See `lrpfast.load`.
 
     Raises
@@ -53,16 +54,16 @@ def read_h5(path: Path, custom_objects: Any = None) -> Model:
                 f"keras.models.load_model({str(path)!r}).save(…)"
             )
         version = hdf5.text(file, "keras_version") or hdf5.text(weights, "keras_version")
-        return build(config, LegacyStore(weights), version, custom_objects)
+        return build(config, LegacyStore(weights), version, custom_objects, input_shape)
 
 
-def read_archive(path: Path, custom_objects: Any = None) -> Model:
+def read_archive(path: Path, custom_objects: Any = None, input_shape: InputShapes | None = None) -> Model:
     """The Model in a .keras archive of Keras 2 or 3.
 
     Parameters
     ----------
     path : Path
-    custom_objects : mapping, optional
+    custom_objects, input_shape : mapping, optional
         See `lrpfast.load`.
 
     Raises
@@ -81,10 +82,10 @@ def read_archive(path: Path, custom_objects: Any = None) -> Model:
         if "model.weights.h5" not in archive.namelist():
             raise ModelFormatError("a .keras archive without model.weights.h5; save the model with its weights")
         with hdf5.opened(member(archive, "model.weights.h5")) as file:
-            return build(config, ArchiveStore(file), version, custom_objects)
+            return build(config, ArchiveStore(file), version, custom_objects, input_shape)
 
 
-def from_keras(model: Any, *, custom_objects: Mapping[str, Any] | None = None) -> Model:
+def from_keras(model: Any, *, custom_objects: Mapping[str, Any] | None = None, input_shape: Any = None) -> Model:
     """The Model of a Keras model in memory (Keras 2, tf.keras or Keras 3), without importing Keras.
 
     Parameters
@@ -93,6 +94,8 @@ def from_keras(model: Any, *, custom_objects: Mapping[str, Any] | None = None) -
         Sequential or functional, and built.
     custom_objects : mapping, optional
         What to make of classes of your own; see `lrpfast.load`.
+    input_shape : tuple of int, or mapping, optional
+        Sizes of one sample that the model leaves open; see `lrpfast.load`.
 
     Returns
     -------
@@ -120,6 +123,7 @@ def from_keras(model: Any, *, custom_objects: Mapping[str, Any] | None = None) -
     if not any(base.__name__ == "Model" for base in own):
         kind = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
         raise InputError(f"from_keras takes a Keras model, not {kind}; lrpfast.load(path) reads files")
+    shapes = check_input_shape(input_shape)
     source = f"Keras model {getattr(model, 'name', '')!r}"
     with guarded(source):
         if not model.built:
@@ -133,4 +137,4 @@ def from_keras(model: Any, *, custom_objects: Mapping[str, Any] | None = None) -
         document = json.loads(text)
         package = sys.modules.get(own[0].__module__.split(".")[0])
         version = document.get("keras_version") or getattr(package, "__version__", None)
-        return build(text, LiveStore(model), str(version), custom_objects)
+        return build(text, LiveStore(model), str(version), custom_objects, shapes)

@@ -18,6 +18,7 @@ from ...budget import take
 from ...model import layers as L
 from ..axis_ops import constant, fixed
 from ..channels_first import Builder, Tensor, Value, clip
+from ..obstacles import ObstacleError
 from .activations import activation
 from .operation import Operation, is_value, sample_axes
 from .ops_moving import MOVES
@@ -327,6 +328,12 @@ def operation_name(layer: KerasLayer) -> str:
     return name if name in OPERATIONS else symbol
 
 
+def unknown_operation(layer: KerasLayer) -> ObstacleError:
+    """That an operation is not read."""
+    problem = f"is the operation {operation_name(layer)!r}, which lrpfast does not read"
+    return layer.unsupported(problem, f"These work: {', '.join(OPERATIONS)}")
+
+
 def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Value]:
     """What one call of an operation returns: one value, or several.
 
@@ -344,9 +351,7 @@ def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Ma
     """
     op, name = Operation(layer, builder), operation_name(layer)
     if name not in OPERATIONS:
-        raise layer.unsupported(
-            f"is the operation {name!r}, which lrpfast does not read", f"These work: {', '.join(OPERATIONS)}"
-        )
+        raise unknown_operation(layer)
     settings = layer.config if layer.class_name.startswith("ops>") else {}
     named = {key: value for key, value in {**settings, **kwargs}.items() if key not in ("name", "trainable")}
     options = {ALIASES.get(key, key): value for key, value in named.items()}

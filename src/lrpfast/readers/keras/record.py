@@ -13,6 +13,7 @@ from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.layers import Shape
 from ...model.layers.base import fits
 from ...model.layers.window import per_axis
+from ..obstacles import ObstacleError
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ class KerasLayer:
             return list(self.arrays(**expected, bias=outputs))
         return [*self.arrays(**expected), None]
 
-    def unsupported(self, why: str, remedy: str) -> UnsupportedLayerError:
-        return UnsupportedLayerError(f"{self} {why}. {remedy}")
+    def unsupported(self, why: str, remedy: str, general: str | None = None) -> ObstacleError:
+        """That the layer is not read: why, and what helps; ``general`` stands for that in a list of several."""
+        return ObstacleError(f"{self} {why}. {remedy}", why, remedy if general is None else general)
 
 
 def plain(value: Any) -> Any:

@@ -1,15 +1,20 @@
-"""Every layer of a model that lrpfast does not read, for the error about the first of them."""
+"""The layers of a model that lrpfast does not read, and what stands for their outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from .config import FUNCTIONAL, SEQUENTIAL, class_of, config_of, entries_of, is_input, is_operation, name_of
+from ...errors import UnsupportedLayerError
+from ..obstacles import Obstacle
+from .config import FUNCTIONAL, SEQUENTIAL, Call, config_of, is_operation
 from .custom import custom_object
 from .keras_1 import CLASSES as KERAS_1
-from .layers import CONVERTERS
-from .ops import OPERATIONS, operation_name
+from .keras_1 import in_keras_2
+from .layers import CONVERTERS, unread_class
+from .ops import OPERATIONS, operation_name, unknown_operation
 from .preprocessing import BUILDERS
 from .record import KerasLayer
 from .wrappers import WRAPPERS
@@ -18,33 +23,60 @@ from .wrappers import WRAPPERS
 _KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *KERAS_1}
 
 
-def other_unknown(document: Mapping[str, Any], keras: int, custom_objects: Mapping[str, Any]) -> str:
-    """All layers of a model that lrpfast does not read, by their classes, where it has several."""
-    unknown: dict[str, list[str]] = {}
-    count = 0
-    for entry in _all_entries(document):
-        kind = class_of(entry)
-        layer = KerasLayer(name_of(entry), kind, config_of(entry), "", keras, lambda: [])
-        if is_input(entry) or custom_object(layer, custom_objects) is not None:
-            continue
-        title = operation_name(layer) if is_operation(kind) else kind
-        known = title in OPERATIONS if is_operation(kind) else kind in _KNOWN
-        if not known:
-            unknown.setdefault(title, []).append(layer.name)
-            count += 1
-    if count < 2:
-        return ""
-    groups = [f"{kind} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" for kind, names in unknown.items()]
-    return f". In all, lrpfast does not read {count} layers of the model: {', '.join(groups)}"
+#: Stands for the number of a value that is not read, so that the other layers are looked at all the same.
+UNREAD = -1
+#: More outputs than a layer has.
+_OUTPUTS = 1 << 12
+#: Classes that a user knows as layers which work otherwise than feed-forward ones: they come first.
+_WELL_KNOWN = re.compile("LSTM|GRU|RNN|Attention|Bidirectional")
 
 
-def _all_entries(model: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The layers of a model, and of the models and wrappers in it."""
-    for entry in entries_of(model):
-        inner = config_of(entry).get("layer")
-        if class_of(entry) in SEQUENTIAL + FUNCTIONAL:
-            yield from _all_entries(entry)
-        elif class_of(entry) in WRAPPERS and isinstance(inner, Mapping):
-            yield from _all_entries({"class_name": "Sequential", "config": {"layers": [inner]}})
-        else:
-            yield entry
+def _is_read(layer: KerasLayer, custom_objects: Mapping[str, Any]) -> bool:
+    """Whether a layer is of a class, or an operation, that lrpfast reads."""
+    if is_operation(layer.class_name):
+        return operation_name(layer) in OPERATIONS
+    return layer.class_name in _KNOWN or custom_object(layer, custom_objects) is not None
+
+
+def _obstacle(layer: KerasLayer, error: UnsupportedLayerError) -> Obstacle:
+    """A layer that is not read, and why."""
+    kind = operation_name(layer) if is_operation(layer.class_name) else layer.class_name
+    inner = layer.config.get("layer")
+    if kind in WRAPPERS and isinstance(inner, Mapping):
+        kind = f"{kind} of {inner.get('class_name')}"
+    return Obstacle(kind, f"{layer.name!r} ({layer.position})", error, 0 if _WELL_KNOWN.search(kind) else 1)
+
+
+def _check(layer: KerasLayer, call: Call | None, custom_objects: Mapping[str, Any]) -> None:
+    """UnsupportedLayerError where the layer's class is not read, or is called in a way that is not."""
+    nested = layer.class_name in SEQUENTIAL + FUNCTIONAL
+    if not nested and not _is_read(layer, custom_objects):
+        raise unknown_operation(layer) if is_operation(layer.class_name) else unread_class(layer)
+    if call is not None and call.problem and (nested or layer.class_name in CONVERTERS):
+        remedy = "lrpfast reads layers that are called with other layers' outputs alone; build the model so, with the "
+        raise layer.unsupported(call.problem, f"{remedy}same weights, and save that")
+
+
+def collecting(call_layer: Callable[..., list[int]]) -> Callable[..., list[int]]:
+    """Let a scope's `call` collect what is not read, where its builder has a list for it, and go on behind it."""
+
+    @functools.wraps(call_layer)
+    def collected(
+        scope: Any, i: int, inputs: list[int], masked: Any, call: Call | None = None, *rest: Any
+    ) -> list[int]:
+        obstacles, kind = scope.builder.obstacles, scope.kinds[i]
+        name, config = scope.prefix + scope.slots[i].name, config_of(scope.entries[i])
+        stored = functools.partial(scope.store.weights, scope.slots[i])
+        layer = in_keras_2(KerasLayer(name, kind, config, scope.position(i), scope.builder.keras, stored))
+        try:
+            _check(layer, call, scope.builder.custom_objects)
+            if UNREAD in inputs and kind not in SEQUENTIAL + FUNCTIONAL:
+                return [UNREAD] * _OUTPUTS
+            return call_layer(scope, i, inputs, masked, call, *rest)
+        except UnsupportedLayerError as error:
+            if obstacles is None:
+                raise
+            obstacles.add(_obstacle(layer, error))
+            return [UNREAD] * _OUTPUTS
+
+    return collected

@@ -10,8 +10,9 @@ import numpy as np
 from ...errors import ModelFormatError
 from ...model import layers as L
 from ..channels_first import Value
+from ..reductions import divided, largest
+from ..reductions import norm as norm_of
 from .context import NodeContext
-from .reduce_ops import divided
 
 
 def _scaler(ctx: NodeContext) -> Value:
@@ -25,7 +26,8 @@ def _normalizer(ctx: NodeContext) -> Value:
     norm = ctx.attr("norm", "MAX")
     if norm not in ("MAX", "L1", "L2"):
         raise ctx.unsupported(f"has the norm {norm!r}, which lrpfast does not know")
-    return divided(ctx, ctx.value(), len(ctx.value().shape) - 1, norm)
+    size = {"MAX": largest, "L1": norm_of(1), "L2": norm_of(2)}[norm]
+    return divided(ctx.builder, ctx.value(), len(ctx.value().shape) - 1, size)
 
 
 def _linear(ctx: NodeContext, outputs: int, bias: tuple[float, ...] | None) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..conditions import is_condition
 from .file import Node
 from .fold import FoldedValue, integers
 from .values import Integers, Quantized, Rows
@@ -70,6 +71,10 @@ class NodeContext:
         arg = self.args[i]
         if isinstance(arg, Integers):
             raise self.unsupported(f"computes with whole numbers: {arg.problem}")
+        if is_condition(arg):
+            raise self.unsupported(
+                "computes with the result of a comparison, which is a step", "Where, Mul, And, Or, Xor and Not use it"
+            )
         if isinstance(arg, Quantized):
             raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
         if isinstance(arg, Rows):
@@ -80,6 +85,19 @@ class NodeContext:
                 "onnxsim or onnxruntime's basic optimizations may simplify the model",
             )
         return arg
+
+    def operands(self, indices: Sequence[int] | None = None) -> list[Value | np.ndarray]:
+        """Inputs that meet element by element, all of them by default; constants without a batch axis."""
+        numbers = range(len(self.args)) if indices is None else indices
+        ranks = [len(self.value(i).shape) for i in numbers if not isinstance(self.args[i], FoldedValue)]
+        result: list[Value | np.ndarray] = []
+        for i in numbers:
+            if not isinstance(self.args[i], FoldedValue):
+                result.append(self.value(i))
+                continue
+            array = np.asarray(self.const(i, "constant"))
+            result.append(self.sample(array, max(ranks, default=array.ndim)))
+        return result
 
     def known(self, i: int, label: str) -> FoldedValue:
         if not self.has(i):

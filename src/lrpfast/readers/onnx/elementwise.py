@@ -10,8 +10,11 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
-from ..axis_ops import constant, fixed, pad, take
-from ..channels_first import Tensor, Value, clip
+from ..arithmetic import add, clipped, concat, divide, extreme, multiply, negative, power
+from ..axis_ops import fixed, take
+from ..channels_first import Tensor, Value
+from ..conditions import at_least, both, either, equal, greater, is_condition, negated, select, unequal
+from ..input_shape import FIX_SIZE
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
 from .values import Integers
@@ -78,13 +81,10 @@ def _clip(ctx: NodeContext) -> Value:
     return _clipped(ctx, *(ctx.number(i, name, ctx.attr(name)) for i, name in ((1, "min"), (2, "max"))))
 
 
-def _clipped(ctx: NodeContext, low: float | None, high: float | None, x: Value | None = None) -> Value:
-    """min(max(x, low), high), which is ``high`` everywhere where that is below ``low``."""
+def _clipped(ctx: NodeContext, low: float | None, high: float | None) -> Value:
     low = None if low is None or low <= -_LARGEST else low  # up to version 10 it stands for none
     high = None if high is None or high >= _LARGEST else high
-    if low is not None and high is not None:
-        low = min(low, high)
-    return ctx.builder.each(clip(low, high), ctx.value() if x is None else x)
+    return clipped(ctx.builder, ctx.value(), low, high)
 
 
 def _softmax(name: str) -> Callable[[NodeContext], Value]:
@@ -93,7 +93,7 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
         axis = ctx.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
         if ctx.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
             if None in x.shape:
-                raise ctx.unsupported("is taken over axes whose sizes the file leaves open", "Fix the sizes")
+                raise ctx.unsupported("is taken over axes whose sizes the file leaves open", FIX_SIZE)
             flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
             return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
         return b.each(L.Activation(name), b.last(x, axis))
@@ -191,7 +191,7 @@ def _group_norm(ctx: NodeContext) -> Value:
     """Groups of channels by their own mean and deviation; scale and bias are the groups' up to version 20."""
     b, x = ctx.builder, ctx.value()
     if None in x.shape:
-        raise ctx.unsupported("normalizes an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("normalizes an input whose size the file leaves open", FIX_SIZE)
     channels, groups = x.shape[0], ctx.attr("num_groups")
     if groups < 1 or channels % groups:
         raise ShapeError(f"it has {groups} groups of {channels} channels")
@@ -221,21 +221,18 @@ def _local_response(ctx: NodeContext) -> Value:
 
 
 def _sum(ctx: NodeContext) -> Value:
-    tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
-    result = tensors[0] if len(tensors) == 1 else ctx.builder.merge(L.Add(), tensors)
-    for i, arg in enumerate(ctx.args):
-        if isinstance(arg, FoldedValue):
-            result = ctx.affine(result, _ONE, ctx.const(i, "constant"))
+    operands = ctx.operands()
+    values = [v for v in operands if not isinstance(v, np.ndarray)]
+    result = values[0] if len(values) == 1 else ctx.builder.merge(L.Add(), values)
+    for array in operands:
+        if isinstance(array, np.ndarray):
+            result = add(ctx.builder, result, array)
     return result
 
 
 def _subtract(ctx: NodeContext) -> Value:
-    """A difference; the constants of a file itself are an Affine* by now, those made of a shape are not."""
-    if isinstance(ctx.args[1], FoldedValue):
-        return ctx.affine(ctx.value(), _ONE, -ctx.const(1, "constant").astype(np.float64))
-    if isinstance(ctx.args[0], FoldedValue):
-        return ctx.affine(ctx.value(1), -_ONE, ctx.const(0, "constant"))
-    return ctx.builder.merge(L.Subtract(), [ctx.value(0), ctx.value(1)])
+    a, b = ctx.operands()
+    return add(ctx.builder, a, b, -1.0)
 
 
 def _mean(ctx: NodeContext) -> Value:
@@ -244,98 +241,72 @@ def _mean(ctx: NodeContext) -> Value:
     return ctx.builder.merge(L.Average(), ctx.args)
 
 
-def _multiply(ctx: NodeContext) -> Value:
-    for i in (0, 1):
-        if isinstance(ctx.args[i], FoldedValue):
-            return ctx.affine(ctx.value(1 - i), ctx.const(i, "factor"), _NOTHING)
-    return ctx.builder.merge(L.Multiply(), [ctx.value(0), ctx.value(1)])
+def _multiply(ctx: NodeContext) -> Any:
+    """A product; by a condition that was cast to numbers, the selection that it is."""
+    for i, arg in enumerate(ctx.args):
+        if is_condition(arg):
+            (other,) = ctx.operands([1 - i])
+            return select(ctx.builder, arg, other, _NOTHING)
+    return multiply(ctx.builder, *ctx.operands())
 
 
 def _divide(ctx: NodeContext) -> Value:
-    """A product with the reciprocal."""
-    if isinstance(ctx.args[1], FoldedValue):
-        with np.errstate(all="ignore"):
-            return ctx.affine(ctx.value(), 1 / ctx.const(1, "divisor").astype(np.float64), _NOTHING)
-    b, below = ctx.builder, ctx.builder.each(L.Activation("power", {"exponent": -1.0}), ctx.value(1))
-    if isinstance(ctx.args[0], FoldedValue):
-        return ctx.affine(below, ctx.const(0, "dividend"), _NOTHING)
-    return b.merge(L.Multiply(), [ctx.value(0), below])
+    return divide(ctx.builder, *ctx.operands())
 
 
 def _power(ctx: NodeContext) -> Value:
     exponent = ctx.sample(ctx.const(1, "exponent"), len(ctx.value().shape))
     if exponent.size != 1:
         raise ctx.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
-    return ctx.builder.each(L.Activation("power", {"exponent": float(exponent.ravel()[0])}), ctx.value())
+    return power(ctx.builder, ctx.value(), float(exponent.ravel()[0]))
 
 
-def _extreme(layer: Any, lower: bool) -> Callable[[NodeContext], Value]:
-    def build(ctx: NodeContext) -> Value:
-        tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
-        result = ctx.builder.merge(layer(), tensors) if len(tensors) > 1 else tensors[0]
-        known = [i for i, arg in enumerate(ctx.args) if isinstance(arg, FoldedValue)]
-        ends = [ctx.sample(ctx.const(i, "limit"), len(result.shape)) for i in known]
-        numbers = [float(end.ravel()[0]) for end in ends if end.size == 1]
-        if numbers:
-            low, high = (max(numbers), None) if lower else (None, min(numbers))
-            result = _clipped(ctx, low, high, result)
-        for end in ends:
-            if end.size != 1:
-                result = ctx.builder.merge(layer(), [result, constant(ctx.builder, result, end)])
-        return result
-
-    return build
+def _extreme(kind: Any) -> Callable[[NodeContext], Value]:
+    return lambda ctx: extreme(ctx.builder, kind(), ctx.operands())
 
 
 def _concat(ctx: NodeContext) -> Value:
-    """Tensors one after the other; a constant among them is room made by zeros, and then added."""
-    b = ctx.builder
-    tensors = [arg for arg in ctx.args if not isinstance(arg, FoldedValue)]
-    rank = len(tensors[0].shape)
-    axis = ctx.axis(ctx.attr("axis"), rank + 1)
-    if len(tensors) == len(ctx.args):
-        return tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
-    pending: list[np.ndarray] = []
-    parts: list[Any] = []
+    rank = next(len(arg.shape) for arg in ctx.args if not isinstance(arg, FoldedValue))
+    return concat(ctx.builder, ctx.operands(), ctx.axis(ctx.attr("axis"), rank + 1))
+
+
+# -- conditions ---------------------------------------------------------------------
+
+
+def _where(ctx: NodeContext) -> Any:
+    """One or the other, by a mask that is constant, or by a condition that the model computes."""
+    condition = ctx.args[0]
+    if not is_condition(condition):
+        condition = np.asarray(ctx.const(0, "condition")).astype(bool)
+        values = [arg for arg in ctx.args[1:] if not isinstance(arg, FoldedValue)]
+        condition = ctx.sample(condition, max(len(v.shape) for v in values) if values else condition.ndim)
+    return select(ctx.builder, condition, *ctx.operands([1, 2]))
+
+
+def _compared(ctx: NodeContext, build: Callable[..., Any], swapped: bool = False) -> Any:
     for i, arg in enumerate(ctx.args):
-        if isinstance(arg, FoldedValue):
-            constant = ctx.const(i, "constant")
-            parts.append(ctx.sample(constant, rank) if constant.ndim > rank else constant)
-            if parts[-1].ndim != rank:
-                raise ctx.unsupported(f"joins a constant of shape {constant.shape} to samples of {rank} axes")
-        else:
-            parts.append(arg)
-    tensors = []
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            pending.append(part)
-            continue
-        before = sum(a.shape[axis] for a in pending)
-        tensors.append(pad(b, part, {axis: (before, 0)}, "constant"))
-        pending = []
-    if pending:
-        tensors[-1] = pad(b, tensors[-1], {axis: (0, sum(a.shape[axis] for a in pending))}, "constant")
-    result = tensors[0] if len(tensors) == 1 else b.merge(L.Concat(), tensors, axis)
-    shape = [*result.shape]
-    zeros = [
-        p if isinstance(p, np.ndarray) else np.zeros([*shape[:axis], p.shape[axis], *shape[axis + 1 :]]) for p in parts
-    ]
-    return b.affine(result, _ONE, np.concatenate(zeros, axis))
+        if isinstance(arg, FoldedValue) and not np.isfinite(np.asarray(ctx.const(i, "limit"), float)).all():
+            raise ctx.unsupported("compares with a constant that is infinite or not a number")
+    a, b = ctx.operands()
+    return build(ctx.builder, b, a) if swapped else build(ctx.builder, a, b)
 
 
-def _where(ctx: NodeContext) -> Value:
-    """One or the other by a constant mask: each times where it counts, and their sum."""
-    mask = np.asarray(ctx.const(0, "condition")).astype(bool)
-    sides = [(i, m) for i, m in ((1, mask), (2, ~mask)) if not isinstance(ctx.args[i], FoldedValue)]
-    parts = [ctx.affine(ctx.value(i), m.astype(np.float64), _NOTHING) for i, m in sides]
-    if len(parts) == 2:
-        return ctx.builder.merge(L.Add(), parts)
-    ((i, m),) = sides
-    return ctx.affine(parts[0], _ONE, np.where(m, 0.0, ctx.const(3 - i, "value")))
+def _joined(build: Callable[..., Any]) -> Callable[[NodeContext], Any]:
+    def convert(ctx: NodeContext) -> Any:
+        conditions = [arg for arg in ctx.args if is_condition(arg)]
+        if not conditions:
+            raise ctx.unsupported("joins what is no comparison")
+        masks = [
+            arg if is_condition(arg) else ctx.sample(np.asarray(ctx.const(i, "mask"), bool), conditions[0].rank)
+            for i, arg in enumerate(ctx.args)
+        ]
+        return build(*masks)
+
+    return convert
 
 
 def _negative(ctx: NodeContext) -> Value:
-    return ctx.builder.affine(ctx.value(), np.array(-1.0), _NOTHING)
+    return negative(ctx.builder, ctx.value())
 
 
 def _identity(ctx: NodeContext) -> Value:
@@ -348,8 +319,10 @@ def _identity(ctx: NodeContext) -> Value:
 
 def _cast(ctx: NodeContext) -> Value | Integers:
     to = ctx.attr("to")
-    if to in (1, 10, 11, 16):
+    if to in (1, 10, 11, 16) and not is_condition(ctx.args[0]):
         return ctx.builder.each(L.Identity("Cast"), ctx.value())
+    if is_condition(ctx.args[0]):
+        return ctx.args[0]  # type: ignore[no-any-return]
     dtype = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
     x = ctx.args[0].value if isinstance(ctx.args[0], Integers) else ctx.value()
     problem = f"turns what the model computes into {dtype}, which rounds it"
@@ -374,6 +347,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Abs": _function("relu", negative_slope=-1.0),
     "Add": _sum,
     "Affine*": _affine,
+    "And": _joined(both),
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Celu": _celu,
@@ -383,8 +357,11 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Div": _divide,
     "Dropout": _identity,
     "Elu": _function("elu", alpha=("alpha", 1.0)),
+    "Equal": lambda ctx: _compared(ctx, equal),
     "Exp": _function("exponential"),
     "Gelu": _gelu,
+    "Greater": lambda ctx: _compared(ctx, greater),
+    "GreaterOrEqual": lambda ctx: _compared(ctx, at_least),
     "GroupNormalization": _group_norm,
     "HardSigmoid": _function("hard_sigmoid", slope=("alpha", 0.2), offset=("beta", 0.5)),
     "HardSwish": _function("hard_silu"),
@@ -396,12 +373,17 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
     "LogSigmoid*": _function("log_sigmoid"),
     "LogSoftmax": _softmax("log_softmax"),
-    "Max": _extreme(L.Maximum, True),
+    "Less": lambda ctx: _compared(ctx, greater, swapped=True),
+    "LessOrEqual": lambda ctx: _compared(ctx, at_least, swapped=True),
+    "Log": _function("log"),
+    "Max": _extreme(L.Maximum),
     "Mean": _mean,
-    "Min": _extreme(L.Minimum, False),
+    "Min": _extreme(L.Minimum),
     "Mish": _function("mish"),
     "Mul": _multiply,
     "Neg": _negative,
+    "Not": _joined(negated),
+    "Or": _joined(either),
     "PRelu": _prelu,
     "Pow": _power,
     "Reciprocal": _function("power", exponent=-1.0),
@@ -422,4 +404,5 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Tanh": _function("tanh"),
     "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
     "Where": _where,
+    "Xor": _joined(unequal),
 }

@@ -18,6 +18,8 @@ import numpy as np
 from ...budget import also_holds, check_layers, take
 from ...errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
 from ...model.layers import Shape
+from ..input_shape import FIX_SIZE, InputShapes, resolve_shapes
+from ..obstacles import ObstacleError
 
 #: Versions of the operators that lrpfast reads.
 OLDEST, NEWEST = 7, 28
@@ -40,14 +42,6 @@ _TYPES: dict[int, tuple[str, str]] = {
 }
 #: Those of them that are not whole numbers.
 _FLOATS = (1, 10, 11, 16)
-
-
-class NodeError(UnsupportedLayerError):
-    """A node that is not read: why, and what may help."""
-
-    def __init__(self, message: str, problem: str = "", remedy: str = "") -> None:
-        super().__init__(message)
-        self.problem, self.remedy = problem or message, remedy
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +73,8 @@ class Node:
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.written or self.op}, {self.position})"
 
-    def unsupported(self, problem: str, remedy: str = "") -> NodeError:
-        return NodeError(f"{self} {problem}" + (f". {remedy}" if remedy else ""), problem, remedy)
+    def unsupported(self, problem: str, remedy: str = "") -> ObstacleError:
+        return ObstacleError(f"{self} {problem}" + (f". {remedy}" if remedy else ""), problem, remedy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +140,7 @@ def package() -> Any:
     return onnx
 
 
-def read(source: Any) -> File:
+def read(source: Any, input_shape: InputShapes | None = None) -> File:
     """The graph in a file, in bytes, or in a ModelProto.
 
     Raises
@@ -167,7 +161,7 @@ def read(source: Any) -> File:
     elif isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
     elif isinstance(source, onnx.ModelProto):
-        return _graph(onnx, source, None)
+        return _graph(onnx, source, None, input_shape or {})
     else:
         raise InputError(f"from_onnx takes a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
     if data.startswith((b"\x89HDF\r\n", b"PK\x03\x04")):
@@ -177,10 +171,10 @@ def read(source: Any) -> File:
         proto.ParseFromString(data)
     except Exception as error:  # the parser's own class; which one depends on its version
         raise ModelFormatError(f"a damaged or truncated ONNX file ({error})") from error
-    return _graph(onnx, proto, folder)
+    return _graph(onnx, proto, folder, input_shape or {})
 
 
-def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
+def _graph(onnx: Any, proto: Any, folder: Path | None, input_shape: InputShapes) -> File:
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelFormatError("no ONNX model: there is no graph in it")
     if len(proto.functions):
@@ -197,7 +191,7 @@ def _graph(onnx: Any, proto: Any, folder: Path | None) -> File:
     if len(graph.sparse_initializer):
         raise UnsupportedLayerError("the file holds sparse weights, which lrpfast does not read. Save them dense")
     constants = _initializers(graph, folder)
-    inputs = [_input(value) for value in graph.input if value.name not in constants]
+    inputs = _inputs([value for value in graph.input if value.name not in constants], input_shape)
     nodes = [_node(item, i, len(graph.node), folder) for i, item in enumerate(graph.node, 1)]
     outputs = [value.name for value in graph.output]
     if not outputs:
@@ -255,14 +249,26 @@ def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
     return {t.name: array(t, f"the tensor {t.name!r}", folder) for t in graph.initializer}
 
 
-def _input(value: Any) -> Input:
+def _inputs(values: list[Any], input_shape: InputShapes) -> list[Input]:
+    """The graph's inputs, with sizes of the caller's where the file leaves them open."""
+    found = [_input(value) for value in values]
+    shapes = resolve_shapes({name: None if shape is None else shape[1:] for name, shape, _ in found}, input_shape)
+    inputs = []
+    for (name, shape, integer), sample in zip(found, shapes, strict=True):
+        if sample is None:
+            raise UnsupportedLayerError(f"input {name!r} has no shape. {FIX_SIZE}")
+        inputs.append(Input(name, (shape[0] if shape else None, *sample), integer))
+    return inputs
+
+
+def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, bool]:
+    """An input's name, its shape with the batch axis, None where the file has none, and whether it is of integers."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise UnsupportedLayerError(f"input {value.name!r} is a {kind or 'value without a type'}, not a tensor")
+    integer = value.type.tensor_type.elem_type not in _FLOATS
     if not value.type.tensor_type.HasField("shape"):
-        raise UnsupportedLayerError(
-            f"input {value.name!r} has no shape. onnx.tools.update_model_dims.update_inputs_outputs_dims gives it one"
-        )
+        return value.name, None, integer
     sizes: list[int | None] = []
     for dim in value.type.tensor_type.shape.dim:
         fixed = dim.dim_value if dim.WhichOneof("value") == "dim_value" else None
@@ -273,7 +279,7 @@ def _input(value: Any) -> Input:
         raise UnsupportedLayerError(
             f"input {value.name!r} has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
         )
-    return Input(value.name, tuple(sizes), value.type.tensor_type.elem_type not in _FLOATS)
+    return value.name, tuple(sizes), integer
 
 
 def _node(item: Any, number: int, count: int, folder: Path | None) -> Node:

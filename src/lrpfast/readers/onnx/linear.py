@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,11 @@ import numpy as np
 from ...errors import ModelFormatError, ShapeError
 from ...model import layers as L
 from ...model.layers.window import extent
+from ..arithmetic import absolute, power
+from ..axis_ops import affine, fixed
 from ..channels_first import Tensor, Value, rounded_up
+from ..input_shape import FIX_SIZE
+from ..reductions import norm
 from .context import NodeContext
 from .fold import FoldedValue
 
@@ -136,9 +141,7 @@ def _padding(ctx: NodeContext, spatial: Sequence[int | None], size: Any, strides
     if auto != "SAME_LOWER":
         raise ctx.unsupported(f"has auto_pad {auto!r}, which lrpfast does not know")
     if None in spatial:
-        raise ctx.unsupported(
-            "pads by SAME_LOWER an input whose size the file leaves open", "Fix the size, or set pads"
-        )
+        raise ctx.unsupported("pads by SAME_LOWER an input whose size the file leaves open", f"{FIX_SIZE}; or set pads")
     pairs = []
     for n, k, s, d in zip(spatial, size, strides, dilation, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)  # type: ignore[operator]
@@ -188,7 +191,7 @@ def _conv_transpose(ctx: NodeContext) -> Value:
     if output_shape is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
         ctx.attr("pads")
         if None in x.shape:
-            raise ctx.unsupported("fits its output to an input whose size the file leaves open", "Fix the size")
+            raise ctx.unsupported("fits its output to an input whose size the file leaves open", FIX_SIZE)
         sizes = [n * s for n, s in zip(x.shape[1:], strides, strict=True)]  # type: ignore[operator]
         if output_shape is not None:
             sizes = list(output_shape[-rank:])
@@ -225,7 +228,7 @@ def _pooling(ctx: NodeContext, kind: str) -> Value:
     reaches, extra = tuple(map(extent, size, dilation)), [0] * rank
     if ctx.attr("ceil_mode", 0) and padding != "same":
         if None in x.shape:
-            raise ctx.unsupported("rounds up (ceil_mode) on an input whose size the file leaves open", "Fix the size")
+            raise ctx.unsupported("rounds up (ceil_mode) on an input whose size the file leaves open", FIX_SIZE)
         extra = [rounded_up(*axis) for axis in zip(x.shape[1:], padding, reaches, strides, strict=True)]  # type: ignore[arg-type]
     if any(extra) and counted and any(map(any, padding)):  # the file's padding counts, what rounding up adds does not
         x, padding, counted = b.window(L.ZeroPad(padding), x, "pad"), ((0, 0),) * rank, False
@@ -248,6 +251,44 @@ def _average_pool(ctx: NodeContext) -> Value:
     return _pooling(ctx, "average")
 
 
+def _lp_pool(ctx: NodeContext) -> Value:
+    """(Σ |x|^p)^(1/p) of each window: the mean, times how many values a window has; what pads is 0."""
+    x, b, p = ctx.value(), ctx.builder, ctx.attr("p", 2)
+    rank = _spatial(ctx, x.shape)
+    size = _tuple(ctx.attr("kernel_shape") or (), rank, "kernel_shape")
+    strides, dilation = (_tuple(ctx.attr(key), rank, key) for key in ("strides", "dilations"))
+    spatial = [fixed(x, axis) for axis in range(1, rank + 1)]
+    padding = _padding(ctx, spatial, size, strides, dilation)
+    reaches = list(map(extent, size, dilation))
+    if padding == "same":
+        added = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(spatial, strides, reaches, strict=True)]
+        padding = tuple((n // 2, n - n // 2) for n in added)
+    if ctx.attr("ceil_mode", 0):
+        extra = [rounded_up(*axis) for axis in zip(spatial, padding, reaches, strides, strict=True)]
+        padding = tuple((before, after + more) for (before, after), more in zip(padding, extra, strict=True))
+    powers = _powers(ctx, x, p)
+    if any(map(any, padding)):
+        powers = b.window(L.ZeroPad(padding), powers, "pad")
+    means = b.window(L.AveragePool(size, strides, "valid", dilation), powers)
+    sums = affine(b, means, float(math.prod(size)), 0.0)
+    return sums if p == 1 else power(b, sums, 1 / p)
+
+
+def _powers(ctx: NodeContext, x: Value, p: int) -> Value:
+    if p < 1:
+        raise ctx.unsupported(f"has p {p}", "Those of at least 1 work")
+    x = x if p % 2 == 0 else absolute(ctx.builder, x)
+    return x if p == 1 else power(ctx.builder, x, float(p))
+
+
+def _global_lp_pool(ctx: NodeContext) -> Value:
+    x, p = ctx.value(), ctx.attr("p", 2)
+    axes = list(range(1, _spatial(ctx, x.shape) + 1))
+    if p < 1:
+        raise ctx.unsupported(f"has p {p}", "Those of at least 1 work")
+    return norm(p)(ctx.builder, x, axes, True)
+
+
 def _global(kind: Any) -> Callable[[NodeContext], Value]:
     def build(ctx: NodeContext) -> Value:
         x = ctx.value()
@@ -264,7 +305,9 @@ LINEAR: dict[str, Callable[[NodeContext], Any]] = {
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "GlobalAveragePool": _global(L.GlobalAveragePool),
+    "GlobalLpPool": _global_lp_pool,
     "GlobalMaxPool": _global(L.GlobalMaxPool),
+    "LpPool": _lp_pool,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
 }

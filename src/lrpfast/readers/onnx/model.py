@@ -25,11 +25,13 @@ from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Shape
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..conditions import CONDITIONS, is_condition, moved
+from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from .context import NodeContext
 from .control_flow import CONTROL
 from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
-from .obstacles import LAYERS, UNREAD, Obstacles
+from .obstacles import LAYERS, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
 from .rows import KNOWING, as_samples
@@ -46,7 +48,6 @@ _MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, Arithme
 #: Operators that are read as parts of a function alone.
 _REMEDIES = {
     "Erf": "It works in a GELU, x * (1 + erf(x / sqrt(2))) / 2, whose constants are these to the precision of float32",
-    "Log": "It works in a softplus, log(1 + exp(x)), and in a log-sigmoid, log(sigmoid(x))",
 }
 
 #: What predictions of a quantized file are.
@@ -59,7 +60,7 @@ _QUANTIZED = (
 _ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
 
 
-def from_onnx(model: Any) -> Model:
+def from_onnx(model: Any, *, input_shape: Any = None) -> Model:
     """The Model of an ONNX file, which takes and returns arrays as the file says: images channels first.
 
     Parameters
@@ -67,6 +68,8 @@ def from_onnx(model: Any) -> Model:
     model : str, path-like, bytes or onnx.ModelProto
         Operators of the versions 7 to 28. The first axis of every input and output is the
         batch's, whatever size the file gives it.
+    input_shape : tuple of int, or mapping, optional
+        Sizes of one sample that the file leaves open; see `lrpfast.load`.
 
     Returns
     -------
@@ -93,7 +96,11 @@ def from_onnx(model: Any) -> Model:
     prefix = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
     try:
         with budgeted(_file_size(model)):
-            return build(read(model))
+            file = read(model, check_input_shape(input_shape))
+            with naming_open_sizes({item.name: item.sample for item in file.inputs}):
+                return build(file)
+    except InputShapeError as error:
+        raise InputError(f"{prefix}{error}") from error
     except InputError:
         raise
     except LrpfastError as error:
@@ -144,7 +151,8 @@ def build(file: File) -> Model:
         if isinstance(values[name], Integers):
             raise UnsupportedLayerError(values[name].problem)
         if not isinstance(values[name], (Tensor, Flat)):
-            kind = "quantized numbers" if isinstance(values[name], Quantized) else "rows joined with the batch"
+            kind = "the result of a comparison" if is_condition(values[name]) else "rows joined with the batch"
+            kind = "quantized numbers" if isinstance(values[name], Quantized) else kind
             raise UnsupportedLayerError(f"the output {name!r} holds {kind}, which cannot be explained")
     if any(node.op == "QuantizeLinear" for node in planned):
         warnings.warn(_QUANTIZED, ApproximationWarning, stacklevel=2)
@@ -191,7 +199,7 @@ class _GraphReader:
     batches: tuple[int, int]
     integer_inputs: set[str]
     inputs: set[int]
-    obstacles: Obstacles = field(default_factory=Obstacles)
+    obstacles: NodeObstacles = field(default_factory=NodeObstacles)
 
     def run(self, nodes: Sequence[Node], values: dict[str, Any]) -> None:
         """Add what the nodes compute to the values, by name; what is not read is an obstacle, and UNREAD."""
@@ -200,7 +208,7 @@ class _GraphReader:
                 with _error_context(str(node)):
                     outputs = self._outputs(node, values)
             except UnsupportedLayerError as error:
-                self.obstacles.add(node, error)
+                self.obstacles.add_node(node, error)
                 outputs = [UNREAD] * len(node.outputs)
             for name, value in zip(node.outputs, outputs, strict=False):
                 if name and value is not None:
@@ -227,6 +235,9 @@ class _GraphReader:
         if node.op not in KNOWING and any(isinstance(arg, Rows) for arg in args):
             node, args, count = as_samples(node, args, self.opset)
             return [Rows(value, count) for value in self._built(node, args)]
+        condition = args[0] if args else None
+        if node.op in MOVES and isinstance(condition, CONDITIONS):
+            return [moved(condition, lambda value: self._built(node, [value, *args[1:]])[0], self.builder)]
         if node.op in MOVES and isinstance(args[0], Quantized):
             q = args[0]
             return [replace(q, value=value) for value in self._built(node, [q.value, *args[1:]])]

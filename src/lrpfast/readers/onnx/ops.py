@@ -7,6 +7,7 @@ from typing import Any
 
 from .classic_ops import CLASSIC
 from .context import NodeContext
+from .cut_ops import CUT
 from .einsum import CONTRACTED
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
@@ -25,4 +26,5 @@ OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **QUANTIZED,
     **CLASSIC,
     **CONTRACTED,
+    **CUT,
 }

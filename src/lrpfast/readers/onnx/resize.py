@@ -14,6 +14,7 @@ from ...model import layers as L
 from ...model.layers import Shape
 from ..axis_ops import INPUT_BYTES, MOST, Resize, interpolate, nearest, repeat
 from ..channels_first import Value
+from ..input_shape import FIX_SIZE
 from .context import NodeContext
 from .shape_ops import sample_shape, whole_shape
 
@@ -21,7 +22,7 @@ from .shape_ops import sample_shape, whole_shape
 def _expand(ctx: NodeContext) -> Value:
     x, known = ctx.value(), ctx.known(1, "shape")
     if None in x.shape:
-        raise ctx.unsupported("stretches an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("stretches an input whose size the file leaves open", FIX_SIZE)
     pair = [
         np.broadcast_shapes(whole_shape(ctx, x.shape, i), tuple(map(int, a)))
         for i, a in enumerate((known.first, known.second))
@@ -70,7 +71,7 @@ def _sizes(ctx: NodeContext, at: int) -> dict[int, tuple[int, float]]:
     """The size that each axis becomes, and its scale; the scales are input ``at`` or an attribute."""
     x = ctx.value()
     if None in x.shape:
-        raise ctx.unsupported("resizes an input whose size the file leaves open", "Fix the size")
+        raise ctx.unsupported("resizes an input whose size the file leaves open", FIX_SIZE)
     whole = (1, *x.shape)
     rank = len(whole)
     axes = [a % rank for a in ctx.attr("axes") or range(rank)]

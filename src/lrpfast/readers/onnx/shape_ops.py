@@ -12,12 +12,14 @@ from ...errors import ModelFormatError, ShapeError
 from ...model import layers as L
 from ..axis_ops import pad, take
 from ..channels_first import Tensor, Value
+from ..input_shape import FIX_SIZE
 from .context import NodeContext
-from .fold import FoldedValue, reshaped, slices, split_sizes, squeezed, unsqueezed
+from .fold import FoldedValue, integers, reshaped, slices, split_sizes, squeezed, unsqueezed
 from .values import Integers, Rows
 
 #: Numbers that stand for axes the file leaves open, where shapes are computed.
 _OPEN = ((6007, 6011), (5003, 5009), (4001, 4003), (3001, 3011))
+_GIVES = "gives {}, with sizes that the file leaves open, another shape"
 
 
 def file_shape(ctx: NodeContext, which: int) -> tuple[int, ...]:
@@ -66,7 +68,7 @@ def _to(ctx: NodeContext, pair: list[tuple[int, ...]]) -> Value | Rows:
     if None in x.shape:
         if pair == [(shape[0], math.prod(shape[1:])) for shape in files] and not isinstance(ctx.args[0], Rows):
             return ctx.builder.reshape(x, (-1,))
-        raise ctx.unsupported(f"gives {x.shape}, with sizes that the file leaves open, another shape", "Fix the sizes")
+        raise ctx.unsupported(_GIVES.format(x.shape), FIX_SIZE)
     first, second = pair
     count = first[0] // ctx.batches[0] if first else 0
     if count > 1 and (first[0], second[0]) == tuple(n * count for n in ctx.batches) and first[1:] == second[1:]:
@@ -77,7 +79,15 @@ def _to(ctx: NodeContext, pair: list[tuple[int, ...]]) -> Value | Rows:
 
 def _reshape(ctx: NodeContext) -> Value | Rows:
     known, zero = ctx.known(1, "shape"), ctx.attr("allowzero", 0)
-    return _to(ctx, [reshaped(file_shape(ctx, i), (known.first, known.second)[i], zero) for i in (0, 1)])
+    x = ctx.args[0].value if isinstance(ctx.args[0], Rows) else ctx.value()
+    try:
+        pair = [reshaped(file_shape(ctx, i), (known.first, known.second)[i], zero) for i in (0, 1)]
+    except ModelFormatError:
+        if None in x.shape:
+            raise ctx.unsupported(_GIVES.format(x.shape), FIX_SIZE) from None
+        sizes = ", ".join("batch" if n in ctx.batches else str(n) for n in integers(known.first, "shape"))
+        raise ModelFormatError(f"it cannot make ({sizes}) of samples of shape {x.shape}") from None
+    return _to(ctx, pair)
 
 
 def _flatten(ctx: NodeContext) -> Value | Rows:
@@ -120,7 +130,7 @@ def _reshape_to(ctx: NodeContext, shape: tuple[Any, ...]) -> Value:
         t = ctx.builder.plain(t)
         at = ctx.builder.add(L.Reshape(tuple(-1 if n is None else n for n in shape)), t.node)
         return Tensor(at, shape, tuple(range(len(shape))))
-    raise ctx.unsupported(f"gives {x.shape}, with sizes that the file leaves open, another shape", "Fix the sizes")
+    raise ctx.unsupported(_GIVES.format(x.shape), FIX_SIZE)
 
 
 def _transpose(ctx: NodeContext) -> Value:
@@ -152,7 +162,7 @@ def _slice(ctx: NodeContext) -> Value:
         if n is None:
             if (cut.start, cut.step) == (0, 1) and cut.stop is not None and cut.stop >= 1 << 30:
                 continue
-            raise ctx.unsupported("cuts an axis whose size the file leaves open", "Fix the size")
+            raise ctx.unsupported("cuts an axis whose size the file leaves open", FIX_SIZE)
         value = take(ctx.builder, value, axis - 1, range(n)[cut])
     return value
 
@@ -184,7 +194,9 @@ def _gather(ctx: NodeContext) -> Value:
     axis, indices = ctx.axis(ctx.attr("axis", 0)), ctx.const(1, "indices")
     n = x.shape[axis]
     if n is None or indices.ndim > 1:
-        raise ctx.unsupported(f"gathers {indices.shape} places of an axis of {n or 'open size'}")
+        raise ctx.unsupported(
+            f"gathers {indices.shape} places of an axis of {n or 'open size'}", FIX_SIZE if n is None else ""
+        )
     result = take(ctx.builder, x, axis, indices.ravel())
     if indices.ndim:
         return result

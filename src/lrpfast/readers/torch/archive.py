@@ -19,6 +19,7 @@ import numpy as np
 from ...budget import take
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.graph import Model
+from ..input_shape import InputShapes
 from ..untrusted import guarded, member, parse_json
 from .graph import build
 from .nodes import CONVERTERS
@@ -45,12 +46,13 @@ def _model_of(name: str) -> bool:
     return len(parts) >= 2 and parts[-2] == "models" and parts[-1].endswith(".json")
 
 
-def read_pt2(path: Path) -> Model:
+def read_pt2(path: Path, input_shape: InputShapes) -> Model:
     """The Model in a .pt2 file.
 
     Parameters
     ----------
     path : Path
+    input_shape : InputShapes
 
     Raises
     ------
@@ -60,7 +62,7 @@ def read_pt2(path: Path) -> Model:
         When the program has an operator that lrpfast does not read.
     """
     with guarded(f"{path}: PyTorch exported program"), zipfile.ZipFile(path) as archive:
-        return build(_program(_Archive(archive)), CONVERTERS)
+        return build(_program(_Archive(archive)), CONVERTERS, input_shape)
 
 
 class _Archive:
@@ -153,9 +155,12 @@ def _program(archive: _Archive) -> TorchProgram:
         inputs=[],
         outputs=[],
         constants={},
-        shapes={name: _sizes(meta["sizes"]) for name, meta in graph["tensor_values"].items()},
         name=archive.model,
     )
+    for name, meta in graph["tensor_values"].items():
+        program.set_sizes(name, [_size(size) for size in meta["sizes"]])
+    for symbol, limits in document.get("range_constraints", {}).items():
+        program.ranges[symbol] = (_limit(limits.get("min_val")), _limit(limits.get("max_val")))
     stored = archive.tensors("weights")
     for spec in signature["input_specs"]:
         ((kind, value),) = spec.items()
@@ -181,8 +186,16 @@ def _program(archive: _Archive) -> TorchProgram:
     return program
 
 
-def _sizes(sizes: list[Any]) -> tuple[int | None, ...]:
-    return tuple(size.get("as_int") for size in sizes)
+def _size(size: Mapping[str, Any]) -> int | str | None:
+    """A number, or the expression that stands for an open size."""
+    if "as_int" in size:
+        return _whole(size, "a value")
+    expression = size["as_expr"].get("expr_str") if isinstance(size.get("as_expr"), Mapping) else None
+    return expression if isinstance(expression, str) else None
+
+
+def _limit(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _argument(argument: Mapping[str, Any]) -> Any:

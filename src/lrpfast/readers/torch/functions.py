@@ -14,6 +14,7 @@ from ...model.layers.window import extent
 from ..arithmetic import clipped, multiply
 from ..axis_ops import fixed, take
 from ..channels_first import rounded_up
+from ..input_shape import FIX_SIZE
 from .graph import TorchNode
 
 Converter = Callable[[TorchNode], Any]
@@ -158,7 +159,7 @@ def _windows(node: TorchNode, rank: int) -> tuple[tuple[int, ...], tuple[int, ..
     if node.get("ceil_mode", False):
         for i, (n, k, s, p, d) in enumerate(zip(x.shape[1:], size, strides, padding, dilation, strict=True)):
             if n is None:
-                raise node.unsupported("has ceil_mode for an input whose size is open")
+                raise node.unsupported("has ceil_mode for an input whose size is open", FIX_SIZE)
             extra[i] = rounded_up(n, (p, p), extent(k, d), s)
     return size, strides, padding, dilation, extra
 

@@ -12,10 +12,13 @@ from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayer
 from ...model.graph import Model
 from ...model.layers import Concat
 from ..channels_first import Builder, Flat, Tensor
+from ..input_shape import InputShapes, naming_open_sizes
+from ..obstacles import Obstacles
 from .fold import fold_constants
-from .obstacles import Obstacle, obstacle, unsupported
+from .obstacles import obstacle
 from .passes import functional, fused, needed
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
+from .sizes import fix_sizes
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,9 @@ def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
 # -- the model -------------------------------------------------------------------
 
 
-def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
+def build(
+    program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]], input_shape: InputShapes | None = None
+) -> Model:
     """The Model of a program.
 
     Parameters
@@ -168,6 +173,8 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     program : TorchProgram
     converters : mapping
         For each operator without its overload, the function that adds its layers.
+    input_shape : InputShapes, optional
+        Sizes for axes that the program leaves open.
 
     Raises
     ------
@@ -176,6 +183,12 @@ def build(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], 
     ModelFormatError
         When the program contradicts itself.
     """
+    fix_sizes(program, input_shape or {})
+    with naming_open_sizes({name: program.shapes.get(name, ())[1:] for name in program.inputs}):
+        return _built(program, converters)
+
+
+def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
     program = fused(functional(program, folded))
     builder = Builder()
@@ -206,7 +219,7 @@ def _convert_all(
     values: dict[str, Any],
 ) -> None:
     """Add each operator's layers and enter its results among the values; one error for all that cannot be read."""
-    obstacles: list[Obstacle] = []
+    obstacles = Obstacles("operator")
     ops, batch = needed(program), _batch(program)
     for index, op in enumerate(ops, 1):
         builder.scope = _scope(op)
@@ -220,7 +233,7 @@ def _convert_all(
         except _Skipped:
             result = _Skipped
         except (UnsupportedLayerError, NotImplementedError) as error:
-            obstacles.append(obstacle(op, location, str(error)))
+            obstacles.add(obstacle(op, location, f"{index} of {len(ops)}", error))
             result = _Skipped
         except (InputError, ShapeError, ModelFormatError) as error:
             raise ModelFormatError(f"{location}: {error}") from error
@@ -235,8 +248,7 @@ def _convert_all(
             values.update(zip(op.outputs, several, strict=False))
         for name, value in zip(op.outputs, several, strict=False):
             _check_shape(op, program.shapes.get(name), value)
-    if obstacles:
-        raise unsupported(obstacles)
+    obstacles.check()
 
 
 def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:

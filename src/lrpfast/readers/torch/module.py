@@ -11,13 +11,14 @@ import numpy as np
 
 from ...errors import InputError, MissingPackageError, UnsupportedLayerError
 from ...model.graph import Model
+from ..input_shape import check_input_shape
 from ..untrusted import guarded
 from .graph import build
 from .nodes import CONVERTERS
 from .records import Op, Ref, TorchProgram
 
 
-def from_torch(module: Any, example_inputs: Any = None) -> Model:
+def from_torch(module: Any, example_inputs: Any = None, *, input_shape: Any = None) -> Model:
     """The Model of a PyTorch module, traced by ``torch.export``, or of a program that was exported before.
 
     Parameters
@@ -27,6 +28,8 @@ def from_torch(module: Any, example_inputs: Any = None) -> Model:
     example_inputs : tensor or tuple of tensors
         What the module is called with, batch axis first; for a module only. Values do not matter, shapes
         do: the model takes any number of samples, of these shapes.
+    input_shape : tuple of int, or mapping, optional
+        Of an exported program, sizes that it leaves open; see `lrpfast.load`.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def from_torch(module: Any, example_inputs: Any = None) -> Model:
     >>> lrpfast.from_torch(module, torch.zeros(2, 4)).output_shape
     (2,)
     """
-    torch = _torch()
+    torch, shapes = _torch(), check_input_shape(input_shape)
     if isinstance(module, torch.export.ExportedProgram):
         if example_inputs is not None:
             raise InputError("an exported program has its inputs already: from_torch(program)")
@@ -58,13 +61,15 @@ def from_torch(module: Any, example_inputs: Any = None) -> Model:
     elif isinstance(module, torch.nn.Module):
         if example_inputs is None:
             raise InputError("a module is traced with inputs: from_torch(module, example_inputs)")
+        if shapes:
+            raise InputError("input_shape is for an exported program; a module has the shapes of its example_inputs")
         source = f"PyTorch module {type(module).__name__!r}"
         program = _exported(torch, module, _inputs(torch, example_inputs), source)
     else:
         description = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
         raise InputError(f"from_torch takes a torch.nn.Module or an exported program, not {description}")
     with guarded(source):
-        return build(_program(torch, program), CONVERTERS)
+        return build(_program(torch, program), CONVERTERS, shapes)
 
 
 def _torch() -> Any:
@@ -140,7 +145,7 @@ def _by_name(module: Any, shapes: Sequence[Any]) -> Any:
 
 def _program(torch: Any, exported: Any) -> TorchProgram:
     nodes = list(exported.graph.nodes)
-    program = TorchProgram([], [], [], {}, name="model")
+    program = TorchProgram([], [], [], {}, name="model", ranges=_ranges(exported))
     stored = {**exported.state_dict, **exported.constants}
     kinds = torch.export.graph_signature.InputKind
     for spec in exported.graph_signature.input_specs:
@@ -159,12 +164,31 @@ def _program(torch: Any, exported: Any) -> TorchProgram:
     for node in nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
-            program.shapes[node.name] = tuple(n if isinstance(n, int) else None for n in value.shape)
+            program.set_sizes(node.name, [_size(n) for n in value.shape])
         if node.op == "call_function":
             program.ops.append(_op(torch, node))
         elif node.op == "get_attr":
             program.constants[node.name] = _array(torch, _attribute(exported.graph_module, node.target))
     return program
+
+
+def _size(size: Any) -> int | str | None:
+    """A number, or the expression that stands for an open size, written as in a file."""
+    if isinstance(size, int):
+        return size
+    from sympy import srepr  # PyTorch's own: an open size holds an expression of it
+
+    return str(srepr(size.node.expr))
+
+
+def _ranges(exported: Any) -> dict[str, tuple[int | None, int | None]]:
+    """Which sizes each symbol may stand for; infinity is None."""
+    ranges = exported.range_constraints.items()
+    return {str(symbol): (_limit(values.lower), _limit(values.upper)) for symbol, values in ranges}
+
+
+def _limit(value: Any) -> int | None:
+    return int(value) if value.is_Integer else None
 
 
 def _attribute(module: Any, path: str) -> Any:

@@ -1,67 +1,36 @@
-"""What stops a PyTorch program from being read: everything at once, the layers that a user knows first."""
+"""What stops a PyTorch program from being read: the layers that a user knows first."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from ...errors import UnsupportedLayerError
+from ..obstacles import Obstacle, ObstacleError
 from .records import Op
 
-#: Groups that a message names; a user mends these first.
-_MOST_GROUPS = 6
 _RECURRENT = re.compile(r"\.(lstm|gru|rnn_tanh|rnn_relu|lstm_cell|gru_cell|rnn_tanh_cell|rnn_relu_cell|_thnn_\w+)$")
 _ATTENTION = re.compile(r"attention", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Obstacle:
-    """One operator that cannot be read.
+def obstacle(op: Op, location: str, position: str, error: Exception) -> Obstacle:
+    """The obstacle that an operator is, named after its layer where that is recurrent or attention.
 
-    Attributes
+    Parameters
     ----------
+    op : Op
     location : str
-        The operator, its node and its module.
-    problem : str
-        As the end of a sentence that begins with the location.
-    group : str
-        What obstacles of one kind have in common.
-    rank : int
-        Layers that lrpfast has no rule for come before what is written in a way that it cannot follow.
+        The operator, its node and its module, as the begin of a sentence.
+    position : str
+        "3 of 40".
+    error : Exception
     """
-
-    location: str
-    problem: str
-    group: str
-    rank: int
-
-
-def obstacle(op: Op, location: str, problem: str) -> Obstacle:
-    """The obstacle that an operator is, named after its layer where that is recurrent or attention."""
+    problem, rank = str(error), 2
+    kind = op.kind.rsplit(".", 1)[-1]
     if _RECURRENT.search(op.base):
         name = op.base.split(".")[1].lstrip("_")
-        problem = f"is a recurrent layer ({name.upper().split('_')[0]}), which lrpfast has no rule for"
-        return Obstacle(location, problem, "recurrent", 0)
-    kind = op.kind.rsplit(".", 1)[-1]
-    if _ATTENTION.search(op.base) or _ATTENTION.search(kind):
-        problem = "is attention, which lrpfast has no rule for yet"
-        return Obstacle(location, problem, f"attention {kind}", 1)
-    return Obstacle(location, problem, f"{op.base} {problem}", 2)
-
-
-def unsupported(obstacles: list[Obstacle]) -> UnsupportedLayerError:
-    """One error for all obstacles."""
-    groups: dict[str, list[Obstacle]] = {}
-    for item in sorted(obstacles, key=lambda o: o.rank):
-        groups.setdefault(item.group, []).append(item)
-    lines = []
-    for members in groups.values():
-        first = members[0]
-        more = f" ({len(members) - 1:,} more of this kind)" if len(members) > 1 else ""
-        lines.append(f"{first.location} {first.problem}{more}")
-    if len(lines) == 1:
-        return UnsupportedLayerError(lines[0])
-    shown = lines[:_MOST_GROUPS]
-    if len(lines) > _MOST_GROUPS:
-        shown.append(f"and {len(lines) - _MOST_GROUPS:,} other kinds of obstacles")
-    return UnsupportedLayerError(f"{len(obstacles):,} operators cannot be read:\n  " + "\n  ".join(shown))
+        problem, rank = f"is a recurrent layer ({name.upper().split('_')[0]}), which lrpfast has no rule for", 0
+    elif _ATTENTION.search(op.base) or _ATTENTION.search(kind):
+        problem, rank = "is attention, which lrpfast has no rule for yet", 1
+    module = f" of {op.module!r}, {kind}" if op.module else ""
+    return Obstacle(
+        op.target, f"{op.name!r} ({position}{module})", ObstacleError(f"{location} {problem}", problem), rank
+    )

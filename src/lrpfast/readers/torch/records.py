@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,4 +114,13 @@ class TorchProgram:
     constants: dict[str, np.ndarray]
     #: the sizes of every value, the batch axis included, where they are known
     shapes: dict[str, tuple[Size, ...]] = field(default_factory=dict)
+    #: of values with open sizes, each size as a number or an expression of symbols; and the symbols' ranges
+    expressions: dict[str, tuple[int | str | None, ...]] = field(default_factory=dict)
+    ranges: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     name: str = "model"
+
+    def set_sizes(self, name: str, sizes: Sequence[int | str | None]) -> None:
+        """Enter a value's sizes; an expression is an open size until the inputs' sizes are fixed."""
+        self.shapes[name] = tuple(n if isinstance(n, int) else None for n in sizes)
+        if any(isinstance(n, str) for n in sizes):
+            self.expressions[name] = tuple(sizes)

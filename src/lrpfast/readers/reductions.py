@@ -1,0 +1,89 @@
+"""Reductions of a sample's axes to one value, for the readers of ONNX and Keras alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..budget import take as count
+from ..model import layers as L
+from .arithmetic import absolute, logarithm, multiply, negative, power, total
+from .axis_ops import INPUT_BYTES, fixed, take
+from .channels_first import Builder, Value
+
+#: Of a value, over axes of a sample, which stay with size 1 or go.
+Reduction = Callable[[Builder, Value, Sequence[int], bool], Value]
+
+
+def mean(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The mean."""
+    return builder.pool_all(x, axes, L.GlobalAveragePool, keepdims)
+
+
+def largest(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The largest value, the first of equals."""
+    return builder.pool_all(x, axes, L.GlobalMaxPool, keepdims)
+
+
+def smallest(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The largest of the negatives, negated."""
+    return negative(builder, largest(builder, negative(builder, x), axes, keepdims))
+
+
+def product(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The product, one axis after the other: its slices multiplied."""
+    for axis in axes:
+        n = fixed(x, axis)
+        count(INPUT_BYTES * n, f"to multiply {n:,} values")
+        slices = [take(builder, x, axis, [i]) for i in range(n)]
+        x = slices[0] if n == 1 else builder.merge(L.Multiply(), slices)
+    if keepdims:
+        return x
+    return builder.reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))  # type: ignore[misc]
+
+
+def sum_of_absolutes(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """Σ |x|."""
+    return total(builder, absolute(builder, x), axes, keepdims)
+
+
+def sum_of_squares(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """Σ x²."""
+    return total(builder, power(builder, x, 2.0), axes, keepdims)
+
+
+def norm(p: float) -> Reduction:
+    """(Σ |x|^p)^(1/p)."""
+
+    def reduce(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+        if p == 1:
+            return sum_of_absolutes(builder, x, axes, keepdims)
+        powers = power(builder, x if p % 2 == 0 else absolute(builder, x), p)
+        return power(builder, total(builder, powers, axes, keepdims), 1 / p)
+
+    return reduce
+
+
+def log_of_sum(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """log Σ x."""
+    return logarithm(builder, total(builder, x, axes, keepdims))
+
+
+def log_of_sum_of_exponentials(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """log Σ exp(x)."""
+    return log_of_sum(builder, builder.each(L.Activation("exponential"), x), axes, keepdims)
+
+
+def variance(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The mean square of what x differs from its mean."""
+    centered = builder.merge(L.Subtract(), [x, mean(builder, x, axes, True)])
+    return mean(builder, power(builder, centered, 2.0), axes, keepdims)
+
+
+def deviation(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The root of the variance."""
+    return power(builder, variance(builder, x, axes, keepdims), 0.5)
+
+
+def divided(builder: Builder, x: Value, axis: int, size: Reduction) -> Value:
+    """x divided by its size along an axis."""
+    return multiply(builder, x, power(builder, size(builder, x, [axis], True), -1.0))

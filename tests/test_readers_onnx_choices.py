@@ -1,0 +1,155 @@
+"""ONNX operators that choose by what the model computes, that take logarithms, and that cut or add up by constants."""
+
+import numpy as np
+import pytest
+
+import lrpfast
+
+onnx = pytest.importorskip("onnx")
+from test_readers_onnx_operators import check, graph, i64, one, runtime  # noqa: E402
+
+TANH = ("Tanh", ["x"], ["t"], {})
+LIMITS = {"c": np.array(0.2), "d": np.array(-0.2), "k": np.linspace(-1, 1, 6).reshape(2, 3)}
+
+
+@pytest.mark.parametrize("op", ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal"))
+@pytest.mark.parametrize("operands", (["x", "c"], ["c", "x"], ["x", "k"], ["x", "t"]), ids=" ".join)
+def test_where_by_a_comparison(op, operands):
+    for branches in (["t", "x"], ["x", "k"], ["d", "t"]):
+        nodes = [TANH, (op, operands, ["m"], {}), ("Where", ["m", *branches], ["y"], {})]
+        check(nodes, (2, 3), {name: LIMITS[name] for name in {*operands, *branches} & {*LIMITS}})
+
+
+@pytest.mark.parametrize("op", ("And", "Or", "Xor"))
+def test_conditions_joined(op):
+    mask = np.array([[True, False, True]])
+    for second in ("n", "mask"):
+        nodes = [
+            *(TANH, ("Greater", ["x", "c"], ["m"], {}), ("Less", ["x", "d"], ["n"], {})),
+            *((op, ["m", second], ["o"], {}), ("Not", ["o"], ["p"], {}), ("Where", ["p", "t", "x"], ["y"], {})),
+        ]
+        check(nodes, (2, 3), {"c": LIMITS["d"], "d": LIMITS["c"], "mask": mask})
+
+
+def test_a_comparison_that_is_moved_or_cast():
+    largest, limit = ("ReduceMax", ["x", "last"], ["r"], {"keepdims": 0}), ("Greater", ["r", "c"], ["m"], {})
+    moved = ("Unsqueeze", ["m", "last"], ["u"], {})
+    zero = np.array(0.0)
+    check([largest, limit, moved, ("Where", ["u", "x", "z"], ["y"], {})], (2, 3), LIMITS | {"last": i64(2), "z": zero})
+    nodes = [("Greater", ["x", "c"], ["m"], {}), ("Cast", ["m"], ["f"], {"to": 11}), ("Mul", ["f", "x"], ["y"], {})]
+    check(nodes, (2, 3), LIMITS)
+
+
+def test_all_relevance_goes_to_what_is_chosen():
+    nodes = [TANH, ("Greater", ["x", "c"], ["m"], {}), ("Where", ["m", "t", "x"], ["y"], {})]
+    model = lrpfast.from_onnx(graph(nodes, (4,), LIMITS))
+    x = np.array([[-1.0, 0.1, 0.5, 2.0]])
+    start = np.array([[1.0, 2.0, 3.0, 4.0]])
+    analyzer = lrpfast.Analyzer(model, "epsilon", precision="float64")
+    np.testing.assert_allclose(analyzer.analyze(x, start), start)
+    assert [type(layer).__name__ for layer in model.layers].count("Where") == 1
+
+
+@pytest.mark.parametrize(
+    "nodes, words",
+    [
+        ([("Greater", ["x", "c"], ["y"], {})], ("output 'y'", "comparison")),
+        (
+            [("Greater", ["x", "c"], ["m"], {}), ("Cast", ["m"], ["f"], {"to": 11}), ("Add", ["f", "x"], ["y"], {})],
+            ("(Add, 3 of 3)", "comparison", "step"),
+        ),
+        (
+            [("Greater", ["x", "inf"], ["m"], {}), ("Where", ["m", "x", "c"], ["y"], {})],
+            ("(Greater, 1 of 2)", "infinite"),
+        ),
+        (
+            [("Greater", ["x", "c"], ["m"], {}), ("Where", ["m", "x", "inf"], ["y"], {})],
+            ("(Where, 2 of 2)", "infinite"),
+        ),
+    ],
+)
+def test_comparisons_that_cannot_be_right(nodes, words):
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_onnx(graph(nodes, (4,), {"c": LIMITS["c"], "inf": np.array(np.inf)}))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("op", ("ReduceLogSum", "ReduceLogSumExp"))
+@pytest.mark.parametrize("axes, keepdims", (((1,), 1), ((2,), 0), ((-1, 1), 0)))
+def test_logarithms_of_sums(op, axes, keepdims):
+    nodes = [("Abs", ["x"], ["a"], {}), (op, ["a", "axes"], ["y"], {"keepdims": keepdims})]
+    check(nodes, (3, 4), {"axes": i64(*axes)})
+
+
+def test_log():
+    check([("Abs", ["x"], ["a"], {}), ("Log", ["a"], ["y"], {})], (3, 4))
+    with pytest.raises(lrpfast.LrpfastError, match="sample 0.*logarithm"):
+        lrpfast.Analyzer(lrpfast.from_onnx(graph([("Log", ["x"], ["y"], {})], (2,))), "epsilon").analyze([[1.0, -1.0]])
+
+
+LP_POOLS = (
+    {"pads": [1, 0, 2, 1], "strides": [2, 1]},
+    {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    {"auto_pad": "SAME_LOWER"},
+    {"ceil_mode": 1, "strides": [2, 3]},
+    {"dilations": [2, 1]},
+)
+
+
+@pytest.mark.parametrize("p", (1, 2, 3))
+def test_lp_pooling(p):
+    for attributes in LP_POOLS:
+        one("LpPool", (3, 7, 8), opset=22, by=runtime, kernel_shape=[3, 2], p=p, **attributes)
+    one("GlobalLpPool", (3, 7, 8), opset=20, by=runtime, p=p)
+
+
+@pytest.mark.parametrize("sizes, axes", (((5, 10), (2, 3)), ((4, 6), (-2, -1)), ((9,), (1,)), ((8, 3), (3, 2))))
+def test_center_crop_pad(sizes, axes):
+    one("CenterCropPad", (3, 7, 8), i64(*sizes), axes=list(axes))
+
+
+def test_center_crop_pad_to_a_shape_that_begins_with_the_batch():
+    nodes = [
+        ("Shape", ["x"], ["s"], {"end": 2}),
+        ("Concat", ["s", "k"], ["t"], {"axis": 0}),
+        ("CenterCropPad", ["x", "t"], ["y"], {}),
+    ]
+    check(nodes, (3, 7, 8), {"k": i64(5, 10)})
+
+
+@pytest.mark.parametrize("flag", (0, 1))
+def test_triangles_sums_and_choices_along_axes(flag):
+    for k in (-1, 0, 2):
+        one("Trilu", (3, 4, 5), np.array(k, np.int64), upper=flag, by=runtime)
+    for axis in (1, -1):
+        one("CumSum", (3, 4), np.array(axis, np.int64), exclusive=flag, reverse=1 - flag, by=runtime)
+        one("CumSum", (3, 4), np.array(axis, np.int64), exclusive=flag, reverse=flag, by=runtime)
+    one("Compress", (3, 7), np.array([True, False, True]), axis=1)
+
+
+@pytest.mark.parametrize(
+    "equation, shape, constant",
+    [
+        ("nhij,hjk->nhik", (2, 3, 4), (2, 4, 5)),
+        ("nhij,hij->nhi", (2, 3, 4), (2, 3, 4)),
+        ("n...j,jk->n...k", (2, 3, 4), (4, 5)),
+        ("...j,jk->...k", (2, 3, 4), (4, 5)),
+        ("nbij,bj->nbi", (2, 3, 4), (2, 4)),
+        ("nbij,b->nbij", (2, 3, 4), (2,)),
+    ],
+)
+def test_einsum_with_shared_axes(equation, shape, constant):
+    array = np.random.default_rng(3).normal(size=constant)
+    check([("Einsum", ["x", "c"], ["y"], {"equation": equation})], shape, {"c": array})
+
+
+@pytest.mark.parametrize(
+    "equation, shape",
+    [
+        *(("nij,nij->ni", (5, 4)), ("nij,nij->n", (5, 4)), ("ni,ni->n", (5,)), ("ni,nj->nij", (5,))),
+        *(("n...j,n...j->n...", (2, 3)), ("nij,nkl->njl", (3, 4)), ("nij,nil->nj", (3, 4))),
+    ],
+)
+def test_einsum_of_two_tensors_that_share_axes(equation, shape):
+    check([TANH, ("Einsum", ["x", "t"], ["y"], {"equation": equation})], shape)
