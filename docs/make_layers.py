@@ -72,7 +72,7 @@ def by_role() -> str:
     blocks = []
     for name in layers.__all__:
         cls = getattr(layers, name)
-        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block):
+        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block, layers.Recurrent):
             continue
         if issubclass(cls, layers.Block):
             blocks.append(name)
@@ -82,7 +82,7 @@ def by_role() -> str:
             found.setdefault(roles.role(layer), []).append(f"`{name}`{which}")
     rows = []
     for role, names in found.items():
-        others = [f"`{cls.name}`" for cls in role.others if not isinstance(role.default, cls)]
+        others = [f"`{cls.name}`" for cls in role.others if type(role.default) is not cls]
         others += ["every rule of [rules.md](rules.md) for layers with weights"] if role.groups else []
         default = "none: it must be given" if role.default is None else f"`{role.default.name}`"
         rows.append((role.name, ", ".join(names), default, ", ".join(others) or "none"))

@@ -123,6 +123,8 @@ def inputs(count, width, seed=0, nonnegative=False):
 
 #: rules that have no bias to speak of, or none of groups
 CLASSES |= {
+    "attn": "AttnLRP",
+    "cp": "CP",
     "norm": "Norm",
     "pass": "Pass",
     "gradient": "Gradient",

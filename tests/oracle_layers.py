@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import oracle
+import oracle_attention
 from oracle import EXACT, Ledger, stabilized
 
 # Windows: where each output position's taps lie.
@@ -447,9 +448,11 @@ def dot_back(ar, ledger, rule, shapes, parts, r, parameters):
     else:
         z = ar.total(products, -1).reshape(r.shape)
         s = divided(ar, ledger, r, z, proportional(rule)).reshape(matrix.shape)[..., None]
+        sides = oracle_attention.sides(rule, 2)
+        c = [k in sides and 1 / len(sides) for k in (0, 1)]
         results = (
-            ar.off(0.5 * a * ar.total(s * b[..., None, :, :], -2)),
-            ar.off(0.5 * b * ar.total(s * a[..., :, None, :], -3)),
+            ar.off(c[0] * a * ar.total(s * b[..., None, :, :], -2)),
+            ar.off(c[1] * b * ar.total(s * a[..., :, None, :], -3)),
         )
     back = []
     for x, positions, result in zip(parts, where, results, strict=True):
@@ -468,8 +471,10 @@ def multiply_back(ar, ledger, rule, shapes, parts, r):
         if rule[0] == "gradient":
             others = [parts[i][..., index[i]] for i in range(len(parts)) if i != k]
             each = ar.off(r * np.prod(others, axis=0), len(parts)) if others else r
+        elif k in oracle_attention.sides(rule, len(parts)):
+            each = ar.off(r * (1 / len(oracle_attention.sides(rule, len(parts)))), 2)
         else:
-            each = ar.off(r * (1 / len(parts)), 2)
+            each = np.zeros_like(r)
         back.append(ar.total((index[k] == np.arange(x.shape[-1])[:, None]) * each[..., None, :], -1))
     back = np.concatenate(back, -1)
     ledger.lost += r.sum(-1) - back.sum(-1)
@@ -593,6 +598,19 @@ def activation_back(ar, ledger, rule, function, shape, x, r, parameters):
     return back
 
 
+#: What `oracle_attention` has.
+FORWARD = {
+    "MatMul": oracle_attention.matmul,
+    "Softmax": oracle_attention.softmax,
+    "Rotary": oracle_attention.rotary,
+    "Attention": oracle_attention.attention,
+}
+BACKWARD = {
+    "MatMul": oracle_attention.matmul_back,
+    "Softmax": oracle_attention.softmax_back,
+    "Attention": oracle_attention.attention_back,
+}
+
 #: Last activations that relevance does not start behind.
 FINAL = (*oracle.OF_ROWS, "sigmoid")
 
@@ -648,8 +666,10 @@ def default_rule(layer):
     """What a layer has that no rule speaks of; layers with weights and batch normalization have none."""
     if layer.linear:
         return ("norm", {})
-    if layer.kind in ("Multiply", "Dot"):
+    if layer.kind in ("Multiply", "Dot", "MatMul"):
         return ("split", {})
+    if layer.kind in ("Attention", "Rotary", "Softmax"):
+        return {"Attention": ("attn", {}), "Rotary": ("norm", {}), "Softmax": ("taylor", {})}[layer.kind]
     if layer.kind in ("LayerNorm", "RMSNorm"):
         return ("detached", {})
     return ("taylor", {}) if layer.activation[0] == "softmax" else ("pass", {})
@@ -688,6 +708,8 @@ def apply(layer, shapes, parts, ar=EXACT):
         return sample_norm(layer.kind, shape, x, ar=ar, **layer.own)[-1].reshape(x.shape), shape
     if layer.kind == "LocalResponseNorm":
         return ar.off(local_response_norm(shape, x, **layer.own), 4), shape
+    if layer.kind in FORWARD:
+        return FORWARD[layer.kind](shapes, parts, layer.own, ar)
     if layer.kind in ("Activation", "Identity"):
         return x, shape
     raise NotImplementedError(layer.kind)
@@ -729,7 +751,12 @@ def hand_back(layer, rule, shapes, parts, y, r, ledger, ar=EXACT):
         return multiply_back(ar, ledger, rule, shapes, parts, r)
     if layer.kind == "Dot":
         return dot_back(ar, ledger, rule, shapes, parts, r, layer.own)
-    if name == "pass" or layer.kind in ("Activation", "Identity", "LocalResponseNorm"):
+    if layer.kind == "Rotary" and name != "pass":
+        stabilizer = proportional(rule)
+        return oracle_attention.rotary_back(ar, ledger, rule, shapes, parts, r, layer.own, stabilizer)
+    if layer.kind in BACKWARD:
+        return BACKWARD[layer.kind](ar, ledger, rule, shapes, parts, r, layer.own)
+    if name == "pass" or layer.kind in ("Activation", "Identity", "LocalResponseNorm", "Rotary"):
         return r
     return sample_norm_back(ar, ledger, rule, layer.kind, shapes[0], joined, r, layer.own)
 

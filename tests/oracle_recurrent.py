@@ -66,18 +66,22 @@ class Rule:
                 self.took(self.stabilizer_took, step, noise)
         return ones, others
 
-    def split(self, step, gate, signal, relevance):
-        """Relevance of a gate and of the signal that it multiplies."""
+    def shares(self, gate, signal):
+        """The parts of a product's relevance that go to the gate and to the signal."""
         if self.product == "signal":
-            return 0.0, relevance
+            return 0.0, 1.0
         if self.product == "half":
-            return relevance / 2, relevance / 2
+            return 0.5, 0.5
         if self.product == "abs":
             gate, signal = abs(gate), abs(signal)
-        total = gate + signal
-        total += self.signed(total)
-        self.took(self.stabilizer_took, step, relevance * (self.signed(gate + signal) / total))
-        return gate / total * relevance, signal / total * relevance
+        total = gate + signal + self.signed(gate + signal)
+        return gate / total, signal / total
+
+    def split(self, step, gate, signal, relevance):
+        """Relevance of a gate and of the signal that it multiplies."""
+        one, other = self.shares(gate, signal)
+        self.took(self.stabilizer_took, step, relevance * (1 - one - other))
+        return one * relevance, other * relevance
 
     def splits(self, step, gates, signals, relevance):
         both = [self.split(step, g, v, r) for g, v, r in zip(gates, signals, relevance, strict=True)]
@@ -151,15 +155,11 @@ class Cell:
             bias, inner = self.b[column], r * self.b2[column]
             z = sum(parts) + (0.0 if rule.bias == "ignore" else bias + inner)
             # what reaches r · (h U + b′), and the part of it that goes on to the signal
-            if rule.product != "signal":
-                share, through = rule.split(step, r, k["v"][j], 1.0)
-                total = sum(parts[len(rx) :]) + (0.0 if rule.bias == "ignore" else inner)
-                arrives = relevance[j] * total / (z + rule.signed(z))
-                rule.stabilizer_took[step] -= 1 - share - through  # it was counted for a relevance of 1
-                rule.took(rule.stabilizer_took, step, arrives * (1 - share - through))
-                rr[j] = arrives * share
-            else:
-                through = 1.0
+            share, through = rule.shares(r, k["v"][j])
+            inside = sum(parts[len(rx) :]) + (0.0 if rule.bias == "ignore" else inner)
+            arrives = relevance[j] * inside / (z + rule.signed(z))
+            rr[j] = arrives * share
+            rule.took(rule.stabilizer_took, step, arrives * (1 - share - through))
             s = relevance[j] / (z + rule.signed(z))
             rx += np.array(parts[: len(rx)]) * s
             rh += np.array(parts[len(rx) :]) * s * through

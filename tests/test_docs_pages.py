@@ -29,7 +29,7 @@ def at_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", ("quickstart.md", "composites.md"))
+@pytest.mark.parametrize("page", ("quickstart.md", "composites.md", "concepts.md"))
 def test_page(page, at_root, capsys):
     text, names = read(page), {}
     for block in blocks(text, "python"):

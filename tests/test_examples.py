@@ -205,3 +205,20 @@ def test_climate_maps(tmp_path):
     assert np.isnan(mean[:, ~ocean]).all() and (np.abs(mean[:, ocean]) <= 1).all()
     if importlib.util.find_spec("matplotlib"):
         assert (folder / "relevance.png").read_bytes().startswith(b"\x89PNG")
+
+
+# The streamflow LSTM
+
+
+def test_streamflow_lstm(tmp_path):
+    done = run(tmp_path, EXAMPLES / "streamflow_lstm.py", "--years", "6", "--steps", "30", "--days", "20")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"five days that carried most of it:\n( +\d+ days before: .*\n){5}", done.stdout)
+    assert re.search(r"floods: precipitation \d+%, temperature \d+%, snow \d+%", done.stdout)
+    folder = tmp_path / "streamflow_lstm"
+    relevance, floods = np.load(folder / "relevance.npy"), np.load(folder / "floods.npy")
+    assert relevance.shape == floods.shape == (len(floods), 20, 3)
+    assert (relevance[floods == 0] == 0).all()  # a day without rain carries nothing
+    if importlib.util.find_spec("matplotlib"):
+        assert (folder / "flood.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "by_lag.png").exists()

@@ -195,7 +195,7 @@ def test_shared_memory_is_enough(report, job):
         pytest.skip("only tiles ask for shared memory when they are launched")
     room = (64 if job.arch == "sm_75" else 99) << 10  # 8.6 and 8.9 have no more; 8.0 and 9.0 do
     for name, kernel in report.kernels.items():
-        whole = kernel.shared + tiles.shared_memory(job.kind, name)
+        whole = kernel.shared + tiles.tile(job.kind, name).shared
         assert whole <= room, f"{name} takes {whole} bytes of shared memory"
 
 
@@ -235,7 +235,8 @@ def test_an_empty_log_leaves_what_is_shared_alone(nvrtc):
 # Structs: NumPy's types have the layout of the structs that the compiler makes.
 
 DTYPES = {name: dtype for name, dtype in vars(structs).items() if isinstance(dtype, np.dtype) and dtype.names}
-STRUCTS = ("AXIS", "REGION", "GEOMETRY", "BUFFER", "TERM", "OUTPUT", "SHARE", "CONTRACTION", "LIGHT")
+STRUCTS = ("AXIS", "REGION", "GEOMETRY", "BUFFER", "TERM", "OUTPUT", "SHARE", "CONTRACTION", "FUNCTION")
+STRUCTS += ("RECURRENCE", "LIGHT")
 #: a field's kind as NumPy calls it, where addresses are unsigned integers and V is a struct
 KIND_OF = """
 template <class T> struct Kind { enum { kind = 'V' }; };
@@ -260,7 +261,7 @@ def layout(name, dtype):
 
 def check_structs(nvrtc, kind, assertions):
     """The compiler's log on assertions about structs; empty when they hold."""
-    files = ("common.cu", "epilogue.cu", "functions.cu", "light.cu")
+    files = ("common.cu", "epilogue.cu", "functions.cu", "light.cu", "recurrent.cu")
     texts = [(modules.FOLDER / file).read_text(encoding="utf-8") for file in files]
     source = "\n".join([modules.header(), *texts, KIND_OF])
     source += "".join(f'static_assert({it}, "{it}");\n' for it in assertions)

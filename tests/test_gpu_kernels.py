@@ -105,7 +105,9 @@ def test_tf32_with_and_without_tensor_cores(capability, standin):
 
 # Convolutions and all other layers: the lists of test_layers, some rules each.
 
-LAYERS = [p for i, p in enumerate(test_layers.SINGLE) if i % 6 == 0 or "local response" in p.id]
+#: always: kernels that each have few cases
+ALWAYS = ("local response", "attention", "softmax", "rotary", "matrices")
+LAYERS = [p for i, p in enumerate(test_layers.SINGLE) if i % 6 == 0 or p.id.startswith(ALWAYS)]
 
 
 @pytest.mark.share

@@ -13,6 +13,7 @@ import pytest
 import cases
 import lrpfast
 import oracle
+from lrpfast.engine.core import AnalyzerCore
 from lrpfast.kernels import cpu
 from lrpfast.kernels import cuda as gpu_backend
 from tolerances import Expected
@@ -357,3 +358,24 @@ def test_a_forked_process_is_told_that_it_has_no_gpu(standin):
     child.join(10)
     assert "forked" in said and "'spawn'" in said and "device='cpu'" in said
     assert device == "cpu"
+
+
+def test_an_explicit_start_is_judged_without_a_second_forward_pass(standin, monkeypatch):
+    """The growth of relevance is measured against the starting relevance itself."""
+    layer = lrpfast.layers.Dense(np.array([[1e-7, 1.0], [1.0, -1.0]]))
+    x, relevance = np.ones((3, 2), np.float32), np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    calls = []
+    monkeypatch.setattr(AnalyzerCore, "_outputs", lambda *_: calls.append(_))
+    results, texts = {}, {}
+    for device in ("cpu", "gpu"):
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            results[device] = lrpfast.redistribute("z_plus", layer, x, relevance, device=device)
+        texts[device] = [str(warning.message) for warning in record]
+    assert not calls
+    np.testing.assert_array_equal(results["gpu"], results["cpu"])
+    assert texts["gpu"] == texts["cpu"]
+    analyzer = lrpfast.Analyzer(lrpfast.from_layers([layer]), "zero", device="gpu", target=1)
+    with pytest.warns(lrpfast.errors.AmplificationWarning):
+        analyzer.analyze(np.array([[1.0, 1.0 + 1e-6]], np.float32), target=np.array([[0.0, 1.0]]))
+    assert not calls

@@ -68,7 +68,6 @@ ONNX_OPEN = {
     "Slice": "(float[N, 3, H] x) => (y) <int64[1] a = {0}, int64[1] b = {-1}, int64[1] c = {2}> "
     "{ y = Slice (x, a, b, c) }",
     "Reshape": "(float[N, 2, H] x) => (y) <int64[3] s = {0, -1, 4}> { y = Reshape (x, s) }",
-    "Expand": "(float[N, 1, H] x) => (y) <int64[3] s = {1, 3, 1}> { y = Expand (x, s) }",
     "ReduceSum": "(float[N, 3, H] x) => (y) <int64[1] a = {2}> { y = ReduceSum (x, a) }",
     "Resize": '(float[N, 1, H, H] x) => (y) <float[4] s = {1, 1, 2, 2}> { y = Resize <mode = "linear"> (x, , s) }',
     "MaxPool": "(float[N, 1, H] x) => (y) { y = MaxPool <kernel_shape = [2], strides = [2], ceil_mode = 1> (x) }",

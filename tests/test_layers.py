@@ -267,7 +267,81 @@ PRODUCTS = [
     ("dot, lengths of one", [(3, 4), (4, 2)], Layer("Dot", {"axes": (-1, 0), "normalize": True})),
 ]
 
-PRODUCT_RULES = [("split", {}), ("split", {"stabilizer": (0.25, "zero")}), ("gradient", {})]
+PRODUCTS += [
+    ("matrices", [(3, 4), (4, 2)], Layer("MatMul")),
+    ("matrices, both transposed", [(2, 4, 3), (2, 5, 4)], Layer("MatMul", {"transpose_a": True, "transpose_b": True})),
+    ("matrices, stretched", [(3, 1, 2, 4), (2, 4, 3)], Layer("MatMul")),
+    ("matrices of one value", [(1, 1), (1, 1)], Layer("MatMul", {"transpose_b": True})),
+]
+
+PRODUCT_RULES = [
+    ("split", {}),
+    ("split", {"stabilizer": (0.25, "zero")}),
+    ("split", {"to": "first"}),
+    ("split", {"to": "last", "stabilizer": (0.1, "sign")}),
+    ("gradient", {}),
+]
+
+#: the softmax over keys that are seen
+SEEN = np.array([[1, 0, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]], bool)
+SOFTMAXES = [
+    ("softmax", [(2, 3, 4)], Layer("Softmax")),
+    ("softmax of one row", [(5,)], Layer("Softmax", {"mask": np.array([True, False, True, True, False])})),
+    ("softmax, mask", [(2, 3, 4)], Layer("Softmax", {"mask": SEEN})),
+    ("softmax, mask of matrices", [(2, 3, 4)], Layer("Softmax", {"mask": SEEN[[[0], [1]], None, 0][:, :, :1]})),
+    ("softmax, causal", [(3, 4)], Layer("Softmax", {"window": (None, 0)})),
+    ("softmax, window", [(2, 5, 4)], Layer("Softmax", {"window": (1, 0), "mask": np.ones((1, 4), bool)})),
+    ("softmax, mask as input", [(2, 3, 4), (4,)], Layer("Softmax", {"window": (2, 1)})),
+]
+SOFTMAX_RULES = [("taylor", {}), ("pass", {}), ("gradient", {})]
+
+#: cos and sin of rotary positions
+ANGLES = np.outer(np.arange(3) + 0.5, [1.0, 0.4])
+COS, SIN = (np.float32(np.concatenate([f(ANGLES), f(ANGLES)], 1)) for f in (np.cos, np.sin))
+ROTATIONS = [
+    ("rotary", [(3, 8)], Layer("Rotary", {"cos": COS, "sin": SIN, "size": 4})),
+    (
+        "rotary, part, neighbours",
+        [(2, 3, 5)],
+        Layer("Rotary", {"cos": COS, "sin": SIN, "size": 5, "interleaved": True}),
+    ),
+]
+ROTATION_RULES = [("norm", {}), ("zero", {}), ("epsilon", {"epsilon": 0.1}), ("pass", {})]
+
+#: attention
+BIAS = W.bias(4, 3, 5)
+ATTENTIONS = [
+    ("attention", [(3, 4), (5, 4), (5, 6)], Layer("Attention", {"heads": 2})),
+    ("attention of one", [(1, 1), (1, 1), (1, 1)], Layer("Attention")),
+    ("attention, shared heads", [(3, 8), (3, 4), (3, 6)], Layer("Attention", {"heads": 4, "kv_heads": 2})),
+    ("attention, causal", [(4, 2), (4, 2), (4, 2)], Layer("Attention", {"heads": 2, "window": (None, 0)})),
+    (
+        "attention, bias, mask, cap",
+        [(3, 8), (5, 2), (5, 1)],
+        Layer(
+            "Attention",
+            {"heads": 4, "kv_heads": 1, "bias": BIAS, "mask": np.arange(5) != 2, "softcap": 0.7, "scale": 0.9},
+        ),
+    ),
+    (
+        "attention of windows",
+        [(2, 3, 4), (2, 4, 4), (2, 4, 2)],
+        Layer("Attention", {"heads": 2, "mask": np.tri(4)[None, 1:, None].swapaxes(1, 2) > 0, "bias": BIAS[:2, :, :4]}),
+    ),
+    ("attention, mask as input", [(3, 4), (5, 4), (5, 4), (5,)], Layer("Attention", {"heads": 2, "window": (1, 2)})),
+    (
+        "attention, a mask for each head",
+        [(2, 2, 4), (2, 3, 4), (2, 3, 4), (2, 1, 3)],
+        Layer("Attention", {"heads": 2, "bias": W.bias(2, 1, 1, 3)}),
+    ),
+]
+ATTENTION_RULES = [
+    ("attn", {}),
+    ("attn", {"stabilizer": (1e-6, "zero")}),
+    ("attn", {"stabilizer": (0.25, "sign")}),
+    ("cp", {}),
+    ("cp", {"stabilizer": (0.25, "zero")}),
+]
 
 #: normalization by a sample's own statistics
 NORMALIZATIONS = [
@@ -340,6 +414,9 @@ FAMILIES = [
     (PRODUCTS, PRODUCT_RULES, PRECISIONS[:2]),
     (NORMALIZATIONS, NORMALIZATION_RULES, PRECISIONS[:2]),
     (LOCAL_RESPONSE, [("pass", {})], PRECISIONS[:2]),
+    (SOFTMAXES, SOFTMAX_RULES, PRECISIONS[:2]),
+    (ROTATIONS, ROTATION_RULES, PRECISIONS[:2]),
+    (ATTENTIONS, ATTENTION_RULES, PRECISIONS[:2]),
 ]
 SINGLE = [
     pytest.param(shapes, layer, rule, precisions, id=f"{name}-{cases.case_id(rule)}")
@@ -359,6 +436,8 @@ def inputs(layer, shapes):
         x[1] = np.abs(x[1])
         if layer.kind in ("MaxPool", "GlobalMaxPool", "Maximum", "Minimum"):
             x[1] = np.round(x[1])
+    if len(made) == {"Softmax": 2, "Attention": 4}.get(layer.kind):  # the last is a mask
+        made[-1] = np.sign(made[-1]).clip(0, 1)
     if layer.kind == "Embedding":
         made = [np.abs(x * 10).astype(int) % len(layer.parameters["table"]) for x in made]
     return made

@@ -86,8 +86,9 @@ def test_functions_are_those_of_the_layers():
 
 
 def test_arguments_are_fields_of_both_records():
-    text = (PACKAGE / "kernels" / "ops.py").read_text(encoding="utf-8")
-    used = set(re.findall(r'"(\w+)": (?:o\.|\(|None|STAB|FUNC|numbers|values|table)', text))
+    texts = ((PACKAGE / "kernels" / name).read_text(encoding="utf-8") for name in ("ops.py", "product_ops.py"))
+    text = "".join(texts)
+    used = set(re.findall(r'"(\w+)": (?:o\.|h\.|\(|None|STAB|FUNC|numbers|values|table)', text))
     assert used >= {"p", "values", "index", "geometry", "m", "columns"}, "the rows are written in another way"
     assert used <= set(structs.LIGHT.names)
 

@@ -10,7 +10,7 @@ import pytest
 import lrpfast
 import seeds
 from lrpfast import InputError, ShapeError
-from lrpfast.plot import heatmap, save
+from lrpfast.plot import heatmap, save, timeline
 from lrpfast.plot.samples import MOST_PANELS
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
@@ -500,3 +500,46 @@ def test_wrong(case):
     with pytest.raises(error) as caught:
         call()
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Timelines
+
+
+def test_a_timeline_has_the_sum_and_every_series():
+    inputs = RNG.normal(size=SEQUENCES.shape)
+    dates = [f"day {i}" for i in range(20)]
+    figure = timeline(
+        SEQUENCES, inputs, features=["rain", "snow"], steps=dates, limit=2, labels=["one", "two", "three"]
+    )
+    first, rain, snow, second, *_ = figure.axes
+    assert len(figure.axes) == 6 and first.get_title() == "a" and second.get_title() == "b"
+    np.testing.assert_allclose([height for _, height in bars(first)], SEQUENCES[0].sum(1))
+    np.testing.assert_allclose(rain.lines[0].get_ydata(), inputs[0, :, 0])
+    assert (rain.get_ylabel(), snow.get_ylabel()) == ("rain", "snow")
+    points = rain.collections[0].get_offsets()
+    np.testing.assert_allclose(points[:, 1], inputs[0, points[:, 0].astype(int), 0])
+    texts = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert texts[0] == "day 0" and texts[-1] == "day 19" and len(texts) <= 12
+
+
+def test_a_timeline_without_input_or_relevance():
+    figure = timeline(np.zeros((1, 5)))
+    assert len(figure.axes) == 1 and figure.axes[0].get_xlabel() == "step"
+    with_input = timeline(np.zeros((1, 1)), np.ones((1, 1)))
+    assert len(with_input.axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((IMAGES,), {}, r"must have shape \(samples, steps, features\)"),
+        ((SEQUENCES, SEQUENCES[:2]), {}, "input must be shaped like relevance"),
+        ((SEQUENCES,), {"features": ["a"]}, "1 features are named, but there are 2"),
+        ((SEQUENCES,), {"steps": ["a"]}, "1 steps are named, but there are 20"),
+        ((SEQUENCES,), {"labels": ["a"]}, "1 labels for 3 samples"),
+        ((SEQUENCES,), {"cmap": "none"}, "no colour map named"),
+    ],
+)
+def test_timelines_that_cannot_be_drawn(arguments, options, message):
+    with pytest.raises(lrpfast.LrpfastError, match=message):
+        timeline(*arguments, **options)

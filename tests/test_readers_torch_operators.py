@@ -395,17 +395,23 @@ def test_a_constant_changed_after_its_use_is_refused():
     refused(Function(function), torch.ones(2, 4), "in place", "used before")
 
 
-def test_attention_is_refused():
+def test_attention():
+    """Multi-head attention, with and without its weights, and the bare function."""
+
     class Attends(nn.Module):
-        def __init__(self):
+        def __init__(self, weights):
             super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.attention, self.weights = nn.MultiheadAttention(8, 2, batch_first=True), weights
 
         def forward(self, x):
-            return self.attention(x, x, x)[0]
+            return self.attention(x, x, x, need_weights=self.weights)[0]
 
-    refused(Attends(), torch.randn(2, 5, 8), "attention")
-    refused(Function(lambda x: F.scaled_dot_product_attention(x, x, x)), torch.randn(2, 2, 5, 8), "attention")
+    torch.manual_seed(0)
+    causal = Function(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True))
+    for module, shape in ((Attends(False), (3, 5, 8)), (Attends(True), (3, 5, 8)), (causal, (3, 2, 5, 8))):
+        module, x = module.double().eval(), torch.randn(shape, dtype=torch.float64)
+        model = lrpfast.from_torch(module, x)
+        torch.testing.assert_close(model.predict(x, precision="float64"), module(x).detach(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import table
+from .engine.conditions import conditional
 from .engine.core import AnalyzerCore, check_model
 from .engine.explanation import Explanation
 from .engine.inputs import check_flag
@@ -44,10 +45,11 @@ class Analyzer:
         every output's own value ("all"), an output's index, one index for each sample (a list or an
         integer array), a (samples, k) integer array for k explanations of each sample, a pair (a, b)
         for the difference of two outputs, the starting relevance itself (floats
-        shaped like the output), or a callable that computes it from the output. A tuple (a, b) is the
-        difference of outputs a and b, for every sample; a list [a, b] is output a for the first
-        sample and b for the second. Outputs with several axes are indexed flat, except in a difference, which is
-        a pair of full indices, as ((1, 2), (0, 0)). The starting relevance is the target's
+        shaped like the output, or (samples, k, *output_shape) for k explanations of each sample), or a callable
+        that computes it from the output. A tuple (a, b) is the difference of outputs a and b, for every sample; a
+        list [a, b] is output a for the first sample and b for the second. Outputs with several axes are indexed
+        flat, except in a difference, which is a pair of full indices, as ((1, 2), (0, 0)). The starting relevance
+        is the target's
         value before a final softmax, its logarithm or a sigmoid. For a model with several
         outputs, a mapping {output: target} selects one by name or index. Arrays are copied.
     start : str, int or (layer, neuron), optional
@@ -273,7 +275,9 @@ class Analyzer:
         composite = "" if self.composite.name.startswith("uniform ") else f"{self.composite.name}: "
         return f"{name}: {composite}{names}; {self.precision}, {self.device}"
 
-    def analyze(self, x: Any, target: Any = None, *, out: Any = None) -> Any:
+    def analyze(
+        self, x: Any, target: Any = None, *, out: Any = None, conditions: Any = None, parallel: bool = False
+    ) -> Any:
         """Relevance of every input feature.
 
         Parameters
@@ -286,12 +290,18 @@ class Analyzer:
             As in `Analyzer`; when None, the analyzer's own target.
         out : array, optional
             C-contiguous, with the result's shape and dtype; filled and returned.
+        conditions : mapping, or list of mappings, optional
+            Relevance through some neurons of hidden layers alone (concept relevance propagation, Achtibat et al.
+            2023): from a layer's name to its channels, as an index, a list, set or slice of indices, or a boolean
+            array of the channels or of the layer's whole output. Layers are those of ``explain(layers=True).layers``.
+        parallel : bool
+            Whether relevance that passes by the layers of a condition, as in a residual connection, counts too.
 
         Returns
         -------
         array, shaped like x; float32, or float64 under that precision
-            With k targets per sample (samples, k, *input_shape). A PyTorch tensor on the same device if x is one;
-            else a CuPy array if x is on a GPU, else a NumPy array.
+            With k targets per sample, or a list of k conditions, (samples, k, *input_shape). A PyTorch tensor on the
+            same device if x is one; else a CuPy array if x is on a GPU, else a NumPy array.
 
         Raises
         ------
@@ -314,7 +324,9 @@ class Analyzer:
         >>> analyzer.analyze(x, target=(0, 1)).round(3)
         array([[2., 3.]])
         """
-        return self._core.analyze(x, target, out)
+        if conditions is None:
+            return self._core.analyze(x, target, out)
+        return conditional(self._core, x, target, conditions, check_flag(parallel, "parallel"), out)
 
     def stream(
         self,
@@ -344,9 +356,12 @@ class Analyzer:
         source : path, array, iterator
             Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
             ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
+            Of a model with several inputs a source for each: a mapping from the inputs' names, a list in their order,
+            or a file, or a group in it, that holds an array of each name. Lengths must agree.
         sink : path or callable, optional
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
-            called with (index of the first sample, relevances). None if only statistics are wanted.
+            called with (index of the first sample, relevances). None if only statistics are wanted. For several
+            inputs an .h5 or .nc file, with an array for each input by its name; a function gets a mapping.
         target : optional
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int

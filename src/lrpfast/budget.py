@@ -1,7 +1,7 @@
-"""How much memory a model may take while it is read and planned: a budget, counted before anything is made.
+"""A budget for the memory that reading and planning a model may take, charged before anything is allocated.
 
-A small file can ask for any amount of memory: by compression, by one array used many times, by constants made of
-nothing, by long paddings. What comes out is therefore held against what the file holds, over all of it together.
+A small file can request any amount of memory: by compression, by one array used many times, by generated constants, by
+long paddings. So all memory together is compared with the size of the file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from .errors import InputError, LrpfastError, ModelFormatError
 
-#: A model file may take so many bytes of memory in any case …
+#: The number of bytes of memory that any model file may take …
 FREE_BYTES = 64 * 2**20
-#: … and so many for each byte that it holds: its arrays and texts, all that is computed of them included.
+#: … and the number for each byte of the file, for its arrays and texts and everything that is computed from them.
 RATIO = 32
-#: A plan may take so many bytes for its tables in any case, and RATIO for each byte of the model's weights.
+#: The number of bytes that any plan's tables may take, in addition to RATIO for each byte of the model's weights.
 FREE_TABLES = 512 * 2**20
-#: A model may have so many layers in any case, and RATIO for each that its file writes down.
+#: The number of layers that any model may have, in addition to RATIO for each layer in its file.
 FREE_LAYERS = 2048
 #: An environment variable that raises every budget.
 ENVIRONMENT = "LRPFAST_MODEL_MEMORY"
@@ -63,8 +63,8 @@ class Budget:
         self._error, self._owner, self._call = error, owner, call
 
     def take(self, size: int, name: str) -> None:
-        """Count ``size`` bytes about to be taken; an error where they are too many."""
-        size = max(size, 0)  # sizes of a file may be anything
+        """Charge ``size`` bytes before they are allocated; raises an error beyond the limit."""
+        size = max(size, 0)  # a size in a file may be anything
         if self.used + size > self.limit:
             call = self._call.format(1 << (self.used + size).bit_length())
             history = f", {self.used:,} bytes were taken before it" if self.used else ""
@@ -75,7 +75,7 @@ class Budget:
         self.used += size
 
     def hold(self, path: Path) -> None:
-        """Count another file that belongs to this one, once."""
+        """Add the size of another file of the model, once."""
         if path not in self._files:
             self._files.add(path)
             size = held_bytes(path)
@@ -97,7 +97,7 @@ _CURRENT: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 @contextlib.contextmanager
 def budgeted(source_bytes: int, memory: int | None = None) -> Iterator[Budget]:
-    """Count what is read inside; a reader that another one calls goes on with its budget."""
+    """Open a budget for the block; a reader that another reader calls continues with the latter's budget."""
     outer = _CURRENT.get()
     if outer is not None:
         yield outer
@@ -111,14 +111,14 @@ def budgeted(source_bytes: int, memory: int | None = None) -> Iterator[Budget]:
 
 
 def take(size: int, name: str) -> None:
-    """Count bytes about to be taken for the file that is being read; objects in memory have no budget."""
+    """Charge bytes to the budget of the file that is being read; objects in memory have no budget."""
     budget = _CURRENT.get()
     if budget is not None:
         budget.take(size, name)
 
 
 def left() -> float:
-    """How many bytes may still be taken."""
+    """The number of bytes that may still be taken."""
     budget = _CURRENT.get()
     return float("inf") if budget is None else budget.limit - budget.used
 

@@ -11,6 +11,8 @@ from .rules.composites import Assignment, Composite
 from .rules.entries import Entry
 from .rules.presets import (
     COMPOSITES,
+    CPLRP,
+    AttnLRP,
     Captum,
     EpsilonAlpha2Beta1,
     EpsilonAlpha2Beta1Flat,
@@ -18,13 +20,16 @@ from .rules.presets import (
     EpsilonPlus,
     EpsilonPlusFlat,
     ExcitationBackprop,
+    LXTViT,
     from_name,
 )
 from .rules.selectors import ByIndex, ByName, ByType, Uniform, when
 
 __all__ = [
     "COMPOSITES",
+    "CPLRP",
     "Assignment",
+    "AttnLRP",
     "ByIndex",
     "ByName",
     "ByType",
@@ -37,6 +42,7 @@ __all__ = [
     "EpsilonPlus",
     "EpsilonPlusFlat",
     "ExcitationBackprop",
+    "LXTViT",
     "Uniform",
     "from_name",
     "when",

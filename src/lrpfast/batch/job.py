@@ -27,6 +27,7 @@ from .groups import Groups
 from .normalize import normalize_rows
 
 if TYPE_CHECKING:
+    from .inputs import InputRows
     from .metadata import RowsShape
 
 #: What a job counts, in addition to the counts of `kernels.growth.Growth`.
@@ -63,6 +64,8 @@ class Job:
         Of the inputs.
     target, normalize, group_by, correct
         As in `stream`.
+    inputs : InputRows, optional
+        How several inputs lie in one row.
     """
 
     def __init__(
@@ -75,17 +78,21 @@ class Job:
         normalize: str | None = None,
         group_by: Any = None,
         correct: Any = None,
+        inputs: InputRows | None = None,
     ) -> None:
-        if isinstance(core.input_shape, list):
+        self.inputs = inputs
+        if isinstance(core.input_shape, list) and inputs is None:
             raise InputError(
-                f"the model has {len(core.input_shape)} inputs, a file holds one; use Analyzer.analyze with a list"
+                f"the model has {len(core.input_shape)} inputs, this is one; use Analyzer.stream with a source for "
+                "each, or Analyzer.analyze with a list"
             )
         none = np.empty((0, *shape[1:]), dtype)
         try:
-            core = core.fixed(none)
-            as_batch(np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:])), core.input_shape)
+            core = core.fixed(self._of_model(none))
+            _check_shapes(core, shape, dtype, inputs)
         except ShapeError as error:
-            raise ShapeError(f"{error}{_advice(shape[1:], core.input_shape)}") from None
+            advice = _advice(shape[1:], core.input_shape) if inputs is None else ""
+            raise ShapeError(f"{error}{advice}") from None
         self.core, self.normalize, self._warned = core, normalize, False
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
@@ -94,7 +101,7 @@ class Job:
             self._target = target = np.asarray(target)
             _check_targets(core, target, self.samples)
         # explaining an empty batch shows the result's dtype, and whether it has an axis for several targets
-        result = core.analyze(none, target[:0] if self._per_sample else target)
+        result = self._in_rows(core.analyze(self._of_model(none), target[:0] if self._per_sample else target))
         self.dtype: np.dtype = result.dtype
         self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
@@ -104,6 +111,20 @@ class Job:
         )
         self._bounds = _bounds_of(core)
         self.groups = Groups(core, self.samples, group_by, correct)
+
+    def _of_model(self, x: np.ndarray) -> Any:
+        """Samples as the model takes them."""
+        return x if self.inputs is None else self.inputs.split(x)
+
+    def _in_rows(self, result: Any) -> np.ndarray:
+        """Relevance as it is written: that of several inputs one after the other."""
+        if self.inputs is None:
+            array: np.ndarray = result
+            return array
+        leading = result[0].shape[: result[0].ndim - len(self.inputs.shapes[0])]
+        rows = np.empty((*leading, sum(self.inputs.sizes)), result[0].dtype)
+        self.inputs.join_into(result, rows)
+        return rows
 
     def rows(self, threads: int) -> int:
         """The number of samples in a chunk for this number of threads, or for the analyzer's GPUs."""
@@ -158,15 +179,18 @@ class Job:
             output = np.empty((rows, *self.core.output_shape), self.dtype)
         notes: list[Any] = []
         try:
-            self.core.analyze(x, target, out, output, notes)
+            result = self.core.analyze(self._of_model(x), target, None if self.inputs else out, output, notes)
+            if self.inputs:
+                self.inputs.join_into(result, out)
         except SampleError as error:
             raise error.moved(first) from None
         counts = {**dict.fromkeys(JOB_COUNTS, 0), **Growth.of(notes, self.core.conserves).counts()}
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
             counts["not_normalized"] = normalize_rows(flat, self.normalize, threads=self.core.settings.threads)
-        for low, high in self._bounds:
-            counts["out_of_bounds"] += outside(x, low, high, threads=self.core.settings.threads)
+        parts = self._of_model(x) if self.inputs else [x]
+        for i, low, high in self._bounds:
+            counts["out_of_bounds"] += outside(parts[i], low, high, threads=self.core.settings.threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
 
     def growth(self, counts: dict[str, int]) -> Growth:
@@ -181,6 +205,16 @@ class Job:
             warn(growth, len(result.relevance) * self.targets, self.core.settings.rectify)
 
 
+def _check_shapes(core: AnalyzerCore, shape: RowsShape, dtype: np.dtype, inputs: InputRows | None) -> None:
+    """ShapeError unless samples of these shapes are the model's."""
+    samples = shape[0] or 0
+    if inputs is None:
+        as_batch(np.broadcast_to(np.zeros((), dtype), (samples, *shape[1:])), core.input_shape)
+        return
+    for name, own, expected in zip(inputs.names, inputs.shapes, core.input_shape, strict=True):
+        as_batch(np.broadcast_to(np.zeros((), dtype), (samples, *own)), expected, f"input {name!r}")
+
+
 def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
     """Advice for samples on a grid, when the model takes a row of as many features or fewer."""
     if len(sample) > 1 and len(features) == 1 and math.prod(sample) >= (features[0] or 0):
@@ -191,8 +225,8 @@ def _advice(sample: tuple[int, ...], features: tuple[int | None, ...]) -> str:
     return ""
 
 
-def _bounds_of(core: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The bounds of every z-box on the model's input, in the input's shape."""
+def _bounds_of(core: AnalyzerCore) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """The bounds, shaped as the model's input, of every z-box that looks at an input itself, after its index."""
     model, bounds = core.model, []
     for i, rule in core.assignment.rules.items():
         if isinstance(rule, ZBox):
@@ -206,7 +240,7 @@ def _bounds_of(core: AnalyzerCore) -> list[tuple[np.ndarray, np.ndarray]]:
                 else:
                     low, high = low.reshape(shape), high.reshape(shape)
             if isinstance(model.nodes[path[-1]].layer, Input):
-                bounds.append((low, high))
+                bounds.append((model.inputs.index(path[-1]), low, high))
     return bounds
 
 

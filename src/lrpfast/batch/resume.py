@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 Sum = tuple[int, int, int]
 
 
-def check_free(path: str, sink: Sink | None, overwrite: bool) -> None:
+def check_free(path: str, sink: Sink | None, overwrite: bool, results: Sequence[str] = RESULTS) -> None:
     """Raise InputError unless the existing file may be replaced; it must contain nothing but what the run writes."""
     if sink is not None and path == sink.path:
-        check_replaced(path, () if sink.array is None else (sink.array,), f"{sink.array!r} and its coordinates")
+        names = " and ".join(map(repr, sink.arrays))
+        check_replaced(path, sink.arrays, f"{names} and {'its' if len(sink.arrays) == 1 else 'their'} coordinates")
     else:
-        check_replaced(path, RESULTS, "statistics")
+        check_replaced(path, results, "statistics")
     if not overwrite:
         raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
 

@@ -23,7 +23,7 @@ from .settings import StreamSettings
 from .sinks import Sink
 from .sources import Source
 from .statistics import Statistics
-from .statistics_io import check_statistics, save_statistics
+from .statistics_io import check_statistics, result_names, save_statistics
 
 #: Seconds between two records in the journal: the most that a kill costs.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -95,7 +95,7 @@ class Run:
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
         if statistics.path is not None:
-            check_statistics(statistics.path, job.map_shape, data.labels, grid)
+            check_statistics(statistics.path, job.map_shape, data.labels, grid, job.inputs)
 
     @property
     def count(self) -> int:
@@ -171,7 +171,7 @@ class Run:
         for path in self._paths:
             is_own = complete and (sink is None or finished or path != sink.path)
             if os.path.lexists(path) and not is_own:
-                check_free(path, sink, self._settings.overwrite)
+                check_free(path, sink, self._settings.overwrite, result_names(self.job.inputs))
         if not resuming and self._paths:
             remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
@@ -247,7 +247,7 @@ class Run:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
         if self.statistics.path is not None and self.statistics.total is not None:
             maps = self.statistics.total, self.statistics.quantiles, self.data.labels, self.grid
-            save_statistics(self.statistics.path, *maps, self.record)
+            save_statistics(self.statistics.path, *maps, self.record, self.job.inputs)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +15,38 @@ from .masks import on_grid, scatter
 from .metadata import ArrayMetadata, Coord, for_relevance
 from .statistics import Statistics
 
+if TYPE_CHECKING:
+    from .inputs import InputRows
+
 #: The arrays of a file of statistics; those of quantiles are optional.
 RESULTS = ("group", "count", "valid", "mean", "std", "minimum", "maximum", "positive", "negative", "q", "quantile")
+#: Those that are the same for all inputs of a model.
+SHARED = ("group", "count", "q")
 
 
-def check_statistics(path: str, shape: tuple[int, ...], labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
+def result_names(inputs: InputRows | None) -> tuple[str, ...]:
+    """The arrays that a file of statistics may hold: with several inputs, those of maps for each of them."""
+    if inputs is None:
+        return RESULTS
+    own = [key for key in RESULTS if key not in SHARED]
+    return (*SHARED, *(f"{key}_{name}" for name in inputs.names for key in own))
+
+
+def check_statistics(
+    path: str,
+    shape: tuple[int, ...],
+    labels: ArrayMetadata | None,
+    grid: np.ndarray | None,
+    inputs: InputRows | None = None,
+) -> None:
     """Raise InputError or OSError, before any work, unless statistics of maps of this shape can be written there."""
     if os.path.splitext(path.rstrip(SLASHES))[1].lower() not in KINDS:
         raise InputError(f"{path}: statistics are written to {', '.join(KINDS)}")
     if not path.rstrip(SLASHES).endswith(".zarr"):
         check_target(path)
-    dims, coords = _of_maps(shape, labels, grid)
-    check_maps(path, RESULTS, dims, coords)
+    for part, part_labels in _parts(shape, labels, inputs):
+        dims, coords = _of_maps(part, part_labels, grid)
+        check_maps(path, result_names(inputs), dims, coords)
 
 
 def save_statistics(
@@ -35,8 +56,12 @@ def save_statistics(
     labels: ArrayMetadata | None,
     grid: np.ndarray | None,
     record: dict[str, str],
+    inputs: InputRows | None = None,
 ) -> None:
     """Write all results with the input's coordinates, on the grid if the features come from one."""
+    if inputs is not None:
+        write_maps(path, *_of_several(statistics, quantiles, inputs), record)
+        return
     dims, coords = _of_maps(statistics.shape, labels, grid)
     arrays = statistics.to_dict(dims[: len(statistics.shape)], quantiles)
     array_dims, values = arrays.pop("group")
@@ -56,6 +81,37 @@ def save_statistics(
             for key, (array_dims, values) in arrays.items()
         }
     write_maps(path, arrays, coords, record)
+
+
+def _parts(
+    shape: tuple[int, ...], labels: ArrayMetadata | None, inputs: InputRows | None
+) -> list[tuple[tuple[int, ...], ArrayMetadata | None]]:
+    """The shape of the maps and the labels, of each input."""
+    if inputs is None:
+        return [(shape, labels)]
+    return [((*shape[:-1], *own), label) for own, label in zip(inputs.shapes, inputs.labels, strict=True)]
+
+
+def _of_several(
+    statistics: Statistics, quantiles: Sequence[float], inputs: InputRows
+) -> tuple[dict[str, tuple[tuple[str, ...], np.ndarray]], dict[str, Coord]]:
+    """Every result of each input, by its name, and their coordinates."""
+    whole = _of_maps(statistics.shape, None, None)[0]
+    results = statistics.to_dict(whole, quantiles)
+    coords: dict[str, Coord] = {}
+    for key, text in (("group", "group of samples"), ("q", "quantile")):
+        if key in results:
+            dims, values = results.pop(key)
+            coords[key] = Coord(dims, values, {"long_name": text})
+    arrays = {key: results.pop(key) for key in SHARED if key in results}
+    for i, (shape, labels) in enumerate(_parts(statistics.shape, None, inputs)):
+        labels = inputs.labels[i]
+        dims, own = _of_maps(shape, labels, None)
+        coords.update(own)
+        for key, (array_dims, values) in results.items():
+            part_dims = (*array_dims[: array_dims.index(whole[0])], *dims)
+            arrays[f"{key}_{inputs.names[i]}"] = (part_dims, inputs.split(values)[i])
+    return arrays, coords
 
 
 def _of_maps(

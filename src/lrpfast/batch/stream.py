@@ -22,13 +22,15 @@ from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
+from .inputs import SeveralSource, open_inputs, source_paths
 from .job import Job
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import open_sink
-from .sources import Source, open_source, split
+from .sinks.several import open_several
+from .sources import Source, split
 from .statistics import Statistics
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
@@ -44,7 +46,7 @@ class Streamed:
     samples, explanations : int
         The number of explanations is that of samples times targets.
     shape : tuple of int
-        The shape of all relevances as written: with a mask, on its grid.
+        The shape of all relevances as written: with a mask, on its grid; for several inputs a list.
     dtype : dtype
     seconds : float
         The duration of this run.
@@ -62,6 +64,7 @@ class Streamed:
     warnings : tuple of str
         The texts of the run's warnings.
     statistics : Statistics or None
+        Of several inputs, over rows in which they lie one after the other; a file has those of each input.
     record : dict
         The provenance of the relevances, as in the files' attributes.
     written : bool
@@ -77,7 +80,7 @@ class Streamed:
 
     samples: int
     explanations: int
-    shape: tuple[int, ...]
+    shape: Any
     dtype: np.dtype
     seconds: float
     resumed: int
@@ -137,12 +140,15 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
     """`Analyzer.stream`, with its validated ``settings``."""
     begin = time.perf_counter()
     on_cluster = settings.cluster is not None
+    if len(core.model.inputs) > 1:
+        _refuse_several(len(core.model.inputs), settings)
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
-        data = _open_source(source, sink)
+        data = _open_source(core, source, sink)
         if data is not source:  # the caller closes its own source
             stack.enter_context(data)
+        inputs = data.rows if isinstance(data, SeveralSource) else None
         grid = None
         if settings.mask is not None:
             grid = open_mask_for(core.input_shape, settings.mask, data)
@@ -153,13 +159,14 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
             normalize=settings.normalize,
             group_by=settings.group_by,
             correct=settings.correct,
+            inputs=inputs,
         )
         statistics = RunStatistics(job, settings)
-        out = None if sink is None else open_sink(sink)
+        out = None if sink is None else open_sink(sink) if inputs is None else open_several(sink, inputs)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        inputs = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
-        check_no_overlap({"sink": out, "statistics": statistics.path}, {"source": source, **inputs})
+        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
+        check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None:
             out = Gridded(out, grid)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
@@ -186,7 +193,7 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
     return Streamed(
         samples=run.count,
         explanations=explanations,
-        shape=(run.count, *on_grid(job.map_shape, run.grid)),
+        shape=_shape(run),
         dtype=job.dtype,
         seconds=seconds,
         resumed=run.resumed,
@@ -203,10 +210,24 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
     )
 
 
-def _open_source(source: Any, sink: Any) -> Source:
+def _shape(run: Run) -> Any:
+    job = run.job
+    if job.inputs is not None:
+        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.inputs.shapes]
+    return (run.count, *on_grid(job.map_shape, run.grid))
+
+
+def _refuse_several(inputs: int, settings: StreamSettings) -> None:
+    """InputError for options that are for models of one input."""
+    for name in ("mask", "cluster"):
+        if getattr(settings, name) is not None:
+            raise InputError(f"{name}= is for models of one input; this one has {inputs}")
+
+
+def _open_source(core: AnalyzerCore, source: Any, sink: Any) -> Source:
     """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
-        return open_source(source)
+        return open_inputs(core.model, source)
     except InputNotFoundError as error:
         exists = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
         raise InputNotFoundError(error.filename, "the source comes first, then the sink" if exists else "") from None

@@ -30,6 +30,10 @@ MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .
 
 INPUTS_HELP = "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
 
+SEVERAL_HELP = (
+    f"{INPUTS_HELP}; with several inputs NAME=SOURCE for each, or a file or group that has an array of each name"
+)
+
 EXPLAIN_EXAMPLES = """\
 examples:
   lrpfast explain model.h5 x.npy -o r.npy
@@ -44,6 +48,8 @@ examples:
         also a picture of the first 9 explanations
   lrpfast explain model.h5 x.npy --statistics maps.npz --group-by classes.npy --normalize maxabs
         no relevances, but their mean, spread and signs for each class
+  lrpfast explain two.keras image=x1.npy age=x2.npy -o r.nc
+        a model with two inputs: r.nc holds a relevance for each, by its name
 
 INPUTS may be larger than memory: they are read and explained a chunk at a time. Outputs are written under a
 temporary name and renamed when they are whole. A run that was stopped, however it was, goes on where it was
@@ -130,7 +136,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=SEVERAL_HELP)
     parser.add_argument(
         "-o",
         "--output",
@@ -214,6 +220,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    _add_input_shape(parser)
     _add_rule_options(parser)
     group = parser.add_argument_group("how it is evaluated")
     group.add_argument(

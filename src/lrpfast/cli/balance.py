@@ -11,6 +11,7 @@ import numpy as np
 
 from ..analyzer import Analyzer
 from ..batch import Source, open_mask
+from ..batch.inputs import SeveralSource
 from ..errors import InputError, RelevanceWarning
 
 #: The largest number of samples in the table, at equal distances from the first to the last.
@@ -30,9 +31,11 @@ def balance_of(analyzer: Analyzer, inputs: Source, target: Any, mask: str | None
 
     def text() -> str:
         positions = np.arange(count) * samples // count
-        x = np.concatenate([inputs.read(i, i + 1) for i in positions.tolist()])
+        x: Any = np.concatenate([inputs.read(i, i + 1) for i in positions.tolist()])
         if mask is not None:
             x = x[:, open_mask(mask)]
+        if isinstance(inputs, SeveralSource):
+            x = inputs.rows.split(x)
         targets = target[positions] if isinstance(target, np.ndarray) else target
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RelevanceWarning)  # the run has warned for all samples

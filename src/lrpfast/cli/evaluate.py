@@ -20,7 +20,6 @@ from ..evaluate import FlipCurves, cascade, curves, entropy, flip, gini, sensiti
 from ..evaluate.flipping import ORDERS
 from ..model.graph import Model
 from ..plot.file import check_path
-from ..readers import load
 from . import options
 
 
@@ -32,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         check_path(arguments.plot)
     target = options.target(arguments.target)
-    model = load(arguments.model)
+    model = options.model_of(arguments)
     with open_source(arguments.inputs) as data:
         x, targets = _samples(data, target, arguments.samples)
     if isinstance(targets, str):

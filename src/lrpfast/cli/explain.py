@@ -7,9 +7,11 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from .. import plot
-from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, open_source, unfinished
+from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
+from ..batch.inputs import open_inputs, source_paths
 from ..batch.path_conflicts import check_no_overlap
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
@@ -19,7 +21,7 @@ from .picture import picture_of
 from .signals import terminable
 
 #: Arguments of ``explain`` that may name an input file.
-_READ = ("model", "inputs", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
+_READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -29,16 +31,23 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--plot draws the relevances that -o OUT keeps: give both")
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
-    sink = None if arguments.output is None else open_sink(arguments.output)
+    model = options.model_of(arguments, arguments.memory)
+    arguments.inputs = options.inputs_of(arguments.inputs, model)
+    arguments.several = several = len(model.inputs) > 1
+    sink = arguments.output if several or arguments.output is None else open_sink(arguments.output)
     check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
-        {name: getattr(arguments, name.replace("-", "_")) for name in _READ},
+        {
+            **{name: getattr(arguments, name.replace("-", "_")) for name in _READ},
+            **source_paths(arguments.inputs, "inputs"),
+        },
     )
-    with open_source(arguments.inputs) as data:
+    with open_inputs(model, arguments.inputs) as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
-        model = options.model_of(arguments, arguments.memory)
+        if several and arguments.plot is not None:
+            raise InputError("--plot is for models of one input")
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
@@ -85,7 +94,7 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
-    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {done.shape}"]
+    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {_shapes(done.shape)}"]
     if done.statistics is not None:
         counts = zip(done.statistics.groups, done.statistics.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
@@ -96,6 +105,11 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
         f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
         f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(outputs)}{_doubtful(done)}"
     )
+
+
+def _shapes(shape: Any) -> str:
+    """One shape, or those of several inputs."""
+    return " and ".join(map(str, shape)) if isinstance(shape, list) else str(shape)
 
 
 def _doubtful(done: Streamed) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..analyzer import Analyzer
 from ..batch import data_bounds, open_array
+from ..batch.sources import split
 from ..errors import InputError, RuleError
 from ..innvestigate import create_analyzer
 from ..model.graph import Model
@@ -32,6 +35,23 @@ def model_of(arguments: argparse.Namespace, memory: int | None = None) -> Model:
         raise InputError("--input-shape is one shape, or NAME=SHAPE once for each input")
     shapes = dict(given) if names != [None] else given[0][1]
     return load(arguments.model, memory=memory, input_shape=shapes or None)
+
+
+def inputs_of(texts: Sequence[str], model: Model) -> Any:
+    """What INPUTS names: one source; a list of them; or, of NAME=SOURCE, a mapping."""
+    names = [model.nodes[i].name for i in model.inputs]
+    named = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if equals and name in names and not os.path.lexists(split(text)[0]):
+            if name in named:
+                raise InputError(f"INPUTS names two sources for {name!r}")
+            named[name] = source
+    if not named:
+        return texts[0] if len(texts) == 1 else list(texts)
+    if len(named) < len(texts):
+        raise InputError("INPUTS are either all NAME=SOURCE, or all SOURCE in the order of the model's inputs")
+    return named
 
 
 def analyzer(
@@ -104,6 +124,8 @@ def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any],
     for text in from_data:
         if getattr(options, "inputs", None) is None:
             raise RuleError(f"--{from_data[text]} {text} is taken from the inputs, which this command does not have")
+        if getattr(options, "several", False):
+            raise RuleError(f"--{from_data[text]} {text} is for models of one input")
         pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
         bounds.update(
             {key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text}

@@ -250,7 +250,7 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
     elif share is not None:
         lost = (incoming * share).sum(1)
     largest = np.zeros(samples)
-    steps = {}
+    steps: dict[str, np.ndarray] = {}
     if trace.steps is not None:
         steps, largest = _step_figures(trace, value, incoming, samples)
         bias, stabilizer = steps["bias"].sum(1), steps["stabilizer"].sum(1)

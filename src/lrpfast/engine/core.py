@@ -1,10 +1,11 @@
-"""Everything that an analyzer decides once, and how its explanations run."""
+"""The core of an analyzer: what it plans once, and the runs of its explanations."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,12 @@ from .planner import make_plan
 from .programs import Programs
 from .settings import AnalyzerSettings
 
-#: Input sizes for which an analyzer of a model that leaves them open keeps what it compiled.
+#: For a model with open input sizes, the largest number of sizes whose compiled programs are kept.
 MAX_VARIANTS = 8
 
 
 def check_model(model: Any) -> None:
-    """InputError for anything but a model."""
+    """Raise InputError for anything but a model."""
     if not isinstance(model, Model):
         raise InputError(
             f"model must be an lrpfast Model, not {type(model).__name__}; "
@@ -43,10 +44,10 @@ def check_model(model: Any) -> None:
 
 
 class AnalyzerCore:
-    """A model and an analyzer's settings, the plan made of them, and the compiled programs; below `lrpfast.Analyzer`.
+    """A model, the settings of an analyzer, their plan and the compiled programs; `lrpfast.Analyzer` is built on it.
 
-    It does not change. Of a model that leaves input sizes open it decides nothing: `fixed` gives the one that does,
-    and `analyze` and `explain` take it.
+    It is immutable. For a model with open input sizes it has no plan: `fixed` returns a core for given sizes,
+    which `analyze` and `explain` use.
 
     Parameters
     ----------
@@ -56,16 +57,16 @@ class AnalyzerCore:
     Attributes
     ----------
     is_open : bool
-        Whether the model leaves input sizes open; the attributes below are missing then.
+        Whether the model leaves input sizes open; if so, it has none of the attributes below.
     explained_model : Model
-        What is explained: up to the layer to start at, with batch normalization folded.
+        The explained part of the model: up to the start layer, with batch normalization folded.
     layout : IOLayout
     plan : Plan
     conserves : bool
         Whether the rules conserve relevance, so that growth is worth a warning.
     """
 
-    #: what `_prepare` derives from the rest: left out of pickles
+    #: The attributes that `_prepare` derives, which pickles omit.
     _derived = (
         *("assignment", "explained_model", "layout", "plan", "conserves"),
         *("_per_sample", "_programs", "_constant_start"),
@@ -74,13 +75,13 @@ class AnalyzerCore:
     def __init__(self, model: Model, settings: AnalyzerSettings) -> None:
         self.model, self.settings = model, settings
         self.is_open = model.is_open
-        self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # of an open model, one for each input size
-        self._data = 0  # bytes of a sample, where the data say its size
+        self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # for input sizes of an open model, and other starts
+        self._data = 0  # bytes of a sample, if the data determine its size
         if not self.is_open:
             self._prepare()
 
     def _prepare(self) -> None:
-        """Decide and compile everything, for a model whose shapes are all known."""
+        """Plan the model and compile its program; all shapes are known."""
         settings = self.settings
         explained, assignment = explained_part(
             self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start
@@ -101,14 +102,14 @@ class AnalyzerCore:
         self.conserves = conserves(self.plan)
         self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._programs = Programs(self.plan, settings)
-        self._constant_start: Start | None = None  # where the target is the same for every batch
+        self._constant_start: Start | None = None  # if the target is the same for every batch
         target = settings.target
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:
             self._constant_start, _ = as_start(target, 1, self.output_shape, settings.dtype, lambda: np.empty(0))
         elif target is not None:
             self.check_target(target)
 
-    # What was decided
+    # Properties
 
     @lazy_property
     def assignment(self) -> Assignment:
@@ -117,26 +118,26 @@ class AnalyzerCore:
 
     @property
     def input_shape(self) -> Any:
-        """One sample's shape; a list of them for several inputs."""
+        """The shape of one sample; a list of shapes for several inputs."""
         return (self.model if self.is_open else self.explained_model).input_shape
 
     @property
     def output_shape(self) -> Any:
-        """The shape, for one sample, of what is explained; a list of them for several outputs."""
+        """The shape of the explained output for one sample; a list of shapes for several outputs."""
         return (self.model if self.is_open else self.explained_model).output_shape
 
     @property
     def device(self) -> str:
-        """What it runs on: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
+        """The device: "cpu", or the GPUs, as "gpu:0, gpu:1"."""
         return backend(self.settings.device).name if self.is_open else self._programs.backend.name
 
     def describe_device(self) -> str:
-        """The device, on the CPU with its instruction set."""
+        """The device; for the CPU with its instruction set."""
         on = self._programs.backend
         return f"{on.name} {on.describe().get('instruction set', '')}".strip()
 
     def check_target(self, target: Any) -> None:
-        """InputError for what is no target of any batch."""
+        """Raise InputError for a target that is invalid for any batch."""
         shape = None
         if isinstance(target, Mapping) or len(self.layout.outputs) == 1:
             slot, target = self.layout.output(target)
@@ -146,13 +147,13 @@ class AnalyzerCore:
     # Copies: for input sizes, threads and other processes
 
     def fixed(self, x: Any) -> AnalyzerCore:
-        """The core for the sizes that these inputs have, where the model leaves them open; else itself."""
+        """The core for the sizes of these inputs, if the model leaves sizes open; else the core itself."""
         if not self.is_open:
             return self
         return self.for_shapes([np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])])
 
     def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:
-        """The core for inputs of these shapes; the last few are kept."""
+        """The core for inputs of these shapes; the most recent ones are kept."""
         key = tuple(shapes)
         variant = self._variants.get(key)
         if variant is None:
@@ -164,16 +165,28 @@ class AnalyzerCore:
             )
             variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
             variant._prepare()
-            for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy: other threads may be here too
+            for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy, because other threads may run this, too
+                self._variants.pop(old, None)
+            self._variants[key] = variant
+        return variant
+
+    def starting_at(self, layer: str) -> AnalyzerCore:
+        """The core whose explanations start at a hidden layer, from a starting relevance; the last few are kept."""
+        key = ("start", layer)
+        variant = self._variants.get(key)
+        if variant is None:
+            settings = replace(self.settings, start=layer, target=None, y_ref=None, rectify=False, default_target=None)
+            variant = AnalyzerCore(self.model, settings)
+            for old in list(self._variants)[: 1 - MAX_VARIANTS]:
                 self._variants.pop(old, None)
             self._variants[key] = variant
         return variant
 
     def for_one_task(self) -> AnalyzerCore:
-        """The core for one task of several at a time: on one thread, unless the caller said how many."""
+        """The core for one of several concurrent tasks: with one thread, unless the caller chose a number."""
         if self.settings.threads:
             return self
-        single = copy.copy(self)  # what is compiled is shared: it holds nothing of a run
+        single = copy.copy(self)  # compiled programs are shared: they have no state of a run
         single.settings = self.settings.with_threads(1)
         return single
 
@@ -202,15 +215,15 @@ class AnalyzerCore:
     def analyze(
         self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None, notes: Any = None
     ) -> Any:
-        """`Analyzer.analyze`; into ``output``, where given, also what the model's outputs are before a final softmax.
+        """`Analyzer.analyze`; also writes the model's outputs, before a final softmax, to ``output`` if given.
 
-        How relevance grew goes into ``notes`` where given, of every explanation; else it is warned of.
+        The growth of relevance in every explanation is appended to ``notes`` if given; else it may cause a warning.
         """
         if self.is_open:
             return self.fixed(x).analyze(x, target, out, output, notes)
         exact, notes = notes is not None, [] if notes is None else notes
         tensors, callers_out = is_tensor(x), out
-        if is_tensor(out):  # filled where it lies
+        if is_tensor(out):  # filled in place
             out = [as_array(o) for o in out] if self.layout.several else as_array(out)
         x = self._pack(x)
         samples, programs, settings = len(x), self._programs, self.settings
@@ -218,15 +231,17 @@ class AnalyzerCore:
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
         shape = (samples, *axes, *layout.row)
         result = empty_like(shape, dtype, x) if out is None or layout.several else check_out(out, shape, dtype, x)
-        compiled, kept = (programs.main, None) if output is None else programs.with_output()
-        whole = samples * self._per_sample <= 1 << 20  # a small batch is spared the slicing, a fair part of its time
+        compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
+        whole = (
+            samples * self._per_sample <= 1 << 20
+        )  # no slicing for a small batch, where it would take a considerable part of the time
         parts = (slice(0, samples),) if whole else programs.chunks(samples, self._per_sample * math.prod(axes))
         for part in parts:
             rows = x if whole else x[part]
             into = result if whole else result[part]
             if axes:
-                into = empty_like((*axes, *rows.shape), dtype, x)  # the run's own order: one target after another
-            keep = None if output is None or kept is None else {kept: output[part]}
+                into = empty_like((*axes, *rows.shape), dtype, x)  # the run's order: target by target
+            keep = None if output is None or output_buffer is None else {output_buffer: output[part]}
             part_start = start if whole else start.part(part)
             programs.run(compiled, rows, into, part.start, settings, part_start, keep, notes, exact)
             if axes:
@@ -248,7 +263,7 @@ class AnalyzerCore:
             return self.fixed(x).explain(x, target, layers)
         tensors, inputs = is_tensor(x), self._pack(x)
         start, axes = self._start(inputs, target)
-        x = to_host(inputs)  # the balance is computed there
+        x = to_host(inputs)  # the balance is computed on the host
         if axes:
             raise InputError("explain takes one target per sample; call it once for each column of targets")
         lowered, _ = self._programs.traced()
@@ -256,17 +271,17 @@ class AnalyzerCore:
         rows = np.empty((samples, *self.layout.row), dtype)
         output_rows = np.empty((samples, *self.layout.output_row), dtype)
         nodes = self.explained_model.nodes
-        shapes: list[Any] = [n.shape for n in nodes]  # fixed by now
+        shapes: list[Any] = [n.shape for n in nodes]  # no size is open here
         hidden = {i: np.empty((samples, *n), dtype) for i, n in enumerate(shapes)} if layers else {}
         figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
         notes: list[Any] = []
-        for part, piece, kept in self._traced_chunks(x, start, notes):
+        for part, piece, buffers in self._traced_chunks(x, start, notes):
             rows[part] = piece
-            output_rows[part] = kept[lowered.program.output].reshape(output_rows[part].shape)
+            output_rows[part] = buffers[lowered.program.output].reshape(output_rows[part].shape)
             for i, array in hidden.items():
-                array[part] = kept[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
+                array[part] = buffers[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
             for trace, figure in zip(lowered.layers, figures, strict=True):
-                figure.append(layer_balance(trace, kept, len(piece)))
+                figure.append(layer_balance(trace, buffers, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
         relevance = self.layout.unpack(like(rows, inputs))
         output = self.layout.unpack_output(like(output_rows, inputs))
@@ -310,18 +325,19 @@ class AnalyzerCore:
         return outputs
 
     def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
-        """Note how relevance, (samples, targets, …), grew, for a backend that does not: of a few samples, or of all."""
+        """Record how relevance, (samples, targets, …), grew, for a backend that does not, of some samples or all."""
         step = 1 if exact else max(1, -(-len(x) // MOST_JUDGED))
         for part in self._programs.chunks(len(x[::step]), self._per_sample * relevance.shape[1]):
-            chosen = slice(part.start * step, part.stop * step, step)
-            if len(rows := x[chosen]):
-                output = to_host(self._outputs(rows)).reshape(len(rows), -1)
-                note = judge(relevance[chosen], output, start.part(chosen), self.settings.rectify, step)
-                if note is not None:
-                    notes.append((chosen.start, note))
+            samples = slice(part.start * step, part.stop * step, step)
+            if len(rows := x[samples]):
+                # an explicit starting relevance needs no outputs
+                output = None if start.mode == "array" else to_host(self._outputs(rows)).reshape(len(rows), -1)
+                growth = judge(relevance[samples], output, start.part(samples), self.settings.rectify, step)
+                if growth is not None:
+                    notes.append((samples.start, growth))
 
     def _copy_into(self, result: np.ndarray, out: Any) -> None:
-        """Put the relevance into the caller's arrays, one for each input."""
+        """Copy the relevance to the caller's arrays, one for each input."""
         pieces = self.layout.unpack(result)
         if not isinstance(out, (list, tuple)) or len(out) != len(pieces):
             raise InputError(f"out must be a list of {len(pieces)} arrays, one for each input")
@@ -331,17 +347,17 @@ class AnalyzerCore:
     def _traced_chunks(
         self, x: np.ndarray, start: Start, notes: list[Any]
     ) -> Iterator[tuple[slice, np.ndarray, dict[int, np.ndarray]]]:
-        """Chunks of a traced run: (slice, relevance, kept buffers); ``notes`` of how relevance grew."""
+        """The chunks of a traced run: (slice, relevance, buffers); appends the growth of relevance to ``notes``."""
         lowered, compiled = self._programs.traced()
         sizes, dtype = lowered.program.sizes, self.settings.dtype
         kept_size = sum(sizes[b] for b in lowered.program.keep)
         for part in self._programs.chunks(len(x), self._per_sample + kept_size * dtype.itemsize):
             rows = x[part]
-            kept = {b: np.empty((len(rows), sizes[b]), dtype) for b in lowered.program.keep}
+            buffers = {b: np.empty((len(rows), sizes[b]), dtype) for b in lowered.program.keep}
             relevance = np.empty(rows.shape, dtype)
             part_start = start.part(part)
-            self._programs.run(compiled, rows, relevance, part.start, self.settings, part_start, kept, notes, True)
+            self._programs.run(compiled, rows, relevance, part.start, self.settings, part_start, buffers, notes, True)
             result = lowered.program.result
             assert result is not None
-            kept[result] = relevance.reshape(len(rows), sizes[result])
-            yield part, relevance, kept
+            buffers[result] = relevance.reshape(len(rows), sizes[result])
+            yield part, relevance, buffers

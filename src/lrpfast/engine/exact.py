@@ -1,4 +1,4 @@
-"""A digest of whatever decides a result, to its last bit: two that are equal explain alike."""
+"""A digest of everything that determines a result to its last bit: equal digests mean equal results."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from ..rules import Rule
 
 
 class IndistinctError(Exception):
-    """Something of which nothing tells it from another, such as an object with a state of its own; holds its words."""
+    """A value that cannot be compared, such as an object with a state of its own; the text describes it."""
 
 
 def exact(value: Any) -> str:
     """32 hexadecimal digits for numbers, texts, arrays, rules, functions, and containers of them.
 
-    A function is its code, defaults and enclosed variables, and the variables of its module that it names, in the
-    same way; what it uses of other packages is their name.
+    A function is represented by its code, defaults and enclosed variables, and by the variables of its module that it
+    names; objects of other packages by their names.
 
     Raises
     ------
     IndistinctError
-        Where the value holds an object that is none of these.
+        When the value contains any other object.
     """
     mark = hashlib.blake2b(digest_size=16)
     try:
         for part in _parts(value, {}):
-            mark.update(f"{len(part)}:".encode())  # so that no two sequences of parts are the same bytes
+            mark.update(
+                f"{len(part)}:".encode()
+            )  # with lengths, so that different sequences of parts differ in their bytes
             mark.update(part)
     except RecursionError:
         raise IndistinctError("an object that holds itself") from None
@@ -43,7 +45,7 @@ def exact(value: Any) -> str:
 
 
 def _parts(value: Any, numbers: dict[int, int]) -> Iterator[bytes | memoryview]:
-    """The bytes that say what a value is; ``seen`` numbers functions on the way, which may name themselves."""
+    """The bytes that identify a value; ``seen`` numbers the functions so far, which may refer to themselves."""
     if isinstance(value, np.ndarray) and (value.dtype.hasobject or value.dtype.kind == "T"):
         yield from _parts((value.shape, value.tolist()), numbers)
     elif isinstance(value, (np.ndarray, np.generic)):
@@ -81,11 +83,11 @@ def _parts(value: Any, numbers: dict[int, int]) -> Iterator[bytes | memoryview]:
 
 
 def _of_rule(rule: Rule) -> tuple[Any, ...]:
-    """A rule's parameters and, as another class may have the same name, what it does."""
+    """A rule's parameters and its definition, because another class may have the same name."""
     try:
         groups: Any = rule.groups()
     except RuleError:
-        groups = None  # no rule for layers with weights
+        groups = None  # not a rule for layers with weights
     return type(rule), [(f.name, getattr(rule, f.name)) for f in fields(rule)], groups
 
 
@@ -111,7 +113,7 @@ def _function(function: types.FunctionType, numbers: dict[int, int]) -> Iterator
 
 
 def _code(code: types.CodeType, numbers: dict[int, int]) -> Iterator[bytes | memoryview]:
-    """What a function's code does, but for where it stands in its file."""
+    """A function's code without its position in the file."""
     yield code.co_code
     yield from _parts([code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, code.co_flags], numbers)
     for constant in code.co_consts:
@@ -131,14 +133,14 @@ def _package(function: Callable[..., Any]) -> str:
 
 
 def _importable(value: Any) -> str | None:
-    """The name by which a module, or a function that is not written in Python, is found again; None for another."""
+    """The importable name of a module, or of a function that is not written in Python; None for anything else."""
     if inspect.ismodule(value):
         return value.__name__
     owner = getattr(value, "__self__", None)
     if not callable(value) or not (owner is None or inspect.ismodule(owner)):
         return None
     name = getattr(value, "__qualname__", getattr(value, "__name__", None))
-    for module in (getattr(value, "__module__", None), "numpy"):  # NumPy's ufuncs do not say where they are
+    for module in (getattr(value, "__module__", None), "numpy"):  # NumPy's ufuncs do not know their module
         if (
             isinstance(module, str)
             and module != "__main__"

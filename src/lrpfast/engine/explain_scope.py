@@ -1,4 +1,4 @@
-"""Which part of a model is explained, and what of it: the layer to start at, the reference value, the targets."""
+"""The scope of an explanation: the start layer, the reference value and the targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..rules.composites import Assignment
 
 
 def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
-    """The layer to explain, None for the output, and the target there, None where none was given."""
+    """The layer to explain, None for the output, and the target in it, None if none is given."""
     if isinstance(start, tuple):
         if len(start) != 2:
             raise InputError(f"start must be a layer, or a pair (layer, neuron), not {start!r}")
@@ -41,10 +41,10 @@ def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
 def explained_part(
     model: Model, assignment: Assignment, canonizes: bool, stripped: Sequence[str], start: Any
 ) -> tuple[Model, Assignment]:
-    """The model up to the layer to explain, as it is explained, and its layers' rules.
+    """The explained part of the model, which ends with the layer to explain, and the rules of its layers.
 
-    What ends the whole model is left out and batch normalization folded before the model is cut, not after, so that a
-    layer means the same whether an explanation begins there or comes by.
+    A final activation is left out and batch normalization is folded before the model is cut, so that a layer is the
+    same whether an explanation begins there or passes through it.
     """
     whole = model.without_output_activation(stripped)
     if canonizes:
@@ -57,9 +57,9 @@ def explained_part(
 
 
 def _passes_to_change(part: Model, bare: Model, rules: Assignment) -> bool:
-    """Whether relevance passes unchanged from a part's output to below the activation that ``bare`` lacks.
+    """Whether relevance passes unchanged from a part's output to the input of the activation that ``bare`` lacks.
 
-    Only then may it begin there, and mean the layer all the same.
+    Only then may the explanation begin there and still explain the layer.
     """
     last = max(i for i, node in enumerate(part.nodes) if node.layer is not bare.nodes[i].layer)
     at, passing = part.outputs[0], rules.activations.get(last, Pass())
@@ -94,16 +94,16 @@ def minus_reference(model: Model, y_ref: Any) -> Model:
     return with_layers(model, nodes)
 
 
-def rules_of(assignment: Assignment, kept: Sequence[int]) -> Assignment:
-    """The rules of some of a model's nodes, by their places among these."""
+def rules_of(assignment: Assignment, indices: Sequence[int]) -> Assignment:
+    """The rules of some of a model's nodes, by their positions in ``indices``."""
     return Assignment(
-        {position: assignment.rules[i] for position, i in enumerate(kept) if i in assignment.rules},
-        {position: assignment.activations[i] for position, i in enumerate(kept) if i in assignment.activations},
+        {position: assignment.rules[i] for position, i in enumerate(indices) if i in assignment.rules},
+        {position: assignment.activations[i] for position, i in enumerate(indices) if i in assignment.activations},
     )
 
 
 def explained_targets(start: Start, output: np.ndarray) -> np.ndarray | None:
-    """The output explained for each sample, where there is one."""
+    """The output explained for each sample, if there is one."""
     samples = len(output)
     rows = output.reshape(samples, math.prod(output.shape[1:]))
     first, size = start.window or (0, rows.shape[1])

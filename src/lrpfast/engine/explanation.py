@@ -1,4 +1,4 @@
-"""What `Analyzer.explain` gives: relevance, and what is needed to trust it."""
+"""The result of `Analyzer.explain`: relevance, and the figures that show whether to trust it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .balance import Conservation
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A batch's relevance with what is needed to trust it.
+    """A batch's relevance, with the output, the target and the balance of every layer.
 
     Attributes
     ----------
     relevance : array, shaped like the input
-        A list of them for a model with several inputs.
+        A list of arrays for a model with several inputs.
     output : array, shape (samples, *output_shape)
         The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
-        A list of them for a model with several outputs.
+        A list of arrays for a model with several outputs.
     target : array or None
-        The output explained for each sample (for several targets, their array; for
-        a pair, both), within the output that the target names; None when the start was an
-        array or a callable.
+        The index explained for each sample (for several targets, their array; for
+        a pair, both) in the selected output; None if the start is an array or a
+        callable.
     conservation : Conservation
         Where relevance went, layer by layer from the output down.
     layers : dict or None
-        Relevance of every layer's output, by the layer's name, when asked for. A batch normalization that is
-        folded away is one with its input: into the layer before it, which then has its output, or after it.
+        Relevance of every layer's output, by the layer's name, on request. A batch normalization that is folded
+        is identical to its input: folded into the layer before it, which then has its output, or after it.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class Explanation:
         return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
 
     def _head(self) -> str:
-        kept = "" if self.layers is None else f", {len(self.layers)} layers"
+        layers = "" if self.layers is None else f", {len(self.layers)} layers"
         arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
         shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
-        return f"relevance {shapes} {arrays[0].dtype}{kept}"
+        return f"relevance {shapes} {arrays[0].dtype}{layers}"

@@ -1,4 +1,4 @@
-"""What is said of relevance that grew, or vanished, between the output and the input."""
+"""Warnings for relevance that grew or vanished between the output and the input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import AmplificationWarning, VanishingWarning
 from ..kernels.growth import COUNTS, LEAST, MOST, Growth
-from ..rules import Gradient, Taylor
+from ..rules import AttnLRP, Gradient, Taylor
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ __all__ = ["COUNTS", "Growth", "callers_level", "conserves", "texts", "warn"]
 
 
 def conserves(plan: Plan) -> bool:
-    """Whether all rules hand on what they get, but for biases, stabilizers and zeros: else no growth is a surprise."""
-    return not any(isinstance(rule, (Gradient, Taylor)) for rule in plan.rules)
+    """Whether all rules conserve relevance, except for biases, stabilizers and zeros, so that growth is unexpected."""
+    return not any(isinstance(rule, (AttnLRP, Gradient, Taylor)) for rule in plan.rules)
 
 
 def callers_level() -> int:
@@ -33,7 +33,7 @@ def callers_level() -> int:
 
 
 def warn(growth: Growth, explanations: int, rectifies: bool, layers: Sequence[str] = ()) -> None:
-    """One warning for relevance that grew, in ``layers`` or as a whole; one for relevance that vanished."""
+    """Give one warning for relevance that grew, in ``layers`` or as a whole, and one for relevance that vanished."""
     if growth.amplified or layers:
         whole = amplified_text(growth, explanations)
         if layers:
@@ -49,7 +49,7 @@ def _of(growth: Growth, explanations: int) -> str:
     return f"{explanations:,} explanations" + (f", of which 1 in {growth.step} were looked at" * (growth.step > 1))
 
 
-#: What shows where relevance grew or went, where no sample is known.
+#: The expression that shows where relevance grew or went, if no sample is known.
 BALANCE = "explain(x[…]).conservation"
 
 
@@ -59,13 +59,13 @@ def _look(sample: int) -> str:
 
 
 def texts(growth: Growth, explanations: int, rectifies: bool) -> list[str]:
-    """Everything that is to be said, a text for each kind."""
+    """The texts of all warnings, one for each kind."""
     amplified = [amplified_text(growth, explanations)] if growth.amplified else []
     return amplified + vanished_texts(growth, explanations) + zero_texts(growth, explanations, rectifies)
 
 
 def amplified_text(growth: Growth, explanations: int) -> str:
-    """Of relevance that grew; without a sample where none is known, as over a whole data set."""
+    """The text for relevance that grew; without a sample if none is known, as for a whole data set."""
     factor, sample = growth.largest
     worst = f" ({f'{factor:,.3g}-fold in sample {sample}; ' if sample >= 0 else ''}{_look(sample)})"
     return (
@@ -77,7 +77,7 @@ def amplified_text(growth: Growth, explanations: int) -> str:
 
 
 def vanished_texts(growth: Growth, explanations: int) -> list[str]:
-    """Of explanations that hold next to nothing of the output."""
+    """The text for explanations that contain almost nothing of the output."""
     if not growth.vanished:
         return []
     share, sample = growth.smallest
@@ -90,7 +90,7 @@ def vanished_texts(growth: Growth, explanations: int) -> list[str]:
 
 
 def zero_texts(growth: Growth, explanations: int, rectifies: bool) -> list[str]:
-    """Of explanations that are zero everywhere, and why."""
+    """The text for explanations that are zero everywhere, with the reasons."""
     if not growth.zero:
         return []
     rest = growth.zero - growth.nothing - growth.negative

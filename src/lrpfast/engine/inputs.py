@@ -1,4 +1,4 @@
-"""Checks of what a caller passes: inputs, targets, output arrays, options."""
+"""Checks of the caller's arguments: inputs, targets, output arrays, options."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf3
 
 
 def check_precision(precision: Any) -> tuple[str, bool]:
-    """(dtype name, whether operands are rounded to TF32) of a precision's name."""
+    """(dtype name, whether operands are rounded to TF32) of a precision."""
     try:
         return PRECISIONS[precision]
     except (KeyError, TypeError):
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}") from None
 
 
-def check_flag(value: Any, what: str) -> bool:
-    """True or False, and nothing that only looks like it."""
+def check_flag(value: Any, name: str) -> bool:
+    """Return a bool; InputError for anything but True and False."""
     if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{what} must be True or False, not {value!r}")
+        raise InputError(f"{name} must be True or False, not {value!r}")
     return bool(value)
 
 
@@ -56,23 +56,23 @@ def check_range(input_range: Any) -> tuple[float, float] | None:
 
 
 def unmasked(x: Any) -> Any:
-    """A masked array as a plain one, NaN where it is masked (integers as floats then); anything else as it is."""
+    """A masked array as a plain one, with NaN where it is masked (integers become floats); anything else unchanged."""
     if type(x) is np.ndarray or not isinstance(x, np.ma.MaskedArray):
         return x
     if not np.ma.is_masked(x):
         return np.asarray(x.data)
-    if x.dtype.kind in "iub":  # as packed files are read
+    if x.dtype.kind in "iub":  # as in reading packed files
         x = x.astype(np.float32 if x.dtype.itemsize <= 2 else np.float64)
     elif x.dtype.kind != "f":
         raise TypeError(f"a masked array of {x.dtype}")
     return x.filled(np.nan)
 
 
-def as_real(x: Any, what: str) -> Any:
-    """x as an array of real numbers, not yet cast: CuPy's where x is on a GPU, else NumPy's; InputError for others."""
+def as_real(x: Any, name: str) -> Any:
+    """x as an array of real numbers, not yet cast: a CuPy array if x is on a GPU, else a NumPy array."""
     if isinstance(x, (str, bytes, os.PathLike)):
         raise InputError(
-            f"{what} must be an array of real numbers, not {x!r:.80}; np.load reads an .npy file, and Analyzer.stream "
+            f"{name} must be an array of real numbers, not {x!r:.80}; np.load reads an .npy file, and Analyzer.stream "
             "takes paths"
         )
     try:
@@ -85,36 +85,36 @@ def as_real(x: Any, what: str) -> Any:
     except LrpfastError:
         raise
     except (TypeError, ValueError, BufferError, RuntimeError) as error:
-        raise InputError(f"{what} cannot be made an array: {error}") from None
+        raise InputError(f"{name} cannot be made an array: {error}") from None
     if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
         if x.dtype.kind == "O":
             raise InputError(
-                f"{what} have dtype object (rows of different lengths, or None?); give an array of real numbers"
+                f"{name} have dtype object (rows of different lengths, or None?); give an array of real numbers"
             )
-        raise InputError(f"{what} must be real numbers, not dtype {x.dtype}")
+        raise InputError(f"{name} must be real numbers, not dtype {x.dtype}")
     return x
 
 
-def as_batch(x: Any, shape: tuple[int, ...], what: str = "inputs") -> Any:
-    """x as an array of samples of the given shape, real and not yet cast: CuPy's where x is on a GPU, else NumPy's.
+def as_batch(x: Any, shape: tuple[int, ...], name: str = "inputs") -> Any:
+    """x as an array of samples of the given shape, real and not yet cast, as in `as_real`.
 
     Raises
     ------
     InputError
-        For anything that does not hold real numbers.
+        For anything but real numbers.
     ShapeError
-        For a wrong rank or width; says what was expected and what came.
+        For a wrong shape.
     """
-    x = as_real(x, what)
+    x = as_real(x, name)
     if x.shape[1:] != shape and not fits(x.shape[1:], shape) or x.ndim == 0:
         expected = f"(samples, {', '.join(map(str, shape))})"
         hint = "; for one sample add the batch axis: x[None]" if x.shape == shape else _other_layout(x.shape, shape)
-        raise ShapeError(f"{what} must have shape {expected}, not {x.shape}{hint}")
+        raise ShapeError(f"{name} must have shape {expected}, not {x.shape}{hint}")
     return x
 
 
 def _other_layout(got: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
-    """What to do where samples have their channels first in place of last, or the other way round."""
+    """Advice for samples with channels first in place of last, or the other way round."""
     if len(got) != len(shape) + 1 or len(shape) < 2:
         return ""
     last, first = (0, *range(2, len(got)), 1), (0, len(got) - 1, *range(1, len(got) - 1))
@@ -125,7 +125,7 @@ def _other_layout(got: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: Any) -> Any:
-    """The caller's output array, if relevance can be written into it: on the host, or on the GPU that x is on."""
+    """The caller's output array, if relevance can be written to it: on the host, or on the GPU of x."""
     if on_device(x) and not (on_device(out) and out.device.id == x.device.id):
         raise InputError(f"out must be a CuPy array on gpu:{x.device.id}, as the inputs are, not {type(out).__name__}")
     if not on_device(x) and not isinstance(out, np.ndarray):
@@ -144,7 +144,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, x: Any) -> Any:
 
 
 def own(value: Any) -> Any:
-    """A target or a reference value with its arrays copied, so that what becomes of the caller's changes nothing."""
+    """A target or a reference value with copies of its arrays, which the caller cannot change."""
     if isinstance(value, Mapping):
         return {key: own(v) for key, v in value.items()}
     if type(value) in (list, tuple):
@@ -157,7 +157,7 @@ def own(value: Any) -> Any:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it speaks of itself as an array, NumPy's or another library's."""
+    """Whether a value is an array of NumPy or another library."""
     return hasattr(value, "__array__") or hasattr(value, "__dlpack__")
 
 
@@ -165,7 +165,7 @@ TARGETS = "target must be 'max', 'all', an index, an array or a callable"
 
 
 def check_target(target: Any, shape: tuple[int, ...] | None = None) -> None:
-    """InputError for what is no target whatever the inputs are: of any model, or of outputs of a shape."""
+    """Raise InputError for a target that is invalid for any inputs: of any model, or for outputs of a shape."""
     if isinstance(target, (bool, np.bool_)):
         raise InputError("target must not be True or False")
     known = isinstance(target, (str, int, np.integer, tuple, list, Mapping)) or callable(target) or is_array(target)
@@ -188,9 +188,9 @@ def _are_indices(values: tuple[Any, ...]) -> bool:
 
 
 def _as_pair(target: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int]:
-    """The two outputs, counted flat, whose difference a tuple means.
+    """The flat indices of the two outputs whose difference a tuple selects.
 
-    On outputs of one axis two numbers, on others two full indices: two numbers could be one output's index.
+    For outputs with one axis two numbers, for others two full indices: two numbers could be the index of one output.
     """
     size = math.prod(shape)
     if len(target) == 2 and all(isinstance(t, tuple) and len(t) == len(shape) and _are_indices(t) for t in target):
@@ -207,7 +207,8 @@ def _as_pair(target: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int]
         )
     else:
         raise InputError(
-            f"target {target!r} does not say what to explain of outputs of shape {shape}: {_ways(target, shape)}"
+            f"target {target!r} does not say what to explain of outputs of shape {shape}: "
+            f"{_alternatives(target, shape)}"
         )
     if a == b:
         raise InputError(f"target {target!r} is an output's difference with itself")
@@ -218,27 +219,27 @@ def _inside(index: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
     return len(index) == len(shape) and all(0 <= i < n for i, n in zip(index, shape, strict=True))
 
 
-def _ways(target: tuple[Any, ...], shape: tuple[int, ...]) -> str:
-    """How to write what a tuple may mean on outputs of several axes."""
-    ways = []
+def _alternatives(target: tuple[Any, ...], shape: tuple[int, ...]) -> str:
+    """The targets that a tuple may mean for outputs with several axes."""
+    texts = []
     if _are_indices(target) and _inside(target, shape):
         index = [int(t) for t in target]
-        ways.append(f"output {index}, as captum reads it, is target={int(np.ravel_multi_index(index, shape))}")
+        texts.append(f"output {index}, as captum reads it, is target={int(np.ravel_multi_index(index, shape))}")
     if len(target) == 2 and _are_indices(target) and all(0 <= t < math.prod(shape) for t in target):
         a, b = (tuple(int(i) for i in np.unravel_index(int(t), shape)) for t in target)
         written = "-".join(",".join(map(str, index)) for index in (a, b))
-        ways.append(
+        texts.append(
             f"the difference of outputs {target[0]} and {target[1]}, counted flat, is target={(a, b)} "
             f"(--target {written})"
         )
-    if not ways:
+    if not texts:
         first = (0,) * len(shape)
         last = tuple(n - 1 for n in shape)
-        ways.append(
+        texts.append(
             f"one output is its index, counted flat from 0 to {math.prod(shape) - 1}; a difference is a pair of full "
             f"indices, as {(last, first)}"
         )
-    return "; ".join(ways)
+    return "; ".join(texts)
 
 
 def _check_index(value: int, size: int) -> int:
@@ -254,14 +255,14 @@ def as_start(
     dtype: np.dtype,
     output: Callable[[], np.ndarray],
 ) -> tuple[Start, tuple[int, ...]]:
-    """How an explanation begins, from what the caller calls its target.
+    """The starting relevance for the caller's target.
 
     Parameters
     ----------
     target
         "max", "all", an integer, one integer per sample, a (samples, k) integer
-        array, a pair of integers or of full indices, a float array shaped like the output, or a
-        callable that makes such an array of the output.
+        array, a pair of integers or of full indices, a float array shaped like the output or (samples, k, *output),
+        or a callable that makes such an array of the output.
     samples, shape
         The batch size and one sample's output shape.
     dtype
@@ -297,7 +298,7 @@ def as_start(
                 raise InputError(f"{TARGETS}, not {array}")
             return as_start(int(array), samples, shape, dtype, output)
     if array.shape == (0,) and samples == 0:
-        array = array.astype(np.int64)  # one target for each of no samples
+        array = array.astype(np.int64)  # one target for each sample of an empty batch
     if array.dtype.kind in "iu":
         if array.ndim not in (1, 2) or array.shape[0] != samples or 0 in array.shape[1:]:
             raise ShapeError(
@@ -310,25 +311,29 @@ def as_start(
         k = array.shape[1] if array.ndim == 2 else 1
         return Start("index", targets, step=k, count=k), (k,) if array.ndim == 2 else ()
     if array.dtype.kind == "f":
-        if array.shape != (samples, *shape):
+        several = array.ndim == len(shape) + 2 and array.shape[:1] + array.shape[2:] == (samples, *shape)
+        if array.shape != (samples, *shape) and not (several and array.shape[1]):
             labels = array.shape == (samples,) and bool((array == np.rint(array)).all())
             raise ShapeError(
-                f"a starting relevance must have the output's shape {(samples, *shape)}, not {array.shape}"
+                f"a starting relevance must have the output's shape {(samples, *shape)}, or ({samples}, k, "
+                f"{', '.join(map(str, shape))}) for k explanations of each sample, not {array.shape}"
                 + ("; classes are whole numbers: target.astype(int)" if labels else "")
             )
         if not np.isfinite(array).all():
             position = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise InputError(f"the starting relevance is not finite at {position}: {array[position]}")
         with np.errstate(over="ignore"):
-            return Start("array", array=np.require(array, dtype, ["C", "A"])), ()
+            rows = np.require(array, dtype, ["C", "A"])
+        count = array.shape[1] if several else 1
+        return Start("array", count=count, array=rows), (count,) if several else ()
     raise InputError(f"{TARGETS}, not dtype {array.dtype}")
 
 
-def _target_array(value: Any, what: str) -> np.ndarray:
+def _target_array(value: Any, name: str) -> np.ndarray:
     """A target as an array on the host."""
     try:
         return to_host(as_array(value))
     except (TypeError, ValueError) as error:
         if isinstance(error, LrpfastError):
             raise
-        raise InputError(f"{what} cannot be made an array: {error}") from None
+        raise InputError(f"{name} cannot be made an array: {error}") from None

@@ -1,6 +1,6 @@
-"""A model's inputs and outputs as the engine runs them: one row of values for each sample.
+"""The layout of a model's inputs and outputs: one row of values for each sample.
 
-Several inputs lie one after the other in a row, and so do several outputs.
+Several inputs are adjacent in a row, and so are several outputs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class IOSlot:
-    """One input or output; ``entries`` is the size of the embedding that an input's indices go to, if any."""
+    """One input or output; ``entries`` is the size of the embedding that an input indexes, if any."""
 
     name: str
     shape: Shape
@@ -49,8 +49,8 @@ def _layout(model: Model, nodes: Sequence[int], entries: dict[int, int]) -> tupl
 
 
 def _embedded(model: Model) -> dict[int, int]:
-    """Inputs whose values are indices, with the number of entries that they may name."""
-    source = {i: i for i in model.inputs}  # the input that a node hands on unchanged
+    """The inputs whose values are indices, with the number of entries of their embedding."""
+    source = {i: i for i in model.inputs}  # the input that a node passes on unchanged
     entries: dict[int, int] = {}
     for i, node in enumerate(model.nodes):
         if node.inputs and node.layer.identity and node.inputs[0] in source:
@@ -67,7 +67,7 @@ class IOLayout:
     def __init__(self, model: Model) -> None:
         self.inputs = _layout(model, model.inputs, _embedded(model))
         self.outputs = _layout(model, model.outputs, {})
-        #: one sample's shape as the engine runs it
+        #: The shape of one row.
         self.row: Shape = self.inputs[0].shape if len(self.inputs) == 1 else (sum(p.size for p in self.inputs),)
         self.output_row: Shape = (
             self.outputs[0].shape if len(self.outputs) == 1 else (sum(p.size for p in self.outputs),)
@@ -79,13 +79,13 @@ class IOLayout:
         return len(self.inputs) > 1
 
     def pack(self, x: Any) -> Any:
-        """The inputs as one array of rows, checked and, where there is one input, not yet cast."""
+        """The checked inputs as one array of rows; a single input is not yet cast."""
         if not self.several:
             return self._checked(x, self.inputs[0], "inputs")
         if isinstance(x, Mapping) or not isinstance(x, (list, tuple)) or len(x) != len(self.inputs):
             names = ", ".join(p.name for p in self.inputs)
-            given = f"{len(x)}" if isinstance(x, (list, tuple)) else type(x).__name__
-            raise InputError(f"the model takes a list of {len(self.inputs)} inputs ({names}), not {given}")
+            description = f"{len(x)}" if isinstance(x, (list, tuple)) else type(x).__name__
+            raise InputError(f"the model takes a list of {len(self.inputs)} inputs ({names}), not {description}")
         arrays = [self._checked(a, p, f"input {p.name!r}") for a, p in zip(x, self.inputs, strict=True)]
         if len({len(a) for a in arrays}) > 1:
             counts = ", ".join(f"{p.name}: {len(a)}" for a, p in zip(arrays, self.inputs, strict=True))
@@ -97,15 +97,15 @@ class IOLayout:
         return module_of(rows[0]).concatenate([r.astype(dtype, copy=False) for r in rows], 1)
 
     @staticmethod
-    def _checked(x: Any, port: IOSlot, what: str) -> Any:
-        array = as_batch(x, port.shape, what)
+    def _checked(x: Any, port: IOSlot, name: str) -> Any:
+        array = as_batch(x, port.shape, name)
         if port.entries is not None:
             with np.errstate(invalid="ignore"):
                 wrong = (array != np.floor(array)) | (array < 0) | (array >= port.entries)
             if wrong.any():
                 position = tuple(int(i) for i in np.argwhere(to_host(wrong))[0])
                 raise SampleError(
-                    f"{{where}} of {what} is {array[position]}: an embedding of {port.entries} entries takes "
+                    f"{{where}} of {name} is {array[position]}: an embedding of {port.entries} entries takes "
                     f"whole numbers from 0 to {port.entries - 1}",
                     position[0],
                     position[1:],
@@ -113,11 +113,11 @@ class IOLayout:
         return array
 
     def unpack(self, rows: np.ndarray) -> Any:
-        """Rows of all inputs as the caller knows them: an array, or a list of arrays where there are several."""
+        """Split rows into inputs: an array, or a list of arrays for several inputs."""
         return self._split(rows, self.inputs, rows.ndim - 1)
 
     def unpack_output(self, rows: np.ndarray) -> Any:
-        """Rows of all outputs as the caller knows them."""
+        """Split rows into outputs: an array, or a list of arrays for several outputs."""
         return self._split(rows, self.outputs, 1)
 
     @staticmethod
@@ -129,7 +129,7 @@ class IOLayout:
         return [contiguous(rows[..., p.first : p.first + p.size]).reshape(*before, *p.shape) for p in ports]
 
     def output(self, target: Any) -> tuple[IOSlot, Any]:
-        """The output that a target speaks of, and the target there."""
+        """The output that a target selects, and the target in it."""
         if isinstance(target, Mapping):
             if len(target) != 1:
                 raise InputError(f"target names one output, as {{name: target}}, not {len(target)}")
@@ -150,16 +150,16 @@ class IOLayout:
         return ", ".join(repr(p.name) for p in self.outputs)
 
     def start_in_row(self, start: Start, port: IOSlot) -> Start:
-        """A start made for one output, in the row of all outputs."""
+        """A start for one output, in the row of all outputs."""
         if len(self.outputs) == 1:
             return start
         if start.mode in ("max", "all"):
             return Start(start.mode, window=(port.first, port.size))
         if start.mode == "array":
             assert start.array is not None
-            rows = np.zeros((len(start.array), *self.output_row), start.array.dtype)
-            rows[:, port.first : port.first + port.size] = start.array.reshape(len(rows), port.size)
-            return Start("array", array=rows, window=(port.first, port.size))
+            rows = np.zeros((len(start.array), start.count, *self.output_row), start.array.dtype)
+            rows[..., port.first : port.first + port.size] = start.array.reshape(len(rows), start.count, port.size)
+            return Start("array", count=start.count, array=rows, window=(port.first, port.size))
         assert start.targets is not None
         window = (port.first, port.size)
         return Start(start.mode, start.targets + port.first, start.step, start.count, window=window)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from ..kernels import Backend
-from ..kernels.ops import Accumulate, Copy, InitRelevance, MaskNaN, RestoreNaN, Strided
+from ..kernels.ops import Accumulate, Copy, InitRelevance, MaskNaN, RestoreNaN, Scatter, Strided
 from ..kernels.program import Program
-from . import activation_ops, linear_ops, nonlinear_ops
-from .plan import FunctionPlan, LinearPlan, Plan
+from ..rules.sides import carries_relevance
+from . import activation_ops, attention_ops, linear_ops, nonlinear_ops
+from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan
 from .program_builder import ProgramBuilder
 from .trace import LayerTrace
 
@@ -79,7 +83,7 @@ def _forward(builder: ProgramBuilder) -> int:
         elif isinstance(step, FunctionPlan):
             buffers[step.output] = activation_ops.forward(builder, step, sources[0])
         else:
-            buffers[step.output] = nonlinear_ops.forward(builder, step, sources)
+            buffers[step.output] = _family(step).forward(builder, step, sources)
     if len(builder.outputs) > 1:
         out = builder.buffer(sum(builder.plan.sizes[v] for v in builder.outputs))
         builder.forward.extend(_joined(builder, [buffers[v] for v in builder.outputs], out))
@@ -119,8 +123,16 @@ def _joined(builder: ProgramBuilder, sources: Sequence[int], out: int) -> list[S
     return operations
 
 
+def _family(step: LayerPlan) -> Any:
+    """The module that knows the layer."""
+    return attention_ops if type(step.layer) in attention_ops.ATTENTION_OPS else nonlinear_ops
+
+
 def _backward(builder: ProgramBuilder, start: int) -> dict[int, int]:
-    """Append the backward pass; returns the buffer of each value's relevance."""
+    """Append the backward pass; returns the buffer of each value's relevance.
+
+    Where no relevance comes, as to attention's weights under a conservative rule and to masks, nothing is computed.
+    """
     contributions: dict[int, list[int]] = {}  # to each value's relevance, from the layers above it
     if len(builder.outputs) == 1:
         contributions[builder.outputs[0]] = [start]
@@ -131,20 +143,36 @@ def _backward(builder: ProgramBuilder, start: int) -> dict[int, int]:
             contributions.setdefault(v, []).append(builder.buffer(size))
             builder.backward.append(Strided(start, contributions[v][-1], 1, size, first))
             first += size
+    carries = {
+        v: carried for v, carried in zip(builder.plan.values, carries_relevance(builder.plan.model), strict=True)
+    }
     relevance: dict[int, int] = {}
     for step in reversed(builder.plan.steps):
+        if step.output not in contributions:
+            if builder.trace:
+                relevance[step.output] = _nothing(builder, step.output)
+            continue
         r = relevance[step.output] = _accumulated(builder, contributions[step.output])
+        outs: Sequence[int | None]
         if isinstance(step, LinearPlan):
             outs = linear_ops.backward(builder, step, r)
         elif isinstance(step, FunctionPlan):
             outs = [activation_ops.backward(builder, step, r)]
         else:
-            outs = nonlinear_ops.backward(builder, step, r, builder.buffers[step.output])
+            outs = _family(step).backward(builder, step, r, builder.buffers[step.output])
         for v, out in zip(step.inputs, outs, strict=True):
-            contributions.setdefault(v, []).append(out)
+            if out is not None and carries.get(v, True):
+                contributions.setdefault(v, []).append(out)
     for v in builder.inputs:
-        relevance[v] = _accumulated(builder, contributions[v])
+        relevance[v] = _accumulated(builder, contributions[v]) if v in contributions else _nothing(builder, v)
     return relevance
+
+
+def _nothing(builder: ProgramBuilder, value: int) -> int:
+    """A buffer of zeros, for a value that no relevance reaches."""
+    out = builder.buffer(builder.plan.sizes[value])
+    builder.backward.append(Scatter(0, out, np.full(builder.sizes[0], -1, np.int64)))
+    return out
 
 
 def _accumulated(builder: ProgramBuilder, contributions: Sequence[int]) -> int:

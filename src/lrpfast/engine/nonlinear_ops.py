@@ -62,7 +62,7 @@ from ..model.layers import (
     Where,
     ZeroPad,
 )
-from ..rules import Detached, Gradient, Pass
+from ..rules import Detached, Gradient, Pass, Rule
 from . import recurrent_ops
 from .operators import windows
 from .plan import LayerPlan
@@ -265,20 +265,30 @@ def _multiply(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) 
     return out
 
 
-def _multiply_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+def sides_of(rule: Rule, count: int) -> tuple[int, ...]:
+    """The factors of a product that get relevance: a composite has given them numbers."""
+    to = rule.to  # type: ignore[attr-defined]
+    return tuple(range(count)) if to == "each" else to
+
+
+def _multiply_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     factors: list[int] = builder.state[step.output]
     size = math.prod(step.shape)
-    outs = []
-    for k in range(len(factors)):
-        outs.append(builder.buffer(size))
-        if isinstance(step.rule, Gradient):
-            builder.backward.append(MultiplyOp((r, *factors[:k], *factors[k + 1 :]), outs[-1]))
+    gradient = isinstance(step.rule, Gradient)
+    sides = range(len(factors)) if gradient else sides_of(step.rule, len(factors))
+    outs: list[int | None] = []
+    for k, shape in enumerate(step.shapes):
+        if k not in sides:
+            outs.append(None)
             continue
-        share = Share(0, "1", 1.0 / len(factors))
-        builder.backward.append(builder.elementwise(r, r, outs[-1], share))
-    result = _shrink_all(builder, step, outs)
-    builder.note(step, r, result, remainder=isinstance(step.rule, Gradient))
-    return result
+        out = builder.buffer(size)
+        if gradient:
+            builder.backward.append(MultiplyOp((r, *factors[:k], *factors[k + 1 :]), out))
+        else:
+            builder.backward.append(builder.elementwise(r, r, out, Share(0, "1", 1.0 / len(sides))))
+        outs.append(builder.shrink(out, stretched(shape, step.shape), math.prod(shape)))
+    builder.note(step, r, [out for out in outs if out is not None], remainder=gradient)
+    return outs
 
 
 def _last(shape: Fixed, axis: int) -> np.ndarray | None:
@@ -308,24 +318,29 @@ def _dot(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> in
     return out
 
 
-def _dot_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+def _dot_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     (a, b), z, m, n, k, axes = builder.state[step.output]
-    outs = [builder.buffer(m * k), builder.buffer(n * k)]
+    outs: list[int | None] = [builder.buffer(m * k), builder.buffer(n * k)]
     groups: tuple[Any, ...] = ()
     if isinstance(step.rule, Gradient):
         flipped = [builder.permuted(b, (n, k)), builder.permuted(r, (m, n)), builder.permuted(a, (m, k))]
-        builder.backward.append(DotOp(r, flipped[0], outs[0], m, k, n))
-        builder.backward.append(DotOp(flipped[1], flipped[2], outs[1], n, k, m))
+        builder.backward.append(DotOp(r, flipped[0], outs[0], m, k, n))  # type: ignore[arg-type]
+        builder.backward.append(DotOp(flipped[1], flipped[2], outs[1], n, k, m))  # type: ignore[arg-type]
     else:
         s, group = builder.divided(r, z, m * n, step.rule.stabilizer)  # type: ignore[attr-defined]
         groups = (group,)
-        builder.backward.append(DotBack(a, b, s, outs[0], m, n, k, 0.5))
-        builder.backward.append(DotBack(b, a, s, outs[1], n, m, k, 0.5, transposed=True))
+        sides = sides_of(step.rule, 2)
+        for side, (x, other, rows, between) in enumerate(((a, b, m, n), (b, a, n, m))):
+            if side in sides:
+                shape = (rows, between, k, 1.0 / len(sides), side == 1)
+                builder.backward.append(DotBack(x, other, s, outs[side], *shape))  # type: ignore[arg-type]
+            else:
+                outs[side] = None
     result = [
-        builder.shrink(out, _last(shape, axis), math.prod(shape))
+        None if out is None else builder.shrink(out, _last(shape, axis), math.prod(shape))
         for out, shape, axis in zip(outs, step.shapes, axes, strict=True)
     ]
-    builder.note(step, r, result, groups, remainder=isinstance(step.rule, Gradient))
+    builder.note(step, r, [out for out in result if out is not None], groups, remainder=isinstance(step.rule, Gradient))
     return result
 
 
@@ -381,7 +396,7 @@ _EXTREMUM = (_extremum, _extremum_back)
 _POOL = (_max_pool, _max_pool_back)
 _NORMALIZE = (_normalize, _normalize_back)
 
-NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[int]]]] = {
+NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., Sequence[int | None]]]] = {
     **dict.fromkeys(_INDEX, _MOVE),
     Concat: (_concat, _concat_back),
     Embedding: (_embedding, _embedding_back),
@@ -408,7 +423,7 @@ def forward(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) ->
     return NONLINEAR_OPS[type(step.layer)][0](builder, step, sources)
 
 
-def backward(builder: ProgramBuilder, step: LayerPlan, r: int, y: int) -> list[int]:
+def backward(builder: ProgramBuilder, step: LayerPlan, r: int, y: int) -> Sequence[int | None]:
     """Append a layer's backward pass; returns the relevance of each input.
 
     Under a proportional rule a layer that only hands values on hands on R · y / (y + stabilizer).
@@ -422,5 +437,5 @@ def backward(builder: ProgramBuilder, step: LayerPlan, r: int, y: int) -> list[i
     scaled = builder.buffer(size)
     builder.backward.append(builder.elementwise(s, y, scaled, Share(0, "x")))
     outs = back(builder, step, scaled)
-    builder.note(step, r, outs, (traced,))
+    builder.note(step, r, [out for out in outs if out is not None], (traced,))
     return outs

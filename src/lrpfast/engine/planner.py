@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError, RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Concat, Dot, Embedding, Maximum, Minimum, Multiply, Where
+from ..model.layers import Activation, Concat, Dot, Embedding, MatMul, Maximum, Minimum, Multiply, Where
 from ..rules import Gradient, Pass
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, role
@@ -92,8 +92,8 @@ def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[
             keeps = keeps or (layer.is_plain_relu and (after or isinstance(rule, Gradient)))
         elif unit.operator is not None:
             keeps = not isinstance(rule, Pass) and rule.multiplies_input
-        elif isinstance(layer, (Multiply, Dot)):
-            keeps = isinstance(layer, Dot) and not isinstance(rule, Gradient)
+        elif isinstance(layer, (Multiply, Dot, MatMul)):
+            keeps = not isinstance(layer, Multiply) and not isinstance(rule, Gradient)
         elif isinstance(layer, (Maximum, Minimum, Where, Concat, Embedding)) or role(layer) is ROUTE:
             keeps = after or not isinstance(rule, (Pass, Gradient))
         else:

@@ -1,4 +1,4 @@
-"""What an analyzer does, in words: for the attributes of files, and to see whether two runs agree."""
+"""The provenance of explanations as text: for the attributes of files, and to compare runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .core import AnalyzerCore
 
 
 def array_text(array: np.ndarray) -> str:
-    """``array (3,) float64 0f3a…``: enough to tell it from another."""
+    """``array (3,) float64 0f3a…``: a description with a digest."""
     array = np.ascontiguousarray(array)
     if array.size == 1 and array.dtype.kind in "fiub":
         return digits(array.item()) if array.dtype.kind == "f" else str(array.item())
@@ -23,7 +23,7 @@ def array_text(array: np.ndarray) -> str:
 
 
 def target_text(target: Any) -> str:
-    """A target as `Analyzer` takes it, in words; a callable by its name."""
+    """A target of `Analyzer` as text; a callable by its name."""
     if isinstance(target, dict):
         return "; ".join(f"{key}: {target_text(value)}" for key, value in target.items())
     if callable(target):
@@ -36,7 +36,7 @@ def target_text(target: Any) -> str:
 
 
 def rule_text(rule: Rule) -> str:
-    """A rule with all of its parameters, defaults included: ``epsilon(epsilon=1e-06, bias=absorb)``."""
+    """A rule with all of its parameters, including defaults: ``epsilon(epsilon=1e-06, bias=absorb)``."""
     shown = []
     for f in fields(rule):
         value = getattr(rule, f.name)
@@ -46,13 +46,13 @@ def rule_text(rule: Rule) -> str:
     return f"{rule.name}({', '.join(shown)})" if shown else rule.name
 
 
-def _canonized(canonize: bool, kept: list[str]) -> str:
-    """Whether batch normalization is folded, and which is not since it has a rule of its own."""
-    return "false" if not canonize else "true" + (f", but {', '.join(kept)}" if kept else "")
+def _canonized(canonize: bool, names: list[str]) -> str:
+    """Whether batch normalization is folded, and the names of those that are not."""
+    return "false" if not canonize else "true" + (f", but {', '.join(names)}" if names else "")
 
 
 def deciding(core: AnalyzerCore) -> tuple[Any, ...]:
-    """Everything but model and target that decides an analyzer's relevances, as objects: for `exact`."""
+    """The objects, besides model and target, that determine an analyzer's relevances, for `exact`."""
     settings, assignment = core.settings, core.assignment
     rules = sorted(assignment.rules.items()), sorted(assignment.activations.items())
     options = settings.start, settings.y_ref, settings.input_range, settings.rectify, settings.mask_nan
@@ -60,7 +60,7 @@ def deciding(core: AnalyzerCore) -> tuple[Any, ...]:
 
 
 def record(core: AnalyzerCore) -> dict[str, str]:
-    """How an analyzer explains: model and its digest, every layer's rule, precision, and the options."""
+    """The provenance of an analyzer's explanations: model, digest, every layer's rule, precision and options."""
     model, settings, assignment = core.model, core.settings, core.assignment
     bare = model if settings.start is not None else model.without_output_activation(settings.stripped)
     activated = {i for i, node in enumerate(bare.nodes) if getattr(node.layer, "activation", None) is not None}

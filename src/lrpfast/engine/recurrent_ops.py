@@ -62,15 +62,19 @@ def _recurrence(step: LayerPlan) -> Recurrence:
     states = [getattr(layer, name, None) for name in ("initial_h", "initial_c")]
     initial = [np.zeros(layer.units) if state is None else state.astype(np.float64) for state in states]
     functions = [getattr(layer, f"{name}_activation", None) for name in ("cell", "gate", "output")]
+    cell_function, gate_function, output_function = map(_function, functions)
     return Recurrence(
-        cell,
-        step.shapes[0][0],
-        weights,
-        bias,
-        candidate,
-        candidate_bias,
-        *initial,
-        *map(_function, functions),
+        cell=cell,
+        steps=step.shapes[0][0],
+        weights=weights,
+        bias=bias,
+        candidate=candidate,
+        candidate_bias=candidate_bias,
+        initial_h=initial[0],
+        initial_c=initial[1],
+        cell_function=cell_function,
+        gate_function=gate_function,
+        output_function=output_function,
         backwards=layer.go_backwards,
         sequences=layer.return_sequences,
         time_order=layer.time_order,
@@ -90,7 +94,8 @@ def recur(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> i
     h, c = (*rest, None, None)[:2]
     out = builder.buffer(math.prod(step.shape))
     state = builder.buffer(recurrence.state_size) if builder.explains else None
-    builder.forward.append(Recur(sources[0], mask, h, c, out, state, recurrence))
+    scratch = builder.buffer(recurrence.scratch_size)
+    builder.forward.append(Recur(sources[0], mask, h, c, out, state, scratch, recurrence))
     builder.state[step.output] = (sources[0], mask, state, recurrence)
     return out
 
@@ -104,7 +109,8 @@ def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     states = [builder.buffer(layer.units) for _ in layer.states] if layer.takes_state else []
     account = builder.buffer(recurrence.steps * ACCOUNT) if builder.trace else None
     out_h, out_c = (*states, None, None)[:2]
-    builder.backward.append(RecurBack(x, mask, state, r, out, out_h, out_c, account, recurrence))
+    scratch = builder.buffer(recurrence.scratch_size)
+    builder.backward.append(RecurBack(x, mask, state, r, out, out_h, out_c, account, scratch, recurrence))
     builder.note(step, r, (out, *states), steps=None if account is None else StepsTrace(account, out, recurrence))
     masks = [_zeros(builder, r, recurrence.steps)] if layer.takes_mask else []
     return [out, *masks, *states]

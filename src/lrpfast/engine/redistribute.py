@@ -35,22 +35,22 @@ def redistribute(
     ----------
     rule : Rule or str
     layer : Layer
-        Its activation, if it has one, passes relevance on.
+        If it has an activation, the activation passes relevance on.
     x : array, shape (samples, *input_shape)
         A list of arrays for a layer with several inputs.
     relevance : array, shape (samples, *output_shape)
-        Of the layer's output, its activation included.
+        The relevance of the layer's output, after its activation.
     device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
     precision : {"float32", "float64", "tf32"}, optional
-        When None, float64 for a float64 x (or one of several) and float32 for any other, whatever the dtype of
-        ``relevance`` is. `Analyzer` always has float32 by default.
+        When None, float64 if x (or one of several) is float64, else float32, for any dtype of ``relevance``. (The
+        default of `Analyzer` is always float32.)
     threads : int, optional
         As in `Analyzer`.
 
     Returns
     -------
     array, shaped like x
-        A list of arrays for a layer with several inputs. PyTorch's, CuPy's or NumPy's, as x is.
+        A list of arrays for a layer with several inputs. Of PyTorch, CuPy or NumPy, as x.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the caller of an analyzer decides, checked and copied once."""
+"""The settings of an analyzer, checked and copied once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .explain_scope import start_and_target
 from .inputs import check_flag, check_memory, check_precision, check_range, own
 from .threads import check_threads
 
-#: Final activations that relevance starts below.
+#: Final activations that are left out: relevance starts at their input.
 STRIPPED = (*SOFTMAXES, "sigmoid")
 
 
 @dataclass(frozen=True, eq=False)
 class AnalyzerSettings:
-    """The options of an analyzer; those of `lrpfast.Analyzer`, and three in which its kinds differ.
+    """The options of an analyzer: those of `lrpfast.Analyzer`, and three in which its subclasses differ.
 
     Attributes
     ----------
     composite : Composite
         The rule, as a composite.
     target : target or None
-        Of calls that name none; None where every call must name one. ``default_target`` where the caller names none.
+        The target of calls without one, by default ``default_target``; None if every call must have one.
     start : str, int or None
         The hidden layer that is explained.
     y_ref : float, array or None
@@ -77,7 +77,7 @@ class AnalyzerSettings:
             object.__setattr__(self, name, value)
 
     def with_threads(self, threads: int) -> AnalyzerSettings:
-        """The same settings but for the number of threads."""
+        """The same settings with another number of threads."""
         settings = copy.copy(self)
         object.__setattr__(settings, "threads", threads)
         return settings

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..model.layers import Activation, Dot, Embedding, LocalResponseNorm, Multiply, StepMask, Where
+from ..model.layers import (
+    Activation,
+    Attention,
+    Dot,
+    Embedding,
+    LocalResponseNorm,
+    MatMul,
+    Multiply,
+    Softmax,
+    StepMask,
+    Where,
+)
 from ..rules.roles import ROUTE, role
 from .graph_ir import PlanNode
 from .operators import Operator
@@ -46,10 +57,14 @@ def signs_of(units: Sequence[PlanNode], count: int, inputs: dict[int, int]) -> l
             sign = 1
         elif isinstance(layer, Embedding):
             sign = sign_of(layer.table)
-        elif isinstance(layer, (Multiply, Dot)):
+        elif isinstance(layer, (Multiply, Dot, MatMul)):
             sign = int(np.prod(got))
         elif isinstance(layer, Where):
             sign = common(got[1:])
+        elif isinstance(layer, Softmax):
+            sign = 1
+        elif isinstance(layer, Attention):  # means of the values
+            sign = got[2]
         elif role(layer) is ROUTE or isinstance(layer, LocalResponseNorm):
             sign = common(got)
         signs[unit.output] = sign

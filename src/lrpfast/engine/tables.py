@@ -10,6 +10,7 @@ from ..model.graph import Model
 from ..model.layers import (
     AdaptiveAveragePool,
     Add,
+    Attention,
     Average,
     AveragePool,
     Conv,
@@ -22,6 +23,7 @@ from ..model.layers import (
     Interpolate,
     Layer,
     LocallyConnected,
+    MatMul,
     Maximum,
     MaxPool,
     Minimum,
@@ -29,6 +31,8 @@ from ..model.layers import (
     Permute,
     ReflectPad,
     RepeatVector,
+    Rotary,
+    Softmax,
     Subtract,
     Take,
     UpSample,
@@ -75,6 +79,16 @@ def _entries(layer: Layer, shapes: tuple[Fixed, ...], out: Fixed) -> int:
         return sum(math.prod(out) for source in shapes if math.prod(source) != math.prod(out))
     if isinstance(layer, Dot):
         return sum(map(math.prod, shapes)) + math.prod(out)
+    if isinstance(layer, MatMul):
+        return sum(map(math.prod, shapes)) + 2 * math.prod((*out, 2))
+    if isinstance(layer, Softmax):
+        return math.prod(out)
+    if isinstance(layer, Rotary):
+        return 4 * math.prod(out)
+    if isinstance(layer, Attention):
+        return sum(a.size for a in (layer.mask, layer.bias) if a is not None) + math.prod(
+            shapes[3] if shapes[3:] else ()
+        )
     rows = math.prod(shape[:-1]) + math.prod(out[:-1])
     if isinstance(layer, _WINDOWS):
         size: Fixed = layer.size

@@ -1,4 +1,4 @@
-"""How many threads a run takes, unless its caller says."""
+"""The default number of threads of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..model.layers.base import whole
 
 VARIABLE = "LRPFAST_NUM_THREADS"
 
-_set_count: int | None = None  # what set_num_threads asked for
-_default_count: int | None = None  # what this process may use, looked up once
+_set_count: int | None = None  # the number from set_num_threads
+_default_count: int | None = None  # the number of cores of this process, looked up once
 
 
 def _forget() -> None:
@@ -20,11 +20,11 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)  # a worker may be bound to other cores
+    os.register_at_fork(after_in_child=_forget)  # a forked worker may be bound to other cores
 
 
 def check_threads(threads: Any) -> int | None:
-    """A thread count as the caller gave it; None stands for `get_num_threads` at the time of the run."""
+    """Check a thread count; None means `get_num_threads` at the time of the run."""
     if threads is None:
         return None
     count = whole(threads)
@@ -34,20 +34,20 @@ def check_threads(threads: Any) -> int | None:
 
 
 def set_num_threads(threads: int | None) -> None:
-    """Set how many threads runs take that do not say ``threads=`` themselves.
+    """Set the number of threads of runs without ``threads=``.
 
     Results do not depend on it.
 
     Parameters
     ----------
     threads : int or None
-        None goes back to the environment variable ``LRPFAST_NUM_THREADS``, or, where it is not set,
-        to every core this process may use.
+        None restores the default: the environment variable ``LRPFAST_NUM_THREADS`` or, if it is not set,
+        all cores that this process may use.
 
     Raises
     ------
     InputError
-        For anything but a whole number of at least 1.
+        For anything but an integer of at least 1.
 
     Examples
     --------
@@ -62,12 +62,12 @@ def set_num_threads(threads: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a run takes that does not say ``threads=`` itself.
+    """The number of threads of runs without ``threads=``.
 
     Raises
     ------
     InputError
-        When ``LRPFAST_NUM_THREADS`` is not a whole number of at least 1.
+        When ``LRPFAST_NUM_THREADS`` is not an integer of at least 1.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def get_num_threads() -> int:
     True
     """
     global _default_count
-    count = _set_count or _default_count  # read once: another thread may set either meanwhile
+    count = _set_count or _default_count  # read once: another thread may change it meanwhile
     if count is None:
         count = _default_count = _from_environment() or _cores()
     return count

@@ -210,6 +210,7 @@ cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides a
     SOURCE_ROWS     # the source row of each tap, and a row of values
     PACKED_MATRIX   # a packed operand, and perhaps the other one transposed
     RECURRENT       # the states of some samples
+    ATTENTION       # what attention_scratch counts
 
 
 cdef struct Axis:
@@ -252,8 +253,8 @@ cdef struct Operation:
     kernel_f32 run_f32          # of these two the one of the program's dtype
     kernel_f64 run_f64
     int scratch
-    int reads[4]                # buffers, in the order of the operation's row; -1 for none
-    int writes[4]
+    int reads[8]                # buffers, in the order of the operation's row; -1 for none
+    int writes[5]
     int* sources                # buffers of an operation that takes any number
     int sources_count
     int checked                 # a buffer that must be finite afterwards, or -1

@@ -29,7 +29,7 @@ cdef int multiply_packed(const Operation* op, const real* a, const real* packed,
 cdef int dot_op(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
     cdef Py_ssize_t s
     cdef real* packed = sums + code.sums
-    for s in range(batch.samples):
+    for s in range(batch.samples * op.count):
         op.kernels.pack(op.k, op.columns, <const real*>batch.base[op.reads[1]] + s * op.k * op.columns, 1, op.k, 0, 0,
                         packed)
         if multiply_packed(op, <const real*>batch.base[op.reads[0]] + s * op.m * op.k, packed, op.k, <const real*>NULL,
@@ -45,7 +45,7 @@ cdef int dot_back(const Code* code, const Operation* op, const Batch* batch, rea
     cdef real* packed = sums + code.sums
     cdef real* transposed = packed + op.n * ceil_to(op.columns, op.kernels.lanes)
     cdef const real* relevance
-    for s in range(batch.samples):
+    for s in range(batch.samples * op.count):
         relevance = <const real*>batch.base[op.reads[0]] + s * op.m * op.n
         op.kernels.pack(op.n, op.columns, <const real*>batch.base[op.reads[1]] + s * op.n * op.columns, op.columns, 1,
                         0, 0, packed)

@@ -433,7 +433,8 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
         y = <const real*>batch.base[op.reads[0]] + i * size
         out = <real*>batch.base[op.writes[0]] + i * size
         if job.mode == ARRAY:
-            memcpy(out, <const real*>job.start + (batch.first + i) * size, size * sizeof(real))
+            at = (batch.first + i) * job.targets_count + batch.target
+            memcpy(out, <const real*>job.start + at * size, size * sizeof(real))
             continue
         memset(out, 0, size * sizeof(real))
         if job.mode == ALL:

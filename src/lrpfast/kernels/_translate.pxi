@@ -66,7 +66,7 @@ cdef class Translation(Records):
         for i in range(len(operations) - 1, self.code.forward_count - 1, -1):
             op = &self.code.operations[i]
             # NaN where the input was masked is meant
-            if isinstance(operations[i], RestoreNaN) or self.code.result not in (op.writes[0], op.writes[1]):
+            if isinstance(operations[i], RestoreNaN) or self.code.result not in (op.writes[0], op.writes[1], op.writes[2]):
                 continue
             if op.contracts:
                 op.check = 1  # row by row, while it is in the cache
@@ -83,6 +83,8 @@ cdef class Translation(Records):
             return op.geometry.regions[0].taps * sizeof(int64_t) + op.columns * self.itemsize
         if op.scratch == RECURRENT:
             return lrpfast_kernels_of(self.isa, 1).recurrent_scratch(op.recurrence)
+        if op.scratch == ATTENTION:
+            return attention_scratch(self.code.kernels, op) * self.itemsize
         if op.scratch == PACKED_MATRIX:
             most = op.n + op.k - op.columns  # the depth: columns are the other of the two
             return (most * ceil_to(op.columns, op.kernels.lanes) + (op.m * most if op.flag else 0)) * self.itemsize
@@ -292,8 +294,10 @@ cdef class Translation(Records):
     cdef int translate(self, source, Operation* op) except -1:
         cdef int i
         op.checked = -1
-        for i in range(4):
-            op.reads[i] = op.writes[i] = -1
+        for i in range(8):
+            op.reads[i] = -1
+        for i in range(5):
+            op.writes[i] = -1
         cdef Kernel kernel = kernel_of(row_of(source).kernel)
         op.run_f32, op.run_f64, op.scratch = kernel.f32, kernel.f64, kernel.scratch
         if isinstance(source, Contract):

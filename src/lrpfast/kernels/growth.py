@@ -160,7 +160,7 @@ def _initial_relevance(output: np.ndarray | None, start: Start, rectify: bool) -
     """The relevance at which explanations start, shape (samples, targets, outputs or 1 or 2), float64."""
     if start.mode == "array":
         assert start.array is not None
-        return start.array.reshape(len(start.array), 1, -1).astype(np.float64)
+        return start.array.reshape(len(start.array), start.count, -1).astype(np.float64)
     assert output is not None
     y = (np.maximum(output, 0) if rectify and start.mode != "pair" else output).astype(np.float64)
     low, size = start.window or (0, y.shape[1])

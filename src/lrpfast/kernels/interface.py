@@ -39,7 +39,7 @@ class Start:
     """How the starting relevance is chosen.
 
     ``mode`` is "max", "index" (``targets``: int64, ``step`` apart by sample,
-    ``count`` to a sample), "pair" (two targets), "array" (``array`` itself) or "all".
+    ``count`` to a sample), "pair" (two targets), "array" (``array`` itself, ``count`` rows to a sample) or "all".
     ``window`` is (first, size) of the part of the output that "max" and "all" look at,
     the whole when None; targets count from the whole output's beginning.
     """

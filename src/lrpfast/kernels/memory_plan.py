@@ -9,7 +9,7 @@ from typing import Any
 
 from .contraction_ops import Contract, Redistribute
 from .operation import Operation, row_of
-from .ops import DotBack, DotOp, Recur, RecurBack
+from .ops import AttentionBack, AttentionOp, DotBack, DotOp, Recur, RecurBack
 from .program import Program
 
 #: A step's products have a row for each sample: a quarter of a tile's rows asks for so many samples as fill some tiles.
@@ -89,7 +89,11 @@ def work_of(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]
     """(floating-point operations, rows that share weights) per sample of each product in an operation."""
     match operation:
         case DotOp() | DotBack():
-            return [(2 * operation.m * operation.n * operation.k, operation.m)]
+            return [(2 * operation.count * operation.m * operation.n * operation.k, operation.m)]
+        case AttentionOp():
+            return [(operation.shape.work, operation.shape.n)]
+        case AttentionBack():
+            return [((1 if operation.detached else 3) * operation.shape.work, operation.shape.n)]
         case Recur() | RecurBack():
             r = operation.recurrence
             weights = r.weights.size + (0 if r.candidate is None else r.candidate.size)

@@ -1,7 +1,7 @@
 """Every operation of a program, one row each: what backends know of it besides its record.
 
-The two heavy ones and `Divide` have their records in `contraction_ops`, those of recurrent layers theirs in
-`recurrent_ops`; a light one's stands here, below its row. From
+The two heavy ones and `Divide` have their records in `contraction_ops`, products of two values in `product_ops`, those
+of recurrent layers in `recurrent_ops`; a light one's stands here, below its row. From
 the rows come the checks (`check`), what the memory plan sees (`buffers`), what goes into the compiled record
 (`arguments`), and the kernels: ``kernel`` in the CPU's .pxi files, ``light_`` and ``kernel`` in `cuda/light.cu`. An
 operation without a row, or a row without a kernel, is an error wherever it is compiled. CONTRIBUTING.md adds one as an
@@ -21,9 +21,12 @@ from .codes import FUNCTIONS, STABILIZERS
 from .contraction_ops import Contract, Divide, Redistribute
 from .geometry import Geometry
 from .operation import ROWS, Buffers, Operation, Row, buffer_of, light, no_arguments
+from .product_ops import AttentionBack, AttentionOp, DotBack, DotOp, MaskedSoftmax
 from .recurrent_ops import MaskSteps as MaskSteps
 from .recurrent_ops import Recur as Recur
 from .recurrent_ops import RecurBack as RecurBack
+
+__all__ = ["AttentionBack", "AttentionOp", "DotBack", "DotOp", "MaskedSoftmax"]  # their records stand there
 
 # The heavy operations, and what stands between them.
 
@@ -397,46 +400,3 @@ class LocalNormalize(Operation):
     alpha: float
     beta: float
     k: float
-
-
-# Products of two operands that both depend on the input.
-
-
-@light(
-    ("a", "b"),
-    ("out",),
-    verify.check_dot,
-    lambda o: {"m": o.m, "n": o.n, "k": o.k, "columns": o.n},
-    overflows=True,
-)
-@dataclass(frozen=True, eq=False)
-class DotOp(Operation):
-    """out[m, n] = Σ_k a[m, k] · b[n, k] for each sample, K in order in one accumulator."""
-
-    a: int
-    b: int
-    out: int
-    m: int
-    n: int
-    k: int
-
-
-@light(
-    ("s", "other", "x"),
-    ("out",),
-    verify.check_dot_back,
-    lambda o: {"m": o.m, "n": o.n, "k": o.k, "columns": o.k, "p": (o.coefficient,), "flag": o.transposed},
-)
-@dataclass(frozen=True, eq=False)
-class DotBack(Operation):
-    """out[m, k] = coefficient · x[m, k] · Σ_n s[m, n] · other[n, k]; ``transposed``: s has shape (n, m)."""
-
-    x: int
-    other: int
-    s: int
-    out: int
-    m: int
-    n: int
-    k: int
-    coefficient: float
-    transposed: bool = False

@@ -71,7 +71,7 @@ class Recurrence:
     @property
     def blocks(self) -> int:
         """The blocks of columns."""
-        return self.weights.shape[1] // self.units
+        return int(self.weights.shape[1]) // self.units
 
     @property
     def slots(self) -> int:
@@ -82,6 +82,11 @@ class Recurrence:
     def state_size(self) -> int:
         """Values that all steps keep."""
         return self.steps * self.slots * self.units
+
+    @property
+    def scratch_size(self) -> int:
+        """Values of the program's dtype in which a sample's numbers in double precision have room, an even number."""
+        return 2 * (12 * self.units + self.features)
 
     @property
     def output_size(self) -> int:
@@ -105,6 +110,11 @@ def widened(array: np.ndarray, units: int, width: int) -> np.ndarray:
     return wide.reshape(*array.shape[:-1], -1)
 
 
+def _flags(*buffers: int | None) -> int:
+    """Which of some buffers there are, a bit each."""
+    return sum(1 << i for i, buffer in enumerate(buffers) if buffer is not None)
+
+
 def function_code(function: tuple[str, Mapping[str, Any]]) -> tuple[int, tuple[float, ...]]:
     """A function's number, −1 for none, and its parameters as kernels take them."""
     name, p = function
@@ -117,6 +127,9 @@ def function_code(function: tuple[str, Mapping[str, Any]]) -> tuple[int, tuple[f
             p["threshold"],
         )
     return FUNCTIONS[name], tuple(float(value) for value in p.values())
+
+
+_MISFIT = "buffers do not fit steps, features and units"
 
 
 def _check_recurrence(r: Recurrence, operation: Operation) -> None:
@@ -136,9 +149,13 @@ def _check_recur(operation: Recur, read: Sequence[int], written: Sequence[int]) 
     _check_recurrence(r, operation)
     sizes = [r.steps * r.features, *([r.steps] if operation.mask is not None else [])]
     sizes += [r.units for state in (operation.h, operation.c) if state is not None]
-    require(list(read) == sizes, operation, "buffers do not fit steps, features and units")
+    require(list(read) == sizes, operation, _MISFIT)
     states = [r.state_size] if operation.state is not None else []
-    require(list(written) == [r.output_size, *states], operation, "buffers do not fit steps, features and units")
+    require(
+        list(written) == [r.output_size, *states, r.scratch_size],
+        operation,
+        _MISFIT,
+    )
 
 
 def _check_recur_back(operation: RecurBack, read: Sequence[int], written: Sequence[int]) -> None:
@@ -148,18 +165,19 @@ def _check_recur_back(operation: RecurBack, read: Sequence[int], written: Sequen
     require(
         list(read) == [r.steps * r.features, *masks, r.state_size, r.output_size],
         operation,
-        "buffers do not fit steps, features and units",
+        _MISFIT,
     )
     sizes = [r.steps * r.features, *(r.units for state in (operation.out_h, operation.out_c) if state is not None)]
     sizes += [r.steps * ACCOUNT] if operation.account is not None else []
-    require(list(written) == sizes, operation, "buffers do not fit steps, features and units")
+    sizes += [r.scratch_size]
+    require(list(written) == sizes, operation, _MISFIT)
 
 
 @light(
     ("source", "mask", "h", "c"),
-    ("out", "state"),
+    ("out", "state", "scratch"),
     _check_recur,
-    lambda o: {"recurrence": o.recurrence},
+    lambda o: {"recurrence": o.recurrence, "flag": _flags(o.mask, o.h, o.c, o.state)},
     overflows=True,
 )
 @dataclass(frozen=True, eq=False)
@@ -167,6 +185,7 @@ class Recur(Operation):
     """A recurrent layer: out = the states of all steps, or of the last; ``state`` = what the way back needs of them.
 
     ``mask`` has a value for each step, 0 where it does not count; ``h`` and ``c`` are initial states. Any may be None.
+    ``scratch`` is for kernels that keep a sample's numbers in double precision in the workspace.
     """
 
     source: int
@@ -175,20 +194,21 @@ class Recur(Operation):
     c: int | None
     out: int
     state: int | None
+    scratch: int
     recurrence: Recurrence
 
 
 @light(
     ("x", "mask", "state", "relevance"),
-    ("out", "out_h", "out_c", "account"),
+    ("out", "out_h", "out_c", "account", "scratch"),
     _check_recur_back,
-    lambda o: {"recurrence": o.recurrence},
+    lambda o: {"recurrence": o.recurrence, "flag": _flags(o.mask, o.out_h, o.out_c, o.account)},
 )
 @dataclass(frozen=True, eq=False)
 class RecurBack(Operation):
-    """out = relevance of x; ``out_h``, ``out_c`` = that of the initial states; ``account``, (steps, `ACCOUNT`).
+    """out = relevance of x; ``out_h``, ``out_c`` = that of the initial states; ``account`` has `ACCOUNT` values a step.
 
-    The last three may be None.
+    These three may be None; ``scratch`` as in `Recur`.
     """
 
     x: int
@@ -199,6 +219,7 @@ class RecurBack(Operation):
     out_h: int | None
     out_c: int | None
     account: int | None
+    scratch: int
     recurrence: Recurrence
 
 

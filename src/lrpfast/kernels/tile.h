@@ -27,6 +27,7 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_elementwise.h"
 #if DOUBLES
 #include "tile_recurrent.h"
+#include "tile_recurrent_back.h"
 #endif
 
 /* What tile_amx.h has no other form of. */

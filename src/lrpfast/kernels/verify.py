@@ -271,14 +271,59 @@ def _pooled_sizes(operation: Any) -> tuple[int, int]:
 
 def check_dot(operation: Any, read: Sizes, written: Sizes) -> None:
     """Matrices of m, n and k."""
-    m, n, k = operation.m, operation.n, operation.k
-    require([*read, *written] == [m * k, n * k, m * n], operation, "buffers do not fit m, n and k")
+    m, n, k, count = operation.m, operation.n, operation.k, operation.count
+    fits = [*read, *written] == [count * m * k, count * n * k, count * m * n]
+    require(fits, operation, "buffers do not fit m, n and k")
 
 
 def check_dot_back(operation: Any, read: Sizes, written: Sizes) -> None:
     """Matrices of m, n and k."""
-    m, n, k = operation.m, operation.n, operation.k
-    require([*read, *written] == [m * n, n * k, m * k, m * k], operation, "buffers do not fit m, n and k")
+    m, n, k, count = operation.m, operation.n, operation.k, operation.count
+    fits = [*read, *written] == [count * m * n, count * n * k, count * m * k, count * m * k]
+    require(fits, operation, "buffers do not fit m, n and k")
+
+
+def check_masked_softmax(operation: Any, read: Sizes, written: Sizes) -> None:
+    """Masks that fit."""
+    check_same_size(operation, read, written)
+    size = operation.columns if operation.seen is None else np.size(operation.seen)
+    fits = size > 0 and size % operation.columns == 0 and written[0] % size == 0
+    require(fits, operation, "seen is not repeated a whole number of times")
+
+
+def check_attention(operation: Any, read: Sizes, written: Sizes) -> None:
+    """Queries, keys, values and masks of the shapes that it says."""
+    h = operation.shape
+    rows = [] if operation.rows is None else [2 * h.lead * h.heads * h.n]
+    _check_heads(operation, read)
+    require(list(written) == [h.lead * h.heads * h.n * h.e, *rows], operation, "buffers do not fit the heads")
+
+
+def check_attention_back(operation: Any, read: Sizes, written: Sizes) -> None:
+    """As `check_attention`; relevance is as large as what it is of."""
+    h = operation.shape
+    _check_heads(operation, read)
+    out = h.lead * h.heads * h.n * h.e
+    require(list(read[-3:]) == [2 * h.lead * h.heads * h.n, out, out], operation, "buffers do not fit the heads")
+    both = operation.to_q is not None and operation.to_k is not None
+    require(both != operation.detached, operation, "queries and keys have relevance unless weights are constants")
+    require(list(written) == [read[2], *(read[:2] if both else ())], operation, "buffers do not fit the heads")
+
+
+def _check_heads(operation: Any, read: Sizes) -> None:
+    h = operation.shape
+    sizes = (h.lead, h.heads, h.kv_heads, h.n, h.m, h.d, h.e)
+    require(min(sizes) > 0 and h.heads % h.kv_heads == 0, operation, "sizes must be above 0, heads shared alike")
+    require(min(h.before, h.after) >= -1 and len(h.steps) == 12, operation, "limits and steps")
+    keys = h.lead * h.m * h.kv_heads
+    require(list(read[:3]) == [h.lead * h.n * h.heads * h.d, keys * h.d, keys * h.e], operation, "buffers do not fit")
+    masks = [np.size(a) if a is not None else 0 for a in (h.seen, h.bias)]
+    masks.append(read[3] if operation.mask is not None else 0)
+    for i, size in enumerate(masks):
+        steps = h.steps[4 * i : 4 * i + 4]
+        last = sum(step * (n - 1) for step, n in zip(steps, (h.lead, h.heads, h.n, h.m), strict=True))
+        inside = min(steps) >= 0 and (last < size if size else not any(steps))
+        require(inside, operation, "steps reach outside of a mask or bias")
 
 
 def check_lookup(operation: Any, read: Sizes, written: Sizes) -> None:

@@ -1,4 +1,4 @@
-"""Models made in Python: from a chain of layers, or as a graph, a layer at a time."""
+"""Builds models in Python: from a chain of layers, or as a graph, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .node import indices, snake
 
 
 class Graph:
-    """Builds a model with branches, several inputs or several outputs, a layer at a time.
+    """Builds a model with branches, several inputs or several outputs, layer by layer.
 
     Examples
     --------
@@ -29,7 +29,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[tuple[Layer, tuple[int, ...]]] = []
-        # a block's parts, for its next use; with the block, so that its id stays taken
+        # a block's parts, for its next use; the block itself is kept so that no other object gets its id
         self._parts: dict[int, tuple[Block, list[Layer]]] = {}
         self._reused: list[Layer] | None = None
 
@@ -38,19 +38,21 @@ class Graph:
         inputs = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
         return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {inputs or 'none'}>"
 
-    def input(self, shape: Sequence[int | None] | int, name: str | None = None) -> int:
-        """A place where data enters.
+    def input(self, shape: Sequence[int | None] | int, name: str | None = None, kind: str = "number") -> int:
+        """Add an input.
 
         Parameters
         ----------
         shape : int or tuple of int or None
-            Per sample; a number is one axis, None a size that is left open.
+            Per sample; an int is one axis, None an open size.
         name : str, optional
+        kind : {"number", "truth"}
+            As of `layers.Input`: "truth" is a mask, which gets no relevance.
 
         Returns
         -------
         int
-            What stands for the input in `add` and `model`.
+            The input's number, for `add` and `model`.
 
         Raises
         ------
@@ -62,26 +64,26 @@ class Graph:
         >>> graph.input((28, 28, 1), name="image"), graph.input(3)
         (0, 1)
         """
-        return self._append(Input(as_shape(shape, "input"), name=name), ())
+        return self._append(Input(as_shape(shape, "input"), kind, name=name), ())
 
     def add(self, layer: Layer, *inputs: int) -> int:
-        """Feed a layer with earlier results. A layer may be added more than once.
+        """Add a layer that takes earlier results. A layer may be added more than once.
 
         Parameters
         ----------
         layer : Layer
         *inputs : int
-            What `input` and `add` returned.
+            Numbers that `input` and `add` returned.
 
         Returns
         -------
         int
-            What stands for the layer's result.
+            The number of the layer's result.
 
         Raises
         ------
         InputError
-            For what is no layer, or no result of this graph.
+            For anything but a layer and results of this graph.
 
         Examples
         --------
@@ -103,7 +105,7 @@ class Graph:
         return self._append(layer, sources)
 
     def _build(self, block: Block, inputs: tuple[int, ...]) -> int:
-        """Add a block's parts; those of its first use, where it was added before."""
+        """Add a block's parts; a block that was added before has the same parts."""
         first = len(self._nodes)
         if self._reused is None and id(block) in self._parts:
             self._reused = list(self._parts[id(block)][1])
@@ -125,12 +127,12 @@ class Graph:
         return len(self._nodes) - 1
 
     def model(self, *outputs: int, name: str = "model") -> Model:
-        """The model that returns the given results, or, without any, the last one.
+        """The model that returns the given results; by default the last one.
 
         Parameters
         ----------
         *outputs : int
-            What `input` and `add` returned.
+            Numbers that `input` and `add` returned.
         name : str
 
         Returns
@@ -160,15 +162,15 @@ def from_layers(layers: Sequence[Layer], input_shape: Sequence[int] | int | None
     Parameters
     ----------
     layers : sequence of Layer
-        In forward order; an Input layer first is optional.
+        In forward order; a first Input layer is optional.
     input_shape : tuple of int, optional
-        Per sample. Needed unless the first layer says it (an Input or a Dense).
+        Per sample. Required unless the first layer determines it (an Input or a Dense).
     name : str
 
     Raises
     ------
     ShapeError
-        When the shapes do not fit, or ``input_shape`` is needed and missing.
+        When the shapes do not fit, or ``input_shape`` is missing.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The same function in fewer layers: batch normalization folded into the linear layer beside it."""
+"""The same function in fewer layers: batch normalization is folded into a neighbouring linear layer."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _Nodes = list[tuple[Layer, tuple[int, ...]]]
 
 
 def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
-    """The model with every batch normalization folded into a linear layer, where that changes no output.
+    """The model with every batch normalization folded into a linear layer, if that changes no output.
 
-    It is folded into the layer with weights before it, when nothing else uses that layer's
-    output and it has no activation; else into the one after it, when all that it feeds is that
-    layer and no zero padding lies between; else it stays. Layers that do nothing may lie
-    between, and before a layer after it Flatten and Reshape too. A layer that is used twice is
-    left as it is.
+    It is folded into the layer with weights before it, if nothing else uses that layer's
+    output and it has no activation; else into the one after it, if nothing else uses its own
+    output and there is no zero padding in between; else it stays. Layers that do nothing may be
+    in between, and before the layer after it also Flatten and Reshape. A layer that is used
+    twice stays unchanged.
 
-    Nodes keep their order and names: a folded one becomes an `Identity`. Folded kernels are
-    float64, so that no precision is lost whatever the analyzer's is.
+    Nodes keep their order and names; a folded one becomes an `Identity`. Folded kernels are
+    float64, so that no precision is lost for any analyzer.
 
     Parameters
     ----------
     model : Model
     excluded : collection of int
-        Nodes that are not to be folded.
+        Nodes that stay as they are.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
         return len(consumers[i]) == 1 and i not in model.outputs
 
     def layer_before(i: int) -> int | None:
-        """The layer with weights whose output the node normalizes and nothing else uses."""
+        """The layer with weights whose output only this node uses."""
         index = nodes[i][1][0]
         while isinstance(nodes[index][0], Identity) and is_only_use(index):
             index = nodes[index][1][0]
@@ -71,7 +71,7 @@ def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
         return index if fits and getattr(layer, "activation", None) is None else None
 
     def layer_after(i: int) -> int | None:
-        """The layer with weights that alone uses what the node makes."""
+        """The layer with weights that alone uses the node's output."""
         index = i
         while is_only_use(index):
             index = consumers[index][0]
@@ -104,7 +104,7 @@ def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
 def split_batch_norm(model: Model) -> Model:
     """The model with every batch normalization as two: (x − mean) / √(variance + epsilon), then γ x + β.
 
-    What iNNvestigate calls ``bn_layer_fuse_mode="two_linear"``. The first is NAME/normalized.
+    This is iNNvestigate's ``bn_layer_fuse_mode="two_linear"``. The first layer is NAME/normalized.
     """
     nodes: _Nodes = []
     new_index: list[int] = []
@@ -129,11 +129,11 @@ def _halves(layer: BatchNorm) -> tuple[BatchNorm, BatchNorm]:
 
 
 def _folded_before(layer: Layer, factor: np.ndarray, offset: np.ndarray) -> Layer | None:
-    """The layer that makes factor · y + offset of what the given one makes y of, per output channel."""
+    """The layer whose output is factor · y + offset, per output channel, where y is the given layer's output."""
     kernel: Any = _exact(layer.kernel)  # type: ignore[attr-defined]
     if isinstance(layer, (Dense, Conv, LocallyConnected)):
         kernel = kernel * factor
-    elif isinstance(layer, ConvTranspose):  # (spatial…, out / groups, in): channels of one group side by side
+    elif isinstance(layer, ConvTranspose):  # (spatial…, out / groups, in): the channels of a group are adjacent
         parts = kernel.reshape(*kernel.shape[:-1], layer.groups, -1)
         kernel = (parts * factor.reshape(layer.groups, -1).T[..., None]).reshape(kernel.shape)
     elif isinstance(layer, DepthwiseConv):
@@ -145,7 +145,7 @@ def _folded_before(layer: Layer, factor: np.ndarray, offset: np.ndarray) -> Laye
 
 
 def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, input_shape: Shape) -> Layer | None:
-    """The layer that makes of the normalization's input what the given one makes of its output; None if none can.
+    """The layer that replaces the normalization and the given layer after it; None if no layer can.
 
     ``shape`` is the normalization's, ``input_shape`` that of the layer's input: the same values, reshaped.
     """
@@ -160,7 +160,7 @@ def _folded_after(layer: Layer, norm: BatchNorm, shape: Shape, input_shape: Shap
     elif isinstance(layer, Conv):
 
         def on_channels(v: np.ndarray) -> np.ndarray:
-            """For each weight of a window, its input channel's value: group g has channels of its own."""
+            """The value of the input channel for each weight of a window; each group has its own channels."""
             return np.repeat(v.reshape(layer.groups, -1).T, kernel.shape[-1] // layer.groups, axis=1)
 
         new_kernel, new_bias = (
@@ -184,13 +184,13 @@ def _exact(array: np.ndarray | None) -> Any:
 
 
 def _channels(values: np.ndarray, shape: Shape, input_shape: Shape) -> np.ndarray | None:
-    """Channel values of ``shape``, as those of the last axis of the reshaped ``input_shape``; None where they mix."""
+    """Channel values of ``shape`` as values of the last axis of ``input_shape``; None if a reshape mixes channels."""
     rows = np.broadcast_to(values, shape).reshape(-1, input_shape[-1])  # type: ignore[arg-type]
     return rows[0] if (rows == rows[0]).all() else None
 
 
 def _sees_no_padding(layer: Layer, shape: Shape) -> bool:
-    """Whether every window of the layer lies inside its input."""
+    """Whether every window of the layer is inside its input."""
     if isinstance(layer, Dense):
         return True
     if not isinstance(layer, (Conv, DepthwiseConv, LocallyConnected)):
@@ -201,7 +201,7 @@ def _sees_no_padding(layer: Layer, shape: Shape) -> bool:
 
 
 def file_indices(model: Model) -> list[int]:
-    """For each node, the index that its layer has in a model whose layers are whole.
+    """For each node, the index of its layer in a model whose layers are not split.
 
     The two factors of a separable convolution, and of a split batch normalization, count as one.
     """

@@ -1,4 +1,4 @@
-"""Where the channels of a model's inputs lie, by what its layers do with them."""
+"""The axis of the channels in a model's inputs, by the layers that use them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from .layers import (
 )
 from .node import Node
 
-#: They take channels last, so that what lies there is channels.
+#: Layers whose channels are the last axis.
 _WINDOWS = (AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, DepthwiseConv, LocallyConnected, MaxPool)
-#: They leave the axes where they are. Readers let some of them work on any axis: they are no sign of channels.
+#: Layers that keep the axes. Readers use some of them on any axis, so they do not identify channels.
 _KEEP = (Activation, BatchNorm, Crop, Identity, Interpolate, ReflectPad, Take, UpSample, ZeroPad)
 
 
 def channels_first(nodes: Sequence[Node], index: int) -> bool | None:
     """Whether the channels are the first axis of the samples that enter at node ``at``, or the last.
 
-    The first convolution or pooling that the input reaches tells, through layers that keep or
-    permute its axes. None where there is no such layer, as in a dense network.
+    The first convolution or pooling decides, after layers that keep or permute the axes. None
+    if there is no such layer, as in a dense network.
     """
-    # for each node, the axes of the input that its axes are
+    # for each node, the input's axis of each of its axes
     axes = {index: tuple(range(len(nodes[index].shape)))}
     for i, node in enumerate(nodes):
         input_axes = next((axes[j] for j in node.inputs if j in axes), None)

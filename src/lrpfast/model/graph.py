@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +34,31 @@ class Model:
     outputs : list of int, optional
         Indices of the layers that the model returns; the last when None.
     sequential : bool
-        As the attribute.
+        See the attribute.
 
     Attributes
     ----------
     layers : tuple of Layer
         In forward order; index 0 is an Input layer, as in a functional Keras model.
-        A layer that is used twice stands there twice.
+        A layer that is used twice occurs twice.
     nodes : tuple of Node
         The layers with their connections, shapes and names.
     inputs, outputs : tuple of int
         Indices of the nodes where data enters and leaves.
     input_shape, output_shape : tuple
-        Per sample, without the batch axis; a list of them where there are several.
+        Per sample, without the batch axis; a list of shapes if there are several.
     channels_first : bool or None
-        Whether the input's channels are its first axis or its last, as `lrpfast.plot.heatmap` takes it;
-        a list of them for several inputs.
+        Whether the input's channels are its first axis or its last, as in `lrpfast.plot.heatmap`;
+        a list for several inputs.
     sequential : bool
-        Whether it is a Keras ``Sequential``, whose ``layers`` have no Input there; iNNvestigate counts those.
+        Whether the model is a Keras ``Sequential``, whose ``layers`` in Keras have no Input; iNNvestigate counts those.
 
     Raises
     ------
     InputError
-        When an argument is of another kind, or two layers have one name.
+        When an argument has another type, or two layers have the same name.
     ShapeError
-        When layers do not fit, are not connected, or nothing uses their output.
+        When layers do not fit or are not connected, or when nothing uses a layer's output.
 
     Examples
     --------
@@ -120,26 +121,26 @@ class Model:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers in forward order, the Input first; one that is used twice stands there twice."""
+        """The layers in forward order, the Input first; a layer that is used twice occurs twice."""
         return tuple(node.layer for node in self.nodes)
 
     @property
     def input_shape(self) -> Any:
-        """The input's shape per sample, None for a size that is open; a list of them for several inputs."""
+        """The input's shape per sample, with None for an open size; a list of shapes for several inputs."""
         shapes = [self.nodes[i].shape for i in self.inputs]
         return shapes[0] if len(shapes) == 1 else shapes
 
     @property
     def output_shape(self) -> Any:
-        """The output's shape per sample, None for a size that is open; a list of them for several outputs."""
+        """The output's shape per sample, with None for an open size; a list of shapes for several outputs."""
         shapes = [self.nodes[i].shape for i in self.outputs]
         return shapes[0] if len(shapes) == 1 else shapes
 
     @property
     def channels_first(self) -> Any:
-        """Whether the input's channels are its first axis (ONNX, PyTorch) or its last (Keras), as its layers take them.
+        """Whether the input's channels are its first axis (ONNX, PyTorch) or its last (Keras).
 
-        None where no convolution or pooling tells; a list of them for several inputs.
+        None without a convolution or pooling, which decide; a list for several inputs.
         """
         first = [channels_first(self.nodes, i) for i in self.inputs]
         return first[0] if len(first) == 1 else first
@@ -150,7 +151,7 @@ class Model:
         return any(None in self.nodes[i].shape for i in self.inputs)
 
     def with_input_shape(self, *shapes: Sequence[int] | int) -> Model:
-        """The same model for inputs of the given shapes, where it leaves sizes open.
+        """The same model for inputs of the given shapes, if it leaves sizes open.
 
         Parameters
         ----------
@@ -164,7 +165,7 @@ class Model:
         Raises
         ------
         ShapeError
-            When a shape does not fit what the model says of it, or there are not as many as inputs.
+            When a shape does not fit the model, or the number of shapes is not that of the inputs.
 
         Examples
         --------
@@ -179,7 +180,7 @@ class Model:
             expected, shape = self.nodes[i].shape, as_shape(new_shape, str(self.nodes[i]))
             if not fits(shape, expected):
                 raise ShapeError(f"{self.nodes[i]} takes samples of shape {expected}, not {shape}")
-            nodes[i] = (Input(shape, name=self.nodes[i].layer.name), ())
+            nodes[i] = (replace(self.nodes[i].layer, shape=shape), ())  # type: ignore[call-arg]
         return Model(nodes, self.name, self.outputs, self.sequential)
 
     def consumers(self) -> list[list[int]]:
@@ -188,7 +189,7 @@ class Model:
         Returns
         -------
         list of list of int
-            By index in `nodes`; a node that takes an output twice is named twice.
+            Indices in `nodes`; a node that takes an output twice occurs twice.
 
         Examples
         --------
@@ -239,7 +240,7 @@ class Model:
         return index % len(self.nodes)
 
     def until(self, layer: str | int) -> Model:
-        """The model that ends with the given layer's output (its activation included).
+        """The model that ends with the given layer's output, including its activation.
 
         Parameters
         ----------
@@ -267,7 +268,7 @@ class Model:
         return Model(nodes, self.name, [len(ancestors) - 1])
 
     def needed(self, layer: str | int) -> list[int]:
-        """The nodes that a layer's output depends on, itself included.
+        """The nodes on which a layer's output depends, including the layer's own.
 
         Parameters
         ----------
@@ -297,7 +298,7 @@ class Model:
         return sorted(ancestors)
 
     def without_output_activation(self, functions: Collection[str]) -> Model:
-        """The model without its outputs' final activations, where these are among ``functions``.
+        """The model without its outputs' final activations, if these are among ``functions``.
 
         Parameters
         ----------
@@ -307,12 +308,12 @@ class Model:
         Returns
         -------
         Model
-            The very same where no output ends with one of them.
+            The same object if no output ends with one of them.
 
         Raises
         ------
         InputError
-            When ``functions`` is no list of names.
+            When ``functions`` is not a list of names.
 
         Examples
         --------
@@ -327,7 +328,7 @@ class Model:
         return self if nodes is None else with_layers(self, nodes)
 
     def without_softmax(self) -> Model:
-        """The same model with a final softmax or its logarithm left out, so that it predicts logits.
+        """The same model without a final softmax or its logarithm, so that it predicts logits.
 
         Returns
         -------
@@ -385,16 +386,16 @@ class Model:
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            Any real dtype; cast once to the precision. A list of them for several inputs.
+            Any real dtype; cast once to the precision. A list of arrays for several inputs.
         precision : {"float32", "float64", "tf32"}
         device : {"auto", "cpu", "gpu"} or "gpu:1", …
         threads : int, optional
-            As `lrpfast.set_num_threads` or LRPFAST_NUM_THREADS says when None, else all cores this process may use.
+            When None, the number from `lrpfast.set_num_threads` or LRPFAST_NUM_THREADS, else all cores of this process.
 
         Returns
         -------
         array, shape (samples, *output_shape)
-            A list of them for several outputs.
+            A list of arrays for several outputs.
 
         Raises
         ------
@@ -407,18 +408,18 @@ class Model:
         array([[3., 0.],
                [1., 0.]])
         """
-        from ..engine.execute import predict  # the one import against the direction of the folders
+        from ..engine.execute import predict  # the only import against the direction of the folders
 
         output: np.ndarray = predict(self, x, precision=precision, device=device, threads=threads)
         return output
 
     def summary(self) -> str:
-        """A table of the layers: index, name, type, shape, parameters, activation, and what feeds each.
+        """A table of the layers: index, name, type, shape, parameters, activation, and inputs.
 
         Returns
         -------
         str
-            Of several lines, the last without a newline.
+            Several lines, the last without a newline.
 
         Examples
         --------
@@ -442,8 +443,8 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as lrpfast's own ``.npz``, which `lrpfast.load` reads.
 
-        The file is written under a temporary name and renamed, so that a full
-        disk or an interrupt leaves what was there before.
+        The file is written under a temporary name and renamed, so that an existing
+        file stays intact if the disk is full or the process is interrupted.
 
         Parameters
         ----------
@@ -452,7 +453,7 @@ class Model:
         Raises
         ------
         InputError
-            When ``path`` is no name of a file.
+            When ``path`` is not the name of an .npz file.
         OSError
             When the file cannot be written.
 
@@ -473,7 +474,7 @@ class Model:
     def digest(self) -> str:
         """A fingerprint of the layers, their names, connections and weights.
 
-        Files of relevances carry it, so that they say which model they are about.
+        Files of relevances contain it, so that they identify their model.
 
         Returns
         -------

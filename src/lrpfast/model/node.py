@@ -15,7 +15,7 @@ from .layers.base import whole
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One use of a layer: which nodes feed it, the shape it makes (per sample), and its name in the model.
+    """One use of a layer: its input nodes, its output's shape per sample, and its name in the model.
 
     The name is the layer's, with a number for a layer's second and later uses: ``shared``, ``shared:1``.
     """
@@ -33,12 +33,13 @@ class Node:
 
 
 def snake(layer: type[Layer]) -> str:
-    """What Keras names a layer of that class: ``MaxPool`` is ``max_pool``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", layer.__name__).lower()
+    """What Keras names a layer of that class: ``MaxPool`` is ``max_pool``, ``SimpleRNN`` is ``simple_rnn``."""
+    words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", layer.__name__)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
 
 
 def with_names(layers: Sequence[Layer]) -> list[Layer]:
-    """Give every unnamed layer a name as Keras would: dense, dense_1, … A layer used twice stays one layer."""
+    """Name every unnamed layer as Keras does: dense, dense_1, … A layer that is used twice stays one layer."""
     for layer in layers:
         if layer.name is not None and not isinstance(layer.name, str):
             raise InputError(f"{type(layer).__name__}: name must be a text or None, not {layer.name!r}")
@@ -65,13 +66,13 @@ def with_names(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def indices(values: Iterable[Any], count: int) -> tuple[int, ...] | None:
-    """Whole numbers of at least 0 and below ``count``; None where one is something else."""
+    """The values as indices below ``count``; None if one of them is not an index."""
     numbers = tuple(map(whole, values))
     return None if any(i is None or not 0 <= i < count for i in numbers) else cast("tuple[int, ...]", numbers)
 
 
 def check_pairs(nodes: Any) -> None:
-    """InputError unless ``nodes`` are pairs of a layer and the indices of its inputs."""
+    """Raise InputError unless ``nodes`` are pairs of a layer and the indices of its inputs."""
     for node in nodes if isinstance(nodes, (tuple, list)) else [nodes]:
         pair = isinstance(node, (tuple, list)) and len(node) == 2
         if not pair or not isinstance(node[0], Layer) or not isinstance(node[1], (tuple, list)):

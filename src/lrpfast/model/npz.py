@@ -34,6 +34,8 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"array": key}
     if isinstance(value, layer_types.Layer):
         fields = {f.name: _encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+        if fields.get("kind") == "number":  # of inputs; without it older versions read the file, and digests stay
+            del fields["kind"]
         return {"type": type(value).__name__, **fields}
     if isinstance(value, layer_types.Parameters):
         return {"mapping": {k: _encode(v, arrays) for k, v in value.items()}}
@@ -57,7 +59,7 @@ def _describe(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> tuple
     """The model as a JSON document and the arrays that it names."""
     arrays: dict[str, np.ndarray] = {}
     entries: list[dict[str, Any]] = []
-    first: dict[int, int] = {}  # where a layer that is used again stands
+    first: dict[int, int] = {}  # the index of the first use of each layer
     for i, node in enumerate(nodes):
         first_index = first.setdefault(id(node.layer), i)
         layer = _encode(node.layer, arrays) if first_index == i else {"same_as": first_index}
@@ -67,7 +69,7 @@ def _describe(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> tuple
 
 
 def digest(nodes: Sequence[Node], name: str, outputs: Sequence[int]) -> str:
-    """`Model.digest`: BLAKE2b of all that `write` writes, but for how layers are counted."""
+    """`Model.digest`: BLAKE2b of everything that `write` writes, except the attribute ``sequential``."""
     header, arrays = _describe(nodes, name, outputs)
     state = hashlib.blake2b(json.dumps(header).encode(), digest_size=16)
     for array in arrays.values():
@@ -87,15 +89,15 @@ def write(path: Path, nodes: Sequence[Node], name: str, outputs: Sequence[int], 
 
 
 def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    """An array of an archive, after a check that it declares no more data than there are."""
+    """An array of an archive, after a check that the archive contains as much data as it declares."""
     info = archive.getinfo(f"{key}.npy")
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
-        if version != (1, 0):  # all that NumPy writes for plain numbers
+        if version != (1, 0):  # the length of the header that NumPy writes for plain numbers
             raise ModelFormatError(f"{info.filename} has .npy version {version}, expected (1, 0)")
         try:
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except MemoryError:  # Python's parser's, of expressions that are nested deep
+        except MemoryError:  # raised by Python's parser for deeply nested expressions
             raise ModelFormatError(f"{info.filename} has a header that cannot be read") from None
         if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
             raise ModelFormatError(
@@ -108,7 +110,7 @@ def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
 
 
 def read(path: Path) -> tuple[list[tuple[layer_types.Layer, tuple[int, ...]]], str, Any, bool]:
-    """Nodes, name and outputs of what `write` wrote, as `Model` takes them; a damaged file may raise anything."""
+    """The nodes, name and outputs in a file of `write`, as `Model` takes them; a damaged file may raise anything."""
     with zipfile.ZipFile(path) as archive:
         header = json.loads(_array(archive, "header").tobytes())
         count = sum(name.startswith("array_") for name in archive.namelist())

@@ -1,4 +1,4 @@
-"""Pictures of relevance: heat maps of images, sequences and flat vectors, centred on zero, and coloured tokens.
+"""Pictures of relevance, centred on zero: heat maps, timelines of sequences, and coloured tokens.
 
 Matplotlib draws them; it is imported by the first picture, not with lrpfast.
 
@@ -11,8 +11,9 @@ Examples
 from .figure import heatmap
 from .file import save
 from .text import text
+from .timeline import timeline
 
-__all__ = ["heatmap", "save", "text"]
+__all__ = ["heatmap", "save", "text", "timeline"]
 
 
 def __dir__() -> list[str]:

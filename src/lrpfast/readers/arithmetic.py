@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ..errors import ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from .axis_ops import affine, constant, fixed, pad
 from .channels_first import Builder, Tensor, Value, clip
+from .file_axes import aligned, permute, shown
 
 Operand = Value | np.ndarray
 
@@ -169,26 +171,33 @@ def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Value:
     """A sum of products: of a value and an array, or of two values that share axes they keep or axes they sum over.
 
-    The labels of values begin with the batch's, which the arrays lack: an array here has all axes that its
-    term names.
+    Each value's batch axis has the same label, which the arrays lack.
     """
-    ranks = [v.ndim if isinstance(v, np.ndarray) else len(v.shape) + 1 for v in operands]
+    ranks = [v.ndim if isinstance(v, np.ndarray) else v.rank for v in operands]
     terms, result = _labels(equation, ranks)
-    batch = result[:1]
+    values, arrays = [], []
     for term, operand in zip(terms, operands, strict=True):
         if len(set(term)) != len(term):
             raise UnsupportedLayerError(f"takes the diagonal of an operand ({equation!r})")
-        if not batch or (batch in term if isinstance(operand, np.ndarray) else term[:1] != batch):
-            raise UnsupportedLayerError(f"moves the batch axis or sums over it ({equation!r})")
-    values = [(t[1:], v) for t, v in zip(terms, operands, strict=True) if not isinstance(v, np.ndarray)]
-    arrays = [(t, v) for t, v in zip(terms, operands, strict=True) if isinstance(v, np.ndarray)]
-    result = result[1:]
+        if isinstance(operand, np.ndarray):
+            arrays.append((term, operand))
+            continue
+        at = operand.batch.position
+        rest = [d for d in range(operand.rank) if d != at]
+        values.append((term[at], "".join(term[d] for d in rest), permute(builder, operand, [at, *rest])))
+    batches = {label for label, _, _ in values}
+    batch = batches.pop() if len(batches) == 1 else " "
+    if batch not in result or any(batch in term for term, _ in arrays):
+        raise UnsupportedLayerError(f"sums over the batch axis, or has it on other axes ({equation!r})")
+    of_sample = result.replace(batch, "")
     if len(values) == 2 and not arrays:
-        return _product_of_two(builder, equation, values, result)
-    if len(values) != 1 or len(arrays) > 1:
+        product = _product_of_two(builder, equation, [(t, v) for _, t, v in values], of_sample)
+    elif len(values) != 1 or len(arrays) > 1:
         raise UnsupportedLayerError(f"multiplies more than two operands ({equation!r}). Write it as several products")
-    (labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
-    return _contraction(builder, x, labels, array, term, result)
+    else:
+        (_, labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
+        product = _contraction(builder, x, labels, array, term, of_sample)
+    return permute(builder, product, [(batch + of_sample).index(label) for label in result])
 
 
 def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, term: str, result: str) -> Value:
@@ -224,14 +233,17 @@ def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, ter
 
 
 def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
-    """The product of two matrices of each sample."""
-    if len(a.shape) != 2 or len(b.shape) != 2:
-        raise UnsupportedLayerError(
-            f"multiplies samples of shapes {a.shape} and {b.shape}, which the model computes. These work: two matrices"
-        )
+    """The product of matrices of each sample, which are on the file's last two axes; those before are stretched."""
+    if min(a.rank, b.rank) < 2:
+        raise UnsupportedLayerError(f"multiplies tensors of shapes {shown(a)} and {shown(b)}; both must be matrices")
+    a, b = aligned(builder, [a, b])
+    for value in (a, b):
+        for dim in (-1, -2):
+            value.axis(dim)  # which must not hold the batch
     a, b = builder.plain(a), builder.plain(b)
-    node = builder.add(L.Dot((1, 0)), a.node, b.node)
-    return Tensor(node, tuple(builder.shapes[node]), (0, 1))
+    layer = L.Dot((1, 0)) if len(a.shape) == len(b.shape) == 2 else L.MatMul()
+    node = builder.add(layer, a.node, b.node)
+    return replace(a, node=node, shape=tuple(builder.shapes[node]))
 
 
 def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:
@@ -245,11 +257,11 @@ def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str,
     own_left, own_right = ("".join(c for c in t if c not in both + inner) for t in (left, right))
     order = both + own_left + own_right
     if inner and own_left and own_right and both:
-        raise UnsupportedLayerError(f"multiplies two values as {equation!r}. These work: two matrices")
-    if inner and not both:
+        product: Value = _matrices(builder, [(left, a), (right, b)], both, inner, (own_left, own_right))
+    elif inner and not both:
         a, b = (_matrix_of(builder, x, t, own, inner) for x, t, own in ((a, left, own_left), (b, right, own_right)))
         node = builder.add(L.Dot((1, 1)), builder.plain(a).node, builder.plain(b).node)
-        product: Value = Tensor(node, tuple(builder.shapes[node]), (0, 1))
+        product = Tensor(node, tuple(builder.shapes[node]), (0, 1))
         size = {c: fixed(x, t.index(c)) for t, x in values for c in t}
         product = builder.reshape(product, [size[c] for c in order])
     else:  # element by element, stretched along axes that one of them lacks
@@ -259,6 +271,21 @@ def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str,
         if inner:
             product = total(builder, product, range(len(order), len(whole)), False)
     return builder.transpose(product, [order.index(c) for c in result])
+
+
+def _matrices(
+    builder: Builder, values: Sequence[tuple[str, Value]], both: str, inner: str, own: tuple[str, str]
+) -> Value:
+    """Products of matrices, one for each place on the axes that both values have."""
+    size = {c: fixed(x, axis) for labels, x in values for axis, c in enumerate(labels)}
+    count = {labels: math.prod(size[c] for c in labels) for labels in (inner, *own)}
+    shape = [size[c] for c in both]
+    (left, a), (right, b) = values
+    a = builder.transpose(a, [left.index(c) for c in both + own[0] + inner])
+    b = builder.transpose(b, [right.index(c) for c in both + inner + own[1]])
+    a = builder.reshape(a, [*shape, count[own[0]], count[inner]])
+    b = builder.reshape(b, [*shape, count[inner], count[own[1]]])
+    return builder.reshape(matrix_product(builder, a, b), [size[c] for c in both + own[0] + own[1]])
 
 
 def _summed(builder: Builder, x: Value, labels: str, kept: str) -> tuple[str, Value]:

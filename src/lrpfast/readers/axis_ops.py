@@ -70,7 +70,7 @@ def _spatially(
     """One layer on the axes of an image, or one after the other; ``layer`` gets each axis's item, or ``none``."""
     spatial = len(value.shape) - 1
     if len(items) > 1 and 0 not in items and spatial <= 3:
-        return builder.window(layer([items.get(a, none) for a in range(1, spatial + 1)]), value)
+        return builder.spatial(layer([items.get(a, none) for a in range(1, spatial + 1)]), value)
     for axis, item in items.items():
 
         def make(rank: int, position: int, item: Any = item) -> L.Layer:
@@ -190,6 +190,15 @@ def nearest(builder: Builder, value: Value, axes: Mapping[int, Resize], rounding
             takes[axis] = positions
     value = _spatially(builder, value, takes, None, lambda axes: L.Take(tuple(axes)))
     return _spatially(builder, value, repeats, 1, lambda sizes: L.UpSample(tuple(sizes)))
+
+
+def cumulative(builder: Builder, value: Value, axis: int, reverse: bool = False, exclusive: bool = False) -> Value:
+    """The sums of an axis up to each position: a matrix of 1 and 0."""
+    n = fixed(value, axis)
+    count(8 * n * n, f"to sum an axis of {n} values up to each")
+    matrix = np.tri(n, n, -int(exclusive))
+    matrices = {axis: matrix[::-1, ::-1] if reverse else matrix}
+    return _spatially(builder, value, matrices, None, lambda axes: L.Interpolate(tuple(axes)))
 
 
 def repeat(builder: Builder, value: Value, axis: int, count: int) -> Value:

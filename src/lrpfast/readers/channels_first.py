@@ -19,6 +19,7 @@ from ..errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from ..model.graph import Model
 from ..model.layers import Layer, Shape
+from .batch_axis import FIRST, BatchAxis, sample_axis
 from .input_shape import FIX_SIZE
 
 #: A small file could ask for any number of layers, by slices of slices.
@@ -59,12 +60,28 @@ class Tensor:
     shape : tuple
         Per sample, its axes as the file has them.
     order : tuple of int
-        Axis i inside the model is axis ``order[i]`` of the file's.
+        Axis i inside the model is axis ``order[i]`` of ``shape``.
+    batch : BatchAxis
+        Where the batch lies among them in the file.
     """
 
     node: int
     shape: Shape
     order: tuple[int, ...]
+    batch: BatchAxis = FIRST
+
+    @property
+    def rank(self) -> int:
+        """How many axes the file's tensor has."""
+        return len(self.batch.axes(len(self.shape)))
+
+    def axis(self, dim: int) -> int:
+        """The sample's axis that is one of the file's, which must not hold the batch."""
+        return sample_axis(self.batch, len(self.shape), dim)
+
+    def sizes(self, batch: int | None) -> Shape:
+        """The shape in the file, for so many samples."""
+        return self.batch.sizes(self.shape, batch)
 
     @property
     def inside(self) -> Shape:
@@ -81,6 +98,23 @@ class Flat:
     @property
     def shape(self) -> Shape:
         return (math.prod(self.source.shape),)  # type: ignore[arg-type]
+
+    @property
+    def batch(self) -> BatchAxis:
+        return FIRST
+
+    @property
+    def rank(self) -> int:
+        """How many axes the file's tensor has."""
+        return 2
+
+    def axis(self, dim: int) -> int:
+        """The sample's axis that is one of the file's, which must not be the batch's."""
+        return sample_axis(FIRST, 1, dim)
+
+    def sizes(self, batch: int | None) -> Shape:
+        """The shape in the file, for so many samples."""
+        return FIRST.sizes(self.shape, batch)
 
 
 Value = Tensor | Flat
@@ -117,15 +151,20 @@ class Builder:
         self.nodes.append((replace(layer, name=name), inputs))
         return len(self.nodes) - 1
 
-    def input(self, name: str, shape: Shape) -> Tensor:
+    def input(self, name: str, shape: Shape, kind: str = "number") -> Tensor:
         self.scope = name
-        return Tensor(self.add(L.Input(shape)), tuple(shape), tuple(range(len(shape))))
+        return Tensor(self.add(L.Input(shape, kind)), tuple(shape), tuple(range(len(shape))))
 
     def model(self, outputs: Sequence[Value], name: str) -> Model:
         """The model that returns the values, in the file's order; layers that no output needs are left out."""
         result_nodes = []
         for value in outputs:
             self.scope = str(self.nodes[(value.source if isinstance(value, Flat) else value).node][0].name)
+            if value.batch != FIRST:
+                where = f"{'is' if value.batch.whole else 'is part of'} axis {value.batch.position} of {value.rank}"
+                raise UnsupportedLayerError(
+                    f"returns what {self.scope!r} makes, whose batch axis {where}. Move it to the front, by itself"
+                )
             result_nodes.append(self.plain(value).node)
         needed = set(result_nodes)
         for i in range(len(self.nodes) - 1, -1, -1):
@@ -162,7 +201,7 @@ class Builder:
         return replace(t, node=node, order=order)
 
     def plain(self, value: Value) -> Tensor:
-        """The tensor as the file has it."""
+        """The tensor with a sample's axes in the file's order."""
         return self.lay(value, range(len(value.shape)))
 
     def channels_last(self, value: Value) -> Tensor:
@@ -183,38 +222,48 @@ class Builder:
             self._flattened[value.source] = Tensor(node, value.shape, (0,))
         return self._flattened[value.source]
 
-    def transpose(self, value: Value, axes: Sequence[int]) -> Tensor:
-        """The file's axes in another order; nothing moves inside."""
+    def transpose(self, value: Value, axes: Sequence[int], batch: BatchAxis | None = None) -> Tensor:
+        """A sample's axes in another order; nothing moves inside. ``batch`` is as in `reshape`."""
         t = self.tensor(value)
-        return Tensor(t.node, tuple(t.shape[a] for a in axes), tuple(list(axes).index(a) for a in t.order))
+        batch = check_first(t) if batch is None else batch
+        return Tensor(t.node, tuple(t.shape[a] for a in axes), tuple(list(axes).index(a) for a in t.order), batch)
 
-    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
-        """The values in the file's order, in another shape."""
+    def reshape(self, value: Value, shape: Sequence[int | None], batch: BatchAxis | None = None) -> Value:
+        """A sample's values in the file's order, in another shape.
+
+        ``batch`` says where the batch lies then, which no axis of the sample may cross; without it the batch must be
+        first, and stays so.
+        """
         t, shape = value.source if isinstance(value, Flat) else value, tuple(shape)
+        batch = check_first(value) if batch is None else batch
         if shape == value.shape:
-            return value
-        if None in t.shape:
-            if len(shape) == 1 and t.order == tuple(range(len(t.shape))):
-                return Tensor(self.add(L.Flatten(), t.node), (None,), (0,))
-            raise open_size(t.shape)
-        if math.prod(t.shape) != math.prod(shape) or 0 in shape:  # type: ignore[arg-type]
-            raise ShapeError(f"it cannot make {shape} of {t.shape}")
+            return value if batch == value.batch else replace(self.tensor(value), batch=batch)
+        if None in t.shape and shape == (-1,):
+            if t.order != tuple(range(len(t.shape))):
+                raise open_size(t.shape)
+            return Tensor(self.add(L.Flatten(), t.node), (None,), (0,), batch)
+        old, new = _numbered(t.shape), _numbered(shape)
+        if math.prod(old) != math.prod(new) or 0 in new:
+            raise open_size(t.shape) if None in t.shape else ShapeError(f"it cannot make {shape} of {t.shape}")
         if shape == t.shape:
-            return t
-        lies = [a for a in t.order if t.shape[a] != 1]
-        if len(shape) == 1 and lies != sorted(lies):
-            return Flat(t)
-        groups = _groups(t.shape, shape)
+            return replace(t, batch=batch)
+        lies = [a for a in t.order if old[a] != 1]
+        if len(shape) == 1 and lies != sorted(lies) and batch == FIRST:
+            return Flat(replace(t, batch=FIRST))
+        groups = _groups(old, new)
         groups.sort(key=lambda group: min(lies.index(a) for a in group[0]))
         axes = [a for group, _ in groups for a in group]
         if axes != lies:
-            t = self.lay(t, [*(a for a in t.order if t.shape[a] == 1), *axes])
-        order = _with_ones([a for _, group in groups for a in group], shape)
+            t = self.lay(t, [*(a for a in t.order if old[a] == 1), *axes])
+        order = _with_ones([a for _, group in groups for a in group], new)
         inside = tuple(shape[a] for a in order)
         node = t.node
         if inside != t.inside:
-            node = self.add(L.Flatten() if len(inside) == 1 else L.Reshape(inside), t.node)
-        return Tensor(node, shape, order)
+            if inside.count(None) > 1:
+                raise open_size(t.shape)
+            sizes = tuple(-1 if n is None else n for n in inside)
+            node = self.add(L.Flatten() if len(inside) == 1 else L.Reshape(sizes), t.node)
+        return Tensor(node, shape, order, batch)
 
     # -- layers ---------------------------------------------------------------
 
@@ -226,13 +275,19 @@ class Builder:
 
     def window(self, layer: Layer, value: Value, part: str = "") -> Tensor:
         """A layer on spatial axes and channels."""
+        check_first(value)
+        return self.spatial(layer, value, part)
+
+    def spatial(self, layer: Layer, value: Value, part: str = "") -> Tensor:
+        """A layer on a sample's spatial axes and channels, wherever the batch lies."""
         t = self.channels_last(value)
         node = self.add(layer, t.node, part=part)
         result = self.shapes[node]
-        return Tensor(node, (result[-1], *result[:-1]), t.order)
+        return replace(t, node=node, shape=(result[-1], *result[:-1]))
 
     def dense(self, value: Value, kernel: np.ndarray, bias: np.ndarray | None) -> Tensor:
         """A dense layer on the file's last axis."""
+        value.axis(-1)  # which must not hold the batch
         if isinstance(value, Flat) and value.shape[0] == kernel.shape[0]:
             t = value.source
             rows = kernel.reshape(*t.shape, -1)  # type: ignore[arg-type]
@@ -240,12 +295,18 @@ class Builder:
             node = self.add(L.Dense(kernel, bias), self.add(L.Flatten(), t.node, part="flatten"))
             return Tensor(node, (kernel.shape[1],), (0,))
         t = self.last(value, len(value.shape) - 1)
-        return Tensor(self.add(L.Dense(kernel, bias), t.node), (*t.shape[:-1], kernel.shape[1]), t.order)
+        return replace(t, node=self.add(L.Dense(kernel, bias), t.node), shape=(*t.shape[:-1], kernel.shape[1]))
+
+    def embedding(self, table: np.ndarray, indices: Value) -> Tensor:
+        """Rows of a table, on a new last axis."""
+        t = self.tensor(indices)
+        node = self.add(L.Embedding(table), t.node)
+        return replace(t, node=node, shape=(*t.shape, table.shape[1]), order=(*t.order, len(t.shape)))
 
     def merge(self, layer: Layer, values: Sequence[Value], axis: int | None = None) -> Tensor:
-        """A layer of several inputs, laid out as the largest of them; ``axis`` is the file's, of a Concat."""
+        """A layer of several inputs, laid out as the largest of them; ``axis`` is a sample's, of a Concat."""
         tensors = [self.tensor(v) for v in values]
-        if len({len(t.shape) for t in tensors}) > 1:
+        if len({len(t.shape) for t in tensors}) > 1 or len({t.batch for t in tensors}) > 1:
             shapes = ", ".join(str(t.shape) for t in tensors)
             raise UnsupportedLayerError(
                 f"combines samples of shapes {shapes}, whose batch axes do not meet. Give all the same number of axes"
@@ -258,7 +319,7 @@ class Builder:
         shape: list[int | None] = [None] * len(order)
         for a, n in zip(order, self.shapes[node], strict=True):
             shape[a] = n
-        return Tensor(node, tuple(shape), order)
+        return Tensor(node, tuple(shape), order, tensors[0].batch)
 
     def affine(self, value: Value, scale: np.ndarray | np.float64, shift: np.ndarray | np.float64) -> Value:
         """x · scale + shift, with arrays that stretch to the tensor's shape."""
@@ -287,7 +348,7 @@ class Builder:
         return replace(t, node=self.add(L.Reshape(t.inside), node, part="shape"))  # type: ignore[arg-type]
 
     def along(self, value: Value, axis: int, make: Callable[[int, int], Layer], part: str = "") -> Tensor:
-        """A layer on one of the file's axes alone.
+        """A layer on one of a sample's axes alone.
 
         Parameters
         ----------
@@ -312,38 +373,59 @@ class Builder:
             node = self.add(make(2, 1), node, part=part)
             result = self.shapes[node][1]
             node = self.add(L.Reshape((*inside[:position], result, *inside[position + 1 :])), node, part="shape")  # type: ignore[arg-type]
-        return Tensor(node, (*t.shape[:axis], result, *t.shape[axis + 1 :]), t.order)
+        return replace(t, node=node, shape=(*t.shape[:axis], result, *t.shape[axis + 1 :]))
 
     def pool_all(self, value: Value, axes: Sequence[int], kind: Any, keepdims: bool) -> Value:
-        """The mean or the largest value over some of the file's axes."""
+        """The mean or the largest value over some of a sample's axes."""
         t = self.tensor(value)
+        batch = t.batch if keepdims else t.batch.dropped(axes)
         remaining = [a for a in t.order if a not in axes]
         t = self.lay(t, [*(a for a in t.order if a in axes), *remaining])
         shape = tuple(1 if a in axes else n for a, n in enumerate(t.shape))
         if len(remaining) == 1 and len(axes) <= 3:
             node = self.add(kind(keepdims), t.node)
-            return Tensor(node, shape, t.order) if keepdims else Tensor(node, (t.shape[remaining[0]],), (0,))
+            return Tensor(node, *((shape, t.order) if keepdims else ((t.shape[remaining[0]],), (0,))), batch)
         if None in t.shape:
             raise open_size(t.shape)
         if not remaining and not keepdims:
-            return self.reshape(self.pool_all(value, axes, kind, True), ())
+            return self.reshape(self.pool_all(value, axes, kind, True), (), batch)
         sizes = [math.prod(t.shape[a] for a in group) for group in (axes, remaining)]  # type: ignore[misc]
         node = self.add(kind(False), self.add(L.Reshape(tuple(sizes)), t.node, part="shape"))
         if not keepdims:
             rank = {a: i for i, a in enumerate(sorted(remaining))}
             shape = tuple(t.shape[a] for a in sorted(remaining))
-            result = Tensor(node, shape, tuple(rank[a] for a in remaining))
+            result = Tensor(node, shape, tuple(rank[a] for a in remaining), batch)
         else:
-            result = Tensor(node, shape, t.order)
+            result = Tensor(node, shape, t.order, batch)
         inside = result.inside
         return result if len(inside) == 1 else replace(result, node=self.add(L.Reshape(inside), node, part="shape"))  # type: ignore[arg-type]
+
+
+def check_first(value: Value) -> BatchAxis:
+    """The batch first and by itself; an error where it is not."""
+    if value.batch != FIRST:
+        raise UnsupportedLayerError(
+            f"takes a tensor whose batch axis {'is' if value.batch.whole else 'is part of'} axis "
+            f"{value.batch.position} of {value.rank}. Move it to the front, by itself"
+        )
+    return FIRST
 
 
 def _scaling(scale: np.ndarray, shift: np.ndarray) -> Layer:
     return L.BatchNorm(np.zeros(len(scale)), np.ones(len(scale)), scale, shift, 0.0)
 
 
-def _groups(old: Shape, new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+#: Numbers that stand for open sizes, in their order, where axes are compared: no product of the others has these.
+_PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
+
+
+def _numbered(shape: Sequence[int | None]) -> list[int]:
+    """The sizes, with a number for each that is open."""
+    primes = iter(_PRIMES)
+    return [next(primes, 0) if n is None else n for n in shape]
+
+
+def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Axes that a reshape turns into which others, in order; those of size 1 are left out."""
     a = [axis for axis, n in enumerate(old) if n != 1]
     b = [axis for axis, n in enumerate(new) if n != 1]
@@ -352,9 +434,9 @@ def _groups(old: Shape, new: Sequence[int]) -> list[tuple[list[int], list[int]]]
         ins, outs = [a.pop(0)], [b.pop(0)]
         p, q = old[ins[0]], new[outs[0]]
         while p != q:
-            if p < q:  # type: ignore[operator]
+            if p < q:
                 ins.append(a.pop(0))
-                p *= old[ins[-1]]  # type: ignore[operator]
+                p *= old[ins[-1]]
             else:
                 outs.append(b.pop(0))
                 q *= new[outs[-1]]

@@ -138,15 +138,15 @@ def strings(group: h5py.Group, name: str) -> list[str] | None:
 def _strings(group: h5py.Group, name: str) -> list[str] | None:
     if name not in group.attrs:
         return None
-    size, what = text_bytes(group, name), f"attribute {name!r} of {group.name}"
+    size, owner = text_bytes(group, name), f"attribute {name!r} of {group.name}"
     if size is None:
         return []
     if size > left():
-        take(size, what)
+        take(size, owner)
     value = group.attrs[name]
     items = [value] if isinstance(value, (str, bytes)) else np.asarray(value).ravel().tolist()
     texts = [item.decode() if isinstance(item, bytes) else str(item) for item in items]
-    take(sum(map(len, texts)), what)
+    take(sum(map(len, texts)), owner)
     return texts
 
 
@@ -160,16 +160,16 @@ def text_bytes(node: h5py.Group | h5py.Dataset, name: str) -> int | None:
     """
     import h5py
 
-    what = f"attribute {name!r} of {node.name}"
+    owner = f"attribute {name!r} of {node.name}"
     attribute = node.attrs.get_id(name)
     kind, shape = attribute.get_type(), attribute.shape
     if shape is not None and 0 in shape:  # of any kind: an empty list has none
         return None
     if shape is None or kind.get_class() != h5py.h5t.STRING:  # libhdf5 2.0 crashes on some other kinds
-        raise ModelFormatError(f"{what} should hold text")
+        raise ModelFormatError(f"{owner} should hold text")
     count, each = math.prod(shape), kind.get_size()
     if count * each > node.file.id.get_filesize():
-        raise ModelFormatError(f"{what} declares {count * each:,} bytes, more than the file has")
+        raise ModelFormatError(f"{owner} declares {count * each:,} bytes, more than the file has")
     # a variable-length string is somewhere in a heap, and several elements may be the same one
     return int(count * (_LONGEST.get() if kind.is_variable_str() else each))
 

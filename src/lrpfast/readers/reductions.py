@@ -38,7 +38,7 @@ def product(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> 
         x = slices[0] if n == 1 else builder.merge(L.Multiply(), slices)
     if keepdims:
         return x
-    return builder.reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))  # type: ignore[misc]
+    return builder.reshape(x, [n for i, n in enumerate(x.shape) if i not in axes], x.batch.dropped(axes))
 
 
 def sum_of_absolutes(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:

@@ -1,4 +1,4 @@
-"""Rules, and the composites that assign them to layers.
+"""Rules, and the composites that assign rules to layers.
 
 Examples
 --------
@@ -12,13 +12,15 @@ from .proportional import Epsilon, Gamma, Norm, Zero
 from .recurrent import Recurrent
 from .registry import RULES, from_name
 from .rule import WEIGHT_PARTS, Group, Product, Rule, Stabilizer
-from .weightless import Detached, Gradient, Pass, Split, Taylor
+from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
 __all__ = [
     "RULES",
     "WEIGHT_PARTS",
     "AlphaBeta",
     "AlphaBetaX",
+    "AttnLRP",
+    "CP",
     "Detached",
     "Epsilon",
     "Flat",

@@ -1,4 +1,4 @@
-"""Rules that treat positive and negative contributions apart: αβ, z⁺ and iNNvestigate's four-way αβ."""
+"""Rules that separate positive and negative contributions: αβ, z⁺ and iNNvestigate's four-way αβ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..errors import RuleError
 from .rule import BIAS, Group, Product, WithBias, number
 
-#: Those of the rules with two denominators, into both of which "full" puts the whole bias.
+#: The bias conventions of rules with two denominators; "full" puts the whole bias into both.
 _BIAS = ("absorb", "ignore", "full", "distribute", "repeat")
 
 
@@ -25,7 +25,7 @@ def _alpha_beta(rule: AlphaBeta | ZPlus, alpha: float, beta: float) -> tuple[Gro
 
 @dataclass(frozen=True, repr=False)
 class AlphaBeta(WithBias):
-    """LRP-αβ: positive and negative contributions redistributed apart.
+    """LRP-αβ: positive and negative contributions are redistributed separately.
 
     R_i = Σ_j (α (x_i w_ij)⁺ / Σ_i (x_i w_ij)⁺ − β (x_i w_ij)⁻ / Σ_i (x_i w_ij)⁻) R_j.
 
@@ -121,7 +121,7 @@ class AlphaBetaX(WithBias):
     alpha, beta : pair of float
     stabilizer : float or Stabilizer
     bias : {"absorb", "ignore", "distribute", "repeat"}
-        Each denominator has the part of b that has its weight's sign.
+        Each denominator has the part of b with the sign of its weights.
 
     References
     ----------

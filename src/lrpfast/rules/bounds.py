@@ -1,4 +1,4 @@
-"""z-box's bounds, in the shape of the layer that they are for."""
+"""The bounds of z-box, in the shape of the layer's input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _fits(bound: np.ndarray, shape: Shape) -> bool:
 
 
 def moved(model: Model, at: int) -> list[int]:
-    """Node ``at`` and those before it, for as long as each only moves the values of the next; the last makes them."""
+    """Node ``at`` and its predecessors, up to the first that does more than move values."""
     path = [at]
     while model.nodes[path[-1]].inputs and only_moves(model.nodes[path[-1]].layer):
         path.append(model.nodes[path[-1]].inputs[0])
@@ -29,11 +29,11 @@ def moved(model: Model, at: int) -> list[int]:
 
 
 def fit_bounds(rule: Rule, model: Model, index: int) -> Rule:
-    """The rule with its z-box bounds in the shape of the layer's input, where it has any.
+    """The rule; if it is a z-box, with bounds in the shape of the layer's input.
 
-    Bounds may be scalar, or fit the layer's input or, where only reshapes lie
-    between, the model's (per feature, or per channel on the last axis). Where axes are
-    reordered between (images channels first), bounds of several axes are the model's.
+    Bounds may be scalar, or fit the layer's input or, if there are only reshapes in
+    between, the model's (per feature, or per channel on the last axis). If axes are
+    reordered in between (images channels first), bounds of several axes are the model's.
     """
     if not isinstance(rule, ZBox):
         return rule

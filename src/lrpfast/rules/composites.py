@@ -1,7 +1,7 @@
-"""Composites: which layer gets which rule.
+"""Composites, which give layers their rules.
 
-A composite is an ordered list of entries. For each layer the first entry that speaks
-of it decides; where none does, the layer's role has a default (``roles.py``).
+A composite is an ordered list of entries. For each layer, the first entry that selects
+it decides; without one, the layer's role has a default (``roles.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from . import roles
 from .bounds import fit_bounds
 from .entries import ORDER, Entry
 from .rule import Rule, short
+from .sides import carries_relevance, fit_sides
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Assignment:
     Attributes
     ----------
     rules : dict of int to Rule
-        By the node's index in ``model.nodes``: of every layer but inputs and those that do nothing.
+        By the node's index in ``model.nodes``, for every layer but inputs and those that do nothing.
     activations : dict of int to Rule
-        Of the activations within layers, by the same index.
+        The rules of activations within layers, by the same index.
     kept : frozenset of int
-        Batch normalizations that were given a rule of their own, and so are not folded.
+        Batch normalizations with a rule of their own, which are not folded.
 
     Examples
     --------
@@ -46,9 +47,9 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Composite:
-    """An ordered list of entries; the first that speaks of a layer gives its rule.
+    """An ordered list of entries; the first that selects a layer gives its rule.
 
-    ``a | b`` joins two: entries for single places (first, last, index) decide before names,
+    ``a | b`` joins two: entries for single layers (first, last, index) decide before names,
     names before conditions, conditions before types, defaults last; among equals ``a``'s.
 
     Attributes
@@ -56,7 +57,7 @@ class Composite:
     entries : tuple of Entry
     name : str
     canonize : bool
-        Whether batch normalization is folded into the layer beside it first, where no entry means it.
+        Whether batch normalization is first folded into a neighbouring layer, unless an entry selects it.
 
     Examples
     --------
@@ -94,10 +95,10 @@ class Composite:
         Raises
         ------
         RuleError
-            When a layer with weights is given none, a rule makes no sense for its layer, bounds
-            do not fit it, or an entry names a layer that is not there.
+            When a layer with weights has no rule, a rule does not apply to its layer, bounds
+            do not fit, or an entry names a layer that does not exist.
         InputError
-            When ``model`` is none.
+            When ``model`` is not a Model.
         """
         if not isinstance(model, Model):
             raise InputError(f"{self.name}: assign takes an lrpfast Model, not {type(model).__name__}")
@@ -105,6 +106,7 @@ class Composite:
         rules: dict[int, Rule] = {}
         activations: dict[int, Rule] = {}
         separate: set[int] = set()
+        carries = carries_relevance(model)
         for i, node in enumerate(model.nodes):
             kind = roles.role(node.layer)
             if kind is not roles.NOTHING:
@@ -114,7 +116,8 @@ class Composite:
                 rule = kind.default if entry is None else entry.rule
                 if rule is None:
                     raise RuleError(f"{node} (layer {i}): no entry of {self.name} gives it a rule")
-                rules[i] = fit_bounds(roles.check(rule, kind, node), model, i)
+                rule = roles.check(rule, kind, node)
+                rules[i] = fit_sides(fit_bounds(rule, model, i), model, i, carries)
                 if entry is not None and isinstance(node.layer, BatchNorm) and entry.keeps(model, nodes):
                     separate.add(i)
             function = getattr(node.layer, "activation", None)

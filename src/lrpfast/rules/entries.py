@@ -1,4 +1,4 @@
-"""Entries: a composite's lines, which layers each speaks of."""
+"""The entries of composites, and the layers that they select."""
 
 from __future__ import annotations
 
@@ -10,19 +10,35 @@ from typing import Any
 from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
-from ..model.layers import BatchNorm, Input, Layer, Linear, Recurrent
+from ..model.layers import (
+    Attention,
+    BatchNorm,
+    Crop,
+    Input,
+    Layer,
+    LayerNorm,
+    Linear,
+    MatMul,
+    Permute,
+    Recurrent,
+    RepeatVector,
+    Reshape,
+    RMSNorm,
+    Rotary,
+    Take,
+)
 from ..model.layers.base import whole
 from ..model.layers.shape import only_moves
 from .registry import as_rule
 from .rule import Rule, short
 
-#: Entries of a kind that comes earlier decide before others where composites are joined.
-ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "when", "all", "default")
+#: The order of entries in joined composites: earlier kinds decide first.
+ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "projections", "scales", "when", "all", "default")
 
-#: Layers with weights, which composites give rules to unless told otherwise.
+#: Layers with weights, which entries select by default.
 WEIGHTED = (Linear, Recurrent)
 
-#: What ``value`` must be, and whether it is, for the entries that have one.
+#: The kind of ``value`` that entries need, in words and as a check.
 _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "nth": ("a whole number", lambda value: whole(value) is not None),
     **dict.fromkeys(
@@ -43,28 +59,30 @@ def as_types(key: Any, owner: str) -> tuple[type, ...]:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a composite: the layers it speaks of, and their rule.
+    """One entry of a composite: a selection of layers, and their rule.
 
-    It speaks of layers of the types ``among`` alone; "first", "last" and "nth" count these.
+    It selects only layers of the types ``among``; "first", "last" and "nth" count these.
 
     Parameters
     ----------
     where : str
         "first" or "last" in forward order; "nth", the ``value``-th, negative from the last;
-        "inputs", those that see the model's input unchanged but for reshaping, or the first if
-        none does; "index", at index ``value`` in the model's layers; "name", called like the
-        pattern ``value``; "when", where ``value(layer)`` is true; "all" and "default", any.
-        An entry "count" gives no rule: it says that there must be ``value`` layers.
+        "inputs", those whose input is the model's, unchanged or reshaped, or the first if
+        there is none; "index", at index ``value`` in the model's layers; "name", with a name that
+        matches the pattern ``value``; "projections", those that give attention its queries, keys and values
+        and take its result; "scales", batch normalizations that multiply by constants and add nothing; "when",
+        where ``value(layer)`` is true; "all" and "default", any. An entry "count" gives no rule: it requires
+        ``value`` layers.
     rule : Rule or str
     value : optional
     among : type or tuple of types
-        Layers with weights unless told otherwise. Entries "all" that speak of `Activation`
-        speak of activations within layers too.
+        By default layers with weights. Entries "all" among `Activation` also select
+        activations within layers.
 
     Raises
     ------
     RuleError
-        When ``where`` is none of these, or the others are not what it needs.
+        When ``where`` is none of these, or the other arguments do not fit it.
 
     Examples
     --------
@@ -91,17 +109,17 @@ class Entry:
             raise RuleError(f"Entry: with {self.where!r}, value must be {expected}, not {self.value!r}")
 
     def keeps(self, model: Model, nodes: Collection[int]) -> bool:
-        """Whether the batch normalizations among these places, the line's, were meant: such are not folded away.
+        """Whether the entry selects batch normalizations among these nodes on purpose, so that they are not folded.
 
-        A line that speaks of whatever is there ("default", all of type Layer, the names of a whole block) means the
-        layers that they are folded into.
+        An entry for any layers ("default", all of type Layer, the names of a whole block) is for the layers into
+        which they are folded.
         """
         if self.where == "name":
             return all(isinstance(model.nodes[i].layer, BatchNorm) for i in nodes)
         return self.where != "default" and (self.where != "all" or any(issubclass(t, BatchNorm) for t in self.among))
 
     def places(self, model: Model) -> frozenset[int]:
-        """The indices of the nodes that the line speaks of."""
+        """The indices of the selected nodes."""
         nodes = [i for i, node in enumerate(model.nodes) if isinstance(node.layer, self.among)]
         if self.where in ("first", "last"):
             nodes = nodes[:1] if self.where == "first" else nodes[-1:]
@@ -115,13 +133,19 @@ class Entry:
         elif self.where == "name":
             names = ((i, (model.nodes[i].name, str(model.nodes[i].layer.name))) for i in nodes)
             nodes = [i for i, both in names if any(fnmatchcase(name, self.value) for name in both)]
+        elif self.where == "projections":
+            projections = _projections(model)
+            nodes = [i for i in nodes if i in projections]
+        elif self.where == "scales":  # as readers write 1/√d and LayerScale
+            layers = ((i, model.nodes[i].layer) for i in nodes)
+            nodes = [i for i, layer in layers if isinstance(layer, BatchNorm) and not layer.offset().any()]
         elif self.where == "when":
             nodes = [i for i in nodes if self.value(model.nodes[i].layer)]
         return frozenset(nodes)
 
 
 def _sees_input(model: Model, index: int) -> bool:
-    """Whether nothing but reshaping lies between a model's inputs and all that the node takes."""
+    """Whether the node's inputs are the model's inputs, unchanged or reshaped."""
     for j in model.nodes[index].inputs:
         layer = model.nodes[j].layer
         if isinstance(layer, Input):
@@ -131,7 +155,30 @@ def _sees_input(model: Model, index: int) -> bool:
     return True
 
 
+#: What may lie between attention and its projections: positions, scaling, normalization of queries and keys.
+_BETWEEN = (BatchNorm, Crop, LayerNorm, Permute, RMSNorm, RepeatVector, Reshape, Rotary, Take)
+
+
+def _projections(model: Model) -> set[int]:
+    """Layers with weights around attention, or around the products that it is written as."""
+    consumers = model.consumers()
+    nodes, found = model.nodes, set()
+
+    def collect(at: int, neighbours: Callable[[int], Collection[int]]) -> None:
+        for j in neighbours(at):
+            if isinstance(nodes[j].layer, Linear):
+                found.add(j)
+            elif only_moves(nodes[j].layer) or isinstance(nodes[j].layer, _BETWEEN):
+                collect(j, neighbours)
+
+    for i, node in enumerate(nodes):
+        if isinstance(node.layer, (Attention, MatMul)):
+            collect(i, lambda j: nodes[j].inputs)
+            collect(i, lambda j: consumers[j])
+    return found
+
+
 def ends(first: Any, last: Any, owner: str, among: Any = WEIGHTED) -> tuple[Entry, ...]:
-    """Entries for the first and the last layer, where they have rules of their own."""
+    """Entries for the first and the last layer, if they have rules of their own."""
     pairs = (("first", first), ("last", last))
     return tuple(Entry(where, as_rule(rule, owner), None, among) for where, rule in pairs if rule is not None)

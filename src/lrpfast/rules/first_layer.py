@@ -1,4 +1,4 @@
-"""Rules for the layer that sees the input, where x = 0 may say as much as any other value: w², flat and z-box."""
+"""Rules for the first layer, in which x = 0 may mean as much as any other value: w², flat and z-box."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .rule import Group, Product, WithBias
 
 @dataclass(frozen=True, repr=False)
 class WSquare(WithBias):
-    """LRP-w²: relevance by squared weights, whatever the input.
+    """LRP-w²: relevance in proportion to squared weights, for any input.
 
     R_i = Σ_j w_ij² / Σ_i w_ij² · R_j.
 
@@ -49,7 +49,7 @@ class WSquare(WithBias):
 class Flat(WithBias):
     """LRP-flat: equal shares for all inputs of an output.
 
-    R_i = Σ_j 1 / n_j · R_j with n_j the inputs that output j sees.
+    R_i = Σ_j 1 / n_j · R_j, where n_j is the number of inputs of output j.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Flat(WithBias):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ZBox(WithBias):
-    """LRP-z^B: for a first layer whose inputs lie between low and high.
+    """LRP-z^B: for a first layer whose inputs are between low and high.
 
     R_i = Σ_j (x_i w_ij − low_i w_ij⁺ − high_i w_ij⁻) / Σ_i (…) · R_j.
 
@@ -138,7 +138,7 @@ class ZBox(WithBias):
             raise RuleError("z_box: low must not be above high")
 
     def _key(self) -> tuple[Any, ...]:
-        """What makes a box that box; adding 0.0 makes −0.0, which is equal to it, the same bytes."""
+        """The key for equality and hashing; adding 0.0 gives −0.0 the same bytes as 0.0, to which it is equal."""
         bounds = ((bound.shape, (bound + 0.0).tobytes()) for bound in (self.low, self.high))
         return type(self), *bounds, *(getattr(self, f.name) for f in fields(self) if f.name not in ("low", "high"))
 
@@ -149,7 +149,7 @@ class ZBox(WithBias):
         return hash(self._key())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy's bounds are as read-only as the original's; NumPy does not keep that in a pickle."""
+        """Make a copy's bounds read-only, like the original's: a pickle of NumPy does not keep this."""
         self.__dict__.update(state)
         for bound in (self.low, self.high):
             bound.setflags(write=False)

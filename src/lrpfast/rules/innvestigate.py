@@ -1,8 +1,8 @@
 """iNNvestigate 2.1.2's analyzer names, in terms of rules and composites.
 
 Its conventions: a stabilizer of 1e-7 only where a denominator is zero, except in
-epsilon; the whole signed bias in both αβ groups; ``Bounded`` between −1 and 1
-unless told otherwise; batch normalization as a layer of its own. ``docs/conventions.md`` sets them beside the others.
+epsilon; the whole signed bias in both αβ groups; ``Bounded`` between −1 and 1 by
+default; batch normalization as a layer of its own. ``docs/conventions.md`` compares them with others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _alpha_beta(alpha: float, beta: float, bias: bool) -> AlphaBeta:
     return AlphaBeta(alpha, beta, stabilizer=STABILIZER, bias="full" if bias else "ignore")
 
 
-#: The names that iNNvestigate's ``rule`` and ``input_layer_rule`` take.
+#: The names for iNNvestigate's ``rule`` and ``input_layer_rule``.
 RULE_NAMES: dict[str, Callable[[], Rule]] = {
     "Z": lambda: Zero(stabilizer=STABILIZER),
     "Epsilon": lambda: Epsilon(1e-7),
@@ -56,7 +56,7 @@ RULE_NAMES: dict[str, Callable[[], Rule]] = {
 }
 
 
-#: How ``bn_layer_fuse_mode`` may take a batch normalization: as one linear layer, or as two.
+#: The values of ``bn_layer_fuse_mode``: batch normalization as one linear layer, or as two.
 FUSE_MODES = ("one_linear", "two_linear")
 
 #: Batch normalization's rule in the presets.
@@ -69,10 +69,10 @@ def _interpolates(layer: Any) -> bool:
 
 _UP = Entry("when", Gradient(), _interpolates, (Interpolate, UpSample))
 
-#: Layers without weights: sums and pooling in proportion, but Average and up-sampling by their gradient.
+#: Layers without weights: sums and pooling in proportion, Average and up-sampling by their gradient.
 _REST = (Entry("all", Gradient(), None, (Average,)), Entry("all", Norm(stabilizer=STABILIZER), None, SUMS), _UP)
 
-#: Deep Taylor takes them all by their gradient, but ReLU within a layer with weights is handed through.
+#: In deep Taylor all of these have their gradient, but ReLU within a layer with weights passes relevance.
 _GRADIENTS = (
     Entry("all", Gradient(), None, (BatchNorm, *(cls for cls in SUMS if cls is not Subtract))),
     Entry("default", Gradient(), None, (Activation,)),
@@ -104,7 +104,7 @@ def _lrp(
     bn_layer_fuse_mode: str = "one_linear",
     bare: Sequence[Entry] = (),
 ) -> tuple[Entry, ...]:
-    """iNNvestigate's ``LRP``: the input layer's rule, then those below an index, then the rest."""
+    """iNNvestigate's ``LRP``: the input layer's rule, then the rule below an index, then all other rules."""
     if bn_layer_fuse_mode not in FUSE_MODES:
         raise RuleError(f"bn_layer_fuse_mode must be one of {', '.join(FUSE_MODES)}, not {bn_layer_fuse_mode!r}")
     norm = Zero(stabilizer=STABILIZER) if bn_layer_rule is None else _rule(bn_layer_rule, "bn_layer_rule")
@@ -132,7 +132,7 @@ def _lrp(
             raise RuleError("until_layer_idx does not go with a list of rules: put the rules into the list")
         offset = 1 if input_layer_rule is not None else 0
         entries.insert(0, Entry("count", Zero(), len(rule) + offset))
-        # iNNvestigate takes rules off the list's end, so that its first is the output layer's
+        # iNNvestigate takes rules from the end of the list, so the first is the output layer's
         entries.extend(Entry("nth", _rule(r, "rule"), -1 - i) for i, r in enumerate(rule))
     elif rule is None:
         raise RuleError("lrp needs rule=: a name, a list of names, or a list of (condition, rule) pairs")
@@ -146,14 +146,14 @@ _COMMON = ("input_layer_rule", "until_layer_idx", "until_layer_rule", "bn_layer_
 
 @dataclass(frozen=True)
 class Name:
-    """What one of iNNvestigate's names stands for: the function of its keywords that makes the entries."""
+    """The meaning of one of iNNvestigate's names: a function of its keywords that returns the entries."""
 
     build: Callable[..., tuple[Entry, ...]]
     keywords: tuple[str, ...] = ()
 
 
 def _analyzer(rule: Callable[..., Rule]) -> Name:
-    """An analyzer of one rule, on batch normalization too: its own keywords, and those of ``LRP``."""
+    """An analyzer with one rule, also on batch normalization, with the rule's keywords and those of ``LRP``."""
     rule_parameters = inspect.signature(rule).parameters
 
     def build(**keywords: Any) -> tuple[Entry, ...]:
@@ -237,12 +237,12 @@ def keywords(name: str) -> tuple[str, ...]:
 
 
 def composite(name: str, **parameters: Any) -> Composite:
-    """The composite that an analyzer's name and keywords stand for.
+    """The composite for an analyzer's name and keywords.
 
     Raises
     ------
     RuleError
-        For an unknown name or keyword, or a value that makes no sense.
+        For an unknown name or keyword, or an invalid value.
     """
     names = keywords(name)
     for key in parameters:

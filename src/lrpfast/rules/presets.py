@@ -6,19 +6,38 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import RuleError
-from ..model.layers import Activation, BatchNorm, Dense, Flatten, GlobalMaxPool, MaxPool, Recurrent, Reshape
+from ..model.layers import (
+    Activation,
+    Attention,
+    BatchNorm,
+    Dense,
+    Dot,
+    Flatten,
+    GlobalMaxPool,
+    Interpolate,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Recurrent,
+    Reshape,
+    RMSNorm,
+    Rotary,
+)
 from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, ZPlus
 from .composites import Composite
 from .entries import Entry, ends
 from .first_layer import Flat, ZBox
-from .proportional import Epsilon, Gamma, Norm
+from .proportional import Epsilon, Gamma, Norm, Zero
 from .registry import RULES, as_rule
 from .registry import from_name as rule_from_name
 from .roles import CONVOLUTIONS, SUMS
-from .rule import Rule
+from .rule import Rule, Stabilizer
 from .selectors import Uniform
-from .weightless import Gradient
+from .weightless import CP, Detached, Gradient, Pass
+from .weightless import AttnLRP as AttnLRPRule
 
 
 def _map(
@@ -45,7 +64,7 @@ def EpsilonPlus(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:  # 
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Examples
     --------
@@ -62,7 +81,7 @@ def EpsilonPlusFlat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composite:
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Returns
     -------
@@ -84,7 +103,7 @@ def EpsilonAlpha2Beta1(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Composi
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Returns
     -------
@@ -105,7 +124,7 @@ def EpsilonAlpha2Beta1Flat(epsilon: float = 1e-6, stabilizer: Any = 1e-6) -> Com
     ----------
     epsilon : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Returns
     -------
@@ -129,10 +148,10 @@ def EpsilonGammaBox(  # noqa: N802
     Parameters
     ----------
     low, high : float or array
-        The input's bounds, as in `rules.ZBox`; there must be some.
+        The input's bounds, as in `rules.ZBox`; both are required.
     epsilon, gamma : float
     stabilizer : float or Stabilizer
-        Of all other rules.
+        The stabilizer of all other rules.
 
     Examples
     --------
@@ -164,7 +183,7 @@ def ExcitationBackprop(stabilizer: Any = 1e-6) -> Composite:  # noqa: N802
 def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     """A rule on layers with weights, epsilon 1e-9 on sums, pooling and moves (captum).
 
-    These are captum 0.9's conventions: max pooling and reshaping hand on R x / (x ± 1e-9), and
+    These are captum 0.9's conventions: max pooling and reshaping pass on R x / (x ± 1e-9), and
     batch normalization stays a layer of its own. captum's rules are ``Epsilon(1e-9)``,
     ``Gamma(0.25, generalized=False, scale_bias=False, stabilizer=1e-9)`` and
     ``ZPlus(split_input=False, bias="full", stabilizer=1e-9)``.
@@ -172,7 +191,7 @@ def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     Parameters
     ----------
     rule : Rule or str, optional
-        Epsilon when None, as in captum.
+        When None, Epsilon, as in captum.
 
     Examples
     --------
@@ -188,6 +207,105 @@ def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
     return Composite(entries, "captum", canonize=False)
 
 
+#: What a denominator of exactly zero becomes where nothing else is added: what it divides is zero too.
+_AS_IT_IS = Stabilizer(1e-6, "zero")
+
+
+def _transformer(
+    name: str, attention: Rule, weights: Rule, stabilizer: Any, first: tuple[Entry, ...] = ()
+) -> Composite:
+    """A rule for layers with weights, one for attention and products, all others in proportion."""
+    others = Norm(stabilizer=stabilizer)
+    return Composite(
+        (
+            *first,
+            Entry("scales", Pass(), None, (BatchNorm,)),
+            Entry("all", weights, None, (Linear, BatchNorm)),
+            Entry("all", attention, None, (Attention, Dot, MatMul, Multiply)),
+            Entry("all", others, None, (*SUMS, Rotary, Interpolate)),
+            Entry("all", Detached(stabilizer=stabilizer), None, (LayerNorm, RMSNorm)),
+        ),
+        name,
+        canonize=False,
+    )
+
+
+def AttnLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composite:  # noqa: N802
+    """AttnLRP for transformers: attention by its Taylor expansions, half each to the factors of gates (LXT).
+
+    Layers with weights, sums and normalization redistribute in proportion; activations and constant factors pass.
+
+    Parameters
+    ----------
+    epsilon : float, optional
+        Of layers with weights; their denominators are as they are when None.
+    stabilizer : float or Stabilizer
+        Of all other denominators: as they are, which keeps float32's accuracy. 1e-6 is what other composites have.
+
+    References
+    ----------
+    Achtibat et al. (2024), AttnLRP.
+
+    Examples
+    --------
+    >>> composite = lrpfast.composites.AttnLRP()
+    >>> [entry.rule.name for entry in composite.entries]
+    ['pass', 'zero', 'attn', 'norm', 'detached']
+    """
+    weights = Zero(stabilizer=stabilizer) if epsilon is None else Epsilon(epsilon)
+    return _transformer("attn_lrp", AttnLRPRule(stabilizer=stabilizer), weights, stabilizer)
+
+
+def CPLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composite:  # noqa: N802
+    """CP-LRP for transformers: attention hands all relevance to the values, gates all to their signal (LXT).
+
+    Parameters
+    ----------
+    epsilon, stabilizer
+        As of `AttnLRP`.
+
+    References
+    ----------
+    Ali et al. (2022); Achtibat et al. (2024), CP-LRP.
+
+    Examples
+    --------
+    >>> [entry.rule.name for entry in lrpfast.composites.CPLRP(1e-3).entries]
+    ['pass', 'epsilon', 'cp', 'norm', 'detached']
+    """
+    weights = Zero(stabilizer=stabilizer) if epsilon is None else Epsilon(epsilon)
+    return _transformer("cp_lrp", CP(stabilizer=stabilizer), weights, stabilizer)
+
+
+def LXTViT(  # noqa: N802
+    gamma_convolution: float = 0.25, gamma: float = 0.05, stabilizer: Any = _AS_IT_IS
+) -> Composite:
+    """What LXT's example for vision transformers computes: CP-LRP with gamma, but not on attention's projections.
+
+    There gamma never reaches the four projections of attention, which keep their denominators as they are. ``Gamma`` on
+    every layer with weights is ``ByType({Conv: Gamma(0.25), Linear: Gamma(0.05)}) | CPLRP()``.
+
+    Parameters
+    ----------
+    gamma_convolution, gamma : float
+        Of convolutions, and of all other layers with weights; stabilizer 1e-6.
+    stabilizer : float or Stabilizer
+        Of all other denominators.
+
+    Examples
+    --------
+    >>> [(entry.where, entry.rule.name) for entry in lrpfast.composites.LXTViT().entries[:3]]
+    [('projections', 'zero'), ('all', 'gamma'), ('all', 'gamma')]
+    """
+    zero = Zero(stabilizer=stabilizer)
+    first = (
+        Entry("projections", zero),
+        Entry("all", Gamma(gamma_convolution), None, CONVOLUTIONS),
+        Entry("all", Gamma(gamma), None, (Linear,)),
+    )
+    return _transformer("lxt_vit", CP(stabilizer=stabilizer), zero, stabilizer, first)
+
+
 #: The composites that have names of their own.
 COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_plus": EpsilonPlus,
@@ -197,18 +315,21 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_gamma_box": EpsilonGammaBox,
     "excitation_backprop": ExcitationBackprop,
     "captum": Captum,
+    "attn_lrp": AttnLRP,
+    "cp_lrp": CPLRP,
+    "lxt_vit": LXTViT,
 }
 
 
 def from_name(name: str, **parameters: Any) -> Composite:
-    """The composite called ``name``, or the rule of that name on all layers.
+    """The composite with the name ``name``, or the rule with this name on all layers.
 
     Parameters
     ----------
     name : str
         A key of ``COMPOSITES`` or of ``rules.RULES``.
     **parameters
-        Those of the composite or the rule.
+        The parameters of the composite or the rule.
 
     Returns
     -------
@@ -217,7 +338,7 @@ def from_name(name: str, **parameters: Any) -> Composite:
     Raises
     ------
     RuleError
-        For an unknown name, which says what there is, or a parameter that it does not have.
+        For an unknown name (the message lists all names) or an unknown parameter.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Rules that share relevance in proportion to contributions x_i w_ij: 0, norm, epsilon and gamma."""
+"""Rules that distribute relevance in proportion to contributions x_i w_ij: 0, norm, epsilon and gamma."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Zero(WithBias):
 
 @dataclass(frozen=True, repr=False)
 class Norm(Rule):
-    """Shares in proportion to what each input adds to a sum: the z rule for sums and average pooling.
+    """Shares in proportion to each input's contribution: the z rule for sums and average pooling.
 
     R_i = x_i w_i / (Σ_i x_i w_i + stabilizer) · R.
 
@@ -113,11 +113,11 @@ class Epsilon(WithBias):
 
 @dataclass(frozen=True, repr=False)
 class Gamma(WithBias):
-    """LRP-gamma: contributions of the output's own sign are favoured by 1 + γ.
+    """LRP-gamma: contributions with the output's sign are multiplied by 1 + γ.
 
     Original: R_i = Σ_j x_i (w_ij + γ w_ij⁺) / Σ_i x_i (w_ij + γ w_ij⁺) · R_j.
     Generalized: where z_j > 0 the positive, where z_j < 0 the negative
-    contributions x_i w_ij are scaled by 1 + γ; nothing passes where z_j = 0.
+    contributions x_i w_ij are multiplied by 1 + γ; where z_j = 0, inputs receive nothing.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Every rule by its name."""
+"""All rules by name."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from .first_layer import Flat, WSquare, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
 from .recurrent import Recurrent
 from .rule import Rule
-from .weightless import Detached, Gradient, Pass, Split, Taylor
+from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
-#: Every rule by its name, in the order that ``lrpfast rules`` lists them.
+#: All rules by name, in the order of ``lrpfast rules``.
 RULES: dict[str, type[Rule]] = {
     cls.name: cls
     for cls in (
         *(Zero, Epsilon, Gamma, AlphaBeta, AlphaBetaX, ZPlus, WSquare, Flat, ZBox),
-        *(Norm, Pass, Gradient, Split, Taylor, Detached, Recurrent),
+        *(Norm, Pass, Gradient, Split, AttnLRP, CP, Taylor, Detached, Recurrent),
     )
 }
 
 
 def from_name(name: str, **parameters: Any) -> Rule:
-    """The rule called ``name`` with the given parameters.
+    """The rule with the name ``name`` and the given parameters.
 
     Parameters
     ----------
     name : str
         A key of ``RULES``.
     **parameters
-        The rule's own.
+        The rule's parameters.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def from_name(name: str, **parameters: Any) -> Rule:
     Raises
     ------
     RuleError
-        For an unknown name or parameter, which says what there is.
+        For an unknown name or parameter; the message lists the known ones.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def from_name(name: str, **parameters: Any) -> Rule:
 
 
 def as_rule(value: Any, owner: str) -> Rule:
-    """A rule, or the one of a name."""
+    """The rule itself, or the rule with this name; RuleError, which begins with ``owner``, for anything else."""
     if isinstance(value, Rule):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What a layer is to LRP: which rules make sense for it, and which it has unless told otherwise."""
+"""The roles of layers in LRP: the rules that apply to a layer, and its default rule."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..model.layers import (
     Activation,
     AdaptiveAveragePool,
     Add,
+    Attention,
     Average,
     AveragePool,
     BatchNorm,
@@ -32,6 +33,7 @@ from ..model.layers import (
     LocallyConnected,
     LocalResponseNorm,
     Masking,
+    MatMul,
     Maximum,
     MaxPool,
     Minimum,
@@ -41,6 +43,8 @@ from ..model.layers import (
     RepeatVector,
     Reshape,
     RMSNorm,
+    Rotary,
+    Softmax,
     StepMask,
     Subtract,
     Take,
@@ -53,19 +57,19 @@ from ..model.node import Node
 from .proportional import Epsilon, Norm, Zero
 from .recurrent import Recurrent
 from .rule import Rule
-from .weightless import Detached, Gradient, Pass, Split, Taylor
+from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
-#: What composites call convolutions, and sums.
+#: Convolutions, and sums, in composites.
 CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
 SUMS = (Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
 
 
 @dataclass(frozen=True)
 class Role:
-    """A kind of layer: what it is called, its rule by default, and the rules besides that it takes.
+    """A kind of layer: its name, its default rule, and the other rules that apply to it.
 
-    ``groups`` says whether it takes the rules that are made of groups (`Rule.groups`); a layer
-    with ``default`` None must be given a rule.
+    ``groups`` says whether rules with groups (`Rule.groups`) apply; a layer whose ``default`` is
+    None needs a rule.
     """
 
     name: str
@@ -74,7 +78,7 @@ class Role:
     groups: bool = False
 
     def takes(self, rule: Rule) -> bool:
-        """Whether the rule makes sense for such layers."""
+        """Whether the rule applies to such layers."""
         return isinstance(rule, self.others) or (self.groups and type(rule).groups is not Rule.groups)
 
 
@@ -85,7 +89,9 @@ AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
 RECURRENT = Role("recurrent layer", Recurrent(), (Epsilon, Zero))
-PRODUCT = Role("product", Split(), (Split, Gradient))
+PRODUCT = Role("product", Split(), (Split, AttnLRP, CP, Gradient))
+ATTENTION = Role("attention", AttnLRP(), (AttnLRP, CP))
+ROTATION = Role("rotation of vectors", Norm(), (Pass, *_PROPORTIONAL))
 ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
 SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
@@ -98,7 +104,10 @@ _ROLES: dict[type[Layer], Role] = {
     Identity: NOTHING,
     BatchNorm: AFFINE,
     **dict.fromkeys(SUMS, SUM),
-    **dict.fromkeys((Multiply, Dot), PRODUCT),
+    **dict.fromkeys((Multiply, Dot, MatMul), PRODUCT),
+    Attention: ATTENTION,
+    Softmax: SOFTMAX,
+    Rotary: ROTATION,
     **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum, Where), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
     **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take, Masking), ROUTE),
@@ -131,7 +140,7 @@ def activation_role(function: Activation) -> Role:
 
 
 def check(rule: Rule, kind: Role, node: Node) -> Rule:
-    """The rule, if it makes sense for the node; RuleError says what would."""
+    """The rule, if it applies to the node; else RuleError, which lists the rules that do."""
     if kind.takes(rule):
         _check_parameters(rule, kind, node)
         return rule

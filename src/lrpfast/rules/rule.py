@@ -1,4 +1,4 @@
-"""What a rule is: data, a list of groups, written once.
+"""The definition of a rule: data, a list of groups, written once.
 
 For a linear layer z = x W + b, every group g of a rule contributes
 
@@ -6,9 +6,9 @@ For a linear layer z = x W + b, every group g of a rule contributes
     s_g  = mask_g · R / stabilize(z_g)
     R_in = Σ_g coefficient_g · Σ_products sign · part(x) ⊙ (s_g · part(W)ᵀ)
 
-and nothing else in lrpfast knows a rule's formula. A new rule is a class with a
-``groups`` method in the file of its kin, its name in ``names.py``, an oracle function
-in ``tests/oracle.py`` and a line in ``docs/rules.md``.
+and nothing else in lrpfast contains a rule's formula. A new rule is a class with a
+``groups`` method in the file of similar rules, its name in ``registry.py``, an oracle
+function in ``tests/oracle.py`` and a line in ``docs/rules.md``.
 
 Parts of x: ``x``, ``x+``, ``x-``, ``1``, ``low``, ``high``. Parts of W and b:
 ``w``, ``w+``, ``w-``, ``w^2``, ``1``, ``w+gw+`` (w + γw⁺) and ``w+gw-``.
@@ -25,7 +25,7 @@ import numpy as np
 
 from ..errors import RuleError
 
-#: The bias conventions of most rules, in the order that messages list them.
+#: The bias conventions of most rules, in the order of messages.
 BIAS = ("absorb", "ignore", "distribute", "repeat")
 
 #: Weight and bias parts: name -> function of the array and gamma.
@@ -41,7 +41,7 @@ WEIGHT_PARTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 
 
 def changed(thing: Any) -> dict[str, Any]:
-    """The fields of a dataclass here that differ from their defaults, and those that have none."""
+    """The fields of a dataclass in this package that differ from their defaults or have none."""
     values = {}
     for f in fields(thing):
         value, default = getattr(thing, f.name), f.default
@@ -53,7 +53,7 @@ def changed(thing: Any) -> dict[str, Any]:
 
 
 def short(thing: Any) -> str:
-    """The repr of a dataclass here, without the fields that have their defaults: ``Epsilon(epsilon=0.1)``."""
+    """The repr of a dataclass in this package, without fields that have their defaults: ``Epsilon(epsilon=0.1)``."""
     required = {f.name for f in fields(thing) if f.default is MISSING}
     arguments = (_value(v) if key in required else f"{key}={_value(v)}" for key, v in changed(thing).items())
     return f"{type(thing).__name__}({', '.join(arguments)})"
@@ -77,14 +77,14 @@ def number(value: Any, name: str) -> float:
 
 
 def digits(value: float) -> str:
-    """A number in as few digits as tell it from every other: ``1e-06``, ``0.25000004``."""
+    """A number in the least digits that identify it: ``1e-06``, ``0.25000004``."""
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))
 
 
 @dataclass(frozen=True)
 class Stabilizer:
-    """What keeps a denominator away from zero.
+    """A number that keeps denominators away from zero.
 
     Parameters
     ----------
@@ -130,8 +130,8 @@ class Product:
         The part of W, a key of ``WEIGHT_PARTS``.
     sign : {1, -1}
     of : {"kernel", "bias", "bias/n"}
-        Whose part the weight is: "bias" is the bias written into every row of a matrix shaped
-        like W, "bias/n" the same divided by the number of inputs. These are the two conventions
+        The origin of the weight: "bias" is the bias in every row of a matrix with W's shape,
+        "bias/n" the same divided by the number of inputs. These are the two conventions
         that give the inputs a share of the bias.
 
     Examples
@@ -160,9 +160,9 @@ class Group:
     bias : str, optional
         The part of the bias in the denominator, a key of ``WEIGHT_PARTS``; None for no bias.
     coefficient : float
-        What the term is multiplied by.
+        The factor of the term.
     mask : {0, 1, -1}
-        Not 0: only outputs whose z, bias included, has this sign.
+        Unless 0, only outputs whose z, including the bias, has this sign.
 
     Examples
     --------
@@ -193,7 +193,7 @@ class Rule:
     """
 
     name: ClassVar[str] = ""
-    #: bias conventions that make sense for the rule
+    #: The rule's bias conventions.
     conventions: ClassVar[tuple[str, ...]] = ()
     equation: ClassVar[str] = ""
 
@@ -220,7 +220,7 @@ class Rule:
         Raises
         ------
         RuleError
-            Of a rule that is none for layers with weights, such as `Pass`.
+            For a rule that does not apply to layers with weights, such as `Pass`.
         """
         raise RuleError(f"{type(self).__name__} has no groups: it is no rule for layers with weights")
 
@@ -231,7 +231,7 @@ class Rule:
 
 
 class WithBias(Rule):
-    """Base of the rules that have a bias convention; no dataclass, so that its annotations are no fields."""
+    """Base of the rules with a bias convention; not a dataclass, so that its annotations are not fields."""
 
     stabilizer: Any
     bias: str

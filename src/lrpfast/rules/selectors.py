@@ -1,4 +1,4 @@
-"""Composites by the layer's type, name or place, or by a condition."""
+"""Composites that select layers by type, name, index or a condition."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def _mapping(rules: Any, owner: str) -> Mapping[Any, Any]:
 
 
 def Uniform(rule: Rule | str, first: Rule | str | None = None, last: Rule | str | None = None) -> Composite:  # noqa: N802, it reads as a class
-    """The same rule on every layer with weights, others on the first and the last if given.
+    """The same rule on every layer with weights; the first and the last may have others.
 
-    Batch normalization that cannot be folded has the rule too.
+    Batch normalization that cannot be folded has the rule, too.
 
     Parameters
     ----------
@@ -49,17 +49,17 @@ def ByType(  # noqa: N802
     last: Rule | str | None = None,
     default: Rule | str | None = None,
 ) -> Composite:
-    """Rules by the layer's type, the first in the mapping that fits.
+    """Rules by the layer's type; the first type in the mapping that matches decides.
 
     Parameters
     ----------
     rules : mapping of layer types, or tuples of them, to rules
-        A rule for ``Activation`` holds for activations within layers too. A batch normalization that has a rule
-        for ``BatchNorm`` is not folded.
+        A rule for ``Activation`` also applies to activations within layers. With a rule for ``BatchNorm``, batch
+        normalization is not folded.
     first, last : Rule or str, optional
         For the first and the last layer with weights in forward order.
     default : Rule or str, optional
-        For layers with weights and batch normalization that have no rule yet.
+        For all other layers with weights and batch normalizations.
 
     Examples
     --------
@@ -75,15 +75,15 @@ def ByType(  # noqa: N802
 
 
 def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
-    """Rules by the layer's name, the first pattern in the mapping that fits.
+    """Rules by the layer's name; the first pattern in the mapping that matches decides.
 
     Parameters
     ----------
     rules : mapping of str to rules
-        ``*`` stands for any text, ``?`` for any letter, ``[ab]`` for one of these. Names are those
-        of `Model.summary`. A pattern speaks of layers with weights and batch normalizations, a
-        full name of any layer. A pattern that fits none is an error. A batch normalization is not folded where
-        its name, or a pattern for none but batch normalizations, has a rule.
+        ``*`` matches any text, ``?`` any character, ``[ab]`` one of these. Names are those of
+        `Model.summary`. A pattern selects layers with weights and batch normalizations, a full
+        name any layer. A pattern that matches no layer is an error. A batch normalization is not folded if its
+        name, or a pattern that matches only batch normalizations, has a rule.
 
     Examples
     --------
@@ -100,14 +100,14 @@ def ByName(rules: Mapping[str, Rule | str]) -> Composite:  # noqa: N802
 
 
 def ByIndex(rules: Mapping[int, Rule | str], among: Any = WEIGHTED) -> Composite:  # noqa: N802
-    """Rules by the layer's place in forward order.
+    """Rules by the layer's index in forward order.
 
     Parameters
     ----------
     rules : mapping of int to rules
         0 is the first, −1 the last.
     among : layer type or tuple of them
-        What is counted: layers with weights, unless told otherwise. ``layers.Layer`` counts as
+        The layers that count, by default those with weights. ``layers.Layer`` counts as
         `Model.summary` does.
 
     Examples
@@ -124,7 +124,7 @@ def ByIndex(rules: Mapping[int, Rule | str], among: Any = WEIGHTED) -> Composite
 
 
 def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = WEIGHTED) -> Composite:
-    """A rule for the layers that ``condition`` says yes to.
+    """A rule for the layers for which ``condition`` returns true.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def when(condition: Callable[[Layer], bool], rule: Rule | str, among: Any = WEIG
         Takes a layer.
     rule : Rule or str
     among : layer type or tuple of them
-        The layers that it is asked about: those with weights, unless told otherwise.
+        The layers that are tested, by default those with weights.
 
     Examples
     --------

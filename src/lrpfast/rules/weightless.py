@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
+from ..errors import RuleError
 from .rule import Rule
+
+#: What `Split` may name: which factors of a product get relevance.
+SIDES = ("each", "signal", "first", "last")
 
 
 @dataclass(frozen=True, repr=False)
 class Pass(Rule):
-    """Hand relevance through unchanged: R_in = R.
+    """Pass relevance on unchanged: R_in = R.
 
     The rule of activations, reshapes and inference no-ops (Bach et al. 2015, section 2.3).
 
@@ -33,8 +37,8 @@ class Pass(Rule):
 class Gradient(Rule):
     """Multiply relevance by the layer's derivative: R_in,i = Σ_j ∂y_j/∂x_i R_j.
 
-    For activations, sums and batch normalization, where an analyzer asks for it:
-    excitation backprop's activations, deep Taylor's layers without weights.
+    For activations, sums and batch normalization, in excitation backprop (activations) and
+    deep Taylor (layers without weights).
     It does not conserve relevance; the report counts the difference as lost.
 
     References
@@ -58,35 +62,125 @@ class Gradient(Rule):
 
 @dataclass(frozen=True, repr=False)
 class Split(Rule):
-    """Share a product's relevance equally among its factors: R_k = R / n.
+    """Divide a product's relevance among its factors, equally or to those named: R_k = R / n.
 
     For a product of matrices, z = Σ_k a_k b_k, each factor gets half of every
-    summand's share: R_a,k = ½ Σ a_k b_k / (z + stabilizer) R.
+    summand's share: R_a,k = ½ Σ a_k b_k / (z + stabilizer) R; a single one that is named gets all of it.
 
     Parameters
     ----------
+    to : {"each", "signal", "first", "last"} or tuple of int
+        Which factors get relevance, n of them: all; those that are no gates, which are what an activation function
+        gives where another factor is none (of two activations a sigmoid or softmax is the gate); or by place.
+        What is computed from masks alone never gets any.
     stabilizer : float or Stabilizer
-        Of products of matrices.
+        The stabilizer of products of matrices.
+
+    Raises
+    ------
+    RuleError
+        When ``to`` is something else, or, of a composite, names a factor that a layer does not have.
 
     References
     ----------
-    Achtibat et al. (2024), proposition 3.3.
+    Achtibat et al. (2024), proposition 3.3; for gates Arras et al. (2019), section 3.
 
     Examples
     --------
     >>> layer, x = lrpfast.layers.Multiply(), [np.array([[2.0]]), np.array([[5.0]])]
     >>> [r.tolist() for r in lrpfast.redistribute(lrpfast.rules.Split(), layer, x, np.array([[10.0]]))]
     [[[5.0]], [[5.0]]]
+    >>> [r.tolist() for r in lrpfast.redistribute(lrpfast.rules.Split(to="last"), layer, x, np.array([[10.0]]))]
+    [[[0.0]], [[10.0]]]
     """
 
     _: KW_ONLY
+    to: Any = "each"
     stabilizer: Any = 1e-6
     name: ClassVar[str] = "split"
     equation: ClassVar[str] = "R_k = R / n"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = isinstance(self.to, str) and self.to in SIDES
+        places = isinstance(self.to, tuple) and self.to and all(isinstance(k, int) and k >= 0 for k in self.to)
+        if not named and not places:
+            raise RuleError(
+                f"split: to is one of {', '.join(map(repr, SIDES))} or a tuple of the factors' numbers, not {self.to!r}"
+            )
+
     @property
     def multiplies_input(self) -> bool:
         return False
+
+
+@dataclass(frozen=True, repr=False)
+class AttnLRP(Rule):
+    """Attention by its Taylor expansions: values get half, queries and keys the rest through the softmax.
+
+    With s = R / (z + stabilizer) of each product z: R_v = ½ v ⊙ (aᵀ s), R_a = ½ a ⊙ (s vᵀ); R_x = x ⊙ (R_a − a Σ R_a)
+    for the softmax's argument x; of what the scores q kᵀ then get, R_q = ½ q ⊙ (s k), R_k = ½ k ⊙ (sᵀ q). A bias of the
+    scores keeps its share. Of any other product each factor gets an equal share, as under `Split`.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+        Of both products, and of the sum of scores and bias.
+
+    References
+    ----------
+    Achtibat et al. (2024), AttnLRP, propositions 3.1 to 3.3.
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Attention(), [np.ones((1, 2, 1))] * 3
+    >>> r = lrpfast.redistribute(lrpfast.rules.AttnLRP(), layer, x, np.array([[[1.0], [0.0]]]), precision="float64")
+    >>> [a.ravel().round(3).tolist() for a in r]
+    [[0.0, 0.0], [0.0, 0.0], [0.25, 0.25]]
+    """
+
+    _: KW_ONLY
+    stabilizer: Any = 1e-6
+    name: ClassVar[str] = "attn"
+    equation: ClassVar[str] = "R_v = v * a^T s / 2, R_x = x (R_a - a sum R_a), R_q = q * s k / 2"
+
+    @property
+    def multiplies_input(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, repr=False)
+class CP(Rule):
+    """Conservative propagation: attention hands all relevance to the values, R_v = v ⊙ (aᵀ R / (z + stabilizer)).
+
+    Weights of attention are constants, so that queries and keys get none. Of any other product the signal gets all, as
+    under ``Split(to="signal")``.
+
+    Parameters
+    ----------
+    stabilizer : float or Stabilizer
+        Of the product of weights and values.
+
+    References
+    ----------
+    Ali et al. (2022), section 3.1; CP-LRP in Achtibat et al. (2024).
+
+    Examples
+    --------
+    >>> layer, x = lrpfast.layers.Attention(), [np.ones((1, 2, 1))] * 3
+    >>> r = lrpfast.redistribute(lrpfast.rules.CP(), layer, x, np.array([[[1.0], [0.0]]]), precision="float64")
+    >>> [a.ravel().round(3).tolist() for a in r]
+    [[0.0, 0.0], [0.0, 0.0], [0.5, 0.5]]
+    """
+
+    _: KW_ONLY
+    stabilizer: Any = 1e-6
+    name: ClassVar[str] = "cp"
+    equation: ClassVar[str] = "R_v = v * a^T s, s = R / z"
+
+    @property
+    def multiplies_input(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, repr=False)

@@ -49,6 +49,11 @@ class Sink:
     resumable: bool = False
     _checksum_thread: ThreadPoolExecutor | None = None
 
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of all arrays that the output is to hold."""
+        return () if self.array is None else (self.array,)
+
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
         """Raise InputError or OSError, before anything is created, unless an array of this shape can be written.
 

@@ -1,8 +1,8 @@
 """The GPU backend: the programs of the CPU backend through CuPy RawKernels.
 
-devices.py says which GPUs there are, modules.py compiles the .cu files, contractions.py and light.py turn operations
-into launches, launch.py queues them for a chunk of samples, execute.py runs a program on one, run.py a batch on one or
-more GPUs. `cupy` is imported inside functions: nothing here is loaded before a GPU is asked for.
+devices.py lists the GPUs, modules.py compiles the .cu files, contractions.py and light.py turn operations into
+launches, launch.py queues them for a chunk of samples, execute.py runs a program on one GPU, run.py a batch on one or
+more GPUs. `cupy` is imported inside functions, so that nothing is loaded before a GPU is used.
 """
 
 from __future__ import annotations

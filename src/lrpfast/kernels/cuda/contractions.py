@@ -1,7 +1,7 @@
-"""Contractions and redistributions as launches: which kernel, which tile, how many splits of K, or a library's product.
+"""Contractions and redistributions as launches: the kernel, the tile and the splits of K, or a library's product.
 
-One accumulator, or two whose terms read the same rows (w+ to one, w- to the other, say), are finished in the kernel
-that makes them. Otherwise sums go to planes of scratch memory first, and one more kernel finishes them.
+One accumulator, or two whose terms read the same rows (such as w+ for one, w- for the other), are finished in the
+kernel that computes them. Otherwise the sums go to planes of scratch memory, and another kernel finishes them.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ from .device_arrays import DeviceArrays
 from .structs import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, TERM
 from .tiles import Tile
 
-#: A sum's multiply-adds that run in one chain, at most: longer ones are split, as rounding grows along a chain.
+#: The longest chain of multiply-adds in a sum: longer ones are split, because rounding errors grow along a chain.
 LONGEST_CHAIN = 8192
-#: Splits of K that fill the processors where there are few tiles: each has at least so much depth, and there are
-#: no more of them.
+#: For few tiles, K is split to occupy all processors: the least depth of a split, and the largest number of splits.
 LEAST_DEPTH, MOST_SPLITS = 128, 32
-#: Tiles to a processor from which on K is not split to fill them, and what a further split costs, of a tile's time.
+#: The number of tiles for each processor from which on K is not split, and the cost of a split in tile times.
 FULL, PLANE = 3, 0.02
-#: Up to so many columns, or of depth, our kernels are at the memory's speed and fuse what follows.
+#: Up to this number of columns, or depth, our kernels reach the memory's speed and fuse the epilogue.
 NARROW = 16
-#: Below so much work a library's call costs more than it saves, and cannot be part of a graph that is replayed.
+#: Below this amount of work, a library call costs more than it saves, and cannot be part of a replayed graph.
 LIBRARY_FLOPS = 1 << 27
-#: "own", our kernel that gathers while it multiplies; or "library": the rows that a convolution sees are written out
-#: (im2col) and cuBLAS multiplies, where no part of the weights is taken. Set by LRPFAST_GPU_CONVOLUTION.
+#: "own": our kernel gathers while it multiplies; "library": a convolution's rows are copied (im2col) and cuBLAS
+#: multiplies, if all weights are used. Set by LRPFAST_GPU_CONVOLUTION.
 CONVOLUTION = os.environ.get("LRPFAST_GPU_CONVOLUTION", "own")
-#: Regions, groups and splits that one launch takes: a grid's third dimension.
+#: The largest product of regions, groups and splits in one launch: a grid's third dimension.
 MOST_PIECES = 65535
-#: Rows of a chunk up to which the tile of few rows is taken.
+#: The largest number of rows for the tile of few rows.
 FEW_ROWS = 32
 
 #: where a buffer lies, and its size
@@ -51,7 +50,7 @@ Locate = Callable[[int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Part:
-    """A term as the kernels take it: its weights scaled; perhaps with another, of the same rows and accumulator 1."""
+    """A term with scaled weights; perhaps paired with another of the same rows, for accumulator 1."""
 
     term: Term
     accumulator: int
@@ -74,7 +73,7 @@ class Contraction:
         self.operation, self.gpu, self.dtype = operation, gpu, np.dtype(program.dtype)
         for term in operation.terms:
             if term.geometry is not None:
-                arrays.geometry(term.geometry, operation)  # sound, so that what is read below is
+                arrays.geometry(term.geometry, operation)  # checked, so that the fields below are valid
         row_of(operation).check(operation, program.sizes)
         require(not getattr(operation, "scatter", False), operation, "this backend does not scatter")
         self.round = program.tf32 and operation.tf32
@@ -91,8 +90,8 @@ class Contraction:
         self.parts, self.shares = self._merge_shares(shares)
         self.sums = 1 + max(p.accumulator for p in self.parts)
         pairs = self._pair_parts()
-        self.fused = self.sums if self.sums == 1 or pairs else 0  # accumulators that a tile's kernel can finish
-        self.plane_at = locate(out)[0]  # where a single plane can lie as well
+        self.fused = self.sums if self.sums == 1 or pairs else 0  # the accumulators that a tile's kernel can finish
+        self.plane_at = locate(out)[0]  # a single plane can be there as well
         self.depths = [self._depth(p.term, program.sizes[p.term.source]) for p in self.parts]
         self.region_rows = [math.prod(len(a.positions) for a in r.axes) for r in self._regions()] or [self.rows]
         if len(self.region_rows) * self.groups > MOST_PIECES:
@@ -106,7 +105,7 @@ class Contraction:
             arrays.matrix(_matrix(p.term), self.round, p.term.sign, p.scale) for p in self.parts if self.library
         ]
         self.record = arrays.record(self._record(pairs or self.parts, program, arrays, locate, check))
-        single = pairs and self.library  # a library's products are of one term each
+        single = pairs and self.library  # each library product has one term
         self.singles = self.record
         if single:
             self.singles = arrays.record(self._record(self.parts, program, arrays, locate, check))
@@ -122,7 +121,7 @@ class Contraction:
         return taps * (size // math.prod(term.geometry.source) // self.groups)
 
     def _merge_shares(self, shares: tuple[Share, ...]) -> tuple[list[Part], tuple[Share, ...]]:
-        """Accumulators that are multiplied by the same and differ in coefficient only become one, its terms scaled."""
+        """Merge accumulators with the same factor that differ only in their coefficients, and scale their terms."""
         parts = [Part(t, t.accumulator) for t in self.operation.terms]
         sums = {t.accumulator for t in self.operation.terms}
         by_part: dict[tuple[Any, ...], list[Share]] = {}
@@ -141,7 +140,7 @@ class Contraction:
         return sorted(parts, key=lambda p: p.accumulator), tuple(result)
 
     def _pair_parts(self) -> list[Part] | None:
-        """The terms of two accumulators as pairs that read the same rows."""
+        """Pairs of terms of two accumulators that read the same rows."""
         if self.sums != 2 or self.diagonal:
             return None
         rest = list(self.parts)
@@ -161,13 +160,13 @@ class Contraction:
         return pairs
 
     def _library(self) -> bool:
-        """Whether cuBLAS can make the sums: plain products that are neither narrow nor shallow."""
+        """Whether cuBLAS can compute the sums: plain products that are neither narrow nor of small depth."""
         if CONVOLUTION not in ("own", "library"):
             raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own' or 'library'")
         if self.diagonal or not cublas.available():
             return False
         if {p.accumulator for p in self.parts} != set(range(self.sums)):
-            return False  # a sum that nothing goes to is zero, which a product would not make it
+            return False  # a sum without terms is zero, which no product would write
         single_region = self.groups == 1 and all(
             len(p.term.geometry.regions) == 1 for p in self.parts if p.term.geometry
         )
@@ -200,7 +199,7 @@ class Contraction:
         return record
 
     def _forward(self, record: np.ndarray, operation: Contract, arrays: DeviceArrays, locate: Locate) -> None:
-        """What the sums become: outputs."""
+        """Describe the epilogue of a forward contraction, which writes outputs."""
         outputs = np.zeros(len(operation.outputs), OUTPUT)
         for item, output in zip(outputs, operation.outputs, strict=True):
             item["buffer"], item["relu"] = locate(output.buffer), output.relu
@@ -210,7 +209,7 @@ class Contraction:
         record["outputs_count"], record["outputs"] = len(outputs), arrays.put(outputs)
 
     def _backward(self, record: np.ndarray, operation: Redistribute, arrays: DeviceArrays, locate: Locate) -> None:
-        """What the sums become: relevance."""
+        """Describe the epilogue of a redistribution, which writes relevance."""
         shares = np.zeros(len(self.shares), SHARE)
         for item, share in zip(shares, self.shares, strict=True):
             item["accumulator"], item["coefficient"] = share.accumulator, share.coefficient
@@ -247,7 +246,7 @@ class Contraction:
             self._weights(record, part.other, "others", arrays)
 
     def _weights(self, record: np.ndarray, part: Part, field: str, arrays: DeviceArrays) -> None:
-        """The weights of every region, as they lie, and of those the part that the term takes."""
+        """Describe the weights of every region, in their layout, and the part of them that the term uses."""
         term = part.term
         matrices = term.weights if isinstance(term.weights, tuple) else (term.weights,)
         if self.diagonal:
@@ -269,7 +268,7 @@ class Contraction:
 
     @property
     def quad(self) -> int:
-        """Values in 16 bytes."""
+        """The number of values in 16 bytes."""
         return 16 // self.dtype.itemsize
 
     @property
@@ -279,7 +278,7 @@ class Contraction:
         return "tensor" if self.round and self.gpu.tensor_cores else "float32"
 
     def tile(self, samples: int) -> tuple[Tile, int]:
-        """(tile, splits) for so many samples."""
+        """(tile, splits) for this number of samples."""
         if samples not in self._tiles:
             self._tiles[samples] = self._choose_tile(samples)
         return self._tiles[samples]
@@ -291,9 +290,9 @@ class Contraction:
             name = "narrow"
         elif rows <= FEW_ROWS:
             name = "few"
-        elif self.columns <= tiles.tile(self.kind, "middle", sums).columns:
+        elif self.columns <= tiles.tile(self.kind, f"middle_{sums}").columns:
             name = "middle"
-        tile = tiles.tile(self.kind, name, sums)
+        tile = tiles.tile(self.kind, f"{name}_{sums}")
         pieces = len(self.region_rows) * self.groups
         blocks = -(-rows // tile.rows) * -(-self.columns // tile.columns) * pieces
         depth = max(self.depths)
@@ -304,16 +303,16 @@ class Contraction:
         return tile, min(splits, MOST_PIECES // pieces)
 
     def _turns(self, blocks: int, splits: int) -> float:
-        """How long so many tiles take in so many splits of K: whole turns of all processors, and each split's plane."""
+        """The estimated time of these tiles: full turns of all processors, and each split's plane."""
         turns = -(-blocks * splits // int(self.gpu.processors))
         return turns / splits + PLANE * (splits - 1)
 
     def by_library(self, samples: int) -> bool:
-        """Whether cuBLAS makes the sums of so many samples."""
+        """Whether cuBLAS computes the sums of this number of samples."""
         return self.library and 2 * samples * self.rows * self.columns * max(self.depths) >= LIBRARY_FLOPS
 
     def scratch(self, samples: int) -> int:
-        """Elements of scratch memory that so many samples need."""
+        """The number of elements of scratch memory for this number of samples."""
         plane = samples * self.rows * self.width
         if self.diagonal:
             return 0
@@ -324,12 +323,12 @@ class Contraction:
         return 0 if self.fused and splits == 1 else self.sums * splits * plane
 
     def _copied(self, part: Part) -> bool:
-        """Whether a library's product needs the term's rows as a matrix of their own."""
+        """Whether a library's product needs a copy of the term's rows as a matrix."""
         return self.round or part.term.geometry is not None or part.term.part != "x"
 
     def launch(self, chunk: Any) -> None:
         """Queue the kernels for a chunk on the current stream."""
-        max_sums = next(n for n in (1, 2, MAX_SUMS) if n >= self.sums)  # sums that a kernel has room for
+        max_sums = next(n for n in (1, 2, MAX_SUMS) if n >= self.sums)  # the number of sums in the kernel
         if self.diagonal:
             rows = chunk.samples * max(self.region_rows) * self.width
             chunk.launch("channelwise", f"channelwise_{max_sums}", rows, (self.record,), y=len(self.region_rows))
@@ -359,7 +358,7 @@ class Contraction:
         )
 
     def _products(self, chunk: Any) -> int:
-        """Sums by cuBLAS; returns where their planes begin."""
+        """Compute the sums by cuBLAS; returns the address of their planes."""
         plane = chunk.samples * self.rows * self.width
         planes: int = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
         copy = chunk.scratch + (self.sums * plane if self.sums > 1 else 0) * self.dtype.itemsize
@@ -390,7 +389,7 @@ def _matrix(term: Term) -> np.ndarray:
 
 
 def _laid_out_alike(one: Any, other: Any) -> bool:
-    """Whether weights of two terms have the same shapes, and the same order in memory."""
+    """Whether the weights of two terms have the same shapes and memory layouts."""
     if isinstance(one, tuple):
         return isinstance(other, tuple) and [w.shape for w in one] == [w.shape for w in other]
     return not isinstance(other, tuple) and (one.shape, one.strides) == (other.shape, other.strides)

@@ -1,4 +1,4 @@
-"""Plain matrix products by cuBLAS, with the compute type said outright: float32 never becomes TF32 unasked."""
+"""Plain matrix products by cuBLAS with an explicit compute type, so that float32 never becomes TF32 unasked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _missing: str | None = None
 
 
 def available() -> bool:
-    """Whether there is a cuBLAS; without it our own kernels do all products, to the same tolerance."""
+    """Whether cuBLAS can be used; without it our own kernels compute all products, within the same tolerance."""
     return problem() is None
 
 
@@ -27,7 +27,7 @@ def problem() -> str | None:
         try:
             _handle(cupy.cuda.runtime.getDevice())
             _missing = ""
-        except DeviceError:  # it can be used, but not trusted
+        except DeviceError:  # it works, but its results are wrong
             raise
         except Exception as error:
             _missing = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -35,7 +35,7 @@ def problem() -> str | None:
 
 
 def forget() -> None:
-    """Look again; for tests that change what there is."""
+    """Look for cuBLAS again, for tests."""
     global _missing
     _missing = None
     _local.__dict__.clear()
@@ -56,7 +56,7 @@ def _handle(device: int) -> Any:
 
 
 def _check(device: int) -> None:
-    """A float32 product of numbers that TF32 would round must be exact: else something forces TF32."""
+    """Check that a float32 product of numbers that TF32 would round is exact; else something forces TF32."""
     import cupy
 
     a = cupy.empty((32, 32), np.float32)
@@ -83,9 +83,9 @@ def gemm(
     tf32: bool = False,
     add: bool = False,
 ) -> None:
-    """out (M, N) = a (M, K) · weights (K, N), or added to it, on the current stream; all by rows but the weights.
+    """Compute out (M, N) = a (M, K) · weights (K, N), or add it to out, on the current stream; a and out are row-major.
 
-    ``weights`` is (address, row step, column step). Under ``tf32`` operands are on TF32's grid already.
+    ``weights`` is (address, row step, column step). With ``tf32``, the operands are already rounded to TF32.
     """
     import cupy
     from cupy_backends.cuda.libs import cublas
@@ -98,7 +98,7 @@ def gemm(
     kind = 1 if dtype == np.float64 else 0  # CUDA_R_64F, CUDA_R_32F
     compute = 70 if dtype == np.float64 else 77 if tf32 else 68  # CUBLAS_COMPUTE_64F, _32F_FAST_TF32, _32F
     address, row_step, column_step = weights
-    # cuBLAS counts by columns: it is given the transposed product, (N, K) · (K, M)
+    # cuBLAS is column-major, so it computes the transposed product, (N, K) · (K, M)
     by_rows = column_step == 1
     cublas.gemmEx(
         handle,

@@ -8,25 +8,26 @@ import numpy as np
 
 from ..geometry import Geometry
 from ..operation import Operation
+from ..recurrent_ops import Recurrence, function_code
 from ..verify import check_geometry
-from .structs import GEOMETRY, INT, REGION
+from .structs import GEOMETRY, INT, RECURRENCE, REGION
 
 
 def round_tf32(array: np.ndarray) -> np.ndarray:
-    """Float32 values to 10 mantissa bits, to nearest, ties to even."""
+    """Round float32 values to 10 mantissa bits, to nearest, ties to even."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     odd = (bits >> np.uint32(13)) & np.uint32(1)
     return ((bits + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def part_of(weights: np.ndarray, sign: int, scale: float) -> np.ndarray:
-    """Scaled weights where they are of a sign, else 0; all of them for the sign 0."""
+    """Scaled weights with the given sign, others set to 0; all weights for the sign 0."""
     part = weights if not sign else np.maximum(weights, 0) if sign > 0 else np.minimum(weights, 0)
     return part if scale == 1 else part * weights.dtype.type(scale)
 
 
 class DeviceArrays:
-    """A program's weights, tables and records on one device, which is the current one; an array comes there once."""
+    """A program's weights, tables and records on the current device; each array is copied there once."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
@@ -47,16 +48,16 @@ class DeviceArrays:
     def _lazy(self, key: tuple[Any, ...], source: Any, create: Any) -> int:
         entry = self._addresses.get(key)
         if entry is None:
-            entry = self._addresses[key] = (create(), source)  # a source that is kept keeps its id
+            entry = self._addresses[key] = (create(), source)  # the source is kept, so that no other object gets its id
         return entry[0]
 
     def record(self, value: np.ndarray) -> Any:
-        """A record as the array that kernels take."""
+        """A record as an array for the kernels."""
         self.put(value)
         return self.arrays[-1]
 
     def vector(self, value: Any, rounded: bool = False, sign: int = 0, scale: float = 1.0) -> int:
-        """An array of numbers in the program's dtype, or its part of a sign, scaled, on TF32's grid; 0 for None."""
+        """The address of an array in the program's dtype, or of its part with a sign, scaled, in TF32; 0 for None."""
         if value is None:
             return 0
 
@@ -69,7 +70,7 @@ class DeviceArrays:
     def matrix(
         self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0
     ) -> tuple[int, int, int]:
-        """(address, row step, column step) of weights (K, N), which lie by rows or by columns; both share memory."""
+        """(address, row step, column step) of weights (K, N) in row-major or column-major order; both share memory."""
         by_columns = weights.flags.f_contiguous and not weights.flags.c_contiguous
         base = weights.T if by_columns else weights
         start = base.__array_interface__["data"][0]
@@ -86,8 +87,28 @@ class DeviceArrays:
     def indices(self, value: np.ndarray) -> int:
         return self._lazy((id(value), "indices"), value, lambda: self.put(np.ascontiguousarray(value, INT)))
 
+    def recurrence(self, source: Recurrence) -> int:
+        """A recurrent layer's address."""
+        return self._lazy((id(source), "recurrence"), source, lambda: self._put_recurrence(source))
+
+    def _put_recurrence(self, source: Recurrence) -> int:
+        record = np.zeros((), RECURRENCE)
+        relevant = source.relevant_blocks.indices(source.weights.shape[1])
+        record["first_block"] = relevant[0] // source.units
+        record["relevant_blocks"] = (relevant[1] - relevant[0]) // source.units
+        for name in RECURRENCE.names or ():
+            value: Any = getattr(source, name, 0)
+            if name.endswith("_function"):
+                number, parameters = function_code(value)
+                record[name]["number"], record[name]["parameters"][: len(parameters)] = number, parameters
+            elif isinstance(value, np.ndarray):
+                record[name] = self.put(np.ascontiguousarray(value, np.float64))
+            elif name not in ("first_block", "relevant_blocks"):
+                record[name] = value or 0
+        return self.put(record)
+
     def geometry(self, source: Geometry, operation: Operation) -> int:
-        """A geometry's address; it is checked first, for the operation that has it."""
+        """A geometry's address, after a check for its operation."""
         return self._lazy((id(source), "geometry"), source, lambda: self._put_geometry(source, operation))
 
     def _put_geometry(self, source: Geometry, operation: Operation) -> int:

@@ -1,4 +1,4 @@
-"""Which GPUs can be used: found once, each tried with a real kernel, and the reason kept where there is none."""
+"""The GPUs that work: each is tested once with a kernel; if none works, the reason is kept."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Gpu:
 
     @property
     def tensor_cores(self) -> bool:
-        """Whether it has products in TF32."""
+        """Whether it has TF32 products."""
         return int(self.capability) >= 80
 
 
 @dataclass(frozen=True)
 class DeviceList:
-    """The GPUs that work, and what is wrong with the others, or with all of them."""
+    """The GPUs that work, and the problems of the others, or of all of them."""
 
     gpus: tuple[Gpu, ...]
     problem: str | None
@@ -43,7 +43,7 @@ class DeviceList:
 
 _available: DeviceList | None = None
 _lock = threading.Lock()
-#: why a process that was forked from one that has looked for GPUs cannot use any: CUDA does not live through a fork
+#: Why a process cannot use GPUs if it was forked from one that has looked for them: CUDA does not survive a fork.
 FORKED = (
     "this process was forked from one that had looked for GPUs, and CUDA does not live through a fork; begin processes "
     "by 'spawn' or 'forkserver', or use device='cpu' in them"
@@ -71,7 +71,7 @@ def available() -> DeviceList:
 
 
 def forget() -> None:
-    """Look again at the next call; for tests that change what there is."""
+    """Look for GPUs again at the next call, for tests."""
     global _available
     _available = None
     modules.forget()
@@ -84,7 +84,7 @@ def check_process() -> None:
 
 
 def chosen(device: str) -> tuple[Gpu, ...]:
-    """The GPUs that a device name stands for, "gpu" for all, "gpu:1" for one; else DeviceError, with what to do."""
+    """The GPUs of a device name, "gpu" for all, "gpu:1" for one; DeviceError, with a cure, if there are none."""
     devices = available()
     if devices.problem is not None:
         raise DeviceError(f"device {device!r} is not available: {devices.problem}")
@@ -105,7 +105,7 @@ def _look() -> DeviceList:
         return DeviceList((), f"CuPy is not installed; on a machine with an NVIDIA GPU: {INSTALL}", {})
     try:
         import cupy
-    except Exception as error:  # an import that fails says why, in whatever class
+    except Exception as error:  # an import may fail with any exception
         return DeviceList((), f"CuPy is installed but cannot be imported: {_first_line(error)}; see {INSTALL}", {})
     version = cupy.__version__
     try:

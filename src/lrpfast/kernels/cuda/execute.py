@@ -25,7 +25,7 @@ from .structs import INPUT, RESULT
 ALIGN = 32
 #: Values of one sample in one buffer: tables of positions are of 32 bits.
 LARGEST = 2**31 - 1
-#: Addresses go to kernels as numbers, as every CuPy takes them.
+#: Addresses are passed to kernels as numbers, which every version of CuPy accepts.
 NULL = np.uint64(0)
 
 
@@ -58,14 +58,14 @@ class Executable:
         )
 
     def locate(self, buffer: int) -> tuple[int, int]:
-        """(where it lies, its size) of a buffer, per sample."""
+        """(offset, size) of a buffer, per sample."""
         size = self.program.sizes[buffer]
         if buffer == 0:
             return INPUT, size
         return (RESULT if buffer == self.result else self.offsets[buffer]), size
 
     def _last_of_result(self) -> Operation | None:
-        """What writes the relevance last: it must be finite, but for NaN where the input was masked."""
+        """The operation that writes the relevance last: its output must be finite, except NaN of masked inputs."""
         for operation in reversed(self.program.backward):
             if not isinstance(operation, RestoreNaN) and self.result in touched(operation)[1]:
                 return operation
@@ -79,35 +79,35 @@ class Executable:
         return Light(operation, self.program, self.arrays, self.locate, check)
 
     def scratch(self, samples: int) -> int:
-        """Elements of scratch memory beside the buffers of so many samples."""
+        """The number of elements of scratch memory besides the buffers of this number of samples."""
         operations = (*self.forward, *self.backward)
         return max((o.scratch(samples) for o in operations if isinstance(o, Contraction)), default=0)
 
     def workspace_bytes(self, samples: int) -> int:
-        """Bytes of a workspace for chunks of so many samples, and of smaller ones."""
+        """The number of bytes of a workspace for chunks of this number of samples or fewer."""
         if samples not in self._scratch:
-            # fewer samples may take more splits, and the last chunk of a batch can be of any size
+            # fewer samples may need more splits, and the last chunk of a batch may have any size
             sizes = {samples, *(1 << i for i in range(samples.bit_length()))}
             self._scratch[samples] = max(self.scratch(n) for n in sizes)
         return (self.width * samples + self._scratch[samples] + ALIGN) * self.dtype.itemsize
 
     def by_library(self, samples: int) -> bool:
-        """Whether any product of so many samples is a library's."""
+        """Whether a library computes any product of this number of samples."""
         operations = (*self.forward, *self.backward)
         return any(o.by_library(samples) for o in operations if isinstance(o, Contraction))
 
     def cast(self, source: Any, dtype: np.dtype, destination: Any, n: int) -> None:
-        """Queue the cast of n values, of which ``source`` holds the bits, to the program's dtype."""
+        """Queue the cast of n values, whose bits are in ``source``, to the program's dtype."""
         name = "uint8" if dtype.kind == "b" else dtype.name
         kernel = modules.function(self.gpu.index, "input", self.dtype.name, f"cast_{name}")
         kernel((max(1, blocks_for(self.gpu, n)),), (modules.THREADS,), (source, destination, np.int64(n)))
 
     def no_faults(self, faults: Any) -> None:
-        """Queue the reset of what a run finds."""
+        """Queue the reset of a run's faults."""
         modules.function(self.gpu.index, "input", self.dtype.name, "no_faults")((1,), (32,), (faults,))
 
     def run(self, chunk: Chunk, start: StartOnDevice, outs: list[Any]) -> None:
-        """Queue all kernels on the current stream: once forward, backward for every target into its own ``out``."""
+        """Queue all kernels on the current stream: forward once, and backward for each target into its own ``out``."""
         if self.examined:
             low, high = self.program.input_range or (0.0, 0.0)
             size = self.program.sizes[0]
@@ -139,6 +139,7 @@ class Executable:
             NULL if start.targets is None else start.targets,
             np.int32(start.step),
             np.int32(which),
+            np.int32(start.count),
             *window,
             NULL if start.array is None else start.array,
         )

@@ -104,7 +104,7 @@ init_relevance_max(i64 from_at, i64 to_at, i64 width, int rectify, i64 low, i64 
 
 extern "C" __global__ void __launch_bounds__(256)
 init_relevance(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targets, int step, int which,
-               i64 low, i64 size, const REAL* start, RUN_ARGUMENTS)
+               int count, i64 low, i64 size, const REAL* start, RUN_ARGUMENTS)
 {
     const Run run = RUN;
     const REAL* y = run.at({from_at, width});
@@ -113,7 +113,7 @@ init_relevance(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i
     {
         const i64 s = i / width, j = i - s * width;
         const i64 at = mode == INDEX ? targets[(first + s) * step + which] : mode == PAIR ? targets[0] : -1;
-        out[i] = mode == ARRAY ? start[first * width + i]
+        out[i] = mode == ARRAY ? start[((first + s) * count + which) * width + j]
                                : start_value(y[i], j, at, mode == PAIR ? targets[1] : -1, rectify, mode, low, size);
     }
 }

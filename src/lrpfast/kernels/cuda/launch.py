@@ -1,4 +1,4 @@
-"""What a run needs on a device beside the program: a chunk of samples, the starting relevance, faults."""
+"""The state of a run on a device: a chunk of samples, the starting relevance, faults."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from . import modules
 from .devices import Gpu
 from .structs import INPUT, RESULT
 
-#: Blocks of a grid-stride kernel to a multiprocessor, at most.
+#: The largest number of blocks of a grid-stride kernel for each multiprocessor.
 BLOCKS = 32
-#: What kernels find, in their order: what is wrong with the input goes before what follows from it.
+#: The kernels' faults, in order: faults of the input come before their consequences.
 FAULTS = tuple(code.name.lower() for code in FaultCode if code is not FaultCode.FINE)
 NO_FAULT = np.iinfo(np.uint64).max
 
 
 def as_fault(samples: np.ndarray, first: int) -> Fault | None:
-    """The fault of the first sample that has any, of a batch that begins at sample ``first``."""
+    """The fault of the first faulty sample of a batch, whose first sample is ``first``; None without faults."""
     worst = samples.min()
     return None if worst == NO_FAULT else Fault(FAULTS[int(np.argmin(samples))], int(worst) + first)
 
 
 def blocks_for(gpu: Gpu, threads: int) -> int:
-    """Blocks of a grid-stride kernel with work for so many threads."""
+    """The number of blocks of a grid-stride kernel with work for this number of threads."""
     return min(-(-threads // modules.THREADS), gpu.processors * BLOCKS)
 
 
 def bits_of(dtype: np.dtype) -> np.dtype:
-    """A dtype that every CuPy has, for the bits of one that it may not have."""
+    """A dtype that every version of CuPy has, for the bits of a dtype that it may lack."""
     bits = {"bool": np.uint8, "bfloat16": np.uint16}.get(dtype.name, dtype)
     return np.dtype(bits)
 
 
 class StartOnDevice:
-    """The starting relevance as a kernel needs it: a `Start` with its arrays on the device, in memory of its own."""
+    """A `Start` with its arrays on the device, in memory of its own."""
 
     def __init__(self, start: Start, dtype: np.dtype, size: int) -> None:
         import cupy
@@ -62,13 +62,13 @@ class StartOnDevice:
 
     @staticmethod
     def key(start: Start) -> tuple[Any, ...]:
-        """What two starts have in common that differ in their arrays' values only."""
+        """The key of a start's kind: two starts with the same key differ only in the values of their arrays."""
         shapes = tuple(None if a is None else a.shape for a in (start.targets, start.array))
         return (start.mode, start.step, start.count, start.window, shapes)
 
 
 class Chunk:
-    """Some samples on their way through a program: where their buffers are."""
+    """Some samples in a run of a program, with the addresses of their buffers."""
 
     def __init__(
         self, gpu: Gpu, dtype: np.dtype, work: Any, capacity: int, width: int, x: Any, out: Any, faults: Any
@@ -80,7 +80,7 @@ class Chunk:
         self.samples = self.first = 0
 
     def select(self, samples: int, first: int, out: Any = None) -> None:
-        """Stand for ``samples`` samples, of which the run's sample ``first`` is the first."""
+        """Set the chunk to ``samples`` samples, the first of which is the run's sample ``first``."""
         self.samples, self.first = samples, first
         self.out = self.out if out is None else out
         self.arguments = (
@@ -102,7 +102,7 @@ class Chunk:
         return int(self.work.data.ptr) + int(offset) * self.capacity * self.dtype.itemsize
 
     def launch(self, module: str, name: str, threads: int, leading: tuple[Any, ...], y: int = 1) -> None:
-        """A grid-stride kernel with work for so many threads."""
+        """Queue a grid-stride kernel with work for this number of threads."""
         blocks = blocks_for(self.gpu, threads)
         if blocks:
             self.launch_grid(module, self.kind, name, (blocks, y, 1), leading)

@@ -1,8 +1,9 @@
 // The light operations of a program, one kernel each, named after ops.py. What a kernel reads and writes is in the
 // order of the operation's row. A value is made by one thread, or a row of them by one warp: no atomic sums.
 
+struct Recurrence;
 struct Light {
-    Buffer reads[3], writes[2];
+    Buffer reads[8], writes[5];
     int function, flag, columns, sources_count;
     int check, detached, length, stabilizer;
     i64 count, run, source_offset, source_step, out_offset, out_step;
@@ -12,11 +13,13 @@ struct Light {
     const int *index, *starts;  // Scatter and PoolBack: what goes to an output value, in order, from starts[i] on
     const Buffer* sources;
     const Geometry* geometry;
+    const Recurrence* recurrence;
 };
 
+#define LIGHT_BLOCKS 2 // of a multiprocessor: each thread has 128 registers
 #define LIGHT(NAME)                                                                                              \
     __device__ __forceinline__ void do_##NAME(const Light& op, const Run& run);                                  \
-    extern "C" __global__ void __launch_bounds__(256, 2) light_##NAME(const Light* op, RUN_ARGUMENTS)            \
+    extern "C" __global__ void __launch_bounds__(256, LIGHT_BLOCKS) light_##NAME(const Light* op, RUN_ARGUMENTS) \
     {                                                                                                            \
         do_##NAME(*op, RUN);                                                                                     \
     }                                                                                                            \
@@ -138,6 +141,23 @@ LIGHT(softmax_back) // x or nothing, y, relevance
         total = warp_sum(total);
         for (i64 j = at + lane; j < at + op.columns; j += 32)
             write(op, run, out, j, (REAL)((x ? (double)x[j] : 1.0) * (r[j] - y[j] * total)));
+    }
+}
+
+LIGHT(share_remainder) // relevance, source
+{
+    const REAL *r = run.at(op.reads[0]), *x = run.at(op.reads[1]);
+    REAL* out = run.at(op.writes[0]);
+    FOR_EACH_ROW(row, run.samples * (op.writes[0].size / op.columns))
+    {
+        double total = 0;
+        for (int j = lane; j < op.n; j += 32)
+            total += r[row * op.n + j];
+        for (int j = lane; j < op.columns; j += 32)
+            total -= x[row * op.columns + j];
+        total = warp_sum(total);
+        for (i64 j = row * op.columns + lane; j < (row + 1) * op.columns; j += 32)
+            write(op, run, out, j, (REAL)(x[j] + total / op.columns));
     }
 }
 
@@ -410,7 +430,7 @@ LIGHT(dot_op) // a, b
     REAL* out = run.at(op.writes[0]);
     FOR_EACH(i, run.samples * op.writes[0].size)
     {
-        const i64 row = i / op.n, s = row / op.m;
+        const i64 row = i / op.n, s = row / op.m; // s counts the products of all samples
         const REAL *p = a + row * op.k, *q = b + (s * op.n + (i - row * op.n)) * op.k;
         REAL sum = 0;
         for (int k = 0; k < op.k; k++)

@@ -1,4 +1,4 @@
-"""Light operations as launches: each one's record, and how many threads it has work for."""
+"""Light operations as launches: the record of each, and its number of threads."""
 
 from __future__ import annotations
 
@@ -9,18 +9,34 @@ import numpy as np
 
 from ..codes import OF_ROWS
 from ..operation import Operation, row_of
-from ..ops import Activate, Normalize, NormalizeBack, PoolBack, Scatter, SoftmaxBack, Strided
+from ..ops import (
+    Activate,
+    AttentionBack,
+    AttentionOp,
+    MaskedSoftmax,
+    Normalize,
+    NormalizeBack,
+    PoolBack,
+    Recur,
+    RecurBack,
+    Scatter,
+    ShareRemainder,
+    SoftmaxBack,
+    Strided,
+)
 from ..program import Program
 from .contractions import Locate
 from .device_arrays import DeviceArrays
 from .structs import BUFFER, INT, LIGHT
 
-#: operations whose rows are made by a warp each; so are activations of rows
-BY_ROWS = (SoftmaxBack, Normalize, NormalizeBack)
+#: Operations with one warp for each row; activations of rows are the same.
+BY_ROWS = (AttentionBack, AttentionOp, MaskedSoftmax, Normalize, NormalizeBack, ShareRemainder, SoftmaxBack)
+#: Operations with one warp for each sample.
+BY_SAMPLES = (Recur, RecurBack)
 
 
 def kernel_name(operation: Operation) -> str:
-    """The kernel in light.cu; of an activation that of its kind."""
+    """The name of the kernel in light.cu; for an activation that of its kind."""
     name = row_of(operation).kernel
     if isinstance(operation, Activate):
         p = operation.parameters
@@ -62,18 +78,20 @@ class Light:
         self.size = (
             operation.count * operation.length if isinstance(operation, Strided) else int(record["writes"][0]["size"])
         )
-        self.by_rows = isinstance(operation, BY_ROWS) or self.kernel == "light_softmax"
-        self.columns = int(record["columns"])
+        self.by_rows = isinstance(operation, (*BY_ROWS, *BY_SAMPLES)) or self.kernel == "light_softmax"
+        self.columns = self.size if isinstance(operation, BY_SAMPLES) else int(record["columns"])
         self.record = arrays.record(record)
 
     def _fill(self, record: np.ndarray, field: str, value: Any, operation: Operation, arrays: DeviceArrays) -> None:
-        """One of the arguments that an operation's row has for its kernel."""
+        """Fill in one of the kernel's arguments from the operation's row."""
         if field == "p":
             record["p"][: len(value)] = value
         elif field in ("values", "more_values"):
             record[field] = arrays.vector(value)
         elif field == "index":
             record[field] = arrays.indices(value)
+        elif field == "recurrence":
+            record[field] = arrays.recurrence(value)
         elif field == "geometry":
             record[field] = arrays.geometry(value, operation)
         else:
@@ -88,7 +106,7 @@ class Light:
 
 
 def _scatter_index(operation: Scatter, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The source values that go to each output value, in order, and where each one's begin."""
+    """The source values of each output value, in order, and the offset at which each output's begin."""
     index = np.asarray(operation.index)
     order = np.argsort(index, kind="stable")
     order = order[index[order] >= 0]
@@ -96,13 +114,13 @@ def _scatter_index(operation: Scatter, sizes: Sequence[int]) -> tuple[np.ndarray
 
 
 def _pool_back_index(operation: PoolBack, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(output row, tap) of all that see each source row, and where each one's begin."""
+    """(output row, tap) of all windows that contain each source row, and the offset at which each row's begin."""
     source, pairs = seen_by(operation.geometry)
     rows = int(np.prod(operation.geometry.source))
     return pairs, np.searchsorted(source, np.arange(rows + 1))
 
 
-#: operations whose kernels go by the output's values, not by the source's: so no two threads add to one
+#: Operations whose kernels iterate over the output's values, so that no two threads add to the same one.
 BACKWARD_INDEX: dict[type[Operation], Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     Scatter: _scatter_index,
     PoolBack: _pool_back_index,
@@ -110,7 +128,7 @@ BACKWARD_INDEX: dict[type[Operation], Callable[..., tuple[np.ndarray, np.ndarray
 
 
 def seen_by(geometry: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(source rows in order, (output row, tap) that sees each), a source row's in order of output rows."""
+    """(source rows in order, their (output row, tap)); those of a source row are in the order of output rows."""
     a, b, c = (axis.index for axis in geometry.regions[0].axes)
     rows = np.stack(
         np.meshgrid(*(np.arange(len(axis.positions)) for axis in geometry.regions[0].axes), indexing="ij"), -1

@@ -1,6 +1,6 @@
-"""The ``.cu`` files as compiled modules: which make up one, for which type, and where its kernels are found.
+"""The ``.cu`` files as compiled modules: the files of each module, its types, and its kernels.
 
-Compiled when a kernel is first asked for, once per device; CuPy keeps the binaries on disk.
+A module is compiled when a kernel is first used, once for each device; CuPy keeps the binaries on disk.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from ..codes import ENUMS
-from .tiles import TILES, shared_memory
+from .tiles import TILES, tile
 
 FOLDER = Path(__file__).parent
-#: each module's files, in order
+#: The files of each module, in order.
 MODULES = {
     "tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
     "split_k_reduce": ("common.cu", "epilogue.cu", "split_k_reduce.cu"),
     "channelwise": ("common.cu", "epilogue.cu", "channelwise.cu"),
-    "light": ("common.cu", "functions.cu", "light.cu"),
+    "light": ("common.cu", "functions.cu", "light.cu", "attention.cu", "recurrent.cu"),
     "input": ("common.cu", "input.cu"),
 }
-#: what a module is compiled for: "tensor" is float32 with TF32 products on tensor cores, of which only "tile" differs
+#: The kinds of a module: "tensor" is float32 with TF32 products on tensor cores, which differs only in "tile".
 KINDS = {
     "float32": ("-DREAL=float",),
     "float64": ("-DREAL=double", "-DDOUBLE"),
     "tensor": ("-DREAL=float", "-DTENSOR_CORES"),
 }
-#: no contraction of a * b + c where the source does not say so: the same arithmetic as on the CPU
+#: No implicit fused multiply-adds, so that the arithmetic is the same as on the CPU.
 OPTIONS = ("-std=c++17", "--fmad=false")
 THREADS = 256
 
@@ -38,7 +38,7 @@ _lock = threading.Lock()
 
 
 def header() -> str:
-    """What Python and the kernels both know, in front of every module: enums, and the tiles of `tile.cu`."""
+    """The header of every module, from Python's definitions: enums, and the tiles of `tile.cu`."""
     lines = [f"enum {{ {', '.join(f'{code.name} = {code.value}' for code in enum)} }};" for enum in ENUMS]
     conditions = {"tensor": "defined(TENSOR_CORES)", "float64": "defined(DOUBLE)", "float32": "1"}
     for i, (kind, condition) in enumerate(conditions.items()):
@@ -49,13 +49,13 @@ def header() -> str:
 
 @functools.cache
 def source(module: str) -> str:
-    """A module's whole source; compilers name the file and line of what they find wrong."""
+    """The source of a module, with line directives, so that compilers name the file and line of an error."""
     files = (f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}\n' for name in MODULES[module])
     return "".join([header(), *files])
 
 
 def function(device: int, module: str, kind: str, name: str) -> Any:
-    """A kernel for a device, which is the current one."""
+    """A kernel for the current device."""
     if kind == "tensor" and module != "tile":
         kind = "float32"
     key = (device, module, kind, name)
@@ -68,12 +68,12 @@ def function(device: int, module: str, kind: str, name: str) -> Any:
                 _compiled[key[:3]] = cupy.RawModule(code=source(module), options=(*OPTIONS, *KINDS[kind]))
             kernel = _compiled[key[:3]].get_function(name)
             if module == "tile":
-                kernel.max_dynamic_shared_size_bytes = shared_memory(kind, name)
+                kernel.max_dynamic_shared_size_bytes = tile(kind, name).shared
             _functions[key] = kernel
     return kernel
 
 
 def forget() -> None:
-    """Drop what was compiled; for tests that change the device."""
+    """Drop the compiled modules, for tests that change the device."""
     _compiled.clear()
     _functions.clear()

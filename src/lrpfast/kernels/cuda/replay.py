@@ -1,7 +1,7 @@
-"""Small batches again and again: after the first run of a size its kernels are recorded as a graph and replayed.
+"""Replay of small batches: after the first run of a batch size, its kernels are recorded as a CUDA graph.
 
-Launching some ten kernels costs more than a small network's arithmetic; a graph is launched at once. The kernels and
-their grids are the very same, and so are the numbers.
+Launching ten kernels costs more than a small network's arithmetic; a graph has one launch. The kernels and their grids
+are the same, and so are the numbers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..interface import Fault, Start
 from .execute import Executable
 from .launch import FAULTS, Chunk, StartOnDevice, as_fault, bits_of
 
-#: Up to so much work in a batch, launches are a fair part of the time.
+#: The largest work of a batch for which launches are a considerable part of the time.
 REPLAY_FLOPS = 1 << 31
-#: Graphs that an analyzer keeps on a device, each with its own memory; up to so many bytes each.
+#: The largest number of graphs that an analyzer keeps on a device, and of bytes of each graph's own memory.
 MOST, MOST_BYTES = 4, 256 << 20
 
 
@@ -32,7 +32,7 @@ class CudaGraphCache:
         self._lock = threading.Lock()
 
     def find(self, executable: Executable, x: Any, out: Any, start: Start) -> CudaGraph | None:
-        """The graph for such a batch, if one is worth while and this is not the first of its kind."""
+        """The graph for such a batch; None if the batch is too large, or the first of its kind."""
         import cupy
 
         samples = len(x)
@@ -52,7 +52,7 @@ class CudaGraphCache:
                 return None
             try:
                 graph = CudaGraph(executable, x, start)
-            except cupy.cuda.memory.OutOfMemoryError:  # the graph's own memory is a convenience
+            except cupy.cuda.memory.OutOfMemoryError:  # without memory for a graph, the batch runs without one
                 return None
             self._graphs[key] = graph
             while len(self._graphs) > MOST:
@@ -61,7 +61,7 @@ class CudaGraphCache:
 
 
 class CudaGraph:
-    """A graph with the memory that it reads and writes; one run at a time."""
+    """A graph with its own input and output memory; one run at a time."""
 
     def __init__(self, executable: Executable, x: Any, start: Start) -> None:
         import cupy
@@ -91,7 +91,7 @@ class CudaGraph:
         self._graph = graph
 
     def run(self, x: Any, out: Any, start: Start, first: int) -> Fault | None:
-        """Run a batch of the kind that this is for, whose first sample is the run's sample ``first``."""
+        """Run a batch of the graph's kind, whose first sample is the run's sample ``first``."""
         import cupy
 
         stream = cupy.cuda.get_current_stream()

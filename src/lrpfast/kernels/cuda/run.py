@@ -1,4 +1,4 @@
-"""Batches on GPUs: chunks that fit the memory, copies beside the computing, several devices side by side."""
+"""Runs batches on GPUs: in chunks that fit the memory, with copies during computation, on several devices at once."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .replay import CudaGraphCache
 WORKSPACE_BYTES, FEWEST = 2 << 30, 16
 #: Values of a chunk in one buffer: rows are found by offsets of 32 bits, of which tile_loaders.cu's NOWHERE is none.
 MOST_VALUES = 2**32 - 4
-#: Input and output of a chunk that is copied from and to the host: large enough for the bus, small enough to overlap.
+#: Bytes of input and output in a chunk that is copied from and to the host: large for the bus, but able to overlap.
 STAGED_BYTES = 64 << 20
-#: Part of the free memory that a run takes at most.
+#: The largest part of the free memory that a run uses.
 SHARE_OF_FREE = 0.8
-#: Samples that a further GPU must be given at least.
+#: The least number of samples for another GPU.
 FEWEST_PER_GPU = 64
-#: What the cast kernels take.
+#: The input dtypes of the cast kernels.
 CASTS = (
     *("float16", "bfloat16", "float32", "float64"),
     *("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
@@ -43,7 +43,7 @@ class CompiledProgram:
         self._executables: dict[int, Executable] = {}
         self._graphs: dict[int, CudaGraphCache] = {gpu.index: CudaGraphCache() for gpu in gpus}
         self._lock = threading.Lock()
-        self._executable(gpus[0])  # what is wrong with a program is said at once
+        self._executable(gpus[0])  # errors of a program are raised at once
 
     def _executable(self, gpu: Gpu) -> Executable:
         import cupy
@@ -55,7 +55,7 @@ class CompiledProgram:
             return self._executables[gpu.index]
 
     def accepts(self, x: Any) -> bool:
-        """Whether a run takes these inputs as they are; it casts them on the device."""
+        """Whether a run accepts these inputs without a cast on the host."""
         return x.dtype.isnative and (x.dtype.name in CASTS or x.dtype.kind == "b")
 
     def run(
@@ -95,7 +95,7 @@ class CompiledProgram:
             try:
                 part_start = start.part(slice(low, high))
                 faults[i] = self._on(gpus[i], x[low:high], out[:, low:high], high - low, low, memory, part_start, part)
-            except BaseException as error:  # raised again by the thread that called
+            except BaseException as error:  # raised again by the calling thread
                 errors[i] = error
 
         others = [threading.Thread(target=work, args=(i,), name=f"lrpfast-gpu{gpus[i].index}") for i in range(1, count)]
@@ -135,12 +135,12 @@ class CompiledProgram:
                 try:
                     return batch.run()
                 except cupy.cuda.memory.OutOfMemoryError:
-                    pass  # what the run used is free only when its error is forgotten
+                    pass  # the run's memory is free only when its exception is released
                 batch.shrink()
 
 
 class _Batch:
-    """One run on one GPU, as far as it has come: after running out of memory it goes on with smaller chunks."""
+    """One run on one GPU, with its progress: when memory runs out, it continues with smaller chunks."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Batch:
         self.capacity = self._first_capacity()
 
     def staged_bytes(self) -> int:
-        """Bytes on the device for each sample on its way from and to the host."""
+        """Bytes on the device for each sample that is copied from and to the host."""
         item, total = self.dtype.itemsize, 0
         if self.from_host:
             total += 2 * self.size * (item + (self.x.dtype.itemsize if self.x.dtype != self.dtype else 0))
@@ -198,7 +198,7 @@ class _Batch:
         return -(-self.samples // -(-self.samples // capacity))  # as many in every chunk
 
     def shrink(self) -> None:
-        """After running out of memory: half as many samples in a chunk."""
+        """Halve the number of samples in a chunk, after memory has run out."""
         import cupy
 
         cupy.get_default_memory_pool().free_all_blocks()
@@ -211,7 +211,7 @@ class _Batch:
         self.capacity = (self.capacity + 1) // 2
 
     def chunks(self) -> Iterator[tuple[int, int]]:
-        """(first sample, samples) of what is still to do."""
+        """(first sample, number of samples) of the remaining chunks."""
         for first in range(self.done, self.samples, self.capacity):
             yield first, min(self.capacity, self.samples - first)
 
@@ -239,20 +239,20 @@ class _Batch:
         return Chunk(gpu, self.dtype, work, self.capacity, width, x, outs[0], self.faults)
 
     def _compute(self, chunk: Chunk, outs: list[Any], first: int, samples: int) -> None:
-        """Queue a chunk's kernels; the arrays that a start has are counted from the batch's first sample."""
+        """Queue a chunk's kernels; the arrays of a start begin with the batch's first sample."""
         chunk.select(samples, first, outs[0])
         assert self.device_start is not None
         self.executable.run(chunk, self.device_start, outs)
 
     def _hand_out(self, chunk: Chunk, first: int, samples: int) -> None:
-        """Copy the buffers that were asked for."""
+        """Copy the buffers to keep to the caller's arrays."""
         for buffer, array in (self.keep or {}).items():
             at, size = self.executable.locate(buffer)
             begin = at * chunk.capacity
             array[first : first + samples] = chunk.work[begin : begin + samples * size].get().reshape(samples, size)
 
     def _direct(self, work: Any) -> None:
-        """Input and output are on the device: everything on the caller's stream."""
+        """Run with input and output on the device, all on the caller's stream."""
         import cupy
 
         casts = self.x.dtype != self.dtype or not self.x.flags.c_contiguous
@@ -271,14 +271,14 @@ class _Batch:
             self.done = first + samples
 
     def _staged(self, work: Any) -> None:
-        """From and to the host: while a chunk is computed, the next comes in and the last goes out."""
+        """Run from and to the host: while a chunk is computed, the next is loaded and the previous one is stored."""
         import cupy
 
         computing = cupy.cuda.get_current_stream()
         count = 1 if self.samples - self.done <= self.capacity else 2
         coming, going = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         slots = [_Slot(self) for _ in range(count)]
-        computing.synchronize()  # what the pool hands out may still be in use on this stream
+        computing.synchronize()  # memory from the pool may still be in use on this stream
         under_way: list[_Slot] = []
         try:
             for i, (first, samples) in enumerate(self.chunks()):
@@ -299,13 +299,13 @@ class _Batch:
             for slot in under_way:
                 slot.finish()
         finally:
-            for stream in (coming, computing, going):  # no copy may outlive its memory
+            for stream in (coming, computing, going):  # no copy may continue after its memory is released
                 with contextlib.suppress(Exception):
                     stream.synchronize()
 
 
 class _Slot:
-    """Memory of one chunk on its way: pinned on the host, and on the device."""
+    """The memory of one chunk: pinned on the host, and on the device."""
 
     def __init__(self, batch: _Batch) -> None:
         import cupy
@@ -338,7 +338,7 @@ class _Slot:
         self.stored.record(stream)
 
     def finish(self) -> None:
-        """Wait for the results and hand them to the caller."""
+        """Wait for the results, and copy them to the caller's array."""
         self.stored.synchronize()
         first, samples, batch = self.first, self.samples, self.batch
         for out, pinned in zip(batch.out, self.pinned_out, strict=True):

@@ -1,4 +1,4 @@
-"""The kernels' structs (in common.cu, epilogue.cu, light.cu) as NumPy types. Pointers are addresses on the device."""
+"""The structs of common.cu, epilogue.cu, light.cu, recurrent.cu as NumPy types; pointers are device addresses."""
 
 from __future__ import annotations
 
@@ -44,16 +44,26 @@ CONTRACTION = _struct(
     *((name, BUFFER) for name in ("x", "out", "z", "mask_z")),
     *((name, POINTER) for name in ("z_constant", "geometry", "terms", "outputs", "shares")),
 )
+FUNCTION = _struct(("number", INT), ("unused", INT), ("parameters", DOUBLE, 3))
+RECURRENCE = _struct(
+    *((name, INT) for name in ("cell", "product", "bias_share", "backwards")),
+    *((name, INT) for name in ("sequences", "time_order", "zero_masked", "return_state")),
+    *((name, INT) for name in ("steps", "features", "units", "blocks")),
+    *((name, INT) for name in ("slots", "first_block", "relevant_blocks", "unused")),
+    ("epsilon", DOUBLE),
+    *((name, FUNCTION) for name in ("cell_function", "gate_function", "output_function")),
+    *((name, POINTER) for name in ("weights", "candidate", "bias", "candidate_bias", "initial_h", "initial_c")),
+)
 LIGHT = _struct(
-    ("reads", BUFFER, 3),
-    ("writes", BUFFER, 2),
+    ("reads", BUFFER, 8),
+    ("writes", BUFFER, 5),
     *((name, INT) for name in ("function", "flag", "columns", "sources_count")),
     *((name, INT) for name in ("check", "detached", "length", "stabilizer")),
     *((name, LONG) for name in ("count", "run", "source_offset", "source_step", "out_offset", "out_step")),
     *((name, INT) for name in ("m", "n", "k", "has_winner")),
     ("p", DOUBLE, 3),
-    *((name, POINTER) for name in ("values", "more_values", "index", "starts", "sources", "geometry")),
+    *((name, POINTER) for name in ("values", "more_values", "index", "starts", "sources", "geometry", "recurrence")),
 )
 
-#: where a buffer lies that is not in the workspace
+#: The offset of a buffer that is not in the workspace.
 INPUT, RESULT = -1, -2

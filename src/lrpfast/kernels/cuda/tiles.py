@@ -1,4 +1,4 @@
-"""The tiles that `tile.cu` makes kernels of: one table for the compiler and for the choice among them."""
+"""The tiles of `tile.cu`, in one table for the compiler and for the choice among them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ class Tile(NamedTuple):
     Attributes
     ----------
     name : str
-        What it is for; `Contraction._choose_tile` chooses by it.
+        The kind of sums, by which `Contraction._choose_tile` chooses.
     rows, columns : int
-        What a block makes of each sum.
+        The size of a block's part of each sum.
     depth : int
-        One step of K.
+        The length of a step of K.
     per_thread : tuple of int
-        Rows and columns of sums in a thread's registers; on tensor cores the warps that share the rows.
+        The rows and columns of sums in a thread's registers; on tensor cores the number of warps that share the rows.
     stages : int
-        Steps of K in shared memory.
+        The number of steps of K in shared memory.
     shared : int
-        Bytes of shared memory that a launch asks for: what the stages take there.
+        The bytes of shared memory of a launch, for the stages.
     sums : int
         One or two.
     blocks : int
-        Blocks that a multiprocessor should have room for.
+        The number of blocks that should fit on a multiprocessor.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Tile(NamedTuple):
         return f"{macro}({self.name}, {', '.join(map(str, numbers))}, {self.sums}, {self.blocks})"
 
 
-#: by what a module is compiled for (`modules.KINDS`)
+#: The tiles by a module's kind (`modules.KINDS`).
 TILES = {
     "tensor": (
         Tile("wide", 128, 128, 16, (2,), 4, 75776, 1, 2),
@@ -83,14 +83,9 @@ TILES = {
         Tile("few", 32, 64, 16, (4, 4), 4, 43008, 2, 2),
     ),
 }
-_BY_KEY = {(kind, tile.name, tile.sums): tile for kind, tiles in TILES.items() for tile in tiles}
+_BY_KERNEL = {(kind, tile.kernel): tile for kind, tiles in TILES.items() for tile in tiles}
 
 
-def tile(kind: str, name: str, sums: int) -> Tile:
-    """The tile of a name for one or two sums."""
-    return _BY_KEY[kind, name, sums]
-
-
-def shared_memory(kind: str, kernel: str) -> int:
-    """Bytes of shared memory that a launch of a tile's kernel asks for."""
-    return next(tile.shared for tile in TILES[kind] if tile.kernel == kernel)
+def tile(kind: str, kernel: str) -> Tile:
+    """The tile of a kernel, as "wide_2" for a wide tile of two sums."""
+    return _BY_KERNEL[kind, kernel]

@@ -6,6 +6,7 @@ relevance in ``rules`` and ``engine``.
 """
 
 from .activation import FUNCTIONS, SOFTMAXES, Activation, Function, Parameters
+from .attention import Attention, MatMul, Rotary, Softmax
 from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract, Where
@@ -19,6 +20,7 @@ __all__ = [
     "Activation",
     "AdaptiveAveragePool",
     "Add",
+    "Attention",
     "Average",
     "AveragePool",
     "BatchNorm",
@@ -47,6 +49,7 @@ __all__ = [
     "LocalResponseNorm",
     "LocallyConnected",
     "Masking",
+    "MatMul",
     "MaxPool",
     "Maximum",
     "Merge",
@@ -59,10 +62,12 @@ __all__ = [
     "ReflectPad",
     "RepeatVector",
     "Reshape",
+    "Rotary",
     "SOFTMAXES",
     "SeparableConv",
     "Shape",
     "SimpleRNN",
+    "Softmax",
     "StepMask",
     "Subtract",
     "Take",

@@ -210,11 +210,16 @@ class Input(Layer):
     ----------
     shape : int or tuple of int or None
         Of one sample, without the batch axis; None is a size that the model leaves to the data.
+    kind : {"number", "truth"}
+        "truth" is a mask: 1 or True where something is there, else 0. It gets no relevance, and neither does what is
+        computed from masks alone; a product with such a value gives all relevance to its other factors.
 
     Raises
     ------
     ShapeError
         When ``shape`` holds anything but numbers of at least 1 and None.
+    InputError
+        When ``kind`` is something else.
 
     Examples
     --------
@@ -224,10 +229,13 @@ class Input(Layer):
     """
 
     shape: Shape
+    kind: str = "number"
     identity: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._set(shape=as_shape(self.shape, str(self)))
+        if self.kind not in ("number", "truth"):
+            raise InputError(f"{self}: kind must be 'number' or 'truth', not {self.kind!r}")
 
     def output_shape(self, shape: Shape = ()) -> Shape:
         return self.shape

@@ -116,7 +116,7 @@ class Recurrent(Merge):
     @property
     def units(self) -> int:
         """The number of units, H."""
-        return self.recurrent_kernel.shape[0]
+        return int(self.recurrent_kernel.shape[0])
 
     @property
     def least(self) -> int:  # type: ignore[override]
@@ -224,7 +224,7 @@ class GRU(Recurrent):
 
     def _bias_shape(self) -> tuple[int, ...]:
         one = super()._bias_shape()
-        return (2, *one) if self.reset_after and np.ndim(self.bias) == 2 else one
+        return (2, *one) if self.reset_after and self.bias is not None and np.ndim(self.bias) == 2 else one
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,7 +115,7 @@ def _get_item(op: Operation, a: Any, key: Any) -> Any:
         else:
             raise op.unsupported(f"takes {key!r:.60} of its input", "Whole numbers and slices work")
         axis += 1
-    return op.builder.reshape(value, tuple(shape))  # type: ignore[arg-type]
+    return op.builder.reshape(value, tuple(shape))
 
 
 def _split(op: Operation, a: Any, sections: Any, axis: Any = 0) -> Any:

@@ -112,7 +112,7 @@ def _group_normalization(layer: KerasLayer, builder: Builder, value: Value) -> V
     grouped = builder.plain(builder.transpose(builder.reshape(t, (size, groups, channels // groups)), (1, 0, 2)))
     norm = L.LayerNorm(epsilon=layer.get("epsilon", 1e-3), axes=2)
     normed = replace(grouped, node=builder.add(norm, grouped.node))
-    whole = builder.reshape(builder.transpose(normed, (1, 0, 2)), t.shape)  # type: ignore[arg-type]
+    whole = builder.reshape(builder.transpose(normed, (1, 0, 2)), t.shape)
     expected = {key: (channels,) for key, flag in (("gamma", "scale"), ("beta", "center")) if layer.get(flag, True)}
     arrays = dict(zip(expected, layer.arrays(**expected), strict=True))
     if arrays:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
+from ...errors import ModelFormatError, UnsupportedLayerError
 from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import is_condition
+from ..file_axes import aligned, sample_array, shown
+from ..masks import Condition, Masked
 from .file import Node
 from .fold import FoldedValue, integers
-from .values import Integers, Quantized, Rows
+from .values import Integers, Quantized
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
@@ -36,13 +38,15 @@ class NodeContext:
     builder: Builder
     opset: int
     batches: tuple[int, int]
+    #: the numbers of the builder's nodes that are inputs, and of those of whole numbers
     inputs: set[int]
+    whole: set[int]
     read: set[str] = field(default_factory=set)
 
     def run(self, build: Callable[[NodeContext], Any]) -> list[Any]:
         """The node's outputs; UnsupportedLayerError where an attribute was not understood."""
         rank = self.attr("rank*", 0)  # of the constants in what this node stands for
-        if rank and any(rank > len(arg.shape) + 1 for arg in self.args if isinstance(arg, (Tensor, Flat))):
+        if rank and any(rank > arg.rank for arg in self.args if isinstance(arg, (Tensor, Flat))):
             raise self.unsupported(f"combines constants of {rank} axes with an input of fewer, so that batch axes move")
         result = build(self)
         unread = set(self.node.attributes) - self.read - _HARMLESS.get(self.node.op, set())
@@ -53,6 +57,10 @@ class NodeContext:
                 "Export the model without it",
             )
         return result if isinstance(result, list) else [result]
+
+    def with_first(self, value: Any) -> NodeContext:
+        """The same node with another first input."""
+        return replace(self, args=[value, *self.args[1:]])
 
     def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
         return self.node.unsupported(problem, remedy)
@@ -68,7 +76,14 @@ class NodeContext:
         """An input that the model computes."""
         if not self.has(i):
             raise ModelFormatError(f"its input {i} is missing")
-        arg = self.args[i]
+        return self.checked(self.args[i], i)
+
+    def checked(self, arg: Any, i: int = 0) -> Value:
+        """A value that the model computes."""
+        if isinstance(arg, Condition):
+            return arg.number(self.builder)
+        if isinstance(arg, Masked):
+            return arg.number()
         if isinstance(arg, Integers):
             raise self.unsupported(f"computes with whole numbers: {arg.problem}")
         if is_condition(arg):
@@ -77,27 +92,12 @@ class NodeContext:
             )
         if isinstance(arg, Quantized):
             raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
-        if isinstance(arg, Rows):
-            raise self.unsupported("takes rows that a Reshape joined with the batch, which do not fit it")
         if not isinstance(arg, (Tensor, Flat)):
             raise self.unsupported(
                 f"takes a constant as input {i}, where lrpfast expects what the model computes",
                 "onnxsim or onnxruntime's basic optimizations may simplify the model",
             )
         return arg
-
-    def operands(self, indices: Sequence[int] | None = None) -> list[Value | np.ndarray]:
-        """Inputs that meet element by element, all of them by default; constants without a batch axis."""
-        numbers = range(len(self.args)) if indices is None else indices
-        ranks = [len(self.value(i).shape) for i in numbers if not isinstance(self.args[i], FoldedValue)]
-        result: list[Value | np.ndarray] = []
-        for i in numbers:
-            if not isinstance(self.args[i], FoldedValue):
-                result.append(self.value(i))
-                continue
-            array = np.asarray(self.const(i, "constant"))
-            result.append(self.sample(array, max(ranks, default=array.ndim)))
-        return result
 
     def known(self, i: int, label: str) -> FoldedValue:
         if not self.has(i):
@@ -111,13 +111,11 @@ class NodeContext:
         """An input that is a constant; the default where it is left out."""
         if not self.has(i) and default is not None:
             return default
-        known = self.known(i, label)
+        return self.fixed(self.known(i, label), label)
+
+    def fixed(self, known: FoldedValue, label: str) -> Any:
+        """A constant that is the same for every size of the batch."""
         if not known.fixed:
-            first, second = known.first, known.second  # one sample's values, stretched over the batch?
-            if (first.shape[:1], second.shape[:1]) == tuple((n,) for n in self.batches):
-                row = first[:1]
-                if all(np.array_equal(a, np.broadcast_to(row, a.shape)) for a in (first, second)):
-                    return row
             raise self.unsupported(f"has a {label} that depends on the batch size")
         return known.first
 
@@ -140,26 +138,37 @@ class NodeContext:
         numbers: tuple[int, ...] | None = self.attr(name)
         return numbers
 
-    def axis(self, axis: int, rank: int | None = None) -> int:
-        """An axis of one sample, of the file's axis."""
-        rank = len(self.value().shape) + 1 if rank is None else rank
-        if not -rank <= axis < rank:
-            raise ShapeError(f"its input has {rank} axes, there is no axis {axis}")
-        if axis % rank == 0:
-            raise self.unsupported("works along the first axis, which is the batch's", "Samples must not mix")
-        return axis % rank - 1
-
-    def sample(self, array: np.ndarray, rank: int) -> np.ndarray:
-        """A constant for one sample of so many axes: without the batch axis."""
-        if array.dtype.kind not in "fiub":
-            raise ModelFormatError(f"a constant of it has elements of {array.dtype}")
-        if array.ndim > rank:
-            if array.ndim > rank + 1 or array.shape[0] != 1:
-                raise self.unsupported(f"joins a constant of shape {array.shape} to samples of {rank} axes")
-            array = array[0]
+    def sample_array(self, constant: Any, value: Value) -> np.ndarray:
+        """A constant as it meets samples of a value: without the batch axis, and with all others."""
+        known = constant if isinstance(constant, FoldedValue) else FoldedValue(*2 * (np.asarray(constant),))
+        if known.first.dtype.kind not in "fiub":
+            raise ModelFormatError(f"a constant of it has elements of {known.first.dtype}")
+        fits = known.first.ndim <= value.rank
+        array = sample_array(value, (known.first, known.second), self.batches) if fits else None
+        if array is None and not known.fixed:
+            raise self.unsupported("has a constant that depends on the batch size")
+        if array is None:
+            raise self.unsupported(f"joins a constant of shape {known.first.shape} to a tensor of shape {shown(value)}")
         return array
+
+    def known_pair(self, value: Any) -> Any:
+        """A constant for both sizes of the batch; what is none is returned as it is."""
+        return (value.first, value.second) if isinstance(value, FoldedValue) else value
+
+    def operands(self, *args: Any) -> list[Any]:
+        """Arguments that meet element by element, all by default: values of as many axes, and arrays of a sample's."""
+        args = args or tuple(self.args)
+        tensors = [self.checked(arg) for arg in args if not isinstance(arg, FoldedValue)]
+        if not tensors:
+            return [np.asarray(self.fixed(arg, "constant")) for arg in args]
+        values = aligned(
+            self.builder, tensors, max((a.first.ndim for a in args if isinstance(a, FoldedValue)), default=0)
+        )
+        rest = iter(values)
+        return [self.sample_array(a, values[0]) if isinstance(a, FoldedValue) else next(rest) for a in args]
 
     def affine(self, x: Value, scale: Any, shift: Any) -> Value:
         """x · scale + shift, with constants as the file has them; what is smaller is stretched to what is larger."""
-        rank = len(x.shape)
-        return affine(self.builder, x, *(self.sample(np.asarray(a), rank) for a in (scale, shift)))
+        scale, shift = np.asarray(scale), np.asarray(shift)
+        (x,) = aligned(self.builder, [x], max(scale.ndim, shift.ndim))
+        return affine(self.builder, x, *(self.sample_array(a, x) for a in (scale, shift)))

@@ -1,4 +1,4 @@
-"""Einsum as the layers that it is: sums over axes, a dense layer, a product, or a contraction of two tensors."""
+"""Einsum as the layers that it is; see `arithmetic.einsum`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .fold import FoldedValue
 
 
 def _einsum(ctx: NodeContext) -> Value:
-    operands = [
+    operands: list[Any] = [
         np.asarray(ctx.const(i, "constant")) if isinstance(arg, FoldedValue) else ctx.value(i)
         for i, arg in enumerate(ctx.args)
     ]

@@ -12,9 +12,11 @@ from ...errors import ShapeError
 from ...model import layers as L
 from ..arithmetic import add, clipped, concat, divide, extreme, multiply, negative, power
 from ..axis_ops import fixed, take
-from ..channels_first import Tensor, Value
-from ..conditions import at_least, both, either, equal, greater, is_condition, negated, select, unequal
+from ..channels_first import Tensor, Value, check_first
+from ..conditions import is_condition, select
 from ..input_shape import FIX_SIZE
+from ..mask_arithmetic import mapped, masked_product, masked_sum
+from ..masks import HIDING_ALONE, Condition, Masked, compared, is_whole, softmax
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
 from .values import Integers
@@ -70,11 +72,10 @@ def _selu(ctx: NodeContext) -> Value:
 
 def _prelu(ctx: NodeContext) -> Value:
     x, b = ctx.builder.tensor(ctx.value()), ctx.builder
-    slope = ctx.sample(ctx.const(1, "slope"), len(x.shape))
+    slope = ctx.sample_array(ctx.known(1, "slope"), x)
     if slope.size == 1:
         return b.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
-    slope = slope.reshape((1,) * (len(x.shape) - slope.ndim) + slope.shape).transpose(x.order)
-    return b.each(L.Activation("prelu", {"negative_slope": slope}), x)
+    return b.each(L.Activation("prelu", {"negative_slope": slope.transpose(x.order)}), x)
 
 
 def _clip(ctx: NodeContext) -> Value:
@@ -89,13 +90,20 @@ def _clipped(ctx: NodeContext, low: float | None, high: float | None) -> Value:
 
 def _softmax(name: str) -> Callable[[NodeContext], Value]:
     def build(ctx: NodeContext) -> Value:
-        b, x = ctx.builder, ctx.value()
-        axis = ctx.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
+        b, masked = ctx.builder, ctx.args[0]
+        if isinstance(masked, Masked) and name == "softmax":
+            last = masked.scores.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
+            if ctx.opset < 13 and last < len(masked.scores.shape) - 1:
+                raise ctx.unsupported("takes the softmax of masked scores over several axes")
+            return softmax(b, masked, last)
+        x = ctx.value()
+        axis = x.axis(ctx.attr("axis", 1 if ctx.opset < 13 else -1))
         if ctx.opset < 13 and axis < len(x.shape) - 1:  # over all axes from that one on
+            check_first(x)
             if None in x.shape:
                 raise ctx.unsupported("is taken over axes whose sizes the file leaves open", FIX_SIZE)
             flat = b.reshape(x, (*x.shape[:axis], math.prod(x.shape[axis:])))  # type: ignore[arg-type]
-            return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)  # type: ignore[arg-type]
+            return b.reshape(b.each(L.Activation(name), b.last(flat, axis)), x.shape)
         return b.each(L.Activation(name), b.last(x, axis))
 
     return build
@@ -104,7 +112,20 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
 # -- normalization ------------------------------------------------------------------
 
 
-def _affine(ctx: NodeContext) -> Value:
+def _affine(ctx: NodeContext) -> Any:
+    """Constants; on masks and masked scores they may be one number, or hide scores."""
+    scale, shift = (np.asarray(ctx.attr(key)) for key in ("scale", "shift"))
+    value = ctx.args[0]
+    if isinstance(value, Condition) and scale.size == shift.size == 1:
+        return value.map(lambda v: v * scale.item() + shift.item())
+    if isinstance(value, Masked) or (shift <= HIDING_ALONE).any():
+        factor, constant = FoldedValue(scale, scale), FoldedValue(shift, shift)
+        scaled: Any = masked_product(ctx, value, factor)
+        if scaled is None and not isinstance(value, Masked):
+            scaled = ctx.affine(ctx.value(), scale, _NOTHING)
+        masked = None if scaled is None else masked_sum(ctx, scaled, constant)
+        if masked is not None:
+            return masked
     return _scaled(ctx, ctx.value(), {"scale": ctx.attr("scale"), "shift": ctx.attr("shift")})
 
 
@@ -118,16 +139,16 @@ def _batch_norm(ctx: NodeContext) -> Value:
     b = ctx.builder
     if ctx.attr("training_mode", 0) or not ctx.attr("spatial", 1):
         raise ctx.unsupported("is in training mode, or normalizes each place by itself", "Export in evaluation mode")
-    x = b.last(ctx.value(), 0)
+    x = b.last(ctx.value(), ctx.value().axis(1))
     gamma, beta, mean, variance = (
         ctx.const(i, label).astype(np.float64) for i, label in enumerate(("scale", "bias", "mean", "variance"), 1)
     )
     affine = ctx.attr("affine")
     if affine is not None:
-        rank, channels = len(x.shape), x.shape[0]
-        scale, shift = (ctx.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
-        scale, shift = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (scale, shift))
-        if all(n == 1 for a in (scale, shift) for n in a.shape[1:]) and channels is not None:
+        axis = x.axis(1)
+        channels = x.shape[axis]
+        scale, shift = (ctx.sample_array(affine[key], x) for key in ("scale", "shift"))
+        if all(n == 1 for a in (scale, shift) for i, n in enumerate(a.shape) if i != axis) and channels is not None:
             scale, shift = (np.broadcast_to(a.ravel(), (channels,)) for a in (scale, shift))
             gamma, beta, affine = gamma * scale, beta * scale + shift, None
     result = b.each(L.BatchNorm(mean, variance, gamma, beta, ctx.attr("epsilon", 1e-5)), x)
@@ -135,12 +156,12 @@ def _batch_norm(ctx: NodeContext) -> Value:
 
 
 def _layer_norm(ctx: NodeContext, kind: Any = L.LayerNorm) -> Value:
-    rank = len(ctx.value().shape)
-    first = ctx.axis(ctx.attr("axis", -1))
+    x = ctx.value()
+    axes = [x.axis(dim) for dim in range(ctx.attr("axis", -1) % x.rank, x.rank)]
     gamma, beta = ctx.maybe(1, "scale"), ctx.maybe(2, "bias")
     if any(name for name in ctx.node.outputs[1:]):
         raise ctx.unsupported("hands out its mean and deviation, which lrpfast does not compute")
-    return _sample_norm(ctx, kind, range(first, rank), ctx.attr("epsilon", 1e-5), gamma, beta)
+    return _sample_norm(ctx, kind, axes, ctx.attr("epsilon", 1e-5), gamma, beta)
 
 
 def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: Any, beta: Any, x: Any = None) -> Value:
@@ -154,7 +175,8 @@ def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: 
         after = (None, None)
     t = b.lay(t, [*(a for a in t.order if a not in axes), *axes])
     shape = tuple(t.shape[a] for a in axes)
-    gamma, beta = (None if v is None else np.broadcast_to(ctx.sample(v, len(t.shape)), shape) for v in (gamma, beta))
+    count = len(axes)
+    gamma, beta = (None if v is None else np.broadcast_to(_trailing(ctx, v, t, count), shape) for v in (gamma, beta))
     result: Value = b.each(kind(gamma, beta, epsilon, len(axes)), t)
     if after != (None, None):
         scale, shift = (d if v is None else v for d, v in zip((_ONE, _NOTHING), after, strict=True))
@@ -162,14 +184,20 @@ def _sample_norm(ctx: NodeContext, kind: Any, axes: Any, epsilon: float, gamma: 
     return result
 
 
+def _trailing(ctx: NodeContext, array: np.ndarray, t: Tensor, count: int) -> np.ndarray:
+    """A constant on the last axes of a tensor."""
+    whole = ctx.sample_array(array, t)
+    return whole.reshape(whole.shape[whole.ndim - count :])
+
+
 def _normalized(kind: Any) -> Callable[[NodeContext], Value]:
     """A normalization that was found in several nodes."""
 
     def build(ctx: NodeContext) -> Value:
-        rank = len(ctx.value().shape)
-        axes = [ctx.axis(a) for a in ctx.attr("axes")]
+        x = ctx.value()
+        axes = [x.axis(a) for a in ctx.attr("axes")]
         affine = ctx.attr("affine") or {"scale": _ONE, "shift": _NOTHING}
-        scale, shift = (ctx.sample(np.asarray(affine[key]), rank) for key in ("scale", "shift"))
+        scale, shift = affine["scale"], affine["shift"]
         fits = len(axes) >= max(scale.ndim, shift.ndim)
         if fits:
             return _sample_norm(ctx, kind, axes, ctx.attr("epsilon"), scale, shift)
@@ -181,6 +209,7 @@ def _normalized(kind: Any) -> Callable[[NodeContext], Value]:
 def _instance_norm(ctx: NodeContext) -> Value:
     """Each channel by its own mean and deviation, then scaled."""
     b, x = ctx.builder, ctx.value()
+    check_first(x)
     rank = len(x.shape)
     result = _sample_norm(ctx, L.LayerNorm, range(1, rank), ctx.attr("epsilon", 1e-5), None, None)
     shape = (-1, *(1,) * (rank - 1))
@@ -197,18 +226,19 @@ def _group_norm(ctx: NodeContext) -> Value:
         raise ShapeError(f"it has {groups} groups of {channels} channels")
     size = channels // groups
     ctx.attr("stash_type")
-    parts = b.reshape(x, (groups, size, *x.shape[1:]))  # type: ignore[arg-type]
+    parts = b.reshape(x, (groups, size, *x.shape[1:]))
     axes = range(1, len(x.shape) + 1)
     result = _sample_norm(ctx, L.LayerNorm, axes, ctx.attr("epsilon", 1e-5), None, None, parts)
     scale, bias = (ctx.const(i, label).ravel() for i, label in ((1, "scale"), (2, "bias")))
     if ctx.opset < 21:
         scale, bias = (a.repeat(size) if a.size == groups else a for a in (scale, bias))
     shape = (-1, *(1,) * (len(x.shape) - 1))
-    return b.affine(b.reshape(result, x.shape), scale.reshape(shape), bias.reshape(shape))  # type: ignore[arg-type]
+    return b.affine(b.reshape(result, x.shape), scale.reshape(shape), bias.reshape(shape))
 
 
 def _local_response(ctx: NodeContext) -> Value:
     size, b, x = ctx.attr("size", 0), ctx.builder, ctx.value()
+    check_first(x)
     layer = L.LocalResponseNorm(size, ctx.attr("alpha", 1e-4), ctx.attr("beta", 0.75), ctx.attr("bias", 1.0))
     if size % 2:
         return b.each(layer, b.last(x, 0))
@@ -220,34 +250,48 @@ def _local_response(ctx: NodeContext) -> Value:
 # -- several tensors ----------------------------------------------------------------
 
 
-def _sum(ctx: NodeContext) -> Value:
+def _sum(ctx: NodeContext) -> Any:
+    if len(ctx.args) == 2:
+        a, b = ctx.args
+        masked: Any = masked_sum(ctx, a, b)
+        masked = mapped(ctx, a, b, np.add) if masked is None else masked
+        if masked is not None:
+            return masked
     operands = ctx.operands()
     values = [v for v in operands if not isinstance(v, np.ndarray)]
-    result = values[0] if len(values) == 1 else ctx.builder.merge(L.Add(), values)
+    result: Value = values[0] if len(values) == 1 else ctx.builder.merge(L.Add(), values)
     for array in operands:
         if isinstance(array, np.ndarray):
             result = add(ctx.builder, result, array)
     return result
 
 
-def _subtract(ctx: NodeContext) -> Value:
-    a, b = ctx.operands()
-    return add(ctx.builder, a, b, -1.0)
+def _subtract(ctx: NodeContext) -> Any:
+    """A difference; the constants of a file itself are an Affine* by now, those made of a shape are not."""
+    a, b = ctx.args
+    result = mapped(ctx, a, b, np.subtract)
+    if result is not None:
+        return result
+    x, y = ctx.operands(a, b)
+    return add(ctx.builder, x, y, -1.0)
 
 
 def _mean(ctx: NodeContext) -> Value:
     if any(isinstance(arg, FoldedValue) for arg in ctx.args):
         return ctx.affine(_sum(ctx), 1 / len(ctx.args), _NOTHING)
-    return ctx.builder.merge(L.Average(), ctx.args)
+    return ctx.builder.merge(L.Average(), ctx.operands())
 
 
 def _multiply(ctx: NodeContext) -> Any:
     """A product; by a condition that was cast to numbers, the selection that it is."""
     for i, arg in enumerate(ctx.args):
         if is_condition(arg):
-            (other,) = ctx.operands([1 - i])
+            (other,) = ctx.operands(ctx.args[1 - i])
             return select(ctx.builder, arg, other, _NOTHING)
-    return multiply(ctx.builder, *ctx.operands())
+    a, b = ctx.args
+    result: Any = masked_product(ctx, a, b)
+    result = mapped(ctx, a, b, np.multiply) if result is None else result
+    return multiply(ctx.builder, *ctx.operands()) if result is None else result
 
 
 def _divide(ctx: NodeContext) -> Value:
@@ -255,7 +299,7 @@ def _divide(ctx: NodeContext) -> Value:
 
 
 def _power(ctx: NodeContext) -> Value:
-    exponent = ctx.sample(ctx.const(1, "exponent"), len(ctx.value().shape))
+    exponent = ctx.const(1, "exponent")
     if exponent.size != 1:
         raise ctx.unsupported(f"raises to powers of shape {exponent.shape}; lrpfast reads one number")
     return power(ctx.builder, ctx.value(), float(exponent.ravel()[0]))
@@ -266,43 +310,10 @@ def _extreme(kind: Any) -> Callable[[NodeContext], Value]:
 
 
 def _concat(ctx: NodeContext) -> Value:
-    rank = next(len(arg.shape) for arg in ctx.args if not isinstance(arg, FoldedValue))
-    return concat(ctx.builder, ctx.operands(), ctx.axis(ctx.attr("axis"), rank + 1))
-
-
-# -- conditions ---------------------------------------------------------------------
-
-
-def _where(ctx: NodeContext) -> Any:
-    """One or the other, by a mask that is constant, or by a condition that the model computes."""
-    condition = ctx.args[0]
-    if not is_condition(condition):
-        condition = np.asarray(ctx.const(0, "condition")).astype(bool)
-        values = [arg for arg in ctx.args[1:] if not isinstance(arg, FoldedValue)]
-        condition = ctx.sample(condition, max(len(v.shape) for v in values) if values else condition.ndim)
-    return select(ctx.builder, condition, *ctx.operands([1, 2]))
-
-
-def _compared(ctx: NodeContext, build: Callable[..., Any], swapped: bool = False) -> Any:
-    for i, arg in enumerate(ctx.args):
-        if isinstance(arg, FoldedValue) and not np.isfinite(np.asarray(ctx.const(i, "limit"), float)).all():
-            raise ctx.unsupported("compares with a constant that is infinite or not a number")
-    a, b = ctx.operands()
-    return build(ctx.builder, b, a) if swapped else build(ctx.builder, a, b)
-
-
-def _joined(build: Callable[..., Any]) -> Callable[[NodeContext], Any]:
-    def convert(ctx: NodeContext) -> Any:
-        conditions = [arg for arg in ctx.args if is_condition(arg)]
-        if not conditions:
-            raise ctx.unsupported("joins what is no comparison")
-        masks = [
-            arg if is_condition(arg) else ctx.sample(np.asarray(ctx.const(i, "mask"), bool), conditions[0].rank)
-            for i, arg in enumerate(ctx.args)
-        ]
-        return build(*masks)
-
-    return convert
+    """Tensors one after the other; a constant among them is room made by zeros, and then added."""
+    operands = ctx.operands()
+    first = next(v for v in operands if not isinstance(v, np.ndarray))
+    return concat(ctx.builder, operands, first.axis(ctx.attr("axis")))
 
 
 def _negative(ctx: NodeContext) -> Value:
@@ -317,12 +328,18 @@ def _identity(ctx: NodeContext) -> Value:
     return ctx.builder.each(L.Identity(ctx.node.op), ctx.value())
 
 
-def _cast(ctx: NodeContext) -> Value | Integers:
-    to = ctx.attr("to")
-    if to in (1, 10, 11, 16) and not is_condition(ctx.args[0]):
+def _cast(ctx: NodeContext) -> Any:
+    to, value = ctx.attr("to"), ctx.args[0]
+    if is_condition(value):
+        return value
+    if isinstance(value, Condition):
+        return value.map(bool, boolean=True) if to == 9 else value.map(float)
+    if isinstance(value, Masked) and to in (1, 10, 11, 16):
+        return value
+    if isinstance(value, Tensor) and is_whole(ctx.builder, value, ctx.whole) and to not in (1, 10, 11, 16):
+        return compared(ctx.builder, value, "ne", 0.0) if to == 9 else value
+    if to in (1, 10, 11, 16):
         return ctx.builder.each(L.Identity("Cast"), ctx.value())
-    if is_condition(ctx.args[0]):
-        return ctx.args[0]  # type: ignore[no-any-return]
     dtype = np.dtype(DTYPES[to]).name if to in DTYPES else f"type {to}"
     x = ctx.args[0].value if isinstance(ctx.args[0], Integers) else ctx.value()
     problem = f"turns what the model computes into {dtype}, which rounds it"
@@ -347,7 +364,6 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Abs": _function("relu", negative_slope=-1.0),
     "Add": _sum,
     "Affine*": _affine,
-    "And": _joined(both),
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Celu": _celu,
@@ -357,11 +373,8 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Div": _divide,
     "Dropout": _identity,
     "Elu": _function("elu", alpha=("alpha", 1.0)),
-    "Equal": lambda ctx: _compared(ctx, equal),
     "Exp": _function("exponential"),
     "Gelu": _gelu,
-    "Greater": lambda ctx: _compared(ctx, greater),
-    "GreaterOrEqual": lambda ctx: _compared(ctx, at_least),
     "GroupNormalization": _group_norm,
     "HardSigmoid": _function("hard_sigmoid", slope=("alpha", 0.2), offset=("beta", 0.5)),
     "HardSwish": _function("hard_silu"),
@@ -373,8 +386,6 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
     "LogSigmoid*": _function("log_sigmoid"),
     "LogSoftmax": _softmax("log_softmax"),
-    "Less": lambda ctx: _compared(ctx, greater, swapped=True),
-    "LessOrEqual": lambda ctx: _compared(ctx, at_least, swapped=True),
     "Log": _function("log"),
     "Max": _extreme(L.Maximum),
     "Mean": _mean,
@@ -382,8 +393,6 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Mish": _function("mish"),
     "Mul": _multiply,
     "Neg": _negative,
-    "Not": _joined(negated),
-    "Or": _joined(either),
     "PRelu": _prelu,
     "Pow": _power,
     "Reciprocal": _function("power", exponent=-1.0),
@@ -403,6 +412,4 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Swish": _swish,
     "Tanh": _function("tanh"),
     "ThresholdedRelu": _function("relu", threshold=("alpha", 1.0)),
-    "Where": _where,
-    "Xor": _joined(unequal),
 }

@@ -42,6 +42,7 @@ _TYPES: dict[int, tuple[str, str]] = {
 }
 #: Those of them that are not whole numbers.
 _FLOATS = (1, 10, 11, 16)
+_BOOL = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +106,14 @@ class Input:
         With the batch axis; None where the file leaves a size open.
     integer : bool
         Whether it holds whole numbers.
+    truth : bool
+        Whether it holds truths.
     """
 
     name: str
     shape: tuple[int | None, ...]
     integer: bool = False
+    truth: bool = False
 
     @property
     def sample(self) -> Shape:
@@ -254,21 +258,22 @@ def _inputs(values: list[Any], input_shape: InputShapes) -> list[Input]:
     found = [_input(value) for value in values]
     shapes = resolve_shapes({name: None if shape is None else shape[1:] for name, shape, _ in found}, input_shape)
     inputs = []
-    for (name, shape, integer), sample in zip(found, shapes, strict=True):
+    for (name, shape, element), sample in zip(found, shapes, strict=True):
         if sample is None:
             raise UnsupportedLayerError(f"input {name!r} has no shape. {FIX_SIZE}")
-        inputs.append(Input(name, (shape[0] if shape else None, *sample), integer))
+        whole = element not in (*_FLOATS, _BOOL)
+        inputs.append(Input(name, (shape[0] if shape else None, *sample), whole, element == _BOOL))
     return inputs
 
 
-def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, bool]:
-    """An input's name, its shape with the batch axis, None where the file has none, and whether it is of integers."""
+def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, int]:
+    """An input's name, its shape with the batch axis, None where the file has none, and its element type."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise UnsupportedLayerError(f"input {value.name!r} is a {kind or 'value without a type'}, not a tensor")
-    integer = value.type.tensor_type.elem_type not in _FLOATS
+    element = value.type.tensor_type.elem_type
     if not value.type.tensor_type.HasField("shape"):
-        return value.name, None, integer
+        return value.name, None, element
     sizes: list[int | None] = []
     for dim in value.type.tensor_type.shape.dim:
         fixed = dim.dim_value if dim.WhichOneof("value") == "dim_value" else None
@@ -279,7 +284,7 @@ def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, bool]:
         raise UnsupportedLayerError(
             f"input {value.name!r} has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
         )
-    return value.name, tuple(sizes), integer
+    return value.name, tuple(sizes), element
 
 
 def _node(item: Any, number: int, count: int, folder: Path | None) -> Node:

@@ -248,6 +248,24 @@ def _constant(node: Node, args: list[Any]) -> Any:
     return np.array(value, kinds[key])
 
 
+def _cumsum(node: Node, args: list[Any]) -> Any:
+    a, axis = args[0], int(np.ravel(args[1])[0])
+    if node.attributes.get("reverse", 0):
+        a = np.flip(a, axis)
+    total = np.cumsum(a, axis, dtype=a.dtype)
+    if node.attributes.get("exclusive", 0):
+        total = total - a
+    return np.flip(total, axis) if node.attributes.get("reverse", 0) else total
+
+
+def _gather_nd(node: Node, args: list[Any]) -> Any:
+    if node.attributes.get("batch_dims", 0):
+        raise node.unsupported("gathers for each of several axes (batch_dims)")
+    indices = whole(args[1], "indices").astype(np.int64)
+    bounded(math.prod(indices.shape[:-1]) * math.prod(args[0].shape[indices.shape[-1] :]), node)
+    return args[0][tuple(indices[..., i] for i in range(indices.shape[-1]))]
+
+
 def _flatten(node: Node, args: list[Any]) -> Any:
     axis = node.attributes.get("axis", 1)
     return args[0].reshape(math.prod(args[0].shape[:axis]), -1)
@@ -292,6 +310,13 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Squeeze": lambda node, args: np.squeeze(args[0], tuple(squeezed(args[0].shape, axes_of(node, args)))),
     "Tile": _tile,
     "Transpose": lambda node, args: np.transpose(args[0], node.attributes.get("perm")),
+    "CumSum": _cumsum,
+    "GatherND": _gather_nd,
+    "IsNaN": lambda node, args: np.isnan(args[0]),
+    "IsInf": lambda node, args: np.isinf(args[0]),
+    "Trilu": lambda node, args: (np.triu if node.attributes.get("upper", 1) else np.tril)(
+        args[0], int(args[1]) if len(args) > 1 and args[1] is not None else 0
+    ),
     "Unsqueeze": lambda node, args: args[0].reshape(unsqueezed(args[0].shape, axes_of(node, args))),
     **{
         f"Reduce{name}": _reduce(function)

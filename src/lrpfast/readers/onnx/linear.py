@@ -11,9 +11,10 @@ import numpy as np
 from ...errors import ModelFormatError, ShapeError
 from ...model import layers as L
 from ...model.layers.window import extent
-from ..arithmetic import absolute, power
+from ..arithmetic import absolute, matrix_product, power
 from ..axis_ops import affine, fixed
-from ..channels_first import Tensor, Value, rounded_up
+from ..channels_first import Value, check_first, rounded_up
+from ..file_axes import permute, shown, squeeze
 from ..input_shape import FIX_SIZE
 from ..reductions import norm
 from .context import NodeContext
@@ -22,18 +23,21 @@ from .fold import FoldedValue
 # -- layers with weights --------------------------------------------------------
 
 
-def _biased(ctx: NodeContext, out: int, rank: int, axis: int, build: Callable[[np.ndarray | None], Value]) -> Value:
-    """A layer with its bias: its own, or that of an Add after it, on the given of a sample's axes."""
+def _biased(ctx: NodeContext, out: int, x: Value, axis: int, build: Callable[[np.ndarray | None], Value]) -> Value:
+    """A layer with its bias: its own, or that of an Add after it, on the given of a sample's axes.
+
+    The result has as many axes as ``x``, and the batch where that has it.
+    """
     added = ctx.attr("added")
     if added is None:
         bias = ctx.maybe(2, "bias")
         if bias is not None and (bias.size not in (1, out) or any(n != 1 for n in bias.shape[:-1])):
             raise ctx.unsupported(f"has a bias of shape {bias.shape} for {out} outputs")
         return build(None if bias is None else np.broadcast_to(bias.ravel(), (out,)))
-    added = ctx.sample(added, rank)
-    whole = added.reshape((1,) * (rank - added.ndim) + added.shape)
-    if whole.shape[axis] in (1, out) and all(n == 1 for a, n in enumerate(whole.shape) if a != axis):
-        return build(np.broadcast_to(whole.ravel(), (out,)))
+    if np.ndim(added) <= x.rank:
+        whole = ctx.sample_array(added, x)
+        if whole.shape[axis] in (1, out) and all(n == 1 for a, n in enumerate(whole.shape) if a != axis):
+            return build(np.broadcast_to(whole.ravel(), (out,)))
     return ctx.affine(build(None), np.array(1.0), added)
 
 
@@ -42,28 +46,22 @@ def _matmul(ctx: NodeContext) -> Value:
     if not isinstance(ctx.args[1], FoldedValue):
         if isinstance(ctx.args[0], FoldedValue):
             return _matmul_left(ctx)
-        x, y = ctx.value(0), ctx.value(1)
-        if len(x.shape) != 2 or len(y.shape) != 2:
-            raise ctx.unsupported(
-                f"multiplies samples of shape {x.shape} and {y.shape}; lrpfast multiplies matrices, two axes each"
-            )
-        x, y = b.plain(x), b.plain(y)
-        at = b.add(L.Dot((1, 0)), x.node, y.node)
-        return Tensor(at, b.shapes[at], (0, 1))
+        result = matrix_product(b, ctx.value(0), ctx.value(1))
+        added = ctx.attr("added")
+        return result if added is None else ctx.affine(result, np.array(1.0), added)
     kernel = _without_ones(ctx, ctx.const(1, "weight"), ctx.value())
     if kernel.ndim == 1:
-        result = b.dense(ctx.value(), kernel[:, None], None)
-        return b.reshape(result, result.shape[:-1])  # type: ignore[arg-type]
+        column = b.dense(ctx.value(), kernel[:, None], None)
+        return squeeze(b, column, [-1])
     if kernel.ndim != 2:
         raise ctx.unsupported(f"has a weight of shape {kernel.shape}; lrpfast reads matrices")
     x = ctx.value()
-    rank = len(x.shape)
-    return _biased(ctx, kernel.shape[1], rank, rank - 1, lambda bias: b.dense(x, kernel, bias))
+    return _biased(ctx, kernel.shape[1], x, x.axis(-1), lambda bias: b.dense(x, kernel, bias))
 
 
 def _without_ones(ctx: NodeContext, kernel: np.ndarray, x: Value) -> np.ndarray:
     """A weight without axes of 1 before its matrix, which meet axes of the tensor; they may add none before these."""
-    if kernel.ndim > len(x.shape) + 1:
+    if kernel.ndim > x.rank:
         raise ctx.unsupported(
             f"has a weight of shape {kernel.shape}, which puts axes before the batch's", "Keep the batch axis first"
         )
@@ -76,25 +74,23 @@ def _matmul_left(ctx: NodeContext) -> Value:
     """W x: a dense layer on the axis before the last."""
     b, x = ctx.builder, ctx.value(1)
     kernel = _without_ones(ctx, ctx.const(0, "weight"), x)
-    rank = len(x.shape)
-    if kernel.ndim != 2 or rank < 2:
+    if kernel.ndim != 2 or len(x.shape) < 2:
         raise ctx.unsupported(
-            f"multiplies a constant of shape {kernel.shape} with samples of shape {x.shape}; lrpfast reads a matrix on "
-            "their last axis but one"
+            f"multiplies a constant of shape {kernel.shape} with a tensor of shape {shown(x)}; lrpfast reads a matrix "
+            "on its last axis but one"
         )
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    result: Value = b.transpose(b.dense(b.transpose(x, swap), kernel.T, None), swap)
+    swap = [*range(x.rank - 2), x.rank - 1, x.rank - 2]
+    result = permute(b, b.dense(permute(b, x, swap), kernel.T, None), swap)
     added = ctx.attr("added")
     return result if added is None else ctx.affine(result, np.array(1.0), added)
 
 
 def _gemm(ctx: NodeContext) -> Value:
+    kernel, x = np.asarray(ctx.const(1, "weight")), ctx.value()
+    if kernel.ndim != 2 or x.rank != 2:
+        raise ShapeError(f"its weight has shape {kernel.shape}, its input {shown(x)}")
     if ctx.attr("transA", 0):
-        raise ctx.unsupported("transposes its input (transA), so that samples mix")
-    kernel = np.asarray(ctx.const(1, "weight"))
-    axis = ctx.attr("rows*", 0)  # which row of a sample comes first
-    if kernel.ndim != 2 or len(ctx.value().shape) != 1 + axis:
-        raise ShapeError(f"its weight has shape {kernel.shape}, its input {ctx.value().shape}")
+        x = permute(ctx.builder, x, [1, 0])
     if ctx.attr("transB", 0):
         kernel = kernel.T
     alpha, beta = ctx.attr("alpha", 1.0), ctx.attr("beta", 1.0)
@@ -104,9 +100,9 @@ def _gemm(ctx: NodeContext) -> Value:
     def build(bias: np.ndarray | None) -> Value:
         if bias is not None and "added" not in ctx.node.attributes and beta != 1:
             bias = bias.astype(np.float64) * beta
-        return ctx.builder.dense(ctx.value(), kernel, bias)
+        return ctx.builder.dense(x, kernel, bias)
 
-    return _biased(ctx, kernel.shape[1], 1 + axis, axis, build)
+    return _biased(ctx, kernel.shape[1], x, x.axis(-1), build)
 
 
 def _spatial(ctx: NodeContext, shape: tuple[Any, ...]) -> int:
@@ -163,6 +159,7 @@ def _weights(ctx: NodeContext) -> tuple[np.ndarray, int]:
 def _conv(ctx: NodeContext) -> Value:
     kernel, rank = _weights(ctx)
     x = ctx.value()
+    check_first(x)
     strides, dilation = (_tuple(ctx.attr(key), rank, key) for key in ("strides", "dilations"))
     groups, out = ctx.attr("group", 1), kernel.shape[0]
     padding = _padding(ctx, x.shape[1:], kernel.shape[2:], strides, dilation)
@@ -178,12 +175,13 @@ def _conv(ctx: NodeContext) -> Value:
             return ctx.builder.window(L.DepthwiseConv(moved, bias, strides, padding, dilation), x)
         return ctx.builder.window(L.Conv(moved, bias, strides, padding, dilation, groups), x)
 
-    return _biased(ctx, out, rank + 1, 0, build)
+    return _biased(ctx, out, x, 0, build)
 
 
 def _conv_transpose(ctx: NodeContext) -> Value:
     kernel, rank = _weights(ctx)
     x = ctx.value()
+    check_first(x)
     strides, dilation = (_tuple(ctx.attr(key), rank, key) for key in ("strides", "dilations"))
     extra = tuple(ctx.attr("output_padding") or (0,) * rank)
     groups, size = ctx.attr("group", 1), kernel.shape[2:]
@@ -210,7 +208,7 @@ def _conv_transpose(ctx: NodeContext) -> Value:
     def build(bias: np.ndarray | None) -> Value:
         return ctx.builder.window(L.ConvTranspose(moved, bias, strides, padding, extra, dilation, groups), x)
 
-    return _biased(ctx, kernel.shape[1] * groups, rank + 1, 0, build)
+    return _biased(ctx, kernel.shape[1] * groups, x, 0, build)
 
 
 # -- pooling ----------------------------------------------------------------------
@@ -254,6 +252,7 @@ def _average_pool(ctx: NodeContext) -> Value:
 def _lp_pool(ctx: NodeContext) -> Value:
     """(Σ |x|^p)^(1/p) of each window: the mean, times how many values a window has; what pads is 0."""
     x, b, p = ctx.value(), ctx.builder, ctx.attr("p", 2)
+    check_first(x)
     rank = _spatial(ctx, x.shape)
     size = _tuple(ctx.attr("kernel_shape") or (), rank, "kernel_shape")
     strides, dilation = (_tuple(ctx.attr(key), rank, key) for key in ("strides", "dilations"))
@@ -283,6 +282,7 @@ def _powers(ctx: NodeContext, x: Value, p: int) -> Value:
 
 def _global_lp_pool(ctx: NodeContext) -> Value:
     x, p = ctx.value(), ctx.attr("p", 2)
+    check_first(x)
     axes = list(range(1, _spatial(ctx, x.shape) + 1))
     if p < 1:
         raise ctx.unsupported(f"has p {p}", "Those of at least 1 work")
@@ -292,6 +292,7 @@ def _global_lp_pool(ctx: NodeContext) -> Value:
 def _global(kind: Any) -> Callable[[NodeContext], Value]:
     def build(ctx: NodeContext) -> Value:
         x = ctx.value()
+        check_first(x)
         _spatial(ctx, x.shape)
         return ctx.builder.pool_all(x, list(range(1, len(x.shape))), kind, True)
 

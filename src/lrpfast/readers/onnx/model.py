@@ -27,6 +27,7 @@ from ...model.layers import Shape
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import CONDITIONS, is_condition, moved
 from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
+from ..masks import Condition
 from .context import NodeContext
 from .control_flow import CONTROL
 from .file import File, Input, Node, read
@@ -34,13 +35,13 @@ from .fold import FOLDED, FoldedValue, fold
 from .obstacles import LAYERS, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
-from .rows import KNOWING, as_samples
 from .schema import check
 from .shape_ops import MOVES
-from .values import Integers, Quantized, Rows
+from .truths import mask_inputs
+from .values import Integers, Quantized
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
-BATCHES = (7919, 7907)
+BATCHES = (11, 7)
 
 #: What NumPy and Python raise for attributes and constants of wrong types, shapes and sizes.
 _MISFITS = (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
@@ -57,7 +58,10 @@ _QUANTIZED = (
 )
 
 #: What may use an input of whole numbers: operators that round nothing.
-_ON_NUMBERS = ("Cast", "Gather", "Identity", "Shape", "Size")
+_ON_NUMBERS = {
+    *("Cast", "Gather", "GatherND", "Identity", "CumSum", "Expand", *MOVES),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+}
 
 
 def from_onnx(model: Any, *, input_shape: Any = None) -> Model:
@@ -136,11 +140,15 @@ def build(file: File) -> Model:
     outputs = [name for name in file.outputs if name not in file.labels] or file.outputs
     planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
+    masks = mask_inputs(file)
     for item in file.inputs:
         with _error_context(f"input {item.name!r}"):
-            values[item.name] = builder.input(item.name, item.sample)
-    integer_inputs = {item.name for item in file.inputs if item.integer}
-    reader = _GraphReader(builder, file.opset, _batches(file.inputs), integer_inputs, set(builder.inputs))
+            is_mask = item.name in masks
+            tensor = builder.input(item.name, item.sample, "truth" if is_mask else "number")
+            values[item.name] = Condition(tensor, boolean=item.truth) if is_mask else tensor
+    integer_inputs = {item.name for item in file.inputs if item.integer and item.name not in masks}
+    whole = {values[name].node for name in integer_inputs}
+    reader = _GraphReader(builder, file.opset, _batches(file.inputs), integer_inputs, set(builder.inputs), whole)
     reader.run(planned, values)
     reader.obstacles.check()
     for name in outputs:
@@ -151,7 +159,7 @@ def build(file: File) -> Model:
         if isinstance(values[name], Integers):
             raise UnsupportedLayerError(values[name].problem)
         if not isinstance(values[name], (Tensor, Flat)):
-            kind = "the result of a comparison" if is_condition(values[name]) else "rows joined with the batch"
+            kind = "a comparison" if is_condition(values[name]) else "a mask"
             kind = "quantized numbers" if isinstance(values[name], Quantized) else kind
             raise UnsupportedLayerError(f"the output {name!r} holds {kind}, which cannot be explained")
     if any(node.op == "QuantizeLinear" for node in planned):
@@ -168,9 +176,9 @@ class _NamedBuilder(Builder):
         self.inputs: list[int] = []
         self._names.update(dict.fromkeys(outputs, 0))
 
-    def input(self, name: str, shape: Shape) -> Tensor:
+    def input(self, name: str, shape: Shape, kind: str = "number") -> Tensor:
         self._names.pop(name, None)  # an output that is an input keeps the input's name
-        tensor = super().input(name, shape)
+        tensor = super().input(name, shape, kind)
         self.inputs.append(tensor.node)
         return tensor
 
@@ -199,6 +207,7 @@ class _GraphReader:
     batches: tuple[int, int]
     integer_inputs: set[str]
     inputs: set[int]
+    whole: set[int]
     obstacles: NodeObstacles = field(default_factory=NodeObstacles)
 
     def run(self, nodes: Sequence[Node], values: dict[str, Any]) -> None:
@@ -232,9 +241,6 @@ class _GraphReader:
         if node.op not in OPERATORS:
             raise self._unknown(node)
         self.builder.scope = node.name
-        if node.op not in KNOWING and any(isinstance(arg, Rows) for arg in args):
-            node, args, count = as_samples(node, args, self.opset)
-            return [Rows(value, count) for value in self._built(node, args)]
         condition = args[0] if args else None
         if node.op in MOVES and isinstance(condition, CONDITIONS):
             return [moved(condition, lambda value: self._built(node, [value, *args[1:]])[0], self.builder)]
@@ -244,7 +250,7 @@ class _GraphReader:
         return self._built(node, args)
 
     def _built(self, node: Node, args: list[Any]) -> list[Any]:
-        context = NodeContext(node, args, self.builder, self.opset, self.batches, self.inputs)
+        context = NodeContext(node, args, self.builder, self.opset, self.batches, self.inputs, self.whole)
         return context.run(OPERATORS[node.op])
 
     def _unknown(self, node: Node) -> UnsupportedLayerError:

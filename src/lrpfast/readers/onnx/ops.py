@@ -15,14 +15,16 @@ from .quantize import QUANTIZED
 from .reduce_ops import REDUCED
 from .resize import RESIZED
 from .shape_ops import MOVES
+from .truths import TRUTHS, carried
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
 OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **LINEAR,
     **ELEMENTWISE,
-    **MOVES,
+    **{key: carried(build) for key, build in MOVES.items()},
+    **{key: carried(build) for key, build in RESIZED.items()},
+    **TRUTHS,
     **REDUCED,
-    **RESIZED,
     **QUANTIZED,
     **CLASSIC,
     **CONTRACTED,

@@ -22,7 +22,7 @@ def _axes(ctx: NodeContext, x: Value) -> list[int] | None:
         if nothing:
             return None
         raise ctx.unsupported("reduces all axes, the batch's too", "Name the axes")
-    return [ctx.axis(a, len(x.shape) + 1) for a in axes]
+    return [x.axis(a) for a in axes]
 
 
 def _reduce(function: Reduction, single: Any = None) -> Any:
@@ -42,7 +42,8 @@ def _lp_normalization(ctx: NodeContext) -> Value:
     p = ctx.attr("p", 2)
     if p not in (1, 2):
         raise ctx.unsupported(f"has p {p}", "1 and 2 work")
-    return divided(ctx.builder, ctx.value(), ctx.axis(ctx.attr("axis", -1)), reductions.norm(p))
+    axis = ctx.value().axis(ctx.attr("axis", -1))
+    return divided(ctx.builder, ctx.value(), axis, reductions.norm(p))
 
 
 #: How each operator is built.

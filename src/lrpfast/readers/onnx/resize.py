@@ -13,39 +13,34 @@ from ...errors import ModelFormatError
 from ...model import layers as L
 from ...model.layers import Shape
 from ..axis_ops import INPUT_BYTES, MOST, Resize, interpolate, nearest, repeat
-from ..channels_first import Value
+from ..channels_first import Value, check_first
+from ..file_axes import expand, file_sizes
 from ..input_shape import FIX_SIZE
 from .context import NodeContext
-from .shape_ops import sample_shape, whole_shape
 
 
 def _expand(ctx: NodeContext) -> Value:
     x, known = ctx.value(), ctx.known(1, "shape")
-    if None in x.shape:
-        raise ctx.unsupported("stretches an input whose size the file leaves open", FIX_SIZE)
-    pair = [
-        np.broadcast_shapes(whole_shape(ctx, x.shape, i), tuple(map(int, a)))
-        for i, a in enumerate((known.first, known.second))
-    ]
-    target = sample_shape(ctx, pair)
-    if len(target) != len(x.shape):
-        raise ctx.unsupported("puts an axis before the batch's", "Keep the batch axis first")
-    result: Value = x
-    for axis, (n, m) in enumerate(zip(x.shape, target, strict=True)):
-        result = repeat(ctx.builder, result, axis, m if n == 1 else 1)
-    return result
+    sizes = [file_sizes(x, ctx.batches, i) for i in (0, 1)]
+    first, second = (
+        np.broadcast_shapes(s, tuple(map(int, a))) for s, a in zip(sizes, (known.first, known.second), strict=True)
+    )
+    return expand(ctx.builder, x, (first, second), ctx.batches)
 
 
 def _tile(ctx: NodeContext) -> Value:
     repeats = [int(n) for n in ctx.const(1, "repeats").ravel()]
     x = ctx.value()
-    if len(repeats) != len(x.shape) + 1 or repeats[0] != 1 or min(repeats) < 1:
-        raise ctx.unsupported(f"repeats {repeats} times, the batch axis too or never")
+    if len(repeats) != x.rank or min(repeats) < 1:
+        raise ctx.unsupported(f"repeats {repeats} times")
     result: Value = x
-    for axis, count in enumerate(repeats[1:]):
+    for dim, count in enumerate(repeats):
+        if count == 1:
+            continue
+        axis = x.axis(dim)
         if x.shape[axis] == 1:
             result = repeat(ctx.builder, result, axis, count)
-        elif count > 1:
+        else:
             take(INPUT_BYTES * count, f"to repeat an axis {count:,} times")
             result = ctx.builder.merge(L.Concat(), [result] * count, axis)
     return result
@@ -70,6 +65,7 @@ def _resize(ctx: NodeContext) -> Value:
 def _sizes(ctx: NodeContext, at: int) -> dict[int, tuple[int, float]]:
     """The size that each axis becomes, and its scale; the scales are input ``at`` or an attribute."""
     x = ctx.value()
+    check_first(x)
     if None in x.shape:
         raise ctx.unsupported("resizes an input whose size the file leaves open", FIX_SIZE)
     whole = (1, *x.shape)

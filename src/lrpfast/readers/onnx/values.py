@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..channels_first import Value
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Samples joined with another axis: in the file (batch · count, …), here ``count`` is the sample's first axis."""
-
-    value: Value
-    count: int
-
-    @property
-    def rest(self) -> tuple[Any, ...]:
-        """The file's shape without its first axis."""
-        return self.value.shape[1:]
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ def _program(archive: _Archive) -> TorchProgram:
     )
     for name, meta in graph["tensor_values"].items():
         program.set_sizes(name, [_size(size) for size in meta["sizes"]])
+        program.kinds[name] = _kind(meta.get("dtype"))
     for symbol, limits in document.get("range_constraints", {}).items():
         program.ranges[symbol] = (_limit(limits.get("min_val")), _limit(limits.get("max_val")))
     stored = archive.tensors("weights")
@@ -192,6 +193,11 @@ def _size(size: Mapping[str, Any]) -> int | str | None:
         return _whole(size, "a value")
     expression = size["as_expr"].get("expr_str") if isinstance(size.get("as_expr"), Mapping) else None
     return expression if isinstance(expression, str) else None
+
+
+def _kind(dtype: Any) -> str:
+    """What values of an element type are."""
+    return "truth" if dtype == 12 else "whole" if isinstance(dtype, int) and 1 <= dtype <= 5 else "number"
 
 
 def _limit(value: Any) -> int | None:

@@ -187,6 +187,15 @@ def _one(function: Callable[..., Any]) -> Callable[[Get], Any]:
     return lambda get: function(get("self"))
 
 
+def _diff(get: Get) -> Any:
+    return np.diff(get("self"), get("n", 1), get("dim", -1), get("prepend", np._NoValue), get("append", np._NoValue))
+
+
+def _embedding(get: Get) -> Any:
+    _sized(np.size(get("indices")), get("weight").shape[1])
+    return get("weight")[get("indices")]
+
+
 def _weight_norm(get: Get) -> Any:
     v, g, dim = get("v"), get("g"), get("dim", 0)
     axes = tuple(a for a in range(v.ndim) if a != dim % v.ndim)
@@ -244,6 +253,9 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.outer": lambda get: np.outer(get("self"), get("vec2")),
     "aten.einsum": lambda get: np.einsum(get("equation"), *get("tensors", get("operands"))),
     "aten.cumsum": lambda get: np.cumsum(get("self"), get("dim")),
+    "aten.diff": _diff,
+    "aten.gather": lambda get: np.take_along_axis(get("self"), get("index"), get("dim")),
+    "aten.embedding": _embedding,
     "aten.tril": lambda get: np.tril(get("self"), get("diagonal", 0)),
     "aten.triu": lambda get: np.triu(get("self"), get("diagonal", 0)),
     "aten.clamp": _clamp,

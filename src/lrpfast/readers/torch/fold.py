@@ -16,7 +16,7 @@ import numpy as np
 from ...budget import take
 from ...errors import LrpfastError, ModelFormatError, UnsupportedLayerError
 from .constants import FOLDS, result_bytes
-from .records import BATCH, Op, PerBatch, Ref, TorchProgram, Unknown, refs
+from .records import Op, PerBatch, Ref, TorchProgram, Unknown, refs
 
 #: Operators that look at a value's shape and element type alone.
 _LIKE = {f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")}
@@ -49,7 +49,7 @@ class _Folder:
     """The constants so far, and which of them share memory."""
 
     def __init__(self, program: TorchProgram) -> None:
-        self.program = program
+        self.shapes = program.shapes
         self.values: dict[str, Any] = dict(program.constants)
         self.root: dict[str, str] = {}  # of a view: the name of the constant that it shows
         self.read: set[str] = set()  # constants that operators on values have used
@@ -95,11 +95,9 @@ class _Folder:
 
     def _size(self, op: Op) -> Any:
         """A size of a value of the model, as the program declares it."""
-        shape = self.program.shapes.get(next(refs(op.arguments.get("self")), ""), ())
+        shape = self.shapes.get(next(refs(op.arguments.get("self")), ""), ())
         dim = op.arguments.get("dim")
-        if not isinstance(dim, int) or not -len(shape) <= dim < len(shape):
-            return None
-        return BATCH if dim % len(shape) == 0 else shape[dim]
+        return shape[dim] if isinstance(dim, int) and -len(shape) <= dim < len(shape) else None
 
     def _result(self, op: Op, names: list[str]) -> Any:
         if op.base == "aten.sym_size" and names[0] not in self.values:
@@ -108,8 +106,7 @@ class _Folder:
         if op.base in _LIKE and "self" in arguments and names and names[0] not in self.values:
             arguments["self"] = None
             if "size" not in arguments:
-                shape = self.program.shapes.get(names[0], (None, None))
-                arguments["size"] = [BATCH, *shape[1:]]
+                arguments["size"] = list(self.shapes.get(names[0], ()))
         for value in _flat(arguments.values()):
             if isinstance(value, Unknown):
                 return value

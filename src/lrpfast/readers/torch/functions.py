@@ -49,8 +49,8 @@ def _prelu(node: TorchNode) -> Any:
     assert slope is not None
     if slope.size == 1:
         return node.builder.each(L.Activation("leaky_relu", {"negative_slope": float(slope.ravel()[0])}), x)
-    t = node.builder.last(x, 0)
-    return type(t)(node.builder.add(L.Activation("prelu", {"negative_slope": slope.ravel()}), t.node), t.shape, t.order)
+    t = node.builder.last(x, x.axis(1))
+    return node.builder.each(L.Activation("prelu", {"negative_slope": slope.ravel()}), t)
 
 
 def _elu(node: TorchNode) -> Any:
@@ -124,19 +124,10 @@ def _threshold(node: TorchNode) -> Any:
     return node.builder.each(L.Activation("relu", {"threshold": threshold}), node.tensor())
 
 
-def _softmax(name: str) -> Converter:
-    def convert(node: TorchNode) -> Any:
-        x = node.tensor()
-        t = node.builder.last(x, node.axis(node.get("dim", -1), len(x.shape)))
-        return node.builder.each(L.Activation(name), t)
-
-    return convert
-
-
 def _glu(node: TorchNode) -> Any:
     """The first half of an axis times the sigmoid of the second."""
     x = node.tensor()
-    axis = node.axis(node.get("dim", -1), len(x.shape))
+    axis = x.axis(node.get("dim", -1))
     half, odd = divmod(fixed(x, axis), 2)
     if odd:
         raise ShapeError(f"it halves axis {axis + 1} of {x.shape}")
@@ -247,10 +238,6 @@ FUNCTIONS: dict[str, Converter] = {
     "aten.mish": _plain("mish"),
     "aten.exp": _plain("exponential"),
     "aten.glu": _glu,
-    "aten.softmax": _softmax("softmax"),
-    "aten._softmax": _softmax("softmax"),
-    "aten.log_softmax": _softmax("log_softmax"),
-    "aten._log_softmax": _softmax("log_softmax"),
     **{f"aten.max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
     **{f"aten.max_pool{rank}d_with_indices": _max_pool(rank, True) for rank in (1, 2, 3)},
     **{f"aten.avg_pool{rank}d": _avg_pool(rank) for rank in (1, 2, 3)},

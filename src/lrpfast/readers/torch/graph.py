@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,33 +12,30 @@ import numpy as np
 from ...errors import InputError, ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model.graph import Model
 from ...model.layers import Concat
-from ..channels_first import Builder, Flat, Tensor
-from ..input_shape import InputShapes, naming_open_sizes
+from ..arithmetic import Operand
+from ..channels_first import Builder, Flat, Tensor, Value
+from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
+from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
+from ..masks import Condition, Masked
 from ..obstacles import Obstacles
-from .fold import fold_constants
+from .fold import VIEWS, fold_constants
 from .obstacles import obstacle
 from .passes import functional, fused, needed
-from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown
-from .sizes import fix_sizes
+from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
+from .sizes import batches_of, fix_sizes, open_shape
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Values side by side on a new axis, which a sum, mean or maximum over that axis makes one merge of."""
+    """Values side by side on a new axis of the file's, which a sum, mean or maximum over it makes one merge of."""
 
     values: tuple[Any, ...]
     axis: int
 
-    @property
-    def shape(self) -> tuple[int | None, ...]:
-        inner = list(self.values[0].shape)
-        return (*inner[: self.axis], len(self.values), *inner[self.axis :])
-
     def unstacked(self, builder: Builder) -> Any:
         """The tensor that it is."""
-        head, tail = slice(0, self.axis), slice(self.axis, None)
-        parts = [builder.reshape(v, (*v.shape[head], 1, *v.shape[tail])) for v in self.values]
-        return builder.merge(Concat(0), parts, self.axis)
+        parts = [unsqueeze(builder, v, self.axis) for v in self.values]
+        return builder.merge(Concat(0), parts, parts[0].axis(self.axis))
 
 
 #: Operators that take a stack as it is.
@@ -47,8 +45,13 @@ _REDUCTIONS = {f"aten.{name}" for name in ("sum", "mean", "amax", "amin", "max",
 class TorchNode:
     """An operator at work: its arguments as values, and the builder that its layers are added to."""
 
-    def __init__(self, op: Op, values: Mapping[str, Any], builder: Builder, program: TorchProgram, batch: Size) -> None:
-        self.op, self.builder, self.program, self.batch = op, builder, program, batch
+    def __init__(
+        self, op: Op, values: Mapping[str, Any], builder: Builder, program: TorchProgram, batches: Batches
+    ) -> None:
+        self.op, self.builder, self.program, self.batches = op, builder, program, batches
+        #: the numbers of the nodes that are inputs of whole numbers
+        inputs = (values.get(name) for name in program.inputs if program.kinds.get(name, "number") != "number")
+        self.whole = {(v.tensor if isinstance(v, Condition) else v).node for v in inputs if v is not None}
         self._arguments = {name: _resolve(value, values, op) for name, value in op.arguments.items()}
         if op.base not in _REDUCTIONS:
             for name, value in self._arguments.items():
@@ -60,6 +63,12 @@ class TorchNode:
     def get(self, name: str, default: Any = None) -> Any:
         return self._arguments.get(name, default)
 
+    def with_argument(self, name: str, value: Any) -> TorchNode:
+        """The same node with another argument."""
+        node = copy(self)
+        node._arguments = {**self._arguments, name: value}
+        return node
+
     @property
     def arguments(self) -> list[Any]:
         return list(self._arguments.values())
@@ -67,6 +76,10 @@ class TorchNode:
     def tensor(self, name: str = "self") -> Any:
         """An argument that must be computed from the model's inputs."""
         value = self.get(name)
+        if isinstance(value, Condition):
+            value = value.number(self.builder)
+        if isinstance(value, Masked):
+            value = value.number()
         if not isinstance(value, (Tensor, Flat)):
             raise self.unsupported(f"takes something other than a value of the model as {name!r}")
         return value
@@ -80,29 +93,47 @@ class TorchNode:
             return np.asarray(value, float)
         raise self.unsupported(f"computes {name!r} from the model's inputs")
 
-    def sample_array(self, constant: Any, rank: int) -> np.ndarray:
-        """A constant as it meets samples of ``rank`` axes: without the batch axis, along which it must not vary."""
-        if isinstance(constant, PerBatch):
-            constant = constant.sample_array()
-            if constant is None:
-                raise self.unsupported("combines samples with a constant that differs between samples")
-        array = np.asarray(constant)
-        array = array if array.dtype.kind in "fb" else array.astype(float)
-        same = array.ndim == rank + 1 and array.shape[0] > 1 and array.shape[0] == self.batch
-        if same and bool((array == array[:1]).all()):
-            array = array[:1]
-        if array.ndim > rank + 1 or (array.ndim == rank + 1 and array.shape[0] != 1):
-            raise self.unsupported(f"combines a constant of shape {array.shape} with samples of {rank} axes")
-        return array[0] if array.ndim == rank + 1 else array
+    def sample_array(self, constant: Any, value: Value) -> np.ndarray:
+        """A constant as it meets samples: without the batch axis, along which it must not vary."""
+        pair = (constant.first, constant.second) if isinstance(constant, PerBatch) else (constant, constant)
+        first, second = (a if a.dtype.kind in "fb" else a.astype(float) for a in map(np.asarray, pair))
+        if first.ndim > value.rank:
+            raise self.unsupported(f"combines a constant of shape {first.shape} with {shown(value)}")
+        array = sample_array(value, (first, second), self.batches)
+        if array is None:
+            raise self.unsupported(
+                "combines samples with a constant that differs between samples"
+                if isinstance(constant, PerBatch)
+                else f"combines a constant of shape {first.shape} with {shown(value)}"
+            )
+        return array
 
-    def axis(self, dim: int, rank: int) -> int:
-        """An axis of a sample of ``rank`` axes, from PyTorch's number of it, which counts the batch axis."""
-        if isinstance(dim, bool) or not isinstance(dim, int) or not -rank - 1 <= dim <= rank:
-            raise ShapeError(f"it works on axis {dim} of {rank + 1}")
-        index = dim % (rank + 1)
-        if index == 0:
-            raise self.unsupported("works along the batch axis", "Samples must not be mixed")
-        return index - 1
+    def known_pair(self, value: Any) -> Any:
+        """A constant for both sizes of the batch; what is none is returned as it is."""
+        if isinstance(value, PerBatch):
+            return np.asarray(value.first), np.asarray(value.second)
+        return (np.asarray(value),) * 2 if isinstance(value, (np.ndarray, int, float)) else value
+
+    def operands(self, *values: Any) -> list[Operand]:
+        """Arguments that meet element by element; what is constant is an array without the batch axis."""
+        values = tuple(v.number(self.builder) if isinstance(v, Condition) else v for v in values)
+        values = tuple(v.number() if isinstance(v, Masked) else v for v in values)
+        tensors = [v for v in values if isinstance(v, (Tensor, Flat))]
+        if not tensors:
+            raise self.unsupported("combines constants in a way that lrpfast does not compute")
+        constants = [v.first if isinstance(v, PerBatch) else v for v in values if not isinstance(v, (Tensor, Flat))]
+        if any(not isinstance(v, (np.ndarray, int, float)) for v in constants):
+            raise self.unsupported("takes something that is neither a tensor nor a number, such as masked scores")
+        tensors = aligned(self.builder, tensors, max((np.ndim(v) for v in constants), default=0))
+        rest = iter(tensors)
+        return [next(rest) if isinstance(v, (Tensor, Flat)) else self.sample_array(v, tensors[0]) for v in values]
+
+    def pair(self, sizes: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Sizes for both sizes of the batch."""
+        if any(not isinstance(n, int) and not (isinstance(n, PerBatch) and isinstance(n.first, int)) for n in sizes):
+            raise self.unsupported("makes a shape whose sizes are not fixed", "Only the batch axis may vary")
+        first, second = ([n if isinstance(n, int) else (n.first, n.second)[i] for n in sizes] for i in (0, 1))
+        return first, second
 
     def sizes(self, name: str, rank: int, default: Any = 1) -> tuple[int, ...]:
         """One whole number for each spatial axis; one stands for all."""
@@ -115,34 +146,8 @@ class TorchNode:
             raise ShapeError(f"{name} must be {rank} whole numbers, not {value!r}")
         return values
 
-    def sample_sizes(self, sizes: Sequence[Any], shape: Sequence[Size]) -> tuple[int, ...]:
-        """What a reshape makes of a sample: the sizes without the batch axis, which must stay the first."""
-        if not sizes:
-            raise self.unsupported("leaves no batch axis")
-        first, rest = sizes[0], list(sizes[1:])
-        if any(not isinstance(n, int) for n in rest):
-            raise self.unsupported("makes a shape whose later sizes are not fixed", "Only the batch axis may vary")
-        known = None if None in shape else int(np.prod([n for n in shape if n is not None], dtype=np.int64))
-        whole = int(np.prod([n for n in rest if n != -1], dtype=np.int64))
-        if -1 in rest and known is not None:
-            if whole == 0 or known % whole:
-                raise ShapeError(f"it cannot make {tuple(sizes)} of samples of shape {tuple(shape)}")
-            rest[rest.index(-1)] = known // whole
-            whole = known
-        is_batch = isinstance(first, PerBatch) and first.is_batch
-        if not is_batch and not (isinstance(first, int) and first in (-1, self.batch) and known == whole):
-            raise self.unsupported(
-                f"joins the batch axis with others: samples of shape {tuple(shape)} become {_described(sizes)}",
-                "Keep the batch axis first and whole",
-            )
-        return tuple(rest)
-
     def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
         return UnsupportedLayerError(problem + (f". {remedy}" if remedy else ""))
-
-
-def _described(sizes: Iterable[Any]) -> str:
-    return f"({', '.join(map(str, sizes))})"
 
 
 def _resolve(value: Any, values: Mapping[str, Any], op: Op) -> Any:
@@ -184,7 +189,7 @@ def build(
         When the program contradicts itself.
     """
     fix_sizes(program, input_shape or {})
-    with naming_open_sizes({name: program.shapes.get(name, ())[1:] for name in program.inputs}):
+    with naming_open_sizes({name: open_shape(program.shapes.get(name, ())) for name in program.inputs}):
         return _built(program, converters)
 
 
@@ -192,12 +197,18 @@ def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode],
     values, folded = fold_constants(program)
     program = fused(functional(program, folded))
     builder = Builder()
+    shapes, masks = program.shapes, _masks(program)
     for name in program.inputs:
-        shape = program.shapes.get(name)
+        shape = shapes.get(name)
         if not shape:
             raise UnsupportedLayerError(f"input {name!r} has no batch axis")
-        values[name] = builder.input(name, shape[1:])
-    _convert_all(program, converters, builder, values)
+        sizes = tuple(n if isinstance(n, int) else None for n in shape[1:])
+        kind = program.kinds.get(name, "number")
+        if name not in masks:
+            values[name] = builder.input(name, sizes)
+        else:
+            values[name] = Condition(builder.input(name, sizes, "truth"), boolean=kind == "truth")
+    _convert_all(program, converters, builder, values, shapes)
     results = []
     for name in program.outputs:
         if isinstance(values.get(name), Stack):
@@ -206,6 +217,32 @@ def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode],
             raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
         results.append(values[name])
     return builder.model(results, program.name)
+
+
+#: Operators that make truths of numbers.
+_TESTS = {
+    f"aten.{name}"
+    for name in ("eq", "ne", "lt", "le", "gt", "ge", "logical_not", "bitwise_not", "where", "masked_fill")
+}
+
+
+def _masks(program: TorchProgram) -> set[str]:
+    """The inputs that are masks: truths, and whole numbers that are compared or stand beside ids."""
+    whole = [name for name in program.inputs if program.kinds.get(name) == "whole"]
+    looked_up, tested = set(), set()
+    for name in whole:
+        names = {name}
+        for op in program.ops:
+            if names.isdisjoint(ref for value in op.arguments.values() for ref in refs(value)):
+                continue
+            if op.base == "aten.embedding":
+                looked_up.add(name)
+            if op.base in _TESTS or op.arguments.get("dtype") == 12 or str(op.arguments.get("dtype")) == "torch.bool":
+                tested.add(name)
+            if op.base in VIEWS | {"aten.clone", "aten._to_copy"}:
+                names.update(op.outputs)
+    masks = {name for name in whole if name not in looked_up and (looked_up or name in tested)}
+    return masks | {name for name in program.inputs if program.kinds.get(name) == "truth"}
 
 
 class _Skipped(Exception):
@@ -217,17 +254,19 @@ def _convert_all(
     converters: Mapping[str, Callable[[TorchNode], Any]],
     builder: Builder,
     values: dict[str, Any],
+    shapes: Mapping[str, tuple[Size, ...]],
 ) -> None:
     """Add each operator's layers and enter its results among the values; one error for all that cannot be read."""
     obstacles = Obstacles("operator")
-    ops, batch = needed(program), _batch(program)
+    ops = needed(program)
+    batches = batches_of([shapes[name][0] for name in program.inputs])
     for index, op in enumerate(ops, 1):
         builder.scope = _scope(op)
         location = _where(op, index, len(ops))
         try:
             if op.base not in converters and not op.base.startswith(("_operator.", "math.", "aten.sym_size")):
                 raise UnsupportedLayerError("is not among the operators that lrpfast reads (docs/layers.md lists them)")
-            result = _convert(TorchNode(op, values, builder, program, batch), converters)
+            result = _convert(TorchNode(op, values, builder, program, batches), converters)
         except MemoryError:
             raise
         except _Skipped:
@@ -247,7 +286,7 @@ def _convert_all(
         else:
             values.update(zip(op.outputs, several, strict=False))
         for name, value in zip(op.outputs, several, strict=False):
-            _check_shape(op, program.shapes.get(name), value)
+            _check_shape(op, shapes.get(name), value, batches)
     obstacles.check()
 
 
@@ -257,16 +296,8 @@ def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any
         parts, index = node.arguments
         return parts[index]
     if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
-        raise UnsupportedLayerError("is arithmetic on sizes that are not fixed")
+        raise UnsupportedLayerError(f"is arithmetic on sizes that are not fixed. {FIX_SIZE}")
     return converters[op.base](node)
-
-
-def _batch(program: TorchProgram) -> Size:
-    """The number of samples where the program is for one number only."""
-    sizes = {program.shapes[name][0] for name in program.inputs if program.shapes.get(name)}
-    if len(sizes) > 1:
-        raise UnsupportedLayerError(f"its inputs have batch axes of different sizes: {sorted(map(str, sizes))}")
-    return sizes.pop() if sizes else None
 
 
 def _scope(op: Op) -> str:
@@ -282,13 +313,14 @@ def _where(op: Op, index: int, count: int) -> str:
     return f"operator {op.target}, node {op.name!r}{module}, {index} of {count},"
 
 
-def _check_shape(op: Op, declared: tuple[Size, ...] | None, value: Any) -> None:
+def _check_shape(op: Op, declared: tuple[Size, ...] | None, value: Any, batches: Batches) -> None:
     """The program says itself which shape each value has: whoever read it otherwise made a mistake."""
     if declared is None or not isinstance(value, (Tensor, Flat)):
         return
-    fits = len(declared) - 1 == len(value.shape)
-    fits = fits and all(None in (m, n) or m == n for m, n in zip(declared[1:], value.shape, strict=True))
-    if not fits:
+    sizes = value.sizes(batches[0])
+    known = [n.first if isinstance(n, PerBatch) else n for n in declared]
+    if len(known) != len(sizes) or any(None not in (m, n) and m != n for m, n in zip(known, sizes, strict=True)):
+        declared_shape = f"({', '.join(map(str, declared))})"
         raise ModelFormatError(
-            f"node {op.name!r} ({op.target}) makes samples of shape {value.shape}, the program says {declared[1:]}"
+            f"node {op.name!r} ({op.target}) makes a tensor of shape {shown(value)}, the program says {declared_shape}"
         )

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...model import layers as L
-from ..arithmetic import Operand, add, choose, concat, divide, extreme, multiply, negative, power
+from ..arithmetic import add, concat, divide, extreme, multiply, negative, power
 from ..axis_ops import affine, fixed
 from ..channels_first import Flat, Tensor
+from ..file_axes import unsqueeze
+from ..mask_arithmetic import mapped, masked_product, masked_sum
 from .graph import Stack, TorchNode
 
 Converter = Callable[[TorchNode], Any]
@@ -19,60 +21,66 @@ Converter = Callable[[TorchNode], Any]
 # -- several inputs -----------------------------------------------------------
 
 
-def _operands(node: TorchNode, *values: Any) -> list[Operand]:
-    """Arguments that meet element by element; what is constant is an array without the batch axis."""
-    rank = max((len(v.shape) for v in values if _is_value(v)), default=None)
-    if rank is None:
-        raise node.unsupported("combines constants in a way that lrpfast does not compute")
-    return [v if _is_value(v) else node.sample_array(v, rank) for v in values]
-
-
 def _is_value(x: Any) -> bool:
     return isinstance(x, (Tensor, Flat))
 
 
 def _cat(node: TorchNode) -> Any:
-    values = _operands(node, *node.get("tensors"))
-    rank = next(len(v.shape) for v in values if _is_value(v))
-    return concat(node.builder, values, node.axis(node.get("dim", 0), rank))
+    values = node.operands(*node.get("tensors"))
+    first = next(v for v in values if not isinstance(v, np.ndarray))
+    return concat(node.builder, values, first.axis(node.get("dim", 0)))
 
 
 def _stack(node: TorchNode) -> Any:
-    values = _operands(node, *node.get("tensors"))
-    rank = next(len(v.shape) for v in values if _is_value(v))
-    axis = node.axis(node.get("dim", 0), rank + 1)
+    values = node.operands(*node.get("tensors"))
+    first = next(v for v in values if not isinstance(v, np.ndarray))
+    dim = node.get("dim", 0) % (first.rank + 1)
+    axis = unsqueeze(node.builder, first, dim).axis(dim)
     if all(_is_value(v) for v in values):
-        return Stack(tuple(values), axis)
+        return Stack(tuple(values), dim)
     columns = [
-        np.expand_dims(v, axis)
-        if isinstance(v, np.ndarray)
-        else node.builder.reshape(v, (*v.shape[:axis], 1, *v.shape[axis:]))  # type: ignore[arg-type]
-        for v in values
+        np.expand_dims(v, axis) if isinstance(v, np.ndarray) else unsqueeze(node.builder, v, dim) for v in values
     ]
     return concat(node.builder, columns, axis)
 
 
 def _two(node: TorchNode) -> tuple[Any, Any]:
-    a, b = _operands(node, node.get("self"), node.get("other"))
+    a, b = node.operands(node.get("self"), node.get("other"))
     return a, b
 
 
 def _sum_of(sign: int) -> Converter:
-    return lambda node: add(node.builder, *_two(node), sign * node.get("alpha", 1))
+    def convert(node: TorchNode) -> Any:
+        a, b, factor = node.get("self"), node.get("other"), sign * node.get("alpha", 1)
+        result: Any = masked_sum(node, a, b) if factor == 1 else None
+        result = mapped(node, a, b, lambda x, y: x + factor * y) if result is None else result
+        return add(node.builder, *_two(node), factor) if result is None else result
+
+    return convert
 
 
 def _rsub(node: TorchNode) -> Any:
+    factor = float(node.get("alpha", 1))
+    result = mapped(node, node.get("self"), node.get("other"), lambda x, y: y - factor * x)
+    if result is not None:
+        return result
     a, b = _two(node)
-    return add(node.builder, b, a, -float(node.get("alpha", 1)))
+    return add(node.builder, b, a, -factor)
 
 
 def _mul(node: TorchNode) -> Any:
-    return multiply(node.builder, *_two(node))
+    a, b = node.get("self"), node.get("other")
+    result: Any = masked_product(node, a, b)
+    result = mapped(node, a, b, lambda x, y: x * y) if result is None else result
+    return multiply(node.builder, *_two(node)) if result is None else result
 
 
 def _div(node: TorchNode) -> Any:
     if node.get("rounding_mode") is not None:
         raise node.unsupported("rounds what it divides")
+    a, b = node.get("self"), node.get("other")
+    if isinstance(b, (int, float)) and (result := masked_product(node, a, 1 / b if b else b)) is not None:
+        return result
     return divide(node.builder, *_two(node))
 
 
@@ -100,28 +108,6 @@ def _extreme(kind: Any) -> Converter:
     return lambda node: extreme(node.builder, kind(), _two(node))
 
 
-# -- choices ------------------------------------------------------------------
-
-
-def _condition(node: TorchNode, name: str, rank: int) -> np.ndarray:
-    condition = node.get(name)
-    if _is_value(condition):
-        raise node.unsupported("chooses by a condition that the model computes from its inputs")
-    return node.sample_array(condition, rank).astype(bool)
-
-
-def _where(node: TorchNode) -> Any:
-    a, b = _two(node)
-    rank = max(v.ndim if isinstance(v, np.ndarray) else len(v.shape) for v in (a, b))
-    return choose(node.builder, _condition(node, "condition", rank), a, b)
-
-
-def _masked_fill(node: TorchNode) -> Any:
-    x, value = _operands(node, node.get("self"), node.get("value"))
-    rank = x.ndim if isinstance(x, np.ndarray) else len(x.shape)
-    return choose(node.builder, _condition(node, "mask", rank), value, x)
-
-
 # -- reductions ---------------------------------------------------------------
 
 
@@ -132,13 +118,14 @@ def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = Fals
         x, dim, keep = node.get("self"), node.get("dim"), bool(node.get("keepdim", False))
         if dim is None or dim == []:
             raise node.unsupported("reduces over all axes, the batch's too", "Name the axes")
-        axes = [node.axis(d, len(x.shape)) for d in (dim if isinstance(dim, list) else [dim])]
-        if isinstance(x, Stack) and axes == [x.axis] and not keep:
+        dims = dim if isinstance(dim, list) else [dim]
+        if isinstance(x, Stack) and [d % (x.values[0].rank + 1) for d in dims] == [x.axis] and not keep:
             result: Any = node.builder.merge(merge(), x.values)
             return (result, None) if several else result
         x = x.unstacked(node.builder) if isinstance(x, Stack) else x
         if not _is_value(x):
             raise node.unsupported("reduces something other than a value of the model")
+        axes = [x.axis(d) for d in dims]
         count = 1 if merge is not L.Add else math.prod(fixed(x, a) for a in axes)
         x = negative(node.builder, x) if negate else x
         result = node.builder.pool_all(x, axes, kind, keep)
@@ -181,8 +168,6 @@ MERGES: dict[str, Converter] = {
     "aten.sqrt": _power(0.5),
     "aten.rsqrt": _power(-0.5),
     "aten.reciprocal": _power(-1.0),
-    "aten.where": _where,
-    "aten.masked_fill": _masked_fill,
     "aten.maximum": _extreme(L.Maximum),
     "aten.minimum": _extreme(L.Minimum),
     "aten.mean": _reduction(_MEAN, L.Average),

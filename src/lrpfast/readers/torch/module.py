@@ -164,6 +164,8 @@ def _program(torch: Any, exported: Any) -> TorchProgram:
     for node in nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
+            whole = not (value.is_floating_point() or value.is_complex())
+            program.kinds[node.name] = "truth" if value.dtype is torch.bool else "whole" if whole else "number"
             program.set_sizes(node.name, [_size(n) for n in value.shape])
         if node.op == "call_function":
             program.ops.append(_op(torch, node))

@@ -15,13 +15,16 @@ import numpy as np
 from ...errors import ShapeError
 from ...model import layers as L
 from ..arithmetic import einsum, matrix_product
-from ..channels_first import Flat, Tensor
+from ..channels_first import Flat, Tensor, check_first
+from ..file_axes import permute, shown
+from ..masks import Condition, Masked, compared, is_whole
 from .constants import UNCHANGED
 from .functions import FUNCTIONS
 from .graph import TorchNode
 from .merges import MERGES
-from .records import PerBatch, Ref
+from .records import PerBatch
 from .shape_ops import MOVES
+from .truths import TRUTHS, carried
 
 Converter = Callable[[TorchNode], Any]
 
@@ -54,26 +57,27 @@ def _matmul(node: TorchNode) -> Any:
     arrays = [v for v in (a, b) if isinstance(v, np.ndarray)]
     if not arrays:
         raise node.unsupported("multiplies with a constant that depends on the number of samples")
-    rank = len((b if arrays[0] is a else a).shape) + 1
-    array = arrays[0]
-    if array.ndim > rank or (array.ndim == rank and array.shape[0] != 1):
-        raise node.unsupported(f"multiplies a constant of shape {array.shape} with samples of {rank - 1} axes")
-    array = array[0] if array.ndim == rank else array
-    heads = "bcdefgh"[: rank - 2]
-    inner = heads[len(heads) - max(array.ndim - 2, 0) :]
+    array, x = arrays[0], b if arrays[0] is a else a
     if array.ndim == 1:
         raise node.unsupported(f"multiplies with a vector of {len(array)} numbers", "These work: matrices")
+    if array.ndim == 2:  # on the left
+        swap = [*range(x.rank - 2), x.rank - 1, x.rank - 2]
+        return permute(node.builder, node.builder.dense(permute(node.builder, x, swap), array.T, None), swap)
+    if array.ndim > x.rank or (array.ndim == x.rank and array.shape[0] != 1):
+        raise node.unsupported(f"multiplies a constant of shape {array.shape} with {shown(x)}")
+    array = array[0] if array.ndim == x.rank else array
+    heads = "bcdefgh"[: x.rank - 2]
+    inner = heads[len(heads) - max(array.ndim - 2, 0) :]
     if arrays[0] is a:
-        return einsum(node.builder, f"{inner}xy,{heads}yz->{heads}xz", [array, b])
-    return einsum(node.builder, f"{heads}xy,{inner}yz->{heads}xz", [a, array])
+        return einsum(node.builder, f"{inner}xy,{heads}yz->{heads}xz", [array, x])
+    return einsum(node.builder, f"{heads}xy,{inner}yz->{heads}xz", [x, array])
 
 
 def _einsum(node: TorchNode) -> Any:
     operands = node.get("tensors", node.get("operands"))
-    known: list[Any] = [v.sample_array() if isinstance(v, PerBatch) else v for v in operands]
-    if any(v is None for v in known):
-        raise node.unsupported("multiplies with a constant that differs between samples")
-    return einsum(node.builder, node.get("equation"), known)
+    if any(isinstance(v, PerBatch) for v in operands):
+        raise node.unsupported("multiplies with a constant that depends on the number of samples")
+    return einsum(node.builder, node.get("equation"), operands)
 
 
 def _convolution(node: TorchNode) -> Any:
@@ -111,10 +115,10 @@ def _convolution(node: TorchNode) -> Any:
 def _embedding(node: TorchNode) -> Any:
     if not isinstance(node.get("weight"), np.ndarray):
         raise node.unsupported("looks rows up in a table that the model computes")
-    t = node.builder.plain(node.tensor("indices"))
-    number = node.builder.add(L.Embedding(_weight(node)), t.node)
-    shape = tuple(node.builder.shapes[number])
-    return type(t)(number, shape, tuple(range(len(shape))))
+    indices = node.get("indices")
+    if isinstance(indices, PerBatch):
+        raise node.unsupported("looks up rows that differ between samples")
+    return node.builder.embedding(_weight(node), node.tensor("indices"))
 
 
 # -- normalization ------------------------------------------------------------
@@ -125,8 +129,8 @@ def _batch_norm(node: TorchNode) -> Any:
     if node.get("training", False) or mean is None or variance is None:
         raise node.unsupported("normalizes by the batch's own statistics", "Export the module in eval mode")
     layer = L.BatchNorm(mean, variance, node.constant("weight"), node.constant("bias"), node.get("eps", 1e-5))
-    t = node.builder.last(node.tensor("input"), 0)
-    return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
+    x = node.tensor("input")
+    return node.builder.each(layer, node.builder.last(x, x.axis(1)))
 
 
 def _first_of_three(convert: Converter) -> Converter:
@@ -138,13 +142,15 @@ def _sample_norm(kind: Any) -> Converter:
         x, shape = node.tensor("input"), node.get("normalized_shape")
         if list(x.shape[len(x.shape) - len(shape) :]) != list(shape):
             raise ShapeError(f"it normalizes axes of shape {tuple(shape)}, its input has shape {x.shape}")
+        for i in range(len(shape)):
+            x.axis(-1 - i)  # which must not hold the batch
         t = node.builder.plain(x)
         epsilon = node.get("eps")
         if epsilon is None:  # the spacing of the numbers that the module computes with
             weight = node.constant("weight")
             epsilon = float(np.finfo(np.float32 if weight is None else weight.dtype).eps)
         layer = kind(node.constant("weight"), node.constant("bias"), epsilon, len(shape))
-        return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
+        return node.builder.each(layer, t)
 
     return convert
 
@@ -156,7 +162,7 @@ def _grouped(node: TorchNode, x: Any, groups: int) -> Any:
         raise ShapeError(f"the program leaves the size of its input open: {shape}")
     parts = builder.plain(builder.reshape(x, (groups, math.prod(shape) // groups)))
     layer = L.LayerNorm(None, None, node.get("eps", 1e-5), 1)
-    normed = type(parts)(builder.add(layer, parts.node), parts.shape, parts.order)
+    normed = builder.each(layer, parts)
     result = builder.reshape(normed, shape)
     weight, bias = node.constant("weight"), node.constant("bias")
     if weight is None and bias is None:
@@ -181,8 +187,8 @@ def _instance_norm(node: TorchNode) -> Any:
 
 def _local_response_norm(node: TorchNode) -> Any:
     layer = L.LocalResponseNorm(*(node.get(k) for k in ("size", "alpha", "beta", "k")))
-    t = node.builder.channels_last(node.tensor())
-    return type(t)(node.builder.add(layer, t.node), t.shape, t.order)
+    check_first(node.tensor())
+    return node.builder.each(layer, node.builder.channels_last(node.tensor()))
 
 
 # -- what does nothing at inference ---------------------------------------------
@@ -190,17 +196,24 @@ def _local_response_norm(node: TorchNode) -> Any:
 
 #: Half, float, double and bfloat16, as the files number them.
 _FLOATS = (6, 7, 8, 13)
+_BOOL = 12
 
 
 def _same(node: TorchNode) -> Any:
     if node.get("train", False) is True:
         raise node.unsupported("drops values at random", "Export the module in eval mode")
-    dtype = node.get("dtype")
+    dtype, value = node.get("dtype"), node.get("self", node.get("input"))
+    if isinstance(value, Condition):
+        if dtype is None:
+            return value
+        truth = dtype == _BOOL or str(dtype) == "torch.bool"
+        return value.map(bool, boolean=True) if truth else value.map(float)
+    if isinstance(value, Masked):
+        return value
+    if isinstance(value, (Tensor, Flat)) and is_whole(node.builder, value, node.whole):
+        return compared(node.builder, value, "ne", 0.0) if dtype == _BOOL or str(dtype) == "torch.bool" else value
     if dtype is not None and not (dtype in _FLOATS or str(dtype).startswith(("torch.float", "torch.bfloat"))):
-        # indices of an embedding may be of any type of whole numbers
-        source = node.op.arguments.get("self")
-        if not (isinstance(source, Ref) and source.name in node.program.inputs):
-            raise node.unsupported(f"rounds what the model computes to {dtype}")
+        raise node.unsupported(f"rounds what the model computes to {dtype}")
     return node.get("self", node.get("input"))
 
 
@@ -231,6 +244,7 @@ CONVERTERS: dict[str, Converter] = {
     "lrpfast.local_response_norm": _local_response_norm,
     "aten.native_dropout": _native_dropout,
     **{f"aten.{name}": _same for name in (*UNCHANGED, "feature_dropout", "alpha_dropout", "feature_alpha_dropout")},
-    **MOVES,
+    **{key: carried(convert) for key, convert in MOVES.items()},
     **MERGES,
+    **TRUTHS,
 }

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-#: A size that is not fixed: the batch's, or one that the program leaves open.
-Size = int | None
-
 
 @dataclass(frozen=True)
 class Ref:
@@ -41,18 +38,12 @@ class PerBatch:
         times = self.first // first if whole else 0
         return "batch" if times == 1 else f"batch * {times}" if times else "a size that follows from the batch's"
 
-    def sample_array(self) -> np.ndarray | None:
-        """The array with a batch axis of one sample, where it is the same for every sample."""
-        arrays = [np.asarray(self.first), np.asarray(self.second)]
-        if [a.shape[:1] for a in arrays] != [(n,) for n in BATCH_SIZES]:
-            return None
-        row = arrays[0][:1]
-        fits = all(a.shape[1:] == row.shape[1:] and bool((a == row).all()) for a in arrays)
-        return row if fits else None
-
 
 #: The number of samples.
 BATCH = PerBatch(*BATCH_SIZES)
+
+#: A size: a number, one that follows from the batch's, or None where the program leaves it open.
+Size = int | PerBatch | None
 
 
 @dataclass(frozen=True)
@@ -117,6 +108,8 @@ class TorchProgram:
     #: of values with open sizes, each size as a number or an expression of symbols; and the symbols' ranges
     expressions: dict[str, tuple[int | str | None, ...]] = field(default_factory=dict)
     ranges: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    #: what values are: "number", "whole" or "truth"
+    kinds: dict[str, str] = field(default_factory=dict)
     name: str = "model"
 
     def set_sizes(self, name: str, sizes: Sequence[int | str | None]) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from ...budget import check_layers
 from ...budget import take as count
 from ...errors import ShapeError
-from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, stretched, take
+from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, take
+from ..channels_first import check_first
+from ..file_axes import expand, file_sizes, gather, permute, squeeze, unsqueeze, view
 from .graph import TorchNode
-from .records import PerBatch
 
 Converter = Callable[[TorchNode], Any]
 
@@ -22,80 +23,83 @@ Converter = Callable[[TorchNode], Any]
 
 
 def _view(node: TorchNode) -> Any:
-    x = node.tensor()
-    return node.builder.reshape(x, node.sample_sizes(node.get("size", node.get("shape")), x.shape))
+    return _viewed(node, node.tensor(), node.pair(node.get("size", node.get("shape"))))
+
+
+def _viewed(node: TorchNode, x: Any, target: Sequence[Sequence[int]]) -> Any:
+    """The values in a shape in which one size may be -1: what is left."""
+    whole = [math.prod(file_sizes(x, node.batches, i)) for i in (0, 1)]
+    first, second = (_with_rest(sizes, count) for sizes, count in zip(target, whole, strict=True))
+    return view(node.builder, x, (first, second), node.batches)
+
+
+def _with_rest(sizes: Sequence[int], whole: int) -> list[int]:
+    """The sizes with a number in the place of -1."""
+    rest = math.prod(n for n in sizes if n != -1)
+    if sizes.count(-1) > 1 or (-1 in sizes and (rest == 0 or whole % rest)):
+        raise ShapeError(f"it cannot make {tuple(sizes)} of {whole} values")
+    return [whole // rest if n == -1 else n for n in sizes]
 
 
 def _flatten(node: TorchNode) -> Any:
     x = node.tensor()
-    rank = len(x.shape)
-    first, last = (node.axis(node.get(k, d), rank) for k, d in (("start_dim", 0), ("end_dim", -1)))
-    middle = x.shape[first : last + 1]
-    if None in middle and len(middle) < rank:
-        raise ShapeError(f"the program leaves the size of its input open: {x.shape}")
-    joined = -1 if None in middle else math.prod(middle)
-    return node.builder.reshape(x, (*x.shape[:first], joined, *x.shape[last + 1 :]))
+    first, last = (node.get(k, d) % x.rank for k, d in (("start_dim", 0), ("end_dim", -1)))
+    before = [file_sizes(x, node.batches, i) for i in (0, 1)]
+    if first == 1 and last == x.rank - 1 and None in x.shape:
+        return node.builder.reshape(x, (-1,))
+    return _viewed(node, x, [[*s[:first], math.prod(s[first : last + 1]), *s[last + 1 :]] for s in before])
 
 
 def _unflatten(node: TorchNode) -> Any:
-    x, sizes = node.tensor(), list(node.get("sizes"))
-    axis = node.axis(node.get("dim"), len(x.shape))
-    if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = x.shape[axis] // -math.prod(sizes)
-    return node.builder.reshape(x, (*x.shape[:axis], *sizes, *x.shape[axis + 1 :]))
+    x, sizes = node.tensor(), node.pair(node.get("sizes"))
+    at = node.get("dim") % x.rank
+    before = [file_sizes(x, node.batches, i) for i in (0, 1)]
+    parts = [_with_rest(part, whole[at]) for part, whole in zip(sizes, before, strict=True)]
+    return _viewed(node, x, [[*s[:at], *part, *s[at + 1 :]] for s, part in zip(before, parts, strict=True)])
 
 
 def _squeeze(node: TorchNode) -> Any:
     x, dim = node.tensor(), node.get("dim")
     if dim is None:
         raise node.unsupported("drops the batch axis of a single sample", "Name the axes to squeeze")
-    rank = len(x.shape)
     dims = dim if isinstance(dim, list) else [dim]
-    gone = {node.axis(d, rank) for d in dims}
-    shape = tuple(n for a, n in enumerate(x.shape) if a not in gone or n != 1)
-    return _reshaped(node, x, shape)
+    return squeeze(node.builder, x, [d for d in dims if x.shape[x.axis(d)] == 1])
 
 
 def _unsqueeze(node: TorchNode) -> Any:
-    x = node.tensor()
-    axis = node.axis(node.get("dim"), len(x.shape) + 1)
-    return _reshaped(node, x, (*x.shape[:axis], 1, *x.shape[axis:]))
-
-
-def _reshaped(node: TorchNode, x: Any, shape: tuple[int | None, ...]) -> Any:
-    return node.builder.reshape(x, shape)  # type: ignore[arg-type]
+    return unsqueeze(node.builder, node.tensor(), node.get("dim"))
 
 
 def _permute(node: TorchNode) -> Any:
-    x, dims = node.tensor(), node.get("dims")
-    rank = len(x.shape)
-    if not dims or dims[0] % (rank + 1):
-        raise node.unsupported("moves the batch axis")
-    return node.builder.transpose(x, [node.axis(d, rank) for d in dims[1:]])
+    return permute(node.builder, node.tensor(), node.get("dims"))
 
 
 def _transpose(node: TorchNode) -> Any:
     x = node.tensor()
-    rank = len(x.shape)
-    a, b = (node.axis(node.get(k, node.get(f"axis{k[-1]}")), rank) for k in ("dim0", "dim1"))
-    axes = list(range(rank))
+    a, b = (node.get(k, node.get(f"axis{k[-1]}")) % x.rank for k in ("dim0", "dim1"))
+    axes = list(range(x.rank))
     axes[a], axes[b] = b, a
-    return node.builder.transpose(x, axes)
+    return permute(node.builder, x, axes)
+
+
+def _t(node: TorchNode) -> Any:
+    x = node.tensor()
+    return permute(node.builder, x, range(x.rank)[::-1])
 
 
 def _movedim(node: TorchNode) -> Any:
     x = node.tensor()
-    rank = len(x.shape)
     pair = [node.get(k) for k in ("source", "destination")]
-    source, target = ([node.axis(d, rank) for d in (g if isinstance(g, list) else [g])] for g in pair)
-    axes = [a for a in range(rank) if a not in source]
+    source, target = ([d % x.rank for d in (g if isinstance(g, list) else [g])] for g in pair)
+    axes = [a for a in range(x.rank) if a not in source]
     for to, a in sorted(zip(target, source, strict=True)):
         axes.insert(to, a)
-    return node.builder.transpose(x, axes)
+    return permute(node.builder, x, axes)
 
 
 def _view_as(node: TorchNode) -> Any:
-    return _reshaped(node, node.tensor(), node.tensor("other").shape)
+    other = node.tensor("other")
+    return _viewed(node, node.tensor(), [file_sizes(other, node.batches, i) for i in (0, 1)])
 
 
 def _shuffled(node: TorchNode, x: Any, inner: tuple[int, ...], axes: Sequence[int], shape: tuple[int, ...]) -> Any:
@@ -123,24 +127,22 @@ def _pixel_unshuffle(node: TorchNode) -> Any:
 
 
 def _expand(node: TorchNode) -> Any:
-    x, sizes = node.tensor(), node.get("size")
-    if len(sizes) != len(x.shape) + 1:
-        raise node.unsupported("adds axes before the batch axis")
-    if any(isinstance(n, PerBatch) for n in sizes[1:]):
-        raise node.unsupported("stretches an axis to the batch's size")
-    return stretched(node.builder, x, [None if n == -1 else n for n in sizes[1:]])
+    return expand(node.builder, node.tensor(), node.pair(node.get("size")), node.batches)
 
 
 def _expand_as(node: TorchNode) -> Any:
-    return stretched(node.builder, node.tensor(), node.tensor("other").shape)
+    other = node.tensor("other")
+    sizes = tuple(file_sizes(other, node.batches, i) for i in (0, 1))
+    return expand(node.builder, node.tensor(), sizes, node.batches)  # type: ignore[arg-type]
 
 
 def _repeat(node: TorchNode) -> Any:
     x, times = node.tensor(), node.get("repeats", node.get("dims"))
-    if len(times) != len(x.shape) + 1 or times[0] != 1:
-        raise node.unsupported("repeats samples, or adds axes before the batch axis")
-    for axis, n in enumerate(times[1:]):
+    for _ in range(len(times) - x.rank):
+        x = unsqueeze(node.builder, x, 0)
+    for dim, n in enumerate(times):
         if n != 1:
+            axis = x.axis(dim)
             size = fixed(x, axis)
             if not 0 < n * size <= MOST:
                 raise node.unsupported(f"repeats an axis of {size} values {n:,} times")
@@ -154,9 +156,9 @@ def _repeat(node: TorchNode) -> Any:
 
 def _slice(node: TorchNode) -> Any:
     x, step = node.tensor(), node.get("step", 1)
-    if node.get("dim", 0) % (len(x.shape) + 1) == 0 and not node.get("start") and (node.get("end") or 0) >= 2**62:
+    if not node.get("start") and step == 1 and (node.get("end") is None or node.get("end") >= 2**62):
         return x  # x[:]
-    axis = node.axis(node.get("dim", 0), len(x.shape))
+    axis = x.axis(node.get("dim", 0))
     start, end, _ = slice(node.get("start"), node.get("end"), 1).indices(fixed(x, axis))
     if end <= start:
         raise node.unsupported("leaves nothing of its input")
@@ -171,7 +173,7 @@ def _few(node: TorchNode, n: int) -> int:
 
 def _narrow(node: TorchNode) -> Any:
     x = node.tensor()
-    axis = node.axis(node.get("dim"), len(x.shape))
+    axis = x.axis(node.get("dim"))
     n, start = fixed(x, axis), node.get("start")
     start %= n
     return take(node.builder, x, axis, range(start, start + node.get("length")))
@@ -183,63 +185,52 @@ def _roll(node: TorchNode) -> Any:
     if not dims:
         raise node.unsupported("rolls over all axes, the batch's too", "Name the axes")
     for shift, dim in zip(shifts, dims, strict=True):
-        axis = node.axis(dim, len(x.shape))
+        axis = x.axis(dim)
         n = fixed(x, axis)
         x = take(node.builder, x, axis, (np.arange(n) - shift) % n)
     return x
 
 
 def _select(node: TorchNode) -> Any:
-    x = node.tensor()
-    axis = node.axis(node.get("dim"), len(x.shape))
-    return _at(node, x, axis, node.get("index"))
+    return _at(node, node.tensor(), node.get("dim"), node.get("index"))
 
 
-def _at(node: TorchNode, x: Any, axis: int, index: int) -> Any:
-    one = take(node.builder, x, axis, [index])
-    return _reshaped(node, one, (*x.shape[:axis], *x.shape[axis + 1 :]))
+def _at(node: TorchNode, x: Any, dim: int, index: int) -> Any:
+    return squeeze(node.builder, take(node.builder, x, x.axis(dim), [index]), [dim])
 
 
 def _index_select(node: TorchNode) -> Any:
     x, index = node.tensor(), node.constant("index")
     assert index is not None
-    return take(node.builder, x, node.axis(node.get("dim"), len(x.shape)), np.ravel(index))
+    return take(node.builder, x, x.axis(node.get("dim")), np.ravel(index))
 
 
 def _index(node: TorchNode) -> Any:
-    """Constant indices on one axis or several side by side; each result axis is one of the indices'."""
+    """Constant indices on axes side by side; each result axis is one of the indices'."""
     x, indices = node.tensor(), node.get("indices")
     used = [i for i, index in enumerate(indices) if index is not None]
-    arrays = [indices[i] for i in used]
+    pairs = [node.known_pair(indices[i]) for i in used]
     if (
         not used
         or used != list(range(used[0], used[0] + len(used)))
-        or any(not isinstance(a, np.ndarray) or (a.dtype == bool and a.ndim != 1) for a in arrays)
+        or any(not isinstance(p, tuple) or (p[0].dtype == bool and p[0].ndim != 1) for p in pairs)
     ):
         raise node.unsupported("indexes by other than constants on axes side by side")
-    arrays = [np.flatnonzero(a) if a.dtype == bool else a for a in arrays]
-    axis = node.axis(used[0], len(x.shape))
-    sizes = [fixed(x, axis + i) for i in range(len(used))]
-    wrapped = [np.where(a < 0, a + n, a) for a, n in zip(arrays, sizes, strict=True)]
-    flat = np.asarray(np.ravel_multi_index(np.broadcast_arrays(*wrapped), sizes))
-    head, tail = x.shape[:axis], x.shape[axis + len(used) :]
-    if len(used) > 1:
-        x = _reshaped(node, x, (*head, math.prod(sizes), *tail))
-    x = take(node.builder, x, axis, flat.ravel())
-    return x if flat.ndim == 1 else _reshaped(node, x, (*head, *flat.shape, *tail))
+    pairs = [tuple(np.flatnonzero(a) if a.dtype == bool else a for a in pair) for pair in pairs]
+    return gather(node.builder, x, used[0], pairs, node.batches)
 
 
 def _flip(node: TorchNode) -> Any:
     x = node.tensor()
     for dim in node.get("dims"):
-        axis = node.axis(dim, len(x.shape))
+        axis = x.axis(dim)
         x = take(node.builder, x, axis, range(fixed(x, axis))[::-1])
     return x
 
 
 def _split(node: TorchNode) -> list[Any]:
     x = node.tensor()
-    axis = node.axis(node.get("dim", 0), len(x.shape))
+    axis = x.axis(node.get("dim", 0))
     n = fixed(x, axis)
     sizes = node.get("split_sizes", node.get("split_size"))
     if node.op.base == "aten.chunk":
@@ -252,9 +243,8 @@ def _split(node: TorchNode) -> list[Any]:
 
 
 def _unbind(node: TorchNode) -> list[Any]:
-    x = node.tensor()
-    axis = node.axis(node.get("dim", 0), len(x.shape))
-    return [_at(node, x, axis, i) for i in range(_few(node, fixed(x, axis)))]
+    x, dim = node.tensor(), node.get("dim", 0)
+    return [_at(node, x, dim, i) for i in range(_few(node, fixed(x, x.axis(dim))))]
 
 
 #: PyTorch's names of the ways to pad, and NumPy's.
@@ -265,16 +255,17 @@ def _pad(node: TorchNode) -> Any:
     x, pads, mode = node.tensor(), list(node.get("pad", node.get("padding"))), node.get("mode", "constant")
     for kind, name in (("reflect", "reflection_pad"), ("replicate", "replication_pad")):
         mode = kind if name in node.op.base else mode
-    rank = len(x.shape)
-    if len(pads) > 2 * rank:
-        raise node.unsupported("pads the batch axis")
-    pairs = {rank - 1 - i // 2: (pads[i], pads[i + 1]) for i in range(0, len(pads), 2)}  # from the last axis
+    pairs = {}
+    for i in range(0, len(pads), 2):  # from the last axis
+        if pads[i] or pads[i + 1]:
+            pairs[x.axis(x.rank - 1 - i // 2)] = (pads[i], pads[i + 1])
     return pad(node.builder, x, dict(sorted(pairs.items())), _MODES.get(mode, mode), float(node.get("value") or 0))
 
 
 def _upsample(kind: str) -> Converter:
     def convert(node: TorchNode) -> Any:
         x = node.tensor("self") if node.get("self") is not None else node.tensor("input")
+        check_first(x)
         rank, sizes = len(x.shape) - 1, node.get("output_size")
         scales = node.get("scale_factors", [node.get(f"scales{s}") for s in ("_d", "_h", "_w")[-rank:]])
         scales = [node.get("scales")] if node.get("scales") is not None else scales or [None] * rank
@@ -306,6 +297,7 @@ MOVES: dict[str, Converter] = {
     "aten.unsqueeze": _unsqueeze,
     "aten.permute": _permute,
     "aten.transpose": _transpose,
+    "aten.t": _t,
     "aten.swapaxes": _transpose,
     "aten.movedim": _movedim,
     "aten.view_as": _view_as,

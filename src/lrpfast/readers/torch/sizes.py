@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ...errors import UnsupportedLayerError
 from ..input_shape import InputShapeError, InputShapes, resolve_shapes
-from .records import Size, TorchProgram
+from .records import BATCH_SIZES, PerBatch, Size, TorchProgram
 
 #: As SymPy writes an expression out: Add(Symbol('s0', integer=True), Integer(1)).
 _TOKEN = re.compile(r"\s*(?:(\w+)\s*\(|(\w+)\s*=\s*\w+|'([^']*)'|(-?\d+)|([,)]))")
@@ -30,7 +31,7 @@ _FUNCTIONS: dict[str, Callable[..., int]] = {
 }
 
 
-def evaluated(expression: str, symbols: Mapping[str, int]) -> Size:
+def evaluated(expression: str, symbols: Mapping[str, int]) -> int | None:
     """The number that an expression is; None where a symbol or a function in it is not known."""
     stack: list[tuple[str, list[Any]]] = [("", [])]
     position = 0
@@ -57,7 +58,7 @@ def evaluated(expression: str, symbols: Mapping[str, int]) -> Size:
     return results[0] if len(stack) == 1 and len(results) == 1 and isinstance(results[0], int) else None
 
 
-def _applied(name: str, arguments: list[Any], symbols: Mapping[str, int]) -> Size:
+def _applied(name: str, arguments: list[Any], symbols: Mapping[str, int]) -> int | None:
     if name == "Symbol":
         return symbols.get(arguments[0]) if arguments else None
     if name not in _FUNCTIONS or not all(isinstance(a, int) for a in arguments):
@@ -70,17 +71,19 @@ def _applied(name: str, arguments: list[Any], symbols: Mapping[str, int]) -> Siz
 
 
 def fix_sizes(program: TorchProgram, shapes: InputShapes) -> None:
-    """Fix the sizes of a program's inputs, and of every value whose sizes follow from these."""
+    """Fix the sizes of a program's inputs, and of every value whose sizes follow from these and from the batch's."""
     sizes = {name: program.shapes.get(name) for name in program.inputs}
-    wanted = resolve_shapes({name: None if s is None else s[1:] for name, s in sizes.items()}, shapes)
+    wanted = resolve_shapes({name: open_shape(s) for name, s in sizes.items()}, shapes)
     symbols: dict[str, int] = {}
     for name, shape in zip(sizes, wanted, strict=True):
         for expression, n in zip(program.expressions.get(name, ())[1:], shape or (), strict=False):
             symbol = _SYMBOL.fullmatch(str(expression))
             if symbol is not None and n is not None:
                 _bind(program, symbols, symbol[1], n, name)
+    first = (_SYMBOL.fullmatch(str(program.expressions[name][0])) for name in sizes if program.expressions.get(name))
+    batch = {symbol[1] for symbol in first if symbol is not None} - set(symbols)
     for name, expressions in program.expressions.items():
-        program.shapes[name] = tuple(evaluated(e, symbols) if isinstance(e, str) else e for e in expressions)
+        program.shapes[name] = tuple(_size(e, symbols, batch) if isinstance(e, str) else e for e in expressions)
     for name, shape in zip(sizes, wanted, strict=True):
         whole = program.shapes.get(name)
         if whole is None or shape is None:
@@ -90,6 +93,25 @@ def fix_sizes(program: TorchProgram, shapes: InputShapes) -> None:
                 f"input_shape {shape} of input {name!r} contradicts the other sizes, from which {whole[1:]} follows"
             )
         program.shapes[name] = (whole[0], *(m if n is None else n for n, m in zip(whole[1:], shape, strict=True)))
+
+
+def open_shape(shape: Sequence[Size] | None) -> tuple[int | None, ...] | None:
+    """A sample's shape; None for sizes that are not fixed."""
+    return None if shape is None else tuple(n if isinstance(n, int) else None for n in shape[1:])
+
+
+def _size(expression: str, symbols: Mapping[str, int], batch: set[str]) -> Size:
+    """A size for both sizes of the batch, whose symbols these are."""
+    first, second = (evaluated(expression, {**symbols, **dict.fromkeys(batch, n)}) for n in BATCH_SIZES)
+    return first if first is None or second is None or first == second else PerBatch(first, second)
+
+
+def batches_of(inputs: Sequence[Size]) -> tuple[int, int]:
+    """The two sizes of the batch, from the inputs' first axes; twice the same where the program is for one only."""
+    fixed = {n for n in inputs if isinstance(n, int)}
+    if len(fixed) > 1 or (fixed and any(not isinstance(n, int) for n in inputs)):
+        raise UnsupportedLayerError(f"its inputs have batch axes of different sizes: {sorted(map(str, inputs))}")
+    return (n := fixed.pop(), n) if fixed else BATCH_SIZES
 
 
 def _bind(program: TorchProgram, symbols: dict[str, int], symbol: str, n: int, name: str) -> None:

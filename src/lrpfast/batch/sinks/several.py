@@ -1,0 +1,153 @@
+"""The relevances of several inputs in one file: an array for each, by the input's name."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..metadata import ArrayMetadata, Coord, for_relevance
+from ..optional_import import import_optional
+from ..positional_io import write_at
+from . import named
+from .base import FileSink, Sink, check_rows, from_library
+from .hdf5 import find_dataset, need_samples, write_hdf5
+from .names import array_name, check_names
+from .netcdf import dataset, write_netcdf
+
+if TYPE_CHECKING:
+    from ..inputs import InputRows
+    from ..metadata import RowsShape
+
+
+class SeveralSink(FileSink):
+    """Rows of several inputs' relevances one after the other, into an array for each of an HDF5 or NetCDF file.
+
+    Parameters
+    ----------
+    path : str
+    kind : {"h5", "nc"}
+    inputs : InputRows
+    """
+
+    def __init__(self, path: str, kind: str, inputs: InputRows) -> None:
+        super().__init__(path)
+        self._kind, self._inputs = kind, inputs
+        self._parts: list[tuple[int, int]] = []  # of each array: where it begins, and the bytes of a sample
+        self._names = tuple(array_name(path, name, kind) for name in inputs.names)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        return self._names
+
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
+        need_samples(self.name, shape)
+        if self._kind == "nc":
+            import_optional("netCDF4", self.name)
+        arrays, coords = self._described(shape, np.dtype(dtype))
+        check_names(self.name, self._kind, arrays, coords)
+        super().check(shape, dtype)
+
+    def _described(self, shape: RowsShape, dtype: np.dtype, attributes: Any = None) -> tuple[Any, dict[str, Coord]]:
+        """Each array as files describe it, without its values, and all coordinates."""
+        arrays, coords = {}, {}
+        for name, sample, labels in zip(self._names, self._inputs.shapes, self._inputs.labels, strict=True):
+            whole: RowsShape = (shape[0], *list(shape)[1:-1], *sample)  # type: ignore[assignment]
+            described = for_relevance(labels, whole)
+            placeholder = np.broadcast_to(np.zeros((), dtype), whole)  # type: ignore[arg-type]
+            arrays[name] = Coord(described.dims, placeholder, {**described.attrs, **(attributes or {})})
+            coords.update(described.coords)
+        return arrays, coords
+
+    def _check_room(self) -> None:
+        """HDF5 and NetCDF say what fails; the rows' own file is made as long before."""
+
+    def _create(self) -> None:
+        arrays, coords = self._described(self._shape, self._dtype, self._attributes)
+        if self._kind == "nc":
+            with dataset(self.partial, self.name) as file:
+                write_netcdf(file, arrays, coords, self._attributes, self.name, deferred=True)
+            return
+        import h5py
+
+        with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
+            write_hdf5(file, arrays, coords, self._attributes, self.name, deferred=True)
+
+    def _find(self) -> int:
+        targets = list(self._shape)[1:-1]
+        self._parts = []
+        for name, sample in zip(self._names, self._inputs.shapes, strict=True):
+            whole: RowsShape = (self._shape[0], *targets, *sample)  # type: ignore[assignment]
+            offset = find_dataset(self.partial, name, whole, self._dtype)
+            self._parts.append((offset, math.prod(list(whole)[1:]) * self._dtype.itemsize))  # type: ignore[arg-type]
+        return min(offset for offset, _ in self._parts)
+
+    def write(self, first: int, rows: np.ndarray) -> int:
+        check_rows(self.name, self._shape, first, rows)
+        assert self._file is not None
+        value = 0
+        with self._naming():
+            for part, (offset, size) in zip(self._inputs.split(rows), self._parts, strict=True):
+                data = memoryview(np.ascontiguousarray(part, self._dtype).reshape(-1).view(np.uint8))
+                write_at(self._file, data, offset + first * size)
+                value = zlib.crc32(data, value)
+        self._end = max(self._end, first + len(rows))
+        return value
+
+    def checksum(self, first: int, stop: int) -> int | None:
+        value: int | None = 0
+        for offset, size in self._parts:
+            if value is not None:
+                value = self._checksum(offset + first * size, (stop - first) * size, value)
+        return value
+
+    def frame(self) -> int:
+        position, value = 0, 0
+        samples = self._shape[0] or 0
+        for offset, size in sorted(self._parts):
+            value = self._checksum(position, max(0, offset - position), value) or 0
+            position = max(position, offset + samples * size)
+        return self._checksum(position, max(0, os.stat(self.partial).st_size - position), value) or 0
+
+
+class SeveralCallbackSink(Sink):
+    """Rows go to ``function(first, {name: rows})``."""
+
+    def __init__(self, function: Callable[[int, dict[str, np.ndarray]], Any], inputs: InputRows) -> None:
+        self._function, self._inputs = function, inputs
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def _open(self, existing: bool) -> None:
+        if existing:
+            raise InputError(f"{self.name}: rows given to a function cannot be resumed")
+
+    def write(self, first: int, rows: np.ndarray) -> int:
+        parts = self._inputs.split(rows)
+        self._function(first, {name: part.copy() for name, part in zip(self._inputs.names, parts, strict=True)})
+        return 0
+
+    def finish(self) -> None:
+        """The function has had every row."""
+
+
+def open_several(out: Any, inputs: InputRows) -> Sink:
+    """`open_sink`, for the relevances of several inputs."""
+    if callable(out):
+        return SeveralCallbackSink(out, inputs)
+    if not isinstance(out, (str, bytes)) and not hasattr(out, "__fspath__"):
+        raise InputError(f"relevances cannot be written to a {type(out).__name__}; give a path or a function")
+    path, kind, array = named(os.fsdecode(out))
+    names = ", ".join(inputs.names)
+    if kind in ("npy", "zarr"):
+        raise InputError(
+            f"{path}: takes one array, the model has {len(inputs.names)} inputs ({names}); write an .h5 or .nc "
+            "file, which has one for each"
+        )
+    if array is not None:
+        raise InputError(f"{path}:{array}: the arrays have the inputs' names ({names}); give the file's name alone")
+    return SeveralSink(path, "nc" if kind in ("nc", "nc4") else "h5", inputs)

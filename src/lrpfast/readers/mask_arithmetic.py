@@ -1,0 +1,223 @@
+"""Arithmetic of masks and of the scores that they hide, for the readers whose files write it as operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import UnsupportedLayerError
+from .arithmetic import Operand, add, choose, multiply
+from .attention import Scores
+from .axis_ops import affine
+from .channels_first import Builder, Flat, Tensor, Value
+from .file_axes import Batches, aligned
+from .masks import HIDING_ALONE, Condition, Masked, add_mask, both, compared, hide, hiding, is_whole, split
+
+COMPARED: dict[str, Any] = {
+    **{"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater},
+    "ge": np.greater_equal,
+}
+
+
+class Context(Protocol):
+    """An operator of a reader, at work."""
+
+    builder: Builder
+    batches: Batches
+    #: the numbers of the nodes that are inputs of whole numbers
+    whole: set[int]
+
+    def known_pair(self, value: Any) -> Any:
+        """A constant for both sizes of the batch; what is none is returned as it is."""
+
+    def sample_array(self, constant: Any, value: Value) -> np.ndarray:
+        """A constant as it meets samples."""
+
+    def operands(self, *values: Any) -> list[Operand]:
+        """Arguments that meet element by element."""
+
+    def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
+        """An error about the operator."""
+
+
+def is_value(x: Any) -> bool:
+    """Whether it is a tensor of numbers."""
+    return isinstance(x, (Tensor, Flat))
+
+
+def scalar(node: Context, x: Any) -> float | None:
+    """A constant that is one number."""
+    pair = node.known_pair(x)
+    if not isinstance(pair, tuple) or pair[0].size != 1 or not np.array_equal(*pair):
+        return None
+    return float(pair[0].ravel()[0])
+
+
+# -- truths ---------------------------------------------------------------------
+
+
+def compare(node: Context, a: Any, b: Any, op: str) -> Condition:
+    """Where a mask, or whole numbers, are "eq", "ne", "lt", "le", "gt" or "ge" a number."""
+    number = scalar(node, b)
+    if number is not None:
+        if isinstance(a, Condition):
+            return a.map(lambda v: COMPARED[op](v, number), boolean=True)
+        if is_value(a) and is_whole(node.builder, a, node.whole):
+            return compared(node.builder, a, op, number)
+    raise node.unsupported("compares what the model computes from its inputs")
+
+
+def conjunction(node: Context, a: Any, b: Any) -> Condition:
+    """Where both of two masks hold."""
+    result = both(node.builder, node.known_pair(a), node.known_pair(b), node.batches)
+    if result is None:
+        raise node.unsupported("combines something other than masks")
+    return result
+
+
+def negation(node: Context, value: Any) -> Any:
+    """Where a mask does not hold; of a constant, too."""
+    if isinstance(value, Condition):
+        return value.negated()
+    pair = node.known_pair(value)
+    if not isinstance(pair, tuple):
+        raise node.unsupported("negates something other than a mask")
+    return tuple(~a.astype(bool) for a in pair)
+
+
+def disjunction(node: Context, a: Any, b: Any) -> Condition:
+    """Where one of two masks holds: not where neither does."""
+    result = both(node.builder, negation(node, a), negation(node, b), node.batches)
+    if result is None:
+        raise node.unsupported("combines something other than masks")
+    return result.negated()
+
+
+# -- sums and products ------------------------------------------------------------
+
+
+def mapped(node: Context, a: Any, b: Any, function: Callable[[Any, Any], Any]) -> Condition | None:
+    """A function of a condition and a number, which is a condition; None of anything else."""
+    if isinstance(a, Condition) and (number := scalar(node, b)) is not None:
+        return a.map(lambda v: function(v, number))
+    if isinstance(b, Condition) and (number := scalar(node, a)) is not None:
+        return b.map(lambda v: function(number, v))
+    return None
+
+
+def masked_sum(node: Context, a: Any, b: Any) -> Masked | None:
+    """Scores with a mask added, or masked scores with anything else; None where there is no mask."""
+    builder = node.builder
+    if isinstance(b, (Masked, Tensor, Flat)) and not isinstance(a, (Masked, Tensor, Flat)):
+        a, b = b, a
+    if not isinstance(a, (Masked, Tensor, Flat)):
+        return None
+    if isinstance(b, Condition):
+        return add_mask(builder, a, b)
+    if is_value(b):
+        if not isinstance(a, Masked):
+            return None
+        return a.then(lambda scores: add(builder, *_two(builder, scores, b)))
+    scores = a.scores if isinstance(a, Masked) else a
+    pair = node.known_pair(b)
+    if not isinstance(pair, tuple):
+        return None
+    (scores,) = aligned(builder, [scores], pair[0].ndim)
+    if not isinstance(a, Masked) and (pair[0].dtype.kind != "f" or not (pair[0] <= HIDING_ALONE).any()):
+        return None
+    bias, seen = split(node.sample_array(b, scores))
+    if seen is None and not isinstance(a, Masked):
+        return None
+    masked = replace(a, scores=scores) if isinstance(a, Masked) else Masked(scores)
+    if seen is None:
+        return masked.then(lambda x: add(builder, x, bias))
+    array, whole = node.sample_array(b, scores), a.plain if isinstance(a, Masked) else lambda: scores
+    plain = None if whole is None or not np.isfinite(array).all() else lambda: add(builder, whole(), array)
+    if bias.any():
+        masked = replace(masked, scores=add(builder, scores, bias))
+    return hide(builder, masked, ~seen, plain)
+
+
+def _two(builder: Builder, a: Value, b: Value) -> tuple[Value, Value]:
+    first, second = aligned(builder, [a, b])
+    return first, second
+
+
+def masked_product(node: Context, a: Any, b: Any) -> Masked | None:
+    """Masked scores times a number above 0; None of anything else."""
+    if isinstance(b, Masked):
+        a, b = b, a
+    number = scalar(node, b)
+    if not isinstance(a, Masked) or number is None or number <= 0:
+        return None
+    return a.then(lambda scores: affine(node.builder, scores, number, 0.0))
+
+
+# -- choices --------------------------------------------------------------------
+
+
+def chosen(node: Context, condition: Any, a: Any, b: Any) -> Any:
+    """``a`` where a condition holds, ``b`` elsewhere."""
+    builder = node.builder
+    low, high = scalar(node, a), scalar(node, b)
+    if isinstance(condition, Condition):
+        if low is not None and high is not None:
+            return condition.map(lambda v: low if v else high)
+        for number, other, where in ((low, b, condition), (high, a, condition.negated())):
+            if number is not None and isinstance(other, Condition) and other.tensor == condition.tensor:
+                holds, rest = bool(where.true), bool(where.false)
+                true, false = (number if holds else other.true), (number if rest else other.false)
+                return replace(other, true=true, false=false, boolean=False)
+            if number is not None and hiding(number) and isinstance(other, (Tensor, Flat, Masked)):
+                return hide(builder, other, where, None)
+        first, second = (multiply(builder, *node.operands(c.number(builder), v)) for c, v in sides(condition, a, b))
+        x, y = node.operands(first, second)
+        return add(builder, x, y)
+    for number, other, negate in ((low, b, False), (high, a, True)):
+        if number is None or not hiding(number):
+            continue
+        if isinstance(other, Masked) or is_value(other):
+            scores = other.scores if isinstance(other, Masked) else other
+            pair = node.known_pair(condition)
+            (aligned_scores,) = aligned(builder, [scores], np.ndim(pair[0]))
+            hidden = node.sample_array(condition, aligned_scores).astype(bool)
+            masked = Masked(aligned_scores, other.seen, other.truth) if isinstance(other, Masked) else aligned_scores
+            there, plain = ~hidden if negate else hidden, None
+            if is_value(other) and np.isfinite(number):
+                plain = partial(choose, builder, there, np.asarray(number), aligned_scores)
+            return hide(builder, masked, there, plain)
+    mask, x, y = node.operands(condition, a, b)
+    return choose(builder, np.asarray(mask).astype(bool), x, y)
+
+
+def sides(condition: Condition, a: Any, b: Any) -> list[tuple[Condition, Any]]:
+    """Each value with 1 where it counts."""
+    return [(condition.map(bool), a), (condition.negated(), b)]
+
+
+def masks_of(node: Context, mask: Any, query: Any, key: Any) -> Scores:
+    """What a mask, of truths or of numbers that are added, does to the scores of queries and keys."""
+    if mask is None:
+        return Scores()
+    builder = node.builder
+    query, _ = aligned(builder, [query, key])
+    if isinstance(mask, Condition):
+        if mask.boolean:
+            truth = mask
+        elif max(mask.true, mask.false) == 0 and min(mask.true, mask.false) <= HIDING_ALONE:
+            truth = mask.map(lambda v: v == 0)
+        else:
+            raise node.unsupported("adds to the scores what the model computes from its inputs")
+        tensor, _ = aligned(builder, [truth.truth(builder), query])
+        return Scores(truth=tensor)
+    if is_value(mask):
+        raise node.unsupported("adds to the scores what the model computes from its inputs")
+    first = np.asarray(node.known_pair(mask)[0])
+    if first.dtype == bool:
+        return Scores(seen=node.sample_array(mask, query).astype(bool))
+    bias, seen = split(node.sample_array(mask, query))
+    return Scores(bias=bias if bias.any() else None, seen=seen)

@@ -1,0 +1,159 @@
+"""Relevance through chosen neurons of hidden layers, beside zennit-crp's figures and the oracle."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrpfast
+import oracle
+from lrpfast import InputError, ShapeError
+from lrpfast.layers import Add, Conv, Dense, Flatten
+
+DATA = Path(__file__).parent / "data"
+RECORDED = np.load(DATA / "concepts.npz")
+pytestmark = pytest.mark.filterwarnings("ignore::lrpfast.errors.RelevanceWarning")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
+@pytest.mark.parametrize("key", RECORDED.files)
+def test_figures_of_zennit_crp(key):
+    """zennit-crp 0.6.0 under EpsilonPlusFlat; with batch norm zennit folds it in another way (from_zennit.md)."""
+    network, settings = key.split("|", 1)
+    settings = json.loads(settings)
+    conditions = settings["conditions"]
+    if "neuron" in str(conditions):  # zennit-crp's [layer, channel, flat position]
+        neuron = np.zeros((8, 36), bool)
+        neuron[3, 14] = True
+        conditions = {"conv2d_1": neuron.reshape(8, 6, 6).transpose(1, 2, 0)}
+    model = lrpfast.load(DATA / f"torch_{network}.pt2")
+    recorded = RECORDED[key]
+    x = np.load(DATA / f"torch_{network}.npz")["x"][: len(recorded)].astype(np.float64)
+    analyzer = lrpfast.Analyzer(model, "epsilon_plus_flat", precision="float64")
+    relevance = analyzer.analyze(x, settings["target"], conditions=conditions, parallel=settings["parallel"])
+    whole = np.abs(analyzer.analyze(x, settings["target"])).max()
+    difference = np.abs(relevance - recorded).max()
+    assert difference < (1e-14 if network == "cnn" else 5e-5) * max(whole, np.abs(recorded).max())
+
+
+RULES = {
+    "epsilon": lrpfast.rules.Epsilon(0.01),
+    "z_plus": lrpfast.rules.ZPlus(),
+    "alpha_beta": lrpfast.rules.AlphaBeta(2, 1),
+    "gamma": lrpfast.rules.Gamma(0.5),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_chain_agrees_with_the_oracle(rule, rng):
+    """Layer by layer: the oracle's relevance, times the masks."""
+    weights = [rng.normal(size=shape) for shape in ((5, 7), (7, 6), (6, 3))]
+    model = lrpfast.from_layers([Dense(w, activation="relu" if i < 2 else None) for i, w in enumerate(weights)])
+    x, target = rng.normal(size=(4, 5)), np.array([0, 2, 1, 1])
+    parameters = {"epsilon": {"epsilon": 0.01}, "alpha_beta": {"alpha": 2, "beta": 1}, "gamma": {"gamma": 0.5}}
+    layers = [oracle.Dense(w, None, "relu" if i < 2 else None) for i, w in enumerate(weights)]
+    inputs, output = oracle.forward(layers, x)
+    masks = {0: rng.random(7) < 0.5, 1: rng.random(6) < 0.5}
+    for chosen in ({0: masks[0]}, {1: masks[1]}, masks):
+        relevance = oracle.starting_relevance(output, np.eye(3)[target] * output)
+        for i in (2, 1, 0):
+            if i in chosen:
+                relevance = relevance * chosen[i]
+            relevance = oracle.redistribute((rule, parameters.get(rule, {})), layers[i], inputs[i][0], relevance)
+        conditions = {model.layers[i + 1].name: mask for i, mask in chosen.items()}
+        analyzer = lrpfast.Analyzer(model, RULES[rule], precision="float64")
+        ours = analyzer.analyze(x, target, conditions=conditions)
+        np.testing.assert_allclose(ours, relevance, rtol=1e-9, atol=1e-12 * np.abs(relevance).max())
+
+
+@pytest.fixture
+def residual(rng):
+    graph = lrpfast.Graph()
+    x = graph.input((5, 4, 2))
+    a = graph.add(Conv(rng.normal(size=(3, 3, 2, 3)), padding="same", activation="relu", name="a"), x)
+    b = graph.add(Conv(rng.normal(size=(3, 3, 3, 3)), padding="same", activation="relu", name="b"), a)
+    c = graph.add(Add(name="c"), a, b)
+    return graph.model(graph.add(Dense(rng.normal(size=(60, 2)), name="d"), graph.add(Flatten(), c)))
+
+
+def test_what_passes_and_what_passes_by_are_the_whole(residual, rng):
+    x, analyzer = rng.normal(size=(3, 5, 4, 2)), lrpfast.Analyzer(residual, "epsilon", precision="float64")
+    whole = analyzer.analyze(x, 1)
+
+    def through(**conditions):
+        return analyzer.analyze(x, 1, conditions=conditions)
+
+    def past(**conditions):
+        return analyzer.analyze(x, 1, conditions=conditions, parallel=True)
+
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    for layer in ("a", "c"):  # every path leads through them
+        np.testing.assert_allclose(sum(through(**{layer: i}) for i in range(3)), whole, **close)
+        np.testing.assert_allclose(past(**{layer: {0, 2}}), through(**{layer: [0, 2]}), **close)
+    skipped = whole - through(b=slice(None))
+    assert np.abs(skipped).max() > 0.1
+    np.testing.assert_allclose(past(b=1) - through(b=1), skipped, **close)
+    np.testing.assert_allclose(past(b=[0, 1, 2]), whole, **close)
+    np.testing.assert_allclose(through(a=1, b=2), through(b=2, a=[1]), **close)
+    np.testing.assert_allclose(sum(through(a=i, b=2) for i in range(3)), through(b=2), **close)
+    np.testing.assert_allclose(past(a=0, b=1), through(a=0, b=1) + through(a=0) - through(a=0, b=[0, 1, 2]), **close)
+
+
+def test_several_conditions_at_once(residual, rng):
+    x, analyzer = rng.normal(size=(3, 5, 4, 2)).astype(np.float32), lrpfast.Analyzer(residual, "epsilon_plus")
+    place = rng.random((5, 4, 3)) < 0.5
+    conditions = [{"b": 0}, {"a": -1}, {"b": place}, {"a": 1, "b": 2}, {"b": np.array([True, False, True])}]
+    together = analyzer.analyze(x, conditions=conditions)
+    assert together.shape == (3, 5, 5, 4, 2) and together.dtype == np.float32
+    for i, condition in enumerate(conditions):
+        np.testing.assert_array_equal(together[:, i], analyzer.analyze(x, conditions=condition))
+        np.testing.assert_array_equal(together[1:2, i], analyzer.analyze(x[1:2], conditions=condition))
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "conditions"),
+    [
+        (InputError, "conditions must map", 3),
+        (InputError, "conditions must map", []),
+        (InputError, "conditions must map", {}),
+        (InputError, "no layer is named 'x'", {"x": 1}),
+        (InputError, "'input' is the input", {"input": 0}),
+        (InputError, "has channels 0 to 2", {"a": 3}),
+        (InputError, "has 3 channels; choose", {"a": 1.5}),
+        (InputError, "has 3 channels; choose", {"a": []}),
+        (InputError, "has 3 channels; choose", {"a": np.ones(4, bool)}),
+    ],
+)
+def test_wrong_conditions(residual, error, message, conditions):
+    with pytest.raises(error, match=message):
+        lrpfast.Analyzer(residual, "epsilon").analyze(np.ones((1, 5, 4, 2)), conditions=conditions)
+
+
+def test_layers_without_a_common_path(rng):
+    graph = lrpfast.Graph()
+    x = graph.input(3)
+    a, b = (graph.add(Dense(rng.normal(size=(3, 2)), name=name), x) for name in "ab")
+    analyzer = lrpfast.Analyzer(graph.model(graph.add(Add(), a, b)), "epsilon")
+    with pytest.raises(ShapeError, match="no path leads"):
+        analyzer.analyze(np.ones((1, 3)), conditions={"a": 0, "b": 1})
+    whole = analyzer.analyze(np.ones((1, 3)), conditions={"a": [0, 1], "b": [0, 1]}, parallel=True)
+    np.testing.assert_allclose(whole, analyzer.analyze(np.ones((1, 3))), rtol=1e-5)
+
+
+# Several starting relevances of one forward pass
+
+
+def test_several_starting_relevances(residual, rng):
+    x, starts = rng.normal(size=(4, 5, 4, 2)), rng.normal(size=(4, 3, 2))
+    analyzer = lrpfast.Analyzer(residual, "epsilon")
+    together = analyzer.analyze(x, starts)
+    assert together.shape == (4, 3, 5, 4, 2)
+    for k in range(3):
+        np.testing.assert_array_equal(together[:, k], analyzer.analyze(x, np.ascontiguousarray(starts[:, k])))
+    with pytest.raises(ShapeError, match=r"or \(4, k, 2\) for k explanations"):
+        analyzer.analyze(x, rng.normal(size=(4, 3, 3)))
