@@ -1,4 +1,4 @@
-"""How fast are whole networks explained, beside the peers, a forward pass and input × gradient? The cases of the targets table."""
+"""How fast are whole networks explained, beside the peers, a forward pass and input × gradient? The targets table."""
 
 from __future__ import annotations
 

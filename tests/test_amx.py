@@ -256,10 +256,7 @@ FAULTS = {
         "TILE_LOAD(7, b + (part) * AMX_PART + AMX_PART / 2, 64)",
         "TILE_LOAD(7, b + (part) * AMX_PART, 64)",
     ),
-    "pairs of k the wrong way": (
-        "2 * j + k % 2] = from[k * row_step + j]",
-        "2 * j + 1 - k % 2] = from[k * row_step + j]",
-    ),
+    "pairs of k the wrong way": ("2 * j + k % 2] = from[k", "2 * j + 1 - k % 2] = from[k"),
     "the last sums not added": ("    amx_add(&results[turn ^ 1], ldc);\n", ""),
     "panels of k not accumulated": ("tile->accumulate = accumulate || k0;", "tile->accumulate = accumulate;"),
 }

@@ -59,14 +59,18 @@ static inline __attribute__((always_inline)) void amx_pack(const int parts, ptrd
             /* columns are padded to whole panels: the last one may lack its second half */
             int halves = n0 % AMX_SIDE == 0 && n0 + 16 >= columns ? 2 : 1;
             uint16_t *to = out + (n0 / AMX_SIDE * AMX_UP(depth, AMX_STEP) + k0) * AMX_SIDE * parts + n0 % AMX_SIDE * AMX_STEP;
-            float values[AMX_STEP / 2][32] = {{0}}; /* as the instruction reads them */
+            float values[AMX_STEP / 2][32]; /* as the instruction reads them */
             uint16_t rest[32];
             ptrdiff_t width = columns - n0 < 16 ? columns - n0 : 16, end = depth - k0 < AMX_STEP ? depth - k0 : AMX_STEP;
             const float *from = w + k0 * row_step + n0 * column_step;
-            if (column_step == 1)
-                for (ptrdiff_t k = 0; k < end; k++)
-                    for (ptrdiff_t j = 0; j < width; j++)
-                        values[k / 2][2 * j + k % 2] = from[k * row_step + j];
+            if (end < AMX_STEP || width < 16)
+                memset(values, 0, sizeof values);
+            if (end == AMX_STEP && width == 16 && column_step == 1)
+                for (ptrdiff_t k = 0; k < AMX_STEP; k += 2, from += 2 * row_step)
+                    for (int j = 0; j < 16; j++) {
+                        values[k / 2][2 * j] = from[j];
+                        values[k / 2][2 * j + 1] = from[row_step + j];
+                    }
             else
                 for (ptrdiff_t j = 0; j < width; j++)
                     for (ptrdiff_t k = 0; k < end; k++)
