@@ -15,10 +15,12 @@ from lrpfast import layers
 from lrpfast.model.layers import FUNCTIONS
 from lrpfast.readers import sklearn
 from lrpfast.readers.keras import activations as keras_activations
+from lrpfast.readers.keras import attention as keras_attention
 from lrpfast.readers.keras import keras_1
 from lrpfast.readers.keras import layers as keras_layers
 from lrpfast.readers.keras import ops as keras_ops
 from lrpfast.readers.keras import preprocessing as keras_preprocessing
+from lrpfast.readers.keras import recurrent as keras_recurrent
 from lrpfast.readers.keras import wrappers as keras_wrappers
 from lrpfast.readers.onnx import classic_ops as onnx_classic_ops
 from lrpfast.readers.onnx import control_flow as onnx_control_flow
@@ -72,7 +74,7 @@ def by_role() -> str:
     blocks = []
     for name in layers.__all__:
         cls = getattr(layers, name)
-        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block, layers.Recurrent):
+        if cls in (layers.Layer, layers.Linear, layers.Merge, layers.Block, layers.RNN):
             continue
         if issubclass(cls, layers.Block):
             blocks.append(name)
@@ -115,6 +117,8 @@ def keras() -> str:
             ("layers", code(["InputLayer", *rest])),
             ("activations", code(name for name in converters if name in functions)),
             ("several inputs", code(merges)),
+            ("attention", code(sorted(keras_attention.ATTENTION))),
+            ("recurrent, and cells of an `RNN`", code([*keras_recurrent.RECURRENT, *keras_recurrent.CELLS])),
             ("preprocessing, normalization, named axes", code(keras_preprocessing.BUILDERS)),
             ("around another layer", code(keras_wrappers.WRAPPERS)),
             ("nothing at inference", code(nothing)),
@@ -210,8 +214,8 @@ have no name in a Keras file's `activation` come from a layer of their own or fr
 
 ## Keras
 
-`.h5` and `.keras` files and live models (`from_keras`), of Keras 1, 2 and 3. Recurrent layers and attention layers are
-not read; classes of your own, and a Lambda, are read with `load(path, custom_objects=...)`.
+`.h5` and `.keras` files and live models (`from_keras`), of Keras 1, 2 and 3. Classes and
+activation functions of your own, and a Lambda, are read with `load(path, custom_objects=...)`.
 
 {keras()}
 

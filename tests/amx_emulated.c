@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "compute.h"
 
+#include <math.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 
 #define UNROLL _Pragma("GCC unroll 14")
 #define T float
+#define SINGLE 1
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(x) JOIN(x, _f32)

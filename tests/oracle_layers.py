@@ -467,8 +467,14 @@ def multiply_back(ar, ledger, rule, shapes, parts, r):
     out = np.broadcast_shapes(*shapes)
     index = [stretched(s, out) for s in shapes]
     back = []
+    to = rule[1].get("to")
+    if to in ("prop", "abs"):
+        values = [np.abs(x[..., i]) if to == "abs" else x[..., i] for x, i in zip(parts, index, strict=True)]
+        s = divided(ar, ledger, r, ar.total(np.stack(values, -1), -1), proportional(rule))
     for k, x in enumerate(parts):
-        if rule[0] == "gradient":
+        if to in ("prop", "abs"):
+            each = ar.off(s * values[k])
+        elif rule[0] == "gradient":
             others = [parts[i][..., index[i]] for i in range(len(parts)) if i != k]
             each = ar.off(r * np.prod(others, axis=0), len(parts)) if others else r
         elif k in oracle_attention.sides(rule, len(parts)):
@@ -477,7 +483,8 @@ def multiply_back(ar, ledger, rule, shapes, parts, r):
             each = np.zeros_like(r)
         back.append(ar.total((index[k] == np.arange(x.shape[-1])[:, None]) * each[..., None, :], -1))
     back = np.concatenate(back, -1)
-    ledger.lost += r.sum(-1) - back.sum(-1)
+    if to not in ("prop", "abs"):
+        ledger.lost += r.sum(-1) - back.sum(-1)
     ledger.absolute += np.abs(back).sum(-1)
     return back
 

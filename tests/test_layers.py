@@ -274,6 +274,9 @@ PRODUCTS += [
     ("matrices of one value", [(1, 1), (1, 1)], Layer("MatMul", {"transpose_b": True})),
 ]
 
+#: of elementwise products alone
+SHARE_RULES = [("split", {"to": "prop", "stabilizer": (0.1, "sign")}), ("split", {"to": "abs"})]
+
 PRODUCT_RULES = [
     ("split", {}),
     ("split", {"stabilizer": (0.25, "zero")}),
@@ -412,6 +415,7 @@ FAMILIES = [
     (SIGNED, SIGNED_RULES, PRECISIONS),
     (ROUTES, ROUTE_RULES, PRECISIONS[:2]),
     (PRODUCTS, PRODUCT_RULES, PRECISIONS[:2]),
+    ([case for case in PRODUCTS if case[2].kind == "Multiply" and len(case[1]) > 1], SHARE_RULES, PRECISIONS[:2]),
     (NORMALIZATIONS, NORMALIZATION_RULES, PRECISIONS[:2]),
     (LOCAL_RESPONSE, [("pass", {})], PRECISIONS[:2]),
     (SOFTMAXES, SOFTMAX_RULES, PRECISIONS[:2]),

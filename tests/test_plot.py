@@ -512,7 +512,7 @@ def test_a_timeline_has_the_sum_and_every_series():
         SEQUENCES, inputs, features=["rain", "snow"], steps=dates, limit=2, labels=["one", "two", "three"]
     )
     first, rain, snow, second, *_ = figure.axes
-    assert len(figure.axes) == 6 and first.get_title() == "a" and second.get_title() == "b"
+    assert len(figure.axes) == 6 and first.get_title() == "one" and second.get_title() == "two"
     np.testing.assert_allclose([height for _, height in bars(first)], SEQUENCES[0].sum(1))
     np.testing.assert_allclose(rain.lines[0].get_ydata(), inputs[0, :, 0])
     assert (rain.get_ylabel(), snow.get_ylabel()) == ("rain", "snow")

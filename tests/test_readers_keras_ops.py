@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +94,9 @@ def test_operations_that_are_refused(tmp_path, name, config, args, words):
 
 
 def test_an_operation_and_its_parts_are_named_after_it(tmp_path):
-    model = operation(tmp_path, (4, 6), "Absolute")
-    assert [node.name for node in model.nodes][::2] == ["entry", "absolute"]
-    assert model.nodes[1].name.startswith("absolute/")
+    model = operation(tmp_path, (4, 6), "Min", {"axis": 1})
+    assert [model.nodes[i].name for i in (0, -1)] == ["entry", "min"]
+    assert model.nodes[1].name.startswith("min/")
 
 
 def test_a_residual_conserves_relevance(tmp_path):
@@ -136,19 +137,23 @@ def test_a_small_file_cannot_ask_for_any_memory(tmp_path):
 def test_what_a_wrapper_holds_is_refused_by_name(tmp_path):
     inner = layer("LSTM", "inner", units=3)
     model = sequential(entry((None, 5, 4)), layer("TimeDistributed", "steps", layer=inner))
-    with pytest.raises(UnsupportedLayerError, match=r"'steps' \(LSTM, 2 of 2\)"):
+    with pytest.raises(UnsupportedLayerError, match=r"'steps' \(TimeDistributed, 2 of 2\).*with LSTM"):
         load(write_h5(tmp_path / "m.h5", model, {"steps": []}))
 
 
 def test_a_mask_goes_through_layers_that_carry_it(tmp_path):
     masked = [entry((None, 5, 4)), layer("Masking", "m", mask_value=0.0), layer("Activation", "a", activation="relu")]
-    model = sequential(*masked, layer("GlobalAveragePooling1D", "p"))
+    x = np.random.default_rng(4).normal(size=(1, 5, 4))
+    x[:, 3:] = 0
+    mean = load(write_h5(tmp_path / "m.h5", sequential(*masked, layer("GlobalAveragePooling1D", "p"))))
+    close(mean.predict(x), np.maximum(x[:, :3], 0).mean(1))
+    model = sequential(*masked, layer("Softmax", "p"))
     with pytest.raises(UnsupportedLayerError, match="'p'.*leaves out the time steps that 'm' masks"):
         load(write_h5(tmp_path / "m.h5", model))
     model = sequential(*masked, layer("Flatten", "f"), layer("Softmax", "s"))
     assert load(write_h5(tmp_path / "m.h5", model)).output_shape == (20,)
-    with pytest.raises(UnsupportedLayerError, match="sets time steps to 0 whose values are all -9"):
-        load(write_h5(tmp_path / "m.h5", sequential(masked[0], layer("Masking", "m", mask_value=-9.0))))
+    model = load(write_h5(tmp_path / "m.h5", sequential(masked[0], layer("Masking", "m", mask_value=-9.0))))
+    assert model.layers[1].value == -9
 
 
 # -- classes of one's own -----------------------------------------------------
@@ -268,3 +273,70 @@ def test_a_one_dimensional_convolution_of_keras_1(tmp_path):
     model = load(write_h5(tmp_path / "m.h5", sequential(entry((None, 9, 4)), conv), {"c": [kernel, bias]}, "1.2.2"))
     assert np.array_equal(model.layers[1].kernel, kernel[:, 0])
     assert (model.layers[1].strides, model.output_shape) == ((2,), (4, 5))
+
+
+@pytest.mark.parametrize("version", ("2", "3"))
+def test_conditions_logarithms_variances_and_reshapes_by_shape(version, tmp_path):
+    (tmp_path / "m.h5").write_bytes(gzip.decompress((DATA / f"keras_choices_{version}.h5.gz").read_bytes()))
+    with np.load(DATA / "keras_choices.npz") as record:
+        x = record[f"{version}_x"]
+        expected = [record[f"{version}_y{i}"] for i in range(sum(key.startswith(f"{version}_y") for key in record))]
+    model = load(tmp_path / "m.h5")
+    for i, result, y in zip(model.outputs, model.predict(x), expected, strict=True):
+        close(result, y, str(model.nodes[i]))
+        target = {model.nodes[i].name: 0}
+        assert np.isfinite(lrpfast.Analyzer(model, "epsilon", target=target).analyze(x)).all()
+
+
+@pytest.mark.parametrize("spelling", ("dict", "text"))
+def test_operations_of_the_first_versions_of_tensorflow_2(spelling, tmp_path):
+    """Layers of the class TensorFlowOpLayer; TF 2.0 and 2.1 write their nodes as the bytes of a message."""
+    document = json.loads((DATA / "keras_tf_op_layer.json").read_text(encoding="utf-8"))[spelling]
+    with np.load(DATA / "keras_choices.npz") as record:
+        x, y = record["tf_x"], record["tf_y"]
+    close(load(write_h5(tmp_path / "m.h5", document, {}, "2.3.0-tf")).predict(x), y)
+    node = document["config"]["layers"][1]["config"]
+    node["node_def"] = {"op": "Bincount"} if spelling == "dict" else node["node_def"][:7]
+    with pytest.raises((UnsupportedLayerError, ModelFormatError), match="Bincount|node_def is damaged"):
+        load(write_h5(tmp_path / "m.h5", document, {}, "2.3.0-tf"))
+
+
+@pytest.mark.parametrize(
+    "chain, words",
+    [
+        (("Shape", "Multiply"), "number of samples"),
+        (("Greater", "Exp"), "comparison"),
+        (("Greater", "Add"), "comparison"),
+        (("Greater",), "output of the model is a comparison"),
+    ],
+)
+def test_what_is_no_value_is_refused_where_a_value_is_needed(chain, words, tmp_path):
+    document = json.loads((DATA / "keras_tf_op_layer.json").read_text(encoding="utf-8"))["dict"]
+    layers, last = document["config"]["layers"][:1], "input_1"
+    for op in chain:
+        config = {"name": op, "node_def": {"op": {"Multiply": "Mul"}.get(op, op), "attr": {}}, "constants": {}}
+        node = [[last, 0, 0, {}]]
+        if op in ("Greater", "Multiply", "Add"):
+            config["constants"] = {"1": 0.5}
+        layers.append({"class_name": "TensorFlowOpLayer", "config": config, "name": op, "inbound_nodes": [node]})
+        last = op
+    document["config"] |= {"layers": layers, "output_layers": [[last, 0, 0]]}
+    with pytest.raises(UnsupportedLayerError, match=words):
+        load(write_h5(tmp_path / "m.h5", document, {}, "2.3.0-tf"))
+
+
+def test_an_activation_of_ones_own_by_its_name(tmp_path):
+    """As Keras 2 writes it, a name; and as Keras 3 does, a function, perhaps registered under a package."""
+    spellings = ("twist", "mine>twist", {"module": "builtins", "class_name": "function", "config": "twist"})
+    x = np.array([[-1.0, 0.5]])
+    for i, spelling in enumerate(spellings):
+        path = write_h5(
+            tmp_path / f"{i}.h5", sequential(entry((None, 2)), layer("Activation", "a", activation=spelling))
+        )
+        with pytest.raises(UnsupportedLayerError, match="twist'.*custom_objects"):
+            load(path)
+        close(load(path, custom_objects={"twist": "tanh"}).predict(x), np.tanh(x))
+        own = {"twist": lambda config, weights: L.Activation("elu", {"alpha": 0.5})}
+        close(load(path, custom_objects=own).predict(x), np.where(x > 0, x, 0.5 * np.expm1(x)))
+        with pytest.raises(ModelFormatError, match="must return a lrpfast.layers.Activation"):
+            load(path, custom_objects={"twist": lambda config, weights: L.Identity()})

@@ -238,6 +238,40 @@ def test_masks_of_sequences_and_tokens():
     assert masked.tolist() == [[[0, 0], [-1, 2], [0, 0]]]
 
 
+def written_out(case, steps):
+    """The case's LSTM in layers of its own: a dense layer of [x, h] for each gate, products and sums."""
+    n, graph = case.units, lrpfast.Graph()
+    x = graph.input((steps, case.x.shape[2]))
+    weights = np.concatenate([case.p["kernel"], case.p["recurrent_kernel"]])
+    h = c = graph.add(layers.Flatten(), graph.add(layers.Dense(np.zeros((case.x.shape[2], n))), graph.add(
+        layers.Crop(((0, steps - 1),)), x)))  # fmt: skip
+    for step in range(steps):
+        row = graph.add(layers.Flatten(), graph.add(layers.Crop(((step, steps - 1 - step),)), x))
+        both = graph.add(layers.Concat(), row, h)
+        gates = []
+        for gate, function in enumerate(("sigmoid", "sigmoid", "tanh", "sigmoid")):
+            columns = slice(gate * n, (gate + 1) * n)
+            gates.append(graph.add(layers.Dense(weights[:, columns], case.p["bias"][columns], function), both))
+        i, f, g, o = gates
+        parts = [graph.add(layers.Multiply(), f, c), graph.add(layers.Multiply(), i, g)]
+        c = graph.add(layers.Add(), *parts)
+        h = graph.add(layers.Multiply(), o, graph.add(layers.Activation("tanh"), c))
+    return graph.model(h)
+
+
+@quiet
+@pytest.mark.parametrize(("product", "to"), [("signal", "signal"), ("half", "each"), ("prop", "prop"), ("abs", "abs")])
+def test_a_cell_that_is_written_out_has_the_same_relevance(product, to):
+    """Products take what recurrent layers take."""
+    case = Case("LSTM", steps=3, seed=4)
+    epsilon = rules.Epsilon(0.1)
+    by_type = {layers.Multiply: rules.Split(to=to, stabilizer=0.1), (layers.Dense, layers.Add): epsilon}
+    model = written_out(case, case.steps)
+    analyzer = lrpfast.Analyzer(model, lrpfast.composites.ByType(by_type), precision="float64")
+    (expected,) = case.actual({"epsilon": 0.1, "product": product})
+    np.testing.assert_allclose(analyzer.analyze(case.x, case.relevance), expected, atol=1e-13)
+
+
 # Rules of composites.
 
 
@@ -251,7 +285,7 @@ def test_rules_by_name_reach_recurrent_layers():
     assigned = lrpfast.composites.from_name("epsilon", epsilon=0.1).assign(model)
     assert [rule.epsilon for rule in assigned.rules.values()] == [0.1, 0.1]
     assert lrpfast.composites.EpsilonPlus(0.2).assign(model).rules[1] == rules.Epsilon(0.2)
-    with pytest.raises(lrpfast.RuleError, match="'z_plus' is no rule for a recurrent layer; it takes epsilon, zero"):
+    with pytest.raises(lrpfast.RuleError, match="'z_plus' is no rule for a recurrent layer; it takes recurrent, eps"):
         lrpfast.Analyzer(model, "z_plus")
 
 

@@ -271,7 +271,6 @@ class Analyzer:
             return f"{name}: {self.precision}, input sizes open"
         rules = list(dict.fromkeys(describe(r) for r in self._core.plan.rules if not isinstance(r, Pass))) or ["pass"]
         names = ", ".join(rules[:SHOWN_RULES] + (["…"] if len(rules) > SHOWN_RULES else []))
-        # for a uniform composite, the rule with its parameters says more than the name
         composite = "" if self.composite.name.startswith("uniform ") else f"{self.composite.name}: "
         return f"{name}: {composite}{names}; {self.precision}, {self.device}"
 
@@ -291,11 +290,11 @@ class Analyzer:
         out : array, optional
             C-contiguous, with the result's shape and dtype; filled and returned.
         conditions : mapping, or list of mappings, optional
-            Relevance through some neurons of hidden layers alone (concept relevance propagation, Achtibat et al.
-            2023): from a layer's name to its channels, as an index, a list, set or slice of indices, or a boolean
-            array of the channels or of the layer's whole output. Layers are those of ``explain(layers=True).layers``.
+            Relevance through some neurons of hidden layers alone (Achtibat et al. 2023): from a layer's name, as in
+            ``explain(layers=True).layers``, to channels (an index, a list, set, slice or boolean array) or neurons (a
+            boolean array of the layer's shape).
         parallel : bool
-            Whether relevance that passes by the layers of a condition, as in a residual connection, counts too.
+            Whether relevance on paths around the layers of a condition counts too.
 
         Returns
         -------
@@ -356,8 +355,7 @@ class Analyzer:
         source : path, array, iterator
             Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
             ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
-            Of a model with several inputs a source for each: a mapping from the inputs' names, a list in their order,
-            or a file, or a group in it, that holds an array of each name. Lengths must agree.
+            For several inputs a mapping from their names, a list, or a file or group with an array for each name.
         sink : path or callable, optional
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
             called with (index of the first sample, relevances). None if only statistics are wanted. For several

@@ -1,4 +1,4 @@
-"""Which layer gets which rule, for `lrpfast.Analyzer`.
+"""Composites, which give layers their rules, for `lrpfast.Analyzer`.
 
 Examples
 --------

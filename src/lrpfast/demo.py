@@ -1,4 +1,4 @@
-"""``lrpfast demo``: a published notebook's explanations again, its figures beside lrpfast's.
+"""``lrpfast demo``: a published notebook's explanations, its figures next to lrpfast's.
 
 The notebook explained one small model with iNNvestigate on an A100, found that
 relevance went missing, and could not say where. `explain` can: the bias took 3.63 of
@@ -42,11 +42,11 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """As the notebook called it: ``lrp.epsilon, bias=False``."""
+        """The notebook's label: ``lrp.epsilon, bias=False``."""
         return ", ".join([self.name, *(f"{key}={value}" for key, value in self.parameters.items())])
 
     def table(self) -> str:
-        """The notebook's figures, lrpfast's below them, and where the rest went."""
+        """The notebook's figures, lrpfast's below them, and where the missing relevance went."""
         labels = [self.name, *(f"  {key}={value}" for key, value in self.parameters.items()), ""]
         lines = [row(labels[0], "notebook", self.printed, self.residual)]
         for precision, label in zip(PRECISIONS, [*labels[1:], "", ""], strict=False):
@@ -84,7 +84,7 @@ def explain_cells(
 ) -> tuple[list[Cell], float]:
     """Every cell of the notebook under every precision, and the seconds that the explanations took.
 
-    On the CPU, which alone promises the digits that the notebook printed.
+    On the CPU, because only there are all digits those of the notebook.
     """
     cells, seconds = [], 0.0
     for entry in figures["library_cells_tf32"]:
@@ -107,7 +107,7 @@ def explain_cells(
 
 
 def _where(layers: Conservation) -> str:
-    """Where the relevance that does not arrive went."""
+    """The text that says where the missing relevance went."""
     parts = {
         "bias": sum(float(b.bias[0]) for b in layers),
         "stabilizer": sum(float(b.stabilizer[0]) for b in layers),
@@ -118,7 +118,7 @@ def _where(layers: Conservation) -> str:
 
 
 def run(output: str, threads: int | None = None) -> None:
-    """The demo: explain, print the table, write the relevances to an .npz file."""
+    """Run the demo: explain, print the table, write the relevances to an .npz file."""
     check_target(output)
     model, figures = notebook()
     x = inputs()
@@ -148,11 +148,11 @@ def run(output: str, threads: int | None = None) -> None:
 
 
 def row(label: str, source: str, figures: Sequence[Any], rest: Any = "", mark: str = "") -> str:
-    """One line of the tables: what is shown, whose it is, two figures, what is missing, a mark."""
+    """One line of the table: the cell, the source, two figures, the missing relevance, a mark."""
     first, second = figures
     return f"{label:<31}{source:<8}{first:>14}{second:>14}{rest:>24}  {mark}".rstrip()
 
 
 def _digits(value: np.floating) -> str:
-    """The digits that tell a float32 from its neighbours; ten of a float64's."""
+    """The digits that identify a float32; ten digits of a float64."""
     return str(value) if value.dtype == np.float32 else f"{value:.10g}"

@@ -1,7 +1,7 @@
-"""Every exception and warning that lrpfast raises, under one base class.
+"""All exceptions and warnings of lrpfast, under one base class.
 
-Each also derives from the built-in class that a caller would expect, so that
-``except ValueError`` keeps working in code that does not know lrpfast.
+Each exception also derives from the corresponding built-in class, so that
+``except ValueError`` works in code that does not know lrpfast.
 """
 
 import errno
@@ -15,10 +15,10 @@ MOST_OF_A_LIST = 12_000
 
 
 class LrpfastError(Exception):
-    """Base class of every error that lrpfast raises on purpose.
+    """Base class of all errors that lrpfast raises on purpose.
 
-    Its text may be shown in a terminal as it is: control characters, which files can hold in the place of
-    names, are written as escapes, and what is far too long is cut in its middle.
+    A terminal can show its text: control characters, which files may contain in names, are written as escapes, and
+    a text that is far too long is cut in the middle.
 
     Examples
     --------
@@ -32,7 +32,7 @@ class LrpfastError(Exception):
     _most = MOST_CHARACTERS
 
     def __str__(self) -> str:
-        text = Exception.__str__(self)  # not OSError's, which has the number of the error in it
+        text = Exception.__str__(self)  # not that of OSError, which contains the error's number
         if not text.isprintable():
             text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
         half = self._most // 2
@@ -40,7 +40,7 @@ class LrpfastError(Exception):
 
 
 class ModelFormatError(LrpfastError, ValueError):
-    """A model file or object cannot be read as what it claims to be.
+    """A model file or object is damaged, or does not have the format that it claims.
 
     Examples
     --------
@@ -53,13 +53,13 @@ class ModelFormatError(LrpfastError, ValueError):
 
 
 class _NotFoundError(LrpfastError, FileNotFoundError):
-    """There is nothing at a path: with ``errno``, ``strerror`` and ``filename`` as Python's own error has them.
+    """A path does not exist; ``errno``, ``strerror`` and ``filename`` are those of Python's own error.
 
     Parameters
     ----------
     path : str
     advice : str
-        What may be done, for the message.
+        A cure, for the message.
     """
 
     def __init__(self, path: str, advice: str = "") -> None:
@@ -72,7 +72,7 @@ class _NotFoundError(LrpfastError, FileNotFoundError):
 
 
 class ModelNotFoundError(_NotFoundError, ModelFormatError):
-    """There is no model file at the path that was given.
+    """The model file does not exist.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class ModelNotFoundError(_NotFoundError, ModelFormatError):
 
 
 class UnsupportedLayerError(LrpfastError, NotImplementedError):
-    """A layer that lrpfast has no forward pass or no rule for; names it.
+    """lrpfast has no forward pass or no rule for a layer, which the message names.
 
     Examples
     --------
@@ -123,7 +123,7 @@ class RuleError(LrpfastError, ValueError):
 
 
 class DeviceError(LrpfastError, RuntimeError):
-    """The device asked for is not there, or does not work.
+    """The requested device does not exist or does not work.
 
     Examples
     --------
@@ -133,7 +133,7 @@ class DeviceError(LrpfastError, RuntimeError):
 
 
 class MissingPackageError(LrpfastError, ImportError):
-    """A package that is installed only on request is needed; says which and how to get it.
+    """An optional package is missing; the message says which, and how to install it.
 
     Examples
     --------
@@ -156,7 +156,7 @@ class InputError(LrpfastError, ValueError):
 
 
 class InputNotFoundError(_NotFoundError, InputError):
-    """There is no file of inputs, labels or a mask at the path that was given.
+    """A file of inputs, labels or a mask does not exist.
 
     Examples
     --------
@@ -169,16 +169,16 @@ class InputNotFoundError(_NotFoundError, InputError):
 
 
 class SampleError(InputError):
-    """A value of one sample is wrong; names the sample and, where there is one, the feature.
+    """A value of one sample is wrong; the message names the sample and the feature, if there is one.
 
     Parameters
     ----------
     text : str
-        The message, with ``{where}`` for the place.
+        The message, with ``{where}`` for the position.
     sample : int
         Index of the sample in the batch.
     feature : tuple of int
-        Index of the value within the sample; empty where the whole sample is meant.
+        Index of the value within the sample; empty for the whole sample.
 
     Examples
     --------
@@ -198,12 +198,12 @@ class SampleError(InputError):
         return self.text.format(where=f"x[{index}]" if self.feature else f"sample {index}")
 
     def moved(self, by: int) -> "SampleError":
-        """The same error for a batch that is part of a larger one, ``by`` samples from its begin."""
+        """The same error for a larger batch, in which this batch begins at sample ``by``."""
         return SampleError(self.text, self.sample + by, self.feature)
 
 
 class BoundsWarning(UserWarning):
-    """Inputs lie outside the bounds that a rule was given.
+    """Inputs are outside the bounds of a rule.
 
     Examples
     --------
@@ -213,7 +213,7 @@ class BoundsWarning(UserWarning):
 
 
 class ApproximationWarning(UserWarning):
-    """A model is read as something that is near to it, not the same: a quantized file without its rounding.
+    """A model is read as an approximation: a quantized file without its rounding.
 
     Examples
     --------
@@ -223,7 +223,7 @@ class ApproximationWarning(UserWarning):
 
 
 class RelevanceWarning(UserWarning):
-    """Relevance whose single values mean little: it grew, or vanished, on its way to the input.
+    """Single values of relevance mean little, because relevance grew or vanished on its way to the input.
 
     Examples
     --------
@@ -247,7 +247,7 @@ class AmplificationWarning(RelevanceWarning):
 
 
 class VanishingWarning(RelevanceWarning):
-    """Next to nothing of the explained output reaches the input, or nothing at all.
+    """Almost none of the explained output reaches the input, or none at all.
 
     Examples
     --------

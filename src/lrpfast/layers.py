@@ -1,4 +1,4 @@
-"""The layers a model is made of, for `lrpfast.from_layers` and `lrpfast.Graph`; each takes a ``name=``.
+"""The layers of models, for `lrpfast.from_layers` and `lrpfast.Graph`; each takes a ``name=``.
 
 Examples
 --------
@@ -10,6 +10,7 @@ Examples
 from .model.layers import (
     GRU,
     LSTM,
+    RNN,
     Activation,
     AdaptiveAveragePool,
     Add,
@@ -45,7 +46,6 @@ from .model.layers import (
     Minimum,
     Multiply,
     Permute,
-    Recurrent,
     ReflectPad,
     RepeatVector,
     Reshape,
@@ -101,7 +101,7 @@ __all__ = [
     "Multiply",
     "Permute",
     "RMSNorm",
-    "Recurrent",
+    "RNN",
     "ReflectPad",
     "RepeatVector",
     "Reshape",

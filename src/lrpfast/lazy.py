@@ -1,4 +1,4 @@
-"""Values that are computed when first asked for."""
+"""Properties that are computed on first access."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Value = TypeVar("Value")
 class lazy_property(Generic[Value]):  # noqa: N801 - it is used as the decorator that it stands in for
     """`functools.cached_property` without the lock that it has before Python 3.12.
 
-    That lock is one for all objects of a class, and a process that is forked while another thread is in it waits for
-    ever. Here two threads may both compute a value, the same one.
+    All objects of a class share that lock, and a process that is forked while another thread has it waits forever.
+    Without it, two threads may both compute the value, which is the same.
     """
 
     def __init__(self, compute: Callable[[Any], Value]) -> None:
@@ -30,5 +30,5 @@ class lazy_property(Generic[Value]):  # noqa: N801 - it is used as the decorator
         if instance is None:
             return self
         value: Value = self.compute(instance)
-        instance.__dict__[self.name] = value  # found before this descriptor from now on
+        instance.__dict__[self.name] = value  # the instance's attribute takes precedence from now on
         return value

@@ -1,4 +1,4 @@
-"""Files that appear only when they are whole."""
+"""Output files that appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import BinaryIO
 
 from .errors import InputError
 
-#: What may stand between folders, and at a folder's end.
+#: The characters that separate folders.
 SLASHES = os.sep + (os.altsep or "")
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` when the block ends well.
+    """Open a file that replaces ``path`` when the block ends without an error.
 
-    It is written beside its target under a temporary name. On any error, a full
-    disk or an interrupt it is removed, and what was at ``path`` is left as it was.
+    The file is written next to its target under a temporary name. On any error, a
+    full disk or an interrupt it is removed, and an existing ``path`` stays unchanged.
 
     Raises
     ------
     InputError
-        When ``path`` is something else than a regular file or a free name.
+        When ``path`` exists and is not a regular file.
     OSError
-        Naming ``path``, when it cannot be written.
+        With the name ``path``, when it cannot be written.
     """
     target = os.path.realpath(path)  # a link's target is replaced, not the link
     check_target(path)
@@ -49,10 +49,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def replace_file(temporary: str, target: str) -> None:
-    """Rename a whole file to ``target`` in one step; the permissions of a file that was there are kept.
+    """Rename a complete file to ``target`` in one step; the permissions of an existing target are kept.
 
-    Windows does not replace a file that a process has open or mapped to memory, nor one that is read only; there
-    is nothing to be kept.
+    Windows does not replace a file that a process has open or mapped to memory, nor a read-only file, so there are
+    no permissions to keep.
     """
     if sys.platform != "win32" and os.path.exists(target):
         shutil.copymode(target, temporary)
@@ -61,14 +61,14 @@ def replace_file(temporary: str, target: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Return when a file's bytes, or a folder's names, are on the disk and survive a power cut."""
+    """Write a file's bytes, or a folder's names, to the disk, so that they survive a power cut."""
     if sys.platform == "win32" and os.path.isdir(path):
-        return  # no folder can be opened there, and only what is open for writing can be synced
+        return  # Windows cannot open folders, and syncs only files that are open for writing
     file = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(file)
     except OSError as error:
-        # some network file systems cannot sync a folder, whose names they keep by themselves
+        # some network file systems cannot sync a folder, but keep its names themselves
         if not (os.path.isdir(path) and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
             raise
     finally:
@@ -76,13 +76,13 @@ def sync(path: str) -> None:
 
 
 def beside(path: str, suffix: str) -> str:
-    """The hidden name beside ``path`` (a link's target) of what belongs to it: "part", "journal", "lock"."""
+    """The hidden file that belongs to ``path`` (or a link's target): "part", "journal" or "lock"."""
     folder, name = os.path.split(os.path.realpath(path))
     return os.path.join(folder, f".{name}.lrpfast-{suffix}")
 
 
 def check_target(path: str | os.PathLike[str], size: int = 0) -> None:
-    """InputError or OSError unless a file of ``size`` bytes can be put at ``path``."""
+    """Raise InputError or OSError unless a file of ``size`` bytes can be written at ``path``."""
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     if os.path.isdir(target):
@@ -97,21 +97,21 @@ def check_target(path: str | os.PathLike[str], size: int = 0) -> None:
 
 
 def on_disk(status: os.stat_result) -> int:
-    """Bytes of the disk that a file takes; Windows tells no more than its size."""
+    """The number of bytes that a file takes on the disk; on Windows its size."""
     if sys.platform == "win32":
         return status.st_size
     return status.st_blocks * 512
 
 
 def check_free(path: str | os.PathLike[str], folder: str, size: int) -> None:
-    """InputError unless ``size`` more bytes fit on the disk that ``folder`` is on."""
+    """Raise InputError unless ``size`` more bytes fit on the disk of ``folder``."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(f"{path}: needs {size:,} bytes, but the disk has {free:,} free")
 
 
 def in_utf8(text: str) -> str:
-    """What is named in a file, as its bytes say in UTF-8, where it was typed in a locale of another encoding."""
+    """A name in a file, decoded from its bytes as UTF-8, if it was typed in a locale with another encoding."""
     try:
         return os.fsencode(text).decode()
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""Names that are not known, and those that were probably meant."""
+"""Suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def unknown_name_message(kind: str, name: Any, known: Iterable[str], where: str) -> str:
-    """The message for a name that is not known: the nearest one that is, and ``where`` all are found.
+    """The message for an unknown name: the nearest known one, and ``where``, which lists all.
 
     Names that differ only in case and separators come first: "EpsilonPlus" means "epsilon_plus".
     """
@@ -21,7 +21,7 @@ def _nearest(name: str, known: list[str]) -> str | None:
     import difflib
 
     for normalize in (str.casefold, _letters):
-        by_form = {normalize(other): other for other in reversed(known)}  # of equals the first
+        by_form = {normalize(other): other for other in reversed(known)}  # of equal forms the first
         if normalize(name) in by_form:
             return by_form[normalize(name)]
     by_form = {other.casefold(): other for other in reversed(known)}

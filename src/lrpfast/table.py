@@ -1,4 +1,4 @@
-"""Tables as text and, for notebooks, as HTML: for everything that shows itself as one."""
+"""Tables as text and, in notebooks, as HTML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def lines(rows: Sequence[Sequence[str]], right: int | None = None) -> list[str]:
-    """The rows as lines of aligned columns; those from ``right`` on are aligned to the right."""
+    """The rows as lines of aligned columns; columns from ``right`` on are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = len(widths) if right is None else right
     return [

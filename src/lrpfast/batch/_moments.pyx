@@ -1,4 +1,4 @@
-"""The loops of `blocks`, `sketch`, `normalize` and `bounds`: passes over columns or rows, without Python.
+"""The loops of `moment_tree`, `sketch`, `normalize` and `bounds` over columns or rows, without Python.
 
 Every function works on the columns (or rows) from ``first`` to ``last`` alone, so that threads can share an array.
 No result depends on how they share it: columns do not meet, and a row's sum has a fixed order.

@@ -22,7 +22,7 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
   lrpfast demo                                         see it work on a model that is included
   lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
-  lrpfast evaluate model.h5 x.npy --rule epsilon,gamma how good explanations are, side by side
+  lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 

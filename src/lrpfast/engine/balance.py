@@ -215,13 +215,13 @@ def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:
     return z + np.where(z >= 0, value, -value)
 
 
-def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) -> dict[str, np.ndarray]:
+def layer_balance(trace: LayerTrace, buffers: dict[int, np.ndarray], samples: int) -> dict[str, np.ndarray]:
     """The figures of one layer from a traced run's buffers; Σ|R| in and out beside them."""
 
     def value(source: Any) -> np.ndarray:
         if isinstance(source, np.ndarray):
             return source.astype(np.float64)[None]
-        return kept[source].astype(np.float64)
+        return buffers[source].astype(np.float64)
 
     incoming = value(trace.incoming)
     # NaN: masked features
@@ -241,8 +241,8 @@ def layer_balance(trace: LayerTrace, kept: dict[int, np.ndarray], samples: int) 
             b = np.resize(g.bias.astype(np.float64), s.shape[1])
             bias += c * (s * b).sum(1)
         dead = np.broadcast_to(z == 0, s.shape)
-        taken = s * (_stabilized(z, g.group.stabilizer.value, g.group.stabilizer.kind) - z)
-        stabilizer += c * np.where(dead, 0.0, taken).sum(1)
+        stabilizer_part = s * (_stabilized(z, g.group.stabilizer.value, g.group.stabilizer.kind) - z)
+        stabilizer += c * np.where(dead, 0.0, stabilizer_part).sum(1)
         share -= c * (open_ & ~dead)
     total_in, total_out = incoming.sum(1), outgoing.sum(1)
     if trace.remainder:

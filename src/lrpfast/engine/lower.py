@@ -54,7 +54,7 @@ def lower(
         relevance[builder.inputs[0]] = result
     if builder.present is not None:
         builder.backward.append(RestoreNaN(result, builder.present))
-    kept = {output, *relevance.values(), *builder.traced_buffers()} - {result, 0} if trace else set()
+    keep = {output, *relevance.values(), *builder.traced_buffers()} - {result, 0} if trace else set()
     program = Program(
         tuple(builder.sizes),
         tuple(builder.forward),
@@ -63,7 +63,7 @@ def lower(
         result,
         builder.dtype.name,
         tf32,
-        tuple(sorted(kept)),
+        tuple(sorted(keep)),
         input_range,
         plan.mask_nan,
     )
@@ -150,7 +150,7 @@ def _backward(builder: ProgramBuilder, start: int) -> dict[int, int]:
     for step in reversed(builder.plan.steps):
         if step.output not in contributions:
             if builder.trace:
-                relevance[step.output] = _nothing(builder, step.output)
+                relevance[step.output] = _nothing(builder, step.output, start)
             continue
         r = relevance[step.output] = _accumulated(builder, contributions[step.output])
         outs: Sequence[int | None]
@@ -164,14 +164,15 @@ def _backward(builder: ProgramBuilder, start: int) -> dict[int, int]:
             if out is not None and carries.get(v, True):
                 contributions.setdefault(v, []).append(out)
     for v in builder.inputs:
-        relevance[v] = _accumulated(builder, contributions[v]) if v in contributions else _nothing(builder, v)
+        relevance[v] = _accumulated(builder, contributions[v]) if v in contributions else _nothing(builder, v, start)
     return relevance
 
 
-def _nothing(builder: ProgramBuilder, value: int) -> int:
-    """A buffer of zeros, for a value that no relevance reaches."""
+def _nothing(builder: ProgramBuilder, value: int, start: int) -> int:
+    """A buffer of zeros, for a value that no relevance reaches: nothing of a buffer that is there."""
     out = builder.buffer(builder.plan.sizes[value])
-    builder.backward.append(Scatter(0, out, np.full(builder.sizes[0], -1, np.int64)))
+    source = min(0, start, key=lambda b: builder.sizes[b])
+    builder.backward.append(Scatter(source, out, np.full(builder.sizes[source], -1, np.int64)))
     return out
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..kernels.contraction_ops import Share
 from ..kernels.ops import (
     Accumulate,
+    Activate,
     DotBack,
     DotOp,
     Extremum,
@@ -35,6 +36,7 @@ from ..kernels.ops import (
 from ..model.layers import (
     GRU,
     LSTM,
+    RNN,
     Concat,
     Crop,
     Dot,
@@ -50,7 +52,6 @@ from ..model.layers import (
     Minimum,
     Multiply,
     Permute,
-    Recurrent,
     ReflectPad,
     RepeatVector,
     Reshape,
@@ -275,6 +276,8 @@ def _multiply_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int
     factors: list[int] = builder.state[step.output]
     size = math.prod(step.shape)
     gradient = isinstance(step.rule, Gradient)
+    if not gradient and step.rule.to in ("prop", "abs"):  # type: ignore[attr-defined]
+        return _in_proportion(builder, step, r, factors)
     sides = range(len(factors)) if gradient else sides_of(step.rule, len(factors))
     outs: list[int | None] = []
     for k, shape in enumerate(step.shapes):
@@ -288,6 +291,26 @@ def _multiply_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int
             builder.backward.append(builder.elementwise(r, r, out, Share(0, "1", 1.0 / len(sides))))
         outs.append(builder.shrink(out, stretched(shape, step.shape), math.prod(shape)))
     builder.note(step, r, [out for out in outs if out is not None], remainder=gradient)
+    return outs
+
+
+def _in_proportion(builder: ProgramBuilder, step: LayerPlan, r: int, factors: Sequence[int]) -> list[int | None]:
+    """Shares of a product in proportion to its factors or to their absolute values: the rule of their sum."""
+    size = math.prod(step.shape)
+    parts = list(factors)
+    if step.rule.to == "abs":  # type: ignore[attr-defined]
+        parts = [builder.buffer(size) for _ in factors]
+        slope = {"negative_slope": -1.0}
+        builder.backward.extend(Activate(f, p, "leaky_relu", slope) for f, p in zip(factors, parts, strict=True))
+    total = builder.buffer(size)
+    builder.backward.append(Accumulate(tuple(parts), total))
+    s, group = builder.divided(r, total, size, step.rule.stabilizer)  # type: ignore[attr-defined]
+    outs: list[int | None] = []
+    for part, shape in zip(parts, step.shapes, strict=True):
+        out = builder.buffer(size)
+        builder.backward.append(builder.elementwise(s, part, out, Share(0, "x")))
+        outs.append(builder.shrink(out, stretched(shape, step.shape), math.prod(shape)))
+    builder.note(step, r, [out for out in outs if out is not None], (group,))
     return outs
 
 
@@ -415,7 +438,7 @@ NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., Sequenc
 }
 
 #: Layers whose own backward function knows what to do with a rule; the others hand on what a rule scales first.
-_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, Recurrent, StepMask)
+_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, RNN, StepMask)
 
 
 def forward(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..kernels.codes import BiasShare, Cell, ProductShare
-from ..kernels.ops import Gather, MaskSteps, Recur, RecurBack
+from ..kernels.ops import MaskSteps, Recur, RecurBack
 from ..kernels.recurrent_ops import ACCOUNT, Recurrence
-from ..model.layers import GRU, LSTM, Activation, Recurrent, StepMask
+from ..model.layers import GRU, LSTM, RNN, Activation, StepMask
 from ..rules import Epsilon, Rule, Zero
 from .plan import LayerPlan
 from .program_builder import ProgramBuilder
@@ -22,7 +22,7 @@ def _function(function: Activation | None) -> tuple[str, Any]:
     return ("linear", {}) if function is None else (function.function, function.parameters)
 
 
-def _weights(layer: Recurrent) -> tuple[Cell, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+def _weights(layer: RNN) -> tuple[Cell, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     """The cell, its weights and biases, and those of a candidate of its own, as kernels take them."""
     w, u, n = layer.kernel.astype(np.float64), layer.recurrent_kernel.astype(np.float64), layer.units
     bias = np.zeros(w.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
@@ -87,7 +87,7 @@ def _recurrence(step: LayerPlan) -> Recurrence:
 def recur(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
     """A recurrent layer; keeps what its steps computed for the way back."""
     layer = step.layer
-    assert isinstance(layer, Recurrent)
+    assert isinstance(layer, RNN)
     recurrence = _recurrence(step)
     rest = list(sources[1:])
     mask = rest.pop(0) if layer.takes_mask else None
@@ -100,10 +100,10 @@ def recur(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> i
     return out
 
 
-def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     """Relevance of the sequence, of a mask (none), and of initial states that are inputs."""
     layer = step.layer
-    assert isinstance(layer, Recurrent)
+    assert isinstance(layer, RNN)
     x, mask, state, recurrence = builder.state[step.output]
     out = builder.buffer(math.prod(step.shapes[0]))
     states = [builder.buffer(layer.units) for _ in layer.states] if layer.takes_state else []
@@ -112,15 +112,8 @@ def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     scratch = builder.buffer(recurrence.scratch_size)
     builder.backward.append(RecurBack(x, mask, state, r, out, out_h, out_c, account, scratch, recurrence))
     builder.note(step, r, (out, *states), steps=None if account is None else StepsTrace(account, out, recurrence))
-    masks = [_zeros(builder, r, recurrence.steps)] if layer.takes_mask else []
+    masks: list[int | None] = [None] if layer.takes_mask else []
     return [out, *masks, *states]
-
-
-def _zeros(builder: ProgramBuilder, r: int, size: int) -> int:
-    """No relevance."""
-    out = builder.buffer(size)
-    builder.backward.append(Gather(r, out, np.full(size, -1, np.int64)))
-    return out
 
 
 def mask_steps(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:
@@ -133,6 +126,6 @@ def mask_steps(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
     return out
 
 
-def mask_steps_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
+def mask_steps_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     """Relevance of what is masked: that of the steps that count, which is all; a mask hands on none."""
-    return [_zeros(builder, r, math.prod(step.shapes[0])) if isinstance(step.layer, StepMask) else r]
+    return [None if isinstance(step.layer, StepMask) else r]

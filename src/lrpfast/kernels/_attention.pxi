@@ -16,28 +16,10 @@ cdef int masked_softmax(const Code* code, const Operation* op, const Batch* batc
             out[at + j] = x[at + j]
             if (here != NULL and here[j] == 0) or (mask != NULL and mask[at + j] == 0):
                 out[at + j] = <real>(-INFINITY)
-        softmax_of_seen(out + at, op.columns, <real*>NULL, <real*>NULL)
+        code.kernels.softmax(op.columns, out + at, NULL, 0)
     return FINE
 
 register("masked_softmax", masked_softmax[float], masked_softmax[double], NO_SCRATCH)
-
-
-cdef void softmax_of_seen(real* x, Py_ssize_t n, real* top_score, real* sum_of_all) noexcept nogil:
-    """The softmax of scores in place; those of -inf, which are not seen, become 0, and all of them where none is."""
-    cdef Py_ssize_t j
-    cdef real top = <real>(-INFINITY)
-    cdef double total = 0
-    for j in range(n):
-        top = max(top, x[j])
-    if top == <real>(-INFINITY):
-        top = 0
-    for j in range(n):
-        x[j] = <real>exp(<double>(x[j] - top))
-        total += x[j]
-    if top_score != NULL:
-        top_score[0], sum_of_all[0] = top, <real>total
-    for j in range(n):
-        x[j] = <real>(x[j] / total) if total > 0 else 0
 
 
 cdef struct Heads:      # an attention's shapes, and where its blocks lie in scratch memory
@@ -68,10 +50,10 @@ cdef inline Heads heads_of(const lrpfast_kernels* kernels, const Operation* op) 
 
 
 cdef Py_ssize_t attention_scratch(const lrpfast_kernels* kernels, const Operation* op) noexcept:
-    """Values: keys and values packed both ways, their sums, five blocks of queries by keys, three of channels."""
+    """Values: keys and values packed, their sums, four blocks of queries by keys, two of channels."""
     cdef Heads h = heads_of(kernels, op)
     cdef Py_ssize_t wide = max(h.wide_d, h.wide_e)
-    return ((h.d + h.e) * h.keys + 2 * h.m * (h.wide_d + h.wide_e) + 5 * ROWS * h.keys + 3 * ROWS * wide)
+    return 2 * (h.d + h.e) * h.keys + h.m * (h.wide_d + h.wide_e) + 4 * ROWS * h.keys + ROWS * (ROWS + wide)
 
 
 cdef int product(const lrpfast_kernels* kernels, Py_ssize_t rows, Py_ssize_t depth, const real* a, Py_ssize_t step,
@@ -87,16 +69,15 @@ cdef int product(const lrpfast_kernels* kernels, Py_ssize_t rows, Py_ssize_t dep
     return FINE
 
 
-cdef void score_row(const Operation* op, const Heads* h, const Batch* batch, const Place* p, Py_ssize_t i,
+cdef void score_row(const Code* code, const Operation* op, const Heads* h, const Batch* batch, const Place* p, Py_ssize_t i,
                     const real* z, real* x) noexcept nogil:
     """What the softmax takes of a query's products with all keys; -inf of a key that it does not see."""
     cdef const real* seen = <const real*>op.more_values
     cdef const real* bias = <const real*>op.values
     cdef const real* mask = NULL
-    cdef real scale = <real>op.p[0], cap = <real>op.p[1]
+    cdef real cap = <real>op.p[1]
     cdef Py_ssize_t j, step
-    for j in range(h.m):
-        x[j] = scale * z[j]
+    code.kernels.scaled(h.m, z, op.p[0], x)
     if cap != 0:
         for j in range(h.m):
             x[j] = <real>(cap * tanh(<double>(x[j] / cap)))
@@ -139,9 +120,8 @@ cdef int block_forward(const Code* code, const Operation* op, const Batch* batch
                h.heads * h.d, keys, h.keys, weights, 0):
         return STOPPED
     for i in range(p.rows):
-        score_row(op, h, batch, p, p.i0 + i, weights + i * h.keys, weights + i * h.keys)
-        softmax_of_seen(weights + i * h.keys, h.m, rows + 2 * i if rows != NULL else NULL,
-                        rows + 2 * i + 1 if rows != NULL else NULL)
+        score_row(code, op, h, batch, p, p.i0 + i, weights + i * h.keys, weights + i * h.keys)
+        code.kernels.softmax(h.m, weights + i * h.keys, rows + 2 * i if rows != NULL else NULL, 0)
     if product(code.kernels, p.rows, h.m, weights, h.keys, values, h.wide_e, products, 0):
         return STOPPED
     for i in range(p.rows):
@@ -176,7 +156,7 @@ cdef int attention_op(const Code* code, const Operation* op, const Batch* batch,
 register("attention_op", attention_op[float], attention_op[double], ATTENTION)
 
 
-cdef void score_relevance(const Operation* op, const Heads* h, const Place* p, Py_ssize_t i, const real* z,
+cdef void score_relevance(const Code* code, const Operation* op, const Heads* h, const Place* p, Py_ssize_t i, const real* z,
                           const real* weights, real total, real* s) noexcept nogil:
     """s of a query's products z with all keys, in place of s vᵀ, which the weights' relevance is half the weights times.
 
@@ -187,13 +167,16 @@ cdef void score_relevance(const Operation* op, const Heads* h, const Place* p, P
     cdef real half = <real>0.5, x, y, r
     cdef Py_ssize_t j, step = 0
     cdef int zero = op.stabilizer == ZERO
+    if zero and cap == 0 and bias == NULL:
+        code.kernels.score_back(h.m, z, weights, total, op.p[0], s)
+        return
     if bias != NULL:
         bias += p.lead * h.bias_steps[0] + p.head * h.bias_steps[1] + i * h.bias_steps[2]
         step = h.bias_steps[3]
     for j in range(h.m):
         r = weights[j] * (half * s[j] - total)  # R_x / x
         if zero and cap == 0:  # denominators cancel
-            s[j] = scale * r if z[j] != 0 and (bias == NULL or scale * z[j] + bias[j * step] != 0) else 0
+            s[j] = scale * r if z[j] != 0 and scale * z[j] + bias[j * step] != 0 else 0
             continue
         x = scale * z[j]
         if cap != 0:
@@ -213,24 +196,29 @@ cdef inline real stabilized(real z, real value, int zero) noexcept nogil:
     return z + value if z >= 0 else z - value
 
 
-cdef void transpose(const real* a, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t step, real* out) noexcept nogil:
-    """(rows, columns), rows ``step`` apart, as (columns, ROWS)."""
-    cdef Py_ssize_t i, j
-    for j in range(columns):
-        for i in range(rows):
-            out[j * ROWS + i] = a[i * step + j]
-
-
-cdef int add_to_keys(const lrpfast_kernels* kernels, const real* by_query, Py_ssize_t rows, const Heads* h,
-                     const real* packed, Py_ssize_t wide, real* transposed, real* sums, int first) noexcept nogil:
-    """sums += by_queryᵀ times packed rows, of all keys."""
-    cdef Py_ssize_t j0
-    transpose(by_query, rows, h.m, h.keys, transposed)
-    for j0 from 0 <= j0 < h.m by ROWS:
-        if product(kernels, min(<Py_ssize_t>ROWS, h.m - j0), rows, transposed + j0 * ROWS, ROWS, packed, wide,
-                   sums + j0 * wide, not first):
+cdef int add_to_keys(const lrpfast_kernels* kernels, const real* by_query, const Heads* h, Py_ssize_t rows,
+                     const real* x, Py_ssize_t channels, Py_ssize_t step, real* packed, real* transposed, real* sums,
+                     int first) noexcept nogil:
+    """sums += xᵀ times by_query: (channels, keys), over a block of queries, whose rows of x are ``step`` apart."""
+    cdef Py_ssize_t i, c, c0
+    kernels.pack(rows, h.m, by_query, h.keys, 1, 0, 0, packed)
+    for c0 from 0 <= c0 < channels by ROWS:
+        for c in range(min(<Py_ssize_t>ROWS, channels - c0)):
+            for i in range(rows):
+                transposed[c * ROWS + i] = x[i * step + c0 + c]
+        if product(kernels, min(<Py_ssize_t>ROWS, channels - c0), rows, transposed, ROWS, packed, h.keys,
+                   sums + c0 * h.keys, not first):
             return STOPPED
     return FINE
+
+
+cdef void keys_times_input(const real* sums, const Heads* h, const real* x, Py_ssize_t channels, Py_ssize_t step,
+                           real factor, real* out) noexcept nogil:
+    """out = factor · x ⊙ sumsᵀ of all keys; rows of x and out are ``step`` apart."""
+    cdef Py_ssize_t j, c
+    for j in range(h.m):
+        for c in range(channels):
+            out[j * step + c] = factor * (x[j * step + c] * sums[c * h.keys + j])
 
 
 cdef void times_input(const real* sums, Py_ssize_t rows, Py_ssize_t wide, const real* x, Py_ssize_t channels,
@@ -240,18 +228,6 @@ cdef void times_input(const real* sums, Py_ssize_t rows, Py_ssize_t wide, const 
     for i in range(rows):
         for c in range(channels):
             out[i * step + c] = factor * (x[i * step + c] * sums[i * wide + c])
-
-
-cdef void weights_of_row(const Operation* op, const Heads* h, const Batch* batch, const Place* p, Py_ssize_t i,
-                         const real* z, real* weights) noexcept nogil:
-    """The softmax of a query's products with all keys again, from its largest score and its sum: the same bits."""
-    cdef const real* rows = <const real*>batch.base[op.reads[4]] + 2 * ((p.at * h.heads + p.head) * h.n + i)
-    cdef real top = rows[0]
-    cdef double total = rows[1]
-    cdef Py_ssize_t j
-    score_row(op, h, batch, p, i, z, weights)
-    for j in range(h.m):
-        weights[j] = <real>(<real>exp(<double>(weights[j] - top)) / total) if total > 0 else 0
 
 
 cdef inline double along(const real* a, const real* b, Py_ssize_t n) noexcept nogil:
@@ -273,35 +249,35 @@ cdef int block_back(const Code* code, const Operation* op, const Batch* batch, c
     cdef real* values = keys + h.d * h.keys
     cdef real* packed_keys = values + h.e * h.keys
     cdef real* key_sums = packed_keys + h.m * h.wide_d
-    cdef real* value_sums = key_sums + h.m * h.wide_d
-    cdef real* scores = value_sums + h.m * h.wide_e
+    cdef real* value_sums = key_sums + h.d * h.keys
+    cdef real* scores = value_sums + h.e * h.keys
     cdef real* weights = scores + ROWS * h.keys
     cdef real* s_scores = weights + ROWS * h.keys
-    cdef real* transposed = s_scores + ROWS * h.keys
-    cdef real* packed = transposed + ROWS * h.keys
-    cdef real* products = packed + ROWS * max(h.wide_d, h.wide_e)
+    cdef real* packed = s_scores + ROWS * h.keys
+    cdef real* transposed = packed + ROWS * h.keys
+    cdef real* products = transposed + ROWS * ROWS
     cdef const real* q = <const real*>batch.base[op.reads[0]] + of_q
     cdef const real* o = <const real*>batch.base[op.reads[5]] + of_o
     cdef const real* s = <const real*>batch.base[op.reads[6]] + of_o
+    cdef real* rows = <real*>batch.base[op.reads[4]] + 2 * ((p.at * h.heads + p.head) * h.n + p.i0)
     if product(code.kernels, p.rows, h.d, q, h.heads * h.d, keys, h.keys, scores, 0):
         return STOPPED
     for i in range(p.rows):
-        weights_of_row(op, h, batch, p, p.i0 + i, scores + i * h.keys, weights + i * h.keys)
-    code.kernels.pack(p.rows, h.e, s, h.heads * h.e, 1, 0, 0, packed)
-    if add_to_keys(code.kernels, weights, p.rows, h, packed, h.wide_e, transposed, value_sums, first):
+        score_row(code, op, h, batch, p, p.i0 + i, scores + i * h.keys, weights + i * h.keys)
+        code.kernels.softmax(h.m, weights + i * h.keys, rows + 2 * i, 1)
+    if add_to_keys(code.kernels, weights, h, p.rows, s, h.e, h.heads * h.e, packed, transposed, value_sums, first):
         return STOPPED
     if op.detached:
         return FINE
     if product(code.kernels, p.rows, h.e, s, h.heads * h.e, values, h.keys, s_scores, 0):
         return STOPPED
     for i in range(p.rows):
-        score_relevance(op, h, p, p.i0 + i, scores + i * h.keys, weights + i * h.keys,
+        score_relevance(code, op, h, p, p.i0 + i, scores + i * h.keys, weights + i * h.keys,
                         <real>(0.5 * along(s + i * h.heads * h.e, o + i * h.heads * h.e, h.e)), s_scores + i * h.keys)
     if product(code.kernels, p.rows, h.m, s_scores, h.keys, packed_keys, h.wide_d, products, 0):
         return STOPPED
     times_input(products, p.rows, h.wide_d, q, h.d, h.heads * h.d, <real>0.5, <real*>batch.base[op.writes[1]] + of_q)
-    code.kernels.pack(p.rows, h.d, q, h.heads * h.d, 1, 0, 0, packed)
-    return add_to_keys(code.kernels, s_scores, p.rows, h, packed, h.wide_d, transposed, key_sums, first)
+    return add_to_keys(code.kernels, s_scores, h, p.rows, q, h.d, h.heads * h.d, packed, transposed, key_sums, first)
 
 
 cdef int heads_back(const Code* code, const Operation* op, const Batch* batch, const Heads* h, Place* p,
@@ -311,7 +287,7 @@ cdef int heads_back(const Code* code, const Operation* op, const Batch* batch, c
     cdef real* values = keys + h.d * h.keys
     cdef real* packed_keys = values + h.e * h.keys
     cdef real* key_sums = packed_keys + h.m * h.wide_d
-    cdef real* value_sums = key_sums + h.m * h.wide_d
+    cdef real* value_sums = key_sums + h.d * h.keys
     cdef const real* k = <const real*>batch.base[op.reads[1]] + of_k
     cdef const real* v = <const real*>batch.base[op.reads[2]] + of_v
     cdef Py_ssize_t head, i0
@@ -327,11 +303,10 @@ cdef int heads_back(const Code* code, const Operation* op, const Batch* batch, c
             if block_back(code, op, batch, h, p, keys, first):
                 return STOPPED
             first = 0
-    times_input(value_sums, h.m, h.wide_e, v, h.e, h.kv_heads * h.e, <real>(1 if op.detached else 0.5),
-                <real*>batch.base[op.writes[0]] + of_v)
+    keys_times_input(value_sums, h, v, h.e, h.kv_heads * h.e, <real>(1 if op.detached else 0.5),
+                     <real*>batch.base[op.writes[0]] + of_v)
     if not op.detached:
-        times_input(key_sums, h.m, h.wide_d, k, h.d, h.kv_heads * h.d, <real>0.5,
-                    <real*>batch.base[op.writes[2]] + of_k)
+        keys_times_input(key_sums, h, k, h.d, h.kv_heads * h.d, <real>0.5, <real*>batch.base[op.writes[2]] + of_k)
     return FINE
 
 

@@ -19,10 +19,8 @@ cdef extern from "recurrent.h":
         DISTRIBUTE "LRPFAST_DISTRIBUTE"
         SHARE "LRPFAST_SHARE"
     enum:
-        FUNCTION_TANH "LRPFAST_FUNCTION_TANH"
-        FUNCTION_SIGMOID "LRPFAST_FUNCTION_SIGMOID"
         ACCOUNT "LRPFAST_ACCOUNT"
-    ctypedef struct lrpfast_function:
+    ctypedef struct lrpfast_gate_function:
         int number
         double parameters[3]
     ctypedef struct lrpfast_recurrent:
@@ -30,7 +28,7 @@ cdef extern from "recurrent.h":
         int backwards, sequences, time_order, zero_masked, return_state
         Py_ssize_t steps, features, units, padded, blocks
         double epsilon
-        lrpfast_function cell_function, gate_function, output_function
+        lrpfast_gate_function cell_function, gate_function, output_function
         double (*evaluate)(int, double, const double*) noexcept nogil
         int (*stopped)(double) noexcept nogil
         const double* bias
@@ -72,6 +70,30 @@ cdef extern from "compute.h":
     enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
+    enum Function "lrpfast_function":
+        RELU "LRPFAST_RELU"
+        LEAKY_RELU "LRPFAST_LEAKY_RELU"
+        PRELU "LRPFAST_PRELU"
+        ELU "LRPFAST_ELU"
+        SELU "LRPFAST_SELU"
+        GELU "LRPFAST_GELU"
+        SILU "LRPFAST_SILU"
+        TANH "LRPFAST_TANH"
+        SIGMOID "LRPFAST_SIGMOID"
+        HARD_SIGMOID "LRPFAST_HARD_SIGMOID"
+        SOFTPLUS "LRPFAST_SOFTPLUS"
+        SOFTSIGN "LRPFAST_SOFTSIGN"
+        EXPONENTIAL "LRPFAST_EXPONENTIAL"
+        MISH "LRPFAST_MISH"
+        CLIP "LRPFAST_CLIP"
+        CELU "LRPFAST_CELU"
+        SHRINK "LRPFAST_SHRINK"
+        LOG_SIGMOID "LRPFAST_LOG_SIGMOID"
+        POWER "LRPFAST_POWER"
+        HARD_SILU "LRPFAST_HARD_SILU"
+        LOG "LRPFAST_LOG"
+        SOFTMAX "LRPFAST_SOFTMAX"
+        LOG_SOFTMAX "LRPFAST_LOG_SOFTMAX"
     enum:  # what small_k makes of its sums
         NO_SMALL_K "LRPFAST_NO_SMALL_K"
         SMALL_K_SUM "LRPFAST_SUM"
@@ -125,6 +147,10 @@ cdef extern from "compute.h":
         int (*recur)(const lrpfast_recurrent*, const lrpfast_recurrent_forward*, Py_ssize_t, void*) noexcept nogil
         int (*recur_back)(const lrpfast_recurrent*, const lrpfast_recurrent_backward*, Py_ssize_t,
                           void*) noexcept nogil
+        int (*function)(int, double, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*scaled)(Py_ssize_t, const void*, double, void*) noexcept nogil
+        void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
+        void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_kernels* lrpfast_kernels_of(int, int) nogil
@@ -179,31 +205,6 @@ cdef enum FaultCode:
     INPUT_NOT_FINITE
     INPUT_OUT_OF_RANGE
     NOT_FINITE
-
-cdef enum Function:
-    RELU
-    LEAKY_RELU
-    PRELU
-    ELU
-    SELU
-    GELU
-    SILU
-    TANH
-    SIGMOID
-    HARD_SIGMOID
-    SOFTPLUS
-    SOFTSIGN
-    EXPONENTIAL
-    MISH
-    CLIP
-    CELU
-    SHRINK
-    LOG_SIGMOID
-    POWER
-    HARD_SILU
-    LOG
-    SOFTMAX
-    LOG_SOFTMAX
 
 cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides accumulators
     NO_SCRATCH

@@ -26,7 +26,6 @@ from .verify import MAX_SUMS as CHECKED_SUMS, check_geometry
 
 cnp.import_array()
 assert CHECKED_SUMS == MAX_SUMS and CHECKED_ACCOUNT == ACCOUNT
-assert FUNCTION_TANH == <int>TANH and FUNCTION_SIGMOID == <int>SIGMOID
 
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20

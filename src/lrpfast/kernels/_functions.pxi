@@ -113,20 +113,16 @@ cdef double slope_of(int function, double x, const double* p) noexcept nogil:
     return NAN
 
 
-cdef void softmax(const real* x, Py_ssize_t n, int logarithm, real* out) noexcept nogil:
+cdef void log_softmax(const real* x, Py_ssize_t n, real* out) noexcept nogil:
     cdef Py_ssize_t j
     cdef double top = x[0], total = 0
     for j in range(1, n):
         top = max(top, <double>x[j])
     for j in range(n):
         total += exp(x[j] - top)
-    if logarithm:
-        total = log(total)
-        for j in range(n):
-            out[j] = <real>((x[j] - top) - total)
-        return
+    total = log(total)
     for j in range(n):
-        out[j] = <real>(exp(x[j] - top) / total)
+        out[j] = <real>((x[j] - top) - total)
 
 
 cdef void limit(const real* x, Py_ssize_t n, real low, real high, real* out) noexcept nogil:

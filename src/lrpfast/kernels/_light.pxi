@@ -1,15 +1,29 @@
 # The light operations: one or a few passes over buffers. Each kernel is registered by its operation's name.
 
 
+cdef void evaluate_some(const Code* code, const Operation* op, Py_ssize_t n, const real* x, real* out) noexcept nogil:
+    """An elementwise function of some values, in vectors where there is one as accurate."""
+    cdef Py_ssize_t j
+    if code.kernels.function(op.function, op.p[0], n, x, out):
+        return
+    for j in range(n):
+        out[j] = <real>evaluate(op.function, x[j], op.p)
+
+
 cdef int activate(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     cdef Py_ssize_t size = code.size[op.reads[0]], n = batch.samples * size, j
     cdef const real* x = <const real*>batch.base[op.reads[0]]
     cdef const real* slopes = <const real*>op.values
     cdef real* out = <real*>batch.base[op.writes[0]]
     cdef double slope
-    if op.function == SOFTMAX or op.function == LOG_SOFTMAX:
+    if op.function == SOFTMAX:
+        if x != out:
+            memcpy(out, x, n * sizeof(real))
         for j from 0 <= j < n by op.columns:
-            softmax(x + j, op.columns, op.function == LOG_SOFTMAX, out + j)
+            code.kernels.softmax(op.columns, out + j, NULL, 0)
+    elif op.function == LOG_SOFTMAX:
+        for j from 0 <= j < n by op.columns:
+            log_softmax(x + j, op.columns, out + j)
     elif op.function == PRELU:
         for j in range(n):
             out[j] = <real>leak(x[j], slopes[j % size])
@@ -27,10 +41,10 @@ cdef int activate(const Code* code, const Operation* op, const Batch* batch, rea
     elif op.function == CLIP:
         limit(x, n, <real>op.p[0], <real>op.p[1], out)
     else:
-        for j in range(n):
-            if j % SOME == 0 and lrpfast_stopped(SOME * LIGHT):
+        for j from 0 <= j < n by SOME:
+            if lrpfast_stopped(SOME * LIGHT):
                 return STOPPED
-            out[j] = <real>evaluate(op.function, x[j], op.p)
+            evaluate_some(code, op, min(<Py_ssize_t>SOME, n - j), x + j, out + j)
     return FINE if code.kernels.finite(n, out) else NOT_FINITE
 
 register("activate", activate[float], activate[double], NO_SCRATCH)

@@ -12,7 +12,7 @@ cdef double evaluate_any(int function, double x, const double* p) noexcept nogil
     return evaluate(function, x, p)
 
 
-cdef int set_function(lrpfast_function* f, source) except -1:
+cdef int set_function(lrpfast_gate_function* f, source) except -1:
     """A function as kernels take it."""
     cdef int i
     number, parameters = function_code(source)

@@ -1,4 +1,4 @@
-"""Arrays on the host and on a GPU, and PyTorch's tensors, told apart without importing CuPy or PyTorch."""
+"""Recognises arrays on the host, arrays on a GPU and PyTorch tensors without importing CuPy or PyTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def on_device(array: Any) -> bool:
 
 def is_tensor(x: Any) -> bool:
     """Whether x is a PyTorch tensor, or a list that begins with one."""
-    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported PyTorch
     if torch is None:
         return False
     first = x[0] if isinstance(x, (list, tuple)) and len(x) else x
@@ -30,9 +30,9 @@ def is_tensor(x: Any) -> bool:
 
 
 def without_gradient(x: Any) -> Any:
-    """A PyTorch tensor as others can read it: detached, and float32 where NumPy lacks its type; else x itself.
+    """A PyTorch tensor that other libraries can read: detached, and float32 if NumPy lacks its type; else x itself.
 
-    Relevance is no part of the autograd graph, so nothing is lost by detaching.
+    Relevance is not part of the autograd graph, so detaching loses nothing.
     """
     if not is_tensor(x) or isinstance(x, (list, tuple)):
         return x
@@ -51,7 +51,7 @@ def as_tensors(value: Any) -> Any:
 
 
 def from_device(x: Any) -> Any:
-    """An array that lies on a GPU, of whatever library, as CuPy's without a copy; None for anything else."""
+    """An array of any library on a GPU as a CuPy array, without a copy; None for anything else."""
     if isinstance(x, np.ndarray):
         return None
     if on_device(x):
@@ -61,7 +61,7 @@ def from_device(x: Any) -> Any:
         return None
     try:
         import cupy
-    except Exception as error:  # an import that fails says why, in whatever class
+    except Exception as error:  # an import may fail with any exception
         raise DeviceError(
             f"inputs are on a GPU ({type(x).__name__}), for which CuPy is needed, and it cannot be imported "
             f"({error}): pip install 'cupy-cuda13x[ctk]' (lrpfast's extra 'cuda13'), or copy the inputs to the host"
@@ -70,7 +70,7 @@ def from_device(x: Any) -> Any:
 
 
 def as_array(x: Any) -> Any:
-    """x as an array: CuPy's where it lies on a GPU, else NumPy's."""
+    """x as an array: a CuPy array if it is on a GPU, else a NumPy array."""
     x = without_gradient(x)
     there = from_device(x)
     return np.asarray(x) if there is None else there
@@ -82,12 +82,12 @@ def module_of(array: Any) -> Any:
 
 
 def to_host(array: Any) -> np.ndarray:
-    """A NumPy array with the same values; itself where it is one."""
+    """A NumPy array with the same values; the array itself if it is one."""
     return array.get() if on_device(array) else np.asarray(array)
 
 
 def device_of(array: Any) -> AbstractContextManager[Any]:
-    """A context in which the array's GPU is the current one; for an array on the host, one without effect."""
+    """A context in which the array's GPU is the current one; for an array on the host, it has no effect."""
     if not on_device(array):
         return nullcontext()
     device: AbstractContextManager[Any] = sys.modules["cupy"].cuda.Device(array.device.id)
@@ -103,6 +103,6 @@ def like(array: Any, other: Any) -> Any:
 
 
 def empty_like(shape: tuple[int, ...], dtype: Any, other: Any) -> Any:
-    """An array where ``other`` is, on the host or the same GPU."""
+    """An empty array on the device of ``other``, the host or the same GPU."""
     with device_of(other):
         return module_of(other).empty(shape, dtype)

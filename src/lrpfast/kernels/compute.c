@@ -44,7 +44,7 @@
 /* Baseline: 16-byte vectors. On 64-bit Arm this is NEON with its fused multiply-add. */
 #define VBYTES 16
 #define T float
-#define DOUBLES 0
+#define SINGLE 1
 #define NAME(x) JOIN(x, _f32_base)
 #if defined(__aarch64__)
 #define WIDE 1
@@ -55,11 +55,11 @@
 #endif
 #include "tile.h"
 #undef T
-#undef DOUBLES
+#undef SINGLE
 #undef NAME
 #undef FMA
 #define T double
-#define DOUBLES 1
+#define SINGLE 0
 #define NAME(x) JOIN(x, _f64_base)
 #if defined(__aarch64__)
 #define FMA(a, b, c) ((v_f64_base)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b)))
@@ -68,7 +68,7 @@
 #endif
 #include "tile.h"
 #undef T
-#undef DOUBLES
+#undef SINGLE
 #undef NAME
 #undef FMA
 #undef WIDE
@@ -86,21 +86,21 @@
 #define VBYTES 32
 #define WIDE 0
 #define T float
-#define DOUBLES 0
+#define SINGLE 1
 #define NAME(x) JOIN(x, _f32_v3)
 #define FMA(a, b, c) ((v_f32_v3)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #include "tile.h"
 #undef T
-#undef DOUBLES
+#undef SINGLE
 #undef NAME
 #undef FMA
 #define T double
-#define DOUBLES 1
+#define SINGLE 0
 #define NAME(x) JOIN(x, _f64_v3)
 #define FMA(a, b, c) ((v_f64_v3)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
 #include "tile.h"
 #undef T
-#undef DOUBLES
+#undef SINGLE
 #undef NAME
 #undef FMA
 #undef WIDE
@@ -122,7 +122,7 @@
 #define VBYTES 64
 #define WIDE 1
 #define T float
-#define DOUBLES 0
+#define SINGLE 1
 #define NAME(x) JOIN(x, _f32_v4)
 #define FMA(a, b, c) ((v_f32_v4)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #include "tile.h"
@@ -143,16 +143,16 @@
 #endif
 #endif
 #undef T
-#undef DOUBLES
+#undef SINGLE
 #undef NAME
 #undef FMA
 #define T double
-#define DOUBLES 1
+#define SINGLE 0
 #define NAME(x) JOIN(x, _f64_v4)
 #define FMA(a, b, c) ((v_f64_v4)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
 #include "tile.h"
 #undef T
-#undef DOUBLES
+#undef SINGLE
 #undef NAME
 #undef FMA
 #undef WIDE

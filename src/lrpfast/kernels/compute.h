@@ -14,6 +14,13 @@
 /* codes.py's Part and Stabilizer; the last part is x − low or x − high, whose bound comes beside it. */
 enum lrpfast_part { LRPFAST_X, LRPFAST_POSITIVE, LRPFAST_NEGATIVE, LRPFAST_ONE, LRPFAST_X_MINUS_BOUND };
 enum lrpfast_stabilizer { LRPFAST_SIGN, LRPFAST_ZERO };
+/* codes.py's Function. */
+enum lrpfast_function {
+    LRPFAST_RELU, LRPFAST_LEAKY_RELU, LRPFAST_PRELU, LRPFAST_ELU, LRPFAST_SELU, LRPFAST_GELU, LRPFAST_SILU,
+    LRPFAST_TANH, LRPFAST_SIGMOID, LRPFAST_HARD_SIGMOID, LRPFAST_SOFTPLUS, LRPFAST_SOFTSIGN, LRPFAST_EXPONENTIAL,
+    LRPFAST_MISH, LRPFAST_CLIP, LRPFAST_CELU, LRPFAST_SHRINK, LRPFAST_LOG_SIGMOID, LRPFAST_POWER, LRPFAST_HARD_SILU,
+    LRPFAST_LOG, LRPFAST_SOFTMAX, LRPFAST_LOG_SOFTMAX
+};
 /* What `small_k` makes of its sums; see there. */
 enum lrpfast_small_k { LRPFAST_NO_SMALL_K, LRPFAST_SUM, LRPFAST_TIMES_X, LRPFAST_TWO_BOUNDS };
 
@@ -79,6 +86,10 @@ typedef struct {
                  void *scratch);
     int (*recur_back)(const lrpfast_recurrent *operation, const lrpfast_recurrent_backward *buffers, ptrdiff_t rows,
                       void *scratch);
+    int (*function)(int which, double p, ptrdiff_t n, const void *input, void *output);
+    void (*scaled)(ptrdiff_t n, const void *input, double scale, void *output);
+    void (*softmax)(ptrdiff_t n, void *scores, void *rows, int again);
+    void (*score_back)(ptrdiff_t n, const void *products, const void *softmax, double total, double scale, void *s);
 } lrpfast_kernels;
 
 /* Instruction sets this processor can run, best last; each a static name. */

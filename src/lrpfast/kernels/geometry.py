@@ -1,4 +1,4 @@
-"""Which source rows an output row sees, through which taps."""
+"""Geometries: the source rows of each output row, by tap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Axis:
     index : int64 array, shape (n, taps)
         Source position of each tap, −1 outside.
     factor : float64 array, shape (n, taps), or None
-        What each tap's value is multiplied by; the factors of all axes multiply. Diagonal terms only.
+        The factor of each tap's value; the factors of all axes are multiplied. For diagonal terms only.
     """
 
     positions: np.ndarray
@@ -28,7 +28,7 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Output positions that share a tap pattern and weights: the product of three axes.
+    """Output positions with the same pattern of taps and the same weights: the product of three axes.
 
     Taps are numbered in row-major order of the axes, and so are rows. There may be
     no taps at all: the sums are then zero.
@@ -39,7 +39,7 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Which source rows an output row sees: an operand's rows lie on a grid of three axes, channels last.
+    """The source rows of each output row; an operand's rows are on a grid of three axes, channels last.
 
     Attributes
     ----------

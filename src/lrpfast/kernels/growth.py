@@ -1,8 +1,8 @@
-"""How relevance grows on its way from the output to the input, and when that is worth a warning.
+"""The growth of relevance between the output and the input, and the limits for warnings.
 
-Σ|R| of the input over Σ|R| at the start says it for one explanation. A rule that conserves relevance keeps ΣR, so
-that what reaches the input cannot fall below |ΣR| of the start unless something took it: biases, stabilizers, or
-denominators of zero. A difference of outputs may cancel; therefore growth is measured by Σ|R|, and loss by |ΣR|.
+The growth of an explanation is Σ|R| of the input over Σ|R| at the start. A rule that conserves relevance keeps ΣR, so
+Σ|R| of the input cannot fall below |ΣR| of the start unless something took relevance: biases, stabilizers, or zero
+denominators. A difference of outputs may cancel; therefore growth is measured by Σ|R|, and loss by |ΣR|.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from .arrays import device_of, module_of, to_host
 from .interface import Start
 
-#: Growth above which single values mean little: they are a thousand times what they explain and cancel to it. α2β1 may
-#: triple Σ|R| in a layer by construction, so that a lower limit would speak of ordinary networks.
+#: The growth above which single values mean little: they are a thousand times as large as the output, and cancel to it.
+#: α2β1 may triple Σ|R| in each layer by construction, so a lower limit would warn for ordinary networks.
 MOST = 1000.0
-#: Of the output, what must reach the input at least: with less, something else than the input was explained.
+#: The least part of the output that must reach the input: with less, the explanation is not about the input.
 LEAST = 1 / MOST
-#: Explanations that are judged of a call on a backend that does not judge while it runs.
+#: The number of explanations of a call that are judged on a backend that does not judge while it runs.
 MOST_JUDGED = 16
 
 #: The counts of `Growth` and `RunGrowth`.
@@ -38,7 +38,7 @@ class RunGrowth:
     amplified, vanished, zero, nothing, negative : int
         As in `Growth`.
     largest, smallest : float
-        The largest growth of an amplified explanation, and the smallest share that is left of a vanished one.
+        The largest growth of an amplified explanation, and the smallest remaining part of a vanished one.
     largest_sample, smallest_sample, first_zero : int
         The samples of these two, and the first one whose relevance is zero; the run's first sample is 0.
     step : int
@@ -65,9 +65,9 @@ class Growth:
     Attributes
     ----------
     amplified, vanished, zero : int
-        Explanations whose relevance grew beyond `MOST`, of which less than `LEAST` is left, and that are zero.
+        The numbers of explanations whose relevance grew beyond `MOST`, fell below `LEAST`, or is zero.
     nothing, negative : int
-        Of those that are zero: that began with zero, and with a negative sum.
+        Among those that are zero, the numbers of those that started with zero, and with a negative sum.
     largest, smallest : (factor, sample)
     first_zero : int
     step : int
@@ -109,14 +109,14 @@ class Growth:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int]) -> Growth:
-        """Of a data set, from the sums of `counts`."""
+        """The growth in a data set, from the sums of `counts`."""
         result = cls()
         for key in COUNTS:
             setattr(result, key, counts[key])
         return result
 
     def counts(self) -> dict[str, int]:
-        """What adds up over the chunks of a data set."""
+        """The counts, which add up over the chunks of a data set."""
         return {key: getattr(self, key) for key in COUNTS}
 
 

@@ -1,4 +1,4 @@
-"""What backends and the engine say to each other: programs to run, where relevance starts, what went wrong."""
+"""The interface of backends to the engine: compiled programs, the starting relevance, faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Compiled(Protocol):
     """A program ready to run; safe to call from several threads at once."""
 
     def accepts(self, x: Any) -> bool:
-        """Whether `run` takes these inputs as they are, or they must be cast first."""
+        """Whether `run` accepts these inputs, or they must be cast first."""
         ...
 
     def run(
@@ -28,20 +28,20 @@ class Compiled(Protocol):
         notes: list[Any] | None = None,
         exact: bool = False,
     ) -> Fault | None:
-        """Run on all samples of x into out; says what went wrong, if anything.
+        """Run on all samples of x and write to out; returns the fault, if any.
 
-        A backend that `judges` appends to ``notes`` what growth.py counts, of all explanations where ``exact``.
+        A backend that `judges` appends a `growth.RunGrowth` to ``notes``; with ``exact``, of all explanations.
         """
         ...
 
 
 class Start:
-    """How the starting relevance is chosen.
+    """The choice of the starting relevance.
 
     ``mode`` is "max", "index" (``targets``: int64, ``step`` apart by sample,
-    ``count`` to a sample), "pair" (two targets), "array" (``array`` itself, ``count`` rows to a sample) or "all".
-    ``window`` is (first, size) of the part of the output that "max" and "all" look at,
-    the whole when None; targets count from the whole output's beginning.
+    ``count`` for each sample), "pair" (two targets), "array" (``array`` itself, ``count`` rows for each sample) or
+    "all". ``window`` is (first, size) of the part of the output for "max" and "all", the whole when None; targets
+    count from the beginning of the whole output.
     """
 
     __slots__ = ("array", "count", "mode", "step", "targets", "window")
@@ -59,7 +59,7 @@ class Start:
         self.window = window
 
     def part(self, samples: slice) -> Start:
-        """The start for some of the samples that this one is for."""
+        """The start for some of its samples."""
         targets, array = self.targets, self.array
         if self.mode == "index" and self.step and targets is not None:
             targets = targets[samples]
@@ -73,7 +73,7 @@ DEFAULT_START = Start()
 
 
 class Fault:
-    """What a run found: ``kind`` and the first ``sample`` it is true of."""
+    """A fault in a run: its ``kind`` and the first ``sample`` that has it."""
 
     __slots__ = ("kind", "sample")
 
@@ -82,16 +82,16 @@ class Fault:
 
 
 class Backend(Protocol):
-    """What the engine needs of a device."""
+    """The interface of a device to the engine."""
 
     name: str
-    #: outputs of at most this many channels are redistributed to by `Redistribute.scatter`
+    #: The largest number of channels that `Redistribute.scatter` supports.
     scatter_columns: int
-    #: bytes of input and output that one run is given, so that signals are heard between runs
+    #: The largest number of bytes of input and output in one run, so that signals are handled between runs.
     batch_bytes: int
-    #: whether inputs and outputs may be arrays on a GPU
+    #: Whether inputs and outputs may be arrays on a GPU.
     takes_device_arrays: bool
-    #: whether a run notes by itself how relevance grew, as growth.py says
+    #: Whether a run records the growth of relevance itself (growth.py).
     judges: bool
 
     def compile(self, program: Program) -> Compiled: ...

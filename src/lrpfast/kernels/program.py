@@ -1,4 +1,4 @@
-"""What a backend runs: a short program over per-sample buffers.
+"""Programs, which backends run: operations over per-sample buffers.
 
 The engine lowers a plan to operations; a backend compiles them once and runs them on micro-batches of samples. There
 are two heavy operations (`contraction_ops`) and some twenty light ones (`ops`, which has the table of all).
@@ -29,11 +29,11 @@ class Program:
     tf32 : bool
         Whether both operands of every contraction are rounded to 10 mantissa bits.
     keep : tuple of int
-        Buffers whose values the caller may ask for.
+        Buffers whose values the caller can request.
     input_range : (low, high) or None
-        Inputs outside are an error.
+        The valid range of inputs; others are an error.
     allow_nan : bool
-        Whether NaN in the input is a mask.
+        Whether NaN in the input marks masked features.
     """
 
     sizes: tuple[int, ...]

@@ -9,14 +9,11 @@ enum lrpfast_cell { LRPFAST_SIMPLE, LRPFAST_LSTM, LRPFAST_GRU_AFTER, LRPFAST_GRU
 enum lrpfast_share_of_product { LRPFAST_SIGNAL, LRPFAST_HALF, LRPFAST_PROP, LRPFAST_ABS };
 enum lrpfast_bias { LRPFAST_ABSORB, LRPFAST_IGNORE, LRPFAST_DISTRIBUTE, LRPFAST_SHARE };
 
-/* Of codes.py's Function, those that have loops of their own. */
-enum { LRPFAST_FUNCTION_TANH = 7, LRPFAST_FUNCTION_SIGMOID = 8 };
-
 /* An activation function of one value at a time: its number in codes.py, -1 for none, and its parameters. */
 typedef struct {
     int number;
     double parameters[3];
-} lrpfast_function;
+} lrpfast_gate_function;
 
 /* Sizes, settings and weights. Weights have a row for each feature and then each unit, and a block of `padded` columns
  * for each pre-activation: of an LSTM i, f, g, o; of a GRU z, r, and, where it resets after the product, x W_n and
@@ -26,7 +23,7 @@ typedef struct {
     int backwards, sequences, time_order, zero_masked, return_state;
     ptrdiff_t steps, features, units, padded, blocks;
     double epsilon;
-    lrpfast_function cell_function, gate_function, output_function;
+    lrpfast_gate_function cell_function, gate_function, output_function;
     double (*evaluate)(int, double, const double *);
     int (*stopped)(double);
     const double *bias, *candidate_bias, *initial_h, *initial_c; /* biases block by block */

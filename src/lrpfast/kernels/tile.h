@@ -2,10 +2,10 @@
  *
  * compute.c includes this file once for every pair, with
  *   T      the element type, float or double
+ *   SINGLE 1 where it is float, 0 where it is double
  *   NAME   a macro that makes a name unique to the pair
  *   VBYTES the vector width in bytes
  *   FMA(a, b, c)  a * b + c on vectors, fused where the instruction set can
- *   DOUBLES 1 where T is double, else 0
  *   WIDE   1 where there are 32 vector registers, 0 where there are 16
  *
  * Each output's sum runs over k in order, one fused multiply-add a step, whatever
@@ -25,7 +25,8 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_epilogue.h"
 #include "tile_small_k.h"
 #include "tile_elementwise.h"
-#if DOUBLES
+#include "tile_functions.h"
+#if !SINGLE
 #include "tile_recurrent.h"
 #include "tile_recurrent_back.h"
 #endif
@@ -35,7 +36,8 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
     .skinny_gemm = NAME(skinny_gemm), .load = NAME(load), .gather = NAME(gather), .channelwise = NAME(channelwise), \
     .epilogue_forward = NAME(epilogue_forward), .epilogue_backward = NAME(epilogue_backward), .small_k = NAME(small_k), \
     .divide = NAME(divide), .finite = NAME(finite), .keep_larger = NAME(keep_larger), \
-    .add_to_winner = NAME(add_to_winner), .add = NAME(add), .relu = NAME(relu), .absolute = NAME(absolute)
+    .add_to_winner = NAME(add_to_winner), .add = NAME(add), .relu = NAME(relu), .absolute = NAME(absolute), \
+    .function = NAME(function), .scaled = NAME(scaled), .softmax = NAME(softmax), .score_back = NAME(score_back)
 
 static const lrpfast_kernels NAME(kernels) = {
     .lanes = VBYTES / sizeof(T),
@@ -45,7 +47,7 @@ static const lrpfast_kernels NAME(kernels) = {
     .pack = NAME(pack),
     .block = NAME(block),
     KERNELS_BUT_PRODUCTS,
-#if DOUBLES
+#if !SINGLE
     .recurrent_scratch = NAME(recurrent_scratch),
     .recur = NAME(recur),
     .recur_back = NAME(recur_back),

@@ -8,9 +8,7 @@
  * sample alone: results are the same bits for any batch.
  */
 
-/* Activation functions. */
-
-typedef long long NAME(i) __attribute__((vector_size(VBYTES)));
+/* Activation functions; the sigmoid is that of tile_functions.h. */
 
 /* e^x - 1 as scale * p + (scale - 1), scale = 2^n: for x from -708 to 0. */
 static inline __attribute__((always_inline)) NAME(v) NAME(reduced_exp)(NAME(v) x, NAME(v) *scale)
@@ -38,14 +36,6 @@ static inline __attribute__((always_inline)) NAME(v) NAME(minus_absolute)(NAME(v
     return WHERE(a < least, least, a);
 }
 
-static inline __attribute__((always_inline)) NAME(v) NAME(sigmoid)(NAME(v) x)
-{
-    const NAME(v) zero = {0};
-    NAME(v) scale, p = NAME(reduced_exp)(NAME(minus_absolute)(x, 1.0), &scale);
-    NAME(v) t = FMA(scale, p, scale), y = (1.0 - zero) / (1.0 + t);
-    return WHERE(x >= zero, y, t * y);
-}
-
 static inline __attribute__((always_inline)) NAME(v) NAME(tanh)(NAME(v) x)
 {
     const NAME(v) zero = {0};
@@ -55,12 +45,12 @@ static inline __attribute__((always_inline)) NAME(v) NAME(tanh)(NAME(v) x)
 }
 
 /* out = f(z), n values, a multiple of VL; `sigmoid` and `tanh` are the numbers that codes.py has for them. */
-static void NAME(apply_function)(const lrpfast_recurrent *op, const lrpfast_function *f, ptrdiff_t n, const T *z, T *out)
+static void NAME(apply_function)(const lrpfast_recurrent *op, const lrpfast_gate_function *f, ptrdiff_t n, const T *z, T *out)
 {
-    if (f->number == LRPFAST_FUNCTION_SIGMOID)
+    if (f->number == LRPFAST_SIGMOID)
         for (ptrdiff_t j = 0; j < n; j += VL)
             *(NAME(u) *)(out + j) = NAME(sigmoid)(*(const NAME(u) *)(z + j));
-    else if (f->number == LRPFAST_FUNCTION_TANH)
+    else if (f->number == LRPFAST_TANH)
         for (ptrdiff_t j = 0; j < n; j += VL)
             *(NAME(u) *)(out + j) = NAME(tanh)(*(const NAME(u) *)(z + j));
     else

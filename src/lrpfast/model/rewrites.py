@@ -1,4 +1,4 @@
-"""Nodes of a model with other layers: without their last activations, or with random weights."""
+"""A model's nodes with other layers: without the last activations, or with random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Nodes = list[tuple[Layer, tuple[int, ...]]]
 def own_layers(before: Sequence[Node], nodes: Sequence[tuple[Layer, tuple[int, ...]]]) -> _Nodes:
     """The new nodes under the names of the old ones.
 
-    Of a layer that is used several times one use may become another: they are layers of their own then.
+    If only some uses of a layer change, each of its uses becomes a layer of its own.
     """
     replacements: dict[int, set[int]] = {}
     for node, (layer, _) in zip(before, nodes, strict=True):
@@ -32,7 +32,7 @@ def own_layers(before: Sequence[Node], nodes: Sequence[tuple[Layer, tuple[int, .
 def without_activations(
     nodes: Sequence[Node], consumers: Sequence[Sequence[int]], outputs: Sequence[int], functions: Collection[str]
 ) -> _Nodes | None:
-    """The nodes without the outputs' final activations that are among the functions; None where there are none."""
+    """The nodes without those of the outputs' final activations that are among the functions; None if none is."""
     result: _Nodes = [(node.layer, node.inputs) for node in nodes]
     changed = False
     for i in outputs:
@@ -55,7 +55,7 @@ def without_activations(
 
 
 def _arrays(layer: Layer) -> dict[str, np.ndarray]:
-    """The layer's weights by the names of its fields: of layers with a kernel, and of embeddings."""
+    """The weights of a layer with a kernel, or of an embedding, by the names of its fields."""
     if not isinstance(layer, (Linear, Embedding)) and not hasattr(layer, "kernel"):
         return {}
     values = {field.name: getattr(layer, field.name) for field in fields(layer)}
@@ -63,23 +63,23 @@ def _arrays(layer: Layer) -> dict[str, np.ndarray]:
 
 
 def has_weights(layer: Layer) -> bool:
-    """Whether the layer has weights to be drawn."""
+    """Whether the layer has weights that can be random."""
     return bool(_arrays(layer))
 
 
 def randomized(nodes: Sequence[Node], seed: int, first: int) -> _Nodes:
-    """The nodes with weights drawn anew from the ``first`` on; a layer that is used twice stays one layer."""
-    drawn: dict[int, Layer] = {}
+    """The nodes with random weights from node ``first`` on; a layer that is used twice stays one layer."""
+    random_layers: dict[int, Layer] = {}
     result: _Nodes = []
     for i, node in enumerate(nodes):
-        if i >= first and id(node.layer) not in drawn:
-            drawn[id(node.layer)] = _randomized(node.layer, np.random.default_rng((seed, i)))
-        result.append((drawn.get(id(node.layer), node.layer), node.inputs))
+        if i >= first and id(node.layer) not in random_layers:
+            random_layers[id(node.layer)] = _randomized(node.layer, np.random.default_rng((seed, i)))
+        result.append((random_layers.get(id(node.layer), node.layer), node.inputs))
     return result
 
 
 def _randomized(layer: Layer, generator: np.random.Generator) -> Layer:
-    """The layer with weights drawn from a normal distribution of the mean and standard deviation of its own."""
+    """The layer with weights from a normal distribution with the mean and standard deviation of its own."""
     changes: dict[str, Any] = {
         name: generator.normal(array.mean(), array.std(), array.shape).astype(array.dtype)
         for name, array in _arrays(layer).items()

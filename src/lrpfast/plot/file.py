@@ -39,15 +39,15 @@ def save(figure: Figure | TokenText, path: str | os.PathLike[str], dpi: float = 
     >>> figure = lrpfast.plot.heatmap(np.array([[1.0, -2.0]]))
     >>> lrpfast.plot.save(figure, "map.png")
     """
-    drawn = figure.figure() if isinstance(figure, TokenText) else figure
-    if not isinstance(drawn, figure_class()):
+    picture = figure.figure() if isinstance(figure, TokenText) else figure
+    if not isinstance(picture, figure_class()):
         raise InputError(f"figure must be a matplotlib Figure, as heatmap makes, not {figure!r:.80}")
     if not is_real(dpi) or not 0 < dpi < math.inf:
         raise InputError(f"dpi must be a number above 0, not {dpi!r:.80}")
     ending = check_path(path)
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with replacing(path) as file:
-        drawn.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending))
+        picture.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending))
 
 
 def check_path(path: str | os.PathLike[str]) -> str:

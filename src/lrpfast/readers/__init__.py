@@ -68,10 +68,11 @@ def load(
         that are the most otherwise. For files that you trust and whose arrays are packed very small; the environment
         variable ``LRPFAST_MODEL_MEMORY`` does the same.
     custom_objects : mapping, optional
-        What to make of classes of your own in a Keras model, by the class's name, and of a Lambda, by the layer's: a
-        function that gets the layer's configuration and the list of its weights and returns a layer of
-        `lrpfast.layers` (or several, one after the other); or the built-in class it derives from, as a class of
-        `lrpfast.layers` or Keras's name of it.
+        What to make of classes and activation functions of your own in a Keras model, by their names, and of a
+        Lambda, by the layer's: a function that gets the layer's configuration and the list of its weights and
+        returns a layer of `lrpfast.layers` (or several, one after the other); or the built-in class it derives from,
+        as a class of `lrpfast.layers` or Keras's name of it. Of an activation function: Keras's name of the same
+        function, or a function that returns a `lrpfast.layers.Activation`.
     input_shape : tuple of int, or mapping, optional
         One sample's shape, without the batch axis, where the file leaves sizes open: for example ``(3, 224, 224)``,
         or ``{"image": (3, 224, 224), "age": (1,)}`` for several inputs; None in it leaves a size as the file says.

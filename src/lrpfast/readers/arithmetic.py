@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ShapeError, UnsupportedLayerError
 from ..model import layers as L
-from .axis_ops import affine, constant, fixed, pad
+from .axis_ops import affine, constant, fixed, take
 from .channels_first import Builder, Tensor, Value, clip
 from .file_axes import aligned, permute, shown
 
@@ -106,36 +106,22 @@ def choose(builder: Builder, condition: np.ndarray, a: Operand, b: Operand) -> V
 
 
 def concat(builder: Builder, operands: Sequence[Operand], axis: int) -> Value:
-    """Operands one after the other on an axis of a sample; arrays are added where the values are padded with zeros."""
+    """Operands one after the other on an axis of a sample; arrays are values that are the same for every sample."""
     first = next(v for v in operands if not isinstance(v, np.ndarray))
     rank = len(first.shape)
     values: list[Value] = []
-    room = 0  # that arrays before the next value need
     for operand in operands:
         if not isinstance(operand, np.ndarray):
-            values.append(pad(builder, operand, {axis: (room, 0)}, "constant") if room else operand)
-            room = 0
-        elif operand.ndim != rank:
+            values.append(operand)
+            continue
+        if operand.ndim != rank:
             raise UnsupportedLayerError(f"joins a constant of shape {operand.shape} to samples of {rank} axes")
-        else:
-            room += operand.shape[axis]
-    if room:
-        values[-1] = pad(builder, values[-1], {axis: (0, room)}, "constant")
-    result: Value = values[0] if len(values) == 1 else builder.merge(L.Concat(), values, axis)
-    if not any(isinstance(v, np.ndarray) for v in operands):
-        return result
-    shape = [fixed(result, a) for a in range(rank)]
-    shift = np.zeros(shape)
-    start = 0
-    for operand in operands:
-        size = operand.shape[axis] if isinstance(operand, np.ndarray) else fixed(operand, axis)
-        if isinstance(operand, np.ndarray):
-            window = tuple(slice(start, start + size) if a == axis else slice(None) for a in range(rank))
-            if operand.shape != shift[window].shape:
-                raise ShapeError(f"it joins a constant of shape {operand.shape} to samples of shape {first.shape}")
-            shift[window] = operand
-        start += size
-    return builder.affine(result, np.array(1.0), shift)
+        shape = tuple(operand.shape[a] if a == axis else fixed(first, a) for a in range(rank))
+        if operand.shape != shape:
+            raise ShapeError(f"it joins a constant of shape {operand.shape} to samples of shape {first.shape}")
+        if operand.shape[axis]:
+            values.append(constant(builder, take(builder, first, axis, [0]), operand))
+    return values[0] if len(values) == 1 else builder.merge(L.Concat(), values, axis)
 
 
 def total(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:

@@ -20,6 +20,7 @@ from ..model import layers as L
 from ..model.graph import Model
 from ..model.layers import Layer, Shape
 from .batch_axis import FIRST, BatchAxis, sample_axis
+from .fuse import fuse_attention
 from .input_shape import FIX_SIZE
 
 #: A small file could ask for any number of layers, by slices of slices.
@@ -178,7 +179,9 @@ class Builder:
                 )
         number = {i: k for k, i in enumerate(sorted(needed))}
         nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]
-        return Model(nodes, name, [number[i] for i in result_nodes])
+        shapes, ends = [self.shapes[i] for i in number], [number[i] for i in result_nodes]
+        nodes, ends = fuse_attention(nodes, shapes, ends)
+        return Model(nodes, name, ends)
 
     # -- layout ---------------------------------------------------------------
 

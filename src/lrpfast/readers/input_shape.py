@@ -69,22 +69,22 @@ def resolve_shapes(inputs: Mapping[str, Shape | None], shapes: InputShapes) -> l
     return [_agreed(name, shape, by_name.get(name)) for name, shape in inputs.items()]
 
 
-def _agreed(name: str, shape: Shape | None, wanted: Shape | None) -> Shape | None:
-    if shape is None or wanted is None:
-        return shape if wanted is None else wanted
-    if len(shape) != len(wanted):
-        batch = " (the batch axis is not part of it)" if len(wanted) == len(shape) + 1 else ""
+def _agreed(name: str, shape: Shape | None, other: Shape | None) -> Shape | None:
+    if shape is None or other is None:
+        return shape if other is None else other
+    if len(shape) != len(other):
+        batch = " (the batch axis is not part of it)" if len(other) == len(shape) + 1 else ""
         raise InputShapeError(
-            f"input_shape has {len(wanted)} axes for input {name!r}: {_sizes(wanted)}; the file says {_sizes(shape)}"
+            f"input_shape has {len(other)} axes for input {name!r}: {_sizes(other)}; the file says {_sizes(shape)}"
             f"{batch}"
         )
-    for axis, (n, m) in enumerate(zip(shape, wanted, strict=True)):
+    for axis, (n, m) in enumerate(zip(shape, other, strict=True)):
         if None not in (n, m) and n != m:
             raise InputShapeError(
-                f"input_shape {_sizes(wanted)} has size {m} on axis {axis} of input {name!r}; the file fixes {n}, "
+                f"input_shape {_sizes(other)} has size {m} on axis {axis} of input {name!r}; the file fixes {n}, "
                 f"{_sizes(shape)}"
             )
-    return tuple(m if n is None else n for n, m in zip(shape, wanted, strict=True))
+    return tuple(m if n is None else n for n, m in zip(shape, other, strict=True))
 
 
 def _sizes(shape: Shape | None) -> str:

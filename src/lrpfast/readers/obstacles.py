@@ -79,11 +79,13 @@ class Obstacles:
         groups: dict[tuple[str, str], list[Obstacle]] = {}
         for item in sorted(self._items, key=lambda item: item.rank):
             groups.setdefault((item.kind[:_LONGEST], item.problem[:_LONGEST]), []).append(item)
-        lines = [f"{len(self._items):,} {self.noun}s are not read:"]
+        inputs = " and inputs" if any(kind.startswith("input") for kind, _ in groups) else ""
+        lines = [f"{len(self._items):,} {self.noun}s{inputs} are not read:"]
         for (kind, problem), group in groups.items():
             named = ", ".join(item.location[:_LONGEST] for item in group[:_NAMED])
             others = f" and {len(group) - _NAMED:,} others" if len(group) > _NAMED else ""
             count = f"{len(group):,} {self.noun}s" if len(group) > 1 else self.noun
-            lines.append(f"- {count} {kind} {named}{others}: {problem}")
+            count = "" if kind.startswith("input") else f"{count} "
+            lines.append(f"- {count}{kind} {named}{others}: {problem}")
         remedies = dict.fromkeys(item.remedy.rstrip(".") for item in self._items if item.remedy)
         raise UnsupportedLayerError("\n".join([*lines, *(f"{remedy}." for remedy in remedies)])) from first

@@ -11,6 +11,7 @@ from ..errors import RuleError
 from ..model.canonize import file_indices
 from ..model.graph import Model
 from ..model.layers import (
+    RNN,
     Attention,
     BatchNorm,
     Crop,
@@ -20,7 +21,6 @@ from ..model.layers import (
     Linear,
     MatMul,
     Permute,
-    Recurrent,
     RepeatVector,
     Reshape,
     RMSNorm,
@@ -33,10 +33,24 @@ from .registry import as_rule
 from .rule import Rule, short
 
 #: The order of entries in joined composites: earlier kinds decide first.
-ORDER = ("count", "first", "inputs", "last", "index", "nth", "name", "projections", "scales", "when", "all", "default")
+ORDER = (
+    "count",
+    "first",
+    "inputs",
+    "last",
+    "index",
+    "nth",
+    "name",
+    "projections",
+    "scales",
+    "shifts",
+    "when",
+    "all",
+    "default",
+)
 
 #: Layers with weights, which entries select by default.
-WEIGHTED = (Linear, Recurrent)
+WEIGHTED = (Linear, RNN)
 
 #: The kind of ``value`` that entries need, in words and as a check.
 _VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -70,9 +84,9 @@ class Entry:
         "inputs", those whose input is the model's, unchanged or reshaped, or the first if
         there is none; "index", at index ``value`` in the model's layers; "name", with a name that
         matches the pattern ``value``; "projections", those that give attention its queries, keys and values
-        and take its result; "scales", batch normalizations that multiply by constants and add nothing; "when",
-        where ``value(layer)`` is true; "all" and "default", any. An entry "count" gives no rule: it requires
-        ``value`` layers.
+        and take its result; "scales" and "shifts", batch normalizations that only multiply by
+        constants or only add them; "when", where ``value(layer)`` is true; "all" and "default", any.
+        An entry "count" gives no rule: it requires ``value`` layers.
     rule : Rule or str
     value : optional
     among : type or tuple of types
@@ -139,6 +153,9 @@ class Entry:
         elif self.where == "scales":  # as readers write 1/√d and LayerScale
             layers = ((i, model.nodes[i].layer) for i in nodes)
             nodes = [i for i, layer in layers if isinstance(layer, BatchNorm) and not layer.offset().any()]
+        elif self.where == "shifts":  # positions, class tokens, a bias of attention
+            layers = ((i, model.nodes[i].layer) for i in nodes)
+            nodes = [i for i, layer in layers if isinstance(layer, BatchNorm) and (layer.factor() == 1).all()]
         elif self.where == "when":
             nodes = [i for i in nodes if self.value(model.nodes[i].layer)]
         return frozenset(nodes)

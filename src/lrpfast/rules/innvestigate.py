@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RuleError
-from ..model.layers import Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
+from ..model.layers import RNN, Activation, Average, BatchNorm, Dense, Interpolate, Subtract, UpSample
 from ..model.layers.base import whole
 from ..suggest import unknown_name_message
 from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
@@ -183,7 +183,10 @@ def _preset(beta: float, flat: bool, until: bool = False) -> Name:
         if until:
             keywords["until_layer_rule"] = "Flat" if keywords.get("until_layer_idx") is not None else None
         convolutions = _alpha_beta(1 + beta, beta, True)
-        bare = (Entry("all", Epsilon(epsilon), None, (Dense,)), Entry("all", convolutions, None, CONVOLUTIONS))
+        bare = (
+            Entry("all", Epsilon(epsilon), None, (Dense, RNN)),
+            Entry("all", convolutions, None, CONVOLUTIONS),
+        )
         return _lrp(None, bn_layer_rule=bn_layer_rule, **keywords, bare=bare)
 
     common = [k for k in _COMMON if not (until and k == "until_layer_rule")]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import RuleError
 from ..model.layers import (
+    RNN,
     Activation,
     Attention,
     BatchNorm,
@@ -20,7 +21,6 @@ from ..model.layers import (
     MatMul,
     MaxPool,
     Multiply,
-    Recurrent,
     Reshape,
     RMSNorm,
     Rotary,
@@ -51,7 +51,7 @@ def _map(
             Entry("all", dense, None, (Dense,)),
             Entry("all", Norm(stabilizer=stabilizer), None, SUMS),
             *rest,
-            Entry("default", dense, None, (BatchNorm, Recurrent)),
+            Entry("default", dense, None, (BatchNorm, RNN)),
         ),
         name,
     )
@@ -220,6 +220,7 @@ def _transformer(
         (
             *first,
             Entry("scales", Pass(), None, (BatchNorm,)),
+            Entry("shifts", Zero(stabilizer=stabilizer), None, (BatchNorm,)),
             Entry("all", weights, None, (Linear, BatchNorm)),
             Entry("all", attention, None, (Attention, Dot, MatMul, Multiply)),
             Entry("all", others, None, (*SUMS, Rotary, Interpolate)),
@@ -250,7 +251,7 @@ def AttnLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Compos
     --------
     >>> composite = lrpfast.composites.AttnLRP()
     >>> [entry.rule.name for entry in composite.entries]
-    ['pass', 'zero', 'attn', 'norm', 'detached']
+    ['pass', 'zero', 'zero', 'attn', 'norm', 'detached']
     """
     weights = Zero(stabilizer=stabilizer) if epsilon is None else Epsilon(epsilon)
     return _transformer("attn_lrp", AttnLRPRule(stabilizer=stabilizer), weights, stabilizer)
@@ -271,7 +272,7 @@ def CPLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composit
     Examples
     --------
     >>> [entry.rule.name for entry in lrpfast.composites.CPLRP(1e-3).entries]
-    ['pass', 'epsilon', 'cp', 'norm', 'detached']
+    ['pass', 'zero', 'epsilon', 'cp', 'norm', 'detached']
     """
     weights = Zero(stabilizer=stabilizer) if epsilon is None else Epsilon(epsilon)
     return _transformer("cp_lrp", CP(stabilizer=stabilizer), weights, stabilizer)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import RuleError, UnsupportedLayerError
 from ..model.layers import (
+    RNN,
     Activation,
     AdaptiveAveragePool,
     Add,
@@ -52,7 +53,6 @@ from ..model.layers import (
     Where,
     ZeroPad,
 )
-from ..model.layers import Recurrent as RecurrentLayer
 from ..model.node import Node
 from .proportional import Epsilon, Norm, Zero
 from .recurrent import Recurrent
@@ -88,7 +88,7 @@ WEIGHTS = Role("layer with weights", None, groups=True)
 AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
-RECURRENT = Role("recurrent layer", Recurrent(), (Epsilon, Zero))
+RECURRENT = Role("recurrent layer", Recurrent(), (Recurrent, Epsilon, Zero))
 PRODUCT = Role("product", Split(), (Split, AttnLRP, CP, Gradient))
 ATTENTION = Role("attention", AttnLRP(), (AttnLRP, CP))
 ROTATION = Role("rotation of vectors", Norm(), (Pass, *_PROPORTIONAL))
@@ -112,7 +112,7 @@ _ROLES: dict[type[Layer], Role] = {
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
     **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take, Masking), ROUTE),
     StepMask: MASK,
-    RecurrentLayer: RECURRENT,
+    RNN: RECURRENT,
     LocalResponseNorm: Role("local response normalization", Pass(), (Pass,)),
     **dict.fromkeys((LayerNorm, RMSNorm), NORMALIZATION),
 }

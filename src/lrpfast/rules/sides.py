@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Attention, BatchNorm, Input, Softmax
+from ..model.layers import Activation, Attention, BatchNorm, Input, Multiply, Softmax, StepMask, Where
 from ..model.layers.shape import only_moves
 from ..model.node import Node
 from .roles import PRODUCT, role
@@ -24,8 +24,12 @@ def carries_relevance(model: Model) -> list[bool]:
         inputs = [carries[j] for j in node.inputs]
         if isinstance(node.layer, Input):
             carries.append(node.layer.kind != "truth")
+        elif isinstance(node.layer, StepMask):
+            carries.append(False)
         elif isinstance(node.layer, (Attention, Softmax)):  # the last input may be a mask
             carries.append(any(inputs[: 1 if isinstance(node.layer, Softmax) else 3]))
+        elif isinstance(node.layer, Where):  # not to what is compared
+            carries.append(any(inputs[1:]))
         else:
             carries.append(any(inputs))
     return carries
@@ -38,7 +42,13 @@ def fit_sides(rule: Rule, model: Model, index: int, carries: Sequence[bool]) -> 
         return rule
     to = rule.to if isinstance(rule, Split) else "signal" if isinstance(rule, CP) else "each"
     count = len(node.inputs)
-    if isinstance(to, tuple):
+    if to in ("prop", "abs"):
+        if not isinstance(node.layer, Multiply):
+            raise RuleError(f"{node}: Split(to={to!r}) is for elementwise products; products of matrices take 'each'")
+        if count > 1 and all(carries[j] for j in node.inputs):
+            return rule
+        sides = set(range(count))
+    elif isinstance(to, tuple):
         sides = set(to)
         if max(sides) >= count:
             raise RuleError(f"{node}: {rule} names factor {max(sides)}; the product has {count}, counted from 0")

@@ -9,7 +9,7 @@ from ..errors import RuleError
 from .rule import Rule
 
 #: What `Split` may name: which factors of a product get relevance.
-SIDES = ("each", "signal", "first", "last")
+SIDES = ("each", "signal", "first", "last", "prop", "abs")
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,12 +69,14 @@ class Split(Rule):
 
     Parameters
     ----------
-    to : {"each", "signal", "first", "last"} or tuple of int
+    to : {"each", "signal", "first", "last", "prop", "abs"} or tuple of int
         Which factors get relevance, n of them: all; those that are no gates, which are what an activation function
         gives where another factor is none (of two activations a sigmoid or softmax is the gate); or by place.
+        "prop" and "abs" give each factor of an elementwise product a share in proportion to its value a_k, or to
+        |a_k|: R_k = a_k / (Σ a_k + stabilizer) R.
         What is computed from masks alone never gets any.
     stabilizer : float or Stabilizer
-        The stabilizer of products of matrices.
+        The stabilizer of products of matrices, and of "prop" and "abs".
 
     Raises
     ------
@@ -83,7 +85,7 @@ class Split(Rule):
 
     References
     ----------
-    Achtibat et al. (2024), proposition 3.3; for gates Arras et al. (2019), section 3.
+    Achtibat et al. (2024), proposition 3.3; for gates, prop and abs Arras et al. (2019).
 
     Examples
     --------

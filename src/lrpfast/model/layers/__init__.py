@@ -12,7 +12,7 @@ from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyCo
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract, Where
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
-from .recurrent import GRU, LSTM, Masking, Recurrent, SimpleRNN, StepMask
+from .recurrent import GRU, LSTM, RNN, Masking, SimpleRNN, StepMask
 from .resize import Interpolate, Take, UpSample
 from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, ZeroPad
 
@@ -58,7 +58,7 @@ __all__ = [
     "Parameters",
     "Permute",
     "RMSNorm",
-    "Recurrent",
+    "RNN",
     "ReflectPad",
     "RepeatVector",
     "Reshape",

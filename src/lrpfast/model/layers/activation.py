@@ -15,10 +15,10 @@ from .base import Layer, Shape, as_array, frozen, known
 
 @dataclass(frozen=True)
 class Function:
-    """What is known about an activation function, apart from its formula."""
+    """The properties of an activation function, apart from its formula."""
 
     parameters: Mapping[str, Any]
-    sign: int = 0  # +1: never below zero, −1: never above, whatever the input
+    sign: int = 0  # +1: never below zero, −1: never above, for any input
 
 
 #: Every activation function by name, with its parameters' defaults. ``None``
@@ -50,12 +50,12 @@ FUNCTIONS: dict[str, Function] = {
     "log_softmax": Function({}, sign=-1),
 }
 
-#: Those over the last axis, which leave the order of its values as it is.
+#: Functions over the last axis that keep the order of its values.
 SOFTMAXES = ("softmax", "log_softmax")
 
 
 class Parameters(Mapping[str, Any]):
-    """An activation function's parameters: a mapping that cannot be changed, nor the arrays in it."""
+    """An activation function's parameters: an immutable mapping with read-only arrays."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = {k: frozen(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
@@ -72,7 +72,7 @@ class Parameters(Mapping[str, Any]):
     def __repr__(self) -> str:
         return repr(self._values)
 
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:  # made anew, so that arrays are frozen again
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:  # created again, so that arrays are read-only again
         return Parameters, (self._values,)
 
 
@@ -85,7 +85,7 @@ class Activation(Layer):
     function : str
         A name in ``FUNCTIONS``.
     parameters : mapping, optional
-        The function's parameters; those left out take the defaults of ``FUNCTIONS``.
+        The function's parameters; missing ones have the defaults of ``FUNCTIONS``.
 
     Examples
     --------
@@ -134,19 +134,19 @@ class Activation(Layer):
 
     @property
     def is_plain_relu(self) -> bool:
-        """Exactly max(x, 0): no ceiling, threshold or slope."""
+        """Whether the function is exactly max(x, 0), without ceiling, threshold or slope."""
         return self.function == "relu" and self.parameters == FUNCTIONS["relu"].parameters
 
     @property
     def sign(self) -> int:
-        """+1 where no output is below zero, −1 where none is above, whatever the input; else 0."""
+        """+1 if no output is below zero, −1 if none is above, for any input; else 0."""
         p = self.parameters
         if self.function == "relu":
             ceiling = p["max_value"]
             return int(p["negative_slope"] == 0 and p["threshold"] >= 0 and (ceiling is None or ceiling >= 0))
         if self.function == "clip":
             return 1 if p["low"] >= 0 else -1 if p["high"] <= 0 else 0
-        if self.function == "power":  # of a number below zero, only a whole exponent makes a number
+        if self.function == "power":  # only whole exponents are defined for numbers below zero
             return int(p["exponent"] % 2 != 1)
         return FUNCTIONS[self.function].sign
 
@@ -184,7 +184,7 @@ class Activation(Layer):
 
 
 def as_activation(value: str | Activation | None, layer: str) -> Activation | None:
-    """``None`` for no activation or a linear one, an Activation otherwise."""
+    """An Activation; None for no activation or a linear one."""
     if value is None or value == "linear":
         return None
     if isinstance(value, Activation):

@@ -1,4 +1,4 @@
-"""What every layer has: a name, a shape it makes, and the checks they share."""
+"""The base of all layers: a name, an output shape, and shared checks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from ...errors import InputError, ShapeError
 
-#: A shape without the batch axis; None is a size that the model leaves open.
+#: A shape without the batch axis; None is an open size.
 Shape = tuple[int | None, ...]
 
 
 def whole(value: Any) -> int | None:
-    """A whole number of any integer type; None for anything else, a truth value too."""
+    """An integer of any type as int; None for anything else, including bool."""
     try:
         return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
@@ -24,13 +24,13 @@ def whole(value: Any) -> int | None:
 
 
 def each(value: Any) -> tuple[Any, ...]:
-    """The values of a sequence; a number, or what else is none, stands for itself."""
+    """The values of a sequence as a tuple; any other value as the only entry."""
     single = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
     return (value,) if single else tuple(value)
 
 
 def finite(value: Any, name: str, layer: str) -> float:
-    """A finite real number as a float; InputError for anything else, a truth value too."""
+    """A finite real number as a float; InputError for anything else, including bool."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not real or not np.isfinite(value):
         raise InputError(f"{layer}: {name} must be a finite number, not {value!r}")
@@ -38,18 +38,18 @@ def finite(value: Any, name: str, layer: str) -> float:
 
 
 def known(shape: Shape) -> tuple[int, ...] | None:
-    """A shape none of whose sizes is open; None for any other."""
+    """A shape without open sizes; None for any other."""
     sizes = tuple(n for n in shape if n is not None)
     return sizes if len(sizes) == len(shape) else None
 
 
 def fits(shape: Shape, expected: Shape) -> bool:
-    """Whether a shape is the expected one; None in that is any size."""
+    """Whether a shape is the expected one, in which None is any size."""
     return len(shape) == len(expected) and all(n in (None, m) for n, m in zip(expected, shape, strict=True))
 
 
 def as_shape(value: Any, name: str) -> Shape:
-    """A shape from a number, for one axis, or a sequence of numbers of at least 1 and None."""
+    """A shape from a number (one axis), or from a sequence of numbers of at least 1 and None."""
     sizes = each(value)
     numbers = tuple(map(whole, sizes))
     fits = all(size is None if n is None else n >= 1 for n, size in zip(numbers, sizes, strict=True))
@@ -59,9 +59,9 @@ def as_shape(value: Any, name: str) -> Shape:
 
 
 def frozen(array: np.ndarray) -> np.ndarray:
-    """The same values in memory that nobody can write to; the array itself where it is such an array already.
+    """The same values in read-only memory; the array itself if its memory is read-only.
 
-    That memory is a ``bytes`` object: its arrays cannot be made writeable again, and can be shared without a copy.
+    This memory is a ``bytes`` object: its arrays cannot become writeable again, and can be shared without a copy.
     """
     memory: Any = array
     while isinstance(memory, np.ndarray):
@@ -73,7 +73,7 @@ def frozen(array: np.ndarray) -> np.ndarray:
 
 
 def as_array(value: Any, name: str, layer: str) -> np.ndarray:
-    """``value`` as float32 or float64 that nobody can change, a copy unless it is that; anything else is an error."""
+    """``value`` as a read-only float32 or float64 array, copied if necessary; InputError for anything else."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -89,21 +89,21 @@ def as_array(value: Any, name: str, layer: str) -> np.ndarray:
 
 
 def _frozen_again(value: Any) -> Any:
-    """What a layer held before it was pickled or deep-copied, which makes arrays writeable."""
+    """The value of a layer's field after pickling or deep-copying, which make arrays writeable."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return frozen(value)
     return tuple(map(_frozen_again, value)) if type(value) is tuple else value
 
 
 def _is_default(value: Any, default: Any) -> bool:
-    """Whether a field has its default, or that for each axis."""
+    """Whether a field has its default, or the default for each axis."""
     if isinstance(value, tuple) and not isinstance(default, tuple):
         return bool(value) and all(_is_default(v, default) for v in value)
     return not isinstance(value, np.ndarray) and bool(value == default)
 
 
 def _short(value: Any) -> str:
-    """As ``repr``, but arrays by dtype and shape."""
+    """As ``repr``, with arrays by dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
     if isinstance(value, tuple):
@@ -120,7 +120,7 @@ class Layer:
     Parameters
     ----------
     name : str, optional
-        By keyword, of every layer: what the model, its errors and its rules call it. None lets the model choose
+        A keyword of every layer: its name in the model, in errors and in rules. When None, the model chooses
         one, as Keras does: ``dense``, ``dense_1``, …
 
     Examples
@@ -132,15 +132,15 @@ class Layer:
 
     name: str | None = field(default=None, kw_only=True)
 
-    #: Whether the layer changes values at all (Dropout, at inference, does not).
+    #: Whether the layer changes values (Dropout, at inference, does not).
     identity: ClassVar[bool] = False
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Per-sample output shape for a per-sample input shape; raises ShapeError."""
+        """The output shape for an input shape, both per sample; raises ShapeError."""
         return shape
 
     def _set(self, **values: Any) -> None:
-        """Set fields to what they were checked and made to be; for ``__post_init__`` alone."""
+        """Set fields to their validated values; for ``__post_init__`` only."""
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
@@ -157,33 +157,33 @@ class Layer:
         return f"{type(self).__name__}({', '.join([repr(self.name)] * bool(self.name) + shown)})"
 
     def _shown(self) -> dict[str, Any]:
-        """The fields that are not as they would be anyway, but for the name."""
+        """The fields that differ from their defaults, without the name."""
         values = {f.name: (getattr(self, f.name, None), f.default) for f in fields(self) if f.name != "name"}
         return {key: value for key, (value, default) in values.items() if not _is_default(value, default)}
 
     def _argument(self) -> str:
-        """How another layer's ``repr`` shows this one."""
+        """The layer as an argument in another layer's ``repr``."""
         return repr(self)
 
     def __str__(self) -> str:
         return f"{type(self).__name__} {self.name!r}" if self.name else type(self).__name__
 
     def describe(self) -> str:
-        """What tells this layer from another of its type, for summaries."""
+        """The layer's distinguishing parameters, for summaries."""
         return ""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
+        """The number of bytes of the layer's arrays."""
         arrays = (value if isinstance(value, tuple) else (value,) for value in vars(self).values())
         return sum(array.nbytes for several in arrays for array in several if isinstance(array, np.ndarray))
 
 
 @dataclass(frozen=True, eq=False)
 class Block(Layer):
-    """A layer made of other layers: the way to give lrpfast a layer of one's own.
+    """A layer that is composed of other layers; derive your own layers from it.
 
-    A model holds the parts, each with its own rule; see ``docs/extending.md``.
+    A model contains the parts, each with its own rule; see ``docs/extending.md``.
 
     Examples
     --------
@@ -195,21 +195,21 @@ class Block(Layer):
     """
 
     def build(self, graph: Any, *inputs: int) -> int:
-        """Add the parts to a `Graph`, fed by ``inputs``; returns the result of the last one.
+        """Add the parts to a `Graph`, with ``inputs``; returns the result of the last one.
 
-        Parts are best named ``f"{self.name}/…"``, the last one ``self.name``.
+        Name the parts ``f"{self.name}/…"``, and the last one ``self.name``.
         """
         raise NotImplementedError(f"{type(self).__name__} must define build(graph, *inputs)")
 
 
 @dataclass(frozen=True, eq=False)
 class Input(Layer):
-    """Where a model's input enters.
+    """An input of a model.
 
     Parameters
     ----------
     shape : int or tuple of int or None
-        Of one sample, without the batch axis; None is a size that the model leaves to the data.
+        The shape of one sample, without the batch axis; None is an open size.
     kind : {"number", "truth"}
         "truth" is a mask: 1 or True where something is there, else 0. It gets no relevance, and neither does what is
         computed from masks alone; a product with such a value gives all relevance to its other factors.
@@ -217,9 +217,9 @@ class Input(Layer):
     Raises
     ------
     ShapeError
-        When ``shape`` holds anything but numbers of at least 1 and None.
+        When ``shape`` has anything but numbers of at least 1 and None.
     InputError
-        When ``kind`` is something else.
+        When ``kind`` is invalid.
 
     Examples
     --------
@@ -248,7 +248,7 @@ class Identity(Layer):
     Parameters
     ----------
     kind : str
-        What it was: "Dropout", "GaussianNoise", …
+        The original layer: "Dropout", "GaussianNoise", …
 
     Examples
     --------

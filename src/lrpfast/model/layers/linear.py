@@ -16,7 +16,7 @@ from .window import as_padding, channels_last, per_axis, rank_of, slid, spread
 
 @dataclass(frozen=True, eq=False)
 class Linear(Layer):
-    """Base of the layers with weights: those whose rules differ, and that composites choose among.
+    """Base of the layers with weights, which have rules with a denominator.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class _Windowed(Linear):
         return self.kernel.shape[:-2]
 
     def _check_window(self: Any, axes: str, causal: bool = True) -> None:
-        """Check the kernel, whose last axes are called ``axes``, and what all of these layers have besides."""
+        """Check the kernel, whose last axes are named ``axes``, and the fields that all of these layers have."""
         self._check_kernel((3, 4, 5), f"(spatial…, {axes}) with 1 to 3 spatial axes")
         names = ("valid", "same", "causal") if causal and self.rank == 1 else ("valid", "same")
         self._set(
@@ -107,7 +107,7 @@ class _Windowed(Linear):
         )
 
     def _check_groups(self: Any, channels: str) -> None:
-        """Check that the channels of the kernel's last axis, which are called so, divide into groups."""
+        """Check that the channels of the kernel's last axis, which has this name, divide into groups."""
         (groups,) = per_axis(self.groups, 1, "groups", str(self))
         count = self.kernel.shape[-1]
         if count % groups:
@@ -127,10 +127,10 @@ class Conv(_Windowed):
     strides, dilation : int or tuple of int
         For each spatial axis.
     padding : {"valid", "same", "causal"} or pairs
-        Zeros (before, after) each spatial axis. "same" is TensorFlow's: the output has
-        ceil(n / stride) values, and the odd zero goes after. "causal" is for 1 dimension.
+        Zeros (before, after) for each spatial axis. "same" is TensorFlow's: the output has
+        ceil(n / stride) values, and an odd zero comes after. "causal" is for 1 dimension.
     groups : int
-        Channels are split into that many groups, each with its own part of the kernel.
+        The number of groups of channels, each with its own part of the kernel.
     activation : str or Activation, optional
 
     Examples
@@ -168,10 +168,10 @@ class ConvTranspose(_Windowed):
     bias : array, shape (out,), optional
     strides, dilation : int or tuple of int
     padding : {"valid", "same"} or pairs
-        "valid" and "same" as in Keras. Pairs are the values cut off (before, after) each
-        spatial axis of the full result, as PyTorch's ``padding`` does.
+        "valid" and "same" as in Keras. Pairs are the numbers of values to cut off (before,
+        after) each spatial axis of the full result, as in PyTorch's ``padding``.
     output_padding : int or tuple of int, optional
-        Values added after each spatial axis.
+        The number of values to add after each spatial axis.
     groups : int
     activation : str or Activation, optional
 
@@ -204,7 +204,7 @@ class ConvTranspose(_Windowed):
 
 @dataclass(frozen=True, eq=False)
 class DepthwiseConv(_Windowed):
-    """A convolution of each channel by itself, channels last.
+    """A separate convolution of each channel, channels last.
 
     Parameters
     ----------
@@ -238,10 +238,10 @@ class DepthwiseConv(_Windowed):
 
 @dataclass(frozen=True, eq=False)
 class SeparableConv(Block):
-    """A depthwise convolution and a convolution with windows of one, one after the other.
+    """A depthwise convolution, followed by a convolution with windows of size one.
 
-    A model holds it as these two layers, NAME/depthwise and NAME, and relevance is
-    redistributed through one after the other.
+    A model contains these two layers, NAME/depthwise and NAME, and relevance passes
+    through one after the other.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ class SeparableConv(Block):
     activation: Any = None
 
     def __post_init__(self) -> None:
-        first, second = self.factors()  # checks
+        first, second = self.factors()  # validates the fields
         self._set(
             depthwise_kernel=first.kernel,
             pointwise_kernel=second.kernel,

@@ -19,12 +19,12 @@ class Merge(Layer):
     True
     """
 
-    #: how many inputs there may be
+    #: The numbers of inputs that the layer accepts.
     least: ClassVar[int] = 1
     most: ClassVar[int | None] = None
 
     def check_count(self, count: int) -> None:
-        """ShapeError unless the layer can take that many inputs."""
+        """Raise ShapeError unless the layer accepts this number of inputs."""
         if count < self.least or (self.most is not None and count > self.most):
             expected = f"{self.least}" if self.most == self.least else f"at least {self.least}"
             raise ShapeError(f"{self}: it takes {expected} inputs, not {count}")
@@ -33,7 +33,7 @@ class Merge(Layer):
         return self._broadcast(shapes)
 
     def _broadcast(self, shapes: tuple[Shape, ...]) -> Shape:
-        """The shape that all inputs are stretched to, as NumPy does, axes of size 1 and missing first axes."""
+        """The shape to which all inputs are broadcast, as in NumPy."""
         self.check_count(len(shapes))
         rank = max(map(len, shapes))
         out: list[int | None] = []
@@ -47,7 +47,7 @@ class Merge(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Add(Merge):
-    """The sum of all inputs; smaller ones are stretched as in NumPy.
+    """The sum of all inputs, which are broadcast as in NumPy.
 
     Examples
     --------
@@ -134,14 +134,14 @@ class Minimum(Merge):
 
 @dataclass(frozen=True, eq=False)
 class Where(Merge):
-    """The second input where the first is above 0, the third elsewhere; smaller ones are stretched as in NumPy.
+    """The second input where the first is above 0, the third elsewhere; inputs are broadcast as in NumPy.
 
-    What is selected receives all relevance, the first input none.
+    The selected values receive all relevance, the first input none.
 
     Parameters
     ----------
     or_equal : bool, optional
-        Whether the second input is taken where the first is exactly 0, too.
+        Whether the second input is also selected where the first is exactly 0.
 
     Examples
     --------
@@ -162,12 +162,12 @@ class Where(Merge):
 
 @dataclass(frozen=True, eq=False)
 class Concat(Merge):
-    """All inputs one after the other along an axis.
+    """The concatenation of all inputs along an axis.
 
     Parameters
     ----------
     axis : int
-        Of one sample: 0 is the first after the batch axis; negative from the last.
+        The axis of one sample: 0 is the first after the batch axis; negative from the last.
 
     Examples
     --------
@@ -215,9 +215,9 @@ class Dot(Merge):
     Parameters
     ----------
     axes : int or pair of int
-        Of one sample, for the first and the second input: 0 is the first after the batch axis.
+        The axes of one sample, for the first and the second input: 0 is the first after the batch axis.
     normalize : bool
-        Whether both are first divided by their length along that axis.
+        Whether both inputs are first divided by their length along this axis.
 
     Examples
     --------

@@ -118,7 +118,7 @@ class LayerNorm(_SampleNorm):
         1 and 0 when None.
     epsilon : float
     axes : int
-        How many axes, from the last, are normalized together.
+        The number of last axes that are normalized together.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class LayerNorm(_SampleNorm):
 
 @dataclass(frozen=True, eq=False)
 class RMSNorm(_SampleNorm):
-    """y = γ x / √(mean(x²) + epsilon) + β over the last axes of each sample: `LayerNorm`, the mean not subtracted.
+    """y = γ x / √(mean(x²) + epsilon) + β over the last axes of each sample: `LayerNorm` without subtracting the mean.
 
     Parameters
     ----------
@@ -139,12 +139,12 @@ class RMSNorm(_SampleNorm):
     epsilon : float
         At least 0.
     axes : int
-        How many axes, from the last, are normalized together.
+        The number of last axes that are normalized together.
 
     Raises
     ------
     InputError
-        When ``epsilon`` or ``axes`` is no such number, or an array is not of finite numbers.
+        When ``epsilon`` or ``axes`` is invalid, or an array has values that are not finite.
     ShapeError
         When ``gamma`` or ``beta`` does not fit.
 

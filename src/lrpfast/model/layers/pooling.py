@@ -41,7 +41,7 @@ class _Pool(Layer):
                 k, s, d = self.size[axis], self.strides[axis], self.dilation[axis]
                 before, _ = pads(self.padding, axis, n, k, s, d)
                 last = (count - 1) * s - before
-                # of a window that begins on the padding before, start % d is the first tap beyond that padding
+                # for a window that begins in the padding, start % d is the first tap after that padding
                 if last >= n or (d > n and any(p % d >= n for p in range(-before, min(last + 1, 0), s))):
                     raise ShapeError(f"{self}: a window of axis {axis} of {shape} holds nothing but padding")
         return (*sizes, channels)
@@ -58,10 +58,10 @@ class MaxPool(_Pool):
     ----------
     size : int (1 dimension) or tuple of int (2 or 3)
     strides : int or tuple of int, optional
-        The size when None.
+        When None, the size.
     padding : {"valid", "same"} or pairs
     dilation : int or tuple of int
-        From a window's value to its next.
+        The distance between neighbouring values of a window.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class AveragePool(_Pool):
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveAveragePool(Layer):
-    """The mean of windows that cut each axis into a given number of parts.
+    """The mean of windows that divide each axis into a given number of parts.
 
     Window i of n values into m covers floor(i n / m) to ceil((i + 1) n / m), as in PyTorch.
 
@@ -150,7 +150,7 @@ class GlobalAveragePool(_GlobalPool):
     Raises
     ------
     ShapeError
-        Of the model, when the layer's input has not 1 to 3 spatial axes.
+        Raised by the model, when the layer's input does not have 1 to 3 spatial axes.
 
     Examples
     --------
@@ -172,7 +172,7 @@ class GlobalMaxPool(_GlobalPool):
     Raises
     ------
     ShapeError
-        Of the model, when the layer's input has not 1 to 3 spatial axes.
+        Raised by the model, when the layer's input does not have 1 to 3 spatial axes.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from .merge import Merge
 
 
 @dataclass(frozen=True, eq=False)
-class Recurrent(Merge):
+class RNN(Merge):
     """Base of the recurrent layers: one cell that is applied to each step of a sequence (steps, features).
 
     Its inputs are the sequence, then, where ``takes_mask`` says so, a mask (steps,), and, where ``takes_state`` does,
@@ -50,7 +50,7 @@ class Recurrent(Merge):
     Examples
     --------
     >>> layer = lrpfast.layers.SimpleRNN(np.ones((3, 4)), np.zeros((4, 4)))
-    >>> isinstance(layer, lrpfast.layers.Recurrent), layer.units
+    >>> isinstance(layer, lrpfast.layers.RNN), layer.units
     (True, 4)
     """
 
@@ -161,14 +161,14 @@ class Recurrent(Merge):
 
 
 @dataclass(frozen=True, eq=False)
-class SimpleRNN(Recurrent):
+class SimpleRNN(RNN):
     """A fully connected recurrent layer: h_t = f(x_t W + h_(t−1) U + b).
 
     Parameters
     ----------
     kernel, recurrent_kernel : array, shapes (features, units) and (units, units)
     bias, cell_activation, go_backwards, return_sequences, time_order, takes_mask, zero_masked, takes_state, initial_h
-        As in `Recurrent`.
+        As in `RNN`.
 
     Examples
     --------
@@ -179,7 +179,7 @@ class SimpleRNN(Recurrent):
 
 
 @dataclass(frozen=True, eq=False)
-class GRU(Recurrent):
+class GRU(RNN):
     """A gated recurrent unit: h_t = z h_(t−1) + (1 − z) n, with z, r = σ(x_t W + h_(t−1) U + b).
 
     The candidate is n = f(x_t W_n + b_n + r (h_(t−1) U_n + b′_n)), or, where ``reset_after`` is False,
@@ -198,7 +198,7 @@ class GRU(Recurrent):
     reset_after : bool
         Whether r multiplies after the matrix product (Keras's default, PyTorch, ONNX's ``linear_before_reset``).
     go_backwards, return_sequences, time_order, takes_mask, zero_masked, takes_state, initial_h
-        As in `Recurrent`.
+        As in `RNN`.
 
     References
     ----------
@@ -228,7 +228,7 @@ class GRU(Recurrent):
 
 
 @dataclass(frozen=True, eq=False)
-class LSTM(Recurrent):
+class LSTM(RNN):
     """Long short-term memory: c_t = f c_(t−1) + i g and h_t = o tanh(c_t).
 
     i, f, o = σ(x_t W + h_(t−1) U + b) and g = tanh(x_t W_g + h_(t−1) U_g + b_g).
@@ -250,7 +250,7 @@ class LSTM(Recurrent):
     return_state : bool
         Whether the output has one more row, the last c: (steps + 1, units), or (2, units) without sequences.
     go_backwards, return_sequences, time_order, takes_mask, zero_masked, takes_state
-        As in `Recurrent`; the initial states are h and c.
+        As in `RNN`; the initial states are h and c.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Layers that make the spatial axes longer or shorter: by repeating, picking or interpolating values."""
+"""Layers that resize the spatial axes, by repeating, selecting or interpolating values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _cubic(t: np.ndarray, a: float) -> np.ndarray:
     return np.where(t <= 1, near, np.where(t < 2, ((a * t - 5 * a) * t + 8 * a) * t - 4 * a, 0))
 
 
-#: How a value's weight falls with its distance, and the distance at which it is none.
+#: The weight of a value as a function of its distance, and the distance at which it reaches 0.
 _WEIGHTS: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], int]] = {
     "linear": (lambda t, a: np.maximum(1 - t, 0), 1),
     "cubic": (_cubic, 2),
@@ -33,7 +33,7 @@ def interpolation(
     outside: str = "edge",
     shrink: float = 1.0,
 ) -> np.ndarray:
-    """The matrix that interpolates n values at the given places.
+    """The matrix that interpolates n values at the given positions.
 
     M[j, i] = w(|i − at[j]| · shrink), with w(t) = max(1 − t, 0), or Keys' cubic with its parameter a:
     (a + 2) t³ − (a + 3) t² + 1 up to 1, a t³ − 5 a t² + 8 a t − 4 a up to 2.
@@ -46,10 +46,10 @@ def interpolation(
     kind : {"linear", "cubic"}
     a : float
     outside : {"edge", "none"}
-        What lies before the first value and after the last: the same again, or nothing, and then the
-        weights that are left are scaled to a sum of 1.
+        Before the first value and after the last, "edge" repeats that value; with "none" there are no
+        values, and the remaining weights are scaled to a sum of 1.
     shrink : float
-        Below 1, weights fall more slowly, to smooth what is made smaller; they are scaled to a sum of 1.
+        Below 1, weights fall more slowly, for smoothing when an axis is shortened; they are scaled to a sum of 1.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def interpolation(
 
 
 def _for_axes(value: Any, name: str, layer: str) -> tuple[Any, ...]:
-    """What a layer was given for each of 1 to 3 spatial axes."""
+    """The values for 1 to 3 spatial axes, as a tuple."""
     values = tuple(value) if isinstance(value, (tuple, list)) else ()
     if not 1 <= len(values) <= 3:
         raise InputError(f"{layer}: {name} must be 1 to 3, one for each spatial axis, in a tuple or list")
@@ -81,19 +81,19 @@ def _for_axes(value: Any, name: str, layer: str) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Interpolate(Layer):
-    """Each spatial axis through a matrix of its own, channels last: y_j = Σ_i M_ji · x_i along it.
+    """Multiplies each spatial axis by its own matrix, channels last: y_j = Σ_i M_ji · x_i.
 
-    Any resizing by interpolation is of this kind, and any pooling by weighted means.
+    This expresses any resizing by interpolation, and any pooling by weighted means.
 
     Parameters
     ----------
     matrices : sequence of 1 to 3 arrays of shape (values made, values needed)
-        One for each spatial axis; None for an axis that stays as it is.
+        One for each spatial axis; None keeps an axis.
 
     Raises
     ------
     InputError
-        When there are other than 1 to 3, or one is no matrix.
+        When the number is not 1 to 3, or one is not a matrix.
 
     Examples
     --------
@@ -135,17 +135,17 @@ class Interpolate(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Take(Layer):
-    """Values at given places of each spatial axis, channels last; a place may come more than once, or never.
+    """Selects values of each spatial axis by position, channels last; a position may occur several times or never.
 
     Parameters
     ----------
     places : sequence of 1 to 3 sequences of int
-        One for each spatial axis, counted from 0; None for an axis that stays as it is.
+        One for each spatial axis, counted from 0; None keeps an axis.
 
     Raises
     ------
     InputError
-        When there are other than 1 to 3, or one is not whole numbers of 0 or more.
+        When the number is not 1 to 3, or one is not a sequence of integers of 0 or more.
 
     Examples
     --------
@@ -183,7 +183,7 @@ class Take(Layer):
 
 @dataclass(frozen=True, eq=False)
 class UpSample(Layer):
-    """Each spatial axis made ``size`` times as long, channels last.
+    """Makes each spatial axis ``size`` times as long, channels last.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ class UpSample(Layer):
         return len(self.size)
 
     def matrices(self, spatial: Sequence[int]) -> list[np.ndarray]:
-        """What "bilinear" does along each axis of the given sizes, shape (out, in)."""
+        """The matrices of "bilinear" along axes of the given sizes, shape (out, in)."""
         return [
             interpolation(n, (np.arange(n * k) + 0.5) / k - 0.5, "linear")
             for n, k in zip(spatial, self.size, strict=True)

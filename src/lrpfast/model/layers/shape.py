@@ -1,4 +1,4 @@
-"""Layers that move, drop or repeat values, and the embedding that looks them up."""
+"""Layers that move, drop or repeat values, and the embedding."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Reshape(Layer):
     Parameters
     ----------
     shape : int or tuple of int
-        Without the batch axis; one entry may be -1: what is left of the input's values.
+        Without the batch axis; one entry may be -1, for the remaining values of the input.
 
     Raises
     ------
     ShapeError
-        When ``shape`` holds anything else, or, of the model, when it has not as many values as the layer's input.
+        When ``shape`` is invalid, or, raised by the model, when its number of values is not that of the input.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class Permute(Layer):
 
 
 def only_moves(layer: Layer) -> bool:
-    """Whether a layer makes of its input the same values, each once, in another shape or order at most."""
+    """Whether a layer's output has the same values as its input, each once, perhaps in another shape or order."""
     return layer.identity or isinstance(layer, (Flatten, Permute, Reshape))
 
 
@@ -118,7 +118,7 @@ class RepeatVector(Layer):
     Raises
     ------
     InputError
-        When ``count`` is something else.
+        When ``count`` is invalid.
 
     Examples
     --------
@@ -142,7 +142,7 @@ class RepeatVector(Layer):
 
 
 def _rank(pairs: Any) -> int:
-    """The number of spatial axes that a tuple of pairs, or of numbers, speaks of; 1 for a number or one pair."""
+    """The number of spatial axes in a tuple of pairs or numbers; 1 for a number or one pair."""
     if not isinstance(pairs, (tuple, list)):
         return 1
     if len(pairs) == 2 and not isinstance(pairs[0], (tuple, list)):
@@ -152,7 +152,7 @@ def _rank(pairs: Any) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Edges(Layer):
-    """Base of the layers that add or take values at the edges of the spatial axes."""
+    """Base of the layers that add or remove values at the edges of the spatial axes."""
 
     pairs: Any
 
@@ -182,7 +182,7 @@ class _Edges(Layer):
 class ZeroPad(_Edges):
     """Zeros before and after each spatial axis, channels last.
 
-    An axis of n values gets before + n + after.
+    An axis of n values becomes before + n + after long.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ class ZeroPad(_Edges):
     Raises
     ------
     InputError
-        When ``pairs`` is something else.
+        When ``pairs`` is invalid.
 
     Examples
     --------
@@ -209,7 +209,7 @@ class ZeroPad(_Edges):
 class ReflectPad(_Edges):
     """Values mirrored at the first and the last of each spatial axis (NumPy's "reflect"), channels last.
 
-    An axis of n values gets before + n + after.
+    An axis of n values becomes before + n + after long.
 
     Parameters
     ----------
@@ -219,9 +219,9 @@ class ReflectPad(_Edges):
     Raises
     ------
     InputError
-        When ``pairs`` is something else.
+        When ``pairs`` is invalid.
     ShapeError
-        Of the model, when more is to be mirrored than an axis of the layer's input has.
+        Raised by the model, when an axis of the layer's input is too short.
 
     Examples
     --------
@@ -240,9 +240,9 @@ class ReflectPad(_Edges):
 
 @dataclass(frozen=True, eq=False)
 class Crop(_Edges):
-    """Values cut off before and after each spatial axis, channels last.
+    """Cuts off values before and after each spatial axis, channels last.
 
-    Of an axis of n values, n − before − after are left.
+    An axis of n values becomes n − before − after long.
 
     Parameters
     ----------
@@ -252,9 +252,9 @@ class Crop(_Edges):
     Raises
     ------
     InputError
-        When ``pairs`` is something else.
+        When ``pairs`` is invalid.
     ShapeError
-        Of the model, when nothing is left of an axis of the layer's input.
+        Raised by the model, when an axis of the layer's input would be empty.
 
     Examples
     --------
@@ -268,7 +268,7 @@ class Crop(_Edges):
 
 @dataclass(frozen=True, eq=False)
 class Embedding(Layer):
-    """A row of a table for each index: the input holds whole numbers of 0 or more.
+    """Looks up a row of a table for each index: the input has integers of 0 or more.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Windows that slide over an axis: strides, dilation, padding, and the sizes they make."""
+"""Windows that slide over an axis: strides, dilation, padding, and output sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 from ...errors import InputError, ShapeError
 from .base import Shape, whole
 
-#: A step or size beyond this is no layer's, and products of two would not fit into 64 bits.
+#: The limit of steps and sizes, so that products of two fit into 64 bits.
 _MOST = 2**31 - 1
 
 #: Padding by name, or zeros before and after each spatial axis.
@@ -15,7 +15,7 @@ Padding = str | tuple[tuple[int, int], ...]
 
 
 def per_axis(value: Any, rank: int, name: str, layer: str, least: int = 1) -> tuple[int, ...]:
-    """One whole number for each of ``rank`` axes; a single number stands for all."""
+    """One integer for each of ``rank`` axes; a single number is for all."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
     numbers = tuple(map(whole, values))
     if len(numbers) != rank or any(n is None or not least <= n <= _MOST for n in numbers):
@@ -26,7 +26,7 @@ def per_axis(value: Any, rank: int, name: str, layer: str, least: int = 1) -> tu
 
 
 def rank_of(size: Any, layer: str) -> int:
-    """How many spatial axes a layer's ``size`` speaks of: a number of one, a tuple of 1 to 3."""
+    """The number of spatial axes in a layer's ``size``: one for a number, 1 to 3 for a tuple."""
     rank = len(size) if isinstance(size, (tuple, list)) else 1
     if not 1 <= rank <= 3:
         raise InputError(f"{layer}: size must be a number (one dimension) or 2 or 3 numbers, not {size!r}")
@@ -34,7 +34,7 @@ def rank_of(size: Any, layer: str) -> int:
 
 
 def as_pairs(value: Any, rank: int, name: str, layer: str) -> tuple[tuple[int, int], ...]:
-    """(before, after) for each of ``rank`` axes, from a number, numbers, pairs, or for one axis a pair."""
+    """(before, after) for each of ``rank`` axes, from a number, numbers, pairs or, for one axis, a pair."""
     if isinstance(value, (tuple, list)):
         if rank == 1 and len(value) == 2 and not isinstance(value[0], (tuple, list)):
             value = (value,)
@@ -49,7 +49,7 @@ def as_pairs(value: Any, rank: int, name: str, layer: str) -> tuple[tuple[int, i
 
 
 def as_padding(value: Any, rank: int, layer: str, names: tuple[str, ...] = ("valid", "same")) -> Padding:
-    """A padding by name, or explicit pairs; ``same`` is TensorFlow's, which depends on the input's size."""
+    """A padding by name or as pairs; ``same`` is TensorFlow's, which depends on the input's size."""
     if isinstance(value, str):
         if value not in names:
             raise InputError(f"{layer}: padding must be {', '.join(map(repr, names))} or pairs, not {value!r}")
@@ -58,12 +58,12 @@ def as_padding(value: Any, rank: int, layer: str, names: tuple[str, ...] = ("val
 
 
 def extent(size: int, dilation: int) -> int:
-    """How far a window of ``size`` taps reaches."""
+    """The extent of a window of ``size`` taps."""
     return (size - 1) * dilation + 1
 
 
 def pads(padding: Padding, axis: int, n: int, size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """Zeros before and after an axis of n values."""
+    """The numbers of zeros before and after an axis of n values."""
     reach = extent(size, dilation)
     if padding == "valid":
         return 0, 0
@@ -83,7 +83,7 @@ def slid(
     strides: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Shape:
-    """How many windows fit along each axis; ShapeError where not one does."""
+    """The number of windows along each axis; ShapeError if none fits."""
     counts: list[int | None] = []
     for axis, (n, k, s, d) in enumerate(zip(spatial, size, strides, dilation, strict=True)):
         if n is None:
@@ -106,7 +106,7 @@ def spread(
     dilation: tuple[int, ...],
     output_padding: tuple[int, ...] | None,
 ) -> Shape:
-    """Sizes that a transposed convolution makes, as Keras (names) and PyTorch (pairs) count them."""
+    """The output sizes of a transposed convolution, as in Keras (names) and PyTorch (pairs)."""
     sizes: list[int | None] = []
     for axis, (n, k, s, d) in enumerate(zip(spatial, size, strides, dilation, strict=True)):
         if n is None:
@@ -125,14 +125,14 @@ def spread(
 
 
 def trim(padding: Padding, axis: int, n: int, out: int, size: int, stride: int, dilation: int) -> int:
-    """Values that a transposed convolution cuts off before an axis that it widens from n to ``out``."""
+    """The number of values that a transposed convolution from n to ``out`` values cuts off before an axis."""
     if not isinstance(padding, str):
         return padding[axis][0]
     return max((n - 1) * stride + extent(size, dilation) - out, 0) // 2 if padding == "same" else 0
 
 
 def channels_last(layer: str, shape: Shape, rank: int, channels: int | None = None) -> tuple[Shape, int | None]:
-    """The spatial sizes and the channels of a shape; ShapeError unless these are as many as the layer takes."""
+    """The spatial sizes and the channels of a shape; ShapeError unless the number of axes fits the layer."""
     if len(shape) != rank + 1:
         raise ShapeError(
             f"{layer}: it takes channels last and {rank} spatial axis or axes, its input has shape {shape}"

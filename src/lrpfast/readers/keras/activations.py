@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ...errors import ModelFormatError
+from ...errors import InputError, ModelFormatError
 from ...model.layers import FUNCTIONS, Activation, Identity, Layer, Shape
 from ..input_shape import FIX_SIZE
 from .record import KerasLayer, plain
@@ -76,17 +76,38 @@ def activation(layer: KerasLayer, shape: Shape, name: str | None = None) -> Acti
             return ACTIVATIONS[value["class_name"]](inside, shape)
         # a function by name; anything else (another layer, a lambda with its code) is only named
         value = inner if value.get("class_name") == "function" and isinstance(inner, str) else value.get("class_name")
+    if isinstance(value, str) and value not in _NAMES:
+        value = _custom(layer, value)
+        if isinstance(value, Activation):
+            return replace(value, name=name)
     if value in (None, "linear"):
         return None
     if not isinstance(value, str) or value not in _NAMES:
         raise layer.unsupported(
             f"has the activation {value!r}, which lrpfast does not know",
-            f"These work: {', '.join(sorted(_NAMES))}, and {', '.join(ACTIVATIONS)} or PReLU as layers",
+            f"These work: {', '.join(sorted(_NAMES))}, and {', '.join(ACTIVATIONS)} or PReLU as layers. For one of "
+            f"your own, custom_objects={{{str(value)!r}: 'gelu'}} says which of them it is; a function in the name's "
+            "place, called as f(config, weights), returns a lrpfast.layers.Activation",
         )
     function, parameters = _ALIASES.get(value, (value, {}))
     if value == "hard_sigmoid":
         parameters = {"slope": 1 / 6 if layer.keras >= 3 else 0.2}
     return Activation(function, parameters, name=name)
+
+
+def _custom(layer: KerasLayer, name: str) -> str | Activation:
+    """A function of the user's own by what custom_objects says of it: another function's name, or the layer."""
+    short = name.rpartition(">")[2]
+    own = next((layer.custom_objects[key] for key in (name, short) if key in layer.custom_objects), name)
+    if isinstance(own, str):
+        return own
+    result = own({}, [])
+    if not isinstance(result, Activation):
+        raise InputError(
+            f"{layer}: custom_objects[{short!r}] returned {result!r:.60}; of an activation, it must return a "
+            "lrpfast.layers.Activation"
+        )
+    return result
 
 
 def activation_layer(layer: KerasLayer, shape: Shape) -> Layer:

@@ -36,6 +36,11 @@ def is_constant(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) >= 3 and value[0] == "_CONSTANT_VALUE"
 
 
+def is_array(value: Any) -> bool:
+    """Whether a parsed argument is an array."""
+    return isinstance(value, np.ndarray)
+
+
 def parsed(value: Any) -> Any:
     """An argument with `Ref` for other layers' outputs, and Python's slices, Ellipsis and arrays for constants."""
     if isinstance(value, Mapping):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.layers import Shape
-from .arguments import Ref, is_constant, is_ref, parsed, refs
+from .arguments import Ref, is_array, is_constant, is_ref, parsed, refs
 from .record import plain
 
 #: Class names of the containers whose layers are read.
@@ -19,7 +19,7 @@ SEQUENTIAL, FUNCTIONAL = ("Sequential",), ("Functional", "Model")
 KERAS_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
 #: Operations whose configuration has a dtype, as those of layers have.
-_CASTS = ("Cast", "ConvertToTensor", "SaturateCast")
+_CASTS = ("Cast", "ConvertToTensor", "SaturateCast", "Prod")
 #: Layers that change images at random in training, and do nothing at inference.
 RANDOM = (
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
@@ -102,11 +102,13 @@ def is_input(entry: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer: its inputs, the names of masks beside them, and what lrpfast cannot follow in it."""
+    """One call of a layer: its inputs, masks beside them, constant states, and what lrpfast cannot follow in it."""
 
     inputs: tuple[Ref, ...]
-    masks: tuple[str, ...] = ()
+    masks: tuple[Ref, ...] = ()
     problem: str | None = None
+    #: Initial states of a recurrent layer that are arrays; those that other layers compute follow its inputs.
+    states: tuple[Any, ...] = ()
     #: An operation's arguments by position and by name, as `arguments.parsed` returns them.
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -152,16 +154,23 @@ def calls_of(entry: Mapping[str, Any]) -> list[Call]:
             options, values = _options(node), list(_refs(node))
         constants = [item for item in values if not isinstance(item, Ref)]
         problem = f"is called with the constant {constants[0]!r:.40}" if constants else None
-        masks: list[str] = []
+        masks: list[Ref] = []
+        states: list[Any] = []
         for key, value in ((key, value) for kwargs in options for key, value in kwargs.items()):
-            names = [item.name for item in _refs(value) if isinstance(item, Ref)]
+            named = [item for item in _refs(value) if isinstance(item, Ref)]
+            names = [item.name for item in named]
             if key == "mask":
-                masks += names
+                masks += named
+            elif key == "initial_state" and _is_keras_3(node):
+                values += named
+                items = parsed(value)
+                states += [item for item in (items if isinstance(items, list) else [items]) if is_array(item)]
             elif key == "training" and value and not _random_by_default(entry, node):
                 problem = "is called with training=True, so that it works as in training"
             elif names and key != "inputs":
                 problem = f"is called with {names[0]!r} as {key!r}"
-        calls.append(Call(tuple(item for item in values if isinstance(item, Ref)), tuple(masks), problem))
+        inputs = tuple(item for item in values if isinstance(item, Ref))
+        calls.append(Call(inputs, tuple(masks), problem, tuple(states)))
     return calls
 
 
@@ -172,7 +181,7 @@ def _random_by_default(entry: Mapping[str, Any], node: Any) -> bool:
 
 def is_operation(kind: str) -> bool:
     """Whether layers of this class are operations between layers: keras.ops of Keras 3, TensorFlow's of Keras 2."""
-    return kind.startswith("ops>") or kind in ("TFOpLambda", "SlicingOpLambda")
+    return kind.startswith("ops>") or kind in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
 
 
 def operations_of(entry: Mapping[str, Any]) -> list[Call]:
@@ -183,10 +192,11 @@ def operations_of(entry: Mapping[str, Any]) -> list[Call]:
         if _is_keras_3(node):
             args, kwargs = parsed(plain(node["args"])), parsed(plain(node.get("kwargs")) or {})
         else:
-            args, kwargs = [parsed(node)], parsed((_options(node) or [{}])[0])
+            args, options = [parsed(node)], (_options(node) or [{}])[0]
+            kwargs = {key: parsed(value) for key, value in options.items()}
         if not isinstance(args, list) or not isinstance(kwargs, Mapping):
             raise ModelFormatError(f"layer {name_of(entry)!r}: its call has no arguments")
-        calls.append(Call(tuple(refs([args, kwargs])), (), None, tuple(args), kwargs))
+        calls.append(Call(tuple(refs([args, kwargs])), args=tuple(args), kwargs=kwargs))
     return calls
 
 

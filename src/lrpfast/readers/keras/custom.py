@@ -22,6 +22,7 @@ _KERAS_CLASSES: dict[type[Layer], str] = {
     L.LayerNorm: "LayerNormalization",
     L.RMSNorm: "RMSNormalization",
     L.Embedding: "Embedding",
+    **{kind: kind.__name__ for kind in (L.LSTM, L.GRU, L.SimpleRNN)},
     L.Activation: "Activation",
     L.Identity: "Identity",
     L.Flatten: "Flatten",

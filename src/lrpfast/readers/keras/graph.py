@@ -6,20 +6,18 @@ import contextlib
 import functools
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...budget import check_layers
 from ...errors import ModelFormatError, ShapeError, UnsupportedLayerError
 from ...model import layers as L
-from ...model.graph import Model
 from ...model.layers import Layer, Shape
 from ..channels_first import Builder, Tensor, Value
-from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes, resolve_shapes
 from ..obstacles import Obstacles
-from ..untrusted import parse_json
+from ..recurrent import Add
 from .arguments import Ref, replaced
+from .attention import ATTENTION, PARTS, AttentionCall, attend, masked_mean, paths_of
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
@@ -27,24 +25,24 @@ from .config import (
     calls_of,
     class_of,
     config_of,
-    declared,
     ends,
     entries_of,
     first_number,
     is_input,
     is_operation,
-    major,
     name_of,
     operations_of,
-    shape_of,
 )
-from .custom import as_built_in, call_custom, check_custom_objects, custom_object
+from .custom import as_built_in, call_custom, custom_object
 from .keras_1 import in_keras_2
 from .layers import BACK, LAST, convert, naming
+from .masks import Mask, joined, written_mask
+from .operation import is_value
 from .ops import operate
 from .preprocessing import BUILDERS
-from .record import KerasLayer
-from .store import Entry, Store, WrappedStore
+from .record import KerasLayer, Weight
+from .recurrent import RECURRENT, RecurrentLayer, read_recurrent
+from .store import Entry, Path, Store, WrappedStore
 from .unknown import collecting
 from .wrappers import WRAPPERS, over_time
 
@@ -55,22 +53,10 @@ _CARRIES_MASK = (L.Dense, L.Activation, L.Identity, L.BatchNorm, L.LayerNorm, L.
 #: Layers laid out by `BUILDERS` that do so, too.
 _MASKED_BUILDERS = ("GroupNormalization", "UnitNormalization", "TimeDistributed")
 #: Classes that compute something else where there is a mask.
-_USES_MASK = ("GlobalAveragePooling1D", "Softmax")
+_USES_MASK = ("Softmax",)
 
 
-def _uses(model: Mapping[str, Any]) -> tuple[int, int]:
-    """How often the layers of a model are used together, where all calls are needed, and how many calls are written."""
-    uses = written = 0
-    for entry in entries_of(model):
-        inside = _uses(entry) if class_of(entry) in SEQUENTIAL + FUNCTIONAL else (1, 0)
-        calls = entry.get("inbound_nodes")
-        count = max(1, len(calls)) if isinstance(calls, list) else 1
-        uses += inside[0] * count
-        written += inside[1] + count
-    return uses, written
-
-
-class _Builder:
+class LayerGraph:
     """Lays containers out flat: nodes in forward order, with their shapes."""
 
     def __init__(self, keras: int, custom_objects: Mapping[str, Any]) -> None:
@@ -79,8 +65,12 @@ class _Builder:
         #: Lays out the layers that operations become; it appends to the same nodes.
         self.tensors = Builder()
         self.nodes, self.shapes = self.tensors.nodes, self.tensors.shapes
+        #: What operations return that is no layer's value: conditions and sizes.
+        self.others: list[Any] = []
         self.calls: Counter[int] = Counter()  # of operations
-        self.masks: dict[int, str] = {}  # nodes whose values carry a mask, and whose it is
+        self.masks: dict[int, Mask] = {}  # of the nodes whose values carry one
+        self.recurrents: dict[int, RecurrentLayer] = {}
+        self.step_masks: dict[Mask, int] = {}
         self.converted: dict[int, tuple[KerasLayer, tuple[Shape, ...], tuple[Layer, ...]]] = {}
 
     def add(self, layer: Layer, inputs: tuple[int, ...]) -> int:
@@ -97,7 +87,7 @@ class _Builder:
         self.nodes.append((layer, inputs))
         return len(self.nodes) - 1
 
-    def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[str, ...]) -> int:
+    def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[Mask, ...]) -> int:
         """Convert a layer, at its first use, and add it."""
         layer = in_keras_2(layer)
         custom = custom_object(layer, self.custom_objects)
@@ -105,9 +95,11 @@ class _Builder:
             layer = as_built_in(layer, custom)
         shapes = tuple(self.shapes[i] for i in inputs)
         masks = [*masked, *(self.masks[i] for i in inputs if i in self.masks)]
+        if masks and layer.class_name == "GlobalAveragePooling1D":
+            return self._masked_mean(key, layer, inputs[0], masks[0])
         if masks and layer.class_name in _USES_MASK:
             raise layer.unsupported(
-                f"leaves out the time steps that {masks[0]!r} masks, which lrpfast does not follow",
+                f"leaves out the time steps that {masks[0].name!r} masks, which lrpfast does not follow",
                 "Train the model without a mask",
             )
         if layer.class_name in BUILDERS:
@@ -128,12 +120,12 @@ class _Builder:
             for part in chain[1:]:
                 at = self.add(part, (at,))
         if layer.class_name == "Embedding" and layer.get("mask_zero", False):
-            self.masks[at] = layer.name
+            self.masks[at] = Mask(layer.name, inputs[0])
         elif masks and all(isinstance(part, _CARRIES_MASK) and not isinstance(part, L.Dot) for part in chain):
-            self.masks[at] = masks[0]
+            self.masks[at] = joined(masks, len(inputs))
         return at
 
-    def _composed(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[str]) -> int:
+    def _composed(self, key: int, layer: KerasLayer, inputs: list[int], masks: list[Mask]) -> int:
         """A layer that becomes several, by a function that lays them out."""
         expected = 2 if layer.class_name == "CustomScaleLayer" else 1
         if len(inputs) != expected:
@@ -142,7 +134,7 @@ class _Builder:
             values = map(self._value, inputs)
             at = self.tensors.plain(BUILDERS[layer.class_name](layer, self.tensors, *values)).node
         if layer.class_name == "Masking":
-            self.masks[at] = layer.name
+            self.masks[at] = Mask(layer.name, inputs[0], layer.get("mask_value", 0.0))
         elif masks and layer.class_name in _MASKED_BUILDERS:
             self.masks[at] = masks[0]
         return at
@@ -150,13 +142,47 @@ class _Builder:
     def operation(self, key: int, layer: KerasLayer, call: Call, inputs: list[int]) -> list[int]:
         """Lay out an operation's layers; the numbers of its results."""
         numbers = iter(inputs)
-        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._value(next(numbers)))
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._argument(next(numbers)))
         with self._naming(key, layer):
-            results = [self.tensors.plain(value).node for value in operate(layer, self.tensors, args, kwargs)]
-        return results
+            results = operate(layer, self.tensors, args, kwargs)
+            return [self._number(result) for result in results]
+
+    def attention(self, key: int, layer: KerasLayer, call: Call, inputs: list[int], masked: tuple[Mask, ...]) -> int:
+        """Lay out an attention layer; the number of its result."""
+        numbers = iter(inputs)
+        args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._argument(next(numbers)))
+        with self._naming(key, layer):
+            value = attend(AttentionCall(layer, self.tensors, self._mask_of(layer, masked)), args, kwargs)
+            at = self.tensors.plain(value).node
+        if inputs[0] in self.masks:  # that of the queries
+            self.masks[at] = self.masks[inputs[0]]
+        return at
+
+    def _mask_of(self, layer: KerasLayer, masked: tuple[Mask, ...]) -> Callable[[Value], Tensor | None]:
+        def mask_of(value: Value) -> Tensor | None:
+            mask = self.masks.get(self.tensors.plain(value).node, masked[0] if masked else None)
+            return None if mask is None else self.tensors.plain(self._value(self._step_mask(layer, mask)))
+
+        return mask_of
+
+    def _masked_mean(self, key: int, layer: KerasLayer, at: int, mask: Mask) -> int:
+        with self._naming(key, layer):
+            call = AttentionCall(layer, self.tensors, self._mask_of(layer, ()))
+            steps = self.tensors.plain(self._value(self._step_mask(layer, mask)))
+            return self.tensors.plain(masked_mean(call, self._value(at), steps)).node
+
+    def _argument(self, i: int) -> Any:
+        """What an operation takes: a node's value or, below -1, what another operation returned that is none."""
+        return self._value(i) if i >= 0 else self.others[-2 - i]
+
+    def _number(self, result: Any) -> int:
+        if is_value(result):
+            return self.tensors.plain(result).node
+        self.others.append(result)
+        return -1 - len(self.others)  # -1 is UNREAD
 
     def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
-                masked: tuple[str, ...]) -> list[int]:  # fmt: skip
+                masked: tuple[Mask, ...]) -> list[int]:  # fmt: skip
         """Lay out the layer, or model, in a wrapper: once, or for each time step."""
         entry = layer.config.get("layer")
         if not isinstance(entry, Mapping) or len(inputs) != 1:
@@ -165,12 +191,17 @@ class _Builder:
         nested = kind in SEQUENTIAL + FUNCTIONAL
         title = replace(layer, class_name=kind, config=config_of(entry), stored=lambda: store.weights(inner))
         masks = masked or tuple(self.masks[i] for i in inputs if i in self.masks)
+        if kind in RECURRENT:
+            raise layer.unsupported(
+                f"goes through each of several sequences with {kind}, which lrpfast does not read",
+                "Give the model one sequence a sample",
+            )
         if layer.class_name == "SpectralNormalization":  # its kernel is stored normalized
             return [self.use(key, title, inputs, masked)]
         shape = self.shapes[inputs[0]]
         if len(shape) < 2:
             raise ShapeError(f"{layer}: it needs an axis of time steps and one more, its input has {shape}")
-        step = _Builder(self.keras, self.custom_objects)
+        step = LayerGraph(self.keras, self.custom_objects)
         step.add(L.Input(shape[1:]), ())
         if nested:
             outputs = step.container(entry, store.inside(inner), [0], f"{layer.name}/", (), masks)
@@ -187,6 +218,44 @@ class _Builder:
             self.masks.update({numbers[output]: masks[0]} if masks else {})
         return [numbers[output] for output in outputs]
 
+    def recurrent(
+        self, key: int, layer: KerasLayer, stored: Callable[[Sequence[Path]], list[Weight]], inputs: list[int],
+        states: tuple[Any, ...], masked: tuple[Mask, ...], used: set[int],
+    ) -> list[int | None]:  # fmt: skip
+        """Lay out a recurrent layer, whose inputs are a sequence and, where no constants are given, its states."""
+        shape, masks = self.shapes[inputs[0]], [*masked, *(self.masks[i] for i in inputs[:1] if i in self.masks)]
+        use, self.calls[key] = self.calls[key], self.calls[key] + 1
+        name = f"{layer.name}:{use}" if use else layer.name
+
+        with naming(layer):
+            if key not in self.recurrents:
+                self.recurrents[key] = read_recurrent(layer, shape, stored)
+            mask = self._step_mask(layer, masks[0]) if masks else None
+            read = self.recurrents[key]
+            outputs = read.outputs(self._adder(name), shape, inputs[0], mask, states or inputs[1:], used)
+        if masks:
+            self.masks.update({at: masks[0] for at in outputs[: read.sequences] if at is not None})
+        return outputs
+
+    def _adder(self, title: str) -> Add:
+        """Adds layers under a title, each with its part in it."""
+
+        def add(layer: Layer, *inputs: int, part: str = "") -> int:
+            return self.add(replace(layer, name="/".join(filter(None, [title, part]))), inputs)
+
+        return add
+
+    def _step_mask(self, layer: KerasLayer, mask: Mask) -> int:
+        """The node of a mask."""
+        if mask.source is None:
+            raise layer.unsupported(
+                f"leaves out the time steps that {mask.name!r} masks, which lrpfast does not follow",
+                "These work: masks of one Masking, or of one Embedding with mask_zero",
+            )
+        if mask not in self.step_masks:
+            self.step_masks[mask] = self.add(L.StepMask(mask.value, name=f"{mask.name}/mask"), (mask.source,))
+        return self.step_masks[mask]
+
     def _value(self, i: int) -> Value:
         return Tensor(i, self.shapes[i], tuple(range(len(self.shapes[i]))))
 
@@ -200,6 +269,8 @@ class _Builder:
             yield
         for i in range(begin, len(self.nodes)):
             part, inputs = self.nodes[i]
+            if part.name in [f"{name}/{own}" for own in PARTS] or not str(part.name).startswith(name):
+                continue  # it has a name of its own
             kind = type(part).__name__.lower()
             title = name if i == len(self.nodes) - 1 else f"{name}/{kind}_{i - begin}"
             self.nodes[i] = replace(part, name=title), inputs
@@ -207,7 +278,7 @@ class _Builder:
     # containers
 
     def container(self, model: Mapping[str, Any], store: Store, inputs: list[int], prefix: str = "",
-                  keys: Sequence[str | None] = (), masked: tuple[str, ...] = ()) -> list[int]:  # fmt: skip
+                  keys: Sequence[str | None] = (), masked: tuple[Mask, ...] = ()) -> list[int]:  # fmt: skip
         """Lay out a model's layers on inputs that are there; the numbers of its outputs."""
         entries = entries_of(model)
         counts: Counter[str] = Counter()
@@ -223,7 +294,8 @@ class _Builder:
             if len(inputs) != 1:
                 raise ModelFormatError(f"{scope.title} is Sequential and takes one input, not {len(inputs)}")
             for i, entry in enumerate(entries):
-                inputs = inputs if is_input(entry) else scope.call(i, inputs, masked)
+                if not is_input(entry):
+                    inputs = [at for at in scope.call(i, inputs, masked) if at is not None]
                 masked = masked if is_input(entry) else ()
             return inputs
         return scope.functional(config_of(model), inputs, keys, masked)
@@ -233,7 +305,7 @@ class _Builder:
 class _Scope:
     """One container while it is laid out."""
 
-    builder: _Builder
+    builder: LayerGraph
     entries: list[Mapping[str, Any]]
     kinds: list[str]
     slots: list[Entry]
@@ -251,44 +323,71 @@ class _Scope:
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
     @collecting
-    def call(self, i: int, inputs: list[int], masked: tuple[str, ...], call: Call | None = None) -> list[int]:
+    def call(
+        self, i: int, inputs: list[int], masked: tuple[Mask, ...], call: Call | None = None, used: Iterable[int] = (0,)
+    ) -> Sequence[int | None]:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
+        if any(number < 0 for number in inputs) and not is_operation(kind) and kind not in ATTENTION:
+            raise UnsupportedLayerError(
+                f"{self.where(i)} takes the result of a comparison, or a shape, which only operations between layers do"
+            )
         if kind in SEQUENTIAL + FUNCTIONAL:
             keys = [ref.key for ref in call.inputs] if call is not None else ()
             return self.builder.container(entry, self.store.inside(slot), inputs, f"{name}/", keys, masked)
         weights = functools.partial(self.store.weights, slot)
-        layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights)
+        custom = self.builder.custom_objects
+        layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights, custom)
         if kind in WRAPPERS:
             return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
+        if kind in ATTENTION:
+            if call is None:
+                raise layer.unsupported("is in a Sequential model, which gives it one input", "Use a functional model")
+            slot = replace(slot, class_name=kind.replace("GroupQuery", "GroupedQuery"))  # Python's name of the class
+            stored = functools.partial(self.store.cells, slot, paths_of(kind, layer.config))
+            layer = replace(layer, stored=stored)
+            return [self.builder.attention(id(entry), layer, call, inputs, masked)]
         if is_operation(kind) and call is not None:
             return self.builder.operation(id(entry), layer, call, inputs)
+        custom = custom_object(layer, self.builder.custom_objects)
+        if isinstance(custom, (str, type)):
+            layer = as_built_in(layer, custom)
+        if layer.class_name in RECURRENT and (custom is None or isinstance(custom, (str, type))):
+            cells = functools.partial(self.store.cells, slot)
+            states = call.states if call is not None else ()
+            return self.builder.recurrent(id(entry), layer, cells, inputs, states, masked, set(used))
         return [self.builder.use(id(entry), layer, inputs, masked)]
 
     def functional(
-        self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[str, ...]
+        self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[Mask, ...]
     ) -> list[int]:
         calls = [
-            [] if is_input(entry) else operations_of(entry) if is_operation(kind) else calls_of(entry)
+            []
+            if is_input(entry)
+            else operations_of(entry)
+            if is_operation(kind) or kind in ATTENTION
+            else calls_of(entry)
             for entry, kind in zip(self.entries, self.kinds, strict=True)
         ]
         at = {slot.name: i for i, slot in enumerate(self.slots)}
         ins, outs = ends(config, "input_layers"), ends(config, "output_layers")
         number = self._numbering(calls, at, outs)
 
-        # what the outputs need, each call once, and what each of these calls needs
-        needs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-        results = [number(ref, True, self.title) for ref in outs]
-        stack = [result[:2] for result in results]
-        while stack:
-            use = stack.pop()
-            if use not in needs:
-                i, k = use
-                needs[use] = [number(ref, False, self.where(i)) for ref in calls[i][k].inputs] if calls[i] else []
-                stack += [need[:2] for need in needs[use]]
+        operations = {self.slots[i].name: (kind, calls[i]) for i, kind in enumerate(self.kinds) if is_operation(kind)}
 
-        values = self._values_of_inputs(ins, at, inputs, keys)
+        def node_of(ref: Ref) -> int | None:
+            """The node of a value that is laid out already."""
+            i, call, tensor = number(ref, False, self.title)
+            several = values.get((i, call), [])
+            return several[tensor] if tensor < len(several) else None
+
+        results = [number(ref, True, self.title) for ref in outs]
+        needs = self._needs(calls, results, number)
+        used: dict[tuple[int, int], set[int]] = {}
+        for i, k, tensor in [*results, *(need for several in needs.values() for need in several)]:
+            used.setdefault((i, k), set()).add(tensor)
+        values: dict[tuple[int, int], list[Any]] = self._values_of_inputs(ins, at, inputs, keys)
         carried = {use for use in needs if is_input(self.entries[use[0]])} if masked else set()
         # in the file's order, except where that is not the order of computation
         consumers: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -306,8 +405,9 @@ class _Scope:
             if use not in values:
                 call = calls[i][k]
                 arguments = [self._output(values[need[:2]], need, self.where(i)) for need in needs[use]]
-                masks = call.masks or (masked if carried & {need[:2] for need in needs[use]} else ())
-                values[use] = self.call(i, arguments, masks, call)
+                masks = tuple(written_mask(ref, operations, node_of) for ref in call.masks)
+                masks = masks or (masked if carried & {need[:2] for need in needs[use]} else ())
+                values[use] = list(self.call(i, arguments, masks, call, used[use]))
             for consumer in consumers.get(use, ()):
                 missing[consumer] -= 1
                 if not missing[consumer]:
@@ -317,9 +417,23 @@ class _Scope:
             raise ModelFormatError(f"{self.where(stuck[0][0])} feeds itself, directly or through other layers")
         return [self._output(values[result[:2]], result, self.title) for result in results]
 
+    def _needs(
+        self, calls: list[list[Call]], results: list[tuple[int, int, int]], number: Any
+    ) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
+        """What the outputs need, each call once, and what each of these calls needs."""
+        needs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        stack = [result[:2] for result in results]
+        while stack:
+            use = stack.pop()
+            if use not in needs:
+                i, k = use
+                needs[use] = [number(ref, False, self.where(i)) for ref in calls[i][k].inputs] if calls[i] else []
+                stack += [need[:2] for need in needs[use]]
+        return needs
+
     def _values_of_inputs(
         self, ins: list[Ref], at: Mapping[str, int], inputs: list[int], keys: Sequence[str | None]
-    ) -> dict[tuple[int, int], list[int]]:
+    ) -> dict[tuple[int, int], list[Any]]:
         for ref in ins:
             if ref.name not in at or not is_input(self.entries[at[ref.name]]):
                 raise ModelFormatError(f"{self.title} says that {ref.name!r} is an input; it has no such InputLayer")
@@ -359,121 +473,9 @@ class _Scope:
 
         return number
 
-    def _output(self, values: list[int], need: tuple[int, int, int], user: str) -> int:
+    def _output(self, values: list[Any], need: tuple[int, int, int], user: str) -> int:
         i, _, tensor = need
         if not 0 <= tensor < len(values):
             raise ModelFormatError(f"{user} is fed by output {tensor} of {self.where(i)}, which has {len(values)}")
-        return values[tensor]
-
-
-# -- the whole model ----------------------------------------------------------
-
-
-def build(
-    text: str | bytes,
-    store: Store,
-    version: str | None,
-    custom_objects: Any = None,
-    input_shape: InputShapes | None = None,
-) -> Model:
-    """The Model of a Keras configuration.
-
-    Parameters
-    ----------
-    text : str or bytes
-        The configuration, JSON.
-    store : Store
-        Where the weights are.
-    version : str or None
-        The version of Keras that wrote it, if known.
-    custom_objects, input_shape : mapping, optional
-        See `lrpfast.load`.
-
-    Raises
-    ------
-    LrpfastError
-        When lrpfast does not read one of its layers, or it is no whole model.
-    """
-    document = parse_json(text, "its configuration")
-    if not isinstance(document, Mapping):
-        raise ModelFormatError(f"its configuration is a JSON {type(document).__name__}, not a model's description")
-    builder = _Builder(major(version, document), check_custom_objects(custom_objects))
-    builder.obstacles = Obstacles("layer")
-    shapes = _input_shapes(document, store, input_shape or {})
-    for name, shape in shapes.items():
-        builder.add(L.Input(shape, name=name), ())
-    inputs = list(range(len(builder.nodes)))
-    check_layers(*_uses(document))  # before any of it is laid out
-    with naming_open_sizes(shapes):
-        outputs = builder.container(document, store, inputs)
-        builder.obstacles.check()
-    if len(builder.nodes) == len(inputs):
-        raise ModelFormatError("the model has no layers")
-
-    needed = set(outputs)
-    for i in range(len(builder.nodes) - 1, -1, -1):
-        if i in needed:
-            needed.update(builder.nodes[i][1])
-    for i in inputs:
-        if i not in needed:
-            title = builder.nodes[i][0].name
-            raise UnsupportedLayerError(
-                f"layer {title!r} (InputLayer): no output depends on it, so that there is nothing to explain. Save the "
-                "model without this input: keras.Model(inputs, outputs)"
-            )
-    number = {i: k for k, i in enumerate(sorted(needed))}
-    nodes = [(builder.nodes[i][0], tuple(number[j] for j in builder.nodes[i][1])) for i in number]
-    title = config_of(document).get("name")
-    name = title if isinstance(title, str) else "model"
-    return Model(nodes, name, [number[i] for i in outputs], class_of(document) in SEQUENTIAL)
-
-
-def _input_shapes(model: Mapping[str, Any], store: Store, wanted: InputShapes) -> dict[str, Shape]:
-    """The shapes of a model's inputs by their names, in its order."""
-    found = _inputs(model, store)
-    shapes: dict[str, Shape] = {}
-    for (name, title), shape in zip(found, resolve_shapes({n: s for (n, _), s in found.items()}, wanted), strict=True):
-        if shape is None:
-            raise ModelFormatError(f"{title} does not say its input shape. {FIX_SIZE}")
-        shapes[name] = shape
-    return shapes
-
-
-def _inputs(model: Mapping[str, Any], store: Store) -> dict[tuple[str, str], Shape | None]:
-    """The shapes that a model's inputs are said to have, by the input's name and what errors call it."""
-    entries = entries_of(model)
-    if class_of(model) in SEQUENTIAL:
-        head = entries[0]
-        name = name_of(head) if is_input(head) else f"{name_of(head)}_input"
-        title = f"layer {name_of(head)!r} ({class_of(head)}, 1 of {len(entries)})"
-        return {(name, title): _sequential_shape(model, store)}
-    inputs = {}
-    for ref in ends(config_of(model), "input_layers"):
-        entry = next((entry for entry in entries if name_of(entry) == ref.name), {})
-        shape = declared(entry)
-        if shape is None and len(entries) > 1:
-            shape = shape_of(config_of(model).get("build_input_shape"))
-        inputs[ref.name, f"layer {ref.name!r} (InputLayer)"] = shape
-    return inputs
-
-
-def _sequential_shape(model: Mapping[str, Any], store: Store) -> Shape | None:
-    entries = entries_of(model)
-    head = entries[0]
-    kind, config = class_of(head), config_of(model)
-    if kind in FUNCTIONAL + SEQUENTIAL:
-        return next(iter(_inputs(head, store.inside(_entry_of_first(entries))).values()))
-    builds = (config.get("build_input_shape"), head.get("build_config"), model.get("build_config"))
-    build_shapes = [b.get("input_shape") if isinstance(b, Mapping) else b for b in builds]
-    shape = declared(head)
-    shape = shape if shape is not None else shape_of(*build_shapes)
-    if shape is not None:
-        return shape
-    # an old model that was built by its first batch: a dense layer's kernel still tells
-    stored = store.weights(_entry_of_first(entries)) if kind == "Dense" else []
-    return stored[0].shape[:1] if stored else None
-
-
-def _entry_of_first(entries: list[Mapping[str, Any]]) -> Entry:
-    kind = str(entries[0].get("class_name"))
-    return Entry(name_of(entries[0]), kind, 0, sum(str(entry.get("class_name")) == kind for entry in entries))
+        node: int = values[tensor]
+        return node

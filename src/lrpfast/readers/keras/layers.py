@@ -23,6 +23,7 @@ from .config import RANDOM
 from .custom import suggestion
 from .local import locally_connected
 from .record import KerasLayer
+from .recurrent import RECURRENT
 
 Converter = Callable[..., Layer]
 
@@ -317,7 +318,8 @@ def naming(layer: KerasLayer) -> Iterator[None]:
 def unread_class(layer: KerasLayer) -> ObstacleError:
     """That a layer's class is not read, with what helps."""
     remedy = (
-        f"These work: InputLayer, {', '.join(CONVERTERS)}. What comes before it can be explained once saved alone: "
+        f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}. "
+        "What comes before it can be explained once saved alone: "
         f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
     )
     if layer.class_name == "Lambda":

@@ -15,7 +15,7 @@ from .. import hdf5
 from ..input_shape import InputShapes, check_input_shape
 from ..untrusted import guarded, member, parse_json
 from .config import KERAS_PACKAGES
-from .graph import build
+from .document import build
 from .store import ArchiveStore, LegacyStore, LiveStore
 
 

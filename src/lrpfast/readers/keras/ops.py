@@ -16,82 +16,89 @@ import numpy as np
 
 from ...budget import take
 from ...model import layers as L
-from ..axis_ops import constant, fixed
-from ..channels_first import Builder, Tensor, Value, clip
+from ..arithmetic import (
+    absolute,
+    add,
+    clipped,
+    divide,
+    einsum,
+    extreme,
+    logarithm,
+    matrix_product,
+    multiply,
+    negative,
+    power,
+    total,
+)
+from ..axis_ops import fixed
+from ..channels_first import Builder, Value
+from ..conditions import at_least, both, either, equal, greater, is_condition, negated, select, unequal
 from ..obstacles import ObstacleError
+from ..reductions import (
+    Reduction,
+    deviation,
+    largest,
+    log_of_sum_of_exponentials,
+    mean,
+    product,
+    smallest,
+    variance,
+)
 from .activations import activation
-from .operation import Operation, is_value, sample_axes
+from .operation import Operation, is_sizes, is_value, sample_axes
 from .ops_moving import MOVES
 from .record import KerasLayer, snake_case
+from .tf_op_layer import TF_OP_LAYER, tf_arguments, tf_operation
 
 # -- arithmetic ---------------------------------------------------------------
 
 
-def _add(op: Operation, a: Any, b: Any) -> Any:
-    if is_value(a) and is_value(b):
-        return op.builder.merge(L.Add(), [a, b])
-    return op.affine(a, 1.0, b) if is_value(a) else op.affine(b, 1.0, a)
+def _binary(compute: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda op, a, b: compute(op.builder, *op.operands(a, b))
 
 
 def _subtract(op: Operation, a: Any, b: Any) -> Any:
-    if is_value(a) and is_value(b):
-        return op.builder.merge(L.Subtract(), [a, b])
-    return op.affine(a, 1.0, -np.asarray(b, float)) if is_value(a) else op.affine(b, -1.0, a)
+    a, b = op.operands(a, b)
+    return add(op.builder, a, b, -1.0)
 
 
 def _multiply(op: Operation, a: Any, b: Any) -> Any:
-    if is_value(a) and is_value(b):
-        return op.builder.merge(L.Multiply(), [a, b])
-    return op.affine(a, b, 0.0) if is_value(a) else op.affine(b, a, 0.0)
+    """A product; by a condition that was cast to numbers, the selection that it is."""
+    for condition, other in ((a, b), (b, a)):
+        if is_condition(condition):
+            return select(op.builder, condition, op.operands(other)[0], np.array(0.0))
+    return multiply(op.builder, *op.operands(a, b))
 
 
 def _divide(op: Operation, a: Any, b: Any) -> Any:
-    """By a constant; by another layer's output, a product with the reciprocal."""
-    if not is_value(b):
-        if not np.all(b):
-            raise op.unsupported("divides by a constant of 0", "The model computes infinities")
-        return op.affine(a, 1 / np.asarray(b, float), 0.0)
-    return _multiply(op, a, op.each("power", b, exponent=-1.0))
+    if not is_value(b) and not np.all(b):
+        raise op.unsupported("divides by a constant of 0", "The model computes infinities")
+    return divide(op.builder, *op.operands(a, b))
 
 
-def _negative(op: Operation, a: Any) -> Any:
-    return op.affine(op.tensor(a), -1.0, 0.0)
-
-
-def _absolute(op: Operation, a: Any) -> Any:
-    return op.builder.merge(L.Maximum(), [a, _negative(op, a)])
+def _unary(compute: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda op, a: compute(op.builder, op.tensor(a))
 
 
 def _power(op: Operation, a: Any, b: Any) -> Any:
     exponent = np.asarray(b) if not is_value(b) else np.zeros(0)
     if exponent.size != 1:
         raise op.unsupported("raises to powers that are not one number")
-    return op.each("power", a, exponent=float(exponent.reshape(-1)[0]))
+    return power(op.builder, op.tensor(a), float(exponent.reshape(-1)[0]))
 
 
 def _raised(exponent: float) -> Callable[..., Any]:
-    return lambda op, a: op.each("power", a, exponent=exponent)
+    return lambda op, a: power(op.builder, op.tensor(a), exponent)
 
 
 def _extreme(kind: Any) -> Callable[..., Any]:
-    def convert(op: Operation, a: Any, b: Any) -> Any:
-        if is_value(a) and is_value(b):
-            return op.builder.merge(kind(), [a, b])
-        x, array = (a, b) if is_value(a) else (b, a)
-        array = op.fitted(array, len(op.tensor(x).shape))
-        if array.size == 1:
-            bound = float(array.reshape(-1)[0])
-            return op.builder.each(clip(bound, None) if kind is L.Maximum else clip(None, bound), x)
-        return op.builder.merge(kind(), [x, constant(op.builder, x, array)])
-
-    return convert
+    return lambda op, a, b: extreme(op.builder, kind(), op.operands(a, b))
 
 
 def _clip(op: Operation, a: Any, low: Any, high: Any) -> Any:
-    """min(max(a, low), high), which is ``high`` everywhere where that is below ``low``."""
     if not all(isinstance(bound, (int, float)) for bound in (low, high)):
         raise op.unsupported("clips to bounds that are not numbers")
-    return op.builder.each(clip(min(low, high), high), op.tensor(a))
+    return clipped(op.builder, op.tensor(a), low, high)
 
 
 def _add_n(op: Operation, a: Any) -> Any:
@@ -107,7 +114,44 @@ def _cast(op: Operation, a: Any, dtype: Any = None) -> Any:
     name = dtype.get("config", {}).get("name") if isinstance(dtype, Mapping) else dtype
     if dtype is not None and name not in ("float16", "bfloat16", "float32", "float64"):
         raise op.unsupported(f"casts to {name}", "Casts between floating-point types work")
-    return op.tensor(a)
+    return a if is_condition(a) else op.tensor(a)
+
+
+# -- conditions ---------------------------------------------------------------
+
+
+def _compared(compute: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
+    def convert(op: Operation, a: Any, b: Any) -> Any:
+        a, b = op.operands(a, b)
+        return compute(op.builder, b, a) if swapped else compute(op.builder, a, b)
+
+    return convert
+
+
+def _joined(compute: Callable[..., Any]) -> Callable[..., Any]:
+    def convert(op: Operation, a: Any, b: Any) -> Any:
+        rank = next((x.rank for x in (a, b) if is_condition(x)), None)
+        if rank is None:
+            raise op.unsupported("joins what is no comparison")
+        return compute(*(x if is_condition(x) else op.fitted(x, rank).astype(bool) for x in (a, b)))
+
+    return convert
+
+
+def _logical_not(op: Operation, a: Any) -> Any:
+    if not is_condition(a):
+        raise op.unsupported("negates what is no comparison")
+    return negated(a)
+
+
+def _where(op: Operation, condition: Any, a: Any, b: Any) -> Any:
+    """One or the other, by a mask that is constant, or by a condition that the model computes."""
+    if not is_condition(condition):
+        if is_value(condition):
+            raise op.unsupported("selects by values that are no comparison", "Compare them with a number")
+        ranks = [len(op.tensor(x).shape) for x in (a, b) if is_value(x)]
+        condition = op.fitted(condition, max(ranks, default=0)).astype(bool)
+    return select(op.builder, condition, *op.operands(a, b))
 
 
 # -- functions ----------------------------------------------------------------
@@ -175,15 +219,10 @@ def unit_norm(builder: Builder, value: Value, axes: Sequence[int]) -> Value:
 # -- reductions ---------------------------------------------------------------
 
 
-def _reduction(kind: Any, total: bool = False, sign: float = 1.0) -> Callable[..., Any]:
-    """A mean, sum or largest value over axes; the smallest is minus the largest of minus the values."""
-
+def _reduction(compute: Reduction) -> Callable[..., Any]:
     def convert(op: Operation, a: Any, axis: Any = None, keepdims: bool = False) -> Any:
         t = op.tensor(a)
-        axes = sample_axes(op, axis, len(t.shape))
-        factor = sign * (math.prod(fixed(t, i) for i in axes) if total else 1)
-        result = op.builder.pool_all(op.affine(t, sign, 0.0) if sign < 0 else t, axes, kind, bool(keepdims))
-        return result if factor == 1 else op.affine(result, factor, 0.0)
+        return compute(op.builder, t, sample_axes(op, axis, len(t.shape)), bool(keepdims))
 
     return convert
 
@@ -194,19 +233,21 @@ def _reduction(kind: Any, total: bool = False, sign: float = 1.0) -> Callable[..
 def _matmul(op: Operation, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
     a, b = _transposed(op, a, transpose_a), _transposed(op, b, transpose_b)
     if is_value(a) and is_value(b):
-        if (len(a.shape), len(b.shape)) != (2, 2):
-            raise op.unsupported(
-                f"multiplies samples of shapes {a.shape} and {b.shape}; lrpfast multiplies matrices", "Reshape them"
-            )
-        builder = op.builder
-        at = builder.add(L.Dot((1, 0)), builder.plain(a).node, builder.plain(b).node)
-        return Tensor(at, builder.shapes[at], (0, 1))
+        return matrix_product(op.builder, a, b)
     if is_value(a):
         return op.builder.dense(a, _matrix(op, b), None)
     if len(b.shape) < 2:
         raise op.unsupported("multiplies a constant by a vector", "Multiply the vector by the transposed constant")
     swapped = op.builder.dense(_swapped(op, b), _matrix(op, a).T, None)
     return _swapped(op, swapped)
+
+
+def _einsum(op: Operation, *operands: Any, equation: Any = None) -> Any:
+    if len(operands) == 1 and isinstance(operands[0], list):
+        operands = tuple(operands[0])
+    if not isinstance(equation, str) or not operands:
+        raise op.unsupported("is an einsum without an equation")
+    return einsum(op.builder, equation, [x if is_value(x) else np.asarray(x, float) for x in operands])
 
 
 def _matrix(op: Operation, values: Any) -> np.ndarray:
@@ -233,28 +274,45 @@ def _transposed(op: Operation, value: Any, yes: bool) -> Any:
 
 #: Every operation that is read, by Keras 3's name of it.
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "add": _add,
+    "add": _binary(add),
     "subtract": _subtract,
     "multiply": _multiply,
     "divide": _divide,
-    "negative": _negative,
-    "absolute": _absolute,
+    "negative": _unary(negative),
+    "absolute": _unary(absolute),
     "power": _power,
     "square": _raised(2.0),
     "sqrt": _raised(0.5),
     "rsqrt": _raised(-0.5),
     "reciprocal": _raised(-1.0),
+    "log": _unary(logarithm),
     "maximum": _extreme(L.Maximum),
     "minimum": _extreme(L.Minimum),
     "clip": _clip,
     "add_n": _add_n,
     "identity": _same,
     "cast": _cast,
-    "mean": _reduction(L.GlobalAveragePool),
-    "sum": _reduction(L.GlobalAveragePool, total=True),
-    "max": _reduction(L.GlobalMaxPool),
-    "min": _reduction(L.GlobalMaxPool, sign=-1.0),
+    "greater": _compared(greater),
+    "greater_equal": _compared(at_least),
+    "less": _compared(greater, swapped=True),
+    "less_equal": _compared(at_least, swapped=True),
+    "equal": _compared(equal),
+    "not_equal": _compared(lambda *operands: negated(equal(*operands))),
+    "logical_and": _joined(both),
+    "logical_or": _joined(either),
+    "logical_xor": _joined(unequal),
+    "logical_not": _logical_not,
+    "where": _where,
+    "mean": _reduction(mean),
+    "sum": _reduction(total),
+    "max": _reduction(largest),
+    "min": _reduction(smallest),
+    "prod": _reduction(product),
+    "var": _reduction(variance),
+    "std": _reduction(deviation),
+    "logsumexp": _reduction(log_of_sum_of_exponentials),
     "matmul": _matmul,
+    "einsum": _einsum,
     "normalize": _l2_normalize,
     "relu": _relu,
     "leaky_relu": _leaky_relu,
@@ -288,7 +346,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 SYNONYMS: dict[str, str] = {
     "true_divide": "divide", "truediv": "divide", "realdiv": "divide", "abs": "absolute", "neg": "negative",
     "pow": "power", "amax": "max", "amin": "min", "reduce_mean": "mean", "reduce_sum": "sum", "reduce_max": "max",
-    "reduce_min": "min", "bias_add": "add", "clip_by_value": "clip", "concat": "concatenate", "getitem": "get_item",
+    "reduce_min": "min", "reduce_prod": "prod", "reduce_variance": "var", "reduce_std": "std",
+    "reduce_logsumexp": "logsumexp", "bias_add": "add", "clip_by_value": "clip", "concat": "concatenate",
+    "getitem": "get_item", "where_v2": "where",
     "swish": "silu", "l2_normalize": "normalize", "gather": "take", "stop_gradient": "identity", "copy": "identity",
     "convert_to_tensor": "identity", "exponential": "exp", "reverse": "flip",
 }  # fmt: skip
@@ -299,6 +359,7 @@ ALIASES: dict[str, str] = {
                      "t", "arrays", "input_tensor", "params"), "a"),
     **dict.fromkeys(("y", "x2", "bias"), "b"),
     **dict.fromkeys(("newshape",), "shape"),
+    **dict.fromkeys(("subscripts",), "equation"),
     **dict.fromkeys(("perm",), "axes"),
     **dict.fromkeys(("slice_spec",), "key"),
     **dict.fromkeys(("indices_or_sections", "num_or_size_splits"), "sections"),
@@ -317,6 +378,8 @@ _MODULES = {"", "math", "nn", "linalg", "__operators__", "compat.v1", "compat.v1
 
 def operation_name(layer: KerasLayer) -> str:
     """Keras 3's name of the operation; what the file calls it where lrpfast does not read it."""
+    if layer.class_name == TF_OP_LAYER:
+        return tf_operation(layer)
     if layer.class_name.startswith("ops>"):
         name = snake_case(layer.class_name.removeprefix("ops>"))
         return SYNONYMS.get(name, name)
@@ -334,8 +397,8 @@ def unknown_operation(layer: KerasLayer) -> ObstacleError:
     return layer.unsupported(problem, f"These work: {', '.join(OPERATIONS)}")
 
 
-def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Value]:
-    """What one call of an operation returns: one value, or several.
+def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """What one call of an operation returns: one value, or several; a condition, or sizes, where it computes these.
 
     Parameters
     ----------
@@ -352,6 +415,9 @@ def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Ma
     op, name = Operation(layer, builder), operation_name(layer)
     if name not in OPERATIONS:
         raise unknown_operation(layer)
+    if layer.class_name == TF_OP_LAYER:
+        inputs = args[0] if len(args) == 1 and isinstance(args[0], list) else args
+        args, kwargs = tf_arguments(layer, inputs)
     settings = layer.config if layer.class_name.startswith("ops>") else {}
     named = {key: value for key, value in {**settings, **kwargs}.items() if key not in ("name", "trainable")}
     options = {ALIASES.get(key, key): value for key, value in named.items()}
@@ -370,4 +436,5 @@ def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Ma
             f"is called in a way that lrpfast does not follow ({error})", "Use a layer in its place"
         ) from error
     result = convert(op, *args, **options)
-    return result if isinstance(result, list) else [result]
+    several = isinstance(result, list) and not is_sizes(result)
+    return result if several else [result]

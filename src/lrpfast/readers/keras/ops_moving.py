@@ -12,16 +12,25 @@ from ...errors import ShapeError
 from ...model import layers as L
 from ..axis_ops import MOST, fixed, pad, repeat
 from ..channels_first import MAX_NODES, Value
-from .operation import Operation, sample_axes, select
+from .operation import BATCH, Batch, Operation, is_sizes, is_value, sample_axes, select
+
+
+def _shape(op: Operation, a: Any, out_type: Any = None) -> Any:
+    t = op.tensor(a)
+    return [BATCH, *(fixed(t, axis) for axis in range(len(t.shape)))]
 
 
 def _concatenate(op: Operation, a: Any, axis: Any = 0) -> Any:
+    if not any(map(is_value, a)):
+        return [n for part in a for n in (part if isinstance(part, list) else np.ravel(part).tolist())]
     values = [op.tensor(value) for value in a]
     position = op.axis(axis, len(values[0].shape))
     return values[0] if len(values) == 1 else op.builder.merge(L.Concat(0), values, position)
 
 
 def _stack(op: Operation, a: Any, axis: Any = 0) -> Any:
+    if is_sizes(a):
+        return a
     values = [op.tensor(value) for value in a]
     at = op.axis(axis, len(values[0].shape) + 1)
     return _concatenate(op, [_with_one(op, value, at) for value in values], at + 1)
@@ -32,9 +41,11 @@ def _with_one(op: Operation, value: Any, at: int) -> Value:
 
 
 def _reshape(op: Operation, a: Any, shape: Any) -> Any:
-    t, sizes = op.tensor(a), list(shape) if isinstance(shape, list) else [shape]
+    t, sizes = op.tensor(a), list(shape) if isinstance(shape, (list, tuple, np.ndarray)) else [shape]
+    sizes = [int(n) if isinstance(n, np.integer) else n for n in sizes]
     count = math.prod(fixed(t, axis) for axis in range(len(t.shape)))
     batch, sizes = sizes[0], sizes[1:]
+    batch = None if isinstance(batch, Batch) else batch
     if sizes.count(-1) == 1 and batch is None:
         known = math.prod(n for n in sizes if n != -1)
         sizes[sizes.index(-1)] = count // known if known else 0
@@ -89,6 +100,9 @@ def _squeeze(op: Operation, a: Any, axis: Any = None) -> Any:
 
 def _get_item(op: Operation, a: Any, key: Any) -> Any:
     """a[key], as NumPy reads the key; the batch axis must stay whole."""
+    if is_sizes(a):
+        (index,) = key if isinstance(key, (list, tuple)) else (key,)
+        return a[index]
     t = op.tensor(a)
     keys = list(key) if isinstance(key, (list, tuple)) else [key]
     used = sum(k is not None and k is not Ellipsis for k in keys)
@@ -193,6 +207,7 @@ def _pad(op: Operation, a: Any, pairs: Any, mode: Any = "constant", constant_val
 
 #: Operations of this file.
 MOVES: dict[str, Callable[..., Any]] = {
+    "shape": _shape,
     "concatenate": _concatenate,
     "stack": _stack,
     "unstack": _unstack,

@@ -121,14 +121,18 @@ def _group_normalization(layer: KerasLayer, builder: Builder, value: Value) -> V
 
 
 def _masking(layer: KerasLayer, builder: Builder, value: Value) -> Value:
-    """Time steps whose values are all ``mask_value`` become 0, which they are already where that is 0."""
+    """Steps whose values are all ``mask_value`` become 0, which they are already where that is 0."""
     mask_value = layer.get("mask_value", 0.0)
-    if mask_value != 0:
+    if mask_value == 0:
+        return builder.each(L.Identity(layer.class_name), value)
+    if len(value.shape) != 2:
         raise layer.unsupported(
-            f"sets time steps to 0 whose values are all {mask_value}, which lrpfast does not follow",
+            f"sets steps of samples of shape {value.shape} to 0 where all values are {mask_value}; lrpfast does so in "
+            "sequences, (steps, features)",
             "Set these steps to 0 in your data, and use mask_value=0",
         )
-    return builder.each(L.Identity(layer.class_name), value)
+    t = builder.plain(value)
+    return replace(t, node=builder.add(L.Masking(mask_value), t.node))
 
 
 def _einsum_dense(layer: KerasLayer, builder: Builder, value: Value) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class KerasLayer:
         The major version of Keras whose definitions hold.
     stored : callable
         Finds the layer's arrays, in the order in which Keras stores them.
+    custom_objects : mapping
+        What the user says of activation functions by name.
     """
 
     name: str
@@ -46,6 +48,7 @@ class KerasLayer:
     position: str
     keras: int
     stored: Callable[[], Sequence[Weight]]
+    custom_objects: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"layer {self.name!r} ({self.class_name}, {self.position})"

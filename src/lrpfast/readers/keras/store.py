@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,10 +27,18 @@ class Entry:
     of_class: int
 
 
+#: Where an archive keeps what is inside a layer: names of groups, and cells of a class as it counts them.
+Path = tuple["str | Entry", ...]
+
+
 class Store(Protocol):
     """Finds the weights of a container's layers."""
 
     def weights(self, entry: Entry) -> list[Weight]: ...
+
+    def cells(self, entry: Entry, paths: Sequence[Path]) -> list[Weight]:
+        """The weights of a recurrent layer's cells."""
+        ...
 
     def inside(self, entry: Entry) -> Store:
         """The store of a model nested as a layer."""
@@ -89,6 +97,9 @@ class LegacyStore:
                 raise ModelFormatError(f"the weight {name!r} of layer {entry.name!r} ({entry.class_name}) is missing")
         return [_stored(dataset) for dataset in datasets]
 
+    def cells(self, entry: Entry, paths: Sequence[Path]) -> list[Weight]:
+        return self.weights(entry)
+
     @lazy_property
     def _of_nested(self) -> tuple[h5py.Group, list[str]]:
         assert self.nested is not None
@@ -118,8 +129,8 @@ class ArchiveStore:
     it, whatever its number. Newer versions of Keras 3 write the layer's name beside its arrays.
     """
 
-    def __init__(self, group: h5py.Group) -> None:
-        self.layers = hdf5.subgroup(group, "layers") or hdf5.subgroup(group, "_layer_checkpoint_dependencies")
+    def __init__(self, group: h5py.Group, keys: Sequence[str] = ("layers", "_layer_checkpoint_dependencies")) -> None:
+        self.layers = next(filter(None, (hdf5.subgroup(group, key) for key in keys)), None)
 
         self._groups: dict[str, tuple[list[h5py.Group], dict[int, h5py.Group], dict[str, h5py.Group]]] = {}
 
@@ -161,6 +172,25 @@ class ArchiveStore:
     def weights(self, entry: Entry) -> list[Weight]:
         return self._variables(self._group(entry))
 
+    def cells(self, entry: Entry, paths: Sequence[Path]) -> list[Weight]:
+        arrays = []
+        for path in paths:
+            group = self._group(entry)
+            for i, key in enumerate(path):
+                inner = ArchiveStore(group, [str(key), f"_{key}"])
+                following = path[i + 1] if i + 1 < len(path) else None
+                if isinstance(following, Entry):
+                    group = inner._group(following)
+                    break
+                if inner.layers is None:
+                    where = "/".join(map(str, path))
+                    raise ModelFormatError(
+                        f"the weights of layer {entry.name!r} ({entry.class_name}) are missing: {where}"
+                    )
+                group = inner.layers
+            arrays += self._variables(group)
+        return arrays
+
     def _variables(self, group: h5py.Group) -> list[Weight]:
         import h5py
 
@@ -189,6 +219,9 @@ class LiveStore:
     def weights(self, entry: Entry) -> list[Weight]:
         arrays = self.model.get_layer(entry.name).get_weights()
         return [Weight(tuple(a.shape), functools.partial(hdf5.as_float, a, entry.name)) for a in arrays]
+
+    def cells(self, entry: Entry, paths: Sequence[Path]) -> list[Weight]:
+        return self.weights(entry)
 
     def inside(self, entry: Entry) -> LiveStore:
         return LiveStore(self.model.get_layer(entry.name))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import UnsupportedLayerError
 from ..obstacles import Obstacle
+from .attention import ATTENTION
 from .config import FUNCTIONAL, SEQUENTIAL, Call, config_of, is_operation
 from .custom import custom_object
 from .keras_1 import CLASSES as KERAS_1
@@ -17,10 +18,11 @@ from .layers import CONVERTERS, unread_class
 from .ops import OPERATIONS, operation_name, unknown_operation
 from .preprocessing import BUILDERS
 from .record import KerasLayer
+from .recurrent import RECURRENT
 from .wrappers import WRAPPERS
 
 #: Every class of a layer that is read.
-_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *KERAS_1}
+_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *RECURRENT, *ATTENTION, *KERAS_1}
 
 
 #: Stands for the number of a value that is not read, so that the other layers are looked at all the same.
@@ -52,18 +54,18 @@ def _check(layer: KerasLayer, call: Call | None, custom_objects: Mapping[str, An
     nested = layer.class_name in SEQUENTIAL + FUNCTIONAL
     if not nested and not _is_read(layer, custom_objects):
         raise unknown_operation(layer) if is_operation(layer.class_name) else unread_class(layer)
-    if call is not None and call.problem and (nested or layer.class_name in CONVERTERS):
+    if call is not None and call.problem and (nested or layer.class_name in (*CONVERTERS, *RECURRENT)):
         remedy = "lrpfast reads layers that are called with other layers' outputs alone; build the model so, with the "
         raise layer.unsupported(call.problem, f"{remedy}same weights, and save that")
 
 
-def collecting(call_layer: Callable[..., list[int]]) -> Callable[..., list[int]]:
+def collecting(call_layer: Callable[..., Sequence[int | None]]) -> Callable[..., Sequence[int | None]]:
     """Let a scope's `call` collect what is not read, where its builder has a list for it, and go on behind it."""
 
     @functools.wraps(call_layer)
     def collected(
         scope: Any, i: int, inputs: list[int], masked: Any, call: Call | None = None, *rest: Any
-    ) -> list[int]:
+    ) -> Sequence[int | None]:
         obstacles, kind = scope.builder.obstacles, scope.kinds[i]
         name, config = scope.prefix + scope.slots[i].name, config_of(scope.entries[i])
         stored = functools.partial(scope.store.weights, scope.slots[i])

@@ -96,4 +96,4 @@ def over_time(layer: Layer, steps: int | None, *shapes: Shape) -> list[Layer]:
 
 
 def _is_plain(layer: Layer) -> bool:
-    return not isinstance(layer, L.Dot)
+    return not isinstance(layer, (L.Dot, L.RNN))

@@ -45,6 +45,9 @@ def branch(node: Node, values: dict[str, Any], opset: int, run: Run) -> list[Any
     """What an If computes whose condition is known, or which the inputs' shapes decide."""
     condition = values.get(node.inputs[0])
     if condition is UNREAD:
+        for key in ("then_branch", "else_branch"):  # for what is not read in them
+            graph = _subgraph(node, key, opset)
+            run(graph.nodes, _inner(graph, values, {}))
         return [UNREAD] * len(node.outputs)
     flag = _flag(condition)
     if flag is None:

@@ -108,12 +108,15 @@ class Input:
         Whether it holds whole numbers.
     truth : bool
         Whether it holds truths.
+    problem : str
+        Why lrpfast cannot take it; "" if it can.
     """
 
     name: str
     shape: tuple[int | None, ...]
     integer: bool = False
     truth: bool = False
+    problem: str = ""
 
     @property
     def sample(self) -> Shape:
@@ -256,24 +259,24 @@ def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
 def _inputs(values: list[Any], input_shape: InputShapes) -> list[Input]:
     """The graph's inputs, with sizes of the caller's where the file leaves them open."""
     found = [_input(value) for value in values]
-    shapes = resolve_shapes({name: None if shape is None else shape[1:] for name, shape, _ in found}, input_shape)
+    shapes = resolve_shapes({name: None if shape is None else shape[1:] for name, shape, *_ in found}, input_shape)
     inputs = []
-    for (name, shape, element), sample in zip(found, shapes, strict=True):
+    for (name, shape, element, problem), sample in zip(found, shapes, strict=True):
         if sample is None:
-            raise UnsupportedLayerError(f"input {name!r} has no shape. {FIX_SIZE}")
+            problem = f"has no shape. {FIX_SIZE}"
         whole = element not in (*_FLOATS, _BOOL)
-        inputs.append(Input(name, (shape[0] if shape else None, *sample), whole, element == _BOOL))
+        inputs.append(Input(name, (shape[0] if shape else None, *(sample or ())), whole, element == _BOOL, problem))
     return inputs
 
 
-def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, int]:
-    """An input's name, its shape with the batch axis, None where the file has none, and its element type."""
+def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, int, str]:
+    """An input's name, its shape with the batch axis, None if the file has none, its element type, and a problem."""
     kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        raise UnsupportedLayerError(f"input {value.name!r} is a {kind or 'value without a type'}, not a tensor")
     element = value.type.tensor_type.elem_type
+    if kind != "tensor_type":
+        return value.name, (), element, f"is a {kind or 'value without a type'}, not a tensor"
     if not value.type.tensor_type.HasField("shape"):
-        return value.name, None, element
+        return value.name, None, element, ""
     sizes: list[int | None] = []
     for dim in value.type.tensor_type.shape.dim:
         fixed = dim.dim_value if dim.WhichOneof("value") == "dim_value" else None
@@ -281,10 +284,9 @@ def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, int]:
             raise ModelFormatError(f"input {value.name!r} has an axis of {fixed} values")
         sizes.append(fixed if fixed is not None and fixed > 0 else None)
     if len(sizes) < 2:
-        raise UnsupportedLayerError(
-            f"input {value.name!r} has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
-        )
-    return value.name, tuple(sizes), element
+        problem = f"has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
+        return value.name, tuple(sizes), element, problem
+    return value.name, tuple(sizes), element, ""
 
 
 def _node(item: Any, number: int, count: int, folder: Path | None) -> Node:

@@ -112,10 +112,10 @@ def _spatial(ctx: NodeContext, shape: tuple[Any, ...]) -> int:
     return rank
 
 
-def _tuple(value: Any, rank: int, what: str) -> tuple[int, ...]:
+def _tuple(value: Any, rank: int, name: str) -> tuple[int, ...]:
     values = (1,) * rank if value is None else tuple(value)
     if len(values) != rank:
-        raise ModelFormatError(f"its {what} {values} does not fit {rank} spatial axes")
+        raise ModelFormatError(f"its {name} {values} does not fit {rank} spatial axes")
     return values
 
 

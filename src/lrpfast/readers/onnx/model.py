@@ -141,14 +141,20 @@ def build(file: File) -> Model:
     planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
     masks = mask_inputs(file)
+    obstacles = NodeObstacles()
+    batches = _batches([item for item in file.inputs if not item.problem], obstacles)
     for item in file.inputs:
+        if item.problem:
+            obstacles.add_input(item)
+            values[item.name] = UNREAD
+            continue
         with _error_context(f"input {item.name!r}"):
             is_mask = item.name in masks
             tensor = builder.input(item.name, item.sample, "truth" if is_mask else "number")
             values[item.name] = Condition(tensor, boolean=item.truth) if is_mask else tensor
-    integer_inputs = {item.name for item in file.inputs if item.integer and item.name not in masks}
+    integer_inputs = {item.name for item in file.inputs if item.integer and not item.problem and item.name not in masks}
     whole = {values[name].node for name in integer_inputs}
-    reader = _GraphReader(builder, file.opset, _batches(file.inputs), integer_inputs, set(builder.inputs), whole)
+    reader = _GraphReader(builder, file.opset, batches, integer_inputs, set(builder.inputs), whole, obstacles)
     reader.run(planned, values)
     reader.obstacles.check()
     for name in outputs:
@@ -297,16 +303,18 @@ def _planned(file: File, outputs: Sequence[str], matcher: Matcher) -> list[Node]
     return planned[::-1]
 
 
-def _batches(inputs: list[Input]) -> tuple[int, int]:
-    """Two sizes of the batch, or twice the one that the file fixes."""
+def _batches(inputs: list[Input], obstacles: NodeObstacles) -> tuple[int, int]:
+    """Two sizes of the batch, or twice the one that the file fixes; two that it fixes are an obstacle."""
     fixed = {item.shape[0] for item in inputs}
     if fixed == {None} or not fixed:
         return BATCHES
     if len(fixed) > 1:
-        raise UnsupportedLayerError(
-            f"the inputs begin with axes of {', '.join(str(n) for n in fixed)} values; lrpfast takes the first axis of "
-            "each for the batch, which must be the same"
+        sizes = " and ".join("open size" if n is None else f"{n} values" for n in fixed)
+        obstacles.add_inputs(
+            inputs,
+            f"begin with axes of {sizes}; lrpfast takes the first axis of each for the batch, which must be the same",
         )
+        return BATCHES
     (size,) = fixed
     return (size, size)  # type: ignore[return-value]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...errors import UnsupportedLayerError
-from ..obstacles import Obstacle, Obstacles
-from .file import Node
+from ..obstacles import Obstacle, ObstacleError, Obstacles
+from .file import Input, Node
 
 #: Operators that a user knows by name, and what to call them: they come first, before the moves around them.
 LAYERS = {
@@ -34,6 +36,16 @@ class NodeObstacles(Obstacles):
 
     def __init__(self) -> None:
         super().__init__("node")
+
+    def add_input(self, item: Input) -> None:
+        """An input that is not read."""
+        error = ObstacleError(f"input {item.name!r} {item.problem}", item.problem)
+        self.add(Obstacle("input", repr(item.name), error))
+
+    def add_inputs(self, items: Sequence[Input], problem: str) -> None:
+        """Inputs that do not fit each other."""
+        names = ", ".join(repr(item.name) for item in items)
+        self.add(Obstacle("inputs", names, ObstacleError(f"the inputs {names} {problem}", problem)))
 
     def add_node(self, node: Node, error: UnsupportedLayerError) -> None:
         """A node, and why it is not read."""

@@ -75,6 +75,13 @@ def _fitted(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         raise ModelFormatError(f"constants of shapes {a} and {b} do not fit each other") from None
 
 
+def _stays_apart(node: Node, constant: np.ndarray, after: tuple[Node, np.ndarray, bool]) -> bool:
+    """Whether constants are layers of their own: two sums (positions, types), or a scale and a bias of scores."""
+    if after[0].op not in ("Add", "Sub") or after[1].size == 1:
+        return False
+    return node.op in ("Add", "Sub") if constant.size > 1 else node.op in ("Mul", "Div") and after[1].ndim > 2
+
+
 class Matcher:
     """Finds layers that the file spells out as several nodes."""
 
@@ -91,6 +98,13 @@ class Matcher:
         """The node that stands for this one and those before it; itself where it is no pattern."""
         result = self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
         return replace(result, written=node.op) if result.op.endswith("*") else result
+
+    def written_out(self, node: Node) -> Node | None:
+        """The function or the normalization that ends here, with its constants; None where there is neither."""
+        result = self.function(node) or self._normalized(node)
+        if result is None and (affine := self._affine(node)) is not None and affine.op in ("LayerNorm*", "RMSNorm*"):
+            return affine
+        return result
 
     # -- functions of one value -------------------------------------------------
 
@@ -233,6 +247,8 @@ class Matcher:
             if constant is None or (at.op == "Div" and at.inputs[1] == rest):
                 break
             if parts and (self.uses[name] != 1 or self.function(at)):
+                break
+            if parts and _stays_apart(at, constant, parts[-1]):
                 break
             wider = _fitted(shape, constant.shape)
             if math.prod(wider) > max(math.prod(shape), constant.size):

@@ -202,23 +202,6 @@ def _weight_norm(get: Get) -> Any:
     return (v * (g / np.sqrt((v.astype(float) ** 2).sum(axes, keepdims=True))),)
 
 
-def result_bytes(name: str, arrays: list[np.ndarray]) -> int:
-    """How many bytes an operator makes of constants, at most."""
-    if not arrays:
-        return 0
-    count = sum(a.size for a in arrays)
-    first, other = arrays[0], arrays[-1]
-    if name == "aten.index_select":
-        count = first.size * other.size // max(min(first.shape, default=1), 1)
-    elif name == "aten.linear":
-        count = first.size * arrays[1].size // max(first.shape[-1] ** 2, 1) if first.ndim else count
-    elif name in ("aten.matmul", "aten.mm"):
-        count = first.size * other.size // max(first.shape[-1] ** 2, 1) if first.ndim and other.ndim else count
-    elif all(n == m or 1 in (n, m) for n, m in zip(first.shape[::-1], other.shape[::-1], strict=False)):
-        count = max(count, math.prod(np.broadcast_shapes(first.shape, other.shape)))
-    return count * max(a.itemsize for a in arrays)
-
-
 #: Operators that give back what they are given, when a program is run and not trained.
 UNCHANGED = (
     *("clone", "detach", "alias", "contiguous", "to", "_to_copy", "type_as", "lift_fresh_copy"),

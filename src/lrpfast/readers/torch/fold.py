@@ -15,8 +15,9 @@ import numpy as np
 
 from ...budget import take
 from ...errors import LrpfastError, ModelFormatError, UnsupportedLayerError
-from .constants import FOLDS, result_bytes
+from .constants import FOLDS
 from .records import Op, PerBatch, Ref, TorchProgram, Unknown, refs
+from .result_size import result_bytes
 
 #: Operators that look at a value's shape and element type alone.
 _LIKE = {f"aten.{name}" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")}
@@ -135,8 +136,7 @@ class _Folder:
             return arguments["self"].shape[arguments["dim"]]
         if base == "aten.detach_":
             return arguments["self"]
-        arrays = [v for v in _flat(arguments.values()) if isinstance(v, np.ndarray)]
-        take(result_bytes(base, arrays), "its result")
+        take(result_bytes(base, arguments), "its result")
         return FOLDS[base](lambda key, default=None: arguments[key] if arguments.get(key) is not None else default)
 
     def _written(self, op: Op, name: str, result: Any) -> Any:

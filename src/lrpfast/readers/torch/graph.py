@@ -21,6 +21,7 @@ from ..obstacles import Obstacles
 from .fold import VIEWS, fold_constants
 from .obstacles import obstacle
 from .passes import functional, fused, needed
+from .patterns import recognised
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
 from .sizes import batches_of, fix_sizes, open_shape
 
@@ -190,12 +191,12 @@ def build(
     """
     fix_sizes(program, input_shape or {})
     with naming_open_sizes({name: open_shape(program.shapes.get(name, ())) for name in program.inputs}):
-        return _built(program, converters)
+        return _build_model(program, converters)
 
 
-def _built(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
+def _build_model(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
-    program = fused(functional(program, folded))
+    program = recognised(fused(functional(program, folded)), values)
     builder = Builder()
     shapes, masks = program.shapes, _masks(program)
     for name in program.inputs:

