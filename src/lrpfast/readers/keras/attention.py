@@ -85,7 +85,7 @@ class AttentionCall:
         return self.builder.plain(result)  # type: ignore[arg-type]
 
     def step_mask(self, mask: Any) -> Tensor | None:
-        """A mask of time steps that the call is given, as a value."""
+        """A mask of time steps among the call's arguments, as a value."""
         return None if mask is None else self._numbers(mask) if is_condition(mask) else self.builder.plain(mask)
 
 
@@ -172,6 +172,11 @@ def _heads(call: AttentionCall, query: Value, value: Value, key: Value, heads: t
     return whole
 
 
+def _step_masks(call: AttentionCall, *pairs: tuple[Any, Any]) -> list[Any]:
+    """The masks of several values: those that the call names, else those that come with the values."""
+    return [call.mask_of(x) if mask is None and x is not None else mask for x, mask in pairs]
+
+
 # -- the layers -------------------------------------------------------------------
 
 
@@ -189,7 +194,7 @@ def multi_head(
     stored = layer.get("attention_axes", None)
     axes = layer.axes("attention_axes", query.shape) if stored else list(range(rank - 1))
     outputs = (query.shape[-1],) if units is None else tuple(units if isinstance(units, (list, tuple)) else (units,))
-    hidden = [value_mask or call.mask_of(value), key_mask or (None if key is None else call.mask_of(key))]
+    hidden = _step_masks(call, (value, value_mask), (key, key_mask))
     masks = call.masks(attention_mask, *hidden)
     return _heads(
         call, query, value, keys, (heads, heads), (key_size, value_size), outputs, axes, masks, bool(use_causal_mask)
@@ -203,7 +208,7 @@ def _grouped_query(call: AttentionCall, query: Any, value: Any, key: Any = None,
     layer = call.layer
     heads = layer.need("num_query_heads"), layer.need("num_key_value_heads")
     size = layer.need("head_dim")
-    hidden = [value_mask or call.mask_of(value), key_mask or (None if key is None else call.mask_of(key))]
+    hidden = _step_masks(call, (value, value_mask), (key, key_mask))
     masks, keys = call.masks(attention_mask, *hidden), value if key is None else key
     return _heads(call, query, value, keys, heads, (size, size), (query.shape[-1],), [0], masks, bool(use_causal_mask))
 
@@ -217,10 +222,10 @@ def _attention(call: AttentionCall, inputs: Any, mask: Any = None, training: Any
         raise ShapeError(f"{layer}: it takes a list of a query, a value and perhaps a key")
     query, value = (call.builder.plain(x) for x in inputs[:2])
     key = call.builder.plain(inputs[2]) if len(inputs) > 2 else value
-    given = mask if isinstance(mask, list) else [None, None]
+    named = mask if isinstance(mask, list) else [None, None]
     query_mask, value_mask = (
         call.mask_of(x) if m is None and mask is None else call.step_mask(m)
-        for x, m in zip((query, value), given, strict=False)
+        for x, m in zip((query, value), named, strict=False)
     )
     masks, array = call.masks(None, value_mask)
     window = _window(layer, bool(use_causal_mask))
@@ -300,9 +305,9 @@ def attend(
     """
     if function is not _attention and len(args) == 1 and isinstance(args[0], list):
         args = args[0]  # as Keras 2 writes them
-    given = {key: value for key, value in kwargs.items() if value is not None}
+    named = {key: value for key, value in kwargs.items() if value is not None}
     try:
-        bound = inspect.signature(function).bind(call, *args, **given)
+        bound = inspect.signature(function).bind(call, *args, **named)
     except TypeError as error:
         raise call.layer.unsupported(
             f"is called in a way that lrpfast does not follow ({error})", "Call it with other layers' outputs"

@@ -95,11 +95,11 @@ def tf_arguments(layer: KerasLayer, values: Sequence[Any]) -> tuple[list[Any], d
     for i, name in enumerate(names):
         if name.startswith("*"):
             count = len(arguments) - (len(names) - 1 - i)
-            taken, arguments = arguments[:count], arguments[count:]
+            operands, arguments = arguments[:count], arguments[count:]
             if name == "*operands":
-                args = taken
+                args = operands
             else:
-                result[name[1:]] = taken
+                result[name[1:]] = operands
         elif arguments:
             result[name] = arguments.pop(0)
     attr = node.get("attr")
