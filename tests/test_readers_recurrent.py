@@ -15,9 +15,11 @@ import pytest
 
 import lrpfast
 from lrpfast.rules import Recurrent
+from test_readers_keras import entry, layer, sequential, write_h5
 
 DATA = Path(__file__).parent / "data" / "recurrent"
 FILES = sorted(path.name.removesuffix(".gz") for path in DATA.glob("*.gz"))
+STEPS, FEATURES, UNITS, SAMPLES = 5, 3, 4, 6
 #: Of the largest value: what the figures and lrpfast agree to in each precision.
 CLOSE = {"float64": 1e-10, "float32": 1e-5}
 
@@ -52,10 +54,79 @@ def test_every_figure_comes_out_of_every_file(name, tmp_path):
                 close(relevance, record[key], precision)
 
 
+# -- Keras layers of other versions ------------------------------------------------
+
+
+def keras_layer(folder, kind, weights, keras="2.2.4", **config):
+    """The layer that a Keras layer becomes, alone in a model."""
+    pytest.importorskip("h5py")
+    model = sequential(entry((None, STEPS, FEATURES)), layer(kind, "r", units=UNITS, **config))
+    return lrpfast.load(write_h5(folder / "m.h5", model, {"r": weights}, keras)).layers[1:]
+
+
+def recurrent_weights(gates, biases):
+    rng = np.random.default_rng(5)
+    shapes = ((FEATURES, gates * UNITS), (UNITS, gates * UNITS), biases)
+    return [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+
+@pytest.mark.parametrize("kind, gates", [("CuDNNLSTM", 4), ("CuDNNGRU", 3)])
+def test_cudnn_weights_are_transposed_block_by_block(kind, gates, tmp_path):
+    """CuDNN reads a block's (features, units) numbers as (units, features), and multiplies x from the other side."""
+    kernel, recurrent, bias = recurrent_weights(gates, (2 * gates * UNITS,))
+    (result,) = keras_layer(tmp_path, kind, [kernel, recurrent, bias])
+    for gate in range(gates):
+        block = slice(gate * UNITS, (gate + 1) * UNITS)
+        whole = np.ascontiguousarray(kernel[:, block]).reshape(UNITS, FEATURES)
+        assert np.array_equal(result.kernel[:, block], whole.T)
+        assert np.array_equal(result.recurrent_kernel[:, block], recurrent[:, block].T)
+    two = bias.reshape(2, -1)
+    assert np.array_equal(result.bias, two if gates == 3 else two.astype(float).sum(0))
+    assert result.gate_activation.function == "sigmoid"
+
+
+def test_keras_1_stores_each_gate_by_itself(tmp_path):
+    rng = np.random.default_rng(6)
+    shapes = ((FEATURES, UNITS), (UNITS, UNITS), (UNITS,))
+    gates = {gate: [rng.normal(size=shape).astype("float32") for shape in shapes] for gate in "icfo"}
+    stored = [array for gate in "icfo" for array in gates[gate]]
+    settings = {"output_dim": UNITS, "inner_activation": "hard_sigmoid", "activation": "tanh"}
+    (result,) = keras_layer(tmp_path, "LSTM", stored, "1.2.2", **settings)
+    for i, name in enumerate(("kernel", "recurrent_kernel", "bias")):
+        expected = np.concatenate([gates[gate][i] for gate in "ifco"], -1)
+        assert np.array_equal(getattr(result, name), expected)
+    assert result.gate_activation.parameters["slope"] == 0.2
+
+
+def test_a_stateful_layer_says_what_it_does(tmp_path):
+    with pytest.warns(lrpfast.ApproximationWarning, match=r"'r' \(LSTM, 2 of 2\) is stateful.*begins every sample"):
+        keras_layer(tmp_path, "LSTM", recurrent_weights(4, (4 * UNITS,)), stateful=True)
+
+
+def test_a_mask_reaches_every_layer_that_keras_gives_it_to(tmp_path):
+    pytest.importorskip("h5py")
+    rnn = layer("LSTM", "inner", units=UNITS, return_sequences=True, time_major=False)
+    both = layer("Bidirectional", "both", layer=rnn, merge_mode="sum")
+    model = sequential(
+        entry((None, STEPS, FEATURES)), layer("Masking", "m", mask_value=-9.0), both, layer("GRU", "g", units=2)
+    )
+    forward = recurrent_weights(4, (4 * UNITS,))
+    weights = {"both": [*forward, *forward], "g": [np.ones((UNITS, 6)), np.ones((2, 6)), np.ones(6)]}
+    result = lrpfast.load(write_h5(tmp_path / "m.h5", model, weights, "2.14.0"))
+    nodes = {node.name: node for node in result.nodes}
+    assert [nodes[name].layer.zero_masked for name in ("both/forward", "both/backward", "g")] == [True, True, False]
+    assert {result.nodes[nodes[name].inputs[1]].name for name in ("both/forward", "both/backward", "g")} == {"m/mask"}
+
+
+def test_cells_that_are_not_read_are_named(tmp_path):
+    cell = layer("ConvLSTMCell", "c", units=UNITS)
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="'r'.*cell of class ConvLSTMCell"):
+        keras_layer(tmp_path, "RNN", [], cell=cell)
+
+
 # -- ONNX operators, beside ONNX Runtime -----------------------------------------
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-STEPS, FEATURES, UNITS, SAMPLES = 5, 3, 4, 6
 FUNCTIONS = {"LSTM": ["HardSigmoid", "Relu", "Softsign"], "GRU": ["Sigmoid", "Relu"], "RNN": ["LeakyRelu"]}
 
 
