@@ -1,7 +1,8 @@
 """Builds the compiled kernels; everything else is in pyproject.toml.
 
 ``LRPFAST_DEBUG=1`` builds them with bounds and overflow checks, assertions and symbols; ``LRPFAST_SANITIZE=1`` with
-AddressSanitizer and UndefinedBehaviorSanitizer. Neither Cython nor setuptools looks at them to see what is up to date:
+AddressSanitizer and UndefinedBehaviorSanitizer; ``LRPFAST_EMULATE_AMX=1`` with tile registers emulated in C, to test
+what is done on them where there are none. Neither Cython nor setuptools looks at them to see what is up to date:
 build in a fresh copy, as `.ci/sanitize` does.
 """
 
@@ -77,6 +78,8 @@ DIRECTIVES = {
     "freethreading_compatible": True,
 }
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+if os.environ.get("LRPFAST_EMULATE_AMX", "0") not in ("", "0"):
+    MACROS.append(("LRPFAST_EMULATE_AMX", None))
 KERNELS = "src/lrpfast/kernels"
 HEADERS = sorted(str(path) for pattern in ("_cpu.pxd", "*.pxi", "*.h") for path in Path(KERNELS).glob(pattern))
 

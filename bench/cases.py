@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ TOLERANCE = 2e-3
 COMPARED = 2
 
 PEERS = ("zennit", "captum", "innvestigate")
+#: What explains nothing, or something like ε = 0: timed beside the peers, not compared.
+BESIDE = {
+    "forward": peers.forward,
+    "gradient": peers.gradient,
+    "compiled gradient": partial(peers.gradient, compiled=True),
+}
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,11 @@ def compared(case: Case, tool: Tool | Innvestigate, ours: Tool) -> float:
     return difference
 
 
+def beside(case: Case, name: str, small: bool) -> bool:
+    """Whether something of `BESIDE` has to do with a case; compiling takes longer than a small network's whole test."""
+    return name == "forward" or (case.rule == "epsilon" and not (small and name == "compiled gradient"))
+
+
 def _ways(case: Case, tool: Tool | Innvestigate) -> Iterator[Timed]:
     """All samples in one call, then each of the case's smaller batches."""
     yield Timed(tool.name, "", tool.samples, tool.timer())
@@ -186,7 +198,7 @@ def _flops(ours: Tool) -> int:
 
 
 @contextmanager
-def opened(case: Case, small: bool = False, only: tuple[str, ...] = (*PEERS, "forward")) -> Iterator[Opened]:
+def opened(case: Case, small: bool = False, only: tuple[str, ...] = (*PEERS, *BESIDE)) -> Iterator[Opened]:
     """A case with lrpfast and the peers in ``only`` open, their results compared; closes them at the end."""
     network = networks.make(case.network, small)
     x = network.samples(case.count(small))
@@ -211,12 +223,14 @@ def opened(case: Case, small: bool = False, only: tuple[str, ...] = (*PEERS, "fo
             del same  # a large network's packed weights are gigabytes
             it.versions.update(getattr(tool, "versions", {}))
             timed.extend(_ways(case, tool))
-        if "forward" in only:
+        for name, open_tool in BESIDE.items():
+            if name not in only or not beside(case, name, small):
+                continue
             try:
-                it.tools.append(peers.forward(network, case.rule, x))
-                timed.append(Timed("forward", "", len(x), it.tools[-1].timer()))
+                it.tools.append(open_tool(network, case.rule, x))
+                timed.append(Timed(name, "", len(x), it.tools[-1].timer()))
             except Missing as reason:
-                it.missing["forward"] = str(reason)
+                it.missing[name] = str(reason)
         yield it
     finally:
         for tool in it.tools:

@@ -9,14 +9,15 @@ from statistics import median
 from typing import Any
 
 import pictures
-from cases import CASES, PEERS, Case
+from cases import BESIDE, CASES, PEERS, Case
 from limits import named
 from timing import STEADY
 
 NOTES = Path(__file__).with_name("performance_notes.md")
 NAMES = {
     "lrpfast": "lrpfast", "zennit": "zennit", "captum": "captum", "innvestigate": "iNNvestigate",
-    "forward": "PyTorch forward", "numpy": "NumPy",
+    "forward": "PyTorch forward", "numpy": "NumPy", "gradient": "input × gradient in PyTorch",
+    "compiled gradient": "the same, torch.compile",
 }  # fmt: skip
 MIB = 1 << 20
 
@@ -149,21 +150,28 @@ def forward_cell(case: Case, entry: Entry, least: float) -> str:
     return ratio(theirs / own) + (f" {verdict(theirs > own, theirs, least)}" if case.target.forward else "")
 
 
+def gradient_cell(entry: Entry) -> str:
+    """Input × gradient, by whichever way of PyTorch's is faster."""
+    own = entry.seconds("lrpfast")
+    theirs = [seconds for seconds in map(entry.seconds, ("gradient", "compiled gradient")) if seconds is not None]
+    return ratio(min(theirs) / own) if theirs and own else "–"
+
+
 def targets(found: Found) -> str:
     """The targets beside what was measured."""
-    header = ["case", "part of the limit (target)", *(NAMES[p] for p in PEERS), NAMES["forward"]]
+    header = ["case", "part of the limit (target)", *(NAMES[p] for p in PEERS), NAMES["forward"], NAMES["gradient"]]
     rows = []
     for case in CASES:
         if case.key not in found["models"]:
             continue
         entry = Entry(found["models"][case.key])
         if "error" in entry.entry:
-            rows.append([case.title, entry.entry["error"], *[""] * 4])
+            rows.append([case.title, entry.entry["error"], *[""] * 5])
             continue
         least = floor(case, entry, found["limits"], found["threads"])
         peers = [peer_cell(case, entry, peer, least) for peer in PEERS]
         limit = limit_cell(case, entry, found["limits"], found["threads"])
-        rows.append([case.title, limit, *peers, forward_cell(case, entry, least)])
+        rows.append([case.title, limit, *peers, forward_cell(case, entry, least), gradient_cell(entry)])
     return table(header, rows)
 
 
@@ -175,15 +183,15 @@ def _quartiles(seconds: list[float]) -> str:
 
 def medians(found: Found) -> str:
     """Milliseconds of a call."""
-    header = ["case", "lrpfast", "its middle half", "zennit", "captum", "iNNvestigate", "PyTorch forward",
-              "difference"]  # fmt: skip
+    tools = (*PEERS, *BESIDE)
+    header = ["case", "lrpfast", "its middle half", *(NAMES[tool] for tool in tools), "difference"]
     rows = []
     for case in CASES:
         entry = Entry(found["models"].get(case.key, {}))
         own = entry.readings.get(("lrpfast", ""))
         if own is None:
             continue
-        cells = [entry.seconds(tool) for tool in (*PEERS, "forward")]
+        cells = [entry.seconds(tool) for tool in tools]
         apart = max(entry.entry["agreement"].values(), default=None)
         rows.append([
             case.title, milliseconds(median(own["seconds"])), _quartiles(own["seconds"]),

@@ -1,4 +1,4 @@
-"""How fast are whole networks explained, beside the peers and a plain forward pass? The cases of the targets table."""
+"""How fast are whole networks explained, beside the peers, a forward pass and input × gradient? The targets table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from cases import CASES, PEERS, opened
+from cases import BESIDE, CASES, PEERS, beside, opened
 from timing import calibrated
 
 
@@ -29,13 +29,15 @@ CLOCK = WorkerClock()
 ROUNDS = 5
 
 
-@pytest.mark.parametrize("tool", ["lrpfast", *PEERS, "forward"])
+@pytest.mark.parametrize("tool", ["lrpfast", *PEERS, *BESIDE])
 @pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.benchmark(group=case.title, timer=CLOCK),
                                                id=case.key) for case in CASES])  # fmt: skip
 def test_model(benchmark, case, tool, small):
     """One call for all samples; a peer's relevances are compared first."""
-    if tool not in ("lrpfast", "forward", *case.target.ratios):
+    if tool not in ("lrpfast", *BESIDE, *case.target.ratios):
         pytest.skip(f"{tool} has no such rule or network, or other conventions for it")
+    if tool in BESIDE and not beside(case, tool, small):
+        pytest.skip(f"{tool} has nothing to do with {case.rule}, or would compile for too long")
     with opened(case, small, (tool,)) as it:
         if tool in it.missing:
             pytest.skip(it.missing[tool])

@@ -4,6 +4,8 @@ The stand-in is a fixture, or, with LRPFAST_TEST_DEVICE=standin, there for all t
 
 Long tests are marked `sweep`, and tests of many cases `share`: of these one case in three runs. `--cases rest` runs
 what is left out, and `--cases all` everything. With LRPFAST_TEST_SHARE=3 every test of many cases runs one in three.
+
+With LRPFAST_TEST_TILES=1 every matrix product in float32 is done on tile registers, where large ones are.
 """
 
 import collections
@@ -20,6 +22,11 @@ import standin_loader
 EVERYWHERE = os.environ.get("LRPFAST_TEST_DEVICE") == "standin"
 if EVERYWHERE:
     standin_loader.install()
+
+if os.environ.get("LRPFAST_TEST_TILES"):
+    from lrpfast.kernels import _cpu
+
+    _cpu.PRODUCTS_FROM.update(dict.fromkeys(_cpu.PRODUCTS_FROM, 1))
 
 #: for all tests of MANY cases or more, marked or not
 SHARE = int(os.environ.get("LRPFAST_TEST_SHARE", "1"))

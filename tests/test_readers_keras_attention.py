@@ -86,6 +86,18 @@ def test_keras_hub(suffix, tmp_path):
     assert (relevance[0][ids == 0] == 0).all() and (relevance[0][:, 0] != 0).all()
 
 
+def test_masks_that_operations_make_and_inputs_of_truths(tmp_path):
+    """A comparison that is indexed hides keys, and so does an input of truths, which a product may take too."""
+    model = load(unzipped(DATA / "keras_attention_mask.h5.gz", tmp_path))
+    with np.load(DATA / "keras_attention_mask.npz") as record:
+        ids, *expected = (record[key] for key in ("x0", "y0", "y1"))
+    for result, y in zip(model.predict([ids.astype(np.float32), ids != 0]), expected, strict=True):
+        np.testing.assert_allclose(result, y, rtol=0, atol=2e-6 * np.abs(y).max())
+    target = {model.nodes[model.outputs[0]].name: 0}
+    tokens, there = lrpfast.Analyzer(model, "attn_lrp", target=target).analyze([ids.astype(np.float32), ids != 0])
+    assert (tokens[ids == 0] == 0).all() and (tokens[ids != 0] != 0).all() and (there == 0).all()
+
+
 def test_hidden_keys_get_no_relevance(tmp_path):
     model = load(DATA / "attention" / "keras_text_masked.keras")
     ids = np.array([[3, 5, 9, 0, 0, 0, 0, 0], [7, 1, 2, 8, 4, 0, 0, 0]])

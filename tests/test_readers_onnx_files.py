@@ -301,3 +301,33 @@ def test_a_fixed_axis_is_cut_though_others_are_open():
 def test_lp_normalization(p):
     for axis in (1, -1):
         check([("LpNormalization", ["x"], ["y"], {"p": p, "axis": axis})], (3, 4), by=runtime)
+
+
+def test_inputs_that_are_not_read_are_obstacles_beside_the_nodes():
+    """A rate of no axes, batches of two sizes, and a layer inside an If that the rate decides."""
+    onnx_parser = pytest.importorskip("onnx.parser")
+    proto = onnx_parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18]> g (int64 sr, float[2, 3] state, float[N, 3] x) => (float[N, 3] y)
+        <int64 limit = {16000}> {
+            c = Equal (sr, limit)
+            y = If (c) <then_branch = a () => (float[N, 3] u) { t = Det (x) u = Identity (t) },
+                        else_branch = b () => (float[N, 3] v) { v = Floor (x) }>
+        }"""
+    )
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_onnx(proto)
+    text = str(caught.value)
+    assert text.splitlines()[0] == "4 nodes and inputs are not read:"
+    assert "- input 'sr': has 0 axes" in text and "- inputs 'state', 'x': begin with axes of" in text
+    assert "- node Det 't' (1 of 2):" in text and "- node Floor 'v' (1 of 1):" in text
+
+
+def test_a_group_names_its_reason_once():
+    nodes = [
+        ("Gather", ["x", "i"], ["a"], {"axis": 0, "name": "one"}),
+        ("Gather", ["x", "i"], ["b"], {"axis": 0, "name": "two"}),
+        ("Add", ["a", "b"], ["y"], {"name": "sum"}),
+    ]
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_onnx(graph(nodes, (4, 5), {"i": i64(0)}))
+    assert "- 2 nodes Gather 'one' (1 of 3), 'two' (2 of 3): works along the batch axis" in str(caught.value)

@@ -21,6 +21,7 @@ from .analyzer import Analyzer
 from .engine.balance import Balance, Conservation
 from .engine.explanation import Explanation
 from .engine.redistribute import redistribute
+from .engine.result_memory import get_result_memory, set_result_memory
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import (
     AmplificationWarning,
@@ -99,6 +100,7 @@ __all__ = [
     "from_sklearn",
     "from_torch",
     "get_num_threads",
+    "get_result_memory",
     "layers",
     "load",
     "model_wo_softmax",
@@ -106,4 +108,5 @@ __all__ = [
     "redistribute",
     "rules",
     "set_num_threads",
+    "set_result_memory",
 ]

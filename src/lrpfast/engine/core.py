@@ -28,6 +28,7 @@ from .io_layout import IOLayout
 from .plan import Plan
 from .planner import make_plan
 from .programs import Programs
+from .result_memory import result_array
 from .settings import AnalyzerSettings
 
 #: For a model with open input sizes, the largest number of sizes whose compiled programs are kept.
@@ -230,7 +231,7 @@ class AnalyzerCore:
         layout, dtype = self.layout, settings.dtype
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
         shape = (samples, *axes, *layout.row)
-        result = empty_like(shape, dtype, x) if out is None or layout.several else check_out(out, shape, dtype, x)
+        result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
         compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
         whole = (
             samples * self._per_sample <= 1 << 20
@@ -294,6 +295,11 @@ class AnalyzerCore:
         if notes or grown:
             warn(Growth.of(notes, self.conserves), samples, self.settings.rectify, grown)
         return Explanation(relevance, output, explained_targets(start, output_rows), conservation, inner)
+
+    def _empty(self, shape: tuple[int, ...], x: Any) -> Any:
+        """An array for the result, where the inputs are."""
+        dtype = self.settings.dtype
+        return result_array(shape, dtype) if isinstance(x, np.ndarray) else empty_like(shape, dtype, x)
 
     def _pack(self, x: Any) -> Any:
         """The inputs as one array, on the host or on a GPU that the analyzer runs on."""

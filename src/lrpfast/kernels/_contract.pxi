@@ -3,11 +3,21 @@
 # A contraction is done in pieces (_pieces.pxi) of at most `pass_rows` rows and `pass_columns` columns, whose
 # accumulators stay in the cache: accumulate (for every block of k, rows of the input meet packed weights), then the
 # epilogue (bias and ReLU, or times x and divided). Pieces are independent of each other: any thread may take any.
-# A thread's scratch memory, from `sums` on: accumulators | tables | loaded input | packed weights, a block each.
+# A thread's scratch memory, from `sums` on: accumulators | tables | loaded input | packed weights or split rows, a
+# block each.
 
 
 cdef inline real* loaded_block(const Code* code, real* sums) noexcept nogil:
     return sums + code.sums + code.tables
+
+
+cdef inline const real* packed_block(const Operation* op, const void* weights, Py_ssize_t group, Py_ssize_t k0,
+                                     Py_ssize_t kc, Py_ssize_t n0, Py_ssize_t depth, real* unused) noexcept nogil:
+    """Where a block of k of packed weights begins, for columns from n0 on."""
+    cdef const lrpfast_kernels* kernels = op.kernels
+    cdef Py_ssize_t k = group * ceil_to(depth, kernels.depth_step) + k0
+    return <const real*>(<const char*>weights + kernels.packed_bytes * (
+        k * ceil_to(op.columns, kernels.lanes) + ceil_to(kc, kernels.depth_step) * n0))
 
 
 cdef inline int epilogue(const Code* code, const Operation* op, char** base, Py_ssize_t rows, const Py_ssize_t* at,
@@ -40,30 +50,48 @@ cdef void clear(const Operation* op, int added, Py_ssize_t rows, Py_ssize_t nc, 
 
 # Without geometry: a source's rows are the matrix.
 
+cdef int accumulate_skinny(const Code* code, const Operation* op, char** base, Py_ssize_t m0, Py_ssize_t rows,
+                           real* sums) noexcept nogil:
+    """As `accumulate`, for a few rows of many k."""
+    cdef Py_ssize_t i
+    cdef int t, fine = 1
+    cdef const Term* term
+    for i in range(rows if op.inspect else 0):
+        fine &= code.kernels.finite(op.depth, <const real*>base[0] + (m0 + i) * op.depth)
+    for t in range(op.terms_count):
+        term = &op.terms[t]
+        op.kernels.skinny_gemm(rows, op.depth, DEPTH, <const real*>base[term.source] + m0 * op.depth, op.depth,
+                               term.weights[0], sums + term.accumulator * op.plane, op.ld)
+    return fine
+
+
+cdef inline void point_rows(const Code* code, const Operation* op, const Term* term, const real* x, Py_ssize_t kc,
+                            Py_ssize_t rows, real* loaded, const real** pointers) noexcept nogil:
+    """Where a block of k of each row lies: in the source, or its part of x copied."""
+    cdef Py_ssize_t i
+    for i in range(rows):
+        pointers[i] = x + i * op.depth
+        if term.part != X or op.tf32:
+            code.kernels.load(kc, pointers[i], term.part, op.tf32, loaded + i * DEPTH)
+            pointers[i] = loaded + i * DEPTH
+
+
 cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t n0,
                     Py_ssize_t nc, real* sums) noexcept nogil:
     """Every accumulator of a contraction for some rows and columns.
 
     Returns 0 if the input was to be inspected on its way and is not finite, else 1.
     """
-    cdef Py_ssize_t padded = ceil_to(op.columns, op.kernels.lanes)
-    cdef Py_ssize_t width = min(ceil_to(nc, op.kernels.lanes), padded - n0)
+    cdef Py_ssize_t width = min(ceil_to(nc, op.kernels.lanes), ceil_to(op.columns, op.kernels.lanes) - n0)
     cdef real* loaded = loaded_block(code, sums)
     cdef real* packed = loaded + ROWS * DEPTH
     cdef const real* pointers[ROWS]
     cdef Py_ssize_t k0, kc, i, i0, count
-    cdef int t, added = 0, fine = 1
+    cdef int t, added = 0, fine = 1, split_before
     cdef const Term* term
-    cdef const real* x
     cdef const real* w
     if op.skinny and rows <= FEW:
-        for i in range(rows if op.inspect else 0):
-            fine &= code.kernels.finite(op.depth, <const real*>base[0] + (m0 + i) * op.depth)
-        for t in range(op.terms_count):
-            term = &op.terms[t]
-            op.kernels.skinny_gemm(rows, op.depth, DEPTH, <const real*>base[term.source] + m0 * op.depth, op.depth,
-                                   term.weights[0], sums + term.accumulator * op.plane, op.ld)
-        return fine
+        return accumulate_skinny(code, op, base, m0, rows, sums)
     for k0 from 0 <= k0 < op.depth by DEPTH:
         if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
             return fine
@@ -71,6 +99,7 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize
         if op.inspect and n0 == 0:
             for i in range(rows):
                 fine &= code.kernels.finite(kc, <const real*>base[0] + (m0 + i) * op.depth + k0)
+        split_before = 0  # terms from here on whose rows the one before has split
         for t in range(op.terms_count):
             term = &op.terms[t]
             if term.lazy:
@@ -78,20 +107,22 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize
                                 term.row_step, term.column_step, term.sign, op.tf32, packed)
                 w = packed
             else:
-                w = <const real*>term.weights[0] + k0 * padded + kc * n0
-            for i0 from 0 <= i0 < rows by ROWS:
+                w = packed_block(op, term.weights[0], 0, k0, kc, n0, op.depth, <real*>NULL)
+            for i0 from 0 <= i0 < (0 if split_before else rows) by ROWS:
                 count = min(<Py_ssize_t>ROWS, rows - i0)
-                x = <const real*>base[term.source] + (m0 + i0) * op.depth + k0
-                if term.part != X or op.tf32:
-                    for i in range(count):
-                        code.kernels.load(kc, x + i * op.depth, term.part, op.tf32, loaded + i * DEPTH)
-                        pointers[i] = loaded + i * DEPTH
+                point_rows(code, op, term, <const real*>base[term.source] + (m0 + i0) * op.depth + k0, kc, count,
+                           loaded, pointers)
+                if op.kernels.split != NULL:
+                    op.kernels.split(rows, i0, count, 1, &kc, <const void**>pointers, packed)
                 else:
-                    for i in range(count):
-                        pointers[i] = x + i * op.depth
-                op.kernels.block(count, 1, &kc, <const void**>pointers, w, width,
-                                 sums + term.accumulator * op.plane + i0 * op.ld, op.ld,
-                                 (added >> term.accumulator) & 1)
+                    op.kernels.block(count, 1, &kc, <const void**>pointers, w, width,
+                                     sums + term.accumulator * op.plane + i0 * op.ld, op.ld,
+                                     (added >> term.accumulator) & 1)
+            if op.kernels.split != NULL:
+                split_before = (split_before if split_before else term.same_input) - 1
+                pointers[0] = packed
+                op.kernels.block(rows, 1, &kc, <const void**>pointers, w, width, sums + term.accumulator * op.plane,
+                                 op.ld, (added >> term.accumulator) & 1)
             added |= 1 << term.accumulator
     return fine
 
@@ -203,16 +234,31 @@ cdef inline Py_ssize_t point(const Term* term, const real* x, Py_ssize_t stride,
     return segment
 
 
+cdef inline void add_block(const Operation* op, int t, int r, Py_ssize_t group, Py_ssize_t depth, Py_ssize_t k0,
+                           Py_ssize_t kc, Py_ssize_t n0, Py_ssize_t width, Py_ssize_t i0, Py_ssize_t count,
+                           Py_ssize_t segments, const Py_ssize_t* lengths, const real** pointers, int added,
+                           real* sums) noexcept nogil:
+    """Some rows of a block of k times the weights of every term from t on that contracts the same input."""
+    cdef int u, a
+    for u in range(t, t + op.terms[t].same_input):
+        a = op.terms[u].accumulator
+        op.kernels.block(count, segments, lengths, <const void**>pointers,
+                         packed_block(op, op.terms[u].weights[r], group, k0, kc, n0, depth, <real*>NULL), width,
+                         sums + a * op.plane + i0 * op.ld, op.ld, (added >> a) & 1)
+        added |= 1 << a
+
+
 cdef void accumulate_taps(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
                           Py_ssize_t group, Py_ssize_t n0, Py_ssize_t nc, real* sums,
                           const Geometry** located) noexcept nogil:
     """As `accumulate`, for some rows of a region; ``located`` is the geometry whose source rows the table holds."""
-    cdef Py_ssize_t padded = ceil_to(op.columns, op.kernels.lanes)
-    cdef Py_ssize_t width = min(ceil_to(nc, op.kernels.lanes), padded - n0)
-    cdef Py_ssize_t k0, kc, depth, i, segments, stride
+    cdef Py_ssize_t width = min(ceil_to(nc, op.kernels.lanes), ceil_to(op.columns, op.kernels.lanes) - n0)
+    cdef Py_ssize_t k0, kc, depth, i, i0, count, segments, stride
     cdef int t = 0, u, added = 0
     cdef int64_t* sources = <int64_t*>(sums + code.sums)
+    cdef const int64_t* row_sources
     cdef real* loaded = loaded_block(code, sums)
+    cdef real* split = loaded + ROWS * DEPTH
     cdef const real* pointers[SEGMENTS * ROWS]
     cdef Py_ssize_t lengths[SEGMENTS]
     cdef const Term* term
@@ -231,19 +277,26 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
             if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
                 return
             kc = min(<Py_ssize_t>DEPTH, depth - k0)
-            if term.part == X and not op.tf32 and term.channels >= RUN:
-                segments = point(term, x, stride, sources, region.taps, rows, k0, kc, lengths, pointers)
-            else:
-                code.kernels.gather(rows, sources, region.taps, term.channels, stride, x, k0, kc, term.part, op.tf32,
-                                    loaded, DEPTH)
-                segments, lengths[0] = 1, kc
-                for i in range(rows):
-                    pointers[i] = loaded + i * DEPTH
+            for i0 from 0 <= i0 < rows by ROWS:
+                count = min(<Py_ssize_t>ROWS, rows - i0)
+                row_sources = sources + i0 * region.taps
+                if term.part == X and not op.tf32 and term.channels >= RUN:
+                    segments = point(term, x, stride, row_sources, region.taps, count, k0, kc, lengths, pointers)
+                else:
+                    code.kernels.gather(count, row_sources, region.taps, term.channels, stride, x, k0, kc, term.part,
+                                        op.tf32, loaded, DEPTH)
+                    segments, lengths[0] = 1, kc
+                    for i in range(count):
+                        pointers[i] = loaded + i * DEPTH
+                if op.kernels.split != NULL:
+                    op.kernels.split(rows, i0, count, segments, lengths, <const void**>pointers, split)
+                    continue
+                add_block(op, t, r, group, depth, k0, kc, n0, width, i0, count, segments, lengths, pointers, added,
+                          sums)
+            if op.kernels.split != NULL:
+                pointers[0] = split
+                add_block(op, t, r, group, depth, k0, kc, n0, width, 0, rows, 1, &kc, pointers, added, sums)
             for u in range(t, t + term.same_input):
-                op.kernels.block(rows, segments, lengths, <const void**>pointers,
-                                 <const real*>op.terms[u].weights[r] + (group * depth + k0) * padded + kc * n0, width,
-                                 sums + op.terms[u].accumulator * op.plane, op.ld,
-                                 (added >> op.terms[u].accumulator) & 1)
                 added |= 1 << op.terms[u].accumulator
         t += term.same_input
     clear(op, added, rows, nc, sums)
@@ -264,8 +317,8 @@ cdef void rows_at(const Operation* op, const Region* region, Py_ssize_t m0, Py_s
 cdef int contract_taps(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
                        Py_ssize_t n0, Py_ssize_t nc, real* sums) noexcept nogil:
     """A piece of a contraction with a geometry, in all groups; returns a fault, or FINE."""
-    cdef Py_ssize_t at[ROWS]
-    cdef Py_ssize_t in_sample[ROWS]
+    cdef Py_ssize_t at[MOST_ROWS]
+    cdef Py_ssize_t in_sample[MOST_ROWS]
     cdef Py_ssize_t group
     cdef int fine = 1
     cdef const Geometry* located = NULL

@@ -59,6 +59,7 @@ cdef extern from "recurrent.h":
 cdef extern from "compute.h":
     enum:
         ROWS "LRPFAST_ROWS"
+        DEPTH "LRPFAST_DEPTH"  # sums run over blocks of this many k, added in order; a block's panel stays in the L2 cache
         MAX_SUMS "LRPFAST_SUMS"
     enum Part "lrpfast_part":
         X "LRPFAST_X"
@@ -116,6 +117,9 @@ cdef extern from "compute.h":
     ctypedef struct lrpfast_kernels:  # of one dtype and instruction set; compute.h names the arguments
         Py_ssize_t lanes
         Py_ssize_t panel
+        Py_ssize_t depth_step, packed_bytes
+        void (*split)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const void**,
+                      void*) noexcept nogil
         void (*block)(Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const void**, const void*, Py_ssize_t, void*,
                       Py_ssize_t, int) noexcept nogil
         void (*skinny_gemm)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const void*, void*,
@@ -150,6 +154,7 @@ cdef extern from "compute.h":
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_kernels* lrpfast_kernels_of(int, int) nogil
+    const lrpfast_kernels* lrpfast_products_of(int, int) nogil
 
 cdef extern from "pool.h":
     ctypedef void (*lrpfast_task)(void*, Py_ssize_t, int) noexcept nogil
@@ -168,17 +173,18 @@ ctypedef fused real:
     float
     double
 
-# Sums run over blocks of this many k, added in order: part of what makes results
-# reproducible, so it depends on nothing. A block's panel stays in the L2 cache.
 cdef enum:
-    DEPTH = 256
     FEW = 4         # rows that take the kernel for many k alone
     NARROW = 8      # rows of a pass over many inputs of few outputs
     COLUMNS = 512   # columns whose accumulators are kept at a time
     RUN = 16        # channels from which on a tap's values are read where they lie, not gathered first
     SEGMENTS = 18   # taps that a block of k can touch then: DEPTH / RUN + 2
-    MOST_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
+    MOST_ROWS = 288     # rows of a piece at most: whole tiles of 6, 8 and 32
+    PASS_ROWS = 144     # and of one whose rows are read where they lie
+    LAZY_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
     FEW_COLUMNS = 128   # many rows share the packing
+    SPLIT_COLUMNS = 256 # columns of a piece, at least, whose rows are split: see `split`
+    SMALL_K_DEPTH = 16  # inputs up to which many outputs have a kernel of their own
     MOST_THREADS = 256
     LIGHT = 16          # multiplications that a value of a light operation may take the time of
     LARGE = 8192        # values of relevance of which GLANCE in EVERY are looked at first

@@ -6,6 +6,7 @@ import numpy as np
 from .program import Program
 
 LAZY_BYTES: int
+PRODUCTS_FROM: dict[str, int]
 CODES: dict[str, dict[str, int]]
 KERNELS: dict[str, object]
 
@@ -17,7 +18,7 @@ class Workspace:
 
 @final
 class Executable:
-    def __init__(self, program: Program, isa: int, offsets: Sequence[int], width: int) -> None: ...
+    def __init__(self, program: Program, isa: int, offsets: Sequence[int], width: int, cache: int) -> None: ...
     def scratch_bytes(self) -> int: ...
     def sample_bytes(self) -> int: ...
     def run(

@@ -29,6 +29,9 @@ assert CHECKED_SUMS == MAX_SUMS and CHECKED_ACCOUNT == ACCOUNT
 
 #: Larger weights of dense layers are not kept in packed form: see `keep_lazy`.
 LAZY_BYTES = 32 << 20
+#: From how many inputs, outputs and weights on a layer's products are done on tile registers, where there are any. With
+#: one row a sample, which a few samples would not fill tiles with, from more weights on.
+PRODUCTS_FROM = {"depth": 64, "columns": 96, "weights": 1 << 15, "weights_of_one_row": 1 << 18}
 FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 #: The enums of codes.py as they were compiled, for the test that compares them.
 CODES = {
@@ -154,8 +157,8 @@ cdef class Executable:
     cdef Translation translation
     cdef list workspaces  # that no run uses now
 
-    def __init__(self, program, int isa, offsets, Py_ssize_t width):
-        self.translation = Translation(program, isa, offsets, width)
+    def __init__(self, program, int isa, offsets, Py_ssize_t width, Py_ssize_t cache):
+        self.translation = Translation(program, isa, offsets, width, cache)
         self.workspaces = []
 
     cpdef Py_ssize_t scratch_bytes(self):

@@ -63,6 +63,8 @@ cdef Py_ssize_t columns_of_piece(const Operation* op, Py_ssize_t samples, int th
     if op.diagonal or not divisible(op):  # light operations have no kernels of this kind
         return columns
     least = op.kernels.lanes * op.kernels.panel
+    if op.kernels.split != NULL:  # every piece of a row's columns splits it again
+        least = SPLIT_COLUMNS
     while columns > least and count_pieces(op, samples, columns) < 16 * threads:
         columns = ceil_to(columns // 2, least)
     return columns

@@ -34,7 +34,7 @@ cdef class Records:
     cdef size_t packed(self, weights, int sign, const Operation* op) except 0:
         """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; the same array only once."""
         # its type must not be inferred
-        cdef tuple key = (id(weights), sign, op.kernels.lanes, op.kernels.panel, op.tf32)
+        cdef tuple key = (id(weights), sign, <size_t>op.kernels, op.tf32)
         kept = self.addresses.get(key)
         if kept is not None:
             return kept[0]
@@ -43,8 +43,8 @@ cdef class Records:
             array = array[None]
         cdef Py_ssize_t groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
         cdef Py_ssize_t row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
-        cdef Py_ssize_t padded = ceil_to(columns, op.kernels.lanes)
-        cdef char* out = <char*>self.zeros(groups * depth * padded * self.itemsize)
+        cdef Py_ssize_t step = op.kernels.depth_step, bytes_of_k = ceil_to(columns, op.kernels.lanes) * op.kernels.packed_bytes
+        cdef char* out = <char*>self.zeros(groups * ceil_to(depth, step) * bytes_of_k)
         cdef char* to = out
         cdef char* data
         for g in range(groups):
@@ -53,7 +53,7 @@ cdef class Records:
                 kc = min(<Py_ssize_t>DEPTH, depth - k0)
                 op.kernels.pack(kc, columns, data + k0 * row_step * self.itemsize, row_step, column_step, sign,
                                 op.tf32, to)
-                to += kc * padded * self.itemsize
+                to += ceil_to(kc, step) * bytes_of_k
         self.addresses[key] = <size_t>out, weights
         return <size_t>out
 

@@ -4,12 +4,13 @@
 cdef class Translation(Records):
     """A program's records. `Executable` runs them."""
     cdef tuple sizes
+    cdef Py_ssize_t cache  # bytes of it that a piece's accumulators and weights should fit in
 
-    def __init__(self, program, int isa, offsets, Py_ssize_t width):
+    def __init__(self, program, int isa, offsets, Py_ssize_t width, Py_ssize_t cache):
         cdef Code* code = &self.code
         cdef Operation* op
         cdef int i
-        self.kept_alive, self.addresses, self.isa = [], {}, isa
+        self.kept_alive, self.addresses, self.isa, self.cache = [], {}, isa, cache
         self.sizes = tuple(program.sizes)
         self.translate_program(program, offsets, width)
         operations = (*program.forward, *program.backward)
@@ -21,7 +22,7 @@ cdef class Translation(Records):
             if i < code.forward_count and row_of(operation).overflows:
                 op.checked = op.writes[0]
             code.sums = max(code.sums, op.sums * op.plane)
-            blocks = max(blocks, (ROWS + (FEW_COLUMNS if is_lazy(op) else 0)) * DEPTH)
+            blocks = max(blocks, ROWS * DEPTH + self.packed_scratch(op))
             code.tables = max(code.tables, ceil_to(self.table_bytes(op) // self.itemsize, 16))
         self.addresses = {}
         code.scratch = code.sums + code.tables + blocks
@@ -94,31 +95,57 @@ cdef class Translation(Records):
         for t in range(op.terms_count):
             for r in range(op.geometry.regions_count):
                 most = max(most, op.terms[t].geometry.regions[r].taps)
-        return ROWS * most * <Py_ssize_t>sizeof(int64_t)
+        return op.pass_rows * most * <Py_ssize_t>sizeof(int64_t)
 
-    cdef void choose_kernels(self, Operation* op, int lazy) noexcept:
-        """This run's kernels, or those of half the vector width where columns fill no more: the same sums."""
+    cdef Py_ssize_t packed_scratch(self, const Operation* op) noexcept:
+        """Scratch memory of a block that is packed while in use: of weights, or of split rows."""
+        if is_lazy(op):
+            return FEW_COLUMNS * DEPTH
+        if op.contracts and op.kernels.split != NULL:
+            return ceil_to(op.pass_rows, op.kernels.lanes) * DEPTH * op.kernels.packed_bytes // self.itemsize
+        return 0
+
+    cdef int choose_kernels(self, Operation* op, int lazy) except -1:
+        """This run's kernels, or those of half the vector width where columns fill no more: the same sums.
+
+        Large products in float32 have kernels of their own in some instruction sets: by the layer's size alone, so
+        that results depend on nothing else.
+        """
         cdef int isa = self.isa
-        cdef Py_ssize_t full = lrpfast_kernels_of(isa, self.code.f64).lanes, most = COLUMNS
-        if isa == 2 and op.columns * 2 <= full:
+        cdef Py_ssize_t full = lrpfast_kernels_of(isa, self.code.f64).lanes, rows, least
+        cdef Py_ssize_t most = FEW_COLUMNS if lazy else COLUMNS
+        cdef const lrpfast_kernels* products = NULL
+        if not (self.code.f64 or lazy or op.diagonal or op.scatter):
+            least = PRODUCTS_FROM["weights_of_one_row" if op.geometry == NULL and op.rows == 1 else "weights"]
+            if (op.depth >= max(PRODUCTS_FROM["depth"], SMALL_K_DEPTH + 1) and op.columns >= PRODUCTS_FROM["columns"]
+                    and op.depth * op.columns >= least):
+                products = lrpfast_products_of(isa, op.tf32)
+        if isa >= 2 and op.columns * 2 <= full:
             isa = 1
-        op.kernels = lrpfast_kernels_of(isa, self.code.f64)
+        op.kernels = products if products != NULL else lrpfast_kernels_of(isa, self.code.f64)
+        op.pass_columns = min(most, ceil_to(op.columns, op.kernels.lanes))
+        op.ld = ceil_to(op.pass_columns, full)
+        if products != NULL:
+            op.ld = op.pass_columns + 16  # not a power of two: rows of a tile would meet in one set of the cache
         op.pass_rows = ROWS
-        if op.geometry == NULL and op.columns <= op.kernels.lanes and op.depth > DEPTH:
+        if op.depth and not op.diagonal and not op.scatter:  # rows that share one reading of the weights
+            rows = self.cache // 2 // (op.ld * self.itemsize * op.sums) // ROWS * ROWS
+            op.pass_rows = min(max(rows, <Py_ssize_t>ROWS), <Py_ssize_t>(MOST_ROWS if products != NULL else PASS_ROWS))
+        if products == NULL and op.geometry == NULL and op.columns <= op.kernels.lanes and op.depth > DEPTH:
             op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
         if lazy:
-            op.pass_rows, most = MOST_ROWS, FEW_COLUMNS
-        op.pass_columns = min(most, ceil_to(op.columns, op.kernels.lanes))
+            op.pass_rows = LAZY_ROWS
         if op.diagonal:
             op.pass_columns = min(<Py_ssize_t>COLUMNS, op.width)
-        op.ld = ceil_to(op.pass_columns, full)
+            op.ld = ceil_to(op.pass_columns, full)
         op.plane = op.epilogue_plane = op.pass_rows * op.ld
+        return 0
 
     cdef int choose_small_k(self, source, Operation* op) except -1:
         """Whether the kernel for few k and many columns can do a whole redistribution, and in which form."""
         if op.diagonal or op.geometry != NULL or is_lazy(op):
             return NO_SMALL_K
-        if op.depth > 16 or op.columns <= COLUMNS or op.tf32 or source.divide is not None:
+        if op.depth > SMALL_K_DEPTH or op.columns <= COLUMNS or op.tf32 or source.divide is not None:
             return NO_SMALL_K
         if any(s.coefficient != 1 or s.accumulator != i for i, s in enumerate(source.shares)):
             return NO_SMALL_K
@@ -155,16 +182,17 @@ cdef class Translation(Records):
             op.geometry = self.geometry(first.geometry, source)
         cdef int lazy = (op.geometry == NULL and not op.diagonal and op.groups == 1 and op.depth > 16
                          and op.depth * op.columns * self.itemsize > LAZY_BYTES)
+        op.sums = 1 + max([term_of.accumulator for term_of in source.terms])
         self.choose_kernels(op, lazy)
         if op.scatter:  # a sample's sums, in the order of its values
             require(op.columns <= COLUMNS, source, "too many taps")
             op.epilogue_plane = ceil_to(self.sizes[source.out], 16)  # lanes of the widest vectors
         for i in range(op.terms_count):
             self.translate_term(source.terms[i], source, op, &op.terms[i], lazy)
-            op.sums = max(op.sums, op.terms[i].accumulator + 1)
         count_same_input(op)
         # blocks of several terms in one sum would be added in another order
-        op.skinny = (op.geometry == NULL and not op.diagonal and not lazy and op.columns <= op.kernels.lanes
+        op.skinny = (op.geometry == NULL and not op.diagonal and not lazy and op.kernels.split == NULL
+                     and op.columns <= op.kernels.lanes
                      and op.depth > DEPTH and not op.tf32 and op.sums == op.terms_count
                      and all(t.part == "x" for t in source.terms))
         return 0

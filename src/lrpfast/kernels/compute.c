@@ -27,6 +27,17 @@
 #define UNROLL _Pragma("GCC unroll 14")
 #endif
 
+/* Matrix products on tile registers: where the compiler knows them and the system has a way to ask for them. */
+#if defined(LRPFAST_EMULATE_AMX)
+#define HAVE_AMX 1
+#elif defined(__x86_64__) && defined(__linux__) && defined(__clang__)
+#define HAVE_AMX (__clang_major__ >= 12)
+#elif defined(__x86_64__) && defined(__linux__)
+#define HAVE_AMX (__GNUC__ >= 11)
+#else
+#define HAVE_AMX 0
+#endif
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 
@@ -115,6 +126,22 @@
 #define NAME(x) JOIN(x, _f32_v4)
 #define FMA(a, b, c) ((v_f32_v4)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #include "tile.h"
+#if HAVE_AMX
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512bf16,amx-tile,amx-bf16")
+#endif
+#define VL ((ptrdiff_t)(VBYTES / sizeof(T)))
+#include "tile_amx.h"
+#undef VL
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
 #undef T
 #undef SINGLE
 #undef NAME
@@ -151,6 +178,28 @@ int lrpfast_isa_count(void)
     return 3;
 }
 #else
+
+#if defined(LRPFAST_EMULATE_AMX)
+static int amx_is_granted(void) { return 1; }
+#elif HAVE_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+/* Whether the processor multiplies bfloat16 in tiles and Linux gives this process their registers, which it does on
+ * request only; a process forked later has them too. */
+static int amx_is_granted(void)
+{
+    unsigned int a, b, c, d;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || ~a & 1 << 5) /* VCVTNEPS2BF16 */
+        return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || ~d & (1 << 22 | 1 << 24)) /* amx-bf16, amx-tile */
+        return 0;
+    return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */);
+}
+#else
+static int amx_is_granted(void) { return 0; }
+#endif
+
 int lrpfast_isa_count(void)
 {
     __builtin_cpu_init();
@@ -159,18 +208,27 @@ int lrpfast_isa_count(void)
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return 2;
-    return 3;
+    return amx_is_granted() ? 4 : 3;
 }
 #endif
 const char *lrpfast_isa_name(int isa)
 {
-    return isa == 2 ? "x86-64-v4" : isa == 1 ? "x86-64-v3" : "baseline";
+    static const char *const names[4] = {"baseline", "x86-64-v3", "x86-64-v4", "x86-64-amx"};
+    return names[isa];
 }
 const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64)
 {
     static const lrpfast_kernels *const all[3][2] = {
         {&kernels_f32_base, &kernels_f64_base}, {&kernels_f32_v3, &kernels_f64_v3}, {&kernels_f32_v4, &kernels_f64_v4}};
-    return all[isa][float64];
+    return all[isa < 3 ? isa : 2][float64];
+}
+const lrpfast_kernels *lrpfast_products_of(int isa, int tf32)
+{
+#if HAVE_AMX
+    if (isa == 3)
+        return tf32 ? &kernels_amx_tf32 : &kernels_amx;
+#endif
+    return (void)isa, (void)tf32, (const lrpfast_kernels *)0;
 }
 
 #else
@@ -180,6 +238,10 @@ const char *lrpfast_isa_name(int isa) { return (void)isa, "baseline"; }
 const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64)
 {
     return (void)isa, float64 ? &kernels_f64_base : &kernels_f32_base;
+}
+const lrpfast_kernels *lrpfast_products_of(int isa, int tf32)
+{
+    return (void)isa, (void)tf32, (const lrpfast_kernels *)0;
 }
 
 #endif

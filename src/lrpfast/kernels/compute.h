@@ -7,8 +7,9 @@
 
 #include "recurrent.h"
 
-#define LRPFAST_ROWS 48 /* rows of one tile pass: whole tiles of 6 and of 8 */
-#define LRPFAST_SUMS 8  /* accumulators, outputs and shares of one contraction */
+#define LRPFAST_ROWS 48  /* rows of one tile pass: whole tiles of 6 and of 8 */
+#define LRPFAST_SUMS 8   /* accumulators, outputs and shares of one contraction */
+#define LRPFAST_DEPTH 256 /* k of a block: results depend on it */
 
 /* codes.py's Part and Stabilizer; the last part is x − low or x − high, whose bound comes beside it. */
 enum lrpfast_part { LRPFAST_X, LRPFAST_POSITIVE, LRPFAST_NEGATIVE, LRPFAST_ONE, LRPFAST_X_MINUS_BOUND };
@@ -47,8 +48,12 @@ typedef struct {
 typedef struct {
     ptrdiff_t lanes; /* elements of one vector */
     ptrdiff_t panel; /* vectors of one panel of packed weights */
+    ptrdiff_t depth_step, packed_bytes; /* of packed weights: k is a multiple of this; bytes of one */
     void (*block)(ptrdiff_t rows, ptrdiff_t segments, const ptrdiff_t *lengths, const void *const *input,
                   const void *packed, ptrdiff_t columns, void *sums, ptrdiff_t ldc, int accumulate);
+    /* Where there is one, `block` reads rows as this leaves them: `count` of `rows` at a time, from the first-th on. */
+    void (*split)(ptrdiff_t rows, ptrdiff_t first, ptrdiff_t count, ptrdiff_t segments, const ptrdiff_t *lengths,
+                  const void *const *input, void *split);
     void (*skinny_gemm)(ptrdiff_t rows, ptrdiff_t K, ptrdiff_t depth, const void *input, ptrdiff_t lda,
                         const void *packed, void *sums, ptrdiff_t ldc);
     void (*load)(ptrdiff_t n, const void *input, int part, int tf32, void *output);
@@ -92,5 +97,7 @@ int lrpfast_isa_count(void);
 const char *lrpfast_isa_name(int isa);
 /* The kernels for one of them, in float32 or float64. */
 const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64);
+/* Products of matrices in float32, or of values rounded to TF32, that the best one does otherwise; or NULL. */
+const lrpfast_kernels *lrpfast_products_of(int isa, int tf32);
 
 #endif

@@ -9,12 +9,13 @@ import numpy as np
 
 from ..errors import DeviceError, InputError
 from ._cpu import Executable, instruction_sets
+from .caches import block_bytes, cache_bytes
 from .interface import DEFAULT_START, Fault, Start
 from .memory_plan import flops, plan_memory, work_of
 from .program import Program
 
-#: What a thread's micro-batch should fit in: about an L2 cache, inputs and outputs counted.
-CACHE_BYTES = 1 << 20
+#: What a thread's micro-batch should fit in, inputs and outputs counted.
+CACHE_BYTES = block_bytes()
 #: What the micro-batches of all threads may take where one sample is larger than that. Where it is not
 #: enough for every thread, or there are fewer samples than threads, threads share one.
 WORKSPACE_BYTES = 512 << 20
@@ -22,8 +23,9 @@ WORKSPACE_BYTES = 512 << 20
 #: so many floating-point operations for each byte (some 10 take as long, so that a fortieth of the time is lost).
 FLOPS_PER_BYTE = 400
 MOST_SAMPLES = 24
-#: Rows that keep rereading a layer's weights small beside the arithmetic; they fill tiles of 8 and of 6.
-MINIMUM_ROWS = 48
+#: Rows that keep rereading a layer's weights small beside the arithmetic; they fill tiles of 8 and of 6. More, where
+#: rereading would still move more bytes than the samples' own values.
+MINIMUM_ROWS, MOST_ROWS = 48, 288
 #: Contractions with less than this part of the work do not ask for more samples.
 HEAVY = 1 / 16
 #: Rows of one tile pass: micro-batches are multiples of it where they can be.
@@ -65,7 +67,9 @@ def samples_at_once(program: Program, width: int) -> int:
         weights = by_rows.get(1, 0) // 2 * itemsize
         return min(MOST_SAMPLES, 1 + FLOPS_PER_BYTE * weights // max(1, total))
     fewest = min((rows for rows, flop in by_rows.items() if rows and flop >= HEAVY * total), default=1)
-    return max(1, -(-MINIMUM_ROWS // fewest), cached // ROWS * ROWS)
+    reread = sum(flop // (2 * rows) for rows, flop in by_rows.items() if rows)
+    rows = min(MOST_ROWS, max(MINIMUM_ROWS, -(-reread // max(1, width)) // ROWS * ROWS))
+    return max(1, -(-rows // fewest), cached // ROWS * ROWS)
 
 
 class CompiledProgram:
@@ -73,7 +77,7 @@ class CompiledProgram:
 
     def __init__(self, program: Program, isa: int) -> None:
         offsets, width = plan_memory(program)
-        self._executable = Executable(program, isa, offsets, width)
+        self._executable = Executable(program, isa, offsets, width, CACHE_BYTES)
         self._flops = max(1, flops(program))
         self._micro_batch = samples_at_once(program, width)
         self._dtype = np.dtype(program.dtype)
@@ -176,4 +180,9 @@ class CpuBackend:
 
     def describe(self) -> dict[str, Any]:
         names = instruction_sets()
-        return {"instruction set": names[self._isa], "instruction sets available": ", ".join(names)}
+        caches = ", ".join(f"L{level} {cache_bytes(level) >> 10:,} KiB" for level in (1, 2, 3))
+        return {
+            "instruction set": names[self._isa],
+            "instruction sets available": ", ".join(names),
+            "caches": caches,
+        }

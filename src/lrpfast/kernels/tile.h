@@ -31,29 +31,22 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_recurrent_back.h"
 #endif
 
+/* What tile_amx.h has no other form of. */
+#define KERNELS_BUT_PRODUCTS                                                               \
+    .skinny_gemm = NAME(skinny_gemm), .load = NAME(load), .gather = NAME(gather), .channelwise = NAME(channelwise), \
+    .epilogue_forward = NAME(epilogue_forward), .epilogue_backward = NAME(epilogue_backward), .small_k = NAME(small_k), \
+    .divide = NAME(divide), .finite = NAME(finite), .keep_larger = NAME(keep_larger), \
+    .add_to_winner = NAME(add_to_winner), .add = NAME(add), .relu = NAME(relu), .absolute = NAME(absolute), \
+    .function = NAME(function), .scaled = NAME(scaled), .softmax = NAME(softmax), .score_back = NAME(score_back)
+
 static const lrpfast_kernels NAME(kernels) = {
     .lanes = VBYTES / sizeof(T),
     .panel = PANEL,
-    .block = NAME(block),
-    .skinny_gemm = NAME(skinny_gemm),
-    .load = NAME(load),
+    .depth_step = 1,
+    .packed_bytes = sizeof(T),
     .pack = NAME(pack),
-    .gather = NAME(gather),
-    .channelwise = NAME(channelwise),
-    .epilogue_forward = NAME(epilogue_forward),
-    .epilogue_backward = NAME(epilogue_backward),
-    .small_k = NAME(small_k),
-    .divide = NAME(divide),
-    .finite = NAME(finite),
-    .keep_larger = NAME(keep_larger),
-    .add_to_winner = NAME(add_to_winner),
-    .add = NAME(add),
-    .relu = NAME(relu),
-    .absolute = NAME(absolute),
-    .function = NAME(function),
-    .scaled = NAME(scaled),
-    .softmax = NAME(softmax),
-    .score_back = NAME(score_back),
+    .block = NAME(block),
+    KERNELS_BUT_PRODUCTS,
 #if !SINGLE
     .recurrent_scratch = NAME(recurrent_scratch),
     .recur = NAME(recur),

@@ -42,7 +42,7 @@ def lay_out(add: Add, layer: Any, inputs: Sequence[int], steps: int | None, resu
     Parameters
     ----------
     add : Add
-    layer : Recurrent
+    layer : RNN
         ``return_sequences`` and ``return_state`` are set here.
     inputs : sequence of int
         The nodes of the sequence, the mask and the initial states.

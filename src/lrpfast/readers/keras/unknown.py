@@ -72,7 +72,8 @@ def collecting(call_layer: Callable[..., Sequence[int | None]]) -> Callable[...,
         layer = in_keras_2(KerasLayer(name, kind, config, scope.position(i), scope.builder.keras, stored))
         try:
             _check(layer, call, scope.builder.custom_objects)
-            if UNREAD in inputs and kind not in SEQUENTIAL + FUNCTIONAL:
+            unread = UNREAD in inputs or any(mask.source == UNREAD for mask in masked)
+            if unread and kind not in SEQUENTIAL + FUNCTIONAL:
                 return [UNREAD] * _OUTPUTS
             return call_layer(scope, i, inputs, masked, call, *rest)
         except UnsupportedLayerError as error:

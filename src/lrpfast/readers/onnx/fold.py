@@ -266,6 +266,18 @@ def _gather_nd(node: Node, args: list[Any]) -> Any:
     return args[0][tuple(indices[..., i] for i in range(indices.shape[-1]))]
 
 
+def _scatter_nd(node: Node, args: list[Any]) -> Any:
+    if node.attributes.get("reduction", "none") not in ("none", "add"):
+        raise node.unsupported(f"scatters by {node.attributes['reduction']!r}")
+    result, indices = args[0].copy(), whole(args[1], "indices").astype(np.int64)
+    where = tuple(indices[..., i] for i in range(indices.shape[-1]))
+    if node.attributes.get("reduction", "none") == "add":
+        np.add.at(result, where, args[2])
+    else:
+        result[where] = args[2]
+    return result
+
+
 def _flatten(node: Node, args: list[Any]) -> Any:
     axis = node.attributes.get("axis", 1)
     return args[0].reshape(math.prod(args[0].shape[:axis]), -1)
@@ -311,7 +323,11 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Tile": _tile,
     "Transpose": lambda node, args: np.transpose(args[0], node.attributes.get("perm")),
     "CumSum": _cumsum,
+    "GatherElements": lambda node, args: np.take_along_axis(
+        args[0], whole(args[1], "indices").astype(np.int64), node.attributes.get("axis", 0)
+    ),
     "GatherND": _gather_nd,
+    "ScatterND": _scatter_nd,
     "IsNaN": lambda node, args: np.isnan(args[0]),
     "IsInf": lambda node, args: np.isinf(args[0]),
     "Trilu": lambda node, args: (np.triu if node.attributes.get("upper", 1) else np.tril)(

@@ -18,7 +18,8 @@ from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
 from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
 from ..masks import Condition, Masked
 from ..obstacles import Obstacles
-from .fold import VIEWS, fold_constants
+from .constants import FOLDS
+from .fold import VIEWS, computed, fold_constants
 from .obstacles import obstacle
 from .passes import functional, fused, needed
 from .patterns import recognised
@@ -70,6 +71,18 @@ class TorchNode:
         node = copy(self)
         node._arguments = {**self._arguments, name: value}
         return node
+
+    @property
+    def named(self) -> Mapping[str, Any]:
+        """The arguments by their names."""
+        return self._arguments
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the arguments are constants that were found after all others, and numbers."""
+        flat = [v for value in self.arguments for v in (value if isinstance(value, list) else [value])]
+        arrays = any(isinstance(v, (np.ndarray, PerBatch)) for v in flat)
+        return arrays and all(v is None or isinstance(v, (np.ndarray, PerBatch, int, float, str)) for v in flat)
 
     @property
     def arguments(self) -> list[Any]:
@@ -299,6 +312,8 @@ def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any
         return parts[index]
     if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
         raise UnsupportedLayerError(f"is arithmetic on sizes that are not fixed. {FIX_SIZE}")
+    if op.base in FOLDS and node.is_constant:
+        return computed(op, node.named)
     return converters[op.base](node)
 
 

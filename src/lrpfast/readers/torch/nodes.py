@@ -117,9 +117,6 @@ def _convolution(node: TorchNode) -> Any:
 def _embedding(node: TorchNode) -> Any:
     if not isinstance(node.get("weight"), np.ndarray):
         raise node.unsupported("looks rows up in a table that the model computes")
-    indices = node.get("indices")
-    if isinstance(indices, PerBatch):
-        raise node.unsupported("looks up rows that differ between samples")
     return node.builder.embedding(_weight(node), node.tensor("indices"))
 
 
