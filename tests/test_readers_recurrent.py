@@ -15,9 +15,11 @@ import pytest
 
 import lrpfast
 from lrpfast.rules import Recurrent
+from test_readers_keras import entry, layer, sequential, write_h5
 
 DATA = Path(__file__).parent / "data" / "recurrent"
 FILES = sorted(path.name.removesuffix(".gz") for path in DATA.glob("*.gz"))
+STEPS, FEATURES, UNITS, SAMPLES = 5, 3, 4, 6
 #: Of the largest value: what the figures and lrpfast agree to in each precision.
 CLOSE = {"float64": 1e-10, "float32": 1e-5}
 
@@ -50,3 +52,209 @@ def test_every_figure_comes_out_of_every_file(name, tmp_path):
                 else:
                     relevance = analyzer.analyze(x, target=0)
                 close(relevance, record[key], precision)
+
+
+# -- Keras layers of other versions ------------------------------------------------
+
+
+def keras_layer(folder, kind, weights, keras="2.2.4", **config):
+    """The layer that a Keras layer becomes, alone in a model."""
+    pytest.importorskip("h5py")
+    model = sequential(entry((None, STEPS, FEATURES)), layer(kind, "r", units=UNITS, **config))
+    return lrpfast.load(write_h5(folder / "m.h5", model, {"r": weights}, keras)).layers[1:]
+
+
+def recurrent_weights(gates, biases):
+    rng = np.random.default_rng(5)
+    shapes = ((FEATURES, gates * UNITS), (UNITS, gates * UNITS), biases)
+    return [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+
+@pytest.mark.parametrize("kind, gates", [("CuDNNLSTM", 4), ("CuDNNGRU", 3)])
+def test_cudnn_weights_are_transposed_block_by_block(kind, gates, tmp_path):
+    """CuDNN reads a block's (features, units) numbers as (units, features), and multiplies x from the other side."""
+    kernel, recurrent, bias = recurrent_weights(gates, (2 * gates * UNITS,))
+    (result,) = keras_layer(tmp_path, kind, [kernel, recurrent, bias])
+    for gate in range(gates):
+        block = slice(gate * UNITS, (gate + 1) * UNITS)
+        whole = np.ascontiguousarray(kernel[:, block]).reshape(UNITS, FEATURES)
+        assert np.array_equal(result.kernel[:, block], whole.T)
+        assert np.array_equal(result.recurrent_kernel[:, block], recurrent[:, block].T)
+    two = bias.reshape(2, -1)
+    assert np.array_equal(result.bias, two if gates == 3 else two.astype(float).sum(0))
+    assert result.gate_activation.function == "sigmoid"
+
+
+def test_keras_1_stores_each_gate_by_itself(tmp_path):
+    rng = np.random.default_rng(6)
+    shapes = ((FEATURES, UNITS), (UNITS, UNITS), (UNITS,))
+    gates = {gate: [rng.normal(size=shape).astype("float32") for shape in shapes] for gate in "icfo"}
+    stored = [array for gate in "icfo" for array in gates[gate]]
+    settings = {"output_dim": UNITS, "inner_activation": "hard_sigmoid", "activation": "tanh"}
+    (result,) = keras_layer(tmp_path, "LSTM", stored, "1.2.2", **settings)
+    for i, name in enumerate(("kernel", "recurrent_kernel", "bias")):
+        expected = np.concatenate([gates[gate][i] for gate in "ifco"], -1)
+        assert np.array_equal(getattr(result, name), expected)
+    assert result.gate_activation.parameters["slope"] == 0.2
+
+
+def test_a_stateful_layer_says_what_it_does(tmp_path):
+    with pytest.warns(lrpfast.ApproximationWarning, match=r"'r' \(LSTM, 2 of 2\) is stateful.*begins every sample"):
+        keras_layer(tmp_path, "LSTM", recurrent_weights(4, (4 * UNITS,)), stateful=True)
+
+
+def test_a_mask_reaches_every_layer_that_keras_gives_it_to(tmp_path):
+    pytest.importorskip("h5py")
+    rnn = layer("LSTM", "inner", units=UNITS, return_sequences=True, time_major=False)
+    both = layer("Bidirectional", "both", layer=rnn, merge_mode="sum")
+    model = sequential(
+        entry((None, STEPS, FEATURES)), layer("Masking", "m", mask_value=-9.0), both, layer("GRU", "g", units=2)
+    )
+    forward = recurrent_weights(4, (4 * UNITS,))
+    weights = {"both": [*forward, *forward], "g": [np.ones((UNITS, 6)), np.ones((2, 6)), np.ones(6)]}
+    result = lrpfast.load(write_h5(tmp_path / "m.h5", model, weights, "2.14.0"))
+    nodes = {node.name: node for node in result.nodes}
+    assert [nodes[name].layer.zero_masked for name in ("both/forward", "both/backward", "g")] == [True, True, False]
+    assert {result.nodes[nodes[name].inputs[1]].name for name in ("both/forward", "both/backward", "g")} == {"m/mask"}
+
+
+def test_cells_that_are_not_read_are_named(tmp_path):
+    cell = layer("ConvLSTMCell", "c", units=UNITS)
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="'r'.*cell of class ConvLSTMCell"):
+        keras_layer(tmp_path, "RNN", [], cell=cell)
+
+
+# -- ONNX operators, beside ONNX Runtime -----------------------------------------
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+FUNCTIONS = {"LSTM": ["HardSigmoid", "Relu", "Softsign"], "GRU": ["Sigmoid", "Relu"], "RNN": ["LeakyRelu"]}
+
+
+def onnx_model(op, direction="forward", results=(0, 1), states=None, lengths=None, inputs=(), **attributes):
+    """One recurrent operator between transposes; every result is an output."""
+    onnx = pytest.importorskip("onnx")
+    rng, ways = np.random.default_rng(3), 2 if direction == "bidirectional" else 1
+    helper, array = onnx.helper, lambda *shape: (rng.normal(size=shape) * 0.6).astype("float32")
+    constants = {"W": array(ways, GATES[op] * UNITS, FEATURES), "R": array(ways, GATES[op] * UNITS, UNITS)}
+    constants["B"] = array(ways, 2 * GATES[op] * UNITS)
+    float32 = onnx.TensorProto.FLOAT
+    sources = [helper.make_tensor_value_info("x", float32, ["n", STEPS, FEATURES])]
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2])]
+    names = ["t", "W", "R", "B", "", *inputs]
+    if lengths is not None:
+        constants["L"], names[4] = np.full(SAMPLES, lengths, np.int32), "L"
+    if states == "constant":
+        constants["h"] = np.repeat(array(ways, 1, UNITS), SAMPLES, 1)
+        names.append("h")
+    if states == "input":
+        sources.append(helper.make_tensor_value_info("s", float32, ["n", ways, UNITS]))
+        nodes.append(helper.make_node("Transpose", ["s"], ["st"], perm=[1, 0, 2]))
+        names += ["st"] * (2 if op == "LSTM" else 1)
+    if "P" in inputs:
+        constants["P"] = array(ways, 3 * UNITS)
+    outputs = ["Y", "Yh", "Yc"][: 3 if op == "LSTM" else 2]
+    kept = [name if i in results else "" for i, name in enumerate(outputs)]
+    nodes.append(helper.make_node(op, names, kept, hidden_size=UNITS, direction=direction, **attributes))
+    for name in filter(None, kept):
+        order = [2, 0, 1, 3] if name == "Y" else [1, 0, 2]
+        nodes.append(helper.make_node("Transpose", [name], [f"out_{name}"], perm=order))
+    ends = [helper.make_tensor_value_info(f"out_{name}", float32, None) for name in filter(None, kept)]
+    stored = [onnx.numpy_helper.from_array(value, key) for key, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", sources, ends, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", GATES)
+def test_onnx_operators_are_those_of_onnx_runtime(op, direction):
+    runtime = pytest.importorskip("onnxruntime")
+    rng, ways = np.random.default_rng(4), 2 if direction == "bidirectional" else 1
+    every = (0, 1, 2) if op == "LSTM" else (0, 1)
+    cases = [
+        {"results": (0,)},
+        {"results": every, "states": "input"},
+        {"results": every, "states": "constant"},
+        {"results": (1,), "activations": FUNCTIONS[op] * ways},
+        {"results": (0,), "lengths": 3},
+        *([{"results": (0, 1), "linear_before_reset": 1}] if op == "GRU" else []),
+    ]
+    for settings in cases:
+        proto = onnx_model(op, direction, **settings)
+        feed = {"x": rng.normal(size=(SAMPLES, STEPS, FEATURES)).astype("float32")}
+        if settings.get("states") == "input":
+            feed["s"] = rng.normal(size=(SAMPLES, ways, UNITS)).astype("float32")
+        expected = runtime.InferenceSession(proto.SerializeToString()).run(None, feed)
+        values = list(feed.values())
+        results = lrpfast.from_onnx(proto).predict(values if len(values) > 1 else values[0])
+        for result, right in zip(results if isinstance(results, list) else [results], expected, strict=True):
+            close(result, right, "float32")
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"op": "LSTM", "clip": 3.0}, "clip"),
+        ({"op": "LSTM", "input_forget": 1}, "input_forget"),
+        ({"op": "LSTM", "inputs": ("", "", "P")}, "peepholes"),
+        ({"op": "GRU", "activations": ["Sigmoid", "Affine"]}, "'Affine'"),
+    ],
+)
+def test_onnx_settings_are_refused_by_name(settings, words):
+    with pytest.raises(lrpfast.UnsupportedLayerError, match=words):
+        lrpfast.from_onnx(onnx_model(**settings))
+
+
+# -- PyTorch modules --------------------------------------------------------------
+
+
+def torch_module(forward, **modules):
+    """A module of a function of it and its inputs."""
+    nn = pytest.importorskip("torch").nn
+
+    class Module(nn.Module):
+        def forward(self, *inputs):
+            return forward(self, *inputs)
+
+    module = Module()
+    for name, value in modules.items():
+        setattr(module, name, value)
+    return module.eval().double()
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_torch_modules_predict_what_pytorch_does(name):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    x, last = torch.randn(SAMPLES, STEPS, FEATURES, dtype=torch.float64), -1
+
+    def kind(*arguments, **settings):
+        return getattr(torch.nn, name)(*arguments, batch_first=settings.pop("first", True), **settings)
+
+    def hidden(result):
+        return result[1][0] if name == "LSTM" else result[1]
+
+    def steps(self, x):
+        state = torch.zeros(x.shape[0], UNITS, dtype=x.dtype)
+        pair = (state, state)
+        for t in range(STEPS):
+            pair = self.r(x[:, t], pair) if name == "LSTM" else (self.r(x[:, t], pair[0]), state)
+        return pair[0]
+
+    two = {"num_layers": 2, "bidirectional": True}
+    cases = [
+        torch_module(lambda self, x: self.r(x.transpose(0, 1))[0][last], r=kind(FEATURES, UNITS, first=False)),
+        torch_module(lambda self, x: self.r(x)[0], r=kind(FEATURES, UNITS, dropout=0.3, **two)),
+        torch_module(lambda self, x: torch.cat(list(hidden(self.r(x))[-2:]), 1), r=kind(FEATURES, UNITS, **two)),
+        torch_module(lambda self, x: self.d(x, self.e(x)[1])[0], e=kind(FEATURES, UNITS), d=kind(FEATURES, UNITS)),
+        torch_module(steps, r=getattr(torch.nn, f"{name}Cell")(FEATURES, UNITS)),
+    ]
+    for module in cases:
+        expected = module(x).detach().numpy()
+        close(lrpfast.from_torch(module, x).predict(x.numpy(), precision="float64"), expected, "float64")
+
+
+def test_torch_projections_are_refused_by_name():
+    torch = pytest.importorskip("torch")
+    module = torch_module(lambda self, x: self.r(x)[0], r=torch.nn.LSTM(3, 4, proj_size=2, batch_first=True))
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="proj_size"):
+        lrpfast.from_torch(module, torch.randn(2, 5, 3, dtype=torch.float64))
