@@ -15,7 +15,7 @@ from lrpfast import layers
 from lrpfast.model.layers import FUNCTIONS
 from lrpfast.readers import sklearn
 from lrpfast.readers.keras import activations as keras_activations
-from lrpfast.readers.keras import attention as keras_attention
+from lrpfast.readers.keras import hub as keras_hub
 from lrpfast.readers.keras import keras_1
 from lrpfast.readers.keras import layers as keras_layers
 from lrpfast.readers.keras import ops as keras_ops
@@ -117,7 +117,7 @@ def keras() -> str:
             ("layers", code(["InputLayer", *rest])),
             ("activations", code(name for name in converters if name in functions)),
             ("several inputs", code(merges)),
-            ("attention", code(sorted(keras_attention.ATTENTION))),
+            ("attention, and Keras Hub's transformers", code(sorted(keras_hub.CALLED))),
             ("recurrent, and cells of an `RNN`", code([*keras_recurrent.RECURRENT, *keras_recurrent.CELLS])),
             ("preprocessing, normalization, named axes", code(keras_preprocessing.BUILDERS)),
             ("around another layer", code(keras_wrappers.WRAPPERS)),
@@ -216,6 +216,10 @@ have no name in a Keras file's `activation` come from a layer of their own or fr
 
 `.h5` and `.keras` files and live models (`from_keras`), of Keras 1, 2 and 3. Classes and
 activation functions of your own, and a Lambda, are read with `load(path, custom_objects=...)`.
+
+Masks of tokens (`mask_zero`, `Masking`, `attention_mask`, `use_causal_mask`) hide keys. Keras gives a query that is
+padding itself the mean of all values, lrpfast what the keys that are seen give it; where padding is left out later, as
+in a masked mean, both are the same.
 
 {keras()}
 

@@ -930,6 +930,10 @@ def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     np.save("classes.npy", np.zeros(len(x), int))
     for name in ("mlp_relu.h5", "mlp_relu.keras"):
         (tmp_path / name.replace("mlp_relu", "model")).write_bytes((DATA / name).read_bytes())
+    nodes = [(lrpfast.layers.Input((2,), name="image"), ()), (lrpfast.layers.Input((2,), name="age"), ())]
+    lrpfast.Model([*nodes, (lrpfast.layers.Add(), (0, 1))]).save("two.npz")
+    for name in ("x1.npy", "x2.npy"):
+        np.save(name, np.ones((3, 2)))
     text = "\n".join((command_line.ABOUT, command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES))
     shown = re.findall(r"^  (lrpfast .+?)(?:   .*)?$", text, re.MULTILINE)
     assert len(shown) > 10

@@ -70,6 +70,34 @@ def test_every_class_predicts_what_keras_does(version, tmp_path):
     assert {"cross/query", "cross/key", "cross/value", "cross/attention", "cross"} <= names
 
 
+@pytest.mark.parametrize("suffix", (".keras", ".h5.gz"))
+def test_keras_hub(suffix, tmp_path):
+    """Encoders, and embeddings of tokens and positions; Keras's padded queries see no key, lrpfast's the others."""
+    model = load(unzipped(DATA / f"keras_attention_hub{suffix}", tmp_path))
+    with np.load(DATA / "keras_attention_hub.npz") as record:
+        ids, x, *expected = (record[key] for key in ("x0", "x1", "y0", "y1", "y2"))
+    outputs = model.predict([ids.astype(np.float32), x])
+    for i, (result, y) in enumerate(zip(outputs, expected, strict=True)):
+        counted = ids != 0 if i == 0 else np.ones(y.shape[:2], bool)
+        np.testing.assert_allclose(result[counted], y[counted], rtol=0, atol=2e-6 * np.abs(y).max())
+    names = {node.name for node in model.nodes}
+    assert {"post/query", "post/attention", "post/feedforward_output_dense", "post", "words/tokens"} <= names
+    relevance = lrpfast.Analyzer(model, "attn_lrp", target={"post": 0}).analyze([ids, x])
+    assert (relevance[0][ids == 0] == 0).all() and (relevance[0][:, 0] != 0).all()
+
+
+def test_masks_that_operations_make_and_inputs_of_truths(tmp_path):
+    """A comparison that is indexed hides keys, and so does an input of truths, which a product may take too."""
+    model = load(unzipped(DATA / "keras_attention_mask.h5.gz", tmp_path))
+    with np.load(DATA / "keras_attention_mask.npz") as record:
+        ids, *expected = (record[key] for key in ("x0", "y0", "y1"))
+    for result, y in zip(model.predict([ids.astype(np.float32), ids != 0]), expected, strict=True):
+        np.testing.assert_allclose(result, y, rtol=0, atol=2e-6 * np.abs(y).max())
+    target = {model.nodes[model.outputs[0]].name: 0}
+    tokens, there = lrpfast.Analyzer(model, "attn_lrp", target=target).analyze([ids.astype(np.float32), ids != 0])
+    assert (tokens[ids == 0] == 0).all() and (tokens[ids != 0] != 0).all() and (there == 0).all()
+
+
 def test_hidden_keys_get_no_relevance(tmp_path):
     model = load(DATA / "attention" / "keras_text_masked.keras")
     ids = np.array([[3, 5, 9, 0, 0, 0, 0, 0], [7, 1, 2, 8, 4, 0, 0, 0]])

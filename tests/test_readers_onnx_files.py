@@ -75,8 +75,8 @@ def test_every_obstacle_is_named_at_once():
     """Grouped by reason; what a user knows by name comes first; shapes inside lrpfast are not shown."""
     nodes = [
         ("Softmax", ["x"], ["t"], {"axis": 0, "name": "turn"}),
-        ("LSTM", ["t", "w", "r"], ["l"], {"hidden_size": 3, "name": "lstm"}),
-        ("Floor", ["l"], ["f"], {"name": "down"}),
+        ("LSTM", ["x", "w", "r"], ["l"], {"hidden_size": 3, "name": "lstm"}),
+        ("Floor", ["x"], ["f"], {"name": "down"}),
         ("Floor", ["x"], ["g"], {"name": "down_too"}),
         ("Erf", ["g"], ["e"], {"name": "erf"}),
         ("Squeeze", ["e", "axes"], ["y"], {"name": "end"}),
@@ -84,11 +84,11 @@ def test_every_obstacle_is_named_at_once():
     constants = {"w": w(1, 12, 5), "r": w(1, 12, 3), "axes": i64(0)}
     with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
         lrpfast.from_onnx(
-            graph([*nodes, ("Sum", ["f", "y"], ["z"], {"name": "all"})], (4, 5), constants, outputs=("z",))
+            graph([*nodes, ("Sum", ["f", "l", "t", "y"], ["z"], {"name": "all"})], (4, 5), constants, outputs=("z",))
         )
     lines = str(caught.value).splitlines()
     assert lines[0] == "4 nodes are not read:" or lines[0] == "5 nodes are not read:"
-    assert "LSTM" in lines[1] and "'lstm' (2 of 7)" in lines[1] and "recurrent" in lines[1]
+    assert "LSTM" in lines[1] and "'lstm' (2 of 7)" in lines[1] and "batch axis is 0 of 3" in lines[1]
     assert any("'turn'" in line and "batch" in line for line in lines)
     assert any("2 nodes Floor 'down' (3 of 7), 'down_too' (4 of 7)" in line for line in lines) or any(
         "'down_too' (4 of 7)" in line for line in lines
@@ -301,3 +301,33 @@ def test_a_fixed_axis_is_cut_though_others_are_open():
 def test_lp_normalization(p):
     for axis in (1, -1):
         check([("LpNormalization", ["x"], ["y"], {"p": p, "axis": axis})], (3, 4), by=runtime)
+
+
+def test_inputs_that_are_not_read_are_obstacles_beside_the_nodes():
+    """A rate of no axes, batches of two sizes, and a layer inside an If that the rate decides."""
+    onnx_parser = pytest.importorskip("onnx.parser")
+    proto = onnx_parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18]> g (int64 sr, float[2, 3] state, float[N, 3] x) => (float[N, 3] y)
+        <int64 limit = {16000}> {
+            c = Equal (sr, limit)
+            y = If (c) <then_branch = a () => (float[N, 3] u) { t = Det (x) u = Identity (t) },
+                        else_branch = b () => (float[N, 3] v) { v = Floor (x) }>
+        }"""
+    )
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_onnx(proto)
+    text = str(caught.value)
+    assert text.splitlines()[0] == "4 nodes and inputs are not read:"
+    assert "- input 'sr': has 0 axes" in text and "- inputs 'state', 'x': begin with axes of" in text
+    assert "- node Det 't' (1 of 2):" in text and "- node Floor 'v' (1 of 1):" in text
+
+
+def test_a_group_names_its_reason_once():
+    nodes = [
+        ("Gather", ["x", "i"], ["a"], {"axis": 0, "name": "one"}),
+        ("Gather", ["x", "i"], ["b"], {"axis": 0, "name": "two"}),
+        ("Add", ["a", "b"], ["y"], {"name": "sum"}),
+    ]
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_onnx(graph(nodes, (4, 5), {"i": i64(0)}))
+    assert "- 2 nodes Gather 'one' (1 of 3), 'two' (2 of 3): works along the batch axis" in str(caught.value)

@@ -348,6 +348,13 @@ def test_layers_that_do_not_fit_say_so(make, message):
         make()
 
 
+@pytest.mark.parametrize(("product", "blocks"), [("signal", 5), ("half", 8)])
+def test_the_plan_counts_the_products_of_all_steps(product, blocks):
+    plan = lrpfast.Analyzer(model_of(), rules.Recurrent(product=product), target=0).plan()
+    assert plan.contractions == 2 * 4 + 2 and plan.flops == 2 * 4 * 5 * 3 * blocks + 2 * 2 * 3 * 2
+    assert "[x, h]·W each step" in str(plan)
+
+
 def test_a_model_is_saved_and_read_again(tmp_path):
     model = model_of()
     model.save(tmp_path / "model.npz")

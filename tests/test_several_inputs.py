@@ -9,6 +9,7 @@ import pytest
 import lrpfast
 from lrpfast import layers as L
 from lrpfast.batch import unfinished
+from lrpfast.batch.journal import Journal
 from lrpfast.cli import main
 
 RNG = np.random.default_rng
@@ -40,6 +41,10 @@ def analyzer():
 
 
 def stored(path):
+    if str(path).endswith(".npz"):
+        with np.load(path) as file:  # which also verifies the archive's checksums
+            assert file.files == ["a", "b"]
+            return dict(file)
     with h5py.File(path) as file:
         return {name: file[name][...] for name in ("a", "b")}
 
@@ -72,7 +77,7 @@ def sources(data, folder):
     }
 
 
-@pytest.mark.parametrize("out", ["r.h5", "r.nc"])
+@pytest.mark.parametrize("out", ["r.h5", "r.nc", "r.npz"])
 def test_sources_of_every_kind(tmp_path, analyzer, data, out):
     pytest.importorskip("xarray")
     if out.endswith("nc"):
@@ -105,7 +110,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("out", ["r.h5", "r.nc"])
+@pytest.mark.parametrize("out", ["r.h5", "r.nc", "r.npz"])
 def test_a_run_that_was_stopped_goes_on(tmp_path, analyzer, data, out):
     if out.endswith("nc"):
         pytest.importorskip("netCDF4")
@@ -129,6 +134,20 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, analyzer, data, out):
     with np.load(tmp_path / "s.npz") as s, np.load(tmp_path / "t.npz") as t:
         for name in s.files:
             np.testing.assert_array_equal(s[name], t[name])
+
+
+@pytest.mark.parametrize("out", ["r.h5", "r.npz"])
+def test_a_run_that_was_killed_in_its_last_moment(tmp_path, analyzer, data, out, monkeypatch):
+    """The output has its name, the journal is still there: the run sees that it is its own."""
+    np.savez(tmp_path / "x.npz", **data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "remove", lambda self: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            analyzer.stream(tmp_path / "x.npz", tmp_path / out, batch_size=5, progress=False)
+    assert (tmp_path / out).exists() and unfinished(tmp_path / out)
+    done = analyzer.stream(tmp_path / "x.npz", tmp_path / out, batch_size=5, progress=False)
+    assert done.resumed == SAMPLES and not unfinished(tmp_path / out)
+    check(tmp_path / out, analyzer, data)
 
 
 def test_another_input_is_another_run(tmp_path, analyzer, data):
@@ -198,7 +217,7 @@ def cases(data, folder):
         "a shape": ({"a": data["b"], "b": data["a"]}, {}, ["'a'", "(samples, 3, 2)"]),
         "a mask": (data, {"mask": np.ones((3, 2), bool)}, ["mask=", "one input"]),
         "a cluster": (data, {"cluster": "local:2"}, ["one input"]),
-        "an output for one": (data, {"sink": folder / "r.npy"}, ["one array", "a, b", ".h5"]),
+        "an output for one": (data, {"sink": folder / "r.npy"}, ["one array", "a, b", ".npz"]),
         "a name in the output": (data, {"sink": f"{folder / 'r.h5'}:x"}, ["inputs' names"]),
         "an input as output": (folder / "x.h5", {"sink": folder / "x.h5"}, ["overwritten"]),
     }

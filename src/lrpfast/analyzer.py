@@ -359,7 +359,7 @@ class Analyzer:
         sink : path or callable, optional
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
             called with (index of the first sample, relevances). None if only statistics are wanted. For several
-            inputs an .h5 or .nc file, with an array for each input by its name; a function gets a mapping.
+            inputs an .h5, .nc or .npz file, with an array for each input by its name; a function gets a mapping.
         target : optional
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int

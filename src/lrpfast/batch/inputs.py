@@ -72,8 +72,8 @@ class SeveralSource(Source):
         self.name = ", ".join(f"{name}={source.name}" for name, source in sources.items())
         counts = {name: source.shape[0] for name, source in sources.items()}
         if len({n for n in counts.values() if n is not None}) > 1:
-            told = ", ".join(f"{name} has {n}" for name, n in counts.items())
-            raise ShapeError(f"the inputs must have as many samples each: {told}")
+            text = ", ".join(f"{name} has {n}" for name, n in counts.items())
+            raise ShapeError(f"the inputs must have as many samples each: {text}")
         shapes = tuple(tuple(map(int, source.shape[1:])) for source in self._sources)
         labels = _unique_labels(sources, shapes)
         self.rows = InputRows(tuple(sources), shapes, labels)
@@ -96,8 +96,8 @@ class SeveralSource(Source):
     def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
         parts = [source.read(first, stop) for source in self._sources]
         if len({len(part) for part in parts}) > 1:
-            told = ", ".join(f"{name} {first + len(p)}" for name, p in zip(self.rows.names, parts, strict=True))
-            raise ShapeError(f"the inputs must have as many samples each; they end after: {told}")
+            text = ", ".join(f"{name} {first + len(p)}" for name, p in zip(self.rows.names, parts, strict=True))
+            raise ShapeError(f"the inputs must have as many samples each; they end after: {text}")
         self.rows.join_into(parts, out[: len(parts[0])])
         return out[: len(parts[0])]
 
@@ -200,13 +200,13 @@ def _unique_labels(sources: Mapping[str, Source], shapes: Sequence[tuple[int, ..
         new = {key: f"{name}_{key}" for key in clashes - {sample}}
         if item is not None:
             new[item.dims[0]] = sample
-        kept = {new.get(k, k): c._replace(dims=tuple(new.get(d, d) for d in c.dims)) for k, c in own.items()}
-        kept = {key: coord for key, coord in kept.items() if not (key in coords and not _same(coord, coords[key]))}
+        own_coords = {new.get(k, k): c._replace(dims=tuple(new.get(d, d) for d in c.dims)) for k, c in own.items()}
+        own_coords = {key: coord for key, coord in own_coords.items() if _same(coord, coords.get(key, coord))}
         final = tuple(new.get(dim, dim) for dim in dims)
         sizes.update(zip(final, shape, strict=True))
-        coords.update(kept)
+        coords.update(own_coords)
         attrs = {} if item is None else item.attrs
-        result.append(ArrayMetadata((sample, *final), kept, attrs, name))
+        result.append(ArrayMetadata((sample, *final), own_coords, attrs, name))
     return tuple(result)
 
 

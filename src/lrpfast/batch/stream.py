@@ -29,7 +29,7 @@ from .path_conflicts import check_no_overlap
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import open_sink
-from .sinks.several import open_several
+from .sinks.for_inputs import open_several
 from .sources import Source, split
 from .statistics import Statistics
 

@@ -48,8 +48,8 @@ examples:
         also a picture of the first 9 explanations
   lrpfast explain model.h5 x.npy --statistics maps.npz --group-by classes.npy --normalize maxabs
         no relevances, but their mean, spread and signs for each class
-  lrpfast explain two.keras image=x1.npy age=x2.npy -o r.nc
-        a model with two inputs: r.nc holds a relevance for each, by its name
+  lrpfast explain two.npz image=x1.npy age=x2.npy -o r.h5
+        a model with two inputs: r.h5 contains a relevance for each, by its name
 
 INPUTS may be larger than memory: they are read and explained a chunk at a time. Outputs are written under a
 temporary name and renamed when they are whole. A run that was stopped, however it was, goes on where it was

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import table
 from ..model.graph import Model
-from ..model.layers import Activation, Layer
+from ..model.layers import RNN, Activation, Layer
 from ..rules import Gradient, Pass, Product, Rule, Stabilizer
 from ..rules.rule import changed
 from .operators import Operator
@@ -131,6 +131,20 @@ class LayerPlan:
     inputs: tuple[int, ...]
     output: int
 
+    @property
+    def contractions(self) -> int:
+        """Matrix products for an explanation: of a recurrent layer one a step and direction."""
+        return 2 * self.shapes[0][0] if isinstance(self.layer, RNN) else 0
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of these products, per sample."""
+        if not isinstance(self.layer, RNN):
+            return 0
+        inputs, columns = sum(len(w) for w in (self.layer.kernel, self.layer.recurrent_kernel)), self.layer.units
+        signal = getattr(self.rule, "product", "signal") == "signal"  # the candidate's block alone goes back
+        return 2 * self.shapes[0][0] * inputs * columns * (self.layer.gates + (1 if signal else self.layer.gates))
+
 
 Step = LinearPlan | FunctionPlan | LayerPlan
 
@@ -153,11 +167,11 @@ class Plan:
 
     @property
     def contractions(self) -> int:
-        return sum(s.contractions for s in self.steps if isinstance(s, LinearPlan))
+        return sum(s.contractions for s in self.steps if not isinstance(s, FunctionPlan))
 
     @property
     def flops(self) -> int:
-        return sum(s.flops for s in self.steps if isinstance(s, LinearPlan))
+        return sum(s.flops for s in self.steps if not isinstance(s, FunctionPlan))
 
     @property
     def rules(self) -> list[Rule]:
@@ -181,7 +195,7 @@ class Plan:
             name = step.name
             if not isinstance(step, LinearPlan):
                 if not isinstance(step.rule, Pass):
-                    rows.append((name, describe(step.rule), "", "", "", ""))
+                    rows.append((name, describe(step.rule), *_recurrent_cells(step)))
                 continue
             forward = " + ".join(_product(s.source if s.source != "x" else s.part, s.weight, s.of) for s in step.sums)
             parts = {share.accumulator: share.part for share in step.shares}
@@ -190,6 +204,13 @@ class Plan:
             count = str(step.contractions)
             rows.append((f"{name} {step.operator.text}", describe(step.rule), forward, backward, count, where))
         return rows, f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
+
+
+def _recurrent_cells(step: Step) -> tuple[str, str, str, str]:
+    """What the table says of a recurrent layer's products; of other layers nothing."""
+    if not isinstance(step, LayerPlan) or not step.contractions:
+        return "", "", "", ""
+    return "[x, h]·W each step", "[x, h]*(s·Wᵀ)", str(step.contractions), "each step's sums"
 
 
 _DENOMINATOR = {

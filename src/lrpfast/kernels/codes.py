@@ -1,7 +1,7 @@
 """The numbers that compiled kernels know names by.
 
-`_cpu.pxd` has each class again, by the same names (compute.h has Part and Stabilizer); `tests/test_ops.py` compares
-them. CUDA's are written from here (`cuda/modules.py`).
+`_cpu.pxd` has each class again, by the same names (compute.h has Part, Stabilizer and Function); `tests/test_ops.py`
+compares them. CUDA's are written from here (`cuda/modules.py`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
  * sample alone: results are the same bits for any batch.
  */
 
-/* Activation functions; the sigmoid is that of tile_functions.h. */
+/* Activation functions. `tile_functions.h` has the others. */
 
 /* e^x - 1 as scale * p + (scale - 1), scale = 2^n: for x from -708 to 0. */
 static inline __attribute__((always_inline)) NAME(v) NAME(reduced_exp)(NAME(v) x, NAME(v) *scale)
@@ -29,22 +29,17 @@ static inline __attribute__((always_inline)) NAME(v) NAME(reduced_exp)(NAME(v) x
     return FMA(r * r, q, r);
 }
 
-static inline __attribute__((always_inline)) NAME(v) NAME(minus_absolute)(NAME(v) x, double factor)
-{
-    const NAME(v) zero = {0}, least = -708.0 - zero;
-    NAME(v) a = WHERE(x > zero, x * -factor, x * factor);
-    return WHERE(a < least, least, a);
-}
-
 static inline __attribute__((always_inline)) NAME(v) NAME(tanh)(NAME(v) x)
 {
     const NAME(v) zero = {0};
-    NAME(v) scale, p = NAME(reduced_exp)(NAME(minus_absolute)(x, 2.0), &scale);
+    const NAME(v) least = -708.0 - zero;
+    NAME(v) a = WHERE(x > zero, -2.0 * x, 2.0 * x), scale;
+    NAME(v) p = NAME(reduced_exp)(WHERE(a < least, least, a), &scale);
     NAME(v) e = FMA(scale, p, scale - 1.0), y = e / (2.0 + e);
     return WHERE(x > zero, zero - y, y);
 }
 
-/* out = f(z), n values, a multiple of VL; `sigmoid` and `tanh` are the numbers that codes.py has for them. */
+/* out = f(z), n values, a multiple of VL. */
 static void NAME(apply_function)(const lrpfast_recurrent *op, const lrpfast_gate_function *f, ptrdiff_t n, const T *z, T *out)
 {
     if (f->number == LRPFAST_SIGMOID)

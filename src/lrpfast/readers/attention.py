@@ -62,10 +62,10 @@ def attention(builder: Builder, query: Value, key: Value, value: Value, scores: 
         return _unfused(builder, query, key, value, scores)
     seen, window = scores.seen, (None, 0) if scores.causal else None
     if seen is not None:
-        seen, found = windowed(seen, (q[-2], k[-2]))
-        if found is not None and window is not None:
+        seen, neighbours = windowed(seen, (q[-2], k[-2]))
+        if neighbours is not None and window is not None:
             seen = scores.seen
-        window = window or found  # type: ignore[assignment]
+        window = window or neighbours  # type: ignore[assignment]
     layer = L.Attention(heads, shared, scores.scale, window=window, mask=seen, bias=scores.bias, softcap=scores.softcap)
     inputs = [_rows(builder, t).node for t in (query, key, value)]
     if scores.truth is not None:

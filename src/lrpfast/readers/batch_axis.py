@@ -109,7 +109,7 @@ def reshaped(
     """
     before, after = math.prod(shape[: batch.at]), math.prod(shape[batch.at :])
     first, second = map(tuple, target)
-    found: list[tuple[int, BatchAxis, tuple[int, ...]]] = []
+    readings: list[tuple[int, BatchAxis, tuple[int, ...]]] = []
     for i in range(len(first)):
         head, tail = first[:i], first[i + 1 :]
         if (head, tail) != (second[:i], second[i + 1 :]) or 0 in head + tail:
@@ -122,8 +122,8 @@ def reshaped(
         result = BatchAxis(i + (outer > 1), outer > 1, inner > 1)
         last = i == len(first) - 1 and not result.whole
         rank = 2 * last + (not result.whole) + 0.5 * (i != batch.position)
-        found.append((rank, result, (*head, *parts, *tail)))  # type: ignore[arg-type]
-    if not found:
+        readings.append((rank, result, (*head, *parts, *tail)))  # type: ignore[arg-type]
+    if not readings:
         return None
-    _, result, sizes = min(found, key=lambda item: item[0])
+    _, result, sizes = min(readings, key=lambda item: item[0])
     return result, sizes

@@ -173,14 +173,14 @@ def expand(builder: Builder, value: Value, target: tuple[Sizes, Sizes], batches:
         raise ShapeError(f"it cannot stretch {shown(value)} to {first}")
     before = [file_sizes(value, batches, i) for i in (0, 1)]
     for dim, axis in enumerate(value.batch.axes(len(value.shape))):
-        wanted, sizes = (first[dim], second[dim]), (before[0][dim], before[1][dim])
-        if wanted in ((-1, -1), (1, 1), sizes):
+        size, sizes = (first[dim], second[dim]), (before[0][dim], before[1][dim])
+        if size in ((-1, -1), (1, 1), sizes):
             continue
         if BATCH in axis or sizes != (1, 1):
             raise UnsupportedLayerError(f"stretches {shown(value)} to ({', '.join(_symbolic(target, batches))})")
-        if wanted[0] != wanted[1]:
+        if size[0] != size[1]:
             raise UnsupportedLayerError("stretches an axis to a size that follows from the batch's")
-        value = repeat(builder, value, axis[0], wanted[0])
+        value = repeat(builder, value, axis[0], size[0])
     return value
 
 

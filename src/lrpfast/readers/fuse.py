@@ -114,10 +114,10 @@ class _Fuser:
             mask, window = layer.mask, layer.window
         elif not (isinstance(layer, L.Activation) and layer.function == "softmax"):
             return None
-        found = self.scores(inputs[0])
-        if found is None:
+        scores = self.scores(inputs[0])
+        if scores is None:
             return None
-        first, scale, bias = found
+        first, scale, bias = scores
         inner, (left, right) = self.nodes[first]
         assert isinstance(inner, L.MatMul)
         query, key, value = (self.operand(j) for j in (left, right, values))
@@ -168,10 +168,10 @@ class _Fuser:
 
     # -- what follows -------------------------------------------------------------
 
-    def simplified(self, node: int, places: dict[int, int]) -> int | None:
+    def simplified(self, node: int, stands_for: dict[int, int]) -> int | None:
         """A move of what stands for a product: of two moves one is left, or none; None of another layer."""
         layer, inputs = self.nodes[node]
-        source = places.get(inputs[0]) if inputs else None
+        source = stands_for.get(inputs[0]) if inputs else None
         if source is None or type(layer) not in (L.Permute, L.Reshape, L.Flatten, L.Identity):
             return None
         before, earlier = self.nodes[source]
@@ -212,15 +212,15 @@ def fuse_attention(
     if sum(isinstance(layer, L.MatMul) for layer, _ in nodes) < 2:
         return list(nodes), list(outputs)
     fuser = _Fuser(nodes, shapes, outputs)
-    places: dict[int, int] = {}  # of a node that another stands for: that
+    stands_for: dict[int, int] = {}  # of a node that another stands for: that
     for node in range(len(nodes)):
         layer, inputs = fuser.nodes[node]
-        fused = fuser.attention(node) if isinstance(layer, L.MatMul) else fuser.simplified(node, places)
+        fused = fuser.attention(node) if isinstance(layer, L.MatMul) else fuser.simplified(node, stands_for)
         if fused is not None:
-            places[node] = fused
-        elif any(j in places for j in inputs):
-            fuser.nodes[node] = (layer, tuple(places.get(j, j) for j in inputs))
-    return _sorted(fuser.nodes, [places.get(i, i) for i in outputs])
+            stands_for[node] = fused
+        elif any(j in stands_for for j in inputs):
+            fuser.nodes[node] = (layer, tuple(stands_for.get(j, j) for j in inputs))
+    return _sorted(fuser.nodes, [stands_for.get(i, i) for i in outputs])
 
 
 def _sorted(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[list[Node], list[int]]:

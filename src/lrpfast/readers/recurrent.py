@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from ..errors import ShapeError
 from ..model import layers as L
 from ..model.layers import Layer
+from .batch_axis import BatchAxis
+from .channels_first import Builder, Tensor, Value
 
 #: What a recurrent layer gives: the state of every step, and the last h and c.
 SEQUENCE, HIDDEN, CELL = "sequence", "h", "c"
@@ -40,7 +42,7 @@ def lay_out(add: Add, layer: Any, inputs: Sequence[int], steps: int | None, resu
     Parameters
     ----------
     add : Add
-    layer : Recurrent
+    layer : RNN
         ``return_sequences`` and ``return_state`` are set here.
     inputs : sequence of int
         The nodes of the sequence, the mask and the initial states.
@@ -91,3 +93,48 @@ def checked_steps(shape: tuple[int | None, ...], label: str) -> int | None:
     if len(shape) != 2:
         raise ShapeError(f"{label}: it takes sequences, (steps, features); its input has shape {shape}")
     return shape[0]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a recurrent layer: the layer, the nodes of its initial states, and its part in names."""
+
+    layer: Any
+    states: tuple[int, ...] = ()
+    part: str = ""
+
+
+def lay_out_all(
+    add: Add, directions: Sequence[Direction], sequence: int, steps: int | None, results: Collection[str]
+) -> tuple[int | None, list[dict[str, int]]]:
+    """The node of the sequence of all directions, side by side, and the results of each."""
+    nodes = [lay_out(named(add, d.part), d.layer, (sequence, *d.states), steps, results) for d in directions]
+    whole = [results[SEQUENCE] for results in nodes if SEQUENCE in results]
+    joined = add(L.Concat(-1), *whole) if len(whole) > 1 else None
+    return (whole[0] if len(whole) == 1 else joined), nodes
+
+
+def state_rows(builder: Builder, value: Value, rows: int) -> list[int]:
+    """The nodes of the states in a tensor (directions, batch, units), or of such with the batch first."""
+    t = builder.plain(value)
+    if len(t.shape) != 2 or t.shape[0] != rows:
+        raise ShapeError(f"its initial states have shape {t.shape} a sample; {rows} states are asked for")
+    if rows == 1:
+        return [builder.add(L.Flatten(), t.node, part="state")]
+    crops = [builder.add(L.Crop(((i, rows - 1 - i),)), t.node, part="states") for i in range(rows)]
+    return [builder.add(L.Flatten(), crop, part="state") for crop in crops]
+
+
+def constant_row(builder: Builder, like: int, row: np.ndarray) -> int:
+    """The node of a row that is the same for every sample; ``like`` is a node of as many values."""
+    n = len(row)
+    layer = L.BatchNorm(np.zeros(n), np.ones(n), np.zeros(n), row, 0.0)
+    return builder.add(layer, like, part="constant")
+
+
+def stacked_states(builder: Builder, nodes: Sequence[int], batch: BatchAxis) -> Tensor:
+    """Final states (units,) as one tensor (directions, units) a sample."""
+    units = builder.shapes[nodes[0]][0]
+    rows = [builder.add(L.Reshape((1, units)), node, part="row") for node in nodes]  # type: ignore[arg-type]
+    node = builder.add(L.Concat(0), *rows, part="states") if len(rows) > 1 else rows[0]
+    return Tensor(node, (len(rows), units), (0, 1), batch)

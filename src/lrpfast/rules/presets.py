@@ -232,7 +232,7 @@ def _transformer(
 
 
 def AttnLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composite:  # noqa: N802
-    """AttnLRP for transformers: attention by its Taylor expansions, half each to the factors of gates (LXT).
+    """AttnLRP for transformers: Taylor expansions of attention, equal shares in gates (LXT).
 
     Layers with weights, sums and normalization redistribute in proportion; activations and constant factors pass.
 
@@ -258,7 +258,7 @@ def AttnLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Compos
 
 
 def CPLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composite:  # noqa: N802
-    """CP-LRP for transformers: attention hands all relevance to the values, gates all to their signal (LXT).
+    """CP-LRP for transformers: relevance goes to attention's values and gates' signals (LXT).
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def CPLRP(epsilon: float | None = None, stabilizer: Any = _AS_IT_IS) -> Composit
 def LXTViT(  # noqa: N802
     gamma_convolution: float = 0.25, gamma: float = 0.05, stabilizer: Any = _AS_IT_IS
 ) -> Composite:
-    """What LXT's example for vision transformers computes: CP-LRP with gamma, but not on attention's projections.
+    """CP-LRP with gamma, as in LXT's example for vision transformers; attention's projections have no gamma.
 
     There gamma never reaches the four projections of attention, which keep their denominators as they are. ``Gamma`` on
     every layer with weights is ``ByType({Conv: Gamma(0.25), Linear: Gamma(0.05)}) | CPLRP()``.

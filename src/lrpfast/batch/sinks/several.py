@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError
 from ..metadata import ArrayMetadata, Coord, for_relevance
 from ..optional_import import import_optional
 from ..positional_io import write_at
-from . import named
-from .base import FileSink, Sink, check_rows, from_library
+from .base import FileSink, check_rows, from_library
 from .hdf5 import find_dataset, need_samples, write_hdf5
 from .names import array_name, check_names
 from .netcdf import dataset, write_netcdf
@@ -107,47 +104,13 @@ class SeveralSink(FileSink):
         return value
 
     def frame(self) -> int:
-        position, value = 0, 0
         samples = self._shape[0] or 0
-        for offset, size in sorted(self._parts):
+        return self._checksum_between([(offset, samples * size) for offset, size in self._parts])
+
+    def _checksum_between(self, holes: list[tuple[int, int]]) -> int:
+        """The checksum of the partial file without these (offset, size)."""
+        position, value = 0, 0
+        for offset, size in sorted(holes):
             value = self._checksum(position, max(0, offset - position), value) or 0
-            position = max(position, offset + samples * size)
+            position = max(position, offset + size)
         return self._checksum(position, max(0, os.stat(self.partial).st_size - position), value) or 0
-
-
-class SeveralCallbackSink(Sink):
-    """Rows go to ``function(first, {name: rows})``."""
-
-    def __init__(self, function: Callable[[int, dict[str, np.ndarray]], Any], inputs: InputRows) -> None:
-        self._function, self._inputs = function, inputs
-        self.name = getattr(function, "__name__", type(function).__name__)
-
-    def _open(self, existing: bool) -> None:
-        if existing:
-            raise InputError(f"{self.name}: rows given to a function cannot be resumed")
-
-    def write(self, first: int, rows: np.ndarray) -> int:
-        parts = self._inputs.split(rows)
-        self._function(first, {name: part.copy() for name, part in zip(self._inputs.names, parts, strict=True)})
-        return 0
-
-    def finish(self) -> None:
-        """The function has had every row."""
-
-
-def open_several(out: Any, inputs: InputRows) -> Sink:
-    """`open_sink`, for the relevances of several inputs."""
-    if callable(out):
-        return SeveralCallbackSink(out, inputs)
-    if not isinstance(out, (str, bytes)) and not hasattr(out, "__fspath__"):
-        raise InputError(f"relevances cannot be written to a {type(out).__name__}; give a path or a function")
-    path, kind, array = named(os.fsdecode(out))
-    names = ", ".join(inputs.names)
-    if kind in ("npy", "zarr"):
-        raise InputError(
-            f"{path}: takes one array, the model has {len(inputs.names)} inputs ({names}); write an .h5 or .nc "
-            "file, which has one for each"
-        )
-    if array is not None:
-        raise InputError(f"{path}:{array}: the arrays have the inputs' names ({names}); give the file's name alone")
-    return SeveralSink(path, "nc" if kind in ("nc", "nc4") else "h5", inputs)

@@ -138,7 +138,7 @@ def _projections(
     return {name: (arrays[name], arrays.get(f"{name}_bias")) for name in expected}
 
 
-def _multi_head(call: AttentionCall, query: Value, value: Value, key: Value, heads: tuple[int, int],
+def _heads(call: AttentionCall, query: Value, value: Value, key: Value, heads: tuple[int, int],
                 sizes: tuple[int, int], outputs: tuple[int | None, ...], axes: Sequence[int], masks: Any,
                 causal: bool) -> Value:  # fmt: skip
     """Heads of (key, value) sizes, on projections of the three inputs, and the projection of their outputs."""
@@ -175,9 +175,12 @@ def _multi_head(call: AttentionCall, query: Value, value: Value, key: Value, hea
 # -- the layers -------------------------------------------------------------------
 
 
-def _mha(call: AttentionCall, query: Any, value: Any, key: Any = None, query_mask: Any = None, value_mask: Any = None,
-         key_mask: Any = None, attention_mask: Any = None, return_attention_scores: Any = False, training: Any = None,
-         use_causal_mask: Any = False) -> Value:  # fmt: skip
+def multi_head(
+    call: AttentionCall, query: Any, value: Any, key: Any = None, query_mask: Any = None, value_mask: Any = None,
+    key_mask: Any = None, attention_mask: Any = None, return_attention_scores: Any = False, training: Any = None,
+    use_causal_mask: Any = False,
+) -> Value:  # fmt: skip
+    """A call of MultiHeadAttention, with Keras's arguments; masked queries get weights as all others do."""
     layer = call.layer
     keys = value if key is None else key
     heads, key_size = layer.need("num_heads"), layer.need("key_dim")
@@ -188,7 +191,7 @@ def _mha(call: AttentionCall, query: Any, value: Any, key: Any = None, query_mas
     outputs = (query.shape[-1],) if units is None else tuple(units if isinstance(units, (list, tuple)) else (units,))
     hidden = [value_mask or call.mask_of(value), key_mask or (None if key is None else call.mask_of(key))]
     masks = call.masks(attention_mask, *hidden)
-    return _multi_head(
+    return _heads(
         call, query, value, keys, (heads, heads), (key_size, value_size), outputs, axes, masks, bool(use_causal_mask)
     )
 
@@ -202,9 +205,7 @@ def _grouped_query(call: AttentionCall, query: Any, value: Any, key: Any = None,
     size = layer.need("head_dim")
     hidden = [value_mask or call.mask_of(value), key_mask or (None if key is None else call.mask_of(key))]
     masks, keys = call.masks(attention_mask, *hidden), value if key is None else key
-    return _multi_head(
-        call, query, value, keys, heads, (size, size), (query.shape[-1],), [0], masks, bool(use_causal_mask)
-    )
+    return _heads(call, query, value, keys, heads, (size, size), (query.shape[-1],), [0], masks, bool(use_causal_mask))
 
 
 def _attention(call: AttentionCall, inputs: Any, mask: Any = None, training: Any = None,
@@ -272,7 +273,7 @@ def masked_mean(call: AttentionCall, x: Value, mask: Tensor) -> Value:
 
 #: Every class of attention layers, and the function that lays one out.
 ATTENTION: dict[str, Callable[..., Value]] = {
-    "MultiHeadAttention": _mha,
+    "MultiHeadAttention": multi_head,
     "GroupedQueryAttention": _grouped_query,
     "GroupQueryAttention": _grouped_query,  # as Keras exports it
     "Attention": _attention,
@@ -287,19 +288,21 @@ def paths_of(layer_class: str, config: Mapping[str, Any]) -> list[tuple[str, ...
     return [(name,) for name in _PROJECTIONS if name != "gate_dense" or config.get("use_gate")]
 
 
-def attend(call: AttentionCall, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Value:
-    """What a call of an attention layer returns.
+def attend(
+    call: AttentionCall, function: Callable[..., Value], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Value:
+    """What a call of a layer returns that the function lays out.
 
     Raises
     ------
     UnsupportedLayerError
         When it is called in a way that lrpfast cannot follow.
     """
-    function = ATTENTION[call.layer.class_name]
     if function is not _attention and len(args) == 1 and isinstance(args[0], list):
         args = args[0]  # as Keras 2 writes them
+    given = {key: value for key, value in kwargs.items() if value is not None}
     try:
-        bound = inspect.signature(function).bind(call, *args, **kwargs)
+        bound = inspect.signature(function).bind(call, *args, **given)
     except TypeError as error:
         raise call.layer.unsupported(
             f"is called in a way that lrpfast does not follow ({error})", "Call it with other layers' outputs"

@@ -18,6 +18,8 @@ SEQUENTIAL, FUNCTIONAL = ("Sequential",), ("Functional", "Model")
 #: Top-level packages in which Keras's own classes live.
 KERAS_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
+#: Packages of layers that are read by their own names.
+_HUB = ("keras_hub", "keras_nlp")
 #: Operations whose configuration has a dtype, as those of layers have.
 _CASTS = ("Cast", "ConvertToTensor", "SaturateCast", "Prod")
 #: Layers that change images at random in training, and do nothing at inference.
@@ -45,18 +47,24 @@ def name_of(entry: Mapping[str, Any]) -> str:
     return name
 
 
+def _without_hub(name: str) -> str:
+    package, _, title = name.rpartition(">")
+    return title if package in _HUB else name
+
+
 def class_of(entry: Mapping[str, Any]) -> str:
     """The class name; with its package (``pkg>Dense``) where it is not one of Keras's own layers."""
     name, registered = str(entry.get("class_name")), entry.get("registered_name")
     if isinstance(registered, str) and ">" in registered:
-        return registered
+        return _without_hub(registered)
     path = str(entry["module"]).split(".") if "module" in entry else []
     if path and path[0] not in KERAS_PACKAGES:
-        return name if ">" in name else f"Custom>{name}"
+        return _without_hub(name) if ">" in name else f"Custom>{name}"
     # keras.ops.add of Keras 3 is of class Add, too; where the file leaves out modules, its bare configuration tells
     nodes = entry.get("inbound_nodes")
     typed = {"trainable"} if name in _CASTS else {"trainable", "dtype"}
     bare = not path and not typed & config_of(entry).keys() and name not in (*SEQUENTIAL, *FUNCTIONAL)
+    name = _without_hub(name)
     if "ops" in path or (bare and isinstance(nodes, list) and any(map(_is_keras_3, nodes))):
         return f"ops>{name}"
     return name

@@ -74,8 +74,9 @@ def build(
     builder = LayerGraph(major(version, document), check_custom_objects(custom_objects))
     builder.obstacles = Obstacles("layer")
     shapes = _input_shapes(document, store, input_shape or {})
+    masks = {name_of(entry) for entry in entries_of(document) if config_of(entry).get("dtype") == "bool"}
     for name, shape in shapes.items():
-        builder.add(L.Input(shape, name=name), ())
+        builder.add(L.Input(shape, "truth" if name in masks else "number", name=name), ())
     inputs = list(range(len(builder.nodes)))
     check_layers(*_uses(document))  # before any of it is laid out
     with naming_open_sizes(shapes):

@@ -17,7 +17,7 @@ from ..channels_first import Builder, Tensor, Value
 from ..obstacles import Obstacles
 from ..recurrent import Add
 from .arguments import Ref, replaced
-from .attention import ATTENTION, PARTS, AttentionCall, attend, masked_mean, paths_of
+from .attention import ATTENTION, AttentionCall, attend, masked_mean
 from .config import (
     FUNCTIONAL,
     SEQUENTIAL,
@@ -34,6 +34,7 @@ from .config import (
     operations_of,
 )
 from .custom import as_built_in, call_custom, custom_object
+from .hub import CALLED, PARTS, paths_of
 from .keras_1 import in_keras_2
 from .layers import BACK, LAST, convert, naming
 from .masks import Mask, joined, written_mask
@@ -152,9 +153,12 @@ class LayerGraph:
         numbers = iter(inputs)
         args, kwargs = replaced([list(call.args), dict(call.kwargs)], lambda ref: self._argument(next(numbers)))
         with self._naming(key, layer):
-            value = attend(AttentionCall(layer, self.tensors, self._mask_of(layer, masked)), args, kwargs)
+            context = AttentionCall(layer, self.tensors, self._mask_of(layer, masked))
+            value = attend(context, CALLED[layer.class_name], args, kwargs)
             at = self.tensors.plain(value).node
-        if inputs[0] in self.masks:  # that of the queries
+        if layer.class_name == "TokenAndPositionEmbedding" and layer.get("mask_zero", False):
+            self.masks[at] = Mask(layer.name, inputs[0])
+        elif inputs[0] in self.masks:  # that of the queries
             self.masks[at] = self.masks[inputs[0]]
         return at
 
@@ -269,8 +273,9 @@ class LayerGraph:
             yield
         for i in range(begin, len(self.nodes)):
             part, inputs = self.nodes[i]
-            if part.name in [f"{name}/{own}" for own in PARTS] or not str(part.name).startswith(name):
-                continue  # it has a name of its own
+            own = part.name in [f"{name}/{title}" for title in PARTS] or not str(part.name).startswith(name)
+            if own and i < len(self.nodes) - 1:
+                continue
             kind = type(part).__name__.lower()
             title = name if i == len(self.nodes) - 1 else f"{name}/{kind}_{i - begin}"
             self.nodes[i] = replace(part, name=title), inputs
@@ -329,7 +334,7 @@ class _Scope:
         """Call the i-th layer, the model that stands in its place, or the operation."""
         entry, slot, kind = self.entries[i], self.slots[i], self.kinds[i]
         name = self.prefix + slot.name
-        if any(number < 0 for number in inputs) and not is_operation(kind) and kind not in ATTENTION:
+        if any(number < 0 for number in inputs) and not is_operation(kind) and kind not in CALLED:
             raise UnsupportedLayerError(
                 f"{self.where(i)} takes the result of a comparison, or a shape, which only operations between layers do"
             )
@@ -341,9 +346,10 @@ class _Scope:
         layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights, custom)
         if kind in WRAPPERS:
             return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
-        if kind in ATTENTION:
-            if call is None:
+        if kind in CALLED:
+            if call is None and kind in ATTENTION:
                 raise layer.unsupported("is in a Sequential model, which gives it one input", "Use a functional model")
+            call = call or Call((), args=(Ref("", 0, 0),))  # in a Sequential model
             slot = replace(slot, class_name=kind.replace("GroupQuery", "GroupedQuery"))  # Python's name of the class
             stored = functools.partial(self.store.cells, slot, paths_of(kind, layer.config))
             layer = replace(layer, stored=stored)
@@ -363,11 +369,7 @@ class _Scope:
         self, config: Mapping[str, Any], inputs: list[int], keys: Sequence[str | None], masked: tuple[Mask, ...]
     ) -> list[int]:
         calls = [
-            []
-            if is_input(entry)
-            else operations_of(entry)
-            if is_operation(kind) or kind in ATTENTION
-            else calls_of(entry)
+            [] if is_input(entry) else operations_of(entry) if is_operation(kind) or kind in CALLED else calls_of(entry)
             for entry, kind in zip(self.entries, self.kinds, strict=True)
         ]
         at = {slot.name: i for i, slot in enumerate(self.slots)}

@@ -318,9 +318,9 @@ def naming(layer: KerasLayer) -> Iterator[None]:
 def unread_class(layer: KerasLayer) -> ObstacleError:
     """That a layer's class is not read, with what helps."""
     remedy = (
-        f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}. "
-        "What comes before it can be explained once saved alone: "
-        f"keras.Model(model.inputs, model.get_layer({layer.name!r}).input).save('part.keras')"
+        f"What comes before it can be explained once saved alone: keras.Model(model.inputs, "
+        f"model.get_layer({layer.name!r}).input).save('part.keras'). "
+        f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}"
     )
     if layer.class_name == "Lambda":
         offer = "Use a layer in its place, or give lrpfast.load a function that returns one: "

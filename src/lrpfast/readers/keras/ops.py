@@ -32,7 +32,7 @@ from ..arithmetic import (
 )
 from ..axis_ops import fixed
 from ..channels_first import Builder, Value
-from ..conditions import at_least, both, either, equal, greater, is_condition, negated, select, unequal
+from ..conditions import at_least, both, either, equal, greater, is_condition, moved, negated, select, unequal
 from ..obstacles import ObstacleError
 from ..reductions import (
     Reduction,
@@ -435,6 +435,8 @@ def operate(layer: KerasLayer, builder: Builder, args: Sequence[Any], kwargs: Ma
         raise layer.unsupported(
             f"is called in a way that lrpfast does not follow ({error})", "Use a layer in its place"
         ) from error
+    if name in MOVES and args and is_condition(args[0]):  # as what is compared would be moved
+        return [moved(args[0], lambda value: convert(op, value, *args[1:], **options), builder)]
     result = convert(op, *args, **options)
     several = isinstance(result, list) and not is_sizes(result)
     return result if several else [result]

@@ -9,9 +9,9 @@ from typing import Any
 
 from ...errors import UnsupportedLayerError
 from ..obstacles import Obstacle
-from .attention import ATTENTION
 from .config import FUNCTIONAL, SEQUENTIAL, Call, config_of, is_operation
 from .custom import custom_object
+from .hub import CALLED
 from .keras_1 import CLASSES as KERAS_1
 from .keras_1 import in_keras_2
 from .layers import CONVERTERS, unread_class
@@ -22,7 +22,7 @@ from .recurrent import RECURRENT
 from .wrappers import WRAPPERS
 
 #: Every class of a layer that is read.
-_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *RECURRENT, *ATTENTION, *KERAS_1}
+_KNOWN = {*CONVERTERS, *BUILDERS, *WRAPPERS, *RECURRENT, *CALLED, *KERAS_1}
 
 
 #: Stands for the number of a value that is not read, so that the other layers are looked at all the same.
@@ -72,7 +72,8 @@ def collecting(call_layer: Callable[..., Sequence[int | None]]) -> Callable[...,
         layer = in_keras_2(KerasLayer(name, kind, config, scope.position(i), scope.builder.keras, stored))
         try:
             _check(layer, call, scope.builder.custom_objects)
-            if UNREAD in inputs and kind not in SEQUENTIAL + FUNCTIONAL:
+            unread = UNREAD in inputs or any(mask.source == UNREAD for mask in masked)
+            if unread and kind not in SEQUENTIAL + FUNCTIONAL:
                 return [UNREAD] * _OUTPUTS
             return call_layer(scope, i, inputs, masked, call, *rest)
         except UnsupportedLayerError as error:

@@ -25,7 +25,8 @@ def _inner(branch: Branch, values: Mapping[str, Any], inputs: Mapping[str, Any])
     return {**values, **constants, **inputs}
 
 
-def _subgraph(node: Node, key: str, opset: int) -> Branch:
+def subgraph(node: Node, key: str, opset: int) -> Branch:
+    """A graph in a node, its nodes checked."""
     branch = node.attributes.get(key)
     if not isinstance(branch, Branch):
         raise ModelFormatError(f"its graph {key!r} is missing")
@@ -46,13 +47,13 @@ def branch(node: Node, values: dict[str, Any], opset: int, run: Run) -> list[Any
     condition = values.get(node.inputs[0])
     if condition is UNREAD:
         for key in ("then_branch", "else_branch"):  # for what is not read in them
-            graph = _subgraph(node, key, opset)
+            graph = subgraph(node, key, opset)
             run(graph.nodes, _inner(graph, values, {}))
         return [UNREAD] * len(node.outputs)
     flag = _flag(condition)
     if flag is None:
         raise node.unsupported("chooses by what the model computes, or by the batch's size")
-    graph = _subgraph(node, "then_branch" if flag else "else_branch", opset)
+    graph = subgraph(node, "then_branch" if flag else "else_branch", opset)
     inner = _inner(graph, values, {})
     run(graph.nodes, inner)
     return [inner[name] for name in graph.outputs]
@@ -60,7 +61,7 @@ def branch(node: Node, values: dict[str, Any], opset: int, run: Run) -> list[Any
 
 def loop(node: Node, values: dict[str, Any], opset: int, run: Run) -> list[Any]:
     """What a Loop computes whose number of rounds is known."""
-    graph = _subgraph(node, "body", opset)
+    graph = subgraph(node, "body", opset)
     own = node.inputs[: len(node.inputs) - len(graph.outer)]
     trips, condition, *state = (values.get(name) if name else None for name in (*own, *("",) * (2 - len(own))))
     most = None if trips is None else _count(node, trips)

@@ -266,6 +266,18 @@ def _gather_nd(node: Node, args: list[Any]) -> Any:
     return args[0][tuple(indices[..., i] for i in range(indices.shape[-1]))]
 
 
+def _scatter_nd(node: Node, args: list[Any]) -> Any:
+    if node.attributes.get("reduction", "none") not in ("none", "add"):
+        raise node.unsupported(f"scatters by {node.attributes['reduction']!r}")
+    result, indices = args[0].copy(), whole(args[1], "indices").astype(np.int64)
+    where = tuple(indices[..., i] for i in range(indices.shape[-1]))
+    if node.attributes.get("reduction", "none") == "add":
+        np.add.at(result, where, args[2])
+    else:
+        result[where] = args[2]
+    return result
+
+
 def _flatten(node: Node, args: list[Any]) -> Any:
     axis = node.attributes.get("axis", 1)
     return args[0].reshape(math.prod(args[0].shape[:axis]), -1)
@@ -311,7 +323,11 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Tile": _tile,
     "Transpose": lambda node, args: np.transpose(args[0], node.attributes.get("perm")),
     "CumSum": _cumsum,
+    "GatherElements": lambda node, args: np.take_along_axis(
+        args[0], whole(args[1], "indices").astype(np.int64), node.attributes.get("axis", 0)
+    ),
     "GatherND": _gather_nd,
+    "ScatterND": _scatter_nd,
     "IsNaN": lambda node, args: np.isnan(args[0]),
     "IsInf": lambda node, args: np.isinf(args[0]),
     "Trilu": lambda node, args: (np.triu if node.attributes.get("upper", 1) else np.tril)(
@@ -332,7 +348,8 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
             **{"Not": np.logical_not, "And": np.logical_and, "Or": np.logical_or, "Greater": np.greater},
             **{"Less": np.less, "LessOrEqual": np.less_equal, "GreaterOrEqual": np.greater_equal},
             **{"Xor": np.logical_xor, "Round": np.rint, "Sign": np.sign, "Sin": np.sin, "Cos": np.cos},
-            **{"Tanh": np.tanh, "MatMul": np.matmul},
+            **{"Tanh": np.tanh, "MatMul": np.matmul, "Relu": lambda a: np.maximum(a, 0)},
+            **{"Sigmoid": lambda a: 1 / (1 + np.exp(-a))},
         }.items()
     },
 }
@@ -346,14 +363,15 @@ def fold(node: Node, args: list[FoldedValue | None]) -> list[FoldedValue]:
     ModelFormatError
         When the inputs do not fit the operation, or the result would be larger than `MOST`.
     """
-    firsts = _run(node, [None if a is None else a.first for a in args])
+    firsts = evaluate(node, [None if a is None else a.first for a in args])
     if all(a is None or a.fixed for a in args):
         return [FoldedValue(value, value) for value in firsts]
-    seconds = _run(node, [None if a is None else a.second for a in args])
+    seconds = evaluate(node, [None if a is None else a.second for a in args])
     return [FoldedValue(*pair) for pair in zip(firsts, seconds, strict=True)]
 
 
-def _run(node: Node, args: list[Any]) -> list[np.ndarray]:
+def evaluate(node: Node, args: list[Any]) -> list[np.ndarray]:
+    """A node's outputs, of arrays."""
     try:
         size = sized(node, args)
         bounded(size, node)

@@ -29,12 +29,14 @@ from ..conditions import CONDITIONS, is_condition, moved
 from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from ..masks import Condition
 from .context import NodeContext
-from .control_flow import CONTROL
+from .control_flow import CONTROL, subgraph
 from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
+from .loops import recurrent_loop
 from .obstacles import LAYERS, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
+from .recurrent import RECURRENT
 from .schema import check
 from .shape_ops import MOVES
 from .truths import mask_inputs
@@ -238,6 +240,9 @@ class _GraphReader:
                 raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
             if name in self.integer_inputs and node.op not in _ON_NUMBERS:
                 raise node.unsupported(f"computes with {name!r}, an input of whole numbers", "Cast it to float first")
+        layer = self._loop(node, values) if node.op == "Loop" else None
+        if layer is not None:
+            return layer
         if node.op in CONTROL:
             return CONTROL[node.op](node, values, self.opset, self.run)
         if any(arg is UNREAD for arg in args):
@@ -254,6 +259,12 @@ class _GraphReader:
             q = args[0]
             return [replace(q, value=value) for value in self._built(node, [q.value, *args[1:]])]
         return self._built(node, args)
+
+    def _loop(self, node: Node, values: dict[str, Any]) -> list[Any] | None:
+        """What a Loop computes that is a recurrent layer."""
+        graph = subgraph(node, "body", self.opset)
+        self.builder.scope = node.name
+        return recurrent_loop(node, graph, values, self.builder)
 
     def _built(self, node: Node, args: list[Any]) -> list[Any]:
         context = NodeContext(node, args, self.builder, self.opset, self.batches, self.inputs, self.whole)
@@ -298,6 +309,8 @@ def _planned(file: File, outputs: Sequence[str], matcher: Matcher) -> list[Node]
             continue
         with _error_context(str(node)):
             match = node if shapes.issuperset(node.outputs) else matcher.match(node)
+        if match.op in (*RECURRENT, "Loop"):  # what nothing uses is not computed
+            match = replace(match, outputs=tuple(name if name in needed else "" for name in match.outputs))
         planned.append(match)
         needed.update(match.inputs)
     return planned[::-1]

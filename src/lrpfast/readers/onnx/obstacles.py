@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ...errors import UnsupportedLayerError
@@ -22,6 +23,10 @@ LAYERS = {
         for op in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
     },
 }
+
+
+#: Parts of the names of other such operators, as com.microsoft.DynamicQuantizeLSTM.
+_WELL_KNOWN = re.compile("LSTM|GRU|RNN|Attention")
 
 
 class Unread:
@@ -50,4 +55,11 @@ class NodeObstacles(Obstacles):
     def add_node(self, node: Node, error: UnsupportedLayerError) -> None:
         """A node, and why it is not read."""
         kind = node.written or node.op
-        self.add(Obstacle(kind, f"{node.name!r} ({node.position})", error, 0 if kind in LAYERS else 1))
+        text = str(error)
+        if not isinstance(error, ObstacleError) or error.problem == text:
+            error = ObstacleError(text, text.removeprefix(f"{node}: ").removeprefix(f"{node} "))
+        self.add(
+            Obstacle(
+                kind, f"{node.name!r} ({node.position})", error, 0 if kind in LAYERS or _WELL_KNOWN.search(kind) else 1
+            )
+        )

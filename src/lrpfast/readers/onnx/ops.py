@@ -12,6 +12,7 @@ from .einsum import CONTRACTED
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
 from .quantize import QUANTIZED
+from .recurrent import RECURRENT
 from .reduce_ops import REDUCED
 from .resize import RESIZED
 from .shape_ops import MOVES
@@ -29,4 +30,5 @@ OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **CLASSIC,
     **CONTRACTED,
     **CUT,
+    **RECURRENT,
 }

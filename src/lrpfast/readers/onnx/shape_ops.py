@@ -37,7 +37,7 @@ def _reshape(ctx: NodeContext) -> Value:
     sizes = [file_sizes(x, ctx.batches, i) for i in (0, 1)]
     shapes = (known.first, known.second)
     try:
-        target = [reshaped(s, wanted, zero) for s, wanted in zip(sizes, shapes, strict=True)]
+        target = [reshaped(s, new, zero) for s, new in zip(sizes, shapes, strict=True)]
     except ModelFormatError:
         if None in x.shape:
             raise ctx.unsupported(_GIVES.format(shown(x)), FIX_SIZE) from None
@@ -130,7 +130,17 @@ def _gather(ctx: NodeContext) -> Value:
             raise ctx.unsupported(f"looks up axis {ctx.attr('axis', 0)} of a constant of shape {table.shape}")
         indices = ctx.args[1]
         return ctx.builder.embedding(table, indices.value if isinstance(indices, Integers) else ctx.value(1))
-    x, dim, indices = ctx.value(), ctx.attr("axis", 0), ctx.const(1, "indices")
+    x, dim, known = ctx.value(), ctx.attr("axis", 0), ctx.known(1, "indices")
+    if (
+        x.rank == 1
+        and not known.fixed
+        and all(
+            np.array_equal(a.ravel(), np.arange(math.prod(file_sizes(x, ctx.batches, i))))
+            for i, a in enumerate((known.first, known.second))
+        )
+    ):  # every value once, in order: as_strided
+        return _viewed(ctx, x, [known.first.shape, known.second.shape])
+    indices = ctx.const(1, "indices")
     axis, dim = x.axis(dim), dim % x.rank
     if x.shape[axis] is None:
         raise ctx.unsupported("gathers positions of an axis whose size the file leaves open", FIX_SIZE)

@@ -164,6 +164,16 @@ def _gather_nd(ctx: NodeContext) -> Any:
     return replace(x, tensor=ctx.builder.tensor(result), expanded=None) if isinstance(x, Condition) else result
 
 
+def _gather_elements(ctx: NodeContext) -> FoldedValue:
+    """Values of a constant at indices that the model computes, where it holds one number only: that number."""
+    known, index = ctx.args[0], ctx.value(1)
+    ctx.attr("axis", 0)
+    if not isinstance(known, FoldedValue) or known.first.size == 0 or (known.first != known.first.ravel()[0]).any():
+        raise ctx.unsupported("looks up what the model computes, other than rows of a table (Gather)")
+    shapes = [file_sizes(index, ctx.batches, i) for i in (0, 1)]
+    return FoldedValue(*(np.full(shape, known.first.ravel()[0]) for shape in shapes))
+
+
 # -- attention ------------------------------------------------------------------
 
 
@@ -215,6 +225,7 @@ TRUTHS: dict[str, Callable[[NodeContext], Any]] = {
     "And": _joined(conjunction, both),
     "Attention": _attention,
     "Equal": _compare("eq"),
+    "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "Greater": _compare("gt"),
     "GreaterOrEqual": _compare("ge"),

@@ -316,6 +316,8 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.matmul": _both(np.matmul),
     "aten.linear": _linear,
     "aten.mm": lambda get: np.matmul(get("self"), get("mat2")),
+    "aten.bmm": lambda get: np.matmul(get("self"), get("mat2")),
+    "aten.addmm": lambda get: get("beta", 1) * get("self") + get("alpha", 1) * np.matmul(get("mat1"), get("mat2")),
     "aten.mv": lambda get: np.matmul(get("self"), get("vec")),
     "aten.dot": lambda get: np.dot(get("self"), get("tensor")),
     "aten.vdot": lambda get: np.dot(get("self"), get("other")),

@@ -111,11 +111,7 @@ class _Folder:
         for value in _flat(arguments.values()):
             if isinstance(value, Unknown):
                 return value
-        if any(isinstance(v, PerBatch) for v in _flat(arguments.values())):
-            first, second = (self._evaluated(op, _for_batch(arguments, i)) for i in (0, 1))
-            result = _joined(first, second)
-        else:
-            result = self._evaluated(op, arguments)
+        result = computed(op, arguments)
         return self._written(op, names[0], result) if changes_input(op) else result
 
     def _resolved(self, value: Any) -> Any:
@@ -124,20 +120,6 @@ class _Folder:
         if isinstance(value, (list, tuple)):
             return [self._resolved(v) for v in value]
         return value
-
-    def _evaluated(self, op: Op, arguments: Mapping[str, Any]) -> Any:
-        name = op.base.split(".")[1]
-        if op.base.startswith(("_operator.", "math.")):
-            if name not in _ARITHMETIC:
-                raise UnsupportedLayerError("is arithmetic on sizes that lrpfast does not follow")
-            return _ARITHMETIC[name](*arguments.values())
-        base = op.base[:-1] if changes_input(op) else op.base
-        if base == "aten.sym_size":
-            return arguments["self"].shape[arguments["dim"]]
-        if base == "aten.detach_":
-            return arguments["self"]
-        take(result_bytes(base, arguments), "its result")
-        return FOLDS[base](lambda key, default=None: arguments[key] if arguments.get(key) is not None else default)
 
     def _written(self, op: Op, name: str, result: Any) -> Any:
         """The first argument with the result written into it."""
@@ -150,6 +132,28 @@ class _Folder:
             raise UnsupportedLayerError("changes in place a view of a constant. Write it without in-place operations")
         target[...] = result
         return target
+
+
+def computed(op: Op, arguments: Mapping[str, Any]) -> Any:
+    """What an operator gives of constants, which may depend on the number of samples."""
+    if not any(isinstance(v, PerBatch) for v in _flat(arguments.values())):
+        return _evaluated(op, arguments)
+    return _joined(*(_evaluated(op, _for_batch(arguments, i)) for i in (0, 1)))
+
+
+def _evaluated(op: Op, arguments: Mapping[str, Any]) -> Any:
+    name = op.base.split(".")[1]
+    if op.base.startswith(("_operator.", "math.")):
+        if name not in _ARITHMETIC:
+            raise UnsupportedLayerError("is arithmetic on sizes that lrpfast does not follow")
+        return _ARITHMETIC[name](*arguments.values())
+    base = op.base[:-1] if changes_input(op) else op.base
+    if base == "aten.sym_size":
+        return arguments["self"].shape[arguments["dim"]]
+    if base == "aten.detach_":
+        return arguments["self"]
+    take(result_bytes(base, arguments), "its result")
+    return FOLDS[base](lambda key, default=None: arguments[key] if arguments.get(key) is not None else default)
 
 
 def _flat(values: Iterable[Any]) -> Iterable[Any]:
@@ -177,6 +181,22 @@ def _joined(first: Any, second: Any) -> Any:
         return [_joined(a, b) for a, b in zip(first, second, strict=True)]
     same = np.shape(first) == np.shape(second) and np.array_equal(first, second)
     return first if same else PerBatch(first, second)
+
+
+def run(program: TorchProgram, ops: Iterable[Op], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What operators compute of values that are all known; None where one cannot be computed so.
+
+    Arrays of floats are in double precision; what depends on the number of samples is for the first of `BATCH_SIZES`.
+    """
+    folder = _Folder(program)
+    for name, value in values.items():
+        array = value.first if isinstance(value, PerBatch) else value
+        whole = isinstance(array, np.ndarray) and array.dtype.kind == "f"
+        folder.values[name] = array.astype(np.float64) if whole else array
+    for op in ops:
+        if not folder.visit(op) or any(isinstance(folder.values[name], Unknown) for name in op.outputs):
+            return None
+    return folder.values
 
 
 def fold_constants(program: TorchProgram) -> tuple[dict[str, Any], set[str]]:

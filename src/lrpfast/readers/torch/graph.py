@@ -18,12 +18,14 @@ from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
 from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
 from ..masks import Condition, Masked
 from ..obstacles import Obstacles
-from .fold import VIEWS, fold_constants
+from .constants import FOLDS
+from .fold import VIEWS, computed, fold_constants
 from .obstacles import obstacle
 from .passes import functional, fused, needed
 from .patterns import recognised
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
 from .sizes import batches_of, fix_sizes, open_shape
+from .unrolled import rolled_up
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,18 @@ class TorchNode:
         node = copy(self)
         node._arguments = {**self._arguments, name: value}
         return node
+
+    @property
+    def named(self) -> Mapping[str, Any]:
+        """The arguments by their names."""
+        return self._arguments
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the arguments are constants that were found after all others, and numbers."""
+        flat = [v for value in self.arguments for v in (value if isinstance(value, list) else [value])]
+        arrays = any(isinstance(v, (np.ndarray, PerBatch)) for v in flat)
+        return arrays and all(v is None or isinstance(v, (np.ndarray, PerBatch, int, float, str)) for v in flat)
 
     @property
     def arguments(self) -> list[Any]:
@@ -196,7 +210,7 @@ def build(
 
 def _build_model(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
     values, folded = fold_constants(program)
-    program = recognised(fused(functional(program, folded)), values)
+    program = recognised(rolled_up(fused(functional(program, folded)), values), values)
     builder = Builder()
     shapes, masks = program.shapes, _masks(program)
     for name in program.inputs:
@@ -298,6 +312,8 @@ def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any
         return parts[index]
     if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
         raise UnsupportedLayerError(f"is arithmetic on sizes that are not fixed. {FIX_SIZE}")
+    if op.base in FOLDS and node.is_constant:
+        return computed(op, node.named)
     return converters[op.base](node)
 
 

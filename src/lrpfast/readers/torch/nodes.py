@@ -24,6 +24,7 @@ from .functions import FUNCTIONS
 from .graph import TorchNode
 from .merges import MERGES
 from .records import PerBatch
+from .recurrent import RECURRENT
 from .shape_ops import MOVES
 from .truths import TRUTHS, carried
 
@@ -116,9 +117,6 @@ def _convolution(node: TorchNode) -> Any:
 def _embedding(node: TorchNode) -> Any:
     if not isinstance(node.get("weight"), np.ndarray):
         raise node.unsupported("looks rows up in a table that the model computes")
-    indices = node.get("indices")
-    if isinstance(indices, PerBatch):
-        raise node.unsupported("looks up rows that differ between samples")
     return node.builder.embedding(_weight(node), node.tensor("indices"))
 
 
@@ -257,6 +255,7 @@ CONVERTERS: dict[str, Converter] = {
     **{f"aten.conv_transpose{rank}d": _convolution for rank in (1, 2, 3)},
     "aten.embedding": _embedding,
     **FUNCTIONS,
+    **RECURRENT,
     "aten.batch_norm": _batch_norm,
     "aten._native_batch_norm_legit_no_training": _first_of_three(_batch_norm),
     "aten.layer_norm": _sample_norm(L.LayerNorm),

@@ -12,7 +12,7 @@ _ATTENTION = re.compile(r"attention", re.IGNORECASE)
 
 
 def obstacle(op: Op, location: str, position: str, error: Exception) -> Obstacle:
-    """The obstacle that an operator is, named after its layer where that is recurrent or attention.
+    """The obstacle that an operator is, named after its layer where that is attention; recurrent ones come first.
 
     Parameters
     ----------
@@ -26,8 +26,7 @@ def obstacle(op: Op, location: str, position: str, error: Exception) -> Obstacle
     problem, rank = str(error), 2
     kind = op.kind.rsplit(".", 1)[-1]
     if _RECURRENT.search(op.base):
-        name = op.base.split(".")[1].lstrip("_")
-        problem, rank = f"is a recurrent layer ({name.upper().split('_')[0]}), which lrpfast has no rule for", 0
+        rank = 0
     elif _ATTENTION.search(op.base) or _ATTENTION.search(kind):
         problem, rank = "is attention, which lrpfast has no rule for yet", 1
     module = f" of {op.module!r}, {kind}" if op.module else ""

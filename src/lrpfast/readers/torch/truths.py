@@ -6,11 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ...model import layers as L
 from ..attention import Scores, attention
+from ..axis_ops import cumulative
+from ..file_axes import file_sizes
 from ..mask_arithmetic import COMPARED, chosen, compare, conjunction, disjunction, masks_of, negation
 from ..masks import Condition, Masked, softmax
 from .graph import TorchNode
+from .records import PerBatch
 
 Converter = Callable[[TorchNode], Any]
 
@@ -67,6 +72,24 @@ def _masked_fill(node: TorchNode) -> Any:
     return chosen(node, node.get("mask"), node.get("value"), node.get("self"))
 
 
+# -- whole numbers --------------------------------------------------------------
+
+
+def _cumsum(node: TorchNode) -> Any:
+    x = node.tensor()
+    return cumulative(node.builder, x, x.axis(node.get("dim")))
+
+
+def _gather(node: TorchNode) -> Any:
+    """Values of a constant at indices that the model computes, where it holds one number only: that number."""
+    known = node.known_pair(node.get("self"))
+    index = node.tensor("index")
+    if not isinstance(known, tuple) or known[0].size == 0 or not (known[0] == known[0].ravel()[0]).all():
+        raise node.unsupported("looks up what it computes, other than rows of a table (nn.Embedding)")
+    shapes = [file_sizes(index, node.batches, i) for i in (0, 1)]
+    return PerBatch(*(np.full(shape, known[0].ravel()[0]) for shape in shapes))
+
+
 # -- attention ------------------------------------------------------------------
 
 
@@ -103,6 +126,8 @@ TRUTHS: dict[str, Converter] = {
     **{f"aten.{name}": _not for name in ("bitwise_not", "logical_not")},
     **{f"aten.{name}": _and for name in ("bitwise_and", "logical_and", "__and__")},
     **{f"aten.{name}": _or for name in ("bitwise_or", "logical_or", "__or__")},
+    "aten.cumsum": _cumsum,
+    "aten.gather": _gather,
     "aten.where": _where,
     "aten.masked_fill": _masked_fill,
     "aten.softmax": softmax_of("softmax"),

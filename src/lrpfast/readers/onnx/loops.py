@@ -1,0 +1,141 @@
+"""Loops that are recurrent layers: what tf2onnx makes of a Keras layer that has no operator of its own.
+
+The body of such a loop is one step of a cell, and its weights are constants. What the loop computes of random numbers
+in double precision is compared with what a layer of these weights computes; where it is the same, the layer stands for
+the loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import LrpfastError
+from ...model import layers as L
+from ..batch_axis import BatchAxis
+from ..channels_first import Builder, Tensor
+from ..forward import agrees, forward
+from ..recurrent import CELL, HIDDEN, SEQUENCE, lay_out
+from .file import Branch, Node
+from .fold import FOLDED, FoldedValue, evaluate
+
+#: Samples that are compared, and the most steps.
+_SAMPLES, _MOST_STEPS = 3, 2000
+_CELLS = ("tanh", "relu", "linear")
+
+
+def recurrent_loop(node: Node, graph: Branch, values: Mapping[str, Any], builder: Builder) -> list[Any] | None:
+    """The results of a Loop that is a recurrent layer; None where it is none.
+
+    Parameters
+    ----------
+    node : Node
+    graph : Branch
+        Its body.
+    values : mapping
+        What is known and computed outside, by name.
+    builder : Builder
+    """
+    outside = [name for name in graph.outer if isinstance(values.get(name), Tensor)]
+    own = node.inputs[2 : len(node.inputs) - len(graph.outer)]
+    state: list[Any] = [values.get(name) for name in own]
+    known = {name: values[name] for name in graph.outer if isinstance(values.get(name), FoldedValue)}
+    if len(outside) != 1 or not all(isinstance(item, FoldedValue) for item in state):
+        return None
+    x = values[outside[0]]
+    if len(x.shape) != 2 or x.batch != BatchAxis(1) or None in x.shape or x.shape[0] > _MOST_STEPS:
+        return None
+    numbers = np.random.default_rng(0).normal(size=(x.shape[0], _SAMPLES, x.shape[1]))
+    arrays = [_few(item) for item in state]
+    environment = {name: _few(item) for name, item in known.items()} | dict(graph.constants) | {outside[0]: numbers}
+    try:
+        results = _run(graph, arrays, environment)
+    except LrpfastError:
+        return None
+    if results is None:
+        return None
+    constants = [a for a in [*arrays, *environment.values()] if a is not numbers and a.ndim in (1, 2) and a.size > 1]
+    sequence_first = np.swapaxes(numbers, 0, 1)
+    for layer in _candidates(constants, x.shape[1]):
+        expected = _expected(layer, sequence_first)
+        names = [_name(result, expected) if use else "" for result, use in zip(results, node.outputs, strict=False)]
+        if None not in names and any(names):
+            return _laid_out(builder, layer, x, [str(name) for name in names])
+    return None
+
+
+def _few(item: FoldedValue) -> np.ndarray:
+    """A constant for a few samples, in double precision; where it depends on the batch, its first axis is that."""
+    array = item.first if item.fixed else item.first[:_SAMPLES]
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _run(graph: Branch, state: list[np.ndarray], known: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
+    """What the loop computes: the final states, and what it collects; None where an operator is of no use here."""
+    if any(inner.op not in FOLDED for inner in graph.nodes):
+        return None
+    collected: list[list[np.ndarray]] = []
+    for number in range(_MOST_STEPS + 1):
+        own = dict(zip(graph.inputs, [np.array(number), np.array(True), *state], strict=False))
+        inner = {**known, **own}
+        for step in graph.nodes:
+            results = evaluate(step, [inner[name] if name else None for name in step.inputs])
+            inner.update(zip(step.outputs, map(_double, results), strict=False))
+        outputs = [inner[name] for name in graph.outputs]
+        state, rest = outputs[1 : 1 + len(state)], outputs[1 + len(state) :]
+        collected.append(rest)
+        if not bool(outputs[0]):
+            return [*state, *(np.stack(items) for items in zip(*collected, strict=True))]
+    return None
+
+
+def _double(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _candidates(constants: Sequence[np.ndarray], features: int | None) -> Iterator[Any]:
+    """Layers that the constants may be the weights of, in Keras's order of gates."""
+    matrices = [a for a in constants if a.ndim == 2]
+    vectors = [a for a in constants if a.ndim == 1]
+    kinds = (L.SimpleRNN, L.GRU, L.LSTM)
+    for kernel, recurrent in itertools.permutations(matrices, 2):
+        units = len(recurrent)
+        for kind in kinds:
+            columns = kind.gates * units
+            if kernel.shape != (features, columns) or recurrent.shape != (units, columns):
+                continue
+            fitting = [v for v in vectors if len(v) == columns]
+            biases: list[Any] = [None, *fitting]
+            if kind is L.GRU:
+                biases += [np.stack(pair) for pair in itertools.permutations(fitting, 2)]
+            for bias, cell in itertools.product(biases, _CELLS):
+                afters = (True, False) if kind is L.GRU and np.ndim(bias) < 2 else (True,)
+                for after in afters if kind is L.GRU else (None,):
+                    settings: dict[str, Any] = {} if after is None else {"reset_after": after}
+                    yield kind(kernel, recurrent, bias, cell, **settings)
+
+
+def _expected(layer: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+    sequence, *states = forward(layer, x)
+    return {SEQUENCE: np.swapaxes(sequence, 0, 1), **dict(zip((HIDDEN, CELL), states, strict=False))}
+
+
+def _name(result: np.ndarray, expected: Mapping[str, np.ndarray]) -> str | None:
+    """Which of the layer's results a result is."""
+    return next((name for name, array in expected.items() if agrees(result, array)), None)
+
+
+def _laid_out(builder: Builder, layer: Any, x: Tensor, names: Sequence[str]) -> list[Any]:
+    t = builder.plain(x)
+    nodes = lay_out(builder.add, layer, (t.node,), t.shape[0], [n for n in (SEQUENCE, HIDDEN, CELL) if n in names])
+    units = layer.units
+    made: dict[str, Any] = {
+        name: Tensor(node, (t.shape[0], units), (0, 1), BatchAxis(1))
+        if name == SEQUENCE
+        else Tensor(node, (units,), (0,))
+        for name, node in nodes.items()
+    }
+    return [made.get(name) for name in names]
