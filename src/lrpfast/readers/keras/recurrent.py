@@ -127,12 +127,12 @@ def _arrays(cell: KerasLayer, features: int, stored: list[Weight]) -> tuple[list
         expected["bias"] = (2 * gates * units,)
     elif cell.get("use_bias", True):
         expected["bias"] = (2, gates * units) if _resets_after(cell) else (gates * units,)
-    found = replace(cell, stored=lambda: stored[: len(expected)]).arrays(**expected)
+    arrays = replace(cell, stored=lambda: stored[: len(expected)]).arrays(**expected)
     if cudnn:
-        kernel, recurrent, bias = found
-        found = [_from_cudnn(kernel, gates, False), _from_cudnn(recurrent, gates, True)]
-        found.append(bias.reshape(2, -1) if kind == "GRU" else added(*np.split(bias, 2)))
-    return [*found, None][:3], len(expected)
+        kernel, recurrent, bias = arrays
+        arrays = [_from_cudnn(kernel, gates, False), _from_cudnn(recurrent, gates, True)]
+        arrays.append(bias.reshape(2, -1) if kind == "GRU" else added(*np.split(bias, 2)))
+    return [*arrays, None][:3], len(expected)
 
 
 def _of_keras_1(cell: KerasLayer, features: int, stored: list[Weight]) -> list[np.ndarray | None]:
@@ -275,11 +275,11 @@ class RecurrentLayer:
                 results += [SEQUENCE if sequences else HIDDEN] if wants_output else []
             else:
                 results.append(SEQUENCE)
-            given, states = states[: len(names)], states[len(names) :]
-            flags |= _initial(cell, given, str(layer))
+            own, states = states[: len(names)], states[len(names) :]
+            flags |= _initial(cell, own, str(layer))
             whole = replace(cell, **flags)
             title = "/".join(filter(None, [part, "" if len(self.cells[i]) == 1 else f"cell_{n}"]))
-            at = [j for j in (node, inputs[1], *(given if whole.takes_state else ())) if j is not None]
+            at = [j for j in (node, inputs[1], *(own if whole.takes_state else ())) if j is not None]
             nodes = lay_out(named(add, title), whole, at, steps, list(dict.fromkeys(results))) if results else {}
             finals += [nodes.get(name) if len(finals) + k in wanted else None for k, name in enumerate(names)]
             node = nodes.get(SEQUENCE if sequences or not top else HIDDEN, node)

@@ -132,10 +132,10 @@ def _laid_out(builder: Builder, layer: Any, x: Tensor, names: Sequence[str]) -> 
     t = builder.plain(x)
     nodes = lay_out(builder.add, layer, (t.node,), t.shape[0], [n for n in (SEQUENCE, HIDDEN, CELL) if n in names])
     units = layer.units
-    made: dict[str, Any] = {
+    tensors: dict[str, Any] = {
         name: Tensor(node, (t.shape[0], units), (0, 1), BatchAxis(1))
         if name == SEQUENCE
         else Tensor(node, (units,), (0,))
         for name, node in nodes.items()
     }
-    return [made.get(name) for name in names]
+    return [tensors.get(name) for name in names]

@@ -66,9 +66,9 @@ def _activations(ctx: NodeContext, ways: int) -> list[list[L.Activation]]:
             )
         function, parameters = _ACTIVATIONS[name.lower()]
         values = dict(parameters)
-        for key, given in zip(parameters, (alphas, betas), strict=False):  # consumed by those that take them
-            if given:
-                values[key] = given.pop(0)
+        for key, numbers in zip(parameters, (alphas, betas), strict=False):  # consumed by those that take them
+            if numbers:
+                values[key] = numbers.pop(0)
         result.append(L.Activation(function, values))
     return [result[i : i + len(default)] for i in range(0, len(result), len(default))]
 

@@ -77,14 +77,14 @@ def used_results(node: TorchNode, count: int) -> set[int]:
     used.update(program.outputs)
     if len(op.outputs) > 1:
         return {i for i, name in enumerate(op.outputs) if name in used}
-    taken: set[int] = set()
+    indices: set[int] = set()
     for other in program.ops:
         first, *rest = [*other.arguments.values(), None]
         if op.outputs[0] in refs(first):
             if not other.base.endswith(".getitem") or not isinstance(rest[0], int):
                 return set(range(count))
-            taken.update([rest[0]] if used.intersection(other.outputs) else [])
-    return taken
+            indices.update([rest[0]] if used.intersection(other.outputs) else [])
+    return indices
 
 
 def _recurrent(kind: str) -> Converter:
@@ -109,8 +109,8 @@ def _recurrent(kind: str) -> Converter:
                 raise node.unsupported("projects its states (proj_size)", "These work: LSTMs without a projection")
             raise ShapeError(f"it has {len(arrays)} weights, {count} layers in {ways} directions have {each} each")
         hx = node.get("hx")
-        given = [] if hx is None else hx if isinstance(hx, list) else [hx]
-        states = _states(node, names[: len(given)], given, count * ways)
+        initial = [] if hx is None else hx if isinstance(hx, list) else [hx]
+        states = _states(node, names[: len(initial)], initial, count * ways)
         return _run(node, kind, x, [arrays[i : i + each] for i in range(0, len(arrays), each)], states, ways)
 
     return convert
@@ -157,21 +157,21 @@ def _one_step(kind: str) -> Converter:
     def convert(node: TorchNode) -> Any:
         builder, x = node.builder, node.builder.plain(node.tensor("input"))
         hx = node.get("hx")
-        given = hx if isinstance(hx, list) else [hx]
+        initial = hx if isinstance(hx, list) else [hx]
         names = ("w_ih", "w_hh", "b_ih", "b_hh")
         layer = cell_of(kind, [w for w in map(node.constant, names) if w is not None])
         if x.batch != FIRST or len(x.shape) != 1:
             raise node.unsupported(f"takes samples of shape {x.shape}, not (features,)")
         flags: dict[str, Any] = {}
         nodes: list[int] = []
-        if any(isinstance(value, (Tensor, Flat)) for value in given):
-            like = next(builder.plain(value).node for value in given if isinstance(value, (Tensor, Flat)))
+        if any(isinstance(value, (Tensor, Flat)) for value in initial):
+            like = next(builder.plain(value).node for value in initial if isinstance(value, (Tensor, Flat)))
             flags["takes_state"] = True
-            for value in given:
+            for value in initial:
                 computed = isinstance(value, (Tensor, Flat))
                 nodes.append(builder.plain(value).node if computed else constant_row(builder, like, _row(node, value)))
         else:
-            flags = {name: _row(node, value) for name, value in zip(layer.states, given, strict=True)}
+            flags = {name: _row(node, value) for name, value in zip(layer.states, initial, strict=True)}
         row = builder.add(L.Reshape((1, *x.shape)), x.node, part="step")  # type: ignore[arg-type]
         results = (HIDDEN, CELL)[: len(layer.states)]
         ends = lay_out(builder.add, replace(layer, **flags), (row, *nodes), 1, results)

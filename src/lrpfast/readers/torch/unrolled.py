@@ -35,14 +35,14 @@ def rolled_up(program: TorchProgram, constants: Mapping[str, Any]) -> TorchProgr
         whole = _recognised(program, module, kind, ops, constants) if len(ops) > 1 else None
         if whole is not None:
             last, names = ops[-1], {op.name for op in ops}
-            kept = [whole if op is last else op for op in program.ops if op is last or op.name not in names]
-            program = replace(program, ops=kept)
+            ops_left = [whole if op is last else op for op in program.ops if op is last or op.name not in names]
+            program = replace(program, ops=ops_left)
     return program
 
 
 def _weights(module: str, constants: Mapping[str, Any]) -> list[list[str]]:
     """The names of each layer's and direction's weights, in PyTorch's order."""
-    found = []
+    names_of_all = []
     for i in range(_MOST_LAYERS):
         for suffix in ("", "_reverse"):
             names = []
@@ -50,8 +50,8 @@ def _weights(module: str, constants: Mapping[str, Any]) -> list[list[str]]:
                 path = f"{module}.{key}_l{i}{suffix}" if module else f"{key}_l{i}{suffix}"
                 name = "p_" + re.sub(r"[^a-zA-Z0-9]", "_", path)
                 names += [n for n in dict.fromkeys((name, name.lower())) if n in constants][:1]
-            found += [names] if len(names) in (2, 4) else []
-    return found
+            names_of_all += [names] if len(names) in (2, 4) else []
+    return names_of_all
 
 
 def _recognised(
