@@ -69,8 +69,8 @@ cdef int product(const lrpfast_kernels* kernels, Py_ssize_t rows, Py_ssize_t dep
     return FINE
 
 
-cdef void score_row(const Code* code, const Operation* op, const Heads* h, const Batch* batch, const Place* p, Py_ssize_t i,
-                    const real* z, real* x) noexcept nogil:
+cdef void score_row(const Code* code, const Operation* op, const Heads* h, const Batch* batch, const Place* p,
+                    Py_ssize_t i, const real* z, real* x) noexcept nogil:
     """What the softmax takes of a query's products with all keys; -inf of a key that it does not see."""
     cdef const real* seen = <const real*>op.more_values
     cdef const real* bias = <const real*>op.values
@@ -156,9 +156,9 @@ cdef int attention_op(const Code* code, const Operation* op, const Batch* batch,
 register("attention_op", attention_op[float], attention_op[double], ATTENTION)
 
 
-cdef void score_relevance(const Code* code, const Operation* op, const Heads* h, const Place* p, Py_ssize_t i, const real* z,
-                          const real* weights, real total, real* s) noexcept nogil:
-    """s of a query's products z with all keys, in place of s vᵀ, which the weights' relevance is half the weights times.
+cdef void score_relevance(const Code* code, const Operation* op, const Heads* h, const Place* p, Py_ssize_t i,
+                          const real* z, const real* weights, real total, real* s) noexcept nogil:
+    """s of a query's products z with all keys, in place of s vᵀ; weights get half the weights times that.
 
     With x = scale z, capped, and the bias b: R_x = x (R_a − a Σ R_a), of which x − b keep their part, and s = R_z / z.
     """

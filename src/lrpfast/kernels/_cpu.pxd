@@ -59,7 +59,7 @@ cdef extern from "recurrent.h":
 cdef extern from "compute.h":
     enum:
         ROWS "LRPFAST_ROWS"
-        DEPTH "LRPFAST_DEPTH"  # sums run over blocks of this many k, added in order; a block's panel stays in the L2 cache
+        DEPTH "LRPFAST_DEPTH"  # sums run over blocks of this many k, added in order; a panel stays in the L2 cache
         MAX_SUMS "LRPFAST_SUMS"
     enum Part "lrpfast_part":
         X "LRPFAST_X"
@@ -183,7 +183,7 @@ cdef enum:
     PASS_ROWS = 144     # and of one whose rows are read where they lie
     LAZY_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
     FEW_COLUMNS = 128   # many rows share the packing
-    SPLIT_COLUMNS = 256 # columns of a piece, at least, whose rows are split: see `split`
+    SPLIT_COLUMNS = 256  # columns of a piece, at least, whose rows are split: see `split`
     SMALL_K_DEPTH = 16  # inputs up to which many outputs have a kernel of their own
     MOST_THREADS = 256
     LIGHT = 16          # multiplications that a value of a light operation may take the time of

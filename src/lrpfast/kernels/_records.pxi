@@ -43,7 +43,8 @@ cdef class Records:
             array = array[None]
         cdef Py_ssize_t groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
         cdef Py_ssize_t row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
-        cdef Py_ssize_t step = op.kernels.depth_step, bytes_of_k = ceil_to(columns, op.kernels.lanes) * op.kernels.packed_bytes
+        cdef Py_ssize_t step = op.kernels.depth_step
+        cdef Py_ssize_t bytes_of_k = ceil_to(columns, op.kernels.lanes) * op.kernels.packed_bytes
         cdef char* out = <char*>self.zeros(groups * ceil_to(depth, step) * bytes_of_k)
         cdef char* to = out
         cdef char* data

@@ -66,7 +66,8 @@ cdef class Translation(Records):
         for i in range(len(operations) - 1, self.code.forward_count - 1, -1):
             op = &self.code.operations[i]
             # NaN where the input was masked is meant
-            if isinstance(operations[i], RestoreNaN) or self.code.result not in (op.writes[0], op.writes[1], op.writes[2]):
+            if isinstance(operations[i], RestoreNaN) or \
+                    self.code.result not in (op.writes[0], op.writes[1], op.writes[2]):
                 continue
             if op.contracts:
                 op.check = 1  # row by row, while it is in the cache
