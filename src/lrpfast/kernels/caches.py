@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +17,8 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def _from_linux(level: int) -> int | None:
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
-            found, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-            if found == str(level) and kind != "Instruction":
+            number, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            if number == str(level) and kind != "Instruction":
                 return int(size[:-1]) * _UNITS[size[-1]] if size[-1] in _UNITS else int(size)
         except (OSError, ValueError, IndexError):
             continue
@@ -25,10 +26,12 @@ def _from_linux(level: int) -> int | None:
 
 
 def _from_libc(level: int) -> int | None:
+    if sys.platform == "win32":
+        return None
     name = {1: "SC_LEVEL1_DCACHE_SIZE"}.get(level, f"SC_LEVEL{level}_CACHE_SIZE")
     try:
         return os.sysconf(name)
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, other systems no such name
+    except (ValueError, OSError):  # not every system has these names
         return None
 
 
