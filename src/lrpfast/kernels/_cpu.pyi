@@ -34,7 +34,7 @@ class Executable:
         target_step: int = 0,
         targets_count: int = 1,
         start: np.ndarray | None = None,
-        kept: Mapping[int, np.ndarray] | None = None,
+        keep: Mapping[int, np.ndarray] | None = None,
         window: tuple[int, int] | None = None,
         notes: list[object] | None = None,
         exact: bool = False,
