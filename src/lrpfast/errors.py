@@ -29,14 +29,12 @@ class LrpfastError(Exception):
     none.h5: there is no such file
     """
 
-    _most = MOST_CHARACTERS
-
     def __str__(self) -> str:
         text = Exception.__str__(self)  # not that of OSError, which contains the error's number
         if not text.isprintable():
             text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-        half = self._most // 2
-        return text if len(text) <= self._most else f"{text[:half]} … {text[-half:]}"
+        most = MOST_OF_A_LIST if "\n- " in text else MOST_CHARACTERS
+        return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 class ModelFormatError(LrpfastError, ValueError):
@@ -94,8 +92,6 @@ class UnsupportedLayerError(LrpfastError, NotImplementedError):
         ...
     lrpfast.errors.UnsupportedLayerError: Dense 'dense' (layer 1): deep_taylor explains ReLU networks only, ...
     """
-
-    _most = MOST_OF_A_LIST
 
 
 class ShapeError(LrpfastError, ValueError):

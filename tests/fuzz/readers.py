@@ -213,7 +213,7 @@ READERS: dict[str, Reader] = {
     "keras_h5": Reader(lambda: _files("[bcmr]*.h5", "keras_*.h5"), load),
     "keras_zip": Reader(lambda: _files("*.keras"), load),
     "onnx": Reader(_onnx, load),
-    "torch": Reader(lambda: _files("*.pt2"), load),
+    "torch": Reader(lambda: _files("torch_[cmr]*.pt2"), load),
     "npz": Reader(_saved, load),
     "arrays": Reader(_arrays, rows),
     "hdf5": Reader(_hdf5, rows),

@@ -96,8 +96,8 @@ def figure(results: Mapping[str, FlipCurves], title: str | None = None) -> Figur
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    result = blank((6.8, 4.0), "constrained")
-    ax = result.subplots()
+    picture = blank((6.8, 4.0), "constrained")
+    ax = picture.subplots()
     randoms = [result.mean["random"] for result in results.values() if "random" in result.curves]
     one_random = len({curve.tobytes() for curve in randoms}) == 1 < len(results)  # of the same seed and samples
     for i, (name, result) in enumerate(results.items()):
@@ -109,9 +109,9 @@ def figure(results: Mapping[str, FlipCurves], title: str | None = None) -> Figur
     orders = list(dict.fromkeys(order for result in results.values() for order in result.curves))
     handles: list[Any] = [Patch(color=f"C{i}", label=name) for i, name in enumerate(results) if name]
     handles += [Line2D([], [], color="0.4", linestyle=_STYLES[order], label=_LABELS[order]) for order in orders]
-    result.legend(handles=handles, frameon=False, fontsize="small", loc="outside right upper")
+    picture.legend(handles=handles, frameon=False, fontsize="small", loc="outside right upper")
     ax.set(xlabel="features flipped (%)", ylabel="explained output", xlim=(0, 100))
     ax.spines[["top", "right"]].set_visible(False)
     if title:
-        result.suptitle(title, parse_math=False)
-    return result
+        picture.suptitle(title, parse_math=False)
+    return picture

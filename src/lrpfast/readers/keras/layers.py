@@ -23,7 +23,6 @@ from .config import RANDOM
 from .custom import suggestion
 from .local import locally_connected
 from .record import KerasLayer
-from .recurrent import RECURRENT
 
 Converter = Callable[..., Layer]
 
@@ -320,7 +319,7 @@ def unread_class(layer: KerasLayer) -> ObstacleError:
     remedy = (
         f"What comes before it can be explained once saved alone: keras.Model(model.inputs, "
         f"model.get_layer({layer.name!r}).input).save('part.keras'). "
-        f"These work: InputLayer, {', '.join([*CONVERTERS, *RECURRENT])}"
+        "docs/layers.md lists the layers that lrpfast reads"
     )
     if layer.class_name == "Lambda":
         offer = "Use a layer in its place, or give lrpfast.load a function that returns one: "

@@ -259,7 +259,10 @@ def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
 def _inputs(values: list[Any], input_shape: InputShapes) -> list[Input]:
     """The graph's inputs, with sizes of the caller's where the file leaves them open."""
     found = [_input(value) for value in values]
-    shapes = resolve_shapes({name: None if shape is None else shape[1:] for name, shape, *_ in found}, input_shape)
+    samples = {name: None if shape is None else shape[1:] for name, shape, *_ in found}
+    if len(samples) < len(found):
+        raise ModelFormatError("two inputs of the graph have the same name")
+    shapes = resolve_shapes(samples, input_shape)
     inputs = []
     for (name, shape, element, problem), sample in zip(found, shapes, strict=True):
         if sample is None:
