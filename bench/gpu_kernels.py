@@ -17,6 +17,7 @@ import oracle
 import oracle_layers
 import test_graphs
 import test_layers
+import test_recurrent
 from gpu_lines import Options, Report, Step, is_lost, reason
 from lrpfast.kernels.cuda import contractions, modules, tiles
 from oracle_layers import Layer
@@ -210,9 +211,20 @@ def small_layers(options: Options) -> Iterator[Step]:
         ("products", test_layers.PRODUCTS, options.few(test_layers.PRODUCT_RULES, 2)),
         ("normalizations", test_layers.NORMALIZATIONS, options.few(test_layers.NORMALIZATION_RULES, 3)),
         ("local response", test_layers.LOCAL_RESPONSE, [("pass", {})]),
+        ("softmax over keys", test_layers.SOFTMAXES, options.few(test_layers.SOFTMAX_RULES, 2)),
+        ("rotary positions", test_layers.ROTATIONS, options.few(test_layers.ROTATION_RULES, 2)),
+        ("attention", test_layers.ATTENTIONS, options.few(test_layers.ATTENTION_RULES, 2)),
     ):
         groups[name] = layers, rules
-    exact = ("routes", "products", "normalizations", "local response")  # without contractions: nothing for TF32
+    exact = (
+        "routes",
+        "products",
+        "normalizations",
+        "local response",
+        "softmax over keys",
+        "rotary positions",
+        "attention",
+    )
 
     for what, (layers, rules) in groups.items():
 
@@ -430,17 +442,20 @@ def activations(options: Options, tallies: dict[str, Tally]) -> None:
     r = cases.values((4, 3), count=4, seed=9)
     start = list(np.float64(r).reshape(4, -1))
     for function, parameters in test_layers.ACTIVATIONS:
+        own_x = np.abs(x) + np.float32(0.25) if function == "log" else x
         layer = Layer("Activation", {"function": function, "parameters": parameters})
         net = oracle_layers.chain((4, 3), layer, Layer("Dense", eye))
         names = {"softmax": ("taylor", "pass", "gradient"), "linear": ("pass",)}.get(function, ("pass", "gradient"))
         for name in names:
             own = (name, {})
             expected = Expected(
-                lambda ar, net=net, own=own: net.explain([None, own, ("zero", {})], x, start, ar, activations={1: own})
+                lambda ar, net=net, own=own, x=own_x: net.explain(
+                    [None, own, ("zero", {})], x, start, ar, activations={1: own}
+                )
             )
             for precision in PRECISIONS[:2]:
 
-                def explain(precision: str = precision, net: Any = net, own: Any = own) -> np.ndarray:
+                def explain(precision: str = precision, net: Any = net, own: Any = own, x: Any = own_x) -> np.ndarray:
                     composite = cases.composite({}, ("zero", {}), activations=own)
                     analyzer = lrpfast.Analyzer(cases.graph(net), composite, precision=precision, device=options.device)
                     return cases.flat(analyzer.analyze(x, r), 4)
@@ -453,6 +468,57 @@ def analyzed(options: Options, layers: Any, rule: Any, x: Any, precision: str, t
         cases.model(layers), cases.rule(rule), precision=precision, device=options.device, target=target, **more
     )
     return analyzer.analyze(x)
+
+
+@dataclass
+class Figures:
+    """Exact values, with the tolerances of recurrent layers: parts of each sample's largest."""
+
+    exact: np.ndarray
+
+    def within(self, precision: str) -> tuple[np.ndarray, np.ndarray]:
+        """The exact values and how far off each may be."""
+        part = 1e-10 if precision == "float64" else 2e-5
+        return self.exact, part * np.abs(self.exact).max(1, keepdims=True) + 1e-300
+
+    def check(self, actual: np.ndarray, precision: str, what: str) -> None:
+        exact, allowed = self.within(precision)
+        assert actual.shape == exact.shape, f"{what}: shape {actual.shape}, expected {exact.shape}"
+        off = np.abs(actual - exact)
+        assert (off <= allowed).all(), f"{what}: off by {off.max():.1e} where {allowed.max():.1e} is allowed"
+
+
+def recurrent(options: Options, tallies: dict[str, Tally]) -> None:
+    """Every cell under every product, with masks and states; and biases that a dense layer shares out."""
+    for cell in test_recurrent.CELLS:
+        for product, bias in zip(test_recurrent.PRODUCTS, test_recurrent.BIASES, strict=True):
+            case = test_recurrent.Case(cell, units=35, return_sequences=True, takes_mask=True, takes_state=True)
+            rule = {"epsilon": 0.1, "product": product, "bias": bias}
+            expected = Figures(cases.flat(case.explained(rule)[0], len(case.x)))
+            for precision in PRECISIONS[:2]:
+
+                def explain(precision: str = precision, case: Any = case, rule: Any = rule) -> np.ndarray:
+                    return cases.flat(case.actual(rule, precision, device=options.device), len(case.x))
+
+                tallies[precision].compare(expected, f"{cell}, {product}, {bias}", explain)  # type: ignore[arg-type]
+    graph = lrpfast.Graph()
+    model = graph.model(graph.add(lrpfast.layers.StepMask(-1.0), graph.input((3, 2))))
+    x = np.array([[[-1.0, -1.0], [-1.0, 2.0], [0.0, 0.0]]])
+    layer = lrpfast.layers.Dense(np.float32([[1, 2], [-2, 0.5], [0.25, 1]]), np.float32([0.5, -1]))
+    values, r = cases.values((5, 3), count=2), cases.values((5, 2), count=2, seed=9)
+    z = np.float64(values) @ layer.kernel + layer.bias
+    s = r / (z + np.where(z >= 0, 0.1, -0.1))
+    kept = ((layer.bias + np.where(z >= 0, 0.1, -0.1)) * s).sum(-1, keepdims=True)
+    shared = Figures((values * (s @ layer.kernel.T) + kept / 3).reshape(2, -1))
+    rule = lrpfast.rules.Recurrent(0.1, bias="share")
+    for precision in PRECISIONS[:2]:
+        tally, settings = tallies[precision], {"precision": precision, "device": options.device}
+        tally.compare(Figures(np.array([[0.0, 1.0, 1.0]])), "steps masked", lambda s=settings: model.predict(x, **s))  # type: ignore[arg-type]
+        tally.compare(
+            shared,  # type: ignore[arg-type]
+            "shared biases",
+            lambda s=settings: cases.flat(lrpfast.redistribute(rule, layer, values, r, **s), 2),
+        )
 
 
 def inputs_of_every_type(options: Options, tallies: dict[str, Tally]) -> None:
@@ -565,6 +631,7 @@ def steps(options: Options) -> Iterator[Step]:
     yield "casts, every type", casts
     for what, work in (
         ("activations", activations),
+        ("recurrent layers", recurrent),
         ("inputs of every type", inputs_of_every_type),
         ("targets", targets),
         ("masks, ranges, wrong inputs", masks_and_ranges),

@@ -470,7 +470,10 @@ def test_training_configuration_is_never_looked_at(tmp_path):
     "model, words",
     [
         (sequential(entry(), layer("Lambda", "odd", function=["code"])), ["'odd'", "Lambda", "2 of 2", "never runs"]),
-        (sequential(entry(), layer("Conv9D", "c")), ["'c'", "Conv9D", "2 of 2", "docs/layers.md", "get_layer('c').input"]),
+        (
+            sequential(entry(), layer("Conv9D", "c")),
+            ["'c'", "Conv9D", "2 of 2", "docs/layers.md", "get_layer('c').input"],
+        ),
         (sequential(entry(), layer("Masking", "m", mask_value=1.0)), ["'m'", "Masking", "mask_value=0"]),
         (sequential(entry(), layer("pkg>Dense", "d", units=3)), ["'d'", "pkg>Dense"]),
         (sequential(entry(), {**dense("d", 3), "module": None, "registered_name": "Dense"}), ["'d'", "Custom>Dense"]),
