@@ -17,6 +17,7 @@ import oracle
 import oracle_layers
 import test_graphs
 import test_layers
+import test_recurrent
 from test_layers import PRECISIONS, dtype
 from tolerances import Expected
 
@@ -235,6 +236,33 @@ def test_half_precision_is_cast_exactly(standin):
                 (9,), (256,), (cupy.asarray(bits), made, np.int64(len(bits)))
             )
             np.testing.assert_array_equal(made.get(), exact)
+
+
+# Recurrent layers
+
+
+@pytest.mark.filterwarnings("ignore::lrpfast.RelevanceWarning")
+@pytest.mark.parametrize("precision", PRECISIONS[:2])
+@pytest.mark.parametrize("cell", test_recurrent.CELLS)
+def test_recurrent_layers(cell, precision, standin):
+    case = test_recurrent.Case(cell, units=35, return_sequences=True, takes_mask=True, takes_state=True)
+    within = 1e-10 if precision == "float64" else 2e-5
+    test_recurrent.check(case, {"epsilon": 0.1, "product": "half", "bias": "share"}, precision, within, device="gpu")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[:2])
+def test_masks_of_steps_and_shared_biases(precision, standin):
+    graph = lrpfast.Graph()
+    model = graph.model(graph.add(lrpfast.layers.StepMask(-1.0), graph.input((3, 2))))
+    x = np.array([[[-1.0, -1.0], [-1.0, 2.0], [0.0, 0.0]]])
+    assert model.predict(x, precision=precision, device="gpu").tolist() == [[0, 1, 1]]
+    layer, r = (
+        lrpfast.layers.Dense(cases.Weights(5).kernel(4, 3), np.ones(3)),
+        np.float64(cases.values((5, 3), count=2)),
+    )
+    rule = lrpfast.rules.Recurrent(0.1, bias="share")
+    shared = lrpfast.redistribute(rule, layer, cases.values((5, 4), count=2), r, precision=precision, device="gpu")
+    np.testing.assert_allclose(shared.sum(-1), r.sum(-1), atol=1e-4 if precision == "float32" else 1e-12)
 
 
 TABLE = Path(__file__).parent / "data" / "gpu_registers.json"
