@@ -86,7 +86,8 @@ def entropy(relevance: Any) -> np.ndarray:
 
 def _sizes(relevance: Any) -> tuple[np.ndarray, np.ndarray]:
     """|R| as (samples, features), and how many features of each have a value."""
-    values = maps(relevance).reshape(len(maps(relevance)), -1)
+    values = maps(relevance)
+    values = values.reshape(len(values), -1)
     if np.isinf(values).any():
         raise InputError(f"relevance is infinite in sample {int(np.argwhere(np.isinf(values))[0][0])}")
     return np.abs(values), (~np.isnan(values)).sum(1)
