@@ -35,3 +35,21 @@ def html(rows: Sequence[Sequence[str]], head: str = "", foot: str = "", right: i
 def paragraph(text: str) -> str:
     """A line of text as HTML."""
     return f"<p>{escaping.escape(text)}</p>"
+
+
+class Tabular:
+    """Base of results that show themselves as a table below a head: numbers to the right of a first column."""
+
+    def _rows(self) -> tuple[str, list[list[str]]]:
+        """The head and the rows."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        head, rows = self._rows()
+        return "\n".join([head, *lines(rows, 1)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head, rows = self._rows()
+        return html(rows, head, right=1)

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .. import table
 from ..analyzer import Analyzer
 from ..engine.inputs import as_real
 from ..errors import InputError, RelevanceWarning
 from ..kernels.arrays import to_host
 from ..model.graph import Model
 from ..model.rewrites import has_weights
+from ..table import Tabular
 
 #: Pixels on a side of the window of structural similarity, and its constants.
 WINDOW, K1, K2 = 7, 0.01, 0.03
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Randomization:
+class Randomization(Tabular):
     """How alike relevance is before and after weights become random, from the output down.
 
     Attributes
@@ -49,16 +49,6 @@ class Randomization:
         for layer, values in self.correlation.items():
             rows.append([layer, *(_mean(v) for v in (values, self.similarity[layer]))])
         return "relevance with random weights, against that of the model: means of the samples", rows
-
-    def __str__(self) -> str:
-        head, rows = self._rows()
-        return "\n".join([head, *table.lines(rows, 1)])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        head, rows = self._rows()
-        return table.html(rows, head, right=1)
 
 
 def _mean(values: np.ndarray) -> str:

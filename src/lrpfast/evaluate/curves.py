@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import table
 from ..errors import InputError
 from ..plot.check import figure_class
 from ..plot.figure import blank
+from ..table import Tabular
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FlipCurves:
+class FlipCurves(Tabular):
     """The model's output while features are flipped, in one or several orders.
 
     Attributes
@@ -57,19 +57,10 @@ class FlipCurves:
         head = f"output while features are flipped: {samples:,} samples, {len(self.fractions) - 1} steps"
         shown = sorted({0, *(round(share * (len(self.fractions) - 1)) for share in (0.1, 0.25, 0.5, 1.0))})
         rows = [["order", "area", *(f"{self.fractions[i]:.0%}" for i in shown)]]
+        areas = self.area
         for order, curve in self.mean.items():
-            rows.append([order, f"{self.area[order].mean():.4g}", *(f"{curve[i]:.4g}" for i in shown)])
+            rows.append([order, f"{areas[order].mean():.4g}", *(f"{curve[i]:.4g}" for i in shown)])
         return head, rows
-
-    def __str__(self) -> str:
-        head, rows = self._rows()
-        return "\n".join([head, *table.lines(rows, 1)])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        head, rows = self._rows()
-        return table.html(rows, head, right=1)
 
     def figure(self, title: str | None = None) -> Figure:
         """The mean curves as a matplotlib Figure; `lrpfast.plot.save` writes it."""
