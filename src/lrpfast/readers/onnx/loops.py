@@ -21,12 +21,12 @@ from ..channels_first import Builder, Tensor
 from ..forward import agrees, forward
 from ..masks import Condition
 from ..recurrent import CELL, HIDDEN, SEQUENCE, lay_out
+from .candidates import candidates
 from .file import Branch, Node
 from .fold import FOLDED, FoldedValue, evaluate
 
 #: Samples that are compared, and the most steps.
 _SAMPLES, _MOST_STEPS = 3, 2000
-_CELLS = ("tanh", "relu", "linear")
 
 
 def recurrent_loop(node: Node, graph: Branch, values: Mapping[str, Any], builder: Builder) -> list[Any] | None:
@@ -109,25 +109,11 @@ def _double(array: np.ndarray) -> np.ndarray:
 
 
 def _candidates(constants: Sequence[np.ndarray], features: int | None) -> Iterator[Any]:
-    """Layers that the constants may be the weights of, in Keras's order of gates."""
-    matrices = [a for a in constants if a.ndim == 2]
-    vectors = [a for a in constants if a.ndim == 1]
-    kinds = (L.SimpleRNN, L.GRU, L.LSTM)
-    for kernel, recurrent in itertools.permutations(matrices, 2):
-        units = len(recurrent)
-        for kind in kinds:
-            columns = kind.gates * units
-            if kernel.shape != (features, columns) or recurrent.shape != (units, columns):
-                continue
-            fitting = [v for v in vectors if len(v) == columns]
-            biases: list[Any] = [None, *fitting]
-            if kind is L.GRU:
-                biases += [np.stack(pair) for pair in itertools.permutations(fitting, 2)]
-            for bias, cell in itertools.product(biases, _CELLS):
-                afters = (True, False) if kind is L.GRU and np.ndim(bias) < 2 else (True,)
-                for after in afters if kind is L.GRU else (None,):
-                    settings: dict[str, Any] = {} if after is None else {"reset_after": after}
-                    yield kind(kernel, recurrent, bias, cell, **settings)
+    """Layers that the constants may be the weights of."""
+    vectors = [array for array in constants if array.ndim == 1]
+    for kernel, recurrent in itertools.permutations([array for array in constants if array.ndim == 2], 2):
+        if kernel.shape[0] == features:
+            yield from candidates(kernel, recurrent, vectors)
 
 
 def _expected(layer: Any, x: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
