@@ -131,8 +131,9 @@ FUNCTIONS = {"LSTM": ["HardSigmoid", "Relu", "Softsign"], "GRU": ["Sigmoid", "Re
 
 
 def onnx_model(op, direction="forward", results=(0, 1), states=None, lengths=None, inputs=(), **attributes):
-    """One recurrent operator between transposes; every result is an output."""
+    """One recurrent operator, between transposes where its layout is 0; every result is an output."""
     onnx = pytest.importorskip("onnx")
+    batch_first = attributes.get("layout", 0) == 1
     rng, ways = np.random.default_rng(3), 2 if direction == "bidirectional" else 1
     helper, array = onnx.helper, lambda *shape: (rng.normal(size=shape) * 0.6).astype("float32")
     constants = {"W": array(ways, GATES[op] * UNITS, FEATURES), "R": array(ways, GATES[op] * UNITS, UNITS)}
@@ -140,16 +141,19 @@ def onnx_model(op, direction="forward", results=(0, 1), states=None, lengths=Non
     float32 = onnx.TensorProto.FLOAT
     sources = [helper.make_tensor_value_info("x", float32, ["n", STEPS, FEATURES])]
     nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2])]
-    names = ["t", "W", "R", "B", "", *inputs]
+    if batch_first:
+        nodes = []
+    names = ["x" if batch_first else "t", "W", "R", "B", "", *inputs]
     if lengths is not None:
         constants["L"], names[4] = np.full(SAMPLES, lengths, np.int32), "L"
     if states == "constant":
         constants["h"] = np.repeat(array(ways, 1, UNITS), SAMPLES, 1)
+        constants["h"] = np.swapaxes(constants["h"], 0, 1) if batch_first else constants["h"]
         names.append("h")
     if states == "input":
         sources.append(helper.make_tensor_value_info("s", float32, ["n", ways, UNITS]))
-        nodes.append(helper.make_node("Transpose", ["s"], ["st"], perm=[1, 0, 2]))
-        names += ["st"] * (2 if op == "LSTM" else 1)
+        nodes += [] if batch_first else [helper.make_node("Transpose", ["s"], ["st"], perm=[1, 0, 2])]
+        names += ["s" if batch_first else "st"] * (2 if op == "LSTM" else 1)
     if "P" in inputs:
         constants["P"] = array(ways, 3 * UNITS)
     outputs = ["Y", "Yh", "Yc"][: 3 if op == "LSTM" else 2]
@@ -157,6 +161,8 @@ def onnx_model(op, direction="forward", results=(0, 1), states=None, lengths=Non
     nodes.append(helper.make_node(op, names, kept, hidden_size=UNITS, direction=direction, **attributes))
     for name in filter(None, kept):
         order = [2, 0, 1, 3] if name == "Y" else [1, 0, 2]
+        if batch_first:
+            order = list(range(len(order)))
         nodes.append(helper.make_node("Transpose", [name], [f"out_{name}"], perm=order))
     ends = [helper.make_tensor_value_info(f"out_{name}", float32, None) for name in filter(None, kept)]
     stored = [onnx.numpy_helper.from_array(value, key) for key, value in constants.items()]
@@ -188,6 +194,45 @@ def test_onnx_operators_are_those_of_onnx_runtime(op, direction):
         results = lrpfast.from_onnx(proto).predict(values if len(values) > 1 else values[0])
         for result, right in zip(results if isinstance(results, list) else [results], expected, strict=True):
             close(result, right, "float32")
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", GATES)
+def test_onnx_layout_1_has_the_batch_first(op, direction):
+    """ONNX Runtime does not run it: the same operator with layout 0 between transposes says what it computes."""
+    pytest.importorskip("onnx")
+    rng, ways = np.random.default_rng(4), 2 if direction == "bidirectional" else 1
+    every = (0, 1, 2) if op == "LSTM" else (0, 1)
+    x, states = rng.normal(size=(SAMPLES, STEPS, FEATURES)), rng.normal(size=(SAMPLES, ways, UNITS))
+    for settings in (
+        {"results": (0,)},
+        {"results": (1,)},
+        {"results": every, "states": "input"},
+        {"results": every, "states": "constant"},
+        {"results": every, "lengths": 3},
+    ):
+        inputs = [x, states] if settings.get("states") == "input" else x
+        models = [lrpfast.from_onnx(onnx_model(op, direction, layout=layout, **settings)) for layout in (0, 1)]
+        several = [model.predict(inputs, precision="float64") for model in models]
+        zero, one = (result if isinstance(result, list) else [result] for result in several)
+        assert [array.shape for array in one] == [array.shape for array in zero]
+        for first, second in zip(zero, one, strict=True):
+            np.testing.assert_array_equal(first, second)
+        analyzers = [lrpfast.Analyzer(model, Recurrent(0.1), precision="float64") for model in models]
+        if len(settings["results"]) == 1:
+            relevance = np.random.default_rng(5).normal(size=one[0].shape)
+            np.testing.assert_array_equal(*(analyzer.analyze(x, relevance) for analyzer in analyzers))
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_onnx_layout_1_is_that_of_onnxs_own_reference(op):
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    x = np.random.default_rng(4).normal(size=(SAMPLES, STEPS, FEATURES)).astype("float32")
+    proto = onnx_model(op, results=(1,), layout=1)
+    assert {a.name: a.i for a in proto.graph.node[0].attribute}["layout"] == 1 and onnx
+    (expected,) = reference.ReferenceEvaluator(proto).run(None, {"x": x})
+    close(lrpfast.from_onnx(proto).predict(x).reshape(-1), expected.reshape(-1), "float32")
 
 
 @pytest.mark.parametrize(
