@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import lrpfast
+import oracle_recurrent
 from lrpfast.rules import Recurrent
-from test_readers_keras import entry, layer, sequential, write_h5
+from test_readers_keras import entry, functional, layer, sequential, write_h5
 
 DATA = Path(__file__).parent / "data" / "recurrent"
 FILES = sorted(path.name.removesuffix(".gz") for path in DATA.glob("*.gz"))
@@ -116,6 +117,51 @@ def test_a_mask_reaches_every_layer_that_keras_gives_it_to(tmp_path):
     nodes = {node.name: node for node in result.nodes}
     assert [nodes[name].layer.zero_masked for name in ("both/forward", "both/backward", "g")] == [True, True, False]
     assert {result.nodes[nodes[name].inputs[1]].name for name in ("both/forward", "both/backward", "g")} == {"m/mask"}
+
+
+@pytest.mark.parametrize("kind, gates", [("LSTM", 4), ("GRU", 3), ("SimpleRNN", 1)])
+@pytest.mark.parametrize("sequences", [False, True])
+def test_states_of_masked_layers_begin_with_the_initial_ones(kind, gates, sequences, tmp_path):
+    """Where all steps are masked, the output is 0 and the state is the initial one."""
+    pytest.importorskip("h5py")
+    count = 2 if kind == "LSTM" else 1
+    begins = [f"s{i}" for i in range(count)]
+    inputs = [entry((None, STEPS, FEATURES))]
+    for name in begins:
+        inputs.append({"class_name": "InputLayer", "config": {"name": name, "batch_input_shape": [None, UNITS]}})
+    config = {"reset_after": False, "use_bias": True} if kind == "GRU" else {}
+    gate = {} if kind == "SimpleRNN" else {"recurrent_activation": "sigmoid"}
+    rnn = layer(kind, "r", units=UNITS, return_state=True, return_sequences=sequences, **config, **gate)
+    mask = layer("Masking", "m", mask_value=-9.0) | {"inbound": ["entry"]}
+    listed = [inputs[0], *(item | {"inbound": []} for item in inputs[1:]), mask, rnn | {"inbound": ["m", *begins]}]
+    model = functional(*listed, inputs=("entry", *begins), outputs=["r"])
+    model["config"]["output_layers"] = [["r", 0, i] for i in range(1 + count)]
+    weights = recurrent_weights(gates, (gates * UNITS,))
+    result = lrpfast.load(write_h5(tmp_path / "m.h5", model, {"r": weights}))
+    rng = np.random.default_rng(3)
+    x, states = rng.normal(size=(3, STEPS, FEATURES)), [rng.normal(size=(3, UNITS)) for _ in range(count)]
+    x[0], x[1, 3:] = -9.0, -9.0
+    output, h, *c = result.predict([x, *states], precision="float64")
+    parameters = {"kernel": weights[0], "recurrent_kernel": weights[1], "bias": weights[2], "reset_after": False}
+    for sample in range(1, 3):
+        number = STEPS - 2 if sample == 1 else STEPS
+        sequence, kept = oracle_recurrent.run(
+            kind, parameters | {"return_sequences": True}, x[sample, :number], None, *(s[sample] for s in states)
+        )
+        np.testing.assert_allclose(h[sample], sequence[-1], atol=1e-13)
+        for cell in c:
+            np.testing.assert_allclose(cell[sample], kept[-1][1]["new_c"], atol=1e-13)
+        np.testing.assert_allclose(
+            output[sample][:number] if sequences else output[sample], sequence if sequences else sequence[-1]
+        )
+    assert not output[0].any()
+    for first, final in zip(states, [h, *c], strict=True):
+        np.testing.assert_array_equal(final[0], first[0])
+    relevance = lrpfast.Analyzer(result.until("r/state"), Recurrent(0.1), precision="float64").analyze(
+        [x, *states], np.ones((3, UNITS))
+    )
+    np.testing.assert_array_equal(relevance[1][0], np.ones(UNITS))
+    assert not relevance[0][0].any() and relevance[0][1, :3].any() and not relevance[0][1, 3:].any()
 
 
 def test_cells_that_are_not_read_are_named(tmp_path):
