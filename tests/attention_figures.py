@@ -34,7 +34,7 @@ FIGURES = np.load(DATA / "figures.npz")
 
 def figures(file):
     """The arrays of a file's model, by name; and how far off they may be."""
-    name = file.split(".")[0].removesuffix("_opset23")
+    name = file.split(".")[0].removesuffix("_opset23").removesuffix("_anylength")
     arrays = {key.partition("/")[2]: FIGURES[key] for key in FIGURES.files if key.startswith(f"{name}/")}
     # llama computes its norm in float32; exporters round the constants of ONNX files to it
     return arrays, 1e-5 if name == "llama_hf" else 1e-7 if file.endswith(".onnx") else 1e-10
@@ -53,7 +53,7 @@ def load(file, folder):
     if path.suffix == ".gz":
         path = folder / path.stem
         path.write_bytes(gzip.decompress((DATA / file).read_bytes()))
-    return lrpfast.load(path)
+    return lrpfast.load(path, input_shape={"x": (6,), "mask": (6,)} if "_anylength" in file else None)
 
 
 def near(a, b, tolerance, text=""):
