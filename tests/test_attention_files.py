@@ -110,6 +110,12 @@ def test_attention_as_one_layer_and_written_out(file, monkeypatch, tmp_path):
             near(a, b, 10 * tolerance)
 
 
+@pytest.mark.parametrize("file", ["attention_gqa_rotary.onnx", "attention_gqa_rotary_opset23.onnx", "llama_hf.onnx"])
+def test_repeated_heads_are_shared(file, tmp_path):
+    heads = {(a.heads, a.kv_heads) for a in load(file, tmp_path).layers if isinstance(a, layers.Attention)}
+    assert heads == {(4, 2)}
+
+
 @pytest.mark.parametrize("file", ["bert.onnx", "keras_text_masked.keras"])
 def test_masked_tokens_get_nothing(file, tmp_path):
     arrays, _ = figures(file)
