@@ -70,6 +70,7 @@ cdef extern from "compute.h":
     enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
+        UNSIGNED "LRPFAST_UNSIGNED"
     enum Function "lrpfast_function":
         RELU "LRPFAST_RELU"
         LEAKY_RELU "LRPFAST_LEAKY_RELU"
@@ -295,7 +296,7 @@ cdef struct Operation:
     int small_k                 # which form of small_k does it: few k and many columns
     # light operations: what its row's `arguments` are called; columns are a contraction's too, of one group
     int function, stabilizer, flag, detached, length
-    double p[3]
+    double p[4]
     void* values
     void* more_values
     const int64_t* index

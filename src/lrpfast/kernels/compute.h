@@ -13,7 +13,7 @@
 
 /* codes.py's Part and Stabilizer; the last part is x − low or x − high, whose bound comes beside it. */
 enum lrpfast_part { LRPFAST_X, LRPFAST_POSITIVE, LRPFAST_NEGATIVE, LRPFAST_ONE, LRPFAST_X_MINUS_BOUND };
-enum lrpfast_stabilizer { LRPFAST_SIGN, LRPFAST_ZERO };
+enum lrpfast_stabilizer { LRPFAST_SIGN, LRPFAST_ZERO, LRPFAST_UNSIGNED };
 /* codes.py's Function. */
 enum lrpfast_function {
     LRPFAST_RELU, LRPFAST_LEAKY_RELU, LRPFAST_PRELU, LRPFAST_ELU, LRPFAST_SELU, LRPFAST_GELU, LRPFAST_SILU,
