@@ -15,6 +15,7 @@ from ..kernels import Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..kernels.growth import MOST_JUDGED, Growth, judge
 from ..lazy import lazy_property
+from ..model.canonize import Folds
 from ..model.graph import Model
 from ..rules.composites import Assignment
 from ..version import __version__
@@ -77,6 +78,7 @@ class AnalyzerCore:
         self.model, self.settings = model, settings
         self.is_open = model.is_open
         self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # for input sizes of an open model, and other starts
+        self._folds: Folds = {}  # which all variants share
         self._data = 0  # bytes of a sample, if the data determine its size
         if not self.is_open:
             self._prepare()
@@ -85,7 +87,7 @@ class AnalyzerCore:
         """Plan the model and compile its program; all shapes are known."""
         settings = self.settings
         explained, assignment = explained_part(
-            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start
+            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start, self._folds
         )
         if settings.y_ref is not None:
             explained = minus_reference(explained, settings.y_ref)
@@ -164,6 +166,7 @@ class AnalyzerCore:
                 self.settings,
                 False,
             )
+            variant._folds = self._folds
             variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
             variant._prepare()
             for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy, because other threads may run this, too
@@ -198,7 +201,7 @@ class AnalyzerCore:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._derived}
-        return {**state, "_variants": {}, "version": __version__}
+        return {**state, "_variants": {}, "_folds": {}, "version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = state.get("version", "another version")

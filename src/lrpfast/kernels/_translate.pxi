@@ -216,7 +216,10 @@ cdef class Translation(Records):
         for r, w in enumerate(matrices):
             if op.diagonal and w.shape[1] < op.width and not term.one_weight:
                 w = np.repeat(w, op.width, 1)  # one form for all regions
-            address = self.diagonal(w, op) if op.diagonal else self.packed(w, source.sign, op)
+            if op.diagonal:
+                address = self.diagonal(w, op)
+            else:
+                address = self.packed(w, None if source.origin is None else (source.origin, r), source.sign, op)
             term.weights[r] = <void*>address
         return 0
 
