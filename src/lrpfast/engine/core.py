@@ -309,7 +309,12 @@ class AnalyzerCore:
             rows[part] = piece
             output_rows[part] = buffers[lowered.program.output].reshape(output_rows[part].shape)
             for i, array in hidden.items():
-                array[part] = buffers[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
+                node, selected = self.plan.nodes[i]
+                relevance = buffers[lowered.relevance[self.plan.values[node]]]
+                if selected is None:
+                    array[part] = relevance.reshape(array[part].shape)
+                else:
+                    selected.put(relevance, array[part])
             for trace, figure in zip(lowered.layers, figures, strict=True):
                 figure.append(layer_balance(trace, buffers, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
