@@ -628,5 +628,7 @@ def test_an_array_in_fortran_order_is_read_by_windows_of_rows(shape, short, wind
         with open_source(of) as source:
             for first in [row for row in (0, 5, 3, 20) if row <= len(x)]:
                 out = np.empty((4, *shape[1:]), np.float32)
-                np.testing.assert_array_equal(source.read_into(first, min(first + 4, len(x)), out), x[first : first + 4])
+                np.testing.assert_array_equal(
+                    source.read_into(first, min(first + 4, len(x)), out), x[first : first + 4]
+                )
             np.testing.assert_array_equal(source.read(0, len(x)), x)

@@ -81,7 +81,7 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
-        self.record = job.record
+        self.record = {**job.record, **data.provenance}
         self._paths = paths = [p for p in (None if sink is None else sink.path, statistics.path) if p is not None]
         self._settings = settings
         self._sums: list[Sum] = []
@@ -296,7 +296,7 @@ class Run:
         new_statistics = None if self.statistics.total is None else self.statistics.new
         task = Task(
             self.job,
-            self.data.name,
+            self.data.recipe,
             None if self.sink is None else self.sink.name,
             self.grid,
             self.rows,

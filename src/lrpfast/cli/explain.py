@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from .. import plot
 from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
-from ..batch.inputs import open_inputs, source_paths
+from ..batch.inputs import source_paths
 from ..batch.path_conflicts import check_no_overlap
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
@@ -42,10 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
             **source_paths(arguments.inputs, "inputs"),
         },
     )
-    with open_inputs(model, arguments.inputs) as data:
+    arguments.open_inputs = options.opener(model, arguments)
+    with arguments.open_inputs() as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
+        if isinstance(target, np.ndarray) and target.ndim and len(target) != data.shape[0]:
+            target = data.select_rows(target)
         if several and arguments.plot is not None:
             raise InputError("--plot is for models of one input")
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
