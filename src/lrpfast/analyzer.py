@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import table
 from .engine.conditions import conditional
-from .engine.core import AnalyzerCore, check_model
+from .engine.core import AnalyzerCore
 from .engine.explanation import Explanation
 from .engine.inputs import check_flag
 from .engine.plan import Plan, describe
 from .engine.settings import AnalyzerSettings
 from .errors import InputError
 from .model.graph import Model
+from .readers import as_model
 from .rules import Pass, Rule
 from .rules.composites import Assignment, Composite
 from .rules.presets import as_composite
@@ -35,7 +36,7 @@ class Analyzer:
 
     Parameters
     ----------
-    model : Model
+    model : Model, path, keras.Model or another library's model that a reader of lrpfast takes alone
     rule : Rule, Composite or str
         A rule, a composite that gives layers their rules, or the name of either. Batch
         normalization is first folded into neighbouring layers, unless the composite says otherwise or has
@@ -89,7 +90,7 @@ class Analyzer:
 
     def __init__(
         self,
-        model: Model,
+        model: Any,
         rule: Rule | Composite | str,
         *,
         target: Any = None,
@@ -104,7 +105,7 @@ class Analyzer:
     ) -> None:
         if not isinstance(model, Model) and isinstance(rule, Model):
             raise InputError("the model comes first: Analyzer(model, rule)")
-        check_model(model)
+        model = as_model(model)
         settings = AnalyzerSettings(
             as_composite(rule),
             target=target,
@@ -224,12 +225,10 @@ class Analyzer:
     def plan(self, *input_shapes: Sequence[int]) -> Plan:
         """The computations for each layer and their cost; prints as a table.
 
-        For a model that leaves input sizes open, pass them: one shape, without the batch axis, for each input.
-
         Parameters
         ----------
         *input_shapes : tuple of int
-            For a model that leaves sizes open.
+            For a model that leaves input sizes open: one shape, without the batch axis, for each input.
 
         Returns
         -------

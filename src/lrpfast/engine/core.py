@@ -37,15 +37,6 @@ from .settings import AnalyzerSettings
 MAX_VARIANTS = 8
 
 
-def check_model(model: Any) -> None:
-    """Raise InputError for anything but a model."""
-    if not isinstance(model, Model):
-        raise InputError(
-            f"model must be an lrpfast Model, not {type(model).__name__}; "
-            "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
-        )
-
-
 class AnalyzerCore:
     """A model, the settings of an analyzer, their plan and the compiled programs; `lrpfast.Analyzer` is built on it.
 
