@@ -81,7 +81,7 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
-        self.record = job.record
+        self.record = {**job.record, **data.provenance}
         of_statistics = () if statistics.path is None else (statistics.path,)
         self._paths = [*(() if sink is None else sink.outputs), *of_statistics]
         #: the path beside which the run is noted: that of several files has none of their names
@@ -301,7 +301,7 @@ class Run:
         new_statistics = None if self.statistics.total is None else self.statistics.new
         task = Task(
             self.job,
-            self.data.name,
+            self.data.recipe,
             None if self.sink is None else self.sink.name,
             self.grid,
             self.rows,

@@ -22,10 +22,12 @@ from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
+from .groups import check_groups
 from .inputs import SeveralSource, open_inputs, source_paths
 from .job import Job
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
+from .per_sample import per_sample
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import open_sink
@@ -144,9 +146,11 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
-        data = _open_source(core, source, sink)
-        if data is not source:  # the caller closes its own source
+        data = _open_source(core, source, sink, settings.mask)
+        if not isinstance(source, Source):  # the caller closes its own source
             stack.enter_context(data)
+        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
+        settings = per_sample(settings, data)
         inputs = data.rows if isinstance(data, SeveralSource) else None
         grid = None
         if settings.mask is not None:
@@ -160,11 +164,12 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
             correct=settings.correct,
             inputs=inputs,
         )
+        if settings.statistics:
+            check_groups(len(job.groups.names), math.prod(job.map_shape), core.settings.memory)
         statistics = RunStatistics(job, settings)
         out = None if sink is None else open_sink(sink) if inputs is None else open_several(sink, inputs)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
         outputs = sink_paths(out, "sink", inputs)
         check_no_overlap({**outputs, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None:
@@ -232,10 +237,10 @@ def _refuse_several(inputs: int, settings: StreamSettings) -> None:
             raise InputError(f"{name}= is for models of one input; this one has {inputs}")
 
 
-def _open_source(core: AnalyzerCore, source: Any, sink: Any) -> Source:
+def _open_source(core: AnalyzerCore, source: Any, sink: Any, mask: Any) -> Source:
     """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
-        return open_inputs(core.model, source)
+        return open_inputs(core.model, source, mask)
     except InputNotFoundError as error:
         exists = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
         raise InputNotFoundError(error.filename, "the source comes first, then the sink" if exists else "") from None

@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import plot
 from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
-from ..batch.inputs import SeveralSource, open_inputs, source_paths
+from ..batch.inputs import SeveralSource, source_paths
 from ..batch.path_conflicts import check_no_overlap
 from ..batch.sinks.for_inputs import open_several
 from ..engine.growth import BALANCE
@@ -43,10 +45,13 @@ def run(arguments: argparse.Namespace) -> None:
             **source_paths(arguments.inputs, "inputs"),
         },
     )
-    with open_inputs(model, arguments.inputs) as data:
+    arguments.open_inputs = options.opener(model, arguments)
+    with arguments.open_inputs() as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
+        if isinstance(target, np.ndarray) and target.ndim and len(target) != data.shape[0]:
+            target = data.select_rows(target)
         if several and arguments.plot is not None:
             raise InputError("--plot is for models of one input")
         if isinstance(data, SeveralSource) and sink is not None:
