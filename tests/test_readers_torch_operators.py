@@ -388,6 +388,22 @@ def test_a_recurrent_layer_comes_before_what_is_beside_it():
     assert "zeros" not in text and text.index("proj_size") < text.index("aten.sin"), text
 
 
+def test_changes_in_place_are_listed_with_all_that_is_not_read():
+    def function(x):
+        y = x * 2
+        y[:, 0] += 1
+        z = torch.sin(x)
+        z[:, 1] *= 3
+        return y + z
+
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_torch(Function(function), torch.ones(2, 4))
+    text = str(caught.value)
+    assert text.startswith("PyTorch module 'Function': 3 operators are not read:"), text
+    assert text.count("changes in place a tensor that") == 2 and "aten.sin.default 'sin'" in text, text
+    assert "Write it without in-place operations" in text
+
+
 def test_a_constant_changed_after_its_use_is_refused():
     def function(x):
         scale = torch.ones(4)
