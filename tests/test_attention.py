@@ -134,6 +134,83 @@ def test_random_blocks(block, rule):
         expected.check(cases.flat(got, 3), precision, str(parameters))
 
 
+@st.composite
+def transformers(draw):
+    """A block of random parts: (its net, the node of attention, the inputs)."""
+    size = st.integers(1, 3)
+    shared, group, n, m = draw(size), draw(st.integers(1, 2)), draw(size), draw(size)
+    cross, masked, rotated, pre, gated = (draw(st.booleans()) for _ in range(5))
+    norm = draw(st.sampled_from(["LayerNorm", "RMSNorm"]))
+    d, m = draw(st.sampled_from([2, 4] if rotated else [1, 2, 3])), m if cross else n
+    heads, rng = shared * group, np.random.default_rng(draw(st.integers(0, 1000)))
+    width = heads * d
+    nodes = [(Layer("Input", {"shape": (n, width)}),)]
+    shapes = [(n, width)]
+    if cross:
+        nodes.append((Layer("Input", {"shape": (m, width)}),))
+        shapes.append((m, width))
+    if masked:
+        nodes.append((Layer("Input", {"shape": (m,)}),))
+    seen = len(nodes) - 1
+
+    def add(layer, *inputs):
+        nodes.append((layer, *inputs))
+        return len(nodes) - 1
+
+    def dense(x, rows, columns, activation=None):
+        kernel, bias = rng.normal(size=(rows, columns)) / np.sqrt(rows), 0.3 * rng.normal(size=columns)
+        return add(Layer("Dense", {"kernel": kernel, "bias": bias, "activation": activation}), x)
+
+    def normed(x):
+        beta = {"beta": 0.3 * rng.normal(size=width)} if norm == "LayerNorm" else {}
+        return add(Layer(norm, {"gamma": 1 + rng.random(width), "epsilon": 1e-3, **beta}), x)
+
+    def turned(x, length):
+        angles = rng.normal(size=(length, d))
+        return add(Layer("Rotary", {"cos": np.cos(angles), "sin": np.sin(angles), "size": d}), x)
+
+    x = normed(0) if pre else 0
+    of_keys = 1 if cross else x
+    q, k, v = dense(x, width, width), dense(of_keys, width, shared * d), dense(of_keys, width, shared * d)
+    if rotated:
+        q, k = turned(q, n), turned(k, m)
+    parameters = {"heads": heads, "kv_heads": shared}
+    if draw(st.booleans()):
+        parameters["window"] = draw(st.sampled_from([(None, 0), (1, 1)]))
+    attention = add(Layer("Attention", parameters), q, k, v, *([seen] if masked else []))
+    x = add(Layer("Add"), 0, dense(attention, width, width))
+    y = normed(x)
+    x = x if pre else y
+    if gated:
+        y = add(Layer("Multiply"), dense(y, width, 4, "silu"), dense(y, width, 4))
+    else:
+        y = dense(y, width, 4, draw(st.sampled_from(["relu", "gelu"])))
+    add(Layer("Add"), x, dense(y, 4, width))
+    data = inputs_of(rng, *shapes)
+    if masked:
+        data.append((rng.random((3, m)) < 0.7).astype(np.float32))
+    return Net(nodes), attention, data
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(transformers(), st.sampled_from([("attn", {}), ("attn", APART), ("cp", {})]))
+def test_random_transformers(block, rule):
+    """Cross attention, shared heads, rotary positions, masks, both norms before and after, gates: explicit matrices."""
+    net, attention, x = block
+    shape = net.nodes[0].layer.parameters["shape"]
+    start = np.random.default_rng(0).normal(size=(3, *shape))
+    weights = ("zero", {})
+    expected = Expected(
+        lambda ar: net.explain(net.rules(weights, {attention: rule}), x, list(start.reshape(3, -1)), ar)
+    )
+    composite = cases.composite({f"n{attention}": rule}, weights)
+    for precision in ("float32", "float64"):
+        arrays = [a.astype(precision) for a in x]
+        analyzer = lrpfast.Analyzer(cases.graph(net), composite, precision=precision)
+        got = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], start)
+        expected.check(cases.flat(got if len(arrays) > 1 else [got], 3), precision, str(net.nodes[attention]))
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(blocks(), st.sampled_from(["attn", "cp"]), st.sampled_from([1e-6, AS_IT_IS]))
 def test_one_layer_and_its_parts_agree(block, name, stabilizer):
