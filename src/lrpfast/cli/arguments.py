@@ -138,8 +138,14 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=SEVERAL_HELP)
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; none with --models")
+    parser.add_argument("inputs", metavar="INPUTS", nargs="*", help=SEVERAL_HELP)
+    parser.add_argument(
+        "--models",
+        metavar="PATTERN",
+        help="an ensemble in place of MODEL, such as 'seed_*.h5': outputs for each member, whose name is added to "
+        "theirs, and statistics over all members",
+    )
     parser.add_argument(
         "-o",
         "--output",
