@@ -281,9 +281,9 @@ class Analyzer:
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            Any real dtype, cast once to the precision. A list of arrays for several inputs. A NumPy array, or one
-            of any library that supports DLPack; arrays of CuPy and PyTorch may be on a GPU. A tensor that requires
-            a gradient is detached: relevance is not part of the autograd graph.
+            Any real dtype, cast once to the precision. A NumPy array, or one of any library that supports DLPack;
+            arrays of CuPy and PyTorch may be on a GPU; tensors are detached. A list of arrays, or a mapping by name,
+            for several inputs. For samples of different lengths, a list of arrays in place of each.
         target : optional
             As in `Analyzer`; when None, the analyzer's own target.
         out : array, optional
@@ -299,7 +299,7 @@ class Analyzer:
         -------
         array, shaped like x; float32, or float64 under that precision
             With k targets per sample, or a list of k conditions, (samples, k, *input_shape). A PyTorch tensor on the
-            same device if x is one; else a CuPy array if x is on a GPU, else a NumPy array.
+            same device if x is one; else a CuPy array if x is on a GPU, else a NumPy array. A list if x was one.
 
         Raises
         ------
