@@ -173,7 +173,7 @@ class MembersRun:
         if self._path is not None and data.labels is not None:
             of_maps = for_relevance(data.labels, data.shape)
             coords = {key: c for key, c in of_maps.coords.items() if of_maps.dims[0] not in c.dims}
-            check_maps(self._path, tuple(RESULTS), ("member", "group", *of_maps.dims[1:]), coords)
+            check_maps(self._path, tuple(RESULTS), of_maps.dims[1:], coords)
 
     def _explain(self, name: str, core: AnalyzerCore, data: Source) -> None:
         """Explain by one member, unless an earlier run has done it."""
