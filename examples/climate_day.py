@@ -4,10 +4,10 @@
     python examples/climate_day.py                   # 1,461 daily maps of 122 × 360, nine networks: some minutes
     python examples/climate_day.py --step 8 --years 2 --seeds 3 --epochs 3     # small, some seconds
 
-The data are made up, one year at a time: smooth noise, a seasonal cycle, and a pattern in the tropical Pacific that says
-whether a season will be dry or wet. Then it goes as with files of your own: train networks from several seeds, check model
-and data before the run, explain all years by all networks, look at what they have in common, draw it. docs/climate.md
-explains every step. Needs the extra 'netcdf'; pictures need 'plot'.
+The data are made up, one year at a time: smooth noise, a seasonal cycle, and a pattern in the tropical Pacific that
+says whether a season will be dry or wet. Then it goes as with files of your own: train networks from several seeds,
+check model and data before the run, explain all years by all networks, look at what they have in common, draw it.
+docs/climate.md explains every step. Needs the extra 'netcdf'; pictures need 'plot'.
 """
 
 # %% Settings

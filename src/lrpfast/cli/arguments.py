@@ -18,6 +18,9 @@ from .usage import UsageError
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.
+Which regions of the ocean made a network predict a wet season? The mean map of each season, from all years' files:
+
+  lrpfast explain model.h5 'sst_*.nc:sst' --mask ocean.nc:ocean --statistics maps.nc --group-by time.season
 
   lrpfast demo                                         see it work on a model that is included
   lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
@@ -41,7 +44,13 @@ SEVERAL_HELP = (
 EXPLAIN_EXAMPLES = """\
 examples:
   lrpfast explain model.h5 x.npy -o r.npy
-        relevance of each sample's largest output, by the epsilon rule
+        which inputs made each sample's largest output? its relevance, by the epsilon rule
+  lrpfast explain model.h5 sst.nc:sst --mask ocean.nc:ocean --select time=1982-12:1983-02 -o winter.nc
+        which regions made the network's prediction on each day of a winter? maps with the data's coordinates
+  lrpfast explain model.h5 'sst_*.nc:sst' --mask ocean.nc:ocean --statistics maps.nc --group-by time.season
+        which regions matter in each season? mean maps over all years, one file a year
+  lrpfast explain --models 'seed_*.h5' 'sst_*.nc:sst' --mask ocean.nc:ocean --statistics maps.nc
+        what do several networks agree on? statistics over their mean maps, and a file for each
   lrpfast explain model.h5 x.npy -o r.npy --rule lrp.alpha_1_beta_0_IB --input-layer-rule Bounded
         as iNNvestigate's create_analyzer("lrp.alpha_1_beta_0_IB", model, input_layer_rule="Bounded")
   lrpfast explain model.keras x.npy -o r.npy --rule gamma --gamma 0.5 --input-layer-rule 0,1 --target 3
