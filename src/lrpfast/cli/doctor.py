@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ import numpy as np
 from ..analyzer import Analyzer
 from ..batch import Source
 from ..batch.masks import Masked, open_mask
-from ..engine.growth import BALANCE
 from ..errors import InputError, LrpfastError, RelevanceWarning
 from ..model.graph import Model
 from ..model.layers import BatchNorm, Flatten, Identity, Input, Permute, Reshape
@@ -34,6 +34,8 @@ _MOST_RATIO = 10.0
 #: … and so are inputs of a model without a normalization that are larger than this: networks are trained on values of
 #: the order of 1.
 _LARGE = 20.0
+#: What the warnings of explaining advise, which is Python.
+_LOOK = re.compile(r"explain\(x\[[^\]]*\]\)\.conservation")
 #: The probability above which a prediction is certain.
 _CERTAIN = 0.999
 
@@ -276,7 +278,7 @@ def _relevance(model: Model, x: np.ndarray, data: Source, arguments: argparse.Na
         warnings.simplefilter("always")
         conservation = analyzer.explain(np.ascontiguousarray(x), target=target).conservation
     texts = [
-        str(item.message).replace(BALANCE, "--balance")
+        _LOOK.sub("lrpfast explain --balance", str(item.message))
         for item in caught
         if issubclass(item.category, RelevanceWarning)
     ]
