@@ -100,11 +100,12 @@ MAY_IMPORT = {
     "layers": {"model"},
     "composites": {"rules"},
     "analyzer": {"errors", "table", "model", "readers", "rules", "engine", "batch"},
+    "ensemble": {"errors", "rules", "batch", "analyzer"},
     "innvestigate": {"errors", "model", "readers", "rules", "engine", "analyzer"},
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {
         *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
-        *("analyzer", "innvestigate", "demo", "plot", "evaluate"),
+        *("analyzer", "ensemble", "innvestigate", "demo", "plot", "evaluate"),
     },
     "__main__": {"cli"},
     "": {
@@ -118,6 +119,7 @@ MAY_IMPORT = {
         "composites",
         "plot",
         "analyzer",
+        "ensemble",
         "innvestigate",
     },
 }

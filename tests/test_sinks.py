@@ -357,7 +357,9 @@ def test_wrong_outputs():
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "netCDF4", None)
-    with pytest.raises(MissingPackageError, match=r"needs netCDF4: pip install netCDF4 \(lrpfast's extra 'netcdf'\)"):
+    with pytest.raises(
+        MissingPackageError, match=r"needs netCDF4: pip install netCDF4 \(lrpfast's extra 'netcdf': pip"
+    ):
         open_sink(tmp_path / "r.nc").check(R.shape, R.dtype)
     monkeypatch.setitem(sys.modules, "zarr", None)
     whole(str(tmp_path / "r.zarr"))  # is written without it
