@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ..errors import InputError, LrpfastError, ShapeError
 from ..model.graph import Model
 from .metadata import ArrayMetadata, Coord
 from .sources import Source, open_source, split
+
+if TYPE_CHECKING:
+    from .metadata import RowsShape
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class InputRows:
     @property
     def sizes(self) -> list[int]:
         return [math.prod(shape) for shape in self.shapes]
+
+    def arrays_of(self, shape: RowsShape) -> list[RowsShape]:
+        """The shape (samples, …, *shape) of each input's array, for rows of shape (samples, …, values)."""
+        leading = list(shape)[1:-1]
+        return [(shape[0], *leading, *own) for own in self.shapes]  # type: ignore[misc]
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
         """Each input's part of rows (…, values), as (…, *shape)."""

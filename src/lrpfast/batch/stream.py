@@ -29,9 +29,8 @@ from .path_conflicts import check_no_overlap
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import open_sink
-from .sinks.for_inputs import open_several
+from .sinks.for_inputs import open_several, sink_paths
 from .sources import Source, split
-from .statistics import Statistics
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
@@ -64,7 +63,7 @@ class Streamed:
     warnings : tuple of str
         The texts of the run's warnings.
     statistics : Statistics or None
-        Of several inputs, over rows in which they lie one after the other; a file has those of each input.
+        Of several inputs a dict: those of each, by its name.
     record : dict
         The provenance of the relevances, as in the files' attributes.
     written : bool
@@ -91,7 +90,7 @@ class Streamed:
     zero_maps: int
     input_values: int
     warnings: tuple[str, ...]
-    statistics: Statistics | None
+    statistics: Any
     record: dict[str, str]
     written: bool
 
@@ -166,7 +165,8 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
         read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
-        check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
+        outputs = sink_paths(out, "sink", inputs)
+        check_no_overlap({**outputs, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None:
             out = Gridded(out, grid)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
@@ -204,16 +204,24 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
         zero_maps=growth.zero,
         input_values=values,
         warnings=tuple(texts),
-        statistics=run.statistics.total,
+        statistics=_statistics(run),
         record=run.record,
         written=written,
     )
 
 
+def _statistics(run: Run) -> Any:
+    """The statistics of the maps, of several inputs by their names."""
+    total, inputs = run.statistics.total, run.job.inputs
+    if total is None or inputs is None:
+        return total
+    return dict(zip(inputs.names, total.split(inputs.shapes), strict=True))
+
+
 def _shape(run: Run) -> Any:
     job = run.job
     if job.inputs is not None:
-        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.inputs.shapes]
+        return job.inputs.arrays_of((run.count, *job.map_shape))
     return (run.count, *on_grid(job.map_shape, run.grid))
 
 

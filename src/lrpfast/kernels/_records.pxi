@@ -33,8 +33,10 @@ cdef class Records:
 
     cdef size_t packed(self, weights, int sign, const Operation* op) except 0:
         """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; the same array only once."""
+        interface = weights.__array_interface__  # the same memory may be another array
         # its type must not be inferred
-        cdef tuple key = (id(weights), sign, <size_t>op.kernels, op.tf32)
+        cdef tuple key = (interface["data"][0], weights.shape, weights.strides, weights.dtype, sign,
+                          <size_t>op.kernels, op.tf32)
         kept = self.addresses.get(key)
         if kept is not None:
             return kept[0]
