@@ -17,7 +17,7 @@ import numpy as np
 from ..engine.core import AnalyzerCore
 from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
-from .job import Job, is_per_sample, wrong_count
+from .job import Job, is_per_sample, put_beside, wrong_count
 from .masks import Gridded, Masked, on_grid, open_mask_for, scatter
 from .metadata import stacked_indexes, to_xarray
 from .moment_tree import SIZE as BLOCK
@@ -324,6 +324,7 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
         if task.sink is not None:
             sink = stack.enter_context(open_sink(task.sink))
             sink = sink if task.mask is None else Gridded(sink, task.mask)
+            put_beside(sink, job)
             # the run created it, with space for all rows
             sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, existing=True)
         for row in range(first, stop, task.rows):
@@ -331,7 +332,7 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
             data.ahead(row + len(x), min(stop, row + len(x) + task.rows))
             result = job.explain(row, x)
             if sink is not None:
-                sums.append((row, row + len(x), sink.write(row, result.relevance)))
+                sums.append((row, row + len(x), sink.write(row, result.relevance, result.beside)))
             if statistics is not None:
                 statistics.update(row, result.relevance, result.group, threads=job.core.settings.threads)
             counts = {key: number + counts.get(key, 0) for key, number in result.counts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..engine.provenance import array_text
 from ..errors import InputError, ShapeError
 from .align import aligned
 from .metadata import ArrayMetadata, Coord
+from .sample_arrays import Beside
 from .sinks import Sink
 from .sources import Source, open_source
 
@@ -174,7 +176,18 @@ class Gridded(Sink):
         self._sink, self._mask, self._indices = sink, np.asarray(mask, bool), np.flatnonzero(mask)
         self._grid: np.ndarray | None = None  # reused: points outside the mask stay NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
-        self.array = sink.array
+        self.array, self.holds_sample_arrays = sink.array, sink.holds_sample_arrays
+
+    def put_beside(self, beside: Beside, feature_axes: int) -> None:
+        maps = {
+            name: (scatter(values, self._mask) if values.ndim else values, attrs)
+            for name, (values, attrs) in beside.maps.items()
+        }
+        self._sink.put_beside(Beside(beside.arrays, maps), self._mask.ndim)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        return self._sink.arrays
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))
@@ -184,12 +197,12 @@ class Gridded(Sink):
         shape: RowsShape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
         self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, existing)
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         if self._grid is None or len(self._grid) < len(rows):
             self._grid = scatter(rows, self._mask)
         else:
             _put(rows, self._indices, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
-        return self._sink.write(first, self._grid[: len(rows)])
+        return self._sink.write(first, self._grid[: len(rows)], beside)
 
     def checksum(self, first: int, stop: int) -> int | None:
         return self._sink.checksum(first, stop)

@@ -80,7 +80,7 @@ def write_again(sink: Sink, job: Job, data: Source, sums: Iterable[Sum]) -> None
     """
     for first, stop, value in sorted(set(sums)):
         explained = job.explain(first, data.read(first, stop))
-        if sink.write(first, explained.relevance) != value:
+        if sink.write(first, explained.relevance, explained.beside) != value:
             raise InputError(
                 f"{sink.path}: samples {first} to {stop - 1} had other relevances in the unfinished run, by the same "
                 f"settings: the input, or what a package computes, has changed meanwhile; {ANEW}"

@@ -315,7 +315,7 @@ class Run:
         if first != (self.done[0][1] if self.done else 0):
             return  # the previous chunk could not be written
         stop = first + len(result.relevance)
-        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance))]
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance, result.beside))]
         if self.statistics.total is not None:
             self.statistics.total.update(first, result.relevance, result.group)
         self.data.done(stop)

@@ -23,7 +23,7 @@ from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
 from .inputs import SeveralSource, open_inputs, source_paths
-from .job import Job
+from .job import Job, put_beside
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
 from .run import Run, RunStatistics
@@ -169,6 +169,8 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
         check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None:
             out = Gridded(out, grid)
+        if out is not None:
+            put_beside(out, job)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
         if on_cluster:
             rows = rows_of_a_chunk(rows)

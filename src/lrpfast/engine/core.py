@@ -214,14 +214,21 @@ class AnalyzerCore:
     # Runs
 
     def analyze(
-        self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None, notes: Any = None
+        self,
+        x: Any,
+        target: Any = None,
+        out: Any = None,
+        output: np.ndarray | None = None,
+        notes: Any = None,
+        starts: list[Start] | None = None,
     ) -> Any:
         """`Analyzer.analyze`; also writes the model's outputs, before a final softmax, to ``output`` if given.
 
         The growth of relevance in every explanation is appended to ``notes`` if given; else it may cause a warning.
+        What the relevance started with is appended to ``starts``.
         """
         if self.is_open:
-            return self.fixed(x).analyze(x, target, out, output, notes)
+            return self.fixed(x).analyze(x, target, out, output, notes, starts)
         exact, notes = notes is not None, [] if notes is None else notes
         tensors, callers_out = is_tensor(x), out
         if is_tensor(out):  # filled in place
@@ -230,6 +237,8 @@ class AnalyzerCore:
         samples, programs, settings = len(x), self._programs, self.settings
         layout, dtype = self.layout, settings.dtype
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
+        if starts is not None:
+            starts.append(start)
         shape = (samples, *axes, *layout.row)
         result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
         compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()

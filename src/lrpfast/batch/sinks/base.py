@@ -6,8 +6,9 @@ import contextlib
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ...errors import InputError, LrpfastError, ShapeError
 from ...output import beside, check_target, on_disk, replace_file, sync
 from ..metadata import ArrayMetadata, Coord, encoded, for_relevance
 from ..positional_io import read_at, write_at
+from ..sample_arrays import Beside
 from .names import check_names
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Sink:
         The path of the rows until the output is complete.
     resumable : bool
         Whether a later run can continue the partial output.
+    holds_sample_arrays : bool
+        Whether the format has room for arrays beside the rows.
     """
 
     name: str
@@ -47,7 +51,14 @@ class Sink:
     array: str | None = None
     partial: str | None = None
     resumable: bool = False
+    holds_sample_arrays: bool = False
+    _beside: Beside = Beside()
+    _feature_axes: int | None = None
     _checksum_thread: ThreadPoolExecutor | None = None
+
+    def put_beside(self, beside: Beside, feature_axes: int) -> None:
+        """Say, first of all, what the output holds beside the rows, whose last axes are the features'."""
+        self._beside, self._feature_axes = beside, feature_axes
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -104,27 +115,44 @@ class Sink:
         """`begin`, with its arguments as attributes; ``existing`` means that the partial output is continued."""
         raise NotImplementedError
 
-    def _described_array(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
-        """The array as files describe it, with placeholders for its values, and its coordinates."""
-        shape = (samples, *self._shape[1:])
-        labels = for_relevance(self._labels, shape)
-        placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
-        return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
+    def _described(
+        self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None, attributes: Mapping[str, Any]
+    ) -> tuple[dict[str, Coord], dict[str, Coord]]:
+        """All arrays as files describe them, with placeholders for the rows, and all coordinates.
+
+        First come the arrays that `write` fills, in its order.
+        """
+        described = for_relevance(labels, shape)
+        name = self.array or ""
+        axes = len(shape) - 1 if self._feature_axes is None else self._feature_axes
+        beside = self._beside.described(name, described.dims, shape[0], described.coords, axes)
+        attrs = {**described.attrs, **attributes}
+        if beside:
+            attrs["ancillary_variables"] = " ".join(key.rpartition("/")[2] for key in beside)
+        placeholder = np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:]))
+        return {name: Coord(described.dims, placeholder, attrs), **beside}, described.coords
+
+    def _contents(self, samples: int | None) -> tuple[dict[str, Coord], dict[str, Coord]]:
+        """`_described`, of what `begin` was called with."""
+        return self._described((samples, *self._shape[1:]), self._dtype, self._labels, self._attributes)
+
+    def _filled(self, arrays: Mapping[str, Coord]) -> list[str]:
+        """The names of the arrays that `write` fills, in its order."""
+        return list(arrays)[: len(arrays) - len(self._beside.maps)]
 
     def _check_names(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
-        """Raise InputError unless this format can hold an array with these names."""
-        described = for_relevance(labels, shape)
-        arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
-        check_names(self.name, kind, arrays, described.coords)
-        for key, coord in described.coords.items():
+        """Raise InputError unless this format can hold all arrays under their names."""
+        arrays, coords = self._described(shape, np.dtype(np.float32), labels, {})
+        check_names(self.name, kind, arrays, coords)
+        for key, coord in coords.items():
             encoded(key, coord)
 
     def _missing_partial(self) -> InputError:
         """The error for a missing partial output."""
         return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
 
-    def write(self, first: int, rows: np.ndarray) -> int:
-        """Write rows from ``first`` on; returns the checksum of their bytes in the output.
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
+        """Write rows from ``first`` on, and the arrays beside them; returns the checksum of the bytes in the output.
 
         Raises
         ------
@@ -133,16 +161,16 @@ class Sink:
         """
         raise NotImplementedError
 
-    def _write_with_checksum(self, data: memoryview, write: Callable[[], None]) -> int:
-        """Write bytes, and compute their checksum at the same time."""
+    def _write_with_checksum(self, data: memoryview, write: Callable[[], None], value: int = 0) -> int:
+        """Write bytes, and compute their checksum, continuing ``value``, at the same time."""
         if len(data) < LONG:
             write()
-            return zlib.crc32(data)
+            return zlib.crc32(data, value)
         if self._checksum_thread is None:
             self._checksum_thread = ThreadPoolExecutor(1, "lrpfast-checksum")
-        value = self._checksum_thread.submit(zlib.crc32, data)
+        future = self._checksum_thread.submit(zlib.crc32, data, value)
         write()
-        return value.result()
+        return future.result()
 
     def checksum(self, first: int, stop: int) -> int | None:
         """The checksum of these rows in the partial output; None if it lacks some of them."""
@@ -190,7 +218,7 @@ class CallbackSink(Sink):
         if existing:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         self._function(first, rows.copy())  # a copy, which the function may keep: the buffer is reused
         return 0
 
@@ -199,7 +227,7 @@ class CallbackSink(Sink):
 
 
 class FileSink(Sink):
-    """Rows that have the same layout in a file as in memory, and are written at their offset.
+    """Rows that have the same layout in a file as in memory, and are written at their offset, as are arrays beside.
 
     The format's library creates the file without the rows, and is not used
     afterwards: when a run is killed, the file remains valid.
@@ -214,6 +242,7 @@ class FileSink(Sink):
         self.name = path if dataset is None else f"{path}:{dataset}"
         self.partial = beside(path, "part")
         self._file: int | None = None
+        self._parts: list[tuple[int, int]] = []  # of each array: where it begins, and the bytes of a sample
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         existing_bytes = 0  # of a partial output, which a resumed run continues and another one replaces
@@ -232,43 +261,62 @@ class FileSink(Sink):
                     self._create()
             elif not os.path.isfile(self.partial):
                 raise self._missing_partial()
-            self._offset = self._find()
+            self._parts = self._find()
             self._file = os.open(self.partial, os.O_RDWR | getattr(os, "O_BINARY", 0))
             if not existing:
                 os.fsync(self._file)
                 sync(os.path.dirname(self.partial))
 
     def _check_room(self) -> None:
-        variable, coords = self._described_array(self._shape[0])
-        described = variable._replace(values=np.empty(0))  # its rows are counted separately
-        check_room(self.partial, [described, *coords.values()], (self._shape[0] or 0) * self._row)
+        arrays, coords = self._contents(self._shape[0])
+        filled = self._filled(arrays)
+        rows = sum(arrays[key].values.nbytes for key in filled)
+        described = [array._replace(values=np.empty(0)) if key in filled else array for key, array in arrays.items()]
+        check_room(self.partial, [*described, *coords.values()], rows)
 
     def _create(self) -> None:
         """Create the partial file with everything but the rows."""
         raise NotImplementedError
 
-    def _find(self) -> int:
-        """The offset of the rows in the partial file; InputError if it is another file."""
+    def _find(self) -> list[tuple[int, int]]:
+        """Where each array begins in the partial file, and the bytes of a sample; InputError if it is another file."""
         raise NotImplementedError
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows as the arrays that they are written to."""
+        return [rows]
+
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         check_rows(self.name, self._shape, first, rows)
-        data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
         assert self._file is not None
-        file, offset = self._file, self._offset + first * self._row
+        file, value = self._file, 0
+        pieces = [*(np.ascontiguousarray(piece, self._dtype) for piece in self._pieces(rows)), *beside]
         with self._naming():
-            value = self._write_with_checksum(data, lambda: write_at(file, data, offset))
+            for piece, (offset, size) in zip(pieces, self._parts, strict=True):
+                data = memoryview(np.ascontiguousarray(piece).reshape(-1).view(np.uint8))
+                write = partial(write_at, file, data, offset + first * size)
+                value = self._write_with_checksum(data, write, value)
         self._end = max(self._end, first + len(rows))
         return value
 
     def checksum(self, first: int, stop: int) -> int | None:
-        return self._checksum(self._offset + first * self._row, (stop - first) * self._row)
+        value: int | None = 0
+        for offset, size in self._parts:
+            if value is not None:
+                value = self._checksum(offset + first * size, (stop - first) * size, value)
+        return value
 
     def frame(self) -> int:
-        """The checksum of everything in the partial output but its rows."""
-        end = self._offset + (self._shape[0] or 0) * self._row
-        rest = self._checksum(0, self._offset)
-        return self._checksum(end, max(0, os.stat(self.partial).st_size - end), rest or 0) or 0
+        samples = self._shape[0] or 0
+        return self._checksum_between([(offset, samples * size) for offset, size in self._parts])
+
+    def _checksum_between(self, holes: list[tuple[int, int]]) -> int:
+        """The checksum of the partial file without these (offset, size)."""
+        position, value = 0, 0
+        for offset, size in sorted(holes):
+            value = self._checksum(position, max(0, offset - position), value) or 0
+            position = max(position, offset + size)
+        return self._checksum(position, max(0, os.stat(self.partial).st_size - position), value) or 0
 
     def _checksum(self, offset: int, size: int, value: int = 0) -> int | None:
         """The checksum of bytes of the partial file, continuing ``value``; None if the file ends before them."""

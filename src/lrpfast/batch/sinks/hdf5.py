@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Hdf5Sink(FileSink):
     """Writes rows to a dataset, in an HDF5 file of its own."""
 
     array: str
+    holds_sample_arrays = True
 
     def __init__(self, path: str, dataset: str | None) -> None:
         super().__init__(path, array_name(path, dataset, "h5"))
@@ -32,12 +34,13 @@ class Hdf5Sink(FileSink):
     def _create(self) -> None:
         import h5py
 
-        variable, coords = self._described_array(self._shape[0])
+        arrays, coords = self._contents(self._shape[0])
         with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
-            write_hdf5(file, {self.array: variable}, coords, self._attributes, self.name, deferred=True)
+            write_hdf5(file, arrays, coords, self._attributes, self.name, self._filled(arrays))
 
-    def _find(self) -> int:
-        return find_dataset(self.partial, self.array, self._shape, self._dtype)
+    def _find(self) -> list[tuple[int, int]]:
+        arrays, _ = self._contents(self._shape[0])
+        return find_datasets(self.partial, arrays, self._filled(arrays))
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
@@ -48,19 +51,26 @@ def need_samples(name: str, shape: RowsShape) -> None:
         )
 
 
-def find_dataset(path: str, dataset: str, shape: RowsShape, dtype: np.dtype) -> int:
-    """The offset of a dataset's rows in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
+def find_datasets(path: str, arrays: Mapping[str, Coord], names: Iterable[str]) -> list[tuple[int, int]]:
+    """Where datasets begin in an HDF5 file, and the bytes of a sample.
+
+    InputError unless each has the described shape and type, and no chunks.
+    """
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            node = file[dataset]
-            layout, offset = (tuple(node.shape), node.dtype), node.id.get_offset()
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: is not the partial output of a run ({error})") from None
-    if layout != (shape, dtype) or (offset is None and 0 not in layout[0]):
-        raise InputError(f"{path}: holds {layout[1]} of shape {layout[0]}, not {dtype} of {shape}")
-    return offset or 0
+    result = []
+    for name in names:
+        shape, dtype = arrays[name].values.shape, arrays[name].values.dtype
+        try:
+            with h5py.File(path, "r") as file:
+                node = file[name]
+                layout, offset = (tuple(node.shape), node.dtype), node.id.get_offset()
+        except (OSError, KeyError) as error:
+            raise InputError(f"{path}: is not the partial output of a run ({error})") from None
+        if layout != (shape, dtype) or (offset is None and 0 not in layout[0]):
+            raise InputError(f"{path}: holds {layout[1]} of shape {layout[0]}, not {dtype} of {shape}")
+        result.append((offset or 0, math.prod(shape[1:]) * dtype.itemsize))
+    return result
 
 
 def write_hdf5(
@@ -69,7 +79,7 @@ def write_hdf5(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    deferred: bool = False,
+    deferred: Collection[str] = (),
 ) -> None:
     """Write datasets, their coordinates as dimension scales, and the file's attributes.
 
@@ -80,8 +90,8 @@ def write_hdf5(
     attributes : mapping of str
     name : str
         For messages.
-    deferred : bool
-        Allocate contiguous space for the arrays, whose values are written later.
+    deferred : collection of str
+        The arrays whose values are written later: they get contiguous space.
 
     Raises
     ------
@@ -105,7 +115,7 @@ def write_hdf5(
             scales[key] = dataset
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
-        dataset = _reserve(file, key, values) if deferred else file.create_dataset(key, data=values, track_times=False)
+        dataset = _reserve(file, key, values) if key in deferred else file.create_dataset(key, data=values, track_times=False)
         dataset.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):
             dataset.dims[axis].label = dim

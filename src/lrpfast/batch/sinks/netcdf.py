@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ...errors import InputError
 from ..metadata import Coord, encoded, plain, with_coordinates
 from ..optional_import import import_optional, open_netcdf
 from .base import FileSink, from_library
-from .hdf5 import find_dataset, need_samples
+from .hdf5 import find_datasets, need_samples
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class NetcdfSink(FileSink):
     """Writes rows to a variable, in a NetCDF-4 file of its own."""
 
     array: str
+    holds_sample_arrays = True
 
     def __init__(self, path: str, variable: str | None) -> None:
         super().__init__(path, array_name(path, variable, "nc"))
@@ -36,12 +37,13 @@ class NetcdfSink(FileSink):
         super().check(shape, dtype)
 
     def _create(self) -> None:
-        variable, coords = self._described_array(self._shape[0])
+        arrays, coords = self._contents(self._shape[0])
         with dataset(self.partial, self.name) as file:
-            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, deferred=True)
+            write_netcdf(file, arrays, coords, self._attributes, self.name, self._filled(arrays))
 
-    def _find(self) -> int:
-        return find_dataset(self.partial, self.array, self._shape, self._dtype)
+    def _find(self) -> list[tuple[int, int]]:
+        arrays, _ = self._contents(self._shape[0])
+        return find_datasets(self.partial, arrays, self._filled(arrays))
 
 
 @contextlib.contextmanager
@@ -62,7 +64,7 @@ def write_netcdf(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    deferred: bool = False,
+    deferred: Collection[str] = (),
 ) -> None:
     """Write variables, their coordinates and global attributes by the CF conventions.
 
@@ -73,8 +75,8 @@ def write_netcdf(
     attributes : mapping of str
     name : str
         For messages.
-    deferred : bool
-        Allocate contiguous space for the arrays, whose values are written later.
+    deferred : collection of str
+        The arrays whose values are written later: they get contiguous space.
 
     Raises
     ------
@@ -99,8 +101,9 @@ def write_netcdf(
         _write(file, key, coord, name)
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, encoded_coords))
-        if deferred:
-            fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": _nan(values.dtype)}
+        if key in deferred:
+            fill = _nan(values.dtype) if values.dtype.kind == "f" else None
+            fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": fill}
             variable = file.createVariable(key, values.dtype, dims, **fixed)
             variable.setncatts(plain(attrs))
             if fixed["contiguous"]:

@@ -11,7 +11,8 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class ZarrSink(Sink):
     """Writes rows to an array, in a Zarr store of its own; each chunk file appears when it is complete."""
 
-    resumable = True
+    resumable = holds_sample_arrays = True
 
     path: str
     array: str
@@ -41,6 +42,7 @@ class ZarrSink(Sink):
         self.name = f"{self.path}:{self.array}"
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
+        self._known: dict[str, tuple[np.dtype, tuple[int, ...]]] | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._check_names("zarr", shape, labels)
@@ -59,6 +61,7 @@ class ZarrSink(Sink):
         return os.path.isdir(self._array_folder)
 
     def _open(self, existing: bool) -> None:
+        self._known = None
         with naming(self.path, self.partial):
             if not existing:
                 if os.path.isdir(self.partial):
@@ -73,89 +76,106 @@ class ZarrSink(Sink):
 
     def _describe(self, samples: int) -> None:
         """The metadata and coordinates for this number of samples."""
-        variable, coords = self._described_array(samples)
-        chunks = (self._rows, *self._shape[1:])
+        arrays, coords = self._contents(samples)
         with storing(self.name):
-            write_zarr(self.partial, {self.array: variable}, coords, self._attributes, self.name, chunks)
+            filled = self._filled(arrays)
+            write_zarr(self.partial, arrays, coords, self._attributes, self.name, dict.fromkeys(filled, self._rows))
 
     def _check_partial(self) -> None:
-        chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
-        expected = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
         try:
-            with open(os.path.join(self._array_folder, ".zarray"), encoding="utf-8") as file:
-                stored = json.load(file)
-            if stored != expected:
-                raise InputError(f"{self.partial}: holds {stored['dtype']} of shape {stored['shape']} in other chunks")
+            for name, (dtype, shape) in self._layouts.items():
+                chunks = [max(1, n) for n in (self._rows, *shape)]
+                expected = _array_json((self._shape[0] or 0, *shape), dtype, chunks)
+                with open(os.path.join(self._folder_of(name), ".zarray"), encoding="utf-8") as file:
+                    stored = json.load(file)
+                if stored != expected:
+                    raise InputError(
+                        f"{self.partial}: holds {stored['dtype']} of shape {stored['shape']} in other chunks"
+                    )
         except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as error:
             raise InputError(f"{self.partial}: is not the partial output of a run ({error})") from None
 
-    def _file(self, chunk: int) -> str:
-        return os.path.join(self._array_folder, ".".join([str(chunk), *"0" * (len(self._shape) - 1)]))
+    @property
+    def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """The type of each array that is filled, and the shape of a sample."""
+        if self._known is None:
+            arrays, _ = self._contents(self._shape[0])
+            self._known = {key: (arrays[key].values.dtype, arrays[key].values.shape[1:]) for key in self._filled(arrays)}
+        return self._known
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def _folder_of(self, name: str) -> str:
+        return os.path.join(self.partial, _folder(name))
+
+    def _file(self, name: str, chunk: int) -> str:
+        axes = len(self._layouts[name][1])
+        return os.path.join(self._folder_of(name), ".".join([str(chunk), *"0" * axes]))
+
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         check_rows(self.name, self._shape, first, rows)
-        rows = np.ascontiguousarray(rows, self._dtype)
-
-        def write() -> None:
-            for chunk in self._chunks(first, first + len(rows)) if rows.size else ():
-                self._write_chunk(chunk, first - chunk * self._rows, rows)
-
+        value = 0
         with naming(self.path, self.partial):
-            value = self._write_with_checksum(rows.reshape(-1).view(np.uint8).data, write)
+            for (name, (dtype, _)), array in zip(self._layouts.items(), (rows, *beside), strict=True):
+                array = np.ascontiguousarray(array, dtype)
+                data = array.reshape(-1).view(np.uint8).data
+                value = self._write_with_checksum(data, partial(self._write_array, name, first, array), value)
         self._end = max(self._end, first + len(rows))
         return value
+
+    def _write_array(self, name: str, first: int, rows: np.ndarray) -> None:
+        for chunk in self._chunks(first, first + len(rows)) if rows.size else ():
+            self._write_chunk(name, chunk, first - chunk * self._rows, rows)
 
     def _chunks(self, first: int, stop: int) -> range:
         return range(first // self._rows, -(-stop // self._rows))
 
-    def _write_chunk(self, chunk: int, offset: int, rows: np.ndarray) -> None:
+    def _write_chunk(self, name: str, chunk: int, offset: int, rows: np.ndarray) -> None:
         """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
-        file_path = self._file(chunk)
+        file_path = self._file(name, chunk)
         begin, end = max(0, offset), min(self._rows, offset + len(rows))
         part = rows[begin - offset : end - offset]
         if begin == 0 and end == self._rows:
             rows_of_chunk = part
         else:
-            earlier_rows = self._read_chunk(chunk)  # rows of the chunk that an earlier call wrote
-            shape, fill = (self._rows, *self._shape[1:]), _fill(self._dtype)
-            rows_of_chunk = np.full(shape, fill, self._dtype) if earlier_rows is None else earlier_rows
+            earlier_rows = self._read_chunk(name, chunk)  # rows of the chunk that an earlier call wrote
+            dtype, shape = self._layouts[name]
+            rows_of_chunk = np.full((self._rows, *shape), _fill(dtype), dtype) if earlier_rows is None else earlier_rows
             rows_of_chunk[begin:end] = part
         with open(f"{file_path}.part", "wb") as file:
             file.write(rows_of_chunk.reshape(-1).view(np.uint8).data)
         os.replace(f"{file_path}.part", file_path)
         self._unsynced.append(file_path)
 
-    def _read_chunk(self, chunk: int) -> np.ndarray | None:
+    def _read_chunk(self, name: str, chunk: int) -> np.ndarray | None:
         """The rows in a chunk; None if it is missing or truncated."""
-        shape = (self._rows, *self._shape[1:])
+        dtype, shape = self._layouts[name]
         try:
-            stored = np.fromfile(self._file(chunk), self._dtype)
+            stored = np.fromfile(self._file(name, chunk), dtype)
         except FileNotFoundError:
             return None
-        return stored.reshape(shape) if stored.size == math.prod(shape) else None
+        return stored.reshape(self._rows, *shape) if stored.size == self._rows * math.prod(shape) else None
 
     def checksum(self, first: int, stop: int) -> int | None:
         value = 0
-        if not math.prod(self._shape[1:]):
-            return value  # rows without values have no chunks
         with naming(self.path, self.partial):
-            for chunk in self._chunks(first, stop):
-                rows = self._read_chunk(chunk)
-                if rows is None:
-                    return None
-                chunk_first = chunk * self._rows
-                rows = rows[max(0, first - chunk_first) : stop - chunk_first]
-                value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
+            for name, (_, shape) in self._layouts.items():
+                for chunk in self._chunks(first, stop) if math.prod(shape) else ():  # without values, there are none
+                    rows = self._read_chunk(name, chunk)
+                    if rows is None:
+                        return None
+                    chunk_first = chunk * self._rows
+                    rows = rows[max(0, first - chunk_first) : stop - chunk_first]
+                    value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
         return value
 
     def frame(self) -> int:
         """The checksum of all that the partial output has besides rows."""
         value = 0
+        filled = {self._folder_of(name) for name in self._layouts}
         with naming(self.path, self.partial):
             for folder, folders, files in os.walk(self.partial):
                 folders.sort()
                 for name in sorted(files):
-                    if folder == self._array_folder and not name.startswith(".z"):
+                    if folder in filled and not name.startswith(".z"):
                         continue
                     with open(os.path.join(folder, name), "rb") as file:
                         value = zlib.crc32(file.read(), zlib.crc32(name.encode(), value))
@@ -163,7 +183,7 @@ class ZarrSink(Sink):
 
     def flush(self) -> None:
         with naming(self.path, self.partial):
-            for file_path in (*self._unsynced, self._array_folder):
+            for file_path in (*self._unsynced, *map(self._folder_of, self._layouts)):
                 sync(file_path)
         self._unsynced.clear()
 
@@ -178,10 +198,11 @@ class ZarrSink(Sink):
     def _remove_rest(self) -> None:
         # a killed run may have written chunks beyond the end, or incomplete ones
         last = -(-(self._end if self._shape[0] is None else self._shape[0]) // self._rows)
-        for name in os.listdir(self._array_folder):
-            chunk = name.split(".")[0]
-            if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
-                os.unlink(os.path.join(self._array_folder, name))
+        for folder in map(self._folder_of, self._layouts):
+            for name in os.listdir(folder):
+                chunk = name.split(".")[0]
+                if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
+                    os.unlink(os.path.join(folder, name))
 
     def discard(self) -> None:
         self.close()
@@ -219,7 +240,7 @@ def write_zarr(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    chunks: tuple[int, ...] | None = None,
+    deferred: Mapping[str, int] | None = None,
 ) -> None:
     """Write arrays, their coordinates and the group's attributes in xarray's layout, and sync them to the disk.
 
@@ -231,8 +252,8 @@ def write_zarr(
     attributes : mapping of str
     name : str
         For messages.
-    chunks : tuple of int, optional
-        The chunk shape of the arrays, whose values are written later.
+    deferred : mapping of str to int, optional
+        The arrays whose values are written later, with the number of samples in a chunk.
 
     Raises
     ------
@@ -243,8 +264,8 @@ def write_zarr(
     check_names(name, "zarr", arrays, coords)
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key, (dims, values, attrs) in (*encoded_coords.items(), *arrays.items()):
-        deferred = chunks is not None and key in arrays
-        chunk_shape = [max(1, n) for n in (chunks if deferred else values.shape)]  # type: ignore[union-attr]
+        later = deferred is not None and key in deferred and key in arrays
+        chunk_shape = [max(1, n) for n in ((deferred[key], *values.shape[1:]) if later else values.shape)]  # type: ignore[index]
         if key in arrays:
             attrs = with_coordinates(arrays[key], encoded_coords)
         attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
@@ -252,7 +273,7 @@ def write_zarr(
         notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape)
         notes[f"{key}/.zattrs"] = {**json_attrs, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
-        if not deferred and values.size:
+        if not later and values.size:
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
                 file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
                 _sync_open(file)
