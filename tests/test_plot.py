@@ -34,9 +34,9 @@ def drawn(figure):
 
 
 def ends(figure):
-    """The symmetric end of each panel's colours."""
+    """The end of each panel's colours, which are symmetric, or begin at zero where nothing is negative."""
     limits = [ax.images[-1].get_clim() for ax in panels(figure)]
-    assert all(low == -high < 0 for low, high in limits)
+    assert all(high > 0 and low in (-high, 0) for low, high in limits)
     return [high for _, high in limits]
 
 
@@ -279,10 +279,19 @@ def test_masked_features_of_a_vector():
 
 
 def test_many_features(tmp_path):
-    figure = heatmap(RNG.normal(size=(1, 31_811)))
+    """Of very many features the largest are drawn, by name; all of them on request."""
+    values = RNG.normal(size=(1, 31_811))
+    names = [f"point {i}" for i in range(31_811)]
+    ax = heatmap(values, values, features=names).axes[0]
+    order = np.argsort(-np.abs(values[0]))[:20]
+    np.testing.assert_array_equal([bar.get_width() for bar in ax.patches], values[0, order])
+    assert [text.get_text() for text in ax.get_yticklabels()] == [f"point {i} = {values[0, i]:.3g}" for i in order]
+    assert ax.get_xlabel() == "relevance" and ax.get_ylim()[0] > ax.get_ylim()[1]
+    figure = heatmap(values, largest=False)
     assert figure.axes[0].collections[0].get_rasterized()
     save(figure, tmp_path / "r.svg")
     assert (tmp_path / "r.svg").stat().st_size < 500_000
+    assert len(heatmap(VECTORS, largest=True).axes[0].patches) == 12
 
 
 # The grid and its names

@@ -62,7 +62,7 @@ class Beside:
     maps: dict[str, tuple[np.ndarray, dict[str, Any]]] = field(default_factory=dict)
 
     def names(self, array: str, taken: Collection[str]) -> dict[str, str]:
-        """The names in a file whose relevance is called ``array``; ``taken`` are the input's dimensions and coordinates.
+        """The names in a file with a relevance of this name; ``taken`` are those of dimensions and coordinates.
 
         Beside an array with a name of its own they begin with it, so that two rules fit in one file.
         """
@@ -124,7 +124,9 @@ def sample_arrays(core: AnalyzerCore, start: Start, targets: tuple[int, ...]) ->
         pair = start.mode == "pair"
         dims, own = (("minuend_subtrahend",), (2,)) if pair else (axis, targets)
         name = "target_index" if targets else "target"  # which is the name of their axis
-        long_name = "index of the explained output" if not pair else "indices of two outputs, whose difference is explained"
+        long_name = (
+            "index of the explained output" if not pair else "indices of two outputs, whose difference is explained"
+        )
         result.append(SampleArray(name, dims, own, np.dtype(np.int64), {"long_name": long_name}))
     long_name = "share of the explained output that the relevance of the input adds up to"
     result.append(SampleArray("relevance_share", axis, targets, real, {"long_name": long_name, "units": "1"}))

@@ -136,7 +136,7 @@ class Sink:
         """`_described`, of what `begin` was called with."""
         return self._described((samples, *self._shape[1:]), self._dtype, self._labels, self._attributes)
 
-    def _filled(self, arrays: Mapping[str, Coord]) -> list[str]:
+    def _written(self, arrays: Mapping[str, Coord]) -> list[str]:
         """The names of the arrays that `write` fills, in its order."""
         return list(arrays)[: len(arrays) - len(self._beside.maps)]
 
@@ -269,7 +269,7 @@ class FileSink(Sink):
 
     def _check_room(self) -> None:
         arrays, coords = self._contents(self._shape[0])
-        filled = self._filled(arrays)
+        filled = self._written(arrays)
         rows = sum(arrays[key].values.nbytes for key in filled)
         described = [array._replace(values=np.empty(0)) if key in filled else array for key, array in arrays.items()]
         check_room(self.partial, [*described, *coords.values()], rows)

@@ -36,11 +36,11 @@ class Hdf5Sink(FileSink):
 
         arrays, coords = self._contents(self._shape[0])
         with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
-            write_hdf5(file, arrays, coords, self._attributes, self.name, self._filled(arrays))
+            write_hdf5(file, arrays, coords, self._attributes, self.name, self._written(arrays))
 
     def _find(self) -> list[tuple[int, int]]:
         arrays, _ = self._contents(self._shape[0])
-        return find_datasets(self.partial, arrays, self._filled(arrays))
+        return find_datasets(self.partial, arrays, self._written(arrays))
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
@@ -115,7 +115,9 @@ def write_hdf5(
             scales[key] = dataset
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
-        dataset = _reserve(file, key, values) if key in deferred else file.create_dataset(key, data=values, track_times=False)
+        dataset = (
+            _reserve(file, key, values) if key in deferred else file.create_dataset(key, data=values, track_times=False)
+        )
         dataset.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):
             dataset.dims[axis].label = dim

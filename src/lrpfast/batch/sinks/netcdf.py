@@ -39,11 +39,11 @@ class NetcdfSink(FileSink):
     def _create(self) -> None:
         arrays, coords = self._contents(self._shape[0])
         with dataset(self.partial, self.name) as file:
-            write_netcdf(file, arrays, coords, self._attributes, self.name, self._filled(arrays))
+            write_netcdf(file, arrays, coords, self._attributes, self.name, self._written(arrays))
 
     def _find(self) -> list[tuple[int, int]]:
         arrays, _ = self._contents(self._shape[0])
-        return find_datasets(self.partial, arrays, self._filled(arrays))
+        return find_datasets(self.partial, arrays, self._written(arrays))
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class NpySink(FileSink):
     def _complete(self) -> None:
         if self._shape[0] is None:
             header_bytes = self._header(self._end)
-            (offset, _), = self._parts
+            ((offset, _),) = self._parts
             if len(header_bytes) != offset:
                 raise InputError(f"{self.name}: {self._end} rows are more than an .npy file's header has room for")
             assert self._file is not None

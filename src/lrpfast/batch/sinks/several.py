@@ -73,7 +73,7 @@ class SeveralSink(FileSink):
 
     def _create(self) -> None:
         arrays, coords = self._contents(self._shape[0])
-        filled = self._filled(arrays)
+        filled = self._written(arrays)
         if self._kind == "nc":
             with dataset(self.partial, self.name) as file:
                 write_netcdf(file, arrays, coords, self._attributes, self.name, filled)
@@ -85,7 +85,7 @@ class SeveralSink(FileSink):
 
     def _find(self) -> list[tuple[int, int]]:
         arrays, _ = self._contents(self._shape[0])
-        return find_datasets(self.partial, arrays, self._filled(arrays))
+        return find_datasets(self.partial, arrays, self._written(arrays))
 
     def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
         return self._inputs.split(rows)

@@ -78,7 +78,7 @@ class ZarrSink(Sink):
         """The metadata and coordinates for this number of samples."""
         arrays, coords = self._contents(samples)
         with storing(self.name):
-            filled = self._filled(arrays)
+            filled = self._written(arrays)
             write_zarr(self.partial, arrays, coords, self._attributes, self.name, dict.fromkeys(filled, self._rows))
 
     def _check_partial(self) -> None:
@@ -100,7 +100,9 @@ class ZarrSink(Sink):
         """The type of each array that is filled, and the shape of a sample."""
         if self._known is None:
             arrays, _ = self._contents(self._shape[0])
-            self._known = {key: (arrays[key].values.dtype, arrays[key].values.shape[1:]) for key in self._filled(arrays)}
+            self._known = {
+                key: (arrays[key].values.dtype, arrays[key].values.shape[1:]) for key in self._written(arrays)
+            }
         return self._known
 
     def _folder_of(self, name: str) -> str:
