@@ -321,11 +321,15 @@ def test_to_dict():
     assert list(named) == [
         "group",
         "count",
+        "zero",
         "valid",
         *RESULTS[2:4],
         "minimum",
         "maximum",
         *RESULTS[4:6],
+        "agreement",
+        "p_value",
+        "significant",
         "q",
         "quantile",
     ]

@@ -17,6 +17,8 @@ from .sources.mapped import is_npy
 PREDICTION = "prediction"
 #: The name of the only group when there is no ``group_by``.
 ALL = "all"
+#: The name of the groups' axis, unless their labels have one.
+GROUP = "group"
 
 
 def labels(values: Any, name: str, samples: int | None) -> np.ndarray:
@@ -75,6 +77,8 @@ class Groups:
     ----------
     names : list
         The groups' labels, in order.
+    group_name : str
+        What the groups are: the name of their axis in files.
     attributes : dict of str
         The grouping, for the attributes of output files.
     """
@@ -91,6 +95,7 @@ class Groups:
         if self._correct is not None and self._correct.dtype.kind not in "iu":
             raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
         self.names: list[Any] = [ALL]
+        self.group_name = GROUP
         self.attributes: dict[str, str] = {}
         if self._predicted:
             self.names = list(range(self._classes))

@@ -23,6 +23,7 @@ from ..rules.bounds import moved
 from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
+from .compression import of_relevance
 from .groups import Groups
 from .normalize import normalize_rows
 from .sample_arrays import Beside, SampleArray, sample_arrays, values_of
@@ -229,8 +230,10 @@ class Job:
             warn(growth, len(result.relevance) * self.targets, self.core.settings.rectify)
 
 
-def put_beside(sink: Sink, job: Job) -> None:
+def prepare_sink(sink: Sink, job: Job, compression: str) -> None:
     """Let a sink whose format has room for them hold the sample arrays of a job, and the bounds of a z-box."""
+    if (relevance_compression := of_relevance(compression)) is not None:
+        sink.compress(relevance_compression)
     if not sink.holds_sample_arrays:
         return
     job.keep_sample_arrays()

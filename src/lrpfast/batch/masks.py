@@ -13,6 +13,7 @@ from ..errors import InputError, ShapeError
 from .align import aligned
 from .metadata import ArrayMetadata, Coord
 from .sample_arrays import Beside
+from .scatter import put, scatter
 from .sinks import Sink
 from .sources import Source, open_source
 
@@ -140,28 +141,6 @@ def on_grid(shape: tuple[int, ...], mask: np.ndarray | None) -> tuple[int, ...]:
     return shape if mask is None else (*shape[:-1], *mask.shape)
 
 
-def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndarray:
-    r"""Put features back on the grid: (…, features) becomes (…, \*grid), with ``fill`` where the mask is False.
-
-    Raises
-    ------
-    ShapeError
-        When the number of features is not the number of True values in the mask.
-    """
-    indices = np.flatnonzero(mask)
-    if rows.shape[-1:] != indices.shape:
-        raise ShapeError(f"rows have shape {rows.shape}, where the mask has {len(indices)} features")
-    out = np.full((*rows.shape[:-1], np.size(mask)), fill, rows.dtype)
-    _put(rows, indices, out)
-    return out.reshape(*rows.shape[:-1], *np.shape(mask))
-
-
-def _put(rows: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    # row by row: three times as fast as one assignment with an index array
-    for features, row in zip(rows.reshape(-1, len(indices)), out.reshape(-1, out.shape[-1]), strict=True):
-        row[indices] = features
-
-
 class Gridded(Sink):
     """A sink that puts rows of features back on the grid, with NaN where the mask is False.
 
@@ -185,6 +164,12 @@ class Gridded(Sink):
         }
         self._sink.put_beside(Beside(beside.arrays, maps), self._mask.ndim)
 
+    def compress(self, compression: str) -> None:
+        self._sink.compress(compression)
+
+    def recover(self) -> None:
+        self._sink.recover()
+
     @property
     def arrays(self) -> tuple[str, ...]:
         return self._sink.arrays
@@ -201,7 +186,7 @@ class Gridded(Sink):
         if self._grid is None or len(self._grid) < len(rows):
             self._grid = scatter(rows, self._mask)
         else:
-            _put(rows, self._indices, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
+            put(rows, self._indices, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
         return self._sink.write(first, self._grid[: len(rows)], beside)
 
     def checksum(self, first: int, stop: int) -> int | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MOST_OUTPUTS = 4096
 #: The name of an output's array unless the caller chooses one.
 RELEVANCE = "relevance"
+#: The number of columns that are searched together for a value that is not zero, which most maps have among the first.
+COLUMNS = 1024
 
 
 class SampleArray(NamedTuple):
@@ -180,3 +182,18 @@ def sums(rows: np.ndarray, threads: int | None) -> np.ndarray:
     with ThreadedRange(len(rows), 1, rows.size, threads) as ranges:
         ranges.run([partial(add, rows=rows, result=result)])
     return result
+
+
+def zero_rows(x: np.ndarray) -> np.ndarray:
+    """Whether each row has valid values, all of them zero."""
+    zero = np.ones(len(x), bool)
+    valid = np.zeros(len(x), bool)
+    for first in range(0, x.shape[1], COLUMNS):
+        rows = np.flatnonzero(zero)
+        if not len(rows):
+            break
+        part = x[rows, first : first + COLUMNS]
+        numbers = ~np.isnan(part)
+        valid[rows] |= numbers.any(1)
+        zero[rows] = ~((part != 0) & numbers).any(1)
+    return zero & valid

@@ -19,6 +19,7 @@ from ..metadata import ArrayMetadata, Coord, encoded, for_relevance
 from ..positional_io import read_at, write_at
 from ..sample_arrays import Beside
 from .names import check_names
+from .packing import chunk_rows, description_checksum, pack, rows_checksum
 
 if TYPE_CHECKING:
     from ..metadata import RowsShape
@@ -54,11 +55,22 @@ class Sink:
     holds_sample_arrays: bool = False
     _beside: Beside = Beside()
     _feature_axes: int | None = None
+    _compression: str | None = None
     _checksum_thread: ThreadPoolExecutor | None = None
 
     def put_beside(self, beside: Beside, feature_axes: int) -> None:
         """Say, first of all, what the output holds beside the rows, whose last axes are the features'."""
         self._beside, self._feature_axes = beside, feature_axes
+
+    def compress(self, compression: str) -> None:
+        """Say, before anything is checked, that the output is to be compressed by "zlib" or "blosc".
+
+        Raises
+        ------
+        InputError
+            When the format has no such compression.
+        """
+        raise InputError(f"{self.name}: this output is not compressed; write .nc, .h5 or .zarr")
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -126,7 +138,7 @@ class Sink:
         name = self.array or ""
         axes = len(shape) - 1 if self._feature_axes is None else self._feature_axes
         beside = self._beside.described(name, described.dims, shape[0], described.coords, axes)
-        attrs = {**described.attrs, **attributes}
+        attrs = {**described.attrs, **{key: value for key, value in attributes.items() if key != "history"}}
         if beside:
             attrs["ancillary_variables"] = " ".join(key.rpartition("/")[2] for key in beside)
         placeholder = np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:]))
@@ -182,6 +194,9 @@ class Sink:
 
     def flush(self) -> None:  # noqa: B027
         """Wait until the written rows are on the disk."""
+
+    def recover(self) -> None:  # noqa: B027
+        """Restore the partial output if a run was killed while it gave the finished one its name."""
 
     def take_finished(self) -> None:
         """Use the finished output in place of the partial one."""
@@ -243,24 +258,28 @@ class FileSink(Sink):
         self.partial = beside(path, "part")
         self._file: int | None = None
         self._parts: list[tuple[int, int]] = []  # of each array: where it begins, and the bytes of a sample
+        self._is_finished = False
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         existing_bytes = 0  # of a partial output, which a resumed run continues and another one replaces
         with contextlib.suppress(OSError):
             existing_bytes = on_disk(os.stat(self.partial))
-        check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - existing_bytes))
+        size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
+        copies = 1 if self._compression is None else 2  # the rows are compressed at the end
+        check_target(self.path, max(0, copies * size - existing_bytes))
 
     def _open(self, existing: bool) -> None:
         self._row = math.prod(self._shape[1:]) * self._dtype.itemsize
         with self._naming():
             if not existing:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.partial)
+                self._remove_files()
                 with storing(self.name):
                     self._check_room()
-                    self._create()
+                    self._create(self.partial)
             elif not os.path.isfile(self.partial):
                 raise self._missing_partial()
+            if self._is_finished and self._compression is not None:
+                return  # its rows have no place in the file
             self._parts = self._find()
             self._file = os.open(self.partial, os.O_RDWR | getattr(os, "O_BINARY", 0))
             if not existing:
@@ -274,8 +293,8 @@ class FileSink(Sink):
         described = [array._replace(values=np.empty(0)) if key in filled else array for key, array in arrays.items()]
         check_room(self.partial, [*described, *coords.values()], rows)
 
-    def _create(self) -> None:
-        """Create the partial file with everything but the rows."""
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
+        """Create a file with everything but the rows; with ``chunks``, samples in a chunk, for compressed rows."""
         raise NotImplementedError
 
     def _find(self) -> list[tuple[int, int]]:
@@ -299,7 +318,22 @@ class FileSink(Sink):
         self._end = max(self._end, first + len(rows))
         return value
 
+    def take_finished(self) -> None:
+        super().take_finished()
+        self._is_finished = True
+
+    def recover(self) -> None:
+        raw, packed = beside(self.path, "raw"), beside(self.path, "packed")
+        with self._naming():
+            if os.path.exists(raw) and os.path.exists(packed):
+                os.replace(raw, self.partial)
+            elif os.path.exists(raw):
+                os.unlink(raw)
+
     def checksum(self, first: int, stop: int) -> int | None:
+        if self._is_finished and self._compression is not None:
+            with self._naming():
+                return rows_checksum(self.partial, self._written(self._contents(self._shape[0])[0]), first, stop)
         value: int | None = 0
         for offset, size in self._parts:
             if value is not None:
@@ -307,6 +341,9 @@ class FileSink(Sink):
         return value
 
     def frame(self) -> int:
+        if self._compression is not None:  # the same for the compressed file
+            with self._naming():
+                return description_checksum(self.partial, self._written(self._contents(self._shape[0])[0]))
         samples = self._shape[0] or 0
         return self._checksum_between([(offset, samples * size) for offset, size in self._parts])
 
@@ -342,7 +379,23 @@ class FileSink(Sink):
             os.fsync(self._file)  # network disks report a full disk only here
             self.close()
             check_target(self.path)
-            replace_file(self.partial, os.path.realpath(self.path))  # which syncs the folder too
+            if self._compression is None:
+                replace_file(self.partial, os.path.realpath(self.path))  # which syncs the folder too
+            else:
+                self._pack()
+
+    def _pack(self) -> None:
+        """Compress the complete partial file, and give the result its name; `recover` continues after a kill."""
+        raw, packed = beside(self.path, "raw"), beside(self.path, "packed")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(packed)
+        arrays, _ = self._contents(self._shape[0])
+        written = self._written(arrays)
+        self._create(packed, {name: chunk_rows(arrays[name]) for name in written if arrays[name].values.size})
+        pack(self.partial, packed, dict(zip(written, self._parts, strict=True)))
+        os.replace(self.partial, raw)
+        replace_file(packed, os.path.realpath(self.path))
+        os.unlink(raw)
 
     def _complete(self) -> None:  # noqa: B027
         """Write what is known only at the end."""
@@ -355,8 +408,12 @@ class FileSink(Sink):
 
     def discard(self) -> None:
         self.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.partial)
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        for suffix in ("part", "packed", "raw"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside(self.path, suffix))
 
     @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:

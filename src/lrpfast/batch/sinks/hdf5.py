@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
+from ..compression import LEVEL
 from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import FileSink, from_library
 from .names import array_name, check_names
@@ -31,16 +32,30 @@ class Hdf5Sink(FileSink):
         self._check_names("h5", shape, labels)
         super().check(shape, dtype)
 
-    def _create(self) -> None:
+    def compress(self, compression: str) -> None:
+        check_zlib(self.name, compression)
+        self._compression = compression
+
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
         import h5py
 
         arrays, coords = self._contents(self._shape[0])
-        with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
-            write_hdf5(file, arrays, coords, self._attributes, self.name, self._written(arrays))
+        with from_library(path, self.name), h5py.File(path, "x") as file:
+            write_hdf5(
+                file, arrays, coords, self._attributes, self.name, self._written(arrays), self._compression, chunks
+            )
 
     def _find(self) -> list[tuple[int, int]]:
         arrays, _ = self._contents(self._shape[0])
         return find_datasets(self.partial, arrays, self._written(arrays))
+
+
+def check_zlib(name: str, compression: str) -> None:
+    """Raise InputError for a compression that readers of HDF5 need a plug-in for."""
+    if compression != "zlib":
+        raise InputError(
+            f"{name}: {compression} is for .zarr; HDF5 and NetCDF, whose readers would need a plug-in, have zlib"
+        )
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
@@ -80,6 +95,8 @@ def write_hdf5(
     attributes: Mapping[str, str],
     name: str,
     deferred: Collection[str] = (),
+    compression: str | None = None,
+    chunks: Mapping[str, int] | None = None,
 ) -> None:
     """Write datasets, their coordinates as dimension scales, and the file's attributes.
 
@@ -92,6 +109,10 @@ def write_hdf5(
         For messages.
     deferred : collection of str
         The arrays whose values are written later: they get contiguous space.
+    compression : {"zlib"}, optional
+        Of the other arrays.
+    chunks : mapping of str to int, optional
+        The number of samples in a chunk of deferred arrays, which have no contiguous space then, but compressed chunks.
 
     Raises
     ------
@@ -115,9 +136,15 @@ def write_hdf5(
             scales[key] = dataset
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
-        dataset = (
-            _reserve(file, key, values) if key in deferred else file.create_dataset(key, data=values, track_times=False)
-        )
+        options = {"compression": "gzip", "compression_opts": LEVEL, "shuffle": True}
+        if key in deferred and chunks is not None and key in chunks:
+            own = (chunks[key], *values.shape[1:])
+            dataset = file.create_dataset(key, values.shape, values.dtype, chunks=own, track_times=False, **options)
+        elif key in deferred:
+            dataset = _reserve(file, key, values)
+        else:
+            options = options if compression is not None and values.ndim and values.size else {}
+            dataset = file.create_dataset(key, data=values, track_times=False, **options)
         dataset.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):
             dataset.dims[axis].label = dim

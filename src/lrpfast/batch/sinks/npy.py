@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,8 +28,8 @@ class NpySink(FileSink):
     def _check_room(self) -> None:
         """Do nothing: no library writes the file, so a full disk is an ordinary OSError."""
 
-    def _create(self) -> None:
-        with open(self.partial, "xb") as file:
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
+        with open(path, "xb") as file:
             file.write(self._header(self._shape[0] or 0))
             file.truncate(file.tell() + (self._shape[0] or 0) * self._row)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -66,6 +67,9 @@ class NpzSink(SeveralSink):
         self._check_names("npz", shape, labels)
         FileSink.check(self, shape, dtype)
 
+    def compress(self, compression: str) -> None:
+        FileSink.compress(self, compression)
+
     def _lay_out(self) -> None:
         """Decide where everything lies."""
         self._members, entries, position = [], [], 0
@@ -93,9 +97,9 @@ class NpzSink(SeveralSink):
         end += struct.pack("<4sLQL", b"PK\6\7", 0, position + len(index), 1)
         self._index = index + end + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, _LONG, _LONG, 0)
 
-    def _create(self) -> None:
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
         self._lay_out()
-        with open(self.partial, "xb") as file:
+        with open(path, "xb") as file:
             for member in self._members:
                 file.seek(member.begin)
                 file.write(member.local + member.header)

@@ -11,7 +11,7 @@ from ..metadata import ArrayMetadata, Coord, for_relevance
 from ..optional_import import import_optional
 from ..sample_arrays import RELEVANCE
 from .base import FileSink, from_library
-from .hdf5 import find_datasets, need_samples, write_hdf5
+from .hdf5 import check_zlib, find_datasets, need_samples, write_hdf5
 from .names import array_name
 from .netcdf import dataset, write_netcdf
 
@@ -51,6 +51,7 @@ class SeveralSink(FileSink):
     def _described(
         self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None, attributes: Mapping[str, Any]
     ) -> tuple[dict[str, Coord], dict[str, Coord]]:
+        attributes = {key: value for key, value in attributes.items() if key != "history"}
         arrays: dict[str, Coord] = {}
         coords: dict[str, Coord] = {}
         for name, sample, own in zip(self._names, self._inputs.shapes, self._inputs.labels, strict=True):
@@ -71,17 +72,21 @@ class SeveralSink(FileSink):
     def _check_room(self) -> None:
         """HDF5 and NetCDF say what fails; the rows' own file is made as long before."""
 
-    def _create(self) -> None:
+    def compress(self, compression: str) -> None:
+        check_zlib(self.name, compression)
+        self._compression = compression
+
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
         arrays, coords = self._contents(self._shape[0])
         filled = self._written(arrays)
         if self._kind == "nc":
-            with dataset(self.partial, self.name) as file:
-                write_netcdf(file, arrays, coords, self._attributes, self.name, filled)
+            with dataset(path, self.name) as file:
+                write_netcdf(file, arrays, coords, self._attributes, self.name, filled, self._compression, chunks)
             return
         import h5py
 
-        with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
-            write_hdf5(file, arrays, coords, self._attributes, self.name, filled)
+        with from_library(path, self.name), h5py.File(path, "x") as file:
+            write_hdf5(file, arrays, coords, self._attributes, self.name, filled, self._compression, chunks)
 
     def _find(self) -> list[tuple[int, int]]:
         arrays, _ = self._contents(self._shape[0])

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
+from ..compression import decode_chunk, encode_chunk, zarr_codec
 from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import Sink, check_rows, little, naming, storing
 from .names import array_name, check_names
@@ -52,6 +53,9 @@ class ZarrSink(Sink):
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - existing_bytes))
 
+    def compress(self, compression: str) -> None:
+        self._compression = compression
+
     @property
     def _array_folder(self) -> str:
         return os.path.join(self.partial, _folder(self.array))
@@ -79,13 +83,15 @@ class ZarrSink(Sink):
         arrays, coords = self._contents(samples)
         with storing(self.name):
             filled = self._written(arrays)
-            write_zarr(self.partial, arrays, coords, self._attributes, self.name, dict.fromkeys(filled, self._rows))
+            rows = dict.fromkeys(filled, self._rows)
+            write_zarr(self.partial, arrays, coords, self._attributes, self.name, rows, self._compression)
 
     def _check_partial(self) -> None:
         try:
             for name, (dtype, shape) in self._layouts.items():
                 chunks = [max(1, n) for n in (self._rows, *shape)]
-                expected = _array_json((self._shape[0] or 0, *shape), dtype, chunks)
+                codec = zarr_codec(self._compression, dtype)
+                expected = _array_json((self._shape[0] or 0, *shape), dtype, chunks, codec)
                 with open(os.path.join(self._folder_of(name), ".zarray"), encoding="utf-8") as file:
                     stored = json.load(file)
                 if stored != expected:
@@ -143,7 +149,7 @@ class ZarrSink(Sink):
             rows_of_chunk = np.full((self._rows, *shape), _fill(dtype), dtype) if earlier_rows is None else earlier_rows
             rows_of_chunk[begin:end] = part
         with open(f"{file_path}.part", "wb") as file:
-            file.write(rows_of_chunk.reshape(-1).view(np.uint8).data)
+            file.write(encode_chunk(rows_of_chunk, zarr_codec(self._compression, rows_of_chunk.dtype)))
         os.replace(f"{file_path}.part", file_path)
         self._unsynced.append(file_path)
 
@@ -151,8 +157,9 @@ class ZarrSink(Sink):
         """The rows in a chunk; None if it is missing or truncated."""
         dtype, shape = self._layouts[name]
         try:
-            stored = np.fromfile(self._file(name, chunk), dtype)
-        except FileNotFoundError:
+            with open(self._file(name, chunk), "rb") as file:
+                stored = decode_chunk(file.read(), dtype, zarr_codec(self._compression, dtype))
+        except (FileNotFoundError, ValueError):
             return None
         return stored.reshape(self._rows, *shape) if stored.size == self._rows * math.prod(shape) else None
 
@@ -243,6 +250,7 @@ def write_zarr(
     attributes: Mapping[str, str],
     name: str,
     deferred: Mapping[str, int] | None = None,
+    compression: str | None = None,
 ) -> None:
     """Write arrays, their coordinates and the group's attributes in xarray's layout, and sync them to the disk.
 
@@ -256,6 +264,8 @@ def write_zarr(
         For messages.
     deferred : mapping of str to int, optional
         The arrays whose values are written later, with the number of samples in a chunk.
+    compression : {"zlib", "blosc"}, optional
+        Of the arrays.
 
     Raises
     ------
@@ -272,12 +282,13 @@ def write_zarr(
             attrs = with_coordinates(arrays[key], encoded_coords)
         attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
         json_attrs = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
-        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape)
+        codec = zarr_codec(compression, values.dtype) if key in arrays else None
+        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape, codec)
         notes[f"{key}/.zattrs"] = {**json_attrs, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
         if not later and values.size:
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
-                file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
+                file.write(encode_chunk(np.ascontiguousarray(values, little(values.dtype)), codec))
                 _sync_open(file)
     for file_path, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
         with open(os.path.join(folder, _folder(file_path)), "w", encoding="utf-8", newline="\n") as file:
@@ -297,9 +308,11 @@ def _sync_open(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> dict[str, Any]:
+def _array_json(
+    shape: tuple[int, ...], dtype: np.dtype, chunks: list[int], codec: dict[str, Any] | None
+) -> dict[str, Any]:
     fill = "NaN" if dtype.kind == "f" else None
-    layout = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None, "fill_value": fill}
+    layout = {"zarr_format": 2, "order": "C", "compressor": codec, "filters": None, "fill_value": fill}
     return {**layout, "shape": list(shape), "chunks": chunks, "dtype": little(dtype).str}
 
 
