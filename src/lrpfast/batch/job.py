@@ -196,7 +196,8 @@ class Job:
         notes: list[Any] = []
         starts: list[Any] = []
         try:
-            result = self.core.analyze(self._of_model(x), target, None if self.inputs else out, output, notes, starts)
+            into = None if self.inputs else out
+            result = self.core.analyze(self._of_model(x), target, into, output, notes, starts=starts)
             if self.inputs:
                 self.inputs.join_into(result, out)
         except SampleError as error:

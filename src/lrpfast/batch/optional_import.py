@@ -13,6 +13,7 @@ from ..errors import MissingPackageError
 #: lrpfast's extra that installs each package.
 _EXTRA = {
     "netCDF4": "netcdf",
+    "cftime": "netcdf",
     "xarray": "netcdf",
     "dask": "dask",
     "distributed": "dask",

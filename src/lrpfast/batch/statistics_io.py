@@ -153,17 +153,14 @@ def _of_several(
     statistics: Statistics, quantiles: Sequence[float], inputs: InputRows
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, Coord]]:
     """Every result of each input, by its name, and their coordinates."""
-    whole = _of_maps(statistics.shape, None, None)[0]
-    results = statistics.to_dict(whole, quantiles)
+    arrays: dict[str, tuple[Any, ...]] = {}
     coords: dict[str, Coord] = {}
-    arrays = {key: results.pop(key) for key in (statistics.group_name, "q", *SHARED) if key in results}
-    for i, (shape, labels) in enumerate(_parts(statistics.shape, None, inputs)):
-        labels = inputs.labels[i]
-        dims, own = _of_maps(shape, labels, None)
+    shared = (statistics.group_name, "q", *SHARED)
+    for name, part, labels in zip(inputs.names, statistics.split(inputs.shapes), inputs.labels, strict=True):
+        dims, own = _of_maps(part.shape, labels, None)
         coords.update(own)
-        for key, (array_dims, values) in results.items():
-            part_dims = (*array_dims[: array_dims.index(whole[0])], *dims)
-            arrays[f"{key}_{inputs.names[i]}"] = (part_dims, inputs.split(values)[i])
+        results = part.to_dict(dims, quantiles)
+        arrays.update({key if key in shared else f"{key}_{name}": result for key, result in results.items()})
     return arrays, coords
 
 

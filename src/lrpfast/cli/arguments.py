@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..batch import NORMALIZATIONS
+from ..batch.compression import COMPRESSIONS
 from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
@@ -28,7 +29,10 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
 
 MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
 
-INPUTS_HELP = "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
+INPUTS_HELP = (
+    "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]; several "
+    "files, or a pattern in quotes, 'sst_*.nc:sst', are read as one, in the order of their times"
+)
 
 SEVERAL_HELP = (
     f"{INPUTS_HELP}; with several inputs NAME=SOURCE for each, or a file or group that has an array of each name"
@@ -145,26 +149,40 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     )
     _add_input_shape(parser)
     _add_rule_options(parser)
+    _add_input_options(parser)
     group = parser.add_argument_group("what is explained")
     group.add_argument(
         "--target",
         metavar="TARGET",
         default="max",
         help="max (default): each sample's largest output; all: every output's own value; an output's index; a,b: the "
-        "difference of two outputs (on several axes a,b-c,d: output [a, b] less [c, d]); FILE.npy: an index per "
-        "sample, or the starting relevance itself",
+        "difference of two outputs (on several axes a,b-c,d: output [a, b] less [c, d]); FILE (.npy, file.nc:variable, "
+        "…): an index per sample, or the starting relevance itself",
     )
     _add_start_options(group)
-    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
-    group.add_argument(
-        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
-    )
     group.add_argument(
         "--normalize", choices=NORMALIZATIONS, help="divide each explanation by max |R|, by sum R, max R, or sum |R|"
     )
     _add_statistics_options(parser)
     _add_explain_run_options(parser)
     _add_plot_options(parser)
+
+
+def _add_input_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which of the inputs, and how")
+    group.add_argument(
+        "--select",
+        metavar="NAME=LOW:HIGH",
+        action="append",
+        default=[],
+        help="a part of the inputs by a coordinate, ends included: time=1982-01:1999-12, lat=-60:60, time.season=DJF; "
+        "may be repeated",
+    )
+    group.add_argument(
+        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
+    )
+    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
+    group.add_argument("--fill-nan", metavar="VALUE", type=values.number, help="a number in place of NaN")
 
 
 def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +214,12 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="replace outputs that are there already and hold nothing else",
+    )
+    group.add_argument(
+        "--compression",
+        choices=COMPRESSIONS,
+        default="auto",
+        help="of .nc, .h5 and .zarr: auto (default) compresses statistics, zlib and, in .zarr, blosc relevances too",
     )
     group.add_argument(
         "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
@@ -246,7 +270,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
     _add_run_options(parser)
-    parser.set_defaults(start=None, y_ref=None, mask_nan=False)
+    parser.set_defaults(start=None, y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
 
 
 def _add_input_shape(parser: argparse.ArgumentParser) -> None:
@@ -304,7 +328,10 @@ def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
         ".nc, .h5, .npz or .zarr",
     )
     group.add_argument(
-        "--group-by", metavar="FILE|prediction", help="for each label of a file apart, or for each predicted class"
+        "--group-by",
+        metavar="WHAT",
+        help="for each label apart: time.season, time.month, another coordinate, FILE (.npy, file.nc:variable), or "
+        "prediction, the predicted class",
     )
     group.add_argument(
         "--correct-only",
@@ -313,6 +340,9 @@ def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
         help="the true classes: leave out samples predicted otherwise",
     )
     group.add_argument("--quantiles", metavar="Q,…", type=values.numbers, default=(), help="such as 0.05,0.5,0.95")
+    group.add_argument(
+        "--skip-zero", action="store_true", help="leave out maps that are zero everywhere; they are counted in any case"
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -330,7 +360,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
 def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a picture of it (needs matplotlib, lrpfast's extra 'plot')")
-    group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
+    group.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw the first samples' relevance or, without -o, the mean maps of --statistics; .png, .pdf or .svg",
+    )
     group.add_argument("--plot-limit", metavar="N", type=values.integer, help="how many samples; default: 16")
     group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
     group.add_argument(
@@ -344,7 +378,12 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
     group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
-    group.add_argument("--plot-scale", choices=SCALES, help="a scale for each sample (default), or one for all")
+    group.add_argument(
+        "--plot-scale", choices=SCALES, help="a scale for each sample, or one for all; default: one for maps"
+    )
+    group.add_argument("--plot-limits", metavar="LOW,HIGH", type=values.pair, help="the relevance where colours end")
+    group.add_argument("--plot-cmap", metavar="NAME", help="a colour map of matplotlib")
+    group.add_argument("--plot-projection", metavar="NAME", help="of maps (--plot-kind map), by cartopy: Robinson, say")
     group.add_argument(
         "--plot-percentile", metavar="P", type=values.number, help="end the colours at this percentile of |R|"
     )

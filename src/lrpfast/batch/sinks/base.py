@@ -77,6 +77,21 @@ class Sink:
         """The names of all arrays that the output is to hold."""
         return () if self.array is None else (self.array,)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The paths of all files or stores of the output."""
+        return () if self.path is None else (self.path,)
+
+    @property
+    def partials(self) -> tuple[str, ...]:
+        """The paths of their rows until the output is complete."""
+        return () if self.partial is None else (self.partial,)
+
+    def finished(self) -> frozenset[str]:
+        """Those of `outputs` that have their name and no partial output: a run was killed as it finished, or after."""
+        pairs = zip(self.outputs, self.partials, strict=True)
+        return frozenset(path for path, part in pairs if not os.path.exists(part) and os.path.exists(path))
+
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
         """Raise InputError or OSError, before anything is created, unless an array of this shape can be written.
 
@@ -159,6 +174,10 @@ class Sink:
         for key, coord in coords.items():
             encoded(key, coord)
 
+    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows as the arrays that they are written to."""
+        return [rows]
+
     def _missing_partial(self) -> InputError:
         """The error for a missing partial output."""
         return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
@@ -201,6 +220,9 @@ class Sink:
     def take_finished(self) -> None:
         """Use the finished output in place of the partial one."""
         self.partial = self.path
+
+    def finish_rest(self) -> None:  # noqa: B027
+        """Finish what `finished` lacks, of an output of several files."""
 
     def finish(self) -> None:
         """Give the complete output its name, in one step."""
@@ -300,10 +322,6 @@ class FileSink(Sink):
     def _find(self) -> list[tuple[int, int]]:
         """Where each array begins in the partial file, and the bytes of a sample; InputError if it is another file."""
         raise NotImplementedError
-
-    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The rows as the arrays that they are written to."""
-        return [rows]
 
     def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         check_rows(self.name, self._shape, first, rows)

@@ -10,7 +10,7 @@ import numpy as np
 from ..metadata import ArrayMetadata, Coord, for_relevance
 from ..optional_import import import_optional
 from ..sample_arrays import RELEVANCE
-from .base import FileSink, from_library
+from .base import FileSink, Sink, from_library
 from .hdf5 import check_zlib, find_datasets, need_samples, write_hdf5
 from .names import array_name
 from .netcdf import dataset, write_netcdf
@@ -20,33 +20,19 @@ if TYPE_CHECKING:
     from ..metadata import RowsShape
 
 
-class SeveralSink(FileSink):
-    """Rows of several inputs' relevances one after the other, into an array for each of an HDF5 or NetCDF file.
+class SeveralArrays(Sink):
+    """What sinks of several inputs' relevances share: an array for each input, by its name.
 
-    Parameters
-    ----------
-    path : str
-    kind : {"h5", "nc"}
-    inputs : InputRows
+    Rows have the values of all inputs one after the other.
     """
 
-    def __init__(self, path: str, kind: str, inputs: InputRows) -> None:
-        super().__init__(path)
-        self._kind, self._inputs = kind, inputs
-        self._names = self._all = tuple(array_name(path, name, kind) for name in inputs.names)
-
-    holds_sample_arrays = True
+    _inputs: InputRows
+    _names: tuple[str, ...]
+    _all: tuple[str, ...] = ()
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        return self._all
-
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
-        need_samples(self.name, shape)
-        if self._kind == "nc":
-            import_optional("netCDF4", self.name)
-        self._check_names(self._kind, shape, labels)
-        super().check(shape, dtype)
+        return self._all or self._names
 
     def _described(
         self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None, attributes: Mapping[str, Any]
@@ -54,10 +40,10 @@ class SeveralSink(FileSink):
         attributes = {key: value for key, value in attributes.items() if key != "history"}
         arrays: dict[str, Coord] = {}
         coords: dict[str, Coord] = {}
-        for name, sample, own in zip(self._names, self._inputs.shapes, self._inputs.labels, strict=True):
-            whole: RowsShape = (shape[0], *list(shape)[1:-1], *sample)  # type: ignore[assignment]
+        shapes = self._inputs.arrays_of(shape)
+        for name, whole, own in zip(self._names, shapes, self._inputs.labels, strict=True):
             described = for_relevance(own, whole)
-            placeholder = np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *list(whole)[1:]))  # type: ignore[arg-type]
+            placeholder = np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *whole[1:]))
             arrays[name] = Coord(described.dims, placeholder, {**described.attrs, **attributes})
             coords.update(described.coords)
         dims = next(iter(arrays.values())).dims
@@ -68,6 +54,34 @@ class SeveralSink(FileSink):
                 array.attrs["ancillary_variables"] = " ".join(beside)
         self._all = (*arrays, *beside)
         return {**arrays, **beside}, coords
+
+    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        return self._inputs.split(rows)
+
+
+class SeveralSink(SeveralArrays, FileSink):
+    """Rows of several inputs' relevances, into an array for each of an HDF5 or NetCDF file.
+
+    Parameters
+    ----------
+    path : str
+    kind : {"h5", "nc"}
+    inputs : InputRows
+    """
+
+    holds_sample_arrays = True
+
+    def __init__(self, path: str, kind: str, inputs: InputRows) -> None:
+        super().__init__(path)
+        self._kind, self._inputs = kind, inputs
+        self._names = tuple(array_name(path, name, kind) for name in inputs.names)
+
+    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
+        need_samples(self.name, shape)
+        if self._kind == "nc":
+            import_optional("netCDF4", self.name)
+        self._check_names(self._kind, shape, labels)
+        super().check(shape, dtype)
 
     def _check_room(self) -> None:
         """HDF5 and NetCDF say what fails; the rows' own file is made as long before."""
@@ -91,6 +105,3 @@ class SeveralSink(FileSink):
     def _find(self) -> list[tuple[int, int]]:
         arrays, _ = self._contents(self._shape[0])
         return find_datasets(self.partial, arrays, self._written(arrays))
-
-    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
-        return self._inputs.split(rows)

@@ -12,7 +12,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +23,104 @@ from ..compression import decode_chunk, encode_chunk, zarr_codec
 from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import Sink, check_rows, little, naming, storing
 from .names import array_name, check_names
+from .several import SeveralArrays
 
 if TYPE_CHECKING:
+    from ..inputs import InputRows
     from ..metadata import ArrayMetadata, RowsShape
+
+
+@dataclass(frozen=True)
+class ChunkedRows:
+    """The rows of one array in a store, a file for each chunk.
+
+    Attributes
+    ----------
+    folder : str
+    shape : tuple
+        Of the array; the number of samples may be None.
+    dtype : dtype
+    rows : int
+        Of a chunk.
+    codec : dict or None
+        The compressor.
+    """
+
+    folder: str
+    shape: RowsShape
+    dtype: np.dtype
+    rows: int
+    codec: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise InputError unless the array's metadata describe these rows."""
+        chunks = [max(1, n) for n in (self.rows, *self.shape[1:])]
+        expected = _array_json((self.shape[0] or 0, *self.shape[1:]), self.dtype, chunks, self.codec)
+        with open(os.path.join(self.folder, ".zarray"), encoding="utf-8") as file:
+            stored = json.load(file)
+        if stored != expected:
+            raise InputError(
+                f"{os.path.dirname(self.folder)}: holds {stored['dtype']} of shape {stored['shape']} in other chunks"
+            )
+
+    def write(self, first: int, rows: np.ndarray) -> list[str]:
+        """Write rows from ``first`` on; returns the files."""
+        chunks = self._chunks(first, first + len(rows)) if rows.size else range(0)
+        return [self._write_chunk(chunk, first - chunk * self.rows, rows) for chunk in chunks]
+
+    def _chunks(self, first: int, stop: int) -> range:
+        return range(first // self.rows, -(-stop // self.rows))
+
+    def _file(self, chunk: int) -> str:
+        return os.path.join(self.folder, ".".join([str(chunk), *"0" * (len(self.shape) - 1)]))
+
+    def _write_chunk(self, chunk: int, offset: int, rows: np.ndarray) -> str:
+        """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
+        file_path = self._file(chunk)
+        begin, end = max(0, offset), min(self.rows, offset + len(rows))
+        part = rows[begin - offset : end - offset]
+        if begin == 0 and end == self.rows:
+            rows_of_chunk = part
+        else:
+            earlier_rows = self._read_chunk(chunk)  # rows of the chunk that an earlier call wrote
+            shape, fill = (self.rows, *self.shape[1:]), _fill(self.dtype)
+            rows_of_chunk = np.full(shape, fill, self.dtype) if earlier_rows is None else earlier_rows
+            rows_of_chunk[begin:end] = part
+        with open(f"{file_path}.part", "wb") as file:
+            file.write(encode_chunk(rows_of_chunk, self.codec))
+        os.replace(f"{file_path}.part", file_path)
+        return file_path
+
+    def _read_chunk(self, chunk: int) -> np.ndarray | None:
+        """The rows in a chunk; None if it is missing or truncated."""
+        shape = (self.rows, *self.shape[1:])
+        try:
+            with open(self._file(chunk), "rb") as file:
+                stored = decode_chunk(file.read(), self.dtype, self.codec)
+        except (FileNotFoundError, ValueError):
+            return None
+        return stored.reshape(shape) if stored.size == math.prod(shape) else None
+
+    def checksum(self, first: int, stop: int, value: int = 0) -> int | None:
+        """The checksum of rows, continuing ``value``; None if some are missing."""
+        if not math.prod(self.shape[1:]):
+            return value  # rows without values have no chunks
+        for chunk in self._chunks(first, stop):
+            rows = self._read_chunk(chunk)
+            if rows is None:
+                return None
+            chunk_first = chunk * self.rows
+            rows = rows[max(0, first - chunk_first) : stop - chunk_first]
+            value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
+        return value
+
+    def remove_rest(self, samples: int) -> None:
+        """Remove chunks beyond the end and incomplete ones, which a killed run may have written."""
+        last = -(-samples // self.rows)
+        for name in os.listdir(self.folder):
+            chunk = name.split(".")[0]
+            if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
+                os.unlink(os.path.join(self.folder, name))
 
 
 class ZarrSink(Sink):
@@ -43,13 +138,18 @@ class ZarrSink(Sink):
         self.name = f"{self.path}:{self.array}"
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
-        self._known: dict[str, tuple[np.dtype, tuple[int, ...]]] | None = None
+        self._known: list[ChunkedRows] | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._check_names("zarr", shape, labels)
+        self._check_store(shape, dtype)
+
+    def _check_store(self, shape: RowsShape, dtype: np.dtype) -> None:
+        """Raise InputError unless rows of this shape can become a store here."""
         check_store(self.path)
         # a new run replaces a partial output, a resumed run continues it
-        existing_bytes = sum(on_disk(entry.stat()) for entry in os.scandir(self._array_folder)) if self._exists else 0
+        folders = self._folders if self._exists else []
+        existing_bytes = sum(on_disk(entry.stat()) for folder in folders for entry in os.scandir(folder))
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - existing_bytes))
 
@@ -57,12 +157,26 @@ class ZarrSink(Sink):
         self._compression = compression
 
     @property
-    def _array_folder(self) -> str:
-        return os.path.join(self.partial, _folder(self.array))
+    def _folders(self) -> list[str]:
+        """The folder of each array that the run fills."""
+        return [os.path.join(self.partial, _folder(name)) for name in self.arrays]
 
     @property
     def _exists(self) -> bool:
-        return os.path.isdir(self._array_folder)
+        return all(map(os.path.isdir, self._folders))
+
+    @property
+    def _chunked(self) -> list[ChunkedRows]:
+        """The rows of each array that the run fills."""
+        if self._known is None:
+            arrays, _ = self._contents(self._shape[0])
+            self._known = [self._rows_of(name, arrays[name].values) for name in self._written(arrays)]
+        return self._known
+
+    def _rows_of(self, name: str, values: np.ndarray) -> ChunkedRows:
+        shape: RowsShape = (self._shape[0], *values.shape[1:])
+        codec = zarr_codec(self._compression, values.dtype)
+        return ChunkedRows(os.path.join(self.partial, _folder(name)), shape, values.dtype, self._rows, codec)
 
     def _open(self, existing: bool) -> None:
         self._known = None
@@ -82,109 +196,46 @@ class ZarrSink(Sink):
         """The metadata and coordinates for this number of samples."""
         arrays, coords = self._contents(samples)
         with storing(self.name):
-            filled = self._written(arrays)
-            rows = dict.fromkeys(filled, self._rows)
+            rows = dict.fromkeys(self._written(arrays), self._rows)
             write_zarr(self.partial, arrays, coords, self._attributes, self.name, rows, self._compression)
 
     def _check_partial(self) -> None:
         try:
-            for name, (dtype, shape) in self._layouts.items():
-                chunks = [max(1, n) for n in (self._rows, *shape)]
-                codec = zarr_codec(self._compression, dtype)
-                expected = _array_json((self._shape[0] or 0, *shape), dtype, chunks, codec)
-                with open(os.path.join(self._folder_of(name), ".zarray"), encoding="utf-8") as file:
-                    stored = json.load(file)
-                if stored != expected:
-                    raise InputError(
-                        f"{self.partial}: holds {stored['dtype']} of shape {stored['shape']} in other chunks"
-                    )
+            for chunked in self._chunked:
+                chunked.check()
         except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as error:
             raise InputError(f"{self.partial}: is not the partial output of a run ({error})") from None
-
-    @property
-    def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """The type of each array that is filled, and the shape of a sample."""
-        if self._known is None:
-            arrays, _ = self._contents(self._shape[0])
-            self._known = {
-                key: (arrays[key].values.dtype, arrays[key].values.shape[1:]) for key in self._written(arrays)
-            }
-        return self._known
-
-    def _folder_of(self, name: str) -> str:
-        return os.path.join(self.partial, _folder(name))
-
-    def _file(self, name: str, chunk: int) -> str:
-        axes = len(self._layouts[name][1])
-        return os.path.join(self._folder_of(name), ".".join([str(chunk), *"0" * axes]))
 
     def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         check_rows(self.name, self._shape, first, rows)
         value = 0
         with naming(self.path, self.partial):
-            for (name, (dtype, _)), array in zip(self._layouts.items(), (rows, *beside), strict=True):
-                array = np.ascontiguousarray(array, dtype)
-                data = array.reshape(-1).view(np.uint8).data
-                value = self._write_with_checksum(data, partial(self._write_array, name, first, array), value)
+            for chunked, part in zip(self._chunked, [*self._pieces(rows), *beside], strict=True):
+                data = np.ascontiguousarray(part, chunked.dtype)
+
+                def write(chunked: ChunkedRows = chunked, data: np.ndarray = data) -> None:
+                    self._unsynced += chunked.write(first, data)
+
+                value = self._write_with_checksum(data.reshape(-1).view(np.uint8).data, write, value)
         self._end = max(self._end, first + len(rows))
         return value
 
-    def _write_array(self, name: str, first: int, rows: np.ndarray) -> None:
-        for chunk in self._chunks(first, first + len(rows)) if rows.size else ():
-            self._write_chunk(name, chunk, first - chunk * self._rows, rows)
-
-    def _chunks(self, first: int, stop: int) -> range:
-        return range(first // self._rows, -(-stop // self._rows))
-
-    def _write_chunk(self, name: str, chunk: int, offset: int, rows: np.ndarray) -> None:
-        """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
-        file_path = self._file(name, chunk)
-        begin, end = max(0, offset), min(self._rows, offset + len(rows))
-        part = rows[begin - offset : end - offset]
-        if begin == 0 and end == self._rows:
-            rows_of_chunk = part
-        else:
-            earlier_rows = self._read_chunk(name, chunk)  # rows of the chunk that an earlier call wrote
-            dtype, shape = self._layouts[name]
-            rows_of_chunk = np.full((self._rows, *shape), _fill(dtype), dtype) if earlier_rows is None else earlier_rows
-            rows_of_chunk[begin:end] = part
-        with open(f"{file_path}.part", "wb") as file:
-            file.write(encode_chunk(rows_of_chunk, zarr_codec(self._compression, rows_of_chunk.dtype)))
-        os.replace(f"{file_path}.part", file_path)
-        self._unsynced.append(file_path)
-
-    def _read_chunk(self, name: str, chunk: int) -> np.ndarray | None:
-        """The rows in a chunk; None if it is missing or truncated."""
-        dtype, shape = self._layouts[name]
-        try:
-            with open(self._file(name, chunk), "rb") as file:
-                stored = decode_chunk(file.read(), dtype, zarr_codec(self._compression, dtype))
-        except (FileNotFoundError, ValueError):
-            return None
-        return stored.reshape(self._rows, *shape) if stored.size == self._rows * math.prod(shape) else None
-
     def checksum(self, first: int, stop: int) -> int | None:
-        value = 0
+        value: int | None = 0
         with naming(self.path, self.partial):
-            for name, (_, shape) in self._layouts.items():
-                for chunk in self._chunks(first, stop) if math.prod(shape) else ():  # without values, there are none
-                    rows = self._read_chunk(name, chunk)
-                    if rows is None:
-                        return None
-                    chunk_first = chunk * self._rows
-                    rows = rows[max(0, first - chunk_first) : stop - chunk_first]
-                    value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
+            for chunked in self._chunked:
+                if value is not None:
+                    value = chunked.checksum(first, stop, value)
         return value
 
     def frame(self) -> int:
         """The checksum of all that the partial output has besides rows."""
-        value = 0
-        filled = {self._folder_of(name) for name in self._layouts}
+        value, folders_of_rows = 0, {chunked.folder for chunked in self._chunked}
         with naming(self.path, self.partial):
             for folder, folders, files in os.walk(self.partial):
                 folders.sort()
                 for name in sorted(files):
-                    if folder in filled and not name.startswith(".z"):
+                    if folder in folders_of_rows and not name.startswith(".z"):
                         continue
                     with open(os.path.join(folder, name), "rb") as file:
                         value = zlib.crc32(file.read(), zlib.crc32(name.encode(), value))
@@ -192,7 +243,7 @@ class ZarrSink(Sink):
 
     def flush(self) -> None:
         with naming(self.path, self.partial):
-            for file_path in (*self._unsynced, *map(self._folder_of, self._layouts)):
+            for file_path in (*self._unsynced, *(chunked.folder for chunked in self._chunked)):
                 sync(file_path)
         self._unsynced.clear()
 
@@ -200,22 +251,24 @@ class ZarrSink(Sink):
         with naming(self.path, self.partial):
             if self._shape[0] is None:
                 self._describe(self._end)
-            self._remove_rest()
+            for chunked in self._chunked:
+                chunked.remove_rest(self._end if self._shape[0] is None else self._shape[0])
             self.flush()
             replace_store(self.path, self.partial)
-
-    def _remove_rest(self) -> None:
-        # a killed run may have written chunks beyond the end, or incomplete ones
-        last = -(-(self._end if self._shape[0] is None else self._shape[0]) // self._rows)
-        for folder in map(self._folder_of, self._layouts):
-            for name in os.listdir(folder):
-                chunk = name.split(".")[0]
-                if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
-                    os.unlink(os.path.join(folder, name))
 
     def discard(self) -> None:
         self.close()
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+class SeveralZarrSink(SeveralArrays, ZarrSink):
+    """Rows of several inputs' relevances, into an array for each, by its name, of one Zarr store."""
+
+    def __init__(self, path: str, inputs: InputRows) -> None:
+        self._inputs = inputs
+        self._names = tuple(array_name(path, name, "zarr") for name in inputs.names)
+        super().__init__(path, self._names[0])
+        self.name = self.path
 
 
 def replace_store(path: str, partial: str) -> None:
