@@ -64,7 +64,7 @@ def test_every_sample_has_its_prediction_target_and_share(output, normalize, tmp
         (LABELS, LOGITS[np.arange(SAMPLES), LABELS], LABELS),
         (np.stack([LABELS, 3 - LABELS], 1), np.stack([LOGITS[range(SAMPLES), t] for t in (LABELS, 3 - LABELS)], 1), 2),
         (np.ones((SAMPLES, 4)) / 2, np.full(SAMPLES, 2.0), None),
-        (lambda output: output.argmin(1), LOGITS.min(1), LOGITS.argmin(1)),
+        (lambda output: np.eye(4)[output.argmin(1)] * output, LOGITS.min(1), None),
     ],
     ids=["index", "pair", "all", "labels", "several", "relevance", "callable"],
 )
@@ -210,13 +210,13 @@ def test_a_kill_while_the_compressed_file_gets_its_name(output, earlier, step, t
     options = {"batch_size": 7, "compression": "zlib", "overwrite": earlier, "progress": False}
     if earlier:
         ANALYZER.stream(X[::-1].copy(), path, **options)
-    packed = str(tmp_path / f".{output}.lrpfast-packed")
+    files = [tmp_path / f".{output}.lrpfast-{suffix}" for suffix in ("packed", "raw")]
     state = {"on": True}
 
     def interrupted(function):
         def call(*arguments):
-            is_end = os.path.exists(packed) or "raw" in str(arguments[0])
-            if state["on"] and is_end and "journal" not in str(arguments[0]):
+            at_end = any(file.exists() for file in files) and str(arguments[0]).endswith(("part", "packed", "raw"))
+            if state["on"] and at_end:
                 raise KeyboardInterrupt
             return function(*arguments)
 

@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import InputError
 from ..output import SLASHES, beside, check_target, replacing
 from .metadata import Coord, encoded
-from .sinks.base import check_room, naming, storing
+from .sinks.base import naming
+from .sinks.libraries import check_room, storing
 from .sinks.names import check_names
 from .sinks.zarr import check_store, replace_store, write_zarr
 

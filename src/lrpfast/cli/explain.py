@@ -70,11 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
                 batch_size=arguments.batch_size,
                 normalize=arguments.normalize,
                 statistics=arguments.statistics or False,
-                group_by=arguments.group_by,
                 correct=arguments.correct_only,
-                quantiles=arguments.quantiles,
-                skip_zero=arguments.skip_zero,
-                compression=arguments.compression,
+                **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},
                 mask=arguments.mask,
                 progress=not arguments.quiet,
                 resume=not arguments.restart,
@@ -82,8 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
                 cluster=arguments.cluster,
             )
             if picture is not None:
-                drawn = picture.of_means(done.statistics) if arguments.output is None else picture(arguments.output)
-                plot.save(drawn, arguments.plot)
+                plot.save(picture(arguments.output, done.statistics), arguments.plot)
             if balance is not None:
                 print(balance())
     for text in done.warnings:

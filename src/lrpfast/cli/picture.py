@@ -54,8 +54,11 @@ class Picture:
     mask: str | None
     largest_from: str | None
 
-    def __call__(self, path: str) -> Any:
-        """Draw the relevances in the file at ``path``."""
+    def __call__(self, path: str | None, statistics: Statistics | None = None) -> Any:
+        """Draw the relevances in the file at ``path``, or without one the mean maps of statistics."""
+        if path is None and statistics is not None:
+            return self.of_means(statistics)
+        assert path is not None
         with open_source(path) as relevances:
             count = min(self.limit, self.samples)
             x = self.inputs.read(0, count)

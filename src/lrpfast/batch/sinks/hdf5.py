@@ -11,7 +11,8 @@ import numpy as np
 from ...errors import InputError
 from ..compression import LEVEL
 from ..metadata import Coord, encoded, plain, with_coordinates
-from .base import FileSink, from_library
+from .base import FileSink
+from .libraries import from_library
 from .names import array_name, check_names
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from ...errors import InputError
 from ..compression import LEVEL
 from ..metadata import CONVENTIONS, Coord, encoded, plain, with_coordinates
 from ..optional_import import import_optional, open_netcdf
-from .base import FileSink, from_library
+from .base import FileSink
 from .hdf5 import check_zlib, find_datasets, need_samples
+from .libraries import from_library
 from .names import array_name, check_names
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 from ..metadata import ArrayMetadata, Coord, for_relevance
 from ..optional_import import import_optional
 from ..sample_arrays import RELEVANCE
-from .base import FileSink, Sink, from_library
+from .base import FileSink, Sink
 from .hdf5 import check_zlib, find_datasets, need_samples, write_hdf5
+from .libraries import from_library
 from .names import array_name
 from .netcdf import dataset, write_netcdf
 

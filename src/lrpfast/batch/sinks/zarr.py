@@ -21,7 +21,8 @@ from ...errors import InputError
 from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
 from ..compression import decode_chunk, encode_chunk, zarr_codec
 from ..metadata import Coord, encoded, plain, with_coordinates
-from .base import Sink, check_rows, little, naming, storing
+from .base import Sink, check_rows, little, naming
+from .libraries import storing
 from .names import array_name, check_names
 from .several import SeveralArrays
 
