@@ -50,8 +50,15 @@ def _addmm(node: TorchNode) -> Any:
     return node.builder.dense(node.tensor("mat1"), kernel * node.get("alpha", 1), bias * node.get("beta", 1))
 
 
+def _unrepeated(value: Any) -> Any:
+    """A constant matrix that is repeated along the axes before it, as PyTorch's bmm needs it, without these."""
+    while isinstance(value, np.ndarray) and value.ndim > 2 and len(value) and (value == value[:1]).all():
+        value = value[0]
+    return value
+
+
 def _matmul(node: TorchNode) -> Any:
-    a, b = node.get("self"), node.get("other", node.get("mat2"))
+    a, b = (_unrepeated(v) for v in (node.get("self"), node.get("other", node.get("mat2"))))
     if isinstance(a, (Tensor, Flat)) and isinstance(b, (Tensor, Flat)):
         return matrix_product(node.builder, a, b)
     if isinstance(b, np.ndarray) and b.ndim == 2:
