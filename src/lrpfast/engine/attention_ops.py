@@ -24,6 +24,7 @@ from ..kernels.ops import (
 )
 from ..kernels.product_ops import Heads
 from ..model.layers import Attention, Layer, MatMul, Rotary, Softmax
+from ..model.layers.attention import between
 from ..rules import CP, AttnLRP, Gradient, Pass, Taylor
 from . import nonlinear_ops
 from .nonlinear_ops import stretched
@@ -99,19 +100,11 @@ def _matmul_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int |
 # -- the softmax over keys that are seen ----------------------------------------
 
 
-def _between(window: tuple[int | None, int | None], n: int, m: int) -> np.ndarray:
-    """Which keys each query sees."""
-    distance = np.arange(m) - np.arange(n)[:, None]
-    before, after = window
-    seen: np.ndarray = (distance >= (-n if before is None else -before)) & (distance <= (m if after is None else after))
-    return seen
-
-
 def _seen(layer: Softmax, shape: Fixed) -> np.ndarray | None:
     """Which scores are seen, flat: for the last axes alone where it is the same on all before them."""
     seen = None if layer.mask is None else np.asarray(layer.mask)
     if layer.window is not None:
-        within = _between(layer.window, *shape[-2:])
+        within = between(layer.window, *shape[-2:])
         seen = within if seen is None else seen & within
     if seen is None:
         return None

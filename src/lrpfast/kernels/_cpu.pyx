@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 
 import os
 import threading
+import weakref
 
 import numpy as np
 cimport numpy as cnp
@@ -49,6 +50,8 @@ CODES = {
     "ProductShare": {"SIGNAL": SIGNAL, "HALF": HALF, "PROP": PROP, "ABS": ABS},
     "BiasShare": {"ABSORB": ABSORB, "IGNORE": IGNORE, "DISTRIBUTE": DISTRIBUTE, "SHARE": SHARE},
 }
+#: The packed weights of all programs, by what they are derived from.
+PACKED = weakref.WeakValueDictionary()
 #: Kernels by the name that an operation's row has for them.
 KERNELS = {}
 

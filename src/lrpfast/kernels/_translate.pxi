@@ -229,14 +229,18 @@ cdef class Translation(Records):
             return self.keep_lazy(source, term)
         if op.many_k:
             if term.many_k:
-                term.weights[0] = <void*>self.packed(
-                    matrices[0].T, 0 if term.many_k >= MANY_BOTH else source.sign, op)
+                sign = 0 if term.many_k >= MANY_BOTH else source.sign
+                origin = None if source.origin is None else (source.origin, "transposed")
+                term.weights[0] = <void*>self.packed(matrices[0].T, origin, sign, op)
             return 0
         for r, w in enumerate(matrices):
             if op.diagonal and w.shape[1] < op.width and not term.one_weight:
                 w = np.repeat(w, op.width, 1)  # one form for all regions
-            address = self.diagonal(w, op) if op.diagonal else self.packed(
-                w, 0 if op.small_k >= SMALL_K_SPLIT_PARTS else source.sign, op)
+            if op.diagonal:
+                address = self.diagonal(w, op)
+            else:
+                sign = 0 if op.small_k >= SMALL_K_SPLIT_PARTS else source.sign
+                address = self.packed(w, None if source.origin is None else (source.origin, r), sign, op)
             term.weights[r] = <void*>address
         return 0
 
