@@ -6,7 +6,7 @@ _contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithme
 _dot.pxi, _attention.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.pxd has the records and the C kernels.
 """
 
-from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, INFINITY, NAN
+from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset

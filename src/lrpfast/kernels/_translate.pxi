@@ -316,13 +316,13 @@ cdef class Translation(Records):
 
 
 cdef Py_ssize_t common_run(index) except -1:
-    """Into how long runs of neighbours, or of nothing, an index of positions falls; 1 where copying them is no faster."""
+    """How long the runs of neighbours, or of nothing, in an index of positions are; 1 where copying them is no faster."""
     array = np.asarray(index).reshape(-1)
     if not array.size:
         return 1
     before, after = array[:-1], array[1:]
-    ends = np.flatnonzero((after != before + 1) & ((after >= 0) | (before >= 0)) | ((before < 0) & (after == 0))) + 1
-    run = int(np.gcd.reduce(np.append(ends, array.size)))
+    neighbours = ((after == before + 1) & (before >= 0)) | ((before < 0) & (after < 0))
+    run = int(np.gcd.reduce(np.append(np.flatnonzero(~neighbours) + 1, array.size)))
     return run if run >= SHORTEST_RUN else 1
 
 
