@@ -135,10 +135,33 @@ def test_a_small_file_cannot_ask_for_any_memory(tmp_path):
 
 
 def test_what_a_wrapper_holds_is_refused_by_name(tmp_path):
-    inner = layer("LSTM", "inner", units=3)
-    model = sequential(entry((None, 5, 4)), layer("TimeDistributed", "steps", layer=inner))
-    with pytest.raises(UnsupportedLayerError, match=r"'steps' \(TimeDistributed, 2 of 2\).*with LSTM"):
+    inner = layer("TimeDistributed", "inner", layer=layer("Mystery", "innermost"))
+    model = sequential(entry((None, 5, 4, 3)), layer("TimeDistributed", "steps", layer=inner))
+    with pytest.raises(UnsupportedLayerError, match=r"'steps' \(Mystery, 2 of 2\) is of a class that lrpfast does not"):
         load(write_h5(tmp_path / "m.h5", model, {"steps": []}))
+    pooled = layer("MaxPooling3D", "pooled", pool_size=[2, 2, 2])
+    model = sequential(entry((None, None, 2, 2, 2, 1)), layer("TimeDistributed", "steps", layer=pooled))
+    path = write_h5(tmp_path / "m.h5", model, {"steps": []})
+    with pytest.raises(UnsupportedLayerError, match=r"'steps'.*MaxPool to each time step.*input_shape"):
+        load(path)
+    x = np.arange(24, dtype="float32").reshape(1, 3, 2, 2, 2, 1)
+    np.testing.assert_array_equal(load(path, input_shape=(3, 2, 2, 2, 1)).predict(x), x[:, :, -1:, -1:, -1:])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_each_step_is_explained_as_by_itself(tmp_path, steps):
+    weights = arrays((2, 2, 2, 2, 3), (3,))
+    conv = layer("Conv3D", "conv", filters=3, kernel_size=[2, 2, 2], padding="same", activation="relu")
+    single = load(write_h5(tmp_path / "1.h5", sequential(entry((None, 3, 2, 3, 2)), conv), {"conv": weights}))
+    model = sequential(entry((None, steps, 3, 2, 3, 2)), layer("TimeDistributed", "steps", layer=conv))
+    model = load(write_h5(tmp_path / "m.h5", model, {"steps": weights}))
+    (x,) = arrays((4, steps, 3, 2, 3, 2))
+    one = single.predict(x.reshape(-1, 3, 2, 3, 2))
+    np.testing.assert_array_equal(model.predict(x), one.reshape(4, steps, *one.shape[1:]))
+    for rule in (lrpfast.rules.Epsilon(0.1), lrpfast.rules.WSquare(), lrpfast.rules.ZPlus()):
+        expected = lrpfast.Analyzer(single, rule, target=lambda y: y).analyze(x.reshape(-1, 3, 2, 3, 2))
+        relevance = lrpfast.Analyzer(model, rule, target=lambda y: y).analyze(x)
+        np.testing.assert_array_equal(relevance.reshape(expected.shape), expected)
 
 
 def test_a_mask_goes_through_layers_that_carry_it(tmp_path):
@@ -340,3 +363,31 @@ def test_an_activation_of_ones_own_by_its_name(tmp_path):
         close(load(path, custom_objects=own).predict(x), np.where(x > 0, x, 0.5 * np.expm1(x)))
         with pytest.raises(ModelFormatError, match="must return a lrpfast.layers.Activation"):
             load(path, custom_objects={"twist": lambda config, weights: L.Identity()})
+
+
+class Weighted(L.Block):
+    """w * a + b, with a constructor of its own."""
+
+    def __init__(self, weight):
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "name", None)
+
+    def build(self, graph, a, b):
+        n = len(self.weight)
+        scaled = graph.add(
+            L.BatchNorm(np.zeros(n), np.ones(n), self.weight, np.zeros(n), 0.0, name=f"{self.name}/w"), a
+        )
+        return graph.add(L.Add(name=self.name), scaled, b)
+
+
+def test_a_class_of_two_inputs_is_a_block(tmp_path):
+    """As mmsplice's GlobalAveragePooling1D_Mask0."""
+    mine = {"class_name": "Mine", "config": {"name": "mine"}, "inbound": ["d", "entry"]}
+    dense = layer("Dense", "d", units=4, activation="relu")
+    model = functional(entry((None, 4)), dense, mine)
+    kernel, bias, weight = arrays((4, 4), (4,), (4,))
+    path = write_h5(tmp_path / "m.h5", model, {"d": [kernel, bias], "mine": [weight]})
+    loaded = load(path, custom_objects={"Mine": lambda config, weights: Weighted(weights[0])})
+    (x,) = arrays((3, 4))
+    close(loaded.predict(x), np.maximum(x @ kernel + bias, 0) * weight + x)
+    assert [layer.name for layer in loaded.layers][-2:] == ["mine/w", "mine"]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import table
 from .engine.conditions import conditional
-from .engine.core import AnalyzerCore, check_model
+from .engine.core import AnalyzerCore
 from .engine.explanation import Explanation
 from .engine.inputs import check_flag
 from .engine.plan import Plan, describe
 from .engine.settings import AnalyzerSettings
 from .errors import InputError
 from .model.graph import Model
+from .readers import as_model
 from .rules import Pass, Rule
 from .rules.composites import Assignment, Composite
 from .rules.presets import as_composite
@@ -35,7 +36,7 @@ class Analyzer:
 
     Parameters
     ----------
-    model : Model
+    model : Model, path, keras.Model or another library's model that a reader of lrpfast takes alone
     rule : Rule, Composite or str
         A rule, a composite that gives layers their rules, or the name of either. Batch
         normalization is first folded into neighbouring layers, unless the composite says otherwise or has
@@ -89,7 +90,7 @@ class Analyzer:
 
     def __init__(
         self,
-        model: Model,
+        model: Any,
         rule: Rule | Composite | str,
         *,
         target: Any = None,
@@ -104,7 +105,7 @@ class Analyzer:
     ) -> None:
         if not isinstance(model, Model) and isinstance(rule, Model):
             raise InputError("the model comes first: Analyzer(model, rule)")
-        check_model(model)
+        model = as_model(model)
         settings = AnalyzerSettings(
             as_composite(rule),
             target=target,
@@ -224,12 +225,10 @@ class Analyzer:
     def plan(self, *input_shapes: Sequence[int]) -> Plan:
         """The computations for each layer and their cost; prints as a table.
 
-        For a model that leaves input sizes open, pass them: one shape, without the batch axis, for each input.
-
         Parameters
         ----------
         *input_shapes : tuple of int
-            For a model that leaves sizes open.
+            For a model that leaves input sizes open: one shape, without the batch axis, for each input.
 
         Returns
         -------
@@ -339,6 +338,8 @@ class Analyzer:
         group_by: Any = None,
         correct: Any = None,
         quantiles: float | Sequence[float] = (),
+        skip_zero: bool = False,
+        compression: str = "auto",
         mask: Any = None,
         progress: bool | Callable[[int], object] = True,
         resume: bool = True,
@@ -360,6 +361,7 @@ class Analyzer:
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
             called with (index of the first sample, relevances). None if only statistics are wanted. For several
             inputs an .h5, .nc or .npz file, with an array for each input by its name; a function gets a mapping.
+            All formats but .npy also hold each sample's prediction, explained output, target and more.
         target : optional
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int
@@ -374,6 +376,10 @@ class Analyzer:
             The true classes; samples for which the model predicts another class do not enter the statistics.
         quantiles : float or sequence of float
             Quantiles of the maps, between 0 and 1, with a relative error of about 3 %.
+        skip_zero : bool
+            Leave maps that are zero everywhere out of the statistics, which count them.
+        compression : {"auto", "zlib", "blosc", "none"}
+            Of files: "auto" compresses statistics, "zlib" and (in .zarr) "blosc" relevances too.
         mask : bool array or path, optional
             The points of the source's grid that are the model's features, in the grid's order. A mask with
             coordinates is aligned with a source that has them. Relevances are on the grid, with NaN where the model
@@ -410,24 +416,11 @@ class Analyzer:
         >>> done.shape, done.statistics.mean.round(3)
         ((1000, 2), array([[1., 2.]]))
         """
+        options = {name: value for name, value in locals().items() if name not in ("self", "source", "sink")}
         from .batch.settings import StreamSettings
         from .batch.stream import stream
 
-        settings = StreamSettings(
-            target=target,
-            batch_size=batch_size,
-            normalize=normalize,
-            statistics=statistics,
-            group_by=group_by,
-            correct=correct,
-            quantiles=quantiles,
-            mask=mask,
-            progress=progress,
-            resume=resume,
-            overwrite=overwrite,
-            cluster=cluster,
-        )
-        return stream(self._core, source, sink, settings)
+        return stream(self._core, source, sink, StreamSettings(**options))
 
     def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
         """Relevance of a Dask or xarray array, as a lazy array that Dask computes chunk by chunk.

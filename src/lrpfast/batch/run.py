@@ -16,14 +16,16 @@ from ..engine.exact import IndistinctError
 from ..engine.growth import COUNTS
 from ..errors import InputError, SampleError
 from .cluster import PieceResult, Task, explain_on
+from .compression import of_statistics
 from .job import JOB_COUNTS, Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
+from .metadata import history
 from .resume import Sum, check_free, damaged, remove_earlier, write_again
 from .settings import StreamSettings
 from .sinks import Sink
 from .sources import Source
 from .statistics import Statistics
-from .statistics_io import check_statistics, result_names, save_statistics
+from .statistics_io import Results, check_statistics, result_names, save_statistics
 
 #: Seconds between two records in the journal: the most that a kill costs.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -46,10 +48,18 @@ class RunStatistics:
         Of the finished samples; None if no statistics are wanted.
     """
 
-    def __init__(self, job: Job, settings: StreamSettings) -> None:
+    def __init__(self, job: Job, settings: StreamSettings, grid: np.ndarray | None = None) -> None:
         self.path = settings.statistics_path
         self.quantiles: tuple[float, ...] = settings.quantiles  # type: ignore[assignment]  # checked, so a tuple
-        self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
+        self.new = functools.partial(
+            Statistics,
+            job.map_shape,
+            groups=job.groups.names,
+            quantiles=bool(self.quantiles),
+            group_name=job.groups.group_name,
+            mask=grid,
+            skip_zero=settings.skip_zero,
+        )
         self.total: Statistics | None = self.new() if settings.statistics else None
 
     def restart(self, state: dict[str, np.ndarray]) -> None:
@@ -81,26 +91,37 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
-        self.record = job.record
-        self._paths = paths = [p for p in (None if sink is None else sink.path, statistics.path) if p is not None]
+        self.record = {**job.record, **data.provenance}
+        self.attributes = {**self.record, "history": history(job.record, data.name)}
+        of_statistics = () if statistics.path is None else (statistics.path,)
+        self._paths = [*(() if sink is None else sink.outputs), *of_statistics]
+        #: the path beside which the run is noted: that of several files has none of their names
+        self._name = sink.path if sink is not None and sink.path is not None else statistics.path
         self._settings = settings
         self._sums: list[Sum] = []
         self._damaged: list[Sum] = []
         self._not_resumable = self._why_not_resumable()
         most = 0 if statistics.total is None else statistics.total._state_bytes(job.samples or 0)
-        resumable = paths and self._not_resumable is None
-        self._journal = Journal(paths[0], self._journal_settings(), most) if resumable else None
+        resumable = self._name is not None and self._not_resumable is None
+        self._journal = Journal(self._name or "", self._journal_settings(), most) if resumable else None
         self._last_note = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
         if statistics.path is not None:
-            check_statistics(statistics.path, job.map_shape, data.labels, grid, job.inputs)
+            check_statistics(statistics.path, job.map_shape, data.labels, grid, job.groups.group_name, job.inputs)
 
     @property
     def count(self) -> int:
         """The number of finished samples."""
         return sum(stop - first for first, stop in self.done)
+
+    @property
+    def results(self) -> Results:
+        """The statistics, and what their file says of them."""
+        total = self.statistics.total
+        assert total is not None
+        return Results(total, self.statistics.quantiles, self.data.labels, self.grid, self.job.inputs)
 
     def missing(self) -> list[tuple[int, int]]:
         """The ranges of samples that are not finished."""
@@ -125,6 +146,7 @@ class Run:
         settings: dict[str, Any] = {
             **self.record,
             EXACT: self.job.digest,
+            "compression": self._settings.compression,
             "device": self.job.core.describe_device(),
             "input": self.data.fingerprint,
             CHUNK: self.rows,
@@ -134,13 +156,14 @@ class Run:
         if self.statistics.total is not None:
             settings["statistics"] = True
             settings["quantiles"] = list(self.statistics.quantiles)
+            settings["skip_zero"] = self._settings.skip_zero
         return settings
 
     @contextlib.contextmanager
     def locked_outputs(self) -> Iterator[None]:
         """Lock the outputs, restore the state of an earlier run, and open the sink."""
         with contextlib.ExitStack() as stack:
-            for path in self._paths:
+            for path in dict.fromkeys([*([] if self._name is None else [self._name]), *self._paths]):
                 stack.enter_context(locked(path))
             try:
                 self._begin()
@@ -151,6 +174,8 @@ class Run:
 
     def _begin(self) -> None:
         journal, sink = self._journal, self.sink
+        if sink is not None:
+            sink.recover()
         # an automatic chunk size may stay as it was, even on another number of threads
         resuming = (
             journal is not None
@@ -165,27 +190,27 @@ class Run:
             self.statistics.restart(journal.state)
         # an earlier run may have been killed at its very end, after its outputs got their names
         complete = resuming and not self.missing()
-        finished = (
-            complete and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
-        )
+        finished = sink.finished() if complete and sink is not None else frozenset()
         for path in self._paths:
-            is_own = complete and (sink is None or finished or path != sink.path)
+            is_own = complete and (sink is None or path in finished or path not in sink.outputs)
             if os.path.lexists(path) and not is_own:
-                check_free(path, sink, self._settings.overwrite, result_names(self.job.inputs))
-        if not resuming and self._paths:
-            remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
+                names = result_names(self.job.inputs, self.job.groups.group_name)
+                check_free(path, sink, self._settings.overwrite, names)
+        if not resuming and self._name is not None:
+            remove_earlier(self._name, self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
             self._check_finished(sink, journal)
             self.sink = sink = None
-        if resuming and sink is not None and not os.path.exists(sink.partial or ""):
+        gone = [] if sink is None or not resuming else [p for p in sink.partials if not os.path.exists(p)]
+        if gone and sink is not None:
             raise InputError(
-                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
+                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({gone[0]}); {ANEW}"
             )
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
             if sink is not None:
                 prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
-                sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, resuming)
+                sink.begin(shape, self.job.dtype, self.attributes, self.data.labels, prefix, self.rows, resuming)
             if journal is not None and not resuming:
                 journal.frame = 0 if sink is None else sink.frame()
                 journal.note([], {}, {}, [])
@@ -203,11 +228,14 @@ class Run:
         sink.take_finished()
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
-            sink.begin(shape, self.job.dtype, self.record, self.data.labels, 0, self.rows, True)
+            sink.begin(shape, self.job.dtype, self.attributes, self.data.labels, 0, self.rows, True)
             same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
+            if same:
+                sink.finish_rest()
         except InputError:
             same = False
-        sink.close()
+        finally:
+            sink.close()
         if not same:
             raise InputError(f"{sink.path}: was put there, or changed, after an unfinished run wrote it; {ANEW}")
 
@@ -246,8 +274,8 @@ class Run:
         if self._journal is not None:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
         if self.statistics.path is not None and self.statistics.total is not None:
-            maps = self.statistics.total, self.statistics.quantiles, self.data.labels, self.grid
-            save_statistics(self.statistics.path, *maps, self.record, self.job.inputs)
+            compression = of_statistics(self._settings.compression)
+            save_statistics(self.statistics.path, self.results, self.attributes, compression)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:
@@ -296,11 +324,12 @@ class Run:
         new_statistics = None if self.statistics.total is None else self.statistics.new
         task = Task(
             self.job,
-            self.data.name,
+            self.data.recipe,
             None if self.sink is None else self.sink.name,
             self.grid,
             self.rows,
             new_statistics,
+            self._settings.compression,
         )
 
         def count(first: int, stop: int, piece: PieceResult) -> None:
@@ -315,7 +344,7 @@ class Run:
         if first != (self.done[0][1] if self.done else 0):
             return  # the previous chunk could not be written
         stop = first + len(result.relevance)
-        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance))]
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance, result.beside))]
         if self.statistics.total is not None:
             self.statistics.total.update(first, result.relevance, result.group)
         self.data.done(stop)

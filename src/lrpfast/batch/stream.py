@@ -9,7 +9,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,18 @@ from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
+from .groups import check_groups
 from .inputs import SeveralSource, open_inputs, source_paths
-from .job import Job
+from .job import Job, prepare_sink
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
+from .per_sample import per_sample
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import open_sink
-from .sinks.for_inputs import open_several
+from .sinks.for_inputs import open_several, sink_paths
 from .sources import Source, split
-from .statistics import Statistics
+from .statistics_io import to_dataset
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
@@ -64,11 +67,13 @@ class Streamed:
     warnings : tuple of str
         The texts of the run's warnings.
     statistics : Statistics or None
-        Of several inputs, over rows in which they lie one after the other; a file has those of each input.
+        Of several inputs a dict: those of each, by its name.
     record : dict
         The provenance of the relevances, as in the files' attributes.
     written : bool
         Whether relevances were written, not only statistics.
+    dataset : callable or None
+        What `to_xarray` calls.
 
     Examples
     --------
@@ -91,9 +96,35 @@ class Streamed:
     zero_maps: int
     input_values: int
     warnings: tuple[str, ...]
-    statistics: Statistics | None
+    statistics: Any
     record: dict[str, str]
     written: bool
+    dataset: Callable[[], Any] | None = field(default=None, repr=False)
+
+    def to_xarray(self) -> Any:
+        """The statistics as an xarray.Dataset, with the input's coordinates, as in their file.
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        InputError
+            When the run made no statistics.
+        MissingPackageError
+            Without xarray.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+        >>> done = lrpfast.Analyzer(model, "zero").stream(np.ones((5, 2)), statistics=True, progress=False)
+        >>> done.to_xarray()["mean"].dims
+        ('group', 'dim_1')
+        """
+        if self.dataset is None:
+            raise InputError("this run made no statistics: stream(…, statistics=True) makes them")
+        return self.dataset()
 
     def __repr__(self) -> str:
         facts = [f"relevance {self.shape} {self.dtype}"] if self.written else []
@@ -145,9 +176,11 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
-        data = _open_source(core, source, sink)
-        if data is not source:  # the caller closes its own source
+        data = _open_source(core, source, sink, settings.mask)
+        if not isinstance(source, Source):  # the caller closes its own source
             stack.enter_context(data)
+        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
+        settings = per_sample(settings, data)
         inputs = data.rows if isinstance(data, SeveralSource) else None
         grid = None
         if settings.mask is not None:
@@ -161,14 +194,18 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
             correct=settings.correct,
             inputs=inputs,
         )
-        statistics = RunStatistics(job, settings)
+        if settings.statistics:
+            check_groups(len(job.groups.names), math.prod(job.map_shape), core.settings.memory)
+        statistics = RunStatistics(job, settings, grid)
         out = None if sink is None else open_sink(sink) if inputs is None else open_several(sink, inputs)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
-        check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
+        outputs = sink_paths(out, "sink", inputs)
+        check_no_overlap({**outputs, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None:
             out = Gridded(out, grid)
+        if out is not None:
+            prepare_sink(out, job, settings.compression)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
         if on_cluster:
             rows = rows_of_a_chunk(rows)
@@ -204,16 +241,25 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
         zero_maps=growth.zero,
         input_values=values,
         warnings=tuple(texts),
-        statistics=run.statistics.total,
+        statistics=_statistics(run),
         record=run.record,
         written=written,
+        dataset=None if run.statistics.total is None else partial(to_dataset, run.results, run.attributes),
     )
+
+
+def _statistics(run: Run) -> Any:
+    """The statistics of the maps, of several inputs by their names."""
+    total, inputs = run.statistics.total, run.job.inputs
+    if total is None or inputs is None:
+        return total
+    return dict(zip(inputs.names, total.split(inputs.shapes), strict=True))
 
 
 def _shape(run: Run) -> Any:
     job = run.job
     if job.inputs is not None:
-        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.inputs.shapes]
+        return job.inputs.arrays_of((run.count, *job.map_shape))
     return (run.count, *on_grid(job.map_shape, run.grid))
 
 
@@ -224,10 +270,10 @@ def _refuse_several(inputs: int, settings: StreamSettings) -> None:
             raise InputError(f"{name}= is for models of one input; this one has {inputs}")
 
 
-def _open_source(core: AnalyzerCore, source: Any, sink: Any) -> Source:
+def _open_source(core: AnalyzerCore, source: Any, sink: Any, mask: Any) -> Source:
     """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
-        return open_inputs(core.model, source)
+        return open_inputs(core.model, source, mask)
     except InputNotFoundError as error:
         exists = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
         raise InputNotFoundError(error.filename, "the source comes first, then the sink" if exists else "") from None

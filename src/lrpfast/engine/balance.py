@@ -212,6 +212,8 @@ class Conservation(Sequence[Balance]):
 def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:
     if kind == "zero":
         return np.where(z == 0, z + value, z)
+    if kind == "unsigned":
+        return z + value
     return z + np.where(z >= 0, value, -value)
 
 

@@ -44,16 +44,19 @@ cdef class Records:
 
     cdef size_t packed(self, weights, origin, int sign, const Operation* op) except 0:
         """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; once for each origin."""
-        # its type must not be inferred
-        cdef tuple key = (id(weights) if origin is None else origin, sign, <size_t>op.kernels, op.tf32)
-        cdef PackedWeights shared = None if origin is None else PACKED.get(key)
+        cdef tuple form = (sign, <size_t>op.kernels, op.tf32)
+        # not the array: both directions have the same memory, transposed
+        memory = weights.__array_interface__["data"][0], weights.shape, weights.strides, weights.dtype
+        cdef tuple key = (memory, form)  # its type must not be inferred
+        cdef PackedWeights shared
         kept = self.addresses.get(key)
         if kept is not None:
             return kept[0]
+        shared = None if origin is None else PACKED.get((origin, form))
         if shared is None:
             shared = self.pack(weights, sign, op)
             if origin is not None:
-                PACKED[key] = shared
+                PACKED[origin, form] = shared
         self.kept_alive.append(shared)
         self.addresses[key] = shared.address, weights
         return shared.address

@@ -11,25 +11,123 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
+from ..compression import decode_chunk, encode_chunk, zarr_codec
 from ..metadata import Coord, encoded, plain, with_coordinates
-from .base import Sink, check_rows, little, naming, storing
+from .base import Sink, check_rows, little, naming
+from .libraries import storing
 from .names import array_name, check_names
+from .several import SeveralArrays
 
 if TYPE_CHECKING:
+    from ..inputs import InputRows
     from ..metadata import ArrayMetadata, RowsShape
+
+
+@dataclass(frozen=True)
+class ChunkedRows:
+    """The rows of one array in a store, a file for each chunk.
+
+    Attributes
+    ----------
+    folder : str
+    shape : tuple
+        Of the array; the number of samples may be None.
+    dtype : dtype
+    rows : int
+        Of a chunk.
+    codec : dict or None
+        The compressor.
+    """
+
+    folder: str
+    shape: RowsShape
+    dtype: np.dtype
+    rows: int
+    codec: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise InputError unless the array's metadata describe these rows."""
+        chunks = [max(1, n) for n in (self.rows, *self.shape[1:])]
+        expected = _array_json((self.shape[0] or 0, *self.shape[1:]), self.dtype, chunks, self.codec)
+        with open(os.path.join(self.folder, ".zarray"), encoding="utf-8") as file:
+            stored = json.load(file)
+        if stored != expected:
+            raise InputError(
+                f"{os.path.dirname(self.folder)}: holds {stored['dtype']} of shape {stored['shape']} in other chunks"
+            )
+
+    def write(self, first: int, rows: np.ndarray) -> list[str]:
+        """Write rows from ``first`` on; returns the files."""
+        chunks = self._chunks(first, first + len(rows)) if rows.size else range(0)
+        return [self._write_chunk(chunk, first - chunk * self.rows, rows) for chunk in chunks]
+
+    def _chunks(self, first: int, stop: int) -> range:
+        return range(first // self.rows, -(-stop // self.rows))
+
+    def _file(self, chunk: int) -> str:
+        return os.path.join(self.folder, ".".join([str(chunk), *"0" * (len(self.shape) - 1)]))
+
+    def _write_chunk(self, chunk: int, offset: int, rows: np.ndarray) -> str:
+        """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
+        file_path = self._file(chunk)
+        begin, end = max(0, offset), min(self.rows, offset + len(rows))
+        part = rows[begin - offset : end - offset]
+        if begin == 0 and end == self.rows:
+            rows_of_chunk = part
+        else:
+            earlier_rows = self._read_chunk(chunk)  # rows of the chunk that an earlier call wrote
+            shape, fill = (self.rows, *self.shape[1:]), _fill(self.dtype)
+            rows_of_chunk = np.full(shape, fill, self.dtype) if earlier_rows is None else earlier_rows
+            rows_of_chunk[begin:end] = part
+        with open(f"{file_path}.part", "wb") as file:
+            file.write(encode_chunk(rows_of_chunk, self.codec))
+        os.replace(f"{file_path}.part", file_path)
+        return file_path
+
+    def _read_chunk(self, chunk: int) -> np.ndarray | None:
+        """The rows in a chunk; None if it is missing or truncated."""
+        shape = (self.rows, *self.shape[1:])
+        try:
+            with open(self._file(chunk), "rb") as file:
+                stored = decode_chunk(file.read(), self.dtype, self.codec)
+        except (FileNotFoundError, ValueError):
+            return None
+        return stored.reshape(shape) if stored.size == math.prod(shape) else None
+
+    def checksum(self, first: int, stop: int, value: int = 0) -> int | None:
+        """The checksum of rows, continuing ``value``; None if some are missing."""
+        if not math.prod(self.shape[1:]):
+            return value  # rows without values have no chunks
+        for chunk in self._chunks(first, stop):
+            rows = self._read_chunk(chunk)
+            if rows is None:
+                return None
+            chunk_first = chunk * self.rows
+            rows = rows[max(0, first - chunk_first) : stop - chunk_first]
+            value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
+        return value
+
+    def remove_rest(self, samples: int) -> None:
+        """Remove chunks beyond the end and incomplete ones, which a killed run may have written."""
+        last = -(-samples // self.rows)
+        for name in os.listdir(self.folder):
+            chunk = name.split(".")[0]
+            if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
+                os.unlink(os.path.join(self.folder, name))
 
 
 class ZarrSink(Sink):
     """Writes rows to an array, in a Zarr store of its own; each chunk file appears when it is complete."""
 
-    resumable = True
+    resumable = holds_sample_arrays = True
 
     path: str
     array: str
@@ -41,24 +139,48 @@ class ZarrSink(Sink):
         self.name = f"{self.path}:{self.array}"
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
+        self._known: list[ChunkedRows] | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._check_names("zarr", shape, labels)
+        self._check_store(shape, dtype)
+
+    def _check_store(self, shape: RowsShape, dtype: np.dtype) -> None:
+        """Raise InputError unless rows of this shape can become a store here."""
         check_store(self.path)
         # a new run replaces a partial output, a resumed run continues it
-        existing_bytes = sum(on_disk(entry.stat()) for entry in os.scandir(self._array_folder)) if self._exists else 0
+        folders = self._folders if self._exists else []
+        existing_bytes = sum(on_disk(entry.stat()) for folder in folders for entry in os.scandir(folder))
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - existing_bytes))
 
+    def compress(self, compression: str) -> None:
+        self._compression = compression
+
     @property
-    def _array_folder(self) -> str:
-        return os.path.join(self.partial, _folder(self.array))
+    def _folders(self) -> list[str]:
+        """The folder of each array that the run fills."""
+        return [os.path.join(self.partial, _folder(name)) for name in self.arrays]
 
     @property
     def _exists(self) -> bool:
-        return os.path.isdir(self._array_folder)
+        return all(map(os.path.isdir, self._folders))
+
+    @property
+    def _chunked(self) -> list[ChunkedRows]:
+        """The rows of each array that the run fills."""
+        if self._known is None:
+            arrays, _ = self._contents(self._shape[0])
+            self._known = [self._rows_of(name, arrays[name].values) for name in self._written(arrays)]
+        return self._known
+
+    def _rows_of(self, name: str, values: np.ndarray) -> ChunkedRows:
+        shape: RowsShape = (self._shape[0], *values.shape[1:])
+        codec = zarr_codec(self._compression, values.dtype)
+        return ChunkedRows(os.path.join(self.partial, _folder(name)), shape, values.dtype, self._rows, codec)
 
     def _open(self, existing: bool) -> None:
+        self._known = None
         with naming(self.path, self.partial):
             if not existing:
                 if os.path.isdir(self.partial):
@@ -73,89 +195,48 @@ class ZarrSink(Sink):
 
     def _describe(self, samples: int) -> None:
         """The metadata and coordinates for this number of samples."""
-        variable, coords = self._described_array(samples)
-        chunks = (self._rows, *self._shape[1:])
+        arrays, coords = self._contents(samples)
         with storing(self.name):
-            write_zarr(self.partial, {self.array: variable}, coords, self._attributes, self.name, chunks)
+            rows = dict.fromkeys(self._written(arrays), self._rows)
+            write_zarr(self.partial, arrays, coords, self._attributes, self.name, rows, self._compression)
 
     def _check_partial(self) -> None:
-        chunks = [max(1, n) for n in (self._rows, *self._shape[1:])]
-        expected = _array_json((self._shape[0] or 0, *self._shape[1:]), self._dtype, chunks)
         try:
-            with open(os.path.join(self._array_folder, ".zarray"), encoding="utf-8") as file:
-                stored = json.load(file)
-            if stored != expected:
-                raise InputError(f"{self.partial}: holds {stored['dtype']} of shape {stored['shape']} in other chunks")
+            for chunked in self._chunked:
+                chunked.check()
         except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as error:
             raise InputError(f"{self.partial}: is not the partial output of a run ({error})") from None
 
-    def _file(self, chunk: int) -> str:
-        return os.path.join(self._array_folder, ".".join([str(chunk), *"0" * (len(self._shape) - 1)]))
-
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         check_rows(self.name, self._shape, first, rows)
-        rows = np.ascontiguousarray(rows, self._dtype)
-
-        def write() -> None:
-            for chunk in self._chunks(first, first + len(rows)) if rows.size else ():
-                self._write_chunk(chunk, first - chunk * self._rows, rows)
-
+        value = 0
         with naming(self.path, self.partial):
-            value = self._write_with_checksum(rows.reshape(-1).view(np.uint8).data, write)
+            for chunked, part in zip(self._chunked, [*self._pieces(rows), *beside], strict=True):
+                data = np.ascontiguousarray(part, chunked.dtype)
+
+                def write(chunked: ChunkedRows = chunked, data: np.ndarray = data) -> None:
+                    self._unsynced += chunked.write(first, data)
+
+                value = self._write_with_checksum(data.reshape(-1).view(np.uint8).data, write, value)
         self._end = max(self._end, first + len(rows))
         return value
 
-    def _chunks(self, first: int, stop: int) -> range:
-        return range(first // self._rows, -(-stop // self._rows))
-
-    def _write_chunk(self, chunk: int, offset: int, rows: np.ndarray) -> None:
-        """Write the rows that belong to a chunk; ``offset`` is the chunk's row where they begin, perhaps below 0."""
-        file_path = self._file(chunk)
-        begin, end = max(0, offset), min(self._rows, offset + len(rows))
-        part = rows[begin - offset : end - offset]
-        if begin == 0 and end == self._rows:
-            rows_of_chunk = part
-        else:
-            earlier_rows = self._read_chunk(chunk)  # rows of the chunk that an earlier call wrote
-            shape, fill = (self._rows, *self._shape[1:]), _fill(self._dtype)
-            rows_of_chunk = np.full(shape, fill, self._dtype) if earlier_rows is None else earlier_rows
-            rows_of_chunk[begin:end] = part
-        with open(f"{file_path}.part", "wb") as file:
-            file.write(rows_of_chunk.reshape(-1).view(np.uint8).data)
-        os.replace(f"{file_path}.part", file_path)
-        self._unsynced.append(file_path)
-
-    def _read_chunk(self, chunk: int) -> np.ndarray | None:
-        """The rows in a chunk; None if it is missing or truncated."""
-        shape = (self._rows, *self._shape[1:])
-        try:
-            stored = np.fromfile(self._file(chunk), self._dtype)
-        except FileNotFoundError:
-            return None
-        return stored.reshape(shape) if stored.size == math.prod(shape) else None
-
     def checksum(self, first: int, stop: int) -> int | None:
-        value = 0
-        if not math.prod(self._shape[1:]):
-            return value  # rows without values have no chunks
+        value: int | None = 0
         with naming(self.path, self.partial):
-            for chunk in self._chunks(first, stop):
-                rows = self._read_chunk(chunk)
-                if rows is None:
-                    return None
-                chunk_first = chunk * self._rows
-                rows = rows[max(0, first - chunk_first) : stop - chunk_first]
-                value = zlib.crc32(rows.reshape(-1).view(np.uint8).data, value)
+            for chunked in self._chunked:
+                if value is not None:
+                    value = chunked.checksum(first, stop, value)
         return value
 
     def frame(self) -> int:
         """The checksum of all that the partial output has besides rows."""
-        value = 0
+        value, folders_of_rows = 0, {chunked.folder for chunked in self._chunked}
         with naming(self.path, self.partial):
             for folder, folders, files in os.walk(self.partial):
                 folders.sort()
                 for name in sorted(files):
-                    if folder == self._array_folder and not name.startswith(".z"):
+                    if folder in folders_of_rows and not name.startswith(".z"):
                         continue
                     with open(os.path.join(folder, name), "rb") as file:
                         value = zlib.crc32(file.read(), zlib.crc32(name.encode(), value))
@@ -163,7 +244,7 @@ class ZarrSink(Sink):
 
     def flush(self) -> None:
         with naming(self.path, self.partial):
-            for file_path in (*self._unsynced, self._array_folder):
+            for file_path in (*self._unsynced, *(chunked.folder for chunked in self._chunked)):
                 sync(file_path)
         self._unsynced.clear()
 
@@ -171,21 +252,24 @@ class ZarrSink(Sink):
         with naming(self.path, self.partial):
             if self._shape[0] is None:
                 self._describe(self._end)
-            self._remove_rest()
+            for chunked in self._chunked:
+                chunked.remove_rest(self._end if self._shape[0] is None else self._shape[0])
             self.flush()
             replace_store(self.path, self.partial)
-
-    def _remove_rest(self) -> None:
-        # a killed run may have written chunks beyond the end, or incomplete ones
-        last = -(-(self._end if self._shape[0] is None else self._shape[0]) // self._rows)
-        for name in os.listdir(self._array_folder):
-            chunk = name.split(".")[0]
-            if name.endswith(".part") or (chunk.isdigit() and int(chunk) >= last):
-                os.unlink(os.path.join(self._array_folder, name))
 
     def discard(self) -> None:
         self.close()
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+class SeveralZarrSink(SeveralArrays, ZarrSink):
+    """Rows of several inputs' relevances, into an array for each, by its name, of one Zarr store."""
+
+    def __init__(self, path: str, inputs: InputRows) -> None:
+        self._inputs = inputs
+        self._names = tuple(array_name(path, name, "zarr") for name in inputs.names)
+        super().__init__(path, self._names[0])
+        self.name = self.path
 
 
 def replace_store(path: str, partial: str) -> None:
@@ -219,7 +303,8 @@ def write_zarr(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    chunks: tuple[int, ...] | None = None,
+    deferred: Mapping[str, int] | None = None,
+    compression: str | None = None,
 ) -> None:
     """Write arrays, their coordinates and the group's attributes in xarray's layout, and sync them to the disk.
 
@@ -231,8 +316,10 @@ def write_zarr(
     attributes : mapping of str
     name : str
         For messages.
-    chunks : tuple of int, optional
-        The chunk shape of the arrays, whose values are written later.
+    deferred : mapping of str to int, optional
+        The arrays whose values are written later, with the number of samples in a chunk.
+    compression : {"zlib", "blosc"}, optional
+        Of the arrays.
 
     Raises
     ------
@@ -243,18 +330,19 @@ def write_zarr(
     check_names(name, "zarr", arrays, coords)
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key, (dims, values, attrs) in (*encoded_coords.items(), *arrays.items()):
-        deferred = chunks is not None and key in arrays
-        chunk_shape = [max(1, n) for n in (chunks if deferred else values.shape)]  # type: ignore[union-attr]
+        later = deferred is not None and key in deferred and key in arrays
+        chunk_shape = [max(1, n) for n in ((deferred[key], *values.shape[1:]) if later else values.shape)]  # type: ignore[index]
         if key in arrays:
             attrs = with_coordinates(arrays[key], encoded_coords)
         attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
         json_attrs = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
-        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape)
+        codec = zarr_codec(compression, values.dtype) if key in arrays else None
+        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape, codec)
         notes[f"{key}/.zattrs"] = {**json_attrs, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
-        if not deferred and values.size:
+        if not later and values.size:
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
-                file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
+                file.write(encode_chunk(np.ascontiguousarray(values, little(values.dtype)), codec))
                 _sync_open(file)
     for file_path, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
         with open(os.path.join(folder, _folder(file_path)), "w", encoding="utf-8", newline="\n") as file:
@@ -274,9 +362,11 @@ def _sync_open(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> dict[str, Any]:
+def _array_json(
+    shape: tuple[int, ...], dtype: np.dtype, chunks: list[int], codec: dict[str, Any] | None
+) -> dict[str, Any]:
     fill = "NaN" if dtype.kind == "f" else None
-    layout = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None, "fill_value": fill}
+    layout = {"zarr_format": 2, "order": "C", "compressor": codec, "filters": None, "fill_value": fill}
     return {**layout, "shape": list(shape), "chunks": chunks, "dtype": little(dtype).str}
 
 

@@ -194,10 +194,13 @@ def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
                 datasets[name] = node
 
         file.visititems(note)  # follows no links
-        for coordinate_names in [
-            words(_attributes(node, {"coordinates"}).get("coordinates")) for node in datasets.values()
-        ]:
-            datasets = {name: node for name, node in datasets.items() if name not in coordinate_names}
+        beside: set[str] = set()  # coordinates, and arrays that describe another one
+        for name, node in datasets.items():
+            attrs = _attributes(node, {"coordinates", "ancillary_variables"})
+            folder = name[: name.rfind("/") + 1]
+            beside.update(words(attrs.get("coordinates")))
+            beside.update(f"{folder}{word}" for word in words(attrs.get("ancillary_variables")))
+        datasets = {name: node for name, node in datasets.items() if name not in beside}
         if len(datasets) == 1:
             return next(iter(datasets.values()))
         listing = ", ".join(f"{name} {node.shape}" for name, node in datasets.items())
@@ -235,3 +238,18 @@ class _Hdf5Source(FileSource):
 
     def close(self) -> None:
         self._file.close()
+
+
+def texts_of(path: str, name: str) -> np.ndarray | None:
+    """The texts of a dataset, which are strings or rows of characters; None if it holds numbers.
+
+    h5py reads those of NetCDF files too: the NetCDF library crashes where the file is open already.
+    """
+    with _checked_heaps(path), _open(path) as file:
+        dataset = _find(file, path, name)
+        if dataset.dtype.kind not in "OS" or dataset.shape is None:
+            return None
+        _check_dataset(dataset, f"{path}:{name}")
+        check_unpacked(f"{path}:{name}", dataset.nbytes, os.path.getsize(path))
+        ChunkCheck(dataset, f"{path}:{name}").check(0, len(dataset))
+        return np.asarray(dataset[...])

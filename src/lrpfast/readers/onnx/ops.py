@@ -11,11 +11,13 @@ from .cut_ops import CUT
 from .einsum import CONTRACTED
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
+from .one_hot import ONE_HOT
 from .quantize import QUANTIZED
 from .recurrent import RECURRENT
 from .reduce_ops import REDUCED
 from .resize import RESIZED
 from .shape_ops import MOVES
+from .step_masks import STEP_MASKS
 from .truths import TRUTHS, carried
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
@@ -30,5 +32,7 @@ OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **CLASSIC,
     **CONTRACTED,
     **CUT,
+    **ONE_HOT,
     **RECURRENT,
+    **STEP_MASKS,
 }
