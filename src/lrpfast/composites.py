@@ -9,6 +9,15 @@ Examples
 
 from .rules.composites import Assignment, Composite
 from .rules.entries import Entry
+from .rules.gradients import (
+    GradientComposite,
+    Gradients,
+    InputTimesGradient,
+    IntegratedGradients,
+    IntegrationPath,
+    Noise,
+    SmoothGrad,
+)
 from .rules.presets import (
     COMPOSITES,
     CPLRP,
@@ -42,7 +51,14 @@ __all__ = [
     "EpsilonPlus",
     "EpsilonPlusFlat",
     "ExcitationBackprop",
+    "GradientComposite",
+    "Gradients",
+    "InputTimesGradient",
+    "IntegratedGradients",
+    "IntegrationPath",
     "LXTViT",
+    "Noise",
+    "SmoothGrad",
     "Uniform",
     "from_name",
     "when",

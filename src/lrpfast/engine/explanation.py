@@ -31,6 +31,8 @@ class Explanation:
     layers : dict or None
         Relevance of every layer's output, by the layer's name, on request. A batch normalization that is folded
         is identical to its input: folded into the layer before it, which then has its output, or after it.
+    completeness : array or None
+        Of integrated gradients, for each sample: Σ R less f(x) − f(baseline), the error of the quadrature.
 
     Examples
     --------
@@ -45,6 +47,7 @@ class Explanation:
     target: np.ndarray | None
     conservation: Conservation
     layers: dict[str, np.ndarray] | None = None
+    completeness: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
@@ -56,4 +59,7 @@ class Explanation:
         layers = "" if self.layers is None else f", {len(self.layers)} layers"
         arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
         shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
-        return f"relevance {shapes} {arrays[0].dtype}{layers}"
+        error = ""
+        if self.completeness is not None and len(self.completeness):
+            error = f", sum differs from f(x) - f(baseline) by at most {np.abs(self.completeness).max():.2g}"
+        return f"relevance {shapes} {arrays[0].dtype}{layers}{error}"
