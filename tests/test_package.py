@@ -96,6 +96,10 @@ MAY_IMPORT = {
     "engine": {"budget", "errors", "lazy", "table", "version", "model", "rules", "kernels"},
     "batch": {"budget", "errors", "lazy", "output", "model", "readers", "rules", "engine", "version"},
     "plot": {"errors", "output", "engine", "kernels"},
+    "reporting": {
+        *("errors", "output", "table", "version", "kernels", "rules", "engine", "batch"),
+        *("plot", "analyzer", "evaluate"),
+    },
     "evaluate": {"errors", "table", "kernels", "model", "engine", "batch", "plot", "analyzer"},
     "layers": {"model"},
     "composites": {"rules"},
@@ -104,7 +108,7 @@ MAY_IMPORT = {
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {
         *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
-        *("analyzer", "innvestigate", "demo", "plot", "evaluate"),
+        *("analyzer", "innvestigate", "demo", "plot", "evaluate", "output", "reporting"),
     },
     "__main__": {"cli"},
     "": {

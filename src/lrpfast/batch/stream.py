@@ -175,7 +175,7 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
         run = Run(job, data, out, statistics, rows, grid, settings)
         client = stack.enter_context(connected(settings.cluster)) if on_cluster else None
         stack.enter_context(run.locked_outputs())
-        progress = stack.enter_context(_progress(settings.progress, job.samples, run.count))
+        progress = stack.enter_context(progress_bar(settings.progress, job.samples, run.count))
         run.complete(progress, client)
     return _streamed(run, time.perf_counter() - begin, out is not None)
 
@@ -242,7 +242,7 @@ def _rows(batch_size: int | str, job: Job, data: Source, threads: int) -> int:
 
 
 @contextlib.contextmanager
-def _progress(
+def progress_bar(
     progress: bool | Callable[[int], object], samples: int | None, done: int
 ) -> Iterator[Callable[[int], object]]:
     """A progress bar on a terminal's standard error; nothing elsewhere; or the caller's own function."""

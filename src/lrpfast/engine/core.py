@@ -391,6 +391,19 @@ class AnalyzerCore:
         start, axes = as_start(target, len(x), slot.shape, self.settings.dtype, output)
         return self.layout.start_in_row(start, slot), axes
 
+    def outputs(self, x: Any) -> np.ndarray:
+        """The explained output of every sample, shape (samples, outputs), on the host."""
+        rows = to_host(self._outputs(self._pack(x)))
+        return rows.reshape(len(rows), math.prod(self.layout.output_row))
+
+    def explained_values(self, x: Any, target: Any, output: np.ndarray) -> np.ndarray:
+        """The value that is explained of each sample, float64, from the samples' ``output``."""
+        start, axes = self._start(self._pack(x), target)
+        if axes:
+            raise InputError("there is one target for each sample here; take one column of the targets")
+        rows = output.reshape(len(output), math.prod(self.layout.output_row)).astype(np.float64)
+        return explained_values(fixed_start(start, lambda: output), rows)
+
     def _outputs(self, x: np.ndarray) -> np.ndarray:
         """The explained output of every sample: the forward half of the analyzer's own program."""
         compiled = self._programs.forward()
