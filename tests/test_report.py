@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +293,16 @@ def test_command(rng, tmp_path, capsys, unpainted):
 
 def test_text_is_escaped():
     assert page.escaped("<a href='x'>\x00\u202e") == "&lt;a href=&#x27;x&#x27;&gt;\ufffd\ufffd"
+
+
+def test_the_page_of_the_documentation(tmp_path, monkeypatch, unpainted):
+    root = Path(__file__).parents[1]
+    (tmp_path / "tests").symlink_to(root / "tests", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    text = (root / "docs" / "report.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "report.md", "exec"), {})  # our own page
+    assert "digit 9" in read(tmp_path / "digits.html").text
+    (command,) = re.findall(r"\$ (lrpfast .*?)\nwrote", text, re.DOTALL)
+    assert main(command.replace("\\\n", " ").split()[1:]) == 0
+    assert "Rules by layer" in read(tmp_path / "report.html").text
