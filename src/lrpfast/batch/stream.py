@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import table
 from ..engine.core import AnalyzerCore
 from ..engine.growth import callers_level, warn
 from ..engine.growth import texts as growth_texts
@@ -103,6 +104,10 @@ class Streamed:
         if self.statistics is not None:
             facts.append("statistics")
         return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        maps = "" if self.statistics is None else self.statistics._repr_html_()
+        return table.paragraph(repr(self)) + maps
 
     # Names of earlier versions
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import table
+from .. import display, table
 from .balance import Conservation
 
 
@@ -53,7 +53,8 @@ class Explanation:
         return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
 
     def _repr_html_(self) -> str:
-        return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
+        head = table.paragraph(f"Explanation: {self._head()}")
+        return head + display.picture(self.relevance) + self.conservation._repr_html_()
 
     def _head(self) -> str:
         layers = "" if self.layers is None else f", {len(self.layers)} layers"

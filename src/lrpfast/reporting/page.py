@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import table
+from ..plot.inline import image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,14 +95,7 @@ class Page:
 
     def picture(self, figure: Figure, description: str) -> None:
         """A figure as a picture in the page, with its description for those who do not see it."""
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=144)
-        data = base64.b64encode(file.getvalue()).decode("ascii")
-        width = round(96 * figure.get_figwidth())
-        self._parts.append(
-            f'<figure><img width="{width}" alt="{escaped(description)}" src="data:image/png;base64,{data}">'
-            f"{self._caption(description)}</figure>"
-        )
+        self._parts.append(f"<figure>{image(figure, description)}{self._caption(description)}</figure>")
 
     def html(self, text: str, description: str) -> None:
         """HTML that escapes its own texts."""
