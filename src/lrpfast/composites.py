@@ -29,6 +29,7 @@ from .rules.presets import (
     EpsilonPlus,
     EpsilonPlusFlat,
     ExcitationBackprop,
+    LXTExplicit,
     LXTViT,
     from_name,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "InputTimesGradient",
     "IntegratedGradients",
     "IntegrationPath",
+    "LXTExplicit",
     "LXTViT",
     "Noise",
     "SmoothGrad",

@@ -81,15 +81,18 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
-        self.record = job.record
-        self._paths = paths = [p for p in (None if sink is None else sink.path, statistics.path) if p is not None]
+        self.record = {**job.record, **data.provenance}
+        of_statistics = () if statistics.path is None else (statistics.path,)
+        self._paths = [*(() if sink is None else sink.outputs), *of_statistics]
+        #: the path beside which the run is noted: that of several files has none of their names
+        self._name = sink.path if sink is not None and sink.path is not None else statistics.path
         self._settings = settings
         self._sums: list[Sum] = []
         self._damaged: list[Sum] = []
         self._not_resumable = self._why_not_resumable()
         most = 0 if statistics.total is None else statistics.total._state_bytes(job.samples or 0)
-        resumable = paths and self._not_resumable is None
-        self._journal = Journal(paths[0], self._journal_settings(), most) if resumable else None
+        resumable = self._name is not None and self._not_resumable is None
+        self._journal = Journal(self._name or "", self._journal_settings(), most) if resumable else None
         self._last_note = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
@@ -140,7 +143,7 @@ class Run:
     def locked_outputs(self) -> Iterator[None]:
         """Lock the outputs, restore the state of an earlier run, and open the sink."""
         with contextlib.ExitStack() as stack:
-            for path in self._paths:
+            for path in dict.fromkeys([*([] if self._name is None else [self._name]), *self._paths]):
                 stack.enter_context(locked(path))
             try:
                 self._begin()
@@ -165,21 +168,20 @@ class Run:
             self.statistics.restart(journal.state)
         # an earlier run may have been killed at its very end, after its outputs got their names
         complete = resuming and not self.missing()
-        finished = (
-            complete and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
-        )
+        finished = sink.finished() if complete and sink is not None else frozenset()
         for path in self._paths:
-            is_own = complete and (sink is None or finished or path != sink.path)
+            is_own = complete and (sink is None or path in finished or path not in sink.outputs)
             if os.path.lexists(path) and not is_own:
                 check_free(path, sink, self._settings.overwrite, result_names(self.job.inputs))
-        if not resuming and self._paths:
-            remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
+        if not resuming and self._name is not None:
+            remove_earlier(self._name, self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
             self._check_finished(sink, journal)
             self.sink = sink = None
-        if resuming and sink is not None and not os.path.exists(sink.partial or ""):
+        gone = [] if sink is None or not resuming else [p for p in sink.partials if not os.path.exists(p)]
+        if gone and sink is not None:
             raise InputError(
-                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
+                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({gone[0]}); {ANEW}"
             )
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
@@ -205,9 +207,12 @@ class Run:
         try:
             sink.begin(shape, self.job.dtype, self.record, self.data.labels, 0, self.rows, True)
             same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
+            if same:
+                sink.finish_rest()
         except InputError:
             same = False
-        sink.close()
+        finally:
+            sink.close()
         if not same:
             raise InputError(f"{sink.path}: was put there, or changed, after an unfinished run wrote it; {ANEW}")
 
@@ -296,7 +301,7 @@ class Run:
         new_statistics = None if self.statistics.total is None else self.statistics.new
         task = Task(
             self.job,
-            self.data.name,
+            self.data.recipe,
             None if self.sink is None else self.sink.name,
             self.grid,
             self.rows,

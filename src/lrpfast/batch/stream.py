@@ -23,16 +23,17 @@ from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
+from .groups import check_groups
 from .inputs import SeveralSource, open_inputs, source_paths
 from .job import Job
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
+from .per_sample import per_sample
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import open_sink
-from .sinks.for_inputs import open_several
+from .sinks.for_inputs import open_several, sink_paths
 from .sources import Source, split
-from .statistics import Statistics
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
@@ -65,7 +66,7 @@ class Streamed:
     warnings : tuple of str
         The texts of the run's warnings.
     statistics : Statistics or None
-        Of several inputs, over rows in which they lie one after the other; a file has those of each input.
+        Of several inputs a dict: those of each, by its name.
     record : dict
         The provenance of the relevances, as in the files' attributes.
     written : bool
@@ -92,7 +93,7 @@ class Streamed:
     zero_maps: int
     input_values: int
     warnings: tuple[str, ...]
-    statistics: Statistics | None
+    statistics: Any
     record: dict[str, str]
     written: bool
 
@@ -150,9 +151,11 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
-        data = _open_source(core, source, sink)
-        if data is not source:  # the caller closes its own source
+        data = _open_source(core, source, sink, settings.mask)
+        if not isinstance(source, Source):  # the caller closes its own source
             stack.enter_context(data)
+        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
+        settings = per_sample(settings, data)
         inputs = data.rows if isinstance(data, SeveralSource) else None
         grid = None
         if settings.mask is not None:
@@ -166,12 +169,14 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
             correct=settings.correct,
             inputs=inputs,
         )
+        if settings.statistics:
+            check_groups(len(job.groups.names), math.prod(job.map_shape), core.settings.memory)
         statistics = RunStatistics(job, settings)
         out = None if sink is None else open_sink(sink) if inputs is None else open_several(sink, inputs)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
-        check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
+        outputs = sink_paths(out, "sink", inputs)
+        check_no_overlap({**outputs, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None:
             out = Gridded(out, grid)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
@@ -209,16 +214,24 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
         zero_maps=growth.zero,
         input_values=values,
         warnings=tuple(texts),
-        statistics=run.statistics.total,
+        statistics=_statistics(run),
         record=run.record,
         written=written,
     )
 
 
+def _statistics(run: Run) -> Any:
+    """The statistics of the maps, of several inputs by their names."""
+    total, inputs = run.statistics.total, run.job.inputs
+    if total is None or inputs is None:
+        return total
+    return dict(zip(inputs.names, total.split(inputs.shapes), strict=True))
+
+
 def _shape(run: Run) -> Any:
     job = run.job
     if job.inputs is not None:
-        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.inputs.shapes]
+        return job.inputs.arrays_of((run.count, *job.map_shape))
     return (run.count, *on_grid(job.map_shape, run.grid))
 
 
@@ -229,10 +242,10 @@ def _refuse_several(inputs: int, settings: StreamSettings) -> None:
             raise InputError(f"{name}= is for models of one input; this one has {inputs}")
 
 
-def _open_source(core: AnalyzerCore, source: Any, sink: Any) -> Source:
+def _open_source(core: AnalyzerCore, source: Any, sink: Any, mask: Any) -> Source:
     """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
-        return open_inputs(core.model, source)
+        return open_inputs(core.model, source, mask)
     except InputNotFoundError as error:
         exists = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
         raise InputNotFoundError(error.filename, "the source comes first, then the sink" if exists else "") from None

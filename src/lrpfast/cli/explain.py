@@ -6,13 +6,16 @@ import argparse
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from .. import plot
 from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
-from ..batch.inputs import open_inputs, source_paths
+from ..batch.inputs import SeveralSource, source_paths
 from ..batch.path_conflicts import check_no_overlap
+from ..batch.sinks.for_inputs import open_several
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
 from . import options
@@ -34,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = options.model_of(arguments, arguments.memory)
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.several = several = len(model.inputs) > 1
-    sink = arguments.output if several or arguments.output is None else open_sink(arguments.output)
+    sink: Any = arguments.output if several or arguments.output is None else open_sink(arguments.output)
     check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
         {
@@ -42,12 +45,17 @@ def run(arguments: argparse.Namespace) -> None:
             **source_paths(arguments.inputs, "inputs"),
         },
     )
-    with open_inputs(model, arguments.inputs) as data:
+    arguments.open_inputs = options.opener(model, arguments)
+    with arguments.open_inputs() as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
+        if isinstance(target, np.ndarray) and target.ndim and len(target) != data.shape[0]:
+            target = data.select_rows(target)
         if several and arguments.plot is not None:
             raise InputError("--plot is for models of one input")
+        if isinstance(data, SeveralSource) and sink is not None:
+            sink = open_several(sink, data.rows)
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
@@ -78,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     for text in done.warnings:
         print(f"lrpfast: warning: {text.replace(BALANCE, '--balance')}", file=sys.stderr)
     if not arguments.quiet:
-        _report(arguments, done)
+        _report(arguments, done, () if sink is None else sink.outputs)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -86,7 +94,7 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"lrpfast: warning: {message}", file=sys.stderr)
 
 
-def _report(arguments: argparse.Namespace, done: Streamed) -> None:
+def _report(arguments: argparse.Namespace, done: Streamed, files: Sequence[str]) -> None:
     """Print the outcome in a few lines."""
     if done.not_normalized:
         divisor = NORMALIZATIONS[arguments.normalize]
@@ -94,9 +102,11 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
-    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {_shapes(done.shape)}"]
+    name = " and ".join(files) if len(files) > 1 else arguments.output
+    outputs = [] if arguments.output is None else [f"{name}, {done.dtype} {_shapes(done.shape)}"]
     if done.statistics is not None:
-        counts = zip(done.statistics.groups, done.statistics.count, strict=True)
+        one = next(iter(done.statistics.values())) if arguments.several else done.statistics
+        counts = zip(one.groups, one.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
         outputs.append(f"{arguments.statistics}, statistics of {each}")
     if arguments.plot:

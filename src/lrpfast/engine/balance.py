@@ -125,6 +125,11 @@ class Conservation(Sequence[Balance]):
 
     A sequence: an index gives a `Balance`, a slice another `Conservation`, a layer's name its `Balance`.
 
+    Attributes
+    ----------
+    note : str
+        Why there are no balances, as of gradients; else empty.
+
     Raises
     ------
     InputError
@@ -141,7 +146,7 @@ class Conservation(Sequence[Balance]):
     """
 
     def __init__(self, layers: Sequence[Balance], note: str = "") -> None:
-        self._layers, self._note = tuple(layers), note
+        self._layers, self.note = tuple(layers), note
 
     @overload
     def __getitem__(self, index: int | str) -> Balance: ...
@@ -154,8 +159,8 @@ class Conservation(Sequence[Balance]):
             for balance in self._layers:
                 if balance.layer == index:
                     return balance
-            if self._note:
-                raise InputError(self._note)
+            if self.note:
+                raise InputError(self.note)
             names = ", ".join(repr(balance.layer) for balance in self._layers)
             raise InputError(f"no layer called {index!r} redistributes relevance here; those that do are {names}")
         return self._layers[index]
@@ -194,16 +199,16 @@ class Conservation(Sequence[Balance]):
         return columns
 
     def __str__(self) -> str:
-        if self._note:
-            return self._note
+        if self.note:
+            return self.note
         head, rows = self._table()
         return "\n".join([head, *table.lines(rows, right=2)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        if self._note:
-            return table.paragraph(self._note)
+        if self.note:
+            return table.paragraph(self.note)
         head, rows = self._table()
         return table.html(rows, head, right=2)
 
@@ -218,6 +223,8 @@ class Conservation(Sequence[Balance]):
 def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:
     if kind == "zero":
         return np.where(z == 0, z + value, z)
+    if kind == "unsigned":
+        return z + value
     return z + np.where(z >= 0, value, -value)
 
 
@@ -306,9 +313,12 @@ def no_conservation() -> Conservation:
 
 
 def make_conservation(
-    traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]]
+    traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]], numbers: Sequence[int] | None = None
 ) -> tuple[Conservation, list[str]]:
-    """Records from the figures of each layer, and what is to be said of layers where relevance grew beyond meaning."""
+    """Records from the figures of each layer, and what is to be said of layers where relevance grew beyond meaning.
+
+    ``numbers`` are those of the samples for the caller.
+    """
     balances, texts = [], []
     for trace, p in zip(traces, parts, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -319,13 +329,14 @@ def make_conservation(
         balances.append(Balance(name, describe(trace.step.rule), amplification=growth, steps=steps, **figures))
         if len(growth) and growth.max() > AMPLIFICATION_LIMIT:
             worst = int(growth.argmax())
+            sample = worst if numbers is None else numbers[worst]
             many = int((growth > AMPLIFICATION_LIMIT).sum())
             remedy = "A larger epsilon prevents it" + (
                 ", and so does bias='absorb'" if getattr(trace.step.rule, "bias", "absorb") == "ignore" else ""
             )
             texts.append(
                 f"{name}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
-                f"(sample {worst}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
+                f"(sample {sample}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
                 f"its denominators nearly vanish, so that single values mean little. {remedy}"
             )
     return Conservation(balances), texts

@@ -15,9 +15,11 @@ from ..kernels import Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..kernels.growth import MOST_JUDGED, Growth, judge
 from ..lazy import lazy_property
+from ..model.canonize import Folds
 from ..model.graph import Model
 from ..rules.composites import Assignment
 from ..version import __version__
+from . import sequences
 from .averages import average, baseline_row, baseline_rows, explained_values, fixed_start
 from .balance import layer_balance, make_conservation, no_conservation
 from .execute import check_device
@@ -34,15 +36,6 @@ from .settings import AnalyzerSettings
 
 #: For a model with open input sizes, the largest number of sizes whose compiled programs are kept.
 MAX_VARIANTS = 8
-
-
-def check_model(model: Any) -> None:
-    """Raise InputError for anything but a model."""
-    if not isinstance(model, Model):
-        raise InputError(
-            f"model must be an lrpfast Model, not {type(model).__name__}; "
-            "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
-        )
 
 
 class AnalyzerCore:
@@ -78,6 +71,7 @@ class AnalyzerCore:
         self.model, self.settings = model, settings
         self.is_open = model.is_open
         self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # for input sizes of an open model, and other starts
+        self._folds: Folds = {}  # which all variants share
         self._data = 0  # bytes of a sample, if the data determine its size
         if not self.is_open:
             self._prepare()
@@ -86,7 +80,7 @@ class AnalyzerCore:
         """Plan the model and compile its program; all shapes are known."""
         settings = self.settings
         explained, assignment = explained_part(
-            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start
+            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start, self._folds
         )
         if settings.y_ref is not None:
             explained = minus_reference(explained, settings.y_ref)
@@ -153,7 +147,11 @@ class AnalyzerCore:
         """The core for the sizes of these inputs, if the model leaves sizes open; else the core itself."""
         if not self.is_open:
             return self
-        return self.for_shapes([np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])])
+        try:
+            shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+        except ValueError:
+            raise InputError("samples differ in shape; give samples of one shape") from None
+        return self.for_shapes(shapes)
 
     def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:
         """The core for inputs of these shapes; the most recent ones are kept."""
@@ -166,6 +164,7 @@ class AnalyzerCore:
                 self.settings,
                 False,
             )
+            variant._folds = self._folds
             variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
             variant._prepare()
             for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy, because other threads may run this, too
@@ -200,7 +199,7 @@ class AnalyzerCore:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._derived}
-        return {**state, "_variants": {}, "version": __version__}
+        return {**state, "_variants": {}, "_folds": {}, "version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = state.get("version", "another version")
@@ -216,23 +215,37 @@ class AnalyzerCore:
     # Runs
 
     def analyze(
-        self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None, notes: Any = None
+        self,
+        x: Any,
+        target: Any = None,
+        out: Any = None,
+        output: np.ndarray | None = None,
+        notes: Any = None,
+        exact: bool = True,
     ) -> Any:
         """`Analyzer.analyze`; also writes the model's outputs, before a final softmax, to ``output`` if given.
 
         The growth of relevance in every explanation is appended to ``notes`` if given; else it may cause a warning.
+        Where not ``exact``, notes are of a part of the features as they are for warnings.
         """
+        if not isinstance(x, np.ndarray) or x.dtype.kind == "O":
+            x, names, samples = sequences.arranged(self.model, x)
+            if samples is not None or names:
+                out = sequences.by_name(names, out, "out") if names and out is not None else out
+                joined = sequences.analyze(self, samples, target, out) if samples else self.analyze(x, target, out)
+                return sequences.named(names, joined)
         if self.is_open:
-            return self.fixed(x).analyze(x, target, out, output, notes)
-        exact, notes = notes is not None, [] if notes is None else notes
+            return self.fixed(x).analyze(x, target, out, output, notes, exact)
+        warns = notes is None
+        exact, notes = exact and not warns, [] if warns else notes
         tensors, callers_out = is_tensor(x), out
         if is_tensor(out):  # filled in place
             out = [as_array(o) for o in out] if self.layout.several else as_array(out)
         x = self._pack(x)
-        samples, programs, settings = len(x), self._programs, self.settings
+        count, programs, settings = len(x), self._programs, self.settings
         layout, dtype = self.layout, settings.dtype
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
-        shape = (samples, *axes, *layout.row)
+        shape = (count, *axes, *layout.row)
         result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
         if settings.averages:
             self._average(x, start, axes, result, output)
@@ -240,9 +253,9 @@ class AnalyzerCore:
         judged = notes if settings.gradients is None else None
         compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
         whole = (
-            samples * self._per_sample <= 1 << 20
+            count * self._per_sample <= 1 << 20
         )  # no slicing for a small batch, where it would take a considerable part of the time
-        parts = (slice(0, samples),) if whole else programs.chunks(samples, self._per_sample * math.prod(axes))
+        parts = (slice(0, count),) if whole else programs.chunks(count, self._per_sample * math.prod(axes))
         for part in parts:
             rows = x if whole else x[part]
             into = result if whole else result[part]
@@ -255,8 +268,8 @@ class AnalyzerCore:
                 result[part] = into.swapaxes(0, 1)
         if not programs.backend.judges and judged is not None:
             self._judge(x, result if axes else result[:, None], start, notes, exact)
-        if notes and not exact:
-            warn(Growth.of(notes, self.conserves), samples * math.prod(axes), settings.rectify)
+        if notes and warns:
+            warn(Growth.of(notes, self.conserves), count * math.prod(axes), settings.rectify)
         return self._returned(result, out, callers_out, tensors)
 
     def _returned(self, result: Any, out: Any, callers_out: Any, tensors: bool) -> Any:
@@ -293,10 +306,17 @@ class AnalyzerCore:
             average(gradients, self._baseline, self.layout, rows, means, gradient)
             result[part] = like(means if axes else means[:, 0], x)
 
-    def explain(self, x: Any, target: Any, layers: bool) -> Explanation:
-        """`Analyzer.explain`."""
+    def explain(self, x: Any, target: Any, layers: bool, numbers: Sequence[int] | None = None) -> Explanation:
+        """`Analyzer.explain`; ``numbers`` are those of the samples in the caller's list, for warnings."""
+        if not isinstance(x, np.ndarray) or x.dtype.kind == "O":
+            x, names, sequence = sequences.arranged(self.model, x)
+            if sequence is not None or names:
+                whole = (
+                    sequences.explain(self, sequence, target, layers) if sequence else self.explain(x, target, layers)
+                )
+                return replace(whole, relevance=sequences.named(names, whole.relevance))
         if self.is_open:
-            return self.fixed(x).explain(x, target, layers)
+            return self.fixed(x).explain(x, target, layers, numbers)
         if self.settings.averages:
             return self._explain_average(x, target, layers)
         tensors, inputs = is_tensor(x), self._pack(x)
@@ -318,7 +338,12 @@ class AnalyzerCore:
             rows[part] = piece
             output_rows[part] = buffers[lowered.program.output].reshape(output_rows[part].shape)
             for i, array in hidden.items():
-                array[part] = buffers[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
+                node, selected = self.plan.nodes[i]
+                relevance = buffers[lowered.relevance[self.plan.values[node]]]
+                if selected is None:
+                    array[part] = relevance.reshape(array[part].shape)
+                else:
+                    selected.put(relevance, array[part])
             for trace, figure in zip(lowered.layers, figures, strict=True) if balanced else ():
                 figure.append(layer_balance(trace, buffers, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures if figure]
@@ -331,8 +356,9 @@ class AnalyzerCore:
             return Explanation(relevance, output, explained_targets(start, output_rows), no_conservation(), inner)
         if not self._programs.backend.judges:
             self._judge(inputs, rows[:, None], start, notes, True)
-        conservation, grown = make_conservation(lowered.layers, joined)
+        conservation, grown = make_conservation(lowered.layers, joined, numbers)
         if notes or grown:
+            notes = notes if numbers is None else sequences.numbered(numbers, notes)
             warn(Growth.of(notes, self.conserves), samples, self.settings.rectify, grown)
         return Explanation(relevance, output, explained_targets(start, output_rows), conservation, inner)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..batch import NORMALIZATIONS
-from ..batch.groups import labels as as_labels
+from ..batch.per_sample import labels as as_labels
 from ..engine.inputs import as_real, is_array
 from ..errors import InputError, ShapeError
 from ..kernels.arrays import to_host
