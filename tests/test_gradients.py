@@ -266,6 +266,26 @@ def test_a_layer_without_derivative_is_named(make, parts):
     assert all(part in str(error.value) for part in [*parts, "no derivative", "smoothgrad"])
 
 
+def test_attention_has_a_gradient_where_it_is_written_out():
+    graph = lrpfast.Graph()
+    x = graph.input((4, 6))
+    attention = graph.add(L.Attention(2, window=(None, 0), softcap=2.0, name="a"), x, x, x)
+    model = graph.model(graph.add(L.GlobalAveragePool(), graph.add(L.Dense(np.float64(W.kernel(6, 3))), attention)))
+    with pytest.raises(RuleError, match="write_out_attention"):
+        lrpfast.Analyzer(model, "gradient")
+    x = np.float64(cases.values((4, 6), count=2))
+    got = lrpfast.Analyzer(lrpfast.write_out_attention(model), "gradient", precision="float64").analyze(x, 1)
+    expected = differences(lambda x: model.predict(x, precision="float64")[:, 1], x)
+    assert np.abs(got - expected).max() <= OFF * max(1, np.abs(expected).max())
+
+
+def test_indices_that_are_moved_before_they_are_looked_up():
+    table = np.array([[1.0], [3.0]])
+    layers = [L.Reshape((2, 1)), L.Permute((1, 0)), L.Embedding(table), L.Flatten(), L.Dense(np.array([[2.0], [5.0]]))]
+    model = lrpfast.from_layers(layers, input_shape=(2,))
+    assert lrpfast.Analyzer(model, "input_t_gradient").analyze(np.array([[1, 0]])).tolist() == [[6, 5]]
+
+
 MODEL = lrpfast.from_layers([L.Dense(np.ones((2, 2)))])
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from ..kernels import Backend
 from ..kernels.ops import Accumulate, Activate, Copy, InitRelevance, MaskNaN, MultiplyOp, RestoreNaN, Scatter, Strided
 from ..kernels.program import Program
-from ..model.layers import Embedding
 from ..rules.gradients import GradientComposite
 from ..rules.sides import carries_relevance
 from . import activation_ops, attention_ops, linear_ops, nonlinear_ops
+from .io_layout import IOLayout
 from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan
 from .program_builder import ProgramBuilder
 from .trace import LayerTrace
@@ -87,8 +87,8 @@ def _of_gradient(builder: ProgramBuilder, gradients: GradientComposite, value: i
             if square
             else Activate(source, gradient, "leaky_relu", {"negative_slope": -1.0})
         )
-    embedded = {builder.plan.values[n.inputs[0]] for n in model.nodes if isinstance(n.layer, Embedding)}
-    if not gradients.times_input or value in embedded:  # embeddings are multiplied where they are looked up
+    slot = IOLayout(model).inputs[builder.inputs.index(value)]
+    if not gradients.times_input or slot.entries is not None:  # embeddings are multiplied where they are looked up
         return gradient
     out = builder.buffer(size)
     builder.backward.append(MultiplyOp((builder.buffers[value], gradient), out))

@@ -8,6 +8,7 @@ inputs and outputs, and where a reshape joins axes that do not lie side by side.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -162,12 +163,17 @@ class Builder:
         result_nodes = []
         for value in outputs:
             self.scope = str(self.nodes[(value.source if isinstance(value, Flat) else value).node][0].name)
-            if value.batch != FIRST:
-                where = f"{'is' if value.batch.whole else 'is part of'} axis {value.batch.position} of {value.rank}"
+            if not value.batch.whole:
                 raise UnsupportedLayerError(
-                    f"returns what {self.scope!r} makes, whose batch axis {where}. Move it to the front, by itself"
+                    f"returns what {self.scope!r} makes, whose batch axis is part of axis {value.batch.position} of "
+                    f"{value.rank}. Give the batch an axis by itself"
                 )
-            result_nodes.append(self.plain(value).node)
+            node = self.plain(value).node
+            if value.batch != FIRST:
+                at = f"the output {self.scope!r} has the batch on axis {value.batch.position}"
+                sizes = ", ".join(map(str, self.shapes[node]))
+                warnings.warn(f"{at}; lrpfast returns it first: (samples, {sizes})", stacklevel=2)
+            result_nodes.append(node)
         needed = set(result_nodes)
         for i in range(len(self.nodes) - 1, -1, -1):
             if i in needed:

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..analyzer import Analyzer
 from ..batch import Source, open_source
-from ..batch.per_sample import labels as as_labels
 from ..batch.masks import Masked, open_mask_for
 from ..batch.path_conflicts import check_no_overlap
+from ..batch.per_sample import labels as as_labels
 from ..batch.stream import progress_bar
 from ..engine.inputs import is_array
 from ..errors import InputError

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Dot, Embedding, Layer
+from ..model.layers import Activation, Attention, Dot, Embedding, Layer
 from ..model.layers.base import whole
 from ..model.node import Node
 from . import roles
@@ -225,17 +225,21 @@ class GradientComposite(Composite):
             )
         if (kind is roles.NOTHING or kind.takes(Gradient())) and not (isinstance(layer, Dot) and layer.normalize):
             return
-        of = "normalized product" if isinstance(layer, Dot) else kind.name
-        raise RuleError(
-            f"{node}: lrpfast has no derivative of a {of}, so that there is no {self.name} of this model; "
-            "LRP explains it, with the rule epsilon for one"
-        )
+        of = "a normalized product" if isinstance(layer, Dot) else f"{_article(kind.name)}{kind.name}"
+        cure = "LRP explains it, with the rule epsilon for one"
+        if isinstance(layer, Attention):
+            of, cure = "attention as one layer", "it has one of lrpfast.write_out_attention(model)"
+        raise RuleError(f"{node}: lrpfast has no derivative of {of}, so that there is no {self.name} here; {cure}")
 
     def __str__(self) -> str:
         parts = [str(self.path or self.noise or ("input × gradient" if self.times_input else "gradient"))]
         if self.postprocess is not None:
             parts.append({"abs": "absolute values", "square": "squares"}[self.postprocess])
         return ", ".join(parts)
+
+
+def _article(name: str) -> str:
+    return "" if name.endswith("normalization") else "a "
 
 
 _ENTRIES = (Entry("default", Gradient(), None, (Layer,)), Entry("all", Gradient(), None, (Activation,)))

@@ -24,6 +24,7 @@ from ...errors import (
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Shape
+from ..batch_axis import BatchAxis
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import CONDITIONS, is_condition, moved
 from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
@@ -33,7 +34,7 @@ from .control_flow import CONTROL, subgraph
 from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
 from .loops import recurrent_loop
-from .obstacles import LAYERS, UNREAD, NodeObstacles
+from .obstacles import LAYERS, QUANTIZED, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
 from .recurrent import RECURRENT
@@ -63,7 +64,7 @@ _QUANTIZED = (
 #: What may use an input of whole numbers: operators that round nothing.
 _ON_NUMBERS = {
     *("Cast", "Gather", "GatherND", "Identity", "CumSum", "Expand", *MOVES),
-    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *("OneHot", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
 
 
@@ -144,7 +145,7 @@ def build(file: File) -> Model:
     outputs = [name for name in file.outputs if name not in file.labels] or file.outputs
     planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
-    masks = mask_inputs(file)
+    masks = mask_inputs(file, constants)
     obstacles = NodeObstacles()
     batches = _batches([item for item in file.inputs if not item.problem], obstacles)
     for item in file.inputs:
@@ -155,6 +156,10 @@ def build(file: File) -> Model:
         with _error_context(f"input {item.name!r}"):
             is_mask = item.name in masks
             tensor = builder.input(item.name, item.sample, "truth" if is_mask else "number")
+            if item.batch:
+                text = f"the input {item.name!r} has the batch on axis {item.batch}; lrpfast takes it first"
+                warnings.warn(f"{text}: (samples, {', '.join(map(str, item.sample))})", stacklevel=3)
+                tensor = replace(tensor, batch=BatchAxis(item.batch))
             values[item.name] = Condition(tensor, boolean=item.truth) if is_mask else tensor
     integer_inputs = {item.name for item in file.inputs if item.integer and not item.problem and item.name not in masks}
     whole = {values[name].node for name in integer_inputs}
@@ -283,8 +288,8 @@ class _GraphReader:
 
     def _unknown(self, node: Node) -> UnsupportedLayerError:
         if node.op in LAYERS:
-            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read")
-        remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known_operators())}"
+            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", QUANTIZED.get(node.op, ""))
+        remedy = _REMEDIES.get(node.op) or QUANTIZED.get(node.op) or f"These work: {', '.join(known_operators())}"
         return node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
 
