@@ -280,3 +280,29 @@ def test_gradients_of_variables_are_those_of_differences():
                 changed[at] += step
                 either.append((loss({**values, name: changed})[0].value * weight).sum())
             assert v[name].gradient[at] == pytest.approx((either[0] - either[1]) / 2e-6, abs=1e-7)
+
+
+# A climate scientist's day
+
+
+def test_the_climate_scientists_day(tmp_path):
+    netcdf = pytest.importorskip("netCDF4")
+    script = EXAMPLES / "climate_day.py"
+    done = run(tmp_path, script, "--step", "12", "--years", "2", "--seeds", "2", "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "climate_day"
+    assert "730 maps of 11 × 30 points" in done.stdout
+    assert "ok       range" in done.stdout
+    assert "seasons DJF, MAM, JJA, SON" in done.stdout
+    assert "90 maps of the winter of 1982" in done.stdout
+    with netcdf.Dataset(folder / "seasons.nc") as over, netcdf.Dataset(folder / "seasons_seed_1.nc") as one:
+        assert over["mean"].shape == (4, 11, 30)
+        assert over["count"][:].tolist() == [[180, 184, 184, 182]] * 2
+        assert over["member"][:].tolist() == ["seed_0", "seed_1"]
+        assert one["mean"].shape == (4, 11, 30)
+    with netcdf.Dataset(folder / "winter.nc") as winter:
+        assert winter["relevance"].shape == (90, 11, 30)
+        assert winter["time"].units == "days since 1982-01-01"
+        assert winter["time"][0] == 334
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert (folder / "seasons.pdf").stat().st_size > 1000

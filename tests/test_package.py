@@ -83,6 +83,7 @@ def test_batch_is_there_when_it_is_asked_for():
 
 MAY_IMPORT = {
     "errors": set(),
+    "coordinates": set(),
     "budget": {"errors"},
     "output": {"errors"},
     "suggest": set(),
@@ -96,9 +97,10 @@ MAY_IMPORT = {
     "kernels": {"errors"},
     "engine": {"budget", "display", "errors", "lazy", "table", "version", "model", "rules", "kernels"},
     "batch": {
-        *("budget", "display", "errors", "lazy", "output", "table", "model", "readers", "rules", "engine", "version"),
+        *("budget", "coordinates", "display", "errors", "kernels", "lazy", "output", "table", "model", "readers"),
+        *("rules", "engine", "version"),
     },
-    "plot": {"display", "errors", "output", "engine", "kernels"},
+    "plot": {"coordinates", "display", "errors", "output", "engine", "kernels"},
     "reporting": {
         *("errors", "output", "table", "version", "kernels", "rules", "engine", "batch"),
         *("plot", "analyzer", "evaluate"),
@@ -107,11 +109,12 @@ MAY_IMPORT = {
     "layers": {"model"},
     "composites": {"rules"},
     "analyzer": {"errors", "table", "model", "readers", "rules", "engine", "batch"},
+    "ensemble": {"errors", "rules", "batch", "analyzer"},
     "innvestigate": {"errors", "model", "readers", "rules", "engine", "analyzer"},
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {
-        *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
-        *("analyzer", "innvestigate", "demo", "plot", "evaluate", "output", "reporting"),
+        *("", "coordinates", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
+        *("analyzer", "ensemble", "innvestigate", "demo", "plot", "evaluate", "output", "reporting"),
     },
     "__main__": {"cli"},
     "": {
@@ -125,6 +128,7 @@ MAY_IMPORT = {
         "composites",
         "plot",
         "analyzer",
+        "ensemble",
         "innvestigate",
     },
 }

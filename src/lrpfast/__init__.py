@@ -23,6 +23,7 @@ from .engine.explanation import Explanation
 from .engine.redistribute import redistribute
 from .engine.result_memory import get_result_memory, set_result_memory
 from .engine.threads import get_num_threads, set_num_threads
+from .ensemble import Ensemble, EnsembleStreamed
 from .errors import (
     AmplificationWarning,
     ApproximationWarning,
@@ -74,6 +75,8 @@ __all__ = [
     "BoundsWarning",
     "Conservation",
     "DeviceError",
+    "Ensemble",
+    "EnsembleStreamed",
     "Explanation",
     "Graph",
     "InputError",

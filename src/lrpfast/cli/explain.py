@@ -18,10 +18,11 @@ from ..batch.path_conflicts import check_no_overlap
 from ..batch.sinks.for_inputs import open_several
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
-from . import options
+from . import ensemble, options
 from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
+from .usage import UsageError
 
 #: Arguments of ``explain`` that may name an input file.
 _READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
@@ -29,11 +30,10 @@ _READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct
 
 def run(arguments: argparse.Namespace) -> None:
     """Explain every sample of an array."""
-    outputs = [arguments.output, arguments.statistics]
-    if arguments.plot is not None and arguments.output is None:
-        raise InputError("--plot draws the relevances that -o OUT keeps: give both")
-    if not any(outputs):
-        raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
+    if arguments.models is not None:
+        ensemble.run(arguments)
+        return
+    outputs = _outputs(arguments)
     model = options.model_of(arguments, arguments.memory)
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.several = several = len(model.inputs) > 1
@@ -70,9 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
                 batch_size=arguments.batch_size,
                 normalize=arguments.normalize,
                 statistics=arguments.statistics or False,
-                group_by=arguments.group_by,
                 correct=arguments.correct_only,
-                quantiles=arguments.quantiles,
+                **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},
                 mask=arguments.mask,
                 progress=not arguments.quiet,
                 resume=not arguments.restart,
@@ -80,13 +79,25 @@ def run(arguments: argparse.Namespace) -> None:
                 cluster=arguments.cluster,
             )
             if picture is not None:
-                plot.save(picture(arguments.output), arguments.plot)
+                plot.save(picture(arguments.output, done.statistics), arguments.plot)
             if balance is not None:
                 print(balance())
     for text in done.warnings:
         print(f"lrpfast: warning: {text.replace(BALANCE, '--balance')}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done, () if sink is None else sink.outputs)
+
+
+def _outputs(arguments: argparse.Namespace) -> list[str | None]:
+    """The files to write; UsageError or InputError if there is nothing to read or to write."""
+    if not arguments.inputs:
+        raise UsageError("the following arguments are required: INPUTS; see lrpfast explain --help")
+    outputs = [arguments.output, arguments.statistics]
+    if arguments.plot is not None and not any(outputs):
+        raise InputError("--plot draws what -o OUT or --statistics FILE keeps: give one of them")
+    if not any(outputs):
+        raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
+    return outputs
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -23,6 +23,7 @@ from ..model.layers import Layer, Shape
 from .batch_axis import FIRST, BatchAxis, sample_axis
 from .fuse import fuse_attention
 from .input_shape import FIX_SIZE
+from .unrolled import fuse_recurrent
 from .written_out import warn_of_cells
 
 #: A small file could ask for any number of layers, by slices of slices.
@@ -187,6 +188,7 @@ class Builder:
         number = {i: k for k, i in enumerate(sorted(needed))}
         nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]
         shapes, ends = [self.shapes[i] for i in number], [number[i] for i in result_nodes]
+        nodes, shapes, ends = fuse_recurrent(nodes, shapes, ends)
         nodes, ends = fuse_attention(nodes, shapes, ends)
         warn_of_cells(nodes)
         return Model(nodes, name, ends)

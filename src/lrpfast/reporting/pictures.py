@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import plot
 from ..plot.check import figure_class
-from ..plot.figure import blank
+from ..plot.panels import blank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from ...budget import also_holds, check_layers, take
-from ...errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
+from ...errors import (
+    InputError,
+    MissingPackageError,
+    ModelFormatError,
+    ModelNotFoundError,
+    UnsupportedLayerError,
+    install_text,
+)
 from ...model.layers import Shape
 from ..input_shape import FIX_SIZE, InputShapes, resolve_shapes
 from ..obstacles import ObstacleError
@@ -145,7 +152,7 @@ def package() -> Any:
         import onnx
         import onnx.inliner  # which `import onnx` leaves out
     except ImportError:
-        message = "ONNX models need onnx: pip install onnx (lrpfast's extra 'onnx')"
+        message = f"ONNX models need onnx: {install_text('onnx', 'onnx')}"
         raise MissingPackageError(message, name="onnx") from None
     return onnx
 

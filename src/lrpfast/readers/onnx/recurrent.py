@@ -20,12 +20,10 @@ from ..recurrent import (
     Direction,
     added,
     checked_steps,
-    constant_row,
     lay_out_all,
     reordered,
-    stacked_states,
-    state_rows,
 )
+from ..recurrent_states import constant_row, stacked_states, state_rows
 from .context import NodeContext
 from .fold import FoldedValue
 
