@@ -83,6 +83,7 @@ def test_batch_is_there_when_it_is_asked_for():
 
 MAY_IMPORT = {
     "errors": set(),
+    "coordinates": set(),
     "budget": {"errors"},
     "output": {"errors"},
     "suggest": set(),
@@ -94,8 +95,11 @@ MAY_IMPORT = {
     "rules": {"errors", "model", "suggest"},
     "kernels": {"errors"},
     "engine": {"budget", "errors", "lazy", "table", "version", "model", "rules", "kernels"},
-    "batch": {"budget", "errors", "lazy", "output", "model", "readers", "rules", "engine", "version"},
-    "plot": {"errors", "output", "engine", "kernels"},
+    "batch": {
+        *("budget", "coordinates", "errors", "kernels", "lazy", "output", "model", "readers", "rules", "engine"),
+        "version",
+    },
+    "plot": {"coordinates", "errors", "output", "engine", "kernels"},
     "evaluate": {"errors", "table", "kernels", "model", "readers", "engine", "batch", "plot", "analyzer"},
     "layers": {"model"},
     "composites": {"rules"},
@@ -104,7 +108,7 @@ MAY_IMPORT = {
     "innvestigate": {"errors", "model", "readers", "rules", "engine", "analyzer"},
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {
-        *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
+        *("", "coordinates", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
         *("analyzer", "ensemble", "innvestigate", "demo", "plot", "evaluate"),
     },
     "__main__": {"cli"},

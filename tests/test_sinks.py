@@ -470,7 +470,7 @@ def test_to_xarray_keeps_names_coordinates_and_attributes():
     array = xarray.DataArray(R, coords, ("time", "lat", "lon"), "sst", {"units": "K", "source": "made"})
     made = to_xarray(-R, from_xarray(array), ATTRIBUTES)
     xarray.testing.assert_equal(made, -array)
-    assert made.name == "sst"
+    assert made.name == "relevance"
     own = {"long_name": "relevance (LRP)", "units": "1", "source": "made"}
     assert made.attrs == {**own, **ATTRIBUTES}
     assert made.area.attrs == {"units": "km2"}

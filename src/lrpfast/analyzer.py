@@ -338,6 +338,8 @@ class Analyzer:
         group_by: Any = None,
         correct: Any = None,
         quantiles: float | Sequence[float] = (),
+        skip_zero: bool = False,
+        compression: str = "auto",
         mask: Any = None,
         progress: bool | Callable[[int], object] = True,
         resume: bool = True,
@@ -359,6 +361,7 @@ class Analyzer:
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
             called with (index of the first sample, relevances). None if only statistics are wanted. For several
             inputs an .h5, .nc or .npz file, with an array for each input by its name; a function gets a mapping.
+            All formats but .npy also hold each sample's prediction, explained output, target and more.
         target : optional
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int
@@ -373,6 +376,10 @@ class Analyzer:
             The true classes; samples for which the model predicts another class do not enter the statistics.
         quantiles : float or sequence of float
             Quantiles of the maps, between 0 and 1, with a relative error of about 3 %.
+        skip_zero : bool
+            Leave maps that are zero everywhere out of the statistics, which count them.
+        compression : {"auto", "zlib", "blosc", "none"}
+            Of files: "auto" compresses statistics, "zlib" and (in .zarr) "blosc" relevances too.
         mask : bool array or path, optional
             The points of the source's grid that are the model's features, in the grid's order. A mask with
             coordinates is aligned with a source that has them. Relevances are on the grid, with NaN where the model
@@ -409,24 +416,11 @@ class Analyzer:
         >>> done.shape, done.statistics.mean.round(3)
         ((1000, 2), array([[1., 2.]]))
         """
+        options = {name: value for name, value in locals().items() if name not in ("self", "source", "sink")}
         from .batch.settings import StreamSettings
         from .batch.stream import stream
 
-        settings = StreamSettings(
-            target=target,
-            batch_size=batch_size,
-            normalize=normalize,
-            statistics=statistics,
-            group_by=group_by,
-            correct=correct,
-            quantiles=quantiles,
-            mask=mask,
-            progress=progress,
-            resume=resume,
-            overwrite=overwrite,
-            cluster=cluster,
-        )
-        return stream(self._core, source, sink, settings)
+        return stream(self._core, source, sink, StreamSettings(**options))
 
     def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
         """Relevance of a Dask or xarray array, as a lazy array that Dask computes chunk by chunk.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,15 @@ from ..rules.bounds import moved
 from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
+from .compression import of_relevance
 from .groups import Groups
 from .normalize import normalize_rows
+from .sample_arrays import Beside, SampleArray, sample_arrays, values_of
 
 if TYPE_CHECKING:
     from .inputs import InputRows
     from .metadata import RowsShape
+    from .sinks import Sink
 
 #: What a job counts, in addition to the counts of `kernels.growth.Growth`.
 JOB_COUNTS = ("not_normalized", "out_of_bounds")
@@ -45,11 +48,14 @@ class Explained:
     counts : dict
         "not_normalized": explanations whose divisor is zero; "out_of_bounds": input values outside the bounds of a
         z-box; and those of `kernels.growth.Growth`.
+    beside : list of arrays
+        The values of `Job.sample_arrays`, if they are wanted.
     """
 
     relevance: np.ndarray
     group: np.ndarray
     counts: dict[str, int]
+    beside: list[np.ndarray] = field(default_factory=list)
 
 
 class Job:
@@ -66,6 +72,11 @@ class Job:
         As in `stream`.
     inputs : InputRows, optional
         How several inputs lie in one row.
+
+    Attributes
+    ----------
+    sample_arrays : tuple of SampleArray
+        What `explain` computes of every sample beside its relevance; empty unless `keep_sample_arrays` was called.
     """
 
     def __init__(
@@ -101,11 +112,16 @@ class Job:
             self._target = target = np.asarray(target)
             _check_targets(core, target, self.samples)
         # explaining an empty batch shows the result's dtype, and whether it has an axis for several targets
-        result = self._in_rows(core.analyze(self._of_model(none), target[:0] if self._per_sample else target))
+        starts: list[Any] = []
+        none_of = target[:0] if self._per_sample else target
+        result = self._in_rows(core.analyze(self._of_model(none), none_of, starts=starts))
         self.dtype: np.dtype = result.dtype
         self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
-        self.targets = math.prod(result.shape[1 : result.ndim - none.ndim + 1])
+        self._target_axes: tuple[int, ...] = result.shape[1 : result.ndim - none.ndim + 1]
+        self.targets = math.prod(self._target_axes)
+        self._start = starts[0]
+        self.sample_arrays: tuple[SampleArray, ...] = ()
         self._row_bytes = math.prod(self.map_shape) * result.itemsize + math.prod(none.shape[1:]) * (
             result.itemsize + none.itemsize
         )
@@ -175,23 +191,33 @@ class Job:
         if target is None:
             target = self._target[first : first + rows] if self._per_sample else self._target
         output = None
-        if self.groups.needs_output:
-            output = np.empty((rows, *self.core.output_shape), self.dtype)
+        if self.groups.needs_output or self.sample_arrays:
+            output = np.empty((rows, math.prod(self.core.layout.output_row)), self.dtype)
         notes: list[Any] = []
+        starts: list[Any] = []
         try:
-            result = self.core.analyze(self._of_model(x), target, None if self.inputs else out, output, notes)
+            into = None if self.inputs else out
+            result = self.core.analyze(self._of_model(x), target, into, output, notes, starts=starts)
             if self.inputs:
                 self.inputs.join_into(result, out)
         except SampleError as error:
             raise error.moved(first) from None
         counts = {**dict.fromkeys(JOB_COUNTS, 0), **Growth.of(notes, self.core.conserves).counts()}
+        beside: list[np.ndarray] = []
+        if self.sample_arrays and output is not None:  # before relevance is normalized
+            settings = self.core.settings
+            beside = values_of(self.sample_arrays, starts[0], output, out, settings.rectify, settings.threads)
         if self.normalize is not None:
             flat = out.reshape(-1, math.prod(self.feature_shape))
             counts["not_normalized"] = normalize_rows(flat, self.normalize, threads=self.core.settings.threads)
         parts = self._of_model(x) if self.inputs else [x]
         for i, low, high in self._bounds:
             counts["out_of_bounds"] += outside(parts[i], low, high, threads=self.core.settings.threads)
-        return Explained(out, self.groups.of(first, rows, output), counts)
+        return Explained(out, self.groups.of(first, rows, output), counts, beside)
+
+    def keep_sample_arrays(self) -> None:
+        """Let `explain` compute the prediction, the explained output, the target and the share of every sample too."""
+        self.sample_arrays = sample_arrays(self.core, self._start, self._target_axes)
 
     def growth(self, counts: dict[str, int]) -> Growth:
         """The growth of relevance, from these counts."""
@@ -203,6 +229,22 @@ class Job:
         if not self._warned and any(growth.counts().values()):
             self._warned = True
             warn(growth, len(result.relevance) * self.targets, self.core.settings.rectify)
+
+
+def prepare_sink(sink: Sink, job: Job, compression: str) -> None:
+    """Let a sink whose format has room for them hold the sample arrays of a job, and the bounds of a z-box."""
+    if (relevance_compression := of_relevance(compression)) is not None:
+        sink.compress(relevance_compression)
+    if not sink.holds_sample_arrays:
+        return
+    job.keep_sample_arrays()
+    maps: dict[str, Any] = {}
+    for _, low, high in job._bounds if job.inputs is None else ():
+        for name, bound, text in (("low", low, "lowest"), ("high", high, "highest")):
+            constant = bound.size and (bound == bound.flat[0]).all()
+            attrs = {"long_name": f"{text} value of the input, as rule z_box assumes"}
+            maps[name] = (np.asarray(bound.flat[0] if constant else bound, np.float64), attrs)
+    sink.put_beside(Beside(job.sample_arrays, maps), len(job.feature_shape))
 
 
 def _check_shapes(core: AnalyzerCore, shape: RowsShape, dtype: np.dtype, inputs: InputRows | None) -> None:

@@ -18,6 +18,7 @@ _EXTRA = {
     "dask": "dask",
     "distributed": "dask",
     "zarr": "dask",
+    "numcodecs": "dask",
 }
 
 

@@ -16,14 +16,16 @@ from ..engine.exact import IndistinctError
 from ..engine.growth import COUNTS
 from ..errors import InputError, SampleError
 from .cluster import PieceResult, Task, explain_on
+from .compression import of_statistics
 from .job import JOB_COUNTS, Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
+from .metadata import history
 from .resume import Sum, check_free, damaged, remove_earlier, write_again
 from .settings import StreamSettings
 from .sinks import Sink
 from .sources import Source
 from .statistics import Statistics
-from .statistics_io import check_statistics, result_names, save_statistics
+from .statistics_io import Results, check_statistics, result_names, save_statistics
 
 #: Seconds between two records in the journal: the most that a kill costs.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -46,10 +48,18 @@ class RunStatistics:
         Of the finished samples; None if no statistics are wanted.
     """
 
-    def __init__(self, job: Job, settings: StreamSettings) -> None:
+    def __init__(self, job: Job, settings: StreamSettings, grid: np.ndarray | None = None) -> None:
         self.path = settings.statistics_path
         self.quantiles: tuple[float, ...] = settings.quantiles  # type: ignore[assignment]  # checked, so a tuple
-        self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
+        self.new = functools.partial(
+            Statistics,
+            job.map_shape,
+            groups=job.groups.names,
+            quantiles=bool(self.quantiles),
+            group_name=job.groups.group_name,
+            mask=grid,
+            skip_zero=settings.skip_zero,
+        )
         self.total: Statistics | None = self.new() if settings.statistics else None
 
     def restart(self, state: dict[str, np.ndarray]) -> None:
@@ -82,6 +92,7 @@ class Run:
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
         self.record = {**job.record, **data.provenance}
+        self.attributes = {**self.record, "history": history(job.record, data.name)}
         of_statistics = () if statistics.path is None else (statistics.path,)
         self._paths = [*(() if sink is None else sink.outputs), *of_statistics]
         #: the path beside which the run is noted: that of several files has none of their names
@@ -98,12 +109,19 @@ class Run:
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
         if statistics.path is not None:
-            check_statistics(statistics.path, job.map_shape, data.labels, grid, job.inputs)
+            check_statistics(statistics.path, job.map_shape, data.labels, grid, job.groups.group_name, job.inputs)
 
     @property
     def count(self) -> int:
         """The number of finished samples."""
         return sum(stop - first for first, stop in self.done)
+
+    @property
+    def results(self) -> Results:
+        """The statistics, and what their file says of them."""
+        total = self.statistics.total
+        assert total is not None
+        return Results(total, self.statistics.quantiles, self.data.labels, self.grid, self.job.inputs)
 
     def missing(self) -> list[tuple[int, int]]:
         """The ranges of samples that are not finished."""
@@ -128,6 +146,7 @@ class Run:
         settings: dict[str, Any] = {
             **self.record,
             EXACT: self.job.digest,
+            "compression": self._settings.compression,
             "device": self.job.core.describe_device(),
             "input": self.data.fingerprint,
             CHUNK: self.rows,
@@ -137,6 +156,7 @@ class Run:
         if self.statistics.total is not None:
             settings["statistics"] = True
             settings["quantiles"] = list(self.statistics.quantiles)
+            settings["skip_zero"] = self._settings.skip_zero
         return settings
 
     @contextlib.contextmanager
@@ -154,6 +174,8 @@ class Run:
 
     def _begin(self) -> None:
         journal, sink = self._journal, self.sink
+        if sink is not None:
+            sink.recover()
         # an automatic chunk size may stay as it was, even on another number of threads
         resuming = (
             journal is not None
@@ -172,7 +194,8 @@ class Run:
         for path in self._paths:
             is_own = complete and (sink is None or path in finished or path not in sink.outputs)
             if os.path.lexists(path) and not is_own:
-                check_free(path, sink, self._settings.overwrite, result_names(self.job.inputs))
+                names = result_names(self.job.inputs, self.job.groups.group_name)
+                check_free(path, sink, self._settings.overwrite, names)
         if not resuming and self._name is not None:
             remove_earlier(self._name, self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
@@ -187,7 +210,7 @@ class Run:
         try:
             if sink is not None:
                 prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
-                sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, resuming)
+                sink.begin(shape, self.job.dtype, self.attributes, self.data.labels, prefix, self.rows, resuming)
             if journal is not None and not resuming:
                 journal.frame = 0 if sink is None else sink.frame()
                 journal.note([], {}, {}, [])
@@ -205,7 +228,7 @@ class Run:
         sink.take_finished()
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
-            sink.begin(shape, self.job.dtype, self.record, self.data.labels, 0, self.rows, True)
+            sink.begin(shape, self.job.dtype, self.attributes, self.data.labels, 0, self.rows, True)
             same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
             if same:
                 sink.finish_rest()
@@ -251,8 +274,8 @@ class Run:
         if self._journal is not None:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
         if self.statistics.path is not None and self.statistics.total is not None:
-            maps = self.statistics.total, self.statistics.quantiles, self.data.labels, self.grid
-            save_statistics(self.statistics.path, *maps, self.record, self.job.inputs)
+            compression = of_statistics(self._settings.compression)
+            save_statistics(self.statistics.path, self.results, self.attributes, compression)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:
@@ -306,6 +329,7 @@ class Run:
             self.grid,
             self.rows,
             new_statistics,
+            self._settings.compression,
         )
 
         def count(first: int, stop: int, piece: PieceResult) -> None:
@@ -320,7 +344,7 @@ class Run:
         if first != (self.done[0][1] if self.done else 0):
             return  # the previous chunk could not be written
         stop = first + len(result.relevance)
-        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance))]
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance, result.beside))]
         if self.statistics.total is not None:
             self.statistics.total.update(first, result.relevance, result.group)
         self.data.done(stop)

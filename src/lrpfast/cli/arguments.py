@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..batch import NORMALIZATIONS
+from ..batch.compression import COMPRESSIONS
 from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
@@ -242,6 +243,12 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
         help="replace outputs that are there already and hold nothing else",
     )
     group.add_argument(
+        "--compression",
+        choices=COMPRESSIONS,
+        default="auto",
+        help="of .nc, .h5 and .zarr: auto (default) compresses statistics, zlib and, in .zarr, blosc relevances too",
+    )
+    group.add_argument(
         "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
     )
     group.add_argument(
@@ -372,6 +379,9 @@ def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
         help="the true classes: leave out samples predicted otherwise",
     )
     group.add_argument("--quantiles", metavar="Q,…", type=values.numbers, default=(), help="such as 0.05,0.5,0.95")
+    group.add_argument(
+        "--skip-zero", action="store_true", help="leave out maps that are zero everywhere; they are counted in any case"
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -389,7 +399,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
 def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a picture of it (needs matplotlib, lrpfast's extra 'plot')")
-    group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
+    group.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw the first samples' relevance or, without -o, the mean maps of --statistics; .png, .pdf or .svg",
+    )
     group.add_argument("--plot-limit", metavar="N", type=values.integer, help="how many samples; default: 16")
     group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
     group.add_argument(
@@ -403,7 +417,12 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
     group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
-    group.add_argument("--plot-scale", choices=SCALES, help="a scale for each sample (default), or one for all")
+    group.add_argument(
+        "--plot-scale", choices=SCALES, help="a scale for each sample, or one for all; default: one for maps"
+    )
+    group.add_argument("--plot-limits", metavar="LOW,HIGH", type=values.pair, help="the relevance where colours end")
+    group.add_argument("--plot-cmap", metavar="NAME", help="a colour map of matplotlib")
+    group.add_argument("--plot-projection", metavar="NAME", help="of maps (--plot-kind map), by cartopy: Robinson, say")
     group.add_argument(
         "--plot-percentile", metavar="P", type=values.number, help="end the colours at this percentile of |R|"
     )

@@ -70,9 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
                 batch_size=arguments.batch_size,
                 normalize=arguments.normalize,
                 statistics=arguments.statistics or False,
-                group_by=arguments.group_by,
                 correct=arguments.correct_only,
-                quantiles=arguments.quantiles,
+                **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},
                 mask=arguments.mask,
                 progress=not arguments.quiet,
                 resume=not arguments.restart,
@@ -80,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
                 cluster=arguments.cluster,
             )
             if picture is not None:
-                plot.save(picture(arguments.output), arguments.plot)
+                plot.save(picture(arguments.output, done.statistics), arguments.plot)
             if balance is not None:
                 print(balance())
     for text in done.warnings:
@@ -94,8 +93,8 @@ def _outputs(arguments: argparse.Namespace) -> list[str | None]:
     if not arguments.inputs:
         raise UsageError("the following arguments are required: INPUTS; see lrpfast explain --help")
     outputs = [arguments.output, arguments.statistics]
-    if arguments.plot is not None and arguments.output is None:
-        raise InputError("--plot draws the relevances that -o OUT keeps: give both")
+    if arguments.plot is not None and not any(outputs):
+        raise InputError("--plot draws what -o OUT or --statistics FILE keeps: give one of them")
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
     return outputs
