@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lrpfast
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SEED = json.loads((ROOT / "tests" / "data" / "seed.json").read_text())
@@ -222,6 +224,62 @@ def test_streamflow_lstm(tmp_path):
     if importlib.util.find_spec("matplotlib"):
         assert (folder / "flood.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "by_lag.png").exists()
+
+
+# The transformers
+
+
+def test_text_classifier(tmp_path):
+    done = run(tmp_path, EXAMPLES / "text_classifier.py", "--steps", "60")
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(r"([\d.]+)% of 500 new reviews", done.stdout)[1]) > 70
+    means = dict(re.findall(r"([\w() ]+) ([+-][\d.]+)[,\n]", done.stdout))
+    assert {"good", "bad", "not (praise)", "not (blame)", "the"} <= {name.strip() for name in means}
+    assert "not" in done.stdout and "good by" in done.stdout and "bad by" in done.stdout
+    if importlib.util.find_spec("matplotlib"):
+        assert (tmp_path / "text_classifier" / "reviews.png").read_bytes().startswith(b"\x89PNG")
+    model = lrpfast.load(tmp_path / "text_classifier" / "reviews.npz")
+    assert [layer.heads for layer in model.layers if isinstance(layer, lrpfast.layers.Attention)] == [2, 2]
+
+
+def test_weather_attention(tmp_path):
+    done = run(tmp_path, EXAMPLES / "weather_attention.py", "--steps", "3", "--samples", "12")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"skill of 12 new forecasts.*: -?\d+\.\d\d\n", done.stdout)
+    assert re.search(
+        r"wind from the west: the tracer moved \+[\d.]+ points, relevance lies [+-][\d.]+ off", done.stdout
+    )
+    model = lrpfast.load(tmp_path / "weather_attention" / "drift.npz")
+    assert (model.input_shape, model.output_shape) == ((16, 32, 2), (16, 32, 1))
+    if importlib.util.find_spec("matplotlib"):
+        assert (tmp_path / "weather_attention" / "relevance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gradients_of_variables_are_those_of_differences():
+    """Each operation of tiny_autograd, by central differences."""
+    tape = load("tiny_autograd")
+    rng = np.random.default_rng(0)
+    shapes = {"x": (2, 4, 3), "w": (3, 6), "bias": (6,), "gamma": (3,), "beta": (3,)}
+    values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+    def loss(arrays):
+        v = {name: tape.Variable(array) for name, array in arrays.items()}
+        y = v["x"].norm(v["gamma"], v["beta"]).roll((1,), (1,)) @ v["w"] + v["bias"]
+        a = (y.reshape(2, 4, 2, 3).transpose(0, 2, 1, 3) * 0.5).softmax()
+        y = (a @ v["x"].transpose(0, 2, 1).reshape(2, 1, 3, 4)).relu().rows(np.array([1, 0, 1]))
+        return y, v
+
+    y, v = loss(values)
+    weight = rng.normal(size=y.value.shape)
+    y.backward(weight)
+    for name, array in values.items():
+        for at in np.ndindex(array.shape):
+            either = []
+            for step in (1e-6, -1e-6):
+                changed = array.copy()
+                changed[at] += step
+                either.append((loss({**values, name: changed})[0].value * weight).sum())
+            assert v[name].gradient[at] == pytest.approx((either[0] - either[1]) / 2e-6, abs=1e-7)
 
 
 # A climate scientist's day

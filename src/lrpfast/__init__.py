@@ -45,6 +45,7 @@ from .errors import (
 from .innvestigate import create_analyzer, model_wo_softmax
 from .model.builder import Graph, from_layers
 from .model.graph import Model
+from .model.write_out import write_out_attention
 from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 from .version import __version__
 
@@ -112,4 +113,5 @@ __all__ = [
     "rules",
     "set_num_threads",
     "set_result_memory",
+    "write_out_attention",
 ]

@@ -300,7 +300,8 @@ class TokenText:
         most = max(sum(columns(part.text) + part.space for part in row) for _, _, rows in blocks for row in rows)
         heads = [1.3 if i or self.title else 1.0 for i in range(len(blocks))]
         height = LINE * (1 + bool(self.title) + sum(heads) + sum(len(rows) for _, _, rows in blocks))
-        wide = max(most, 20, *(columns(heading) for heading, _, _ in blocks), columns(self.title))
+        title = round(1.06 * columns(self.title))  # hinting makes bold letters wider
+        wide = max(most, 20, *(columns(heading) for heading, _, _ in blocks), title)
         figure = blank(((wide + 2) * CHARACTER * FONT_SIZE / 72, height / 72))
         draw = _Page(figure, height)
         if self.title:
