@@ -70,9 +70,8 @@ def _stream_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "target": options.target(arguments.target),
         "batch_size": arguments.batch_size,
         "normalize": arguments.normalize,
-        "group_by": arguments.group_by,
         "correct": arguments.correct_only,
-        "quantiles": arguments.quantiles,
+        **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},
         "mask": arguments.mask,
         "cluster": arguments.cluster,
     }
