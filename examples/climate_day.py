@@ -130,8 +130,8 @@ print(f"{done.samples} maps of the winter of 1982: {folder / 'winter.nc'}")
 # %% Do the networks look where the season is made? The pattern is known here, as it never is outside
 with open_source(folder / "classes.nc:mean") as source:
     means = source.read(0, len(by_class.groups))
-seen = np.abs(means[:, ~land]).sum(0)
-print(f"relevance and pattern correlate by {np.corrcoef(seen, np.abs(pattern[~land]))[0, 1]:.2f}")
+relevance = np.abs(means[:, ~land]).sum(0)
+print(f"relevance and pattern correlate by {np.corrcoef(relevance, np.abs(pattern[~land]))[0, 1]:.2f}")
 agree = np.maximum(by_class.positive, by_class.negative)[:, ~land]
 with open_source(folder / "classes_seed_0.nc:significant") as source:
     significant = source.read(0, len(by_class.groups))[:, ~land]

@@ -130,7 +130,7 @@ class MembersRun:
         self._path = None if isinstance(statistics, bool) else _path(statistics, "statistics")
         self._resume, self._overwrite, self._options = resume, overwrite, options
         self._over = OverMembers()
-        self._kept: dict[str, Any] = {}
+        self._statistics: dict[str, Any] = {}
         self._resumed: list[str] = []
         self._group_name = GROUP
         self._record: dict[str, str] = {}
@@ -158,7 +158,7 @@ class MembersRun:
             "members": tuple(self._names),
             "groups": self._over.groups,
             **results,
-            "statistics": self._kept,
+            "statistics": self._statistics,
             "files": self._each(self._path),
             "outputs": self._each(self._sink),
             "resumed": tuple(self._resumed),
@@ -204,7 +204,7 @@ class MembersRun:
         statistics = done.statistics
         assert statistics is not None
         if self._path is None:
-            self._kept[name] = statistics
+            self._statistics[name] = statistics
         mean = self._on_grid(statistics.mean, core, data)
         self._over.update(list(statistics.groups), statistics.count, mean, name)
         self._record = {**done.record, "model": ", ".join(self._names)}
