@@ -19,10 +19,11 @@ from ..output import SLASHES, beside, replacing
 from ..version import __version__
 from .inputs import open_inputs
 from .map_writer import KINDS, check_maps, write_maps
-from .masks import open_mask_for, scatter
+from .masks import open_mask_for
 from .metadata import Coord, for_relevance
 from .per_sample import per_sample
 from .resume import check_free
+from .scatter import scatter
 from .settings import StreamSettings
 from .sources import Source
 from .stream import Streamed, stream
