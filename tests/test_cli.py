@@ -683,7 +683,7 @@ RUN_ERRORS = [
     (["--input-range", "0,0.001"], "outside the declared input_range"),
     (["--input-range", "0"], "'0' is not a pair"),
     (["--precision", "float16"], "invalid choice: 'float16'"),
-    (["--normalize", "l2"], "invalid choice: 'l2'"),
+    (["--normalize", "l2"], "'l2' is not one of maxabs"),
     (["--unknown"], "--unknown"),
 ]
 

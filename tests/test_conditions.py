@@ -121,7 +121,7 @@ def test_several_conditions_at_once(residual, rng):
         (InputError, "conditions must map", 3),
         (InputError, "conditions must map", []),
         (InputError, "conditions must map", {}),
-        (InputError, "no layer is named 'x'", {"x": 1}),
+        (InputError, "unknown layer 'x'", {"x": 1}),
         (InputError, "'input' is the input", {"input": 0}),
         (InputError, "has channels 0 to 2", {"a": 3}),
         (InputError, "has 3 channels; choose", {"a": 1.5}),

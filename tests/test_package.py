@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "readers": {"budget", "errors", "lazy", "model"},
     "rules": {"errors", "model", "suggest"},
     "kernels": {"errors"},
-    "engine": {"budget", "errors", "lazy", "table", "version", "model", "rules", "kernels"},
+    "engine": {"budget", "errors", "lazy", "suggest", "table", "version", "model", "rules", "kernels"},
     "batch": {"budget", "errors", "lazy", "output", "model", "readers", "rules", "engine", "version"},
     "plot": {"errors", "output", "engine", "kernels"},
     "evaluate": {"errors", "table", "kernels", "model", "engine", "batch", "plot", "analyzer"},

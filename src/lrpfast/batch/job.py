@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,11 +25,14 @@ from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
 from .groups import Groups
-from .normalize import normalize_rows
+from .normalize import Preparation
+from .sinks import Sink, named, open_sink
+from .sinks.for_inputs import open_several
 
 if TYPE_CHECKING:
+    from .hidden import LayerRows, LayerSettings
     from .inputs import InputRows
-    from .metadata import RowsShape
+    from .metadata import ArrayMetadata, RowsShape
 
 #: What a job counts, in addition to the counts of `kernels.growth.Growth`.
 JOB_COUNTS = ("not_normalized", "out_of_bounds")
@@ -62,10 +66,24 @@ class Job:
         The shape of all inputs, samples first; None for an unknown number of samples.
     dtype : dtype
         Of the inputs.
-    target, normalize, group_by, correct
+    target, group_by, correct
         As in `stream`.
+    preparation : Preparation
+        What is done to each explanation.
     inputs : InputRows, optional
         How several inputs lie in one row.
+    layers : LayerSettings, optional
+        The hidden layers whose relevance is wanted in place of the input's.
+    labels : ArrayMetadata, optional
+        The input's, for the arrays of ``layers``.
+    grid : boolean array, optional
+        The points of a grid that are the features, for the relevance of the input among ``layers``.
+
+    Attributes
+    ----------
+    layers : LayerRows or None
+    parts : InputRows or None
+        The arrays that lie one after the other in a row of the result, if there are several.
     """
 
     def __init__(
@@ -75,10 +93,13 @@ class Job:
         dtype: np.dtype,
         *,
         target: Any = None,
-        normalize: str | None = None,
+        preparation: Preparation = Preparation(),  # noqa: B008 - it is frozen
         group_by: Any = None,
         correct: Any = None,
         inputs: InputRows | None = None,
+        layers: LayerSettings | None = None,
+        labels: ArrayMetadata | None = None,
+        grid: np.ndarray | None = None,
     ) -> None:
         self.inputs = inputs
         if isinstance(core.input_shape, list) and inputs is None:
@@ -93,7 +114,7 @@ class Job:
         except ShapeError as error:
             advice = _advice(shape[1:], core.input_shape) if inputs is None else ""
             raise ShapeError(f"{error}{advice}") from None
-        self.core, self.normalize, self._warned = core, normalize, False
+        self.core, self._preparation, self._warned = core, preparation, False
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
@@ -106,11 +127,44 @@ class Job:
         self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
         self.targets = math.prod(result.shape[1 : result.ndim - none.ndim + 1])
+        self.layers: LayerRows | None = None
+        self.parts = inputs
+        if layers is not None:
+            self._set_layers(layers, labels, grid, result.ndim > none.ndim)
         self._row_bytes = math.prod(self.map_shape) * result.itemsize + math.prod(none.shape[1:]) * (
             result.itemsize + none.itemsize
         )
         self._bounds = _bounds_of(core)
         self.groups = Groups(core, self.samples, group_by, correct)
+
+    def _set_layers(
+        self, settings: LayerSettings, labels: ArrayMetadata | None, grid: np.ndarray | None, several: bool
+    ) -> None:
+        """Take hidden layers in place of the input."""
+        from .hidden import LayerRows
+
+        if several:
+            raise InputError("layers= takes one target per sample, not several")
+        names = [self.core.explained_model.nodes[i].name for i in self.core.explained_model.inputs]
+        of_inputs = (labels,) if self.inputs is None else self.inputs.labels
+        self.layers = LayerRows(self.core, settings, dict(zip(names, of_inputs, strict=True)), grid)
+        self.parts = None if self.layers.single else self.layers.rows
+        self.map_shape = self.layers.map_shape
+
+    def open_sink(self, out: Any) -> Sink:
+        """The destination of rows: of several arrays, or of one."""
+        if self.parts is not None:
+            whose = f"layers= has {len(self.parts.names)} arrays"
+            return open_several(out, self.parts, *(() if self.layers is None else (whose,)))
+        if self.layers is not None and isinstance(out, (str, os.PathLike)):
+            path, kind, array = named(os.fsdecode(out))
+            if kind != "npy" and array is None:
+                out = f"{path}:{self.layers.rows.names[0]}"
+        return open_sink(out)
+
+    def labels(self, of_input: ArrayMetadata | None) -> ArrayMetadata | None:
+        """The metadata of the result, for a single array."""
+        return of_input if self.layers is None else self.layers.rows.labels[0]
 
     def _of_model(self, x: np.ndarray) -> Any:
         """Samples as the model takes them."""
@@ -137,9 +191,8 @@ class Job:
         """The provenance of the relevances, as text. Computes a digest of all weights."""
         target = self.core.settings.target if self._target is None else self._target
         attributes = {"lrpfast_version": __version__, **record(self.core), "target": target_text(target)}
-        if self.normalize is not None:
-            attributes["normalize"] = self.normalize
-        return {**attributes, **self.groups.attributes}
+        hidden = {} if self.layers is None else self.layers.record
+        return {**attributes, **self._preparation.record, **hidden, **self.groups.attributes}
 
     @lazy_property
     def digest(self) -> str:
@@ -151,7 +204,8 @@ class Job:
             When two jobs cannot be distinguished: the target is an object with a state of its own.
         """
         target = self.core.settings.target if self._target is None else self._target
-        of_job = target, self.normalize, self.groups.deciding, self.map_shape, self.dtype.str
+        hidden = None if self.layers is None else self.layers.deciding
+        of_job = target, self._preparation, hidden, self.groups.deciding, self.map_shape, self.dtype.str
         return exact([__version__, self.record["model_digest"], deciding(self.core), of_job])
 
     def key(self) -> str:
@@ -179,19 +233,28 @@ class Job:
             output = np.empty((rows, *self.core.output_shape), self.dtype)
         notes: list[Any] = []
         try:
-            result = self.core.analyze(self._of_model(x), target, None if self.inputs else out, output, notes)
-            if self.inputs:
-                self.inputs.join_into(result, out)
+            not_normalized = self._fill(x, target, out, output, notes)
         except SampleError as error:
             raise error.moved(first) from None
         counts = {**dict.fromkeys(JOB_COUNTS, 0), **Growth.of(notes, self.core.conserves).counts()}
-        if self.normalize is not None:
-            flat = out.reshape(-1, math.prod(self.feature_shape))
-            counts["not_normalized"] = normalize_rows(flat, self.normalize, threads=self.core.settings.threads)
+        counts["not_normalized"] = not_normalized
         parts = self._of_model(x) if self.inputs else [x]
         for i, low, high in self._bounds:
             counts["out_of_bounds"] += outside(parts[i], low, high, threads=self.core.settings.threads)
         return Explained(out, self.groups.of(first, rows, output), counts)
+
+    def _fill(self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]) -> int:
+        """Write relevance to ``out``; returns how many explanations could not be normalized."""
+        if self.layers is not None:
+            return self.layers.fill(self.core, self._of_model(x), target, out, output, notes, self._preparation)
+        result = self.core.analyze(self._of_model(x), target, None if self.inputs else out, output, notes)
+        if self.inputs:
+            self.inputs.join_into(result, out)
+        if not self._preparation.changes:
+            return 0
+        flat = out.reshape(-1, math.prod(self.feature_shape))
+        self._preparation.select(flat)
+        return self._preparation.normalize(flat, threads=self.core.settings.threads)
 
     def growth(self, counts: dict[str, int]) -> Growth:
         """The growth of relevance, from these counts."""

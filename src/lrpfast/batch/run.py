@@ -81,7 +81,7 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
-        self.record = job.record
+        self.record, self.labels = job.record, job.labels(data.labels)
         self._paths = paths = [p for p in (None if sink is None else sink.path, statistics.path) if p is not None]
         self._settings = settings
         self._sums: list[Sum] = []
@@ -93,9 +93,14 @@ class Run:
         self._last_note = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
-            sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
+            sink.check((job.samples, *job.map_shape), job.dtype, self.labels)
         if statistics.path is not None:
-            check_statistics(statistics.path, job.map_shape, data.labels, grid, job.inputs)
+            check_statistics(statistics.path, job.map_shape, self.labels, self.map_grid, job.parts)
+
+    @property
+    def map_grid(self) -> np.ndarray | None:
+        """The mask that puts rows back on the grid; None where they are there already."""
+        return self.grid if self.job.layers is None else None
 
     @property
     def count(self) -> int:
@@ -171,7 +176,7 @@ class Run:
         for path in self._paths:
             is_own = complete and (sink is None or finished or path != sink.path)
             if os.path.lexists(path) and not is_own:
-                check_free(path, sink, self._settings.overwrite, result_names(self.job.inputs))
+                check_free(path, sink, self._settings.overwrite, result_names(self.job.parts))
         if not resuming and self._paths:
             remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
@@ -185,7 +190,7 @@ class Run:
         try:
             if sink is not None:
                 prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
-                sink.begin(shape, self.job.dtype, self.record, self.data.labels, prefix, self.rows, resuming)
+                sink.begin(shape, self.job.dtype, self.record, self.labels, prefix, self.rows, resuming)
             if journal is not None and not resuming:
                 journal.frame = 0 if sink is None else sink.frame()
                 journal.note([], {}, {}, [])
@@ -203,7 +208,7 @@ class Run:
         sink.take_finished()
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
-            sink.begin(shape, self.job.dtype, self.record, self.data.labels, 0, self.rows, True)
+            sink.begin(shape, self.job.dtype, self.record, self.labels, 0, self.rows, True)
             same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
         except InputError:
             same = False
@@ -246,8 +251,8 @@ class Run:
         if self._journal is not None:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
         if self.statistics.path is not None and self.statistics.total is not None:
-            maps = self.statistics.total, self.statistics.quantiles, self.data.labels, self.grid
-            save_statistics(self.statistics.path, *maps, self.record, self.job.inputs)
+            maps = self.statistics.total, self.statistics.quantiles, self.labels, self.map_grid
+            save_statistics(self.statistics.path, *maps, self.record, self.job.parts)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:

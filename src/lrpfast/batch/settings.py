@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.inputs import check_flag
 from ..errors import InputError
-from .normalize import check_normalization
+from .hidden import LayerSettings
+from .normalize import Preparation
 from .statistics import check_quantiles
 
 
@@ -26,7 +28,11 @@ class StreamSettings:
 
     target: Any = None
     batch_size: int | str = "auto"
-    normalize: str | None = None
+    part: str | None = None
+    normalize: str | Sequence[str] | None = None
+    layers: str | Sequence[str] | None = None
+    reduce: str | None = None
+    activations: bool = False
     statistics: bool | str | os.PathLike[str] = False
     group_by: Any = None
     correct: Any = None
@@ -41,13 +47,23 @@ class StreamSettings:
         size = self.batch_size
         if size != "auto" and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
             raise InputError(f"batch_size must be 'auto' or a whole number of at least 1, not {size!r}")
-        if self.normalize is not None:
-            check_normalization(self.normalize)
+        check_flag(self.activations, "activations")
+        _ = self.preparation, self.hidden  # which raise errors
         object.__setattr__(self, "quantiles", tuple(check_quantiles("quantiles", self.quantiles).tolist()))
         if not self.statistics and (self.group_by is not None or self.correct is not None or self.quantiles):
             raise InputError(
                 "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"
             )
+
+    @property
+    def preparation(self) -> Preparation:
+        """The options about parts and normalization."""
+        return Preparation.of(self.part, self.normalize)
+
+    @property
+    def hidden(self) -> LayerSettings | None:
+        """The options about hidden layers; None without layers."""
+        return LayerSettings.of(self.layers, self.reduce, self.activations)
 
     @property
     def statistics_path(self) -> str | None:

@@ -28,8 +28,6 @@ from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
 from .run import Run, RunStatistics
 from .settings import StreamSettings
-from .sinks import open_sink
-from .sinks.for_inputs import open_several
 from .sources import Source, split
 from .statistics import Statistics
 
@@ -156,18 +154,21 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
         job = Job(
             *(core, data.shape, data.dtype),
             target=settings.target,
-            normalize=settings.normalize,
+            preparation=settings.preparation,
             group_by=settings.group_by,
             correct=settings.correct,
             inputs=inputs,
+            layers=settings.hidden,
+            labels=data.labels,
+            grid=grid,
         )
         statistics = RunStatistics(job, settings)
-        out = None if sink is None else open_sink(sink) if inputs is None else open_several(sink, inputs)
+        out = None if sink is None else job.open_sink(sink)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
         read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
         check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
-        if out is not None and grid is not None:
+        if out is not None and grid is not None and job.layers is None:
             out = Gridded(out, grid)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
         if on_cluster:
@@ -212,9 +213,9 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
 
 def _shape(run: Run) -> Any:
     job = run.job
-    if job.inputs is not None:
-        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.inputs.shapes]
-    return (run.count, *on_grid(job.map_shape, run.grid))
+    if job.parts is not None:
+        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.parts.shapes]
+    return (run.count, *on_grid(job.map_shape, run.map_grid))
 
 
 def _refuse_several(inputs: int, settings: StreamSettings) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..batch import NORMALIZATIONS
+from ..batch.hidden import REDUCTIONS
+from ..batch.normalize import PARTS
 from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
@@ -159,12 +161,34 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
     )
+    group.add_argument("--part", choices=PARTS, help="keep max(R, 0), min(R, 0) or |R|, before anything is normalized")
     group.add_argument(
-        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by max |R|, by sum R, max R, or sum |R|"
+        "--normalize",
+        metavar="NAME,…",
+        type=values.normalizations,
+        help=f"divide each explanation by max |R|, sum R, max R or sum |R|: {', '.join(NORMALIZATIONS)}; or by one "
+        "after the other, as sum,max",
     )
+    _add_layer_options(parser)
     _add_statistics_options(parser)
     _add_explain_run_options(parser)
     _add_plot_options(parser)
+
+
+def _add_layer_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("hidden layers, in place of the input")
+    group.add_argument(
+        "--layers",
+        metavar="NAME,…",
+        type=values.names,
+        help="write and count the relevance of these layers, by their names in `lrpfast inspect`; the input is one too",
+    )
+    group.add_argument(
+        "--reduce", choices=REDUCTIONS, help="sum hidden layers over positions, for each channel, or over everything"
+    )
+    group.add_argument(
+        "--activations", action="store_true", help="the layers' activations, too: arrays NAME_activation"
+    )
 
 
 def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = options.model_of(arguments, arguments.memory)
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.several = several = len(model.inputs) > 1
-    sink = arguments.output if several or arguments.output is None else open_sink(arguments.output)
+    single = not several and arguments.layers is None
+    sink = open_sink(arguments.output) if single and arguments.output is not None else arguments.output
     check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
         {
@@ -46,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
         target = options.target(arguments.target)
-        if several and arguments.plot is not None:
-            raise InputError("--plot is for models of one input")
+        if not single and arguments.plot is not None:
+            raise InputError("--plot is for models of one input, and for the relevance of the input alone")
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
@@ -60,6 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
                 sink,
                 target=target,
                 batch_size=arguments.batch_size,
+                layers=_layers(arguments),
+                reduce=arguments.reduce,
+                activations=arguments.activations,
+                part=arguments.part,
                 normalize=arguments.normalize,
                 statistics=arguments.statistics or False,
                 group_by=arguments.group_by,
@@ -81,6 +86,13 @@ def run(arguments: argparse.Namespace) -> None:
         _report(arguments, done)
 
 
+def _layers(arguments: argparse.Namespace) -> Any:
+    """The layers of --layers: one has no name of its own in files that hold a single array."""
+    names = arguments.layers
+    several = names is None or len(names) > 1 or (arguments.output or "").lower().endswith(".npz")
+    return names if several else names[0]
+
+
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning in the words of the command line, without the line of code that Python shows."""
     print(f"lrpfast: warning: {message}", file=sys.stderr)
@@ -89,8 +101,9 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     """Print the outcome in a few lines."""
     if done.not_normalized:
-        divisor = NORMALIZATIONS[arguments.normalize]
-        print(f"{done.not_normalized:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
+        divisor = " or ".join(NORMALIZATIONS[name] for name in arguments.normalize)
+        maps = done.explanations * len(arguments.layers or [0])
+        print(f"{done.not_normalized:,} of {maps:,} explanations are not normalized: their {divisor} is 0")
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)

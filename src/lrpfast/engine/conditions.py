@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import InputError, RelevanceWarning, ShapeError
 from ..kernels.arrays import is_tensor, to_host
+from .explain_scope import check_layers
 
 if TYPE_CHECKING:
     from .core import AnalyzerCore
@@ -76,9 +77,9 @@ def conditional(
         raise InputError("conditions are for models of one input and one output")
     order: dict[str, Any] = {node.name: node for node in core.explained_model.nodes}
     names = list(order)
-    for layer in dict.fromkeys(name for condition in several for name in condition):
-        if layer not in order:
-            raise InputError(f"conditions: no layer is named {layer!r}; the layers are {', '.join(names)}")
+    layers_of = dict.fromkeys(name for condition in several for name in condition)
+    check_layers(core.explained_model, layers_of)
+    for layer in layers_of:
         if order[layer] is core.explained_model.nodes[0]:
             raise InputError(f"conditions: {layer!r} is the input; choose a hidden layer")
     masks = [

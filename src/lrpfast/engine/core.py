@@ -19,7 +19,7 @@ from ..model.graph import Model
 from ..rules.composites import Assignment
 from ..version import __version__
 from .balance import layer_balance, make_conservation
-from .execute import check_device
+from .execute import as_rows, check_device
 from .explain_scope import explained_part, explained_targets, minus_reference
 from .explanation import Explanation
 from .growth import conserves, warn
@@ -295,6 +295,68 @@ class AnalyzerCore:
         if notes or grown:
             warn(Growth.of(notes, self.conserves), samples, self.settings.rectify, grown)
         return Explanation(relevance, output, explained_targets(start, output_rows), conservation, inner)
+
+    def hidden(
+        self,
+        x: Any,
+        target: Any,
+        layers: Sequence[str],
+        *,
+        out: np.ndarray | None = None,
+        output: np.ndarray | None = None,
+        notes: Any = None,
+        activations: bool = True,
+    ) -> Iterator[tuple[slice, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """Relevance and activations of hidden layers, by their names, a chunk of samples at a time.
+
+        Parameters
+        ----------
+        x, target
+            As in `Analyzer.explain`.
+        layers : sequence of str
+            At least one.
+        out : array, optional
+            Rows of the relevance of the input. Without it, nothing below the layers is explained.
+        output : array, optional
+            As in `analyze`.
+        notes : list, optional
+            As in `analyze`, where there is ``out``.
+        activations : bool
+            Whether the activations are wanted too.
+        """
+        x = self._pack(x)
+        start, axes = self._start(x, target)
+        if axes:
+            raise InputError("hidden layers are explained for one target per sample, not for several")
+        known = {node.name: (node.shape, self.plan.values[i]) for i, node in enumerate(self.explained_model.nodes)}
+        nodes: dict[str, tuple[Any, int]] = {name: known[name] for name in layers}
+        values = sorted({v for _, v in nodes.values()})
+        lowered, compiled = self._programs.storing(values, whole=out is not None)
+        program, dtype = lowered.program, self.settings.dtype
+        wanted = {lowered.relevance[v] for v in values} | {lowered.values[v] for v in values if activations}
+        kept = sorted(wanted & set(program.keep))
+        assert program.result is not None
+        kept_size = sum(program.sizes[b] for b in (*kept, program.result))
+        for part in self._programs.chunks(len(x), self._per_sample + kept_size * dtype.itemsize):
+            rows = x[part]
+            buffers = {b: np.empty((len(rows), program.sizes[b]), dtype) for b in kept}
+            if output is not None:
+                buffers.setdefault(program.output, np.empty((len(rows), program.sizes[program.output]), dtype))
+            result = np.empty((len(rows), program.sizes[program.result]), dtype) if out is None else out[part]
+            note = None if out is None else notes
+            self._programs.run(compiled, rows, result, part.start, self.settings, start.part(part), buffers, note, True)
+            if output is not None:
+                output[part] = buffers[program.output].reshape(output[part].shape)
+            buffers = {**buffers, program.result: result}
+            if 0 in wanted:  # the input's activations are the input
+                buffers[0] = as_rows(to_host(rows), dtype)
+
+            def by_name(of: dict[int, int], buffers: dict[int, np.ndarray] = buffers) -> dict[str, np.ndarray]:
+                return {name: buffers[of[v]].reshape(-1, *shape) for name, (shape, v) in nodes.items()}
+
+            yield part, by_name(lowered.relevance), by_name(lowered.values) if activations else {}
+        if out is not None and notes is not None and not self._programs.backend.judges:
+            self._judge(x, out[:, None], start, notes, True)
 
     def _empty(self, shape: tuple[int, ...], x: Any) -> Any:
         """An array for the result, where the inputs are."""

@@ -38,8 +38,8 @@ class SeveralCallbackSink(Sink):
         """The function has had every row."""
 
 
-def open_several(out: Any, inputs: InputRows) -> Sink:
-    """`open_sink`, for the relevances of several inputs."""
+def open_several(out: Any, inputs: InputRows, whose: str | None = None) -> Sink:
+    """`open_sink`, for several arrays in a row; ``whose`` they are, in messages: by default the model's inputs."""
     if callable(out):
         return SeveralCallbackSink(out, inputs)
     if not isinstance(out, (str, bytes)) and not hasattr(out, "__fspath__"):
@@ -51,9 +51,10 @@ def open_several(out: Any, inputs: InputRows) -> Sink:
     names = ", ".join(inputs.names)
     if kind in ("npy", "zarr"):
         raise InputError(
-            f"{path}: takes one array, the model has {len(inputs.names)} inputs ({names}); write an .h5, .nc "
-            "or .npz file, which has one for each"
+            f"{path}: takes one array, {whose or f'the model has {len(inputs.names)} inputs'} ({names}); write an "
+            ".h5, .nc or .npz file, which has one for each"
         )
     if array is not None:
-        raise InputError(f"{path}:{array}: the arrays have the inputs' names ({names}); give the file's name alone")
+        owners = "inputs'" if whose is None else "layers'"
+        raise InputError(f"{path}:{array}: the arrays have the {owners} names ({names}); give the file's name alone")
     return SeveralSink(path, "nc" if kind in ("nc", "nc4") else "h5", inputs)
