@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import table
+from .concepts import ConceptMethods
 from .engine.conditions import conditional
 from .engine.core import AnalyzerCore, check_model
 from .engine.explanation import Explanation
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SHOWN_RULES = 4
 
 
-class Analyzer:
+class Analyzer(ConceptMethods):
     """Explains a model's outputs by LRP.
 
     Plans the contractions and packs the weights once; `analyze` and `explain` may then be

@@ -163,15 +163,21 @@ class LayerRows:
         reduce = self._settings.reduce
         if reduce is None or name in self._inputs:
             return values
-        channels = values.shape[-1] if reduce == "channels" else 1
-        rows = values.reshape(len(values), -1, channels)
-        sums = np.empty((len(values), channels), values.dtype)
-        for row, into in zip(rows, sums, strict=True):
-            into[:] = row.sum(0, dtype=np.float64)
-        return sums if reduce == "channels" else sums[:, 0]
+        if reduce == "channels":
+            return channel_sums(values, values.dtype)
+        return channel_sums(values.reshape(len(values), -1, 1), values.dtype)[:, 0]
 
     def _on_grid(self, name: str, values: np.ndarray) -> np.ndarray:
         return scatter(values, self._mask) if self._mask is not None and name in self._inputs else values
+
+
+def channel_sums(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Sums over all axes but the first and the last: float64, and sample by sample, so that batches do not matter."""
+    rows = values.reshape(len(values), -1, values.shape[-1])
+    sums = np.empty((len(values), values.shape[-1]), dtype)
+    for row, into in zip(rows, sums, strict=True):
+        into[:] = row.sum(0, dtype=np.float64)
+    return sums
 
 
 def _labels(name: str, shape: tuple[int, ...], of_samples: ArrayMetadata, reduce: str | None) -> ArrayMetadata:

@@ -127,13 +127,13 @@ class Job:
         self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
         self.targets = math.prod(result.shape[1 : result.ndim - none.ndim + 1])
+        self._row_bytes = math.prod(self.map_shape) * result.itemsize + math.prod(none.shape[1:]) * (
+            result.itemsize + none.itemsize
+        )
         self.layers: LayerRows | None = None
         self.parts = inputs
         if layers is not None:
             self._set_layers(layers, labels, grid, result.ndim > none.ndim)
-        self._row_bytes = math.prod(self.map_shape) * result.itemsize + math.prod(none.shape[1:]) * (
-            result.itemsize + none.itemsize
-        )
         self._bounds = _bounds_of(core)
         self.groups = Groups(core, self.samples, group_by, correct)
 
@@ -150,6 +150,7 @@ class Job:
         self.layers = LayerRows(self.core, settings, dict(zip(names, of_inputs, strict=True)), grid)
         self.parts = None if self.layers.single else self.layers.rows
         self.map_shape = self.layers.map_shape
+        self._row_bytes += math.prod(self.map_shape) * self.dtype.itemsize
 
     def open_sink(self, out: Any) -> Sink:
         """The destination of rows: of several arrays, or of one."""

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from .sinks import Sink
 from .sources import Source
 from .statistics import Statistics
 from .statistics_io import check_statistics, result_names, save_statistics
+
+if TYPE_CHECKING:
+    from .inputs import InputRows
+    from .metadata import ArrayMetadata
 
 #: Seconds between two records in the journal: the most that a kill costs.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -44,18 +48,39 @@ class RunStatistics:
         Creates empty statistics.
     total : Statistics or None
         Of the finished samples; None if no statistics are wanted.
+    groups : list
+        The groups' labels.
+    settings : dict
+        What a run must share with an interrupted run to resume it.
     """
 
     def __init__(self, job: Job, settings: StreamSettings) -> None:
         self.path = settings.statistics_path
         self.quantiles: tuple[float, ...] = settings.quantiles  # type: ignore[assignment]  # checked, so a tuple
         self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
-        self.total: Statistics | None = self.new() if settings.statistics else None
+        self.total: Any = self.new() if settings.statistics else None
+        self.from_state = Statistics.from_state
+        self.groups = job.groups.names
+        self.settings = {"statistics": True, "quantiles": list(self.quantiles)} if settings.statistics else {}
 
     def restart(self, state: dict[str, np.ndarray]) -> None:
         """Continue from the state of an earlier run."""
         if self.total is not None:
             self.total = Statistics.from_state(state) if state else self.new()
+
+    def names(self, parts: InputRows | None) -> tuple[str, ...]:
+        """The arrays that the file may hold."""
+        return result_names(parts)
+
+    def check(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
+        """Raise an error, before any work, unless the file can be written."""
+        if self.path is not None:
+            check_statistics(self.path, job.map_shape, labels, grid, job.parts)
+
+    def save(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
+        """Write the file."""
+        if self.path is not None and self.total is not None:
+            save_statistics(self.path, self.total, self.quantiles, labels, grid, job.record, job.parts)
 
 
 class Run:
@@ -94,8 +119,7 @@ class Run:
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, self.labels)
-        if statistics.path is not None:
-            check_statistics(statistics.path, job.map_shape, self.labels, self.map_grid, job.parts)
+        statistics.check(job, self.labels, self.map_grid)
 
     @property
     def map_grid(self) -> np.ndarray | None:
@@ -136,10 +160,7 @@ class Run:
             "outputs": [os.path.realpath(p) for p in self._paths],
             "by": "the workers of a cluster" if self._settings.cluster is not None else "one process",
         }
-        if self.statistics.total is not None:
-            settings["statistics"] = True
-            settings["quantiles"] = list(self.statistics.quantiles)
-        return settings
+        return {**settings, **self.statistics.settings}
 
     @contextlib.contextmanager
     def locked_outputs(self) -> Iterator[None]:
@@ -176,7 +197,7 @@ class Run:
         for path in self._paths:
             is_own = complete and (sink is None or finished or path != sink.path)
             if os.path.lexists(path) and not is_own:
-                check_free(path, sink, self._settings.overwrite, result_names(self.job.parts))
+                check_free(path, sink, self._settings.overwrite, self.statistics.names(self.job.parts))
         if not resuming and self._paths:
             remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
@@ -250,9 +271,7 @@ class Run:
         self._note()
         if self._journal is not None:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
-        if self.statistics.path is not None and self.statistics.total is not None:
-            maps = self.statistics.total, self.statistics.quantiles, self.labels, self.map_grid
-            save_statistics(self.statistics.path, *maps, self.record, self.job.parts)
+        self.statistics.save(self.job, self.labels, self.map_grid)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:
@@ -310,7 +329,7 @@ class Run:
 
         def count(first: int, stop: int, piece: PieceResult) -> None:
             if piece.state is not None and self.statistics.total is not None:
-                self.statistics.total.merge(Statistics.from_state(piece.state))
+                self.statistics.total.merge(self.statistics.from_state(piece.state))
             self._count(first, stop, piece.counts, piece.sums, progress)
 
         explain_on(client, task, self.missing(), count)

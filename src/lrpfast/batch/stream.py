@@ -134,8 +134,16 @@ class Streamed:
         return count
 
 
-def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings) -> Streamed:
-    """`Analyzer.stream`, with its validated ``settings``."""
+def stream(
+    core: AnalyzerCore,
+    source: Any,
+    sink: Any,
+    settings: StreamSettings,
+    *,
+    job_type: Callable[..., Job] = Job,
+    totals_type: Callable[..., Any] = RunStatistics,
+) -> Streamed:
+    """`Analyzer.stream`, with its validated ``settings``; other jobs and totals make other passes over a data set."""
     begin = time.perf_counter()
     on_cluster = settings.cluster is not None
     if len(core.model.inputs) > 1:
@@ -151,7 +159,7 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
         if settings.mask is not None:
             grid = open_mask_for(core.input_shape, settings.mask, data)
             data = Masked(data, grid)
-        job = Job(
+        job = job_type(
             *(core, data.shape, data.dtype),
             target=settings.target,
             preparation=settings.preparation,
@@ -162,7 +170,7 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
             labels=data.labels,
             grid=grid,
         )
-        statistics = RunStatistics(job, settings)
+        statistics = totals_type(job, settings)
         out = None if sink is None else job.open_sink(sink)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")

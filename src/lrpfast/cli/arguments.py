@@ -11,11 +11,12 @@ from .. import __version__
 from ..batch import NORMALIZATIONS
 from ..batch.hidden import REDUCTIONS
 from ..batch.normalize import PARTS
+from ..batch.references import BY, OF
 from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
 from ..plot.scale import SCALES
-from . import demo, evaluate, explain, info, inspect, rules, values
+from . import demo, evaluate, explain, info, inspect, references, rules, values
 from .usage import UsageError
 
 ABOUT = """\
@@ -25,6 +26,7 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
   lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
   lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
+  lrpfast references model.h5 x.npy --layer conv2d_1   the samples that a layer's channels stand for
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
@@ -71,6 +73,15 @@ Features are replaced by the baseline, the most relevant first, then the least r
 table has the areas under the explained output: good relevance has a small one for "most", a large one for "least", with
 "random" between. gini: sparsity, from 0 to 1. entropy: in nats. sensitivity: the largest relative change of relevance
 when inputs change by at most the radius."""
+
+REFERENCES_TEXT = """\
+examples:
+  lrpfast references model.h5 x.npy --layer conv2d_1 -o references.npz --plot references.png
+  lrpfast references model.h5 x.npy --layer conv2d_1 --by activation --of max -k 9
+  lrpfast references model.h5 x.npy --layer conv2d_1 --target classes.npy --group-by classes.npy -o r.nc
+
+For every channel of the layer, the samples in which it contributes most to the target, or is most active; `lrpfast
+inspect` lists the layers. The picture shows where in each sample this channel found what it contributes."""
 
 DEMO_TEXT = """\
 The model and its 10,000 inputs are those of a published notebook, which explained them with iNNvestigate
@@ -126,6 +137,9 @@ def make_parser() -> argparse.ArgumentParser:
         command("inspect", inspect.run, "a model's layers, the rule each one gets, the cost", INSPECT_EXAMPLES)
     )
     _add_evaluate(command("evaluate", evaluate.run, "how good the explanations of several rules are", EVALUATE_TEXT))
+    _add_references(
+        command("references", references.run, "the samples that each channel of a layer stands for", REFERENCES_TEXT)
+    )
     command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
     command("info", info.run, "version, instruction set, threads and devices")
     return parser
@@ -193,21 +207,12 @@ def _add_layer_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
     group = _add_run_options(parser)
-    group.add_argument(
-        "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
-    )
+    _add_chunk_options(group)
     group.add_argument(
         "--memory",
         metavar="BYTES",
         type=values.byte_count,
         help="for the threads' workspaces, and at least so much for the model; 500M and 2G work",
-    )
-    group.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=values.count_or_auto,
-        default="auto",
-        help="samples read, explained and written at once; default: auto, as memory suggests",
     )
     group.add_argument(
         "--cluster",
@@ -216,20 +221,10 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
         "FILE.json what a scheduler wrote with --scheduler-file",
     )
     group.add_argument(
-        "--force",
-        "--overwrite",
-        action="store_true",
-        help="replace outputs that are there already and hold nothing else",
-    )
-    group.add_argument(
-        "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
-    )
-    group.add_argument(
         "--balance",
         action="store_true",
         help="print where relevance went, layer by layer: mean of all samples, or of 256 of them",
     )
-    group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -271,6 +266,61 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
     _add_run_options(parser)
     parser.set_defaults(start=None, y_ref=None, mask_nan=False)
+
+
+def _add_references(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("-o", "--output", metavar="OUT", help="indices, values and positions: .npz, .nc, .h5 or .zarr")
+    _add_input_shape(parser)
+    _add_rule_options(parser)
+    group = parser.add_argument_group("what is sought")
+    group.add_argument("--layer", metavar="NAME", required=True, help="a hidden layer")
+    group.add_argument(
+        "-k", metavar="N", type=values.count, default=40, help="samples of each channel; default: %(default)s"
+    )
+    group.add_argument("--by", choices=BY, default="relevance", help="default: %(default)s")
+    group.add_argument(
+        "--of", choices=OF, default="sum", help="the sum over positions, or the largest; default: %(default)s"
+    )
+    group.add_argument("--target", metavar="TARGET", default="max", help="as of explain; default: %(default)s")
+    group.add_argument(
+        "--normalize",
+        metavar="NAME,…",
+        type=values.normalizations,
+        help=f"divide the values of a sample's channels: {', '.join(NORMALIZATIONS)}",
+    )
+    group.add_argument("--group-by", metavar="FILE|prediction", help="for each label, or predicted class, apart")
+    group = parser.add_argument_group("a picture (needs matplotlib, lrpfast's extra 'plot')")
+    group.add_argument("--plot", metavar="FILE", help=".png, .pdf or .svg")
+    group.add_argument("--channels", metavar="N,…", type=values.integers, help="which channels; default: the largest 6")
+    group.add_argument("--columns", metavar="N", type=values.count, help="samples of each channel; default: 8")
+    _add_chunk_options(_add_run_options(parser))
+    parser.set_defaults(start=None, y_ref=None, mask_nan=False)
+
+
+def _add_chunk_options(group: argparse._ArgumentGroup) -> None:
+    """How the samples of a data set are read, and what becomes of earlier outputs."""
+    group.add_argument(
+        "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
+    )
+    group.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=values.count_or_auto,
+        default="auto",
+        help="samples read, explained and written at once; default: auto, as memory suggests",
+    )
+    group.add_argument(
+        "--force",
+        "--overwrite",
+        action="store_true",
+        help="replace outputs that are there already and hold nothing else",
+    )
+    group.add_argument(
+        "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
+    )
+    group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
 
 
 def _add_input_shape(parser: argparse.ArgumentParser) -> None:

@@ -78,4 +78,5 @@ input_shape = _typed(_to_input_shape, "a shape such as 3,224,224, or NAME=3,224,
 numbers = _typed(lambda text: tuple(float(part) for part in text.split(",")), "a list of numbers")
 names = _typed(_to_names, "a list of names")
 normalizations = _typed(_to_normalizations, f"one of {', '.join(NORMALIZATIONS)}, or several in a row, as sum,max")
+integers = _typed(lambda text: [int(part) for part in text.split(",")], "a list of whole numbers")
 byte_count = _typed(_to_bytes, "a number of bytes")

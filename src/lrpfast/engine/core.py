@@ -328,8 +328,7 @@ class AnalyzerCore:
         start, axes = self._start(x, target)
         if axes:
             raise InputError("hidden layers are explained for one target per sample, not for several")
-        known = {node.name: (node.shape, self.plan.values[i]) for i, node in enumerate(self.explained_model.nodes)}
-        nodes: dict[str, tuple[Any, int]] = {name: known[name] for name in layers}
+        nodes = {name: self._layer(name) for name in layers}
         values = sorted({v for _, v in nodes.values()})
         lowered, compiled = self._programs.storing(values, whole=out is not None)
         program, dtype = lowered.program, self.settings.dtype
@@ -357,6 +356,42 @@ class AnalyzerCore:
             yield part, by_name(lowered.relevance), by_name(lowered.values) if activations else {}
         if out is not None and notes is not None and not self._programs.backend.judges:
             self._judge(x, out[:, None], start, notes, True)
+
+    def _layer(self, name: str) -> tuple[Any, int]:
+        """The shape of a layer's output for one sample, and its value in the plan."""
+        i = next(i for i, node in enumerate(self.explained_model.nodes) if node.name == name)
+        return self.explained_model.nodes[i].shape, self.plan.values[i]
+
+    def activations(self, x: Any, layer: str, output: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """What a layer puts out, a chunk of samples at a time; nothing else is computed but ``output`` if given."""
+        x = self._pack(x)
+        shape, value = self._layer(layer)
+        compiled, buffer, output_buffer = self._programs.activations(value, output=output is not None)
+        for part in self._programs.chunks(len(x), self._per_sample + math.prod(shape) * self.settings.dtype.itemsize):
+            if compiled is None:  # of the input itself
+                yield part, as_rows(to_host(x[part]), self.settings.dtype).reshape(-1, *shape)
+                continue
+            result = np.empty((part.stop - part.start, *shape), self.settings.dtype)
+            keep = None if output is None or buffer == output_buffer else {output_buffer: output[part]}
+            self._programs.run(compiled, x[part], result, part.start, self.settings, keep=keep)
+            if output is not None and buffer == output_buffer:
+                output[part] = result.reshape(output[part].shape)
+            yield part, result
+
+    def relevance_of(self, x: Any, target: Any, layer: str) -> np.ndarray:
+        """Relevance of a layer, (samples, *shape), of several targets (samples, targets, *shape); nothing below it."""
+        x = self._pack(x)
+        start, axes = self._start(x, target)
+        shape, value = self._layer(layer)
+        _, compiled = self._programs.storing([value], whole=False)
+        result = np.empty((len(x), *axes, *shape), self.settings.dtype)
+        size = math.prod(axes) * math.prod(shape) * self.settings.dtype.itemsize
+        for part in self._programs.chunks(len(x), self._per_sample + size):
+            into = np.empty((*axes, part.stop - part.start, *shape), self.settings.dtype) if axes else result[part]
+            self._programs.run(compiled, x[part], into, part.start, self.settings, start.part(part))
+            if axes:
+                result[part] = into.swapaxes(0, 1)
+        return result
 
     def _empty(self, shape: tuple[int, ...], x: Any) -> Any:
         """An array for the result, where the inputs are."""

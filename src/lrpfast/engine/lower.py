@@ -29,6 +29,20 @@ class Lowered:
     relevance: dict[int, int] = field(default_factory=dict)  # the buffer of each value's relevance
     values: dict[int, int] = field(default_factory=dict)  # the buffer of each value
 
+    def up_to(self, value: int, *, output: bool) -> Program:
+        """The forward pass up to a stored value, which is its output; up to the model's ``output`` if that is kept."""
+        program, target = self.program, self.values[value]
+        forward: list[Operation] = []
+        needed = {target, program.output} if output else {target}
+        for operation in reversed(program.forward):
+            reads, writes = touched(operation)
+            if writes & needed:
+                forward.append(operation)
+                needed |= reads
+        forward.reverse()
+        keep = (program.output,) if output and program.output != target else ()
+        return replace(program, forward=tuple(forward), backward=(), output=target, result=None, keep=keep)
+
     def down_to(self, value: int, others: Collection[int]) -> Program:
         """The program whose result is the relevance of a stored value: nothing that only values below it need.
 

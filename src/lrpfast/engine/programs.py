@@ -95,10 +95,26 @@ class Programs:
             if not whole and program.result is not None:
                 lowered.relevance[values[0]] = program.result
             known = lowered, self.backend.compile(program)
-            for old in list(self._storing)[: 1 - MOST_STORING]:  # a copy, because other threads may run this, too
-                self._storing.pop(old, None)
-            self._storing[key] = known
+            self._remember(key, known)
         return known
+
+    def activations(self, value: int, *, output: bool) -> tuple[Any, int, int]:
+        """The forward pass up to a value, the value's buffer, and that of the model's output, which may be kept."""
+        key = (value, "activations", output)
+        known = self._storing.get(key)
+        if known is None:
+            lowered = self._lowered(stored=frozenset([value]))
+            program = lowered.up_to(value, output=output)
+            known = lowered, self.backend.compile(program) if program.forward else None
+            self._remember(key, known)
+        lowered, compiled = known
+        return compiled, lowered.values[value], lowered.program.output
+
+    def _remember(self, key: tuple[Any, ...], program: tuple[Lowered, Any]) -> None:
+        """Keep a program, and the last few before it."""
+        for old in list(self._storing)[: 1 - MOST_STORING]:  # a copy, because other threads may run this, too
+            self._storing.pop(old, None)
+        self._storing[key] = program
 
     def chunks(self, samples: int, bytes_per_sample: int) -> Iterator[slice]:
         """The batch in slices that the backend takes at once."""

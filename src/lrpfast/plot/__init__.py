@@ -10,10 +10,11 @@ Examples
 
 from .figure import heatmap
 from .file import save
+from .references import references
 from .text import text
 from .timeline import timeline
 
-__all__ = ["heatmap", "save", "text", "timeline"]
+__all__ = ["heatmap", "references", "save", "text", "timeline"]
 
 
 def __dir__() -> list[str]:
