@@ -280,7 +280,8 @@ class ReferenceJob(Job):
             for part, rows in self.core.activations(of_model, layer, output):
                 out[part] = rows
             return 0
-        for part, relevance, _ in self.core.hidden(of_model, target, [layer], output=output, activations=False):
+        chunks = self.core.hidden(of_model, target, [layer], output=output, notes=notes, activations=False)
+        for part, relevance, _ in chunks:
             out[part] = relevance[layer]
         return 0
 

@@ -320,7 +320,7 @@ class AnalyzerCore:
         output : array, optional
             As in `analyze`.
         notes : list, optional
-            As in `analyze`, where there is ``out``.
+            As in `analyze`; without ``out``, of the growth down to the first of the layers.
         activations : bool
             Whether the activations are wanted too.
         """
@@ -342,8 +342,10 @@ class AnalyzerCore:
             if output is not None:
                 buffers.setdefault(program.output, np.empty((len(rows), program.sizes[program.output]), dtype))
             result = np.empty((len(rows), program.sizes[program.result]), dtype) if out is None else out[part]
-            note = None if out is None else notes
-            self._programs.run(compiled, rows, result, part.start, self.settings, start.part(part), buffers, note, True)
+            own = start.part(part)
+            self._programs.run(compiled, rows, result, part.start, self.settings, own, buffers, notes, True)
+            if notes is not None and not self._programs.backend.judges:
+                self._judge(rows, result[:, None], own, notes, True, part.start)
             if output is not None:
                 output[part] = buffers[program.output].reshape(output[part].shape)
             buffers = {**buffers, program.result: result}
@@ -354,8 +356,6 @@ class AnalyzerCore:
                 return {name: buffers[of[v]].reshape(-1, *shape) for name, (shape, v) in nodes.items()}
 
             yield part, by_name(lowered.relevance), by_name(lowered.values) if activations else {}
-        if out is not None and notes is not None and not self._programs.backend.judges:
-            self._judge(x, out[:, None], start, notes, True)
 
     def _layer(self, name: str) -> tuple[Any, int]:
         """The shape of a layer's output for one sample, and its value in the plan."""
@@ -378,8 +378,11 @@ class AnalyzerCore:
                 output[part] = result.reshape(output[part].shape)
             yield part, result
 
-    def relevance_of(self, x: Any, target: Any, layer: str) -> np.ndarray:
-        """Relevance of a layer, (samples, *shape), of several targets (samples, targets, *shape); nothing below it."""
+    def relevance_of(self, x: Any, target: Any, layer: str, notes: list[Any] | None = None) -> np.ndarray:
+        """Relevance of a layer, (samples, *shape), of several targets (samples, targets, *shape); nothing below it.
+
+        The growth of relevance down to the layer is appended to ``notes`` if given.
+        """
         x = self._pack(x)
         start, axes = self._start(x, target)
         shape, value = self._layer(layer)
@@ -388,9 +391,13 @@ class AnalyzerCore:
         size = math.prod(axes) * math.prod(shape) * self.settings.dtype.itemsize
         for part in self._programs.chunks(len(x), self._per_sample + size):
             into = np.empty((*axes, part.stop - part.start, *shape), self.settings.dtype) if axes else result[part]
-            self._programs.run(compiled, x[part], into, part.start, self.settings, start.part(part))
+            self._programs.run(
+                compiled, x[part], into, part.start, self.settings, start.part(part), notes=notes, exact=True
+            )
             if axes:
                 result[part] = into.swapaxes(0, 1)
+        if notes is not None and not self._programs.backend.judges:
+            self._judge(x, result if axes else result[:, None], start, notes, True)
         return result
 
     def _empty(self, shape: tuple[int, ...], x: Any) -> Any:
@@ -427,7 +434,7 @@ class AnalyzerCore:
             self._programs.run(compiled, x[part], outputs[part], part.start, self.settings)
         return outputs
 
-    def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
+    def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool, first: int = 0) -> None:
         """Record how relevance, (samples, targets, …), grew, for a backend that does not, of some samples or all."""
         step = 1 if exact else max(1, -(-len(x) // MOST_JUDGED))
         for part in self._programs.chunks(len(x[::step]), self._per_sample * relevance.shape[1]):
@@ -437,7 +444,7 @@ class AnalyzerCore:
                 output = None if start.mode == "array" else to_host(self._outputs(rows)).reshape(len(rows), -1)
                 growth = judge(relevance[samples], output, start.part(samples), self.settings.rectify, step)
                 if growth is not None:
-                    notes.append((samples.start, growth))
+                    notes.append((first + samples.start, growth))
 
     def _copy_into(self, result: np.ndarray, out: Any) -> None:
         """Copy the relevance to the caller's arrays, one for each input."""
