@@ -14,6 +14,7 @@ from lrpfast.layers import Add, Conv, Dense, Flatten
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "digits_cnn.h5"
+RECORDED = np.load(DATA / "references.npz")
 pytestmark = pytest.mark.filterwarnings("ignore::lrpfast.errors.RelevanceWarning")
 
 
@@ -61,6 +62,42 @@ def test_references_are_those_of_a_loop(analyzer, x, layer, by, of):
     np.testing.assert_array_equal(found.values, again.values)
     np.testing.assert_array_equal(found.indices, again.indices)
     np.testing.assert_array_equal(found.positions, again.positions)
+
+
+@pytest.mark.parametrize("key", [key for key in RECORDED.files if key.endswith("data")])
+def test_figures_of_zennit_crp(key):
+    """zennit-crp 0.6.0: the 8 best of 60 samples, under EpsilonPlusFlat; it leaves equal values in any order."""
+    mode, of, normed, module, _ = key.split("|")
+    analyzer = lrpfast.Analyzer(lrpfast.load(DATA / "torch_cnn.pt2"), "epsilon_plus_flat", precision="float64")
+    found = analyzer.references(
+        RECORDED["x"],
+        {"2": "conv2d_1", "6": "linear"}[module],
+        8,
+        by={"RelMax": "relevance", "ActMax": "activation"}[mode],
+        of=of,
+        normalize="l1" if normed == "normed" else None,
+        target=RECORDED["target"],
+        progress=False,
+    )
+    values = RECORDED[key.replace("|data", "|rel")].T
+    # it adds 1e-10 to the divisor
+    np.testing.assert_allclose(found.values, values, rtol=1e-8 if normed == "normed" else 1e-12, atol=1e-15)
+    gaps = np.abs(np.diff(values, axis=1)) > 1e-9
+    edge = np.ones((len(values), 1), bool)
+    distinct = np.hstack([edge, gaps]) & np.hstack([gaps, ~edge])  # the last may be as good as the next
+    np.testing.assert_array_equal(found.indices[distinct], RECORDED[key].T[distinct])
+    flat = found.positions[..., 0] * 6 + found.positions[..., 1] if module == "2" else np.zeros_like(found.indices)
+    np.testing.assert_array_equal(flat[distinct], RECORDED[key.replace("|data", "|rf")].T[distinct])
+
+
+def test_a_layer_that_is_the_input_in_another_shape(x):
+    """Its activations are the samples."""
+    model = lrpfast.from_layers([Flatten(name="flat"), Dense(np.ones((64, 2)), name="out")], input_shape=(8, 8, 1))
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    for group in (None, "prediction"):
+        found = analyzer.references(x, "flat", 3, by="activation", group_by=group, progress=False)
+        values = found.values if group is None else found.values[0]
+        np.testing.assert_allclose(values, np.sort(x.reshape(len(x), 64), 0)[::-1][:3].T)
 
 
 def test_groups_and_shares(analyzer, x):

@@ -277,8 +277,10 @@ class ReferenceJob(Job):
     def _fill(self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]) -> int:
         layer, of_model = self._references.layer, self._of_model(x)
         if self._references.by == "activation":
-            for part, rows in self.core.activations(of_model, layer, output):
-                out[part] = rows
+            self.core.activations(of_model, layer, out, output)
+            return 0
+        if output is None:
+            self.core.relevance_of(of_model, target, layer, notes, out)
             return 0
         chunks = self.core.hidden(of_model, target, [layer], output=output, notes=notes, activations=False)
         for part, relevance, _ in chunks:

@@ -362,32 +362,34 @@ class AnalyzerCore:
         i = next(i for i, node in enumerate(self.explained_model.nodes) if node.name == name)
         return self.explained_model.nodes[i].shape, self.plan.values[i]
 
-    def activations(self, x: Any, layer: str, output: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-        """What a layer puts out, a chunk of samples at a time; nothing else is computed but ``output`` if given."""
+    def activations(self, x: Any, layer: str, out: np.ndarray, output: np.ndarray | None = None) -> None:
+        """Write what a layer puts out to ``out``, and the model's outputs to ``output`` if given; compute no more."""
         x = self._pack(x)
         shape, value = self._layer(layer)
         compiled, buffer, output_buffer = self._programs.activations(value, output=output is not None)
-        for part in self._programs.chunks(len(x), self._per_sample + math.prod(shape) * self.settings.dtype.itemsize):
-            if compiled is None:  # of the input itself
-                yield part, as_rows(to_host(x[part]), self.settings.dtype).reshape(-1, *shape)
-                continue
-            result = np.empty((part.stop - part.start, *shape), self.settings.dtype)
+        if compiled is None:  # the input itself, in another shape
+            out[:] = as_rows(to_host(x), out.dtype).reshape(out.shape)
+            if output is not None:
+                output[:] = to_host(self._outputs(x)).reshape(output.shape)
+            return
+        for part in self._programs.chunks(len(x), self._per_sample + math.prod(shape) * out.itemsize):
             keep = None if output is None or buffer == output_buffer else {output_buffer: output[part]}
-            self._programs.run(compiled, x[part], result, part.start, self.settings, keep=keep)
-            if output is not None and buffer == output_buffer:
-                output[part] = result.reshape(output[part].shape)
-            yield part, result
+            self._programs.run(compiled, x[part], out[part], part.start, self.settings, keep=keep)
+        if output is not None and buffer == output_buffer:
+            output[:] = out.reshape(output.shape)
 
-    def relevance_of(self, x: Any, target: Any, layer: str, notes: list[Any] | None = None) -> np.ndarray:
+    def relevance_of(
+        self, x: Any, target: Any, layer: str, notes: list[Any] | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Relevance of a layer, (samples, *shape), of several targets (samples, targets, *shape); nothing below it.
 
-        The growth of relevance down to the layer is appended to ``notes`` if given.
+        The growth of relevance down to the layer is appended to ``notes`` if given; the result is written to ``out``.
         """
         x = self._pack(x)
         start, axes = self._start(x, target)
         shape, value = self._layer(layer)
         _, compiled = self._programs.storing([value], whole=False)
-        result = np.empty((len(x), *axes, *shape), self.settings.dtype)
+        result = np.empty((len(x), *axes, *shape), self.settings.dtype) if out is None else out
         size = math.prod(axes) * math.prod(shape) * self.settings.dtype.itemsize
         for part in self._programs.chunks(len(x), self._per_sample + size):
             into = np.empty((*axes, part.stop - part.start, *shape), self.settings.dtype) if axes else result[part]

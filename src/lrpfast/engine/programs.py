@@ -99,13 +99,16 @@ class Programs:
         return known
 
     def activations(self, value: int, *, output: bool) -> tuple[Any, int, int]:
-        """The forward pass up to a value, the value's buffer, and that of the model's output, which may be kept."""
+        """The forward pass up to a value, the value's buffer, and that of the model's output, which may be kept.
+
+        For the input itself there is no pass.
+        """
         key = (value, "activations", output)
         known = self._storing.get(key)
         if known is None:
             lowered = self._lowered(stored=frozenset([value]))
-            program = lowered.up_to(value, output=output)
-            known = lowered, self.backend.compile(program) if program.forward else None
+            compiles = lowered.values[value] != 0  # buffer 0 is the input
+            known = lowered, self.backend.compile(lowered.up_to(value, output=output)) if compiles else None
             self._remember(key, known)
         lowered, compiled = known
         return compiled, lowered.values[value], lowered.program.output
