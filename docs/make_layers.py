@@ -221,6 +221,10 @@ Masks of tokens (`mask_zero`, `Masking`, `attention_mask`, `use_causal_mask`) hi
 padding itself the mean of all values, lrpfast what the keys that are seen give it; where padding is left out later, as
 in a masked mean, both are the same.
 
+`TimeDistributed` and `SpectralNormalization` hold any layer or model that is read, also each other. A layer that has no
+axis left for the time steps (of three spatial axes, of sequences, attention) stands once for each step, with the same
+weights; the number of steps must then be fixed.
+
 {keras()}
 
 ## ONNX

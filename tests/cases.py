@@ -44,6 +44,7 @@ PLAIN = [
 #: … and the other parameters, each with a convention or two
 OTHER = [
     ("zero", {"stabilizer": (0.25, "sign")}),
+    ("zero", {"stabilizer": (0.25, "unsigned")}),
     ("zero", {"stabilizer": (0.25, "zero"), "bias": "ignore"}),
     ("epsilon", {"epsilon": 0.5}),
     ("epsilon", {"epsilon": 0.1, "bias": "repeat"}),
@@ -80,8 +81,9 @@ def rule(case):
     """The case as lrpfast's rule."""
     name, parameters = case
     parameters = dict(parameters)
-    if "stabilizer" in parameters:
-        parameters["stabilizer"] = lrpfast.rules.Stabilizer(*parameters["stabilizer"])
+    for key in ("stabilizer", "scores", "sums"):
+        if key in parameters:
+            parameters[key] = lrpfast.rules.Stabilizer(*parameters[key])
     return getattr(lrpfast.rules, CLASSES[name])(**parameters)
 
 

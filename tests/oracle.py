@@ -21,6 +21,7 @@ import numpy as np
 
 SIGN = "sign"
 ZERO = "zero"
+UNSIGNED = "unsigned"
 
 
 class Arithmetic:
@@ -85,7 +86,7 @@ def stabilized(z, stabilizer):
     value, kind = stabilizer
     if kind == SIGN:
         return np.where(z >= 0, z + value, z - value)
-    return np.where(z == 0, value, z)
+    return z + value if kind == UNSIGNED else np.where(z == 0, value, z)
 
 
 class Ledger:

@@ -176,6 +176,7 @@ class Attention:
         self.k, self.v = (np.repeat(a, heads // self.shared, -3) for a in (k, v))
         self.bias = 0.0 if bias is None else np.float64(bias)
         self.has_bias = bias is not None
+        self.has_mask = mask is not None or window is not None or len(parts) > 3
         self.z = ar.total(self.q[..., :, None, :] * self.k[..., None, :, :], -1)
         scale = 1 / np.sqrt(self.q.shape[-1]) if scale is None else scale
         self.x = ar.off(scale * self.z, 2)
@@ -210,6 +211,8 @@ def attention_back(ar, ledger, rule, shapes, parts, r, parameters):
     stabilizer = stabilizer_of(rule)
     s = divided(ar, ledger, r, run.join(run.out), stabilizer)
     s = run.split(s, (*shapes[0][:-1], run.v.shape[-1] * run.heads), run.heads)
+    of_scores = rule[1].get("scores", stabilizer)
+    of_sums = rule[1].get("sums", of_scores)
     half = 1.0 if rule[0] == "cp" else 0.5
     to_v = ar.off(half * run.v * ar.total(run.a[..., None] * s[..., :, None, :], -3))
     to_q, to_k = np.zeros_like(run.q), np.zeros_like(run.k)
@@ -217,9 +220,11 @@ def attention_back(ar, ledger, rule, shapes, parts, r, parameters):
         to_a = ar.off(0.5 * run.a * ar.total(s[..., :, None, :] * run.v[..., None, :, :], -1))
         to_x = ar.off(run.scores * ar.off(to_a - ar.off(run.a * ar.total(to_a, -1)[..., None])))
         to_x = np.where(run.seen, to_x, 0)
+        if run.has_mask and rule[1].get("masks", False):  # scores + mask, which is 0 where a key is seen
+            to_x = ar.off(run.scores * ar.off(to_x / ar.off(stabilized(run.scores, of_sums))))
         if run.has_bias:
-            to_x = ar.off(run.x * ar.off(to_x / ar.off(stabilized(run.scores, stabilizer))))
-        t = ar.off(to_x / ar.off(stabilized(run.z, stabilizer)))
+            to_x = ar.off(run.x * ar.off(to_x / ar.off(stabilized(run.scores, of_sums))))
+        t = ar.off(to_x / ar.off(stabilized(run.z, of_scores)))
         to_q = ar.off(0.5 * run.q * ar.total(t[..., None] * run.k[..., None, :, :], -2))
         to_k = ar.off(0.5 * run.k * ar.total(t[..., None] * run.q[..., :, None, :], -3))
     groups = run.heads // run.shared

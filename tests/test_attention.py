@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import cases
 import lrpfast
 import oracle_attention
+from attention_figures import SETS
 from lrpfast import composites, errors, rules
 from lrpfast import layers as L  # noqa: N812
 from oracle_layers import Layer, Net
@@ -50,15 +51,6 @@ def core(graph, q, k, v, layer, shape, m, fused):
 
 # Recorded figures.
 
-SETS = {
-    "attn_lrp": composites.AttnLRP(),
-    "cp_lrp": composites.CPLRP(),
-    "attn_lrp_signed": composites.AttnLRP(stabilizer=1e-6),
-    "cp_lrp_signed": composites.CPLRP(stabilizer=1e-6),
-    "attn_lrp_epsilon": composites.AttnLRP(0.01, stabilizer=1e-6),
-    "gamma_attn": composites.ByType({L.Dense: rules.Gamma(0.05)}) | composites.AttnLRP(),
-}
-
 
 def recorded_model(name, fused):
     """A model of the reference, put together from its weights."""
@@ -93,6 +85,8 @@ def test_recorded_figures(name, fused):
     np.testing.assert_allclose(model.predict(x, precision="float64"), DATA[f"{name}/y"], rtol=0, atol=1e-12)
     for key, composite in SETS.items():
         parts = [f"{name}/{key}/{part}" for part in ("x", "x0", "x1", "x2") if f"{name}/{key}/{part}" in DATA]
+        if not parts:
+            continue
         expected = [DATA[part] for part in parts]
         limit = 1e-10 * max(np.abs(a).max() for a in expected)
         for precision, times in (("float64", 1), ("float32", 1e4)):
@@ -131,12 +125,16 @@ def blocks(draw):
     return parameters, (n, heads * d), (m, shared * d), (m, shared * e), rng
 
 
+#: Stabilizers by place, beyond the values that these blocks have, where there would be no digits to compare.
+APART = {"stabilizer": (30.0, "unsigned"), "scores": (60.0, "unsigned"), "sums": (50.0, "unsigned"), "masks": True}
+
+
 def inputs_of(rng, *shapes):
     return [rng.normal(size=(3, *shape)).astype(np.float32) for shape in shapes]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(blocks(), st.sampled_from([("attn", {}), ("attn", {"stabilizer": (1e-6, "zero")}), ("cp", {})]))
+@given(blocks(), st.sampled_from([("attn", {}), ("attn", {"stabilizer": (1e-6, "zero")}), ("attn", APART), ("cp", {})]))
 def test_random_blocks(block, rule):
     """Attention with projections, a residual sum and a norm, against explicit matrices; and against its parts."""
     parameters, *shapes, rng = block
@@ -271,12 +269,12 @@ def test_gates():
 def test_the_balance_adds_up():
     rng = np.random.default_rng(2)
     model = recorded_model("attention_gqa_rotary", True)
-    for composite in SETS.values():
+    for name, composite in SETS.items():
         report = lrpfast.Analyzer(model, composite, precision="float64").explain(rng.normal(size=(2, 6, 16)))
         for balance in report.conservation:
             assert np.abs(balance.rounding).max() < 1e-10, balance
         lost = report.conservation["attention"].lost
-        assert (np.abs(lost).max() < 1e-12) == (composite is SETS["cp_lrp"] or composite is SETS["cp_lrp_signed"])
+        assert (np.abs(lost).max() < 1e-12) == ("cp" in name)
 
 
 def test_projections_are_found():

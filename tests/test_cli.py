@@ -703,7 +703,7 @@ def _with(x, place, value):
 WRONG_INPUTS = {
     "width": (lambda x: x[:, :5], "inputs must have shape (samples, 12), not ("),
     "one sample": (lambda x: x[0], "for one sample add a first axis of length 1"),
-    "rank": (lambda x: x[:, :, None], "inputs must have shape (samples, 12)"),
+    "rank": (lambda x: x[:, :, None].repeat(2, 2), "inputs must have shape (samples, 12)"),
     "scalar": (lambda x: np.float32(3), "holds a single number; samples lie along the first axis"),
     "nan": (
         lambda x: _with(x, (2, 4), np.nan),

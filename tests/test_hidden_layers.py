@@ -10,7 +10,7 @@ import lrpfast
 from lrpfast import InputError
 from lrpfast.batch.normalize import Preparation, normalize_rows
 from lrpfast.cli import main
-from lrpfast.layers import Activation, Add, Concat, Conv, Dense, Flatten, GlobalAveragePool, Input
+from lrpfast.layers import Activation, Add, Attention, Concat, Conv, Crop, Dense, Flatten, GlobalAveragePool, Input
 
 DATA = Path(__file__).parent / "data"
 SAMPLES = 37
@@ -228,8 +228,8 @@ def test_errors(tmp_path, model, x):
     ]:
         with pytest.raises(InputError, match=text):
             analyzer.stream(x, tmp_path / "r.h5", progress=False, **options)
-    with pytest.raises(InputError, match="takes one array, layers= has 2 arrays"):
-        analyzer.stream(x, tmp_path / "r.npy", layers=["c", "d"], progress=False)
+    with pytest.raises(InputError, match="the arrays have the layers' names"):
+        analyzer.stream(x, f"{tmp_path}/r.h5:c", layers=["c", "d"], progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -274,3 +274,52 @@ def test_the_command(tmp_path, capsys):
     assert "did you mean" in capsys.readouterr().err
     assert main([*arguments, "-o", str(tmp_path / "s.npy"), "--normalize", "sum,l2"]) != 0
     assert "several in a row" in capsys.readouterr().err
+
+
+def test_rows_that_no_relevance_reaches(rng):
+    """A class token's rows alone are computed in an explanation; activations have all rows, relevance zeros there."""
+    graph = lrpfast.Graph()
+    x = graph.input((6, 5), name="x")
+    a = graph.add(Dense(rng.normal(size=(5, 5)), activation="relu", name="a"), x)
+    m = graph.add(Attention(1, name="m"), a, a, a)
+    s = graph.add(Add(name="s"), m, a)
+    h = graph.add(Dense(rng.normal(size=(5, 4)), rng.normal(size=4), activation="relu", name="h"), s)
+    first = graph.add(Crop(((0, 5),), name="first"), h)
+    model = graph.model(graph.add(Dense(rng.normal(size=(4, 3)), name="o"), graph.add(Flatten(name="f"), first)))
+    analyzer = lrpfast.Analyzer(model, "epsilon", precision="float64")
+    assert any(rows is not None for _, rows in analyzer._core.plan.nodes)
+    x = rng.normal(size=(7, 6, 5))
+    layers = analyzer.explain(x, 1, layers=True).layers
+    names = list(layers)
+    for whole in (False, True):
+        out = np.empty(x.shape) if whole else None
+        for _, relevance, activations in analyzer._core.hidden(x, 1, names, out=out):
+            for name in names:
+                np.testing.assert_array_equal(relevance[name], layers[name])
+                expected = x if name == "x" else model.until(name).predict(x, precision="float64")
+                np.testing.assert_allclose(activations[name], expected, rtol=1e-12, atol=1e-12)
+    found = analyzer.references(x, "h", 3, by="activation", of="max", progress=False)
+    values = model.until("h").predict(x, precision="float64")
+    np.testing.assert_allclose(found.values, np.sort(values.max(1), 0)[::-1][:3].T, rtol=1e-12)
+    found = analyzer.references(x, "h", 3, target=1, progress=False)
+    np.testing.assert_array_equal(found.values, np.sort(layers["h"].sum(1), 0)[::-1][:3].T)
+    targets = np.tile([0, 1], (7, 1))
+    both = analyzer._core.relevance_of(x, targets, "h")
+    np.testing.assert_array_equal(both[:, 1], layers["h"])
+    whole = analyzer.analyze(x, 1)
+    parts = analyzer.analyze(x, 1, conditions=[{"h": i} for i in range(4)])
+    np.testing.assert_allclose(parts.sum(1), whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("out", ["r.npy", "r.zarr"])
+def test_a_file_or_an_array_for_each_layer(tmp_path, model, x, out):
+    if out.endswith("zarr"):
+        pytest.importorskip("zarr")
+    analyzer = lrpfast.Analyzer(model, "epsilon", target=1)
+    done = analyzer.stream(x, tmp_path / out, layers=["c", "d"], reduce="channels", progress=False, statistics=True)
+    for name, array in expected_arrays(model, x, "channels").items():
+        if name != "image":
+            source = tmp_path / f"r_{name}.npy" if out.endswith("npy") else f"{tmp_path / out}:{name}"
+            with lrpfast.batch.open_source(source) as stored:
+                np.testing.assert_allclose(stored.read(0, SAMPLES), array, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(done.statistics[name].mean[0], array.mean(0), rtol=1e-4, atol=1e-5)

@@ -122,6 +122,18 @@ def test_a_pt2_with_open_sizes():
         lrpfast.load(path, input_shape=(1, 100, 6))
 
 
+def test_the_cure_names_every_input():
+    """Of several inputs whose sizes are open, as one call and as one command line."""
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.load(DATA / "attention" / "bert_anylength.pt2")
+    for cure in ("input_shape={'x': (n,), 'mask': (n,)}", "--input-shape x=n --input-shape mask=n"):
+        assert str(caught.value).count(cure) == 1
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.load(DATA / "torch_open_sizes.pt2")
+    for cure in ("input_shape=(1, n, n)", "--input-shape 1,n,n"):
+        assert cure in str(caught.value)
+
+
 def test_an_exported_program_with_open_sizes():
     torch = pytest.importorskip("torch")
     sizes = {0: torch.export.Dim("n", min=1, max=99), 1: torch.export.Dim("w", min=2, max=64)}

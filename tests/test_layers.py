@@ -342,6 +342,7 @@ ATTENTION_RULES = [
     ("attn", {}),
     ("attn", {"stabilizer": (1e-6, "zero")}),
     ("attn", {"stabilizer": (0.25, "sign")}),
+    ("attn", {"stabilizer": (0.25, "sign"), "scores": (7.0, "unsigned"), "sums": (6.0, "unsigned"), "masks": True}),
     ("cp", {}),
     ("cp", {"stabilizer": (0.25, "zero")}),
 ]

@@ -819,6 +819,22 @@ def test_from_keras_refuses(tmp_path):
         from_keras(type(fake_keras(config, WEIGHTS)))
 
 
+def test_models_of_keras_and_paths_wherever_a_model_is_taken(tmp_path):
+    """As iNNvestigate takes them: the notebook runs with its import exchanged."""
+    config = sequential(entry(), *two_layers())
+    live, model = fake_keras(config, WEIGHTS), from_keras(fake_keras(config, WEIGHTS))
+    model.save(tmp_path / "model.npz")
+    expected = lrpfast.create_analyzer("lrp.z", lrpfast.model_wo_softmax(model)).analyze(X)
+    for other in (live, tmp_path / "model.npz", str(tmp_path / "model.npz")):
+        assert same(lrpfast.model_wo_softmax(other), model.without_softmax())
+        assert lrpfast.create_analyzer("lrp.z", other).analyze(X).tobytes() == expected.tobytes()
+        until = {"until_layer_idx": 0, "until_layer_rule": "Flat"}
+        analyzers = [lrpfast.create_analyzer("lrp.z", m, **until) for m in (other, model)]
+        assert analyzers[0].analyze(X).tobytes() == analyzers[1].analyze(X).tobytes()
+        one, two = lrpfast.Analyzer(other, "epsilon"), lrpfast.Analyzer(model, "epsilon")
+        assert one.analyze(X).tobytes() == two.analyze(X).tobytes()
+
+
 # iNNvestigate's until_layer_idx: an index into Keras's model.layers, which has no Input in a Sequential.
 
 

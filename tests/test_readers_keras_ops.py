@@ -135,10 +135,33 @@ def test_a_small_file_cannot_ask_for_any_memory(tmp_path):
 
 
 def test_what_a_wrapper_holds_is_refused_by_name(tmp_path):
-    inner = layer("LSTM", "inner", units=3)
-    model = sequential(entry((None, 5, 4)), layer("TimeDistributed", "steps", layer=inner))
-    with pytest.raises(UnsupportedLayerError, match=r"'steps' \(TimeDistributed, 2 of 2\).*with LSTM"):
+    inner = layer("TimeDistributed", "inner", layer=layer("Mystery", "innermost"))
+    model = sequential(entry((None, 5, 4, 3)), layer("TimeDistributed", "steps", layer=inner))
+    with pytest.raises(UnsupportedLayerError, match=r"'steps' \(Mystery, 2 of 2\) is of a class that lrpfast does not"):
         load(write_h5(tmp_path / "m.h5", model, {"steps": []}))
+    pooled = layer("MaxPooling3D", "pooled", pool_size=[2, 2, 2])
+    model = sequential(entry((None, None, 2, 2, 2, 1)), layer("TimeDistributed", "steps", layer=pooled))
+    path = write_h5(tmp_path / "m.h5", model, {"steps": []})
+    with pytest.raises(UnsupportedLayerError, match=r"'steps'.*MaxPool to each time step.*input_shape"):
+        load(path)
+    x = np.arange(24, dtype="float32").reshape(1, 3, 2, 2, 2, 1)
+    np.testing.assert_array_equal(load(path, input_shape=(3, 2, 2, 2, 1)).predict(x), x[:, :, -1:, -1:, -1:])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_each_step_is_explained_as_by_itself(tmp_path, steps):
+    weights = arrays((2, 2, 2, 2, 3), (3,))
+    conv = layer("Conv3D", "conv", filters=3, kernel_size=[2, 2, 2], padding="same", activation="relu")
+    single = load(write_h5(tmp_path / "1.h5", sequential(entry((None, 3, 2, 3, 2)), conv), {"conv": weights}))
+    model = sequential(entry((None, steps, 3, 2, 3, 2)), layer("TimeDistributed", "steps", layer=conv))
+    model = load(write_h5(tmp_path / "m.h5", model, {"steps": weights}))
+    (x,) = arrays((4, steps, 3, 2, 3, 2))
+    one = single.predict(x.reshape(-1, 3, 2, 3, 2))
+    np.testing.assert_array_equal(model.predict(x), one.reshape(4, steps, *one.shape[1:]))
+    for rule in (lrpfast.rules.Epsilon(0.1), lrpfast.rules.WSquare(), lrpfast.rules.ZPlus()):
+        expected = lrpfast.Analyzer(single, rule, target=lambda y: y).analyze(x.reshape(-1, 3, 2, 3, 2))
+        relevance = lrpfast.Analyzer(model, rule, target=lambda y: y).analyze(x)
+        np.testing.assert_array_equal(relevance.reshape(expected.shape), expected)
 
 
 def test_a_mask_goes_through_layers_that_carry_it(tmp_path):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import lrpfast
+import oracle_recurrent
 from lrpfast.rules import Recurrent
-from test_readers_keras import entry, layer, sequential, write_h5
+from test_readers_keras import entry, functional, layer, sequential, write_h5
 
 DATA = Path(__file__).parent / "data" / "recurrent"
 FILES = sorted(path.name.removesuffix(".gz") for path in DATA.glob("*.gz"))
@@ -118,6 +119,51 @@ def test_a_mask_reaches_every_layer_that_keras_gives_it_to(tmp_path):
     assert {result.nodes[nodes[name].inputs[1]].name for name in ("both/forward", "both/backward", "g")} == {"m/mask"}
 
 
+@pytest.mark.parametrize("kind, gates", [("LSTM", 4), ("GRU", 3), ("SimpleRNN", 1)])
+@pytest.mark.parametrize("sequences", [False, True])
+def test_states_of_masked_layers_begin_with_the_initial_ones(kind, gates, sequences, tmp_path):
+    """Where all steps are masked, the output is 0 and the state is the initial one."""
+    pytest.importorskip("h5py")
+    count = 2 if kind == "LSTM" else 1
+    begins = [f"s{i}" for i in range(count)]
+    inputs = [entry((None, STEPS, FEATURES))]
+    for name in begins:
+        inputs.append({"class_name": "InputLayer", "config": {"name": name, "batch_input_shape": [None, UNITS]}})
+    config = {"reset_after": False, "use_bias": True} if kind == "GRU" else {}
+    gate = {} if kind == "SimpleRNN" else {"recurrent_activation": "sigmoid"}
+    rnn = layer(kind, "r", units=UNITS, return_state=True, return_sequences=sequences, **config, **gate)
+    mask = layer("Masking", "m", mask_value=-9.0) | {"inbound": ["entry"]}
+    listed = [inputs[0], *(item | {"inbound": []} for item in inputs[1:]), mask, rnn | {"inbound": ["m", *begins]}]
+    model = functional(*listed, inputs=("entry", *begins), outputs=["r"])
+    model["config"]["output_layers"] = [["r", 0, i] for i in range(1 + count)]
+    weights = recurrent_weights(gates, (gates * UNITS,))
+    result = lrpfast.load(write_h5(tmp_path / "m.h5", model, {"r": weights}))
+    rng = np.random.default_rng(3)
+    x, states = rng.normal(size=(3, STEPS, FEATURES)), [rng.normal(size=(3, UNITS)) for _ in range(count)]
+    x[0], x[1, 3:] = -9.0, -9.0
+    output, h, *c = result.predict([x, *states], precision="float64")
+    parameters = {"kernel": weights[0], "recurrent_kernel": weights[1], "bias": weights[2], "reset_after": False}
+    for sample in range(1, 3):
+        number = STEPS - 2 if sample == 1 else STEPS
+        sequence, kept = oracle_recurrent.run(
+            kind, parameters | {"return_sequences": True}, x[sample, :number], None, *(s[sample] for s in states)
+        )
+        np.testing.assert_allclose(h[sample], sequence[-1], atol=1e-13)
+        for cell in c:
+            np.testing.assert_allclose(cell[sample], kept[-1][1]["new_c"], atol=1e-13)
+        np.testing.assert_allclose(
+            output[sample][:number] if sequences else output[sample], sequence if sequences else sequence[-1]
+        )
+    assert not output[0].any()
+    for first, final in zip(states, [h, *c], strict=True):
+        np.testing.assert_array_equal(final[0], first[0])
+    relevance = lrpfast.Analyzer(result.until("r/state"), Recurrent(0.1), precision="float64").analyze(
+        [x, *states], np.ones((3, UNITS))
+    )
+    np.testing.assert_array_equal(relevance[1][0], np.ones(UNITS))
+    assert not relevance[0][0].any() and relevance[0][1, :3].any() and not relevance[0][1, 3:].any()
+
+
 def test_cells_that_are_not_read_are_named(tmp_path):
     cell = layer("ConvLSTMCell", "c", units=UNITS)
     with pytest.raises(lrpfast.UnsupportedLayerError, match="'r'.*cell of class ConvLSTMCell"):
@@ -131,8 +177,9 @@ FUNCTIONS = {"LSTM": ["HardSigmoid", "Relu", "Softsign"], "GRU": ["Sigmoid", "Re
 
 
 def onnx_model(op, direction="forward", results=(0, 1), states=None, lengths=None, inputs=(), **attributes):
-    """One recurrent operator between transposes; every result is an output."""
+    """One recurrent operator, between transposes where its layout is 0; every result is an output."""
     onnx = pytest.importorskip("onnx")
+    batch_first = attributes.get("layout", 0) == 1
     rng, ways = np.random.default_rng(3), 2 if direction == "bidirectional" else 1
     helper, array = onnx.helper, lambda *shape: (rng.normal(size=shape) * 0.6).astype("float32")
     constants = {"W": array(ways, GATES[op] * UNITS, FEATURES), "R": array(ways, GATES[op] * UNITS, UNITS)}
@@ -140,16 +187,19 @@ def onnx_model(op, direction="forward", results=(0, 1), states=None, lengths=Non
     float32 = onnx.TensorProto.FLOAT
     sources = [helper.make_tensor_value_info("x", float32, ["n", STEPS, FEATURES])]
     nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2])]
-    names = ["t", "W", "R", "B", "", *inputs]
+    if batch_first:
+        nodes = []
+    names = ["x" if batch_first else "t", "W", "R", "B", "", *inputs]
     if lengths is not None:
         constants["L"], names[4] = np.full(SAMPLES, lengths, np.int32), "L"
     if states == "constant":
         constants["h"] = np.repeat(array(ways, 1, UNITS), SAMPLES, 1)
+        constants["h"] = np.swapaxes(constants["h"], 0, 1) if batch_first else constants["h"]
         names.append("h")
     if states == "input":
         sources.append(helper.make_tensor_value_info("s", float32, ["n", ways, UNITS]))
-        nodes.append(helper.make_node("Transpose", ["s"], ["st"], perm=[1, 0, 2]))
-        names += ["st"] * (2 if op == "LSTM" else 1)
+        nodes += [] if batch_first else [helper.make_node("Transpose", ["s"], ["st"], perm=[1, 0, 2])]
+        names += ["s" if batch_first else "st"] * (2 if op == "LSTM" else 1)
     if "P" in inputs:
         constants["P"] = array(ways, 3 * UNITS)
     outputs = ["Y", "Yh", "Yc"][: 3 if op == "LSTM" else 2]
@@ -157,6 +207,8 @@ def onnx_model(op, direction="forward", results=(0, 1), states=None, lengths=Non
     nodes.append(helper.make_node(op, names, kept, hidden_size=UNITS, direction=direction, **attributes))
     for name in filter(None, kept):
         order = [2, 0, 1, 3] if name == "Y" else [1, 0, 2]
+        if batch_first:
+            order = list(range(len(order)))
         nodes.append(helper.make_node("Transpose", [name], [f"out_{name}"], perm=order))
     ends = [helper.make_tensor_value_info(f"out_{name}", float32, None) for name in filter(None, kept)]
     stored = [onnx.numpy_helper.from_array(value, key) for key, value in constants.items()]
@@ -188,6 +240,45 @@ def test_onnx_operators_are_those_of_onnx_runtime(op, direction):
         results = lrpfast.from_onnx(proto).predict(values if len(values) > 1 else values[0])
         for result, right in zip(results if isinstance(results, list) else [results], expected, strict=True):
             close(result, right, "float32")
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", GATES)
+def test_onnx_layout_1_has_the_batch_first(op, direction):
+    """ONNX Runtime does not run it: the same operator with layout 0 between transposes says what it computes."""
+    pytest.importorskip("onnx")
+    rng, ways = np.random.default_rng(4), 2 if direction == "bidirectional" else 1
+    every = (0, 1, 2) if op == "LSTM" else (0, 1)
+    x, states = rng.normal(size=(SAMPLES, STEPS, FEATURES)), rng.normal(size=(SAMPLES, ways, UNITS))
+    for settings in (
+        {"results": (0,)},
+        {"results": (1,)},
+        {"results": every, "states": "input"},
+        {"results": every, "states": "constant"},
+        {"results": every, "lengths": 3},
+    ):
+        inputs = [x, states] if settings.get("states") == "input" else x
+        models = [lrpfast.from_onnx(onnx_model(op, direction, layout=layout, **settings)) for layout in (0, 1)]
+        several = [model.predict(inputs, precision="float64") for model in models]
+        zero, one = (result if isinstance(result, list) else [result] for result in several)
+        assert [array.shape for array in one] == [array.shape for array in zero]
+        for first, second in zip(zero, one, strict=True):
+            np.testing.assert_array_equal(first, second)
+        analyzers = [lrpfast.Analyzer(model, Recurrent(0.1), precision="float64") for model in models]
+        if len(settings["results"]) == 1:
+            relevance = np.random.default_rng(5).normal(size=one[0].shape)
+            np.testing.assert_array_equal(*(analyzer.analyze(x, relevance) for analyzer in analyzers))
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_onnx_layout_1_is_that_of_onnxs_own_reference(op):
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    x = np.random.default_rng(4).normal(size=(SAMPLES, STEPS, FEATURES)).astype("float32")
+    proto = onnx_model(op, results=(1,), layout=1)
+    assert {a.name: a.i for a in proto.graph.node[0].attribute}["layout"] == 1 and onnx
+    (expected,) = reference.ReferenceEvaluator(proto).run(None, {"x": x})
+    close(lrpfast.from_onnx(proto).predict(x).reshape(-1), expected.reshape(-1), "float32")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,9 @@ OTHER = {
         "high": [1, 2],
         "to": "last",
         "product": "half",
+        "scores": R.Stabilizer(1e-3),
+        "sums": R.Stabilizer(1e-3),
+        "masks": True,
     },
 }
 PAIRS = {"alpha": (1, 0), "beta": (1, 0)}

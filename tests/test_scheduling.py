@@ -89,8 +89,9 @@ def test_a_fault_is_found_when_threads_share(shared):
         lrpfast.Analyzer(model, "epsilon", threads=3).analyze(x)
 
 
+# With more outputs than `many_k` takes, whose sums have another order.
 @pytest.mark.parametrize("precision", ["float32", "float64", "tf32"])
-@pytest.mark.parametrize("sizes", [(300, 260, 3), (700, 70, 40, 2), (65, 1025, 5)], ids=str)
+@pytest.mark.parametrize("sizes", [(300, 260, 19), (700, 70, 40, 17), (65, 1025, 18)], ids=str)
 def test_weights_packed_while_in_use_give_the_same_bits(sizes, precision, monkeypatch):
     model = cases.model(cases.network(sizes, "relu"))
     x = cases.inputs(201, sizes[0])

@@ -10,6 +10,7 @@ import lrpfast
 from lrpfast import layers as L
 from lrpfast.batch import unfinished
 from lrpfast.batch.journal import Journal
+from lrpfast.batch.sinks.npy import NpySink
 from lrpfast.cli import main
 
 RNG = np.random.default_rng
@@ -45,8 +46,21 @@ def stored(path):
         with np.load(path) as file:  # which also verifies the archive's checksums
             assert file.files == ["a", "b"]
             return dict(file)
+    if str(path).endswith(".npy"):
+        return {name: np.load(path.with_name(f"{path.stem}_{name}.npy")) for name in ("a", "b")}
+    if str(path).endswith(".zarr"):
+        sources = (lrpfast.batch.open_source(f"{path}:{name}") for name in ("a", "b"))
+        return {name: source.read(0, SAMPLES) for name, source in zip("ab", sources, strict=True)}
     with h5py.File(path) as file:
         return {name: file[name][...] for name in ("a", "b")}
+
+
+def need(out):
+    """Skip where a format's library is missing."""
+    if out.endswith("nc"):
+        pytest.importorskip("netCDF4")
+    if out.endswith("zarr"):
+        pytest.importorskip("zarr")
 
 
 def check(path, analyzer, data, target=None):
@@ -77,11 +91,10 @@ def sources(data, folder):
     }
 
 
-@pytest.mark.parametrize("out", ["r.h5", "r.nc", "r.npz"])
+@pytest.mark.parametrize("out", ["r.h5", "r.nc", "r.npz", "r.npy", "r.zarr"])
 def test_sources_of_every_kind(tmp_path, analyzer, data, out):
     pytest.importorskip("xarray")
-    if out.endswith("nc"):
-        pytest.importorskip("netCDF4")
+    need(out)
     for kind, source in sources(data, tmp_path).items():
         if kind == "iterators":
             parts = []
@@ -110,16 +123,16 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("out", ["r.h5", "r.nc", "r.npz"])
+def stop(_):
+    raise Stop
+
+
+@pytest.mark.parametrize("out", ["r.h5", "r.nc", "r.npz", "r.npy", "r.zarr"])
 def test_a_run_that_was_stopped_goes_on(tmp_path, analyzer, data, out):
-    if out.endswith("nc"):
-        pytest.importorskip("netCDF4")
+    need(out)
     np.savez(tmp_path / "x.npz", **data)
     whole = tmp_path / f"whole_{out}"
     analyzer.stream(tmp_path / "x.npz", whole, batch_size=5, progress=False, statistics=tmp_path / "s.npz")
-
-    def stop(count):
-        raise Stop
 
     with pytest.raises(Stop):
         analyzer.stream(tmp_path / "x.npz", tmp_path / out, batch_size=5, progress=stop, statistics=tmp_path / "t.npz")
@@ -136,7 +149,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, analyzer, data, out):
             np.testing.assert_array_equal(s[name], t[name])
 
 
-@pytest.mark.parametrize("out", ["r.h5", "r.npz"])
+@pytest.mark.parametrize("out", ["r.h5", "r.npz", "r.npy", "r.zarr"])
 def test_a_run_that_was_killed_in_its_last_moment(tmp_path, analyzer, data, out, monkeypatch):
     """The output has its name, the journal is still there: the run sees that it is its own."""
     np.savez(tmp_path / "x.npz", **data)
@@ -144,18 +157,74 @@ def test_a_run_that_was_killed_in_its_last_moment(tmp_path, analyzer, data, out,
         patch.setattr(Journal, "remove", lambda self: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             analyzer.stream(tmp_path / "x.npz", tmp_path / out, batch_size=5, progress=False)
-    assert (tmp_path / out).exists() and unfinished(tmp_path / out)
+    assert unfinished(tmp_path / out)
+    check(tmp_path / out, analyzer, data)
     done = analyzer.stream(tmp_path / "x.npz", tmp_path / out, batch_size=5, progress=False)
     assert done.resumed == SAMPLES and not unfinished(tmp_path / out)
     check(tmp_path / out, analyzer, data)
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_run_that_was_killed_between_two_of_its_files(tmp_path, analyzer, data, monkeypatch, changed):
+    """One file has its name, the other has not yet: the next run finishes it, unless somebody changed the first."""
+    np.savez(tmp_path / "x.npz", **data)
+    finish = NpySink.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(NpySink, "finish", lambda self: finish(self) if self.path.endswith("a.npy") else stop(self))
+        with pytest.raises(Stop):
+            analyzer.stream(tmp_path / "x.npz", tmp_path / "r.npy", batch_size=5, progress=False)
+    assert (tmp_path / "r_a.npy").exists() and not (tmp_path / "r_b.npy").exists()
+    if changed:
+        np.save(tmp_path / "r_a.npy", np.zeros_like(np.load(tmp_path / "r_a.npy")))
+        with pytest.raises(lrpfast.InputError, match="was put there, or changed"):
+            analyzer.stream(tmp_path / "x.npz", tmp_path / "r.npy", batch_size=5, progress=False)
+        assert not np.load(tmp_path / "r_a.npy").any()
+        return
+    done = analyzer.stream(tmp_path / "x.npz", tmp_path / "r.npy", batch_size=5, progress=False)
+    assert done.resumed == SAMPLES and not unfinished(tmp_path / "r.npy")
+    check(tmp_path / "r.npy", analyzer, data)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r_a.npy", "r_b.npy", "x.npz"]
+
+
+@pytest.mark.parametrize("out", ["r.npy", "r.zarr"])
+def test_iterators_into_files(tmp_path, analyzer, data, out):
+    """The number of samples is known only at the end."""
+    need(out)
+    source = {"a": iter([data["a"][:20], data["a"][20:]]), "b": data["b"]}
+    analyzer.stream(source, tmp_path / out, progress=False, batch_size=7)
+    check(tmp_path / out, analyzer, data)
+
+
+def test_a_zarr_store_has_the_inputs_coordinates(tmp_path, analyzer, data):
+    xarray, _ = pytest.importorskip("xarray"), pytest.importorskip("zarr")
+    time = np.arange(SAMPLES)
+    a = xarray.DataArray(data["a"], dims=("time", "lat", "x"), coords={"time": time, "lat": [1.0, 2.0, 3.0]})
+    b = xarray.DataArray(data["b"], dims=("time", "lat"), coords={"time": time, "lat": [1.0, 2.0, 3.0, 4.0]})
+    targets = np.tile([0, 2], (SAMPLES, 1))
+    analyzer.stream({"a": a, "b": b}, tmp_path / "r.zarr", target=targets, progress=False, batch_size=7)
+    expected = analyzer.analyze([data["a"], data["b"]], targets)
+    with xarray.open_zarr(tmp_path / "r.zarr") as result:
+        assert result["a"].dims[0] == "time" and result["b"].dims[2] == "b_lat"
+        assert result["b_lat"].values.tolist() == [1, 2, 3, 4] and "model_digest" in result["a"].attrs
+        for name, own in zip("ab", expected, strict=True):
+            np.testing.assert_array_equal(result[name].values, own)
+
+
+def test_files_that_are_there_already(tmp_path, analyzer, data):
+    """One of the files is enough; names that are no files' names are an error."""
+    np.save(tmp_path / "r_b.npy", data["b"])
+    with pytest.raises(lrpfast.InputError, match=r"r_b\.npy: is there already; pass overwrite=True"):
+        analyzer.stream(data, tmp_path / "r.npy", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["r_b.npy"]
+    with pytest.raises(lrpfast.InputError, match=r"r_b\.npy: is both the sink of 'b' and the input 'b'"):
+        analyzer.stream({**data, "b": tmp_path / "r_b.npy"}, tmp_path / "r.npy", progress=False, overwrite=True)
+    analyzer.stream(data, tmp_path / "r.npy", progress=False, overwrite=True)
+    check(tmp_path / "r.npy", analyzer, data)
+
+
 def test_another_input_is_another_run(tmp_path, analyzer, data):
     np.savez(tmp_path / "x.npz", **data)
     np.savez(tmp_path / "y.npz", a=data["a"] + 1, b=data["b"])
-
-    def stop(count):
-        raise Stop
 
     with pytest.raises(Stop):
         analyzer.stream(tmp_path / "x.npz", tmp_path / "r.h5", batch_size=5, progress=stop)
@@ -175,7 +244,19 @@ def test_statistics_of_each_input(tmp_path, analyzer, data):
         assert file["count"].tolist() == [25, 25] and file["quantile_a"].shape == (1, 2, 3, 2)
         dims = json.loads(str(file["metadata"]))["dims"]["mean_b"]
     assert dims[0] == "group" and len(dims) == 2
-    assert done.statistics.mean.shape == (2, 10)
+    assert list(done.statistics) == ["a", "b"] and done.statistics["a"].shape == (3, 2)
+    for name, own in zip("ab", relevance, strict=True):
+        alone = lrpfast.Statistics(own.shape[1:], groups=2, quantiles=True)
+        alone.update(0, own, labels)
+        for key, value in alone.to_dict(q=0.5).items():
+            assert np.array_equal(done.statistics[name].to_dict(q=0.5)[key][1], value[1], equal_nan=True), key
+
+
+def test_statistics_of_each_input_and_target(analyzer, data):
+    targets = np.tile([0, 2], (SAMPLES, 1))
+    done = analyzer.stream(data, statistics=True, target=targets, progress=False)
+    for name, own in zip("ab", analyzer.analyze([data["a"], data["b"]], targets), strict=True):
+        np.testing.assert_allclose(done.statistics[name].mean[0], own.mean(0, dtype=np.float64), atol=1e-12)
 
 
 def test_coordinates_go_with_their_inputs(tmp_path, analyzer, data):
@@ -217,7 +298,6 @@ def cases(data, folder):
         "a shape": ({"a": data["b"], "b": data["a"]}, {}, ["'a'", "(samples, 3, 2)"]),
         "a mask": (data, {"mask": np.ones((3, 2), bool)}, ["mask=", "one input"]),
         "a cluster": (data, {"cluster": "local:2"}, ["one input"]),
-        "an output for one": (data, {"sink": folder / "r.npy"}, ["one array", "a, b", ".npz"]),
         "a name in the output": (data, {"sink": f"{folder / 'r.h5'}:x"}, ["inputs' names"]),
         "an input as output": (folder / "x.h5", {"sink": folder / "x.h5"}, ["overwritten"]),
     }
@@ -266,6 +346,9 @@ def test_the_command(tmp_path, analyzer, data, capsys, monkeypatch):
         check(tmp_path / f"r{number}.h5", analyzer, data)
         report = capsys.readouterr().out
         assert "float32 (50, 3, 2) and (50, 4)" in report and "dense" in report
+    assert main(["explain", "m.npz", "x.npz", "-o", "r.npy", "--target", "0", "--statistics", "s.npz"]) == 0
+    assert "wrote r_a.npy and r_b.npy, float32 (50, 3, 2) and (50, 4); s.npz, statistics" in capsys.readouterr().out
+    check(tmp_path / "r.npy", analyzer, data)
     for inputs, words in (
         (["a=x_a.npy", "x_b.npy"], "all NAME=SOURCE"),
         (["a=x_a.npy", "a=x_b.npy"], "two sources"),
@@ -276,3 +359,13 @@ def test_the_command(tmp_path, analyzer, data, capsys, monkeypatch):
     ):
         assert main(["explain", "m.npz", *inputs, "-o", "out.h5"]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    nodes = [(L.Input((2,), name="a:0"), ()), (L.Input((2,), name="b"), ()), (L.Add(), (0, 1))]
+    analyzer = lrpfast.Analyzer(lrpfast.Model(nodes), "epsilon", target=0)
+    x = [np.ones((3, 2)), np.ones((3, 2))]
+    for out in ("r.npy", "r.zarr"):
+        with pytest.raises(lrpfast.InputError, match="'a:0'"):
+            analyzer.stream(x, tmp_path / out, progress=False)
+    analyzer.stream(x, tmp_path / "r.h5", progress=False)

@@ -549,6 +549,7 @@ def test_a_file_that_is_cut_kills_no_process(order, tmp_path):
     code = (
         "import os, sys, lrpfast, numpy as np\n"
         "from lrpfast.batch.sources import open_source\n"
+        "lrpfast.batch.sources.mapped._WINDOW = 8 * 12000  # bytes of 8 rows\n"
         "with open_source(sys.argv[1]) as source:\n"
         "    rows = source.read(3, 40)\n"
         "    type(source)._unchanged = lambda self, rows: None  # the file is cut after the check\n"
@@ -612,3 +613,22 @@ def test_a_mask_picks_features(tmp_path):
     for wrong, match in ((mask * 2, "True and False, or 0 and 1"), (mask & False, "no feature"), (X[0], "0 and 1")):
         with pytest.raises(InputError, match=match):
             open_mask(wrong)
+
+
+@pytest.mark.parametrize("window", [1, 7, 1000])
+@pytest.mark.parametrize("short", [0, 1 << 14], ids=["columns", "whole"])
+@pytest.mark.parametrize("shape", [(23, 6), (23, 2, 3), (23, 1), (1, 5), (23, 0), (0, 4)])
+def test_an_array_in_fortran_order_is_read_by_windows_of_rows(shape, short, window, tmp_path, monkeypatch):
+    x = np.asfortranarray(np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    np.save(tmp_path / "x.npy", x)
+    monkeypatch.setattr("lrpfast.batch.sources.mapped._WINDOW", window * 24)
+    monkeypatch.setattr("lrpfast.batch.sources.mapped._SHORT", short)
+    monkeypatch.setattr("lrpfast.batch.sources.mapped._COLUMNS", 200)
+    for of in (tmp_path / "x.npy", x):
+        with open_source(of) as source:
+            for first in [row for row in (0, 5, 3, 20) if row <= len(x)]:
+                out = np.empty((4, *shape[1:]), np.float32)
+                np.testing.assert_array_equal(
+                    source.read_into(first, min(first + 4, len(x)), out), x[first : first + 4]
+                )
+            np.testing.assert_array_equal(source.read(0, len(x)), x)

@@ -175,7 +175,11 @@ def test_statistics(x):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_groups_by_prediction(outputs, x):
-    analyzer = lrpfast.Analyzer(make_model(outputs), "epsilon")
+    model = make_model(outputs)
+    if outputs == 1:  # without it, a single output is a regression's
+        layers = [node.layer for node in model.nodes]
+        model = lrpfast.from_layers([*layers[1:], lrpfast.layers.Activation("sigmoid")])
+    analyzer = lrpfast.Analyzer(model, "epsilon")
     logits = analyzer.explain(X).output
     predicted = logits.argmax(1) if outputs > 1 else (logits[:, 0] > 0).astype(int)
     relevance = analyzer.analyze(X).astype(np.float64)
@@ -513,7 +517,7 @@ def test_files_that_are_not_there(x, tmp_path):
         error = pickle.loads(pickle.dumps(caught.value))
         assert isinstance(error, FileNotFoundError) and isinstance(error, lrpfast.InputError)
         assert (error.errno, error.filename, str(error)) == (errno.ENOENT, none, str(caught.value))
-    with pytest.raises(lrpfast.InputNotFoundError, match="group_by is 'prediction', labels or their file"):
+    with pytest.raises(lrpfast.InputNotFoundError, match="group_by is .prediction., labels or their file"):
         ANALYZER.stream(x, statistics=True, group_by="predictions")
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from . import table
 from .concepts import ConceptMethods
 from .engine.conditions import conditional
-from .engine.core import AnalyzerCore, check_model
+from .engine.core import AnalyzerCore
 from .engine.explanation import Explanation
 from .engine.inputs import check_flag
 from .engine.plan import Plan, describe
 from .engine.settings import AnalyzerSettings
 from .errors import InputError
 from .model.graph import Model
+from .readers import as_model
 from .rules import Pass, Rule
 from .rules.composites import Assignment, Composite
 from .rules.presets import as_composite
@@ -36,7 +37,7 @@ class Analyzer(ConceptMethods):
 
     Parameters
     ----------
-    model : Model
+    model : Model, path, keras.Model or another library's model that a reader of lrpfast takes alone
     rule : Rule, Composite or str
         A rule, a composite that gives layers their rules, or the name of either. Batch
         normalization is first folded into neighbouring layers, unless the composite says otherwise or has
@@ -90,7 +91,7 @@ class Analyzer(ConceptMethods):
 
     def __init__(
         self,
-        model: Model,
+        model: Any,
         rule: Rule | Composite | str,
         *,
         target: Any = None,
@@ -105,7 +106,7 @@ class Analyzer(ConceptMethods):
     ) -> None:
         if not isinstance(model, Model) and isinstance(rule, Model):
             raise InputError("the model comes first: Analyzer(model, rule)")
-        check_model(model)
+        model = as_model(model)
         settings = AnalyzerSettings(
             as_composite(rule),
             target=target,
@@ -223,12 +224,10 @@ class Analyzer(ConceptMethods):
     def plan(self, *input_shapes: Sequence[int]) -> Plan:
         """The computations for each layer and their cost; prints as a table.
 
-        For a model that leaves input sizes open, pass them: one shape, without the batch axis, for each input.
-
         Parameters
         ----------
         *input_shapes : tuple of int
-            For a model that leaves sizes open.
+            For a model that leaves input sizes open: one shape, without the batch axis, for each input.
 
         Returns
         -------
@@ -279,9 +278,9 @@ class Analyzer(ConceptMethods):
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
-            Any real dtype, cast once to the precision. A list of arrays for several inputs. A NumPy array, or one
-            of any library that supports DLPack; arrays of CuPy and PyTorch may be on a GPU. A tensor that requires
-            a gradient is detached: relevance is not part of the autograd graph.
+            Any real dtype, cast once to the precision. A NumPy array, or one of any library that supports DLPack;
+            arrays of CuPy and PyTorch may be on a GPU; tensors are detached. A list of arrays, or a mapping by name,
+            for several inputs. For samples of different lengths, a list of arrays in place of each.
         target : optional
             As in `Analyzer`; when None, the analyzer's own target.
         out : array, optional
@@ -297,7 +296,7 @@ class Analyzer(ConceptMethods):
         -------
         array, shaped like x; float32, or float64 under that precision
             With k targets per sample, or a list of k conditions, (samples, k, *input_shape). A PyTorch tensor on the
-            same device if x is one; else a CuPy array if x is on a GPU, else a NumPy array.
+            same device if x is one; else a CuPy array if x is on a GPU, else a NumPy array. A list if x was one.
 
         Raises
         ------

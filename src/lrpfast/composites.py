@@ -20,6 +20,7 @@ from .rules.presets import (
     EpsilonPlus,
     EpsilonPlusFlat,
     ExcitationBackprop,
+    LXTExplicit,
     LXTViT,
     from_name,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "EpsilonPlus",
     "EpsilonPlusFlat",
     "ExcitationBackprop",
+    "LXTExplicit",
     "LXTViT",
     "Uniform",
     "from_name",

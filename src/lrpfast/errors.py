@@ -209,7 +209,7 @@ class BoundsWarning(UserWarning):
 
 
 class ApproximationWarning(UserWarning):
-    """A model is read as an approximation: a quantized file without its rounding.
+    """A model is read otherwise than it was meant: quantized without its rounding, a recurrent cell as single products.
 
     Examples
     --------

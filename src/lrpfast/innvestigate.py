@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from .analyzer import Analyzer
-from .engine.core import AnalyzerCore, check_model
+from .engine.core import AnalyzerCore
 from .engine.explanation import Explanation
 from .engine.settings import AnalyzerSettings
 from .errors import InputError, RuleError, UnsupportedLayerError
 from .model.canonize import split_batch_norm
 from .model.graph import Model
 from .model.layers import SOFTMAXES, Activation
+from .readers import as_model
 from .rules.innvestigate import composite, keywords
 
 #: iNNvestigate's selection modes, as default targets; under "index" every call must name its own.
@@ -29,17 +30,17 @@ ELSEWHERE = {
 class InnvestigateAnalyzer(Analyzer):
     """An Analyzer with iNNvestigate's calls; `create_analyzer` returns it."""
 
-    def __init__(self, name: str, model: Model, mode: str, parameters: dict[str, Any], **options: Any) -> None:
+    def __init__(self, name: str, model: Any, mode: str, parameters: dict[str, Any], **options: Any) -> None:
         self._name, self._mode = name, mode
+        model = as_model(model)
         rectify = name.startswith("deep_taylor")  # deep Taylor explains max(y, 0)
-        if rectify and isinstance(model, Model):
+        if rectify:
             _only_relu(model.without_softmax(), name)
         rules = composite(name, **parameters)
-        if parameters.get("until_layer_idx") is not None and isinstance(model, Model) and _counts_no_input(model):
+        if parameters.get("until_layer_idx") is not None and _counts_no_input(model):
             rules = composite(name, **{**parameters, "until_layer_idx": parameters["until_layer_idx"] + 1})
-        if parameters.get("bn_layer_fuse_mode") == "two_linear" and isinstance(model, Model):
+        if parameters.get("bn_layer_fuse_mode") == "two_linear":
             model = split_batch_norm(model)
-        check_model(model)
         # a final sigmoid stays, and relevance starts at its output
         settings = AnalyzerSettings(rules, stripped=SOFTMAXES, rectify=rectify, default_target=MODES[mode], **options)
         self._core = AnalyzerCore(model, settings)
@@ -121,7 +122,7 @@ def _only_relu(model: Model, name: str) -> None:
 
 def create_analyzer(
     name: str,
-    model: Model,
+    model: Any,
     *,
     neuron_selection_mode: str = "max_activation",
     input_layer_rule: Any = None,
@@ -139,7 +140,7 @@ def create_analyzer(
     ----------
     name : str
         One of iNNvestigate 2.1.2's LRP and deep-Taylor names, or "lrp.z_IB".
-    model : Model
+    model : Model, keras.Model, path, or another library's model that a reader of lrpfast takes alone
         A final softmax, or its logarithm, is left out, as ``model_wo_softmax`` does.
     neuron_selection_mode : {"max_activation", "index", "all"}
         Explains each sample's largest output, the one that ``neuron_selection`` (or ``target``) selects in every
@@ -208,12 +209,13 @@ def create_analyzer(
     )
 
 
-def model_wo_softmax(model: Model) -> Model:
+def model_wo_softmax(model: Any) -> Model:
     """The model without its final softmax, by iNNvestigate's name; see `Model.without_softmax`.
 
     Parameters
     ----------
-    model : Model
+    model : Model, keras.Model or path
+        As `create_analyzer` takes it.
 
     Returns
     -------
@@ -222,7 +224,7 @@ def model_wo_softmax(model: Model) -> Model:
     Raises
     ------
     InputError
-        When ``model`` is not an lrpfast model.
+        When ``model`` is no model.
 
     Examples
     --------
@@ -230,6 +232,4 @@ def model_wo_softmax(model: Model) -> Model:
     >>> lrpfast.model_wo_softmax(model).predict(np.array([[3.0, 1.0]])).tolist()
     [[3.0, 1.0]]
     """
-    if not isinstance(model, Model):
-        raise InputError(f"model must be a lrpfast.Model, as lrpfast.load and from_keras make, not {model!r:.80}")
-    return model.without_softmax()
+    return as_model(model).without_softmax()

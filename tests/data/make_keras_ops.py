@@ -1,6 +1,7 @@
-"""Writes keras_ops_VERSION_MODEL.{h5.gz,keras}, and inputs and predictions in keras_ops.npz, with the Keras run.
+"""Writes keras_ops_VERSION_MODEL.{h5.gz,keras}, and inputs and predictions in keras_ops.npz, with the Keras run: all
+models, or those that are named.
 
-    KERAS_BACKEND=tensorflow python make_keras_ops.py   (Keras 3)
+    KERAS_BACKEND=tensorflow python make_keras_ops.py [ops images wrappers nested]   (Keras 3)
     TF_USE_LEGACY_KERAS=1 python make_keras_ops.py      (Keras 2: tf_keras)
 
 Operations between layers, preprocessing, normalization and wrappers: each has an output of its own.
@@ -140,12 +141,39 @@ def wrappers():
     ], name="wrappers")  # fmt: skip
 
 
+def nested():
+    """Wrappers in wrappers, and what has no axis left for the time steps: volumes, sequences, attention."""
+    T = L.TimeDistributed
+    x, volumes = keras.Input((2, 3, 4), name="x"), keras.Input((2, 3, 4, 3, 2), name="volumes")
+    words, frames = keras.Input((2, 3), name="words"), keras.Input((2, 2, 4, 3, 1), name="frames")
+    word = keras.Input((3,), name="word")
+    sentence = keras.Model(word, L.Dense(2)(L.LSTM(3)(L.Embedding(5, 3, mask_zero=True)(word))), name="sentence")
+    step = keras.Input((3, 4), name="step")
+    attended = L.Add()([L.MultiHeadAttention(2, 2, name="attention")(step, step), step])
+    reader = keras.Model(step, L.GlobalAveragePooling1D()(attended), name="reader")
+    cnn = keras.Sequential([keras.Input((4, 3, 1)), L.Conv2D(2, 2, activation="relu"), L.Flatten(), L.Dense(2)])
+    return keras.Model([x, volumes, words, frames], [
+        T(L.Conv3D(2, 2, strides=(1, 2, 1), padding="same", activation="relu"))(volumes),
+        T(L.Conv3DTranspose(2, 2))(volumes), T(L.MaxPooling3D((1, 2, 1)))(volumes),
+        T(L.AveragePooling3D(2))(volumes), T(L.GlobalMaxPooling3D())(volumes), T(L.UpSampling3D((1, 2, 1)))(volumes),
+        T(L.ZeroPadding3D((0, 1, 0)))(volumes), T(L.Cropping3D((1, 1, 1)))(volumes),
+        T(T(L.Dense(3, activation="relu")))(x), T(T(cnn))(frames), T(T(L.MaxPooling2D(2)))(frames),
+        T(L.SpectralNormalization(L.Dense(3)))(x), T(L.LSTM(2, return_sequences=True))(x), T(L.GRU(2))(x),
+        T(L.Bidirectional(L.SimpleRNN(2)))(x), T(T(L.BatchNormalization()))(x), L.GRU(2)(T(sentence)(words)),
+        T(reader)(x),
+    ], name="nested")  # fmt: skip
+
+
 def main():
+    makers = [ops_3 if V3 else ops_2, images, wrappers, nested]
+    makers = [make for make in makers if make.__name__.partition("_")[0] in sys.argv[1:] or not sys.argv[1:]]
     recorded = HERE / "keras_ops.npz"
     record = dict(np.load(recorded)) if recorded.exists() else {}
-    for make in (ops_3 if V3 else ops_2, images, wrappers):
+    for make in makers:
         model, random = make(), np.random.RandomState(5)
         xs = [random.normal(0, 1, (1, *x.shape[1:])).astype("float32") for x in model.inputs]
+        if make is nested:
+            xs[2] = np.array([[[1, 4, 0], [2, 0, 0]]], "float32")
         if make is wrappers:
             xs[0][0, 2] = 0
         old = model.get_weights()

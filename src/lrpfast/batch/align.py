@@ -16,7 +16,7 @@ _KINDS = {
     "latitude": {"lat", "latitude", "nav_lat", "degrees_north", "degree_north", "degree_n", "degrees_n", "degreen"},
     "longitude": {"lon", "long", "longitude", "nav_lon", "degrees_east", "degree_east", "degree_e", "degrees_e"},
 }
-_CIRCLE = 360.0
+CIRCLE = 360.0
 #: Coordinates that differ by fewer roundings of float32 than this are equal: files store them in float32 or float64.
 _ROUNDINGS = 4
 
@@ -50,7 +50,7 @@ def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: A
     InputError
         When the mask lacks points of the data, or is True where the data have no point.
     """
-    dims = labels.dims[1:]
+    dims = labels.dims[1:][-mask.ndim :]
     if mask.ndim != len(dims):
         return mask
     axes = _axes(mask_metadata, labels)
@@ -79,7 +79,8 @@ def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: A
     return result
 
 
-def _kind(labels: ArrayMetadata, name: str) -> str | None:
+def kind_of(labels: ArrayMetadata, name: str) -> str | None:
+    """Whether a coordinate is a "latitude" or "longitude", by its name, standard name or units; None if neither."""
     coord = labels.coords.get(name)
     notes = {} if coord is None else coord.attrs
     hints_of_name = [str(notes.get(key, "")).lower() for key in ("standard_name", "units")]
@@ -91,8 +92,12 @@ def _kind(labels: ArrayMetadata, name: str) -> str | None:
 
 def _axes(mask: ArrayMetadata, labels: ArrayMetadata) -> list[int]:
     """The mask's axis for each axis of the data's grid."""
-    unmatched, axis_of_dim = dict(enumerate(mask.dims)), dict.fromkeys(labels.dims[1:], -1)
-    for same in (lambda mine, dim: mine == dim, lambda mine, dim: _kind(mask, mine) == _kind(labels, dim) is not None):
+    dims = labels.dims[1:][-len(mask.dims) :]
+    unmatched, axis_of_dim = dict(enumerate(mask.dims)), dict.fromkeys(dims, -1)
+    for same in (
+        lambda mine, dim: mine == dim,
+        lambda mine, dim: kind_of(mask, mine) == kind_of(labels, dim) is not None,
+    ):
         for dim in [dim for dim, axis in axis_of_dim.items() if axis < 0]:
             axis = next((axis for axis, mask_dim in unmatched.items() if same(mask_dim, dim)), None)
             if axis is not None:
@@ -111,29 +116,22 @@ def _columns(mask_metadata: ArrayMetadata, mask_dim: str, labels: ArrayMetadata,
 
     first, second = along(mask_metadata, mask_dim, mask_dim), along(labels, dim, dim)
     if first is not None and second is not None:
-        yield _Columns(dim, first, second, _kind(labels, dim))
+        yield _Columns(dim, first, second, kind_of(labels, dim))
         return
     for name in mask_metadata.coords:
         first, second = along(mask_metadata, name, mask_dim), along(labels, name, dim)
         if first is None or second is None:
             continue
-        kind = _kind(labels, name)
+        kind = kind_of(labels, name)
         if kind is not None or name in labels.stacked.get(dim, ()):
             yield _Columns(name, first, second, kind)
 
 
 def _mask_indices(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
     """The mask's index of each of the data's points along an axis."""
-    count = len(columns[0].data)
-    mine: list[Any] = []
-    theirs: list[Any] = []
-    for column in columns:
-        numbers = _value_ids(np.concatenate([_plain(column.data), _plain(column.mask)]), column.kind == "longitude")
-        theirs.append(numbers[:count])
-        mine.append(numbers[count:])
-    keys, data_keys = list(zip(*mine, strict=True)), list(zip(*theirs, strict=True))
+    keys, data_keys = _keys(columns)
     if keys == data_keys:
-        return np.arange(count)
+        return np.arange(len(keys))
     index_of_key = {key: i for i, key in enumerate(keys)}
     missing = [i for i, key in enumerate(data_keys) if key not in index_of_key]
     extents = " and ".join(f"{c.name} {_extent(c.mask)}, the data's {_extent(c.data)}" for c in columns)
@@ -150,6 +148,60 @@ def _mask_indices(columns: list[_Columns], dim: str, name: str) -> np.ndarray:
     return np.array([index_of_key[key] for key in data_keys])
 
 
+def _keys(columns: list[_Columns]) -> tuple[list[Any], list[Any]]:
+    """Values by which the points of the mask and those of the data are the same."""
+    count = len(columns[0].data)
+    mine: list[Any] = []
+    theirs: list[Any] = []
+    for column in columns:
+        numbers = _value_ids(np.concatenate([_plain(column.data), _plain(column.mask)]), column.kind == "longitude")
+        theirs.append(numbers[:count])
+        mine.append(numbers[count:])
+    return list(zip(*mine, strict=True)), list(zip(*theirs, strict=True))
+
+
+def file_indices(labels: ArrayMetadata, first: ArrayMetadata, name: str, first_name: str) -> dict[int, np.ndarray]:
+    r"""The file's index of each of the first file's points, for each axis that lies otherwise.
+
+    Longitudes are matched on the circle, and latitudes may run the other way.
+
+    Parameters
+    ----------
+    labels, first : ArrayMetadata
+        The file's and the first file's, (samples, \*grid), of one shape.
+    name, first_name : str
+        For messages.
+
+    Raises
+    ------
+    InputError
+        When the axes have other names, or the points other coordinates.
+    """
+    if labels.dims[1:] != first.dims[1:]:
+        raise InputError(
+            f"{name}: its axes are {', '.join(labels.dims)}, those of {first_name} {', '.join(first.dims)}; files that "
+            "are read as one have the same axes in the same order"
+        )
+    indices: dict[int, np.ndarray] = {}
+    for axis, dim in enumerate(first.dims[1:], 1):
+        columns = list(_columns(labels, dim, first, dim))
+        keys, first_keys = _keys(columns) if columns else ([], [])
+        if keys == first_keys:
+            continue
+        index_of_key = {key: i for i, key in enumerate(keys)}
+        if len(index_of_key) < len(keys) or set(first_keys) != set(keys):
+            extents = " and ".join(f"{c.name} {_extent(c.mask)}, there {_extent(c.data)}" for c in columns)
+            raise InputError(f"{name}: lies on another grid than {first_name}: it has {extents}")
+        indices[axis] = np.array([index_of_key[key] for key in first_keys])
+    for key, coord in labels.coords.items():
+        other = first.coords.get(key)
+        if other is None or len(coord.dims) < 2 or kind_of(labels, key) is None:
+            continue
+        if coord.dims != other.dims or not np.array_equal(coord.values, other.values):
+            raise InputError(f"{name}: lies on another grid than {first_name}: its {key} is another")
+    return indices
+
+
 def _plain(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) if values.dtype.kind in "iufb" else values.astype(object)
 
@@ -159,15 +211,15 @@ def _value_ids(values: np.ndarray, circle: bool) -> list[int]:
     if values.dtype.kind != "f":
         numbers: dict[Any, int] = {}
         return [numbers.setdefault(str(value), len(numbers)) for value in values]
-    values = np.mod(values, _CIRCLE) if circle else values
-    size = max(_CIRCLE if circle else 0.0, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
+    values = np.mod(values, CIRCLE) if circle else values
+    size = max(CIRCLE if circle else 0.0, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order])
     tolerance = _ROUNDINGS * float(np.finfo(np.float32).eps) * size
     if ((steps > 0) & (steps <= tolerance)).any() and np.min(steps[steps > tolerance], initial=np.inf) < 8 * tolerance:
         tolerance = 0.0  # the grid is so fine that rounding could be a step: only equal values match
     ids = np.concatenate([[0], np.cumsum(~(steps <= tolerance))])
-    if circle and len(values) and values[order[0]] + _CIRCLE - values[order[-1]] <= tolerance:
+    if circle and len(values) and values[order[0]] + CIRCLE - values[order[-1]] <= tolerance:
         ids[ids == ids[-1]] = 0
     result = np.empty(len(values), int)
     result[order] = ids
@@ -187,12 +239,18 @@ def _check_curved(
     name: str,
 ) -> None:
     """Raise InputError if latitudes or longitudes that span several axes differ from the data's."""
+    grid = labels.dims[-len(shape) :]
     for key, coord in mask_metadata.coords.items():
-        other, kind = labels.coords.get(key), _kind(mask_metadata, key)
-        if other is None or kind is None or len(coord.dims) < 2 or not set(other.dims) <= set(labels.dims[1:]):
+        other, kind = labels.coords.get(key), kind_of(mask_metadata, key)
+        if (
+            other is None
+            or kind is None
+            or len(coord.dims) < 2
+            or not set(other.dims) <= set(labels.dims[-len(shape) :])
+        ):
             continue
         mask_values = _broadcast(coord, mask_metadata.dims, shape).reshape(-1)[points]
-        data_values = _broadcast(other, labels.dims[1:], points.shape)
+        data_values = _broadcast(other, grid, points.shape)
         numbers = _value_ids(np.concatenate([mask_values.reshape(-1), data_values.reshape(-1)]), kind == "longitude")
         if numbers[: mask_values.size] != numbers[mask_values.size :]:
             raise InputError(

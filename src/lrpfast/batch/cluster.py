@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -24,8 +24,8 @@ from .moment_tree import SIZE as BLOCK
 from .normalize import Preparation
 from .optional_import import import_optional
 from .sinks import Sink, named
-from .sources import open_source, split
-from .sources.base import FileSource
+from .sources import Source, is_paths, open_source, reopened
+from .sources.paths import absolute
 from .statistics import Statistics
 
 if TYPE_CHECKING:
@@ -109,14 +109,14 @@ def _is_lazy(x: Any) -> bool:
 def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:
     if grid is None:
         return shape
-    if shape[1:] != grid.shape:
+    if shape[1:][-grid.ndim :] != grid.shape:
         raise ShapeError(f"the mask has shape {grid.shape}, but a sample has shape {shape[1:]}")
-    return shape[0], int(grid.sum())
+    return cast("RowsShape", (*shape[: -grid.ndim], int(grid.sum())))
 
 
 def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
     """One chunk of a lazy map."""
-    result = job.explain(0, x if grid is None else x[:, grid], target=target)
+    result = job.explain(0, x if grid is None else x[..., grid], target=target)
     job.warn_once(result)
     relevance = result.relevance
     return relevance if grid is None else scatter(relevance, grid)
@@ -219,8 +219,10 @@ def rows_of_a_piece(rows: int, block: int, samples: int, workers: int) -> int:
 def check_reachable(source: Any, sink: Any) -> None:
     """Raise InputError unless workers can open source and sink by path, on a disk that they share."""
     for name, value in (("source", source), ("sink", sink)):
-        is_file = isinstance(value, (str, os.PathLike, FileSource, type(None)))
-        if not (is_file or (isinstance(value, Sink) and value.path is not None)):
+        is_file = isinstance(value, (str, os.PathLike, type(None))) or is_paths(value)
+        if isinstance(value, (Source, Sink)):
+            is_file = (value.recipe if isinstance(value, Source) else value.path) is not None
+        if not is_file:
             raise InputError(
                 f"cluster: the {name} must be a file that all workers reach, not {type(value).__name__}; "
                 "Analyzer.map explains Dask and xarray arrays on a cluster"
@@ -233,8 +235,10 @@ class Task:
     Parameters
     ----------
     job : Job
-    source, sink : str
-        As `open_source` and `open_sink` take them; ``sink`` may be None.
+    source : object
+        The source's `Source.recipe`.
+    sink : str or None
+        As `open_sink` takes it.
     mask : boolean array or None
     rows : int
         The number of samples in a chunk.
@@ -245,7 +249,7 @@ class Task:
     def __init__(
         self,
         job: Job,
-        source: str,
+        source: Any,
         sink: str | None,
         mask: np.ndarray | None,
         rows: int,
@@ -253,10 +257,10 @@ class Task:
     ) -> None:
         self.job = copy.copy(job)
         self.job.core = job.core.for_one_task()
-        self.source = _absolute(*split(source))
+        self.source = source
         self.sink = sink
         if sink is not None:
-            self.sink = _absolute(sink, None) if job.parts is not None else _absolute(*named(sink)[::2])
+            self.sink = absolute(sink, None) if job.parts is not None else absolute(*named(sink)[::2])
         self.mask, self.rows, self.new_statistics = mask, rows, new_statistics
 
 
@@ -307,12 +311,6 @@ def _cuts(first: int, stop: int, size: int) -> Iterator[int]:
     yield from range(first - first % size + size, stop, size)
 
 
-def _absolute(path: str, array: str | None) -> str:
-    """An absolute path with the unchanged name in it, for a worker in another folder."""
-    path = os.path.abspath(path)
-    return path if array is None else f"{path}:{array}"
-
-
 def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
     """Explain some samples on a worker."""
     job = task.job
@@ -320,7 +318,7 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
     counts: dict[str, int] = {}
     statistics = None if task.new_statistics is None else task.new_statistics()
     with contextlib.ExitStack() as stack:
-        data = stack.enter_context(open_source(task.source))
+        data = stack.enter_context(reopened(task.source))
         if task.mask is not None:
             data = Masked(data, task.mask)
         sink = None

@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-import os
+import math
 from typing import Any
 
 import numpy as np
 
 from ..engine.core import AnalyzerCore
 from ..engine.provenance import array_text
-from ..errors import InputError, InputNotFoundError, ShapeError
-from .sources import open_array, open_source
-from .sources.mapped import is_npy
+from ..errors import InputError
+from .per_sample import PREDICTION, Labels, labels
 
-#: The value of ``group_by`` that groups samples by the class that the model predicts.
-PREDICTION = "prediction"
 #: The name of the only group when there is no ``group_by``.
 ALL = "all"
+#: Functions by which a model with a single output is a classifier.
+_SIGMOIDS = ("sigmoid", "hard_sigmoid")
+#: Bytes of a feature's statistics in a group, with those of the blocks that are not merged yet.
+_BYTES = 80
+#: Bytes of all groups that need no permission.
+_FREE_BYTES = 1 << 30
 
 
-def labels(values: Any, name: str, samples: int | None) -> np.ndarray:
-    """One label for each sample, from an array, a list or the path of an array.
+def check_groups(groups: int, features: int, memory: int | None) -> None:
+    """Raise InputError if the statistics of so many groups take far more memory than those of a few classes.
+
+    Parameters
+    ----------
+    groups, features : int
+    memory : int or None
+        The analyzer's; it allows more.
+    """
+    size = groups * features * _BYTES
+    if groups > 1 and size > max(_FREE_BYTES, memory or 0):
+        raise InputError(
+            f"statistics of {groups:,} groups, each of {features:,} values, take about {size / 1e9:.1f} GB of memory; "
+            f"group by fewer labels, such as time.season or time.month, or allow it with memory={math.ceil(size / 1e9)}"
+            "_000_000_000"
+        )
+
+
+def _threshold(core: AnalyzerCore, name: str) -> float:
+    """The explained output of a model with one output, above which it predicts class 1.
 
     Raises
     ------
-    InputError, ShapeError
-        For anything but one integer, truth value or text for each sample.
+    InputError
+        When its only output is no probability: a regression has no classes.
     """
-    array = _array(values, name)
-    classes = array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
-    if classes or array.dtype.kind == "b":
-        array = array.astype(np.int64)  # classes are often stored as floats or truth values
-    elif array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8", "backslashreplace")
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind not in "iuU":
-        raise InputError(f"{name} must hold whole numbers or texts, one for each sample, not dtype {array.dtype}")
-    if array.ndim != 1 or (samples is not None and len(array) != samples):
-        raise ShapeError(f"{name} must have shape ({samples},), one for each sample, not {array.shape}")
-    return array
-
-
-def _array(values: Any, name: str) -> np.ndarray:
-    if isinstance(values, np.ndarray):
-        return values
-    if isinstance(values, (list, tuple)):
-        try:
-            array = np.asarray(values)
-        except ValueError:  # rows of different lengths
-            raise ShapeError(f"{name} must have one label for each sample, not rows of different lengths") from None
-        if array.dtype.kind in "US" and any(isinstance(label, (int, float)) for label in values):
-            raise InputError(f"{name} must hold whole numbers or texts, not some of both")
-        return array
-    if isinstance(values, (str, os.PathLike)) and is_npy(values):
-        return np.array(open_array(values))  # labels may be texts; samples may not
-    with open_source(values) as source:
-        return np.array(source.read(0, source.shape[0] or 0))
+    if math.prod(core.output_shape) > 1:
+        return 0.0
+    if core.model.without_output_activation(_SIGMOIDS) is core.model:
+        raise InputError(
+            f"{name}: the model has one output and no final sigmoid: a regression predicts no class; give group_by= "
+            "labels of your own, such as np.digitize(model.predict(x)[:, 0], [0.5])"
+        )
+    return 0.0 if core.explained_model.without_output_activation(_SIGMOIDS) is core.explained_model else 0.5
 
 
 class Groups:
@@ -87,6 +86,9 @@ class Groups:
         self.needs_output = self._predicted or correct is not None
         if self.needs_output and isinstance(shape, list):
             raise InputError(f"the model has {len(shape)} outputs: which class it predicts is not defined")
+        self._threshold = 0.0
+        if self.needs_output:
+            self._threshold = _threshold(core, "group_by='prediction'" if self._predicted else "correct")
         self._classes = max(2, int(np.prod(shape))) if self.needs_output else 0
         if self._correct is not None and self._correct.dtype.kind not in "iu":
             raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
@@ -96,13 +98,14 @@ class Groups:
             self.names = list(range(self._classes))
             self.attributes["group_by"] = PREDICTION
         elif group_by is not None:
-            try:
-                values = labels(group_by, "group_by", samples)
-            except InputNotFoundError as error:
-                raise InputNotFoundError(error.filename, "group_by is 'prediction', labels or their file") from None
+            known = group_by if isinstance(group_by, Labels) else None
+            values = labels(group_by if known is None else known.values, "group_by", samples)
             distinct, self._of = np.unique(values, return_inverse=True)
             self.names = distinct.tolist()
-            self.attributes["group_by"] = array_text(values)
+            self.attributes["group_by"] = array_text(values) if known is None else known.text
+            if known is not None and known.order:
+                self.names.sort(key=known.order.index)
+                self._of = np.array([self.names.index(name) for name in distinct.tolist()])[self._of]
         if self._correct is not None:
             self.attributes["correct_only"] = array_text(self._correct)
 
@@ -117,8 +120,7 @@ class Groups:
         if output is None:
             return group
         values = output.reshape(rows, -1)
-        # a single output is a logit: above zero is class 1
-        predicted = (values[:, 0] > 0).astype(np.int64) if values.shape[1] == 1 else values.argmax(1)
+        predicted = (values[:, 0] > self._threshold).astype(np.int64) if values.shape[1] == 1 else values.argmax(1)
         if self._predicted:
             group = predicted
         if self._correct is not None:

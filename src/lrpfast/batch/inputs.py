@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from ..errors import InputError, LrpfastError, ShapeError
 from ..model.graph import Model
 from .metadata import ArrayMetadata, Coord
 from .sources import Source, open_source, split
+from .sources.fit import fitted
+
+if TYPE_CHECKING:
+    from .metadata import RowsShape
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class InputRows:
     @property
     def sizes(self) -> list[int]:
         return [math.prod(shape) for shape in self.shapes]
+
+    def arrays_of(self, shape: RowsShape) -> list[RowsShape]:
+        """The shape (samples, …, *shape) of each input's array, for rows of shape (samples, …, values)."""
+        leading = list(shape)[1:-1]
+        return [(shape[0], *leading, *own) for own in self.shapes]  # type: ignore[misc]
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
         """Each input's part of rows (…, values), as (…, *shape)."""
@@ -118,8 +127,8 @@ class SeveralSource(Source):
             source.close()
 
 
-def open_inputs(model: Model, source: Any) -> Source:
-    """What `open_source` takes, of a model with several inputs for each of them.
+def open_inputs(model: Model, source: Any, mask: Any = None, *, select: Any = None, fill_nan: Any = None) -> Source:
+    """What `open_source` takes, of a model with several inputs for each of them; its axes of length 1 as the model's.
 
     Parameters
     ----------
@@ -127,15 +136,19 @@ def open_inputs(model: Model, source: Any) -> Source:
     source : path, mapping, list, xarray.Dataset or what `open_source` takes
         For several inputs: a mapping from the inputs' names to sources; a list of sources in the inputs' order; or a
         file, or a group in one, that holds an array for each input by its name.
+    mask : array or path, optional
+        As in `Analyzer.stream`.
+    select, fill_nan : optional
+        As in `open_source`, of each input.
     """
     names = [model.nodes[i].name for i in model.inputs]
-    if isinstance(source, Source):
+    if isinstance(source, SeveralSource):
         return source
     dataset = sys.modules.get("xarray") is not None and isinstance(source, sys.modules["xarray"].Dataset)
     if len(names) == 1:
         if isinstance(source, Mapping) and not dataset and set(source) == set(names):
             source = source[names[0]]
-        return open_source(source)
+        return fitted(open_source(source, select=select, fill_nan=fill_nan), _expected(model.input_shape, mask))
     listed = ", ".join(map(repr, names))
     if isinstance(source, (str, os.PathLike)):
         path, inside = split(os.fsdecode(source))
@@ -158,7 +171,7 @@ def open_inputs(model: Model, source: Any) -> Source:
     try:
         for name in names:
             try:
-                opened[name] = open_source(several[name])
+                opened[name] = open_source(several[name], select=select, fill_nan=fill_nan)
             except InputError as error:
                 if isinstance(source, (str, os.PathLike)) and os.path.exists(split(os.fsdecode(source))[0]):
                     raise InputError(
@@ -171,6 +184,15 @@ def open_inputs(model: Model, source: Any) -> Source:
         for item in opened.values():
             item.close()
         raise
+
+
+def _expected(features: Any, mask: Any) -> tuple[int | None, ...]:
+    """One sample's shape, in which axes of length 1 may differ from the data's; of a mask's grid, any size."""
+    if mask is None:
+        return tuple(features)
+    with open_source(mask) as source:
+        grid = [n for n in source.shape if n != 1]
+    return (*features[:-1], *([None] * len(grid)))
 
 
 def source_paths(source: Any, one: str = "source") -> dict[str, Any]:

@@ -155,8 +155,7 @@ class Job:
     def open_sink(self, out: Any) -> Sink:
         """The destination of rows: of several arrays, or of one."""
         if self.parts is not None:
-            whose = f"layers= has {len(self.parts.names)} arrays"
-            return open_several(out, self.parts, *(() if self.layers is None else (whose,)))
+            return open_several(out, self.parts, "inputs'" if self.layers is None else "layers'")
         if self.layers is not None and isinstance(out, (str, os.PathLike)):
             path, kind, array = named(os.fsdecode(out))
             if kind != "npy" and array is None:

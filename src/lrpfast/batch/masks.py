@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .align import aligned
 from .metadata import ArrayMetadata, Coord
 from .sinks import Sink
 from .sources import Source, open_source
+from .sources.base import Wrapped
 
 if TYPE_CHECKING:
     from .metadata import RowsShape
@@ -30,6 +31,8 @@ def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
     """
     with open_source(mask) as source:
         values, labels = np.array(source.read(0, source.shape[0])), source.labels  # type: ignore[arg-type]
+    if data is not None and values.ndim >= len(data.shape):  # an axis of time or depth, of length 1
+        values, labels = _without_singles(values, labels, values.ndim - len(data.shape) + 1)
     booleans = values.astype(bool)
     if not np.array_equal(values, booleans):
         raise InputError(f"{source.name}: a mask holds True and False, or 0 and 1 only")
@@ -38,6 +41,19 @@ def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
     if labels is None or data is None or data.labels is None:
         return booleans
     return aligned(booleans, labels, source.name, data.labels)
+
+
+def _without_singles(
+    values: np.ndarray, labels: ArrayMetadata | None, count: int
+) -> tuple[np.ndarray, ArrayMetadata | None]:
+    """An array and its labels without its first axes of length 1, at most this number of them."""
+    axes = [axis for axis, n in enumerate(values.shape) if n == 1][:count]
+    if labels is not None:
+        singles = {labels.dims[axis] for axis in axes}
+        dims = tuple(dim for dim in labels.dims if dim not in singles)
+        coords = {name: coord for name, coord in labels.coords.items() if not singles & set(coord.dims)}
+        labels = dataclasses.replace(labels, dims=dims, coords=coords)
+    return values.squeeze(tuple(axes)), labels
 
 
 def open_mask_for(features: Any, mask: Any, data: Source | None = None) -> np.ndarray:
@@ -49,14 +65,14 @@ def open_mask_for(features: Any, mask: Any, data: Source | None = None) -> np.nd
         When the number of points in the mask is not the model's number of features.
     """
     booleans = open_mask(mask, data)
-    if isinstance(features, tuple) and features not in ((points := int(booleans.sum()),), (None,)):
+    if isinstance(features, tuple) and features[-1:] not in ((points := int(booleans.sum()),), (None,)):
         takes = f"{features[0]:,} features" if len(features) == 1 else f"inputs of shape {features}"
         raise ShapeError(f"the mask has {points:,} points, the model {takes}")
     return booleans
 
 
-class Masked(Source):
-    r"""Reads (samples, \*grid) as (samples, features): the points where a mask is True.
+class Masked(Wrapped):
+    r"""Reads (samples, …, \*grid) as (samples, …, features): the points where a mask is True.
 
     Parameters
     ----------
@@ -73,15 +89,20 @@ class Masked(Source):
     """
 
     def __init__(self, source: Source, mask: Any) -> None:
+        super().__init__(source)
         self.mask = open_mask(mask, source)
-        if self.mask.shape != source.shape[1:]:
+        lead = len(source.shape) - self.mask.ndim  # axes before the grid's: samples, and lags, say
+        if lead < 1 or self.mask.shape != source.shape[lead:]:
             raise ShapeError(f"{source.name}: samples have shape {source.shape[1:]}, the mask {self.mask.shape}")
-        self._source = source
         self._indices = np.flatnonzero(self.mask)
         self._rows: np.ndarray | None = None  # grid values on their way to features
-        self.name, self.dtype, self.step = source.name, source.dtype, source.step
-        self.shape = (source.shape[0], len(self._indices))
+        self.shape = cast("RowsShape", (*source.shape[:lead], len(self._indices)))
         self.labels = None if source.labels is None else _picked(source.labels, self.mask)
+
+    @property
+    def recipe(self) -> Any:
+        """That of the grid: a worker receives the mask itself."""
+        return self._source.recipe
 
     @property
     def fingerprint(self) -> dict[str, Any] | None:
@@ -90,47 +111,36 @@ class Masked(Source):
 
     def read(self, first: int, stop: int) -> np.ndarray:
         rows = self._source.read(first, stop)
-        return self._pick(rows, np.empty((len(rows), len(self._indices)), self.dtype))
+        return self._pick(rows, np.empty((len(rows), *self.shape[1:]), self.dtype))
 
     def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
         if self._rows is None or len(self._rows) < stop - first:
-            self._rows = np.empty((stop - first, *self.mask.shape), self.dtype)
+            self._rows = np.empty((stop - first, *self._source.shape[1:]), self.dtype)
         rows = self._source.read_into(first, stop, self._rows)
         return self._pick(rows, out[: len(rows)])
 
     def _pick(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         # row by row: a row fits in the cache
-        for row, features in zip(rows.reshape(len(rows), self.mask.size), out, strict=True):
+        flat = out.reshape(-1, len(self._indices))
+        for row, features in zip(rows.reshape(-1, self.mask.size), flat, strict=True):
             np.take(row, self._indices, out=features, mode="clip")
         return out
 
-    def unchanged(self) -> None:
-        self._source.unchanged()
-
-    def done(self, stop: int) -> None:
-        self._source.done(stop)
-
-    def ahead(self, first: int, stop: int) -> None:
-        self._source.ahead(first, stop)
-
-    def close(self) -> None:
-        self._source.close()
-
 
 def _picked(labels: ArrayMetadata, mask: np.ndarray) -> ArrayMetadata:
-    samples, grid = labels.dims[0], labels.dims[1:]
+    lead, grid = labels.dims[: -mask.ndim], labels.dims[-mask.ndim :]
     feature = "feature" if "feature" not in labels.dims else "lrp_feature"
     sizes, coords = dict(zip(grid, mask.shape, strict=True)), {}
     for name, (dims, values, attrs) in labels.coords.items():
-        if set(dims) <= {samples}:
+        if set(dims) <= set(lead):
             coords[name] = Coord(dims, values, attrs)
-        elif samples not in dims:
+        elif not set(lead) & set(dims):
             value_dims = [dim for dim in grid if dim in dims]
             values = np.transpose(values, [dims.index(dim) for dim in value_dims])
             values = values.reshape([sizes[dim] if dim in value_dims else 1 for dim in grid])
             coords[name] = Coord((feature,), np.broadcast_to(values, mask.shape)[mask], attrs)
-    stacked = {dim: levels for dim, levels in labels.stacked.items() if dim == samples}
-    return dataclasses.replace(labels, dims=(samples, feature), coords=coords, grid=labels, stacked=stacked)
+    stacked = {dim: levels for dim, levels in labels.stacked.items() if dim in lead}
+    return dataclasses.replace(labels, dims=(*lead, feature), coords=coords, grid=labels, stacked=stacked)
 
 
 def on_grid(shape: tuple[int, ...], mask: np.ndarray | None) -> tuple[int, ...]:

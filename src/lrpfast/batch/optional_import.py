@@ -11,7 +11,14 @@ from typing import Any
 from ..errors import MissingPackageError
 
 #: lrpfast's extra that installs each package.
-_EXTRA = {"netCDF4": "netcdf", "xarray": "netcdf", "dask": "dask", "distributed": "dask", "zarr": "dask"}
+_EXTRA = {
+    "netCDF4": "netcdf",
+    "cftime": "netcdf",
+    "xarray": "netcdf",
+    "dask": "dask",
+    "distributed": "dask",
+    "zarr": "dask",
+}
 
 
 def import_optional(package: str, purpose: str) -> ModuleType:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, InputNotFoundError
 from .sinks import Sink
-from .sources import split
-from .sources.base import FileSource
+from .sources import Source, expanded_if_missing, split
 
 
 def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -24,23 +23,31 @@ def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> N
     outputs, inputs : mapping of str to path or anything else
         By their names in messages. Values that are not paths are skipped, except arrays that are mapped from files.
     """
-    paths = [(name, path) for name, value in outputs.items() if (path := _path(value)) is not None]
+    paths = [(name, path) for name, value in outputs.items() for path in _paths(value)]
+    sources = [(name, path) for name, value in inputs.items() for path in _paths(value) if _is_data(path)]
     for i, (name, path) in enumerate(paths):
-        for other, value in inputs.items():
-            if (source := _path(value)) is not None and _is_data(source) and _overlap(path, source):
+        for other, source in sources:
+            if _overlap(path, source):
                 raise InputError(f"{path}: is both the {name} and the {other}, which would be overwritten")
         for other, before in paths[:i]:
             if _overlap(path, before):
                 raise InputError(f"{path}: the {other} and the {name} need two files")
 
 
-def _path(value: Any) -> str | None:
-    """The file or folder, without the name of an array in it."""
-    if isinstance(value, (FileSource, Sink)):
+def _paths(value: Any) -> list[str]:
+    """The files or folders, without the name of an array in them."""
+    if isinstance(value, Source):
+        return list(value.paths)
+    if isinstance(value, Sink):
         value = value.path
     if isinstance(value, np.memmap):
         value = value.filename
-    return split(os.fsdecode(value))[0] if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(value, (str, os.PathLike)):
+        return []
+    try:
+        return [split(name)[0] for name in expanded_if_missing(os.fsdecode(value))]
+    except InputNotFoundError:  # of a pattern; reading it says so
+        return []
 
 
 def _is_data(path: str) -> bool:

@@ -315,15 +315,15 @@ class ReferenceTotals:
                 raise InputError(f"{self.path}: references are written to {', '.join(KINDS)}")
             check_maps(self.path, RESULTS, ("channel", "rank", "axis"), {})
 
-    def save(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
-        """Write the file."""
+    def save(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None, record: dict[str, str]) -> None:
+        """Write the file, with its provenance."""
         if self.path is None:
             return
         results = self.total.results(self.groups is not None)
         dims = ("channel", "rank") if self.groups is None else ("group", "channel", "rank")
         arrays = {name: ((*dims, "axis") if name == "positions" else dims, values) for name, values in results.items()}
         coords = {} if self.groups is None else {"group": Coord(("group",), np.array(self.groups), {})}
-        write_maps(self.path, arrays, coords, job.record)
+        write_maps(self.path, arrays, coords, record)
 
 
 def references(core: AnalyzerCore, source: Any, settings: StreamSettings, sought: ReferenceSettings) -> References:

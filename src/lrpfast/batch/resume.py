@@ -23,7 +23,7 @@ Sum = tuple[int, int, int]
 
 def check_free(path: str, sink: Sink | None, overwrite: bool, results: Sequence[str] = RESULTS) -> None:
     """Raise InputError unless the existing file may be replaced; it must contain nothing but what the run writes."""
-    if sink is not None and path == sink.path:
+    if sink is not None and path in sink.outputs:
         names = " and ".join(map(repr, sink.arrays))
         check_replaced(path, sink.arrays, f"{names} and {'its' if len(sink.arrays) == 1 else 'their'} coordinates")
     else:

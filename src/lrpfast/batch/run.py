@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from ..engine.exact import IndistinctError
 from ..engine.growth import COUNTS
 from ..errors import InputError, SampleError
 from .cluster import PieceResult, Task, explain_on
+from .groups import check_groups
 from .job import JOB_COUNTS, Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
 from .resume import Sum, check_free, damaged, remove_earlier, write_again
@@ -56,6 +58,8 @@ class RunStatistics:
 
     def __init__(self, job: Job, settings: StreamSettings) -> None:
         self.path = settings.statistics_path
+        if settings.statistics:
+            check_groups(len(job.groups.names), math.prod(job.map_shape), job.core.settings.memory)
         self.quantiles: tuple[float, ...] = settings.quantiles  # type: ignore[assignment]  # checked, so a tuple
         self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
         self.total: Any = self.new() if settings.statistics else None
@@ -77,10 +81,10 @@ class RunStatistics:
         if self.path is not None:
             check_statistics(self.path, job.map_shape, labels, grid, job.parts)
 
-    def save(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
-        """Write the file."""
+    def save(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None, record: dict[str, str]) -> None:
+        """Write the file, with its provenance."""
         if self.path is not None and self.total is not None:
-            save_statistics(self.path, self.total, self.quantiles, labels, grid, job.record, job.parts)
+            save_statistics(self.path, self.total, self.quantiles, labels, grid, record, job.parts)
 
 
 class Run:
@@ -106,15 +110,18 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
-        self.record, self.labels = job.record, job.labels(data.labels)
-        self._paths = paths = [p for p in (None if sink is None else sink.path, statistics.path) if p is not None]
+        self.record, self.labels = {**job.record, **data.provenance}, job.labels(data.labels)
+        of_statistics = () if statistics.path is None else (statistics.path,)
+        self._paths = [*(() if sink is None else sink.outputs), *of_statistics]
+        #: the path beside which the run is noted: that of several files has none of their names
+        self._name = sink.path if sink is not None and sink.path is not None else statistics.path
         self._settings = settings
         self._sums: list[Sum] = []
         self._damaged: list[Sum] = []
         self._not_resumable = self._why_not_resumable()
         most = 0 if statistics.total is None else statistics.total._state_bytes(job.samples or 0)
-        resumable = paths and self._not_resumable is None
-        self._journal = Journal(paths[0], self._journal_settings(), most) if resumable else None
+        resumable = self._name is not None and self._not_resumable is None
+        self._journal = Journal(self._name or "", self._journal_settings(), most) if resumable else None
         self._last_note = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
@@ -166,7 +173,7 @@ class Run:
     def locked_outputs(self) -> Iterator[None]:
         """Lock the outputs, restore the state of an earlier run, and open the sink."""
         with contextlib.ExitStack() as stack:
-            for path in self._paths:
+            for path in dict.fromkeys([*([] if self._name is None else [self._name]), *self._paths]):
                 stack.enter_context(locked(path))
             try:
                 self._begin()
@@ -191,21 +198,20 @@ class Run:
             self.statistics.restart(journal.state)
         # an earlier run may have been killed at its very end, after its outputs got their names
         complete = resuming and not self.missing()
-        finished = (
-            complete and sink is not None and not os.path.exists(sink.partial or "") and os.path.exists(sink.path or "")
-        )
+        finished = sink.finished() if complete and sink is not None else frozenset()
         for path in self._paths:
-            is_own = complete and (sink is None or finished or path != sink.path)
+            is_own = complete and (sink is None or path in finished or path not in sink.outputs)
             if os.path.lexists(path) and not is_own:
                 check_free(path, sink, self._settings.overwrite, self.statistics.names(self.job.parts))
-        if not resuming and self._paths:
-            remove_earlier(self._paths[0], self._settings.resume, self._not_resumable)
+        if not resuming and self._name is not None:
+            remove_earlier(self._name, self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
             self._check_finished(sink, journal)
             self.sink = sink = None
-        if resuming and sink is not None and not os.path.exists(sink.partial or ""):
+        gone = [] if sink is None or not resuming else [p for p in sink.partials if not os.path.exists(p)]
+        if gone and sink is not None:
             raise InputError(
-                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({sink.partial}); {ANEW}"
+                f"{sink.path}: an unfinished run is noted, but what it had written is gone ({gone[0]}); {ANEW}"
             )
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
@@ -231,9 +237,12 @@ class Run:
         try:
             sink.begin(shape, self.job.dtype, self.record, self.labels, 0, self.rows, True)
             same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
+            if same:
+                sink.finish_rest()
         except InputError:
             same = False
-        sink.close()
+        finally:
+            sink.close()
         if not same:
             raise InputError(f"{sink.path}: was put there, or changed, after an unfinished run wrote it; {ANEW}")
 
@@ -271,7 +280,7 @@ class Run:
         self._note()
         if self._journal is not None:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
-        self.statistics.save(self.job, self.labels, self.map_grid)
+        self.statistics.save(self.job, self.labels, self.map_grid, self.record)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:
@@ -320,7 +329,7 @@ class Run:
         new_statistics = None if self.statistics.total is None else self.statistics.new
         task = Task(
             self.job,
-            self.data.name,
+            self.data.recipe,
             None if self.sink is None else self.sink.name,
             self.grid,
             self.rows,

@@ -16,6 +16,10 @@ from .moment_tree import SIZE, Blocks
 from .parallel import ThreadedRange
 from .sketch import Sketch
 
+#: The arrays of `Statistics.state` that have an axis of features, which is the last one; of "sketch_counts" the one
+#: before.
+OF_FEATURES = ("signs", "extremes", "node_moments", "begun_sums", "sketch_counts", "sketch_octaves")
+
 
 class Statistics:
     """Statistics of maps by group, bit for bit the same for any division of the samples among chunks and processes.
@@ -335,6 +339,42 @@ class Statistics:
         if "sketch_counts" in state:
             statistics._sketch = Sketch.from_state(state["sketch_counts"], state["sketch_octaves"])
         return statistics
+
+    def split(self, shapes: Sequence[Sequence[int]]) -> list[Statistics]:
+        """The statistics of parts of the maps, which lie one after the other along the last axis.
+
+        Parameters
+        ----------
+        shapes : sequence of tuple
+            The shape of each part, in place of the last axis.
+
+        Returns
+        -------
+        list of Statistics
+
+        Raises
+        ------
+        ShapeError
+            When the parts have more or fewer values than the last axis.
+
+        Examples
+        --------
+        >>> statistics = lrpfast.Statistics((3,))
+        >>> statistics.update(0, np.array([[1.0, -1.0, 5.0]]))
+        >>> [part.mean for part in statistics.split([(2,), ()])]
+        [array([[ 1., -1.]]), array([5.])]
+        """
+        sizes = [math.prod(shape) for shape in shapes]
+        if not self.shape or sum(sizes) != self.shape[-1]:
+            raise ShapeError(f"parts of {sum(sizes)} values do not make the last axis of maps of shape {self.shape}")
+        state, leading = self.state(), self.shape[:-1]
+        axes = {key: -2 if key == "sketch_counts" else -1 for key in OF_FEATURES if key in state}
+        parts = []
+        for end, size, shape in zip(np.cumsum(sizes), sizes, shapes, strict=True):
+            columns = np.arange(math.prod(self.shape)).reshape(-1, self.shape[-1])[:, end - size : end].ravel()
+            own = {key: np.take(state[key], columns, axis) for key, axis in axes.items()}
+            parts.append(Statistics.from_state({**state, **own, "shape": np.array((*leading, *shape), np.int64)}))
+        return parts
 
     # Help
 

@@ -96,21 +96,17 @@ def _of_several(
     statistics: Statistics, quantiles: Sequence[float], inputs: InputRows
 ) -> tuple[dict[str, tuple[tuple[str, ...], np.ndarray]], dict[str, Coord]]:
     """Every result of each input, by its name, and their coordinates."""
-    whole = _of_maps(statistics.shape, None, None)[0]
-    results = statistics.to_dict(whole, quantiles)
+    arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     coords: dict[str, Coord] = {}
-    for key, text in (("group", "group of samples"), ("q", "quantile")):
-        if key in results:
-            dims, values = results.pop(key)
-            coords[key] = Coord(dims, values, {"long_name": text})
-    arrays = {key: results.pop(key) for key in SHARED if key in results}
-    for i, (shape, labels) in enumerate(_parts(statistics.shape, None, inputs)):
-        labels = inputs.labels[i]
-        dims, own = _of_maps(shape, labels, None)
+    for name, part, labels in zip(inputs.names, statistics.split(inputs.shapes), inputs.labels, strict=True):
+        dims, own = _of_maps(part.shape, labels, None)
         coords.update(own)
-        for key, (array_dims, values) in results.items():
-            part_dims = (*array_dims[: array_dims.index(whole[0])], *dims)
-            arrays[f"{key}_{inputs.names[i]}"] = (part_dims, inputs.split(values)[i])
+        results = part.to_dict(dims, quantiles)
+        for key, text in (("group", "group of samples"), ("q", "quantile")):
+            if key in results:
+                group_dims, values = results.pop(key)
+                coords[key] = Coord(group_dims, values, {"long_name": text})
+        arrays.update({key if key in SHARED else f"{key}_{name}": result for key, result in results.items()})
     return arrays, coords
 
 

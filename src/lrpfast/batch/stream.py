@@ -26,10 +26,11 @@ from .inputs import SeveralSource, open_inputs, source_paths
 from .job import Job
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
+from .per_sample import per_sample
 from .run import Run, RunStatistics
 from .settings import StreamSettings
+from .sinks.for_inputs import sink_paths
 from .sources import Source, split
-from .statistics import Statistics
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
@@ -62,7 +63,7 @@ class Streamed:
     warnings : tuple of str
         The texts of the run's warnings.
     statistics : Statistics or None
-        Of several inputs, over rows in which they lie one after the other; a file has those of each input.
+        Of several inputs, or a list of layers, a dict: those of each, by its name.
     record : dict
         The provenance of the relevances, as in the files' attributes.
     written : bool
@@ -89,7 +90,7 @@ class Streamed:
     zero_maps: int
     input_values: int
     warnings: tuple[str, ...]
-    statistics: Statistics | None
+    statistics: Any
     record: dict[str, str]
     written: bool
 
@@ -151,9 +152,11 @@ def stream(
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
-        data = _open_source(core, source, sink)
-        if data is not source:  # the caller closes its own source
+        data = _open_source(core, source, sink, settings.mask)
+        if not isinstance(source, Source):  # the caller closes its own source
             stack.enter_context(data)
+        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
+        settings = per_sample(settings, data)
         inputs = data.rows if isinstance(data, SeveralSource) else None
         grid = None
         if settings.mask is not None:
@@ -174,8 +177,8 @@ def stream(
         out = None if sink is None else job.open_sink(sink)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
-        check_no_overlap({"sink": out, "statistics": statistics.path}, {**source_paths(source), **read})
+        outputs = sink_paths(out, "sink", job.parts)
+        check_no_overlap({**outputs, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None and job.layers is None:
             out = Gridded(out, grid)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
@@ -213,16 +216,24 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
         zero_maps=growth.zero,
         input_values=values,
         warnings=tuple(texts),
-        statistics=run.statistics.total,
+        statistics=_statistics(run),
         record=run.record,
         written=written,
     )
 
 
+def _statistics(run: Run) -> Any:
+    """The statistics of the maps, of several inputs by their names."""
+    total, parts = run.statistics.total, run.job.parts
+    if total is None or parts is None:
+        return total
+    return dict(zip(parts.names, total.split(parts.shapes), strict=True))
+
+
 def _shape(run: Run) -> Any:
     job = run.job
     if job.parts is not None:
-        return [(run.count, *job.map_shape[:-1], *shape) for shape in job.parts.shapes]
+        return job.parts.arrays_of((run.count, *job.map_shape))
     return (run.count, *on_grid(job.map_shape, run.map_grid))
 
 
@@ -233,10 +244,10 @@ def _refuse_several(inputs: int, settings: StreamSettings) -> None:
             raise InputError(f"{name}= is for models of one input; this one has {inputs}")
 
 
-def _open_source(core: AnalyzerCore, source: Any, sink: Any) -> Source:
+def _open_source(core: AnalyzerCore, source: Any, sink: Any, mask: Any) -> Source:
     """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
-        return open_inputs(core.model, source)
+        return open_inputs(core.model, source, mask)
     except InputNotFoundError as error:
         exists = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
         raise InputNotFoundError(error.filename, "the source comes first, then the sink" if exists else "") from None

@@ -32,7 +32,10 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
 
 MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
 
-INPUTS_HELP = "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]"
+INPUTS_HELP = (
+    "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]; several "
+    "files, or a pattern in quotes, 'sst_*.nc:sst', are read as one, in the order of their times"
+)
 
 SEVERAL_HELP = (
     f"{INPUTS_HELP}; with several inputs NAME=SOURCE for each, or a file or group that has an array of each name"
@@ -161,20 +164,17 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     )
     _add_input_shape(parser)
     _add_rule_options(parser)
+    _add_input_options(parser)
     group = parser.add_argument_group("what is explained")
     group.add_argument(
         "--target",
         metavar="TARGET",
         default="max",
         help="max (default): each sample's largest output; all: every output's own value; an output's index; a,b: the "
-        "difference of two outputs (on several axes a,b-c,d: output [a, b] less [c, d]); FILE.npy: an index per "
-        "sample, or the starting relevance itself",
+        "difference of two outputs (on several axes a,b-c,d: output [a, b] less [c, d]); FILE (.npy, file.nc:variable, "
+        "…): an index per sample, or the starting relevance itself",
     )
     _add_start_options(group)
-    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
-    group.add_argument(
-        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
-    )
     group.add_argument("--part", choices=PARTS, help="keep max(R, 0), min(R, 0) or |R|, before anything is normalized")
     group.add_argument(
         "--normalize",
@@ -203,6 +203,23 @@ def _add_layer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--activations", action="store_true", help="the layers' activations, too: arrays NAME_activation"
     )
+
+
+def _add_input_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which of the inputs, and how")
+    group.add_argument(
+        "--select",
+        metavar="NAME=LOW:HIGH",
+        action="append",
+        default=[],
+        help="a part of the inputs by a coordinate, ends included: time=1982-01:1999-12, lat=-60:60, time.season=DJF; "
+        "may be repeated",
+    )
+    group.add_argument(
+        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
+    )
+    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
+    group.add_argument("--fill-nan", metavar="VALUE", type=values.number, help="a number in place of NaN")
 
 
 def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
@@ -265,7 +282,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
     _add_run_options(parser)
-    parser.set_defaults(start=None, y_ref=None, mask_nan=False)
+    parser.set_defaults(start=None, y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
 
 
 def _add_references(parser: argparse.ArgumentParser) -> None:
@@ -291,12 +308,13 @@ def _add_references(parser: argparse.ArgumentParser) -> None:
         help=f"divide the values of a sample's channels: {', '.join(NORMALIZATIONS)}",
     )
     group.add_argument("--group-by", metavar="FILE|prediction", help="for each label, or predicted class, apart")
+    _add_input_options(parser)
     group = parser.add_argument_group("a picture (needs matplotlib, lrpfast's extra 'plot')")
     group.add_argument("--plot", metavar="FILE", help=".png, .pdf or .svg")
     group.add_argument("--channels", metavar="N,…", type=values.integers, help="which channels; default: the largest 6")
     group.add_argument("--columns", metavar="N", type=values.count, help="samples of each channel; default: 8")
     _add_chunk_options(_add_run_options(parser))
-    parser.set_defaults(start=None, y_ref=None, mask_nan=False)
+    parser.set_defaults(start=None, y_ref=None)
 
 
 def _add_chunk_options(group: argparse._ArgumentGroup) -> None:
@@ -378,7 +396,10 @@ def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
         ".nc, .h5, .npz or .zarr",
     )
     group.add_argument(
-        "--group-by", metavar="FILE|prediction", help="for each label of a file apart, or for each predicted class"
+        "--group-by",
+        metavar="WHAT",
+        help="for each label apart: time.season, time.month, another coordinate, FILE (.npy, file.nc:variable), or "
+        "prediction, the predicted class",
     )
     group.add_argument(
         "--correct-only",

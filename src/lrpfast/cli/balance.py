@@ -33,7 +33,7 @@ def balance_of(analyzer: Analyzer, inputs: Source, target: Any, mask: str | None
         positions = np.arange(count) * samples // count
         x: Any = np.concatenate([inputs.read(i, i + 1) for i in positions.tolist()])
         if mask is not None:
-            x = x[:, open_mask(mask)]
+            x = x[..., open_mask(mask, inputs)]
         if isinstance(inputs, SeveralSource):
             x = inputs.rows.split(x)
         targets = target[positions] if isinstance(target, np.ndarray) else target

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import plot, table
 from ..analyzer import Analyzer
-from ..batch import Source, open_source
+from ..batch import Source
 from ..engine.growth import BALANCE
 from ..errors import InputError, RelevanceWarning
 from ..evaluate import FlipCurves, cascade, curves, entropy, flip, gini, sensitivity
@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_path(arguments.plot)
     target = options.target(arguments.target)
     model = options.model_of(arguments)
-    with open_source(arguments.inputs) as data:
+    arguments.open_inputs = options.opener(model, arguments)
+    with arguments.open_inputs() as data:
         x, targets = _samples(data, target, arguments.samples)
     if isinstance(targets, str):
         targets = model.predict(x).reshape(len(x), -1).argmax(1)

@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import plot
 from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
-from ..batch.inputs import open_inputs, source_paths
+from ..batch.inputs import SeveralSource, source_paths
 from ..batch.path_conflicts import check_no_overlap
+from ..batch.sinks.for_inputs import open_several
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
 from . import options
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.several = several = len(model.inputs) > 1
     single = not several and arguments.layers is None
-    sink = open_sink(arguments.output) if single and arguments.output is not None else arguments.output
+    sink: Any = open_sink(arguments.output) if single and arguments.output is not None else arguments.output
     check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
         {
@@ -43,12 +44,15 @@ def run(arguments: argparse.Namespace) -> None:
             **source_paths(arguments.inputs, "inputs"),
         },
     )
-    with open_inputs(model, arguments.inputs) as data:
+    arguments.open_inputs = options.opener(model, arguments)
+    with arguments.open_inputs() as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
-        target = options.target(arguments.target)
+        target = options.target_for(arguments.target, data)
         if not single and arguments.plot is not None:
             raise InputError("--plot is for models of one input, and for the relevance of the input alone")
+        if isinstance(data, SeveralSource) and sink is not None and arguments.layers is None:
+            sink = open_several(sink, data.rows)
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
@@ -57,15 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
                 warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
             done = analyzer.stream(
-                data,
-                sink,
+                *(data, sink),
                 target=target,
                 batch_size=arguments.batch_size,
-                layers=_layers(arguments),
-                reduce=arguments.reduce,
-                activations=arguments.activations,
-                part=arguments.part,
-                normalize=arguments.normalize,
+                **_of_maps(arguments),
                 statistics=arguments.statistics or False,
                 group_by=arguments.group_by,
                 correct=arguments.correct_only,
@@ -83,14 +82,16 @@ def run(arguments: argparse.Namespace) -> None:
     for text in done.warnings:
         print(f"lrpfast: warning: {text.replace(BALANCE, '--balance')}", file=sys.stderr)
     if not arguments.quiet:
-        _report(arguments, done)
+        _report(arguments, done, getattr(sink, "outputs", ()))
 
 
-def _layers(arguments: argparse.Namespace) -> Any:
-    """The layers of --layers: one has no name of its own in files that hold a single array."""
+def _of_maps(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options about layers, parts and normalization. One layer is one array, but .npz has none without a name."""
+    options = {name: getattr(arguments, name) for name in ("layers", "reduce", "activations", "part", "normalize")}
     names = arguments.layers
-    several = names is None or len(names) > 1 or (arguments.output or "").lower().endswith(".npz")
-    return names if several else names[0]
+    if names is not None and len(names) == 1 and not (arguments.output or "").lower().endswith(".npz"):
+        options["layers"] = names[0]
+    return options
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -98,7 +99,7 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"lrpfast: warning: {message}", file=sys.stderr)
 
 
-def _report(arguments: argparse.Namespace, done: Streamed) -> None:
+def _report(arguments: argparse.Namespace, done: Streamed, files: Sequence[str]) -> None:
     """Print the outcome in a few lines."""
     if done.not_normalized:
         divisor = " or ".join(NORMALIZATIONS[name] for name in arguments.normalize)
@@ -107,9 +108,11 @@ def _report(arguments: argparse.Namespace, done: Streamed) -> None:
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
-    outputs = [] if arguments.output is None else [f"{arguments.output}, {done.dtype} {_shapes(done.shape)}"]
+    name = " and ".join(files) if len(files) > 1 else arguments.output
+    outputs = [] if arguments.output is None else [f"{name}, {done.dtype} {_shapes(done.shape)}"]
     if done.statistics is not None:
-        counts = zip(done.statistics.groups, done.statistics.count, strict=True)
+        one = next(iter(done.statistics.values())) if isinstance(done.statistics, dict) else done.statistics
+        counts = zip(one.groups, one.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
         outputs.append(f"{arguments.statistics}, statistics of {each}")
     if arguments.plot:

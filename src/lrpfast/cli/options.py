@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..analyzer import Analyzer
-from ..batch import data_bounds, open_array
+from ..batch import Source, data_bounds, open_array
+from ..batch.inputs import open_inputs
+from ..batch.per_sample import TARGETS, target_of
 from ..batch.sources import split
-from ..errors import InputError, RuleError
+from ..errors import InputError, InputNotFoundError, RuleError
 from ..innvestigate import create_analyzer
 from ..model.graph import Model
 from ..readers import load
@@ -52,6 +55,16 @@ def inputs_of(texts: Sequence[str], model: Model) -> Any:
     if len(named) < len(texts):
         raise InputError("INPUTS are either all NAME=SOURCE, or all SOURCE in the order of the model's inputs")
     return named
+
+
+def opener(model: Model, arguments: argparse.Namespace) -> Callable[[], Source]:
+    """A function that opens INPUTS, with the part that --select names and the number of --fill-nan."""
+    return functools.partial(
+        open_inputs,
+        *(model, arguments.inputs, arguments.mask),
+        select=arguments.select or None,
+        fill_nan=arguments.fill_nan,
+    )
 
 
 def analyzer(
@@ -122,11 +135,11 @@ def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any],
     bounds = {key: _bound(key, getattr(options, key)) for key in ("low", "high") if getattr(options, key) is not None}
     from_data = {text: key for key, text in bounds.items() if isinstance(text, str)}
     for text in from_data:
-        if getattr(options, "inputs", None) is None:
+        if getattr(options, "open_inputs", None) is None:
             raise RuleError(f"--{from_data[text]} {text} is taken from the inputs, which this command does not have")
         if getattr(options, "several", False):
             raise RuleError(f"--{from_data[text]} {text} is for models of one input")
-        pair = data_bounds(options.inputs, text, mask=options.mask, mask_nan=options.mask_nan)
+        pair = data_bounds(options.open_inputs(), text, mask=options.mask, mask_nan=options.mask_nan)
         bounds.update(
             {key: pair[key == "high"] for key, value in bounds.items() if isinstance(value, str) and value == text}
         )
@@ -212,10 +225,22 @@ def target(text: str) -> Any:
         return int(first), int(second)
     if re.fullmatch(r"\d+(,\d+)*-\d+(,\d+)*", text):
         return tuple(tuple(int(i) for i in index.split(",")) for index in text.split("-"))
-    if text.endswith(".npy"):
-        return np.asarray(open_array(text))
-    if text not in ("max", "all"):
+    if text in TARGETS:
+        return text
+    try:
+        return target_of(text)
+    except InputNotFoundError:
+        if text.endswith(".npy") or split(text)[1] is not None:
+            raise
         raise InputError(
-            f"--target is max, all, an index, a pair a,b, two full indices a,b-c,d or an .npy file, not {text!r}"
-        )
-    return text
+            "--target is max, all, an index, a pair a,b, two full indices a,b-c,d or a file with an index for each "
+            f"sample, not {text!r}"
+        ) from None
+
+
+def target_for(text: str, data: Source) -> Any:
+    """The value of ``--target`` for these samples: of one for each, those of the selected samples."""
+    value = target(text)
+    if isinstance(value, np.ndarray) and value.ndim and len(value) != data.shape[0]:
+        value = data.select_rows(value)
+    return value

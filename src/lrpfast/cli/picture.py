@@ -13,11 +13,12 @@ import numpy as np
 
 from .. import plot
 from ..analyzer import Analyzer
-from ..batch import NORMALIZATIONS, Source, open_array, open_mask, open_source
+from ..batch import NORMALIZATIONS, Source, open_mask, open_source
 from ..engine.inputs import as_batch
 from ..errors import InputError, RelevanceWarning
 from ..plot.file import check_path
 from ..plot.samples import LIMIT, MOST_PANELS, check_limit
+from .options import target
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Picture:
                 if self.mask is not None:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", UserWarning)  # the run has warned of the alignment
-                        features = x[:, open_mask(self.mask, self.inputs)]
+                        features = x[..., open_mask(self.mask, self.inputs)]
                 labels = _largest(self.analyzer, features, self.largest_from or None)
             return self.draw(relevances.read(0, count), x, self.samples, labels)
 
@@ -113,8 +114,8 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
         # errors of the inputs come first
         as_batch(np.broadcast_to(np.zeros((), inputs.dtype), (samples, *inputs.shape[1:])), expected)
     axes: tuple[int, ...] = ()
-    if options.target.endswith(".npy"):
-        targets = open_array(options.target)
+    targets = target(options.target)
+    if isinstance(targets, np.ndarray):
         axes = targets.shape[1:2] if targets.dtype.kind in "iu" else ()
     picture.check(axes)
     return picture

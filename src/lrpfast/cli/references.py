@@ -8,12 +8,14 @@ import sys
 from typing import Any
 
 from .. import plot
-from ..batch.inputs import open_inputs
 from ..batch.path_conflicts import check_no_overlap
 from ..errors import InputError
 from ..plot.file import check_path
 from . import options
 from .signals import terminable
+
+#: Arguments that may name an input file.
+_READ = ("model", "inputs", "target", "group-by", "mask", "low", "high")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -23,13 +25,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plot is None and (arguments.channels is not None or arguments.columns is not None):
         raise InputError("--channels and --columns are of the picture: give --plot FILE")
     model = options.model_of(arguments)
-    if len(model.inputs) > 1 and arguments.plot is not None:
-        raise InputError("--plot is for models of one input")
-    read = {name: getattr(arguments, name.replace("-", "_")) for name in ("model", "inputs", "target", "group-by")}
+    if arguments.plot is not None and (len(model.inputs) > 1 or arguments.mask is not None):
+        raise InputError("--plot is for models of one input, without --mask")
+    read = {name: getattr(arguments, name.replace("-", "_")) for name in _READ}
     check_no_overlap({"output": arguments.output, "plot": arguments.plot}, read)
-    target = options.target(arguments.target)
     analyzer = options.analyzer(model, arguments, arguments.threads)
-    with open_inputs(model, arguments.inputs) as data, terminable():
+    with options.opener(model, arguments)() as data, terminable():
+        target = options.target_for(arguments.target, data)
         found = analyzer.references(
             data,
             arguments.layer,
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             target=target,
             normalize=arguments.normalize,
             group_by=arguments.group_by,
+            mask=arguments.mask,
             batch_size=arguments.batch_size,
             progress=not arguments.quiet,
             resume=not arguments.restart,

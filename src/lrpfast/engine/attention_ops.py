@@ -24,7 +24,8 @@ from ..kernels.ops import (
 )
 from ..kernels.product_ops import Heads
 from ..model.layers import Attention, Layer, MatMul, Rotary, Softmax
-from ..rules import CP, Gradient, Pass, Taylor
+from ..model.layers.attention import between
+from ..rules import CP, AttnLRP, Gradient, Pass, Taylor
 from . import nonlinear_ops
 from .nonlinear_ops import stretched
 from .plan import LayerPlan
@@ -99,19 +100,11 @@ def _matmul_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int |
 # -- the softmax over keys that are seen ----------------------------------------
 
 
-def _between(window: tuple[int | None, int | None], n: int, m: int) -> np.ndarray:
-    """Which keys each query sees."""
-    distance = np.arange(m) - np.arange(n)[:, None]
-    before, after = window
-    seen: np.ndarray = (distance >= (-n if before is None else -before)) & (distance <= (m if after is None else after))
-    return seen
-
-
 def _seen(layer: Softmax, shape: Fixed) -> np.ndarray | None:
     """Which scores are seen, flat: for the last axes alone where it is the same on all before them."""
     seen = None if layer.mask is None else np.asarray(layer.mask)
     if layer.window is not None:
-        within = _between(layer.window, *shape[-2:])
+        within = between(layer.window, *shape[-2:])
         seen = within if seen is None else seen & within
     if seen is None:
         return None
@@ -287,19 +280,29 @@ def _attention(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
 
 def _attention_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
     q, k, v, mask, rows, out, heads = builder.state[step.output]
-    stabilizer = step.rule.stabilizer  # type: ignore[attr-defined]
-    detached = isinstance(step.rule, CP)
-    s, traced = builder.divided(r, out, math.prod(step.shape), stabilizer)
+    rule = step.rule
+    assert isinstance(rule, (AttnLRP, CP))
+    detached = isinstance(rule, CP)
+    s, traced = builder.divided(r, out, math.prod(step.shape), rule.stabilizer)
     sizes = [math.prod(shape) for shape in step.shapes[:3]]
     outs = [None if detached and i < 2 else builder.buffer(size) for i, size in enumerate(sizes)]
-    number = float(builder.dtype.type(stabilizer.value))
+    stabilizers = (1.0, 1.0, 0, "sign") if isinstance(rule, CP) else _of_scores(step, rule, builder.dtype)
     to_q, to_k, to_v = outs
     assert to_v is not None
-    builder.backward.append(
-        AttentionBack(q, k, v, mask, rows, out, s, to_q, to_k, to_v, heads, number, stabilizer.kind, detached)
-    )
+    builder.backward.append(AttentionBack(q, k, v, mask, rows, out, s, to_q, to_k, to_v, heads, *stabilizers, detached))
     builder.note(step, r, [b for b in outs if b is not None], (traced,), remainder=not detached)
     return [*outs, *[None] * (len(step.inputs) - 3)]
+
+
+def _of_scores(step: LayerPlan, rule: AttnLRP, dtype: np.dtype) -> tuple[float, float, int, str]:
+    """The stabilizers of products of queries and keys and of their sums, how many sums there are, and the kind."""
+    layer = step.layer
+    assert isinstance(layer, Attention)
+    masked = layer.mask is not None or layer.window is not None or len(step.inputs) > 3
+    sums = (layer.bias is not None) + (rule.masks and masked)
+    stabilizers = rule.of_scores()
+    of_product, of_sum = (float(dtype.type(stabilizer.value)) for stabilizer in stabilizers)
+    return of_product, of_sum, sums, stabilizers[0].kind
 
 
 ATTENTION_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., list[int | None]]]] = {

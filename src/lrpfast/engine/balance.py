@@ -212,6 +212,8 @@ class Conservation(Sequence[Balance]):
 def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:
     if kind == "zero":
         return np.where(z == 0, z + value, z)
+    if kind == "unsigned":
+        return z + value
     return z + np.where(z >= 0, value, -value)
 
 
@@ -295,9 +297,12 @@ def _step_figures(
 
 
 def make_conservation(
-    traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]]
+    traces: Sequence[LayerTrace], parts: Sequence[dict[str, np.ndarray]], numbers: Sequence[int] | None = None
 ) -> tuple[Conservation, list[str]]:
-    """Records from the figures of each layer, and what is to be said of layers where relevance grew beyond meaning."""
+    """Records from the figures of each layer, and what is to be said of layers where relevance grew beyond meaning.
+
+    ``numbers`` are those of the samples for the caller.
+    """
     balances, texts = [], []
     for trace, p in zip(traces, parts, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -308,13 +313,14 @@ def make_conservation(
         balances.append(Balance(name, describe(trace.step.rule), amplification=growth, steps=steps, **figures))
         if len(growth) and growth.max() > AMPLIFICATION_LIMIT:
             worst = int(growth.argmax())
+            sample = worst if numbers is None else numbers[worst]
             many = int((growth > AMPLIFICATION_LIMIT).sum())
             remedy = "A larger epsilon prevents it" + (
                 ", and so does bias='absorb'" if getattr(trace.step.rule, "bias", "absorb") == "ignore" else ""
             )
             texts.append(
                 f"{name}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
-                f"(sample {worst}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
+                f"(sample {sample}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
                 f"its denominators nearly vanish, so that single values mean little. {remedy}"
             )
     return Conservation(balances), texts

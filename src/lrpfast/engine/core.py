@@ -15,14 +15,17 @@ from ..kernels import Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..kernels.growth import MOST_JUDGED, Growth, judge
 from ..lazy import lazy_property
+from ..model.canonize import Folds
 from ..model.graph import Model
 from ..rules.composites import Assignment
 from ..version import __version__
+from . import sequences
 from .balance import layer_balance, make_conservation
-from .execute import as_rows, check_device
+from .execute import check_device
 from .explain_scope import explained_part, explained_targets, minus_reference
 from .explanation import Explanation
 from .growth import conserves, warn
+from .hidden_layers import HiddenLayers
 from .inputs import as_start, check_out, check_target
 from .io_layout import IOLayout
 from .plan import Plan
@@ -35,16 +38,7 @@ from .settings import AnalyzerSettings
 MAX_VARIANTS = 8
 
 
-def check_model(model: Any) -> None:
-    """Raise InputError for anything but a model."""
-    if not isinstance(model, Model):
-        raise InputError(
-            f"model must be an lrpfast Model, not {type(model).__name__}; "
-            "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
-        )
-
-
-class AnalyzerCore:
+class AnalyzerCore(HiddenLayers):
     """A model, the settings of an analyzer, their plan and the compiled programs; `lrpfast.Analyzer` is built on it.
 
     It is immutable. For a model with open input sizes it has no plan: `fixed` returns a core for given sizes,
@@ -70,13 +64,14 @@ class AnalyzerCore:
     #: The attributes that `_prepare` derives, which pickles omit.
     _derived = (
         *("assignment", "explained_model", "layout", "plan", "conserves"),
-        *("_per_sample", "_programs", "_constant_start"),
+        *("_per_sample", "_programs", "_constant_start", "_prefixes"),
     )
 
     def __init__(self, model: Model, settings: AnalyzerSettings) -> None:
         self.model, self.settings = model, settings
         self.is_open = model.is_open
         self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # for input sizes of an open model, and other starts
+        self._folds: Folds = {}  # which all variants share
         self._data = 0  # bytes of a sample, if the data determine its size
         if not self.is_open:
             self._prepare()
@@ -85,7 +80,7 @@ class AnalyzerCore:
         """Plan the model and compile its program; all shapes are known."""
         settings = self.settings
         explained, assignment = explained_part(
-            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start
+            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start, self._folds
         )
         if settings.y_ref is not None:
             explained = minus_reference(explained, settings.y_ref)
@@ -103,6 +98,7 @@ class AnalyzerCore:
         self.conserves = conserves(self.plan)
         self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._programs = Programs(self.plan, settings)
+        self._prefixes = {}
         self._constant_start: Start | None = None  # if the target is the same for every batch
         target = settings.target
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:
@@ -151,7 +147,11 @@ class AnalyzerCore:
         """The core for the sizes of these inputs, if the model leaves sizes open; else the core itself."""
         if not self.is_open:
             return self
-        return self.for_shapes([np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])])
+        try:
+            shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+        except ValueError:
+            raise InputError("samples differ in shape; give samples of one shape") from None
+        return self.for_shapes(shapes)
 
     def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:
         """The core for inputs of these shapes; the most recent ones are kept."""
@@ -164,6 +164,7 @@ class AnalyzerCore:
                 self.settings,
                 False,
             )
+            variant._folds = self._folds
             variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
             variant._prepare()
             for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy, because other threads may run this, too
@@ -198,7 +199,7 @@ class AnalyzerCore:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._derived}
-        return {**state, "_variants": {}, "version": __version__}
+        return {**state, "_variants": {}, "_folds": {}, "version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = state.get("version", "another version")
@@ -214,29 +215,43 @@ class AnalyzerCore:
     # Runs
 
     def analyze(
-        self, x: Any, target: Any = None, out: Any = None, output: np.ndarray | None = None, notes: Any = None
+        self,
+        x: Any,
+        target: Any = None,
+        out: Any = None,
+        output: np.ndarray | None = None,
+        notes: Any = None,
+        exact: bool = True,
     ) -> Any:
         """`Analyzer.analyze`; also writes the model's outputs, before a final softmax, to ``output`` if given.
 
         The growth of relevance in every explanation is appended to ``notes`` if given; else it may cause a warning.
+        Where not ``exact``, notes are of a part of the features as they are for warnings.
         """
+        if not isinstance(x, np.ndarray) or x.dtype.kind == "O":
+            x, names, samples = sequences.arranged(self.model, x)
+            if samples is not None or names:
+                out = sequences.by_name(names, out, "out") if names and out is not None else out
+                joined = sequences.analyze(self, samples, target, out) if samples else self.analyze(x, target, out)
+                return sequences.named(names, joined)
         if self.is_open:
-            return self.fixed(x).analyze(x, target, out, output, notes)
-        exact, notes = notes is not None, [] if notes is None else notes
+            return self.fixed(x).analyze(x, target, out, output, notes, exact)
+        warns = notes is None
+        exact, notes = exact and not warns, [] if warns else notes
         tensors, callers_out = is_tensor(x), out
         if is_tensor(out):  # filled in place
             out = [as_array(o) for o in out] if self.layout.several else as_array(out)
         x = self._pack(x)
-        samples, programs, settings = len(x), self._programs, self.settings
+        count, programs, settings = len(x), self._programs, self.settings
         layout, dtype = self.layout, settings.dtype
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
-        shape = (samples, *axes, *layout.row)
+        shape = (count, *axes, *layout.row)
         result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
         compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
         whole = (
-            samples * self._per_sample <= 1 << 20
+            count * self._per_sample <= 1 << 20
         )  # no slicing for a small batch, where it would take a considerable part of the time
-        parts = (slice(0, samples),) if whole else programs.chunks(samples, self._per_sample * math.prod(axes))
+        parts = (slice(0, count),) if whole else programs.chunks(count, self._per_sample * math.prod(axes))
         for part in parts:
             rows = x if whole else x[part]
             into = result if whole else result[part]
@@ -249,8 +264,8 @@ class AnalyzerCore:
                 result[part] = into.swapaxes(0, 1)
         if not programs.backend.judges:
             self._judge(x, result if axes else result[:, None], start, notes, exact)
-        if notes and not exact:
-            warn(Growth.of(notes, self.conserves), samples * math.prod(axes), settings.rectify)
+        if notes and warns:
+            warn(Growth.of(notes, self.conserves), count * math.prod(axes), settings.rectify)
         if callers_out is not None:
             if layout.several:
                 self._copy_into(result, out)
@@ -258,10 +273,17 @@ class AnalyzerCore:
         relevance = layout.unpack(result)
         return as_tensors(relevance) if tensors else relevance
 
-    def explain(self, x: Any, target: Any, layers: bool) -> Explanation:
-        """`Analyzer.explain`."""
+    def explain(self, x: Any, target: Any, layers: bool, numbers: Sequence[int] | None = None) -> Explanation:
+        """`Analyzer.explain`; ``numbers`` are those of the samples in the caller's list, for warnings."""
+        if not isinstance(x, np.ndarray) or x.dtype.kind == "O":
+            x, names, sequence = sequences.arranged(self.model, x)
+            if sequence is not None or names:
+                whole = (
+                    sequences.explain(self, sequence, target, layers) if sequence else self.explain(x, target, layers)
+                )
+                return replace(whole, relevance=sequences.named(names, whole.relevance))
         if self.is_open:
-            return self.fixed(x).explain(x, target, layers)
+            return self.fixed(x).explain(x, target, layers, numbers)
         tensors, inputs = is_tensor(x), self._pack(x)
         start, axes = self._start(inputs, target)
         x = to_host(inputs)  # the balance is computed on the host
@@ -280,7 +302,12 @@ class AnalyzerCore:
             rows[part] = piece
             output_rows[part] = buffers[lowered.program.output].reshape(output_rows[part].shape)
             for i, array in hidden.items():
-                array[part] = buffers[lowered.relevance[self.plan.values[i]]].reshape(array[part].shape)
+                node, selected = self.plan.nodes[i]
+                relevance = buffers[lowered.relevance[self.plan.values[node]]]
+                if selected is None:
+                    array[part] = relevance.reshape(array[part].shape)
+                else:
+                    selected.put(relevance, array[part])
             for trace, figure in zip(lowered.layers, figures, strict=True):
                 figure.append(layer_balance(trace, buffers, len(piece)))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
@@ -291,116 +318,11 @@ class AnalyzerCore:
             relevance, output, inner = as_tensors(relevance), as_tensors(output), as_tensors(inner) if layers else None
         if not self._programs.backend.judges:
             self._judge(inputs, rows[:, None], start, notes, True)
-        conservation, grown = make_conservation(lowered.layers, joined)
+        conservation, grown = make_conservation(lowered.layers, joined, numbers)
         if notes or grown:
+            notes = notes if numbers is None else sequences.numbered(numbers, notes)
             warn(Growth.of(notes, self.conserves), samples, self.settings.rectify, grown)
         return Explanation(relevance, output, explained_targets(start, output_rows), conservation, inner)
-
-    def hidden(
-        self,
-        x: Any,
-        target: Any,
-        layers: Sequence[str],
-        *,
-        out: np.ndarray | None = None,
-        output: np.ndarray | None = None,
-        notes: Any = None,
-        activations: bool = True,
-    ) -> Iterator[tuple[slice, dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        """Relevance and activations of hidden layers, by their names, a chunk of samples at a time.
-
-        Parameters
-        ----------
-        x, target
-            As in `Analyzer.explain`.
-        layers : sequence of str
-            At least one.
-        out : array, optional
-            Rows of the relevance of the input. Without it, nothing below the layers is explained.
-        output : array, optional
-            As in `analyze`.
-        notes : list, optional
-            As in `analyze`; without ``out``, of the growth down to the first of the layers.
-        activations : bool
-            Whether the activations are wanted too.
-        """
-        x = self._pack(x)
-        start, axes = self._start(x, target)
-        if axes:
-            raise InputError("hidden layers are explained for one target per sample, not for several")
-        nodes = {name: self._layer(name) for name in layers}
-        values = sorted({v for _, v in nodes.values()})
-        lowered, compiled = self._programs.storing(values, whole=out is not None)
-        program, dtype = lowered.program, self.settings.dtype
-        wanted = {lowered.relevance[v] for v in values} | {lowered.values[v] for v in values if activations}
-        kept = sorted(wanted & set(program.keep))
-        assert program.result is not None
-        kept_size = sum(program.sizes[b] for b in (*kept, program.result))
-        for part in self._programs.chunks(len(x), self._per_sample + kept_size * dtype.itemsize):
-            rows = x[part]
-            buffers = {b: np.empty((len(rows), program.sizes[b]), dtype) for b in kept}
-            if output is not None:
-                buffers.setdefault(program.output, np.empty((len(rows), program.sizes[program.output]), dtype))
-            result = np.empty((len(rows), program.sizes[program.result]), dtype) if out is None else out[part]
-            own = start.part(part)
-            self._programs.run(compiled, rows, result, part.start, self.settings, own, buffers, notes, True)
-            if notes is not None and not self._programs.backend.judges:
-                self._judge(rows, result[:, None], own, notes, True, part.start)
-            if output is not None:
-                output[part] = buffers[program.output].reshape(output[part].shape)
-            buffers = {**buffers, program.result: result}
-            if 0 in wanted:  # the input's activations are the input
-                buffers[0] = as_rows(to_host(rows), dtype)
-
-            def by_name(of: dict[int, int], buffers: dict[int, np.ndarray] = buffers) -> dict[str, np.ndarray]:
-                return {name: buffers[of[v]].reshape(-1, *shape) for name, (shape, v) in nodes.items()}
-
-            yield part, by_name(lowered.relevance), by_name(lowered.values) if activations else {}
-
-    def _layer(self, name: str) -> tuple[Any, int]:
-        """The shape of a layer's output for one sample, and its value in the plan."""
-        i = next(i for i, node in enumerate(self.explained_model.nodes) if node.name == name)
-        return self.explained_model.nodes[i].shape, self.plan.values[i]
-
-    def activations(self, x: Any, layer: str, out: np.ndarray, output: np.ndarray | None = None) -> None:
-        """Write what a layer puts out to ``out``, and the model's outputs to ``output`` if given; compute no more."""
-        x = self._pack(x)
-        shape, value = self._layer(layer)
-        compiled, buffer, output_buffer = self._programs.activations(value, output=output is not None)
-        if compiled is None:  # the input itself, in another shape
-            out[:] = as_rows(to_host(x), out.dtype).reshape(out.shape)
-            if output is not None:
-                output[:] = to_host(self._outputs(x)).reshape(output.shape)
-            return
-        for part in self._programs.chunks(len(x), self._per_sample + math.prod(shape) * out.itemsize):
-            keep = None if output is None or buffer == output_buffer else {output_buffer: output[part]}
-            self._programs.run(compiled, x[part], out[part], part.start, self.settings, keep=keep)
-        if output is not None and buffer == output_buffer:
-            output[:] = out.reshape(output.shape)
-
-    def relevance_of(
-        self, x: Any, target: Any, layer: str, notes: list[Any] | None = None, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Relevance of a layer, (samples, *shape), of several targets (samples, targets, *shape); nothing below it.
-
-        The growth of relevance down to the layer is appended to ``notes`` if given; the result is written to ``out``.
-        """
-        x = self._pack(x)
-        start, axes = self._start(x, target)
-        shape, value = self._layer(layer)
-        _, compiled = self._programs.storing([value], whole=False)
-        result = np.empty((len(x), *axes, *shape), self.settings.dtype) if out is None else out
-        size = math.prod(axes) * math.prod(shape) * self.settings.dtype.itemsize
-        for part in self._programs.chunks(len(x), self._per_sample + size):
-            into = np.empty((*axes, part.stop - part.start, *shape), self.settings.dtype) if axes else result[part]
-            self._programs.run(
-                compiled, x[part], into, part.start, self.settings, start.part(part), notes=notes, exact=True
-            )
-            if axes:
-                result[part] = into.swapaxes(0, 1)
-        if notes is not None and not self._programs.backend.judges:
-            self._judge(x, result if axes else result[:, None], start, notes, True)
-        return result
 
     def _empty(self, shape: tuple[int, ...], x: Any) -> Any:
         """An array for the result, where the inputs are."""

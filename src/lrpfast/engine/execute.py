@@ -13,6 +13,7 @@ from ..errors import DeviceError, SampleError
 from ..kernels import DEFAULT_START, Backend, Compiled, Fault, Start, backend
 from ..kernels.arrays import as_tensors, empty_like, is_tensor, module_of, on_device, to_host
 from ..model.graph import Model
+from . import sequences
 from .inputs import PRECISIONS, check_precision
 from .io_layout import IOLayout
 from .lower import lower_forward
@@ -114,6 +115,10 @@ def predict(
     model: Model, x: Any, *, precision: str = "float32", device: str = "auto", threads: int | None = None
 ) -> Any:
     """`Model.predict`: compiles the forward pass once per model and precision."""
+    x, _, samples = sequences.arranged(model, x)
+    if samples is not None:
+        outputs = samples.run(lambda _, x: predict(model, x, precision=precision, device=device, threads=threads))
+        return sequences.joined_outputs(outputs)
     dtype_name, tf32 = check_precision(precision)
     dtype = np.dtype(dtype_name)
     count = check_threads(threads) or get_num_threads()

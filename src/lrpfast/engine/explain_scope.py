@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, ShapeError
 from ..kernels import Start
-from ..model.canonize import canonize
+from ..model.canonize import Folds, canonize
 from ..model.graph import Model, with_layers
 from ..model.layers import Dense
 from ..model.layers.base import whole
@@ -40,7 +40,12 @@ def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
 
 
 def explained_part(
-    model: Model, assignment: Assignment, canonizes: bool, stripped: Sequence[str], start: Any
+    model: Model,
+    assignment: Assignment,
+    canonizes: bool,
+    stripped: Sequence[str],
+    start: Any,
+    folds: Folds | None = None,
 ) -> tuple[Model, Assignment]:
     """The explained part of the model, which ends with the layer to explain, and the rules of its layers.
 
@@ -49,7 +54,7 @@ def explained_part(
     """
     whole = model.without_output_activation(stripped)
     if canonizes:
-        whole = canonize(whole, assignment.kept)
+        whole = canonize(whole, assignment.kept, folds)
     if start is None:
         return whole, assignment
     part, rules = whole.until(start), rules_of(assignment, whole.needed(start))

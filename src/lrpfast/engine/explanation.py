@@ -10,6 +10,9 @@ import numpy as np
 from .. import table
 from .balance import Conservation
 
+#: Arrays whose shapes the repr shows.
+SHOWN = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -18,7 +21,8 @@ class Explanation:
     Attributes
     ----------
     relevance : array, shaped like the input
-        A list of arrays for a model with several inputs.
+        A list of arrays for a model with several inputs, a dict by their names if these came in one; of samples
+        of different shapes a list of arrays each.
     output : array, shape (samples, *output_shape)
         The model's output before a final softmax, its logarithm or a sigmoid, less ``y_ref``.
         A list of arrays for a model with several outputs.
@@ -54,6 +58,8 @@ class Explanation:
 
     def _head(self) -> str:
         layers = "" if self.layers is None else f", {len(self.layers)} layers"
-        arrays = self.relevance if isinstance(self.relevance, list) else [self.relevance]
-        shapes = ", ".join(str(tuple(a.shape)) for a in arrays)
+        inputs = self.relevance.values() if isinstance(self.relevance, dict) else [self.relevance]
+        arrays = [a for of_input in inputs for a in (of_input if isinstance(of_input, list) else [of_input])]
+        arrays = [a for of_samples in arrays for a in (of_samples if isinstance(of_samples, list) else [of_samples])]
+        shapes = ", ".join(str(tuple(a.shape)) for a in arrays[:SHOWN]) + ", …" * (len(arrays) > SHOWN)
         return f"relevance {shapes} {arrays[0].dtype}{layers}"

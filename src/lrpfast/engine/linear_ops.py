@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..kernels.contraction_ops import Contract, Divide, Output, Redistribute, Share, Term
+from ..kernels.contraction_ops import Contract, Divide, Output, Redistribute, Share, Term, WeightsOrigin
 from ..kernels.ops import Scale, ShareRemainder
 from ..kernels.program import Program
-from ..rules import Gradient, Pass, Product
+from ..rules import WEIGHT_PARTS, Gradient, Pass, Product
 from . import nonlinear_ops
 from .plan import GroupPlan, LinearPlan
 from .program_builder import ProgramBuilder
@@ -82,14 +82,14 @@ def _term(
 ) -> Term:
     """One contraction forwards, over the j-th of the layer's inputs."""
     assert source is not None
-    weights, sign = _weights(builder, step, j, weight, of, False)
-    return Term(source, weights, part, accumulator, step.operator.geometry(False, weight), sign)
+    weights, sign, origin = _weights(builder, step, j, weight, of, False)
+    return Term(source, weights, part, accumulator, step.operator.geometry(False, weight), sign, origin)
 
 
 def _weights(
     builder: ProgramBuilder, step: LinearPlan, j: int, part: str, of: str, backward: bool, scatter: bool = False
-) -> tuple[Any, int]:
-    """A part of the weights for the j-th input, and their sign; the same array whenever it is asked for."""
+) -> tuple[Any, int, WeightsOrigin | None]:
+    """A part of the weights for the j-th input, their sign and origin; the same array whenever it is asked for."""
     op = step.operator
     sign = op.sign(part, of)
     part = "w" if sign else part
@@ -99,7 +99,21 @@ def _weights(
             builder.weight_parts[key] = op.scatter_weights(j, part, of, step.gamma, builder.dtype)
         else:
             builder.weight_parts[key] = op.weights(j, part, of, step.gamma, builder.dtype, backward)
-    return builder.weight_parts[key], sign
+    return builder.weight_parts[key], sign, _origin(builder, step, key)
+
+
+def _origin(builder: ProgramBuilder, step: LinearPlan, key: tuple[Any, ...]) -> WeightsOrigin | None:
+    """What a part of the weights is derived from, whatever the size of the layer's input."""
+    op = step.operator
+    _, j, part, of, backward, scatter = key
+    taps = op.weight_taps(backward and not scatter)
+    if taps is None:
+        return None
+    layer = step.layer  # of which another one may have the same kernel, as one without its activation
+    owner = layer.kernel if of == "kernel" and hasattr(layer, "kernel") else layer
+    function = WEIGHT_PARTS[part]
+    form = (type(layer), op.kernels[j].shape, op.kernels[j].strides)
+    return WeightsOrigin(owner, (form, j, function, of, step.gamma, builder.dtype.name, backward, scatter, taps))
 
 
 def _contract(step: LinearPlan, terms: tuple[Term, ...], outputs: tuple[Output, ...], rows: int) -> Contract:
@@ -240,10 +254,11 @@ def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Di
     for t in step.back:
         source = groups[t.group].out if groups else r
         of = "kernel" if t.of == "kernel" else "bias"
-        weights, sign = _weights(builder, step, j, t.weight, of, True, scatter)
+        weights, sign, origin = _weights(builder, step, j, t.weight, of, True, scatter)
         if t.of == "bias/n":
             source, weights = _divided_bias(builder, step, source, weights)
-        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not scatter, t.weight), sign))
+            origin = None
+        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not scatter, t.weight), sign, origin))
     shares = []
     for s in step.shares:
         key = {"x-low": "low", "x-high": "high"}.get(s.part)

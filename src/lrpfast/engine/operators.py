@@ -238,6 +238,15 @@ class Operator:
         parts = (array[which].swapaxes(0, 1) for which in used)  # (groups, taps, K, N)
         return tuple(t.reshape(t.shape[0], -1, t.shape[3]) for t in parts)
 
+    def weight_taps(self, backward: bool) -> tuple[bytes, ...] | None:
+        """Which taps' weights `weights` joins in each region; None where they are others at each position."""
+        if self.kind == "local":
+            return None
+        if self.taps is None:
+            return ()
+        _, used = self._backward if backward else self._forward
+        return tuple(which.tobytes() for which in used)
+
     def scatters(self, most: int) -> bool:
         """Whether so few channels are on the input's side that a `Redistribute` had better scatter."""
         if self.taps is None or self.kind != "dense" or self.kernels[0].shape[1] > 1 or self.columns > most:

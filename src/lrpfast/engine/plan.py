@@ -12,6 +12,7 @@ from ..model.layers import RNN, Activation, Layer
 from ..rules import Gradient, Pass, Product, Rule, Stabilizer
 from ..rules.rule import changed
 from .operators import Operator
+from .row_selection import Rows
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class Plan:
 
     ``values`` gives each node's output as a value; nodes that change nothing share their input's.
     ``relu_consumers`` has each value that only a plain ReLU takes, with the ReLU's value: the layer below may
-    compute both in one go.
+    compute both in one go. ``model`` is the caller's with its selections early; ``nodes`` has for each of the caller's
+    nodes the one that computes it, and which rows of it this one has, if not all.
     """
 
     model: Model
@@ -164,6 +166,7 @@ class Plan:
     sizes: tuple[int, ...]  # of each value
     mask_nan: bool
     relu_consumers: dict[int, int]
+    nodes: tuple[tuple[int, Rows | None], ...]
 
     @property
     def contractions(self) -> int:

@@ -20,6 +20,7 @@ from ..rules.roles import ROUTE, role
 from .graph_ir import PlanNode, steps_of
 from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan, Step, Sum
 from .plan_linear import plan_linear
+from .row_selection import select_early
 from .sign_analysis import common, sign_of, signs_of
 from .tables import plan_budget
 
@@ -47,6 +48,8 @@ def make_plan(
     RuleError
         When a rule gives inputs a share of the bias and features are masked.
     """
+    early = select_early(model, assignment)
+    model, assignment = early.model, early.assignment
     units, values, sizes = steps_of(model, assignment, plan_budget(model, memory, data))
     outputs = [values[i] for i in model.outputs]
     sign = sign_of(np.asarray(input_range)) if input_range is not None else 0
@@ -71,7 +74,7 @@ def make_plan(
             head = (unit.node, unit.name, unit.layer, unit.shapes, unit.shape, unit.rule, unit.inputs, unit.output)
             steps.append(LayerPlan(*head))
     relu_consumers = {value: relu.output for value, relu in relus.items()}
-    return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan, relu_consumers)
+    return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan, relu_consumers, early.nodes)
 
 
 def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[int], count: int) -> list[bool]:

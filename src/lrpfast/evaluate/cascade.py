@@ -13,8 +13,8 @@ from ..analyzer import Analyzer
 from ..engine.inputs import as_real
 from ..errors import InputError, RelevanceWarning
 from ..kernels.arrays import to_host
-from ..model.graph import Model
 from ..model.rewrites import has_weights
+from ..readers import as_model
 from ..table import Tabular
 
 #: Pixels on a side of the window of structural similarity, and its constants.
@@ -56,7 +56,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 def randomization(
-    model: Model, rule: Any, x: Any, *, target: Any = "max", absolute: bool = False, seed: int = 0, **settings: Any
+    model: Any, rule: Any, x: Any, *, target: Any = "max", absolute: bool = False, seed: int = 0, **settings: Any
 ) -> Randomization:
     """Compare relevance with that of models whose weights are random from a layer to the output.
 
@@ -64,7 +64,7 @@ def randomization(
 
     Parameters
     ----------
-    model : Model
+    model : Model, or what `Analyzer` takes in place of one
     rule : Rule, Composite or str
     x : array, shape (samples, *input_shape)
     target : optional
@@ -95,6 +95,7 @@ def randomization(
     >>> list(result.correlation)
     ['dense_1', 'dense']
     """
+    model = as_model(model)
     if isinstance(model.input_shape, list) or isinstance(model.output_shape, list):
         raise InputError("randomization evaluates models of one input and one output")
     values = to_host(as_real(x, "x"))

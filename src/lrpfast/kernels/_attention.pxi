@@ -163,10 +163,10 @@ cdef void score_relevance(const Code* code, const Operation* op, const Heads* h,
     With x = scale z, capped, and the bias b: R_x = x (R_a − a Σ R_a), of which x − b keep their part, and s = R_z / z.
     """
     cdef const real* bias = <const real*>op.values
-    cdef real scale = <real>op.p[0], cap = <real>op.p[1], small = <real>op.p[2]
+    cdef real scale = <real>op.p[0], cap = <real>op.p[1], of_product = <real>op.p[2], of_sum = <real>op.p[3]
     cdef real half = <real>0.5, x, y, r
-    cdef Py_ssize_t j, step = 0
-    cdef int zero = op.stabilizer == ZERO
+    cdef Py_ssize_t j, sum, step = 0
+    cdef int kind = op.stabilizer, zero = kind == ZERO
     if zero and cap == 0 and bias == NULL:
         code.kernels.score_back(h.m, z, weights, total, op.p[0], s)
         return
@@ -181,19 +181,17 @@ cdef void score_relevance(const Code* code, const Operation* op, const Heads* h,
         x = scale * z[j]
         if cap != 0:
             x = <real>(cap * tanh(<double>(x / cap)))
-        y = x
-        if bias != NULL:
-            y = x + bias[j * step]
-            r = x * (y * r / stabilized(y, small, zero))
-        else:
-            r = x * r
-        s[j] = r / stabilized(z[j], small, zero)
+        y = x if bias == NULL else x + bias[j * step]
+        r = y * r
+        for sum in range(op.count, 0, -1):
+            r = (y if sum > 1 else x) * (r / stabilized(y, of_sum, kind))
+        s[j] = r / stabilized(z[j], of_product, kind)
 
 
-cdef inline real stabilized(real z, real value, int zero) noexcept nogil:
-    if zero:
+cdef inline real stabilized(real z, real value, int kind) noexcept nogil:
+    if kind == ZERO:
         return value if z == 0 else z
-    return z + value if z >= 0 else z - value
+    return z - value if kind == SIGN and z < 0 else z + value
 
 
 cdef int add_to_keys(const lrpfast_kernels* kernels, const real* by_query, const Heads* h, Py_ssize_t rows,

@@ -50,18 +50,23 @@ cdef void clear(const Operation* op, int added, Py_ssize_t rows, Py_ssize_t nc, 
 
 # Without geometry: a source's rows are the matrix.
 
-cdef int accumulate_skinny(const Code* code, const Operation* op, char** base, Py_ssize_t m0, Py_ssize_t rows,
+cdef int accumulate_many_k(const Code* code, const Operation* op, char** base, Py_ssize_t m0, Py_ssize_t rows,
                            real* sums) noexcept nogil:
-    """As `accumulate`, for a few rows of many k."""
+    """As `accumulate`, for many k and few columns."""
     cdef Py_ssize_t i
-    cdef int t, fine = 1
+    cdef int t, added = 0, fine = 1
     cdef const Term* term
     for i in range(rows if op.inspect else 0):
         fine &= code.kernels.finite(op.depth, <const real*>base[0] + (m0 + i) * op.depth)
     for t in range(op.terms_count):
         term = &op.terms[t]
-        op.kernels.skinny_gemm(rows, op.depth, DEPTH, <const real*>base[term.source] + m0 * op.depth, op.depth,
-                               term.weights[0], sums + term.accumulator * op.plane, op.ld)
+        if term.many_k == NO_MANY_K:
+            continue
+        code.kernels.many_k(
+            term.many_k, rows, op.depth, op.columns, <const real*>base[term.source] + m0 * op.depth, term.weights[0],
+            sums + code.sums, sums + term.accumulator * op.plane, (added >> term.accumulator) & 1,
+            sums + term.second * op.plane, (added >> term.second) & 1, op.ld)
+        added |= 1 << term.accumulator | 1 << term.second
     return fine
 
 
@@ -90,8 +95,8 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize
     cdef int t, added = 0, fine = 1, split_before
     cdef const Term* term
     cdef const real* w
-    if op.skinny and rows <= FEW:
-        return accumulate_skinny(code, op, base, m0, rows, sums)
+    if op.many_k:
+        return accumulate_many_k(code, op, base, m0, rows, sums)
     for k0 from 0 <= k0 < op.depth by DEPTH:
         if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
             return fine
@@ -144,14 +149,16 @@ cdef int contract_rows(const Code* code, const Operation* op, char** base, Py_ss
 
 cdef int redistribute_small_k(const Code* code, const Operation* op, char** base, Py_ssize_t samples,
                               real* unused) noexcept nogil:
-    cdef const lrpfast_share* share = &op.epilogue.share[0]
-    cdef const lrpfast_share* second = &op.epilogue.share[op.epilogue.shares - 1]
-    cdef int bounds = op.small_k == SMALL_K_TWO_BOUNDS
-    cdef int fine = code.kernels.small_k(
-        op.small_k, samples * op.rows, op.depth, base[op.terms[0].source], op.depth, op.terms[0].weights[0],
-        op.terms[op.terms_count - 1].weights[0], op.columns, base[op.reads[0]],
-        (<const real*>share.bound)[0] if bounds else 0, (<const real*>second.bound)[0] if bounds else 0,
-        base[op.writes[0]], op.columns)
+    cdef const Term* last = &op.terms[op.terms_count - 1]
+    cdef double p[4]
+    cdef int i, fine
+    for i in range(op.epilogue.shares):
+        p[i] = op.epilogue.share[i].coefficient
+        if op.small_k == SMALL_K_TWO_BOUNDS:
+            p[i] = (<const real*>op.epilogue.share[i].bound)[0]
+    fine = code.kernels.small_k(
+        op.small_k, samples * op.rows, op.depth, base[op.terms[0].source], base[last.source], op.terms[0].weights[0],
+        last.weights[0], op.columns, base[op.reads[0]], p, base[op.writes[0]])
     return FINE if fine or not op.check else NOT_FINITE
 
 

@@ -70,6 +70,7 @@ cdef extern from "compute.h":
     enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
+        UNSIGNED "LRPFAST_UNSIGNED"
     enum Function "lrpfast_function":
         RELU "LRPFAST_RELU"
         LEAKY_RELU "LRPFAST_LEAKY_RELU"
@@ -99,6 +100,16 @@ cdef extern from "compute.h":
         SMALL_K_SUM "LRPFAST_SUM"
         SMALL_K_TIMES_X "LRPFAST_TIMES_X"
         SMALL_K_TWO_BOUNDS "LRPFAST_TWO_BOUNDS"
+        SMALL_K_TWO_PARTS "LRPFAST_TWO_PARTS"
+        SMALL_K_SPLIT_PARTS "LRPFAST_SPLIT_PARTS"
+        SMALL_K_FOUR_PARTS "LRPFAST_FOUR_PARTS"
+    enum:  # what many_k sums
+        NO_MANY_K "LRPFAST_NO_MANY_K"
+        MANY_X "LRPFAST_MANY_X"
+        MANY_POSITIVE "LRPFAST_MANY_POSITIVE"
+        MANY_NEGATIVE "LRPFAST_MANY_NEGATIVE"
+        MANY_BOTH "LRPFAST_MANY_BOTH"
+        MANY_SIGNS "LRPFAST_MANY_SIGNS"
     ctypedef struct lrpfast_output:
         const void* constant
         int per_row
@@ -122,8 +133,8 @@ cdef extern from "compute.h":
                       void*) noexcept nogil
         void (*block)(Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const void**, const void*, Py_ssize_t, void*,
                       Py_ssize_t, int) noexcept nogil
-        void (*skinny_gemm)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const void*, void*,
-                            Py_ssize_t) noexcept nogil
+        void (*many_k)(int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, const void*, void*, void*, int, void*,
+                       int, Py_ssize_t) noexcept nogil
         void (*load)(Py_ssize_t, const void*, int, int, void*) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, int, int, void*) noexcept nogil
         void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
@@ -134,8 +145,8 @@ cdef extern from "compute.h":
                                 Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t) noexcept nogil
         int (*epilogue_backward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
                                  Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t) noexcept nogil
-        int (*small_k)(int, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const void*, const void*, Py_ssize_t,
-                       const void*, double, double, void*, Py_ssize_t) noexcept nogil
+        int (*small_k)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const void*, const void*, Py_ssize_t,
+                       const void*, const double*, void*) noexcept nogil
         void (*divide)(Py_ssize_t, const void*, const void*, double, int, int, const void*, void*) noexcept nogil
         int (*finite)(Py_ssize_t, const void*) noexcept nogil
         void (*keep_larger)(Py_ssize_t, const void*, Py_ssize_t, void*, void*) noexcept nogil
@@ -174,8 +185,9 @@ ctypedef fused real:
     double
 
 cdef enum:
-    FEW = 4         # rows that take the kernel for many k alone
     NARROW = 8      # rows of a pass over many inputs of few outputs
+    MANY_K_COLUMNS = 16  # outputs up to which many inputs have a kernel of their own,
+    MANY_K_ROWS = 24     # and rows of its pieces
     COLUMNS = 512   # columns whose accumulators are kept at a time
     RUN = 16        # channels from which on a tap's values are read where they lie, not gathered first
     SEGMENTS = 18   # taps that a block of k can touch then: DEPTH / RUN + 2
@@ -238,6 +250,7 @@ cdef struct Term:
     const Geometry* geometry
     Py_ssize_t channels               # of the source that a group contracts
     int same_input              # terms from here on that contract the same input
+    int many_k, second          # what many_k sums, and its second accumulator; 0 where a term before this one has it
     void** weights              # packed, by region; a single one where there is no geometry
     int lazy                    # whether the weights are the model's own, to be packed a block at a time while in use:
     Py_ssize_t row_step, column_step
@@ -279,11 +292,11 @@ cdef struct Operation:
     const void* z_constant
     int check                   # whether to check a redistribution's output on its way
     int inspect                 # whether to check the input's values as they are first loaded
-    int skinny                  # whether skinny_gemm can do it: many k and one vector of columns
+    int many_k                  # whether many_k does it: many k and few columns
     int small_k                 # which form of small_k does it: few k and many columns
     # light operations: what its row's `arguments` are called; columns are a contraction's too, of one group
     int function, stabilizer, flag, detached, length
-    double p[3]
+    double p[4]
     void* values
     void* more_values
     const int64_t* index

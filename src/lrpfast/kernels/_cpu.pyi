@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Self, final
 
 import numpy as np
@@ -9,6 +9,12 @@ LAZY_BYTES: int
 PRODUCTS_FROM: dict[str, int]
 CODES: dict[str, dict[str, int]]
 KERNELS: dict[str, object]
+PACKED: MutableMapping[tuple[object, ...], PackedWeights]
+
+@final
+class PackedWeights:
+    @property
+    def array(self) -> np.ndarray: ...
 
 @final
 class Workspace:

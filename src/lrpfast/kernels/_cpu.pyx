@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 
 import os
 import threading
+import weakref
 
 import numpy as np
 cimport numpy as cnp
@@ -36,7 +37,7 @@ FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_o
 #: The enums of codes.py as they were compiled, for the test that compares them.
 CODES = {
     "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND},
-    "Stabilizer": {"SIGN": SIGN, "ZERO": ZERO},
+    "Stabilizer": {"SIGN": SIGN, "ZERO": ZERO, "UNSIGNED": UNSIGNED},
     "StartMode": {"MAX": MAX, "INDEX": INDEX, "PAIR": PAIR, "ARRAY": ARRAY, "ALL": ALL},
     "FaultCode": {"FINE": FINE, "INPUT_NOT_FINITE": INPUT_NOT_FINITE, "INPUT_OUT_OF_RANGE": INPUT_OUT_OF_RANGE,
                   "NOT_FINITE": NOT_FINITE},
@@ -49,6 +50,8 @@ CODES = {
     "ProductShare": {"SIGNAL": SIGNAL, "HALF": HALF, "PROP": PROP, "ABS": ABS},
     "BiasShare": {"ABSORB": ABSORB, "IGNORE": IGNORE, "DISTRIBUTE": DISTRIBUTE, "SHARE": SHARE},
 }
+#: The packed weights of all programs, by what they are derived from.
+PACKED = weakref.WeakValueDictionary()
 #: Kernels by the name that an operation's row has for them.
 KERNELS = {}
 

@@ -1,6 +1,17 @@
 # Memory that a program's C records lie in and point into.
 
 
+cdef class PackedWeights:
+    """Weights in the kernels' order, or as they are; all programs that have weights of one origin share them."""
+    cdef readonly object array
+    cdef size_t address
+    cdef object __weakref__
+
+    def __cinit__(self, Py_ssize_t nbytes):
+        self.array = np.zeros(max(nbytes, 1) + 64, np.uint8)
+        self.address = (<size_t>cnp.PyArray_DATA(self.array) + 63) & ~<size_t>63
+
+
 cdef class Records:
     """The C records of a program being translated, and the arrays that they point into."""
     cdef Code code
@@ -31,13 +42,26 @@ cdef class Records:
         self.kept_alive.append(array)
         return <const int64_t*>cnp.PyArray_DATA(array)
 
-    cdef size_t packed(self, weights, int sign, const Operation* op) except 0:
-        """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; the same array only once."""
-        # its type must not be inferred
-        cdef tuple key = (id(weights), sign, <size_t>op.kernels, op.tf32)
+    cdef size_t packed(self, weights, origin, int sign, const Operation* op) except 0:
+        """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; once for each origin."""
+        cdef tuple form = (sign, <size_t>op.kernels, op.tf32)
+        # not the array: both directions have the same memory, transposed
+        memory = weights.__array_interface__["data"][0], weights.shape, weights.strides, weights.dtype
+        cdef tuple key = (memory, form)  # its type must not be inferred
+        cdef PackedWeights shared
         kept = self.addresses.get(key)
         if kept is not None:
             return kept[0]
+        shared = None if origin is None else PACKED.get((origin, form))
+        if shared is None:
+            shared = self.pack(weights, sign, op)
+            if origin is not None:
+                PACKED[origin, form] = shared
+        self.kept_alive.append(shared)
+        self.addresses[key] = shared.address, weights
+        return shared.address
+
+    cdef PackedWeights pack(self, weights, int sign, const Operation* op):
         array = np.require(weights, np.float64 if self.code.f64 else np.float32, "A")
         if array.ndim == 2:
             array = array[None]
@@ -45,8 +69,8 @@ cdef class Records:
         cdef Py_ssize_t row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
         cdef Py_ssize_t step = op.kernels.depth_step
         cdef Py_ssize_t bytes_of_k = ceil_to(columns, op.kernels.lanes) * op.kernels.packed_bytes
-        cdef char* out = <char*>self.zeros(groups * ceil_to(depth, step) * bytes_of_k)
-        cdef char* to = out
+        cdef PackedWeights result = PackedWeights(groups * ceil_to(depth, step) * bytes_of_k)
+        cdef char* to = <char*>result.address
         cdef char* data
         for g in range(groups):
             data = <char*>cnp.PyArray_DATA(array[g])
@@ -55,13 +79,19 @@ cdef class Records:
                 op.kernels.pack(kc, columns, data + k0 * row_step * self.itemsize, row_step, column_step, sign,
                                 op.tf32, to)
                 to += ceil_to(kc, step) * bytes_of_k
-        self.addresses[key] = <size_t>out, weights
-        return <size_t>out
+        return result
 
     cdef int keep_lazy(self, source, Term* term) except -1:
         """Large weights as they are: packed a block at a time while in use, and not kept twice."""
-        array = np.require(source.weights, np.float64 if self.code.f64 else np.float32, "A")
-        self.kept_alive.append(array)
+        cdef tuple key = (source.origin, self.code.f64)
+        cdef PackedWeights shared = None if source.origin is None else PACKED.get(key)
+        if shared is None:
+            shared = PackedWeights(0)
+            shared.array = np.require(source.weights, np.float64 if self.code.f64 else np.float32, "A")
+            if source.origin is not None:
+                PACKED[key] = shared
+        self.kept_alive.append(shared)
+        array = shared.array
         term.lazy = 1
         term.row_step, term.column_step = array.strides[0] // self.itemsize, array.strides[1] // self.itemsize
         term.sign = source.sign

@@ -91,6 +91,8 @@ cdef class Translation(Records):
             return (most * ceil_to(op.columns, op.kernels.lanes) + (op.m * most if op.flag else 0)) * self.itemsize
         if op.scatter:
             return op.sums * op.epilogue_plane * self.itemsize
+        if op.many_k:
+            return 2 * op.pass_rows * op.columns * op.kernels.lanes * self.itemsize
         if op.geometry == NULL or op.diagonal:
             return 0
         for t in range(op.terms_count):
@@ -121,7 +123,9 @@ cdef class Translation(Records):
             if (op.depth >= max(PRODUCTS_FROM["depth"], SMALL_K_DEPTH + 1) and op.columns >= PRODUCTS_FROM["columns"]
                     and op.depth * op.columns >= least):
                 products = lrpfast_products_of(isa, op.tf32)
-        if isa >= 2 and op.columns * 2 <= full:
+        op.many_k = (op.contracts and op.geometry == NULL and op.groups == 1 and op.columns <= MANY_K_COLUMNS
+                     and op.depth > DEPTH and not lazy and not op.tf32)
+        if isa >= 2 and op.columns * 2 <= full and not op.many_k:
             isa = 1
         op.kernels = products if products != NULL else lrpfast_kernels_of(isa, self.code.f64)
         op.pass_columns = min(most, ceil_to(op.columns, op.kernels.lanes))
@@ -134,6 +138,8 @@ cdef class Translation(Records):
             op.pass_rows = min(max(rows, <Py_ssize_t>ROWS), <Py_ssize_t>(MOST_ROWS if products != NULL else PASS_ROWS))
         if products == NULL and op.geometry == NULL and op.columns <= op.kernels.lanes and op.depth > DEPTH:
             op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
+        if op.many_k:
+            op.pass_rows = MANY_K_ROWS
         if lazy:
             op.pass_rows = LAZY_ROWS
         if op.diagonal:
@@ -142,23 +148,33 @@ cdef class Translation(Records):
         op.plane = op.epilogue_plane = op.pass_rows * op.ld
         return 0
 
-    cdef int choose_small_k(self, source, Operation* op) except -1:
+    cdef int choose_small_k(self, source, Operation* op, int lazy) except -1:
         """Whether the kernel for few k and many columns can do a whole redistribution, and in which form."""
-        if op.diagonal or op.geometry != NULL or is_lazy(op):
+        if not op.backward or op.diagonal or op.geometry != NULL or lazy:
             return NO_SMALL_K
         if op.depth > SMALL_K_DEPTH or op.columns <= COLUMNS or op.tf32 or source.divide is not None:
             return NO_SMALL_K
-        if any(s.coefficient != 1 or s.accumulator != i for i, s in enumerate(source.shares)):
+        if any(s.accumulator != i for i, s in enumerate(source.shares)):
             return NO_SMALL_K
-        if any(t.accumulator != i for i, t in enumerate(source.terms)):
+        if any(t.accumulator != i for i, t in enumerate(source.terms)) or len(source.terms) != len(source.shares):
             return NO_SMALL_K
-        if len(source.terms) != len(source.shares) or len({t.source for t in source.terms}) > 1:
+        parts = tuple(s.part for s in source.shares)
+        sources = [t.source for t in source.terms]
+        signs = tuple(t.sign for t in source.terms)
+        one_matrix = all(t.weights is source.terms[0].weights for t in source.terms)
+        if parts == ("x+", "x-", "x+", "x-"):
+            pairs = sources[0] == sources[1] and sources[2] == sources[3]
+            return SMALL_K_FOUR_PARTS if one_matrix and pairs and signs == (1, -1, -1, 1) else NO_SMALL_K
+        if len(set(sources)) > 1:
             return NO_SMALL_K
-        parts = [s.part for s in source.shares]
-        if parts in (["1"], ["x"]):
-            return SMALL_K_SUM if parts == ["1"] else SMALL_K_TIMES_X
+        if parts == ("x+", "x-"):
+            return SMALL_K_SPLIT_PARTS if one_matrix and signs == (1, -1) else SMALL_K_TWO_PARTS
+        if any(s.coefficient != 1 for s in source.shares):
+            return NO_SMALL_K
+        if parts in (("1",), ("x",)):
+            return SMALL_K_SUM if parts == ("1",) else SMALL_K_TIMES_X
         scalar = all(s.bound is not None and np.size(s.bound) == 1 for s in source.shares)
-        return SMALL_K_TWO_BOUNDS if parts == ["x-low", "x-high"] and scalar else NO_SMALL_K
+        return SMALL_K_TWO_BOUNDS if parts == ("x-low", "x-high") and scalar else NO_SMALL_K
 
     cdef int translate_terms(self, source, Operation* op) except -1:
         """What both kinds of contractions have: shapes, kernels and weights."""
@@ -185,17 +201,15 @@ cdef class Translation(Records):
                          and op.depth * op.columns * self.itemsize > LAZY_BYTES)
         op.sums = 1 + max([term_of.accumulator for term_of in source.terms])
         self.choose_kernels(op, lazy)
+        op.small_k = self.choose_small_k(source, op, lazy)
+        if op.many_k:
+            choose_many_k(source, op)
         if op.scatter:  # a sample's sums, in the order of its values
             require(op.columns <= COLUMNS, source, "too many taps")
             op.epilogue_plane = ceil_to(self.sizes[source.out], 16)  # lanes of the widest vectors
         for i in range(op.terms_count):
             self.translate_term(source.terms[i], source, op, &op.terms[i], lazy)
         count_same_input(op)
-        # blocks of several terms in one sum would be added in another order
-        op.skinny = (op.geometry == NULL and not op.diagonal and not lazy and op.kernels.split == NULL
-                     and op.columns <= op.kernels.lanes
-                     and op.depth > DEPTH and not op.tf32 and op.sums == op.terms_count
-                     and all(t.part == "x" for t in source.terms))
         return 0
 
     cdef int translate_term(self, source, operation, Operation* op, Term* term, int lazy) except -1:
@@ -213,10 +227,20 @@ cdef class Translation(Records):
         term.one_weight = op.diagonal and all(w.shape[1] == 1 for w in matrices)
         if lazy:
             return self.keep_lazy(source, term)
+        if op.many_k:
+            if term.many_k:
+                sign = 0 if term.many_k >= MANY_BOTH else source.sign
+                origin = None if source.origin is None else (source.origin, "transposed")
+                term.weights[0] = <void*>self.packed(matrices[0].T, origin, sign, op)
+            return 0
         for r, w in enumerate(matrices):
             if op.diagonal and w.shape[1] < op.width and not term.one_weight:
                 w = np.repeat(w, op.width, 1)  # one form for all regions
-            address = self.diagonal(w, op) if op.diagonal else self.packed(w, source.sign, op)
+            if op.diagonal:
+                address = self.diagonal(w, op)
+            else:
+                sign = 0 if op.small_k >= SMALL_K_SPLIT_PARTS else source.sign
+                address = self.packed(w, None if source.origin is None else (source.origin, r), sign, op)
             term.weights[r] = <void*>address
         return 0
 
@@ -245,7 +269,6 @@ cdef class Translation(Records):
             epilogue.share[i].part = SHARE_PARTS[share.part]
             epilogue.share[i].bound = self.vector(share.bound)
             epilogue.share[i].step = share.bound is not None and np.size(share.bound) > 1
-        op.small_k = self.choose_small_k(source, op)
         op.epilogue_buffers[0], op.epilogue_buffers[1] = source.x, source.out
         op.epilogue_buffers[2] = op.epilogue_buffers[3] = -1
         divide = source.divide
@@ -310,6 +333,28 @@ cdef class Translation(Records):
 
 cdef inline int is_lazy(const Operation* op) noexcept:
     return op.terms_count and op.terms[0].lazy
+
+
+cdef int choose_many_k(source, Operation* op) except -1:
+    """What the kernel for many k sums for each term: products of signs of the same weights at once."""
+    cdef int i
+    terms = source.terms
+    products = [(t.part, t.sign, t.accumulator) for t in terms]
+    one_matrix = all(t.weights is terms[0].weights and t.source == terms[0].source for t in terms)
+    first, second = terms[0].accumulator, terms[min(1, len(terms) - 1)].accumulator
+    for i, t in enumerate(terms):
+        op.terms[i].many_k = {"x": MANY_X, "x+": MANY_POSITIVE, "x-": MANY_NEGATIVE}[t.part]
+        op.terms[i].second = t.accumulator
+    merged = {
+        MANY_BOTH: [("x", 0, first), ("x+", 1, second), ("x-", -1, second)],
+        MANY_SIGNS: [("x+", 1, first), ("x+", -1, second), ("x-", 1, second), ("x-", -1, first)],
+    }
+    for form, alike in merged.items():
+        if one_matrix and products == alike and first != second:
+            for i in range(op.terms_count):
+                op.terms[i].many_k = NO_MANY_K
+            op.terms[0].many_k, op.terms[0].second = form, second
+    return 0
 
 
 cdef void count_same_input(Operation* op) noexcept:

@@ -20,10 +20,11 @@ class Part(IntEnum):
 
 
 class Stabilizer(IntEnum):
-    """What is added to a denominator: a value of its sign, or a value where it is zero."""
+    """What is added to a denominator: a value of its sign, a value where it is zero, or a value everywhere."""
 
     SIGN = 0
     ZERO = 1
+    UNSIGNED = 2
 
 
 class StartMode(IntEnum):
@@ -107,7 +108,7 @@ INPUT_PARTS = {"x": Part.X, "x+": Part.POSITIVE, "x-": Part.NEGATIVE}
 #: What a redistributed sum is multiplied by, element by element.
 SHARE_PARTS = {**INPUT_PARTS, "1": Part.ONE, "x-low": Part.X_MINUS_BOUND, "x-high": Part.X_MINUS_BOUND}
 #: Stabilizers by the name that rules have for them.
-STABILIZERS = {"sign": Stabilizer.SIGN, "zero": Stabilizer.ZERO}
+STABILIZERS = {"sign": Stabilizer.SIGN, "zero": Stabilizer.ZERO, "unsigned": Stabilizer.UNSIGNED}
 #: Modes of `Start`.
 START_MODES = {mode.name.lower(): mode for mode in StartMode}
 #: Activation functions by the name that layers have for them.

@@ -43,6 +43,8 @@
 
 /* Baseline: 16-byte vectors. On 64-bit Arm this is NEON with its fused multiply-add. */
 #define VBYTES 16
+#define MAX(a, b) WHERE((a) > (b), a, b)
+#define MIN(a, b) WHERE((a) < (b), a, b)
 #define T float
 #define SINGLE 1
 #define NAME(x) JOIN(x, _f32_base)
@@ -71,6 +73,8 @@
 #undef SINGLE
 #undef NAME
 #undef FMA
+#undef MAX
+#undef MIN
 #undef WIDE
 #undef VBYTES
 
@@ -89,20 +93,28 @@
 #define SINGLE 1
 #define NAME(x) JOIN(x, _f32_v3)
 #define FMA(a, b, c) ((v_f32_v3)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define MAX(a, b) ((v_f32_v3)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define MIN(a, b) ((v_f32_v3)_mm256_min_ps((__m256)(a), (__m256)(b)))
 #include "tile.h"
 #undef T
 #undef SINGLE
 #undef NAME
 #undef FMA
+#undef MAX
+#undef MIN
 #define T double
 #define SINGLE 0
 #define NAME(x) JOIN(x, _f64_v3)
 #define FMA(a, b, c) ((v_f64_v3)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
+#define MAX(a, b) ((v_f64_v3)_mm256_max_pd((__m256d)(a), (__m256d)(b)))
+#define MIN(a, b) ((v_f64_v3)_mm256_min_pd((__m256d)(a), (__m256d)(b)))
 #include "tile.h"
 #undef T
 #undef SINGLE
 #undef NAME
 #undef FMA
+#undef MAX
+#undef MIN
 #undef WIDE
 #undef VBYTES
 #if defined(__clang__)
@@ -125,6 +137,8 @@
 #define SINGLE 1
 #define NAME(x) JOIN(x, _f32_v4)
 #define FMA(a, b, c) ((v_f32_v4)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define MAX(a, b) ((v_f32_v4)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define MIN(a, b) ((v_f32_v4)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #include "tile.h"
 #if HAVE_AMX
 #if defined(__clang__)
@@ -146,15 +160,21 @@
 #undef SINGLE
 #undef NAME
 #undef FMA
+#undef MAX
+#undef MIN
 #define T double
 #define SINGLE 0
 #define NAME(x) JOIN(x, _f64_v4)
 #define FMA(a, b, c) ((v_f64_v4)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
+#define MAX(a, b) ((v_f64_v4)_mm512_max_pd((__m512d)(a), (__m512d)(b)))
+#define MIN(a, b) ((v_f64_v4)_mm512_min_pd((__m512d)(a), (__m512d)(b)))
 #include "tile.h"
 #undef T
 #undef SINGLE
 #undef NAME
 #undef FMA
+#undef MAX
+#undef MIN
 #undef WIDE
 #undef VBYTES
 #if defined(__clang__)

@@ -13,7 +13,7 @@
 
 /* codes.py's Part and Stabilizer; the last part is x − low or x − high, whose bound comes beside it. */
 enum lrpfast_part { LRPFAST_X, LRPFAST_POSITIVE, LRPFAST_NEGATIVE, LRPFAST_ONE, LRPFAST_X_MINUS_BOUND };
-enum lrpfast_stabilizer { LRPFAST_SIGN, LRPFAST_ZERO };
+enum lrpfast_stabilizer { LRPFAST_SIGN, LRPFAST_ZERO, LRPFAST_UNSIGNED };
 /* codes.py's Function. */
 enum lrpfast_function {
     LRPFAST_RELU, LRPFAST_LEAKY_RELU, LRPFAST_PRELU, LRPFAST_ELU, LRPFAST_SELU, LRPFAST_GELU, LRPFAST_SILU,
@@ -22,7 +22,15 @@ enum lrpfast_function {
     LRPFAST_LOG, LRPFAST_SOFTMAX, LRPFAST_LOG_SOFTMAX
 };
 /* What `small_k` makes of its sums; see there. */
-enum lrpfast_small_k { LRPFAST_NO_SMALL_K, LRPFAST_SUM, LRPFAST_TIMES_X, LRPFAST_TWO_BOUNDS };
+enum lrpfast_small_k {
+    LRPFAST_NO_SMALL_K, LRPFAST_SUM, LRPFAST_TIMES_X, LRPFAST_TWO_BOUNDS, LRPFAST_TWO_PARTS, LRPFAST_SPLIT_PARTS,
+    LRPFAST_FOUR_PARTS
+};
+/* What `many_k` sums; see there. A term without a form is part of the one before. */
+enum lrpfast_many_k {
+    LRPFAST_NO_MANY_K, LRPFAST_MANY_X, LRPFAST_MANY_POSITIVE, LRPFAST_MANY_NEGATIVE, LRPFAST_MANY_BOTH,
+    LRPFAST_MANY_SIGNS
+};
 
 /* What becomes of a contraction's sums; see tile_epilogue.h, whose functions take the buffers beside it. */
 typedef struct {
@@ -54,8 +62,8 @@ typedef struct {
     /* Where there is one, `block` reads rows as this leaves them: `count` of `rows` at a time, from the first-th on. */
     void (*split)(ptrdiff_t rows, ptrdiff_t first, ptrdiff_t count, ptrdiff_t segments, const ptrdiff_t *lengths,
                   const void *const *input, void *split);
-    void (*skinny_gemm)(ptrdiff_t rows, ptrdiff_t K, ptrdiff_t depth, const void *input, ptrdiff_t lda,
-                        const void *packed, void *sums, ptrdiff_t ldc);
+    void (*many_k)(int form, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t columns, const void *input, const void *packed,
+                   void *scratch, void *first, int add_first, void *second, int add_second, ptrdiff_t ld);
     void (*load)(ptrdiff_t n, const void *input, int part, int tf32, void *output);
     void (*pack)(ptrdiff_t depth, ptrdiff_t columns, const void *weights, ptrdiff_t row_step, ptrdiff_t column_step,
                  int sign, int tf32, void *packed);
@@ -69,9 +77,8 @@ typedef struct {
     int (*epilogue_backward)(const lrpfast_epilogue *epilogue, void *const *buffers, ptrdiff_t rows,
                              const ptrdiff_t *at, const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n,
                              const void *sums, ptrdiff_t plane, ptrdiff_t ld);
-    int (*small_k)(int form, ptrdiff_t rows, ptrdiff_t K, const void *source, ptrdiff_t lda, const void *packed,
-                   const void *packed2, ptrdiff_t columns, const void *input, double low_bound, double high_bound,
-                   void *output, ptrdiff_t ld);
+    int (*small_k)(int form, ptrdiff_t rows, ptrdiff_t K, const void *source, const void *source2, const void *packed,
+                   const void *packed2, ptrdiff_t columns, const void *input, const double *p, void *output);
     void (*divide)(ptrdiff_t n, const void *relevance, const void *denominator, double value, int stabilizer, int mask,
                    const void *masking, void *output);
     int (*finite)(ptrdiff_t n, const void *input);

@@ -6,12 +6,36 @@ redistribution above it, or an operation of its own. Records hold arrays and num
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 
 from .geometry import Geometry
 from .operation import Operation
+
+
+class WeightsOrigin:
+    """What weights are derived from: programs share the packed form of weights with equal origins.
+
+    Parameters
+    ----------
+    owner : object
+        The layer that has the weights; it does not change, and lives as long as its packed weights.
+    derivation : tuple
+        Everything else that the weights depend on.
+    """
+
+    __slots__ = ("derivation", "owner")
+
+    def __init__(self, owner: object, derivation: tuple[Hashable, ...]) -> None:
+        self.owner, self.derivation = owner, derivation
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WeightsOrigin) and self.owner is other.owner and self.derivation == other.derivation
+
+    def __hash__(self) -> int:
+        return hash((id(self.owner), self.derivation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +48,7 @@ class Term:
     Taps outside contribute nothing.
 
     ``sign`` +1 takes w⁺ of the weights and −1 takes w⁻, so that neither need be stored.
+    ``origin`` says what the weights are derived from; weights without one are packed for each program.
 
     Of a diagonal operation: out channel c gets Σ_taps part(source[tap, c]) · factor · weights[tap, c];
     ``weights`` has shape (taps, C), or (taps, 1) for all channels alike, one such array for
@@ -36,6 +61,7 @@ class Term:
     accumulator: int = 0
     geometry: Geometry | None = None
     sign: int = 0
+    origin: WeightsOrigin | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,7 +56,8 @@ def samples_at_once(program: Program, width: int) -> int:
     """
     itemsize = np.dtype(program.dtype).itemsize
     result = program.output if program.result is None else program.result
-    cached = CACHE_BYTES // max(1, (width + program.sizes[0] + program.sizes[result]) * itemsize)
+    values = max(1, width + program.sizes[0] + program.sizes[result])
+    cached = CACHE_BYTES // (values * itemsize)
     by_rows: dict[int, int] = {}
     for operation in (*program.forward, *program.backward):
         if not getattr(operation, "diagonal", False):
@@ -68,7 +69,7 @@ def samples_at_once(program: Program, width: int) -> int:
         return min(MOST_SAMPLES, 1 + FLOPS_PER_BYTE * weights // max(1, total))
     fewest = min((rows for rows, flop in by_rows.items() if rows and flop >= HEAVY * total), default=1)
     reread = sum(flop // (2 * rows) for rows, flop in by_rows.items() if rows)
-    rows = min(MOST_ROWS, max(MINIMUM_ROWS, -(-reread // max(1, width)) // ROWS * ROWS))
+    rows = min(MOST_ROWS, max(MINIMUM_ROWS, -(-reread // values) // ROWS * ROWS))
     return max(1, -(-rows // fewest), cached // ROWS * ROWS)
 
 

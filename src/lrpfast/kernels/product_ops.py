@@ -131,10 +131,11 @@ class Heads:
 def _attention(operation: AttentionOp | AttentionBack) -> dict[str, Any]:
     h = operation.shape
     sizes = (h.lead, h.heads, h.kv_heads, h.n, h.m, h.d, h.e, h.before, h.after)
-    stabilizer = getattr(operation, "stabilizer", 1.0)
+    stabilizers = (getattr(operation, "stabilizer", 1.0), getattr(operation, "sum_stabilizer", 1.0))
     return {
         "index": np.array((*sizes, *h.steps), np.int64),
-        "p": (h.scale, h.softcap, stabilizer),
+        "p": (h.scale, h.softcap, *stabilizers),
+        "count": getattr(operation, "sums", 0),
         "stabilizer": STABILIZERS[getattr(operation, "kind", "sign")],
         "values": h.bias,
         "more_values": h.seen,
@@ -163,8 +164,9 @@ class AttentionOp(Operation):
 class AttentionBack(Operation):
     """Relevance of queries, keys and values under AttnLRP, of s = R / stabilized out; nothing n × m is stored.
 
-    ``detached``: the weights are constants, so that the values get all, and ``to_q`` and ``to_k`` are None. Stabilizer
-    and kind are those of the scores' denominators.
+    ``detached``: the weights are constants, so that the values get all, and ``to_q`` and ``to_k`` are None.
+    ``stabilizer`` is that of the products of queries and keys, ``sum_stabilizer`` that of their ``sums`` with a bias
+    and a mask, one after the other; both are of one kind.
     """
 
     q: int
@@ -179,5 +181,7 @@ class AttentionBack(Operation):
     to_v: int
     shape: Heads
     stabilizer: float
+    sum_stabilizer: float
+    sums: int
     kind: str
     detached: bool

@@ -6,6 +6,7 @@
  *   NAME   a macro that makes a name unique to the pair
  *   VBYTES the vector width in bytes
  *   FMA(a, b, c)  a * b + c on vectors, fused where the instruction set can
+ *   MAX(a, b), MIN(a, b)  of vectors; b where one of the two is NaN
  *   WIDE   1 where there are 32 vector registers, 0 where there are 16
  *
  * Each output's sum runs over k in order, one fused multiply-add a step, whatever
@@ -24,6 +25,7 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_pack.h"
 #include "tile_epilogue.h"
 #include "tile_small_k.h"
+#include "tile_many_k.h"
 #include "tile_elementwise.h"
 #include "tile_functions.h"
 #if !SINGLE
@@ -33,7 +35,7 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 
 /* What tile_amx.h has no other form of. */
 #define KERNELS_BUT_PRODUCTS                                                               \
-    .skinny_gemm = NAME(skinny_gemm), .load = NAME(load), .gather = NAME(gather), .channelwise = NAME(channelwise), \
+    .many_k = NAME(many_k), .load = NAME(load), .gather = NAME(gather), .channelwise = NAME(channelwise), \
     .epilogue_forward = NAME(epilogue_forward), .epilogue_backward = NAME(epilogue_backward), .small_k = NAME(small_k), \
     .divide = NAME(divide), .finite = NAME(finite), .keep_larger = NAME(keep_larger), \
     .add_to_winner = NAME(add_to_winner), .add = NAME(add), .relu = NAME(relu), .absolute = NAME(absolute), \

@@ -1,4 +1,4 @@
-/* The micro-kernel: a tile of sums in registers over one block of k, and its form for few rows and many k. */
+/* The micro-kernel: a tile of sums in registers over one block of k. */
 
 /* One block of k: `segments` runs of lengths[s] consecutive k, of which row i's values are at
  * rows[s * LRPFAST_ROWS + i]. A dense layer has one run; a convolution has one for each tap. */
@@ -103,36 +103,5 @@ static void NAME(block)(ptrdiff_t rows, ptrdiff_t segments, const ptrdiff_t *len
             entry->run(segments, lengths, A + i, B, C + i * ldc + n, ldc, accumulate);
         }
         B += depth * width;
-    }
-}
-
-/* C[row] = A[row] · packed B for one vector of columns and many k, `depth` to a block:
- * eight blocks at once, added in order. The same sums as one block after another, but
- * no multiply-add waits for the one before; with few rows nothing else would fill the time. */
-static void NAME(skinny_gemm)(ptrdiff_t rows, ptrdiff_t K, ptrdiff_t depth, const void *input, ptrdiff_t lda,
-                              const void *packed, void *sums, ptrdiff_t ldc)
-{
-    const T *A = input, *B = packed;
-    T *C = sums;
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        const T *a = A + i * lda;
-        NAME(v) total = {0};
-        for (ptrdiff_t k0 = 0; k0 < K;) {
-            NAME(v) c[8] = {{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}};
-            int count = 1;
-            if (k0 + 8 * depth <= K) {
-                count = 8;
-                for (ptrdiff_t k = k0; k < k0 + depth; k++)
-                    UNROLL
-                    for (int j = 0; j < 8; j++)
-                        c[j] = FMA(a[k + j * depth] - (NAME(v)){0}, *(const NAME(u) *)(B + (k + j * depth) * VL), c[j]);
-            } else
-                for (ptrdiff_t k = k0; k < k0 + depth && k < K; k++)
-                    c[0] = FMA(a[k] - (NAME(v)){0}, *(const NAME(u) *)(B + k * VL), c[0]);
-            for (int j = 0; j < count; j++)
-                total = k0 + j ? total + c[j] : c[0];
-            k0 += count * depth;
-        }
-        *(NAME(u) *)(C + i * ldc) = total;
     }
 }

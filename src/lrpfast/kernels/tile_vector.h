@@ -30,13 +30,16 @@ static inline __attribute__((always_inline)) int NAME(is_zero)(NAME(v) check)
     return total == 0;
 }
 
-/* r / (z + stabilizer): of LRPFAST_SIGN value · sign(z) with sign(0) = +1, of LRPFAST_ZERO value where z == 0 only. */
+/* r / (z + stabilizer): of LRPFAST_SIGN value · sign(z) with sign(0) = +1, of LRPFAST_ZERO value where z == 0 only, of
+ * LRPFAST_UNSIGNED value. */
 static inline __attribute__((always_inline)) NAME(v) NAME(divide_stabilized)(
     NAME(v) r, NAME(v) z, T value, int stabilizer)
 {
     const NAME(v) zero = {0};
     if (stabilizer == LRPFAST_SIGN)
         return r / (z + WHERE(z >= zero, value - zero, -value - zero));
+    if (stabilizer == LRPFAST_UNSIGNED)
+        return r / (z + value);
     return r / (z + WHERE(z == zero, value - zero, zero));
 }
 

@@ -305,6 +305,7 @@ def check_attention_back(operation: Any, read: Sizes, written: Sizes) -> None:
     _check_heads(operation, read)
     out = h.lead * h.heads * h.n * h.e
     require(list(read[-3:]) == [2 * h.lead * h.heads * h.n, out, out], operation, "buffers do not fit the heads")
+    require(0 <= operation.sums <= 2, operation, "sums of a bias and a mask")
     both = operation.to_q is not None and operation.to_k is not None
     require(both != operation.detached, operation, "queries and keys have relevance unless weights are constants")
     require(list(written) == [read[2], *(read[:2] if both else ())], operation, "buffers do not fit the heads")

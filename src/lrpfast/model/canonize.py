@@ -28,7 +28,11 @@ from .layers.window import pads
 _Nodes = list[tuple[Layer, tuple[int, ...]]]
 
 
-def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
+#: Layers with a batch normalization folded into them, by both and the shapes between them; and the two layers.
+Folds = dict[tuple[Any, ...], tuple[Layer | None, Layer, Layer]]
+
+
+def canonize(model: Model, excluded: Collection[int] = (), folds: Folds | None = None) -> Model:
     """The model with every batch normalization folded into a linear layer, if that changes no output.
 
     It is folded into the layer with weights before it, if nothing else uses that layer's
@@ -45,6 +49,8 @@ def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
     model : Model
     excluded : collection of int
         Nodes that stay as they are.
+    folds : dict, optional
+        Keeps folded layers, so that the same model with another input size gets the same ones.
 
     Returns
     -------
@@ -86,13 +92,12 @@ def canonize(model: Model, excluded: Collection[int] = ()) -> Model:
             continue
         folded, index = None, layer_before(i)
         if index is not None:
-            folded = _folded_before(nodes[index][0], layer.factor(), layer.offset())
+            folded = _folded(nodes[index][0], layer, (), folds)
         if folded is None:
             index = layer_after(i)
             if index is not None:
-                folded = _folded_after(
-                    nodes[index][0], layer, model.nodes[i].shape, model.nodes[nodes[index][1][0]].shape
-                )
+                shapes = (model.nodes[i].shape, model.nodes[nodes[index][1][0]].shape)
+                folded = _folded(nodes[index][0], layer, shapes, folds)
         if folded is not None and index is not None:
             nodes[index] = (folded, nodes[index][1])
             nodes[i] = (Identity(f"BatchNorm folded into {model.nodes[index].name}", name=layer.name), inputs)
@@ -126,6 +131,16 @@ def _halves(layer: BatchNorm) -> tuple[BatchNorm, BatchNorm]:
     zeros, ones = np.zeros_like(layer.mean), np.ones_like(layer.mean)
     first = replace(layer, gamma=None, beta=None, name=f"{layer.name}/normalized")
     return first, BatchNorm(zeros, ones, layer.gamma, layer.beta, 0.0, name=layer.name)
+
+
+def _folded(layer: Layer, norm: BatchNorm, shapes: tuple[Shape, ...], folds: Folds | None) -> Layer | None:
+    """The layer with the normalization after it folded into it, or, between two shapes, the one before it."""
+    known = {} if folds is None else folds
+    key = (id(layer), id(norm), shapes)
+    if key not in known:
+        folded = _folded_after(layer, norm, *shapes) if shapes else _folded_before(layer, norm.factor(), norm.offset())
+        known[key] = folded, layer, norm  # whose ids no other layers get
+    return known[key][0]
 
 
 def _folded_before(layer: Layer, factor: np.ndarray, offset: np.ndarray) -> Layer | None:

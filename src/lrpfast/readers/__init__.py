@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from ..errors import InputError, ModelFormatError, ModelNotFoundError
 from ..model.graph import Model
 from ..model.layers.base import whole
 from .input_shape import InputShapes, check_input_shape, resolve_shapes
-from .keras import check_custom_objects, from_keras, read_archive, read_h5
+from .keras import KERAS_PACKAGES, check_custom_objects, from_keras, read_archive, read_h5
 from .onnx import from_onnx
 from .sklearn import from_sklearn
 from .torch import from_torch, is_exported, read_pt2
 from .untrusted import check_names, count_member, guarded
 
-__all__ = ["from_keras", "from_onnx", "from_sklearn", "from_torch", "load"]
+__all__ = ["as_model", "from_keras", "from_onnx", "from_sklearn", "from_torch", "load"]
 
 ACCEPTED = (
     "lrpfast.load reads Keras .h5 and .keras files, ONNX models, PyTorch's .pt2 (torch.export.save), and the .npz that "
@@ -143,6 +143,42 @@ def load(
         raise ModelFormatError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     with budgeted(file_bytes, memory):
         return _read(path, head, check_custom_objects(custom_objects), shapes)
+
+
+def as_model(model: Any) -> Model:
+    """The Model of anything that a reader takes without further arguments: a path, or another library's model.
+
+    Parameters
+    ----------
+    model : Model, path, keras.Model, onnx.ModelProto, scikit-learn estimator, or torch.export.ExportedProgram
+
+    Raises
+    ------
+    InputError
+        For anything else, such as a PyTorch module, which is traced with example inputs.
+    LrpfastError
+        As `load` and the readers.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return load(model)
+    if not isinstance(model, type):
+        packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+        for package, read in _OBJECTS.items():
+            if package in packages:
+                return read(model)
+    raise InputError(
+        f"model must be an lrpfast Model, a path or a model of Keras, not {type(model).__name__}; "
+        "see lrpfast.load, from_keras, from_onnx, from_sklearn, from_torch, from_layers"
+    )
+
+
+#: The readers of other libraries' objects, by the libraries' names.
+_OBJECTS: dict[str, Callable[[Any], Model]] = {
+    **dict.fromkeys(KERAS_PACKAGES, from_keras),
+    **{"onnx": from_onnx, "sklearn": from_sklearn, "torch": from_torch},
+}
 
 
 def _read(path: Path, head: bytes, custom_objects: Mapping[str, Any], shapes: InputShapes) -> Model:

@@ -22,6 +22,7 @@ from ..model.layers import Layer, Shape
 from .batch_axis import FIRST, BatchAxis, sample_axis
 from .fuse import fuse_attention
 from .input_shape import FIX_SIZE
+from .written_out import warn_of_cells
 
 #: A small file could ask for any number of layers, by slices of slices.
 MAX_NODES = 100_000
@@ -181,6 +182,7 @@ class Builder:
         nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]
         shapes, ends = [self.shapes[i] for i in number], [number[i] for i in result_nodes]
         nodes, ends = fuse_attention(nodes, shapes, ends)
+        warn_of_cells(nodes)
         return Model(nodes, name, ends)
 
     # -- layout ---------------------------------------------------------------

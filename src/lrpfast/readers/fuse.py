@@ -1,8 +1,8 @@
 """Attention that a file writes out as products, scales and a softmax, as the one layer that it is.
 
 A product of queries and keys, constants that it is multiplied by and that are added to it, a softmax and a product with
-the values are an `Attention` on the rows that the projections give. What does not fit stays as it is: it has the same
-numbers.
+the values are an `Attention` on the rows that the projections give. Heads of keys and values that are repeated for the
+queries that share them are heads that `Attention` shares. What does not fit stays as it is: it has the same numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..model import layers as L
 from ..model.layers import Layer, Shape
+from .repeated import RepeatedView, view_of_repeated
 
 Node = tuple[Layer, tuple[int, ...]]
 #: How far off 1/√d a scale may be that exporters round to float32, and products of it once more.
@@ -166,6 +167,33 @@ class _Fuser:
             node = self.nodes[node][1][0]
         return node if self.shapes[node] == shape else self.add(L.Reshape(shape), node)
 
+    # -- heads that queries share -------------------------------------------------
+
+    def share_heads(self, node: int) -> None:
+        """Attention to heads that a file repeats for the queries that share them becomes attention to the heads."""
+        layer, (query, *others) = self.nodes[node] if self.nodes[node][1] else (None, (0,))
+        if not isinstance(layer, L.Attention) or layer.kv_heads != layer.heads:
+            return
+        views = [view_of_repeated(self.nodes, self.shapes, j) for j in others[:2]]
+        if None in views:
+            return
+        counts = {view.shared_heads(layer.heads) for view in views if view is not None}
+        shared = counts.pop()
+        if counts or shared is None:
+            return
+        rows = [self._once(view) for view in views if view is not None]
+        self.nodes[node] = (replace(layer, kv_heads=shared), (query, *rows, *others[2:]))
+
+    def _once(self, view: RepeatedView) -> int:
+        """What a view repeats, once, as rows."""
+        atoms = [atom for axis in view.axes for atom in axis if atom.stride]
+        inside = sorted(atoms, key=lambda atom: -atom.stride)
+        node = view.source
+        if atoms:
+            node = self.reshaped(node, tuple(atom.size for atom in inside))
+            node = self.moved(node, tuple(inside.index(atom) for atom in atoms))
+        return self.reshaped(node, tuple(math.prod(a.size for a in axis if a.stride) for axis in view.axes))
+
     # -- what follows -------------------------------------------------------------
 
     def simplified(self, node: int, stands_for: dict[int, int]) -> int | None:
@@ -209,7 +237,7 @@ def fuse_attention(
         Of a sample of each node.
     outputs : sequence of int
     """
-    if sum(isinstance(layer, L.MatMul) for layer, _ in nodes) < 2:
+    if not _may_attend(nodes):
         return list(nodes), list(outputs)
     fuser = _Fuser(nodes, shapes, outputs)
     stands_for: dict[int, int] = {}  # of a node that another stands for: that
@@ -220,7 +248,15 @@ def fuse_attention(
             stands_for[node] = fused
         elif any(j in stands_for for j in inputs):
             fuser.nodes[node] = (layer, tuple(stands_for.get(j, j) for j in inputs))
+    for node in range(len(fuser.nodes)):
+        fuser.share_heads(node)
     return _sorted(fuser.nodes, [stands_for.get(i, i) for i in outputs])
+
+
+def _may_attend(nodes: Sequence[Node]) -> bool:
+    """Whether there is attention, or what it may be written as."""
+    products = sum(isinstance(layer, L.MatMul) for layer, _ in nodes)
+    return products > 1 or any(isinstance(layer, L.Attention) for layer, _ in nodes)
 
 
 def _sorted(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[list[Node], list[int]]:

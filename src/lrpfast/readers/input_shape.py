@@ -100,10 +100,26 @@ def naming_open_sizes(inputs: Mapping[str, Shape | None]) -> Iterator[None]:
         yield
     except LrpfastError as error:
         opened = [f"{name!r} {_sizes(shape)}" for name, shape in inputs.items() if shape is None or None in shape]
-        if not opened or not _is_of_shapes(error) or FIX_SIZE in str(error):
+        text = str(error)
+        if not opened or not (FIX_SIZE in text or _is_of_shapes(error)):
             raise
-        text = f"{str(error).rstrip('.')}. The file leaves sizes of {', '.join(opened)} open. {FIX_SIZE}"
-        raise type(error)(text) from error
+        if FIX_SIZE not in text:
+            text = f"{text.rstrip('.')}. The file leaves sizes of {', '.join(opened)} open. {FIX_SIZE}"
+        raise type(error)(text.replace(FIX_SIZE, _cure(inputs))) from error
+
+
+def _cure(inputs: Mapping[str, Shape | None]) -> str:
+    """`FIX_SIZE` with the shapes of these inputs, n for each size that is open."""
+    if any(shape is None for shape in inputs.values()):
+        return FIX_SIZE
+    shapes = {name: ["n" if size is None else str(size) for size in shape or ()] for name, shape in inputs.items()}
+    tuples = {name: f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})" for name, sizes in shapes.items()}
+    if len(shapes) == 1:
+        (argument,), (option,) = tuples.values(), (",".join(sizes) for sizes in shapes.values())
+        return f"Fix the size: lrpfast.load(path, input_shape={argument}), or --input-shape {option}"
+    argument = ", ".join(f"{name!r}: {text}" for name, text in tuples.items())
+    options = " ".join(f"--input-shape {name}={','.join(sizes)}" for name, sizes in shapes.items())
+    return f"Fix the size: lrpfast.load(path, input_shape={{{argument}}}), or {options}"
 
 
 def _is_of_shapes(error: BaseException | None) -> bool:

@@ -125,11 +125,27 @@ def state_rows(builder: Builder, value: Value, rows: int) -> list[int]:
     return [builder.add(L.Flatten(), crop, part="state") for crop in crops]
 
 
+def masked_state(add: Add, output: int, mask: int, initial: int | np.ndarray) -> int:
+    """The node of the last h: where the mask (steps,) leaves out all steps, the initial one, not the output of 0.
+
+    ``initial`` is the node of the initial state, or a constant.
+    """
+    column = add(L.Reshape((-1, 1)), mask, part="steps")
+    counts = add(L.GlobalMaxPool(), column, part="any")
+    if isinstance(initial, np.ndarray):
+        initial = add(_constant(initial), output, part="initial")
+    return add(L.Where(), counts, output, initial, part="state")
+
+
+def _constant(row: np.ndarray) -> Layer:
+    """A layer that makes the row of any row of as many values."""
+    n = len(row)
+    return L.BatchNorm(np.zeros(n), np.ones(n), np.zeros(n), row, 0.0)
+
+
 def constant_row(builder: Builder, like: int, row: np.ndarray) -> int:
     """The node of a row that is the same for every sample; ``like`` is a node of as many values."""
-    n = len(row)
-    layer = L.BatchNorm(np.zeros(n), np.ones(n), np.zeros(n), row, 0.0)
-    return builder.add(layer, like, part="constant")
+    return builder.add(_constant(row), like, part="constant")
 
 
 def stacked_states(builder: Builder, nodes: Sequence[int], batch: BatchAxis) -> Tensor:

@@ -33,7 +33,7 @@ from .first_layer import Flat, ZBox
 from .proportional import Epsilon, Gamma, Norm, Zero
 from .registry import RULES, as_rule
 from .registry import from_name as rule_from_name
-from .roles import CONVOLUTIONS, SUMS
+from .roles import CONVOLUTIONS, MEANS, SUMS
 from .rule import Rule, Stabilizer
 from .selectors import Uniform
 from .weightless import CP, Detached, Gradient, Pass
@@ -211,6 +211,10 @@ def Captum(rule: Rule | str | None = None) -> Composite:  # noqa: N802
 _AS_IT_IS = Stabilizer(1e-6, "zero")
 
 
+#: Attention, and the products that it and gates are written as.
+PRODUCTS = (Attention, Dot, MatMul, Multiply)
+
+
 def _transformer(
     name: str, attention: Rule, weights: Rule, stabilizer: Any, first: tuple[Entry, ...] = ()
 ) -> Composite:
@@ -222,7 +226,7 @@ def _transformer(
             Entry("scales", Pass(), None, (BatchNorm,)),
             Entry("shifts", Zero(stabilizer=stabilizer), None, (BatchNorm,)),
             Entry("all", weights, None, (Linear, BatchNorm)),
-            Entry("all", attention, None, (Attention, Dot, MatMul, Multiply)),
+            Entry("all", attention, None, PRODUCTS),
             Entry("all", others, None, (*SUMS, Rotary, Interpolate)),
             Entry("all", Detached(stabilizer=stabilizer), None, (LayerNorm, RMSNorm)),
         ),
@@ -307,6 +311,38 @@ def LXTViT(  # noqa: N802
     return _transformer("lxt_vit", CP(stabilizer=stabilizer), zero, stabilizer, first)
 
 
+def LXTExplicit() -> Composite:  # noqa: N802
+    """AttnLRP with the denominators of LXT's ``lxt.explicit``: z + ε without regard to sign, ε by the kind of layer.
+
+    ε is 1e-8 for layers with weights, sums and products of queries and keys (2z + ε), 1e-6 for products of weights and
+    values, layer normalization and means; none for RMS normalization.
+
+    References
+    ----------
+    LXT 2.1, ``lxt.explicit``.
+
+    Examples
+    --------
+    >>> [(entry.rule.name, str(entry.rule.stabilizer)) for entry in lrpfast.composites.LXTExplicit().entries[:2]]
+    [('norm', '1e-06 unsigned'), ('norm', '1e-08 unsigned')]
+    """
+    least, small = Stabilizer(1e-8, "unsigned"), Stabilizer(1e-6, "unsigned")
+    attention = AttnLRPRule(stabilizer=small, scores=Stabilizer(0.5e-8, "unsigned"), sums=least, masks=True)
+    return Composite(
+        (
+            Entry("all", Norm(stabilizer=small), None, MEANS),
+            Entry("all", Norm(stabilizer=least), None, (*SUMS, Rotary, Interpolate)),
+            Entry("all", Detached(stabilizer=small), None, (LayerNorm,)),
+            Entry("all", Detached(stabilizer=_AS_IT_IS), None, (RMSNorm,)),
+            Entry("all", attention, None, PRODUCTS),
+            Entry("scales", Pass(), None, (BatchNorm,)),
+            Entry("all", Zero(stabilizer=least), None, (Linear, BatchNorm)),
+        ),
+        "lxt_explicit",
+        canonize=False,
+    )
+
+
 #: The composites that have names of their own.
 COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_plus": EpsilonPlus,
@@ -319,6 +355,7 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
     "attn_lrp": AttnLRP,
     "cp_lrp": CPLRP,
     "lxt_vit": LXTViT,
+    "lxt_explicit": LXTExplicit,
 }
 
 

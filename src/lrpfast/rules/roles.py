@@ -59,9 +59,10 @@ from .recurrent import Recurrent
 from .rule import Rule
 from .weightless import CP, AttnLRP, Detached, Gradient, Pass, Split, Taylor
 
-#: Convolutions, and sums, in composites.
+#: Convolutions, means, and sums, in composites.
 CONVOLUTIONS = (Conv, ConvTranspose, DepthwiseConv, LocallyConnected)
-SUMS = (Add, Subtract, Average, AveragePool, AdaptiveAveragePool, GlobalAveragePool)
+MEANS = (AveragePool, AdaptiveAveragePool, GlobalAveragePool)
+SUMS = (Add, Subtract, Average, *MEANS)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,10 @@ def digits(value: float) -> str:
     return short if float(short) == value else repr(float(value))
 
 
+#: The kinds of stabilizers, and what follows their value in texts.
+_KINDS = {"sign": "·sign", "zero": " where z = 0", "unsigned": " unsigned"}
+
+
 @dataclass(frozen=True)
 class Stabilizer:
     """A number that keeps denominators away from zero.
@@ -90,9 +94,10 @@ class Stabilizer:
     ----------
     value : float
         Above zero.
-    kind : {"sign", "zero"}
+    kind : {"sign", "zero", "unsigned"}
         "sign" adds value · sign(z) with sign(0) = +1; "zero" adds it only where
-        z == 0 (iNNvestigate's convention).
+        z == 0 (iNNvestigate's convention); "unsigned" adds it whatever the sign
+        (LXT's ``lxt.explicit``), so that z = −value divides by zero.
 
     Examples
     --------
@@ -109,13 +114,13 @@ class Stabilizer:
         object.__setattr__(self, "value", number(self.value, "stabilizer"))
         if self.value <= 0:
             raise RuleError(f"a stabilizer must be above zero, not {self.value}")
-        if self.kind not in ("sign", "zero"):
-            raise RuleError(f"a stabilizer's kind is 'sign' or 'zero', not {self.kind!r}")
+        if self.kind not in _KINDS:
+            raise RuleError(f"a stabilizer's kind is 'sign', 'zero' or 'unsigned', not {self.kind!r}")
 
     __repr__ = short
 
     def __str__(self) -> str:
-        return f"{digits(self.value)}·sign" if self.kind == "sign" else f"{digits(self.value)} where z = 0"
+        return digits(self.value) + _KINDS[self.kind]
 
 
 @dataclass(frozen=True)

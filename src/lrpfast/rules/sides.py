@@ -58,7 +58,15 @@ def fit_sides(rule: Rule, model: Model, index: int, carries: Sequence[bool]) -> 
         sides = {"each": set(range(count)), "first": {0}, "last": {count - 1}}[to]
     open_ = {k for k in range(count) if carries[node.inputs[k]]}
     sides = sides & open_ or open_ or set(range(count))
-    return Split(to="each" if len(sides) == count else tuple(sorted(sides)), stabilizer=rule.stabilizer)
+    stabilizer = rule.stabilizer
+    if isinstance(rule, AttnLRP) and not _has_weights(model, node, carries):
+        stabilizer, _ = rule.of_scores()
+    return Split(to="each" if len(sides) == count else tuple(sorted(sides)), stabilizer=stabilizer)
+
+
+def _has_weights(model: Model, node: Node, carries: Sequence[bool]) -> bool:
+    """Whether a factor comes from a softmax or from masks alone: weights of a mean, and no queries or keys."""
+    return any(_gate_rank(model, j) == 2 or not carries[j] for j in node.inputs)
 
 
 def _signal(model: Model, node: Node, carries: Sequence[bool]) -> set[int]:

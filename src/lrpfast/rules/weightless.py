@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from ..errors import RuleError
-from .rule import Rule
+from .rule import Rule, Stabilizer
 
 #: What `Split` may name: which factors of a product get relevance.
 SIDES = ("each", "signal", "first", "last", "prop", "abs")
@@ -127,11 +127,23 @@ class AttnLRP(Rule):
     Parameters
     ----------
     stabilizer : float or Stabilizer
-        Of both products, and of the sum of scores and bias.
+        Of the products of weights and values.
+    scores : float or Stabilizer, optional
+        Of the products of queries and keys; as ``stabilizer`` when None.
+    sums : float or Stabilizer, optional
+        Of the sums of scores and bias, of the same kind as ``scores``; as that one when None.
+    masks : bool
+        Whether ``sums`` applies to a mask or window of `Attention`, too, which adds 0 to scores that are seen.
+
+    Raises
+    ------
+    RuleError
+        When ``scores`` and ``sums`` are of two kinds.
 
     References
     ----------
-    Achtibat et al. (2024), AttnLRP, propositions 3.1 to 3.3.
+    Achtibat et al. (2024), AttnLRP, propositions 3.1 to 3.3; ``scores``, ``sums`` and ``masks`` are for the numbers of
+    LXT 2.1, ``lxt.explicit``.
 
     Examples
     --------
@@ -143,8 +155,26 @@ class AttnLRP(Rule):
 
     _: KW_ONLY
     stabilizer: Any = 1e-6
+    scores: Any = None
+    sums: Any = None
+    masks: bool = False
     name: ClassVar[str] = "attn"
     equation: ClassVar[str] = "R_v = v * a^T s / 2, R_x = x (R_a - a sum R_a), R_q = q * s k / 2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("scores", "sums"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Stabilizer):
+                object.__setattr__(self, name, Stabilizer(value))
+        scores, sums = self.of_scores()
+        if scores.kind != sums.kind:
+            raise RuleError(f"{self.name}: scores and sums must be of one kind, not {scores} and {sums}")
+
+    def of_scores(self) -> tuple[Stabilizer, Stabilizer]:
+        """The stabilizers of the products of queries and keys, and of their sums with a bias."""
+        scores = self.stabilizer if self.scores is None else self.scores
+        return scores, scores if self.sums is None else self.sums
 
     @property
     def multiplies_input(self) -> bool:

@@ -54,6 +54,21 @@ class Sink:
         """The names of all arrays that the output is to hold."""
         return () if self.array is None else (self.array,)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The paths of all files or stores of the output."""
+        return () if self.path is None else (self.path,)
+
+    @property
+    def partials(self) -> tuple[str, ...]:
+        """The paths of their rows until the output is complete."""
+        return () if self.partial is None else (self.partial,)
+
+    def finished(self) -> frozenset[str]:
+        """Those of `outputs` that have their name and no partial output: a run was killed as it finished, or after."""
+        pairs = zip(self.outputs, self.partials, strict=True)
+        return frozenset(path for path, part in pairs if not os.path.exists(part) and os.path.exists(path))
+
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
         """Raise InputError or OSError, before anything is created, unless an array of this shape can be written.
 
@@ -133,14 +148,14 @@ class Sink:
         """
         raise NotImplementedError
 
-    def _write_with_checksum(self, data: memoryview, write: Callable[[], None]) -> int:
-        """Write bytes, and compute their checksum at the same time."""
+    def _write_with_checksum(self, data: memoryview, write: Callable[[], None], before: int = 0) -> int:
+        """Write bytes, and compute their checksum at the same time; it continues that of bytes ``before``."""
         if len(data) < LONG:
             write()
-            return zlib.crc32(data)
+            return zlib.crc32(data, before)
         if self._checksum_thread is None:
             self._checksum_thread = ThreadPoolExecutor(1, "lrpfast-checksum")
-        value = self._checksum_thread.submit(zlib.crc32, data)
+        value = self._checksum_thread.submit(zlib.crc32, data, before)
         write()
         return value.result()
 
@@ -158,6 +173,9 @@ class Sink:
     def take_finished(self) -> None:
         """Use the finished output in place of the partial one."""
         self.partial = self.path
+
+    def finish_rest(self) -> None:  # noqa: B027
+        """Finish what `finished` lacks, of an output of several files."""
 
     def finish(self) -> None:
         """Give the complete output its name, in one step."""

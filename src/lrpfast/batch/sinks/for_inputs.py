@@ -13,6 +13,8 @@ from . import named
 from .base import Sink
 from .npz import NpzSink
 from .several import SeveralSink
+from .several_npy import SeveralNpySink
+from .zarr import SeveralZarrSink
 
 if TYPE_CHECKING:
     from ..inputs import InputRows
@@ -38,8 +40,18 @@ class SeveralCallbackSink(Sink):
         """The function has had every row."""
 
 
-def open_several(out: Any, inputs: InputRows, whose: str | None = None) -> Sink:
-    """`open_sink`, for several arrays in a row; ``whose`` they are, in messages: by default the model's inputs."""
+#: The sinks that `open_several` opens.
+SEVERAL_SINKS = (SeveralSink, SeveralNpySink, SeveralZarrSink, SeveralCallbackSink)
+
+
+def open_several(out: Any, inputs: InputRows, whose: str = "inputs'") -> Sink:
+    """`open_sink`, for the relevances of several inputs: an array for each, by its name.
+
+    An .npy file holds one array: for ``out.npy`` each input has a file, ``out_NAME.npy``. ``whose`` the names are is
+    for messages.
+    """
+    if isinstance(out, SEVERAL_SINKS):
+        return out
     if callable(out):
         return SeveralCallbackSink(out, inputs)
     if not isinstance(out, (str, bytes)) and not hasattr(out, "__fspath__"):
@@ -49,12 +61,17 @@ def open_several(out: Any, inputs: InputRows, whose: str | None = None) -> Sink:
         return NpzSink(name, inputs)
     path, kind, array = named(name)
     names = ", ".join(inputs.names)
-    if kind in ("npy", "zarr"):
-        raise InputError(
-            f"{path}: takes one array, {whose or f'the model has {len(inputs.names)} inputs'} ({names}); write an "
-            ".h5, .nc or .npz file, which has one for each"
-        )
     if array is not None:
-        owners = "inputs'" if whose is None else "layers'"
-        raise InputError(f"{path}:{array}: the arrays have the {owners} names ({names}); give the file's name alone")
+        raise InputError(f"{path}:{array}: the arrays have the {whose} names ({names}); give the file's name alone")
+    if kind == "npy":
+        return SeveralNpySink(path, inputs)
+    if kind == "zarr":
+        return SeveralZarrSink(path, inputs)
     return SeveralSink(path, "nc" if kind in ("nc", "nc4") else "h5", inputs)
+
+
+def sink_paths(sink: Sink | None, name: str, inputs: InputRows | None) -> dict[str, Any]:
+    """Each file of an output, by its name in messages; ``name`` is that of a single one."""
+    if isinstance(sink, SeveralNpySink) and inputs is not None:
+        return {f"{name} of {key!r}": path for key, path in zip(inputs.names, sink.outputs, strict=True)}
+    return {name: sink}

@@ -68,8 +68,7 @@ class NpzSink(SeveralSink):
     def _lay_out(self) -> None:
         """Decide where everything lies."""
         self._members, entries, position = [], [], 0
-        for name, sample in zip(self.arrays, self._inputs.shapes, strict=True):
-            shape = (self._shape[0], *list(self._shape)[1:-1], *sample)
+        for name, shape in zip(self.arrays, self._inputs.arrays_of(self._shape), strict=True):
             buffer = BytesIO()
             fields = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(buffer, fields)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -46,26 +47,15 @@ class SeveralSink(FileSink):
         need_samples(self.name, shape)
         if self._kind == "nc":
             import_optional("netCDF4", self.name)
-        arrays, coords = self._described(shape, np.dtype(dtype))
+        arrays, coords = described_arrays(self._names, self._inputs, shape, np.dtype(dtype))
         check_names(self.name, self._kind, arrays, coords)
         super().check(shape, dtype)
-
-    def _described(self, shape: RowsShape, dtype: np.dtype, attributes: Any = None) -> tuple[Any, dict[str, Coord]]:
-        """Each array as files describe it, without its values, and all coordinates."""
-        arrays, coords = {}, {}
-        for name, sample, labels in zip(self._names, self._inputs.shapes, self._inputs.labels, strict=True):
-            whole: RowsShape = (shape[0], *list(shape)[1:-1], *sample)  # type: ignore[assignment]
-            described = for_relevance(labels, whole)
-            placeholder = np.broadcast_to(np.zeros((), dtype), whole)  # type: ignore[arg-type]
-            arrays[name] = Coord(described.dims, placeholder, {**described.attrs, **(attributes or {})})
-            coords.update(described.coords)
-        return arrays, coords
 
     def _check_room(self) -> None:
         """HDF5 and NetCDF say what fails; the rows' own file is made as long before."""
 
     def _create(self) -> None:
-        arrays, coords = self._described(self._shape, self._dtype, self._attributes)
+        arrays, coords = described_arrays(self._names, self._inputs, self._shape, self._dtype, self._attributes)
         if self._kind == "nc":
             with dataset(self.partial, self.name) as file:
                 write_netcdf(file, arrays, coords, self._attributes, self.name, deferred=True)
@@ -76,12 +66,10 @@ class SeveralSink(FileSink):
             write_hdf5(file, arrays, coords, self._attributes, self.name, deferred=True)
 
     def _find(self) -> int:
-        targets = list(self._shape)[1:-1]
         self._parts = []
-        for name, sample in zip(self._names, self._inputs.shapes, strict=True):
-            whole: RowsShape = (self._shape[0], *targets, *sample)  # type: ignore[assignment]
-            offset = find_dataset(self.partial, name, whole, self._dtype)
-            self._parts.append((offset, math.prod(list(whole)[1:]) * self._dtype.itemsize))  # type: ignore[arg-type]
+        for name, shape in zip(self._names, self._inputs.arrays_of(self._shape), strict=True):
+            offset = find_dataset(self.partial, name, shape, self._dtype)
+            self._parts.append((offset, math.prod(shape[1:]) * self._dtype.itemsize))
         return min(offset for offset, _ in self._parts)
 
     def write(self, first: int, rows: np.ndarray) -> int:
@@ -114,3 +102,20 @@ class SeveralSink(FileSink):
             value = self._checksum(position, max(0, offset - position), value) or 0
             position = max(position, offset + size)
         return self._checksum(position, max(0, os.stat(self.partial).st_size - position), value) or 0
+
+
+def described_arrays(
+    names: Sequence[str],
+    inputs: InputRows,
+    shape: RowsShape,
+    dtype: np.dtype,
+    attributes: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Coord], dict[str, Coord]]:
+    """Each input's array as files describe it, with placeholders for its values, and all coordinates."""
+    arrays, coords = {}, {}
+    for name, whole, labels in zip(names, inputs.arrays_of(shape), inputs.labels, strict=True):
+        described = for_relevance(labels, whole)
+        placeholder = np.broadcast_to(np.zeros((), dtype), whole)  # type: ignore[arg-type]
+        arrays[name] = Coord(described.dims, placeholder, {**described.attrs, **(attributes or {})})
+        coords.update(described.coords)
+    return arrays, coords

@@ -14,15 +14,19 @@ import numpy as np
 from ...errors import InputError, InputNotFoundError, LrpfastError, MissingPackageError
 from ...output import in_utf8
 from .base import Source
-from .formats import open_file
+from .fit import filled
+from .formats import open_file, texts_in
+from .joined import JoinedSource
 from .lazy import LazySource
-from .mapped import open_array
+from .mapped import is_npy, open_array
 from .memory import ArraySource, IteratorSource
+from .paths import expanded_if_missing, is_paths, split
+from .select import selected
 
-__all__ = ["Source", "open_array", "open_source"]
+__all__ = ["Source", "expanded_if_missing", "is_paths", "open_array", "open_source", "read_labels", "reopened", "split"]
 
 
-def open_source(x: Any) -> Source:
+def open_source(x: Any, *, select: Any = None, fill_nan: float | None = None) -> Source:
     """Open a source of samples, which are read a few at a time.
 
     Parameters
@@ -31,8 +35,16 @@ def open_source(x: Any) -> Source:
         A path to a file, whose format is recognised by content: .npy; .npz, as ``file.npz``
         with one array or ``file.npz:name``; HDF5, as ``file.h5:dataset``; NetCDF, as ``file.nc:variable``; Zarr,
         a folder or zip archive, as ``store.zarr:array``. The name is optional if there is only one array.
+        A pattern, as ``"sst_*.nc:sst"``, or a list of paths: several files that are read as one, in the order of their
+        coordinate along the samples.
         Or a NumPy array, anything with ``__array__`` or DLPack, an xarray.DataArray, a dask.array.Array, or an
         iterable of arrays, which are batches of any size. An open source is returned unchanged.
+    select : mapping, optional
+        A part of the data, by its coordinates: ``{"time": slice("1982-01", "1999-12"), "lat": (-60, 60)}`` is a window
+        of time and a range of latitudes, ends included; a list are values, ``{"time.season": ["DJF"]}``. Or the texts
+        of the command line's ``--select``.
+    fill_nan : float, optional
+        A number in place of NaN.
 
     Returns
     -------
@@ -48,7 +60,27 @@ def open_source(x: Any) -> Source:
         When it may not be read.
     MissingPackageError
         When netCDF4 or zarr is needed and not installed.
+
+    Examples
+    --------
+    >>> for year in (1982, 1983):
+    ...     np.save(f"sst_{year}.npy", np.full((365, 3), year))
+    >>> with lrpfast.batch.open_source("sst_*.npy") as source:
+    ...     source.shape, source.read(364, 366)[:, 0].tolist()
+    ((730, 3), [1982, 1983])
     """
+    source = _open(x)
+    if select is None and fill_nan is None:
+        return source
+    try:
+        return filled(selected(source, select), fill_nan)
+    except LrpfastError:
+        if source is not x:
+            source.close()
+        raise
+
+
+def _open(x: Any) -> Source:
     if isinstance(x, Source):
         return x
     if isinstance(x, (str, os.PathLike)):
@@ -63,6 +95,9 @@ def open_source(x: Any) -> Source:
         return LazySource(x)
     if hasattr(x, "__array__") or hasattr(x, "__dlpack__"):
         return ArraySource(x)
+    if is_paths(x):
+        paths = [name for item in x for name in expanded_if_missing(os.fsdecode(item))]
+        return JoinedSource(paths, _open_path, sort=False)
     if isinstance(x, (list, tuple, dict, set, bytes)):
         raise InputError(
             f"samples came as a {type(x).__name__}; give numpy.asarray(samples), or iter(batches) for a list of batches"
@@ -72,17 +107,13 @@ def open_source(x: Any) -> Source:
     raise InputError(f"samples cannot be read from a {type(x).__name__}; give a path, an array or an iterator")
 
 
-def split(path: str) -> tuple[str, str | None]:
-    """(the path of an existing file or folder, the name after a colon or None).
-
-    A colon may also be part of the path: the longest existing path counts. The colon of a drive is part of it.
-    """
-    end, drive = len(path), len(os.path.splitdrive(path)[0])
-    while end > drive:
-        if os.path.lexists(path[:end]):
-            return path[:end], path[end + 1 :] or None
-        end = path.rfind(":", 0, end)
-    return path, None
+def reopened(recipe: Any) -> Source:
+    """The source that has this `Source.recipe`."""
+    if isinstance(recipe, tuple):
+        wrap, inner, *arguments = recipe
+        source: Source = wrap(reopened(inner), *arguments)
+        return source
+    return open_source(recipe)
 
 
 @contextlib.contextmanager
@@ -111,6 +142,29 @@ def _guarded(path: str) -> Iterator[None]:
 
 
 def _open_path(name: str) -> Source:
-    path, array = split(name)
+    names = expanded_if_missing(name)
+    if len(names) > 1:
+        return JoinedSource(names, _open_path)
+    path, array = split(names[0])
     with _guarded(path):
         return open_file(path, None if array is None else in_utf8(array))
+
+
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """A value for each sample: numbers from what `open_source` takes, or texts in an .npy, NetCDF or HDF5 file.
+
+    Raises
+    ------
+    InputError, InputNotFoundError, OSError, MissingPackageError
+        As `open_source`.
+    """
+    name = os.fsdecode(path)
+    if is_npy(name):
+        return np.array(open_array(name))
+    file_path, array = split(name)
+    with _guarded(file_path):
+        texts = texts_in(file_path, None if array is None else in_utf8(array))
+    if texts is not None:
+        return texts
+    with _open_path(name) as source:
+        return np.array(source.read(0, source.shape[0] or 0))

@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import InputError, LrpfastError
 from ...readers.untrusted import unpacks_honestly
 from ..metadata import ArrayMetadata
+from .paths import absolute, split
 
 if TYPE_CHECKING:
     from ..metadata import RowsShape
@@ -45,6 +46,25 @@ class Source:
     step: int = 1
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and folders that are read; none for an array in memory."""
+        return ()
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What was done to the samples on the way, for the attributes of outputs."""
+        return {}
+
+    @property
+    def recipe(self) -> Any:
+        """What another process opens the same source by, with `reopened`; None if it cannot.
+
+        The name of a file, a list of names, or a tuple: a class that wraps a source, the recipe of that source, and the
+        class's other arguments.
+        """
+        return None
+
+    @property
     def fingerprint(self) -> dict[str, Any] | None:
         """A JSON value by which another run recognises the same input; None if the input can be read only once."""
         return None
@@ -64,6 +84,10 @@ class Source:
         rows = self.read(first, stop)
         out[: len(rows)] = rows
         return out[: len(rows)]
+
+    def select_rows(self, values: np.ndarray) -> np.ndarray:
+        """The entries of the samples that are left, of an array with an entry for each sample of the whole data."""
+        return values
 
     def unchanged(self) -> None:  # noqa: B027
         """Raise InputError or OSError if the input has changed since it was opened, as far as can be detected."""
@@ -102,6 +126,14 @@ class FileSource(Source):
         self.path, self.name, self.dtype, self._state = path, name, dtype, state
         self.shape = cast("RowsShape", tuple(map(int, shape)))  # a single number is refused below
         self._check()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,)
+
+    @property
+    def recipe(self) -> Any:
+        return absolute(*split(self.name))
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -166,3 +198,45 @@ def state_of(path: str) -> tuple[int, int, int]:
 def row_bytes(shape: RowsShape, dtype: np.dtype) -> int:
     """The number of bytes of one sample."""
     return math.prod(shape[1:]) * dtype.itemsize
+
+
+class Wrapped(Source):
+    """Another source, with something done to its rows; the base class of those that do it.
+
+    Parameters
+    ----------
+    source : Source
+        Closed together with this object.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.name, self.shape, self.dtype = source.name, source.shape, source.dtype
+        self.labels, self.step = source.labels, source.step
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self._source.paths
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        return self._source.provenance
+
+    @property
+    def fingerprint(self) -> dict[str, Any] | None:
+        return self._source.fingerprint
+
+    def select_rows(self, values: np.ndarray) -> np.ndarray:
+        return self._source.select_rows(values)
+
+    def unchanged(self) -> None:
+        self._source.unchanged()
+
+    def done(self, stop: int) -> None:
+        self._source.done(stop)
+
+    def ahead(self, first: int, stop: int) -> None:
+        self._source.ahead(first, stop)
+
+    def close(self) -> None:
+        self._source.close()

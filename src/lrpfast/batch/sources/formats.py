@@ -7,11 +7,13 @@ import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from ...errors import InputError
 from .base import Source
-from .hdf5 import is_hdf5, is_netcdf, open_hdf5, open_netcdf4
+from .hdf5 import is_hdf5, is_netcdf, open_hdf5, open_netcdf4, texts_of
 from .mapped import MAGIC, open_npy
-from .netcdf import NetcdfSource
+from .netcdf import NetcdfSource, classic_texts
 from .npz import open_npz
 from .zarr import ZarrSource, is_store
 
@@ -84,6 +86,32 @@ def open_file(path: str, array: str | None) -> Source:
         if known.matches(path, head):
             return known.open(path, array)
     raise InputError(f"{path}: {_description(path, head)}")
+
+
+def texts_in(path: str, name: str | None) -> np.ndarray | None:
+    """The texts of a variable in a NetCDF or HDF5 file, one for each sample; None for anything else.
+
+    Raises
+    ------
+    InputError
+        For texts that are not in UTF-8.
+    """
+    if name is None or not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        classic = file.read(3) == b"CDF"
+    if not (classic or is_hdf5(path)):
+        return None
+    values = classic_texts(path, name) if classic else texts_of(path, name)
+    if values is None:
+        return None
+    if values.dtype == "S1" and values.ndim == 2:
+        values = np.array([b"".join(row) for row in values.tolist()], dtype=bytes)
+    try:
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}:{name}: holds text that is not in UTF-8 ({error})") from None
+    return np.array([text.rstrip("\0 ") for text in texts]).reshape(values.shape)
 
 
 def _description(path: str, head: bytes) -> str:

@@ -235,3 +235,18 @@ class _Hdf5Source(FileSource):
 
     def close(self) -> None:
         self._file.close()
+
+
+def texts_of(path: str, name: str) -> np.ndarray | None:
+    """The texts of a dataset, which are strings or rows of characters; None if it holds numbers.
+
+    h5py reads those of NetCDF files too: the NetCDF library crashes where the file is open already.
+    """
+    with _checked_heaps(path), _open(path) as file:
+        dataset = _find(file, path, name)
+        if dataset.dtype.kind not in "OS" or dataset.shape is None:
+            return None
+        _check_dataset(dataset, f"{path}:{name}")
+        check_unpacked(f"{path}:{name}", dataset.nbytes, os.path.getsize(path))
+        ChunkCheck(dataset, f"{path}:{name}").check(0, len(dataset))
+        return np.asarray(dataset[...])

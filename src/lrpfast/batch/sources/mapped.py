@@ -27,6 +27,11 @@ _KINDS = (
 MAGIC = b"\x93NUMPY"
 #: Bytes of a Fortran array that are transposed at a time, so that they stay in the cache.
 _COLUMNS = 1 << 20
+#: Bytes of the rows that are read from a Fortran array at a time: each feature's samples are a read of their own, and
+#: few short reads take as long as one that is much longer.
+_WINDOW = 1 << 28
+#: Bytes of one feature's samples, below which reading all of them takes less time than a read for each feature.
+_SHORT = 1 << 14
 
 
 class MappedSource(FileSource):
@@ -58,8 +63,7 @@ class MappedSource(FileSource):
         super().__init__(path, name, shape, dtype, state)
         self._offset, self._fortran = offset, fortran and len(shape) > 1
         self._row = row_bytes(self.shape, dtype)
-        if self._fortran:  # the disk reads whole pages, each with many samples of one feature
-            self.step = max(1, mmap.PAGESIZE // max(1, dtype.itemsize))
+        self._window, self._window_first = np.empty((0, *self.shape[1:]), dtype), 0  # of a Fortran array, its rows
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
 
     def read(self, first: int, stop: int) -> np.ndarray:
@@ -70,24 +74,46 @@ class MappedSource(FileSource):
         out = out[: stop - first]
         with self.reading(first, stop):
             if self._fortran and out.size:
-                self._read_columns(first, out)
+                self._read_from_window(first, out)
             elif out.size:
                 self._read_at(self._offset + first * self._row, out)
         return out
+
+    def _read_from_window(self, first: int, out: np.ndarray) -> None:
+        """Read rows of an array in Fortran order by way of a larger window of rows, which stays for the next call."""
+        samples, row = self.shape[0] or 0, 0
+        while row < len(out):
+            begin = first + row - self._window_first
+            if not 0 <= begin < len(self._window):
+                count = min(samples - first - row, max(1, _WINDOW // max(1, self._row)))
+                if len(self._window) != count:
+                    self._window = np.empty((count, *self.shape[1:]), self.dtype)
+                self._window_first, begin = samples, 0  # no row is there, should reading fail
+                self._read_columns(first + row, self._window)
+                self._window_first = first + row
+            part = self._window[begin : begin + len(out) - row]
+            out[row : row + len(part)] = part
+            row += len(part)
 
     def _read_columns(self, first: int, out: np.ndarray) -> None:
         """Read rows of an array in Fortran order, in which the samples of each feature are adjacent."""
         samples, rows, item = self.shape[0] or 0, len(out), self.dtype.itemsize
         features = math.prod(self.shape[1:])
-        columns = np.empty((min(features, max(1, _COLUMNS // max(1, rows * item))), rows), self.dtype)
+        whole = rows == samples or samples * item <= _SHORT
+        length = samples if whole else rows
+        columns = np.empty((min(features, max(1, _COLUMNS // max(1, length * item))), length), self.dtype)
         flat = out.reshape(rows, features)
-        # features in C order, as in `out`; their offsets in the file are in Fortran order
-        positions = np.arange(features).reshape(self.shape[1:], order="F").reshape(-1)
+        # the features' indices in C order, as in `out`, in the file's order
+        indices = np.arange(features).reshape(self.shape[1:]).reshape(-1, order="F")
         for begin in range(0, features, len(columns)):
             part = columns[: features - begin]
-            for column, position in zip(part, positions[begin : begin + len(part)].tolist(), strict=True):
-                self._read_at(self._offset + (position * samples + first) * item, column)
-            flat[:, begin : begin + len(part)] = part.T
+            if whole:  # adjacent in the file
+                self._read_at(self._offset + begin * samples * item, part)
+                part = part[:, first : first + rows]
+            else:
+                for i, column in enumerate(part):
+                    self._read_at(self._offset + ((begin + i) * samples + first) * item, column)
+            flat[:, slice(begin, begin + len(part)) if out.ndim == 2 else indices[begin : begin + len(part)]] = part.T
 
     def _read_at(self, offset: int, out: np.ndarray) -> None:
         data = memoryview(out.reshape(-1).view(np.uint8))
@@ -105,6 +131,7 @@ class MappedSource(FileSource):
                 advise(self._file.fileno(), begin, max(0, end - begin), will_need)
 
     def close(self) -> None:
+        self._window = self._window[:0].copy()
         self._file.close()
 
 

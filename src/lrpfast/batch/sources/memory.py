@@ -17,6 +17,8 @@ from .mapped import release
 
 #: The approximate number of bytes of the rows that are digested together.
 _BLOCK = 1 << 24
+#: Values of a sample that are copied at a time from an array in Fortran order, so that they stay in the cache.
+_VALUES = 256
 
 
 class ArraySource(Source):
@@ -31,6 +33,17 @@ class ArraySource(Source):
     def read(self, first: int, stop: int) -> np.ndarray:
         rows = self._array[first:stop]
         return rows if isinstance(rows, np.ndarray) else rows.get()  # CuPy's
+
+    def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
+        rows = self.read(first, stop)
+        out = out[: len(rows)]
+        step = rows[:1].size
+        if rows.ndim > 1 and not rows.flags.c_contiguous:  # such as sst[:, ocean]
+            step = max(1, _VALUES // max(1, rows[:1, :1].size))
+        for begin in range(0, rows.shape[1] if rows.ndim > 1 else 1, max(1, step)):
+            part = (slice(None), slice(begin, begin + step)) if rows.ndim > 1 else slice(None)
+            out[part] = rows[part]
+        return out
 
     @lazy_property
     def fingerprint(self) -> dict[str, Any]:

@@ -154,3 +154,16 @@ def _attrs(variable: Any) -> dict[str, Any]:
     # packing has been undone; attributes that cannot be read cannot be written either
     attrs = {key: _attribute(variable, key) for key in variable.ncattrs() if key not in PACKED}
     return {key: value for key, value in attrs.items() if value is not None}
+
+
+def classic_texts(path: str, name: str) -> np.ndarray | None:
+    """The rows of characters in a variable of a NetCDF-3 file, as texts; None if it holds numbers."""
+    check_size(path)
+    with open_netcdf(path, path) as file:
+        variable = _find(file, path, name)
+        if variable.dtype != np.dtype("S1") or variable.ndim != 2:
+            return None
+        check_unpacked(f"{path}:{name}", math.prod(variable.shape), os.path.getsize(path))
+        variable.set_auto_mask(False)
+        variable.set_auto_chartostring(False)
+        return np.asarray(variable[...])

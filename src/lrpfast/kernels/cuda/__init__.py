@@ -2,19 +2,21 @@
 
 devices.py lists the GPUs, modules.py compiles the .cu files, contractions.py and light.py turn operations into
 launches, launch.py queues them for a chunk of samples, execute.py runs a program on one GPU, run.py a batch on one or
-more GPUs. `cupy` is imported inside functions, so that nothing is loaded before a GPU is used.
+more GPUs. They and `cupy` are imported inside functions, so that nothing is loaded before a GPU is used.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import DeviceError
 from ..program import Program
-from . import cublas, devices
-from .run import CompiledProgram
+from . import devices
 
-__all__ = ["CompiledProgram", "CudaBackend"]
+if TYPE_CHECKING:
+    from .run import CompiledProgram
+
+__all__ = ["CudaBackend"]
 
 
 class CudaBackend:
@@ -32,10 +34,14 @@ class CudaBackend:
         self.name = ", ".join(f"gpu:{gpu.index}" for gpu in gpus)
 
     def compile(self, program: Program) -> CompiledProgram:
+        from .run import CompiledProgram
+
         return CompiledProgram(program, self._gpus)
 
     def describe(self) -> dict[str, Any]:
         import cupy
+
+        from . import cublas
 
         facts = {
             f"gpu:{gpu.index}": f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB, compute capability "

@@ -134,24 +134,19 @@ LIGHT(attention_op) // q, k, v, mask
     }
 }
 
-__device__ __forceinline__ REAL stabilized(REAL z, REAL value, int stabilizer)
-{
-    if (stabilizer == ZERO)
-        return z == 0 ? value : z;
-    return z >= 0 ? z + value : z - value;
-}
-
 // s of a query's product with a key: what its relevance is z times. See `score_relevance` of _attention.pxi
 __device__ __forceinline__ REAL score_relevance(const Light& op, const Heads& h, const Query& query, int j, REAL z,
                                                 REAL a, REAL along, REAL total)
 {
-    const REAL bias = op.values ? op.values[offset(h.bias, query, j)] : (REAL)0, value = (REAL)op.p[2];
+    const REAL bias = op.values ? op.values[offset(h.bias, query, j)] : (REAL)0;
     REAL r = a * ((REAL)0.5 * along - total);
     if (op.stabilizer == ZERO && op.p[1] == 0)
         return z != 0 && (!op.values || (REAL)op.p[0] * z + bias != 0) ? (REAL)op.p[0] * r : (REAL)0;
     const REAL x = capped(op, z), y = op.values ? x + bias : x;
-    r = op.values ? x * (y * r / stabilized(y, value, op.stabilizer)) : x * r;
-    return r / stabilized(z, value, op.stabilizer);
+    r = y * r;
+    for (i64 sum = op.count; sum > 0; sum--)
+        r = (sum > 1 ? y : x) * (r / stabilized(y, (REAL)op.p[3], op.stabilizer));
+    return r / stabilized(z, (REAL)op.p[2], op.stabilizer);
 }
 
 // a row's largest score and sum again, and half of what its s takes of its output

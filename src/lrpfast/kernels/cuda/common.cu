@@ -75,12 +75,19 @@ __device__ __forceinline__ REAL tf32(REAL value)
     return (REAL)__uint_as_float((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
 }
 
-// r / (z + stabilizer): of SIGN value * sign(z) with sign(0) = +1, of ZERO value where z == 0 only
-__device__ __forceinline__ REAL divide_stabilized(REAL r, REAL z, REAL value, int stabilizer)
+// z + stabilizer: of SIGN value * sign(z) with sign(0) = +1, of ZERO value where z == 0 only, of UNSIGNED value
+__device__ __forceinline__ REAL stabilized(REAL z, REAL value, int stabilizer)
 {
     if (stabilizer == SIGN)
-        return r / (z + (z >= 0 ? value : -value));
-    return r / (z + (z == 0 ? value : (REAL)0));
+        return z + (z >= 0 ? value : -value);
+    if (stabilizer == UNSIGNED)
+        return z + value;
+    return z + (z == 0 ? value : (REAL)0);
+}
+
+__device__ __forceinline__ REAL divide_stabilized(REAL r, REAL z, REAL value, int stabilizer)
+{
+    return r / stabilized(z, value, stabilizer);
 }
 
 // V values from memory or to it, STEP apart, those before the n-th: in one go where they are whole and aligned.

@@ -8,7 +8,7 @@ struct Light {
     int check, detached, length, stabilizer;
     i64 count, run, source_offset, source_step, out_offset, out_step;
     int m, n, k, has_winner;
-    double p[3];
+    double p[4];
     const REAL *values, *more_values;
     const int *index, *starts;  // Scatter and PoolBack: what goes to an output value, in order, from starts[i] on
     const Buffer* sources;

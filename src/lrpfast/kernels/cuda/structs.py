@@ -61,7 +61,7 @@ LIGHT = _struct(
     *((name, INT) for name in ("check", "detached", "length", "stabilizer")),
     *((name, LONG) for name in ("count", "run", "source_offset", "source_step", "out_offset", "out_step")),
     *((name, INT) for name in ("m", "n", "k", "has_winner")),
-    ("p", DOUBLE, 3),
+    ("p", DOUBLE, 4),
     *((name, POINTER) for name in ("values", "more_values", "index", "starts", "sources", "geometry", "recurrence")),
 )
 

@@ -70,6 +70,14 @@ def _fit_input(shape: Shape, scores: Shape, layer: str) -> None:
         raise ShapeError(f"{layer}: a mask of shape {shape} does not fit scores of shape {scores}")
 
 
+def between(window: Window, n: int, m: int) -> np.ndarray:
+    """Which keys each query sees."""
+    distance = np.arange(m) - np.arange(n)[:, None]
+    before, after = window
+    seen: np.ndarray = (distance >= (-n if before is None else -before)) & (distance <= (m if after is None else after))
+    return seen
+
+
 @dataclass(frozen=True, eq=False)
 class MatMul(Merge):
     """The matrix product of two inputs: (…, n, k) @ (…, k, m) gives (…, n, m).

@@ -173,7 +173,7 @@ class Take(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         spatial, channels = channels_last(str(self), shape, self.rank)
         for axis, (n, places) in enumerate(zip(spatial, self.places, strict=True)):
-            if places is not None and (n is None or places.max() >= n):
+            if places is not None and n is not None and places.max() >= n:
                 raise ShapeError(f"{self}: it takes place {places.max()} of axis {axis}, its input has shape {shape}")
         return (*(n if p is None else len(p) for n, p in zip(spatial, self.places, strict=True)), channels)
 

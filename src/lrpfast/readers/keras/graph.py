@@ -45,7 +45,7 @@ from .record import KerasLayer, Weight
 from .recurrent import RECURRENT, RecurrentLayer, read_recurrent
 from .store import Entry, Path, Store, WrappedStore
 from .unknown import collecting
-from .wrappers import WRAPPERS, over_time
+from .wrappers import WRAPPERS, OverTime
 
 # -- building -----------------------------------------------------------------
 
@@ -185,41 +185,35 @@ class LayerGraph:
         self.others.append(result)
         return -1 - len(self.others)  # -1 is UNREAD
 
-    def wrapper(self, key: int, layer: KerasLayer, store: WrappedStore, inputs: list[int],
-                masked: tuple[Mask, ...]) -> list[int]:  # fmt: skip
+    def wrapper(self, layer: KerasLayer, store: WrappedStore, inputs: list[int], masked: tuple[Mask, ...]) -> list[int]:
         """Lay out the layer, or model, in a wrapper: once, or for each time step."""
         entry = layer.config.get("layer")
         if not isinstance(entry, Mapping) or len(inputs) != 1:
             raise ModelFormatError(f"{layer}: it holds one layer and takes one input, not {len(inputs)}")
-        inner, kind = Entry(name_of(entry), str(entry.get("class_name")), 0, 1), class_of(entry)
-        nested = kind in SEQUENTIAL + FUNCTIONAL
-        title = replace(layer, class_name=kind, config=config_of(entry), stored=lambda: store.weights(inner))
-        masks = masked or tuple(self.masks[i] for i in inputs if i in self.masks)
-        if kind in RECURRENT:
-            raise layer.unsupported(
-                f"goes through each of several sequences with {kind}, which lrpfast does not read",
-                "Give the model one sequence a sample",
-            )
+        inner, kind = Entry(layer.name, str(entry.get("class_name")), 0, 1), class_of(entry)
+
+        def inside(builder: LayerGraph, inputs: list[int], masked: tuple[Mask, ...]) -> list[int]:
+            """The nodes of the wrapped layer's outputs."""
+            scope = _Scope(builder, [entry], [kind], [inner], store, "", layer.position)
+            return [at for at in scope.call(0, inputs, masked) if at is not None]
+
         if layer.class_name == "SpectralNormalization":  # its kernel is stored normalized
-            return [self.use(key, title, inputs, masked)]
+            return inside(self, inputs, masked)
         shape = self.shapes[inputs[0]]
         if len(shape) < 2:
             raise ShapeError(f"{layer}: it needs an axis of time steps and one more, its input has {shape}")
+        masks = masked or tuple(self.masks[i] for i in inputs if i in self.masks)
         step = LayerGraph(self.keras, self.custom_objects)
         step.add(L.Input(shape[1:]), ())
-        if nested:
-            outputs = step.container(entry, store.inside(inner), [0], f"{layer.name}/", (), masks)
-        else:
-            outputs = [step.use(key, title, [0], masks)]
-        numbers = {0: inputs[0]}
+        # what is inside gets one step of a mask, which says nothing about a sequence in it
+        outputs = inside(step, [0], tuple(replace(mask, source=None) for mask in masks))
         with naming(layer):
-            for i, (part, sources) in enumerate(step.nodes[1:], 1):
-                at = tuple(numbers[j] for j in sources)
-                for lifted in over_time(part, shape[0], *(step.shapes[j] for j in sources)):
-                    at = (self.add(lifted, at),)
-                (numbers[i],) = at
+            numbers = OverTime(self.add, shape[0], step.shapes, inputs[0]).all_of(step.nodes)
         for output in outputs:
-            self.masks.update({numbers[output]: masks[0]} if masks else {})
+            if masks:
+                self.masks[numbers[output]] = masks[0]
+            elif output in step.masks and self.keras < 3:  # a mask of two axes; Keras 3 has none here
+                self.masks[numbers[output]] = Mask(layer.name, None)
         return [numbers[output] for output in outputs]
 
     def recurrent(
@@ -316,6 +310,7 @@ class _Scope:
     slots: list[Entry]
     store: Store
     prefix: str
+    within: str = ""  # the position of the wrapper whose layer this is
 
     @property
     def title(self) -> str:
@@ -325,6 +320,8 @@ class _Scope:
         return f"layer {self.prefix + self.slots[i].name!r} ({self.kinds[i]}, {self.position(i)})"
 
     def position(self, i: int) -> str:
+        if self.within:
+            return self.within
         return f"{i + 1} of {len(self.entries)}" + (f" in {self.prefix[:-1]!r}" if self.prefix else "")
 
     @collecting
@@ -345,7 +342,7 @@ class _Scope:
         custom = self.builder.custom_objects
         layer = KerasLayer(name, kind, config_of(entry), self.position(i), self.builder.keras, weights, custom)
         if kind in WRAPPERS:
-            return self.builder.wrapper(id(entry), layer, self.store.wrapped(slot), inputs, masked)
+            return self.builder.wrapper(layer, self.store.wrapped(slot), inputs, masked)
         if kind in CALLED:
             if call is None and kind in ATTENTION:
                 raise layer.unsupported("is in a Sequential model, which gives it one input", "Use a functional model")

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ApproximationWarning, ModelFormatError, ShapeError
 from ...model import layers as L
 from ...model.layers import Layer, Shape
-from ..recurrent import CELL, HIDDEN, SEQUENCE, Add, added, checked_steps, lay_out, named, reordered
+from ..recurrent import CELL, HIDDEN, SEQUENCE, Add, added, checked_steps, lay_out, masked_state, named, reordered
 from .activations import activation
 from .config import class_of, config_of, name_of
 from .record import KerasLayer, Weight, plain
@@ -260,10 +260,6 @@ class RecurrentLayer:
             raise layer.unsupported(
                 "returns 0 where the last step is masked (zero_output_for_mask)", "Use return_sequences=True"
             )
-        if inputs[1] is not None and states and wanted:
-            raise layer.unsupported(
-                "returns its states, and takes a mask and initial states", "Take the states from its output instead"
-            )
         node, finals = inputs[0], list[int | None]()
         for n, cell in enumerate(self.cells[i]):
             top = n == len(self.cells[i]) - 1
@@ -281,7 +277,11 @@ class RecurrentLayer:
             title = "/".join(filter(None, [part, "" if len(self.cells[i]) == 1 else f"cell_{n}"]))
             at = [j for j in (node, inputs[1], *(own if whole.takes_state else ())) if j is not None]
             nodes = lay_out(named(add, title), whole, at, steps, list(dict.fromkeys(results))) if results else {}
-            finals += [nodes.get(name) if len(finals) + k in wanted else None for k, name in enumerate(names)]
+            ends = dict(nodes)
+            if inputs[1] is not None and own and len(finals) in wanted:
+                begin = own[0] if whole.takes_state else whole.initial_h
+                ends[HIDDEN] = masked_state(named(add, title), nodes[HIDDEN], inputs[1], begin)
+            finals += [ends.get(name) if len(finals) + k in wanted else None for k, name in enumerate(names)]
             node = nodes.get(SEQUENCE if sequences or not top else HIDDEN, node)
         output = node if wants_output else None
         if output is not None and i == 1 and sequences and not backwards:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...errors import ModelFormatError, UnsupportedLayerError
+from ...errors import ModelFormatError
 from ...lazy import lazy_property
 from .. import hdf5
 from .record import Weight, snake_case
@@ -51,19 +51,33 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class WrappedStore:
-    """The layer, or model, inside a wrapper."""
+    """The one layer, or model, inside a wrapper, which may be a wrapper itself."""
 
     arrays: Callable[[], list[Weight]]
     model: Callable[[], Store]
+    parts: Callable[[Entry, Sequence[Path]], list[Weight]]
+    wrapper: Callable[[Entry], WrappedStore]
 
     def weights(self, entry: Entry) -> list[Weight]:
         return self.arrays()
+
+    def cells(self, entry: Entry, paths: Sequence[Path]) -> list[Weight]:
+        return self.parts(entry, paths)
 
     def inside(self, entry: Entry) -> Store:
         return self.model()
 
     def wrapped(self, entry: Entry) -> WrappedStore:
-        raise UnsupportedLayerError(f"layer {entry.name!r} ({entry.class_name}) is a wrapper in a wrapper. Use one")
+        return self.wrapper(entry)
+
+
+def _wrapped(entry: Entry, arrays: Callable[[], list[Weight]], model: Callable[[], Store]) -> WrappedStore:
+    """What a wrapper holds, in a store that lists all arrays of a layer, those of wrapped layers included."""
+
+    def own() -> list[Weight]:
+        return _without_power_vector(entry, arrays())
+
+    return WrappedStore(own, model, lambda _, paths: own(), lambda inner: _wrapped(inner, own, model))
 
 
 def _without_power_vector(entry: Entry, arrays: list[Weight]) -> list[Weight]:
@@ -117,7 +131,7 @@ class LegacyStore:
         return LegacyStore(self.group, self.nested or entry)
 
     def wrapped(self, entry: Entry) -> WrappedStore:
-        return WrappedStore(lambda: _without_power_vector(entry, self.weights(entry)), lambda: self.inside(entry))
+        return _wrapped(entry, functools.partial(self.weights, entry), lambda: self.inside(entry))
 
 
 class ArchiveStore:
@@ -173,9 +187,12 @@ class ArchiveStore:
         return self._variables(self._group(entry))
 
     def cells(self, entry: Entry, paths: Sequence[Path]) -> list[Weight]:
+        return self._cells(entry, self._group(entry), paths)
+
+    def _cells(self, entry: Entry, holder: h5py.Group, paths: Sequence[Path]) -> list[Weight]:
         arrays = []
         for path in paths:
-            group = self._group(entry)
+            group = holder
             for i, key in enumerate(path):
                 inner = ArchiveStore(group, [str(key), f"_{key}"])
                 following = path[i + 1] if i + 1 < len(path) else None
@@ -204,10 +221,18 @@ class ArchiveStore:
         return ArchiveStore(self._group(entry))
 
     def wrapped(self, entry: Entry) -> WrappedStore:
-        group = hdf5.subgroup(self._group(entry), "layer")
+        return self._wrapped(entry, self._group(entry))
+
+    def _wrapped(self, entry: Entry, wrapper: h5py.Group) -> WrappedStore:
+        group = hdf5.subgroup(wrapper, "layer")
         if group is None:
             raise ModelFormatError(f"the weights of the layer in {entry.name!r} ({entry.class_name}) are missing")
-        return WrappedStore(lambda: self._variables(group), lambda: ArchiveStore(group))
+        return WrappedStore(
+            lambda: self._variables(group),
+            lambda: ArchiveStore(group),
+            lambda inner, paths: self._cells(inner, group, paths),
+            lambda inner: self._wrapped(inner, group),
+        )
 
 
 class LiveStore:
@@ -227,6 +252,8 @@ class LiveStore:
         return LiveStore(self.model.get_layer(entry.name))
 
     def wrapped(self, entry: Entry) -> WrappedStore:
-        arrays = functools.partial(self.weights, entry)
-        layer = self.model.get_layer(entry.name)
-        return WrappedStore(lambda: _without_power_vector(entry, arrays()), lambda: LiveStore(layer.layer))
+        return self._wrapped(entry, self.model.get_layer(entry.name).layer, functools.partial(self.weights, entry))
+
+    def _wrapped(self, entry: Entry, layer: Any, arrays: Callable[[], list[Weight]]) -> WrappedStore:
+        of_list = _wrapped(entry, arrays, lambda: LiveStore(layer))
+        return replace(of_list, wrapper=lambda inner: self._wrapped(inner, layer.layer, of_list.arrays))

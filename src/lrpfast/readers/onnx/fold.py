@@ -66,6 +66,10 @@ def sized(node: Node, args: list[Any]) -> int:
         return math.prod(np.broadcast_shapes(*shapes))
     if node.op == "MatMul" and all(shapes):
         return int(math.prod(shapes[0][:-1]) * math.prod(shapes[1]) // max(shapes[1][0], 1))
+    if node.op == "Gemm" and all(len(shape) == 2 for shape in shapes[:2]):
+        return math.prod(
+            args[i].shape[i ^ bool(node.attributes.get(key, 0))] for i, key in enumerate(("transA", "transB"))
+        )
     if node.op == "Tile":
         return int(args[0].size) * math.prod(integers(args[1], "repeats"))
     if node.op == "Range":
@@ -287,6 +291,12 @@ def _plain(function: Any) -> Callable[..., Any]:
     return lambda node, args: function(*args)
 
 
+def _gemm(node: Node, args: list[Any]) -> Any:
+    a, b = (m.T if node.attributes.get(k, 0) else m for m, k in zip(args[:2], ("transA", "transB"), strict=True))
+    result = node.attributes.get("alpha", 1.0) * (a @ b)
+    return result + node.attributes.get("beta", 1.0) * args[2] if len(args) > 2 and args[2] is not None else result
+
+
 def _many(function: Callable[..., Any]) -> Callable[..., Any]:
     def fold(node: Node, args: list[Any]) -> Any:
         result = args[0]
@@ -308,6 +318,7 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Expand": _expand,
     "Mod": lambda node, args: (np.fmod if node.attributes.get("fmod") else np.mod)(args[0], args[1]),
     "Flatten": _flatten,
+    "Gemm": _gemm,
     "Gather": _gather,
     "Range": _range,
     "Reshape": lambda node, args: args[0].reshape(

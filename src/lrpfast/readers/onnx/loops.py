@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from ...model import layers as L
 from ..batch_axis import BatchAxis
 from ..channels_first import Builder, Tensor
 from ..forward import agrees, forward
+from ..masks import Condition
 from ..recurrent import CELL, HIDDEN, SEQUENCE, lay_out
+from .candidates import candidates
 from .file import Branch, Node
 from .fold import FOLDED, FoldedValue, evaluate
 
 #: Samples that are compared, and the most steps.
 _SAMPLES, _MOST_STEPS = 3, 2000
-_CELLS = ("tanh", "relu", "linear")
 
 
 def recurrent_loop(node: Node, graph: Branch, values: Mapping[str, Any], builder: Builder) -> list[Any] | None:
@@ -40,30 +42,40 @@ def recurrent_loop(node: Node, graph: Branch, values: Mapping[str, Any], builder
     builder : Builder
     """
     outside = [name for name in graph.outer if isinstance(values.get(name), Tensor)]
+    masks = [name for name in graph.outer if isinstance(values.get(name), Condition)]
     own = node.inputs[2 : len(node.inputs) - len(graph.outer)]
     state: list[Any] = [values.get(name) for name in own]
     known = {name: values[name] for name in graph.outer if isinstance(values.get(name), FoldedValue)}
-    if len(outside) != 1 or not all(isinstance(item, FoldedValue) for item in state):
+    if len(outside) != 1 or len(masks) > 1 or not all(isinstance(item, FoldedValue) for item in state):
         return None
-    x = values[outside[0]]
+    x, mask = values[outside[0]], values[masks[0]] if masks else None
     if len(x.shape) != 2 or x.batch != BatchAxis(1) or None in x.shape or x.shape[0] > _MOST_STEPS:
         return None
-    numbers = np.random.default_rng(0).normal(size=(x.shape[0], _SAMPLES, x.shape[1]))
+    if mask is not None and (mask.expanded or mask.tensor.batch != x.batch or mask.tensor.shape != (x.shape[0], 1)):
+        return None
+    rng = np.random.default_rng(0)
+    numbers, counts = rng.normal(size=(x.shape[0], _SAMPLES, x.shape[1])), rng.integers(0, 2, (x.shape[0], _SAMPLES))
     arrays = [_few(item) for item in state]
     environment = {name: _few(item) for name, item in known.items()} | dict(graph.constants) | {outside[0]: numbers}
+    if mask is not None:
+        flags = np.where(counts, mask.true, mask.false)[:, :, None]
+        environment[masks[0]] = flags.astype(bool) if mask.boolean else flags
     try:
         results = _run(graph, arrays, environment)
     except LrpfastError:
         return None
     if results is None:
         return None
-    constants = [a for a in [*arrays, *environment.values()] if a is not numbers and a.ndim in (1, 2) and a.size > 1]
-    sequence_first = np.swapaxes(numbers, 0, 1)
-    for layer in _candidates(constants, x.shape[1]):
-        expected = _expected(layer, sequence_first)
-        names = [_name(result, expected) if use else "" for result, use in zip(results, node.outputs, strict=False)]
-        if None not in names and any(names):
-            return _laid_out(builder, layer, x, [str(name) for name in names])
+    others = {outside[0], *masks}
+    arrays += [array for name, array in environment.items() if name not in others]
+    constants = [array for array in arrays if array.ndim in (1, 2) and array.size > 1]
+    for cell in _candidates(constants, x.shape[1]):
+        for zero in (False, True) if mask is not None else (False,):
+            layer = replace(cell, takes_mask=mask is not None, zero_masked=zero)
+            expected = _expected(layer, np.swapaxes(numbers, 0, 1), counts.T)
+            names = [_name(result, expected) if use else "" for result, use in zip(results, node.outputs, strict=False)]
+            if None not in names and any(names):
+                return _laid_out(builder, layer, (x, mask), [str(name) for name in names])
     return None
 
 
@@ -97,29 +109,18 @@ def _double(array: np.ndarray) -> np.ndarray:
 
 
 def _candidates(constants: Sequence[np.ndarray], features: int | None) -> Iterator[Any]:
-    """Layers that the constants may be the weights of, in Keras's order of gates."""
-    matrices = [a for a in constants if a.ndim == 2]
-    vectors = [a for a in constants if a.ndim == 1]
-    kinds = (L.SimpleRNN, L.GRU, L.LSTM)
-    for kernel, recurrent in itertools.permutations(matrices, 2):
-        units = len(recurrent)
-        for kind in kinds:
-            columns = kind.gates * units
-            if kernel.shape != (features, columns) or recurrent.shape != (units, columns):
-                continue
-            fitting = [v for v in vectors if len(v) == columns]
-            biases: list[Any] = [None, *fitting]
-            if kind is L.GRU:
-                biases += [np.stack(pair) for pair in itertools.permutations(fitting, 2)]
-            for bias, cell in itertools.product(biases, _CELLS):
-                afters = (True, False) if kind is L.GRU and np.ndim(bias) < 2 else (True,)
-                for after in afters if kind is L.GRU else (None,):
-                    settings: dict[str, Any] = {} if after is None else {"reset_after": after}
-                    yield kind(kernel, recurrent, bias, cell, **settings)
+    """Layers that the constants may be the weights of."""
+    vectors = [array for array in constants if array.ndim == 1]
+    for kernel, recurrent in itertools.permutations([array for array in constants if array.ndim == 2], 2):
+        if kernel.shape[0] == features:
+            yield from candidates(kernel, recurrent, vectors)
 
 
-def _expected(layer: Any, x: np.ndarray) -> dict[str, np.ndarray]:
-    sequence, *states = forward(layer, x)
+def _expected(layer: Any, x: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The layer's results; ``counts`` says which of the steps do, where the layer takes a mask."""
+    sequence, *states = forward(layer, x, mask=counts if layer.takes_mask else None)
+    if layer.zero_masked:
+        sequence = sequence * counts[:, :, None]
     return {SEQUENCE: np.swapaxes(sequence, 0, 1), **dict(zip((HIDDEN, CELL), states, strict=False))}
 
 
@@ -128,14 +129,18 @@ def _name(result: np.ndarray, expected: Mapping[str, np.ndarray]) -> str | None:
     return next((name for name, array in expected.items() if agrees(result, array)), None)
 
 
-def _laid_out(builder: Builder, layer: Any, x: Tensor, names: Sequence[str]) -> list[Any]:
+def _laid_out(builder: Builder, layer: Any, inputs: tuple[Tensor, Condition | None], names: Sequence[str]) -> list[Any]:
+    x, mask = inputs
     t = builder.plain(x)
-    nodes = lay_out(builder.add, layer, (t.node,), t.shape[0], [n for n in (SEQUENCE, HIDDEN, CELL) if n in names])
+    nodes = [t.node]
+    if mask is not None:
+        nodes.append(builder.add(L.Flatten(), builder.plain(mask.truth(builder)).node, part="mask"))
+    results = lay_out(builder.add, layer, nodes, t.shape[0], [n for n in (SEQUENCE, HIDDEN, CELL) if n in names])
     units = layer.units
     tensors: dict[str, Any] = {
         name: Tensor(node, (t.shape[0], units), (0, 1), BatchAxis(1))
         if name == SEQUENCE
         else Tensor(node, (units,), (0,))
-        for name, node in nodes.items()
+        for name, node in results.items()
     }
     return [tensors.get(name) for name in names]

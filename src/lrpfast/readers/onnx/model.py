@@ -40,6 +40,7 @@ from .recurrent import RECURRENT
 from .schema import check
 from .shape_ops import MOVES
 from .truths import mask_inputs
+from .unrolled import UNROLLED, lay_out_steps, rolled_up
 from .values import Integers, Quantized
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
@@ -139,6 +140,7 @@ def build(file: File) -> Model:
     """The Model of a graph."""
     builder = _NamedBuilder(file.outputs)
     constants = _constants(file)
+    file = replace(file, nodes=rolled_up(file, constants))
     outputs = [name for name in file.outputs if name not in file.labels] or file.outputs
     planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
@@ -232,7 +234,7 @@ class _GraphReader:
                     values[name] = value
 
     def _outputs(self, node: Node, values: dict[str, Any]) -> list[Any]:
-        if node.op not in OPERATORS and node.op not in FOLDED and node.op not in CONTROL:
+        if node.op not in (*OPERATORS, *FOLDED, *CONTROL, UNROLLED):
             raise self._unknown(node)
         args = [values.get(name) if name else None for name in node.inputs]
         for name in filter(None, node.inputs):
@@ -240,6 +242,9 @@ class _GraphReader:
                 raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
             if name in self.integer_inputs and node.op not in _ON_NUMBERS:
                 raise node.unsupported(f"computes with {name!r}, an input of whole numbers", "Cast it to float first")
+        if node.op == UNROLLED:
+            self.builder.scope = node.name
+            return lay_out_steps(node, args[0], self.builder) or self._written_out(node, values)
         layer = self._loop(node, values) if node.op == "Loop" else None
         if layer is not None:
             return layer
@@ -259,6 +264,12 @@ class _GraphReader:
             q = args[0]
             return [replace(q, value=value) for value in self._built(node, [q.value, *args[1:]])]
         return self._built(node, args)
+
+    def _written_out(self, node: Node, values: dict[str, Any]) -> list[Any]:
+        """What the steps compute that a node stands for, step by step."""
+        inner = dict(values)
+        self.run(node.attributes["nodes"], inner)
+        return [inner[name] for name in node.outputs]
 
     def _loop(self, node: Node, values: dict[str, Any]) -> list[Any] | None:
         """What a Loop computes that is a recurrent layer."""

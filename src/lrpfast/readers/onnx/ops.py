@@ -16,6 +16,7 @@ from .recurrent import RECURRENT
 from .reduce_ops import REDUCED
 from .resize import RESIZED
 from .shape_ops import MOVES
+from .step_masks import STEP_MASKS
 from .truths import TRUTHS, carried
 
 #: How each operator is built; those that end in "*" stand for patterns (patterns.py).
@@ -31,4 +32,5 @@ OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **CONTRACTED,
     **CUT,
     **RECURRENT,
+    **STEP_MASKS,
 }

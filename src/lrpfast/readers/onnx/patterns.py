@@ -16,6 +16,7 @@ from ...errors import ModelFormatError
 from .file import Node
 from .fold import integers
 from .formulas import FORMULAS, Formula, NoFormula, X, clip, number, power, recognised
+from .step_masks import step_mask
 
 #: Operators that make a function more than sums and products; without one there is none to recognise.
 _CURVED = {
@@ -96,7 +97,8 @@ class Matcher:
 
     def match(self, node: Node) -> Node:
         """The node that stands for this one and those before it; itself where it is no pattern."""
-        result = self.function(node) or self._normalized(node) or self._affine(node) or self._stacked(node) or node
+        result = step_mask(self, node) or self.function(node) or self._normalized(node) or self._affine(node)
+        result = result or self._stacked(node) or node
         return replace(result, written=node.op) if result.op.endswith("*") else result
 
     def written_out(self, node: Node) -> Node | None:

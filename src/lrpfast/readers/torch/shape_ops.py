@@ -11,7 +11,7 @@ import numpy as np
 from ...budget import check_layers
 from ...budget import take as count
 from ...errors import ShapeError
-from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, take
+from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, repeat, take
 from ..channels_first import check_first
 from ..file_axes import expand, file_sizes, gather, permute, squeeze, unsqueeze, view
 from .graph import TorchNode
@@ -147,8 +147,24 @@ def _repeat(node: TorchNode) -> Any:
             if not 0 < n * size <= MOST:
                 raise node.unsupported(f"repeats an axis of {size} values {n:,} times")
             count(3 * 8 * n * size, f"to repeat an axis {n:,} times")
-            x = take(node.builder, x, axis, np.tile(np.arange(size), n))
+            if size == 1:
+                x = repeat(node.builder, x, axis, n)
+            else:
+                x = take(node.builder, x, axis, np.tile(np.arange(size), n))
     return x
+
+
+def _repeat_interleave(node: TorchNode) -> Any:
+    x, times, dim = node.tensor(), node.get("repeats"), node.get("dim")
+    if not isinstance(times, int) or dim is None:
+        raise node.unsupported(
+            "repeats values different numbers of times, or over all axes; name one axis and one number"
+        )
+    axis = x.axis(dim)
+    size = fixed(x, axis)
+    if not 0 < times * size <= MOST:
+        raise node.unsupported(f"repeats an axis of {size} values {times:,} times")
+    return repeat(node.builder, x, axis, times)
 
 
 # -- parts --------------------------------------------------------------------
@@ -309,6 +325,7 @@ MOVES: dict[str, Converter] = {
     "aten.expand_as": _expand_as,
     "aten.repeat": _repeat,
     "aten.tile": _repeat,
+    "aten.repeat_interleave": _repeat_interleave,
     "aten.slice": _slice,
     "aten.narrow": _narrow,
     "aten.roll": _roll,

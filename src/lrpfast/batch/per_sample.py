@@ -1,0 +1,173 @@
+"""What there is one of for each sample: labels of groups, true classes, targets; from arrays, files and coordinates."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError, InputNotFoundError, ShapeError
+from .settings import StreamSettings
+from .sources import Source, expanded_if_missing, open_source, read_labels, split
+from .sources.select import coordinate
+from .times import SEASONS, times_of
+
+#: The value of ``group_by`` that groups samples by the class that the model predicts.
+PREDICTION = "prediction"
+#: The targets that are texts and no files.
+TARGETS = ("max", "all")
+
+
+class Labels(NamedTuple):
+    """A label for each sample, from a coordinate of the data.
+
+    Attributes
+    ----------
+    values : array
+    text : str
+        What the labels are, such as "time.season".
+    order : tuple
+        The labels in their order, if that is not the alphabet's.
+    """
+
+    values: np.ndarray
+    text: str
+    order: tuple[str, ...]
+
+
+def per_sample(settings: StreamSettings, data: Source) -> StreamSettings:
+    """The settings, with arrays in place of the names of files and coordinates that hold a value for each sample.
+
+    An array of as many entries as the data had before ``select`` is selected likewise.
+
+    Raises
+    ------
+    InputError, InputNotFoundError, ShapeError
+    """
+    changes: dict[str, Any] = {}
+    if settings.group_by is not None and not _is(settings.group_by, PREDICTION):
+        changes["group_by"] = _groups(settings.group_by, data)
+    if settings.correct is not None:
+        changes["correct"] = _left(labels(settings.correct, "correct", None), data)
+    target = settings.target
+    if isinstance(target, (str, os.PathLike)) and not any(_is(target, text) for text in TARGETS):
+        target = target_of(target)
+    if isinstance(target, np.ndarray) and target.ndim:
+        target = _left(target, data)
+    return dataclasses.replace(settings, **changes, target=target)
+
+
+def _is(value: Any, text: str) -> bool:
+    return isinstance(value, str) and value == text
+
+
+def _left(values: np.ndarray, data: Source) -> np.ndarray:
+    """The entries of the selected samples."""
+    return values if not values.ndim or len(values) == data.shape[0] else data.select_rows(values)
+
+
+def _groups(group_by: Any, data: Source) -> Any:
+    if isinstance(group_by, str) and not any(os.path.lexists(split(name)[0]) for name in _expanded(group_by)):
+        if data.labels is None:
+            raise InputNotFoundError(group_by, "group_by is 'prediction', labels or their file, or a coordinate's name")
+        try:
+            name, coord, part = coordinate(data.labels, group_by, "group_by")
+        except InputError as error:
+            known = "group_by is 'prediction', labels or their file, or a coordinate of the data, such as time.season"
+            raise InputNotFoundError(group_by, f"{error}; {known}") from None
+        if coord.dims[0] != data.labels.dims[0]:
+            raise InputError(f"group_by: the coordinate {name} lies along {coord.dims[0]}, not along the samples")
+        times = times_of(name, coord)
+        if part is not None and times is not None:
+            return Labels(times.part(part), group_by, SEASONS if part == "season" else ())
+        if times is not None:
+            raise InputError(f"group_by: {name} is a time; {name}.season, {name}.month or {name}.year groups by a part")
+        return Labels(labels(np.asarray(coord.values), "group_by", None), group_by, ())
+    return _left(labels(group_by, "group_by", None), data)
+
+
+def _expanded(name: str) -> list[str]:
+    try:
+        return expanded_if_missing(name)
+    except InputNotFoundError:
+        return []
+
+
+def target_of(path: str | os.PathLike[str]) -> np.ndarray:
+    """The targets in a file or a variable of one: whole numbers are indices.
+
+    Raises
+    ------
+    InputError
+        For a missing value.
+    """
+    array = read_labels(path)
+    if array.dtype.kind == "f" and array.ndim == 1:  # integers with a value for gaps are decoded to floats
+        if np.isnan(array).any():
+            raise InputError(
+                f"target: {os.fspath(path)} has no value at sample {int(np.flatnonzero(np.isnan(array))[0])}"
+            )
+        if (array == np.rint(array)).all() and not os.fsdecode(path).endswith(".npy"):
+            array = array.astype(np.int64)
+    return array
+
+
+def labels(values: Any, name: str, samples: int | None) -> np.ndarray:
+    """One label for each sample, from an array, a list or the path of an array.
+
+    Raises
+    ------
+    InputError, ShapeError
+        For anything but one integer, truth value or text for each sample.
+    """
+    array = _array(values, name)
+    classes = array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
+    if classes or array.dtype.kind == "b":
+        array = array.astype(np.int64)  # classes are often stored as floats or truth values
+    elif array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "backslashreplace")
+    elif array.dtype.kind in "OT":
+        array = _texts(array, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind == "M":
+        raise InputError(f"{name} holds dates; time.month, time.season or time.year names a part of them")
+    if array.dtype.kind not in "iuU":
+        raise InputError(f"{name} must hold whole numbers or texts, one for each sample, not dtype {array.dtype}")
+    if array.ndim != 1 or (samples is not None and len(array) != samples):
+        raise ShapeError(f"{name} must have shape ({samples},), one for each sample, not {array.shape}")
+    return array
+
+
+def _texts(array: np.ndarray, name: str) -> np.ndarray:
+    """Python's texts and integers as an array of one type."""
+    values = array.ravel().tolist()
+    for kind in (str, (int, np.integer)):
+        if all(isinstance(value, kind) for value in values):
+            return np.array(values).reshape(array.shape)
+    missing = [i for i, value in enumerate(values) if value is None or value != value]
+    if missing:
+        i = missing[0]
+        raise InputError(f"{name} must hold whole numbers or texts: sample {i} has no label, but {values[i]!r}")
+    raise InputError(f"{name} must hold whole numbers or texts, not some of both")
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    if isinstance(values, (list, tuple)):
+        try:
+            array = np.asarray(values)
+        except ValueError:  # rows of different lengths
+            raise ShapeError(f"{name} must have one label for each sample, not rows of different lengths") from None
+        if array.dtype.kind in "US" and any(isinstance(label, (int, float)) for label in values):
+            raise InputError(f"{name} must hold whole numbers or texts, not some of both")
+        return array
+    if isinstance(values, (str, os.PathLike)):
+        return read_labels(values)
+    if hasattr(values, "__array__") and not hasattr(values, "__dlpack__"):
+        return np.asarray(values)  # of xarray and pandas, whose texts are objects
+    with open_source(values) as source:
+        return np.array(source.read(0, source.shape[0] or 0))
