@@ -910,7 +910,9 @@ def test_a_reader_that_goes_away():
 # The other commands
 
 
-@pytest.mark.parametrize("sub", [[], ["demo"], ["explain"], ["inspect"], ["rules"], ["info"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "sub", [[], ["demo"], ["explain"], ["references"], ["inspect"], ["rules"], ["info"]], ids=" ".join
+)
 def test_help(sub, capsys):
     assert run(*sub, "--help") == 0
     printed = capsys.readouterr()
@@ -934,7 +936,8 @@ def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     lrpfast.Model([*nodes, (lrpfast.layers.Add(), (0, 1))]).save("two.npz")
     for name in ("x1.npy", "x2.npy"):
         np.save(name, np.ones((3, 2)))
-    text = "\n".join((command_line.ABOUT, command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES))
+    examples = command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES, command_line.REFERENCES_TEXT
+    text = "\n".join((command_line.ABOUT, *examples))
     shown = re.findall(r"^  (lrpfast .+?)(?:   .*)?$", text, re.MULTILINE)
     assert len(shown) > 10
     for line in shown:

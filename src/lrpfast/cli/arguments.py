@@ -26,7 +26,7 @@ Layer-wise Relevance Propagation for neural networks: which inputs made the outp
   lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
   lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
-  lrpfast references model.h5 x.npy --layer conv2d_1   the samples that a layer's channels stand for
+  lrpfast references model.h5 x.npy --layer dense      the samples that a layer's channels stand for
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
@@ -79,9 +79,9 @@ when inputs change by at most the radius."""
 
 REFERENCES_TEXT = """\
 examples:
-  lrpfast references model.h5 x.npy --layer conv2d_1 -o references.npz --plot references.png
-  lrpfast references model.h5 x.npy --layer conv2d_1 --by activation --of max -k 9
-  lrpfast references model.h5 x.npy --layer conv2d_1 --target classes.npy --group-by classes.npy -o r.nc
+  lrpfast references model.h5 x.npy --layer dense -o references.npz --plot references.png
+  lrpfast references model.h5 x.npy --layer dense --by activation --of max -k 9
+  lrpfast references model.h5 x.npy --layer dense --target classes.npy --group-by classes.npy -o r.nc
 
 For every channel of the layer, the samples in which it contributes most to the target, or is most active; `lrpfast
 inspect` lists the layers. The picture shows where in each sample this channel found what it contributes."""
