@@ -30,7 +30,10 @@ from lrpfast.errors import LrpfastError
 PACKAGES = ("fliesann", "spliceai", "mmsplice", "seeker", "nudenet", "magika", "silero-vad", "ddddocr")
 ENDINGS = (".h5", ".hdf5", ".keras", ".onnx", ".pt2")
 #: One sample's shape, if the file leaves it open, by the package.
-SHAPES = {"spliceai": (10_400, 4), "mmsplice": (150, 4), "nudenet": (3, 320, 320)}
+SHAPES = {"spliceai": (10_400, 4), "mmsplice": (150, 4), "nudenet": (3, 320, 320), "ddddocr": (1, 64, 160)}
+SHAPES["silero-vad"] = {"input": (576,)}
+#: Inputs of ONNX files that are settings, and become constants.
+CONSTANTS = {"silero-vad": {"sr": np.array(16_000)}}
 #: How many samples of each file are explained.
 SAMPLES = 2
 
@@ -64,8 +67,24 @@ def b_splines(steps: int, bases: int, degree: int) -> np.ndarray:
     return values
 
 
-#: Classes of one's own in these files. mmsplice's GlobalAveragePooling1D_Mask0 takes two inputs and has no layer here.
-CUSTOM_OBJECTS = {"ConvDNA": "Conv1D", "SplineWeight1D": spline_weight}
+class MaskedMean(L.Block):
+    """mmsplice's GlobalAveragePooling1D_Mask0: the mean of x over the positions that have a letter."""
+
+    def build(self, graph: Any, x: int, letters: int) -> int:
+        mask = graph.add(L.Reshape((-1, 1), name=f"{self.name}/column"), graph.add(L.StepMask(0.0), letters))
+        mean = graph.add(L.GlobalAveragePool(name=f"{self.name}/mean"), graph.add(L.Multiply(), x, mask))
+        share = graph.add(L.GlobalAveragePool(name=f"{self.name}/share"), mask)
+        share = graph.add(L.Activation("clip", {"low": 1e-7, "high": 1.0}), share)
+        inverse = graph.add(L.Activation("power", {"exponent": -1.0}), share)
+        return graph.add(L.Multiply(name=self.name), mean, inverse)
+
+
+#: Classes of one's own in these files: what each derives from, or a function that makes a layer of it.
+CUSTOM_OBJECTS = {
+    "ConvDNA": "Conv1D",
+    "SplineWeight1D": spline_weight,
+    "GlobalAveragePooling1D_Mask0": lambda config, weights: MaskedMean(),
+}
 
 
 def unpacked(folder: Path, packages: list[str]) -> None:
@@ -114,7 +133,21 @@ def embedded(model: lrpfast.Model) -> list[int]:
     return list(entries.values())
 
 
-def against_onnxruntime(path: Path, model: lrpfast.Model, x: list[np.ndarray]) -> str:
+def load(path: Path, package: str, input_shape: Any = None) -> lrpfast.Model:
+    """The model of a file, whose settings are constants."""
+    if package not in CONSTANTS:
+        return lrpfast.load(path, custom_objects=CUSTOM_OBJECTS, input_shape=input_shape)
+    import onnx
+
+    model = onnx.load(str(path))
+    for item in model.graph.input:
+        if item.name in CONSTANTS[package]:
+            constant = onnx.numpy_helper.from_array(CONSTANTS[package][item.name], item.name)
+            model.graph.initializer.append(constant)
+    return lrpfast.from_onnx(model, input_shape=input_shape)
+
+
+def against_onnxruntime(path: Path, package: str, model: lrpfast.Model, x: list[np.ndarray]) -> str:
     """The largest difference from ONNX Runtime's outputs, relative to their size; '-' for what cannot be compared."""
     if path.suffix != ".onnx":
         return "-"
@@ -123,18 +156,24 @@ def against_onnxruntime(path: Path, model: lrpfast.Model, x: list[np.ndarray]) -
     except ImportError:
         return "-"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [model.nodes[i].name for i in model.inputs]
     types = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
     errors = []
     for i in range(SAMPLES):  # a file may fix the number of samples to 1
         sample = [a[i : i + 1] for a in x]
-        feed = {
-            item.name: a.astype(types.get(item.type, np.float32))
-            for item, a in zip(session.get_inputs(), sample, strict=True)
-        }
+        feed = dict(CONSTANTS.get(package, {}))
+        for item in session.get_inputs():
+            if item.name in names:
+                a = sample[names.index(item.name)].astype(types.get(item.type, np.float32))
+                fits = all(n == size for n, size in zip(item.shape, a.shape, strict=True) if isinstance(n, int))
+                # one sample: its axis, of size 1, may lie elsewhere in the file
+                feed[item.name] = a if fits else a.reshape([n if isinstance(n, int) else 1 for n in item.shape])
+        feed = {item.name: feed[item.name] for item in session.get_inputs()}
         expected = [y for y in session.run(None, feed) if y.dtype.kind == "f"]
         own = model.predict(sample if len(sample) > 1 else sample[0])
         own = own if isinstance(own, list) else [own]
-        errors += [np.abs(a - b).max() / max(np.abs(b).max(), 1e-30) for a, b in zip(own, expected, strict=True)]
+        pairs = [(a.ravel(), b.ravel()) for a, b in zip(own, expected, strict=True)]
+        errors += [np.abs(a - b).max() / max(np.abs(b).max(), 1e-30) for a, b in pairs]
     return f"{max(errors):.1e}"
 
 
@@ -155,19 +194,19 @@ def line_of(path: Path, package: str) -> tuple[list[str], str]:
     begin = time.perf_counter()
     try:
         try:
-            model = lrpfast.load(path, custom_objects=CUSTOM_OBJECTS)
+            model = load(path, package)
             if model.is_open:
                 raise LrpfastError("open")
         except LrpfastError:
             if package not in SHAPES:
                 raise
-            model = lrpfast.load(path, custom_objects=CUSTOM_OBJECTS, input_shape=SHAPES[package])
+            model = load(path, package, SHAPES[package])
     except LrpfastError as error:
         return ["no", "", "", "", f"{time.perf_counter() - begin:.1f}"], str(error)
     x = inputs_of(path, model, np.random.default_rng(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        prediction = against_onnxruntime(path, model, x)
+        prediction = against_onnxruntime(path, package, model, x)
         finite, balance = explained(model, x)
     return ["yes", prediction, finite, balance, f"{time.perf_counter() - begin:.1f}"], ""
 

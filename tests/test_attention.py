@@ -20,40 +20,11 @@ AS_IT_IS = rules.Stabilizer(1e-6, "zero")
 DATA = np.load(Path(__file__).parent / "data" / "attention.npz")
 
 
-def heads_apart(graph, x, heads, rows):
-    """Rows of all heads as a matrix for each: (heads, rows, channels)."""
-    return graph.add(L.Permute((1, 0, 2)), graph.add(L.Reshape((rows, heads, -1)), x))
-
-
-def core(graph, q, k, v, layer, shape, m, fused):
-    """Attention as one layer, or written out, of queries of a shape and m keys; its output's rows as the layer's."""
-    if fused:
-        return graph.add(layer, q, k, v)
-    n, width = shape
-    heads, shared = layer.heads, layer.kv_heads
-    q = graph.add(L.Reshape((shared, heads // shared, n, -1)), heads_apart(graph, q, heads, n))
-    k, v = (graph.add(L.Reshape((shared, 1, m, -1)), heads_apart(graph, a, shared, m)) for a in (k, v))
-    scores = graph.add(L.MatMul(transpose_b=True), q, k)
-    scale = np.full(m, layer.head_scale((n, width)))
-    scores = graph.add(L.BatchNorm(np.zeros(m), np.ones(m), scale, None, 0.0), scores)
-    if layer.bias is not None:
-        bias = np.broadcast_to(layer.bias, (heads, n, m)).ravel()
-        flat = graph.add(L.Flatten(), scores)
-        flat = graph.add(L.BatchNorm(np.zeros(bias.size), np.ones(bias.size), None, bias, 0.0), flat)
-        scores = graph.add(L.Reshape((shared, heads // shared, n, m)), flat)
-    mask = layer.mask
-    if mask is not None:
-        mask = np.broadcast_to(mask, (heads, n, m)).reshape(shared, heads // shared, n, m)
-    weights = graph.add(L.Softmax(mask=mask, window=layer.window), scores)
-    out = graph.add(L.Reshape((heads, n, -1)), graph.add(L.MatMul(), weights, v))
-    return graph.add(L.Reshape((n, -1)), graph.add(L.Permute((1, 0, 2)), out))
-
-
 # Recorded figures.
 
 
 def recorded_model(name, fused):
-    """A model of the reference, put together from its weights."""
+    """A model of the reference, put together from its weights, with one attention or with what it is written as."""
     w = {key.split("/")[-1]: DATA[key] for key in DATA.files if key.startswith(f"{name}/w/")}
     graph = lrpfast.Graph()
     if name == "attention_cross":
@@ -63,17 +34,18 @@ def recorded_model(name, fused):
             graph.add(L.Dense(w[f"{part}_proj_weight"].T, bias[i], name=part), inputs[i])
             for i, part in enumerate("qkv")
         )
-        out = core(graph, q, k, v, L.Attention(4, scale=0.5), (6, 16), 5, fused)
-        return graph.model(graph.add(L.Dense(w["out_proj.weight"].T, w["out_proj.bias"]), out))
+        out = graph.add(L.Attention(4, scale=0.5, name="attention"), q, k, v)
+        model = graph.model(graph.add(L.Dense(w["out_proj.weight"].T, w["out_proj.bias"]), out))
+        return model if fused else lrpfast.write_out_attention(model)
     x = graph.input((6, 16))
     q, k, v = (graph.add(L.Dense(w[f"{part}.weight"].T, w[f"{part}.bias"], name=part), x) for part in "qkv")
     turned = []
     for a, heads, norm in ((q, 4, "qn"), (k, 2, "kn")):
         a = graph.add(L.RMSNorm(w[f"{norm}.weight"], epsilon=1e-5), graph.add(L.Reshape((6, heads, 4)), a))
         turned.append(graph.add(L.Rotary(w["cos"], w["sin"], 4), graph.add(L.Reshape((6, heads * 4)), a)))
-    layer = L.Attention(4, 2, scale=0.5, window=(None, 0))
-    out = core(graph, *turned, v, layer, (6, 16), 6, fused)
-    return graph.model(graph.add(L.Dense(w["o.weight"].T, w["o.bias"]), out))
+    out = graph.add(L.Attention(4, 2, scale=0.5, window=(None, 0), name="attention"), *turned, v)
+    model = graph.model(graph.add(L.Dense(w["o.weight"].T, w["o.bias"]), out))
+    return model if fused else lrpfast.write_out_attention(model)
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["one layer", "written out"])
@@ -162,18 +134,93 @@ def test_random_blocks(block, rule):
         expected.check(cases.flat(got, 3), precision, str(parameters))
 
 
+@st.composite
+def transformers(draw):
+    """A block of random parts: (its net, the node of attention, the inputs)."""
+    size = st.integers(1, 3)
+    shared, group, n, m = draw(size), draw(st.integers(1, 2)), draw(size), draw(size)
+    cross, masked, rotated, pre, gated = (draw(st.booleans()) for _ in range(5))
+    norm = draw(st.sampled_from(["LayerNorm", "RMSNorm"]))
+    d, m = draw(st.sampled_from([2, 4] if rotated else [1, 2, 3])), m if cross else n
+    heads, rng = shared * group, np.random.default_rng(draw(st.integers(0, 1000)))
+    width = heads * d
+    nodes = [(Layer("Input", {"shape": (n, width)}),)]
+    shapes = [(n, width)]
+    if cross:
+        nodes.append((Layer("Input", {"shape": (m, width)}),))
+        shapes.append((m, width))
+    if masked:
+        nodes.append((Layer("Input", {"shape": (m,)}),))
+    seen = len(nodes) - 1
+
+    def add(layer, *inputs):
+        nodes.append((layer, *inputs))
+        return len(nodes) - 1
+
+    def dense(x, rows, columns, activation=None):
+        kernel, bias = rng.normal(size=(rows, columns)) / np.sqrt(rows), 0.3 * rng.normal(size=columns)
+        return add(Layer("Dense", {"kernel": kernel, "bias": bias, "activation": activation}), x)
+
+    def normed(x):
+        beta = {"beta": 0.3 * rng.normal(size=width)} if norm == "LayerNorm" else {}
+        return add(Layer(norm, {"gamma": 1 + rng.random(width), "epsilon": 1e-3, **beta}), x)
+
+    def turned(x, length):
+        angles = rng.normal(size=(length, d))
+        return add(Layer("Rotary", {"cos": np.cos(angles), "sin": np.sin(angles), "size": d}), x)
+
+    x = normed(0) if pre else 0
+    of_keys = 1 if cross else x
+    q, k, v = dense(x, width, width), dense(of_keys, width, shared * d), dense(of_keys, width, shared * d)
+    if rotated:
+        q, k = turned(q, n), turned(k, m)
+    parameters = {"heads": heads, "kv_heads": shared}
+    if draw(st.booleans()):
+        parameters["window"] = draw(st.sampled_from([(None, 0), (1, 1)]))
+    attention = add(Layer("Attention", parameters), q, k, v, *([seen] if masked else []))
+    x = add(Layer("Add"), 0, dense(attention, width, width))
+    y = normed(x)
+    x = x if pre else y
+    if gated:
+        y = add(Layer("Multiply"), dense(y, width, 4, "silu"), dense(y, width, 4))
+    else:
+        y = dense(y, width, 4, draw(st.sampled_from(["relu", "gelu"])))
+    add(Layer("Add"), x, dense(y, 4, width))
+    data = inputs_of(rng, *shapes)
+    if masked:
+        data.append((rng.random((3, m)) < 0.7).astype(np.float32))
+    return Net(nodes), attention, data
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(transformers(), st.sampled_from([("attn", {}), ("attn", APART), ("cp", {})]))
+def test_random_transformers(block, rule):
+    """Cross attention, shared heads, rotary positions, masks, both norms before and after, gates: explicit matrices."""
+    net, attention, x = block
+    shape = net.nodes[0].layer.parameters["shape"]
+    start = np.random.default_rng(0).normal(size=(3, *shape))
+    weights = ("zero", {})
+    expected = Expected(
+        lambda ar: net.explain(net.rules(weights, {attention: rule}), x, list(start.reshape(3, -1)), ar)
+    )
+    composite = cases.composite({f"n{attention}": rule}, weights)
+    for precision in ("float32", "float64"):
+        arrays = [a.astype(precision) for a in x]
+        analyzer = lrpfast.Analyzer(cases.graph(net), composite, precision=precision)
+        got = analyzer.analyze(arrays if len(arrays) > 1 else arrays[0], start)
+        expected.check(cases.flat(got if len(arrays) > 1 else [got], 3), precision, str(net.nodes[attention]))
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(blocks(), st.sampled_from(["attn", "cp"]), st.sampled_from([1e-6, AS_IT_IS]))
 def test_one_layer_and_its_parts_agree(block, name, stabilizer):
     parameters, *shapes, rng = block
-    parameters.pop("softcap", None)
-    layer = L.Attention(**parameters)
     x = inputs_of(rng, *shapes)
     results = []
     composite = (composites.AttnLRP if name == "attn" else composites.CPLRP)(stabilizer=stabilizer)
-    for fused in (True, False):
-        graph = lrpfast.Graph()
-        model = graph.model(core(graph, *(graph.input(s) for s in shapes), layer, shapes[0], shapes[1][0], fused))
+    graph = lrpfast.Graph()
+    whole = graph.model(graph.add(L.Attention(**parameters), *(graph.input(s) for s in shapes)))
+    for model in (whole, lrpfast.write_out_attention(whole)):
         analyzer = lrpfast.Analyzer(model, composite, precision="float64")
         start = np.ones((3, *model.output_shape))
         results.append((model.predict(x, precision="float64"), analyzer.analyze(x, start)))
@@ -182,6 +229,41 @@ def test_one_layer_and_its_parts_agree(block, name, stabilizer):
     for a, b in zip(one, other, strict=True):
         largest = max(np.abs(r).max() for r in other)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * max(largest, 1e-12))
+
+
+@pytest.mark.parametrize("mask", [(3,), (2, 3), (4, 2, 3), (1, 2, 3), (5, 4, 2, 3), (5, 1, 1, 3)])
+@pytest.mark.parametrize("shared", [4, 2, 1])
+def test_masks_of_attention_that_is_written_out(mask, shared):
+    """In windows, with a mask that is an input, of keys, of pairs, of heads; the layer is used twice."""
+    rng = np.random.default_rng(0)
+    graph = lrpfast.Graph()
+    q, k, v = (graph.input(shape) for shape in ((5, 2, 8), (5, 3, 2 * shared), (5, 3, 3 * shared)))
+    seen = graph.input(mask, "seen", "truth")
+    layer = L.Attention(4, shared, mask=rng.random((5, 4, 2, 3)) < 0.9, name="a")
+    once = graph.add(layer, q, k, v, seen)
+    again = graph.add(layer, graph.add(L.Activation("tanh"), q), k, v, seen)
+    model = graph.model(graph.add(L.Add(), once, again))
+    written = lrpfast.write_out_attention(model)
+    assert [node.name for node in written.nodes if isinstance(node.layer, L.Softmax)] == ["a/weights", "a:1/weights"]
+    x = [rng.normal(size=(2, *shape)) for shape in model.input_shape[:3]] + [rng.random((2, *mask)) < 0.7]
+    results = []
+    for each in (model, written):
+        analyzer = lrpfast.Analyzer(each, "attn_lrp", precision="float64")
+        results.append([each.predict(x, precision="float64"), *analyzer.analyze(x, np.ones((2, *each.output_shape)))])
+    largest = max(np.abs(b).max() for b in results[1])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * largest)
+
+
+def test_what_cannot_be_written_out():
+    with pytest.raises(errors.InputError, match="takes a Model, not str"):
+        lrpfast.write_out_attention("model.onnx")
+    graph = lrpfast.Graph()
+    x = graph.input((None, 4))
+    with pytest.raises(errors.ShapeError, match="with_input_shape"):
+        lrpfast.write_out_attention(graph.model(graph.add(L.Attention(2), x, x, x)))
+    plain = lrpfast.from_layers([L.Dense(np.eye(2))])
+    assert lrpfast.write_out_attention(plain).digest() == plain.digest()
 
 
 def test_the_same_bits_for_any_batch_and_threads():

@@ -88,6 +88,27 @@ def test_layers_have_the_figures_of_blocks_and_attention(file, tmp_path):
             near(shown[layer].reshape(len(expected), -1), expected.reshape(len(expected), -1), tolerance, part)
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_written_out_attention_shows_its_weights(file, tmp_path):
+    """The same prediction and relevance; the softmax's is that of the weights."""
+    model = load(file, tmp_path)
+    written = lrpfast.write_out_attention(model)
+    arrays, tolerance = figures(file)
+    x = inputs_of(arrays)
+    near(written.predict(x, precision="float64"), arrays["y"], tolerance)
+    analyzers = [
+        lrpfast.Analyzer(m, SETS["attn_lrp"], target=arrays["target"], precision="float64") for m in (model, written)
+    ]
+    one, other = (analyzer.explain(x, layers=True) for analyzer in analyzers)
+    for name, relevance in one.layers.items():
+        if name in other.layers and other.layers[name].shape == relevance.shape:
+            near(other.layers[name], relevance, 1e-9, name)
+    shown = [relevance for name, relevance in other.layers.items() if name.endswith("/weights")]
+    assert len(shown) == sum(isinstance(layer, layers.Attention) for layer in model.layers)
+    if "attn_lrp/attention" in arrays:
+        near(shown[0], arrays["attn_lrp/attention"], tolerance)
+
+
 @pytest.mark.parametrize("file", WRITTEN)
 def test_attention_as_one_layer_and_written_out(file, monkeypatch, tmp_path):
     """What a file writes out becomes `Attention`; as products and a softmax it has the same numbers."""

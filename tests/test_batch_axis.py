@@ -130,13 +130,23 @@ def test_random_moves_and_back(seed):
         ([("perm", (1, 0, 2)), ("mean", 1)], "batch"),
         ([("perm", (1, 0, 2)), ("cat", 1)], "batch"),
         ([("to", (-1, 6))], "is part of axis 0 of 2"),
-        ([("perm", (1, 0, 2))], "is axis 1 of 3"),
     ],
 )
 def test_what_cuts_or_mixes_samples_is_named(moves, word):
     nodes, constants, at = nodes_of(moves)
     with pytest.raises((lrpfast.UnsupportedLayerError, lrpfast.ModelFormatError), match=word):
         lrpfast.from_onnx(graph([*nodes, ("Identity", [at], ["y"], {})], (4, 6), constants))
+
+
+def test_an_output_whose_batch_is_elsewhere_has_it_first():
+    """(steps, batch, letters), as networks that read text return it."""
+    nodes, constants, at = nodes_of([("softmax", -1), ("perm", (1, 0, 2))])
+    proto = graph([*nodes, ("Identity", [at], ["y"], {})], (4, 6), constants)
+    with pytest.warns(UserWarning, match=r"'y' has the batch on axis 1; lrpfast returns it first: \(samples, 4, 6\)"):
+        model = lrpfast.from_onnx(proto)
+    x = numbers(3, 4, 6)
+    expected = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x})[0]
+    np.testing.assert_allclose(model.predict(x, precision="float64"), expected.transpose(1, 0, 2), atol=1e-12)
 
 
 def test_two_tensors_whose_batch_axes_do_not_meet():

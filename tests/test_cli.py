@@ -936,7 +936,7 @@ def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     lrpfast.Model([*nodes, (lrpfast.layers.Add(), (0, 1))]).save("two.npz")
     for name in ("x1.npy", "x2.npy"):
         np.save(name, np.ones((3, 2)))
-    examples = command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES, command_line.REFERENCES_TEXT
+    examples = command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES, command_line.references.TEXT
     text = "\n".join((command_line.ABOUT, *examples))
     shown = re.findall(r"^  (lrpfast .+?)(?:   .*)?$", text, re.MULTILINE)
     assert len(shown) > 10

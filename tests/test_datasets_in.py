@@ -1,10 +1,15 @@
 """Several files as one source, selections by coordinates, groups from coordinates."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 import lrpfast
 from lrpfast.batch import open_source
+from lrpfast.batch.masks import Masked
+from lrpfast.batch.sources import reopened
+from lrpfast.batch.sources.fit import fitted
 
 netCDF4 = pytest.importorskip("netCDF4")
 
@@ -379,3 +384,33 @@ def test_a_regression_predicts_no_class():
     for analyzer in (lrpfast.Analyzer(model, "zero"), lrpfast.create_analyzer("lrp.z", model)):
         done = analyzer.stream(x, statistics=True, group_by="prediction", progress=False)
         assert done.statistics.count.tolist() == [4, 4]
+
+
+def test_another_process_opens_the_same_data(years, tmp_path, monkeypatch):
+    pattern, whole = years
+    mask = np.ones((3, 4), bool)
+    select = {"time.month": [1], "lat": (0, 40)}
+    with open_source(pattern, select=select, fill_nan=0.0) as source:
+        recipe = pickle.loads(pickle.dumps(fitted(source, (2, 4, 1)).recipe))
+    monkeypatch.chdir(tmp_path.parent)
+    with reopened(recipe) as source:
+        np.testing.assert_array_equal(source.read(31, 33), whole[365:367, 1:, :, None])
+    plain = open_source(f"{tmp_path}/sst_1982.nc:sst")
+    with Masked(plain, mask) as source, reopened(source.recipe) as grid:
+        np.testing.assert_array_equal(grid.read(0, 2), whole[365:367])
+    assert open_source(whole).recipe is None
+
+
+def test_what_was_selected_is_part_of_what_a_run_goes_on_with(years, tmp_path):
+    pattern, _ = years
+    analyzer, mask = lrpfast.Analyzer(dense(12), "epsilon"), np.ones((3, 4), bool)
+
+    def stop(count):
+        raise KeyboardInterrupt
+
+    for select, error in (("time=1981:1982", KeyboardInterrupt), ("time=1982:1983", lrpfast.InputError)):
+        with open_source(pattern, select=select) as source, pytest.raises(error):
+            analyzer.stream(source, tmp_path / "r.npy", mask=mask, batch_size=100, progress=stop)
+    with open_source(pattern, select="time=1981:1982") as source:
+        done = analyzer.stream(source, tmp_path / "r.npy", mask=mask, batch_size=100, progress=False)
+    assert (done.samples, done.record["select"]) == (730, "time=1981:1982")

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lrpfast
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SEED = json.loads((ROOT / "tests" / "data" / "seed.json").read_text())
@@ -236,3 +238,85 @@ def test_concepts(tmp_path):
     if importlib.util.find_spec("matplotlib"):
         assert run(tmp_path, EXAMPLES / "concepts.py", "--plot", "channels.png").returncode == 0
         assert (tmp_path / "channels.png").read_bytes().startswith(b"\x89PNG")
+
+
+# The transformers
+
+
+def test_text_classifier(tmp_path):
+    done = run(tmp_path, EXAMPLES / "text_classifier.py", "--steps", "60")
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(r"([\d.]+)% of 500 new reviews", done.stdout)[1]) > 70
+    means = dict(re.findall(r"([\w() ]+) ([+-][\d.]+)[,\n]", done.stdout))
+    assert {"good", "bad", "not (praise)", "not (blame)", "the"} <= {name.strip() for name in means}
+    assert "not" in done.stdout and "good by" in done.stdout and "bad by" in done.stdout
+    if importlib.util.find_spec("matplotlib"):
+        assert (tmp_path / "text_classifier" / "reviews.png").read_bytes().startswith(b"\x89PNG")
+    model = lrpfast.load(tmp_path / "text_classifier" / "reviews.npz")
+    assert [layer.heads for layer in model.layers if isinstance(layer, lrpfast.layers.Attention)] == [2, 2]
+
+
+def test_weather_attention(tmp_path):
+    done = run(tmp_path, EXAMPLES / "weather_attention.py", "--steps", "3", "--samples", "12")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"skill of 12 new forecasts.*: -?\d+\.\d\d\n", done.stdout)
+    assert re.search(
+        r"wind from the west: the tracer moved \+[\d.]+ points, relevance lies [+-][\d.]+ off", done.stdout
+    )
+    model = lrpfast.load(tmp_path / "weather_attention" / "drift.npz")
+    assert (model.input_shape, model.output_shape) == ((16, 32, 2), (16, 32, 1))
+    if importlib.util.find_spec("matplotlib"):
+        assert (tmp_path / "weather_attention" / "relevance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gradients_of_variables_are_those_of_differences():
+    """Each operation of tiny_autograd, by central differences."""
+    tape = load("tiny_autograd")
+    rng = np.random.default_rng(0)
+    shapes = {"x": (2, 4, 3), "w": (3, 6), "bias": (6,), "gamma": (3,), "beta": (3,)}
+    values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+    def loss(arrays):
+        v = {name: tape.Variable(array) for name, array in arrays.items()}
+        y = v["x"].norm(v["gamma"], v["beta"]).roll((1,), (1,)) @ v["w"] + v["bias"]
+        a = (y.reshape(2, 4, 2, 3).transpose(0, 2, 1, 3) * 0.5).softmax()
+        y = (a @ v["x"].transpose(0, 2, 1).reshape(2, 1, 3, 4)).relu().rows(np.array([1, 0, 1]))
+        return y, v
+
+    y, v = loss(values)
+    weight = rng.normal(size=y.value.shape)
+    y.backward(weight)
+    for name, array in values.items():
+        for at in np.ndindex(array.shape):
+            either = []
+            for step in (1e-6, -1e-6):
+                changed = array.copy()
+                changed[at] += step
+                either.append((loss({**values, name: changed})[0].value * weight).sum())
+            assert v[name].gradient[at] == pytest.approx((either[0] - either[1]) / 2e-6, abs=1e-7)
+
+
+# A climate scientist's day
+
+
+def test_the_climate_scientists_day(tmp_path):
+    netcdf = pytest.importorskip("netCDF4")
+    script = EXAMPLES / "climate_day.py"
+    done = run(tmp_path, script, "--step", "12", "--years", "2", "--seeds", "2", "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "climate_day"
+    assert "730 maps of 11 × 30 points" in done.stdout
+    assert "ok       range" in done.stdout
+    assert "seasons DJF, MAM, JJA, SON" in done.stdout
+    assert "90 maps of the winter of 1982" in done.stdout
+    with netcdf.Dataset(folder / "seasons.nc") as over, netcdf.Dataset(folder / "seasons_seed_1.nc") as one:
+        assert over["mean"].shape == (4, 11, 30)
+        assert over["count"][:].tolist() == [[180, 184, 184, 182]] * 2
+        assert over["member"][:].tolist() == ["seed_0", "seed_1"]
+        assert one["mean"].shape == (4, 11, 30)
+    with netcdf.Dataset(folder / "winter.nc") as winter:
+        assert winter["relevance"].shape == (90, 11, 30)
+        assert winter["time"].units == "days since 1982-01-01"
+        assert winter["time"][0] == 334
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert (folder / "seasons.pdf").stat().st_size > 1000

@@ -83,6 +83,7 @@ def test_batch_is_there_when_it_is_asked_for():
 
 MAY_IMPORT = {
     "errors": set(),
+    "coordinates": set(),
     "budget": {"errors"},
     "output": {"errors"},
     "suggest": set(),
@@ -94,18 +95,22 @@ MAY_IMPORT = {
     "rules": {"errors", "model", "suggest"},
     "kernels": {"errors"},
     "engine": {"budget", "errors", "lazy", "suggest", "table", "version", "model", "rules", "kernels"},
-    "batch": {"budget", "errors", "lazy", "output", "table", "model", "readers", "rules", "engine", "version"},
-    "plot": {"errors", "output", "engine", "kernels"},
+    "batch": {
+        *("budget", "coordinates", "errors", "kernels", "lazy", "output", "model", "readers", "rules", "engine"),
+        *("table", "version"),
+    },
+    "plot": {"coordinates", "errors", "output", "engine", "kernels"},
     "evaluate": {"errors", "table", "kernels", "model", "readers", "engine", "batch", "plot", "analyzer"},
     "layers": {"model"},
     "composites": {"rules"},
     "concepts": {"engine", "batch"},
     "analyzer": {"errors", "table", "model", "readers", "rules", "engine", "batch", "concepts"},
+    "ensemble": {"errors", "rules", "batch", "analyzer"},
     "innvestigate": {"errors", "model", "readers", "rules", "engine", "analyzer"},
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {
-        *("", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
-        *("analyzer", "innvestigate", "demo", "plot", "evaluate"),
+        *("", "coordinates", "errors", "suggest", "table", "model", "readers", "rules", "engine", "batch", "kernels"),
+        *("analyzer", "ensemble", "innvestigate", "demo", "plot", "evaluate"),
     },
     "__main__": {"cli"},
     "": {
@@ -119,6 +124,7 @@ MAY_IMPORT = {
         "composites",
         "plot",
         "analyzer",
+        "ensemble",
         "innvestigate",
     },
 }

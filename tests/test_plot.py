@@ -34,9 +34,9 @@ def drawn(figure):
 
 
 def ends(figure):
-    """The symmetric end of each panel's colours."""
+    """The end of each panel's colours, which are symmetric, or begin at zero where nothing is negative."""
     limits = [ax.images[-1].get_clim() for ax in panels(figure)]
-    assert all(low == -high < 0 for low, high in limits)
+    assert all(high > 0 and low in (-high, 0) for low, high in limits)
     return [high for _, high in limits]
 
 
@@ -279,10 +279,19 @@ def test_masked_features_of_a_vector():
 
 
 def test_many_features(tmp_path):
-    figure = heatmap(RNG.normal(size=(1, 31_811)))
+    """Of very many features the largest are drawn, by name; all of them on request."""
+    values = RNG.normal(size=(1, 31_811))
+    names = [f"point {i}" for i in range(31_811)]
+    ax = heatmap(values, values, features=names).axes[0]
+    order = np.argsort(-np.abs(values[0]))[:20]
+    np.testing.assert_array_equal([bar.get_width() for bar in ax.patches], values[0, order])
+    assert [text.get_text() for text in ax.get_yticklabels()] == [f"point {i} = {values[0, i]:.3g}" for i in order]
+    assert ax.get_xlabel() == "relevance" and ax.get_ylim()[0] > ax.get_ylim()[1]
+    figure = heatmap(values, largest=False)
     assert figure.axes[0].collections[0].get_rasterized()
     save(figure, tmp_path / "r.svg")
     assert (tmp_path / "r.svg").stat().st_size < 500_000
+    assert len(heatmap(VECTORS, largest=True).axes[0].patches) == 12
 
 
 # The grid and its names
@@ -543,3 +552,201 @@ def test_a_timeline_without_input_or_relevance():
 def test_timelines_that_cannot_be_drawn(arguments, options, message):
     with pytest.raises(lrpfast.LrpfastError, match=message):
         timeline(*arguments, **options)
+
+
+# Maps, scales, and pictures for a paper
+
+LAT, LON = np.linspace(60, -60, 13), np.arange(0, 360, 30.0)
+
+
+def seasons(dims=("season", "lat", "lon"), values=None):
+    xarray = pytest.importorskip("xarray")
+    values = RNG.normal(size=(4, 13, 12)) if values is None else values
+    coords = {"season": ["DJF", "MAM", "JJA", "SON"], "lat": LAT, "lon": LON}
+    return xarray.DataArray(values, coords, ("season", "lat", "lon")).transpose(*dims)
+
+
+def degrees(axis):
+    axis.figure.draw_without_rendering()
+    return [text.get_text() for text in axis.get_ticklabels() if text.get_visible()]
+
+
+@pytest.mark.parametrize("dims", [("season", "lat", "lon"), ("lon", "season", "lat")], ids=str)
+def test_coordinates_make_a_map(dims):
+    """By name, whatever the order: north is up, with degrees at the outer panels, and one scale for all."""
+    array = seasons(dims)
+    figure = heatmap(array, title="by season", colorbar_label="mean relevance")
+    expected = array.transpose("season", "lat", "lon").values[:, ::-1]
+    np.testing.assert_array_equal(drawn(figure), expected)
+    assert [ax.get_title() for ax in panels(figure)] == ["DJF", "MAM", "JJA", "SON"]
+    assert len(set(ends(figure))) == 1 and bar(figure).ax.get_ylabel() == "mean relevance"
+    image = panels(figure)[0].images[0]
+    assert image.origin == "lower" and image.get_extent() == [-15, 345, -65, 65]
+    assert {"30°N", "0°", "30°S"} <= set(degrees(panels(figure)[0].yaxis))
+    assert {"60°E", "180°", "120°W"} <= set(degrees(panels(figure)[2].xaxis))
+
+
+def test_one_map_and_coordinates_of_plain_arrays():
+    array = seasons()[0]
+    figure = heatmap(array)
+    np.testing.assert_array_equal(drawn(figure)[0], array.values[::-1])
+    assert panels(figure)[0].get_title() == ""
+    again = heatmap(array.values, coordinates=(LAT, LON))
+    np.testing.assert_array_equal(drawn(again), drawn(figure))
+    uneven = heatmap(array.values[None], coordinates=(LAT**3 / 60**2, LON))
+    (mesh,) = panels(uneven)[0].collections
+    assert mesh.get_rasterized() and mesh.get_array().shape == (13, 12)
+    shifted = heatmap(array.values, coordinates=(LAT, (LON + 180) % 360 - 180))  # the wrap is in the middle
+    np.testing.assert_array_equal(drawn(shifted)[0], np.roll(array.values[::-1], 6, 1))
+    with pytest.raises(ShapeError, match="the coordinates are those of a grid"):
+        heatmap(array.values, coordinates=(LAT, LON[:3]))
+
+
+def test_other_axes_have_their_names_and_depths_grow_downwards():
+    xarray = pytest.importorskip("xarray")
+    coords = {
+        "depth": ("depth", [5.0, 50, 500], {"units": "m", "positive": "down"}),
+        "t": ("t", [0, 1, 2, 3], {"long_name": "day"}),
+    }
+    figure = heatmap(xarray.DataArray(RNG.normal(size=(2, 3, 4)), coords, ("x", "depth", "t")), kind="image")
+    ax = panels(figure)[0]
+    assert ax.get_ylabel() == "depth [m]" and ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert panels(figure)[1].get_xlabel() == "day" or ax.get_xlabel() == "day"
+
+
+def test_channels_of_a_map_are_summed():
+    xarray = pytest.importorskip("xarray")
+    values = RNG.normal(size=(2, 13, 12, 3))
+    array = xarray.DataArray(values, {"lat": LAT, "lon": LON}, ("time", "lat", "lon", "channel"))
+    np.testing.assert_allclose(drawn(heatmap(array)), values.sum(-1)[:, ::-1])
+    figure = heatmap(array, array)
+    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), values[0].mean(-1)[::-1])
+
+
+def test_maps_with_cartopy_and_without(monkeypatch):
+    """Without coast lines on this computer there is a warning, and nothing is downloaded."""
+    array = seasons()
+    monkeypatch.setitem(sys.modules, "cartopy", None)
+    monkeypatch.setitem(sys.modules, "cartopy.crs", None)
+    np.testing.assert_array_equal(drawn(heatmap(array, kind="map")), drawn(heatmap(array)))
+    with pytest.raises(lrpfast.errors.MissingPackageError, match="a projection needs cartopy"):
+        heatmap(array, kind="map", projection="Robinson")
+    with pytest.raises(InputError, match="a map needs its latitudes and longitudes"):
+        heatmap(array.values, kind="map")
+    with pytest.raises(InputError, match="projection is for kind='map'"):
+        heatmap(array, projection="Robinson")
+
+
+def test_projections(tmp_path):
+    cartopy = pytest.importorskip("cartopy", reason="projections need cartopy")
+    import cartopy.crs as crs
+
+    array = seasons()
+    cartopy.config["data_dir"] = cartopy.config["pre_existing_data_dir"] = str(tmp_path)
+    with pytest.warns(UserWarning, match="downloads nothing"):
+        figure = heatmap(array, kind="map", projection="Robinson")
+    assert all(isinstance(ax.projection, crs.Robinson) for ax in panels(figure))
+    with pytest.raises(InputError, match="projection must be"):
+        heatmap(array, kind="map", projection="flat")
+
+
+@pytest.mark.parametrize(("sign", "name"), [(1, "Reds"), (-1, "Blues_r")])
+def test_relevance_of_one_sign_has_colours_that_begin_at_zero(sign, name):
+    image = panels(heatmap(sign * abs(IMAGES)))[0].images[0]
+    assert image.get_cmap().name == name and 0 in image.get_clim()
+    assert bar(heatmap(sign * abs(IMAGES))).ax.get_ylabel().endswith("(end: above each panel)")
+    low, high = panels(heatmap(sign * abs(IMAGES), cmap="PuOr"))[0].images[0].get_clim()
+    assert low == -high  # a diverging map has its middle at zero
+    assert 0 in panels(heatmap(sign * abs(IMAGES), cmap="viridis"))[0].images[0].get_clim()
+
+
+def test_limits_of_the_caller():
+    def clim(*arguments, **keywords):
+        return panels(heatmap(*arguments, **keywords))[0].images[0].get_clim()
+
+    assert (
+        clim(IMAGES, vmax=2) == (-2, 2)
+        and clim(IMAGES, vmin=-3) == (-3, 3)
+        and clim(IMAGES, vmin=-1, vmax=3) == (-1, 3)
+    )
+    assert clim(abs(IMAGES), vmax=2) == (0, 2) and clim(-abs(IMAGES), vmin=-2) == (-2, 0)
+    assert bar(heatmap(IMAGES, vmax=0.5)).extend == "both"
+    for options, text in (
+        ({"vmin": 1, "vmax": 1}, "vmin must be below vmax"),
+        ({"vmax": "1"}, "vmax must be a number"),
+        ({"vmax": 1, "percentile": 99}, "give one of them"),
+    ):
+        with pytest.raises(InputError, match=text):
+            heatmap(IMAGES, **options)
+
+
+def test_axes_of_the_caller():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert heatmap(IMAGES[:1], ax=left, title="mine", colorbar=False) is figure
+    assert left.get_title() == "mine" and len(left.images) == 1 and len(figure.axes) == 2
+    heatmap(VECTORS[:2], ax=[left, right])
+    assert right.get_ylabel() == "relevance"
+    with pytest.raises(InputError, match="2 samples to draw on 1 axes"):
+        heatmap(VECTORS[:2], ax=left)
+    with pytest.raises(InputError, match="ax must be"):
+        heatmap(VECTORS, ax="left")
+
+
+@pytest.mark.parametrize("size", [4, 10, 30])
+@pytest.mark.parametrize("kind", ["image", "map", "sequence", "vector", "largest"])
+def test_nothing_is_cut_off(kind, size):
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": size}):
+        figure = {
+            "image": lambda: heatmap(IMAGES[:2], title="a title", labels=["a long label"] * 2),
+            "map": lambda: heatmap(seasons(), title="a title"),
+            "sequence": lambda: heatmap(SEQUENCES, features=["precipitation", "temperature"]),
+            "vector": lambda: heatmap(VECTORS, features=[f"feature {i}" for i in range(12)]),
+            "largest": lambda: heatmap(VECTORS, VECTORS, largest=True),
+        }[kind]()
+        figure.draw_without_rendering()
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert box.x0 > -0.01 and box.y0 > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01
+
+
+def test_vector_formats_hold_text_and_native_pixels(tmp_path):
+    figure = heatmap(RNG.normal(size=(1, 61, 97)), kind="image", title="relevance of one map")
+    save(figure, tmp_path / "r.svg")
+    save(figure, tmp_path / "r.pdf")
+    text = (tmp_path / "r.svg").read_text()
+    assert ">relevance of one map</text>" in text
+    pdf = (tmp_path / "r.pdf").read_bytes()
+    assert b"/Width 97" in pdf and b"/Height 61" in pdf and b"/Type3" not in pdf.replace(b" ", b"")
+    assert panels(figure)[0].images[0].get_interpolation() != "none"
+
+
+def test_photographs_are_no_negatives():
+    photograph = np.linspace(0, 1, 64).reshape(1, 8, 8, 1)
+    strokes = np.zeros((1, 8, 8, 1))
+    strokes[0, 3] = 1
+
+    def lightness(x):
+        image = panels(heatmap(x[..., :1] * 0 + 1e-9, x))[0].images[0]
+        return image.get_cmap()(image.norm(float(image.get_array().max())))[0]
+
+    assert lightness(photograph) == lightness(np.repeat(strokes, 3, -1)) == 1.0
+    assert lightness(strokes) < 0.7
+
+
+def test_a_window_of_a_sequence():
+    figure = heatmap(SEQUENCES, SEQUENCES, window=(5, 9))
+    np.testing.assert_array_equal(drawn(figure)[0], SEQUENCES[0, 5:9].T)
+    ax = panels(figure)[0]
+    assert ax.get_xlim() == (4.5, 8.5)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(5, 9))
+    for window, data in (((5, 90), SEQUENCES), ((3, 3), SEQUENCES), ("ab", SEQUENCES), ((0, 2), VECTORS)):
+        with pytest.raises(InputError, match="window"):
+            heatmap(data, window=window)
+
+
+def test_a_notebook_shows_the_figure():
+    assert heatmap(VECTORS)._repr_png_().startswith(b"\x89PNG")

@@ -363,3 +363,31 @@ def test_an_activation_of_ones_own_by_its_name(tmp_path):
         close(load(path, custom_objects=own).predict(x), np.where(x > 0, x, 0.5 * np.expm1(x)))
         with pytest.raises(ModelFormatError, match="must return a lrpfast.layers.Activation"):
             load(path, custom_objects={"twist": lambda config, weights: L.Identity()})
+
+
+class Weighted(L.Block):
+    """w * a + b, with a constructor of its own."""
+
+    def __init__(self, weight):
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "name", None)
+
+    def build(self, graph, a, b):
+        n = len(self.weight)
+        scaled = graph.add(
+            L.BatchNorm(np.zeros(n), np.ones(n), self.weight, np.zeros(n), 0.0, name=f"{self.name}/w"), a
+        )
+        return graph.add(L.Add(name=self.name), scaled, b)
+
+
+def test_a_class_of_two_inputs_is_a_block(tmp_path):
+    """As mmsplice's GlobalAveragePooling1D_Mask0."""
+    mine = {"class_name": "Mine", "config": {"name": "mine"}, "inbound": ["d", "entry"]}
+    dense = layer("Dense", "d", units=4, activation="relu")
+    model = functional(entry((None, 4)), dense, mine)
+    kernel, bias, weight = arrays((4, 4), (4,), (4,))
+    path = write_h5(tmp_path / "m.h5", model, {"d": [kernel, bias], "mine": [weight]})
+    loaded = load(path, custom_objects={"Mine": lambda config, weights: Weighted(weights[0])})
+    (x,) = arrays((3, 4))
+    close(loaded.predict(x), np.maximum(x @ kernel + bias, 0) * weight + x)
+    assert [layer.name for layer in loaded.layers][-2:] == ["mine/w", "mine"]

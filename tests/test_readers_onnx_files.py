@@ -88,7 +88,7 @@ def test_every_obstacle_is_named_at_once():
         )
     lines = str(caught.value).splitlines()
     assert lines[0] == "4 nodes are not read:" or lines[0] == "5 nodes are not read:"
-    assert "LSTM" in lines[1] and "'lstm' (2 of 7)" in lines[1] and "batch axis is 0 of 3" in lines[1]
+    assert "LSTM" in lines[1] and "'lstm' (2 of 7)" in lines[1] and "as if they were time steps" in lines[1]
     assert any("'turn'" in line and "batch" in line for line in lines)
     assert any("2 nodes Floor 'down' (3 of 7), 'down_too' (4 of 7)" in line for line in lines) or any(
         "'down_too' (4 of 7)" in line for line in lines

@@ -197,6 +197,8 @@ def test_what_torch_save_writes(tmp_path):
 
 def test_a_missing_pytorch_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingPackageError, match=r"pip install torch \(lrpfast's extra 'torch'\)"):
+    with pytest.raises(
+        MissingPackageError, match=r"pip install torch \(lrpfast's extra 'torch': pip install '\.\[torch\]' in"
+    ):
         lrpfast.from_torch(object())
     assert lrpfast.load(DATA / "torch_mlp.pt2").input_shape == (10,), "files need no PyTorch"

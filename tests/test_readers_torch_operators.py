@@ -388,6 +388,22 @@ def test_a_recurrent_layer_comes_before_what_is_beside_it():
     assert "zeros" not in text and text.index("proj_size") < text.index("aten.sin"), text
 
 
+def test_changes_in_place_are_listed_with_all_that_is_not_read():
+    def function(x):
+        y = x * 2
+        y[:, 0] += 1
+        z = torch.sin(x)
+        z[:, 1] *= 3
+        return y + z
+
+    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+        lrpfast.from_torch(Function(function), torch.ones(2, 4))
+    text = str(caught.value)
+    assert text.startswith("PyTorch module 'Function': 3 operators are not read:"), text
+    assert text.count("changes in place a tensor that") == 2 and "aten.sin.default 'sin'" in text, text
+    assert "Write it without in-place operations" in text
+
+
 def test_a_constant_changed_after_its_use_is_refused():
     def function(x):
         scale = torch.ones(4)
@@ -414,6 +430,42 @@ def test_attention():
         module, x = module.double().eval(), torch.randn(shape, dtype=torch.float64)
         model = lrpfast.from_torch(module, x)
         torch.testing.assert_close(model.predict(x, precision="float64"), module(x).detach(), rtol=1e-12, atol=1e-12)
+
+
+MASK = torch.ones(5, 5).tril()[torch.randperm(5, generator=torch.Generator().manual_seed(0))] > 0
+
+
+@pytest.mark.parametrize("batch", ["fixed", "open"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+        lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=MASK),
+        lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=MASK.double()),
+        lambda x: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(x, x, x, is_causal=True)[0],
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).double().eval(),
+    ],
+    ids=["plain", "causal", "mask", "bias", "flash", "encoder layer"],
+)
+def test_attention_that_is_taken_apart(function, batch):
+    """`run_decompositions` writes products out, with a softmax that is 0 where all scores are -inf."""
+    layer = isinstance(function, nn.Module)
+    module = function if layer else Function(function)
+    x = torch.randn((3, 5, 8) if layer else (3, 2, 5, 8), dtype=torch.float64)
+    sizes = ({0: torch.export.Dim("batch", min=1, max=64)} if batch == "open" else {},)
+    with torch.no_grad():
+        program = torch.export.export(module, (x,), dynamic_shapes=sizes)
+    model = lrpfast.from_torch(program.run_decompositions())
+    assert [type(item) for item in model.layers].count(lrpfast.layers.Attention) == 1
+    torch.testing.assert_close(model.predict(x, precision="float64"), module(x).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_fast_path_is_refused_by_name():
+    w, b = torch.randn(24, 8), torch.randn(24)
+    names = ("aten._native_multi_head_attention.default", "set_fastpath_enabled(False)")
+    function = Function(lambda x: torch._native_multi_head_attention(x, x, x, 8, 2, w, b, w[:8], b[:8], None, False)[0])
+    refused(function.eval(), torch.ones(2, 5, 8), *names)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ class Case:
         options.pop("initial", None)
         if self.kind != "LSTM":
             options.pop("return_state", None)
+        functions = {"SimpleRNN": 1, "GRU": 2, "LSTM": 3}[self.kind]
+        for name in ("cell_activation", "gate_activation", "output_activation")[functions:]:
+            options.pop(name, None)
         self.p.update(options)
         self.x = weights(samples, steps, features).astype(np.float64)
         self.mask = None
@@ -117,6 +120,16 @@ CASES = st.fixed_dictionaries(
         "return_state": st.booleans(),
     }
 )
+FUNCTIONS = [("relu", {}), ("hard_sigmoid", {"slope": 0.2, "offset": 0.5}), ("linear", {}), ("softplus", {})]
+#: Activations of one's own: of the candidate, of the gates, and of an LSTM's output.
+OWN_FUNCTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "cell_activation": st.sampled_from(["tanh", "sigmoid", *FUNCTIONS]),
+        "gate_activation": st.sampled_from(["sigmoid", "tanh", ("hard_sigmoid", {"slope": 0.25, "offset": 0.5})]),
+        "output_activation": st.sampled_from(["linear", "tanh", "sigmoid"]),
+    },
+)
 STATES = st.sampled_from([{}, {"initial": True}, {"takes_state": True}])
 RULES = st.fixed_dictionaries(
     {
@@ -128,10 +141,10 @@ RULES = st.fixed_dictionaries(
 
 
 @quiet
-@settings(max_examples=150, deadline=None)
-@given(CASES, STATES, RULES)
-def test_layers_are_as_the_unrolled_oracle(case, states, rule):
-    check(Case(**case, **states), rule)
+@settings(max_examples=200, deadline=None)
+@given(CASES, STATES, OWN_FUNCTIONS, RULES)
+def test_layers_are_as_the_unrolled_oracle(case, states, functions, rule):
+    check(Case(**case, **states, **functions), rule)
 
 
 @quiet
@@ -149,9 +162,6 @@ def test_kernels_of_gpus_are_as_the_oracle(standin, cell, product):
 @pytest.mark.parametrize("cell", CELLS)
 def test_float32_keeps_its_digits(cell):
     check(Case(cell, units=8, features=4, steps=60), {"epsilon": 0.1}, "float32", 2e-6)
-
-
-FUNCTIONS = [("relu", {}), ("hard_sigmoid", {"slope": 0.2, "offset": 0.5}), ("linear", {}), ("softplus", {})]
 
 
 @quiet

@@ -44,7 +44,7 @@ def analyzer():
 def stored(path):
     if str(path).endswith(".npz"):
         with np.load(path) as file:  # which also verifies the archive's checksums
-            assert file.files == ["a", "b"]
+            assert file.files[:2] == ["a", "b"]
             return dict(file)
     if str(path).endswith(".npy"):
         return {name: np.load(path.with_name(f"{path.stem}_{name}.npy")) for name in ("a", "b")}
@@ -65,8 +65,9 @@ def need(out):
 
 def check(path, analyzer, data, target=None):
     expected = analyzer.analyze([data["a"], data["b"]], target)
-    for result, own in zip(stored(path).values(), expected, strict=True):
-        np.testing.assert_array_equal(result, own)
+    result = stored(path)
+    for name, own in zip("ab", expected, strict=True):
+        np.testing.assert_array_equal(result[name], own)
 
 
 def sources(data, folder):

@@ -357,7 +357,9 @@ def test_wrong_outputs():
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "netCDF4", None)
-    with pytest.raises(MissingPackageError, match=r"needs netCDF4: pip install netCDF4 \(lrpfast's extra 'netcdf'\)"):
+    with pytest.raises(
+        MissingPackageError, match=r"needs netCDF4: pip install netCDF4 \(lrpfast's extra 'netcdf': pip"
+    ):
         open_sink(tmp_path / "r.nc").check(R.shape, R.dtype)
     monkeypatch.setitem(sys.modules, "zarr", None)
     whole(str(tmp_path / "r.zarr"))  # is written without it
@@ -468,7 +470,7 @@ def test_to_xarray_keeps_names_coordinates_and_attributes():
     array = xarray.DataArray(R, coords, ("time", "lat", "lon"), "sst", {"units": "K", "source": "made"})
     made = to_xarray(-R, from_xarray(array), ATTRIBUTES)
     xarray.testing.assert_equal(made, -array)
-    assert made.name == "sst"
+    assert made.name == "relevance"
     own = {"long_name": "relevance (LRP)", "units": "1", "source": "made"}
     assert made.attrs == {**own, **ATTRIBUTES}
     assert made.area.attrs == {"units": "km2"}

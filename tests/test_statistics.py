@@ -321,11 +321,15 @@ def test_to_dict():
     assert list(named) == [
         "group",
         "count",
+        "zero",
         "valid",
         *RESULTS[2:4],
         "minimum",
         "maximum",
         *RESULTS[4:6],
+        "agreement",
+        "p_value",
+        "significant",
         "q",
         "quantile",
     ]
@@ -432,3 +436,82 @@ def test_data_bounds_with_masks():
         data_bounds(x[:0], "minmax")
     with pytest.raises(InputError, match="minmax, 1sigma, 3sigma"):
         data_bounds(blocks(x), "2sigma")
+
+
+# Signs, zero maps, grids
+
+
+def test_the_sign_test_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    from lrpfast.batch.sign_test import false_discovery, sign_test
+
+    rng = np.random.default_rng(5)
+    count = rng.integers(0, 400, 300)
+    heads = rng.binomial(count, 0.55)
+    larger = np.maximum(heads, count - heads)
+    expected = [stats.binomtest(int(k), int(n)).pvalue if n else 1.0 for k, n in zip(larger, count, strict=True)]
+    p = sign_test(larger, count)
+    np.testing.assert_allclose(p, expected, rtol=1e-10)
+    np.testing.assert_allclose(false_discovery(p), stats.false_discovery_control(p), rtol=1e-12)
+    large = sign_test(np.array([500_000, 501_500, 700_000]), np.full(3, 1_000_000))
+    np.testing.assert_allclose(large[:2], [1.0, stats.binomtest(501_500, 1_000_000).pvalue], rtol=1e-6)
+    assert 0 <= large[2] < 1e-300
+
+
+def test_known_values_of_the_sign_test():
+    from lrpfast.batch.sign_test import false_discovery, sign_test
+
+    p = sign_test(np.array([10, 9, 5, 0, 1]), np.array([10, 10, 10, 0, 1]))
+    np.testing.assert_allclose(p, [2 / 1024, 22 / 1024, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(false_discovery(np.array([0.01, 0.04, 0.03, 0.5])), [0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert false_discovery(np.empty(0)).shape == (0,)
+
+
+def test_agreement_and_significance():
+    """Zeros count for no sign, NaN not at all, and each group's features are adjusted by themselves."""
+    statistics = Statistics((4,), groups=["a", "b"])
+    x = np.ones((40, 4))
+    x[::2, 1] = -1
+    x[:, 2] = np.where(np.arange(40) < 30, 0, -1)
+    x[:, 3] = np.nan
+    statistics.update(0, x, np.repeat([0, 1], 20))
+    np.testing.assert_allclose(statistics.agreement, [[1, 0.5, 0, np.nan], [1, 0.5, 0.5, np.nan]])
+    raw = statistics.p_value(adjust=False)
+    np.testing.assert_allclose(raw, [[2.0**-19, 1, 1, np.nan], [2.0**-19, 1, 2.0**-9, np.nan]])
+    np.testing.assert_allclose(statistics.p_value()[1, [0, 2]], [3 * 2.0**-19, 1.5 * 2.0**-9])
+    np.testing.assert_array_equal(statistics.significant(), [[1, 0, 0, 0], [1, 0, 1, 0]])
+    assert not statistics.significant(1e-6).any()
+    with pytest.raises(InputError, match="level must be between"):
+        statistics.significant(0)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_zero_maps_are_counted_and_left_out(skip):
+    x = np.zeros((300, 2000), np.float32)
+    x[::3, 1999] = 1
+    x[1::3, 0] = np.nan  # a zero map with a masked feature
+    whole = Statistics((2000,), groups=2, skip_zero=skip)
+    whole.update(0, x, np.arange(300) % 2)
+    np.testing.assert_array_equal(whole.zero, [100, 100])
+    np.testing.assert_array_equal(whole.count, [50, 50] if skip else [150, 150])
+    assert whole.mean[0, 1999] == (1 if skip else pytest.approx(1 / 3))
+    parts = Statistics((2000,), groups=2, skip_zero=skip)
+    parts.update(0, x[:256], np.arange(256) % 2)
+    other = Statistics.from_state(Statistics((2000,), groups=2, skip_zero=skip).state())
+    other.update(256, x[256:], np.arange(44) % 2)
+    parts.merge(other)
+    np.testing.assert_array_equal(parts.zero, whole.zero)
+    np.testing.assert_array_equal(parts.mean, whole.mean)
+
+
+def test_results_are_on_the_grid_of_a_mask():
+    mask = np.array([[True, False], [True, True]])
+    statistics = Statistics((3,), mask=mask, quantiles=True, group_name="season", groups=["DJF"])
+    statistics.update(0, np.array([[1.0, 2.0, -3.0]]))
+    np.testing.assert_array_equal(statistics.mean, [[[1, np.nan], [2, -3]]])
+    assert statistics.valid.tolist() == [[[1, 0], [1, 1]]] and statistics.quantile(0.5).shape == (1, 1, 2, 2)
+    copy = Statistics.from_state(statistics.state())
+    assert copy.to_dict(("lat", "lon"))["mean"][0] == ("season", "lat", "lon") and copy.map_shape == (2, 2)
+    assert not copy.significant().any()
+    with pytest.raises(InputError, match="mask must be True at"):
+        Statistics((4,), mask=mask)

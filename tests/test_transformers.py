@@ -163,6 +163,25 @@ def test_through_torch_export(name):
         assert not relevance[0][1, 4:].any() and not relevance[1].any()
 
 
+@pytest.mark.sweep
+@pytest.mark.parametrize("make", [vit_b_16, swin_t])
+def test_full_size(make):
+    """At their own size, in float32: what PyTorch predicts, relevance that is finite, and a balance that adds up."""
+    torch.manual_seed(0)
+    module, (x,) = make()
+    module = module.eval()
+    model = lrpfast.from_torch(module, x)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    np.testing.assert_allclose(model.predict(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    for name in ("cp_lrp", "attn_lrp"):
+        explanation = lrpfast.Analyzer(model, name, target="max").explain(x)
+        assert np.isfinite(explanation.relevance).all() and explanation.relevance.any()
+        for balance in explanation.conservation:
+            largest = max(np.abs(balance.incoming).max(), np.abs(balance.outgoing).max())
+            assert np.abs(balance.rounding).max() <= 1e-4 * max(largest, 1.0), balance
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_through_onnx(name, tmp_path):
     pytest.importorskip("onnxscript")

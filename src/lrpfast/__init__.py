@@ -23,6 +23,7 @@ from .engine.explanation import Explanation
 from .engine.redistribute import redistribute
 from .engine.result_memory import get_result_memory, set_result_memory
 from .engine.threads import get_num_threads, set_num_threads
+from .ensemble import Ensemble, EnsembleStreamed
 from .errors import (
     AmplificationWarning,
     ApproximationWarning,
@@ -44,6 +45,7 @@ from .errors import (
 from .innvestigate import create_analyzer, model_wo_softmax
 from .model.builder import Graph, from_layers
 from .model.graph import Model
+from .model.write_out import write_out_attention
 from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 from .version import __version__
 
@@ -71,6 +73,8 @@ __all__ = [
     "BoundsWarning",
     "Conservation",
     "DeviceError",
+    "Ensemble",
+    "EnsembleStreamed",
     "Explanation",
     "Graph",
     "InputError",
@@ -110,4 +114,5 @@ __all__ = [
     "rules",
     "set_num_threads",
     "set_result_memory",
+    "write_out_attention",
 ]

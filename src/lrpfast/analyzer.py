@@ -133,10 +133,6 @@ class Analyzer(ConceptMethods):
         -------
         Analyzer
 
-        Raises
-        ------
-        InputError, ShapeError
-
         Examples
         --------
         >>> layers = [lrpfast.layers.Conv(np.ones((3, 1, 2))), lrpfast.layers.GlobalMaxPool()]
@@ -339,6 +335,8 @@ class Analyzer(ConceptMethods):
         group_by: Any = None,
         correct: Any = None,
         quantiles: float | Sequence[float] = (),
+        skip_zero: bool = False,
+        compression: str = "auto",
         mask: Any = None,
         progress: bool | Callable[[int], object] = True,
         resume: bool = True,
@@ -360,6 +358,7 @@ class Analyzer(ConceptMethods):
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
             called with (index of the first sample, relevances). None if only statistics are wanted. For several
             inputs an .h5, .nc or .npz file, with an array for each input by its name; a function gets a mapping.
+            All formats but .npy also hold each sample's prediction, explained output, target and more.
         target : optional
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int
@@ -384,6 +383,10 @@ class Analyzer(ConceptMethods):
             The true classes; samples for which the model predicts another class do not enter the statistics.
         quantiles : float or sequence of float
             Quantiles of the maps, between 0 and 1, with a relative error of about 3 %.
+        skip_zero : bool
+            Leave maps that are zero everywhere out of the statistics, which count them.
+        compression : {"auto", "zlib", "blosc", "none"}
+            Of files: "auto" compresses statistics, "zlib" and (in .zarr) "blosc" relevances too.
         mask : bool array or path, optional
             The points of the source's grid that are the model's features, in the grid's order. A mask with
             coordinates is aligned with a source that has them. Relevances are on the grid, with NaN where the model

@@ -138,6 +138,11 @@ class MissingPackageError(LrpfastError, ImportError):
     """
 
 
+def install_text(package: str, extra: str) -> str:
+    """The cure for a missing package: by itself, or as one of lrpfast's extras, as in README."""
+    return f"pip install {package} (lrpfast's extra {extra!r}: pip install '.[{extra}]' in lrpfast's folder)"
+
+
 class InputError(LrpfastError, ValueError):
     """Inputs, targets or options do not suit the model, or a value is not finite.
 

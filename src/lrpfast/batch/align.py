@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..coordinates import coordinate_kind
 from ..errors import InputError
 from .metadata import ArrayMetadata, Coord
 
-#: Names, standard names and units, in lower case, of latitudes and longitudes (CF conventions, 4.1 and 4.2).
-_KINDS = {
-    "latitude": {"lat", "latitude", "nav_lat", "degrees_north", "degree_north", "degree_n", "degrees_n", "degreen"},
-    "longitude": {"lon", "long", "longitude", "nav_lon", "degrees_east", "degree_east", "degree_e", "degrees_e"},
-}
 CIRCLE = 360.0
 #: Coordinates that differ by fewer roundings of float32 than this are equal: files store them in float32 or float64.
 _ROUNDINGS = 4
@@ -82,12 +78,7 @@ def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: A
 def kind_of(labels: ArrayMetadata, name: str) -> str | None:
     """Whether a coordinate is a "latitude" or "longitude", by its name, standard name or units; None if neither."""
     coord = labels.coords.get(name)
-    notes = {} if coord is None else coord.attrs
-    hints_of_name = [str(notes.get(key, "")).lower() for key in ("standard_name", "units")]
-    for kind, hints in _KINDS.items():
-        if {name.lower(), *hints_of_name} & hints:
-            return kind
-    return None
+    return coordinate_kind(name, {} if coord is None else coord.attrs)
 
 
 def _axes(mask: ArrayMetadata, labels: ArrayMetadata) -> list[int]:

@@ -17,12 +17,13 @@ import numpy as np
 from ..engine.core import AnalyzerCore
 from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
-from .job import Job, is_per_sample, wrong_count
-from .masks import Gridded, Masked, on_grid, open_mask_for, scatter
+from .job import Job, is_per_sample, prepare_sink, wrong_count
+from .masks import Gridded, Masked, on_grid, open_mask_for
 from .metadata import stacked_indexes, to_xarray
 from .moment_tree import SIZE as BLOCK
 from .normalize import Preparation
 from .optional_import import import_optional
+from .scatter import scatter
 from .sinks import Sink, named
 from .sources import Source, is_paths, open_source, reopened
 from .sources.paths import absolute
@@ -244,6 +245,7 @@ class Task:
         The number of samples in a chunk.
     new_statistics : callable or None
         Creates empty statistics; None if none are wanted.
+    compression : str
     """
 
     def __init__(
@@ -254,6 +256,7 @@ class Task:
         mask: np.ndarray | None,
         rows: int,
         new_statistics: Callable[[], Statistics] | None,
+        compression: str,
     ) -> None:
         self.job = copy.copy(job)
         self.job.core = job.core.for_one_task()
@@ -262,6 +265,7 @@ class Task:
         if sink is not None:
             self.sink = absolute(sink, None) if job.parts is not None else absolute(*named(sink)[::2])
         self.mask, self.rows, self.new_statistics = mask, rows, new_statistics
+        self.compression = compression
 
 
 class PieceResult(NamedTuple):
@@ -325,6 +329,7 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
         if task.sink is not None:
             sink = stack.enter_context(job.open_sink(task.sink))
             sink = sink if task.mask is None or job.layers is not None else Gridded(sink, task.mask)
+            prepare_sink(sink, job, task.compression)
             # the run created it, with space for all rows
             sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, existing=True)
         for row in range(first, stop, task.rows):
@@ -332,7 +337,7 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
             data.ahead(row + len(x), min(stop, row + len(x) + task.rows))
             result = job.explain(row, x)
             if sink is not None:
-                sums.append((row, row + len(x), sink.write(row, result.relevance)))
+                sums.append((row, row + len(x), sink.write(row, result.relevance, result.beside)))
             if statistics is not None:
                 statistics.update(row, result.relevance, result.group, threads=job.core.settings.threads)
             counts = {key: number + counts.get(key, 0) for key, number in result.counts.items()}

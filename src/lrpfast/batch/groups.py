@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from .per_sample import PREDICTION, Labels, labels
 
 #: The name of the only group when there is no ``group_by``.
 ALL = "all"
+#: The name of the groups' axis, unless their labels have one.
+GROUP = "group"
 #: Functions by which a model with a single output is a classifier.
 _SIGMOIDS = ("sigmoid", "hard_sigmoid")
 #: Bytes of a feature's statistics in a group, with those of the blocks that are not merged yet.
@@ -58,6 +61,11 @@ def _threshold(core: AnalyzerCore, name: str) -> float:
     return 0.0 if core.explained_model.without_output_activation(_SIGMOIDS) is core.explained_model else 0.5
 
 
+def group_name(text: str) -> str:
+    """The name of the groups' axis by what their labels are: "season" of "time.season", "model" of "sst.nc:model"."""
+    return re.split(r"[.:/\\]", text)[-1] or GROUP
+
+
 class Groups:
     """Assigns samples to groups: by labels, by the class that the model predicts, or all to one.
 
@@ -74,6 +82,8 @@ class Groups:
     ----------
     names : list
         The groups' labels, in order.
+    group_name : str
+        What the groups are: the name of their axis in files.
     attributes : dict of str
         The grouping, for the attributes of output files.
     """
@@ -93,6 +103,7 @@ class Groups:
         if self._correct is not None and self._correct.dtype.kind not in "iu":
             raise InputError("correct must hold the classes' numbers, as the model's outputs are counted")
         self.names: list[Any] = [ALL]
+        self.group_name = GROUP
         self.attributes: dict[str, str] = {}
         if self._predicted:
             self.names = list(range(self._classes))
@@ -103,6 +114,7 @@ class Groups:
             distinct, self._of = np.unique(values, return_inverse=True)
             self.names = distinct.tolist()
             self.attributes["group_by"] = array_text(values) if known is None else known.text
+            self.group_name = GROUP if known is None else group_name(known.text)
             if known is not None and known.order:
                 self.names.sort(key=known.order.index)
                 self._of = np.array([self.names.index(name) for name in distinct.tolist()])[self._of]

@@ -12,9 +12,9 @@ from ..engine.core import AnalyzerCore
 from ..engine.explain_scope import check_layers
 from ..errors import InputError
 from .inputs import InputRows
-from .masks import scatter
 from .metadata import ArrayMetadata
 from .normalize import Preparation
+from .scatter import scatter
 
 #: How a hidden layer's values become fewer.
 REDUCTIONS = ("channels", "sum")

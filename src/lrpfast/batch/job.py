@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,10 @@ from ..rules.bounds import moved
 from ..version import __version__
 from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
+from .compression import of_relevance
 from .groups import Groups
 from .normalize import Preparation
+from .sample_arrays import Beside, SampleArray, sample_arrays, values_of
 from .sinks import Sink, named, open_sink
 from .sinks.for_inputs import open_several
 
@@ -49,11 +51,14 @@ class Explained:
     counts : dict
         "not_normalized": explanations whose divisor is zero; "out_of_bounds": input values outside the bounds of a
         z-box; and those of `kernels.growth.Growth`.
+    beside : list of arrays
+        The values of `Job.sample_arrays`, if they are wanted.
     """
 
     relevance: np.ndarray
     group: np.ndarray
     counts: dict[str, int]
+    beside: list[np.ndarray] = field(default_factory=list)
 
 
 class Job:
@@ -84,6 +89,8 @@ class Job:
     layers : LayerRows or None
     parts : InputRows or None
         The arrays that lie one after the other in a row of the result, if there are several.
+    sample_arrays : tuple of SampleArray
+        What `explain` computes of every sample beside its relevance; empty unless `keep_sample_arrays` was called.
     """
 
     def __init__(
@@ -122,11 +129,16 @@ class Job:
             self._target = target = np.asarray(target)
             _check_targets(core, target, self.samples)
         # explaining an empty batch shows the result's dtype, and whether it has an axis for several targets
-        result = self._in_rows(core.analyze(self._of_model(none), target[:0] if self._per_sample else target))
+        starts: list[Any] = []
+        none_of = target[:0] if self._per_sample else target
+        result = self._in_rows(core.analyze(self._of_model(none), none_of, starts=starts))
         self.dtype: np.dtype = result.dtype
         self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
-        self.targets = math.prod(result.shape[1 : result.ndim - none.ndim + 1])
+        self._target_axes: tuple[int, ...] = result.shape[1 : result.ndim - none.ndim + 1]
+        self.targets = math.prod(self._target_axes)
+        self._start = starts[0]
+        self.sample_arrays: tuple[SampleArray, ...] = ()
         self._row_bytes = math.prod(self.map_shape) * result.itemsize + math.prod(none.shape[1:]) * (
             result.itemsize + none.itemsize
         )
@@ -229,11 +241,11 @@ class Job:
         if target is None:
             target = self._target[first : first + rows] if self._per_sample else self._target
         output = None
-        if self.groups.needs_output:
-            output = np.empty((rows, *self.core.output_shape), self.dtype)
+        if self.groups.needs_output or self.sample_arrays:
+            output = np.empty((rows, math.prod(self.core.layout.output_row)), self.dtype)
         notes: list[Any] = []
         try:
-            not_normalized = self._fill(x, target, out, output, notes)
+            not_normalized, beside = self._fill(x, target, out, output, notes)
         except SampleError as error:
             raise error.moved(first) from None
         counts = {**dict.fromkeys(JOB_COUNTS, 0), **Growth.of(notes, self.core.conserves).counts()}
@@ -241,20 +253,31 @@ class Job:
         parts = self._of_model(x) if self.inputs else [x]
         for i, low, high in self._bounds:
             counts["out_of_bounds"] += outside(parts[i], low, high, threads=self.core.settings.threads)
-        return Explained(out, self.groups.of(first, rows, output), counts)
+        return Explained(out, self.groups.of(first, rows, output), counts, beside)
 
-    def _fill(self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]) -> int:
-        """Write relevance to ``out``; returns how many explanations could not be normalized."""
+    def keep_sample_arrays(self) -> None:
+        """Let `explain` compute the prediction, the explained output, the target and the share of every sample too."""
+        self.sample_arrays = sample_arrays(self.core, self._start, self._target_axes)
+
+    def _fill(
+        self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]
+    ) -> tuple[int, list[np.ndarray]]:
+        """Write relevance to ``out``; returns how many explanations could not be normalized, and the sample arrays."""
         if self.layers is not None:
-            return self.layers.fill(self.core, self._of_model(x), target, out, output, notes, self._preparation)
-        result = self.core.analyze(self._of_model(x), target, None if self.inputs else out, output, notes)
+            failed = self.layers.fill(self.core, self._of_model(x), target, out, output, notes, self._preparation)
+            return failed, []
+        settings, starts, into = self.core.settings, [], None if self.inputs else out  # type: ignore[var-annotated]
+        result = self.core.analyze(self._of_model(x), target, into, output, notes, starts=starts)
         if self.inputs:
             self.inputs.join_into(result, out)
+        beside: list[np.ndarray] = []
+        if self.sample_arrays and output is not None:  # before relevance is changed
+            beside = values_of(self.sample_arrays, starts[0], output, out, settings.rectify, settings.threads)
         if not self._preparation.changes:
-            return 0
+            return 0, beside
         flat = out.reshape(-1, math.prod(self.feature_shape))
         self._preparation.select(flat)
-        return self._preparation.normalize(flat, threads=self.core.settings.threads)
+        return self._preparation.normalize(flat, threads=settings.threads), beside
 
     def growth(self, counts: dict[str, int]) -> Growth:
         """The growth of relevance, from these counts."""
@@ -266,6 +289,22 @@ class Job:
         if not self._warned and any(growth.counts().values()):
             self._warned = True
             warn(growth, len(result.relevance) * self.targets, self.core.settings.rectify)
+
+
+def prepare_sink(sink: Sink, job: Job, compression: str) -> None:
+    """Let a sink whose format has room for them hold the sample arrays of a job, and the bounds of a z-box."""
+    if (relevance_compression := of_relevance(compression)) is not None:
+        sink.compress(relevance_compression)
+    if not sink.holds_sample_arrays or job.layers is not None:
+        return
+    job.keep_sample_arrays()
+    maps: dict[str, Any] = {}
+    for _, low, high in job._bounds if job.inputs is None else ():
+        for name, bound, text in (("low", low, "lowest"), ("high", high, "highest")):
+            constant = bound.size and (bound == bound.flat[0]).all()
+            attrs = {"long_name": f"{text} value of the input, as rule z_box assumes"}
+            maps[name] = (np.asarray(bound.flat[0] if constant else bound, np.float64), attrs)
+    sink.put_beside(Beside(job.sample_arrays, maps), len(job.feature_shape))
 
 
 def _check_shapes(core: AnalyzerCore, shape: RowsShape, dtype: np.dtype, inputs: InputRows | None) -> None:

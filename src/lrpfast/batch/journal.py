@@ -24,7 +24,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-VERSION = 3
+VERSION = 4
 #: The first bytes of a journal; a digest of the rest follows.
 PREFIX = b"lrpfast journal "
 MAGIC = PREFIX + f"{VERSION}\n".encode()

@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import InputError
 from ..output import SLASHES, beside, check_target, replacing
 from .metadata import Coord, encoded
-from .sinks.base import check_room, naming, storing
+from .sinks.base import naming
+from .sinks.libraries import check_room, storing
 from .sinks.names import check_names
 from .sinks.zarr import check_store, replace_store, write_zarr
 
@@ -25,9 +26,10 @@ KINDS = (".nc", ".nc4", ".h5", ".hdf5", ".npz", ".zarr")
 
 def write_maps(
     path: str | os.PathLike[str],
-    arrays: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    arrays: Mapping[str, tuple[Any, ...]],
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
+    compression: str | None = None,
 ) -> None:
     """Write named arrays with dimensions to .nc, .h5, .npz or .zarr; the file is complete, or does not appear.
 
@@ -35,12 +37,14 @@ def write_maps(
     ----------
     path : path
         The extension selects the format.
-    arrays : mapping of str to (dims, array)
+    arrays : mapping of str to (dims, array) or (dims, array, attributes)
         The whole file is built in memory before it is written (NetCDF: also in a temporary file).
     coords : mapping of str to Coord
         In an .npz file they are arrays too; dimensions and attributes are JSON text in its array "metadata".
     attributes : mapping of str to str
         The provenance of the arrays.
+    compression : {"zlib", "blosc"}, optional
+        Of the arrays; only .zarr has "blosc".
 
     Raises
     ------
@@ -50,16 +54,18 @@ def write_maps(
         Naming ``path``, when it cannot be written.
     """
     path, kind = _kind(path)
-    described_arrays = {key: Coord(tuple(dims), np.asarray(values), {}) for key, (dims, values) in arrays.items()}
+    described_arrays = {
+        key: Coord(tuple(dims), np.asarray(values), dict(*attrs)) for key, (dims, values, *attrs) in arrays.items()
+    }
     for key, (dims, values, _) in described_arrays.items():
         if len(dims) != values.ndim:
             raise InputError(f"{path}: {key} has shape {values.shape}, but the dimensions {dims}")
     if kind == ".zarr":
-        _to_zarr(path, described_arrays, coords, attributes)
+        _to_zarr(path, described_arrays, coords, attributes, compression)
         return
     check_target(path)
     with storing(path):
-        content: Any = _MAKERS[kind](path, described_arrays, coords, attributes)
+        content: Any = _MAKERS[kind](path, described_arrays, coords, attributes, compression)
     with replacing(path) as file:
         file.write(content)
 
@@ -80,7 +86,7 @@ def check_maps(path: str, names: Collection[str], dims: Collection[str], coords:
             check_store(path)
             write_zarr(folder, {}, coords, {}, path)
         else:
-            _MAKERS[kind](path, {}, coords, {})
+            _MAKERS[kind](path, {}, coords, {}, None)
 
 
 def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
@@ -92,7 +98,13 @@ def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
     return path, kind
 
 
-def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> bytes:
+def _netcdf(
+    path: str,
+    arrays: dict[str, Coord],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+    compression: str | None,
+) -> bytes:
     from .sinks.netcdf import dataset, write_netcdf
 
     # the library writes only to named files; the gaps in the files that it builds in memory hold arbitrary bytes
@@ -100,13 +112,17 @@ def _netcdf(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], at
         temporary = os.path.join(folder, "maps.nc")
         check_room(temporary, [*arrays.values(), *coords.values()], 0)
         with dataset(temporary, path) as file:
-            write_netcdf(file, arrays, coords, attributes, path)
+            write_netcdf(file, arrays, coords, attributes, path, compression=compression)
         with open(temporary, "rb") as content:
             return content.read()
 
 
 def _hdf5(
-    path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]
+    path: str,
+    arrays: dict[str, Coord],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+    compression: str | None,
 ) -> memoryview:
     import h5py
 
@@ -114,11 +130,17 @@ def _hdf5(
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        write_hdf5(file, arrays, coords, attributes, path)
+        write_hdf5(file, arrays, coords, attributes, path, compression=compression)
     return content.getbuffer()
 
 
-def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> memoryview:
+def _npz(
+    path: str,
+    arrays: dict[str, Coord],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+    compression: str | None,
+) -> memoryview:
     check_names(path, "npz", arrays, coords)
     members_by_name = {**{key: encoded(key, coord) for key, coord in coords.items()}, **arrays}
     notes = {
@@ -130,18 +152,25 @@ def _npz(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attri
     }
     content = io.BytesIO()
     members: dict[str, Any] = {key: value.values for key, value in members_by_name.items()}
-    np.savez(content, metadata=np.array(json.dumps(notes)), **members)
+    save = np.savez if compression is None else np.savez_compressed
+    save(content, metadata=np.array(json.dumps(notes)), **members)
     return content.getbuffer()
 
 
-def _to_zarr(path: str, arrays: dict[str, Coord], coords: Mapping[str, Coord], attributes: Mapping[str, str]) -> None:
+def _to_zarr(
+    path: str,
+    arrays: dict[str, Coord],
+    coords: Mapping[str, Coord],
+    attributes: Mapping[str, str],
+    compression: str | None,
+) -> None:
     check_store(path)
     partial = beside(path, "part")
     with naming(path, partial), storing(path):
         shutil.rmtree(partial, ignore_errors=True)
         os.mkdir(partial)
         try:
-            write_zarr(partial, arrays, coords, attributes, path)
+            write_zarr(partial, arrays, coords, attributes, path, compression=compression)
             replace_store(path, partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

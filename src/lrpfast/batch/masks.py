@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,6 +12,8 @@ from ..engine.provenance import array_text
 from ..errors import InputError, ShapeError
 from .align import aligned
 from .metadata import ArrayMetadata, Coord
+from .sample_arrays import Beside
+from .scatter import put, scatter
 from .sinks import Sink
 from .sources import Source, open_source
 from .sources.base import Wrapped
@@ -148,28 +151,6 @@ def on_grid(shape: tuple[int, ...], mask: np.ndarray | None) -> tuple[int, ...]:
     return shape if mask is None else (*shape[:-1], *mask.shape)
 
 
-def scatter(rows: np.ndarray, mask: np.ndarray, fill: float = np.nan) -> np.ndarray:
-    r"""Put features back on the grid: (…, features) becomes (…, \*grid), with ``fill`` where the mask is False.
-
-    Raises
-    ------
-    ShapeError
-        When the number of features is not the number of True values in the mask.
-    """
-    indices = np.flatnonzero(mask)
-    if rows.shape[-1:] != indices.shape:
-        raise ShapeError(f"rows have shape {rows.shape}, where the mask has {len(indices)} features")
-    out = np.full((*rows.shape[:-1], np.size(mask)), fill, rows.dtype)
-    _put(rows, indices, out)
-    return out.reshape(*rows.shape[:-1], *np.shape(mask))
-
-
-def _put(rows: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    # row by row: three times as fast as one assignment with an index array
-    for features, row in zip(rows.reshape(-1, len(indices)), out.reshape(-1, out.shape[-1]), strict=True):
-        row[indices] = features
-
-
 class Gridded(Sink):
     """A sink that puts rows of features back on the grid, with NaN where the mask is False.
 
@@ -184,7 +165,24 @@ class Gridded(Sink):
         self._sink, self._mask, self._indices = sink, np.asarray(mask, bool), np.flatnonzero(mask)
         self._grid: np.ndarray | None = None  # reused: points outside the mask stay NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
-        self.array = sink.array
+        self.array, self.holds_sample_arrays = sink.array, sink.holds_sample_arrays
+
+    def put_beside(self, beside: Beside, feature_axes: int) -> None:
+        maps = {
+            name: (scatter(values, self._mask) if values.ndim else values, attrs)
+            for name, (values, attrs) in beside.maps.items()
+        }
+        self._sink.put_beside(Beside(beside.arrays, maps), self._mask.ndim)
+
+    def compress(self, compression: str) -> None:
+        self._sink.compress(compression)
+
+    def recover(self) -> None:
+        self._sink.recover()
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        return self._sink.arrays
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))
@@ -194,12 +192,12 @@ class Gridded(Sink):
         shape: RowsShape = (self._shape[0], *on_grid(self._shape[1:], self._mask))
         self._sink.begin(shape, self._dtype, self._attributes, grid, self._end, self._rows, existing)
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         if self._grid is None or len(self._grid) < len(rows):
             self._grid = scatter(rows, self._mask)
         else:
-            _put(rows, self._indices, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
-        return self._sink.write(first, self._grid[: len(rows)])
+            put(rows, self._indices, self._grid[: len(rows)].reshape(*rows.shape[:-1], -1))
+        return self._sink.write(first, self._grid[: len(rows)], beside)
 
     def checksum(self, first: int, stop: int) -> int | None:
         return self._sink.checksum(first, stop)

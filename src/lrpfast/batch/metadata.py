@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     #: Samples first; None for a number of samples that is not known yet.
     RowsShape = tuple[int | None, Unpack[tuple[int, ...]]]
 
+#: The conventions that files follow.
+CONVENTIONS = "CF-1.8"
 #: Attributes that describe an array's values (CF conventions, sections 2.6 and 3) and do not apply to its relevance.
 _OF_VALUES = {
     *("units", "standard_name", "long_name", "cell_methods", "ancillary_variables", "coordinates", "dtype"),
@@ -150,7 +153,15 @@ def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetada
     for dim, names in labels.stacked.items():
         for level, name in enumerate(names):
             coords[name] = coords[name]._replace(attrs={**coords[name].attrs, _STACKED: f"level {level} of {dim}"})
-    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own_attrs, **other_attrs})
+    return dataclasses.replace(labels, dims=dims, coords=coords, attrs={**own_attrs, **other_attrs}, name="relevance")
+
+
+def history(record: Mapping[str, str], source: str) -> str:
+    """A line for the attribute ``history``, without the time: the same run writes the same file."""
+    model, target = record["model"], record["target"]
+    name = os.path.basename(source).encode("utf-8", "replace").decode()
+    text = f"layer-wise relevance propagation through {model}, target {target}, of {name}"
+    return f"lrpfast {record['lrpfast_version']}: {text}"
 
 
 def with_coordinates(array: Coord, coords: Mapping[str, Coord]) -> dict[str, Any]:

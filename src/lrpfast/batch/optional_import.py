@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from ..errors import MissingPackageError
+from ..errors import MissingPackageError, install_text
 
 #: lrpfast's extra that installs each package.
 _EXTRA = {
@@ -18,6 +18,7 @@ _EXTRA = {
     "dask": "dask",
     "distributed": "dask",
     "zarr": "dask",
+    "numcodecs": "dask",
 }
 
 
@@ -27,7 +28,7 @@ def import_optional(package: str, purpose: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         name = package.partition(".")[0]
-        message = f"{purpose} needs {name}: pip install {name} (lrpfast's extra {_EXTRA[name]!r})"
+        message = f"{purpose} needs {name}: {install_text(name, _EXTRA[name])}"
         raise MissingPackageError(message, name=name) from None
 
 

@@ -23,8 +23,8 @@ from .settings import StreamSettings
 from .stream import stream
 
 if TYPE_CHECKING:
-    from .inputs import InputRows
     from .metadata import ArrayMetadata
+    from .run import Run
 
 BY = ("relevance", "activation")
 OF = ("sum", "max")
@@ -274,26 +274,31 @@ class ReferenceJob(Job):
         """The provenance of the references, as text."""
         return {**super().record, **self._references.record}
 
-    def _fill(self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]) -> int:
+    def _fill(
+        self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]
+    ) -> tuple[int, list[np.ndarray]]:
         layer, of_model = self._references.layer, self._of_model(x)
         if self._references.by == "activation":
             self.core.activations(of_model, layer, out, output)
-            return 0
+            return 0, []
         if output is None:
             self.core.relevance_of(of_model, target, layer, notes, out)
-            return 0
+            return 0, []
         chunks = self.core.hidden(of_model, target, [layer], output=output, notes=notes, activations=False)
         for part, relevance, _ in chunks:
             out[part] = relevance[layer]
-        return 0
+        return 0, []
 
 
 class ReferenceTotals:
     """`run.RunStatistics`, for references: what is found so far, and the file that it is written to."""
 
-    def __init__(self, job: Job, settings: StreamSettings, references: ReferenceSettings) -> None:
+    def __init__(
+        self, job: Job, settings: StreamSettings, grid: np.ndarray | None, references: ReferenceSettings
+    ) -> None:
         self.path = settings.statistics_path
         self.settings: dict[str, Any] = {}  # all are in the record
+        self.quantiles = ()
         self.groups = job.groups.names if settings.group_by is not None else None
         options: dict[str, Any] = {"k": references.k, "of": references.of, "normalize": references.normalize}
         self.new = functools.partial(TopSamples, job.map_shape, groups=job.groups.names, **options)
@@ -304,7 +309,7 @@ class ReferenceTotals:
         """Continue from the state of an earlier run."""
         self.total = TopSamples.from_state(state) if state else self.new()
 
-    def names(self, parts: InputRows | None) -> tuple[str, ...]:
+    def names(self, job: Job) -> tuple[str, ...]:
         """The arrays of the file."""
         return RESULTS
 
@@ -315,15 +320,15 @@ class ReferenceTotals:
                 raise InputError(f"{self.path}: references are written to {', '.join(KINDS)}")
             check_maps(self.path, RESULTS, ("channel", "rank", "axis"), {})
 
-    def save(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None, record: dict[str, str]) -> None:
-        """Write the file, with its provenance."""
+    def save(self, run: Run) -> None:
+        """Write the file."""
         if self.path is None:
             return
         results = self.total.results(self.groups is not None)
         dims = ("channel", "rank") if self.groups is None else ("group", "channel", "rank")
         arrays = {name: ((*dims, "axis") if name == "positions" else dims, values) for name, values in results.items()}
         coords = {} if self.groups is None else {"group": Coord(("group",), np.array(self.groups), {})}
-        write_maps(self.path, arrays, coords, record)
+        write_maps(self.path, arrays, coords, run.attributes, run.compression)
 
 
 def references(core: AnalyzerCore, source: Any, settings: StreamSettings, sought: ReferenceSettings) -> References:

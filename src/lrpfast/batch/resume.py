@@ -11,7 +11,6 @@ from ..errors import InputError
 from .journal import ANEW, Journal
 from .sinks import Sink
 from .sinks.contents import check_replaced
-from .statistics_io import RESULTS
 
 if TYPE_CHECKING:
     from .job import Job
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 Sum = tuple[int, int, int]
 
 
-def check_free(path: str, sink: Sink | None, overwrite: bool, results: Sequence[str] = RESULTS) -> None:
+def check_free(path: str, sink: Sink | None, overwrite: bool, results: Sequence[str]) -> None:
     """Raise InputError unless the existing file may be replaced; it must contain nothing but what the run writes."""
     if sink is not None and path in sink.outputs:
         names = " and ".join(map(repr, sink.arrays))
@@ -80,7 +79,7 @@ def write_again(sink: Sink, job: Job, data: Source, sums: Iterable[Sum]) -> None
     """
     for first, stop, value in sorted(set(sums)):
         explained = job.explain(first, data.read(first, stop))
-        if sink.write(first, explained.relevance) != value:
+        if sink.write(first, explained.relevance, explained.beside) != value:
             raise InputError(
                 f"{sink.path}: samples {first} to {stop - 1} had other relevances in the unfinished run, by the same "
                 f"settings: the input, or what a package computes, has changed meanwhile; {ANEW}"

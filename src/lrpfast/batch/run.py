@@ -17,18 +17,19 @@ from ..engine.exact import IndistinctError
 from ..engine.growth import COUNTS
 from ..errors import InputError, SampleError
 from .cluster import PieceResult, Task, explain_on
+from .compression import of_statistics
 from .groups import check_groups
 from .job import JOB_COUNTS, Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
+from .metadata import history
 from .resume import Sum, check_free, damaged, remove_earlier, write_again
 from .settings import StreamSettings
 from .sinks import Sink
 from .sources import Source
 from .statistics import Statistics
-from .statistics_io import check_statistics, result_names, save_statistics
+from .statistics_io import Results, check_statistics, result_names, save_statistics
 
 if TYPE_CHECKING:
-    from .inputs import InputRows
     from .metadata import ArrayMetadata
 
 #: Seconds between two records in the journal: the most that a kill costs.
@@ -50,41 +51,47 @@ class RunStatistics:
         Creates empty statistics.
     total : Statistics or None
         Of the finished samples; None if no statistics are wanted.
-    groups : list
-        The groups' labels.
     settings : dict
         What a run must share with an interrupted run to resume it.
     """
 
-    def __init__(self, job: Job, settings: StreamSettings) -> None:
+    def __init__(self, job: Job, settings: StreamSettings, grid: np.ndarray | None = None) -> None:
         self.path = settings.statistics_path
         if settings.statistics:
             check_groups(len(job.groups.names), math.prod(job.map_shape), job.core.settings.memory)
         self.quantiles: tuple[float, ...] = settings.quantiles  # type: ignore[assignment]  # checked, so a tuple
-        self.new = functools.partial(Statistics, job.map_shape, groups=job.groups.names, quantiles=bool(self.quantiles))
+        self.new = functools.partial(
+            Statistics,
+            job.map_shape,
+            groups=job.groups.names,
+            quantiles=bool(self.quantiles),
+            group_name=job.groups.group_name,
+            mask=grid,
+            skip_zero=settings.skip_zero,
+        )
         self.total: Any = self.new() if settings.statistics else None
         self.from_state = Statistics.from_state
-        self.groups = job.groups.names
-        self.settings = {"statistics": True, "quantiles": list(self.quantiles)} if settings.statistics else {}
+        of_file = {"statistics": True, "quantiles": list(self.quantiles), "skip_zero": settings.skip_zero}
+        self.settings: dict[str, Any] = of_file if settings.statistics else {}
 
     def restart(self, state: dict[str, np.ndarray]) -> None:
         """Continue from the state of an earlier run."""
         if self.total is not None:
             self.total = Statistics.from_state(state) if state else self.new()
 
-    def names(self, parts: InputRows | None) -> tuple[str, ...]:
+    def names(self, job: Job) -> tuple[str, ...]:
         """The arrays that the file may hold."""
-        return result_names(parts)
+        return result_names(job.parts, job.groups.group_name)
 
     def check(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
         """Raise an error, before any work, unless the file can be written."""
         if self.path is not None:
-            check_statistics(self.path, job.map_shape, labels, grid, job.parts)
+            check_statistics(self.path, job.map_shape, labels, grid, job.groups.group_name, job.parts)
 
-    def save(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None, record: dict[str, str]) -> None:
-        """Write the file, with its provenance."""
+    def save(self, run: Run) -> None:
+        """Write the file."""
         if self.path is not None and self.total is not None:
-            save_statistics(self.path, self.total, self.quantiles, labels, grid, record, job.parts)
+            save_statistics(self.path, run.results, run.attributes, run.compression)
 
 
 class Run:
@@ -111,8 +118,10 @@ class Run:
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
         self.record, self.labels = {**job.record, **data.provenance}, job.labels(data.labels)
-        of_statistics = () if statistics.path is None else (statistics.path,)
-        self._paths = [*(() if sink is None else sink.outputs), *of_statistics]
+        self.attributes = {**self.record, "history": history(job.record, data.name)}
+        self.compression = of_statistics(settings.compression)
+        own = () if statistics.path is None else (statistics.path,)
+        self._paths = [*(() if sink is None else sink.outputs), *own]
         #: the path beside which the run is noted: that of several files has none of their names
         self._name = sink.path if sink is not None and sink.path is not None else statistics.path
         self._settings = settings
@@ -138,6 +147,13 @@ class Run:
         """The number of finished samples."""
         return sum(stop - first for first, stop in self.done)
 
+    @property
+    def results(self) -> Results:
+        """The statistics, and what their file says of them."""
+        total = self.statistics.total
+        assert total is not None
+        return Results(total, self.statistics.quantiles, self.labels, self.map_grid, self.job.parts)
+
     def missing(self) -> list[tuple[int, int]]:
         """The ranges of samples that are not finished."""
         assert self.job.samples is not None
@@ -161,6 +177,7 @@ class Run:
         settings: dict[str, Any] = {
             **self.record,
             EXACT: self.job.digest,
+            "compression": self._settings.compression,
             "device": self.job.core.describe_device(),
             "input": self.data.fingerprint,
             CHUNK: self.rows,
@@ -184,6 +201,8 @@ class Run:
 
     def _begin(self) -> None:
         journal, sink = self._journal, self.sink
+        if sink is not None:
+            sink.recover()
         # an automatic chunk size may stay as it was, even on another number of threads
         resuming = (
             journal is not None
@@ -202,7 +221,7 @@ class Run:
         for path in self._paths:
             is_own = complete and (sink is None or path in finished or path not in sink.outputs)
             if os.path.lexists(path) and not is_own:
-                check_free(path, sink, self._settings.overwrite, self.statistics.names(self.job.parts))
+                check_free(path, sink, self._settings.overwrite, self.statistics.names(self.job))
         if not resuming and self._name is not None:
             remove_earlier(self._name, self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
@@ -217,7 +236,7 @@ class Run:
         try:
             if sink is not None:
                 prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
-                sink.begin(shape, self.job.dtype, self.record, self.labels, prefix, self.rows, resuming)
+                sink.begin(shape, self.job.dtype, self.attributes, self.labels, prefix, self.rows, resuming)
             if journal is not None and not resuming:
                 journal.frame = 0 if sink is None else sink.frame()
                 journal.note([], {}, {}, [])
@@ -235,7 +254,7 @@ class Run:
         sink.take_finished()
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
-            sink.begin(shape, self.job.dtype, self.record, self.labels, 0, self.rows, True)
+            sink.begin(shape, self.job.dtype, self.attributes, self.labels, 0, self.rows, True)
             same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
             if same:
                 sink.finish_rest()
@@ -280,7 +299,7 @@ class Run:
         self._note()
         if self._journal is not None:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
-        self.statistics.save(self.job, self.labels, self.map_grid, self.record)
+        self.statistics.save(self)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:
@@ -334,6 +353,7 @@ class Run:
             self.grid,
             self.rows,
             new_statistics,
+            self._settings.compression,
         )
 
         def count(first: int, stop: int, piece: PieceResult) -> None:
@@ -348,7 +368,7 @@ class Run:
         if first != (self.done[0][1] if self.done else 0):
             return  # the previous chunk could not be written
         stop = first + len(result.relevance)
-        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance))]
+        sums = [] if self.sink is None else [(first, stop, self.sink.write(first, result.relevance, result.beside))]
         if self.statistics.total is not None:
             self.statistics.total.update(first, result.relevance, result.group)
         self.data.done(stop)

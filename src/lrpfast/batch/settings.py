@@ -11,9 +11,10 @@ import numpy as np
 
 from ..engine.inputs import check_flag
 from ..errors import InputError
+from .compression import COMPRESSIONS
 from .hidden import LayerSettings
 from .normalize import Preparation
-from .statistics import check_quantiles
+from .statistics_arguments import check_quantiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,8 @@ class StreamSettings:
     group_by: Any = None
     correct: Any = None
     quantiles: float | Sequence[float] = ()
+    skip_zero: bool = False
+    compression: str = "auto"
     mask: Any = None
     progress: bool | Callable[[int], object] = True
     resume: bool = True
@@ -49,10 +52,13 @@ class StreamSettings:
             raise InputError(f"batch_size must be 'auto' or a whole number of at least 1, not {size!r}")
         check_flag(self.activations, "activations")
         _ = self.preparation, self.hidden  # which raise errors
+        if not isinstance(self.compression, str) or self.compression not in COMPRESSIONS:
+            raise InputError(f"compression must be one of {', '.join(COMPRESSIONS)}, not {self.compression!r}")
         object.__setattr__(self, "quantiles", tuple(check_quantiles("quantiles", self.quantiles).tolist()))
-        if not self.statistics and (self.group_by is not None or self.correct is not None or self.quantiles):
+        of_statistics = self.group_by is not None or self.correct is not None or self.quantiles or self.skip_zero
+        if not self.statistics and of_statistics:
             raise InputError(
-                "group_by, correct and quantiles go with statistics: pass statistics=True or a file's name"
+                "group_by, correct, quantiles and skip_zero go with statistics: pass statistics=True or a file's name"
             )
 
     @property

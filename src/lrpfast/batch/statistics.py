@@ -14,19 +14,23 @@ from ..errors import InputError, SampleError, ShapeError
 from . import _moments
 from .moment_tree import SIZE, Blocks
 from .parallel import ThreadedRange
+from .sample_arrays import zero_rows
 from .sketch import Sketch
+from .statistics_arguments import check_groups, check_quantiles
+from .statistics_results import StatisticsResults
 
 #: The arrays of `Statistics.state` that have an axis of features, which is the last one; of "sketch_counts" the one
 #: before.
 OF_FEATURES = ("signs", "extremes", "node_moments", "begun_sums", "sketch_counts", "sketch_octaves")
 
 
-class Statistics:
+class Statistics(StatisticsResults):
     """Statistics of maps by group, bit for bit the same for any division of the samples among chunks and processes.
 
     For each group and feature, over the n valid (not NaN) values R of its samples: the mean ΣR/n, the standard
-    deviation √(Σ(R − mean)²/n), the smallest and the largest value, the shares of values above and below zero, and on
-    request quantiles. Sums are float64, over blocks of 256 samples that are merged in a fixed tree.
+    deviation √(Σ(R − mean)²/n), the smallest and the largest value, the shares of values above and below zero, whether
+    one sign is significantly the more frequent, and on request quantiles. Sums are float64, over blocks of 256 samples
+    that are merged in a fixed tree.
 
     Parameters
     ----------
@@ -38,11 +42,18 @@ class Statistics:
         Keep the counts that `quantile` needs.
     quantile_memory : int
         The largest number of bytes for these counts.
+    group_name : str
+        What the groups are, such as "season": the name of their axis.
+    mask : bool array, optional
+        The points of a grid that are the maps' features, in row-major order. Results are on the grid, with NaN (counts:
+        0) at other points; `update` takes features, as without a mask.
+    skip_zero : bool
+        Leave out maps that are zero everywhere. They are counted in any case, see ``zero``.
 
     Raises
     ------
     InputError
-        For wrong groups, or quantiles that take too much memory.
+        For wrong groups or a mask of another number of points, or quantiles that take too much memory.
 
     Notes
     -----
@@ -65,9 +76,12 @@ class Statistics:
         groups: int | Sequence[Any] = 1,
         quantiles: bool = False,
         quantile_memory: int = 1 << 30,
+        group_name: str = "group",
+        mask: np.ndarray | None = None,
+        skip_zero: bool = False,
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
-        self.groups = _labels(groups)
+        self.groups = check_groups(groups)
         features = math.prod(self.shape)
         self._blocks = Blocks(features)
         self._samples = np.zeros(len(self.groups), np.int64)
@@ -76,6 +90,11 @@ class Statistics:
         self._extremes[:, 0], self._extremes[:, 1] = np.inf, -np.inf
         self._sketch = Sketch(len(self.groups), features, quantile_memory) if quantiles else None
         self._moments: np.ndarray | None = None
+        self.group_name, self._skip_zero = str(group_name), bool(skip_zero)
+        self._zero = np.zeros(len(self.groups), np.int64)
+        self._mask = None if mask is None else np.asarray(mask)
+        if self._mask is not None and (self._mask.dtype != bool or self.shape[-1:] != (int(self._mask.sum()),)):
+            raise InputError(f"mask must be True at {self.shape[-1:]} points, not at {int(np.sum(self._mask)):,}")
 
     def update(
         self, first: int, relevance: np.ndarray, group: np.ndarray | None = None, *, threads: int | None = None
@@ -111,7 +130,7 @@ class Statistics:
         x = self._rows(relevance)
         if isinstance(first, bool) or not isinstance(first, (int, np.integer)) or first < 0:
             raise InputError(f"first must be the index of a sample, not {first!r}")
-        group_indices = self._group_indices(group, len(x))
+        group_indices = self._without_zero_maps(self._group_indices(group, len(x)), x)
         self._moments = None
         with ThreadedRange(self._blocks.features, _moments.COLUMNS, x.size, threads) as shares:
             for block, part in self._blocks.cuts(int(first), len(x)):
@@ -156,92 +175,14 @@ class Statistics:
         for step in self._blocks.merge(other._blocks):
             step(0, self._blocks.features)
         self._samples += other._samples
+        self._zero += other._zero
         self._signs += other._signs
         np.minimum(self._extremes[:, 0], other._extremes[:, 0], out=self._extremes[:, 0])
         np.maximum(self._extremes[:, 1], other._extremes[:, 1], out=self._extremes[:, 1])
         if self._sketch is not None and other._sketch is not None:
             self._sketch.merge(other._sketch)
 
-    # Results
-
-    @property
-    def count(self) -> np.ndarray:
-        """Samples of each group, shape (groups,)."""
-        return self._samples.copy()
-
-    @property
-    def valid(self) -> np.ndarray:
-        """Values that are not NaN, int64, shape (groups, *shape)."""
-        return self._shaped(self._result()[:, 2].astype(np.int64))
-
-    @property
-    def mean(self) -> np.ndarray:
-        """ΣR/n, shape (groups, *shape), float64; NaN where no value is valid, as in all results below."""
-        moments = self._result()
-        return self._where_valid(moments[:, 0] + moments[:, 3])
-
-    @property
-    def std(self) -> np.ndarray:
-        """√(Σ(R − mean)²/n), shape (groups, *shape)."""
-        moments = self._result()
-        return self._where_valid(np.sqrt(moments[:, 1] / np.maximum(moments[:, 2], 1)))
-
-    @property
-    def positive(self) -> np.ndarray:
-        """The share of valid values above zero, shape (groups, *shape)."""
-        return self._where_valid(self._signs[:, 0] / np.maximum(self._result()[:, 2], 1))
-
-    @property
-    def negative(self) -> np.ndarray:
-        """The share of valid values below zero, shape (groups, *shape)."""
-        return self._where_valid(self._signs[:, 1] / np.maximum(self._result()[:, 2], 1))
-
-    @property
-    def minimum(self) -> np.ndarray:
-        """The smallest value, shape (groups, *shape)."""
-        return self._where_valid(self._extremes[:, 0] + 0.0)  # -0.0 or 0.0, whichever came first, becomes 0.0
-
-    @property
-    def maximum(self) -> np.ndarray:
-        """The largest value, shape (groups, *shape)."""
-        return self._where_valid(self._extremes[:, 1] + 0.0)
-
-    def quantile(self, q: float | Sequence[float]) -> np.ndarray:
-        """Quantiles of the values of each group and feature, from the sketch.
-
-        The value of rank ⌊q·(n − 1)⌋, as ``np.quantile(…, method="lower")``, to within 1/33 (3.03 %) of itself. A
-        value below 2⁻¹⁵ of the largest |R| of its group and feature may count as 0.
-
-        Parameters
-        ----------
-        q : float or sequence of float
-            Between 0 and 1; a single number counts as a sequence of one.
-
-        Returns
-        -------
-        array, shape (len(q), groups, *shape), float64
-
-        Raises
-        ------
-        InputError
-            Without ``quantiles=True``, or for a q outside 0 to 1.
-
-        Examples
-        --------
-        >>> statistics = lrpfast.Statistics((1,), quantiles=True)
-        >>> statistics.update(0, np.arange(101.0).reshape(-1, 1))
-        >>> abs(statistics.quantile(0.5) - 50) < 1.6
-        array([[[ True]]])
-        """
-        shares = check_quantiles("q", q)
-        if self._sketch is None:
-            raise InputError(
-                f"quantiles were not asked for: stream(…, quantiles={tuple(shares.tolist())}) "
-                "or Statistics(…, quantiles=True) keeps what they need"
-            )
-        self._result()  # refuses gaps, as all results do
-        each = [self._sketch.quantile(g, shares) for g in range(len(self.groups))]
-        return np.stack(each, 1).reshape(len(shares), len(self.groups), *self.shape)
+    # Results as a whole
 
     def to_dict(self, dims: Sequence[str] | None = None, q: float | Sequence[float] = ()) -> dict[str, tuple[Any, ...]]:
         """All results by name, with the names of their axes, in the form that ``xarray.Dataset`` accepts.
@@ -256,8 +197,9 @@ class Statistics:
         Returns
         -------
         dict of str to (tuple of str, array)
-            The coordinate "group", "count", "valid", "mean", "std", "minimum", "maximum", "positive" and "negative";
-            with ``q`` also the coordinate "q" and "quantile".
+            The coordinate "group" (or ``group_name``), "count", "zero", "valid", "mean", "std", "minimum", "maximum",
+            "positive", "negative", "agreement", "p_value" and "significant"; with ``q`` also the coordinate "q" and
+            "quantile".
 
         Examples
         --------
@@ -266,15 +208,19 @@ class Statistics:
         >>> statistics.to_dict(["pixel"])["mean"]
         (('group', 'pixel'), array([[ 1., -1.]]))
         """
-        axes = ("group", *(dims or (f"feature_{i}" for i in range(len(self.shape)))))
-        if len(axes) != 1 + len(self.shape):
-            raise ShapeError(f"dims names {len(axes) - 1} axes, a map of shape {self.shape} has {len(self.shape)}")
+        shape = self.map_shape
+        axes = (self.group_name, *(dims or (f"feature_{i}" for i in range(len(shape)))))
+        if len(axes) != 1 + len(shape):
+            raise ShapeError(f"dims names {len(axes) - 1} axes, a map of shape {shape} has {len(shape)}")
         result: dict[str, tuple[Any, ...]] = {
-            "group": (("group",), np.array(self.groups)),
-            "count": (("group",), self.count),
+            self.group_name: (axes[:1], np.array(self.groups)),
+            "count": (axes[:1], self.count),
+            "zero": (axes[:1], self.zero),
         }
-        for name in ("valid", "mean", "std", "minimum", "maximum", "positive", "negative"):
+        for name in ("valid", "mean", "std", "minimum", "maximum", "positive", "negative", "agreement"):
             result[name] = (axes, getattr(self, name))
+        result["p_value"] = (axes, self.p_value())
+        result["significant"] = (axes, self.significant())
         if len(shares := check_quantiles("q", q)):
             result["q"] = (("q",), shares)
             result["quantile"] = (("q", *axes), self.quantile(q))
@@ -300,11 +246,16 @@ class Statistics:
         state = {
             "shape": np.array(self.shape, np.int64),
             "groups": np.array(self.groups),
+            "group_name": np.array(self.group_name),
+            "skip_zero": np.array(self._skip_zero),
             "samples": self._samples.copy(),
+            "zero": self._zero.copy(),
             "signs": self._signs.copy(),
             "extremes": self._extremes.copy(),
             **self._blocks.state(),
         }
+        if self._mask is not None:
+            state["mask"] = self._mask
         if self._sketch is not None:
             largest = int(self._sketch.counts.max(initial=0))
             state["sketch_counts"] = self._sketch.counts.astype(np.min_scalar_type(largest))
@@ -331,7 +282,14 @@ class Statistics:
         >>> lrpfast.Statistics.from_state(statistics.state()).mean
         array([[ 1., -1.]])
         """
-        statistics = cls(state["shape"].tolist(), groups=state["groups"].tolist())
+        statistics = cls(
+            state["shape"].tolist(),
+            groups=state["groups"].tolist(),
+            group_name=str(state["group_name"]),
+            mask=state.get("mask"),
+            skip_zero=bool(state["skip_zero"]),
+        )
+        statistics._zero[:] = state["zero"]
         statistics._samples[:] = state["samples"]
         statistics._signs[:] = state["signs"]
         statistics._extremes[:] = state["extremes"]
@@ -378,6 +336,15 @@ class Statistics:
 
     # Help
 
+    def _without_zero_maps(self, group: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Count the maps that are zero everywhere; the groups of the samples, -1 for those to be left out."""
+        zero = zero_rows(x) & (group >= 0)
+        if zero.any():
+            self._zero += np.bincount(group[zero], minlength=len(self.groups))
+            if self._skip_zero:
+                group = np.where(zero, -1, group)
+        return group
+
     def _rows(self, relevance: np.ndarray) -> np.ndarray:
         relevance = unmasked(relevance)
         if not isinstance(relevance, np.ndarray) or relevance.dtype not in (np.float32, np.float64):
@@ -414,46 +381,3 @@ class Statistics:
         sample, feature = where[0].tolist()
         index = tuple(int(i) for i in np.unravel_index(feature, self.shape)) if self.shape else ()
         raise SampleError("{where} is infinite", first + sample, index)
-
-    def _result(self) -> np.ndarray:
-        """The moments of all blocks, shape (groups, 4, features)."""
-        if self._moments is None:
-            moments = np.zeros((len(self.groups), 4, self._blocks.features))
-            for group, part in self._blocks.moments().items():
-                moments[group] = part
-            if not np.isfinite(moments).all():
-                group, _, feature = np.argwhere(~np.isfinite(moments))[0].tolist()
-                raise InputError(
-                    f"the values of feature {feature} in group {self.groups[group]} are too large to square in float64"
-                )
-            self._moments = moments
-        return self._moments
-
-    def _where_valid(self, values: np.ndarray) -> np.ndarray:
-        return self._shaped(np.where(self._result()[:, 2] > 0, values, np.nan))
-
-    def _shaped(self, values: np.ndarray) -> np.ndarray:
-        return values.reshape(len(self.groups), *self.shape)
-
-
-def check_quantiles(name: str, value: float | Sequence[float]) -> np.ndarray:
-    """Numbers between 0 and 1 as a one-dimensional array; InputError for anything else."""
-    try:
-        shares = np.atleast_1d(np.asarray(value))
-    except ValueError:  # rows of different lengths
-        shares = np.array([None])
-    if shares.ndim != 1 or shares.dtype.kind not in "fiu" or not ((shares >= 0) & (shares <= 1)).all():
-        raise InputError(f"{name} must be numbers between 0 and 1, not {value!r}")
-    return shares.astype(np.float64)
-
-
-def _labels(groups: int | Sequence[Any]) -> tuple[Any, ...]:
-    if isinstance(groups, (int, np.integer)) and not isinstance(groups, bool) and groups > 0:
-        return tuple(range(int(groups)))
-    labels = np.array([] if isinstance(groups, (int, str)) else list(groups))
-    mixed = labels.dtype.kind == "U" and not all(isinstance(label, str) for label in groups)  # type: ignore[union-attr]
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU" or mixed or len(set(labels.tolist())) != len(labels):
-        raise InputError(f"groups must be how many, or labels all different, all text or whole numbers; not {groups!r}")
-    if len(labels) == 0:
-        raise InputError(f"groups must be at least one, not {groups!r}")
-    return tuple(labels.tolist())

@@ -9,7 +9,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
 from .inputs import SeveralSource, open_inputs, source_paths
-from .job import Job
+from .job import Job, prepare_sink
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
 from .per_sample import per_sample
@@ -31,6 +32,7 @@ from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks.for_inputs import sink_paths
 from .sources import Source, split
+from .statistics_io import to_dataset
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
@@ -68,6 +70,8 @@ class Streamed:
         The provenance of the relevances, as in the files' attributes.
     written : bool
         Whether relevances were written, not only statistics.
+    dataset : callable or None
+        What `to_xarray` calls.
 
     Examples
     --------
@@ -93,6 +97,32 @@ class Streamed:
     statistics: Any
     record: dict[str, str]
     written: bool
+    dataset: Callable[[], Any] | None = field(default=None, repr=False)
+
+    def to_xarray(self) -> Any:
+        """The statistics as an xarray.Dataset, with the input's coordinates, as in their file.
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        InputError
+            When the run made no statistics.
+        MissingPackageError
+            Without xarray.
+
+        Examples
+        --------
+        >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.eye(2))])
+        >>> done = lrpfast.Analyzer(model, "zero").stream(np.ones((5, 2)), statistics=True, progress=False)
+        >>> done.to_xarray()["mean"].dims
+        ('group', 'dim_1')
+        """
+        if self.dataset is None:
+            raise InputError("this run made no statistics: stream(…, statistics=True) makes them")
+        return self.dataset()
 
     def __repr__(self) -> str:
         facts = [f"relevance {self.shape} {self.dtype}"] if self.written else []
@@ -173,7 +203,7 @@ def stream(
             labels=data.labels,
             grid=grid,
         )
-        statistics = totals_type(job, settings)
+        statistics = totals_type(job, settings, None if job.layers is not None else grid)
         out = None if sink is None else job.open_sink(sink)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
@@ -181,6 +211,8 @@ def stream(
         check_no_overlap({**outputs, "statistics": statistics.path}, {**source_paths(source), **read})
         if out is not None and grid is not None and job.layers is None:
             out = Gridded(out, grid)
+        if out is not None:
+            prepare_sink(out, job, settings.compression)
         rows = _rows(settings.batch_size, job, data, core.settings.threads or (1 if on_cluster else get_num_threads()))
         if on_cluster:
             rows = rows_of_a_chunk(rows)
@@ -219,6 +251,7 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
         statistics=_statistics(run),
         record=run.record,
         written=written,
+        dataset=None if run.statistics.total is None else partial(to_dataset, run.results, run.attributes),
     )
 
 

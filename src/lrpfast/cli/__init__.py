@@ -15,15 +15,15 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; returns the exit code: 0, 1 if doctor finds errors, 2 for bad input, 130 for Ctrl-C."""
     _ready_streams()
     try:
         from .arguments import make_parser, with_negatives  # takes a moment, during which Ctrl-C may come
 
         arguments = make_parser().parse_args(with_negatives(sys.argv[1:] if argv is None else argv))
-        arguments.run(arguments)
+        code = arguments.run(arguments)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except SystemExit as stop:  # --help, --version, SIGTERM
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:

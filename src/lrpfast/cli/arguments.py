@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..batch import NORMALIZATIONS
+from ..batch.compression import COMPRESSIONS
 from ..batch.hidden import REDUCTIONS
 from ..batch.normalize import PARTS
 from ..batch.references import BY, OF
@@ -16,14 +17,18 @@ from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
 from ..plot.scale import SCALES
-from . import demo, evaluate, explain, info, inspect, references, rules, values
+from . import demo, doctor, evaluate, explain, info, inspect, references, rules, values
 from .usage import UsageError
 
 ABOUT = """\
 Layer-wise Relevance Propagation for neural networks: which inputs made the output what it is, and by how much.
+Which regions of the ocean made a network predict a wet season? The mean map of each season, from all years' files:
+
+  lrpfast explain model.h5 'sst_*.nc:sst' --mask ocean.nc:ocean --statistics maps.nc --group-by time.season
 
   lrpfast demo                                         see it work on a model that is included
   lrpfast explain model.h5 x.npy -o relevance.npy      explain every sample of an array
+  lrpfast doctor model.h5 x.npy                        check a model and its inputs before a long run
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
   lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
   lrpfast references model.h5 x.npy --layer dense      the samples that a layer's channels stand for
@@ -44,7 +49,13 @@ SEVERAL_HELP = (
 EXPLAIN_EXAMPLES = """\
 examples:
   lrpfast explain model.h5 x.npy -o r.npy
-        relevance of each sample's largest output, by the epsilon rule
+        which inputs made each sample's largest output? its relevance, by the epsilon rule
+  lrpfast explain model.h5 sst.nc:sst --mask ocean.nc:ocean --select time=1982-12:1983-02 -o winter.nc
+        which regions made the network's prediction on each day of a winter? maps with the data's coordinates
+  lrpfast explain model.h5 'sst_*.nc:sst' --mask ocean.nc:ocean --statistics maps.nc --group-by time.season
+        which regions matter in each season? mean maps over all years, one file a year
+  lrpfast explain --models 'seed_*.h5' 'sst_*.nc:sst' --mask ocean.nc:ocean --statistics maps.nc
+        what do several networks agree on? statistics over their mean maps, and a file for each
   lrpfast explain model.h5 x.npy -o r.npy --rule lrp.alpha_1_beta_0_IB --input-layer-rule Bounded
         as iNNvestigate's create_analyzer("lrp.alpha_1_beta_0_IB", model, input_layer_rule="Bounded")
   lrpfast explain model.keras x.npy -o r.npy --rule gamma --gamma 0.5 --input-layer-rule 0,1 --target 3
@@ -77,14 +88,15 @@ table has the areas under the explained output: good relevance has a small one f
 "random" between. gini: sparsity, from 0 to 1. entropy: in nats. sensitivity: the largest relative change of relevance
 when inputs change by at most the radius."""
 
-REFERENCES_TEXT = """\
+DOCTOR_TEXT = """\
 examples:
-  lrpfast references model.h5 x.npy --layer dense -o references.npz --plot references.png
-  lrpfast references model.h5 x.npy --layer dense --by activation --of max -k 9
-  lrpfast references model.h5 x.npy --layer dense --target classes.npy --group-by classes.npy -o r.nc
+  lrpfast doctor model.h5 'sst_*.nc:sst' --mask ocean.nc:mask
+  lrpfast doctor model.h5 sst.nc:sst --mask ocean.npy --select time=1982-01:1999-12 --rule epsilon_plus
 
-For every channel of the layer, the samples in which it contributes most to the target, or is most active; `lrpfast
-inspect` lists the layers. The picture shows where in each sample this channel found what it contributes."""
+It reads at most 256 samples, at equal distances, and checks their shape and the order of their axes, the mask, NaN and
+infinity, their range against what a normalization layer was trained on, the predictions, and what explaining them warns
+of; then it says how long the run will take and how large its output will be. The exit status is 1 where a run would
+fail."""
 
 DEMO_TEXT = """\
 The model and its 10,000 inputs are those of a published notebook, which explained them with iNNvestigate
@@ -136,12 +148,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_demo(command("demo", demo.run, "explain an included model and compare with published figures", DEMO_TEXT))
     _add_explain(command("explain", explain.run, "explain every sample of an array", EXPLAIN_EXAMPLES))
+    _add_doctor(command("doctor", doctor.run, "check a model and its inputs before a long run", DOCTOR_TEXT))
     _add_inspect(
         command("inspect", inspect.run, "a model's layers, the rule each one gets, the cost", INSPECT_EXAMPLES)
     )
     _add_evaluate(command("evaluate", evaluate.run, "how good the explanations of several rules are", EVALUATE_TEXT))
     _add_references(
-        command("references", references.run, "the samples that each channel of a layer stands for", REFERENCES_TEXT)
+        command("references", references.run, "the samples that each channel of a layer stands for", references.TEXT)
     )
     command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
     command("info", info.run, "version, instruction set, threads and devices")
@@ -154,8 +167,14 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=SEVERAL_HELP)
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; none with --models")
+    parser.add_argument("inputs", metavar="INPUTS", nargs="*", help=SEVERAL_HELP)
+    parser.add_argument(
+        "--models",
+        metavar="PATTERN",
+        help="an ensemble in place of MODEL, such as 'seed_*.h5': outputs for each member, whose name is added to "
+        "theirs, and statistics over all members",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -238,10 +257,28 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
         "FILE.json what a scheduler wrote with --scheduler-file",
     )
     group.add_argument(
+        "--compression",
+        choices=COMPRESSIONS,
+        default="auto",
+        help="of .nc, .h5 and .zarr: auto (default) compresses statistics, zlib and, in .zarr, blosc relevances too",
+    )
+    group.add_argument(
         "--balance",
         action="store_true",
         help="print where relevance went, layer by layer: mean of all samples, or of 256 of them",
     )
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
+    _add_input_shape(parser)
+    _add_rule_options(parser)
+    _add_input_options(parser)
+    parser.add_argument("--target", metavar="TARGET", default="max", help="as in explain; default: max")
+    parser.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
+    _add_start_options(parser)
+    _add_run_options(parser)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -408,6 +445,9 @@ def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
         help="the true classes: leave out samples predicted otherwise",
     )
     group.add_argument("--quantiles", metavar="Q,…", type=values.numbers, default=(), help="such as 0.05,0.5,0.95")
+    group.add_argument(
+        "--skip-zero", action="store_true", help="leave out maps that are zero everywhere; they are counted in any case"
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -425,7 +465,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
 def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a picture of it (needs matplotlib, lrpfast's extra 'plot')")
-    group.add_argument("--plot", metavar="FILE", help="draw the first samples' relevance; .png, .pdf or .svg")
+    group.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw the first samples' relevance or, without -o, the mean maps of --statistics; .png, .pdf or .svg",
+    )
     group.add_argument("--plot-limit", metavar="N", type=values.integer, help="how many samples; default: 16")
     group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
     group.add_argument(
@@ -439,7 +483,12 @@ def _add_plot_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
     group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
-    group.add_argument("--plot-scale", choices=SCALES, help="a scale for each sample (default), or one for all")
+    group.add_argument(
+        "--plot-scale", choices=SCALES, help="a scale for each sample, or one for all; default: one for maps"
+    )
+    group.add_argument("--plot-limits", metavar="LOW,HIGH", type=values.pair, help="the relevance where colours end")
+    group.add_argument("--plot-cmap", metavar="NAME", help="a colour map of matplotlib")
+    group.add_argument("--plot-projection", metavar="NAME", help="of maps (--plot-kind map), by cartopy: Robinson, say")
     group.add_argument(
         "--plot-percentile", metavar="P", type=values.number, help="end the colours at this percentile of |R|"
     )

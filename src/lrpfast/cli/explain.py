@@ -16,10 +16,11 @@ from ..batch.path_conflicts import check_no_overlap
 from ..batch.sinks.for_inputs import open_several
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
-from . import options
+from . import ensemble, options
 from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
+from .usage import UsageError
 
 #: Arguments of ``explain`` that may name an input file.
 _READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
@@ -27,11 +28,10 @@ _READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct
 
 def run(arguments: argparse.Namespace) -> None:
     """Explain every sample of an array."""
-    outputs = [arguments.output, arguments.statistics]
-    if arguments.plot is not None and arguments.output is None:
-        raise InputError("--plot draws the relevances that -o OUT keeps: give both")
-    if not any(outputs):
-        raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
+    if arguments.models is not None:
+        ensemble.run(arguments)
+        return
+    outputs = _outputs(arguments)
     model = options.model_of(arguments, arguments.memory)
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.several = several = len(model.inputs) > 1
@@ -61,22 +61,21 @@ def run(arguments: argparse.Namespace) -> None:
                 warnings.simplefilter("ignore", kind)
             warnings.showwarning = _warn
             done = analyzer.stream(
-                *(data, sink),
+                data,
+                sink,
                 target=target,
                 batch_size=arguments.batch_size,
-                **_of_maps(arguments),
                 statistics=arguments.statistics or False,
-                group_by=arguments.group_by,
                 correct=arguments.correct_only,
-                quantiles=arguments.quantiles,
                 mask=arguments.mask,
                 progress=not arguments.quiet,
                 resume=not arguments.restart,
                 overwrite=arguments.force,
                 cluster=arguments.cluster,
+                **_of_same_names(arguments),
             )
             if picture is not None:
-                plot.save(picture(arguments.output), arguments.plot)
+                plot.save(picture(arguments.output, done.statistics), arguments.plot)
             if balance is not None:
                 print(balance())
     for text in done.warnings:
@@ -85,13 +84,29 @@ def run(arguments: argparse.Namespace) -> None:
         _report(arguments, done, getattr(sink, "outputs", ()))
 
 
-def _of_maps(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options about layers, parts and normalization. One layer is one array, but .npz has none without a name."""
-    options = {name: getattr(arguments, name) for name in ("layers", "reduce", "activations", "part", "normalize")}
+#: Options of `Analyzer.stream` that have the same names here.
+_SAME = ("layers", "reduce", "activations", "part", "normalize", "group_by", "quantiles", "skip_zero", "compression")
+
+
+def _of_same_names(arguments: argparse.Namespace) -> dict[str, Any]:
+    """These options. One layer is a single array; .npz has none without a name."""
+    same = {name: getattr(arguments, name) for name in _SAME}
     names = arguments.layers
     if names is not None and len(names) == 1 and not (arguments.output or "").lower().endswith(".npz"):
-        options["layers"] = names[0]
-    return options
+        same["layers"] = names[0]
+    return same
+
+
+def _outputs(arguments: argparse.Namespace) -> list[str | None]:
+    """The files to write; UsageError or InputError if there is nothing to read or to write."""
+    if not arguments.inputs:
+        raise UsageError("the following arguments are required: INPUTS; see lrpfast explain --help")
+    outputs = [arguments.output, arguments.statistics]
+    if arguments.plot is not None and not any(outputs):
+        raise InputError("--plot draws what -o OUT or --statistics FILE keeps: give one of them")
+    if not any(outputs):
+        raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
+    return outputs
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

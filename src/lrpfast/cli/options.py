@@ -30,14 +30,14 @@ from ..suggest import unknown_name_message
 from .values import to_pair
 
 
-def model_of(arguments: argparse.Namespace, memory: int | None = None) -> Model:
-    """The model that MODEL names, with the sizes of --input-shape."""
+def model_of(arguments: argparse.Namespace, memory: int | None = None, path: Any = None) -> Model:
+    """The model that MODEL names, or in another file, with the sizes of --input-shape."""
     given = arguments.input_shape or []
     names = [name for name, _ in given]
     if len(set(names)) < len(names) or (None in names and len(names) > 1):
         raise InputError("--input-shape is one shape, or NAME=SHAPE once for each input")
     shapes = dict(given) if names != [None] else given[0][1]
-    return load(arguments.model, memory=memory, input_shape=shapes or None)
+    return load(arguments.model if path is None else path, memory=memory, input_shape=shapes or None)
 
 
 def inputs_of(texts: Sequence[str], model: Model) -> Any:

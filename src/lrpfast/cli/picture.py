@@ -13,7 +13,8 @@ import numpy as np
 
 from .. import plot
 from ..analyzer import Analyzer
-from ..batch import NORMALIZATIONS, Source, open_mask, open_source
+from ..batch import ALL, NORMALIZATIONS, Source, Statistics, open_mask, open_source
+from ..coordinates import coordinate_kind
 from ..engine.inputs import as_batch
 from ..errors import InputError, RelevanceWarning
 from ..plot.file import check_path
@@ -53,8 +54,11 @@ class Picture:
     mask: str | None
     largest_from: str | None
 
-    def __call__(self, path: str) -> Any:
-        """Draw the relevances in the file at ``path``."""
+    def __call__(self, path: str | None, statistics: Statistics | None = None) -> Any:
+        """Draw the relevances in the file at ``path``, or without one the mean maps of statistics."""
+        if path is None and statistics is not None:
+            return self.of_means(statistics)
+        assert path is not None
         with open_source(path) as relevances:
             count = min(self.limit, self.samples)
             x = self.inputs.read(0, count)
@@ -83,6 +87,17 @@ class Picture:
             columns=[f"target {j}" for j in range(count)],
             **arguments,
         )
+
+    def of_means(self, statistics: Statistics) -> Any:
+        """Draw the mean maps of statistics, one for each group."""
+        means, groups = statistics.mean, [str(group) for group in statistics.groups]
+        arguments = {"title": f"mean relevance, {self.title}", "limit": MOST_PANELS, **self.arguments}
+        extra = means.ndim - len(self.inputs.shape)
+        if extra == 0:
+            return plot.heatmap(means, labels=["" if group == ALL else group for group in groups], **arguments)
+        columns = [f"target {j}" for j in range(means.shape[1])]
+        flat = means.reshape(-1, *means.shape[2:])
+        return plot.heatmap(flat, rows=groups, columns=columns, **arguments)
 
     def check(self, axes: tuple[int, ...]) -> None:
         """Check the options by drawing zeros, with this number of targets for each sample."""
@@ -123,7 +138,10 @@ def picture_of(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
 
 def _arguments(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) -> dict[str, Any]:
     """The options ``--plot-…`` as keywords of `lrpfast.plot.heatmap`."""
-    keys = ("limit", "input", "kind", "shape", "channels", "mask", "origin", "scale", "percentile")
+    keys = (
+        *("limit", "input", "kind", "shape", "channels", "mask", "origin", "scale", "percentile"),
+        *("limits", "cmap", "projection"),
+    )
     arguments = {key: value for key in keys if (value := getattr(options, f"plot_{key}")) is not None}
     if options.plot is None:
         if arguments:
@@ -132,6 +150,10 @@ def _arguments(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
     check_path(options.plot)
     if options.mask is not None and len(inputs.shape) == 3 and arguments.get("kind", "auto") == "auto":
         arguments["kind"] = "image"  # a grid without channels, which looks like a sequence
+    if "limits" in arguments:
+        arguments["vmin"], arguments["vmax"] = arguments.pop("limits")
+    if (coordinates := _coordinates(inputs)) is not None and arguments.get("kind", "auto") in ("auto", "image", "map"):
+        arguments["coordinates"] = coordinates
     if "mask" in arguments:
         arguments["mask"] = open_mask(arguments["mask"])
     if "channels" in arguments:
@@ -139,6 +161,20 @@ def _arguments(options: argparse.Namespace, analyzer: Analyzer, inputs: Source) 
     elif "shape" not in arguments and isinstance(analyzer.model.input_shape, tuple):
         arguments["channels_first"] = analyzer.model.channels_first
     return arguments
+
+
+def _coordinates(inputs: Source) -> tuple[np.ndarray, np.ndarray] | None:
+    """The latitudes and longitudes of grids (samples, lat, lon), or with channels after them; None for other inputs."""
+    if inputs.labels is None or len(inputs.shape) not in (3, 4):
+        return None
+    pair = [inputs.labels.coords.get(dim) for dim in inputs.labels.dims[1:3]]
+    kinds = [
+        None if coord is None or coord.values.ndim != 1 else coordinate_kind(dim, coord.attrs)
+        for dim, coord in zip(inputs.labels.dims[1:3], pair, strict=True)
+    ]
+    if kinds != ["latitude", "longitude"]:
+        return None
+    return pair[0].values, pair[1].values  # type: ignore[union-attr]
 
 
 def _title(options: argparse.Namespace) -> str:

@@ -14,6 +14,15 @@ from ..plot.file import check_path
 from . import options
 from .signals import terminable
 
+TEXT = """\
+examples:
+  lrpfast references model.h5 x.npy --layer dense -o references.npz --plot references.png
+  lrpfast references model.h5 x.npy --layer dense --by activation --of max -k 9
+  lrpfast references model.h5 x.npy --layer dense --target classes.npy --group-by classes.npy -o r.nc
+
+For every channel of the layer, the samples in which it contributes most to the target, or is most active; `lrpfast
+inspect` lists the layers. The picture shows where in each sample this channel found what it contributes."""
+
 #: Arguments that may name an input file.
 _READ = ("model", "inputs", "target", "group-by", "mask", "low", "high")
 

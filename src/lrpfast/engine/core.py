@@ -222,10 +222,12 @@ class AnalyzerCore(HiddenLayers):
         output: np.ndarray | None = None,
         notes: Any = None,
         exact: bool = True,
+        starts: list[Start] | None = None,
     ) -> Any:
         """`Analyzer.analyze`; also writes the model's outputs, before a final softmax, to ``output`` if given.
 
         The growth of relevance in every explanation is appended to ``notes`` if given; else it may cause a warning.
+        What the relevance started with is appended to ``starts``.
         Where not ``exact``, notes are of a part of the features as they are for warnings.
         """
         if not isinstance(x, np.ndarray) or x.dtype.kind == "O":
@@ -235,7 +237,7 @@ class AnalyzerCore(HiddenLayers):
                 joined = sequences.analyze(self, samples, target, out) if samples else self.analyze(x, target, out)
                 return sequences.named(names, joined)
         if self.is_open:
-            return self.fixed(x).analyze(x, target, out, output, notes, exact)
+            return self.fixed(x).analyze(x, target, out, output, notes, exact, starts)
         warns = notes is None
         exact, notes = exact and not warns, [] if warns else notes
         tensors, callers_out = is_tensor(x), out
@@ -245,6 +247,8 @@ class AnalyzerCore(HiddenLayers):
         count, programs, settings = len(x), self._programs, self.settings
         layout, dtype = self.layout, settings.dtype
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
+        if starts is not None:
+            starts.append(start)
         shape = (count, *axes, *layout.row)
         result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
         compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()

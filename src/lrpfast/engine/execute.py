@@ -60,6 +60,8 @@ def raise_fault(
             f"{{where}}: an activation or relevance overflows {precision}, or is no number, as a root or logarithm of "
             f"what is below 0 is none; {rescale}"
         )
+    if fault.kind == "input_out_of_range" and input_range is None:
+        raise error("{where}: an index is no row of the table of an embedding")
     if fault.kind == "input_out_of_range":
         assert input_range is not None
         outside = (row < input_range[0]) | (row > input_range[1])

@@ -16,7 +16,7 @@ from ..errors import InputError, SampleError, ShapeError
 from ..kernels import Start
 from ..kernels.arrays import module_of, on_device, to_host
 from ..model.graph import Model
-from ..model.layers import Embedding
+from ..model.layers import Embedding, Flatten, Permute, RepeatVector, Reshape
 from .inputs import as_batch
 
 Shape = tuple[int, ...]
@@ -50,10 +50,11 @@ def _layout(model: Model, nodes: Sequence[int], entries: dict[int, int]) -> tupl
 
 def _embedded(model: Model) -> dict[int, int]:
     """The inputs whose values are indices, with the number of entries of their embedding."""
-    source = {i: i for i in model.inputs}  # the input that a node passes on unchanged
+    source = {i: i for i in model.inputs}  # the input whose values a node passes on, all of them
     entries: dict[int, int] = {}
     for i, node in enumerate(model.nodes):
-        if node.inputs and node.layer.identity and node.inputs[0] in source:
+        moved = node.layer.identity or isinstance(node.layer, (Flatten, Permute, RepeatVector, Reshape))
+        if node.inputs and moved and node.inputs[0] in source:
             source[i] = source[node.inputs[0]]
         elif isinstance(node.layer, Embedding) and node.inputs[0] in source:
             at = source[node.inputs[0]]

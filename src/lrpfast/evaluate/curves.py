@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..plot.check import figure_class
-from ..plot.figure import blank
+from ..plot.panels import blank
 from ..table import Tabular
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-# Channel by channel: a row at a time, its sums in registers.
+# Channel by channel: a row at a time, its sums in registers. Rows side by side mostly have the same taps, shifted.
 
 
 cdef struct TapBatch:  # some taps of a term: their values, weights and factors
@@ -22,40 +22,40 @@ cdef inline void push(const Code* code, const Operation* op, const Term* term, i
     taps.count += 1
 
 
-cdef inline void flush(const Code* code, const Operation* op, const Term* term, Py_ssize_t nc, TapBatch* taps,
-                       const real* factors, int* added, real* sums) noexcept nogil:
+cdef inline int is_scaled(const Term* term, int r) noexcept nogil:
+    """Whether taps have factors of their own."""
+    cdef int d
+    if term.geometry != NULL:
+        for d in range(3):
+            if term.geometry.regions[r].axes[d].factor != NULL:
+                return 1
+    return 0
+
+
+cdef inline void flush(const Code* code, const Operation* op, const Term* term, int r, Py_ssize_t nc,
+                       const TapBatch* taps, const real* factors, int* added, real* sums) noexcept nogil:
     """Add the taps taken to their accumulator."""
     cdef int bit = 1 << term.accumulator
     if taps.count:
         code.kernels.channelwise(nc, taps.count, term.part, <const void**>taps.x,
-                                 NULL if term.one_weight else <const void**>taps.weights, factors, added[0] & bit,
+                                 NULL if term.one_weight else <const void**>taps.weights,
+                                 factors if term.one_weight or is_scaled(term, r) else NULL, added[0] & bit,
                                  sums + term.accumulator * op.plane)
         added[0] |= bit
-        taps.count = 0
 
 
-cdef void add_channelwise(const Code* code, const Operation* op, const Term* term, const real* source, int r,
-                          Py_ssize_t m, const RowCoords* coords, Py_ssize_t n0, Py_ssize_t nc, int* added, real* sums,
-                          real* loaded) noexcept nogil:
-    """Add a diagonal term's row m to its accumulator, DEPTH taps at a time."""
-    cdef TapBatch taps
-    cdef real factors[DEPTH]
-    cdef const Region* region
-    cdef const Axis* a
-    cdef const Axis* b
-    cdef const Axis* c
-    cdef Py_ssize_t i, j, k, first, row, tap = 0
+cdef int take_taps(const Code* code, const Operation* op, const Term* term, const real* source, int r,
+                   const RowCoords* coords, Py_ssize_t n0, Py_ssize_t nc, TapBatch* taps, real* factors, int* added,
+                   real* sums, real* loaded) noexcept nogil:
+    """Take the taps of a row; those beyond DEPTH, or rounded to TF32, are added at once. Whether there were such."""
+    cdef const Region* region = &term.geometry.regions[r]
+    cdef const Axis* a = &region.axes[0]
+    cdef const Axis* b = &region.axes[1]
+    cdef const Axis* c = &region.axes[2]
+    cdef Py_ssize_t i, j, k, row, tap = 0, first = coords.sample * term.geometry.source[0]
     cdef double factor
+    cdef int flushed = 0
     taps.count = 0
-    if term.geometry == NULL:
-        push(code, op, term, r, m, 0, 1, source, n0, nc, &taps, factors, loaded)
-        flush(code, op, term, nc, &taps, factors, added, sums)
-        return
-    region = &term.geometry.regions[r]
-    a = &region.axes[0]
-    b = &region.axes[1]
-    c = &region.axes[2]
-    first = coords.sample * term.geometry.source[0]
     for i in range(coords.axis[0] * a.taps, (coords.axis[0] + 1) * a.taps):
         for j in range(coords.axis[1] * b.taps, (coords.axis[1] + 1) * b.taps):
             row = ((first + a.index[i]) * term.geometry.source[1] + b.index[j]) * term.geometry.source[2]
@@ -66,11 +66,58 @@ cdef void add_channelwise(const Code* code, const Operation* op, const Term* ter
                         factor *= b.factor[j]
                     if c.factor != NULL:
                         factor *= c.factor[k]
-                    push(code, op, term, r, row + c.index[k], tap, factor, source, n0, nc, &taps, factors, loaded)
+                    push(code, op, term, r, row + c.index[k], tap, factor, source, n0, nc, taps, factors, loaded)
                 tap += 1
                 if op.tf32 or tap % DEPTH == 0:
-                    flush(code, op, term, nc, &taps, factors, added, sums)
-    flush(code, op, term, nc, &taps, factors, added, sums)
+                    flush(code, op, term, r, nc, taps, factors, added, sums)
+                    taps.count, flushed = 0, 1
+    return flushed
+
+
+cdef inline Py_ssize_t shift_of(const Region* region, const RowCoords* before, const RowCoords* coords) noexcept nogil:
+    """By how many source rows every tap of a row lies after that of the row before; 0 if not all of them do."""
+    cdef const Axis* c = &region.axes[2]
+    cdef const int64_t* old = c.index + before.axis[2] * c.taps
+    cdef const int64_t* now = c.index + coords.axis[2] * c.taps
+    cdef Py_ssize_t k, shift = now[0] - old[0]
+    if (c.factor != NULL or before.axis[1] != coords.axis[1] or before.axis[0] != coords.axis[0]
+            or before.sample != coords.sample):
+        return 0
+    for k in range(c.taps):
+        if old[k] < 0 or now[k] < 0 or now[k] - old[k] != shift:
+            return 0
+    return shift
+
+
+cdef void add_channelwise(const Code* code, const Operation* op, const Term* term, const real* source, int r,
+                          Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t n0, Py_ssize_t nc, int* added, real* sums,
+                          real* loaded) noexcept nogil:
+    """Add a diagonal term's rows to its accumulator, DEPTH taps at a time."""
+    cdef TapBatch taps
+    cdef real factors[DEPTH]
+    cdef const Region* region
+    cdef RowCoords p, before
+    cdef Py_ssize_t i, t, shift
+    cdef int flushed = 1
+    if term.geometry == NULL:
+        for i in range(rows):
+            taps.count = 0
+            push(code, op, term, r, m0 + i, 0, 1, source, n0, nc, &taps, factors, loaded)
+            flush(code, op, term, r, nc, &taps, factors, added + i, sums + i * op.ld)
+        return
+    region = &term.geometry.regions[r]
+    p = coords_of(region, m0)
+    for i in range(rows):
+        shift = 0 if flushed else shift_of(region, &before, &p)
+        if shift:  # the same taps as for the row before
+            for t in range(taps.count):
+                taps.x[t] = <void*>(<const real*>taps.x[t] + shift * op.width)
+        else:
+            flushed = take_taps(code, op, term, source, r, &p, n0, nc, &taps, factors, added + i, sums + i * op.ld,
+                                loaded)
+        flush(code, op, term, r, nc, &taps, factors, added + i, sums + i * op.ld)
+        before = p
+        next_coords(region, &p)
 
 
 cdef int contract_channelwise(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
@@ -78,25 +125,20 @@ cdef int contract_channelwise(const Code* code, const Operation* op, char** base
     """A piece of a diagonal contraction; returns a fault, or FINE."""
     cdef Py_ssize_t at[ROWS]
     cdef Py_ssize_t in_sample[ROWS]
+    cdef int added[ROWS]
     cdef Py_ssize_t i
-    cdef int t, added
-    cdef const Term* term
-    cdef RowCoords p
+    cdef int t
     if op.geometry == NULL:
         for i in range(rows):
             at[i] = (m0 + i) * op.width
             in_sample[i] = (m0 + i) % op.rows * op.width
     else:
         rows_at(op, &op.geometry.regions[r], m0, rows, at, in_sample)
-        p = coords_of(&op.geometry.regions[r], m0)
+    memset(added, 0, sizeof(added))
+    for t in range(op.terms_count):
+        add_channelwise(code, op, &op.terms[t], <const real*>base[op.terms[t].source], r, m0, rows, n0, nc, added, sums,
+                        loaded_block(code, sums))
     for i in range(rows):
-        added = 0
-        for t in range(op.terms_count):
-            term = &op.terms[t]
-            add_channelwise(code, op, term, <const real*>base[term.source], r, m0 + i, &p, n0, nc, &added,
-                            sums + i * op.ld, loaded_block(code, sums))
-        clear(op, added, 1, nc, sums + i * op.ld)
-        if op.geometry != NULL:
-            next_coords(&op.geometry.regions[r], &p)
+        clear(op, added[i], 1, nc, sums + i * op.ld)
     cdef int fine = epilogue(code, op, base, rows, at, in_sample, n0, nc, sums)
     return FINE if fine else NOT_FINITE

@@ -130,7 +130,7 @@ def judge(relevance: Any, output: np.ndarray | None, start: Start, rectify: bool
         absolute = abs(relevance)
         sums = module_of(relevance).nansum(absolute.reshape(*absolute.shape[:2], -1), 2, np.float64)
         after: np.ndarray = to_host(sums)
-    initial = _initial_relevance(output, start, rectify)
+    initial = initial_relevance(output, start, rectify)
     before, total = np.abs(initial).sum(2), initial.sum(2)
     nonzero_start = before > 0 if start.mode == "array" else np.ones_like(before, bool)
     zero = (after == 0) & nonzero_start
@@ -156,7 +156,7 @@ def judge(relevance: Any, output: np.ndarray | None, start: Start, rectify: bool
     )
 
 
-def _initial_relevance(output: np.ndarray | None, start: Start, rectify: bool) -> np.ndarray:
+def initial_relevance(output: np.ndarray | None, start: Start, rectify: bool) -> np.ndarray:
     """The relevance at which explanations start, shape (samples, targets, outputs or 1 or 2), float64."""
     if start.mode == "array":
         assert start.array is not None

@@ -1,50 +1,79 @@
 /* Passes without a matrix product: channel by channel, divisions, pooling, sums, checks. */
 
-static inline __attribute__((always_inline)) void NAME(channelwise_any)(
-    const int part, const int weighted, ptrdiff_t n, ptrdiff_t count, const T *const *x, const T *const *weights,
-    const T *factors, int accumulate, T *out)
+/* NV vectors of channels, of which the last may be shorter. */
+static inline __attribute__((always_inline)) void NAME(channelwise_vectors)(
+    const int NV, const int part, const int weighted, const int scaled, ptrdiff_t j, ptrdiff_t n, ptrdiff_t count,
+    const T *const *x, const T *const *weights, const T *factors, int accumulate, T *out)
 {
     const NAME(v) zero = {0};
-    for (ptrdiff_t j = 0; j < n; j += VL) {
-        NAME(v) sum = zero;
-        for (ptrdiff_t t = 0; t < count; t++) {
-            NAME(v) value = NAME(load_vector)(x[t] + j, n - j);
+    NAME(v) sums[4];
+    UNROLL
+    for (int i = 0; i < NV; i++)
+        sums[i] = zero;
+    for (ptrdiff_t t = 0; t < count; t++) {
+        const T *from = x[t] + j, *w = weighted ? weights[t] + j : 0;
+        const NAME(v) factor = scaled ? factors[t] - zero : zero;
+        UNROLL
+        for (int i = 0; i < NV; i++) {
+            NAME(v) value = NV > 1 ? (NAME(v)) * (const NAME(u) *)(from + i * VL) : NAME(load_vector)(from, n - j);
             if (part == LRPFAST_POSITIVE)
-                value = (NAME(v))((__typeof__(value > zero))value & (value > zero));
+                value = MAX(value, zero);
             if (part == LRPFAST_NEGATIVE)
-                value = (NAME(v))((__typeof__(value > zero))value & (value < zero));
-            NAME(v) factor = factors[t] - zero;
-            if (weighted)
-                sum = FMA(value * factor, NAME(load_vector)(weights[t] + j, n - j), sum);
-            else
-                sum = FMA(value, factor, sum);
+                value = MIN(value, zero);
+            if (!weighted) {
+                sums[i] = FMA(value, factor, sums[i]);
+                continue;
+            }
+            if (scaled)
+                value = value * factor;
+            sums[i] = FMA(value, NV > 1 ? (NAME(v)) * (const NAME(u) *)(w + i * VL) : NAME(load_vector)(w, n - j),
+                          sums[i]);
         }
-        NAME(u) *to = (NAME(u) *)(out + j); /* whole vectors: sums have room for them */
+    }
+    UNROLL
+    for (int i = 0; i < NV; i++) {
+        NAME(u) *to = (NAME(u) *)(out + j + i * VL); /* whole vectors: sums have room for them */
         if (accumulate)
-            sum = *to + sum;
-        *to = sum;
+            sums[i] = *to + sums[i];
+        *to = sums[i];
     }
 }
 
-/* out (+)= Σ_t part(x_t) · factor_t ⊙ weights_t, for n channels; without weights where there are none. */
+static inline __attribute__((always_inline)) void NAME(channelwise_any)(
+    const int part, const int weighted, const int scaled, ptrdiff_t n, ptrdiff_t count, const T *const *x,
+    const T *const *weights, const T *factors, int accumulate, T *out)
+{
+    ptrdiff_t j = 0;
+    for (; j + 4 * VL <= n; j += 4 * VL)
+        NAME(channelwise_vectors)(4, part, weighted, scaled, j, n, count, x, weights, factors, accumulate, out);
+    for (; j + 2 * VL <= n; j += 2 * VL)
+        NAME(channelwise_vectors)(2, part, weighted, scaled, j, n, count, x, weights, factors, accumulate, out);
+    for (; j < n; j += VL)
+        NAME(channelwise_vectors)(1, part, weighted, scaled, j, n, count, x, weights, factors, accumulate, out);
+}
+
+/* out (+)= Σ_t part(x_t) · factor_t ⊙ weights_t, for n channels; without weights, or factors, where there are none. */
 static void NAME(channelwise)(ptrdiff_t n, ptrdiff_t count, int part, const void *const *inputs,
                               const void *const *weight_rows, const void *tap_factors, int accumulate, void *sums)
 {
     const T *const *x = (const T *const *)inputs, *const *weights = (const T *const *)weight_rows;
     const T *factors = tap_factors;
     T *out = sums;
-    if (part == LRPFAST_X && weights)
-        NAME(channelwise_any)(LRPFAST_X, 1, n, count, x, weights, factors, accumulate, out);
-    else if (part == LRPFAST_X)
-        NAME(channelwise_any)(LRPFAST_X, 0, n, count, x, weights, factors, accumulate, out);
-    else if (part == LRPFAST_POSITIVE && weights)
-        NAME(channelwise_any)(LRPFAST_POSITIVE, 1, n, count, x, weights, factors, accumulate, out);
-    else if (part == LRPFAST_POSITIVE)
-        NAME(channelwise_any)(LRPFAST_POSITIVE, 0, n, count, x, weights, factors, accumulate, out);
-    else if (weights)
-        NAME(channelwise_any)(LRPFAST_NEGATIVE, 1, n, count, x, weights, factors, accumulate, out);
-    else
-        NAME(channelwise_any)(LRPFAST_NEGATIVE, 0, n, count, x, weights, factors, accumulate, out);
+#define CHANNELWISE(part)                                                                          \
+    if (weights && factors)                                                                        \
+        NAME(channelwise_any)(part, 1, 1, n, count, x, weights, factors, accumulate, out);         \
+    else if (weights)                                                                              \
+        NAME(channelwise_any)(part, 1, 0, n, count, x, weights, factors, accumulate, out);         \
+    else                                                                                           \
+        NAME(channelwise_any)(part, 0, 1, n, count, x, weights, factors, accumulate, out)
+    if (part == LRPFAST_X) {
+        CHANNELWISE(LRPFAST_X);
+    } else if (part == LRPFAST_POSITIVE) {
+        CHANNELWISE(LRPFAST_POSITIVE);
+    } else {
+        CHANNELWISE(LRPFAST_NEGATIVE);
+    }
+#undef CHANNELWISE
 }
 
 /* out = R / (z + stabilizer); mask +1 or −1: zero unless mask_z has that sign. */

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.inputs import is_array
-from ..errors import InputError, MissingPackageError
+from ..errors import InputError, MissingPackageError, install_text
 from ..kernels.arrays import as_array
 
 
@@ -20,7 +20,7 @@ def figure_class() -> Any:
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] != "matplotlib":
             raise
-        message = "pictures need matplotlib: pip install matplotlib (lrpfast's extra 'plot')"
+        message = f"pictures need matplotlib: {install_text('matplotlib', 'plot')}"
         raise MissingPackageError(message, name="matplotlib") from None
     return Figure
 

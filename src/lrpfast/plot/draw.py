@@ -2,62 +2,134 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .grid import Grid
-from .scale import MASKED, UNKNOWN
+from .scale import MASKED, UNKNOWN, Limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+    from .map_axes import GridAxes
+
 ORIGINS = ("upper", "lower")
+
+#: The number of features that are drawn of a vector with very many.
+MOST_LARGEST = 20
+#: The number of features above which only the largest are drawn.
+MOST_BARS = 1000
 
 _INK = "0.25"
 _CLEAR = (0.0, 0.0, 0.0, 0.0)
 
 
 def draw_image(
-    ax: Axes, values: np.ndarray, below: np.ndarray | None, end: float, colours: Colormap, origin: str
+    ax: Axes,
+    values: np.ndarray,
+    below: np.ndarray | None,
+    ends: Limits,
+    colours: Colormap,
+    origin: str,
+    positive: bool,
+    axes: GridAxes | None,
 ) -> None:
-    """Pixels (h, w), over the input where there is one."""
+    """Pixels (h, w), over the input where there is one; with coordinates, ``axes``, in ascending order.
+
+    Inputs are ``positive`` where their largest values are the lightest.
+    """
+    layers: list[tuple[np.ndarray, dict[str, Any]]] = []
     if below is not None:
         # no grey for points without relevance: it would look like the input's own
         ax.patch.set(facecolor=UNKNOWN, edgecolor="0.6", hatch="/////", linewidth=0)
-        ax.imshow(np.where(np.isnan(values), np.nan, below), cmap=_pale_grey(), origin=origin)
+        layers.append((np.where(np.isnan(values), np.nan, below), {"cmap": _pale_grey(positive)}))
         colours = colours.with_extremes(bad=_CLEAR)
-    ax.imshow(values, cmap=colours, vmin=-end, vmax=end, origin=origin)
-    ax.set(xticks=[], yticks=[])
+    layers.append((values, {"cmap": colours, "vmin": ends[0], "vmax": ends[1]}))
+    for pixels, options in layers:
+        if axes is None:
+            ax.imshow(pixels, origin=origin, **options)
+        else:
+            _draw_grid(ax, pixels, axes, options)
+    if axes is None:
+        ax.set(xticks=[], yticks=[])
 
 
-def _pale_grey() -> Colormap:
-    """White to light grey: pale enough for colours to be visible on it."""
+def _draw_grid(ax: Any, pixels: np.ndarray, axes: GridAxes, options: dict[str, Any]) -> None:
+    """Cells at their coordinates: pixels of an image where they are evenly spaced."""
+    x, y = axes.x.edges, axes.y.edges
+    if hasattr(ax, "projection"):
+        from cartopy.crs import PlateCarree
+
+        ax.set_facecolor(options["cmap"].get_bad())  # cartopy needs cells without a value to be transparent
+        options = {**options, "cmap": options["cmap"].with_extremes(bad=_CLEAR)}
+        ax.pcolormesh(x, y, np.ma.masked_invalid(pixels), transform=PlateCarree(), rasterized=True, **options)
+        return
+    aspect = "equal" if axes.on_globe else "auto"
+    if axes.x.even and axes.y.even:
+        ax.imshow(pixels, origin="lower", extent=(x[0], x[-1], y[0], y[-1]), aspect=aspect, **options)
+    else:
+        bad = options["cmap"].get_bad()
+        if bad[3]:  # cells without a value are not drawn
+            ax.set_facecolor(bad)
+        ax.pcolormesh(x, y, np.ma.masked_invalid(pixels), rasterized=True, **options)
+        ax.set_aspect(aspect)
+    ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+    if axes.y.down:
+        ax.invert_yaxis()
+
+
+def _pale_grey(positive: bool) -> Colormap:
+    """White and light grey: pale enough for colours to be visible on it."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("pale grey", ["1.0", "0.6"]).with_extremes(bad=_CLEAR)
+    shades = ["0.5", "1.0"] if positive else ["1.0", "0.6"]
+    return LinearSegmentedColormap.from_list("pale grey", shades).with_extremes(bad=_CLEAR)
+
+
+def is_photograph(inputs: np.ndarray, channels: int) -> bool:
+    """Whether images are drawn with their largest values the lightest, as photographs are, and not as drawings.
+
+    Colours are; grey images are, unless most of their points are near the lowest value, as in handwriting.
+    """
+    if channels >= 3:
+        return True
+    valid = inputs[~np.isnan(inputs)]
+    return bool(valid.size and np.median(valid) > valid.min() + 0.25 * np.ptp(valid))
 
 
 def draw_sequence(
     ax: Axes,
     values: np.ndarray,
     below: np.ndarray | None,
-    end: float,
+    ends: Limits,
     colours: Colormap,
     all_values: np.ndarray | None,
+    first: int = 0,
 ) -> None:
-    """Draw a row of bars for each channel, and the input as a line on the channel's scale in ``all_values``."""
+    """Draw a row of bars for each channel, and the input as a line on the channel's scale in ``all_values``.
+
+    The first of these steps has the number ``first``.
+    """
+    from matplotlib.patheffects import Normal, Stroke
+
     steps, count = values.shape
-    ax.imshow(values.T, cmap=colours, vmin=-end, vmax=end, aspect="auto")
+    extent = (first - 0.5, first + steps - 0.5, count - 0.5, -0.5)
+    ax.imshow(values.T, cmap=colours, vmin=ends[0], vmax=ends[1], aspect="auto", extent=extent)
+    width = 0.9 if steps <= 500 else 0.5
+    halo = [Stroke(linewidth=width + 1.6, foreground="1.0", alpha=0.8), Normal()]
     for c in range(count if below is not None else 0):
         assert below is not None and all_values is not None
         valid = all_values[..., c][~np.isnan(all_values[..., c])]
         low, span = (valid.min(), np.ptp(valid)) if valid.size else (0.0, 0.0)
         share = (below[:, c] - low) / span if span else np.where(np.isnan(below[:, c]), np.nan, 0.5)
-        ax.plot(np.arange(steps), c + 0.4 - 0.8 * share, color=_INK, linewidth=0.9, marker="." if steps == 1 else "")
-    ax.set(xlim=(-0.5, steps - 0.5), ylim=(count - 0.5, -0.5))
+        heights = c + 0.4 - 0.8 * share
+        marker = "." if steps == 1 else ""
+        x = np.arange(first, first + steps)
+        ax.plot(x, heights, color=_INK, linewidth=width, marker=marker, path_effects=halo, rasterized=steps > 5000)
+    ax.set(xlim=extent[:2], ylim=extent[2:])
 
 
 def draw_vector(ax: Axes, values: np.ndarray, below: np.ndarray | None, end: float, colours: Colormap) -> None:
@@ -93,6 +165,25 @@ def draw_vector(ax: Axes, values: np.ndarray, below: np.ndarray | None, end: flo
         twin.spines[:].set_visible(False)
 
 
+def draw_largest(
+    ax: Axes, values: np.ndarray, below: np.ndarray | None, ends: Limits, colours: Colormap, names: list[str] | None
+) -> None:
+    """Draw the features with the largest |R| as bars with their names, the largest at the top, and their inputs."""
+    count = min(MOST_LARGEST, len(values))
+    largest = np.argsort(-np.nan_to_num(np.abs(values)), kind="stable")[:count]
+    heights = np.nan_to_num(values[largest])
+    ax.barh(range(count), heights, color=[colours(0.9 if height > 0 else 0.1) for height in heights], height=0.75)
+    texts = [f"feature {i}" if names is None else names[i] for i in largest]
+    if below is not None:
+        texts = [f"{text} = {below[i]:.3g}" for text, i in zip(texts, largest, strict=True)]
+    ax.set_yticks(range(count), texts, parse_math=False)
+    ax.axvline(0, color=_INK, linewidth=0.6)
+    low, high = min(0.0, ends[0], heights.min()), max(0.0, ends[1], heights.max())
+    ax.set(ylim=(count - 0.4, -0.6))
+    if low < high:
+        ax.set_xlim(1.05 * low if (heights < 0).any() else 0.0, 1.05 * high if (heights > 0).any() else 0.0)
+
+
 def annotate(ax: Axes, kind: str, parts: list[str] | None, grid: Grid, i: int, last: bool, amount: str) -> None:
     """Write the labels above, beside and below a panel."""
     text = "\n".join(part for part in (grid.above[i], amount) if part)
@@ -107,6 +198,8 @@ def annotate(ax: Axes, kind: str, parts: list[str] | None, grid: Grid, i: int, l
             ax.set_xticks(range(len(parts)), parts if last else [""] * len(parts), rotation=90, parse_math=False)
         elif last:
             ax.set_xlabel("feature", fontsize="small")
+    elif kind == "largest":
+        pass  # names are beside the bars
     elif kind == "sequence":
         if last:
             ax.set_xlabel("step", fontsize="small")
@@ -124,18 +217,20 @@ def add_bar(
     figure: Figure,
     axes: list[Axes],
     colours: Colormap,
-    end: float | None,
+    ends: Limits | None,
     clipped: tuple[bool, bool],
     summed: int,
+    label: str | None,
+    sign: int,
 ) -> None:
-    """Add the colour bar, without ``end`` for panels with their own scales; it says how many channels are summed."""
+    """Add the colour bar, without ``ends`` for panels with their own scales; it says how many channels are summed."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    size = 1.0 if end is None else end or 1.0
+    low, high = drawable(ends or (float(-(sign <= 0)), float(sign >= 0)))
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[clipped]
     bar = figure.colorbar(
-        ScalarMappable(Normalize(-size, size), colours),
+        ScalarMappable(Normalize(low, high), colours),
         ax=axes,
         extend=extend,
         aspect=max(20, 8 * figure.get_figheight()),  # an eighth of an inch wide
@@ -143,10 +238,17 @@ def add_bar(
         pad=0.02,
     )
     bar.ax.tick_params(labelsize="x-small")
-    lines = ["relevance"]
-    if summed > 1:
+    lines = ["relevance" if label is None else label]
+    if summed > 1 and label is None:
         lines.append(f"summed over {summed:,} channels")
-    if end is None:
-        bar.set_ticks([-1, 0, 1], labels=["−", "0", "+"])
-        lines.append("(ends: ± above each panel)")
-    bar.set_label("\n".join(lines), fontsize="small")
+    if ends is None:
+        ticks = [tick for tick in (-1, 0, 1) if low <= tick <= high]
+        bar.set_ticks(ticks, labels=[{-1: "−", 0: "0", 1: "+"}[tick] for tick in ticks])
+        if label is None:
+            lines.append("(ends: ± above each panel)" if sign == 0 else "(end: above each panel)")
+    bar.set_label("\n".join(lines), fontsize="small", parse_math=False)
+
+
+def drawable(ends: Limits) -> Limits:
+    """Limits of colours; any will do where all relevance is zero."""
+    return ends if ends[0] < ends[1] else (-1.0, 1.0)

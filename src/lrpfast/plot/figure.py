@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .check import check_choice, check_features, figure_class
-from .draw import ORIGINS, add_bar, annotate, draw_image, draw_sequence, draw_vector
-from .grid import Grid, size
-from .samples import LIMIT, Reader, as_input, as_samples, check_limit
-from .scale import SCALES, colour_map, limits, plus_minus
+from .check import check_choice, check_features, figure_class, is_index
+from .content import Content, read_content
+from .draw import MOST_BARS, ORIGINS
+from .grid import Grid
+from .map_axes import projection_of
+from .panels import Style, draw_panels, new_axes, own_axes
+from .samples import LIMIT, check_limit
+from .scale import SCALES, colour_map, limits, sign_of
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -27,7 +31,7 @@ def heatmap(
     channels: str | int | None = None,
     channels_first: bool | None = None,
     features: Sequence[Any] | None = None,
-    scale: str = "sample",
+    scale: str | None = None,
     percentile: float | None = None,
     limit: int = LIMIT,
     labels: Sequence[Any] | None = None,
@@ -35,13 +39,22 @@ def heatmap(
     columns: int | Sequence[Any] | None = None,
     title: str | None = None,
     origin: str = "upper",
-    cmap: str | Colormap = "RdBu_r",
+    cmap: str | Colormap | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
+    colorbar_label: str | None = None,
+    coordinates: Any = None,
+    projection: Any = None,
+    largest: bool | None = None,
+    window: Sequence[int] | None = None,
+    ax: Any = None,
 ) -> Figure:
     """Draw the relevance of samples in a grid of panels, one for each.
 
-    The colours are symmetric about zero: red speaks for what was explained, blue
-    against it. Zero is the colour map's middle, which is nearly white; over an
-    image's input it is transparent, so that the input shows. NaN features are light grey;
+    Red speaks for what was explained, blue against it, and zero is nearly white: the middle
+    of the colour map, or its end where all relevance has one sign. Over an image's input zero
+    is transparent, so that the input shows. NaN features are light grey;
     over an image's input, which is grey itself, they are pale yellow and hatched.
 
     Parameters
@@ -50,19 +63,26 @@ def heatmap(
         The result of `Analyzer.analyze` or `explain`, in the units of the explained output:
         an array of NumPy, CuPy, PyTorch, xarray or Dask. The shape decides how a sample is
         drawn; see ``kind``. Means by group, ``statistics.mean``, are samples too;
-        those on a grid need ``kind="image"``.
+        those on a grid need ``kind="image"``. Of an xarray.DataArray, the coordinates count:
+        those of latitude and longitude, whatever the order of its dimensions, make it a
+        grid, north up, with degrees beside it; those of the samples label the panels. One
+        map, (lat, lon), is one sample.
     input : array shaped like ``relevance``, optional
-        The explained inputs. An image is drawn in pale greys, its largest value the darkest,
-        beneath its relevance in one red and one blue, which are more opaque for larger |R|;
-        channels are averaged. A sequence is a line over each channel's bars, scaled from the
+        The explained inputs. An image is drawn in pale greys beneath its relevance in one red
+        and one blue, which are more opaque for larger |R|; channels are averaged. Photographs
+        are light where their values are large, drawings and handwriting dark. A sequence is a
+        line over each channel's bars, scaled from the
         smallest to the largest value of that channel in the samples shown. A vector is a
         grey line of steps, with an axis of its own on the right.
-    kind : {"auto", "image", "sequence", "vector"}
+    kind : {"auto", "image", "sequence", "vector", "map"}
         - "image": (samples, height, width), or with channels (samples, height, width,
           channels) or (samples, channels, height, width); see ``channels_first``;
         - "sequence": (samples, steps) or (samples, steps, channels), a row of coloured
           bars for each channel;
-        - "vector": (samples, features), bars upwards and downwards.
+        - "vector": (samples, features), bars upwards and downwards; see ``largest``;
+        - "map": an image with coordinates of latitude and longitude. With cartopy, it has coast
+          lines (where cartopy has their data on this computer) and a ``projection``; without,
+          it is a plain grid of degrees.
 
         "auto" takes four axes as images, three as sequences, two as vectors. Images without
         an axis of channels, such as maps (samples, lat, lon), need ``kind="image"``.
@@ -84,9 +104,10 @@ def heatmap(
         other 3. The channels of a sequence are the last axis.
     features : sequence of str, optional
         Names of a vector's features or of a sequence's channels.
-    scale : {"sample", "shared"}
+    scale : {"sample", "shared"}, optional
         "sample": every panel has its own scale, with its limit above the panel as ±value.
-        "shared": one scale for all samples shown.
+        "shared": one scale for all samples shown. By default, grids with coordinates share
+        one scale, all others do not.
     percentile : float, optional
         Above 0 and up to 100. Colours end at this percentile of |R| among the values that
         are neither 0 nor NaN; larger values have the last colour of their sign, and the
@@ -103,16 +124,37 @@ def heatmap(
     title : str, optional
         The text above the whole figure.
     origin : {"upper", "lower"}
-        The position of an image's first row; "lower" for maps with ascending latitudes. For images only.
-    cmap : str or matplotlib Colormap
-        A diverging map. Colour-blind readers can distinguish the colours of the default,
-        ColorBrewer's RdBu reversed.
+        The position of an image's first row; "lower" for maps with ascending latitudes. For images
+        only. With coordinates, these decide.
+    cmap : str or matplotlib Colormap, optional
+        By default ColorBrewer's RdBu reversed, whose colours colour-blind readers can distinguish;
+        where all relevance has one sign, Reds or Blues, which begin at zero, and so does another
+        map that is known not to be a diverging one.
+    vmin, vmax : float, optional
+        The relevance at which the colours of all panels end; with one of them, the other is its
+        opposite, or zero where all relevance has one sign.
+    colorbar : bool
+        Whether there is a colour bar.
+    colorbar_label : str, optional
+        Its text; by default "relevance", and what of it is shown.
+    coordinates : (latitudes, longitudes), optional
+        Of the rows and the columns of an image, for arrays without coordinates of their own.
+    projection : str or cartopy.crs.Projection, optional
+        Of maps: "Robinson", say; by default PlateCarree.
+    largest : bool, optional
+        Vectors: draw only the 20 features with the largest |R|, with their names; by default of
+        vectors with more than 1,000 features.
+    window : (first, stop), optional
+        Sequences: the steps to draw.
+    ax : matplotlib Axes or sequence of Axes, optional
+        Where to draw, one for each sample, in place of a new figure. ``title`` is then the title of
+        a single panel.
 
     Returns
     -------
     matplotlib.figure.Figure
         Created without pyplot: it needs no display and need not be closed. `save` or its
-        ``savefig`` writes it; in a notebook, ``%matplotlib inline`` shows it.
+        ``savefig`` writes it; a notebook shows it by itself. With ``ax``, the figure of that.
 
     Raises
     ------
@@ -140,43 +182,57 @@ def heatmap(
     >>> figure = lrpfast.plot.heatmap(done.statistics.mean, shape=(4, 4), labels=done.statistics.groups)
     """
     figure_class()  # a missing package is the first error
-    check_choice("scale", scale, SCALES)
     check_choice("origin", origin, ORIGINS)
     check_limit(limit)
-    values, samples = as_samples(relevance, "relevance", limit)
-    reader, values = Reader.of(kind, shape, mask, channels, channels_first).read(values, "relevance")
-    kind = reader.kind
+    content = read_content(relevance, input, kind, shape, mask, channels, channels_first, limit, coordinates, window)
+    kind, values = content.kind, content.values
     if origin != ORIGINS[0] and kind != "image":
         raise InputError(f"origin is for images, and these are drawn as kind {kind!r}; kind='image' draws grids")
-    beneath = None if input is None else as_input(input, reader, values, samples, limit)
-    ends, clipped = limits(values, scale, percentile)
-    grid = Grid.of(len(values), samples, labels, rows, columns, kind)
-    parts = check_features(features, kind, values)
-    colours = colour_map(cmap, over_input=kind == "image" and beneath is not None)
-
-    figure = blank(size(kind, values, grid), "compressed" if kind == "image" else "constrained")
-    _add_title(figure, title, len(values), samples)
-    axes = list(figure.subplots(grid.down, grid.across, squeeze=False).ravel())
-    for spare in axes[len(values) :]:
-        spare.remove()
-    del axes[len(values) :]
-    alone = scale == "shared" or len(values) == 1  # with one scale, the bar has its numbers
-    for i, ax in enumerate(axes):
-        end = ends[i] or 1.0  # if all is zero, any limits will do
-        below = None if beneath is None else beneath[i]
-        if kind == "vector":
-            draw_vector(ax, values[i], below, end, colours)
-        elif kind == "sequence":
-            draw_sequence(ax, values[i], below, end, colours, beneath)
-        else:
-            draw_image(ax, values[i], below, end, colours, origin)
-        last = i + grid.across >= len(values)
-        annotate(ax, kind, parts, grid, i, last, "" if alone or kind == "vector" else plus_minus(ends[i]))
-    if kind == "vector":
-        figure.supylabel("relevance", fontsize="medium")
+    if projection is not None and not content.is_map:
+        raise InputError("projection is for kind='map'")
+    if labels is None and rows is None and (columns is None or is_index(columns)):
+        labels = content.labels
+    style = dataclasses.replace(
+        _style_of(content, cmap, scale, percentile, (vmin, vmax), largest),
+        origin=origin,
+        features=check_features(content.features if features is None else features, kind, values),
+        colorbar=colorbar,
+        colorbar_label=colorbar_label,
+        is_new=ax is None,
+        transform=projection_of(projection, content.axes) if content.is_map and content.axes else None,
+    )
+    grid = Grid.of(len(values), content.samples, labels, rows, columns, kind)
+    if ax is None:
+        figure, axes = new_axes(content, grid, style)
+        _add_title(figure, title, len(values), content.samples)
     else:
-        add_bar(figure, axes, colours, ends[0] if alone else None, clipped, reader.summed)
+        figure, axes = own_axes(ax, len(values))
+        if title is not None and len(axes) == 1:
+            grid = dataclasses.replace(grid, above=[title])
+    draw_panels(figure, axes, content, grid, style)
     return figure
+
+
+def _style_of(
+    content: Content,
+    cmap: Any,
+    scale: str | None,
+    percentile: float | None,
+    bounds: tuple[float | None, float | None],
+    largest: bool | None,
+) -> Style:
+    """The colours and their limits."""
+    if scale is not None:
+        check_choice("scale", scale, SCALES)
+    kind, values = content.kind, content.values
+    few = kind == "vector" and (values.shape[-1] > MOST_BARS if largest is None else bool(largest))
+    over_input = kind == "image" and content.below is not None
+    sign = 0 if over_input or (kind == "vector" and not few) else sign_of(values, cmap)
+    scale = scale or ("shared" if content.axes is not None else "sample")
+    ends, clipped = limits(values, scale, percentile, bounds, sign)
+    # the colour bar has the numbers
+    alone = scale == "shared" or len(values) == 1 or bounds != (None, None)
+    return Style(colour_map(cmap, over_input, sign), ends, clipped, sign, alone, few)
 
 
 def _add_title(figure: Figure, title: str | None, count: int, samples: int) -> None:
@@ -186,12 +242,3 @@ def _add_title(figure: Figure, title: str | None, count: int, samples: int) -> N
         title += f"first {count:,} of {samples:,} samples"
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
-
-
-def blank(size: tuple[float, float], layout: Literal["compressed", "constrained"] | None = None) -> Figure:
-    """An empty figure that is drawn in memory, without pyplot, a window or global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = figure_class()(figsize=size, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -46,8 +48,36 @@ def save(figure: Figure | TokenText, path: str | os.PathLike[str], dpi: float = 
         raise InputError(f"dpi must be a number above 0, not {dpi!r:.80}")
     ending = check_path(path)
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    with replacing(path) as file:
-        picture.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending))
+    import matplotlib
+
+    # texts stay texts that can be edited, and images of vector formats have the pixels of the relevance
+    vector = {"pdf.fonttype": 42, "svg.fonttype": "none"} if ending != "png" else {}
+    with replacing(path) as file, matplotlib.rc_context(vector), _native(picture, ending):
+        box = "tight" if _is_cut(picture) else None
+        picture.savefig(file, format=ending, dpi=dpi, metadata=undated.get(ending), bbox_inches=box)
+
+
+@contextlib.contextmanager
+def _native(figure: Figure, ending: str) -> Iterator[None]:
+    """Let vector formats hold an image's own pixels, in place of as many as a screen has."""
+    from matplotlib.image import AxesImage
+
+    images: list[Any] = [] if ending == "png" else figure.findobj(AxesImage)
+    before = [image.get_interpolation() for image in images]
+    for image in images:
+        image.set_interpolation("none")
+    try:
+        yield
+    finally:
+        for image, interpolation in zip(images, before, strict=True):
+            image.set_interpolation(interpolation)
+
+
+def _is_cut(figure: Figure) -> bool:
+    """Whether something reaches beyond the figure's borders, as very large fonts do."""
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return bool(box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height)
 
 
 def check_path(path: str | os.PathLike[str]) -> str:

@@ -54,13 +54,33 @@ class Grid:
         return cls(down, across, above[:count], left)
 
 
-def size(kind: str, values: np.ndarray, grid: Grid) -> tuple[float, float]:
-    """The figure's width and height in inches."""
+#: The font size, in points, that sizes below are for.
+USUAL_FONT = 10.0
+
+
+def size(
+    kind: str, values: np.ndarray, grid: Grid, ratio: float | None = None, font: float = USUAL_FONT, bars: int = 0
+) -> tuple[float, float]:
+    """The figure's width and height in inches, with room for texts in fonts of this size.
+
+    ``ratio`` is the width of an image over its height, where its pixels are not square; ``bars`` is the number of
+    horizontal bars of a vector of which only the largest values are drawn.
+    """
+    factor = max(1.0, font / USUAL_FONT)
+    width, height = _usual_size(kind, values, grid, ratio, bars)
+    return width * factor, height * factor
+
+
+def _usual_size(kind: str, values: np.ndarray, grid: Grid, ratio: float | None, bars: int) -> tuple[float, float]:
     panels = grid.down * grid.across
+    if kind == "vector" and bars:
+        return (7.5 if grid.across == 1 else 5.0 * grid.across), (0.19 * bars + 0.5) * grid.down + 0.6
     if kind != "image":
         height = 1.6 if kind == "vector" else min(4.0, 0.75 + 0.2 * values.shape[-1])
         return (7.5 if grid.across == 1 else 5.0 * grid.across), height * grid.down + 0.9
     side = 3.6 if panels == 1 else 2.2 if panels <= 6 else 1.5
-    ratio = min(4.0, max(0.25, values.shape[2] / values.shape[1]))
+    labelled = 0.35 if ratio is not None else 0.0  # inches of degrees
+    ratio = min(4.0, max(0.25, ratio or values.shape[2] / values.shape[1]))
+    side *= 1.3 if labelled else 1.0
     width, height = (side * ratio**0.5, side / ratio**0.5)
-    return width * grid.across + 1.1, (height + 0.35) * grid.down + 0.3
+    return (width + labelled) * grid.across + 1.1, (height + 0.35) * grid.down + 0.3 + labelled

@@ -15,7 +15,8 @@ from ..errors import InputError, ShapeError
 from ..kernels.arrays import as_array, to_host
 from .check import check_choice, is_index
 
-KINDS = ("auto", "image", "sequence", "vector")
+#: A "map" is an image with coordinates.
+KINDS = ("auto", "image", "sequence", "vector", "map")
 #: The default for the largest number of samples.
 LIMIT = 16
 #: The largest number of panels: nobody reads more, and drawing them would take minutes.
@@ -191,12 +192,16 @@ def _any(shape: Sequence[int]) -> str:
     return f"(samples, {', '.join(map(str, shape[1:]))})"
 
 
-def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit: int) -> np.ndarray:
-    """The inputs of the samples shown, interpreted in the same way as their relevance; images in grey."""
+def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit: int) -> tuple[np.ndarray, int]:
+    """The inputs of the samples shown, interpreted in the same way as their relevance, and the channels of images.
+
+    Images are in grey, the mean of their channels.
+    """
     inputs, count = as_samples(input, "input", limit)
     if count != samples:
         raise ShapeError(f"there are {samples} relevances, but {count} inputs")
     _, inputs = reader.read(inputs, "input")
+    channels = inputs.shape[-1] if reader.kind == "image" and inputs.ndim == 4 else 1
     if reader.kind == "image":
         if inputs.ndim == 4:
             some = ~np.isnan(inputs).all(-1)
@@ -205,4 +210,4 @@ def as_input(input: Any, reader: Reader, values: np.ndarray, samples: int, limit
             raise ShapeError(f"input as images is {_any(inputs.shape)}, relevance {_any(values.shape)}")
     elif inputs.shape != values.shape:
         raise ShapeError(f"input must be shaped like relevance: {values.shape[1:]} a sample, not {inputs.shape[1:]}")
-    return inputs
+    return inputs, channels

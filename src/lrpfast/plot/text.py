@@ -16,7 +16,7 @@ from ..engine.inputs import as_real
 from ..errors import InputError, ShapeError
 from ..kernels.arrays import to_host
 from .check import as_labels, check_choice, figure_class, is_index
-from .scale import SCALES, limits, plus_minus
+from .scale import SCALES, limits, limits_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def text(
     padded = np.zeros((len(rows), max(map(len, rows))))
     for row, values in zip(padded, rows, strict=True):
         row[: len(values)] = values
-    ends, _ = limits(padded, scale, percentile)
+    ends = [high for _, high in limits(padded, scale, percentile)[0]]
     above = [""] * len(texts) if labels is None else as_labels(labels, "labels")
     if len(above) != len(texts):
         raise InputError(f"{len(above)} labels for {len(texts)} texts")
@@ -238,7 +238,7 @@ class TokenText:
     def _blocks(self) -> list[tuple[str, float, list[Piece]]]:
         """Each text's heading, scale and pieces."""
         return [
-            (f"{label}  {plus_minus(end)}" if label else plus_minus(end), end, pieces(tokens, values))
+            (f"{label}  {limits_text((-end, end))}" if label else limits_text((-end, end)), end, pieces(tokens, values))
             for label, end, tokens, values in zip(self.labels, self.ends, self.tokens, self.relevance, strict=True)
         ]
 
@@ -294,13 +294,14 @@ class TokenText:
     def figure(self) -> Figure:
         """The picture, as a matplotlib Figure; `save` writes it."""
         figure_class()
-        from .figure import blank
+        from .panels import blank
 
         blocks = [(heading, end, lines(parts, self.width)) for heading, end, parts in self._blocks()]
         most = max(sum(columns(part.text) + part.space for part in row) for _, _, rows in blocks for row in rows)
         heads = [1.3 if i or self.title else 1.0 for i in range(len(blocks))]
         height = LINE * (1 + bool(self.title) + sum(heads) + sum(len(rows) for _, _, rows in blocks))
-        wide = max(most, 20, *(columns(heading) for heading, _, _ in blocks), columns(self.title))
+        title = round(1.06 * columns(self.title))  # hinting makes bold letters wider
+        wide = max(most, 20, *(columns(heading) for heading, _, _ in blocks), title)
         figure = blank(((wide + 2) * CHARACTER * FONT_SIZE / 72, height / 72))
         draw = _Page(figure, height)
         if self.title:

@@ -70,7 +70,8 @@ def load(
     custom_objects : mapping, optional
         What to make of classes and activation functions of your own in a Keras model, by their names, and of a
         Lambda, by the layer's: a function that gets the layer's configuration and the list of its weights and
-        returns a layer of `lrpfast.layers` (or several, one after the other); or the built-in class it derives from,
+        returns a layer of `lrpfast.layers` (or several, one after the other; or a `lrpfast.layers.Block`, for a
+        layer of several inputs); or the built-in class it derives from,
         as a class of `lrpfast.layers` or Keras's name of it. Of an activation function: Keras's name of the same
         function, or a function that returns a `lrpfast.layers.Activation`.
     input_shape : tuple of int, or mapping, optional

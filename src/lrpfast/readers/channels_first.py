@@ -8,6 +8,7 @@ inputs and outputs, and where a reshape joins axes that do not lie side by side.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from ..model.layers import Layer, Shape
 from .batch_axis import FIRST, BatchAxis, sample_axis
 from .fuse import fuse_attention
 from .input_shape import FIX_SIZE
+from .unrolled import fuse_recurrent
 from .written_out import warn_of_cells
 
 #: A small file could ask for any number of layers, by slices of slices.
@@ -162,12 +164,17 @@ class Builder:
         result_nodes = []
         for value in outputs:
             self.scope = str(self.nodes[(value.source if isinstance(value, Flat) else value).node][0].name)
-            if value.batch != FIRST:
-                where = f"{'is' if value.batch.whole else 'is part of'} axis {value.batch.position} of {value.rank}"
+            if not value.batch.whole:
                 raise UnsupportedLayerError(
-                    f"returns what {self.scope!r} makes, whose batch axis {where}. Move it to the front, by itself"
+                    f"returns what {self.scope!r} makes, whose batch axis is part of axis {value.batch.position} of "
+                    f"{value.rank}. Give the batch an axis by itself"
                 )
-            result_nodes.append(self.plain(value).node)
+            node = self.plain(value).node
+            if value.batch != FIRST:
+                at = f"the output {self.scope!r} has the batch on axis {value.batch.position}"
+                sizes = ", ".join(map(str, self.shapes[node]))
+                warnings.warn(f"{at}; lrpfast returns it first: (samples, {sizes})", stacklevel=2)
+            result_nodes.append(node)
         needed = set(result_nodes)
         for i in range(len(self.nodes) - 1, -1, -1):
             if i in needed:
@@ -181,6 +188,7 @@ class Builder:
         number = {i: k for k, i in enumerate(sorted(needed))}
         nodes = [(self.nodes[i][0], tuple(number[j] for j in self.nodes[i][1])) for i in number]
         shapes, ends = [self.shapes[i] for i in number], [number[i] for i in result_nodes]
+        nodes, shapes, ends = fuse_recurrent(nodes, shapes, ends)
         nodes, ends = fuse_attention(nodes, shapes, ends)
         warn_of_cells(nodes)
         return Model(nodes, name, ends)

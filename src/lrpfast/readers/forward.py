@@ -12,7 +12,7 @@ from ..model import layers as L
 #: Of the largest value: how far what is written out may be off the layer, both in double precision.
 _CLOSE = 1e-9
 
-_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda z: z,
     "tanh": np.tanh,
     "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
@@ -21,7 +21,7 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _function(activation: L.Activation | None) -> Callable[[np.ndarray], np.ndarray]:
-    return _FUNCTIONS[activation.function if activation is not None else "linear"]
+    return FUNCTIONS[activation.function if activation is not None else "linear"]
 
 
 def forward(
@@ -29,7 +29,7 @@ def forward(
 ) -> tuple[np.ndarray, ...]:
     """The sequence (batch, steps, units) and the final states of a layer, for x (batch, steps, features).
 
-    Only layers with the functions in `_FUNCTIONS`; the sequence is in the order of the input's steps.
+    Only layers with the functions in `FUNCTIONS`; the sequence is in the order of the input's steps.
     """
     units, samples, steps = layer.units, len(x), x.shape[1]
     h, c = (*states, *2 * [np.zeros((samples, units))])[:2]

@@ -11,8 +11,6 @@ import numpy as np
 from ..errors import ShapeError
 from ..model import layers as L
 from ..model.layers import Layer
-from .batch_axis import BatchAxis
-from .channels_first import Builder, Tensor, Value
 
 #: What a recurrent layer gives: the state of every step, and the last h and c.
 SEQUENCE, HIDDEN, CELL = "sequence", "h", "c"
@@ -114,17 +112,6 @@ def lay_out_all(
     return (whole[0] if len(whole) == 1 else joined), nodes
 
 
-def state_rows(builder: Builder, value: Value, rows: int) -> list[int]:
-    """The nodes of the states in a tensor (directions, batch, units), or of such with the batch first."""
-    t = builder.plain(value)
-    if len(t.shape) != 2 or t.shape[0] != rows:
-        raise ShapeError(f"its initial states have shape {t.shape} a sample; {rows} states are asked for")
-    if rows == 1:
-        return [builder.add(L.Flatten(), t.node, part="state")]
-    crops = [builder.add(L.Crop(((i, rows - 1 - i),)), t.node, part="states") for i in range(rows)]
-    return [builder.add(L.Flatten(), crop, part="state") for crop in crops]
-
-
 def masked_state(add: Add, output: int, mask: int, initial: int | np.ndarray) -> int:
     """The node of the last h: where the mask (steps,) leaves out all steps, the initial one, not the output of 0.
 
@@ -133,24 +120,11 @@ def masked_state(add: Add, output: int, mask: int, initial: int | np.ndarray) ->
     column = add(L.Reshape((-1, 1)), mask, part="steps")
     counts = add(L.GlobalMaxPool(), column, part="any")
     if isinstance(initial, np.ndarray):
-        initial = add(_constant(initial), output, part="initial")
+        initial = add(constant(initial), output, part="initial")
     return add(L.Where(), counts, output, initial, part="state")
 
 
-def _constant(row: np.ndarray) -> Layer:
+def constant(row: np.ndarray) -> Layer:
     """A layer that makes the row of any row of as many values."""
     n = len(row)
     return L.BatchNorm(np.zeros(n), np.ones(n), np.zeros(n), row, 0.0)
-
-
-def constant_row(builder: Builder, like: int, row: np.ndarray) -> int:
-    """The node of a row that is the same for every sample; ``like`` is a node of as many values."""
-    return builder.add(_constant(row), like, part="constant")
-
-
-def stacked_states(builder: Builder, nodes: Sequence[int], batch: BatchAxis) -> Tensor:
-    """Final states (units,) as one tensor (directions, units) a sample."""
-    units = builder.shapes[nodes[0]][0]
-    rows = [builder.add(L.Reshape((1, units)), node, part="row") for node in nodes]  # type: ignore[arg-type]
-    node = builder.add(L.Concat(0), *rows, part="states") if len(rows) > 1 else rows[0]
-    return Tensor(node, (len(rows), units), (0, 1), batch)

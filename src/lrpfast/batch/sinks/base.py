@@ -6,17 +6,21 @@ import contextlib
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError, LrpfastError, ShapeError
+from ...errors import InputError, ShapeError
 from ...output import beside, check_target, on_disk, replace_file, sync
 from ..metadata import ArrayMetadata, Coord, encoded, for_relevance
 from ..positional_io import read_at, write_at
+from ..sample_arrays import Beside
+from .libraries import check_room, storing
 from .names import check_names
+from .packing import chunk_rows, description_checksum, pack, rows_checksum
 
 if TYPE_CHECKING:
     from ..metadata import RowsShape
@@ -40,6 +44,8 @@ class Sink:
         The path of the rows until the output is complete.
     resumable : bool
         Whether a later run can continue the partial output.
+    holds_sample_arrays : bool
+        Whether the format has room for arrays beside the rows.
     """
 
     name: str
@@ -47,7 +53,25 @@ class Sink:
     array: str | None = None
     partial: str | None = None
     resumable: bool = False
+    holds_sample_arrays: bool = False
+    _beside: Beside = Beside()
+    _feature_axes: int | None = None
+    _compression: str | None = None
     _checksum_thread: ThreadPoolExecutor | None = None
+
+    def put_beside(self, beside: Beside, feature_axes: int) -> None:
+        """Say, first of all, what the output holds beside the rows, whose last axes are the features'."""
+        self._beside, self._feature_axes = beside, feature_axes
+
+    def compress(self, compression: str) -> None:
+        """Say, before anything is checked, that the output is to be compressed by "zlib" or "blosc".
+
+        Raises
+        ------
+        InputError
+            When the format has no such compression.
+        """
+        raise InputError(f"{self.name}: this output is not compressed; write .nc, .h5 or .zarr")
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -119,27 +143,48 @@ class Sink:
         """`begin`, with its arguments as attributes; ``existing`` means that the partial output is continued."""
         raise NotImplementedError
 
-    def _described_array(self, samples: int | None) -> tuple[Coord, dict[str, Coord]]:
-        """The array as files describe it, with placeholders for its values, and its coordinates."""
-        shape = (samples, *self._shape[1:])
-        labels = for_relevance(self._labels, shape)
-        placeholder = np.broadcast_to(np.zeros((), self._dtype), shape)  # type: ignore[arg-type]
-        return Coord(labels.dims, placeholder, {**labels.attrs, **self._attributes}), labels.coords
+    def _described(
+        self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None, attributes: Mapping[str, Any]
+    ) -> tuple[dict[str, Coord], dict[str, Coord]]:
+        """All arrays as files describe them, with placeholders for the rows, and all coordinates.
+
+        First come the arrays that `write` fills, in its order.
+        """
+        described = for_relevance(labels, shape)
+        name = self.array or ""
+        axes = len(shape) - 1 if self._feature_axes is None else self._feature_axes
+        beside = self._beside.described(name, described.dims, shape[0], described.coords, axes)
+        attrs = {**described.attrs, **{key: value for key, value in attributes.items() if key != "history"}}
+        if beside:
+            attrs["ancillary_variables"] = " ".join(key.rpartition("/")[2] for key in beside)
+        placeholder = np.broadcast_to(np.zeros((), dtype), (shape[0] or 0, *shape[1:]))
+        return {name: Coord(described.dims, placeholder, attrs), **beside}, described.coords
+
+    def _contents(self, samples: int | None) -> tuple[dict[str, Coord], dict[str, Coord]]:
+        """`_described`, of what `begin` was called with."""
+        return self._described((samples, *self._shape[1:]), self._dtype, self._labels, self._attributes)
+
+    def _written(self, arrays: Mapping[str, Coord]) -> list[str]:
+        """The names of the arrays that `write` fills, in its order."""
+        return list(arrays)[: len(arrays) - len(self._beside.maps)]
 
     def _check_names(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
-        """Raise InputError unless this format can hold an array with these names."""
-        described = for_relevance(labels, shape)
-        arrays = {self.array or "": Coord(described.dims, np.empty(0), described.attrs)}
-        check_names(self.name, kind, arrays, described.coords)
-        for key, coord in described.coords.items():
+        """Raise InputError unless this format can hold all arrays under their names."""
+        arrays, coords = self._described(shape, np.dtype(np.float32), labels, {})
+        check_names(self.name, kind, arrays, coords)
+        for key, coord in coords.items():
             encoded(key, coord)
+
+    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows as the arrays that they are written to."""
+        return [rows]
 
     def _missing_partial(self) -> InputError:
         """The error for a missing partial output."""
         return InputError(f"{self.name}: there is no partial output {self.partial} to go on with")
 
-    def write(self, first: int, rows: np.ndarray) -> int:
-        """Write rows from ``first`` on; returns the checksum of their bytes in the output.
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
+        """Write rows from ``first`` on, and the arrays beside them; returns the checksum of the bytes in the output.
 
         Raises
         ------
@@ -148,16 +193,16 @@ class Sink:
         """
         raise NotImplementedError
 
-    def _write_with_checksum(self, data: memoryview, write: Callable[[], None], before: int = 0) -> int:
-        """Write bytes, and compute their checksum at the same time; it continues that of bytes ``before``."""
+    def _write_with_checksum(self, data: memoryview, write: Callable[[], None], value: int = 0) -> int:
+        """Write bytes, and compute their checksum, continuing ``value``, at the same time."""
         if len(data) < LONG:
             write()
-            return zlib.crc32(data, before)
+            return zlib.crc32(data, value)
         if self._checksum_thread is None:
             self._checksum_thread = ThreadPoolExecutor(1, "lrpfast-checksum")
-        value = self._checksum_thread.submit(zlib.crc32, data, before)
+        future = self._checksum_thread.submit(zlib.crc32, data, value)
         write()
-        return value.result()
+        return future.result()
 
     def checksum(self, first: int, stop: int) -> int | None:
         """The checksum of these rows in the partial output; None if it lacks some of them."""
@@ -169,6 +214,9 @@ class Sink:
 
     def flush(self) -> None:  # noqa: B027
         """Wait until the written rows are on the disk."""
+
+    def recover(self) -> None:  # noqa: B027
+        """Restore the partial output if a run was killed while it gave the finished one its name."""
 
     def take_finished(self) -> None:
         """Use the finished output in place of the partial one."""
@@ -208,7 +256,7 @@ class CallbackSink(Sink):
         if existing:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         self._function(first, rows.copy())  # a copy, which the function may keep: the buffer is reused
         return 0
 
@@ -217,7 +265,7 @@ class CallbackSink(Sink):
 
 
 class FileSink(Sink):
-    """Rows that have the same layout in a file as in memory, and are written at their offset.
+    """Rows that have the same layout in a file as in memory, and are written at their offset, as are arrays beside.
 
     The format's library creates the file without the rows, and is not used
     afterwards: when a run is killed, the file remains valid.
@@ -232,61 +280,99 @@ class FileSink(Sink):
         self.name = path if dataset is None else f"{path}:{dataset}"
         self.partial = beside(path, "part")
         self._file: int | None = None
+        self._parts: list[tuple[int, int]] = []  # of each array: where it begins, and the bytes of a sample
+        self._is_finished = False
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         existing_bytes = 0  # of a partial output, which a resumed run continues and another one replaces
         with contextlib.suppress(OSError):
             existing_bytes = on_disk(os.stat(self.partial))
-        check_target(self.path, max(0, math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize - existing_bytes))
+        size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
+        copies = 1 if self._compression is None else 2  # the rows are compressed at the end
+        check_target(self.path, max(0, copies * size - existing_bytes))
 
     def _open(self, existing: bool) -> None:
         self._row = math.prod(self._shape[1:]) * self._dtype.itemsize
         with self._naming():
             if not existing:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.partial)
+                self._remove_files()
                 with storing(self.name):
                     self._check_room()
-                    self._create()
+                    self._create(self.partial)
             elif not os.path.isfile(self.partial):
                 raise self._missing_partial()
-            self._offset = self._find()
+            if self._is_finished and self._compression is not None:
+                return  # its rows have no place in the file
+            self._parts = self._find()
             self._file = os.open(self.partial, os.O_RDWR | getattr(os, "O_BINARY", 0))
             if not existing:
                 os.fsync(self._file)
                 sync(os.path.dirname(self.partial))
 
     def _check_room(self) -> None:
-        variable, coords = self._described_array(self._shape[0])
-        described = variable._replace(values=np.empty(0))  # its rows are counted separately
-        check_room(self.partial, [described, *coords.values()], (self._shape[0] or 0) * self._row)
+        arrays, coords = self._contents(self._shape[0])
+        filled = self._written(arrays)
+        rows = sum(arrays[key].values.nbytes for key in filled)
+        described = [array._replace(values=np.empty(0)) if key in filled else array for key, array in arrays.items()]
+        check_room(self.partial, [*described, *coords.values()], rows)
 
-    def _create(self) -> None:
-        """Create the partial file with everything but the rows."""
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
+        """Create a file with everything but the rows; with ``chunks``, samples in a chunk, for compressed rows."""
         raise NotImplementedError
 
-    def _find(self) -> int:
-        """The offset of the rows in the partial file; InputError if it is another file."""
+    def _find(self) -> list[tuple[int, int]]:
+        """Where each array begins in the partial file, and the bytes of a sample; InputError if it is another file."""
         raise NotImplementedError
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         check_rows(self.name, self._shape, first, rows)
-        data = memoryview(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8))
         assert self._file is not None
-        file, offset = self._file, self._offset + first * self._row
+        file, value = self._file, 0
+        pieces = [*(np.ascontiguousarray(piece, self._dtype) for piece in self._pieces(rows)), *beside]
         with self._naming():
-            value = self._write_with_checksum(data, lambda: write_at(file, data, offset))
+            for piece, (offset, size) in zip(pieces, self._parts, strict=True):
+                data = memoryview(np.ascontiguousarray(piece).reshape(-1).view(np.uint8))
+                write = partial(write_at, file, data, offset + first * size)
+                value = self._write_with_checksum(data, write, value)
         self._end = max(self._end, first + len(rows))
         return value
 
+    def take_finished(self) -> None:
+        super().take_finished()
+        self._is_finished = True
+
+    def recover(self) -> None:
+        raw, packed = beside(self.path, "raw"), beside(self.path, "packed")
+        with self._naming():
+            if os.path.exists(raw) and os.path.exists(packed):
+                os.replace(raw, self.partial)
+            elif os.path.exists(raw):
+                os.unlink(raw)
+
     def checksum(self, first: int, stop: int) -> int | None:
-        return self._checksum(self._offset + first * self._row, (stop - first) * self._row)
+        if self._is_finished and self._compression is not None:
+            with self._naming():
+                return rows_checksum(self.partial, self._written(self._contents(self._shape[0])[0]), first, stop)
+        value: int | None = 0
+        for offset, size in self._parts:
+            if value is not None:
+                value = self._checksum(offset + first * size, (stop - first) * size, value)
+        return value
 
     def frame(self) -> int:
-        """The checksum of everything in the partial output but its rows."""
-        end = self._offset + (self._shape[0] or 0) * self._row
-        rest = self._checksum(0, self._offset)
-        return self._checksum(end, max(0, os.stat(self.partial).st_size - end), rest or 0) or 0
+        if self._compression is not None:  # the same for the compressed file
+            with self._naming():
+                return description_checksum(self.partial, self._written(self._contents(self._shape[0])[0]))
+        samples = self._shape[0] or 0
+        return self._checksum_between([(offset, samples * size) for offset, size in self._parts])
+
+    def _checksum_between(self, holes: list[tuple[int, int]]) -> int:
+        """The checksum of the partial file without these (offset, size)."""
+        position, value = 0, 0
+        for offset, size in sorted(holes):
+            value = self._checksum(position, max(0, offset - position), value) or 0
+            position = max(position, offset + size)
+        return self._checksum(position, max(0, os.stat(self.partial).st_size - position), value) or 0
 
     def _checksum(self, offset: int, size: int, value: int = 0) -> int | None:
         """The checksum of bytes of the partial file, continuing ``value``; None if the file ends before them."""
@@ -312,7 +398,23 @@ class FileSink(Sink):
             os.fsync(self._file)  # network disks report a full disk only here
             self.close()
             check_target(self.path)
-            replace_file(self.partial, os.path.realpath(self.path))  # which syncs the folder too
+            if self._compression is None:
+                replace_file(self.partial, os.path.realpath(self.path))  # which syncs the folder too
+            else:
+                self._pack()
+
+    def _pack(self) -> None:
+        """Compress the complete partial file, and give the result its name; `recover` continues after a kill."""
+        raw, packed = beside(self.path, "raw"), beside(self.path, "packed")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(packed)
+        arrays, _ = self._contents(self._shape[0])
+        written = self._written(arrays)
+        self._create(packed, {name: chunk_rows(arrays[name]) for name in written if arrays[name].values.size})
+        pack(self.partial, packed, dict(zip(written, self._parts, strict=True)))
+        os.replace(self.partial, raw)
+        replace_file(packed, os.path.realpath(self.path))
+        os.unlink(raw)
 
     def _complete(self) -> None:  # noqa: B027
         """Write what is known only at the end."""
@@ -325,8 +427,12 @@ class FileSink(Sink):
 
     def discard(self) -> None:
         self.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.partial)
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        for suffix in ("part", "packed", "raw"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside(self.path, suffix))
 
     @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:
@@ -344,58 +450,6 @@ def check_rows(name: str, shape: RowsShape, first: int, rows: np.ndarray) -> Non
     """Raise ShapeError unless rows from ``first`` on fit into an array of this shape."""
     if rows.shape[1:] != tuple(shape[1:]) or (shape[0] is not None and first + len(rows) > shape[0]):
         raise ShapeError(f"{name}: rows from {first} on of shape {rows.shape} do not fit {shape}")
-
-
-@contextlib.contextmanager
-def storing(name: str) -> Iterator[None]:
-    """Raise InputError when a format's library refuses a coordinate or an attribute of the input."""
-    try:
-        yield
-    except (LrpfastError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(f"{name}: coordinates or attributes of the input cannot be written ({error})") from error
-
-
-def check_room(file_path: str, arrays: Iterable[Coord], rows: int) -> None:
-    """Raise the disk's OSError unless a new file with these arrays and this many bytes of rows can be written there.
-
-    If HDF5 cannot close a file because the disk is full, its next use crashes the process. So a file of
-    the metadata's size is written first, extended by the length of the rows, and removed.
-    """
-    size = 1 << 16
-    for _, values, attrs in arrays:
-        if values.dtype.kind in "OUT":
-            size += sum(64 + len(str(value).encode("utf-8", "replace")) for value in values.ravel().tolist())
-        else:
-            size += values.nbytes
-        size += 4096 + sum(256 + 2 * len(str(value)) for value in attrs.values())
-    try:
-        with open(file_path, "xb") as file:
-            while file.tell() < size:
-                file.write(bytes(min(1 << 20, size - file.tell())))
-            file.flush()
-            file.truncate(size + rows)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(file_path)
-
-
-@contextlib.contextmanager
-def from_library(file_path: str, name: str) -> Iterator[None]:
-    """Raise OSError when HDF5 cannot write, with the disk's message if the disk is the reason.
-
-    HDF5 and NetCDF raise RuntimeError for any failure.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        try:
-            with open(file_path, "ab") as probe:
-                probe.write(bytes(1 << 20))
-        except OSError as full:
-            raise OSError(full.errno, full.strerror, name) from error
-        raise OSError(f"{name}: cannot be written ({error})") from error
 
 
 @contextlib.contextmanager

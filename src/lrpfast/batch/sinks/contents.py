@@ -64,9 +64,11 @@ def _arrays(path: str) -> Mapping[str, set[str]]:
     return _in_hdf5(path) if h5py.is_hdf5(path) else {}  # an .npy file, or another format: it has no names
 
 
-def _of_attributes(dims: Iterable[Any], attrs: Mapping[str, Any]) -> set[str]:
+def _of_attributes(dims: Iterable[Any], attrs: Mapping[str, Any], folder: str = "") -> set[str]:
+    """What belongs to an array: its coordinates, and the arrays beside it, which lie in the same folder."""
     texts = (attrs.get(key, "") for key in ("coordinates", "grid_mapping"))
-    return {*map(str, dims), *" ".join(map(_text, texts)).split()}
+    beside = {f"{folder}{name}" for name in _text(attrs.get("ancillary_variables", "")).split()}
+    return {*map(str, dims), *" ".join(map(_text, texts)).split(), *beside}
 
 
 def _text(value: Any) -> str:
@@ -82,7 +84,7 @@ def _in_hdf5(path: str) -> dict[str, set[str]]:
     def note(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset) and not _text(node.attrs.get("NAME", "")).startswith(_BARE_DIMENSION):
             scales = [scale.name.strip("/") for dim in node.dims for scale in dim.values()]
-            arrays[name] = _of_attributes(scales, node.attrs)
+            arrays[name] = _of_attributes(scales, node.attrs, name[: name.rfind("/") + 1])
 
     with h5py.File(path, "r") as file:
         file.visititems(note)  # follows no links

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class SeveralCallbackSink(Sink):
         if existing:
             raise InputError(f"{self.name}: rows given to a function cannot be resumed")
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         parts = self._inputs.split(rows)
         self._function(first, {name: part.copy() for name, part in zip(self._inputs.names, parts, strict=True)})
         return 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
+from ..compression import LEVEL
 from ..metadata import Coord, encoded, plain, with_coordinates
-from .base import FileSink, from_library
+from .base import FileSink
+from .libraries import from_library
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ class Hdf5Sink(FileSink):
     """Writes rows to a dataset, in an HDF5 file of its own."""
 
     array: str
+    holds_sample_arrays = True
 
     def __init__(self, path: str, dataset: str | None) -> None:
         super().__init__(path, array_name(path, dataset, "h5"))
@@ -29,15 +33,30 @@ class Hdf5Sink(FileSink):
         self._check_names("h5", shape, labels)
         super().check(shape, dtype)
 
-    def _create(self) -> None:
+    def compress(self, compression: str) -> None:
+        check_zlib(self.name, compression)
+        self._compression = compression
+
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
         import h5py
 
-        variable, coords = self._described_array(self._shape[0])
-        with from_library(self.partial, self.name), h5py.File(self.partial, "x") as file:
-            write_hdf5(file, {self.array: variable}, coords, self._attributes, self.name, deferred=True)
+        arrays, coords = self._contents(self._shape[0])
+        with from_library(path, self.name), h5py.File(path, "x") as file:
+            write_hdf5(
+                file, arrays, coords, self._attributes, self.name, self._written(arrays), self._compression, chunks
+            )
 
-    def _find(self) -> int:
-        return find_dataset(self.partial, self.array, self._shape, self._dtype)
+    def _find(self) -> list[tuple[int, int]]:
+        arrays, _ = self._contents(self._shape[0])
+        return find_datasets(self.partial, arrays, self._written(arrays))
+
+
+def check_zlib(name: str, compression: str) -> None:
+    """Raise InputError for a compression that readers of HDF5 need a plug-in for."""
+    if compression != "zlib":
+        raise InputError(
+            f"{name}: {compression} is for .zarr; HDF5 and NetCDF, whose readers would need a plug-in, have zlib"
+        )
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
@@ -48,19 +67,26 @@ def need_samples(name: str, shape: RowsShape) -> None:
         )
 
 
-def find_dataset(path: str, dataset: str, shape: RowsShape, dtype: np.dtype) -> int:
-    """The offset of a dataset's rows in an HDF5 file; InputError unless it has this shape and type, and no chunks."""
+def find_datasets(path: str, arrays: Mapping[str, Coord], names: Iterable[str]) -> list[tuple[int, int]]:
+    """Where datasets begin in an HDF5 file, and the bytes of a sample.
+
+    InputError unless each has the described shape and type, and no chunks.
+    """
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            node = file[dataset]
-            layout, offset = (tuple(node.shape), node.dtype), node.id.get_offset()
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: is not the partial output of a run ({error})") from None
-    if layout != (shape, dtype) or (offset is None and 0 not in layout[0]):
-        raise InputError(f"{path}: holds {layout[1]} of shape {layout[0]}, not {dtype} of {shape}")
-    return offset or 0
+    result = []
+    for name in names:
+        shape, dtype = arrays[name].values.shape, arrays[name].values.dtype
+        try:
+            with h5py.File(path, "r") as file:
+                node = file[name]
+                layout, offset = (tuple(node.shape), node.dtype), node.id.get_offset()
+        except (OSError, KeyError) as error:
+            raise InputError(f"{path}: is not the partial output of a run ({error})") from None
+        if layout != (shape, dtype) or (offset is None and 0 not in layout[0]):
+            raise InputError(f"{path}: holds {layout[1]} of shape {layout[0]}, not {dtype} of {shape}")
+        result.append((offset or 0, math.prod(shape[1:]) * dtype.itemsize))
+    return result
 
 
 def write_hdf5(
@@ -69,7 +95,9 @@ def write_hdf5(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    deferred: bool = False,
+    deferred: Collection[str] = (),
+    compression: str | None = None,
+    chunks: Mapping[str, int] | None = None,
 ) -> None:
     """Write datasets, their coordinates as dimension scales, and the file's attributes.
 
@@ -80,8 +108,12 @@ def write_hdf5(
     attributes : mapping of str
     name : str
         For messages.
-    deferred : bool
-        Allocate contiguous space for the arrays, whose values are written later.
+    deferred : collection of str
+        The arrays whose values are written later: they get contiguous space.
+    compression : {"zlib"}, optional
+        Of the other arrays.
+    chunks : mapping of str to int, optional
+        The number of samples in a chunk of deferred arrays, which have no contiguous space then, but compressed chunks.
 
     Raises
     ------
@@ -105,7 +137,15 @@ def write_hdf5(
             scales[key] = dataset
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
-        dataset = _reserve(file, key, values) if deferred else file.create_dataset(key, data=values, track_times=False)
+        options = {"compression": "gzip", "compression_opts": LEVEL, "shuffle": True}
+        if key in deferred and chunks is not None and key in chunks:
+            own = (chunks[key], *values.shape[1:])
+            dataset = file.create_dataset(key, values.shape, values.dtype, chunks=own, track_times=False, **options)
+        elif key in deferred:
+            dataset = _reserve(file, key, values)
+        else:
+            options = options if compression is not None and values.ndim and values.size else {}
+            dataset = file.create_dataset(key, data=values, track_times=False, **options)
         dataset.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):
             dataset.dims[axis].label = dim

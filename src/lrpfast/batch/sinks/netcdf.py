@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
-from ..metadata import Coord, encoded, plain, with_coordinates
+from ..compression import LEVEL
+from ..metadata import CONVENTIONS, Coord, encoded, plain, with_coordinates
 from ..optional_import import import_optional, open_netcdf
-from .base import FileSink, from_library
-from .hdf5 import find_dataset, need_samples
+from .base import FileSink
+from .hdf5 import check_zlib, find_datasets, need_samples
+from .libraries import from_library
 from .names import array_name, check_names
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class NetcdfSink(FileSink):
     """Writes rows to a variable, in a NetCDF-4 file of its own."""
 
     array: str
+    holds_sample_arrays = True
 
     def __init__(self, path: str, variable: str | None) -> None:
         super().__init__(path, array_name(path, variable, "nc"))
@@ -35,13 +38,20 @@ class NetcdfSink(FileSink):
         self._check_names("nc", shape, labels)
         super().check(shape, dtype)
 
-    def _create(self) -> None:
-        variable, coords = self._described_array(self._shape[0])
-        with dataset(self.partial, self.name) as file:
-            write_netcdf(file, {self.array: variable}, coords, self._attributes, self.name, deferred=True)
+    def compress(self, compression: str) -> None:
+        check_zlib(self.name, compression)
+        self._compression = compression
 
-    def _find(self) -> int:
-        return find_dataset(self.partial, self.array, self._shape, self._dtype)
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
+        arrays, coords = self._contents(self._shape[0])
+        with dataset(path, self.name) as file:
+            write_netcdf(
+                file, arrays, coords, self._attributes, self.name, self._written(arrays), self._compression, chunks
+            )
+
+    def _find(self) -> list[tuple[int, int]]:
+        arrays, _ = self._contents(self._shape[0])
+        return find_datasets(self.partial, arrays, self._written(arrays))
 
 
 @contextlib.contextmanager
@@ -62,7 +72,9 @@ def write_netcdf(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    deferred: bool = False,
+    deferred: Collection[str] = (),
+    compression: str | None = None,
+    chunks: Mapping[str, int] | None = None,
 ) -> None:
     """Write variables, their coordinates and global attributes by the CF conventions.
 
@@ -73,8 +85,12 @@ def write_netcdf(
     attributes : mapping of str
     name : str
         For messages.
-    deferred : bool
-        Allocate contiguous space for the arrays, whose values are written later.
+    deferred : collection of str
+        The arrays whose values are written later: they get contiguous space.
+    compression : {"zlib"}, optional
+        Of the other arrays.
+    chunks : mapping of str to int, optional
+        The number of samples in a chunk of deferred arrays, which have no contiguous space then, but compressed chunks.
 
     Raises
     ------
@@ -83,7 +99,7 @@ def write_netcdf(
     """
     check_names(name, "nc", arrays, coords)
     file.set_fill_off()  # nothing is written twice
-    file.setncattr("Conventions", "CF-1.8")
+    file.setncattr("Conventions", CONVENTIONS)
     file.setncatts(dict(attributes))
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key in arrays:
@@ -99,17 +115,22 @@ def write_netcdf(
         _write(file, key, coord, name)
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, encoded_coords))
-        if deferred:
-            fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": _nan(values.dtype)}
+        if key in deferred:
+            fill = _nan(values.dtype) if values.dtype.kind == "f" else None
+            own = None if chunks is None or key not in chunks else (chunks[key], *values.shape[1:])
+            if own is not None:
+                fixed = {"zlib": True, "complevel": LEVEL, "chunksizes": own, "contiguous": False, "fill_value": fill}
+            else:
+                fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": fill}
             variable = file.createVariable(key, values.dtype, dims, **fixed)
             variable.setncatts(plain(attrs))
             if fixed["contiguous"]:
                 variable[(-1,) * values.ndim] = 0  # HDF5 allocates a variable when its first value is written
         else:
-            _write(file, key, Coord(dims, values, attrs), name)
+            _write(file, key, Coord(dims, values, attrs), name, compression)
 
 
-def _write(file: Any, key: str, coord: Coord, name: str) -> None:
+def _write(file: Any, key: str, coord: Coord, name: str, compression: str | None = None) -> None:
     dims, values, attrs = coord
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "backslashreplace")
@@ -119,7 +140,8 @@ def _write(file: Any, key: str, coord: Coord, name: str) -> None:
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     kind = str if values.dtype.kind == "U" else values.dtype
     fill = attrs.get("_FillValue", _nan(values.dtype) if values.dtype.kind == "f" else None)
-    variable = file.createVariable(key, kind, dims, fill_value=fill)
+    options = {"zlib": True, "complevel": LEVEL} if compression is not None and values.size > 1 else {}
+    variable = file.createVariable(key, kind, dims, fill_value=fill, **options)
     variable.set_auto_maskandscale(False)
     variable.setncatts(plain({note: value for note, value in attrs.items() if note != "_FillValue"}))
     variable[...] = values.astype(object) if kind is str else values

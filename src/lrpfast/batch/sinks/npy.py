@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,24 +28,25 @@ class NpySink(FileSink):
     def _check_room(self) -> None:
         """Do nothing: no library writes the file, so a full disk is an ordinary OSError."""
 
-    def _create(self) -> None:
-        with open(self.partial, "xb") as file:
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
+        with open(path, "xb") as file:
             file.write(self._header(self._shape[0] or 0))
             file.truncate(file.tell() + (self._shape[0] or 0) * self._row)
 
-    def _find(self) -> int:
+    def _find(self) -> list[tuple[int, int]]:
         with open(self.partial, "rb") as file:
             shape, dtype, fortran, offset = header(file, self.partial, os.path.getsize(self.partial))
         if (shape, dtype, fortran) != ((self._shape[0] or 0, *self._shape[1:]), self._dtype, False):
             raise InputError(f"{self.partial}: holds {dtype} of shape {shape}, not {self._dtype} of {self._shape}")
-        return offset
+        return [(offset, self._row)]
 
     def _complete(self) -> None:
         if self._shape[0] is None:
             header_bytes = self._header(self._end)
-            if len(header_bytes) != self._offset:
+            ((offset, _),) = self._parts
+            if len(header_bytes) != offset:
                 raise InputError(f"{self.name}: {self._end} rows are more than an .npy file's header has room for")
             assert self._file is not None
             write_at(self._file, memoryview(header_bytes), 0)
             # a killed run may have written more rows than it recorded
-            os.ftruncate(self._file, self._offset + self._end * self._row)
+            os.ftruncate(self._file, offset + self._end * self._row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -63,17 +64,22 @@ class NpzSink(SeveralSink):
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         need_samples(self.name, shape)
+        self._check_names("npz", shape, labels)
         FileSink.check(self, shape, dtype)
+
+    def compress(self, compression: str) -> None:
+        FileSink.compress(self, compression)
 
     def _lay_out(self) -> None:
         """Decide where everything lies."""
         self._members, entries, position = [], [], 0
-        for name, shape in zip(self.arrays, self._inputs.arrays_of(self._shape), strict=True):
+        for name, array in self._contents(self._shape[0])[0].items():
+            shape, dtype = array.values.shape, array.values.dtype
             buffer = BytesIO()
-            fields = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+            fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(buffer, fields)
             header, key = buffer.getvalue(), f"{name}.npy".encode()
-            rows = math.prod(shape) * self._dtype.itemsize  # type: ignore[arg-type]
+            rows = math.prod(shape) * dtype.itemsize
             size = len(header) + rows
             common = (_VERSION, _UTF8, 0, 0, _DATE, 0, _LONG, _LONG, len(key))
             local = struct.pack("<4s5H3L2H", b"PK\3\4", *common, 20) + key + struct.pack("<HHQQ", 1, 16, size, size)
@@ -91,16 +97,16 @@ class NpzSink(SeveralSink):
         end += struct.pack("<4sLQL", b"PK\6\7", 0, position + len(index), 1)
         self._index = index + end + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, _LONG, _LONG, 0)
 
-    def _create(self) -> None:
+    def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
         self._lay_out()
-        with open(self.partial, "xb") as file:
+        with open(path, "xb") as file:
             for member in self._members:
                 file.seek(member.begin)
                 file.write(member.local + member.header)
             file.seek(self._members[-1].end)
             file.write(self._index)
 
-    def _find(self) -> int:
+    def _find(self) -> list[tuple[int, int]]:
         self._lay_out()
         with open(self.partial, "rb") as file:
             for member in self._members:
@@ -108,8 +114,7 @@ class NpzSink(SeveralSink):
                 if file.read(len(member.header)) != member.header:
                     raise InputError(f"{self.partial}: is not the partial output of a run like this")
         samples = self._shape[0] or 1
-        self._parts = [(member.offset, member.rows // samples) for member in self._members]
-        return self._members[0].offset
+        return [(member.offset, member.rows // samples) for member in self._members]
 
     def frame(self) -> int:
         holes = [*((m.offset, m.rows) for m in self._members), *((offset, 4) for offset in self._checksums)]

@@ -65,7 +65,7 @@ class SeveralNpySink(Sink):
         for sink, own in zip(self._sinks, self._inputs.arrays_of(self._shape), strict=True):
             sink.begin(own, self._dtype, self._attributes, None, self._end, self._rows, existing)
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         parts = zip(self._sinks, self._inputs.split(rows), strict=True)
         return _joined([sink.write(first, part) for sink, part in parts])
 

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,10 +19,12 @@ import numpy as np
 
 from ...errors import InputError
 from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
+from ..compression import decode_chunk, encode_chunk, zarr_codec
 from ..metadata import Coord, encoded, plain, with_coordinates
-from .base import Sink, check_rows, little, naming, storing
+from .base import Sink, check_rows, little, naming
+from .libraries import storing
 from .names import array_name, check_names
-from .several import described_arrays
+from .several import SeveralArrays
 
 if TYPE_CHECKING:
     from ..inputs import InputRows
@@ -41,17 +43,20 @@ class ChunkedRows:
     dtype : dtype
     rows : int
         Of a chunk.
+    codec : dict or None
+        The compressor.
     """
 
     folder: str
     shape: RowsShape
     dtype: np.dtype
     rows: int
+    codec: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Raise InputError unless the array's metadata describe these rows."""
         chunks = [max(1, n) for n in (self.rows, *self.shape[1:])]
-        expected = _array_json((self.shape[0] or 0, *self.shape[1:]), self.dtype, chunks)
+        expected = _array_json((self.shape[0] or 0, *self.shape[1:]), self.dtype, chunks, self.codec)
         with open(os.path.join(self.folder, ".zarray"), encoding="utf-8") as file:
             stored = json.load(file)
         if stored != expected:
@@ -83,7 +88,7 @@ class ChunkedRows:
             rows_of_chunk = np.full(shape, fill, self.dtype) if earlier_rows is None else earlier_rows
             rows_of_chunk[begin:end] = part
         with open(f"{file_path}.part", "wb") as file:
-            file.write(rows_of_chunk.reshape(-1).view(np.uint8).data)
+            file.write(encode_chunk(rows_of_chunk, self.codec))
         os.replace(f"{file_path}.part", file_path)
         return file_path
 
@@ -91,8 +96,9 @@ class ChunkedRows:
         """The rows in a chunk; None if it is missing or truncated."""
         shape = (self.rows, *self.shape[1:])
         try:
-            stored = np.fromfile(self._file(chunk), self.dtype)
-        except FileNotFoundError:
+            with open(self._file(chunk), "rb") as file:
+                stored = decode_chunk(file.read(), self.dtype, self.codec)
+        except (FileNotFoundError, ValueError):
             return None
         return stored.reshape(shape) if stored.size == math.prod(shape) else None
 
@@ -121,7 +127,7 @@ class ChunkedRows:
 class ZarrSink(Sink):
     """Writes rows to an array, in a Zarr store of its own; each chunk file appears when it is complete."""
 
-    resumable = True
+    resumable = holds_sample_arrays = True
 
     path: str
     array: str
@@ -133,6 +139,7 @@ class ZarrSink(Sink):
         self.name = f"{self.path}:{self.array}"
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
+        self._known: list[ChunkedRows] | None = None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._check_names("zarr", shape, labels)
@@ -147,35 +154,33 @@ class ZarrSink(Sink):
         size = math.prod(shape[1:], start=shape[0] or 0) * dtype.itemsize
         check_free(self.path, os.path.dirname(self.partial), max(0, size - existing_bytes))
 
+    def compress(self, compression: str) -> None:
+        self._compression = compression
+
     @property
     def _folders(self) -> list[str]:
-        """The folder of each array."""
+        """The folder of each array that the run fills."""
         return [os.path.join(self.partial, _folder(name)) for name in self.arrays]
 
     @property
     def _exists(self) -> bool:
         return all(map(os.path.isdir, self._folders))
 
-    def _shapes(self) -> list[RowsShape]:
-        """The shape of each array."""
-        return [self._shape]
-
-    def _split(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Each array's part of rows."""
-        return [rows]
-
-    def _described_arrays(self, samples: int) -> tuple[dict[str, Coord], dict[str, Coord]]:
-        """The arrays as files describe them, and their coordinates."""
-        variable, coords = self._described_array(samples)
-        return {self.array: variable}, coords
-
     @property
     def _chunked(self) -> list[ChunkedRows]:
-        """Each array's rows."""
-        pairs = zip(self._folders, self._shapes(), strict=True)
-        return [ChunkedRows(folder, shape, self._dtype, self._rows) for folder, shape in pairs]
+        """The rows of each array that the run fills."""
+        if self._known is None:
+            arrays, _ = self._contents(self._shape[0])
+            self._known = [self._rows_of(name, arrays[name].values) for name in self._written(arrays)]
+        return self._known
+
+    def _rows_of(self, name: str, values: np.ndarray) -> ChunkedRows:
+        shape: RowsShape = (self._shape[0], *values.shape[1:])
+        codec = zarr_codec(self._compression, values.dtype)
+        return ChunkedRows(os.path.join(self.partial, _folder(name)), shape, values.dtype, self._rows, codec)
 
     def _open(self, existing: bool) -> None:
+        self._known = None
         with naming(self.path, self.partial):
             if not existing:
                 if os.path.isdir(self.partial):
@@ -190,9 +195,10 @@ class ZarrSink(Sink):
 
     def _describe(self, samples: int) -> None:
         """The metadata and coordinates for this number of samples."""
-        arrays, coords = self._described_arrays(samples)
+        arrays, coords = self._contents(samples)
         with storing(self.name):
-            write_zarr(self.partial, arrays, coords, self._attributes, self.name, self._rows)
+            rows = dict.fromkeys(self._written(arrays), self._rows)
+            write_zarr(self.partial, arrays, coords, self._attributes, self.name, rows, self._compression)
 
     def _check_partial(self) -> None:
         try:
@@ -201,12 +207,12 @@ class ZarrSink(Sink):
         except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError) as error:
             raise InputError(f"{self.partial}: is not the partial output of a run ({error})") from None
 
-    def write(self, first: int, rows: np.ndarray) -> int:
+    def write(self, first: int, rows: np.ndarray, beside: Sequence[np.ndarray] = ()) -> int:
         check_rows(self.name, self._shape, first, rows)
         value = 0
         with naming(self.path, self.partial):
-            for chunked, part in zip(self._chunked, self._split(rows), strict=True):
-                data = np.ascontiguousarray(part, self._dtype)
+            for chunked, part in zip(self._chunked, [*self._pieces(rows), *beside], strict=True):
+                data = np.ascontiguousarray(part, chunked.dtype)
 
                 def write(chunked: ChunkedRows = chunked, data: np.ndarray = data) -> None:
                     self._unsynced += chunked.write(first, data)
@@ -225,7 +231,7 @@ class ZarrSink(Sink):
 
     def frame(self) -> int:
         """The checksum of all that the partial output has besides rows."""
-        value, folders_of_rows = 0, set(self._folders)
+        value, folders_of_rows = 0, {chunked.folder for chunked in self._chunked}
         with naming(self.path, self.partial):
             for folder, folders, files in os.walk(self.partial):
                 folders.sort()
@@ -238,7 +244,7 @@ class ZarrSink(Sink):
 
     def flush(self) -> None:
         with naming(self.path, self.partial):
-            for file_path in (*self._unsynced, *self._folders):
+            for file_path in (*self._unsynced, *(chunked.folder for chunked in self._chunked)):
                 sync(file_path)
         self._unsynced.clear()
 
@@ -256,7 +262,7 @@ class ZarrSink(Sink):
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
-class SeveralZarrSink(ZarrSink):
+class SeveralZarrSink(SeveralArrays, ZarrSink):
     """Rows of several inputs' relevances, into an array for each, by its name, of one Zarr store."""
 
     def __init__(self, path: str, inputs: InputRows) -> None:
@@ -264,25 +270,6 @@ class SeveralZarrSink(ZarrSink):
         self._names = tuple(array_name(path, name, "zarr") for name in inputs.names)
         super().__init__(path, self._names[0])
         self.name = self.path
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        return self._names
-
-    def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
-        arrays, coords = described_arrays(self._names, self._inputs, (shape[0] or 0, *shape[1:]), np.dtype(dtype))
-        check_names(self.name, "zarr", arrays, coords)
-        self._check_store(shape, dtype)
-
-    def _shapes(self) -> list[RowsShape]:
-        return self._inputs.arrays_of(self._shape)
-
-    def _split(self, rows: np.ndarray) -> list[np.ndarray]:
-        return self._inputs.split(rows)
-
-    def _described_arrays(self, samples: int) -> tuple[dict[str, Coord], dict[str, Coord]]:
-        shape = (samples, *self._shape[1:])
-        return described_arrays(self._names, self._inputs, shape, self._dtype, self._attributes)
 
 
 def replace_store(path: str, partial: str) -> None:
@@ -316,7 +303,8 @@ def write_zarr(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     name: str,
-    rows: int | None = None,
+    deferred: Mapping[str, int] | None = None,
+    compression: str | None = None,
 ) -> None:
     """Write arrays, their coordinates and the group's attributes in xarray's layout, and sync them to the disk.
 
@@ -328,8 +316,10 @@ def write_zarr(
     attributes : mapping of str
     name : str
         For messages.
-    rows : int, optional
-        The rows of a chunk of the arrays, whose values are written later.
+    deferred : mapping of str to int, optional
+        The arrays whose values are written later, with the number of samples in a chunk.
+    compression : {"zlib", "blosc"}, optional
+        Of the arrays.
 
     Raises
     ------
@@ -340,18 +330,19 @@ def write_zarr(
     check_names(name, "zarr", arrays, coords)
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key, (dims, values, attrs) in (*encoded_coords.items(), *arrays.items()):
-        deferred = rows is not None and key in arrays
-        chunk_shape = [max(1, n) for n in ((rows, *values.shape[1:]) if deferred else values.shape)]
+        later = deferred is not None and key in deferred and key in arrays
+        chunk_shape = [max(1, n) for n in ((deferred[key], *values.shape[1:]) if later else values.shape)]  # type: ignore[index]
         if key in arrays:
             attrs = with_coordinates(arrays[key], encoded_coords)
         attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
         json_attrs = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
-        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape)
+        codec = zarr_codec(compression, values.dtype) if key in arrays else None
+        notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape, codec)
         notes[f"{key}/.zattrs"] = {**json_attrs, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
-        if not deferred and values.size:
+        if not later and values.size:
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
-                file.write(np.ascontiguousarray(values, little(values.dtype)).tobytes())
+                file.write(encode_chunk(np.ascontiguousarray(values, little(values.dtype)), codec))
                 _sync_open(file)
     for file_path, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
         with open(os.path.join(folder, _folder(file_path)), "w", encoding="utf-8", newline="\n") as file:
@@ -371,9 +362,11 @@ def _sync_open(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _array_json(shape: tuple[int, ...], dtype: np.dtype, chunks: list[int]) -> dict[str, Any]:
+def _array_json(
+    shape: tuple[int, ...], dtype: np.dtype, chunks: list[int], codec: dict[str, Any] | None
+) -> dict[str, Any]:
     fill = "NaN" if dtype.kind == "f" else None
-    layout = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None, "fill_value": fill}
+    layout = {"zarr_format": 2, "order": "C", "compressor": codec, "filters": None, "fill_value": fill}
     return {**layout, "shape": list(shape), "chunks": chunks, "dtype": little(dtype).str}
 
 

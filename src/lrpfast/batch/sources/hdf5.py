@@ -194,10 +194,13 @@ def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
                 datasets[name] = node
 
         file.visititems(note)  # follows no links
-        for coordinate_names in [
-            words(_attributes(node, {"coordinates"}).get("coordinates")) for node in datasets.values()
-        ]:
-            datasets = {name: node for name, node in datasets.items() if name not in coordinate_names}
+        beside: set[str] = set()  # coordinates, and arrays that describe another one
+        for name, node in datasets.items():
+            attrs = _attributes(node, {"coordinates", "ancillary_variables"})
+            folder = name[: name.rfind("/") + 1]
+            beside.update(words(attrs.get("coordinates")))
+            beside.update(f"{folder}{word}" for word in words(attrs.get("ancillary_variables")))
+        datasets = {name: node for name, node in datasets.items() if name not in beside}
         if len(datasets) == 1:
             return next(iter(datasets.values()))
         listing = ", ".join(f"{name} {node.shape}" for name, node in datasets.items())

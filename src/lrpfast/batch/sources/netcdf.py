@@ -100,7 +100,7 @@ def _find(file: Any, path: str, name: str | None) -> Any:
         raise InputError(f"{path}: there is no variable {name!r}; there are: {', '.join(variables) or 'none'}")
     coordinate_names: set[str] = set()  # variables that describe others
     for variable in variables.values():
-        for key in ("coordinates", "bounds", "climatology", "grid_mapping"):
+        for key in ("coordinates", "bounds", "climatology", "grid_mapping", "ancillary_variables"):
             coordinate_names.update(words(_attribute(variable, key)))
     data = {
         key: variable

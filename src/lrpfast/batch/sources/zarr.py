@@ -117,7 +117,10 @@ def _find(zarr: Any, root: Any, path: str, name: str | None) -> tuple[str, Any, 
         return "", root, None
     arrays = dict(_arrays(root, ""))
     if name is None:
-        coordinate_names = {word for array, _ in arrays.values() for word in words(array.attrs.get("coordinates"))}
+        keys = ("coordinates", "ancillary_variables")
+        coordinate_names = {
+            word for array, _ in arrays.values() for key in keys for word in words(array.attrs.get(key))
+        }
         coordinate_names.update(
             key for key, (array, _) in arrays.items() if key.split("/")[-1] in _dims(array, array.attrs)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +82,16 @@ def call_custom(layer: KerasLayer, function: Any) -> tuple[Layer, ...]:
         raise InputError(f"{layer}: its function in custom_objects returned {result!r:.60}, not a layer")
     parts = [part for each in chain for part in (each.factors() if isinstance(each, L.SeparableConv) else (each,))]
     last = len(parts) - 1
-    return tuple(replace(part, name=layer.name if i == last else f"{layer.name}/{i}") for i, part in enumerate(parts))
+    return tuple(_named(part, layer.name if i == last else f"{layer.name}/{i}") for i, part in enumerate(parts))
+
+
+def _named(part: Layer, name: str) -> Layer:
+    """The layer under another name; a `Block` of the user's may have a constructor of its own."""
+    if not isinstance(part, L.Block):
+        return replace(part, name=name)
+    result = copy(part)
+    object.__setattr__(result, "name", name)
+    return result
 
 
 def suggestion(layer: KerasLayer) -> str | None:

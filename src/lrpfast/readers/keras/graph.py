@@ -88,6 +88,18 @@ class LayerGraph:
         self.nodes.append((layer, inputs))
         return len(self.nodes) - 1
 
+    def add_block(self, block: L.Block, *inputs: int) -> int:
+        """Add the parts of a user's own layer; the number of its result."""
+
+        class Parts:
+            """The graph, as a block sees it."""
+
+            @staticmethod
+            def add(layer: Layer, *inputs: int) -> int:
+                return self.add_block(layer, *inputs) if isinstance(layer, L.Block) else self.add(layer, inputs)
+
+        return block.build(Parts, *inputs)
+
     def use(self, key: int, layer: KerasLayer, inputs: list[int], masked: tuple[Mask, ...]) -> int:
         """Convert a layer, at its first use, and add it."""
         layer = in_keras_2(layer)
@@ -117,9 +129,10 @@ class LayerGraph:
                 "lrpfast reads shared layers whose inputs have the same number of axes",
             )
         with naming(layer):
-            at = self.add(chain[0], tuple(inputs))
-            for part in chain[1:]:
-                at = self.add(part, (at,))
+            ends = tuple(inputs)
+            for part in chain:
+                ends = (self.add_block(part, *ends) if isinstance(part, L.Block) else self.add(part, ends),)
+            (at,) = ends
         if layer.class_name == "Embedding" and layer.get("mask_zero", False):
             self.masks[at] = Mask(layer.name, inputs[0])
         elif masks and all(isinstance(part, _CARRIES_MASK) and not isinstance(part, L.Dot) for part in chain):

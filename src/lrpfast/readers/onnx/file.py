@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from ...budget import also_holds, check_layers, take
-from ...errors import InputError, MissingPackageError, ModelFormatError, ModelNotFoundError, UnsupportedLayerError
+from ...errors import (
+    InputError,
+    MissingPackageError,
+    ModelFormatError,
+    ModelNotFoundError,
+    UnsupportedLayerError,
+    install_text,
+)
 from ...model.layers import Shape
 from ..input_shape import FIX_SIZE, InputShapes, resolve_shapes
 from ..obstacles import ObstacleError
@@ -103,13 +110,15 @@ class Input:
     ----------
     name : str
     shape : tuple
-        With the batch axis; None where the file leaves a size open.
+        With the batch axis, which is first here; None where the file leaves a size open.
     integer : bool
         Whether it holds whole numbers.
     truth : bool
         Whether it holds truths.
     problem : str
         Why lrpfast cannot take it; "" if it can.
+    batch : int
+        Which axis is the batch's in the file.
     """
 
     name: str
@@ -117,6 +126,7 @@ class Input:
     integer: bool = False
     truth: bool = False
     problem: str = ""
+    batch: int = 0
 
     @property
     def sample(self) -> Shape:
@@ -142,7 +152,7 @@ def package() -> Any:
         import onnx
         import onnx.inliner  # which `import onnx` leaves out
     except ImportError:
-        message = "ONNX models need onnx: pip install onnx (lrpfast's extra 'onnx')"
+        message = f"ONNX models need onnx: {install_text('onnx', 'onnx')}"
         raise MissingPackageError(message, name="onnx") from None
     return onnx
 
@@ -256,9 +266,18 @@ def _initializers(graph: Any, folder: Path | None) -> dict[str, np.ndarray]:
     return {t.name: array(t, f"the tensor {t.name!r}", folder) for t in graph.initializer}
 
 
+#: The cure for an input that is a setting.
+_MAKE_CONSTANT = (
+    "Make it a constant, such as 1: model = onnx.load(path); model.graph.initializer.append("
+    "onnx.numpy_helper.from_array(numpy.int64(1), name)); lrpfast.from_onnx(model)"
+)
+
+
 def _inputs(values: list[Any], input_shape: InputShapes) -> list[Input]:
     """The graph's inputs, with sizes of the caller's where the file leaves them open."""
     found = [_input(value) for value in values]
+    positions = _batch_positions(values, {name: shape for name, shape, _, problem in found if shape and not problem})
+    found = [(name, _batch_first(shape, positions.get(name, 0)), kind, why) for name, shape, kind, why in found]
     samples = {name: None if shape is None else shape[1:] for name, shape, *_ in found}
     if len(samples) < len(found):
         raise ModelFormatError("two inputs of the graph have the same name")
@@ -268,8 +287,32 @@ def _inputs(values: list[Any], input_shape: InputShapes) -> list[Input]:
         if sample is None:
             problem = f"has no shape. {FIX_SIZE}"
         whole = element not in (*_FLOATS, _BOOL)
-        inputs.append(Input(name, (shape[0] if shape else None, *(sample or ())), whole, element == _BOOL, problem))
+        shape = (shape[0] if shape else None, *(sample or ()))
+        inputs.append(Input(name, shape, whole, element == _BOOL, problem, positions.get(name, 0)))
     return inputs
+
+
+def _batch_positions(values: list[Any], shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, int]:
+    """The batch's axis of inputs that do not begin with it: states of recurrent layers, (layers, batch, units).
+
+    That is the one axis that has the name, or the size, of the axis that the first input begins with.
+    """
+    axes = {value.name: value.type.tensor_type.shape.dim for value in values}
+    names = {name: [dim.dim_param for dim in axes[name]] for name in shapes}
+    if not shapes:
+        return {}
+    first = next((name for name, shape in shapes.items() if shape[0] is None), next(iter(shapes)))
+    batch, label = shapes[first][0], names[first][0]
+    result = {}
+    for name, shape in shapes.items():
+        same = [i for i, n in enumerate(shape) if n == batch and not (label and names[name][i] not in ("", label))]
+        if shape[0] != batch and len(same) == 1:
+            result[name] = same[0]
+    return result
+
+
+def _batch_first(shape: tuple[int | None, ...] | None, position: int) -> tuple[int | None, ...] | None:
+    return None if shape is None else (*shape[position : position + 1], *shape[:position], *shape[position + 1 :])
 
 
 def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, int, str]:
@@ -287,7 +330,7 @@ def _input(value: Any) -> tuple[str, tuple[int | None, ...] | None, int, str]:
             raise ModelFormatError(f"input {value.name!r} has an axis of {fixed} values")
         sizes.append(fixed if fixed is not None and fixed > 0 else None)
     if len(sizes) < 2:
-        problem = f"has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another"
+        problem = f"has {len(sizes)} axes; lrpfast takes the first for the batch, and needs another. {_MAKE_CONSTANT}"
         return value.name, tuple(sizes), element, problem
     return value.name, tuple(sizes), element, ""
 

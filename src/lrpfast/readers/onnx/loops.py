@@ -17,11 +17,11 @@ import numpy as np
 from ...errors import LrpfastError
 from ...model import layers as L
 from ..batch_axis import BatchAxis
+from ..candidates import candidates
 from ..channels_first import Builder, Tensor
 from ..forward import agrees, forward
 from ..masks import Condition
 from ..recurrent import CELL, HIDDEN, SEQUENCE, lay_out
-from .candidates import candidates
 from .file import Branch, Node
 from .fold import FOLDED, FoldedValue, evaluate
 

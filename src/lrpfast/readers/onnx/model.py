@@ -24,6 +24,7 @@ from ...errors import (
 from ...model import layers as L
 from ...model.graph import Model
 from ...model.layers import Shape
+from ..batch_axis import BatchAxis
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import CONDITIONS, is_condition, moved
 from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
@@ -33,14 +34,13 @@ from .control_flow import CONTROL, subgraph
 from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
 from .loops import recurrent_loop
-from .obstacles import LAYERS, UNREAD, NodeObstacles
+from .obstacles import LAYERS, QUANTIZED, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
 from .recurrent import RECURRENT
 from .schema import check
 from .shape_ops import MOVES
 from .truths import mask_inputs
-from .unrolled import UNROLLED, lay_out_steps, rolled_up
 from .values import Integers, Quantized
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
@@ -63,7 +63,7 @@ _QUANTIZED = (
 #: What may use an input of whole numbers: operators that round nothing.
 _ON_NUMBERS = {
     *("Cast", "Gather", "GatherND", "Identity", "CumSum", "Expand", *MOVES),
-    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *("OneHot", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
 
 
@@ -140,11 +140,10 @@ def build(file: File) -> Model:
     """The Model of a graph."""
     builder = _NamedBuilder(file.outputs)
     constants = _constants(file)
-    file = replace(file, nodes=rolled_up(file, constants))
     outputs = [name for name in file.outputs if name not in file.labels] or file.outputs
     planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
-    masks = mask_inputs(file)
+    masks = mask_inputs(file, constants)
     obstacles = NodeObstacles()
     batches = _batches([item for item in file.inputs if not item.problem], obstacles)
     for item in file.inputs:
@@ -155,6 +154,10 @@ def build(file: File) -> Model:
         with _error_context(f"input {item.name!r}"):
             is_mask = item.name in masks
             tensor = builder.input(item.name, item.sample, "truth" if is_mask else "number")
+            if item.batch:
+                text = f"the input {item.name!r} has the batch on axis {item.batch}; lrpfast takes it first"
+                warnings.warn(f"{text}: (samples, {', '.join(map(str, item.sample))})", stacklevel=3)
+                tensor = replace(tensor, batch=BatchAxis(item.batch))
             values[item.name] = Condition(tensor, boolean=item.truth) if is_mask else tensor
     integer_inputs = {item.name for item in file.inputs if item.integer and not item.problem and item.name not in masks}
     whole = {values[name].node for name in integer_inputs}
@@ -234,7 +237,7 @@ class _GraphReader:
                     values[name] = value
 
     def _outputs(self, node: Node, values: dict[str, Any]) -> list[Any]:
-        if node.op not in (*OPERATORS, *FOLDED, *CONTROL, UNROLLED):
+        if node.op not in OPERATORS and node.op not in FOLDED and node.op not in CONTROL:
             raise self._unknown(node)
         args = [values.get(name) if name else None for name in node.inputs]
         for name in filter(None, node.inputs):
@@ -242,9 +245,6 @@ class _GraphReader:
                 raise node.unsupported(f"takes {name!r}, an output that lrpfast does not compute")
             if name in self.integer_inputs and node.op not in _ON_NUMBERS:
                 raise node.unsupported(f"computes with {name!r}, an input of whole numbers", "Cast it to float first")
-        if node.op == UNROLLED:
-            self.builder.scope = node.name
-            return lay_out_steps(node, args[0], self.builder) or self._written_out(node, values)
         layer = self._loop(node, values) if node.op == "Loop" else None
         if layer is not None:
             return layer
@@ -265,12 +265,6 @@ class _GraphReader:
             return [replace(q, value=value) for value in self._built(node, [q.value, *args[1:]])]
         return self._built(node, args)
 
-    def _written_out(self, node: Node, values: dict[str, Any]) -> list[Any]:
-        """What the steps compute that a node stands for, step by step."""
-        inner = dict(values)
-        self.run(node.attributes["nodes"], inner)
-        return [inner[name] for name in node.outputs]
-
     def _loop(self, node: Node, values: dict[str, Any]) -> list[Any] | None:
         """What a Loop computes that is a recurrent layer."""
         graph = subgraph(node, "body", self.opset)
@@ -283,8 +277,8 @@ class _GraphReader:
 
     def _unknown(self, node: Node) -> UnsupportedLayerError:
         if node.op in LAYERS:
-            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read")
-        remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known_operators())}"
+            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", QUANTIZED.get(node.op, ""))
+        remedy = _REMEDIES.get(node.op) or QUANTIZED.get(node.op) or f"These work: {', '.join(known_operators())}"
         return node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
 

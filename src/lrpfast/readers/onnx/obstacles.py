@@ -9,6 +9,16 @@ from ...errors import UnsupportedLayerError
 from ..obstacles import Obstacle, ObstacleError, Obstacles
 from .file import Input, Node
 
+#: Operators that compute with whole numbers inside, and the cure.
+QUANTIZED = dict.fromkeys(
+    (
+        *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+        *("com.microsoft.DynamicQuantizeLSTM", "com.microsoft.DynamicQuantizeMatMul", "com.microsoft.QLinearAdd"),
+        *("com.microsoft.MatMulIntegerToFloat", "com.microsoft.QAttention"),
+    ),
+    "Load the float model that was quantized",
+)
+
 #: Operators that a user knows by name, and what to call them: they come first, before the moves around them.
 LAYERS = {
     **{op: "is a recurrent layer" for op in ("LSTM", "GRU", "RNN")},
@@ -18,10 +28,7 @@ LAYERS = {
     },
     **{op: "is a loop" for op in ("Loop", "Scan")},
     "If": "is a choice",
-    **{
-        op: "computes with quantized weights inside"
-        for op in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
-    },
+    **dict.fromkeys(QUANTIZED, "computes with quantized weights inside"),
 }
 
 

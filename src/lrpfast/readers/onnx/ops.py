@@ -11,6 +11,7 @@ from .cut_ops import CUT
 from .einsum import CONTRACTED
 from .elementwise import ELEMENTWISE
 from .linear import LINEAR
+from .one_hot import ONE_HOT
 from .quantize import QUANTIZED
 from .recurrent import RECURRENT
 from .reduce_ops import REDUCED
@@ -31,6 +32,7 @@ OPERATORS: dict[str, Callable[[NodeContext], Any]] = {
     **CLASSIC,
     **CONTRACTED,
     **CUT,
+    **ONE_HOT,
     **RECURRENT,
     **STEP_MASKS,
 }

@@ -20,12 +20,10 @@ from ..recurrent import (
     Direction,
     added,
     checked_steps,
-    constant_row,
     lay_out_all,
     reordered,
-    stacked_states,
-    state_rows,
 )
+from ..recurrent_states import constant_row, stacked_states, state_rows
 from .context import NodeContext
 from .fold import FoldedValue
 
@@ -162,6 +160,11 @@ def _recurrent(ctx: NodeContext) -> list[Any]:
     _refuse_settings(ctx)
     ways = len(backwards)
     x = ctx.value()
+    if len(x.shape) == 2 and not layout and x.batch == FIRST:
+        raise ctx.unsupported(
+            "goes through the samples as if they were time steps: the file's first axis is both",
+            "Samples must not be mixed. Export the model with a batch axis of its own, (steps, batch, features)",
+        )
     if len(x.shape) != 2 or x.batch != (FIRST if layout else BatchAxis(1)):
         raise ctx.unsupported(
             f"takes a tensor whose batch axis is {x.batch.position} of {x.rank}, where layout is {layout}",

@@ -90,6 +90,10 @@ def _transpose(ctx: NodeContext) -> Value:
 # -- cutting and joining --------------------------------------------------------------
 
 
+#: No axis is longer; tf2onnx ends slices of everything here.
+EVERYTHING = 10**9
+
+
 def _slice(ctx: NodeContext) -> Value:
     x = ctx.value()
     args = [None, *(ctx.maybe(i, "slice") for i in range(1, len(ctx.args)))]
@@ -97,7 +101,7 @@ def _slice(ctx: NodeContext) -> Value:
         ctx.attr(key)
     value: Value = x
     for dim, cut in slices(ctx.node, args, x.rank).items():
-        if cut.indices(1 << 30) == (0, 1 << 30, 1):
+        if cut.indices(EVERYTHING) == (0, EVERYTHING, 1):
             continue
         if ctx.batches == (1, 1) and dim == x.batch.position and x.batch.whole and cut.indices(1) == (0, 1, 1):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..masks import Condition, Masked, is_whole
 from .context import NodeContext
 from .file import File
 from .fold import FoldedValue
+from .one_hot import codes, makes_codes
 
 #: Operators that give values another shape, and leave their order.
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -41,7 +42,7 @@ _MOVES = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Trans
 _TESTS = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
 
 
-def mask_inputs(file: File) -> set[str]:
+def mask_inputs(file: File, constants: Mapping[str, np.ndarray]) -> set[str]:
     """The inputs that are masks: truths, and whole numbers that are compared or stand beside ids."""
     whole = [item.name for item in file.inputs if item.integer]
     looked_up, tested = set(), set()
@@ -50,9 +51,14 @@ def mask_inputs(file: File) -> set[str]:
         for node in file.nodes:
             if names.isdisjoint(node.inputs):
                 continue
-            if node.op == "Gather" and len(node.inputs) > 1 and node.inputs[1] in names:
+            if (
+                node.op == "Gather"
+                and len(node.inputs) > 1
+                and node.inputs[1] in names
+                or makes_codes(node, names, constants)
+            ):
                 looked_up.add(name)
-            if node.op in _TESTS or (node.op == "Cast" and node.attributes.get("to") == 9):
+            elif node.op in _TESTS or (node.op == "Cast" and node.attributes.get("to") == 9):
                 tested.add(name)
             if node.op in _MOVES:
                 names.update(node.outputs)
@@ -95,6 +101,8 @@ def _compare(name: str) -> Callable[[NodeContext], Any]:
         a, b = ctx.args
         for first, second, op in ((a, b, name), (b, a, _TURNED.get(name, name))):
             whole = isinstance(first, Tensor) and is_whole(ctx.builder, first, ctx.whole)
+            if op == "eq" and whole and isinstance(second, FoldedValue) and second.first.size > 1:
+                return codes(ctx, first, second)
             if isinstance(first, Condition) or (whole and isinstance(second, FoldedValue)):
                 return compare(ctx, first, second, op)
         for arg in (a, b):

@@ -274,6 +274,9 @@ def _convert_all(
     """Add each operator's layers and enter its results among the values; one error for all that cannot be read."""
     obstacles = Obstacles("operator")
     ops = needed(program)
+    for op, (index, count), problem in program.refused:
+        error = UnsupportedLayerError(problem)
+        obstacles.add(obstacle(op, _where(op, index, count), f"{index} of {count}", error))
     batches = batches_of([shapes[name][0] for name in program.inputs])
     for index, op in enumerate(ops, 1):
         builder.scope = _scope(op)

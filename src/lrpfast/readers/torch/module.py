@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, MissingPackageError, UnsupportedLayerError
+from ...errors import InputError, MissingPackageError, UnsupportedLayerError, install_text
 from ...model.graph import Model
 from ..input_shape import check_input_shape
 from ..untrusted import guarded
@@ -78,7 +78,7 @@ def _torch() -> Any:
         import torch.export
     except ImportError as error:
         raise MissingPackageError(
-            f"PyTorch models need PyTorch ({error}): pip install torch (lrpfast's extra 'torch')", name="torch"
+            f"PyTorch models need PyTorch ({error}): {install_text('torch', 'torch')}", name="torch"
         ) from error
     return torch
 

@@ -50,8 +50,17 @@ def _addmm(node: TorchNode) -> Any:
     return node.builder.dense(node.tensor("mat1"), kernel * node.get("alpha", 1), bias * node.get("beta", 1))
 
 
+def _one_matrix(value: Any) -> Any:
+    """A constant that is one matrix again and again, as `run_decompositions` stretches weights, as this matrix."""
+    pair = (value.first, value.second) if isinstance(value, PerBatch) else (value, value)
+    if any(not isinstance(array, np.ndarray) or array.ndim < 3 or not array.size for array in pair):
+        return value
+    matrix: np.ndarray = pair[0][(0,) * (pair[0].ndim - 2)]
+    return matrix if all(array.shape[-2:] == matrix.shape and (array == matrix).all() for array in pair) else value
+
+
 def _matmul(node: TorchNode) -> Any:
-    a, b = node.get("self"), node.get("other", node.get("mat2"))
+    a, b = (_one_matrix(value) for value in (node.get("self"), node.get("other", node.get("mat2"))))
     if isinstance(a, (Tensor, Flat)) and isinstance(b, (Tensor, Flat)):
         return matrix_product(node.builder, a, b)
     if isinstance(b, np.ndarray) and b.ndim == 2:

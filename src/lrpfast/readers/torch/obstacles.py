@@ -12,7 +12,7 @@ _ATTENTION = re.compile(r"attention", re.IGNORECASE)
 
 
 def obstacle(op: Op, location: str, position: str, error: Exception) -> Obstacle:
-    """The obstacle that an operator is, named after its layer where that is attention; recurrent ones come first.
+    """The obstacle that an operator is; recurrent ones come first, then those of attention.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def obstacle(op: Op, location: str, position: str, error: Exception) -> Obstacle
     if _RECURRENT.search(op.base):
         rank = 0
     elif _ATTENTION.search(op.base) or _ATTENTION.search(kind):
-        problem, rank = "is attention, which lrpfast has no rule for yet", 1
+        rank = 1
     module = f" of {op.module!r}, {kind}" if op.module else ""
     return Obstacle(
         op.target, f"{op.name!r} ({position}{module})", ObstacleError(f"{location} {problem}", problem), rank

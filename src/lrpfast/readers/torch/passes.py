@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UnsupportedLayerError
 from .fold import VIEWS
 from .records import Op, Ref, TorchProgram, refs
 
@@ -30,21 +29,25 @@ def functional(program: TorchProgram, folded: Container[str] = ()) -> TorchProgr
     """The same program without operators that change their input: what comes after one uses its result instead.
 
     Operators of ``folded`` names, which compute constants, are left out. One that changes what another name still
-    shows (x[:, 0] += 1) is refused.
+    shows (x[:, 0] += 1), and is used under that name later, is an obstacle.
     """
+    refused: list[tuple[Op, tuple[int, int], str]] = []
+    reported: set[str] = set()
+    changers: dict[str, tuple[Op, tuple[int, int]]] = {}
     ops: list[Op] = []
     names: dict[str, str] = {}
     root: dict[str, str] = {}
     stale: dict[str, str] = {}
-    for op in program.ops:
+    for index, op in enumerate(program.ops, 1):
         op = replace(op, arguments={k: _renamed(v, names) for k, v in op.arguments.items()})
         used = [name for value in op.arguments.values() for name in refs(value)]
         for name in used:
-            if name in stale:
-                raise UnsupportedLayerError(
-                    f"node {stale[name]!r} changes in place a tensor that {name!r} is a view of, or is viewed by, "
-                    f"and node {op.name!r} uses that. Write it without in-place operations"
+            if name in stale and name not in reported:
+                reported.add(name)
+                text = (
+                    f"changes in place a tensor that {name!r} is a view of, or is viewed by, and node {op.name!r} uses"
                 )
+                refused.append((*changers[stale[name]], f"{text} that. Write it without in-place operations"))
         inplace = op.name not in folded and op.base.endswith("_") and not op.base.endswith("__")
         if used and (inplace or op.base in VIEWS or op.base.endswith("_")):
             for out in op.outputs:
@@ -56,14 +59,16 @@ def functional(program: TorchProgram, folded: Container[str] = ()) -> TorchProgr
                 for name in {*root, same} - {used[0], *op.outputs}:
                     if root.get(name, name) == same and name not in names:
                         stale[name] = op.name
+                        changers[op.name] = op, (index, len(program.ops))
                 names[used[0]] = op.outputs[0]
         if op.name not in folded:
             ops.append(op)
     outputs = [_renamed(Ref(name), names).name for name in program.outputs]
     for name in outputs:
         if name in stale:
-            raise UnsupportedLayerError(f"node {stale[name]!r} changes in place what the model returns as {name!r}")
-    return replace(program, ops=ops, outputs=outputs)
+            text = f"changes in place what the model returns as {name!r}. Write it without in-place operations"
+            refused.append((*changers[stale[name]], text))
+    return replace(program, ops=ops, outputs=outputs, refused=refused)
 
 
 # -- operators that PyTorch takes apart ----------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from ..onnx.file import Node
 from ..onnx.patterns import Matcher
 from .constants import UNCHANGED
-from .records import Op, Ref, TorchProgram
+from .records import Op, PerBatch, Ref, TorchProgram
 
 #: Operators of one or two arguments, by ONNX's names of them.
 _NAMES = {
@@ -105,7 +105,45 @@ def recognised(program: TorchProgram, values: Mapping[str, Any]) -> TorchProgram
     writer = _Writer(program, values)
     matcher = Matcher(writer.nodes, writer.constants, program.outputs)
     matches = {node.name: match for node in writer.nodes if (match := matcher.written_out(node)) is not None}
-    return replace(program, ops=[_replaced(op, matches.get(op.name), program) for op in program.ops])
+    replaced = replace(program, ops=[_replaced(op, matches.get(op.name), program) for op in program.ops])
+    return _bare_softmax(replaced, values)
+
+
+def _bare_softmax(program: TorchProgram, values: Mapping[str, Any]) -> TorchProgram:
+    """The program without what `run_decompositions` puts around attention's softmax: 0 where all scores are -inf.
+
+    `Softmax` gives 0 there by itself.
+    """
+    makers = {name: op for op in program.ops for name in op.outputs}
+
+    def made_by(value: Any, base: str) -> Op | None:
+        op = makers.get(value.name) if isinstance(value, Ref) else None
+        return op if op is not None and op.base == base else None
+
+    def argument(op: Op | None, base: str) -> Op | None:
+        return None if op is None else made_by(op.arguments.get("self"), base)
+
+    def is_zero(value: Any) -> bool:
+        full = made_by(value, "aten.full_like")
+        constant = values.get(value.name) if isinstance(value, Ref) else value
+        constant = full.arguments.get("fill_value") if full is not None else constant
+        pair = (constant.first, constant.second) if isinstance(constant, PerBatch) else (constant,)
+        return all(isinstance(c, (int, float, np.ndarray)) and not np.any(c) for c in pair)
+
+    def bare(op: Op) -> Op:
+        if op.base != "aten.where" or not is_zero(op.arguments.get("self")):
+            return op
+        softmax = made_by(op.arguments.get("other"), "aten._softmax")
+        seen = argument(made_by(op.arguments.get("condition"), "aten.logical_not"), "aten.any")
+        hidden = argument(argument(seen, "aten.logical_not"), "aten.eq")
+        if softmax is None or seen is None or hidden is None or hidden.arguments.get("other") != -np.inf:
+            return op
+        dims = (seen.arguments.get("dim"), softmax.arguments.get("dim"))
+        if hidden.arguments["self"] != softmax.arguments["self"] or dims[0] != dims[1]:
+            return op
+        return replace(op, target="aten.alias.default", arguments={"self": op.arguments["other"]})
+
+    return replace(program, ops=[bare(op) for op in program.ops])
 
 
 def _replaced(op: Op, match: Node | None, program: TorchProgram) -> Op:

@@ -110,6 +110,8 @@ class TorchProgram:
     ranges: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     #: what values are: "number", "whole" or "truth"
     kinds: dict[str, str] = field(default_factory=dict)
+    #: operators that no other form of the program can replace, each with where it is in the program and the reason
+    refused: list[tuple[Op, tuple[int, int], str]] = field(default_factory=list)
     name: str = "model"
 
     def set_sizes(self, name: str, sizes: Sequence[int | str | None]) -> None:

@@ -18,11 +18,10 @@ from ..recurrent import (
     SEQUENCE,
     Direction,
     checked_steps,
-    constant_row,
     lay_out,
     lay_out_all,
-    state_rows,
 )
+from ..recurrent_states import constant_row, state_rows
 from .cells import cell_of
 from .graph import Stack, TorchNode
 from .records import PerBatch, refs

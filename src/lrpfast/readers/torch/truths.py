@@ -120,6 +120,13 @@ def _attention(node: TorchNode) -> Any:
     return result if node.op.base == "aten.scaled_dot_product_attention" else (result, *[None] * 8)
 
 
+def _fast_path(node: TorchNode) -> Any:
+    raise node.unsupported(
+        "is PyTorch's fused fast path, which is for inference alone",
+        "Call torch.backends.mha.set_fastpath_enabled(False) and export the module again",
+    )
+
+
 #: Operators of this file, without their overloads.
 TRUTHS: dict[str, Converter] = {
     **{f"aten.{name}": _compare(name) for name in COMPARED},
@@ -133,6 +140,8 @@ TRUTHS: dict[str, Converter] = {
     "aten.softmax": softmax_of("softmax"),
     "aten._softmax": softmax_of("softmax"),
     "aten._safe_softmax": softmax_of("softmax"),
+    "aten._transformer_encoder_layer_fwd": _fast_path,
+    "aten._native_multi_head_attention": _fast_path,
     "aten.log_softmax": softmax_of("log_softmax"),
     "aten._log_softmax": softmax_of("log_softmax"),
     **{
@@ -145,6 +154,7 @@ TRUTHS: dict[str, Converter] = {
             "_scaled_dot_product_attention_math",
             "_scaled_dot_product_attention_math_for_mps",
             "_scaled_dot_product_fused_attention_overrideable",
+            "_scaled_dot_product_cudnn_attention",
         )
     },
 }

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...model import layers as L
-from ..recurrent import added, reordered
+from ..model import layers as L
+from .recurrent import added, reordered
 
 _CELLS = ("tanh", "relu", "linear")
 #: lrpfast's and Keras's order of a GRU's gates, and PyTorch's.
