@@ -125,6 +125,8 @@ class MembersRun:
         overwrite: bool,
         options: dict[str, Any],
     ) -> None:
+        if options.get("layers") is not None:
+            raise InputError("layers= is for one model; an ensemble's statistics are over maps of the input")
         self._names, self._cores, self._source = names, cores, source
         self._sink = None if sink is None else _path(sink, "sink")
         self._path = None if isinstance(statistics, bool) else _path(statistics, "statistics")
