@@ -149,10 +149,13 @@ class AnalyzerCore(HiddenLayers):
         """The core for the sizes of these inputs, if the model leaves sizes open; else the core itself."""
         if not self.is_open:
             return self
+        x, _, samples = sequences.arranged(self.model, x)
         try:
-            shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+            shapes = [] if samples else [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
         except ValueError:
-            raise InputError("samples differ in shape; give samples of one shape") from None
+            shapes = []
+        if not shapes:
+            raise InputError("samples differ in shape; give samples of one shape")
         return self.for_shapes(shapes)
 
     def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:
