@@ -313,7 +313,7 @@ def LXTViT(  # noqa: N802
 
 
 def LXTExplicit() -> Composite:  # noqa: N802
-    """AttnLRP with the denominators of LXT's ``lxt.explicit``: z + ε without regard to sign, ε by the kind of layer.
+    """AttnLRP with the denominators of LXT's ``lxt.explicit``: z + ε unsigned, ε by layer.
 
     ε is 1e-8 for layers with weights, sums and products of queries and keys (2z + ε), 1e-6 for products of weights and
     values, layer normalization and means; none for RMS normalization.

@@ -39,7 +39,7 @@ class Executable:
         if max(program.sizes) > LARGEST:
             raise InputError(f"a layer has {max(program.sizes):,} values for each sample; a GPU takes {LARGEST:,}")
         self._scratch: dict[int, int] = {}
-        self.arrays = DeviceArrays(self.dtype)
+        self.arrays = DeviceArrays(self.dtype, gpu.index)
         last = self._last_of_result()
         self.forward = [
             self._compiled(o, row_of(o).overflows or isinstance(o, Activate) or o is last) for o in program.forward
