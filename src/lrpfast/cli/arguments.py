@@ -14,7 +14,8 @@ from ..engine.inputs import PRECISIONS
 from ..plot.draw import ORIGINS
 from ..plot.samples import KINDS
 from ..plot.scale import SCALES
-from . import demo, doctor, evaluate, explain, info, inspect, rules, values
+from ..reporting.settings import KINDS as REPORT_KINDS
+from . import demo, doctor, evaluate, explain, info, inspect, report, rules, values
 from .usage import UsageError
 
 ABOUT = """\
@@ -28,6 +29,7 @@ Which regions of the ocean made a network predict a wet season? The mean map of 
   lrpfast doctor model.h5 x.npy                        check a model and its inputs before a long run
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
   lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
+  lrpfast report model.h5 x.npy -o report.html         maps, trust and samples on one page
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
@@ -83,6 +85,16 @@ Features are replaced by the baseline, the most relevant first, then the least r
 table has the areas under the explained output: good relevance has a small one for "most", a large one for "least", with
 "random" between. gini: sparsity, from 0 to 1. entropy: in nats. sensitivity: the largest relative change of relevance
 when inputs change by at most the radius."""
+
+REPORT_TEXT = """\
+examples:
+  lrpfast report model.h5 x.npy --labels classes.npy -o report.html
+  lrpfast report model.keras sst.nc:sst --mask ocean.npy --rule lrp.z_plus --normalize maxabs -o report.html
+  lrpfast report cnn.onnx images.npy --class-names cat,dog --rule epsilon_plus_flat -o report.html
+
+The page needs nothing else: no scripts, no network, no other files. It says how the explanations were made and whether
+to trust them (balance of relevance by layer, accuracy, sparsity, flipped features against a random order), and shows
+mean and median maps by class, the most relevant features, and single samples."""
 
 DOCTOR_TEXT = """\
 examples:
@@ -149,6 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
         command("inspect", inspect.run, "a model's layers, the rule each one gets, the cost", INSPECT_EXAMPLES)
     )
     _add_evaluate(command("evaluate", evaluate.run, "how good the explanations of several rules are", EVALUATE_TEXT))
+    _add_report(command("report", report.run, "explanations of a data set, and whether to trust them", REPORT_TEXT))
     command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
     command("info", info.run, "version, instruction set, threads and devices")
     return parser
@@ -311,6 +324,51 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
     _add_run_options(parser)
     parser.set_defaults(start=None, y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("-o", "--output", metavar="OUT.html", required=True, help="the page to write")
+    _add_input_shape(parser)
+    _add_rule_options(parser)
+    group = parser.add_argument_group("what is explained, and shown")
+    group.add_argument(
+        "--labels", metavar="FILE", help="true classes, groups by name, or numbers of a regression, one for each sample"
+    )
+    group.add_argument("--target", metavar="TARGET", default="max", help="as of `lrpfast explain`, one for each sample")
+    _add_start_options(group)
+    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
+    group.add_argument("--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features")
+    group.add_argument(
+        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by this before maps are averaged"
+    )
+    group.add_argument("--class-names", metavar="A,B,…|FILE", help="names of the outputs; FILE: one on each line")
+    group.add_argument("--features", metavar="A,B,…|FILE", help="names of the features, or of a sequence's channels")
+    group.add_argument("--tokens", metavar="FILE", help="names of an embedding's entries, one on each line")
+    group.add_argument(
+        "--samples", metavar="N", type=values.count, default=128, help="for balance and curves; default: %(default)s"
+    )
+    group.add_argument(
+        "--shown", metavar="N", type=values.count, default=6, help="samples shown of each kind; default: %(default)s"
+    )
+    group.add_argument(
+        "--baseline",
+        metavar="VALUE",
+        type=values.number_or_mean,
+        default=0.0,
+        help="what flipped features become: a number, or mean, the sample's own; default: 0",
+    )
+    group.add_argument("--title", metavar="TEXT")
+    group.add_argument("--plot-kind", choices=REPORT_KINDS, help="how to draw a sample; default: by its axes")
+    group.add_argument("--plot-shape", metavar="H,W", type=values.shape, help="draw flat features as images")
+    group.add_argument("--plot-channels", choices=("first", "last"), help="default: as in the model")
+    group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
+    group = _add_run_options(parser)
+    group.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
+    group.add_argument("--memory", metavar="BYTES", type=values.byte_count, help="for the threads' workspaces")
+    group.add_argument("--force", "--overwrite", action="store_true", help="replace a file that is there already")
+    group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
 
 
 def _add_input_shape(parser: argparse.ArgumentParser) -> None:

@@ -49,6 +49,8 @@ class ProgramBuilder:
     weight_parts : dict
         Parts of weights, each one array.
     traces : list of LayerTrace
+    times_input : bool
+        Whether gradients are multiplied by the input, which of an embedding is its output.
     """
 
     def __init__(self, plan: Plan, dtype: str, tf32: bool, backend: Backend | None, *, trace: bool) -> None:
@@ -68,6 +70,7 @@ class ProgramBuilder:
         self.denominators: dict[tuple[int, int], int] = {}
         self.weight_parts: dict[tuple[Any, ...], Any] = {}
         self.traces: list[LayerTrace] = []
+        self.times_input = False
 
     def buffer(self, size: int) -> int:
         """A new buffer's number."""

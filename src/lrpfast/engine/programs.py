@@ -51,6 +51,7 @@ class Programs:
             trace=trace,
             rectify=settings.rectify,
             input_range=settings.input_range,
+            gradients=settings.gradients,
         )
 
     def with_output(self) -> tuple[Any, int]:
