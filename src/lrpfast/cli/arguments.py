@@ -192,7 +192,8 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="OUT",
-        help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go",
+        help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go; all but .npy also hold each "
+        "sample's prediction, target and more",
     )
     add_input_shape(parser)
     add_rule_options(parser)
