@@ -50,12 +50,14 @@ from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 from .version import __version__
 
 #: Names of `batch`, which is imported on first use.
-_LAZY = ("Statistics", "Streamed", "data_bounds")
+_LAZY = ("References", "Statistics", "Streamed", "data_bounds")
 
 
 def __getattr__(name: str) -> Any:
     if name in ("batch", "evaluate"):
         return importlib.import_module(f".{name}", __name__)
+    if name == "report":
+        return importlib.import_module(".reporting", __name__).report
     if name in _LAZY:
         return getattr(importlib.import_module(".batch", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -84,6 +86,7 @@ __all__ = [
     "Model",
     "ModelFormatError",
     "ModelNotFoundError",
+    "References",
     "RelevanceWarning",
     "RuleError",
     "SampleError",
@@ -110,6 +113,7 @@ __all__ = [
     "model_wo_softmax",
     "plot",
     "redistribute",
+    "report",
     "rules",
     "set_num_threads",
     "set_result_memory",

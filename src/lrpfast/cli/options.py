@@ -79,7 +79,7 @@ def analyzer(
         "input_range": options.input_range,
         "mask_nan": options.mask_nan,
     }
-    if _canonical_name(options.rule) in ANALYZERS:
+    if _canonical_name(options.rule) in ANALYZERS and options.rule not in COMPOSITES:
         result: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
     else:
         result = Analyzer(
@@ -164,7 +164,7 @@ def _composite(options: argparse.Namespace) -> Composite:
         input_rule = from_name("z_box", low=first[0], high=first[1])
     elif first is not None:
         input_rule = from_name(first, **(bounds if first == "z_box" else {}))
-    if name in RULES:
+    if name in RULES and name not in COMPOSITES:
         return Uniform(from_name(name, **parameters), input_rule)
     composite = presets.from_name(name, **parameters)
     return composite if input_rule is None else Composite((Entry("first", input_rule),), "first") | composite
@@ -236,3 +236,11 @@ def target(text: str) -> Any:
             "--target is max, all, an index, a pair a,b, two full indices a,b-c,d or a file with an index for each "
             f"sample, not {text!r}"
         ) from None
+
+
+def target_for(text: str, data: Source) -> Any:
+    """The value of ``--target`` for these samples: of one for each, those of the selected samples."""
+    value = target(text)
+    if isinstance(value, np.ndarray) and value.ndim and len(value) != data.shape[0]:
+        value = data.select_rows(value)
+    return value

@@ -31,6 +31,10 @@ class ProgramBuilder:
         None for a forward pass alone.
     trace : bool
         Whether the balance of relevance is wanted, and nothing may be fused that it looks at.
+    stored : set of int
+        Values that must have a buffer, and their relevance one.
+    stored_relevance : set of int
+        The buffers of their relevance, in which nothing else may be.
 
     Attributes
     ----------
@@ -49,10 +53,23 @@ class ProgramBuilder:
     weight_parts : dict
         Parts of weights, each one array.
     traces : list of LayerTrace
+    times_input : bool
+        Whether gradients are multiplied by the input, which of an embedding is its output.
     """
 
-    def __init__(self, plan: Plan, dtype: str, tf32: bool, backend: Backend | None, *, trace: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        dtype: str,
+        tf32: bool,
+        backend: Backend | None,
+        *,
+        trace: bool,
+        stored: frozenset[int] = frozenset(),
+    ) -> None:
         self.plan, self.dtype, self.tf32, self.backend, self.trace = plan, np.dtype(dtype), tf32, backend, trace
+        self.stored = stored
+        self.stored_relevance: set[int] = set()
         self.explains = backend is not None
         self.inputs = [plan.values[i] for i in plan.model.inputs]
         self.outputs = [plan.values[i] for i in plan.model.outputs]
@@ -68,6 +85,7 @@ class ProgramBuilder:
         self.denominators: dict[tuple[int, int], int] = {}
         self.weight_parts: dict[tuple[Any, ...], Any] = {}
         self.traces: list[LayerTrace] = []
+        self.times_input = False
 
     def buffer(self, size: int) -> int:
         """A new buffer's number."""

@@ -163,7 +163,7 @@ cdef extern from "compute.h":
         void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
         void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
         void (*normalize)(Py_ssize_t, const void*, const void*, const void*, double, int, int, void*) noexcept nogil
-        void (*normalize_back)(Py_ssize_t, const void*, const void*, const void*, double, int, int, int,
+        void (*normalize_back)(Py_ssize_t, const void*, const void*, const void*, double, int, int, int, int,
                                void*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil

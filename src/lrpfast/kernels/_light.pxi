@@ -340,7 +340,8 @@ cdef int normalize_back(const Code* code, const Operation* op, const Batch* batc
     cdef real* out = <real*>batch.base[op.writes[0]]
     cdef Py_ssize_t i
     for i in range(batch.samples * code.size[op.reads[0]] // op.columns):
-        code.kernels.normalize_back(op.columns, x, s, op.values, op.p[0], op.flag, op.length, op.detached, out)
+        code.kernels.normalize_back(op.columns, x, s, op.values, op.p[0], op.flag, op.length, op.detached, op.count,
+                                    out)
         x += op.columns
         s += op.columns
         out += op.columns
@@ -419,6 +420,18 @@ cdef int share_remainder(const Code* code, const Operation* op, const Batch* bat
 register("share_remainder", share_remainder[float], share_remainder[double], NO_SCRATCH)
 
 
+cdef enum:
+    RECTIFIED = 1               # flags of init_relevance
+    UNIT = 2
+
+
+cdef inline real start_value(real y, int flag) noexcept nogil:
+    """Where relevance starts at an output: its value, max(y, 0), or 1 for gradients."""
+    if flag == UNIT:
+        return 1
+    return 0 if flag == RECTIFIED and y < 0 else y
+
+
 cdef int init_relevance(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     """The starting relevance of some samples for one of their targets."""
     cdef const Job* job = batch.job
@@ -435,11 +448,11 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
         memset(out, 0, size * sizeof(real))
         if job.mode == ALL:
             for j in range(low, high):
-                out[j] = 0 if op.flag and y[j] < 0 else y[j]
+                out[j] = start_value(y[j], op.flag)
             continue
         if job.mode == PAIR:
-            out[job.targets[0]] = y[job.targets[0]]
-            out[job.targets[1]] = -y[job.targets[1]]
+            out[job.targets[0]] = 1 if op.flag == UNIT else y[job.targets[0]]
+            out[job.targets[1]] = -1 if op.flag == UNIT else -y[job.targets[1]]
             continue
         at = low
         if job.mode == INDEX:
@@ -448,7 +461,7 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
             for j in range(low + 1, high):
                 if y[j] > y[at]:
                     at = j
-        out[at] = 0 if op.flag and y[at] < 0 else y[at]
+        out[at] = start_value(y[at], op.flag)
     if job.judged:
         note_starts(op, batch, <real*>NULL)
     return FINE

@@ -100,7 +100,7 @@ typedef struct {
     void (*normalize)(ptrdiff_t n, const void *x, const void *gamma, const void *beta, double epsilon, int centers,
                       int length, void *out);
     void (*normalize_back)(ptrdiff_t n, const void *x, const void *s, const void *gamma, double epsilon, int centers,
-                           int length, int detached, void *out);
+                           int length, int detached, int times_x, void *out);
 } lrpfast_kernels;
 
 /* Instruction sets this processor can run, best last; each a static name. */

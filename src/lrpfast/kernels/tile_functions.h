@@ -354,9 +354,9 @@ static void NAME(normalize)(ptrdiff_t n, const void *input, const void *gamma, c
     }
 }
 
-/* x times the gradient of a normalization along s; `detached`: of one with constant statistics of scale. */
-static void NAME(normalize_back)(ptrdiff_t n, const void *input, const void *s_, const void *gamma, double epsilon, int centers,
-                                 int length, int detached, void *output)
+/* The gradient of a normalization along s, x times it if asked; `detached`: of one with constant statistics of scale. */
+static void NAME(normalize_back)(ptrdiff_t n, const void *input, const void *s_, const void *gamma, double epsilon,
+                                 int centers, int length, int detached, int times_x, void *output)
 {
     const T *x = input, *s = s_, *g = gamma;
     T *out = output;
@@ -375,7 +375,8 @@ static void NAME(normalize_back)(ptrdiff_t n, const void *input, const void *s_,
     for (ptrdiff_t j = 0; j < n; j += DL) {
         NAME(d) v = NAME(doubles)(x + j, n - j), t = S_TIMES_GAMMA - total;
         if (!detached) t = t - OVER(v - mean, sigma_) * along;
-        NAME(put_doubles)(out + j, v * OVER(t, sigma_), n - j);
+        t = OVER(t, sigma_);
+        NAME(put_doubles)(out + j, times_x ? v * t : t, n - j);
     }
 #undef S_TIMES_GAMMA
 }
