@@ -128,8 +128,12 @@ def embedded(model: lrpfast.Model) -> list[int]:
     """For each input the entries of the embedding that its values are indices of; 0 for numbers."""
     entries = dict.fromkeys(model.inputs, 0)
     for node in model.nodes:
-        if isinstance(node.layer, L.Embedding) and node.inputs[0] in entries:
-            entries[node.inputs[0]] = len(node.layer.table)
+        if isinstance(node.layer, L.Embedding):
+            at = node.inputs[0]
+            while at not in entries and len(model.nodes[at].inputs) == 1:
+                at = model.nodes[at].inputs[0]
+            if at in entries:
+                entries[at] = len(node.layer.table)
     return list(entries.values())
 
 

@@ -93,9 +93,13 @@ mean, variance = ocean.mean(0, dtype=np.float64), ocean.var(0, dtype=np.float64)
 scaled = ((ocean - mean) / np.sqrt(variance)).astype(np.float32)
 split = len(wet) * 4 // 5
 for seed in range(options.seeds):
+    draw = np.random.default_rng(seed)
+    sizes = [(len(mean), 8), (8, 8), (8, 2)]
+    start = [(draw.normal(size=size) * np.sqrt(2 / size[0]), np.zeros(size[1])) for size in sizes]
+    start[0] = (start[0][0] / 10, start[0][1])  # small weights: the first layer learns the pattern, and no noise
     kernels = train(
         scaled[:split], wet[:split], (scaled[split:], wet[split:]), (8, 8, 2), epochs=options.epochs, l2=1e-3,
-        learning_rate=lambda epoch: 0.002, rng=np.random.default_rng(seed),
+        learning_rate=lambda epoch: 0.002, start=start, rng=draw,
     )  # fmt: skip
     layers = [lrpfast.layers.BatchNorm(mean, variance, epsilon=0, name="normalization")]
     for i, (kernel, bias) in enumerate(kernels):
@@ -106,10 +110,10 @@ del ocean, scaled
 
 # %% Before a long run: do model and data belong together?
 print("\n$ lrpfast doctor")
-cli.main(["doctor", str(folder / "seed_0.npz"), data, "--mask", mask, "--rule", "z_plus"])
+cli.main(["doctor", str(folder / "seed_0.npz"), data, "--mask", mask, "--rule", "epsilon"])
 
 # %% All years by all networks: what do they agree on, season by season, class by class?
-ensemble = lrpfast.Ensemble(f"{folder}/seed_*.npz", "z_plus")
+ensemble = lrpfast.Ensemble(f"{folder}/seed_*.npz", "epsilon")
 shared = {"mask": mask, "normalize": "maxabs", "overwrite": True}
 seasons = ensemble.stream(data, statistics=folder / "seasons.nc", group_by="time.season", **shared)
 by_class = ensemble.stream(data, statistics=folder / "classes.nc", group_by=labels, correct=labels, **shared)
@@ -119,35 +123,38 @@ print(f"classes {by_class.groups}, rightly classified days: {by_class}")
 # %% One winter, map by map, with coordinates and provenance: a file for a colleague
 winter = {"time": slice("1982-12", "1983-02")}
 with open_source(data, select=winter) as source:
-    analyzer = lrpfast.Analyzer(folder / "seed_0.npz", "z_plus")
+    analyzer = lrpfast.Analyzer(folder / "seed_0.npz", "epsilon")
     done = analyzer.stream(source, folder / "winter.nc", mask=mask, overwrite=True, progress=False)
 print(f"{done.samples} maps of the winter of 1982: {folder / 'winter.nc'}")
 
 # %% Do the networks look where the season is made? The pattern is known here, as it never is outside
 with open_source(folder / "classes.nc:mean") as source:
     means = source.read(0, len(by_class.groups))
-seen = np.abs(means[:, ~land]).sum(0)
-print(f"relevance and pattern correlate by {np.corrcoef(seen, np.abs(pattern[~land]))[0, 1]:.2f}")
-spread = by_class.std / np.maximum(by_class.mean, 1e-30)  # of the networks, at the points of the ocean
-for label, share in zip(("dry", "wet"), spread, strict=False):
-    print(f"{label}: at {np.mean(share < 0.5):.0%} of the ocean the networks differ by less than half of their mean")
+relevance = np.abs(means[:, ~land]).sum(0)
+print(f"relevance and pattern correlate by {np.corrcoef(relevance, np.abs(pattern[~land]))[0, 1]:.2f}")
+agree = np.maximum(by_class.positive, by_class.negative)[:, ~land]
+with open_source(folder / "classes_seed_0.nc:significant") as source:
+    significant = source.read(0, len(by_class.groups))[:, ~land]
+for label, share, marked in zip(("dry", "wet"), agree, significant, strict=False):
+    print(
+        f"{label}: at {np.mean(share == 1):.0%} of the ocean all networks agree in sign; at {np.mean(marked):.0%} the "
+        "first one has one sign on significantly more days"
+    )
 
-# %% The pictures
-if importlib.util.find_spec("matplotlib") is None:
-    print("no pictures: they need matplotlib (pip install matplotlib)")
+# %% The pictures: maps with latitudes and longitudes, coast lines where cartopy is installed
+if importlib.util.find_spec("matplotlib") is None or importlib.util.find_spec("xarray") is None:
+    print("no pictures: they need matplotlib and xarray (pip install matplotlib xarray)")
 else:
-    with open_source(folder / "seasons.nc:mean") as source:
-        season_means = source.read(0, len(seasons.groups))
-    for name, maps, titles in (("seasons", season_means, seasons.groups), ("classes", means, ["dry", "wet"])):
-        figure = lrpfast.plot.heatmap(
-            maps,
-            kind="image",
-            origin="lower",
-            scale="shared",
-            labels=list(titles)[: len(maps)],
-            columns=2,
-            title=f"mean relevance of {options.seeds} networks, each map divided by its largest |R|",
-        )
-        lrpfast.plot.save(figure, folder / f"{name}.pdf")
-        lrpfast.plot.save(figure, folder / f"{name}.png")
+    import xarray
+
+    for name in ("seasons", "classes"):
+        with xarray.open_dataset(folder / f"{name}.nc") as maps:
+            figure = lrpfast.plot.heatmap(
+                maps["mean"],
+                kind="map",
+                columns=2,
+                title=f"mean relevance of {options.seeds} networks, each map divided by its largest |R|",
+            )
+        for kind in ("pdf", "png"):
+            lrpfast.plot.save(figure, folder / f"{name}.{kind}")
         print(f"picture: {folder / name}.pdf")

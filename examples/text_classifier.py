@@ -160,8 +160,8 @@ counting = {*PRAISE, *BLAME, "not", "very"}
 carried = {word: np.array([]) for word in WORDS}
 for text, row in zip(words, rows, strict=True):
     for i, (word, value) in enumerate(zip(text, row, strict=True)):
-        said = text[i + 1 + (text[i + 1] == "very")] if word == "not" else ""
-        name = f"not ({'praise' if said in PRAISE else 'blame'})" if said else word
+        meant = text[i + 1 + (text[i + 1] == "very")] if word == "not" else ""
+        name = f"not ({'praise' if meant in PRAISE else 'blame'})" if meant else word
         carried[name] = np.append(carried.get(name, []), value)
 share = sum(np.abs(carried[word]).sum() for word in carried if word.split()[0] in counting)
 share /= sum(np.abs(values).sum() for values in carried.values())

@@ -62,26 +62,26 @@ def fields(count):
 # %% The network: patches of 2 x 2 points, two blocks with attention in windows of 4 x 4 patches, the second shifted
 PATCH, WINDOW, HEADS, SIZE, BLOCKS = 2, 4, 4, 32, 2
 high, wide = ROWS // PATCH, COLUMNS // PATCH  # in patches
-places = WINDOW * WINDOW  # in a window
-windows = high * wide // places
+positions = WINDOW * WINDOW  # in a window
+windows = high * wide // positions
 shifts = [0 if b % 2 == 0 else WINDOW // 2 for b in range(BLOCKS)]
 
-# by how many rows and columns two places of a window differ, as one number
-row, column = np.divmod(np.arange(places), WINDOW)
+# by how many rows and columns two positions of a window differ, as one number
+row, column = np.divmod(np.arange(positions), WINDOW)
 distance = (row - row[:, None] + WINDOW - 1) * (2 * WINDOW - 1) + column - column[:, None] + WINDOW - 1
 
 
 def in_windows(array):
-    """(high, wide, …) as (windows, places, …)."""
+    """(high, wide, …) as (windows, positions, …)."""
     rest = array.shape[2:]
     parts = array.reshape(high // WINDOW, WINDOW, wide // WINDOW, WINDOW, *rest).swapaxes(1, 2)
-    return parts.reshape(windows, places, *rest)
+    return parts.reshape(windows, positions, *rest)
 
 
 # a shifted window must not join the first and the last rows, as it may join the first and the last columns
 band = in_windows(np.broadcast_to(np.arange(high)[:, None] >= high - WINDOW // 2, (high, wide)))
-apart = band[:, :, None] == band[:, None, :]
-masks = [None if shift == 0 else apart[:, None] for shift in shifts]
+joinable = band[:, :, None] == band[:, None, :]
+masks = [None if shift == 0 else joinable[:, None] for shift in shifts]
 
 parameters = {"patches": rng.normal(size=(PATCH * PATCH * 2, SIZE)) / np.sqrt(8), "patches.bias": np.zeros(SIZE)}
 parameters |= {"field": rng.normal(size=(SIZE, PATCH * PATCH)) * 0.1, "field.bias": np.zeros(PATCH * PATCH)}
@@ -104,14 +104,14 @@ def forward(x):
     for b, (shift, mask) in enumerate(zip(shifts, masks, strict=True)):
         y = h.norm(p[f"{b}.n1.gamma"], p[f"{b}.n1.beta"]).roll((-shift, -shift), (1, 2))
         y = y.reshape(n, high // WINDOW, WINDOW, wide // WINDOW, WINDOW, SIZE).transpose(0, 1, 3, 2, 4, 5)
-        y = y.reshape(n, windows, places, SIZE)
+        y = y.reshape(n, windows, positions, SIZE)
         q, k, v = (
-            (y @ p[f"{b}.{part}"]).reshape(n, windows, places, HEADS, -1).transpose(0, 1, 3, 2, 4) for part in "qkv"
+            (y @ p[f"{b}.{part}"]).reshape(n, windows, positions, HEADS, -1).transpose(0, 1, 3, 2, 4) for part in "qkv"
         )
         scores = (q @ k.transpose(0, 1, 2, 4, 3)) * (SIZE // HEADS) ** -0.5
         scores = scores + p[f"{b}.near"].rows(distance).transpose(2, 0, 1)
         scores = scores if mask is None else scores + np.where(mask, 0.0, -1e9)
-        y = (scores.softmax() @ v).transpose(0, 1, 3, 2, 4).reshape(n, windows, places, SIZE) @ p[f"{b}.o"]
+        y = (scores.softmax() @ v).transpose(0, 1, 3, 2, 4).reshape(n, windows, positions, SIZE) @ p[f"{b}.o"]
         y = y.reshape(n, high // WINDOW, wide // WINDOW, WINDOW, WINDOW, SIZE).transpose(0, 1, 3, 2, 4, 5)
         h = h + y.reshape(n, high, wide, SIZE).roll((shift, shift), (1, 2))
         y = h.norm(p[f"{b}.n2.gamma"], p[f"{b}.n2.beta"])
@@ -144,7 +144,7 @@ for b, (shift, mask) in enumerate(zip(shifts, masks, strict=True)):
     if shift:
         y = graph.add(L.Take([np.roll(np.arange(size), -shift) for size in (high, wide)]), y)
     y = graph.add(L.Permute((0, 2, 1, 3, 4)), graph.add(L.Reshape(cut), y))
-    y = graph.add(L.Reshape((windows, places, SIZE)), y)
+    y = graph.add(L.Reshape((windows, positions, SIZE)), y)
     q, k, v = (graph.add(L.Dense(w[f"{b}.{part}"], name=f"{b}.{part}"), y) for part in "qkv")
     near = w[f"{b}.near"][distance].transpose(2, 0, 1)
     y = graph.add(L.Attention(HEADS, bias=near, mask=mask, name=f"{b}.attention"), q, k, v)

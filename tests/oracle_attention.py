@@ -152,6 +152,10 @@ def rotary(shapes, parts, parameters, ar=EXACT):
 
 def rotary_back(ar, ledger, rule, shapes, parts, r, parameters, stabilizer):
     terms, matrix = rotary_terms(shapes[0], parts[0], parameters)
+    if stabilizer is None:  # the derivative: the rotation back
+        back = ar.total(ar.off(r.reshape(terms.shape[:-1])[..., None, :] * matrix), -1).reshape(r.shape)
+        ledger.lost += r.sum(-1) - back.sum(-1)
+        return back
     y, _ = rotary(shapes, parts, parameters, ar)
     s = divided(ar, ledger, r, y, stabilizer).reshape(terms.shape[:-1])
     ledger.lost += np.where(y == 0, r, 0).sum(-1)

@@ -508,13 +508,16 @@ def sample_norm_back(ar, ledger, rule, kind, shape, x, r, parameters):
     """R_i = x_i Σ_j ∂y_j/∂x_i R_j / stabilized(y_j); detached: σ is a constant."""
     centred, sigma, gamma, beta, y = sample_norm(kind, shape, x, ar=ar, **parameters)
     columns = centred.shape[-1]
-    s = divided(ar, ledger, r, y.reshape(r.shape), proportional(rule)).reshape(y.shape)
+    if rule[0] == "gradient":  # R_i = Σ_j ∂y_j/∂x_i R_j
+        s, rows, beta = r.reshape(y.shape), np.ones(y.shape), 0.0
+    else:
+        s = divided(ar, ledger, r, y.reshape(r.shape), proportional(rule)).reshape(y.shape)
+        rows = x.reshape(y.shape)
     jacobian = np.eye(columns) - (1 / columns if kind == "LayerNorm" else 0)  # rows j, columns i
     if rule[0] != "detached":
         outer = centred[..., :, None] * centred[..., None, :]
         jacobian = jacobian - outer / columns / sigma[..., None] ** 2
     jacobian = ar.off(gamma[:, None] * jacobian / sigma[..., None], 3)
-    rows = x.reshape(y.shape)
     back = ar.off(rows * ar.total(jacobian * s[..., None], -2)).reshape(x.shape)
     ledger.bias += (s * beta).sum((-2, -1))
     ledger.absolute += np.abs(rows * (np.abs(jacobian) * np.abs(s)[..., None]).sum(-2)).sum((-2, -1))
@@ -759,7 +762,7 @@ def hand_back(layer, rule, shapes, parts, y, r, ledger, ar=EXACT):
     if layer.kind == "Dot":
         return dot_back(ar, ledger, rule, shapes, parts, r, layer.own)
     if layer.kind == "Rotary" and name != "pass":
-        stabilizer = proportional(rule)
+        stabilizer = None if name == "gradient" else proportional(rule)
         return oracle_attention.rotary_back(ar, ledger, rule, shapes, parts, r, layer.own, stabilizer)
     if layer.kind in BACKWARD:
         return BACKWARD[layer.kind](ar, ledger, rule, shapes, parts, r, layer.own)

@@ -811,8 +811,7 @@ def test_command_lines(capfd):
     assert "invalid choice: 'explian'" in refuse(capfd, "explian")
     assert "required: INPUTS; see lrpfast explain --help" in refuse(capfd, "explain", MODEL)
     assert "say what to make: -o OUT" in refuse(capfd, "explain", MODEL, "x.npy")
-    for rest in ([], ["--statistics", "s.npz"]):
-        assert "-o OUT keeps: give both" in refuse(capfd, "explain", MODEL, "x.npy", "--plot", "r.png", *rest)
+    assert "-o OUT or --statistics FILE keeps" in refuse(capfd, "explain", MODEL, "x.npy", "--plot", "r.png")
     assert "expected one argument" in refuse(capfd, "explain", MODEL, "x.npy", "-o")
 
 
@@ -923,6 +922,7 @@ def test_help(sub, capsys):
 def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     """Every command that --help shows can be run as it stands."""
     pytest.importorskip("matplotlib", reason="one of them draws")
+    netcdf = pytest.importorskip("netCDF4", reason="some read and write NetCDF")
     import re
     import shlex
 
@@ -932,6 +932,23 @@ def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     np.save("classes.npy", np.zeros(len(x), int))
     for name in ("mlp_relu.h5", "mlp_relu.keras"):
         (tmp_path / name.replace("mlp_relu", "model")).write_bytes((DATA / name).read_bytes())
+    for seed in (1, 2):
+        (tmp_path / f"seed_{seed}.h5").write_bytes((DATA / "mlp_relu.h5").read_bytes())
+    grid, ocean = (1, x.shape[1] + 1), np.arange(x.shape[1] + 1) > 0
+    days = {"sst.nc": (1982, 12), "sst_1982.nc": (1982, 1), "sst_1983.nc": (1983, 1)}
+    for name, (year, month) in {**days, "ocean.nc": (0, 0)}.items():
+        with netcdf.Dataset(name, "w") as file:
+            for dim, size in (("lat", 1), ("lon", grid[1])):
+                file.createDimension(dim, size)
+            if not year:
+                file.createVariable("ocean", "i1", ("lat", "lon"))[:] = ocean
+                continue
+            file.createDimension("time", 5)
+            time = file.createVariable("time", "f8", ("time",))
+            time.units, time[:] = f"days since {year}-{month:02d}-01", np.arange(5) + 0.5
+            sst = np.full((5, *grid), np.nan, np.float32)
+            sst[..., ocean] = x[:5, None]
+            file.createVariable("sst", "f4", ("time", "lat", "lon"))[:] = sst
     nodes = [(lrpfast.layers.Input((2,), name="image"), ()), (lrpfast.layers.Input((2,), name="age"), ())]
     lrpfast.Model([*nodes, (lrpfast.layers.Add(), (0, 1))]).save("two.npz")
     for name in ("x1.npy", "x2.npy"):

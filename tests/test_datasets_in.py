@@ -314,7 +314,7 @@ def test_groups_of_seasons_in_their_order(years):
     result = analyzer.stream(pattern, statistics=True, group_by="time.season", mask=mask, progress=False)
     assert result.statistics.groups == ("DJF", "MAM", "JJA", "SON")
     assert result.statistics.count.tolist() == [270, 276, 276, 273]
-    assert result.record["group_by"] == "time.season"
+    assert result.record["group_by"].startswith("time.season: ")
     january = analyzer.stream(pattern, statistics=True, group_by="time.month", mask=mask, progress=False).statistics
     assert january.groups == tuple(range(1, 13))
     rows = np.r_[0:31, 365:396, 730:761]

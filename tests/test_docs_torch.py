@@ -10,7 +10,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.mark.parametrize(
-    "peer, count, packages", (("zennit", 3, ["zennit"]), ("captum", 3, ["captum"]), ("lxt", 1, []))
+    "peer, count, packages", (("zennit", 3, ["zennit"]), ("captum", 3, ["captum"]), ("lxt", 2, []))
 )
 def test_snippets(peer, count, packages):
     page = DOCS / f"from_{peer}.md"

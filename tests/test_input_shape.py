@@ -1,5 +1,6 @@
 """`load(path, input_shape=…)`: sizes that a file leaves open; every message that speaks of them names the cure."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -109,29 +110,69 @@ def test_an_onnx_input_without_a_shape(tmp_path):
 def test_a_pt2_with_open_sizes():
     """y = conv(x) flattened, times its height, plus 0, 1, 2, …: every size follows from the input's."""
     path = DATA / "torch_open_sizes.pt2"
-    with pytest.raises(lrpfast.LrpfastError, match=CURE):
-        lrpfast.load(path)
-    model = lrpfast.load(path, input_shape=(1, 8, 6))
-    conv = next(item for item in model.layers if isinstance(item, L.Conv))
-    x = random().normal(size=(2, 1, 8, 6)).astype("float32")
-    padded = np.pad(x[:, 0], ((0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
-    maps = np.einsum("bhwij,ijo->bohw", windows, conv.kernel[:, :, 0]) + conv.bias[:, None, None]
-    np.testing.assert_allclose(model.predict(x), maps.reshape(2, -1) * 4 + np.arange(24), rtol=1e-5, atol=1e-5)
+    model, fixed = lrpfast.load(path), lrpfast.load(path, input_shape=(1, 8, 6))
+    assert (model.input_shape, model.output_shape) == ((1, None, None), (None,))
+    conv = next(item for item in fixed.layers if isinstance(item, L.Conv))
+    for h, w in ((8, 6), (12, 4)):
+        x = random().normal(size=(2, 1, h, w)).astype("float32")
+        padded = np.pad(x[:, 0], ((0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
+        maps = np.einsum("bhwij,ijo->bohw", windows, conv.kernel[:, :, 0]) + conv.bias[:, None, None]
+        expected = maps.reshape(2, -1) * maps.shape[2] + np.arange(maps[0].size)
+        for each in (model, fixed) if (h, w) == (8, 6) else (model, model.with_input_shape((1, h, w))):
+            np.testing.assert_allclose(each.predict(x), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(lrpfast.InputError, match="100.*4 to 64"):
         lrpfast.load(path, input_shape=(1, 100, 6))
+    with pytest.raises(lrpfast.InputError, match="100.*4 to 64"):
+        model.predict(np.zeros((2, 1, 100, 6)))
+
+
+def test_a_text_model_of_any_length(tmp_path):
+    """It is read anew for each length; whatever is made of it, too."""
+    path = DATA / "attention" / "bert_anylength.pt2"
+    model = lrpfast.load(path)
+    assert model.input_shape == [(None,), (None,)] and model.output_shape == (3,) and model.is_open
+    fixed = lrpfast.load(path, input_shape={"x": (4,), "mask": (4,)})
+    ids, mask = np.array([[3, 5, 2, 0], [1, 7, 2, 9]]), np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(model.predict([ids, mask]), fixed.predict([ids, mask]))
+    analyzer = lrpfast.Analyzer(model, "attn_lrp", target=0)
+    expected = lrpfast.Analyzer(fixed, "attn_lrp", target=0).analyze([ids, mask])[0]
+    again = pickle.loads(pickle.dumps(analyzer))
+    for each in (analyzer, again):
+        np.testing.assert_array_equal(each.analyze([ids, mask])[0], expected)
+    texts = [[ids[1], ids[1][:3]], [mask[1], mask[1][:3]]]
+    assert [len(tokens) for tokens in analyzer.analyze(texts)[0]] == [4, 3]
+    name = model.nodes[-2].name
+    part, last = model.until(name), fixed.until(name)
+    assert part.is_open
+    np.testing.assert_array_equal(part.predict([ids, mask]), last.predict([ids, mask]))
+    assert not (model.randomized(1).predict([ids, mask]) == model.predict([ids, mask])).any()
+    assert model.without_softmax().is_open and repr(model)
+    with pytest.raises(lrpfast.InputError, match="with_input_shape"):
+        model.save(tmp_path / "m.npz")
+    model.with_input_shape(4, 4).save(tmp_path / "m.npz")
+    for wrong, words in (((4,), "2 inputs, not 1"), (((4, 1), 4), r"\(None,\), not \(4, 1\)"), ((4, 5), "same size")):
+        with pytest.raises(lrpfast.LrpfastError, match=words):
+            model.with_input_shape(*wrong)
 
 
 def test_the_cure_names_every_input():
     """Of several inputs whose sizes are open, as one call and as one command line."""
-    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
-        lrpfast.load(DATA / "attention" / "bert_anylength.pt2")
-    for cure in ("input_shape={'x': (n,), 'mask': (n,)}", "--input-shape x=n --input-shape mask=n"):
-        assert str(caught.value).count(cure) == 1
-    with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
-        lrpfast.load(DATA / "torch_open_sizes.pt2")
-    for cure in ("input_shape=(1, n, n)", "--input-shape 1,n,n"):
-        assert cure in str(caught.value)
+    slices = "<int64[1] a = {0}, int64[1] b = {-1}, int64[1] c = {2}>"
+    sides = {
+        f"(float[N, 3, H] x, float[N, 3, H] z) => (y) {slices} {{ w = Add (x, z) y = Slice (w, a, b, c) }}": (
+            "input_shape={'x': (3, n), 'z': (3, n)}",
+            "--input-shape x=3,n --input-shape z=3,n",
+        ),
+        f"(float[N, 3, H] x) => (y) {slices} {{ y = Slice (x, a, b, c) }}": (
+            "input_shape=(3, n)",
+            "--input-shape 3,n",
+        ),
+    }
+    for text, cures in sides.items():
+        with pytest.raises(lrpfast.UnsupportedLayerError) as caught:
+            lrpfast.from_onnx(onnx_model(text))
+        assert all(str(caught.value).count(cure) == 1 for cure in cures), caught.value
 
 
 def test_an_exported_program_with_open_sizes():

@@ -309,7 +309,7 @@ ROTATIONS = [
         Layer("Rotary", {"cos": COS, "sin": SIN, "size": 5, "interleaved": True}),
     ),
 ]
-ROTATION_RULES = [("norm", {}), ("zero", {}), ("epsilon", {"epsilon": 0.1}), ("pass", {})]
+ROTATION_RULES = [("norm", {}), ("zero", {}), ("epsilon", {"epsilon": 0.1}), ("pass", {}), ("gradient", {})]
 
 #: attention
 BIAS = W.bias(4, 3, 5)
@@ -360,6 +360,7 @@ NORMALIZATION_RULES = [
     ("detached", {}),
     ("detached", {"stabilizer": (0.25, "zero")}),
     ("pass", {}),
+    ("gradient", {}),
     ("zero", {}),
     ("epsilon", {"epsilon": 0.1}),
     ("norm", {}),

@@ -109,3 +109,45 @@ def test_what_is_not_read_is_named(tmp_path):
     }
     with pytest.raises(UnsupportedLayerError, match="functional model"):
         load(write_h5(tmp_path / "m.h5", json.loads(json.dumps(alone)), {}, "3.15.1"))
+
+
+@pytest.mark.parametrize("suffix", (".keras", ".h5.gz"))
+def test_keras_hub_decoders_and_rotary_positions(suffix, tmp_path):
+    """Causal, with padding, with an encoder's sequence; positions of rows, of heads and of heads' rows."""
+    model = load(unzipped(DATA / f"keras_attention_decoder{suffix}", tmp_path))
+    with np.load(DATA / "keras_attention_decoder.npz") as record:
+        xs, ys = [record[f"x{i}"] for i in range(4)], [record[f"y{i}"] for i in range(6)]
+    for i, (result, y) in enumerate(zip(model.predict(xs), ys, strict=True)):
+        counted = xs[0] != 0 if i == 2 else np.ones(y.shape[:2], bool)
+        np.testing.assert_allclose(result[counted], y[counted], rtol=0, atol=2e-6 * np.abs(y).max(), err_msg=str(i))
+    names = {node.name for node in model.nodes}
+    assert {"gpt/query", "gpt/self_attention_residual", "crossed/cross_attention_residual", "gpt"} <= names
+    relevance = lrpfast.Analyzer(model, "attn_lrp", target={"gpt": 17}).analyze(xs)  # of the third step
+    assert (relevance[1][:, 3:] == 0).all() and (relevance[1][:, :3] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "kind, kwargs, config, words",
+    [
+        ("RotaryEmbedding", {}, {"rope_type": "yarn"}, "rope_type 'yarn'"),
+        ("RotaryEmbedding", {}, {"feature_axis": 1, "sequence_axis": 2}, "feature_axis 1"),
+        ("RotaryEmbedding", {"start_index": 3}, {}, "begins at position 3"),
+        ("RotaryEmbedding", {"positions": [0, 2, 4, 6]}, {}, "positions of its own"),
+        (
+            "TransformerDecoder",
+            {"self_attention_cache": [0.0]},
+            {"num_heads": 2, "intermediate_dim": 3},
+            "a cache of keys and values",
+        ),
+    ],
+)
+def test_what_decoders_and_positions_cannot_is_named(tmp_path, kind, kwargs, config, words):
+    model = functional(entry((None, 4, 6)), keras=3)
+    tensor = {"class_name": "__keras_tensor__", "config": {"keras_history": ["entry", 0, 0]}}
+    inbound = [{"args": [tensor], "kwargs": kwargs}]
+    item = {"class_name": kind, "module": "keras.layers", "config": {"name": "it", **config}, "name": "it"}
+    item["inbound_nodes"] = inbound
+    model["config"]["layers"].append(item)
+    model["config"]["output_layers"] = ["it", 0, 0]
+    with pytest.raises(UnsupportedLayerError, match=f"'it'.*{words}"):
+        load(write_h5(tmp_path / "m.h5", model, {"it": []}, version="3.15.1"))

@@ -127,3 +127,48 @@ def test_what_no_file_without_training_can_cure_is_named_with_its_cure():
         lrpfast.UnsupportedLayerError, match="LSTM.*goes through the samples as if they were time steps"
     ):
         lrpfast.from_onnx(parsed(text, **weights))
+
+
+#: How files write exp(x - max x) / Σ exp(x - max x) over the last of (N, 4, 5): the largest value, and the sum.
+WRITTEN = {
+    "kept axes": ("m = ReduceMax(x, last)", "s = ReduceSum(e, last)"),
+    "JAX": (
+        "a = ReduceMax <keepdims = 0> (x, last) b = Max(low, a) c = Reshape(b, one) m = Expand(c, one)",
+        "t = ReduceSum <keepdims = 0> (e, last) u = Reshape(t, one) s = Expand(u, whole)",
+    ),
+    "unsqueezed": (
+        "a = ReduceMax <keepdims = 0> (x, last) m = Unsqueeze(a, last)",
+        "t = ReduceSum <keepdims = 0> (e, last) s = Unsqueeze(t, last)",
+    ),
+    "no largest": ("", "s = ReduceSum(e, last)"),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_a_softmax_that_is_written_out(case):
+    """One layer, with its rule: the difference from the largest value, which is 0, has no relevance to share."""
+    first, second = WRITTEN[case]
+    centred = "d = Sub(x, m)" if first else "d = Identity(x)"
+    text = f"""g (float[N, 4, 5] x) => (float[N, 4, 5] y) {{
+        size = Shape(x) n = Gather(size, zero) one = Concat <axis = 0> (n, four, unit)
+        whole = Concat <axis = 0> (n, four, five) {first} {centred} e = Exp(d) {second} y = Div(e, s) }}"""
+    constants = {"last": np.array([2]), "zero": np.array([0]), "four": np.array([4]), "five": np.array([5])}
+    proto = parsed(text, **constants, unit=np.array([1]), low=np.float32(-np.inf))
+    x = RNG.normal(size=(3, 4, 5)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(proto).run(None, {"x": x})
+    model = lrpfast.from_onnx(proto)
+    np.testing.assert_allclose(model.predict(x), expected, rtol=1e-6)
+    assert [type(layer).__name__ for layer in model.layers if type(layer).__name__ != "Identity"] == [
+        "Input",
+        "Activation",
+    ]
+
+
+def test_exponentials_divided_by_other_sums_are_no_softmax():
+    for axes, exponential in (([1], "e"), ([2], "f")):
+        text = f"""g (float[N, 4, 5] x) => (float[N, 4, 5] y) {{ m = ReduceMax(x, last) d = Sub(x, m) e = Exp(d)
+            f = Tanh(e) s = ReduceSum({exponential}, axes) y = Div(e, s) }}"""
+        proto = parsed(text, last=np.array([2]), axes=np.array(axes))
+        x = RNG.normal(size=(3, 4, 5)).astype(np.float32)
+        (expected,) = ReferenceEvaluator(proto).run(None, {"x": x})
+        np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), expected, rtol=1e-5)

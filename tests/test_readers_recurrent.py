@@ -344,6 +344,30 @@ def test_torch_modules_predict_what_pytorch_does(name):
         close(lrpfast.from_torch(module, x).predict(x.numpy(), precision="float64"), expected, "float64")
 
 
+@pytest.mark.parametrize("expanded", [False, True])
+def test_torch_cells_that_are_written_by_hand_are_layers(expanded):
+    """Steps in a Python loop, and a product of all steps by one matrix that is repeated for each, as bmm needs it."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(2)
+
+    def steps(self, x):
+        h = c = torch.zeros(x.shape[0], UNITS, dtype=x.dtype)
+        kernel = self.w.weight.T.expand(STEPS, FEATURES, 4 * UNITS)
+        rows = torch.bmm(x.transpose(0, 1), kernel) if expanded else [self.w(x[:, t]) for t in range(STEPS)]
+        for t in range(STEPS):
+            i, f, g, o = (rows[t] + self.u(h)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return h
+
+    linear = torch.nn.Linear
+    module = torch_module(steps, w=linear(FEATURES, 4 * UNITS, bias=not expanded), u=linear(UNITS, 4 * UNITS))
+    x = torch.randn(SAMPLES, STEPS, FEATURES, dtype=torch.float64)
+    model = lrpfast.from_torch(module, x)
+    assert [type(layer).__name__ for layer in model.layers] == ["Input", "LSTM"]
+    close(model.predict(x.numpy(), precision="float64"), module(x).detach().numpy(), "float64")
+
+
 def test_torch_projections_are_refused_by_name():
     torch = pytest.importorskip("torch")
     module = torch_module(lambda self, x: self.r(x)[0], r=torch.nn.LSTM(3, 4, proj_size=2, batch_first=True))

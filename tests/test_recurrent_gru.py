@@ -53,18 +53,18 @@ def step(x, h, parameters, product, epsilon):
     def messages(values, w, pre):
         return values[:, None] * w / stabilized(pre, epsilon)
 
-    kept, fresh = z * h / stabilized(new, epsilon), (1 - z) * n / stabilized(new, epsilon)
+    carried, fresh = z * h / stabilized(new, epsilon), (1 - z) * n / stabilized(new, epsilon)
     gate_z, signal_h = shares(product, z, h, epsilon)
     gate_1z, signal_n = shares(product, 1 - z, n, epsilon)
     gate_r, signal_q = shares(product, r, q, epsilon)
     of_n = fresh * signal_n
-    of_z = kept * gate_z + fresh * gate_1z
+    of_z = carried * gate_z + fresh * gate_1z
     of_r = of_n * r * q / stabilized(pre_n, epsilon) * gate_r
     to_x = messages(x, wn, pre_n) * of_n + messages(x, wz, pre_z) * of_z + messages(x, wr, pre_r) * of_r
     to_h = (
         messages(h, un * (r * signal_q), pre_n) * of_n + messages(h, uz, pre_z) * of_z + messages(h, ur, pre_r) * of_r
     )
-    return new, to_x, to_h + np.diag(kept * signal_h)
+    return new, to_x, to_h + np.diag(carried * signal_h)
 
 
 def relevance(x, h, parameters, product, epsilon, of_last):

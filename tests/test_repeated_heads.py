@@ -9,23 +9,23 @@ from lrpfast.model.graph import Model
 from lrpfast.readers.fuse import fuse_attention
 
 
-def repeated(graph, x, how, n, heads, shared, d):
+def repeated(graph, x, kind, n, heads, shared, d):
     """Rows of ``shared`` heads as rows of ``heads``."""
     times = heads // shared
-    if how == "expand":  # (heads, 1, n, d) stretched, as Hugging Face does
+    if kind == "expand":  # (heads, 1, n, d) stretched, as Hugging Face does
         x = graph.add(L.Permute((1, 0, 2)), graph.add(L.Reshape((n, shared, d)), x))
         x = graph.add(L.UpSample((1, times, 1)), graph.add(L.Reshape((shared, 1, n, d)), x))
         x = graph.add(L.Permute((1, 0, 2)), graph.add(L.Reshape((heads, n, d)), x))
-    elif how == "interleave":  # each head several times, on its own axis
+    elif kind == "interleave":  # each head several times, on its own axis
         x = graph.add(L.UpSample((1, times)), graph.add(L.Reshape((n, shared, d)), x))
-    elif how == "outermost":  # all heads, then all heads again
+    elif kind == "outermost":  # all heads, then all heads again
         x = graph.add(L.UpSample((1, times, 1)), graph.add(L.Reshape((n, 1, shared, d)), x))
-    elif how == "rows":  # not heads, but positions
+    elif kind == "rows":  # not heads, but positions
         x = graph.add(L.Reshape((n // times, heads * d)), x)
         x = graph.add(L.UpSample(times), x)
-    elif how == "values":  # each value next to itself
+    elif kind == "values":  # each value next to itself
         x = graph.add(L.UpSample((1, times)), graph.add(L.Reshape((n, shared * d, 1)), x))
-    elif how == "lower":
+    elif kind == "lower":
         x = graph.add(L.UpSample((1, times)), graph.add(L.Reshape((n, shared, d)), x))
         x = graph.add(L.Activation("tanh"), x)
     return graph.add(L.Reshape((n, heads * d)), x)
@@ -34,7 +34,7 @@ def repeated(graph, x, how, n, heads, shared, d):
 def fused(keys, values, heads=4, shared=2, n=4, d=3):
     graph = lrpfast.Graph()
     q, k, v = (graph.input(shape) for shape in ((n, heads * d), (n, shared * d), (n, shared * d)))
-    k, v = (repeated(graph, x, how, n, heads, shared, d) for x, how in ((k, keys), (v, values)))
+    k, v = (repeated(graph, x, kind, n, heads, shared, d) for x, kind in ((k, keys), (v, values)))
     model = graph.model(graph.add(L.Attention(heads, window=(None, 0)), q, k, v))
     nodes, outputs = fuse_attention(
         [(node.layer, node.inputs) for node in model.nodes], [node.shape for node in model.nodes], model.outputs

@@ -172,3 +172,24 @@ def test_balances():
     assert all(len(column) == 0 for column in report[:0].to_dict().values())
     with pytest.raises(lrpfast.InputError, match="'dense'.*'b', 'a'"):
         report["dense"]
+
+
+def test_notebooks_show_the_maps(monkeypatch):
+    """An explanation, statistics and a stream with statistics have their picture inside; without matplotlib none."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    model = lrpfast.from_layers([layers.Dense(np.eye(4, 2))])
+    analyzer, x = lrpfast.Analyzer(model, "epsilon"), np.ones((5, 4))
+    done = analyzer.stream(x, statistics=True, group_by=["<i>"] * 4 + ["$b$"], progress=False)
+    shown = [analyzer.explain(x), done.statistics, done]
+    for thing in shown:
+        text = thing._repr_html_()
+        assert text.count('src="data:image/png;base64,') == 1 and "<i>" not in text
+        Reader(text)
+    images = lrpfast.Explanation(np.zeros((1, 9, 9, 7)), None, None, lrpfast.Conservation([]))
+    unfinished = lrpfast.Statistics((2,))
+    unfinished.update(256, np.ones((1, 2)))
+    only_file = analyzer.stream(x, lambda first, relevance: None, progress=False)
+    for thing in (images, unfinished, only_file):  # channels that may be either axis, samples that are missing
+        assert "<img" not in thing._repr_html_()
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    assert all("<img" not in thing._repr_html_() for thing in shown)

@@ -81,6 +81,26 @@ def test_every_operation_can_be_shared(name, shared):
             assert np.asarray(other).tobytes() == np.asarray(results[0]).tobytes(), rule
 
 
+@pytest.mark.parametrize("kv_heads, lead", [(6, ()), (2, ()), (1, ()), (3, (2,))])
+@pytest.mark.parametrize("rule", ["attn_lrp", "cp_lrp"])
+def test_threads_share_the_heads_of_one_sample(rule, kv_heads, lead, shared):
+    graph, rows = lrpfast.Graph(), (*lead, 50, 12)
+    x = graph.input(rows)
+    q, k, v = (graph.add(L.Dense(w(12, n), w(n)), x) for n in (24, kv_heads * 4, kv_heads * 4))
+    attention = L.Attention(6, kv_heads=kv_heads, window=(None, 0))
+    model = graph.model(graph.add(L.Dense(w(24, 3)), graph.add(attention, q, k, v)))
+    x = RNG.normal(size=(2, *rows)).astype(np.float32)
+    for precision in ("float32", "float64"):
+        results = [
+            lrpfast.Analyzer(model, rule, target=0, threads=n, precision=precision, device="cpu").analyze(x[:samples])
+            for n, samples in ((1, 1), (2, 1), (3, 1), (5, 2))
+        ]
+        for other in results[1:]:
+            assert other[:1].tobytes() == results[0].tobytes()
+    with np.errstate(over="ignore"), pytest.raises(lrpfast.InputError, match="overflows"):
+        lrpfast.Analyzer(model, rule, target=0, threads=3, device="cpu").analyze(x[:1] * np.float32(1e30))
+
+
 def test_a_fault_is_found_when_threads_share(shared):
     model = lrpfast.load(DATA / "cnn.h5")
     x = RNG.normal(size=(6, *model.input_shape)).astype(np.float32)

@@ -118,3 +118,24 @@ def test_a_rules_new_part_is_another_part():
     finally:
         WEIGHT_PARTS["w^2"] = part
     assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("build, rule, shapes", [CASES[0], CASES[1], CASES[2]])
+def test_weights_are_on_a_gpu_once(build, rule, shapes, standin):
+    from lrpfast.kernels.cuda import device_arrays
+
+    model = build()
+    analyzer = lrpfast.Analyzer(model, rule, target=0, device="gpu")
+    alone = lrpfast.Analyzer(model, rule, target=0, device="cpu")
+    counts = []
+    for shape in shapes:
+        x = normal(9, 2, *shape)
+        np.testing.assert_allclose(analyzer.analyze(x), alone.analyze(x), rtol=2e-4, atol=2e-5)
+        gc.collect()
+        counts.append(len(device_arrays.WEIGHTS))
+    assert counts[0] > 0 and len(set(counts)) == 1
+    analyzer.analyze(x, target=lambda y: y)  # with a program for the outputs
+    assert len(device_arrays.WEIGHTS) == counts[0]
+    del analyzer
+    gc.collect()
+    assert len(device_arrays.WEIGHTS) == 0

@@ -56,6 +56,8 @@ _LAZY = ("References", "Statistics", "Streamed", "data_bounds")
 def __getattr__(name: str) -> Any:
     if name in ("batch", "evaluate"):
         return importlib.import_module(f".{name}", __name__)
+    if name == "report":
+        return importlib.import_module(".reporting", __name__).report
     if name in _LAZY:
         return getattr(importlib.import_module(".batch", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -111,6 +113,7 @@ __all__ = [
     "model_wo_softmax",
     "plot",
     "redistribute",
+    "report",
     "rules",
     "set_num_threads",
     "set_result_memory",

@@ -9,6 +9,15 @@ Examples
 
 from .rules.composites import Assignment, Composite
 from .rules.entries import Entry
+from .rules.gradients import (
+    GradientComposite,
+    Gradients,
+    InputTimesGradient,
+    IntegratedGradients,
+    IntegrationPath,
+    Noise,
+    SmoothGrad,
+)
 from .rules.presets import (
     COMPOSITES,
     CPLRP,
@@ -43,8 +52,15 @@ __all__ = [
     "EpsilonPlus",
     "EpsilonPlusFlat",
     "ExcitationBackprop",
+    "GradientComposite",
+    "Gradients",
+    "InputTimesGradient",
+    "IntegratedGradients",
+    "IntegrationPath",
     "LXTExplicit",
     "LXTViT",
+    "Noise",
+    "SmoothGrad",
     "Uniform",
     "from_name",
     "when",

@@ -43,6 +43,13 @@ class EnsembleStreamed:
     resumed : tuple of str
         The members that an earlier, interrupted run had finished.
     seconds : float
+
+    Examples
+    --------
+    >>> models = {f"seed {i}": lrpfast.from_layers([lrpfast.layers.Dense(np.full((2, 1), i))]) for i in (1.0, -2.0)}
+    >>> done = lrpfast.Ensemble(models, "zero").stream(np.ones((3, 2)), progress=False)
+    >>> done.count.tolist(), done.minimum.tolist(), done.positive.tolist()
+    ([[3], [3]], [[-2.0, -2.0]], [[0.5, 0.5]])
     """
 
     members: tuple[str, ...]

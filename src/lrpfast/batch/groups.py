@@ -113,7 +113,7 @@ class Groups:
             values = labels(group_by if known is None else known.values, "group_by", samples)
             distinct, self._of = np.unique(values, return_inverse=True)
             self.names = distinct.tolist()
-            self.attributes["group_by"] = array_text(values) if known is None else known.text
+            self.attributes["group_by"] = f"{known.text}: {array_text(values)}" if known else array_text(values)
             self.group_name = GROUP if known is None else group_name(known.text)
             if known is not None and known.order:
                 self.names.sort(key=known.order.index)

@@ -196,7 +196,9 @@ class Job:
         """The number of samples in a chunk for this number of threads, or for the analyzer's GPUs."""
         device = self.core.device
         flops = CHUNK_FLOPS["cpu"] * threads if device == "cpu" else CHUNK_FLOPS["gpu"] * (1 + device.count(","))
-        return rows_of(self._row_bytes, self.core.plan.flops, self.samples, flops)
+        gradients = self.core.settings.gradients
+        passes = 1 if gradients is None else gradients.passes
+        return rows_of(self._row_bytes, self.core.plan.flops * passes, self.samples, flops)
 
     @lazy_property
     def record(self) -> dict[str, str]:

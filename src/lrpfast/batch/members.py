@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -17,16 +18,17 @@ from ..engine.provenance import deciding, record
 from ..errors import InputError, ShapeError
 from ..output import SLASHES, beside, replacing
 from ..version import __version__
+from .groups import GROUP, group_name
 from .inputs import open_inputs
 from .map_writer import KINDS, check_maps, write_maps
 from .masks import open_mask_for
-from .metadata import Coord, for_relevance
-from .per_sample import per_sample
+from .metadata import ArrayMetadata, Coord, for_relevance, history
+from .per_sample import Labels, per_sample
 from .resume import check_free
 from .scatter import scatter
 from .settings import StreamSettings
 from .sources import Source
-from .stream import Streamed, stream
+from .stream import stream
 
 #: The arrays of a file of statistics over members, with their descriptions.
 RESULTS = {
@@ -130,17 +132,15 @@ class MembersRun:
         self._path = None if isinstance(statistics, bool) else _path(statistics, "statistics")
         self._resume, self._overwrite, self._options = resume, overwrite, options
         self._over = OverMembers()
-        self._kept: dict[str, Any] = {}
+        self._statistics: dict[str, Any] = {}
         self._resumed: list[str] = []
+        self._group_name = GROUP
         self._record: dict[str, str] = {}
 
     def complete(self) -> dict[str, Any]:
         """Explain by all members; the fields of `EnsembleStreamed`."""
-        if self._path is not None:
-            if os.path.splitext(self._path)[1].lower() not in KINDS:
-                raise InputError(f"{self._path}: statistics are written to {', '.join(KINDS)}")
-            if os.path.lexists(self._path):
-                check_free(self._path, None, self._overwrite, tuple(RESULTS))
+        if self._path is not None and os.path.splitext(self._path)[1].lower() not in KINDS:
+            raise InputError(f"{self._path}: statistics are written to {', '.join(KINDS)}")
         with contextlib.ExitStack() as stack:
             data: Source | None = None
             for name, core in self._cores:
@@ -151,16 +151,16 @@ class MembersRun:
                     self._check(core, data)
                 self._explain(name, core, data)
             assert data is not None
-            labels = data.labels
+            name, labels = data.name, data.labels
         results = self._over.results()
         if self._path is not None:
-            self._save(results, labels)
+            self._save(results, name, labels)
         self._remove_notes()
         return {
             "members": tuple(self._names),
             "groups": self._over.groups,
             **results,
-            "statistics": self._kept,
+            "statistics": self._statistics,
             "files": self._each(self._path),
             "outputs": self._each(self._sink),
             "resumed": tuple(self._resumed),
@@ -173,10 +173,17 @@ class MembersRun:
         """Raise InputError, before any work, for a source that is read once, and an output that cannot be written."""
         if data.fingerprint is None:
             raise InputError(f"{data.name}: an ensemble reads its inputs for each member; an iterator is read once")
-        if self._path is not None and data.labels is not None:
-            of_maps = for_relevance(data.labels, data.shape)
-            coords = {key: c for key, c in of_maps.coords.items() if of_maps.dims[0] not in c.dims}
-            check_maps(self._path, tuple(RESULTS), of_maps.dims[1:], coords)
+        group_by = per_sample(StreamSettings(group_by=self._options.get("group_by"), statistics=True), data).group_by
+        if isinstance(group_by, Labels):
+            self._group_name = group_name(group_by.text)
+        if self._path is None:
+            return
+        names = (self._group_name, *(name for name in RESULTS if name != GROUP))
+        if os.path.lexists(self._path):
+            check_free(self._path, None, self._overwrite, names)
+        of_maps = for_relevance(data.labels, data.shape)
+        coords = {key: c for key, c in of_maps.coords.items() if of_maps.dims[0] not in c.dims}
+        check_maps(self._path, names, of_maps.dims[1:], coords)
 
     def _explain(self, name: str, core: AnalyzerCore, data: Source) -> None:
         """Explain by one member, unless an earlier run has done it."""
@@ -193,19 +200,21 @@ class MembersRun:
         if earlier is not None:
             self._resumed.append(name)
             self._over.update(earlier["groups"].tolist(), earlier["count"], earlier["mean"], name)
-            self._record = self._record or {"ensemble": ", ".join(self._names)}
+            self._record = json.loads(str(earlier["record"]))
             return
         done = stream(core, data, output, settings)
         statistics = done.statistics
         assert statistics is not None
         if self._path is None:
-            self._kept[name] = statistics
+            self._statistics[name] = statistics
         mean = self._on_grid(statistics.mean, core, data)
         self._over.update(list(statistics.groups), statistics.count, mean, name)
-        self._record = self._of_all(done)
+        self._record = {**done.record, "model": ", ".join(self._names)}
+        self._record.pop("model_digest", None)  # of one member
         if note is not None and key is not None:
             content = io.BytesIO()
-            np.savez(content, key=np.array(key), groups=np.array(statistics.groups), count=statistics.count, mean=mean)
+            arrays = {"groups": np.array(statistics.groups), "count": statistics.count, "mean": mean}
+            np.savez(content, key=np.array(key), record=np.array(json.dumps(self._record)), **arrays)
             with replacing(note) as out:
                 out.write(content.getbuffer())
 
@@ -215,11 +224,6 @@ class MembersRun:
             return mean
         grid = open_mask_for(core.input_shape, self._options["mask"], data)
         return mean if mean.shape[-grid.ndim :] == grid.shape else scatter(mean, grid)
-
-    def _of_all(self, done: Streamed) -> dict[str, str]:
-        """The provenance that all members share."""
-        shared = {key: text for key, text in done.record.items() if self._record.get(key, text) == text}
-        return {**shared, "ensemble": ", ".join(self._names)}
 
     def _key(self, core: AnalyzerCore, settings: StreamSettings, data: Source) -> str | None:
         """What a member's result depends on; None if nothing tells it from another."""
@@ -242,21 +246,23 @@ class MembersRun:
             if note is not None and os.path.exists(note):
                 os.unlink(note)
 
-    def _save(self, results: dict[str, np.ndarray], labels: Any) -> None:
+    def _save(self, results: dict[str, np.ndarray], data_name: str, labels: ArrayMetadata | None) -> None:
         assert self._path is not None and self._over.groups is not None
-        maps = results["mean"].shape[1:]
-        mask = self._options.get("mask")
-        of_maps = for_relevance(labels, (None, *maps)) if mask is None or labels is not None else None
-        dims = of_maps.dims[1:] if of_maps is not None else tuple(f"dim_{i}" for i in range(1, len(maps) + 1))
-        coords = (
-            {}
-            if of_maps is None
-            else {key: coord for key, coord in of_maps.coords.items() if of_maps.dims[0] not in coord.dims}
-        )
-        coords["member"] = Coord(("member",), np.array(self._names), {"long_name": RESULTS["member"]})
-        coords["group"] = Coord(("group",), np.array(self._over.groups), {"long_name": RESULTS["group"]})
-        arrays = {key: (("member", "group") if key == "count" else ("group", *dims), v) for key, v in results.items()}
-        write_maps(self._path, arrays, coords, self._record)
+        of_maps = for_relevance(labels, (None, *results["mean"].shape[1:]))
+        coords = {key: coord for key, coord in of_maps.coords.items() if of_maps.dims[0] not in coord.dims}
+        group = self._group_name
+        columns = {"member": (self._names, RESULTS["member"]), group: (self._over.groups, RESULTS.get(group, group))}
+        for name, (values, text) in columns.items():
+            coords[name] = Coord((name,), np.array(values), {"long_name": text})
+        arrays = {
+            key: (("member", group) if key == "count" else (group, *of_maps.dims[1:]), values, _attributes(key))
+            for key, values in results.items()
+        }
+        write_maps(self._path, arrays, coords, {**self._record, "history": history(self._record, data_name)})
+
+
+def _attributes(key: str) -> dict[str, str]:
+    return {"long_name": RESULTS[key], "units": "1"}
 
 
 def _path(value: Any, name: str) -> str:
@@ -281,7 +287,7 @@ def _read_note(path: str | None, key: str | None) -> dict[str, np.ndarray] | Non
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            values = {name: np.asarray(file[name]) for name in ("key", "groups", "count", "mean")}
+            values = {name: np.asarray(file[name]) for name in ("key", "record", "groups", "count", "mean")}
     except (OSError, ValueError, KeyError, EOFError):
         return None
     return values if str(values["key"]) == key else None

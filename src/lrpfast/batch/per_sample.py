@@ -21,7 +21,7 @@ TARGETS = ("max", "all")
 
 
 class Labels(NamedTuple):
-    """A label for each sample, from a coordinate of the data.
+    """A label for each sample, from a coordinate of the data or a variable of a file.
 
     Attributes
     ----------
@@ -85,7 +85,10 @@ def _groups(group_by: Any, data: Source) -> Any:
         if times is not None:
             raise InputError(f"group_by: {name} is a time; {name}.season, {name}.month or {name}.year groups by a part")
         return Labels(labels(np.asarray(coord.values), "group_by", None), group_by, ())
-    return _left(labels(group_by, "group_by", None), data)
+    values = _left(labels(group_by, "group_by", None), data)
+    if isinstance(group_by, str) and split(_expanded(group_by)[0])[1] is not None:  # a variable's name says what
+        return Labels(values, group_by, ())
+    return values
 
 
 def _expanded(name: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import table
 from ..engine.core import AnalyzerCore
 from ..engine.growth import callers_level, warn
 from ..engine.growth import texts as growth_texts
@@ -133,6 +134,10 @@ class Streamed:
             facts.append("statistics")
         return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(facts)}>"
 
+    def _repr_html_(self) -> str:
+        maps = "" if self.statistics is None else self.statistics._repr_html_()
+        return table.paragraph(repr(self)) + maps
+
     # Names of earlier versions
 
     @property
@@ -219,7 +224,7 @@ def stream(
         run = Run(job, data, out, statistics, rows, grid, settings)
         client = stack.enter_context(connected(settings.cluster)) if on_cluster else None
         stack.enter_context(run.locked_outputs())
-        progress = stack.enter_context(_progress(settings.progress, job.samples, run.count))
+        progress = stack.enter_context(progress_bar(settings.progress, job.samples, run.count))
         run.complete(progress, client)
     return _streamed(run, time.perf_counter() - begin, out is not None)
 
@@ -295,7 +300,7 @@ def _rows(batch_size: int | str, job: Job, data: Source, threads: int) -> int:
 
 
 @contextlib.contextmanager
-def _progress(
+def progress_bar(
     progress: bool | Callable[[int], object], samples: int | None, done: int
 ) -> Iterator[Callable[[int], object]]:
     """A progress bar on a terminal's standard error; nothing elsewhere; or the caller's own function."""

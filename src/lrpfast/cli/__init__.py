@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from .arguments import make_parser, with_negatives  # takes a moment, during which Ctrl-C may come
 
-        arguments = make_parser().parse_args(with_negatives(sys.argv[1:] if argv is None else argv))
+        argv = list(sys.argv[1:] if argv is None else argv)
+        arguments = make_parser().parse_args(with_negatives(argv))
+        arguments.argv = argv
         code = arguments.run(arguments)
         sys.stdout.flush()
         return code or 0

@@ -10,9 +10,10 @@ from typing import Any
 from ..analyzer import Analyzer
 from ..batch.path_conflicts import check_no_overlap
 from ..ensemble import Ensemble
-from ..errors import BoundsWarning, InputError, RelevanceWarning
+from ..errors import InputError
 from . import options
 from .signals import terminable
+from .warn import print_warning
 
 #: Options of ``explain`` that are for one model.
 _OF_ONE = ("plot", "balance", "layers", "reduce", "activations")
@@ -38,8 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         {"models": arguments.models, "inputs": source, "mask": arguments.mask, "target": arguments.target},
     )
     with arguments.open_inputs() as data, terminable(), warnings.catch_warnings():
-        for kind in (BoundsWarning, RelevanceWarning):  # of the members; each map's own run would show them
-            warnings.simplefilter("once", kind)
+        warnings.showwarning = print_warning
         done = ensemble.stream(
             data,
             arguments.output,
@@ -71,9 +71,8 @@ def _stream_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "batch_size": arguments.batch_size,
         "part": arguments.part,
         "normalize": arguments.normalize,
-        "group_by": arguments.group_by,
         "correct": arguments.correct_only,
-        "quantiles": arguments.quantiles,
+        **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},
         "mask": arguments.mask,
         "cluster": arguments.cluster,
     }

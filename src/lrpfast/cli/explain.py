@@ -21,6 +21,7 @@ from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
 from .usage import UsageError
+from .warn import print_warning
 
 #: Arguments of ``explain`` that may name an input file.
 _READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         with terminable(), _noting_interruption(*outputs), warnings.catch_warnings():
             for kind in (BoundsWarning, RelevanceWarning):  # printed below, each in one line
                 warnings.simplefilter("ignore", kind)
-            warnings.showwarning = _warn
+            warnings.showwarning = print_warning
             done = analyzer.stream(
                 data,
                 sink,
@@ -107,11 +108,6 @@ def _outputs(arguments: argparse.Namespace) -> list[str | None]:
     if not any(outputs):
         raise InputError("say what to make: -o OUT for the relevances, --statistics FILE for their mean and the like")
     return outputs
-
-
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning in the words of the command line, without the line of code that Python shows."""
-    print(f"lrpfast: warning: {message}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace, done: Streamed, files: Sequence[str]) -> None:

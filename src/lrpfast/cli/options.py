@@ -79,7 +79,7 @@ def analyzer(
         "input_range": options.input_range,
         "mask_nan": options.mask_nan,
     }
-    if _canonical_name(options.rule) in ANALYZERS:
+    if _canonical_name(options.rule) in ANALYZERS and options.rule not in COMPOSITES:
         result: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
     else:
         result = Analyzer(
@@ -164,7 +164,7 @@ def _composite(options: argparse.Namespace) -> Composite:
         input_rule = from_name("z_box", low=first[0], high=first[1])
     elif first is not None:
         input_rule = from_name(first, **(bounds if first == "z_box" else {}))
-    if name in RULES:
+    if name in RULES and name not in COMPOSITES:
         return Uniform(from_name(name, **parameters), input_rule)
     composite = presets.from_name(name, **parameters)
     return composite if input_rule is None else Composite((Entry("first", input_rule),), "first") | composite

@@ -196,14 +196,21 @@ def _rotary_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int |
     if isinstance(step.rule, Pass):
         return [r]
     x, index, cos, sin = builder.state[step.output]
-    (group,) = step.rule.groups()
     size = index.size
-    s, traced = builder.divided(r, builder.buffers[step.output], size, group.stabilizer)
-    own, across, back, both, out = (builder.buffer(size) for _ in range(5))
+    own, across, back, both = (builder.buffer(size) for _ in range(4))
+    if isinstance(step.rule, Gradient):
+        s = r
+    else:
+        (group,) = step.rule.groups()
+        s, traced = builder.divided(r, builder.buffers[step.output], size, group.stabilizer)
     builder.backward.append(Scale(s, own, cos))
     builder.backward.append(Scale(s, across, sin))
     builder.backward.append(Scatter(across, back, index))
     builder.backward.append(Accumulate((own, back), both))
+    if isinstance(step.rule, Gradient):
+        builder.note(step, r, (both,), remainder=True)
+        return [both]
+    out = builder.buffer(size)
     builder.backward.append(builder.elementwise(both, x, out, Share(0, "x")))
     builder.note(step, r, (out,), (traced,))
     return [out]

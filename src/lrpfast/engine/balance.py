@@ -125,6 +125,11 @@ class Conservation(Sequence[Balance]):
 
     A sequence: an index gives a `Balance`, a slice another `Conservation`, a layer's name its `Balance`.
 
+    Attributes
+    ----------
+    note : str
+        Why there are no balances, as of gradients; else empty.
+
     Raises
     ------
     InputError
@@ -140,8 +145,8 @@ class Conservation(Sequence[Balance]):
     array([3.])
     """
 
-    def __init__(self, layers: Sequence[Balance]) -> None:
-        self._layers = tuple(layers)
+    def __init__(self, layers: Sequence[Balance], note: str = "") -> None:
+        self._layers, self.note = tuple(layers), note
 
     @overload
     def __getitem__(self, index: int | str) -> Balance: ...
@@ -154,6 +159,8 @@ class Conservation(Sequence[Balance]):
             for balance in self._layers:
                 if balance.layer == index:
                     return balance
+            if self.note:
+                raise InputError(self.note)
             names = ", ".join(repr(balance.layer) for balance in self._layers)
             raise InputError(f"no layer called {index!r} redistributes relevance here; those that do are {names}")
         return self._layers[index]
@@ -192,12 +199,16 @@ class Conservation(Sequence[Balance]):
         return columns
 
     def __str__(self) -> str:
+        if self.note:
+            return self.note
         head, rows = self._table()
         return "\n".join([head, *table.lines(rows, right=2)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        if self.note:
+            return table.paragraph(self.note)
         head, rows = self._table()
         return table.html(rows, head, right=2)
 
@@ -294,6 +305,11 @@ def _step_figures(
     columns = {"bias": 0, "stabilizer": 1, "lost": 2, "states": 3}
     figures = {key: account[:, :, at] for key, at in columns.items()}
     return {"incoming": arriving, "outgoing": outgoing, **figures}, account[:, :, 4].max(1, initial=0)
+
+
+def no_conservation() -> Conservation:
+    """In place of the balances of gradients: why there are none."""
+    return Conservation([], "no balance: gradients say how the output changes, and need not add up to it in any layer")
 
 
 def make_conservation(

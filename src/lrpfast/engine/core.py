@@ -20,7 +20,8 @@ from ..model.graph import Model
 from ..rules.composites import Assignment
 from ..version import __version__
 from . import sequences
-from .balance import layer_balance, make_conservation
+from .averages import average, baseline_row, baseline_rows, explained_values, fixed_start
+from .balance import layer_balance, make_conservation, no_conservation
 from .execute import check_device
 from .explain_scope import explained_part, explained_targets, minus_reference
 from .explanation import Explanation
@@ -64,7 +65,7 @@ class AnalyzerCore(HiddenLayers):
     #: The attributes that `_prepare` derives, which pickles omit.
     _derived = (
         *("assignment", "explained_model", "layout", "plan", "conserves"),
-        *("_per_sample", "_programs", "_constant_start", "_prefixes"),
+        *("_per_sample", "_programs", "_constant_start", "_baseline", "_prefixes"),
     )
 
     def __init__(self, model: Model, settings: AnalyzerSettings) -> None:
@@ -99,6 +100,7 @@ class AnalyzerCore(HiddenLayers):
         self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._programs = Programs(self.plan, settings)
         self._prefixes = {}
+        self._baseline = baseline_row(settings.gradients, self.layout, settings.input_range)
         self._constant_start: Start | None = None  # if the target is the same for every batch
         target = settings.target
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:
@@ -251,6 +253,10 @@ class AnalyzerCore(HiddenLayers):
             starts.append(start)
         shape = (count, *axes, *layout.row)
         result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
+        if settings.averages:
+            self._average(x, start, axes, result, output)
+            return self._returned(result, out, callers_out, tensors)
+        judged = notes if settings.gradients is None else None
         compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
         whole = (
             count * self._per_sample <= 1 << 20
@@ -263,19 +269,48 @@ class AnalyzerCore(HiddenLayers):
                 into = empty_like((*axes, *rows.shape), dtype, x)  # the run's order: target by target
             keep = None if output is None or output_buffer is None else {output_buffer: output[part]}
             part_start = start if whole else start.part(part)
-            programs.run(compiled, rows, into, part.start, settings, part_start, keep, notes, exact)
+            programs.run(compiled, rows, into, part.start, settings, part_start, keep, judged, exact)
             if axes:
                 result[part] = into.swapaxes(0, 1)
-        if not programs.backend.judges:
+        if not programs.backend.judges and judged is not None:
             self._judge(x, result if axes else result[:, None], start, notes, exact)
         if notes and warns:
             warn(Growth.of(notes, self.conserves), count * math.prod(axes), settings.rectify)
+        return self._returned(result, out, callers_out, tensors)
+
+    def _returned(self, result: Any, out: Any, callers_out: Any, tensors: bool) -> Any:
+        """The relevance as the caller wants it."""
         if callers_out is not None:
-            if layout.several:
+            if self.layout.several:
                 self._copy_into(result, out)
             return callers_out
-        relevance = layout.unpack(result)
+        relevance = self.layout.unpack(result)
         return as_tensors(relevance) if tensors else relevance
+
+    def _average(self, x: Any, start: Start, axes: tuple[int, ...], result: Any, output: np.ndarray | None) -> None:
+        """Averages of gradients, written to ``result``; the outputs of the samples themselves to ``output``."""
+        gradients, programs, settings = self.settings.gradients, self._programs, self.settings
+        assert gradients is not None
+        start = fixed_start(start, lambda: to_host(self._outputs(x)))
+        if output is not None:
+            output[...] = to_host(self._outputs(x)).reshape(output.shape)
+        for part in programs.chunks(len(x), 4 * self._per_sample * math.prod(axes)):
+            rows, part_start = to_host(x[part]), start.part(part)
+            into = np.empty((*axes, *rows.shape), settings.dtype)
+            means = np.empty((len(rows), *(axes or (1,)), *rows.shape[1:]), settings.dtype)
+
+            def gradient(
+                points: np.ndarray,
+                out: np.ndarray,
+                into: np.ndarray = into,
+                first: int = part.start,
+                start: Start = part_start,
+            ) -> None:
+                programs.run(programs.main, points, into, first, settings, start)
+                out[...] = into.swapaxes(0, 1) if axes else into[:, None]
+
+            average(gradients, self._baseline, self.layout, rows, means, gradient)
+            result[part] = like(means if axes else means[:, 0], x)
 
     def explain(self, x: Any, target: Any, layers: bool, numbers: Sequence[int] | None = None) -> Explanation:
         """`Analyzer.explain`; ``numbers`` are those of the samples in the caller's list, for warnings."""
@@ -288,6 +323,8 @@ class AnalyzerCore(HiddenLayers):
                 return replace(whole, relevance=sequences.named(names, whole.relevance))
         if self.is_open:
             return self.fixed(x).explain(x, target, layers, numbers)
+        if self.settings.averages:
+            return self._explain_average(x, target, layers)
         tensors, inputs = is_tensor(x), self._pack(x)
         start, axes = self._start(inputs, target)
         x = to_host(inputs)  # the balance is computed on the host
@@ -302,6 +339,7 @@ class AnalyzerCore(HiddenLayers):
         hidden = {i: np.empty((samples, *n), dtype) for i, n in enumerate(shapes)} if layers else {}
         figures: list[list[dict[str, np.ndarray]]] = [[] for _ in lowered.layers]
         notes: list[Any] = []
+        balanced = self.settings.gradients is None
         for part, piece, buffers in self._traced_chunks(x, start, notes):
             rows[part] = piece
             output_rows[part] = buffers[lowered.program.output].reshape(output_rows[part].shape)
@@ -312,14 +350,16 @@ class AnalyzerCore(HiddenLayers):
                     array[part] = relevance.reshape(array[part].shape)
                 else:
                     selected.put(relevance, array[part])
-            for trace, figure in zip(lowered.layers, figures, strict=True):
+            for trace, figure in zip(lowered.layers, figures, strict=True) if balanced else ():
                 figure.append(layer_balance(trace, buffers, len(piece)))
-        joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures]
+        joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures if figure]
         relevance = self.layout.unpack(like(rows, inputs))
         output = self.layout.unpack_output(like(output_rows, inputs))
         inner = {nodes[i].name: like(array, inputs) for i, array in hidden.items()} if layers else None
         if tensors:
             relevance, output, inner = as_tensors(relevance), as_tensors(output), as_tensors(inner) if layers else None
+        if not balanced:
+            return Explanation(relevance, output, explained_targets(start, output_rows), no_conservation(), inner)
         if not self._programs.backend.judges:
             self._judge(inputs, rows[:, None], start, notes, True)
         conservation, grown = make_conservation(lowered.layers, joined, numbers)
@@ -327,6 +367,35 @@ class AnalyzerCore(HiddenLayers):
             notes = notes if numbers is None else sequences.numbered(numbers, notes)
             warn(Growth.of(notes, self.conserves), samples, self.settings.rectify, grown)
         return Explanation(relevance, output, explained_targets(start, output_rows), conservation, inner)
+
+    def _explain_average(self, x: Any, target: Any, layers: bool) -> Explanation:
+        """`Analyzer.explain` of averages of gradients, which exist at the input alone."""
+        gradients = self.settings.gradients
+        assert gradients is not None
+        if layers:
+            raise InputError(f"{gradients.name} averages gradients at the input: it gives hidden layers none")
+        inputs = self._pack(x)
+        start, axes = self._start(inputs, target)
+        if axes:
+            raise InputError("explain takes one target per sample; call it once for each column of targets")
+        relevance = self.analyze(x, target)
+        output = to_host(self._outputs(inputs))
+        completeness = None
+        if gradients.path is not None and gradients.postprocess is None:
+            rows = self.layout.pack(relevance if self.layout.several else to_host(as_array(relevance)))
+            completeness = self._completeness(to_host(inputs), to_host(rows), fixed_start(start, lambda: output))
+        y = self.layout.unpack_output(like(output, inputs))
+        target = explained_targets(start, output)
+        y = as_tensors(y) if is_tensor(x) else y
+        return Explanation(relevance, y, target, no_conservation(), completeness=completeness)
+
+    def _completeness(self, x: np.ndarray, relevance: np.ndarray, start: Start) -> np.ndarray:
+        """Σ R less the difference that it should be, f(x) − f(baseline), of each sample."""
+        begin = baseline_rows(self._baseline, self.layout, x)
+        difference = self._outputs(x).astype(np.float64) - self._outputs(begin)
+        difference = difference.reshape(len(x), math.prod(self.layout.output_row))
+        total = np.nansum(relevance.reshape(len(x), math.prod(self.layout.row)), 1, np.float64)
+        return total - explained_values(start, difference)
 
     def _empty(self, shape: tuple[int, ...], x: Any) -> Any:
         """An array for the result, where the inputs are."""
@@ -353,6 +422,19 @@ class AnalyzerCore(HiddenLayers):
 
         start, axes = as_start(target, len(x), slot.shape, self.settings.dtype, output)
         return self.layout.start_in_row(start, slot), axes
+
+    def outputs(self, x: Any) -> np.ndarray:
+        """The explained output of every sample, shape (samples, outputs), on the host."""
+        rows = to_host(self._outputs(self._pack(x)))
+        return rows.reshape(len(rows), math.prod(self.layout.output_row))
+
+    def explained_values(self, x: Any, target: Any, output: np.ndarray) -> np.ndarray:
+        """The value that is explained of each sample, float64, from the samples' ``output``."""
+        start, axes = self._start(self._pack(x), target)
+        if axes:
+            raise InputError("there is one target for each sample here; take one column of the targets")
+        rows = output.reshape(len(output), math.prod(self.layout.output_row)).astype(np.float64)
+        return explained_values(fixed_start(start, lambda: output), rows)
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
         """The explained output of every sample: the forward half of the analyzer's own program."""

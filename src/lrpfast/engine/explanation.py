@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import table
+from .. import display, table
 from .balance import Conservation
 
 #: Arrays whose shapes the repr shows.
@@ -35,6 +35,8 @@ class Explanation:
     layers : dict or None
         Relevance of every layer's output, by the layer's name, on request. A batch normalization that is folded
         is identical to its input: folded into the layer before it, which then has its output, or after it.
+    completeness : array or None
+        Of integrated gradients, for each sample: Σ R less f(x) − f(baseline), the error of the quadrature.
 
     Examples
     --------
@@ -49,12 +51,14 @@ class Explanation:
     target: np.ndarray | None
     conservation: Conservation
     layers: dict[str, np.ndarray] | None = None
+    completeness: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"<lrpfast.Explanation: {self._head()}>\n{self.conservation}"
 
     def _repr_html_(self) -> str:
-        return table.paragraph(f"Explanation: {self._head()}") + self.conservation._repr_html_()
+        head = table.paragraph(f"Explanation: {self._head()}")
+        return head + display.picture(self.relevance) + self.conservation._repr_html_()
 
     def _head(self) -> str:
         layers = "" if self.layers is None else f", {len(self.layers)} layers"
@@ -62,4 +66,7 @@ class Explanation:
         arrays = [a for of_input in inputs for a in (of_input if isinstance(of_input, list) else [of_input])]
         arrays = [a for of_samples in arrays for a in (of_samples if isinstance(of_samples, list) else [of_samples])]
         shapes = ", ".join(str(tuple(a.shape)) for a in arrays[:SHOWN]) + ", …" * (len(arrays) > SHOWN)
-        return f"relevance {shapes} {arrays[0].dtype}{layers}"
+        error = ""
+        if self.completeness is not None and len(self.completeness):
+            error = f", sum differs from f(x) - f(baseline) by at most {np.abs(self.completeness).max():.2g}"
+        return f"relevance {shapes} {arrays[0].dtype}{layers}{error}"

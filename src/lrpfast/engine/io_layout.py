@@ -16,7 +16,7 @@ from ..errors import InputError, SampleError, ShapeError
 from ..kernels import Start
 from ..kernels.arrays import module_of, on_device, to_host
 from ..model.graph import Model
-from ..model.layers import Embedding, Flatten, Permute, RepeatVector, Reshape
+from ..model.layers import Embedding, Flatten, Input, Permute, RepeatVector, Reshape
 from .inputs import as_batch
 
 Shape = tuple[int, ...]
@@ -24,12 +24,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class IOSlot:
-    """One input or output; ``entries`` is the size of the embedding that an input indexes, if any."""
+    """One input or output; ``entries`` is the size of the embedding that an input indexes, if any.
+
+    ``is_mask`` says that an input's values are true or false.
+    """
 
     name: str
     shape: Shape
     first: int
     entries: int | None = None
+    is_mask: bool = False
 
     @property
     def size(self) -> int:
@@ -43,7 +47,8 @@ def _layout(model: Model, nodes: Sequence[int], entries: dict[int, int]) -> tupl
         node = model.nodes[i]
         if any(n is None for n in node.shape):
             raise InputError(f"{node}: its shape {node.shape} is open; build the model with a fixed input shape")
-        slots.append(IOSlot(node.name, node.shape, first, entries.get(i)))  # type: ignore[arg-type]
+        is_mask = isinstance(node.layer, Input) and node.layer.kind == "truth"
+        slots.append(IOSlot(node.name, node.shape, first, entries.get(i), is_mask))  # type: ignore[arg-type]
         first += slots[-1].size
     return tuple(slots)
 

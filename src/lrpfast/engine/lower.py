@@ -11,10 +11,12 @@ import numpy as np
 from ..kernels import Backend
 from ..kernels.memory_plan import touched
 from ..kernels.operation import Operation
-from ..kernels.ops import Accumulate, Copy, InitRelevance, MaskNaN, RestoreNaN, Scatter, Strided
+from ..kernels.ops import Accumulate, Activate, Copy, InitRelevance, MaskNaN, MultiplyOp, RestoreNaN, Scatter, Strided
 from ..kernels.program import Program
+from ..rules.gradients import GradientComposite
 from ..rules.sides import carries_relevance
 from . import activation_ops, attention_ops, linear_ops, nonlinear_ops
+from .io_layout import IOLayout
 from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan
 from .program_builder import ProgramBuilder
 from .trace import LayerTrace
@@ -78,6 +80,7 @@ def lower(
     trace: bool = False,
     rectify: bool = False,
     input_range: tuple[float, float] | None = None,
+    gradients: GradientComposite | None = None,
     stored: frozenset[int] = frozenset(),
 ) -> Lowered:
     """The program of an explanation; ``trace`` keeps what the balance of relevance needs.
@@ -85,10 +88,13 @@ def lower(
     The values ``stored`` and their relevance have buffers, which a caller may keep.
     """
     builder = ProgramBuilder(plan, dtype, tf32, backend, trace=trace, stored=stored)
+    builder.times_input = gradients is not None and gradients.times_input
     output = _forward(builder)
     start = builder.buffer(builder.sizes[output])
-    builder.backward.append(InitRelevance(output, start, rectify))
+    builder.backward.append(InitRelevance(output, start, rectify, gradients is not None))
     relevance = _backward(builder, start)
+    if gradients is not None:
+        relevance |= {v: _of_gradient(builder, gradients, v, relevance[v]) for v in builder.inputs}
     result = _result(builder, [relevance[v] for v in builder.inputs], start)
     if len(builder.inputs) == 1:
         relevance[builder.inputs[0]] = result
@@ -108,6 +114,25 @@ def lower(
         plan.mask_nan,
     )
     return Lowered(program, builder.traces, relevance, builder.buffers)
+
+
+def _of_gradient(builder: ProgramBuilder, gradients: GradientComposite, value: int, gradient: int) -> int:
+    """What is made of the gradient of one input: its absolute values or squares, the input times it."""
+    size, model = builder.sizes[gradient], builder.plan.model
+    if gradients.postprocess is not None:
+        source, gradient = gradient, builder.buffer(size)
+        square = gradients.postprocess == "square"
+        builder.backward.append(
+            MultiplyOp((source, source), gradient)
+            if square
+            else Activate(source, gradient, "leaky_relu", {"negative_slope": -1.0})
+        )
+    slot = IOLayout(model).inputs[builder.inputs.index(value)]
+    if not gradients.times_input or slot.entries is not None:  # embeddings are multiplied where they are looked up
+        return gradient
+    out = builder.buffer(size)
+    builder.backward.append(MultiplyOp((builder.buffers[value], gradient), out))
+    return out
 
 
 def _forward(builder: ProgramBuilder) -> int:

@@ -178,6 +178,9 @@ def _embedding(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
 
 def _embedding_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int]:
     out = builder.buffer(math.prod(step.shapes[0]))
+    if builder.times_input:
+        gradient, r = r, builder.buffer(builder.sizes[r])
+        builder.backward.append(MultiplyOp((builder.buffers[step.output], gradient), r))
     builder.backward.append(SumChannels(r, out, step.shape[-1]))
     return [out]
 
@@ -391,11 +394,16 @@ def _normalize_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[in
         return [r]
     x, y, columns, centered, gamma, beta = builder.state[step.output]
     size = math.prod(step.shape)
+    epsilon = step.layer.epsilon  # type: ignore[attr-defined]
+    if isinstance(step.rule, Gradient):
+        out = builder.buffer(size)
+        builder.backward.append(NormalizeBack(x, r, out, columns, centered, epsilon, False, gamma, times_x=False))
+        builder.note(step, r, (out,), remainder=True)
+        return [out]
     (group,) = step.rule.groups() if not isinstance(step.rule, Detached) else (step.rule,)
     s, traced = builder.divided(r, y, size, group.stabilizer, beta)
     out = builder.buffer(size)
     detached = isinstance(step.rule, Detached)
-    epsilon = step.layer.epsilon  # type: ignore[attr-defined]
     builder.backward.append(NormalizeBack(x, s, out, columns, centered, epsilon, detached, gamma))
     builder.note(step, r, (out,), (traced,), remainder=not detached)
     return [out]

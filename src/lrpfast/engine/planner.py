@@ -16,7 +16,7 @@ from ..model.graph import Model
 from ..model.layers import Activation, Concat, Dot, Embedding, MatMul, Maximum, Minimum, Multiply, Where
 from ..rules import Gradient, Pass
 from ..rules.composites import Assignment
-from ..rules.roles import ROUTE, role
+from ..rules.roles import ROUTE, WEIGHTS, role
 from .graph_ir import PlanNode, steps_of
 from .plan import FunctionPlan, LayerPlan, LinearPlan, Plan, Step, Sum
 from .plan_linear import plan_linear
@@ -130,7 +130,8 @@ def _masked(model: Model, units: Sequence[PlanNode], values: Sequence[int]) -> i
     for unit in units:
         if value not in unit.inputs:
             continue
-        if unit.operator is None or isinstance(unit.rule, (Pass, Gradient)):
+        moves = isinstance(unit.rule, Pass) or (isinstance(unit.rule, Gradient) and role(unit.layer) is not WEIGHTS)
+        if unit.operator is None or moves:
             raise InputError(
                 f"mask_nan: {model.nodes[unit.node]} changes the input before the first layer with weights, "
                 "so that masked features would contribute"

@@ -53,6 +53,8 @@ class ProgramBuilder:
     weight_parts : dict
         Parts of weights, each one array.
     traces : list of LayerTrace
+    times_input : bool
+        Whether gradients are multiplied by the input, which of an embedding is its output.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class ProgramBuilder:
         self.denominators: dict[tuple[int, int], int] = {}
         self.weight_parts: dict[tuple[Any, ...], Any] = {}
         self.traces: list[LayerTrace] = []
+        self.times_input = False
 
     def buffer(self, size: int) -> int:
         """A new buffer's number."""

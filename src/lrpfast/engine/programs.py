@@ -56,6 +56,7 @@ class Programs:
             rectify=settings.rectify,
             input_range=settings.input_range,
             stored=stored,
+            gradients=settings.gradients,
         )
 
     def with_output(self) -> tuple[Any, int]:

@@ -56,7 +56,11 @@ def deciding(core: AnalyzerCore) -> tuple[Any, ...]:
     settings, assignment = core.settings, core.assignment
     rules = sorted(assignment.rules.items()), sorted(assignment.activations.items())
     options = settings.start, settings.y_ref, settings.input_range, settings.rectify, settings.mask_nan
-    return rules, options, settings.precision, bool(settings.composite.canonize), settings.stripped
+    parts = rules, options, settings.precision, bool(settings.composite.canonize), settings.stripped
+    if settings.gradients is None:
+        return parts
+    of_gradients = (getattr(settings.gradients, name) for name in ("times_input", "postprocess", "path", "noise"))
+    return *parts, *of_gradients
 
 
 def record(core: AnalyzerCore) -> dict[str, str]:
@@ -76,6 +80,8 @@ def record(core: AnalyzerCore) -> dict[str, str]:
         "precision": settings.precision,
         "canonized": _canonized(settings.composite.canonize, [model.nodes[i].name for i in sorted(assignment.kept)]),
     }
+    if settings.gradients is not None:
+        attributes["method"] = str(settings.gradients)
     for key in ("start", "y_ref", "input_range"):
         value = getattr(settings, key)
         if value is not None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..kernels.codes import BiasShare, Cell, ProductShare
-from ..kernels.ops import MaskSteps, Recur, RecurBack
+from ..kernels.ops import Gather, MaskSteps, MultiplyOp, Recur, RecurBack
 from ..kernels.recurrent_ops import ACCOUNT, Recurrence
 from ..model.layers import GRU, LSTM, RNN, Activation, StepMask
-from ..rules import Epsilon, Rule, Zero
+from ..rules import Epsilon, Gradient, Rule, Zero
 from .plan import LayerPlan
 from .program_builder import ProgramBuilder
 from .trace import StepsTrace
@@ -127,5 +127,17 @@ def mask_steps(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
 
 
 def mask_steps_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
-    """Relevance of what is masked: that of the steps that count, which is all; a mask hands on none."""
-    return [None if isinstance(step.layer, StepMask) else r]
+    """Relevance of what is masked: that of the steps that count, which is all; a mask hands on none.
+
+    The derivative is zero where steps are masked.
+    """
+    if not isinstance(step.rule, Gradient) or isinstance(step.layer, StepMask):
+        return [None if isinstance(step.layer, StepMask) else r]
+    layer: Any = step.layer
+    size, columns = math.prod(step.shape), step.shapes[0][-1]
+    mask, whole, out = builder.buffer(size // columns), builder.buffer(size), builder.buffer(size)
+    source = builder.buffers[step.inputs[0]]
+    builder.backward.append(MaskSteps(source, mask, columns, layer.value, False))
+    builder.backward.append(Gather(mask, whole, np.arange(size // columns, dtype=np.int64).repeat(columns)))
+    builder.backward.append(MultiplyOp((r, whole), out))
+    return [out]

@@ -246,6 +246,7 @@ def explain(core: Core, samples: Sequences, target: Any, layers: bool) -> Explan
         None if targets[0] is None else np.concatenate(targets)[order],
         _conservation([e.conservation for e in explanations], order),
         inner if layers else None,
+        None if explanations[0].completeness is None else np.concatenate([e.completeness for e in explanations])[order],
     )
 
 
@@ -288,7 +289,7 @@ def _conservation(reports: Sequence[Conservation], order: np.ndarray) -> Conserv
                 }
             )
         balances.append(Balance(of_layer[0].layer, of_layer[0].rule, steps=steps, **figures))
-    return Conservation(balances)
+    return Conservation(balances, reports[0].note)
 
 
 def _widened(steps: np.ndarray, count: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..model.layers import SOFTMAXES
 from ..rules.composites import Composite
+from ..rules.gradients import GradientComposite
 from .explain_scope import start_and_target
 from .inputs import check_flag, check_memory, check_precision, check_range, own
 from .threads import check_threads
@@ -75,6 +76,16 @@ class AnalyzerSettings:
         checked["start"], checked["target"] = start, self.default_target if target is None else target
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def gradients(self) -> GradientComposite | None:
+        """The composite, if gradients are computed in place of relevance."""
+        return self.composite if isinstance(self.composite, GradientComposite) else None
+
+    @property
+    def averages(self) -> bool:
+        """Whether gradients at several points are averaged."""
+        return self.gradients is not None and self.gradients.averages
 
     def with_threads(self, threads: int) -> AnalyzerSettings:
         """The same settings with another number of threads."""

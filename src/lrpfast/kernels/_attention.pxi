@@ -103,6 +103,8 @@ cdef void score_row(const Code* code, const Operation* op, const Heads* h, const
     if h.after >= 0:
         for j in range(i + h.after + 1, h.m):
             x[j] = <real>(-INFINITY)
+    for j in range(h.m, h.keys):  # so that the softmax has whole vectors
+        x[j] = <real>(-INFINITY)
 
 
 cdef int block_forward(const Code* code, const Operation* op, const Batch* batch, const Heads* h, const Place* p,
@@ -121,7 +123,7 @@ cdef int block_forward(const Code* code, const Operation* op, const Batch* batch
         return STOPPED
     for i in range(p.rows):
         score_row(code, op, h, batch, p, p.i0 + i, weights + i * h.keys, weights + i * h.keys)
-        code.kernels.softmax(h.m, weights + i * h.keys, rows + 2 * i if rows != NULL else NULL, 0)
+        code.kernels.softmax(h.keys, weights + i * h.keys, rows + 2 * i if rows != NULL else NULL, 0)
     if product(code.kernels, p.rows, h.m, weights, h.keys, values, h.wide_e, products, 0):
         return STOPPED
     for i in range(p.rows):
@@ -140,6 +142,8 @@ cdef int attention_op(const Code* code, const Operation* op, const Batch* batch,
     for at in range(batch.samples * h.lead):
         p.at, p.sample, p.lead = at, at // h.lead, at % h.lead
         for shared in range(h.kv_heads):
+            if batch.part >= 0 and batch.part != p.lead * h.kv_heads + shared:
+                continue
             p.shared = shared
             k = <const real*>batch.base[op.reads[1]] + (p.at * h.m * h.kv_heads + p.shared) * h.d
             v = <const real*>batch.base[op.reads[2]] + (p.at * h.m * h.kv_heads + p.shared) * h.e
@@ -262,7 +266,7 @@ cdef int block_back(const Code* code, const Operation* op, const Batch* batch, c
         return STOPPED
     for i in range(p.rows):
         score_row(code, op, h, batch, p, p.i0 + i, scores + i * h.keys, weights + i * h.keys)
-        code.kernels.softmax(h.m, weights + i * h.keys, rows + 2 * i, 1)
+        code.kernels.softmax(h.keys, weights + i * h.keys, rows + 2 * i, 1)
     if add_to_keys(code.kernels, weights, h, p.rows, s, h.e, h.heads * h.e, packed, transposed, value_sums, first):
         return STOPPED
     if op.detached:
@@ -316,6 +320,8 @@ cdef int attention_back(const Code* code, const Operation* op, const Batch* batc
     for at in range(batch.samples * h.lead):
         p.at, p.sample, p.lead = at, at // h.lead, at % h.lead
         for shared in range(h.kv_heads):
+            if batch.part >= 0 and batch.part != p.lead * h.kv_heads + shared:
+                continue
             p.shared = shared
             if heads_back(code, op, batch, &h, &p, sums + code.sums):
                 return STOPPED

@@ -162,6 +162,9 @@ cdef extern from "compute.h":
         void (*scaled)(Py_ssize_t, const void*, double, void*) noexcept nogil
         void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
         void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
+        void (*normalize)(Py_ssize_t, const void*, const void*, const void*, double, int, int, void*) noexcept nogil
+        void (*normalize_back)(Py_ssize_t, const void*, const void*, const void*, double, int, int, int, int,
+                               void*) noexcept nogil
     int lrpfast_isa_count() nogil
     const char* lrpfast_isa_name(int) nogil
     const lrpfast_kernels* lrpfast_kernels_of(int, int) nogil
@@ -301,6 +304,7 @@ cdef struct Operation:
     void* more_values
     const int64_t* index
     lrpfast_recurrent* recurrence
+    Py_ssize_t parts            # of a sample that do not depend on each other, which threads may share
     Py_ssize_t columns, count, run, source_offset, source_step, out_offset, out_step
     Py_ssize_t m, n, k
 
@@ -349,6 +353,7 @@ cdef struct Batch:              # some samples on their way through a program
     char** base                 # where each buffer lies
     Py_ssize_t first, samples
     int target                  # which of the targets it is explained for
+    Py_ssize_t part             # the only one of its operation's parts to compute, or -1
 
 cdef struct Team:               # one operation on one micro-batch, shared by threads
     const Operation* op

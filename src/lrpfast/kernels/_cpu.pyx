@@ -6,7 +6,7 @@ _contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithme
 _dot.pxi, _attention.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.pxd has the records and the C kernels.
 """
 
-from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, sqrt, tanh, INFINITY, NAN
+from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -33,6 +33,8 @@ LAZY_BYTES = 32 << 20
 #: From how many inputs, outputs and weights on a layer's products are done on tile registers, where there are any. With
 #: one row a sample, which a few samples would not fill tiles with, from more weights on.
 PRODUCTS_FROM = {"depth": 64, "columns": 96, "weights": 1 << 15, "weights_of_one_row": 1 << 18}
+#: Values that are copied at once from a position on; fewer are copied one by one.
+SHORTEST_RUN = 8
 FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 #: The enums of codes.py as they were compiled, for the test that compares them.
 CODES = {

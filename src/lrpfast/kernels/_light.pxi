@@ -106,12 +106,15 @@ register("mask_nan", mask_nan[float], mask_nan[double], NO_SCRATCH)
 
 
 cdef int scale(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef Py_ssize_t size = code.size[op.reads[0]], j
+    cdef Py_ssize_t size = code.size[op.reads[0]], i, j
     cdef const real* x = <const real*>batch.base[op.reads[0]]
     cdef const real* values = <const real*>op.values
     cdef real* out = <real*>batch.base[op.writes[0]]
-    for j in range(batch.samples * size):
-        out[j] = x[j] * values[j % size]
+    for i in range(batch.samples):
+        for j in range(size):
+            out[j] = x[j] * values[j]
+        x += size
+        out += size
     return FINE
 
 register("scale", scale[float], scale[double], NO_SCRATCH)
@@ -210,8 +213,15 @@ cdef int gather(const Code* code, const Operation* op, const Batch* batch, real*
     cdef const real* x = <const real*>batch.base[op.reads[0]]
     cdef real* out = <real*>batch.base[op.writes[0]]
     for i in range(batch.samples):
-        for j in range(out_size):
-            out[j] = x[op.index[j]] if op.index[j] >= 0 else 0
+        if op.run > 1:
+            for j from 0 <= j < out_size by op.run:
+                if op.index[j] >= 0:
+                    memcpy(out + j, x + op.index[j], op.run * sizeof(real))
+                else:
+                    memset(out + j, 0, op.run * sizeof(real))
+        else:
+            for j in range(out_size):
+                out[j] = x[op.index[j]] if op.index[j] >= 0 else 0
         x += size
         out += out_size
     return FINE
@@ -225,9 +235,14 @@ cdef int scatter(const Code* code, const Operation* op, const Batch* batch, real
     cdef real* out = <real*>batch.base[op.writes[0]]
     memset(out, 0, batch.samples * out_size * sizeof(real))
     for i in range(batch.samples):
-        for j in range(size):
-            if op.index[j] >= 0:
-                out[op.index[j]] += x[j]
+        if op.run > 1:
+            for j from 0 <= j < size by op.run:
+                if op.index[j] >= 0:
+                    code.kernels.add(op.run, x + j, out + op.index[j])
+        else:
+            for j in range(size):
+                if op.index[j] >= 0:
+                    out[op.index[j]] += x[j]
         x += size
         out += out_size
     return FINE
@@ -306,33 +321,12 @@ cdef int pool_back(const Code* code, const Operation* op, const Batch* batch, re
 register("pool_back", pool_back[float], pool_back[double], SOURCE_ROWS)
 
 
-cdef void statistics(const Operation* op, const real* x, double* mean, double* sigma) noexcept nogil:
-    """What a normalization subtracts from some values and divides them by."""
-    cdef double total = 0
-    cdef Py_ssize_t j
-    mean[0] = 0
-    if op.flag:
-        for j in range(op.columns):
-            total += x[j]
-        mean[0] = total / op.columns
-    total = 0
-    for j in range(op.columns):
-        total += (x[j] - mean[0]) * (x[j] - mean[0])
-    sigma[0] = sqrt((total if op.length else total / op.columns) + op.p[0])
-
-
 cdef int normalize(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     cdef const real* x = <const real*>batch.base[op.reads[0]]
-    cdef const real* gamma = <const real*>op.values
-    cdef const real* beta = <const real*>op.more_values
     cdef real* out = <real*>batch.base[op.writes[0]]
-    cdef double mean, sigma, scale
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i
     for i in range(batch.samples * code.size[op.reads[0]] // op.columns):
-        statistics(op, x, &mean, &sigma)
-        for j in range(op.columns):
-            scale = gamma[j] if gamma != NULL else 1
-            out[j] = <real>((x[j] - mean) / sigma * scale + (beta[j] if beta != NULL else 0))
+        code.kernels.normalize(op.columns, x, op.values, op.more_values, op.p[0], op.flag, op.length, out)
         x += op.columns
         out += op.columns
     return FINE
@@ -343,22 +337,11 @@ register("normalize", normalize[float], normalize[double], NO_SCRATCH)
 cdef int normalize_back(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     cdef const real* x = <const real*>batch.base[op.reads[0]]
     cdef const real* s = <const real*>batch.base[op.reads[1]]
-    cdef const real* gamma = <const real*>op.values
     cdef real* out = <real*>batch.base[op.writes[0]]
-    cdef double mean, sigma, t, total, along
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i
     for i in range(batch.samples * code.size[op.reads[0]] // op.columns):
-        statistics(op, x, &mean, &sigma)
-        total = along = 0
-        for j in range(op.columns):
-            t = <double>s[j] * (gamma[j] if gamma != NULL else 1)
-            total += t
-            along += t * ((x[j] - mean) / sigma)
-        total = total / op.columns if op.flag else 0
-        along = 0 if op.detached else along if op.length else along / op.columns
-        for j in range(op.columns):
-            t = <double>s[j] * (gamma[j] if gamma != NULL else 1)
-            out[j] = <real>(x[j] * ((t - total - (x[j] - mean) / sigma * along) / sigma))
+        code.kernels.normalize_back(op.columns, x, s, op.values, op.p[0], op.flag, op.length, op.detached, op.count,
+                                    out)
         x += op.columns
         s += op.columns
         out += op.columns
@@ -437,6 +420,18 @@ cdef int share_remainder(const Code* code, const Operation* op, const Batch* bat
 register("share_remainder", share_remainder[float], share_remainder[double], NO_SCRATCH)
 
 
+cdef enum:
+    RECTIFIED = 1               # flags of init_relevance
+    UNIT = 2
+
+
+cdef inline real start_value(real y, int flag) noexcept nogil:
+    """Where relevance starts at an output: its value, max(y, 0), or 1 for gradients."""
+    if flag == UNIT:
+        return 1
+    return 0 if flag == RECTIFIED and y < 0 else y
+
+
 cdef int init_relevance(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     """The starting relevance of some samples for one of their targets."""
     cdef const Job* job = batch.job
@@ -453,11 +448,11 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
         memset(out, 0, size * sizeof(real))
         if job.mode == ALL:
             for j in range(low, high):
-                out[j] = 0 if op.flag and y[j] < 0 else y[j]
+                out[j] = start_value(y[j], op.flag)
             continue
         if job.mode == PAIR:
-            out[job.targets[0]] = y[job.targets[0]]
-            out[job.targets[1]] = -y[job.targets[1]]
+            out[job.targets[0]] = 1 if op.flag == UNIT else y[job.targets[0]]
+            out[job.targets[1]] = -1 if op.flag == UNIT else -y[job.targets[1]]
             continue
         at = low
         if job.mode == INDEX:
@@ -466,7 +461,7 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
             for j in range(low + 1, high):
                 if y[j] > y[at]:
                     at = j
-        out[at] = 0 if op.flag and y[at] < 0 else y[at]
+        out[at] = start_value(y[at], op.flag)
     if job.judged:
         note_starts(op, batch, <real*>NULL)
     return FINE

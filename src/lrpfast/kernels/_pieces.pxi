@@ -51,7 +51,7 @@ cdef inline int divisible(const Operation* op) noexcept nogil:
 cdef Py_ssize_t count_pieces(const Operation* op, Py_ssize_t samples, Py_ssize_t columns) noexcept nogil:
     cdef Py_ssize_t r, rows = 0, all_columns = op.width if op.diagonal else op.columns
     if not divisible(op):
-        return samples
+        return samples * max(<Py_ssize_t>1, op.parts)
     for r in range(regions_of(op)):
         rows += (rows_of(op, r, samples) + op.pass_rows - 1) // op.pass_rows
     return rows * ((all_columns + columns - 1) // columns)

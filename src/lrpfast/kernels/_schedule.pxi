@@ -83,7 +83,7 @@ cdef void run_micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) no
     cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
     cdef Batch batch
     cdef int target, fault
-    batch.job, batch.base, batch.target = job, bases(job, slot), 0
+    batch.job, batch.base, batch.target, batch.part = job, bases(job, slot), 0, -1
     batch.first = index * job.micro_batch
     batch.samples = min(job.micro_batch, job.samples - batch.first)
     set_bases(&batch, <char*>(sums + code.scratch))
@@ -120,10 +120,16 @@ cdef void team_piece(Team* team, Py_ssize_t index, int slot, real* unused) noexc
         fault = contract_numbered(code, team.op, team.batch.base, team.batch.samples, index, team.columns, sums)
     else:
         sample = team.batch
+        if team.op.parts > 1:
+            sample.part = index % team.op.parts
+            index //= team.op.parts
         sample.base, sample.first, sample.samples = bases(job, slot), team.batch.first + index, 1
         for b in range(code.buffers):
             sample.base[b] = team.batch.base[b] + index * code.size[b] * sizeof(real)
-        fault = step(code, team.op, &sample, sums)
+        if sample.part < 0:
+            fault = step(code, team.op, &sample, sums)
+        else:  # what it writes is checked when all parts are
+            fault = run_kernel(code, team.op, &sample, sums)
     note_fault(job, slot, fault, team.batch.first)
 
 
@@ -144,6 +150,9 @@ cdef int share_operations(Team* team, int first, int count, int threads) noexcep
         team.columns = columns_of_piece(team.op, samples, threads)
         lrpfast_pool_run(piece_f64 if job.code.f64 else piece_f32, team, count_pieces(team.op, samples, team.columns),
                          threads)
+        if team.op.parts > 1 and team.op.checked >= 0 and not job.code.kernels.finite(
+                samples * job.code.size[team.op.checked], team.batch.base[team.op.checked]):
+            note_fault(job, 0, NOT_FINITE, team.batch.first)
         for slot in range(threads):
             if job.fault[slot]:
                 return job.fault[slot]
@@ -156,7 +165,7 @@ cdef void run_cooperative(Job* job, char** base, char* buffers, int threads) noe
     cdef Team team
     cdef Batch* batch = &team.batch
     cdef int target, fault
-    batch.job, batch.base, batch.first = job, base, 0
+    batch.job, batch.base, batch.first, batch.part = job, base, 0, -1
     while batch.first < job.samples:
         batch.samples, batch.target = min(job.micro_batch, job.samples - batch.first), 0
         set_bases(batch, buffers)

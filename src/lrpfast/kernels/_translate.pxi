@@ -303,13 +303,17 @@ cdef class Translation(Records):
         op.values = self.vector(arguments.pop("values", None))
         op.more_values = self.vector(arguments.pop("more_values", None))
         if "index" in arguments:
-            op.index = self.indices(arguments.pop("index"))
+            index = arguments.pop("index")
+            op.index = self.indices(index)
+            arguments.setdefault("run", common_run(index))
         if "geometry" in arguments:
             op.geometry = self.geometry(arguments.pop("geometry"), source)
         if "recurrence" in arguments:
             op.recurrence = self.recurrence(arguments.pop("recurrence"))
             op.kernels = lrpfast_kernels_of(self.isa, 1)
         set_numbers(op, arguments)
+        if op.scratch == ATTENTION:
+            op.parts = op.index[0] * op.index[2]
         if op.scratch == PACKED_MATRIX:
             op.sums, op.depth = 1, 0
             self.choose_kernels(op, 0)
@@ -329,6 +333,17 @@ cdef class Translation(Records):
         if isinstance(source, Redistribute):
             return self.translate_redistribute(source, op)
         return self.translate_light(source, op)
+
+
+cdef Py_ssize_t common_run(index) except -1:
+    """How long the runs of neighbours, or of nothing, in an index of positions are; 1 where copying them is no faster."""
+    array = np.asarray(index).reshape(-1)
+    if not array.size:
+        return 1
+    before, after = array[:-1], array[1:]
+    neighbours = ((after == before + 1) & (before >= 0)) | ((before < 0) & (after < 0))
+    run = int(np.gcd.reduce(np.append(np.flatnonzero(~neighbours) + 1, array.size)))
+    return run if run >= SHORTEST_RUN else 1
 
 
 cdef inline int is_lazy(const Operation* op) noexcept:

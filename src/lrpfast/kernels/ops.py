@@ -141,17 +141,24 @@ class Scale(Operation):
     values: np.ndarray
 
 
-@light(("output",), ("out",), verify.check_same_size, lambda o: {"flag": o.rectify})
+@light(("output",), ("out",), verify.check_same_size, lambda o: {"flag": o.flag})
 @dataclass(frozen=True, eq=False)
 class InitRelevance(Operation):
     """out = the starting relevance, taken from the output as the call asks.
 
-    A call may name a window of the output; what lies outside starts with 0.
+    A call may name a window of the output; what lies outside starts with 0. ``rectify`` starts with max(y, 0);
+    ``unit``, for gradients, with 1 in place of y.
     """
 
     output: int
     out: int
     rectify: bool = False
+    unit: bool = False
+
+    @property
+    def flag(self) -> int:
+        """What kernels call this choice."""
+        return 2 if self.unit else int(self.rectify)
 
 
 @light(("source",), ("out",), verify.check_same_size, in_place=True)
@@ -366,11 +373,21 @@ class Normalize(Operation):
     ("x", "s"),
     ("out",),
     verify.check_normalize,
-    lambda o: {"flag": o.centered, "detached": o.detached, "p": (o.epsilon,), "values": o.gamma},
+    lambda o: {
+        "flag": o.centered,
+        "detached": o.detached,
+        "length": o.length,
+        "count": o.times_x,
+        "p": (o.epsilon,),
+        "values": o.gamma,
+    },
 )
 @dataclass(frozen=True, eq=False)
 class NormalizeBack(Operation):
-    """out = x ⊙ Jᵀ s of a `Normalize`; ``detached`` takes σ as a constant, not as a function of x."""
+    """out = x ⊙ Jᵀ s of a `Normalize`; ``detached`` takes σ as a constant, not as a function of x.
+
+    Without ``times_x``, out = Jᵀ s, the gradient.
+    """
 
     x: int
     s: int
@@ -380,6 +397,8 @@ class NormalizeBack(Operation):
     epsilon: float
     detached: bool
     gamma: np.ndarray | None = None
+    length: bool = False
+    times_x: bool = True
 
 
 @light(

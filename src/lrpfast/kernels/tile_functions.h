@@ -1,8 +1,7 @@
 /* Functions of many values at a time: exp and what follows from it, and the passes of attention over a row of scores.
  *
  * All is computed in vectors of doubles, floats too: so that a float is the double's value, rounded once, and a double
- * is off by less than one unit in the last place. What would not be that accurate is left to the C library: `function`
- * says so. */
+ * is off by about one unit in the last place. What has no vectors here is left to the C library: `function` says so. */
 
 #define DL ((ptrdiff_t)(VBYTES / sizeof(double)))
 #define ROUND 0x1.8p52 /* added and subtracted, it rounds to whole numbers; the sum's last bits are that number */
@@ -33,6 +32,25 @@ static inline __attribute__((always_inline)) void NAME(put_doubles)(T *to, NAME(
             to[j] = (T)value[j];
 }
 
+/* a · b + c on vectors of doubles, in one rounding where FUSED; `larger`: b where either is not a number. */
+#if VBYTES == 64
+#define FUSED 1
+#define DFMA(a, b, c) ((NAME(d))_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
+#define LARGER(a, b) ((NAME(d))_mm512_max_pd((__m512d)(a), (__m512d)(b)))
+#elif VBYTES == 32
+#define FUSED 1
+#define DFMA(a, b, c) ((NAME(d))_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
+#define LARGER(a, b) ((NAME(d))_mm256_max_pd((__m256d)(a), (__m256d)(b)))
+#elif defined(__aarch64__)
+#define FUSED 1
+#define DFMA(a, b, c) ((NAME(d))vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b)))
+#define LARGER(a, b) PICK((a) > (b), a, b)
+#else
+#define FUSED 0
+#define DFMA(a, b, c) ((a) * (b) + (c))
+#define LARGER(a, b) PICK((a) > (b), a, b)
+#endif
+
 /* e^x: 2^k e^r with |r| <= ln 2 / 2. A float's exponents fit in one factor 2^k; for doubles it is two, so that neither
  * overflows and results below the smallest normal number are right. */
 static inline __attribute__((always_inline)) NAME(d) NAME(exponential)(NAME(d) x)
@@ -41,19 +59,20 @@ static inline __attribute__((always_inline)) NAME(d) NAME(exponential)(NAME(d) x
                                1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
     const NAME(d) none = {0}, least = none - (SINGLE ? 400.0 : 746.0), most = none + (SINGLE ? 400.0 : 710.0);
     const NAME(i) bias = (NAME(i)){0} + ((int64_t)1023 << 52);
-    x = PICK(x < least, least, x);
+    x = LARGER(least, x);
     x = PICK(x > most, most, x);
-    NAME(d) rounded = x * 1.4426950408889634 + ROUND, k = rounded - ROUND;
-    NAME(d) r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10; /* the first product is exact */
-    NAME(d) r2 = r * r, r4 = r2 * r2, low = (c[0] + c[1] * r) + (c[2] + c[3] * r) * r2;
-    NAME(d) high = (c[4] + c[5] * r) + (c[6] + c[7] * r) * r2;
+    NAME(d) rounded = DFMA(x, none + 1.4426950408889634, none + ROUND), k = rounded - ROUND;
+    NAME(d) r = DFMA(k, none - 6.93147180369123816490e-01, x); /* exact */
+    r = DFMA(k, none - 1.90821492927058770002e-10, r);
+    NAME(d) r2 = r * r, r4 = r2 * r2, low = DFMA(DFMA(none + c[3], r, none + c[2]), r2, DFMA(none + c[1], r, none + c[0]));
+    NAME(d) high = DFMA(DFMA(none + c[7], r, none + c[6]), r2, DFMA(none + c[5], r, none + c[4]));
 #if SINGLE
-    NAME(d) value = 1.0 + (r + r2 * (low + high * r4));
+    NAME(d) value = 1.0 + DFMA(r2, DFMA(high, r4, low), r);
     return value * (NAME(d))(((NAME(i))rounded << 52) + bias);
 #else
-    NAME(d) highest = (c[8] + c[9] * r) + (c[10] + c[11] * r) * r2;
-    NAME(d) value = 1.0 + (r + r2 * (low + (high + highest * r4) * r4));
-    NAME(d) first = k * 0.5 + ROUND, second = k - (first - ROUND) + ROUND;
+    NAME(d) highest = DFMA(DFMA(none + c[11], r, none + c[10]), r2, DFMA(none + c[9], r, none + c[8]));
+    NAME(d) value = 1.0 + DFMA(r2, DFMA(DFMA(highest, r4, high), r4, low), r);
+    NAME(d) first = DFMA(k, none + 0.5, none + ROUND), second = k - (first - ROUND) + ROUND;
     return value * (NAME(d))(((NAME(i))first << 52) + bias) * (NAME(d))(((NAME(i))second << 52) + bias);
 #endif
 }
@@ -67,7 +86,7 @@ static inline __attribute__((always_inline)) NAME(d) NAME(sigmoid)(NAME(d) x)
 
 #if SINGLE
 /* tanh, to float's accuracy: near 0 by its series, so that no digits are lost. */
-static inline __attribute__((always_inline)) NAME(d) NAME(tanh)(NAME(d) x)
+static inline __attribute__((always_inline)) NAME(d) NAME(tangent)(NAME(d) x)
 {
     const NAME(d) none = {0};
     NAME(d) size = PICK(x < none, -x, x), t = NAME(exponential)(-2.0 * size);
@@ -84,10 +103,13 @@ static inline __attribute__((always_inline)) NAME(d) NAME(erfc)(NAME(d) x)
                                0.0017613393643986777,   -0.0023392777249640535, -0.00015613427284826562,
                                0.0006579538496725354,   -7.119731302460537e-05, -0.00015463379256528813,
                                4.179589660690374e-05,   2.0723071542798654e-05, -8.121255152377563e-06};
+    const NAME(d) none = {0};
     NAME(d) t = 2.0 / (2.0 + x), y = 2.0 * t - 1.0, y2 = y * y, y4 = y2 * y2;
-    NAME(d) a = (c[0] + c[1] * y) + (c[2] + c[3] * y) * y2, b = (c[4] + c[5] * y) + (c[6] + c[7] * y) * y2;
-    NAME(d) d = (c[8] + c[9] * y) + (c[10] + c[11] * y) * y2, e = (c[12] + c[13] * y) + c[14] * y2;
-    return t * NAME(exponential)((a + b * y4) + (d + e * y4) * (y4 * y4) - x * x);
+    NAME(d) a = DFMA(DFMA(none + c[3], y, none + c[2]), y2, DFMA(none + c[1], y, none + c[0]));
+    NAME(d) b = DFMA(DFMA(none + c[7], y, none + c[6]), y2, DFMA(none + c[5], y, none + c[4]));
+    NAME(d) d = DFMA(DFMA(none + c[11], y, none + c[10]), y2, DFMA(none + c[9], y, none + c[8]));
+    NAME(d) e = DFMA(none + c[14], y2, DFMA(none + c[13], y, none + c[12]));
+    return t * NAME(exponential)(DFMA(DFMA(e, y4, d), y4 * y4, DFMA(b, y4, a)) - x * x);
 }
 
 static inline __attribute__((always_inline)) NAME(d) NAME(gelu)(NAME(d) x)
@@ -95,6 +117,80 @@ static inline __attribute__((always_inline)) NAME(d) NAME(gelu)(NAME(d) x)
     const NAME(d) none = {0};
     NAME(d) tail = NAME(erfc)(PICK(x < none, -x, x) * 0.70710678118654752);
     return 0.5 * x * PICK(x < none, tail, 2.0 - tail);
+}
+#else
+
+/* a · b exactly, as the sum of two doubles; without fused multiply-adds by Dekker's splitting, for numbers below 2^996. */
+static inline __attribute__((always_inline)) NAME(d) NAME(product_and_rest)(NAME(d) a, NAME(d) b, NAME(d) *rest)
+{
+    NAME(d) p = a * b;
+#if FUSED
+    *rest = DFMA(a, b, -p);
+#else
+    NAME(d) c = 134217729.0 * a, d = 134217729.0 * b, a1 = c - (c - a), b1 = d - (d - b), a2 = a - a1, b2 = b - b1;
+    *rest = ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2;
+#endif
+    return p;
+}
+
+/* tanh: near 0 x + x³ P(x²) / Q(x²) (Cody and Waite), else 1 − 2 / (e^2x + 1), where what rounding takes of the exponential,
+ * the sum and the quotient is kept, so that only the last difference is rounded. */
+static inline __attribute__((always_inline)) NAME(d) NAME(tangent)(NAME(d) x)
+{
+    static const double c[] = {1.0 / 2,         1.0 / 6,          1.0 / 24,           1.0 / 120,
+                               1.0 / 720,       1.0 / 5040,       1.0 / 40320,        1.0 / 362880,
+                               1.0 / 3628800,   1.0 / 39916800,   1.0 / 479001600,    1.0 / 6227020800};
+    const NAME(d) none = {0};
+    const NAME(i) bias = (NAME(i)){0} + ((int64_t)1023 << 52);
+    NAME(d) size = PICK(x < none, -x, x), z = size * size;
+    NAME(d) over = DFMA(DFMA(none - 9.64399179425052238628e-1, z, none - 9.92877231001918586564e1), z,
+                        none - 1.61468768441708447952e3);
+    NAME(d) under = DFMA(DFMA(z + 1.12811678491632931402e2, z, none + 2.23548839060100448583e3), z,
+                         none + 4.84406305325125486048e3);
+    NAME(d) near = DFMA(size * z, over / under, size);
+    NAME(d) a = 2.0 * PICK(size > none + 22.0, none + 22.0, size);
+    NAME(d) rounded = DFMA(a, none + 1.4426950408889634, none + ROUND), k = rounded - ROUND;
+    NAME(d) r = DFMA(k, none - 6.93147180369123816490e-01, a), q = none + c[11];
+    r = DFMA(k, none - 1.90821492927058770002e-10, r);
+    UNROLL
+    for (int i = 10; i >= 0; i--)
+        q = DFMA(q, r, none + c[i]);
+    q = DFMA(r * r, q, r);
+    NAME(d) scale = (NAME(d))(((NAME(i))rounded << 52) + bias);
+    NAME(d) high = 1.0 + q, low = (q - (high - 1.0)) * scale; /* e^2x = high scale + low */
+    high = high * scale;
+    NAME(d) sum = high + 1.0, product;
+    low = low + ((high - sum) + 1.0);
+    NAME(d) y = 2.0 / sum, back = NAME(product_and_rest)(y, sum, &product);
+    NAME(d) rest = (((2.0 - back) - product) - y * low) / sum, most = 1.0 - y;
+    NAME(d) far = most + (((1.0 - most) - y) - rest);
+    far = PICK(size < none + 0.625, near, far);
+    far = PICK(size != size, size, far);
+    return PICK(x < none, -far, far);
+}
+
+/* x Φ(x): with t = |x| and w = 5 / (5 + t), Φ(−t) e^(t²/2) / w as a polynomial in 2 w − 1, which a Chebyshev fit gave, off by
+ * 7e-18 at most; t² with what rounding takes of it, else far below zero a hundred units in the last place would be lost. */
+static inline __attribute__((always_inline)) NAME(d) NAME(gelu)(NAME(d) x)
+{
+    static const double c[] = {
+        0.15383860995001258, 0.13307650057801138, 0.0990611231939961, 0.06270663133425627,
+        0.03300407323403903, 0.013823727741414323, 0.004159013360646807, 0.0005986753517956957,
+        -0.00015957388554950594, -0.00010897979367471258, -1.1875117666755534e-05, 9.952465584915902e-06,
+        3.336170543985079e-06, -7.958723027658431e-07, -5.537757567344183e-07, 6.670854282462108e-08,
+        8.669532857027513e-08, -7.714289713451517e-09, -1.3483378103647207e-08, 1.3881694748089734e-09,
+        1.8550164483074685e-09, -2.5427518520556465e-10, -1.5708917166495314e-10, 2.6624214860214042e-11};
+    const NAME(d) none = {0};
+    NAME(d) t = PICK(x < none, -x, x), rest;
+    t = PICK(t > none + 40.0, none + 40.0, t);
+    NAME(d) square = NAME(product_and_rest)(t, t, &rest), w = 5.0 / (5.0 + t), y = 2.0 * w - 1.0, g = none + c[24 - 1];
+    UNROLL
+    for (int i = 24 - 2; i >= 0; i--)
+        g = DFMA(g, y, none + c[i]);
+    NAME(d) e = NAME(exponential)(-0.5 * square);
+    NAME(d) tail = g * w * (e - 0.5 * rest * e);
+    NAME(d) value = PICK(x < none, x * tail, x - x * tail);
+    return PICK(x != x, x, value);
 }
 #endif
 
@@ -122,14 +218,12 @@ static int NAME(function)(int which, double p, ptrdiff_t n, const void *input, v
     if (which == LRPFAST_GELU && p != 0) { /* by tanh, of which 1 + tanh(u) is 2 sigmoid(2 u) */
         EACH(v * NAME(sigmoid)(1.5957691216057308 * (v + 0.044715 * v * v * v)));
     }
-#if SINGLE
     if (which == LRPFAST_GELU) {
         EACH(NAME(gelu)(v));
     }
     if (which == LRPFAST_TANH) {
-        EACH(NAME(tanh)(v));
+        EACH(NAME(tangent)(v));
     }
-#endif
     return 0;
 }
 
@@ -173,8 +267,15 @@ static void NAME(softmax)(ptrdiff_t n, void *scores, void *rows, int again)
         known[1] = (T)total;
     }
     total = (T)total > 0 ? (double)(T)total : 1; /* 0 / 1 where nothing is seen */
+#if SINGLE /* a double's quotient is rounded once more in any case */
+    total = 1 / total;
+#endif
     for (ptrdiff_t j = 0; j < n; j += DL)
+#if SINGLE
+        NAME(put_doubles)(x + j, NAME(doubles)(x + j, n - j) * (none + total), n - j);
+#else
         NAME(put_doubles)(x + j, NAME(doubles)(x + j, n - j) / (none + total), n - j);
+#endif
 }
 
 /* s of a query's products z with the keys under AttnLRP where denominators are as they are: they cancel, and
@@ -201,6 +302,90 @@ static void NAME(scaled)(ptrdiff_t n, const void *input, double scale_, void *ou
         x[j] = scale * z[j];
 }
 
+/* The sum of a row of doubles that `value` makes of each; lanes are added in order. */
+#define ROW_SUM(total, value)                                          \
+    do {                                                               \
+        NAME(d) sums_ = {0};                                           \
+        for (ptrdiff_t j = 0; j < n; j += DL) {                        \
+            NAME(d) v_ = (value);                                      \
+            if (n - j < DL)                                            \
+                for (ptrdiff_t k = n - j; k < DL; k++) v_[k] = 0;      \
+            sums_ = sums_ + v_;                                        \
+        }                                                              \
+        total = 0;                                                     \
+        for (ptrdiff_t k = 0; k < DL; k++) total += sums_[k];          \
+    } while (0)
+
+/* A vector over sigma: floats by the inverse, for their quotient is rounded once more in any case. */
+#if SINGLE
+#define OVER(v, sigma) ((v) * (1.0 / (sigma)))
+#else
+#define OVER(v, sigma) ((v) / (none + (sigma)))
+#endif
+
+/* What a normalization subtracts from a row and divides it by; `centers`: by the mean; `length`: by √Σx², not the mean of it. */
+static void NAME(statistics)(ptrdiff_t n, const T *x, double epsilon, int centers, int length, double *mean_, double *sigma)
+{
+    double total;
+    *mean_ = 0;
+    if (centers) {
+        ROW_SUM(total, NAME(doubles)(x + j, n - j));
+        *mean_ = total / (double)n;
+    }
+    const NAME(d) none = {0}, mean = none + *mean_;
+    ROW_SUM(total, (NAME(doubles)(x + j, n - j) - mean) * (NAME(doubles)(x + j, n - j) - mean));
+    *sigma = __builtin_sqrt((length ? total : total / (double)n) + epsilon);
+}
+
+/* A row, normalized, times gamma, plus beta, either of which may be NULL. */
+static void NAME(normalize)(ptrdiff_t n, const void *input, const void *gamma, const void *beta, double epsilon, int centers,
+                            int length, void *output)
+{
+    const T *x = input, *g = gamma, *b = beta;
+    T *out = output;
+    double mean_, sigma_;
+    NAME(statistics)(n, x, epsilon, centers, length, &mean_, &sigma_);
+    const NAME(d) none = {0}, mean = none + mean_;
+    for (ptrdiff_t j = 0; j < n; j += DL) {
+        NAME(d) v = OVER(NAME(doubles)(x + j, n - j) - mean, sigma_);
+        if (g) v = v * NAME(doubles)(g + j, n - j);
+        if (b) v = v + NAME(doubles)(b + j, n - j);
+        NAME(put_doubles)(out + j, v, n - j);
+    }
+}
+
+/* The gradient of a normalization along s, x times it if asked; `detached`: of one with constant statistics of scale. */
+static void NAME(normalize_back)(ptrdiff_t n, const void *input, const void *s_, const void *gamma, double epsilon,
+                                 int centers, int length, int detached, int times_x, void *output)
+{
+    const T *x = input, *s = s_, *g = gamma;
+    T *out = output;
+    double mean_, sigma_, total = 0, along = 0;
+    NAME(statistics)(n, x, epsilon, centers, length, &mean_, &sigma_);
+    const NAME(d) none = {0}, mean = none + mean_;
+#define S_TIMES_GAMMA (g ? NAME(doubles)(s + j, n - j) * NAME(doubles)(g + j, n - j) : NAME(doubles)(s + j, n - j))
+    if (centers) {
+        ROW_SUM(total, S_TIMES_GAMMA);
+        total /= (double)n;
+    }
+    if (!detached) {
+        ROW_SUM(along, S_TIMES_GAMMA * OVER(NAME(doubles)(x + j, n - j) - mean, sigma_));
+        along = length ? along : along / (double)n;
+    }
+    for (ptrdiff_t j = 0; j < n; j += DL) {
+        NAME(d) v = NAME(doubles)(x + j, n - j), t = S_TIMES_GAMMA - total;
+        if (!detached) t = t - OVER(v - mean, sigma_) * along;
+        t = OVER(t, sigma_);
+        NAME(put_doubles)(out + j, times_x ? v * t : t, n - j);
+    }
+#undef S_TIMES_GAMMA
+}
+
+#undef ROW_SUM
+#undef OVER
+#undef FUSED
+#undef DFMA
+#undef LARGER
 #undef DL
 #undef PICK
 #undef EACH

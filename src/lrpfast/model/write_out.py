@@ -91,7 +91,7 @@ class _Writer:
         layer = BatchNorm(np.zeros(size), np.ones(size), np.full(size, factor), None, 0.0)
         return node if factor == 1 else self.add(layer, node)
 
-    def apart(self, node: int, shared: int, group: int) -> int:
+    def by_heads(self, node: int, shared: int, group: int) -> int:
         """Rows (…, n, shared · group · d) as (…, shared, group, n, d)."""
         *lead, n, channels = self.shapes[node]
         node = self.reshape(node, (*lead, n, shared, group, channels // (shared * group)))
@@ -103,8 +103,8 @@ class _Writer:
         *lead, n, _ = self.shapes[query]
         shared: int = layer.kv_heads  # type: ignore[assignment]
         group = layer.heads // shared
-        q = self.apart(query, shared, group)
-        k, v = (self.apart(node, shared, 1) for node in (key, value))
+        q = self.by_heads(query, shared, group)
+        k, v = (self.by_heads(node, shared, 1) for node in (key, value))
         scores = self.scale(self.add(MatMul(transpose_b=True), q, k), layer.head_scale(self.shapes[query]))
         scores = self.reshape(scores, (*lead, layer.heads, n, self.shapes[key][-2]))
         if layer.softcap is not None:

@@ -8,6 +8,7 @@ Examples
 >>> lrpfast.plot.save(figure, "features.svg")
 """
 
+from . import inline  # noqa: F401, so that results have their pictures in notebooks
 from .figure import heatmap
 from .file import save
 from .references import references

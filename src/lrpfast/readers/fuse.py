@@ -181,11 +181,11 @@ class _Fuser:
         shared = counts.pop()
         if counts or shared is None:
             return
-        rows = [self._once(view) for view in views if view is not None]
+        rows = [self.shared_rows(view) for view in views if view is not None]
         self.nodes[node] = (replace(layer, kv_heads=shared), (query, *rows, *others[2:]))
 
-    def _once(self, view: RepeatedView) -> int:
-        """What a view repeats, once, as rows."""
+    def shared_rows(self, view: RepeatedView) -> int:
+        """The rows of the heads that a view repeats."""
         atoms = [atom for axis in view.axes for atom in axis if atom.stride]
         inside = sorted(atoms, key=lambda atom: -atom.stride)
         node = view.source

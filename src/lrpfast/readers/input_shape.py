@@ -108,6 +108,11 @@ def naming_open_sizes(inputs: Mapping[str, Shape | None]) -> Iterator[None]:
         raise type(error)(text.replace(FIX_SIZE, _cure(inputs))) from error
 
 
+def names_cure(error: LrpfastError) -> bool:
+    """Whether an error says that sizes must be fixed."""
+    return FIX_SIZE.split("(", 1)[0] in str(error)
+
+
 def _cure(inputs: Mapping[str, Shape | None]) -> str:
     """`FIX_SIZE` with the shapes of these inputs, n for each size that is open."""
     if any(shape is None for shape in inputs.values()):

@@ -9,6 +9,7 @@ all values that the rest of the model uses, the layer takes their place.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,8 @@ Node = tuple[Layer, tuple[int, ...]]
 _MOVES = (L.Crop, L.Take, L.Flatten, L.Reshape, L.Permute, L.Identity)
 #: Samples that are compared, and the most steps.
 _SAMPLES, _MOST_STEPS = 3, 2000
+#: The most numbers that all steps may compute: a file that asks for more is read as it is.
+_MOST_VALUES = 1 << 26
 #: The h of a step that is not the last.
 _ROW = "row"
 
@@ -172,8 +175,10 @@ def _recognised(graph: _Graph, chain: _Chain, source: int) -> _Graph | None:
 
 def _values(graph: _Graph, chain: _Chain, source: int, x: np.ndarray) -> dict[int, np.ndarray]:
     """What the nodes compute of a sequence, as far as the steps alone decide it."""
-    values, scaled = {source: x}, chain.scaled
+    values, scaled, size = {source: x}, chain.scaled, 0
     for i, (layer, inputs) in enumerate(graph.nodes):
+        if size > _MOST_VALUES:
+            return {source: x}
         if i in values or not inputs or any(j not in values for j in inputs):
             continue
         args = [values[j] for j in inputs]
@@ -183,12 +188,14 @@ def _values(graph: _Graph, chain: _Chain, source: int, x: np.ndarray) -> dict[in
             weights = next((use for own, use in pairs if np.array_equal(kernel, own)), None)
             if weights is not None:
                 bias = layer.bias  # type: ignore[attr-defined]
+                size += len(x) * math.prod(graph.shapes[i])  # type: ignore[arg-type]
                 values[i] = args[0] @ weights.astype(np.float64) + (0.0 if bias is None else bias)
             continue
         compute = _COMPUTED.get(type(layer))
         value = None if compute is None else compute(layer, args)
         if value is not None:
             values[i] = value
+            size += value.size
     return values
 
 
@@ -198,20 +205,20 @@ def _activation(layer: Any, args: list[np.ndarray]) -> np.ndarray | None:
     return function(args[0]) if function is not None and plain else None
 
 
-def _cropped(layer: Any, args: list[np.ndarray]) -> np.ndarray:
+def _crop(layer: Any, args: list[np.ndarray]) -> np.ndarray:
     (x,) = args
     margins = [(0, 0), *layer.pairs]
     return x[tuple(slice(a, n - b) for n, (a, b) in zip(x.shape, margins, strict=False))]
 
 
-def _taken(layer: Any, args: list[np.ndarray]) -> np.ndarray:
+def _take(layer: Any, args: list[np.ndarray]) -> np.ndarray:
     (x,) = args
     for axis, index in enumerate(layer.places):
         x = x if index is None else np.take(x, index, axis + 1)
     return x
 
 
-def _added(layer: Any, args: list[np.ndarray]) -> np.ndarray:
+def _add(layer: Any, args: list[np.ndarray]) -> np.ndarray:
     total: np.ndarray = np.sum(np.broadcast_arrays(*args), axis=0)
     return total
 
@@ -220,14 +227,14 @@ def _added(layer: Any, args: list[np.ndarray]) -> np.ndarray:
 _COMPUTED: dict[type[Layer], Callable[[Any, list[np.ndarray]], np.ndarray | None]] = {
     L.Identity: lambda layer, args: args[0],
     L.Activation: _activation,
-    L.Crop: _cropped,
-    L.Take: _taken,
+    L.Crop: _crop,
+    L.Take: _take,
     L.Flatten: lambda layer, args: args[0].reshape(len(args[0]), -1),
     L.Reshape: lambda layer, args: args[0].reshape(len(args[0]), *layer.shape),
     L.Permute: lambda layer, args: args[0].transpose(0, *(a + 1 for a in layer.axes)),
     L.BatchNorm: lambda layer, args: args[0] * layer.factor() + layer.offset(),
     L.Concat: lambda layer, args: np.concatenate(args, layer.axis + 1 if layer.axis >= 0 else layer.axis),
-    L.Add: _added,
+    L.Add: _add,
     L.Subtract: lambda layer, args: args[0] - args[1],
     L.Multiply: lambda layer, args: np.prod(np.broadcast_arrays(*args), axis=0),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import RuleError
@@ -20,6 +20,7 @@ from .alpha_beta import AlphaBeta, AlphaBetaX, ZPlus
 from .composites import Composite
 from .entries import Entry
 from .first_layer import Flat, WSquare, ZBox
+from .gradients import Gradients, InputTimesGradient, IntegratedGradients, SmoothGrad
 from .proportional import Epsilon, Norm, Zero
 from .registry import as_rule
 from .roles import CONVOLUTIONS, SUMS
@@ -146,9 +147,9 @@ _COMMON = ("input_layer_rule", "until_layer_idx", "until_layer_rule", "bn_layer_
 
 @dataclass(frozen=True)
 class Name:
-    """The meaning of one of iNNvestigate's names: a function of its keywords that returns the entries."""
+    """The meaning of one of iNNvestigate's names: a function of its keywords that returns entries, or a composite."""
 
-    build: Callable[..., tuple[Entry, ...]]
+    build: Callable[..., tuple[Entry, ...] | Composite]
     keywords: tuple[str, ...] = ()
 
 
@@ -207,6 +208,16 @@ def _epsilon_rule(epsilon: float = 1e-7, bias: bool = True) -> Rule:
     return Epsilon(epsilon, bias="absorb" if _flag(bias) else "ignore")
 
 
+def _integrated_gradients(steps: int = 64, reference_inputs: Any = 0, postprocess: str | None = None) -> Composite:
+    return IntegratedGradients(steps, reference_inputs, "mean", postprocess)
+
+
+def _smoothgrad(
+    augment_by_n: int = 64, noise_scale: float = 1, postprocess: str | None = None, seed: int = 0
+) -> Composite:
+    return SmoothGrad(augment_by_n, noise_scale, seed, postprocess)
+
+
 #: iNNvestigate's names, and ``lrp.z_IB``, which it lacks.
 ANALYZERS: dict[str, Name] = {
     "lrp": Name(_lrp, ("rule", *_COMMON, "bn_layer_rule")),
@@ -229,13 +240,37 @@ ANALYZERS: dict[str, Name] = {
     "lrp.sequential_preset_b_flat_until_idx": _preset(1, flat=True, until=True),
     "deep_taylor": Name(_deep_taylor),
     "deep_taylor.bounded": Name(_deep_taylor_bounded, ("low", "high")),
+    "gradient": Name(Gradients, ("postprocess",)),
+    "gradient.baseline": Name(Gradients, ("postprocess",)),
+    "input_t_gradient": Name(InputTimesGradient, ("postprocess",)),
+    "integrated_gradients": Name(_integrated_gradients, ("steps", "reference_inputs", "postprocess")),
+    "smoothgrad": Name(_smoothgrad, ("augment_by_n", "noise_scale", "postprocess", "seed")),
+}
+
+_SANITY = "its maps hardly depend on the weights of upper layers (Adebayo et al. 2018, Sixt et al. 2020)"
+_PATTERNS = "it needs patterns that are fitted to training data"
+#: iNNvestigate's names that lrpfast leaves out, and why.
+LEFT_OUT = {
+    "input": "it returns the input, x itself",
+    "random": "it returns noise: numpy.random.default_rng(seed).normal(size=x.shape)",
+    "deconvnet": _SANITY,
+    "guided_backprop": _SANITY,
+    "pattern.net": _PATTERNS,
+    "pattern.attribution": _PATTERNS,
+    "lrp.z_baseline": "it computes lrp.z by gradients, for tests: lrp.z",
 }
 
 
 def keywords(name: str) -> tuple[str, ...]:
     """The keywords that an analyzer's name takes."""
+    if name in LEFT_OUT:
+        raise RuleError(
+            f"iNNvestigate's {name!r} is left out: {LEFT_OUT[name]}. Beside LRP stand gradient, input_t_gradient, "
+            "integrated_gradients and smoothgrad"
+        )
     if name not in ANALYZERS:
-        raise RuleError(unknown_name_message("analyzer", name, ANALYZERS, f"the names are {', '.join(ANALYZERS)}"))
+        listing = f"the names are {', '.join(key for key in ANALYZERS if '.sequential' not in key)} and presets"
+        raise RuleError(unknown_name_message("analyzer", name, ANALYZERS, listing))
     return ANALYZERS[name].keywords
 
 
@@ -251,4 +286,7 @@ def composite(name: str, **parameters: Any) -> Composite:
     for key in parameters:
         if key not in names:
             raise RuleError(f"{name} has no keyword {key!r}; it takes {', '.join(names) or 'none'}")
-    return Composite(ANALYZERS[name].build(**parameters), name, canonize=False)
+    result = ANALYZERS[name].build(**parameters)
+    if isinstance(result, Composite):
+        return replace(result, canonize=False)
+    return Composite(result, name, canonize=False)

@@ -30,6 +30,7 @@ from .alpha_beta import AlphaBeta, ZPlus
 from .composites import Composite
 from .entries import Entry, ends
 from .first_layer import Flat, ZBox
+from .gradients import Gradients, InputTimesGradient, IntegratedGradients, SmoothGrad
 from .proportional import Epsilon, Gamma, Norm, Zero
 from .registry import RULES, as_rule
 from .registry import from_name as rule_from_name
@@ -312,7 +313,7 @@ def LXTViT(  # noqa: N802
 
 
 def LXTExplicit() -> Composite:  # noqa: N802
-    """AttnLRP with the denominators of LXT's ``lxt.explicit``: z + ε without regard to sign, ε by the kind of layer.
+    """AttnLRP with the denominators of LXT's ``lxt.explicit``: z + ε unsigned, ε by layer.
 
     ε is 1e-8 for layers with weights, sums and products of queries and keys (2z + ε), 1e-6 for products of weights and
     values, layer normalization and means; none for RMS normalization.
@@ -355,6 +356,10 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
     "attn_lrp": AttnLRP,
     "cp_lrp": CPLRP,
     "lxt_vit": LXTViT,
+    "gradient": Gradients,
+    "input_t_gradient": InputTimesGradient,
+    "integrated_gradients": IntegratedGradients,
+    "smoothgrad": SmoothGrad,
     "lxt_explicit": LXTExplicit,
 }
 
@@ -383,7 +388,7 @@ def from_name(name: str, **parameters: Any) -> Composite:
     >>> lrpfast.composites.from_name("epsilon_plus", epsilon=0.1) == lrpfast.composites.EpsilonPlus(0.1)
     True
     """
-    if isinstance(name, str) and name in RULES:
+    if isinstance(name, str) and name in RULES and name not in COMPOSITES:
         return Uniform(rule_from_name(name, **parameters))
     if not isinstance(name, str) or name not in COMPOSITES:
         listing = f"the rules are {', '.join(RULES)}, the composites {', '.join(COMPOSITES)}"
@@ -402,6 +407,8 @@ def as_composite(rule: Any) -> Composite:
         if rule.lower().startswith(("lrp", "deep_taylor")):
             raise RuleError(f"{rule!r} is an iNNvestigate name: use lrpfast.create_analyzer({rule!r}, model)")
         return from_name(rule)
+    if isinstance(rule, Gradient):  # of every layer, not of those with weights alone
+        return Gradients()
     if isinstance(rule, (Rule, type)):
         return Uniform(as_rule(rule, "Analyzer"))
     if any(rule is function for function in (*COMPOSITES.values(), Uniform)):

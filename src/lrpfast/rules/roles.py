@@ -85,18 +85,18 @@ class Role:
 
 _PROPORTIONAL = (Zero, Epsilon, Norm)
 
-WEIGHTS = Role("layer with weights", None, groups=True)
+WEIGHTS = Role("layer with weights", None, (Gradient,), groups=True)
 AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
 RECURRENT = Role("recurrent layer", Recurrent(), (Recurrent, Epsilon, Zero))
 PRODUCT = Role("product", Split(), (Split, AttnLRP, CP, Gradient))
 ATTENTION = Role("attention", AttnLRP(), (AttnLRP, CP))
-ROTATION = Role("rotation of vectors", Norm(), (Pass, *_PROPORTIONAL))
+ROTATION = Role("rotation of vectors", Norm(), (Pass, Gradient, *_PROPORTIONAL))
 ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
 SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
-NORMALIZATION = Role("normalization", Detached(), (Detached, Pass, *_PROPORTIONAL))
+NORMALIZATION = Role("normalization", Detached(), (Detached, Pass, Gradient, *_PROPORTIONAL))
 MASK = Role("mask of steps", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 NOTHING = Role("layer that does nothing", Pass(), (Pass,))
 

@@ -12,6 +12,7 @@ from .composites import Composite
 from .entries import WEIGHTED, Entry, as_types, ends
 from .registry import as_rule
 from .rule import Rule
+from .weightless import Gradient
 
 
 def _mapping(rules: Any, owner: str) -> Mapping[Any, Any]:
@@ -38,6 +39,11 @@ def Uniform(rule: Rule | str, first: Rule | str | None = None, last: Rule | str 
     [('first', 'flat'), ('all', 'gamma'), ('default', 'gamma')]
     """
     rule = as_rule(rule, "Uniform")
+    if isinstance(rule, Gradient):
+        raise RuleError(
+            "Uniform gives a rule to layers with weights alone, and a gradient needs the derivative of all layers: "
+            "composites.Gradients() is the gradient"
+        )
     rest = Entry("all", rule), Entry("default", rule, None, (BatchNorm,))
     entries = (*ends(first, last, "Uniform"), *rest)
     return Composite(entries, f"uniform {rule.name}")

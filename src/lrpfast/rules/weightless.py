@@ -37,8 +37,8 @@ class Pass(Rule):
 class Gradient(Rule):
     """Multiply relevance by the layer's derivative: R_in,i = Σ_j ∂y_j/∂x_i R_j.
 
-    For activations, sums and batch normalization, in excitation backprop (activations) and
-    deep Taylor (layers without weights).
+    As the rule of all layers it is the gradient, `lrpfast.composites.Gradients`; some composites have it for layers
+    without weights: excitation backprop for activations, deep Taylor for activations, sums and batch normalization.
     It does not conserve relevance; the report counts the difference as lost.
 
     References

@@ -79,8 +79,8 @@ def fitted(source: Source, expected: tuple[int | None, ...]) -> Source:
     if _same(sample, expected):
         return source
     sizes = [n for n in sample if n != 1]
-    wanted = [n for n in expected if n != 1]
-    if len(sizes) != len(wanted) or not _same(tuple(sizes), tuple(wanted)):
+    expected_sizes = [n for n in expected if n != 1]
+    if len(sizes) != len(expected_sizes) or not _same(tuple(sizes), tuple(expected_sizes)):
         return source
     rest = iter(sizes)
     return Reshaped(source, tuple(1 if n == 1 else next(rest) for n in expected))

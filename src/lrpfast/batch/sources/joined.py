@@ -170,10 +170,10 @@ class _Coordinate:
 
     def order(self, sort: bool) -> list[int]:
         """The indices of the files in the coordinate's order; InputError if the files overlap."""
-        given, columns = list(range(len(self._sources))), self._columns
+        in_order, columns = list(range(len(self._sources))), self._columns
         if columns is None or any(column.dtype.kind not in "iufM" for column in columns):
-            return given
-        filled = [i for i in given if len(columns[i])]
+            return in_order
+        filled = [i for i in in_order if len(columns[i])]
         ordered = sorted(filled, key=lambda i: columns[i].min())
         for before, after in pairwise(ordered):
             if not columns[before].max() < columns[after].min():
@@ -190,7 +190,7 @@ class _Coordinate:
                 "earlier; list the files in the order of their samples, or give a pattern in quotes ('sst_*.nc:sst'), "
                 "whose files are put in order"
             )
-        return ordered + [i for i in given if i not in filled]
+        return ordered + [i for i in in_order if i not in filled]
 
     def joined(self, sources: Sequence[Source]) -> ArrayMetadata | None:
         """The first file's labels, with the coordinates along the samples of all files."""

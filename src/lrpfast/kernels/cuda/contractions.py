@@ -102,7 +102,9 @@ class Contraction:
         self.library = self._library()
         self.sources = [locate(p.term.source)[0] for p in self.parts]
         self.matrices = [
-            arrays.matrix(_matrix(p.term), self.round, p.term.sign, p.scale) for p in self.parts if self.library
+            arrays.matrix(_matrix(p.term), self.round, p.term.sign, p.scale, p.term.origin and (p.term.origin, 0, 0))
+            for p in self.parts
+            if self.library
         ]
         self.record = arrays.record(self._record(pairs or self.parts, program, arrays, locate, check))
         single = pairs and self.library  # each library product has one term
@@ -256,11 +258,13 @@ class Contraction:
             record["alike"] = same_width
         elif term.geometry is None:
             address, record["row_step"], record["column_step"] = arrays.matrix(
-                matrices[0], self.round, term.sign, part.scale
+                matrices[0], self.round, term.sign, part.scale, term.origin
             )
             addresses = [address]
         else:
-            addresses = [arrays.vector(w, self.round, term.sign, part.scale) for w in matrices]
+            origins = [None if term.origin is None else (term.origin, r) for r in range(len(matrices))]
+            scaled = (self.round, term.sign, part.scale)
+            addresses = [arrays.vector(w, *scaled, origin) for w, origin in zip(matrices, origins, strict=True)]
             record["row_step"], record["column_step"] = self.columns, 1
         record[field] = arrays.put(np.array(addresses, POINTER))
 

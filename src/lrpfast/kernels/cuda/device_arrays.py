@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,39 @@ def part_of(weights: np.ndarray, sign: int, scale: float) -> np.ndarray:
     return part if scale == 1 else part * weights.dtype.type(scale)
 
 
-class DeviceArrays:
-    """A program's weights, tables and records on the current device; each array is copied there once."""
+class DeviceWeights:
+    """Weights on a device, and what they were copied from, so that nothing else gets its address meanwhile."""
 
-    def __init__(self, dtype: np.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, array: Any, source: Any) -> None:
+        self.array, self.source = array, source
+
+
+#: The weights of all programs on all devices, by device and by what they are: programs share them.
+WEIGHTS: weakref.WeakValueDictionary[tuple[Any, ...], DeviceWeights] = weakref.WeakValueDictionary()
+
+
+def identity(weights: np.ndarray, origin: Any) -> Any:
+    """What tells weights from all others while they exist: the address of a layer's own, else their origin, if any."""
+    memory: Any = weights
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    if isinstance(memory, bytes):  # as layers have them
+        return weights.__array_interface__["data"][0]
+    return origin
+
+
+class DeviceArrays:
+    """A program's weights, tables and records on the current device; each array is copied there once.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+    device : int
+        The device's number.
+    """
+
+    def __init__(self, dtype: np.dtype, device: int) -> None:
+        self.dtype, self.device = dtype, device
         self.arrays: list[Any] = []
         self._addresses: dict[tuple[Any, ...], tuple[int, Any]] = {}
 
@@ -56,32 +86,44 @@ class DeviceArrays:
         self.put(value)
         return self.arrays[-1]
 
-    def vector(self, value: Any, rounded: bool = False, sign: int = 0, scale: float = 1.0) -> int:
+    def _shared(self, key: tuple[Any, ...], source: Any, create: Callable[[], np.ndarray]) -> int:
+        """The address of weights that all programs on the device share, if ``key`` begins with what they are."""
+        if key[0] is None:
+            return self._lazy((id(source), *key[1:]), source, lambda: self.put(create()))
+        whole = (self.device, self.dtype, *key)
+        weights = WEIGHTS.get(whole)
+        if weights is None:
+            self.put(create())
+            weights = WEIGHTS[whole] = DeviceWeights(self.arrays.pop(), source)
+        self.arrays.append(weights)
+        return int(weights.array.data.ptr)
+
+    def vector(self, value: Any, rounded: bool = False, sign: int = 0, scale: float = 1.0, origin: Any = None) -> int:
         """The address of an array in the program's dtype, or of its part with a sign, scaled, in TF32; 0 for None."""
         if value is None:
             return 0
 
-        def copy() -> int:
+        def copy() -> np.ndarray:
             values = part_of(np.ascontiguousarray(value, self.dtype).reshape(-1), sign, scale)
-            return self.put(round_tf32(values) if rounded else values)
+            return round_tf32(values) if rounded else values
 
-        return self._lazy((id(value), "vector", rounded, sign, scale), value, copy)
+        return self._shared((origin, "vector", rounded, sign, scale), value, copy)
 
     def matrix(
-        self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0
+        self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0, origin: Any = None
     ) -> tuple[int, int, int]:
         """(address, row step, column step) of weights (K, N) in row-major or column-major order; both share memory."""
         by_columns = weights.flags.f_contiguous and not weights.flags.c_contiguous
         base = weights.T if by_columns else weights
-        start = base.__array_interface__["data"][0]
-        if not base.flags.c_contiguous or base.dtype != self.dtype:
-            start = id(weights)
+        start = identity(weights, None)
+        if start is None or not base.flags.c_contiguous:
+            start = origin
 
-        def copy() -> int:
+        def copy() -> np.ndarray:
             values = part_of(np.ascontiguousarray(base, self.dtype), sign, scale)
-            return self.put(round_tf32(values) if rounded else values)
+            return round_tf32(values) if rounded else values
 
-        address = self._lazy((start, base.shape, "matrix", rounded, sign, scale), weights, copy)
+        address = self._shared((start, base.shape, "matrix", rounded, sign, scale), weights, copy)
         return (address, 1, weights.shape[0]) if by_columns else (address, weights.shape[1], 1)
 
     def indices(self, value: np.ndarray) -> int:

@@ -39,7 +39,7 @@ class Executable:
         if max(program.sizes) > LARGEST:
             raise InputError(f"a layer has {max(program.sizes):,} values for each sample; a GPU takes {LARGEST:,}")
         self._scratch: dict[int, int] = {}
-        self.arrays = DeviceArrays(self.dtype)
+        self.arrays = DeviceArrays(self.dtype, gpu.index)
         last = self._last_of_result()
         self.forward = [
             self._compiled(o, row_of(o).overflows or isinstance(o, Activate) or o is last) for o in program.forward
@@ -128,13 +128,13 @@ class Executable:
     def _init_relevance(self, chunk: Chunk, operation: InitRelevance, start: StartOnDevice, which: int) -> None:
         size = self.program.sizes[operation.output]
         offsets = (np.int64(self.locate(operation.output)[0]), np.int64(self.locate(operation.out)[0]), np.int64(size))
-        rectify, window = np.int32(operation.rectify), (np.int64(start.first), np.int64(start.size))
+        flag, window = np.int32(operation.flag), (np.int64(start.first), np.int64(start.size))
         if start.mode == StartMode.MAX:
-            chunk.launch("input", "init_relevance_max", chunk.samples * 32, (*offsets, rectify, *window))
+            chunk.launch("input", "init_relevance_max", chunk.samples * 32, (*offsets, flag, *window))
             return
         arguments = (
             *offsets,
-            rectify,
+            flag,
             np.int32(start.mode),
             NULL if start.targets is None else start.targets,
             np.int32(start.step),

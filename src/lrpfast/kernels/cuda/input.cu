@@ -63,18 +63,21 @@ examine(i64 size, int allow_nan, int ranged, double low, double high, RUN_ARGUME
     }
 }
 
-// The starting relevance of a StartMode; `at` and `other` are the outputs chosen.
-__device__ __forceinline__ REAL start_value(REAL y, i64 j, i64 at, i64 other, int rectify, int mode, i64 low, i64 size)
+// The starting relevance of a StartMode; `at` and `other` are the outputs chosen. The flag is 1 for max(y, 0), 2 for
+// gradients, which start with 1 in place of y.
+__device__ __forceinline__ REAL start_value(REAL y, i64 j, i64 at, i64 other, int flag, int mode, i64 low, i64 size)
 {
+    if (flag == 2)
+        y = 1;
     REAL value = j == at ? y : j == other ? -y : (REAL)0;
     if (mode == ALL)
         value = j >= low && j < low + size ? y : (REAL)0;
-    return rectify && mode != PAIR && value < 0 ? (REAL)0 : value;
+    return flag == 1 && mode != PAIR && value < 0 ? (REAL)0 : value;
 }
 
 // That of the largest output, one warp a sample.
 extern "C" __global__ void __launch_bounds__(256)
-init_relevance_max(i64 from_at, i64 to_at, i64 width, int rectify, i64 low, i64 size, RUN_ARGUMENTS)
+init_relevance_max(i64 from_at, i64 to_at, i64 width, int flag, i64 low, i64 size, RUN_ARGUMENTS)
 {
     const Run run = RUN;
     const int lane = threadIdx.x % 32;
@@ -98,12 +101,12 @@ init_relevance_max(i64 from_at, i64 to_at, i64 width, int rectify, i64 low, i64 
             }
         }
         for (i64 j = lane; j < width; j += 32)
-            out[j] = start_value(y[j], j, at, -1, rectify, MAX, low, size);
+            out[j] = start_value(y[j], j, at, -1, flag, MAX, low, size);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-init_relevance(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i64* targets, int step, int which,
+init_relevance(i64 from_at, i64 to_at, i64 width, int flag, int mode, const i64* targets, int step, int which,
                int count, i64 low, i64 size, const REAL* start, RUN_ARGUMENTS)
 {
     const Run run = RUN;
@@ -114,7 +117,7 @@ init_relevance(i64 from_at, i64 to_at, i64 width, int rectify, int mode, const i
         const i64 s = i / width, j = i - s * width;
         const i64 at = mode == INDEX ? targets[(first + s) * step + which] : mode == PAIR ? targets[0] : -1;
         out[i] = mode == ARRAY ? start[((first + s) * count + which) * width + j]
-                               : start_value(y[i], j, at, mode == PAIR ? targets[1] : -1, rectify, mode, low, size);
+                               : start_value(y[i], j, at, mode == PAIR ? targets[1] : -1, flag, mode, low, size);
     }
 }
 

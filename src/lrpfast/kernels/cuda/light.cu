@@ -402,7 +402,8 @@ LIGHT(normalize_back) // x, s
         for (int j = lane; j < op.columns; j += 32) {
             const double t = (double)s[at + j] * (op.values ? (double)op.values[j] : 1);
             const double v = x[at + j];
-            write(op, run, out, at + j, (REAL)(v * ((t - total - (v - mean) / sigma * along) / sigma)));
+            const double back = (t - total - (v - mean) / sigma * along) / sigma;
+            write(op, run, out, at + j, (REAL)(op.count ? v * back : back));
         }
     }
 }

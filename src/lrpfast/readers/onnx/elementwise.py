@@ -14,6 +14,7 @@ from ..arithmetic import add, clipped, concat, divide, extreme, multiply, negati
 from ..axis_ops import fixed, take
 from ..channels_first import Tensor, Value, check_first
 from ..conditions import is_condition, select
+from ..file_axes import file_sizes
 from ..input_shape import FIX_SIZE
 from ..mask_arithmetic import mapped, masked_product, masked_sum
 from ..masks import HIDING_ALONE, Condition, Masked, compared, is_whole, softmax
@@ -107,6 +108,26 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
         return b.each(L.Activation(name), b.last(x, axis))
 
     return build
+
+
+def _written_softmax(ctx: NodeContext) -> Value:
+    """A softmax that a file writes out: shapes on the way of its sums must be those of x, or 1 on its axis."""
+    masked = ctx.args[0]
+    x = masked.scores if isinstance(masked, Masked) else ctx.value()
+    dim = ctx.attr("axis") % x.rank
+    for i in range(1, len(ctx.args)):
+        known = ctx.known(i, "shape")
+        for which, target in enumerate((known.first, known.second)):
+            whole = list(file_sizes(x, ctx.batches, which))
+            one = [*whole[:dim], 1, *whole[dim + 1 :]]
+            sizes = target.ravel().tolist()
+            if -1 in sizes:
+                sizes[sizes.index(-1)] = math.prod(one) // max(1, -math.prod(sizes))
+            if sizes not in (whole, one):
+                raise ctx.unsupported(f"divides exponentials by sums of shape {tuple(sizes)}, which are no softmax's")
+    if isinstance(masked, Masked):
+        return softmax(ctx.builder, masked, x.axis(dim))
+    return ctx.builder.each(L.Activation("softmax"), ctx.builder.last(x, x.axis(dim)))
 
 
 # -- normalization ------------------------------------------------------------------
@@ -404,6 +425,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Shrink": _shrink,
     "Silu*": _function("silu"),
     "Softmax": _softmax("softmax"),
+    "Softmax*": _written_softmax,
     "Softplus": _function("softplus"),
     "Softsign": _function("softsign"),
     "Sqrt": _function("power", exponent=0.5),

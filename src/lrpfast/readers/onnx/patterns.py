@@ -97,8 +97,8 @@ class Matcher:
 
     def match(self, node: Node) -> Node:
         """The node that stands for this one and those before it; itself where it is no pattern."""
-        result = step_mask(self, node) or self.function(node) or self._normalized(node) or self._affine(node)
-        result = result or self._stacked(node) or node
+        result = step_mask(self, node) or self.function(node) or self._softmax(node) or self._normalized(node)
+        result = result or self._affine(node) or self._stacked(node) or node
         return replace(result, written=node.op) if result.op.endswith("*") else result
 
     def written_out(self, node: Node) -> Node | None:
@@ -170,6 +170,51 @@ class Matcher:
         if result is None:
             raise NoFormula
         return result
+
+    # -- softmax ------------------------------------------------------------------
+
+    def _softmax(self, node: Node) -> Node | None:
+        """exp(x) / Σ exp(x) along one axis, where x may have its largest value subtracted, as JAX writes it."""
+        powers = self._producer(node.inputs[0]) if node.op == "Div" else None
+        if powers is None or powers.op != "Exp":
+            return None
+        total, shapes = self._reduced(node.inputs[1], "ReduceSum")
+        if total is None or total.inputs[0] != node.inputs[0] or len(self._axes(total) or ()) != 1:
+            return None
+        x, centred = powers.inputs[0], self._producer(powers.inputs[0])
+        if centred is not None and centred.op == "Sub":
+            largest, more = self._reduced(centred.inputs[1], "ReduceMax")
+            if largest is not None and largest.inputs[0] == centred.inputs[0]:
+                if self._axes(largest) != self._axes(total):
+                    return None
+                x, shapes = centred.inputs[0], [*shapes, *more]
+        (axis,) = self._axes(total) or ()
+        return replace(node, op="Softmax*", inputs=(x, *shapes), attributes={"axis": axis})
+
+    def _reduced(self, name: str, op: str) -> tuple[Node | None, list[str]]:
+        """The reduction whose axis of size 1 this value has, and the shapes that it got on the way."""
+        shapes: list[str] = []
+        node, unsqueezed = self._producer(name), None
+        while node is not None and node.op in ("Reshape", "Expand", "Unsqueeze", "Max"):
+            rest = node.inputs[0]
+            if node.op == "Max":
+                constant, rest = self._split(node)
+                if constant is None or not np.isneginf(constant).all():
+                    return None, []
+            elif node.op == "Unsqueeze":
+                if unsqueezed is not None:
+                    return None, []
+                unsqueezed = self._axes(node)
+            elif 0 in self.constants.get(node.inputs[1], np.ones(1)):  # sizes that are copied
+                return None, []
+            else:
+                shapes.append(node.inputs[1])
+            node = self._producer(rest)
+        if node is None or node.op != op:
+            return None, []
+        stays = bool(node.attributes.get("keepdims", 1))
+        again = stays if unsqueezed is None else not stays and unsqueezed == self._axes(node)
+        return (node, shapes) if again or (not stays and shapes and unsqueezed is None) else (None, [])
 
     # -- layer normalization ------------------------------------------------------
 

@@ -21,8 +21,7 @@ from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.graph import Model
 from ..input_shape import InputShapes
 from ..untrusted import guarded, member, parse_json
-from .graph import build
-from .nodes import CONVERTERS
+from .open_sizes import read
 from .records import Op, Ref, TorchProgram
 
 #: What separates a node's modules in the file.
@@ -62,7 +61,7 @@ def read_pt2(path: Path, input_shape: InputShapes) -> Model:
         When the program has an operator that lrpfast does not read.
     """
     with guarded(f"{path}: PyTorch exported program"), zipfile.ZipFile(path) as archive:
-        return build(_program(_Archive(archive)), CONVERTERS, input_shape)
+        return read(_program(_Archive(archive)), input_shape)
 
 
 class _Archive:

@@ -13,8 +13,7 @@ from ...errors import InputError, MissingPackageError, UnsupportedLayerError, in
 from ...model.graph import Model
 from ..input_shape import check_input_shape
 from ..untrusted import guarded
-from .graph import build
-from .nodes import CONVERTERS
+from .open_sizes import read
 from .records import Op, Ref, TorchProgram
 
 
@@ -69,7 +68,7 @@ def from_torch(module: Any, example_inputs: Any = None, *, input_shape: Any = No
         description = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
         raise InputError(f"from_torch takes a torch.nn.Module or an exported program, not {description}")
     with guarded(source):
-        return build(_program(torch, program), CONVERTERS, shapes)
+        return read(_program(torch, program), shapes)
 
 
 def _torch() -> Any:

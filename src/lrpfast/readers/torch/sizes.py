@@ -95,6 +95,12 @@ def fix_sizes(program: TorchProgram, shapes: InputShapes) -> None:
         program.shapes[name] = (whole[0], *(m if n is None else n for n, m in zip(whole[1:], shape, strict=True)))
 
 
+def symbol_of(expression: Size | str) -> str | None:
+    """The symbol that an expression is, if it is nothing else."""
+    match = _SYMBOL.fullmatch(str(expression))
+    return None if match is None else match[1]
+
+
 def open_shape(shape: Sequence[Size] | None) -> tuple[int | None, ...] | None:
     """A sample's shape; None for sizes that are not fixed."""
     return None if shape is None else tuple(n if isinstance(n, int) else None for n in shape[1:])

@@ -1,0 +1,65 @@
+"""``lrpfast report``: explanations of a data set as one page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .. import output
+from ..errors import InputError, RelevanceWarning
+from ..reporting import report
+from . import options
+from .signals import terminable
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the report."""
+    output.check_target(arguments.output)
+    if os.path.lexists(arguments.output) and not arguments.force:
+        raise InputError(f"{arguments.output}: exists; overwrite=True replaces it")
+    target = options.target(arguments.target)
+    if isinstance(target, np.ndarray) and target.ndim != 1:
+        raise InputError(f"--target must hold one output's index for each sample, not shape {target.shape}")
+    model = options.model_of(arguments, arguments.memory)
+    analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
+    with terminable(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RelevanceWarning)  # the report counts them
+        report(
+            analyzer,
+            arguments.inputs,
+            arguments.output,
+            labels=arguments.labels,
+            target=None if arguments.target == "max" else target,
+            normalize=arguments.normalize,
+            class_names=_names(arguments.class_names),
+            features=_names(arguments.features),
+            tokens=arguments.tokens,
+            mask=arguments.mask,
+            kind=arguments.plot_kind or "auto",
+            shape=arguments.plot_shape,
+            channels_first=None if arguments.plot_channels is None else arguments.plot_channels == "first",
+            origin=arguments.plot_origin or "upper",
+            samples=arguments.samples,
+            shown=arguments.shown,
+            baseline=arguments.baseline,
+            title=arguments.title,
+            command=shlex.join(["lrpfast", *arguments.argv]),
+            overwrite=arguments.force,
+            progress=not arguments.quiet,
+        )
+    if not arguments.quiet:
+        print(f"wrote {arguments.output}")
+
+
+def _names(text: str | None) -> Any:
+    """Names from a file, or written one after the other: A,B,C."""
+    if text is None or os.path.exists(text):
+        return text
+    if "," not in text:
+        raise InputError(f"there is no file {text}; names are written A,B,… or stand in a file, one on each line")
+    return [name.strip() for name in text.split(",")]

@@ -1,0 +1,312 @@
+"""One pass over the data: statistics of the maps, accuracy, growth, and the samples that a report shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..batch import Source, Statistics
+from ..batch.chunks import rows_of
+from ..batch.normalize import normalize_rows
+from ..engine.core import AnalyzerCore
+from ..engine.growth import Growth
+from ..errors import InputError, SampleError
+from ..kernels.arrays import to_host
+from .kept import Kept
+from .settings import Labels, ReportSettings
+
+#: Maps of classes in a report, at most.
+MOST_GROUPS = 12
+#: Samples that are predicted first, to find the classes that occur most.
+LOOKED_AT = 1024
+#: Bytes that medians may take; without them there are means alone.
+QUANTILE_BYTES = 256 << 20
+
+
+@dataclass
+class Collected:
+    """What one pass over the data leaves.
+
+    Attributes
+    ----------
+    samples : int
+    statistics : Statistics
+        Of the maps by group.
+    groups : list
+        The labels or classes of the groups; [None] for one group of all samples.
+    grouped_by : str
+    medians : bool
+    others : int
+        Samples in no group.
+    absolute : float64 array, shape of a sample
+        The mean of |R|.
+    counts : dict
+        Of `kernels.growth.Growth`.
+    reached : float64 array, shape (samples,), or None
+        ΣR over the explained output, of rules that have a balance.
+    explained : float64 array, shape (samples,)
+        The explained output.
+    confusion : int array (classes, 2) or None
+        Samples of each true class, and how many of them are predicted right.
+    error : dict or None
+        Of a regression: mean absolute error, correlation.
+    kept : dict of str to Kept
+    by_token : dict or None
+        Of tokens: for each index its count and the sum of its relevance.
+    """
+
+    samples: int
+    statistics: Statistics
+    groups: list[Any]
+    grouped_by: str
+    medians: bool
+    others: int
+    absolute: np.ndarray
+    counts: dict[str, int]
+    reached: np.ndarray | None
+    explained: np.ndarray
+    confusion: np.ndarray | None = None
+    error: dict[str, float] | None = None
+    kept: dict[str, Kept] = field(default_factory=dict)
+    by_token: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def class_count(core: AnalyzerCore) -> int | None:
+    """The number of outputs that are classes, 1 for a single output; None where outputs have several axes."""
+    shape = core.output_shape
+    return int(shape[0]) if isinstance(shape, tuple) and len(shape) == 1 else None
+
+
+def probabilities(core: AnalyzerCore, output: np.ndarray) -> np.ndarray | None:
+    """The model's probabilities, from its output before a final softmax or sigmoid; None if it has neither."""
+    final = core.model.layers[-1]
+    function = getattr(final, "activation", None) or final
+    name = getattr(function, "function", "")
+    if name in ("softmax", "log_softmax") and name in core.settings.stripped:
+        e = np.exp(output - output.max(1, keepdims=True))
+        share: np.ndarray = e / e.sum(1, keepdims=True)
+        return share
+    if name == "sigmoid" and "sigmoid" in core.settings.stripped and output.shape[1] == 1:
+        p = 1 / (1 + np.exp(-output[:, 0]))
+        return np.stack([1 - p, p], 1)
+    return None
+
+
+class Collector:
+    """The pass over the data.
+
+    Parameters
+    ----------
+    core : AnalyzerCore
+        For the data's sizes.
+    data : Source
+        As the model takes it.
+    settings : ReportSettings
+    labels : Labels or None
+    """
+
+    def __init__(self, core: AnalyzerCore, data: Source, settings: ReportSettings, labels: Labels | None) -> None:
+        self._core, self._data, self._settings, self._labels = core, data, settings, labels
+        self._samples = int(data.shape[0] or 0)
+        self._outputs = class_count(core)
+        self._entries = core.layout.inputs[0].entries
+        self._groups, self._grouped_by = self._choose_groups()
+        shape = tuple(core.input_shape)
+        try:
+            self._statistics = Statistics(
+                shape, groups=max(1, len(self._groups)), quantiles=True, quantile_memory=QUANTILE_BYTES
+            )
+            self._medians = True
+        except InputError:
+            self._statistics, self._medians = Statistics(shape, groups=max(1, len(self._groups))), False
+        self._absolute = np.zeros(shape)
+        self._explained = np.empty(self._samples)
+        self._total = np.empty(self._samples)
+        self._confusion = None
+        if labels is not None and labels.kind == "class":
+            self._confusion = np.zeros((max(2, self._outputs or 0), 2), np.int64)
+        self._predicted_numbers = np.empty(self._samples) if labels is not None and labels.kind == "number" else None
+        self._others = 0
+        self._counts: dict[str, int] = {}
+        self._kept = {name: Kept(settings.shown) for name in self._kinds()}
+        self._by_token = None
+        if self._entries is not None:
+            self._by_token = (np.zeros(self._entries, np.int64), np.zeros(self._entries))
+
+    def _kinds(self) -> tuple[str, ...]:
+        """The samples that are kept."""
+        balance = () if self._core.settings.gradients is not None else ("unbalanced",)
+        if self._labels is not None and self._labels.kind == "class":
+            return ("right", "wrong", *balance)
+        if self._labels is not None and self._labels.kind == "number":
+            return ("closest", "furthest", *balance)
+        if self._outputs is not None and self._outputs > 1:
+            return ("confident", "unsure", *balance)
+        return ("largest", *balance)
+
+    def _choose_groups(self) -> tuple[list[Any], str]:
+        """The classes whose maps are shown: those of the labels, else those that are predicted."""
+        if self._labels is not None and self._labels.kind != "number":
+            values, counts = np.unique(self._labels.values, return_counts=True)
+            grouped_by = "label"
+        elif self._outputs is not None and self._outputs > 1 and self._labels is None:
+            at = np.unique(np.arange(min(LOOKED_AT, self._samples)) * self._samples // min(LOOKED_AT, self._samples))
+            rows = np.concatenate([self._data.read(int(i), int(i) + 1) for i in at])
+            classes = self._core.outputs(rows).argmax(1)
+            if self._outputs <= MOST_GROUPS:
+                return list(range(self._outputs)), "predicted class"
+            values, counts = np.unique(classes, return_counts=True)
+            grouped_by = "predicted class"
+        else:
+            return [None], "all samples"
+        most = np.sort(np.argsort(-counts, kind="stable")[:MOST_GROUPS])
+        return values[most].tolist(), grouped_by
+
+    def run(self, progress: Callable[[int], object]) -> Collected:
+        """Read, explain and count all samples."""
+        core, data = self._core, self._data
+        row = 4 * math.prod(core.input_shape) * core.settings.dtype.itemsize
+        step = rows_of(row, core.plan.flops, self._samples, 1 << 36)
+        for first in range(0, self._samples, step):
+            stop = min(first + step, self._samples)
+            data.ahead(first, stop)
+            self._chunk(first, data.read(first, stop))
+            data.done(stop)
+            progress(stop - first)
+        data.unchanged()
+        return self._collected()
+
+    def _chunk(self, first: int, x: np.ndarray) -> None:
+        core, stop = self._core, first + len(x)
+        target = self._target(first, stop)
+        output = np.empty((len(x), *core.output_shape), core.settings.dtype)
+        notes: list[Any] = []
+        try:
+            relevance = to_host(core.analyze(x, target, None, output, notes))
+        except SampleError as error:
+            raise error.moved(first) from None
+        for key, count in Growth.of(notes, core.conserves).counts().items():
+            self._counts[key] = self._counts.get(key, 0) + count
+        y = output.reshape(len(x), math.prod(core.output_shape)).astype(np.float64)
+        flat = relevance.reshape(len(x), math.prod(core.input_shape))
+        self._explained[first:stop] = core.explained_values(x, target, output)
+        self._total[first:stop] = np.nansum(flat, 1, np.float64)
+        self._count(first, stop, x, relevance, y)
+        self._keep(first, x, relevance, y)
+
+    def _target(self, first: int, stop: int) -> Any:
+        target = self._settings.target
+        if isinstance(target, np.ndarray):
+            return target[first:stop]
+        return target
+
+    def _count(self, first: int, stop: int, x: np.ndarray, relevance: np.ndarray, y: np.ndarray) -> None:
+        """Statistics by group, and what is summed over all samples."""
+        maps = np.ascontiguousarray(relevance)
+        if self._settings.normalize is not None:
+            maps = maps.copy()
+            normalize_rows(maps.reshape(len(maps), -1), self._settings.normalize)
+        predicted = _predicted(y)
+        group = np.zeros(len(x), np.int64)
+        if self._grouped_by != "all samples":
+            own = predicted if self._labels is None else self._labels.values[first:stop]
+            group = np.full(len(x), -1)
+            for g, label in enumerate(self._groups):
+                group[own == label] = g
+            self._others += int((group < 0).sum())
+        self._statistics.update(first, maps, group)
+        with np.errstate(invalid="ignore"):
+            self._absolute += np.where(np.isnan(maps), 0, np.abs(maps)).sum(0, np.float64)
+        if self._confusion is not None and self._labels is not None:
+            true = self._labels.values[first:stop]
+            classes = len(self._confusion)
+            self._confusion[:, 0] += np.bincount(true, minlength=classes)
+            self._confusion[:, 1] += np.bincount(true[predicted == true], minlength=classes)
+        if self._predicted_numbers is not None:
+            self._predicted_numbers[first:stop] = y[:, 0]
+        if self._by_token is not None:
+            index = x.astype(np.int64)
+            np.add.at(self._by_token[0], index, 1)
+            np.add.at(self._by_token[1], index, maps.astype(np.float64))
+
+    def _keep(self, first: int, x: np.ndarray, relevance: np.ndarray, y: np.ndarray) -> None:
+        """The samples that are shown."""
+        core, kept = self._core, self._kept
+        part = slice(first, first + len(x))
+        predicted = _predicted(y)
+        share = probabilities(core, y)
+        everything = np.ones(len(x), bool)
+        if share is not None:
+            confidence = share.max(1)
+        elif y.shape[1] > 1:
+            ordered = np.partition(y, -2, 1)
+            confidence = ordered[:, -1] - ordered[:, -2]
+        else:
+            confidence = np.abs(y[:, 0])
+        rows = {
+            "input": x,
+            "relevance": relevance,
+            "predicted": predicted,
+            "confidence": confidence,
+            "explained": self._explained[part],
+            "total": self._total[part],
+        }
+        if self._labels is not None:
+            rows["label"] = true = self._labels.values[part]
+            if "right" in kept:
+                kept["right"].update(confidence, predicted == true, first, rows)
+                kept["wrong"].update(confidence, predicted != true, first, rows)
+            if "closest" in kept:
+                rows["predicted"] = y[:, 0]
+                error = np.abs(y[:, 0] - true)
+                kept["closest"].update(-error, everything, first, rows)
+                kept["furthest"].update(error, everything, first, rows)
+        if "confident" in kept:
+            kept["confident"].update(confidence, everything, first, rows)
+            kept["unsure"].update(-confidence, everything, first, rows)
+        if "largest" in kept:
+            rows["predicted"] = y[:, 0]
+            kept["largest"].update(np.abs(self._explained[part]), everything, first, rows)
+        if "unbalanced" in kept:
+            explained, total = self._explained[part], self._total[part]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                missing = np.abs(explained - total) / np.abs(explained)
+            kept["unbalanced"].update(missing, np.isfinite(missing), first, {**rows, "missing": missing})
+
+    def _collected(self) -> Collected:
+        reached = None
+        if self._core.settings.gradients is None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                reached = self._total / self._explained
+        error = None
+        if self._predicted_numbers is not None and self._labels is not None:
+            difference = self._predicted_numbers - self._labels.values
+            error = {"mean absolute error": float(np.abs(difference).mean())}
+            if self._samples > 1 and self._predicted_numbers.std() > 0 and self._labels.values.std() > 0:
+                error["correlation"] = float(np.corrcoef(self._predicted_numbers, self._labels.values)[0, 1])
+        return Collected(
+            samples=self._samples,
+            statistics=self._statistics,
+            groups=self._groups,
+            grouped_by=self._grouped_by,
+            medians=self._medians,
+            others=self._others,
+            absolute=self._absolute / max(1, self._samples),
+            counts=self._counts,
+            reached=reached,
+            explained=self._explained,
+            confusion=self._confusion,
+            error=error,
+            kept=self._kept,
+            by_token=self._by_token,
+        )
+
+
+def _predicted(y: np.ndarray) -> np.ndarray:
+    """The class of each sample: a single output is a logit, above zero for class 1."""
+    predicted: np.ndarray = (y[:, 0] > 0).astype(np.int64) if y.shape[1] == 1 else y.argmax(1)
+    return predicted

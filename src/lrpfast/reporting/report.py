@@ -1,0 +1,225 @@
+"""`report`: explains a data set, and writes what came of it as one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..analyzer import Analyzer
+from ..batch import Source, open_source
+from ..batch.masks import Masked, open_mask_for
+from ..batch.path_conflicts import check_no_overlap
+from ..batch.per_sample import labels as as_labels
+from ..batch.stream import progress_bar
+from ..engine.inputs import is_array
+from ..errors import InputError
+from ..output import check_target, replacing
+from ..plot.check import figure_class
+from .collect import Collector, class_count
+from .pictures import Drawing
+from .settings import Labels, ReportSettings
+from .write import write
+
+
+def report(
+    analyzer: Analyzer,
+    source: Any,
+    path: str | os.PathLike[str],
+    *,
+    labels: Any = None,
+    target: Any = None,
+    normalize: str | None = None,
+    class_names: Sequence[str] | str | None = None,
+    features: Sequence[str] | str | None = None,
+    tokens: Sequence[str] | str | None = None,
+    mask: Any = None,
+    kind: str = "auto",
+    shape: Sequence[int] | None = None,
+    channels_first: bool | None = None,
+    origin: str = "upper",
+    samples: int = 128,
+    shown: int = 6,
+    baseline: Any = 0.0,
+    title: str | None = None,
+    command: str | None = None,
+    overwrite: bool = False,
+    progress: bool | Callable[[int], object] = True,
+) -> str:
+    """Explain a data set and write a report: one HTML file without scripts, network or other files.
+
+    It says how the explanations were made, whether to trust them (balance of relevance, accuracy, sparsity, flipped
+    features), and shows mean and median maps, the most relevant features, and single samples. The data are read once, a
+    chunk at a time.
+
+    Parameters
+    ----------
+    analyzer : Analyzer
+        Of a model with one input and one output.
+    source : path or array, shape (samples, *input_shape)
+        As in `Analyzer.stream`; an iterator is not enough, since some samples are read again.
+    path : path
+        The file to write. It appears when it is complete.
+    labels : optional
+        The true classes, for accuracy and for maps by class; other groups as texts; for a model with a single output,
+        numbers are the values of a regression. An array, a list or a path.
+    target : optional
+        As in `Analyzer.analyze`, one for each sample.
+    normalize : {"maxabs", "sum", "max", "l1"}, optional
+        Divide each explanation before maps are averaged; see `Analyzer.stream`.
+    class_names, features, tokens : sequence of str or path, optional
+        Names of the outputs, of a sample's features (or of a sequence's channels), of the entries of an embedding. A
+        file is an array of texts, or has a name on each line.
+    mask : bool array or path, optional
+        As in `Analyzer.stream`: which points of the data's grid are the model's features.
+    kind : {"auto", "image", "sequence", "vector", "tokens"}
+    shape, channels_first, origin : optional
+        How samples are drawn; see `lrpfast.plot.heatmap`.
+    samples : int
+        How many samples, at equal distances, the balance by layer, sparsity and flipped features are computed for.
+    shown : int
+        How many samples of each kind are shown, at most 24.
+    baseline : optional
+        What flipped features become; see `lrpfast.evaluate.flip`.
+    title : str, optional
+    command : str, optional
+        The command that made the report, to be shown in it.
+    overwrite : bool
+        Replace an existing file.
+    progress : bool or callable
+        As in `Analyzer.stream`.
+
+    Returns
+    -------
+    str
+        The path.
+
+    Raises
+    ------
+    InputError, ShapeError
+        For arguments or data that do not fit, and for an existing file without ``overwrite``.
+    MissingPackageError
+        Without matplotlib.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[1.0, -1.0], [2.0, 1.0]]))])
+    >>> analyzer, x = lrpfast.Analyzer(model, "epsilon"), np.random.default_rng(0).normal(size=(20, 2))
+    >>> lrpfast.report(analyzer, x, "report.html", labels=model.predict(x).argmax(1), features=["rain", "snow"])
+    'report.html'
+    """
+    figure_class()  # a missing package is the first error
+    settings = ReportSettings(
+        labels=labels,
+        target=target,
+        normalize=normalize,
+        class_names=class_names,
+        features=features,
+        tokens=tokens,
+        mask=mask,
+        kind=kind,
+        shape=None if shape is None else tuple(shape),
+        channels_first=channels_first,
+        origin=origin,
+        samples=samples,
+        shown=shown,
+        baseline=baseline,
+        title=title,
+        command=command,
+    )
+    check_target(path)
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(f"{path}: exists; overwrite=True replaces it")
+    if isinstance(analyzer.model.input_shape, list) or isinstance(analyzer.model.output_shape, list):
+        raise InputError("a report is of a model with one input and one output")
+    with open_source(source) as opened:
+        read = {name: getattr(settings, name) for name in ("labels", "mask") if _is_path(getattr(settings, name))}
+        check_no_overlap({"report": path}, {**({"source": source} if _is_path(source) else {}), **read})
+        page = _page(analyzer, opened, settings, progress)
+    with replacing(path) as file:
+        file.write(page)
+    return os.fspath(path)
+
+
+def _page(
+    analyzer: Analyzer, data: Source, settings: ReportSettings, progress: bool | Callable[[int], object]
+) -> bytes:
+    """The report of a source's samples as HTML."""
+    grid = None
+    if settings.mask is not None:
+        grid = open_mask_for(analyzer.model.input_shape, settings.mask, data)
+        data = Masked(data, grid)
+    samples = data.shape[0]
+    if not samples:
+        raise InputError(f"{data.name}: holds no samples that can be read again, its shape is {data.shape}")
+    analyzer = analyzer.fixed(np.broadcast_to(np.zeros((), data.dtype), (1, *data.shape[1:])))
+    core = analyzer._core  # as `Analyzer.stream` has it
+    core.layout.pack(np.zeros((0, *data.shape[1:]), data.dtype))  # the shape is the model's
+    settings = _with_targets(settings, samples)
+    labels = Labels.of(settings.labels, samples, class_count(core))
+    drawing = _drawing(analyzer, settings, data, grid)
+    with progress_bar(progress, samples, 0) as update:
+        collected = Collector(core, data, settings, labels).run(update)
+    return write(analyzer, data, settings, labels, drawing, collected)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _with_targets(settings: ReportSettings, samples: int) -> ReportSettings:
+    """The settings with targets that are one for each sample as an array."""
+    target = settings.target
+    if _is_path(target) and target not in ("max", "all"):
+        target = as_labels(target, "target", samples)
+    if isinstance(target, list) or (is_array(target) and np.ndim(target)):
+        target = np.asarray(target)
+        if target.ndim != 1 or len(target) != samples or target.dtype.kind not in "iu":
+            raise InputError(f"target must be one output's index for each of {samples:,} samples, not {target.shape}")
+    return replace(settings, target=target)
+
+
+def _drawing(analyzer: Analyzer, settings: ReportSettings, data: Source, grid: np.ndarray | None) -> Drawing:
+    """How the samples are drawn, from the settings, the mask and the data's own names."""
+    entries = analyzer._core.layout.inputs[0].entries
+    kind = settings.kind
+    if kind == "tokens" and entries is None:
+        raise InputError("kind='tokens' is for models whose input are indices of an embedding")
+    arguments: dict[str, Any] = {}
+    features = settings.features
+    if kind == "tokens" or (kind == "auto" and entries is not None):
+        kind = "tokens"
+    elif grid is not None and grid.ndim == 2:
+        kind, arguments["mask"] = "image", grid
+    else:
+        if settings.shape is not None:
+            arguments["shape"] = settings.shape
+        axes = len(settings.shape or data.shape[1:])
+        if kind == "auto":
+            kind = "image" if settings.shape is not None else {1: "vector", 2: "sequence", 3: "image"}.get(axes, "")
+        if not kind:
+            raise InputError(f"there is no picture of samples of shape {data.shape[1:]}: say shape=(height, width)")
+        first = settings.channels_first
+        if first is None and settings.shape is None:
+            first = analyzer.model.channels_first
+        if first is not None and kind != "vector":
+            arguments["channels_first"] = first
+    if kind == "image":
+        arguments["origin"] = settings.origin
+    if kind != "tokens":
+        arguments["kind"] = kind
+    if features is None and kind == "vector":
+        features = _names_in(data)
+    return Drawing(kind, arguments, features, settings.tokens)
+
+
+def _names_in(data: Source) -> tuple[str, ...] | None:
+    """The features' names in the data's own metadata."""
+    labels = data.labels
+    if labels is None or len(labels.dims) != 2 or labels.dims[1] not in labels.coords:
+        return None
+    values = labels.coords[labels.dims[1]].values
+    return tuple(map(str, values)) if values.ndim == 1 and values.dtype.kind in "UOS" else None

@@ -1,0 +1,308 @@
+"""Reports: complete pages of every kind of samples, with the right numbers, and no text of a file as HTML."""
+
+import html.parser
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrpfast
+from lrpfast import InputError, ShapeError
+from lrpfast import layers as L
+from lrpfast.batch import open_source
+from lrpfast.cli import main
+from lrpfast.reporting import collect, page
+from lrpfast.reporting.kept import Kept
+from lrpfast.reporting.settings import Labels, ReportSettings
+
+pytest.importorskip("matplotlib", reason="reports draw with matplotlib")
+
+NASTY = "<script>alert('x')</script>\"&\u202e$x^2$"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Pictures are made, but not painted, which takes most of the time."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write(b"painted"))
+
+
+class Tags(html.parser.HTMLParser):
+    """All tags and attributes of a page, and its visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read(path):
+    text = path.read_text(encoding="utf-8")
+    tags = Tags(text)
+    assert text.startswith("<!DOCTYPE html>") and tags.tags.count("html") == 1
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "svg"} & set(tags.tags)
+    for name, value in tags.attributes:
+        assert not name.startswith("on"), name
+        assert name != "src" or value.startswith("data:image/png;base64,")
+        assert name != "href" or value.startswith("#s")
+    assert "http" not in re.sub(r"http-equiv", "", text)
+    assert "\u202e" not in text
+    return tags
+
+
+def dense(rng, inputs, outputs, activation="softmax"):
+    layers = [L.Dense(rng.normal(size=(inputs, 24)) / inputs**0.5, activation="relu")]
+    return lrpfast.from_layers([*layers, L.Dense(rng.normal(size=(24, outputs)), activation=activation)])
+
+
+def vectors(rng):
+    x = rng.normal(size=(40, 5))
+    return dense(rng, 5, 3), x, {"labels": rng.integers(0, 3, 40), "features": ["a", "b", NASTY, "d", "e"]}
+
+
+def regression(rng):
+    x = rng.normal(size=(30, 4))
+    return dense(rng, 4, 1, None), x, {"labels": rng.normal(size=30), "target": 0}
+
+
+def sequences(rng):
+    layers = [L.Conv(rng.normal(size=(3, 2, 4)), activation="relu"), L.Flatten(), L.Dense(rng.normal(size=(24, 2)))]
+    return lrpfast.from_layers(layers, input_shape=(8, 2)), rng.normal(size=(20, 8, 2)), {"features": ["rain", NASTY]}
+
+
+def images(rng):
+    layers = [L.Conv(rng.normal(size=(3, 3, 3, 2)), activation="relu"), L.Flatten(), L.Dense(rng.normal(size=(72, 2)))]
+    model = lrpfast.from_layers(layers, input_shape=(8, 8, 3))
+    return model, rng.random(size=(20, 8, 8, 3)), {"class_names": ["cat", NASTY], "labels": rng.integers(0, 2, 20)}
+
+
+def grids(rng):
+    mask = rng.random((4, 6)) < 0.7
+    x = rng.normal(size=(25, 4, 6))
+    return dense(rng, int(mask.sum()), 3), x, {"mask": mask, "origin": "lower", "normalize": "maxabs"}
+
+
+def tokens(rng):
+    layers = [L.Embedding(rng.normal(size=(9, 4))), L.Flatten(), L.Dense(rng.normal(size=(20, 2)))]
+    names = ["<pad>", NASTY, *"abcdefg"]
+    return lrpfast.from_layers(layers, input_shape=(5,)), rng.integers(0, 9, (30, 5)), {"tokens": names}
+
+
+def groups(rng):
+    x = rng.normal(size=(20, 4))
+    return dense(rng, 4, 3), x, {"labels": np.array(["wet", NASTY])[rng.integers(0, 2, 20)]}
+
+
+@pytest.mark.parametrize("make", [vectors, regression, sequences, images, grids, tokens, groups])
+def test_kinds(make, rng, tmp_path, unpainted):
+    model, x, options = make(rng)
+    path = tmp_path / "r.html"
+    result = lrpfast.report(
+        lrpfast.Analyzer(model, "epsilon"), x, path, samples=6, shown=2, title=NASTY, command=NASTY, **options
+    )
+    assert result == str(path)
+    tags = read(path)
+    for text in ("How it was made", model.digest(), "Balance of relevance", "Flipped features", "least balanced"):
+        assert text in tags.text, text
+    assert "alert('x')" in tags.text  # as text
+    assert {p.name for p in tmp_path.iterdir()} == {"r.html"}
+
+
+def test_a_page_with_pictures(rng, tmp_path):
+    """Painted, of a file; gradients have no balance."""
+    model, x, options = images(rng)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", options["labels"])
+    lrpfast.report(
+        lrpfast.Analyzer(model, "integrated_gradients"),
+        str(tmp_path / "x.npy"),
+        tmp_path / "r.html",
+        labels=tmp_path / "y.npy",
+        samples=4,
+        shown=1,
+    )
+    tags = read(tmp_path / "r.html")
+    assert "no balance" in tags.text and "f(baseline)" in tags.text
+    assert tags.tags.count("img") == 4 and all(dict(tags.attributes)[name] for name in ("alt", "width"))
+
+
+def collected(model, x, labels=None, **options):
+    analyzer = lrpfast.Analyzer(model, "epsilon", precision="float64")
+    settings = ReportSettings(labels=labels, **options)
+    with open_source(x) as data:
+        true = Labels.of(labels, len(x), collect.class_count(analyzer._core))
+        return analyzer, collect.Collector(analyzer._core, data, settings, true).run(lambda count: None)
+
+
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_numbers(rows, rng, monkeypatch):
+    """What one pass collects is what whole arrays say, whatever the chunks."""
+    monkeypatch.setattr(collect, "rows_of", lambda *_: rows)
+    model, x, options = vectors(rng)
+    labels = options["labels"]
+    analyzer, found = collected(model, x, labels, shown=4)
+    relevance, output = analyzer.analyze(x), analyzer.explain(x).output
+    predicted = output.argmax(1)
+    assert found.confusion[:, 0].tolist() == np.bincount(labels, minlength=3).tolist()
+    assert found.confusion[:, 1].tolist() == np.bincount(labels[predicted == labels], minlength=3).tolist()
+    for g, label in enumerate(found.groups):
+        np.testing.assert_allclose(found.statistics.mean[g], relevance[labels == label].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.absolute, np.abs(relevance).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.explained, output.max(1), rtol=1e-12)
+    np.testing.assert_allclose(found.reached, relevance.sum(1) / output.max(1), rtol=1e-9)
+    confidence = model.predict(x, precision="float64").max(1)
+    for name, members in (("right", predicted == labels), ("wrong", predicted != labels)):
+        at = np.flatnonzero(members)
+        expected = at[np.argsort(-confidence[at], kind="stable")[:4]]
+        assert found.kept[name].samples.tolist() == expected.tolist()
+        assert np.array_equal(found.kept[name].rows["relevance"], relevance[expected])
+    missing = np.abs(output.max(1) - relevance.sum(1)) / np.abs(output.max(1))
+    assert found.kept["unbalanced"].samples.tolist() == np.argsort(-missing, kind="stable")[:4].tolist()
+
+
+def test_regression_and_tokens(rng):
+    model, x, options = regression(rng)
+    _, found = collected(model, x, options["labels"], target=0, shown=3)
+    error = np.abs(model.predict(x, precision="float64")[:, 0] - options["labels"])
+    assert found.error["mean absolute error"] == pytest.approx(error.mean())
+    assert found.kept["furthest"].samples.tolist() == np.argsort(-error)[:3].tolist()
+    model, x, _ = tokens(rng)
+    analyzer, found = collected(model, x)
+    relevance = analyzer.analyze(x)
+    count, total = found.by_token
+    assert count.tolist() == np.bincount(x.ravel(), minlength=9).tolist()
+    np.testing.assert_allclose(total, np.bincount(x.ravel(), relevance.ravel(), 9), rtol=1e-9)
+
+
+def test_kept():
+    kept = Kept(2)
+    for first in range(0, 6, 2):
+        keys = np.array([1.0, 5.0, np.nan, 5.0, 7.0, 0.0])[first : first + 2]
+        kept.update(keys, np.array([True, True]), first, {"number": np.arange(first, first + 2)})
+    assert kept.samples.tolist() == [4, 1] and kept.rows["number"].tolist() == [4, 1]
+    kept.update(np.array([9.0]), np.array([False]), 6, {"number": np.array([6])})
+    assert len(kept) == 2 and kept.samples.tolist() == [4, 1]
+
+
+def test_one_sample_and_one_value(tmp_path, unpainted):
+    model = lrpfast.from_layers([L.Dense(np.array([[2.0]]))])
+    lrpfast.report(lrpfast.Analyzer(model, "zero"), np.ones((1, 1)), tmp_path / "r.html")
+    assert "100.0%" in read(tmp_path / "r.html").text
+
+
+def test_many_classes_and_values_that_are_missing(rng, tmp_path, unpainted):
+    """Of many classes those that occur most have maps; NaN features have no value."""
+    model, x = dense(rng, 4, 40), rng.normal(size=(30, 4))
+    x[:, 1] = np.nan
+    lrpfast.report(lrpfast.Analyzer(model, "epsilon", mask_nan=True), x, tmp_path / "r.html", samples=4, shown=1)
+    text = read(tmp_path / "r.html").text
+    assert "no value (NaN)" in text and "mask nan" in text
+
+
+@pytest.mark.parametrize(
+    "options, parts",
+    [
+        ({"labels": [0, 1]}, ["labels", "(40,)"]),
+        ({"labels": np.full(40, 3)}, ["labels", "0 to 2"]),
+        ({"kind": "tokens"}, ["tokens", "embedding"]),
+        ({"kind": "photo"}, ["kind", "photo"]),
+        ({"samples": 0}, ["samples"]),
+        ({"shown": 99}, ["shown", "24"]),
+        ({"normalize": "mean"}, ["normalize", "mean"]),
+        ({"features": 3}, ["features"]),
+        ({"target": np.zeros((40, 2), int)}, ["target", "40"]),
+        ({"mask": np.ones((2, 2), bool)}, ["mask", "4"]),
+    ],
+)
+def test_errors(options, parts, rng, tmp_path):
+    model, x, _ = vectors(rng)
+    with pytest.raises((InputError, ShapeError)) as error:
+        lrpfast.report(lrpfast.Analyzer(model, "epsilon"), x, tmp_path / "r.html", **options)
+    assert all(part in str(error.value) for part in parts), error.value
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_and_files_that_do_not_fit(rng, tmp_path):
+    model, x, _ = vectors(rng)
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    (tmp_path / "r.html").write_text("mine")
+    with pytest.raises(InputError, match="overwrite=True"):
+        lrpfast.report(analyzer, x, tmp_path / "r.html")
+    with pytest.raises(ShapeError, match="5"):
+        lrpfast.report(analyzer, x[:, :4], tmp_path / "r.html", overwrite=True)
+    with pytest.raises(InputError, match="no samples"):
+        lrpfast.report(analyzer, x[:0], tmp_path / "r.html", overwrite=True)
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(InputError, match=r"x\.npy"):
+        lrpfast.report(analyzer, tmp_path / "x.npy", tmp_path / "x.npy", overwrite=True)
+    assert (tmp_path / "r.html").read_text() == "mine"
+    graph = lrpfast.Graph()
+    two = graph.model(graph.add(L.Add(), graph.input((2,), "a"), graph.input((2,), "b")))
+    with pytest.raises(InputError, match="one input"):
+        lrpfast.report(lrpfast.Analyzer(two, "epsilon"), x, tmp_path / "s.html")
+
+
+def test_data_are_read_in_pieces(rng, tmp_path, monkeypatch, unpainted):
+    """Memory does not grow with the data: no read is larger than a chunk."""
+    monkeypatch.setattr(collect, "rows_of", lambda *_: 8)
+    model, x, _ = vectors(rng)
+    np.save(tmp_path / "x.npy", x)
+    largest = []
+    with open_source(tmp_path / "x.npy") as data:
+        original = type(data).read
+
+        def spied(self, first, stop):
+            largest.append(stop - first)
+            return original(self, first, stop)
+
+        monkeypatch.setattr(type(data), "read", spied)
+        lrpfast.report(lrpfast.Analyzer(model, "epsilon"), data, tmp_path / "r.html", samples=4, shown=1)
+    assert max(largest) <= 8 and sum(largest) >= 40
+
+
+def test_command(rng, tmp_path, capsys, unpainted):
+    model, x, _ = vectors(rng)
+    paths = {name: str(tmp_path / name) for name in ("m.npz", "x.npy", "y.npy", "r.html", "names.txt")}
+    model.save(paths["m.npz"])
+    np.save(paths["x.npy"], x)
+    np.save(paths["y.npy"], model.predict(x).argmax(1))
+    (tmp_path / "names.txt").write_text("first\nsecond\nthird\n", encoding="utf-8")
+    arguments = ["report", paths["m.npz"], paths["x.npy"], "--labels", paths["y.npy"], "-o", paths["r.html"]]
+    arguments += ["--class-names", paths["names.txt"], "--features", "a,b,c,d,e", "--samples", "4", "--shown", "1"]
+    assert main(arguments) == 0
+    assert "wrote" in capsys.readouterr().out
+    tags = read(tmp_path / "r.html")
+    assert "100.0%" in tags.text and "second" in tags.text and "lrpfast report" in tags.text
+    assert main(arguments) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main([*arguments, "--force", "--rule", "gradient", "--quiet"]) == 0
+    assert "no balance" in read(tmp_path / "r.html").text
+
+
+def test_text_is_escaped():
+    assert page.escaped("<a href='x'>\x00\u202e") == "&lt;a href=&#x27;x&#x27;&gt;\ufffd\ufffd"
+
+
+def test_the_page_of_the_documentation(tmp_path, monkeypatch, unpainted):
+    root = Path(__file__).parents[1]
+    (tmp_path / "tests").symlink_to(root / "tests", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    text = (root / "docs" / "report.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "report.md", "exec"), {})  # our own page
+    assert "digit 9" in read(tmp_path / "digits.html").text
+    (command,) = re.findall(r"\$ (lrpfast .*?)\nwrote", text, re.DOTALL)
+    assert main(command.replace("\\\n", " ").split()[1:]) == 0
+    assert "Rules by layer" in read(tmp_path / "report.html").text
