@@ -259,3 +259,51 @@ def test_a_damaged_compressed_chunk_is_explained_again(tmp_path):
         ANALYZER.stream(X, tmp_path / "r.zarr", progress=False, **options)
     np.testing.assert_array_equal(stored(tmp_path / "r.zarr")["relevance"], ANALYZER.analyze(X))
     shutil.rmtree(tmp_path / "r.zarr")
+
+
+# A second rule beside the first
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_second_variable_is_added_to_the_file(output, compression, tmp_path):
+    """What was there stays, byte for byte; a run that is stopped meanwhile leaves the first file as it was."""
+    needs(output)
+    xarray = pytest.importorskip("xarray")
+    data = xarray.DataArray(X, {"time": np.arange(SAMPLES), "word": ("x", list("abcdef"))}, ("time", "x"))
+    options = {"batch_size": 7, "compression": compression}
+    path = tmp_path / output
+    ANALYZER.stream(data, path, progress=False, **options)
+    before = stored(path)
+    other = lrpfast.Analyzer(MODEL, "z_plus", target=1)
+    with pytest.raises(Stop):
+        other.stream(data, f"{path}:plus", progress=stop_after(20), **options)
+    assert set(stored(path)) == set(before)
+    assert other.stream(data, f"{path}:plus", progress=False, **options).resumed > 0
+    result = stored(path)
+    for name, values in before.items():
+        np.testing.assert_array_equal(result[name], values)
+    np.testing.assert_array_equal(result["plus"], other.analyze(X))
+    assert (result["plus_target"] == 1).all() and "plus_prediction" in result
+    opened = xarray.open_zarr(path) if output.endswith("zarr") else None
+    if output.endswith("nc"):
+        opened = xarray.open_dataset(path)
+    if opened is not None:
+        with opened:
+            assert opened["plus"].dims == ("time", "x") and list(opened["plus"]["word"].values) == list("abcdef")
+            assert opened.attrs["history"].count("lrpfast") == 2
+    with pytest.raises(InputError, match="overwrite=True|holds more than"):
+        other.stream(data, f"{path}:plus", progress=False, **options)
+    with pytest.raises(InputError, match="another coordinate 'time'"):
+        other.stream(data.assign_coords(time=np.arange(SAMPLES) + 1), f"{path}:third", progress=False, **options)
+    assert not [name for name in os.listdir(tmp_path) if "lrpfast" in name]
+
+
+def test_an_error_names_what_replacing_removes(tmp_path):
+    ANALYZER.stream(X, tmp_path / "r.h5", progress=False)
+    with pytest.raises(InputError, match="replace it, which removes explained_output, prediction, relevance, rel"):
+        ANALYZER.stream(X, tmp_path / "r.h5", progress=False)
+    with pytest.raises(InputError, match="holds more than 'relevance' .* lost: other"):
+        with h5py.File(tmp_path / "r.h5", "a") as file:
+            file["other"] = np.zeros(3)
+        ANALYZER.stream(X, tmp_path / "r.h5", overwrite=True, progress=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from .journal import ANEW, Journal
 from .sinks import Sink
-from .sinks.contents import check_replaced
+from .sinks.contents import check_replaced, has_room_beside
 
 if TYPE_CHECKING:
     from .job import Job
@@ -21,14 +21,22 @@ Sum = tuple[int, int, int]
 
 
 def check_free(path: str, sink: Sink | None, overwrite: bool, results: Sequence[str]) -> None:
-    """Raise InputError unless the existing file may be replaced; it must contain nothing but what the run writes."""
+    """Raise InputError unless the existing file may be replaced; it must contain nothing but what the run writes.
+
+    A sink whose array was named is told to add it to a file that does not have it.
+    """
     if sink is not None and path in sink.outputs:
+        if sink.may_add and has_room_beside(path, sink.described_names):
+            sink.add()
+            return
         names = " and ".join(map(repr, sink.arrays))
-        check_replaced(path, sink.arrays, f"{names} and {'its' if len(sink.arrays) == 1 else 'their'} coordinates")
+        whose = "its" if len(sink.arrays) == 1 else "their"
+        lost = check_replaced(path, sink.arrays, f"{names} and {whose} coordinates")
     else:
-        check_replaced(path, results, "statistics")
+        lost = check_replaced(path, results, "statistics")
     if not overwrite:
-        raise InputError(f"{path}: is there already; pass overwrite=True to replace it")
+        listing = f", which removes {', '.join(lost)}" if lost else ""
+        raise InputError(f"{path}: is there already; pass overwrite=True to replace it{listing}")
 
 
 def remove_earlier(path: str, resume: bool, why: str | None) -> None:

@@ -14,8 +14,21 @@ from ..batch.normalize import PARTS
 from ..batch.references import BY, OF
 from ..plot.draw import ORIGINS
 from ..reporting.settings import KINDS as REPORT_KINDS
-from . import argument_groups as groups
 from . import demo, doctor, evaluate, explain, info, inspect, references, report, rules, values
+from .option_groups import (
+    INPUTS_HELP,
+    MODEL_HELP,
+    SEVERAL_HELP,
+    add_chunk_options,
+    add_input_options,
+    add_input_shape,
+    add_layer_options,
+    add_plot_options,
+    add_rule_options,
+    add_run_options,
+    add_start_options,
+    add_statistics_options,
+)
 from .usage import UsageError
 
 ABOUT = """\
@@ -29,21 +42,11 @@ Which regions of the ocean made a network predict a wet season? The mean map of 
   lrpfast doctor model.h5 x.npy                        check a model and its inputs before a long run
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
   lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
-  lrpfast references model.h5 x.npy --layer dense      the samples that a layer's channels stand for
   lrpfast report model.h5 x.npy -o report.html         maps, trust and samples on one page
+  lrpfast references model.h5 x.npy --layer dense      the samples that a layer's channels stand for
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
-MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
-
-INPUTS_HELP = (
-    "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]; several "
-    "files, or a pattern in quotes, 'sst_*.nc:sst', are read as one, in the order of their times"
-)
-
-SEVERAL_HELP = (
-    f"{INPUTS_HELP}; with several inputs NAME=SOURCE for each, or a file or group that has an array of each name"
-)
 
 EXPLAIN_EXAMPLES = """\
 examples:
@@ -162,10 +165,10 @@ def make_parser() -> argparse.ArgumentParser:
         command("inspect", inspect.run, "a model's layers, the rule each one gets, the cost", INSPECT_EXAMPLES)
     )
     _add_evaluate(command("evaluate", evaluate.run, "how good the explanations of several rules are", EVALUATE_TEXT))
+    _add_report(command("report", report.run, "explanations of a data set, and whether to trust them", REPORT_TEXT))
     _add_references(
         command("references", references.run, "the samples that each channel of a layer stands for", references.TEXT)
     )
-    _add_report(command("report", report.run, "explanations of a data set, and whether to trust them", REPORT_TEXT))
     command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
     command("info", info.run, "version, instruction set, threads and devices")
     return parser
@@ -191,9 +194,9 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go",
     )
-    groups.add_input_shape(parser)
-    groups.add_rule_options(parser)
-    groups.add_input_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
+    add_input_options(parser)
     group = parser.add_argument_group("what is explained")
     group.add_argument(
         "--target",
@@ -203,7 +206,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         "difference of two outputs (on several axes a,b-c,d: output [a, b] less [c, d]); FILE (.npy, file.nc:variable, "
         "…): an index per sample, or the starting relevance itself",
     )
-    groups.add_start_options(group)
+    add_start_options(group)
     group.add_argument("--part", choices=PARTS, help="keep max(R, 0), min(R, 0) or |R|, before anything is normalized")
     group.add_argument(
         "--normalize",
@@ -212,15 +215,15 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         help=f"divide each explanation by max |R|, sum R, max R or sum |R|: {', '.join(NORMALIZATIONS)}; or by one "
         "after the other, as sum,max",
     )
-    groups.add_layer_options(parser)
-    groups.add_statistics_options(parser)
+    add_layer_options(parser)
+    add_statistics_options(parser)
     _add_explain_run_options(parser)
-    groups.add_plot_options(parser)
+    add_plot_options(parser)
 
 
 def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
-    group = groups.add_run_options(parser)
-    groups.add_chunk_options(group)
+    group = add_run_options(parser)
+    add_chunk_options(group)
     group.add_argument(
         "--memory",
         metavar="BYTES",
@@ -249,29 +252,29 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
-    groups.add_input_shape(parser)
-    groups.add_rule_options(parser)
-    groups.add_input_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
+    add_input_options(parser)
     parser.add_argument("--target", metavar="TARGET", default="max", help="as in explain; default: max")
     parser.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
-    groups.add_start_options(parser)
-    groups.add_run_options(parser)
+    add_start_options(parser)
+    add_run_options(parser)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    groups.add_input_shape(parser)
-    groups.add_rule_options(parser)
-    groups.add_start_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
+    add_start_options(parser)
     parser.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")
-    groups.add_run_options(parser)
+    add_run_options(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
-    groups.add_input_shape(parser)
-    groups.add_rule_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
     group = parser.add_argument_group("how it is evaluated")
     group.add_argument(
         "--target", metavar="TARGET", default="max", help="max, an output's index, or FILE.npy of indices"
@@ -295,54 +298,22 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--randomization", action="store_true", help="also compare with models whose weights are random, layer by layer"
     )
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
-    groups.add_run_options(parser)
+    add_run_options(parser)
     parser.set_defaults(start=None, y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
-
-
-def _add_references(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
-    parser.add_argument("-o", "--output", metavar="OUT", help="indices, values and positions: .npz, .nc, .h5 or .zarr")
-    groups.add_input_shape(parser)
-    groups.add_rule_options(parser)
-    group = parser.add_argument_group("what is sought")
-    group.add_argument("--layer", metavar="NAME", required=True, help="a hidden layer")
-    group.add_argument(
-        "-k", metavar="N", type=values.count, default=40, help="samples of each channel; default: %(default)s"
-    )
-    group.add_argument("--by", choices=BY, default="relevance", help="default: %(default)s")
-    group.add_argument(
-        "--of", choices=OF, default="sum", help="the sum over positions, or the largest; default: %(default)s"
-    )
-    group.add_argument("--target", metavar="TARGET", default="max", help="as of explain; default: %(default)s")
-    group.add_argument(
-        "--normalize",
-        metavar="NAME,…",
-        type=values.normalizations,
-        help=f"divide the values of a sample's channels: {', '.join(NORMALIZATIONS)}",
-    )
-    group.add_argument("--group-by", metavar="FILE|prediction", help="for each label, or predicted class, apart")
-    groups.add_input_options(parser)
-    group = parser.add_argument_group("a picture (needs matplotlib, lrpfast's extra 'plot')")
-    group.add_argument("--plot", metavar="FILE", help=".png, .pdf or .svg")
-    group.add_argument("--channels", metavar="N,…", type=values.integers, help="which channels; default: the largest 6")
-    group.add_argument("--columns", metavar="N", type=values.count, help="samples of each channel; default: 8")
-    groups.add_chunk_options(groups.add_run_options(parser))
-    parser.set_defaults(start=None, y_ref=None)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
     parser.add_argument("-o", "--output", metavar="OUT.html", required=True, help="the page to write")
-    groups.add_input_shape(parser)
-    groups.add_rule_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
     group = parser.add_argument_group("what is explained, and shown")
     group.add_argument(
         "--labels", metavar="FILE", help="true classes, groups by name, or numbers of a regression, one for each sample"
     )
     group.add_argument("--target", metavar="TARGET", default="max", help="as of `lrpfast explain`, one for each sample")
-    groups.add_start_options(group)
+    add_start_options(group)
     group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
     group.add_argument("--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features")
     group.add_argument(
@@ -369,8 +340,40 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot-shape", metavar="H,W", type=values.shape, help="draw flat features as images")
     group.add_argument("--plot-channels", choices=("first", "last"), help="default: as in the model")
     group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
-    group = groups.add_run_options(parser)
+    group = add_run_options(parser)
     group.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
     group.add_argument("--memory", metavar="BYTES", type=values.byte_count, help="for the threads' workspaces")
     group.add_argument("--force", "--overwrite", action="store_true", help="replace a file that is there already")
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
+
+
+def _add_references(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("-o", "--output", metavar="OUT", help="indices, values and positions: .npz, .nc, .h5 or .zarr")
+    add_input_shape(parser)
+    add_rule_options(parser)
+    group = parser.add_argument_group("what is sought")
+    group.add_argument("--layer", metavar="NAME", required=True, help="a hidden layer")
+    group.add_argument(
+        "-k", metavar="N", type=values.count, default=40, help="samples of each channel; default: %(default)s"
+    )
+    group.add_argument("--by", choices=BY, default="relevance", help="default: %(default)s")
+    group.add_argument(
+        "--of", choices=OF, default="sum", help="the sum over positions, or the largest; default: %(default)s"
+    )
+    group.add_argument("--target", metavar="TARGET", default="max", help="as of explain; default: %(default)s")
+    group.add_argument(
+        "--normalize",
+        metavar="NAME,…",
+        type=values.normalizations,
+        help=f"divide the values of a sample's channels: {', '.join(NORMALIZATIONS)}",
+    )
+    group.add_argument("--group-by", metavar="FILE|prediction", help="for each label, or predicted class, apart")
+    add_input_options(parser)
+    group = parser.add_argument_group("a picture (needs matplotlib, lrpfast's extra 'plot')")
+    group.add_argument("--plot", metavar="FILE", help=".png, .pdf or .svg")
+    group.add_argument("--channels", metavar="N,…", type=values.integers, help="which channels; default: the largest 6")
+    group.add_argument("--columns", metavar="N", type=values.count, help="samples of each channel; default: 8")
+    add_chunk_options(add_run_options(parser))
+    parser.set_defaults(start=None, y_ref=None)

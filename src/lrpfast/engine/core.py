@@ -99,8 +99,8 @@ class AnalyzerCore(HiddenLayers):
         self.conserves = conserves(self.plan)
         self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._programs = Programs(self.plan, settings)
-        self._prefixes = {}
         self._baseline = baseline_row(settings.gradients, self.layout, settings.input_range)
+        self._prefixes = {}
         self._constant_start: Start | None = None  # if the target is the same for every batch
         target = settings.target
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:
@@ -149,10 +149,13 @@ class AnalyzerCore(HiddenLayers):
         """The core for the sizes of these inputs, if the model leaves sizes open; else the core itself."""
         if not self.is_open:
             return self
+        x, _, samples = sequences.arranged(self.model, x)
         try:
-            shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+            shapes = [] if samples else [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
         except ValueError:
-            raise InputError("samples differ in shape; give samples of one shape") from None
+            shapes = []
+        if not shapes:
+            raise InputError("samples differ in shape; give samples of one shape")
         return self.for_shapes(shapes)
 
     def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:

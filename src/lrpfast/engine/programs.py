@@ -55,8 +55,8 @@ class Programs:
             trace=trace,
             rectify=settings.rectify,
             input_range=settings.input_range,
-            stored=stored,
             gradients=settings.gradients,
+            stored=stored,
         )
 
     def with_output(self) -> tuple[Any, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,10 @@ class Sink:
         Whether a later run can continue the partial output.
     holds_sample_arrays : bool
         Whether the format has room for arrays beside the rows.
+    may_add : bool
+        Whether the rows may be added to an existing file: the format allows it, and the caller has named their array.
+    described_names : tuple of str
+        The names of all arrays, once `check` was called.
     """
 
     name: str
@@ -54,6 +59,9 @@ class Sink:
     partial: str | None = None
     resumable: bool = False
     holds_sample_arrays: bool = False
+    may_add: bool = False
+    described_names: tuple[str, ...] = ()
+    _adds: bool = False
     _beside: Beside = Beside()
     _feature_axes: int | None = None
     _compression: str | None = None
@@ -72,6 +80,10 @@ class Sink:
             When the format has no such compression.
         """
         raise InputError(f"{self.name}: this output is not compressed; write .nc, .h5 or .zarr")
+
+    def add(self) -> None:
+        """Say, before `begin`, that the arrays are added to the existing output, whose others stay."""
+        self._adds = True
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -171,6 +183,7 @@ class Sink:
     def _check_names(self, kind: str, shape: RowsShape, labels: ArrayMetadata | None) -> None:
         """Raise InputError unless this format can hold all arrays under their names."""
         arrays, coords = self._described(shape, np.dtype(np.float32), labels, {})
+        self.described_names = tuple(arrays)
         check_names(self.name, kind, arrays, coords)
         for key, coord in coords.items():
             encoded(key, coord)
@@ -319,6 +332,12 @@ class FileSink(Sink):
     def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
         """Create a file with everything but the rows; with ``chunks``, samples in a chunk, for compressed rows."""
         raise NotImplementedError
+
+    def _copied(self, path: str) -> bool:
+        """Whether the arrays are added to the existing output, of which this file is then a copy."""
+        if self._adds:
+            shutil.copyfile(os.path.realpath(self.path), path)
+        return self._adds
 
     def _find(self) -> list[tuple[int, int]]:
         """Where each array begins in the partial file, and the bytes of a sample; InputError if it is another file."""

@@ -17,8 +17,22 @@ _ZARR_METADATA = (".zgroup", ".zattrs", ".zmetadata", ".zarray", "zarr.json")
 _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"
 
 
-def check_replaced(path: str, names: Collection[str], description: str) -> None:
-    """Raise InputError, with a list, if the output has arrays other than those to replace and their coordinates.
+def has_room_beside(path: str, names: Collection[str]) -> bool:
+    """Whether an existing HDF5 file or Zarr store of format 2 has none of these arrays, so that they can be added."""
+    if os.path.isdir(path):
+        return os.path.exists(os.path.join(path, ".zgroup")) and not set(names) & set(_in_zarr(path))
+    import h5py
+
+    try:
+        return os.path.exists(path) and h5py.is_hdf5(path) and not set(names) & set(_in_hdf5(path))
+    except OSError:  # a damaged file
+        return False
+
+
+def check_replaced(path: str, names: Collection[str], description: str) -> list[str]:
+    """The arrays that replacing an output removes: those of these names and their coordinates.
+
+    Raises InputError, with a list, if the output has other arrays, too.
 
     Parameters
     ----------
@@ -45,6 +59,7 @@ def check_replaced(path: str, names: Collection[str], description: str) -> None:
             f"{path}: is there already and holds more than {description}, which would be lost: {listing}; every output "
             "is a file of its own: name another, or remove this one first"
         )
+    return sorted(arrays)
 
 
 def _arrays(path: str) -> Mapping[str, set[str]]:

@@ -27,6 +27,7 @@ class Hdf5Sink(FileSink):
 
     def __init__(self, path: str, dataset: str | None) -> None:
         super().__init__(path, array_name(path, dataset, "h5"))
+        self.may_add = dataset is not None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         need_samples(self.name, shape)
@@ -41,7 +42,7 @@ class Hdf5Sink(FileSink):
         import h5py
 
         arrays, coords = self._contents(self._shape[0])
-        with from_library(path, self.name), h5py.File(path, "x") as file:
+        with from_library(path, self.name), h5py.File(path, "r+" if self._copied(path) else "x") as file:
             write_hdf5(
                 file, arrays, coords, self._attributes, self.name, self._written(arrays), self._compression, chunks
             )
@@ -57,6 +58,24 @@ def check_zlib(name: str, compression: str) -> None:
         raise InputError(
             f"{name}: {compression} is for .zarr; HDF5 and NetCDF, whose readers would need a plug-in, have zlib"
         )
+
+
+def new_attributes(existing: Mapping[str, Any], attributes: Mapping[str, str]) -> dict[str, str]:
+    """The attributes that a file gets when an array is added: those that it lacks, and a line of its history."""
+    new = {key: value for key, value in attributes.items() if key not in existing}
+    if "history" in existing and not str(existing["history"]).startswith(attributes.get("history", "")):
+        new["history"] = f"{attributes['history']}\n{existing['history']}"
+    return new
+
+
+def check_same(name: str, key: str, stored: np.ndarray, values: np.ndarray) -> None:
+    """Raise InputError unless a coordinate that a file has is the input's."""
+    if stored.dtype.kind == "O":
+        stored = np.array([v.decode() if isinstance(v, bytes) else v for v in stored.ravel()], str).reshape(
+            stored.shape
+        )
+    if stored.shape != values.shape or not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):
+        raise InputError(f"{name}: the file has another coordinate {key!r} than the input; name another file")
 
 
 def need_samples(name: str, shape: RowsShape) -> None:
@@ -123,10 +142,15 @@ def write_hdf5(
     import h5py
 
     check_names(name, "h5", arrays, coords)
-    file.attrs.update(attributes)
+    file.attrs.update(new_attributes(dict(file.attrs), attributes))
     scales: dict[str, Any] = {}
     for key, coord in coords.items():
         dims, values, attrs = encoded(key, coord)
+        if key in file:  # of arrays that were there before
+            check_same(name, key, file[key][()], values)
+            if h5py.h5ds.is_scale(file[key].id):
+                scales[key] = file[key]
+            continue
         text = h5py.string_dtype() if values.dtype.kind == "U" else None
         dataset = file.create_dataset(
             key, data=values.astype(object) if text else values, dtype=text, track_times=False

@@ -14,7 +14,7 @@ from ..compression import LEVEL
 from ..metadata import CONVENTIONS, Coord, encoded, plain, with_coordinates
 from ..optional_import import import_optional, open_netcdf
 from .base import FileSink
-from .hdf5 import check_zlib, find_datasets, need_samples
+from .hdf5 import check_same, check_zlib, find_datasets, need_samples, new_attributes
 from .libraries import from_library
 from .names import array_name, check_names
 
@@ -30,6 +30,7 @@ class NetcdfSink(FileSink):
 
     def __init__(self, path: str, variable: str | None) -> None:
         super().__init__(path, array_name(path, variable, "nc"))
+        self.may_add = variable is not None
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         import_optional("netCDF4", self.name)
@@ -44,7 +45,7 @@ class NetcdfSink(FileSink):
 
     def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
         arrays, coords = self._contents(self._shape[0])
-        with dataset(path, self.name) as file:
+        with dataset(path, self.name, "a" if self._copied(path) else "w") as file:
             write_netcdf(
                 file, arrays, coords, self._attributes, self.name, self._written(arrays), self._compression, chunks
             )
@@ -55,9 +56,9 @@ class NetcdfSink(FileSink):
 
 
 @contextlib.contextmanager
-def dataset(file_path: str, name: str) -> Iterator[Any]:
-    """Create a NetCDF file; OSError when it cannot be written."""
-    with from_library(file_path, name), open_netcdf(file_path, name, "w", format="NETCDF4") as file:
+def dataset(file_path: str, name: str, mode: str = "w") -> Iterator[Any]:
+    """Create a NetCDF file, or open it with mode "a"; OSError when it cannot be written."""
+    with from_library(file_path, name), open_netcdf(file_path, name, mode, format="NETCDF4") as file:
         yield file
 
 
@@ -99,8 +100,7 @@ def write_netcdf(
     """
     check_names(name, "nc", arrays, coords)
     file.set_fill_off()  # nothing is written twice
-    file.setncattr("Conventions", CONVENTIONS)
-    file.setncatts(dict(attributes))
+    file.setncatts(new_attributes(file.__dict__, {"Conventions": CONVENTIONS, **attributes}))
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key in arrays:
         if any(key in array.dims for array in arrays.values()):
@@ -111,8 +111,14 @@ def write_netcdf(
                 file.createDimension(dim, size)  # in NetCDF, the size 0 means an unlimited dimension
             elif len(file.dimensions[dim]) != size:
                 raise InputError(f"{name}: {key} has {size} values along {dim}, others {len(file.dimensions[dim])}")
+            elif file.dimensions[dim].isunlimited() and key in deferred:
+                raise InputError(f"{name}: {dim} is an unlimited dimension there, which allows no rows in one piece")
     for key, coord in encoded_coords.items():
-        _write(file, key, coord, name)
+        if key in file.variables:  # of arrays that were there before
+            file[key].set_auto_maskandscale(False)
+            check_same(name, key, np.asarray(file[key][...]), coord.values)
+        else:
+            _write(file, key, coord, name)
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, encoded_coords))
         if key in deferred:

@@ -6,6 +6,7 @@ JSON, and one file of plain little-endian numbers for each chunk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
 from ..compression import decode_chunk, encode_chunk, zarr_codec
 from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import Sink, check_rows, little, naming
+from .hdf5 import check_same, new_attributes
 from .libraries import storing
 from .names import array_name, check_names
 from .several import SeveralArrays
@@ -137,6 +139,7 @@ class ZarrSink(Sink):
         self.path = path.rstrip(SLASHES)
         self.array = array_name(self.path, array, "zarr")
         self.name = f"{self.path}:{self.array}"
+        self.may_add = array is not None
         self.partial = beside(self.path, "part")
         self._unsynced: list[str] = []
         self._known: list[ChunkedRows] | None = None
@@ -185,7 +188,10 @@ class ZarrSink(Sink):
             if not existing:
                 if os.path.isdir(self.partial):
                     shutil.rmtree(self.partial)
-                os.mkdir(self.partial)
+                if self._adds:
+                    shutil.copytree(os.path.realpath(self.path), self.partial)
+                else:
+                    os.mkdir(self.partial)
                 self._describe(self._shape[0] or 0)
                 sync(os.path.dirname(self.partial))
             elif not self._exists:
@@ -269,7 +275,7 @@ class SeveralZarrSink(SeveralArrays, ZarrSink):
         self._inputs = inputs
         self._names = tuple(array_name(path, name, "zarr") for name in inputs.names)
         super().__init__(path, self._names[0])
-        self.name = self.path
+        self.name, self.may_add = self.path, False
 
 
 def replace_store(path: str, partial: str) -> None:
@@ -326,7 +332,9 @@ def write_zarr(
     InputError
         For invalid names, and for names that an array and a coordinate share.
     """
-    notes: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
+    earlier = _notes(folder)  # of arrays that were there before
+    own = {**earlier.get(".zattrs", {}), **new_attributes(earlier.get(".zattrs", {}), attributes)}
+    notes: dict[str, Any] = {**earlier, ".zgroup": {"zarr_format": 2}, ".zattrs": own}
     check_names(name, "zarr", arrays, coords)
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key, (dims, values, attrs) in (*encoded_coords.items(), *arrays.items()):
@@ -337,6 +345,9 @@ def write_zarr(
         attrs = plain({note: value for note, value in attrs.items() if note != "_FillValue"})
         json_attrs = {note: value.tolist() if isinstance(value, np.ndarray) else value for note, value in attrs.items()}
         codec = zarr_codec(compression, values.dtype) if key in arrays else None
+        if key in coords and f"{key}/.zarray" in earlier:
+            _check_stored(folder, key, values, earlier[f"{key}/.zarray"], name)
+            continue
         notes[f"{key}/.zarray"] = _array_json(values.shape, values.dtype, chunk_shape, codec)
         notes[f"{key}/.zattrs"] = {**json_attrs, "_ARRAY_DIMENSIONS": list(dims)}
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
@@ -350,6 +361,29 @@ def write_zarr(
             _sync_open(file)
     for file_path in (*(os.path.join(folder, _folder(key)) for key in (*encoded_coords, *arrays)), folder):
         sync(file_path)
+
+
+def _check_stored(folder: str, key: str, values: np.ndarray, layout: dict[str, Any], name: str) -> None:
+    """Raise InputError unless a coordinate that a store has is the input's."""
+    codec = layout.get("compressor")
+    stored = np.empty(0, little(values.dtype))
+    if layout["chunks"] == [max(1, n) for n in values.shape] and (codec is None or codec["id"] in ("zlib", "blosc")):
+        chunk = os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim)))
+        with open(chunk, "rb") as file, contextlib.suppress(ValueError):
+            stored = decode_chunk(file.read(), np.dtype(layout["dtype"]), codec)
+    check_same(name, key, stored, values.reshape(-1))
+
+
+def _notes(folder: str) -> dict[str, Any]:
+    """The metadata of all arrays in a store, by the paths of their files."""
+    notes: dict[str, Any] = {}
+    for current, _, files in os.walk(folder):
+        for file_name in files:
+            if file_name in (".zarray", ".zattrs", ".zgroup"):
+                with open(os.path.join(current, file_name), encoding="utf-8") as file:
+                    path = os.path.relpath(os.path.join(current, file_name), folder).replace(os.sep, "/")
+                    notes[path] = json.load(file)
+    return notes
 
 
 def _folder(name: str) -> str:

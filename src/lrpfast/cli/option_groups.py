@@ -1,4 +1,4 @@
-"""Groups of options that several commands share."""
+"""Options that several commands share, in groups."""
 
 from __future__ import annotations
 
@@ -11,9 +11,77 @@ from ..plot.samples import KINDS
 from ..plot.scale import SCALES
 from . import values
 
+MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
+INPUTS_HELP = (
+    "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]; several "
+    "files, or a pattern in quotes, 'sst_*.nc:sst', are read as one, in the order of their times"
+)
+SEVERAL_HELP = (
+    f"{INPUTS_HELP}; with several inputs NAME=SOURCE for each, or a file or group that has an array of each name"
+)
+
+
+def add_layer_options(parser: argparse.ArgumentParser) -> None:
+    """Hidden layers, in place of the input."""
+    group = parser.add_argument_group("hidden layers, in place of the input")
+    group.add_argument(
+        "--layers",
+        metavar="NAME,…",
+        type=values.names,
+        help="write and count the relevance of these layers, by their names in `lrpfast inspect`; the input is one too",
+    )
+    group.add_argument(
+        "--reduce", choices=REDUCTIONS, help="sum hidden layers over positions, for each channel, or over everything"
+    )
+    group.add_argument(
+        "--activations", action="store_true", help="the layers' activations, too: arrays NAME_activation"
+    )
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """Which of the inputs are read, and how."""
+    group = parser.add_argument_group("which of the inputs, and how")
+    group.add_argument(
+        "--select",
+        metavar="NAME=LOW:HIGH",
+        action="append",
+        default=[],
+        help="a part of the inputs by a coordinate, ends included: time=1982-01:1999-12, lat=-60:60, time.season=DJF; "
+        "may be repeated",
+    )
+    group.add_argument(
+        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
+    )
+    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
+    group.add_argument("--fill-nan", metavar="VALUE", type=values.number, help="a number in place of NaN")
+
+
+def add_chunk_options(group: argparse._ArgumentGroup) -> None:
+    """How the samples of a data set are read, and what becomes of earlier outputs."""
+    group.add_argument(
+        "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
+    )
+    group.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=values.count_or_auto,
+        default="auto",
+        help="samples read, explained and written at once; default: auto, as memory suggests",
+    )
+    group.add_argument(
+        "--force",
+        "--overwrite",
+        action="store_true",
+        help="replace outputs that are there already and hold nothing else",
+    )
+    group.add_argument(
+        "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
+    )
+    group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
+
 
 def add_input_shape(parser: argparse.ArgumentParser) -> None:
-    """The sizes that a model leaves open."""
+    """Sizes that a model's file leaves open."""
     parser.add_argument(
         "--input-shape",
         metavar="[NAME=]N,…",
@@ -54,71 +122,15 @@ def add_rule_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_start_options(parser: argparse._ActionsContainer) -> None:
-    """Where relevance begins."""
+    """Where relevance starts, and which output is a difference."""
     parser.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
     parser.add_argument(
         "--y-ref", metavar="Y", help="explain the output less this value: a number, A,B,… for each output, or FILE.npy"
     )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Precision and device."""
-    group = parser.add_argument_group("how it runs")
-    group.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help="default: %(default)s")
-    group.add_argument(
-        "--input-range",
-        metavar="LOW,HIGH",
-        type=values.pair,
-        help="declare the inputs' range: less work, and it is checked",
-    )
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, gpu (all of them) or gpu:1 (one)")
-    return group
-
-
-def add_chunk_options(group: argparse._ArgumentGroup) -> None:
-    """How the samples of a data set are read, and what becomes of earlier outputs."""
-    group.add_argument(
-        "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
-    )
-    group.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=values.count_or_auto,
-        default="auto",
-        help="samples read, explained and written at once; default: auto, as memory suggests",
-    )
-    group.add_argument(
-        "--force",
-        "--overwrite",
-        action="store_true",
-        help="replace outputs that are there already and hold nothing else",
-    )
-    group.add_argument(
-        "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
-    )
-    group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
-
-
-def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """The part of the inputs, and masks."""
-    group = parser.add_argument_group("which of the inputs, and how")
-    group.add_argument(
-        "--select",
-        metavar="NAME=LOW:HIGH",
-        action="append",
-        default=[],
-        help="a part of the inputs by a coordinate, ends included: time=1982-01:1999-12, lat=-60:60, time.season=DJF; "
-        "may be repeated",
-    )
-    group.add_argument(
-        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
-    )
-    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
-    group.add_argument("--fill-nan", metavar="VALUE", type=values.number, help="a number in place of NaN")
-
-
 def add_statistics_options(parser: argparse.ArgumentParser) -> None:
-    """Statistics of maps."""
+    """Statistics of the maps."""
     group = parser.add_argument_group("statistics of the maps, made on the way (-o is not needed then)")
     group.add_argument(
         "--statistics",
@@ -144,8 +156,22 @@ def add_statistics_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Precision and device."""
+    group = parser.add_argument_group("how it runs")
+    group.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help="default: %(default)s")
+    group.add_argument(
+        "--input-range",
+        metavar="LOW,HIGH",
+        type=values.pair,
+        help="declare the inputs' range: less work, and it is checked",
+    )
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, gpu (all of them) or gpu:1 (one)")
+    return group
+
+
 def add_plot_options(parser: argparse.ArgumentParser) -> None:
-    """Pictures."""
+    """A picture of the maps."""
     group = parser.add_argument_group("a picture of it (needs matplotlib, lrpfast's extra 'plot')")
     group.add_argument(
         "--plot",
@@ -173,21 +199,4 @@ def add_plot_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot-projection", metavar="NAME", help="of maps (--plot-kind map), by cartopy: Robinson, say")
     group.add_argument(
         "--plot-percentile", metavar="P", type=values.number, help="end the colours at this percentile of |R|"
-    )
-
-
-def add_layer_options(parser: argparse.ArgumentParser) -> None:
-    """Hidden layers."""
-    group = parser.add_argument_group("hidden layers, in place of the input")
-    group.add_argument(
-        "--layers",
-        metavar="NAME,…",
-        type=values.names,
-        help="write and count the relevance of these layers, by their names in `lrpfast inspect`; the input is one too",
-    )
-    group.add_argument(
-        "--reduce", choices=REDUCTIONS, help="sum hidden layers over positions, for each channel, or over everything"
-    )
-    group.add_argument(
-        "--activations", action="store_true", help="the layers' activations, too: arrays NAME_activation"
     )
