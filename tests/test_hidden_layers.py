@@ -323,3 +323,20 @@ def test_a_file_or_an_array_for_each_layer(tmp_path, model, x, out):
             with lrpfast.batch.open_source(source) as stored:
                 np.testing.assert_allclose(stored.read(0, SAMPLES), array, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(done.statistics[name].mean[0], array.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_hidden_layers(model, x):
+    """Gradients are those of `explain`; averages of them exist at the input alone."""
+    analyzer = lrpfast.Analyzer(model, "gradient", target=1, precision="float64")
+    rows = []
+    analyzer.stream(x, lambda first, part: rows.append(part), layers="c", progress=False)
+    np.testing.assert_array_equal(np.concatenate(rows), analyzer.explain(x, layers=True).layers["c"])
+    average = lrpfast.Analyzer(model, "smoothgrad", target=1)
+    for call in (
+        lambda: average.stream(x, statistics=True, layers="c", progress=False),
+        lambda: average.references(x, "c", 2, progress=False),
+        lambda: average.analyze(x, conditions={"c": 1}),
+        lambda: average.attribution_graph(x[:1], "d", 0),
+    ):
+        with pytest.raises(InputError, match="averages gradients at the input"):
+            call()

@@ -81,7 +81,8 @@ class HiddenLayers:
         activations : bool
             Whether the activations are wanted too.
         """
-        x = self._pack(x)
+        self._refuse_averages()
+        x, notes = self._pack(x), notes if self.settings.gradients is None else None
         start, axes = self._start(x, target)
         if axes:
             raise InputError("hidden layers are explained for one target per sample, not for several")
@@ -117,6 +118,12 @@ class HiddenLayers:
                 else:  # rows that no relevance reaches are not computed in an explanation
                     values_of[name] = self._predicted(rows, name)
             yield part, relevance, values_of
+
+    def _refuse_averages(self) -> None:
+        """InputError for averages of gradients, which exist at the input alone."""
+        if self.settings.averages and self.settings.gradients is not None:
+            name = self.settings.gradients.name
+            raise InputError(f"{name} averages gradients at the input: it gives hidden layers none")
 
     def _layer(self, name: str) -> _Node:
         """A layer's output in the plan."""
@@ -169,7 +176,8 @@ class HiddenLayers:
 
         The growth of relevance down to the layer is appended to ``notes`` if given; the result is written to ``out``.
         """
-        x = self._pack(x)
+        self._refuse_averages()
+        x, notes = self._pack(x), notes if self.settings.gradients is None else None
         start, axes = self._start(x, target)
         node = self._layer(layer)
         lowered, compiled = self._programs.storing([node.value], whole=False)
