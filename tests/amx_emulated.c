@@ -20,6 +20,8 @@
 #define VBYTES 16
 #define WIDE 0
 #define FMA(a, b, c) ((a) * (b) + (c))
+#define MAX(a, b) WHERE((a) > (b), a, b)
+#define MIN(a, b) WHERE((a) < (b), a, b)
 #include "tile.h"
 #define VL ((ptrdiff_t)(VBYTES / sizeof(T)))
 #include "tile_amx.h"
