@@ -683,7 +683,7 @@ RUN_ERRORS = [
     (["--input-range", "0,0.001"], "outside the declared input_range"),
     (["--input-range", "0"], "'0' is not a pair"),
     (["--precision", "float16"], "invalid choice: 'float16'"),
-    (["--normalize", "l2"], "invalid choice: 'l2'"),
+    (["--normalize", "l2"], "'l2' is not one of maxabs"),
     (["--unknown"], "--unknown"),
 ]
 
@@ -909,7 +909,9 @@ def test_a_reader_that_goes_away():
 # The other commands
 
 
-@pytest.mark.parametrize("sub", [[], ["demo"], ["explain"], ["inspect"], ["rules"], ["info"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "sub", [[], ["demo"], ["explain"], ["references"], ["inspect"], ["rules"], ["info"]], ids=" ".join
+)
 def test_help(sub, capsys):
     assert run(*sub, "--help") == 0
     printed = capsys.readouterr()
@@ -951,7 +953,8 @@ def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     lrpfast.Model([*nodes, (lrpfast.layers.Add(), (0, 1))]).save("two.npz")
     for name in ("x1.npy", "x2.npy"):
         np.save(name, np.ones((3, 2)))
-    text = "\n".join((command_line.ABOUT, command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES))
+    examples = command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES, command_line.references.TEXT
+    text = "\n".join((command_line.ABOUT, *examples))
     shown = re.findall(r"^  (lrpfast .+?)(?:   .*)?$", text, re.MULTILINE)
     assert len(shown) > 10
     for line in shown:

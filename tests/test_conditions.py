@@ -121,7 +121,7 @@ def test_several_conditions_at_once(residual, rng):
         (InputError, "conditions must map", 3),
         (InputError, "conditions must map", []),
         (InputError, "conditions must map", {}),
-        (InputError, "no layer is named 'x'", {"x": 1}),
+        (InputError, "unknown layer 'x'", {"x": 1}),
         (InputError, "'input' is the input", {"input": 0}),
         (InputError, "has channels 0 to 2", {"a": 3}),
         (InputError, "has 3 channels; choose", {"a": 1.5}),
@@ -157,3 +157,84 @@ def test_several_starting_relevances(residual, rng):
         np.testing.assert_array_equal(together[:, k], analyzer.analyze(x, np.ascontiguousarray(starts[:, k])))
     with pytest.raises(ShapeError, match=r"or \(4, k, 2\) for k explanations"):
         analyzer.analyze(x, rng.normal(size=(4, 3, 3)))
+
+
+@pytest.fixture
+def contractions(monkeypatch):
+    """The contractions of every run: (forwards, backwards, targets, for each of which it goes backwards)."""
+    from lrpfast.kernels import cpu
+    from lrpfast.kernels.contraction_ops import Contract, Redistribute
+
+    counts = []
+    compile_program, run = cpu.CpuBackend.compile, cpu.CompiledProgram.run
+
+    def compiled(self, program):
+        result = compile_program(self, program)
+        result.program = program
+        return result
+
+    def counted(self, x, out, *, start=lrpfast.kernels.DEFAULT_START, **options):
+        forward, backward = (
+            sum(isinstance(o, (Contract, Redistribute)) for o in part)
+            for part in (self.program.forward, self.program.backward)
+        )
+        if len(x):
+            counts.append((forward, backward, start.count))
+        return run(self, x, out, start=start, **options)
+
+    monkeypatch.setattr(cpu.CpuBackend, "compile", compiled)
+    monkeypatch.setattr(cpu.CompiledProgram, "run", counted)
+    return counts
+
+
+@pytest.fixture
+def chain(rng):
+    sizes = [6, 7, 8, 7, 6, 3]
+    shapes = list(zip(sizes, sizes[1:], strict=False))
+    return lrpfast.from_layers(
+        [Dense(rng.normal(size=s), activation="relu", name=f"d{i}") for i, s in enumerate(shapes)]
+    )
+
+
+def test_what_conditions_cost(contractions, chain, rng):
+    """One pass down to the uppermost layer, and for each condition a backward pass from there; none where two agree."""
+    x = rng.normal(size=(4, 6))
+    analyzer = lrpfast.Analyzer(chain, "epsilon", precision="float64", device="cpu")
+    one = [{"d2": i} for i in range(5)]
+    two = [{"d3": i % 2, "d1": i} for i in range(6)]
+    analyzer.analyze(x, 0, conditions=one)
+    # five layers forwards and two back, then from the third layer down for all five at once
+    assert contractions == [(5, 2, 1), (3, 3, 5)]
+    contractions.clear()
+    analyzer.analyze(x, 0, conditions=two)
+    # two choices above, six below
+    assert contractions == [(5, 1, 1), (4, 2, 2), (2, 2, 6)]
+    contractions.clear()
+    analyzer.analyze(x, 0, conditions=one, parallel=True)
+    assert contractions == [(5, 5, 1), (3, 3, 5)]
+    contractions.clear()
+    analyzer.analyze(x, 0, conditions=two, parallel=True)
+    assert contractions == [(5, 5, 1), (4, 4, 6), (4, 2, 6), (2, 2, 6)]
+    contractions.clear()
+    analyzer.references(x, "d2", 2, progress=False)
+    assert contractions == [(5, 2, 1)]
+    contractions.clear()
+    analyzer.references(x, "d2", 2, by="activation", progress=False)
+    assert contractions == [(3, 0, 1)]
+
+
+def test_conditions_together_and_one_by_one(residual, rng):
+    x, analyzer = rng.normal(size=(3, 5, 4, 2)), lrpfast.Analyzer(residual, "epsilon", precision="float64")
+    conditions = [{"c": i % 2, "b": i, "a": [0, i]} for i in range(3)] + [{"c": 1, "b": 1, "a": [0, 2]}]
+    for parallel in (False, True):
+        together = analyzer.analyze(x, 1, conditions=conditions, parallel=parallel)
+        for i, condition in enumerate(conditions):
+            alone = analyzer.analyze(x, 1, conditions=condition, parallel=parallel)
+            np.testing.assert_array_equal(together[:, i], alone)
+
+
+def test_conditions_take_one_target_per_sample(residual, rng):
+    x, analyzer = rng.normal(size=(3, 5, 4, 2)), lrpfast.Analyzer(residual, "epsilon")
+    for parallel in (False, True):
+        with pytest.raises(InputError, match="one target per sample"):
+            analyzer.analyze(x, np.zeros((3, 2), int), conditions={"b": 0}, parallel=parallel)

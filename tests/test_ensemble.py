@@ -133,6 +133,10 @@ def test_ensembles_that_are_none(seeds, capsys):
         ensemble.stream(iter([X]), progress=False)
     with pytest.raises(lrpfast.InputError, match="a path, not a function"):
         ensemble.stream(X, lambda first, rows: None, progress=False)
+    graph = lrpfast.Graph()
+    two = graph.model(graph.add(lrpfast.layers.Add(), graph.input((6,), name="a"), graph.input((6,), name="b")))
+    with pytest.raises(lrpfast.InputError, match="models of one input; these have 2"):
+        lrpfast.Ensemble({"a": two}, "epsilon").stream([X, X], progress=False)
     other = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((6, 3), np.float32))])
     with pytest.raises(lrpfast.ShapeError, match=r"the member 'b' has maps"):
         lrpfast.Ensemble({"a": network(0), "b": other}, "epsilon").stream(X, group_by="prediction", progress=False)

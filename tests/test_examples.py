@@ -226,6 +226,20 @@ def test_streamflow_lstm(tmp_path):
         assert (folder / "by_lag.png").exists()
 
 
+# Concepts
+
+
+def test_concepts(tmp_path):
+    done = run(tmp_path, EXAMPLES / "concepts.py", "--digit", "3")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert len(re.findall(r"  channel +\d+: +[\d.]+%, +[\d.]+%\n", done.stdout)) == 3
+    assert len(re.findall(r"  channel +\d+:( \d){8}\n", done.stdout)) == 3
+    assert "5 nodes, 4 edges" in done.stdout and not list(tmp_path.iterdir())
+    if importlib.util.find_spec("matplotlib"):
+        assert run(tmp_path, EXAMPLES / "concepts.py", "--plot", "channels.png").returncode == 0
+        assert (tmp_path / "channels.png").read_bytes().startswith(b"\x89PNG")
+
+
 # The transformers
 
 

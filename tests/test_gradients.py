@@ -157,6 +157,14 @@ def test_integrated_gradients(quadrature):
     assert "f(baseline)" in str(explanation)
 
 
+def test_a_worked_number():
+    """docs/conventions.md: x³ between 0 and 1, at 4 points."""
+    cube = lrpfast.from_layers([L.Activation("power", {"exponent": 3.0})], input_shape=(1,))
+    for quadrature, expected in (("mean", 7 / 6), ("trapezoid", 19 / 18), ("gausslegendre", 1)):
+        analyzer = lrpfast.Analyzer(cube, composites.IntegratedGradients(4, quadrature=quadrature), precision="float64")
+        assert analyzer.analyze(np.ones((1, 1))).item() == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("quadrature, least", [("gausslegendre", 1e-9), ("midpoint", 1e-4), ("trapezoid", 2e-4)])
 def test_completeness(quadrature, least):
     """Relevance adds up to f(x) − f(baseline), for a smooth function, with enough steps."""

@@ -148,6 +148,8 @@ def test_a_text_model_of_any_length(tmp_path):
     np.testing.assert_array_equal(part.predict([ids, mask]), last.predict([ids, mask]))
     assert not (model.randomized(1).predict([ids, mask]) == model.predict([ids, mask])).any()
     assert model.without_softmax().is_open and repr(model)
+    layers = zip(model.with_input_shape(4, 4).layers, model.with_input_shape(5, 5).layers, strict=True)
+    assert all(a.kernel is b.kernel for a, b in layers if isinstance(a, L.Dense)), "weights exist once"
     with pytest.raises(lrpfast.InputError, match="with_input_shape"):
         model.save(tmp_path / "m.npz")
     model.with_input_shape(4, 4).save(tmp_path / "m.npz")

@@ -95,7 +95,7 @@ MAY_IMPORT = {
     "readers": {"budget", "errors", "lazy", "model"},
     "rules": {"errors", "model", "suggest"},
     "kernels": {"errors"},
-    "engine": {"budget", "display", "errors", "lazy", "table", "version", "model", "rules", "kernels"},
+    "engine": {"budget", "display", "errors", "lazy", "suggest", "table", "version", "model", "rules", "kernels"},
     "batch": {
         *("budget", "coordinates", "display", "errors", "kernels", "lazy", "output", "table", "model", "readers"),
         *("rules", "engine", "version"),
@@ -108,7 +108,8 @@ MAY_IMPORT = {
     "evaluate": {"errors", "table", "kernels", "model", "readers", "engine", "batch", "plot", "analyzer"},
     "layers": {"model"},
     "composites": {"rules"},
-    "analyzer": {"errors", "table", "model", "readers", "rules", "engine", "batch"},
+    "concepts": {"engine", "batch"},
+    "analyzer": {"errors", "table", "model", "readers", "rules", "engine", "batch", "concepts"},
     "ensemble": {"errors", "rules", "batch", "analyzer"},
     "innvestigate": {"errors", "model", "readers", "rules", "engine", "analyzer"},
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},

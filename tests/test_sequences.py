@@ -118,6 +118,7 @@ def test_inputs_by_name():
         np.testing.assert_array_equal(a, b)
     whole = analyzer.analyze({"ids": ids[0][None], "mask": masks[0][None]})
     np.testing.assert_array_equal(whole["ids"][0], relevance["ids"][0])
+    assert analyzer.fixed({"ids": ids[0][None], "mask": masks[0][None]}).input_shape == [(5,), (5,)]
     explanation = analyzer.explain(encoded)
     assert list(explanation.relevance) == ["ids", "mask"] and "…" in repr(explanation)
     out = {"ids": np.empty((1, 5), np.float32), "mask": np.empty((1, 5), np.float32)}

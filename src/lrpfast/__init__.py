@@ -50,7 +50,7 @@ from .readers import from_keras, from_onnx, from_sklearn, from_torch, load
 from .version import __version__
 
 #: Names of `batch`, which is imported on first use.
-_LAZY = ("Statistics", "Streamed", "data_bounds")
+_LAZY = ("References", "Statistics", "Streamed", "data_bounds")
 
 
 def __getattr__(name: str) -> Any:
@@ -86,6 +86,7 @@ __all__ = [
     "Model",
     "ModelFormatError",
     "ModelNotFoundError",
+    "References",
     "RelevanceWarning",
     "RuleError",
     "SampleError",

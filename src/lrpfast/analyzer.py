@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import table
+from .concepts import ConceptMethods
 from .engine.conditions import conditional
 from .engine.core import AnalyzerCore
 from .engine.explanation import Explanation
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SHOWN_RULES = 4
 
 
-class Analyzer:
+class Analyzer(ConceptMethods):
     """Explains a model's outputs by LRP.
 
     Plans the contractions and packs the weights once; `analyze` and `explain` may then be
@@ -123,8 +124,6 @@ class Analyzer:
     def fixed(self, x: Any) -> Analyzer:
         """The same analyzer for the sizes of these inputs, if the model leaves sizes open; else the analyzer itself.
 
-        The most recent ones are kept.
-
         Parameters
         ----------
         x : array, shape (samples, *input_shape)
@@ -133,10 +132,6 @@ class Analyzer:
         Returns
         -------
         Analyzer
-
-        Raises
-        ------
-        InputError, ShapeError
 
         Examples
         --------
@@ -260,9 +255,7 @@ class Analyzer:
         return f"<lrpfast.{self._head()}>"
 
     def _repr_html_(self) -> str:
-        if self._core.is_open:
-            return table.paragraph(self._head())
-        return table.paragraph(self._head()) + self._core.plan._repr_html_()
+        return table.paragraph(self._head()) + ("" if self._core.is_open else self._core.plan._repr_html_())
 
     def _head(self) -> str:
         name = f"Analyzer of {self.model.name!r}"
@@ -333,7 +326,11 @@ class Analyzer:
         *,
         target: Any = None,
         batch_size: int | str = "auto",
-        normalize: str | None = None,
+        layers: str | Sequence[str] | None = None,
+        reduce: str | None = None,
+        activations: bool = False,
+        part: str | None = None,
+        normalize: str | Sequence[str] | None = None,
         statistics: bool | str | os.PathLike[str] = False,
         group_by: Any = None,
         correct: Any = None,
@@ -366,8 +363,18 @@ class Analyzer:
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int
             The number of samples in a chunk. Results do not depend on it.
-        normalize : {"maxabs", "sum", "max", "l1"}, optional
+        layers : str or list of str, optional
+            Layers whose relevance is written and counted in place of the input's, by their names in the model: a list
+            for an array of each name, or one. The input is a layer, too. One target per sample.
+        reduce : {"channels", "sum"}, optional
+            Sum hidden layers over all axes but the last, or over all; the input stays as it is.
+        activations : bool
+            The layers' activations, too, as arrays NAME_activation.
+        part : {"positive", "negative", "abs"}, optional
+            Keep max(R, 0), min(R, 0) or |R|, before layers are reduced and maps normalized.
+        normalize : {"maxabs", "sum", "max", "l1"} or a sequence of them, optional
             Divide each explanation by max|R|, ΣR, max R or Σ|R|; if that is 0, it stays unchanged and is counted.
+            ("sum", "max") divides by the one and then by the other. Each of ``layers`` is divided by its own.
         statistics : bool or path
             Compute statistics of the maps (`Statistics`); a path (``.nc``, ``.h5``, ``.npz``, ``.zarr``) stores them.
         group_by : "prediction" or labels, optional
@@ -422,7 +429,7 @@ class Analyzer:
 
         return stream(self._core, source, sink, StreamSettings(**options))
 
-    def map(self, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
+    def map(self, x: Any, target: Any = None, *, part: Any = None, normalize: Any = None, mask: Any = None) -> Any:
         """Relevance of a Dask or xarray array, as a lazy array that Dask computes chunk by chunk.
 
         Chunks along the samples are kept, those along features are merged; each worker receives the model once. A
@@ -434,7 +441,7 @@ class Analyzer:
             An xarray.DataArray may be lazy or in memory. Any other array is explained at once.
         target : optional
             As in `analyze`; for one target per sample an array, which may be a Dask array.
-        normalize, mask
+        part, normalize, mask
             As in `stream`.
 
         Returns
@@ -457,7 +464,7 @@ class Analyzer:
         """
         from .batch.cluster import map_array
 
-        return map_array(self._core, x, target, normalize=normalize, mask=mask)
+        return map_array(self._core, x, target, part=part, normalize=normalize, mask=mask)
 
     def explain(self, x: Any, target: Any = None, *, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.

@@ -13,6 +13,7 @@ from .groups import ALL
 from .journal import unfinished
 from .masks import open_mask
 from .normalize import NORMALIZATIONS
+from .references import References
 from .sinks import open_sink
 from .sources import Source, open_array, open_source
 from .statistics import Statistics
@@ -21,6 +22,7 @@ from .stream import Streamed
 __all__ = [
     "ALL",
     "NORMALIZATIONS",
+    "References",
     "Source",
     "Statistics",
     "Streamed",

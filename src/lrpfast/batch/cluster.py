@@ -21,10 +21,10 @@ from .job import Job, is_per_sample, prepare_sink, wrong_count
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .metadata import stacked_indexes, to_xarray
 from .moment_tree import SIZE as BLOCK
-from .normalize import check_normalization
+from .normalize import Preparation
 from .optional_import import import_optional
 from .scatter import scatter
-from .sinks import Sink, named, open_sink
+from .sinks import Sink, named
 from .sources import Source, is_paths, open_source, reopened
 from .sources.paths import absolute
 from .statistics import Statistics
@@ -48,26 +48,27 @@ CHUNKS_PER_PIECE = 8
 # Lazy maps
 
 
-def map_array(core: AnalyzerCore, x: Any, target: Any = None, *, normalize: str | None = None, mask: Any = None) -> Any:
+def map_array(
+    core: AnalyzerCore, x: Any, target: Any = None, *, part: Any = None, normalize: Any = None, mask: Any = None
+) -> Any:
     """`Analyzer.map`."""
-    if normalize is not None:
-        check_normalization(normalize)
+    preparation = Preparation.of(part, normalize)
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
             grid = None if mask is None else open_mask_for(core.input_shape, mask, source)
-            result, job = _lazy_map(core, x.data, target, normalize, grid)
+            result, job = _lazy_map(core, x.data, target, preparation, grid)
             return to_xarray(result, source.labels, job.record, stacked_indexes(x))
     grid = None if mask is None else open_mask_for(core.input_shape, mask)
-    return _lazy_map(core, x, target, normalize, grid)[0]
+    return _lazy_map(core, x, target, preparation, grid)[0]
 
 
 def _lazy_map(
-    core: AnalyzerCore, x: Any, target: Any, normalize: str | None, grid: np.ndarray | None
+    core: AnalyzerCore, x: Any, target: Any, preparation: Preparation, grid: np.ndarray | None
 ) -> tuple[Any, Job]:
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
-        job = Job(core, _feature_shape(x.shape, grid), x.dtype, target=target, normalize=normalize)
+        job = Job(core, _feature_shape(x.shape, grid), x.dtype, target=target, preparation=preparation)
         return _explain_block(x, None, job=job, grid=grid), job
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
@@ -85,7 +86,7 @@ def _lazy_map(
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
         target = np.empty((0, *target.shape[1:]), target.dtype)
     shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
-    job = Job(core.for_one_task(), shape, x.dtype, target=target, normalize=normalize)
+    job = Job(core.for_one_task(), shape, x.dtype, target=target, preparation=preparation)
     map_shape = on_grid(job.map_shape, grid)
     axes = tuple(range(1, 1 + len(map_shape)))
     result = da.blockwise(
@@ -260,7 +261,9 @@ class Task:
         self.job = copy.copy(job)
         self.job.core = job.core.for_one_task()
         self.source = source
-        self.sink = None if sink is None else absolute(*named(sink)[::2])
+        self.sink = sink
+        if sink is not None:
+            self.sink = absolute(sink, None) if job.parts is not None else absolute(*named(sink)[::2])
         self.mask, self.rows, self.new_statistics = mask, rows, new_statistics
         self.compression = compression
 
@@ -324,8 +327,8 @@ def explain_piece(task: Task, first: int, stop: int) -> PieceResult:
             data = Masked(data, task.mask)
         sink = None
         if task.sink is not None:
-            sink = stack.enter_context(open_sink(task.sink))
-            sink = sink if task.mask is None else Gridded(sink, task.mask)
+            sink = stack.enter_context(job.open_sink(task.sink))
+            sink = sink if task.mask is None or job.layers is not None else Gridded(sink, task.mask)
             prepare_sink(sink, job, task.compression)
             # the run created it, with space for all rows
             sink.begin((job.samples, *job.map_shape), job.dtype, {}, rows=task.rows, existing=True)

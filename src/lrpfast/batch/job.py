@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,13 +26,15 @@ from .bounds import outside
 from .chunks import CHUNK_FLOPS, rows_of
 from .compression import of_relevance
 from .groups import Groups
-from .normalize import normalize_rows
+from .normalize import Preparation
 from .sample_arrays import Beside, SampleArray, sample_arrays, values_of
+from .sinks import Sink, named, open_sink
+from .sinks.for_inputs import open_several
 
 if TYPE_CHECKING:
+    from .hidden import LayerRows, LayerSettings
     from .inputs import InputRows
-    from .metadata import RowsShape
-    from .sinks import Sink
+    from .metadata import ArrayMetadata, RowsShape
 
 #: What a job counts, in addition to the counts of `kernels.growth.Growth`.
 JOB_COUNTS = ("not_normalized", "out_of_bounds")
@@ -68,13 +71,24 @@ class Job:
         The shape of all inputs, samples first; None for an unknown number of samples.
     dtype : dtype
         Of the inputs.
-    target, normalize, group_by, correct
+    target, group_by, correct
         As in `stream`.
+    preparation : Preparation
+        What is done to each explanation.
     inputs : InputRows, optional
         How several inputs lie in one row.
+    layers : LayerSettings, optional
+        The hidden layers whose relevance is wanted in place of the input's.
+    labels : ArrayMetadata, optional
+        The input's, for the arrays of ``layers``.
+    grid : boolean array, optional
+        The points of a grid that are the features, for the relevance of the input among ``layers``.
 
     Attributes
     ----------
+    layers : LayerRows or None
+    parts : InputRows or None
+        The arrays that lie one after the other in a row of the result, if there are several.
     sample_arrays : tuple of SampleArray
         What `explain` computes of every sample beside its relevance; empty unless `keep_sample_arrays` was called.
     """
@@ -86,10 +100,13 @@ class Job:
         dtype: np.dtype,
         *,
         target: Any = None,
-        normalize: str | None = None,
+        preparation: Preparation = Preparation(),  # noqa: B008 - it is frozen
         group_by: Any = None,
         correct: Any = None,
         inputs: InputRows | None = None,
+        layers: LayerSettings | None = None,
+        labels: ArrayMetadata | None = None,
+        grid: np.ndarray | None = None,
     ) -> None:
         self.inputs = inputs
         if isinstance(core.input_shape, list) and inputs is None:
@@ -104,7 +121,7 @@ class Job:
         except ShapeError as error:
             advice = _advice(shape[1:], core.input_shape) if inputs is None else ""
             raise ShapeError(f"{error}{advice}") from None
-        self.core, self.normalize, self._warned = core, normalize, False
+        self.core, self._preparation, self._warned = core, preparation, False
         self.samples = shape[0]
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
@@ -125,8 +142,41 @@ class Job:
         self._row_bytes = math.prod(self.map_shape) * result.itemsize + math.prod(none.shape[1:]) * (
             result.itemsize + none.itemsize
         )
+        self.layers: LayerRows | None = None
+        self.parts = inputs
+        if layers is not None:
+            self._set_layers(layers, labels, grid, result.ndim > none.ndim)
         self._bounds = _bounds_of(core)
         self.groups = Groups(core, self.samples, group_by, correct)
+
+    def _set_layers(
+        self, settings: LayerSettings, labels: ArrayMetadata | None, grid: np.ndarray | None, several: bool
+    ) -> None:
+        """Take hidden layers in place of the input."""
+        from .hidden import LayerRows
+
+        if several:
+            raise InputError("layers= takes one target per sample, not several")
+        names = [self.core.explained_model.nodes[i].name for i in self.core.explained_model.inputs]
+        of_inputs = (labels,) if self.inputs is None else self.inputs.labels
+        self.layers = LayerRows(self.core, settings, dict(zip(names, of_inputs, strict=True)), grid)
+        self.parts = None if self.layers.single else self.layers.rows
+        self.map_shape = self.layers.map_shape
+        self._row_bytes += math.prod(self.map_shape) * self.dtype.itemsize
+
+    def open_sink(self, out: Any) -> Sink:
+        """The destination of rows: of several arrays, or of one."""
+        if self.parts is not None:
+            return open_several(out, self.parts, "inputs'" if self.layers is None else "layers'")
+        if self.layers is not None and isinstance(out, (str, os.PathLike)):
+            path, kind, array = named(os.fsdecode(out))
+            if kind != "npy" and array is None:
+                out = f"{path}:{self.layers.rows.names[0]}"
+        return open_sink(out)
+
+    def labels(self, of_input: ArrayMetadata | None) -> ArrayMetadata | None:
+        """The metadata of the result, for a single array."""
+        return of_input if self.layers is None else self.layers.rows.labels[0]
 
     def _of_model(self, x: np.ndarray) -> Any:
         """Samples as the model takes them."""
@@ -155,9 +205,8 @@ class Job:
         """The provenance of the relevances, as text. Computes a digest of all weights."""
         target = self.core.settings.target if self._target is None else self._target
         attributes = {"lrpfast_version": __version__, **record(self.core), "target": target_text(target)}
-        if self.normalize is not None:
-            attributes["normalize"] = self.normalize
-        return {**attributes, **self.groups.attributes}
+        hidden = {} if self.layers is None else self.layers.record
+        return {**attributes, **self._preparation.record, **hidden, **self.groups.attributes}
 
     @lazy_property
     def digest(self) -> str:
@@ -169,7 +218,8 @@ class Job:
             When two jobs cannot be distinguished: the target is an object with a state of its own.
         """
         target = self.core.settings.target if self._target is None else self._target
-        of_job = target, self.normalize, self.groups.deciding, self.map_shape, self.dtype.str
+        hidden = None if self.layers is None else self.layers.deciding
+        of_job = target, self._preparation, hidden, self.groups.deciding, self.map_shape, self.dtype.str
         return exact([__version__, self.record["model_digest"], deciding(self.core), of_job])
 
     def key(self) -> str:
@@ -196,22 +246,12 @@ class Job:
         if self.groups.needs_output or self.sample_arrays:
             output = np.empty((rows, math.prod(self.core.layout.output_row)), self.dtype)
         notes: list[Any] = []
-        starts: list[Any] = []
         try:
-            into = None if self.inputs else out
-            result = self.core.analyze(self._of_model(x), target, into, output, notes, starts=starts)
-            if self.inputs:
-                self.inputs.join_into(result, out)
+            not_normalized, beside = self._fill(x, target, out, output, notes)
         except SampleError as error:
             raise error.moved(first) from None
         counts = {**dict.fromkeys(JOB_COUNTS, 0), **Growth.of(notes, self.core.conserves).counts()}
-        beside: list[np.ndarray] = []
-        if self.sample_arrays and output is not None:  # before relevance is normalized
-            settings = self.core.settings
-            beside = values_of(self.sample_arrays, starts[0], output, out, settings.rectify, settings.threads)
-        if self.normalize is not None:
-            flat = out.reshape(-1, math.prod(self.feature_shape))
-            counts["not_normalized"] = normalize_rows(flat, self.normalize, threads=self.core.settings.threads)
+        counts["not_normalized"] = not_normalized
         parts = self._of_model(x) if self.inputs else [x]
         for i, low, high in self._bounds:
             counts["out_of_bounds"] += outside(parts[i], low, high, threads=self.core.settings.threads)
@@ -220,6 +260,26 @@ class Job:
     def keep_sample_arrays(self) -> None:
         """Let `explain` compute the prediction, the explained output, the target and the share of every sample too."""
         self.sample_arrays = sample_arrays(self.core, self._start, self._target_axes)
+
+    def _fill(
+        self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]
+    ) -> tuple[int, list[np.ndarray]]:
+        """Write relevance to ``out``; returns how many explanations could not be normalized, and the sample arrays."""
+        if self.layers is not None:
+            failed = self.layers.fill(self.core, self._of_model(x), target, out, output, notes, self._preparation)
+            return failed, []
+        settings, starts, into = self.core.settings, [], None if self.inputs else out  # type: ignore[var-annotated]
+        result = self.core.analyze(self._of_model(x), target, into, output, notes, starts=starts)
+        if self.inputs:
+            self.inputs.join_into(result, out)
+        beside: list[np.ndarray] = []
+        if self.sample_arrays and output is not None:  # before relevance is changed
+            beside = values_of(self.sample_arrays, starts[0], output, out, settings.rectify, settings.threads)
+        if not self._preparation.changes:
+            return 0, beside
+        flat = out.reshape(-1, math.prod(self.feature_shape))
+        self._preparation.select(flat)
+        return self._preparation.normalize(flat, threads=settings.threads), beside
 
     def growth(self, counts: dict[str, int]) -> Growth:
         """The growth of relevance, from these counts."""
@@ -237,7 +297,7 @@ def prepare_sink(sink: Sink, job: Job, compression: str) -> None:
     """Let a sink whose format has room for them hold the sample arrays of a job, and the bounds of a z-box."""
     if (relevance_compression := of_relevance(compression)) is not None:
         sink.compress(relevance_compression)
-    if not sink.holds_sample_arrays:
+    if not sink.holds_sample_arrays or job.layers is not None:
         return
     job.keep_sample_arrays()
     maps: dict[str, Any] = {}

@@ -125,6 +125,8 @@ class MembersRun:
         overwrite: bool,
         options: dict[str, Any],
     ) -> None:
+        if options.get("layers") is not None:
+            raise InputError("layers= is for one model; an ensemble's statistics are over maps of the input")
         self._names, self._cores, self._source = names, cores, source
         self._sink = None if sink is None else _path(sink, "sink")
         self._path = None if isinstance(statistics, bool) else _path(statistics, "statistics")
@@ -169,6 +171,8 @@ class MembersRun:
 
     def _check(self, core: AnalyzerCore, data: Source) -> None:
         """Raise InputError, before any work, for a source that is read once, and an output that cannot be written."""
+        if len(core.model.inputs) > 1:
+            raise InputError(f"an ensemble is of models of one input; these have {len(core.model.inputs)}")
         if data.fingerprint is None:
             raise InputError(f"{data.name}: an ensemble reads its inputs for each member; an iterator is read once")
         group_by = per_sample(StreamSettings(group_by=self._options.get("group_by"), statistics=True), data).group_by

@@ -61,6 +61,8 @@ class ArrayMetadata:
     stacked : dict of str to tuple of str
         Dimensions that xarray stacked, with the names of the coordinates that are the levels of their
         pandas.MultiIndex, in order.
+    quantity : str
+        What the results of this array are, for their attribute "long_name".
     """
 
     dims: tuple[str, ...]
@@ -69,6 +71,11 @@ class ArrayMetadata:
     name: str | None = None
     grid: ArrayMetadata | None = None
     stacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    quantity: str = "relevance (LRP)"
+
+    def of_quantity(self, quantity: str, name: str) -> ArrayMetadata:
+        """The metadata of another array on the same axes."""
+        return dataclasses.replace(self, name=name, quantity=quantity)
 
 
 def words(value: Any) -> list[str]:
@@ -127,7 +134,7 @@ def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetada
     InputError
         When the metadata do not fit the shape.
     """
-    own_attrs = {"long_name": "relevance (LRP)", "units": "1"}
+    own_attrs = {"long_name": ArrayMetadata.quantity if labels is None else labels.quantity, "units": "1"}
     if labels is None:
         return ArrayMetadata(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own_attrs, "relevance")
     dims = labels.dims

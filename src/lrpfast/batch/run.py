@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ..engine.growth import COUNTS
 from ..errors import InputError, SampleError
 from .cluster import PieceResult, Task, explain_on
 from .compression import of_statistics
+from .groups import check_groups
 from .job import JOB_COUNTS, Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
 from .metadata import history
@@ -26,6 +28,9 @@ from .sinks import Sink
 from .sources import Source
 from .statistics import Statistics
 from .statistics_io import Results, check_statistics, result_names, save_statistics
+
+if TYPE_CHECKING:
+    from .metadata import ArrayMetadata
 
 #: Seconds between two records in the journal: the most that a kill costs.
 SECONDS_BETWEEN_NOTES = 5.0
@@ -46,10 +51,14 @@ class RunStatistics:
         Creates empty statistics.
     total : Statistics or None
         Of the finished samples; None if no statistics are wanted.
+    settings : dict
+        What a run must share with an interrupted run to resume it.
     """
 
     def __init__(self, job: Job, settings: StreamSettings, grid: np.ndarray | None = None) -> None:
         self.path = settings.statistics_path
+        if settings.statistics:
+            check_groups(len(job.groups.names), math.prod(job.map_shape), job.core.settings.memory)
         self.quantiles: tuple[float, ...] = settings.quantiles  # type: ignore[assignment]  # checked, so a tuple
         self.new = functools.partial(
             Statistics,
@@ -60,12 +69,29 @@ class RunStatistics:
             mask=grid,
             skip_zero=settings.skip_zero,
         )
-        self.total: Statistics | None = self.new() if settings.statistics else None
+        self.total: Any = self.new() if settings.statistics else None
+        self.from_state = Statistics.from_state
+        of_file = {"statistics": True, "quantiles": list(self.quantiles), "skip_zero": settings.skip_zero}
+        self.settings: dict[str, Any] = of_file if settings.statistics else {}
 
     def restart(self, state: dict[str, np.ndarray]) -> None:
         """Continue from the state of an earlier run."""
         if self.total is not None:
             self.total = Statistics.from_state(state) if state else self.new()
+
+    def names(self, job: Job) -> tuple[str, ...]:
+        """The arrays that the file may hold."""
+        return result_names(job.parts, job.groups.group_name)
+
+    def check(self, job: Job, labels: ArrayMetadata | None, grid: np.ndarray | None) -> None:
+        """Raise an error, before any work, unless the file can be written."""
+        if self.path is not None:
+            check_statistics(self.path, job.map_shape, labels, grid, job.groups.group_name, job.parts)
+
+    def save(self, run: Run) -> None:
+        """Write the file."""
+        if self.path is not None and self.total is not None:
+            save_statistics(self.path, run.results, run.attributes, run.compression)
 
 
 class Run:
@@ -91,10 +117,11 @@ class Run:
         self.done: list[list[int]] = []
         self.resumed = 0
         self.counts = dict.fromkeys((*JOB_COUNTS, *COUNTS), 0)
-        self.record = {**job.record, **data.provenance}
+        self.record, self.labels = {**job.record, **data.provenance}, job.labels(data.labels)
         self.attributes = {**self.record, "history": history(job.record, data.name)}
-        of_statistics = () if statistics.path is None else (statistics.path,)
-        self._paths = [*(() if sink is None else sink.outputs), *of_statistics]
+        self.compression = of_statistics(settings.compression)
+        own = () if statistics.path is None else (statistics.path,)
+        self._paths = [*(() if sink is None else sink.outputs), *own]
         #: the path beside which the run is noted: that of several files has none of their names
         self._name = sink.path if sink is not None and sink.path is not None else statistics.path
         self._settings = settings
@@ -107,9 +134,13 @@ class Run:
         self._last_note = time.monotonic()
         self._pause = SECONDS_BETWEEN_NOTES
         if sink is not None:
-            sink.check((job.samples, *job.map_shape), job.dtype, data.labels)
-        if statistics.path is not None:
-            check_statistics(statistics.path, job.map_shape, data.labels, grid, job.groups.group_name, job.inputs)
+            sink.check((job.samples, *job.map_shape), job.dtype, self.labels)
+        statistics.check(job, self.labels, self.map_grid)
+
+    @property
+    def map_grid(self) -> np.ndarray | None:
+        """The mask that puts rows back on the grid; None where they are there already."""
+        return self.grid if self.job.layers is None else None
 
     @property
     def count(self) -> int:
@@ -121,7 +152,7 @@ class Run:
         """The statistics, and what their file says of them."""
         total = self.statistics.total
         assert total is not None
-        return Results(total, self.statistics.quantiles, self.data.labels, self.grid, self.job.inputs)
+        return Results(total, self.statistics.quantiles, self.labels, self.map_grid, self.job.parts)
 
     def missing(self) -> list[tuple[int, int]]:
         """The ranges of samples that are not finished."""
@@ -153,11 +184,7 @@ class Run:
             "outputs": [os.path.realpath(p) for p in self._paths],
             "by": "the workers of a cluster" if self._settings.cluster is not None else "one process",
         }
-        if self.statistics.total is not None:
-            settings["statistics"] = True
-            settings["quantiles"] = list(self.statistics.quantiles)
-            settings["skip_zero"] = self._settings.skip_zero
-        return settings
+        return {**settings, **self.statistics.settings}
 
     @contextlib.contextmanager
     def locked_outputs(self) -> Iterator[None]:
@@ -194,8 +221,7 @@ class Run:
         for path in self._paths:
             is_own = complete and (sink is None or path in finished or path not in sink.outputs)
             if os.path.lexists(path) and not is_own:
-                names = result_names(self.job.inputs, self.job.groups.group_name)
-                check_free(path, sink, self._settings.overwrite, names)
+                check_free(path, sink, self._settings.overwrite, self.statistics.names(self.job))
         if not resuming and self._name is not None:
             remove_earlier(self._name, self._settings.resume, self._not_resumable)
         if finished and sink is not None and journal is not None:
@@ -210,7 +236,7 @@ class Run:
         try:
             if sink is not None:
                 prefix = self.done[0][1] if self.done and not self.done[0][0] else 0
-                sink.begin(shape, self.job.dtype, self.attributes, self.data.labels, prefix, self.rows, resuming)
+                sink.begin(shape, self.job.dtype, self.attributes, self.labels, prefix, self.rows, resuming)
             if journal is not None and not resuming:
                 journal.frame = 0 if sink is None else sink.frame()
                 journal.note([], {}, {}, [])
@@ -228,7 +254,7 @@ class Run:
         sink.take_finished()
         shape: tuple[Any, ...] = (self.job.samples, *self.job.map_shape)
         try:
-            sink.begin(shape, self.job.dtype, self.attributes, self.data.labels, 0, self.rows, True)
+            sink.begin(shape, self.job.dtype, self.attributes, self.labels, 0, self.rows, True)
             same = sink.frame() == journal.frame and all(sink.checksum(*part[:2]) == part[2] for part in self._sums)
             if same:
                 sink.finish_rest()
@@ -273,9 +299,7 @@ class Run:
         self._note()
         if self._journal is not None:
             self._journal.give_room()  # everything is recorded: the statistics may need the space
-        if self.statistics.path is not None and self.statistics.total is not None:
-            compression = of_statistics(self._settings.compression)
-            save_statistics(self.statistics.path, self.results, self.attributes, compression)
+        self.statistics.save(self)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:
@@ -334,7 +358,7 @@ class Run:
 
         def count(first: int, stop: int, piece: PieceResult) -> None:
             if piece.state is not None and self.statistics.total is not None:
-                self.statistics.total.merge(Statistics.from_state(piece.state))
+                self.statistics.total.merge(self.statistics.from_state(piece.state))
             self._count(first, stop, piece.counts, piece.sums, progress)
 
         explain_on(client, task, self.missing(), count)

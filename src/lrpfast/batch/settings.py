@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.inputs import check_flag
 from ..errors import InputError
 from .compression import COMPRESSIONS
-from .normalize import check_normalization
+from .hidden import LayerSettings
+from .normalize import Preparation
 from .statistics_arguments import check_quantiles
 
 
@@ -27,7 +29,11 @@ class StreamSettings:
 
     target: Any = None
     batch_size: int | str = "auto"
-    normalize: str | None = None
+    part: str | None = None
+    normalize: str | Sequence[str] | None = None
+    layers: str | Sequence[str] | None = None
+    reduce: str | None = None
+    activations: bool = False
     statistics: bool | str | os.PathLike[str] = False
     group_by: Any = None
     correct: Any = None
@@ -44,16 +50,26 @@ class StreamSettings:
         size = self.batch_size
         if size != "auto" and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
             raise InputError(f"batch_size must be 'auto' or a whole number of at least 1, not {size!r}")
+        check_flag(self.activations, "activations")
+        _ = self.preparation, self.hidden  # which raise errors
         if not isinstance(self.compression, str) or self.compression not in COMPRESSIONS:
             raise InputError(f"compression must be one of {', '.join(COMPRESSIONS)}, not {self.compression!r}")
-        if self.normalize is not None:
-            check_normalization(self.normalize)
         object.__setattr__(self, "quantiles", tuple(check_quantiles("quantiles", self.quantiles).tolist()))
         of_statistics = self.group_by is not None or self.correct is not None or self.quantiles or self.skip_zero
         if not self.statistics and of_statistics:
             raise InputError(
                 "group_by, correct, quantiles and skip_zero go with statistics: pass statistics=True or a file's name"
             )
+
+    @property
+    def preparation(self) -> Preparation:
+        """The options about parts and normalization."""
+        return Preparation.of(self.part, self.normalize)
+
+    @property
+    def hidden(self) -> LayerSettings | None:
+        """The options about hidden layers; None without layers."""
+        return LayerSettings.of(self.layers, self.reduce, self.activations)
 
     @property
     def statistics_path(self) -> str | None:

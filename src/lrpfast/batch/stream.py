@@ -24,7 +24,6 @@ from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
-from .groups import check_groups
 from .inputs import SeveralSource, open_inputs, source_paths
 from .job import Job, prepare_sink
 from .masks import Gridded, Masked, on_grid, open_mask_for
@@ -32,8 +31,7 @@ from .path_conflicts import check_no_overlap
 from .per_sample import per_sample
 from .run import Run, RunStatistics
 from .settings import StreamSettings
-from .sinks import open_sink
-from .sinks.for_inputs import open_several, sink_paths
+from .sinks.for_inputs import sink_paths
 from .sources import Source, split
 from .statistics_io import to_dataset
 
@@ -68,7 +66,7 @@ class Streamed:
     warnings : tuple of str
         The texts of the run's warnings.
     statistics : Statistics or None
-        Of several inputs a dict: those of each, by its name.
+        Of several inputs, or a list of layers, a dict: those of each, by its name.
     record : dict
         The provenance of the relevances, as in the files' attributes.
     written : bool
@@ -172,8 +170,16 @@ class Streamed:
         return count
 
 
-def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings) -> Streamed:
-    """`Analyzer.stream`, with its validated ``settings``."""
+def stream(
+    core: AnalyzerCore,
+    source: Any,
+    sink: Any,
+    settings: StreamSettings,
+    *,
+    job_type: Callable[..., Job] = Job,
+    totals_type: Callable[..., Any] = RunStatistics,
+) -> Streamed:
+    """`Analyzer.stream`, with its validated ``settings``; other jobs and totals make other passes over a data set."""
     begin = time.perf_counter()
     on_cluster = settings.cluster is not None
     if len(core.model.inputs) > 1:
@@ -191,23 +197,24 @@ def stream(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings)
         if settings.mask is not None:
             grid = open_mask_for(core.input_shape, settings.mask, data)
             data = Masked(data, grid)
-        job = Job(
+        job = job_type(
             *(core, data.shape, data.dtype),
             target=settings.target,
-            normalize=settings.normalize,
+            preparation=settings.preparation,
             group_by=settings.group_by,
             correct=settings.correct,
             inputs=inputs,
+            layers=settings.hidden,
+            labels=data.labels,
+            grid=grid,
         )
-        if settings.statistics:
-            check_groups(len(job.groups.names), math.prod(job.map_shape), core.settings.memory)
-        statistics = RunStatistics(job, settings, grid)
-        out = None if sink is None else open_sink(sink) if inputs is None else open_several(sink, inputs)
+        statistics = totals_type(job, settings, None if job.layers is not None else grid)
+        out = None if sink is None else job.open_sink(sink)
         if out is None and statistics.total is None:
             raise InputError("there is nothing to do: give a sink for the relevances, or ask for statistics")
-        outputs = sink_paths(out, "sink", inputs)
+        outputs = sink_paths(out, "sink", job.parts)
         check_no_overlap({**outputs, "statistics": statistics.path}, {**source_paths(source), **read})
-        if out is not None and grid is not None:
+        if out is not None and grid is not None and job.layers is None:
             out = Gridded(out, grid)
         if out is not None:
             prepare_sink(out, job, settings.compression)
@@ -255,17 +262,17 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
 
 def _statistics(run: Run) -> Any:
     """The statistics of the maps, of several inputs by their names."""
-    total, inputs = run.statistics.total, run.job.inputs
-    if total is None or inputs is None:
+    total, parts = run.statistics.total, run.job.parts
+    if total is None or parts is None:
         return total
-    return dict(zip(inputs.names, total.split(inputs.shapes), strict=True))
+    return dict(zip(parts.names, total.split(parts.shapes), strict=True))
 
 
 def _shape(run: Run) -> Any:
     job = run.job
-    if job.inputs is not None:
-        return job.inputs.arrays_of((run.count, *job.map_shape))
-    return (run.count, *on_grid(job.map_shape, run.grid))
+    if job.parts is not None:
+        return job.parts.arrays_of((run.count, *job.map_shape))
+    return (run.count, *on_grid(job.map_shape, run.map_grid))
 
 
 def _refuse_several(inputs: int, settings: StreamSettings) -> None:

@@ -10,12 +10,25 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..batch import NORMALIZATIONS
 from ..batch.compression import COMPRESSIONS
-from ..engine.inputs import PRECISIONS
+from ..batch.normalize import PARTS
+from ..batch.references import BY, OF
 from ..plot.draw import ORIGINS
-from ..plot.samples import KINDS
-from ..plot.scale import SCALES
 from ..reporting.settings import KINDS as REPORT_KINDS
-from . import demo, doctor, evaluate, explain, info, inspect, report, rules, values
+from . import demo, doctor, evaluate, explain, info, inspect, references, report, rules, values
+from .option_groups import (
+    INPUTS_HELP,
+    MODEL_HELP,
+    SEVERAL_HELP,
+    add_chunk_options,
+    add_input_options,
+    add_input_shape,
+    add_layer_options,
+    add_plot_options,
+    add_rule_options,
+    add_run_options,
+    add_start_options,
+    add_statistics_options,
+)
 from .usage import UsageError
 
 ABOUT = """\
@@ -30,19 +43,10 @@ Which regions of the ocean made a network predict a wet season? The mean map of 
   lrpfast inspect model.h5                             a model's layers, their rules, the cost
   lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
   lrpfast report model.h5 x.npy -o report.html         maps, trust and samples on one page
+  lrpfast references model.h5 x.npy --layer dense      the samples that a layer's channels stand for
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
-MODEL_HELP = "a Keras .h5 or .keras file, an ONNX model, a PyTorch .pt2, or an .npz by Model.save"
-
-INPUTS_HELP = (
-    "samples along the first axis: .npy, .npz[:name], file.h5:dataset, file.nc:variable or store.zarr[:array]; several "
-    "files, or a pattern in quotes, 'sst_*.nc:sst', are read as one, in the order of their times"
-)
-
-SEVERAL_HELP = (
-    f"{INPUTS_HELP}; with several inputs NAME=SOURCE for each, or a file or group that has an array of each name"
-)
 
 EXPLAIN_EXAMPLES = """\
 examples:
@@ -162,6 +166,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_evaluate(command("evaluate", evaluate.run, "how good the explanations of several rules are", EVALUATE_TEXT))
     _add_report(command("report", report.run, "explanations of a data set, and whether to trust them", REPORT_TEXT))
+    _add_references(
+        command("references", references.run, "the samples that each channel of a layer stands for", references.TEXT)
+    )
     command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
     command("info", info.run, "version, instruction set, threads and devices")
     return parser
@@ -188,9 +195,9 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         help=".npy, .h5[:dataset], .nc[:variable] or .zarr[:array]: where relevances go; all but .npy also hold each "
         "sample's prediction, target and more",
     )
-    _add_input_shape(parser)
-    _add_rule_options(parser)
-    _add_input_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
+    add_input_options(parser)
     group = parser.add_argument_group("what is explained")
     group.add_argument(
         "--target",
@@ -200,49 +207,29 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         "difference of two outputs (on several axes a,b-c,d: output [a, b] less [c, d]); FILE (.npy, file.nc:variable, "
         "…): an index per sample, or the starting relevance itself",
     )
-    _add_start_options(group)
+    add_start_options(group)
+    group.add_argument("--part", choices=PARTS, help="keep max(R, 0), min(R, 0) or |R|, before anything is normalized")
     group.add_argument(
-        "--normalize", choices=NORMALIZATIONS, help="divide each explanation by max |R|, by sum R, max R, or sum |R|"
+        "--normalize",
+        metavar="NAME,…",
+        type=values.normalizations,
+        help=f"divide each explanation by max |R|, sum R, max R or sum |R|: {', '.join(NORMALIZATIONS)}; or by one "
+        "after the other, as sum,max",
     )
-    _add_statistics_options(parser)
+    add_layer_options(parser)
+    add_statistics_options(parser)
     _add_explain_run_options(parser)
-    _add_plot_options(parser)
-
-
-def _add_input_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("which of the inputs, and how")
-    group.add_argument(
-        "--select",
-        metavar="NAME=LOW:HIGH",
-        action="append",
-        default=[],
-        help="a part of the inputs by a coordinate, ends included: time=1982-01:1999-12, lat=-60:60, time.season=DJF; "
-        "may be repeated",
-    )
-    group.add_argument(
-        "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
-    )
-    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
-    group.add_argument("--fill-nan", metavar="VALUE", type=values.number, help="a number in place of NaN")
+    add_plot_options(parser)
 
 
 def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
-    group = _add_run_options(parser)
-    group.add_argument(
-        "--threads", metavar="N", type=values.count, help="default: all cores; results do not depend on it"
-    )
+    group = add_run_options(parser)
+    add_chunk_options(group)
     group.add_argument(
         "--memory",
         metavar="BYTES",
         type=values.byte_count,
         help="for the threads' workspaces, and at least so much for the model; 500M and 2G work",
-    )
-    group.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=values.count_or_auto,
-        default="auto",
-        help="samples read, explained and written at once; default: auto, as memory suggests",
     )
     group.add_argument(
         "--cluster",
@@ -251,54 +238,44 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
         "FILE.json what a scheduler wrote with --scheduler-file",
     )
     group.add_argument(
-        "--force",
-        "--overwrite",
-        action="store_true",
-        help="replace outputs that are there already and hold nothing else",
-    )
-    group.add_argument(
         "--compression",
         choices=COMPRESSIONS,
         default="auto",
         help="of .nc, .h5 and .zarr: auto (default) compresses statistics, zlib and, in .zarr, blosc relevances too",
     )
     group.add_argument(
-        "--restart", action="store_true", help="begin anew where an earlier run was stopped, instead of going on"
-    )
-    group.add_argument(
         "--balance",
         action="store_true",
         help="print where relevance went, layer by layer: mean of all samples, or of 256 of them",
     )
-    group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
-    _add_input_shape(parser)
-    _add_rule_options(parser)
-    _add_input_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
+    add_input_options(parser)
     parser.add_argument("--target", metavar="TARGET", default="max", help="as in explain; default: max")
     parser.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
-    _add_start_options(parser)
-    _add_run_options(parser)
+    add_start_options(parser)
+    add_run_options(parser)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    _add_input_shape(parser)
-    _add_rule_options(parser)
-    _add_start_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
+    add_start_options(parser)
     parser.add_argument("--mask-nan", action="store_true", help="plan for NaN as a mark of features that do not count")
-    _add_run_options(parser)
+    add_run_options(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
-    _add_input_shape(parser)
-    _add_rule_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
     group = parser.add_argument_group("how it is evaluated")
     group.add_argument(
         "--target", metavar="TARGET", default="max", help="max, an output's index, or FILE.npy of indices"
@@ -322,7 +299,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--randomization", action="store_true", help="also compare with models whose weights are random, layer by layer"
     )
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
-    _add_run_options(parser)
+    add_run_options(parser)
     parser.set_defaults(start=None, y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
 
 
@@ -330,14 +307,14 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
     parser.add_argument("-o", "--output", metavar="OUT.html", required=True, help="the page to write")
-    _add_input_shape(parser)
-    _add_rule_options(parser)
+    add_input_shape(parser)
+    add_rule_options(parser)
     group = parser.add_argument_group("what is explained, and shown")
     group.add_argument(
         "--labels", metavar="FILE", help="true classes, groups by name, or numbers of a regression, one for each sample"
     )
     group.add_argument("--target", metavar="TARGET", default="max", help="as of `lrpfast explain`, one for each sample")
-    _add_start_options(group)
+    add_start_options(group)
     group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
     group.add_argument("--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features")
     group.add_argument(
@@ -364,124 +341,40 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot-shape", metavar="H,W", type=values.shape, help="draw flat features as images")
     group.add_argument("--plot-channels", choices=("first", "last"), help="default: as in the model")
     group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
-    group = _add_run_options(parser)
+    group = add_run_options(parser)
     group.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
     group.add_argument("--memory", metavar="BYTES", type=values.byte_count, help="for the threads' workspaces")
     group.add_argument("--force", "--overwrite", action="store_true", help="replace a file that is there already")
     group.add_argument("--quiet", action="store_true", help="neither progress bar nor report")
 
 
-def _add_input_shape(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--input-shape",
-        metavar="[NAME=]N,…",
-        type=values.input_shape,
-        action="append",
-        help="one sample's shape, where the model leaves sizes open; NAME=N,… once for each of several inputs",
-    )
-
-
-def _add_rule_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the rule (see `lrpfast rules`)")
+def _add_references(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("-o", "--output", metavar="OUT", help="indices, values and positions: .npz, .nc, .h5 or .zarr")
+    add_input_shape(parser)
+    add_rule_options(parser)
+    group = parser.add_argument_group("what is sought")
+    group.add_argument("--layer", metavar="NAME", required=True, help="a hidden layer")
     group.add_argument(
-        "--rule",
-        metavar="NAME",
-        default="epsilon",
-        help="a rule, a composite, or an iNNvestigate name; default: epsilon",
+        "-k", metavar="N", type=values.count, default=40, help="samples of each channel; default: %(default)s"
     )
+    group.add_argument("--by", choices=BY, default="relevance", help="default: %(default)s")
     group.add_argument(
-        "--input-layer-rule", metavar="NAME|LOW,HIGH", help="for the first layer with weights; LOW,HIGH: z-box"
+        "--of", choices=OF, default="sum", help="the sum over positions, or the largest; default: %(default)s"
     )
-    group.add_argument("--epsilon", type=values.number, metavar="E")
-    group.add_argument("--gamma", type=values.number, metavar="G")
-    group.add_argument("--alpha", type=values.number_or_pair, metavar="A")
-    group.add_argument("--beta", type=values.number_or_pair, metavar="B", help="alpha - beta = 1")
+    group.add_argument("--target", metavar="TARGET", default="max", help="as of explain; default: %(default)s")
     group.add_argument(
-        "--bias", metavar="CONVENTION", help="absorb, ignore, …; with iNNvestigate's names true or false"
+        "--normalize",
+        metavar="NAME,…",
+        type=values.normalizations,
+        help=f"divide the values of a sample's channels: {', '.join(NORMALIZATIONS)}",
     )
-    group.add_argument("--low", metavar="L", help="the input's lowest value, for z_box and deep_taylor.bounded")
-    group.add_argument(
-        "--high",
-        metavar="H",
-        help="its highest; a number, a file with one per feature, or, for each feature from the inputs, minmax, "
-        "1sigma or 3sigma",
-    )
-    group.add_argument("--until-layer-idx", type=values.integer, metavar="N", help="with iNNvestigate's names")
-    group.add_argument("--until-layer-rule", metavar="NAME", help="for layers 0 to N")
-
-
-def _add_start_options(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
-    parser.add_argument(
-        "--y-ref", metavar="Y", help="explain the output less this value: a number, A,B,… for each output, or FILE.npy"
-    )
-
-
-def _add_statistics_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("statistics of the maps, made on the way (-o is not needed then)")
-    group.add_argument(
-        "--statistics",
-        metavar="FILE",
-        help="mean, standard deviation, least and largest value, shares of positive and negative relevance; "
-        ".nc, .h5, .npz or .zarr",
-    )
-    group.add_argument(
-        "--group-by",
-        metavar="WHAT",
-        help="for each label apart: time.season, time.month, another coordinate, FILE (.npy, file.nc:variable), or "
-        "prediction, the predicted class",
-    )
-    group.add_argument(
-        "--correct-only",
-        "--correct",
-        metavar="FILE",
-        help="the true classes: leave out samples predicted otherwise",
-    )
-    group.add_argument("--quantiles", metavar="Q,…", type=values.numbers, default=(), help="such as 0.05,0.5,0.95")
-    group.add_argument(
-        "--skip-zero", action="store_true", help="leave out maps that are zero everywhere; they are counted in any case"
-    )
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    group = parser.add_argument_group("how it runs")
-    group.add_argument("--precision", choices=tuple(PRECISIONS), default="float32", help="default: %(default)s")
-    group.add_argument(
-        "--input-range",
-        metavar="LOW,HIGH",
-        type=values.pair,
-        help="declare the inputs' range: less work, and it is checked",
-    )
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, gpu (all of them) or gpu:1 (one)")
-    return group
-
-
-def _add_plot_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("a picture of it (needs matplotlib, lrpfast's extra 'plot')")
-    group.add_argument(
-        "--plot",
-        metavar="FILE",
-        help="draw the first samples' relevance or, without -o, the mean maps of --statistics; .png, .pdf or .svg",
-    )
-    group.add_argument("--plot-limit", metavar="N", type=values.integer, help="how many samples; default: 16")
-    group.add_argument("--plot-input", action="store_true", default=None, help="draw the inputs beneath")
-    group.add_argument(
-        "--plot-kind", choices=KINDS, help="how to draw a sample; default: --mask's grids as images, else by its axes"
-    )
-    group.add_argument(
-        "--plot-shape", metavar="H,W", type=values.shape, help="draw flat features as images of this shape"
-    )
-    group.add_argument(
-        "--plot-channels", choices=("first", "last"), help="where a sample's channels are; default: as in the model"
-    )
-    group.add_argument("--plot-mask", metavar="FILE.npy", help="boolean grid: the points that the features lie on")
-    group.add_argument("--plot-origin", choices=ORIGINS, help="where an image's first row is; default: upper")
-    group.add_argument(
-        "--plot-scale", choices=SCALES, help="a scale for each sample, or one for all; default: one for maps"
-    )
-    group.add_argument("--plot-limits", metavar="LOW,HIGH", type=values.pair, help="the relevance where colours end")
-    group.add_argument("--plot-cmap", metavar="NAME", help="a colour map of matplotlib")
-    group.add_argument("--plot-projection", metavar="NAME", help="of maps (--plot-kind map), by cartopy: Robinson, say")
-    group.add_argument(
-        "--plot-percentile", metavar="P", type=values.number, help="end the colours at this percentile of |R|"
-    )
+    group.add_argument("--group-by", metavar="FILE|prediction", help="for each label, or predicted class, apart")
+    add_input_options(parser)
+    group = parser.add_argument_group("a picture (needs matplotlib, lrpfast's extra 'plot')")
+    group.add_argument("--plot", metavar="FILE", help=".png, .pdf or .svg")
+    group.add_argument("--channels", metavar="N,…", type=values.integers, help="which channels; default: the largest 6")
+    group.add_argument("--columns", metavar="N", type=values.count, help="samples of each channel; default: 8")
+    add_chunk_options(add_run_options(parser))
+    parser.set_defaults(start=None, y_ref=None)

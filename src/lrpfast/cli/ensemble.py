@@ -16,7 +16,7 @@ from .signals import terminable
 from .warn import print_warning
 
 #: Options of ``explain`` that are for one model.
-_OF_ONE = ("plot", "balance")
+_OF_ONE = ("plot", "balance", "layers", "reduce", "activations")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -69,6 +69,7 @@ def _stream_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "target": options.target(arguments.target),
         "batch_size": arguments.batch_size,
+        "part": arguments.part,
         "normalize": arguments.normalize,
         "correct": arguments.correct_only,
         **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},

@@ -9,8 +9,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import plot
 from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
 from ..batch.inputs import SeveralSource, source_paths
@@ -38,7 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = options.model_of(arguments, arguments.memory)
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.several = several = len(model.inputs) > 1
-    sink: Any = arguments.output if several or arguments.output is None else open_sink(arguments.output)
+    single = not several and arguments.layers is None
+    sink: Any = open_sink(arguments.output) if single and arguments.output is not None else arguments.output
     check_no_overlap(
         {"output": sink, "statistics": arguments.statistics, "plot": arguments.plot},
         {
@@ -50,12 +49,10 @@ def run(arguments: argparse.Namespace) -> None:
     with arguments.open_inputs() as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
-        target = options.target(arguments.target)
-        if isinstance(target, np.ndarray) and target.ndim and len(target) != data.shape[0]:
-            target = data.select_rows(target)
-        if several and arguments.plot is not None:
-            raise InputError("--plot is for models of one input")
-        if isinstance(data, SeveralSource) and sink is not None:
+        target = options.target_for(arguments.target, data)
+        if not single and arguments.plot is not None:
+            raise InputError("--plot is for models of one input, and for the relevance of the input alone")
+        if isinstance(data, SeveralSource) and sink is not None and arguments.layers is None:
             sink = open_several(sink, data.rows)
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
@@ -69,15 +66,14 @@ def run(arguments: argparse.Namespace) -> None:
                 sink,
                 target=target,
                 batch_size=arguments.batch_size,
-                normalize=arguments.normalize,
                 statistics=arguments.statistics or False,
                 correct=arguments.correct_only,
-                **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},
                 mask=arguments.mask,
                 progress=not arguments.quiet,
                 resume=not arguments.restart,
                 overwrite=arguments.force,
                 cluster=arguments.cluster,
+                **_of_same_names(arguments),
             )
             if picture is not None:
                 plot.save(picture(arguments.output, done.statistics), arguments.plot)
@@ -86,7 +82,20 @@ def run(arguments: argparse.Namespace) -> None:
     for text in done.warnings:
         print(f"lrpfast: warning: {text.replace(BALANCE, '--balance')}", file=sys.stderr)
     if not arguments.quiet:
-        _report(arguments, done, () if sink is None else sink.outputs)
+        _report(arguments, done, getattr(sink, "outputs", ()))
+
+
+#: Options of `Analyzer.stream` that have the same names here.
+_SAME = ("layers", "reduce", "activations", "part", "normalize", "group_by", "quantiles", "skip_zero", "compression")
+
+
+def _of_same_names(arguments: argparse.Namespace) -> dict[str, Any]:
+    """These options. One layer is a single array; .npz has none without a name."""
+    same = {name: getattr(arguments, name) for name in _SAME}
+    names = arguments.layers
+    if names is not None and len(names) == 1 and not (arguments.output or "").lower().endswith(".npz"):
+        same["layers"] = names[0]
+    return same
 
 
 def _outputs(arguments: argparse.Namespace) -> list[str | None]:
@@ -104,15 +113,16 @@ def _outputs(arguments: argparse.Namespace) -> list[str | None]:
 def _report(arguments: argparse.Namespace, done: Streamed, files: Sequence[str]) -> None:
     """Print the outcome in a few lines."""
     if done.not_normalized:
-        divisor = NORMALIZATIONS[arguments.normalize]
-        print(f"{done.not_normalized:,} of {done.explanations:,} explanations are not normalized: their {divisor} is 0")
+        divisor = " or ".join(NORMALIZATIONS[name] for name in arguments.normalize)
+        maps = done.explanations * len(arguments.layers or [0])
+        print(f"{done.not_normalized:,} of {maps:,} explanations are not normalized: their {divisor} is 0")
     if done.resumed:
         print(f"went on after {done.resumed:,} samples that an earlier run had done")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
     name = " and ".join(files) if len(files) > 1 else arguments.output
     outputs = [] if arguments.output is None else [f"{name}, {done.dtype} {_shapes(done.shape)}"]
     if done.statistics is not None:
-        one = next(iter(done.statistics.values())) if arguments.several else done.statistics
+        one = next(iter(done.statistics.values())) if isinstance(done.statistics, dict) else done.statistics
         counts = zip(one.groups, one.count, strict=True)
         each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
         outputs.append(f"{arguments.statistics}, statistics of {each}")

@@ -236,3 +236,11 @@ def target(text: str) -> Any:
             "--target is max, all, an index, a pair a,b, two full indices a,b-c,d or a file with an index for each "
             f"sample, not {text!r}"
         ) from None
+
+
+def target_for(text: str, data: Source) -> Any:
+    """The value of ``--target`` for these samples: of one for each, those of the selected samples."""
+    value = target(text)
+    if isinstance(value, np.ndarray) and value.ndim and len(value) != data.shape[0]:
+        value = data.select_rows(value)
+    return value

@@ -182,7 +182,7 @@ def _title(options: argparse.Namespace) -> str:
     if options.start is not None:
         title += f", from layer {options.start}"
     if options.normalize is not None:
-        title += f", divided by the {NORMALIZATIONS[options.normalize]}"
+        title += "".join(f", divided by the {NORMALIZATIONS[name]}" for name in options.normalize)
     return title
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ..batch import NORMALIZATIONS
+
 
 def _typed(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
     """A type for argparse whose error says what was expected."""
@@ -31,6 +33,20 @@ def to_pair(text: str) -> tuple[float, float]:
     """LOW and HIGH; ValueError for anything but two numbers."""
     low, high = (float(part) for part in text.split(","))
     return low, high
+
+
+def _to_names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ValueError
+    return names
+
+
+def _to_normalizations(text: str) -> tuple[str, ...]:
+    names = _to_names(text)
+    if not set(names) <= set(NORMALIZATIONS):
+        raise ValueError
+    return names
 
 
 def _to_shape(text: str) -> tuple[int, ...]:
@@ -60,4 +76,7 @@ number_or_mean = _typed(lambda text: text if text == "mean" else float(text), "a
 shape = _typed(_to_shape, "a shape such as 8,8")
 input_shape = _typed(_to_input_shape, "a shape such as 3,224,224, or NAME=3,224,224")
 numbers = _typed(lambda text: tuple(float(part) for part in text.split(",")), "a list of numbers")
+names = _typed(_to_names, "a list of names")
+normalizations = _typed(_to_normalizations, f"one of {', '.join(NORMALIZATIONS)}, or several in a row, as sum,max")
+integers = _typed(lambda text: [int(part) for part in text.split(",")], "a list of whole numbers")
 byte_count = _typed(_to_bytes, "a number of bytes")

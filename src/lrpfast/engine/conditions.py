@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, RelevanceWarning, ShapeError
+from ..errors import InputError, ShapeError, VanishingWarning
 from ..kernels.arrays import is_tensor, to_host
+from ..kernels.growth import Growth
+from .explain_scope import check_layers
+from .growth import warn
 
 if TYPE_CHECKING:
     from .core import AnalyzerCore
@@ -76,9 +79,9 @@ def conditional(
         raise InputError("conditions are for models of one input and one output")
     order: dict[str, Any] = {node.name: node for node in core.explained_model.nodes}
     names = list(order)
-    for layer in dict.fromkeys(name for condition in several for name in condition):
-        if layer not in order:
-            raise InputError(f"conditions: no layer is named {layer!r}; the layers are {', '.join(names)}")
+    layers_of = dict.fromkeys(name for condition in several for name in condition)
+    check_layers(core.explained_model, layers_of)
+    for layer in layers_of:
         if order[layer] is core.explained_model.nodes[0]:
             raise InputError(f"conditions: {layer!r} is the input; choose a hidden layer")
     masks = [
@@ -93,56 +96,88 @@ def conditional(
     for i, condition in enumerate(masks):
         groups.setdefault(tuple(condition), []).append(i)
     for layers, members in groups.items():
-        if parallel or len(layers) > 1:
-            for i in members:
-                result[:, i] = run.past(masks[i]) if parallel else run.through(masks[i])
-        else:  # one forward pass for all of them
-            result[:, members] = run.through_each(layers[0], [masks[i][layers[0]] for i in members])
+        flow = run.past if parallel else run.through
+        result[:, members] = flow(layers, [[masks[i][layer] for layer in layers] for i in members])
     return result[:, 0] if single else result
 
 
+#: Of one condition, the chosen neurons of each layer.
+Masks = Sequence[np.ndarray]
+
+
 class _Run:
-    """The explanations of one batch, from the output and from hidden layers."""
+    """The explanations of one batch, from the output to hidden layers and on from these.
+
+    Conditions on the same layers share everything but the backward passes from layer to layer; those that agree down to
+    a layer share these too.
+    """
 
     def __init__(self, core: AnalyzerCore, x: Any, target: Any) -> None:
         self._core, self._x, self._target = core, x, target
-        explanation = core.explain(x, target, True)
-        assert explanation.layers is not None
-        self.relevance: np.ndarray = to_host(explanation.relevance)
-        self.layers = {name: to_host(array) for name, array in explanation.layers.items()}
+        self._shapes: dict[str, Any] = {node.name: node.shape for node in core.explained_model.nodes}
+        self._relevance: dict[str, np.ndarray] = {}  # of layers, of the whole explanation
 
-    def _explain(self, layer: str, relevance: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Relevance of the input and of the layers below, from that of a layer."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RelevanceWarning)  # of the whole explanation
-            explanation = self._core.starting_at(layer).explain(self._x, relevance, True)
-        return to_host(explanation.relevance), explanation.layers or {}
+    def through(self, layers: Sequence[str], masks: Sequence[Masks]) -> np.ndarray:
+        """(samples, conditions, *input): through the chosen neurons of every layer, the uppermost first."""
+        top = layers[0]
+        if top not in self._relevance:
+            self._relevance[top] = self._of_whole(top)
+        values, of_condition = self._relevance[top][:, None], [0] * len(masks)
+        for depth, layer in enumerate(layers):
+            parts: dict[tuple[bytes, ...], int] = {}  # what differs down to this layer
+            keys = [tuple(mask.tobytes() for mask in condition[: depth + 1]) for condition in masks]
+            starts = []
+            for i, key in enumerate(keys):
+                if key not in parts:
+                    parts[key] = len(parts)
+                    starts.append(values[:, of_condition[i]] * masks[i][depth])
+            of_condition = [parts[key] for key in keys]
+            below = layers[depth + 1] if depth + 1 < len(layers) else None
+            if below is not None and not self._reaches(layer, below):
+                raise ShapeError(f"conditions: no path leads from {below!r} to {', '.join(layers[: depth + 1])}")
+            values = self._explain(layer, np.stack(starts, 1), below)
+        return values[:, of_condition]
 
-    def through_each(self, layer: str, masks: Sequence[np.ndarray]) -> np.ndarray:
-        """(samples, masks, *input): through the chosen neurons of one layer."""
-        starts = np.stack([self.layers[layer] * mask for mask in masks], 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RelevanceWarning)
-            relevance: np.ndarray = to_host(self._core.starting_at(layer).analyze(self._x, starts))
+    def past(self, layers: Sequence[str], masks: Sequence[Masks]) -> np.ndarray:
+        """(samples, conditions, *input): the whole, less what flows through neurons that are not chosen."""
+        whole = np.empty((len(self._x), *self._core.input_shape), self._core.settings.dtype)
+        of_layers: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+        notes: list[Any] = []
+        chunks = self._core.hidden(self._x, self._target, layers, out=whole, notes=notes, activations=False)
+        for _, relevance, _ in chunks:
+            for layer in layers:
+                of_layers[layer].append(relevance[layer])
+        warn(Growth.of(notes, self._core.conserves), len(whole), self._core.settings.rectify)
+        count = len(masks)
+        result = np.repeat(whole[:, None], count, 1)
+        values = {layer: np.repeat(np.concatenate(of_layers[layer])[:, None], count, 1) for layer in layers}
+        for depth, layer in enumerate(layers):
+            removed = values[layer] * ~np.stack([np.broadcast_to(m[depth], values[layer].shape[2:]) for m in masks])
+            result -= self._explain(layer, removed, None)
+            for below in layers[depth + 1 :]:
+                if self._reaches(layer, below):
+                    values[below] -= self._explain(layer, removed, below)
+        return result
+
+    def _of_whole(self, layer: str) -> np.ndarray:
+        """Relevance of a layer in the whole explanation."""
+        notes: list[Any] = []
+        relevance = self._core.relevance_of(self._x, self._target, layer, notes)
+        if relevance.ndim > 1 + len(self._shapes[layer]):
+            raise InputError("conditions take one target per sample, not several")
+        warn(Growth.of(notes, self._core.conserves), len(relevance), self._core.settings.rectify)
         return relevance
 
-    def through(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Through the chosen neurons of every layer, the uppermost first."""
-        layers, relevance = self.layers, self.relevance
-        for name, mask in masks.items():
-            if name not in layers:
-                raise ShapeError(f"conditions: no path leads from {name!r} to {', '.join(masks)}")
-            relevance, layers = self._explain(name, layers[name] * mask)
-        return relevance
+    def _reaches(self, layer: str, below: str) -> bool:
+        """Whether a path leads down from a layer to another."""
+        return below in (node.name for node in self._core.starting_at(layer).explained_model.nodes)
 
-    def past(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The whole, less what flows through neurons that are not chosen."""
-        layers: dict[str, np.ndarray] = dict(self.layers)
-        relevance: np.ndarray = self.relevance.copy()
-        for name, mask in masks.items():
-            removed, below = self._explain(name, layers[name] * ~mask)
-            relevance -= removed
-            for key, array in below.items():
-                if key in layers and key != name:
-                    layers[key] = layers[key] - to_host(array)
+    def _explain(self, layer: str, starts: np.ndarray, below: str | None) -> np.ndarray:
+        """Relevance of a lower layer, or of the input, from several of a layer: (samples, starts, …)."""
+        core = self._core.starting_at(layer)
+        if below is not None:
+            return core.relevance_of(self._x, starts, below)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VanishingWarning)  # a neuron without relevance is nothing to warn of
+            relevance: np.ndarray = to_host(core.analyze(self._x, starts))
         return relevance

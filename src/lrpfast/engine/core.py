@@ -26,6 +26,7 @@ from .execute import check_device
 from .explain_scope import explained_part, explained_targets, minus_reference
 from .explanation import Explanation
 from .growth import conserves, warn
+from .hidden_layers import HiddenLayers
 from .inputs import as_start, check_out, check_target
 from .io_layout import IOLayout
 from .plan import Plan
@@ -38,7 +39,7 @@ from .settings import AnalyzerSettings
 MAX_VARIANTS = 8
 
 
-class AnalyzerCore:
+class AnalyzerCore(HiddenLayers):
     """A model, the settings of an analyzer, their plan and the compiled programs; `lrpfast.Analyzer` is built on it.
 
     It is immutable. For a model with open input sizes it has no plan: `fixed` returns a core for given sizes,
@@ -64,7 +65,7 @@ class AnalyzerCore:
     #: The attributes that `_prepare` derives, which pickles omit.
     _derived = (
         *("assignment", "explained_model", "layout", "plan", "conserves"),
-        *("_per_sample", "_programs", "_constant_start", "_baseline"),
+        *("_per_sample", "_programs", "_constant_start", "_baseline", "_prefixes"),
     )
 
     def __init__(self, model: Model, settings: AnalyzerSettings) -> None:
@@ -99,6 +100,7 @@ class AnalyzerCore:
         self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._programs = Programs(self.plan, settings)
         self._baseline = baseline_row(settings.gradients, self.layout, settings.input_range)
+        self._prefixes = {}
         self._constant_start: Start | None = None  # if the target is the same for every batch
         target = settings.target
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:
@@ -147,10 +149,13 @@ class AnalyzerCore:
         """The core for the sizes of these inputs, if the model leaves sizes open; else the core itself."""
         if not self.is_open:
             return self
+        x, _, samples = sequences.arranged(self.model, x)
         try:
-            shapes = [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
+            shapes = [] if samples else [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
         except ValueError:
-            raise InputError("samples differ in shape; give samples of one shape") from None
+            shapes = []
+        if not shapes:
+            raise InputError("samples differ in shape; give samples of one shape")
         return self.for_shapes(shapes)
 
     def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:
@@ -442,7 +447,7 @@ class AnalyzerCore:
             self._programs.run(compiled, x[part], outputs[part], part.start, self.settings)
         return outputs
 
-    def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool) -> None:
+    def _judge(self, x: Any, relevance: Any, start: Start, notes: list[Any], exact: bool, first: int = 0) -> None:
         """Record how relevance, (samples, targets, …), grew, for a backend that does not, of some samples or all."""
         step = 1 if exact else max(1, -(-len(x) // MOST_JUDGED))
         for part in self._programs.chunks(len(x[::step]), self._per_sample * relevance.shape[1]):
@@ -452,7 +457,7 @@ class AnalyzerCore:
                 output = None if start.mode == "array" else to_host(self._outputs(rows)).reshape(len(rows), -1)
                 growth = judge(relevance[samples], output, start.part(samples), self.settings.rectify, step)
                 if growth is not None:
-                    notes.append((samples.start, growth))
+                    notes.append((first + samples.start, growth))
 
     def _copy_into(self, result: np.ndarray, out: Any) -> None:
         """Copy the relevance to the caller's arrays, one for each input."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..model.layers import Dense
 from ..model.layers.base import whole
 from ..rules import Pass
 from ..rules.composites import Assignment
+from ..suggest import unknown_name_message
 
 
 def start_and_target(start: Any, target: Any) -> tuple[str | int | None, Any]:
@@ -75,6 +76,14 @@ def _passes_to_change(part: Model, bare: Model, rules: Assignment) -> bool:
     if getattr(part.nodes[last].layer, "activation", None) is not None:
         between.pop()
     return all(isinstance(rule, Pass) for rule in (passing, *(rules.rules.get(i, Pass()) for i in between)))
+
+
+def check_layers(explained: Model, names: Iterable[str]) -> None:
+    """Raise InputError unless all of these are layers of the explained model."""
+    layers = [node.name for node in explained.nodes]
+    for name in names:
+        if name not in layers:
+            raise InputError(unknown_name_message("layer", name, layers, f"the layers are {', '.join(layers)}"))
 
 
 def minus_reference(model: Model, y_ref: Any) -> Model:

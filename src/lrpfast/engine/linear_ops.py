@@ -45,7 +45,7 @@ def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) ->
     needs_z = any(g.pre_activation == "output" or g.mask for g in step.groups) or (
         builder.trace and any(g.pre_activation == "activation" for g in step.groups)
     )
-    if relu is None or needs_z:
+    if relu is None or needs_z or step.output in builder.stored:
         builder.pre_activations[step.output] = builder.buffers[step.output] = builder.buffer(out_size)
         outputs.append(Output(builder.pre_activations[step.output], step.forward, bias))
     if relu is not None:
@@ -203,6 +203,7 @@ def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
         and len(used) == 1
         and not groups[used[0]].mask
         and not builder.trace
+        and r not in builder.stored_relevance
         and not shares
     ):
         # the layer above hands over s at once: its relevance is not stored

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..kernels import Backend
+from ..kernels.memory_plan import touched
+from ..kernels.operation import Operation
 from ..kernels.ops import Accumulate, Activate, Copy, InitRelevance, MaskNaN, MultiplyOp, RestoreNaN, Scatter, Strided
 from ..kernels.program import Program
 from ..rules.gradients import GradientComposite
@@ -22,11 +24,45 @@ from .trace import LayerTrace
 
 @dataclass
 class Lowered:
-    """A program, and, when traced, where its parts are kept."""
+    """A program, and where its parts are: if they are traced, or stored."""
 
     program: Program
     layers: list[LayerTrace] = field(default_factory=list)
     relevance: dict[int, int] = field(default_factory=dict)  # the buffer of each value's relevance
+    values: dict[int, int] = field(default_factory=dict)  # the buffer of each value
+
+    def up_to(self, value: int, *, output: bool) -> Program:
+        """The forward pass up to a stored value, which is its output; up to the model's ``output`` if that is kept."""
+        program, target = self.program, self.values[value]
+        forward: list[Operation] = []
+        needed = {target, program.output} if output else {target}
+        for operation in reversed(program.forward):
+            reads, writes = touched(operation)
+            if writes & needed:
+                forward.append(operation)
+                needed |= reads
+        forward.reverse()
+        keep = (program.output,) if output and program.output != target else ()
+        return replace(program, forward=tuple(forward), backward=(), output=target, result=None, keep=keep)
+
+    def down_to(self, value: int, others: Collection[int]) -> Program:
+        """The program whose result is the relevance of a stored value: nothing that only values below it need.
+
+        ``others`` are stored values above it, whose relevance is kept too.
+        """
+        program, result, sizes = self.program, self.relevance[value], self.program.sizes
+        keep = {self.relevance[v] for v in others}
+        backward: list[Operation] = []
+        if any(isinstance(o, InitRelevance) and o.out == result for o in program.backward):  # the output itself
+            backward, sizes, result = [Copy(result, len(sizes))], (*sizes, sizes[result]), len(sizes)
+        needed = {result, *keep, *(b for o in backward for b in touched(o)[0])}
+        for operation in reversed(program.backward):
+            reads, writes = touched(operation)
+            if writes & needed:
+                backward.append(operation)
+                needed |= reads
+        backward.reverse()
+        return replace(program, sizes=sizes, backward=tuple(backward), result=result)
 
 
 def lower_forward(plan: Plan, *, dtype: str, tf32: bool) -> Program:
@@ -45,9 +81,13 @@ def lower(
     rectify: bool = False,
     input_range: tuple[float, float] | None = None,
     gradients: GradientComposite | None = None,
+    stored: frozenset[int] = frozenset(),
 ) -> Lowered:
-    """The program of an explanation; ``trace`` keeps what the balance of relevance needs."""
-    builder = ProgramBuilder(plan, dtype, tf32, backend, trace=trace)
+    """The program of an explanation; ``trace`` keeps what the balance of relevance needs.
+
+    The values ``stored`` and their relevance have buffers, which a caller may keep.
+    """
+    builder = ProgramBuilder(plan, dtype, tf32, backend, trace=trace, stored=stored)
     builder.times_input = gradients is not None and gradients.times_input
     output = _forward(builder)
     start = builder.buffer(builder.sizes[output])
@@ -73,7 +113,7 @@ def lower(
         input_range,
         plan.mask_nan,
     )
-    return Lowered(program, builder.traces, relevance)
+    return Lowered(program, builder.traces, relevance, builder.buffers)
 
 
 def _of_gradient(builder: ProgramBuilder, gradients: GradientComposite, value: int, gradient: int) -> int:
@@ -174,10 +214,12 @@ def _backward(builder: ProgramBuilder, start: int) -> dict[int, int]:
     relevance: dict[int, int] = {}
     for step in reversed(builder.plan.steps):
         if step.output not in contributions:
-            if builder.trace:
+            if builder.trace or step.output in builder.stored:
                 relevance[step.output] = _nothing(builder, step.output, start)
             continue
         r = relevance[step.output] = _accumulated(builder, contributions[step.output])
+        if step.output in builder.stored:
+            builder.stored_relevance.add(r)
         outs: Sequence[int | None]
         if isinstance(step, LinearPlan):
             outs = linear_ops.backward(builder, step, r)

@@ -31,6 +31,10 @@ class ProgramBuilder:
         None for a forward pass alone.
     trace : bool
         Whether the balance of relevance is wanted, and nothing may be fused that it looks at.
+    stored : set of int
+        Values that must have a buffer, and their relevance one.
+    stored_relevance : set of int
+        The buffers of their relevance, in which nothing else may be.
 
     Attributes
     ----------
@@ -53,8 +57,19 @@ class ProgramBuilder:
         Whether gradients are multiplied by the input, which of an embedding is its output.
     """
 
-    def __init__(self, plan: Plan, dtype: str, tf32: bool, backend: Backend | None, *, trace: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        dtype: str,
+        tf32: bool,
+        backend: Backend | None,
+        *,
+        trace: bool,
+        stored: frozenset[int] = frozenset(),
+    ) -> None:
         self.plan, self.dtype, self.tf32, self.backend, self.trace = plan, np.dtype(dtype), tf32, backend, trace
+        self.stored = stored
+        self.stored_relevance: set[int] = set()
         self.explains = backend is not None
         self.inputs = [plan.values[i] for i in plan.model.inputs]
         self.outputs = [plan.values[i] for i in plan.model.outputs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,9 @@ from .lower import Lowered, lower
 from .plan import Plan
 from .settings import AnalyzerSettings
 from .threads import get_num_threads
+
+#: The largest number of programs that are kept for different hidden layers.
+MOST_STORING = 4
 
 
 class Programs:
@@ -40,8 +43,9 @@ class Programs:
         self._with_output: tuple[Any, int] | None = None
         self._forward: Any = None
         self._traced: tuple[Lowered, Any] | None = None
+        self._storing: dict[tuple[Any, ...], tuple[Lowered, Any]] = {}
 
-    def _lowered(self, *, trace: bool = False) -> Lowered:
+    def _lowered(self, *, trace: bool = False, stored: frozenset[int] = frozenset()) -> Lowered:
         settings = self._settings
         return lower(
             self._plan,
@@ -52,6 +56,7 @@ class Programs:
             rectify=settings.rectify,
             input_range=settings.input_range,
             gradients=settings.gradients,
+            stored=stored,
         )
 
     def with_output(self) -> tuple[Any, int]:
@@ -74,6 +79,46 @@ class Programs:
             lowered = self._lowered(trace=True)
             self._traced = lowered, self.backend.compile(lowered.program)
         return self._traced
+
+    def storing(self, values: Sequence[int], *, whole: bool) -> tuple[Lowered, Any]:
+        """The program that keeps some values and their relevance; its result is the first one's unless ``whole``.
+
+        ``values`` are in the graph's order.
+        """
+        key = (*values, whole)
+        known = self._storing.get(key)
+        if known is None:
+            lowered = self._lowered(stored=frozenset(values))
+            program = lowered.program if whole else lowered.down_to(values[0], values)
+            keep = {lowered.relevance[v] for v in values} | {lowered.values[v] for v in values} | {program.output}
+            program = replace(program, keep=tuple(sorted(keep - {0, program.result})))
+            lowered = replace(lowered, program=program)
+            if not whole and program.result is not None:
+                lowered.relevance[values[0]] = program.result
+            known = lowered, self.backend.compile(program)
+            self._remember(key, known)
+        return known
+
+    def activations(self, value: int, *, output: bool) -> tuple[Any, int, int]:
+        """The forward pass up to a value, the value's buffer, and that of the model's output, which may be kept.
+
+        For the input itself there is no pass.
+        """
+        key = (value, "activations", output)
+        known = self._storing.get(key)
+        if known is None:
+            lowered = self._lowered(stored=frozenset([value]))
+            compiles = lowered.values[value] != 0  # buffer 0 is the input
+            known = lowered, self.backend.compile(lowered.up_to(value, output=output)) if compiles else None
+            self._remember(key, known)
+        lowered, compiled = known
+        return compiled, lowered.values[value], lowered.program.output
+
+    def _remember(self, key: tuple[Any, ...], program: tuple[Lowered, Any]) -> None:
+        """Keep a program, and the last few before it."""
+        for old in list(self._storing)[: 1 - MOST_STORING]:  # a copy, because other threads may run this, too
+            self._storing.pop(old, None)
+        self._storing[key] = program
 
     def chunks(self, samples: int, bytes_per_sample: int) -> Iterator[slice]:
         """The batch in slices that the backend takes at once."""

@@ -336,7 +336,7 @@ cdef class Translation(Records):
 
 
 cdef Py_ssize_t common_run(index) except -1:
-    """How long the runs of neighbours, or of nothing, in an index of positions are; 1 where copying them is no faster."""
+    """The length of an index's runs of neighbours, or of nothing; 1 where copying them is no faster."""
     array = np.asarray(index).reshape(-1)
     if not array.size:
         return 1

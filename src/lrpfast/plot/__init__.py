@@ -11,10 +11,11 @@ Examples
 from . import inline  # noqa: F401, so that results have their pictures in notebooks
 from .figure import heatmap
 from .file import save
+from .references import references
 from .text import text
 from .timeline import timeline
 
-__all__ = ["heatmap", "save", "text", "timeline"]
+__all__ = ["heatmap", "references", "save", "text", "timeline"]
 
 
 def __dir__() -> list[str]:

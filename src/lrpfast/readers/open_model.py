@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError, ShapeError
 from ..model.graph import Model
@@ -28,6 +30,28 @@ class _Derived:
     def __call__(self, shapes: Sequence[Shape]) -> Model:
         result: Model = getattr(self.reader(shapes), self.method)(*self.arguments, **dict(self.named))
         return result
+
+
+def _sharing(model: Model, other: Model) -> Model:
+    """The model with the layers of another one of its outline where they are equal, so that weights exist once."""
+    if not OpenModel.fits(model, other):
+        return model
+    pairs = zip(model.nodes, other.nodes, strict=True)
+    nodes = [(b.layer if _equal(a.layer, b.layer) else a.layer, a.inputs) for a, b in pairs]
+    return Model(nodes, model.name, model.outputs)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two layers, or values of their fields, are equal."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if is_dataclass(a):
+        return all(_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    return bool(a == b)
 
 
 class OpenModel(Model):
@@ -60,7 +84,7 @@ class OpenModel(Model):
         self.__dict__.update(
             nodes=tuple(nodes), inputs=first.inputs, outputs=first.outputs, name=first.name, sequential=False
         )
-        self.__dict__.update(first=first, second=second, reader=reader)
+        self.__dict__.update(first=first, second=_sharing(second, first), reader=reader)
 
     @staticmethod
     def fits(first: Model, second: Model) -> bool:
@@ -84,7 +108,7 @@ class OpenModel(Model):
             ):
                 raise ShapeError(f"{node} takes samples of shape {node.shape}, not {size}")
             sizes.append(size)
-        return self.reader(sizes)
+        return _sharing(self.reader(sizes), self.first)
 
     def _derived(self, method: str, *arguments: Any, **named: Any) -> OpenModel:
         first, second = (getattr(m, method)(*arguments, **named) for m in (self.first, self.second))

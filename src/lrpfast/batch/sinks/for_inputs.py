@@ -44,10 +44,11 @@ class SeveralCallbackSink(Sink):
 SEVERAL_SINKS = (SeveralSink, SeveralNpySink, SeveralZarrSink, SeveralCallbackSink)
 
 
-def open_several(out: Any, inputs: InputRows) -> Sink:
+def open_several(out: Any, inputs: InputRows, whose: str = "inputs'") -> Sink:
     """`open_sink`, for the relevances of several inputs: an array for each, by its name.
 
-    An .npy file holds one array: for ``out.npy`` each input has a file, ``out_NAME.npy``.
+    An .npy file holds one array: for ``out.npy`` each input has a file, ``out_NAME.npy``. ``whose`` the names are is
+    for messages.
     """
     if isinstance(out, SEVERAL_SINKS):
         return out
@@ -61,7 +62,7 @@ def open_several(out: Any, inputs: InputRows) -> Sink:
     path, kind, array = named(name)
     names = ", ".join(inputs.names)
     if array is not None:
-        raise InputError(f"{path}:{array}: the arrays have the inputs' names ({names}); give the file's name alone")
+        raise InputError(f"{path}:{array}: the arrays have the {whose} names ({names}); give the file's name alone")
     if kind == "npy":
         return SeveralNpySink(path, inputs)
     if kind == "zarr":
