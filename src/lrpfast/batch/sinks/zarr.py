@@ -355,7 +355,10 @@ def write_zarr(
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
                 file.write(encode_chunk(np.ascontiguousarray(values, little(values.dtype)), codec))
                 _sync_open(file)
-    for file_path, value in (*notes.items(), (".zmetadata", {"metadata": notes, "zarr_consolidated_format": 1})):
+    for file_path, value in (
+        *notes.items(),
+        (".zmetadata", {"metadata": dict(sorted(notes.items())), "zarr_consolidated_format": 1}),
+    ):
         with open(os.path.join(folder, _folder(file_path)), "w", encoding="utf-8", newline="\n") as file:
             json.dump(value, file, indent=1)
             _sync_open(file)
