@@ -100,8 +100,9 @@ init_relevance_max(i64 from_at, i64 to_at, i64 width, int flag, i64 low, i64 siz
                 at = j;
             }
         }
+        best = start_value(best, at, at, -1, flag, MAX, low, size);
         for (i64 j = lane; j < width; j += 32)
-            out[j] = start_value(y[j], j, at, -1, flag, MAX, low, size);
+            out[j] = j == at ? best : (REAL)0;
     }
 }
 
