@@ -100,7 +100,7 @@ def test_xarray(lazy):
     )
     made = ANALYZER.map(maps, mask=mask)
     assert lazy == (made.chunks is not None)
-    assert made.dims == maps.dims and made.name == "sst" and set(made.coords) == {"time", "lat", "season"}
+    assert made.dims == maps.dims and made.name == "relevance" and set(made.coords) == {"time", "lat", "season"}
     assert made.attrs["institute"] == "ours" and made.attrs["units"] == "1"
     assert made.attrs["model_digest"] == MODEL.digest() and "epsilon" in made.attrs["rules"]
     values = made.values

@@ -1,6 +1,8 @@
 """Every public name has an example in its docstring, and it runs as it stands; `np` and `lrpfast` are imported."""
 
+import contextlib
 import doctest
+import importlib
 from types import FunctionType, ModuleType
 
 import numpy as np
@@ -40,6 +42,9 @@ def test_example(name, tmp_path, monkeypatch):
     text = vars(NAMES[name]).get("__doc__") if isinstance(NAMES[name], type) else NAMES[name].__doc__
     test = doctest.DocTestParser().get_doctest(text or "", {"np": np, "lrpfast": lrpfast}, name, None, None)
     assert test.examples, f"{name} has no example in its docstring"
+    if name == "lrpfast.from_keras":
+        with contextlib.suppress(ImportError):
+            importlib.import_module("triton")  # PyTorch's crashes if TensorFlow is imported before it
     try:
         doctest.DebugRunner(optionflags=doctest.ELLIPSIS).run(test)
     except doctest.DocTestFailure as failure:

@@ -14,8 +14,9 @@ import pytest
 
 import lrpfast
 import seeds
-from lrpfast.batch import cluster, journal, open_source, path_conflicts, sources
+from lrpfast.batch import journal, open_source, path_conflicts
 from lrpfast.batch.sinks import named
+from lrpfast.batch.sources import paths
 
 ROOT = Path(__file__).parents[1]
 FEATURES, SAMPLES = 12, 300
@@ -155,19 +156,19 @@ def test_the_lock_ends_with_its_process(x, tmp_path):
 def test_drives(monkeypatch):
     there = {"C", "C:\\a\\x.h5", "x.h5"}
     path = SimpleNamespace(lexists=there.__contains__, splitdrive=ntpath.splitdrive)
-    monkeypatch.setattr(sources, "os", SimpleNamespace(path=path))
-    assert sources.split("C:\\a\\x.h5:g/y") == ("C:\\a\\x.h5", "g/y")
-    assert sources.split("C:\\a\\x.h5") == ("C:\\a\\x.h5", None)
-    assert sources.split("x.h5:y") == ("x.h5", "y")
-    assert sources.split("C:\\b\\x.h5:y") == ("C:\\b\\x.h5:y", None)  # not there; C is another file
+    monkeypatch.setattr(paths, "os", SimpleNamespace(path=path))
+    assert paths.split("C:\\a\\x.h5:g/y") == ("C:\\a\\x.h5", "g/y")
+    assert paths.split("C:\\a\\x.h5") == ("C:\\a\\x.h5", None)
+    assert paths.split("x.h5:y") == ("x.h5", "y")
+    assert paths.split("C:\\b\\x.h5:y") == ("C:\\b\\x.h5:y", None)  # not there; C is another file
     assert named("C:\\a\\r.h5:g/y") == ("C:\\a\\r.h5", "h5", "g/y")
     assert named("C:\\a\\r.npy") == ("C:\\a\\r.npy", "npy", None)
 
 
 def test_what_is_named_in_a_file_is_no_path(monkeypatch):
-    monkeypatch.setattr(cluster, "os", SimpleNamespace(path=ntpath))
-    assert cluster._absolute("C:\\a/b\\x.h5", "g/y") == "C:\\a\\b\\x.h5:g/y"
-    assert cluster._absolute("C:\\a/x.npy", None) == "C:\\a\\x.npy"
+    monkeypatch.setattr(paths, "os", SimpleNamespace(path=ntpath))
+    assert paths.absolute("C:\\a/b\\x.h5", "g/y") == "C:\\a\\b\\x.h5:g/y"
+    assert paths.absolute("C:\\a/x.npy", None) == "C:\\a\\x.npy"
 
 
 def test_outputs_on_two_drives(monkeypatch):

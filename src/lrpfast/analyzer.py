@@ -447,8 +447,8 @@ class Analyzer(ConceptMethods):
         Returns
         -------
         array
-            A Dask array for a Dask array. For an xarray.DataArray another with the names, coordinates and attributes
-            of ``x``, and with its provenance as attributes.
+            A Dask array for a Dask array. For an xarray.DataArray another, called "relevance", with the dimensions,
+            coordinates and attributes of ``x``, and with its provenance as attributes.
 
         Raises
         ------

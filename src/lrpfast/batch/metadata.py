@@ -202,7 +202,7 @@ def to_xarray(
     attributes: Mapping[str, str],
     stacked: Mapping[Any, Any] | None = None,
 ) -> Any:
-    """A relevance as an xarray.DataArray with its input's name, coordinates and attributes.
+    """A relevance as an xarray.DataArray called "relevance", with its input's coordinates and attributes.
 
     Parameters
     ----------

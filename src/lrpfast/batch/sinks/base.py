@@ -108,7 +108,7 @@ class Sink:
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:  # noqa: B027
         """Raise InputError or OSError, before anything is created, unless an array of this shape can be written.
 
-        The array has the input's names and coordinates if the format holds them.
+        The array has the input's dimensions and coordinates if the format holds them.
         """
 
     def begin(
