@@ -44,7 +44,6 @@ PLAIN = [
 #: … and the other parameters, each with a convention or two
 OTHER = [
     ("zero", {"stabilizer": (0.25, "sign")}),
-    ("zero", {"stabilizer": (0.25, "unsigned")}),
     ("zero", {"stabilizer": (0.25, "zero"), "bias": "ignore"}),
     ("epsilon", {"epsilon": 0.5}),
     ("epsilon", {"epsilon": 0.1, "bias": "repeat"}),
@@ -66,6 +65,7 @@ OTHER = [
     ("flat", {"stabilizer": (1e-7, "zero")}),
     ("z_box", {"low": 0.0, "high": 4.0, "stabilizer": (1e-7, "zero")}),
     ("z_box", {"low": -4.0, "high": 0.0}),
+    ("zero", {"stabilizer": (0.25, "unsigned")}),
 ]
 
 CASES = PLAIN + OTHER

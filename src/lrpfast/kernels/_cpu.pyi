@@ -7,6 +7,7 @@ from .program import Program
 
 LAZY_BYTES: int
 PRODUCTS_FROM: dict[str, int]
+SHORTEST_RUN: int
 CODES: dict[str, dict[str, int]]
 KERNELS: dict[str, object]
 PACKED: MutableMapping[tuple[object, ...], PackedWeights]
