@@ -48,10 +48,10 @@ _SUMS = (Add, Average, Multiply, Subtract)
 
 @dataclass(frozen=True)
 class Rows:
-    """Some of the positions of one axis, in order."""
+    """Some of the positions of one axis, in order: a range where they have one distance, which takes no memory."""
 
     axis: int
-    positions: tuple[int, ...]
+    positions: tuple[int, ...] | range
 
     def on(self, axis: int) -> Rows:
         """The same positions of another layer's axis."""
@@ -85,17 +85,30 @@ def _selection(node: Node, shape: Shape, rule: Rule | None) -> Rows | None:
     """The rows that a layer selects of its input, if it selects on one axis and does nothing else."""
     if rule is not None and not isinstance(rule, (Pass, Gradient)):
         return None
-    layer, chosen = node.layer, []
+    layer = node.layer
+    chosen: list[tuple[int, np.ndarray | range]] = []
     if isinstance(layer, Crop):
         pairs = zip(shape, layer.pairs, strict=False)
         chosen = [(axis, range(before, n - after)) for axis, (n, (before, after)) in enumerate(pairs) if before + after]
     elif isinstance(layer, Take):
-        chosen = [(axis, p.tolist()) for axis, p in enumerate(layer.places) if p is not None]
+        chosen = [(axis, p) for axis, p in enumerate(layer.places) if p is not None]
     if len(chosen) != 1:
         return None
     axis, positions = chosen[0]
-    fewer = len(set(positions)) == len(positions) < shape[axis]
-    return Rows(axis, tuple(map(int, positions))) if fewer else None
+    if len(positions) >= shape[axis]:
+        return None
+    if isinstance(positions, range):
+        return Rows(axis, positions)
+    return Rows(axis, _as_positions(positions)) if len(np.unique(positions)) == len(positions) else None
+
+
+def _as_positions(places: np.ndarray) -> tuple[int, ...] | range:
+    """Positions that are equal where the same rows are selected, by whatever layer."""
+    first = int(places[0])
+    step = int(places[1]) - first if len(places) > 1 else 1
+    if step and np.all(np.diff(places) == step):
+        return range(first, first + step * len(places), step)
+    return tuple(places.tolist())
 
 
 def _through_reshape(rows: Rows, shape: Shape, out: Shape) -> Rows | None:
@@ -279,7 +292,7 @@ class _Builder:
                 name += "'"
             self.names.add(name)
             places = [None] * (len(self.search.nodes[j].shape) - 1)
-            places[rows.axis] = rows.positions  # type: ignore[call-overload]
+            places[rows.axis] = tuple(rows.positions)  # type: ignore[call-overload]
             self.layers.append((Take(tuple(places), name=name), (self.at[j],)))
             self.selections[j, rows] = len(self.layers) - 1
             self.rules[len(self.layers) - 1] = Pass()

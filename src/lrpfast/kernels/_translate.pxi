@@ -118,13 +118,14 @@ cdef class Translation(Records):
         cdef Py_ssize_t full = lrpfast_kernels_of(isa, self.code.f64).lanes, rows, least
         cdef Py_ssize_t most = FEW_COLUMNS if lazy else COLUMNS
         cdef const lrpfast_kernels* products = NULL
-        if not (self.code.f64 or lazy or op.diagonal or op.scatter):
+        # many_k reads weights in the order that this run's kernels pack, not in that of kernels for products
+        op.many_k = (op.contracts and op.geometry == NULL and op.groups == 1 and op.columns <= MANY_K_COLUMNS
+                     and op.depth > DEPTH and not lazy and not op.tf32)
+        if not (self.code.f64 or lazy or op.diagonal or op.scatter or op.many_k):
             least = PRODUCTS_FROM["weights_of_one_row" if op.geometry == NULL and op.rows == 1 else "weights"]
             if (op.depth >= max(PRODUCTS_FROM["depth"], SMALL_K_DEPTH + 1) and op.columns >= PRODUCTS_FROM["columns"]
                     and op.depth * op.columns >= least):
                 products = lrpfast_products_of(isa, op.tf32)
-        op.many_k = (op.contracts and op.geometry == NULL and op.groups == 1 and op.columns <= MANY_K_COLUMNS
-                     and op.depth > DEPTH and not lazy and not op.tf32)
         if isa >= 2 and op.columns * 2 <= full and not op.many_k:
             isa = 1
         op.kernels = products if products != NULL else lrpfast_kernels_of(isa, self.code.f64)
@@ -337,13 +338,21 @@ cdef class Translation(Records):
 
 cdef Py_ssize_t common_run(index) except -1:
     """The length of an index's runs of neighbours, or of nothing; 1 where copying them is no faster."""
-    array = np.asarray(index).reshape(-1)
-    if not array.size:
-        return 1
-    before, after = array[:-1], array[1:]
-    neighbours = ((after == before + 1) & (before >= 0)) | ((before < 0) & (after < 0))
-    run = int(np.gcd.reduce(np.append(np.flatnonzero(~neighbours) + 1, array.size)))
-    return run if run >= SHORTEST_RUN else 1
+    cdef const int64_t[::1] entries = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
+    cdef Py_ssize_t i, count = entries.shape[0], run = 0, start = 0
+    for i in range(1, count + 1):
+        if i < count and (entries[i] == entries[i - 1] + 1 if entries[i - 1] >= 0 else entries[i] < 0):
+            continue
+        run, start = gcd(run, i - start), i
+        if run < SHORTEST_RUN:
+            return 1
+    return max(run, <Py_ssize_t>1)
+
+
+cdef Py_ssize_t gcd(Py_ssize_t a, Py_ssize_t b) noexcept:
+    while b:
+        a, b = b, a % b
+    return a
 
 
 cdef inline int is_lazy(const Operation* op) noexcept:

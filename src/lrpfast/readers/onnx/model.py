@@ -278,7 +278,10 @@ class _GraphReader:
     def _unknown(self, node: Node) -> UnsupportedLayerError:
         if node.op in LAYERS:
             return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", QUANTIZED.get(node.op, ""))
-        remedy = _REMEDIES.get(node.op) or QUANTIZED.get(node.op) or f"These work: {', '.join(known_operators())}"
+        domain = node.op.rpartition(".")[0]
+        # those of another domain are no help
+        known = [op for op in known_operators() if op.rpartition(".")[0] in ("", domain)]
+        remedy = _REMEDIES.get(node.op) or QUANTIZED.get(node.op) or f"These work: {', '.join(known)}"
         return node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
 
