@@ -29,6 +29,8 @@ SHOWN = 3
 
 #: Dense layers: inputs, outputs, samples. Edges of tiles, of quads and of steps of K; a split K; the wide tiles.
 SIZES = [(1, 1, 1), (3, 2, 13), (17, 65, 2), (66, 17, 35), (37, 130, 34), (600, 5, 3), (129, 63, 129), (513, 260, 130)]
+#: A rule whose layers have more than two sums, which take a kernel of their own.
+MANY_SUMS = ("alpha_beta", {})
 #: Of so many different samples are large batches made, time and again, as the oracle is slow: every row is compared.
 DISTINCT = 3
 
@@ -200,7 +202,9 @@ def small_layers(options: Options) -> Iterator[Step]:
     groups: dict[str, tuple[list, list]] = {}
     for name, shape, layer in options.few(test_layers.PLAIN, 13):
         rules = [*cases.PLAIN, *(cases.OTHER if (name, shape, layer) in test_layers.SOME_PLAIN else ())]
-        rules = options.few(rules, 3 if layer.kind == "DepthwiseConv" else 2)
+        rules = options.few(rules, 2)
+        if layer.kind == "DepthwiseConv":
+            rules.append(MANY_SUMS)
         groups[f"{name} {'x'.join(map(str, shape))}"] = [(name, [shape], layer)], rules
     rules = cases.KINDS[2::5] if options.small else cases.KINDS
     for entry in test_layers.GEOMETRIES:
@@ -255,7 +259,7 @@ def dense(options: Options, tallies: dict[str, Tally], n: int, m: int, count: in
 
 def dense_layers(options: Options) -> Iterator[Step]:
     sizes = [s for s in SIZES if s[0] < 500] if options.small else SIZES
-    rules = options.few(cases.CASES, 3)
+    rules = [*options.few(cases.CASES, 3), MANY_SUMS]
     for n, m, count in sizes:
 
         def work(tallies: dict[str, Tally], n: int = n, m: int = m, count: int = count) -> None:
