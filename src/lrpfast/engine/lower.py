@@ -34,16 +34,9 @@ class Lowered:
     def up_to(self, value: int, *, output: bool) -> Program:
         """The forward pass up to a stored value, which is its output; up to the model's ``output`` if that is kept."""
         program, target = self.program, self.values[value]
-        forward: list[Operation] = []
-        needed = {target, program.output} if output else {target}
-        for operation in reversed(program.forward):
-            reads, writes = touched(operation)
-            if writes & needed:
-                forward.append(operation)
-                needed |= reads
-        forward.reverse()
+        forward = _computing({target, program.output} if output else {target}, program.forward)
         keep = (program.output,) if output and program.output != target else ()
-        return replace(program, forward=tuple(forward), backward=(), output=target, result=None, keep=keep)
+        return replace(program, forward=forward, backward=(), output=target, result=None, keep=keep)
 
     def down_to(self, value: int, others: Collection[int]) -> Program:
         """The program whose result is the relevance of a stored value: nothing that only values below it need.
@@ -51,18 +44,22 @@ class Lowered:
         ``others`` are stored values above it, whose relevance is kept too.
         """
         program, result, sizes = self.program, self.relevance[value], self.program.sizes
-        keep = {self.relevance[v] for v in others}
-        backward: list[Operation] = []
-        if any(isinstance(o, InitRelevance) and o.out == result for o in program.backward):  # the output itself
-            backward, sizes, result = [Copy(result, len(sizes))], (*sizes, sizes[result]), len(sizes)
-        needed = {result, *keep, *(b for o in backward for b in touched(o)[0])}
-        for operation in reversed(program.backward):
-            reads, writes = touched(operation)
-            if writes & needed:
-                backward.append(operation)
-                needed |= reads
-        backward.reverse()
-        return replace(program, sizes=sizes, backward=tuple(backward), result=result)
+        backward: tuple[Operation, ...] = program.backward
+        if any(isinstance(o, InitRelevance) and o.out == result for o in backward):  # the output itself
+            backward, sizes, result = (*backward, Copy(result, len(sizes))), (*sizes, sizes[result]), len(sizes)
+        backward = _computing({result, *(self.relevance[v] for v in others)}, backward)
+        return replace(program, sizes=sizes, backward=backward, result=result)
+
+
+def _computing(buffers: set[int], operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """The operations, in order, that the contents of these buffers depend on."""
+    needed, result = set(buffers), []
+    for operation in reversed(operations):
+        reads, writes = touched(operation)
+        if writes & needed:
+            result.append(operation)
+            needed |= reads
+    return tuple(reversed(result))
 
 
 def lower_forward(plan: Plan, *, dtype: str, tf32: bool) -> Program:
