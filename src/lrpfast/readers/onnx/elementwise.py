@@ -110,6 +110,11 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
     return build
 
 
+def _written_log_softmax(ctx: NodeContext) -> Value:
+    x = ctx.value()
+    return ctx.builder.each(L.Activation("log_softmax"), ctx.builder.last(x, x.axis(ctx.attr("axis"))))
+
+
 def _written_softmax(ctx: NodeContext) -> Value:
     """A softmax that a file writes out: shapes on the way of its sums must be those of x, or 1 on its axis."""
     masked = ctx.args[0]
@@ -407,6 +412,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
     "LogSigmoid*": _function("log_sigmoid"),
     "LogSoftmax": _softmax("log_softmax"),
+    "LogSoftmax*": _written_log_softmax,
     "Log": _function("log"),
     "Max": _extreme(L.Maximum),
     "Mean": _mean,
