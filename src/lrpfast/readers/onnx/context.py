@@ -16,7 +16,7 @@ from ..file_axes import aligned, sample_array, shown
 from ..masks import Condition, Masked
 from .file import Node
 from .fold import FoldedValue, integers
-from .values import Integers, Quantized
+from .values import Integers, Quantized, Scaled, ZeroPoint
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
@@ -90,7 +90,7 @@ class NodeContext:
             raise self.unsupported(
                 "computes with the result of a comparison, which is a step", "Where, Mul, And, Or, Xor and Not use it"
             )
-        if isinstance(arg, Quantized):
+        if isinstance(arg, (Quantized, Scaled, ZeroPoint)):
             raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
         if not isinstance(arg, (Tensor, Flat)):
             raise self.unsupported(

@@ -12,9 +12,8 @@ from .file import Input, Node
 #: Operators that compute with whole numbers inside, and the cure.
 QUANTIZED = dict.fromkeys(
     (
-        *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
-        *("com.microsoft.DynamicQuantizeLSTM", "com.microsoft.DynamicQuantizeMatMul", "com.microsoft.QLinearAdd"),
-        *("com.microsoft.MatMulIntegerToFloat", "com.microsoft.QAttention"),
+        *("com.microsoft.QAttention", "com.microsoft.MatMulNBits", "com.microsoft.QEmbedLayerNormalization"),
+        *("com.microsoft.QOrderedMatMul", "com.microsoft.QOrderedAttention", "com.microsoft.QMoE"),
     ),
     "Load the float model that was quantized",
 )
