@@ -62,6 +62,13 @@ _QUANTIZED = (
     "is not, so predictions differ from the file's by that rounding"
 )
 
+#: What makes one batch of inputs that begin with axes of different sizes.
+_ONE_BATCH = (
+    "Export the model with the batch as the first axis of each. An input that is the same for all samples becomes a "
+    "constant: model = onnx.load(path); model.graph.initializer.append(onnx.numpy_helper.from_array(array, name)); "
+    "lrpfast.from_onnx(model)"
+)
+
 #: What may use an input of whole numbers: operators that round nothing.
 _ON_NUMBERS = {
     *("Cast", "Gather", "GatherND", "Identity", "CumSum", "Expand", *MOVES),
@@ -343,6 +350,7 @@ def _batches(inputs: list[Input], obstacles: NodeObstacles) -> tuple[int, int]:
         obstacles.add_inputs(
             inputs,
             f"begin with axes of {sizes}; lrpfast takes the first axis of each for the batch, which must be the same",
+            _ONE_BATCH,
         )
         return BATCHES
     (size,) = fixed
