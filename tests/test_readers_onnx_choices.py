@@ -154,6 +154,46 @@ def test_what_looks_like_a_log_softmax(nodes):
     check(nodes, (5, 4), used(nodes))
 
 
+def fast_norm(mean, variance, count=4.0):
+    """(x - E[x]) / √(E[x²] − E[x]²), scaled and shifted, over the last of (N, 3, 4)."""
+    constants = {"n": np.array(1 / count), "zero": np.array(0.0), "epsilon": np.array(1e-3), "axes": i64(2)}
+    constants |= {"g": np.linspace(0.5, 2, 4), "b": np.linspace(-1, 1, 4)}
+    sums = [
+        *(("ReduceSum", ["x", "axes"], ["s"], {"keepdims": int(not mean)}), ("Mul", ["s", "n"], ["m"], {})),
+        *(("Mul", ["x", "x"], ["q"], {}), ("ReduceSum", ["q", "axes"], ["sq"], {"keepdims": int(not mean)})),
+        *(("Mul", ["sq", "n"], ["mq"], {}), ("Mul", ["m", "m"], ["mm"], {}), ("Sub", ["mq", "mm"], ["v"], {})),
+    ]
+    limited = [("Max", ["zero", "v"], ["w"], {})] if variance == "limited" else [("Identity", ["v"], ["w"], {})]
+    if mean:  # as jax2tf and tf2onnx write it: reshaped to axes of 1, and expanded to all
+        constants |= {"one": i64(-1, 3, 1)}
+        back = [("Reshape", ["m", "one"], ["m1"], {}), ("Expand", ["m1", "whole_n"], ["m2"], {})]
+        back += [("Reshape", ["w", "one"], ["w2"], {}), ("Shape", ["x"], ["whole_n"], {})]
+        back = [back[3], *back[:3]]
+    else:
+        back = [("Identity", ["m"], ["m2"], {}), ("Identity", ["w"], ["w2"], {})]
+    end = [
+        *(("Add", ["w2", "epsilon"], ["e"], {}), ("Sqrt", ["e"], ["r"], {}), ("Reciprocal", ["r"], ["i"], {})),
+        *(("Mul", ["i", "g"], ["ig"], {}), ("Sub", ["x", "m2"], ["d"], {}), ("Mul", ["d", "ig"], ["y0"], {})),
+        ("Add", ["y0", "b"], ["y"], {}),
+    ]
+    nodes = [*sums, *limited, *back, *end]
+    return nodes, {name: a for name, a in constants.items() if any(name in inputs for _, inputs, _, _ in nodes)}
+
+
+@pytest.mark.parametrize("mean", (False, True), ids=("axes that stay", "reshaped"))
+@pytest.mark.parametrize("variance", ("limited", "as it is"))
+def test_layer_norm_of_a_fast_variance(mean, variance):
+    nodes, constants = fast_norm(mean, variance)
+    model = check(nodes, (3, 4), constants)
+    assert [type(layer).__name__ for layer in model.layers] == ["Input", "LayerNorm"]
+
+
+def test_a_mean_that_is_none():
+    nodes, constants = fast_norm(False, "limited", count=5.0)
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="divides a sum of .4. values by 5"):
+        lrpfast.from_onnx(graph(nodes, (3, 4), constants))
+
+
 def test_log():
     check([("Abs", ["x"], ["a"], {}), ("Log", ["a"], ["y"], {})], (3, 4))
     with pytest.raises(lrpfast.LrpfastError, match="sample 0.*logarithm"):

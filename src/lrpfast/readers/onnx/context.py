@@ -23,7 +23,7 @@ _HARMLESS = {
     "Dropout": {"ratio", "seed", "is_test"},
     "BatchNormalization": {"momentum", "spatial", "is_test"},
     "MaxPool": {"storage_order"},
-    "Cast": {"saturate", "round_mode"},
+    **dict.fromkeys(("Cast", "CastLike"), {"saturate", "round_mode"}),
     "LayerNormalization": {"stash_type"},
     "RMSNormalization": {"stash_type"},
 }

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import ModelFormatError
+from .fast_norms import fast_norm
 from .file import Node
 from .fold import integers
 from .formulas import FORMULAS, Formula, NoFormula, X, clip, number, power, recognised
@@ -223,6 +224,8 @@ class Matcher:
         """(x - mean) / sqrt(variance + epsilon) over a sample's axes, or x / sqrt(mean of squares + epsilon)."""
         if node.op not in ("Div", "Mul"):
             return None
+        if (fast := fast_norm(self, node)) is not None:
+            return fast
         for top, bottom in (node.inputs, node.inputs[::-1])[: 2 if node.op == "Mul" else 1]:
             root, exponent = self._producer(bottom), -0.5 if node.op == "Mul" else 0.5
             if root is not None and root.op == "Reciprocal":
@@ -331,6 +334,8 @@ class Matcher:
             if room and "added" not in at.attributes:
                 return replace(at, outputs=node.outputs, attributes={**at.attributes, "added": shift})
         if (normal := self._normalized(at)) is not None:
+            own = normal.attributes.get("affine", {}).get("scale", 1.0)
+            extra["scale"] = own * scale
             return replace(normal, outputs=node.outputs, attributes={**normal.attributes, "affine": extra})
         return replace(node, op="Affine*", inputs=(name,), attributes=extra)
 

@@ -5,6 +5,7 @@ They are recognised as those of ONNX files are, by their formulas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -192,6 +193,10 @@ def _replaced(op: Op, match: Node | None, program: TorchProgram) -> Op:
     rank = len(program.shapes.get(source.name, ()))
     axes = match.attributes.get("axes", ())
     if match.op not in _NORMS or not rank or sorted(a % rank for a in axes) != list(range(rank - len(axes), rank)):
+        return op
+    count = match.attributes.get("count")
+    sizes: Any = program.shapes[source.name][rank - len(axes) :]
+    if count is not None and (None in sizes or count != math.prod(sizes)):
         return op
     affine = match.attributes.get("affine") or {}
     arguments = {"input": source, "count": len(axes), "eps": match.attributes["epsilon"], **affine}
