@@ -139,8 +139,8 @@ cdef extern from "compute.h":
         void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, int, int, void*) noexcept nogil
         void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
                        Py_ssize_t, int, int, void*, Py_ssize_t) noexcept nogil
-        void (*channelwise)(Py_ssize_t, Py_ssize_t, int, const void**, const void**, const void*, int,
-                            void*) noexcept nogil
+        void (*channelwise)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, const void**, const void**,
+                            const void*, int, void*, Py_ssize_t) noexcept nogil
         int (*epilogue_forward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
                                 Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t) noexcept nogil
         int (*epilogue_backward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,

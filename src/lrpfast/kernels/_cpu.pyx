@@ -8,7 +8,6 @@ _dot.pxi, _attention.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.px
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import os
@@ -141,20 +140,18 @@ cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except 
 
 
 cdef class Workspace:
-    """Memory for the threads of one run."""
-    cdef char* memory
+    """Memory for the threads of one run: NumPy's, which asks the system for large pages."""
+    cdef object array
     cdef char* aligned
     cdef readonly Py_ssize_t nbytes
 
     def __cinit__(self, Py_ssize_t nbytes):
-        self.memory = <char*>malloc(nbytes + 64)
-        if self.memory == NULL:
-            raise MemoryError(f"no memory for a workspace of {nbytes:,} bytes; lower memory= or threads=")
-        self.aligned = <char*>((<size_t>self.memory + 63) & ~<size_t>63)
+        try:
+            self.array = np.empty(nbytes + 64, np.uint8)
+        except MemoryError:
+            raise MemoryError(f"no memory for a workspace of {nbytes:,} bytes; lower memory= or threads=") from None
+        self.aligned = <char*>((<size_t>cnp.PyArray_DATA(self.array) + 63) & ~<size_t>63)
         self.nbytes = nbytes
-
-    def __dealloc__(self):
-        free(self.memory)
 
 
 cdef class Executable:
