@@ -332,7 +332,8 @@ cdef struct Growth:  # what a thread counts of it: see growth.py
 
 cdef struct Job:
     const Code* code
-    Py_ssize_t samples, micro_batch
+    Py_ssize_t samples, micro_batch     # of all, and of one at most;
+    Py_ssize_t count            # and how many micro-batches there are, where each thread takes its own
     char** outside              # base address of every outside array, by buffer; NULL else
     char* workspace
     Py_ssize_t workspace_bytes
