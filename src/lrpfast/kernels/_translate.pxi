@@ -252,6 +252,7 @@ cdef class Translation(Records):
         epilogue.sums, epilogue.outputs = op.sums, len(source.outputs)
         for i, output in enumerate(source.outputs):
             op.epilogue_buffers[i], epilogue.output[i].relu = output.buffer, output.relu
+            epilogue.output[i].zero = output.zero
             epilogue.output[i].constant = self.vector(output.constant)
             epilogue.output[i].per_row = output.constant is not None and np.size(output.constant) > op.width
             for a, c in enumerate(output.coefficients):
