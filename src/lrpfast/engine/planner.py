@@ -83,7 +83,7 @@ def make_plan(
 def cancels(step: LinearPlan) -> bool:
     """Whether relevance c·z is divided by the layer's own z as it is.
 
-    Where z is exactly 0, which rounding makes of any sum now and then, c is lost with it. A z too small to matter keeps c.
+    Where z is exactly 0, which rounding makes of any sum now and then, c is lost with it. A tiny z keeps c.
     """
     return any(g.pre_activation == "output" and g.stabilizer.kind == "zero" for g in step.groups)
 

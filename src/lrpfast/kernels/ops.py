@@ -1,6 +1,6 @@
 """Every operation of a program, one row each: what backends know of it besides its record.
 
-The two heavy ones and the divisions have their records in `contraction_ops`, products of two values in `product_ops`, those
+The heavy ones and divisions have their records in `contraction_ops`, products of two values in `product_ops`, those
 of recurrent layers in `recurrent_ops`; a light one's stands here, below its row. From
 the rows come the checks (`check`), what the memory plan sees (`buffers`), what goes into the compiled record
 (`arguments`), and the kernels: ``kernel`` in the CPU's .pxi files, ``light_`` and ``kernel`` in `cuda/light.cu`. An
