@@ -32,8 +32,8 @@ import numpy as np  # noqa: E402
 
 import lrpfast  # noqa: E402
 
-#: The median over samples of the largest difference of relevance, as a part of the sample's largest: LXT adds 1e-10 to 1e-6
-#: to denominators. A single sample may be further off in either tool, where rounding decides a sign under gamma.
+#: The median over samples of the largest difference of relevance, as a part of the sample's largest: LXT adds 1e-10 to
+#: 1e-6 to denominators. A single sample may be further off in either tool, where rounding decides a sign under gamma.
 TOLERANCE = 1e-4
 
 
