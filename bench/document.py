@@ -10,7 +10,7 @@ from typing import Any
 
 import pictures
 from cases import BESIDE, CASES, PEERS, Case
-from limits import named
+from limits import SPLIT_PRODUCTS, named
 from timing import STEADY
 
 NOTES = Path(__file__).with_name("performance_notes.md")
@@ -20,6 +20,7 @@ NAMES = {
     "compiled gradient": "the same, torch.compile",
 }  # fmt: skip
 MIB = 1 << 20
+SET = "lrpfast's instruction set"
 
 Found = dict[str, Any]
 
@@ -81,8 +82,8 @@ class Entry:
         return (own if as_peer is None else as_peer), own
 
 
-def limit_cell(case: Case, entry: Entry, limits: dict[str, float], threads: int) -> str:
-    """How near a case is to the machine's limit, and whether that was the target."""
+def limit_cell(case: Case, entry: Entry, found: Found) -> str:
+    """How near a case is to the machine's limit, and whether that was the target; with tiles, to theirs too."""
     target, own = case.target, entry.seconds("lrpfast")
     if own is None:
         return "–"
@@ -90,89 +91,94 @@ def limit_cell(case: Case, entry: Entry, limits: dict[str, float], threads: int)
         assert target.limit is not None
         return f"{1e6 * own:.1f} µs (< {1e6 * target.limit:.0f} µs) {mark(own < target.limit)}"
     if target.of == "bandwidth":
-        existing = entry.seconds("lrpfast", "into an array")
-        own = existing or own
-    part = floor(case, entry, limits, threads) / own
+        own = entry.seconds("lrpfast", "into an array") or own
+        part = float(entry.entry["bytes"] / found["limits"][named("bandwidth", found["threads"])]) / own
+    else:
+        part = float(entry.entry["flops"] / found["limits"][named("float32 peak", found["threads"])]) / own
+    text = f"{part:.0%}"
+    products = found["limits"].get(named(SPLIT_PRODUCTS, found["threads"]))
+    if products and target.of == "peak":
+        text += f", {entry.entry['flops'] / products / own:.0%} of the tiles'"
     if target.limit is None:
-        return f"{part:.0%}"
-    return f"{part:.0%} (≥ {target.limit:.0%}) {mark(part >= target.limit)}"
+        return text
+    return f"{text} (≥ {target.limit:.0%}) {mark(part >= target.limit)}"
 
 
-def floor(case: Case, entry: Entry, limits: dict[str, float], threads: int) -> float:
-    """Seconds that a case would take at the machine's limit, with nothing lost to anything else."""
-    if case.target.of == "bandwidth":
-        return float(entry.entry["bytes"] / limits[named("bandwidth", threads)])
-    return float(entry.entry["flops"] / limits[named("float32 peak", threads)])
+def tiles(found: Found) -> bool:
+    """Whether the machine has tile registers and lrpfast used them."""
+    return str(found["machine"][SET]).endswith("amx")
 
 
-def verdict(reached: bool, theirs: float, least: float) -> str:
-    """A mark; beside a target that is missed, the ratio there would be at the machine's limit."""
-    return mark(reached) if reached else f"{mark(reached)} (at the limit {ratio(theirs / least)})"
+def title(found: Found) -> str:
+    """A machine's name: its processor and the instruction set that lrpfast used."""
+    machine = found["machine"]
+    return f"{machine['processor']}, {machine[SET]}"
 
 
-def peer_cell(case: Case, entry: Entry, peer: str, least: float) -> str:
-    """A peer's median over lrpfast's under the same conventions, and whether it reaches the target.
-
-    Where lrpfast's own conventions take longer than the peer's, that ratio stands in parentheses and counts.
-    """
-    wanted = case.target.ratios.get(peer)
+def peer_ratios(case: Case, entry: Entry, peer: str) -> list[tuple[str, float]]:
+    """A peer's median over lrpfast's: under the same conventions, and others that count as well."""
     theirs = entry.seconds(peer)
-    if wanted is None:
-        return "–"
-    if theirs is None:
-        return "not measured"
     same, own = entry.ours(peer)
-    assert same and own
-    ratios = [theirs / same]
-    text = ratio(ratios[0])
+    if theirs is None or same is None or own is None:
+        return []
+    found = [("", theirs / same)]
     if case.sizes:  # the tool's best batch against ours
         best, mine = entry.best(peer), entry.best("lrpfast")
-        assert best and mine
-        ratios.append(best / mine)
-        text = f"whole {text}, best batches {ratio(ratios[-1])}"
-        if peer == "innvestigate":  # the target speaks of the best batches
-            ratios = ratios[1:]
+        if best and mine:
+            found.append(("best batches ", best / mine))
     elif same != own:
-        ratios.append(theirs / own)
-        text += f" ({ratio(ratios[-1])})"
-    text += f", target {wanted:g}× {verdict(min(ratios) >= wanted, theirs, least)}"
-    single = case.target.single.get(peer)
-    alone, mine = entry.per_sample(peer, "1 a call"), entry.best("lrpfast")
+        found.append(("own conventions ", theirs / own))
+    return found
+
+
+def beside_ratio(entry: Entry, tool: str) -> list[tuple[str, float]]:
+    """The forward pass, or input × gradient by whichever way of PyTorch's is faster, over lrpfast's time."""
+    own = entry.seconds("lrpfast")
+    names = ("gradient", "compiled gradient") if tool == "gradient" else (tool,)
+    theirs = [seconds for seconds in map(entry.seconds, names) if seconds is not None]
+    return [("", min(theirs) / own)] if theirs and own else []
+
+
+def ratio_cell(case: Case, entry: Entry, tool: str, with_tiles: bool) -> str:
+    """How many times as long a tool takes, and whether that reaches the target; the lowest ratio decides."""
+    ratios = beside_ratio(entry, tool) if tool in BESIDE else peer_ratios(case, entry, tool)
+    if not ratios:
+        return "–"
+    text = ", ".join(name + ratio(value) for name, value in ratios)
+    least = case.target.least(tool, with_tiles)
+    # for iNNvestigate, a case of several batch sizes speaks of the best
+    counted = ratios[-1:] if case.sizes and tool == "innvestigate" else ratios
+    if least is not None:
+        text += f" (≥ {least:g}) {mark(min(value for _, value in counted) >= least)}"
+    single = case.target.single.get(tool)
+    alone, mine = entry.per_sample(tool, "1 a call"), entry.best("lrpfast")
     if single and alone and mine:
-        text += f"; one at a time {ratio(alone / mine)}, target {single:g}× {mark(alone / mine >= single)}"
+        text += f"; one at a time {ratio(alone / mine)} (≥ {single:g}) {mark(alone / mine >= single)}"
     return text
 
 
-def forward_cell(case: Case, entry: Entry, least: float) -> str:
-    theirs, own = entry.seconds("forward"), entry.seconds("lrpfast")
-    if theirs is None or own is None:
-        return "–"
-    return ratio(theirs / own) + (f" {verdict(theirs > own, theirs, least)}" if case.target.forward else "")
-
-
-def gradient_cell(entry: Entry) -> str:
-    """Input × gradient, by whichever way of PyTorch's is faster."""
-    own = entry.seconds("lrpfast")
-    theirs = [seconds for seconds in map(entry.seconds, ("gradient", "compiled gradient")) if seconds is not None]
-    return ratio(min(theirs) / own) if theirs and own else "–"
-
-
-def targets(found: Found) -> str:
-    """The targets beside what was measured."""
-    header = ["case", "part of the limit (target)", *(NAMES[p] for p in PEERS), NAMES["forward"], NAMES["gradient"]]
+def targets(machines: Sequence[Found], tool: str) -> str:
+    """How many times as long a tool takes, a column for each machine."""
     rows = []
     for case in CASES:
-        if case.key not in found["models"]:
-            continue
-        entry = Entry(found["models"][case.key])
-        if "error" in entry.entry:
-            rows.append([case.title, entry.entry["error"], *[""] * 5])
-            continue
-        least = floor(case, entry, found["limits"], found["threads"])
-        peers = [peer_cell(case, entry, peer, least) for peer in PEERS]
-        limit = limit_cell(case, entry, found["limits"], found["threads"])
-        rows.append([case.title, limit, *peers, forward_cell(case, entry, least), gradient_cell(entry)])
-    return table(header, rows)
+        entries = [Entry(found["models"].get(case.key, {})) for found in machines]
+        cells = [ratio_cell(case, entry, tool, tiles(found)) for entry, found in zip(entries, machines, strict=True)]
+        if set(cells) != {"–"}:
+            rows.append([case.title, *cells])
+    return table(["case", *map(title, machines)], rows)
+
+
+def limit_cells(machines: Sequence[Found]) -> str:
+    """How near each case is to its machine's limit."""
+    rows = []
+    for case in CASES:
+        cells = []
+        for found in machines:
+            entry = Entry(found["models"].get(case.key, {}))
+            cells.append(entry.entry.get("error") or limit_cell(case, entry, found))
+        if set(cells) != {"–"}:
+            rows.append([case.title, *cells])
+    return table(["case", *map(title, machines)], rows)
 
 
 def _quartiles(seconds: list[float]) -> str:
@@ -306,6 +312,7 @@ def kernels(found: Found) -> str:
 def origin(found: Found) -> str:
     """Machine, versions, limits, and the session."""
     facts = [f"- {name}: {value}" for name, value in found["machine"].items() if value]
+    facts += [f"- {found['note']}"] if "note" in found else []
     facts.append("- " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
     unset = found["unset"]
     shown = ", ".join(f"`{key}={value}`" for key, value in sorted(unset.items()))
@@ -317,7 +324,7 @@ def origin(found: Found) -> str:
         [name, f"{value / 1e9:,.0f} {'GFLOP/s' if 'peak' in name else 'GB/s'}"]
         for name, value in found["limits"].items()
     ]
-    when = f"Command: `python bench/report.py`. Date: {str(found['session']).split()[0]}."
+    when = f"Date: {str(found['session']).split()[0]}."
     return "\n".join(facts) + "\n\n" + table(["limit", "measured"], limits) + "\n\n" + slowed(found) + when
 
 
@@ -332,24 +339,58 @@ def slowed(found: Found) -> str:
 
 TEXT = """# Performance
 
-`bench/report.py` writes this page; [bench/README.md](../bench/README.md) says how to repeat it.{warning}
+`bench/report.py` writes this page from `bench/results/`, a file for each machine;
+[bench/README.md](../bench/README.md) says how to repeat it.{warning}
 
 {notes}
 
 ## Targets
 
-Two threads, float32. *Part of the limit* is the floating-point operations of `Analyzer.plan()` over the processor's
-measured peak of fused multiply-adds, over the median time (for the wide network: bytes of input and relevance over the
-measured bandwidth, into an array that exists). The other columns are a tool's median over lrpfast's in the same run:
-how many times as long it takes. Results are compared first, under each tool's own conventions; a ratio in parentheses
-is against lrpfast under zennit's conventions, where these ask for more work. The lower ratio decides the mark. *At the
-limit* is what a missed ratio would be if lrpfast's matrix products ran at the measured peak and all else took no time.
+Two threads, float32. Each column is a machine. A ratio is a tool's median over lrpfast's in the same run: how many
+times as long it takes; in parentheses stands the target, which is higher on machines with tile registers
+(x86-64-amx). Results are compared first, under each tool's own conventions; where these ask for less work than
+zennit's, the ratio to lrpfast's time under zennit's counts too, and the lower one decides the mark.
 
-{targets}
+### zennit
+
+{zennit}
+
+### Input × gradient in PyTorch
+
+The faster of PyTorch's eager and compiled forms: what users of a ReLU network get for ε-LRP without any tool.
+
+{gradient}
+
+### A plain forward pass in PyTorch
+
+{forward}
+
+### captum and iNNvestigate
+
+{captum}
+
+{innvestigate}
+
+### Part of the machine's limit
+
+Floating-point operations of `Analyzer.plan()` over the measured peak of fused multiply-adds, over the median time;
+where tile registers multiply, also over their peak for bfloat16 divided by the six products of a float32. For the
+wide networks: bytes of input and relevance over the measured bandwidth, into an array that exists where that was
+measured.
+
+{limits}
 
 ![how many times as long the other tools take](images/performance_cases.png)
 
-## Times
+![time per sample against batch size](images/performance_batches.png)
+
+{machines}"""
+
+MACHINE = """## {title}
+
+{origin}
+
+### Times
 
 Medians in milliseconds; the tools take turns, so that the machine's drift meets all alike. *Difference* is the largest
 between lrpfast and a peer under the same conventions: Σ|difference| over Σ|relevance| of a sample.
@@ -357,54 +398,52 @@ between lrpfast and a peer under the same conventions: Σ|difference| over Σ|re
 {medians}
 
 {ways}
-{conventions}
-![time per sample against batch size](images/performance_batches.png)
+{conventions}"""
 
-## Memory
-
-Peak resident memory of a process while it explains once, weights and libraries included; and by how much its
-anonymous memory grows during the call, the result included.
-
-{memory}
-
-## Busy cores
-
-The same calls with two processes beside them that keep both cores busy: twice as long is what fair shares of the
-cores come to.
-
-{busy}
-
-## Kernels
-
-One layer forwards and backwards, inputs of both signs: GFLOP/s, in parentheses the part of the peak, and how many times
-as long NumPy takes for the same matrix products (convolutions unfolded) with as many threads.
-
-{kernels}
-
-## Where the figures come from
-
-{origin}
-"""
+#: Sections that not every machine's run has: the part of the readings, heading, and text.
+SECTIONS = (
+    ("memory", memory, "Memory",
+     "Peak resident memory of a process while it explains once, weights and libraries included; and by how much its\n"
+     "anonymous memory grows during the call, the result included."),
+    ("busy", busy, "Busy cores",
+     "The same calls with two processes beside them that keep both cores busy: twice as long is what fair shares of\n"
+     "the cores come to."),
+    ("kernels", kernels, "Kernels",
+     "One layer forwards and backwards, inputs of both signs: GFLOP/s, in parentheses the part of the peak, and how\n"
+     "many times as long NumPy takes for the same matrix products (convolutions unfolded) with as many threads."),
+)  # fmt: skip
 
 
-def write(found: Found, path: Path) -> None:
-    """The document, and its pictures in the folder ``images`` beside it."""
+def machine_section(found: Found) -> str:
+    """Everything that was measured on one machine."""
+    text = MACHINE.format(
+        title=title(found), origin=origin(found), medians=medians(found), ways=ways(found),
+        conventions=conventions(found),
+    )  # fmt: skip
+    shown = [f"### {heading}\n\n{words}\n\n{show(found)}\n" for part, show, heading, words in SECTIONS if found[part]]
+    return "\n".join([text.rstrip() + "\n", *shown])
+
+
+def write(machines: Sequence[Found], path: Path) -> None:
+    """The document, and its pictures in the folder ``images`` beside it, of the machine with the most readings."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images = path.parent / "images"
     images.mkdir(exist_ok=True)
-    pictures.cases(found, images / "performance_cases.png")
-    pictures.batches(found, images / "performance_batches.png")
-    warning = "\n\n**Small sizes, one reading: these figures mean nothing.**" if found["small"] else ""
+    pictures.cases(max(machines, key=lambda found: _count(found["models"])), images / "performance_cases.png")
+    most = max(machines, key=lambda found: _count(found["batches"]))
+    if most["batches"]:
+        pictures.batches(most, images / "performance_batches.png")
+    small = any(found["small"] for found in machines)
+    warning = "\n\n**Small sizes, one reading: these figures mean nothing.**" if small else ""
     text = TEXT.format(
         warning=warning,
         notes=NOTES.read_text(encoding="utf-8").strip(),
-        targets=targets(found),
-        medians=medians(found),
-        ways=ways(found),
-        conventions=conventions(found),
-        memory=memory(found),
-        busy=busy(found),
-        kernels=kernels(found),
-        origin=origin(found),
+        **{tool: targets(machines, tool) for tool in ("zennit", "gradient", "forward", "captum", "innvestigate")},
+        limits=limit_cells(machines),
+        machines="\n".join(map(machine_section, machines)),
     )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def _count(part: Found) -> int:
+    return sum(len(entry.get("readings", ())) for entry in part.values())

@@ -24,6 +24,7 @@ from conventions import THREADS
 #: Floats of the arrays that are streamed: two of 256 MB do not fit in any cache.
 STREAM = 64 << 20
 REPEATS = 7
+SPLIT_PRODUCTS = "peak of float32 by tile registers"
 
 
 @cache
@@ -39,6 +40,7 @@ def _library() -> Any:
     for name in ("fma_float32", "fma_float64"):
         getattr(library, name).argtypes, getattr(library, name).restype = [count], ctypes.c_double
     library.fma_flops.argtypes, library.fma_flops.restype = [ctypes.c_int], count
+    library.tiles_bfloat16.argtypes, library.tiles_bfloat16.restype = [count], ctypes.c_double
     for name in ("stream_store", "stream_past"):
         getattr(library, name).argtypes, getattr(library, name).restype = [pointer, pointer, count], None
     library.stream_read.argtypes, library.stream_read.restype = [pointer, count], ctypes.c_double
@@ -66,6 +68,21 @@ def peak(dtype: str = "float32", threads: int = THREADS, seconds: float = 0.1) -
     passes = int(passes * seconds / (time.perf_counter() - begin)) + 1
     flops = passes * library.fma_flops(np.dtype(dtype).itemsize)
     return threads * flops / _fastest(lambda _: run(passes), threads)
+
+
+def split_products(threads: int = THREADS, seconds: float = 0.1) -> float:
+    """Floating-point operations a second of float32 products by tile registers; 0 where there are none.
+
+    A float32 is three bfloat16, and six of their nine products make float32's.
+    """
+    run = _library().tiles_bfloat16
+    passes = 100_000
+    if not run(1):
+        return 0.0
+    begin = time.perf_counter()
+    run(passes)
+    passes = int(passes * seconds / (time.perf_counter() - begin)) + 1
+    return float(threads * run(passes) / _fastest(lambda _: run(passes), threads) / 6)
 
 
 def quick_rate(threads: int = THREADS) -> Callable[[], float]:
@@ -105,7 +122,7 @@ def bandwidth(threads: int = THREADS, size: int = STREAM, writes: bool = True) -
 
 
 def named(what: str, threads: int) -> str:
-    """A limit's name: "float32 peak", "float64 peak", "bandwidth" (read and write) or "reading", by so many threads."""
+    """A limit's name: "float32 peak", `SPLIT_PRODUCTS`, "bandwidth" (read and write), "reading"; by so many threads."""
     return f"{what}, {threads} thread{'s' * (threads > 1)}"
 
 
@@ -116,6 +133,8 @@ def measure(small: bool = False) -> dict[str, float]:
     for threads in (1, THREADS):
         for dtype in ("float32", "float64"):
             found[named(f"{dtype} peak", threads)] = peak(dtype, threads, seconds)
+        if tiles := split_products(threads, seconds):
+            found[named(SPLIT_PRODUCTS, threads)] = tiles
         found[named("bandwidth", threads)] = bandwidth(threads, size)
         found[named("reading", threads)] = bandwidth(threads, size, writes=False)
     return found
@@ -125,7 +144,7 @@ def main() -> None:
     """Print what this machine can do."""
     for name, value in measure().items():
         unit = "GFLOP/s" if "peak" in name else "GB/s"
-        print(f"{name:30} {value / 1e9:8.1f} {unit}")
+        print(f"{name:46} {value / 1e9:8.1f} {unit}")
 
 
 if __name__ == "__main__":

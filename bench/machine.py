@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from lrpfast.kernels.cpu import instruction_sets
+from lrpfast.kernels import cpu
 
 #: Variables that choose kernels or threads of a library: a run is without them. OPENBLAS_CORETYPE, for one, halves
 #: NumPy's rate where it names an older core.
@@ -48,6 +48,11 @@ def _caches() -> str:
     return ", ".join(found)
 
 
+def isa() -> str:
+    """The instruction set that lrpfast uses."""
+    return cpu.instruction_sets()[cpu.isa()]
+
+
 def describe() -> dict[str, str]:
     """The machine in words."""
     total = _first("/proc/meminfo", "MemTotal").split()
@@ -58,7 +63,7 @@ def describe() -> dict[str, str]:
         "caches": _caches(),
         "memory": f"{int(total[0]) / (1 << 20):.0f} GiB" if total else "",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        "lrpfast's instruction set": instruction_sets()[-1],
+        "lrpfast's instruction set": isa(),
         "compiler of the limits": compiler[0] if compiler else "none",
     }
 

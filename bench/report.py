@@ -2,17 +2,21 @@
 
     python bench/report.py                              all of it: half an hour on two cores
     python bench/report.py --quick                      fewer readings
-    python bench/report.py --cases 'vgg16*' --parts models    a part; the rest is kept from the JSON file
+    python bench/report.py --cases 'vgg16*' --parts models    a part; the rest is kept from the machine's file
+    python bench/report.py --isa x86-64-v4              another instruction set, as a machine of its own
     python bench/report.py --from-json                  only write the document again
     python bench/report.py --smoke --json J --document D      small sizes: does it run? The figures mean nothing
 
-Raw readings go to the JSON file after every case, so that an interrupted run keeps what it has.
+Readings go to bench/results/PROCESSOR-INSTRUCTION-SET.json after every case, so that an interrupted run keeps what it
+has. The document shows every file of that folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -26,12 +30,14 @@ import kernels
 import limits
 import machine
 import memory
-from cases import CASES, Case, opened
+from cases import BESIDE, CASES, PEERS, Case, opened
 from conventions import THREADS
 from timing import Gauge, interleaved
 from tool import Timer
 
 ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+TOOLS = ("lrpfast", *PEERS, *BESIDE)
 PARTS = ("models", "batches", "busy", "memory", "kernels")
 
 #: Cases of the plot of time per sample against batch size, and its batch sizes.
@@ -48,8 +54,9 @@ class Report:
         self.tools = tuple(options.only.split(","))
         self.rounds, self.seconds = (1, 0.0) if self.small else (5, 2.0) if options.quick else (15, 6.0)
         self.found: dict[str, Any] = {part: {} for part in PARTS}
-        if options.json.exists():
-            before = json.loads(options.json.read_text(encoding="utf-8"))
+        self.path: Path = options.json or results_path()
+        if self.path.exists():
+            before = json.loads(self.path.read_text(encoding="utf-8"))
             if before["small"] == self.small:  # figures that mean nothing do not mix with others
                 self.found.update(before)
         self.session = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -69,7 +76,7 @@ class Report:
             entry = {**entry, "again": self.gauge.again, "kept": self.gauge.kept}
             self.gauge.again = self.gauge.kept = 0
         self.found[part][key] = entry
-        write_json(self.options.json, self.found)
+        write_json(self.path, self.found)
 
     def limits(self) -> None:
         """The machine's limits, the higher of this reading and an earlier one in the session."""
@@ -157,11 +164,29 @@ class Report:
             self.keep("kernels", case.key, {**entry, **fields})
 
 
+def results_path() -> Path:
+    """The file of this machine and its instruction set."""
+    words = f"{machine.describe()['processor']} {machine.isa()}".lower()
+    words = re.sub(r"\((r|tm)\)|processor|\d+-core", "", words)
+    return RESULTS / (re.sub(r"[^a-z0-9]+", "-", words).strip("-") + ".json")
+
+
+def rounded(value: Any) -> Any:
+    """A figure with five significant digits; the rest is noise."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def write_json(path: Path, found: dict[str, Any]) -> None:
     """Replace the file when the new one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    text = json.dumps(rounded(found), indent=1)
+    text = re.sub(r"\[\s+([^][{}\"]+?)\s+\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)  # a line each
+    part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)
 
 
@@ -170,36 +195,48 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
+def measure(options: argparse.Namespace, parts: list[str]) -> None:
+    """Take the readings of some parts."""
+    unset = machine.without_variables()
+    if options.isa:  # read when lrpfast first needs a kernel
+        os.environ["LRPFAST_ISA"] = options.isa
+    report = Report(options, unset)
+    report.rounds = options.rounds or report.rounds
+    report.seconds = report.seconds if options.seconds is None else options.seconds
+    begin = time.perf_counter()
+    report.limits()
+    for part in parts:
+        getattr(report, part)()
+    report.limits()
+    report.found["seconds"] = time.perf_counter() - begin
+    write_json(report.path, report.found)
+
+
 def main() -> None:
     """Measure, then write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="*", metavar="PATTERN", help="only cases whose key fits, such as 'vgg16*'")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
-    parser.add_argument("--only", default=",".join(memory.TOOLS), help=f"some of the tools {','.join(memory.TOOLS)}")
+    parser.add_argument("--only", default=",".join(TOOLS), help=f"some of the tools {','.join(TOOLS)}")
+    parser.add_argument("--isa", help="lrpfast's instruction set; default: the best of this machine")
     parser.add_argument("--rounds", type=int, help="readings of each tool, at most")
     parser.add_argument("--seconds", type=float, help="time for each tool's readings in a case")
     parser.add_argument("--quick", action="store_true", help="fewer readings")
     parser.add_argument("--smoke", action="store_true", help="small sizes, one reading")
     parser.add_argument("--from-json", action="store_true", help="measure nothing")
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "performance.json")
+    parser.add_argument("--json", type=Path, help="the only file to read and write; default: in bench/results")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "performance.md")
     parser.add_argument("--folder", help="for files of 5 GB; default: the system's temporary folder")
     options = parser.parse_args()
     parts = options.parts.split(",")
     if not set(parts) <= set(PARTS):
         parser.error(f"--parts takes some of {','.join(PARTS)}")
+    if options.smoke and not options.json:
+        parser.error("--smoke needs --json: its figures would replace this machine's")
     if not options.from_json:
-        report = Report(options, machine.without_variables())
-        report.rounds = options.rounds or report.rounds
-        report.seconds = report.seconds if options.seconds is None else options.seconds
-        begin = time.perf_counter()
-        report.limits()
-        for part in parts:
-            getattr(report, part)()
-        report.limits()
-        report.found["seconds"] = time.perf_counter() - begin
-        write_json(options.json, report.found)
-    document.write(json.loads(options.json.read_text(encoding="utf-8")), options.document)
+        measure(options, parts)
+    files = [options.json] if options.json else sorted(RESULTS.glob("*.json"))
+    document.write([json.loads(path.read_text(encoding="utf-8")) for path in files], options.document)
     say(f"wrote {options.document}")
 
 

@@ -29,6 +29,7 @@ from ..model.layers import (
     Dense,
     DepthwiseConv,
     GlobalAveragePool,
+    GlobalLogSumExp,
     GlobalMaxPool,
     Interpolate,
     Layer,
@@ -406,9 +407,9 @@ def _sum(weights: Callable[[int], tuple[float, ...]], text: str) -> Callable[...
     return build
 
 
-def windows(layer: MaxPool | GlobalMaxPool, shape: Fixed, out: Fixed) -> Geometry:
+def windows(layer: MaxPool | GlobalMaxPool | GlobalLogSumExp, shape: Fixed, out: Fixed) -> Geometry:
     """The windows of a maximum, as one region."""
-    if isinstance(layer, GlobalMaxPool):
+    if isinstance(layer, (GlobalMaxPool, GlobalLogSumExp)):
         taps = [Taps(n, np.arange(n)[None]) for n in shape[:-1]]
     else:
         taps = _sliding(layer, shape, out)

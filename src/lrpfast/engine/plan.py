@@ -207,9 +207,10 @@ class Plan:
                 continue
             forward = " + ".join(_product(s.source if s.source != "x" else s.part, s.weight, s.of) for s in step.sums)
             parts = {share.accumulator: share.part for share in step.shares}
-            s = ("s·", "s·sign(z)·") if step.by_sign else ("s·",) * max(1, len(step.groups))
-            back = ((parts[t.accumulator], s[t.group] + _weight(t.weight, t.of)) for t in step.back)
-            backward = " + ".join(f"{part}*({product}ᵀ)" for part, product in back)
+            s = ("s", "s·sign(z)") if step.by_sign else ("s",) * len(step.groups or step.back)
+            backward = " + ".join(
+                f"{parts[t.accumulator]}*({s[t.group]}·{_weight(t.weight, t.of)}ᵀ)" for t in step.back
+            )
             where = ", ".join(dict.fromkeys(_DENOMINATOR[g.pre_activation] for g in step.groups))
             count = str(step.contractions)
             rows.append((f"{name} {step.operator.text}", describe(step.rule), forward, backward, count, where))
@@ -231,8 +232,16 @@ _DENOMINATOR = {
 }
 
 
-_WEIGHTS = {"w": "W", "w+": "W⁺", "w-": "W⁻", "|w|": "|W|", "w^2": "W²", "1": "1"}
-_WEIGHTS |= {"w+gw+": "(W+γW⁺)", "w+gw-": "(W+γW⁻)"}
+_WEIGHTS = {
+    "w": "W",
+    "w+": "W⁺",
+    "w-": "W⁻",
+    "|w|": "|W|",
+    "w^2": "W²",
+    "1": "1",
+    "w+gw+": "(W+γW⁺)",
+    "w+gw-": "(W+γW⁻)",
+}
 
 
 def _weight(part: str, of: str) -> str:

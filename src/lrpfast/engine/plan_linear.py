@@ -97,10 +97,11 @@ def _forward_sums(
 ) -> tuple[tuple[Sum, ...], list[tuple[float, ...]]]:
     """The contractions forwards, and how each quantity is combined from their accumulators.
 
-    Quantities are computed as they are written, or all from sums over single signs (``split``), or all from those of
-    x·w and |x|·|w|: whichever takes the fewest contractions.
+    Quantities are computed as they are written, or all but the layer's output from sums over single signs (``split``),
+    or all from those of x·w and |x|·|w|: whichever takes the fewest contractions. The output, which is the first, is
+    no sum of such sums: they are larger than it, so that it would be a difference and lose digits.
     """
-    forms = [quantities, split]
+    forms = [quantities, [quantities[0], *split[1:]]]
     if all(sizes := [_in_sizes(q) for q in split]):
         forms.append([q for q in sizes if q is not None])
     all_keys = [list(dict.fromkeys(key for q in form for key in q)) for form in forms]

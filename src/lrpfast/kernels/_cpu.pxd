@@ -143,8 +143,8 @@ cdef extern from "compute.h":
         void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, int, int, void*) noexcept nogil
         void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
                        Py_ssize_t, int, int, void*, Py_ssize_t) noexcept nogil
-        void (*channelwise)(Py_ssize_t, Py_ssize_t, int, const void**, const void**, const void*, int,
-                            void*) noexcept nogil
+        void (*channelwise)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, const void**, const void**,
+                            const void*, int, void*, Py_ssize_t) noexcept nogil
         int (*epilogue_forward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
                                 Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t) noexcept nogil
         int (*epilogue_backward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
@@ -338,7 +338,8 @@ cdef struct Growth:  # what a thread counts of it: see growth.py
 
 cdef struct Job:
     const Code* code
-    Py_ssize_t samples, micro_batch
+    Py_ssize_t samples, micro_batch     # of all, and of one at most;
+    Py_ssize_t count            # and how many micro-batches there are, where each thread takes its own
     char** outside              # base address of every outside array, by buffer; NULL else
     char* workspace
     Py_ssize_t workspace_bytes

@@ -75,8 +75,9 @@ typedef struct {
                  int sign, int tf32, void *packed);
     void (*gather)(ptrdiff_t rows, const int64_t *sources, ptrdiff_t taps, ptrdiff_t channels, ptrdiff_t stride,
                    const void *input, ptrdiff_t k0, ptrdiff_t depth, int part, int tf32, void *gathered, ptrdiff_t ld);
-    void (*channelwise)(ptrdiff_t n, ptrdiff_t count, int part, const void *const *inputs,
-                        const void *const *weight_rows, const void *tap_factors, int accumulate, void *sums);
+    void (*channelwise)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, int part,
+                        const void *const *inputs, const void *const *weight_rows, const void *tap_factors,
+                        int accumulate, void *sums, ptrdiff_t ld);
     int (*epilogue_forward)(const lrpfast_epilogue *epilogue, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
                             const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n, const void *sums, ptrdiff_t plane,
                             ptrdiff_t ld);

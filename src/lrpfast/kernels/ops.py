@@ -1,7 +1,7 @@
 """Every operation of a program, one row each: what backends know of it besides its record.
 
-The heavy ones and divisions have their records in `contraction_ops`, products of two values in `product_ops`, those
-of recurrent layers in `recurrent_ops`; a light one's stands here, below its row. From
+The two heavy ones and the divisions have their records in `contraction_ops`, products of two values in `product_ops`,
+those of recurrent layers in `recurrent_ops`; a light one's stands here, below its row. From
 the rows come the checks (`check`), what the memory plan sees (`buffers`), what goes into the compiled record
 (`arguments`), and the kernels: ``kernel`` in the CPU's .pxi files, ``light_`` and ``kernel`` in `cuda/light.cu`. An
 operation without a row, or a row without a kernel, is an error wherever it is compiled. CONTRIBUTING.md adds one as an
