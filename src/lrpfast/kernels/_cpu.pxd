@@ -117,6 +117,7 @@ cdef extern from "compute.h":
         const void* constant
         int per_row
         int relu
+        double zero
         double coefficients[8]
     ctypedef struct lrpfast_share:
         const void* bound

@@ -10,6 +10,7 @@ from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, p
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
+import itertools
 import os
 import threading
 import weakref

@@ -40,6 +40,8 @@ static inline __attribute__((always_inline)) int NAME(epilogue_forward_any)(
                 check = FMA(value, (NAME(v)){0}, check); /* before a ReLU can hide it */
                 if (output->relu)
                     value = WHERE(value > (NAME(v)){0}, value, (NAME(v)){0});
+                if (output->zero != 0) /* NaN stays as it is */
+                    value = WHERE(value != (NAME(v)){0}, value, (T)output->zero - (NAME(v)){0});
                 NAME(store_vector)(out + j, value, left);
             }
         }
