@@ -46,7 +46,7 @@ Fixed = tuple[int, ...]
 #: Taps times channels that one row may scatter to.
 SCATTER_WIDTH = 512
 #: Weight parts that kernels take by sign while they load weights.
-_SIGNS = {"w+": 1, "w-": -1}
+_SIGNS = {"w+": 1, "w-": -1, "|w|": 2}
 
 
 _ONE = Taps(1, np.zeros((1, 1), np.int64))
@@ -203,7 +203,7 @@ class Operator:
         return WEIGHT_PARTS[part](self.bias.astype(dtype), gamma)
 
     def sign(self, part: str, of: str) -> int:
-        """+1 or -1 for a weight part that kernels take by sign while they load weights, else 0."""
+        """+1, -1 or 2 for a weight part that kernels take while they load weights (w⁺, w⁻, |w|), else 0."""
         return _SIGNS.get(part, 0) if of == "kernel" and self.kind != "diagonal" else 0
 
     def weights(
