@@ -26,7 +26,15 @@ from lrpfast.errors import LrpfastError
 SAMPLES = 2
 #: Sizes of images, where 64 is too small or not allowed.
 SIZES = {"InceptionV3": 96, "InceptionResNetV2": 96, "Xception": 96, "NASNetMobile": 96, "inception_v3": 96}
-SIZES |= {"vit_b_16": 224, "vit_b_32": 224, "alexnet": 96, "squeezenet1_0": 96, "squeezenet1_1": 96, "googlenet": 96}
+SIZES |= {
+    "vit_b_16": 224,
+    "vit_b_32": 224,
+    "alexnet": 224,
+    "vgg11_bn": 224,
+    "squeezenet1_0": 96,
+    "squeezenet1_1": 96,
+    "googlenet": 96,
+}
 SIZES |= {name: 128 for name in ("VGG16", "VGG19")}
 KERAS = (
     *("VGG16", "VGG19", "Xception", "ResNet50", "ResNet50V2", "InceptionV3", "InceptionResNetV2"),
@@ -119,6 +127,8 @@ def difference(make: Callable[[], lrpfast.Model], x: np.ndarray, wanted: np.ndar
         model = make()
     except LrpfastError as error:
         return "not read: " + str(error).splitlines()[0][:100], None
+    except Exception as error:  # the exporter's own
+        return f"not exported: {type(error).__name__}", None
     error = np.abs(model.predict(x) - wanted).max() / np.abs(wanted).max()
     return f"{error:.1e}", model
 
