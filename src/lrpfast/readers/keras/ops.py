@@ -21,6 +21,7 @@ from ..arithmetic import (
     divide,
     einsum,
     extreme,
+    gated,
     logarithm,
     matrix_product,
     multiply,
@@ -180,6 +181,22 @@ def _alpha(function: str) -> Callable[..., Any]:
     return convert
 
 
+def _shrink(soft: bool) -> Callable[..., Any]:
+    def convert(op: Operation, a: Any, threshold: float = 0.5) -> Any:
+        return op.each("shrink", a, threshold=threshold, shift=threshold if soft else 0.0)
+
+    return convert
+
+
+def _tanh_shrink(op: Operation, a: Any) -> Any:
+    return add(op.builder, op.tensor(a), op.each("tanh", a), -1.0)
+
+
+def _glu(op: Operation, a: Any, axis: Any = -1) -> Any:
+    t = op.tensor(a)
+    return gated(op.builder, t, op.axis(axis, len(t.shape)))
+
+
 def _gelu(op: Operation, a: Any, approximate: bool = False) -> Any:
     return op.each("gelu", a, approximate=approximate)
 
@@ -302,6 +319,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "elu": _alpha("elu"),
     "celu": _alpha("celu"),
     "gelu": _gelu,
+    "glu": _glu,
+    "hard_shrink": _shrink(False),
+    "soft_shrink": _shrink(True),
+    "tanh_shrink": _tanh_shrink,
     "softmax": _softmax("softmax"),
     "log_softmax": _softmax("log_softmax"),
     "exp": _function("exponential"),
@@ -332,7 +353,8 @@ SYNONYMS: dict[str, str] = {
     "reduce_min": "min", "reduce_prod": "prod", "reduce_variance": "var", "reduce_std": "std",
     "reduce_logsumexp": "logsumexp", "bias_add": "add", "clip_by_value": "clip", "concat": "concatenate",
     "getitem": "get_item", "where_v2": "where",
-    "swish": "silu", "l2_normalize": "normalize", "gather": "take", "stop_gradient": "identity", "copy": "identity",
+    "re_lu": "relu", "swish": "silu",
+    "l2_normalize": "normalize", "gather": "take", "stop_gradient": "identity", "copy": "identity",
     "convert_to_tensor": "identity", "exponential": "exp", "reverse": "flip",
 }  # fmt: skip
 
