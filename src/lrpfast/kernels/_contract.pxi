@@ -312,12 +312,21 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
 cdef void rows_at(const Operation* op, const Region* region, Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t* at,
                   Py_ssize_t* in_sample) noexcept nogil:
     """Where some rows of a region lie in the output: of all samples, and within their own."""
+    cdef const Axis* last = &region.axes[2]
     cdef RowCoords p = coords_of(region, m0)
-    cdef Py_ssize_t i, row
-    for i in range(rows):
-        row = row_at(op.geometry, region, &p)
-        at[i] = (p.sample * op.rows + row) * op.width
-        in_sample[i] = row * op.width
+    cdef Py_ssize_t i = 0, k, stop, row, line, sample
+    while i < rows:  # a line of the last axis
+        k = p.axis[2]
+        stop = min(rows, i + last.count - k)
+        line = row_at(op.geometry, region, &p) - last.positions[k]
+        sample = p.sample * op.rows
+        while i < stop:
+            row = line + last.positions[k]
+            at[i] = (sample + row) * op.width
+            in_sample[i] = row * op.width
+            i += 1
+            k += 1
+        p.axis[2] = k - 1
         next_coords(region, &p)
 
 
