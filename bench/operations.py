@@ -2,9 +2,10 @@
 
     python bench/operations.py MODEL RULE [--samples 4] [--repeat 5] [--kinds]
 
-MODEL is a network of networks.py, a model of torchvision (random weights, 224²), or a file that lrpfast reads. RULE is one of
-`lrpfast_networks.zennit_composite`. Processor time, the least of some runs; each operation reads what a whole run has left in
-its buffers. The last line compares the sum with the whole program. `--kinds` adds up operations of one kind and shape.
+MODEL is a network of networks.py, a model of torchvision (random weights, 224²), or a file that lrpfast reads. RULE
+is one of `lrpfast_networks.zennit_composite`. Processor time, the least of some runs; each operation reads what a
+whole run has left in its buffers. The last line compares the sum with the whole program. `--kinds` adds up operations
+of one kind and shape.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ class StreamSettings:
     skip_zero: bool = False
     compression: str = "auto"
     mask: Any = None
+    select: Any = None
+    fill_nan: float | None = None
     progress: bool | Callable[[int], object] = True
     resume: bool = True
     overwrite: bool = False

@@ -67,6 +67,7 @@ cdef extern from "compute.h":
         NEGATIVE "LRPFAST_NEGATIVE"
         ONE "LRPFAST_ONE"
         X_MINUS_BOUND "LRPFAST_X_MINUS_BOUND"
+        ABSOLUTE "LRPFAST_ABSOLUTE"
     enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
@@ -108,8 +109,10 @@ cdef extern from "compute.h":
         MANY_X "LRPFAST_MANY_X"
         MANY_POSITIVE "LRPFAST_MANY_POSITIVE"
         MANY_NEGATIVE "LRPFAST_MANY_NEGATIVE"
+        MANY_ABSOLUTE "LRPFAST_MANY_ABSOLUTE"
         MANY_BOTH "LRPFAST_MANY_BOTH"
         MANY_SIGNS "LRPFAST_MANY_SIGNS"
+        MANY_SIZES "LRPFAST_MANY_SIZES"
     ctypedef struct lrpfast_output:
         const void* constant
         int per_row
@@ -148,6 +151,8 @@ cdef extern from "compute.h":
         int (*small_k)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const void*, const void*, Py_ssize_t,
                        const void*, const double*, void*) noexcept nogil
         void (*divide)(Py_ssize_t, const void*, const void*, double, int, int, const void*, void*) noexcept nogil
+        void (*divide_by_sign)(Py_ssize_t, const void*, const void*, const void*, const void*, double, int, void*,
+                               void*) noexcept nogil
         int (*finite)(Py_ssize_t, const void*) noexcept nogil
         void (*keep_larger)(Py_ssize_t, const void*, Py_ssize_t, void*, void*) noexcept nogil
         void (*add_to_winner)(Py_ssize_t, const void*, const void*, Py_ssize_t, void*) noexcept nogil

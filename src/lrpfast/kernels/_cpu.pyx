@@ -37,7 +37,8 @@ SHORTEST_RUN = 8
 FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 #: The enums of codes.py as they were compiled, for the test that compares them.
 CODES = {
-    "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND},
+    "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND,
+             "ABSOLUTE": ABSOLUTE},
     "Stabilizer": {"SIGN": SIGN, "ZERO": ZERO, "UNSIGNED": UNSIGNED},
     "StartMode": {"MAX": MAX, "INDEX": INDEX, "PAIR": PAIR, "ARRAY": ARRAY, "ALL": ALL},
     "FaultCode": {"FINE": FINE, "INPUT_NOT_FINITE": INPUT_NOT_FINITE, "INPUT_OUT_OF_RANGE": INPUT_OUT_OF_RANGE,

@@ -50,7 +50,7 @@ def isa() -> int:
 
 
 def samples_at_once(program: Program, width: int) -> tuple[int, int]:
-    """Samples of a micro-batch that keep both the cache's misses and the rereading of weights small, and how many at least.
+    """Samples of a micro-batch that keep cache misses and the rereading of weights few, and how many at least.
 
     Weights are reread for every micro-batch: that is nothing beside a small convolution's many
     rows a sample, but all the time of a layer with one, which asks for the least number.

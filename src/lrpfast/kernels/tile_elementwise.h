@@ -32,6 +32,8 @@ static inline __attribute__((always_inline)) void NAME(channelwise_vectors)(
                     value = MAX(value, zero);
                 if (part == LRPFAST_NEGATIVE)
                     value = MIN(value, zero);
+                if (part == LRPFAST_ABSOLUTE)
+                    value = MAX(value, -value);
                 if (weighted && scaled)
                     value = value * factor;
                 sums[r][i] = FMA(value, weight[i], sums[r][i]);
@@ -91,8 +93,10 @@ static void NAME(channelwise)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdi
         CHANNELWISE(LRPFAST_X);
     } else if (part == LRPFAST_POSITIVE) {
         CHANNELWISE(LRPFAST_POSITIVE);
-    } else {
+    } else if (part == LRPFAST_NEGATIVE) {
         CHANNELWISE(LRPFAST_NEGATIVE);
+    } else {
+        CHANNELWISE(LRPFAST_ABSOLUTE);
     }
 #undef CHANNELWISE
 }
@@ -112,6 +116,25 @@ static void NAME(divide)(ptrdiff_t n, const void *relevance, const void *denomin
             s = mask > 0 ? WHERE(m > zero, s, zero) : WHERE(m < zero, s, zero);
         }
         NAME(store_vector)(out + j, s, n - j);
+    }
+}
+
+/* out = R / (z + stabilizer), where z is one of two by the sign of mask_z, zero where that is 0; signed_out = out times
+ * that sign. */
+static void NAME(divide_by_sign)(ptrdiff_t n, const void *relevance, const void *positive_z, const void *negative_z,
+                                 const void *masking, double value, int stabilizer, void *output, void *signed_output)
+{
+    const T *R = relevance, *above = positive_z, *below = negative_z, *mask_z = masking;
+    T *out = output, *signed_out = signed_output;
+    const NAME(v) zero = {0};
+    for (ptrdiff_t j = 0; j < n; j += VL) {
+        NAME(v) m = NAME(load_vector)(mask_z + j, n - j);
+        NAME(v) z = WHERE(m > zero, NAME(load_vector)(above + j, n - j), NAME(load_vector)(below + j, n - j));
+        NAME(v) s = NAME(divide_stabilized)(NAME(load_vector)(R + j, n - j), z, (T)value, stabilizer);
+        NAME(v) lower = WHERE(m < zero, s, zero);
+        s = WHERE(m > zero, s, zero);
+        NAME(store_vector)(out + j, s + lower, n - j);
+        NAME(store_vector)(signed_out + j, s - lower, n - j);
     }
 }
 
