@@ -44,8 +44,6 @@ cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t
     cdef int r, first, fault = FINE, found, regions = regions_of(op), turns = regions if op.diagonal else 1
     if op.small_k:
         return redistribute_small_k(code, op, base, samples, sums)
-    if op.scatter:
-        return scatter_rows(code, op, base, samples, sums)
     for r in range(regions):
         most = max(most, rows_of(op, r, samples))
     for first from 0 <= first < regions by turns:
@@ -110,6 +108,8 @@ cdef int contract_numbered(const Code* code, const Operation* op, char** base, P
 
 cdef int contract_kernel(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
     """`Contract` and `Redistribute`."""
+    if op.scatter:
+        return scatter_rows(code, op, batch, sums)
     return contract(code, op, batch.base, batch.samples, sums)
 
 register("contract", contract_kernel[float], contract_kernel[double], NO_SCRATCH)
