@@ -3,7 +3,8 @@
 A program becomes C records (_records.pxi, _translate.pxi), each with the kernel that its row in ops.py names. A run
 splits the batch into micro-batches, so that memory does not grow with it (_schedule.pxi). The heavy operations are in
 _contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light ones in
-_dot.pxi, _attention.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.pxd has the records and the C kernels.
+_dot.pxi, _attention.pxi, _functions.pxi, _light.pxi, _pool.pxi and _recurrent.pxi. _cpu.pxd has the records and the C
+kernels.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
@@ -105,6 +106,7 @@ include "_attention.pxi"
 include "_functions.pxi"
 include "_growth.pxi"
 include "_light.pxi"
+include "_pool.pxi"
 include "_recurrent.pxi"
 include "_schedule.pxi"
 include "_records.pxi"
