@@ -23,7 +23,7 @@ from . import sequences
 from .averages import average, baseline_row, baseline_rows, explained_values, fixed_start
 from .balance import layer_balance, make_conservation, no_conservation
 from .execute import check_device
-from .explain_scope import explained_part, explained_targets, minus_reference
+from .explain_scope import explained_part, explained_targets, minus_reference, with_attention_for_gradients
 from .explanation import Explanation
 from .growth import conserves, warn
 from .hidden_layers import HiddenLayers
@@ -85,6 +85,7 @@ class AnalyzerCore(HiddenLayers):
         )
         if settings.y_ref is not None:
             explained = minus_reference(explained, settings.y_ref)
+        explained, assignment = with_attention_for_gradients(explained, assignment)
         self.explained_model = explained
         self.layout = IOLayout(explained)
         self.plan: Plan = make_plan(
