@@ -144,3 +144,16 @@ def test_an_explanation_that_starts_at_a_relu_from_an_array():
     s = r / (z + np.where(z >= 0, 0.1, -0.1))
     got = lrpfast.Analyzer(model, rules.Epsilon(0.1), precision="float64").analyze(x, r)
     np.testing.assert_allclose(got, x * (s @ np.float64(model.layers[1].kernel).T), rtol=1e-10)
+
+
+@pytest.mark.parametrize("inputs, contractions", [(8191, 8), (8192, 9)])
+def test_z_of_many_inputs_is_no_difference_of_large_sums(inputs, contractions):
+    """Σ⁺ and Σ⁻ grow with the inputs, z with their root: it would have lost a digit or two."""
+    rng = np.random.default_rng(3)
+    kernel = rng.normal(size=(inputs, 4)).astype(np.float32)
+    x = rng.normal(size=(20, inputs)).astype(np.float32)
+    analyzer = lrpfast.Analyzer(lrpfast.from_layers([L.Dense(kernel)]), rules.AlphaBeta(2, 1), target="all")
+    assert analyzer.plan().contractions == contractions
+    z = np.float64(x) @ np.float64(kernel)
+    error = np.abs(analyzer.explain(x, 0).output - z)[:, 0].max() / np.abs(z).max()
+    assert inputs < 8192 or error < 1e-6

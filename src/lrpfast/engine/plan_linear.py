@@ -11,6 +11,10 @@ from .graph_ir import PlanNode
 from .plan import BackTerm, GroupPlan, LinearPlan, SharePlan, Sum
 from .sign_analysis import weight_sign
 
+#: Inputs of one output, from which on z is computed as it is and not as Σ⁺ + Σ⁻, although that takes one contraction
+#: less: these sums grow with the inputs, z with their root, and their difference loses digits.
+WIDE = 8192
+
 #: (input part, weight part, whose weights)
 Key = tuple[str, str, str]
 _FORWARD: Key = ("x", "w", "kernel")
@@ -49,7 +53,7 @@ def plan_linear(unit: PlanNode, x_sign: int, relu_above: bool, masked: bool, tf3
     denominators = [_denominator(g, op.bias is not None, relu_above, masked) for g in groups]
     quantities = [{_FORWARD: 1.0}, *(d.quantity for d in denominators if d.kind == "own")]
     split = [_atoms(q, x_sign, w_sign, gamma, tf32 and op.tf32) for q in quantities]
-    sums, combinations = _forward_sums(quantities, split)
+    sums, combinations = _forward_sums(quantities, split if op.fan_in.max(initial=0) < WIDE else quantities)
     own = iter(combinations[1:])
     planned = tuple(
         GroupPlan(g.coefficient, g.stabilizer, g.mask, g.bias, d.kind, next(own) if d.kind == "own" else (), d.fixed)
