@@ -180,6 +180,35 @@ def test_a_window_of_time(years):
             assert len(source.labels.coords["time"].values) == source.shape[0]
 
 
+def test_stream_and_ensembles_select_and_fill(years, tmp_path):
+    name, maps = years
+    select = {"time": slice("1982-02-01", "1982-03"), "lat": (-10, 50)}
+    model = lrpfast.from_layers([lrpfast.layers.Flatten(), *dense(8).layers[1:]], input_shape=(2, 4))
+    expected = lrpfast.Analyzer(model, "epsilon").analyze(maps[365 + 31 : 365 + 90, 1:])
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    done = analyzer.stream(
+        name, tmp_path / "r.npy", select=select, statistics=True, group_by="time.month", progress=False
+    )
+    assert (done.samples, list(done.statistics.groups)) == (59, [2, 3])
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), expected)
+    assert done.record["select"] == "time=1982-02-01:1982-03 lat=-10:50"
+    over = lrpfast.Ensemble({"a": model, "b": model}, "epsilon")
+    both = over.stream(name, select=select, group_by=np.arange(1095) % 2, progress=False)
+    assert both.count.tolist() == [[30, 29]] * 2 or both.count.tolist() == [[29, 30]] * 2
+    np.testing.assert_allclose(both.count[0] @ both.mean.reshape(2, -1), expected.reshape(59, -1).sum(0), rtol=1e-5)
+    holes = maps[:3].copy()
+    holes[:, 0, 0] = np.nan
+    xarray = pytest.importorskip("xarray")
+    array = xarray.DataArray(holes, dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON})
+    region = {"lat": (-50, 10)}
+    analyzer.stream(array, tmp_path / "f.npy", select=region, fill_nan=0, progress=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), analyzer.analyze(np.nan_to_num(holes[:, :2])))
+    with pytest.raises(lrpfast.InputError, match="no coordinates, by which select="):
+        analyzer.stream(maps, tmp_path / "n.npy", select=region, progress=False)
+    with pytest.raises(lrpfast.InputError, match="fill_nan must be a finite number"):
+        analyzer.stream(maps[:, 1:], tmp_path / "n.npy", fill_nan="0", progress=False)
+
+
 def test_seasons_and_months(years):
     pattern, whole = years
     with open_source(pattern, select={"time.month": [1, 2]}) as source:

@@ -187,7 +187,7 @@ def stream(
     if on_cluster:
         check_reachable(source, sink)
     with contextlib.ExitStack() as stack:
-        data = _open_source(core, source, sink, settings.mask)
+        data = _open_source(core, source, sink, settings)
         if not isinstance(source, Source):  # the caller closes its own source
             stack.enter_context(data)
         read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
@@ -282,10 +282,10 @@ def _refuse_several(inputs: int, settings: StreamSettings) -> None:
             raise InputError(f"{name}= is for models of one input; this one has {inputs}")
 
 
-def _open_source(core: AnalyzerCore, source: Any, sink: Any, mask: Any) -> Source:
+def _open_source(core: AnalyzerCore, source: Any, sink: Any, settings: StreamSettings) -> Source:
     """The source; if it is missing but the sink exists, the error says that they may be swapped."""
     try:
-        return open_inputs(core.model, source, mask)
+        return open_inputs(core.model, source, settings.mask, select=settings.select, fill_nan=settings.fill_nan)
     except InputNotFoundError as error:
         exists = os.path.exists(split(os.fsdecode(sink))[0]) if isinstance(sink, (str, os.PathLike)) else is_array(sink)
         raise InputNotFoundError(error.filename, "the source comes first, then the sink" if exists else "") from None
