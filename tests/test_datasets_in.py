@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lrpfast
+import lrpfast.cli
 from lrpfast.batch import open_source
 from lrpfast.batch.masks import Masked
 from lrpfast.batch.sources import reopened
@@ -371,6 +372,52 @@ def test_labels_and_targets_from_variables(tmp_path):
         part = analyzer.stream(source, group_by=f"{path}:model", target=classes, **options)
     assert part.statistics.count.tolist() == [1, 2]
     np.testing.assert_allclose(part.statistics.mean[0].reshape(-1), expected[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["NETCDF4", "NETCDF3_CLASSIC"])
+def test_texts_and_targets_from_several_files(kind, tmp_path):
+    """In the order of the time, as the data, whatever the files are called."""
+    names = np.array(["winter", "spring", "spring", "winter", "autumn", "spring"])
+    classes = np.array([0, 1, 1, 0, 1, 0], "i4")
+    for name, part in (("b", slice(0, 2)), ("a", slice(2, 6))):
+        write(
+            tmp_path / f"sst_{name}.nc",
+            part.start,
+            days(6)[part],
+            "days since 2000-01-01",
+            extra={"label": classes[part]},
+        )
+        with netCDF4.Dataset(tmp_path / f"sst_{name}.nc", "a") as file:
+            texts = file.createVariable("season_name", str, ("time",))
+            texts[:] = names[part].astype(object)
+        with netCDF4.Dataset(tmp_path / f"t_{name}.nc", "w", format=kind) as file:  # of characters
+            file.createDimension("time", part.stop - part.start)
+            file.createDimension("length", 6)
+            file.createVariable("time", "f8", ("time",))[:] = np.arange(part.start, part.stop)
+            file["time"].units = "days since 2000-01-01"
+            file.createVariable("season_name", "S1", ("time", "length"))[:] = netCDF4.stringtochar(
+                names[part].astype("S6")
+            )
+    data, analyzer = f"{tmp_path}/sst_*.nc", lrpfast.Analyzer(dense(12), "epsilon")
+    options = {"statistics": True, "mask": np.ones((3, 4), bool), "progress": False}
+    expected = analyzer.analyze(days(6).reshape(6, 12), target=classes)
+    for labels in (f"{data}:season_name", f"{tmp_path}/t_*.nc:season_name"):
+        done = analyzer.stream(f"{data}:sst", group_by=labels, target=f"{data}:label", **options)
+        assert list(done.statistics.groups) == ["autumn", "spring", "winter"]
+        assert done.statistics.count.tolist() == [1, 3, 2]
+        of_spring = expected[names == "spring"].mean(0, dtype=np.float64)
+        np.testing.assert_allclose(done.statistics.mean[1].reshape(-1), of_spring, rtol=1e-6)
+    out = tmp_path / "seasons.nc"
+    command = ["explain", "--models", str(tmp_path / "net_*.npz"), f"{data}:sst", "--statistics", str(out)]
+    for seed in (0, 1):
+        dense(12, seed=seed).save(tmp_path / f"net_{seed}.npz")
+    np.save(tmp_path / "mask.npy", options["mask"])
+    command += ["--mask", str(tmp_path / "mask.npy"), "--group-by", f"{data}:season_name", "--target", f"{data}:label"]
+    assert lrpfast.cli.main(command) == 0
+    for path in (out, tmp_path / "seasons_net_1.nc"):
+        with netCDF4.Dataset(path) as file:
+            assert file["mean"].dimensions == ("season_name", "lat", "lon")
+            assert file["season_name"][:].tolist() == ["autumn", "spring", "winter"]
 
 
 def test_labels_of_pandas_and_xarray():

@@ -253,3 +253,10 @@ def texts_of(path: str, name: str) -> np.ndarray | None:
         check_unpacked(f"{path}:{name}", dataset.nbytes, os.path.getsize(path))
         ChunkCheck(dataset, f"{path}:{name}").check(0, len(dataset))
         return np.asarray(dataset[...])
+
+
+def dimension_of(path: str, name: str) -> str | None:
+    """The dataset of the coordinate along a dataset's first axis; None if it has none."""
+    with _checked_heaps(path), _open(path) as file:
+        scales = _find(file, path, name).dims[0].values()
+        return str(scales[0].name).lstrip("/") if scales else None
