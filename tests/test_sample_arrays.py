@@ -320,6 +320,22 @@ def test_a_second_variable_is_added_to_the_file(output, compression, tmp_path):
     assert not [name for name in os.listdir(tmp_path) if "lrpfast" in name]
 
 
+@pytest.mark.parametrize("output", ["r.nc", "r.h5", "r.zarr"])
+def test_a_second_variable_on_the_grid_of_a_mask(output, tmp_path):
+    needs(output)
+    mask = np.array([[True, False, True, True], [True, True, False, True]])
+    x = np.full((SAMPLES, 2, 4), np.nan, np.float32)
+    x[:, mask] = X
+    ANALYZER.stream(x, tmp_path / output, mask=mask, progress=False)
+    before = stored(tmp_path / output)
+    other = lrpfast.Analyzer(MODEL, "z_plus")
+    other.stream(x, f"{tmp_path / output}:plus", mask=mask, overwrite=True, progress=False)
+    result = stored(tmp_path / output)
+    for name, values in before.items():
+        np.testing.assert_array_equal(result[name], values)
+    np.testing.assert_array_equal(result["plus"][:, mask], other.analyze(X))
+
+
 def test_an_error_names_what_replacing_removes(tmp_path):
     ANALYZER.stream(X, tmp_path / "r.h5", progress=False)
     with pytest.raises(InputError, match="replace it, which removes explained_output, prediction, relevance, rel"):
