@@ -197,8 +197,9 @@ def test_stream_and_ensembles_select_and_fill(years, tmp_path):
     both = over.stream(name, select=select, group_by=np.arange(1095) % 2, progress=False)
     assert both.count.tolist() == [[30, 29]] * 2 or both.count.tolist() == [[29, 30]] * 2
     np.testing.assert_allclose(both.count[0] @ both.mean.reshape(2, -1), expected.reshape(59, -1).sum(0), rtol=1e-5)
-    hidden = lrpfast.from_layers([lrpfast.layers.Flatten(), dense(8).layers[1], dense(2).layers[1]], input_shape=(2, 4))
-    found = lrpfast.Analyzer(hidden, "epsilon").references(name, "dense", k=3, select=select, progress=False)
+    flat = [lrpfast.layers.Flatten(), *(lrpfast.layers.Dense(np.ones((n, 2), np.float32)) for n in (8, 2))]
+    hidden = lrpfast.Analyzer(lrpfast.from_layers(flat, input_shape=(2, 4)), "epsilon")
+    found = hidden.references(name, "dense", k=3, select=select, progress=False)
     assert 0 <= found.indices.min() <= found.indices.max() < 59
     holes = maps[:3].copy()
     holes[:, 0, 0] = np.nan

@@ -36,11 +36,7 @@ MODULES = {
             *("LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink", "RReLU"),
         )
     },
-    "normalized by length": (lambda: Function(lambda x: F.normalize(x, dim=-1)), IMAGE),
     "normalized by length over two axes": (lambda: Function(lambda x: F.normalize(x, dim=(2, 3))), IMAGE),
-    "vector norm": (lambda: Function(lambda x: torch.linalg.vector_norm(x, dim=1)), IMAGE),
-    "vector norm of order 3": (lambda: Function(lambda x: torch.linalg.vector_norm(x, 3, dim=(1, 3))), IMAGE),
-    "baddbmm": (lambda: Function(lambda x: torch.baddbmm(torch.arange(4.0, dtype=x.dtype), x, x.mT, beta=0.5)), (4, 8)),
     "constants: min, max, norm, repeats": (
         lambda: Function(
             lambda x: (

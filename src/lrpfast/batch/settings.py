@@ -27,8 +27,6 @@ class StreamSettings:
         For an option that is invalid for any data.
     """
 
-    select: Any = None
-    fill_nan: float | None = None
     target: Any = None
     batch_size: int | str = "auto"
     part: str | None = None

@@ -15,7 +15,6 @@ from ..channels_first import Flat, Tensor
 from ..conditions import compared_value, is_condition, select
 from ..file_axes import unsqueeze
 from ..mask_arithmetic import mapped, masked_product, masked_sum
-from ..reductions import norm, unit_norm
 from .graph import Stack, TorchNode
 
 Converter = Callable[[TorchNode], Any]
@@ -148,19 +147,6 @@ def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = Fals
     return convert
 
 
-def _vector_norm(node: TorchNode) -> Any:
-    x, dim, order = node.tensor(), node.get("dim"), node.get("ord", 2)
-    if dim is None or not isinstance(order, (int, float)) or not 0 < order < math.inf:
-        raise node.unsupported(f"is the norm of order {order} over {dim}", "Name the axes; orders above 0 work")
-    axes = [x.axis(d) for d in (dim if isinstance(dim, list) else [dim])]
-    return norm(order)(node.builder, x, axes, bool(node.get("keepdim", False)))
-
-
-def _unit_norm(node: TorchNode) -> Any:
-    x = node.tensor()
-    return unit_norm(node.builder, x, [x.axis(d) for d in node.get("dim")])
-
-
 _MEAN, _LARGEST = L.GlobalAveragePool, L.GlobalMaxPool
 
 
@@ -200,8 +186,6 @@ MERGES: dict[str, Converter] = {
     "aten.amax": _reduction(_LARGEST, L.Maximum),
     "aten.amin": _reduction(_LARGEST, L.Minimum, negate=True),
     "aten.logsumexp": _reduction(L.GlobalLogSumExp, None),
-    "aten.linalg_vector_norm": _vector_norm,
-    "lrpfast.unit_norm": _unit_norm,
     "aten.max": _largest,
     "aten.min": _smallest,
 }

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
-from ..arithmetic import add, einsum, matrix_product
+from ..arithmetic import einsum, matrix_product
 from ..axis_ops import affine
 from ..channels_first import Flat, Tensor, check_first
 from ..conditions import is_condition
@@ -84,17 +84,6 @@ def _matmul(node: TorchNode) -> Any:
     if arrays[0] is a:
         return einsum(node.builder, f"{inner}xy,{heads}yz->{heads}xz", [array, x])
     return einsum(node.builder, f"{heads}xy,{inner}yz->{heads}xz", [x, array])
-
-
-def _baddbmm(node: TorchNode) -> Any:
-    """beta · self + alpha · batch1 @ batch2."""
-    product = _matmul(node.with_argument("self", node.get("batch1")).with_argument("mat2", node.get("batch2")))
-    alpha, beta = float(node.get("alpha", 1)), float(node.get("beta", 1))
-    product = product if alpha == 1 else affine(node.builder, product, alpha, 0.0)
-    if beta == 0:
-        return product
-    a, b = node.operands(product, node.get("self"))
-    return add(node.builder, a, b, beta)
 
 
 def _einsum(node: TorchNode) -> Any:
@@ -270,7 +259,6 @@ CONVERTERS: dict[str, Converter] = {
     "aten.addmm": _addmm,
     "aten.mm": _matmul,
     "aten.bmm": _matmul,
-    "aten.baddbmm": _baddbmm,
     "aten.matmul": _matmul,
     "aten.einsum": _einsum,
     "aten.convolution": _convolution,
