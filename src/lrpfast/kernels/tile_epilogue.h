@@ -76,7 +76,7 @@ static int NAME(epilogue_forward)(
 {
     int plain = f->sums == 1 && n >= VL, fine = 1;
     for (int o = 0; o < f->outputs; o++)
-        plain &= f->output[o].coefficients[0] == 1;
+        plain &= f->output[o].coefficients[0] == 1 && f->output[o].zero == 0;
     if (!plain)
         return NAME(epilogue_forward_any)(f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
     for (int o = 0; o < f->outputs; o++) { /* nearly always */
