@@ -204,6 +204,20 @@ cdef inline Py_ssize_t row_at(const Geometry* geometry, const Region* region, co
             * geometry.out[2] + region.axes[2].positions[p.axis[2]])
 
 
+cdef int sees_lines(const Geometry* geometry, const RowCoords* p, Span rows) noexcept nogil:
+    """Whether a row of the only region sees any of some source rows, which are whole lines of the last axis."""
+    cdef const Axis* axes = &geometry.regions[0].axes[0]
+    cdef const int64_t* a = axes[0].index + p.axis[0] * axes[0].taps
+    cdef const int64_t* b = axes[1].index + p.axis[1] * axes[1].taps
+    cdef Py_ssize_t i, j, line
+    for i in range(axes[0].taps):
+        for j in range(axes[1].taps):
+            line = p.sample * geometry.source_rows + (a[i] * geometry.source[1] + b[j]) * geometry.source[2]
+            if a[i] >= 0 and b[j] >= 0 and rows.first <= line < rows.first + rows.count:
+                return 1
+    return 0
+
+
 cdef void locate(const Geometry* geometry, const Region* region, Py_ssize_t m0, Py_ssize_t rows,
                  int64_t* sources) noexcept nogil:
     """The source row of every (row, tap), -1 outside."""
@@ -317,12 +331,21 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
 cdef void rows_at(const Operation* op, const Region* region, Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t* at,
                   Py_ssize_t* in_sample) noexcept nogil:
     """Where some rows of a region lie in the output: of all samples, and within their own."""
+    cdef const Axis* last = &region.axes[2]
     cdef RowCoords p = coords_of(region, m0)
-    cdef Py_ssize_t i, row
-    for i in range(rows):
-        row = row_at(op.geometry, region, &p)
-        at[i] = (p.sample * op.rows + row) * op.width
-        in_sample[i] = row * op.width
+    cdef Py_ssize_t i = 0, k, stop, row, line, sample
+    while i < rows:  # a line of the last axis
+        k = p.axis[2]
+        stop = min(rows, i + last.count - k)
+        line = row_at(op.geometry, region, &p) - last.positions[k]
+        sample = p.sample * op.rows
+        while i < stop:
+            row = line + last.positions[k]
+            at[i] = (sample + row) * op.width
+            in_sample[i] = row * op.width
+            i += 1
+            k += 1
+        p.axis[2] = k - 1
         next_coords(region, &p)
 
 

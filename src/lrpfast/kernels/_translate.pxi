@@ -211,6 +211,7 @@ cdef class Translation(Records):
         if op.scatter:  # a sample's sums, in the order of its values
             require(op.columns <= COLUMNS, source, "too many taps")
             op.epilogue_plane = ceil_to(self.sizes[source.out], 16)  # lanes of the widest vectors
+            op.parts = min(parts_of(op.geometry.regions[0].rows * op.columns), count_lines(op.geometry))
         for i in range(op.terms_count):
             self.translate_term(source.terms[i], source, op, &op.terms[i], lazy)
         count_same_input(op)
@@ -319,6 +320,10 @@ cdef class Translation(Records):
         set_numbers(op, arguments)
         if op.scratch == ATTENTION:
             op.parts = op.index[0] * op.index[2]
+        if op.scratch == EACH_VALUE and op.function != SOFTMAX and op.function != LOG_SOFTMAX:
+            op.parts = parts_of(self.sizes[writes[0]])
+        if op.scratch == SOURCE_ROWS:
+            op.parts = min(parts_of(op.geometry.source_rows * op.columns), count_lines(op.geometry))
         if op.scratch == PACKED_MATRIX:
             op.sums, op.depth = 1, 0
             self.choose_kernels(op, 0, 1)
@@ -357,6 +362,16 @@ cdef Py_ssize_t gcd(Py_ssize_t a, Py_ssize_t b) noexcept:
     while b:
         a, b = b, a % b
     return a
+
+
+cdef inline Py_ssize_t parts_of(Py_ssize_t values) noexcept:
+    """Parts of a sample that threads share, of an operation on so many values."""
+    return min(<Py_ssize_t>MOST_PARTS, max(<Py_ssize_t>1, values // PART))
+
+
+cdef inline Py_ssize_t count_lines(const Geometry* geometry) noexcept:
+    """Lines along the last axis that a geometry's source has."""
+    return geometry.source[0] * geometry.source[1]
 
 
 cdef inline int is_lazy(const Operation* op) noexcept:
