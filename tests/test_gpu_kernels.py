@@ -105,7 +105,8 @@ def test_tf32_with_and_without_tensor_cores(capability, standin):
 
 
 def test_a_sum_of_exactly_zero_passes_relevance_on(gpu):
-    first, second = lrpfast.layers.Dense(np.array([[1.0], [-1.0]])), lrpfast.layers.Dense(np.array([[3.0]]), np.ones(1))
+    first = lrpfast.layers.Dense(np.repeat([[1.0], [-1.0]], 64, 1))
+    second = lrpfast.layers.Dense(np.full((64, 1), 3.0 / 64), np.ones(1))
     as_it_is = lrpfast.rules.Zero(stabilizer=lrpfast.rules.Stabilizer(1e-6, "zero"))
     x = np.array([[2.0, 2.0], [2.0, 1.0], [0.0, 0.0]])
     for precision in PRECISIONS:

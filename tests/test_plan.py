@@ -119,10 +119,13 @@ def test_one_product_of_sizes_for_many_inputs_and_few_outputs():
         expected.check(lrpfast.Analyzer(cases.model(layers), "gamma", precision=precision).analyze(x), precision)
 
 
+@pytest.mark.parametrize("columns", [1, 64])
+@pytest.mark.parametrize("bias", [None, 0.0])
 @pytest.mark.parametrize("precision", ["float32", "float64", "tf32"])
-def test_a_sum_of_exactly_zero_passes_relevance_on(precision):
+def test_a_sum_of_exactly_zero_passes_relevance_on(precision, bias, columns):
     # y = 3 (x1 - x2) + 1: at x1 = x2 relevance is that of a z close to 0, (3 x1, -3 x2)
-    first, second = L.Dense(np.array([[1.0], [-1.0]])), L.Dense(np.array([[3.0]]), np.array([1.0]))
+    kernel, zeros = np.repeat([[1.0], [-1.0]], columns, 1), None if bias is None else np.full(columns, bias)
+    first, second = L.Dense(kernel, zeros), L.Dense(np.full((columns, 1), 3.0 / columns), np.ones(1))
     model = lrpfast.from_layers([first, second])
     as_it_is = rules.Zero(stabilizer=rules.Stabilizer(1e-6, "zero"))
     x = np.array([[2.0, 2.0], [2.0, 1.0], [0.0, 0.0]])
@@ -132,7 +135,8 @@ def test_a_sum_of_exactly_zero_passes_relevance_on(precision):
     assert np.array_equal(explanation.relevance, analyzer.analyze(x))
     assert all(not layer.lost.any() for layer in explanation.conservation)
     # nothing is known of an explicit relevance: there a zero stays a zero
-    given = lrpfast.redistribute(as_it_is, first, x[:1], np.array([[5.0]]), precision=precision)
+    r = np.full((1, columns), 5.0 / columns)
+    given = lrpfast.redistribute(as_it_is, first, x[:1], r, precision=precision)
     assert np.abs(given).max() == pytest.approx(5 * 2 / 1e-6, rel=1e-3)
 
 

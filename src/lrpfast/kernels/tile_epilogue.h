@@ -48,7 +48,7 @@ static int NAME(epilogue_forward_any)(
 
 /* The same for one plane, of at least a vector of columns: short loops, so that the processor looks far ahead. */
 static inline __attribute__((always_inline)) int NAME(epilogue_forward_plain)(
-    const int biased, const int relu, const lrpfast_output *output, T *out, ptrdiff_t rows, const ptrdiff_t *at,
+    const int biased, const int relu, const int nonzero, const lrpfast_output *output, T *out, ptrdiff_t rows, const ptrdiff_t *at,
     const ptrdiff_t *in_sample, ptrdiff_t n, const T *sums, ptrdiff_t ld, const T *constant)
 {
     const NAME(v) zero = {0};
@@ -64,6 +64,8 @@ static inline __attribute__((always_inline)) int NAME(epilogue_forward_plain)(
             check = FMA(value, zero, check);
             if (relu)
                 value = WHERE(value > zero, value, zero);
+            if (nonzero)
+                value = WHERE(value != zero, value, (T)output->zero - zero);
             *(NAME(u) *)(to + j) = value;
         }
     }
@@ -83,16 +85,20 @@ static int NAME(epilogue_forward)(
         const lrpfast_output *output = &f->output[o];
         const T *constant = output->constant ? (const T *)output->constant + n0 : 0;
         T *out = (T *)buffers[o] + n0;
-#define FORWARD(biased, relu)                                                                                       \
-    fine &= NAME(epilogue_forward_plain)(biased, relu, output, out, rows, at, in_sample, n, sums, ld, constant)
+#define FORWARD(biased, relu, nonzero)                                                                              \
+    fine &= NAME(epilogue_forward_plain)(biased, relu, nonzero, output, out, rows, at, in_sample, n, sums, ld, constant)
         if (constant && output->relu)
-            FORWARD(1, 1);
+            FORWARD(1, 1, 0);
+        else if (constant && output->zero != 0)
+            FORWARD(1, 0, 1);
         else if (constant)
-            FORWARD(1, 0);
+            FORWARD(1, 0, 0);
         else if (output->relu)
-            FORWARD(0, 1);
+            FORWARD(0, 1, 0);
+        else if (output->zero != 0)
+            FORWARD(0, 0, 1);
         else
-            FORWARD(0, 0);
+            FORWARD(0, 0, 0);
 #undef FORWARD
     }
     return fine;

@@ -126,6 +126,7 @@ def check_outputs(operation: Contract, sizes: Sequence[int], size: int, sums: in
     for output in operation.outputs:
         require(sizes[output.buffer] == size, operation, "outputs differ in size")
         require(len(output.coefficients) <= sums, operation, "more coefficients than sums")
+        require(not (output.relu and output.zero), operation, "a ReLU gives 0 as it is")
         require(
             output.constant is None or np.size(output.constant) in (size // operation.rows, size),
             operation,
