@@ -147,7 +147,7 @@ def line_of(name: str, build: Callable[[str, Path], Any], folder: Path) -> list[
         model = model or result
     finite = ""
     if model is not None:
-        explained = lrpfast.Analyzer(model, "epsilon_plus", target=0).analyze(x)
+        explained = lrpfast.Analyzer(model, "epsilon_plus", target="max").analyze(x)
         finite = "yes" if np.isfinite(explained).all() and np.abs(explained).max() > 0 else "NO"
     return [name, *cells, finite, f"{time.perf_counter() - begin:.0f}"]
 
