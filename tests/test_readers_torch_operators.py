@@ -12,6 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 IMAGE = (4, 8, 8)
+POSITIONS = torch.arange(8, dtype=torch.float64)
 SHAPES = {1: (4, 12), 2: (4, 12, 11), 3: (4, 6, 7, 8)}
 
 
@@ -35,6 +36,19 @@ MODULES = {
             *("LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink", "RReLU"),
         )
     },
+    "normalized by length over two axes": (lambda: Function(lambda x: F.normalize(x, dim=(2, 3))), IMAGE),
+    "constants: min, max, norm, repeats": (
+        lambda: Function(
+            lambda x: (
+                x * torch.min(POSITIONS, 3 - POSITIONS)
+                + POSITIONS.max()
+                + POSITIONS[None].max(0)[0]
+                + POSITIONS.norm(dim=0)
+                + POSITIONS[:4].repeat_interleave(2)
+            )
+        ),
+        (8,),
+    ),  # fmt: skip
     "PReLU of channels": (lambda: nn.PReLU(4), IMAGE),
     "GELU tanh": (lambda: nn.GELU("tanh"), IMAGE),
     "Softplus beta": (lambda: nn.Softplus(2), IMAGE),

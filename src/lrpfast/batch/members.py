@@ -132,9 +132,8 @@ class MembersRun:
         self._names, self._cores, self._source = names, cores, source
         self._sink = None if sink is None else _path(sink, "sink")
         self._path = None if isinstance(statistics, bool) else _path(statistics, "statistics")
-        self._resume, self._overwrite = resume, overwrite
-        self._select, self._fill_nan = options.pop("select", None), options.pop("fill_nan", None)
-        self._options = options
+        self._reading = {name: options.pop(name, None) for name in ("select", "fill_nan")}
+        self._resume, self._overwrite, self._options = resume, overwrite, options
         self._over = OverMembers()
         self._statistics: dict[str, Any] = {}
         self._resumed: list[str] = []
@@ -149,8 +148,7 @@ class MembersRun:
             data: Source | None = None
             for name, core in self._cores:
                 if data is None:
-                    mask = self._options.get("mask")
-                    data = open_inputs(core.model, self._source, mask, select=self._select, fill_nan=self._fill_nan)
+                    data = open_inputs(core.model, self._source, self._options.get("mask"), **self._reading)
                     if not isinstance(self._source, Source):
                         stack.enter_context(data)
                     self._check(core, data)

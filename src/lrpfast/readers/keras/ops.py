@@ -7,14 +7,12 @@ To read another operation, write its converter and enter it in `OPERATIONS`.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...budget import take
 from ...model import layers as L
 from ..arithmetic import (
     absolute,
@@ -31,7 +29,6 @@ from ..arithmetic import (
     power,
     total,
 )
-from ..axis_ops import fixed
 from ..channels_first import Builder, Value
 from ..conditions import at_least, both, either, equal, greater, is_condition, moved, negated, select, unequal
 from ..obstacles import ObstacleError
@@ -43,6 +40,7 @@ from ..reductions import (
     mean,
     product,
     smallest,
+    unit_norm,
     variance,
 )
 from .activations import activation
@@ -216,21 +214,6 @@ def _l2_normalize(op: Operation, a: Any, axis: Any = -1, order: Any = 2, epsilon
     if order != 2 or not (epsilon is None or 0 <= epsilon <= 1e-12):
         raise op.unsupported(f"normalizes by the norm of order {order!r} with epsilon {epsilon}", "2 and 1e-12 work")
     return unit_norm(op.builder, op.tensor(a), sample_axes(op, axis, len(a.shape)))
-
-
-def unit_norm(builder: Builder, value: Value, axes: Sequence[int]) -> Value:
-    """A sample's values divided by their length over some axes: an RMSNorm with gamma 1/√n.
-
-    Its epsilon only keeps 0 from being divided by 0: Keras divides by no less than 1e-12 (Keras 2: 1e-6) instead.
-    """
-    t = builder.plain(value)
-    rest = [axis for axis in t.order if axis not in axes]
-    t = builder.lay(t, [*rest, *axes])
-    sizes = tuple(fixed(t, axis) for axis in axes)
-    count = math.prod(sizes)
-    take(8 * count, f"to normalize {count:,} values")
-    norm = L.RMSNorm(np.full(sizes, count**-0.5), epsilon=1e-24 / count, axes=len(axes))
-    return replace(t, node=builder.add(norm, t.node))
 
 
 # -- reductions ---------------------------------------------------------------

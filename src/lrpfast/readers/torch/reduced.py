@@ -56,6 +56,12 @@ def _norm(node: TorchNode) -> Any:
     return reductions.norm(order)(node.builder, x, axes, keep)
 
 
+def _unit_norm(node: TorchNode) -> Any:
+    """x / |x|, as `passes` found it."""
+    x = node.tensor()
+    return reductions.unit_norm(node.builder, x, _axes(node, x))
+
+
 def _product(node: TorchNode) -> Any:
     x = node.tensor()
     return reductions.product(node.builder, x, _axes(node, x), bool(node.get("keepdim", False)))
@@ -145,6 +151,7 @@ REDUCED: dict[str, Converter] = {
     "aten.var": _spread(False),
     "aten.std": _spread(True),
     **dict.fromkeys(("aten.linalg_vector_norm", "aten.linalg_norm", "aten.norm"), _norm),
+    "lrpfast.unit_norm": _unit_norm,
     "aten.prod": _product,
     "aten.cosine_similarity": _cosine_similarity,
     "aten.pairwise_distance": _distance,
