@@ -96,6 +96,8 @@ def torch_network(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, list
     module = torchvision.models.get_model(name, weights=None, num_classes=10, **options).eval()
     for key, tensor in (*module.named_parameters(), *module.named_buffers()):
         values = randomized(key, tuple(tensor.shape), rng)
+        if values is None and tensor.is_floating_point() and not tensor.any():  # the head of a vision transformer
+            values = rng.normal(0, 0.1, tuple(tensor.shape))
         if values is not None:
             tensor.data.copy_(torch.from_numpy(values))
     x = rng.random((SAMPLES, 3, size, size), dtype=np.float32)
