@@ -27,6 +27,7 @@ SAMPLES = 2
 #: Sizes of images, where 64 is too small or not allowed.
 SIZES = {"InceptionV3": 96, "InceptionResNetV2": 96, "Xception": 96, "NASNetMobile": 96, "inception_v3": 96}
 SIZES |= {
+    "maxvit_t": 224,
     "vit_b_16": 224,
     "vit_b_32": 224,
     "alexnet": 224,
@@ -47,7 +48,7 @@ TORCHVISION = (
     *("shufflenet_v2_x1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
 )
 #: A way in: its name, what it makes of the library's network, and whether images have channels first.
-Way = tuple[str, Callable[[], lrpfast.Model]]
+Reader = tuple[str, Callable[[], lrpfast.Model]]
 
 
 def randomized(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray | None:
@@ -60,7 +61,7 @@ def randomized(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> n
     return None
 
 
-def keras_ways(keras: Any, name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, list[Way]]:
+def keras_network(keras: Any, name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, list[Reader]]:
     """One network of keras.applications, of Keras 2 or 3: samples, its own predictions, and the ways in."""
     rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
@@ -74,16 +75,16 @@ def keras_ways(keras: Any, name: str, folder: Path) -> tuple[np.ndarray, np.ndar
             variable.assign(values.astype(np.float32))
     x = rng.random((SAMPLES, size, size, 3), dtype=np.float32) * (255 if "Efficient" in name or "V3" in name else 1)
     y = network(x, training=False)
-    wanted = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
-    ways: list[Way] = [("from memory", lambda: lrpfast.from_keras(network))]
+    expected = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
+    readers: list[Reader] = [("from memory", lambda: lrpfast.from_keras(network))]
     for ending in ("keras", "h5"):
         path = folder / f"{name}.{ending}"
         network.save(path)
-        ways.append((f".{ending}", lambda path=path: lrpfast.load(path)))  # type: ignore[misc]
-    return x, wanted, ways
+        readers.append((f".{ending}", lambda path=path: lrpfast.load(path)))  # type: ignore[misc]
+    return x, expected, readers
 
 
-def torch_ways(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, list[Way]]:
+def torch_network(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, list[Reader]]:
     """One classifier of torchvision: samples, its own predictions, and the ways in."""
     import torch
     import torchvision
@@ -92,15 +93,16 @@ def torch_ways(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, list[Wa
     torch.manual_seed(0)
     size = SIZES.get(name, 64)
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    options |= {"input_size": (64, 64), "partition_size": 2} if name == "maxvit_t" else {}
     module = torchvision.models.get_model(name, weights=None, num_classes=10, **options).eval()
     for key, tensor in (*module.named_parameters(), *module.named_buffers()):
         values = randomized(key, tuple(tensor.shape), rng)
+        if values is None and tensor.is_floating_point() and not tensor.any():  # the head of a vision transformer
+            values = rng.normal(0, 0.1, tuple(tensor.shape))
         if values is not None:
             tensor.data.copy_(torch.from_numpy(values))
     x = rng.random((SAMPLES, 3, size, size), dtype=np.float32)
     with torch.no_grad():
-        wanted = module(torch.from_numpy(x)).numpy()
+        expected = module(torch.from_numpy(x)).numpy()
     example = (torch.zeros(2, 3, size, size),)
 
     def from_file() -> lrpfast.Model:
@@ -116,12 +118,12 @@ def torch_ways(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, list[Wa
 
     return (
         x,
-        wanted,
+        expected,
         [("from memory", lambda: lrpfast.from_torch(module, example)), (".pt2", from_file), (".onnx", from_onnx)],
     )
 
 
-def difference(make: Callable[[], lrpfast.Model], x: np.ndarray, wanted: np.ndarray) -> tuple[str, Any]:
+def difference(make: Callable[[], lrpfast.Model], x: np.ndarray, expected: np.ndarray) -> tuple[str, Any]:
     """How far a way in's prediction is from the library's, or why there is none; and the model."""
     try:
         model = make()
@@ -129,25 +131,25 @@ def difference(make: Callable[[], lrpfast.Model], x: np.ndarray, wanted: np.ndar
         return "not read: " + str(error).splitlines()[0][:100], None
     except Exception as error:  # the exporter's own
         return f"not exported: {type(error).__name__}", None
-    error = np.abs(model.predict(x) - wanted).max() / np.abs(wanted).max()
+    error = np.abs(model.predict(x) - expected).max() / np.abs(expected).max()
     return f"{error:.1e}", model
 
 
-def line_of(name: str, ways: Callable[[str, Path], Any], folder: Path) -> list[str]:
+def line_of(name: str, build: Callable[[str, Path], Any], folder: Path) -> list[str]:
     """A line of the table."""
     begin = time.perf_counter()
     try:
-        x, wanted, readers = ways(name, folder)
+        x, expected, readers = build(name, folder)
     except Exception as error:  # whatever the library raises, such as NASNet with Keras's torch backend
         return [name, f"not built: {str(error)[:80]}", "", "", "", ""]
     cells, model = [], None
     for _, make in readers:
-        cell, result = difference(make, x, wanted)
+        cell, result = difference(make, x, expected)
         cells.append(cell)
         model = model or result
     finite = ""
     if model is not None:
-        explained = lrpfast.Analyzer(model, "epsilon_plus", target=0).analyze(x)
+        explained = lrpfast.Analyzer(model, "epsilon_plus", target="max").analyze(x)
         finite = "yes" if np.isfinite(explained).all() and np.abs(explained).max() > 0 else "NO"
     return [name, *cells, finite, f"{time.perf_counter() - begin:.0f}"]
 
@@ -162,12 +164,12 @@ def main(names: list[str]) -> None:
         if not chosen or importlib.util.find_spec(library) is None:
             continue
         package = importlib.import_module(library)
-        ways = torch_ways if library == "torchvision" else functools.partial(keras_ways, package)
+        build = torch_network if library == "torchvision" else functools.partial(keras_network, package)
         head = ("from memory", ".pt2", ".onnx") if library == "torchvision" else ("from memory", ".keras", ".h5")
         columns = (f"{library} {package.__version__}", *head, "relevance finite", "seconds")
         print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
         for name in chosen:
             with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                print(f"| {' | '.join(line_of(name, ways, Path(folder)))} |", flush=True)
+                print(f"| {' | '.join(line_of(name, build, Path(folder)))} |", flush=True)
         print()

@@ -194,6 +194,14 @@ def test_a_mean_that_is_none():
         lrpfast.from_onnx(graph(nodes, (3, 4), constants))
 
 
+def test_a_factor_that_is_limited():
+    """As Swin V2 writes the scale of its scores."""
+    nodes = [
+        *(("Clip", ["s", "", "limit"], ["c"], {}), ("Exp", ["c"], ["e"], {}), ("Mul", ["x", "e"], ["y"], {})),
+    ]
+    check(nodes, (3, 2), {"s": np.array([[[1.0], [9.0], [-2.0]]]), "limit": np.array(4.6)})
+
+
 def test_log():
     check([("Abs", ["x"], ["a"], {}), ("Log", ["a"], ["y"], {})], (3, 4))
     with pytest.raises(lrpfast.LrpfastError, match="sample 0.*logarithm"):

@@ -41,13 +41,13 @@ def quantized(array, axis=None, dtype=np.uint8):
     return np.clip(values, info.min, info.max).astype(dtype), scale, zero
 
 
-def near(model, x, wanted):
+def near(model, x, expected):
     """The prediction is the file's up to a hundredth, but not up to float32's rounding; relevance is finite."""
     with pytest.warns(lrpfast.ApproximationWarning, match="rounding"):
         model = lrpfast.from_onnx(model)
     y = model.predict(x)
-    assert y.shape == wanted.shape
-    assert 1e-6 * np.abs(wanted).max() < np.abs(y - wanted).max() < 0.03 * np.abs(wanted).max()
+    assert y.shape == expected.shape
+    assert 1e-6 * np.abs(expected).max() < np.abs(y - expected).max() < 0.03 * np.abs(expected).max()
     assert np.isfinite(lrpfast.Analyzer(model, "epsilon", target="max").analyze(x)).all()
     return model
 

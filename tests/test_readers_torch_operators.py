@@ -563,3 +563,26 @@ def test_every_part_keeps_its_mode():
     lrpfast.from_torch(module, torch.ones(1, 3))
     assert module.training and module[0].training and not module[1].training
     np.testing.assert_array_equal(lrpfast.from_torch(module, torch.ones(1, 3)).predict(np.ones((0, 3))).shape, (0, 3))
+
+
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        (lambda x: x > 0, "returns 'gt', a comparison, which cannot be explained"),
+        (lambda x: x + (x > 0), "computes with the result of a comparison, which is a step"),
+        (lambda x: torch.where(x > float("inf"), x, 0.0), "compares with a constant that is infinite"),
+        (lambda x: x.std(1, correction=4), "divides by 4 values less 4"),
+        (lambda x: torch.linalg.vector_norm(x, ord=0.5, dim=1), "norm of order 0.5"),
+    ],
+)
+def test_comparisons_and_reductions_that_are_refused(function, words):
+    with pytest.raises(lrpfast.UnsupportedLayerError, match=words):
+        lrpfast.from_torch(Function(function), torch.randn(2, 4, 3))
+
+
+def test_all_relevance_goes_to_what_a_comparison_selects():
+    module = Function(lambda x: torch.where(x > 0.5, 2 * x, 0.1 * x))
+    x = np.array([[-1.0, 0.2, 0.7, 2.0]])
+    model = lrpfast.from_torch(module, torch.zeros(2, 4))
+    relevance = lrpfast.Analyzer(model, lrpfast.rules.Epsilon(1e-12), precision="float64").analyze(x, np.ones((1, 4)))
+    np.testing.assert_allclose(relevance, np.ones((1, 4)), rtol=1e-9)

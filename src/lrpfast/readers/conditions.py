@@ -108,6 +108,17 @@ def either(a: Condition | np.ndarray, b: Condition | np.ndarray) -> Condition:
     return Not(both(negated(a), negated(b)))
 
 
+#: Every comparison of two operands, by its short name.
+COMPARISONS: dict[str, Callable[[Builder, Operand, Operand], Condition]] = {
+    "eq": equal,
+    "ne": lambda builder, a, b: Not(equal(builder, a, b)),
+    "gt": greater,
+    "ge": at_least,
+    "lt": lambda builder, a, b: greater(builder, b, a),
+    "le": lambda builder, a, b: at_least(builder, b, a),
+}
+
+
 def unequal(a: Condition | np.ndarray, b: Condition | np.ndarray) -> Condition:
     """One of a and b, and not the other."""
     return either(both(a, negated(b)), both(negated(a), b))

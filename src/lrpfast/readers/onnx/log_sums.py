@@ -48,11 +48,11 @@ def log_sum(graph: Graph, node: Node) -> Node | None:
     """The logarithm of a sum of exponentials, or the log-softmax, that ends in a node; None where there is neither."""
     if node.op == "Sub" and (x := _log_softmax(graph, node)) is not None:
         return replace(node, op="LogSoftmax*", inputs=(x.x,), attributes={"axis": x.axes[0]})
-    found = _shifted(graph, node) or _plain(graph, node)
-    if found is None or node.op == "ReduceLogSumExp":
+    result = _shifted(graph, node) or _plain(graph, node)
+    if result is None or node.op == "ReduceLogSumExp":
         return None
-    attributes = {"axes": found.axes, "keepdims": int(found.keepdims)}
-    return replace(node, op="LogSumExp*", inputs=(found.x,), attributes=attributes)
+    attributes = {"axes": result.axes, "keepdims": int(result.keepdims)}
+    return replace(node, op="LogSumExp*", inputs=(result.x,), attributes=attributes)
 
 
 def _plain(graph: Graph, node: Node | None) -> _LogSum | None:

@@ -11,18 +11,7 @@ import numpy as np
 from ...errors import ModelFormatError
 from ..attention import attention
 from ..channels_first import Tensor, Value
-from ..conditions import (
-    at_least,
-    both,
-    compared_value,
-    either,
-    equal,
-    greater,
-    is_condition,
-    negated,
-    select,
-    unequal,
-)
+from ..conditions import COMPARISONS, both, compared_value, either, is_condition, negated, select, unequal
 from ..file_axes import file_sizes, gather, permute, view
 from ..mask_arithmetic import chosen, compare, conjunction, disjunction, masks_of, negation
 from ..masks import Condition, Masked, is_whole
@@ -87,11 +76,6 @@ def carried(build: Callable[[NodeContext], Any]) -> Callable[[NodeContext], Any]
     return moved
 
 
-#: How each comparison of numbers is built, and whether its operands change places first.
-_COMPARISONS: dict[str, tuple[Callable[..., Any], bool]] = {
-    **{"eq": (equal, False), "gt": (greater, False), "ge": (at_least, False)},
-    **{"lt": (greater, True), "le": (at_least, True)},
-}
 _TURNED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
 
@@ -107,9 +91,7 @@ def _compare(name: str) -> Callable[[NodeContext], Any]:
         for arg in (a, b):
             if isinstance(arg, FoldedValue) and not np.isfinite(np.asarray(ctx.fixed(arg, "limit"), float)).all():
                 raise ctx.unsupported("compares with a constant that is infinite or not a number")
-        build, swapped = _COMPARISONS[name]
-        x, y = ctx.operands()
-        return build(ctx.builder, y, x) if swapped else build(ctx.builder, x, y)
+        return COMPARISONS[name](ctx.builder, *ctx.operands())
 
     return convert
 

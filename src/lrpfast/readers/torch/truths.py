@@ -52,14 +52,6 @@ def carried(convert: Converter) -> Converter:
     return moved
 
 
-#: How each comparison of numbers is built, and whether its operands change places first.
-_COMPARISONS: dict[str, tuple[Callable[..., Any], bool]] = {
-    **{"eq": (conditions.equal, False), "gt": (conditions.greater, False), "ge": (conditions.at_least, False)},
-    **{"lt": (conditions.greater, True), "le": (conditions.at_least, True)},
-    "ne": (lambda *operands: conditions.negated(conditions.equal(*operands)), False),
-}
-
-
 def _compare(name: str) -> Converter:
     """A comparison: of masks and of whole numbers it is a mask, of what the model computes a condition."""
 
@@ -71,8 +63,7 @@ def _compare(name: str) -> Converter:
         x, y = node.operands(a, b)
         if any(isinstance(v, np.ndarray) and not np.isfinite(v).all() for v in (x, y)):
             raise node.unsupported("compares with a constant that is infinite or not a number")
-        build, swapped = _COMPARISONS[name]
-        return build(node.builder, y, x) if swapped else build(node.builder, x, y)
+        return conditions.COMPARISONS[name](node.builder, x, y)
 
     return convert
 
