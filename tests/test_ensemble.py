@@ -56,6 +56,15 @@ def test_statistics_over_members():
     assert "3 members, 40 samples, 2 groups" in repr(done)
 
 
+def test_warnings_name_the_member():
+    dead = lrpfast.from_layers([lrpfast.layers.Dense(np.zeros((6, 2)))])
+    with pytest.warns(
+        lrpfast.errors.VanishingWarning, match="^dead: 40 of 40 explanations are zero everywhere"
+    ) as caught:
+        lrpfast.Ensemble({"alive": network(0), "dead": dead}, "epsilon").stream(X, progress=False)
+    assert not [warning for warning in caught if str(warning.message).startswith("alive: 40")]
+
+
 def test_one_member_is_an_ensemble():
     done = lrpfast.Ensemble({"only": network(0)}, "epsilon").stream(X, progress=False)
     assert not done.std.any()

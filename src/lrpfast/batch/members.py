@@ -205,7 +205,7 @@ class MembersRun:
             self._over.update(earlier["groups"].tolist(), earlier["count"], earlier["mean"], name)
             self._record = json.loads(str(earlier["record"]))
             return
-        done = stream(core, data, output, settings)
+        done = stream(core, data, output, settings, of=f"{name}: ")
         statistics = done.statistics
         assert statistics is not None
         if self._path is None:
