@@ -137,7 +137,9 @@ def onnx() -> str:
     def of(operators: Iterable[str]) -> str:
         return code(sorted(name for name in operators if not name.endswith("*")))
 
-    patterns = sorted(name[:-1] for name in onnx_elementwise.ELEMENTWISE if name.endswith("*"))
+    patterns = sorted(
+        name[:-1] for name in (*onnx_elementwise.ELEMENTWISE, *onnx_reduce_ops.REDUCED) if name.endswith("*")
+    )
     return table(
         ("", "operators"),
         [

@@ -56,15 +56,6 @@ def test_statistics_over_members():
     assert "3 members, 40 samples, 2 groups" in repr(done)
 
 
-def test_warnings_name_the_member():
-    dead = lrpfast.from_layers([lrpfast.layers.Dense(np.zeros((6, 2)))])
-    with pytest.warns(
-        lrpfast.errors.VanishingWarning, match="^dead: 40 of 40 explanations are zero everywhere"
-    ) as caught:
-        lrpfast.Ensemble({"alive": network(0), "dead": dead}, "epsilon").stream(X, progress=False)
-    assert not [warning for warning in caught if str(warning.message).startswith("alive: 40")]
-
-
 def test_one_member_is_an_ensemble():
     done = lrpfast.Ensemble({"only": network(0)}, "epsilon").stream(X, progress=False)
     assert not done.std.any()
@@ -158,3 +149,15 @@ def test_ensembles_that_are_none(seeds, capsys):
         assert error in capsys.readouterr().err
     assert cli.main(["explain", "seed_0.npz"]) == 2
     assert "required: INPUTS" in capsys.readouterr().err
+
+
+def test_a_warning_names_its_member():
+    kernels = {"steady": [[1.0], [1.0]], "cancelling": [[1.0], [-1.0]]}
+    models = {
+        name: lrpfast.from_layers([lrpfast.layers.Dense(np.array(kernel, np.float32))])
+        for name, kernel in kernels.items()
+    }
+    ensemble = lrpfast.Ensemble(models, lrpfast.rules.Epsilon(1e-9))
+    with pytest.warns(lrpfast.AmplificationWarning, match="^cancelling: relevance grows") as warned:
+        ensemble.stream(np.array([[1.0, 1.0 - 1e-5]], np.float32), progress=False)
+    assert [warning.filename for warning in warned] == [__file__]

@@ -149,6 +149,12 @@ def window_mask(x):
     return x + mask.masked_fill(mask != 0, -3.0).masked_fill(mask == 0, 0.0)
 
 
+def log_softmax(x):
+    """It cannot overflow, as it is written."""
+    largest = (1000 * x).max(-1, keepdim=True)[0]
+    return (1000 * x - largest) - (1000 * x - largest).exp().sum(-1, keepdim=True).log()
+
+
 FUNCTIONS = {
     "add": lambda x: x + x.relu(),
     "sub alpha": lambda x: torch.sub(x, x.relu(), alpha=2),
@@ -178,6 +184,13 @@ FUNCTIONS = {
     "amin": lambda x: x.amin((2, 3)),
     "max": lambda x: x.max(2)[0],
     "min": lambda x: x.min(2, keepdim=True).values,
+    "log": lambda x: x.abs().log(),
+    "logsumexp": lambda x: torch.logsumexp(400 * x, (1, 3)),
+    "logsumexp keepdim, of a stack": lambda x: torch.logsumexp(torch.stack([x, 900 * x], 2), 2, keepdim=True),
+    "logsumexp written out": lambda x: x.exp().sum(-1).log(),
+    "log_softmax written out": lambda x: x - x.exp().sum(1, keepdim=True).log(),
+    "log_softmax, less the largest": log_softmax,
+    "softmax written out": lambda x: x.exp() / x.exp().sum(2, keepdim=True),
     "maximum": lambda x: torch.maximum(x, x.sigmoid()),
     "maximum with a constant": lambda x: torch.maximum(x, COLUMN) - torch.minimum(ROW, x),
     "a constant turned": lambda x: x * ROW.flip(0),

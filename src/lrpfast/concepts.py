@@ -32,6 +32,8 @@ class ConceptMethods:
         group_by: Any = None,
         correct: Any = None,
         mask: Any = None,
+        select: Any = None,
+        fill_nan: float | None = None,
         batch_size: int | str = "auto",
         progress: bool | Callable[[int], object] = True,
         resume: bool = True,
@@ -62,7 +64,7 @@ class ConceptMethods:
             As in `stream`; one for each sample.
         normalize : {"maxabs", "sum", "max", "l1"}, optional
             Divide the values of a sample's channels by this, as in `stream`: "l1" makes them shares.
-        group_by, correct, mask, batch_size, progress, resume, overwrite, cluster
+        group_by, correct, mask, select, fill_nan, batch_size, progress, resume, overwrite, cluster
             As in `stream`: references of each group.
 
         Returns
@@ -94,6 +96,8 @@ class ConceptMethods:
             group_by=group_by,
             correct=correct,
             mask=mask,
+            select=select,
+            fill_nan=fill_nan,
             progress=progress,
             resume=resume,
             overwrite=overwrite,

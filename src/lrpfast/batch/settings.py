@@ -27,8 +27,6 @@ class StreamSettings:
         For an option that is invalid for any data.
     """
 
-    select: Any = None
-    fill_nan: float | None = None
     target: Any = None
     batch_size: int | str = "auto"
     part: str | None = None
@@ -43,6 +41,8 @@ class StreamSettings:
     skip_zero: bool = False
     compression: str = "auto"
     mask: Any = None
+    select: Any = None
+    fill_nan: float | None = None
     progress: bool | Callable[[int], object] = True
     resume: bool = True
     overwrite: bool = False

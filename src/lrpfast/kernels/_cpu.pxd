@@ -67,6 +67,7 @@ cdef extern from "compute.h":
         NEGATIVE "LRPFAST_NEGATIVE"
         ONE "LRPFAST_ONE"
         X_MINUS_BOUND "LRPFAST_X_MINUS_BOUND"
+        ABSOLUTE "LRPFAST_ABSOLUTE"
     enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
@@ -108,8 +109,10 @@ cdef extern from "compute.h":
         MANY_X "LRPFAST_MANY_X"
         MANY_POSITIVE "LRPFAST_MANY_POSITIVE"
         MANY_NEGATIVE "LRPFAST_MANY_NEGATIVE"
+        MANY_ABSOLUTE "LRPFAST_MANY_ABSOLUTE"
         MANY_BOTH "LRPFAST_MANY_BOTH"
         MANY_SIGNS "LRPFAST_MANY_SIGNS"
+        MANY_SIZES "LRPFAST_MANY_SIZES"
     ctypedef struct lrpfast_output:
         const void* constant
         int per_row
@@ -139,8 +142,8 @@ cdef extern from "compute.h":
         void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, int, int, void*) noexcept nogil
         void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
                        Py_ssize_t, int, int, void*, Py_ssize_t) noexcept nogil
-        void (*channelwise)(Py_ssize_t, Py_ssize_t, int, const void**, const void**, const void*, int,
-                            void*) noexcept nogil
+        void (*channelwise)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, const void**, const void**,
+                            const void*, int, void*, Py_ssize_t) noexcept nogil
         int (*epilogue_forward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
                                 Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t) noexcept nogil
         int (*epilogue_backward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
@@ -148,6 +151,8 @@ cdef extern from "compute.h":
         int (*small_k)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const void*, const void*, Py_ssize_t,
                        const void*, const double*, void*) noexcept nogil
         void (*divide)(Py_ssize_t, const void*, const void*, double, int, int, const void*, void*) noexcept nogil
+        void (*divide_by_sign)(Py_ssize_t, const void*, const void*, const void*, const void*, double, int, void*,
+                               void*) noexcept nogil
         int (*finite)(Py_ssize_t, const void*) noexcept nogil
         void (*keep_larger)(Py_ssize_t, const void*, Py_ssize_t, void*, void*) noexcept nogil
         void (*add_to_winner)(Py_ssize_t, const void*, const void*, Py_ssize_t, void*) noexcept nogil
@@ -332,7 +337,8 @@ cdef struct Growth:  # what a thread counts of it: see growth.py
 
 cdef struct Job:
     const Code* code
-    Py_ssize_t samples, micro_batch
+    Py_ssize_t samples, micro_batch     # of all, and of one at most;
+    Py_ssize_t count            # and how many micro-batches there are, where each thread takes its own
     char** outside              # base address of every outside array, by buffer; NULL else
     char* workspace
     Py_ssize_t workspace_bytes

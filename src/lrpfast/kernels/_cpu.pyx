@@ -8,7 +8,6 @@ _dot.pxi, _attention.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.px
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import os
@@ -38,7 +37,8 @@ SHORTEST_RUN = 8
 FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 #: The enums of codes.py as they were compiled, for the test that compares them.
 CODES = {
-    "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND},
+    "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND,
+             "ABSOLUTE": ABSOLUTE},
     "Stabilizer": {"SIGN": SIGN, "ZERO": ZERO, "UNSIGNED": UNSIGNED},
     "StartMode": {"MAX": MAX, "INDEX": INDEX, "PAIR": PAIR, "ARRAY": ARRAY, "ALL": ALL},
     "FaultCode": {"FINE": FINE, "INPUT_NOT_FINITE": INPUT_NOT_FINITE, "INPUT_OUT_OF_RANGE": INPUT_OUT_OF_RANGE,
@@ -123,7 +123,6 @@ cdef int heard() noexcept with gil:
 cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except -1:
     """Run a job; raises what a signal's handler raised meanwhile."""
     cdef const Code* code = job.code
-    cdef Py_ssize_t count = (job.samples + job.micro_batch - 1) // job.micro_batch
     cdef lrpfast_watch watch
     cdef bint watched = PyThread_get_thread_ident() == main_thread  # signals are heard there only
     if watched:
@@ -132,7 +131,7 @@ cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except 
         if cooperative:
             run_cooperative(job, base, job.workspace + job.workspace_bytes * slots, slots)
         else:
-            lrpfast_pool_run(micro_batch_f64 if code.f64 else micro_batch_f32, job, count, slots)
+            lrpfast_pool_run(micro_batch_f64 if code.f64 else micro_batch_f32, job, job.count, slots)
     if watched:
         lrpfast_watch_end(&watch)
         if watch.stopped:
@@ -141,20 +140,18 @@ cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except 
 
 
 cdef class Workspace:
-    """Memory for the threads of one run."""
-    cdef char* memory
+    """Memory for the threads of one run: NumPy's, which asks the system for large pages."""
+    cdef object array
     cdef char* aligned
     cdef readonly Py_ssize_t nbytes
 
     def __cinit__(self, Py_ssize_t nbytes):
-        self.memory = <char*>malloc(nbytes + 64)
-        if self.memory == NULL:
-            raise MemoryError(f"no memory for a workspace of {nbytes:,} bytes; lower memory= or threads=")
-        self.aligned = <char*>((<size_t>self.memory + 63) & ~<size_t>63)
+        try:
+            self.array = np.empty(nbytes + 64, np.uint8)
+        except MemoryError:
+            raise MemoryError(f"no memory for a workspace of {nbytes:,} bytes; lower memory= or threads=") from None
+        self.aligned = <char*>((<size_t>cnp.PyArray_DATA(self.array) + 63) & ~<size_t>63)
         self.nbytes = nbytes
-
-    def __dealloc__(self):
-        free(self.memory)
 
 
 cdef class Executable:
@@ -225,10 +222,11 @@ cdef class Executable:
         cdef Growth growth[MOST_THREADS]
         if count == 0:
             return None
-        if not cooperative:
-            slots = min(slots, count)
+        if not cooperative:  # as many micro-batches for every thread, and about as many samples in each
+            slots = min(<Py_ssize_t>slots, count)
+            count = min(ceil_to(count, slots), samples)
         memset(faults, 0, slots * sizeof(int))
-        job.code, job.samples, job.micro_batch = code, samples, micro_batch
+        job.code, job.samples, job.micro_batch, job.count = code, samples, micro_batch, count
         job.fault, job.fault_at = faults, faults_at
         self.set_start(&job, mode, targets, target_step, targets_count, start, window)
         # each thread's scratch, and its buffers or everyone's; then the tables of outside and of shared addresses

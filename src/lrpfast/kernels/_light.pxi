@@ -480,3 +480,13 @@ cdef int divide(const Code* code, const Operation* op, const Batch* batch, real*
     return FINE
 
 register("divide", divide[float], divide[double], NO_SCRATCH)
+
+
+cdef int divide_by_sign(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
+    cdef Py_ssize_t size = code.size[op.writes[0]]
+    cdef char** base = batch.base
+    code.kernels.divide_by_sign(batch.samples * size, base[op.reads[0]], base[op.reads[1]], base[op.reads[2]],
+                                base[op.reads[3]], op.p[0], op.stabilizer, base[op.writes[0]], base[op.writes[1]])
+    return FINE
+
+register("divide_by_sign", divide_by_sign[float], divide_by_sign[double], NO_SCRATCH)

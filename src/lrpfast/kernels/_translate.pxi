@@ -367,11 +367,13 @@ cdef int choose_many_k(source, Operation* op) except -1:
     one_matrix = all(t.weights is terms[0].weights and t.source == terms[0].source for t in terms)
     first, second = terms[0].accumulator, terms[min(1, len(terms) - 1)].accumulator
     for i, t in enumerate(terms):
-        op.terms[i].many_k = {"x": MANY_X, "x+": MANY_POSITIVE, "x-": MANY_NEGATIVE}[t.part]
+        op.terms[i].many_k = {"x": MANY_X, "x+": MANY_POSITIVE, "x-": MANY_NEGATIVE,
+                              "|x|": MANY_ABSOLUTE}[t.part]
         op.terms[i].second = t.accumulator
     merged = {
         MANY_BOTH: [("x", 0, first), ("x+", 1, second), ("x-", -1, second)],
         MANY_SIGNS: [("x+", 1, first), ("x+", -1, second), ("x-", 1, second), ("x-", -1, first)],
+        MANY_SIZES: [("x", 0, first), ("|x|", 2, second)],
     }
     for form, alike in merged.items():
         if one_matrix and products == alike and first != second:

@@ -88,6 +88,8 @@ static inline __attribute__((always_inline)) int NAME(epilogue_backward_any)(
                     value = WHERE(x > zero, x, zero) * value;
                 else if (share->part == LRPFAST_NEGATIVE)
                     value = WHERE(x < zero, x, zero) * value;
+                else if (share->part == LRPFAST_ABSOLUTE)
+                    value = WHERE(x < zero, -x, x) * value;
                 else if (share->part == LRPFAST_X_MINUS_BOUND) {
                     const T *bounds = (const T *)share->bound;
                     NAME(v) bound = bounds[0] - zero;

@@ -73,7 +73,7 @@ def check_contraction(operation: Any, sizes: Sequence[int]) -> None:
         check_weights(operation, sizes, width)
     sums = 1 + max(term.accumulator for term in terms)
     require(sums <= MAX_SUMS, operation, f"{sums} sums, at most {MAX_SUMS} are possible")
-    require(all(term.sign in (-1, 0, 1) for term in terms), operation, "a sign is +1, -1 or 0")
+    require(all(term.sign in (-1, 0, 1, 2) for term in terms), operation, "a sign is +1, -1, 2 or 0")
     require(not operation.diagonal or not any(term.sign for term in terms), operation, "a diagonal term has no sign")
     if isinstance(operation, Redistribute):
         check_shares(operation, sizes, size, sums)

@@ -70,7 +70,7 @@ def log_of_sum(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) 
 
 def log_of_sum_of_exponentials(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
     """log Σ exp(x)."""
-    return log_of_sum(builder, builder.each(L.Activation("exponential"), x), axes, keepdims)
+    return builder.pool_all(x, axes, L.GlobalLogSumExp, keepdims)
 
 
 def variance(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:

@@ -33,6 +33,7 @@ WEIGHT_PARTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "w": lambda w, g: w,
     "w+": lambda w, g: np.maximum(w, 0),
     "w-": lambda w, g: np.minimum(w, 0),
+    "|w|": lambda w, g: np.abs(w),
     "w^2": lambda w, g: w * w,
     "1": lambda w, g: np.ones_like(w),
     "w+gw+": lambda w, g: w + w.dtype.type(g) * np.maximum(w, 0),

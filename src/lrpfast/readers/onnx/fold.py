@@ -311,6 +311,7 @@ def _many(function: Callable[..., Any]) -> Callable[..., Any]:
 FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     **QUANTIZED_CONSTANTS,
     "Cast": _cast,
+    "CastLike": lambda node, args: args[0].astype(args[1].dtype),
     "Concat": _concat,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,

@@ -237,6 +237,7 @@ FUNCTIONS: dict[str, Converter] = {
     "lrpfast.softsign": _plain("softsign"),
     "aten.mish": _plain("mish"),
     "aten.exp": _plain("exponential"),
+    "aten.log": _plain("log"),
     "aten.glu": _glu,
     **{f"aten.max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
     **{f"aten.max_pool{rank}d_with_indices": _max_pool(rank, True) for rank in (1, 2, 3)},

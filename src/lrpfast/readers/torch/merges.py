@@ -112,14 +112,19 @@ def _extreme(kind: Any) -> Converter:
 
 
 def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = False) -> Converter:
-    """A mean, sum or largest value over axes; over the axis of a stack it is a merge."""
+    """A mean, sum or largest value over axes; over the axis of a stack it is a merge, if there is one."""
 
     def convert(node: TorchNode) -> Any:
         x, dim, keep = node.get("self"), node.get("dim"), bool(node.get("keepdim", False))
         if dim is None or dim == []:
             raise node.unsupported("reduces over all axes, the batch's too", "Name the axes")
         dims = dim if isinstance(dim, list) else [dim]
-        if isinstance(x, Stack) and [d % (x.values[0].rank + 1) for d in dims] == [x.axis] and not keep:
+        if (
+            merge is not None
+            and isinstance(x, Stack)
+            and [d % (x.values[0].rank + 1) for d in dims] == [x.axis]
+            and not keep
+        ):
             result: Any = node.builder.merge(merge(), x.values)
             return (result, None) if several else result
         x = x.unstacked(node.builder) if isinstance(x, Stack) else x
@@ -174,6 +179,7 @@ MERGES: dict[str, Converter] = {
     "aten.sum": _reduction(_MEAN, L.Add),
     "aten.amax": _reduction(_LARGEST, L.Maximum),
     "aten.amin": _reduction(_LARGEST, L.Minimum, negate=True),
+    "aten.logsumexp": _reduction(L.GlobalLogSumExp, None),
     "aten.max": _largest,
     "aten.min": _smallest,
 }
