@@ -95,12 +95,11 @@ split = len(wet) * 4 // 5
 for seed in range(options.seeds):
     draw = np.random.default_rng(seed)
     sizes = [(len(mean), 8), (8, 8), (8, 2)]
-    # biases that begin above 0 and stay there: fewer maps for which no neuron is active, and which are zero therefore
-    start = [(draw.normal(size=size) * np.sqrt(2 / size[0]), np.full(size[1], 0.5)) for size in sizes]
+    start = [(draw.normal(size=size) * np.sqrt(2 / size[0]), np.zeros(size[1])) for size in sizes]
     start[0] = (start[0][0] / 10, start[0][1])  # small weights: the first layer learns the pattern, and no noise
     kernels = train(
         scaled[:split], wet[:split], (scaled[split:], wet[split:]), (8, 8, 2), epochs=options.epochs, l2=1e-3,
-        learning_rate=lambda epoch: 0.002, start=start, rng=draw, nonnegative_bias=True,
+        learning_rate=lambda epoch: 0.002, start=start, rng=draw,
     )  # fmt: skip
     layers = [lrpfast.layers.BatchNorm(mean, variance, epsilon=0, name="normalization")]
     for i, (kernel, bias) in enumerate(kernels):
@@ -111,11 +110,10 @@ del ocean, scaled
 
 # %% Before a long run: do model and data belong together?
 print("\n$ lrpfast doctor")
-cli.main(["doctor", str(folder / "seed_0.npz"), data, "--mask", mask, "--rule", "epsilon", "--epsilon", "0.1"])
+cli.main(["doctor", str(folder / "seed_0.npz"), data, "--mask", mask, "--rule", "epsilon"])
 
 # %% All years by all networks: what do they agree on, season by season, class by class?
-epsilon = lrpfast.rules.Epsilon(0.1)  # large enough that no denominator nearly vanishes
-ensemble = lrpfast.Ensemble(f"{folder}/seed_*.npz", epsilon)
+ensemble = lrpfast.Ensemble(f"{folder}/seed_*.npz", "epsilon")
 shared = {"mask": mask, "normalize": "maxabs", "overwrite": True}
 seasons = ensemble.stream(data, statistics=folder / "seasons.nc", group_by="time.season", **shared)
 by_class = ensemble.stream(data, statistics=folder / "classes.nc", group_by=labels, correct=labels, **shared)
@@ -125,7 +123,7 @@ print(f"classes {by_class.groups}, rightly classified days: {by_class}")
 # %% One winter, map by map, with coordinates and provenance: a file for a colleague
 winter = {"time": slice("1982-12", "1983-02")}
 with open_source(data, select=winter) as source:
-    analyzer = lrpfast.Analyzer(folder / "seed_0.npz", epsilon)
+    analyzer = lrpfast.Analyzer(folder / "seed_0.npz", "epsilon")
     done = analyzer.stream(source, folder / "winter.nc", mask=mask, overwrite=True, progress=False)
 print(f"{done.samples} maps of the winter of 1982: {folder / 'winter.nc'}")
 

@@ -513,3 +513,12 @@ def test_stream_selects_and_fills_by_itself(years, tmp_path):
     analyzer.stream(path, tmp_path / "filled.npy", mask=mask, fill_nan=7.0, progress=False)
     x[1, 2, 3] = 7.0
     np.testing.assert_array_equal(np.load(tmp_path / "filled.npy"), analyzer.analyze(x.reshape(4, 12)).reshape(x.shape))
+
+
+def test_the_command_lists_some_of_many_groups(tmp_path, capsys):
+    dense(12).save(tmp_path / "m.npz")
+    np.save(tmp_path / "x.npy", np.ones((40, 12), np.float32))
+    np.save(tmp_path / "labels.npy", np.arange(40) // 2)
+    command = ["explain", str(tmp_path / "m.npz"), str(tmp_path / "x.npy"), "--statistics", str(tmp_path / "s.npz")]
+    assert lrpfast.cli.main([*command, "--group-by", str(tmp_path / "labels.npy")]) == 0
+    assert "2 in group 10, 2 in group 11 and 8 more groups" in capsys.readouterr().out
