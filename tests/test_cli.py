@@ -260,7 +260,7 @@ def test_real_inputs_of_any_dtype(dtype, files, x):
 def test_few_samples(files, x, capfd):
     np.save(files[0], x[:1])
     assert explain(files).shape == (1, 12)
-    assert "1 samples explained" in capfd.readouterr().out
+    assert "1 sample explained" in capfd.readouterr().out
     np.save(files[0], x[:0])
     message = refuse(capfd, "explain", MODEL, files[0], "-o", files[1], "--force")
     assert "x.npy: holds no samples, its shape is (0, 12)" in message
@@ -953,7 +953,8 @@ def test_the_examples_in_the_help_are_right(files, x, tmp_path, monkeypatch):
     lrpfast.Model([*nodes, (lrpfast.layers.Add(), (0, 1))]).save("two.npz")
     for name in ("x1.npy", "x2.npy"):
         np.save(name, np.ones((3, 2)))
-    examples = command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES, command_line.references.TEXT
+    commands = command_line.references.TEXT, command_line.graph.TEXT
+    examples = command_line.EXPLAIN_EXAMPLES, command_line.INSPECT_EXAMPLES, *commands
     text = "\n".join((command_line.ABOUT, *examples))
     shown = re.findall(r"^  (lrpfast .+?)(?:   .*)?$", text, re.MULTILINE)
     assert len(shown) > 10

@@ -197,6 +197,10 @@ def test_stream_and_ensembles_select_and_fill(years, tmp_path):
     both = over.stream(name, select=select, group_by=np.arange(1095) % 2, progress=False)
     assert both.count.tolist() == [[30, 29]] * 2 or both.count.tolist() == [[29, 30]] * 2
     np.testing.assert_allclose(both.count[0] @ both.mean.reshape(2, -1), expected.reshape(59, -1).sum(0), rtol=1e-5)
+    flat = [lrpfast.layers.Flatten(), *(lrpfast.layers.Dense(np.ones((n, 2), np.float32)) for n in (8, 2))]
+    hidden = lrpfast.Analyzer(lrpfast.from_layers(flat, input_shape=(2, 4)), "epsilon")
+    found = hidden.references(name, "dense", k=3, select=select, progress=False)
+    assert 0 <= found.indices.min() <= found.indices.max() < 59
     holes = maps[:3].copy()
     holes[:, 0, 0] = np.nan
     xarray = pytest.importorskip("xarray")
@@ -490,29 +494,6 @@ def test_what_was_selected_is_part_of_what_a_run_goes_on_with(years, tmp_path):
     with open_source(pattern, select="time=1981:1982") as source:
         done = analyzer.stream(source, tmp_path / "r.npy", mask=mask, batch_size=100, progress=False)
     assert (done.samples, done.record["select"]) == (730, "time=1981:1982")
-
-
-def test_stream_selects_and_fills_by_itself(years, tmp_path):
-    pattern, whole = years
-    analyzer, mask = lrpfast.Analyzer(dense(12), "epsilon"), np.ones((3, 4), bool)
-    rows = np.r_[0:59, 365:424, 730:789]
-    labels = np.arange(len(whole)) % 2
-    options = {"mask": mask, "select": {"time.month": [1, 2]}, "progress": False}
-    done = analyzer.stream(pattern, tmp_path / "r.npy", statistics=True, group_by=labels, **options)
-    expected = analyzer.analyze(whole[rows].reshape(-1, 12)).reshape(-1, 3, 4)
-    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), expected)
-    assert done.statistics.count.tolist() == np.bincount(labels[rows]).tolist()
-    members = lrpfast.Ensemble({"a": dense(12)}, "epsilon").stream(pattern, **options)
-    np.testing.assert_allclose(members.mean[0], expected.mean(0, dtype=np.float64), rtol=1e-6, atol=1e-6)
-    layers = [lrpfast.layers.Dense(np.ones((size, 2), np.float32), name=f"dense_{size}") for size in (12, 2)]
-    hidden = lrpfast.Analyzer(lrpfast.from_layers(layers), "epsilon")
-    assert hidden.references(pattern, "dense_12", k=3, **options).indices.max() < len(rows)
-    x = days(4)
-    x[1, 2, 3] = np.nan
-    path = write(tmp_path / "x.nc", 0, x, "days since 2000-01-01")
-    analyzer.stream(path, tmp_path / "filled.npy", mask=mask, fill_nan=7.0, progress=False)
-    x[1, 2, 3] = 7.0
-    np.testing.assert_array_equal(np.load(tmp_path / "filled.npy"), analyzer.analyze(x.reshape(4, 12)).reshape(x.shape))
 
 
 def test_the_command_lists_some_of_many_groups(tmp_path, capsys):

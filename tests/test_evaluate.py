@@ -151,7 +151,7 @@ def test_a_single_feature_and_a_single_sample():
     assert {order: curve.tolist() for order, curve in curves.curves.items()} == dict.fromkeys(
         ("most", "least", "random"), [[6.0, 0.0]]
     )
-    assert str(curves).splitlines()[0] == "output while features are flipped: 1 samples, 1 steps"
+    assert str(curves).splitlines()[0] == "output while features are flipped: 1 sample, 1 step"
 
 
 @pytest.mark.parametrize(

@@ -274,17 +274,74 @@ def test_a_layer_without_derivative_is_named(make, parts):
     assert all(part in str(error.value) for part in [*parts, "no derivative", "smoothgrad"])
 
 
-def test_attention_has_a_gradient_where_it_is_written_out():
-    graph = lrpfast.Graph()
-    x = graph.input((4, 6))
-    attention = graph.add(L.Attention(2, window=(None, 0), softcap=2.0, name="a"), x, x, x)
-    model = graph.model(graph.add(L.GlobalAveragePool(), graph.add(L.Dense(np.float64(W.kernel(6, 3))), attention)))
-    with pytest.raises(RuleError, match="write_out_attention"):
-        lrpfast.Analyzer(model, "gradient")
+ATTENTIONS = {
+    "plain": {},
+    "windowed": {"window": (None, 0), "softcap": 2.0},
+    "shared keys": {"kv_heads": 1, "bias": np.float64(W.bias(2, 4, 4))},
+    "one head": {"heads": 1, "mask": np.arange(16).reshape(4, 4) % 3 > 0},
+}
+
+
+def of_attention(heads=2, kv_heads=None, tokens=4, **options):
+    """Queries, keys and values of one input, attention, a mean over tokens, two outputs; layers without names."""
+    weights, graph = cases.Weights(5), lrpfast.Graph()
+    x = graph.input((tokens, 6))
+    sizes = [6, *[6 * (kv_heads or heads) // heads] * 2]
+    parts = [graph.add(L.Dense(np.float64(weights.kernel(6, size))), x) for size in sizes]
+    attention = graph.add(L.Attention(heads, kv_heads=kv_heads, **options), *parts)
+    shifted = graph.add(L.Reshape((tokens * 6,)), graph.add(L.Permute((1, 0)), graph.add(L.Add(), x, attention)))
+    return graph.model(graph.add(L.Dense(np.float64(weights.kernel(tokens * 6, 2)), activation="tanh"), shifted))
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention(name, device, standin):
+    model = of_attention(**ATTENTIONS[name])
     x = np.float64(cases.values((4, 6), count=2))
-    got = lrpfast.Analyzer(lrpfast.write_out_attention(model), "gradient", precision="float64").analyze(x, 1)
-    expected = differences(lambda x: model.predict(x, precision="float64")[:, 1], x)
-    assert np.abs(got - expected).max() <= OFF * max(1, np.abs(expected).max())
+    analyzer = lrpfast.Analyzer(model, "gradient", precision="float64", device=device)
+    expected = differences(values(model, 1), x)
+    assert np.abs(analyzer.analyze(x, 1) - expected).max() <= OFF * max(1, np.abs(expected).max())
+    assert analyzer.model is model and analyzer.explain(x).relevance.shape == x.shape
+    layers = analyzer.explain(x, 1, layers=True).layers
+    assert {node.name for node in model.nodes} <= set(layers)
+    by_hand = lrpfast.Analyzer(lrpfast.write_out_attention(model), "gradient", precision="float64", device=device)
+    np.testing.assert_array_equal(by_hand.analyze(x, 1), analyzer.analyze(x, 1))
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_attention_of_few_tokens_and_of_averages(tokens):
+    model, x = of_attention(tokens=tokens), np.float64(cases.values((tokens, 6), count=1))
+    expected = differences(values(model, 0), x)
+    got = lrpfast.Analyzer(model, "input_t_gradient", precision="float64").analyze(x, 0)
+    assert np.abs(got - x * expected).max() <= OFF * max(1, np.abs(expected).max())
+    explanation = lrpfast.Analyzer(model, "integrated_gradients", precision="float64").explain(x, 0)
+    assert np.abs(explanation.completeness).max() <= 1e-6
+    smooth = lrpfast.Analyzer(model, lrpfast.composites.SmoothGrad(3, 0.0), precision="float64").analyze(x, 0)
+    assert np.abs(smooth - expected).max() <= OFF * max(1, np.abs(expected).max())
+
+
+def test_attention_below_a_start_and_of_conditions():
+    model = of_attention()
+    x = np.float64(cases.values((4, 6), count=2))
+    permuted = next(i for i, node in enumerate(model.nodes) if isinstance(node.layer, L.Permute))
+    below = lrpfast.Analyzer(model, "gradient", start=permuted, target=3, precision="float64").analyze(x)
+    expected = differences(lambda x: model.until(permuted).predict(x, precision="float64").reshape(len(x), -1)[:, 3], x)
+    assert np.abs(below - expected).max() <= OFF * max(1, np.abs(expected).max())
+    analyzer, name = lrpfast.Analyzer(model, "gradient", precision="float64"), model.nodes[permuted].name
+    parts = [analyzer.analyze(x, 1, conditions={name: channel}) for channel in range(4)]
+    np.testing.assert_allclose(sum(parts), analyzer.analyze(x, 1), rtol=1e-9, atol=1e-12)
+
+
+def test_one_attention_of_several_has_its_gradient():
+    """A composite may give the rule to one layer alone, as LRP beside it has its own."""
+    graph = lrpfast.Graph()
+    x = graph.input((3, 4))
+    first = graph.add(L.Attention(2, name="first"), x, x, x)
+    model = graph.model(graph.add(L.Flatten(), graph.add(L.Attention(2, name="second"), first, first, first)))
+    own = lrpfast.composites.ByName({"first": lrpfast.rules.Gradient()})
+    analyzer = lrpfast.Analyzer(model, own | lrpfast.composites.from_name("attn_lrp"), precision="float64")
+    names = list(analyzer.explain(np.float64(cases.values((3, 4))), 0, layers=True).layers)
+    assert "first/weights" in names and "second/weights" not in names
 
 
 def test_indices_that_are_moved_before_they_are_looked_up():

@@ -95,7 +95,9 @@ MAY_IMPORT = {
     "readers": {"budget", "errors", "lazy", "model"},
     "rules": {"errors", "model", "suggest"},
     "kernels": {"errors"},
-    "engine": {"budget", "display", "errors", "lazy", "suggest", "table", "version", "model", "rules", "kernels"},
+    "engine": {
+        *("budget", "display", "errors", "lazy", "output", "suggest", "table", "version", "model", "rules", "kernels"),
+    },
     "batch": {
         *("budget", "coordinates", "display", "errors", "kernels", "lazy", "output", "table", "model", "readers"),
         *("rules", "engine", "version"),
@@ -111,7 +113,7 @@ MAY_IMPORT = {
     "concepts": {"engine", "batch"},
     "datasets": {"engine", "batch"},
     "analyzer": {"errors", "table", "model", "readers", "rules", "engine", "batch", "concepts", "datasets"},
-    "ensemble": {"errors", "rules", "batch", "analyzer"},
+    "ensemble": {"errors", "table", "rules", "batch", "analyzer"},
     "innvestigate": {"errors", "model", "readers", "rules", "engine", "analyzer"},
     "demo": {"output", "model", "readers", "engine", "kernels", "innvestigate"},
     "cli": {

@@ -5,6 +5,7 @@ import pytest
 
 import cases
 import lrpfast
+import oracle
 import seeds
 from lrpfast import layers as L  # noqa: N812
 from lrpfast import rules
@@ -91,6 +92,48 @@ def test_generalized_gamma_needs_one_group_below_a_relu():
     for name in ("folded", "side", "joined", "dense"):
         assert len(steps[name].groups) == 1, name
     assert len(steps["last"].groups) == 2  # an explanation may start there from any array
+
+
+@pytest.mark.parametrize("gamma, products", [(0.25, 4), (7.0, 4), (7.5, 9), (100.0, 9)])
+def test_generalized_gamma_of_both_signs_takes_two_products_each_way(gamma, products):
+    layers = cases.network((9, 8, 3), "tanh")
+    case = ("gamma", {"gamma": gamma})
+    analyzer = lrpfast.Analyzer(cases.model(layers), cases.rule(case))
+    assert [s.contractions for s in analyzer.plan().steps if hasattr(s, "sums")] == [products, products]
+    x = cases.inputs(5, 9)
+    expected = Expected(lambda ar: oracle.explain(layers, [case] * 2, x, ar=ar))
+    expected.check(analyzer.analyze(x))
+    balance = analyzer.explain(x).conservation
+    for layer in balance:
+        np.testing.assert_allclose(layer.rounding, 0, atol=1e-4 * np.abs(layer.incoming).max())
+    tf32 = lrpfast.Analyzer(cases.model(layers), cases.rule(case), precision="tf32")
+    assert [s.contractions for s in tf32.plan().steps if hasattr(s, "sums")] == [9, 9]
+    expected.check(tf32.analyze(x), "tf32")
+
+
+def test_one_product_of_sizes_for_many_inputs_and_few_outputs():
+    layers = cases.network((600, 5, 4), "tanh")
+    case, x = ("gamma", {}), cases.inputs(3, 600)
+    expected = Expected(lambda ar: oracle.explain(layers, [case] * 2, x, ar=ar))
+    for precision in ("float32", "float64"):
+        expected.check(lrpfast.Analyzer(cases.model(layers), "gamma", precision=precision).analyze(x), precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "tf32"])
+def test_a_sum_of_exactly_zero_passes_relevance_on(precision):
+    # y = 3 (x1 - x2) + 1: at x1 = x2 relevance is that of a z close to 0, (3 x1, -3 x2)
+    first, second = L.Dense(np.array([[1.0], [-1.0]])), L.Dense(np.array([[3.0]]), np.array([1.0]))
+    model = lrpfast.from_layers([first, second])
+    as_it_is = rules.Zero(stabilizer=rules.Stabilizer(1e-6, "zero"))
+    x = np.array([[2.0, 2.0], [2.0, 1.0], [0.0, 0.0]])
+    analyzer = lrpfast.Analyzer(model, as_it_is, precision=precision)
+    np.testing.assert_allclose(analyzer.analyze(x), [[6, -6], [6, -3], [0, 0]], rtol=1e-6)
+    explanation = analyzer.explain(x)
+    assert np.array_equal(explanation.relevance, analyzer.analyze(x))
+    assert all(not layer.lost.any() for layer in explanation.conservation)
+    # nothing is known of an explicit relevance: there a zero stays a zero
+    given = lrpfast.redistribute(as_it_is, first, x[:1], np.array([[5.0]]), precision=precision)
+    assert np.abs(given).max() == pytest.approx(5 * 2 / 1e-6, rel=1e-3)
 
 
 def test_no_z_is_kept_below_a_relu():

@@ -12,6 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 IMAGE = (4, 8, 8)
+POSITIONS = torch.arange(8, dtype=torch.float64)
 SHAPES = {1: (4, 12), 2: (4, 12, 11), 3: (4, 6, 7, 8)}
 
 
@@ -35,6 +36,19 @@ MODULES = {
             *("LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink", "RReLU"),
         )
     },
+    "normalized by length over two axes": (lambda: Function(lambda x: F.normalize(x, dim=(2, 3))), IMAGE),
+    "constants: min, max, norm, repeats": (
+        lambda: Function(
+            lambda x: (
+                x * torch.min(POSITIONS, 3 - POSITIONS)
+                + POSITIONS.max()
+                + POSITIONS[None].max(0)[0]
+                + POSITIONS.norm(dim=0)
+                + POSITIONS[:4].repeat_interleave(2)
+            )
+        ),
+        (8,),
+    ),  # fmt: skip
     "PReLU of channels": (lambda: nn.PReLU(4), IMAGE),
     "GELU tanh": (lambda: nn.GELU("tanh"), IMAGE),
     "Softplus beta": (lambda: nn.Softplus(2), IMAGE),
@@ -191,6 +205,25 @@ FUNCTIONS = {
     "log_softmax written out": lambda x: x - x.exp().sum(1, keepdim=True).log(),
     "log_softmax, less the largest": log_softmax,
     "softmax written out": lambda x: x.exp() / x.exp().sum(2, keepdim=True),
+    "where by a comparison": lambda x: torch.where(x > 0.1, x, 0.5 * x) + torch.where(x <= x.sigmoid(), 1.0, x),
+    "a product with a comparison": lambda x: x * (x > 0) + (x <= ROW).double() * x.tanh(),
+    "masked_fill by comparisons": lambda x: x.masked_fill((x < 0.2) & (x > -0.3) | ~(x.tanh() != 0), 0.7),
+    "a comparison that is moved": lambda x: torch.where(x.amax(3).unsqueeze(3) > 1, x, -x),
+    "a comparison with a constant mask": lambda x: x.masked_fill((x > 0) & (ROW > 0), 0.0),
+    "var": lambda x: x.var(1),
+    "var of the population": lambda x: x.var((2, 3), unbiased=False, keepdim=True),
+    "std": lambda x: x.std(-1),
+    "norm": lambda x: x.norm(dim=1) + torch.linalg.vector_norm(x, ord=1, dim=1),
+    "norm, largest": lambda x: torch.linalg.vector_norm(x, ord=float("inf"), dim=(2, 3)),
+    "F.normalize": lambda x: F.normalize(x, dim=1),
+    "prod": lambda x: x.prod(1),
+    "cosine_similarity": lambda x: F.cosine_similarity(x, x.relu() + 1, dim=1),
+    "pairwise_distance": lambda x: F.pairwise_distance(x, x.sigmoid()),
+    "addcmul, addcdiv": lambda x: torch.addcmul(x, x.tanh(), ROW, value=0.5) + torch.addcdiv(x, x.relu(), x.exp()),
+    "lerp": lambda x: torch.lerp(x, x.relu(), 0.3),
+    "baddbmm": lambda x: torch.baddbmm(x[:, 0], x[:, 1], x[:, 2], beta=0.5, alpha=2),
+    "bases": lambda x: torch.exp2(x) + torch.log2(x.abs() + 1) + torch.log10(x.abs() + 1),
+    "tril, triu": lambda x: x.tril() + x.triu(1),
     "maximum": lambda x: torch.maximum(x, x.sigmoid()),
     "maximum with a constant": lambda x: torch.maximum(x, COLUMN) - torch.minimum(ROW, x),
     "a constant turned": lambda x: x * ROW.flip(0),

@@ -1,6 +1,9 @@
 """Reference samples beside a slow loop, and attribution graphs beside conditions."""
 
+import csv
+import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -298,3 +301,46 @@ def test_the_command(tmp_path, capsys, x):
     pytest.importorskip("matplotlib")
     assert not main([*arguments, "--plot", str(tmp_path / "r.png"), "--channels", "1,3", "--columns", "2"])
     assert (tmp_path / "r.png").stat().st_size > 10_000
+
+
+def test_the_command_of_graphs(tmp_path, capsys, x):
+    np.save(tmp_path / "x.npy", x[:5])
+    np.save(tmp_path / "targets.npy", np.arange(5))
+    command = ["graph", str(MODEL), str(tmp_path / "x.npy"), "--layer", "dense", "--channel", "3", "--rule", "z_plus"]
+    options = ["--width", "3,2", "--sample", "4", "--target", str(tmp_path / "targets.npy")]
+    analyzer = lrpfast.Analyzer(lrpfast.load(MODEL), "z_plus")
+    graph = analyzer.attribution_graph(x[4:5], "dense", 3, width=(3, 2), target=4)
+    for name in ("g.json", "g.csv", "g.graphml"):
+        assert not main([*command, *options, "-o", str(tmp_path / name)])
+        assert str(graph) in capsys.readouterr().out
+        assert main([*command, "-o", str(tmp_path / name)])
+        assert "--force" in capsys.readouterr().err
+    tables = json.loads((tmp_path / "g.json").read_text())
+    assert [tuple(node.values()) for node in tables["nodes"]] == graph.nodes
+    assert [tuple(edge.values()) for edge in tables["edges"]] == graph.edges
+    with open(tmp_path / "g.csv", newline="") as file:
+        rows = list(csv.reader(file))[2:]
+    assert [(above, int(c), below, int(d), float(r)) for below, d, above, c, r in rows] == graph.edges
+    space = {"g": "http://graphml.graphdrawing.org/xmlns"}
+    read = ElementTree.parse(tmp_path / "g.graphml").getroot().find("g:graph", space)
+    assert [node.get("id") for node in read.findall("g:node", space)] == [f"{n.layer}:{n.channel}" for n in graph.nodes]
+    assert [float(edge[0].text) for edge in read.findall("g:edge", space)] == [edge.relevance for edge in graph.edges]
+    for wrong, message in (
+        (["-o", "g.xml"], ".graphml"),
+        (["--sample", "5"], "0 to 4"),
+        (["--channel", "99"], "channels 0 to 31"),
+        (["--layers", "conv2d,conv2d_1"], "from above to below"),
+    ):
+        assert main([*command, *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_graphml_is_read_by_networkx(tmp_path, residual):
+    networkx = pytest.importorskip("networkx")
+    x = np.random.default_rng(4).normal(size=(1, *residual.input_shape))
+    layer = residual.layers[-1].name
+    graph = lrpfast.Analyzer(residual, "epsilon").attribution_graph(x, layer, 1, width=2, layers=["c"])
+    graph.save(tmp_path / "g.graphml")
+    read = networkx.read_graphml(tmp_path / "g.graphml")
+    assert list(read.nodes) == [f"{node.layer}:{node.channel}" for node in graph.nodes]
+    assert [r for *_, r in read.edges(data="relevance")] == [edge.relevance for edge in graph.edges]

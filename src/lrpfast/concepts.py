@@ -134,7 +134,7 @@ class ConceptMethods:
         Returns
         -------
         AttributionGraph
-            ``nodes`` and ``edges``, as tables; ``to_networkx()``.
+            ``nodes`` and ``edges``, as tables; ``save(path)``, ``to_networkx()``.
 
         Raises
         ------

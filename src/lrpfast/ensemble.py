@@ -14,6 +14,7 @@ from .analyzer import Analyzer
 from .errors import InputError
 from .rules import Rule
 from .rules.composites import Composite
+from .table import counted
 
 if TYPE_CHECKING:
     from .batch.statistics import Statistics
@@ -70,7 +71,7 @@ class EnsembleStreamed:
     def __repr__(self) -> str:
         samples = int(self.count.sum(1).max(initial=0))
         groups = f", {len(self.groups)} groups" if len(self.groups) > 1 else ""
-        facts = f"{len(self.members)} members, {samples:,} samples{groups}; {self.seconds:.3g} s"
+        facts = f"{counted(len(self.members), 'member')}, {counted(samples, 'sample')}{groups}; {self.seconds:.3g} s"
         return f"<lrpfast.EnsembleStreamed: {facts}>"
 
 

@@ -1,9 +1,14 @@
-"""Tables as text and, in notebooks, as HTML."""
+"""Tables as text and, in notebooks, as HTML; numbers of things in text."""
 
 from __future__ import annotations
 
 import html as escaping
 from collections.abc import Sequence
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 sample, 2 samples."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def lines(rows: Sequence[Sequence[str]], right: int | None = None) -> list[str]:

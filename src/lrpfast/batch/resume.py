@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..table import counted
 from .journal import ANEW, Journal
 from .sinks import Sink
 from .sinks.contents import check_replaced, has_room_beside
@@ -72,7 +73,12 @@ def damaged(sink: Sink, frame: int, sums: Iterable[Sum]) -> list[Sum]:
     changed = [part for part in sums if sink.checksum(part[0], part[1]) != part[2]]
     if changed:
         count = sum(stop - first for first, stop, _ in changed)
-        text = f"{count:,} samples are no longer as an unfinished run wrote them, and are explained again"
+        state = (
+            "is no longer as an unfinished run wrote it, and is"
+            if count == 1
+            else ("are no longer as an unfinished run wrote them, and are")
+        )
+        text = f"{counted(count, 'sample')} {state} explained again"
         warnings.warn(f"{sink.path}: {text}", UserWarning, stacklevel=7)
     return changed
 

@@ -12,6 +12,7 @@ import numpy as np
 from .. import display, table
 from ..engine.inputs import unmasked
 from ..errors import InputError, SampleError, ShapeError
+from ..table import counted
 from . import _moments
 from .moment_tree import SIZE, Blocks
 from .parallel import ThreadedRange
@@ -230,14 +231,14 @@ class Statistics(StatisticsResults):
     def __repr__(self) -> str:
         groups = f" in {len(self.groups)} groups" if len(self.groups) > 1 else ""
         suffix = ", with quantiles" if self._sketch is not None else ""
-        return f"<lrpfast.Statistics of maps {self.shape}: {self._samples.sum():,} samples{groups}{suffix}>"
+        return f"<lrpfast.Statistics of maps {self.shape}: {counted(self._samples.sum(), 'sample')}{groups}{suffix}>"
 
     def _repr_html_(self) -> str:
         try:
             maps = self.mean
         except InputError:  # samples are still missing
             return table.paragraph(repr(self))
-        labels = [f"{label}: {count:,} samples" for label, count in zip(self.groups, self.count, strict=True)]
+        labels = [f"{label}: {counted(count, 'sample')}" for label, count in zip(self.groups, self.count, strict=True)]
         return table.paragraph(repr(self)) + display.picture(maps, labels=labels, scale="shared", limit=12)
 
     # Checkpoints

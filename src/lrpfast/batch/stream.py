@@ -22,6 +22,7 @@ from ..engine.growth import texts as growth_texts
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
 from ..errors import BoundsWarning, InputError, InputNotFoundError
+from ..table import counted
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
 from .inputs import SeveralSource, open_inputs, source_paths
@@ -132,7 +133,7 @@ class Streamed:
                 facts.append(f"{name.replace('_', ' ')} {getattr(self, name):,}")
         if self.statistics is not None:
             facts.append("statistics")
-        return f"<lrpfast.Streamed: {self.samples:,} samples in {self.seconds:.3g} s; {', '.join(facts)}>"
+        return f"<lrpfast.Streamed: {counted(self.samples, 'sample')} in {self.seconds:.3g} s; {', '.join(facts)}>"
 
     def _repr_html_(self) -> str:
         maps = "" if self.statistics is None else self.statistics._repr_html_()

@@ -14,7 +14,7 @@ from ..batch.normalize import PARTS
 from ..batch.references import BY, OF
 from ..plot.draw import ORIGINS
 from ..reporting.settings import KINDS as REPORT_KINDS
-from . import demo, doctor, evaluate, explain, info, inspect, references, report, rules, values
+from . import demo, doctor, evaluate, explain, graph, info, inspect, references, report, rules, values
 from .option_groups import (
     INPUTS_HELP,
     MODEL_HELP,
@@ -44,6 +44,8 @@ Which regions of the ocean made a network predict a wet season? The mean map of 
   lrpfast evaluate model.h5 x.npy                      how good the explanations of rules are
   lrpfast report model.h5 x.npy -o report.html         maps, trust and samples on one page
   lrpfast references model.h5 x.npy --layer dense      the samples that a layer's channels stand for
+  lrpfast graph model.h5 x.npy --layer dense_1 --channel 3
+                                                       the channels that a channel is made of
   lrpfast rules                                        the rules and their defaults
   lrpfast info                                         version, instruction set, threads"""
 
@@ -169,6 +171,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_references(
         command("references", references.run, "the samples that each channel of a layer stands for", references.TEXT)
     )
+    _add_graph(command("graph", graph.run, "the channels of lower layers that a channel is made of", graph.TEXT))
     command("rules", rules.run, "the rules with their defaults, and iNNvestigate's names")
     command("info", info.run, "version, instruction set, threads and devices")
     return parser
@@ -377,4 +380,37 @@ def _add_references(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--channels", metavar="N,…", type=values.integers, help="which channels; default: the largest 6")
     group.add_argument("--columns", metavar="N", type=values.count, help="samples of each channel; default: 8")
     add_chunk_options(add_run_options(parser))
+    parser.set_defaults(start=None, y_ref=None)
+
+
+def _add_graph(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("-o", "--output", metavar="OUT", help="nodes and edges: .json, .csv (edges alone) or .graphml")
+    add_input_shape(parser)
+    add_rule_options(parser)
+    group = parser.add_argument_group("what is followed")
+    group.add_argument("--layer", metavar="NAME", required=True, help="where the graph begins")
+    group.add_argument("--channel", metavar="N", type=values.integer, required=True, help="one of its channels")
+    group.add_argument(
+        "--sample", metavar="N", type=values.integer, default=0, help="the sample's index; default: %(default)s"
+    )
+    group.add_argument(
+        "--width",
+        metavar="N,…",
+        type=values.integers,
+        help="how many channels each channel is made of, layer by layer; default: 5,3",
+    )
+    group.add_argument(
+        "--layers",
+        metavar="NAME,…",
+        type=values.names,
+        help="the lower layers, from above to below; default: the next ones with weights",
+    )
+    group.add_argument("--target", metavar="TARGET", default="max", help="as of explain; default: %(default)s")
+    add_input_options(parser)
+    group = add_run_options(parser)
+    group.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
+    group.add_argument("--force", "--overwrite", action="store_true", help="replace a file that is there already")
+    group.add_argument("--quiet", action="store_true", help="print nothing")
     parser.set_defaults(start=None, y_ref=None)

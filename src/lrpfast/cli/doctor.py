@@ -19,6 +19,7 @@ from ..batch.masks import Masked, open_mask
 from ..errors import InputError, LrpfastError, RelevanceWarning
 from ..model.graph import Model
 from ..model.layers import BatchNorm, Flatten, Identity, Input, Permute, Reshape
+from ..table import counted
 from . import options
 
 #: The largest number of samples that are looked at, at equal distances from the first to the last.
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             counts[finding.level] += 1
             print(f"{finding.level:8} {finding.name:11} {finding.text}")
     print(
-        f"{counts['error']} errors, {counts['warning']} warnings"
+        ", ".join(counted(counts[level], level) for level in ("error", "warning"))
         if counts["error"] + counts["warning"]
         else "all is well"
     )

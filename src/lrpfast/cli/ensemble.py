@@ -11,6 +11,7 @@ from ..analyzer import Analyzer
 from ..batch.path_conflicts import check_no_overlap
 from ..ensemble import Ensemble
 from ..errors import InputError
+from ..table import counted
 from . import options
 from .signals import terminable
 from .warn import print_warning
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     resumed = f"; {len(done.resumed)} of them by an earlier run" if done.resumed else ""
     print(
-        f"{len(done.members)} members explained {int(done.count.sum(1).max()):,} samples each in {done.seconds:.3g} s"
+        f"{counted(len(done.members), 'member')} explained "
+        f"{counted(int(done.count.sum(1).max()), 'sample')} each in {done.seconds:.3g} s"
         f"{resumed}; wrote {arguments.statistics}, statistics over members, and for each: "
         f"{', '.join([*done.files.values(), *done.outputs.values()])}"
     )

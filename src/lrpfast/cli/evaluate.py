@@ -20,6 +20,7 @@ from ..evaluate import FlipCurves, cascade, curves, entropy, flip, gini, sensiti
 from ..evaluate.flipping import ORDERS
 from ..model.graph import Model
 from ..plot.file import check_path
+from ..table import counted
 from . import options
 
 
@@ -54,10 +55,13 @@ def run(arguments: argparse.Namespace) -> None:
                 checks.append(f"\n{name}: {cascade.randomization(model, analyzer.composite, x, target=targets)}")
         rows.append(row)
     output = "logit" if arguments.logits else "output"
-    print(f"{len(x):,} samples: mean area under the explained {output} while features are flipped; means of measures")
+    samples = counted(len(x), "sample")
+    print(f"{samples}: mean area under the explained {output} while features are flipped; means of measures")
     print("\n".join([*table.lines(rows, 1), *checks]))
     if arguments.plot is not None:
-        plot.save(curves.figure(results, f"{os.path.basename(arguments.model)}, {len(x):,} samples"), arguments.plot)
+        plot.save(
+            curves.figure(results, f"{os.path.basename(arguments.model)}, {counted(len(x), 'sample')}"), arguments.plot
+        )
         print(f"wrote {arguments.plot}")
 
 

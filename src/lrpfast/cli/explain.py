@@ -16,6 +16,7 @@ from ..batch.path_conflicts import check_no_overlap
 from ..batch.sinks.for_inputs import open_several
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
+from ..table import counted
 from . import ensemble, options
 from .balance import balance_of
 from .picture import picture_of
@@ -135,7 +136,7 @@ def _report(arguments: argparse.Namespace, done: Streamed, files: Sequence[str])
     if arguments.plot:
         outputs.append(arguments.plot)
     print(
-        f"{done.samples - done.resumed:,} samples explained in {done.seconds:.3g} s, "
+        f"{counted(done.samples - done.resumed, 'sample')} explained in {done.seconds:.3g} s, "
         f"{fresh / done.seconds:,.0f} explanations a second; wrote {'; '.join(outputs)}{_doubtful(done)}"
     )
 

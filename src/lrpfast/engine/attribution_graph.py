@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingPackageError, RelevanceWarning, ShapeError
 from ..kernels.arrays import is_tensor
-from ..table import Tabular
+from ..table import Tabular, counted
 from .conditions import chosen
 from .core import AnalyzerCore
 from .explain_scope import check_layers
@@ -67,7 +68,8 @@ class AttributionGraph(Tabular):
     def _rows(self) -> tuple[str, list[list[str]]]:
         root = self.nodes[0]
         head = (
-            f"relevance of channel {root.channel} of {root.layer!r}: {len(self.nodes)} nodes, {len(self.edges)} edges"
+            f"relevance of channel {root.channel} of {root.layer!r}: {counted(len(self.nodes), 'node')}, "
+            f"{counted(len(self.edges), 'edge')}"
         )
         rows = [["layer", "channel", "of", "of channel", "relevance"]]
         rows.append([root.layer, str(root.channel), "", "", f"{root.relevance:.4g}"])
@@ -94,6 +96,18 @@ class AttributionGraph(Tabular):
             ends = (edge.layer, edge.channel), (edge.to_layer, edge.to_channel)
             graph.add_edge(*ends, relevance=edge.relevance)
         return graph
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the graph to a file: ``.json`` (nodes and edges), ``.csv`` (edges) or ``.graphml``.
+
+        Raises
+        ------
+        InputError
+            For another suffix, or a path that cannot be written.
+        """
+        from .graph_files import save
+
+        save(self.nodes, self.edges, path)
 
 
 def attribution_graph(
@@ -169,5 +183,5 @@ def _layers_below(core: AnalyzerCore, layer: str, layers: Any, count: int) -> li
     if sorted(order, reverse=True) != order or len(set(order)) < len(order) or not set(listed) <= below:
         raise InputError(f"layers must be below {layer!r}, from above to below, not {listed}")
     if len(listed) != count:
-        raise InputError(f"width has {count} numbers for {len(listed)} layers: one for each")
+        raise InputError(f"width has {counted(count, 'number')} for {counted(len(listed), 'layer')}: one for each")
     return listed

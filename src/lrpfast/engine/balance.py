@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import table
 from ..errors import InputError
+from ..table import counted
 from .plan import describe
 from .trace import LayerTrace
 
@@ -113,7 +114,8 @@ class Balance:
 
     def __repr__(self) -> str:
         means = ", ".join(f"{key} {mean}" for key, mean in zip(COLUMNS, self.means(), strict=True))
-        return f"<lrpfast.Balance of {self.layer!r} under {self.rule}, mean of {len(self.incoming)} samples: {means}>"
+        samples = counted(len(self.incoming), "sample")
+        return f"<lrpfast.Balance of {self.layer!r} under {self.rule}, mean of {samples}: {means}>"
 
 
 FIELDS = ("incoming", "outgoing", "bias", "stabilizer", "lost")
@@ -217,7 +219,7 @@ class Conservation(Sequence[Balance]):
         rows: list[tuple[str, ...]] = [("layer", "rule", *COLUMNS)]
         samples = len(self._layers[0].incoming) if self._layers else 0
         rows += [(b.layer, b.rule, *b.means()) for b in self._layers]
-        return f"relevance by layer, mean of {samples} samples", rows
+        return f"relevance by layer, mean of {counted(samples, 'sample')}", rows
 
 
 def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:

@@ -13,9 +13,10 @@ from ..errors import InputError, ShapeError
 from ..kernels import Start
 from ..model.canonize import Folds, canonize
 from ..model.graph import Model, with_layers
-from ..model.layers import Dense
+from ..model.layers import Attention, Dense
 from ..model.layers.base import whole
-from ..rules import Pass
+from ..model.write_out import written_out
+from ..rules import Gradient, Pass, Rule
 from ..rules.composites import Assignment
 from ..suggest import unknown_name_message
 
@@ -84,6 +85,22 @@ def check_layers(explained: Model, names: Iterable[str]) -> None:
     for name in names:
         if name not in layers:
             raise InputError(unknown_name_message("layer", name, layers, f"the layers are {', '.join(layers)}"))
+
+
+def with_attention_for_gradients(model: Model, assignment: Assignment) -> tuple[Model, Assignment]:
+    """The model with those attentions written out whose derivative is wanted: that of their products and softmax."""
+    attentions = {
+        i
+        for i, node in enumerate(model.nodes)
+        if isinstance(node.layer, Attention) and isinstance(assignment.rules[i], Gradient)
+    }
+    if not attentions:
+        return model, assignment
+    written, new = written_out(model, attentions)
+    rules: dict[int, Rule] = dict.fromkeys(set(range(len(written.nodes))) - set(new), Gradient())
+    rules |= {new[i]: rule for i, rule in assignment.rules.items()}
+    activations = {new[i]: rule for i, rule in assignment.activations.items()}
+    return written, Assignment(rules, activations, kept=frozenset(new[i] for i in assignment.kept))
 
 
 def minus_reference(model: Model, y_ref: Any) -> Model:

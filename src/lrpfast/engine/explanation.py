@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import display, table
+from ..table import counted
 from .balance import Conservation
 
 #: Arrays whose shapes the repr shows.
@@ -61,7 +62,7 @@ class Explanation:
         return head + display.picture(self.relevance) + self.conservation._repr_html_()
 
     def _head(self) -> str:
-        layers = "" if self.layers is None else f", {len(self.layers)} layers"
+        layers = "" if self.layers is None else f", {counted(len(self.layers), 'layer')}"
         inputs = self.relevance.values() if isinstance(self.relevance, dict) else [self.relevance]
         arrays = [a for of_input in inputs for a in (of_input if isinstance(of_input, list) else [of_input])]
         arrays = [a for of_samples in arrays for a in (of_samples if isinstance(of_samples, list) else [of_samples])]

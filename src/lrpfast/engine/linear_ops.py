@@ -22,6 +22,9 @@ from .plan import GroupPlan, LinearPlan
 from .program_builder import ProgramBuilder
 from .trace import GroupTrace
 
+#: What a denominator of exactly 0 counts as: far below what rounds, far above where c · z loses digits.
+SMALLEST = {"float32": 1e-24, "float64": 1e-200}
+
 
 def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) -> None:
     """The layer's contraction; its output, and the ReLU's that follows, have buffers from here on."""
@@ -47,7 +50,8 @@ def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) ->
     )
     if relu is None or needs_z or step.output in builder.stored:
         builder.pre_activations[step.output] = builder.buffers[step.output] = builder.buffer(out_size)
-        outputs.append(Output(builder.pre_activations[step.output], step.forward, bias))
+        zero = SMALLEST[builder.dtype.name] if step.nonzero else 0.0
+        outputs.append(Output(builder.pre_activations[step.output], step.forward, bias, zero=zero))
     if relu is not None:
         builder.activations[step.output] = builder.buffers[relu] = builder.buffer(out_size)
         outputs.append(Output(builder.buffers[relu], step.forward, bias, relu=True))

@@ -90,6 +90,7 @@ class LinearPlan:
     back: tuple[BackTerm, ...]
     shares: tuple[SharePlan, ...]
     by_sign: bool = False  # whether two groups, for z above and below zero, are divided together
+    nonzero: bool = False  # whether a z of exactly 0 counts as the smallest of numbers: see `planner.cancels`
 
     @property
     def gamma(self) -> float:

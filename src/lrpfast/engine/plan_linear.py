@@ -59,14 +59,10 @@ def plan_linear(unit: PlanNode, x_sign: int, relu_above: bool, masked: bool, tf3
         GroupPlan(g.coefficient, g.stabilizer, g.mask, g.bias, d.kind, next(own) if d.kind == "own" else (), d.fixed)
         for g, d in zip(groups, denominators, strict=True)
     )
-    back = _backward_by_sign(groups, [_atoms(_products(g), x_sign, w_sign, gamma, tf32 and op.tf32) for g in groups])
-    if back is not None:
-        return LinearPlan(*unit.head, sums, combinations[0], planned, *back, by_sign=True)
-    return LinearPlan(*unit.head, sums, combinations[0], planned, *_backward_terms(groups))
-
-
-def _products(group: Group) -> dict[Key, float]:
-    return {(p.input, p.weight, p.of): float(p.sign) for p in group.products}
+    products = [{(p.input, p.weight, p.of): float(p.sign) for p in g.products} for g in groups]
+    by_sign = _backward_by_sign(groups, [_atoms(q, x_sign, w_sign, gamma, tf32 and op.tf32) for q in products])
+    terms, shares = by_sign or _backward_terms(groups)
+    return LinearPlan(*unit.head, sums, combinations[0], planned, terms, shares, by_sign=by_sign is not None)
 
 
 def _simplify_group(group: Group, x_sign: int, w_sign: int, gamma: float) -> Group:

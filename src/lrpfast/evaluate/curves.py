@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..plot.check import figure_class
 from ..plot.panels import blank
-from ..table import Tabular
+from ..table import Tabular, counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +53,8 @@ class FlipCurves(Tabular):
         return {order: ((curve[:, 1:] + curve[:, :-1]) / 2) @ steps for order, curve in self.curves.items()}
 
     def _rows(self) -> tuple[str, list[list[str]]]:
-        samples = len(next(iter(self.curves.values())))
-        head = f"output while features are flipped: {samples:,} samples, {len(self.fractions) - 1} steps"
+        samples = counted(len(next(iter(self.curves.values()))), "sample")
+        head = f"output while features are flipped: {samples}, {counted(len(self.fractions) - 1, 'step')}"
         shown = sorted({0, *(round(share * (len(self.fractions) - 1)) for share in (0.1, 0.25, 0.5, 1.0))})
         rows = [["order", "area", *(f"{self.fractions[i]:.0%}" for i in shown)]]
         areas = self.area

@@ -1,4 +1,4 @@
-# Channel by channel: sums in registers, of several rows at a time. Rows side by side mostly have the same taps, shifted.
+# Channel by channel: sums of several rows in registers. Rows side by side mostly have the same taps, shifted.
 
 
 cdef struct TapBatch:  # some taps of a term: their values, weights and factors

@@ -117,6 +117,7 @@ cdef extern from "compute.h":
         const void* constant
         int per_row
         int relu
+        double zero
         double coefficients[8]
     ctypedef struct lrpfast_share:
         const void* bound
@@ -210,6 +211,8 @@ cdef enum:
     LARGE = 8192        # values of relevance of which GLANCE in EVERY are looked at first
     EVERY = 1024
     GLANCE = 64
+    PART = 1 << 14      # values of a part of a sample that threads share, at least; of so many parts at most:
+    MOST_PARTS = 64
     SOME = 1 << 15      # values after which a slow one looks whether it is to stop
     STOPPED = 64        # by a signal, as Ctrl-C: what a kernel returns beside the codes of FaultCode
 
@@ -228,6 +231,7 @@ cdef enum FaultCode:
 
 cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides accumulators
     NO_SCRATCH
+    EACH_VALUE      # nothing; and each value is computed by itself, so that threads may share a sample
     SOURCE_ROWS     # the source row of each tap, and a row of values
     PACKED_MATRIX   # a packed operand, and perhaps the other one transposed
     RECURRENT       # the states of some samples
@@ -361,10 +365,26 @@ cdef struct Batch:              # some samples on their way through a program
     int target                  # which of the targets it is explained for
     Py_ssize_t part             # the only one of its operation's parts to compute, or -1
 
+cdef struct Span:               # some of a buffer's values, from the first of a batch's on
+    Py_ssize_t first, count
+
 cdef struct Team:               # one operation on one micro-batch, shared by threads
     const Operation* op
     Batch batch
     Py_ssize_t columns                # of a piece
+
+
+cdef inline Span part_of(const Operation* op, const Batch* batch, Py_ssize_t whole, Py_ssize_t multiple) noexcept nogil:
+    """What a batch's part is of so many values or rows; all but the last part are multiples of some number."""
+    cdef Span span
+    cdef Py_ssize_t units = whole // multiple, end = whole
+    span.first = 0
+    if batch.part >= 0:
+        span.first = units * batch.part // op.parts * multiple
+        if batch.part + 1 < op.parts:
+            end = units * (batch.part + 1) // op.parts * multiple
+    span.count = end - span.first
+    return span
 
 
 cdef inline Py_ssize_t ceil_to(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

@@ -42,6 +42,7 @@ typedef struct {
     const void *constant;
     int per_row; /* whether the constant has its own values for each row of a sample */
     int relu;
+    double zero; /* what stands for a value of exactly 0 */
     double coefficients[LRPFAST_SUMS];
 } lrpfast_output;
 typedef struct {

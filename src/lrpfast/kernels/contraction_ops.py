@@ -66,7 +66,7 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """buffer = Σ_a coefficients[a] · accumulator_a + constant, clamped at 0 where ``relu``.
+    """buffer = Σ_a coefficients[a] · accumulator_a + constant, clamped at 0 where ``relu``; ``zero`` where that is 0.
 
     The constant has shape (N,), or (rows · N,) where it differs by row; N is here the number of
     output channels, of all groups together.
@@ -76,6 +76,7 @@ class Output:
     coefficients: tuple[float, ...] = (1.0,)
     constant: np.ndarray | None = None
     relu: bool = False
+    zero: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, InputError
-from ._cpu import Executable, instruction_sets
+from ._cpu import Executable, SmallRun, instruction_sets
 from .caches import block_bytes, cache_bytes
 from .interface import DEFAULT_START, Fault, Start
 from .memory_plan import flops, plan_memory, work_of
@@ -33,6 +33,8 @@ HEAVY = 1 / 16
 ROWS = 48
 #: Below this much work a second thread costs more than it saves.
 FLOPS_PER_THREAD = 1 << 20
+#: Bytes of a `SmallRun`'s workspace at most.
+SMALL_BYTES = 1 << 20
 #: Below this much work for all threads, sharing its operations one by one does.
 FLOPS_TO_SHARE = 16 << 20
 
@@ -121,6 +123,11 @@ class CompiledProgram:
             parts = 1 if cooperative else threads
             micro_batch = -(-samples // max(parts, -(-samples // micro_batch)))
         return self._run(x, out, samples, micro_batch, threads, cooperative, start, keep, notes, exact)
+
+    def small_run(self, row: tuple[int, ...], start: Start, *, judges: bool) -> SmallRun:
+        sample = max(1, self._executable.sample_bytes())
+        most = min(self._micro_batch, (FLOPS_PER_THREAD - 1) // self._flops, SMALL_BYTES // sample)
+        return SmallRun(self._executable, row, most, start, judges)
 
     def _within(self, memory: int, threads: int, micro_batch: int, cooperative: bool) -> tuple[int, int]:
         """Threads, and samples of a micro-batch, that a byte budget allows."""

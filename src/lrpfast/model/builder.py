@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..errors import InputError, ShapeError
+from ..table import counted
 from .graph import Model
 from .layers import Block, Dense, Input, Layer
 from .layers.base import as_shape
@@ -36,7 +37,7 @@ class Graph:
     def __repr__(self) -> str:
         entries = [layer for layer, _ in self._nodes if isinstance(layer, Input)]
         inputs = ", ".join(f"{layer.name!r} {layer.shape}" if layer.name else f"{layer.shape}" for layer in entries)
-        return f"<lrpfast.Graph: {len(self._nodes)} layers, inputs {inputs or 'none'}>"
+        return f"<lrpfast.Graph: {counted(len(self._nodes), 'layer')}, inputs {inputs or 'none'}>"
 
     def input(self, shape: Sequence[int | None] | int, name: str | None = None, kind: str = "number") -> int:
         """Add an input.

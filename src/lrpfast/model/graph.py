@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import table
 from ..errors import InputError, ShapeError
+from ..table import counted
 from .channels import channels_first
 from .layers import SOFTMAXES, Block, Input, Layer, Merge
 from .layers.base import as_shape, fits, whole
@@ -438,7 +439,8 @@ class Model:
         return table.html(rows, head)
 
     def __repr__(self) -> str:
-        return f"<lrpfast.Model {self.name!r}: {self.input_shape} -> {self.output_shape}, {len(self.layers)} layers>"
+        layers = counted(len(self.layers), "layer")
+        return f"<lrpfast.Model {self.name!r}: {self.input_shape} -> {self.output_shape}, {layers}>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as lrpfast's own ``.npz``, which `lrpfast.load` reads.

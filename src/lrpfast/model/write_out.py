@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -60,15 +61,21 @@ def write_out_attention(model: Model) -> Model:
         raise InputError(f"write_out_attention takes a Model, not {type(model).__name__}; lrpfast.load reads one")
     if model.is_open:
         raise ShapeError("the model leaves sizes open; model.with_input_shape(…) fixes them")
-    writer = _Writer()
+    return written_out(model, (i for i, node in enumerate(model.nodes) if isinstance(node.layer, Attention)))[0]
+
+
+def written_out(model: Model, attentions: Iterable[int]) -> tuple[Model, list[int]]:
+    """The model with some of its attentions written out, by their indices, and each node's index in it."""
+    writer, chosen = _Writer(), set(attentions)
     new: list[int] = []
-    for node in model.nodes:
+    for i, node in enumerate(model.nodes):
         inputs = [new[j] for j in node.inputs]
-        if isinstance(node.layer, Attention):
+        if i in chosen:
+            assert isinstance(node.layer, Attention)
             new.append(writer.attention(node.layer, node.name, inputs))
         else:
             new.append(writer.add(node.layer, *inputs))
-    return Model(writer.nodes, model.name, [new[j] for j in model.outputs])
+    return Model(writer.nodes, model.name, [new[j] for j in model.outputs]), new
 
 
 class _Writer:

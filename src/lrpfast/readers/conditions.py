@@ -63,6 +63,13 @@ def is_condition(x: object) -> bool:
     return isinstance(x, CONDITIONS)
 
 
+def compared_value(condition: Condition) -> Tensor:
+    """The value of the first of a condition's comparisons."""
+    while not isinstance(condition, Comparison):
+        condition = condition.condition if isinstance(condition, Not) else condition.first
+    return condition.value
+
+
 def greater(builder: Builder, a: Operand, b: Operand) -> Comparison:
     """a > b; one of them at least is a value."""
     if isinstance(b, np.ndarray) and b.size == 1 and not b.any() and not isinstance(a, np.ndarray):

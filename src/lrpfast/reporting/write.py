@@ -17,6 +17,7 @@ from ..errors import RelevanceWarning
 from ..evaluate import FlipCurves, entropy, flip, gini
 from ..kernels.arrays import to_host
 from ..rules import Pass
+from ..table import counted
 from ..version import __version__
 from . import pictures
 from .collect import Collected, class_count, probabilities
@@ -75,7 +76,8 @@ class _Writer:
         self._features()
         self._samples()
         rule = str(self._gradients or self._analyzer.composite.name.removeprefix("uniform "))
-        return self._page.document(f"{self._collected.samples:,} samples explained by {rule}, lrpfast {__version__}")
+        samples = counted(self._collected.samples, "sample")
+        return self._page.document(f"{samples} explained by {rule}, lrpfast {__version__}")
 
     # How it was made
 
@@ -403,12 +405,10 @@ class _Writer:
         often = count >= max(1, min(5, int(count.max(initial=0))))
         for heading, sign in (("for what was explained", 1), ("against it", -1)):
             order = [int(k) for k in np.argsort(-sign * mean, kind="stable") if often[k] and sign * mean[k] > 0][:TOP]
-            if not order:
-                continue
-            page.heading(heading[0].upper() + heading[1:])
-            rows = [("token", "mean R", "times")]
-            rows += [(self._drawing.token(k), f"{mean[k]:+.4g}", f"{count[k]:,}") for k in order]
-            page.table(rows, right=1)
+            if order:
+                page.heading(heading[0].upper() + heading[1:])
+                rows = [(self._drawing.token(k), f"{mean[k]:+.4g}", f"{count[k]:,}") for k in order]
+                page.table([("token", "mean R", "times"), *rows], right=1)
         absolute = c.absolute.ravel()
         page.picture(
             pictures.profile(self._mean().ravel(), absolute, "position"),

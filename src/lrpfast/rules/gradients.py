@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Attention, Dot, Embedding, Layer
+from ..model.layers import Activation, Dot, Embedding, Layer
 from ..model.layers.base import whole
 from ..model.node import Node
 from . import roles
@@ -227,8 +227,6 @@ class GradientComposite(Composite):
             return
         of = "a normalized product" if isinstance(layer, Dot) else f"{_article(kind.name)}{kind.name}"
         cure = "LRP explains it, with the rule epsilon for one"
-        if isinstance(layer, Attention):
-            of, cure = "attention as one layer", "it has one of lrpfast.write_out_attention(model)"
         raise RuleError(f"{node}: lrpfast has no derivative of {of}, so that there is no {self.name} here; {cure}")
 
     def __str__(self) -> str:

@@ -24,7 +24,9 @@ def round_tf32(array: np.ndarray) -> np.ndarray:
 
 def part_of(weights: np.ndarray, sign: int, scale: float) -> np.ndarray:
     """Scaled weights with the given sign, others set to 0; all weights for the sign 0, all |w| for the sign 2."""
-    part = {0: np.asarray, 1: lambda w: np.maximum(w, 0), -1: lambda w: np.minimum(w, 0), 2: np.abs}[sign](weights)
+    part = weights
+    if sign:
+        part = np.abs(weights) if sign == 2 else np.maximum(weights, 0) if sign > 0 else np.minimum(weights, 0)
     return part if scale == 1 else part * weights.dtype.type(scale)
 
 

@@ -12,10 +12,9 @@ from ...errors import ModelFormatError
 from ..attention import attention
 from ..channels_first import Tensor, Value
 from ..conditions import (
-    Comparison,
-    Not,
     at_least,
     both,
+    compared_value,
     either,
     equal,
     greater,
@@ -122,18 +121,12 @@ def _joined(of_masks: Callable[..., Any], of_comparisons: Callable[..., Any]) ->
         comparisons = [arg for arg in ctx.args if is_condition(arg)]
         if not comparisons:
             return of_masks(ctx, *ctx.args)
-        value = _compared_value(comparisons[0])
+        value = compared_value(comparisons[0])
         return of_comparisons(
             *(arg if is_condition(arg) else ctx.sample_array(arg, value).astype(bool) for arg in ctx.args)
         )
 
     return convert
-
-
-def _compared_value(condition: Any) -> Tensor:
-    while not isinstance(condition, Comparison):
-        condition = condition.condition if isinstance(condition, Not) else condition.first
-    return condition.value
 
 
 def _one_of(ctx: NodeContext, a: Any, b: Any) -> Any:

@@ -12,6 +12,7 @@ from ...model import layers as L
 from ..arithmetic import add, concat, divide, extreme, multiply, negative, power
 from ..axis_ops import affine, fixed
 from ..channels_first import Flat, Tensor
+from ..conditions import compared_value, is_condition, select
 from ..file_axes import unsqueeze
 from ..mask_arithmetic import mapped, masked_product, masked_sum
 from .graph import Stack, TorchNode
@@ -70,6 +71,11 @@ def _rsub(node: TorchNode) -> Any:
 
 def _mul(node: TorchNode) -> Any:
     a, b = node.get("self"), node.get("other")
+    for condition, other in ((a, b), (b, a)):
+        if is_condition(condition):
+            value = compared_value(condition)
+            x, _ = node.operands(other, value)
+            return select(node.builder, condition, x, np.array(0.0))
     result: Any = masked_product(node, a, b)
     result = mapped(node, a, b, lambda x, y: x * y) if result is None else result
     return multiply(node.builder, *_two(node)) if result is None else result
