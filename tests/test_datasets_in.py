@@ -494,3 +494,12 @@ def test_what_was_selected_is_part_of_what_a_run_goes_on_with(years, tmp_path):
     with open_source(pattern, select="time=1981:1982") as source:
         done = analyzer.stream(source, tmp_path / "r.npy", mask=mask, batch_size=100, progress=False)
     assert (done.samples, done.record["select"]) == (730, "time=1981:1982")
+
+
+def test_the_command_lists_some_of_many_groups(tmp_path, capsys):
+    dense(12).save(tmp_path / "m.npz")
+    np.save(tmp_path / "x.npy", np.ones((40, 12), np.float32))
+    np.save(tmp_path / "labels.npy", np.arange(40) // 2)
+    command = ["explain", str(tmp_path / "m.npz"), str(tmp_path / "x.npy"), "--statistics", str(tmp_path / "s.npz")]
+    assert lrpfast.cli.main([*command, "--group-by", str(tmp_path / "labels.npy")]) == 0
+    assert "2 in group 10, 2 in group 11 and 8 more groups" in capsys.readouterr().out

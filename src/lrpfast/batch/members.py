@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 
 from ..engine.core import AnalyzerCore
 from ..engine.exact import IndistinctError, exact
-from ..engine.growth import callers_level
 from ..engine.provenance import deciding, record
 from ..errors import InputError, ShapeError
 from ..output import SLASHES, beside, replacing
@@ -207,10 +205,7 @@ class MembersRun:
             self._over.update(earlier["groups"].tolist(), earlier["count"], earlier["mean"], name)
             self._record = json.loads(str(earlier["record"]))
             return
-        with warnings.catch_warnings(record=True) as of_member:
-            done = stream(core, data, output, settings)
-        for warning in of_member:
-            warnings.warn(f"{name}: {warning.message}", warning.category, stacklevel=callers_level())
+        done = stream(core, data, output, settings, of=f"{name}: ")
         statistics = done.statistics
         assert statistics is not None
         if self._path is None:

@@ -179,8 +179,12 @@ def stream(
     *,
     job_type: Callable[..., Job] = Job,
     totals_type: Callable[..., Any] = RunStatistics,
+    of: str = "",
 ) -> Streamed:
-    """`Analyzer.stream`, with its validated ``settings``; other jobs and totals make other passes over a data set."""
+    """`Analyzer.stream`, with its validated ``settings``; other jobs and totals make other passes over a data set.
+
+    Warnings begin with ``of``.
+    """
     begin = time.perf_counter()
     on_cluster = settings.cluster is not None
     if len(core.model.inputs) > 1:
@@ -227,10 +231,10 @@ def stream(
         stack.enter_context(run.locked_outputs())
         progress = stack.enter_context(progress_bar(settings.progress, job.samples, run.count))
         run.complete(progress, client)
-    return _streamed(run, time.perf_counter() - begin, out is not None)
+    return _streamed(run, time.perf_counter() - begin, out is not None, of)
 
 
-def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
+def _streamed(run: Run, seconds: float, written: bool, of: str) -> Streamed:
     """The outcome of a run; warns of everything that makes relevance mean little."""
     job, rectify = run.job, run.job.core.settings.rectify
     values, explanations = run.count * math.prod(job.feature_shape), run.count * job.targets
@@ -238,8 +242,8 @@ def _streamed(run: Run, seconds: float, written: bool) -> Streamed:
     texts = growth_texts(growth, explanations, rectify)
     if out_of_bounds:
         texts.insert(0, out_of_bounds_message(out_of_bounds, values))
-        warnings.warn(texts[0], BoundsWarning, stacklevel=callers_level())
-    warn(growth, explanations, rectify)
+        warnings.warn(of + texts[0], BoundsWarning, stacklevel=callers_level())
+    warn(growth, explanations, rectify, of=of)
     return Streamed(
         samples=run.count,
         explanations=explanations,
