@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import h5py
@@ -11,7 +12,7 @@ import pytest
 import lrpfast
 import seeds
 from lrpfast import InputError
-from lrpfast.batch.compression import COMPRESSIONS
+from lrpfast.batch.compression import COMPRESSIONS, hdf5_plugins
 
 RNG = seeds.generator(31)
 SAMPLES = 60
@@ -238,11 +239,27 @@ def test_a_kill_while_the_compressed_file_gets_its_name(output, compression, ear
     assert not [name for name in os.listdir(tmp_path) if "lrpfast" in name]
 
 
+def test_blosc_beside_the_filters_of_netcdf4(tmp_path):
+    """Its plug-ins are linked to another HDF5 library than h5py's, and crash h5py, which finds them by a variable."""
+    pytest.importorskip("hdf5plugin")
+    pytest.importorskip("netCDF4")
+    code = (
+        "import netCDF4, sys, numpy as np, lrpfast\n"
+        "model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((6, 1)))])\n"
+        "for name in ('r.h5', 'r.nc'):\n"
+        "    lrpfast.Analyzer(model, 'zero').stream(np.ones((40, 6)), name, compression='blosc', progress=False)\n"
+        "    with lrpfast.batch.open_source(f'{name}:relevance') as source:\n"
+        "        assert (source.read(0, 40) == 1).all()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
 @pytest.mark.parametrize("output", ["r.nc", "r.h5"])
 def test_blosc_needs_hdf5plugin(output, tmp_path, monkeypatch):
     """Before any work, for relevances and for statistics; so does reading."""
     needs(output)
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    hdf5_plugins.cache_clear()
     for options in ({"sink": tmp_path / output}, {"statistics": tmp_path / output}):
         with pytest.raises(lrpfast.MissingPackageError, match="compression='blosc' .* needs hdf5plugin: pip install"):
             ANALYZER.stream(X, compression="blosc", progress=False, **options)
