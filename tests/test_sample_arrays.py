@@ -12,7 +12,7 @@ import pytest
 import lrpfast
 import seeds
 from lrpfast import InputError
-from lrpfast.batch.compression import COMPRESSIONS, hdf5_plugins
+from lrpfast.batch.compression import COMPRESSIONS
 
 RNG = seeds.generator(31)
 SAMPLES = 60
@@ -252,6 +252,8 @@ def test_blosc_beside_the_filters_of_netcdf4(tmp_path):
         "        assert (source.read(0, 40) == 1).all()\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    code = "import netCDF4, lrpfast\nassert (lrpfast.batch.open_source('r.h5:relevance').read(0, 40) == 1).all()"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("output", ["r.nc", "r.h5"])
@@ -259,7 +261,6 @@ def test_blosc_needs_hdf5plugin(output, tmp_path, monkeypatch):
     """Before any work, for relevances and for statistics; so does reading."""
     needs(output)
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
-    hdf5_plugins.cache_clear()
     for options in ({"sink": tmp_path / output}, {"statistics": tmp_path / output}):
         with pytest.raises(lrpfast.MissingPackageError, match="compression='blosc' .* needs hdf5plugin: pip install"):
             ANALYZER.stream(X, compression="blosc", progress=False, **options)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...budget import FREE_BYTES
-from ...errors import InputError, ModelFormatError
+from ...errors import InputError, MissingPackageError, ModelFormatError
 from ...readers import hdf5
 from ..cf import PACKED, Packing
 from ..compression import hdf5_plugins
@@ -135,6 +135,8 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
 def _open(path: str) -> h5py.File:
     import h5py
 
+    with contextlib.suppress(MissingPackageError):
+        hdf5_plugins(path)
     try:
         return h5py.File(path, "r")
     except OSError as error:
