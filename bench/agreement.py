@@ -1,57 +1,77 @@
-"""How near float32 relevances are to float64's at a climate network's size, lrpfast's and iNNvestigate's.
+"""How near to float64 are relevances of a wide network in float32: lrpfast's, and iNNvestigate's.
 
-    LRPFAST_INNVESTIGATE_PYTHON=… python bench/agreement.py [--samples 256]
+    export LRPFAST_INNVESTIGATE_PYTHON=some/folder/bin/python       # bench/innvestigate_env.sh makes it
+    python bench/agreement.py
 
-The network is the benchmarks' 31,811-8-8-2. Float64 is lrpfast's under iNNvestigate's names and conventions; the oracle
-of the tests confirms it independently. A sample's error is Σ|R − R64| / Σ|R64|. Prints docs/climate.md's table.
+The network has 31,811 inputs, as the climate scientists' (Dense 31,811-8-8-2), and random weights. iNNvestigate
+explains it by its own code in float32, and in float64: that is the reference. A sample's error is its largest
+|R − R₆₄| as a share of max|R₆₄|.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
-import document
-import lrpfast_networks
 import networks
 from conventions import INNVESTIGATE
-from innvestigate_peer import Innvestigate
+from innvestigate_peer import VARIABLE
+
+NETWORK = "wide"
 
 
-def errors(relevance: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Each sample's error; see above."""
-    result: np.ndarray = np.abs(relevance - exact).sum(1) / np.abs(exact).sum(1)
-    return result
+def innvestigate(precision: str, samples: int, folder: Path) -> None:
+    """Write iNNvestigate's relevance of every rule to the folder; runs in its own environment."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
 
+    import keras_networks
 
-def row(rule: str, samples: int) -> list[str]:
-    """A line of the table."""
-    network = networks.make("wide", False)
-    x = network.samples(samples)
-    tool = Innvestigate("wide", rule, samples, False)
-    try:
-        theirs = tool.of_first(samples)
-    finally:
-        tool.close()
-    options: dict[str, Any] = {"convention": "innvestigate"}
-    ours = lrpfast_networks.analyzer(network, rule, **options).analyze(x)
-    exact = lrpfast_networks.analyzer(network, rule, precision="float64", **options).analyze(x.astype(np.float64))
-    own, peers = errors(ours, exact), errors(theirs, exact)
-    name, keywords = INNVESTIGATE[rule]
-    shown = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-    figures = [f"{np.median(own):.1e}", f"{own.max():.1e}", f"{np.median(peers):.1e}", f"{peers.max():.1e}"]
-    return [f"`{name}`" + (f" ({shown})" if shown else ""), *figures, f"{np.median(peers) / np.median(own):.1f}×"]
+    tf.keras.backend.set_floatx(precision)
+    network = networks.make(NETWORK)
+    x = network.samples(samples).astype(precision)
+    for rule in INNVESTIGATE:
+        relevance = keras_networks.analyzer(network, rule)(x)
+        assert relevance.dtype == precision
+        np.save(folder / f"{rule}_{precision}.npy", relevance)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print a table of errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=256)
-    samples = parser.parse_args().samples
-    header = ["rule", "lrpfast, median", "largest", "iNNvestigate, median", "largest", "ratio of medians"]
-    print(document.table(header, [row(rule, samples) for rule in INNVESTIGATE]))
+    parser.add_argument("--innvestigate", nargs=2, metavar=("PRECISION", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.innvestigate:
+        return innvestigate(options.innvestigate[0], options.samples, Path(options.innvestigate[1]))
+    python = os.environ.get(VARIABLE)
+    if not python:
+        sys.exit(f"{VARIABLE} does not name a Python with iNNvestigate; see bench/README.md")
+
+    import lrpfast_networks
+
+    network = networks.make(NETWORK)
+    x = network.samples(options.samples)
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("float32", "float64"):
+            script = [python, __file__, "--samples", str(options.samples), "--innvestigate", precision, folder]
+            subprocess.run(script, check=True)
+        print("| rule | iNNvestigate, float32: median, largest error | lrpfast, float32 | lrpfast, float64 |")
+        print("|---|---|---|---|")
+        for rule in INNVESTIGATE:
+            exact, theirs = (np.load(Path(folder) / f"{rule}_{kind}.npy") for kind in ("float64", "float32"))
+            ours = [
+                lrpfast_networks.analyzer(network, rule, "innvestigate", precision=kind).analyze(x)
+                for kind in ("float32", "float64")
+            ]
+            errors = [np.abs(r - exact).max(1) / np.abs(exact).max(1) for r in (theirs, *ours)]
+            print(f"| {rule} | " + " | ".join(f"{np.median(e):.1e}, {e.max():.1e}" for e in errors) + " |")
 
 
 if __name__ == "__main__":

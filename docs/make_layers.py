@@ -37,6 +37,7 @@ from lrpfast.readers.torch import constants as torch_constants
 from lrpfast.readers.torch import functions as torch_functions
 from lrpfast.readers.torch import merges as torch_merges
 from lrpfast.readers.torch import nodes as torch_nodes
+from lrpfast.readers.torch import reduced as torch_reduced
 from lrpfast.readers.torch import shape_ops as torch_shape_ops
 from lrpfast.rules import roles
 
@@ -137,7 +138,9 @@ def onnx() -> str:
     def of(operators: Iterable[str]) -> str:
         return code(sorted(name for name in operators if not name.endswith("*")))
 
-    patterns = sorted(name[:-1] for name in onnx_elementwise.ELEMENTWISE if name.endswith("*"))
+    patterns = sorted(
+        name[:-1] for name in (*onnx_elementwise.ELEMENTWISE, *onnx_reduce_ops.REDUCED) if name.endswith("*")
+    )
     return table(
         ("", "operators"),
         [
@@ -161,14 +164,14 @@ def torch() -> str:
         names = (name.split(".", 1)[1] for name in operators if not name.split(".", 1)[1].startswith("_"))
         return code(_ranks(sorted(names)))
 
-    parts = (torch_functions.FUNCTIONS, torch_merges.MERGES, torch_shape_ops.MOVES)
+    parts = (torch_functions.FUNCTIONS, torch_merges.MERGES, torch_reduced.REDUCED, torch_shape_ops.MOVES)
     rest = [name for name in torch_nodes.CONVERTERS if not any(name in part for part in parts)]
     return table(
         ("", "operators"),
         [
             ("weights, normalization, no-ops", of(rest)),
             ("activations and pooling", of(torch_functions.FUNCTIONS)),
-            ("arithmetic, joining, reducing", of(torch_merges.MERGES)),
+            ("arithmetic, joining, reducing", of([*torch_merges.MERGES, *torch_reduced.REDUCED])),
             ("moving and sizes", of(torch_shape_ops.MOVES)),
             ("of constants, computed while reading", of(torch_constants.FOLDS)),
         ],

@@ -416,6 +416,26 @@ def route_back(ar, ledger, rule, index, size, y, r):
     return ar.total((index[..., None, :] == np.arange(size)[:, None]) * r[..., None, :], -1)
 
 
+# The logarithm of a sum of exponentials.
+
+
+def log_sum_exp(shape, x, keepdims=False, ar=EXACT):
+    """log Σ exp(x) of each channel over all positions, and the values in columns."""
+    columns = x.reshape(*x.shape[:-1], -1, shape[-1])
+    largest = columns.max(-2)
+    logarithm = ar.off(np.log(np.exp(ar.off(columns - largest[..., None, :])).sum(-2)), 4)
+    return ar.off(largest + logarithm), columns, (1,) * (len(shape) - 1) * keepdims + shape[-1:]
+
+
+def log_sum_exp_back(ar, ledger, shape, x, r):
+    """R_i = exp(x_i) / Σ exp(x) · R."""
+    _, columns, _ = log_sum_exp(shape, x)
+    powers = np.exp(ar.off(columns - columns.max(-2, keepdims=True)))
+    back = ar.off(ar.off(powers / powers.sum(-2, keepdims=True), 4) * r[..., None, :]).reshape(x.shape)
+    ledger.absolute += np.abs(back).sum(-1)
+    return back
+
+
 # Products.
 
 
@@ -718,6 +738,9 @@ def apply(layer, shapes, parts, ar=EXACT):
         return sample_norm(layer.kind, shape, x, ar=ar, **layer.own)[-1].reshape(x.shape), shape
     if layer.kind == "LocalResponseNorm":
         return ar.off(local_response_norm(shape, x, **layer.own), 4), shape
+    if layer.kind == "GlobalLogSumExp":
+        y, _, out = log_sum_exp(shape, x, ar=ar, **layer.own)
+        return y, out
     if layer.kind in FORWARD:
         return FORWARD[layer.kind](shapes, parts, layer.own, ar)
     if layer.kind in ("Activation", "Identity"):
@@ -753,6 +776,8 @@ def hand_back(layer, rule, shapes, parts, y, r, ledger, ar=EXACT):
     if layer.kind in ROUTING:
         index, _ = routed(layer.kind, shapes, joined, layer.own)
         return route_back(ar, ledger, rule, index, joined.shape[-1], y, r)
+    if layer.kind == "GlobalLogSumExp":
+        return log_sum_exp_back(ar, ledger, shapes[0], joined, r)
     if layer.kind == "Embedding":
         width = layer.parameters["table"].shape[1]
         index = np.broadcast_to(np.repeat(np.arange(joined.shape[-1]), width), r.shape)

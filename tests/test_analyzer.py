@@ -169,3 +169,60 @@ def test_masked_integers_and_masked_maps():
     statistics = lrpfast.Statistics((6,))
     statistics.update(0, MASKED)
     np.testing.assert_allclose(statistics.mean[0], MASKED.mean(0), rtol=1e-6)
+
+
+def small_network(rule="epsilon", **settings):
+    """An analyzer of a dense network whose batches are small enough for `SmallRuns`, and a batch."""
+    rng = np.random.default_rng(3)
+    shapes = [(6, 9), (9, 4)]
+    weights = [rng.normal(size=shape).astype("f4") for shape in shapes]
+    model = lrpfast.from_layers([layers.Dense(weights[0], None, "relu"), layers.Dense(weights[1])])
+    return lrpfast.Analyzer(model, rule, **settings), rng.normal(size=(5, 6)).astype("f4")
+
+
+@pytest.mark.parametrize("settings", [{}, {"target": 1}, {"target": (0, 2)}, {"precision": "float64"}], ids=str)
+@pytest.mark.parametrize("rule", ["epsilon", "alpha_beta", "gradient", "flat"])
+def test_small_batches_are_explained_as_large_ones_are(rule, settings):
+    analyzer, x = small_network(rule, **settings)
+    x = x.astype("f8" if settings.get("precision") else "f4")
+    relevance = analyzer.analyze(x)
+    assert analyzer._core._small_runs.run(x, None, []) is not None  # what was meant to be tested
+    np.testing.assert_array_equal(relevance, analyzer._core.analyze(x, notes=[]))
+    out = np.empty_like(x)
+    assert analyzer.analyze(x, out=out) is out
+    np.testing.assert_array_equal(out, relevance)
+    for odd in (np.asfortranarray(x), x.astype(">f4" if x.dtype == "f4" else ">f8"), x.tolist(), np.ma.array(x)):
+        np.testing.assert_array_equal(analyzer.analyze(odd), relevance)
+    np.testing.assert_array_equal(analyzer.analyze(np.tile(x, (4000, 1)))[-5:], relevance)
+    assert analyzer.analyze(x[:0]).shape == (0, 6)
+
+
+def test_small_batches_are_checked_as_large_ones_are():
+    analyzer, x = small_network(input_range=(-9, 9))
+    for value, message in ((np.nan, "finite"), (np.inf, "finite"), (10, "input_range")):
+        wrong = x.copy()
+        wrong[3, 2] = value
+        with pytest.raises(lrpfast.InputError, match=message) as caught:
+            analyzer.analyze(wrong)
+        assert str(caught.value).startswith("x[3, 2] = 10" if value == 10 else "x[3, 2]")
+    for wrong in (x[0], x[:, :5], x[..., None, None], x.astype(object), x + 1j):
+        with pytest.raises(lrpfast.LrpfastError):
+            analyzer.analyze(wrong)
+    for out in (x, x[::-1], np.empty((5, 7), "f4"), np.empty((4, 6), "f4"), np.empty((5, 6)), np.empty((6, 5), "f4").T):
+        with pytest.raises(lrpfast.LrpfastError, match="out"):
+            analyzer.analyze(x, out=out)
+    whole = np.zeros((9, 6), "f4")
+    with pytest.raises(lrpfast.InputError, match="share memory"):
+        analyzer.analyze(whole[:5], out=whole[4:])
+    fixed = np.empty_like(x)
+    fixed.flags.writeable = False
+    with pytest.raises(lrpfast.InputError, match="writeable"):
+        analyzer.analyze(x, out=fixed)
+
+
+def test_small_batches_warn_as_large_ones_do():
+    model = lrpfast.from_layers([layers.Dense(np.array([[1.0], [-1.0]]), np.array([1e-6]))])
+    analyzer = lrpfast.Analyzer(model, lrpfast.rules.Zero())
+    with pytest.warns(lrpfast.AmplificationWarning, match="1 of 1 explanations") as caught:
+        analyzer.analyze(np.ones((1, 2), "f4"))
+    assert caught[0].filename == __file__

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lrpfast
+import lrpfast.cli
 from lrpfast.batch import open_source
 from lrpfast.batch.masks import Masked
 from lrpfast.batch.sources import reopened
@@ -180,6 +181,39 @@ def test_a_window_of_time(years):
             assert len(source.labels.coords["time"].values) == source.shape[0]
 
 
+def test_stream_and_ensembles_select_and_fill(years, tmp_path):
+    name, maps = years
+    select = {"time": slice("1982-02-01", "1982-03"), "lat": (-10, 50)}
+    model = lrpfast.from_layers([lrpfast.layers.Flatten(), *dense(8).layers[1:]], input_shape=(2, 4))
+    expected = lrpfast.Analyzer(model, "epsilon").analyze(maps[365 + 31 : 365 + 90, 1:])
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    done = analyzer.stream(
+        name, tmp_path / "r.npy", select=select, statistics=True, group_by="time.month", progress=False
+    )
+    assert (done.samples, list(done.statistics.groups)) == (59, [2, 3])
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), expected)
+    assert done.record["select"] == "time=1982-02-01:1982-03 lat=-10:50"
+    over = lrpfast.Ensemble({"a": model, "b": model}, "epsilon")
+    both = over.stream(name, select=select, group_by=np.arange(1095) % 2, progress=False)
+    assert both.count.tolist() == [[30, 29]] * 2 or both.count.tolist() == [[29, 30]] * 2
+    np.testing.assert_allclose(both.count[0] @ both.mean.reshape(2, -1), expected.reshape(59, -1).sum(0), rtol=1e-5)
+    flat = [lrpfast.layers.Flatten(), *(lrpfast.layers.Dense(np.ones((n, 2), np.float32)) for n in (8, 2))]
+    hidden = lrpfast.Analyzer(lrpfast.from_layers(flat, input_shape=(2, 4)), "epsilon")
+    found = hidden.references(name, "dense", k=3, select=select, progress=False)
+    assert 0 <= found.indices.min() <= found.indices.max() < 59
+    holes = maps[:3].copy()
+    holes[:, 0, 0] = np.nan
+    xarray = pytest.importorskip("xarray")
+    array = xarray.DataArray(holes, dims=("time", "lat", "lon"), coords={"lat": LAT, "lon": LON})
+    region = {"lat": (-50, 10)}
+    analyzer.stream(array, tmp_path / "f.npy", select=region, fill_nan=0, progress=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), analyzer.analyze(np.nan_to_num(holes[:, :2])))
+    with pytest.raises(lrpfast.InputError, match="no coordinates, by which select="):
+        analyzer.stream(maps, tmp_path / "n.npy", select=region, progress=False)
+    with pytest.raises(lrpfast.InputError, match="fill_nan must be a finite number"):
+        analyzer.stream(maps[:, 1:], tmp_path / "n.npy", fill_nan="0", progress=False)
+
+
 def test_seasons_and_months(years):
     pattern, whole = years
     with open_source(pattern, select={"time.month": [1, 2]}) as source:
@@ -344,6 +378,52 @@ def test_labels_and_targets_from_variables(tmp_path):
     np.testing.assert_allclose(part.statistics.mean[0].reshape(-1), expected[1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["NETCDF4", "NETCDF3_CLASSIC"])
+def test_texts_and_targets_from_several_files(kind, tmp_path):
+    """In the order of the time, as the data, whatever the files are called."""
+    names = np.array(["winter", "spring", "spring", "winter", "autumn", "spring"])
+    classes = np.array([0, 1, 1, 0, 1, 0], "i4")
+    for name, part in (("b", slice(0, 2)), ("a", slice(2, 6))):
+        write(
+            tmp_path / f"sst_{name}.nc",
+            part.start,
+            days(6)[part],
+            "days since 2000-01-01",
+            extra={"label": classes[part]},
+        )
+        with netCDF4.Dataset(tmp_path / f"sst_{name}.nc", "a") as file:
+            texts = file.createVariable("season_name", str, ("time",))
+            texts[:] = names[part].astype(object)
+        with netCDF4.Dataset(tmp_path / f"t_{name}.nc", "w", format=kind) as file:  # of characters
+            file.createDimension("time", part.stop - part.start)
+            file.createDimension("length", 6)
+            file.createVariable("time", "f8", ("time",))[:] = np.arange(part.start, part.stop)
+            file["time"].units = "days since 2000-01-01"
+            file.createVariable("season_name", "S1", ("time", "length"))[:] = netCDF4.stringtochar(
+                names[part].astype("S6")
+            )
+    data, analyzer = f"{tmp_path}/sst_*.nc", lrpfast.Analyzer(dense(12), "epsilon")
+    options = {"statistics": True, "mask": np.ones((3, 4), bool), "progress": False}
+    expected = analyzer.analyze(days(6).reshape(6, 12), target=classes)
+    for labels in (f"{data}:season_name", f"{tmp_path}/t_*.nc:season_name"):
+        done = analyzer.stream(f"{data}:sst", group_by=labels, target=f"{data}:label", **options)
+        assert list(done.statistics.groups) == ["autumn", "spring", "winter"]
+        assert done.statistics.count.tolist() == [1, 3, 2]
+        of_spring = expected[names == "spring"].mean(0, dtype=np.float64)
+        np.testing.assert_allclose(done.statistics.mean[1].reshape(-1), of_spring, rtol=1e-6)
+    out = tmp_path / "seasons.nc"
+    command = ["explain", "--models", str(tmp_path / "net_*.npz"), f"{data}:sst", "--statistics", str(out)]
+    for seed in (0, 1):
+        dense(12, seed=seed).save(tmp_path / f"net_{seed}.npz")
+    np.save(tmp_path / "mask.npy", options["mask"])
+    command += ["--mask", str(tmp_path / "mask.npy"), "--group-by", f"{data}:season_name", "--target", f"{data}:label"]
+    assert lrpfast.cli.main(command) == 0
+    for path in (out, tmp_path / "seasons_net_1.nc"):
+        with netCDF4.Dataset(path) as file:
+            assert file["mean"].dimensions == ("season_name", "lat", "lon")
+            assert file["season_name"][:].tolist() == ["autumn", "spring", "winter"]
+
+
 def test_labels_of_pandas_and_xarray():
     pandas, xarray = pytest.importorskip("pandas"), pytest.importorskip("xarray")
     analyzer, texts = lrpfast.Analyzer(dense(2), "epsilon"), ["b", "a", "b"]
@@ -416,24 +496,10 @@ def test_what_was_selected_is_part_of_what_a_run_goes_on_with(years, tmp_path):
     assert (done.samples, done.record["select"]) == (730, "time=1981:1982")
 
 
-def test_stream_selects_and_fills_by_itself(years, tmp_path):
-    pattern, whole = years
-    analyzer, mask = lrpfast.Analyzer(dense(12), "epsilon"), np.ones((3, 4), bool)
-    rows = np.r_[0:59, 365:424, 730:789]
-    labels = np.arange(len(whole)) % 2
-    options = {"mask": mask, "select": {"time.month": [1, 2]}, "progress": False}
-    done = analyzer.stream(pattern, tmp_path / "r.npy", statistics=True, group_by=labels, **options)
-    expected = analyzer.analyze(whole[rows].reshape(-1, 12)).reshape(-1, 3, 4)
-    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), expected)
-    assert done.statistics.count.tolist() == np.bincount(labels[rows]).tolist()
-    members = lrpfast.Ensemble({"a": dense(12)}, "epsilon").stream(pattern, **options)
-    np.testing.assert_allclose(members.mean[0], expected.mean(0, dtype=np.float64), rtol=1e-6, atol=1e-6)
-    layers = [lrpfast.layers.Dense(np.ones((size, 2), np.float32), name=f"dense_{size}") for size in (12, 2)]
-    hidden = lrpfast.Analyzer(lrpfast.from_layers(layers), "epsilon")
-    assert hidden.references(pattern, "dense_12", k=3, **options).indices.max() < len(rows)
-    x = days(4)
-    x[1, 2, 3] = np.nan
-    path = write(tmp_path / "x.nc", 0, x, "days since 2000-01-01")
-    analyzer.stream(path, tmp_path / "filled.npy", mask=mask, fill_nan=7.0, progress=False)
-    x[1, 2, 3] = 7.0
-    np.testing.assert_array_equal(np.load(tmp_path / "filled.npy"), analyzer.analyze(x.reshape(4, 12)).reshape(x.shape))
+def test_the_command_lists_some_of_many_groups(tmp_path, capsys):
+    dense(12).save(tmp_path / "m.npz")
+    np.save(tmp_path / "x.npy", np.ones((40, 12), np.float32))
+    np.save(tmp_path / "labels.npy", np.arange(40) // 2)
+    command = ["explain", str(tmp_path / "m.npz"), str(tmp_path / "x.npy"), "--statistics", str(tmp_path / "s.npz")]
+    assert lrpfast.cli.main([*command, "--group-by", str(tmp_path / "labels.npy")]) == 0
+    assert "2 in group 10, 2 in group 11 and 8 more groups" in capsys.readouterr().out

@@ -104,6 +104,17 @@ def test_tf32_with_and_without_tensor_cores(capability, standin):
         expected.check(analyzer.analyze(x), "tf32", str(case))
 
 
+def test_a_sum_of_exactly_zero_passes_relevance_on(gpu):
+    first = lrpfast.layers.Dense(np.repeat([[1.0], [-1.0]], 64, 1))
+    second = lrpfast.layers.Dense(np.full((64, 1), 3.0 / 64), np.ones(1))
+    as_it_is = lrpfast.rules.Zero(stabilizer=lrpfast.rules.Stabilizer(1e-6, "zero"))
+    x = np.array([[2.0, 2.0], [2.0, 1.0], [0.0, 0.0]])
+    for precision in PRECISIONS:
+        model = lrpfast.from_layers([first, second])
+        got = lrpfast.Analyzer(model, as_it_is, precision=precision, device="gpu").analyze(x)
+        np.testing.assert_allclose(got, [[6, -6], [6, -3], [0, 0]], rtol=1e-6)
+
+
 # Convolutions and all other layers: the lists of test_layers, some rules each.
 
 #: always: kernels that each have few cases

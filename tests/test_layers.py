@@ -245,6 +245,13 @@ ROUTES = [
     ("embedding of maps", [(2, 3)], Layer("Embedding", {"table": W.kernel(4, 2)})),
 ]
 
+#: logarithms of sums of exponentials
+LOG_SUMS = [
+    ("log sum exp 1d", [(5, 3)], Layer("GlobalLogSumExp")),
+    ("log sum exp 2d, one channel", [(3, 4, 1)], Layer("GlobalLogSumExp", {"keepdims": True})),
+    ("log sum exp 3d", [(2, 3, 2, 2)], Layer("GlobalLogSumExp")),
+]
+
 ROUTE_RULES = [
     ("pass", {}),
     ("gradient", {}),
@@ -420,6 +427,7 @@ FAMILIES = [
     ([case for case in PRODUCTS if case[2].kind == "Multiply" and len(case[1]) > 1], SHARE_RULES, PRECISIONS[:2]),
     (NORMALIZATIONS, NORMALIZATION_RULES, PRECISIONS[:2]),
     (LOCAL_RESPONSE, [("pass", {})], PRECISIONS[:2]),
+    (LOG_SUMS, [("pass", {}), ("gradient", {})], PRECISIONS[:2]),
     (SOFTMAXES, SOFTMAX_RULES, PRECISIONS[:2]),
     (ROTATIONS, ROTATION_RULES, PRECISIONS[:2]),
     (ATTENTIONS, ATTENTION_RULES, PRECISIONS[:2]),

@@ -190,3 +190,13 @@ def test_the_example_of_a_new_operation():
     finally:
         ROWS.clear()
         ROWS.update(before)
+
+
+@pytest.mark.parametrize("columns", [3, 20, 40])
+def test_what_stands_for_zero_in_narrow_and_wide_layers(columns):
+    term = contraction_ops.Term(0, np.ones((4, columns), np.float32))
+    contract = contraction_ops.Contract((term,), (contraction_ops.Output(1, zero=1e-24),))
+    program = Program((4, columns), (contract,), (), output=1, result=None)
+    x, out = np.array([[1, -1, 2, -2], [1, 0, 0, 0]], np.float32), np.empty((2, columns), np.float32)
+    assert CpuBackend().compile(program).run(x, out, threads=1) is None
+    assert (out[0] == np.float32(1e-24)).all() and (out[1] == 1).all()

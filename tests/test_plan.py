@@ -5,6 +5,7 @@ import pytest
 
 import cases
 import lrpfast
+import oracle
 import seeds
 from lrpfast import layers as L  # noqa: N812
 from lrpfast import rules
@@ -47,7 +48,7 @@ WEIGHTED = ("first", "folded", "side", "joined", "dense", "last")
         (rules.Zero(), 2, 2),
         (rules.ZPlus(), 5, 3),
         (rules.AlphaBeta(1, 0), 5, 3),
-        (rules.AlphaBeta(2, 1), 8, 4),
+        (rules.AlphaBeta(2, 1), 9, 5),
         (rules.Gamma(generalized=False), 3, 3),
         (rules.WSquare(), 2, 2),
         (rules.Flat(), 2, 2),
@@ -65,6 +66,22 @@ def test_contractions_of_a_relu_network(rule, first, others):
     assert str(plan).count("\n") >= len(WEIGHTED)
 
 
+@pytest.mark.parametrize("rule", [rules.AlphaBeta(2, 1), rules.Gamma(), rules.ZPlus(), rules.AlphaBetaX()], ids=repr)
+def test_outputs_are_no_difference_of_larger_sums(rule):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(20, 9000)).astype(np.float32)
+    kernel = rng.normal(size=(9000, 12)).astype(np.float32)
+    layers = [lrpfast.layers.Dense(kernel, activation="relu"), lrpfast.layers.Dense(np.ones((12, 1), np.float32))]
+    model = lrpfast.from_layers(layers)
+    for step in lrpfast.Analyzer(model, rule).plan().steps:
+        if getattr(step, "sums", ()):
+            own = [s for s in step.sums if step.forward[s.accumulator]]
+            assert [(s.part, s.weight) for s in own] == [("x", "w")], step.name
+    exact = lrpfast.Analyzer(model, rule, precision="float64").explain(x.astype(np.float64)).output
+    output = lrpfast.Analyzer(model, rule).explain(x).output
+    np.testing.assert_allclose(output, exact, rtol=2e-6)  # a sum of ReLU outputs: nothing cancels after them
+
+
 def test_a_declared_range_drops_the_first_layers_products_too():
     plan = lrpfast.Analyzer(network(), rules.ZPlus(), input_range=(0, 1)).plan()
     assert {s.contractions for s in plan.steps if getattr(s, "name", "") in WEIGHTED and hasattr(s, "sums")} == {3}
@@ -75,6 +92,52 @@ def test_generalized_gamma_needs_one_group_below_a_relu():
     for name in ("folded", "side", "joined", "dense"):
         assert len(steps[name].groups) == 1, name
     assert len(steps["last"].groups) == 2  # an explanation may start there from any array
+
+
+@pytest.mark.parametrize("gamma, products", [(0.25, 4), (7.0, 4), (7.5, 9), (100.0, 9)])
+def test_generalized_gamma_of_both_signs_takes_two_products_each_way(gamma, products):
+    layers = cases.network((9, 8, 3), "tanh")
+    case = ("gamma", {"gamma": gamma})
+    analyzer = lrpfast.Analyzer(cases.model(layers), cases.rule(case))
+    assert [s.contractions for s in analyzer.plan().steps if hasattr(s, "sums")] == [products, products]
+    x = cases.inputs(5, 9)
+    expected = Expected(lambda ar: oracle.explain(layers, [case] * 2, x, ar=ar))
+    expected.check(analyzer.analyze(x))
+    balance = analyzer.explain(x).conservation
+    for layer in balance:
+        np.testing.assert_allclose(layer.rounding, 0, atol=1e-4 * np.abs(layer.incoming).max())
+    tf32 = lrpfast.Analyzer(cases.model(layers), cases.rule(case), precision="tf32")
+    assert [s.contractions for s in tf32.plan().steps if hasattr(s, "sums")] == [9, 9]
+    expected.check(tf32.analyze(x), "tf32")
+
+
+def test_one_product_of_sizes_for_many_inputs_and_few_outputs():
+    layers = cases.network((600, 5, 4), "tanh")
+    case, x = ("gamma", {}), cases.inputs(3, 600)
+    expected = Expected(lambda ar: oracle.explain(layers, [case] * 2, x, ar=ar))
+    for precision in ("float32", "float64"):
+        expected.check(lrpfast.Analyzer(cases.model(layers), "gamma", precision=precision).analyze(x), precision)
+
+
+@pytest.mark.parametrize("columns", [1, 64])
+@pytest.mark.parametrize("bias", [None, 0.0])
+@pytest.mark.parametrize("precision", ["float32", "float64", "tf32"])
+def test_a_sum_of_exactly_zero_passes_relevance_on(precision, bias, columns):
+    # y = 3 (x1 - x2) + 1: at x1 = x2 relevance is that of a z close to 0, (3 x1, -3 x2)
+    kernel, zeros = np.repeat([[1.0], [-1.0]], columns, 1), None if bias is None else np.full(columns, bias)
+    first, second = L.Dense(kernel, zeros), L.Dense(np.full((columns, 1), 3.0 / columns), np.ones(1))
+    model = lrpfast.from_layers([first, second])
+    as_it_is = rules.Zero(stabilizer=rules.Stabilizer(1e-6, "zero"))
+    x = np.array([[2.0, 2.0], [2.0, 1.0], [0.0, 0.0]])
+    analyzer = lrpfast.Analyzer(model, as_it_is, precision=precision)
+    np.testing.assert_allclose(analyzer.analyze(x), [[6, -6], [6, -3], [0, 0]], rtol=1e-6)
+    explanation = analyzer.explain(x)
+    assert np.array_equal(explanation.relevance, analyzer.analyze(x))
+    assert all(not layer.lost.any() for layer in explanation.conservation)
+    # nothing is known of an explicit relevance: there a zero stays a zero
+    r = np.full((1, columns), 5.0 / columns)
+    given = lrpfast.redistribute(as_it_is, first, x[:1], r, precision=precision)
+    assert np.abs(given).max() == pytest.approx(5 * 2 / 1e-6, rel=1e-3)
 
 
 def test_no_z_is_kept_below_a_relu():

@@ -93,6 +93,31 @@ def test_operations_that_are_refused(tmp_path, name, config, args, words):
         operation(tmp_path, (4, 6), name, config, args)
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+ACTIVATIONS = {
+    "ReLU": ({"negative_slope": 0.1, "max_value": None, "threshold": 0.0}, lambda x: np.where(x > 0, x, 0.1 * x)),
+    "Glu": ({"axis": -1}, lambda x: x[..., :3] * sigmoid(x[..., 3:])),
+    "TanhShrink": ({}, lambda x: x - np.tanh(x)),
+    "HardShrink": ({"threshold": 0.4}, lambda x: np.where(np.abs(x) > 0.4, x, 0)),
+    "SoftShrink": ({"threshold": 0.4}, lambda x: np.sign(x) * np.maximum(np.abs(x) - 0.4, 0)),
+    "Logsumexp": ({"axis": 1, "keepdims": False}, lambda x: np.logaddexp.reduce(x, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_that_are_operations(tmp_path, name):
+    """`keras.activations.relu(x)` between layers is the operation ReLU; in an .h5 file, without its module."""
+    config, function = ACTIVATIONS[name]
+    model = operation(tmp_path, (4, 6), name, config)
+    x = np.random.default_rng(0).normal(size=(3, 4, 6)).astype("float32")
+    close(model.predict(x), function(x))
+    if name == "Logsumexp":
+        close(model.predict(1000 * x), np.logaddexp.reduce(1000 * x.astype(float), 1).astype("float32"))
+
+
 def test_an_operation_and_its_parts_are_named_after_it(tmp_path):
     model = operation(tmp_path, (4, 6), "Min", {"axis": 1})
     assert [model.nodes[i].name for i in (0, -1)] == ["entry", "min"]

@@ -82,6 +82,126 @@ def test_logarithms_of_sums(op, axes, keepdims):
     check(nodes, (3, 4), {"axes": i64(*axes)})
 
 
+LARGEST = ("ReduceMax", ["x", "axes"], ["m"], {})
+LESS = [LARGEST, ("Sub", ["x", "m"], ["d"], {}), ("Exp", ["d"], ["e"], {})]
+FINITE = [("Abs", ["m"], ["a"], {}), ("Equal", ["a", "inf"], ["i"], {}), ("Where", ["i", "zero", "m"], ["w"], {})]
+WRITTEN_OUT = {
+    "sum": [("Exp", ["x"], ["e"], {}), ("ReduceSum", ["e", "axes"], ["s"], {}), ("Log", ["s"], ["y"], {})],
+    "ReduceLogSum": [("Exp", ["x"], ["e"], {}), ("ReduceLogSum", ["e", "axes"], ["y"], {"keepdims": 0})],
+    "less the largest": [
+        *(*LESS, ("ReduceSum", ["e", "axes"], ["s"], {}), ("Log", ["s"], ["l"], {}), ("Add", ["l", "m"], ["y"], {}))
+    ],
+    "squeezed": [
+        *(*LESS, ("ReduceSum", ["e", "axes"], ["s"], {"keepdims": 0}), ("Log", ["s"], ["l"], {})),
+        *(("Squeeze", ["m", "axes"], ["n"], {}), ("Add", ["n", "l"], ["y"], {})),
+    ],
+    "reshaped, finite": [
+        *(LARGEST, *FINITE, ("Sub", ["x", "w"], ["d"], {}), ("Exp", ["d"], ["e"], {})),
+        *(("ReduceSum", ["e", "axes"], ["s"], {"keepdims": 0}), ("Log", ["s"], ["l"], {}), ("Shape", ["l"], ["h"], {})),
+        *(("Reshape", ["w", "h"], ["n"], {}), ("Add", ["l", "n"], ["y"], {})),
+    ],
+}
+LOG_SOFTMAXES = {
+    "ReduceLogSumExp": [("ReduceLogSumExp", ["x", "axes"], ["l"], {}), ("Sub", ["x", "l"], ["y"], {})],
+    "sum": [*WRITTEN_OUT["sum"][:2], ("Log", ["s"], ["l"], {}), ("Sub", ["x", "l"], ["y"], {})],
+    "unsqueezed": [
+        *(("ReduceLogSumExp", ["x", "axes"], ["l"], {"keepdims": 0}), ("Unsqueeze", ["l", "axes"], ["u"], {})),
+        ("Sub", ["x", "u"], ["y"], {}),
+    ],
+    "less the largest": [
+        *(*LESS, ("Sub", ["x", "m"], ["d2"], {}), ("ReduceSum", ["e", "axes"], ["s"], {}), ("Log", ["s"], ["l"], {})),
+        ("Sub", ["d2", "l"], ["y"], {}),
+    ],
+    "LogSoftmax": [("LogSoftmax", ["x"], ["y"], {"axis": 1})],
+}
+VALUES = {"axes": i64(1), "inf": np.array(np.inf), "zero": np.array(0.0)}
+
+
+def used(nodes):
+    return {name: VALUES[name] for name in VALUES if any(name in inputs for _, inputs, _, _ in nodes)}
+
+
+@pytest.mark.parametrize("nodes", WRITTEN_OUT.values(), ids=WRITTEN_OUT)
+def test_logarithms_of_sums_that_are_written_out(nodes):
+    model = check(nodes, (5, 4), used(nodes))
+    assert {type(layer).__name__ for layer in model.layers} <= {"Input", "Permute", "Reshape", "GlobalLogSumExp"}
+    x = 1000 * np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    np.testing.assert_allclose(model.predict(x).ravel(), np.logaddexp.reduce(x.astype(float), 1).ravel(), rtol=1e-6)
+    relevance = lrpfast.Analyzer(model, "epsilon", target="max").analyze(x)
+    np.testing.assert_allclose(relevance.sum((1, 2)), model.predict(x).reshape(3, -1).max(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("nodes", LOG_SOFTMAXES.values(), ids=LOG_SOFTMAXES)
+def test_log_softmax_that_is_written_out(nodes):
+    model = check(nodes, (5, 4), used(nodes))
+    assert {type(layer).__name__ for layer in model.layers} <= {"Input", "Permute", "Activation"}
+    x = 1000 * np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    wanted = x - np.logaddexp.reduce(x.astype(float), 1)[:, None]
+    np.testing.assert_allclose(model.predict(x), wanted, rtol=1e-5, atol=1e-4)
+    assert np.isfinite(lrpfast.Analyzer(model, "epsilon", target=0).analyze(x)).all()
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [*LESS, ("ReduceSum", ["e", "axes"], ["s"], {}), ("Log", ["s"], ["l"], {}), ("Add", ["l", "x"], ["y"], {})],
+        [*WRITTEN_OUT["sum"][:2], ("Log", ["s"], ["l"], {}), ("Sub", ["l", "x"], ["y"], {})],
+        [("Exp", ["x"], ["e"], {}), ("ReduceSum", ["e", "axes"], ["s"], {}), ("Sub", ["x", "s"], ["y"], {})],
+        [("ReduceLogSumExp", ["x", "axes"], ["l"], {}), ("Tanh", ["x"], ["t"], {}), ("Sub", ["t", "l"], ["y"], {})],
+    ],
+)
+def test_what_looks_like_a_log_softmax(nodes):
+    check(nodes, (5, 4), used(nodes))
+
+
+def fast_norm(mean, variance, count=4.0):
+    """(x - E[x]) / √(E[x²] − E[x]²), scaled and shifted, over the last of (N, 3, 4)."""
+    constants = {"n": np.array(1 / count), "zero": np.array(0.0), "epsilon": np.array(1e-3), "axes": i64(2)}
+    constants |= {"g": np.linspace(0.5, 2, 4), "b": np.linspace(-1, 1, 4)}
+    sums = [
+        *(("ReduceSum", ["x", "axes"], ["s"], {"keepdims": int(not mean)}), ("Mul", ["s", "n"], ["m"], {})),
+        *(("Mul", ["x", "x"], ["q"], {}), ("ReduceSum", ["q", "axes"], ["sq"], {"keepdims": int(not mean)})),
+        *(("Mul", ["sq", "n"], ["mq"], {}), ("Mul", ["m", "m"], ["mm"], {}), ("Sub", ["mq", "mm"], ["v"], {})),
+    ]
+    limited = [("Max", ["zero", "v"], ["w"], {})] if variance == "limited" else [("Identity", ["v"], ["w"], {})]
+    if mean:  # as jax2tf and tf2onnx write it: reshaped to axes of 1, and expanded to all
+        constants |= {"one": i64(-1, 3, 1)}
+        back = [("Reshape", ["m", "one"], ["m1"], {}), ("Expand", ["m1", "whole_n"], ["m2"], {})]
+        back += [("Reshape", ["w", "one"], ["w2"], {}), ("Shape", ["x"], ["whole_n"], {})]
+        back = [back[3], *back[:3]]
+    else:
+        back = [("Identity", ["m"], ["m2"], {}), ("Identity", ["w"], ["w2"], {})]
+    end = [
+        *(("Add", ["w2", "epsilon"], ["e"], {}), ("Sqrt", ["e"], ["r"], {}), ("Reciprocal", ["r"], ["i"], {})),
+        *(("Mul", ["i", "g"], ["ig"], {}), ("Sub", ["x", "m2"], ["d"], {}), ("Mul", ["d", "ig"], ["y0"], {})),
+        ("Add", ["y0", "b"], ["y"], {}),
+    ]
+    nodes = [*sums, *limited, *back, *end]
+    return nodes, {name: a for name, a in constants.items() if any(name in inputs for _, inputs, _, _ in nodes)}
+
+
+@pytest.mark.parametrize("mean", (False, True), ids=("axes that stay", "reshaped"))
+@pytest.mark.parametrize("variance", ("limited", "as it is"))
+def test_layer_norm_of_a_fast_variance(mean, variance):
+    nodes, constants = fast_norm(mean, variance)
+    model = check(nodes, (3, 4), constants)
+    assert [type(layer).__name__ for layer in model.layers] == ["Input", "LayerNorm"]
+
+
+def test_a_mean_that_is_none():
+    nodes, constants = fast_norm(False, "limited", count=5.0)
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="divides a sum of .4. values by 5"):
+        lrpfast.from_onnx(graph(nodes, (3, 4), constants))
+
+
+def test_a_factor_that_is_limited():
+    """As Swin V2 writes the scale of its scores."""
+    nodes = [
+        *(("Clip", ["s", "", "limit"], ["c"], {}), ("Exp", ["c"], ["e"], {}), ("Mul", ["x", "e"], ["y"], {})),
+    ]
+    check(nodes, (3, 2), {"s": np.array([[[1.0], [9.0], [-2.0]]]), "limit": np.array(4.6)})
+
+
 def test_log():
     check([("Abs", ["x"], ["a"], {}), ("Log", ["a"], ["y"], {})], (3, 4))
     with pytest.raises(lrpfast.LrpfastError, match="sample 0.*logarithm"):

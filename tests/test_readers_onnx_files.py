@@ -319,6 +319,7 @@ def test_inputs_that_are_not_read_are_obstacles_beside_the_nodes():
     text = str(caught.value)
     assert text.splitlines()[0] == "4 nodes and inputs are not read:"
     assert "- input 'sr': has 0 axes" in text and "- inputs 'state', 'x': begin with axes of" in text
+    assert "Export the model with the batch as the first axis of each" in text
     assert "- node Det 't' (1 of 2):" in text and "- node Floor 'v' (1 of 1):" in text
 
 

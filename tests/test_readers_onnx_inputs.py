@@ -116,8 +116,7 @@ def test_a_setting_becomes_a_constant_that_chooses():
 
 
 def test_what_no_file_without_training_can_cure_is_named_with_its_cure():
-    text = """g (float[N, 3] x) => (float[N, 3] y) { q, s, z = DynamicQuantizeLinear(x)
-        i = MatMulInteger(q, w) y = Cast <to = 1> (i) }"""
+    text = """g (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.MatMulNBits <K = 3, N = 3> (x, w) }"""
     proto = parsed(text, w=np.eye(3, dtype=np.uint8))
     with pytest.raises(lrpfast.UnsupportedLayerError, match="Load the float model that was quantized"):
         lrpfast.from_onnx(proto)

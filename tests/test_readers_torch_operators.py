@@ -12,6 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 IMAGE = (4, 8, 8)
+POSITIONS = torch.arange(8, dtype=torch.float64)
 SHAPES = {1: (4, 12), 2: (4, 12, 11), 3: (4, 6, 7, 8)}
 
 
@@ -35,6 +36,19 @@ MODULES = {
             *("LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink", "RReLU"),
         )
     },
+    "normalized by length over two axes": (lambda: Function(lambda x: F.normalize(x, dim=(2, 3))), IMAGE),
+    "constants: min, max, norm, repeats": (
+        lambda: Function(
+            lambda x: (
+                x * torch.min(POSITIONS, 3 - POSITIONS)
+                + POSITIONS.max()
+                + POSITIONS[None].max(0)[0]
+                + POSITIONS.norm(dim=0)
+                + POSITIONS[:4].repeat_interleave(2)
+            )
+        ),
+        (8,),
+    ),  # fmt: skip
     "PReLU of channels": (lambda: nn.PReLU(4), IMAGE),
     "GELU tanh": (lambda: nn.GELU("tanh"), IMAGE),
     "Softplus beta": (lambda: nn.Softplus(2), IMAGE),
@@ -149,6 +163,12 @@ def window_mask(x):
     return x + mask.masked_fill(mask != 0, -3.0).masked_fill(mask == 0, 0.0)
 
 
+def log_softmax(x):
+    """It cannot overflow, as it is written."""
+    largest = (1000 * x).max(-1, keepdim=True)[0]
+    return (1000 * x - largest) - (1000 * x - largest).exp().sum(-1, keepdim=True).log()
+
+
 FUNCTIONS = {
     "add": lambda x: x + x.relu(),
     "sub alpha": lambda x: torch.sub(x, x.relu(), alpha=2),
@@ -178,6 +198,32 @@ FUNCTIONS = {
     "amin": lambda x: x.amin((2, 3)),
     "max": lambda x: x.max(2)[0],
     "min": lambda x: x.min(2, keepdim=True).values,
+    "log": lambda x: x.abs().log(),
+    "logsumexp": lambda x: torch.logsumexp(400 * x, (1, 3)),
+    "logsumexp keepdim, of a stack": lambda x: torch.logsumexp(torch.stack([x, 900 * x], 2), 2, keepdim=True),
+    "logsumexp written out": lambda x: x.exp().sum(-1).log(),
+    "log_softmax written out": lambda x: x - x.exp().sum(1, keepdim=True).log(),
+    "log_softmax, less the largest": log_softmax,
+    "softmax written out": lambda x: x.exp() / x.exp().sum(2, keepdim=True),
+    "where by a comparison": lambda x: torch.where(x > 0.1, x, 0.5 * x) + torch.where(x <= x.sigmoid(), 1.0, x),
+    "a product with a comparison": lambda x: x * (x > 0) + (x <= ROW).double() * x.tanh(),
+    "masked_fill by comparisons": lambda x: x.masked_fill((x < 0.2) & (x > -0.3) | ~(x.tanh() != 0), 0.7),
+    "a comparison that is moved": lambda x: torch.where(x.amax(3).unsqueeze(3) > 1, x, -x),
+    "a comparison with a constant mask": lambda x: x.masked_fill((x > 0) & (ROW > 0), 0.0),
+    "var": lambda x: x.var(1),
+    "var of the population": lambda x: x.var((2, 3), unbiased=False, keepdim=True),
+    "std": lambda x: x.std(-1),
+    "norm": lambda x: x.norm(dim=1) + torch.linalg.vector_norm(x, ord=1, dim=1),
+    "norm, largest": lambda x: torch.linalg.vector_norm(x, ord=float("inf"), dim=(2, 3)),
+    "F.normalize": lambda x: F.normalize(x, dim=1),
+    "prod": lambda x: x.prod(1),
+    "cosine_similarity": lambda x: F.cosine_similarity(x, x.relu() + 1, dim=1),
+    "pairwise_distance": lambda x: F.pairwise_distance(x, x.sigmoid()),
+    "addcmul, addcdiv": lambda x: torch.addcmul(x, x.tanh(), ROW, value=0.5) + torch.addcdiv(x, x.relu(), x.exp()),
+    "lerp": lambda x: torch.lerp(x, x.relu(), 0.3),
+    "baddbmm": lambda x: torch.baddbmm(x[:, 0], x[:, 1], x[:, 2], beta=0.5, alpha=2),
+    "bases": lambda x: torch.exp2(x) + torch.log2(x.abs() + 1) + torch.log10(x.abs() + 1),
+    "tril, triu": lambda x: x.tril() + x.triu(1),
     "maximum": lambda x: torch.maximum(x, x.sigmoid()),
     "maximum with a constant": lambda x: torch.maximum(x, COLUMN) - torch.minimum(ROW, x),
     "a constant turned": lambda x: x * ROW.flip(0),
@@ -517,3 +563,26 @@ def test_every_part_keeps_its_mode():
     lrpfast.from_torch(module, torch.ones(1, 3))
     assert module.training and module[0].training and not module[1].training
     np.testing.assert_array_equal(lrpfast.from_torch(module, torch.ones(1, 3)).predict(np.ones((0, 3))).shape, (0, 3))
+
+
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        (lambda x: x > 0, "returns 'gt', a comparison, which cannot be explained"),
+        (lambda x: x + (x > 0), "computes with the result of a comparison, which is a step"),
+        (lambda x: torch.where(x > float("inf"), x, 0.0), "compares with a constant that is infinite"),
+        (lambda x: x.std(1, correction=4), "divides by 4 values less 4"),
+        (lambda x: torch.linalg.vector_norm(x, ord=0.5, dim=1), "norm of order 0.5"),
+    ],
+)
+def test_comparisons_and_reductions_that_are_refused(function, words):
+    with pytest.raises(lrpfast.UnsupportedLayerError, match=words):
+        lrpfast.from_torch(Function(function), torch.randn(2, 4, 3))
+
+
+def test_all_relevance_goes_to_what_a_comparison_selects():
+    module = Function(lambda x: torch.where(x > 0.5, 2 * x, 0.1 * x))
+    x = np.array([[-1.0, 0.2, 0.7, 2.0]])
+    model = lrpfast.from_torch(module, torch.zeros(2, 4))
+    relevance = lrpfast.Analyzer(model, lrpfast.rules.Epsilon(1e-12), precision="float64").analyze(x, np.ones((1, 4)))
+    np.testing.assert_allclose(relevance, np.ones((1, 4)), rtol=1e-9)

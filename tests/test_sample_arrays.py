@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import h5py
 import numpy as np
@@ -168,9 +169,7 @@ def stop_after(samples):
 def test_compressed_outputs_hold_the_same(output, compression, tmp_path):
     needs(output)
     if compression == "blosc" and "zarr" not in output:
-        with pytest.raises(InputError, match="blosc is for .zarr"):
-            ANALYZER.stream(X, tmp_path / output, compression=compression, progress=False)
-        return
+        pytest.importorskip("hdf5plugin")
     x = np.tile(X, (40, 1))
     ANALYZER.stream(x, tmp_path / "plain.h5", batch_size=1000, progress=False)
     ANALYZER.stream(x, tmp_path / output, batch_size=1000, compression=compression, progress=False)
@@ -179,15 +178,19 @@ def test_compressed_outputs_hold_the_same(output, compression, tmp_path):
         np.testing.assert_array_equal(packed[name], plain[name])
     if output == "r.h5":
         with h5py.File(tmp_path / output) as file:
-            assert file["relevance"].compression == "gzip" and file["relevance"].shuffle
+            plan = file["relevance"].id.get_create_plist()
+            filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+            assert filters == ([h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE] if compression == "zlib" else [32001])
             assert file["relevance"].id.get_storage_size() < x.nbytes / 2
     assert not [name for name in os.listdir(tmp_path) if "lrpfast" in name]
 
 
-@pytest.mark.parametrize("compression", ["none", "zlib"])
+@pytest.mark.parametrize("compression", ["none", "zlib", "blosc"])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_stopped_run_goes_on(output, compression, tmp_path):
     needs(output)
+    if compression == "blosc" and "zarr" not in output:
+        pytest.importorskip("hdf5plugin")
     options = {"batch_size": 7, "compression": compression}
     ANALYZER.stream(X, tmp_path / f"whole_{output}", progress=False, **options)
     with pytest.raises(Stop):
@@ -200,14 +203,16 @@ def test_a_stopped_run_goes_on(output, compression, tmp_path):
 
 @pytest.mark.parametrize("step", ["os.replace", "replace_file", "os.unlink"])
 @pytest.mark.parametrize("earlier", [False, True])
-@pytest.mark.parametrize("output", ["r.nc", "r.h5"])
-def test_a_kill_while_the_compressed_file_gets_its_name(output, earlier, step, tmp_path, monkeypatch):
+@pytest.mark.parametrize("output, compression", [("r.nc", "zlib"), ("r.h5", "zlib"), ("r.nc", "blosc")])
+def test_a_kill_while_the_compressed_file_gets_its_name(output, compression, earlier, step, tmp_path, monkeypatch):
     """At each step of the end the same run goes on, and the result is the same."""
     needs(output)
+    if compression == "blosc":
+        pytest.importorskip("hdf5plugin")
     from lrpfast.batch.sinks import base
 
     path = tmp_path / output
-    options = {"batch_size": 7, "compression": "zlib", "overwrite": earlier, "progress": False}
+    options = {"batch_size": 7, "compression": compression, "overwrite": earlier, "progress": False}
     if earlier:
         ANALYZER.stream(X[::-1].copy(), path, **options)
     files = [tmp_path / f".{output}.lrpfast-{suffix}" for suffix in ("packed", "raw")]
@@ -233,15 +238,31 @@ def test_a_kill_while_the_compressed_file_gets_its_name(output, earlier, step, t
     assert not [name for name in os.listdir(tmp_path) if "lrpfast" in name]
 
 
+@pytest.mark.parametrize("output", ["r.nc", "r.h5"])
+def test_blosc_needs_hdf5plugin(output, tmp_path, monkeypatch):
+    """Before any work, for relevances and for statistics; so does reading."""
+    needs(output)
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    for options in ({"sink": tmp_path / output}, {"statistics": tmp_path / output}):
+        with pytest.raises(lrpfast.MissingPackageError, match="compression='blosc' .* needs hdf5plugin: pip install"):
+            ANALYZER.stream(X, compression="blosc", progress=False, **options)
+    assert not os.listdir(tmp_path)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", X.shape, chunks=X.shape, compression="gzip")
+    monkeypatch.setattr("h5py.h5z.filter_avail", lambda number: False)
+    with pytest.raises(lrpfast.MissingPackageError, match=r"x\.h5:x: the filter 1 \(deflate\) needs hdf5plugin"):
+        ANALYZER.stream(tmp_path / "x.h5", statistics=True, progress=False)
+
+
 def test_files_of_statistics_are_compressed_unless_told_otherwise(tmp_path):
     sizes = {}
-    for compression in COMPRESSIONS:
+    for compression in set(COMPRESSIONS) - {"blosc"}:
         path = tmp_path / f"{compression}.h5"
         done = ANALYZER.stream(np.zeros((4, 6)), statistics=path, compression=compression, progress=False)
         assert done.zero_maps == 4
         with h5py.File(path) as file:
             sizes[compression] = file["mean"].compression
-    assert sizes == {"auto": "gzip", "zlib": "gzip", "blosc": "gzip", "none": None}
+    assert sizes == {"auto": "gzip", "zlib": "gzip", "none": None}
     with pytest.raises(InputError, match="compression must be one of"):
         ANALYZER.stream(X, statistics=True, compression="gzip")
     with pytest.raises(InputError, match="is not compressed"):
@@ -297,6 +318,22 @@ def test_a_second_variable_is_added_to_the_file(output, compression, tmp_path):
     with pytest.raises(InputError, match="another coordinate 'time'"):
         other.stream(data.assign_coords(time=np.arange(SAMPLES) + 1), f"{path}:third", progress=False, **options)
     assert not [name for name in os.listdir(tmp_path) if "lrpfast" in name]
+
+
+@pytest.mark.parametrize("output", ["r.nc", "r.h5", "r.zarr"])
+def test_a_second_variable_on_the_grid_of_a_mask(output, tmp_path):
+    needs(output)
+    mask = np.array([[True, False, True, True], [True, True, False, True]])
+    x = np.full((SAMPLES, 2, 4), np.nan, np.float32)
+    x[:, mask] = X
+    ANALYZER.stream(x, tmp_path / output, mask=mask, progress=False)
+    before = stored(tmp_path / output)
+    other = lrpfast.Analyzer(MODEL, "z_plus")
+    other.stream(x, f"{tmp_path / output}:plus", mask=mask, overwrite=True, progress=False)
+    result = stored(tmp_path / output)
+    for name, values in before.items():
+        np.testing.assert_array_equal(result[name], values)
+    np.testing.assert_array_equal(result["plus"][:, mask], other.analyze(X))
 
 
 def test_an_error_names_what_replacing_removes(tmp_path):

@@ -69,6 +69,20 @@ def test_large_samples_in_any_batch_and_with_any_threads(rule, precision):
     assert np.ascontiguousarray(several[:, 1]).tobytes() == one.tobytes()
 
 
+@pytest.mark.parametrize("size", [(30_000,), (22, 26, 24)], ids=str)
+def test_threads_share_every_pass_over_one_sample(size):
+    """Overlapping windows, scattered relevance and passes value by value are cut into parts of a sample."""
+    n = len(size)
+    graph = lrpfast.Graph()
+    a = graph.add(L.Conv(w(*(3,) * n, 2, 8), w(8), strides=2), graph.input((*size, 2)))
+    b = graph.add(L.Activation("elu"), graph.add(L.MaxPool((3,) * n, strides=1), a))
+    c = graph.add(L.Activation("relu"), graph.add(L.Add(), b, graph.add(L.DepthwiseConv(w(*(1,) * n, 8, 1)), b)))
+    model = graph.model(graph.add(L.Dense(w(8, 3)), graph.add(L.GlobalAveragePool(), c)))
+    x = RNG.uniform(-1, 1, size=(1, *size, 2)).astype(np.float32)
+    one, *others = (lrpfast.Analyzer(model, "epsilon", threads=t).analyze(x).tobytes() for t in (1, 2, 3, 16))
+    assert all(other == one for other in others)
+
+
 @pytest.mark.parametrize("name", ["cnn", "cnn_bn_avg", "conv1d", "branch_concat", "resnet_add", "mlp_tanh"])
 def test_every_operation_can_be_shared(name, shared):
     model = lrpfast.load(DATA / f"{name}.h5")

@@ -181,6 +181,11 @@ def local_response():
             yield [(rows, n)], Layer("LocalResponseNorm", {"size": size, "alpha": 0.5, "k": 0.8})
 
 
+def log_sums():
+    for shape in ((1, 1), (1, 3), (3, 1), (1, 1, 2), (2, 1, 1)):
+        yield [shape], Layer("GlobalLogSumExp", {"keepdims": len(shape) == 3})
+
+
 def activations():
     for shape in ((1,), (1, 3), (3, 1), (1, 1, 1)):
         for function in ("relu", "tanh", "softmax", "log_softmax"):
@@ -198,6 +203,7 @@ FAMILIES = {
     layer_norm: [("detached", {}), ("epsilon", {"epsilon": 0.1})],
     rms_norm: [("detached", {}), ("pass", {})],  # the derivative of one value over its own size is nothing but rounding
     local_response: [("pass", {})],
+    log_sums: [("pass", {}), ("gradient", {})],
     activations: [("pass", {}), ("gradient", {})],
 }
 

@@ -1,4 +1,4 @@
-"""The methods of an analyzer about whole data sets: from file to file, and lazy arrays."""
+"""The methods of an analyzer about whole data sets: from file to file, and of lazy arrays."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class DatasetMethods:
         source: Any,
         sink: Any = None,
         *,
+        select: Any = None,
+        fill_nan: float | None = None,
         target: Any = None,
         batch_size: int | str = "auto",
         layers: str | Sequence[str] | None = None,
@@ -35,8 +37,6 @@ class DatasetMethods:
         skip_zero: bool = False,
         compression: str = "auto",
         mask: Any = None,
-        select: Any = None,
-        fill_nan: float | None = None,
         progress: bool | Callable[[int], object] = True,
         resume: bool = True,
         overwrite: bool = False,
@@ -58,6 +58,12 @@ class DatasetMethods:
             called with (index of the first sample, relevances). None if only statistics are wanted. For several
             inputs an .h5, .nc or .npz file, with an array for each input by its name; a function gets a mapping.
             All formats but .npy also hold each sample's prediction, explained output, target and more.
+        select : mapping, optional
+            A part of the source, by its coordinates: ``{"time": slice("1982-01", "1999-12"), "lat": (-60, 60)}`` is a
+            window of time and a range of latitudes, ends included; a list are values, ``{"time.season": ["DJF"]}``.
+            Labels and targets of the whole source are selected likewise.
+        fill_nan : float, optional
+            A number in place of NaN.
         target : optional
             As in `analyze`; an array for one target per sample.
         batch_size : "auto" or int
@@ -90,11 +96,6 @@ class DatasetMethods:
             The points of the source's grid that are the model's features, in the grid's order. A mask with
             coordinates is aligned with a source that has them. Relevances are on the grid, with NaN where the model
             has no features.
-        select : mapping, optional
-            A part of the source, by its coordinates, such as ``{"time": slice("1982-01", "1999-12")}``; as in
-            `batch.open_source`. ``target``, ``group_by`` and ``correct`` may be of the whole source or of this part.
-        fill_nan : float, optional
-            A number in place of the source's missing values.
         progress : bool or callable
             A progress bar on a terminal; or a function, called with the number of samples of each finished chunk.
         resume : bool

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from .optional_import import import_optional
 
 #: The values of ``compression``: "auto" compresses files of statistics, which costs little, and no relevances.
@@ -23,6 +25,49 @@ def of_statistics(compression: str) -> str | None:
 def of_relevance(compression: str) -> str | None:
     """The compression of a file of relevances."""
     return compression if compression in ("zlib", "blosc") else None
+
+
+def hdf5_options(compression: str | None) -> dict[str, Any]:
+    """Keywords of h5py's ``create_dataset``.
+
+    Raises
+    ------
+    MissingPackageError
+        For "blosc" without hdf5plugin, which has HDF5's filter.
+    """
+    if compression == "zlib":
+        return {"compression": "gzip", "compression_opts": LEVEL, "shuffle": True}
+    if compression == "blosc":
+        blosc = import_optional("hdf5plugin", "compression='blosc' in HDF5 and NetCDF").Blosc
+        return dict(blosc(cname="zstd", clevel=LEVEL, shuffle=blosc.SHUFFLE))
+    return {}
+
+
+def netcdf_options(compression: str | None) -> dict[str, Any]:
+    """Keywords of netCDF4's ``createVariable``."""
+    if compression == "zlib":
+        return {"zlib": True, "complevel": LEVEL}
+    return {"compression": "blosc_zstd", "complevel": LEVEL, "blosc_shuffle": 1} if compression == "blosc" else {}
+
+
+def check_compression(path: str, compression: str | None) -> None:
+    """Raise, before any work, the error of a compression that HDF5 or NetCDF does not have on this computer.
+
+    Raises
+    ------
+    InputError, MissingPackageError
+    """
+    kind = os.path.splitext(path)[1].lower()
+    if compression == "blosc" and kind in (".h5", ".hdf5", ".nc", ".nc4"):
+        hdf5_options(compression)
+        if kind.startswith(".nc"):
+            dataset = import_optional("netCDF4", path).Dataset
+            with dataset("blosc.nc", "w", diskless=True, persist=False) as file:
+                if not (hasattr(file, "has_blosc_filter") and file.has_blosc_filter()):
+                    raise InputError(
+                        f"{path}: this NetCDF library has no blosc filter; netCDF4's wheels have it, from 1.6 on, "
+                        "and compression='zlib' needs none"
+                    )
 
 
 def zarr_codec(compression: str | None, dtype: np.dtype) -> dict[str, Any] | None:

@@ -143,6 +143,8 @@ def open_inputs(model: Model, source: Any, mask: Any = None, *, select: Any = No
     """
     names = [model.nodes[i].name for i in model.inputs]
     if isinstance(source, SeveralSource):
+        if select is not None or fill_nan is not None:
+            raise InputError("select= and fill_nan= are for sources that are not open yet")
         return source
     dataset = sys.modules.get("xarray") is not None and isinstance(source, sys.modules["xarray"].Dataset)
     if len(names) == 1:

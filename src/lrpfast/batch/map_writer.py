@@ -44,7 +44,7 @@ def write_maps(
     attributes : mapping of str to str
         The provenance of the arrays.
     compression : {"zlib", "blosc"}, optional
-        Of the arrays; only .zarr has "blosc".
+        Of the arrays; an .npz file has zlib for both.
 
     Raises
     ------

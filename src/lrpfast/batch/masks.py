@@ -165,7 +165,7 @@ class Gridded(Sink):
         self._sink, self._mask, self._indices = sink, np.asarray(mask, bool), np.flatnonzero(mask)
         self._grid: np.ndarray | None = None  # reused: points outside the mask stay NaN
         self.name, self.path, self.partial, self.resumable = sink.name, sink.path, sink.partial, sink.resumable
-        self.array, self.holds_sample_arrays = sink.array, sink.holds_sample_arrays
+        self.array, self.holds_sample_arrays, self.may_add = sink.array, sink.holds_sample_arrays, sink.may_add
 
     def put_beside(self, beside: Beside, feature_axes: int) -> None:
         maps = {
@@ -177,6 +177,9 @@ class Gridded(Sink):
     def compress(self, compression: str) -> None:
         self._sink.compress(compression)
 
+    def add(self) -> None:
+        self._sink.add()
+
     def recover(self) -> None:
         self._sink.recover()
 
@@ -186,6 +189,7 @@ class Gridded(Sink):
 
     def check(self, shape: RowsShape, dtype: np.dtype, labels: ArrayMetadata | None = None) -> None:
         self._sink.check((shape[0], *on_grid(shape[1:], self._mask)), dtype, _of_grid(labels))
+        self.described_names = self._sink.described_names
 
     def _open(self, existing: bool) -> None:
         grid = _of_grid(self._labels)

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 
 from ..engine.core import AnalyzerCore
 from ..engine.exact import IndistinctError, exact
-from ..engine.growth import callers_level
 from ..engine.provenance import deciding, record
 from ..errors import InputError, ShapeError
 from ..output import SLASHES, beside, replacing
@@ -132,9 +130,8 @@ class MembersRun:
         self._names, self._cores, self._source = names, cores, source
         self._sink = None if sink is None else _path(sink, "sink")
         self._path = None if isinstance(statistics, bool) else _path(statistics, "statistics")
-        self._resume, self._overwrite = resume, overwrite
-        self._select, self._fill_nan = options.pop("select", None), options.pop("fill_nan", None)
-        self._options = options
+        self._reading = {name: options.pop(name, None) for name in ("select", "fill_nan")}
+        self._resume, self._overwrite, self._options = resume, overwrite, options
         self._over = OverMembers()
         self._statistics: dict[str, Any] = {}
         self._resumed: list[str] = []
@@ -149,8 +146,7 @@ class MembersRun:
             data: Source | None = None
             for name, core in self._cores:
                 if data is None:
-                    mask = self._options.get("mask")
-                    data = open_inputs(core.model, self._source, mask, select=self._select, fill_nan=self._fill_nan)
+                    data = open_inputs(core.model, self._source, self._options.get("mask"), **self._reading)
                     if not isinstance(self._source, Source):
                         stack.enter_context(data)
                     self._check(core, data)
@@ -209,10 +205,7 @@ class MembersRun:
             self._over.update(earlier["groups"].tolist(), earlier["count"], earlier["mean"], name)
             self._record = json.loads(str(earlier["record"]))
             return
-        with warnings.catch_warnings(record=True) as of_member:
-            done = stream(core, data, output, settings)
-        for warning in of_member:
-            warnings.warn(f"{name}: {warning.message}", warning.category, stacklevel=callers_level())
+        done = stream(core, data, output, settings, of=f"{name}: ")
         statistics = done.statistics
         assert statistics is not None
         if self._path is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import MissingPackageError, install_text
 
-#: lrpfast's extra that installs each package.
+#: lrpfast's extra that installs a package; others are installed by themselves.
 _EXTRA = {
     "netCDF4": "netcdf",
     "cftime": "netcdf",
@@ -28,7 +28,8 @@ def import_optional(package: str, purpose: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         name = package.partition(".")[0]
-        message = f"{purpose} needs {name}: {install_text(name, _EXTRA[name])}"
+        cure = install_text(name, _EXTRA[name]) if name in _EXTRA else f"pip install {name}"
+        message = f"{purpose} needs {name}: {cure}"
         raise MissingPackageError(message, name=name) from None
 
 

@@ -11,6 +11,8 @@ from io import FileIO
 
 #: The largest number of bytes in one call: no system takes 2³¹ or more.
 MOST = 1 << 30
+#: Whether several threads may read a file at the same time.
+CONCURRENT = sys.platform != "win32"
 
 
 def read_at(file: FileIO, into: memoryview, offset: int) -> int:

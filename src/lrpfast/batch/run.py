@@ -17,7 +17,7 @@ from ..engine.exact import IndistinctError
 from ..engine.growth import COUNTS
 from ..errors import InputError, SampleError
 from .cluster import PieceResult, Task, explain_on
-from .compression import of_statistics
+from .compression import check_compression, of_statistics
 from .groups import check_groups
 from .job import JOB_COUNTS, Explained, Job
 from .journal import ANEW, EXACT, Journal, joined, locked
@@ -120,6 +120,8 @@ class Run:
         self.record, self.labels = {**job.record, **data.provenance}, job.labels(data.labels)
         self.attributes = {**self.record, "history": history(job.record, data.name)}
         self.compression = of_statistics(settings.compression)
+        if statistics.path is not None:
+            check_compression(statistics.path, self.compression)
         own = () if statistics.path is None else (statistics.path,)
         self._paths = [*(() if sink is None else sink.outputs), *own]
         #: the path beside which the run is noted: that of several files has none of their names

@@ -190,8 +190,12 @@ def stream(
     *,
     job_type: Callable[..., Job] = Job,
     totals_type: Callable[..., Any] = RunStatistics,
+    of: str = "",
 ) -> Streamed:
-    """`Analyzer.stream`, with its validated ``settings``; other jobs and totals make other passes over a data set."""
+    """`Analyzer.stream`, with its validated ``settings``; other jobs and totals make other passes over a data set.
+
+    Warnings begin with ``of``.
+    """
     begin = time.perf_counter()
     on_cluster = settings.cluster is not None
     if len(core.model.inputs) > 1:
@@ -238,7 +242,7 @@ def stream(
         stack.enter_context(run.locked_outputs())
         progress = stack.enter_context(progress_bar(settings.progress, job.samples, run.count))
         run.complete(progress, client)
-    return _streamed(run, time.perf_counter() - begin, out)
+    return _streamed(run, time.perf_counter() - begin, out, of)
 
 
 def _first_maps(path: str, array: str | None) -> Any:
@@ -250,7 +254,7 @@ def _first_maps(path: str, array: str | None) -> Any:
         return None
 
 
-def _streamed(run: Run, seconds: float, sink: Sink | None) -> Streamed:
+def _streamed(run: Run, seconds: float, sink: Sink | None, of: str) -> Streamed:
     """The outcome of a run; warns of everything that makes relevance mean little."""
     job, rectify = run.job, run.job.core.settings.rectify
     values, explanations = run.count * math.prod(job.feature_shape), run.count * job.targets
@@ -258,8 +262,8 @@ def _streamed(run: Run, seconds: float, sink: Sink | None) -> Streamed:
     texts = growth_texts(growth, explanations, rectify)
     if out_of_bounds:
         texts.insert(0, out_of_bounds_message(out_of_bounds, values))
-        warnings.warn(texts[0], BoundsWarning, stacklevel=callers_level())
-    warn(growth, explanations, rectify)
+        warnings.warn(of + texts[0], BoundsWarning, stacklevel=callers_level())
+    warn(growth, explanations, rectify, of=of)
     return Streamed(
         samples=run.count,
         explanations=explanations,

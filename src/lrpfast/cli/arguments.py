@@ -244,7 +244,7 @@ def _add_explain_run_options(parser: argparse.ArgumentParser) -> None:
         "--compression",
         choices=COMPRESSIONS,
         default="auto",
-        help="of .nc, .h5 and .zarr: auto (default) compresses statistics, zlib and, in .zarr, blosc relevances too",
+        help="of .nc, .h5 and .zarr: auto (default) compresses statistics, zlib and blosc relevances too",
     )
     group.add_argument(
         "--balance",

@@ -86,6 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
         _report(arguments, done, getattr(sink, "outputs", ()))
 
 
+#: Groups whose numbers of samples the last line has.
+SHOWN_GROUPS = 12
 #: Options of `Analyzer.stream` that have the same names here.
 _SAME = ("layers", "reduce", "activations", "part", "normalize", "group_by", "quantiles", "skip_zero", "compression")
 
@@ -124,8 +126,12 @@ def _report(arguments: argparse.Namespace, done: Streamed, files: Sequence[str])
     outputs = [] if arguments.output is None else [f"{name}, {done.dtype} {_shapes(done.shape)}"]
     if done.statistics is not None:
         one = next(iter(done.statistics.values())) if isinstance(done.statistics, dict) else done.statistics
-        counts = zip(one.groups, one.count, strict=True)
-        each = ", ".join(f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts)
+        counts = list(zip(one.groups, one.count, strict=True))
+        each = ", ".join(
+            f"{count:,} {'samples' if label == ALL else f'in group {label}'}" for label, count in counts[:SHOWN_GROUPS]
+        )
+        if len(counts) > SHOWN_GROUPS:
+            each += f" and {len(counts) - SHOWN_GROUPS:,} more groups"
         outputs.append(f"{arguments.statistics}, statistics of {each}")
     if arguments.plot:
         outputs.append(arguments.plot)

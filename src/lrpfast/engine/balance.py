@@ -252,6 +252,7 @@ def layer_balance(trace: LayerTrace, buffers: dict[int, np.ndarray], samples: in
         if g.mask_z is not None:
             mask_z = value(g.mask_z)
             open_ = mask_z > 0 if g.group.mask > 0 else mask_z < 0
+            s = np.where(open_, s, 0.0)  # two groups may share a buffer
         if g.bias is not None:
             b = np.resize(g.bias.astype(np.float64), s.shape[1])
             bias += c * (s * b).sum(1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..kernels import Start, backend
+from ..kernels import SmallRuns, Start, backend
 from ..kernels.arrays import as_array, as_tensors, empty_like, is_tensor, like, to_host
 from ..kernels.growth import MOST_JUDGED, Growth, judge
 from ..lazy import lazy_property
@@ -65,8 +65,10 @@ class AnalyzerCore(HiddenLayers):
     #: The attributes that `_prepare` derives, which pickles omit.
     _derived = (
         *("assignment", "explained_model", "layout", "plan", "conserves"),
-        *("_per_sample", "_programs", "_constant_start", "_baseline", "_prefixes"),
+        *("_per_sample", "_programs", "_constant_start", "_small_runs", "_baseline", "_prefixes"),
     )
+    #: For batches of a few samples, where the checks of `analyze` would take longer than the explanation.
+    _small_runs: SmallRuns | None = None
 
     def __init__(self, model: Model, settings: AnalyzerSettings) -> None:
         self.model, self.settings = model, settings
@@ -106,6 +108,7 @@ class AnalyzerCore(HiddenLayers):
         target = settings.target
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:
             self._constant_start, _ = as_start(target, 1, self.output_shape, settings.dtype, lambda: np.empty(0))
+            self._small_runs = self._programs.small_runs(self.layout, self._constant_start)
         elif target is not None:
             self.check_target(target)
 
@@ -236,6 +239,10 @@ class AnalyzerCore(HiddenLayers):
         What the relevance started with is appended to ``starts``.
         Where not ``exact``, notes are of a part of the features as they are for warnings.
         """
+        if self._small_runs is not None and target is None and output is None and notes is None and starts is None:
+            small = self._small(self._small_runs, x, out)
+            if small is not None:
+                return small
         if not isinstance(x, np.ndarray) or x.dtype.kind == "O":
             x, names, samples = sequences.arranged(self.model, x)
             if samples is not None or names:
@@ -262,9 +269,7 @@ class AnalyzerCore(HiddenLayers):
             return self._returned(result, out, callers_out, tensors)
         judged = notes if settings.gradients is None else None
         compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
-        whole = (
-            count * self._per_sample <= 1 << 20
-        )  # no slicing for a small batch, where it would take a considerable part of the time
+        whole = count * self._per_sample <= 1 << 20  # slicing would take a considerable part of a small batch's time
         parts = (slice(0, count),) if whole else programs.chunks(count, self._per_sample * math.prod(axes))
         for part in parts:
             rows = x if whole else x[part]
@@ -281,6 +286,14 @@ class AnalyzerCore(HiddenLayers):
         if notes and warns:
             warn(Growth.of(notes, self.conserves), count * math.prod(axes), settings.rectify)
         return self._returned(result, out, callers_out, tensors)
+
+    def _small(self, runs: SmallRuns, x: Any, out: Any) -> Any:
+        """What `analyze` returns for a few samples, with its warnings; None where it must look at the arguments."""
+        growth: list[Any] = []
+        result = runs.run(x, out, growth)
+        if growth:
+            warn(Growth.of([(0, growth[0])], self.conserves), len(x), self.settings.rectify)
+        return result
 
     def _returned(self, result: Any, out: Any, callers_out: Any, tensors: bool) -> Any:
         """The relevance as the caller wants it."""

@@ -32,17 +32,20 @@ def callers_level() -> int:
     return level
 
 
-def warn(growth: Growth, explanations: int, rectifies: bool, layers: Sequence[str] = ()) -> None:
-    """Give one warning for relevance that grew, in ``layers`` or as a whole, and one for relevance that vanished."""
+def warn(growth: Growth, explanations: int, rectifies: bool, layers: Sequence[str] = (), of: str = "") -> None:
+    """Give one warning for relevance that grew, in ``layers`` or as a whole, and one for relevance that vanished.
+
+    They begin with ``of``.
+    """
     if growth.amplified or layers:
         whole = amplified_text(growth, explanations)
         if layers:
             whole = f"over all layers relevance grows {growth.largest[0]:,.3g}-fold (sample {growth.largest[1]})"
         text = "; ".join([*layers, *([whole] if growth.amplified else [])])
-        warnings.warn(text, AmplificationWarning, stacklevel=callers_level())
+        warnings.warn(of + text, AmplificationWarning, stacklevel=callers_level())
     if growth.vanished or growth.zero:
         text = "; ".join(vanished_texts(growth, explanations) + zero_texts(growth, explanations, rectifies))
-        warnings.warn(text, VanishingWarning, stacklevel=callers_level())
+        warnings.warn(of + text, VanishingWarning, stacklevel=callers_level())
 
 
 def _of(growth: Growth, explanations: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..kernels.contraction_ops import Contract, Divide, Output, Redistribute, Share, Term, WeightsOrigin
+from ..kernels.contraction_ops import Contract, Divide, DivideBySign, Output, Redistribute, Share, Term, WeightsOrigin
 from ..kernels.ops import Scale, ShareRemainder
 from ..kernels.program import Program
 from ..rules import WEIGHT_PARTS, Gradient, Pass, Product
@@ -21,6 +21,9 @@ from . import nonlinear_ops
 from .plan import GroupPlan, LinearPlan
 from .program_builder import ProgramBuilder
 from .trace import GroupTrace
+
+#: What a denominator of exactly 0 counts as: far below what rounds, far above where c · z loses digits.
+SMALLEST = {"float32": 1e-24, "float64": 1e-200}
 
 
 def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) -> None:
@@ -47,7 +50,8 @@ def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) ->
     )
     if relu is None or needs_z or step.output in builder.stored:
         builder.pre_activations[step.output] = builder.buffers[step.output] = builder.buffer(out_size)
-        outputs.append(Output(builder.pre_activations[step.output], step.forward, bias))
+        zero = SMALLEST[builder.dtype.name] if step.nonzero else 0.0
+        outputs.append(Output(builder.pre_activations[step.output], step.forward, bias, zero=zero))
     if relu is not None:
         builder.activations[step.output] = builder.buffers[relu] = builder.buffer(out_size)
         outputs.append(Output(builder.buffers[relu], step.forward, bias, relu=True))
@@ -210,7 +214,8 @@ def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
         groups[used[0]] = replace(groups[used[0]], out=r)
         builder.backward[-1] = replace(above, divide=groups[used[0]])
     else:
-        builder.backward.extend(groups[i] for i in (range(len(groups)) if builder.trace else used))
+        divisions = range(len(groups)) if builder.trace else used
+        builder.backward.extend(_divide_by_sign(*groups) if step.by_sign else (groups[i] for i in divisions))
     outs = [_redistribute(builder, step, groups, r, j, b) for j, b in enumerate(builder.sources[step.output])]
     if shares:
         outs = [_share_remainder(builder, step, r, out) for out in outs]
@@ -243,6 +248,13 @@ def _group(builder: ProgramBuilder, step: LinearPlan, i: int, r: int) -> Divide:
     mask_z = builder.pre_activations[at] if g.mask else None
     out = builder.buffer(size)
     return replace(builder.divide(r, z, out, g.stabilizer), mask=g.mask, mask_z=mask_z)
+
+
+def _divide_by_sign(above: Divide, below: Divide) -> list[DivideBySign]:
+    """Two divisions, where z is above and below zero, as one; the second buffer has the result times the sign of z."""
+    assert isinstance(above.z, int) and isinstance(below.z, int) and above.mask_z is not None
+    z = above.z, below.z, above.mask_z
+    return [DivideBySign(above.relevance, *z, above.out, below.out, above.stabilizer, above.kind)]
 
 
 def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Divide], r: int, j: int, x: int) -> int:
@@ -292,4 +304,6 @@ def _divided_bias(builder: ProgramBuilder, step: LinearPlan, s: int, weights: An
 def _traces(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Divide]) -> tuple[GroupTrace, ...]:
     """What the layer's balance is made of."""
     pairs = zip(step.groups, groups, strict=True)
-    return tuple(GroupTrace(g, d.out, d.z, d.mask_z, _bias(builder, step, g)) for g, d in pairs)
+    return tuple(
+        GroupTrace(g, (groups[0] if step.by_sign else d).out, d.z, d.mask_z, _bias(builder, step, g)) for g, d in pairs
+    )

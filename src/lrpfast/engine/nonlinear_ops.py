@@ -42,6 +42,7 @@ from ..model.layers import (
     Dot,
     Embedding,
     Flatten,
+    GlobalLogSumExp,
     GlobalMaxPool,
     Layer,
     LayerNorm,
@@ -65,6 +66,7 @@ from ..model.layers import (
 )
 from ..rules import Detached, Gradient, Pass, Rule
 from . import recurrent_ops
+from .log_sum_exp_ops import log_sum_exp, log_sum_exp_back
 from .operators import windows
 from .plan import LayerPlan
 from .program_builder import ProgramBuilder
@@ -433,6 +435,7 @@ NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., Sequenc
     Embedding: (_embedding, _embedding_back),
     MaxPool: _POOL,
     GlobalMaxPool: _POOL,
+    GlobalLogSumExp: (log_sum_exp, log_sum_exp_back),
     Maximum: _EXTREMUM,
     Minimum: _EXTREMUM,
     Where: (_where, _where_back),
@@ -446,7 +449,7 @@ NONLINEAR_OPS: dict[type[Layer], tuple[Callable[..., int], Callable[..., Sequenc
 }
 
 #: Layers whose own backward function knows what to do with a rule; the others hand on what a rule scales first.
-_OWN_RULES = (Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, RNN, StepMask)
+_OWN_RULES = (GlobalLogSumExp, Multiply, Dot, LayerNorm, RMSNorm, LocalResponseNorm, RNN, StepMask)
 
 
 def forward(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> int:

@@ -29,6 +29,7 @@ from ..model.layers import (
     Dense,
     DepthwiseConv,
     GlobalAveragePool,
+    GlobalLogSumExp,
     GlobalMaxPool,
     Interpolate,
     Layer,
@@ -45,7 +46,7 @@ Fixed = tuple[int, ...]
 #: Taps times channels that one row may scatter to.
 SCATTER_WIDTH = 512
 #: Weight parts that kernels take by sign while they load weights.
-_SIGNS = {"w+": 1, "w-": -1}
+_SIGNS = {"w+": 1, "w-": -1, "|w|": 2}
 
 
 _ONE = Taps(1, np.zeros((1, 1), np.int64))
@@ -202,7 +203,7 @@ class Operator:
         return WEIGHT_PARTS[part](self.bias.astype(dtype), gamma)
 
     def sign(self, part: str, of: str) -> int:
-        """+1 or -1 for a weight part that kernels take by sign while they load weights, else 0."""
+        """+1, -1 or 2 for a weight part that kernels take while they load weights (w⁺, w⁻, |w|), else 0."""
         return _SIGNS.get(part, 0) if of == "kernel" and self.kind != "diagonal" else 0
 
     def weights(
@@ -406,9 +407,9 @@ def _sum(weights: Callable[[int], tuple[float, ...]], text: str) -> Callable[...
     return build
 
 
-def windows(layer: MaxPool | GlobalMaxPool, shape: Fixed, out: Fixed) -> Geometry:
+def windows(layer: MaxPool | GlobalMaxPool | GlobalLogSumExp, shape: Fixed, out: Fixed) -> Geometry:
     """The windows of a maximum, as one region."""
-    if isinstance(layer, GlobalMaxPool):
+    if isinstance(layer, (GlobalMaxPool, GlobalLogSumExp)):
         taps = [Taps(n, np.arange(n)[None]) for n in shape[:-1]]
     else:
         taps = _sliding(layer, shape, out)

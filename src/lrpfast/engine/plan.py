@@ -49,7 +49,10 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class BackTerm:
-    """One contraction backwards: s of a group times a weight part, added to an accumulator."""
+    """One contraction backwards: s of a group times a weight part, added to an accumulator.
+
+    Of two groups that are divided by sign, 0 means s of both and 1 the same times the sign of z.
+    """
 
     group: int
     weight: str
@@ -86,6 +89,8 @@ class LinearPlan:
     groups: tuple[GroupPlan, ...]
     back: tuple[BackTerm, ...]
     shares: tuple[SharePlan, ...]
+    by_sign: bool = False  # whether two groups, for z above and below zero, are divided together
+    nonzero: bool = False  # whether a z of exactly 0 counts as the smallest of numbers: see `planner.cancels`
 
     @property
     def gamma(self) -> float:
@@ -202,7 +207,10 @@ class Plan:
                 continue
             forward = " + ".join(_product(s.source if s.source != "x" else s.part, s.weight, s.of) for s in step.sums)
             parts = {share.accumulator: share.part for share in step.shares}
-            backward = " + ".join(f"{parts[t.accumulator]}*(s·{_weight(t.weight, t.of)}ᵀ)" for t in step.back)
+            s = ("s", "s·sign(z)") if step.by_sign else ("s",) * len(step.groups or step.back)
+            backward = " + ".join(
+                f"{parts[t.accumulator]}*({s[t.group]}·{_weight(t.weight, t.of)}ᵀ)" for t in step.back
+            )
             where = ", ".join(dict.fromkeys(_DENOMINATOR[g.pre_activation] for g in step.groups))
             count = str(step.contractions)
             rows.append((f"{name} {step.operator.text}", describe(step.rule), forward, backward, count, where))
@@ -224,7 +232,16 @@ _DENOMINATOR = {
 }
 
 
-_WEIGHTS = {"w": "W", "w+": "W⁺", "w-": "W⁻", "w^2": "W²", "1": "1", "w+gw+": "(W+γW⁺)", "w+gw-": "(W+γW⁻)"}
+_WEIGHTS = {
+    "w": "W",
+    "w+": "W⁺",
+    "w-": "W⁻",
+    "|w|": "|W|",
+    "w^2": "W²",
+    "1": "1",
+    "w+gw+": "(W+γW⁺)",
+    "w+gw-": "(W+γW⁻)",
+}
 
 
 def _weight(part: str, of: str) -> str:

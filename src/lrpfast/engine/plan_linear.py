@@ -15,6 +15,10 @@ from .sign_analysis import weight_sign
 Key = tuple[str, str, str]
 _FORWARD: Key = ("x", "w", "kernel")
 
+#: Sums over x·w and |x|·|w| may serve a rule that weighs contributions of the two signs by up to so different factors:
+#: rounding then costs no more digits than the rule's own sums do, times this.
+LARGEST_RATIO = 8.0
+
 # w⁺ and w⁻ coefficients of each weight part, gamma given: how sums over signs make up the others
 _IN_SIGNS: dict[str, Callable[[float], tuple[float, float]]] = {
     "w": lambda g: (1.0, 1.0),
@@ -55,7 +59,10 @@ def plan_linear(unit: PlanNode, x_sign: int, relu_above: bool, masked: bool, tf3
         GroupPlan(g.coefficient, g.stabilizer, g.mask, g.bias, d.kind, next(own) if d.kind == "own" else (), d.fixed)
         for g, d in zip(groups, denominators, strict=True)
     )
-    return LinearPlan(*unit.head, sums, combinations[0], planned, *_backward_terms(groups))
+    products = [{(p.input, p.weight, p.of): float(p.sign) for p in g.products} for g in groups]
+    by_sign = _backward_by_sign(groups, [_atoms(q, x_sign, w_sign, gamma, tf32 and op.tf32) for q in products])
+    terms, shares = by_sign or _backward_terms(groups)
+    return LinearPlan(*unit.head, sums, combinations[0], planned, terms, shares, by_sign=by_sign is not None)
 
 
 def _simplify_group(group: Group, x_sign: int, w_sign: int, gamma: float) -> Group:
@@ -90,20 +97,60 @@ def _forward_sums(
 ) -> tuple[tuple[Sum, ...], list[tuple[float, ...]]]:
     """The contractions forwards, and how each quantity is combined from their accumulators.
 
-    Quantities are computed as they are written, or all from sums over single signs (``split``): whichever takes fewer
-    contractions.
+    Quantities are computed as they are written, or all but the layer's output from sums over single signs (``split``),
+    or all from those of x·w and |x|·|w|: whichever takes the fewest contractions. The output, which is the first, is
+    no sum of such sums: they are larger than it, so that it would be a difference and lose digits.
     """
-    keys = list(dict.fromkeys(key for q in quantities for key in q))
-    atoms = list(dict.fromkeys(key for q in split for key in q))
-    if len(atoms) < len(keys):
-        quantities, keys = split, atoms
+    forms = [quantities, [quantities[0], *split[1:]]]
+    if all(sizes := [_in_sizes(q) for q in split]):
+        forms.append([q for q in sizes if q is not None])
+    all_keys = [list(dict.fromkeys(key for q in form for key in q)) for form in forms]
+    quantities, keys = min(zip(forms, all_keys, strict=True), key=lambda form: len(form[1]))
     columns = {key: tuple(q.get(key, 0.0) for q in quantities) for key in keys}
     accumulators = list(dict.fromkeys(columns.values()))
     sums = tuple(
-        Sum(*(("x", x) if x in ("x", "x+", "x-") else (x, "x")), w, of, accumulators.index(column))
+        Sum(*(("x", x) if x in ("x", "x+", "x-", "|x|") else (x, "x")), w, of, accumulators.index(column))
         for (x, w, of), column in columns.items()
     )
     return sums, [tuple(column[q] for column in accumulators) for q in range(len(quantities))]
+
+
+def _in_sizes(atoms: dict[Key, float]) -> dict[Key, float] | None:
+    """A quantity over single signs as one of x·w and |x|·|w|; None where it is none, or would lose digits.
+
+    With a factor for contributions above zero and one for those below, a Σ(xw)⁺ + c Σ(xw)⁻ is
+    (a + c)/2 Σxw + (a − c)/2 Σ|x||w|.
+    """
+    above = {atoms.get((x, w, "kernel"), 0.0) for x, w in (("x+", "w+"), ("x-", "w-"))}
+    below = {atoms.get((x, w, "kernel"), 0.0) for x, w in (("x+", "w-"), ("x-", "w+"))}
+    a, c = above.pop(), below.pop()
+    if above or below or min(a, c) <= 0 or max(a, c) > LARGEST_RATIO * min(a, c):
+        return None
+    total = {key: factor for key, factor in atoms.items() if key[0] not in ("x+", "x-") or key[2] != "kernel"}
+    total[_FORWARD] = (a + c) / 2
+    if a != c:
+        total["|x|", "|w|", "kernel"] = (a - c) / 2
+    return total
+
+
+def _backward_by_sign(
+    groups: list[Group], split: list[dict[Key, float]]
+) -> tuple[tuple[BackTerm, ...], tuple[SharePlan, ...]] | None:
+    """Two groups, for z above and below zero, that weigh contributions alike but for their sign: two contractions.
+
+    (a + c)/2 x ⊙ (s Wᵀ) + (a − c)/2 |x| ⊙ (s sign(z) |W|ᵀ).
+    """
+    if [g.mask for g in groups] != [1, -1] or groups[0].stabilizer != groups[1].stabilizer:
+        return None
+    size = ("|x|", "|w|", "kernel")
+    above, below = (_in_sizes(atoms) for atoms in split)
+    if above is None or below is None or groups[0].coefficient != groups[1].coefficient:
+        return None
+    if above != {**below, size: -below.get(size, 0.0)} or set(above) != {_FORWARD, size}:
+        return None
+    c = groups[0].coefficient
+    shares = SharePlan(0, "x", c * above[_FORWARD]), SharePlan(1, "|x|", c * above[size])
+    return (BackTerm(0, "w", "kernel", 0), BackTerm(1, "|w|", "kernel", 1)), shares
 
 
 def _backward_terms(groups: list[Group]) -> tuple[tuple[BackTerm, ...], tuple[SharePlan, ...]]:

@@ -8,6 +8,7 @@ each is repeated where it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -64,17 +65,27 @@ def make_plan(
             # a ReLU's gradient stops relevance where it is zero, whatever comes
             relu = above is not None and (vanishes[above.output] or isinstance(above.rule, Gradient))
             x_sign = common([signs[v] for v in unit.inputs])
-            steps.append(plan_linear(unit, x_sign, relu, masked in unit.inputs, tf32))
+            step = plan_linear(unit, x_sign, relu, masked in unit.inputs, tf32)
+            nonzero = above is None and vanishes[unit.output] and cancels(step)
+            steps.append(replace(step, nonzero=True) if nonzero else step)
         elif unit.operator is not None:
             steps.append(LinearPlan(*unit.head, (Sum("x", "x", "w", "kernel", 0),), (1.0,), (), (), ()))
         elif isinstance(unit.layer, Activation):
-            step = FunctionPlan(unit.node, unit.name, unit.layer, unit.shape, unit.rule, unit.inputs, unit.output)
-            steps.append(step)
+            parts = unit.node, unit.name, unit.layer, unit.shape, unit.rule, unit.inputs, unit.output
+            steps.append(FunctionPlan(*parts))
         else:
             head = (unit.node, unit.name, unit.layer, unit.shapes, unit.shape, unit.rule, unit.inputs, unit.output)
             steps.append(LayerPlan(*head))
     relu_consumers = {value: relu.output for value, relu in relus.items()}
     return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan, relu_consumers, early.nodes)
+
+
+def cancels(step: LinearPlan) -> bool:
+    """Whether relevance c·z is divided by the layer's own z as it is.
+
+    Where z is exactly 0, which rounding makes of any sum now and then, c is lost with it. A tiny z keeps c.
+    """
+    return any(g.pre_activation == "output" and g.stabilizer.kind == "zero" for g in step.groups)
 
 
 def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[int], count: int) -> list[bool]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import DEFAULT_START, Start, backend
+from ..kernels import DEFAULT_START, SmallRuns, Start, backend
 from .execute import chunks, run
+from .io_layout import IOLayout
 from .lower import Lowered, lower
 from .plan import Plan
 from .settings import AnalyzerSettings
@@ -58,6 +59,14 @@ class Programs:
             gradients=settings.gradients,
             stored=stored,
         )
+
+    def small_runs(self, layout: IOLayout, start: Start) -> SmallRuns | None:
+        """Runs of the main program on small batches, where nothing is left to do but to run it."""
+        settings = self._settings
+        if settings.averages or settings.memory is not None or layout.several or layout.inputs[0].entries is not None:
+            return None
+        runs: SmallRuns | None = self.main.small_run(layout.row, start, judges=settings.gradients is None)
+        return runs
 
     def with_output(self) -> tuple[Any, int]:
         """The program that keeps the model's outputs too, and their buffer."""

@@ -19,6 +19,7 @@ from ..model.layers import (
     DepthwiseConv,
     Dot,
     GlobalAveragePool,
+    GlobalLogSumExp,
     GlobalMaxPool,
     Interpolate,
     Layer,
@@ -97,6 +98,8 @@ def _entries(layer: Layer, shapes: tuple[Fixed, ...], out: Fixed) -> int:
         return rows + 2 * sum((n + m) * (-(-n // m) + 1) for n, m in zip(shape[:-1], out, strict=False))
     if isinstance(layer, (GlobalAveragePool, GlobalMaxPool)):
         return rows + 2 * sum(shape[:-1])
+    if isinstance(layer, GlobalLogSumExp):
+        return rows + 2 * sum(shape[:-1]) + 3 * math.prod(shape)
     if isinstance(layer, (Interpolate, UpSample)):
         return rows + 3 * sum(n * m for n, m in zip(shape[:-1], out, strict=False))
     return 0

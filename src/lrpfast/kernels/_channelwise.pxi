@@ -1,4 +1,4 @@
-# Channel by channel: a row at a time, its sums in registers. Rows side by side mostly have the same taps, shifted.
+# Channel by channel: sums of several rows in registers. Rows side by side mostly have the same taps, shifted.
 
 
 cdef struct TapBatch:  # some taps of a term: their values, weights and factors
@@ -32,16 +32,19 @@ cdef inline int is_scaled(const Term* term, int r) noexcept nogil:
     return 0
 
 
-cdef inline void flush(const Code* code, const Operation* op, const Term* term, int r, Py_ssize_t nc,
-                       const TapBatch* taps, const real* factors, int* added, real* sums) noexcept nogil:
-    """Add the taps taken to their accumulator."""
+cdef inline void flush(const Code* code, const Operation* op, const Term* term, int r, Py_ssize_t rows,
+                       Py_ssize_t shift, Py_ssize_t nc, const TapBatch* taps, const real* factors, int* added,
+                       real* sums) noexcept nogil:
+    """Add the taps taken to their accumulator, and for further rows those that lie ``shift`` source rows on."""
     cdef int bit = 1 << term.accumulator
+    cdef Py_ssize_t i
     if taps.count:
-        code.kernels.channelwise(nc, taps.count, term.part, <const void**>taps.x,
+        code.kernels.channelwise(rows, shift * op.width, nc, taps.count, term.part, <const void**>taps.x,
                                  NULL if term.one_weight else <const void**>taps.weights,
                                  factors if term.one_weight or is_scaled(term, r) else NULL, added[0] & bit,
-                                 sums + term.accumulator * op.plane)
-        added[0] |= bit
+                                 sums + term.accumulator * op.plane, op.ld)
+        for i in range(rows):
+            added[i] |= bit
 
 
 cdef int take_taps(const Code* code, const Operation* op, const Term* term, const real* source, int r,
@@ -69,7 +72,7 @@ cdef int take_taps(const Code* code, const Operation* op, const Term* term, cons
                     push(code, op, term, r, row + c.index[k], tap, factor, source, n0, nc, taps, factors, loaded)
                 tap += 1
                 if op.tf32 or tap % DEPTH == 0:
-                    flush(code, op, term, r, nc, taps, factors, added, sums)
+                    flush(code, op, term, r, 1, 0, nc, taps, factors, added, sums)
                     taps.count, flushed = 0, 1
     return flushed
 
@@ -92,32 +95,41 @@ cdef inline Py_ssize_t shift_of(const Region* region, const RowCoords* before, c
 cdef void add_channelwise(const Code* code, const Operation* op, const Term* term, const real* source, int r,
                           Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t n0, Py_ssize_t nc, int* added, real* sums,
                           real* loaded) noexcept nogil:
-    """Add a diagonal term's rows to its accumulator, DEPTH taps at a time."""
+    """Add a diagonal term's rows to its accumulator: together, where they have the same taps; DEPTH taps at a time."""
     cdef TapBatch taps
     cdef real factors[DEPTH]
     cdef const Region* region
     cdef RowCoords p, before
-    cdef Py_ssize_t i, t, shift
-    cdef int flushed = 1
+    cdef Py_ssize_t i = 0, run, shift
+    cdef int flushed
+    if term.geometry == NULL and not op.tf32:
+        taps.count = 0
+        push(code, op, term, r, m0, 0, 1, source, n0, nc, &taps, factors, loaded)
+        flush(code, op, term, r, rows, 1, nc, &taps, factors, added, sums)
+        return
     if term.geometry == NULL:
         for i in range(rows):
             taps.count = 0
             push(code, op, term, r, m0 + i, 0, 1, source, n0, nc, &taps, factors, loaded)
-            flush(code, op, term, r, nc, &taps, factors, added + i, sums + i * op.ld)
+            flush(code, op, term, r, 1, 0, nc, &taps, factors, added + i, sums + i * op.ld)
         return
     region = &term.geometry.regions[r]
     p = coords_of(region, m0)
-    for i in range(rows):
-        shift = 0 if flushed else shift_of(region, &before, &p)
-        if shift:  # the same taps as for the row before
-            for t in range(taps.count):
-                taps.x[t] = <void*>(<const real*>taps.x[t] + shift * op.width)
-        else:
-            flushed = take_taps(code, op, term, source, r, &p, n0, nc, &taps, factors, added + i, sums + i * op.ld,
-                                loaded)
-        flush(code, op, term, r, nc, &taps, factors, added + i, sums + i * op.ld)
+    while i < rows:
+        flushed = take_taps(code, op, term, source, r, &p, n0, nc, &taps, factors, added + i, sums + i * op.ld, loaded)
         before = p
         next_coords(region, &p)
+        run, shift = 1, 0
+        if not flushed and i + 1 < rows and added[i + 1] == added[i]:
+            shift = shift_of(region, &before, &p)
+            while shift:
+                before = p
+                next_coords(region, &p)
+                run += 1
+                if i + run == rows or added[i + run] != added[i] or shift_of(region, &before, &p) != shift:
+                    break
+        flush(code, op, term, r, run, shift, nc, &taps, factors, added + i, sums + i * op.ld)
+        i += run
 
 
 cdef int contract_channelwise(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,

@@ -92,43 +92,48 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize
     cdef real* packed = loaded + ROWS * DEPTH
     cdef const real* pointers[ROWS]
     cdef Py_ssize_t k0, kc, i, i0, count
-    cdef int t, added = 0, fine = 1, split_before
+    cdef int t, first = 0, end, added = 0, fine = 1, split_before
     cdef const Term* term
     cdef const real* w
     if op.many_k:
         return accumulate_many_k(code, op, base, m0, rows, sums)
-    for k0 from 0 <= k0 < op.depth by DEPTH:
-        if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
-            return fine
-        kc = min(<Py_ssize_t>DEPTH, op.depth - k0)
-        if op.inspect and n0 == 0:
-            for i in range(rows):
-                fine &= code.kernels.finite(kc, <const real*>base[0] + (m0 + i) * op.depth + k0)
-        split_before = 0  # terms from here on whose rows the one before has split
-        for t in range(op.terms_count):
-            term = &op.terms[t]
-            if term.lazy:
-                op.kernels.pack(kc, nc, <const real*>term.weights[0] + k0 * term.row_step + n0 * term.column_step,
-                                term.row_step, term.column_step, term.sign, op.tf32, packed)
-                w = packed
-            else:
-                w = packed_block(op, term.weights[0], 0, k0, kc, n0, op.depth, <real*>NULL)
-            for i0 from 0 <= i0 < (0 if split_before else rows) by ROWS:
-                count = min(<Py_ssize_t>ROWS, rows - i0)
-                point_rows(code, op, term, <const real*>base[term.source] + (m0 + i0) * op.depth + k0, kc, count,
-                           loaded, pointers)
-                if op.kernels.split != NULL:
-                    op.kernels.split(rows, i0, count, 1, &kc, <const void**>pointers, packed)
+    while first < op.terms_count:
+        end = op.terms_count
+        if op.kernels.split != NULL:  # terms of one input after those of another: what they add to stays in the cache
+            end = first + op.terms[first].same_input
+        for k0 from 0 <= k0 < op.depth by DEPTH:
+            if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
+                return fine
+            kc = min(<Py_ssize_t>DEPTH, op.depth - k0)
+            if op.inspect and n0 == 0 and first == 0:
+                for i in range(rows):
+                    fine &= code.kernels.finite(kc, <const real*>base[0] + (m0 + i) * op.depth + k0)
+            split_before = 0  # terms from here on whose rows the one before has split
+            for t in range(first, end):
+                term = &op.terms[t]
+                if term.lazy:
+                    op.kernels.pack(kc, nc, <const real*>term.weights[0] + k0 * term.row_step + n0 * term.column_step,
+                                    term.row_step, term.column_step, term.sign, op.tf32, packed)
+                    w = packed
                 else:
-                    op.kernels.block(count, 1, &kc, <const void**>pointers, w, width,
-                                     sums + term.accumulator * op.plane + i0 * op.ld, op.ld,
-                                     (added >> term.accumulator) & 1)
-            if op.kernels.split != NULL:
-                split_before = (split_before if split_before else term.same_input) - 1
-                pointers[0] = packed
-                op.kernels.block(rows, 1, &kc, <const void**>pointers, w, width, sums + term.accumulator * op.plane,
-                                 op.ld, (added >> term.accumulator) & 1)
-            added |= 1 << term.accumulator
+                    w = packed_block(op, term.weights[0], 0, k0, kc, n0, op.depth, <real*>NULL)
+                for i0 from 0 <= i0 < (0 if split_before else rows) by ROWS:
+                    count = min(<Py_ssize_t>ROWS, rows - i0)
+                    point_rows(code, op, term, <const real*>base[term.source] + (m0 + i0) * op.depth + k0, kc, count,
+                               loaded, pointers)
+                    if op.kernels.split != NULL:
+                        op.kernels.split(rows, i0, count, 1, &kc, <const void**>pointers, packed)
+                    else:
+                        op.kernels.block(count, 1, &kc, <const void**>pointers, w, width,
+                                         sums + term.accumulator * op.plane + i0 * op.ld, op.ld,
+                                         (added >> term.accumulator) & 1)
+                if op.kernels.split != NULL:
+                    split_before = (split_before if split_before else term.same_input) - 1
+                    pointers[0] = packed
+                    op.kernels.block(rows, 1, &kc, <const void**>pointers, w, width,
+                                     sums + term.accumulator * op.plane, op.ld, (added >> term.accumulator) & 1)
+                added |= 1 << term.accumulator
+        first = end
     return fine
 
 
@@ -197,6 +202,20 @@ cdef inline Py_ssize_t row_at(const Geometry* geometry, const Region* region, co
     """A in_sample's row among a sample's output rows."""
     return ((region.axes[0].positions[p.axis[0]] * geometry.out[1] + region.axes[1].positions[p.axis[1]])
             * geometry.out[2] + region.axes[2].positions[p.axis[2]])
+
+
+cdef int sees_lines(const Geometry* geometry, const RowCoords* p, Span rows) noexcept nogil:
+    """Whether a row of the only region sees any of some source rows, which are whole lines of the last axis."""
+    cdef const Axis* axes = &geometry.regions[0].axes[0]
+    cdef const int64_t* a = axes[0].index + p.axis[0] * axes[0].taps
+    cdef const int64_t* b = axes[1].index + p.axis[1] * axes[1].taps
+    cdef Py_ssize_t i, j, line
+    for i in range(axes[0].taps):
+        for j in range(axes[1].taps):
+            line = p.sample * geometry.source_rows + (a[i] * geometry.source[1] + b[j]) * geometry.source[2]
+            if a[i] >= 0 and b[j] >= 0 and rows.first <= line < rows.first + rows.count:
+                return 1
+    return 0
 
 
 cdef void locate(const Geometry* geometry, const Region* region, Py_ssize_t m0, Py_ssize_t rows,
@@ -312,12 +331,21 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
 cdef void rows_at(const Operation* op, const Region* region, Py_ssize_t m0, Py_ssize_t rows, Py_ssize_t* at,
                   Py_ssize_t* in_sample) noexcept nogil:
     """Where some rows of a region lie in the output: of all samples, and within their own."""
+    cdef const Axis* last = &region.axes[2]
     cdef RowCoords p = coords_of(region, m0)
-    cdef Py_ssize_t i, row
-    for i in range(rows):
-        row = row_at(op.geometry, region, &p)
-        at[i] = (p.sample * op.rows + row) * op.width
-        in_sample[i] = row * op.width
+    cdef Py_ssize_t i = 0, k, stop, row, line, sample
+    while i < rows:  # a line of the last axis
+        k = p.axis[2]
+        stop = min(rows, i + last.count - k)
+        line = row_at(op.geometry, region, &p) - last.positions[k]
+        sample = p.sample * op.rows
+        while i < stop:
+            row = line + last.positions[k]
+            at[i] = (sample + row) * op.width
+            in_sample[i] = row * op.width
+            i += 1
+            k += 1
+        p.axis[2] = k - 1
         next_coords(region, &p)
 
 

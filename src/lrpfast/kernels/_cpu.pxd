@@ -67,6 +67,7 @@ cdef extern from "compute.h":
         NEGATIVE "LRPFAST_NEGATIVE"
         ONE "LRPFAST_ONE"
         X_MINUS_BOUND "LRPFAST_X_MINUS_BOUND"
+        ABSOLUTE "LRPFAST_ABSOLUTE"
     enum Stabilizer "lrpfast_stabilizer":
         SIGN "LRPFAST_SIGN"
         ZERO "LRPFAST_ZERO"
@@ -108,12 +109,15 @@ cdef extern from "compute.h":
         MANY_X "LRPFAST_MANY_X"
         MANY_POSITIVE "LRPFAST_MANY_POSITIVE"
         MANY_NEGATIVE "LRPFAST_MANY_NEGATIVE"
+        MANY_ABSOLUTE "LRPFAST_MANY_ABSOLUTE"
         MANY_BOTH "LRPFAST_MANY_BOTH"
         MANY_SIGNS "LRPFAST_MANY_SIGNS"
+        MANY_SIZES "LRPFAST_MANY_SIZES"
     ctypedef struct lrpfast_output:
         const void* constant
         int per_row
         int relu
+        double zero
         double coefficients[8]
     ctypedef struct lrpfast_share:
         const void* bound
@@ -139,8 +143,8 @@ cdef extern from "compute.h":
         void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, int, int, void*) noexcept nogil
         void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
                        Py_ssize_t, int, int, void*, Py_ssize_t) noexcept nogil
-        void (*channelwise)(Py_ssize_t, Py_ssize_t, int, const void**, const void**, const void*, int,
-                            void*) noexcept nogil
+        void (*channelwise)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, const void**, const void**,
+                            const void*, int, void*, Py_ssize_t) noexcept nogil
         int (*epilogue_forward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
                                 Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t) noexcept nogil
         int (*epilogue_backward)(const lrpfast_epilogue*, void**, Py_ssize_t, const Py_ssize_t*, const Py_ssize_t*,
@@ -148,6 +152,8 @@ cdef extern from "compute.h":
         int (*small_k)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const void*, const void*, Py_ssize_t,
                        const void*, const double*, void*) noexcept nogil
         void (*divide)(Py_ssize_t, const void*, const void*, double, int, int, const void*, void*) noexcept nogil
+        void (*divide_by_sign)(Py_ssize_t, const void*, const void*, const void*, const void*, double, int, void*,
+                               void*) noexcept nogil
         int (*finite)(Py_ssize_t, const void*) noexcept nogil
         void (*keep_larger)(Py_ssize_t, const void*, Py_ssize_t, void*, void*) noexcept nogil
         void (*add_to_winner)(Py_ssize_t, const void*, const void*, Py_ssize_t, void*) noexcept nogil
@@ -205,6 +211,8 @@ cdef enum:
     LARGE = 8192        # values of relevance of which GLANCE in EVERY are looked at first
     EVERY = 1024
     GLANCE = 64
+    PART = 1 << 14      # values of a part of a sample that threads share, at least; of so many parts at most:
+    MOST_PARTS = 64
     SOME = 1 << 15      # values after which a slow one looks whether it is to stop
     STOPPED = 64        # by a signal, as Ctrl-C: what a kernel returns beside the codes of FaultCode
 
@@ -223,6 +231,7 @@ cdef enum FaultCode:
 
 cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides accumulators
     NO_SCRATCH
+    EACH_VALUE      # nothing; and each value is computed by itself, so that threads may share a sample
     SOURCE_ROWS     # the source row of each tap, and a row of values
     PACKED_MATRIX   # a packed operand, and perhaps the other one transposed
     RECURRENT       # the states of some samples
@@ -332,7 +341,8 @@ cdef struct Growth:  # what a thread counts of it: see growth.py
 
 cdef struct Job:
     const Code* code
-    Py_ssize_t samples, micro_batch
+    Py_ssize_t samples, micro_batch     # of all, and of one at most;
+    Py_ssize_t count            # and how many micro-batches there are, where each thread takes its own
     char** outside              # base address of every outside array, by buffer; NULL else
     char* workspace
     Py_ssize_t workspace_bytes
@@ -355,10 +365,26 @@ cdef struct Batch:              # some samples on their way through a program
     int target                  # which of the targets it is explained for
     Py_ssize_t part             # the only one of its operation's parts to compute, or -1
 
+cdef struct Span:               # some of a buffer's values, from the first of a batch's on
+    Py_ssize_t first, count
+
 cdef struct Team:               # one operation on one micro-batch, shared by threads
     const Operation* op
     Batch batch
     Py_ssize_t columns                # of a piece
+
+
+cdef inline Span part_of(const Operation* op, const Batch* batch, Py_ssize_t whole, Py_ssize_t multiple) noexcept nogil:
+    """What a batch's part is of so many values or rows; all but the last part are multiples of some number."""
+    cdef Span span
+    cdef Py_ssize_t units = whole // multiple, end = whole
+    span.first = 0
+    if batch.part >= 0:
+        span.first = units * batch.part // op.parts * multiple
+        if batch.part + 1 < op.parts:
+            end = units * (batch.part + 1) // op.parts * multiple
+    span.count = end - span.first
+    return span
 
 
 cdef inline Py_ssize_t ceil_to(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:

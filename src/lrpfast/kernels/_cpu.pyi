@@ -1,8 +1,9 @@
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Self, final
+from typing import Any, Self, final
 
 import numpy as np
 
+from .interface import Start
 from .program import Program
 
 LAZY_BYTES: int
@@ -46,5 +47,10 @@ class Executable:
         notes: list[object] | None = None,
         exact: bool = False,
     ) -> tuple[str, int] | None: ...
+
+@final
+class SmallRun:
+    def __init__(self, executable: Executable, row: tuple[int, ...], most: int, start: Start, judges: bool) -> None: ...
+    def run(self, x: object, out: object, notes: list[Any]) -> np.ndarray | None: ...
 
 def instruction_sets() -> list[str]: ...

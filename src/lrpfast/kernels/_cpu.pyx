@@ -3,14 +3,15 @@
 A program becomes C records (_records.pxi, _translate.pxi), each with the kernel that its row in ops.py names. A run
 splits the batch into micro-batches, so that memory does not grow with it (_schedule.pxi). The heavy operations are in
 _contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light ones in
-_dot.pxi, _attention.pxi, _functions.pxi, _light.pxi and _recurrent.pxi. _cpu.pxd has the records and the C kernels.
+_dot.pxi, _attention.pxi, _functions.pxi, _light.pxi, _pool.pxi and _recurrent.pxi. _cpu.pxd has the records and the C
+kernels.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+import itertools
 import os
 import threading
 import weakref
@@ -38,7 +39,8 @@ SHORTEST_RUN = 8
 FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
 #: The enums of codes.py as they were compiled, for the test that compares them.
 CODES = {
-    "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND},
+    "Part": {"X": X, "POSITIVE": POSITIVE, "NEGATIVE": NEGATIVE, "ONE": ONE, "X_MINUS_BOUND": X_MINUS_BOUND,
+             "ABSOLUTE": ABSOLUTE},
     "Stabilizer": {"SIGN": SIGN, "ZERO": ZERO, "UNSIGNED": UNSIGNED},
     "StartMode": {"MAX": MAX, "INDEX": INDEX, "PAIR": PAIR, "ARRAY": ARRAY, "ALL": ALL},
     "FaultCode": {"FINE": FINE, "INPUT_NOT_FINITE": INPUT_NOT_FINITE, "INPUT_OUT_OF_RANGE": INPUT_OUT_OF_RANGE,
@@ -69,6 +71,9 @@ def _note_main_thread():
 _note_main_thread()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_main_thread)
+
+cdef enum:
+    MOST_AXES = 16  # of a sample in a `SmallRun`
 
 cdef double zeros_of_depth[DEPTH]  # what a tap outside the image sees
 
@@ -104,6 +109,7 @@ include "_attention.pxi"
 include "_functions.pxi"
 include "_growth.pxi"
 include "_light.pxi"
+include "_pool.pxi"
 include "_recurrent.pxi"
 include "_schedule.pxi"
 include "_records.pxi"
@@ -123,7 +129,6 @@ cdef int heard() noexcept with gil:
 cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except -1:
     """Run a job; raises what a signal's handler raised meanwhile."""
     cdef const Code* code = job.code
-    cdef Py_ssize_t count = (job.samples + job.micro_batch - 1) // job.micro_batch
     cdef lrpfast_watch watch
     cdef bint watched = PyThread_get_thread_ident() == main_thread  # signals are heard there only
     if watched:
@@ -132,7 +137,7 @@ cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except 
         if cooperative:
             run_cooperative(job, base, job.workspace + job.workspace_bytes * slots, slots)
         else:
-            lrpfast_pool_run(micro_batch_f64 if code.f64 else micro_batch_f32, job, count, slots)
+            lrpfast_pool_run(micro_batch_f64 if code.f64 else micro_batch_f32, job, job.count, slots)
     if watched:
         lrpfast_watch_end(&watch)
         if watch.stopped:
@@ -141,20 +146,18 @@ cdef int run_watched(Job* job, char** base, int slots, bint cooperative) except 
 
 
 cdef class Workspace:
-    """Memory for the threads of one run."""
-    cdef char* memory
+    """Memory for the threads of one run: NumPy's, which asks the system for large pages."""
+    cdef object array
     cdef char* aligned
     cdef readonly Py_ssize_t nbytes
 
     def __cinit__(self, Py_ssize_t nbytes):
-        self.memory = <char*>malloc(nbytes + 64)
-        if self.memory == NULL:
-            raise MemoryError(f"no memory for a workspace of {nbytes:,} bytes; lower memory= or threads=")
-        self.aligned = <char*>((<size_t>self.memory + 63) & ~<size_t>63)
+        try:
+            self.array = np.empty(nbytes + 64, np.uint8)
+        except MemoryError:
+            raise MemoryError(f"no memory for a workspace of {nbytes:,} bytes; lower memory= or threads=") from None
+        self.aligned = <char*>((<size_t>cnp.PyArray_DATA(self.array) + 63) & ~<size_t>63)
         self.nbytes = nbytes
-
-    def __dealloc__(self):
-        free(self.memory)
 
 
 cdef class Executable:
@@ -202,9 +205,9 @@ cdef class Executable:
                 raise ValueError(f"window {window} is not part of {outputs} outputs")
         return 0
 
-    def run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro_batch, int threads,
-            bint cooperative, str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0, int targets_count=1,
-            cnp.ndarray start=None, keep=None, window=None, list notes=None, bint exact=False):
+    cpdef run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro_batch, int threads,
+              bint cooperative, str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0,
+              int targets_count=1, cnp.ndarray start=None, keep=None, window=None, list notes=None, bint exact=False):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``cooperative``) or take micro-batches of their own. All arrays
@@ -225,10 +228,11 @@ cdef class Executable:
         cdef Growth growth[MOST_THREADS]
         if count == 0:
             return None
-        if not cooperative:
-            slots = min(slots, count)
+        if not cooperative:  # as many micro-batches for every thread, and about as many samples in each
+            slots = min(<Py_ssize_t>slots, count)
+            count = min(ceil_to(count, slots), samples)
         memset(faults, 0, slots * sizeof(int))
-        job.code, job.samples, job.micro_batch = code, samples, micro_batch
+        job.code, job.samples, job.micro_batch, job.count = code, samples, micro_batch, count
         job.fault, job.fault_at = faults, faults_at
         self.set_start(&job, mode, targets, target_step, targets_count, start, window)
         # each thread's scratch, and its buffers or everyone's; then the tables of outside and of shared addresses
@@ -259,6 +263,70 @@ cdef class Executable:
             if record is not None:
                 notes.append(record)
         return worst
+
+
+cdef class SmallRun:
+    """Runs of batches that are small enough for one thread and one micro-batch; all is decided but the inputs.
+
+    ``row`` is the shape of a sample, ``most`` the largest number of samples, ``judges`` whether growth is noted.
+    """
+    cdef Executable executable
+    cdef object start
+    cdef Py_ssize_t most
+    cdef int axes, type_number
+    cdef bint judges
+    cdef cnp.npy_intp row[MOST_AXES]
+
+    def __init__(self, Executable executable, tuple row, Py_ssize_t most, start, bint judges):
+        cdef Py_ssize_t size = 1
+        self.executable, self.start, self.judges = executable, start, judges
+        self.most = most if len(row) <= MOST_AXES else 0
+        self.axes, self.type_number = len(row), cnp.NPY_FLOAT64 if executable.translation.code.f64 else cnp.NPY_FLOAT32
+        for axis, n in enumerate(row[:MOST_AXES]):
+            self.row[axis] = n
+            size *= n
+        if self.most and size != executable.translation.code.size[0]:
+            raise ValueError(f"samples of shape {row} for {executable.translation.code.size[0]} inputs")
+
+    cdef bint fits(self, cnp.ndarray array) noexcept:
+        """Whether an array has samples of the shape and dtype, laid out as a run reads and writes them."""
+        cdef int axis
+        if (not cnp.PyArray_CheckExact(array) or cnp.PyArray_NDIM(array) != self.axes + 1
+                or cnp.PyArray_TYPE(array) != self.type_number or not cnp.PyArray_ISCARRAY_RO(array)):
+            return False
+        for axis in range(self.axes):
+            if cnp.PyArray_DIMS(array)[axis + 1] != self.row[axis]:
+                return False
+        return True
+
+    def run(self, x, out, list notes):
+        """The relevance of x, in ``out`` unless that is None, as by `Executable.run`.
+
+        None where these arrays are not of the kind that this takes as they are, or where the run finds a fault.
+        """
+        cdef cnp.ndarray result
+        cdef Py_ssize_t samples
+        cdef char* first
+        cdef char* other
+        if not isinstance(x, cnp.ndarray) or not self.fits(x):
+            return None
+        samples = cnp.PyArray_DIMS(x)[0]
+        if not 0 < samples <= self.most:
+            return None
+        if out is None:
+            result = cnp.PyArray_SimpleNew(self.axes + 1, cnp.PyArray_DIMS(x), self.type_number)
+        else:
+            if not isinstance(out, cnp.ndarray) or not self.fits(out) or not cnp.PyArray_ISWRITEABLE(out):
+                return None
+            result = out
+            first, other = <char*>cnp.PyArray_DATA(x), <char*>cnp.PyArray_DATA(result)
+            if cnp.PyArray_DIMS(result)[0] != samples or (
+                    first < other + cnp.PyArray_NBYTES(result) and other < first + cnp.PyArray_NBYTES(x)):
+                return None
+        start = self.start
+        fault = self.executable.run(x, result, samples, samples, 1, False, start.mode, start.targets, start.step,
+                                    start.count, start.array, None, start.window, notes if self.judges else None)
+        return result if fault is None else None
 
 
 def instruction_sets():

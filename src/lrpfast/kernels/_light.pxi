@@ -1,6 +1,11 @@
 # The light operations: one or a few passes over buffers. Each kernel is registered by its operation's name.
 
 
+cdef inline Span span_of(const Code* code, const Operation* op, const Batch* batch) noexcept nogil:
+    """The values of the output that a kernel computes each by itself: all, or those of the batch's part."""
+    return part_of(op, batch, batch.samples * code.size[op.writes[0]], 16)
+
+
 cdef void evaluate_some(const Code* code, const Operation* op, Py_ssize_t n, const real* x, real* out) noexcept nogil:
     """An elementwise function of some values, in vectors where there is one as accurate."""
     cdef Py_ssize_t j
@@ -11,10 +16,11 @@ cdef void evaluate_some(const Code* code, const Operation* op, Py_ssize_t n, con
 
 
 cdef int activate(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef Py_ssize_t size = code.size[op.reads[0]], n = batch.samples * size, j
-    cdef const real* x = <const real*>batch.base[op.reads[0]]
+    cdef Span span = span_of(code, op, batch)
+    cdef Py_ssize_t size = code.size[op.reads[0]], n = span.count, j
+    cdef const real* x = <const real*>batch.base[op.reads[0]] + span.first
     cdef const real* slopes = <const real*>op.values
-    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef real* out = <real*>batch.base[op.writes[0]] + span.first
     cdef double slope
     if op.function == SOFTMAX:
         if x != out:
@@ -26,7 +32,7 @@ cdef int activate(const Code* code, const Operation* op, const Batch* batch, rea
             log_softmax(x + j, op.columns, out + j)
     elif op.function == PRELU:
         for j in range(n):
-            out[j] = <real>leak(x[j], slopes[j % size])
+            out[j] = <real>leak(x[j], slopes[(span.first + j) % size])
     elif op.function == RELU and isinf(op.p[0]) and op.p[1] == 0 and op.p[2] == 0:
         code.kernels.relu(n, x, out)
     elif op.function == RELU and op.p[0] >= 0 and op.p[1] == 0 and op.p[2] == 0:
@@ -47,19 +53,20 @@ cdef int activate(const Code* code, const Operation* op, const Batch* batch, rea
             evaluate_some(code, op, min(<Py_ssize_t>SOME, n - j), x + j, out + j)
     return FINE if code.kernels.finite(n, out) else NOT_FINITE
 
-register("activate", activate[float], activate[double], NO_SCRATCH)
+register("activate", activate[float], activate[double], EACH_VALUE)
 
 
 cdef int activate_back(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef Py_ssize_t size = code.size[op.writes[0]], n = batch.samples * size, j
-    cdef const real* x = <const real*>batch.base[op.reads[0]]
-    cdef const real* relevance = <const real*>batch.base[op.reads[1]]
+    cdef Span span = span_of(code, op, batch)
+    cdef Py_ssize_t size = code.size[op.writes[0]], n = span.count, j
+    cdef const real* x = <const real*>batch.base[op.reads[0]] + span.first
+    cdef const real* relevance = <const real*>batch.base[op.reads[1]] + span.first
     cdef const real* slopes = <const real*>op.values
-    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef real* out = <real*>batch.base[op.writes[0]] + span.first
     cdef double p
     if op.function == PRELU:
         for j in range(n):
-            p = slopes[j % size]
+            p = slopes[(span.first + j) % size]
             out[j] = <real>(relevance[j] * slope_of(PRELU, x[j], &p))
     elif op.function == RELU:
         for j in range(n):
@@ -71,7 +78,7 @@ cdef int activate_back(const Code* code, const Operation* op, const Batch* batch
             out[j] = <real>(relevance[j] * slope_of(op.function, x[j], op.p))
     return FINE
 
-register("activate_back", activate_back[float], activate_back[double], NO_SCRATCH)
+register("activate_back", activate_back[float], activate_back[double], EACH_VALUE)
 
 
 cdef int softmax_back(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
@@ -132,80 +139,85 @@ cdef int restore_nan(const Code* code, const Operation* op, const Batch* batch, 
 register("restore_nan", restore_nan[float], restore_nan[double], NO_SCRATCH)
 
 
-cdef inline void copy_first(const Operation* op, const Batch* batch, Py_ssize_t n, real* out) noexcept nogil:
+cdef inline void copy_first(const Operation* op, const Batch* batch, Span span, real* out) noexcept nogil:
     """The first of any number of sources into the output, which it may be."""
-    cdef const real* x = <const real*>batch.base[op.sources[0]]
+    cdef const real* x = <const real*>batch.base[op.sources[0]] + span.first
     if x != out:
-        memcpy(out, x, n * sizeof(real))
+        memcpy(out, x, span.count * sizeof(real))
 
 
 cdef int accumulate_sources(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef Py_ssize_t n = batch.samples * code.size[op.writes[0]]
-    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef Span span = span_of(code, op, batch)
+    cdef real* out = <real*>batch.base[op.writes[0]] + span.first
     cdef int i
-    copy_first(op, batch, n, out)
+    copy_first(op, batch, span, out)
     for i in range(1, op.sources_count):
-        code.kernels.add(n, batch.base[op.sources[i]], out)
+        code.kernels.add(span.count, <const real*>batch.base[op.sources[i]] + span.first, out)
     return FINE
 
-register("accumulate", accumulate_sources[float], accumulate_sources[double], NO_SCRATCH)
+register("accumulate", accumulate_sources[float], accumulate_sources[double], EACH_VALUE)
 
 
 cdef int multiply_op(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef Py_ssize_t n = batch.samples * code.size[op.writes[0]], j
-    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef Span span = span_of(code, op, batch)
+    cdef Py_ssize_t j
+    cdef real* out = <real*>batch.base[op.writes[0]] + span.first
     cdef const real* x
     cdef int i
-    copy_first(op, batch, n, out)
+    copy_first(op, batch, span, out)
     for i in range(1, op.sources_count):
-        x = <const real*>batch.base[op.sources[i]]
-        for j in range(n):
+        x = <const real*>batch.base[op.sources[i]] + span.first
+        for j in range(span.count):
             out[j] = out[j] * x[j]
     return FINE
 
-register("multiply_op", multiply_op[float], multiply_op[double], NO_SCRATCH)
+register("multiply_op", multiply_op[float], multiply_op[double], EACH_VALUE)
 
 
 cdef int extremum(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef Py_ssize_t n = batch.samples * code.size[op.writes[0]], j
-    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef Span span = span_of(code, op, batch)
+    cdef Py_ssize_t j
+    cdef real* out = <real*>batch.base[op.writes[0]] + span.first
     cdef real* winner = NULL
     cdef const real* x
     cdef int i, better
-    copy_first(op, batch, n, out)
+    copy_first(op, batch, span, out)
     if op.writes[1] >= 0:
-        winner = <real*>batch.base[op.writes[1]]
-        memset(winner, 0, n * sizeof(real))
+        winner = <real*>batch.base[op.writes[1]] + span.first
+        memset(winner, 0, span.count * sizeof(real))
     for i in range(1, op.sources_count):
-        x = <const real*>batch.base[op.sources[i]]
-        for j in range(n):
+        x = <const real*>batch.base[op.sources[i]] + span.first
+        for j in range(span.count):
             better = x[j] > out[j] if op.flag > 0 else x[j] < out[j]
             out[j] = x[j] if better else out[j]
             if winner != NULL:
                 winner[j] = i if better else winner[j]
     return FINE
 
-register("extremum", extremum[float], extremum[double], NO_SCRATCH)
+register("extremum", extremum[float], extremum[double], EACH_VALUE)
 
 
 cdef int select(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef const real* relevance = <const real*>batch.base[op.reads[0]]
-    cdef const real* winner = <const real*>batch.base[op.reads[1]]
-    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef Span span = span_of(code, op, batch)
+    cdef const real* relevance = <const real*>batch.base[op.reads[0]] + span.first
+    cdef const real* winner = <const real*>batch.base[op.reads[1]] + span.first
+    cdef real* out = <real*>batch.base[op.writes[0]] + span.first
     cdef real number = op.flag
     cdef Py_ssize_t j
-    for j in range(batch.samples * code.size[op.writes[0]]):
+    for j in range(span.count):
         out[j] = relevance[j] if winner[j] == number else 0
     return FINE
 
-register("select", select[float], select[double], NO_SCRATCH)
+register("select", select[float], select[double], EACH_VALUE)
 
 
 cdef int copy(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    memcpy(batch.base[op.writes[0]], batch.base[op.reads[0]], batch.samples * code.size[op.reads[0]] * sizeof(real))
+    cdef Span span = span_of(code, op, batch)
+    memcpy(<real*>batch.base[op.writes[0]] + span.first, <const real*>batch.base[op.reads[0]] + span.first,
+           span.count * sizeof(real))
     return FINE
 
-register("copy", copy[float], copy[double], NO_SCRATCH)
+register("copy", copy[float], copy[double], EACH_VALUE)
 
 
 cdef int gather(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
@@ -262,63 +274,6 @@ cdef int strided(const Code* code, const Operation* op, const Batch* batch, real
     return FINE
 
 register("strided", strided[float], strided[double], NO_SCRATCH)
-
-
-cdef int pool(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
-    cdef const Region* region = &op.geometry.regions[0]
-    cdef int64_t* sources = <int64_t*>(sums + code.sums)
-    cdef const real* x
-    cdef real* out
-    cdef real* winner
-    cdef Py_ssize_t m, row, tap, c
-    cdef int found
-    cdef RowCoords p = coords_of(region, 0)
-    for m in range(batch.samples * region.rows):
-        locate(op.geometry, region, m, 1, sources)
-        row = (p.sample * region.rows + row_at(op.geometry, region, &p)) * op.columns
-        next_coords(region, &p)
-        out = <real*>batch.base[op.writes[0]] + row
-        winner = <real*>batch.base[op.writes[1]] + row if op.writes[1] >= 0 else <real*>(sources + region.taps)
-        found = 0
-        for tap in range(region.taps):
-            if sources[tap] < 0:
-                continue
-            x = <const real*>batch.base[op.reads[0]] + sources[tap] * op.columns
-            if found:
-                code.kernels.keep_larger(op.columns, x, tap, out, winner)
-                continue
-            found = 1
-            for c in range(op.columns):
-                out[c] = x[c]
-                winner[c] = tap
-        if not found:
-            for c in range(op.columns):
-                out[c] = 0
-                winner[c] = -1
-    return FINE
-
-register("pool", pool[float], pool[double], SOURCE_ROWS)
-
-
-cdef int pool_back(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
-    cdef const Region* region = &op.geometry.regions[0]
-    cdef int64_t* sources = <int64_t*>(sums + code.sums)
-    cdef real* out = <real*>batch.base[op.writes[0]]
-    cdef Py_ssize_t m, row, tap
-    cdef RowCoords p = coords_of(region, 0)
-    memset(out, 0, batch.samples * code.size[op.writes[0]] * sizeof(real))
-    for m in range(batch.samples * region.rows):
-        locate(op.geometry, region, m, 1, sources)
-        row = (p.sample * region.rows + row_at(op.geometry, region, &p)) * op.columns
-        next_coords(region, &p)
-        for tap in range(region.taps):
-            if sources[tap] >= 0:
-                code.kernels.add_to_winner(op.columns, <const real*>batch.base[op.reads[0]] + row,
-                                           <const real*>batch.base[op.reads[1]] + row, tap,
-                                           out + sources[tap] * op.columns)
-    return FINE
-
-register("pool_back", pool_back[float], pool_back[double], SOURCE_ROWS)
 
 
 cdef int normalize(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
@@ -470,13 +425,28 @@ register("init_relevance", init_relevance[float], init_relevance[double], NO_SCR
 
 
 cdef int divide(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
-    cdef Py_ssize_t size = code.size[op.writes[0]], i
+    cdef Span span = span_of(code, op, batch)
+    cdef Py_ssize_t size = min(code.size[op.writes[0]], span.count), at
     cdef const real* z
-    for i in range(batch.samples):
-        z = <const real*>op.values if op.values != NULL else <const real*>batch.base[op.reads[1]] + i * size
-        code.kernels.divide(size, <const real*>batch.base[op.reads[0]] + i * size, z, op.p[0], op.stabilizer, op.flag,
-                            <const real*>batch.base[op.reads[2]] + i * size if op.flag else NULL,
-                            <real*>batch.base[op.writes[0]] + i * size)
+    for at from span.first <= at < span.first + span.count by size:  # sample by sample
+        z = <const real*>op.values + at % code.size[op.writes[0]]
+        if op.values == NULL:
+            z = <const real*>batch.base[op.reads[1]] + at
+        code.kernels.divide(size, <const real*>batch.base[op.reads[0]] + at, z, op.p[0], op.stabilizer, op.flag,
+                            <const real*>batch.base[op.reads[2]] + at if op.flag else NULL,
+                            <real*>batch.base[op.writes[0]] + at)
     return FINE
 
-register("divide", divide[float], divide[double], NO_SCRATCH)
+register("divide", divide[float], divide[double], EACH_VALUE)
+
+
+cdef int divide_by_sign(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
+    cdef Span span = span_of(code, op, batch)
+    cdef real* at[6]
+    cdef int i
+    for i in range(6):
+        at[i] = <real*>batch.base[op.reads[i] if i < 4 else op.writes[i - 4]] + span.first
+    code.kernels.divide_by_sign(span.count, at[0], at[1], at[2], at[3], op.p[0], op.stabilizer, at[4], at[5])
+    return FINE
+
+register("divide_by_sign", divide_by_sign[float], divide_by_sign[double], EACH_VALUE)

@@ -1,6 +1,6 @@
 # Pieces, and all of them.
 
-cdef inline Py_ssize_t regions_of(const Operation* op) noexcept nogil:
+cdef inline int regions_of(const Operation* op) noexcept nogil:
     return op.geometry.regions_count if op.geometry != NULL else 1
 
 
@@ -22,21 +22,37 @@ cdef inline int contract_piece(const Code* code, const Operation* op, char** bas
     return STOPPED if lrpfast_stopped(work * op.terms_count * op.groups * rows * nc) else fault
 
 
-cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
-    """A contraction, forwards or backwards; returns a fault of what is checked, or FINE."""
-    cdef Py_ssize_t r, m0, n0, total, rows, columns, all_columns = op.width if op.diagonal else op.columns
+cdef int contract_columns(const Code* code, const Operation* op, char** base, int r, Py_ssize_t m0, Py_ssize_t rows,
+                          real* sums) noexcept nogil:
+    """All pieces of some rows of a region; returns the last fault, or the one that ends all, or FINE."""
+    cdef Py_ssize_t n0, all_columns = op.width if op.diagonal else op.columns
     cdef int fault = FINE, found
+    for n0 from 0 <= n0 < all_columns by op.pass_columns:
+        found = contract_piece(code, op, base, r, m0, rows, n0, min(op.pass_columns, all_columns - n0), sums)
+        if found == INPUT_NOT_FINITE or found == STOPPED:
+            return found
+        fault = found if found else fault
+    return fault
+
+
+cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t samples, real* sums) noexcept nogil:
+    """A contraction, forwards or backwards; returns a fault of what is checked, or FINE.
+
+    Where a row's work is light, regions take turns: their rows lie side by side, and each is still in the cache.
+    """
+    cdef Py_ssize_t m0, total, most = 0
+    cdef int r, first, fault = FINE, found, regions = regions_of(op), turns = regions if op.diagonal else 1
     if op.small_k:
         return redistribute_small_k(code, op, base, samples, sums)
-    if op.scatter:
-        return scatter_rows(code, op, base, samples, sums)
-    for r in range(regions_of(op)):
-        total = rows_of(op, r, samples)
-        for m0 from 0 <= m0 < total by op.pass_rows:
-            rows = min(op.pass_rows, total - m0)
-            for n0 from 0 <= n0 < all_columns by op.pass_columns:
-                columns = min(op.pass_columns, all_columns - n0)
-                found = contract_piece(code, op, base, r, m0, rows, n0, columns, sums)
+    for r in range(regions):
+        most = max(most, rows_of(op, r, samples))
+    for first from 0 <= first < regions by turns:
+        for m0 from 0 <= m0 < most by op.pass_rows:
+            for r in range(first, first + turns):
+                total = rows_of(op, r, samples)
+                if m0 >= total:
+                    continue
+                found = contract_columns(code, op, base, r, m0, min(op.pass_rows, total - m0), sums)
                 if found == INPUT_NOT_FINITE or found == STOPPED:
                     return found
                 fault = found if found else fault
@@ -92,6 +108,8 @@ cdef int contract_numbered(const Code* code, const Operation* op, char** base, P
 
 cdef int contract_kernel(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
     """`Contract` and `Redistribute`."""
+    if op.scatter:
+        return scatter_rows(code, op, batch, sums)
     return contract(code, op, batch.base, batch.samples, sums)
 
 register("contract", contract_kernel[float], contract_kernel[double], NO_SCRATCH)

@@ -8,7 +8,7 @@ cdef class PackedWeights:
     cdef object __weakref__
 
     def __cinit__(self, Py_ssize_t nbytes):
-        self.array = np.zeros(max(nbytes, 1) + 64, np.uint8)
+        self.array = np.empty(max(nbytes, 1) + 64, np.uint8)  # not zeros: for these NumPy asks for no large pages
         self.address = (<size_t>cnp.PyArray_DATA(self.array) + 63) & ~<size_t>63
 
 

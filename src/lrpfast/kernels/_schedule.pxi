@@ -84,8 +84,8 @@ cdef void run_micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) no
     cdef Batch batch
     cdef int target, fault
     batch.job, batch.base, batch.target, batch.part = job, bases(job, slot), 0, -1
-    batch.first = index * job.micro_batch
-    batch.samples = min(job.micro_batch, job.samples - batch.first)
+    batch.first = index * job.samples // job.count
+    batch.samples = (index + 1) * job.samples // job.count - batch.first
     set_bases(&batch, <char*>(sums + code.scratch))
     fault = examine(code, <const real*>batch.base[0], batch.samples * code.size[0])
     if not fault:

@@ -108,14 +108,16 @@ cdef class Translation(Records):
             return ceil_to(op.pass_rows, op.kernels.lanes) * DEPTH * op.kernels.packed_bytes // self.itemsize
         return 0
 
-    cdef int choose_kernels(self, Operation* op, int lazy) except -1:
+    cdef int choose_kernels(self, Operation* op, int lazy, int sums_of_input) except -1:
         """This run's kernels, or those of half the vector width where columns fill no more: the same sums.
+
+        ``sums_of_input`` is the largest number of accumulators that terms of one input add to.
 
         Large products in float32 have kernels of their own in some instruction sets: by the layer's size alone, so
         that results depend on nothing else.
         """
         cdef int isa = self.isa
-        cdef Py_ssize_t full = lrpfast_kernels_of(isa, self.code.f64).lanes, rows, least
+        cdef Py_ssize_t full = lrpfast_kernels_of(isa, self.code.f64).lanes, rows, least, sums
         cdef Py_ssize_t most = FEW_COLUMNS if lazy else COLUMNS
         cdef const lrpfast_kernels* products = NULL
         # many_k reads weights in the order that this run's kernels pack, not in that of kernels for products
@@ -135,7 +137,8 @@ cdef class Translation(Records):
             op.ld = op.pass_columns + 16  # not a power of two: rows of a tile would meet in one set of the cache
         op.pass_rows = ROWS
         if op.depth and not op.diagonal and not op.scatter:  # rows that share one reading of the weights
-            rows = self.cache // 2 // (op.ld * self.itemsize * op.sums) // ROWS * ROWS
+            sums = op.sums if products == NULL else sums_of_input
+            rows = self.cache // 2 // (op.ld * self.itemsize * sums) // ROWS * ROWS
             op.pass_rows = min(max(rows, <Py_ssize_t>ROWS), <Py_ssize_t>(MOST_ROWS if products != NULL else PASS_ROWS))
         if products == NULL and op.geometry == NULL and op.columns <= op.kernels.lanes and op.depth > DEPTH:
             op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
@@ -201,13 +204,14 @@ cdef class Translation(Records):
         cdef int lazy = (op.geometry == NULL and not op.diagonal and op.groups == 1 and op.depth > 16
                          and op.depth * op.columns * self.itemsize > LAZY_BYTES)
         op.sums = 1 + max([term_of.accumulator for term_of in source.terms])
-        self.choose_kernels(op, lazy)
+        self.choose_kernels(op, lazy, sums_of_input(source.terms))
         op.small_k = self.choose_small_k(source, op, lazy)
         if op.many_k:
             choose_many_k(source, op)
         if op.scatter:  # a sample's sums, in the order of its values
             require(op.columns <= COLUMNS, source, "too many taps")
             op.epilogue_plane = ceil_to(self.sizes[source.out], 16)  # lanes of the widest vectors
+            op.parts = min(parts_of(op.geometry.regions[0].rows * op.columns), count_lines(op.geometry))
         for i in range(op.terms_count):
             self.translate_term(source.terms[i], source, op, &op.terms[i], lazy)
         count_same_input(op)
@@ -252,6 +256,7 @@ cdef class Translation(Records):
         epilogue.sums, epilogue.outputs = op.sums, len(source.outputs)
         for i, output in enumerate(source.outputs):
             op.epilogue_buffers[i], epilogue.output[i].relu = output.buffer, output.relu
+            epilogue.output[i].zero = output.zero
             epilogue.output[i].constant = self.vector(output.constant)
             epilogue.output[i].per_row = output.constant is not None and np.size(output.constant) > op.width
             for a, c in enumerate(output.coefficients):
@@ -315,9 +320,13 @@ cdef class Translation(Records):
         set_numbers(op, arguments)
         if op.scratch == ATTENTION:
             op.parts = op.index[0] * op.index[2]
+        if op.scratch == EACH_VALUE and op.function != SOFTMAX and op.function != LOG_SOFTMAX:
+            op.parts = parts_of(self.sizes[writes[0]])
+        if op.scratch == SOURCE_ROWS:
+            op.parts = min(parts_of(op.geometry.source_rows * op.columns), count_lines(op.geometry))
         if op.scratch == PACKED_MATRIX:
             op.sums, op.depth = 1, 0
-            self.choose_kernels(op, 0)
+            self.choose_kernels(op, 0, 1)
         return 0
 
     cdef int translate(self, source, Operation* op) except -1:
@@ -355,6 +364,16 @@ cdef Py_ssize_t gcd(Py_ssize_t a, Py_ssize_t b) noexcept:
     return a
 
 
+cdef inline Py_ssize_t parts_of(Py_ssize_t values) noexcept:
+    """Parts of a sample that threads share, of an operation on so many values."""
+    return min(<Py_ssize_t>MOST_PARTS, max(<Py_ssize_t>1, values // PART))
+
+
+cdef inline Py_ssize_t count_lines(const Geometry* geometry) noexcept:
+    """Lines along the last axis that a geometry's source has."""
+    return geometry.source[0] * geometry.source[1]
+
+
 cdef inline int is_lazy(const Operation* op) noexcept:
     return op.terms_count and op.terms[0].lazy
 
@@ -367,11 +386,13 @@ cdef int choose_many_k(source, Operation* op) except -1:
     one_matrix = all(t.weights is terms[0].weights and t.source == terms[0].source for t in terms)
     first, second = terms[0].accumulator, terms[min(1, len(terms) - 1)].accumulator
     for i, t in enumerate(terms):
-        op.terms[i].many_k = {"x": MANY_X, "x+": MANY_POSITIVE, "x-": MANY_NEGATIVE}[t.part]
+        op.terms[i].many_k = {"x": MANY_X, "x+": MANY_POSITIVE, "x-": MANY_NEGATIVE,
+                              "|x|": MANY_ABSOLUTE}[t.part]
         op.terms[i].second = t.accumulator
     merged = {
         MANY_BOTH: [("x", 0, first), ("x+", 1, second), ("x-", -1, second)],
         MANY_SIGNS: [("x+", 1, first), ("x+", -1, second), ("x-", 1, second), ("x-", -1, first)],
+        MANY_SIZES: [("x", 0, first), ("|x|", 2, second)],
     }
     for form, alike in merged.items():
         if one_matrix and products == alike and first != second:
@@ -379,6 +400,12 @@ cdef int choose_many_k(source, Operation* op) except -1:
                 op.terms[i].many_k = NO_MANY_K
             op.terms[0].many_k, op.terms[0].second = form, second
     return 0
+
+
+cdef int sums_of_input(terms) except -1:
+    """The largest number of accumulators that terms of one input, one after the other, add to."""
+    groups = itertools.groupby(terms, lambda term: (term.source, term.part, id(term.geometry)))
+    return max([len({term.accumulator for term in group}) for _, group in groups])
 
 
 cdef void count_same_input(Operation* op) noexcept:

@@ -17,6 +17,7 @@ class Part(IntEnum):
     NEGATIVE = 2
     ONE = 3
     X_MINUS_BOUND = 4
+    ABSOLUTE = 5
 
 
 class Stabilizer(IntEnum):
@@ -104,7 +105,7 @@ class BiasShare(IntEnum):
 ENUMS = (Part, Stabilizer, StartMode, FaultCode, Function, Cell, ProductShare, BiasShare)
 
 #: Parts of a contraction's input, taken while it is loaded.
-INPUT_PARTS = {"x": Part.X, "x+": Part.POSITIVE, "x-": Part.NEGATIVE}
+INPUT_PARTS = {"x": Part.X, "x+": Part.POSITIVE, "x-": Part.NEGATIVE, "|x|": Part.ABSOLUTE}
 #: What a redistributed sum is multiplied by, element by element.
 SHARE_PARTS = {**INPUT_PARTS, "1": Part.ONE, "x-low": Part.X_MINUS_BOUND, "x-high": Part.X_MINUS_BOUND}
 #: Stabilizers by the name that rules have for them.

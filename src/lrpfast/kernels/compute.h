@@ -11,8 +11,13 @@
 #define LRPFAST_SUMS 8   /* accumulators, outputs and shares of one contraction */
 #define LRPFAST_DEPTH 256 /* k of a block: results depend on it */
 
-/* codes.py's Part and Stabilizer; the last part is x − low or x − high, whose bound comes beside it. */
-enum lrpfast_part { LRPFAST_X, LRPFAST_POSITIVE, LRPFAST_NEGATIVE, LRPFAST_ONE, LRPFAST_X_MINUS_BOUND };
+/* codes.py's Part and Stabilizer; the bound of x − low or x − high comes beside the part. */
+enum lrpfast_part {
+    LRPFAST_X, LRPFAST_POSITIVE, LRPFAST_NEGATIVE, LRPFAST_ONE, LRPFAST_X_MINUS_BOUND, LRPFAST_ABSOLUTE
+};
+/* The part of weights that a sign takes: w⁺ of +1, w⁻ of −1, |w| of 2, all of 0. */
+#define LRPFAST_PART_OF(sign) \
+    ((sign) > 1 ? LRPFAST_ABSOLUTE : (sign) > 0 ? LRPFAST_POSITIVE : (sign) < 0 ? LRPFAST_NEGATIVE : LRPFAST_X)
 enum lrpfast_stabilizer { LRPFAST_SIGN, LRPFAST_ZERO, LRPFAST_UNSIGNED };
 /* codes.py's Function. */
 enum lrpfast_function {
@@ -28,8 +33,8 @@ enum lrpfast_small_k {
 };
 /* What `many_k` sums; see there. A term without a form is part of the one before. */
 enum lrpfast_many_k {
-    LRPFAST_NO_MANY_K, LRPFAST_MANY_X, LRPFAST_MANY_POSITIVE, LRPFAST_MANY_NEGATIVE, LRPFAST_MANY_BOTH,
-    LRPFAST_MANY_SIGNS
+    LRPFAST_NO_MANY_K, LRPFAST_MANY_X, LRPFAST_MANY_POSITIVE, LRPFAST_MANY_NEGATIVE, LRPFAST_MANY_ABSOLUTE,
+    LRPFAST_MANY_BOTH, LRPFAST_MANY_SIGNS, LRPFAST_MANY_SIZES
 };
 
 /* What becomes of a contraction's sums; see tile_epilogue.h, whose functions take the buffers beside it. */
@@ -37,6 +42,7 @@ typedef struct {
     const void *constant;
     int per_row; /* whether the constant has its own values for each row of a sample */
     int relu;
+    double zero; /* what stands for a value of exactly 0 */
     double coefficients[LRPFAST_SUMS];
 } lrpfast_output;
 typedef struct {
@@ -69,8 +75,9 @@ typedef struct {
                  int sign, int tf32, void *packed);
     void (*gather)(ptrdiff_t rows, const int64_t *sources, ptrdiff_t taps, ptrdiff_t channels, ptrdiff_t stride,
                    const void *input, ptrdiff_t k0, ptrdiff_t depth, int part, int tf32, void *gathered, ptrdiff_t ld);
-    void (*channelwise)(ptrdiff_t n, ptrdiff_t count, int part, const void *const *inputs,
-                        const void *const *weight_rows, const void *tap_factors, int accumulate, void *sums);
+    void (*channelwise)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, int part,
+                        const void *const *inputs, const void *const *weight_rows, const void *tap_factors,
+                        int accumulate, void *sums, ptrdiff_t ld);
     int (*epilogue_forward)(const lrpfast_epilogue *epilogue, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
                             const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n, const void *sums, ptrdiff_t plane,
                             ptrdiff_t ld);
@@ -81,6 +88,8 @@ typedef struct {
                    const void *packed2, ptrdiff_t columns, const void *input, const double *p, void *output);
     void (*divide)(ptrdiff_t n, const void *relevance, const void *denominator, double value, int stabilizer, int mask,
                    const void *masking, void *output);
+    void (*divide_by_sign)(ptrdiff_t n, const void *relevance, const void *positive_z, const void *negative_z,
+                           const void *masking, double value, int stabilizer, void *output, void *signed_output);
     int (*finite)(ptrdiff_t n, const void *input);
     void (*keep_larger)(ptrdiff_t n, const void *input, ptrdiff_t tap_number, void *output, void *winners);
     void (*add_to_winner)(ptrdiff_t n, const void *incoming, const void *winners, ptrdiff_t tap_number, void *output);

@@ -47,7 +47,7 @@ class Term:
     contracts source channels g·K to (g + 1)·K and makes output channels g·N to (g + 1)·N.
     Taps outside contribute nothing.
 
-    ``sign`` +1 takes w⁺ of the weights and −1 takes w⁻, so that neither need be stored.
+    ``sign`` +1 takes w⁺ of the weights, −1 takes w⁻ and 2 takes |w|, so that none need be stored.
     ``origin`` says what the weights are derived from; weights without one are packed for each program.
 
     Of a diagonal operation: out channel c gets Σ_taps part(source[tap, c]) · factor · weights[tap, c];
@@ -66,7 +66,7 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """buffer = Σ_a coefficients[a] · accumulator_a + constant, clamped at 0 where ``relu``.
+    """buffer = Σ_a coefficients[a] · accumulator_a + constant, clamped at 0 where ``relu``; ``zero`` where that is 0.
 
     The constant has shape (N,), or (rows · N,) where it differs by row; N is here the number of
     output channels, of all groups together.
@@ -76,6 +76,7 @@ class Output:
     coefficients: tuple[float, ...] = (1.0,)
     constant: np.ndarray | None = None
     relu: bool = False
+    zero: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +121,23 @@ class Divide(Operation):
     kind: str = "sign"
     mask: int = 0
     mask_z: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DivideBySign(Operation):
+    """out = relevance / (z + stabilizer), where z is one of two by the sign of ``mask_z``, zero where that is 0.
+
+    ``signed`` is the same times the sign of ``mask_z``.
+    """
+
+    relevance: int
+    positive_z: int
+    negative_z: int
+    mask_z: int
+    out: int
+    signed: int
+    stabilizer: float
+    kind: str = "sign"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, InputError
-from ._cpu import Executable, instruction_sets
+from ._cpu import Executable, SmallRun, instruction_sets
 from .caches import block_bytes, cache_bytes
 from .interface import DEFAULT_START, Fault, Start
 from .memory_plan import flops, plan_memory, work_of
@@ -19,9 +19,10 @@ CACHE_BYTES = block_bytes()
 #: What the micro-batches of all threads may take where one sample is larger than that. Where it is not
 #: enough for every thread, or there are fewer samples than threads, threads share one.
 WORKSPACE_BYTES = 512 << 20
-#: Weights of layers with one row a sample are read again for every micro-batch: it has as many samples as make
-#: so many floating-point operations for each byte (some 10 take as long, so that a fortieth of the time is lost).
-FLOPS_PER_BYTE = 400
+#: All weights are read again for every micro-batch: of large samples it has as many as make so many floating-point
+#: operations for each byte (some 10 take as long, so that a fortieth of the time is lost). For weights that many rows
+#: share less will do, since more samples need more of the cache.
+FLOPS_PER_BYTE, FLOPS_PER_SHARED_BYTE = 400, 250
 MOST_SAMPLES = 24
 #: Rows that keep rereading a layer's weights small beside the arithmetic; they fill tiles of 8 and of 6. More, where
 #: rereading would still move more bytes than the samples' own values.
@@ -32,6 +33,8 @@ HEAVY = 1 / 16
 ROWS = 48
 #: Below this much work a second thread costs more than it saves.
 FLOPS_PER_THREAD = 1 << 20
+#: Bytes of a `SmallRun`'s workspace at most.
+SMALL_BYTES = 1 << 20
 #: Below this much work for all threads, sharing its operations one by one does.
 FLOPS_TO_SHARE = 16 << 20
 
@@ -48,11 +51,11 @@ def isa() -> int:
     raise DeviceError(f"LRPFAST_ISA={choice!r}: this processor and build have {', '.join(names)}")
 
 
-def samples_at_once(program: Program, width: int) -> int:
-    """Samples of a micro-batch that keep both the cache's misses and the rereading of weights small.
+def samples_at_once(program: Program, width: int) -> tuple[int, int]:
+    """Samples of a micro-batch that keep cache misses and the rereading of weights few, and how many at least.
 
-    Weights are reread for every micro-batch: that is nothing beside a convolution's many
-    rows a sample, but all the time of a layer with one.
+    Weights are reread for every micro-batch: that is nothing beside a small convolution's many
+    rows a sample, but all the time of a layer with one, which asks for the least number.
     """
     itemsize = np.dtype(program.dtype).itemsize
     result = program.output if program.result is None else program.result
@@ -63,14 +66,17 @@ def samples_at_once(program: Program, width: int) -> int:
         if not getattr(operation, "diagonal", False):
             for flop, rows in work_of(operation, program.sizes):
                 by_rows[rows] = by_rows.get(rows, 0) + flop
-    total = sum(by_rows.values())
+    total = max(1, sum(by_rows.values()))
+    weights = {rows: flop // (2 * rows) * itemsize for rows, flop in by_rows.items() if rows}
     if width * itemsize > CACHE_BYTES:
-        weights = by_rows.get(1, 0) // 2 * itemsize
-        return min(MOST_SAMPLES, 1 + FLOPS_PER_BYTE * weights // max(1, total))
+        alone = FLOPS_PER_BYTE * weights.pop(1, 0)
+        least = min(MOST_SAMPLES, 1 + alone // total)
+        return min(MOST_SAMPLES, 1 + (alone + FLOPS_PER_SHARED_BYTE * sum(weights.values())) // total), least
     fewest = min((rows for rows, flop in by_rows.items() if rows and flop >= HEAVY * total), default=1)
-    reread = sum(flop // (2 * rows) for rows, flop in by_rows.items() if rows)
+    reread = sum(weights.values()) // itemsize
     rows = min(MOST_ROWS, max(MINIMUM_ROWS, -(-reread // values) // ROWS * ROWS))
-    return max(1, -(-rows // fewest), cached // ROWS * ROWS)
+    samples = max(1, -(-rows // fewest), cached // ROWS * ROWS)
+    return samples, samples
 
 
 class CompiledProgram:
@@ -80,7 +86,7 @@ class CompiledProgram:
         offsets, width = plan_memory(program)
         self._executable = Executable(program, isa, offsets, width, CACHE_BYTES)
         self._flops = max(1, flops(program))
-        self._micro_batch = samples_at_once(program, width)
+        self._micro_batch, self._least = samples_at_once(program, width)
         self._dtype = np.dtype(program.dtype)
 
     def accepts(self, x: Any) -> bool:
@@ -105,16 +111,23 @@ class CompiledProgram:
         sample = max(1, self._executable.sample_bytes())
         micro_batch, most = self._micro_batch, max(1, WORKSPACE_BYTES // sample)
         large = sample > CACHE_BYTES
-        few = samples < threads * (micro_batch if large else 1) and samples * self._flops >= FLOPS_TO_SHARE
-        cooperative = threads > 1 and (few or (large and threads * micro_batch > most))
-        if large:
-            micro_batch = min(most, MOST_SAMPLES if cooperative else micro_batch)
+        few = samples < threads * (self._least if large else 1) and samples * self._flops >= FLOPS_TO_SHARE
+        cooperative = threads > 1 and (few or (large and threads * self._least > most))
+        if cooperative and large:
+            micro_batch = min(most, MOST_SAMPLES)
+        elif large:
+            micro_batch = min(micro_batch, max(self._least, most // threads))
         if memory is not None:
             threads, micro_batch = self._within(memory, threads, micro_batch, cooperative)
         if samples:  # as many in every micro-batch, and some for every thread
             parts = 1 if cooperative else threads
             micro_batch = -(-samples // max(parts, -(-samples // micro_batch)))
         return self._run(x, out, samples, micro_batch, threads, cooperative, start, keep, notes, exact)
+
+    def small_run(self, row: tuple[int, ...], start: Start, *, judges: bool) -> SmallRun:
+        sample = max(1, self._executable.sample_bytes())
+        most = min(self._micro_batch, (FLOPS_PER_THREAD - 1) // self._flops, SMALL_BYTES // sample)
+        return SmallRun(self._executable, row, most, start, judges)
 
     def _within(self, memory: int, threads: int, micro_batch: int, cooperative: bool) -> tuple[int, int]:
         """Threads, and samples of a micro-batch, that a byte budget allows."""

@@ -34,6 +34,21 @@ class Compiled(Protocol):
         """
         ...
 
+    def small_run(self, row: tuple[int, ...], start: Start, *, judges: bool) -> SmallRuns | None:
+        """Runs of small batches of samples of this shape, if there are any; ``judges``: whether they note growth."""
+        ...
+
+
+class SmallRuns(Protocol):
+    """Runs of small batches without the work of deciding on threads, memory and casts."""
+
+    def run(self, x: Any, out: Any, notes: list[Any]) -> Any:
+        """The relevance of x, written to ``out`` if given; None where `Compiled.run` must take these inputs.
+
+        So it must where anything about the arrays wants a cast or an error, and where the run finds a fault.
+        """
+        ...
+
 
 class Start:
     """The choice of the starting relevance.

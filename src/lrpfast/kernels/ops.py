@@ -1,7 +1,7 @@
 """Every operation of a program, one row each: what backends know of it besides its record.
 
-The two heavy ones and `Divide` have their records in `contraction_ops`, products of two values in `product_ops`, those
-of recurrent layers in `recurrent_ops`; a light one's stands here, below its row. From
+The two heavy ones and the divisions have their records in `contraction_ops`, products of two values in `product_ops`,
+those of recurrent layers in `recurrent_ops`; a light one's stands here, below its row. From
 the rows come the checks (`check`), what the memory plan sees (`buffers`), what goes into the compiled record
 (`arguments`), and the kernels: ``kernel`` in the CPU's .pxi files, ``light_`` and ``kernel`` in `cuda/light.cu`. An
 operation without a row, or a row without a kernel, is an error wherever it is compiled. CONTRIBUTING.md adds one as an
@@ -18,7 +18,7 @@ import numpy as np
 
 from . import verify
 from .codes import FUNCTIONS, STABILIZERS
-from .contraction_ops import Contract, Divide, Redistribute
+from .contraction_ops import Contract, Divide, DivideBySign, Redistribute
 from .geometry import Geometry
 from .operation import ROWS, Buffers, Operation, Row, buffer_of, light, no_arguments
 from .product_ops import AttentionBack, AttentionOp, DotBack, DotOp, MaskedSoftmax
@@ -55,6 +55,12 @@ light(
     },
     in_place=True,
 )(Divide)
+light(
+    ("relevance", "positive_z", "negative_z", "mask_z"),
+    ("out", "signed"),
+    verify.check_same_size,
+    lambda o: {"p": (o.stabilizer,), "stabilizer": STABILIZERS[o.kind]},
+)(DivideBySign)
 
 
 # Activation functions.

@@ -53,7 +53,7 @@ static inline __attribute__((always_inline)) void amx_pack(const int parts, ptrd
                                                            const float *w, ptrdiff_t row_step, ptrdiff_t column_step,
                                                            int sign, uint16_t *out)
 {
-    const int part_of = sign > 0 ? LRPFAST_POSITIVE : sign < 0 ? LRPFAST_NEGATIVE : LRPFAST_X;
+    const int part_of = LRPFAST_PART_OF(sign);
     for (ptrdiff_t n0 = 0; n0 < columns; n0 += 16)
         for (ptrdiff_t k0 = 0; k0 < depth; k0 += AMX_STEP) {
             /* columns are padded to whole panels: the last one may lack its second half */

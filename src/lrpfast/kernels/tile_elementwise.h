@@ -1,77 +1,102 @@
 /* Passes without a matrix product: channel by channel, divisions, pooling, sums, checks. */
 
-/* NV vectors of channels, of which the last may be shorter. */
+/* NR rows, NV vectors of channels, of which the last may be shorter. */
 static inline __attribute__((always_inline)) void NAME(channelwise_vectors)(
-    const int NV, const int part, const int weighted, const int scaled, ptrdiff_t j, ptrdiff_t n, ptrdiff_t count,
-    const T *const *x, const T *const *weights, const T *factors, int accumulate, T *out)
+    const int NR, const int NV, const int part, const int weighted, const int scaled, ptrdiff_t first, ptrdiff_t step,
+    ptrdiff_t j, ptrdiff_t n, ptrdiff_t count, const T *const *x, const T *const *weights, const T *factors,
+    int accumulate, T *out, ptrdiff_t ld)
 {
     const NAME(v) zero = {0};
-    NAME(v) sums[4];
+    NAME(v) sums[4][4];
     UNROLL
-    for (int i = 0; i < NV; i++)
-        sums[i] = zero;
-    for (ptrdiff_t t = 0; t < count; t++) {
-        const T *from = x[t] + j, *w = weighted ? weights[t] + j : 0;
-        const NAME(v) factor = scaled ? factors[t] - zero : zero;
+    for (int r = 0; r < NR; r++)
         UNROLL
-        for (int i = 0; i < NV; i++) {
-            NAME(v) value = NV > 1 ? (NAME(v)) * (const NAME(u) *)(from + i * VL) : NAME(load_vector)(from, n - j);
-            if (part == LRPFAST_POSITIVE)
-                value = MAX(value, zero);
-            if (part == LRPFAST_NEGATIVE)
-                value = MIN(value, zero);
-            if (!weighted) {
-                sums[i] = FMA(value, factor, sums[i]);
-                continue;
+        for (int i = 0; i < NV; i++)
+            sums[r][i] = zero;
+    for (ptrdiff_t t = 0; t < count; t++) {
+        const T *from = x[t] + first * step + j, *w = weighted ? weights[t] + j : 0;
+        const NAME(v) factor = scaled ? factors[t] - zero : zero;
+        NAME(v) weight[4];
+        UNROLL
+        for (int i = 0; i < NV; i++)
+            weight[i] = !weighted ? factor
+                        : NV > 1  ? (NAME(v)) * (const NAME(u) *)(w + i * VL)
+                                  : NAME(load_vector)(w, n - j);
+        UNROLL
+        for (int r = 0; r < NR; r++, from += step)
+            UNROLL
+            for (int i = 0; i < NV; i++) {
+                NAME(v) value =
+                    NV > 1 ? (NAME(v)) * (const NAME(u) *)(from + i * VL) : NAME(load_vector)(from, n - j);
+                if (part == LRPFAST_POSITIVE)
+                    value = MAX(value, zero);
+                if (part == LRPFAST_NEGATIVE)
+                    value = MIN(value, zero);
+                if (part == LRPFAST_ABSOLUTE)
+                    value = MAX(value, -value);
+                if (weighted && scaled)
+                    value = value * factor;
+                sums[r][i] = FMA(value, weight[i], sums[r][i]);
             }
-            if (scaled)
-                value = value * factor;
-            sums[i] = FMA(value, NV > 1 ? (NAME(v)) * (const NAME(u) *)(w + i * VL) : NAME(load_vector)(w, n - j),
-                          sums[i]);
-        }
     }
     UNROLL
-    for (int i = 0; i < NV; i++) {
-        NAME(u) *to = (NAME(u) *)(out + j + i * VL); /* whole vectors: sums have room for them */
-        if (accumulate)
-            sums[i] = *to + sums[i];
-        *to = sums[i];
-    }
+    for (int r = 0; r < NR; r++)
+        UNROLL
+        for (int i = 0; i < NV; i++) { /* whole vectors: sums have room for them */
+            NAME(u) *to = (NAME(u) *)(out + (first + r) * ld + j + i * VL);
+            if (accumulate)
+                sums[r][i] = *to + sums[r][i];
+            *to = sums[r][i];
+        }
 }
 
 static inline __attribute__((always_inline)) void NAME(channelwise_any)(
-    const int part, const int weighted, const int scaled, ptrdiff_t n, ptrdiff_t count, const T *const *x,
-    const T *const *weights, const T *factors, int accumulate, T *out)
+    const int part, const int weighted, const int scaled, ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count,
+    const T *const *x, const T *const *weights, const T *factors, int accumulate, T *out, ptrdiff_t ld)
 {
-    ptrdiff_t j = 0;
-    for (; j + 4 * VL <= n; j += 4 * VL)
-        NAME(channelwise_vectors)(4, part, weighted, scaled, j, n, count, x, weights, factors, accumulate, out);
-    for (; j + 2 * VL <= n; j += 2 * VL)
-        NAME(channelwise_vectors)(2, part, weighted, scaled, j, n, count, x, weights, factors, accumulate, out);
-    for (; j < n; j += VL)
-        NAME(channelwise_vectors)(1, part, weighted, scaled, j, n, count, x, weights, factors, accumulate, out);
+#define VECTORS(NR, NV)                                                                                          \
+    for (; j + ((NV) - 1) * VL < n && ((NV) == 1 || j + (NV) * VL <= n); j += (NV) * VL)                         \
+    NAME(channelwise_vectors)(NR, NV, part, weighted, scaled, i, step, j, n, count, x, weights, factors, accumulate, \
+                              out, ld)
+    ptrdiff_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        ptrdiff_t j = 0;
+        VECTORS(4, 2);
+        VECTORS(4, 1);
+    }
+    for (; i < rows; i++) {
+        ptrdiff_t j = 0;
+        VECTORS(1, 4);
+        VECTORS(1, 2);
+        VECTORS(1, 1);
+    }
+#undef VECTORS
 }
 
-/* out (+)= Σ_t part(x_t) · factor_t ⊙ weights_t, for n channels; without weights, or factors, where there are none. */
-static void NAME(channelwise)(ptrdiff_t n, ptrdiff_t count, int part, const void *const *inputs,
-                              const void *const *weight_rows, const void *tap_factors, int accumulate, void *sums)
+/* Row i: out (+)= Σ_t part(x_t + i · step) · factor_t ⊙ weights_t, for n channels; without weights, or factors, where
+ * there are none. */
+static void NAME(channelwise)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, int part,
+                              const void *const *inputs, const void *const *weight_rows, const void *tap_factors,
+                              int accumulate, void *sums, ptrdiff_t ld)
 {
     const T *const *x = (const T *const *)inputs, *const *weights = (const T *const *)weight_rows;
     const T *factors = tap_factors;
     T *out = sums;
-#define CHANNELWISE(part)                                                                          \
-    if (weights && factors)                                                                        \
-        NAME(channelwise_any)(part, 1, 1, n, count, x, weights, factors, accumulate, out);         \
-    else if (weights)                                                                              \
-        NAME(channelwise_any)(part, 1, 0, n, count, x, weights, factors, accumulate, out);         \
-    else                                                                                           \
-        NAME(channelwise_any)(part, 0, 1, n, count, x, weights, factors, accumulate, out)
+#define CHANNELWISE(part)                                                                                    \
+    if (weights && factors)                                                                                  \
+        NAME(channelwise_any)(part, 1, 1, rows, step, n, count, x, weights, factors, accumulate, out, ld);   \
+    else if (weights)                                                                                        \
+        NAME(channelwise_any)(part, 1, 0, rows, step, n, count, x, weights, factors, accumulate, out, ld);   \
+    else                                                                                                     \
+        NAME(channelwise_any)(part, 0, 1, rows, step, n, count, x, weights, factors, accumulate, out, ld)
     if (part == LRPFAST_X) {
         CHANNELWISE(LRPFAST_X);
     } else if (part == LRPFAST_POSITIVE) {
         CHANNELWISE(LRPFAST_POSITIVE);
-    } else {
+    } else if (part == LRPFAST_NEGATIVE) {
         CHANNELWISE(LRPFAST_NEGATIVE);
+    } else {
+        CHANNELWISE(LRPFAST_ABSOLUTE);
     }
 #undef CHANNELWISE
 }
@@ -91,6 +116,25 @@ static void NAME(divide)(ptrdiff_t n, const void *relevance, const void *denomin
             s = mask > 0 ? WHERE(m > zero, s, zero) : WHERE(m < zero, s, zero);
         }
         NAME(store_vector)(out + j, s, n - j);
+    }
+}
+
+/* out = R / (z + stabilizer), where z is one of two by the sign of mask_z, zero where that is 0; signed_out = out times
+ * that sign. */
+static void NAME(divide_by_sign)(ptrdiff_t n, const void *relevance, const void *positive_z, const void *negative_z,
+                                 const void *masking, double value, int stabilizer, void *output, void *signed_output)
+{
+    const T *R = relevance, *above = positive_z, *below = negative_z, *mask_z = masking;
+    T *out = output, *signed_out = signed_output;
+    const NAME(v) zero = {0};
+    for (ptrdiff_t j = 0; j < n; j += VL) {
+        NAME(v) m = NAME(load_vector)(mask_z + j, n - j);
+        NAME(v) z = WHERE(m > zero, NAME(load_vector)(above + j, n - j), NAME(load_vector)(below + j, n - j));
+        NAME(v) s = NAME(divide_stabilized)(NAME(load_vector)(R + j, n - j), z, (T)value, stabilizer);
+        NAME(v) lower = WHERE(m < zero, s, zero);
+        s = WHERE(m > zero, s, zero);
+        NAME(store_vector)(out + j, s + lower, n - j);
+        NAME(store_vector)(signed_out + j, s - lower, n - j);
     }
 }
 

@@ -7,8 +7,8 @@
         if (left < VL && (n) >= VL && (j -= VL - left, left = VL, 0)) {                    \
         } else
 
-static inline __attribute__((always_inline)) int NAME(epilogue_forward_any)(
-    const int plain, const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
+static int NAME(epilogue_forward_any)(
+    const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
     const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t plane, ptrdiff_t ld)
 {
     NAME(v) check = {0};
@@ -23,9 +23,7 @@ static inline __attribute__((always_inline)) int NAME(epilogue_forward_any)(
             FOR_VECTORS(n) {
                 NAME(v) value = {0};
                 int first = 1;
-                if (plain)
-                    value = NAME(load_vector)(acc + j, left);
-                for (int a = 0; !plain && a < f->sums; a++) {
+                for (int a = 0; a < f->sums; a++) {
                     T c = (T)output->coefficients[a];
                     if (c == 0)
                         continue;
@@ -40,9 +38,37 @@ static inline __attribute__((always_inline)) int NAME(epilogue_forward_any)(
                 check = FMA(value, (NAME(v)){0}, check); /* before a ReLU can hide it */
                 if (output->relu)
                     value = WHERE(value > (NAME(v)){0}, value, (NAME(v)){0});
+                if (output->zero != 0) /* NaN stays as it is */
+                    value = WHERE(value != (NAME(v)){0}, value, (T)output->zero - (NAME(v)){0});
                 NAME(store_vector)(out + j, value, left);
             }
         }
+    return NAME(is_zero)(check);
+}
+
+/* The same for one plane, of at least a vector of columns: short loops, so that the processor looks far ahead. */
+static inline __attribute__((always_inline)) int NAME(epilogue_forward_plain)(
+    const int biased, const int relu, const int nonzero, const lrpfast_output *output, T *out, ptrdiff_t rows, const ptrdiff_t *at,
+    const ptrdiff_t *in_sample, ptrdiff_t n, const T *sums, ptrdiff_t ld, const T *constant)
+{
+    const NAME(v) zero = {0};
+    NAME(v) check = zero;
+    for (ptrdiff_t i = 0; i < rows; i++, sums += ld) {
+        const T *own = output->per_row ? constant + in_sample[i] : constant;
+        T *to = out + at[i];
+        for (ptrdiff_t next = 0; next < n; next += VL) {
+            ptrdiff_t j = next + VL <= n ? next : n - VL;
+            NAME(v) value = *(const NAME(u) *)(sums + j);
+            if (biased)
+                value = value + *(const NAME(u) *)(own + j);
+            check = FMA(value, zero, check);
+            if (relu)
+                value = WHERE(value > zero, value, zero);
+            if (nonzero)
+                value = WHERE(value != zero, value, (T)output->zero - zero);
+            *(NAME(u) *)(to + j) = value;
+        }
+    }
     return NAME(is_zero)(check);
 }
 
@@ -50,19 +76,39 @@ static int NAME(epilogue_forward)(
     const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at, const ptrdiff_t *in_sample,
     ptrdiff_t n0, ptrdiff_t n, const void *sums, ptrdiff_t plane, ptrdiff_t ld)
 {
-    int plain = f->sums == 1;
+    int plain = f->sums == 1 && n >= VL, fine = 1;
     for (int o = 0; o < f->outputs; o++)
-        plain &= f->output[o].coefficients[0] == 1;
-    if (plain) /* nearly always */
-        return NAME(epilogue_forward_any)(1, f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
-    return NAME(epilogue_forward_any)(0, f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
+        plain &= f->output[o].coefficients[0] == 1 && f->output[o].zero == 0;
+    if (!plain)
+        return NAME(epilogue_forward_any)(f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
+    for (int o = 0; o < f->outputs; o++) { /* nearly always */
+        const lrpfast_output *output = &f->output[o];
+        const T *constant = output->constant ? (const T *)output->constant + n0 : 0;
+        T *out = (T *)buffers[o] + n0;
+#define FORWARD(biased, relu, nonzero)                                                                              \
+    fine &= NAME(epilogue_forward_plain)(biased, relu, nonzero, output, out, rows, at, in_sample, n, sums, ld, constant)
+        if (constant && output->relu)
+            FORWARD(1, 1, 0);
+        else if (constant && output->zero != 0)
+            FORWARD(1, 0, 1);
+        else if (constant)
+            FORWARD(1, 0, 0);
+        else if (output->relu)
+            FORWARD(0, 1, 0);
+        else if (output->zero != 0)
+            FORWARD(0, 0, 1);
+        else
+            FORWARD(0, 0, 0);
+#undef FORWARD
+    }
+    return fine;
 }
 
 /* out = Σ_shares c · part(x) ⊙ sum, then perhaps out / (z + stabilizer); buffers are x, out, z and mask_z.
  * A bound is one number (step 0) or one per element (step 1). Under TF32 x − bound is taken after multiplying, as the
  * reference does. */
-static inline __attribute__((always_inline)) int NAME(epilogue_backward_any)(
-    const int plain, const int divides, const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows,
+static int NAME(epilogue_backward_any)(
+    const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows,
     const ptrdiff_t *at, const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t plane,
     ptrdiff_t ld)
 {
@@ -76,9 +122,7 @@ static inline __attribute__((always_inline)) int NAME(epilogue_backward_any)(
         const T *mask_z = (const T *)buffers[3] + at[i] + n0;
         FOR_VECTORS(n) {
             NAME(v) x = NAME(load_vector)(from + j, left), total = zero;
-            if (plain)
-                total = x * NAME(load_vector)(acc + f->share[0].accumulator * plane + j, left);
-            for (int h = 0; !plain && h < f->shares; h++) {
+            for (int h = 0; h < f->shares; h++) {
                 const lrpfast_share *share = &f->share[h];
                 NAME(v) value = NAME(load_vector)(acc + share->accumulator * plane + j, left);
                 T c = (T)share->coefficient;
@@ -88,6 +132,8 @@ static inline __attribute__((always_inline)) int NAME(epilogue_backward_any)(
                     value = WHERE(x > zero, x, zero) * value;
                 else if (share->part == LRPFAST_NEGATIVE)
                     value = WHERE(x < zero, x, zero) * value;
+                else if (share->part == LRPFAST_ABSOLUTE)
+                    value = WHERE(x < zero, -x, x) * value;
                 else if (share->part == LRPFAST_X_MINUS_BOUND) {
                     const T *bounds = (const T *)share->bound;
                     NAME(v) bound = bounds[0] - zero;
@@ -99,10 +145,10 @@ static inline __attribute__((always_inline)) int NAME(epilogue_backward_any)(
                     value = c * value;
                 total = h ? total + value : value;
             }
-            if (divides)
+            if (f->divides)
                 total = NAME(divide_stabilized)(total, NAME(load_vector)(z + j, left), (T)f->stabilizer_value,
                                                 f->stabilizer);
-            if (!plain && f->mask) {
+            if (f->mask) {
                 NAME(v) m = NAME(load_vector)(mask_z + j, left);
                 total = f->mask > 0 ? WHERE(m > zero, total, zero) : WHERE(m < zero, total, zero);
             }
@@ -113,15 +159,46 @@ static inline __attribute__((always_inline)) int NAME(epilogue_backward_any)(
     return NAME(is_zero)(check);
 }
 
+/* The same for one share of x itself, of at least a vector of columns; `stabilizer` is −1 where nothing is divided. */
+static inline __attribute__((always_inline)) int NAME(epilogue_backward_plain)(
+    const int stabilizer, const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at,
+    const ptrdiff_t *in_sample, ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t ld)
+{
+    const NAME(v) zero = {0};
+    const T *x = (const T *)buffers[0] + n0, *z = (const T *)buffers[2] + n0;
+    const T value = (T)f->stabilizer_value;
+    T *out = (T *)buffers[1] + n0;
+    NAME(v) check = zero;
+    for (ptrdiff_t i = 0; i < rows; i++, sums += ld) {
+        const ptrdiff_t z_at = f->z_per_row ? in_sample[i] : at[i];
+        for (ptrdiff_t next = 0; next < n; next += VL) {
+            ptrdiff_t j = next + VL <= n ? next : n - VL;
+            NAME(v) total = *(const NAME(u) *)(x + at[i] + j) * *(const NAME(u) *)(sums + j);
+            if (stabilizer >= 0)
+                total = NAME(divide_stabilized)(total, *(const NAME(u) *)(z + z_at + j), value, stabilizer);
+            check = FMA(total, zero, check);
+            *(NAME(u) *)(out + at[i] + j) = total;
+        }
+    }
+    return NAME(is_zero)(check);
+}
+
 static int NAME(epilogue_backward)(
     const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at, const ptrdiff_t *in_sample,
     ptrdiff_t n0, ptrdiff_t n, const void *sums, ptrdiff_t plane, ptrdiff_t ld)
 {
     const lrpfast_share *share = &f->share[0];
-    if (f->shares == 1 && share->part == LRPFAST_X && share->coefficient == 1 && !f->mask) { /* nearly always */
-        if (f->divides)
-            return NAME(epilogue_backward_any)(1, 1, f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
-        return NAME(epilogue_backward_any)(1, 0, f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
-    }
-    return NAME(epilogue_backward_any)(0, f->divides, f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
+    if (f->shares != 1 || share->part != LRPFAST_X || share->coefficient != 1 || f->mask || n < VL)
+        return NAME(epilogue_backward_any)(f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
+    sums = (const T *)sums + share->accumulator * plane;
+#define BACKWARD(stabilizer)                                                                                   \
+    return NAME(epilogue_backward_plain)(stabilizer, f, buffers, rows, at, in_sample, n0, n, sums, ld)
+    if (!f->divides) /* nearly always one of these */
+        BACKWARD(-1);
+    if (f->stabilizer == LRPFAST_SIGN)
+        BACKWARD(LRPFAST_SIGN);
+    if (f->stabilizer == LRPFAST_UNSIGNED)
+        BACKWARD(LRPFAST_UNSIGNED);
+    BACKWARD(LRPFAST_ZERO);
+#undef BACKWARD
 }

@@ -3,9 +3,10 @@
 /* C[row, column] of one or two accumulators. The weights are packed as for `small_k`, transposed: panels of PANEL
  * vectors of k, in each of them one column after the other. So the input is read where it is, its parts and those of
  * the weights are formed in registers, and one packed matrix serves all of them, and `small_k` on the way back.
- * LRPFAST_MANY_X, _MANY_POSITIVE, _MANY_NEGATIVE: x · w, x⁺ · w, x⁻ · w, in one accumulator.
+ * LRPFAST_MANY_X, _MANY_POSITIVE, _MANY_NEGATIVE, _MANY_ABSOLUTE: x · w, x⁺ · w, x⁻ · w, |x| · w, in one accumulator.
  * LRPFAST_MANY_BOTH: x · w, and x⁺ · w⁺ + x⁻ · w⁻ in a second.
  * LRPFAST_MANY_SIGNS: x⁺ · w⁺ + x⁻ · w⁻, and x⁺ · w⁻ + x⁻ · w⁺ in a second.
+ * LRPFAST_MANY_SIZES: x · w, and |x| · |w| in a second.
  * A lane sums a block of k in order; blocks are added in order, and the lanes last. */
 #define MANY_ACCUMULATORS(form) ((form) >= LRPFAST_MANY_BOTH ? 2 : 1)
 
@@ -21,12 +22,16 @@ static inline __attribute__((always_inline)) void NAME(many_k_step)(
         UNROLL
         for (int i = 0; i < MR; i++) {
             NAME(v) positive = MAX(a[i], zero), negative = MIN(a[i], zero);
-            if (form == LRPFAST_MANY_X || form == LRPFAST_MANY_BOTH)
+            if (form == LRPFAST_MANY_X || form == LRPFAST_MANY_BOTH || form == LRPFAST_MANY_SIZES)
                 c[i][n] = FMA(a[i], w, c[i][n]);
             if (form == LRPFAST_MANY_POSITIVE)
                 c[i][n] = FMA(positive, w, c[i][n]);
             if (form == LRPFAST_MANY_NEGATIVE)
                 c[i][n] = FMA(negative, w, c[i][n]);
+            if (form == LRPFAST_MANY_ABSOLUTE)
+                c[i][n] = FMA(MAX(a[i], -a[i]), w, c[i][n]);
+            if (form == LRPFAST_MANY_SIZES)
+                d[i][n] = FMA(MAX(a[i], -a[i]), MAX(w, -w), d[i][n]);
             if (form == LRPFAST_MANY_BOTH)
                 d[i][n] = FMA(negative, wn, FMA(positive, wp, d[i][n]));
             if (form == LRPFAST_MANY_SIGNS) {
@@ -143,6 +148,8 @@ static void NAME(many_k)(int form, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t column
     case LRPFAST_MANY_X: NAME(many_k_any)(LRPFAST_MANY_X, rows, K, columns, x, B, lanes); break;
     case LRPFAST_MANY_POSITIVE: NAME(many_k_any)(LRPFAST_MANY_POSITIVE, rows, K, columns, x, B, lanes); break;
     case LRPFAST_MANY_NEGATIVE: NAME(many_k_any)(LRPFAST_MANY_NEGATIVE, rows, K, columns, x, B, lanes); break;
+    case LRPFAST_MANY_ABSOLUTE: NAME(many_k_any)(LRPFAST_MANY_ABSOLUTE, rows, K, columns, x, B, lanes); break;
+    case LRPFAST_MANY_SIZES: NAME(many_k_any)(LRPFAST_MANY_SIZES, rows, K, columns, x, B, lanes); break;
     case LRPFAST_MANY_BOTH: NAME(many_k_any)(LRPFAST_MANY_BOTH, rows, K, columns, x, B, lanes); break;
     default: NAME(many_k_any)(LRPFAST_MANY_SIGNS, rows, K, columns, x, B, lanes);
     }

@@ -11,6 +11,8 @@ static void NAME(load)(ptrdiff_t n, const void *input, int part, int tf32, void 
         for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j] > 0 ? x[j] : 0;
     else if (part == LRPFAST_NEGATIVE)
         for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j] < 0 ? x[j] : 0;
+    else if (part == LRPFAST_ABSOLUTE)
+        for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j] < 0 ? -x[j] : x[j];
     if (tf32)
         for (ptrdiff_t j = 0; j < n; j++) out[j] = NAME(tf32)(out[j]);
 }
@@ -45,14 +47,14 @@ static void NAME(transpose)(ptrdiff_t depth, ptrdiff_t width, const T *w, ptrdif
     }
 }
 
-/* w, element (k, n) at k * row_step + n * column_step, as panels for `block`, padded with zeros. Sign +1 takes w+,
- * −1 takes w−: clamping costs nothing here. */
+/* w, element (k, n) at k * row_step + n * column_step, as panels for `block`, padded with zeros. The sign says
+ * which part of w: clamping costs nothing here. */
 static void NAME(pack)(ptrdiff_t depth, ptrdiff_t columns, const void *weights, ptrdiff_t row_step,
                        ptrdiff_t column_step, int sign, int tf32, void *restrict packed)
 {
     const T *w = weights;
     T *restrict out = packed;
-    const int part = sign > 0 ? LRPFAST_POSITIVE : sign < 0 ? LRPFAST_NEGATIVE : LRPFAST_X;
+    const int part = LRPFAST_PART_OF(sign);
     for (ptrdiff_t n0 = 0; n0 < columns; n0 += PANEL * VL) {
         ptrdiff_t width = columns - n0 < PANEL * VL ? columns - n0 : PANEL * VL, padded = (width + VL - 1) / VL * VL;
         if (width < padded)
@@ -113,6 +115,8 @@ static void NAME(gather)(ptrdiff_t rows, const int64_t *sources, ptrdiff_t taps,
             for (ptrdiff_t j = 0; j < depth; j++) row[j] = row[j] > 0 ? row[j] : 0;
         if (part == LRPFAST_NEGATIVE)
             for (ptrdiff_t j = 0; j < depth; j++) row[j] = row[j] < 0 ? row[j] : 0;
+        if (part == LRPFAST_ABSOLUTE)
+            for (ptrdiff_t j = 0; j < depth; j++) row[j] = row[j] < 0 ? -row[j] : row[j];
         if (tf32)
             for (ptrdiff_t j = 0; j < depth; j++) row[j] = NAME(tf32)(row[j]);
     }

@@ -73,7 +73,7 @@ def check_contraction(operation: Any, sizes: Sequence[int]) -> None:
         check_weights(operation, sizes, width)
     sums = 1 + max(term.accumulator for term in terms)
     require(sums <= MAX_SUMS, operation, f"{sums} sums, at most {MAX_SUMS} are possible")
-    require(all(term.sign in (-1, 0, 1) for term in terms), operation, "a sign is +1, -1 or 0")
+    require(all(term.sign in (-1, 0, 1, 2) for term in terms), operation, "a sign is +1, -1, 2 or 0")
     require(not operation.diagonal or not any(term.sign for term in terms), operation, "a diagonal term has no sign")
     if isinstance(operation, Redistribute):
         check_shares(operation, sizes, size, sums)
@@ -126,6 +126,7 @@ def check_outputs(operation: Contract, sizes: Sequence[int], size: int, sums: in
     for output in operation.outputs:
         require(sizes[output.buffer] == size, operation, "outputs differ in size")
         require(len(output.coefficients) <= sums, operation, "more coefficients than sums")
+        require(not (output.relu and output.zero), operation, "a ReLU gives 0 as it is")
         require(
             output.constant is None or np.size(output.constant) in (size // operation.rows, size),
             operation,

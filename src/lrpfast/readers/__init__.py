@@ -14,6 +14,7 @@ from ..model.graph import Model
 from ..model.layers.base import whole
 from .input_shape import InputShapes, check_input_shape, resolve_shapes
 from .keras import KERAS_PACKAGES, check_custom_objects, from_keras, read_archive, read_h5
+from .not_models import PICKLED_MODULE, kind_by_name, kind_of_directory, kind_of_file
 from .onnx import from_onnx
 from .sklearn import from_sklearn
 from .torch import from_torch, is_exported, read_pt2
@@ -30,23 +31,6 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 #: What follows the version that an ONNX file begins with: the producer, the graph, the operators' versions, …
 _ONNX = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42\x72")
-#: What other files begin with, where it helps the user to hear it.
-_KINDS = (
-    (b"version https://git-lfs", "a Git LFS pointer in place of the file; run `git lfs pull`"),
-    (b"<!DOCTYPE", "a web page (the download failed?)"),
-    (b"<html", "a web page (the download failed?)"),
-    (b"\x93NUMPY", "a NumPy .npy array"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (
-        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",  # the number that torch.save began with before its zip archives
-        "a PyTorch file with pickled code inside, which is never opened; export the module with torch.export.save, or "
-        "give it to lrpfast.from_torch",
-    ),
-    (b"\x80\x02", "a Python pickle (never opened: it can run code)"),
-    (b"\x80\x03", "a Python pickle (never opened: it can run code)"),
-    (b"\x80\x04", "a Python pickle (never opened: it can run code)"),
-    (b"\x80\x05", "a Python pickle (never opened: it can run code)"),
-)
 
 
 def load(
@@ -120,19 +104,18 @@ def load(
     (26, 26, 2)
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(
-            f"load takes a path, not {type(path).__name__}; "
-            "from_keras, from_onnx, from_sklearn and from_torch take models"
-        )
+        raise InputError(f"load takes a path, not {type(path).__name__}; {_reader_of(path)}")
+    if path == "":
+        raise InputError("load takes a path, not empty text")
     if memory is not None and (whole(memory) is None or memory < 1):
         raise InputError(f"memory must be a number of bytes, not {memory!r}")
     shapes = check_input_shape(input_shape)
     path = Path(os.fsdecode(path))
     try:
         if path.is_dir():
-            raise ModelFormatError(f"{path}: {_directory(path)}")
+            raise ModelFormatError(f"{path}: {kind_of_directory(path)}. {ACCEPTED}")
         if not path.exists():
-            raise ModelNotFoundError(str(path))
+            raise ModelNotFoundError(str(path), _similar(path))
         if not path.is_file():
             raise ModelFormatError(f"{path}: not a regular file. {ACCEPTED}")
         with open(path, "rb") as file:
@@ -165,7 +148,7 @@ def as_model(model: Any) -> Model:
     if isinstance(model, (str, os.PathLike)):
         return load(model)
     if not isinstance(model, type):
-        packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+        packages = _packages(model)
         for package, read in _OBJECTS.items():
             if package in packages:
                 return read(model)
@@ -182,14 +165,46 @@ _OBJECTS: dict[str, Callable[[Any], Model]] = {
 }
 
 
+def _packages(model: Any) -> set[str]:
+    """The names of the libraries that define an object's class."""
+    return {base.__module__.partition(".")[0] for base in type(model).__mro__}
+
+
+def _reader_of(model: Any) -> str:
+    """What takes an object in a path's place."""
+    names = {package: read.__name__ for package, read in _OBJECTS.items()}
+    readers = {names[package] for package in _packages(model) & set(names)}
+    if len(readers) != 1 or isinstance(model, type):
+        return "from_keras, from_onnx, from_sklearn and from_torch take models"
+    (reader,) = readers
+    return f"use lrpfast.{reader}(model{', example_inputs' if reader == 'from_torch' else ''})"
+
+
+def _similar(path: Path) -> str:
+    """A file beside one that does not exist, whose name is nearly the same."""
+    import difflib
+
+    try:
+        names = [item.name for item in path.parent.iterdir()]
+    except OSError:
+        return f"there is no directory {path.parent} either" if not path.parent.exists() else ""
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
+    return f"did you mean {near[0]}?" if near else ""
+
+
 def _read(path: Path, head: bytes, custom_objects: Mapping[str, Any], shapes: InputShapes) -> Model:
     if head.startswith(_ZIP):  # first: the HDF5 file stored in a .keras archive may lie at one of HDF5's offsets
         return _load_zip(path, custom_objects, shapes)
     if any(head.startswith(_HDF5, offset) for offset in (0, 512, 1024, 2048)):
         return read_h5(path, custom_objects, shapes)
     if len(head) > 2 and head[0] == 8 and 2 < head[1] < 64 and head[2] in _ONNX:
-        return from_onnx(path, input_shape=shapes)
-    raise ModelFormatError(f"{path}: {_kind(head)}. {ACCEPTED}")
+        try:
+            return from_onnx(path, input_shape=shapes)
+        except ModelFormatError as error:
+            if (other := kind_by_name(path)) is None:
+                raise
+            raise ModelFormatError(f"{path}: {other}. {ACCEPTED}") from error
+    raise ModelFormatError(f"{path}: {kind_of_file(path, head)}. {ACCEPTED}")
 
 
 def _load_zip(path: Path, custom_objects: Mapping[str, Any], shapes: InputShapes) -> Model:
@@ -209,11 +224,7 @@ def _load_zip(path: Path, custom_objects: Mapping[str, Any], shapes: InputShapes
     if is_exported(names):
         return read_pt2(path, shapes)
     if any(name.endswith("data.pkl") for name in names):
-        kind = (
-            "a PyTorch file with pickled code inside, which is never opened. Where the module is in memory, "
-            'lrpfast.from_torch(module, example_inputs) reads it, and torch.export.save(program, "model.pt2") '
-            "writes a file of data alone"
-        )
+        kind = PICKLED_MODULE
     elif any(name.endswith("serialized_exported_program.json") for name in names):
         kind = (
             "an exported program as PyTorch before 2.8 saved it, with pickled weights. Save it anew with PyTorch 2.8 "
@@ -230,30 +241,3 @@ def _of_sizes(model: Model, shapes: InputShapes) -> Model:
         return model
     sizes = resolve_shapes({model.nodes[i].name: model.nodes[i].shape for i in model.inputs}, shapes)
     return model.with_input_shape(*sizes)  # type: ignore[arg-type]
-
-
-def _directory(path: Path) -> str:
-    if any((path / name).is_file() for name in ("saved_model.pb", "keras_metadata.pb")):
-        return (
-            "a TensorFlow SavedModel directory, which holds a program rather than layers. Convert it with Keras 2 "
-            f'(TensorFlow up to 2.15): tf.keras.models.load_model("{path}").save("model.keras")'
-        )
-    return f"a directory, not a model file. {ACCEPTED}"
-
-
-def _kind(head: bytes) -> str:
-    if not head:
-        return "the file is empty"
-    for magic, kind in _KINDS:
-        if head.startswith(magic):
-            return kind
-    if head[4:8] == b"TFL3":
-        return "a TensorFlow Lite model; convert the Keras model it came from"
-    try:
-        text = head.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        text = "" if error.start < len(head) - 3 else head[: error.start].decode()  # a character cut by the end
-    if text and all(c.isprintable() or c in "\t\r\n\f" for c in text):
-        first: Any = text.strip().splitlines()[:1]
-        return f"a text file, not a model (it begins with {first[0][:40]!r})" if first else "a text file, not a model"
-    return f"a file of unknown kind (it begins with the bytes {head[:8].hex(' ')})"

@@ -62,6 +62,15 @@ def logarithm(builder: Builder, x: Value) -> Value:
     return builder.each(L.Activation("log"), x)
 
 
+def gated(builder: Builder, x: Value, axis: int) -> Value:
+    """The first half of one of a sample's axes times the sigmoid of the second (GLU)."""
+    half, odd = divmod(fixed(x, axis), 2)
+    if odd:
+        raise ShapeError(f"it halves axis {axis + 1} of {x.shape}")
+    first, second = (take(builder, x, axis, range(start, start + half)) for start in (0, half))
+    return multiply(builder, first, builder.each(L.Activation("sigmoid"), second))
+
+
 def absolute(builder: Builder, x: Value) -> Value:
     """|x|."""
     return builder.each(L.Activation("relu", {"negative_slope": -1.0}), x)

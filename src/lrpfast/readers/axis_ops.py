@@ -124,7 +124,7 @@ def pad(
     count(8 * size, f"to pad {value.shape} to {result.shape}")
     edges = [added.get(axis, (0, 0)) for axis in range(len(inner))]
     border = np.pad(np.zeros(inner), edges, constant_values=constant)  # added where zeros are, and nothing else moves
-    return builder.affine(result, np.array(1.0), border)
+    return affine(builder, result, 1.0, border)
 
 
 @dataclass(frozen=True)

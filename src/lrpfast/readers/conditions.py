@@ -63,6 +63,13 @@ def is_condition(x: object) -> bool:
     return isinstance(x, CONDITIONS)
 
 
+def compared_value(condition: Condition) -> Tensor:
+    """The value of the first of a condition's comparisons."""
+    while not isinstance(condition, Comparison):
+        condition = condition.condition if isinstance(condition, Not) else condition.first
+    return condition.value
+
+
 def greater(builder: Builder, a: Operand, b: Operand) -> Comparison:
     """a > b; one of them at least is a value."""
     if isinstance(b, np.ndarray) and b.size == 1 and not b.any() and not isinstance(a, np.ndarray):
@@ -99,6 +106,17 @@ def negated(condition: Condition | np.ndarray) -> Condition | np.ndarray:
 def either(a: Condition | np.ndarray, b: Condition | np.ndarray) -> Condition:
     """a or b."""
     return Not(both(negated(a), negated(b)))
+
+
+#: Every comparison of two operands, by its short name.
+COMPARISONS: dict[str, Callable[[Builder, Operand, Operand], Condition]] = {
+    "eq": equal,
+    "ne": lambda builder, a, b: Not(equal(builder, a, b)),
+    "gt": greater,
+    "ge": at_least,
+    "lt": lambda builder, a, b: greater(builder, b, a),
+    "le": lambda builder, a, b: at_least(builder, b, a),
+}
 
 
 def unequal(a: Condition | np.ndarray, b: Condition | np.ndarray) -> Condition:

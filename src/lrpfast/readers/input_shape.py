@@ -114,12 +114,13 @@ def names_cure(error: LrpfastError) -> bool:
 
 
 def _cure(inputs: Mapping[str, Shape | None]) -> str:
-    """`FIX_SIZE` with the shapes of these inputs, n for each size that is open."""
+    """`FIX_SIZE` with the shapes of those inputs that have an open size, for which n stands."""
     if any(shape is None for shape in inputs.values()):
         return FIX_SIZE
-    shapes = {name: ["n" if size is None else str(size) for size in shape or ()] for name, shape in inputs.items()}
+    opened = {name: shape or () for name, shape in inputs.items() if None in (shape or ())} or inputs
+    shapes = {name: ["n" if size is None else str(size) for size in shape or ()] for name, shape in opened.items()}
     tuples = {name: f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})" for name, sizes in shapes.items()}
-    if len(shapes) == 1:
+    if len(inputs) == 1:
         (argument,), (option,) = tuples.values(), (",".join(sizes) for sizes in shapes.values())
         return f"Fix the size: lrpfast.load(path, input_shape={argument}), or --input-shape {option}"
     argument = ", ".join(f"{name!r}: {text}" for name, text in tuples.items())

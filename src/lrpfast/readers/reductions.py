@@ -1,8 +1,12 @@
-"""Reductions of a sample's axes to one value, for the readers of ONNX and Keras alike."""
+"""Reductions of a sample's axes to one value, for the readers of ONNX, Keras and PyTorch alike."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from ..budget import take as count
 from ..model import layers as L
@@ -70,7 +74,7 @@ def log_of_sum(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) 
 
 def log_of_sum_of_exponentials(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
     """log Σ exp(x)."""
-    return log_of_sum(builder, builder.each(L.Activation("exponential"), x), axes, keepdims)
+    return builder.pool_all(x, axes, L.GlobalLogSumExp, keepdims)
 
 
 def variance(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
@@ -87,3 +91,19 @@ def deviation(builder: Builder, x: Value, axes: Sequence[int], keepdims: bool) -
 def divided(builder: Builder, x: Value, axis: int, size: Reduction) -> Value:
     """x divided by its size along an axis."""
     return multiply(builder, x, power(builder, size(builder, x, [axis], True), -1.0))
+
+
+def unit_norm(builder: Builder, value: Value, axes: Sequence[int]) -> Value:
+    """A sample's values divided by their length over some axes: an RMSNorm with gamma 1/√n.
+
+    Its epsilon only keeps 0 from being divided by 0: Keras and PyTorch divide by no less than 1e-12 (Keras 2: 1e-6)
+    instead.
+    """
+    t = builder.plain(value)
+    rest = [axis for axis in t.order if axis not in axes]
+    t = builder.lay(t, [*rest, *axes])
+    sizes = tuple(fixed(t, axis) for axis in axes)
+    n = math.prod(sizes)
+    count(8 * n, f"to normalize {n:,} values")
+    norm = L.RMSNorm(np.full(sizes, n**-0.5), epsilon=1e-24 / n, axes=len(axes))
+    return replace(t, node=builder.add(norm, t.node))

@@ -38,11 +38,15 @@ def guarded(source: str) -> Iterator[None]:
     except RecursionError as error:
         raise ModelFormatError(f"{source}: its configuration is nested too deep to be a model's") from error
     except zipfile.BadZipFile as error:
-        raise ModelFormatError(f"{source}: damaged or truncated zip archive ({error})") from error
+        raise ModelFormatError(
+            f"{source}: damaged or truncated zip archive ({error}); copy or download it again"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:
-        raise ModelFormatError(f"{source}: damaged or truncated ({type(error).__name__}: {error})") from error
+        raise ModelFormatError(
+            f"{source}: damaged or truncated ({type(error).__name__}: {error}); copy or download it again"
+        ) from error
 
 
 def parse_json(text: str | bytes, title: str) -> Any:

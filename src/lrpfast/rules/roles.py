@@ -24,6 +24,7 @@ from ..model.layers import (
     Embedding,
     Flatten,
     GlobalAveragePool,
+    GlobalLogSumExp,
     GlobalMaxPool,
     Identity,
     Input,
@@ -97,6 +98,7 @@ ROUTE = Role("layer that moves or selects values", Pass(), (Pass, Gradient, *_PR
 ACTIVATION = Role("activation", Pass(), (Pass, Gradient))
 SOFTMAX = Role("softmax inside the network", Taylor(), (Taylor, Pass, Gradient))
 NORMALIZATION = Role("normalization", Detached(), (Detached, Pass, Gradient, *_PROPORTIONAL))
+LOG_SUM = Role("logarithm of a sum of exponentials", Pass(), (Pass, Gradient))
 MASK = Role("mask of steps", Pass(), (Pass, Gradient, *_PROPORTIONAL))
 NOTHING = Role("layer that does nothing", Pass(), (Pass,))
 
@@ -112,6 +114,7 @@ _ROLES: dict[type[Layer], Role] = {
     **dict.fromkeys((MaxPool, GlobalMaxPool, Maximum, Minimum, Where), ROUTE),
     **dict.fromkeys((Flatten, Reshape, Permute, RepeatVector, Concat, Embedding), ROUTE),
     **dict.fromkeys((ZeroPad, ReflectPad, Crop, Take, Masking), ROUTE),
+    GlobalLogSumExp: LOG_SUM,
     StepMask: MASK,
     RNN: RECURRENT,
     LocalResponseNorm: Role("local response normalization", Pass(), (Pass,)),

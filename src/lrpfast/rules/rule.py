@@ -10,8 +10,8 @@ and nothing else in lrpfast contains a rule's formula. A new rule is a class wit
 ``groups`` method in the file of similar rules, its name in ``registry.py``, an oracle
 function in ``tests/oracle.py`` and a line in ``docs/rules.md``.
 
-Parts of x: ``x``, ``x+``, ``x-``, ``1``, ``low``, ``high``. Parts of W and b:
-``w``, ``w+``, ``w-``, ``w^2``, ``1``, ``w+gw+`` (w + γw⁺) and ``w+gw-``.
+Parts of x: ``x``, ``x+``, ``x-``, ``|x|``, ``1``, ``low``, ``high``. Parts of W and b:
+``w``, ``w+``, ``w-``, ``|w|``, ``w^2``, ``1``, ``w+gw+`` (w + γw⁺) and ``w+gw-``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ WEIGHT_PARTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "w": lambda w, g: w,
     "w+": lambda w, g: np.maximum(w, 0),
     "w-": lambda w, g: np.minimum(w, 0),
+    "|w|": lambda w, g: np.abs(w),
     "w^2": lambda w, g: w * w,
     "1": lambda w, g: np.ones_like(w),
     "w+gw+": lambda w, g: w + w.dtype.type(g) * np.maximum(w, 0),
@@ -129,7 +130,7 @@ class Product:
 
     Parameters
     ----------
-    input : {"x", "x+", "x-", "1", "low", "high"}
+    input : {"x", "x+", "x-", "|x|", "1", "low", "high"}
         The part of x.
     weight : str
         The part of W, a key of ``WEIGHT_PARTS``.
@@ -232,7 +233,7 @@ class Rule:
     @property
     def multiplies_input(self) -> bool:
         """Whether relevance is proportional to x, so that x = 0 receives none."""
-        return all(p.input in ("x", "x+", "x-") for g in self.groups() for p in g.products)
+        return all(p.input in ("x", "x+", "x-", "|x|") for g in self.groups() for p in g.products)
 
 
 class WithBias(Rule):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..compression import LEVEL
+from ..compression import check_compression, hdf5_options
 from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import FileSink
 from .libraries import from_library
@@ -35,7 +35,7 @@ class Hdf5Sink(FileSink):
         super().check(shape, dtype)
 
     def compress(self, compression: str) -> None:
-        check_zlib(self.name, compression)
+        check_compression(self.path, compression)
         self._compression = compression
 
     def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
@@ -50,14 +50,6 @@ class Hdf5Sink(FileSink):
     def _find(self) -> list[tuple[int, int]]:
         arrays, _ = self._contents(self._shape[0])
         return find_datasets(self.partial, arrays, self._written(arrays))
-
-
-def check_zlib(name: str, compression: str) -> None:
-    """Raise InputError for a compression that readers of HDF5 need a plug-in for."""
-    if compression != "zlib":
-        raise InputError(
-            f"{name}: {compression} is for .zarr; HDF5 and NetCDF, whose readers would need a plug-in, have zlib"
-        )
 
 
 def new_attributes(existing: Mapping[str, Any], attributes: Mapping[str, str]) -> dict[str, str]:
@@ -129,8 +121,7 @@ def write_hdf5(
         For messages.
     deferred : collection of str
         The arrays whose values are written later: they get contiguous space.
-    compression : {"zlib"}, optional
-        Of the other arrays.
+    compression : {"zlib", "blosc"}, optional
     chunks : mapping of str to int, optional
         The number of samples in a chunk of deferred arrays, which have no contiguous space then, but compressed chunks.
 
@@ -161,14 +152,14 @@ def write_hdf5(
             scales[key] = dataset
     for key, array in arrays.items():
         dims, values, attrs = array._replace(attrs=with_coordinates(array, coords))
-        options = {"compression": "gzip", "compression_opts": LEVEL, "shuffle": True}
+        options = hdf5_options(compression)
         if key in deferred and chunks is not None and key in chunks:
             own = (chunks[key], *values.shape[1:])
             dataset = file.create_dataset(key, values.shape, values.dtype, chunks=own, track_times=False, **options)
         elif key in deferred:
             dataset = _reserve(file, key, values)
         else:
-            options = options if compression is not None and values.ndim and values.size else {}
+            options = options if values.ndim and values.size else {}
             dataset = file.create_dataset(key, data=values, track_times=False, **options)
         dataset.attrs.update(plain(attrs))
         for axis, dim in enumerate(dims):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..compression import LEVEL
+from ..compression import check_compression, netcdf_options
 from ..metadata import CONVENTIONS, Coord, encoded, plain, with_coordinates
 from ..optional_import import import_optional, open_netcdf
 from .base import FileSink
-from .hdf5 import check_same, check_zlib, find_datasets, need_samples, new_attributes
+from .hdf5 import check_same, find_datasets, need_samples, new_attributes
 from .libraries import from_library
 from .names import array_name, check_names
 
@@ -40,7 +40,7 @@ class NetcdfSink(FileSink):
         super().check(shape, dtype)
 
     def compress(self, compression: str) -> None:
-        check_zlib(self.name, compression)
+        check_compression(self.path, compression)
         self._compression = compression
 
     def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:
@@ -82,16 +82,8 @@ def write_netcdf(
     Parameters
     ----------
     file : netCDF4.Dataset
-    arrays, coords : mapping of str to Coord
-    attributes : mapping of str
-    name : str
-        For messages.
-    deferred : collection of str
-        The arrays whose values are written later: they get contiguous space.
-    compression : {"zlib"}, optional
-        Of the other arrays.
-    chunks : mapping of str to int, optional
-        The number of samples in a chunk of deferred arrays, which have no contiguous space then, but compressed chunks.
+    arrays, coords, attributes, name, deferred, compression, chunks
+        As in `write_hdf5`.
 
     Raises
     ------
@@ -125,7 +117,7 @@ def write_netcdf(
             fill = _nan(values.dtype) if values.dtype.kind == "f" else None
             own = None if chunks is None or key not in chunks else (chunks[key], *values.shape[1:])
             if own is not None:
-                fixed = {"zlib": True, "complevel": LEVEL, "chunksizes": own, "contiguous": False, "fill_value": fill}
+                fixed = {**netcdf_options(compression), "chunksizes": own, "contiguous": False, "fill_value": fill}
             else:
                 fixed = {"contiguous": math.prod(values.shape) > 0, "fill_value": fill}
             variable = file.createVariable(key, values.dtype, dims, **fixed)
@@ -146,7 +138,7 @@ def _write(file: Any, key: str, coord: Coord, name: str, compression: str | None
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     kind = str if values.dtype.kind == "U" else values.dtype
     fill = attrs.get("_FillValue", _nan(values.dtype) if values.dtype.kind == "f" else None)
-    options = {"zlib": True, "complevel": LEVEL} if compression is not None and values.size > 1 else {}
+    options = netcdf_options(compression) if values.size > 1 and kind is not str else {}
     variable = file.createVariable(key, kind, dims, fill_value=fill, **options)
     variable.set_auto_maskandscale(False)
     variable.setncatts(plain({note: value for note, value in attrs.items() if note != "_FillValue"}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import zlib
 from collections.abc import Collection, Iterable, Mapping
@@ -34,12 +36,14 @@ def pack(source: str, target: str, parts: Mapping[str, tuple[int, int]]) -> None
     source : str
         The uncompressed file.
     target : str
-        A file with the same arrays in chunks, by shuffle and deflate.
+        A file with the same arrays in chunks, packed by shuffle and deflate, or by one filter that HDF5 runs.
     parts : mapping of str to (offset, bytes of a sample)
         Of each array in ``source``.
     """
     import h5py
 
+    with contextlib.suppress(ImportError):  # it has filters that HDF5 lacks
+        importlib.import_module("hdf5plugin")
     threads = get_num_threads()
     with h5py.File(target, "r+") as file, ThreadPoolExecutor(threads, "lrpfast-pack") as pool:
         waiting: list[tuple[Any, tuple[int, ...], Future[bytes]]] = []
@@ -54,6 +58,10 @@ def pack(source: str, target: str, parts: Mapping[str, tuple[int, int]]) -> None
                 continue
             rows = np.memmap(source, dataset.dtype, "r", offset, dataset.shape)
             step = dataset.chunks[0]
+            if dataset.compression != "gzip":
+                for first in range(0, len(rows), step):
+                    dataset[first : first + step] = rows[first : first + step]
+                continue
             for first in range(0, len(rows), step):
                 position = (first, *[0] * (rows.ndim - 1))
                 waiting.append((dataset, position, pool.submit(_chunk_bytes, rows[first : first + step], step)))

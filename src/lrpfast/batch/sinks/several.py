@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..compression import check_compression
 from ..metadata import ArrayMetadata, Coord, for_relevance
 from ..optional_import import import_optional
 from ..sample_arrays import RELEVANCE
 from .base import FileSink, Sink
-from .hdf5 import check_zlib, find_datasets, need_samples, write_hdf5
+from .hdf5 import find_datasets, need_samples, write_hdf5
 from .libraries import from_library
 from .names import array_name
 from .netcdf import dataset, write_netcdf
@@ -88,7 +89,7 @@ class SeveralSink(SeveralArrays, FileSink):
         """HDF5 and NetCDF say what fails; the rows' own file is made as long before."""
 
     def compress(self, compression: str) -> None:
-        check_zlib(self.name, compression)
+        check_compression(self.path, compression)
         self._compression = compression
 
     def _create(self, path: str, chunks: Mapping[str, int] | None = None) -> None:

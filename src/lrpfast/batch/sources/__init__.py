@@ -15,8 +15,8 @@ from ...errors import InputError, InputNotFoundError, LrpfastError, MissingPacka
 from ...output import in_utf8
 from .base import Source
 from .fit import filled
-from .formats import open_file, texts_in
-from .joined import JoinedSource
+from .formats import coordinate_in, open_file, texts_in
+from .joined import JoinedSource, order_of
 from .lazy import LazySource
 from .mapped import is_npy, open_array
 from .memory import ArraySource, IteratorSource
@@ -151,7 +151,7 @@ def _open_path(name: str) -> Source:
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
-    """A value for each sample: numbers from what `open_source` takes, or texts in an .npy, NetCDF or HDF5 file.
+    """A value for each sample: numbers from what `open_source` takes, or texts in .npy, NetCDF or HDF5 files.
 
     Raises
     ------
@@ -161,10 +161,25 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     name = os.fsdecode(path)
     if is_npy(name):
         return np.array(open_array(name))
-    file_path, array = split(name)
-    with _guarded(file_path):
-        texts = texts_in(file_path, None if array is None else in_utf8(array))
+    texts = _texts([split(item) for item in expanded_if_missing(name)])
     if texts is not None:
         return texts
     with _open_path(name) as source:
         return np.array(source.read(0, source.shape[0] or 0))
+
+
+def _texts(names: list[tuple[str, str | None]]) -> np.ndarray | None:
+    """The texts in one file or in several, in the order in which they are read as one; None if they hold no texts."""
+    columns, coordinates = [], []
+    for path, array in names:
+        with _guarded(path):
+            name = None if array is None else in_utf8(array)
+            texts = texts_in(path, name)
+            if texts is None or name is None:
+                return None
+            columns.append(texts)
+            coordinates.append(coordinate_in(path, name) if len(names) > 1 else None)
+    order = list(range(len(names)))
+    if None not in coordinates:
+        order = order_of([f"{path}:{name}" for (path, _), name in zip(names, coordinates, strict=True)], _open_path)
+    return np.concatenate([columns[i] for i in order])

@@ -11,9 +11,9 @@ import numpy as np
 
 from ...errors import InputError
 from .base import Source
-from .hdf5 import is_hdf5, is_netcdf, open_hdf5, open_netcdf4, texts_of
+from .hdf5 import dimension_of, is_hdf5, is_netcdf, open_hdf5, open_netcdf4, texts_of
 from .mapped import MAGIC, open_npy
-from .netcdf import NetcdfSource, classic_texts
+from .netcdf import NetcdfSource, classic_dimension, classic_texts
 from .npz import open_npz
 from .zarr import ZarrSource, is_store
 
@@ -98,8 +98,7 @@ def texts_in(path: str, name: str | None) -> np.ndarray | None:
     """
     if name is None or not os.path.isfile(path):
         return None
-    with open(path, "rb") as file:
-        classic = file.read(3) == b"CDF"
+    classic = _is_classic(path)
     if not (classic or is_hdf5(path)):
         return None
     values = classic_texts(path, name) if classic else texts_of(path, name)
@@ -112,6 +111,16 @@ def texts_in(path: str, name: str | None) -> np.ndarray | None:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}:{name}: holds text that is not in UTF-8 ({error})") from None
     return np.array([text.rstrip("\0 ") for text in texts]).reshape(values.shape)
+
+
+def coordinate_in(path: str, name: str) -> str | None:
+    """The name of the coordinate along a text variable's samples, if it has one."""
+    return classic_dimension(path, name) if _is_classic(path) else dimension_of(path, name)
+
+
+def _is_classic(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(3) == b"CDF"
 
 
 def _description(path: str, head: bytes) -> str:

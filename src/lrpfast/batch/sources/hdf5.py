@@ -16,6 +16,7 @@ from ...errors import InputError, ModelFormatError
 from ...readers import hdf5
 from ..cf import PACKED, Packing
 from ..metadata import words
+from ..optional_import import import_optional
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .hdf5_chunks import ChunkCheck, FileChunks, filters_of
 from .mapped import MappedSource
@@ -112,6 +113,8 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
     """Raise InputError for values in other files, and for filters that are not known to be safe."""
     if dataset.is_virtual or dataset.external:
         raise InputError(f"{name}: keeps its data in other files; such data is not read")
+    from h5py import h5z
+
     plan = dataset.id.get_create_plist()
     for number, _, _, filter_name in map(plan.get_filter, range(plan.get_nfilters())):
         if number not in FILTERS:
@@ -120,6 +123,8 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
                 f"{name}: is packed by the filter {number} ({filter_text}), which is not known to unpack data alone "
                 "and could run code; h5repack -f GZIP=4 writes a file that can be read"
             )
+        if not h5z.filter_avail(number):
+            import_optional("hdf5plugin", f"{name}: the filter {number} ({filter_name.decode('utf-8', 'replace')})")
     filters = filters_of(dataset)
     if len(set(filters)) < len(filters):  # each filter may enlarge the data a thousandfold
         raise InputError(f"{name}: is packed twice by one filter ({filters}); h5repack -f GZIP=4 packs it once")
@@ -253,3 +258,10 @@ def texts_of(path: str, name: str) -> np.ndarray | None:
         check_unpacked(f"{path}:{name}", dataset.nbytes, os.path.getsize(path))
         ChunkCheck(dataset, f"{path}:{name}").check(0, len(dataset))
         return np.asarray(dataset[...])
+
+
+def dimension_of(path: str, name: str) -> str | None:
+    """The dataset of the coordinate along a dataset's first axis; None if it has none."""
+    with _checked_heaps(path), _open(path) as file:
+        scales = _find(file, path, name).dims[0].values()
+        return str(scales[0].name).lstrip("/") if scales else None

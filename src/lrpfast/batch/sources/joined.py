@@ -158,6 +158,21 @@ def _indices(source: Source, first: Source) -> dict[int, np.ndarray]:
     return file_indices(source.labels, first.labels, source.name, first.name)
 
 
+def order_of(names: Sequence[str], open_path: Callable[[str], Source]) -> list[int]:
+    """The indices of files in the order in which `JoinedSource` reads them.
+
+    Raises
+    ------
+    InputError
+        When the files overlap.
+    """
+    sources = []
+    for name in names:
+        with open_path(name) as source:
+            sources.append(source)
+    return _Coordinate(sources).order(sort=True)
+
+
 class _Coordinate:
     """The coordinate along the samples of all files, if each of them has it."""
 

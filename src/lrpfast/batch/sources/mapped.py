@@ -14,8 +14,10 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ...errors import InputError, InputNotFoundError
-from ..positional_io import read_at
+from ..parallel import ThreadedRange
+from ..positional_io import CONCURRENT, read_at
 from .base import FileSource, row_bytes, state_of
+from .fortran import copy_rows, feature_order
 
 #: Files that are often passed in place of an .npy file, by their first bytes.
 _KINDS = (
@@ -25,13 +27,9 @@ _KINDS = (
     (b"\x80", "a Python pickle (never opened: it can run code), not an .npy array"),
 )
 MAGIC = b"\x93NUMPY"
-#: Bytes of a Fortran array that are transposed at a time, so that they stay in the cache.
-_COLUMNS = 1 << 20
 #: Bytes of the rows that are read from a Fortran array at a time: each feature's samples are a read of their own, and
 #: few short reads take as long as one that is much longer.
 _WINDOW = 1 << 28
-#: Bytes of one feature's samples, below which reading all of them takes less time than a read for each feature.
-_SHORT = 1 << 14
 
 
 class MappedSource(FileSource):
@@ -63,7 +61,10 @@ class MappedSource(FileSource):
         super().__init__(path, name, shape, dtype, state)
         self._offset, self._fortran = offset, fortran and len(shape) > 1
         self._row = row_bytes(self.shape, dtype)
-        self._window, self._window_first = np.empty((0, *self.shape[1:]), dtype), 0  # of a Fortran array, its rows
+        self._features = math.prod(self.shape[1:])
+        self._order = feature_order(self.shape[1:]) if self._fortran else None
+        # rows of a Fortran array as in the file, the samples of a feature adjacent
+        self._window, self._window_first = np.empty((self._features if self._fortran else 0, 0), dtype), 0
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
 
     def read(self, first: int, stop: int) -> np.ndarray:
@@ -84,36 +85,30 @@ class MappedSource(FileSource):
         samples, row = self.shape[0] or 0, 0
         while row < len(out):
             begin = first + row - self._window_first
-            if not 0 <= begin < len(self._window):
+            if not 0 <= begin < self._window.shape[1]:
                 count = min(samples - first - row, max(1, _WINDOW // max(1, self._row)))
-                if len(self._window) != count:
-                    self._window = np.empty((count, *self.shape[1:]), self.dtype)
+                if self._window.shape[1] != count:
+                    self._window = np.empty((self._features, count), self.dtype)
                 self._window_first, begin = samples, 0  # no row is there, should reading fail
-                self._read_columns(first + row, self._window)
+                self._read_window(first + row)
                 self._window_first = first + row
-            part = self._window[begin : begin + len(out) - row]
-            out[row : row + len(part)] = part
-            row += len(part)
+            part = self._window[:, begin : begin + len(out) - row]
+            copy_rows(part, self._order, out[row : row + part.shape[1]])
+            row += part.shape[1]
 
-    def _read_columns(self, first: int, out: np.ndarray) -> None:
-        """Read rows of an array in Fortran order, in which the samples of each feature are adjacent."""
-        samples, rows, item = self.shape[0] or 0, len(out), self.dtype.itemsize
-        features = math.prod(self.shape[1:])
-        whole = rows == samples or samples * item <= _SHORT
-        length = samples if whole else rows
-        columns = np.empty((min(features, max(1, _COLUMNS // max(1, length * item))), length), self.dtype)
-        flat = out.reshape(rows, features)
-        # the features' indices in C order, as in `out`, in the file's order
-        indices = np.arange(features).reshape(self.shape[1:]).reshape(-1, order="F")
-        for begin in range(0, features, len(columns)):
-            part = columns[: features - begin]
-            if whole:  # adjacent in the file
-                self._read_at(self._offset + begin * samples * item, part)
-                part = part[:, first : first + rows]
-            else:
-                for i, column in enumerate(part):
-                    self._read_at(self._offset + ((begin + i) * samples + first) * item, column)
-            flat[:, slice(begin, begin + len(part)) if out.ndim == 2 else indices[begin : begin + len(part)]] = part.T
+    def _read_window(self, first: int) -> None:
+        """Fill the window with the rows from ``first`` on."""
+        samples, item = self.shape[0] or 0, self.dtype.itemsize
+
+        def step(begin: int, end: int) -> None:
+            if self._window.shape[1] == samples:  # adjacent in the file
+                self._read_at(self._offset + begin * samples * item, self._window[begin:end])
+                return
+            for i in range(begin, end):
+                self._read_at(self._offset + (i * samples + first) * item, self._window[i])
+
+        with ThreadedRange(self._features, 1, self._window.size, None if CONCURRENT else 1) as threads:
+            threads.run([step])
 
     def _read_at(self, offset: int, out: np.ndarray) -> None:
         data = memoryview(out.reshape(-1).view(np.uint8))
@@ -131,7 +126,7 @@ class MappedSource(FileSource):
                 advise(self._file.fileno(), begin, max(0, end - begin), will_need)
 
     def close(self) -> None:
-        self._window = self._window[:0].copy()
+        self._window = self._window[:, :0].copy()
         self._file.close()
 
 

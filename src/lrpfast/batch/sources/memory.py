@@ -13,6 +13,7 @@ from ...engine.threads import get_num_threads
 from ...errors import InputError, ShapeError
 from ...lazy import lazy_property
 from .base import Source, row_bytes
+from .fortran import copy_rows, feature_order
 from .mapped import release
 
 #: The approximate number of bytes of the rows that are digested together.
@@ -37,8 +38,11 @@ class ArraySource(Source):
     def read_into(self, first: int, stop: int, out: np.ndarray) -> np.ndarray:
         rows = self.read(first, stop)
         out = out[: len(rows)]
+        if rows.ndim > 1 and rows.size and self._array.flags.f_contiguous:  # such as sst[:, ocean]
+            copy_rows(rows.reshape(len(rows), -1, order="F").T, feature_order(rows.shape[1:]), out)
+            return out
         step = rows[:1].size
-        if rows.ndim > 1 and not rows.flags.c_contiguous:  # such as sst[:, ocean]
+        if rows.ndim > 1 and not rows.flags.c_contiguous:
             step = max(1, _VALUES // max(1, rows[:1, :1].size))
         for begin in range(0, rows.shape[1] if rows.ndim > 1 else 1, max(1, step)):
             part = (slice(None), slice(begin, begin + step)) if rows.ndim > 1 else slice(None)

@@ -167,3 +167,9 @@ def classic_texts(path: str, name: str) -> np.ndarray | None:
         variable.set_auto_mask(False)
         variable.set_auto_chartostring(False)
         return np.asarray(variable[...])
+
+
+def classic_dimension(path: str, name: str) -> str:
+    """The first dimension of a variable in a NetCDF-3 file."""
+    with open_netcdf(path, path) as file:
+        return str(_find(file, path, name).dimensions[0])

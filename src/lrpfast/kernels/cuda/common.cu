@@ -55,13 +55,15 @@ __device__ __forceinline__ double fma_(double a, double b, double c) { return fm
 
 __device__ __forceinline__ bool finite_(REAL x) { return x * 0 == 0; }
 
-// x, x+ or x-
+// x, x+, x- or |x|
 __device__ __forceinline__ REAL part_of(int part, REAL x)
 {
     if (part == POSITIVE)
         return x > 0 ? x : (REAL)0;
     if (part == NEGATIVE)
         return x < 0 ? x : (REAL)0;
+    if (part == ABSOLUTE)
+        return x < 0 ? -x : x;
     return x;
 }
 

@@ -204,7 +204,7 @@ class Contraction:
         """Describe the epilogue of a forward contraction, which writes outputs."""
         outputs = np.zeros(len(operation.outputs), OUTPUT)
         for item, output in zip(outputs, operation.outputs, strict=True):
-            item["buffer"], item["relu"] = locate(output.buffer), output.relu
+            item["buffer"], item["relu"], item["zero"] = locate(output.buffer), output.relu, output.zero
             item["constant"] = arrays.vector(output.constant)
             item["per_row"] = output.constant is not None and np.size(output.constant) > self.width
             item["coefficients"][: len(output.coefficients)] = output.coefficients

@@ -23,8 +23,10 @@ def round_tf32(array: np.ndarray) -> np.ndarray:
 
 
 def part_of(weights: np.ndarray, sign: int, scale: float) -> np.ndarray:
-    """Scaled weights with the given sign, others set to 0; all weights for the sign 0."""
-    part = weights if not sign else np.maximum(weights, 0) if sign > 0 else np.minimum(weights, 0)
+    """Scaled weights with the given sign, others set to 0; all weights for the sign 0, all |w| for the sign 2."""
+    part = weights
+    if sign:
+        part = np.abs(weights) if sign == 2 else np.maximum(weights, 0) if sign > 0 else np.minimum(weights, 0)
     return part if scale == 1 else part * weights.dtype.type(scale)
 
 

@@ -17,6 +17,7 @@ struct Output {
     Buffer buffer;
     const REAL* constant;
     int per_row, relu;
+    double zero;                          // what stands for a value of exactly 0
     double coefficients[SUMS];
 };
 struct Share {
@@ -77,6 +78,8 @@ __device__ __forceinline__ void epilogue_forward(const Contraction& op, const Ru
             bad |= j * STEP < n && !finite_(value[j]); // before a ReLU can hide it
             if (output.relu)
                 value[j] = positive(value[j]);
+            if (output.zero != 0 && value[j] == 0)
+                value[j] = (REAL)output.zero;
         }
         put<V, STEP>(run.at(output.buffer) + at, n, value);
     }

@@ -47,6 +47,20 @@ LIGHT(divide) // relevance, z, mask_z
     }
 }
 
+LIGHT(divide_by_sign) // relevance, z where mask_z is positive, z where it is negative, mask_z
+{
+    const REAL *r = run.at(op.reads[0]), *above = run.at(op.reads[1]), *below = run.at(op.reads[2]);
+    const REAL* m = run.at(op.reads[3]);
+    REAL *out = run.at(op.writes[0]), *signed_out = run.at(op.writes[1]);
+    FOR_EACH(i, run.samples * op.writes[0].size)
+    {
+        const REAL z = m[i] > 0 ? above[i] : below[i];
+        const REAL s = m[i] == 0 ? (REAL)0 : divide_stabilized(r[i], z, (REAL)op.p[0], op.stabilizer);
+        write(op, run, out, i, s);
+        signed_out[i] = m[i] < 0 ? -s : s;
+    }
+}
+
 __device__ __forceinline__ double warp_sum(double v)
 {
     for (int d = 16; d; d /= 2)

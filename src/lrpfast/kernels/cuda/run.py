@@ -58,6 +58,9 @@ class CompiledProgram:
         """Whether a run accepts these inputs without a cast on the host."""
         return x.dtype.isnative and (x.dtype.name in CASTS or x.dtype.kind == "b")
 
+    def small_run(self, row: tuple[int, ...], start: Start, *, judges: bool) -> None:
+        """None: there are none on GPUs, where launches take most of the time of a small batch."""
+
     def run(
         self,
         x: np.ndarray,

@@ -31,7 +31,8 @@ TERM = _struct(
     ("others", POINTER),
 )
 OUTPUT = _struct(
-    ("buffer", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("coefficients", DOUBLE, MAX_SUMS)
+    *(("buffer", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("zero", DOUBLE)),
+    ("coefficients", DOUBLE, MAX_SUMS),
 )
 SHARE = _struct(
     ("bound", POINTER), *((name, INT) for name in ("accumulator", "part", "step", "unused")), ("coefficient", DOUBLE)

@@ -154,7 +154,7 @@ struct TileLoaderA {
                 if (part)
 #pragma unroll
                     for (int j = 0; j < W; j++)
-                        v[j] = part == POSITIVE ? positive(v[j]) : negative(v[j]);
+                        v[j] = part_of(part, v[j]);
                 if (round)
 #pragma unroll
                     for (int j = 0; j < W; j++)

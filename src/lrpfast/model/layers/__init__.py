@@ -11,7 +11,7 @@ from .base import Block, Identity, Input, Layer, Shape
 from .linear import Conv, ConvTranspose, Dense, DepthwiseConv, Linear, LocallyConnected, SeparableConv
 from .merge import Add, Average, Concat, Dot, Maximum, Merge, Minimum, Multiply, Subtract, Where
 from .normalization import BatchNorm, LayerNorm, LocalResponseNorm, RMSNorm
-from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from .pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, GlobalLogSumExp, GlobalMaxPool, MaxPool
 from .recurrent import GRU, LSTM, RNN, Masking, SimpleRNN, StepMask
 from .resize import Interpolate, Take, UpSample
 from .shape import Crop, Embedding, Flatten, Permute, ReflectPad, RepeatVector, Reshape, ZeroPad
@@ -38,6 +38,7 @@ __all__ = [
     "Function",
     "GRU",
     "GlobalAveragePool",
+    "GlobalLogSumExp",
     "GlobalMaxPool",
     "Identity",
     "Input",

@@ -1,4 +1,4 @@
-"""Pooling: the largest or the mean value of a window, channels last."""
+"""Pooling: the largest or the mean value of a window, or the logarithm of a sum of exponentials, channels last."""
 
 from __future__ import annotations
 
@@ -179,4 +179,29 @@ class GlobalMaxPool(_GlobalPool):
     >>> model = lrpfast.from_layers([lrpfast.layers.GlobalMaxPool()], input_shape=(2, 2))
     >>> model.predict(np.array([[[1.0, 3.0], [2.0, 0.0]]])).tolist()
     [[2.0, 3.0]]
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalLogSumExp(_GlobalPool):
+    """log Σ exp(x) over all spatial axes, channels last: a shape of (spatial…, channels) becomes (channels,).
+
+    It is computed without overflow, however large x is. Each input receives relevance in proportion to exp(x),
+    as the sum of the exponentials shares it; together they receive all of it.
+
+    Parameters
+    ----------
+    keepdims : bool
+        Whether the spatial axes stay, with size 1.
+
+    Raises
+    ------
+    ShapeError
+        Raised by the model, when the layer's input does not have 1 to 3 spatial axes.
+
+    Examples
+    --------
+    >>> model = lrpfast.from_layers([lrpfast.layers.GlobalLogSumExp()], input_shape=(2, 1))
+    >>> model.predict(np.array([[[1000.0], [900.0]]])).tolist()
+    [[1000.0]]
     """

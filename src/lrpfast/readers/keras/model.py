@@ -41,7 +41,10 @@ def read_h5(path: Path, custom_objects: Any = None, input_shape: InputShapes | N
         if config is None:
             names = ("layers", "_layer_checkpoint_dependencies")
             if hdf5.strings(weights, "layer_names") is None and all(hdf5.child(file, name) is None for name in names):
-                raise ModelFormatError("an HDF5 file, but not one that Keras wrote (no model_config, no layer weights)")
+                raise ModelFormatError(
+                    "an HDF5 file, but not one that Keras wrote (no model_config, no layer weights). If it holds data, "
+                    "Analyzer.stream and lrpfast explain read it"
+                )
             raise ModelFormatError(
                 "holds a model's weights without its layers. Convert it in Keras, where you build the model: "
                 f'model.load_weights({str(path)!r}); model.save("model.keras")'

@@ -7,14 +7,12 @@ To read another operation, write its converter and enter it in `OPERATIONS`.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...budget import take
 from ...model import layers as L
 from ..arithmetic import (
     absolute,
@@ -23,6 +21,7 @@ from ..arithmetic import (
     divide,
     einsum,
     extreme,
+    gated,
     logarithm,
     matrix_product,
     multiply,
@@ -30,7 +29,6 @@ from ..arithmetic import (
     power,
     total,
 )
-from ..axis_ops import fixed
 from ..channels_first import Builder, Value
 from ..conditions import at_least, both, either, equal, greater, is_condition, moved, negated, select, unequal
 from ..obstacles import ObstacleError
@@ -42,6 +40,7 @@ from ..reductions import (
     mean,
     product,
     smallest,
+    unit_norm,
     variance,
 )
 from .activations import activation
@@ -182,6 +181,22 @@ def _alpha(function: str) -> Callable[..., Any]:
     return convert
 
 
+def _shrink(soft: bool) -> Callable[..., Any]:
+    def convert(op: Operation, a: Any, threshold: float = 0.5) -> Any:
+        return op.each("shrink", a, threshold=threshold, shift=threshold if soft else 0.0)
+
+    return convert
+
+
+def _tanh_shrink(op: Operation, a: Any) -> Any:
+    return add(op.builder, op.tensor(a), op.each("tanh", a), -1.0)
+
+
+def _glu(op: Operation, a: Any, axis: Any = -1) -> Any:
+    t = op.tensor(a)
+    return gated(op.builder, t, op.axis(axis, len(t.shape)))
+
+
 def _gelu(op: Operation, a: Any, approximate: bool = False) -> Any:
     return op.each("gelu", a, approximate=approximate)
 
@@ -199,21 +214,6 @@ def _l2_normalize(op: Operation, a: Any, axis: Any = -1, order: Any = 2, epsilon
     if order != 2 or not (epsilon is None or 0 <= epsilon <= 1e-12):
         raise op.unsupported(f"normalizes by the norm of order {order!r} with epsilon {epsilon}", "2 and 1e-12 work")
     return unit_norm(op.builder, op.tensor(a), sample_axes(op, axis, len(a.shape)))
-
-
-def unit_norm(builder: Builder, value: Value, axes: Sequence[int]) -> Value:
-    """A sample's values divided by their length over some axes: an RMSNorm with gamma 1/√n.
-
-    Its epsilon only keeps 0 from being divided by 0: Keras divides by no less than 1e-12 (Keras 2: 1e-6) instead.
-    """
-    t = builder.plain(value)
-    rest = [axis for axis in t.order if axis not in axes]
-    t = builder.lay(t, [*rest, *axes])
-    sizes = tuple(fixed(t, axis) for axis in axes)
-    count = math.prod(sizes)
-    take(8 * count, f"to normalize {count:,} values")
-    norm = L.RMSNorm(np.full(sizes, count**-0.5), epsilon=1e-24 / count, axes=len(axes))
-    return replace(t, node=builder.add(norm, t.node))
 
 
 # -- reductions ---------------------------------------------------------------
@@ -319,6 +319,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "elu": _alpha("elu"),
     "celu": _alpha("celu"),
     "gelu": _gelu,
+    "glu": _glu,
+    "hard_shrink": _shrink(False),
+    "soft_shrink": _shrink(True),
+    "tanh_shrink": _tanh_shrink,
     "softmax": _softmax("softmax"),
     "log_softmax": _softmax("log_softmax"),
     "exp": _function("exponential"),
@@ -349,7 +353,8 @@ SYNONYMS: dict[str, str] = {
     "reduce_min": "min", "reduce_prod": "prod", "reduce_variance": "var", "reduce_std": "std",
     "reduce_logsumexp": "logsumexp", "bias_add": "add", "clip_by_value": "clip", "concat": "concatenate",
     "getitem": "get_item", "where_v2": "where",
-    "swish": "silu", "l2_normalize": "normalize", "gather": "take", "stop_gradient": "identity", "copy": "identity",
+    "re_lu": "relu", "swish": "silu",
+    "l2_normalize": "normalize", "gather": "take", "stop_gradient": "identity", "copy": "identity",
     "convert_to_tensor": "identity", "exponential": "exp", "reverse": "flip",
 }  # fmt: skip
 

@@ -14,9 +14,9 @@ from ...errors import ShapeError
 from ...model import layers as L
 from ..axis_ops import Resize, affine, fixed, interpolate, nearest
 from ..channels_first import Builder, Value
+from ..reductions import unit_norm
 from .activations import activation
 from .operation import select
-from .ops import unit_norm
 from .record import KerasLayer
 
 #: What Keras divides by at least, in a Normalization.

@@ -16,14 +16,14 @@ from ..file_axes import aligned, sample_array, shown
 from ..masks import Condition, Masked
 from .file import Node
 from .fold import FoldedValue, integers
-from .values import Integers, Quantized
+from .values import Integers, Quantized, Scaled, ZeroPoint
 
 #: Attributes that change nothing at inference, or say what is known anyway.
 _HARMLESS = {
     "Dropout": {"ratio", "seed", "is_test"},
     "BatchNormalization": {"momentum", "spatial", "is_test"},
     "MaxPool": {"storage_order"},
-    "Cast": {"saturate", "round_mode"},
+    **dict.fromkeys(("Cast", "CastLike"), {"saturate", "round_mode"}),
     "LayerNormalization": {"stash_type"},
     "RMSNormalization": {"stash_type"},
 }
@@ -90,7 +90,7 @@ class NodeContext:
             raise self.unsupported(
                 "computes with the result of a comparison, which is a step", "Where, Mul, And, Or, Xor and Not use it"
             )
-        if isinstance(arg, Quantized):
+        if isinstance(arg, (Quantized, Scaled, ZeroPoint)):
             raise self.unsupported("computes with quantized numbers, before DequantizeLinear")
         if not isinstance(arg, (Tensor, Flat)):
             raise self.unsupported(

@@ -110,21 +110,31 @@ def _softmax(name: str) -> Callable[[NodeContext], Value]:
     return build
 
 
+def _check_shapes(ctx: NodeContext, x: Value, dims: set[int], problem: str) -> None:
+    """UnsupportedLayerError unless all inputs but the first are the file's shape of x, or have 1 on axes ``dims``."""
+    for i in range(1, len(ctx.args)):
+        known = ctx.known(i, "shape")
+        for which, target in enumerate((known.first, known.second)):
+            whole = list(file_sizes(x, ctx.batches, which))
+            one = [1 if d in dims else n for d, n in enumerate(whole)]
+            sizes = target.ravel().tolist()
+            if -1 in sizes:
+                sizes[sizes.index(-1)] = math.prod(one) // max(1, -math.prod(sizes))
+            if sizes not in (whole, one):
+                raise ctx.unsupported(problem.format(tuple(sizes)))
+
+
+def _written_log_softmax(ctx: NodeContext) -> Value:
+    x = ctx.value()
+    return ctx.builder.each(L.Activation("log_softmax"), ctx.builder.last(x, x.axis(ctx.attr("axis"))))
+
+
 def _written_softmax(ctx: NodeContext) -> Value:
     """A softmax that a file writes out: shapes on the way of its sums must be those of x, or 1 on its axis."""
     masked = ctx.args[0]
     x = masked.scores if isinstance(masked, Masked) else ctx.value()
     dim = ctx.attr("axis") % x.rank
-    for i in range(1, len(ctx.args)):
-        known = ctx.known(i, "shape")
-        for which, target in enumerate((known.first, known.second)):
-            whole = list(file_sizes(x, ctx.batches, which))
-            one = [*whole[:dim], 1, *whole[dim + 1 :]]
-            sizes = target.ravel().tolist()
-            if -1 in sizes:
-                sizes[sizes.index(-1)] = math.prod(one) // max(1, -math.prod(sizes))
-            if sizes not in (whole, one):
-                raise ctx.unsupported(f"divides exponentials by sums of shape {tuple(sizes)}, which are no softmax's")
+    _check_shapes(ctx, x, {dim}, "divides exponentials by sums of shape {}, which are no softmax's")
     if isinstance(masked, Masked):
         return softmax(ctx.builder, masked, x.axis(dim))
     return ctx.builder.each(L.Activation("softmax"), ctx.builder.last(x, x.axis(dim)))
@@ -217,6 +227,10 @@ def _normalized(kind: Any) -> Callable[[NodeContext], Value]:
     def build(ctx: NodeContext) -> Value:
         x = ctx.value()
         axes = [x.axis(a) for a in ctx.attr("axes")]
+        dims, count = {a % x.rank for a in ctx.attr("axes")}, ctx.attr("count")
+        _check_shapes(ctx, x, dims, "subtracts a mean of shape {}, which is no normalization's")
+        if count is not None and abs(count - math.prod(fixed(x, a) for a in axes)) > 1e-4 * count:
+            raise ctx.unsupported(f"divides a sum of {[x.shape[a] for a in axes]} values by {count:g}")
         affine = ctx.attr("affine") or {"scale": _ONE, "shift": _NOTHING}
         scale, shift = affine["scale"], affine["shift"]
         fits = len(axes) >= max(scale.ndim, shift.ndim)
@@ -369,6 +383,17 @@ def _cast(ctx: NodeContext) -> Any:
     raise ctx.unsupported(problem)
 
 
+def _cast_like(ctx: NodeContext) -> Any:
+    """The type of another value: of a float, whatever its precision is, which is the analyzer's."""
+    x, like = ctx.args
+    if isinstance(like, FoldedValue) and like.first.dtype.kind != "f":
+        raise ctx.unsupported(f"turns what the model computes into {like.first.dtype}, which rounds it")
+    if isinstance(x, FoldedValue):
+        ctx.value(1)
+        return x if x.first.dtype.kind == "f" else FoldedValue(*(a.astype(np.float32) for a in (x.first, x.second)))
+    return x if isinstance(x, Condition) or is_condition(x) else ctx.value()
+
+
 def _swish(ctx: NodeContext) -> Value:
     """x · sigmoid(alpha · x)."""
     alpha = ctx.attr("alpha", 1.0)
@@ -387,6 +412,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Affine*": _affine,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Celu": _celu,
     "Clip": _clip,
     "Clip*": lambda ctx: _clipped(ctx, ctx.attr("low"), ctx.attr("high")),
@@ -407,6 +433,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "LeakyRelu": _function("leaky_relu", negative_slope=("alpha", 0.01)),
     "LogSigmoid*": _function("log_sigmoid"),
     "LogSoftmax": _softmax("log_softmax"),
+    "LogSoftmax*": _written_log_softmax,
     "Log": _function("log"),
     "Max": _extreme(L.Maximum),
     "Mean": _mean,

@@ -187,7 +187,7 @@ def read(source: Any, input_shape: InputShapes | None = None) -> File:
     try:
         proto.ParseFromString(data)
     except Exception as error:  # the parser's own class; which one depends on its version
-        raise ModelFormatError(f"a damaged or truncated ONNX file ({error})") from error
+        raise ModelFormatError(f"a damaged or truncated ONNX file ({error}); copy or download it again") from error
     return _graph(onnx, proto, folder, input_shape or {})
 
 

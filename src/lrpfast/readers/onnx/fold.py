@@ -287,6 +287,15 @@ def _flatten(node: Node, args: list[Any]) -> Any:
     return args[0].reshape(math.prod(args[0].shape[:axis]), -1)
 
 
+def _clip(node: Node, args: list[Any]) -> Any:
+    """Limits are inputs or, before version 11, attributes."""
+    low, high = (
+        args[i] if len(args) > i and args[i] is not None else node.attributes.get(key, default)
+        for i, key, default in ((1, "min", -np.inf), (2, "max", np.inf))
+    )
+    return np.minimum(np.maximum(args[0], low), high).astype(args[0].dtype)
+
+
 def _plain(function: Any) -> Callable[..., Any]:
     return lambda node, args: function(*args)
 
@@ -311,6 +320,8 @@ def _many(function: Callable[..., Any]) -> Callable[..., Any]:
 FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
     **QUANTIZED_CONSTANTS,
     "Cast": _cast,
+    "CastLike": lambda node, args: args[0].astype(args[1].dtype),
+    "Clip": _clip,
     "Concat": _concat,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,

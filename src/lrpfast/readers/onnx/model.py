@@ -31,17 +31,19 @@ from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from ..masks import Condition
 from .context import NodeContext
 from .control_flow import CONTROL, subgraph
+from .dynamic_quantize import ON_SCALED, scaled
 from .file import File, Input, Node, read
 from .fold import FOLDED, FoldedValue, fold
 from .loops import recurrent_loop
 from .obstacles import LAYERS, QUANTIZED, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
+from .quantize import ON_QUANTIZED, ROUNDING, on_quantized
 from .recurrent import RECURRENT
 from .schema import check
 from .shape_ops import MOVES
 from .truths import mask_inputs
-from .values import Integers, Quantized
+from .values import Integers, Quantized, Scaled, ZeroPoint
 
 #: The sizes of two batches for which shapes are computed: what differs between them depends on the batch.
 BATCHES = (11, 7)
@@ -56,8 +58,15 @@ _REMEDIES = {
 
 #: What predictions of a quantized file are.
 _QUANTIZED = (
-    "the file is quantized: QuantizeLinear and DequantizeLinear are read as the numbers that they approximate. Their "
-    "limits are kept, their rounding is not, so predictions differ from the file's by that rounding"
+    "the file is quantized: its whole numbers are read as the numbers that they approximate. Limits are kept, rounding "
+    "is not, so predictions differ from the file's by that rounding"
+)
+
+#: What makes one batch of inputs that begin with axes of different sizes.
+_ONE_BATCH = (
+    "Export the model with the batch as the first axis of each. An input that is the same for all samples becomes a "
+    "constant: model = onnx.load(path); model.graph.initializer.append(onnx.numpy_helper.from_array(array, name)); "
+    "lrpfast.from_onnx(model)"
 )
 
 #: What may use an input of whole numbers: operators that round nothing.
@@ -173,9 +182,9 @@ def build(file: File) -> Model:
             raise UnsupportedLayerError(values[name].problem)
         if not isinstance(values[name], (Tensor, Flat)):
             kind = "a comparison" if is_condition(values[name]) else "a mask"
-            kind = "quantized numbers" if isinstance(values[name], Quantized) else kind
+            kind = "quantized numbers" if isinstance(values[name], (Quantized, Scaled, ZeroPoint)) else kind
             raise UnsupportedLayerError(f"the output {name!r} holds {kind}, which cannot be explained")
-    if any(node.op == "QuantizeLinear" for node in planned):
+    if any(node.op in ROUNDING for node in planned):
         warnings.warn(_QUANTIZED, ApproximationWarning, stacklevel=2)
     with _error_context("the graph"):
         return builder.finish({name: values[name] for name in outputs}, file.name)
@@ -254,16 +263,23 @@ class _GraphReader:
             return [UNREAD] * len(node.outputs)
         if node.op in FOLDED and all(arg is None or isinstance(arg, FoldedValue) for arg in args):
             return fold(node, args)
+        self.builder.scope = node.name
+        if node.op in ON_SCALED and any(isinstance(arg, Scaled) for arg in args):
+            return [scaled(node, args, self._applied)]
         if node.op not in OPERATORS:
             raise self._unknown(node)
-        self.builder.scope = node.name
         condition = args[0] if args else None
         if node.op in MOVES and isinstance(condition, CONDITIONS):
             return [moved(condition, lambda value: self._built(node, [value, *args[1:]])[0], self.builder)]
-        if node.op in MOVES and isinstance(args[0], Quantized):
-            q = args[0]
-            return [replace(q, value=value) for value in self._built(node, [q.value, *args[1:]])]
+        if node.op in ON_QUANTIZED and isinstance(args[0], Quantized):
+            return on_quantized(node, args[0], args[1:], self._built)
         return self._built(node, args)
+
+    def _applied(self, node: Node, args: list[Any]) -> Any:
+        """A node's first output, folded where all its inputs are constants."""
+        if all(arg is None or isinstance(arg, FoldedValue) for arg in args):
+            return fold(node, args)[0]
+        return self._built(node, args)[0]
 
     def _loop(self, node: Node, values: dict[str, Any]) -> list[Any] | None:
         """What a Loop computes that is a recurrent layer."""
@@ -279,8 +295,8 @@ class _GraphReader:
         if node.op in LAYERS:
             return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", QUANTIZED.get(node.op, ""))
         domain = node.op.rpartition(".")[0]
-        # those of another domain are no help
-        known = [op for op in known_operators() if op.rpartition(".")[0] in ("", domain)]
+        # those of another domain, or of whole numbers, are no help
+        known = [op for op in known_operators() if op.rpartition(".")[0] in ("", domain) and op not in ROUNDING]
         remedy = _REMEDIES.get(node.op) or QUANTIZED.get(node.op) or f"These work: {', '.join(known)}"
         return node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
@@ -334,6 +350,7 @@ def _batches(inputs: list[Input], obstacles: NodeObstacles) -> tuple[int, int]:
         obstacles.add_inputs(
             inputs,
             f"begin with axes of {sizes}; lrpfast takes the first axis of each for the batch, which must be the same",
+            _ONE_BATCH,
         )
         return BATCHES
     (size,) = fixed

@@ -12,9 +12,8 @@ from .file import Input, Node
 #: Operators that compute with whole numbers inside, and the cure.
 QUANTIZED = dict.fromkeys(
     (
-        *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
-        *("com.microsoft.DynamicQuantizeLSTM", "com.microsoft.DynamicQuantizeMatMul", "com.microsoft.QLinearAdd"),
-        *("com.microsoft.MatMulIntegerToFloat", "com.microsoft.QAttention"),
+        *("com.microsoft.QAttention", "com.microsoft.MatMulNBits", "com.microsoft.QEmbedLayerNormalization"),
+        *("com.microsoft.QOrderedMatMul", "com.microsoft.QOrderedAttention", "com.microsoft.QMoE"),
     ),
     "Load the float model that was quantized",
 )
@@ -54,10 +53,11 @@ class NodeObstacles(Obstacles):
         error = ObstacleError(f"input {item.name!r} {item.problem}", item.problem)
         self.add(Obstacle("input", repr(item.name), error))
 
-    def add_inputs(self, items: Sequence[Input], problem: str) -> None:
+    def add_inputs(self, items: Sequence[Input], problem: str, remedy: str) -> None:
         """Inputs that do not fit each other."""
         names = ", ".join(repr(item.name) for item in items)
-        self.add(Obstacle("inputs", names, ObstacleError(f"the inputs {names} {problem}", problem)))
+        error = ObstacleError(f"the inputs {names} {problem}. {remedy}", problem, remedy)
+        self.add(Obstacle("inputs", names, error))
 
     def add_node(self, node: Node, error: UnsupportedLayerError) -> None:
         """A node, and why it is not read."""

@@ -13,9 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import ModelFormatError
+from .fast_norms import fast_norm
 from .file import Node
 from .fold import integers
 from .formulas import FORMULAS, Formula, NoFormula, X, clip, number, power, recognised
+from .log_sums import alike, log_sum
 from .step_masks import step_mask
 
 #: Operators that make a function more than sums and products; without one there is none to recognise.
@@ -97,13 +99,13 @@ class Matcher:
 
     def match(self, node: Node) -> Node:
         """The node that stands for this one and those before it; itself where it is no pattern."""
-        result = step_mask(self, node) or self.function(node) or self._softmax(node) or self._normalized(node)
-        result = result or self._affine(node) or self._stacked(node) or node
+        result = step_mask(self, node) or self.function(node) or self._softmax(node) or log_sum(self, node)
+        result = result or self._normalized(node) or self._affine(node) or self._stacked(node) or node
         return replace(result, written=node.op) if result.op.endswith("*") else result
 
     def written_out(self, node: Node) -> Node | None:
-        """The function or the normalization that ends here, with its constants; None where there is neither."""
-        result = self.function(node) or self._normalized(node)
+        """The function, softmax or normalization that ends here, with its constants; None where there is none."""
+        result = self.function(node) or self._softmax(node) or log_sum(self, node) or self._normalized(node)
         if result is None and (affine := self._affine(node)) is not None and affine.op in ("LayerNorm*", "RMSNorm*"):
             return affine
         return result
@@ -179,7 +181,7 @@ class Matcher:
         if powers is None or powers.op != "Exp":
             return None
         total, shapes = self._reduced(node.inputs[1], "ReduceSum")
-        if total is None or total.inputs[0] != node.inputs[0] or len(self._axes(total) or ()) != 1:
+        if total is None or not alike(self, total.inputs[0], node.inputs[0]) or len(self._axes(total) or ()) != 1:
             return None
         x, centred = powers.inputs[0], self._producer(powers.inputs[0])
         if centred is not None and centred.op == "Sub":
@@ -222,6 +224,8 @@ class Matcher:
         """(x - mean) / sqrt(variance + epsilon) over a sample's axes, or x / sqrt(mean of squares + epsilon)."""
         if node.op not in ("Div", "Mul"):
             return None
+        if (fast := fast_norm(self, node)) is not None:
+            return fast
         for top, bottom in (node.inputs, node.inputs[::-1])[: 2 if node.op == "Mul" else 1]:
             root, exponent = self._producer(bottom), -0.5 if node.op == "Mul" else 0.5
             if root is not None and root.op == "Reciprocal":
@@ -330,6 +334,8 @@ class Matcher:
             if room and "added" not in at.attributes:
                 return replace(at, outputs=node.outputs, attributes={**at.attributes, "added": shift})
         if (normal := self._normalized(at)) is not None:
+            own = normal.attributes.get("affine", {}).get("scale", 1.0)
+            extra["scale"] = own * scale
             return replace(normal, outputs=node.outputs, attributes={**normal.attributes, "affine": extra})
         return replace(node, op="Affine*", inputs=(name,), attributes=extra)
 

@@ -14,6 +14,21 @@ from .file import Node
 INTEGER_TYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16}
 
 
+def dequantized(values: Any, scale: Any, zero: Any, axis: int) -> np.ndarray:
+    """(values - zero point) · scale; each is one number, or one for each place of an axis."""
+    values = np.asarray(values)
+
+    def shaped(numbers: Any) -> Any:
+        numbers = np.asarray(numbers, np.float64)
+        if numbers.size == 1:
+            return numbers.reshape(())
+        if not -values.ndim <= axis < values.ndim or numbers.size != values.shape[axis]:
+            raise ModelFormatError(f"{numbers.size} scales or zero points do not fit a weight of shape {values.shape}")
+        return numbers.reshape([-1 if a == axis % values.ndim else 1 for a in range(values.ndim)])
+
+    return np.asarray((values.astype(np.float64) - shaped(0 if zero is None else zero)) * shaped(scale))
+
+
 def _stretched(node: Node, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Scales or zero points: one, one for each place of an axis, or one for each block of places of it."""
     values = np.asarray(values)

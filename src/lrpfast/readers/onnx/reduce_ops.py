@@ -48,6 +48,7 @@ def _lp_normalization(ctx: NodeContext) -> Value:
 
 #: How each operator is built.
 REDUCED: dict[str, Callable[[NodeContext], Any]] = {
+    "LogSumExp*": _reduce(reductions.log_of_sum_of_exponentials),
     "LpNormalization": _lp_normalization,
     "ReduceL1": _reduce(reductions.sum_of_absolutes, absolute),
     "ReduceL2": _reduce(reductions.norm(2), absolute),

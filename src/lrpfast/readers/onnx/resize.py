@@ -121,9 +121,12 @@ def _depth_to_space(ctx: NodeContext) -> Value:
 
 def _space_to_depth(ctx: NodeContext) -> Value:
     """Blocks of pixels as blocks of channels."""
-    b, x = ctx.builder, ctx.value()
+    b, x, mode = ctx.builder, ctx.value(), ctx.attr("mode", "DCR")
     n, c, h, w = _block(ctx, x.shape)
-    result = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), (2, 4, 0, 1, 3))
+    orders = {"DCR": (2, 4, 0, 1, 3), "CRD": (0, 2, 4, 1, 3)}
+    if mode not in orders:
+        raise ctx.unsupported(f"has the mode {mode!r}, which lrpfast does not know")
+    result = b.transpose(b.reshape(x, (c, h // n, n, w // n, n)), orders[mode])
     return b.reshape(result, (c * n**2, h // n, w // n))
 
 

@@ -11,19 +11,7 @@ import numpy as np
 from ...errors import ModelFormatError
 from ..attention import attention
 from ..channels_first import Tensor, Value
-from ..conditions import (
-    Comparison,
-    Not,
-    at_least,
-    both,
-    either,
-    equal,
-    greater,
-    is_condition,
-    negated,
-    select,
-    unequal,
-)
+from ..conditions import COMPARISONS, both, compared_value, either, is_condition, negated, select, unequal
 from ..file_axes import file_sizes, gather, permute, view
 from ..mask_arithmetic import chosen, compare, conjunction, disjunction, masks_of, negation
 from ..masks import Condition, Masked, is_whole
@@ -88,11 +76,6 @@ def carried(build: Callable[[NodeContext], Any]) -> Callable[[NodeContext], Any]
     return moved
 
 
-#: How each comparison of numbers is built, and whether its operands change places first.
-_COMPARISONS: dict[str, tuple[Callable[..., Any], bool]] = {
-    **{"eq": (equal, False), "gt": (greater, False), "ge": (at_least, False)},
-    **{"lt": (greater, True), "le": (at_least, True)},
-}
 _TURNED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
 
@@ -108,9 +91,7 @@ def _compare(name: str) -> Callable[[NodeContext], Any]:
         for arg in (a, b):
             if isinstance(arg, FoldedValue) and not np.isfinite(np.asarray(ctx.fixed(arg, "limit"), float)).all():
                 raise ctx.unsupported("compares with a constant that is infinite or not a number")
-        build, swapped = _COMPARISONS[name]
-        x, y = ctx.operands()
-        return build(ctx.builder, y, x) if swapped else build(ctx.builder, x, y)
+        return COMPARISONS[name](ctx.builder, *ctx.operands())
 
     return convert
 
@@ -122,18 +103,12 @@ def _joined(of_masks: Callable[..., Any], of_comparisons: Callable[..., Any]) ->
         comparisons = [arg for arg in ctx.args if is_condition(arg)]
         if not comparisons:
             return of_masks(ctx, *ctx.args)
-        value = _compared_value(comparisons[0])
+        value = compared_value(comparisons[0])
         return of_comparisons(
             *(arg if is_condition(arg) else ctx.sample_array(arg, value).astype(bool) for arg in ctx.args)
         )
 
     return convert
-
-
-def _compared_value(condition: Any) -> Tensor:
-    while not isinstance(condition, Comparison):
-        condition = condition.condition if isinstance(condition, Not) else condition.first
-    return condition.value
 
 
 def _one_of(ctx: NodeContext, a: Any, b: Any) -> Any:

@@ -187,6 +187,30 @@ def _one(function: Callable[..., Any]) -> Callable[[Get], Any]:
     return lambda get: function(get("self"))
 
 
+def _extreme(both: Any, along: Any, index: Any) -> Callable[[Get], Any]:
+    """aten.max and aten.min: of two arrays, along an axis with the places, or of all values."""
+
+    def fold(get: Get) -> Any:
+        a, other, dim = get("self"), get("other"), get("dim")
+        if other is not None or dim is None:
+            return both(a, other) if other is not None else along(a)
+        keep = bool(get("keepdim", False))
+        return along(a, axis=dim, keepdims=keep), index(a, axis=dim, keepdims=keep)
+
+    return fold
+
+
+def _vector_norm(get: Get) -> Any:
+    dim = get("dim")
+    axis = tuple(dim) if isinstance(dim, list) else dim
+    order, keep = get("ord", get("p", 2)), bool(get("keepdim", False))
+    return (np.abs(get("self")) ** order).sum(axis, keepdims=keep) ** (1 / order)
+
+
+def _baddbmm(get: Get) -> Any:
+    return get("beta", 1) * get("self") + get("alpha", 1) * np.matmul(get("batch1"), get("batch2"))
+
+
 def _diff(get: Get) -> Any:
     return np.diff(get("self"), get("n", 1), get("dim", -1), get("prepend", np._NoValue), get("append", np._NoValue))
 
@@ -226,6 +250,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.index_put": _index_put,
     "aten.repeat": _repeat,
     "aten.tile": _repeat,
+    "aten.repeat_interleave": lambda get: np.repeat(get("self"), get("repeats"), get("dim")),
     "aten.roll": _roll,
     "aten.split": _split,
     "aten.split_with_sizes": _split,
@@ -297,6 +322,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.permute": lambda get: np.transpose(get("self"), get("dims")),
     "aten.transpose": lambda get: np.swapaxes(get("self"), get("dim0"), get("dim1")),
     "aten.t": lambda get: np.transpose(get("self")),
+    "aten.mT": lambda get: np.swapaxes(get("self"), -2, -1),
     "aten.numpy_T": lambda get: np.transpose(get("self")),
     "aten.slice": _slice,
     "aten.select": lambda get: np.take(get("self"), get("index"), get("dim")),
@@ -318,6 +344,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.mm": lambda get: np.matmul(get("self"), get("mat2")),
     "aten.bmm": lambda get: np.matmul(get("self"), get("mat2")),
     "aten.addmm": lambda get: get("beta", 1) * get("self") + get("alpha", 1) * np.matmul(get("mat1"), get("mat2")),
+    "aten.baddbmm": _baddbmm,
     "aten.mv": lambda get: np.matmul(get("self"), get("vec")),
     "aten.dot": lambda get: np.dot(get("self"), get("tensor")),
     "aten.vdot": lambda get: np.dot(get("self"), get("other")),
@@ -335,6 +362,10 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.sum": _reduce(np.sum),
     "aten.mean": _reduce(np.mean),
     "aten.amax": _reduce(np.max),
+    "aten.amin": _reduce(np.min),
+    "aten.max": _extreme(np.maximum, np.max, np.argmax),
+    "aten.min": _extreme(np.minimum, np.min, np.argmin),
+    "aten.linalg_vector_norm": _vector_norm,
     "aten._weight_norm_interface": _weight_norm,
     "aten._weight_norm": lambda get: _weight_norm(get)[0],
 }

@@ -11,8 +11,7 @@ import numpy as np
 from ...errors import ShapeError
 from ...model import layers as L
 from ...model.layers.window import extent
-from ..arithmetic import clipped, multiply
-from ..axis_ops import fixed, take
+from ..arithmetic import clipped, gated
 from ..channels_first import rounded_up
 from ..input_shape import FIX_SIZE
 from .graph import TorchNode
@@ -127,12 +126,7 @@ def _threshold(node: TorchNode) -> Any:
 def _glu(node: TorchNode) -> Any:
     """The first half of an axis times the sigmoid of the second."""
     x = node.tensor()
-    axis = x.axis(node.get("dim", -1))
-    half, odd = divmod(fixed(x, axis), 2)
-    if odd:
-        raise ShapeError(f"it halves axis {axis + 1} of {x.shape}")
-    first, second = (take(node.builder, x, axis, range(start, start + half)) for start in (0, half))
-    return multiply(node.builder, first, node.builder.each(L.Activation("sigmoid"), second))
+    return gated(node.builder, x, x.axis(node.get("dim", -1)))
 
 
 # -- pooling ------------------------------------------------------------------
@@ -237,6 +231,7 @@ FUNCTIONS: dict[str, Converter] = {
     "lrpfast.softsign": _plain("softsign"),
     "aten.mish": _plain("mish"),
     "aten.exp": _plain("exponential"),
+    "aten.log": _plain("log"),
     "aten.glu": _glu,
     **{f"aten.max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
     **{f"aten.max_pool{rank}d_with_indices": _max_pool(rank, True) for rank in (1, 2, 3)},

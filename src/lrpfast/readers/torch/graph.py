@@ -14,6 +14,7 @@ from ...model.graph import Model
 from ...model.layers import Concat
 from ..arithmetic import Operand
 from ..channels_first import Builder, Flat, Tensor, Value
+from ..conditions import is_condition
 from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
 from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
 from ..masks import Condition, Masked
@@ -95,6 +96,10 @@ class TorchNode:
             value = value.number(self.builder)
         if isinstance(value, Masked):
             value = value.number()
+        if is_condition(value):
+            raise self.unsupported(
+                "computes with the result of a comparison, which is a step", "where, masked_fill and products use it"
+            )
         if not isinstance(value, (Tensor, Flat)):
             raise self.unsupported(f"takes something other than a value of the model as {name!r}")
         return value
@@ -133,6 +138,10 @@ class TorchNode:
         """Arguments that meet element by element; what is constant is an array without the batch axis."""
         values = tuple(v.number(self.builder) if isinstance(v, Condition) else v for v in values)
         values = tuple(v.number() if isinstance(v, Masked) else v for v in values)
+        if any(map(is_condition, values)):
+            raise self.unsupported(
+                "computes with the result of a comparison, which is a step", "where, masked_fill and products use it"
+            )
         tensors = [v for v in values if isinstance(v, (Tensor, Flat))]
         if not tensors:
             raise self.unsupported("combines constants in a way that lrpfast does not compute")
@@ -228,6 +237,8 @@ def _build_model(program: TorchProgram, converters: Mapping[str, Callable[[Torch
     for name in program.outputs:
         if isinstance(values.get(name), Stack):
             values[name] = values[name].unstacked(builder)
+        if is_condition(values.get(name)):
+            raise UnsupportedLayerError(f"the model returns {name!r}, a comparison, which cannot be explained")
         if not isinstance(values.get(name), (Tensor, Flat)):
             raise UnsupportedLayerError(f"the model returns {name!r}, which does not depend on its inputs")
         results.append(values[name])

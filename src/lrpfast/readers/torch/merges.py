@@ -12,6 +12,7 @@ from ...model import layers as L
 from ..arithmetic import add, concat, divide, extreme, multiply, negative, power
 from ..axis_ops import affine, fixed
 from ..channels_first import Flat, Tensor
+from ..conditions import compared_value, is_condition, select
 from ..file_axes import unsqueeze
 from ..mask_arithmetic import mapped, masked_product, masked_sum
 from .graph import Stack, TorchNode
@@ -70,6 +71,11 @@ def _rsub(node: TorchNode) -> Any:
 
 def _mul(node: TorchNode) -> Any:
     a, b = node.get("self"), node.get("other")
+    for condition, other in ((a, b), (b, a)):
+        if is_condition(condition):
+            value = compared_value(condition)
+            x, _ = node.operands(other, value)
+            return select(node.builder, condition, x, np.array(0.0))
     result: Any = masked_product(node, a, b)
     result = mapped(node, a, b, lambda x, y: x * y) if result is None else result
     return multiply(node.builder, *_two(node)) if result is None else result
@@ -112,14 +118,19 @@ def _extreme(kind: Any) -> Converter:
 
 
 def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = False) -> Converter:
-    """A mean, sum or largest value over axes; over the axis of a stack it is a merge."""
+    """A mean, sum or largest value over axes; over the axis of a stack it is a merge, if there is one."""
 
     def convert(node: TorchNode) -> Any:
         x, dim, keep = node.get("self"), node.get("dim"), bool(node.get("keepdim", False))
         if dim is None or dim == []:
             raise node.unsupported("reduces over all axes, the batch's too", "Name the axes")
         dims = dim if isinstance(dim, list) else [dim]
-        if isinstance(x, Stack) and [d % (x.values[0].rank + 1) for d in dims] == [x.axis] and not keep:
+        if (
+            merge is not None
+            and isinstance(x, Stack)
+            and [d % (x.values[0].rank + 1) for d in dims] == [x.axis]
+            and not keep
+        ):
             result: Any = node.builder.merge(merge(), x.values)
             return (result, None) if several else result
         x = x.unstacked(node.builder) if isinstance(x, Stack) else x
@@ -174,6 +185,7 @@ MERGES: dict[str, Converter] = {
     "aten.sum": _reduction(_MEAN, L.Add),
     "aten.amax": _reduction(_LARGEST, L.Maximum),
     "aten.amin": _reduction(_LARGEST, L.Minimum, negate=True),
+    "aten.logsumexp": _reduction(L.GlobalLogSumExp, None),
     "aten.max": _largest,
     "aten.min": _smallest,
 }

@@ -17,6 +17,7 @@ from ...model import layers as L
 from ..arithmetic import einsum, matrix_product
 from ..axis_ops import affine
 from ..channels_first import Flat, Tensor, check_first
+from ..conditions import is_condition
 from ..file_axes import permute, shown
 from ..masks import Condition, Masked, compared, is_whole
 from .constants import UNCHANGED
@@ -25,6 +26,7 @@ from .graph import TorchNode
 from .merges import MERGES
 from .records import PerBatch
 from .recurrent import RECURRENT
+from .reduced import REDUCED
 from .shape_ops import MOVES
 from .truths import TRUTHS, carried
 
@@ -238,7 +240,7 @@ def _same(node: TorchNode) -> Any:
             return value
         truth = dtype == _BOOL or str(dtype) == "torch.bool"
         return value.map(bool, boolean=True) if truth else value.map(float)
-    if isinstance(value, Masked):
+    if isinstance(value, Masked) or is_condition(value):
         return value
     if isinstance(value, (Tensor, Flat)) and is_whole(node.builder, value, node.whole):
         return compared(node.builder, value, "ne", 0.0) if dtype == _BOOL or str(dtype) == "torch.bool" else value
@@ -279,5 +281,6 @@ CONVERTERS: dict[str, Converter] = {
     **{f"aten.{name}": _same for name in (*UNCHANGED, "feature_dropout", "alpha_dropout", "feature_alpha_dropout")},
     **{key: carried(convert) for key, convert in MOVES.items()},
     **MERGES,
+    **REDUCED,
     **TRUTHS,
 }

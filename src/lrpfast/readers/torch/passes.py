@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +75,7 @@ def functional(program: TorchProgram, folded: Container[str] = ()) -> TorchProgr
 
 
 def fused(program: TorchProgram) -> TorchProgram:
-    """The program with softsign and local response norm, which PyTorch writes as arithmetic, as operators again."""
+    """The program with what PyTorch writes as arithmetic as operators again: softsign, response norm, normalize."""
     producers = {out: op for op in program.ops for out in op.outputs}
 
     def source(value: Any, *bases: str) -> Op | None:
@@ -128,8 +128,25 @@ def fused(program: TorchProgram) -> TorchProgram:
             return None
         return replace(op, target="lrpfast.local_response_norm.default", arguments={"self": x, **values})
 
-    ops = [op if op.base != "aten.div" else softsign(op) or response_norm(op) or op for op in program.ops]
-    return replace(program, ops=ops)
+    def divisions(op: Op) -> Op:
+        return softsign(op) or response_norm(op) or _unit_norm(op, source) or op
+
+    return replace(program, ops=[divisions(op) if op.base == "aten.div" else op for op in program.ops])
+
+
+def _unit_norm(op: Op, source: Callable[..., Op | None]) -> Op | None:
+    """x / max(|x|, 1e-12): functional.normalize."""
+    x, low = op.arguments.get("self"), source(op.arguments.get("other"), "aten.expand", "aten.expand_as")
+    low = source(low.arguments.get("self") if low else op.arguments.get("other"), "aten.clamp_min")
+    length = low and source(low.arguments.get("self"), "aten.linalg_vector_norm")
+    if not low or not length or op.arguments.get("rounding_mode") is not None:
+        return None
+    dim, least = length.arguments.get("dim"), low.arguments.get("min")
+    if length.arguments.get("self") != x or length.arguments.get("ord", 2) != 2 or not dim:
+        return None
+    if not length.arguments.get("keepdim") or not isinstance(least, float) or not 0 <= least <= 1e-12:
+        return None
+    return replace(op, target="lrpfast.unit_norm.default", arguments={"self": x, "dim": dim})
 
 
 _AROUND_POOL = ("view", "reshape", "squeeze", "unsqueeze", "avg_pool2d", "avg_pool3d", "pad", "constant_pad_nd")

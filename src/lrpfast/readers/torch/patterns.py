@@ -5,6 +5,7 @@ They are recognised as those of ONNX files are, by their formulas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..onnx.file import Node
+from ..onnx.log_sums import FIRST_OUTPUT
 from ..onnx.patterns import Matcher
 from .constants import UNCHANGED
 from .records import Op, PerBatch, Ref, TorchProgram
@@ -25,6 +27,7 @@ _NAMES = {
         "aten.div": "Div",
         "aten.neg": "Neg",
         "aten.abs": "Abs",
+        "aten.eq": "Equal",
     },
     **{"aten.exp": "Exp", "aten.log": "Log", "aten.erf": "Erf", "aten.tanh": "Tanh", "aten.sigmoid": "Sigmoid"},
     **{"aten.softplus": "Softplus", "aten.reciprocal": "Reciprocal", "aten.sqrt": "Sqrt", "aten.relu": "Relu"},
@@ -37,6 +40,12 @@ _FUNCTIONS = {
     **{"Gelu": "aten.gelu", "Silu*": "aten.silu", "Mish": "aten.mish", "HardSwish": "aten.hardswish"},
     **{"Sigmoid": "aten.sigmoid", "Tanh": "aten.tanh", "LogSigmoid*": "aten.log_sigmoid", "Softplus": "aten.softplus"},
 }
+#: Reductions over named axes, by ONNX's names of them.
+_REDUCTIONS = {"aten.mean": "ReduceMean", "aten.sum": "ReduceSum", "aten.amax": "ReduceMax", "aten.max": "ReduceMax"}
+_REDUCTIONS["aten.logsumexp"] = "ReduceLogSumExp"
+_UNSQUEEZED = {"aten.squeeze": "Squeeze", "aten.unsqueeze": "Unsqueeze"}
+#: The operators of softmaxes, which have an axis.
+_SOFTMAXES = {"Softmax*": "aten.softmax", "LogSoftmax*": "aten.log_softmax"}
 _NORMS = {"LayerNorm*": "lrpfast.layer_norm", "RMSNorm*": "lrpfast.rms_norm"}
 
 
@@ -81,9 +90,17 @@ class _Writer:
             exponent = f"{op.name}.exponent"
             self.constants[exponent] = np.asarray(_POWERS[op.base])
             kind, inputs = "Pow", (self._input(op, "self"), exponent)
-        elif op.base == "aten.mean" and isinstance(op.arguments.get("dim"), (list, tuple)):
-            kind, inputs = "ReduceMean", (self._input(op, "self"),)
-            attributes = {"axes": tuple(op.arguments["dim"]), "keepdims": int(bool(op.arguments.get("keepdim")))}
+        elif op.base in _REDUCTIONS and isinstance(op.arguments.get("dim"), (int, list, tuple)):
+            kind, inputs, dim = _REDUCTIONS[op.base], (self._input(op, "self"),), op.arguments["dim"]
+            axes = (dim,) if isinstance(dim, int) else tuple(dim)
+            attributes = {"axes": axes, "keepdims": int(bool(op.arguments.get("keepdim")))}
+        elif op.base in _UNSQUEEZED and isinstance(op.arguments.get("dim"), (int, list, tuple)):
+            kind, inputs, dim = _UNSQUEEZED[op.base], (self._input(op, "self"),), op.arguments["dim"]
+            attributes = {"axes": (dim,) if isinstance(dim, int) else tuple(dim)}
+        elif op.base == "aten.where" and len(op.arguments) == 3:
+            kind, inputs = "Where", tuple(self._input(op, key) for key in ("condition", "self", "other"))
+        elif op.base == "_operator.getitem" and (first := _first_of_several(op)):
+            kind, inputs = FIRST_OUTPUT, (first,)
         else:
             return self._unknown(op)
         return Node(kind, op.name, inputs, op.outputs, attributes, "")
@@ -92,6 +109,12 @@ class _Writer:
         """An operator that is no part of a function."""
         inputs = tuple(self.same.get(name, name) for value in op.arguments.values() for name in _names(value))
         return Node("?", op.name, inputs, op.outputs, {}, "")
+
+
+def _first_of_several(op: Op) -> str:
+    """The name of several results, of which a node takes the first; "" where it takes another."""
+    source, index = (*op.arguments.values(), None, None)[:2]
+    return source.name if isinstance(source, Ref) and index == 0 else ""
 
 
 def _names(value: Any) -> list[str]:
@@ -156,9 +179,24 @@ def _replaced(op: Op, match: Node | None, program: TorchProgram) -> Op:
     if match.op == "Clip*":
         limits = {"min": match.attributes["low"], "max": match.attributes["high"]}
         return replace(op, target="aten.clamp.default", arguments={"self": source, **limits})
+    if match.op in _SOFTMAXES and len(match.inputs) == 1:
+        return replace(
+            op, target=f"{_SOFTMAXES[match.op]}.int", arguments={"self": source, "dim": match.attributes["axis"]}
+        )
+    if match.op == "LogSumExp*":
+        arguments = {
+            "self": source,
+            "dim": list(match.attributes["axes"]),
+            "keepdim": bool(match.attributes["keepdims"]),
+        }
+        return replace(op, target="aten.logsumexp.default", arguments=arguments)
     rank = len(program.shapes.get(source.name, ()))
     axes = match.attributes.get("axes", ())
     if match.op not in _NORMS or not rank or sorted(a % rank for a in axes) != list(range(rank - len(axes), rank)):
+        return op
+    count = match.attributes.get("count")
+    sizes: Any = program.shapes[source.name][rank - len(axes) :]
+    if count is not None and (None in sizes or count != math.prod(sizes)):
         return op
     affine = match.attributes.get("affine") or {}
     arguments = {"input": source, "count": len(axes), "eps": match.attributes["epsilon"], **affine}

@@ -74,6 +74,11 @@ def _permute(node: TorchNode) -> Any:
     return permute(node.builder, node.tensor(), node.get("dims"))
 
 
+def _matrix_transpose(node: TorchNode) -> Any:
+    x = node.tensor()
+    return permute(node.builder, x, [*range(x.rank - 2), x.rank - 1, x.rank - 2])
+
+
 def _transpose(node: TorchNode) -> Any:
     x = node.tensor()
     a, b = (node.get(k, node.get(f"axis{k[-1]}")) % x.rank for k in ("dim0", "dim1"))
@@ -314,6 +319,7 @@ MOVES: dict[str, Converter] = {
     "aten.permute": _permute,
     "aten.transpose": _transpose,
     "aten.t": _t,
+    "aten.mT": _matrix_transpose,
     "aten.swapaxes": _transpose,
     "aten.movedim": _movedim,
     "aten.view_as": _view_as,

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ...model import layers as L
+from .. import conditions
 from ..attention import Scores, attention
 from ..axis_ops import cumulative
+from ..channels_first import Flat, Tensor
 from ..file_axes import file_sizes
 from ..mask_arithmetic import COMPARED, chosen, compare, conjunction, disjunction, masks_of, negation
-from ..masks import Condition, Masked, softmax
+from ..masks import Condition, Masked, is_whole, softmax
 from .graph import TorchNode
 from .records import PerBatch
 
@@ -31,6 +33,8 @@ def carried(convert: Converter) -> Converter:
 
     def moved(node: TorchNode) -> Any:
         value = node.get("self")
+        if conditions.is_condition(value):
+            return conditions.moved(value, lambda v: convert(node.with_argument("self", v)), node.builder)
         if isinstance(value, Masked) and node.op.base in _RESHAPES:
             return value.reshaped(node.builder, lambda scores: convert(node.with_argument("self", scores)))
         if not isinstance(value, Condition):
@@ -49,27 +53,52 @@ def carried(convert: Converter) -> Converter:
 
 
 def _compare(name: str) -> Converter:
-    return lambda node: compare(node, node.get("self"), node.get("other"), name)
+    """A comparison: of masks and of whole numbers it is a mask, of what the model computes a condition."""
+
+    def convert(node: TorchNode) -> Any:
+        a, b = node.get("self"), node.get("other")
+        values = [v for v in (a, b) if isinstance(v, (Tensor, Flat))]
+        if not values or any(isinstance(v, Condition) for v in (a, b)) or is_whole(node.builder, values[0], node.whole):
+            return compare(node, a, b, name)
+        x, y = node.operands(a, b)
+        if any(isinstance(v, np.ndarray) and not np.isfinite(v).all() for v in (x, y)):
+            raise node.unsupported("compares with a constant that is infinite or not a number")
+        return conditions.COMPARISONS[name](node.builder, x, y)
+
+    return convert
 
 
-def _not(node: TorchNode) -> Any:
-    return negation(node, node.get("self"))
+def _joined(of_masks: Callable[..., Any], of_comparisons: Callable[..., Any]) -> Converter:
+    """Truths joined: masks that come from inputs, or comparisons of numbers."""
+
+    def convert(node: TorchNode) -> Any:
+        truths = [node.get(name) for name in ("self", "other")[: len(node.arguments)]]
+        comparisons = [v for v in truths if conditions.is_condition(v)]
+        if not comparisons:
+            return of_masks(node, *truths)
+        if any(isinstance(v, (Condition, Tensor, Flat)) for v in truths):
+            raise node.unsupported("joins a comparison with a mask that is an input", "Use one after the other")
+        value = conditions.compared_value(comparisons[0])
+        known = [v if conditions.is_condition(v) else node.sample_array(v, value).astype(bool) for v in truths]
+        return of_comparisons(*known)
+
+    return convert
 
 
-def _and(node: TorchNode) -> Any:
-    return conjunction(node, node.get("self"), node.get("other"))
-
-
-def _or(node: TorchNode) -> Any:
-    return disjunction(node, node.get("self"), node.get("other"))
+def _selected(node: TorchNode, condition: Any, a: Any, b: Any) -> Any:
+    if conditions.is_condition(condition):
+        value = conditions.compared_value(condition)
+        x, y, _ = node.operands(a, b, value)
+        return conditions.select(node.builder, condition, x, y)
+    return chosen(node, condition, a, b)
 
 
 def _where(node: TorchNode) -> Any:
-    return chosen(node, node.get("condition"), node.get("self"), node.get("other"))
+    return _selected(node, node.get("condition"), node.get("self"), node.get("other"))
 
 
 def _masked_fill(node: TorchNode) -> Any:
-    return chosen(node, node.get("mask"), node.get("value"), node.get("self"))
+    return _selected(node, node.get("mask"), node.get("value"), node.get("self"))
 
 
 # -- whole numbers --------------------------------------------------------------
@@ -130,9 +159,9 @@ def _fast_path(node: TorchNode) -> Any:
 #: Operators of this file, without their overloads.
 TRUTHS: dict[str, Converter] = {
     **{f"aten.{name}": _compare(name) for name in COMPARED},
-    **{f"aten.{name}": _not for name in ("bitwise_not", "logical_not")},
-    **{f"aten.{name}": _and for name in ("bitwise_and", "logical_and", "__and__")},
-    **{f"aten.{name}": _or for name in ("bitwise_or", "logical_or", "__or__")},
+    **{f"aten.{name}": _joined(negation, conditions.negated) for name in ("bitwise_not", "logical_not")},
+    **{f"aten.{name}": _joined(conjunction, conditions.both) for name in ("bitwise_and", "logical_and", "__and__")},
+    **{f"aten.{name}": _joined(disjunction, conditions.either) for name in ("bitwise_or", "logical_or", "__or__")},
     "aten.cumsum": _cumsum,
     "aten.gather": _gather,
     "aten.where": _where,
