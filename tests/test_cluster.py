@@ -213,6 +213,8 @@ def test_hidden_layers_and_references(client, x, tmp_path):
     options = {"layers": ["dense", "dense_1"], "reduce": "sum", "activations": True, "group_by": LABELS, "target": 1}
     for where, own in (("w", {}), ("r", {"cluster": client})):
         ANALYZER.stream(x, tmp_path / f"{where}.npz", statistics=tmp_path / f"{where}_s.npz", **options, **own)
+        ANALYZER.stream(x, tmp_path / f"{where}.h5", layers="dense", target=LABELS, batch_size=500, **own)
+    assert (tmp_path / "w.h5").read_bytes() == (tmp_path / "r.h5").read_bytes()
     for name in ("", "_s"):
         with np.load(tmp_path / f"w{name}.npz") as whole, np.load(tmp_path / f"r{name}.npz") as parts:
             assert whole.files == parts.files

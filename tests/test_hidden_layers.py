@@ -87,9 +87,13 @@ def expected_arrays(model, x, reduce, activations=False):
     return {name: reduced(name, array) for name, array in values.items()}
 
 
+#: What a file holds of each sample beside the layers.
+BESIDE = {"prediction", "explained_output", "target", "relevance_share"}
+
+
 def arrays_of(path):
     with np.load(path) if path.suffix == ".npz" else h5py.File(path) as file:
-        return {name: file[name][...] for name in file if not name.endswith(("channel", "sample", "_1", "_2"))}
+        return {name: file[name][...] for name in file if "CLASS" not in getattr(file[name], "attrs", ())}
 
 
 @pytest.mark.parametrize("reduce", [None, "channels", "sum"])
@@ -103,7 +107,7 @@ def test_files_and_statistics(tmp_path, model, x, out, reduce):
     done = analyzer.stream(x, path, **options, statistics=statistics, batch_size=5, group_by=np.arange(SAMPLES) % 2)
     expected = expected_arrays(model, x, reduce, True)
     stored = arrays_of(path)
-    assert set(stored) == set(expected)
+    assert set(stored) == {*expected, *BESIDE}
     assert done.record["layers"] == "c, image, d" and sorted(done.shape) == sorted(a.shape for a in expected.values())
     with np.load(statistics) as maps:
         for name, array in expected.items():
@@ -129,6 +133,70 @@ def test_a_single_layer_is_a_single_array(tmp_path, model, x, out):
         np.testing.assert_allclose(
             source.read(0, SAMPLES), expected_arrays(model, x, "channels")["c"], rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("out", "layers"),
+    [
+        *((out, ["c", "image"]) for out in ("r.h5", "r.nc", "r.zarr", "r.npz")),
+        *((out, "c") for out in ("r.h5", "r.nc", "r.zarr")),  # an .npz file is for several arrays
+    ],
+)
+def test_files_hold_what_is_explained(tmp_path, model, x, out, layers):
+    """The prediction, the explained output, the target and the input's share, however layers are reduced."""
+    if out.endswith(("nc", "zarr")):
+        pytest.importorskip({"c": "netCDF4", "r": "zarr"}[out[-1]])
+    one = layers == "c"
+    target = np.arange(SAMPLES) % 4
+    analyzer = lrpfast.Analyzer(model, "epsilon", y_ref=0.25)
+    options = {"reduce": "sum", "normalize": "l1", "part": "abs", "batch_size": 5, "progress": False}
+    analyzer.stream(x, tmp_path / out, target=target, layers=layers, **options)
+    explanation = analyzer.explain(x, target)
+    explained = explanation.output[np.arange(SAMPLES), target].astype(np.float64)
+    expected = {
+        "prediction": explanation.output,
+        "explained_output": explained,
+        "target": target,
+        "relevance_share": explanation.relevance.sum((1, 2, 3), dtype=np.float64) / explained,
+    }
+    if out.endswith("zarr"):
+        file = pytest.importorskip("xarray").open_zarr(tmp_path / out)
+        stored = {name: array.values for name, array in file.variables.items()}
+        assert set(file["c"].attrs["ancillary_variables"].split()) <= set(stored)
+    else:
+        stored = arrays_of(tmp_path / out)
+    assert set(stored) - {"c", "image"} == {f"c_{name}" if one else name for name in BESIDE}
+    for name, values in expected.items():
+        array = stored[f"c_{name}" if one else name]
+        if name in ("prediction", "target"):
+            np.testing.assert_array_equal(array, values)
+        np.testing.assert_allclose(array, values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(15,), (5, 3)], ids=["vector", "grid"])
+@pytest.mark.parametrize("layers", [["h", "output"], ["output", "h"], "output"], ids=str)
+def test_a_layer_called_output(tmp_path, rng, layers, shape):
+    """Neither an array nor a dimension has the name of another."""
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    last = [Dense(rng.normal(size=(5, 15)), name="z"), lrpfast.layers.Reshape(shape, name="output")]
+    model = lrpfast.from_layers([Dense(rng.normal(size=(4, 5)), activation="relu", name="h"), *last])
+    x = rng.normal(size=(6, 4)).astype("float32")
+    analyzer = lrpfast.Analyzer(model, "epsilon", target=1)
+    analyzer.stream(x, tmp_path / "r.nc", layers=layers, progress=False)
+    prefix = "output_" if layers == "output" else ""
+    with xarray.open_dataset(tmp_path / "r.nc") as file:
+        np.testing.assert_array_equal(file[f"{prefix}prediction"], model.predict(x))
+        np.testing.assert_array_equal(file["output"], analyzer.explain(x, layers=True).layers["output"])
+        assert set(file.sizes.values()) <= {6, 5, *shape}
+
+
+def test_a_file_of_one_layer_in_a_group_needs_no_name(tmp_path, rng):
+    model = lrpfast.from_layers([Dense(rng.normal(size=(4, 5)), name="block/h"), Dense(rng.normal(size=(5, 2)))])
+    x = rng.normal(size=(6, 4)).astype("float32")
+    lrpfast.Analyzer(model, "epsilon", target=1).stream(x, tmp_path / "r.h5", layers=["block/h"], progress=False)
+    with lrpfast.batch.open_source(tmp_path / "r.h5") as source:
+        assert source.shape == (6, 5)
 
 
 class Stop(Exception):

@@ -303,6 +303,25 @@ def test_the_command(tmp_path, capsys, x):
     assert (tmp_path / "r.png").stat().st_size > 10_000
 
 
+def test_the_command_for_one_of_several_outputs(tmp_path, capsys):
+    rng, graph = np.random.default_rng(4), lrpfast.Graph()
+    hidden = graph.add(lrpfast.layers.Dense(rng.normal(size=(6, 5)), activation="relu", name="h"), graph.input((6,)))
+    ends = [
+        graph.add(lrpfast.layers.Dense(rng.normal(size=(5, n)), name=name), hidden) for name, n in (("a", 3), ("b", 2))
+    ]
+    model, x = graph.model(*ends), rng.normal(size=(20, 6)).astype("float32")
+    model.save(tmp_path / "two.npz")
+    np.save(tmp_path / "x.npy", x)
+    options = ["references", f"{tmp_path}/two.npz", f"{tmp_path}/x.npy", "--layer", "h", "-k", "3", "--quiet"]
+    assert main([*options, "-o", f"{tmp_path}/r.npz"]) == 2
+    assert "start='a'" in capsys.readouterr().err
+    assert main([*options, "-o", f"{tmp_path}/r.npz", "--start", "b"]) == 0
+    expected = lrpfast.Analyzer(model.until("b"), "epsilon").references(x, "h", 3, progress=False)
+    with np.load(tmp_path / "r.npz") as file:
+        np.testing.assert_array_equal(file["indices"], expected.indices)
+        np.testing.assert_array_equal(file["values"], expected.values)
+
+
 def test_the_command_of_graphs(tmp_path, capsys, x):
     np.save(tmp_path / "x.npy", x[:5])
     np.save(tmp_path / "targets.npy", np.arange(5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..errors import InputError
 from .inputs import InputRows
 from .metadata import ArrayMetadata
 from .normalize import Preparation
+from .sample_arrays import SampleArray, values_of
 from .scatter import scatter
 
 #: How a hidden layer's values become fewer.
@@ -130,13 +131,22 @@ class LayerRows:
         output: np.ndarray | None,
         notes: list[Any],
         preparation: Preparation,
-    ) -> int:
-        """Write the rows of some samples to ``out``; returns how many of their maps could not be normalized."""
-        settings, failed = self._settings, 0
+        arrays_beside: Sequence[SampleArray],
+    ) -> tuple[int, list[np.ndarray]]:
+        """Write the rows of some samples to ``out``.
+
+        Returns how many of their maps could not be normalized, and the values of the sample arrays.
+        """
+        settings, failed, starts = self._settings, 0, []  # type: ignore[var-annotated]
         whole = np.empty((len(out), *core.layout.row), core.settings.dtype)
         out_rows = out.reshape(len(out), sum(self.rows.sizes))
         chunks = core.hidden(
-            *(x, target, settings.names), out=whole, output=output, notes=notes, activations=settings.activations
+            *(x, target, settings.names),
+            out=whole,
+            output=output,
+            notes=notes,
+            activations=settings.activations,
+            starts=starts,
         )
         for part, relevance, activations in chunks:
             arrays = []
@@ -150,7 +160,10 @@ class LayerRows:
                 if settings.activations:
                     arrays.append(self._on_grid(name, self._reduced(name, activations[name])))
             self.rows.join_into(arrays, out_rows[part])
-        return failed
+        if not arrays_beside or output is None:
+            return failed, []
+        rectify, threads = core.settings.rectify, core.settings.threads
+        return failed, values_of(arrays_beside, starts[0], output, whole, rectify, threads)
 
     def _shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A layer's shape in the row."""

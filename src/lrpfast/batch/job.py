@@ -266,8 +266,8 @@ class Job:
     ) -> tuple[int, list[np.ndarray]]:
         """Write relevance to ``out``; returns how many explanations could not be normalized, and the sample arrays."""
         if self.layers is not None:
-            failed = self.layers.fill(self.core, self._of_model(x), target, out, output, notes, self._preparation)
-            return failed, []
+            of_model, arrays = self._of_model(x), self.sample_arrays
+            return self.layers.fill(self.core, of_model, target, out, output, notes, self._preparation, arrays)
         settings, starts, into = self.core.settings, [], None if self.inputs else out  # type: ignore[var-annotated]
         result = self.core.analyze(self._of_model(x), target, into, output, notes, starts=starts)
         if self.inputs:
@@ -297,11 +297,11 @@ def prepare_sink(sink: Sink, job: Job, compression: str) -> None:
     """Let a sink whose format has room for them hold the sample arrays of a job, and the bounds of a z-box."""
     if (relevance_compression := of_relevance(compression)) is not None:
         sink.compress(relevance_compression)
-    if not sink.holds_sample_arrays or job.layers is not None:
+    if not sink.holds_sample_arrays:
         return
     job.keep_sample_arrays()
     maps: dict[str, Any] = {}
-    for _, low, high in job._bounds if job.inputs is None else ():
+    for _, low, high in job._bounds if job.inputs is None and job.layers is None else ():
         for name, bound, text in (("low", low, "lowest"), ("high", high, "highest")):
             constant = bound.size and (bound == bound.flat[0]).all()
             attrs = {"long_name": f"{text} value of the input, as rule z_box assumes"}

@@ -78,7 +78,7 @@ class Beside:
         return names
 
     def described(
-        self, array: str, dims: tuple[str, ...], samples: int | None, coords: Collection[str], feature_axes: int
+        self, array: str, dims: tuple[str, ...], samples: int | None, reserved: Collection[str], feature_axes: int
     ) -> dict[str, Coord]:
         """Every array as files describe it, with placeholders for the values of the samples.
 
@@ -89,15 +89,16 @@ class Beside:
         dims : tuple of str
             Its dimensions.
         samples : int or None
-        coords : collection of str
-            The names of the coordinates.
+        reserved : collection of str
+            The names of coordinates, and of all else that neither an array nor a dimension may be called.
         feature_axes : int
             The number of axes of a sample's features, the last ones.
         """
-        names = self.names(array, {*dims, *coords})
+        reserved = {*dims, *reserved, array.rpartition("/")[2]}
+        names = self.names(array, reserved)
         result = {}
         for name, own_dims, shape, dtype, attrs in self.arrays:
-            own = tuple(dims[1] if dim == "target" else f"lrp_{dim}" if dim in dims else dim for dim in own_dims)
+            own = tuple(dims[1] if dim == "target" else f"lrp_{dim}" if dim in reserved else dim for dim in own_dims)
             placeholder = np.broadcast_to(np.zeros((), dtype), (samples or 0, *shape))
             result[names[name]] = Coord((dims[0], *own), placeholder, attrs)
         for name, (values, attrs) in self.maps.items():

@@ -368,6 +368,7 @@ def _add_references(parser: argparse.ArgumentParser) -> None:
         "--of", choices=OF, default="sum", help="the sum over positions, or the largest; default: %(default)s"
     )
     group.add_argument("--target", metavar="TARGET", default="max", help="as of explain; default: %(default)s")
+    add_start_options(group)
     group.add_argument(
         "--normalize",
         metavar="NAME,…",
@@ -381,7 +382,6 @@ def _add_references(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--channels", metavar="N,…", type=values.integers, help="which channels; default: the largest 6")
     group.add_argument("--columns", metavar="N", type=values.count, help="samples of each channel; default: 8")
     add_chunk_options(add_run_options(parser))
-    parser.set_defaults(start=None, y_ref=None)
 
 
 def _add_graph(parser: argparse.ArgumentParser) -> None:

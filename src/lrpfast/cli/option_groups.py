@@ -123,7 +123,9 @@ def add_rule_options(parser: argparse.ArgumentParser) -> None:
 
 def add_start_options(parser: argparse._ActionsContainer) -> None:
     """Where relevance starts, and which output is a difference."""
-    parser.add_argument("--start", metavar="LAYER", help="a hidden layer to explain instead, by name or index")
+    parser.add_argument(
+        "--start", metavar="LAYER", help="one of several outputs, or a hidden layer, to explain instead: name or index"
+    )
     parser.add_argument(
         "--y-ref", metavar="Y", help="explain the output less this value: a number, A,B,… for each output, or FILE.npy"
     )

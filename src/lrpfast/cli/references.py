@@ -24,7 +24,7 @@ For every channel of the layer, the samples in which it contributes most to the 
 inspect` lists the layers. The picture shows where in each sample this channel found what it contributes."""
 
 #: Arguments that may name an input file.
-_READ = ("model", "inputs", "target", "group-by", "mask", "low", "high")
+_READ = ("model", "inputs", "target", "y-ref", "group-by", "mask", "low", "high")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -63,6 +63,7 @@ class HiddenLayers:
         output: np.ndarray | None = None,
         notes: Any = None,
         activations: bool = True,
+        starts: list[Start] | None = None,
     ) -> Iterator[tuple[slice, dict[str, np.ndarray], dict[str, np.ndarray]]]:
         """Relevance and activations of hidden layers, by their names, a chunk of samples at a time.
 
@@ -80,12 +81,16 @@ class HiddenLayers:
             As in `analyze`; without ``out``, of the growth down to the first of the layers.
         activations : bool
             Whether the activations are wanted too.
+        starts : list, optional
+            As in `analyze`.
         """
         self._refuse_averages()
         x, notes = self._pack(x), notes if self.settings.gradients is None else None
         start, axes = self._start(x, target)
         if axes:
             raise InputError("hidden layers are explained for one target per sample, not for several")
+        if starts is not None:
+            starts.append(start)
         nodes = {name: self._layer(name) for name in layers}
         values = sorted({node.value for node in nodes.values()})
         lowered, compiled = self._programs.storing(values, whole=out is not None)

@@ -208,7 +208,8 @@ def _find(file: h5py.File, path: str, dataset: str | None) -> h5py.Dataset:
             attrs = _attributes(node, {"coordinates", "ancillary_variables"})
             folder = name[: name.rfind("/") + 1]
             beside.update(words(attrs.get("coordinates")))
-            beside.update(f"{folder}{word}" for word in words(attrs.get("ancillary_variables")))
+            for word in words(attrs.get("ancillary_variables")):  # in the array's folder, else at the top
+                beside.add(f"{folder}{word}" if f"{folder}{word}" in datasets else word)
         datasets = {name: node for name, node in datasets.items() if name not in beside}
         if len(datasets) == 1:
             return next(iter(datasets.values()))
