@@ -288,6 +288,10 @@ def test_large_layers_take_it(monkeypatch):
         monkeypatch.setenv("LRPFAST_ISA", name)
         analyzer = lrpfast.Analyzer(model, "epsilon", device="cpu", threads=2)
         found[name] = analyzer.analyze(x)
+        packed = analyzer.plan().packed
+        least = 2 * 6 * w.size if name == "amx" else 0  # forwards and backwards; columns are filled up
+        assert least <= packed.tiles <= 1.1 * least and packed.tiles <= packed.total
+        assert ("6 a value" in str(analyzer.plan())) == (name == "amx")
         parts = [analyzer.analyze(x[rows]) for rows in (slice(0, 1), slice(1, 20), slice(20, 70))]
         assert np.concatenate(parts).tobytes() == found[name].tobytes()
     assert found["amx"].tobytes() != found["v4"].tobytes()

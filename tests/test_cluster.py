@@ -209,6 +209,21 @@ def test_a_worker_is_killed(x, tmp_path):
     assert whole.statistics.std.tobytes() == done.statistics.std.tobytes()
 
 
+def test_hidden_layers_and_references(client, x, tmp_path):
+    options = {"layers": ["dense", "dense_1"], "reduce": "sum", "activations": True, "group_by": LABELS, "target": 1}
+    for where, own in (("w", {}), ("r", {"cluster": client})):
+        ANALYZER.stream(x, tmp_path / f"{where}.npz", statistics=tmp_path / f"{where}_s.npz", **options, **own)
+    for name in ("", "_s"):
+        with np.load(tmp_path / f"w{name}.npz") as whole, np.load(tmp_path / f"r{name}.npz") as parts:
+            assert whole.files == parts.files
+            assert all(whole[key].tobytes() == parts[key].tobytes() for key in whole.files)
+    for by in ("relevance", "activation"):
+        whole = ANALYZER.references(x, "dense", 5, by=by, group_by=LABELS, progress=False)
+        parts = ANALYZER.references(x, "dense", 5, by=by, group_by=LABELS, progress=False, cluster=client)
+        for key in ("indices", "values", "positions"):
+            np.testing.assert_array_equal(getattr(parts, key), getattr(whole, key))
+
+
 def test_a_wrong_sample_is_named(client, x, tmp_path):
     wrong = X.copy()
     wrong[2_500, 7] = np.inf

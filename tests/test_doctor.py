@@ -127,4 +127,4 @@ def test_a_model_of_several_inputs(capsys):
     )
     np.save("x.npy", np.ones((3, 2)))
     assert cli.main(["doctor", "two.npz", "a=x.npy", "b=x.npy"]) == 2
-    assert "models of one input" in capsys.readouterr().err
+    assert "doctor is about one input" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import h5py
@@ -236,6 +237,23 @@ def test_a_kill_while_the_compressed_file_gets_its_name(output, compression, ear
     assert done.resumed == SAMPLES
     np.testing.assert_array_equal(stored(path)["relevance"], ANALYZER.analyze(X))
     assert not [name for name in os.listdir(tmp_path) if "lrpfast" in name]
+
+
+def test_blosc_beside_the_filters_of_netcdf4(tmp_path):
+    """Its plug-ins are linked to another HDF5 library than h5py's, and crash h5py, which finds them by a variable."""
+    pytest.importorskip("hdf5plugin")
+    pytest.importorskip("netCDF4")
+    code = (
+        "import netCDF4, sys, numpy as np, lrpfast\n"
+        "model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((6, 1)))])\n"
+        "for name in ('r.h5', 'r.nc'):\n"
+        "    lrpfast.Analyzer(model, 'zero').stream(np.ones((40, 6)), name, compression='blosc', progress=False)\n"
+        "    with lrpfast.batch.open_source(f'{name}:relevance') as source:\n"
+        "        assert (source.read(0, 40) == 1).all()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    code = "import netCDF4, lrpfast\nassert (lrpfast.batch.open_source('r.h5:relevance').read(0, 40) == 1).all()"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("output", ["r.nc", "r.h5"])

@@ -228,7 +228,7 @@ class Analyzer(DatasetMethods, ConceptMethods):
         Plan
             ``str(plan)`` is a table with a row for each layer. ``contractions`` is the number of matrix products,
             including the forward pass; ``flops`` is the number of their floating-point operations for one sample;
-            ``rules`` has the rule of every step, in forward order.
+            ``rules`` has the rule of every step, in forward order. ``packed`` is what packed weights take on the CPU.
 
         Raises
         ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 from typing import Any
@@ -27,6 +28,32 @@ def of_relevance(compression: str) -> str | None:
     return compression if compression in ("zlib", "blosc") else None
 
 
+def hdf5_plugins(purpose: str) -> Any:
+    """The package hdf5plugin, whose blosc h5py uses from now on.
+
+    Otherwise h5py may find that of netCDF4, which is linked to another HDF5 library: it fails, or the process crashes.
+
+    Raises
+    ------
+    InputError
+        When h5py is reading a file by netCDF4's blosc.
+    MissingPackageError
+    """
+    package = import_optional("hdf5plugin", purpose)
+    try:
+        _use_blosc_of(package)
+    except RuntimeError as error:
+        raise InputError(f"{purpose}: close the files that h5py reads by another blosc first ({error})") from None
+    return package
+
+
+@functools.lru_cache
+def _use_blosc_of(package: Any) -> None:
+    library = package.get_config().registered_filters.get("blosc", "")
+    if not library.startswith(os.path.dirname(package.__file__)):
+        package.register("blosc", force=True)
+
+
 def hdf5_options(compression: str | None) -> dict[str, Any]:
     """Keywords of h5py's ``create_dataset``.
 
@@ -38,7 +65,7 @@ def hdf5_options(compression: str | None) -> dict[str, Any]:
     if compression == "zlib":
         return {"compression": "gzip", "compression_opts": LEVEL, "shuffle": True}
     if compression == "blosc":
-        blosc = import_optional("hdf5plugin", "compression='blosc' in HDF5 and NetCDF").Blosc
+        blosc = hdf5_plugins("compression='blosc' in HDF5 and NetCDF").Blosc
         return dict(blosc(cname="zstd", clevel=LEVEL, shuffle=blosc.SHUFFLE))
     return {}
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import table
+from .. import display, table
 from ..engine.core import AnalyzerCore
 from ..engine.growth import callers_level, warn
 from ..engine.growth import texts as growth_texts
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
-from ..errors import BoundsWarning, InputError, InputNotFoundError
+from ..errors import BoundsWarning, InputError, InputNotFoundError, LrpfastError
 from ..table import counted
 from .bounds import out_of_bounds_message
 from .cluster import check_reachable, connected, rows_of_a_chunk
@@ -32,12 +32,15 @@ from .path_conflicts import check_no_overlap
 from .per_sample import per_sample
 from .run import Run, RunStatistics
 from .settings import StreamSettings
+from .sinks import Sink
 from .sinks.for_inputs import sink_paths
-from .sources import Source, split
+from .sources import Source, open_source, split
 from .statistics_io import to_dataset
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
+#: The number of a file's maps in the picture that a notebook shows.
+PICTURED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,8 @@ class Streamed:
         Whether relevances were written, not only statistics.
     dataset : callable or None
         What `to_xarray` calls.
+    first_maps : callable or None
+        What the picture in a notebook shows where there are no statistics: reads some maps of the file, if it is there.
 
     Examples
     --------
@@ -100,6 +105,7 @@ class Streamed:
     record: dict[str, str]
     written: bool
     dataset: Callable[[], Any] | None = field(default=None, repr=False)
+    first_maps: Callable[[], Any] | None = field(default=None, repr=False)
 
     def to_xarray(self) -> Any:
         """The statistics as an xarray.Dataset, with the input's coordinates, as in their file.
@@ -136,7 +142,12 @@ class Streamed:
         return f"<lrpfast.Streamed: {counted(self.samples, 'sample')} in {self.seconds:.3g} s; {', '.join(facts)}>"
 
     def _repr_html_(self) -> str:
-        maps = "" if self.statistics is None else self.statistics._repr_html_()
+        if isinstance(self.statistics, dict):
+            maps = "".join(table.paragraph(name) + own._repr_html_() for name, own in self.statistics.items())
+        elif self.statistics is not None:
+            maps = self.statistics._repr_html_()
+        else:
+            maps = "" if self.first_maps is None else display.picture(self.first_maps())
         return table.paragraph(repr(self)) + maps
 
     # Names of earlier versions
@@ -231,10 +242,19 @@ def stream(
         stack.enter_context(run.locked_outputs())
         progress = stack.enter_context(progress_bar(settings.progress, job.samples, run.count))
         run.complete(progress, client)
-    return _streamed(run, time.perf_counter() - begin, out is not None, of)
+    return _streamed(run, time.perf_counter() - begin, out, of)
 
 
-def _streamed(run: Run, seconds: float, written: bool, of: str) -> Streamed:
+def _first_maps(path: str, array: str | None) -> Any:
+    """The first maps of a file, as many as a picture shows; None where the file is gone."""
+    try:
+        with open_source(path if array is None else f"{path}:{array}") as source:
+            return source.read(0, min(PICTURED, source.shape[0] or 0))
+    except (LrpfastError, OSError):
+        return None
+
+
+def _streamed(run: Run, seconds: float, sink: Sink | None, of: str) -> Streamed:
     """The outcome of a run; warns of everything that makes relevance mean little."""
     job, rectify = run.job, run.job.core.settings.rectify
     values, explanations = run.count * math.prod(job.feature_shape), run.count * job.targets
@@ -260,8 +280,9 @@ def _streamed(run: Run, seconds: float, written: bool, of: str) -> Streamed:
         warnings=tuple(texts),
         statistics=_statistics(run),
         record=run.record,
-        written=written,
+        written=sink is not None,
         dataset=None if run.statistics.total is None else partial(to_dataset, run.results, run.attributes),
+        first_maps=partial(_first_maps, sink.path, sink.array) if sink and sink.path and job.parts is None else None,
     )
 
 

@@ -283,6 +283,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--target", metavar="TARGET", default="max", help="max, an output's index, or FILE.npy of indices"
     )
+    group.add_argument("--start", metavar="LAYER", help="of several outputs, the one to evaluate; or a hidden layer")
     group.add_argument("--samples", metavar="N", type=values.count, default=256, help="at most; default: %(default)s")
     group.add_argument("--region", metavar="H,W", type=values.shape, help="flip patches of this size at once")
     group.add_argument(
@@ -303,7 +304,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
     add_run_options(parser)
-    parser.set_defaults(start=None, y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
+    parser.set_defaults(y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -408,9 +409,9 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
         help="the lower layers, from above to below; default: the next ones with weights",
     )
     group.add_argument("--target", metavar="TARGET", default="max", help="as of explain; default: %(default)s")
+    add_start_options(group)
     add_input_options(parser)
     group = add_run_options(parser)
     group.add_argument("--threads", metavar="N", type=values.count, help="default: all cores")
     group.add_argument("--force", "--overwrite", action="store_true", help="replace a file that is there already")
     group.add_argument("--quiet", action="store_true", help="print nothing")
-    parser.set_defaults(start=None, y_ref=None)

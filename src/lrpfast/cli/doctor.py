@@ -16,7 +16,7 @@ import numpy as np
 from ..analyzer import Analyzer
 from ..batch import Source
 from ..batch.masks import Masked, open_mask
-from ..errors import InputError, LrpfastError, RelevanceWarning
+from ..errors import LrpfastError, RelevanceWarning
 from ..model.graph import Model
 from ..model.layers import BatchNorm, Flatten, Identity, Input, Permute, Reshape
 from ..table import counted
@@ -59,9 +59,7 @@ class Finding(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; 1 if a run would fail."""
-    model = options.model_of(arguments)
-    if len(model.inputs) > 1:
-        raise InputError(f"doctor checks models of one input; this one has {len(model.inputs)}")
+    model = options.of_one_output(options.model_of(arguments), arguments, "doctor")
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.open_inputs, arguments.several = options.opener(model, arguments), False
     counts = dict.fromkeys(("ok", "warning", "error"), 0)

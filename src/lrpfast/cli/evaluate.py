@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         check_path(arguments.plot)
     target = options.target(arguments.target)
-    model = options.model_of(arguments)
+    model = options.of_one_output(options.model_of(arguments), arguments, "an evaluation")
+    if arguments.start is not None:  # a hidden layer is evaluated as the output of the layers up to it
+        model, arguments.start = model.until(options.layer(arguments.start)), None  # type: ignore[arg-type]
     arguments.open_inputs = options.opener(model, arguments)
     with arguments.open_inputs() as data:
         x, targets = _samples(data, target, arguments.samples)

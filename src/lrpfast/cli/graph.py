@@ -34,9 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
         if os.path.lexists(path) and not arguments.force:
             raise InputError(f"{path}: exists; overwrite=True replaces it")
     check_no_overlap({"output": path}, {name: getattr(arguments, name) for name in _READ})
-    model = options.model_of(arguments)
-    if len(model.inputs) > 1 or len(model.outputs) > 1:
-        raise InputError("attribution graphs are for models of one input and one output")
+    model = options.of_one_output(options.model_of(arguments), arguments, "an attribution graph")
     with options.opener(model, arguments)() as data, terminable():
         samples, sample = data.shape[0], arguments.sample
         if samples is not None and not 0 <= sample < samples:

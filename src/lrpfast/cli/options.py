@@ -40,6 +40,30 @@ def model_of(arguments: argparse.Namespace, memory: int | None = None, path: Any
     return load(arguments.model if path is None else path, memory=memory, input_shape=shapes or None)
 
 
+def of_one_output(model: Model, arguments: argparse.Namespace, task: str) -> Model:
+    """The model of one input and one output that a task is about: of several outputs, that which --start names.
+
+    Raises
+    ------
+    InputError
+        When there are several of either; the message says what to do.
+    """
+    names = [model.nodes[i].name for i in model.outputs]
+    if len(names) > 1 and arguments.start in names:
+        model, arguments.start = model.until(arguments.start), None
+    elif len(names) > 1:
+        raise InputError(
+            f"{task} is about one output, and this model has {len(names)}: {', '.join(names)}; --start NAME chooses one"
+        )
+    if len(model.inputs) > 1:
+        listed = ", ".join(model.nodes[i].name for i in model.inputs)
+        raise InputError(
+            f"{task} is about one input, and this model has {len(model.inputs)}: {listed}; lrpfast explain takes all, "
+            "with --statistics for mean maps of each"
+        )
+    return model
+
+
 def inputs_of(texts: Sequence[str], model: Model) -> Any:
     """What INPUTS names: one source; a list of them; or, of NAME=SOURCE, a mapping."""
     names = [model.nodes[i].name for i in model.inputs]

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     target = options.target(arguments.target)
     if isinstance(target, np.ndarray) and target.ndim != 1:
         raise InputError(f"--target must hold one output's index for each sample, not shape {target.shape}")
-    model = options.model_of(arguments, arguments.memory)
+    model = options.of_one_output(options.model_of(arguments, arguments.memory), arguments, "a report")
     analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
     with terminable(), warnings.catch_warnings():
         warnings.simplefilter("ignore", RelevanceWarning)  # the report counts them

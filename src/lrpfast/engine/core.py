@@ -99,11 +99,11 @@ class AnalyzerCore(HiddenLayers):
             memory=settings.memory,
             data=self._data,
         )
-        self.conserves = conserves(self.plan)
-        self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._programs = Programs(self.plan, settings)
+        self.plan = replace(self.plan, packed=self._programs.main.packed_size())
+        self.conserves, self._prefixes = conserves(self.plan), {}
+        self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._baseline = baseline_row(settings.gradients, self.layout, settings.input_range)
-        self._prefixes = {}
         self._constant_start: Start | None = None  # if the target is the same for every batch
         target = settings.target
         if isinstance(target, (str, bool, int, np.integer, tuple)) and len(self.layout.outputs) == 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import table
+from ..kernels import PackedSize
 from ..model.graph import Model
 from ..model.layers import RNN, Activation, Layer
 from ..rules import Gradient, Pass, Product, Rule, Stabilizer
@@ -162,7 +163,8 @@ class Plan:
     ``values`` gives each node's output as a value; nodes that change nothing share their input's.
     ``relu_consumers`` has each value that only a plain ReLU takes, with the ReLU's value: the layer below may
     compute both in one go. ``model`` is the caller's with its selections early; ``nodes`` has for each of the caller's
-    nodes the one that computes it, and which rows of it this one has, if not all.
+    nodes the one that computes it, and which rows of it this one has, if not all. ``packed`` says what the weights
+    take in the order in which the CPU's kernels read them; None on GPUs, which read them as they are.
     """
 
     model: Model
@@ -172,6 +174,7 @@ class Plan:
     mask_nan: bool
     relu_consumers: dict[int, int]
     nodes: tuple[tuple[int, Rows | None], ...]
+    packed: PackedSize | None = None
 
     @property
     def contractions(self) -> int:
@@ -214,7 +217,10 @@ class Plan:
             where = ", ".join(dict.fromkeys(_DENOMINATOR[g.pre_activation] for g in step.groups))
             count = str(step.contractions)
             rows.append((f"{name} {step.operator.text}", describe(step.rule), forward, backward, count, where))
-        return rows, f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
+        foot = f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
+        if self.packed is not None and self.packed.tiles:  # more than the weights themselves
+            foot += f"\n{self.packed}"
+        return rows, foot
 
 
 def _recurrent_cells(step: Step) -> tuple[str, str, str, str]:

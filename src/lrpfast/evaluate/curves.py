@@ -32,7 +32,7 @@ class FlipCurves(Tabular):
     --------
     >>> model = lrpfast.from_layers([lrpfast.layers.Dense(np.array([[3.0], [1.0]]))])
     >>> print(lrpfast.evaluate.flip(model, np.ones((1, 2)), np.array([[3.0, 1.0]]), order=("most", "least")))
-    output while features are flipped: 1 samples, 2 steps
+    output while features are flipped: 1 sample, 2 steps
     order  area  0%  50%  100%
     most    1.5   4    1     0
     least   2.5   4    3     0

@@ -10,9 +10,9 @@ import re
 from typing import Any
 
 from ..errors import InputError
-from .interface import DEFAULT_START, Backend, Compiled, Fault, SmallRuns, Start
+from .interface import DEFAULT_START, Backend, Compiled, Fault, PackedSize, SmallRuns, Start
 
-__all__ = ["DEFAULT_START", "Backend", "Compiled", "Fault", "SmallRuns", "Start", "backend", "no_gpu"]
+__all__ = ["DEFAULT_START", "Backend", "Compiled", "Fault", "PackedSize", "SmallRuns", "Start", "backend", "no_gpu"]
 
 
 def backend(device: str = "auto") -> Backend:

@@ -178,6 +178,15 @@ cdef class Executable:
         """Bytes that a micro-batch needs for each of its samples."""
         return self.translation.code.width * self.translation.itemsize
 
+    def packed_size(self):
+        """Bytes of packed weights; of these, on tile registers; and what a value takes there."""
+        packed = [kept for kept in self.translation.kept_alive if isinstance(kept, PackedWeights)]
+        # others are the model's own, packed while in use
+        packed = [kept for kept in packed if kept.array.dtype == np.uint8]
+        tiles = [kept for kept in packed if kept.tile_bytes]
+        return (sum(kept.array.nbytes for kept in packed), sum(kept.array.nbytes for kept in tiles),
+                max([kept.tile_bytes for kept in tiles], default=0))
+
     cdef Workspace workspace(self, Py_ssize_t nbytes):
         """Memory of at least so many bytes; `run` puts it back."""
         cdef Workspace workspace = None

@@ -4,6 +4,7 @@
 cdef class PackedWeights:
     """Weights in the kernels' order, or as they are; all programs that have weights of one origin share them."""
     cdef readonly object array
+    cdef readonly Py_ssize_t tile_bytes  # of each value, if in the order of tile registers
     cdef size_t address
     cdef object __weakref__
 
@@ -72,6 +73,7 @@ cdef class Records:
         cdef PackedWeights result = PackedWeights(groups * ceil_to(depth, step) * bytes_of_k)
         cdef char* to = <char*>result.address
         cdef char* data
+        result.tile_bytes = op.kernels.packed_bytes if op.kernels.split != NULL else 0
         for g in range(groups):
             data = <char*>cnp.PyArray_DATA(array[g])
             for k0 from 0 <= k0 < depth by DEPTH:

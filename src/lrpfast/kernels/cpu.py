@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DeviceError, InputError
 from ._cpu import Executable, SmallRun, instruction_sets
 from .caches import block_bytes, cache_bytes
-from .interface import DEFAULT_START, Fault, Start
+from .interface import DEFAULT_START, Fault, PackedSize, Start
 from .memory_plan import flops, plan_memory, work_of
 from .program import Program
 
@@ -128,6 +128,9 @@ class CompiledProgram:
         sample = max(1, self._executable.sample_bytes())
         most = min(self._micro_batch, (FLOPS_PER_THREAD - 1) // self._flops, SMALL_BYTES // sample)
         return SmallRun(self._executable, row, most, start, judges)
+
+    def packed_size(self) -> PackedSize:
+        return PackedSize(*self._executable.packed_size())
 
     def _within(self, memory: int, threads: int, micro_batch: int, cooperative: bool) -> tuple[int, int]:
         """Threads, and samples of a micro-batch, that a byte budget allows."""

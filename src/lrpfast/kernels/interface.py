@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,9 +34,28 @@ class Compiled(Protocol):
         """
         ...
 
+    def packed_size(self) -> PackedSize | None:
+        """What its packed weights take, if the backend packs any."""
+        ...
+
     def small_run(self, row: tuple[int, ...], start: Start, *, judges: bool) -> SmallRuns | None:
         """Runs of small batches of samples of this shape, if there are any; ``judges``: whether they note growth."""
         ...
+
+
+class PackedSize(NamedTuple):
+    """What weights in the kernels' order take, in bytes: ``total``, of this ``tiles`` on tile registers.
+
+    There a value takes ``tile_value`` bytes. Programs that use the same weights share them.
+    """
+
+    total: int
+    tiles: int
+    tile_value: int
+
+    def __str__(self) -> str:
+        where = f", of these {self.tiles:,} on tile registers, {self.tile_value} a value" if self.tiles else ""
+        return f"packed weights: {self.total:,} bytes{where}"
 
 
 class SmallRuns(Protocol):

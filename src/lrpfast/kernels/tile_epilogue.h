@@ -48,8 +48,8 @@ static int NAME(epilogue_forward_any)(
 
 /* The same for one plane, of at least a vector of columns: short loops, so that the processor looks far ahead. */
 static inline __attribute__((always_inline)) int NAME(epilogue_forward_plain)(
-    const int biased, const int relu, const int nonzero, const lrpfast_output *output, T *out, ptrdiff_t rows, const ptrdiff_t *at,
-    const ptrdiff_t *in_sample, ptrdiff_t n, const T *sums, ptrdiff_t ld, const T *constant)
+    const int biased, const int relu, const int nonzero, const lrpfast_output *output, T *out, ptrdiff_t rows,
+    const ptrdiff_t *at, const ptrdiff_t *in_sample, ptrdiff_t n, const T *sums, ptrdiff_t ld, const T *constant)
 {
     const NAME(v) zero = {0};
     NAME(v) check = zero;
@@ -78,7 +78,7 @@ static int NAME(epilogue_forward)(
 {
     int plain = f->sums == 1 && n >= VL, fine = 1;
     for (int o = 0; o < f->outputs; o++)
-        plain &= f->output[o].coefficients[0] == 1 && f->output[o].zero == 0;
+        plain &= f->output[o].coefficients[0] == 1 && !(f->output[o].relu && f->output[o].zero != 0);
     if (!plain)
         return NAME(epilogue_forward_any)(f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
     for (int o = 0; o < f->outputs; o++) { /* nearly always */

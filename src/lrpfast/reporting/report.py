@@ -134,7 +134,7 @@ def report(
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists; overwrite=True replaces it")
     if isinstance(analyzer.model.input_shape, list) or isinstance(analyzer.model.output_shape, list):
-        raise InputError("a report is of a model with one input and one output")
+        raise InputError("a report is of a model with one input and one output; model.until(NAME) has one of several")
     with open_source(source) as opened:
         read = {name: getattr(settings, name) for name in ("labels", "mask") if _is_path(getattr(settings, name))}
         check_no_overlap({"report": path}, {**({"source": source} if _is_path(source) else {}), **read})

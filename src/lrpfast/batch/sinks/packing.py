@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
 import zlib
 from collections.abc import Collection, Iterable, Mapping
@@ -42,8 +40,6 @@ def pack(source: str, target: str, parts: Mapping[str, tuple[int, int]]) -> None
     """
     import h5py
 
-    with contextlib.suppress(ImportError):  # it has filters that HDF5 lacks
-        importlib.import_module("hdf5plugin")
     threads = get_num_threads()
     with h5py.File(target, "r+") as file, ThreadPoolExecutor(threads, "lrpfast-pack") as pool:
         waiting: list[tuple[Any, tuple[int, ...], Future[bytes]]] = []

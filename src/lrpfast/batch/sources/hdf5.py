@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...budget import FREE_BYTES
-from ...errors import InputError, ModelFormatError
+from ...errors import InputError, MissingPackageError, ModelFormatError
 from ...readers import hdf5
 from ..cf import PACKED, Packing
+from ..compression import hdf5_plugins
 from ..metadata import words
-from ..optional_import import import_optional
 from .base import FileSource, check_unpacked, row_bytes, state_of
 from .hdf5_chunks import ChunkCheck, FileChunks, filters_of
 from .mapped import MappedSource
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Filters that only unpack data: HDF5's own, and the registered compressions and checksums. Other plug-ins can run
 #: code from the file (HDF5-UDF).
 FILTERS = {*range(1, 7), 305, 307, *range(32000, 32031)}
+#: The filter whose code netCDF4 and hdf5plugin both have.
+BLOSC = 32001
 
 
 def open_hdf5(path: str, dataset: str | None) -> FileSource:
@@ -123,8 +125,8 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
                 f"{name}: is packed by the filter {number} ({filter_text}), which is not known to unpack data alone "
                 "and could run code; h5repack -f GZIP=4 writes a file that can be read"
             )
-        if not h5z.filter_avail(number):
-            import_optional("hdf5plugin", f"{name}: the filter {number} ({filter_name.decode('utf-8', 'replace')})")
+        if number == BLOSC or not h5z.filter_avail(number):
+            hdf5_plugins(f"{name}: the filter {number} ({filter_name.decode('utf-8', 'replace')})")
     filters = filters_of(dataset)
     if len(set(filters)) < len(filters):  # each filter may enlarge the data a thousandfold
         raise InputError(f"{name}: is packed twice by one filter ({filters}); h5repack -f GZIP=4 packs it once")
@@ -133,6 +135,8 @@ def _check_dataset(dataset: h5py.Dataset, name: str) -> None:
 def _open(path: str) -> h5py.File:
     import h5py
 
+    with contextlib.suppress(MissingPackageError):
+        hdf5_plugins(path)
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -61,6 +61,9 @@ class CompiledProgram:
     def small_run(self, row: tuple[int, ...], start: Start, *, judges: bool) -> None:
         """None: there are none on GPUs, where launches take most of the time of a small batch."""
 
+    def packed_size(self) -> None:
+        """None: GPUs read the weights as they are."""
+
     def run(
         self,
         x: np.ndarray,
