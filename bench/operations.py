@@ -108,7 +108,7 @@ class Stored:
         """An operation by itself."""
         reads, writes = touched(operation)
         out = min(writes)
-        alone = Program(self.program.sizes, (operation,), (), out, None, self.program.dtype, self.program.tf32)
+        alone = Program(self.program.sizes, (operation,), (), out, None, self.program.dtype, self.program.operands)
         compiled = self.backend.compile(replace(alone, keep=tuple((reads | writes) - {0, out})))
         keep = {b: self.arrays[b] for b in (reads | writes) - {0, out}}
         into = self.arrays[out].copy()

@@ -5,6 +5,7 @@ The stand-in is a fixture, or, with LRPFAST_TEST_DEVICE=standin, there for all t
 Long tests are marked `sweep`, and tests of many cases `share`: of these one case in three runs. `--cases rest` runs
 what is left out, and `--cases all` everything. With LRPFAST_TEST_SHARE=3 every test of many cases runs one in three.
 
+With LRPFAST_TEST_FLOAT32=3xtf32 what asks for float32 is computed under that precision.
 With LRPFAST_TEST_TILES=1 every matrix product in float32 is done on tile registers, where large ones are.
 """
 
@@ -22,6 +23,11 @@ import standin_loader
 EVERYWHERE = os.environ.get("LRPFAST_TEST_DEVICE") == "standin"
 if EVERYWHERE:
     standin_loader.install()
+
+if name := os.environ.get("LRPFAST_TEST_FLOAT32"):
+    from lrpfast.engine.inputs import PRECISIONS
+
+    PRECISIONS["float32"] = PRECISIONS[name]
 
 if os.environ.get("LRPFAST_TEST_TILES"):
     from lrpfast.kernels import _cpu

@@ -61,7 +61,7 @@ def jobs():
     for arch in ARCHITECTURES:
         for module in modules.MODULES:
             for kind in modules.KINDS:
-                if kind != "tensor" or (module == "tile" and arch != "sm_75"):
+                if kind not in modules.TENSOR_KINDS or (module == "tile" and arch != "sm_75"):
                     yield Job(arch, module, kind)
 
 

@@ -48,6 +48,8 @@ FAULTS = {
         "e / 2 * 8) * pitch + k + q + e % 2 * 4",
         "tf32",
     ),
+    "the low half of the rows is left out": ("tile", "MMA_TF32(eight, low_a, b[j]);", "", "3xtf32"),
+    "the low half of the weights is left out": ("tile", "MMA_TF32(eight, a, low_b[j]);", "", "3xtf32"),
     "TF32 is not rounded": ("tile", "v[j] = tf32(v[j]);", "", "tf32"),
     "the last split is forgotten": (
         "split_k_reduce",

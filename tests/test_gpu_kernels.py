@@ -18,8 +18,10 @@ import oracle_layers
 import test_graphs
 import test_layers
 import test_recurrent
-from test_layers import PRECISIONS, dtype
+from test_layers import dtype
 from tolerances import Expected
+
+PRECISIONS = (*test_layers.PRECISIONS, "3xtf32")
 
 #: inputs, outputs, samples: edges of all tiles (128, 64, 32, 16), of quads and of steps of K, and a split K
 SIZES = [(1, 1, 1), (3, 2, 13), (17, 65, 2), (66, 17, 35), (37, 130, 34), (600, 5, 3), (20, 40, 3)]
@@ -43,7 +45,7 @@ def test_dense(case, standin):
         for nonnegative in (False, True):
             x = cases.inputs(count, n, nonnegative=nonnegative)
             expected = Expected(lambda ar, x=x, layer=layer, r=r: oracle.redistribute(case, layer, x, r, ar))
-            precision = PRECISIONS[(i + 2 * nonnegative) % 3]
+            precision = PRECISIONS[(i + 2 * nonnegative) % 4]
             got = lrpfast.redistribute(
                 cases.rule(case),
                 dense,
@@ -126,7 +128,8 @@ LAYERS = [p for i, p in enumerate(test_layers.SINGLE) if i % 6 == 0 or p.id.star
 @pytest.mark.parametrize("shapes, layer, rule, precisions", LAYERS)
 def test_layer(shapes, layer, rule, precisions, standin):
     standin.CONFIG["order"] = len(rule[0]) % 3
-    test_layers.check(layer, rule, test_layers.inputs(layer, shapes), precisions)
+    split = ("3xtf32",) if "tf32" in precisions else ()
+    test_layers.check(layer, rule, test_layers.inputs(layer, shapes), (*precisions, *split))
 
 
 #: by the test's case and the rule: the oracle computes them once for all orders of threads
@@ -147,7 +150,12 @@ LARGE_CONVOLUTIONS = {}
 def test_large_convolutions(layer, shape, count, gpu):
     out = oracle_layers.chain(shape, layer).forward([cases.values(shape)[0]]).shapes[-1]
     r, x = cases.values(out, count, seed=9), cases.values(shape, count)
-    for case, precision in (("epsilon", "float32"), ("alpha_beta", "tf32"), ("alpha_beta", "float64")):
+    for case, precision in (
+        ("epsilon", "float32"),
+        ("alpha_beta", "tf32"),
+        ("alpha_beta", "float64"),
+        ("alpha_beta", "3xtf32"),
+    ):
         expected = LARGE_CONVOLUTIONS.setdefault(
             (id(layer), case),
             Expected(lambda ar, case=case: oracle_layers.redistribute((case, {}), layer, [x], r, ar)),
@@ -158,7 +166,7 @@ def test_large_convolutions(layer, shape, count, gpu):
         expected.check(cases.flat(got, count), precision, case)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", test_layers.PRECISIONS)
 def test_convolutions_by_the_library(precision, standin, monkeypatch):
     """Rows written out (im2col), then cuBLAS: forwards and backwards, where weights are taken whole."""
     from lrpfast.kernels.cuda import contractions
@@ -306,7 +314,7 @@ def note_launches(request, monkeypatch):
     function = modules.function
 
     def noted(device, module, kind, name):
-        launched.add((module, "float32" if kind == "tensor" and module != "tile" else kind, name))
+        launched.add((module, "float32" if kind in modules.TENSOR_KINDS and module != "tile" else kind, name))
         return function(device, module, kind, name)
 
     monkeypatch.setattr(modules, "function", noted)

@@ -21,6 +21,7 @@ UNITS = {
     "float32": (2.0**-24, False, 1.0),
     "float64": (2.0**-53, False, 2.0),  # the oracle computes in float64 too, so it is off as much
     "tf32": (2.0**-24, True, 1.0),
+    "3xtf32": (2.0**-24, False, 1.0),
 }
 
 #: Runs with errors put in, and how far off a result may be, as a multiple of the largest change seen in them: their

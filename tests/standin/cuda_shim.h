@@ -278,6 +278,11 @@ static void cp_wait(int pending) {
 }
 static inline unsigned to_tf32(float f) { unsigned u; memcpy(&u, &f, 4); return (u + 0x1000u) & ~0x1fffu; }
 static inline float from_tf32(unsigned u) { float f; u &= ~0x1fffu; memcpy(&f, &u, 4); return f; }
+// toward zero, as tensor cores do after adding exact products
+static inline float truncated(double sum) {
+    float f = (float)sum;
+    return fabs((double)f) > fabs(sum) && f - f == 0 ? nextafterf(f, 0.0f) : f;
+}
 // mma.sync.m16n8k8.row.col.f32.tf32.tf32.f32, fragments as the PTX manual lays them out
 static void mma_m16n8k8(float* d, const unsigned* a, const unsigned* b, int line) {
     Warp& w = warp();
@@ -287,11 +292,11 @@ static void mma_m16n8k8(float* d, const unsigned* a, const unsigned* b, int line
     meet(0xffffffffu, 0, line);
     for (int r = 0; r < 4; ++r) {
         int row = group + (r >> 1) * 8, col = quad * 2 + (r & 1);
-        float sum = d[r];
+        double sum = d[r];
         for (int k = 0; k < 8; ++k)
-            sum += w.tile[half][(row & 7) * 4 + (k & 3)][(row >> 3) + (k >> 2) * 2] *
+            sum += (double)w.tile[half][(row & 7) * 4 + (k & 3)][(row >> 3) + (k >> 2) * 2] *
                    w.tile[half][col * 4 + (k & 3)][4 + (k >> 2)];
-        d[r] = sum;
+        d[r] = truncated(sum);
     }
 }
 

@@ -95,7 +95,7 @@ class AnalyzerCore(HiddenLayers):
             assignment,
             input_range=settings.input_range,
             mask_nan=settings.mask_nan,
-            tf32=settings.tf32,
+            tf32=settings.operands == "rounded",
             memory=settings.memory,
             data=self._data,
         )

@@ -121,7 +121,7 @@ def predict(
     if samples is not None:
         outputs = samples.run(lambda _, x: predict(model, x, precision=precision, device=device, threads=threads))
         return sequences.joined_outputs(outputs)
-    dtype_name, tf32 = check_precision(precision)
+    dtype_name, operands = check_precision(precision)
     dtype = np.dtype(dtype_name)
     count = check_threads(threads) or get_num_threads()
     programs = _predictors.setdefault(model, {})
@@ -130,7 +130,7 @@ def predict(
     if known is None:
         fixed = model.with_input_shape(*shapes) if model.is_open else model
         plan = make_plan(fixed, None, data=sum(map(math.prod, shapes)) * dtype.itemsize)
-        program = lower_forward(plan, dtype=dtype_name, tf32=tf32)
+        program = lower_forward(plan, dtype=dtype_name, operands=operands)
         on = backend(device)
         known = programs[precision, device, shapes] = on, on.compile(program), IOLayout(fixed)
     on, compiled, ports = known

@@ -14,11 +14,17 @@ from ..kernels import Start
 from ..kernels.arrays import as_array, from_device, module_of, on_device, to_host, without_gradient
 from ..model.layers.base import fits, whole
 
-PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
+#: The dtype of a precision, and what its contractions multiply (`Program.operands`).
+PRECISIONS = {
+    "float32": ("float32", "whole"),
+    "float64": ("float64", "whole"),
+    "tf32": ("float32", "rounded"),
+    "3xtf32": ("float32", "split"),
+}
 
 
-def check_precision(precision: Any) -> tuple[str, bool]:
-    """(dtype name, whether operands are rounded to TF32) of a precision."""
+def check_precision(precision: Any) -> tuple[str, str]:
+    """(dtype name, `Program.operands`) of a precision."""
     try:
         return PRECISIONS[precision]
     except (KeyError, TypeError):

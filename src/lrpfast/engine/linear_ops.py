@@ -175,7 +175,7 @@ def _constants(builder: ProgramBuilder, step: LinearPlan, products: Sequence[Pro
             output=1,
             result=None,
             dtype=builder.dtype.name,
-            tf32=builder.tf32,
+            operands=builder.operands,
         )
         x = np.ascontiguousarray(np.broadcast_to(value, (1, size)))
         assert builder.backend is not None

@@ -62,9 +62,9 @@ def _computing(buffers: set[int], operations: Sequence[Operation]) -> tuple[Oper
     return tuple(reversed(result))
 
 
-def lower_forward(plan: Plan, *, dtype: str, tf32: bool) -> Program:
+def lower_forward(plan: Plan, *, dtype: str, operands: str) -> Program:
     """The forward pass alone."""
-    builder = ProgramBuilder(plan, dtype, tf32, None, trace=False)
+    builder = ProgramBuilder(plan, dtype, operands, None, trace=False)
     return builder.forward_program(_forward(builder))
 
 
@@ -73,7 +73,7 @@ def lower(
     backend: Backend,
     *,
     dtype: str,
-    tf32: bool,
+    operands: str,
     trace: bool = False,
     rectify: bool = False,
     input_range: tuple[float, float] | None = None,
@@ -84,7 +84,7 @@ def lower(
 
     The values ``stored`` and their relevance have buffers, which a caller may keep.
     """
-    builder = ProgramBuilder(plan, dtype, tf32, backend, trace=trace, stored=stored)
+    builder = ProgramBuilder(plan, dtype, operands, backend, trace=trace, stored=stored)
     builder.times_input = gradients is not None and gradients.times_input
     output = _forward(builder)
     start = builder.buffer(builder.sizes[output])
@@ -105,7 +105,7 @@ def lower(
         output,
         result,
         builder.dtype.name,
-        tf32,
+        operands,
         tuple(sorted(keep)),
         input_range,
         plan.mask_nan,

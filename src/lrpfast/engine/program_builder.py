@@ -26,7 +26,8 @@ class ProgramBuilder:
     plan : Plan
     dtype : str
         "float32" or "float64".
-    tf32 : bool
+    operands : str
+        What contractions multiply (`Program.operands`).
     backend : Backend or None
         None for a forward pass alone.
     trace : bool
@@ -61,13 +62,13 @@ class ProgramBuilder:
         self,
         plan: Plan,
         dtype: str,
-        tf32: bool,
+        operands: str,
         backend: Backend | None,
         *,
         trace: bool,
         stored: frozenset[int] = frozenset(),
     ) -> None:
-        self.plan, self.dtype, self.tf32, self.backend, self.trace = plan, np.dtype(dtype), tf32, backend, trace
+        self.plan, self.dtype, self.operands, self.backend, self.trace = plan, np.dtype(dtype), operands, backend, trace
         self.stored = stored
         self.stored_relevance: set[int] = set()
         self.explains = backend is not None
@@ -160,4 +161,4 @@ class ProgramBuilder:
 
     def forward_program(self, output: int) -> Program:
         """The program of the forward pass alone."""
-        return Program(tuple(self.sizes), tuple(self.forward), (), output, None, self.dtype.name, self.tf32)
+        return Program(tuple(self.sizes), tuple(self.forward), (), output, None, self.dtype.name, self.operands)

@@ -52,7 +52,7 @@ class Programs:
             self._plan,
             self.backend,
             dtype=settings.dtype.name,
-            tf32=settings.tf32,
+            operands=settings.operands,
             trace=trace,
             rectify=settings.rectify,
             input_range=settings.input_range,

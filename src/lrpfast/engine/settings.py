@@ -42,7 +42,8 @@ class AnalyzerSettings:
     rectify : bool
         Whether relevance starts at max(output, 0).
     dtype : dtype
-    tf32 : bool
+    operands : str
+        What contractions multiply (`Program.operands`).
     """
 
     composite: Composite
@@ -59,13 +60,13 @@ class AnalyzerSettings:
     rectify: bool = False
     default_target: Any = "max"
     dtype: np.dtype = field(init=False)
-    tf32: bool = field(init=False)
+    operands: str = field(init=False)
 
     def __post_init__(self) -> None:
-        dtype, tf32 = check_precision(self.precision)
+        dtype, operands = check_precision(self.precision)
         checked: dict[str, Any] = {
             "dtype": np.dtype(dtype),
-            "tf32": tf32,
+            "operands": operands,
             "threads": check_threads(self.threads),
             "memory": check_memory(self.memory),
             "input_range": check_range(self.input_range),

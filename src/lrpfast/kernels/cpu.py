@@ -193,6 +193,11 @@ class CpuBackend:
         self._isa = isa()
 
     def compile(self, program: Program) -> CompiledProgram:
+        if program.operands == "split":
+            raise DeviceError(
+                "precision='3xtf32' multiplies on the tensor cores of a GPU, and this runs on the CPU; use "
+                "precision='float32', which is as accurate"
+            )
         return CompiledProgram(program, self._isa)
 
     def describe(self) -> dict[str, Any]:

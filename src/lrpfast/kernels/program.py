@@ -26,8 +26,9 @@ class Program:
     result : int or None
         The relevance of the input; None for a forward pass.
     dtype : {"float32", "float64"}
-    tf32 : bool
-        Whether both operands of every contraction are rounded to 10 mantissa bits.
+    operands : {"whole", "rounded", "split"}
+        What contractions multiply: float32 or float64 as it is; both operands rounded to TF32's 10 mantissa bits; or
+        both as sums of two TF32 numbers, three of whose four products are added (3xTF32).
     keep : tuple of int
         Buffers whose values the caller can request.
     input_range : (low, high) or None
@@ -42,7 +43,12 @@ class Program:
     output: int
     result: int | None
     dtype: str = "float32"
-    tf32: bool = False
+    operands: str = "whole"
     keep: tuple[int, ...] = ()
     input_range: tuple[float, float] | None = None
     allow_nan: bool = False
+
+    @property
+    def tf32(self) -> bool:
+        """Whether both operands of every contraction are rounded to 10 mantissa bits."""
+        return self.operands == "rounded"

@@ -77,6 +77,7 @@ class Contraction:
         row_of(operation).check(operation, program.sizes)
         require(not getattr(operation, "scatter", False), operation, "this backend does not scatter")
         self.round = program.tf32 and operation.tf32
+        self.split = program.operands == "split" and operation.tf32  # on tensor cores, into two TF32 numbers
         self.rows = operation.rows
         out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
         self.width = program.sizes[out] // self.rows
@@ -165,7 +166,7 @@ class Contraction:
         """Whether cuBLAS can compute the sums: plain products that are neither narrow nor of small depth."""
         if CONVOLUTION not in ("own", "library"):
             raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own' or 'library'")
-        if self.diagonal or not cublas.available():
+        if self.diagonal or self.split or not cublas.available():
             return False
         if {p.accumulator for p in self.parts} != set(range(self.sums)):
             return False  # a sum without terms is zero, which no product would write
@@ -279,6 +280,8 @@ class Contraction:
     def kind(self) -> str:
         if self.dtype == np.float64:
             return "float64"
+        if self.split:
+            return "3xtf32"
         return "tensor" if self.round and self.gpu.tensor_cores else "float32"
 
     def tile(self, samples: int) -> tuple[Tile, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import DeviceError, InputError
 from ..codes import StartMode
 from ..contraction_ops import Contract, Redistribute
 from ..memory_plan import flops, plan_memory, touched
@@ -34,6 +34,12 @@ class Executable:
 
     def __init__(self, program: Program, gpu: Gpu) -> None:
         self.program, self.gpu, self.dtype = program, gpu, np.dtype(program.dtype)
+        if program.operands == "split" and not gpu.tensor_cores:
+            raise DeviceError(
+                f"precision='3xtf32' multiplies on tensor cores for TF32, and gpu:{gpu.index} ({gpu.name}, compute "
+                f"capability {gpu.capability[:-1]}.{gpu.capability[-1]}) has none; use precision='float32', which is as "
+                "accurate"
+            )
         self.offsets, self.width = plan_memory(program, ALIGN)
         self.result = program.output if program.result is None else program.result
         if max(program.sizes) > LARGEST:

@@ -22,12 +22,15 @@ MODULES = {
     "light": ("common.cu", "functions.cu", "light.cu", "attention.cu", "recurrent.cu"),
     "input": ("common.cu", "input.cu"),
 }
-#: The kinds of a module: "tensor" is float32 with TF32 products on tensor cores, which differs only in "tile".
+#: The kinds of a module. Two are float32 with products on tensor cores, and differ from it only in "tile": "tensor" has
+#: operands that are TF32 numbers, "3xtf32" splits each into two.
 KINDS = {
     "float32": ("-DREAL=float",),
     "float64": ("-DREAL=double", "-DDOUBLE"),
     "tensor": ("-DREAL=float", "-DTENSOR_CORES"),
+    "3xtf32": ("-DREAL=float", "-DTENSOR_CORES", "-DSPLIT_OPERANDS"),
 }
+TENSOR_KINDS = ("tensor", "3xtf32")
 #: No implicit fused multiply-adds, so that the arithmetic is the same as on the CPU.
 OPTIONS = ("-std=c++17", "--fmad=false")
 THREADS = 256
@@ -40,7 +43,12 @@ _lock = threading.Lock()
 def header() -> str:
     """The header of every module, from Python's definitions: enums, and the tiles of `tile.cu`."""
     lines = [f"enum {{ {', '.join(f'{code.name} = {code.value}' for code in enum)} }};" for enum in ENUMS]
-    conditions = {"tensor": "defined(TENSOR_CORES)", "float64": "defined(DOUBLE)", "float32": "1"}
+    conditions = {
+        "3xtf32": "defined(SPLIT_OPERANDS)",
+        "tensor": "defined(TENSOR_CORES)",
+        "float64": "defined(DOUBLE)",
+        "float32": "1",
+    }
     for i, (kind, condition) in enumerate(conditions.items()):
         lines.append(f"#{'elif' if i else 'if'} {condition}")
         lines.append(f"#define TILES {' '.join(tile.source() for tile in TILES[kind])}")
@@ -56,7 +64,7 @@ def source(module: str) -> str:
 
 def function(device: int, module: str, kind: str, name: str) -> Any:
     """A kernel for the current device."""
-    if kind == "tensor" and module != "tile":
+    if kind in TENSOR_KINDS and module != "tile":
         kind = "float32"
     key = (device, module, kind, name)
     kernel = _functions.get(key)

@@ -107,8 +107,37 @@ __device__ __forceinline__ void fragment_a(unsigned (&a)[4], const float* from, 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #endif
 
+#ifdef SPLIT_OPERANDS
+#define STEPS_AT_ONCE 1 // more would take more registers than there are
+// x = high + low, two TF32 numbers; what is left is below 2^-23 of x.
+__device__ __forceinline__ unsigned to_tf32(float x)
+{
+#ifdef LRP_CPU_SHIM
+    return shim::to_tf32(x);
+#else
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+#endif
+}
+template <int N>
+__device__ __forceinline__ void split(unsigned (&high)[N], unsigned (&low)[N])
+{
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        const float x = __uint_as_float(high[e]);
+        high[e] = to_tf32(x);
+        low[e] = to_tf32(x - __uint_as_float(high[e]));
+    }
+}
+#else
+#define STEPS_AT_ONCE (BK / 8)
+#endif
+
 // Sums in fragments of m16n8k8; eight warps, WM of them down. Operands are on TF32's grid: weights from the start, rows
-// since this kernel's threads have rounded them.
+// since this kernel's threads have rounded them. Or they are float32 and split in registers (3xTF32): of the four
+// products of parts the smallest is left out, and the largest is added last. Tensor cores truncate what they add, which
+// would add up along K, so they add eight products, and ordinary cores add those to the sums.
 template <int BM, int BT, int BK, int WM>
 struct Fragments {
     enum { TENSOR = 1, WN = 8 / WM, MT = BM / WM / 16, NT = BT / WN / 8 };
@@ -134,7 +163,7 @@ struct Fragments {
     {
         enum { LDA = Operands::LDA, LDB = Operands::LDB };
         const int q = threadIdx.x % 4, g = threadIdx.x % 32 / 4;
-#pragma unroll
+#pragma unroll STEPS_AT_ONCE
         for (int k = 0; k < BK; k += 8) {
             unsigned b[NT][2];
 #pragma unroll
@@ -142,13 +171,34 @@ struct Fragments {
 #pragma unroll
                 for (int h = 0; h < 2; h++)
                     b[j][h] = __float_as_uint(t.b[(k + q + h * 4) * LDB + column() + j * 8 + g]);
+#ifdef SPLIT_OPERANDS
+            unsigned low_b[NT][2];
+#pragma unroll
+            for (int j = 0; j < NT; j++)
+                split(b[j], low_b[j]);
+#endif
 #pragma unroll
             for (int i = 0; i < MT; i++) {
                 unsigned a[4];
                 fragment_a(a, t.a, first() + i * 16, LDA, k);
+#ifdef SPLIT_OPERANDS
+                unsigned low_a[4];
+                split(a, low_a);
+#pragma unroll
+                for (int j = 0; j < NT; j++) {
+                    float eight[4] = {0, 0, 0, 0};
+                    MMA_TF32(eight, low_a, b[j]);
+                    MMA_TF32(eight, a, low_b[j]);
+                    MMA_TF32(eight, a, b[j]);
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        sums[i][j][e] += eight[e];
+                }
+#else
 #pragma unroll
                 for (int j = 0; j < NT; j++)
                     MMA_TF32(sums[i][j], a, b[j]);
+#endif
             }
         }
     }
