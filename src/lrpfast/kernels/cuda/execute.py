@@ -37,8 +37,8 @@ class Executable:
         if program.operands == "split" and not gpu.tensor_cores:
             raise DeviceError(
                 f"precision='3xtf32' multiplies on tensor cores for TF32, and gpu:{gpu.index} ({gpu.name}, compute "
-                f"capability {gpu.capability[:-1]}.{gpu.capability[-1]}) has none; use precision='float32', which is as "
-                "accurate"
+                f"capability {gpu.capability[:-1]}.{gpu.capability[-1]}) has none; use precision='float32', which is "
+                "as accurate"
             )
         self.offsets, self.width = plan_memory(program, ALIGN)
         self.result = program.output if program.result is None else program.result
