@@ -23,7 +23,7 @@ from lrpfast.kernels.cuda import contractions, modules, tiles
 from oracle_layers import Layer
 from tolerances import Expected
 
-PRECISIONS = ("float32", "float64", "tf32")
+PRECISIONS = ("float32", "float64", "tf32", "3xtf32")
 #: Failures of a line that the table shows; the JSON file has them all.
 SHOWN = 3
 
@@ -31,6 +31,8 @@ SHOWN = 3
 SIZES = [(1, 1, 1), (3, 2, 13), (17, 65, 2), (66, 17, 35), (37, 130, 34), (600, 5, 3), (129, 63, 129), (513, 260, 130)]
 #: A rule whose layers have more than two sums, which take a kernel of their own.
 MANY_SUMS = ("alpha_beta", {})
+#: A rule that divides by one of two sums, by the sign of the output.
+BY_SIGN = ("gamma", {})
 #: Of so many different samples are large batches made, time and again, as the oracle is slow: every row is compared.
 DISTINCT = 3
 
@@ -233,7 +235,7 @@ def small_layers(options: Options) -> Iterator[Step]:
     for what, (layers, rules) in groups.items():
 
         def work(tallies: dict[str, Tally], what: str = what, layers: list = layers, rules: list = rules) -> None:
-            some = {p: t for p, t in tallies.items() if p != "tf32" or what not in exact}
+            some = {p: t for p, t in tallies.items() if "tf32" not in p or what not in exact}
             for turn, (name, shapes, layer) in enumerate(options.few(layers, 4)):
                 for k, rule in enumerate(rules):
                     one_layer(options, some, name, shapes, layer, rule, turn + k)
@@ -259,7 +261,7 @@ def dense(options: Options, tallies: dict[str, Tally], n: int, m: int, count: in
 
 def dense_layers(options: Options) -> Iterator[Step]:
     sizes = [s for s in SIZES if s[0] < 500] if options.small else SIZES
-    rules = [*options.few(cases.CASES, 3), MANY_SUMS]
+    rules = [*options.few(cases.CASES, 3), MANY_SUMS, BY_SIGN]
     for n, m, count in sizes:
 
         def work(tallies: dict[str, Tally], n: int = n, m: int = m, count: int = count) -> None:
