@@ -58,7 +58,7 @@ def test_dense(case, standin):
 
 
 #: larger than a tile in every direction, so that tiles meet: rows, columns, samples
-LARGE = [(130, 135, 130), (150, 70, 130), (40, 30, 70)]
+LARGE = [(130, 135, 130), (150, 70, 130), (40, 30, 70), (30, 40, 70)]
 
 
 @functools.cache
