@@ -429,10 +429,11 @@ def write(machines: Sequence[Found], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     images = path.parent / "images"
     images.mkdir(exist_ok=True)
-    pictures.cases(max(machines, key=lambda found: _count(found["models"])), images / "performance_cases.png")
+    widest = max(machines, key=lambda found: _count(found["models"]))
+    pictures.cases(widest, images / "performance_cases.png", title(widest))
     most = max(machines, key=lambda found: _count(found["batches"]))
     if most["batches"]:
-        pictures.batches(most, images / "performance_batches.png")
+        pictures.batches(most, images / "performance_batches.png", title(most))
     small = any(found["small"] for found in machines)
     warning = "\n\n**Small sizes, one reading: these figures mean nothing.**" if small else ""
     text = TEXT.format(

@@ -39,6 +39,15 @@ def _first(path: str, key: str) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
+def processor() -> str:
+    """Its model name; virtual machines show no more than "AMD EPYC", so that AMD's generation is beside it."""
+    name = _first("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    family = _first("/proc/cpuinfo", "cpu family") if "AMD" in name else ""
+    wide = "avx512f" in _first("/proc/cpuinfo", "flags").split()
+    generation = {"23": "Zen to Zen 2", "25": "Zen 4" if wide else "Zen 3", "26": "Zen 5"}.get(family)
+    return f"{name} ({generation})" if generation else name
+
+
 def _caches() -> str:
     found = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
@@ -58,7 +67,7 @@ def describe() -> dict[str, str]:
     total = _first("/proc/meminfo", "MemTotal").split()
     compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True).stdout.splitlines()
     return {
-        "processor": _first("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores this process may use": str(len(os.sched_getaffinity(0))),
         "caches": _caches(),
         "memory": f"{int(total[0]) / (1 << 20):.0f} GiB" if total else "",

@@ -21,7 +21,7 @@ NAMES = {"innvestigate": "iNNvestigate", "forward": "PyTorch forward pass"}
 MARKERS = {"lrpfast": "o", "zennit": "s", "captum": "^", "innvestigate": "D", "forward": "x"}
 
 
-def cases(found: dict[str, Any], path: Path) -> None:
+def cases(found: dict[str, Any], path: Path, machine: str) -> None:
     """How many times as long the others take, case by case, on a logarithmic axis."""
     rows = []
     for case in CASES:
@@ -47,7 +47,7 @@ def cases(found: dict[str, Any], path: Path) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("time over lrpfast's (1: as fast), the same conventions, two threads")
+    axes.set_xlabel(f"time over lrpfast's (1: as fast), the same conventions, two threads\n{machine}")
     shown = [tool for tool in COLOURS if any(tool in ratios for _, ratios in rows)]
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[tool]) for tool in shown]
     if shown:
@@ -60,7 +60,7 @@ def cases(found: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def batches(found: dict[str, Any], path: Path) -> None:
+def batches(found: dict[str, Any], path: Path, machine: str) -> None:
     """Time per sample against batch size."""
     shown = [case for case in CASES if "readings" in found["batches"].get(case.key, {})]
     count = max(1, len(shown))
@@ -84,6 +84,7 @@ def batches(found: dict[str, Any], path: Path) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    figure.suptitle(machine, fontsize=9)
     handles, labels = panels[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)

@@ -166,7 +166,7 @@ class Report:
 
 def results_path() -> Path:
     """The file of this machine and its instruction set."""
-    words = f"{machine.describe()['processor']} {machine.isa()}".lower()
+    words = f"{machine.processor()} {machine.isa()}".lower()
     words = re.sub(r"\((r|tm)\)|processor|\d+-core", "", words)
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", words).strip("-") + ".json")
 
