@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .file import Node
-from .fold import integers
+from .graph_view import Graph, axes_of
 
 _MOVES = ("Reshape", "Expand", "Unsqueeze", "Identity", "Cast")
-
-
-class Graph(Protocol):
-    """A file's nodes."""
-
-    @property
-    def constants(self) -> Mapping[str, np.ndarray]:
-        """By name."""
-
-    @property
-    def producer(self) -> Mapping[str, Node]:
-        """The node that makes each value, by the value's name."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ def _mean(graph: Graph, name: str) -> _Mean | None:
         node = graph.producer.get(rest)
     if node is None or node.op != ("ReduceMean" if count is None else "ReduceSum"):
         return None
-    axes = _axes(graph, node)
+    axes = axes_of(graph, node)
     return _Mean(node.inputs[0], axes, bool(node.attributes.get("keepdims", 1)), count) if axes else None
 
 
@@ -159,11 +146,3 @@ def _with_number(graph: Graph, node: Node) -> tuple[float | None, str]:
 def _number(graph: Graph, name: str) -> float:
     array = graph.constants.get(name)
     return float(array.ravel()[0]) if array is not None and array.size == 1 else math.nan
-
-
-def _axes(graph: Graph, node: Node) -> tuple[int, ...] | None:
-    if len(node.inputs) > 1 and node.inputs[1]:
-        array = graph.constants.get(node.inputs[1])
-        return None if array is None else integers(array, "axes")
-    axes = node.attributes.get("axes")
-    return None if axes is None else tuple(axes)

@@ -6,14 +6,10 @@ subtracted may be anything that is one number along the axes of the sum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import numpy as np
 
 from .file import Node
-from .fold import integers
+from .graph_view import Graph, axes_of
 
 #: What takes the first output of a node of several, where a reader has them in one: the largest values of `torch.max`.
 FIRST_OUTPUT = "FirstOutput*"
@@ -21,18 +17,6 @@ FIRST_OUTPUT = "FirstOutput*"
 _SAME = ("Identity", "Cast", FIRST_OUTPUT)
 #: Operators by which files ask whether a largest value is finite.
 _FINITE = (*_SAME, "Abs", "Equal", "IsInf", "IsNaN", "Not", "Or", "And", "Less", "Greater", "Sub", "Mul")
-
-
-class Graph(Protocol):
-    """A file's nodes."""
-
-    @property
-    def constants(self) -> Mapping[str, np.ndarray]:
-        """By name."""
-
-    @property
-    def producer(self) -> Mapping[str, Node]:
-        """The node that makes each value, by the value's name."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,7 @@ def _plain(graph: Graph, node: Node | None) -> _LogSum | None:
     reduction = graph.producer.get(node.inputs[0]) if node is not None and is_log else node
     if reduction is None or reduction.op not in (("ReduceSum",) if is_log else ("ReduceLogSum", "ReduceLogSumExp")):
         return None
-    axes, keepdims = _axes(graph, reduction), bool(reduction.attributes.get("keepdims", 1))
+    axes, keepdims = axes_of(graph, reduction), bool(reduction.attributes.get("keepdims", 1))
     x = reduction.inputs[0]
     if reduction.op != "ReduceLogSumExp":
         powers = graph.producer.get(x)
@@ -90,7 +74,7 @@ def _log_softmax(graph: Graph, node: Node) -> _LogSum | None:
     maker = graph.producer.get(name)
     unsqueezed = None
     if maker is not None and maker.op == "Unsqueeze":
-        unsqueezed, maker = _axes(graph, maker), graph.producer.get(maker.inputs[0])
+        unsqueezed, maker = axes_of(graph, maker), graph.producer.get(maker.inputs[0])
     total = None if maker is None else _shifted(graph, maker) or _plain(graph, maker)
     if total is None or len(total.axes) != 1:
         return None
@@ -126,7 +110,7 @@ def _is_largest(graph: Graph, name: str, axes: tuple[int, ...]) -> bool:
             if other in graph.constants and not graph.constants[other].any() and graph.constants[other].size == 1:
                 return _is_largest(graph, m, axes) and _depends_on(graph, node.inputs[0], m)
         return False
-    return node.op == "ReduceMax" and _axes(graph, node) == axes and bool(node.attributes.get("keepdims", 1))
+    return node.op == "ReduceMax" and axes_of(graph, node) == axes and bool(node.attributes.get("keepdims", 1))
 
 
 def _depends_on(graph: Graph, name: str, m: str, depth: int = 8) -> bool:
@@ -147,16 +131,8 @@ def _is_same(graph: Graph, added: str, m: str, logarithm: str, total: _LogSum) -
     if node is None or not node.inputs or node.inputs[0] != m:
         return False
     if node.op == "Squeeze":
-        return _axes(graph, node) == total.axes
+        return axes_of(graph, node) == total.axes
     shape = graph.producer.get(node.inputs[1]) if node.op == "Reshape" else None
     while shape is not None and shape.op in _SAME:
         shape = graph.producer.get(shape.inputs[0])
     return shape is not None and shape.op == "Shape" and shape.inputs[0] == logarithm
-
-
-def _axes(graph: Graph, node: Node) -> tuple[int, ...] | None:
-    if len(node.inputs) > 1 and node.inputs[1]:
-        array = graph.constants.get(node.inputs[1])
-        return None if array is None else tuple(integers(array, "axes"))
-    axes = node.attributes.get("axes")
-    return None if axes is None else tuple(axes)

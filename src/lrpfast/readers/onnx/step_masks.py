@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ...model import layers as L
 from ..batch_axis import FIRST
@@ -15,22 +13,11 @@ from ..masks import Condition
 from .context import NodeContext
 from .file import Node
 from .fold import integers
+from .graph_view import Graph
 
 #: Operators that leave truths what they are.
 _SAME = ("Cast", "Identity")
 _ANY = ("ReduceSum", "ReduceMax")
-
-
-class Graph(Protocol):
-    """A file's nodes."""
-
-    @property
-    def constants(self) -> Mapping[str, np.ndarray]:
-        """By name."""
-
-    @property
-    def producer(self) -> Mapping[str, Node]:
-        """The node that makes each value, by the value's name."""
 
 
 def step_mask(graph: Graph, node: Node) -> Node | None:
