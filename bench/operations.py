@@ -25,7 +25,7 @@ from lrpfast.kernels.contraction_ops import Contract, Redistribute
 from lrpfast.kernels.interface import Start
 from lrpfast.kernels.memory_plan import touched, work_of
 from lrpfast.kernels.operation import row_of
-from lrpfast.kernels.ops import InitRelevance
+from lrpfast.kernels.ops import InitRelevance, MaskRelevance
 from lrpfast.kernels.program import Program
 from lrpfast_networks import analyzer, zennit_composite
 
@@ -145,7 +145,7 @@ def main() -> None:
     rows = x.reshape(len(x), -1)
     stored = Stored(explainer, rows)
     operations = (*stored.program.forward, *stored.program.backward)
-    timed = [stored.time(o, arguments.repeat) for o in operations if not isinstance(o, InitRelevance)]
+    timed = [stored.time(o, arguments.repeat) for o in operations if not isinstance(o, (InitRelevance, MaskRelevance))]
     total = sum(row.milliseconds for row in timed)
     for row in merged(timed) if arguments.kinds else timed:
         rate = f"{row.flops / row.milliseconds / 1e6:7.1f} GFLOP/s" if row.flops else ""

@@ -161,28 +161,24 @@ def test_several_starting_relevances(residual, rng):
 
 @pytest.fixture
 def contractions(monkeypatch):
-    """The contractions of every run: (forwards, backwards, targets, for each of which it goes backwards)."""
+    """The contractions of every run: (forwards, backwards once for all relevances, backwards for all of these)."""
     from lrpfast.kernels import cpu
     from lrpfast.kernels.contraction_ops import Contract, Redistribute
 
     counts = []
-    compile_program, run = cpu.CpuBackend.compile, cpu.CompiledProgram.run
-
-    def compiled(self, program):
-        result = compile_program(self, program)
-        result.program = program
-        return result
+    run = cpu.CompiledProgram.run
 
     def counted(self, x, out, *, start=lrpfast.kernels.DEFAULT_START, **options):
-        forward, backward = (
-            sum(isinstance(o, (Contract, Redistribute)) for o in part)
-            for part in (self.program.forward, self.program.backward)
-        )
+        def count(operations, *kinds):
+            return sum(isinstance(o, kinds) for o in operations)
+
+        program, passes = self._program, start.passes
+        of_segment = [count(program.backward[low:high], Contract, Redistribute) for low, high in program.parts]
+        each = start.count * of_segment[0] if passes is None else sum(of_segment[s] for s in passes.steps[:, 0])
         if len(x):
-            counts.append((forward, backward, start.count))
+            counts.append((count(program.forward, Contract), count(program.forward, Redistribute), each))
         return run(self, x, out, start=start, **options)
 
-    monkeypatch.setattr(cpu.CpuBackend, "compile", compiled)
     monkeypatch.setattr(cpu.CompiledProgram, "run", counted)
     return counts
 
@@ -197,30 +193,52 @@ def chain(rng):
 
 
 def test_what_conditions_cost(contractions, chain, rng):
-    """One pass down to the uppermost layer, and for each condition a backward pass from there; none where two agree."""
+    """One forward pass, one backward pass down to the uppermost layer, and for each condition one from there on.
+
+    Conditions that agree down to a layer share what is above it.
+    """
     x = rng.normal(size=(4, 6))
     analyzer = lrpfast.Analyzer(chain, "epsilon", precision="float64", device="cpu")
     one = [{"d2": i} for i in range(5)]
     two = [{"d3": i % 2, "d1": i} for i in range(6)]
-    analyzer.analyze(x, 0, conditions=one)
-    # five layers forwards and two back, then from the third layer down for all five at once
-    assert contractions == [(5, 2, 1), (3, 3, 5)]
-    contractions.clear()
-    analyzer.analyze(x, 0, conditions=two)
-    # two choices above, six below
-    assert contractions == [(5, 1, 1), (4, 2, 2), (2, 2, 6)]
-    contractions.clear()
-    analyzer.analyze(x, 0, conditions=one, parallel=True)
-    assert contractions == [(5, 5, 1), (3, 3, 5)]
-    contractions.clear()
-    analyzer.analyze(x, 0, conditions=two, parallel=True)
-    assert contractions == [(5, 5, 1), (4, 4, 6), (4, 2, 6), (2, 2, 6)]
+    for parallel in (False, True):
+        analyzer.analyze(x, 0, conditions=one, parallel=parallel)
+        # five layers forwards and two back, then from the third layer down for each of five
+        assert contractions == [(5, 2, 5 * 3)]
+        contractions.clear()
+        analyzer.analyze(x, 0, conditions=two, parallel=parallel)
+        # two choices from the fourth layer to the second, and six from there on
+        assert contractions == [(5, 1, 2 * 2 + 6 * 2)]
+        contractions.clear()
+        analyzer.analyze(x, 0, conditions=one[0], parallel=parallel)
+        assert contractions == [(5, 2, 3)]  # no more than without a condition
+        contractions.clear()
+        analyzer.analyze(x, 0, conditions=[{"d2": 1}, {"d2": [1]}, {"d2": 2}], parallel=parallel)
+        assert contractions == [(5, 2, 2 * 3)]  # two say the same
+        contractions.clear()
+    analyzer.analyze(x, 0, conditions=[{"d3": 0}, {"d1": 1}, {"d3": 1, "d1": 1}, {"d1": 2}])
+    # one forward pass for different layers too: down to d1 once, 4 from d3, 2 from d1 twice, 2 and 2 between and below
+    assert contractions == [(5, 3, 4 + 2 + 2 + 2 + 2)]
     contractions.clear()
     analyzer.references(x, "d2", 2, progress=False)
-    assert contractions == [(5, 2, 1)]
+    assert contractions == [(5, 0, 2)]
     contractions.clear()
     analyzer.references(x, "d2", 2, by="activation", progress=False)
-    assert contractions == [(3, 0, 1)]
+    assert contractions == [(3, 0, 0)]
+
+
+def test_other_masks_compile_nothing(chain, rng, monkeypatch):
+    from lrpfast.kernels import cpu
+
+    compiled = []
+    compile_program = cpu.CpuBackend.compile
+    monkeypatch.setattr(cpu.CpuBackend, "compile", lambda self, p: compiled.append(p) or compile_program(self, p))
+    analyzer, x = lrpfast.Analyzer(chain, "epsilon", device="cpu"), rng.normal(size=(4, 6))
+    analyzer.analyze(x, 0, conditions=[{"d2": 1}, {"d2": {0, 3}}])
+    count = len(compiled)
+    for conditions in ({"d2": 5}, [{"d2": i} for i in range(6)], {"d2": rng.random(7) < 0.5}):
+        analyzer.analyze(x, 1, conditions=conditions)
+    assert len(compiled) == count
 
 
 def test_conditions_together_and_one_by_one(residual, rng):

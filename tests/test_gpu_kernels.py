@@ -284,6 +284,21 @@ def test_masks_of_steps_and_shared_biases(precision, standin):
     np.testing.assert_allclose(shared.sum(-1), r.sum(-1), atol=1e-4 if precision == "float32" else 1e-12)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS[:2])
+def test_masks_of_relevance(precision, gpu):
+    """Masks of channels, which are repeated over positions, and of single values."""
+    conv = lrpfast.layers.Conv(cases.Weights(5).kernel(2, 2, 1, 5), name="conv")
+    layers = [conv, lrpfast.layers.Flatten(), lrpfast.layers.Dense(cases.Weights(6).kernel(20, 2))]
+    model, x = lrpfast.from_layers(layers, input_shape=(3, 3, 1)), cases.values((3, 3, 1), count=7)
+    some = np.arange(20).reshape(2, 2, 5) % 3 > 0
+    conditions = [{"conv": {1, 4}}, {"conv": some}, {"conv": ~some}]
+    on_gpu, on_cpu = (
+        lrpfast.Analyzer(model, "epsilon", precision=precision, device=device).analyze(x, 1, conditions=conditions)
+        for device in ("gpu", "cpu")
+    )
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-4 if precision == "float32" else 1e-10, atol=1e-6)
+
+
 TABLE = Path(__file__).parent / "data" / "gpu_registers.json"
 
 

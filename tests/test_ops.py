@@ -18,7 +18,7 @@ from lrpfast.model.layers import FUNCTIONS
 
 PACKAGE = Path(lrpfast.__file__).parent
 #: operations whose kernels in `cuda` are not in light.cu
-ELSEWHERE = {contraction_ops.Contract, contraction_ops.Redistribute, ops.InitRelevance}
+ELSEWHERE = {contraction_ops.Contract, contraction_ops.Redistribute, ops.InitRelevance, ops.MaskRelevance}
 
 
 def records(module):
@@ -44,7 +44,7 @@ def test_every_row_has_a_cuda_kernel():
     found = cuda_kernels("light")
     missing = [row.kernel for cls, row in ROWS.items() if cls not in ELSEWHERE and f"light_{row.kernel}" not in found]
     assert not missing, f"light.cu has no LIGHT({missing[0]})"
-    assert "init_relevance" in cuda_kernels("input")
+    assert {"init_relevance", "mask_relevance"} <= cuda_kernels("input")
 
 
 def test_every_cuda_kernel_has_a_row():

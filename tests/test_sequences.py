@@ -198,8 +198,6 @@ def test_lists_that_do_not_fit():
     with pytest.raises(lrpfast.InputError, match="out is for samples of one shape"):
         analyzer.analyze(SAMPLES, out=np.empty(3))
     with pytest.raises(lrpfast.InputError, match="differ in shape"):
-        analyzer.analyze(SAMPLES, conditions={"dense": 1})
-    with pytest.raises(lrpfast.InputError, match="differ in shape"):
         analyzer.fixed(SAMPLES)
     fixed = lrpfast.Analyzer(tokens().with_input_shape((5, 8)), "cp_lrp", target=0, device="cpu")
     with pytest.raises(lrpfast.ShapeError, match="sample 1 .*no mask.*dynamic_shapes"):
@@ -209,6 +207,17 @@ def test_lists_that_do_not_fit():
         masked.analyze(sentences())
     with pytest.raises(lrpfast.ShapeError, match="ids: 6, mask: 5"):
         masked.analyze([sentences()[0], sentences()[1][:5]])
+
+
+def test_conditions_on_samples_of_different_lengths():
+    analyzer = lrpfast.Analyzer(tokens(), "cp_lrp", target=0, device="cpu")
+    conditions = [{"dense_3": 1}, {"dense_3": {0, 2}, "dense_2": 3}]
+    one, several = (analyzer.analyze(SAMPLES, conditions=c) for c in (conditions[0], conditions))
+    for x, single, both in zip(SAMPLES, one, several, strict=True):
+        np.testing.assert_array_equal(both[0], single)
+        assert single.shape == x.shape and np.abs(both).max(axis=(1, 2)).min() > 0
+        for i, condition in enumerate(conditions):
+            np.testing.assert_allclose(both[i], analyzer.analyze(x[None], conditions=condition)[0], atol=1e-6)
 
 
 def test_padding_that_gets_relevance_is_an_error():

@@ -298,3 +298,57 @@ def test_the_last_use_of_a_shared_layer_may_end_with_a_sigmoid():
     np.testing.assert_allclose(begun, got.relevance, rtol=1e-12)
     less = lrpfast.Analyzer(model, "epsilon", precision="float64", y_ref=0.5).explain(X)
     np.testing.assert_allclose(less.output, wanted.output - 0.5)
+
+
+# Targets of whole data sets
+
+
+def two_heads():
+    graph = lrpfast.Graph()
+    hidden = graph.add(lrpfast.layers.Dense(np.random.default_rng(1).normal(size=(6, 5)), name="h"), graph.input(6))
+    heads = [np.random.default_rng(i).normal(size=(5, 3)) for i in (2, 3)]
+    return graph.model(*(graph.add(lrpfast.layers.Dense(w, name=f"head{i}"), hidden) for i, w in enumerate(heads)))
+
+
+OF_EACH = {
+    "indices": np.arange(30) % 3,
+    "list": (np.arange(30) % 3).tolist(),
+    "several": np.stack([np.arange(30) % 3, np.zeros(30, int)], 1),
+    "starting relevance": np.random.default_rng(4).normal(size=(30, 3)),
+    "several starting relevances": np.random.default_rng(5).normal(size=(30, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("kind", OF_EACH)
+def test_an_analyzers_own_target_of_each_sample(kind, named, tmp_path):
+    """The same in one call, in a stream, by chunks of a lazy map, and given with the call."""
+    x, target = np.random.default_rng(0).normal(size=(30, 6)), OF_EACH[kind]
+    model = two_heads() if named else two_heads().until("head1")
+    target = {"head1": target} if named else target
+    own, given = (
+        lrpfast.Analyzer(model, "epsilon", target=target),
+        lrpfast.Analyzer(model, "epsilon", target={"head1": 0} if named else 0),
+    )
+    expected = own.analyze(x)
+    for i, (analyzer, options) in enumerate([(own, {}), (given, {"target": target})]):
+        analyzer.stream(x, tmp_path / f"{i}.npy", batch_size=7, progress=False, **options)
+        np.testing.assert_array_equal(np.load(tmp_path / f"{i}.npy"), expected)
+        np.testing.assert_array_equal(analyzer.map(x, *options.values()), expected)
+        da = pytest.importorskip("dask.array")
+        lazy = analyzer.map(da.from_array(x, chunks=(11, -1)), *options.values())
+        np.testing.assert_array_equal(lazy.compute(), expected)
+    with pytest.raises(lrpfast.ShapeError, match="there are 29 samples, but the targets have shape"):
+        own.stream(x[1:], tmp_path / "r.npy", progress=False)
+    if "several" not in kind:
+        found = own.references(x, "h", 2, progress=False)
+        assert np.array_equal(found.indices, given.references(x, "h", 2, target=target, progress=False).indices)
+
+
+def test_an_analyzers_own_targets_of_selected_samples(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    x = np.random.default_rng(0).normal(size=(30, 6))
+    data = xarray.DataArray(x, dims=("sample", "f"), coords={"sample": np.arange(30)})
+    analyzer = lrpfast.Analyzer(two_heads().until("head1"), "epsilon", target=OF_EACH["starting relevance"])
+    analyzer.stream(data, tmp_path / "r.npy", select={"sample": (10, 19)}, progress=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), analyzer.analyze(x)[10:20])

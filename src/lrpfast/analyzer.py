@@ -9,7 +9,7 @@ from typing import Any
 from . import table
 from .concepts import ConceptMethods
 from .datasets import DatasetMethods
-from .engine.conditions import conditional
+from .engine.conditions import as_conditions
 from .engine.core import AnalyzerCore
 from .engine.explanation import Explanation
 from .engine.inputs import check_flag
@@ -315,7 +315,8 @@ class Analyzer(DatasetMethods, ConceptMethods):
         """
         if conditions is None:
             return self._core.analyze(x, target, out)
-        return conditional(self._core, x, target, conditions, check_flag(parallel, "parallel"), out)
+        chosen = as_conditions(conditions, check_flag(parallel, "parallel"))
+        return self._core.analyze(x, target, out, conditions=chosen)
 
     def explain(self, x: Any, target: Any = None, *, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from ..engine.core import AnalyzerCore
 from ..engine.inputs import as_batch, as_real
 from ..errors import InputError, ShapeError
-from .job import Job, is_per_sample, prepare_sink, wrong_count
+from .job import Job, prepare_sink
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .metadata import stacked_indexes, to_xarray
 from .moment_tree import SIZE as BLOCK
@@ -28,6 +28,7 @@ from .sinks import Sink, named
 from .sources import Source, is_paths, open_source, reopened
 from .sources.paths import absolute
 from .statistics import Statistics
+from .targets import is_per_sample, target_of_run, wrong_count
 
 if TYPE_CHECKING:
     from .metadata import RowsShape
@@ -74,17 +75,21 @@ def _lazy_map(
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
     da, delayed = import_optional("dask.array", "a lazy map"), import_optional("dask", "a lazy map").delayed
     x = x.rechunk({axis: -1 for axis in range(1, x.ndim)})  # a sample is explained as a whole
-    each = is_per_sample(target)
+    target = target_of_run(core, target)
+    each, name = is_per_sample(target), None
     arguments: list[Any] = [x, (0, *range(100, 99 + x.ndim)), None, None]
+    if each and isinstance(target, Mapping):
+        core.check_target(target)
+        ((name, target),) = target.items()
     if each:
         if np.shape(target)[:1] != (len(x),):
             raise wrong_count(len(x), np.shape(target))
-        if isinstance(target, list):
+        if isinstance(target, list) and name is None:
             core.fixed(np.empty((0, *_feature_shape(x.shape, grid)[1:]), x.dtype)).check_target(target)
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
-        target = np.empty((0, *target.shape[1:]), target.dtype)
+        target = _named(name, np.empty((0, *target.shape[1:]), target.dtype))
     shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
     job = Job(core.for_one_task(), shape, x.dtype, target=target, preparation=preparation)
     map_shape = on_grid(job.map_shape, grid)
@@ -95,6 +100,7 @@ def _lazy_map(
         *arguments,
         job=delayed(job, name=f"lrpfast-{job.key()}", traverse=False),
         grid=grid,
+        name_of_output=name,
         new_axes=dict(zip(axes, map_shape, strict=True)),
         concatenate=True,
         dtype=job.dtype,
@@ -115,9 +121,16 @@ def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:
     return cast("RowsShape", (*shape[: -grid.ndim], int(grid.sum())))
 
 
-def _explain_block(x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None) -> np.ndarray:
+def _named(name: Any, target: Any) -> Any:
+    """A target of a named output."""
+    return target if name is None else {name: target}
+
+
+def _explain_block(
+    x: np.ndarray, target: Any, *, job: Job, grid: np.ndarray | None, name_of_output: Any = None
+) -> np.ndarray:
     """One chunk of a lazy map."""
-    result = job.explain(0, x if grid is None else x[..., grid], target=target)
+    result = job.explain(0, x if grid is None else x[..., grid], target=_named(name_of_output, target))
     job.warn_once(result)
     relevance = result.relevance
     return relevance if grid is None else scatter(relevance, grid)

@@ -14,7 +14,7 @@ import numpy as np
 from ..engine.core import AnalyzerCore
 from ..engine.exact import IndistinctError, exact
 from ..engine.growth import Growth, warn
-from ..engine.inputs import as_batch, as_start
+from ..engine.inputs import as_batch
 from ..engine.provenance import deciding, record, target_text
 from ..errors import InputError, SampleError, ShapeError
 from ..lazy import lazy_property
@@ -30,6 +30,8 @@ from .normalize import Preparation
 from .sample_arrays import Beside, SampleArray, sample_arrays, values_of
 from .sinks import Sink, named, open_sink
 from .sinks.for_inputs import open_several
+from .targets import as_arrays, check_targets, is_per_sample, target_of_run
+from .targets import rows_of as targets_of
 
 if TYPE_CHECKING:
     from .hidden import LayerRows, LayerSettings
@@ -123,14 +125,15 @@ class Job:
             raise ShapeError(f"{error}{advice}") from None
         self.core, self._preparation, self._warned = core, preparation, False
         self.samples = shape[0]
+        target = target_of_run(core, target)
         self._target, self._per_sample = target, is_per_sample(target)
         if self._per_sample:
             core.check_target(target)  # the caller's object: its array would carry less
-            self._target = target = np.asarray(target)
-            _check_targets(core, target, self.samples)
+            self._target = target = as_arrays(target)
+            check_targets(core, target, self.samples)
         # explaining an empty batch shows the result's dtype, and whether it has an axis for several targets
         starts: list[Any] = []
-        none_of = target[:0] if self._per_sample else target
+        none_of = targets_of(target, slice(0)) if self._per_sample else target
         result = self._in_rows(core.analyze(self._of_model(none), none_of, starts=starts))
         self.dtype: np.dtype = result.dtype
         self.map_shape: tuple[int, ...] = result.shape[1:]
@@ -241,7 +244,8 @@ class Job:
         if out is None:
             out = np.empty((rows, *self.map_shape), self.dtype)
         if target is None:
-            target = self._target[first : first + rows] if self._per_sample else self._target
+            part = slice(first, first + rows)
+            target = targets_of(self._target, part) if self._per_sample else self._target
         output = None
         if self.groups.needs_output or self.sample_arrays:
             output = np.empty((rows, math.prod(self.core.layout.output_row)), self.dtype)
@@ -346,23 +350,3 @@ def _bounds_of(core: AnalyzerCore) -> list[tuple[int, np.ndarray, np.ndarray]]:
             if isinstance(model.nodes[path[-1]].layer, Input):
                 bounds.append((model.inputs.index(path[-1]), low, high))
     return bounds
-
-
-def is_per_sample(target: Any) -> bool:
-    """Whether a target has an entry for each sample: a list or any array."""
-    return isinstance(target, list) or (hasattr(target, "__array__") and not isinstance(target, np.generic))
-
-
-def wrong_count(samples: int, shape: tuple[int, ...]) -> ShapeError:
-    """The error for a number of targets that differs from the number of samples."""
-    return ShapeError(f"there are {samples} samples, but the targets have shape {shape}")
-
-
-def _check_targets(core: AnalyzerCore, target: np.ndarray, samples: int | None) -> None:
-    """Check the targets before the work begins, not when their samples' turn comes."""
-    if samples is None:
-        raise InputError("how many samples an iterator holds is not known: the target cannot be one for each sample")
-    if target.ndim == 0 or len(target) != samples:
-        raise wrong_count(samples, target.shape)
-    slot, target = core.layout.output(target)
-    as_start(target, samples, slot.shape, np.dtype(np.float64), lambda: np.empty(0))

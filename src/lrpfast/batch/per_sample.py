@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..errors import InputError, InputNotFoundError, ShapeError
 from .settings import StreamSettings
 from .sources import Source, expanded_if_missing, open_source, read_labels, split
 from .sources.select import coordinate
+from .targets import is_per_sample
 from .times import SEASONS, times_of
 
 #: The value of ``group_by`` that groups samples by the class that the model predicts.
@@ -54,7 +56,9 @@ def per_sample(settings: StreamSettings, data: Source) -> StreamSettings:
     target = settings.target
     if isinstance(target, (str, os.PathLike)) and not any(_is(target, text) for text in TARGETS):
         target = target_of(target)
-    if isinstance(target, np.ndarray) and target.ndim:
+    if isinstance(target, Mapping) and is_per_sample(target):
+        target = {name: _left(np.asarray(inner), data) for name, inner in target.items()}
+    elif isinstance(target, np.ndarray) and target.ndim:
         target = _left(target, data)
     return dataclasses.replace(settings, **changes, target=target)
 

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from .sinks import Sink
 from .sinks.for_inputs import sink_paths
 from .sources import Source, open_source, split
 from .statistics_io import to_dataset
+from .targets import target_of_run
 
 #: The counts in `Streamed` of explanations whose relevance grew or vanished.
 GROWN = ("amplified", "vanished", "zero_maps")
@@ -207,7 +208,7 @@ def stream(
         if not isinstance(source, Source):  # the caller closes its own source
             stack.enter_context(data)
         read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
-        settings = per_sample(settings, data)
+        settings = per_sample(replace(settings, target=target_of_run(core, settings.target)), data)
         inputs = data.rows if isinstance(data, SeveralSource) else None
         grid = None
         if settings.mask is not None:

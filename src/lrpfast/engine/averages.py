@@ -11,9 +11,15 @@ import numpy as np
 
 from ..errors import InputError, LrpfastError, ShapeError
 from ..kernels import Start
+from ..kernels.arrays import as_array, as_tensors, is_tensor, like, to_host
 from ..rules.gradients import GradientComposite, Noise
+from .balance import no_conservation
 from .execute import as_rows
+from .explain_scope import explained_targets
+from .explanation import Explanation
 from .io_layout import IOLayout
+from .programs import Programs
+from .settings import AnalyzerSettings
 
 
 def fixed_start(start: Start, output: Callable[[], np.ndarray]) -> Start:
@@ -145,3 +151,71 @@ def _generator(noise: Noise, row: np.ndarray) -> np.random.Generator:
     """A sample's own noise, from the seed and its values, so that the batch does not matter."""
     mark = hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=16).digest()
     return np.random.Generator(np.random.SFC64([noise.seed, int.from_bytes(mark, "little")]))
+
+
+class AveragedGradients:
+    """Part of `AnalyzerCore`."""
+
+    settings: AnalyzerSettings
+    layout: IOLayout
+    analyze: Callable[..., Any]
+    _programs: Programs
+    _per_sample: int
+    _baseline: np.ndarray
+    _pack: Callable[[Any], Any]
+    _start: Callable[[Any, Any], tuple[Start, tuple[int, ...]]]
+    _outputs: Callable[[Any], np.ndarray]
+
+    def _average(self, x: Any, start: Start, axes: tuple[int, ...], result: Any, output: np.ndarray | None) -> None:
+        """Averages of gradients, written to ``result``; the outputs of the samples themselves to ``output``."""
+        gradients, programs, settings = self.settings.gradients, self._programs, self.settings
+        assert gradients is not None
+        start = fixed_start(start, lambda: to_host(self._outputs(x)))
+        if output is not None:
+            output[...] = to_host(self._outputs(x)).reshape(output.shape)
+        for part in programs.chunks(len(x), 4 * self._per_sample * math.prod(axes)):
+            rows, part_start = to_host(x[part]), start.part(part)
+            into = np.empty((*axes, *rows.shape), settings.dtype)
+            means = np.empty((len(rows), *(axes or (1,)), *rows.shape[1:]), settings.dtype)
+
+            def gradient(
+                points: np.ndarray,
+                out: np.ndarray,
+                into: np.ndarray = into,
+                first: int = part.start,
+                start: Start = part_start,
+            ) -> None:
+                programs.run(programs.main, points, into, first, settings, start)
+                out[...] = into.swapaxes(0, 1) if axes else into[:, None]
+
+            average(gradients, self._baseline, self.layout, rows, means, gradient)
+            result[part] = like(means if axes else means[:, 0], x)
+
+    def _explain_average(self, x: Any, target: Any, layers: bool) -> Explanation:
+        """`Analyzer.explain` of averages of gradients, which exist at the input alone."""
+        gradients = self.settings.gradients
+        assert gradients is not None
+        if layers:
+            raise InputError(f"{gradients.name} averages gradients at the input: it gives hidden layers none")
+        inputs = self._pack(x)
+        start, axes = self._start(inputs, target)
+        if axes:
+            raise InputError("explain takes one target per sample; call it once for each column of targets")
+        relevance = self.analyze(x, target)
+        output = to_host(self._outputs(inputs))
+        completeness = None
+        if gradients.path is not None and gradients.postprocess is None:
+            rows = self.layout.pack(relevance if self.layout.several else to_host(as_array(relevance)))
+            completeness = self._completeness(to_host(inputs), to_host(rows), fixed_start(start, lambda: output))
+        y = self.layout.unpack_output(like(output, inputs))
+        target = explained_targets(start, output)
+        y = as_tensors(y) if is_tensor(x) else y
+        return Explanation(relevance, y, target, no_conservation(), completeness=completeness)
+
+    def _completeness(self, x: np.ndarray, relevance: np.ndarray, start: Start) -> np.ndarray:
+        """Σ R less the difference that it should be, f(x) − f(baseline), of each sample."""
+        begin = baseline_rows(self._baseline, self.layout, x)
+        difference = self._outputs(x).astype(np.float64) - self._outputs(begin)
+        difference = difference.reshape(len(x), math.prod(self.layout.output_row))
+        total = np.nansum(relevance.reshape(len(x), math.prod(self.layout.row)), 1, np.float64)
+        return total - explained_values(start, difference)

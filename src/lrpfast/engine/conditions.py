@@ -1,32 +1,50 @@
 """Relevance that flows through chosen neurons of hidden layers alone (concept relevance propagation).
 
-Relevance is linear in what it starts from. So what flows through a layer's chosen neurons is the explanation that
-starts at that layer, from its relevance with all other neurons' set to zero; and what flows past a layer is the whole,
-less what flows through its neurons that are not chosen.
+A condition is a mask on the relevance of each of its layers. All conditions of a call are one run of one program
+(`lower_conditions`), which takes masks as data: one forward pass, and backward passes from layer to layer.
 """
 
 from __future__ import annotations
 
-import warnings
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ShapeError, VanishingWarning
-from ..kernels.arrays import is_tensor, to_host
-from ..kernels.growth import Growth
+from ..errors import InputError, ShapeError
+from ..kernels import Passes, Start
+from ..kernels.growth import RunGrowth
 from .explain_scope import check_layers
-from .growth import warn
-
-if TYPE_CHECKING:
-    from .core import AnalyzerCore
+from .hidden_layers import HiddenLayers
+from .lower_conditions import Chain, Conditional
 
 Condition = Mapping[str, Any]
+#: Of one condition: what each of its values lets through, uint8, of all values or of each channel.
+Masks = dict[int, np.ndarray]
 
 
-def as_conditions(conditions: Any) -> tuple[list[Condition], bool]:
-    """A list of conditions, and whether there is a single one, not in a list."""
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of one call, as the caller gives them.
+
+    Attributes
+    ----------
+    several : list of mappings
+    single : bool
+        Whether there is a single one, not in a list.
+    parallel : bool
+        Whether relevance on paths around the layers counts too.
+    """
+
+    several: list[Condition]
+    single: bool
+    parallel: bool
+
+
+def as_conditions(conditions: Any, parallel: bool) -> Conditions:
+    """The caller's conditions as one object; InputError for what no model has."""
     single = isinstance(conditions, Mapping)
     several = [conditions] if single else conditions
     if not isinstance(several, (list, tuple)) or not several or not all(isinstance(c, Mapping) and c for c in several):
@@ -34,7 +52,7 @@ def as_conditions(conditions: Any) -> tuple[list[Condition], bool]:
             'conditions must map layers to their neurons, as {"conv": 5}, or be a list of such mappings, not '
             f"{conditions!r:.80}"
         )
-    return list(several), single
+    return Conditions(list(several), single, parallel)
 
 
 def chosen(selection: Any, shape: tuple[int, ...], layer: str) -> np.ndarray:
@@ -43,7 +61,7 @@ def chosen(selection: Any, shape: tuple[int, ...], layer: str) -> np.ndarray:
     Integers, sets and slices choose channels, which lie on the last axis; a boolean array has the channels or the
     whole shape.
     """
-    channels = shape[-1]
+    channels = shape[-1] if shape else 1
     result = np.zeros(channels, bool)
     if isinstance(selection, slice):
         result[selection] = True
@@ -67,117 +85,98 @@ def chosen(selection: Any, shape: tuple[int, ...], layer: str) -> np.ndarray:
     return result
 
 
-def conditional(
-    core: AnalyzerCore, x: Any, target: Any, conditions: Any, parallel: bool, out: Any = None
-) -> np.ndarray:
-    """`Analyzer.analyze` with conditions; shape (samples, *input) or, of a list, (samples, conditions, *input)."""
-    if out is not None:
-        raise InputError("out and conditions exclude each other")
-    core = core.fixed(x)
-    several, single = as_conditions(conditions)
-    if core.layout.several or len(core.layout.outputs) > 1:
-        raise InputError("conditions are for models of one input and one output")
-    order: dict[str, Any] = {node.name: node for node in core.explained_model.nodes}
-    names = list(order)
-    layers_of = dict.fromkeys(name for condition in several for name in condition)
-    check_layers(core.explained_model, layers_of)
-    for layer in layers_of:
-        if order[layer] is core.explained_model.nodes[0]:
-            raise InputError(f"conditions: {layer!r} is the input; choose a hidden layer")
-    masks = [
-        {name: chosen(condition[name], order[name].shape, name) for name in names[::-1] if name in condition}
-        for condition in several
-    ]
-    if is_tensor(x):
-        raise InputError("conditions take NumPy arrays: x.numpy()")
-    run = _Run(core, x, target)
-    result = np.empty((len(x), len(several), *core.input_shape), core.settings.dtype)
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for i, condition in enumerate(masks):
-        groups.setdefault(tuple(condition), []).append(i)
-    for layers, members in groups.items():
-        flow = run.past if parallel else run.through
-        result[:, members] = flow(layers, [[masks[i][layer] for layer in layers] for i in members])
-    return result[:, 0] if single else result
+class ConditionalRuns(HiddenLayers):
+    """Part of `AnalyzerCore`."""
 
+    def _conditional(
+        self, conditions: Conditions, start: Start, axes: tuple[int, ...]
+    ) -> tuple[Any, Start, tuple[int, ...], list[int] | None]:
+        """The compiled program of conditions, its start, the axis of conditions, and the result of each.
 
-#: Of one condition, the chosen neurons of each layer.
-Masks = Sequence[np.ndarray]
-
-
-class _Run:
-    """The explanations of one batch, from the output to hidden layers and on from these.
-
-    Conditions on the same layers share everything but the backward passes from layer to layer; those that agree down to
-    a layer share these too.
-    """
-
-    def __init__(self, core: AnalyzerCore, x: Any, target: Any) -> None:
-        self._core, self._x, self._target = core, x, target
-        self._shapes: dict[str, Any] = {node.name: node.shape for node in core.explained_model.nodes}
-        self._relevance: dict[str, np.ndarray] = {}  # of layers, of the whole explanation
-
-    def through(self, layers: Sequence[str], masks: Sequence[Masks]) -> np.ndarray:
-        """(samples, conditions, *input): through the chosen neurons of every layer, the uppermost first."""
-        top = layers[0]
-        if top not in self._relevance:
-            self._relevance[top] = self._of_whole(top)
-        values, of_condition = self._relevance[top][:, None], [0] * len(masks)
-        for depth, layer in enumerate(layers):
-            parts: dict[tuple[bytes, ...], int] = {}  # what differs down to this layer
-            keys = [tuple(mask.tobytes() for mask in condition[: depth + 1]) for condition in masks]
-            starts = []
-            for i, key in enumerate(keys):
-                if key not in parts:
-                    parts[key] = len(parts)
-                    starts.append(values[:, of_condition[i]] * masks[i][depth])
-            of_condition = [parts[key] for key in keys]
-            below = layers[depth + 1] if depth + 1 < len(layers) else None
-            if below is not None and not self._reaches(layer, below):
-                raise ShapeError(f"conditions: no path leads from {below!r} to {', '.join(layers[: depth + 1])}")
-            values = self._explain(layer, np.stack(starts, 1), below)
-        return values[:, of_condition]
-
-    def past(self, layers: Sequence[str], masks: Sequence[Masks]) -> np.ndarray:
-        """(samples, conditions, *input): the whole, less what flows through neurons that are not chosen."""
-        whole = np.empty((len(self._x), *self._core.input_shape), self._core.settings.dtype)
-        of_layers: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
-        notes: list[Any] = []
-        chunks = self._core.hidden(self._x, self._target, layers, out=whole, notes=notes, activations=False)
-        for _, relevance, _ in chunks:
-            for layer in layers:
-                of_layers[layer].append(relevance[layer])
-        warn(Growth.of(notes, self._core.conserves), len(whole), self._core.settings.rectify)
-        count = len(masks)
-        result = np.repeat(whole[:, None], count, 1)
-        values = {layer: np.repeat(np.concatenate(of_layers[layer])[:, None], count, 1) for layer in layers}
-        for depth, layer in enumerate(layers):
-            removed = values[layer] * ~np.stack([np.broadcast_to(m[depth], values[layer].shape[2:]) for m in masks])
-            result -= self._explain(layer, removed, None)
-            for below in layers[depth + 1 :]:
-                if self._reaches(layer, below):
-                    values[below] -= self._explain(layer, removed, below)
-        return result
-
-    def _of_whole(self, layer: str) -> np.ndarray:
-        """Relevance of a layer in the whole explanation."""
-        notes: list[Any] = []
-        relevance = self._core.relevance_of(self._x, self._target, layer, notes)
-        if relevance.ndim > 1 + len(self._shapes[layer]):
+        Conditions that agree have one result; None where each has its own, in order.
+        """
+        self._refuse_averages()
+        if axes:
             raise InputError("conditions take one target per sample, not several")
-        warn(Growth.of(notes, self._core.conserves), len(relevance), self._core.settings.rectify)
-        return relevance
+        masks = [self._masks(condition, conditions.parallel) for condition in conditions.several]
+        chains: tuple[Chain, ...] = tuple(sorted({tuple(mask) for mask in masks}))
+        if conditions.parallel:  # layers that a condition does not name let everything through
+            everything = np.ones(1, np.uint8)
+            chains = (tuple(sorted({v for chain in chains for v in chain}, reverse=True)),)
+            masks = [{v: mask.get(v, everything) for v in chains[0]} for mask in masks]
+        program, compiled = self._programs.conditional(chains, conditions.parallel)
+        passes, results = passes_of(program, masks)
+        in_order = results == list(range(len(passes.first) - 1))
+        count = () if conditions.single else (len(masks),)
+        return compiled, start.with_passes(passes), count, None if in_order else results
 
-    def _reaches(self, layer: str, below: str) -> bool:
-        """Whether a path leads down from a layer to another."""
-        return below in (node.name for node in self._core.starting_at(layer).explained_model.nodes)
+    def _masks(self, condition: Condition, parallel: bool) -> Masks:
+        """A condition as masks of the plan's values, the uppermost first."""
+        model, plan = self.explained_model, self.plan
+        check_layers(model, condition)
+        numbers = {node.name: i for i, node in enumerate(model.nodes)}
+        inputs = {model.nodes[i].name for i in model.inputs}
+        masks: Masks = {}
+        layers: dict[int, str] = {}
+        for layer, selection in condition.items():
+            if layer in inputs:
+                raise InputError(f"conditions: {layer!r} is the input; choose a hidden layer")
+            node = self._layer(layer)
+            shape: tuple[int, ...] = node.shape
+            mask = chosen(selection, shape, layer)
+            by_channel = mask.shape != shape and (node.rows is None or node.rows.axis < len(shape) - 1)
+            if not by_channel:
+                mask = np.broadcast_to(mask, shape)
+                mask = (mask if node.rows is None else node.rows.of(mask)).ravel()
+            other = masks.get(node.value)  # of another layer that has the same values
+            if other is not None:
+                size = plan.sizes[node.value]
+                mask = np.resize(mask, size) & np.resize(other, size).astype(bool)
+            masks[node.value] = np.ascontiguousarray(mask, np.uint8)
+            layers[node.value] = max(layer, layers.get(node.value, layer), key=numbers.__getitem__)
+        chain = sorted(masks, reverse=True)
+        for above, below in () if parallel else itertools.pairwise(chain):
+            if numbers[layers[below]] not in model.needed(layers[above]):
+                names = ", ".join(layers[v] for v in chain[: chain.index(below)])
+                raise ShapeError(f"conditions: no path leads from {layers[below]!r} to {names}")
+        return {v: masks[v] for v in chain}
 
-    def _explain(self, layer: str, starts: np.ndarray, below: str | None) -> np.ndarray:
-        """Relevance of a lower layer, or of the input, from several of a layer: (samples, starts, …)."""
-        core = self._core.starting_at(layer)
-        if below is not None:
-            return core.relevance_of(self._x, starts, below)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VanishingWarning)  # a neuron without relevance is nothing to warn of
-            relevance: np.ndarray = to_host(core.analyze(self._x, starts))
-        return relevance
+
+def passes_of(program: Conditional, conditions: Sequence[Masks]) -> tuple[Passes, list[int]]:
+    """The passes of conditions, in an order in which they share the most, and which result each condition has."""
+    kinds: dict[bytes, tuple[int, int]] = {}  # of masks: where each begins, and its size
+    pieces: list[np.ndarray] = []
+    total = 0
+    routes: dict[tuple[tuple[int, int, int], ...], int] = {}
+    of_condition = []
+    for masks in conditions:
+        route = []
+        for segment, mask in zip(program.routes[tuple(masks)], masks.values(), strict=True):
+            if segment is None:
+                continue
+            key = mask.tobytes()
+            if key not in kinds:
+                kinds[key] = total, mask.size
+                pieces.append(mask)
+                total += mask.size
+            route.append((segment, *kinds[key]))
+        of_condition.append(routes.setdefault(tuple(route), len(routes)))
+    order = sorted(routes)
+    place = {routes[route]: i for i, route in enumerate(order)}
+    steps: list[tuple[int, int, int]] = []
+    first = [0]
+    for before, way in zip([(), *order], order, strict=False):
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, way, strict=False)))
+        steps += way[same:]
+        first.append(len(steps))
+    passes = Passes(
+        np.array(steps, np.int64).reshape(-1, 3),
+        np.array(first, np.int64),
+        np.concatenate(pieces or [np.ones(1, np.uint8)]),
+    )
+    return passes, [place[i] for i in of_condition]
+
+
+def amplified_alone(notes: Sequence[tuple[int, RunGrowth]]) -> list[tuple[int, RunGrowth]]:
+    """What runs under conditions noted of growth: a neuron without relevance is nothing to warn of."""
+    return [(first, replace(run, vanished=0, zero=0, nothing=0, negative=0)) for first, run in notes]

@@ -20,13 +20,13 @@ from ..model.graph import Model
 from ..rules.composites import Assignment
 from ..version import __version__
 from . import sequences
-from .averages import average, baseline_row, baseline_rows, explained_values, fixed_start
+from .averages import AveragedGradients, baseline_row, explained_values, fixed_start
 from .balance import layer_balance, make_conservation, no_conservation
+from .conditions import ConditionalRuns, Conditions, amplified_alone
 from .execute import check_device
 from .explain_scope import explained_part, explained_targets, minus_reference, with_attention_for_gradients
 from .explanation import Explanation
 from .growth import conserves, warn
-from .hidden_layers import HiddenLayers
 from .inputs import as_start, check_out, check_target
 from .io_layout import IOLayout
 from .plan import Plan
@@ -39,7 +39,7 @@ from .settings import AnalyzerSettings
 MAX_VARIANTS = 8
 
 
-class AnalyzerCore(HiddenLayers):
+class AnalyzerCore(ConditionalRuns, AveragedGradients):
     """A model, the settings of an analyzer, their plan and the compiled programs; `lrpfast.Analyzer` is built on it.
 
     It is immutable. For a model with open input sizes it has no plan: `fixed` returns a core for given sizes,
@@ -232,6 +232,7 @@ class AnalyzerCore(HiddenLayers):
         notes: Any = None,
         exact: bool = True,
         starts: list[Start] | None = None,
+        conditions: Conditions | None = None,
     ) -> Any:
         """`Analyzer.analyze`; also writes the model's outputs, before a final softmax, to ``output`` if given.
 
@@ -239,7 +240,8 @@ class AnalyzerCore(HiddenLayers):
         What the relevance started with is appended to ``starts``.
         Where not ``exact``, notes are of a part of the features as they are for warnings.
         """
-        if self._small_runs is not None and target is None and output is None and notes is None and starts is None:
+        plain = output is None and notes is None and starts is None and conditions is None
+        if self._small_runs is not None and target is None and plain:
             small = self._small(self._small_runs, x, out)
             if small is not None:
                 return small
@@ -247,10 +249,11 @@ class AnalyzerCore(HiddenLayers):
             x, names, samples = sequences.arranged(self.model, x)
             if samples is not None or names:
                 out = sequences.by_name(names, out, "out") if names and out is not None else out
-                joined = sequences.analyze(self, samples, target, out) if samples else self.analyze(x, target, out)
-                return sequences.named(names, joined)
+                if samples:
+                    return sequences.named(names, sequences.analyze(self, samples, target, out, conditions))
+                return sequences.named(names, self.analyze(x, target, out, conditions=conditions))
         if self.is_open:
-            return self.fixed(x).analyze(x, target, out, output, notes, exact, starts)
+            return self.fixed(x).analyze(x, target, out, output, notes, exact, starts, conditions)
         warns = notes is None
         exact, notes = exact and not warns, [] if warns else notes
         tensors, callers_out = is_tensor(x), out
@@ -262,30 +265,54 @@ class AnalyzerCore(HiddenLayers):
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
         if starts is not None:
             starts.append(start)
+        compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
+        order = None
+        if conditions is not None:
+            compiled, start, axes, order = self._conditional(conditions, start, axes)
         shape = (count, *axes, *layout.row)
         result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
         if settings.averages:
             self._average(x, start, axes, result, output)
             return self._returned(result, out, callers_out, tensors)
         judged = notes if settings.gradients is None else None
-        compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
-        whole = count * self._per_sample <= 1 << 20  # slicing would take a considerable part of a small batch's time
-        parts = (slice(0, count),) if whole else programs.chunks(count, self._per_sample * math.prod(axes))
-        for part in parts:
-            rows = x if whole else x[part]
-            into = result if whole else result[part]
-            if axes:
-                into = empty_like((*axes, *rows.shape), dtype, x)  # the run's order: target by target
-            keep = None if output is None or output_buffer is None else {output_buffer: output[part]}
-            part_start = start if whole else start.part(part)
-            programs.run(compiled, rows, into, part.start, settings, part_start, keep, judged, exact)
-            if axes:
-                result[part] = into.swapaxes(0, 1)
+        outputs = {} if output is None or output_buffer is None else {output_buffer: output}
+        self._run_chunks(compiled, x, result, start, (axes, order), outputs, judged, exact)
         if not programs.backend.judges and judged is not None:
             self._judge(x, result if axes else result[:, None], start, notes, exact)
+        if notes and conditions is not None:
+            notes[:] = amplified_alone(notes)
         if notes and warns:
             warn(Growth.of(notes, self.conserves), count * math.prod(axes), settings.rectify)
         return self._returned(result, out, callers_out, tensors)
+
+    def _run_chunks(
+        self,
+        compiled: Any,
+        x: Any,
+        result: Any,
+        start: Start,
+        several: tuple[tuple[int, ...], list[int] | None],
+        outputs: dict[int, np.ndarray],
+        notes: list[Any] | None,
+        exact: bool,
+    ) -> None:
+        """Run a program over a batch; ``outputs`` are arrays for buffers to keep.
+
+        ``several`` are the second axis of the result, if it has one, and which of the run's relevances is where on it.
+        """
+        (axes, order), count, bytes_of_one = several, len(x), self._per_sample * math.prod(several[0])
+        # slicing would take a considerable part of a small batch's time
+        whole = count * bytes_of_one <= 1 << 20
+        for part in (slice(0, count),) if whole else self._programs.chunks(count, bytes_of_one):
+            rows = x if whole else x[part]
+            into = result if whole else result[part]
+            if axes:
+                into = empty_like((start.count, *rows.shape), self.settings.dtype, x)  # the run's order
+            keep = {buffer: output[part] for buffer, output in outputs.items()} or None
+            part_start = start if whole else start.part(part)
+            self._programs.run(compiled, rows, into, part.start, self.settings, part_start, keep, notes, exact)
+            for i, which in enumerate(range(start.count) if order is None else order) if axes else ():
+                result[part][:, i] = into[which]
 
     def _small(self, runs: SmallRuns, x: Any, out: Any) -> Any:
         """What `analyze` returns for a few samples, with its warnings; None where it must look at the arguments."""
@@ -303,31 +330,6 @@ class AnalyzerCore(HiddenLayers):
             return callers_out
         relevance = self.layout.unpack(result)
         return as_tensors(relevance) if tensors else relevance
-
-    def _average(self, x: Any, start: Start, axes: tuple[int, ...], result: Any, output: np.ndarray | None) -> None:
-        """Averages of gradients, written to ``result``; the outputs of the samples themselves to ``output``."""
-        gradients, programs, settings = self.settings.gradients, self._programs, self.settings
-        assert gradients is not None
-        start = fixed_start(start, lambda: to_host(self._outputs(x)))
-        if output is not None:
-            output[...] = to_host(self._outputs(x)).reshape(output.shape)
-        for part in programs.chunks(len(x), 4 * self._per_sample * math.prod(axes)):
-            rows, part_start = to_host(x[part]), start.part(part)
-            into = np.empty((*axes, *rows.shape), settings.dtype)
-            means = np.empty((len(rows), *(axes or (1,)), *rows.shape[1:]), settings.dtype)
-
-            def gradient(
-                points: np.ndarray,
-                out: np.ndarray,
-                into: np.ndarray = into,
-                first: int = part.start,
-                start: Start = part_start,
-            ) -> None:
-                programs.run(programs.main, points, into, first, settings, start)
-                out[...] = into.swapaxes(0, 1) if axes else into[:, None]
-
-            average(gradients, self._baseline, self.layout, rows, means, gradient)
-            result[part] = like(means if axes else means[:, 0], x)
 
     def explain(self, x: Any, target: Any, layers: bool, numbers: Sequence[int] | None = None) -> Explanation:
         """`Analyzer.explain`; ``numbers`` are those of the samples in the caller's list, for warnings."""
@@ -384,35 +386,6 @@ class AnalyzerCore(HiddenLayers):
             notes = notes if numbers is None else sequences.numbered(numbers, notes)
             warn(Growth.of(notes, self.conserves), samples, self.settings.rectify, grown)
         return Explanation(relevance, output, explained_targets(start, output_rows), conservation, inner)
-
-    def _explain_average(self, x: Any, target: Any, layers: bool) -> Explanation:
-        """`Analyzer.explain` of averages of gradients, which exist at the input alone."""
-        gradients = self.settings.gradients
-        assert gradients is not None
-        if layers:
-            raise InputError(f"{gradients.name} averages gradients at the input: it gives hidden layers none")
-        inputs = self._pack(x)
-        start, axes = self._start(inputs, target)
-        if axes:
-            raise InputError("explain takes one target per sample; call it once for each column of targets")
-        relevance = self.analyze(x, target)
-        output = to_host(self._outputs(inputs))
-        completeness = None
-        if gradients.path is not None and gradients.postprocess is None:
-            rows = self.layout.pack(relevance if self.layout.several else to_host(as_array(relevance)))
-            completeness = self._completeness(to_host(inputs), to_host(rows), fixed_start(start, lambda: output))
-        y = self.layout.unpack_output(like(output, inputs))
-        target = explained_targets(start, output)
-        y = as_tensors(y) if is_tensor(x) else y
-        return Explanation(relevance, y, target, no_conservation(), completeness=completeness)
-
-    def _completeness(self, x: np.ndarray, relevance: np.ndarray, start: Start) -> np.ndarray:
-        """Σ R less the difference that it should be, f(x) − f(baseline), of each sample."""
-        begin = baseline_rows(self._baseline, self.layout, x)
-        difference = self._outputs(x).astype(np.float64) - self._outputs(begin)
-        difference = difference.reshape(len(x), math.prod(self.layout.output_row))
-        total = np.nansum(relevance.reshape(len(x), math.prod(self.layout.row)), 1, np.float64)
-        return total - explained_values(start, difference)
 
     def _empty(self, shape: tuple[int, ...], x: Any) -> Any:
         """An array for the result, where the inputs are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,18 @@ import numpy as np
 from ..kernels import Backend
 from ..kernels.memory_plan import touched
 from ..kernels.operation import Operation
-from ..kernels.ops import Accumulate, Activate, Copy, InitRelevance, MaskNaN, MultiplyOp, RestoreNaN, Scatter, Strided
+from ..kernels.ops import (
+    Accumulate,
+    Activate,
+    Copy,
+    InitRelevance,
+    MaskNaN,
+    MaskRelevance,
+    MultiplyOp,
+    RestoreNaN,
+    Scatter,
+    Strided,
+)
 from ..kernels.program import Program
 from ..rules.gradients import GradientComposite
 from ..rules.sides import carries_relevance
@@ -34,7 +45,7 @@ class Lowered:
     def up_to(self, value: int, *, output: bool) -> Program:
         """The forward pass up to a stored value, which is its output; up to the model's ``output`` if that is kept."""
         program, target = self.program, self.values[value]
-        forward = _computing({target, program.output} if output else {target}, program.forward)
+        forward = computing({target, program.output} if output else {target}, program.forward)
         keep = (program.output,) if output and program.output != target else ()
         return replace(program, forward=forward, backward=(), output=target, result=None, keep=keep)
 
@@ -47,11 +58,11 @@ class Lowered:
         backward: tuple[Operation, ...] = program.backward
         if any(isinstance(o, InitRelevance) and o.out == result for o in backward):  # the output itself
             backward, sizes, result = (*backward, Copy(result, len(sizes))), (*sizes, sizes[result]), len(sizes)
-        backward = _computing({result, *(self.relevance[v] for v in others)}, backward)
+        backward = computing({result, *(self.relevance[v] for v in others)}, backward)
         return replace(program, sizes=sizes, backward=backward, result=result)
 
 
-def _computing(buffers: set[int], operations: Sequence[Operation]) -> tuple[Operation, ...]:
+def computing(buffers: set[int], operations: Sequence[Operation]) -> tuple[Operation, ...]:
     """The operations, in order, that the contents of these buffers depend on."""
     needed, result = set(buffers), []
     for operation in reversed(operations):
@@ -65,7 +76,7 @@ def _computing(buffers: set[int], operations: Sequence[Operation]) -> tuple[Oper
 def lower_forward(plan: Plan, *, dtype: str, operands: str) -> Program:
     """The forward pass alone."""
     builder = ProgramBuilder(plan, dtype, operands, None, trace=False)
-    return builder.forward_program(_forward(builder))
+    return builder.forward_program(forward_pass(builder))
 
 
 def lower(
@@ -86,17 +97,10 @@ def lower(
     """
     builder = ProgramBuilder(plan, dtype, operands, backend, trace=trace, stored=stored)
     builder.times_input = gradients is not None and gradients.times_input
-    output = _forward(builder)
-    start = builder.buffer(builder.sizes[output])
-    builder.backward.append(InitRelevance(output, start, rectify, gradients is not None))
-    relevance = _backward(builder, start)
-    if gradients is not None:
-        relevance |= {v: _of_gradient(builder, gradients, v, relevance[v]) for v in builder.inputs}
-    result = _result(builder, [relevance[v] for v in builder.inputs], start)
-    if len(builder.inputs) == 1:
-        relevance[builder.inputs[0]] = result
-    if builder.present is not None:
-        builder.backward.append(RestoreNaN(result, builder.present))
+    output = forward_pass(builder)
+    start = init_relevance(builder, output, rectify, gradients)
+    relevance = backward_pass(builder, start_of_outputs(builder, start))
+    result = input_relevance(builder, gradients, relevance, start)
     keep = {output, *relevance.values(), *builder.traced_buffers()} - {result, 0} if trace else set()
     program = Program(
         tuple(builder.sizes),
@@ -111,6 +115,30 @@ def lower(
         plan.mask_nan,
     )
     return Lowered(program, builder.traces, relevance, builder.buffers)
+
+
+def init_relevance(builder: ProgramBuilder, output: int, rectify: bool, gradients: GradientComposite | None) -> int:
+    """Append what relevance begins with; returns its buffer."""
+    start = builder.buffer(builder.sizes[output])
+    builder.backward.append(InitRelevance(output, start, rectify, gradients is not None))
+    return start
+
+
+def input_relevance(
+    builder: ProgramBuilder, gradients: GradientComposite | None, relevance: dict[int, int], start: int | None
+) -> int:
+    """Append what is left to do at the inputs; returns the buffer of their relevance, which replaces it in the dict.
+
+    Nothing else is in this buffer; ``start`` is one that must stay as it is.
+    """
+    if gradients is not None:
+        relevance |= {v: _of_gradient(builder, gradients, v, relevance[v]) for v in builder.inputs}
+    result = _result(builder, [relevance[v] for v in builder.inputs], start)
+    if len(builder.inputs) == 1:
+        relevance[builder.inputs[0]] = result
+    if builder.present is not None:
+        builder.backward.append(RestoreNaN(result, builder.present))
+    return result
 
 
 def _of_gradient(builder: ProgramBuilder, gradients: GradientComposite, value: int, gradient: int) -> int:
@@ -132,7 +160,7 @@ def _of_gradient(builder: ProgramBuilder, gradients: GradientComposite, value: i
     return out
 
 
-def _forward(builder: ProgramBuilder) -> int:
+def forward_pass(builder: ProgramBuilder) -> int:
     """Append the forward pass; returns the output's buffer."""
     buffers = builder.buffers
     _inputs(builder)
@@ -190,32 +218,45 @@ def _family(step: LayerPlan) -> Any:
     return attention_ops if type(step.layer) in attention_ops.ATTENTION_OPS else nonlinear_ops
 
 
-def _backward(builder: ProgramBuilder, start: int) -> dict[int, int]:
+def start_of_outputs(builder: ProgramBuilder, start: int) -> dict[int, list[int]]:
+    """The relevance of each output, from that of all outputs in one row."""
+    if len(builder.outputs) == 1:
+        return {builder.outputs[0]: [start]}
+    contributions: dict[int, list[int]] = {}
+    first = 0
+    for v in builder.outputs:
+        size = builder.plan.sizes[v]
+        contributions.setdefault(v, []).append(builder.buffer(size))
+        builder.backward.append(Strided(start, contributions[v][-1], 1, size, first))
+        first += size
+    return contributions
+
+
+def backward_pass(
+    builder: ProgramBuilder,
+    contributions: dict[int, list[int]],
+    wanted: Collection[int] = (),
+    masked: Collection[int] = (),
+) -> dict[int, int]:
     """Append the backward pass; returns the buffer of each value's relevance.
 
-    Where no relevance comes, as to attention's weights under a conservative rule and to masks, nothing is computed.
+    It starts from ``contributions``: buffers of relevance of some values. Values that are ``wanted``, as those that
+    the builder stores, have relevance in a buffer of their own. The relevance of ``masked`` values is masked before it
+    goes on. Where no relevance comes, as to attention's weights under a conservative rule and to masks, nothing is
+    computed.
     """
-    contributions: dict[int, list[int]] = {}  # to each value's relevance, from the layers above it
-    if len(builder.outputs) == 1:
-        contributions[builder.outputs[0]] = [start]
-    else:
-        first = 0
-        for v in builder.outputs:
-            size = builder.plan.sizes[v]
-            contributions.setdefault(v, []).append(builder.buffer(size))
-            builder.backward.append(Strided(start, contributions[v][-1], 1, size, first))
-            first += size
     carries = {
         v: carried for v, carried in zip(builder.plan.values, carries_relevance(builder.plan.model), strict=True)
     }
+    kept = builder.stored.union(wanted)
     relevance: dict[int, int] = {}
     for step in reversed(builder.plan.steps):
         if step.output not in contributions:
-            if builder.trace or step.output in builder.stored:
-                relevance[step.output] = _nothing(builder, step.output, start)
+            if builder.trace or step.output in kept:
+                relevance[step.output] = _nothing(builder, step.output)
             continue
-        r = relevance[step.output] = _accumulated(builder, contributions[step.output])
-        if step.output in builder.stored:
+        r = relevance[step.output] = _arrived(builder, contributions, step.output, masked)
+        if step.output in kept:
             builder.stored_relevance.add(r)
         outs: Sequence[int | None]
         if isinstance(step, LinearPlan):
@@ -228,14 +269,32 @@ def _backward(builder: ProgramBuilder, start: int) -> dict[int, int]:
             if out is not None and carries.get(v, True):
                 contributions.setdefault(v, []).append(out)
     for v in builder.inputs:
-        relevance[v] = _accumulated(builder, contributions[v]) if v in contributions else _nothing(builder, v, start)
+        relevance[v] = _arrived(builder, contributions, v, masked) if v in contributions else _nothing(builder, v)
     return relevance
 
 
-def _nothing(builder: ProgramBuilder, value: int, start: int) -> int:
+def _arrived(
+    builder: ProgramBuilder, contributions: Mapping[int, Sequence[int]], value: int, masked: Collection[int]
+) -> int:
+    """A value's relevance, once all layers above it have contributed, without what its mask keeps back."""
+    r = _accumulated(builder, contributions[value])
+    if value not in masked:
+        return r
+    builder.stored_relevance.add(r)
+    return mask_relevance(builder, r)
+
+
+def mask_relevance(builder: ProgramBuilder, relevance: int) -> int:
+    """Append the operation that masks a layer's relevance; returns its output."""
+    out = builder.buffer(builder.sizes[relevance])
+    builder.backward.append(MaskRelevance(relevance, out))
+    return out
+
+
+def _nothing(builder: ProgramBuilder, value: int) -> int:
     """A buffer of zeros, for a value that no relevance reaches: nothing of a buffer that is there."""
     out = builder.buffer(builder.plan.sizes[value])
-    source = min(0, start, key=lambda b: builder.sizes[b])
+    source = min(0, builder.buffers[builder.outputs[0]], key=lambda b: builder.sizes[b])
     builder.backward.append(Scatter(source, out, np.full(builder.sizes[source], -1, np.int64)))
     return out
 
@@ -249,7 +308,7 @@ def _accumulated(builder: ProgramBuilder, contributions: Sequence[int]) -> int:
     return out
 
 
-def _result(builder: ProgramBuilder, inputs: Sequence[int], start: int) -> int:
+def _result(builder: ProgramBuilder, inputs: Sequence[int], start: int | None) -> int:
     """The relevance of the input, of several one after the other, in a buffer that nothing else is in."""
     if len(inputs) == 1 and inputs[0] != start:
         return inputs[0]

@@ -12,11 +12,12 @@ from ..kernels import DEFAULT_START, SmallRuns, Start, backend
 from .execute import chunks, run
 from .io_layout import IOLayout
 from .lower import Lowered, lower
+from .lower_conditions import Chain, Conditional, lower_conditions
 from .plan import Plan
 from .settings import AnalyzerSettings
 from .threads import get_num_threads
 
-#: The largest number of programs that are kept for different hidden layers.
+#: The largest number of programs that are kept for different hidden layers, and for different layers of conditions.
 MOST_STORING = 4
 
 
@@ -45,6 +46,7 @@ class Programs:
         self._forward: Any = None
         self._traced: tuple[Lowered, Any] | None = None
         self._storing: dict[tuple[Any, ...], tuple[Lowered, Any]] = {}
+        self._conditional: dict[tuple[Any, ...], tuple[Conditional, Any]] = {}
 
     def _lowered(self, *, trace: bool = False, stored: frozenset[int] = frozenset()) -> Lowered:
         settings = self._settings
@@ -105,7 +107,28 @@ class Programs:
             if not whole and program.result is not None:
                 lowered.relevance[values[0]] = program.result
             known = lowered, self.backend.compile(program)
-            self._remember(key, known)
+            _remember(self._storing, key, known)
+        return known
+
+    def conditional(self, chains: tuple[Chain, ...], parallel: bool) -> tuple[Conditional, Any]:
+        """The program of conditions on these chains of values."""
+        key = ("conditions", chains, parallel)
+        known = self._conditional.get(key)
+        if known is None:
+            settings = self._settings
+            conditional = lower_conditions(
+                self._plan,
+                self.backend,
+                chains,
+                parallel=parallel,
+                dtype=settings.dtype.name,
+                operands=settings.operands,
+                rectify=settings.rectify,
+                input_range=settings.input_range,
+                gradients=settings.gradients,
+            )
+            known = conditional, self.backend.compile(conditional.program)
+            _remember(self._conditional, key, known)
         return known
 
     def activations(self, value: int, *, output: bool) -> tuple[Any, int, int]:
@@ -119,15 +142,9 @@ class Programs:
             lowered = self._lowered(stored=frozenset([value]))
             compiles = lowered.values[value] != 0  # buffer 0 is the input
             known = lowered, self.backend.compile(lowered.up_to(value, output=output)) if compiles else None
-            self._remember(key, known)
+            _remember(self._storing, key, known)
         lowered, compiled = known
         return compiled, lowered.values[value], lowered.program.output
-
-    def _remember(self, key: tuple[Any, ...], program: tuple[Lowered, Any]) -> None:
-        """Keep a program, and the last few before it."""
-        for old in list(self._storing)[: 1 - MOST_STORING]:  # a copy, because other threads may run this, too
-            self._storing.pop(old, None)
-        self._storing[key] = program
 
     def chunks(self, samples: int, bytes_per_sample: int) -> Iterator[slice]:
         """The batch in slices that the backend takes at once."""
@@ -161,3 +178,10 @@ class Programs:
             notes=notes if self.backend.judges else None,
             exact=exact,
         )
+
+
+def _remember(programs: dict[tuple[Any, ...], Any], key: tuple[Any, ...], program: Any) -> None:
+    """Keep a program, and the last few before it."""
+    for old in list(programs)[: 1 - MOST_STORING]:  # a copy, because other threads may run this, too
+        programs.pop(old, None)
+    programs[key] = program

@@ -57,6 +57,10 @@ class Rows:
         """The same positions of another layer's axis."""
         return Rows(axis, self.positions)
 
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """These rows of an array of the layer's shape."""
+        return np.take(array, list(self.positions), self.axis)
+
     def put(self, values: np.ndarray, whole: np.ndarray) -> None:
         """Write values of these rows, one row of values for each sample, to the whole, and zeros between them."""
         index = (slice(None),) * (1 + self.axis) + (list(self.positions),)

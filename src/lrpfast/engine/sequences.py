@@ -206,7 +206,7 @@ def numbered(numbers: Sequence[int], notes: Sequence[tuple[int, RunGrowth]]) -> 
     return result
 
 
-def analyze(core: Core, samples: Sequences, target: Any, out: Any) -> Any:
+def analyze(core: Core, samples: Sequences, target: Any, out: Any, conditions: Any = None) -> Any:
     """`Analyzer.analyze` of samples of different lengths; returns as many arrays."""
     if out is not None:
         raise InputError("out is for samples of one shape: leave it out, and take the list that comes back")
@@ -218,7 +218,8 @@ def analyze(core: Core, samples: Sequences, target: Any, out: Any) -> Any:
         nonlocal explanations, conserving
         own: list[Any] = []
         fixed = core.fixed(x)
-        relevance = fixed.analyze(x, samples.target(target, group), notes=own, exact=False)
+        own_target = samples.target(target, group)
+        relevance = fixed.analyze(x, own_target, notes=own, exact=False, conditions=conditions)
         first, one = (relevance[0], x[0]) if len(samples.columns) > 1 else (relevance, x)
         explanations += math.prod(first.shape) // max(1, math.prod(one.shape[1:]))
         conserving = fixed.conserves

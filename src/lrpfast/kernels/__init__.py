@@ -11,8 +11,20 @@ from typing import Any
 
 from ..errors import InputError
 from .interface import DEFAULT_START, Backend, Compiled, Fault, PackedSize, SmallRuns, Start
+from .passes import Passes
 
-__all__ = ["DEFAULT_START", "Backend", "Compiled", "Fault", "PackedSize", "SmallRuns", "Start", "backend", "no_gpu"]
+__all__ = [
+    "DEFAULT_START",
+    "Backend",
+    "Compiled",
+    "Fault",
+    "PackedSize",
+    "Passes",
+    "SmallRuns",
+    "Start",
+    "backend",
+    "no_gpu",
+]
 
 
 def backend(device: str = "auto") -> Backend:

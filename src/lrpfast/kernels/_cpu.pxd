@@ -325,6 +325,8 @@ cdef struct Code:
     Py_ssize_t* size                  # elements per sample
     Py_ssize_t* offset                # in a workspace, elements per sample; -1 for an outside array
     int forward_count, backward_count
+    int segments_count          # of the backward pass, and where each begins among all operations; the last one's end
+    int* segments
     Operation* operations       # forward, then backward
     int output, result
     int allow_nan, ranged
@@ -351,6 +353,9 @@ cdef struct Job:
     Py_ssize_t target_step
     int targets_count
     const char* start
+    const int64_t* passes       # segment, first value and number of values of its mask; NULL: all segments, no masks
+    const int64_t* passes_first     # where each target's begin
+    const unsigned char* masks
     Py_ssize_t window_first, window_size  # of each sample's output, where the start is chosen from
     int* fault                  # per slot: the fault of the lowest sample seen
     Py_ssize_t* fault_at
@@ -363,6 +368,8 @@ cdef struct Batch:              # some samples on their way through a program
     char** base                 # where each buffer lies
     Py_ssize_t first, samples
     int target                  # which of the targets it is explained for
+    const unsigned char* mask   # of this pass's relevance, repeated after so many values:
+    Py_ssize_t mask_size
     Py_ssize_t part             # the only one of its operation's parts to compute, or -1
 
 cdef struct Span:               # some of a buffer's values, from the first of a batch's on

@@ -4,6 +4,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from .interface import Start
+from .passes import Passes
 from .program import Program
 
 LAZY_BYTES: int
@@ -49,6 +50,7 @@ class Executable:
         window: tuple[int, int] | None = None,
         notes: list[object] | None = None,
         exact: bool = False,
+        passes: Passes | None = None,
     ) -> tuple[str, int] | None: ...
 
 @final

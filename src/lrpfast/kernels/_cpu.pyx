@@ -200,13 +200,19 @@ cdef class Executable:
         return workspace
 
     cdef int set_start(self, Job* job, str mode, cnp.ndarray targets, Py_ssize_t target_step, int targets_count,
-                       cnp.ndarray start, window) except -1:
+                       cnp.ndarray start, window, passes) except -1:
         """How the starting relevance is chosen."""
         cdef Py_ssize_t outputs = job.code.size[job.code.output]
         job.mode = START_MODES[mode]
         job.targets = <const int64_t*>cnp.PyArray_DATA(targets) if targets is not None else NULL
         job.target_step, job.targets_count = target_step, targets_count
         job.start = <const char*>cnp.PyArray_DATA(start) if start is not None else NULL
+        job.passes = job.passes_first = NULL
+        job.masks = NULL
+        if passes is not None:
+            job.passes = <const int64_t*>cnp.PyArray_DATA(passes.steps)
+            job.passes_first = <const int64_t*>cnp.PyArray_DATA(passes.first)
+            job.masks = <const unsigned char*>cnp.PyArray_DATA(passes.masks)
         job.window_first, job.window_size = 0, outputs
         if window is not None:
             job.window_first, job.window_size = window
@@ -216,11 +222,13 @@ cdef class Executable:
 
     cpdef run(self, cnp.ndarray x, cnp.ndarray out, Py_ssize_t samples, Py_ssize_t micro_batch, int threads,
               bint cooperative, str mode="max", cnp.ndarray targets=None, Py_ssize_t target_step=0,
-              int targets_count=1, cnp.ndarray start=None, keep=None, window=None, list notes=None, bint exact=False):
+              int targets_count=1, cnp.ndarray start=None, keep=None, window=None, list notes=None, bint exact=False,
+              passes=None):
         """Run on ``samples`` rows of x into ``out``.
 
         Threads share each micro-batch (``cooperative``) or take micro-batches of their own. All arrays
-        are C-contiguous and of the program's dtype (targets: int64); the caller checks that.
+        are C-contiguous and of the program's dtype (targets: int64); the caller checks that, and the ``passes``
+        (interface.Passes) by `verify.check_passes`.
         Returns None, or (fault, first sample of the micro-batch where it happened). ``notes`` gets one
         note of what growth.py counts, if there is anything to say; where not ``exact``, large samples
         are judged by a part of their values first. What a signal's handler raises, such as
@@ -243,7 +251,7 @@ cdef class Executable:
         memset(faults, 0, slots * sizeof(int))
         job.code, job.samples, job.micro_batch, job.count = code, samples, micro_batch, count
         job.fault, job.fault_at = faults, faults_at
-        self.set_start(&job, mode, targets, target_step, targets_count, start, window)
+        self.set_start(&job, mode, targets, target_step, targets_count, start, window, passes)
         # each thread's scratch, and its buffers or everyone's; then the tables of outside and of shared addresses
         shared = ceil_to(self.sample_bytes() * micro_batch, 64)
         job.workspace_bytes = self.scratch_bytes() + (0 if cooperative else shared)

@@ -397,7 +397,7 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
         y = <const real*>batch.base[op.reads[0]] + i * size
         out = <real*>batch.base[op.writes[0]] + i * size
         if job.mode == ARRAY:
-            at = (batch.first + i) * job.targets_count + batch.target
+            at = (batch.first + i) * (job.targets_count if job.passes == NULL else 1) + batch.target
             memcpy(out, <const real*>job.start + at * size, size * sizeof(real))
             continue
         memset(out, 0, size * sizeof(real))
@@ -422,6 +422,28 @@ cdef int init_relevance(const Code* code, const Operation* op, const Batch* batc
     return FINE
 
 register("init_relevance", init_relevance[float], init_relevance[double], NO_SCRATCH)
+
+
+cdef inline void mask_some(Py_ssize_t n, const unsigned char* mask, const real* r, real* out) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        out[j] = r[j] if mask[j] else 0
+
+
+cdef int mask_relevance(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
+    """Relevance where the mask of the pass lets it through; the mask is repeated over each sample's values."""
+    cdef Span span = span_of(code, op, batch)
+    cdef const real* r = <const real*>batch.base[op.reads[0]]
+    cdef real* out = <real*>batch.base[op.writes[0]]
+    cdef Py_ssize_t size = batch.mask_size, at = span.first, end = span.first + span.count, j, count
+    while at < end:
+        j = at % size
+        count = min(size - j, end - at)
+        mask_some(count, batch.mask + j, r + at, out + at)
+        at += count
+    return FINE
+
+register("mask_relevance", mask_relevance[float], mask_relevance[double], EACH_VALUE)
 
 
 cdef int divide(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:

@@ -61,6 +61,29 @@ cdef inline void next_target(Batch* batch, int target) noexcept nogil:
         batch.base[code.result] += batch.job.samples * code.size[code.result] * (8 if code.f64 else 4)
 
 
+cdef inline int64_t passes_of(const Batch* batch, int64_t* first) noexcept nogil:
+    """How many passes a target takes, and which is the first."""
+    cdef const Job* job = batch.job
+    if job.passes == NULL:
+        first[0] = 0
+        return 1
+    first[0] = job.passes_first[batch.target]
+    return job.passes_first[batch.target + 1] - first[0]
+
+
+cdef inline int begin_pass(Batch* batch, int64_t which, int* count) noexcept nogil:
+    """Take a pass's mask; the first of its operations, and how many they are."""
+    cdef const Job* job = batch.job
+    cdef const Code* code = job.code
+    cdef const int64_t* record
+    cdef int64_t segment = 0
+    if job.passes != NULL:
+        record = job.passes + 3 * which
+        segment, batch.mask, batch.mask_size = record[0], job.masks + record[1], record[2]
+    count[0] = code.segments[segment + 1] - code.segments[segment]
+    return code.segments[segment]
+
+
 cdef void note_fault(const Job* job, int slot, int fault, Py_ssize_t first) noexcept nogil:
     if fault and (not job.fault[slot] or first < job.fault_at[slot]):
         job.fault[slot] = fault
@@ -82,7 +105,8 @@ cdef void run_micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) no
     cdef const Code* code = job.code
     cdef real* sums = <real*>(job.workspace + slot * job.workspace_bytes)
     cdef Batch batch
-    cdef int target, fault
+    cdef int target, fault, begin, count = 0
+    cdef int64_t which, first_pass = 0, passes
     batch.job, batch.base, batch.target, batch.part = job, bases(job, slot), 0, -1
     batch.first = index * job.samples // job.count
     batch.samples = (index + 1) * job.samples // job.count - batch.first
@@ -94,7 +118,12 @@ cdef void run_micro_batch(Job* job, Py_ssize_t index, int slot, real* unused) no
         if fault:
             break
         next_target(&batch, target)
-        fault = run_operations(code, &batch, code.forward_count, code.backward_count, sums)
+        passes = passes_of(&batch, &first_pass)
+        for which in range(first_pass, first_pass + passes):
+            begin = begin_pass(&batch, which, &count)
+            fault = run_operations(code, &batch, begin, count, sums)
+            if fault:
+                break
         if job.judged and not fault:
             judge(&batch, slot, <real*>NULL)
     note_fault(job, slot, fault, batch.first)
@@ -164,7 +193,8 @@ cdef void run_cooperative(Job* job, char** base, char* buffers, int threads) noe
     cdef const Code* code = job.code
     cdef Team team
     cdef Batch* batch = &team.batch
-    cdef int target, fault
+    cdef int target, fault, begin, count = 0
+    cdef int64_t which, first_pass = 0, passes
     batch.job, batch.base, batch.first, batch.part = job, base, 0, -1
     while batch.first < job.samples:
         batch.samples, batch.target = min(job.micro_batch, job.samples - batch.first), 0
@@ -178,8 +208,11 @@ cdef void run_cooperative(Job* job, char** base, char* buffers, int threads) noe
             return
         for target in range(job.targets_count):
             next_target(batch, target)
-            if share_operations(&team, code.forward_count, code.backward_count, threads):
-                return
+            passes = passes_of(batch, &first_pass)
+            for which in range(first_pass, first_pass + passes):
+                begin = begin_pass(batch, which, &count)
+                if share_operations(&team, begin, count, threads):
+                    return
             if job.judged and code.f64:
                 judge(batch, 0, <double*>NULL)
             elif job.judged:

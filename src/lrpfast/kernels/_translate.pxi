@@ -57,23 +57,28 @@ cdef class Translation(Records):
         if code.ranged:
             code.low, code.high = program.input_range
         code.forward_count, code.backward_count = len(program.forward), len(program.backward)
+        code.segments_count = len(program.parts)
+        code.segments = <int*>self.zeros((code.segments_count + 1) * sizeof(int))
+        for i, (low, high) in enumerate(program.parts):
+            code.segments[i], code.segments[i + 1] = code.forward_count + low, code.forward_count + high
         return 0
 
     cdef int check_result(self, operations) except -1:
-        """The relevance that is handed out must be finite: checked by the last operation that writes it."""
-        cdef int i
+        """The relevance that is handed out must be finite: checked by each segment's last operation that writes it."""
+        cdef int i, s
         cdef Operation* op
-        for i in range(len(operations) - 1, self.code.forward_count - 1, -1):
-            op = &self.code.operations[i]
-            # NaN where the input was masked is meant
-            if isinstance(operations[i], RestoreNaN) or \
-                    self.code.result not in (op.writes[0], op.writes[1], op.writes[2]):
-                continue
-            if op.contracts:
-                op.check = 1  # row by row, while it is in the cache
-            else:
-                op.checked = self.code.result
-            return 0
+        for s in range(self.code.segments_count):
+            for i in range(self.code.segments[s + 1] - 1, self.code.segments[s] - 1, -1):
+                op = &self.code.operations[i]
+                # NaN where the input was masked is meant
+                if isinstance(operations[i], RestoreNaN) or \
+                        self.code.result not in (op.writes[0], op.writes[1], op.writes[2]):
+                    continue
+                if op.contracts:
+                    op.check = 1  # row by row, while it is in the cache
+                else:
+                    op.checked = self.code.result
+                break
         return 0
 
     cdef Py_ssize_t table_bytes(self, const Operation* op) except -1:

@@ -12,6 +12,7 @@ from ._cpu import Executable, SmallRun, instruction_sets
 from .caches import block_bytes, cache_bytes
 from .interface import DEFAULT_START, Fault, PackedSize, Start
 from .memory_plan import flops, plan_memory, work_of
+from .passes import check_passes
 from .program import Program
 
 #: What a thread's micro-batch should fit in, inputs and outputs counted.
@@ -84,6 +85,7 @@ class CompiledProgram:
 
     def __init__(self, program: Program, isa: int) -> None:
         offsets, width = plan_memory(program)
+        self._program = program
         self._executable = Executable(program, isa, offsets, width, CACHE_BYTES)
         self._flops = max(1, flops(program))
         self._micro_batch, self._least = samples_at_once(program, width)
@@ -106,6 +108,7 @@ class CompiledProgram:
         exact: bool = False,
     ) -> Fault | None:
         samples = len(x)
+        check_passes(start.passes, self._program)
         if threads > 1:
             threads = max(1, min(threads, 1 + samples * self._flops // FLOPS_PER_THREAD))
         sample = max(1, self._executable.sample_bytes())
@@ -172,6 +175,7 @@ class CompiledProgram:
             start.window,
             notes,
             exact,
+            start.passes,
         )
         if fault is None:
             return None

@@ -160,7 +160,7 @@ def initial_relevance(output: np.ndarray | None, start: Start, rectify: bool) ->
     """The relevance at which explanations start, shape (samples, targets, outputs or 1 or 2), float64."""
     if start.mode == "array":
         assert start.array is not None
-        return start.array.reshape(len(start.array), start.count, -1).astype(np.float64)
+        return start.array.reshape(len(start.array), start.starts, -1).astype(np.float64)
     assert output is not None
     y = (np.maximum(output, 0) if rectify and start.mode != "pair" else output).astype(np.float64)
     low, size = start.window or (0, y.shape[1])
@@ -170,7 +170,7 @@ def initial_relevance(output: np.ndarray | None, start: Start, rectify: bool) ->
     if start.mode == "all":
         return y[:, None, low : low + size]
     assert start.targets is not None
-    targets = start.targets.reshape(-1, 2 if start.mode == "pair" else start.count)
+    targets = start.targets.reshape(-1, 2 if start.mode == "pair" else start.starts)
     indices = np.broadcast_to(targets, (len(y), targets.shape[1]))
     values = np.take_along_axis(y, indices, 1)
     return values[:, None] * [1, -1] if start.mode == "pair" else values[:, :, None]

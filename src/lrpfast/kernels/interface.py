@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .passes import Passes
 from .program import Program
 
 
@@ -75,10 +76,11 @@ class Start:
     ``mode`` is "max", "index" (``targets``: int64, ``step`` apart by sample,
     ``count`` for each sample), "pair" (two targets), "array" (``array`` itself, ``count`` rows for each sample) or
     "all". ``window`` is (first, size) of the part of the output for "max" and "all", the whole when None; targets
-    count from the beginning of the whole output.
+    count from the beginning of the whole output. With ``passes``, each sample has one starting relevance, and ``count``
+    is the number of relevances that come of it.
     """
 
-    __slots__ = ("array", "count", "mode", "step", "targets", "window")
+    __slots__ = ("array", "count", "mode", "passes", "step", "targets", "window")
 
     def __init__(
         self,
@@ -88,9 +90,10 @@ class Start:
         count: int = 1,
         array: np.ndarray | None = None,
         window: tuple[int, int] | None = None,
+        passes: Passes | None = None,
     ) -> None:
         self.mode, self.targets, self.step, self.count, self.array = mode, targets, step, count, array
-        self.window = window
+        self.window, self.passes = window, passes
 
     def part(self, samples: slice) -> Start:
         """The start for some of its samples."""
@@ -99,7 +102,17 @@ class Start:
             targets = targets[samples]
         if self.mode == "array" and array is not None:
             array = array[samples]
-        return Start(self.mode, targets, self.step, self.count, array, self.window)
+        return Start(self.mode, targets, self.step, self.count, array, self.window, self.passes)
+
+    def with_passes(self, passes: Passes) -> Start:
+        """The same start, from which the passes lead to as many relevances as they have targets."""
+        count = len(passes.first) - 1
+        return Start(self.mode, self.targets, self.step, count, self.array, self.window, passes)
+
+    @property
+    def starts(self) -> int:
+        """The number of starting relevances of each sample."""
+        return self.count if self.passes is None else 1
 
 
 #: Each sample's largest output.

@@ -28,9 +28,11 @@ def plan_memory(program: Program, align: int = 1) -> tuple[list[int], int]:
 
     A buffer's memory is free again after its last use, so relevance moves between
     two of them and only what the backward pass needs is kept. Offsets are multiples of ``align``.
+    Buffers that several segments of the backward pass use have memory of their own, since segments run again.
     """
     operations = (*program.forward, *program.backward)
-    end = len(operations)
+    begin, end = len(program.forward), len(operations)
+    segment_of = [-1] * begin + [i for i, (low, high) in enumerate(program.parts) for _ in range(low, high)]
     outside = {0, program.output if program.result is None else program.result}
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -39,7 +41,10 @@ def plan_memory(program: Program, align: int = 1) -> tuple[list[int], int]:
         for b in reads | writes:
             first.setdefault(b, at)
             # what the forward pass leaves for the backward pass must survive every target
-            last[b] = end if at >= len(program.forward) > first[b] else at
+            shared = segment_of[at] != segment_of[first[b]]
+            last[b] = end if shared or last.get(b) == end else at
+            if shared:
+                first[b] = min(first[b], begin)
     for b in (*program.keep, program.output):
         last[b] = end
     begins: dict[int, list[int]] = {}

@@ -167,6 +167,15 @@ class InitRelevance(Operation):
         return 2 if self.unit else int(self.rectify)
 
 
+@light(("source",), ("out",), verify.check_same_size)
+@dataclass(frozen=True, eq=False)
+class MaskRelevance(Operation):
+    """out = source where the mask of the pass (`Passes`) is 1, else 0."""
+
+    source: int
+    out: int
+
+
 @light(("source",), ("out",), verify.check_same_size, in_place=True)
 @dataclass(frozen=True, eq=False)
 class Copy(Operation):

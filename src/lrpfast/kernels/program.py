@@ -21,6 +21,9 @@ class Program:
         Elements of each buffer per sample. Buffer 0 is the input.
     forward, backward : tuple of Operation
         ``backward`` runs once for every target, after one ``forward``.
+    segments : tuple of int
+        Where each segment of ``backward`` ends, if a run says which of them it takes for which target (`Passes`). What
+        several segments use, or the forward pass leaves, is in memory of its own.
     output : int
         The model's output.
     result : int or None
@@ -47,6 +50,13 @@ class Program:
     keep: tuple[int, ...] = ()
     input_range: tuple[float, float] | None = None
     allow_nan: bool = False
+    segments: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """Where each segment of ``backward`` begins and ends; a single one unless runs choose."""
+        ends = self.segments or (len(self.backward),)
+        return tuple(zip((0, *ends[:-1]), ends, strict=True))
 
     @property
     def tf32(self) -> bool:

@@ -15,6 +15,7 @@ from ..batch.masks import Masked, open_mask_for
 from ..batch.path_conflicts import check_no_overlap
 from ..batch.per_sample import labels as as_labels
 from ..batch.stream import progress_bar
+from ..batch.targets import target_of_run
 from ..engine.inputs import is_array
 from ..errors import InputError
 from ..output import check_target, replacing
@@ -158,7 +159,7 @@ def _page(
     analyzer = analyzer.fixed(np.broadcast_to(np.zeros((), data.dtype), (1, *data.shape[1:])))
     core = analyzer._core  # as `Analyzer.stream` has it
     core.layout.pack(np.zeros((0, *data.shape[1:]), data.dtype))  # the shape is the model's
-    settings = _with_targets(settings, samples)
+    settings = _with_targets(replace(settings, target=target_of_run(core, settings.target)), samples)
     labels = Labels.of(settings.labels, samples, class_count(core))
     drawing = _drawing(analyzer, settings, data, grid)
     with progress_bar(progress, samples, 0) as update:

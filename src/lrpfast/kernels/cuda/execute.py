@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..codes import StartMode
 from ..contraction_ops import Contract, Redistribute
 from ..memory_plan import flops, plan_memory, touched
 from ..operation import Operation, row_of
-from ..ops import Activate, InitRelevance, RestoreNaN
+from ..ops import Activate, InitRelevance, MaskRelevance, RestoreNaN
 from ..program import Program
 from . import modules
 from .contractions import Contraction
@@ -21,6 +22,8 @@ from .launch import Chunk, StartOnDevice, blocks_for
 from .light import Light
 from .structs import INPUT, RESULT
 
+#: Operations that take arrays of the run.
+OfRun = InitRelevance | MaskRelevance
 #: Offsets of buffers are multiples of this many values, so that rows of whole quads are aligned.
 ALIGN = 32
 #: Values of one sample in one buffer: tables of positions are of 32 bits.
@@ -47,10 +50,10 @@ class Executable:
         self._scratch: dict[int, int] = {}
         self.arrays = DeviceArrays(self.dtype, gpu.index)
         last = self._last_of_result()
-        self.forward = [
-            self._compiled(o, row_of(o).overflows or isinstance(o, Activate) or o is last) for o in program.forward
-        ]
-        self.backward = [self._compiled(o, o is last) for o in program.backward]
+        self.forward = [self._compiled(o, row_of(o).overflows or isinstance(o, Activate)) for o in program.forward]
+        backward = [self._compiled(o, o in last) for o in program.backward]
+        self.segments = [backward[begin:end] for begin, end in program.parts]
+        self.backward = backward
         self.flops = flops(program)
         first = program.forward[0] if program.forward else None
         # x · w is not finite for any w when x is not, so the sums tell. Not so for parts of x, nor after rounding.
@@ -70,17 +73,20 @@ class Executable:
             return INPUT, size
         return (RESULT if buffer == self.result else self.offsets[buffer]), size
 
-    def _last_of_result(self) -> Operation | None:
-        """The operation that writes the relevance last: its output must be finite, except NaN of masked inputs."""
-        for operation in reversed(self.program.backward):
-            if not isinstance(operation, RestoreNaN) and self.result in touched(operation)[1]:
-                return operation
-        return None
+    def _last_of_result(self) -> list[Operation]:
+        """Each segment's last operation that writes relevance; its output is finite, but for NaN of masked inputs."""
+        found = []
+        for begin, end in self.program.parts:
+            for operation in reversed(self.program.backward[begin:end]):
+                if not isinstance(operation, RestoreNaN) and self.result in touched(operation)[1]:
+                    found.append(operation)
+                    break
+        return found
 
-    def _compiled(self, operation: Operation, check: bool) -> Contraction | Light | InitRelevance:
+    def _compiled(self, operation: Operation, check: bool) -> Contraction | Light | OfRun:
         if isinstance(operation, (Contract, Redistribute)):
             return Contraction(operation, self.program, self.arrays, self.locate, self.gpu, check)
-        if isinstance(operation, InitRelevance):
+        if isinstance(operation, (InitRelevance, MaskRelevance)):
             return operation
         return Light(operation, self.program, self.arrays, self.locate, check)
 
@@ -121,15 +127,36 @@ class Executable:
             flags = (np.int32(self.program.allow_nan), np.int32(has_range))
             arguments = (np.int64(size), *flags, np.float64(low), np.float64(high))
             chunk.launch("input", "examine", chunk.samples * size, arguments)
-        for operation in self.forward:
-            operation.launch(chunk)  # type: ignore[union-attr]
+        self._launch(self.forward, chunk, start, 0, (0, 1))
         for which, out in enumerate(outs):
             chunk.select(chunk.samples, chunk.first, out)
-            for operation in self.backward:
-                if isinstance(operation, InitRelevance):
-                    self._init_relevance(chunk, operation, start, which)
-                else:
-                    operation.launch(chunk)
+            for segment, *mask in start.passes_of(which):
+                self._launch(self.segments[segment], chunk, start, which, mask)
+
+    def _launch(
+        self,
+        operations: Sequence[Contraction | Light | OfRun],
+        chunk: Chunk,
+        start: StartOnDevice,
+        which: int,
+        mask: Sequence[int],
+    ) -> None:
+        """Queue operations for one of the targets, with a mask: where its values begin, and how many they are."""
+        for operation in operations:
+            if isinstance(operation, InitRelevance):
+                self._init_relevance(chunk, operation, start, which)
+            elif isinstance(operation, MaskRelevance):
+                self._mask_relevance(chunk, operation, start, *mask)
+            else:
+                operation.launch(chunk)
+
+    def _mask_relevance(
+        self, chunk: Chunk, operation: MaskRelevance, start: StartOnDevice, first: int, size: int
+    ) -> None:
+        width = self.program.sizes[operation.out]
+        offsets = (np.int64(self.locate(operation.source)[0]), np.int64(self.locate(operation.out)[0]))
+        arguments = (*offsets, np.int64(width), start.masks, np.int64(first), np.int64(size))
+        chunk.launch("input", "mask_relevance", chunk.samples * width, arguments)
 
     def _init_relevance(self, chunk: Chunk, operation: InitRelevance, start: StartOnDevice, which: int) -> None:
         size = self.program.sizes[operation.output]
@@ -145,7 +172,7 @@ class Executable:
             NULL if start.targets is None else start.targets,
             np.int32(start.step),
             np.int32(which),
-            np.int32(start.count),
+            np.int32(start.starts),
             *window,
             NULL if start.array is None else start.array,
         )

@@ -122,6 +122,16 @@ init_relevance(i64 from_at, i64 to_at, i64 width, int flag, int mode, const i64*
     }
 }
 
+extern "C" __global__ void __launch_bounds__(256)
+mask_relevance(i64 from_at, i64 to_at, i64 width, const unsigned char* masks, i64 first_of_mask, i64 size, RUN_ARGUMENTS)
+{
+    const Run run = RUN;
+    const REAL* r = run.at({from_at, width});
+    REAL* out = run.at({to_at, width});
+    FOR_EACH(i, samples * width)
+        out[i] = masks[first_of_mask + i % size] ? r[i] : (REAL)0; // the width is a multiple of the mask's size
+}
+
 extern "C" __global__ void no_faults(u64* faults)
 {
     if (threadIdx.x < NOT_FINITE) // the last code; FINE has no place

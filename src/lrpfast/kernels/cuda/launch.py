@@ -46,12 +46,20 @@ class StartOnDevice:
         self.first, self.size = start.window or (0, size)
         if not 0 <= self.first < self.first + self.size <= size:
             raise ValueError(f"window {start.window} is not part of {size} outputs")
-        self.targets = self.array = None
+        self.passes, self.starts = start.passes, start.starts
+        self.targets = self.array = self.masks = None
+        if start.passes is not None:
+            self.masks = cupy.empty(start.passes.masks.shape, np.uint8)
+            self.masks.set(start.passes.masks)
         if start.targets is not None:
             self.targets = cupy.empty(start.targets.shape, np.int64)
         if start.array is not None:
             self.array = cupy.empty(start.array.shape, dtype)
         self.put(start)
+
+    def passes_of(self, target: int) -> list[list[int]]:
+        """The passes of one target, as `Passes.of`: without a choice, one of the only segment."""
+        return [[0, 0, 1]] if self.passes is None else self.passes.of(target)
 
     def put(self, start: Start) -> None:
         """Copy the arrays of a start of the same kind to the device."""

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import InputError
 from ..arrays import on_device
 from ..interface import DEFAULT_START, Fault, Start
+from ..passes import check_passes
 from ..program import Program
 from .devices import Gpu, check_process
 from .execute import Executable
@@ -77,6 +78,7 @@ class CompiledProgram:
         exact: bool = False,
     ) -> Fault | None:
         check_process()
+        check_passes(start.passes, self._program)
         samples = len(x)
         if samples == 0:
             return None
