@@ -18,6 +18,7 @@ import oracle_layers
 import test_graphs
 import test_layers
 import test_recurrent
+import test_recurrent_gradients
 from gpu_lines import Options, Report, Step, is_lost, reason
 from lrpfast.kernels.cuda import contractions, modules, tiles
 from oracle_layers import Layer
@@ -507,6 +508,14 @@ def recurrent(options: Options, tallies: dict[str, Tally]) -> None:
                     return cases.flat(case.actual(rule, precision, device=options.device), len(case.x))
 
                 tallies[precision].compare(expected, f"{cell}, {product}, {bias}", explain)  # type: ignore[arg-type]
+        derivative = Figures(cases.flat(test_recurrent_gradients.expected(case), len(case.x)))
+        for precision in PRECISIONS[:2]:
+
+            def derive(precision: str = precision, case: Any = case) -> np.ndarray:
+                found = test_recurrent_gradients.actual(case, precision, device=options.device)
+                return cases.flat(found, len(case.x))
+
+            tallies[precision].compare(derivative, f"{cell}, derivative", derive)  # type: ignore[arg-type]
     graph = lrpfast.Graph()
     model = graph.model(graph.add(lrpfast.layers.StepMask(-1.0), graph.input((3, 2))))
     x = np.array([[[-1.0, -1.0], [-1.0, 2.0], [0.0, 0.0]]])

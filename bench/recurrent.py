@@ -52,8 +52,8 @@ def main() -> None:
     x = np.random.default_rng(1).normal(size=(o.batch, o.steps, o.features)).astype(np.float32)
     print(f"{o.units} units, {o.features} features, {o.steps} steps, batch {o.batch}, {o.threads} threads")
     model.predict(x[:1])  # what a process does once
-    for product in ("signal", "half"):
-        rule = lrpfast.rules.Recurrent(1e-3, product=product)
+    rules = {product: lrpfast.rules.Recurrent(1e-3, product=product) for product in ("signal", "half")}
+    for name, rule in {**rules, "gradient": lrpfast.rules.Gradient()}.items():
         start = time.perf_counter()
         analyzer = lrpfast.Analyzer(model, rule, threads=o.threads, target=0)
         seconds = time.perf_counter() - start
@@ -61,7 +61,7 @@ def main() -> None:
         exact = lrpfast.Analyzer(model, rule, threads=o.threads, target=0, precision="float64").analyze(x)
         error = np.abs(analyzer.analyze(x) - exact).max((1, 2)) / np.abs(exact).max((1, 2))
         print(
-            f"{product:7} {1e3 * seconds:5.1f} ms to make, {1e3 * min(times) / o.batch:.3f} ms a sequence "
+            f"{name:8} {1e3 * seconds:5.1f} ms to make, {1e3 * min(times) / o.batch:.3f} ms a sequence "
             f"(median {1e3 * statistics.median(times) / o.batch:.3f}); float32 is off by {np.median(error):.0e}, "
             f"at most {error.max():.0e} of the largest"
         )

@@ -18,6 +18,7 @@ import oracle_layers
 import test_graphs
 import test_layers
 import test_recurrent
+import test_recurrent_gradients
 from test_layers import dtype
 from tolerances import Expected
 
@@ -267,6 +268,14 @@ def test_recurrent_layers(cell, precision, standin):
     case = test_recurrent.Case(cell, units=35, return_sequences=True, takes_mask=True, takes_state=True)
     within = 1e-10 if precision == "float64" else 2e-5
     test_recurrent.check(case, {"epsilon": 0.1, "product": "half", "bias": "share"}, precision, within, device="gpu")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[:2])
+@pytest.mark.parametrize("cell", test_recurrent.CELLS)
+def test_derivatives_of_recurrent_layers(cell, precision, standin):
+    case = test_recurrent.Case(cell, units=35, return_sequences=True, takes_mask=True, takes_state=True)
+    within = 1e-10 if precision == "float64" else 2e-5
+    test_recurrent_gradients.check(case, precision, within, device="gpu")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[:2])

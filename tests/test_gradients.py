@@ -263,7 +263,6 @@ def test_embeddings():
 @pytest.mark.parametrize(
     "make, parts",
     [
-        (lambda: L.LSTM(np.ones((2, 8)), np.ones((2, 8)), name="memory"), ["memory", "recurrent layer"]),
         (lambda: L.LocalResponseNorm(2, name="local"), ["local", "local response"]),
     ],
 )

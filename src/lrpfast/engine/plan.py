@@ -149,7 +149,8 @@ class LayerPlan:
         if not isinstance(self.layer, RNN):
             return 0
         inputs, columns = sum(len(w) for w in (self.layer.kernel, self.layer.recurrent_kernel)), self.layer.units
-        signal = getattr(self.rule, "product", "signal") == "signal"  # the candidate's block alone goes back
+        # the candidate's block alone goes back where products give all to the signal
+        signal = not isinstance(self.rule, Gradient) and getattr(self.rule, "product", "signal") == "signal"
         return 2 * self.shapes[0][0] * inputs * columns * (self.layer.gates + (1 if signal else self.layer.gates))
 
 
@@ -227,6 +228,8 @@ def _recurrent_cells(step: Step) -> tuple[str, str, str, str]:
     """What the table says of a recurrent layer's products; of other layers nothing."""
     if not isinstance(step, LayerPlan) or not step.contractions:
         return "", "", "", ""
+    if isinstance(step.rule, Gradient):
+        return "[x, h]·W each step", "derivative·Wᵀ", str(step.contractions), ""
     return "[x, h]·W each step", "[x, h]*(s·Wᵀ)", str(step.contractions), "each step's sums"
 
 

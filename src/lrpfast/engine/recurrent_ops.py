@@ -45,7 +45,9 @@ def _weights(layer: RNN) -> tuple[Cell, np.ndarray, np.ndarray, np.ndarray | Non
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    """Epsilon, what products give to gates, and what becomes of biases."""
+    """Epsilon, what products give to gates, and what becomes of biases; or the derivative."""
+    if isinstance(rule, Gradient):
+        return {"product": ProductShare.DERIVATIVE}
     if not isinstance(rule, (Epsilon, Zero)):
         return {}  # of a forward pass alone
     (group,) = rule.groups()
@@ -96,22 +98,23 @@ def recur(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) -> i
     state = builder.buffer(recurrence.state_size) if builder.explains else None
     scratch = builder.buffer(recurrence.scratch_size)
     builder.forward.append(Recur(sources[0], mask, h, c, out, state, scratch, recurrence))
-    builder.state[step.output] = (sources[0], mask, state, recurrence)
+    builder.state[step.output] = (None if recurrence.derivative else sources[0], mask, state, recurrence)
     return out
 
 
 def recur_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int | None]:
-    """Relevance of the sequence, of a mask (none), and of initial states that are inputs."""
+    """Relevance of the sequence, of a mask (none), and of initial states that are inputs; or their derivative."""
     layer = step.layer
     assert isinstance(layer, RNN)
     x, mask, state, recurrence = builder.state[step.output]
     out = builder.buffer(math.prod(step.shapes[0]))
     states = [builder.buffer(layer.units) for _ in layer.states] if layer.takes_state else []
-    account = builder.buffer(recurrence.steps * ACCOUNT) if builder.trace else None
+    account = builder.buffer(recurrence.steps * ACCOUNT) if builder.trace and not recurrence.derivative else None
     out_h, out_c = (*states, None, None)[:2]
     scratch = builder.buffer(recurrence.scratch_size)
     builder.backward.append(RecurBack(x, mask, state, r, out, out_h, out_c, account, scratch, recurrence))
-    builder.note(step, r, (out, *states), steps=None if account is None else StepsTrace(account, out, recurrence))
+    steps = None if account is None else StepsTrace(account, out, recurrence)
+    builder.note(step, r, (out, *states), remainder=recurrence.derivative, steps=steps)
     masks: list[int | None] = [None] if layer.takes_mask else []
     return [out, *masks, *states]
 

@@ -13,6 +13,7 @@ cdef extern from "recurrent.h":
         HALF "LRPFAST_HALF"
         PROP "LRPFAST_PROP"
         ABS "LRPFAST_ABS"
+        DERIVATIVE "LRPFAST_DERIVATIVE"
     enum BiasShare "lrpfast_bias":
         ABSORB "LRPFAST_ABSORB"
         IGNORE "LRPFAST_IGNORE"
@@ -30,6 +31,7 @@ cdef extern from "recurrent.h":
         double epsilon
         lrpfast_gate_function cell_function, gate_function, output_function
         double (*evaluate)(int, double, const double*) noexcept nogil
+        double (*slope)(int, double, const double*) noexcept nogil
         int (*stopped)(double) noexcept nogil
         const double* bias
         const double* candidate_bias

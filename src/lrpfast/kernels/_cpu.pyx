@@ -51,7 +51,7 @@ CODES = {
                  "SHRINK": SHRINK, "LOG_SIGMOID": LOG_SIGMOID, "POWER": POWER, "HARD_SILU": HARD_SILU, "LOG": LOG,
                  "SOFTMAX": SOFTMAX, "LOG_SOFTMAX": LOG_SOFTMAX},
     "Cell": {"SIMPLE": SIMPLE, "LSTM": LSTM, "GRU_AFTER": GRU_AFTER, "GRU_BEFORE": GRU_BEFORE},
-    "ProductShare": {"SIGNAL": SIGNAL, "HALF": HALF, "PROP": PROP, "ABS": ABS},
+    "ProductShare": {"SIGNAL": SIGNAL, "HALF": HALF, "PROP": PROP, "ABS": ABS, "DERIVATIVE": DERIVATIVE},
     "BiasShare": {"ABSORB": ABSORB, "IGNORE": IGNORE, "DISTRIBUTE": DISTRIBUTE, "SHARE": SHARE},
 }
 #: The packed weights of all programs, by what they are derived from.

@@ -144,7 +144,7 @@ cdef class Records:
         set_function(&r.cell_function, source.cell_function)
         set_function(&r.gate_function, source.gate_function)
         set_function(&r.output_function, source.output_function)
-        r.evaluate, r.stopped = evaluate_any, lrpfast_stopped
+        r.evaluate, r.slope, r.stopped = evaluate_any, slope_any, lrpfast_stopped
         r.initial_h, r.initial_c = self.doubles(source.initial_h), self.doubles(source.initial_c)
         r.bias, r.candidate_bias = self.doubles(widened(source.bias, r.units, r.padded)), self.doubles(
             widened(source.candidate_bias, r.units, r.padded))

@@ -12,6 +12,11 @@ cdef double evaluate_any(int function, double x, const double* p) noexcept nogil
     return evaluate(function, x, p)
 
 
+cdef double slope_any(int function, double x, const double* p) noexcept nogil:
+    """An elementwise activation function's derivative, ReLU's too."""
+    return rectify_slope(x, p) if function == RELU else slope_of(function, x, p)
+
+
 cdef int set_function(lrpfast_gate_function* f, source) except -1:
     """A function as kernels take it."""
     cdef int i

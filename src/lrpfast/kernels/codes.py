@@ -85,12 +85,16 @@ class Cell(IntEnum):
 
 
 class ProductShare(IntEnum):
-    """What of a product of a gate and a signal goes to the gate: nothing, half, or in proportion to both."""
+    """What of a product of a gate and a signal goes to the gate: nothing, half, or in proportion to both.
+
+    DERIVATIVE is no share: the whole layer hands on its derivative.
+    """
 
     SIGNAL = 0
     HALF = 1
     PROP = 2
     ABS = 3
+    DERIVATIVE = 4
 
 
 class BiasShare(IntEnum):

@@ -4,9 +4,9 @@
 
 #include <stddef.h>
 
-/* codes.py's Cell, Share and BiasShare. */
+/* codes.py's Cell, ProductShare and BiasShare. */
 enum lrpfast_cell { LRPFAST_SIMPLE, LRPFAST_LSTM, LRPFAST_GRU_AFTER, LRPFAST_GRU_BEFORE };
-enum lrpfast_share_of_product { LRPFAST_SIGNAL, LRPFAST_HALF, LRPFAST_PROP, LRPFAST_ABS };
+enum lrpfast_share_of_product { LRPFAST_SIGNAL, LRPFAST_HALF, LRPFAST_PROP, LRPFAST_ABS, LRPFAST_DERIVATIVE };
 enum lrpfast_bias { LRPFAST_ABSORB, LRPFAST_IGNORE, LRPFAST_DISTRIBUTE, LRPFAST_SHARE };
 
 /* An activation function of one value at a time: its number in codes.py, -1 for none, and its parameters. */
@@ -24,7 +24,7 @@ typedef struct {
     ptrdiff_t steps, features, units, padded, blocks;
     double epsilon;
     lrpfast_gate_function cell_function, gate_function, output_function;
-    double (*evaluate)(int, double, const double *);
+    double (*evaluate)(int, double, const double *), (*slope)(int, double, const double *);
     int (*stopped)(double);
     const double *bias, *candidate_bias, *initial_h, *initial_c; /* biases block by block */
     const void *packed, *candidate, *back, *candidate_back;      /* panels; `back` of the blocks that take relevance */

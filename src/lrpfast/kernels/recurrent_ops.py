@@ -18,12 +18,12 @@ from .operation import Operation, light, require
 #: columns of the account of a step: what biases, stabilizers and zero outputs took, and what it hands to the step
 #: before, ΣR and Σ|R|
 ACCOUNT = 5
-#: values that a step keeps of each unit, where products give all to the signal, and else
+#: values that a step keeps of each unit: where products give all to the signal, else, and for the derivative
 _SLOTS = {
-    Cell.SIMPLE: (2, 2),
-    Cell.LSTM: (5, 12),
-    Cell.GRU_AFTER: (6, 9),
-    Cell.GRU_BEFORE: (6, 9),
+    Cell.SIMPLE: (2, 2, 1),
+    Cell.LSTM: (5, 12, 6),
+    Cell.GRU_AFTER: (6, 9, 5),
+    Cell.GRU_BEFORE: (6, 9, 5),
 }
 
 
@@ -76,7 +76,12 @@ class Recurrence:
     @property
     def slots(self) -> int:
         """Values that a step keeps of each unit."""
-        return _SLOTS[self.cell][self.product != ProductShare.SIGNAL]
+        return _SLOTS[self.cell][2 if self.derivative else self.product != ProductShare.SIGNAL]
+
+    @property
+    def derivative(self) -> bool:
+        """Whether the layer hands on its derivative, and no relevance."""
+        return self.product == ProductShare.DERIVATIVE
 
     @property
     def state_size(self) -> int:
@@ -162,11 +167,9 @@ def _check_recur_back(operation: RecurBack, read: Sequence[int], written: Sequen
     r = operation.recurrence
     _check_recurrence(r, operation)
     masks = [r.steps] if operation.mask is not None else []
-    require(
-        list(read) == [r.steps * r.features, *masks, r.state_size, r.output_size],
-        operation,
-        _MISFIT,
-    )
+    require((operation.x is None) == r.derivative, operation, "x is read where products share relevance")
+    inputs = [] if r.derivative else [r.steps * r.features]
+    require(list(read) == [*inputs, *masks, r.state_size, r.output_size], operation, _MISFIT)
     sizes = [r.steps * r.features, *(r.units for state in (operation.out_h, operation.out_c) if state is not None)]
     sizes += [r.steps * ACCOUNT] if operation.account is not None else []
     sizes += [r.scratch_size]
@@ -208,10 +211,11 @@ class Recur(Operation):
 class RecurBack(Operation):
     """out = relevance of x; ``out_h``, ``out_c`` = that of the initial states; ``account`` has `ACCOUNT` values a step.
 
-    These three may be None; ``scratch`` as in `Recur`.
+    These three may be None; ``scratch`` as in `Recur`. ``x`` is None where the recurrence hands on its derivative: all
+    of its factors are in ``state``.
     """
 
-    x: int
+    x: int | None
     mask: int | None
     state: int
     relevance: int

@@ -30,6 +30,7 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_functions.h"
 #if !SINGLE
 #include "tile_recurrent.h"
+#include "tile_recurrent_gradient.h"
 #include "tile_recurrent_back.h"
 #endif
 

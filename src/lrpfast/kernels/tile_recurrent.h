@@ -140,8 +140,15 @@ static void NAME(read_mask)(const lrpfast_recurrent *op, const void *mask, ptrdi
 /* Values that a step keeps for the way back, in units: what `state` holds of it. */
 static ptrdiff_t NAME(recurrent_slots)(const lrpfast_recurrent *op)
 {
-    static const int signal[] = {2, 5, 6, 6}, all[] = {2, 12, 9, 9};
-    return op->product == LRPFAST_SIGNAL ? signal[op->cell] : all[op->cell];
+    static const int signal[] = {2, 5, 6, 6}, all[] = {2, 12, 9, 9}, derivative[] = {1, 6, 5, 5};
+    return (op->product == LRPFAST_SIGNAL ? signal : op->product == LRPFAST_DERIVATIVE ? derivative : all)[op->cell];
+}
+
+static void NAME(fetch_slots)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff_t r, ptrdiff_t step, const void *state)
+{
+    const ptrdiff_t slots = NAME(recurrent_slots)(op);
+    for (ptrdiff_t s = 0; s < slots; s++)
+        NAME(fetch)(op, state, ((r * op->steps + step) * slots + s) * op->units, op->units, k->slots + s * op->padded);
 }
 
 /* Forwards. Each function makes the new h (and c) of one row of pre-activations z, biases included, and the slots. */
@@ -175,10 +182,17 @@ static void NAME(lstm_step)(const lrpfast_recurrent *op, T *z, T *restrict h, T 
     memcpy(at + 2 * n, c, n * sizeof(T));
 }
 
+/* Of tile_recurrent_gradient.h: derivatives of n values, and steps whose slots are factors of the derivative. */
+static void NAME(apply_slope)(const lrpfast_recurrent *op, const lrpfast_gate_function *f, ptrdiff_t n, const T *z, T *out);
+static void NAME(lstm_factors)(const lrpfast_recurrent *op, T *z, T *h, T *c, T *slots);
+static void NAME(gru_factors)(const lrpfast_recurrent *op, T *z, T *h, T *slots);
+
 static void NAME(gru_gates)(const lrpfast_recurrent *op, T *z, T *slots)
 {
     const ptrdiff_t n = op->padded;
-    if (op->product != LRPFAST_SIGNAL)
+    if (op->product == LRPFAST_DERIVATIVE)
+        NAME(apply_slope)(op, &op->gate_function, 2 * n, z, slots + 7 * n);
+    else if (op->product != LRPFAST_SIGNAL)
         for (ptrdiff_t j = 0; j < 2 * n; j++)
             slots[7 * n + j] = z[j] - (op->bias_share == LRPFAST_IGNORE ? op->bias[j] : 0);
     NAME(apply_function)(op, &op->gate_function, 2 * n, z, z);
@@ -214,9 +228,13 @@ static void NAME(gru_step)(const lrpfast_recurrent *op, T *z, T *restrict h, T *
 static void NAME(simple_step)(const lrpfast_recurrent *op, T *z, T *restrict h, T *slots)
 {
     const ptrdiff_t n = op->padded;
-    for (ptrdiff_t j = 0; j < n; j++)
-        slots[j] = z[j] - (op->bias_share == LRPFAST_IGNORE ? op->bias[j] : 0);
-    memcpy(slots + n, h, n * sizeof(T));
+    if (op->product == LRPFAST_DERIVATIVE)
+        NAME(apply_slope)(op, &op->cell_function, n, z, slots);
+    else {
+        for (ptrdiff_t j = 0; j < n; j++)
+            slots[j] = z[j] - (op->bias_share == LRPFAST_IGNORE ? op->bias[j] : 0);
+        memcpy(slots + n, h, n * sizeof(T));
+    }
     NAME(apply_function)(op, &op->cell_function, n, z, h);
 }
 
@@ -261,9 +279,10 @@ static void NAME(pre_activations)(const lrpfast_recurrent *op, NAME(cells) *k, p
 static void NAME(row_step)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff_t r, ptrdiff_t step, void *state)
 {
     const ptrdiff_t n = op->padded, slots = NAME(recurrent_slots)(op);
+    const int derivative = op->product == LRPFAST_DERIVATIVE;
     T *z = k->blocks + r * k->wide, *h = k->h + r * n;
     if (op->cell == LRPFAST_LSTM)
-        NAME(lstm_step)(op, z, h, k->c + r * n, k->slots);
+        (derivative ? NAME(lstm_factors) : NAME(lstm_step))(op, z, h, k->c + r * n, k->slots);
     else if (op->cell == LRPFAST_SIMPLE)
         NAME(simple_step)(op, z, h, k->slots);
     else {
@@ -271,7 +290,7 @@ static void NAME(row_step)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff_
             NAME(gru_gates)(op, z, k->slots);
         else if (op->product != LRPFAST_SIGNAL)
             memcpy(k->slots + 7 * n, k->more + r * 2 * n, 2 * n * sizeof(T));
-        NAME(gru_step)(op, z, h, k->slots);
+        (derivative ? NAME(gru_factors) : NAME(gru_step))(op, z, h, k->slots);
     }
     if (state)
         for (ptrdiff_t s = 0; s < slots; s++)

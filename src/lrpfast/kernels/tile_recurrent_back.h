@@ -1,4 +1,4 @@
-/* Recurrent layers backwards: see tile_recurrent.h. */
+/* Recurrent layers backwards: see tile_recurrent.h; tile_recurrent_gradient.h has their derivative. */
 
 /* `terms` has, of one row, what its sums' biases and stabilizers and its outputs of 0 took. */
 enum { NAME(BIAS_TERM), NAME(STABILIZER_TERM), NAME(LOST_TERM), NAME(SHARED_TERM) };
@@ -170,13 +170,6 @@ static void NAME(messages)(const lrpfast_recurrent *op, const NAME(cells) *k, pt
         to_h[j] += inputs[j] * sums[j] + each;
 }
 
-static void NAME(fetch_slots)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff_t r, ptrdiff_t step, const void *state)
-{
-    const ptrdiff_t slots = NAME(recurrent_slots)(op);
-    for (ptrdiff_t s = 0; s < slots; s++)
-        NAME(fetch)(op, state, ((r * op->steps + step) * slots + s) * op->units, op->units, k->slots + s * op->padded);
-}
-
 /* What arrives at a step's own output. Where that is 0 whatever the input, relevance is lost. */
 static void NAME(add_arriving)(const lrpfast_recurrent *op, NAME(cells) *k, ptrdiff_t r, ptrdiff_t number,
                                const void *relevance, T *terms)
@@ -314,7 +307,10 @@ static int NAME(recur_back)(const lrpfast_recurrent *op, const lrpfast_recurrent
         memset(k.terms, 0, 4 * rows * sizeof(T));
         for (ptrdiff_t r = 0; r < rows; r++)
             NAME(add_arriving)(op, &k, r, number, b->relevance, k.terms + 4 * r);
-        NAME(step_back)(op, &k, rows, step, b);
+        if (op->product == LRPFAST_DERIVATIVE)
+            NAME(derivative_back)(op, &k, rows, step, b);
+        else
+            NAME(step_back)(op, &k, rows, step, b);
         for (ptrdiff_t r = 0; r < rows; r++) {
             NAME(keep)(op, b->out, (r * op->steps + step) * op->features, op->features, k.resets + r * k.width);
             if (b->account)

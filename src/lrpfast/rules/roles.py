@@ -90,7 +90,7 @@ WEIGHTS = Role("layer with weights", None, (Gradient,), groups=True)
 AFFINE = Role("batch normalization", Epsilon(), (Gradient, Pass), groups=True)
 SUM = Role("sum or mean", Norm(), (Gradient,), groups=True)
 SIGNED = Role("interpolation with weights below zero", Norm(), (Gradient, *_PROPORTIONAL))
-RECURRENT = Role("recurrent layer", Recurrent(), (Recurrent, Epsilon, Zero))
+RECURRENT = Role("recurrent layer", Recurrent(), (Recurrent, Epsilon, Zero, Gradient))
 PRODUCT = Role("product", Split(), (Split, AttnLRP, CP, Gradient))
 ATTENTION = Role("attention", AttnLRP(), (AttnLRP, CP, Gradient))
 ROTATION = Role("rotation of vectors", Norm(), (Pass, Gradient, *_PROPORTIONAL))
@@ -155,7 +155,7 @@ def check(rule: Rule, kind: Role, node: Node) -> Rule:
 def _check_parameters(rule: Rule, kind: Role, node: Node) -> None:
     """RuleError for a bias convention or a stabilizer that the rule has for other layers alone."""
     bias = getattr(rule, "bias", None)
-    if kind is RECURRENT:
+    if kind is RECURRENT and not isinstance(rule, Gradient):
         (group,) = rule.groups()
         if bias not in Recurrent.conventions:
             known = ", ".join(map(repr, Recurrent.conventions))

@@ -14,12 +14,13 @@ from ..codes import ENUMS
 from .tiles import TILES, tile
 
 FOLDER = Path(__file__).parent
+_RECURRENT = ("recurrent.cu", "recurrent_gradient.cu", "recurrent_back.cu")
 #: The files of each module, in order.
 MODULES = {
     "tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
     "split_k_reduce": ("common.cu", "epilogue.cu", "split_k_reduce.cu"),
     "channelwise": ("common.cu", "epilogue.cu", "channelwise.cu"),
-    "light": ("common.cu", "functions.cu", "light.cu", "attention.cu", "recurrent.cu"),
+    "light": ("common.cu", "functions.cu", "light.cu", "attention.cu", *_RECURRENT),
     "input": ("common.cu", "input.cu"),
 }
 #: The kinds of a module. Two are float32 with products on tensor cores, and differ from it only in "tile": "tensor" has
